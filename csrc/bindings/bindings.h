@@ -1,0 +1,9 @@
+// One function per file of bindings; module.cpp calls them all.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace tts {
+void bind_tree(pybind11::module_& m);  // bind_tree.cpp: KVTree, plan
+void bind_cpu(pybind11::module_& m);   // bind_cpu.cpp: CPU kernels and ISA selection
+}  // namespace tts

@@ -1,0 +1,1 @@
+#include "tree/page_pool.h"

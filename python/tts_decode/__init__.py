@@ -1,0 +1,1 @@
+"""Decoding API over search trees: branches, strategies, scorers."""

@@ -1,0 +1,1 @@
+"""Shared-prefix KV storage and attention over search trees."""
