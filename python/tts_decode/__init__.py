@@ -1,10 +1,10 @@
 """Decoding API over search trees: branches, strategies, scorers."""
 
-from .branch import Branch, Step
-from .budget import Budget
-from .decoder import DecoderStats, TreeDecoder, gather
-from .errors import BranchReleased, OutOfPages, UnsupportedModel
-from .sampling import SamplingParams
+from tts_decode.branch import Branch, Step
+from tts_decode.budget import Budget
+from tts_decode.decoder import DecoderStats, TreeDecoder, gather
+from tts_decode.errors import BranchReleased, OutOfPages, UnsupportedModel
+from tts_decode.sampling import SamplingParams
 
 __all__ = [
     "Branch",

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .budget import Budget
-from .errors import BranchReleased
-from .sampling import SamplingParams, mix
-from .text import continuation
+from tts_decode.budget import Budget
+from tts_decode.errors import BranchReleased
+from tts_decode.sampling import SamplingParams, mix
+from tts_decode.text import continuation
 
 if TYPE_CHECKING:
-    from .decoder import TreeDecoder
+    from tts_decode.decoder import TreeDecoder
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Step:
 
     Attributes:
         text: the step's text, special tokens left out.
-        tokens, logprobs, entropies: one entry a token; nats, of the model's own distribution (temperature 1, before
-            penalty and filters).
-        reason: "stop_string", "stop_token" or "max_step_tokens" when the branch can go on; otherwise the branch's
-            finish reason: "eos", "max_tokens", "length" (the model's last position), "budget", or what
-            `Branch.finish` was given.
+        tokens, logprobs, entropies: one entry a token; nats, of the model's own distribution (temperature 1,
+            before penalty and filters).
+        reason: "stop_string", "stop_token" or "max_step_tokens" when the branch can go on; otherwise the
+            branch's finish reason: "eos", "max_tokens", "length" (the model's last position), "budget", or
+            what `Branch.finish` was given.
         hidden: mean of the model's last hidden states over the step's tokens (float32 [hidden]) when
             `decoder.keep_hidden` is set, else None.
     """
@@ -50,8 +50,8 @@ class Branch:
         id: the branch's id in the KV tree.
         tokens: prompt and everything after it.
         prompt_length: tokens of the prompt.
-        logprobs, entropies: one entry for each token after the prompt, generated or forced; nats, of the model's own
-            distribution.
+        logprobs, entropies: one entry for each token after the prompt, generated or forced; nats, of the
+            model's own distribution.
         steps: the finished steps. A step that was cancelled or failed leaves its tokens but no entry.
         scores: one entry a scored step.
         finish_reason: None while the branch can go on.
@@ -119,7 +119,7 @@ class Branch:
         return self.finish_reason is not None
 
     def finish(self, reason: str = "stop") -> None:
-        """Declares the branch finished, because its answer appeared for example; `step()` then does nothing."""
+        """Declares the branch finished, as when its answer appeared; `step()` then does nothing."""
         self._check()
         self.finish_reason = reason
 
@@ -131,8 +131,8 @@ class Branch:
         Args:
             overrides: fields of `SamplingParams` for this step only.
 
-        On a finished branch it returns an empty step with the finish reason and does no work. A cancelled or failed
-        step leaves the tokens generated so far in the branch.
+        On a finished branch it returns an empty step with the finish reason and does no work. A cancelled or
+        failed step leaves the tokens generated so far in the branch.
 
         Raises:
             OutOfPages: no page is left and no other branch waiting could go on either.
@@ -146,22 +146,22 @@ class Branch:
     async def extend(self, tokens: str | Sequence[int]) -> Tensor:
         """Appends forced text or token ids and returns the log-probability of each token, float32 [n], nats.
 
-        A finished branch is open again afterwards. Forced tokens cost no budget; a call that fails or is cancelled
-        changes nothing.
+        A finished branch is open again afterwards. Forced tokens cost no budget; a call that fails or is
+        cancelled changes nothing.
         """
         self._check_idle()
         forced = self.decoder._token_ids(tokens)
         limit = self.decoder.max_positions
         if limit is not None and len(self.tokens) + len(forced) > limit:
             raise ValueError(
-                f"tokens: {len(forced)} more tokens after {len(self.tokens)} exceed the model's {limit} positions"
+                f"tokens: {len(forced)} more after {len(self.tokens)} exceed the model's {limit} positions"
             )
         logprobs = await self.decoder._scheduler.extend(self, forced) if forced else []
         return torch.tensor(logprobs, dtype=torch.float32)
 
     async def next_logprobs(self, token_ids: Sequence[int] | None = None) -> Tensor:
-        """Log-probabilities of the next token (nats, the model's own distribution): float32 [vocab], or those of
-        `token_ids` in that order."""
+        """Log-probabilities of the next token (nats, the model's own distribution): float32 [vocab], or those
+        of `token_ids` in that order."""
         self._check_idle()
         if self._logits is None:
             await self.decoder._scheduler.advance(self)
@@ -175,12 +175,14 @@ class Branch:
     # -- tree work, immediate
 
     def fork(self, n: int = 1, at: int | None = None, seeds: Sequence[int] | None = None) -> list[Branch]:
-        """Makes `n` children that share this branch's KV; nothing is copied but at most one page a child, later.
+        """Makes `n` children that share this branch's KV; at most one page a child is copied, later.
 
         Args:
-            at: position in `tokens`, 1 <= at <= length: children hold `tokens[:at]`, with the steps and scores that
-                end there or earlier. Default: all. Children of an unshortened finished branch are finished too.
-            seeds: one a child. Default: derived from this branch's seed, its count of `fork` calls and the index.
+            at: position in `tokens`, 1 <= at <= length: children hold `tokens[:at]`, with the steps and
+                scores that end there or earlier. Default: all. Children of an unshortened finished branch are
+                finished too.
+            seeds: one a child. Default: derived from this branch's seed, its count of `fork` calls and the
+                index.
         """
         self._check()
         at = self._position("at", at, 1)
@@ -196,9 +198,15 @@ class Branch:
         children = []
         for child_id, seed in zip(ids, seeds, strict=True):
             child = Branch(
-                self.decoder, child_id, self.tokens[:at], min(self.prompt_length, at), self.sampling, seed, self.budget,
-                self,
-            )  # fmt: skip
+                decoder=self.decoder,
+                branch_id=child_id,
+                tokens=self.tokens[:at],
+                prompt_length=min(self.prompt_length, at),
+                sampling=self.sampling,
+                seed=seed,
+                budget=self.budget,
+                parent=self,
+            )
             child._inherit(self, at, kv_length)
             children.append(child)
         return children
@@ -206,7 +214,7 @@ class Branch:
     def truncate(self, length: int) -> None:
         """Rolls back to `tokens[:length]`, 1 <= length <= the branch's length; pages return at once.
 
-        Steps and scores that end beyond `length` go too, and a branch that loses tokens is no longer finished.
+        Steps and scores that end beyond `length` go too; a branch that loses tokens is no longer finished.
         """
         self._check_idle()
         length = self._position("length", length, 1)
@@ -217,7 +225,7 @@ class Branch:
         self.prompt_length = min(self.prompt_length, length)
 
     def release(self) -> None:
-        """Gives up the branch's KV: pages that no other branch holds return at once. A step that waits fails."""
+        """Gives up the branch's KV; pages that no other branch holds return at once. A waiting step fails."""
         self._check()
         self.released = True
         self._logits = None
@@ -248,7 +256,7 @@ class Branch:
         self._kv_length = kv_length
 
     def _kv_after_cut(self, length: int) -> int:
-        """KV to keep under `tokens[:length]`: without logits for the last token it is left out, to be fed again."""
+        """KV to keep under `tokens[:length]`: a last token without logits is left out, to be fed again."""
         whole = length == len(self.tokens) and self._logits is not None
         return length if whole else min(self._kv_length, length - 1)
 

@@ -8,14 +8,13 @@ from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from tts_decode.branch import Branch
+from tts_decode.budget import Budget
+from tts_decode.engines.hf import HFEngine
+from tts_decode.requests import RootRequest
+from tts_decode.sampling import SamplingParams
+from tts_decode.scheduler import Scheduler
 from tts_kernels import KVPool, KVTree
-
-from .branch import Branch
-from .budget import Budget
-from .engines.hf import HFEngine
-from .requests import RootRequest
-from .sampling import SamplingParams
-from .scheduler import Scheduler
 
 T = TypeVar("T")
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
@@ -50,21 +49,23 @@ class TreeDecoder:
     """Decodes any number of branches of any number of prompts over one shared KV tree.
 
     Args:
-        model: a transformers causal language model on the CPU in float32 or bfloat16. It is set to eval mode and
-            otherwise stays as it is.
+        model: a transformers causal language model on the CPU in float32 or bfloat16. It is set to eval mode
+            and otherwise stays as it is.
         tokenizer: its tokenizer.
-        kv_bytes: bytes for the KV pages; memory is taken from the system as pages are first used. Default: a quarter
-            of the machine's memory.
-        max_batch_tokens: tokens in one forward at most; longer prompts go in chunks beside the decoding branches.
+        kv_bytes: bytes for the KV pages; memory is taken from the system as pages are first used. Default: a
+            quarter of the machine's memory.
+        max_batch_tokens: tokens in one forward at most; longer prompts go in chunks beside the decoding
+            branches.
         sampling: default parameters of `root`.
 
-    The same seed gives the same text whatever else is in the batch as far as the matrix products do: attention is
-    bitwise independent of the batch, but a GEMM library may round a row differently at another batch size. In
-    float32 that moves a log-probability by some 1e-6 and only rarely a token; in bfloat16 tokens do change.
+    The same seed gives the same text whatever else is in the batch as far as the matrix products do:
+    attention is bitwise independent of the batch, but a GEMM library may round a row differently at another
+    batch size. In float32 that moves a log-probability by some 1e-6 and only rarely a token; in bfloat16
+    tokens do change.
 
     Attributes:
-        keep_hidden: when True each `Step` carries the mean of its last hidden states, at the price of feeding the
-            step's last token before the step returns.
+        keep_hidden: when True each `Step` carries the mean of its last hidden states, at the price of feeding
+            the step's last token before the step returns.
 
     Raises:
         UnsupportedModel: the model needs something that the tree attention path does not serve.
@@ -99,8 +100,8 @@ class TreeDecoder:
 
     @classmethod
     def from_pretrained(cls, name: str = DEFAULT_MODEL, dtype: str = "auto", **options: Any) -> TreeDecoder:
-        """Loads a model by directory, GGUF file, hub id or the default's name; `options` are those of the class."""
-        from .engines.loading import load_model
+        """Loads a model by directory, GGUF file, hub id or the default's name; `options` as for the class."""
+        from tts_decode.engines.loading import load_model
 
         model, tokenizer = load_model(name, dtype)
         return cls(model, tokenizer, **options)
@@ -135,7 +136,7 @@ class TreeDecoder:
         """Computes a prompt and returns the branch at its end. What is resident of it already is shared.
 
         Args:
-            prompt: text, token ids, or chat messages ({"role", "content"}; the tokenizer's chat template is applied).
+            prompt: text, token ids, or chat messages (dicts of role and content, for the chat template).
             sampling: default: the decoder's.
             budget: shared by every branch forked from this root.
 
@@ -203,8 +204,9 @@ class TreeDecoder:
         pages = -(-len(tokens) // self._pool.page_size)
         if pages > self._pool.num_pages:
             raise ValueError(
-                f"prompt has {len(tokens)} tokens and needs {pages * self._pool.page_bytes} bytes of KV, but kv_bytes "
-                f"holds {self._pool.num_pages * self._pool.page_bytes}: raise kv_bytes or shorten the prompt"
+                f"prompt has {len(tokens)} tokens and needs {pages * self._pool.page_bytes} bytes of KV, but "
+                f"kv_bytes holds {self._pool.num_pages * self._pool.page_bytes}: raise kv_bytes or shorten the "
+                "prompt"
             )
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .branch import Branch, Step
-from .sampling import SamplingParams, token_logprobs
-from .text import StopFinder, continuation
+from tts_decode.branch import Branch, Step
+from tts_decode.sampling import SamplingParams, token_logprobs
+from tts_decode.text import StopFinder, continuation
 
 FINAL_REASONS = frozenset({"eos", "max_tokens", "length", "budget"})
 
@@ -126,7 +126,7 @@ class ExtendRequest(Request):
         return len(self.branch.tokens) + len(self._logprobs)
 
     def _score(self, logits: Tensor) -> None:
-        """Takes the log-probabilities of the next forced tokens from rows of logits; the last token's is not needed."""
+        """Takes the log-probabilities of the next forced tokens from rows of logits."""
         targets = self._tokens[self._scored : self._scored + len(logits)]
         if targets:
             logprobs, entropies = token_logprobs(logits[: len(targets)], targets)

@@ -1,7 +1,7 @@
 """Sampling parameters and the vectorised sampler.
 
-Randomness is counter-based: the uniform number for a token depends on the branch's seed and the token's position
-only, so a fork, a rollback or a replay draws the same numbers whatever else is in the batch.
+Randomness is counter-based: the uniform number for a token depends on the branch's seed and the token's
+position only, so a fork, a rollback or a replay draws the same numbers whatever else is in the batch.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _TOP_P_CANDIDATES = 1024  # most probable tokens tried before a full sort
 class SamplingParams:
     """How a branch draws tokens and where its steps and its text end.
 
-    The filters have the meaning and the order of `transformers`: repetition penalty, temperature, top-k, top-p,
-    min-p. Tokens tied at a cut are all kept.
+    The filters have the meaning and the order of `transformers`: repetition penalty, temperature, top-k,
+    top-p, min-p. Tokens tied at a cut are all kept.
 
     Attributes:
         temperature: 0 takes the most probable token (the lowest id among equals).
         top_k: keep the k most probable tokens; 0 keeps all.
         top_p: keep the smallest set of most probable tokens whose mass reaches `top_p`; 1 keeps all.
         min_p: keep tokens at least `min_p` times as probable as the best one; 0 keeps all.
-        repetition_penalty: divides positive and multiplies negative logits of every token that the branch holds,
-            prompt included; 1 does nothing.
+        repetition_penalty: divides positive and multiplies negative logits of every token that the branch
+            holds, prompt included; 1 does nothing.
         seed: any integer; the branch's randomness.
         max_tokens: tokens after the prompt before the branch is finished.
         max_step_tokens: tokens before `step()` returns at the latest.
@@ -119,8 +119,8 @@ def sample(
 ) -> Sampled:
     """Draws one token for each row of `logits` (float32 [rows, vocab], left unchanged).
 
-    `params`, `uniforms` (in [0, 1)) and `history` (the tokens already in the branch) have one entry a row. A row's
-    draw depends on that row's entries alone.
+    `params`, `uniforms` (in [0, 1)) and `history` (the tokens already in the branch) have one entry a row. A
+    row's draw depends on that row's entries alone.
 
     Raises:
         ValueError: a row holds NaN, +inf or no finite logit.
@@ -153,7 +153,7 @@ def sample(
 
 
 def token_logprobs(logits: Tensor, tokens: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Log-probability of `tokens[i]` under row i of `logits` (float32 [rows, vocab]) and the row's entropy, nats."""
+    """Log-probability of `tokens[i]` under row i of `logits` (float32 [rows, vocab]), and the entropy; nats."""
     shifted = logits - logits.amax(-1, keepdim=True)
     total, entropies = _normaliser(shifted, shifted.exp())
     picked = shifted.gather(-1, torch.tensor(tokens)[:, None])[:, 0].double()
@@ -161,7 +161,7 @@ def token_logprobs(logits: Tensor, tokens: Sequence[int]) -> tuple[list[float], 
 
 
 def _normaliser(shifted: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the weights and entropy of each row, float64; `weights` = exp(`shifted`), whose row maximum is 0."""
+    """Each row's sum of weights and its entropy, float64; `weights` = exp(`shifted`), whose row maximum is 0."""
     total = weights.sum(-1, dtype=torch.float64)
     if not bool(torch.isfinite(total).all()):
         row = int((~torch.isfinite(total)).nonzero()[0])
@@ -231,8 +231,8 @@ def _ranked_cut(scores: Tensor, masses: Tensor, top_k: int, top_p: Tensor) -> Te
 def _inverse_cdf(weights: Tensor, uniforms: Sequence[float]) -> Tensor:
     """First token whose cumulative weight, in vocabulary order, exceeds uniform * total; int64 [rows].
 
-    Two levels, both in float64: sums of `_BLOCK` neighbouring tokens choose the block, a walk inside it the token.
-    A token of weight 0 is never taken.
+    Two levels, both in float64: sums of `_BLOCK` neighbouring tokens choose the block, a walk inside it the
+    token. A token of weight 0 is never taken.
     """
     rows, vocab = weights.shape
     if vocab % _BLOCK:
@@ -248,6 +248,6 @@ def _inverse_cdf(weights: Tensor, uniforms: Sequence[float]) -> Tensor:
 
 
 def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
-    """First index with cumulative > target ([rows, 1]), or the last index that adds weight when rounding left none."""
+    """First index with cumulative > target ([rows, 1]); when rounding left none, the last that adds weight."""
     last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
     return torch.minimum(torch.searchsorted(cumulative, target, right=True), last)

@@ -1,9 +1,9 @@
 """Batches what the waiting branches ask for into single forwards of the model.
 
-Requests of any number of coroutines wait here. When the event loop has nothing else to do the scheduler takes one
-tick: it feeds the tokens that lack KV (one for a branch that decodes, a chunk for a prompt) in one forward, samples
-for all branches that are in a step, and resolves the requests that are done. There is no barrier: each request
-leaves when it is done and new ones join at the next tick.
+Requests of any number of coroutines wait here. When the event loop has nothing else to do the scheduler takes
+one tick: it feeds the tokens that lack KV (one for a branch that decodes, a chunk for a prompt) in one forward,
+samples for all branches that are in a step, and resolves the requests that are done. There is no barrier: each
+request leaves when it is done and new ones join at the next tick.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tts_decode.branch import Branch, Step
+from tts_decode.engines.hf import StepContext
+from tts_decode.errors import BranchReleased
+from tts_decode.requests import AdvanceRequest, ExtendRequest, Feed, Request, RootRequest, StepRequest
+from tts_decode.sampling import SamplingParams, sample, uniform
 from tts_kernels import OutOfPages, plan
 
-from .branch import Branch, Step
-from .engines.hf import StepContext
-from .errors import BranchReleased
-from .requests import AdvanceRequest, ExtendRequest, Feed, Request, RootRequest, StepRequest
-from .sampling import SamplingParams, sample, uniform
-
 if TYPE_CHECKING:
-    from .decoder import TreeDecoder
+    from tts_decode.decoder import TreeDecoder
 
-# Loop cycles without a new request before a tick. A resolved future needs a few cycles to wake a strategy behind
-# `gather` and to come back as new requests; a cycle costs microseconds, a tick milliseconds.
+# Loop cycles without a new request before a tick. A resolved future needs a few cycles to wake a strategy
+# behind `gather` and to come back as new requests; a cycle costs microseconds, a tick milliseconds.
 _QUIET_CYCLES = 6
 
 
@@ -123,8 +122,8 @@ class Scheduler:
         self._waiting = [request for request in self._waiting if not request.future.done()]
 
     def _admit_roots(self) -> None:
-        """Gives waiting prompts their branch. A prompt whose first page is being computed for another prompt waits
-        for that one, to share it."""
+        """Gives waiting prompts their branch. A prompt whose first page is being computed for another prompt
+        waits for that one, to share it."""
         page = self._decoder._tree.page_size
         roots = [request for request in self._waiting if isinstance(request, RootRequest)]
         running = {tuple(root.tokens[:page]) for root in roots if root.admitted}
@@ -135,7 +134,7 @@ class Scheduler:
                 running.add(first_page)
 
     def _choose_batch(self) -> list[Feed]:
-        """Tokens to feed in this tick: single ones first, then runs in chunks, as far as rows and pages go."""
+        """Tokens to feed in this tick: single ones first, then runs in chunks; as rows and pages go."""
         tree = self._decoder._tree
         rows, pages = self._max_batch_tokens, tree.free_pages
         batch: list[Feed] = []
@@ -159,13 +158,13 @@ class Scheduler:
     def _out_of_pages(self, request: Request, needed: int) -> OutOfPages:
         tree, size = self._decoder._tree, self._decoder._pool.page_bytes
         return OutOfPages(
-            f"branch {request.branch.id} needs {needed} more KV pages ({needed * size} bytes), but {tree.free_pages} of "
-            f"{tree.num_pages} are free (kv_bytes = {tree.num_pages * size}): raise kv_bytes, lower n, or release "
-            "branches"
+            f"branch {request.branch.id} needs {needed} more KV pages ({needed * size} bytes), but "
+            f"{tree.free_pages} of {tree.num_pages} are free (kv_bytes = {tree.num_pages * size}): raise "
+            "kv_bytes, lower n, or release branches"
         )
 
     def _forward(self, batch: list[Feed]) -> Tensor:
-        """One forward for all feeds; hands each request its rows and returns all logits, float32 [rows, vocab]."""
+        """One forward for all feeds; hands each request its rows, returns all logits (float32 [rows, vocab])."""
         decoder = self._decoder
         tree, pool = decoder._tree, decoder._pool
         branches = [feed.request.branch for feed in batch]

@@ -1,7 +1,8 @@
 """Text of token runs, and stop strings found while tokens arrive.
 
-Tokens do not decode one by one: a character may need several byte-level tokens, and SentencePiece drops the space
-of a first token. Both helpers decode a run together with a few tokens before it and subtract what those give alone.
+Tokens do not decode one by one: a character may need several byte-level tokens, and SentencePiece drops the
+space of a first token. Both helpers decode a run together with a few tokens before it and subtract what those
+give alone.
 """
 
 from __future__ import annotations

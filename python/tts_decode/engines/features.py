@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import UnsupportedModel
+from tts_decode.errors import UnsupportedModel
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
@@ -134,8 +134,8 @@ _CONFIG_FEATURES: dict[str, Callable[[Any], bool]] = {
     "multi-axis rotary positions (M-RoPE)": lambda config: _rope(
         config, lambda rope: "mrope_section" in rope
     ),
-    "rotary scaling that depends on the batch's longest text (rope_type dynamic or longrope)": lambda config: (
-        _rope(config, lambda rope: rope.get("rope_type") in ("dynamic", "longrope"))
+    "rotary scaling by the longest text so far (rope_type dynamic or longrope)": lambda config: _rope(
+        config, lambda rope: rope.get("rope_type") in ("dynamic", "longrope")
     ),
 }
 

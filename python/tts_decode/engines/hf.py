@@ -1,7 +1,7 @@
 """Runs a Hugging Face causal LM with its attention over the tree's pages.
 
-The attention function and the mask function are registered with transformers under one name; the model is switched
-to that name during a forward only, so `model.generate` keeps working on the same object.
+The attention function and the mask function are registered with transformers under one name; the model is
+switched to that name during a forward only, so `model.generate` keeps working on the same object.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from tts_decode.engines.features import AttentionCall, KVShape, refuse_calls, refuse_config
 from tts_kernels import KVPool, TreePlan, tree_attention
-
-from .features import AttentionCall, KVShape, refuse_calls, refuse_config
 
 _NAME = "tts_tree"
 _KNOWN_ARGUMENTS = {
@@ -63,7 +62,10 @@ def _tree_attention(
     tts_context: StepContext | Probe | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention function of transformers: query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]."""
+    """Attention function of transformers.
+
+    query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]
+    """
     layer: int = module.layer_idx  # type: ignore[assignment]
     if isinstance(tts_context, Probe):
         extra = [name for name, v in kwargs.items() if v is not None and name not in _KNOWN_ARGUMENTS]
@@ -142,7 +144,7 @@ class HFEngine:
         *,
         hidden: bool,
     ) -> Output:
-        """Runs T new tokens of any number of branches through the model; their K and V are written to the pool.
+        """Runs T new tokens of any number of branches through the model; their K and V go to the pool.
 
         `rows`: which of the T tokens need logits, at least one.
         """
