@@ -140,5 +140,12 @@ def same_answer(text: str, expected: str) -> bool:
     return extract_answer(text).casefold().strip() == expected.casefold().strip()
 
 
+def final_answer(text: str, expected: str | None) -> str:
+    """What a text comes to, in the form in which it is compared with `expected`."""
+    if expected is not None and _as_number(expected) is not None:
+        return final_number(text) or ""
+    return extract_answer(text)
+
+
 def _as_number(text: str) -> float | None:
     return float(text.replace(",", "")) if _NUMBER.fullmatch(text.strip()) else None
