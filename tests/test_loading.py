@@ -11,8 +11,8 @@ import torch
 from tiny_gguf import write_tiny_gguf
 from transformers import LlamaConfig, LlamaForCausalLM
 from tts_decode.engines import gguf, loading
-from tts_decode.engines.gguf import ModelLoadError
 from tts_decode.engines.loading import DEFAULT_MODEL, load_model, resolve_dtype
+from tts_decode.errors import ModelLoadError
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ class Task:
     """One problem.
 
     prompt: the user's message. answer: the expected answer, None if unknown.
-    verify: maps a generated text to a score in [0, 1], 1 for a correct answer; None if there is nothing to check.
+    verify: maps a generated text to a score in [0, 1], 1 for correct; None if nothing can be checked.
     """
 
     name: str
@@ -91,8 +91,8 @@ def final_number(text: str) -> str | None:
 def read_tasks(path: str | os.PathLike[str]) -> list[Task]:
     """Reads a JSONL file: one object a line with "prompt" and optionally "answer" and "name", all strings.
 
-    An answer may also be a number. A text is correct when its final answer equals the expected one: as a number
-    where both are numbers, else as text without regard to case and surrounding space.
+    An answer may also be a number. A text is correct when its final answer equals the expected one: as a
+    number where that is one, else as text without regard to case and surrounding space.
     Raises TaskFileError, with the number of the line.
     """
     file = Path(path)
@@ -103,7 +103,9 @@ def read_tasks(path: str | os.PathLike[str]) -> list[Task]:
         raise TaskFileError(f"task file {file}: cannot be read: {reason}") from cause
     tasks = [_parse(file, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not tasks:
-        raise TaskFileError(f'task file {file}: holds no task; expected one JSON object a line: {{"prompt": "..."}}')
+        raise TaskFileError(
+            f'task file {file}: holds no task; expected one JSON object a line: {{"prompt": "..."}}'
+        )
     return tasks
 
 
@@ -116,7 +118,7 @@ def _parse(file: Path, number: int, line: str) -> Task:
     except json.JSONDecodeError as cause:
         raise fail(f"is not JSON ({cause.msg} at column {cause.colno})") from cause
     if not isinstance(fields, dict):
-        raise fail(f"got {type(fields).__name__}, expected an object with \"prompt\"")
+        raise fail(f'got {type(fields).__name__}, expected an object with "prompt"')
     unknown = sorted(set(fields) - {"name", "prompt", "answer"})
     if unknown:
         raise fail(f"unknown field {unknown[0]!r}; expected name, prompt, answer")
@@ -128,7 +130,9 @@ def _parse(file: Path, number: int, line: str) -> Task:
     if answer is None:
         return Task(str(fields.get("name", number)), prompt)
     expected = str(answer)
-    return Task(str(fields.get("name", number)), prompt, expected, lambda text: float(same_answer(text, expected)))
+    return Task(
+        str(fields.get("name", number)), prompt, expected, lambda text: float(same_answer(text, expected))
+    )
 
 
 def same_answer(text: str, expected: str) -> bool:

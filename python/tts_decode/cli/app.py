@@ -7,11 +7,10 @@ import sys
 import typer
 
 from tts_decode.cli.compare import compare
-from tts_decode.cli.errors import CommandFailed, UsageError
+from tts_decode.cli.errors import CommandError, UsageError
 from tts_decode.cli.info import info
 from tts_decode.cli.search import search
-from tts_decode.engines.gguf import ModelLoadError
-from tts_decode.errors import OutOfPages, UnsupportedModel
+from tts_decode.errors import ModelLoadError, OutOfPages, UnsupportedModel
 from tts_decode.tasks import TaskFileError
 
 app = typer.Typer(
@@ -37,7 +36,7 @@ def run(arguments: list[str]) -> int:
         return _fail(f"{error.format_message()} (see: tts-decode --help)", 2)
     except UsageError as error:
         return _fail(f"{error} (see: tts-decode --help)", 2)
-    except (CommandFailed, ModelLoadError, OutOfPages, TaskFileError, UnsupportedModel) as error:
+    except (CommandError, ModelLoadError, OutOfPages, TaskFileError, UnsupportedModel) as error:
         return _fail(str(error), 1)
     except typer.Abort:
         return _fail("interrupted", 130)

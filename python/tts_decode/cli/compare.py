@@ -13,7 +13,7 @@ from rich.table import Table
 from tts_decode import SamplingParams
 from tts_decode.cli import options as opt
 from tts_decode.cli.display import mib
-from tts_decode.cli.errors import CommandFailed, UsageError, usage_errors
+from tts_decode.cli.errors import CommandError, UsageError, usage_errors
 from tts_decode.cli.problems import Outcome, RunStats, Settings, describe, run_problems
 from tts_decode.cli.session import Session, open_session
 from tts_decode.engines.loading import DEFAULT_MODEL
@@ -25,7 +25,7 @@ _DEFAULT_STRATEGIES = ["best_of_n", "beam_search", "rebase", "ets"]
 def compare(
     strategy: Annotated[
         list[str], typer.Option("--strategy", "-s", help="A strategy to run; may be repeated.")
-    ] = _DEFAULT_STRATEGIES,  # noqa: B006 (typer copies it)
+    ] = _DEFAULT_STRATEGIES,
     tasks: opt.Tasks = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many problems.")] = None,
     option: opt.Options = [],  # noqa: B006
@@ -45,7 +45,8 @@ def compare(
 ) -> None:
     """Run several strategies on the same problems and print what each solved and what it cost.
 
-    Without --tasks the problems are a fixed set of small arithmetic from reasoning-gym, judged by its own verifier.
+    Without --tasks the problems are a fixed set of small arithmetic from reasoning-gym, judged by its own
+    verifier.
 
     Examples:
 
@@ -74,12 +75,12 @@ def compare(
     problems = (default_tasks() if tasks is None else read_tasks(tasks))[:limit]
     unknown = [task.name for task in problems if task.verify is None]
     if unknown:
-        raise CommandFailed(f"task {unknown[0]} has no answer to compare with; add \"answer\" to its line")
+        raise CommandError(f'task {unknown[0]} has no answer to compare with; add "answer" to its line')
 
     rows: list[tuple[str, list[Outcome], RunStats]] = []
     with open_session(model, dtype, kv_mib) as session:
         for chosen, chosen_options in zip(strategies, options, strict=True):
-            # A decoder of its own, so that no strategy profits from what another left and the peak is its own.
+            # A decoder of its own, so that its counters and its peak are its own.
             outcomes, stats = run_problems(
                 session.decoder(),
                 problems,
@@ -96,17 +97,27 @@ def compare(
         _print_table(session, problems, rows)
 
 
-def _print_table(session: Session, problems: list[Task], rows: list[tuple[str, list[Outcome], RunStats]]) -> None:
+def _print_table(
+    session: Session, problems: list[Task], rows: list[tuple[str, list[Outcome], RunStats]]
+) -> None:
     ran = session.describe()
     table = Table(
         box=SIMPLE_HEAD,
         title=f"{len(problems)} problems, {ran['model']}, {ran['dtype']}, {ran['threads']} threads",
-        caption="solved: the chosen answer is right. found: any candidate is. KV columns: at the fullest moment;\n"
+        caption="solved: the chosen answer is right. found: any candidate is. KV: at the fullest moment;\n"
         "unshared is what the same branches would take with a copy of their prefix each.",
         caption_justify="left",
     )
     table.add_column("strategy", no_wrap=True)
-    for heading in ("solved", "found", "tokens", "tok/s", "KV tokens\nunique", "KV MiB\nunshared", "KV MiB\npeak"):
+    for heading in (
+        "solved",
+        "found",
+        "tokens",
+        "tok/s",
+        "KV tokens\nunique",
+        "KV MiB\nunshared",
+        "KV MiB\npeak",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, outcomes, stats in rows:
         table.add_row(

@@ -10,7 +10,7 @@ class UsageError(Exception):
     """An argument of the command is wrong; exit code 2."""
 
 
-class CommandFailed(Exception):
+class CommandError(Exception):
     """The command was right but cannot be carried out; exit code 1."""
 
 

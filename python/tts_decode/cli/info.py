@@ -52,7 +52,7 @@ def collect() -> dict[str, Any]:
         "devices": devices,
         "threads": torch.get_num_threads(),
         "kernel_isa": _core.cpu_isa(),
-        "isa_levels": _core.cpu_isa_levels(),
+        "isa_levels": {name: "yes" if supported else "no" for name, supported in _core.cpu_isa_levels()},
         "auto_dtype": str(resolve_dtype("auto")).removeprefix("torch."),
         "model_cache": str(cache_folder()),
     }

@@ -28,7 +28,9 @@ Dtype = Annotated[
 ]
 KvMib = Annotated[
     int | None,
-    typer.Option(help="Memory for the KV pages. Default: a quarter of the machine's.", rich_help_panel=_MODEL),
+    typer.Option(
+        help="Memory for the KV pages. Default: a quarter of the machine's.", rich_help_panel=_MODEL
+    ),
 ]
 Tasks = Annotated[
     Path | None,
@@ -44,14 +46,17 @@ Scorer = Annotated[
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.", rich_help_panel=_SAMPLING)]
 Seed = Annotated[int, typer.Option(help="Same seed, same text.", rich_help_panel=_SAMPLING)]
 Stop = Annotated[
-    str, typer.Option(help="Text that ends a step of the search; \\n is a line break.", rich_help_panel=_SAMPLING)
+    str,
+    typer.Option(help="Text that ends a step of the search; \\n is a line break.", rich_help_panel=_SAMPLING),
 ]
 MaxTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.", rich_help_panel=_LIMITS)]
 MaxStepTokens = Annotated[int, typer.Option(help="Longest step, in tokens.", rich_help_panel=_LIMITS)]
 BudgetTokens = Annotated[
     int | None, typer.Option(help="Tokens that one search may generate in all.", rich_help_panel=_LIMITS)
 ]
-BudgetSeconds = Annotated[float | None, typer.Option(help="Seconds that one search may take.", rich_help_panel=_LIMITS)]
+BudgetSeconds = Annotated[
+    float | None, typer.Option(help="Seconds that one search may take.", rich_help_panel=_LIMITS)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=_OUTPUT)]
 
 
@@ -85,7 +90,7 @@ def parse_options(strategies: Sequence[Strategy], pairs: Sequence[str]) -> list[
 
 
 def _convert(pair: str, text: str, default: object) -> bool | int | float | str:
-    """`text` in the type of the option's default; an option without default value is a number (temperature)."""
+    """`text` in the type of the option's default; one without a default is a number."""
     if isinstance(default, bool):
         if text.lower() not in ("true", "false"):
             raise UsageError(f"option {pair!r}: expected true or false")

@@ -119,7 +119,10 @@ def run_problems(
     parallel: int = 1,
     on_stats: Callable[[DecoderStats, int], None] = lambda stats, done: None,
 ) -> tuple[list[Outcome], RunStats]:
-    """Solves the tasks, at most `parallel` at a time; `on_stats` gets the decoder's state and the tasks done."""
+    """Solves the tasks, at most `parallel` at a time.
+
+    on_stats: called some 50 times a second with the decoder's state and the number of tasks done.
+    """
     if strategy.needs_scorer:
         options = options | {"scorer": make_scorer(settings.scorer, decoder.tokenizer, chat=settings.chat)}
     done = 0
@@ -181,12 +184,16 @@ def make_scorer(name: str, tokenizer: Any, *, chat: bool = True) -> Scorer:
     if name == "mean_logprob":
         return mean_logprob()
     if name == "self_evaluation":
-        return self_evaluation(chat_question(tokenizer)) if chat and tokenizer.chat_template else self_evaluation()
+        return (
+            self_evaluation(chat_question(tokenizer))
+            if chat and tokenizer.chat_template
+            else self_evaluation()
+        )
     raise UsageError(f"unknown scorer {name!r}; expected self_evaluation or mean_logprob")
 
 
 def chat_question(tokenizer: Any) -> str:
-    """The text from the end of an assistant's turn to the beginning of its next one, asking if it was right."""
+    """The text from the end of an assistant's turn to the beginning of its next one, with a question between."""
     mark = "@@answer@@"
     turns = [("user", "?"), ("assistant", mark), ("user", _QUESTION)]
     messages = [{"role": role, "content": content} for role, content in turns]

