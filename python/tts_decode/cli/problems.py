@@ -193,7 +193,7 @@ def make_scorer(name: str, tokenizer: Any, *, chat: bool = True) -> Scorer:
 
 
 def chat_question(tokenizer: Any) -> str:
-    """The text from the end of an assistant's turn to the beginning of its next one, with a question between."""
+    """The text from the end of an assistant's turn to the beginning of its next, a question between."""
     mark = "@@answer@@"
     turns = [("user", "?"), ("assistant", mark), ("user", _QUESTION)]
     messages = [{"role": role, "content": content} for role, content in turns]
