@@ -100,7 +100,12 @@ def append_kv(
     kv: KVView, k: TokenRows, v: TokenRows, slots: int, num_tokens: int, num_threads: int
 ) -> None: ...
 def copy_pages(
-    kv: KVView, num_layers: int, layer_strides: tuple[int, int], copies: int, num_copies: int, num_threads: int
+    kv: KVView,
+    num_layers: int,
+    layer_strides: tuple[int, int],
+    copies: int,
+    num_copies: int,
+    num_threads: int,
 ) -> None: ...
 def gather_kv(
     kv: KVView,
