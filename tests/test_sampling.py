@@ -7,7 +7,6 @@ import random
 import pytest
 import torch
 from transformers.generation import logits_process as hf
-
 from tts_decode.sampling import SamplingParams, mix, sample, token_logprobs, uniform
 
 pytestmark = pytest.mark.usefixtures("one_thread")

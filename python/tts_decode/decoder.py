@@ -14,7 +14,8 @@ from tts_decode.engines.hf import HFEngine
 from tts_decode.requests import RootRequest
 from tts_decode.sampling import SamplingParams
 from tts_decode.scheduler import Scheduler
-from tts_kernels import KVPool, KVTree
+from tts_kernels import KVTree
+from tts_kernels.pool import KVPool
 
 T = TypeVar("T")
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]

@@ -16,7 +16,9 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from tts_decode.engines.features import AttentionCall, KVShape, refuse_calls, refuse_config
-from tts_kernels import KVPool, TreePlan, tree_attention
+from tts_kernels import TreePlan
+from tts_kernels.ops import tree_attention
+from tts_kernels.pool import KVPool
 
 _NAME = "tts_tree"
 _KNOWN_ARGUMENTS = {
@@ -111,7 +113,7 @@ class HFEngine:
         if not isinstance(model, PreTrainedModel):
             raise TypeError(f"model must be a transformers causal language model, got {type(model).__name__}")
         refuse_config(model)
-        model.eval()
+        model.eval()  # type: ignore[no-untyped-call]
         self.model = model
         self.config = model.config.get_text_config(decoder=True)
         self._configs = list(
