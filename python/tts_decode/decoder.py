@@ -205,8 +205,7 @@ class TreeDecoder:
         if pages > self._pool.num_pages:
             raise ValueError(
                 f"prompt has {len(tokens)} tokens and needs {pages * self._pool.page_bytes} bytes of KV, but "
-                f"kv_bytes holds {self._pool.num_pages * self._pool.page_bytes}: raise kv_bytes or shorten the "
-                "prompt"
+                f"kv_bytes holds {self._pool.num_pages * self._pool.page_bytes}: raise kv_bytes or shorten it"
             )
 
 

@@ -153,7 +153,7 @@ def sample(
 
 
 def token_logprobs(logits: Tensor, tokens: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Log-probability of `tokens[i]` under row i of `logits` (float32 [rows, vocab]), and the entropy; nats."""
+    """Log-probability of `tokens[i]` under row i of `logits` (float32 [rows, vocab]), and entropy; nats."""
     shifted = logits - logits.amax(-1, keepdim=True)
     total, entropies = _normaliser(shifted, shifted.exp())
     picked = shifted.gather(-1, torch.tensor(tokens)[:, None])[:, 0].double()
@@ -161,7 +161,7 @@ def token_logprobs(logits: Tensor, tokens: Sequence[int]) -> tuple[list[float], 
 
 
 def _normaliser(shifted: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's sum of weights and its entropy, float64; `weights` = exp(`shifted`), whose row maximum is 0."""
+    """Each row's sum of weights and entropy, float64; `weights` = exp(`shifted`), whose row maximum is 0."""
     total = weights.sum(-1, dtype=torch.float64)
     if not bool(torch.isfinite(total).all()):
         row = int((~torch.isfinite(total)).nonzero()[0])
@@ -248,6 +248,6 @@ def _inverse_cdf(weights: Tensor, uniforms: Sequence[float]) -> Tensor:
 
 
 def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
-    """First index with cumulative > target ([rows, 1]); when rounding left none, the last that adds weight."""
+    """First index with cumulative > target ([rows, 1]); if rounding left none, the last that adds weight."""
     last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
     return torch.minimum(torch.searchsorted(cumulative, target, right=True), last)

@@ -1,9 +1,9 @@
 """Batches what the waiting branches ask for into single forwards of the model.
 
-Requests of any number of coroutines wait here. When the event loop has nothing else to do the scheduler takes
-one tick: it feeds the tokens that lack KV (one for a branch that decodes, a chunk for a prompt) in one forward,
-samples for all branches that are in a step, and resolves the requests that are done. There is no barrier: each
-request leaves when it is done and new ones join at the next tick.
+Requests of any number of coroutines wait here. When the event loop has nothing else to do the scheduler
+takes one tick: it feeds the tokens that lack KV (one for a branch that decodes, a chunk for a prompt) in one
+forward, samples for all branches that are in a step, and resolves the requests that are done. There is no
+barrier: each request leaves when it is done and new ones join at the next tick.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Scheduler:
         )
 
     def _forward(self, batch: list[Feed]) -> Tensor:
-        """One forward for all feeds; hands each request its rows, returns all logits (float32 [rows, vocab])."""
+        """One forward for all feeds; hands out its rows, returns all logits (float32 [rows, vocab])."""
         decoder = self._decoder
         tree, pool = decoder._tree, decoder._pool
         branches = [feed.request.branch for feed in batch]
