@@ -11,6 +11,14 @@ import torch
 from tts_decode.errors import UnsupportedModel
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
+_HARMLESS_ARGUMENTS = {
+    "dropout",
+    "is_causal",
+    "position_ids",
+    "use_cache",
+    "output_attentions",
+    "output_hidden_states",
+}
 
 
 @dataclass(frozen=True)
@@ -18,13 +26,12 @@ class AttentionCall:
     """What one attention module handed to the attention function in the probe forward."""
 
     layer: int
-    num_heads: int
     num_kv_heads: int
     head_dim: int
     value_dim: int
     window: int | None
     causal: bool
-    extra: tuple[str, ...]  # names of further tensor or unknown arguments
+    extra: tuple[str, ...]  # names of further arguments
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,23 @@ class KVShape:
     num_layers: int
     num_kv_heads: int
     head_dim: int
+
+
+def describe_call(
+    module: Any, key: torch.Tensor, value: torch.Tensor, window: int | None, arguments: dict[str, Any]
+) -> AttentionCall:
+    """`arguments`: what a module handed over beside query, key, value, scale, window and soft cap."""
+    return AttentionCall(
+        layer=module.layer_idx,
+        num_kv_heads=key.shape[1],
+        head_dim=key.shape[3],
+        value_dim=value.shape[3],
+        window=window,
+        causal=arguments.get("is_causal", getattr(module, "is_causal", True)) is not False,
+        extra=tuple(
+            name for name, v in arguments.items() if v is not None and name not in _HARMLESS_ARGUMENTS
+        ),
+    )
 
 
 def refuse_config(model: Any) -> None:

@@ -15,20 +15,12 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from tts_decode.engines.features import AttentionCall, KVShape, refuse_calls, refuse_config
+from tts_decode.engines.features import AttentionCall, KVShape, describe_call, refuse_calls, refuse_config
 from tts_kernels import TreePlan
 from tts_kernels.ops import tree_attention
 from tts_kernels.pool import KVPool
 
 _NAME = "tts_tree"
-_KNOWN_ARGUMENTS = {
-    "dropout",
-    "is_causal",
-    "position_ids",
-    "use_cache",
-    "output_attentions",
-    "output_hidden_states",
-}
 
 
 @dataclass(frozen=True)
@@ -68,22 +60,15 @@ def _tree_attention(
 
     query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]
     """
-    layer: int = module.layer_idx  # type: ignore[assignment]
     if isinstance(tts_context, Probe):
-        extra = [name for name, v in kwargs.items() if v is not None and name not in _KNOWN_ARGUMENTS]
-        causal = kwargs.get("is_causal", getattr(module, "is_causal", True))
-        tts_context.calls.append(
-            AttentionCall(
-                layer, query.shape[1], key.shape[1], query.shape[3], value.shape[3], sliding_window,
-                causal is not False, tuple(extra),
-            )
-        )  # fmt: skip
+        tts_context.calls.append(describe_call(module, key, value, sliding_window, kwargs))
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
     if tts_context is None:
         raise RuntimeError(
             f'{type(module).__name__} got no step context: the attention implementation "{_NAME}" runs under '
             "TreeDecoder only; choose another with model.set_attn_implementation"
         )
+    layer: int = module.layer_idx  # type: ignore[assignment]
     tts_context.pool.append(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), tts_context.slots)
     k_pages, v_pages = tts_context.pool.layer(layer)
     out, _ = tree_attention(
@@ -110,7 +95,7 @@ class HFEngine:
     """The model behind a decoder: checks it at load, then runs batched forwards over the pool's pages."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        if not isinstance(model, PreTrainedModel):
+        if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
             raise TypeError(f"model must be a transformers causal language model, got {type(model).__name__}")
         refuse_config(model)
         model.eval()  # type: ignore[no-untyped-call]
@@ -148,7 +133,7 @@ class HFEngine:
     ) -> Output:
         """Runs T new tokens of any number of branches through the model; their K and V go to the pool.
 
-        `rows`: which of the T tokens need logits, at least one.
+        `rows`: which of the T tokens need logits.
         """
         kept: list[Tensor] = []
         hook = (
@@ -162,7 +147,7 @@ class HFEngine:
                     input_ids=torch.tensor([tokens]),
                     position_ids=torch.tensor([positions]),
                     use_cache=False,
-                    logits_to_keep=torch.tensor(rows),
+                    logits_to_keep=torch.tensor(rows, dtype=torch.long),
                     tts_context=context,
                 )
         finally:
