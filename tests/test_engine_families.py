@@ -129,6 +129,7 @@ _ROPE = {"rope_theta": 10_000.0, "factor": 2.0}
         (hf.MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2), "state-space layers"),
         (hf.BloomConfig(vocab_size=VOCAB, hidden_size=64, n_layer=2, n_head=2), "AttentionInterface"),
         (hf.Gemma3TextConfig(**_SMALL, head_dim=32, use_bidirectional_attention=True), "bidirectional"),
+        (hf.NemotronConfig(**_SMALL, head_dim=32), "do not hand keyword arguments to attention"),
         (hf.LlamaConfig(**_SMALL, head_dim=24), "head_dim 24"),
         (hf.LlamaConfig(**_SMALL, head_dim=272), "head_dim 272"),
         (hf.LlamaConfig(**_SMALL, rope_parameters={"rope_type": "dynamic", **_ROPE}), "rope_type dynamic"),

@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from tts_decode.engines.features import AttentionCall, KVShape, describe_call, refuse_calls, refuse_config
+from tts_decode.engines.features import (
+    AttentionCall,
+    KVShape,
+    describe_call,
+    refusal,
+    refuse_calls,
+    refuse_config,
+)
 from tts_kernels import TreePlan
 from tts_kernels.ops import tree_attention
 from tts_kernels.pool import KVPool
@@ -37,6 +44,10 @@ class Probe:
     """Takes the place of `StepContext` in the one forward at load that records what each layer asks for."""
 
     calls: list[AttentionCall] = field(default_factory=list)
+
+
+class MissingContextError(RuntimeError):
+    """The attention function was reached without the decoder, or the model dropped its keyword arguments."""
 
 
 class Output(NamedTuple):
@@ -64,7 +75,7 @@ def _tree_attention(
         tts_context.calls.append(describe_call(module, key, value, sliding_window, kwargs))
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
     if tts_context is None:
-        raise RuntimeError(
+        raise MissingContextError(
             f'{type(module).__name__} got no step context: the attention implementation "{_NAME}" runs under '
             "TreeDecoder only; choose another with model.set_attn_implementation"
         )
@@ -157,15 +168,17 @@ class HFEngine:
 
     def _probe(self) -> KVShape:
         probe = Probe()
-        tokens = torch.zeros((1, 2), dtype=torch.long)
-        with torch.inference_mode(), self._tree_attention():
-            self.model(
-                input_ids=tokens,
-                position_ids=torch.arange(2)[None],
-                use_cache=False,
-                logits_to_keep=1,
-                tts_context=probe,
-            )
+        try:
+            with torch.inference_mode(), self._tree_attention():
+                self.model(
+                    input_ids=torch.zeros((1, 2), dtype=torch.long),
+                    position_ids=torch.arange(2)[None],
+                    use_cache=False,
+                    logits_to_keep=1,
+                    tts_context=probe,
+                )
+        except MissingContextError:
+            raise refusal(self.model, "layers that do not hand keyword arguments to attention") from None
         return refuse_calls(self.model, probe.calls)
 
     @contextmanager
