@@ -106,29 +106,34 @@ def test_a_prompt_larger_than_the_pool(model: PreTrainedModel) -> None:
 # -- branches
 
 
+def as_awaitable(call: Callable[[Branch], object]) -> Callable[[Branch], Awaitable[object]]:
+    async def use(branch: Branch) -> object:
+        return call(branch)
+
+    return use
+
+
 @pytest.mark.parametrize(
     "use",
     [
         lambda branch: branch.step(),
         lambda branch: branch.extend([1]),
         lambda branch: branch.next_logprobs(),
-        lambda branch: branch.fork(),
-        lambda branch: branch.truncate(3),
-        lambda branch: branch.finish(),
-        lambda branch: branch.release(),
+        as_awaitable(lambda branch: branch.fork()),
+        as_awaitable(lambda branch: branch.truncate(3)),
+        as_awaitable(lambda branch: branch.finish()),
+        as_awaitable(lambda branch: branch.release()),
     ],
     ids=["step", "extend", "next_logprobs", "fork", "truncate", "finish", "release"],
 )
-def test_use_after_release(decoder: TreeDecoder, use: Callable[[Branch], Awaitable[object] | None]) -> None:
+def test_use_after_release(decoder: TreeDecoder, use: Callable[[Branch], Awaitable[object]]) -> None:
     async def search() -> None:
         root = await decoder.root(PROMPT)
         branch = root.fork()[0]
         branch.release()
         before = kv_state(decoder)
         with pytest.raises(BranchReleased, match=f"branch {branch.id} was released"):
-            result = use(branch)
-            assert result is not None
-            await result
+            await use(branch)
         assert kv_state(decoder) == before
         await root.step(max_step_tokens=2)
 
@@ -224,7 +229,7 @@ def test_run_inside_a_running_loop(decoder: TreeDecoder) -> None:
 
 
 def test_out_of_pages_fails_one_and_frees_the_others(model: PreTrainedModel) -> None:
-    """Eight branches want 4 pages each of a pool that holds fewer: those that fail say why, nothing is corrupted."""
+    """Eight branches want more than the pool holds: those that fail say why, and nothing is corrupted."""
     decoder = TreeDecoder(model, byte_tokenizer(), kv_bytes=12 * PAGE_BYTES)
     decoder.eos_token_ids = frozenset()
 
@@ -236,14 +241,13 @@ def test_out_of_pages_fails_one_and_frees_the_others(model: PreTrainedModel) -> 
             try:
                 return (await child.step()).reason
             except OutOfPages as error:
-                assert "raise kv_bytes, lower n, or release branches" in str(error)
-                assert f"kv_bytes = {12 * PAGE_BYTES}" in str(error)
                 child.release()
-                return "out of pages"
+                return str(error)
 
         reasons = await gather(step_or_release(child) for child in children)
-        assert "out of pages" in reasons
-        assert "max_step_tokens" in reasons
+        errors = [reason for reason in reasons if reason != "max_step_tokens"]
+        assert 0 < len(errors) < 8
+        assert all(f"(kv_bytes = {12 * PAGE_BYTES}): raise kv_bytes, lower n" in text for text in errors)
         done = [child for child, reason in zip(children, reasons, strict=True) if reason == "max_step_tokens"]
         assert len({tuple(child.tokens) for child in done}) == 1  # greedy, so all the same
         for branch in (root, *done):
@@ -314,6 +318,7 @@ def test_nan_logits_are_reported(decoder: TreeDecoder) -> None:
             await root.step(max_step_tokens=1)  # from the prompt's own logits
             with pytest.raises(ValueError, match="logits hold NaN or inf"):
                 await root.step()
+            assert root.length == len(PROMPT) + 1
         finally:
             weight.data[3] = kept
         await root.step(max_step_tokens=2)
