@@ -205,7 +205,7 @@ class TreeMachine(RuleBasedStateMachine):
 
 
 TestTreeMachine = TreeMachine.TestCase
-TestTreeMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestTreeMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 
 
 def tree_of(*lengths: int, num_pages: int = 64) -> tuple[KVTree, list[int]]:

@@ -144,7 +144,7 @@ def check(forest: Forest) -> None:
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(forests())
 def test_random_forest(forest: Forest) -> None:
     check(forest)

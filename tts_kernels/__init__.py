@@ -1,6 +1,20 @@
 """Shared-prefix KV storage and attention over search trees."""
 
 from tts_kernels._core import Append, KVTree, OutOfPages, TreeStats
+from tts_kernels.ops import append_kv, copy_pages, gather_kv, tree_attention
 from tts_kernels.plan import TreePlan, plan
+from tts_kernels.pool import KVPool
 
-__all__ = ["Append", "KVTree", "OutOfPages", "TreePlan", "TreeStats", "plan"]
+__all__ = [
+    "Append",
+    "KVPool",
+    "KVTree",
+    "OutOfPages",
+    "TreePlan",
+    "TreeStats",
+    "append_kv",
+    "copy_pages",
+    "gather_kv",
+    "plan",
+    "tree_attention",
+]

@@ -65,3 +65,70 @@ def plan(
     page_size: int,
     query_block: int,
 ) -> tuple[Int32Array, Int32Array, Int32Array, Int32Array, Int32Array, int, int]: ...
+
+class KVView:
+    def __init__(
+        self,
+        k: int,
+        v: int,
+        k_strides: tuple[int, int],
+        v_strides: tuple[int, int],
+        num_pages: int,
+        num_kv_heads: int,
+        head_dim: int,
+        bfloat16: bool,
+    ) -> None: ...
+
+class TokenRows:
+    def __init__(self, data: int, strides: tuple[int, int]) -> None: ...
+
+class PlanView:
+    def __init__(
+        self,
+        query_order: int,
+        query_position: int,
+        num_queries: int,
+        blocks: int,
+        num_blocks: int,
+        segments: int,
+        num_segments: int,
+        pages: int,
+        num_pages: int,
+    ) -> None: ...
+
+def append_kv(
+    kv: KVView, k: TokenRows, v: TokenRows, slots: int, num_tokens: int, num_threads: int
+) -> None: ...
+def copy_pages(
+    kv: KVView,
+    num_layers: int,
+    layer_strides: tuple[int, int],
+    copies: int,
+    num_copies: int,
+    num_threads: int,
+) -> None: ...
+def gather_kv(
+    kv: KVView,
+    block_table: int,
+    num_table_pages: int,
+    length: int,
+    k: TokenRows,
+    v: TokenRows,
+    num_threads: int,
+) -> None: ...
+def tree_attention(
+    kv: KVView,
+    plan: PlanView,
+    q: TokenRows,
+    num_q_heads: int,
+    out: int,
+    lse: int,
+    scale: float,
+    window: int,
+    logits_soft_cap: float,
+    num_threads: int,
+) -> None: ...
+def cpu_isa() -> str: ...
+def cpu_isa_levels() -> list[tuple[str, bool]]: ...
+def set_cpu_isa(name: str | None) -> None: ...
+def parallel_backend() -> str: ...

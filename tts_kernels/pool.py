@@ -5,22 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tts_kernels.ops import append_kv, copy_pages, gather_kv
 from tts_kernels.ops._common import DTYPES, PAGE_SIZE, page_shapes
+from tts_kernels.ops.append_kv import append_kv
+from tts_kernels.ops.copy_pages import copy_pages
+from tts_kernels.ops.gather_kv import gather_kv
 
 
 class KVPool:
     """Pages of keys and values for all layers of a model, on the CPU.
 
-    Position p of a branch lives in slot p % 16 of page block_table[p // 16] (see `KVTree`). The pages are packed for
-    the kernels; `gather` gives plain tensors back. Memory is committed by the system as pages are first written, and
-    unwritten slots hold anything: no kernel lets them reach a result.
+    Position p of a branch lives in slot p % 16 of page block_table[p // 16] (see `KVTree`). Pages are packed for
+    the kernels; `gather` gives plain tensors back. Memory is committed by the system as pages are first
+    written, and unwritten slots hold anything: no kernel lets them reach a result.
 
     Args:
         num_layers, num_kv_heads: of the model, >= 1.
         head_dim: a multiple of 16 from 32 to 256.
         num_pages: size of the pool in pages, or
-        budget_bytes: size in bytes, of which the largest whole number of pages is taken. Exactly one of the two.
+        budget_bytes: size in bytes, of which whole pages are taken. Exactly one of the two.
         dtype: torch.float32 or torch.bfloat16.
         page_size: tokens of a page, 16.
 
@@ -48,7 +50,9 @@ class KVPool:
         if dtype not in DTYPES:
             raise TypeError(f"dtype: got {dtype}, expected torch.float32 or torch.bfloat16")
         if page_size != PAGE_SIZE:
-            raise ValueError(f"page_size: got {page_size}, expected {PAGE_SIZE}, the only one of the CPU kernels")
+            raise ValueError(
+                f"page_size: got {page_size}, expected {PAGE_SIZE}, the only one of the CPU kernels"
+            )
         self.page_bytes = 2 * num_layers * num_kv_heads * page_size * head_dim * dtype.itemsize
         self.num_pages = _pages(num_pages, budget_bytes, self.page_bytes)
         self.num_layers, self.num_kv_heads, self.head_dim = num_layers, num_kv_heads, head_dim
@@ -86,7 +90,9 @@ def _pages(num_pages: int | None, budget_bytes: int | None, page_bytes: int) -> 
         return num_pages
     if budget_bytes is not None and num_pages is None:
         if budget_bytes < page_bytes:
-            raise ValueError(f"budget_bytes: got {budget_bytes}, expected at least a page of {page_bytes} bytes")
+            raise ValueError(
+                f"budget_bytes: got {budget_bytes}, expected at least a page of {page_bytes} bytes"
+            )
         return min(budget_bytes // page_bytes, limit)
     raise ValueError(
         f"num_pages, budget_bytes: got {num_pages} and {budget_bytes}, expected exactly one of the two"

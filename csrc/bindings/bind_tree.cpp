@@ -20,18 +20,13 @@ using Array = py::array_t<int32_t, py::array::c_style>;
 
 // A fresh int32 array [count, kFields], or [count] where Record is int32_t itself.
 template <class Record>
-Array to_array(std::span<const Record> records) {
+Array to_array(const std::vector<Record>& records) {
   constexpr size_t kFields = sizeof(Record) / sizeof(int32_t);
   std::vector<py::ssize_t> shape{static_cast<py::ssize_t>(records.size())};
   if (kFields > 1) shape.push_back(kFields);
   Array array(shape);
-  if (!records.empty()) std::memcpy(array.mutable_data(), records.data(), records.size_bytes());
+  if (!records.empty()) std::memcpy(array.mutable_data(), records.data(), records.size() * sizeof(Record));
   return array;
-}
-
-template <class Record>
-Array to_array(const std::vector<Record>& records) {
-  return to_array(std::span<const Record>(records));
 }
 
 // tts::Append with numpy arrays.
@@ -132,7 +127,7 @@ void bind_kv_tree(py::module_& m) {
       .def_readonly("pins", &TreeStats::pins)
       .def_readonly("logical_tokens", &TreeStats::logical_tokens, "Sum of the branches' lengths.")
       .def_readonly("unique_tokens", &TreeStats::unique_tokens, "Distinct slots that a branch or a pin sees.")
-      .def_readonly("resident_pages", &TreeStats::resident_pages)
+      .def_readonly("resident_pages", &TreeStats::resident_pages, "Pages that a branch or a pin holds.")
       .def_readonly("peak_pages", &TreeStats::peak_pages, "Most pages ever resident at once.")
       .def_readonly("fragmentation", &TreeStats::fragmentation,
                     "Share of the resident slots that nobody sees.")
@@ -194,7 +189,8 @@ Raises OutOfPages, before anything changes, if the free pages do not suffice.)")
 
 A pin can be read and forked like a branch, but not appended to, truncated or released, and is not counted as one.)")
       .def(
-          "unpin", [](KVTree& tree, const Int& pin) { tree.unpin(pin.get("pin")); }, py::arg("pin"))
+          "unpin", [](KVTree& tree, const Int& pin) { tree.unpin(pin.get("pin")); }, py::arg("pin"),
+          "Ends a pin. Pages that nobody else holds are free at once.")
       .def("match", &match, py::arg("tokens"), R"(Finds the longest resident prefix of `tokens`.
 
 Returns (branch or pin, length), the oldest where several are equal, for fork(id, at=length); None where no
@@ -208,7 +204,7 @@ branch begins with the first token.)")
             return tree.pages_needed(branch.get("branch"), n.get("n"));
           },
           py::arg("branch"), py::arg("n"), "The most pages that an append of n tokens to this branch takes.")
-      .def("stats", &KVTree::stats);
+      .def("stats", &KVTree::stats, "Counts over all branches and pins, made on demand.");
 }
 
 }  // namespace

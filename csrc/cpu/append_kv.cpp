@@ -6,8 +6,8 @@ namespace tts {
 namespace {
 
 template <class Element>
-void append_head(const KVView& kv, const TokenRows& k, const TokenRows& v, const int32_t* slots, int64_t num_tokens,
-                 int head) {
+void append_head(const KVView& kv, const TokenRows& k, const TokenRows& v, const int32_t* slots,
+                 int64_t num_tokens, int head) {
   for (int64_t i = 0; i < num_tokens; ++i) {
     const int page = slots[i] / kPageSize, t = slots[i] % kPageSize;
     const Element* k_row = static_cast<const Element*>(k.data) + i * k.token_stride + head * k.head_stride;
@@ -23,13 +23,13 @@ void append_head(const KVView& kv, const TokenRows& k, const TokenRows& v, const
 
 }  // namespace
 
-void append_kv(const KVView& kv, const TokenRows& k, const TokenRows& v, const int32_t* slots, int64_t num_tokens,
-               int num_threads) {
+void append_kv(const KVView& kv, const TokenRows& k, const TokenRows& v, const int32_t* slots,
+               int64_t num_tokens, int num_threads) {
   check_view(kv);
   const int64_t num_slots = int64_t{kv.num_pages} * kPageSize;
   for (int64_t i = 0; i < num_tokens; ++i) {
-    require(slots[i] >= 0 && slots[i] < num_slots, "slots[", i, "]: got ", slots[i], ", expected 0 <= slot < ",
-            num_slots, " (num_pages * 16)");
+    require(slots[i] >= 0 && slots[i] < num_slots, "slots[", i, "]: got ", slots[i],
+            ", expected 0 <= slot < ", num_slots, " (num_pages * 16)");
   }
   // A decode step appends a few rows: waking threads would cost more than the copy.
   const bool small = num_tokens * kv.num_kv_heads * kv.head_dim < (1 << 15);

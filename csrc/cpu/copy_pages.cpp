@@ -26,8 +26,8 @@ void copy_pages(const KVView& kv, int num_layers, int64_t k_layer_stride, int64_
                 const int32_t* copies, int64_t num_copies, int num_threads) {
   check_view(kv);
   for (int64_t i = 0; i < 2 * num_copies; ++i) {
-    require(copies[i] >= 0 && copies[i] < kv.num_pages, "copies[", i / 2, ", ", i % 2, "]: got page ", copies[i],
-            ", expected 0 <= page < ", kv.num_pages);
+    require(copies[i] >= 0 && copies[i] < kv.num_pages, "copies[", i / 2, ", ", i % 2, "]: got page ",
+            copies[i], ", expected 0 <= page < ", kv.num_pages);
   }
   parallel_for(num_copies > 0 ? num_threads : 1, num_layers, [&](int64_t layer) {
     KVView view = kv;

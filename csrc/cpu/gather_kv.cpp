@@ -26,11 +26,12 @@ void gather_head(const KVView& kv, const int32_t* block_table, int64_t length, c
 void gather_kv(const KVView& kv, const int32_t* block_table, int64_t num_table_pages, int64_t length,
                const TokenRows& k, const TokenRows& v, int num_threads) {
   check_view(kv);
-  require(length >= 0 && length <= num_table_pages * kPageSize, "length: got ", length, ", expected 0 <= length <= ",
-          num_table_pages * kPageSize, " (the block table has ", num_table_pages, " pages of 16 tokens)");
+  require(length >= 0 && length <= num_table_pages * kPageSize, "length: got ", length,
+          ", expected 0 <= length <= ", num_table_pages * kPageSize, " (the block table has ",
+          num_table_pages, " pages of 16 tokens)");
   for (int64_t i = 0; i * kPageSize < length; ++i) {
-    require(block_table[i] >= 0 && block_table[i] < kv.num_pages, "block_table[", i, "]: got page ", block_table[i],
-            ", expected 0 <= page < ", kv.num_pages);
+    require(block_table[i] >= 0 && block_table[i] < kv.num_pages, "block_table[", i, "]: got page ",
+            block_table[i], ", expected 0 <= page < ", kv.num_pages);
   }
   parallel_for(num_threads, kv.num_kv_heads, [&](int64_t head) {
     if (kv.dtype == DType::kFloat32) {

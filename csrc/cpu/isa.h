@@ -1,5 +1,5 @@
-// Instruction-set levels of the CPU kernels. Each level is one translation unit compiled for its instruction set;
-// which one runs is decided at run time.
+// Instruction-set levels of the CPU kernels. Each level is one translation unit compiled for its instruction
+// set; which one runs is decided at run time.
 #pragma once
 
 #include <string>
@@ -19,8 +19,8 @@ struct CpuIsa {
 const std::vector<CpuIsa>& cpu_isa_levels();
 
 // The level that kernels use: the one forced by set_cpu_isa, else the one named by the environment variable
-// TTS_KERNELS_FORCE_CPU_ISA, else the best that this machine supports. Throws ArgumentError where the forced one is
-// unknown or unsupported.
+// TTS_KERNELS_FORCE_CPU_ISA, else the best that this machine supports. Throws ArgumentError where the forced
+// one is unknown or unsupported.
 const CpuIsa& cpu_isa();
 
 // Forces a level for this process; an empty name returns to the default choice.

@@ -5,11 +5,11 @@
 //             V [16 tokens][head_dim]               v[t * head_dim + c]
 //   bfloat16  K [head_dim / 2][16 tokens][2]        k[(c / 2) * 32 + t * 2 + c % 2]
 //             V [8 token pairs][head_dim][2]        v[(t / 2) * 2 * head_dim + c * 2 + t % 2]
-// so one 512-bit register holds one channel (or channel pair) of all 16 tokens of a K page, and a V page is a row
-// of channels per token (or token pair): neither product needs a sum across lanes.
+// so one 512-bit register holds one channel (or channel pair) of all 16 tokens of a K page, and a V page is a
+// row of channels per token (or token pair): neither product needs a sum across lanes.
 //
-// The helpers are `static`: this header is also included by translation units built for one instruction set, and a
-// linker-merged copy from such a unit would run everywhere.
+// The helpers are `static`: this header is also included by translation units built for one instruction set,
+// and a linker-merged copy from such a unit would run everywhere.
 #pragma once
 
 #include <cstdint>

@@ -1,9 +1,9 @@
 // Register-blocked products. Included by one translation unit per instruction-set level, inside its anonymous
 // namespace, after the `Vec` of that level.
 //
-// Operands are 32-bit words: a float, or (kPairs) a pair of bfloat16 that one instruction multiplies and sums. A
-// block is M rows x N columns of 16 words kept in registers. Each output sums its terms one by one in the order of the steps,
-// so its bits depend neither on M and N nor on how the steps are cut into calls.
+// Operands are 32-bit words: a float, or (kPairs) a pair of bfloat16 that one instruction multiplies and
+// sums. A block is M rows x N columns of 16 words kept in registers. Each output sums its terms one by one in
+// the order of the steps, so its bits depend neither on M and N nor on how the steps are cut into calls.
 
 constexpr int kVecs = 16 / Vec::kLanes;  // vectors per 16-word column
 
@@ -51,8 +51,8 @@ void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int 
 
 // acc[r][c] += sum over pages and steps of p[r][page][step] * v[page][step][c], for 16 N channels c.
 template <bool kPairs, int M, int N>
-void value_block(const uint32_t* p, const uint32_t* const* v, int num_pages, int steps, int channel, int head_dim,
-                 float* acc) {
+void value_block(const uint32_t* p, const uint32_t* const* v, int num_pages, int steps, int channel,
+                 int head_dim, float* acc) {
   constexpr int kColumns = N * kVecs;
   Vec::F sum[M][kColumns];
 #pragma GCC unroll 8
@@ -81,8 +81,8 @@ void value_block(const uint32_t* p, const uint32_t* const* v, int num_pages, int
   }
 }
 
-// Largest part not above `limit` when `n` is cut into the fewest parts, as even as they come: 8 rows are 4 + 4, not
-// 6 + 2, because a small block cannot hide the latency of its sums.
+// Largest part not above `limit` when `n` is cut into the fewest parts, as even as they come: 8 rows are 4 +
+// 4, not 6 + 2, because a small block cannot hide the latency of its sums.
 inline int even_part(int n, int limit) {
   const int parts = (n + limit - 1) / limit;
   return (n + parts - 1) / parts;

@@ -1,10 +1,12 @@
-// Attention of one query block and KV head over one chunk of the path: the same code for every instruction-set
-// level. Included inside the level's anonymous namespace after its Vec and micro_kernels-inl.h. No standard library
-// here: an inline function compiled with this unit's flags could be the copy that the linker keeps for all.
+// Attention of one query block and KV head over one chunk of the path: the same code for every
+// instruction-set level. Included inside the level's anonymous namespace after its Vec and
+// micro_kernels-inl.h. No standard library here: an inline function compiled with this unit's flags could be
+// the copy that the linker keeps for all.
 //
-// Per tile of 256 positions: scores S = Q K^T of each segment, softmax of each row over the tile, acc += P V of each
-// segment. A row's sums run over channels in order (S) and over its visible tokens in order (P V); tokens that it
-// does not see are never multiplied, so whatever lies in unwritten or foreign slots cannot reach it.
+// Per tile of 256 positions: scores S = Q K^T of each segment, softmax of each row over the tile, acc += P V
+// of each segment. A row's sums run over channels in order (S) and over its visible tokens in order (P V);
+// tokens that it does not see are never multiplied, so whatever lies in unwritten or foreign slots cannot
+// reach it.
 
 // How pages become operand words.
 enum class Storage {
@@ -21,7 +23,8 @@ using F = Vec::F;
 inline int min_of(int a, int b) { return a < b ? a : b; }
 inline int max_of(int a, int b) { return a > b ? a : b; }
 
-// 2^x for x <= 0 (a little above is fine) to about 1.3 ulp, 0 below 2^-125: no denormals. 2^0 is 1; NaN stays NaN.
+// 2^x for x <= 0 (a little above is fine) to about 1.3 ulp, 0 below 2^-125: no denormals. 2^0 is 1; NaN stays
+// NaN.
 inline F exp2_flushed(F x) {
   // The sum's low mantissa bits hold round(x) + 127, the exponent field of 2^round(x).
   const F magic = Vec::set1(12582912.0f + 127.0f);
@@ -93,8 +96,8 @@ struct Chunk {
     }
   }
 
-  // Calls body(page index on the path, pages, count) for up to kQuad pages at a time of those that any query of the
-  // segment sees; `words(page, buffer)` makes a page's operands.
+  // Calls body(page index on the path, pages, count) for up to kQuad pages at a time of those that any query
+  // of the segment sees; `words(page, buffer)` makes a page's operands.
   template <class Words, class Body>
   void for_each_quad(const Segment& segment, const Words& words, const Body& body) const {
     int first_token = first_visible(segment.query_begin), last_token = 0;
@@ -125,7 +128,8 @@ struct Chunk {
         const int row_end = row_of(segment.query_end);
         for (int row = row_of(segment.query_begin), rows; row < row_end; row += rows) {
           rows = even_part(row_end - row, Vec::kRows);
-          const ScoreRows<kPairs> body{scratch.q + row * head_dim, head_dim, k, count, begin, end, s + row * kTileTokens};
+          const ScoreRows<kPairs> body{scratch.q + row * head_dim, head_dim, k, count, begin, end,
+                                       s + row * kTileTokens};
           for_columns(count, [&](int n, int column) {
             ScoreRows<kPairs> part = body;
             part.k += column;
@@ -147,8 +151,8 @@ struct Chunk {
     }
   }
 
-  // Rows [row, row_end): acc += P V over `steps` words of each of `count` pages; p_word is the first one's index in a
-  // row of probabilities.
+  // Rows [row, row_end): acc += P V over `steps` words of each of `count` pages; p_word is the first one's
+  // index in a row of probabilities.
   void add_values(int row, int row_end, int p_word, const uint32_t* const* v, int count, int steps) const {
     const int blocks = head_dim / 16, pass = kBlockWords / 16;
     for (int pass_begin = 0, pass_blocks; pass_begin < blocks; pass_begin += pass_blocks) {
@@ -157,8 +161,9 @@ struct Chunk {
         rows = even_part(row_end - r, Vec::kRows);
         for_columns(pass_blocks, [&](int n, int column) {
           const int channel = (pass_begin + column) * 16;
-          with_rows<Vec::kRows>(rows, ValueRows<kPairs>{scratch.s + r * kTileTokens + p_word, v, count, steps, channel, n,
-                                                        head_dim, state.acc + r * head_dim + channel});
+          with_rows<Vec::kRows>(
+              rows, ValueRows<kPairs>{scratch.s + r * kTileTokens + p_word, v, count, steps, channel, n,
+                                      head_dim, state.acc + r * head_dim + channel});
         });
       }
     }
@@ -197,7 +202,8 @@ struct Chunk {
         int run_end = query;
         while (run_end < segment.query_end && sees_all(run_end)) ++run_end;
         if (run_end > query) {
-          add_values(row_of(query), row_of(run_end), page % kTilePages * kWordsPerPage, v, count, kWordsPerPage);
+          add_values(row_of(query), row_of(run_end), page % kTilePages * kWordsPerPage, v, count,
+                     kWordsPerPage);
           query = run_end;
           continue;
         }
@@ -212,7 +218,8 @@ struct Chunk {
     });
   }
 
-  // In place of the scores, as what P V multiplies: words t.. or, in pairs, t / 2.. (which the reads have passed).
+  // In place of the scores, as what P V multiplies: words t.. or, in pairs, t / 2.. (which the reads have
+  // passed).
   template <class V>
   static void store_probabilities(uint32_t* s, int t, F p) {
     if constexpr (kPairs) {
@@ -226,7 +233,8 @@ struct Chunk {
   void softmax_row(int row, int begin, int end) const {
     uint32_t* s = scratch.s + row * kTileTokens;
     // Whole pages from here on: invisible tokens at either edge are overwritten with -inf.
-    const int page_begin = begin / kPageSize * kPageSize, page_end = (end + kPageSize - 1) / kPageSize * kPageSize;
+    const int page_begin = begin / kPageSize * kPageSize,
+              page_end = (end + kPageSize - 1) / kPageSize * kPageSize;
     float scale = task.scale * 1.44269504f;  // to units of log2
     if (task.soft_cap > 0.0f) {
       const F inner = Vec::set1(task.scale / task.soft_cap), outer = Vec::set1(task.soft_cap);
@@ -259,7 +267,8 @@ struct Chunk {
       Vec::store(lanes, decay);
       state.l[row] *= lanes[0];
       float* acc = state.acc + row * head_dim;
-      for (int c = 0; c < head_dim; c += Vec::kLanes) Vec::store(acc + c, Vec::mul(Vec::load(acc + c), decay));
+      for (int c = 0; c < head_dim; c += Vec::kLanes)
+        Vec::store(acc + c, Vec::mul(Vec::load(acc + c), decay));
       state.m[row] = m;
     }
     state.l[row] += l;

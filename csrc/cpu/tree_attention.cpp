@@ -56,8 +56,8 @@ AttentionState state_at(float* data, int rows, int head_dim) {
   return {data + int64_t{rows} * head_dim, data + int64_t{rows} * (head_dim + 1), data};
 }
 
-// into = into (+) next, row by row; the only merge there is, so that chunks run in sequence or in parallel give the
-// same bits. A row that one of them left untouched is the other's, exactly.
+// into = into (+) next, row by row; the only merge there is, so that chunks run in sequence or in parallel
+// give the same bits. A row that one of them left untouched is the other's, exactly.
 void merge(const AttentionState& into, const AttentionState& next, int rows, int head_dim) {
   for (int row = 0; row < rows; ++row) {
     if (next.l[row] == 0.0f) continue;
@@ -158,7 +158,8 @@ class Run {
         }
       }
     }
-    std::stable_sort(units_.begin(), units_.end(), [](const Unit& a, const Unit& b) { return a.cost > b.cost; });
+    std::stable_sort(units_.begin(), units_.end(),
+                     [](const Unit& a, const Unit& b) { return a.cost > b.cost; });
   }
 
   AttentionState partial_state(const Unit& unit, int partial) const {
@@ -172,7 +173,8 @@ class Run {
     thread_local Scratch memory;
     const int n = rows(unit.block), d = p_.kv.head_dim, heads = p_.kv.num_kv_heads;
     const size_t q_words = static_cast<size_t>(n) * d, s_words = static_cast<size_t>(n) * kTileTokens;
-    const size_t operand_words = size_t{5} * kPageSize * d, state_words = static_cast<size_t>(state_floats(n, d));
+    const size_t operand_words = size_t{5} * kPageSize * d,
+                 state_words = static_cast<size_t>(state_floats(n, d));
     uint32_t* words = memory.reserve(q_words + s_words + operand_words + 2 * state_words);
     const ChunkScratch scratch{words, words + q_words, words + q_words + s_words};
     float* states = reinterpret_cast<float*>(scratch.operands + operand_words);
@@ -256,7 +258,7 @@ class Run {
   std::vector<int> first_chunk_;         // [num_blocks + 1] of each block in chunks_
   std::vector<int64_t> partial_offset_;  // [num_blocks] in partials_
   std::vector<Unit> units_;
-  std::unique_ptr<float[]> partials_;             // [block][head][chunk] states of split blocks
+  std::unique_ptr<float[]> partials_;               // [block][head][chunk] states of split blocks
   std::unique_ptr<std::atomic<int>[]> unfinished_;  // [block, head] chunks not yet attended
 };
 
@@ -264,8 +266,8 @@ class Run {
 
 void tree_attention(const TreeAttentionParams& params, int num_threads) {
   check_view(params.kv);
-  require(params.num_q_heads >= 1 && params.num_q_heads % params.kv.num_kv_heads == 0, "q: got ", params.num_q_heads,
-          " heads, expected a multiple of the ", params.kv.num_kv_heads, " KV heads");
+  require(params.num_q_heads >= 1 && params.num_q_heads % params.kv.num_kv_heads == 0, "q: got ",
+          params.num_q_heads, " heads, expected a multiple of the ", params.kv.num_kv_heads, " KV heads");
   require(params.scale > 0.0f && std::isfinite(params.scale), "scale: got ", params.scale,
           ", expected a finite number > 0");
   require(params.window >= 0, "window: got ", params.window, ", expected >= 1, or 0 for none");

@@ -1,6 +1,6 @@
-// What one instruction-set level provides to tree_attention.cpp: softmax attention of one query block and KV head
-// over one chunk of the path. Plain data only: each level is compiled with its own flags and must not share inline
-// code with the rest.
+// What one instruction-set level provides to tree_attention.cpp: softmax attention of one query block and KV
+// head over one chunk of the path. Plain data only: each level is compiled with its own flags and must not
+// share inline code with the rest.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@
 
 namespace tts {
 
-// Softmax runs in tiles, states are merged in chunks, both at fixed positions of the path: a row's arithmetic does
-// not depend on which other rows are computed beside it.
+// Softmax runs in tiles, states are merged in chunks, both at fixed positions of the path: a row's arithmetic
+// does not depend on which other rows are computed beside it.
 constexpr int kTilePages = 16;
 constexpr int kTileTokens = kTilePages * kPageSize;
 constexpr int kChunkTiles = 4;
@@ -27,7 +27,7 @@ struct QueryBlock {
 struct ChunkTask {
   KVView kv;
   int kv_head;
-  int group;                // query heads per KV head; row = (query - query_begin) * group + head in group
+  int group;  // query heads per KV head; row = (query - query_begin) * group + head in group
   int query_begin, query_end;
   const int32_t* position;  // of every query of the plan
   const Segment* segment_begin;
@@ -35,7 +35,6 @@ struct ChunkTask {
   const int32_t* pages;
   float scale, soft_cap;  // soft_cap 0: none
   int window;             // 0: none
-
 };
 
 // State of a softmax over part of the path: the result is acc / l, its base-2 log-sum-exp m + log2(l).

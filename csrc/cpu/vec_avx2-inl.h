@@ -31,12 +31,16 @@ struct Vec {
   }
 
   static F abs(F x) { return _mm256_andnot_ps(set1(-0.0f), x); }
-  static F copy_sign(F magnitude, F sign) { return _mm256_or_ps(magnitude, _mm256_and_ps(sign, set1(-0.0f))); }
+  static F copy_sign(F magnitude, F sign) {
+    return _mm256_or_ps(magnitude, _mm256_and_ps(sign, set1(-0.0f)));
+  }
   static F bits_shifted_left(F x, int n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), n));
   }
   // x where not (test < bound), else 0; a NaN passes.
-  static F zero_below(F test, F bound, F x) { return _mm256_and_ps(_mm256_cmp_ps(test, bound, _CMP_NLT_UQ), x); }
+  static F zero_below(F test, F bound, F x) {
+    return _mm256_and_ps(_mm256_cmp_ps(test, bound, _CMP_NLT_UQ), x);
+  }
 
   // The two bfloat16 of each word as floats: bits 0..15, bits 16..31.
   static F low_half(F words) { return bits_shifted_left(words, 16); }

@@ -9,7 +9,9 @@ struct Vec {
   static F set1(float x) { return _mm512_set1_ps(x); }
   static F load(const void* p) { return _mm512_loadu_ps(p); }
   static void store(void* p, F x) { _mm512_storeu_ps(p, x); }
-  static F broadcast(const uint32_t* word) { return _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(*word))); }
+  static F broadcast(const uint32_t* word) {
+    return _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(*word)));
+  }
 
   static F add(F a, F b) { return _mm512_add_ps(a, b); }
   static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
@@ -21,7 +23,9 @@ struct Vec {
   static float max_of(F x) { return _mm512_reduce_max_ps(x); }
 
   static F abs(F x) { return _mm512_abs_ps(x); }
-  static F copy_sign(F magnitude, F sign) { return _mm512_or_ps(magnitude, _mm512_and_ps(sign, set1(-0.0f))); }
+  static F copy_sign(F magnitude, F sign) {
+    return _mm512_or_ps(magnitude, _mm512_and_ps(sign, set1(-0.0f)));
+  }
   static F bits_shifted_left(F x, int n) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), static_cast<unsigned>(n)));
   }
@@ -52,7 +56,9 @@ struct Vec {
   // sum + a.high * b.high + a.low * b.low, per word.
   static F dot_pairs(F a, F b, F sum) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
   // 16 floats as 16 bfloat16, rounded to nearest even.
-  static void store_bf16(void* p, F x) { _mm256_storeu_si256(static_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(x)); }
+  static void store_bf16(void* p, F x) {
+    _mm256_storeu_si256(static_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(x));
+  }
 #endif
 #endif
 };

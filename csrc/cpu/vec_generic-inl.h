@@ -1,5 +1,5 @@
-// 128-bit vectors in the compiler's own notation: any CPU. Multiply and add round separately (-ffp-contract=off), so
-// every machine gives the same bits.
+// 128-bit vectors in the compiler's own notation: any CPU. Multiply and add round separately
+// (-ffp-contract=off), so every machine gives the same bits.
 
 struct Vec {
   typedef float F __attribute__((vector_size(16)));

@@ -13,10 +13,10 @@
 
 namespace tts {
 
+// The copies, (source page, target page), come before the writes to the slots.
 struct Append {
   std::vector<int32_t> slots;  // per new token: page * page_size + offset
-  std::vector<std::array<int32_t, 2>>
-      copies;  // (source page, target page), to be done before the slots are written
+  std::vector<std::array<int32_t, 2>> copies;
 };
 
 struct Match {

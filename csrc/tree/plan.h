@@ -5,29 +5,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/plan_records.h"
+
 namespace tts {
-
-// Softmax tiles fall at fixed positions of the path, so that a branch's result does not depend on its
-// siblings.
-inline constexpr int32_t kTilePages = 16;
-
-// Pages [first_page, first_page + num_pages) of the path are the same physical pages for all queries
-// [query_begin, query_end). Lies within one tile: first_page / kTilePages.
-struct Segment {
-  int32_t page_offset;  // into TreePlan::pages
-  int32_t first_page;
-  int32_t num_pages;
-  int32_t query_begin;
-  int32_t query_end;
-};
-
-// Queries [query_begin, query_end) with segments [segment_begin, segment_end).
-struct QueryBlock {
-  int32_t query_begin;
-  int32_t query_end;
-  int32_t segment_begin;
-  int32_t segment_end;
-};
 
 // Queries are numbered depth-first: those below any shared run of pages are contiguous. For each query at
 // position p, the segments covering it list the pages 0 .. p / page_size of its branch once each. They may
@@ -44,10 +24,9 @@ struct TreePlan {
 };
 
 struct PlanInput {
-  const int32_t*
-      block_tables;  // [num_branches, table_width]; only the first ceil(length / page_size) entries count
-  const int32_t* lengths;     // [num_branches] tokens of K and V, those of the queries included
-  const int32_t* query_lens;  // [num_branches] the last so many tokens of the branch are queries; may be 0
+  const int32_t* block_tables;  // [num_branches, table_width], pages of each branch; the rest is not read
+  const int32_t* lengths;       // [num_branches] tokens of K and V, those of the queries included
+  const int32_t* query_lens;    // [num_branches] the last so many tokens of the branch are queries; may be 0
   int64_t num_branches;
   int64_t table_width;
   int64_t page_size;

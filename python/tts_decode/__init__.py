@@ -3,7 +3,7 @@
 from tts_decode.branch import Branch, Step
 from tts_decode.budget import Budget
 from tts_decode.decoder import DecoderStats, TreeDecoder, gather
-from tts_decode.errors import BranchReleased, OutOfPages, UnsupportedModel
+from tts_decode.errors import BranchReleased, ModelLoadError, OutOfPages, UnsupportedModel
 from tts_decode.sampling import SamplingParams
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "BranchReleased",
     "Budget",
     "DecoderStats",
+    "ModelLoadError",
     "OutOfPages",
     "SamplingParams",
     "Step",

@@ -2,7 +2,7 @@
 
 from tts_kernels import OutOfPages
 
-__all__ = ["BranchReleased", "OutOfPages", "UnsupportedModel"]
+__all__ = ["BranchReleased", "ModelLoadError", "OutOfPages", "UnsupportedModel"]
 
 
 class BranchReleased(RuntimeError):  # noqa: N818
@@ -11,3 +11,7 @@ class BranchReleased(RuntimeError):  # noqa: N818
 
 class UnsupportedModel(ValueError):  # noqa: N818
     """The model has a feature that the tree attention path does not serve; the message names it."""
+
+
+class ModelLoadError(RuntimeError):
+    """A model could not be loaded; the message names what was asked for and what to do."""

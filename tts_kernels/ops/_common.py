@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from tts_kernels import _core
 
-LIBRARY = torch.library.Library("tts_kernels", "DEF")
+_LIBRARY = torch.library.Library("tts_kernels", "DEF")  # type: ignore[no-untyped-call]
 PAGE_SIZE = 16
 DTYPES = (torch.float32, torch.bfloat16)
+
+
+def register(schema: str, *, cpu: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Defines torch.ops.tts_kernels.<name> with its CPU kernel and its fake, a maker of empty outputs."""
+    name = schema.split("(", 1)[0]
+    _LIBRARY.define(schema)  # type: ignore[no-untyped-call]
+    _LIBRARY.impl(name, cpu, "CPU")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"tts_kernels::{name}", fake, lib=_LIBRARY)
 
 
 def page_shapes(head_dim: int, dtype: torch.dtype) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -40,7 +51,7 @@ def check_int32(name: str, tensor: Tensor, *inner: int) -> None:
 
 
 def check_rows(name: str, rows: Tensor, heads: int | None, head_dim: int, dtype: torch.dtype) -> None:
-    """Rows [n, heads, head_dim] of the pool's dtype with contiguous channels; token and head strides are free."""
+    """Rows [n, heads, head_dim] of the pages' dtype, contiguous channels; token and head strides are free."""
     check_cpu(name, rows)
     if rows.dtype != dtype:
         raise TypeError(f"{name}: got {rows.dtype}, expected {dtype}, the dtype of the pages")
@@ -57,7 +68,7 @@ def token_rows(rows: Tensor) -> _core.TokenRows:
 
 
 def kv_view(k_pages: Tensor, v_pages: Tensor, *, layers: int = 0) -> _core.KVView:
-    """Checks a pool's pages [num_pages, num_kv_heads, *packed page] and returns what C++ needs to know of them.
+    """Checks pages [num_pages, num_kv_heads, *packed page] and returns what C++ needs to know of them.
 
     `layers` leading dimensions are skipped. Page and head strides are free, a packed page is contiguous.
     """
@@ -66,7 +77,8 @@ def kv_view(k_pages: Tensor, v_pages: Tensor, *, layers: int = 0) -> _core.KVVie
     dtype = k_pages.dtype
     if dtype not in DTYPES or v_pages.dtype != dtype:
         raise TypeError(
-            f"k_pages, v_pages: got {dtype} and {v_pages.dtype}, expected both torch.float32 or both torch.bfloat16"
+            f"k_pages, v_pages: got {dtype} and {v_pages.dtype}, "
+            "expected both torch.float32 or both torch.bfloat16"
         )
     inner = layers + 2
     k_shape, v_shape = k_pages.shape, v_pages.shape
@@ -79,7 +91,9 @@ def kv_view(k_pages: Tensor, v_pages: Tensor, *, layers: int = 0) -> _core.KVVie
             f"for head_dim d {page_shapes_text(dtype)}"
         )
     k_strides, v_strides = k_pages.stride(), v_pages.stride()
-    if not (_contiguous_inside(k_inner, k_strides[inner:]) and _contiguous_inside(v_inner, v_strides[inner:])):
+    if not (
+        _contiguous_inside(k_inner, k_strides[inner:]) and _contiguous_inside(v_inner, v_strides[inner:])
+    ):
         raise ValueError(
             f"k_pages, v_pages: got strides {k_strides} and {v_strides}, expected the dimensions after "
             "num_kv_heads to be contiguous"

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from tts_kernels import _core
-from tts_kernels.ops._common import LIBRARY, check_cpu, check_int32, check_rows, kv_view, token_rows
-
-LIBRARY.define("append_kv(Tensor k, Tensor v, Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor slots) -> ()")
+from tts_kernels.ops._common import check_cpu, check_int32, check_rows, kv_view, register, token_rows
 
 
 def append_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
@@ -27,7 +25,6 @@ def append_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Ten
     torch.ops.tts_kernels.append_kv.default(k, v, k_pages, v_pages, slots)
 
 
-@torch.library.impl(LIBRARY, "append_kv", "CPU")
 def _append_kv_cpu(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
     kv = kv_view(k_pages, v_pages)
     heads, head_dim = k_pages.shape[1], v_pages.shape[3]
@@ -36,13 +33,19 @@ def _append_kv_cpu(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots
     check_int32("slots", slots)
     if not k.shape[0] == v.shape[0] == slots.shape[0]:
         raise ValueError(
-            f"k, v, slots: got {k.shape[0]}, {v.shape[0]} and {slots.shape[0]} tokens, expected the same number"
+            f"k, v, slots: got {k.shape[0]}, {v.shape[0]} and {slots.shape[0]} tokens, expected equal numbers"
         )
     _core.append_kv(
         kv, token_rows(k), token_rows(v), slots.data_ptr(), slots.shape[0], torch.get_num_threads()
     )
 
 
-@torch.library.register_fake("tts_kernels::append_kv", lib=LIBRARY)
 def _append_kv_fake(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
     return None
+
+
+register(
+    "append_kv(Tensor k, Tensor v, Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor slots) -> ()",
+    cpu=_append_kv_cpu,
+    fake=_append_kv_fake,
+)

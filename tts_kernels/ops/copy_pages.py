@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from tts_kernels import _core
-from tts_kernels.ops._common import LIBRARY, check_cpu, check_int32, kv_view
-
-LIBRARY.define("copy_pages(Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor copies) -> ()")
+from tts_kernels.ops._common import check_cpu, check_int32, kv_view, register
 
 
 def copy_pages(k_pages: Tensor, v_pages: Tensor, copies: Tensor) -> None:
@@ -26,7 +24,6 @@ def copy_pages(k_pages: Tensor, v_pages: Tensor, copies: Tensor) -> None:
     torch.ops.tts_kernels.copy_pages.default(k_pages, v_pages, copies)
 
 
-@torch.library.impl(LIBRARY, "copy_pages", "CPU")
 def _copy_pages_cpu(k_pages: Tensor, v_pages: Tensor, copies: Tensor) -> None:
     kv = kv_view(k_pages, v_pages, layers=1)
     check_int32("copies", copies, 2)
@@ -40,6 +37,12 @@ def _copy_pages_cpu(k_pages: Tensor, v_pages: Tensor, copies: Tensor) -> None:
     )
 
 
-@torch.library.register_fake("tts_kernels::copy_pages", lib=LIBRARY)
 def _copy_pages_fake(k_pages: Tensor, v_pages: Tensor, copies: Tensor) -> None:
     return None
+
+
+register(
+    "copy_pages(Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor copies) -> ()",
+    cpu=_copy_pages_cpu,
+    fake=_copy_pages_fake,
+)

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from tts_kernels import _core
-from tts_kernels.ops._common import LIBRARY, check_cpu, check_int32, kv_view, token_rows
-
-LIBRARY.define("gather_kv(Tensor k_pages, Tensor v_pages, Tensor block_table, int length) -> (Tensor, Tensor)")
+from tts_kernels.ops._common import check_cpu, check_int32, kv_view, register, token_rows
 
 
 def gather_kv(k_pages: Tensor, v_pages: Tensor, block_table: Tensor, length: int) -> tuple[Tensor, Tensor]:
@@ -16,7 +14,7 @@ def gather_kv(k_pages: Tensor, v_pages: Tensor, block_table: Tensor, length: int
 
     Args:
         k_pages, v_pages: one layer of a `KVPool`.
-        block_table: int32 [P] physical page of each 16 positions; entries that `length` does not reach are ignored.
+        block_table: int32 [P] physical page of each 16 positions; entries beyond `length` are ignored.
         length: number of tokens, 0 <= length <= 16 P.
 
     Returns:
@@ -30,7 +28,6 @@ def gather_kv(k_pages: Tensor, v_pages: Tensor, block_table: Tensor, length: int
     return k, v
 
 
-@torch.library.impl(LIBRARY, "gather_kv", "CPU")
 def _gather_kv_cpu(
     k_pages: Tensor, v_pages: Tensor, block_table: Tensor, length: int
 ) -> tuple[Tensor, Tensor]:
@@ -48,9 +45,15 @@ def _gather_kv_cpu(
     return k, v
 
 
-@torch.library.register_fake("tts_kernels::gather_kv", lib=LIBRARY)
 def _gather_kv_fake(
     k_pages: Tensor, v_pages: Tensor, block_table: Tensor, length: int
 ) -> tuple[Tensor, Tensor]:
     shape = (length, k_pages.shape[1], v_pages.shape[3])
     return k_pages.new_empty(shape), v_pages.new_empty(shape)
+
+
+register(
+    "gather_kv(Tensor k_pages, Tensor v_pages, Tensor block_table, int length) -> (Tensor, Tensor)",
+    cpu=_gather_kv_cpu,
+    fake=_gather_kv_fake,
+)

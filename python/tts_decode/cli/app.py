@@ -1,0 +1,47 @@
+"""The subcommands, and errors as one line on stderr."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from tts_decode.cli.compare import compare
+from tts_decode.cli.errors import CommandError, UsageError
+from tts_decode.cli.info import info
+from tts_decode.cli.search import search
+from tts_decode.errors import ModelLoadError, OutOfPages, UnsupportedModel
+from tts_decode.tasks import TaskFileError
+
+app = typer.Typer(
+    name="tts-decode",
+    help="Search a language model's continuations on one shared KV tree.\n\n"
+    'Start with [bold]tts-decode search "What is 3 + 4?"[/bold] or, for a table of strategies on small '
+    "problems, [bold]tts-decode compare[/bold].",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command()(search)
+app.command()(compare)
+app.command()(info)
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the command on `arguments` and returns its exit code."""
+    try:
+        return int(app(arguments, prog_name="tts-decode", standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        return _fail(f"{error.format_message()} (see: tts-decode --help)", 2)
+    except UsageError as error:
+        return _fail(f"{error} (see: tts-decode --help)", 2)
+    except (CommandError, ModelLoadError, OutOfPages, TaskFileError, UnsupportedModel) as error:
+        return _fail(str(error), 1)
+    except typer.Abort:
+        return _fail("interrupted", 130)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"tts-decode: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,145 @@
+"""`tts-decode compare`: several strategies on the same problems, in one table."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from tts_decode import SamplingParams
+from tts_decode.cli import options as opt
+from tts_decode.cli.display import mib
+from tts_decode.cli.errors import CommandError, UsageError, usage_errors
+from tts_decode.cli.problems import Outcome, RunStats, Settings, describe, run_problems
+from tts_decode.cli.session import Session, open_session
+from tts_decode.engines.loading import DEFAULT_MODEL
+from tts_decode.tasks import Task, default_tasks, read_tasks
+
+_DEFAULT_STRATEGIES = ["best_of_n", "beam_search", "rebase", "ets"]
+
+
+def compare(
+    strategy: Annotated[
+        list[str], typer.Option("--strategy", "-s", help="A strategy to run; may be repeated.")
+    ] = _DEFAULT_STRATEGIES,
+    tasks: opt.Tasks = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many problems.")] = None,
+    option: opt.Options = [],  # noqa: B006
+    scorer: opt.Scorer = "self_evaluation",
+    parallel: Annotated[int, typer.Option(help="Problems in flight in one batch.")] = 4,
+    model: opt.Model = DEFAULT_MODEL,
+    dtype: opt.Dtype = "auto",
+    kv_mib: opt.KvMib = None,
+    temperature: opt.Temperature = 0.8,
+    seed: opt.Seed = 0,
+    stop: opt.Stop = "\\n",
+    max_tokens: opt.MaxTokens = 128,
+    max_step_tokens: opt.MaxStepTokens = 32,
+    budget_tokens: opt.BudgetTokens = None,
+    budget_seconds: opt.BudgetSeconds = None,
+    json_output: opt.Json = False,
+) -> None:
+    """Run several strategies on the same problems and print what each solved and what it cost.
+
+    Without --tasks the problems are a fixed set of small arithmetic from reasoning-gym, judged by its own
+    verifier.
+
+    Examples:
+
+      tts-decode compare
+
+      tts-decode compare -s best_of_n -s ets -o n=16 -o ets.lambda_b=2
+
+      tts-decode compare --tasks problems.jsonl --scorer mean_logprob --json > table.json
+    """
+    strategies = [opt.get_strategy(name) for name in strategy]
+    if len({chosen.name for chosen in strategies}) < len(strategies):
+        raise UsageError("--strategy: the same strategy is given twice")
+    for flag, value in (("--limit", limit), ("--parallel", parallel)):
+        if value is not None and value < 1:
+            raise UsageError(f"{flag}: got {value}, expected at least 1")
+    options = opt.parse_options(strategies, option)
+    with usage_errors():
+        sampling = SamplingParams(
+            temperature,
+            seed=seed,
+            stop=(opt.unescape(stop),),
+            max_tokens=max_tokens,
+            max_step_tokens=max_step_tokens,
+        )
+    settings = Settings(sampling, scorer, budget_tokens, budget_seconds)
+    problems = (default_tasks() if tasks is None else read_tasks(tasks))[:limit]
+    unknown = [task.name for task in problems if task.verify is None]
+    if unknown:
+        raise CommandError(f'task {unknown[0]} has no answer to compare with; add "answer" to its line')
+
+    rows: list[tuple[str, list[Outcome], RunStats]] = []
+    with open_session(model, dtype, kv_mib) as session:
+        for chosen, chosen_options in zip(strategies, options, strict=True):
+            # A decoder of its own, so that its counters and its peak are its own.
+            outcomes, stats = run_problems(
+                session.decoder(),
+                problems,
+                chosen,
+                chosen_options,
+                settings,
+                parallel=parallel,
+                on_stats=session.watcher(chosen.name, len(problems)),
+            )
+            rows.append((chosen.name, outcomes, stats))
+    if json_output:
+        print(json.dumps(session.describe() | {"strategies": [_as_json(*row) for row in rows]}, indent=2))
+    else:
+        _print_table(session, problems, rows)
+
+
+def _print_table(
+    session: Session, problems: list[Task], rows: list[tuple[str, list[Outcome], RunStats]]
+) -> None:
+    ran = session.describe()
+    table = Table(
+        box=SIMPLE_HEAD,
+        title=f"{len(problems)} problems, {ran['model']}, {ran['dtype']}, {ran['threads']} threads",
+        caption="solved: the chosen answer is right. found: any candidate is. KV: at the fullest moment;\n"
+        "unshared is what the same branches would take with a copy of their prefix each.",
+        caption_justify="left",
+    )
+    table.add_column("strategy", no_wrap=True)
+    for heading in (
+        "solved",
+        "found",
+        "tokens",
+        "tok/s",
+        "KV tokens\nunique",
+        "KV MiB\nunshared",
+        "KV MiB\npeak",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, outcomes, stats in rows:
+        table.add_row(
+            name,
+            f"{sum(bool(outcome.solved) for outcome in outcomes)}",
+            f"{sum(bool(outcome.found) for outcome in outcomes)}",
+            f"{stats.generated_tokens:,}",
+            f"{stats.tokens_per_second:.0f}",
+            f"{stats.peak.unique_tokens:,}",
+            mib(stats.unshared_bytes),
+            mib(stats.peak_bytes),
+        )
+    Console().print(table)
+
+
+def _as_json(name: str, outcomes: list[Outcome], stats: RunStats) -> dict[str, Any]:
+    return {
+        "strategy": name,
+        "problems": len(outcomes),
+        "solved": sum(bool(outcome.solved) for outcome in outcomes),
+        "found": sum(bool(outcome.found) for outcome in outcomes),
+        "ets_kv_tokens": sum(outcome.result.stats.kv_tokens for outcome in outcomes),
+        **stats.to_dict(),
+        "outcomes": [describe(outcome) for outcome in outcomes],
+    }

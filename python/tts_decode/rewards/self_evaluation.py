@@ -1,0 +1,67 @@
+"""The model judges its own text: P(yes) after a short question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tts_decode import gather
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+    from tts_decode.rewards.scorer import Scorer
+
+QUESTION = "\nIs the answer so far correct? Reply with Yes or No.\nReply:"
+
+
+def self_evaluation(
+    question: str = QUESTION,
+    yes: Sequence[str] = ("Yes", " Yes", "yes", " yes", "YES"),
+    no: Sequence[str] = ("No", " No", "no", " no", "NO"),
+) -> Scorer:
+    """Scorer: P(yes) / (P(yes) + P(no)) of the token that follows the branch's text and `question`.
+
+    Kadavath et al., "Language Models (Mostly) Know What They Know", arXiv 2207.05221, P(True); the same
+    read-out as Self-Calibration (Huang et al., arXiv 2503.00031). P(yes) sums over the variants in `yes` that
+    are one token, P(no) over those in `no`. A chat model does better with `question` written as its next user
+    turn.
+
+    Each branch is forked, the question is appended to the fork, and the fork is released: the questions of
+    all branches run in one batch, the branches' own KV is only read, and none is left behind. A closing
+    end-of-sequence token of a finished branch is left out of the fork, so that finished and unfinished
+    branches are asked alike.
+    """
+    if not question:
+        raise ValueError("question is empty; expected the text to append before reading P(yes)")
+
+    async def ask(branch: Branch, yes_ids: list[int], no_ids: list[int]) -> float:
+        ended = branch.finish_reason == "eos"
+        (child,) = branch.fork(1, at=branch.length - 1 if ended else None)
+        try:
+            await child.extend(question)
+            logprobs = await child.next_logprobs(yes_ids + no_ids)
+            p_yes, p_no = logprobs[: len(yes_ids)].logsumexp(0), logprobs[len(yes_ids) :].logsumexp(0)
+            return float((p_yes - p_no).sigmoid())
+        finally:
+            child.release()
+
+    async def self_evaluation(branches: Sequence[Branch]) -> list[float]:
+        if not branches:
+            return []
+        tokenizer = branches[0].decoder.tokenizer
+        yes_ids, no_ids = _single_tokens(tokenizer, "yes", yes), _single_tokens(tokenizer, "no", no)
+        if not set(yes_ids).isdisjoint(no_ids):
+            raise ValueError(f"yes={list(yes)} and no={list(no)} share a token; expected different answers")
+        return await gather(ask(branch, yes_ids, no_ids) for branch in branches)
+
+    return self_evaluation
+
+
+def _single_tokens(tokenizer: Any, name: str, variants: Sequence[str]) -> list[int]:
+    encoded = [tokenizer.encode(variant, add_special_tokens=False) for variant in variants]
+    ids = sorted({tokens[0] for tokens in encoded if len(tokens) == 1})
+    if not ids:
+        raise ValueError(
+            f"{name}={list(variants)}: none is a single token of this model; add a variant that is"
+        )
+    return ids

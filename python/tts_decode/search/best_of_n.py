@@ -1,0 +1,46 @@
+"""Best-of-n: sample whole answers, keep the one that the scorer likes best."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tts_decode import gather
+from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+
+
+async def best_of_n(
+    root: Branch,
+    *,
+    n: int = 16,
+    scorer: Scorer,
+    temperature: float | None = None,
+    agg_strategy: str = "last",
+) -> SearchResult:
+    """`n` independent samples to their end; the highest score wins.
+
+    Cobbe et al., "Training Verifiers to Solve Math Word Problems", arXiv 2110.14168, section 4; Brown et al.,
+    "Large Language Monkeys", arXiv 2407.21787.
+
+    n             number of samples.
+    scorer        scores finished samples; with `agg_strategy` other than "last", every step of them too.
+    temperature   of sampling; None takes the root's.
+    agg_strategy  how step scores become one: "last", "min", "prod" or "mean".
+
+    There is no barrier: a sample is scored and its pages return as soon as it ends.
+    """
+    with SearchRun("best_of_n", root, n=n, temperature=temperature, agg_strategy=agg_strategy) as run:
+
+        async def sample(branch: Branch) -> None:
+            while not branch.finished:
+                await run.step([branch])
+                if branch.finished or agg_strategy != "last":
+                    await run.score([branch], scorer)
+            run.end(branch)
+
+        await gather(sample(branch) for branch in run.fork(root, n))
+        return run.result()

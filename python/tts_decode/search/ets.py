@@ -1,0 +1,109 @@
+"""ETS: REBASE on the leaves that a cost model finds worth their KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun
+from tts_decode.select import allocate, cluster, ets_select, rebase_weights
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch, Step
+
+Embed = Callable[[Sequence["Step"]], "np.ndarray[Any, Any]"]
+"""Embeddings [N, D] of N steps; only their directions matter."""
+
+
+async def ets(
+    root: Branch,
+    *,
+    n: int = 16,
+    scorer: Scorer,
+    max_steps: int = 25,
+    softmax_temperature: float = 0.2,
+    lambda_b: float = 1.0,
+    lambda_d: float = 1.5,
+    node_cost: Literal["node", "token"] = "node",
+    cluster_threshold: float = 0.05,
+    embed: Embed | None = None,
+    temperature: float | None = None,
+    agg_strategy: str = "last",
+) -> SearchResult:
+    """REBASE, but before the width is shared out, leaves that cost more KV than they bring are dropped.
+
+    Hooper et al., "ETS: Efficient Tree Search for Inference-Time Scaling", arXiv 2502.13575. The leaves kept
+    are the exact optimum of the cost model in `select.cost_model`; REBASE then gives the survivors the full
+    remaining width, so pruning lowers the number of distinct nodes, not that of continuations. Defaults are
+    those of its code for width 16 (it takes lambda_d = 1.4 and 1.45 for 64 and 256).
+
+    n, max_steps, softmax_temperature, temperature, agg_strategy   as in `rebase`.
+    lambda_b           price of KV: weight of the share of the tree's cost that the kept leaves need.
+    lambda_d           worth of diversity: weight of the share of step clusters that they cover. With 0 the
+                       clusters are not made.
+    node_cost          "node": every step costs the same, as in the published code; "token": a step costs its
+                       tokens, which is what stays resident. The prompt then costs nothing: every choice keeps
+                       it.
+    cluster_threshold  cosine distance below which steps count as saying the same (average linkage).
+    embed              embeddings of the new steps; None takes the mean of the model's own last hidden states
+                       over each step. `sentence_embedder` is the published kind.
+
+    Departures. A leaf's outcome O_i is its share of an exact allocation, where the published code takes that
+    of its ceiling walk (see `rebase`). Objectives within 2e-6 are ties, broken towards more leaves. With
+    lambda_b = 0 every leaf is kept and the search is REBASE; the published code gets there by a reward of
+    1e-4 a node. Clusters come from the model's hidden states by default, where the paper runs a math sentence
+    encoder beside it.
+    """
+    if node_cost not in ("node", "token"):
+        raise ValueError(f"node_cost={node_cost!r}; expected 'node' or 'token'")
+    for name, value in (
+        ("lambda_b", lambda_b),
+        ("lambda_d", lambda_d),
+        ("cluster_threshold", cluster_threshold),
+    ):
+        if not (value >= 0 and np.isfinite(value)):
+            raise ValueError(f"{name}={value}; expected a finite number, 0 or more")
+    with SearchRun(
+        "ets", root, n=n, max_steps=max_steps, temperature=temperature, agg_strategy=agg_strategy
+    ) as run:
+        if embed is None:
+            embed = mean_hidden
+            root.decoder.keep_hidden = root.decoder.keep_hidden or lambda_d > 0
+        live = run.fork(root, n)
+        while live := await run.advance(live, scorer):
+            width = len(live)  # n less the finished
+            scores = run.aggregated(live)
+            clusters = None
+            if lambda_b > 0 and lambda_d > 0 and width > 1:
+                clusters = cluster(embed([branch.steps[-1] for branch in live]), cluster_threshold)
+            kept = ets_select(
+                [count / width for count in allocate(width, rebase_weights(scores, softmax_temperature))],
+                [node.parent for node in run.tree],
+                [run.node(branch) for branch in live],
+                [1.0 if node_cost == "node" else float(node.tokens) for node in run.tree],
+                clusters,
+                lambda_b=lambda_b,
+                lambda_d=lambda_d,
+            )
+            survivors = [i for i, keep in enumerate(kept) if keep]
+            weights = rebase_weights([scores[i] for i in survivors], softmax_temperature)
+            counts = dict(zip(survivors, allocate(width, weights), strict=True))
+            live = run.expand(live, [counts.get(i, 0) for i in range(width)])
+        return run.result()
+
+
+def mean_hidden(steps: Sequence[Step]) -> np.ndarray[Any, Any]:
+    """Mean of the model's last hidden states over each step's tokens, [N, hidden]."""
+    return np.stack([step.hidden.numpy() for step in steps if step.hidden is not None])
+
+
+def sentence_embedder(model: str = "math-similarity/Bert-MLM_arXiv-MP-class_zbMath") -> Embed:
+    """An `embed` for `ets` from the steps' texts, by a sentence-transformers model (default: the paper's)."""
+    from sentence_transformers import SentenceTransformer  # not a dependency of this package
+
+    encoder = SentenceTransformer(model)
+    return lambda steps: np.asarray(encoder.encode([step.text for step in steps], batch_size=64))

@@ -1,0 +1,82 @@
+"""The tree that a search explored, kept after its branches are gone, and its rendering as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["prompt", "kept", "pruned", "finished", "open"]
+
+
+@dataclass
+class Node:
+    """One step of one or more branches.
+
+    id, parent  position in the tree's list and that of the node above; -1 above the prompt.
+    text        what the step generated; of the prompt, its text.
+    tokens      number of tokens of the step.
+    score       what the scorer said of the text up to here, None if it was not asked.
+    status      "kept": the search went on from here; "pruned": it did not; "finished": a branch ended here;
+                "open": still alive when the search ended.
+    """
+
+    id: int
+    parent: int
+    text: str
+    tokens: int
+    score: float | None = None
+    status: Status = "open"
+
+
+_MARKS = {"prompt": "", "kept": "", "pruned": "x ", "finished": "# ", "open": "~ "}
+_UNICODE, _ASCII = ("├─ ", "└─ ", "│  ", "   "), ("|- ", "`- ", "|  ", "   ")
+
+
+def render_tree(
+    nodes: Sequence[Node], *, best: int | None = None, width: int = 100, ascii_only: bool = False
+) -> str:
+    """The tree as text, one line a node: status mark, score, tokens and the step's text cut to `width`
+    columns.
+
+    Marks: `x` pruned, `#` finished, `~` still open, and `*` on the path to the node `best`. A run of nodes
+    without a fork is drawn as one line with the last one's score.
+    """
+    if width < 20:
+        raise ValueError(f"width={width}; expected at least 20 columns")
+    children: dict[int, list[Node]] = {}
+    for node in nodes:
+        children.setdefault(node.parent, []).append(node)
+    on_path: set[int] = set()
+    while best is not None and best >= 0:
+        on_path.add(best)
+        best = nodes[best].parent
+
+    last_but_one, last, bar, gap = _ASCII if ascii_only else _UNICODE
+    lines: list[str] = []
+    pending = [
+        (node, "", "") for node in reversed(children.get(-1, []))
+    ]  # (node, indent of its line, and below it)
+    while pending:
+        node, indent, below = pending.pop()
+        text, tokens = node.text, node.tokens
+        while node.status == "kept" and len(children.get(node.id, [])) == 1:
+            (node,) = children[node.id]
+            text, tokens = text + node.text, tokens + node.tokens
+        score = "" if node.score is None else f"{node.score:.3f} "
+        star = "* " if node.id in on_path else ""
+        head = f"{indent}{star}{_MARKS[node.status]}{score}[{tokens}] "
+        lines.append(head + _one_line(text, width - len(head), ascii_only))
+        forks = children.get(node.id, [])
+        for i, child in reversed(list(enumerate(forks))):
+            ends = i == len(forks) - 1
+            pending.append((child, below + (last if ends else last_but_one), below + (gap if ends else bar)))
+    return "\n".join(lines)
+
+
+def _one_line(text: str, width: int, ascii_only: bool) -> str:
+    text = " ".join(text.split())
+    if ascii_only:
+        text = text.encode("ascii", "replace").decode("ascii")
+    width = max(width, 10)
+    return text if len(text) <= width else text[: width - 3] + "..."

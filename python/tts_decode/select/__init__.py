@@ -1,0 +1,25 @@
+"""Selection rules of search algorithms: pure functions over numbers, with no branch and no model in sight.
+
+Scores are floats where larger is better. Every rule is deterministic: ties go to the lower index.
+"""
+
+from tts_decode.select.allocation import allocate, rebase_weights
+from tts_decode.select.answers import extract_answer
+from tts_decode.select.clusters import cluster
+from tts_decode.select.cost_model import ets_objective, ets_select, retained_nodes
+from tts_decode.select.scores import AGG_STRATEGIES, aggregate, top_k
+from tts_decode.select.votes import vote
+
+__all__ = [
+    "AGG_STRATEGIES",
+    "aggregate",
+    "allocate",
+    "cluster",
+    "ets_objective",
+    "ets_select",
+    "extract_answer",
+    "rebase_weights",
+    "retained_nodes",
+    "top_k",
+    "vote",
+]

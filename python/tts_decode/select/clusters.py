@@ -1,0 +1,38 @@
+"""Grouping steps that say the same thing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def cluster(
+    embeddings: Sequence[Sequence[float]] | np.ndarray[Any, Any], threshold: float = 0.05
+) -> list[int]:
+    """Cluster label of each row of `embeddings` [N, D]: average linkage, cosine distance, cut at `threshold`.
+
+    Labels are 0..K-1 in order of first appearance. The rule and the threshold are those of ETS's code.
+    A row of zeros is at distance 1 from every other row.
+    """
+    from scipy.cluster.hierarchy import fcluster, linkage  # SciPy comes with the [search] extra
+    from scipy.spatial.distance import squareform
+
+    rows = np.asarray(embeddings, dtype=np.float64)
+    if rows.ndim != 2 or len(rows) == 0:
+        raise ValueError(f"embeddings has shape {rows.shape}; expected [N, D] with N >= 1")
+    if not np.isfinite(rows).all():
+        raise ValueError(f"embeddings[{np.argwhere(~np.isfinite(rows))[0][0]}] is not finite")
+    if not threshold >= 0:
+        raise ValueError(f"threshold={threshold}; expected 0 or more")
+    if len(rows) == 1:
+        return [0]
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit = rows / np.where(norms > 0, norms, 1)
+    distance = np.clip(1 - unit @ unit.T, 0, 2)
+    np.fill_diagonal(distance, 0)
+    merges = linkage(squareform(distance, checks=False), method="average")
+    found = fcluster(merges, threshold, criterion="distance")
+    label: dict[int, int] = {}
+    return [label.setdefault(int(f), len(label)) for f in found]

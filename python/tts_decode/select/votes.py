@@ -1,0 +1,27 @@
+"""Majority and weighted votes over answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tts_decode.select.scores import require_finite
+
+
+def vote(answers: Sequence[str | None], weights: Sequence[float] | None = None) -> dict[str, float]:
+    """Votes for each answer, most voted first (ties: the answer seen first). None abstains.
+
+    `weights`, one non-negative number an answer, turns the majority vote into a weighted one.
+    Empty if every voter abstains.
+    """
+    if weights is None:
+        weights = [1.0] * len(answers)
+    if len(weights) != len(answers):
+        raise ValueError(f"weights has {len(weights)} entries for {len(answers)} answers; expected one each")
+    require_finite("weights", weights)
+    tally: dict[str, float] = {}
+    for answer, weight in zip(answers, weights, strict=True):
+        if weight < 0:
+            raise ValueError(f"weights={list(weights)}; expected no negative weight")
+        if answer is not None:
+            tally[answer] = tally.get(answer, 0.0) + weight
+    return dict(sorted(tally.items(), key=lambda item: -item[1]))

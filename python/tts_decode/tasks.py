@@ -1,0 +1,155 @@
+"""Problems with a verifier: a fixed set from reasoning-gym, or a JSONL file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tts_decode.select import extract_answer
+
+SEED = 20
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+# Families that SmolLM2-135M-Instruct solves sometimes: `docs/strategies.md` has the rates.
+_FAMILIES: dict[str, dict[str, Any]] = {
+    "chain_sum": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1},
+    "products": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1},
+}
+_HINT = "\nThink step by step, then give the final answer."
+
+
+class TaskFileError(ValueError):
+    """A task file cannot be used; the message names the file, the line and what is wrong."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One problem.
+
+    prompt: the user's message. answer: the expected answer, None if unknown.
+    verify: maps a generated text to a score in [0, 1], 1 for correct; None if nothing can be checked.
+    """
+
+    name: str
+    prompt: str
+    answer: str | None = None
+    verify: Callable[[str], float] | None = None
+
+
+def default_tasks(limit: int | None = None) -> list[Task]:
+    """The fixed set: small arithmetic from reasoning-gym under one seed, families taking turns.
+
+    limit: how many, None for all of them. A text is judged by reasoning-gym's own verifier, which is
+    handed the last number of the text's final answer.
+    """
+    try:
+        import reasoning_gym
+    except ImportError as cause:
+        raise ImportError(
+            "the default problems need the package reasoning-gym; run: pip install reasoning-gym "
+            "(or pass a task file)"
+        ) from cause
+    size = 12
+    tasks = []
+    families = {
+        name: reasoning_gym.create_dataset(name, seed=SEED, size=size, **options)
+        for name, options in _FAMILIES.items()
+    }
+    for index in range(size):
+        for name, dataset in families.items():
+            entry = dataset[index]
+            tasks.append(
+                Task(
+                    name=f"{name}/{index}",
+                    prompt=entry["question"].strip() + _HINT,
+                    answer=entry["answer"],
+                    verify=_gym_verifier(dataset, entry),
+                )
+            )
+    return tasks[:limit]
+
+
+def _gym_verifier(dataset: Any, entry: dict[str, Any]) -> Callable[[str], float]:
+    def verify(text: str) -> float:
+        return float(dataset.score_answer(final_number(text), entry))
+
+    return verify
+
+
+def final_number(text: str) -> str | None:
+    """The last number of a text's final answer, or None: "The answer is 2 + 3 = 5." gives "5"."""
+    numbers = _NUMBER.findall(extract_answer(text)) or _NUMBER.findall(text)
+    return numbers[-1].replace(",", "") if numbers else None
+
+
+def read_tasks(path: str | os.PathLike[str]) -> list[Task]:
+    """Reads a JSONL file: one object a line with "prompt" and optionally "answer" and "name", all strings.
+
+    An answer may also be a number. A text is correct when its final answer equals the expected one: as a
+    number where that is one, else as text without regard to case and surrounding space.
+    Raises TaskFileError, with the number of the line.
+    """
+    file = Path(path)
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as cause:
+        reason = cause.strerror if isinstance(cause, OSError) else "it is not UTF-8 text"
+        raise TaskFileError(f"task file {file}: cannot be read: {reason}") from cause
+    tasks = [_parse(file, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not tasks:
+        raise TaskFileError(
+            f'task file {file}: holds no task; expected one JSON object a line: {{"prompt": "..."}}'
+        )
+    return tasks
+
+
+def _parse(file: Path, number: int, line: str) -> Task:
+    def fail(what: str) -> TaskFileError:
+        return TaskFileError(f"task file {file}, line {number}: {what}")
+
+    try:
+        fields = json.loads(line)
+    except json.JSONDecodeError as cause:
+        raise fail(f"is not JSON ({cause.msg} at column {cause.colno})") from cause
+    if not isinstance(fields, dict):
+        raise fail(f'got {type(fields).__name__}, expected an object with "prompt"')
+    unknown = sorted(set(fields) - {"name", "prompt", "answer"})
+    if unknown:
+        raise fail(f"unknown field {unknown[0]!r}; expected name, prompt, answer")
+    prompt, answer = fields.get("prompt"), fields.get("answer")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise fail(f'"prompt" must be a text that is not empty, got {prompt!r}')
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float | None):
+        raise fail(f'"answer" must be a text or a number, got {answer!r}')
+    if answer is None:
+        return Task(str(fields.get("name", number)), prompt)
+    expected = str(answer)
+    return Task(
+        str(fields.get("name", number)), prompt, expected, lambda text: float(same_answer(text, expected))
+    )
+
+
+def same_answer(text: str, expected: str) -> bool:
+    """Whether the final answer of a text is the expected one."""
+    wanted = _as_number(expected)
+    if wanted is not None:
+        got = _as_number(final_number(text) or "")
+        return got is not None and math.isclose(got, wanted, rel_tol=1e-9, abs_tol=1e-12)
+    return extract_answer(text).casefold().strip() == expected.casefold().strip()
+
+
+def final_answer(text: str, expected: str | None) -> str:
+    """What a text comes to, in the form in which it is compared with `expected`."""
+    if expected is not None and _as_number(expected) is not None:
+        return final_number(text) or ""
+    return extract_answer(text)
+
+
+def _as_number(text: str) -> float | None:
+    return float(text.replace(",", "")) if _NUMBER.fullmatch(text.strip()) else None

@@ -1,0 +1,133 @@
+"""The ETS cost model against brute force over every set of leaves."""
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tts_decode.select import ets_objective, ets_select, retained_nodes
+from tts_decode.select.cost_model import RESOLUTION
+
+
+@st.composite
+def trees(draw):
+    """A random tree with 1 to 9 leaves: (outcomes, parents, leaves, clusters, tokens of each node)."""
+    parents = [-1] + [draw(st.integers(0, v)) for v in range(draw(st.integers(0, 12)))]
+    childless = [v for v in range(len(parents)) if v not in parents]
+    leaves = draw(st.permutations(childless))[:9]
+    counts = draw(st.lists(st.integers(0, 5), min_size=len(leaves), max_size=len(leaves)))
+    total = max(sum(counts), 1)
+    clusters = draw(st.lists(st.integers(0, 3), min_size=len(leaves), max_size=len(leaves)))
+    tokens = draw(st.lists(st.integers(0, 40), min_size=len(parents), max_size=len(parents)))
+    return [c / total for c in counts], parents, leaves, clusters, tokens
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    trees(),
+    st.sampled_from([0.0, 0.3, 1.0, 2.5]),
+    st.sampled_from([0.0, 0.5, 1.4]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_solver_equals_brute_force(tree, lambda_b, lambda_d, per_token, use_clusters):
+    outcomes, parents, leaves, clusters, tokens = tree
+    costs = [float(t) for t in tokens] if per_token else [1.0] * len(parents)
+    arguments = (outcomes, parents, leaves, costs, clusters if use_clusters else None)
+    lambdas = {"lambda_b": lambda_b, "lambda_d": lambda_d}
+    subsets = [s for s in itertools.product([False, True], repeat=len(leaves)) if any(s)]
+    best = max(ets_objective(s, *arguments, **lambdas) for s in subsets)
+    kept = ets_select(*arguments, **lambdas)
+    assert any(kept)
+    assert ets_objective(kept, *arguments, **lambdas) >= best - RESOLUTION
+    assert kept == ets_select(*arguments, **lambdas)
+
+
+@settings(deadline=None)
+@given(trees(), st.sampled_from([0.0, 1.0]))
+def test_without_a_node_cost_every_leaf_is_kept(tree, lambda_d):
+    outcomes, parents, leaves, clusters, _ = tree
+    kept = ets_select(
+        outcomes, parents, leaves, [1.0] * len(parents), clusters, lambda_b=0.0, lambda_d=lambda_d
+    )
+    assert kept == [True] * len(leaves)
+
+
+# Two subtrees of three leaves under one root:  0 -> 1 -> {3, 4, 5},  0 -> 2 -> {6, 7, 8}.
+PARENTS = [-1, 0, 0, 1, 1, 1, 2, 2, 2]
+LEAVES = [3, 4, 5, 6, 7, 8]
+
+
+def test_objective_by_hand():
+    outcomes = [0.4, 0.1, 0.1, 0.2, 0.1, 0.1]
+    kept = [True, True, False, True, False, False]
+    value = ets_objective(
+        kept, outcomes, PARENTS, LEAVES, [1.0] * 9, [0, 0, 1, 2, 1, 3], lambda_b=0.9, lambda_d=1.2
+    )
+    assert value == pytest.approx(0.7 - 0.9 * 6 / 9 + 1.2 * 2 / 4)
+    assert retained_nodes(PARENTS, [3, 4, 6]) == [0, 1, 2, 3, 4, 6]
+
+
+def test_cost_prunes_the_subtree_that_pays_least_and_coverage_brings_it_back():
+    outcomes = [0.3, 0.3, 0.2, 0.1, 0.05, 0.05]
+    clusters = [0, 0, 0, 0, 0, 1]
+    kept = ets_select(outcomes, PARENTS, LEAVES, [1.0] * 9, clusters, lambda_b=1.0, lambda_d=0.0)
+    assert kept == [True, True, True, False, False, False]
+    kept = ets_select(outcomes, PARENTS, LEAVES, [1.0] * 9, clusters, lambda_b=1.0, lambda_d=1.0)
+    assert kept == [True, True, True, False, False, True]
+
+
+def test_token_cost_sees_what_node_cost_does_not():
+    outcomes = [0.2, 0.2, 0.15, 0.15, 0.15, 0.15]
+    long_first = [0.0, 300.0, 1.0, 50.0, 50.0, 50.0, 5.0, 5.0, 5.0]
+    kept = ets_select(outcomes, PARENTS, LEAVES, long_first, lambda_b=1.0)
+    assert kept == [False, False, False, True, True, True]
+
+
+def test_like_leaves_are_kept_from_the_lowest_index():
+    """Two of four equal leaves pay for themselves by coverage; which two is decided by the index."""
+    parents, leaves = [-1, 0, 0, 0, 0], [1, 2, 3, 4]
+    kept = ets_select([0.0] * 4, parents, leaves, [1.0] * 5, [0, 1, 0, 1], lambda_b=1.0, lambda_d=1.0)
+    assert kept == [True, True, False, False]
+    kept = ets_select([0.0] * 4, parents, leaves[::-1], [1.0] * 5, [1, 1, 0, 0], lambda_b=1.0, lambda_d=1.0)
+    assert kept == [True, False, True, False]
+
+
+def test_a_large_tree_is_solved():
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    parents, level = [-1], [0]
+    for width in (64, 128, 256):
+        parents += [int(p) for p in rng.choice(level, width)]
+        level = list(range(len(parents) - width, len(parents)))
+    outcomes = rng.dirichlet(np.full(256, 0.1)).tolist()
+    clusters = rng.integers(0, 40, 256).tolist()
+    kept = ets_select(outcomes, parents, level, [1.0] * len(parents), clusters, lambda_b=1.0, lambda_d=1.45)
+    assert 40 <= sum(kept) < 256
+    assert {clusters[i] for i in range(256) if kept[i]} == set(clusters)
+
+
+GOOD = {"outcomes": [0.5, 0.5], "parents": [-1, 0, 0], "leaves": [1, 2], "costs": [1.0, 1.0, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lambda_b": -1.0}, "lambda_b=-1.0"),
+        ({"lambda_d": float("nan")}, "lambda_d=nan"),
+        ({"leaves": [], "outcomes": []}, "leaves is empty"),
+        ({"outcomes": [1.0]}, "1 outcomes"),
+        ({"clusters": [0]}, "1 clusters"),
+        ({"costs": [1.0]}, "1 costs"),
+        ({"costs": [1.0, -1.0, 1.0]}, "costs"),
+        ({"outcomes": [float("inf"), 1.0]}, r"outcomes\[0\] is inf"),
+        ({"parents": [-1, 2, 0]}, r"parents\[1\]=2"),
+        ({"leaves": [1, 3]}, "node ids in 0..2"),
+        ({"leaves": [1, 1]}, "distinct"),
+        ({"leaves": [0, 1]}, "above another"),
+    ],
+)
+def test_bad_arguments_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        ets_select(**({"lambda_b": 1.0} | GOOD | change))

