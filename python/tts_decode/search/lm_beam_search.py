@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -39,6 +40,10 @@ async def lm_beam_search(
     Beam tokens count against the root's budget. A step is one forward of all beams, and a beam that drops out
     returns its pages before the next one.
     """
+    if not math.isfinite(length_penalty):
+        raise ValueError(f"length_penalty={length_penalty}; expected a finite number")
+    if early_stopping not in (True, False, "never"):
+        raise ValueError(f"early_stopping={early_stopping!r}; expected True, False or 'never'")
     with SearchRun("lm_beam_search", root, n=n) as run:
         live = run.fork(root, 1)
         limit = root.prompt_length + root.sampling.max_tokens - root.length

@@ -152,7 +152,7 @@ class SearchRun:
             self._release(branch)
 
     def charge(self, tokens: int) -> bool:
-        """Take tokens that a strategy chose itself out of the budget; False, with nothing taken, if too few."""
+        """Take tokens that a strategy chose itself out of the budget; False, nothing taken, if too few."""
         budget = self.root.budget
         if budget is None:
             return True
