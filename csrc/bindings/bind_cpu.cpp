@@ -1,5 +1,119 @@
+// Tensors come as addresses, sizes and strides in elements: csrc knows no torch. The Python ops check dtype, device
+// and shape before they call; the kernels check every index.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+#include <utility>
+
 #include "bindings/bindings.h"
+#include "cpu/isa.h"
+#include "cpu/kv_ops.h"
+#include "cpu/parallel.h"
+#include "cpu/tree_attention.h"
+
+namespace py = pybind11;
 
 namespace tts {
-void bind_cpu(pybind11::module_&) {}
+namespace {
+
+using Strides = std::pair<int64_t, int64_t>;
+
+template <class T>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+KVView make_view(uintptr_t k, uintptr_t v, Strides k_strides, Strides v_strides, int num_pages, int num_kv_heads,
+                 int head_dim, bool bfloat16) {
+  return {pointer<void>(k),   pointer<void>(v),   k_strides.first, k_strides.second,
+          v_strides.first,    v_strides.second,   num_pages,       num_kv_heads,
+          head_dim,           bfloat16 ? DType::kBFloat16 : DType::kFloat32};
+}
+
+TokenRows make_rows(uintptr_t data, Strides strides) { return {pointer<void>(data), strides.first, strides.second}; }
+
+PlanView make_plan(uintptr_t query_order, uintptr_t query_position, int64_t num_queries, uintptr_t blocks,
+                   int64_t num_blocks, uintptr_t segments, int64_t num_segments, uintptr_t pages, int64_t num_pages) {
+  return {pointer<int32_t>(query_order),
+          pointer<int32_t>(query_position),
+          pointer<int32_t>(blocks),
+          pointer<int32_t>(segments),
+          pointer<int32_t>(pages),
+          num_queries,
+          num_blocks,
+          num_segments,
+          num_pages};
+}
+
+void bind_ops(py::module_& m) {
+  m.def(
+      "append_kv",
+      [](const KVView& kv, const TokenRows& k, const TokenRows& v, uintptr_t slots, int64_t num_tokens,
+         int num_threads) {
+        py::gil_scoped_release release;
+        append_kv(kv, k, v, pointer<int32_t>(slots), num_tokens, num_threads);
+      },
+      py::arg("kv"), py::arg("k"), py::arg("v"), py::arg("slots"), py::arg("num_tokens"), py::arg("num_threads"));
+  m.def(
+      "copy_pages",
+      [](const KVView& kv, int num_layers, Strides layer_strides, uintptr_t copies, int64_t num_copies,
+         int num_threads) {
+        py::gil_scoped_release release;
+        copy_pages(kv, num_layers, layer_strides.first, layer_strides.second, pointer<int32_t>(copies), num_copies,
+                   num_threads);
+      },
+      py::arg("kv"), py::arg("num_layers"), py::arg("layer_strides"), py::arg("copies"), py::arg("num_copies"),
+      py::arg("num_threads"));
+  m.def(
+      "gather_kv",
+      [](const KVView& kv, uintptr_t block_table, int64_t num_table_pages, int64_t length, const TokenRows& k,
+         const TokenRows& v, int num_threads) {
+        py::gil_scoped_release release;
+        gather_kv(kv, pointer<int32_t>(block_table), num_table_pages, length, k, v, num_threads);
+      },
+      py::arg("kv"), py::arg("block_table"), py::arg("num_table_pages"), py::arg("length"), py::arg("k"),
+      py::arg("v"), py::arg("num_threads"));
+  m.def(
+      "tree_attention",
+      [](const KVView& kv, const PlanView& plan, const TokenRows& q, int num_q_heads, uintptr_t out, uintptr_t lse,
+         float scale, int window, float logits_soft_cap, int num_threads) {
+        py::gil_scoped_release release;
+        tree_attention({kv, plan, q.data, q.token_stride, q.head_stride, num_q_heads, pointer<void>(out),
+                        pointer<float>(lse), scale, window, logits_soft_cap},
+                       num_threads);
+      },
+      py::arg("kv"), py::arg("plan"), py::arg("q"), py::arg("num_q_heads"), py::arg("out"), py::arg("lse"),
+      py::arg("scale"), py::arg("window"), py::arg("logits_soft_cap"), py::arg("num_threads"));
+}
+
+void bind_isa(py::module_& m) {
+  m.def("cpu_isa", [] { return std::string(cpu_isa().name); });
+  m.def("cpu_isa_levels", [] {
+    std::vector<std::pair<std::string, bool>> levels;
+    for (const CpuIsa& level : cpu_isa_levels()) levels.emplace_back(level.name, level.supported());
+    return levels;
+  });
+  m.def(
+      "set_cpu_isa", [](const std::optional<std::string>& name) { set_cpu_isa(name.value_or("")); },
+      py::arg("name").none(true));
+  m.def("parallel_backend", [] { return std::string(parallel_backend()); });
+}
+
+}  // namespace
+
+void bind_cpu(py::module_& m) {
+  py::class_<KVView>(m, "KVView")
+      .def(py::init(&make_view), py::arg("k"), py::arg("v"), py::arg("k_strides"), py::arg("v_strides"),
+           py::arg("num_pages"), py::arg("num_kv_heads"), py::arg("head_dim"), py::arg("bfloat16"));
+  py::class_<TokenRows>(m, "TokenRows").def(py::init(&make_rows), py::arg("data"), py::arg("strides"));
+  py::class_<PlanView>(m, "PlanView")
+      .def(py::init(&make_plan), py::arg("query_order"), py::arg("query_position"), py::arg("num_queries"),
+           py::arg("blocks"), py::arg("num_blocks"), py::arg("segments"), py::arg("num_segments"), py::arg("pages"),
+           py::arg("num_pages"));
+  bind_ops(m);
+  bind_isa(m);
+}
+
 }  // namespace tts

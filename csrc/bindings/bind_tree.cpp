@@ -1,5 +1,225 @@
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <cstring>
+#include <optional>
+#include <span>
+
+#include "bindings/arguments.h"
 #include "bindings/bindings.h"
+#include "tree/kv_tree.h"
+#include "tree/plan.h"
+
+namespace py = pybind11;
 
 namespace tts {
-void bind_tree(pybind11::module_&) {}
+namespace {
+
+using Array = py::array_t<int32_t, py::array::c_style>;
+
+// A fresh int32 array [count, kFields], or [count] where Record is int32_t itself.
+template <class Record>
+Array to_array(std::span<const Record> records) {
+  constexpr size_t kFields = sizeof(Record) / sizeof(int32_t);
+  std::vector<py::ssize_t> shape{static_cast<py::ssize_t>(records.size())};
+  if (kFields > 1) shape.push_back(kFields);
+  Array array(shape);
+  if (!records.empty()) std::memcpy(array.mutable_data(), records.data(), records.size_bytes());
+  return array;
+}
+
+template <class Record>
+Array to_array(const std::vector<Record>& records) {
+  return to_array(std::span<const Record>(records));
+}
+
+// tts::Append with numpy arrays.
+struct PyAppend {
+  Array slots;
+  Array copies;
+};
+
+std::optional<int64_t> optional_integer(const std::optional<Int>& value, const char* name) {
+  return value ? std::optional(value->get(name)) : std::nullopt;
+}
+
+std::vector<int64_t> to_ids(const Ints& branches) {
+  std::vector<int64_t> ids;
+  append_integers<int64_t>(branches.value, {"branches"}, std::numeric_limits<int64_t>::min(), ids);
+  return ids;
+}
+
+PyAppend append(KVTree& tree, const Ints& branches, const IntLists& tokens) {
+  const py::tuple lists = to_items(tokens.value, {"tokens"}, "one sequence of token ids a branch");
+  std::vector<int32_t> flat;
+  std::vector<size_t> ends;
+  for (size_t i = 0; i < lists.size(); ++i) {
+    append_integers<int32_t>(lists[i], {"tokens", static_cast<py::ssize_t>(i)}, 0, flat);
+    ends.push_back(flat.size());
+  }
+  std::vector<std::span<const int32_t>> spans;
+  for (size_t i = 0, begin = 0; i < ends.size(); begin = ends[i++]) {
+    spans.emplace_back(flat.data() + begin, ends[i] - begin);
+  }
+  const Append done = tree.append(to_ids(branches), spans);
+  return {to_array(done.slots), to_array(done.copies)};
+}
+
+py::tuple block_tables(const KVTree& tree, const Ints& branches) {
+  const std::vector<int64_t> ids = to_ids(branches);
+  size_t width = 0;
+  for (const int64_t id : ids) width = std::max(width, tree.pages(id).size());
+  Array tables(
+      std::vector<py::ssize_t>{static_cast<py::ssize_t>(ids.size()), static_cast<py::ssize_t>(width)});
+  Array lengths(static_cast<py::ssize_t>(ids.size()));
+  int32_t* row = tables.mutable_data();
+  for (size_t i = 0; i < ids.size(); ++i, row += width) {
+    const auto pages = tree.pages(ids[i]);
+    std::fill(std::copy(pages.begin(), pages.end(), row), row + width, -1);
+    lengths.mutable_data()[i] = tree.length(ids[i]);
+  }
+  return py::make_tuple(std::move(tables), std::move(lengths));
+}
+
+std::optional<std::pair<int64_t, int32_t>> match(const KVTree& tree, const Ints& tokens) {
+  std::vector<int32_t> ids;
+  append_integers<int32_t>(tokens.value, {"tokens"}, 0, ids);
+  const auto found = tree.match(ids);
+  if (!found) return std::nullopt;
+  return std::pair(found->holder, found->length);
+}
+
+py::tuple plan_arrays(const Array& block_tables, const Array& lengths, const Array& query_lens,
+                      const Int& page_size, const Int& query_block) {
+  require(block_tables.ndim() == 2, "block_tables: got ", block_tables.ndim(), " dimensions, expected 2");
+  const auto check_per_branch = [&](const Array& array, const char* name) {
+    require(array.ndim() == 1 && array.shape(0) == block_tables.shape(0), name, ": got ",
+            py::str(array.attr("shape")).cast<std::string>(), ", expected (", block_tables.shape(0),
+            ",), one entry a row of block_tables");
+  };
+  check_per_branch(lengths, "lengths");
+  check_per_branch(query_lens, "query_lens");
+  const TreePlan plan = tts::plan({.block_tables = block_tables.data(),
+                                   .lengths = lengths.data(),
+                                   .query_lens = query_lens.data(),
+                                   .num_branches = block_tables.shape(0),
+                                   .table_width = block_tables.shape(1),
+                                   .page_size = page_size.get("page_size"),
+                                   .query_block = query_block.get("query_block")});
+  return py::make_tuple(to_array(plan.query_order), to_array(plan.query_position), to_array(plan.pages),
+                        to_array(plan.segments), to_array(plan.blocks), plan.unique_pages,
+                        plan.logical_pages);
+}
+
+std::string describe(const TreeStats& stats) {
+  return concat("TreeStats(branches=", stats.branches, ", pins=", stats.pins,
+                ", logical_tokens=", stats.logical_tokens, ", unique_tokens=", stats.unique_tokens,
+                ", resident_pages=", stats.resident_pages, ", peak_pages=", stats.peak_pages,
+                ", fragmentation=", stats.fragmentation, ")");
+}
+
+void bind_kv_tree(py::module_& m) {
+  py::class_<PyAppend>(m, "Append",
+                       "What KVTree.append asks its caller to do: first the copies, then the writes.")
+      .def_readonly("slots", &PyAppend::slots,
+                    "int32 [T]: the slot, page * page_size + offset, of each new token in argument order.")
+      .def_readonly("copies", &PyAppend::copies,
+                    "int32 [C, 2]: (source page, target page) of each tail that is copied on write.");
+
+  py::class_<TreeStats>(m, "TreeStats", "Counts of a KVTree at one moment.")
+      .def_readonly("branches", &TreeStats::branches)
+      .def_readonly("pins", &TreeStats::pins)
+      .def_readonly("logical_tokens", &TreeStats::logical_tokens, "Sum of the branches' lengths.")
+      .def_readonly("unique_tokens", &TreeStats::unique_tokens, "Distinct slots that a branch or a pin sees.")
+      .def_readonly("resident_pages", &TreeStats::resident_pages)
+      .def_readonly("peak_pages", &TreeStats::peak_pages, "Most pages ever resident at once.")
+      .def_readonly("fragmentation", &TreeStats::fragmentation,
+                    "Share of the resident slots that nobody sees.")
+      .def("__repr__", &describe);
+
+  py::class_<KVTree>(m, "KVTree", R"(Branches over shared, reference-counted pages of a fixed pool.
+
+Holds ids only; K and V live where the caller keeps them. Position p of a branch lives in slot p % page_size of
+page block_table[p // page_size]. Full pages are shared by all branches that fork from one another; a partly
+filled last page is copied when a branch appends to it while another holds it.
+
+Branch ids are unique in the process, so one that was released or is of another tree raises ValueError. A call
+that raises leaves the tree as it was. Not safe for use by several threads at once.)")
+      .def(py::init([](const Int& num_pages, const Int& page_size) {
+             return KVTree(num_pages.get("num_pages"), page_size.get("page_size"));
+           }),
+           py::arg("num_pages"), py::arg("page_size") = 16)
+      .def_property_readonly("num_pages", [](const KVTree& tree) { return tree.pool().num_pages(); })
+      .def_property_readonly("page_size", [](const KVTree& tree) { return tree.pool().page_size(); })
+      .def_property_readonly("free_pages", [](const KVTree& tree) { return tree.pool().free_pages(); })
+      .def("create", &KVTree::create, "A new branch without tokens.")
+      .def(
+          "fork",
+          [](KVTree& tree, const Int& branch, const Int& n, const std::optional<Int>& at) {
+            return tree.fork(branch.get("branch"), n.get("n"), optional_integer(at, "at"));
+          },
+          py::arg("branch"), py::arg("n") = 1, py::arg("at") = py::none(),
+          "n branches that hold the first `at` tokens (default: all) of a branch or pin. Takes no page.")
+      .def("append", &append, py::arg("branches"), py::arg("tokens"),
+           R"(Appends tokens[i] to branches[i], for all i or none.
+
+The caller does the copies of the result before it writes the new tokens' K and V to the slots. Of the branches
+that share a partly filled last page, the last one to append writes in place, the others get copies.
+
+Raises OutOfPages, before anything changes, if the free pages do not suffice.)")
+      .def(
+          "truncate",
+          [](KVTree& tree, const Int& branch, const Int& length) {
+            tree.truncate(branch.get("branch"), length.get("length"));
+          },
+          py::arg("branch"), py::arg("length"), "Drops the tokens from position `length` on.")
+      .def(
+          "release", [](KVTree& tree, const Int& branch) { tree.release(branch.get("branch")); },
+          py::arg("branch"), "Ends a branch. Pages that nobody else holds are free at once.")
+      .def(
+          "length", [](const KVTree& tree, const Int& branch) { return tree.length(branch.get("branch")); },
+          py::arg("branch"), "Tokens of a branch or pin.")
+      .def(
+          "tokens",
+          [](const KVTree& tree, const Int& branch) { return to_array(tree.tokens(branch.get("branch"))); },
+          py::arg("branch"), "int32 [length]: the token ids of a branch or pin.")
+      .def(
+          "pin",
+          [](KVTree& tree, const Int& branch, const std::optional<Int>& at) {
+            return tree.pin(branch.get("branch"), optional_integer(at, "at"));
+          },
+          py::arg("branch"), py::arg("at") = py::none(),
+          R"(Keeps the first `at` tokens (default: all) of a branch resident, whatever becomes of the branch.
+
+A pin can be read and forked like a branch, but not appended to, truncated or released, and is not counted as one.)")
+      .def(
+          "unpin", [](KVTree& tree, const Int& pin) { tree.unpin(pin.get("pin")); }, py::arg("pin"))
+      .def("match", &match, py::arg("tokens"), R"(Finds the longest resident prefix of `tokens`.
+
+Returns (branch or pin, length), the oldest where several are equal, for fork(id, at=length); None where no
+branch begins with the first token.)")
+      .def("block_tables", &block_tables, py::arg("branches"),
+           "(int32 [B, max_pages], int32 [B]): pages of each branch or pin, padded with -1, and their "
+           "lengths.")
+      .def(
+          "pages_needed",
+          [](const KVTree& tree, const Int& branch, const Int& n) {
+            return tree.pages_needed(branch.get("branch"), n.get("n"));
+          },
+          py::arg("branch"), py::arg("n"), "The most pages that an append of n tokens to this branch takes.")
+      .def("stats", &KVTree::stats);
+}
+
+}  // namespace
+
+void bind_tree(py::module_& m) {
+  bind_kv_tree(m);
+  m.attr("TILE_PAGES") = kTilePages;
+  m.def("plan", &plan_arrays, py::arg("block_tables").noconvert(), py::arg("lengths").noconvert(),
+        py::arg("query_lens").noconvert(), py::arg("page_size"), py::arg("query_block"),
+        "tts_kernels.plan on int32 arrays: its tensors in order as arrays, then unique_pages and "
+        "logical_pages.");
+}
+
 }  // namespace tts

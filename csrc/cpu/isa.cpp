@@ -1,1 +1,73 @@
 #include "cpu/isa.h"
+
+#include <atomic>
+#include <cstdlib>
+
+#include "common/error.h"
+
+namespace tts {
+namespace {
+
+#if defined(__x86_64__)
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+#if defined(TTS_EMULATE_BF16_DOT)
+bool has_avx512_bf16() { return has_avx512(); }
+#else
+bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+#endif
+#endif
+bool always() { return true; }
+
+std::atomic<const CpuIsa*> forced{nullptr};
+
+const CpuIsa& find_level(const char* argument, const std::string& name) {
+  std::string known;
+  for (const CpuIsa& level : cpu_isa_levels()) {
+    if (level.name == name) {
+      require(level.supported(), argument, ": got '", name, "', which this CPU does not support");
+      return level;
+    }
+    known += known.empty() ? level.name : std::string(", ") + level.name;
+  }
+  throw ArgumentError(concat(argument, ": got '", name, "', expected one of ", known));
+}
+
+const CpuIsa& default_level() {
+  const char* name = std::getenv("TTS_KERNELS_FORCE_CPU_ISA");
+  if (name != nullptr && *name != '\0') return find_level("TTS_KERNELS_FORCE_CPU_ISA", name);
+  for (const CpuIsa& level : cpu_isa_levels()) {
+    if (level.supported()) return level;
+  }
+  return cpu_isa_levels().back();
+}
+
+}  // namespace
+
+const std::vector<CpuIsa>& cpu_isa_levels() {
+  static const std::vector<CpuIsa> levels = {
+#if defined(__x86_64__)
+      {"avx512_bf16", has_avx512_bf16, avx512::kFloat32, avx512_bf16::kBFloat16},
+      {"avx512", has_avx512, avx512::kFloat32, avx512::kBFloat16},
+      {"avx2", has_avx2, avx2::kFloat32, avx2::kBFloat16},
+#endif
+      {"generic", always, generic::kFloat32, generic::kBFloat16},
+  };
+  return levels;
+}
+
+const CpuIsa& cpu_isa() {
+  if (const CpuIsa* level = forced.load(std::memory_order_acquire)) return *level;
+  // Retried at each call until it succeeds: a bad name stays an error, it never becomes a silent default.
+  static const CpuIsa& level = default_level();
+  return level;
+}
+
+void set_cpu_isa(const std::string& name) {
+  forced.store(name.empty() ? nullptr : &find_level("name", name), std::memory_order_release);
+}
+
+}  // namespace tts

@@ -1,0 +1,8 @@
+"""The operators, registered with torch as torch.ops.tts_kernels.*: one file per operator."""
+
+from tts_kernels.ops.append_kv import append_kv
+from tts_kernels.ops.copy_pages import copy_pages
+from tts_kernels.ops.gather_kv import gather_kv
+from tts_kernels.ops.tree_attention import tree_attention
+
+__all__ = ["append_kv", "copy_pages", "gather_kv", "tree_attention"]

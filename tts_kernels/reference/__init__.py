@@ -1,0 +1,7 @@
+"""The specification of every operator: float64 torch over plain tensors, read by tests and benches."""
+
+from tts_kernels.reference.append_kv import append_kv
+from tts_kernels.reference.gather_kv import gather_kv
+from tts_kernels.reference.tree_attention import tree_attention
+
+__all__ = ["append_kv", "gather_kv", "tree_attention"]

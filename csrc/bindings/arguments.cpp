@@ -1,0 +1,76 @@
+#include "bindings/arguments.h"
+
+#include <pybind11/numpy.h>
+
+namespace py = pybind11;
+
+namespace tts {
+namespace {
+
+std::string describe(py::handle value) {
+  return concat(py::repr(value).cast<std::string>(), " (", Py_TYPE(value.ptr())->tp_name, ")");
+}
+
+}  // namespace
+
+py::tuple to_items(py::handle values, ArgumentName name, const char* expected) {
+  auto items = py::reinterpret_steal<py::object>(PySequence_Tuple(values.ptr()));
+  if (items) return items;
+  if (!PyErr_ExceptionMatches(PyExc_TypeError)) throw py::error_already_set();
+  PyErr_Clear();
+  throw py::type_error(concat(name.str(), ": got ", describe(values), ", expected ", expected));
+}
+
+template <class T>
+T to_integer(py::handle value, ArgumentName name, T low) {
+  if (PyBool_Check(value.ptr()) || !PyIndex_Check(value.ptr())) {
+    throw py::type_error(concat(name.str(), ": got ", describe(value), ", expected an int"));
+  }
+  py::object integer = py::reinterpret_borrow<py::object>(value);
+  if (!PyLong_CheckExact(value.ptr())) {
+    integer = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
+    if (!integer) throw py::error_already_set();
+  }
+  int overflow = 0;
+  const long long result = PyLong_AsLongLongAndOverflow(integer.ptr(), &overflow);
+  constexpr T kHigh = std::numeric_limits<T>::max();
+  if (overflow != 0 || result < low || result > kHigh) {
+    throw ArgumentError(concat(name.str(), ": got ", describe(value), ", expected ", low, " to ", kHigh));
+  }
+  return static_cast<T>(result);
+}
+
+template <class T>
+void append_integers(py::handle values, ArgumentName name, T low, std::vector<T>& out) {
+  if (py::isinstance<py::array>(values)) {
+    const auto array = py::reinterpret_borrow<py::array>(values);
+    const char kind = array.dtype().kind();
+    if (array.ndim() != 1 || (kind != 'i' && kind != 'u')) {
+      throw py::type_error(concat(name.str(), ": got an array of ", array.ndim(), " dimensions and dtype ",
+                                  py::str(array.dtype()).cast<std::string>(),
+                                  ", expected one dimension of integers"));
+    }
+    const auto integers = py::array_t<int64_t, py::array::c_style | py::array::forcecast>(array);
+    for (py::ssize_t i = 0; i < integers.size(); ++i) {
+      const int64_t value = integers.data()[i];
+      if (value < low || value > std::numeric_limits<T>::max()) {
+        throw ArgumentError(concat(name.str(), ": got ", value, " at index ", i, ", expected ", low, " to ",
+                                   std::numeric_limits<T>::max()));
+      }
+      out.push_back(static_cast<T>(value));
+    }
+    return;
+  }
+  const py::tuple items = to_items(values, name, "a sequence of ints");
+  for (size_t i = 0; i < items.size(); ++i) {
+    const py::ssize_t index = static_cast<py::ssize_t>(i);
+    out.push_back(to_integer<T>(PyTuple_GET_ITEM(items.ptr(), index), {name.name, index}, low));
+  }
+}
+
+template int32_t to_integer<int32_t>(py::handle, ArgumentName, int32_t);
+template int64_t to_integer<int64_t>(py::handle, ArgumentName, int64_t);
+template void append_integers<int32_t>(py::handle, ArgumentName, int32_t, std::vector<int32_t>&);
+template void append_integers<int64_t>(py::handle, ArgumentName, int64_t, std::vector<int64_t>&);
+
+}  // namespace tts

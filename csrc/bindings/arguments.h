@@ -1,0 +1,77 @@
+// Arguments as Python gives them. They are checked inside the bound function, where an error can name them.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "common/error.h"
+
+namespace tts {
+
+// "name" or "name[index]" in a message.
+struct ArgumentName {
+  const char* name;
+  pybind11::ssize_t index = -1;
+
+  std::string str() const { return index < 0 ? std::string(name) : concat(name, "[", index, "]"); }
+};
+
+// Whatever Python takes for an integer (__index__), except bool. Raises TypeError, or ValueError outside T
+// and below `low`.
+template <class T>
+T to_integer(pybind11::handle value, ArgumentName name, T low = std::numeric_limits<T>::min());
+
+// Appends the integers of a sequence or of a one-dimensional array to `out`.
+template <class T>
+void append_integers(pybind11::handle values, ArgumentName name, T low, std::vector<T>& out);
+
+// The items of any iterable but an array: a copy, so that no item can vanish while it is read.
+pybind11::tuple to_items(pybind11::handle values, ArgumentName name, const char* expected);
+
+// Parameters that show in the signature as what they should be, and take anything.
+struct Int {
+  pybind11::object value;
+
+  int64_t get(const char* name) const { return to_integer<int64_t>(value, {name}); }
+};
+struct Ints {  // Sequence[int]
+  pybind11::object value;
+};
+struct IntLists {  // Sequence[Sequence[int]]
+  pybind11::object value;
+};
+
+}  // namespace tts
+
+namespace pybind11::detail {
+
+template <>
+struct type_caster<tts::Int> {
+  PYBIND11_TYPE_CASTER(tts::Int, const_name("int"));
+  bool load(handle source, bool) {
+    value.value = reinterpret_borrow<object>(source);
+    return true;
+  }
+};
+template <>
+struct type_caster<tts::Ints> {
+  PYBIND11_TYPE_CASTER(tts::Ints, const_name("Sequence[int]"));
+  bool load(handle source, bool) {
+    value.value = reinterpret_borrow<object>(source);
+    return true;
+  }
+};
+template <>
+struct type_caster<tts::IntLists> {
+  PYBIND11_TYPE_CASTER(tts::IntLists, const_name("Sequence[Sequence[int]]"));
+  bool load(handle source, bool) {
+    value.value = reinterpret_borrow<object>(source);
+    return true;
+  }
+};
+
+}  // namespace pybind11::detail

@@ -1,0 +1,45 @@
+#include "common/error.h"
+#include "cpu/kv_ops.h"
+#include "cpu/parallel.h"
+
+namespace tts {
+namespace {
+
+template <class Element>
+void append_head(const KVView& kv, const TokenRows& k, const TokenRows& v, const int32_t* slots, int64_t num_tokens,
+                 int head) {
+  for (int64_t i = 0; i < num_tokens; ++i) {
+    const int page = slots[i] / kPageSize, t = slots[i] % kPageSize;
+    const Element* k_row = static_cast<const Element*>(k.data) + i * k.token_stride + head * k.head_stride;
+    const Element* v_row = static_cast<const Element*>(v.data) + i * v.token_stride + head * v.head_stride;
+    Element* k_out = k_page<Element>(kv, page, head);
+    Element* v_out = v_page<Element>(kv, page, head);
+    for (int c = 0; c < kv.head_dim; ++c) {
+      k_out[k_index<Element>(t, c)] = k_row[c];
+      v_out[v_index<Element>(t, c, kv.head_dim)] = v_row[c];
+    }
+  }
+}
+
+}  // namespace
+
+void append_kv(const KVView& kv, const TokenRows& k, const TokenRows& v, const int32_t* slots, int64_t num_tokens,
+               int num_threads) {
+  check_view(kv);
+  const int64_t num_slots = int64_t{kv.num_pages} * kPageSize;
+  for (int64_t i = 0; i < num_tokens; ++i) {
+    require(slots[i] >= 0 && slots[i] < num_slots, "slots[", i, "]: got ", slots[i], ", expected 0 <= slot < ",
+            num_slots, " (num_pages * 16)");
+  }
+  // A decode step appends a few rows: waking threads would cost more than the copy.
+  const bool small = num_tokens * kv.num_kv_heads * kv.head_dim < (1 << 15);
+  parallel_for(small ? 1 : num_threads, kv.num_kv_heads, [&](int64_t head) {
+    if (kv.dtype == DType::kFloat32) {
+      append_head<float>(kv, k, v, slots, num_tokens, static_cast<int>(head));
+    } else {
+      append_head<uint16_t>(kv, k, v, slots, num_tokens, static_cast<int>(head));
+    }
+  });
+}
+
+}  // namespace tts

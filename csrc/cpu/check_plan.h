@@ -1,0 +1,11 @@
+#pragma once
+
+#include "cpu/tree_attention.h"
+
+namespace tts {
+
+// Throws ArgumentError unless every index of the plan stays within its arrays, blocks and segments follow each other
+// as tree_attention walks them, and each query's segments hold as many pages as it sees.
+void check_plan(const PlanView& plan, int num_pool_pages);
+
+}  // namespace tts

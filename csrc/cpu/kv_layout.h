@@ -1,0 +1,62 @@
+// The packed page layout of the CPU KV pool, and the view through which kernels see one layer of it.
+//
+// A page holds kPageSize tokens. Of one head of one page, with t the token inside the page and c the channel:
+//   float32   K [head_dim][16 tokens]               k[c * 16 + t]
+//             V [16 tokens][head_dim]               v[t * head_dim + c]
+//   bfloat16  K [head_dim / 2][16 tokens][2]        k[(c / 2) * 32 + t * 2 + c % 2]
+//             V [8 token pairs][head_dim][2]        v[(t / 2) * 2 * head_dim + c * 2 + t % 2]
+// so one 512-bit register holds one channel (or channel pair) of all 16 tokens of a K page, and a V page is a row
+// of channels per token (or token pair): neither product needs a sum across lanes.
+//
+// The helpers are `static`: this header is also included by translation units built for one instruction set, and a
+// linker-merged copy from such a unit would run everywhere.
+#pragma once
+
+#include <cstdint>
+
+namespace tts {
+
+enum class DType { kFloat32, kBFloat16 };
+
+constexpr int kPageSize = 16;
+constexpr int kMinHeadDim = 32;
+constexpr int kMaxHeadDim = 256;
+constexpr int kHeadDimStep = 16;
+
+// One layer of a KV pool. Strides are in elements; the inner dimensions of a head are contiguous.
+struct KVView {
+  void* k;  // [num_pages, num_kv_heads, packed K page]
+  void* v;  // [num_pages, num_kv_heads, packed V page]
+  int64_t k_page_stride, k_head_stride;
+  int64_t v_page_stride, v_head_stride;
+  int num_pages, num_kv_heads, head_dim;
+  DType dtype;
+};
+
+// Throws ArgumentError unless the view's sizes are ones that the kernels serve.
+void check_view(const KVView& kv);
+
+// Element is float, or uint16_t for the bits of a bfloat16.
+template <class Element>
+static inline int64_t k_index(int t, int c) {
+  if constexpr (sizeof(Element) == 2) return (c / 2) * (2 * kPageSize) + t * 2 + c % 2;
+  return c * kPageSize + t;
+}
+
+template <class Element>
+static inline int64_t v_index(int t, int c, int head_dim) {
+  if constexpr (sizeof(Element) == 2) return int64_t{t / 2} * 2 * head_dim + c * 2 + t % 2;
+  return int64_t{t} * head_dim + c;
+}
+
+template <class Element>
+static inline Element* k_page(const KVView& kv, int64_t page, int head) {
+  return static_cast<Element*>(kv.k) + page * kv.k_page_stride + head * kv.k_head_stride;
+}
+
+template <class Element>
+static inline Element* v_page(const KVView& kv, int64_t page, int head) {
+  return static_cast<Element*>(kv.v) + page * kv.v_page_stride + head * kv.v_head_stride;
+}
+
+}  // namespace tts

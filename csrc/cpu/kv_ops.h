@@ -1,0 +1,30 @@
+// Moving keys and values in and out of the packed pages (kv_layout.h). Every index is checked before anything is
+// written; a bad one throws ArgumentError.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kv_layout.h"
+
+namespace tts {
+
+// One layer's keys or values as rows: [num_tokens, num_kv_heads, head_dim], strides in elements, channels contiguous.
+struct TokenRows {
+  void* data;
+  int64_t token_stride, head_stride;
+};
+
+// Writes token i into slot slots[i] = page * 16 + offset. Where a slot is named twice the last token wins.
+void append_kv(const KVView& kv, const TokenRows& k, const TokenRows& v, const int32_t* slots, int64_t num_tokens,
+               int num_threads);
+
+// Copies whole pages, (source, destination) pairs in order, in every layer. `kv` is layer 0 and the layer strides
+// (elements) lead to the others.
+void copy_pages(const KVView& kv, int num_layers, int64_t k_layer_stride, int64_t v_layer_stride,
+                const int32_t* copies, int64_t num_copies, int num_threads);
+
+// Reads positions 0..length-1 of a block table back into rows.
+void gather_kv(const KVView& kv, const int32_t* block_table, int64_t num_table_pages, int64_t length,
+               const TokenRows& k, const TokenRows& v, int num_threads);
+
+}  // namespace tts

@@ -1,0 +1,142 @@
+// Register-blocked products. Included by one translation unit per instruction-set level, inside its anonymous
+// namespace, after the `Vec` of that level.
+//
+// Operands are 32-bit words: a float, or (kPairs) a pair of bfloat16 that one instruction multiplies and sums. A
+// block is M rows x N columns of 16 words kept in registers. Each output sums its terms one by one in the order of the steps,
+// so its bits depend neither on M and N nor on how the steps are cut into calls.
+
+constexpr int kVecs = 16 / Vec::kLanes;  // vectors per 16-word column
+
+// V is Vec, as a parameter so that levels without pairs need not have the operation.
+template <bool kPairs, class V = Vec>
+inline Vec::F multiply_add(Vec::F a, Vec::F b, Vec::F sum) {
+  if constexpr (kPairs) {
+    return V::dot_pairs(a, b, sum);
+  } else {
+    return V::fma(a, b, sum);
+  }
+}
+
+// s[r][16 n + t] (+)= sum over step of q[r][step] * k[n][step][t]: N pages of 16 tokens.
+template <bool kPairs, int M, int N>
+void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int begin, int end, uint32_t* s) {
+  constexpr int kColumns = N * kVecs;
+  Vec::F sum[M][kColumns];
+#pragma GCC unroll 8
+  for (int r = 0; r < M; ++r) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumns; ++j) {
+      sum[r][j] = begin == 0 ? Vec::set1(0.0f) : Vec::load(s + r * kTileTokens + j * Vec::kLanes);
+    }
+  }
+  for (int step = begin; step < end; ++step) {
+    Vec::F b[kColumns];
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumns; ++j) {
+      b[j] = Vec::load(k[j / kVecs] + step * 16 + (j % kVecs) * Vec::kLanes);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < M; ++r) {
+      const Vec::F a = Vec::broadcast(q + r * q_stride + step);
+#pragma GCC unroll 8
+      for (int j = 0; j < kColumns; ++j) sum[r][j] = multiply_add<kPairs>(a, b[j], sum[r][j]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < M; ++r) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumns; ++j) Vec::store(s + r * kTileTokens + j * Vec::kLanes, sum[r][j]);
+  }
+}
+
+// acc[r][c] += sum over pages and steps of p[r][page][step] * v[page][step][c], for 16 N channels c.
+template <bool kPairs, int M, int N>
+void value_block(const uint32_t* p, const uint32_t* const* v, int num_pages, int steps, int channel, int head_dim,
+                 float* acc) {
+  constexpr int kColumns = N * kVecs;
+  Vec::F sum[M][kColumns];
+#pragma GCC unroll 8
+  for (int r = 0; r < M; ++r) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumns; ++j) sum[r][j] = Vec::load(acc + r * head_dim + j * Vec::kLanes);
+  }
+  for (int page = 0; page < num_pages; ++page) {
+    const uint32_t* row = v[page] + channel;
+    for (int step = 0; step < steps; ++step, row += head_dim, ++p) {
+      Vec::F b[kColumns];
+#pragma GCC unroll 8
+      for (int j = 0; j < kColumns; ++j) b[j] = Vec::load(row + j * Vec::kLanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < M; ++r) {
+        const Vec::F a = Vec::broadcast(p + r * kTileTokens);
+#pragma GCC unroll 8
+        for (int j = 0; j < kColumns; ++j) sum[r][j] = multiply_add<kPairs>(a, b[j], sum[r][j]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < M; ++r) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumns; ++j) Vec::store(acc + r * head_dim + j * Vec::kLanes, sum[r][j]);
+  }
+}
+
+// Largest part not above `limit` when `n` is cut into the fewest parts, as even as they come: 8 rows are 4 + 4, not
+// 6 + 2, because a small block cannot hide the latency of its sums.
+inline int even_part(int n, int limit) {
+  const int parts = (n + limit - 1) / limit;
+  return (n + parts - 1) / parts;
+}
+
+// Calls body.template run<M>() for M = m; m is at most Vec::kRows.
+template <int M, class Body>
+inline void with_rows(int m, const Body& body) {
+  if constexpr (M > 1) {
+    if (m < M) return with_rows<M - 1>(m, body);
+  }
+  body.template run<M>();
+}
+
+// Scores of `rows` rows against `num_pages` pages, words [begin, end) of a row.
+template <bool kPairs>
+struct ScoreRows {
+  const uint32_t* q;
+  int q_stride;
+  const uint32_t* const* k;
+  int num_pages, begin, end;
+  uint32_t* s;
+
+  template <int M>
+  void run() const {
+    columns<M, Vec::kColumns>(num_pages);
+  }
+
+  template <int M, int N>
+  void columns(int n) const {
+    if constexpr (N > 1) {
+      if (n < N) return columns<M, N - 1>(n);
+    }
+    score_block<kPairs, M, N>(q, q_stride, k, begin, end, s);
+  }
+};
+
+template <bool kPairs>
+struct ValueRows {
+  const uint32_t* p;
+  const uint32_t* const* v;
+  int num_pages, steps, channel, num_blocks, head_dim;
+  float* acc;
+
+  template <int M>
+  void run() const {
+    columns<M, Vec::kColumns>(num_blocks);
+  }
+
+  template <int M, int N>
+  void columns(int n) const {
+    if constexpr (N > 1) {
+      if (n < N) return columns<M, N - 1>(n);
+    }
+    value_block<kPairs, M, N>(p, v, num_pages, steps, channel, head_dim, acc);
+  }
+};

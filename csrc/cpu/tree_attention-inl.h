@@ -1,0 +1,313 @@
+// Attention of one query block and KV head over one chunk of the path: the same code for every instruction-set
+// level. Included inside the level's anonymous namespace after its Vec and micro_kernels-inl.h. No standard library
+// here: an inline function compiled with this unit's flags could be the copy that the linker keeps for all.
+//
+// Per tile of 256 positions: scores S = Q K^T of each segment, softmax of each row over the tile, acc += P V of each
+// segment. A row's sums run over channels in order (S) and over its visible tokens in order (P V); tokens that it
+// does not see are never multiplied, so whatever lies in unwritten or foreign slots cannot reach it.
+
+// How pages become operand words.
+enum class Storage {
+  kFloat32,       // as they are
+  kWideBFloat16,  // bfloat16 widened to float
+  kPairs,         // bfloat16 pairs, as they are
+};
+
+constexpr int kQuad = 4;         // pages prepared together
+constexpr int kBlockWords = 64;  // words of a row (S) or channels (P V) per pass: kQuad pages of them fit L1
+
+using F = Vec::F;
+
+inline int min_of(int a, int b) { return a < b ? a : b; }
+inline int max_of(int a, int b) { return a > b ? a : b; }
+
+// 2^x for x <= 0 (a little above is fine) to about 1.3 ulp, 0 below 2^-125: no denormals. 2^0 is 1; NaN stays NaN.
+inline F exp2_flushed(F x) {
+  // The sum's low mantissa bits hold round(x) + 127, the exponent field of 2^round(x).
+  const F magic = Vec::set1(12582912.0f + 127.0f);
+  const F biased = Vec::add(x, magic);
+  const F f = Vec::sub(x, Vec::sub(biased, magic));  // in [-1/2, 1/2]
+  // Minimax fit of relative error with the constant term fixed at 1.
+  F p = Vec::set1(0x1.5bb9f4p-10f);
+  p = Vec::fma(p, f, Vec::set1(0x1.3cea84p-7f));
+  p = Vec::fma(p, f, Vec::set1(0x1.c6b754p-5f));
+  p = Vec::fma(p, f, Vec::set1(0x1.ebf9bcp-3f));
+  p = Vec::fma(p, f, Vec::set1(0x1.62e42ap-1f));
+  p = Vec::fma(p, f, Vec::set1(1.0f));
+  return Vec::zero_below(x, Vec::set1(-125.0f), Vec::mul(p, Vec::bits_shifted_left(biased, 23)));
+}
+
+inline F tanh_of(F x) {
+  const F e = exp2_flushed(Vec::mul(Vec::abs(x), Vec::set1(-2.0f * 1.44269504f)));  // e^(-2|x|)
+  const F one = Vec::set1(1.0f);
+  return Vec::copy_sign(Vec::div(Vec::sub(one, e), Vec::add(one, e)), x);
+}
+
+// out[2 j] and out[2 j + 1] = the low and high bfloat16 of in[j], for rows of `width` words.
+inline void widen_rows(const uint32_t* in, int rows, int width, uint32_t* out) {
+  for (int j = 0; j < rows; ++j, in += width, out += 2 * width) {
+    for (int i = 0; i < width; i += Vec::kLanes) {
+      const F words = Vec::load(in + i);
+      Vec::store(out + i, Vec::low_half(words));
+      Vec::store(out + width + i, Vec::high_half(words));
+    }
+  }
+}
+
+template <Storage kStorage>
+struct Chunk {
+  static constexpr bool kPairs = kStorage == Storage::kPairs;
+  static constexpr int kWordsPerPage = kPairs ? kPageSize / 2 : kPageSize;  // of a row of probabilities
+
+  const ChunkTask& task;
+  const ChunkScratch& scratch;
+  const AttentionState& state;
+  const int head_dim = task.kv.head_dim;
+
+  // A query sees the positions [first_visible, position].
+  int first_visible(int query) const {
+    return task.window > 0 ? max_of(task.position[query] - task.window + 1, 0) : 0;
+  }
+
+  int row_of(int query) const { return (query - task.query_begin) * task.group; }
+
+  const uint32_t* k_words(int page, uint32_t* wide) const {
+    if constexpr (kStorage == Storage::kFloat32) {
+      return reinterpret_cast<const uint32_t*>(k_page<float>(task.kv, page, task.kv_head));
+    } else {
+      const auto* words = reinterpret_cast<const uint32_t*>(k_page<uint16_t>(task.kv, page, task.kv_head));
+      if constexpr (kPairs) return words;
+      widen_rows(words, head_dim / 2, kPageSize, wide);
+      return wide;
+    }
+  }
+
+  const uint32_t* v_words(int page, uint32_t* wide) const {
+    if constexpr (kStorage == Storage::kFloat32) {
+      return reinterpret_cast<const uint32_t*>(v_page<float>(task.kv, page, task.kv_head));
+    } else {
+      const auto* words = reinterpret_cast<const uint32_t*>(v_page<uint16_t>(task.kv, page, task.kv_head));
+      if constexpr (kPairs) return words;
+      widen_rows(words, kPageSize / 2, head_dim, wide);
+      return wide;
+    }
+  }
+
+  // Calls body(page index on the path, pages, count) for up to kQuad pages at a time of those that any query of the
+  // segment sees; `words(page, buffer)` makes a page's operands.
+  template <class Words, class Body>
+  void for_each_quad(const Segment& segment, const Words& words, const Body& body) const {
+    int first_token = first_visible(segment.query_begin), last_token = 0;
+    for (int query = segment.query_begin; query < segment.query_end; ++query) {
+      first_token = min_of(first_token, first_visible(query));
+      last_token = max_of(last_token, task.position[query]);
+    }
+    const int begin = max_of(segment.first_page, first_token / kPageSize);
+    const int end = min_of(segment.first_page + segment.num_pages, last_token / kPageSize + 1);
+    const int32_t* pages = task.pages + segment.page_offset - segment.first_page;
+    for (int page = begin, count; page < end; page += count) {
+      count = even_part(end - page, kQuad);
+      const uint32_t* quad[kQuad];
+      for (int j = 0; j < count; ++j) {
+        quad[j] = words(pages[page + j], scratch.operands + j * kPageSize * head_dim);
+      }
+      body(page, quad, count);
+    }
+  }
+
+  void scores(const Segment& segment) const {
+    const auto words = [&](int page, uint32_t* wide) { return k_words(page, wide); };
+    for_each_quad(segment, words, [&](int page, const uint32_t* const* k, int count) {
+      const int q_words = kPairs ? head_dim / 2 : head_dim;
+      uint32_t* s = scratch.s + page % kTilePages * kPageSize;
+      for (int begin = 0; begin < q_words; begin += kBlockWords) {
+        const int end = min_of(begin + kBlockWords, q_words);
+        const int row_end = row_of(segment.query_end);
+        for (int row = row_of(segment.query_begin), rows; row < row_end; row += rows) {
+          rows = even_part(row_end - row, Vec::kRows);
+          const ScoreRows<kPairs> body{scratch.q + row * head_dim, head_dim, k, count, begin, end, s + row * kTileTokens};
+          for_columns(count, [&](int n, int column) {
+            ScoreRows<kPairs> part = body;
+            part.k += column;
+            part.s += column * kPageSize;
+            part.num_pages = n;
+            with_rows<Vec::kRows>(rows, part);
+          });
+        }
+      }
+    });
+  }
+
+  // Cuts `count` columns into register blocks.
+  template <class Body>
+  static void for_columns(int count, const Body& body) {
+    for (int column = 0, n; column < count; column += n) {
+      n = even_part(count - column, Vec::kColumns);
+      body(n, column);
+    }
+  }
+
+  // Rows [row, row_end): acc += P V over `steps` words of each of `count` pages; p_word is the first one's index in a
+  // row of probabilities.
+  void add_values(int row, int row_end, int p_word, const uint32_t* const* v, int count, int steps) const {
+    const int blocks = head_dim / 16, pass = kBlockWords / 16;
+    for (int pass_begin = 0, pass_blocks; pass_begin < blocks; pass_begin += pass_blocks) {
+      pass_blocks = even_part(blocks - pass_begin, pass);
+      for (int r = row, rows; r < row_end; r += rows) {
+        rows = even_part(row_end - r, Vec::kRows);
+        for_columns(pass_blocks, [&](int n, int column) {
+          const int channel = (pass_begin + column) * 16;
+          with_rows<Vec::kRows>(rows, ValueRows<kPairs>{scratch.s + r * kTileTokens + p_word, v, count, steps, channel, n,
+                                                        head_dim, state.acc + r * head_dim + channel});
+        });
+      }
+    }
+  }
+
+  // The tokens [begin, end) of one page for one query, `v` being the page's operands.
+  void add_partial_page(int query, int page, const uint32_t* v, int begin, int end) const {
+    const int row = row_of(query), row_end = row + task.group;
+    const int p_word = page % kTilePages * kWordsPerPage;
+    const auto add = [&](int step, const uint32_t* words, int steps) {
+      if (steps > 0) add_values(row, row_end, p_word + step, &words, 1, steps);
+    };
+    if constexpr (!kPairs) {
+      add(begin, v + begin * head_dim, end - begin);
+    } else {
+      // A pair of which one token is visible is multiplied as a copy with the other zeroed.
+      uint32_t* masked = scratch.operands + kQuad * kPageSize * head_dim;
+      const auto add_half = [&](int pair, uint32_t mask) {
+        for (int c = 0; c < head_dim; ++c) masked[c] = v[pair * head_dim + c] & mask;
+        add(pair, masked, 1);
+      };
+      if (begin % 2 != 0) add_half(begin++ / 2, 0xffff0000u);
+      add(begin / 2, v + begin / 2 * head_dim, end / 2 - begin / 2);
+      if (end % 2 != 0 && end > begin) add_half(end / 2, 0x0000ffffu);
+    }
+  }
+
+  void values(const Segment& segment) const {
+    const auto words = [&](int page, uint32_t* wide) { return v_words(page, wide); };
+    for_each_quad(segment, words, [&](int page, const uint32_t* const* v, int count) {
+      const int quad_begin = page * kPageSize, quad_end = (page + count) * kPageSize;
+      const auto sees_all = [&](int query) {
+        return first_visible(query) <= quad_begin && task.position[query] >= quad_end - 1;
+      };
+      for (int query = segment.query_begin; query < segment.query_end;) {
+        int run_end = query;
+        while (run_end < segment.query_end && sees_all(run_end)) ++run_end;
+        if (run_end > query) {
+          add_values(row_of(query), row_of(run_end), page % kTilePages * kWordsPerPage, v, count, kWordsPerPage);
+          query = run_end;
+          continue;
+        }
+        for (int j = 0; j < count; ++j) {
+          const int page_begin = (page + j) * kPageSize;
+          const int begin = max_of(first_visible(query) - page_begin, 0);
+          const int end = min_of(task.position[query] + 1 - page_begin, kPageSize);
+          if (begin < end) add_partial_page(query, page + j, v[j], begin, end);
+        }
+        ++query;
+      }
+    });
+  }
+
+  // In place of the scores, as what P V multiplies: words t.. or, in pairs, t / 2.. (which the reads have passed).
+  template <class V>
+  static void store_probabilities(uint32_t* s, int t, F p) {
+    if constexpr (kPairs) {
+      V::store_bf16(s + t / 2, p);
+    } else {
+      V::store(s + t, p);
+    }
+  }
+
+  // Softmax of one row over tokens [begin, end) of the tile: scores become probabilities in place.
+  void softmax_row(int row, int begin, int end) const {
+    uint32_t* s = scratch.s + row * kTileTokens;
+    // Whole pages from here on: invisible tokens at either edge are overwritten with -inf.
+    const int page_begin = begin / kPageSize * kPageSize, page_end = (end + kPageSize - 1) / kPageSize * kPageSize;
+    float scale = task.scale * 1.44269504f;  // to units of log2
+    if (task.soft_cap > 0.0f) {
+      const F inner = Vec::set1(task.scale / task.soft_cap), outer = Vec::set1(task.soft_cap);
+      for (int t = page_begin; t < page_end; t += Vec::kLanes) {
+        Vec::store(s + t, Vec::mul(tanh_of(Vec::mul(Vec::load(s + t), inner)), outer));
+      }
+      scale = 1.44269504f;
+    }
+    constexpr uint32_t kMinusInfinity = 0xff800000u;
+    for (int t = page_begin; t < begin; ++t) s[t] = kMinusInfinity;
+    for (int t = end; t < page_end; ++t) s[t] = kMinusInfinity;
+
+    F largest = Vec::set1(-__builtin_inff());
+    for (int t = page_begin; t < page_end; t += Vec::kLanes) largest = Vec::max(Vec::load(s + t), largest);
+    const float tile_m = Vec::max_of(largest) * scale, old_m = state.m[row];
+    const float m = tile_m > old_m ? tile_m : old_m;
+
+    const F factor = Vec::set1(scale), minus_m = Vec::set1(-m);
+    F sum = Vec::set1(0.0f);
+    for (int t = page_begin; t < page_end; t += Vec::kLanes) {
+      const F p = exp2_flushed(Vec::fma(Vec::load(s + t), factor, minus_m));
+      sum = Vec::add(sum, p);
+      store_probabilities<Vec>(s, t, p);
+    }
+    float l = Vec::sum(sum);
+    if (m != old_m) {
+      // Before the first tile m is -inf and l, acc are 0: the factor 2^-inf is 0.
+      const F decay = exp2_flushed(Vec::set1(old_m - m));
+      float lanes[Vec::kLanes];
+      Vec::store(lanes, decay);
+      state.l[row] *= lanes[0];
+      float* acc = state.acc + row * head_dim;
+      for (int c = 0; c < head_dim; c += Vec::kLanes) Vec::store(acc + c, Vec::mul(Vec::load(acc + c), decay));
+      state.m[row] = m;
+    }
+    state.l[row] += l;
+  }
+
+  void softmax(int tile) const {
+    for (int query = task.query_begin; query < task.query_end; ++query) {
+      const int begin = max_of(first_visible(query) - tile * kTileTokens, 0);
+      const int end = min_of(task.position[query] + 1 - tile * kTileTokens, kTileTokens);
+      if (begin >= end) continue;
+      for (int row = row_of(query); row < row_of(query + 1); ++row) softmax_row(row, begin, end);
+    }
+  }
+
+  void run() const {
+    const int rows = row_of(task.query_end);
+    for (int row = 0; row < rows; ++row) {
+      state.m[row] = -__builtin_inff();
+      state.l[row] = 0.0f;
+    }
+    for (int i = 0; i < rows * head_dim; ++i) state.acc[i] = 0.0f;
+    for (const Segment* segment = task.segment_begin; segment < task.segment_end;) {
+      const int tile = segment->first_page / kTilePages;
+      const Segment* tile_end = segment;
+      while (tile_end < task.segment_end && tile_end->first_page / kTilePages == tile) ++tile_end;
+      for (const Segment* s = segment; s < tile_end; ++s) scores(*s);
+      softmax(tile);
+      for (const Segment* s = segment; s < tile_end; ++s) values(*s);
+      segment = tile_end;
+    }
+  }
+};
+
+template <Storage kStorage>
+void attend_chunk(const ChunkTask& task, const ChunkScratch& scratch, const AttentionState& state) {
+  Chunk<kStorage>{task, scratch, state}.run();
+}
+
+template <Storage kStorage>
+void pack_q(const void* row, int head_dim, uint32_t* words) {
+  if constexpr (kStorage == Storage::kWideBFloat16) {
+    for (int c = 0; c < head_dim; ++c) words[c] = uint32_t{static_cast<const uint16_t*>(row)[c]} << 16;
+  } else {
+    __builtin_memcpy(words, row, static_cast<unsigned>(head_dim) * (kStorage == Storage::kPairs ? 2 : 4));
+  }
+}
+
+template <Storage kStorage>
+constexpr AttentionKernels kernels() {
+  return {pack_q<kStorage>, attend_chunk<kStorage>};
+}

@@ -1,0 +1,278 @@
+// Work units, their threads, and what joins their results: the merge of chunks and the rounding of rows.
+#include "cpu/tree_attention.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "common/error.h"
+#include "cpu/check_plan.h"
+#include "cpu/isa.h"
+#include "cpu/parallel.h"
+
+namespace tts {
+namespace {
+
+// Split units only while their partial states stay small beside the KV that they stand for.
+constexpr int64_t kMaxPartialFloats = int64_t{1} << 26;
+
+struct Chunk {
+  int segment_begin, segment_end;
+};
+
+// One KV head of one query block: all its chunks in order, or (partial >= 0) a single one of them.
+struct Unit {
+  int block, head, partial;
+  int64_t cost;
+};
+
+// 64-byte aligned memory that only grows; a thread keeps its own from call to call.
+class Scratch {
+ public:
+  uint32_t* reserve(size_t words) {
+    if (words > size_) {
+      data_.reset();
+      size_ = 0;
+      data_.reset(static_cast<uint32_t*>(::operator new(words * sizeof(uint32_t), std::align_val_t{64})));
+      size_ = words;
+    }
+    return data_.get();
+  }
+
+ private:
+  struct Free {
+    void operator()(uint32_t* p) const { ::operator delete(p, std::align_val_t{64}); }
+  };
+  std::unique_ptr<uint32_t, Free> data_;
+  size_t size_ = 0;
+};
+
+int64_t state_floats(int rows, int head_dim) { return int64_t{rows} * (head_dim + 2); }
+
+AttentionState state_at(float* data, int rows, int head_dim) {
+  return {data + int64_t{rows} * head_dim, data + int64_t{rows} * (head_dim + 1), data};
+}
+
+// into = into (+) next, row by row; the only merge there is, so that chunks run in sequence or in parallel give the
+// same bits. A row that one of them left untouched is the other's, exactly.
+void merge(const AttentionState& into, const AttentionState& next, int rows, int head_dim) {
+  for (int row = 0; row < rows; ++row) {
+    if (next.l[row] == 0.0f) continue;
+    float* acc = into.acc + int64_t{row} * head_dim;
+    const float* next_acc = next.acc + int64_t{row} * head_dim;
+    if (into.l[row] == 0.0f) {
+      into.m[row] = next.m[row];
+      into.l[row] = next.l[row];
+      std::memcpy(acc, next_acc, sizeof(float) * static_cast<size_t>(head_dim));
+      continue;
+    }
+    const float m = std::max(into.m[row], next.m[row]);
+    const float a = std::exp2(into.m[row] - m), b = std::exp2(next.m[row] - m);
+    into.m[row] = m;
+    into.l[row] = into.l[row] * a + next.l[row] * b;
+    for (int c = 0; c < head_dim; ++c) acc[c] = acc[c] * a + next_acc[c] * b;
+  }
+}
+
+uint16_t round_to_bfloat16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  if (x != x) return static_cast<uint16_t>(bits >> 16 | 0x40);  // quiet NaN
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+class Run {
+ public:
+  Run(const TreeAttentionParams& params, int num_threads)
+      : p_(params),
+        group_(params.num_q_heads / params.kv.num_kv_heads),
+        kernels_(params.kv.dtype == DType::kFloat32 ? cpu_isa().float32 : cpu_isa().bfloat16) {
+    find_chunks();
+    make_units(num_threads);
+    parallel_for(num_threads, static_cast<int64_t>(units_.size()),
+                 [&](int64_t i) { run_unit(units_[static_cast<size_t>(i)]); });
+  }
+
+ private:
+  const QueryBlock& block(int b) const { return reinterpret_cast<const QueryBlock*>(p_.plan.blocks)[b]; }
+  const Segment& segment(int s) const { return reinterpret_cast<const Segment*>(p_.plan.segments)[s]; }
+  int rows(int b) const { return (block(b).query_end - block(b).query_begin) * group_; }
+
+  // Segments of each block by chunk of the path, without the chunks that lie before every window.
+  void find_chunks() {
+    first_chunk_.push_back(0);
+    for (int b = 0; b < p_.plan.num_blocks; ++b) {
+      int first_visible = p_.window > 0 ? INT32_MAX : 0;
+      for (int i = block(b).query_begin; p_.window > 0 && i < block(b).query_end; ++i) {
+        first_visible = std::min(first_visible, std::max(p_.plan.query_position[i] - p_.window + 1, 0));
+      }
+      const int first_chunk = first_visible / (kChunkTiles * kTileTokens);
+      int previous = -1;
+      for (int s = block(b).segment_begin; s < block(b).segment_end; ++s) {
+        const int chunk = segment(s).first_page / (kChunkTiles * kTilePages);
+        if (chunk < first_chunk) continue;
+        if (chunk != previous) chunks_.push_back({s, s});
+        chunks_.back().segment_end = s + 1;
+        previous = chunk;
+      }
+      first_chunk_.push_back(static_cast<int>(chunks_.size()));
+    }
+  }
+
+  int64_t cost(int chunk_begin, int chunk_end) const {
+    int64_t sum = 0;
+    for (int c = chunk_begin; c < chunk_end; ++c) {
+      const Chunk& chunk = chunks_[static_cast<size_t>(c)];
+      for (int s = chunk.segment_begin; s < chunk.segment_end; ++s) {
+        sum += int64_t{segment(s).num_pages} * (segment(s).query_end - segment(s).query_begin);
+      }
+    }
+    return sum;
+  }
+
+  void make_units(int num_threads) {
+    const int heads = p_.kv.num_kv_heads, blocks = static_cast<int>(p_.plan.num_blocks);
+    int64_t partial_floats = 0;
+    for (int b = 0; b < blocks; ++b) {
+      const int n = first_chunk_[b + 1] - first_chunk_[b];
+      partial_offset_.push_back(partial_floats);
+      if (n > 1) partial_floats += n * heads * state_floats(rows(b), p_.kv.head_dim);
+    }
+    const bool split = num_threads > 1 && heads * blocks < 4 * num_threads && partial_floats > 0 &&
+                       partial_floats <= kMaxPartialFloats;
+    if (split) {
+      partials_.reset(new float[static_cast<size_t>(partial_floats)]);
+      unfinished_.reset(new std::atomic<int>[static_cast<size_t>(heads * blocks)]);
+    }
+    for (int b = 0; b < blocks; ++b) {
+      const int begin = first_chunk_[b], end = first_chunk_[b + 1];
+      for (int head = 0; head < heads; ++head) {
+        if (split && end - begin > 1) {
+          unfinished_[b * heads + head] = end - begin;
+          for (int c = begin; c < end; ++c) units_.push_back({b, head, c - begin, cost(c, c + 1)});
+        } else {
+          units_.push_back({b, head, -1, cost(begin, end)});
+        }
+      }
+    }
+    std::stable_sort(units_.begin(), units_.end(), [](const Unit& a, const Unit& b) { return a.cost > b.cost; });
+  }
+
+  AttentionState partial_state(const Unit& unit, int partial) const {
+    const int chunks = first_chunk_[unit.block + 1] - first_chunk_[unit.block];
+    const int64_t index = int64_t{unit.head} * chunks + partial;
+    const int d = p_.kv.head_dim, n = rows(unit.block);
+    return state_at(partials_.get() + partial_offset_[unit.block] + index * state_floats(n, d), n, d);
+  }
+
+  void run_unit(const Unit& unit) {
+    thread_local Scratch memory;
+    const int n = rows(unit.block), d = p_.kv.head_dim, heads = p_.kv.num_kv_heads;
+    const size_t q_words = static_cast<size_t>(n) * d, s_words = static_cast<size_t>(n) * kTileTokens;
+    const size_t operand_words = size_t{5} * kPageSize * d, state_words = static_cast<size_t>(state_floats(n, d));
+    uint32_t* words = memory.reserve(q_words + s_words + operand_words + 2 * state_words);
+    const ChunkScratch scratch{words, words + q_words, words + q_words + s_words};
+    float* states = reinterpret_cast<float*>(scratch.operands + operand_words);
+    const AttentionState total = state_at(states, n, d), next = state_at(states + state_words, n, d);
+
+    pack_rows(unit, scratch.q);
+    const int first = first_chunk_[unit.block], chunks = first_chunk_[unit.block + 1] - first;
+    if (unit.partial < 0) {
+      attend(unit, first, scratch, total);
+      for (int c = 1; c < chunks; ++c) {
+        attend(unit, first + c, scratch, next);
+        merge(total, next, n, d);
+      }
+      write_rows(unit, total);
+      return;
+    }
+    attend(unit, first + unit.partial, scratch, partial_state(unit, unit.partial));
+    // Whoever finishes the last chunk merges them all, in order.
+    if (unfinished_[unit.block * heads + unit.head].fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+    for (int c = 1; c < chunks; ++c) merge(partial_state(unit, 0), partial_state(unit, c), n, d);
+    write_rows(unit, partial_state(unit, 0));
+  }
+
+  void attend(const Unit& unit, int c, const ChunkScratch& scratch, const AttentionState& state) const {
+    const Chunk& chunk = chunks_[static_cast<size_t>(c)];
+    ChunkTask task{};
+    task.kv = p_.kv;
+    task.kv_head = unit.head;
+    task.group = group_;
+    task.query_begin = block(unit.block).query_begin;
+    task.query_end = block(unit.block).query_end;
+    task.position = p_.plan.query_position;
+    task.segment_begin = &segment(chunk.segment_begin);
+    task.segment_end = task.segment_begin + (chunk.segment_end - chunk.segment_begin);
+    task.pages = p_.plan.pages;
+    task.scale = p_.scale;
+    task.soft_cap = p_.soft_cap;
+    task.window = p_.window;
+    kernels_.attend_chunk(task, scratch, state);
+  }
+
+  // Row (i, h) of a unit is q[query_order[i], head * group + h].
+  template <class Body>
+  void for_each_row(const Unit& unit, const Body& body) const {
+    int row = 0;
+    for (int i = block(unit.block).query_begin; i < block(unit.block).query_end; ++i) {
+      for (int h = 0; h < group_; ++h) body(row++, int64_t{p_.plan.query_order[i]}, unit.head * group_ + h);
+    }
+  }
+
+  void pack_rows(const Unit& unit, uint32_t* words) const {
+    const int64_t element = p_.kv.dtype == DType::kFloat32 ? 4 : 2;
+    for_each_row(unit, [&](int row, int64_t token, int64_t head) {
+      const int64_t offset = token * p_.q_token_stride + head * p_.q_head_stride;
+      kernels_.pack_q(static_cast<const char*>(p_.q) + offset * element, p_.kv.head_dim,
+                      words + int64_t{row} * p_.kv.head_dim);
+    });
+  }
+
+  void write_rows(const Unit& unit, const AttentionState& state) const {
+    const int d = p_.kv.head_dim;
+    for_each_row(unit, [&](int row, int64_t token, int64_t head) {
+      const int64_t index = token * p_.num_q_heads + head;
+      const float* acc = state.acc + int64_t{row} * d;
+      const float inverse = 1.0f / state.l[row];
+      for (int c = 0; c < d; ++c) {
+        if (p_.kv.dtype == DType::kFloat32) {
+          static_cast<float*>(p_.out)[index * d + c] = acc[c] * inverse;
+        } else {
+          static_cast<uint16_t*>(p_.out)[index * d + c] = round_to_bfloat16(acc[c] * inverse);
+        }
+      }
+      p_.lse[index] = (state.m[row] + std::log2(state.l[row])) * 0.693147181f;
+    });
+  }
+
+  const TreeAttentionParams& p_;
+  const int group_;
+  const AttentionKernels kernels_;
+  std::vector<Chunk> chunks_;
+  std::vector<int> first_chunk_;         // [num_blocks + 1] of each block in chunks_
+  std::vector<int64_t> partial_offset_;  // [num_blocks] in partials_
+  std::vector<Unit> units_;
+  std::unique_ptr<float[]> partials_;             // [block][head][chunk] states of split blocks
+  std::unique_ptr<std::atomic<int>[]> unfinished_;  // [block, head] chunks not yet attended
+};
+
+}  // namespace
+
+void tree_attention(const TreeAttentionParams& params, int num_threads) {
+  check_view(params.kv);
+  require(params.num_q_heads >= 1 && params.num_q_heads % params.kv.num_kv_heads == 0, "q: got ", params.num_q_heads,
+          " heads, expected a multiple of the ", params.kv.num_kv_heads, " KV heads");
+  require(params.scale > 0.0f && std::isfinite(params.scale), "scale: got ", params.scale,
+          ", expected a finite number > 0");
+  require(params.window >= 0, "window: got ", params.window, ", expected >= 1, or 0 for none");
+  require(params.soft_cap >= 0.0f && std::isfinite(params.soft_cap), "logits_soft_cap: got ", params.soft_cap,
+          ", expected a finite number > 0, or 0 for none");
+  check_plan(params.plan, params.kv.num_pages);
+  if (params.plan.num_queries > 0) Run(params, num_threads);
+}
+
+}  // namespace tts

@@ -1,0 +1,37 @@
+// Attention of many queries over the pages of a tree, each shared page read once for all queries below it.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kv_layout.h"
+
+namespace tts {
+
+// A TreePlan (tree/plan.h) as arrays; i counts queries in depth-first order.
+struct PlanView {
+  const int32_t* query_order;     // [num_queries] i -> row of q, out and lse
+  const int32_t* query_position;  // [num_queries] position of query i: it sees the tokens 0..position
+  const int32_t* blocks;          // [num_blocks, 4] (query_begin, query_end, segment_begin, segment_end)
+  const int32_t* segments;        // [num_segments, 5] (page_offset, first_page, num_pages, query_begin, query_end)
+  const int32_t* pages;           // [num_pages]
+  int64_t num_queries, num_blocks, num_segments, num_pages;
+};
+
+struct TreeAttentionParams {
+  KVView kv;
+  PlanView plan;
+  const void* q;  // [num_queries, num_q_heads, head_dim] of the pages' dtype, strides in elements
+  int64_t q_token_stride, q_head_stride;
+  int num_q_heads;
+  void* out;   // [num_queries, num_q_heads, head_dim], contiguous
+  float* lse;  // [num_queries, num_q_heads], natural logarithm
+  float scale;
+  int window;      // a query sees at most so many tokens, itself included; 0: all
+  float soft_cap;  // c > 0: logits become c tanh(logit / c); 0: none
+};
+
+// Throws ArgumentError before anything is written if an index of the plan leads outside its arrays or the pool.
+// The bits of a row depend on its own query, path and position only: not on the other rows, the blocks or the threads.
+void tree_attention(const TreeAttentionParams& params, int num_threads);
+
+}  // namespace tts

@@ -1,0 +1,15 @@
+#include "cpu/tree_attention_kernels.h"
+
+namespace tts::generic {
+namespace {
+// clang-format off: each needs the one before
+#include "cpu/vec_generic-inl.h"
+#include "cpu/micro_kernels-inl.h"
+#include "cpu/tree_attention-inl.h"
+// clang-format on
+}  // namespace
+
+constinit const AttentionKernels kFloat32 = kernels<Storage::kFloat32>();
+constinit const AttentionKernels kBFloat16 = kernels<Storage::kWideBFloat16>();
+
+}  // namespace tts::generic

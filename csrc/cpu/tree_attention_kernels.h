@@ -1,0 +1,75 @@
+// What one instruction-set level provides to tree_attention.cpp: softmax attention of one query block and KV head
+// over one chunk of the path. Plain data only: each level is compiled with its own flags and must not share inline
+// code with the rest.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kv_layout.h"
+
+namespace tts {
+
+// Softmax runs in tiles, states are merged in chunks, both at fixed positions of the path: a row's arithmetic does
+// not depend on which other rows are computed beside it.
+constexpr int kTilePages = 16;
+constexpr int kTileTokens = kTilePages * kPageSize;
+constexpr int kChunkTiles = 4;
+
+// Columns of TreePlan.segments; see plan.h for the meaning.
+struct Segment {
+  int32_t page_offset, first_page, num_pages, query_begin, query_end;
+};
+
+struct QueryBlock {
+  int32_t query_begin, query_end, segment_begin, segment_end;
+};
+
+struct ChunkTask {
+  KVView kv;
+  int kv_head;
+  int group;                // query heads per KV head; row = (query - query_begin) * group + head in group
+  int query_begin, query_end;
+  const int32_t* position;  // of every query of the plan
+  const Segment* segment_begin;
+  const Segment* segment_end;
+  const int32_t* pages;
+  float scale, soft_cap;  // soft_cap 0: none
+  int window;             // 0: none
+
+};
+
+// State of a softmax over part of the path: the result is acc / l, its base-2 log-sum-exp m + log2(l).
+// A row that has seen nothing is (-inf, 0, 0).
+struct AttentionState {
+  float* m;    // [rows] largest logit, in units of log2
+  float* l;    // [rows] sum of 2^(logit - m)
+  float* acc;  // [rows, head_dim] sum of 2^(logit - m) * v
+};
+
+struct ChunkScratch {
+  uint32_t* q;         // [rows, head_dim] rows as pack_q left them
+  uint32_t* s;         // [rows, kTileTokens] scores, then probabilities
+  uint32_t* operands;  // [5 * kPageSize * head_dim] pages as the micro-kernels read them
+};
+
+struct AttentionKernels {
+  // One row of queries from storage into words: a float, or a pair of bfloat16, per word.
+  void (*pack_q)(const void* row, int head_dim, uint32_t* words);
+  // Sets `state` to that of the chunk that the task's segments span.
+  void (*attend_chunk)(const ChunkTask& task, const ChunkScratch& scratch, const AttentionState& state);
+};
+
+namespace generic {
+extern const AttentionKernels kFloat32, kBFloat16;
+}
+namespace avx2 {
+extern const AttentionKernels kFloat32, kBFloat16;
+}
+namespace avx512 {
+extern const AttentionKernels kFloat32, kBFloat16;
+}
+namespace avx512_bf16 {
+extern const AttentionKernels kBFloat16;
+}
+
+}  // namespace tts

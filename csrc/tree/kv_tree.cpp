@@ -1,0 +1,237 @@
+#include "tree/kv_tree.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "common/error.h"
+
+namespace tts {
+namespace {
+
+// Guards against a mistyped n that would take all memory for empty tables.
+constexpr int64_t kMaxFork = 1 << 20;
+
+int64_t next_id() {
+  static std::atomic<int64_t> last{0};
+  return ++last;
+}
+
+}  // namespace
+
+const KVTree::Holder& KVTree::find(int64_t holder) const {
+  const auto found = holders_.find(holder);
+  require(found != holders_.end(), "branch: got id ", holder,
+          ", which this tree does not hold; it was released, or belongs to another tree");
+  return found->second;
+}
+
+const KVTree::Holder& KVTree::find_branch(int64_t branch) const {
+  const Holder& found = find(branch);
+  require(!found.pinned, "branch: got id ", branch,
+          ", which is a pin, expected a branch; fork the pin, or unpin it");
+  return found;
+}
+
+KVTree::Holder& KVTree::find_branch(int64_t branch) {
+  return const_cast<Holder&>(static_cast<const KVTree*>(this)->find_branch(branch));
+}
+
+int64_t KVTree::create() {
+  const int64_t id = next_id();
+  holders_.emplace(id, Holder{});
+  return id;
+}
+
+std::vector<int64_t> KVTree::add_holders(int64_t source, int64_t n, std::optional<int64_t> at, bool pinned) {
+  const Holder& from = find(source);
+  const int64_t length = at.value_or(from.length);
+  require(0 <= length && length <= from.length, "at: got ", length, ", expected 0 <= at <= ", from.length,
+          ", the length of branch ", source);
+  require(0 <= n && n <= kMaxFork, "n: got ", n, ", expected 0 <= n <= ", kMaxFork);
+
+  const auto shared = std::span(from.pages).first(static_cast<size_t>(pages_for(length)));
+  std::vector<int64_t> ids;
+  std::unordered_map<int64_t, Holder> added;
+  ids.reserve(n);
+  added.reserve(n);
+  for (int64_t i = 0; i < n; ++i) {
+    ids.push_back(next_id());
+    added.emplace(ids.back(), Holder{{shared.begin(), shared.end()}, static_cast<int32_t>(length), pinned});
+  }
+  holders_.reserve(holders_.size() + n);
+  // Nothing throws from here on.
+  for (const int32_t page : shared) pool_.add_holders(page, static_cast<int32_t>(n));
+  holders_.merge(added);
+  return ids;
+}
+
+std::vector<int64_t> KVTree::fork(int64_t holder, int64_t n, std::optional<int64_t> at) {
+  return add_holders(holder, n, at, /*pinned=*/false);
+}
+
+int64_t KVTree::pin(int64_t holder, std::optional<int64_t> at) {
+  return add_holders(holder, 1, at, /*pinned=*/true).front();
+}
+
+Append KVTree::append(std::span<const int64_t> branches, std::span<const std::span<const int32_t>> tokens) {
+  require(branches.size() == tokens.size(), "tokens: got ", tokens.size(), " token lists for ",
+          branches.size(), " branches, expected one a branch");
+  std::vector<int64_t> ids(branches.begin(), branches.end());
+  std::sort(ids.begin(), ids.end());
+  const auto twice = std::adjacent_find(ids.begin(), ids.end());
+  require(twice == ids.end(), "branches: got branch ", twice == ids.end() ? 0 : *twice,
+          " twice, expected distinct branches; join its tokens in one list");
+
+  std::vector<Holder*> writers;
+  std::vector<int32_t> tails;  // the partly filled page that each writer appends to, with repeats
+  writers.reserve(branches.size());
+  size_t total = 0;
+  int64_t needed = 0;
+  for (size_t i = 0; i < branches.size(); ++i) {
+    Holder& branch = find_branch(branches[i]);
+    const int64_t count = static_cast<int64_t>(tokens[i].size());
+    writers.push_back(&branch);
+    total += tokens[i].size();
+    needed += pages_for(branch.length + count) - pages_for(branch.length);
+    if (count > 0 && branch.length % pool_.page_size() != 0) tails.push_back(branch.pages.back());
+  }
+  // Of a tail's h holders w write here: each copies it, but whoever is its last holder by then writes in
+  // place.
+  std::sort(tails.begin(), tails.end());
+  for (auto run = tails.begin(); run != tails.end();) {
+    const auto end = std::upper_bound(run, tails.end(), *run);
+    needed += std::min<int64_t>(end - run, pool_.holders(*run) - 1);
+    run = end;
+  }
+  pool_.reserve(needed);
+
+  Append done;
+  done.slots.reserve(total);
+  done.copies.reserve(tails.size());
+  for (size_t i = 0; i < writers.size(); ++i) {
+    reserve_amortised(writers[i]->pages,
+                      static_cast<size_t>(pages_for(writers[i]->length + tokens[i].size())));
+  }
+  // Nothing throws from here on.
+  for (size_t i = 0; i < writers.size(); ++i) write(*writers[i], tokens[i], done);
+  return done;
+}
+
+void KVTree::write(Holder& branch, std::span<const int32_t> tokens, Append& done) {
+  const int32_t page_size = pool_.page_size();
+  const int32_t filled = branch.length % page_size;
+  if (!tokens.empty() && filled != 0 && pool_.holders(branch.pages.back()) > 1) {
+    const int32_t source = branch.pages.back();
+    const int32_t target = pool_.take();
+    std::copy_n(pool_.tokens(source), filled, pool_.tokens(target));
+    pool_.drop_holder(source);
+    branch.pages.back() = target;
+    done.copies.push_back({source, target});
+  }
+  for (const int32_t token : tokens) {
+    const int32_t offset = branch.length % page_size;
+    if (offset == 0) branch.pages.push_back(pool_.take());
+    const int32_t page = branch.pages.back();
+    pool_.tokens(page)[offset] = token;
+    done.slots.push_back(page * page_size + offset);
+    ++branch.length;
+  }
+}
+
+void KVTree::drop_pages(Holder& holder, int64_t keep) {
+  while (static_cast<int64_t>(holder.pages.size()) > keep) {
+    pool_.drop_holder(holder.pages.back());
+    holder.pages.pop_back();
+  }
+}
+
+void KVTree::truncate(int64_t branch, int64_t length) {
+  Holder& target = find_branch(branch);
+  require(0 <= length && length <= target.length, "length: got ", length,
+          ", expected 0 <= length <= ", target.length, ", the length of branch ", branch);
+  drop_pages(target, pages_for(length));
+  target.length = static_cast<int32_t>(length);
+}
+
+void KVTree::release(int64_t branch) {
+  drop_pages(find_branch(branch), 0);
+  holders_.erase(branch);
+}
+
+void KVTree::unpin(int64_t pin) {
+  const auto found = holders_.find(pin);
+  require(found != holders_.end() && found->second.pinned, "pin: got id ", pin,
+          ", which is not a pin of this tree; it was unpinned, or is a branch, or belongs to another tree");
+  drop_pages(found->second, 0);
+  holders_.erase(found);
+}
+
+std::optional<Match> KVTree::match(std::span<const int32_t> tokens) const {
+  const int32_t page_size = pool_.page_size();
+  const int64_t num_tokens = static_cast<int64_t>(tokens.size());
+  // Leading slots of a page that agree with the tokens at its place on the path; each page is compared once.
+  std::vector<int32_t> agreeing(pool_.used_pages(), -1);
+  Match best{0, 0};
+  for (const auto& [id, holder] : holders_) {
+    int64_t length = 0;
+    for (const int32_t page : holder.pages) {
+      if (agreeing[page] < 0) {
+        const auto expected = tokens.subspan(length, std::min<int64_t>(page_size, num_tokens - length));
+        const auto differs = std::mismatch(expected.begin(), expected.end(), pool_.tokens(page)).first;
+        agreeing[page] = static_cast<int32_t>(differs - expected.begin());
+      }
+      length += agreeing[page];
+      if (agreeing[page] < page_size) break;
+    }
+    length = std::min<int64_t>(length, holder.length);  // what lies behind in the page is not this holder's
+    if (length > best.length || (length == best.length && length > 0 && id < best.holder)) {
+      best = {id, static_cast<int32_t>(length)};
+    }
+  }
+  if (best.length == 0) return std::nullopt;
+  return best;
+}
+
+std::vector<int32_t> KVTree::tokens(int64_t holder) const {
+  const Holder& from = find(holder);
+  std::vector<int32_t> tokens;
+  tokens.reserve(from.length);
+  for (const int32_t page : from.pages) {
+    const size_t count = std::min<size_t>(pool_.page_size(), from.length - tokens.size());
+    tokens.insert(tokens.end(), pool_.tokens(page), pool_.tokens(page) + count);
+  }
+  return tokens;
+}
+
+int64_t KVTree::pages_needed(int64_t branch, int64_t n) const {
+  const Holder& from = find_branch(branch);
+  require(0 <= n && n <= INT32_MAX, "n: got ", n, ", expected 0 <= n <= ", INT32_MAX);
+  const bool copies_tail =
+      n > 0 && from.length % pool_.page_size() != 0 && pool_.holders(from.pages.back()) > 1;
+  return pages_for(from.length + n) - pages_for(from.length) + copies_tail;
+}
+
+TreeStats KVTree::stats() const {
+  TreeStats stats{};
+  const int32_t page_size = pool_.page_size();
+  std::vector<int32_t> visible(pool_.used_pages(),
+                               0);  // leading slots of a page that its longest holder sees
+  for (const auto& [id, holder] : holders_) {
+    ++(holder.pinned ? stats.pins : stats.branches);
+    if (!holder.pinned) stats.logical_tokens += holder.length;
+    int32_t rest = holder.length;
+    for (const int32_t page : holder.pages) {
+      visible[page] = std::max(visible[page], std::min(rest, page_size));
+      rest -= page_size;
+    }
+  }
+  for (const int32_t slots : visible) stats.unique_tokens += slots;
+  stats.resident_pages = pool_.resident_pages();
+  stats.peak_pages = pool_.peak_pages();
+  const double resident_slots = static_cast<double>(stats.resident_pages) * page_size;
+  stats.fragmentation =
+      resident_slots == 0 ? 0 : 1 - static_cast<double>(stats.unique_tokens) / resident_slots;
+  return stats;
+}
+
+}  // namespace tts

@@ -1,0 +1,86 @@
+// Branches over shared pages. Ids and token ids only: whoever owns the K and V does the copies and the writes
+// that append() asks for.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "tree/page_pool.h"
+
+namespace tts {
+
+struct Append {
+  std::vector<int32_t> slots;  // per new token: page * page_size + offset
+  std::vector<std::array<int32_t, 2>>
+      copies;  // (source page, target page), to be done before the slots are written
+};
+
+struct Match {
+  int64_t holder;
+  int32_t length;
+};
+
+struct TreeStats {
+  int64_t branches;
+  int64_t pins;
+  int64_t logical_tokens;  // sum of the branches' lengths
+  int64_t unique_tokens;   // distinct slots that a branch or a pin can see
+  int64_t resident_pages;
+  int64_t peak_pages;
+  double fragmentation;  // share of the resident slots that nobody can see
+};
+
+// A holder is a branch, or a pin: a prefix kept resident that is not a branch. Its position p lives in slot
+// p % page_size of page pages[p / page_size].
+//
+// Pages are shared by fork() alone, and a page with several holders is never written. So two holders of one
+// page also share every page before it, and differ at most in how much of the page they see.
+//
+// Ids are unique in the process: a released id or one of another tree is not found. Every member that throws
+// leaves the tree as it was.
+class KVTree {
+ public:
+  KVTree(int64_t num_pages, int64_t page_size) : pool_(num_pages, page_size) {}
+
+  int64_t create();
+  std::vector<int64_t> fork(int64_t holder, int64_t n, std::optional<int64_t> at);
+  Append append(std::span<const int64_t> branches, std::span<const std::span<const int32_t>> tokens);
+  void truncate(int64_t branch, int64_t length);
+  void release(int64_t branch);
+  int64_t pin(int64_t holder, std::optional<int64_t> at);
+  void unpin(int64_t pin);
+
+  // The holder with the longest common prefix with `tokens` (the oldest of equals); nullopt if there is none.
+  std::optional<Match> match(std::span<const int32_t> tokens) const;
+  int32_t length(int64_t holder) const { return find(holder).length; }
+  std::vector<int32_t> tokens(int64_t holder) const;
+  std::span<const int32_t> pages(int64_t holder) const { return find(holder).pages; }
+  // Upper bound of the pages that append() of n tokens takes.
+  int64_t pages_needed(int64_t branch, int64_t n) const;
+  TreeStats stats() const;
+  const PagePool& pool() const { return pool_; }
+
+ private:
+  struct Holder {
+    std::vector<int32_t> pages;  // exactly pages_for(length)
+    int32_t length = 0;
+    bool pinned = false;
+  };
+
+  int64_t pages_for(int64_t length) const { return (length + pool_.page_size() - 1) / pool_.page_size(); }
+  const Holder& find(int64_t holder) const;
+  const Holder& find_branch(int64_t branch) const;
+  Holder& find_branch(int64_t branch);
+  std::vector<int64_t> add_holders(int64_t source, int64_t n, std::optional<int64_t> at, bool pinned);
+  void drop_pages(Holder& holder, int64_t keep);
+  void write(Holder& branch, std::span<const int32_t> tokens, Append& done);
+
+  PagePool pool_;
+  std::unordered_map<int64_t, Holder> holders_;
+};
+
+}  // namespace tts

@@ -1,0 +1,283 @@
+"""Branch handles: what a search algorithm holds of one path of the tree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tts_decode.budget import Budget
+from tts_decode.errors import BranchReleased
+from tts_decode.sampling import SamplingParams, mix
+from tts_decode.text import continuation
+
+if TYPE_CHECKING:
+    from tts_decode.decoder import TreeDecoder
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one `Branch.step()` generated.
+
+    Attributes:
+        text: the step's text, special tokens left out.
+        tokens, logprobs, entropies: one entry a token; nats, of the model's own distribution (temperature 1,
+            before penalty and filters).
+        reason: "stop_string", "stop_token" or "max_step_tokens" when the branch can go on; otherwise the
+            branch's finish reason: "eos", "max_tokens", "length" (the model's last position), "budget", or
+            what `Branch.finish` was given.
+        hidden: mean of the model's last hidden states over the step's tokens (float32 [hidden]) when
+            `decoder.keep_hidden` is set, else None.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    entropies: tuple[float, ...]
+    reason: str
+    hidden: Tensor | None = None
+
+
+class Branch:
+    """One path from a prompt to a leaf; made by `TreeDecoder.root` and `Branch.fork` only.
+
+    Read these, never change them (except `scores`, to which strategies append):
+
+    Attributes:
+        id: the branch's id in the KV tree.
+        tokens: prompt and everything after it.
+        prompt_length: tokens of the prompt.
+        logprobs, entropies: one entry for each token after the prompt, generated or forced; nats, of the
+            model's own distribution.
+        steps: the finished steps. A step that was cancelled or failed leaves its tokens but no entry.
+        scores: one entry a scored step.
+        finish_reason: None while the branch can go on.
+        parent: the branch it was forked from.
+        sampling, seed, budget, decoder
+    """
+
+    def __init__(
+        self,
+        decoder: TreeDecoder,
+        branch_id: int,
+        tokens: list[int],
+        prompt_length: int,
+        sampling: SamplingParams,
+        seed: int,
+        budget: Budget | None,
+        parent: Branch | None = None,
+    ) -> None:
+        self.decoder = decoder
+        self.id = branch_id
+        self.tokens = tokens
+        self.prompt_length = prompt_length
+        self.sampling = sampling
+        self.seed = seed
+        self.budget = budget
+        self.parent = parent
+        self.logprobs: list[float] = []
+        self.entropies: list[float] = []
+        self.steps: list[Step] = []
+        self.scores: list[float] = []
+        self.finish_reason: str | None = None
+        self.released = False
+        self._step_ends: list[int] = []  # len(tokens) at the end of each step
+        self._forks = 0
+        self._kv_length = 0  # tokens in the KV tree: at most all of them, but for forced ones on their way in
+        self._logits: Tensor | None = (
+            None  # float32 [vocab] after the last token; None while its KV is missing
+        )
+        self._busy = False  # a request of this branch waits for the engine
+
+    # -- what it holds
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def text(self) -> str:
+        """Text after the prompt, special tokens left out."""
+        return continuation(self.decoder.tokenizer, self.tokens, self.prompt_length)
+
+    @property
+    def full_text(self) -> str:
+        """Text of prompt and continuation, special tokens included."""
+        text: str = self.decoder.tokenizer.decode(self.tokens)
+        return text
+
+    @property
+    def cum_logprob(self) -> float:
+        """Sum of `logprobs`, nats."""
+        return sum(self.logprobs)
+
+    @property
+    def finished(self) -> bool:
+        return self.finish_reason is not None
+
+    def finish(self, reason: str = "stop") -> None:
+        """Declares the branch finished, as when its answer appeared; `step()` then does nothing."""
+        self._check()
+        self.finish_reason = reason
+
+    # -- model work
+
+    async def step(self, **overrides: Any) -> Step:
+        """Generates up to the next step boundary.
+
+        Args:
+            overrides: fields of `SamplingParams` for this step only.
+
+        On a finished branch it returns an empty step with the finish reason and does no work. A cancelled or
+        failed step leaves the tokens generated so far in the branch.
+
+        Raises:
+            OutOfPages: no page is left and no other branch waiting could go on either.
+        """
+        self._check_idle()
+        params = replace(self.sampling, **overrides) if overrides else self.sampling
+        if self.finish_reason is not None:
+            return Step("", (), (), (), self.finish_reason)
+        return await self.decoder._scheduler.step(self, params)
+
+    async def extend(self, tokens: str | Sequence[int]) -> Tensor:
+        """Appends forced text or token ids and returns the log-probability of each token, float32 [n], nats.
+
+        A finished branch is open again afterwards. Forced tokens cost no budget; a call that fails or is
+        cancelled changes nothing.
+        """
+        self._check_idle()
+        forced = self.decoder._token_ids(tokens)
+        limit = self.decoder.max_positions
+        if limit is not None and len(self.tokens) + len(forced) > limit:
+            raise ValueError(
+                f"tokens: {len(forced)} more after {len(self.tokens)} exceed the model's {limit} positions"
+            )
+        logprobs = await self.decoder._scheduler.extend(self, forced) if forced else []
+        return torch.tensor(logprobs, dtype=torch.float32)
+
+    async def next_logprobs(self, token_ids: Sequence[int] | None = None) -> Tensor:
+        """Log-probabilities of the next token (nats, the model's own distribution): float32 [vocab], or those
+        of `token_ids` in that order."""
+        self._check_idle()
+        if self._logits is None:
+            await self.decoder._scheduler.advance(self)
+        assert self._logits is not None  # `advance` returned
+        logprobs = self._logits.log_softmax(-1)
+        if token_ids is None:
+            return logprobs
+        ids = torch.tensor(self.decoder._token_ids(token_ids))
+        return logprobs[ids]
+
+    # -- tree work, immediate
+
+    def fork(self, n: int = 1, at: int | None = None, seeds: Sequence[int] | None = None) -> list[Branch]:
+        """Makes `n` children that share this branch's KV; at most one page a child is copied, later.
+
+        Args:
+            at: position in `tokens`, 1 <= at <= length: children hold `tokens[:at]`, with the steps and
+                scores that end there or earlier. Default: all. Children of an unshortened finished branch are
+                finished too.
+            seeds: one a child. Default: derived from this branch's seed, its count of `fork` calls and the
+                index.
+        """
+        self._check()
+        at = self._position("at", at, 1)
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"n must be a positive integer, got {n!r}")
+        if seeds is not None and len(seeds) != n:
+            raise ValueError(f"seeds must have n = {n} entries, got {len(seeds)}")
+        self._forks += 1
+        if seeds is None:
+            seeds = [mix(self.seed, self._forks, i) for i in range(n)]
+        kv_length = self._kv_after_cut(at)
+        ids = self.decoder._tree.fork(self.id, n, at=kv_length)
+        children = []
+        for child_id, seed in zip(ids, seeds, strict=True):
+            child = Branch(
+                decoder=self.decoder,
+                branch_id=child_id,
+                tokens=self.tokens[:at],
+                prompt_length=min(self.prompt_length, at),
+                sampling=self.sampling,
+                seed=seed,
+                budget=self.budget,
+                parent=self,
+            )
+            child._inherit(self, at, kv_length)
+            children.append(child)
+        return children
+
+    def truncate(self, length: int) -> None:
+        """Rolls back to `tokens[:length]`, 1 <= length <= the branch's length; pages return at once.
+
+        Steps and scores that end beyond `length` go too; a branch that loses tokens is no longer finished.
+        """
+        self._check_idle()
+        length = self._position("length", length, 1)
+        kv_length = self._kv_after_cut(length)
+        self.decoder._tree.truncate(self.id, kv_length)
+        self._inherit(self, length, kv_length)
+        del self.tokens[length:]
+        self.prompt_length = min(self.prompt_length, length)
+
+    def release(self) -> None:
+        """Gives up the branch's KV; pages that no other branch holds return at once. A waiting step fails."""
+        self._check()
+        self.released = True
+        self._logits = None
+        self.decoder._tree.release(self.id)
+
+    def __del__(self) -> None:
+        if not getattr(self, "released", True):
+            self.decoder._tree.release(self.id)
+
+    def __repr__(self) -> str:
+        state = "released" if self.released else self.finish_reason or "open"
+        return f"Branch(id={self.id}, length={self.length}, {state})"
+
+    # -- helpers
+
+    def _inherit(self, other: Branch, length: int, kv_length: int) -> None:
+        """Takes over what `other` knows about its first `length` tokens."""
+        steps = sum(end <= length for end in other._step_ends)
+        generated = max(0, length - other.prompt_length)
+        whole = length == len(other.tokens)
+        self.logprobs = other.logprobs[:generated]
+        self.entropies = other.entropies[:generated]
+        self.scores = list(other.scores) if whole else other.scores[:steps]
+        self.steps = other.steps[:steps]
+        self._step_ends = other._step_ends[:steps]
+        self.finish_reason = other.finish_reason if whole else None
+        self._logits = other._logits if whole else None
+        self._kv_length = kv_length
+
+    def _kv_after_cut(self, length: int) -> int:
+        """KV to keep under `tokens[:length]`: a last token without logits is left out, to be fed again."""
+        whole = length == len(self.tokens) and self._logits is not None
+        return length if whole else min(self._kv_length, length - 1)
+
+    def _position(self, name: str, value: int | None, low: int) -> int:
+        if value is None:
+            return len(self.tokens)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+        if not low <= value <= len(self.tokens):
+            raise ValueError(
+                f"{name} must lie in {low}..{len(self.tokens)}, the branch's length, got {value}"
+            )
+        return value
+
+    def _check(self) -> None:
+        if self.released:
+            raise BranchReleased(f"branch {self.id} was released: fork before releasing, or keep it")
+
+    def _check_idle(self) -> None:
+        self._check()
+        if self._busy:
+            raise RuntimeError(
+                f"branch {self.id} already waits for the engine: await that call first, or fork"
+            )

@@ -1,0 +1,266 @@
+"""The decoder: one model, one KV tree, and every search that runs on them in one batch."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from tts_decode.branch import Branch
+from tts_decode.budget import Budget
+from tts_decode.engines.hf import HFEngine
+from tts_decode.requests import RootRequest
+from tts_decode.sampling import SamplingParams
+from tts_decode.scheduler import Scheduler
+from tts_kernels import KVTree
+from tts_kernels.pool import KVPool
+
+T = TypeVar("T")
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
+DEFAULT_MODEL = "SmolLM2-135M-Instruct"
+
+
+@dataclass(frozen=True)
+class DecoderStats:
+    """Counters since the decoder was made, and what its KV tree holds now.
+
+    Attributes:
+        steps: forwards of the model. forward_tokens: tokens that went through them, prompts included.
+        generated_tokens: sampled tokens. seconds: wall time inside the engine.
+        branches: live branches. logical_tokens: KV tokens summed over them. unique_tokens: KV tokens stored.
+        resident_bytes, peak_bytes: KV bytes of the pages in use, now and at most.
+        page_bytes: KV bytes of one page over all layers.
+    """
+
+    steps: int
+    generated_tokens: int
+    forward_tokens: int
+    seconds: float
+    branches: int
+    logical_tokens: int
+    unique_tokens: int
+    resident_bytes: int
+    peak_bytes: int
+    page_bytes: int
+
+
+class TreeDecoder:
+    """Decodes any number of branches of any number of prompts over one shared KV tree.
+
+    Args:
+        model: a transformers causal language model on the CPU in float32 or bfloat16. It is set to eval mode
+            and otherwise stays as it is.
+        tokenizer: its tokenizer.
+        kv_bytes: bytes for the KV pages; memory is taken from the system as pages are first used. Default: a
+            quarter of the machine's memory.
+        max_batch_tokens: tokens in one forward at most; longer prompts go in chunks beside the decoding
+            branches.
+        sampling: default parameters of `root`.
+
+    The same seed gives the same text whatever else is in the batch as far as the matrix products do:
+    attention is bitwise independent of the batch, but a GEMM library may round a row differently at another
+    batch size. In float32 that moves a log-probability by some 1e-6 and only rarely a token; in bfloat16
+    tokens do change.
+
+    Attributes:
+        keep_hidden: when True each `Step` carries the mean of its last hidden states, at the price of feeding
+            the step's last token before the step returns.
+
+    Raises:
+        UnsupportedModel: the model needs something that the tree attention path does not serve.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        kv_bytes: int | None = None,
+        max_batch_tokens: int = 512,
+        sampling: SamplingParams | None = None,
+    ) -> None:
+        if (
+            isinstance(max_batch_tokens, bool)
+            or not isinstance(max_batch_tokens, int)
+            or max_batch_tokens < 1
+        ):
+            raise ValueError(f"max_batch_tokens must be a positive integer, got {max_batch_tokens!r}")
+        if not callable(getattr(tokenizer, "decode", None)):
+            raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}")
+        self.tokenizer = tokenizer
+        self.sampling = sampling or SamplingParams()
+        self.keep_hidden = False
+        self._engine = HFEngine(model)
+        self._pool = _make_pool(self._engine, _default_kv_bytes() if kv_bytes is None else kv_bytes)
+        self._tree = KVTree(self._pool.num_pages, self._pool.page_size)
+        self._scheduler = Scheduler(self, max_batch_tokens)
+        self.max_positions = self._engine.max_positions
+        self.eos_token_ids = self._engine.eos_token_ids
+
+    @classmethod
+    def from_pretrained(cls, name: str = DEFAULT_MODEL, dtype: str = "auto", **options: Any) -> TreeDecoder:
+        """Loads a model by directory, GGUF file, hub id or the default's name; `options` as for the class."""
+        from tts_decode.engines.loading import load_model
+
+        model, tokenizer = load_model(name, dtype)
+        return cls(model, tokenizer, **options)
+
+    @property
+    def model(self) -> Any:
+        return self._engine.model
+
+    # -- running searches
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Runs one coroutine to its end in an event loop of its own.
+
+        Where a loop runs already, as in a notebook, await the coroutine instead.
+        """
+        _refuse_running_loop("run", [coroutine])
+        return asyncio.run(coroutine)
+
+    def run_all(self, coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+        """Runs several problems in one batch; results in order. The first failure cancels the others."""
+        coroutines = list(coroutines)
+        _refuse_running_loop("run_all", coroutines)
+
+        async def together() -> list[T]:
+            return await gather(coroutines)
+
+        return asyncio.run(together())
+
+    async def root(
+        self, prompt: Prompt, sampling: SamplingParams | None = None, budget: Budget | None = None
+    ) -> Branch:
+        """Computes a prompt and returns the branch at its end. What is resident of it already is shared.
+
+        Args:
+            prompt: text, token ids, or chat messages (dicts of role and content, for the chat template).
+            sampling: default: the decoder's.
+            budget: shared by every branch forked from this root.
+
+        Raises:
+            ValueError: the prompt is empty, longer than the model allows, or larger than the KV pool.
+        """
+        tokens = self._prompt_ids(prompt)
+        sampling = self.sampling if sampling is None else sampling
+        self._check_prompt(tokens)
+        if budget is not None:
+            budget.start()
+
+        def make() -> Branch:
+            found = self._tree.match(tokens[:-1])  # the last token is always fed, for its logits
+            branch_id = self._tree.create() if found is None else self._tree.fork(found[0], 1, at=found[1])[0]
+            branch = Branch(self, branch_id, list(tokens), len(tokens), sampling, sampling.seed, budget)
+            branch._kv_length = 0 if found is None else found[1]
+            return branch
+
+        return await self._scheduler.root(RootRequest(tokens, make))
+
+    def stats(self) -> DecoderStats:
+        tree, scheduler, page_bytes = self._tree.stats(), self._scheduler, self._pool.page_bytes
+        return DecoderStats(
+            steps=scheduler.steps,
+            generated_tokens=scheduler.generated_tokens,
+            forward_tokens=scheduler.forward_tokens,
+            seconds=scheduler.seconds,
+            branches=tree.branches,
+            logical_tokens=tree.logical_tokens,
+            unique_tokens=tree.unique_tokens,
+            resident_bytes=tree.resident_pages * page_bytes,
+            peak_bytes=tree.peak_pages * page_bytes,
+            page_bytes=page_bytes,
+        )
+
+    # -- text to tokens
+
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return list(self.tokenizer(prompt)["input_ids"])
+        if prompt and isinstance(prompt[0], Mapping):
+            text = self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._token_ids(prompt)
+
+    def _token_ids(self, tokens: Any) -> list[int]:
+        """Token ids of text without special tokens, or checked ids."""
+        if isinstance(tokens, str):
+            return list(self.tokenizer(tokens, add_special_tokens=False)["input_ids"])
+        ids = [int(token) for token in tokens]
+        vocab = self._engine.config.vocab_size
+        for token in ids:
+            if not 0 <= token < vocab:
+                raise ValueError(f"token ids must lie in 0..{vocab - 1}, got {token}")
+        return ids
+
+    def _check_prompt(self, tokens: list[int]) -> None:
+        if not tokens:
+            raise ValueError("prompt is empty: give at least one token")
+        if self.max_positions is not None and len(tokens) > self.max_positions:
+            raise ValueError(
+                f"prompt has {len(tokens)} tokens, but the model allows {self.max_positions}: shorten it"
+            )
+        pages = -(-len(tokens) // self._pool.page_size)
+        if pages > self._pool.num_pages:
+            raise ValueError(
+                f"prompt has {len(tokens)} tokens and needs {pages * self._pool.page_bytes} bytes of KV, but "
+                f"kv_bytes holds {self._pool.num_pages * self._pool.page_bytes}: raise kv_bytes or shorten it"
+            )
+
+
+def _make_pool(engine: HFEngine, kv_bytes: int) -> KVPool:
+    shape = engine.kv_shape
+    if isinstance(kv_bytes, bool) or not isinstance(kv_bytes, int):
+        raise TypeError(f"kv_bytes must be an integer, got {type(kv_bytes).__name__}")
+    page_bytes = (
+        2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * _PAGE_SIZE * engine.dtype.itemsize
+    )
+    if kv_bytes < page_bytes:
+        raise ValueError(f"kv_bytes must hold one page of {page_bytes} bytes at least, got {kv_bytes}")
+    return KVPool(
+        num_layers=shape.num_layers,
+        num_kv_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        num_pages=kv_bytes // page_bytes,
+        dtype=engine.dtype,
+        page_size=_PAGE_SIZE,
+    )
+
+
+_PAGE_SIZE = 16  # tokens; what the CPU kernels serve
+
+
+def _default_kv_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+
+
+def _refuse_running_loop(name: str, coroutines: Sequence[Coroutine[Any, Any, Any]]) -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    for coroutine in coroutines:
+        coroutine.close()
+    raise RuntimeError(
+        f"TreeDecoder.{name} was called where an event loop runs already: await the coroutine instead"
+    )
+
+
+async def gather(*awaitables: Awaitable[Any] | Iterable[Awaitable[Any]]) -> list[Any]:
+    """Waits for all and returns their results in order; takes awaitables or one iterable of them.
+
+    Like `asyncio.gather`, but when one fails or the caller is cancelled the rest are cancelled and have ended
+    before the error goes on.
+    """
+    if len(awaitables) == 1 and not isinstance(awaitables[0], Awaitable):
+        awaitables = tuple(awaitables[0])
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]  # type: ignore[arg-type]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

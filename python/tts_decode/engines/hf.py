@@ -1,0 +1,195 @@
+"""Runs a Hugging Face causal LM with its attention over the tree's pages.
+
+The attention function and the mask function are registered with transformers under one name; the model is
+switched to that name during a forward only, so `model.generate` keeps working on the same object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from tts_decode.engines.features import AttentionCall, KVShape, refuse_calls, refuse_config
+from tts_kernels import TreePlan
+from tts_kernels.ops import tree_attention
+from tts_kernels.pool import KVPool
+
+_NAME = "tts_tree"
+_KNOWN_ARGUMENTS = {
+    "dropout",
+    "is_causal",
+    "position_ids",
+    "use_cache",
+    "output_attentions",
+    "output_hidden_states",
+}
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What the attention layers of one forward need; travels through the model's keyword arguments."""
+
+    pool: KVPool
+    slots: Tensor  # int32 [T], where each new token's K and V go
+    plan: TreePlan
+
+
+@dataclass
+class Probe:
+    """Takes the place of `StepContext` in the one forward at load that records what each layer asks for."""
+
+    calls: list[AttentionCall] = field(default_factory=list)
+
+
+class Output(NamedTuple):
+    logits: Tensor  # float32 [rows, vocab]
+    hidden: Tensor | None  # float32 [T, hidden], the model's last hidden states
+
+
+def _tree_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    tts_context: StepContext | Probe | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention function of transformers.
+
+    query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]
+    """
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    if isinstance(tts_context, Probe):
+        extra = [name for name, v in kwargs.items() if v is not None and name not in _KNOWN_ARGUMENTS]
+        causal = kwargs.get("is_causal", getattr(module, "is_causal", True))
+        tts_context.calls.append(
+            AttentionCall(
+                layer, query.shape[1], key.shape[1], query.shape[3], value.shape[3], sliding_window,
+                causal is not False, tuple(extra),
+            )
+        )  # fmt: skip
+        return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
+    if tts_context is None:
+        raise RuntimeError(
+            f'{type(module).__name__} got no step context: the attention implementation "{_NAME}" runs under '
+            "TreeDecoder only; choose another with model.set_attn_implementation"
+        )
+    tts_context.pool.append(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), tts_context.slots)
+    k_pages, v_pages = tts_context.pool.layer(layer)
+    out, _ = tree_attention(
+        query[0].transpose(0, 1),
+        k_pages,
+        v_pages,
+        tts_context.plan,
+        scale=scaling,
+        window=sliding_window,
+        logits_soft_cap=softcap,
+    )
+    return out[None], None
+
+
+def _no_mask(*args: Any, **kwargs: Any) -> None:
+    """The kernel knows who sees what: transformers must not build a [T, T] mask."""
+
+
+AttentionInterface.register(_NAME, _tree_attention)
+AttentionMaskInterface.register(_NAME, _no_mask)
+
+
+class HFEngine:
+    """The model behind a decoder: checks it at load, then runs batched forwards over the pool's pages."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        if not isinstance(model, PreTrainedModel):
+            raise TypeError(f"model must be a transformers causal language model, got {type(model).__name__}")
+        refuse_config(model)
+        model.eval()  # type: ignore[no-untyped-call]
+        self.model = model
+        self.config = model.config.get_text_config(decoder=True)
+        self._configs = list(
+            {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}.values()
+        )
+        self.kv_shape = self._probe()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def max_positions(self) -> int | None:
+        return getattr(self.config, "max_position_embeddings", None)
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        eos = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        eos = self.config.eos_token_id if eos is None else eos
+        if eos is None:
+            return frozenset()
+        return frozenset([eos] if isinstance(eos, int) else eos)
+
+    def forward(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        rows: Sequence[int],
+        context: StepContext,
+        *,
+        hidden: bool,
+    ) -> Output:
+        """Runs T new tokens of any number of branches through the model; their K and V go to the pool.
+
+        `rows`: which of the T tokens need logits, at least one.
+        """
+        kept: list[Tensor] = []
+        hook = (
+            self.model.base_model.register_forward_hook(lambda _m, _a, out: kept.append(out[0]))
+            if hidden
+            else None
+        )
+        try:
+            with torch.inference_mode(), self._tree_attention():
+                output = self.model(
+                    input_ids=torch.tensor([tokens]),
+                    position_ids=torch.tensor([positions]),
+                    use_cache=False,
+                    logits_to_keep=torch.tensor(rows),
+                    tts_context=context,
+                )
+        finally:
+            if hook is not None:
+                hook.remove()
+        return Output(output.logits[0].float(), kept[0][0].float() if kept else None)
+
+    def _probe(self) -> KVShape:
+        probe = Probe()
+        tokens = torch.zeros((1, 2), dtype=torch.long)
+        with torch.inference_mode(), self._tree_attention():
+            self.model(
+                input_ids=tokens,
+                position_ids=torch.arange(2)[None],
+                use_cache=False,
+                logits_to_keep=1,
+                tts_context=probe,
+            )
+        return refuse_calls(self.model, probe.calls)
+
+    @contextmanager
+    def _tree_attention(self) -> Iterator[None]:
+        before = [config._attn_implementation_internal for config in self._configs]
+        for config in self._configs:
+            config._attn_implementation_internal = _NAME
+        try:
+            yield
+        finally:
+            for config, name in zip(self._configs, before, strict=True):
+                config._attn_implementation_internal = name

@@ -1,0 +1,255 @@
+"""What a branch can ask of the scheduler: each request knows the tokens it lacks and when it is done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tts_decode.branch import Branch, Step
+from tts_decode.sampling import SamplingParams, token_logprobs
+from tts_decode.text import StopFinder, continuation
+
+FINAL_REASONS = frozenset({"eos", "max_tokens", "length", "budget"})
+
+
+@dataclass
+class Feed:
+    """Tokens of one request in one forward."""
+
+    request: Request
+    tokens: list[int]
+    rows_end: int = 0  # its rows of the logits end here; they begin where those of the feed before end
+    tokens_end: int = 0  # the same for the forward's tokens
+
+
+class Request:
+    """A call that waits for the engine. `future` carries its result; `branch` is set once it is admitted."""
+
+    branch: Branch
+    future: asyncio.Future[Any]
+
+    def __init__(self, branch: Branch | None) -> None:
+        if branch is not None:
+            self.branch = branch
+        self.admitted = branch is not None
+
+    def start(self) -> None:
+        """Marks the branch as waiting."""
+        self.branch._busy = True
+
+    def begin_tick(self) -> None:
+        """Called before each tick: the request may close without the model."""
+
+    def missing(self) -> list[int]:
+        """Tokens to feed next, in order; empty when the logits after the branch's last token are there."""
+        return self.branch.tokens[self.branch._kv_length :]
+
+    def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
+        """The first `count` missing tokens are in the tree.
+
+        `logits`: rows of those from the branch's last token on, float32; `hidden`: rows of all, float32.
+        """
+        branch = self.branch
+        branch._kv_length += count
+        if branch._kv_length == len(branch.tokens):
+            branch._logits = logits[-1].clone()  # not a view, which would keep the whole batch's logits
+            self.resolve(branch)
+
+    def resolve(self, result: Any) -> None:
+        self.branch._busy = False
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def undo(self) -> None:
+        """The call failed or was cancelled."""
+        self.branch._busy = False
+
+
+class AdvanceRequest(Request):
+    """Computes the logits after the branch's last token."""
+
+
+class RootRequest(Request):
+    """A prompt's way into the tree; its result is the branch that `make` builds from the ids of a tree branch
+    and the length that was resident already."""
+
+    def __init__(self, tokens: list[int], make: Callable[[], Branch]) -> None:
+        super().__init__(None)
+        self.tokens = tokens
+        self._make = make
+
+    def start(self) -> None:
+        """There is no branch yet."""
+
+    def admit(self) -> None:
+        self.branch = self._make()
+        self.branch._busy = True
+        self.admitted = True
+
+    def undo(self) -> None:
+        if self.admitted and not self.branch.released:
+            self.branch.release()
+
+
+class ExtendRequest(Request):
+    """Forced tokens. The branch's own token list grows only when all of them are in."""
+
+    def __init__(self, branch: Branch, tokens: list[int]) -> None:
+        super().__init__(branch)
+        self._tokens = branch.tokens + tokens
+        self._kv_before = branch._kv_length
+        self._logprobs: list[float] = []
+        self._entropies: list[float] = []
+        if branch._logits is not None:
+            self._score(branch._logits[None])
+
+    def begin_tick(self) -> None:
+        if self._scored == len(self._tokens):  # one token, and its logits were there: it is fed when needed
+            self._finish(None)
+
+    def missing(self) -> list[int]:
+        return self._tokens[self.branch._kv_length :]
+
+    def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
+        self.branch._kv_length += count
+        self._score(logits)
+        if self.branch._kv_length == len(self._tokens):
+            self._finish(logits[-1].clone())
+
+    @property
+    def _scored(self) -> int:
+        return len(self.branch.tokens) + len(self._logprobs)
+
+    def _score(self, logits: Tensor) -> None:
+        """Takes the log-probabilities of the next forced tokens from rows of logits."""
+        targets = self._tokens[self._scored : self._scored + len(logits)]
+        if targets:
+            logprobs, entropies = token_logprobs(logits[: len(targets)], targets)
+            self._logprobs += logprobs
+            self._entropies += entropies
+
+    def _finish(self, logits: Tensor | None) -> None:
+        branch = self.branch
+        branch.tokens = self._tokens
+        branch.logprobs += self._logprobs
+        branch.entropies += self._entropies
+        branch.finish_reason = None
+        branch._logits = logits
+        self.resolve(self._logprobs)
+
+    def undo(self) -> None:
+        super().undo()
+        if not self.branch.released and self.branch._kv_length != self._kv_before:
+            self.branch._kv_length = self._kv_before
+            self.branch.decoder._tree.truncate(self.branch.id, self._kv_before)
+
+
+class StepRequest(Request):
+    """Generates up to the next step boundary."""
+
+    def __init__(self, branch: Branch, params: SamplingParams) -> None:
+        super().__init__(branch)
+        self.params = params
+        self.seed = branch.seed if params.seed == branch.sampling.seed else params.seed
+        self._start = len(branch.tokens)
+        self._reason: str | None = None
+        tokenizer = branch.decoder.tokenizer
+        self._stops = StopFinder(tokenizer, params.stop, branch.tokens) if params.stop else None
+        self._hidden_sum: Tensor | float = 0.0
+
+    @property
+    def samples(self) -> bool:
+        """Whether it waits for a token and the logits are there."""
+        return self._reason is None and self.branch._logits is not None
+
+    @property
+    def logits(self) -> Tensor:
+        assert self.branch._logits is not None  # `samples`
+        return self.branch._logits
+
+    def begin_tick(self) -> None:
+        if self._reason is None and (limit := self._limit()):
+            self._close(limit)
+
+    def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
+        branch = self.branch
+        if hidden is not None:
+            skipped = max(0, self._start - branch._kv_length)
+            self._hidden_sum = self._hidden_sum + hidden[skipped:].sum(0)
+        branch._kv_length += count
+        if branch._kv_length == len(branch.tokens):
+            branch._logits = logits[-1]
+        if self._reason is not None and branch._logits is not None:
+            self._close(self._reason)
+
+    def take(self, token: int, logprob: float, entropy: float) -> int:
+        """Appends a sampled token; returns how many were taken: 0 when another branch used up the budget."""
+        branch = self.branch
+        if limit := self._limit():
+            self._close(limit)
+            return 0
+        branch.tokens.append(token)
+        branch.logprobs.append(logprob)
+        branch.entropies.append(entropy)
+        branch._logits = None
+        if branch.budget is not None:
+            branch.budget.tokens_used += 1
+        if reason := self._boundary(token):
+            self._close(reason)
+        return 1
+
+    def _limit(self) -> str | None:
+        """Why no further token may be sampled, whatever it would be."""
+        branch = self.branch
+        if branch.finish_reason is not None:
+            return branch.finish_reason
+        if len(branch.tokens) - branch.prompt_length >= self.params.max_tokens:
+            return "max_tokens"
+        if branch.decoder.max_positions is not None and len(branch.tokens) >= branch.decoder.max_positions:
+            return "length"
+        return "budget" if branch.budget is not None and branch.budget.exhausted else None
+
+    def _boundary(self, token: int) -> str | None:
+        """Why the step ends after `token`, if it does."""
+        branch = self.branch
+        if token in branch.decoder.eos_token_ids:
+            return "eos"
+        if token in self.params.stop_token_ids:
+            return "stop_token"
+        if self._stops is not None and self._stops.push(token):
+            return "stop_string"
+        if limit := self._limit():
+            return limit
+        return "max_step_tokens" if len(branch.tokens) - self._start >= self.params.max_step_tokens else None
+
+    def _close(self, reason: str) -> None:
+        """Ends the step; when hidden states are kept, only after its last token went through the model."""
+        branch = self.branch
+        self._reason = reason
+        count = len(branch.tokens) - self._start
+        keep_hidden = branch.decoder.keep_hidden and count > 0
+        if keep_hidden and branch._logits is None:
+            return
+        if branch._logits is not None:
+            branch._logits = branch._logits.clone()  # not a view, which would keep the whole batch's logits
+        if reason in FINAL_REASONS:
+            branch.finish_reason = reason
+        if not count:
+            self.resolve(Step("", (), (), (), reason))
+            return
+        step = Step(
+            text=continuation(branch.decoder.tokenizer, branch.tokens, self._start),
+            tokens=tuple(branch.tokens[self._start :]),
+            logprobs=tuple(branch.logprobs[-count:]),
+            entropies=tuple(branch.entropies[-count:]),
+            reason=reason,
+            hidden=torch.as_tensor(self._hidden_sum) / count if keep_hidden else None,
+        )
+        branch.steps.append(step)
+        branch._step_ends.append(len(branch.tokens))
+        self.resolve(step)

@@ -1,0 +1,253 @@
+"""Sampling parameters and the vectorised sampler.
+
+Randomness is counter-based: the uniform number for a token depends on the branch's seed and the token's
+position only, so a fork, a rollback or a replay draws the same numbers whatever else is in the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_MASK = (1 << 64) - 1
+_BLOCK = 256  # tokens summed together before the inverse CDF walks them
+_TOP_P_CANDIDATES = 1024  # most probable tokens tried before a full sort
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How a branch draws tokens and where its steps and its text end.
+
+    The filters have the meaning and the order of `transformers`: repetition penalty, temperature, top-k,
+    top-p, min-p. Tokens tied at a cut are all kept.
+
+    Attributes:
+        temperature: 0 takes the most probable token (the lowest id among equals).
+        top_k: keep the k most probable tokens; 0 keeps all.
+        top_p: keep the smallest set of most probable tokens whose mass reaches `top_p`; 1 keeps all.
+        min_p: keep tokens at least `min_p` times as probable as the best one; 0 keeps all.
+        repetition_penalty: divides positive and multiplies negative logits of every token that the branch
+            holds, prompt included; 1 does nothing.
+        seed: any integer; the branch's randomness.
+        max_tokens: tokens after the prompt before the branch is finished.
+        max_step_tokens: tokens before `step()` returns at the latest.
+        stop: strings that end a step. The step ends with the token that completes the string, which may carry
+            characters beyond it. A string is looked for within one step, special tokens included.
+        stop_token_ids: tokens that end a step. End-of-sequence tokens always end the branch.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    max_tokens: int = 512
+    max_step_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        _number("temperature", self.temperature, 0.0, math.inf)
+        _number("top_p", self.top_p, 0.0, 1.0, open_low=True)
+        _number("min_p", self.min_p, 0.0, 1.0)
+        _number("repetition_penalty", self.repetition_penalty, 0.0, math.inf, open_low=True)
+        _integer("top_k", self.top_k, 0)
+        _integer("max_tokens", self.max_tokens, 1)
+        _integer("max_step_tokens", self.max_step_tokens, 1)
+        _integer("seed", self.seed, None)
+        for text in stop:
+            if not isinstance(text, str) or not text:
+                raise ValueError(f"stop must hold non-empty strings, got {text!r}")
+        for token in self.stop_token_ids:
+            _integer("stop_token_ids", token, 0)
+
+
+def _number(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not (low < value if open_low else low <= value) or value > high or math.isinf(value):
+        bound = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if math.isinf(high) else ']'}"
+        raise ValueError(f"{name} must lie in {bound}, got {value!r}")
+
+
+def _integer(name: str, value: int, low: int | None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if low is not None and value < low:
+        raise ValueError(f"{name} must be at least {low}, got {value}")
+
+
+def mix(*values: int) -> int:
+    """64-bit hash of integers: SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) absorbed value by value."""
+    state = 0
+    for value in values:
+        state = ((state ^ (value & _MASK)) + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state
+
+
+def uniform(seed: int, position: int) -> float:
+    """Uniform number in [0, 1) for the token at `position` of a branch with `seed`."""
+    return (mix(seed, position) >> 11) * 2.0**-53
+
+
+class Sampled(NamedTuple):
+    """One token a row. Log-probability and entropy (nats) are of the model's own distribution: temperature 1,
+    before penalty and filters."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    entropies: list[float]
+
+
+def sample(
+    logits: Tensor,
+    params: Sequence[SamplingParams],
+    uniforms: Sequence[float],
+    history: Sequence[Sequence[int]],
+) -> Sampled:
+    """Draws one token for each row of `logits` (float32 [rows, vocab], left unchanged).
+
+    `params`, `uniforms` (in [0, 1)) and `history` (the tokens already in the branch) have one entry a row. A
+    row's draw depends on that row's entries alone.
+
+    Raises:
+        ValueError: a row holds NaN, +inf or no finite logit.
+    """
+    shifted = logits - logits.amax(-1, keepdim=True)
+    weights = shifted.exp()
+    total, entropies = _normaliser(shifted, weights)
+
+    scores, masses = shifted, weights
+    if any(p.repetition_penalty != 1.0 for p in params):
+        scores = _penalise(logits, params, history)
+        scores -= scores.amax(-1, keepdim=True)
+        masses = scores.exp()
+    greedy = [p.temperature == 0.0 for p in params]
+    if all(greedy):
+        tokens = scores.argmax(-1)
+    else:
+        temperatures = [p.temperature or 1.0 for p in params]
+        if any(t != 1.0 for t in temperatures):
+            scores = scores / _column(temperatures, scores)
+            masses = scores.exp()
+        floor = _floor(scores, masses, params)
+        if floor is not None:
+            masses = masses.masked_fill(scores < floor[:, None], 0.0)
+        tokens = _inverse_cdf(masses, uniforms)
+        if any(greedy):
+            tokens = torch.where(torch.tensor(greedy), scores.argmax(-1), tokens)
+    logprobs = shifted.gather(-1, tokens[:, None])[:, 0].double() - total.log()
+    return Sampled(tokens.tolist(), logprobs.tolist(), entropies.tolist())
+
+
+def token_logprobs(logits: Tensor, tokens: Sequence[int]) -> tuple[list[float], list[float]]:
+    """Log-probability of `tokens[i]` under row i of `logits` (float32 [rows, vocab]), and entropy; nats."""
+    shifted = logits - logits.amax(-1, keepdim=True)
+    total, entropies = _normaliser(shifted, shifted.exp())
+    picked = shifted.gather(-1, torch.tensor(tokens)[:, None])[:, 0].double()
+    return (picked - total.log()).tolist(), entropies.tolist()
+
+
+def _normaliser(shifted: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's sum of weights and entropy, float64; `weights` = exp(`shifted`), whose row maximum is 0."""
+    total = weights.sum(-1, dtype=torch.float64)
+    if not bool(torch.isfinite(total).all()):
+        row = int((~torch.isfinite(total)).nonzero()[0])
+        raise ValueError(
+            f"the model's output logits hold NaN or inf in row {row}: check the weights and the dtype "
+            "(bfloat16 or float32)"
+        )
+    # exp(-200) is 0 in float32, so the clamp only keeps 0 * -inf out.
+    weighted = (weights * shifted.clamp_min(-200.0)).sum(-1, dtype=torch.float64)
+    return total, total.log() - weighted / total
+
+
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype)[:, None]
+
+
+def _penalise(logits: Tensor, params: Sequence[SamplingParams], history: Sequence[Sequence[int]]) -> Tensor:
+    scores = logits.clone()
+    for row, (param, tokens) in enumerate(zip(params, history, strict=True)):
+        if param.repetition_penalty != 1.0:
+            seen = torch.tensor(sorted(set(tokens)))
+            old = logits[row, seen]
+            scores[row, seen] = torch.where(
+                old < 0, old * param.repetition_penalty, old / param.repetition_penalty
+            )
+    return scores
+
+
+def _floor(scores: Tensor, masses: Tensor, params: Sequence[SamplingParams]) -> Tensor | None:
+    """The lowest score that each row keeps ([rows]), or None when no row asks for a filter.
+
+    `scores` have row maximum 0 and `masses` are their exponentials.
+    """
+    vocab = scores.shape[1]
+    groups: dict[int, list[int]] = {}  # top_k (0: none) -> rows, so that each group is ranked at once
+    for row, p in enumerate(params):
+        if 0 < p.top_k < vocab or p.top_p < 1.0:
+            groups.setdefault(p.top_k if p.top_k < vocab else 0, []).append(row)
+    min_p = any(p.min_p > 0.0 for p in params)
+    if not groups and not min_p:
+        return None
+    floor = torch.tensor([math.log(p.min_p) if p.min_p else -math.inf for p in params], dtype=scores.dtype)
+    for top_k, rows in groups.items():
+        top_p = torch.tensor([params[row].top_p for row in rows], dtype=torch.float64)
+        cut = _ranked_cut(scores[rows], masses[rows], top_k, top_p)
+        floor[rows] = torch.maximum(floor[rows], cut)
+    return floor
+
+
+def _ranked_cut(scores: Tensor, masses: Tensor, top_k: int, top_p: Tensor) -> Tensor:
+    """Lowest score that top-k (0: all) and then top-p (float64 [rows]) keep, [rows]."""
+    ranked = scores.topk(top_k or min(_TOP_P_CANDIDATES, scores.shape[1]), -1).values
+    mass = ranked.double().exp()
+    total = mass.sum(-1) if top_k else masses.sum(-1, dtype=torch.float64)
+    needed = (top_p * total)[:, None]
+    before = (
+        mass.cumsum(-1) - mass
+    )  # mass of the tokens ranked above; the best token has none and always stays
+    kept = (before < needed).sum(-1, keepdim=True)
+    cut = ranked.gather(-1, kept - 1)[:, 0]
+    short = (mass.sum(-1) < needed[:, 0]).nonzero()[:, 0]
+    if not top_k and ranked.shape[1] < scores.shape[1] and len(short):
+        cut[short] = _ranked_cut(scores[short], masses[short], scores.shape[1], top_p[short])
+    return cut
+
+
+def _inverse_cdf(weights: Tensor, uniforms: Sequence[float]) -> Tensor:
+    """First token whose cumulative weight, in vocabulary order, exceeds uniform * total; int64 [rows].
+
+    Two levels, both in float64: sums of `_BLOCK` neighbouring tokens choose the block, a walk inside it the
+    token. A token of weight 0 is never taken.
+    """
+    rows, vocab = weights.shape
+    if vocab % _BLOCK:
+        weights = torch.nn.functional.pad(weights, (0, _BLOCK - vocab % _BLOCK))
+    blocks = weights.view(rows, -1, _BLOCK)
+    sums = blocks.sum(-1, dtype=torch.float64)
+    cumulative = sums.cumsum(-1)
+    target = torch.tensor(uniforms, dtype=torch.float64)[:, None] * cumulative[:, -1:]
+    block = _first_above(cumulative, target)
+    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, _BLOCK))[:, 0].double().cumsum(-1)
+    below = cumulative.gather(1, block) - sums.gather(1, block)
+    return (block * _BLOCK + _first_above(inside, target - below))[:, 0]
+
+
+def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
+    """First index with cumulative > target ([rows, 1]); if rounding left none, the last that adds weight."""
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
+    return torch.minimum(torch.searchsorted(cumulative, target, right=True), last)

@@ -1,0 +1,224 @@
+"""Batches what the waiting branches ask for into single forwards of the model.
+
+Requests of any number of coroutines wait here. When the event loop has nothing else to do the scheduler
+takes one tick: it feeds the tokens that lack KV (one for a branch that decodes, a chunk for a prompt) in one
+forward, samples for all branches that are in a step, and resolves the requests that are done. There is no
+barrier: each request leaves when it is done and new ones join at the next tick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tts_decode.branch import Branch, Step
+from tts_decode.engines.hf import StepContext
+from tts_decode.errors import BranchReleased
+from tts_decode.requests import AdvanceRequest, ExtendRequest, Feed, Request, RootRequest, StepRequest
+from tts_decode.sampling import SamplingParams, sample, uniform
+from tts_kernels import OutOfPages, plan
+
+if TYPE_CHECKING:
+    from tts_decode.decoder import TreeDecoder
+
+# Loop cycles without a new request before a tick. A resolved future needs a few cycles to wake a strategy
+# behind `gather` and to come back as new requests; a cycle costs microseconds, a tick milliseconds.
+_QUIET_CYCLES = 6
+
+
+class Scheduler:
+    """The queue of waiting requests and the task that serves them, started lazily on the running loop."""
+
+    def __init__(self, decoder: TreeDecoder, max_batch_tokens: int) -> None:
+        self.steps = 0
+        self.forward_tokens = 0
+        self.generated_tokens = 0
+        self.seconds = 0.0
+        self._decoder = decoder
+        self._max_batch_tokens = max_batch_tokens
+        self._waiting: list[Request] = []
+        self._arrivals = 0
+        self._task: asyncio.Task[None] | None = None
+
+    # -- requests
+
+    async def root(self, request: RootRequest) -> Branch:
+        branch: Branch = await self._submit(request)
+        return branch
+
+    async def step(self, branch: Branch, params: SamplingParams) -> Step:
+        step: Step = await self._submit(StepRequest(branch, params))
+        return step
+
+    async def extend(self, branch: Branch, tokens: list[int]) -> list[float]:
+        logprobs: list[float] = await self._submit(ExtendRequest(branch, tokens))
+        return logprobs
+
+    async def advance(self, branch: Branch) -> None:
+        await self._submit(AdvanceRequest(branch))
+
+    async def _submit(self, request: Request) -> Any:
+        loop = asyncio.get_running_loop()
+        request.future = loop.create_future()
+        request.start()
+        self._waiting.append(request)
+        self._arrivals += 1
+        if self._task is None or self._task.done() or self._task.get_loop() is not loop:
+            self._task = loop.create_task(self._serve())
+        try:
+            return await request.future
+        except asyncio.CancelledError:
+            if request in self._waiting:
+                self._waiting.remove(request)
+                request.undo()
+            raise
+
+    # -- serving
+
+    async def _serve(self) -> None:
+        while self._waiting:
+            quiet = 0
+            while quiet < _QUIET_CYCLES:
+                arrivals = self._arrivals
+                await asyncio.sleep(0)
+                quiet = quiet + 1 if self._arrivals == arrivals else 0
+            self._tick()
+
+    def _tick(self) -> None:
+        started = time.perf_counter()
+        for request in self._waiting:
+            if request.admitted and request.branch.released:
+                self._fail(
+                    [request], BranchReleased(f"branch {request.branch.id} was released while it waited")
+                )
+        self._admit_roots()
+        for request in self._waiting:
+            request.begin_tick()
+        self._drop_done()
+        batch = self._choose_batch()
+        try:
+            logits = self._forward(batch) if batch else None
+            self._sample(batch, logits)
+        except Exception as error:
+            self._fail([feed.request for feed in batch] or self._waiting, error)
+        self._drop_done()
+        served = {id(feed.request) for feed in batch}
+        self._waiting.sort(key=lambda request: id(request) in served)  # the others come first next time
+        self.seconds += time.perf_counter() - started
+
+    def _fail(self, requests: Iterable[Request], error: Exception) -> None:
+        for request in requests:
+            if not request.future.done():
+                request.undo()
+                request.future.set_exception(error)
+
+    def _drop_done(self) -> None:
+        self._waiting = [request for request in self._waiting if not request.future.done()]
+
+    def _admit_roots(self) -> None:
+        """Gives waiting prompts their branch. A prompt whose first page is being computed for another prompt
+        waits for that one, to share it."""
+        page = self._decoder._tree.page_size
+        roots = [request for request in self._waiting if isinstance(request, RootRequest)]
+        running = {tuple(root.tokens[:page]) for root in roots if root.admitted}
+        for root in roots:
+            first_page = tuple(root.tokens[:page])
+            if not root.admitted and first_page not in running:
+                root.admit()
+                running.add(first_page)
+
+    def _choose_batch(self) -> list[Feed]:
+        """Tokens to feed in this tick: single ones first, then runs in chunks; as rows and pages go."""
+        tree = self._decoder._tree
+        rows, pages = self._max_batch_tokens, tree.free_pages
+        batch: list[Feed] = []
+        blocked: tuple[Request, int] | None = None
+        wanted = [(request, request.missing()) for request in self._waiting if request.admitted]
+        for request, tokens in sorted(wanted, key=lambda item: len(item[1]) > 1):
+            count = min(len(tokens), rows)
+            if not count:
+                continue
+            needed = tree.pages_needed(request.branch.id, count)
+            if needed > pages:
+                blocked = blocked or (request, needed)
+                continue
+            pages -= needed
+            rows -= count
+            batch.append(Feed(request, tokens[:count]))
+        if blocked and not batch and all(tokens for _, tokens in wanted):
+            self._fail([blocked[0]], self._out_of_pages(*blocked))
+        return batch
+
+    def _out_of_pages(self, request: Request, needed: int) -> OutOfPages:
+        tree, size = self._decoder._tree, self._decoder._pool.page_bytes
+        return OutOfPages(
+            f"branch {request.branch.id} needs {needed} more KV pages ({needed * size} bytes), but "
+            f"{tree.free_pages} of {tree.num_pages} are free (kv_bytes = {tree.num_pages * size}): raise "
+            "kv_bytes, lower n, or release branches"
+        )
+
+    def _forward(self, batch: list[Feed]) -> Tensor:
+        """One forward for all feeds; hands out its rows, returns all logits (float32 [rows, vocab])."""
+        decoder = self._decoder
+        tree, pool = decoder._tree, decoder._pool
+        branches = [feed.request.branch for feed in batch]
+        ids = [branch.id for branch in branches]
+        appended = tree.append(ids, [feed.tokens for feed in batch])
+        try:
+            if len(appended.copies):
+                pool.copy(torch.from_numpy(appended.copies))
+            tables, lengths = tree.block_tables(ids)
+            counts = np.array([len(feed.tokens) for feed in batch], dtype=np.int32)
+            tree_plan = plan(tables, lengths, counts, page_size=tree.page_size)
+            tokens: list[int] = []
+            positions: list[int] = []
+            rows: list[int] = []  # tokens whose logits are wanted: from the branch's last token on
+            for branch, feed in zip(branches, batch, strict=True):
+                begin, end = branch._kv_length, branch._kv_length + len(feed.tokens)
+                rows.extend(
+                    range(len(tokens) + max(0, len(branch.tokens) - 1 - begin), len(tokens) + end - begin)
+                )
+                tokens.extend(feed.tokens)
+                positions.extend(range(begin, end))
+                feed.rows_end = len(rows)
+                feed.tokens_end = len(tokens)
+            context = StepContext(pool, torch.from_numpy(appended.slots), tree_plan)
+            output = decoder._engine.forward(tokens, positions, rows, context, hidden=decoder.keep_hidden)
+        except BaseException:
+            for branch in branches:
+                tree.truncate(branch.id, branch._kv_length)
+            raise
+        self.steps += 1
+        self.forward_tokens += len(tokens)
+        row = token = 0
+        for feed in batch:
+            hidden = None if output.hidden is None else output.hidden[token : feed.tokens_end]
+            feed.request.fed(len(feed.tokens), output.logits[row : feed.rows_end], hidden)
+            row, token = feed.rows_end, feed.tokens_end
+        return output.logits
+
+    def _sample(self, batch: list[Feed], fresh: Tensor | None) -> None:
+        """Draws a token for every branch in a step whose logits are there. `fresh`: the logits of `batch`."""
+        stepping = [
+            request for request in self._waiting if isinstance(request, StepRequest) and request.samples
+        ]
+        if not stepping:
+            return
+        if fresh is not None and len(fresh) == len(batch) and stepping == [feed.request for feed in batch]:
+            logits = fresh
+        else:
+            logits = torch.stack([request.logits for request in stepping])
+        sampled = sample(
+            logits,
+            [request.params for request in stepping],
+            [uniform(request.seed, len(request.branch.tokens)) for request in stepping],
+            [request.branch.tokens for request in stepping],
+        )
+        for request, token, logprob, entropy in zip(stepping, *sampled, strict=True):
+            self.generated_tokens += request.take(token, logprob, entropy)

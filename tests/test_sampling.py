@@ -1,0 +1,174 @@
+"""The sampler against transformers' logits processors and float64 distributions."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from transformers.generation import logits_process as hf
+from tts_decode.sampling import SamplingParams, mix, sample, token_logprobs, uniform
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def reference_token(logits: torch.Tensor, params: SamplingParams, u: float, history: list[int]) -> int:
+    """transformers' processors in `generate`'s order, then the inverse CDF in vocabulary order, float64."""
+    ids, scores = torch.tensor([history]), logits[None].clone()
+    if params.repetition_penalty != 1.0:
+        scores = hf.RepetitionPenaltyLogitsProcessor(params.repetition_penalty)(ids, scores)
+    if params.temperature == 0.0:
+        return int(scores.argmax())
+    scores = hf.TemperatureLogitsWarper(params.temperature)(ids, scores)
+    if params.top_k:
+        scores = hf.TopKLogitsWarper(params.top_k)(ids, scores)
+    if params.top_p < 1.0:
+        scores = hf.TopPLogitsWarper(params.top_p)(ids, scores)
+    if params.min_p > 0.0:
+        scores = hf.MinPLogitsWarper(params.min_p)(ids, scores)
+    cumulative = scores[0].double().softmax(-1).cumsum(-1)
+    return int((cumulative > u * cumulative[-1]).nonzero()[0])
+
+
+def random_params(rng: random.Random) -> SamplingParams:
+    return SamplingParams(
+        temperature=rng.choice([0.0, 0.3, 1.0, 1.7]),
+        top_k=rng.choice([0, 0, 1, 5, 40, 10_000]),
+        top_p=rng.choice([1.0, 1.0, 0.2, 0.9, 0.999]),
+        min_p=rng.choice([0.0, 0.0, 0.05, 1.0]),
+        repetition_penalty=rng.choice([1.0, 1.3, 0.7]),
+    )
+
+
+@pytest.mark.parametrize("vocab", [2, 300, 2048, 5000])
+def test_tokens_are_those_of_transformers_filters(vocab: int) -> None:
+    rng = random.Random(vocab)
+    torch.manual_seed(vocab)
+    rows = 150
+    logits = torch.randn(rows, vocab) * torch.rand(rows, 1) * 4
+    params = [random_params(rng) for _ in range(rows)]
+    uniforms = [rng.random() for _ in range(rows)]
+    history = [[rng.randrange(vocab) for _ in range(rng.randint(1, 30))] for _ in range(rows)]
+    before = logits.clone()
+    tokens = sample(logits, params, uniforms, history).tokens
+    assert torch.equal(logits, before)
+    for row in range(rows):
+        expected = reference_token(logits[row], params[row], uniforms[row], history[row])
+        assert tokens[row] == expected, (row, params[row])
+
+
+def test_a_row_does_not_depend_on_its_batch() -> None:
+    rng = random.Random(1)
+    torch.manual_seed(1)
+    logits = torch.randn(40, 3000) * 3
+    params = [random_params(rng) for _ in range(40)]
+    uniforms = [rng.random() for _ in range(40)]
+    history = [[rng.randrange(3000)] for _ in range(40)]
+    together = sample(logits, params, uniforms, history)
+    for row in range(40):
+        alone = sample(logits[row : row + 1], [params[row]], [uniforms[row]], [history[row]])
+        assert alone.tokens[0] == together.tokens[row]
+
+
+def test_logprobs_and_entropies_are_the_unfiltered_distributions() -> None:
+    torch.manual_seed(2)
+    logits = torch.randn(20, 777) * 5
+    logits[:, 5] = -torch.inf
+    params = [SamplingParams(temperature=0.5, top_k=3, repetition_penalty=1.5)] * 20
+    sampled = sample(logits, params, [0.5] * 20, [[1, 2, 3]] * 20)
+    logprobs = logits.double().log_softmax(-1)
+    entropies = torch.special.entr(logprobs.exp()).sum(-1)
+    chosen = logprobs[torch.arange(20), torch.tensor(sampled.tokens)]
+    # float32 exp and sums over 777 terms: a few 1e-6 absolute
+    torch.testing.assert_close(torch.tensor(sampled.logprobs).double(), chosen, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.tensor(sampled.entropies).double(), entropies, atol=1e-5, rtol=0)
+    forced = token_logprobs(logits, sampled.tokens)
+    assert forced == (sampled.logprobs, sampled.entropies)
+
+
+def test_greedy_takes_the_first_of_equals() -> None:
+    logits = torch.tensor([[0.0, 2.0, 2.0, 1.0]])
+    assert sample(logits, [SamplingParams(temperature=0)], [0.9], [[0]]).tokens == [1]
+
+
+@pytest.mark.parametrize("u", [0.0, 0.5, 1.0 - 2.0**-53])
+def test_extreme_uniforms_never_take_an_impossible_token(u: float) -> None:
+    logits = torch.full((3, 1000), -torch.inf)
+    logits[0, 0] = logits[1, 999] = logits[2, 500] = 3.0
+    logits[2, 10] = -90.0  # weight below the float32 resolution of the sum
+    tokens = sample(logits, [SamplingParams()] * 3, [u] * 3, [[0]] * 3).tokens
+    assert tokens[:2] == [0, 999]
+    assert tokens[2] in (10, 500)
+
+
+def test_flat_top_p_needs_more_than_the_first_candidates() -> None:
+    logits = torch.linspace(0, 1e-3, 6000)[None]
+    params = SamplingParams(top_p=0.9)
+    for u in (0.0, 0.3, 0.999):
+        assert sample(logits, [params], [u], [[0]]).tokens == [reference_token(logits[0], params, u, [0])]
+
+
+def test_tiny_temperature_is_greedy() -> None:
+    logits = torch.randn(1, 100)
+    assert sample(logits, [SamplingParams(temperature=1e-30)], [0.7], [[0]]).tokens == [int(logits.argmax())]
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_bad_logits_are_an_error(bad: float) -> None:
+    logits = torch.zeros(3, 50)
+    logits[1, 7] = bad
+    with pytest.raises(ValueError, match="logits hold NaN or inf in row 1"):
+        sample(logits, [SamplingParams()] * 3, [0.5] * 3, [[0]] * 3)
+    with pytest.raises(ValueError, match="logits hold NaN or inf"):
+        sample(torch.full((1, 5), -torch.inf), [SamplingParams()], [0.5], [[0]])
+
+
+def test_uniform_is_a_function_of_seed_and_position() -> None:
+    draws = torch.tensor(
+        [[uniform(seed, position) for position in range(200)] for seed in range(200)], dtype=torch.float64
+    )
+    assert draws.min() >= 0
+    assert draws.max() < 1
+    assert len(draws.unique()) == draws.numel()
+    # 40,000 draws: the standard error of the mean is 0.0014, of a decile 0.0015
+    assert abs(draws.mean().item() - 0.5) < 0.01
+    for low in range(10):
+        share = ((draws >= low / 10) & (draws < (low + 1) / 10)).double().mean().item()
+        assert abs(share - 0.1) < 0.01
+    assert uniform(3, 5) == uniform(3, 5)
+    assert mix(-1, 2) != mix(2, -1)
+    assert mix(2**64 + 7) == mix(7)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"temperature": -0.1}, "temperature must lie in"),
+        ({"temperature": float("nan")}, "temperature must lie in"),
+        ({"temperature": float("inf")}, "temperature must lie in"),
+        ({"top_p": 0.0}, "top_p must lie in"),
+        ({"top_p": 1.1}, "top_p must lie in"),
+        ({"min_p": -0.5}, "min_p must lie in"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty must lie in"),
+        ({"top_k": -1}, "top_k must be at least 0"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1"),
+        ({"max_step_tokens": 0}, "max_step_tokens must be at least 1"),
+        ({"stop": ("",)}, "stop must hold non-empty strings"),
+        ({"stop_token_ids": (-1,)}, "stop_token_ids must be at least 0"),
+    ],
+)
+def test_parameters_out_of_range(options: dict[str, object], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        SamplingParams(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": "hot"}, {"top_k": 1.5}, {"seed": None}, {"max_tokens": True}]
+)
+def test_parameters_of_wrong_type(options: dict[str, object]) -> None:
+    with pytest.raises(TypeError, match=next(iter(options))):
+        SamplingParams(**options)  # type: ignore[arg-type]
+
+
+def test_one_stop_string_may_be_given_bare() -> None:
+    assert SamplingParams(stop="\n\n").stop == ("\n\n",)  # type: ignore[arg-type]

@@ -1,0 +1,84 @@
+"""Tiny random models of each served family and a byte-level tokenizer, all made in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers as hf
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+EOS = 256
+VOCAB = 260
+
+_SHAPE: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": EOS,
+    "pad_token_id": EOS,
+}
+
+_CONFIGS = {
+    "llama": lambda **o: hf.LlamaConfig(**_SHAPE, **o),
+    "qwen2": lambda **o: hf.Qwen2Config(**_SHAPE, **o),
+    "qwen2_sliding": lambda **o: hf.Qwen2Config(
+        **_SHAPE, use_sliding_window=True, sliding_window=7, max_window_layers=1, **o
+    ),
+    "qwen3": lambda **o: hf.Qwen3Config(**_SHAPE, **o),
+    "mistral": lambda **o: hf.MistralConfig(**_SHAPE, sliding_window=9, **o),
+    "gemma2": lambda **o: hf.Gemma2Config(
+        **_SHAPE, sliding_window=8, query_pre_attn_scalar=32, attn_logit_softcapping=2.0, **o
+    ),
+    "gemma3": lambda **o: hf.Gemma3TextConfig(
+        **_SHAPE, sliding_window=11, query_pre_attn_scalar=32, sliding_window_pattern=2, **o
+    ),
+}
+FAMILIES = tuple(_CONFIGS)
+
+
+def tiny_model(
+    family: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float32, **options: Any
+) -> PreTrainedModel:
+    """A random model whose greedy text is varied: its weights are larger than the usual initialisation."""
+    torch.manual_seed(seed)
+    config = _CONFIGS[family](initializer_range=0.2, **options)
+    model = hf.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.eval()
+    return model
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Token i is byte i, so that a character beyond ASCII takes several tokens; `EOS` ends a text."""
+    alphabet = _byte_alphabet()
+    vocab = {char: byte for byte, char in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
+    assert fast.convert_tokens_to_ids("<eos>") == EOS
+    return fast
+
+
+def _byte_alphabet() -> list[str]:
+    """The printable character that stands for each byte in byte-level BPE (Radford et al. 2019)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
+
+
+def greedy(model: PreTrainedModel, prompt: list[int], max_new_tokens: int) -> list[int]:
+    """What `model.generate` adds to the prompt."""
+    ids = torch.tensor([prompt])
+    out = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, do_sample=False
+    )
+    return out[0, len(prompt) :].tolist()

@@ -1,0 +1,48 @@
+"""Writing new keys and values into their page slots."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tts_kernels import _core
+from tts_kernels.ops._common import LIBRARY, check_cpu, check_int32, check_rows, kv_view, token_rows
+
+LIBRARY.define("append_kv(Tensor k, Tensor v, Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor slots) -> ()")
+
+
+def append_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
+    """Writes the keys and values of T tokens into one layer's pages.
+
+    Args:
+        k, v: [T, num_kv_heads, head_dim] of the pages' dtype, contiguous channels, other strides free.
+        k_pages, v_pages: one layer of a `KVPool`, changed in place.
+        slots: int32 [T], physical slot page * page_size + offset of each token.
+
+    Raises:
+        TypeError, ValueError: a dtype, device, shape or stride does not fit, or a slot is outside the pool.
+            Nothing has been written.
+    """
+    check_cpu("k", k)
+    torch.ops.tts_kernels.append_kv.default(k, v, k_pages, v_pages, slots)
+
+
+@torch.library.impl(LIBRARY, "append_kv", "CPU")
+def _append_kv_cpu(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
+    kv = kv_view(k_pages, v_pages)
+    heads, head_dim = k_pages.shape[1], v_pages.shape[3]
+    check_rows("k", k, heads, head_dim, k_pages.dtype)
+    check_rows("v", v, heads, head_dim, k_pages.dtype)
+    check_int32("slots", slots)
+    if not k.shape[0] == v.shape[0] == slots.shape[0]:
+        raise ValueError(
+            f"k, v, slots: got {k.shape[0]}, {v.shape[0]} and {slots.shape[0]} tokens, expected the same number"
+        )
+    _core.append_kv(
+        kv, token_rows(k), token_rows(v), slots.data_ptr(), slots.shape[0], torch.get_num_threads()
+    )
+
+
+@torch.library.register_fake("tts_kernels::append_kv", lib=LIBRARY)
+def _append_kv_fake(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
+    return None
