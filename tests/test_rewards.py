@@ -8,6 +8,8 @@ from tiny_models import EOS, byte_tokenizer, tiny_model
 from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.rewards import mean_logprob, score_branches, self_evaluation, verifier
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 YES, NO = ("y", "Y"), ("n", "N")
 
 

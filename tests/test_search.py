@@ -13,6 +13,8 @@ from tts_decode.rewards import mean_logprob, verifier
 from tts_decode.search import STRATEGIES, ets, get_strategy, rebase
 from tts_decode.select import allocate, rebase_weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PROMPT = "What is 2 + 3?"
 SAMPLING = SamplingParams(max_tokens=24, max_step_tokens=6, seed=5)
 SCORED = ["best_of_n", "beam_search", "rebase", "ets"]
@@ -104,7 +106,7 @@ def test_result_is_consistent_and_nothing_is_left_behind(decoder, name):
     assert result.stats.generated_tokens == sum(node.tokens for node in tree[1:])
     if name != "lm_beam_search":  # which forces the tokens that it chose
         assert result.stats.generated_tokens == decoder.stats().generated_tokens - before
-        assert result.stats.peak_bytes > 0
+    assert result.stats.peak_bytes >= 2 * decoder.stats().page_bytes
     assert json.loads(json.dumps(result.to_dict()))["best"]["tokens"] == list(result.best.tokens)
 
 

@@ -57,6 +57,7 @@ async def lm_beam_search(
 
         for length in range(1, limit + 1):
             logprobs = torch.stack(await gather(branch.next_logprobs() for branch in live))  # [beams, vocab]
+            run.note_memory()
             flat = (totals[:, None] + logprobs).flatten()
             values, indices = flat.topk(min(max(2, 1 + len(eos)) * n, len(flat)))
             running: list[tuple[int, int, float]] = []  # (beam, token, total)
