@@ -14,8 +14,8 @@ from tts_kernels.ops.gather_kv import gather_kv
 class KVPool:
     """Pages of keys and values for all layers of a model, on the CPU.
 
-    Position p of a branch lives in slot p % 16 of page block_table[p // 16] (see `KVTree`). Pages are packed for
-    the kernels; `gather` gives plain tensors back. Memory is committed by the system as pages are first
+    Position p of a branch lives in slot p % 16 of page block_table[p // 16] (see `KVTree`). Pages are packed
+    for the kernels; `gather` gives plain tensors back. Memory is committed by the system as pages are first
     written, and unwritten slots hold anything: no kernel lets them reach a result.
 
     Args:

@@ -1,0 +1,114 @@
+"""Random trees of branches in a poisoned pool, for the tests of attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tts_kernels import KVPool, TreePlan, _core, plan, reference, tree_attention
+
+PAGE = 16
+LEVELS = [name for name, supported in _core.cpu_isa_levels() if supported]
+
+
+@dataclass
+class Case:
+    """Branches over one layer; every slot that no branch owns holds NaN or infinity."""
+
+    pool: KVPool
+    k_slots: Tensor
+    v_slots: Tensor
+    tables: Tensor
+    lengths: Tensor
+    query_lens: Tensor
+    q: Tensor
+
+    def plan(self, **options: int) -> TreePlan:
+        return plan(self.tables, self.lengths, self.query_lens, **options)
+
+    def attend(self, query_block: int = 32, **options: float | None) -> tuple[Tensor, Tensor]:
+        return tree_attention(self.q, *self.pool.layer(0), self.plan(query_block=query_block), **options)
+
+    def expected(self, **options: float | None) -> tuple[Tensor, Tensor]:
+        args = (self.q, self.k_slots, self.v_slots, self.tables, self.lengths, self.query_lens)
+        return reference.tree_attention(*args, **options)
+
+    def only(self, branch: int) -> Case:
+        """The same branch on the same pages, alone."""
+        begin = int(self.query_lens[:branch].sum())
+        q = self.q[begin : begin + int(self.query_lens[branch])]
+        one = slice(branch, branch + 1)
+        return Case(
+            self.pool,
+            self.k_slots,
+            self.v_slots,
+            self.tables[one],
+            self.lengths[one],
+            self.query_lens[one],
+            q,
+        )
+
+
+def random_tables(
+    lengths: list[int], parents: list[tuple[int, int]], generator: torch.Generator, spare: int = 3
+) -> tuple[Tensor, int]:
+    """Block tables of branches that share leading pages, and the size of the pool.
+
+    Branch b shares the pages that hold the first n tokens of an earlier branch, parents[b] = (branch, n); a page
+    that is shared in part holds the same tokens for both, as after a truncation. n = 0 is a root.
+    """
+    num_pages = sum(length // PAGE + 1 for length in lengths) + spare
+    free = torch.randperm(num_pages, generator=generator).tolist()
+    tables: list[list[int]] = []
+    for length, (parent, shared) in zip(lengths, parents, strict=True):
+        pages = -(-length // PAGE)
+        kept = tables[parent][: min(-(-shared // PAGE), pages)] if shared else []
+        tables.append(kept + [free.pop() for _ in range(pages - len(kept))])
+    width = max(map(len, tables))
+    padded = [table + [-1] * (width - len(table)) for table in tables]
+    return torch.tensor(padded, dtype=torch.int32), num_pages
+
+
+def live_slots(tables: Tensor, lengths: Tensor) -> Tensor:
+    """Slots that any branch holds, each once."""
+    slots = []
+    for table, length in zip(tables, lengths.tolist(), strict=True):
+        position = torch.arange(length)
+        slots.append(table.long()[position // PAGE] * PAGE + position % PAGE)
+    return torch.cat(slots).unique().int()
+
+
+def make_case(
+    lengths: list[int],
+    parents: list[tuple[int, int]],
+    query_lens: list[int],
+    *,
+    kv_heads: int = 2,
+    group: int = 2,
+    head_dim: int = 64,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Case:
+    generator = torch.Generator().manual_seed(seed)
+    tables, num_pages = random_tables(lengths, parents, generator)
+    pool = KVPool(num_layers=1, num_kv_heads=kv_heads, head_dim=head_dim, num_pages=num_pages, dtype=dtype)
+    poison(pool, generator)
+    length_tensor = torch.tensor(lengths, dtype=torch.int32)
+    slots = live_slots(tables, length_tensor)
+    k, v = torch.randn((2, len(slots), kv_heads, head_dim), generator=generator).to(dtype)
+    pool.append(0, k, v, slots)
+    k_slots = torch.full((num_pages * PAGE, kv_heads, head_dim), torch.nan, dtype=torch.float64)
+    v_slots = k_slots.clone()
+    reference.append_kv(k, v, k_slots, v_slots, slots)
+    # Logits of a few units: the softmax is neither flat nor one-hot.
+    q = 2 * torch.randn((sum(query_lens), kv_heads * group, head_dim), generator=generator)
+    query_tensor = torch.tensor(query_lens, dtype=torch.int32)
+    return Case(pool, k_slots, v_slots, tables, length_tensor, query_tensor, q.to(dtype))
+
+
+def poison(pool: KVPool, generator: torch.Generator) -> None:
+    bad = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    for pages in (pool.k_pages, pool.v_pages):
+        pages.copy_(bad[torch.randint(0, 3, pages.shape, generator=generator)])

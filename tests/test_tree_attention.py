@@ -1,0 +1,330 @@
+"""tree_attention against the float64 reference, and the promise that a row's bits depend on its own path only."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from attention_cases import LEVELS, PAGE, Case, live_slots, make_case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tts_kernels import KVPool, _core, plan, tree_attention
+
+DTYPES = [torch.float32, torch.bfloat16]
+HEAD_DIMS = [32, 48, 64, 80, 96, 112, 128, 192, 256]
+
+
+@pytest.fixture(autouse=True)
+def _default_level() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    _core.set_cpu_isa(None)
+    torch.set_num_threads(threads)
+
+
+def check(case: Case, level: str, **options: float | None) -> None:
+    """Compares with the reference.
+
+    Float32 sums of some 100 terms of logits of a few units: relative error 1e-5 of the softmax, hence of outputs
+    of unit size. A bfloat16 output is rounded once more, to 2^-9 relative. The level with the bfloat16 dot
+    product rounds each probability to 2^-9 too.
+    """
+    _core.set_cpu_isa(level)
+    out, lse = case.attend(**options)
+    expected, expected_lse = case.expected(**options)
+    bfloat16 = case.q.dtype == torch.bfloat16
+    pairs = bfloat16 and level == "avx512_bf16"
+    torch.testing.assert_close(
+        out.double(), expected, rtol=2**-8 if bfloat16 else 1e-5, atol=2**-8 if pairs else 2e-5
+    )
+    torch.testing.assert_close(lse.double(), expected_lse, rtol=1e-6, atol=2e-5)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Case, dict[str, float | None]]:
+    lengths: list[int] = []
+    parents: list[tuple[int, int]] = []
+    for branch in range(draw(st.integers(1, 7))):
+        parent = draw(st.integers(0, branch - 1)) if branch else 0
+        shared = draw(st.integers(0, lengths[parent])) if branch else 0
+        parents.append((parent, shared))
+        # A length may end inside the shared pages (a truncated branch) or go on past them.
+        lengths.append(draw(st.integers(max(1, shared - 20), shared + 40) | st.integers(1, 1500)))
+    query_lens = [draw(st.integers(1, min(length, 3)) | st.integers(0, length)) for length in lengths]
+    query_lens[0] = max(query_lens[0], 1)
+    case = make_case(
+        lengths,
+        parents,
+        [min(n, 60) for n in query_lens],
+        kv_heads=draw(st.integers(1, 3)),
+        group=draw(st.sampled_from([1, 2, 3, 4, 7, 8, 16])),
+        head_dim=draw(st.sampled_from(HEAD_DIMS)),
+        dtype=draw(st.sampled_from(DTYPES)),
+        seed=draw(st.integers(0, 2**31)),
+    )
+    options = {
+        "window": draw(st.none() | st.integers(1, 600)),
+        "logits_soft_cap": draw(st.none() | st.floats(1.0, 50.0)),
+        "scale": draw(st.none() | st.floats(0.01, 0.3)),
+    }
+    return case, options
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@settings(max_examples=20, deadline=None)
+@given(drawn=cases())
+def test_random_forests(level: str, drawn: tuple[Case, dict[str, float | None]]) -> None:
+    case, options = drawn
+    check(case, level, **options)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_head_dims(level: str, dtype: torch.dtype, head_dim: int) -> None:
+    case = make_case([70, 85, 33], [(0, 0), (0, 60), (1, 30)], [2, 1, 3], head_dim=head_dim, dtype=dtype)
+    check(case, level)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 6, 7, 8, 12, 16])
+def test_gqa_ratios(level: str, dtype: torch.dtype, group: int) -> None:
+    check(make_case([40, 47], [(0, 0), (0, 32)], [1, 5], group=group, dtype=dtype), level, window=21)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 255, 256, 257, 1023, 1024, 1025, 2049])
+def test_page_tile_and_chunk_boundaries(level: str, dtype: torch.dtype, length: int) -> None:
+    check(make_case([length], [(0, 0)], [1], dtype=dtype, head_dim=32), level)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_500_branches(dtype: torch.dtype) -> None:
+    lengths = [100] + [97 + i % 37 for i in range(499)]
+    parents = [(0, 0)] + [(0, 96)] * 499
+    check(make_case(lengths, parents, [1] * 500, kv_heads=1, dtype=dtype, head_dim=32), LEVELS[0])
+
+
+def same_bits(a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor, torch.Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+# Lengths that end inside pages, tiles and chunks; shared prefixes that end inside pages; several queries.
+FAMILY = {
+    "lengths": [1300, 1311, 1290, 1302, 40, 2100, 1296],
+    "parents": [(0, 0), (0, 1296), (1, 1290), (0, 1200), (3, 40), (0, 700), (0, 1296)],
+    "query_lens": [1, 12, 3, 2, 1, 40, 1],
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [None, 300])
+def test_siblings_and_pruning_leave_a_branch_as_it_is(
+    level: str, dtype: torch.dtype, window: int | None
+) -> None:
+    _core.set_cpu_isa(level)
+    case = make_case(**FAMILY, group=3, dtype=dtype)
+    out, lse = case.attend(window=window)
+    begin = 0
+    for branch, count in enumerate(FAMILY["query_lens"]):
+        rows = slice(begin, begin + count)
+        assert same_bits(case.only(branch).attend(window=window), (out[rows], lse[rows])), branch
+        begin += count
+    pruned = replace(
+        case,
+        tables=case.tables[2:],
+        lengths=case.lengths[2:],
+        query_lens=case.query_lens[2:],
+        q=case.q[13:],
+    )
+    assert same_bits(pruned.attend(window=window), (out[13:], lse[13:]))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_unshared_copy_gives_the_same_bits(level: str, dtype: torch.dtype) -> None:
+    _core.set_cpu_isa(level)
+    case = make_case(**FAMILY, group=3, dtype=dtype)
+    shape = case.tables.shape
+    own = torch.arange(shape[0] * shape[1], dtype=torch.int32).view(shape)
+    heads, head_dim = case.pool.num_kv_heads, case.pool.head_dim
+    pool = KVPool(num_layers=1, num_kv_heads=heads, head_dim=head_dim, num_pages=own.numel(), dtype=dtype)
+    for branch, length in enumerate(case.lengths.tolist()):
+        k, v = case.pool.gather(0, case.tables[branch], length)
+        pool.append(0, k, v, own[branch, :1] * PAGE + torch.arange(length, dtype=torch.int32))
+    assert same_bits(replace(case, pool=pool, tables=own).attend(), case.attend())
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_threads_and_query_blocks_do_not_change_bits(level: str, dtype: torch.dtype) -> None:
+    _core.set_cpu_isa(level)
+    case = make_case(**FAMILY, group=3, dtype=dtype)
+    alone = case.only(5)  # one block of several chunks: threads share it chunk by chunk
+    torch.set_num_threads(1)
+    expected, expected_alone = case.attend(), alone.attend()
+    for threads in (1, 2, 4):
+        torch.set_num_threads(threads)
+        assert same_bits(alone.attend(), expected_alone)
+        for query_block in (1, 5, 32, 256):
+            assert same_bits(case.attend(query_block), expected)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [None, 100])
+def test_prefill_rows_equal_decode_rows(level: str, dtype: torch.dtype, window: int | None) -> None:
+    _core.set_cpu_isa(level)
+    prefill = make_case([1100], [(0, 0)], [90], dtype=dtype)
+    out, lse = prefill.attend(window=window)
+    for back in (89, 88, 76, 75, 33, 1, 0):
+        length = torch.tensor([1100 - back], dtype=torch.int32)
+        row = slice(89 - back, 90 - back)
+        one = torch.tensor([1], dtype=torch.int32)
+        decode = replace(prefill, lengths=length, query_lens=one, q=prefill.q[row])
+        assert same_bits(decode.attend(window=window), (out[row], lse[row])), back
+
+
+def test_visible_nan_reaches_the_result() -> None:
+    for level in LEVELS:
+        _core.set_cpu_isa(level)
+        for dtype in DTYPES:
+            case = make_case([40, 50], [(0, 0), (0, 0)], [1, 1], dtype=dtype)
+            slot = live_slots(case.tables[:1], case.lengths[:1])[:1]
+            row = torch.full((1, 2, 64), torch.nan, dtype=dtype)
+            case.pool.append(0, row, row, slot)
+            out, lse = case.attend()
+            assert out[0].isnan().all()
+            assert lse[0].isnan().all()
+            assert out[1].isfinite().all()
+
+
+def test_strided_queries_and_framework_strides() -> None:
+    case = make_case([100, 90], [(0, 0), (0, 64)], [3, 2])
+    packed = torch.zeros((5, 3, 4, 64))
+    packed[:, 1] = case.q
+    strided = replace(case, q=packed[:, 1])
+    assert not strided.q.is_contiguous()
+    assert same_bits(strided.attend(), case.attend())
+
+
+def test_no_queries() -> None:
+    case = make_case([40], [(0, 0)], [0])
+    out, lse = case.attend()
+    assert out.shape == (0, 4, 64)
+    assert lse.shape == (0, 4)
+
+
+def test_opcheck() -> None:
+    case = make_case([40, 35], [(0, 0), (0, 32)], [2, 1])
+    p = case.plan()
+    tensors = (p.query_order, p.query_position, p.blocks, p.segments, p.pages)
+    args = (case.q, *case.pool.layer(0), *tensors, 0.125, 0, 0.0)
+    torch.library.opcheck(torch.ops.tts_kernels.tree_attention.default, args)
+
+
+BAD_PLANS = [
+    ("pages", (0,), 999, "pages"),
+    ("pages", (0,), -1, "pages"),
+    ("query_order", (0,), 7, "query_order"),
+    ("query_order", (0,), 1, "query_order"),
+    ("query_position", (0,), -1, "query_position"),
+    ("query_position", (0,), 500, "segments"),
+    ("blocks", (0, 0), 1, "blocks"),
+    ("blocks", (0, 1), 99, "blocks"),
+    ("blocks", (0, 3), 99, "blocks"),
+    ("segments", (0, 0), 99, "segments"),
+    ("segments", (0, 0), -5, "segments"),
+    ("segments", (0, 1), -16, "segments"),
+    ("segments", (0, 1), 15, "segments"),
+    ("segments", (0, 2), 0, "segments"),
+    ("segments", (0, 2), 2**31 - 1, "segments"),
+    ("segments", (0, 3), -1, "segments"),
+    ("segments", (0, 4), 99, "segments"),
+]
+
+
+@pytest.mark.parametrize(("field", "index", "value", "message"), BAD_PLANS)
+def test_an_index_outside_its_array_is_refused(
+    field: str, index: tuple[int, ...], value: int, message: str
+) -> None:
+    case = make_case([40, 35], [(0, 0), (0, 32)], [2, 1])
+    good = case.plan()
+    tensor = getattr(good, field).clone()
+    tensor[index] = value
+    with pytest.raises(ValueError, match=message):
+        tree_attention(case.q, *case.pool.layer(0), replace(good, **{field: tensor}))
+
+
+def test_bad_arguments_name_the_argument() -> None:
+    case = make_case([40], [(0, 0)], [2])
+    k, v = case.pool.layer(0)
+    good = case.plan()
+    refused = [
+        (ValueError, "window", lambda: case.attend(window=0)),
+        (ValueError, "logits_soft_cap", lambda: case.attend(logits_soft_cap=0.0)),
+        (ValueError, "logits_soft_cap", lambda: case.attend(logits_soft_cap=float("nan"))),
+        (ValueError, "scale", lambda: case.attend(scale=-1.0)),
+        (ValueError, "scale", lambda: case.attend(scale=float("inf"))),
+        (TypeError, "q: .*bfloat16", lambda: tree_attention(case.q.bfloat16(), k, v, good)),
+        (ValueError, "q: .*shape", lambda: tree_attention(case.q[:, :, :32], k, v, good)),
+        (ValueError, "q: .*heads", lambda: tree_attention(case.q[:, :3], k, v, good)),
+        (ValueError, "q: .*rows", lambda: tree_attention(case.q[:1], k, v, good)),
+        (ValueError, "q: .*strides", lambda: tree_attention(case.q.mT.contiguous().mT, k, v, good)),
+        (ValueError, "q: .*meta", lambda: tree_attention(case.q.to("meta"), k, v, good)),
+        (TypeError, "k_pages", lambda: tree_attention(case.q, k.half(), v.half(), good)),
+        (ValueError, "k_pages", lambda: tree_attention(case.q, v, k, good)),
+        (ValueError, "k_pages.*strides", lambda: tree_attention(case.q, k.mT.contiguous().mT, v, good)),
+        (
+            TypeError,
+            "segments",
+            lambda: tree_attention(case.q, k, v, replace(good, segments=good.segments.long())),
+        ),
+        (ValueError, "page_size", lambda: tree_attention(case.q, k, v, replace(good, page_size=32))),
+    ]
+    for error, message, call in refused:
+        with pytest.raises(error, match=message):
+            call()
+
+
+def test_level_is_chosen_by_name() -> None:
+    for level in LEVELS:
+        _core.set_cpu_isa(level)
+        assert _core.cpu_isa() == level
+    with pytest.raises(ValueError, match="name: got 'sse9', expected one of"):
+        _core.set_cpu_isa("sse9")
+    assert _core.cpu_isa() == LEVELS[-1]
+    for name, supported in _core.cpu_isa_levels():
+        if not supported:
+            with pytest.raises(ValueError, match="does not support"):
+                _core.set_cpu_isa(name)
+    _core.set_cpu_isa(None)
+    assert _core.cpu_isa() == LEVELS[0]
+
+
+@pytest.mark.parametrize("name", ["generic", "sse9"])
+def test_level_is_forced_by_the_environment(name: str) -> None:
+    code = "from tts_kernels import _core; print(_core.cpu_isa())"
+    environment = os.environ | {"TTS_KERNELS_FORCE_CPU_ISA": name}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    if name == "generic":
+        assert done.stdout.strip() == "generic"
+    else:
+        assert done.returncode == 1  # an exception, not a signal
+        assert "TTS_KERNELS_FORCE_CPU_ISA: got 'sse9'" in done.stderr
+
+
+def test_plan_of_a_smaller_pool_is_refused() -> None:
+    case = make_case([40], [(0, 0)], [2])
+    tables = case.tables + case.pool.num_pages
+    with pytest.raises(ValueError, match="pages"):
+        tree_attention(case.q, *case.pool.layer(0), plan(tables, case.lengths, case.query_lens))
