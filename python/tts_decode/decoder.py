@@ -66,8 +66,8 @@ class TreeDecoder:
 
     Attributes:
         keep_hidden: while above 0 each `Step` carries the mean of its last hidden states, at the price of
-        feeding
-            the step's last token before the step returns.
+            feeding the step's last token before the step returns. A count, to which each search that wants
+            them adds one.
 
     Raises:
         UnsupportedModel: the model needs something that the tree attention path does not serve.
