@@ -23,9 +23,7 @@ from tts_decode.engines.features import (
     refuse_calls,
     refuse_config,
 )
-from tts_kernels import TreePlan
-from tts_kernels.ops import tree_attention
-from tts_kernels.pool import KVPool
+from tts_kernels import KVPool, TreePlan, tree_attention
 
 _NAME = "tts_tree"
 
