@@ -8,18 +8,19 @@ from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
+
 from tts_decode.branch import Branch
 from tts_decode.budget import Budget
 from tts_decode.engines.hf import HFEngine
+from tts_decode.engines.loading import DEFAULT_MODEL, load_model
 from tts_decode.requests import RootRequest
 from tts_decode.sampling import SamplingParams
 from tts_decode.scheduler import Scheduler
-from tts_kernels import KVTree
-from tts_kernels.pool import KVPool
+from tts_kernels import KVPool, KVTree
 
 T = TypeVar("T")
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
-DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,10 @@ class TreeDecoder:
         self.eos_token_ids = self._engine.eos_token_ids
 
     @classmethod
-    def from_pretrained(cls, name: str = DEFAULT_MODEL, dtype: str = "auto", **options: Any) -> TreeDecoder:
-        """Loads a model by directory, GGUF file, hub id or the default's name; `options` as for the class."""
-        from tts_decode.engines.loading import load_model
-
+    def from_pretrained(
+        cls, name: str | os.PathLike[str] = DEFAULT_MODEL, dtype: str | torch.dtype = "auto", **options: Any
+    ) -> TreeDecoder:
+        """Loads a model by `load_model`: the default's name, a directory, a GGUF file or a hub id."""
         model, tokenizer = load_model(name, dtype)
         return cls(model, tokenizer, **options)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 _MASK = (1 << 64) - 1
 _BLOCK = 256  # tokens summed together before the inverse CDF walks them
-_TOP_P_CANDIDATES = 1024  # most probable tokens tried before a full sort
+_TOP_P_WIDTH = 128  # most probable tokens that top-p ranks at first
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,12 @@ def token_logprobs(logits: Tensor, tokens: Sequence[int]) -> tuple[list[float], 
 
 
 def _normaliser(shifted: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's sum of weights and entropy, float64; `weights` = exp(`shifted`), whose row maximum is 0."""
-    total = weights.sum(-1, dtype=torch.float64)
+    """Each row's sum of weights and entropy; `weights` = exp(`shifted`), whose row maximum is 0.
+
+    Sums run in float32, which torch adds pairwise (relative error some 1e-7); asked for float64 it is many
+    times slower.
+    """
+    total = weights.sum(-1).double()
     if not bool(torch.isfinite(total).all()):
         row = int((~torch.isfinite(total)).nonzero()[0])
         raise ValueError(
@@ -170,7 +174,7 @@ def _normaliser(shifted: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
             "(bfloat16 or float32)"
         )
     # exp(-200) is 0 in float32, so the clamp only keeps 0 * -inf out.
-    weighted = (weights * shifted.clamp_min(-200.0)).sum(-1, dtype=torch.float64)
+    weighted = (weights * shifted.clamp_min(-200.0)).sum(-1).double()
     return total, total.log() - weighted / total
 
 
@@ -211,11 +215,18 @@ def _floor(scores: Tensor, masses: Tensor, params: Sequence[SamplingParams]) -> 
     return floor
 
 
-def _ranked_cut(scores: Tensor, masses: Tensor, top_k: int, top_p: Tensor) -> Tensor:
-    """Lowest score that top-k (0: all) and then top-p (float64 [rows]) keep, [rows]."""
-    ranked = scores.topk(top_k or min(_TOP_P_CANDIDATES, scores.shape[1]), -1).values
+def _ranked_cut(
+    scores: Tensor, masses: Tensor, top_k: int, top_p: Tensor, width: int = _TOP_P_WIDTH
+) -> Tensor:
+    """Lowest score that top-k (0: all) and then top-p (float64 [rows]) keep, [rows].
+
+    Without top-k only the `width` best scores are ranked at first, and more for rows that need more.
+    """
+    vocab = scores.shape[1]
+    width = top_k or min(width, vocab)
+    ranked = scores.topk(width, -1).values
     mass = ranked.double().exp()
-    total = mass.sum(-1) if top_k else masses.sum(-1, dtype=torch.float64)
+    total = mass.sum(-1) if top_k else masses.sum(-1).double()
     needed = (top_p * total)[:, None]
     before = (
         mass.cumsum(-1) - mass
@@ -223,22 +234,22 @@ def _ranked_cut(scores: Tensor, masses: Tensor, top_k: int, top_p: Tensor) -> Te
     kept = (before < needed).sum(-1, keepdim=True)
     cut = ranked.gather(-1, kept - 1)[:, 0]
     short = (mass.sum(-1) < needed[:, 0]).nonzero()[:, 0]
-    if not top_k and ranked.shape[1] < scores.shape[1] and len(short):
-        cut[short] = _ranked_cut(scores[short], masses[short], scores.shape[1], top_p[short])
+    if not top_k and width < vocab and len(short):
+        cut[short] = _ranked_cut(scores[short], masses[short], 0, top_p[short], 16 * width)
     return cut
 
 
 def _inverse_cdf(weights: Tensor, uniforms: Sequence[float]) -> Tensor:
     """First token whose cumulative weight, in vocabulary order, exceeds uniform * total; int64 [rows].
 
-    Two levels, both in float64: sums of `_BLOCK` neighbouring tokens choose the block, a walk inside it the
-    token. A token of weight 0 is never taken.
+    Two levels: cumulative sums of blocks of `_BLOCK` neighbouring tokens choose the block, a walk inside it
+    the token, both in float64. A token of weight 0 is never taken.
     """
     rows, vocab = weights.shape
     if vocab % _BLOCK:
         weights = torch.nn.functional.pad(weights, (0, _BLOCK - vocab % _BLOCK))
     blocks = weights.view(rows, -1, _BLOCK)
-    sums = blocks.sum(-1, dtype=torch.float64)
+    sums = blocks.sum(-1).double()
     cumulative = sums.cumsum(-1)
     target = torch.tensor(uniforms, dtype=torch.float64)[:, None] * cumulative[:, -1:]
     block = _first_above(cumulative, target)

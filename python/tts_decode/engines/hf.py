@@ -23,9 +23,7 @@ from tts_decode.engines.features import (
     refuse_calls,
     refuse_config,
 )
-from tts_kernels import TreePlan
-from tts_kernels.ops import tree_attention
-from tts_kernels.pool import KVPool
+from tts_kernels import KVPool, TreePlan, tree_attention
 
 _NAME = "tts_tree"
 
@@ -94,10 +92,6 @@ def _tree_attention(
     return out[None], None
 
 
-def _output_embeddings(model: PreTrainedModel) -> torch.nn.Module | None:
-    return model.get_output_embeddings()  # type: ignore[no-untyped-call,no-any-return]
-
-
 def _no_mask(*args: Any, **kwargs: Any) -> None:
     """The kernel knows who sees what: transformers must not build a [T, T] mask."""
 
@@ -110,10 +104,10 @@ class HFEngine:
     """The model behind a decoder: checks it at load, then runs batched forwards over the pool's pages."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        if not isinstance(model, PreTrainedModel) or _output_embeddings(model) is None:
+        if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
             raise TypeError(f"model must be a transformers causal language model, got {type(model).__name__}")
         refuse_config(model)
-        model.eval()  # type: ignore[no-untyped-call]
+        model.eval()
         self.model = model
         self.config = model.config.get_text_config(decoder=True)
         self._configs = list(
