@@ -1,4 +1,4 @@
-"""tree_attention against the float64 reference, and the promise that a row's bits depend on its own path only."""
+"""tree_attention against the float64 reference, and its promise that a row's bits depend on its path only."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def _default_level() -> Iterator[None]:
 def check(case: Case, level: str, **options: float | None) -> None:
     """Compares with the reference.
 
-    Float32 sums of some 100 terms of logits of a few units: relative error 1e-5 of the softmax, hence of outputs
-    of unit size. A bfloat16 output is rounded once more, to 2^-9 relative. The level with the bfloat16 dot
-    product rounds each probability to 2^-9 too.
+    Float32 sums of some 100 terms of logits of a few units: relative error 1e-5 of the softmax, hence of
+    outputs of unit size. A bfloat16 output is rounded once more, to 2^-9 relative. The level with the
+    bfloat16 dot product rounds each probability to 2^-9 too.
     """
     _core.set_cpu_isa(level)
     out, lse = case.attend(**options)

@@ -20,7 +20,7 @@ class TreePlan:
     Queries are numbered depth-first, so that the queries below any shared run of pages are contiguous.
 
     For a query at position p, the segments that cover it list the pages 0 .. p // page_size of its branch
-    once each. They may list later pages of its path as well, for a later query of the block: p decides what
+    once each. They may list later pages of its path as well, for another query of the block: p decides what
     is visible.
 
     Attributes:

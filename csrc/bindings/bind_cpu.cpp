@@ -43,8 +43,8 @@ PlanView make_plan(uintptr_t query_order, uintptr_t query_position, int64_t num_
                    int64_t num_pages) {
   return {pointer<int32_t>(query_order),
           pointer<int32_t>(query_position),
-          pointer<int32_t>(blocks),
-          pointer<int32_t>(segments),
+          pointer<QueryBlock>(blocks),
+          pointer<Segment>(segments),
           pointer<int32_t>(pages),
           num_queries,
           num_blocks,

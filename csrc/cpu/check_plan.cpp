@@ -23,10 +23,9 @@ void check_queries(const PlanView& plan) {
 }
 
 void check_segments(const PlanView& plan, int64_t index, const QueryBlock& block) {
-  const auto* segments = reinterpret_cast<const Segment*>(plan.segments);
   int previous_tile = 0;
   for (int64_t s = block.segment_begin; s < block.segment_end; ++s) {
-    const Segment& segment = segments[s];
+    const Segment& segment = plan.segments[s];
     require(segment.num_pages >= 1 && segment.page_offset >= 0 &&
                 int64_t{segment.page_offset} + segment.num_pages <= plan.num_pages,
             "segments[", s, "]: pages ", segment.page_offset, " + ", segment.num_pages,
@@ -49,9 +48,8 @@ void check_segments(const PlanView& plan, int64_t index, const QueryBlock& block
 // read that nobody wrote. Pages behind its position may be listed too, for later queries.
 void check_coverage(const PlanView& plan) {
   std::vector<int32_t> listed(static_cast<size_t>(plan.num_queries));
-  const auto* segments = reinterpret_cast<const Segment*>(plan.segments);
   for (int64_t s = 0; s < plan.num_segments; ++s) {
-    const Segment& segment = segments[s];
+    const Segment& segment = plan.segments[s];
     for (int32_t i = segment.query_begin; i < segment.query_end; ++i) {
       const int32_t seen = plan.query_position[i] / kPageSize + 1 - segment.first_page;
       listed[static_cast<size_t>(i)] += std::clamp(seen, 0, segment.num_pages);
@@ -72,10 +70,9 @@ void check_plan(const PlanView& plan, int num_pool_pages) {
     require(plan.pages[i] >= 0 && plan.pages[i] < num_pool_pages, "pages[", i, "]: got ", plan.pages[i],
             ", expected 0 <= page < ", num_pool_pages);
   }
-  const auto* blocks = reinterpret_cast<const QueryBlock*>(plan.blocks);
   int32_t next_query = 0, next_segment = 0;
   for (int64_t b = 0; b < plan.num_blocks; ++b) {
-    const QueryBlock& block = blocks[b];
+    const QueryBlock& block = plan.blocks[b];
     require(block.query_begin == next_query && block.query_end > block.query_begin &&
                 block.query_end <= plan.num_queries,
             "blocks[", b, "]: got queries ", block.query_begin, "..", block.query_end,

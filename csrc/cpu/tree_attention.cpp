@@ -97,8 +97,8 @@ class Run {
   }
 
  private:
-  const QueryBlock& block(int b) const { return reinterpret_cast<const QueryBlock*>(p_.plan.blocks)[b]; }
-  const Segment& segment(int s) const { return reinterpret_cast<const Segment*>(p_.plan.segments)[s]; }
+  const QueryBlock& block(int b) const { return p_.plan.blocks[b]; }
+  const Segment& segment(int s) const { return p_.plan.segments[s]; }
   int rows(int b) const { return (block(b).query_end - block(b).query_begin) * group_; }
 
   // Segments of each block by chunk of the path, without the chunks that lie before every window.

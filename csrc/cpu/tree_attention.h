@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "common/plan_records.h"
 #include "cpu/kv_layout.h"
 
 namespace tts {
@@ -11,9 +12,9 @@ namespace tts {
 struct PlanView {
   const int32_t* query_order;     // [num_queries] i -> row of q, out and lse
   const int32_t* query_position;  // [num_queries] position of query i: it sees the tokens 0..position
-  const int32_t* blocks;          // [num_blocks, 4] (query_begin, query_end, segment_begin, segment_end)
-  const int32_t* segments;  // [num_segments, 5] (page_offset, first_page, num_pages, query_begin, query_end)
-  const int32_t* pages;     // [num_pages]
+  const QueryBlock* blocks;       // [num_blocks]
+  const Segment* segments;        // [num_segments]
+  const int32_t* pages;           // [num_pages]
   int64_t num_queries, num_blocks, num_segments, num_pages;
 };
 

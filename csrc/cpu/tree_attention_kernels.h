@@ -5,24 +5,15 @@
 
 #include <cstdint>
 
+#include "common/plan_records.h"
 #include "cpu/kv_layout.h"
 
 namespace tts {
 
 // Softmax runs in tiles, states are merged in chunks, both at fixed positions of the path: a row's arithmetic
 // does not depend on which other rows are computed beside it.
-constexpr int kTilePages = 16;
 constexpr int kTileTokens = kTilePages * kPageSize;
 constexpr int kChunkTiles = 4;
-
-// Columns of TreePlan.segments; see plan.h for the meaning.
-struct Segment {
-  int32_t page_offset, first_page, num_pages, query_begin, query_end;
-};
-
-struct QueryBlock {
-  int32_t query_begin, query_end, segment_begin, segment_end;
-};
 
 struct ChunkTask {
   KVView kv;

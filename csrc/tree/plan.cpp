@@ -180,7 +180,7 @@ TreePlan plan(const PlanInput& in) {
         plan.query_position.push_back(row.length - row.num_queries + q);
       }
       const int32_t visible = plan.query_position.back() / static_cast<int32_t>(in.page_size) + 1;
-      pieces.push_back({row.pages, visible, std::min(shared[r], visible), query_begin, query_begin + count});
+      pieces.push_back({row.pages, visible, shared[r], query_begin, query_begin + count});
       room -= count;
       if (room == 0) {
         emit_block(pieces, plan);

@@ -11,7 +11,7 @@ namespace tts {
 
 // Queries are numbered depth-first: those below any shared run of pages are contiguous. For each query at
 // position p, the segments covering it list the pages 0 .. p / page_size of its branch once each. They may
-// list later pages of the same path too, where a later query of the block sees them: a kernel masks by
+// list later pages of the same path too, where another query of the block sees them: a kernel masks by
 // position.
 struct TreePlan {
   std::vector<int32_t> query_order;     // [T] depth-first number -> row of q

@@ -260,6 +260,12 @@ class Branch:
         whole = length == len(self.tokens) and self._logits is not None
         return length if whole else min(self._kv_length, length - 1)
 
+    def _drop_logits(self) -> None:
+        if self._logits is not None and not self.released:
+            self._logits = None
+            self._kv_length = len(self.tokens) - 1
+            self.decoder._tree.truncate(self.id, self._kv_length)
+
     def _position(self, name: str, value: int | None, low: int) -> int:
         if value is None:
             return len(self.tokens)

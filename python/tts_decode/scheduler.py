@@ -88,7 +88,11 @@ class Scheduler:
                 arrivals = self._arrivals
                 await asyncio.sleep(0)
                 quiet = quiet + 1 if self._arrivals == arrivals else 0
-            self._tick()
+            try:
+                self._tick()
+            except Exception as error:
+                self._fail(self._waiting, error)  # nobody may wait for a task that ended
+                raise
 
     def _tick(self) -> None:
         started = time.perf_counter()
@@ -104,9 +108,10 @@ class Scheduler:
         batch = self._choose_batch()
         try:
             logits = self._forward(batch) if batch else None
-            self._sample(batch, logits)
         except Exception as error:
-            self._fail([feed.request for feed in batch] or self._waiting, error)
+            self._fail([feed.request for feed in batch], error)
+        else:
+            self._sample(batch, logits)
         self._drop_done()
         served = {id(feed.request) for feed in batch}
         self._waiting.sort(key=lambda request: id(request) in served)  # the others come first next time
@@ -199,7 +204,10 @@ class Scheduler:
         row = token = 0
         for feed in batch:
             hidden = None if output.hidden is None else output.hidden[token : feed.tokens_end]
-            feed.request.fed(len(feed.tokens), output.logits[row : feed.rows_end], hidden)
+            try:
+                feed.request.fed(len(feed.tokens), output.logits[row : feed.rows_end], hidden)
+            except Exception as error:
+                self._fail([feed.request], error)
             row, token = feed.rows_end, feed.tokens_end
         return output.logits
 
@@ -214,11 +222,19 @@ class Scheduler:
             logits = fresh
         else:
             logits = torch.stack([request.logits for request in stepping])
-        sampled = sample(
-            logits,
-            [request.params for request in stepping],
-            [uniform(request.seed, len(request.branch.tokens)) for request in stepping],
-            [request.branch.tokens for request in stepping],
-        )
+        try:
+            sampled = sample(
+                logits,
+                [request.params for request in stepping],
+                [uniform(request.seed, len(request.branch.tokens)) for request in stepping],
+                [request.branch.tokens for request in stepping],
+            )
+        except ValueError as error:
+            bad = logits.logsumexp(-1).isfinite().logical_not().tolist()
+            self._fail([request for request, is_bad in zip(stepping, bad, strict=True) if is_bad], error)
+            return  # the others are sampled in the next tick
         for request, token, logprob, entropy in zip(stepping, *sampled, strict=True):
-            self.generated_tokens += request.take(token, logprob, entropy)
+            try:
+                self.generated_tokens += request.take(token, logprob, entropy)
+            except Exception as error:
+                self._fail([request], error)

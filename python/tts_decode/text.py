@@ -47,7 +47,7 @@ class StopFinder:
         self._tail += text[len(old.rstrip(_INCOMPLETE)) :]
         if any(stop in self._tail for stop in self._stop):
             return True
-        self._tail = self._tail[len(self._tail) - self._keep :] if self._keep else ""
+        self._tail = self._tail[max(0, len(self._tail) - self._keep) :]
         self._window = self._window[max(0, len(self._window) - _CONTEXT) :]
         self._read = len(self._window)
         return False

@@ -11,6 +11,15 @@ import torch
 from tts_decode.errors import UnsupportedModel
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
+_HARMLESS_ARGUMENTS = {
+    "dropout",
+    "is_causal",
+    "position_ids",
+    "use_cache",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+}
 
 
 @dataclass(frozen=True)
@@ -18,13 +27,12 @@ class AttentionCall:
     """What one attention module handed to the attention function in the probe forward."""
 
     layer: int
-    num_heads: int
     num_kv_heads: int
     head_dim: int
     value_dim: int
     window: int | None
     causal: bool
-    extra: tuple[str, ...]  # names of further tensor or unknown arguments
+    extra: tuple[str, ...]  # names of further arguments
 
 
 @dataclass(frozen=True)
@@ -36,17 +44,34 @@ class KVShape:
     head_dim: int
 
 
+def describe_call(
+    module: Any, key: torch.Tensor, value: torch.Tensor, window: int | None, arguments: dict[str, Any]
+) -> AttentionCall:
+    """`arguments`: what a module handed over beside query, key, value, scale, window and soft cap."""
+    return AttentionCall(
+        layer=module.layer_idx,
+        num_kv_heads=key.shape[1],
+        head_dim=key.shape[3],
+        value_dim=value.shape[3],
+        window=window,
+        causal=arguments.get("is_causal", getattr(module, "is_causal", True)) is not False,
+        extra=tuple(
+            name for name, v in arguments.items() if v is not None and name not in _HARMLESS_ARGUMENTS
+        ),
+    )
+
+
 def refuse_config(model: Any) -> None:
     """Raises UnsupportedModel when the model's class or config names a feature that is not served."""
     config = model.config.get_text_config(decoder=True)
     for feature, has in _CONFIG_FEATURES.items():
         if has(config):
-            raise _refusal(model, feature)
+            raise refusal(model, feature)
     other = sorted(set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES)
     if other:
-        raise _refusal(model, f"layers of type {', '.join(other)}")
+        raise refusal(model, f"layers of type {', '.join(other)}")
     if not getattr(model, "_supports_attention_backend", False):
-        raise _refusal(
+        raise refusal(
             model, "attention that does not go through transformers' AttentionInterface (ALiBi, for example)"
         )
     dtype = model.dtype
@@ -67,26 +92,26 @@ def refuse_calls(model: Any, calls: list[AttentionCall]) -> KVShape:
     config = model.config.get_text_config(decoder=True)
     layers = config.num_hidden_layers
     if not calls:
-        raise _refusal(model, "attention that does not go through transformers' AttentionInterface")
+        raise refusal(model, "attention that does not go through transformers' AttentionInterface")
     for call in calls:
         if call.extra:
-            raise _refusal(
+            raise refusal(
                 model, _EXTRA_FEATURES.get(call.extra[0], f"the attention argument {call.extra[0]!r}")
             )
         if not call.causal:
-            raise _refusal(model, "bidirectional attention")
+            raise refusal(model, "bidirectional attention")
         if call.value_dim != call.head_dim:
-            raise _refusal(model, f"differing head dims of K ({call.head_dim}) and V ({call.value_dim})")
+            raise refusal(model, f"differing head dims of K ({call.head_dim}) and V ({call.value_dim})")
         if call.head_dim % 16 or not 32 <= call.head_dim <= 256:
-            raise _refusal(model, f"head_dim {call.head_dim} (served: multiples of 16 in 32..256)")
+            raise refusal(model, f"head_dim {call.head_dim} (served: multiples of 16 in 32..256)")
         if call.window is None and _layer_type(config, call.layer) == "sliding_attention":
-            raise _refusal(
+            raise refusal(
                 model, "sliding-window layers that do not hand their window to the attention function"
             )
     if len({(call.num_kv_heads, call.head_dim) for call in calls}) > 1:
-        raise _refusal(model, "layers of differing KV heads or head_dim")
+        raise refusal(model, "layers of differing KV heads or head_dim")
     if [call.layer for call in calls] != list(range(layers)):
-        raise _refusal(
+        raise refusal(
             model, "layers that do not run one attention each, in order (shared KV or mixed layers)"
         )
     return KVShape(layers, calls[0].num_kv_heads, calls[0].head_dim)
@@ -97,7 +122,7 @@ def _layer_type(config: Any, layer: int) -> str | None:
     return types[layer] if types else None
 
 
-def _refusal(model: Any, feature: str) -> UnsupportedModel:
+def refusal(model: Any, feature: str) -> UnsupportedModel:
     return UnsupportedModel(
         f"{type(model).__name__} needs {feature}, which the tree attention path does not serve"
     )

@@ -15,20 +15,19 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from tts_decode.engines.features import AttentionCall, KVShape, refuse_calls, refuse_config
+from tts_decode.engines.features import (
+    AttentionCall,
+    KVShape,
+    describe_call,
+    refusal,
+    refuse_calls,
+    refuse_config,
+)
 from tts_kernels import TreePlan
 from tts_kernels.ops import tree_attention
 from tts_kernels.pool import KVPool
 
 _NAME = "tts_tree"
-_KNOWN_ARGUMENTS = {
-    "dropout",
-    "is_causal",
-    "position_ids",
-    "use_cache",
-    "output_attentions",
-    "output_hidden_states",
-}
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,10 @@ class Probe:
     """Takes the place of `StepContext` in the one forward at load that records what each layer asks for."""
 
     calls: list[AttentionCall] = field(default_factory=list)
+
+
+class MissingContextError(RuntimeError):
+    """The attention function was reached without the decoder, or the model dropped its keyword arguments."""
 
 
 class Output(NamedTuple):
@@ -68,22 +71,15 @@ def _tree_attention(
 
     query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]
     """
-    layer: int = module.layer_idx  # type: ignore[assignment]
     if isinstance(tts_context, Probe):
-        extra = [name for name, v in kwargs.items() if v is not None and name not in _KNOWN_ARGUMENTS]
-        causal = kwargs.get("is_causal", getattr(module, "is_causal", True))
-        tts_context.calls.append(
-            AttentionCall(
-                layer, query.shape[1], key.shape[1], query.shape[3], value.shape[3], sliding_window,
-                causal is not False, tuple(extra),
-            )
-        )  # fmt: skip
+        tts_context.calls.append(describe_call(module, key, value, sliding_window, kwargs))
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
     if tts_context is None:
-        raise RuntimeError(
+        raise MissingContextError(
             f'{type(module).__name__} got no step context: the attention implementation "{_NAME}" runs under '
             "TreeDecoder only; choose another with model.set_attn_implementation"
         )
+    layer: int = module.layer_idx  # type: ignore[assignment]
     tts_context.pool.append(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), tts_context.slots)
     k_pages, v_pages = tts_context.pool.layer(layer)
     out, _ = tree_attention(
@@ -98,6 +94,10 @@ def _tree_attention(
     return out[None], None
 
 
+def _output_embeddings(model: PreTrainedModel) -> torch.nn.Module | None:
+    return model.get_output_embeddings()  # type: ignore[no-untyped-call,no-any-return]
+
+
 def _no_mask(*args: Any, **kwargs: Any) -> None:
     """The kernel knows who sees what: transformers must not build a [T, T] mask."""
 
@@ -110,7 +110,7 @@ class HFEngine:
     """The model behind a decoder: checks it at load, then runs batched forwards over the pool's pages."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        if not isinstance(model, PreTrainedModel):
+        if not isinstance(model, PreTrainedModel) or _output_embeddings(model) is None:
             raise TypeError(f"model must be a transformers causal language model, got {type(model).__name__}")
         refuse_config(model)
         model.eval()  # type: ignore[no-untyped-call]
@@ -148,7 +148,7 @@ class HFEngine:
     ) -> Output:
         """Runs T new tokens of any number of branches through the model; their K and V go to the pool.
 
-        `rows`: which of the T tokens need logits, at least one.
+        `rows`: which of the T tokens need logits.
         """
         kept: list[Tensor] = []
         hook = (
@@ -162,7 +162,7 @@ class HFEngine:
                     input_ids=torch.tensor([tokens]),
                     position_ids=torch.tensor([positions]),
                     use_cache=False,
-                    logits_to_keep=torch.tensor(rows),
+                    logits_to_keep=torch.tensor(rows, dtype=torch.long),
                     tts_context=context,
                 )
         finally:
@@ -172,15 +172,17 @@ class HFEngine:
 
     def _probe(self) -> KVShape:
         probe = Probe()
-        tokens = torch.zeros((1, 2), dtype=torch.long)
-        with torch.inference_mode(), self._tree_attention():
-            self.model(
-                input_ids=tokens,
-                position_ids=torch.arange(2)[None],
-                use_cache=False,
-                logits_to_keep=1,
-                tts_context=probe,
-            )
+        try:
+            with torch.inference_mode(), self._tree_attention():
+                self.model(
+                    input_ids=torch.zeros((1, 2), dtype=torch.long),
+                    position_ids=torch.arange(2)[None],
+                    use_cache=False,
+                    logits_to_keep=1,
+                    tts_context=probe,
+                )
+        except MissingContextError:
+            raise refusal(self.model, "layers that do not hand keyword arguments to attention") from None
         return refuse_calls(self.model, probe.calls)
 
     @contextmanager

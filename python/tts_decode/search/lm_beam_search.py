@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -39,6 +40,10 @@ async def lm_beam_search(
     Beam tokens count against the root's budget. A step is one forward of all beams, and a beam that drops out
     returns its pages before the next one.
     """
+    if not math.isfinite(length_penalty):
+        raise ValueError(f"length_penalty={length_penalty}; expected a finite number")
+    if early_stopping not in (True, False, "never"):
+        raise ValueError(f"early_stopping={early_stopping!r}; expected True, False or 'never'")
     with SearchRun("lm_beam_search", root, n=n) as run:
         live = run.fork(root, 1)
         limit = root.prompt_length + root.sampling.max_tokens - root.length
@@ -52,6 +57,7 @@ async def lm_beam_search(
 
         for length in range(1, limit + 1):
             logprobs = torch.stack(await gather(branch.next_logprobs() for branch in live))  # [beams, vocab]
+            run.note_memory()
             flat = (totals[:, None] + logprobs).flatten()
             values, indices = flat.topk(min(max(2, 1 + len(eos)) * n, len(flat)))
             running: list[tuple[int, int, float]] = []  # (beam, token, total)

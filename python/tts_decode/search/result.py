@@ -56,6 +56,7 @@ class Selection:
 class SearchStats:
     """What a search cost.
 
+    seconds           wall time from the strategy's start to its end.
     generated_tokens  sampled tokens, pruned branches included.
     peak_bytes        largest KV memory of the decoder seen at the search's steps, other searches included.
     kv_tokens         sum of `Selection.kv_tokens`: the figure that ETS's code prints as total KV cache size.

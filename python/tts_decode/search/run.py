@@ -83,6 +83,10 @@ class SearchRun:
         for branch, step in zip(branches, steps, strict=True):
             if step.tokens:
                 self.add_node(branch, step.text, len(step.tokens))
+        self.note_memory()
+
+    def note_memory(self) -> None:
+        """Let the peak know what the decoder holds; for after each forward, when tails are longest."""
         self._peak_bytes = max(self._peak_bytes, self.root.decoder.stats().resident_bytes)
 
     def add_node(self, branch: Branch, text: str, tokens: int) -> None:
@@ -152,7 +156,7 @@ class SearchRun:
             self._release(branch)
 
     def charge(self, tokens: int) -> bool:
-        """Take tokens that a strategy chose itself out of the budget; False, with nothing taken, if too few."""
+        """Take tokens that a strategy chose itself out of the budget; False, nothing taken, if too few."""
         budget = self.root.budget
         if budget is None:
             return True

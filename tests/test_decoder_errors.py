@@ -1,0 +1,326 @@
+"""Bad input: an error that says what to do, and a decoder that goes on as before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+import torch
+from tiny_models import byte_tokenizer, tiny_model
+from transformers import PreTrainedModel
+from tts_decode import (
+    Branch,
+    BranchReleased,
+    Budget,
+    DecoderStats,
+    OutOfPages,
+    SamplingParams,
+    TreeDecoder,
+    gather,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+PROMPT = list(range(30, 70))
+PAGE_BYTES = 24576  # 3 layers, 2 KV heads, head_dim 32, 16 tokens, float32, K and V
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    return tiny_model()
+
+
+@pytest.fixture
+def decoder(model: PreTrainedModel) -> TreeDecoder:
+    decoder = TreeDecoder(model, byte_tokenizer(), kv_bytes=100 * PAGE_BYTES)
+    decoder.eos_token_ids = frozenset()
+    return decoder
+
+
+def kv_state(decoder: TreeDecoder) -> tuple[int, ...]:
+    stats: DecoderStats = decoder.stats()
+    return stats.branches, stats.logical_tokens, stats.unique_tokens, stats.resident_bytes
+
+
+# -- construction
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"kv_bytes": PAGE_BYTES - 1}, ValueError, f"kv_bytes must hold one page of {PAGE_BYTES} bytes"),
+        ({"kv_bytes": -5}, ValueError, "kv_bytes must hold one page"),
+        ({"kv_bytes": 1e9}, TypeError, "kv_bytes must be an integer"),
+        ({"max_batch_tokens": 0}, ValueError, "max_batch_tokens must be a positive integer"),
+        ({"max_batch_tokens": "many"}, ValueError, "max_batch_tokens must be a positive integer"),
+    ],
+)
+def test_decoder_options(
+    model: PreTrainedModel, options: dict[str, object], error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        TreeDecoder(model, byte_tokenizer(), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"max_tokens": 0}, "max_tokens must be a positive integer"),
+        ({"max_tokens": 2.5}, "max_tokens must be a positive integer"),
+        ({"max_seconds": -1}, "max_seconds must be a positive number"),
+        ({"max_seconds": float("nan")}, "max_seconds must be a positive number"),
+    ],
+)
+def test_budget_limits(options: dict[str, float], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        Budget(**options)  # type: ignore[arg-type]
+
+
+# -- prompts
+
+
+@pytest.mark.parametrize(
+    ("prompt", "match"),
+    [
+        ([], "prompt is empty"),
+        ("", "prompt is empty"),
+        ([1] * 513, "prompt has 513 tokens, but the model allows 512"),
+        ([1, 260], r"token ids must lie in 0\.\.259, got 260"),
+        ([-1], r"token ids must lie in 0\.\.259, got -1"),
+    ],
+)
+def test_bad_prompts(decoder: TreeDecoder, prompt: str | list[int], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        decoder.run(decoder.root(prompt))
+    assert kv_state(decoder) == (0, 0, 0, 0)
+
+
+def test_a_prompt_larger_than_the_pool(model: PreTrainedModel) -> None:
+    decoder = TreeDecoder(model, byte_tokenizer(), kv_bytes=2 * PAGE_BYTES)
+    message = f"needs {3 * PAGE_BYTES} bytes of KV, but kv_bytes holds {2 * PAGE_BYTES}"
+    with pytest.raises(ValueError, match=message):
+        decoder.run(decoder.root(PROMPT))
+    assert kv_state(decoder) == (0, 0, 0, 0)
+
+
+# -- branches
+
+
+def as_awaitable(call: Callable[[Branch], object]) -> Callable[[Branch], Awaitable[object]]:
+    async def use(branch: Branch) -> object:
+        return call(branch)
+
+    return use
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda branch: branch.step(),
+        lambda branch: branch.extend([1]),
+        lambda branch: branch.next_logprobs(),
+        as_awaitable(lambda branch: branch.fork()),
+        as_awaitable(lambda branch: branch.truncate(3)),
+        as_awaitable(lambda branch: branch.finish()),
+        as_awaitable(lambda branch: branch.release()),
+    ],
+    ids=["step", "extend", "next_logprobs", "fork", "truncate", "finish", "release"],
+)
+def test_use_after_release(decoder: TreeDecoder, use: Callable[[Branch], Awaitable[object]]) -> None:
+    async def search() -> None:
+        root = await decoder.root(PROMPT)
+        branch = root.fork()[0]
+        branch.release()
+        before = kv_state(decoder)
+        with pytest.raises(BranchReleased, match=f"branch {branch.id} was released"):
+            await use(branch)
+        assert kv_state(decoder) == before
+        await root.step(max_step_tokens=2)
+
+    decoder.run(search())
+
+
+@pytest.mark.parametrize(
+    ("use", "error", "match"),
+    [
+        (lambda b: b.fork(at=41), ValueError, r"at must lie in 1\.\.40, the branch's length, got 41"),
+        (lambda b: b.fork(at=0), ValueError, "at must lie in"),
+        (lambda b: b.fork(at=2.0), TypeError, "at must be an integer"),
+        (lambda b: b.fork(0), ValueError, "n must be a positive integer"),
+        (lambda b: b.fork(2, seeds=[1]), ValueError, "seeds must have n = 2 entries, got 1"),
+        (lambda b: b.truncate(41), ValueError, "length must lie in"),
+        (lambda b: b.truncate(0), ValueError, "length must lie in"),
+    ],
+)
+def test_bad_cuts(
+    decoder: TreeDecoder, use: Callable[[Branch], object], error: type[Exception], match: str
+) -> None:
+    async def search() -> None:
+        root = await decoder.root(PROMPT)
+        before = kv_state(decoder)
+        with pytest.raises(error, match=match):
+            use(root)
+        assert kv_state(decoder) == before
+        assert root.tokens == PROMPT
+
+    decoder.run(search())
+
+
+def test_bad_step_and_extend_arguments(decoder: TreeDecoder) -> None:
+    async def search() -> None:
+        root = await decoder.root(PROMPT)
+        before = kv_state(decoder)
+        with pytest.raises(TypeError, match="temprature"):
+            await root.step(temprature=0.5)
+        with pytest.raises(ValueError, match="top_p must lie in"):
+            await root.step(top_p=7)
+        with pytest.raises(ValueError, match="token ids must lie in"):
+            await root.extend([1, 999])
+        with pytest.raises(ValueError, match="token ids must lie in"):
+            await root.next_logprobs([999])
+        with pytest.raises(ValueError, match="exceed the model's 512 positions"):
+            await root.extend([1] * 473)
+        assert kv_state(decoder) == before
+        assert root.tokens == PROMPT
+
+    decoder.run(search())
+
+
+def test_a_branch_waits_once_at_a_time(decoder: TreeDecoder) -> None:
+    async def search() -> None:
+        root = await decoder.root(PROMPT)
+        task = asyncio.create_task(root.step(max_step_tokens=20))
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="already waits for the engine"):
+            await root.step()
+        with pytest.raises(RuntimeError, match="already waits for the engine"):
+            root.truncate(5)
+        assert len((await task).tokens) == 20
+
+    decoder.run(search())
+
+
+def test_releasing_a_waiting_branch_fails_its_step(decoder: TreeDecoder) -> None:
+    async def search() -> None:
+        root = await decoder.root(PROMPT)
+        branch = root.fork()[0]
+        task = asyncio.create_task(branch.step())
+        await asyncio.sleep(0)
+        branch.release()
+        with pytest.raises(BranchReleased, match="released while it waited"):
+            await task
+        await root.step(max_step_tokens=2)
+
+    decoder.run(search())
+
+
+def test_run_inside_a_running_loop(decoder: TreeDecoder) -> None:
+    async def search() -> None:
+        with pytest.raises(RuntimeError, match="await the coroutine instead"):
+            decoder.run(decoder.root(PROMPT))
+        with pytest.raises(RuntimeError, match="await the coroutine instead"):
+            decoder.run_all([decoder.root(PROMPT)])
+        await decoder.root(PROMPT)
+
+    asyncio.run(search())
+
+
+# -- running out of pages
+
+
+def test_out_of_pages_fails_one_and_frees_the_others(model: PreTrainedModel) -> None:
+    """Eight branches want more than the pool holds: those that fail say why, and nothing is corrupted."""
+    decoder = TreeDecoder(model, byte_tokenizer(), kv_bytes=12 * PAGE_BYTES)
+    decoder.eos_token_ids = frozenset()
+
+    async def search() -> None:
+        root = await decoder.root(PROMPT, SamplingParams(temperature=0, max_step_tokens=60))
+        children = root.fork(8)
+
+        async def step_or_release(child: Branch) -> str:
+            try:
+                return (await child.step()).reason
+            except OutOfPages as error:
+                child.release()
+                return str(error)
+
+        reasons = await gather(step_or_release(child) for child in children)
+        errors = [reason for reason in reasons if reason != "max_step_tokens"]
+        assert 0 < len(errors) < 8
+        assert all(f"(kv_bytes = {12 * PAGE_BYTES}): raise kv_bytes, lower n" in text for text in errors)
+        done = [child for child, reason in zip(children, reasons, strict=True) if reason == "max_step_tokens"]
+        assert len({tuple(child.tokens) for child in done}) == 1  # greedy, so all the same
+        for branch in (root, *done):
+            branch.release()
+        assert kv_state(decoder) == (0, 0, 0, 0)
+        fresh = await decoder.root(PROMPT, SamplingParams(temperature=0, max_step_tokens=60))
+        await fresh.step()
+        assert fresh.tokens == done[0].tokens
+
+    decoder.run(search())
+
+
+def test_a_failed_step_can_be_taken_again(model: PreTrainedModel) -> None:
+    decoder = TreeDecoder(model, byte_tokenizer(), kv_bytes=5 * PAGE_BYTES)
+    decoder.eos_token_ids = frozenset()
+
+    async def search() -> None:
+        root = await decoder.root(PROMPT, SamplingParams(temperature=0, max_step_tokens=50))
+        other = await decoder.root([1] * 30)
+        with pytest.raises(OutOfPages, match="needs 1 more KV pages"):
+            await root.step()
+        length = root.length
+        other.release()
+        await root.step(max_step_tokens=60 + len(PROMPT) - length - 20)
+        assert root.length == 80
+
+    decoder.run(search())
+
+
+# -- failures of the model
+
+
+def test_a_failing_forward_changes_nothing(decoder: TreeDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def search() -> None:
+        root = await decoder.root(PROMPT, SamplingParams(temperature=0, max_step_tokens=4))
+        children = root.fork(3)
+        await gather(child.step() for child in children)
+        before = kv_state(decoder)
+        tokens = [list(child.tokens) for child in children]
+        mlp = decoder.model.model.layers[1].mlp
+
+        def broken(_: torch.Tensor) -> torch.Tensor:
+            raise MemoryError("no memory in layer 1")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(mlp, "forward", broken)
+            with pytest.raises(MemoryError, match="no memory in layer 1"):
+                await gather(child.step() for child in children)
+            with pytest.raises(MemoryError):
+                await children[0].extend([1, 2, 3])
+            with pytest.raises(MemoryError):
+                await decoder.root([9, 9, 9])
+        assert kv_state(decoder) == before
+        assert [child.tokens for child in children] == tokens
+        await gather(child.step() for child in children)
+        assert len({tuple(child.tokens) for child in children}) == 1
+
+    decoder.run(search())
+
+
+def test_nan_logits_are_reported(decoder: TreeDecoder) -> None:
+    async def search() -> None:
+        root = await decoder.root(PROMPT)
+        weight = decoder.model.lm_head.weight
+        kept = weight.data[3].clone()
+        weight.data[3] = torch.nan
+        try:
+            await root.step(max_step_tokens=1)  # from the prompt's own logits
+            with pytest.raises(ValueError, match="logits hold NaN or inf"):
+                await root.step()
+            assert root.length == len(PROMPT) + 1
+        finally:
+            weight.data[3] = kept
+        await root.step(max_step_tokens=2)
+
+    decoder.run(search())

@@ -1,0 +1,82 @@
+"""KVPool: sizes, budgets, and that branches of a KVTree keep their own keys and values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tts_kernels import KVPool, KVTree
+
+
+def test_budget_buys_whole_pages() -> None:
+    pool = KVPool(num_layers=3, num_kv_heads=2, head_dim=64, budget_bytes=1_000_000, dtype=torch.bfloat16)
+    assert pool.page_bytes == 3 * 2 * 2 * 16 * 64 * 2
+    assert pool.num_pages == 1_000_000 // pool.page_bytes
+    assert pool.k_pages.nbytes + pool.v_pages.nbytes == pool.num_pages * pool.page_bytes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layer_is_a_view(dtype: torch.dtype) -> None:
+    pool = KVPool(num_layers=2, num_kv_heads=1, head_dim=32, num_pages=4, dtype=dtype)
+    k, v = pool.layer(1)
+    assert k.data_ptr() == pool.k_pages[1].data_ptr()
+    assert v.data_ptr() == pool.v_pages[1].data_ptr()
+
+
+def test_forked_branches_diverge_inside_a_page() -> None:
+    pool = KVPool(num_layers=2, num_kv_heads=2, head_dim=32, num_pages=16)
+    tree = KVTree(16)
+    tokens: dict[int, list[int]] = {}
+
+    def rows(values: list[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32)[:, None, None].repeat(1, 2, 32)
+
+    def append(branches: list[int], new: list[list[int]]) -> None:
+        done = tree.append(branches, new)
+        pool.copy(torch.from_numpy(done.copies))
+        flat = [token for values in new for token in values]
+        for layer in range(2):
+            pool.append(layer, rows(flat), -rows(flat), torch.from_numpy(done.slots))
+        for branch, values in zip(branches, new, strict=True):
+            tokens[branch] = tokens.get(branch, []) + values
+
+    root = tree.create()
+    append([root], [list(range(20))])
+    children = tree.fork(root, 3)
+    for child in children:
+        tokens[child] = list(tokens[root])
+    append(children, [[100], [200, 201], [300] * 15])
+    append([root], [[400]])
+    tables, lengths = tree.block_tables([root, *children])
+    for branch, table, length in zip([root, *children], tables, lengths, strict=True):
+        for layer in range(2):
+            k, v = pool.gather(layer, torch.from_numpy(table), int(length))
+            assert torch.equal(k, rows(tokens[branch]))
+            assert torch.equal(v, -rows(tokens[branch]))
+
+
+GOOD: dict[str, Any] = {"num_layers": 1, "num_kv_heads": 1, "head_dim": 64, "num_pages": 4}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"num_layers": 0}, ValueError, "num_layers: got 0"),
+        ({"num_kv_heads": -1}, ValueError, "num_kv_heads: got -1"),
+        ({"head_dim": 24}, ValueError, "head_dim: got 24"),
+        ({"head_dim": 40}, ValueError, "head_dim: got 40"),
+        ({"head_dim": 272}, ValueError, "head_dim: got 272"),
+        ({"dtype": torch.float16}, TypeError, r"dtype: got torch\.float16"),
+        ({"page_size": 32}, ValueError, "page_size: got 32"),
+        ({"num_pages": 0}, ValueError, "num_pages: got 0"),
+        ({"num_pages": 2**27}, ValueError, "num_pages: got 134217728"),
+        ({"num_pages": None}, ValueError, "exactly one"),
+        ({"budget_bytes": 10**6}, ValueError, "exactly one"),
+        ({"num_pages": None, "budget_bytes": 8191}, ValueError, "at least a page of 8192 bytes"),
+    ],
+)
+def test_bad_sizes_are_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        KVPool(**(GOOD | change))
