@@ -13,10 +13,10 @@ from typing import Any
 
 from tts_decode.select import extract_answer
 
-SEED = 20
+_SEED = 20
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
-# Families that SmolLM2-135M-Instruct solves sometimes, with the data set's options (rates: docs/strategies.md).
+# Families that SmolLM2-135M-Instruct solves sometimes, with their data sets' options.
 _DIGITS = {"min_digits": 1, "max_digits": 1}
 _FAMILIES: dict[str, tuple[str, dict[str, int]]] = {
     "sum_of_2": ("chain_sum", {"min_terms": 2, "max_terms": 2, **_DIGITS}),
@@ -61,8 +61,8 @@ def default_tasks(limit: int | None = None) -> list[Task]:
             "(or pass a task file)"
         ) from cause
     families = [
-        _distinct(name, reasoning_gym.create_dataset(source, seed=SEED, size=10 * _PER_FAMILY, **options))
-        for name, (source, options) in _FAMILIES.items()
+        _distinct(name, reasoning_gym.create_dataset(source, seed=seed, size=10 * _PER_FAMILY, **options))
+        for seed, (name, (source, options)) in enumerate(_FAMILIES.items(), start=_SEED)
     ]
     return [task for turn in zip(*families, strict=True) for task in turn][:limit]
 
@@ -73,8 +73,9 @@ def _distinct(family: str, dataset: Any) -> list[Task]:
     for entry in dataset:
         question = entry["question"].strip()
         if question not in tasks:
+            prompt = question if "Give only" in question else question + _HINT
             verify = _gym_verifier(dataset, entry)
-            tasks[question] = Task(f"{family}/{len(tasks)}", question + _HINT, entry["answer"], verify)
+            tasks[question] = Task(f"{family}/{len(tasks)}", prompt, entry["answer"], verify)
         if len(tasks) == _PER_FAMILY:
             break
     return list(tasks.values())
