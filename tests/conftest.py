@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from tts_decode.engines.loading import load_model
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.rewards import self_evaluation
 from tts_decode.search import STRATEGIES, lm_beam_search

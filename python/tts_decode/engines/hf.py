@@ -95,7 +95,7 @@ def _tree_attention(
 
 
 def _output_embeddings(model: PreTrainedModel) -> torch.nn.Module | None:
-    return model.get_output_embeddings()  # type: ignore[no-untyped-call,no-any-return]
+    return model.get_output_embeddings()  # type: ignore[no-any-return]
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
@@ -113,7 +113,7 @@ class HFEngine:
         if not isinstance(model, PreTrainedModel) or _output_embeddings(model) is None:
             raise TypeError(f"model must be a transformers causal language model, got {type(model).__name__}")
         refuse_config(model)
-        model.eval()  # type: ignore[no-untyped-call]
+        model.eval()
         self.model = model
         self.config = model.config.get_text_config(decoder=True)
         self._configs = list(
