@@ -92,13 +92,6 @@ def _tree_attention(
     return out[None], None
 
 
-<<<<<<< HEAD
-=======
-def _output_embeddings(model: PreTrainedModel) -> torch.nn.Module | None:
-    return model.get_output_embeddings()  # type: ignore[no-any-return]
-
-
->>>>>>> cli
 def _no_mask(*args: Any, **kwargs: Any) -> None:
     """The kernel knows who sees what: transformers must not build a [T, T] mask."""
 
