@@ -74,8 +74,8 @@ class Scheduler:
         try:
             return await request.future
         except asyncio.CancelledError:
-            if request in self._waiting:
-                self._waiting.remove(request)
+            if request.future.cancelled():  # else it was done already, and only its caller is cancelled
+                self._drop_done()
                 request.undo()
             raise
 
@@ -96,6 +96,7 @@ class Scheduler:
 
     def _tick(self) -> None:
         started = time.perf_counter()
+        self._drop_done()  # cancelled ones
         for request in self._waiting:
             if request.admitted and request.branch.released:
                 self._fail(
@@ -230,8 +231,10 @@ class Scheduler:
                 [request.branch.tokens for request in stepping],
             )
         except ValueError as error:
-            bad = logits.logsumexp(-1).isfinite().logical_not().tolist()
-            self._fail([request for request, is_bad in zip(stepping, bad, strict=True) if is_bad], error)
+            for request, finite in zip(stepping, logits.logsumexp(-1).isfinite().tolist(), strict=True):
+                if not finite:
+                    self._fail([request], error)
+                    request.branch._drop_logits()
             return  # the others are sampled in the next tick
         for request, token, logprob, entropy in zip(stepping, *sampled, strict=True):
             try:
