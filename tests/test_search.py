@@ -3,6 +3,8 @@
 import asyncio
 import json
 import math
+import sys
+import types
 from collections import Counter
 
 import numpy as np
@@ -10,8 +12,8 @@ import pytest
 from tiny_models import byte_tokenizer, tiny_model
 from tts_decode import Budget, SamplingParams, TreeDecoder, gather
 from tts_decode.rewards import mean_logprob, verifier
-from tts_decode.search import STRATEGIES, ets, get_strategy, rebase
-from tts_decode.select import allocate, rebase_weights
+from tts_decode.search import STRATEGIES, ets, get_strategy, rebase, sentence_embedder
+from tts_decode.select import allocate, ets_select, rebase_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -236,6 +238,59 @@ def test_ets_prunes_more_than_rebase_at_the_same_width(decoder, node_cost):
     assert first.kept < first_plain.kept
     assert first.kept_tokens < first_plain.kept_tokens
     assert first.resident_bytes <= first_plain.resident_bytes
+
+
+@pytest.mark.parametrize("node_cost", ["node", "token"])
+def test_ets_keeps_what_the_cost_model_keeps(decoder, node_cost):
+    """Each selection made again from the tree alone; the prompt has no price in tokens."""
+    result = run(decoder, "ets", n=12, lambda_b=1.5, lambda_d=0.0, node_cost=node_cost)
+    tree_levels = levels(result.tree)
+    pruned = 0
+    for depth, level in enumerate(tree_levels[1:-1], start=1):
+        live = [node for node in level if node.status != "finished"]
+        tree = [node for level in tree_levels[: depth + 1] for node in level]
+        index = {node.id: i for i, node in enumerate(tree)}
+        outcomes = [c / len(live) for c in allocate(len(live), rebase_weights([n.score for n in live]))]
+        kept = ets_select(
+            outcomes,
+            [-1, *(index[node.parent] for node in tree[1:])],
+            [index[node.id] for node in live],
+            [1.0] * len(tree) if node_cost == "node" else [0.0, *(float(node.tokens) for node in tree[1:])],
+            lambda_b=1.5,
+        )
+        scores = [node.score for node, keep in zip(live, kept, strict=True) if keep]
+        counts = iter(allocate(len(live), rebase_weights(scores)))
+        expected = [next(counts) if keep else 0 for keep in kept]
+        assert [len(children(result.tree, node)) for node in live] == expected
+        pruned += kept.count(False)
+    assert pruned > 0
+
+
+def test_ets_asks_for_hidden_states_only_while_it_runs(decoder):
+    seen = []
+
+    async def score(branches):
+        seen.append(decoder.keep_hidden)
+        assert all(branch.steps[-1].hidden.shape == (64,) for branch in branches)
+        return [0.5] * len(branches)
+
+    run(decoder, "ets", scorer=score)
+    assert set(seen) == {1}
+    assert decoder.keep_hidden == 0
+
+
+def test_sentence_embedder_embeds_the_texts_of_the_steps(decoder, monkeypatch):
+    class SentenceTransformer:
+        def __init__(self, name):
+            assert name == "some/model"
+
+        def encode(self, texts, batch_size):
+            assert all(isinstance(text, str) for text in texts)
+            return np.array([[1.0, len(text)] for text in texts])
+
+    module = types.SimpleNamespace(SentenceTransformer=SentenceTransformer)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", module)
+    assert run(decoder, "ets", embed=sentence_embedder("some/model")).candidates
 
 
 def test_ets_coverage_keeps_one_leaf_of_each_cluster(decoder):

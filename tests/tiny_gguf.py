@@ -13,10 +13,10 @@ HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INNER, LAYERS = 64, 2, 1, 32, 96, 2
 def write_tiny_gguf(path: Path, seed: int = 0) -> None:
     """Writes the file; equal seeds give equal bytes."""
     random = np.random.default_rng(seed)
-    # The 256 characters that byte-level BPE maps bytes to, one merge, two control tokens.
+    # The 256 characters that byte-level BPE maps bytes to, three words, control tokens.
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
-    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *letters, "he"]
+    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *letters, "he", "Ye", "Yes", "No"]
     kinds = [gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (len(tokens) - 3)
 
     writer = gguf.GGUFWriter(path, "llama")
@@ -33,7 +33,7 @@ def write_tiny_gguf(path: Path, seed: int = 0) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
-    writer.add_token_merges(["h e"])
+    writer.add_token_merges(["h e", "Y e", "Ye s", "N o"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)

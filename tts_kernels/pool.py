@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tts_kernels.ops._common import DTYPES, PAGE_SIZE, page_shapes
+from tts_kernels.ops._common import DTYPES, PAGE_SIZE, page_layout
 from tts_kernels.ops.append_kv import append_kv
 from tts_kernels.ops.copy_pages import copy_pages
 from tts_kernels.ops.gather_kv import gather_kv
@@ -57,9 +57,9 @@ class KVPool:
         self.num_pages = _pages(num_pages, budget_bytes, self.page_bytes)
         self.num_layers, self.num_kv_heads, self.head_dim = num_layers, num_kv_heads, head_dim
         self.dtype, self.page_size = dtype, page_size
-        k_page, v_page = page_shapes(head_dim, dtype)
-        self.k_pages = torch.empty((num_layers, self.num_pages, num_kv_heads, *k_page), dtype=dtype)
-        self.v_pages = torch.empty((num_layers, self.num_pages, num_kv_heads, *v_page), dtype=dtype)
+        layout = page_layout(head_dim, dtype)
+        self.k_pages = torch.empty((num_layers, self.num_pages, num_kv_heads, *layout.k_shape), dtype=dtype)
+        self.v_pages = torch.empty((num_layers, self.num_pages, num_kv_heads, *layout.v_shape), dtype=dtype)
         # Selecting a layer costs more than a microsecond and happens twice per layer and step.
         self._layers = tuple(zip(self.k_pages.unbind(0), self.v_pages.unbind(0), strict=True))
 

@@ -66,8 +66,9 @@ class TreeDecoder:
     tokens do change.
 
     Attributes:
-        keep_hidden: when True each `Step` carries the mean of its last hidden states, at the price of feeding
-            the step's last token before the step returns.
+        keep_hidden: while above 0 each `Step` carries the mean of its last hidden states, at the price of
+            feeding the step's last token before the step returns. A count, to which each search that wants
+            them adds one.
 
     Raises:
         UnsupportedModel: the model needs something that the tree attention path does not serve.
@@ -92,7 +93,7 @@ class TreeDecoder:
             raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}")
         self.tokenizer = tokenizer
         self.sampling = sampling or SamplingParams()
-        self.keep_hidden = False
+        self.keep_hidden = 0
         self._engine = HFEngine(model)
         self._pool = _make_pool(self._engine, _default_kv_bytes() if kv_bytes is None else kv_bytes)
         self._tree = KVTree(self._pool.num_pages, self._pool.page_size)

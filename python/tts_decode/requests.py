@@ -232,7 +232,7 @@ class StepRequest(Request):
         branch = self.branch
         self._reason = reason
         count = len(branch.tokens) - self._start
-        keep_hidden = branch.decoder.keep_hidden and count > 0
+        keep_hidden = branch.decoder.keep_hidden > 0 and count > 0
         if keep_hidden and branch._logits is None:
             return
         if branch._logits is not None:

@@ -195,7 +195,7 @@ class Scheduler:
                 feed.rows_end = len(rows)
                 feed.tokens_end = len(tokens)
             context = StepContext(pool, torch.from_numpy(appended.slots), tree_plan)
-            output = decoder._engine.forward(tokens, positions, rows, context, hidden=decoder.keep_hidden)
+            output = decoder._engine.forward(tokens, positions, rows, context, hidden=decoder.keep_hidden > 0)
         except BaseException:
             for branch in branches:
                 tree.truncate(branch.id, branch._kv_length)

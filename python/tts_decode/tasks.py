@@ -13,14 +13,19 @@ from typing import Any
 
 from tts_decode.select import extract_answer
 
-SEED = 20
+_SEED = 20
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
-# Families that SmolLM2-135M-Instruct solves sometimes: `docs/strategies.md` has the rates.
-_FAMILIES: dict[str, dict[str, Any]] = {
-    "chain_sum": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1},
-    "products": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1},
+# Families that SmolLM2-135M-Instruct solves sometimes, with their data sets' options.
+_DIGITS = {"min_digits": 1, "max_digits": 1}
+_FAMILIES: dict[str, tuple[str, dict[str, int]]] = {
+    "sum_of_2": ("chain_sum", {"min_terms": 2, "max_terms": 2, **_DIGITS}),
+    "product": ("products", {"min_terms": 2, "max_terms": 2, **_DIGITS}),
+    "gcd": ("gcd", {"min_numbers": 2, "max_numbers": 2, "min_value": 2, "max_value": 12}),
+    "signed": ("basic_arithmetic", {"min_terms": 2, "max_terms": 2, **_DIGITS}),
+    "sum_of_3": ("chain_sum", {"min_terms": 3, "max_terms": 3, **_DIGITS}),
 }
+_PER_FAMILY = 6
 _HINT = "\nThink step by step, then give the final answer."
 
 
@@ -55,24 +60,25 @@ def default_tasks(limit: int | None = None) -> list[Task]:
             "the default problems need the package reasoning-gym; run: pip install reasoning-gym "
             "(or pass a task file)"
         ) from cause
-    size = 12
-    tasks = []
-    families = {
-        name: reasoning_gym.create_dataset(name, seed=SEED, size=size, **options)
-        for name, options in _FAMILIES.items()
-    }
-    for index in range(size):
-        for name, dataset in families.items():
-            entry = dataset[index]
-            tasks.append(
-                Task(
-                    name=f"{name}/{index}",
-                    prompt=entry["question"].strip() + _HINT,
-                    answer=entry["answer"],
-                    verify=_gym_verifier(dataset, entry),
-                )
-            )
-    return tasks[:limit]
+    families = [
+        _distinct(name, reasoning_gym.create_dataset(source, seed=seed, size=10 * _PER_FAMILY, **options))
+        for seed, (name, (source, options)) in enumerate(_FAMILIES.items(), start=_SEED)
+    ]
+    return [task for turn in zip(*families, strict=True) for task in turn][:limit]
+
+
+def _distinct(family: str, dataset: Any) -> list[Task]:
+    """The first problems of a data set that differ in their wording."""
+    tasks: dict[str, Task] = {}
+    for entry in dataset:
+        question = entry["question"].strip()
+        if question not in tasks:
+            prompt = question if "Give only" in question else question + _HINT
+            verify = _gym_verifier(dataset, entry)
+            tasks[question] = Task(f"{family}/{len(tasks)}", prompt, entry["answer"], verify)
+        if len(tasks) == _PER_FAMILY:
+            break
+    return list(tasks.values())
 
 
 def _gym_verifier(dataset: Any, entry: dict[str, Any]) -> Callable[[str], float]:

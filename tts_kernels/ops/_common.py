@@ -1,9 +1,14 @@
-"""What the operators share: the torch library, and the checks of tensors before their addresses go to C++."""
+"""What the operators share: the torch library, and the checks of tensors before their addresses go to C++.
+
+A decode step calls the operators once per layer, so each check is one expression that holds for good input,
+and a function beside it says what is wrong with bad input.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,48 +28,78 @@ def register(schema: str, *, cpu: Callable[..., Any], fake: Callable[..., Any]) 
     torch.library.register_fake(f"tts_kernels::{name}", fake, lib=_LIBRARY)
 
 
-def page_shapes(head_dim: int, dtype: torch.dtype) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Inner shapes of the packed K and V page of one head (csrc/cpu/kv_layout.h)."""
+class PageLayout(NamedTuple):
+    """Packed K and V page of one head (csrc/cpu/kv_layout.h)."""
+
+    k_shape: tuple[int, ...]
+    v_shape: tuple[int, ...]
+    k_strides: tuple[int, ...]
+    v_strides: tuple[int, ...]
+
+
+@lru_cache
+def page_layout(head_dim: int, dtype: torch.dtype) -> PageLayout:
+    d = head_dim
     if dtype == torch.float32:
-        return (head_dim, PAGE_SIZE), (PAGE_SIZE, head_dim)
-    return (head_dim // 2, PAGE_SIZE, 2), (PAGE_SIZE // 2, head_dim, 2)
+        return PageLayout((d, 16), (16, d), (16, 1), (d, 1))
+    return PageLayout((d // 2, 16, 2), (8, d, 2), (32, 2, 1), (2 * d, 2, 1))
 
 
 def check_cpu(name: str, tensor: Tensor) -> None:
-    if tensor.device.type != "cpu":
-        raise ValueError(
-            f"{name}: got a tensor on {tensor.device}, expected cpu (there is no kernel for that device)"
-        )
+    if not tensor.is_cpu:
+        raise ValueError(f"{name}: got a tensor on {tensor.device}, expected cpu (no kernel for that device)")
 
 
 def check_int32(name: str, tensor: Tensor, *inner: int) -> None:
     """An index array [n, *inner], contiguous on the CPU."""
+    shape = tensor.shape
+    if not (
+        tensor.dtype is torch.int32
+        and len(shape) == 1 + len(inner)
+        and (not inner or shape[1] == inner[0])
+        and tensor.is_contiguous()
+        and tensor.is_cpu
+    ):
+        _refuse_int32(name, tensor, *inner)
+
+
+def _refuse_int32(name: str, tensor: Tensor, *inner: int) -> None:
     check_cpu(name, tensor)
     if tensor.dtype != torch.int32:
         raise TypeError(f"{name}: got {tensor.dtype}, expected torch.int32")
-    if tensor.dim() != 1 + len(inner) or tensor.shape[1:] != inner:
-        raise ValueError(
-            f"{name}: got shape {list(tensor.shape)}, expected {' '.join(map(str, ['[n', *inner]))}]"
-        )
-    if not tensor.is_contiguous():
-        raise ValueError(f"{name}: got strides {tensor.stride()}, expected a contiguous tensor")
+    if tensor.is_contiguous():
+        expected = ", ".join(map(str, ["n", *inner]))
+        raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected [{expected}]")
+    raise ValueError(f"{name}: got strides {tensor.stride()}, expected a contiguous tensor")
 
 
 def check_rows(name: str, rows: Tensor, heads: int | None, head_dim: int, dtype: torch.dtype) -> None:
     """Rows [n, heads, head_dim] of the pages' dtype, contiguous channels; token and head strides are free."""
+    shape = rows.shape
+    if not (
+        rows.dtype is dtype
+        and len(shape) == 3
+        and shape[2] == head_dim
+        and (heads is None or shape[1] == heads)
+        and rows.stride(2) == 1
+        and rows.is_cpu
+    ):
+        _refuse_rows(name, rows, heads, head_dim, dtype)
+
+
+def _refuse_rows(name: str, rows: Tensor, heads: int | None, head_dim: int, dtype: torch.dtype) -> None:
     check_cpu(name, rows)
     if rows.dtype != dtype:
         raise TypeError(f"{name}: got {rows.dtype}, expected {dtype}, the dtype of the pages")
     if rows.dim() != 3 or rows.shape[2] != head_dim or (heads is not None and rows.shape[1] != heads):
         expected = f"[n, {'heads' if heads is None else heads}, {head_dim}]"
         raise ValueError(f"{name}: got shape {list(rows.shape)}, expected {expected} as the pages have")
-    if rows.stride(2) != 1:
-        raise ValueError(f"{name}: got strides {rows.stride()}, expected contiguous channels (last stride 1)")
+    raise ValueError(f"{name}: got strides {rows.stride()}, expected contiguous channels (last stride 1)")
 
 
 def token_rows(rows: Tensor) -> _core.TokenRows:
-    token_stride, head_stride, _ = rows.stride()
-    return _core.TokenRows(rows.data_ptr(), (token_stride, head_stride))
+    strides = rows.stride()
+    return _core.TokenRows(rows.data_ptr(), (strides[0], strides[1]))
 
 
 def kv_view(k_pages: Tensor, v_pages: Tensor, *, layers: int = 0) -> _core.KVView:
@@ -72,32 +107,24 @@ def kv_view(k_pages: Tensor, v_pages: Tensor, *, layers: int = 0) -> _core.KVVie
 
     `layers` leading dimensions are skipped. Page and head strides are free, a packed page is contiguous.
     """
-    check_cpu("k_pages", k_pages)
-    check_cpu("v_pages", v_pages)
     dtype = k_pages.dtype
-    if dtype not in DTYPES or v_pages.dtype != dtype:
-        raise TypeError(
-            f"k_pages, v_pages: got {dtype} and {v_pages.dtype}, "
-            "expected both torch.float32 or both torch.bfloat16"
-        )
-    inner = layers + 2
     k_shape, v_shape = k_pages.shape, v_pages.shape
-    head_dim = v_shape[inner + 1] if len(v_shape) > inner + 1 else 0
-    k_inner, v_inner = page_shapes(head_dim, dtype)
-    if k_shape[:inner] != v_shape[:inner] or k_shape[inner:] != k_inner or v_shape[inner:] != v_inner:
-        raise ValueError(
-            f"k_pages, v_pages: got shapes {list(k_shape)} and {list(v_shape)}, expected "
-            f"[num_pages, num_kv_heads] followed by a packed page of {PAGE_SIZE} tokens in {dtype}, "
-            f"for head_dim d {page_shapes_text(dtype)}"
-        )
     k_strides, v_strides = k_pages.stride(), v_pages.stride()
+    inner = layers + 2
+    head_dim = v_shape[inner + 1] if len(v_shape) > inner + 1 else 0
+    layout = page_layout(head_dim, dtype)
     if not (
-        _contiguous_inside(k_inner, k_strides[inner:]) and _contiguous_inside(v_inner, v_strides[inner:])
+        dtype in DTYPES
+        and v_pages.dtype is dtype
+        and k_shape[inner:] == layout.k_shape
+        and v_shape[inner:] == layout.v_shape
+        and k_strides[inner:] == layout.k_strides
+        and v_strides[inner:] == layout.v_strides
+        and k_shape[:inner] == v_shape[:inner]
+        and k_pages.is_cpu
+        and v_pages.is_cpu
     ):
-        raise ValueError(
-            f"k_pages, v_pages: got strides {k_strides} and {v_strides}, expected the dimensions after "
-            "num_kv_heads to be contiguous"
-        )
+        _refuse_pages(k_pages, v_pages, inner, layout)
     return _core.KVView(
         k_pages.data_ptr(),
         v_pages.data_ptr(),
@@ -106,18 +133,27 @@ def kv_view(k_pages: Tensor, v_pages: Tensor, *, layers: int = 0) -> _core.KVVie
         k_shape[layers],
         k_shape[layers + 1],
         head_dim,
-        dtype == torch.bfloat16,
+        dtype is torch.bfloat16,
     )
 
 
-def page_shapes_text(dtype: torch.dtype) -> str:
-    return "[d, 16] and [16, d]" if dtype == torch.float32 else "[d / 2, 16, 2] and [8, d, 2]"
-
-
-def _contiguous_inside(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    expected = 1
-    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if stride != expected:
-            return False
-        expected *= size
-    return True
+def _refuse_pages(k_pages: Tensor, v_pages: Tensor, inner: int, layout: PageLayout) -> None:
+    check_cpu("k_pages", k_pages)
+    check_cpu("v_pages", v_pages)
+    names, dtype = "k_pages, v_pages", k_pages.dtype
+    if dtype not in DTYPES or v_pages.dtype != dtype:
+        raise TypeError(
+            f"{names}: got {dtype} and {v_pages.dtype}, expected both torch.float32 or both torch.bfloat16"
+        )
+    k_shape, v_shape = k_pages.shape, v_pages.shape
+    shapes = (k_shape[inner:], v_shape[inner:])
+    if k_shape[:inner] != v_shape[:inner] or shapes != (layout.k_shape, layout.v_shape):
+        pages = "[d, 16] and [16, d]" if dtype == torch.float32 else "[d / 2, 16, 2] and [8, d, 2]"
+        raise ValueError(
+            f"{names}: got shapes {list(k_shape)} and {list(v_shape)}, expected [num_pages, num_kv_heads] "
+            f"followed by the packed pages {pages} of head_dim d in {dtype}"
+        )
+    raise ValueError(
+        f"{names}: got strides {k_pages.stride()} and {v_pages.stride()}, expected the dimensions after "
+        "num_kv_heads to be contiguous"
+    )

@@ -116,7 +116,7 @@ def _tree_attention_cpu(
         pages.data_ptr(),
         pages.shape[0],
     )
-    out = torch.empty(q.shape, dtype=q.dtype)
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
     lse = torch.empty((tokens, heads), dtype=torch.float32)
     _core.tree_attention(
         kv,

@@ -7,10 +7,15 @@ import sys
 
 def main() -> None:
     """Runs the command; exit code 2 for a wrong invocation, 1 for a failure, 130 when interrupted."""
+    on_terminal = sys.stderr.isatty()
+    if on_terminal:  # importing torch and transformers takes seconds
+        print("starting ...", end="\r", file=sys.stderr, flush=True)
     try:
         from tts_decode.cli.app import run
     except ModuleNotFoundError as missing:
         if missing.name is None or missing.name.startswith("tts_"):
             raise
         sys.exit(f"tts-decode: needs the package {missing.name}; run: pip install 'tts-kernels[search]'")
+    if on_terminal:
+        print("\x1b[2K", end="\r", file=sys.stderr, flush=True)
     sys.exit(run(sys.argv[1:]))

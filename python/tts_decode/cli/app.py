@@ -9,6 +9,7 @@ import typer
 from tts_decode.cli.compare import compare
 from tts_decode.cli.errors import CommandError, UsageError
 from tts_decode.cli.info import info
+from tts_decode.cli.options import strategies_help
 from tts_decode.cli.search import search
 from tts_decode.errors import ModelLoadError, OutOfPages, UnsupportedModel
 from tts_decode.tasks import TaskFileError
@@ -23,8 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.command()(search)
-app.command()(compare)
+app.command(epilog=strategies_help())(search)
+app.command(epilog=strategies_help())(compare)
 app.command()(info)
 
 

@@ -54,7 +54,7 @@ def compare(
 
       tts-decode compare -s best_of_n -s ets -o n=16 -o ets.lambda_b=2
 
-      tts-decode compare --tasks problems.jsonl --scorer mean_logprob --json > table.json
+      tts-decode compare --tasks problems.jsonl --json > table.json
     """
     strategies = [opt.get_strategy(name) for name in strategy]
     if len({chosen.name for chosen in strategies}) < len(strategies):

@@ -115,10 +115,10 @@ def _known(strategies: Sequence[Strategy]) -> str:
 
 def strategies_help() -> str:
     """The strategies and their options with defaults, for the help text."""
-    lines = []
+    lines = ["Strategies, and their options for -o with the defaults:"]
     for strategy in STRATEGIES.values():
         options = " ".join(_shown(name, default) for name, default in strategy.options.items())
-        lines.append(f"[bold]{strategy.name}[/bold]: {strategy.summary}.\n\n    {options}")
+        lines.append(f"[bold]{strategy.name}[/bold]: {strategy.summary}.  [dim]{options}[/dim]")
     return "\n\n".join(lines)
 
 

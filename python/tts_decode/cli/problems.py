@@ -104,6 +104,8 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         "answer": result.answer,
         "solved": outcome.solved,
         "found": outcome.found,
+        "candidates": len(result.candidates),
+        "correct_candidates": None if outcome.scores is None else sum(s >= _CORRECT for s in outcome.scores),
         "generated_tokens": result.stats.generated_tokens,
         "ets_kv_tokens": result.stats.kv_tokens,
     }

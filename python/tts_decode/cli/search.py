@@ -25,7 +25,9 @@ from tts_decode.tasks import Task, final_answer, read_tasks
 def search(
     prompt: Annotated[str | None, typer.Argument(help="What to ask the model.", show_default=False)] = None,
     tasks: opt.Tasks = None,
-    strategy: Annotated[str, typer.Option("--strategy", "-s", help="How to search; see below.")] = "ets",
+    strategy: Annotated[
+        str, typer.Option("--strategy", "-s", help="How to search: see the list below.")
+    ] = "ets",
     option: opt.Options = [],  # noqa: B006 (typer copies it)
     scorer: opt.Scorer = "self_evaluation",
     raw: Annotated[
@@ -51,9 +53,9 @@ def search(
 
       tts-decode search "What is 3 + 4?"
 
-      tts-decode search "Name a prime above 20." -s beam_search -o n=8 -o beam_width=2
+      tts-decode search "Name a prime above 20." -s beam_search -o n=8
 
-      tts-decode search --tasks problems.jsonl -s rebase -o n=16 --json > results.json
+      tts-decode search --tasks problems.jsonl -s rebase --json > out.json
     """
     if (prompt is None) == (tasks is None):
         raise UsageError("give either a prompt or --tasks FILE")
@@ -91,10 +93,7 @@ def _print_search(outcome: Outcome, stats: RunStats) -> None:
     console = Console()
     result = outcome.result
     console.print(Text(result.answer.strip() or "(the answer is empty)"))
-    console.print(
-        f"\n[bold]Tree[/bold] of {result.strategy}: "
-        "[dim]score \\[tokens] text; * chosen, x pruned, # finished, ~ cut off[/dim]"
-    )
+    console.print(f"\n[bold]{result.strategy}[/bold] [dim]* chosen  x pruned  # finished  ~ cut off[/dim]")
     encoding = (console.encoding or "").lower()
     tree = render_tree(
         result.tree, best=result.best.node, width=console.width, ascii_only="utf" not in encoding

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,10 +11,12 @@ import numpy as np
 from tts_decode.rewards.scorer import Scorer
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun
+from tts_decode.search.tree import Node
 from tts_decode.select import allocate, cluster, ets_select, rebase_weights
 
 if TYPE_CHECKING:
     from tts_decode.branch import Branch, Step
+    from tts_decode.decoder import TreeDecoder
 
 Embed = Callable[[Sequence["Step"]], "np.ndarray[Any, Any]"]
 """Embeddings [N, D] of N steps; only their directions matter."""
@@ -67,24 +70,25 @@ async def ets(
     ):
         if not (value >= 0 and np.isfinite(value)):
             raise ValueError(f"{name}={value}; expected a finite number, 0 or more")
-    with SearchRun(
-        "ets", root, n=n, max_steps=max_steps, temperature=temperature, agg_strategy=agg_strategy
-    ) as run:
-        if embed is None:
-            embed = mean_hidden
-            root.decoder.keep_hidden = root.decoder.keep_hidden or lambda_d > 0
+    covers = lambda_b > 0 and lambda_d > 0  # else the clusters would change nothing
+    with (
+        SearchRun(
+            "ets", root, n=n, max_steps=max_steps, temperature=temperature, agg_strategy=agg_strategy
+        ) as run,
+        _hidden_states(root.decoder, covers and embed is None),
+    ):
         live = run.fork(root, n)
         while live := await run.advance(live, scorer):
             width = len(live)  # n less the finished
             scores = run.aggregated(live)
             clusters = None
-            if lambda_b > 0 and lambda_d > 0 and width > 1:
-                clusters = cluster(embed([branch.steps[-1] for branch in live]), cluster_threshold)
+            if covers and width > 1:
+                clusters = cluster((embed or mean_hidden)([b.steps[-1] for b in live]), cluster_threshold)
             kept = ets_select(
                 [count / width for count in allocate(width, rebase_weights(scores, softmax_temperature))],
                 [node.parent for node in run.tree],
                 [run.node(branch) for branch in live],
-                [1.0 if node_cost == "node" else float(node.tokens) for node in run.tree],
+                [_cost(node, node_cost) for node in run.tree],
                 clusters,
                 lambda_b=lambda_b,
                 lambda_d=lambda_d,
@@ -94,6 +98,22 @@ async def ets(
             counts = dict(zip(survivors, allocate(width, weights), strict=True))
             live = run.expand(live, [counts.get(i, 0) for i in range(width)])
         return run.result()
+
+
+def _cost(node: Node, node_cost: str) -> float:
+    if node_cost == "node":
+        return 1.0
+    return 0.0 if node.status == "prompt" else float(node.tokens)
+
+
+@contextmanager
+def _hidden_states(decoder: TreeDecoder, wanted: bool) -> Iterator[None]:
+    """Steps carry hidden states meanwhile; counted, as other searches on the decoder may want them too."""
+    decoder.keep_hidden += wanted
+    try:
+        yield
+    finally:
+        decoder.keep_hidden -= wanted
 
 
 def mean_hidden(steps: Sequence[Step]) -> np.ndarray[Any, Any]:

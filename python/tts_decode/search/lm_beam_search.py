@@ -49,11 +49,14 @@ async def lm_beam_search(
         limit = root.prompt_length + root.sampling.max_tokens - root.length
         if root.decoder.max_positions is not None:
             limit = min(limit, root.decoder.max_positions - root.length)
+        cut = (
+            "max_tokens" if limit + root.length - root.prompt_length == root.sampling.max_tokens else "length"
+        )
         if root.finished or limit < 1:
             return run.result()
         eos = frozenset(root.decoder.eos_token_ids)
         totals = torch.zeros(1)  # float32 [beams], log-probability of what each generated
-        finished: list[Candidate] = []  # the best n, best first
+        finished: list[tuple[float, Candidate]] = []  # score and sequence of the best n, best first
 
         for length in range(1, limit + 1):
             logprobs = torch.stack(await gather(branch.next_logprobs() for branch in live))  # [beams, vocab]
@@ -65,19 +68,17 @@ async def lm_beam_search(
                 beam, token = divmod(index, logprobs.shape[1])
                 if token in eos or length == limit:
                     if rank < n:
-                        reason = "eos" if token in eos else "max_tokens"
-                        finished.append(
-                            _candidate(run, live[beam], token, total, length**length_penalty, reason)
-                        )
+                        score, reason = total / length**length_penalty, "eos" if token in eos else cut
+                        finished.append((score, _candidate(run, live[beam], token, total, score, reason)))
                 elif len(running) < n:
                     running.append((beam, token, total))
-            finished = sorted(finished, key=lambda c: -(c.score or 0.0))[:n]
+            finished = sorted(finished, key=lambda pair: -pair[0])[:n]
 
             over = not running
             if running and len(finished) == n:
                 horizon = limit if early_stopping == "never" and length_penalty > 0 else length
                 bound = running[0][2] / horizon**length_penalty
-                over = early_stopping is True or bound <= (finished[-1].score or 0.0)
+                over = early_stopping is True or bound <= finished[-1][0]
             if over:
                 run.prune(live)
                 break
@@ -88,7 +89,7 @@ async def lm_beam_search(
             totals = torch.tensor([total for _, _, total in running])
             live = await _extend(run, live, [(beam, token) for beam, token, _ in running])
 
-        run.candidates += finished
+        run.candidates += [candidate for _, candidate in finished]
         return run.result()
 
 
@@ -105,17 +106,17 @@ async def _extend(run: SearchRun, live: list[Branch], chosen: list[tuple[int, in
 
 
 def _candidate(
-    run: SearchRun, branch: Branch, token: int, total: float, norm: float, reason: str
+    run: SearchRun, branch: Branch, token: int, total: float, score: float, reason: str
 ) -> Candidate:
     """The branch's text with `token` as its last, which needs no KV of its own any more."""
     tokens = [*branch.tokens, token]
     tokenizer = branch.decoder.tokenizer
-    node = run.add_leaf(branch, continuation(tokenizer, tokens, len(tokens) - 1), total / norm)
+    node = run.add_leaf(branch, continuation(tokenizer, tokens, len(tokens) - 1), score)
     return Candidate(
         text=continuation(tokenizer, tokens, branch.prompt_length),
         tokens=tuple(tokens[branch.prompt_length :]),
         logprob=run.root.cum_logprob + total,
-        score=total / norm,
+        score=score,
         scores=(),
         finish_reason=reason,
         node=node,

@@ -1,0 +1,230 @@
+"""The command from arguments to output, on a tiny model; every user error is one line on stderr."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from tiny_gguf import write_tiny_gguf
+from tts_decode.cli.app import run
+from tts_decode.cli.display import Display, Rate, mib
+from tts_decode.cli.errors import UsageError
+from tts_decode.cli.options import parse_options, unescape
+from tts_decode.cli.problems import chat_question
+from tts_decode.search import STRATEGIES
+
+SMALL = ["--max-tokens", "12", "--max-step-tokens", "5", "--dtype", "float32"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds a model, its converted copy and a task file."""
+    folder = tmp_path_factory.mktemp("cli")
+    write_tiny_gguf(folder / "tiny.gguf")
+    lines = [{"prompt": "1+1=", "answer": 2}, {"name": "sky", "prompt": "The sky?", "answer": "blue"}]
+    (folder / "tasks.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    (folder / "open.jsonl").write_text('{"prompt": "Say something."}')
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(folder: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def search(folder: Path, *arguments: str) -> int:
+    return run(["search", "-m", str(folder / "tiny.gguf"), *SMALL, *arguments])
+
+
+def compare(folder: Path, *arguments: str) -> int:
+    return run(["compare", "-m", str(folder / "tiny.gguf"), *SMALL, *arguments])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_search_prints_answer_tree_and_cost(
+    folder: Path, capsys: pytest.CaptureFixture[str], strategy: str
+) -> None:
+    assert search(folder, "hello", "-s", strategy, "-o", "n=4") == 0
+    out, err = capsys.readouterr()
+    assert strategy in out
+    assert "└─" in out
+    assert "tok/s" in out
+    assert strategy in err  # the stage, as a plain line where there is no terminal
+    assert max(len(line) for line in out.splitlines()) <= 80
+
+
+def test_search_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert search(folder, "hello", "-s", "beam_search", "-o", "n=4", "-o", "beam_width=2", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    (result,) = report["results"]
+    assert result["answer"] == result["search"]["best"]["text"]
+    assert result["generated_tokens"] == report["cost"]["generated_tokens"] > 0
+    assert report["dtype"] == "float32"
+    assert report["cost"]["peak_kv_bytes"] > 0
+
+
+def test_same_seed_same_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = []
+    for seed in ("1", "1", "2"):
+        assert search(folder, "hello", "-o", "n=2", "--seed", seed, "--json") == 0
+        answers.append(json.loads(capsys.readouterr().out)["results"][0]["search"]["candidates"])
+    assert answers[0] == answers[1] != answers[2]
+
+
+def test_search_of_a_task_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert search(folder, "--tasks", str(folder / "tasks.jsonl"), "-s", "best_of_n", "-o", "n=2") == 0
+    out = capsys.readouterr().out
+    assert "sky" in out
+    assert "blue" in out
+
+
+def test_budget(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert search(folder, "hello", "-o", "n=4", "--budget-tokens", "7", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["cost"]["generated_tokens"] <= 7
+
+
+def test_compare_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare(folder, "--tasks", str(folder / "tasks.jsonl"), "-o", "n=4", "-o", "ets.lambda_b=2") == 0
+    out = capsys.readouterr().out
+    for name in ("best_of_n", "beam_search", "rebase", "ets", "solved", "tok/s"):
+        assert name in out
+    assert max(len(line) for line in out.splitlines()) <= 80
+
+
+def test_compare_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare(folder, "--limit", "3", "-s", "rebase", "-s", "best_of_n", "-o", "n=4", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [row["strategy"] for row in report["strategies"]] == ["rebase", "best_of_n"]
+    for row in report["strategies"]:
+        assert row["problems"] == 3
+        assert 0 <= row["solved"] <= row["found"] <= 3
+        assert row["peak_unique_tokens"] <= row["peak_logical_tokens"]
+        assert sum(outcome["generated_tokens"] for outcome in row["outcomes"]) == row["generated_tokens"]
+
+
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["info"]) == 0
+    assert "generic" in capsys.readouterr().out
+    assert run(["info", "--json"]) == 0
+    facts: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert facts["kernel_isa"] in facts["isa_levels"]
+    assert facts["versions"]["torch"]
+
+
+@pytest.mark.parametrize("command", ["search", "compare", "info"])
+def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"tts-decode {command}" in out
+    if command != "info":
+        for name in STRATEGIES:
+            assert name in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "nonsense"),
+        (["search"], "either a prompt or --tasks"),
+        (["search", "a", "--tasks", "b.jsonl"], "either a prompt or --tasks"),
+        (["search", "a", "--nonsense"], "--nonsense"),
+        (["search", "a", "-s", "nonsense"], "unknown strategy 'nonsense'; expected one of best_of_n"),
+        (["search", "a", "-o", "n"], "option 'n': expected KEY=VALUE"),
+        (["search", "a", "-o", "n=x"], "option 'n=x': expected an integer, got 'x'"),
+        (["search", "a", "-o", "beams=3"], "unknown option 'beams'; known: ets (n=16"),
+        (["search", "a", "-o", "rebase.n=3"], "'rebase' is not among the strategies"),
+        (["search", "a", "--temperature", "-1"], "temperature must lie in"),
+        (["search", "a", "--max-tokens", "0"], "max_tokens must be at least 1"),
+        (["search", "a", "--kv-mib", "0"], "--kv-mib: got 0"),
+        (["search", "a", "--dtype", "float16"], "dtype: got 'float16'"),
+        (["search", "a", "--scorer", "oracle"], "unknown scorer 'oracle'"),
+        (["search", "a", "--budget-tokens", "0"], "max_tokens must be a positive integer"),
+        (["search", "", "-o", "n=2"], "prompt"),
+        (["search", "a", "-s", "beam_search", "-o", "n=5", "-o", "beam_width=2"], "beam_width=2"),
+        (["search", "a" * 2000], "2000 tokens"),
+        (["compare", "--limit", "0"], "--limit: got 0"),
+        (["compare", "--parallel", "0"], "--parallel: got 0"),
+        (["compare", "-s", "ets", "-s", "ets"], "given twice"),
+    ],
+)
+def test_usage_errors(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    if arguments[0] in ("search", "compare"):
+        arguments = [*arguments, "-m", str(folder / "tiny.gguf")]
+    assert run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err.splitlines()[-1]
+    assert err.splitlines()[-1].startswith("tts-decode: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "a", "-m", "/no/such/model"], "no file or directory /no/such/model"),
+        (["search", "--tasks", "/no/such/file"], "cannot be read: No such file"),
+        (["compare", "--tasks", "{folder}/open.jsonl"], "task 1 has no answer to compare with"),
+        (["search", "a" * 400, "-o", "n=64", "-m", "{folder}/tiny.gguf", "--kv-mib", "1"], "page"),
+    ],
+)
+def test_failures(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run([argument.format(folder=folder) for argument in arguments]) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_interrupt(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tts_decode.cli.session.load_model", interrupt)
+    assert search(folder, "hello") == 130
+
+
+def test_options_go_to_the_strategies_that_have_them() -> None:
+    chosen = [STRATEGIES["rebase"], STRATEGIES["ets"]]
+    rebase, ets = parse_options(
+        chosen, ["n=8", "lambda_b=2", "ets.n=4", "node_cost=token", "temperature=0.5"]
+    )
+    assert rebase == {"n": 8, "temperature": 0.5}
+    assert ets == {"n": 4, "lambda_b": 2.0, "node_cost": "token", "temperature": 0.5}
+    (lm,) = parse_options([STRATEGIES["lm_beam_search"]], ["early_stopping=true"])
+    assert lm == {"early_stopping": True}
+    with pytest.raises(UsageError, match="expected true or false"):
+        parse_options([STRATEGIES["lm_beam_search"]], ["early_stopping=perhaps"])
+
+
+def test_chat_question_continues_a_conversation() -> None:
+    class Tokenizer:
+        def apply_chat_template(self, messages: list[dict[str, str]], **options: object) -> str:
+            assert options == {"tokenize": False, "add_generation_prompt": True}
+            return "".join(f"<{m['role']}>{m['content']}</>" for m in messages) + "<assistant>"
+
+    question = chat_question(Tokenizer())
+    assert question.startswith("</><user>")
+    assert question.endswith("</><assistant>")
+
+
+def test_display_on_a_terminal_leaves_nothing_behind() -> None:
+    stream = io.StringIO()
+    with Display(Console(file=stream, force_terminal=True, width=80)) as display:
+        display.stage("ets: 3 problems")
+        display.update("1 done · 17 tokens")
+    assert "17 tokens" in stream.getvalue()
+    assert stream.getvalue().endswith("\x1b[2K")  # the line is erased
+
+
+def test_small_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 2.0, 10.0, 11.0])
+    monkeypatch.setattr("tts_decode.cli.display.time.monotonic", lambda: next(clock))
+    rate = Rate(window=3.0)
+    assert [round(rate(total)) for total in (0, 50, 100, 100, 400)] == [0, 50, 50, 0, 300]
+    assert (mib(1 << 19), mib(300 << 20)) == ("0.5", "300")
+    assert unescape("a\\n\\tb") == "a\n\tb"

@@ -1,0 +1,40 @@
+"""Every Python block of the README and the documents runs, those of one file in one namespace."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(file: Path) -> list[tuple[int, str]]:
+    """The blocks with the line on which each begins."""
+    text = file.read_text(encoding="utf-8")
+    return [(text.count("\n", 0, match.start(1)), match[1]) for match in BLOCK.finditer(text)]
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("file", [file for file in FILES if blocks(file)], ids=lambda file: file.name)
+def test_python_blocks_run(file: Path, real_model: object) -> None:
+    namespace: dict[str, object] = {}
+    for line, source in blocks(file):
+        # Empty lines in front give tracebacks the document's own line numbers.
+        exec(compile("\n" * line + source, str(file), "exec"), namespace)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_local_links_exist(file: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text(encoding="utf-8")):
+        assert (file.parent / target).exists(), f"{file.name}: {target}"
+
+
+def test_architecture_maps_every_folder() -> None:
+    mapped = set(re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE))
+    sources = [*ROOT.glob("csrc/**/*.cpp"), *ROOT.glob("tts_kernels/**/*.py"), *ROOT.glob("python/**/*.py")]
+    folders = {str(file.parent.relative_to(ROOT)) for file in sources}
+    assert folders <= mapped
