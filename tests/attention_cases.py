@@ -56,8 +56,8 @@ def random_tables(
 ) -> tuple[Tensor, int]:
     """Block tables of branches that share leading pages, and the size of the pool.
 
-    parents[b] = (branch, n): branch b shares the pages that hold the first n tokens of that earlier branch, n = 0
-    for a root. A page shared in part holds the same tokens for both, as after a truncation.
+    parents[b] = (branch, n): branch b shares the pages that hold the first n tokens of that earlier branch,
+    n = 0 for a root. A page shared in part holds the same tokens for both, as after a truncation.
     """
     num_pages = sum(length // PAGE + 1 for length in lengths) + spare
     free = torch.randperm(num_pages, generator=generator).tolist()
