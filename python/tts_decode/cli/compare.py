@@ -29,7 +29,7 @@ def compare(
     tasks: opt.Tasks = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many problems.")] = None,
     option: opt.Options = [],  # noqa: B006
-    scorer: opt.Scorer = "self_evaluation",
+    scorer: opt.Scorer = "mean_logprob",
     parallel: Annotated[int, typer.Option(help="Problems in flight in one batch.")] = 4,
     model: opt.Model = DEFAULT_MODEL,
     dtype: opt.Dtype = "auto",
