@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import byte_tokenizer, tiny_model
@@ -51,6 +53,8 @@ def kv_state(decoder: TreeDecoder) -> tuple[int, ...]:
         ({"kv_bytes": PAGE_BYTES - 1}, ValueError, f"kv_bytes must hold one page of {PAGE_BYTES} bytes"),
         ({"kv_bytes": -5}, ValueError, "kv_bytes must hold one page"),
         ({"kv_bytes": 1e9}, TypeError, "kv_bytes must be an integer"),
+        ({"kv_bytes": 10**15}, ValueError, "kv_bytes = 1000000000000000 is more than the system grants"),
+        ({"sampling": {"top_k": 3}}, TypeError, "sampling must be SamplingParams, got dict"),
         ({"max_batch_tokens": 0}, ValueError, "max_batch_tokens must be a positive integer"),
         ({"max_batch_tokens": "many"}, ValueError, "max_batch_tokens must be a positive integer"),
     ],
@@ -87,11 +91,60 @@ def test_budget_limits(options: dict[str, float], match: str) -> None:
         ([1] * 513, "prompt has 513 tokens, but the model allows 512"),
         ([1, 260], r"token ids must lie in 0\.\.259, got 260"),
         ([-1], r"token ids must lie in 0\.\.259, got -1"),
+        ([{"role": "user", "content": "hello"}], "chat_template"),
     ],
 )
 def test_bad_prompts(decoder: TreeDecoder, prompt: str | list[int], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         decoder.run(decoder.root(prompt))
+    assert kv_state(decoder) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ((None,), "prompt must be text, token ids or chat messages, got NoneType"),
+        ((5,), "prompt must be text, token ids or chat messages, got int"),
+        (({"role": "user"},), "prompt must be .* got dict"),
+        (([1, 2.7],), "token ids must be integers, got 2.7"),
+        ((["a"],), "token ids must be integers, got 'a'"),
+        (([[1]],), r"token ids must be integers, got \[1\]"),
+        ((PROMPT, {"temperature": 1}), "sampling must be SamplingParams, got dict"),
+        ((PROMPT, None, 500), "budget must be a Budget, got int"),
+    ],
+)
+def test_a_call_of_the_wrong_types_does_not_disturb_others(
+    decoder: TreeDecoder, arguments: tuple[Any, ...], match: str
+) -> None:
+    async def good() -> int:
+        root = await decoder.root(PROMPT)
+        tokens = (await root.step(max_step_tokens=3)).tokens
+        root.release()
+        return len(tokens)
+
+    async def bad() -> None:
+        with pytest.raises(TypeError, match=match):
+            await decoder.root(*arguments)
+
+    assert decoder.run_all([bad(), good()]) == [None, 3]
+    assert kv_state(decoder) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("tokens", [torch.tensor(PROMPT), np.array(PROMPT), tuple(PROMPT)])
+def test_token_ids_may_come_in_any_sequence(decoder: TreeDecoder, tokens: Any) -> None:
+    async def length() -> int:
+        root = await decoder.root(tokens)
+        assert root.tokens == PROMPT
+        return len(await root.extend(tokens))
+
+    assert decoder.run(length()) == len(PROMPT)
+
+
+def test_a_tokenizer_of_another_model_is_named(model: PreTrainedModel) -> None:
+    decoder = TreeDecoder(model, byte_tokenizer(), kv_bytes=10 * PAGE_BYTES)
+    decoder.tokenizer.add_tokens(["<much>", "<too>", "<large>", "<indeed>"])
+    with pytest.raises(ValueError, match=r"token ids must lie in 0\.\.259, got 26\d"):
+        decoder.run(decoder.root("ab<indeed>"))
     assert kv_state(decoder) == (0, 0, 0, 0)
 
 
@@ -148,6 +201,7 @@ def test_use_after_release(decoder: TreeDecoder, use: Callable[[Branch], Awaitab
         (lambda b: b.fork(at=2.0), TypeError, "at must be an integer"),
         (lambda b: b.fork(0), ValueError, "n must be a positive integer"),
         (lambda b: b.fork(2, seeds=[1]), ValueError, "seeds must have n = 2 entries, got 1"),
+        (lambda b: b.fork(1, seeds=["a"]), TypeError, "seeds must be integers, got 'a'"),
         (lambda b: b.truncate(41), ValueError, "length must lie in"),
         (lambda b: b.truncate(0), ValueError, "length must lie in"),
     ],
@@ -178,6 +232,9 @@ def test_bad_step_and_extend_arguments(decoder: TreeDecoder) -> None:
             await root.extend([1, 999])
         with pytest.raises(ValueError, match="token ids must lie in"):
             await root.next_logprobs([999])
+        with pytest.raises(TypeError, match="token ids must be integers, got 1.5"):
+            await root.extend([1.5])  # type: ignore[list-item]
+        assert (await root.next_logprobs([])).shape == (0,)
         with pytest.raises(ValueError, match="exceed the model's 512 positions"):
             await root.extend([1] * 473)
         assert kv_state(decoder) == before

@@ -142,6 +142,7 @@ def ints(*values: int) -> Tensor:
 
 POOL = make_pool(torch.float32)
 K = V = torch.zeros((2, 3, 48))
+META = POOL.v_pages.to("meta")
 REFUSED: list[tuple[type[Exception], str, Callable[[], object]]] = [
     (ValueError, "slots.*got 96", lambda: POOL.append(0, K, V, ints(0, 96))),
     (ValueError, "slots.*got -1", lambda: POOL.append(0, K, V, ints(-1, 3))),
@@ -152,6 +153,14 @@ REFUSED: list[tuple[type[Exception], str, Callable[[], object]]] = [
     (ValueError, "v: .*shape", lambda: POOL.append(0, K, V[:, :2], ints(1, 2))),
     (ValueError, "v: .*strides", lambda: POOL.append(0, K, torch.zeros((2, 48, 3)).mT, ints(1, 2))),
     (ValueError, "k: .*meta", lambda: POOL.append(0, K.to("meta"), V, ints(1, 2))),
+    (ValueError, "v: .*meta", lambda: POOL.append(0, K, V.to("meta"), ints(1, 2))),
+    (ValueError, "slots: .*meta", lambda: POOL.append(0, K, V, ints(1, 2).to("meta"))),
+    (TypeError, "slots: got list", lambda: POOL.append(0, K, V, [1, 2])),  # type: ignore[arg-type]
+    (ValueError, "k_pages: .*meta", lambda: append_kv(K, V, META[0], POOL.v_pages[0], ints(1, 2))),
+    (ValueError, "v_pages: .*meta", lambda: copy_pages(POOL.k_pages, META, ints(0, 1).view(1, 2))),
+    (ValueError, "copies: .*meta", lambda: POOL.copy(ints(0, 1).view(1, 2).to("meta"))),
+    (ValueError, "v_pages: .*meta", lambda: gather_kv(POOL.k_pages[0], META[0], ints(0), 1)),
+    (ValueError, "block_table: .*meta", lambda: POOL.gather(0, ints(0).to("meta"), 1)),
     (ValueError, "layer: got 2", lambda: POOL.append(2, K, V, ints(1, 2))),
     (ValueError, "layer: got -1", lambda: POOL.layer(-1)),
     (ValueError, "copies.*got page 6", lambda: POOL.copy(ints(0, 1, 2, 6).view(2, 2))),

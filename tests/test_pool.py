@@ -64,6 +64,11 @@ GOOD: dict[str, Any] = {"num_layers": 1, "num_kv_heads": 1, "head_dim": 64, "num
     ("change", "error", "message"),
     [
         ({"num_layers": 0}, ValueError, "num_layers: got 0"),
+        ({"num_layers": "1"}, TypeError, "num_layers: got '1', expected an int"),
+        ({"head_dim": 64.0}, TypeError, r"head_dim: got 64\.0, expected an int"),
+        ({"num_pages": 4.5}, TypeError, r"num_pages: got 4\.5, expected an int"),
+        ({"num_pages": None, "budget_bytes": 1e9}, TypeError, "budget_bytes: got 1000000000.0"),
+        ({"num_pages": 2**27 - 1, "num_layers": 10**6}, MemoryError, "num_pages: got 134217727, .*bytes"),
         ({"num_kv_heads": -1}, ValueError, "num_kv_heads: got -1"),
         ({"head_dim": 24}, ValueError, "head_dim: got 24"),
         ({"head_dim": 40}, ValueError, "head_dim: got 40"),

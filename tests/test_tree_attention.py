@@ -281,7 +281,17 @@ def test_bad_arguments_name_the_argument() -> None:
         (ValueError, "q: .*heads", lambda: tree_attention(case.q[:, :3], k, v, good)),
         (ValueError, "q: .*rows", lambda: tree_attention(case.q[:1], k, v, good)),
         (ValueError, "q: .*strides", lambda: tree_attention(case.q.mT.contiguous().mT, k, v, good)),
+        (ValueError, "q: .*shape", lambda: tree_attention(case.q[0, 0, 0], k, v, good)),
+        (ValueError, "q: .*shape", lambda: tree_attention(case.q[:, :, :0], k, v, good)),
+        (TypeError, "q: got ndarray", lambda: tree_attention(case.q.numpy(), k, v, good)),  # type: ignore[arg-type]
         (ValueError, "q: .*meta", lambda: tree_attention(case.q.to("meta"), k, v, good)),
+        (ValueError, "k_pages: .*meta", lambda: tree_attention(case.q, k.to("meta"), v, good)),
+        (ValueError, "v_pages: .*meta", lambda: tree_attention(case.q, k, v.to("meta"), good)),
+        (
+            ValueError,
+            "pages: .*meta",
+            lambda: tree_attention(case.q, k, v, replace(good, pages=good.pages.to("meta"))),
+        ),
         (TypeError, "k_pages", lambda: tree_attention(case.q, k.half(), v.half(), good)),
         (ValueError, "k_pages", lambda: tree_attention(case.q, v, k, good)),
         (ValueError, "k_pages.*strides", lambda: tree_attention(case.q, k.mT.contiguous().mT, v, good)),
@@ -322,6 +332,28 @@ def test_level_is_forced_by_the_environment(name: str) -> None:
     else:
         assert done.returncode == 1  # an exception, not a signal
         assert "TTS_KERNELS_FORCE_CPU_ISA: got 'sse9'" in done.stderr
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("pad", [2, 6, 34])
+def test_pages_of_an_outside_pool_with_odd_strides(dtype: torch.dtype, pad: int) -> None:
+    """K and V of a head side by side, each followed by `pad` elements that belong to somebody else."""
+    case = make_case([100, 90], [(0, 0), (0, 64)], [3, 2], dtype=dtype)
+    k, v = case.pool.layer(0)
+    num_pages, heads = k.shape[:2]
+    outside = torch.full((num_pages * (heads * 2 + 1), k[0, 0].numel() + pad), torch.nan, dtype=dtype)
+    head = 2 * outside.shape[1]
+    strides = (heads * head + outside.shape[1], head)
+    k_view = outside.as_strided(k.shape, (*strides, *k.stride()[2:]))
+    v_view = outside.as_strided(v.shape, (*strides, *v.stride()[2:]), outside.shape[1])
+    k_view.copy_(k)
+    v_view.copy_(v)
+    assert same_bits(tree_attention(case.q, k_view, v_view, case.plan()), case.attend())
+
+
+def test_a_block_of_any_size() -> None:
+    case = make_case([100, 90, 33], [(0, 0), (0, 64), (0, 0)], [30, 20, 1])
+    assert same_bits(case.attend(query_block=2**62), case.attend())
 
 
 def test_plan_of_a_smaller_pool_is_refused() -> None:

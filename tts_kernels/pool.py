@@ -29,6 +29,10 @@ class KVPool:
     Attributes:
         k_pages, v_pages: [num_layers, num_pages, num_kv_heads, *packed page]; see csrc/cpu/kv_layout.h.
         page_bytes: bytes of one page over all layers, keys and values.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range.
+        MemoryError: the system does not grant that much.
     """
 
     def __init__(
@@ -42,7 +46,11 @@ class KVPool:
         dtype: torch.dtype = torch.float32,
         page_size: int = PAGE_SIZE,
     ) -> None:
-        for name, value in (("num_layers", num_layers), ("num_kv_heads", num_kv_heads)):
+        integers = {"num_layers": num_layers, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
+        for name, value in (integers | {"num_pages": num_pages, "budget_bytes": budget_bytes}).items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise TypeError(f"{name}: got {value!r}, expected an int")
+        for name, value in integers.items():
             if value < 1:
                 raise ValueError(f"{name}: got {value}, expected >= 1")
         if not 32 <= head_dim <= 256 or head_dim % 16 != 0:
@@ -58,8 +66,16 @@ class KVPool:
         self.num_layers, self.num_kv_heads, self.head_dim = num_layers, num_kv_heads, head_dim
         self.dtype, self.page_size = dtype, page_size
         layout = page_layout(head_dim, dtype)
-        self.k_pages = torch.empty((num_layers, self.num_pages, num_kv_heads, *layout.k_shape), dtype=dtype)
-        self.v_pages = torch.empty((num_layers, self.num_pages, num_kv_heads, *layout.v_shape), dtype=dtype)
+        shape = (num_layers, self.num_pages, num_kv_heads)
+        try:
+            self.k_pages = torch.empty((*shape, *layout.k_shape), dtype=dtype)
+            self.v_pages = torch.empty((*shape, *layout.v_shape), dtype=dtype)
+        except RuntimeError as cause:
+            name, value = ("num_pages", num_pages) if budget_bytes is None else ("budget_bytes", budget_bytes)
+            raise MemoryError(
+                f"{name}: got {value}, which takes {self.num_pages * self.page_bytes} bytes, more than the "
+                "system grants; ask for less"
+            ) from cause
         # Selecting a layer costs more than a microsecond and happens twice per layer and step.
         self._layers = tuple(zip(self.k_pages.unbind(0), self.v_pages.unbind(0), strict=True))
 

@@ -169,7 +169,7 @@ class Branch:
         logprobs = self._logits.log_softmax(-1)
         if token_ids is None:
             return logprobs
-        ids = torch.tensor(self.decoder._token_ids(token_ids))
+        ids = torch.tensor(self.decoder._token_ids(token_ids), dtype=torch.long)
         return logprobs[ids]
 
     # -- tree work, immediate
@@ -190,6 +190,9 @@ class Branch:
             raise ValueError(f"n must be a positive integer, got {n!r}")
         if seeds is not None and len(seeds) != n:
             raise ValueError(f"seeds must have n = {n} entries, got {len(seeds)}")
+        for seed in seeds or ():
+            if not isinstance(seed, int):
+                raise TypeError(f"seeds must be integers, got {seed!r}")
         self._forks += 1
         if seeds is None:
             seeds = [mix(self.seed, self._forks, i) for i in range(n)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import os
 from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ class TreeDecoder:
         if not callable(getattr(tokenizer, "decode", None)):
             raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}")
         self.tokenizer = tokenizer
-        self.sampling = sampling or SamplingParams()
+        self.sampling = SamplingParams() if sampling is None else _checked_sampling(sampling)
         self.keep_hidden = 0
         self._engine = HFEngine(model)
         self._pool = _make_pool(self._engine, _default_kv_bytes() if kv_bytes is None else kv_bytes)
@@ -144,10 +145,14 @@ class TreeDecoder:
             budget: shared by every branch forked from this root.
 
         Raises:
-            ValueError: the prompt is empty, longer than the model allows, or larger than the KV pool.
+            TypeError, ValueError: an argument is of the wrong type, or the prompt is empty, longer than the
+                model allows, or larger than the KV pool.
+            OutOfPages: other branches hold the pages that it needs.
         """
         tokens = self._prompt_ids(prompt)
-        sampling = self.sampling if sampling is None else sampling
+        sampling = self.sampling if sampling is None else _checked_sampling(sampling)
+        if budget is not None and not isinstance(budget, Budget):
+            raise TypeError(f"budget must be a Budget, got {type(budget).__name__}")
         self._check_prompt(tokens)
         if budget is not None:
             budget.start()
@@ -180,20 +185,28 @@ class TreeDecoder:
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
-            return list(self.tokenizer(prompt)["input_ids"])
-        if prompt and isinstance(prompt[0], Mapping):
-            text = self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return self._token_ids(prompt)
+            return self._token_ids(self.tokenizer(prompt)["input_ids"])
+        if isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
+            raise TypeError(f"prompt must be text, token ids or chat messages, got {type(prompt).__name__}")
+        items = list(prompt)
+        if items and isinstance(items[0], Mapping):
+            return self._token_ids(
+                self.tokenizer.apply_chat_template(items, tokenize=False, add_generation_prompt=True)
+            )
+        return self._token_ids(items)
 
-    def _token_ids(self, tokens: Any) -> list[int]:
-        """Token ids of text without special tokens, or checked ids."""
+    def _token_ids(self, tokens: str | Iterable[int]) -> list[int]:
+        """Token ids of text without special tokens, or the ids given; checked."""
         if isinstance(tokens, str):
-            return list(self.tokenizer(tokens, add_special_tokens=False)["input_ids"])
-        ids = [int(token) for token in tokens]
+            tokens = self.tokenizer(tokens, add_special_tokens=False)["input_ids"]
+        ids = []
         vocab = self._engine.config.vocab_size
-        for token in ids:
-            if not 0 <= token < vocab:
+        for token in tokens:
+            try:
+                ids.append(operator.index(token))
+            except TypeError:
+                raise TypeError(f"token ids must be integers, got {token!r}") from None
+            if not 0 <= ids[-1] < vocab:
                 raise ValueError(f"token ids must lie in 0..{vocab - 1}, got {token}")
         return ids
 
@@ -221,14 +234,23 @@ def _make_pool(engine: HFEngine, kv_bytes: int) -> KVPool:
     )
     if kv_bytes < page_bytes:
         raise ValueError(f"kv_bytes must hold one page of {page_bytes} bytes at least, got {kv_bytes}")
-    return KVPool(
-        num_layers=shape.num_layers,
-        num_kv_heads=shape.num_kv_heads,
-        head_dim=shape.head_dim,
-        num_pages=kv_bytes // page_bytes,
-        dtype=engine.dtype,
-        page_size=_PAGE_SIZE,
-    )
+    try:
+        return KVPool(
+            num_layers=shape.num_layers,
+            num_kv_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+            budget_bytes=kv_bytes,
+            dtype=engine.dtype,
+            page_size=_PAGE_SIZE,
+        )
+    except MemoryError as cause:
+        raise ValueError(f"kv_bytes = {kv_bytes} is more than the system grants: lower it") from cause
+
+
+def _checked_sampling(sampling: SamplingParams) -> SamplingParams:
+    if not isinstance(sampling, SamplingParams):
+        raise TypeError(f"sampling must be SamplingParams, got {type(sampling).__name__}")
+    return sampling
 
 
 _PAGE_SIZE = 16  # tokens; what the CPU kernels serve

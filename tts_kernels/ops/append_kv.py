@@ -21,7 +21,7 @@ def append_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Ten
         TypeError, ValueError: a dtype, device, shape or stride does not fit, or a slot is outside the pool.
             Nothing has been written.
     """
-    check_cpu("k", k)
+    check_cpu(k=k, v=v, k_pages=k_pages, v_pages=v_pages, slots=slots)
     torch.ops.tts_kernels.append_kv.default(k, v, k_pages, v_pages, slots)
 
 

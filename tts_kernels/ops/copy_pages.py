@@ -20,7 +20,7 @@ def copy_pages(k_pages: Tensor, v_pages: Tensor, copies: Tensor) -> None:
         TypeError, ValueError: a dtype, device, shape or stride does not fit, or a page is outside the pool.
             Nothing has been written.
     """
-    check_cpu("k_pages", k_pages)
+    check_cpu(k_pages=k_pages, v_pages=v_pages, copies=copies)
     torch.ops.tts_kernels.copy_pages.default(k_pages, v_pages, copies)
 
 

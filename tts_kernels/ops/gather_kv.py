@@ -23,7 +23,7 @@ def gather_kv(k_pages: Tensor, v_pages: Tensor, block_table: Tensor, length: int
     Raises:
         TypeError, ValueError: a dtype, device, shape or stride does not fit, or a page is outside the pool.
     """
-    check_cpu("k_pages", k_pages)
+    check_cpu(k_pages=k_pages, v_pages=v_pages, block_table=block_table)
     k, v = torch.ops.tts_kernels.gather_kv.default(k_pages, v_pages, block_table, length)
     return k, v
 

@@ -54,7 +54,18 @@ def tree_attention(
         TypeError, ValueError: a dtype, device, shape, stride or option does not fit, or an index of the plan
             leads outside the pool.
     """
-    check_cpu("q", q)
+    check_cpu(
+        q=q,
+        k_pages=k_pages,
+        v_pages=v_pages,
+        query_order=plan.query_order,
+        query_position=plan.query_position,
+        blocks=plan.blocks,
+        segments=plan.segments,
+        pages=plan.pages,
+    )
+    if q.dim() != 3 or q.shape[2] == 0:
+        raise ValueError(f"q: got shape {list(q.shape)}, expected [T, num_q_heads, head_dim]")
     if window is not None and window < 1:
         raise ValueError(f"window: got {window}, expected >= 1, or None to see everything")
     if logits_soft_cap is not None and not logits_soft_cap > 0:
