@@ -13,7 +13,7 @@ CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.stamp
-	$(BIN)/tts-decode compare
+	$(BIN)/tts-decode compare --limit 12 -o n=8
 
 test: $(VENV)/test.stamp sanitize
 	$(BIN)/python -m pytest
@@ -43,6 +43,7 @@ wheel-check: $(VENV)/demo.stamp
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))' \
 		> "$$(build/wheel-venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/borrowed.pth"
 	env -i PATH=/nonexistent build/wheel-venv/bin/tts-decode info
+	env -i PATH=/nonexistent build/wheel-venv/bin/tts-decode search "What is 3 + 4?" -o n=2 --max-tokens 16
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -431,6 +431,27 @@ def test_a_cancelled_step_leaves_the_batch_and_a_valid_branch(decoder: TreeDecod
     decoder.run(search())
 
 
+def test_a_step_cancelled_right_before_a_tick_leaves_its_branch_free(decoder: TreeDecoder) -> None:
+    async def search() -> None:
+        root = await decoder.root(PROMPT, SamplingParams(max_step_tokens=400))
+        for wait in range(12):
+            branch = root.fork()[0]
+            task = asyncio.create_task(branch.step())
+            for _ in range(wait):
+                await asyncio.sleep(0)
+            task.cancel()
+            decoder._scheduler._tick()  # before the cancelled task runs
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            length = branch.length
+            await branch.step(max_step_tokens=2)
+            assert branch.length == length + 2
+            branch.release()
+        root.release()
+
+    decoder.run(search())
+
+
 def test_a_cancelled_extend_changes_nothing(model: PreTrainedModel) -> None:
     decoder = TreeDecoder(model, byte_tokenizer(), kv_bytes=1 << 24, max_batch_tokens=8)
 

@@ -1,24 +1,61 @@
 // Register-blocked products. Included by one translation unit per instruction-set level, inside its anonymous
 // namespace, after the `Vec` of that level.
 //
-// Operands are 32-bit words: a float, or (kPairs) a pair of bfloat16 that one instruction multiplies and
-// sums. A block is M rows x N columns of 16 words kept in registers. Each output sums its terms one by one in
-// the order of the steps, so its bits depend neither on M and N nor on how the steps are cut into calls.
+// A block is M rows x N columns of 16 words kept in registers. Each output sums its terms one by one in the
+// order of the steps, so its bits depend neither on M and N nor on how the steps are cut into calls.
+
+// What is multiplied: a word of the row, broadcast, by words of the page.
+enum class Product {
+  kFloats,  // both are floats
+  kPairs,   // both are pairs of bfloat16, which one instruction multiplies and sums
+  kHalves,  // floats of the row; a word of the page is two bfloat16, for two steps
+};
 
 constexpr int kVecs = 16 / Vec::kLanes;  // vectors per 16-word column
 
+// Steps that one word of a page serves.
+template <Product kProduct>
+constexpr int kStepsPerWord = kProduct == Product::kHalves ? 2 : 1;
+
 // V is Vec, as a parameter so that levels without pairs need not have the operation.
-template <bool kPairs, class V = Vec>
+template <Product kProduct, class V = Vec>
 inline Vec::F multiply_add(Vec::F a, Vec::F b, Vec::F sum) {
-  if constexpr (kPairs) {
+  if constexpr (kProduct == Product::kPairs) {
     return V::dot_pairs(a, b, sum);
   } else {
     return V::fma(a, b, sum);
   }
 }
 
+template <Product kProduct>
+inline Vec::F operand(Vec::F words, int half) {
+  if constexpr (kProduct == Product::kHalves) {
+    return half == 0 ? Vec::low_half(words) : Vec::high_half(words);
+  } else {
+    return words;
+  }
+}
+
+// sum[r][j] += a[r * a_stride + half] * operand of words[j], for each half of the words in turn.
+template <Product kProduct, int M, int kColumns>
+inline void add_products(const uint32_t* a, int a_stride, const Vec::F (&words)[kColumns],
+                         Vec::F (&sum)[M][kColumns]) {
+#pragma GCC unroll 2
+  for (int half = 0; half < kStepsPerWord<kProduct>; ++half) {
+    Vec::F b[kColumns];
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumns; ++j) b[j] = operand<kProduct>(words[j], half);
+#pragma GCC unroll 8
+    for (int r = 0; r < M; ++r) {
+      const Vec::F factor = Vec::broadcast(a + r * a_stride + half);
+#pragma GCC unroll 8
+      for (int j = 0; j < kColumns; ++j) sum[r][j] = multiply_add<kProduct>(factor, b[j], sum[r][j]);
+    }
+  }
+}
+
 // s[r][16 n + t] (+)= sum over step of q[r][step] * k[n][step][t]: N pages of 16 tokens.
-template <bool kPairs, int M, int N>
+template <Product kProduct, int M, int N>
 void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int begin, int end, uint32_t* s) {
   constexpr int kColumns = N * kVecs;
   Vec::F sum[M][kColumns];
@@ -29,18 +66,14 @@ void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int 
       sum[r][j] = begin == 0 ? Vec::set1(0.0f) : Vec::load(s + r * kTileTokens + j * Vec::kLanes);
     }
   }
-  for (int step = begin; step < end; ++step) {
-    Vec::F b[kColumns];
+  constexpr int kSteps = kStepsPerWord<kProduct>;
+  for (int step = begin; step < end; step += kSteps) {
+    Vec::F words[kColumns];
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) {
-      b[j] = Vec::load(k[j / kVecs] + step * 16 + (j % kVecs) * Vec::kLanes);
+      words[j] = Vec::load(k[j / kVecs] + step / kSteps * 16 + (j % kVecs) * Vec::kLanes);
     }
-#pragma GCC unroll 8
-    for (int r = 0; r < M; ++r) {
-      const Vec::F a = Vec::broadcast(q + r * q_stride + step);
-#pragma GCC unroll 8
-      for (int j = 0; j < kColumns; ++j) sum[r][j] = multiply_add<kPairs>(a, b[j], sum[r][j]);
-    }
+    add_products<kProduct>(q + step, q_stride, words, sum);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < M; ++r) {
@@ -50,7 +83,7 @@ void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int 
 }
 
 // acc[r][c] += sum over pages and steps of p[r][page][step] * v[page][step][c], for 16 N channels c.
-template <bool kPairs, int M, int N>
+template <Product kProduct, int M, int N>
 void value_block(const uint32_t* p, const uint32_t* const* v, int num_pages, int steps, int channel,
                  int head_dim, float* acc) {
   constexpr int kColumns = N * kVecs;
@@ -60,18 +93,14 @@ void value_block(const uint32_t* p, const uint32_t* const* v, int num_pages, int
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) sum[r][j] = Vec::load(acc + r * head_dim + j * Vec::kLanes);
   }
+  constexpr int kSteps = kStepsPerWord<kProduct>;
   for (int page = 0; page < num_pages; ++page) {
     const uint32_t* row = v[page] + channel;
-    for (int step = 0; step < steps; ++step, row += head_dim, ++p) {
-      Vec::F b[kColumns];
+    for (int step = 0; step < steps; step += kSteps, row += head_dim, p += kSteps) {
+      Vec::F words[kColumns];
 #pragma GCC unroll 8
-      for (int j = 0; j < kColumns; ++j) b[j] = Vec::load(row + j * Vec::kLanes);
-#pragma GCC unroll 8
-      for (int r = 0; r < M; ++r) {
-        const Vec::F a = Vec::broadcast(p + r * kTileTokens);
-#pragma GCC unroll 8
-        for (int j = 0; j < kColumns; ++j) sum[r][j] = multiply_add<kPairs>(a, b[j], sum[r][j]);
-      }
+      for (int j = 0; j < kColumns; ++j) words[j] = Vec::load(row + j * Vec::kLanes);
+      add_products<kProduct>(p, kTileTokens, words, sum);
     }
   }
 #pragma GCC unroll 8
@@ -98,7 +127,7 @@ inline void with_rows(int m, const Body& body) {
 }
 
 // Scores of `rows` rows against `num_pages` pages, words [begin, end) of a row.
-template <bool kPairs>
+template <Product kProduct>
 struct ScoreRows {
   const uint32_t* q;
   int q_stride;
@@ -116,11 +145,11 @@ struct ScoreRows {
     if constexpr (N > 1) {
       if (n < N) return columns<M, N - 1>(n);
     }
-    score_block<kPairs, M, N>(q, q_stride, k, begin, end, s);
+    score_block<kProduct, M, N>(q, q_stride, k, begin, end, s);
   }
 };
 
-template <bool kPairs>
+template <Product kProduct>
 struct ValueRows {
   const uint32_t* p;
   const uint32_t* const* v;
@@ -137,6 +166,6 @@ struct ValueRows {
     if constexpr (N > 1) {
       if (n < N) return columns<M, N - 1>(n);
     }
-    value_block<kPairs, M, N>(p, v, num_pages, steps, channel, head_dim, acc);
+    value_block<kProduct, M, N>(p, v, num_pages, steps, channel, head_dim, acc);
   }
 };

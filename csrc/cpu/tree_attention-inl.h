@@ -11,10 +11,11 @@
 // How pages become operand words.
 enum class Storage {
   kFloat32,       // as they are
-  kWideBFloat16,  // bfloat16 widened to float
+  kWideBFloat16,  // bfloat16 widened to float, once for all rows, or for few rows in registers
   kPairs,         // bfloat16 pairs, as they are
 };
 
+constexpr int kThinRows = 8;     // up to so many rows, widening a page beforehand does not pay
 constexpr int kQuad = 4;         // pages prepared together
 constexpr int kBlockWords = 64;  // words of a row (S) or channels (P V) per pass: kQuad pages of them fit L1
 
@@ -57,9 +58,25 @@ inline void widen_rows(const uint32_t* in, int rows, int width, uint32_t* out) {
   }
 }
 
+template <Product kProduct>
+struct ProductTag {
+  static constexpr Product kValue = kProduct;
+};
+
+template <Storage kStorage>
+struct ElementOf {
+  using Type = uint16_t;
+};
+template <>
+struct ElementOf<Storage::kFloat32> {
+  using Type = float;
+};
+
 template <Storage kStorage>
 struct Chunk {
+  using Element = typename ElementOf<kStorage>::Type;
   static constexpr bool kPairs = kStorage == Storage::kPairs;
+  static constexpr Product kProduct = kPairs ? Product::kPairs : Product::kFloats;
   static constexpr int kWordsPerPage = kPairs ? kPageSize / 2 : kPageSize;  // of a row of probabilities
 
   const ChunkTask& task;
@@ -74,26 +91,28 @@ struct Chunk {
 
   int row_of(int query) const { return (query - task.query_begin) * task.group; }
 
-  const uint32_t* k_words(int page, uint32_t* wide) const {
-    if constexpr (kStorage == Storage::kFloat32) {
-      return reinterpret_cast<const uint32_t*>(k_page<float>(task.kv, page, task.kv_head));
-    } else {
-      const auto* words = reinterpret_cast<const uint32_t*>(k_page<uint16_t>(task.kv, page, task.kv_head));
-      if constexpr (kPairs) return words;
-      widen_rows(words, head_dim / 2, kPageSize, wide);
-      return wide;
-    }
+  bool thin(const Segment& segment) const {
+    return kStorage == Storage::kWideBFloat16 &&
+           row_of(segment.query_end) - row_of(segment.query_begin) <= kThinRows;
   }
 
-  const uint32_t* v_words(int page, uint32_t* wide) const {
-    if constexpr (kStorage == Storage::kFloat32) {
-      return reinterpret_cast<const uint32_t*>(v_page<float>(task.kv, page, task.kv_head));
-    } else {
-      const auto* words = reinterpret_cast<const uint32_t*>(v_page<uint16_t>(task.kv, page, task.kv_head));
-      if constexpr (kPairs) return words;
-      widen_rows(words, kPageSize / 2, head_dim, wide);
-      return wide;
-    }
+  const uint32_t* packed_k(int page) const {
+    return reinterpret_cast<const uint32_t*>(k_page<Element>(task.kv, page, task.kv_head));
+  }
+  const uint32_t* packed_v(int page) const {
+    return reinterpret_cast<const uint32_t*>(v_page<Element>(task.kv, page, task.kv_head));
+  }
+
+  // Operand words of a K or V page; for a thin segment as it lies in the pool.
+  const uint32_t* k_words(int page, bool thin, uint32_t* wide) const {
+    if (kStorage != Storage::kWideBFloat16 || thin) return packed_k(page);
+    widen_rows(packed_k(page), head_dim / 2, kPageSize, wide);
+    return wide;
+  }
+  const uint32_t* v_words(int page, bool thin, uint32_t* wide) const {
+    if (kStorage != Storage::kWideBFloat16 || thin) return packed_v(page);
+    widen_rows(packed_v(page), kPageSize / 2, head_dim, wide);
+    return wide;
   }
 
   // Calls body(page index on the path, pages, count) for up to kQuad pages at a time of those that any query
@@ -119,27 +138,39 @@ struct Chunk {
   }
 
   void scores(const Segment& segment) const {
-    const auto words = [&](int page, uint32_t* wide) { return k_words(page, wide); };
+    const bool is_thin = thin(segment);
+    const auto words = [&](int page, uint32_t* wide) { return k_words(page, is_thin, wide); };
     for_each_quad(segment, words, [&](int page, const uint32_t* const* k, int count) {
-      const int q_words = kPairs ? head_dim / 2 : head_dim;
-      uint32_t* s = scratch.s + page % kTilePages * kPageSize;
-      for (int begin = 0; begin < q_words; begin += kBlockWords) {
-        const int end = min_of(begin + kBlockWords, q_words);
-        const int row_end = row_of(segment.query_end);
-        for (int row = row_of(segment.query_begin), rows; row < row_end; row += rows) {
-          rows = even_part(row_end - row, Vec::kRows);
-          const ScoreRows<kPairs> body{scratch.q + row * head_dim, head_dim, k, count, begin, end,
-                                       s + row * kTileTokens};
-          for_columns(count, [&](int n, int column) {
-            ScoreRows<kPairs> part = body;
-            part.k += column;
-            part.s += column * kPageSize;
-            part.num_pages = n;
-            with_rows<Vec::kRows>(rows, part);
-          });
-        }
-      }
+      with_product(is_thin, [&](auto product) {
+        set_scores<product.kValue>(row_of(segment.query_begin), row_of(segment.query_end), page, k, count);
+      });
     });
+  }
+
+  // Calls body with the product by which a segment's operands are multiplied.
+  template <class Body>
+  static void with_product(bool is_thin, const Body& body) {
+    if constexpr (kStorage == Storage::kWideBFloat16) {
+      if (is_thin) return body(ProductTag<Product::kHalves>{});
+    }
+    body(ProductTag<kProduct>{});
+  }
+
+  // Rows [row, row_end): S = Q K^T of `count` pages from `page` of the path on.
+  template <Product kBy>
+  void set_scores(int row, int row_end, int page, const uint32_t* const* k, int count) const {
+    const int q_words = kPairs ? head_dim / 2 : head_dim;
+    uint32_t* s = scratch.s + page % kTilePages * kPageSize;
+    for (int begin = 0; begin < q_words; begin += kBlockWords) {
+      const int end = min_of(begin + kBlockWords, q_words);
+      for (int r = row, rows; r < row_end; r += rows) {
+        rows = even_part(row_end - r, Vec::kRows);
+        for_columns(count, [&](int n, int column) {
+          with_rows<Vec::kRows>(rows, ScoreRows<kBy>{scratch.q + r * head_dim, head_dim, k + column, n, begin,
+                                                     end, s + r * kTileTokens + column * kPageSize});
+        });
+      }
+    }
   }
 
   // Cuts `count` columns into register blocks.
@@ -151,8 +182,9 @@ struct Chunk {
     }
   }
 
-  // Rows [row, row_end): acc += P V over `steps` words of each of `count` pages; p_word is the first one's
-  // index in a row of probabilities.
+  // Rows [row, row_end): acc += P V over `steps` words of P for each of `count` pages; p_word is the first
+  // one's index in a row of probabilities.
+  template <Product kBy>
   void add_values(int row, int row_end, int p_word, const uint32_t* const* v, int count, int steps) const {
     const int blocks = head_dim / 16, pass = kBlockWords / 16;
     for (int pass_begin = 0, pass_blocks; pass_begin < blocks; pass_begin += pass_blocks) {
@@ -162,8 +194,8 @@ struct Chunk {
         for_columns(pass_blocks, [&](int n, int column) {
           const int channel = (pass_begin + column) * 16;
           with_rows<Vec::kRows>(
-              rows, ValueRows<kPairs>{scratch.s + r * kTileTokens + p_word, v, count, steps, channel, n,
-                                      head_dim, state.acc + r * head_dim + channel});
+              rows, ValueRows<kBy>{scratch.s + r * kTileTokens + p_word, v, count, steps, channel, n,
+                                   head_dim, state.acc + r * head_dim + channel});
         });
       }
     }
@@ -174,7 +206,7 @@ struct Chunk {
     const int row = row_of(query), row_end = row + task.group;
     const int p_word = page % kTilePages * kWordsPerPage;
     const auto add = [&](int step, const uint32_t* words, int steps) {
-      if (steps > 0) add_values(row, row_end, p_word + step, &words, 1, steps);
+      if (steps > 0) add_values<kProduct>(row, row_end, p_word + step, &words, 1, steps);
     };
     if constexpr (!kPairs) {
       add(begin, v + begin * head_dim, end - begin);
@@ -192,30 +224,49 @@ struct Chunk {
   }
 
   void values(const Segment& segment) const {
-    const auto words = [&](int page, uint32_t* wide) { return v_words(page, wide); };
+    const bool is_thin = thin(segment);
+    const auto words = [&](int page, uint32_t* wide) { return v_words(page, is_thin, wide); };
     for_each_quad(segment, words, [&](int page, const uint32_t* const* v, int count) {
-      const int quad_begin = page * kPageSize, quad_end = (page + count) * kPageSize;
-      const auto sees_all = [&](int query) {
-        return first_visible(query) <= quad_begin && task.position[query] >= quad_end - 1;
-      };
+      const int p_word = page % kTilePages * kWordsPerPage;
       for (int query = segment.query_begin; query < segment.query_end;) {
         int run_end = query;
-        while (run_end < segment.query_end && sees_all(run_end)) ++run_end;
+        while (run_end < segment.query_end && sees_all(run_end, page, page + count)) ++run_end;
         if (run_end > query) {
-          add_values(row_of(query), row_of(run_end), page % kTilePages * kWordsPerPage, v, count,
-                     kWordsPerPage);
+          with_product(is_thin, [&](auto product) {
+            add_values<product.kValue>(row_of(query), row_of(run_end), p_word, v, count, kWordsPerPage);
+          });
           query = run_end;
           continue;
         }
-        for (int j = 0; j < count; ++j) {
-          const int page_begin = (page + j) * kPageSize;
-          const int begin = max_of(first_visible(query) - page_begin, 0);
-          const int end = min_of(task.position[query] + 1 - page_begin, kPageSize);
-          if (begin < end) add_partial_page(query, page + j, v[j], begin, end);
-        }
+        for (int j = 0; j < count; ++j) add_page(query, page + j, v[j], is_thin);
         ++query;
       }
     });
+  }
+
+  // Of a query that sees part of a quad: the tokens of one of its pages.
+  void add_page(int query, int page, const uint32_t* v, bool is_thin) const {
+    if (sees_all(query, page, page + 1)) {
+      with_product(is_thin, [&](auto product) {
+        add_values<product.kValue>(row_of(query), row_of(query + 1), page % kTilePages * kWordsPerPage, &v, 1,
+                                   kWordsPerPage);
+      });
+      return;
+    }
+    const int begin = max_of(first_visible(query) - page * kPageSize, 0);
+    const int end = min_of(task.position[query] + 1 - page * kPageSize, kPageSize);
+    if (begin >= end) return;
+    if (is_thin) {
+      uint32_t* wide = scratch.operands + kQuad * kPageSize * head_dim;
+      widen_rows(v, kPageSize / 2, head_dim, wide);
+      v = wide;
+    }
+    add_partial_page(query, page, v, begin, end);
+  }
+
+  // Whether the query sees every token of pages [page, page_end) of its path.
+  bool sees_all(int query, int page, int page_end) const {
+    return first_visible(query) <= page * kPageSize && task.position[query] >= page_end * kPageSize - 1;
   }
 
   // In place of the scores, as what P V multiplies: words t.. or, in pairs, t / 2.. (which the reads have

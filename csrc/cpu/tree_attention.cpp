@@ -16,6 +16,9 @@
 namespace tts {
 namespace {
 
+// A thread is worth waking for so much work (some 20 microseconds).
+constexpr int64_t kMinFlopPerThread = int64_t{1} << 20;
+
 // Split units only while their partial states stay small beside the KV that they stand for.
 constexpr int64_t kMaxPartialFloats = int64_t{1} << 26;
 
@@ -91,6 +94,9 @@ class Run {
         group_(params.num_q_heads / params.kv.num_kv_heads),
         kernels_(params.kv.dtype == DType::kFloat32 ? cpu_isa().float32 : cpu_isa().bfloat16) {
     find_chunks();
+    const int64_t flop =
+        cost(0, first_chunk_.back()) * 4 * kPageSize * params.num_q_heads * params.kv.head_dim;
+    num_threads = static_cast<int>(std::min<int64_t>(num_threads, 1 + flop / kMinFlopPerThread));
     make_units(num_threads);
     parallel_for(num_threads, static_cast<int64_t>(units_.size()),
                  [&](int64_t i) { run_unit(units_[static_cast<size_t>(i)]); });

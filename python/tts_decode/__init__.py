@@ -1,10 +1,18 @@
-"""Decoding API over search trees: branches, strategies, scorers."""
+"""Decoding API over search trees: branches, strategies, scorers.
 
-from tts_decode.branch import Branch, Step
-from tts_decode.budget import Budget
-from tts_decode.decoder import DecoderStats, TreeDecoder, gather
-from tts_decode.errors import BranchReleased, ModelLoadError, OutOfPages, UnsupportedModel
-from tts_decode.sampling import SamplingParams
+Names are imported when they are first used: importing torch and transformers takes seconds, in which the
+command already says something.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch, Step
+    from tts_decode.budget import Budget
+    from tts_decode.decoder import DecoderStats, TreeDecoder, gather
+    from tts_decode.errors import BranchReleased, ModelLoadError, OutOfPages, UnsupportedModel
+    from tts_decode.sampling import SamplingParams
 
 __all__ = [
     "Branch",
@@ -19,3 +27,24 @@ __all__ = [
     "UnsupportedModel",
     "gather",
 ]
+
+_MODULES = {
+    "branch": ("Branch", "Step"),
+    "budget": ("Budget",),
+    "decoder": ("DecoderStats", "TreeDecoder", "gather"),
+    "errors": ("BranchReleased", "ModelLoadError", "OutOfPages", "UnsupportedModel"),
+    "sampling": ("SamplingParams",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

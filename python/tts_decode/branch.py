@@ -264,7 +264,8 @@ class Branch:
         return length if whole else min(self._kv_length, length - 1)
 
     def _drop_logits(self) -> None:
-        if self._logits is not None and not self.released:
+        """Has the last token fed again before the next one is drawn."""
+        if self._logits is not None:
             self._logits = None
             self._kv_length = len(self.tokens) - 1
             self.decoder._tree.truncate(self.id, self._kv_length)

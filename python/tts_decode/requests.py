@@ -187,11 +187,6 @@ class StepRequest(Request):
         if self._reason is not None and branch._logits is not None:
             self._close(self._reason)
 
-    def undo(self) -> None:
-        """Logits that could not be used are computed again by the next step."""
-        super().undo()
-        self.branch._drop_logits()
-
     def take(self, token: int, logprob: float, entropy: float) -> int:
         """Appends a sampled token; returns how many were taken: 0 when another branch used up the budget."""
         branch = self.branch

@@ -125,10 +125,7 @@ def sample(
     Raises:
         ValueError: a row holds NaN, +inf or no finite logit.
     """
-    shifted = logits - logits.amax(-1, keepdim=True)
-    weights = shifted.exp()
-    total, entropies = _normaliser(shifted, weights)
-
+    shifted, weights, lse, entropies = _weigh(logits)
     scores, masses = shifted, weights
     if any(p.repetition_penalty != 1.0 for p in params):
         scores = _penalise(logits, params, history)
@@ -136,7 +133,7 @@ def sample(
         masses = scores.exp()
     greedy = [p.temperature == 0.0 for p in params]
     if all(greedy):
-        tokens = scores.argmax(-1)
+        tokens = _argmax(scores)
     else:
         temperatures = [p.temperature or 1.0 for p in params]
         if any(t != 1.0 for t in temperatures):
@@ -147,25 +144,27 @@ def sample(
             masses = masses.masked_fill(scores < floor[:, None], 0.0)
         tokens = _inverse_cdf(masses, uniforms)
         if any(greedy):
-            tokens = torch.where(torch.tensor(greedy), scores.argmax(-1), tokens)
-    logprobs = shifted.gather(-1, tokens[:, None])[:, 0].double() - total.log()
+            tokens = torch.where(torch.tensor(greedy), _argmax(scores), tokens)
+    logprobs = logits.gather(-1, tokens[:, None])[:, 0].double() - lse
     return Sampled(tokens.tolist(), logprobs.tolist(), entropies.tolist())
 
 
 def token_logprobs(logits: Tensor, tokens: Sequence[int]) -> tuple[list[float], list[float]]:
     """Log-probability of `tokens[i]` under row i of `logits` (float32 [rows, vocab]), and entropy; nats."""
-    shifted = logits - logits.amax(-1, keepdim=True)
-    total, entropies = _normaliser(shifted, shifted.exp())
-    picked = shifted.gather(-1, torch.tensor(tokens)[:, None])[:, 0].double()
-    return (picked - total.log()).tolist(), entropies.tolist()
+    _, _, lse, entropies = _weigh(logits)
+    picked = logits.gather(-1, torch.tensor(tokens)[:, None])[:, 0].double()
+    return (picked - lse).tolist(), entropies.tolist()
 
 
-def _normaliser(shifted: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's sum of weights and entropy; `weights` = exp(`shifted`), whose row maximum is 0.
+def _weigh(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Logits less the row's maximum, their exponentials, the row's log-sum-exp and its entropy.
 
     Sums run in float32, which torch adds pairwise (relative error some 1e-7); asked for float64 it is many
     times slower.
     """
+    peak = logits.amax(-1, keepdim=True)
+    shifted = (logits - peak).clamp_(min=-1e30)  # -inf would give 0 * -inf in the entropy
+    weights = shifted.exp()
     total = weights.sum(-1).double()
     if not bool(torch.isfinite(total).all()):
         row = int((~torch.isfinite(total)).nonzero()[0])
@@ -173,9 +172,14 @@ def _normaliser(shifted: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
             f"the model's output logits hold NaN or inf in row {row}: check the weights and the dtype "
             "(bfloat16 or float32)"
         )
-    # exp(-200) is 0 in float32, so the clamp only keeps 0 * -inf out.
-    weighted = (weights * shifted.clamp_min(-200.0)).sum(-1).double()
-    return total, total.log() - weighted / total
+    weighted = torch.linalg.vecdot(weights, shifted).double()
+    return shifted, weights, peak[:, 0].double() + total.log(), total.log() - weighted / total
+
+
+def _argmax(scores: Tensor) -> Tensor:
+    """First of the greatest in each row; numpy's is vectorised and, unlike torch's, says which of equals it
+    takes."""
+    return torch.from_numpy(scores.numpy().argmax(-1))
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:

@@ -80,8 +80,8 @@ class Scheduler:
         try:
             return await request.future
         except asyncio.CancelledError:
-            if request in self._waiting:  # else a tick came first
-                self._waiting.remove(request)
+            if request.future.cancelled():  # else it was done already, and only its caller is cancelled
+                self._drop_done()
                 request.undo()
             raise
 
@@ -115,14 +115,12 @@ class Scheduler:
 
     def _tick(self) -> None:
         started = time.perf_counter()
+        self._drop_done()  # cancelled ones
         for request in self._waiting:
-            if request.future.cancelled():  # its caller will hear of it after this tick
-                request.undo()
-            elif request.admitted and request.branch.released:
+            if request.admitted and request.branch.released:
                 self._fail(
                     [request], BranchReleased(f"branch {request.branch.id} was released while it waited")
                 )
-        self._drop_done()
         self._admit_roots()
         for request in self._waiting:
             request.begin_tick()
@@ -252,8 +250,10 @@ class Scheduler:
                 [request.branch.tokens for request in stepping],
             )
         except ValueError as error:
-            bad = logits.logsumexp(-1).isfinite().logical_not().tolist()
-            self._fail([request for request, is_bad in zip(stepping, bad, strict=True) if is_bad], error)
+            for request, finite in zip(stepping, logits.logsumexp(-1).isfinite().tolist(), strict=True):
+                if not finite:
+                    self._fail([request], error)
+                    request.branch._drop_logits()
             return  # the others are sampled in the next tick
         for request, token, logprob, entropy in zip(stepping, *sampled, strict=True):
             try:

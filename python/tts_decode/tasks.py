@@ -19,11 +19,10 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 # Families that SmolLM2-135M-Instruct solves sometimes, with their data sets' options.
 _DIGITS = {"min_digits": 1, "max_digits": 1}
 _FAMILIES: dict[str, tuple[str, dict[str, int]]] = {
-    "sum_of_2": ("chain_sum", {"min_terms": 2, "max_terms": 2, **_DIGITS}),
+    "sum": ("chain_sum", {"min_terms": 2, "max_terms": 2, **_DIGITS}),
     "product": ("products", {"min_terms": 2, "max_terms": 2, **_DIGITS}),
     "gcd": ("gcd", {"min_numbers": 2, "max_numbers": 2, "min_value": 2, "max_value": 12}),
     "signed": ("basic_arithmetic", {"min_terms": 2, "max_terms": 2, **_DIGITS}),
-    "sum_of_3": ("chain_sum", {"min_terms": 3, "max_terms": 3, **_DIGITS}),
 }
 _PER_FAMILY = 6
 _HINT = "\nThink step by step, then give the final answer."

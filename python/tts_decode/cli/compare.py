@@ -29,7 +29,7 @@ def compare(
     tasks: opt.Tasks = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many problems.")] = None,
     option: opt.Options = [],  # noqa: B006
-    scorer: opt.Scorer = "self_evaluation",
+    scorer: opt.Scorer = "mean_logprob",
     parallel: Annotated[int, typer.Option(help="Problems in flight in one batch.")] = 4,
     model: opt.Model = DEFAULT_MODEL,
     dtype: opt.Dtype = "auto",
@@ -103,10 +103,10 @@ def _print_table(
     ran = session.describe()
     table = Table(
         box=SIMPLE_HEAD,
-        title=f"{len(problems)} problems, {ran['model']}, {ran['dtype']}, {ran['threads']} threads",
-        caption="solved: the chosen answer is right. found: any candidate is. KV: at the fullest moment;\n"
-        "unshared is what the same branches would take with a copy of their prefix each.",
-        caption_justify="left",
+        title=f"{len(problems)} problems, {ran['model']}, {ran['dtype']}, threads: {ran['threads']}",
+        title_justify="left",
+        pad_edge=False,
+        collapse_padding=True,
     )
     table.add_column("strategy", no_wrap=True)
     for heading in (
@@ -130,7 +130,10 @@ def _print_table(
             mib(stats.unshared_bytes),
             mib(stats.peak_bytes),
         )
-    Console().print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print("solved: the chosen answer is right; found: any candidate is right.")
+    console.print("KV at the fullest moment; unshared: the same branches if no page were shared.")
 
 
 def _as_json(name: str, outcomes: list[Outcome], stats: RunStats) -> dict[str, Any]:

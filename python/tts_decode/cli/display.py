@@ -27,7 +27,6 @@ class Display:
         self._spinner = Spinner("dots", Text(""))
         self._live = Live(self._spinner, console=self._console, transient=True, refresh_per_second=8)
         self._on_terminal = self._console.is_terminal
-        self._stage = ""
 
     def __enter__(self) -> Display:
         if self._on_terminal:
@@ -41,15 +40,14 @@ class Display:
             self._live.stop()
 
     def stage(self, text: str) -> None:
-        self._stage = text
         if self._on_terminal:
-            self._spinner.update(text=Text(text))
+            self.update(text)
         else:
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def update(self, text: str) -> None:
         if self._on_terminal:
-            self._spinner.update(text=Text(f"{self._stage} · {text}", no_wrap=True, overflow="ellipsis"))
+            self._spinner.update(text=Text(text[: self._console.width - 3]))  # 2 columns are the spinner's
 
 
 class Rate:

@@ -41,7 +41,7 @@ Options = Annotated[
     typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the strategy; may be repeated."),
 ]
 Scorer = Annotated[
-    str, typer.Option(help="What guides the search: self_evaluation (the model's P(yes)) or mean_logprob.")
+    str, typer.Option(help="What guides the search: mean_logprob, or self_evaluation (the model's P(yes)).")
 ]
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.", rich_help_panel=_SAMPLING)]
 Seed = Annotated[int, typer.Option(help="Same seed, same text.", rich_help_panel=_SAMPLING)]

@@ -29,7 +29,7 @@ def search(
         str, typer.Option("--strategy", "-s", help="How to search: see the list below.")
     ] = "ets",
     option: opt.Options = [],  # noqa: B006 (typer copies it)
-    scorer: opt.Scorer = "self_evaluation",
+    scorer: opt.Scorer = "mean_logprob",
     raw: Annotated[
         bool, typer.Option("--raw", help="Give the prompt to the model without its chat template.")
     ] = False,

@@ -34,12 +34,12 @@ class Session:
     def watcher(self, title: str, tasks: int) -> Callable[[DecoderStats, int], None]:
         """Shows how a run of `title` goes; called with the decoder's state and the number of tasks done."""
         rate = Rate()
-        self.display.stage(title if tasks == 1 else f"{title}: {tasks} problems")
+        self.display.stage(title if tasks == 1 else f"{title}, {tasks} problems")
 
         def show(stats: DecoderStats, done: int) -> None:
-            progress = "" if tasks == 1 else f"{done} done · "
+            head = title if tasks == 1 else f"{title} {done}/{tasks}"
             self.display.update(
-                f"{progress}{stats.generated_tokens:,} tokens · {rate(stats.generated_tokens):.0f} tok/s · "
+                f"{head} · {stats.generated_tokens:,} tokens, {rate(stats.generated_tokens):.0f}/s · "
                 f"{stats.branches} branches · KV {mib(stats.resident_bytes)} MiB"
             )
 

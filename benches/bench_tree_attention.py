@@ -1,0 +1,167 @@
+"""tree_attention beside torch's attention on the replicated and on the folded cache, and beside the machine.
+
+64 branches on a shared prefix of 2,048 tokens with 64 tokens of their own each, one query per branch, one
+layer. Peers: scaled_dot_product_attention over the cache replicated per branch; and, on the prefix alone, all
+rows of a KV head folded into one matrix, through scaled_dot_product_attention and through matmul, softmax,
+matmul.
+
+All are timed in turn, round by round, and medians compared, so that other load on the machine hits all alike.
+The limits are measured in the same rounds: flop/s as the better of a float32 and a bfloat16 matrix product of
+torch, bytes/s of a read of 256 MiB; the roofline of a call is max(bytes / bandwidth, flop / peak). Without a
+bfloat16 dot product the bfloat16 kernel multiplies in float32, and so does the faster of the two products.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from tts_kernels import KVPool, TreePlan, _core, plan, tree_attention
+
+BRANCHES, PREFIX, PRIVATE = 64, 2048, 64
+ROUNDS = 9
+SHAPES = [(32, 8, 128), (9, 3, 64)]  # query heads, KV heads, head_dim
+DTYPES = [torch.bfloat16, torch.float32]
+
+
+@dataclass
+class Setting:
+    """One layer: the pool, the plans of the tree and of its prefix, and the same as torch's tensors."""
+
+    q: Tensor  # [branches, heads, d]
+    pages: tuple[Tensor, Tensor]
+    tree: TreePlan
+    prefix: TreePlan
+    folded_q: Tensor  # [kv_heads, branches * group, d]
+    prefix_k: Tensor  # [kv_heads, prefix, d]
+    prefix_v: Tensor
+    replicated_k: Tensor  # [branches, kv_heads, prefix + private, d]
+    replicated_v: Tensor
+
+    @property
+    def flop(self) -> int:
+        """Multiplications and additions of Q K^T and P V on the tree."""
+        return 4 * self.q.numel() * (PREFIX + PRIVATE)
+
+    @property
+    def bytes(self) -> int:
+        """Each distinct key and value once, queries and outputs."""
+        kv_heads, _, d = self.prefix_k.shape
+        kv = 2 * (PREFIX + BRANCHES * PRIVATE) * kv_heads * d
+        return (kv + 2 * self.q.numel()) * self.q.element_size()
+
+
+def make_setting(heads: int, kv_heads: int, d: int, dtype: torch.dtype) -> Setting:
+    torch.manual_seed(0)
+    shared, own = PREFIX // 16, PRIVATE // 16
+    pool = KVPool(
+        num_layers=1, num_kv_heads=kv_heads, head_dim=d, num_pages=shared + BRANCHES * own, dtype=dtype
+    )
+    slots = torch.arange(pool.num_pages * 16, dtype=torch.int32)
+    k, v = torch.randn((2, len(slots), kv_heads, d)).to(dtype)
+    pool.append(0, k, v, slots)
+    own_pages = shared + torch.arange(BRANCHES * own, dtype=torch.int32).view(BRANCHES, own)
+    prefix_tables = torch.arange(shared, dtype=torch.int32).expand(BRANCHES, -1).contiguous()
+    tables = torch.cat([prefix_tables, own_pages], dim=1)
+    ones = torch.ones(BRANCHES, dtype=torch.int32)
+    q = torch.randn((BRANCHES, heads, d)).to(dtype)
+    folded = q.view(BRANCHES, kv_heads, heads // kv_heads, d).transpose(0, 1).reshape(kv_heads, -1, d)
+    cache = [torch.stack([pool.gather(0, table, PREFIX + PRIVATE)[i] for table in tables]) for i in (0, 1)]
+    k_cache, v_cache = (t.transpose(1, 2).contiguous() for t in cache)
+    return Setting(
+        q,
+        pool.layer(0),
+        plan(tables, (PREFIX + PRIVATE) * ones),
+        plan(prefix_tables, PREFIX * ones),
+        folded,
+        k_cache[0, :, :PREFIX].contiguous(),
+        v_cache[0, :, :PREFIX].contiguous(),
+        k_cache,
+        v_cache,
+    )
+
+
+def replicated_sdpa(s: Setting) -> Tensor:
+    return scaled_dot_product_attention(s.q[:, :, None], s.replicated_k, s.replicated_v, enable_gqa=True)
+
+
+def folded_sdpa(s: Setting) -> Tensor:
+    return scaled_dot_product_attention(s.folded_q[None], s.prefix_k[None], s.prefix_v[None])
+
+
+def folded_matmul(s: Setting) -> Tensor:
+    logits = torch.matmul(s.folded_q, s.prefix_k.mT) * s.q.shape[-1] ** -0.5
+    return torch.matmul(logits.softmax(-1), s.prefix_v)
+
+
+def medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Median seconds of each call, timed in turn round by round after one call to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=["bfloat16", "float32"])
+@pytest.mark.parametrize(("heads", "kv_heads", "d"), SHAPES, ids=["32/8/128", "9/3/64"])
+def test_tree_attention(
+    benchmark: BenchmarkFixture, heads: int, kv_heads: int, d: int, dtype: torch.dtype
+) -> None:
+    s = make_setting(heads, kv_heads, d, dtype)
+    n = 1024
+    single, half = torch.randn((n, n)), torch.randn((n, n)).bfloat16()
+    memory = torch.ones(2**26)
+    t = medians(
+        {
+            "tree": lambda: tree_attention(s.q, *s.pages, s.tree),
+            "prefix": lambda: tree_attention(s.q, *s.pages, s.prefix),
+            "replicated": lambda: replicated_sdpa(s),
+            "folded_sdpa": lambda: folded_sdpa(s),
+            "folded_matmul": lambda: folded_matmul(s),
+            "gemm_float32": lambda: single @ single,
+            "gemm_bfloat16": lambda: half @ half,
+            "read": lambda: memory.sum(),
+        }
+    )
+    peak = 2 * n**3 / min(t["gemm_float32"], t["gemm_bfloat16"])
+    bandwidth = memory.nbytes / t["read"]
+    roofline = max(s.bytes / bandwidth, s.flop / peak)
+    benchmark.extra_info |= {
+        "isa": _core.cpu_isa(),
+        "threads": torch.get_num_threads(),
+        "microseconds": {name: round(seconds * 1e6) for name, seconds in t.items()},
+        "peak_gflops": round(peak / 1e9),
+        "bandwidth_gbs": round(bandwidth / 1e9, 1),
+        "roofline_fraction": round(roofline / t["tree"], 2),
+        "times_replicated": round(t["replicated"] / t["tree"], 1),
+        "prefix_times_folded_sdpa": round(t["folded_sdpa"] / t["prefix"], 2),
+        "prefix_times_folded_matmul": round(t["folded_matmul"] / t["prefix"], 2),
+    }
+    print("\n" + ", ".join(f"{name} {value}" for name, value in benchmark.extra_info.items()))
+    benchmark.pedantic(lambda: tree_attention(s.q, *s.pages, s.tree), rounds=5)
+
+
+@pytest.mark.parametrize("length", [1, 64, 2112])
+def test_single_query(benchmark: BenchmarkFixture, length: int) -> None:
+    """One branch: what a decode step pays per layer without any sharing (9/3/64, float32)."""
+    pages = -(-length // 16)
+    pool = KVPool(num_layers=1, num_kv_heads=3, head_dim=64, num_pages=pages)
+    k = torch.randn((length, 3, 64))
+    pool.append(0, k, k, torch.arange(length, dtype=torch.int32))
+    table = torch.arange(pages, dtype=torch.int32)[None]
+    one = plan(table, torch.tensor([length], dtype=torch.int32))
+    q = torch.randn((1, 9, 64))
+    benchmark(lambda: tree_attention(q, *pool.layer(0), one))
