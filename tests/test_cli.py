@@ -27,6 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_gguf(folder / "tiny.gguf")
     lines = [{"prompt": "1+1=", "answer": 2}, {"name": "sky", "prompt": "The sky?", "answer": "blue"}]
     (folder / "tasks.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    (folder / "cut.gguf").write_bytes((folder / "tiny.gguf").read_bytes()[:3000])
     (folder / "open.jsonl").write_text('{"prompt": "Say something."}')
     return folder
 
@@ -141,6 +142,9 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["search", "a", "--temperature", "-1"], "temperature must lie in"),
         (["search", "a", "--max-tokens", "0"], "max_tokens must be at least 1"),
         (["search", "a", "--kv-mib", "0"], "--kv-mib: got 0"),
+        (["search", "a", "--kv-mib", "99999999999"], "more than the system grants"),
+        (["search", "a\udc80"], "text is not valid Unicode"),
+        (["search", "a", "-o", "softmax_temperature=nan"], "softmax_temperature=nan"),
         (["search", "a", "--dtype", "float16"], "dtype: got 'float16'"),
         (["search", "a", "--scorer", "oracle"], "unknown scorer 'oracle'"),
         (["search", "a", "--budget-tokens", "0"], "max_tokens must be a positive integer"),
@@ -168,6 +172,7 @@ def test_usage_errors(
     ("arguments", "message"),
     [
         (["search", "a", "-m", "/no/such/model"], "no file or directory /no/such/model"),
+        (["search", "a", "-m", "{folder}/cut.gguf"], "cut.gguf as GGUF; it may be damaged"),
         (["search", "--tasks", "/no/such/file"], "cannot be read: No such file"),
         (["compare", "--tasks", "{folder}/open.jsonl"], "task 1 has no answer to compare with"),
         (["search", "a" * 400, "-o", "n=64", "-m", "{folder}/tiny.gguf", "--kv-mib", "1"], "page"),

@@ -94,6 +94,7 @@ def test_budget_limits(options: dict[str, float], match: str) -> None:
         ([1] * 513, "prompt has 513 tokens, but the model allows 512"),
         ([1, 260], r"token ids must lie in 0\.\.259, got 260"),
         ([-1], r"token ids must lie in 0\.\.259, got -1"),
+        ("ab\udc80", "text is not valid Unicode: surrogates not allowed at 2"),
         ([{"role": "user", "content": "hello"}], "chat_template"),
     ],
 )

@@ -185,7 +185,7 @@ class TreeDecoder:
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
-            return self._token_ids(self.tokenizer(prompt)["input_ids"])
+            return self._token_ids(self._tokenize(prompt))
         if isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
             raise TypeError(f"prompt must be text, token ids or chat messages, got {type(prompt).__name__}")
         items: list[Any] = list(prompt)
@@ -198,7 +198,7 @@ class TreeDecoder:
     def _token_ids(self, tokens: Any) -> list[int]:
         """Token ids of text without special tokens, or the ids given; checked."""
         if isinstance(tokens, str):
-            tokens = self.tokenizer(tokens, add_special_tokens=False)["input_ids"]
+            tokens = self._tokenize(tokens, add_special_tokens=False)
         if not isinstance(tokens, Iterable):
             raise TypeError(f"tokens must be text or token ids, got {type(tokens).__name__}")
         ids = []
@@ -210,6 +210,14 @@ class TreeDecoder:
                 raise TypeError(f"token ids must be integers, got {token!r}") from None
             if not 0 <= ids[-1] < vocab:
                 raise ValueError(f"token ids must lie in 0..{vocab - 1}, got {token}")
+        return ids
+
+    def _tokenize(self, text: str, **options: bool) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as cause:
+            raise ValueError(f"the text is not valid Unicode: {cause.reason} at {cause.start}") from cause
+        ids: list[int] = self.tokenizer(text, **options)["input_ids"]
         return ids
 
     def _check_prompt(self, tokens: list[int]) -> None:
