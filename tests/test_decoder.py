@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 
 import pytest
 import torch
@@ -487,6 +489,49 @@ def test_a_cancelled_prompt_leaves_nothing(model: PreTrainedModel) -> None:
         await assert_like_fresh(await twin)
 
     decoder.run(search())
+    assert decoder.stats().resident_bytes == 0
+
+
+@pytest.mark.parametrize("call", ["step", "extend", "extend one", "next_logprobs", "root"])
+def test_a_call_may_be_cancelled_at_any_moment(model: PreTrainedModel, call: str) -> None:
+    """At every cycle of the event loop from the call to its end, also right before and right after a tick."""
+    decoder = TreeDecoder(model, byte_tokenizer(), kv_bytes=1 << 24, max_batch_tokens=16)
+
+    async def cancelled_after(cycles: int) -> bool:
+        root = await decoder.root(PROMPT)
+        (branch,) = root.fork()
+        if call == "next_logprobs":
+            branch.truncate(5)
+        tokens, length = list(branch.tokens), decoder._tree.length(branch.id)
+        calls = {
+            "step": lambda: branch.step(max_step_tokens=3),
+            "extend": lambda: branch.extend([5] * 40),
+            "extend one": lambda: branch.extend([5]),
+            "next_logprobs": branch.next_logprobs,
+            "root": lambda: decoder.root([7] * 40),
+        }
+        task: asyncio.Task[Any] = asyncio.create_task(calls[call]())
+        for _ in range(cycles):
+            await asyncio.sleep(0)
+        done = task.done()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        if done and call == "root":
+            task.result().release()
+        assert decoder.stats().branches == 2
+        if call.startswith("extend") and branch.tokens == tokens:
+            assert decoder._tree.length(branch.id) == length
+        await branch.step(max_step_tokens=2)
+        await assert_like_fresh(branch)
+        root.release()
+        branch.release()
+        return done
+
+    cycles = 0
+    while not decoder.run(cancelled_after(cycles)):
+        cycles += 1
+    assert cycles > 6
     assert decoder.stats().resident_bytes == 0
 
 

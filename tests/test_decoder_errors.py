@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from tts_decode import (
     TreeDecoder,
     gather,
 )
+from tts_decode.rewards import mean_logprob
+from tts_decode.search import STRATEGIES, beam_search
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPT = list(range(30, 70))
@@ -232,8 +235,10 @@ def test_bad_step_and_extend_arguments(decoder: TreeDecoder) -> None:
             await root.extend([1, 999])
         with pytest.raises(ValueError, match="token ids must lie in"):
             await root.next_logprobs([999])
-        with pytest.raises(TypeError, match="token ids must be integers, got 1.5"):
+        with pytest.raises(TypeError, match=r"token ids must be integers, got 1\.5"):
             await root.extend([1.5])  # type: ignore[list-item]
+        with pytest.raises(TypeError, match="tokens must be text or token ids, got NoneType"):
+            await root.extend(None)  # type: ignore[arg-type]
         assert (await root.next_logprobs([])).shape == (0,)
         with pytest.raises(ValueError, match="exceed the model's 512 positions"):
             await root.extend([1] * 473)
@@ -269,6 +274,67 @@ def test_releasing_a_waiting_branch_fails_its_step(decoder: TreeDecoder) -> None
         await root.step(max_step_tokens=2)
 
     decoder.run(search())
+
+
+def test_requests_of_a_loop_that_was_closed_are_given_up(decoder: TreeDecoder) -> None:
+    kept: list[asyncio.Future[Any]] = []
+
+    async def leave_waiting() -> Branch:
+        root = await decoder.root(PROMPT)
+        branch = root.fork()[0]
+        kept.append(asyncio.ensure_future(branch.extend([5] * 40)))
+        kept.append(asyncio.ensure_future(decoder.root([7] * 40)))
+        await asyncio.sleep(0)
+        return branch
+
+    async def go_on(branch: Branch) -> None:
+        await branch.parent.step(max_step_tokens=2)  # type: ignore[union-attr]
+        assert branch.tokens == PROMPT
+        await branch.step(max_step_tokens=2)
+
+    loop = asyncio.new_event_loop()
+    branch = loop.run_until_complete(leave_waiting())
+    loop.close()
+    decoder.run(go_on(branch))
+    assert decoder.stats().branches == 2
+
+
+def test_use_from_two_threads_at_once_is_refused(decoder: TreeDecoder) -> None:
+    async def search() -> str:
+        root = await decoder.root(PROMPT)
+        waiting = asyncio.create_task(root.step(max_step_tokens=3))
+        await asyncio.sleep(0)
+        with ThreadPoolExecutor(1) as other, pytest.raises(RuntimeError, match="in use in another thread"):
+            other.submit(decoder.run, decoder.root(PROMPT)).result()
+        return (await waiting).reason
+
+    assert decoder.run(search()) == "max_step_tokens"
+
+
+def test_an_interrupt_in_the_model_gives_all_back(
+    decoder: TreeDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = decoder._engine.forward
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        if decoder.stats().steps == 7:
+            raise KeyboardInterrupt
+        return forward(*args, **options)
+
+    async def search() -> None:
+        root = await decoder.root(PROMPT, SamplingParams(max_tokens=50, max_step_tokens=5))
+        try:
+            await beam_search(root, n=4, beam_width=2, scorer=mean_logprob())
+        finally:
+            root.release()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder._engine, "forward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            decoder.run(search())
+    assert kv_state(decoder) == (0, 0, 0, 0)
+    decoder.run(search())
+    assert kv_state(decoder) == (0, 0, 0, 0)
 
 
 def test_run_inside_a_running_loop(decoder: TreeDecoder) -> None:
@@ -315,6 +381,26 @@ def test_out_of_pages_fails_one_and_frees_the_others(model: PreTrainedModel) -> 
         assert fresh.tokens == done[0].tokens
 
     decoder.run(search())
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_searches_that_run_out_of_pages_leave_nothing(model: PreTrainedModel, name: str) -> None:
+    decoder = TreeDecoder(model, byte_tokenizer(), kv_bytes=9 * PAGE_BYTES)
+    decoder.eos_token_ids = frozenset()
+    options = {"scorer": mean_logprob()} if STRATEGIES[name].needs_scorer else {}
+
+    async def search() -> None:
+        root = await decoder.root(PROMPT, SamplingParams(max_tokens=60, max_step_tokens=20))
+        try:
+            await STRATEGIES[name].run(root, n=8, **options)
+        finally:
+            root.release()
+
+    async def problems() -> list[object]:
+        return await asyncio.gather(*(search() for _ in range(3)), return_exceptions=True)
+
+    assert all(isinstance(result, OutOfPages) for result in decoder.run(problems()))
+    assert kv_state(decoder) == (0, 0, 0, 0)
 
 
 def test_a_failed_step_can_be_taken_again(model: PreTrainedModel) -> None:

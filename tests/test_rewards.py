@@ -124,6 +124,13 @@ def test_mean_logprob_and_verifier(decoder):
     assert lengths == [len(text) for text in texts]
 
 
+def returning(values):
+    async def wrong(branches):
+        return values
+
+    return wrong
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [(math.nan, "scorer verifier gave branch {} the score nan"), (-math.inf, "the score -inf")],
@@ -134,6 +141,27 @@ def test_scores_are_checked(decoder, value, message):
         try:
             with pytest.raises(ValueError, match=message.format(branches[0].id)):
                 await score_branches(verifier(lambda text: value), branches)
+        finally:
+            branches[0].release()
+
+    decoder.run(score())
+
+
+@pytest.mark.parametrize(
+    ("scorer", "message"),
+    [
+        (None, "scorer must be an async function of branches, got NoneType"),
+        (lambda branches: [1.0], "scorer <lambda> returned a list, expected an awaitable"),
+        (returning([None]), "scorer wrong gave branch {} the score None; expected a finite number"),
+        (returning(1.0), "scorer wrong returned a float, expected a sequence"),
+    ],
+)
+def test_what_is_no_scorer_is_refused(decoder, scorer, message):
+    async def score():
+        branches = await branches_of(decoder, 1)
+        try:
+            with pytest.raises(TypeError, match=message.format(branches[0].id)):
+                await score_branches(scorer, branches)
         finally:
             branches[0].release()
 

@@ -113,6 +113,16 @@ def test_tiny_temperature_is_greedy() -> None:
     assert sample(logits, [SamplingParams(temperature=1e-30)], [0.7], [[0]]).tokens == [int(logits.argmax())]
 
 
+@pytest.mark.parametrize("penalty", [1e-300, 1e-40, 1e40])
+def test_an_extreme_penalty_repeats_or_avoids_what_was_seen(penalty: float) -> None:
+    logits = torch.tensor([[3.0, 0.0, 1.0, -2.0]])
+    for temperature in (0.0, 1.0):
+        params = SamplingParams(temperature=temperature, repetition_penalty=penalty)
+        (token,), (logprob,), _ = sample(logits, [params], [0.5], [[0, 3]])
+        assert token == 0 if penalty < 1 else token in (1, 2)
+        assert logprob == pytest.approx(float(logits.log_softmax(-1)[0, token]))
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_bad_logits_are_an_error(bad: float) -> None:
     logits = torch.zeros(3, 50)

@@ -146,8 +146,8 @@ class Branch:
     async def extend(self, tokens: str | Sequence[int]) -> Tensor:
         """Appends forced text or token ids and returns the log-probability of each token, float32 [n], nats.
 
-        A finished branch is open again afterwards. Forced tokens cost no budget; a call that fails or is
-        cancelled changes nothing.
+        A finished branch is open again afterwards. Forced tokens cost no budget; a call that fails, or is
+        cancelled before all tokens are in, changes nothing.
         """
         self._check_idle()
         forced = self.decoder._token_ids(tokens)

@@ -188,17 +188,19 @@ class TreeDecoder:
             return self._token_ids(self.tokenizer(prompt)["input_ids"])
         if isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
             raise TypeError(f"prompt must be text, token ids or chat messages, got {type(prompt).__name__}")
-        items = list(prompt)
+        items: list[Any] = list(prompt)
         if items and isinstance(items[0], Mapping):
             return self._token_ids(
                 self.tokenizer.apply_chat_template(items, tokenize=False, add_generation_prompt=True)
             )
         return self._token_ids(items)
 
-    def _token_ids(self, tokens: str | Iterable[int]) -> list[int]:
+    def _token_ids(self, tokens: Any) -> list[int]:
         """Token ids of text without special tokens, or the ids given; checked."""
         if isinstance(tokens, str):
             tokens = self.tokenizer(tokens, add_special_tokens=False)["input_ids"]
+        if not isinstance(tokens, Iterable):
+            raise TypeError(f"tokens must be text or token ids, got {type(tokens).__name__}")
         ids = []
         vocab = self._engine.config.vocab_size
         for token in tokens:

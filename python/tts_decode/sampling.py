@@ -192,9 +192,8 @@ def _penalise(logits: Tensor, params: Sequence[SamplingParams], history: Sequenc
         if param.repetition_penalty != 1.0:
             seen = torch.tensor(sorted(set(tokens)))
             old = logits[row, seen]
-            scores[row, seen] = torch.where(
-                old < 0, old * param.repetition_penalty, old / param.repetition_penalty
-            )
+            new = torch.where(old < 0, old * param.repetition_penalty, old / param.repetition_penalty)
+            scores[row, seen] = new.nan_to_num()  # an extreme penalty leaves float32: 0 / 0 stays 0
     return scores
 
 

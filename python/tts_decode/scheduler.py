@@ -44,12 +44,17 @@ class Scheduler:
         self._max_batch_tokens = max_batch_tokens
         self._waiting: list[Request] = []
         self._arrivals = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
 
     # -- requests
 
     async def root(self, request: RootRequest) -> Branch:
-        branch: Branch = await self._submit(request)
+        try:
+            branch: Branch = await self._submit(request)
+        except asyncio.CancelledError:
+            request.undo()  # also a branch that was ready, but did not reach its caller any more
+            raise
         return branch
 
     async def step(self, branch: Branch, params: SamplingParams) -> Step:
@@ -65,11 +70,12 @@ class Scheduler:
 
     async def _submit(self, request: Request) -> Any:
         loop = asyncio.get_running_loop()
+        self._join(loop)
         request.future = loop.create_future()
         request.start()
         self._waiting.append(request)
         self._arrivals += 1
-        if self._task is None or self._task.done() or self._task.get_loop() is not loop:
+        if self._task is None or self._task.done():
             self._task = loop.create_task(self._serve())
         try:
             return await request.future
@@ -78,6 +84,19 @@ class Scheduler:
                 self._drop_done()
                 request.undo()
             raise
+
+    def _join(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Serves from this loop from now on. What another one left waiting when it was closed is given up."""
+        if self._loop is loop:
+            return
+        if self._loop is not None and self._loop.is_running() and self._waiting:
+            raise RuntimeError(
+                "the decoder is in use in another thread: run all problems in one event loop, as run_all does"
+            )
+        for request in self._waiting:
+            request.undo()
+        self._waiting.clear()
+        self._loop, self._task = loop, None
 
     # -- serving
 
@@ -102,6 +121,7 @@ class Scheduler:
                 self._fail(
                     [request], BranchReleased(f"branch {request.branch.id} was released while it waited")
                 )
+        self._drop_done()
         self._admit_roots()
         for request in self._waiting:
             request.begin_tick()

@@ -16,16 +16,29 @@ else:
 
 
 async def score_branches(scorer: Scorer, branches: Sequence[Branch]) -> list[float]:
-    """One finite float a branch, in order; else ValueError that names the scorer and the branch."""
+    """One finite float a branch, in order; else TypeError or ValueError that names scorer and branch."""
+    if not callable(scorer):
+        raise TypeError(f"scorer must be an async function of branches, got {type(scorer).__name__}")
     name = getattr(scorer, "__name__", type(scorer).__name__)
-    scores = [float(score) for score in await scorer(branches)]
-    if len(scores) != len(branches):
-        raise ValueError(
-            f"scorer {name} returned {len(scores)} scores for {len(branches)} branches; expected one each"
+    call = scorer(branches)
+    if not isinstance(call, Awaitable):
+        raise TypeError(
+            f"scorer {name} returned a {type(call).__name__}, expected an awaitable: write it as async def"
         )
-    for branch, score in zip(branches, scores, strict=True):
-        if not math.isfinite(score):
-            raise ValueError(
-                f"scorer {name} gave branch {branch.id} the score {score}; expected a finite number"
-            )
+    values = await call
+    if not hasattr(values, "__len__"):
+        raise TypeError(f"scorer {name} returned a {type(values).__name__}, expected a sequence of numbers")
+    if len(values) != len(branches):
+        raise ValueError(
+            f"scorer {name} returned {len(values)} scores for {len(branches)} branches; expected one each"
+        )
+    scores = []
+    for branch, value in zip(branches, values, strict=True):
+        what = f"scorer {name} gave branch {branch.id} the score {value}; expected a finite number"
+        try:
+            scores.append(float(value))
+        except TypeError:
+            raise TypeError(what) from None
+        if not math.isfinite(scores[-1]):
+            raise ValueError(what)
     return scores
