@@ -121,7 +121,6 @@ class Scheduler:
                 self._fail(
                     [request], BranchReleased(f"branch {request.branch.id} was released while it waited")
                 )
-        self._drop_done()
         self._admit_roots()
         for request in self._waiting:
             request.begin_tick()
