@@ -75,6 +75,8 @@ def test_decoder_options(
         ({"max_tokens": 0}, "max_tokens must be a positive integer"),
         ({"max_tokens": 2.5}, "max_tokens must be a positive integer"),
         ({"max_seconds": -1}, "max_seconds must be a positive number"),
+        ({"max_seconds": "ten"}, "max_seconds must be a positive number"),
+        ({"max_tokens": True}, "max_tokens must be a positive integer"),
         ({"max_seconds": float("nan")}, "max_seconds must be a positive number"),
     ],
 )

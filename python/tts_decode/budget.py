@@ -26,9 +26,10 @@ class Budget:
     _started: float | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.max_tokens is not None and (not isinstance(self.max_tokens, int) or self.max_tokens < 1):
+        tokens, seconds = self.max_tokens, self.max_seconds
+        if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1):
             raise ValueError(f"max_tokens must be a positive integer or None, got {self.max_tokens!r}")
-        if self.max_seconds is not None and not (0 < self.max_seconds < math.inf):
+        if seconds is not None and not (isinstance(seconds, (int, float)) and 0 < seconds < math.inf):
             raise ValueError(
                 f"max_seconds must be a positive number of seconds or None, got {self.max_seconds!r}"
             )
