@@ -20,6 +20,7 @@ from tts_decode.engines.loading import DEFAULT_MODEL
 from tts_decode.tasks import Task, default_tasks, read_tasks
 
 _DEFAULT_STRATEGIES = ["best_of_n", "beam_search", "rebase", "ets"]
+_DEFAULT_LIMIT = 8  # a few minutes on two cores
 
 
 def compare(
@@ -27,7 +28,10 @@ def compare(
         list[str], typer.Option("--strategy", "-s", help="A strategy to run; may be repeated.")
     ] = _DEFAULT_STRATEGIES,
     tasks: opt.Tasks = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many problems.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Only the first so many problems. Default: 8 of the default set, all of a file."),
+    ] = None,
     option: opt.Options = [],  # noqa: B006
     scorer: opt.Scorer = "mean_logprob",
     parallel: Annotated[int, typer.Option(help="Problems in flight in one batch.")] = 4,
@@ -37,7 +41,7 @@ def compare(
     temperature: opt.Temperature = 0.8,
     seed: opt.Seed = 0,
     stop: opt.Stop = "\\n",
-    max_tokens: opt.MaxTokens = 128,
+    max_tokens: opt.MaxTokens = 64,
     max_step_tokens: opt.MaxStepTokens = 32,
     budget_tokens: opt.BudgetTokens = None,
     budget_seconds: opt.BudgetSeconds = None,
@@ -72,7 +76,7 @@ def compare(
             max_step_tokens=max_step_tokens,
         )
     settings = Settings(sampling, scorer, budget_tokens, budget_seconds)
-    problems = (default_tasks() if tasks is None else read_tasks(tasks))[:limit]
+    problems = default_tasks(limit or _DEFAULT_LIMIT) if tasks is None else read_tasks(tasks)[:limit]
     unknown = [task.name for task in problems if task.verify is None]
     if unknown:
         raise CommandError(f'task {unknown[0]} has no answer to compare with; add "answer" to its line')

@@ -161,14 +161,13 @@ def run_problems(
             with suppress(asyncio.CancelledError):
                 await watcher
 
-    before = decoder.stats()
     started = time.perf_counter()
     with usage_errors():
         outcomes = decoder.run(all_tasks())
     seconds = time.perf_counter() - started
-    after = decoder.stats()
-    generated = after.generated_tokens - before.generated_tokens
-    return outcomes, RunStats(seconds, generated, peak, after.peak_bytes)
+    # Not the decoder's count, which leaves out tokens that a strategy chose itself (lm_beam_search).
+    generated = sum(outcome.result.stats.generated_tokens for outcome in outcomes)
+    return outcomes, RunStats(seconds, generated, peak, decoder.stats().peak_bytes)
 
 
 def make_prompt(text: str, decoder: TreeDecoder, settings: Settings) -> str | list[dict[str, str]]:
