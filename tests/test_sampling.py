@@ -173,7 +173,15 @@ def test_parameters_out_of_range(options: dict[str, object], error: str) -> None
 
 
 @pytest.mark.parametrize(
-    "options", [{"temperature": "hot"}, {"top_k": 1.5}, {"seed": None}, {"max_tokens": True}]
+    "options",
+    [
+        {"temperature": "hot"},
+        {"top_k": 1.5},
+        {"seed": None},
+        {"max_tokens": True},
+        {"stop": 5},
+        {"stop_token_ids": 5},
+    ],
 )
 def test_parameters_of_wrong_type(options: dict[str, object]) -> None:
     with pytest.raises(TypeError, match=next(iter(options))):

@@ -274,6 +274,7 @@ def test_bad_arguments_name_the_argument() -> None:
     k, v = case.pool.layer(0)
     good = case.plan()
     refused = [
+        (TypeError, "plan: got NoneType", lambda: tree_attention(case.q, k, v, None)),  # type: ignore[arg-type]
         (ValueError, "window", lambda: case.attend(window=0)),
         (ValueError, "logits_soft_cap", lambda: case.attend(logits_soft_cap=0.0)),
         (ValueError, "logits_soft_cap", lambda: case.attend(logits_soft_cap=float("nan"))),

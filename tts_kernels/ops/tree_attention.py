@@ -54,6 +54,10 @@ def tree_attention(
         TypeError, ValueError: a dtype, device, shape, stride or option does not fit, or an index of the plan
             leads outside the pool.
     """
+    if not isinstance(plan, TreePlan):
+        raise TypeError(
+            f"plan: got {type(plan).__name__}, expected a TreePlan; make one with tts_kernels.plan"
+        )
     check_cpu(
         q=q,
         k_pages=k_pages,
