@@ -1,6 +1,12 @@
 """Shared-prefix KV storage and attention over search trees."""
 
-from tts_kernels._core import Append, KVTree, OutOfPages, TreeStats
+try:
+    from tts_kernels._core import Append, KVTree, OutOfPages, TreeStats
+except ModuleNotFoundError as missing:
+    raise ImportError(
+        f"{__path__[0]} lacks its compiled module, as a source tree does: run Python in another folder, or "
+        "install with pip install --editable ."
+    ) from missing
 from tts_kernels.ops import append_kv, copy_pages, gather_kv, tree_attention
 from tts_kernels.plan import TreePlan, plan
 from tts_kernels.pool import KVPool
