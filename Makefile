@@ -13,7 +13,7 @@ CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.stamp
-	$(BIN)/tts-decode compare -o n=8 --parallel 8
+	$(BIN)/tts-decode compare -o n=8 --limit 6 --parallel 6
 
 test: $(VENV)/test.stamp sanitize
 	$(BIN)/python -m pytest
