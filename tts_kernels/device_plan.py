@@ -1,0 +1,73 @@
+"""The plan of attention calls on a GPU: a work list in device memory, made on the host without a wait."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class WorkCapacity(NamedTuple):
+    """How much a work list holds at most (csrc/common/work_records.h), each a multiple of 16.
+
+    items: tiles of rows over runs of pages. queries: queries. merges: pairs of a query and a partial result.
+    pages: entries of the items' page lists. partials: rows of partial results of one KV head.
+    """
+
+    items: int
+    queries: int
+    merges: int
+    pages: int
+    partials: int
+
+
+class WorkLaunch(NamedTuple):
+    """A work list as kernels take it; see `DevicePlan`."""
+
+    work: Tensor
+    partials: Tensor
+    capacity: WorkCapacity
+    num_items: int
+    num_merges: int
+
+
+class AttentionOptions(NamedTuple):
+    """scale: factor of the logits. window: positions a query sees, 0 for all. soft_cap: 0.0 for none."""
+
+    scale: float
+    window: int
+    soft_cap: float
+
+
+@dataclass(frozen=True, eq=False)
+class DevicePlan:
+    """Work list of `tree_attention` on a GPU.
+
+    Attributes:
+        work: int32, one buffer on the device; csrc/common/work_records.h says what lies where.
+        partials: float32 [num_kv_heads * capacity.partials * (head_dim + 1)], written and read by each call.
+        capacity: what `work` and `partials` hold at most.
+        num_items: items that a launch covers for each KV head: those of the plan, or, where a captured graph
+            is to serve later plans too, the most that they may have.
+        num_merges: queries that the merging launch covers; 0 where no query needs it.
+        num_queries: T.
+        page_size: tokens of a page. num_pages: all page ids are below.
+        num_q_heads, num_kv_heads, head_dim: of the layers that it serves.
+    """
+
+    work: Tensor
+    partials: Tensor
+    capacity: WorkCapacity
+    num_items: int
+    num_merges: int
+    num_queries: int
+    page_size: int
+    num_pages: int
+    num_q_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+    @property
+    def launch(self) -> WorkLaunch:
+        return WorkLaunch(self.work, self.partials, self.capacity, self.num_items, self.num_merges)
