@@ -46,11 +46,13 @@ def execute(plan: DevicePlan, q: Tensor, k_slots: Tensor, v_slots: Tensor) -> tu
     p = parts(plan)
     group = plan.num_q_heads // plan.num_kv_heads
     order, position = p["query_order"].long(), p["query_position"]
-    rows = plan.num_queries * group
     out = torch.full((plan.num_q_heads, plan.num_queries, HEAD_DIM), torch.nan, dtype=torch.float64)
     lse = torch.full((plan.num_q_heads, plan.num_queries), torch.nan, dtype=torch.float64)
-    assert rows == 0 or plan.num_items >= len(p["items"])
-    partials: dict[int, tuple[Tensor, Tensor]] = {}
+    assert plan.num_items >= len(p["items"])
+    partial_out = torch.full(
+        (plan.num_q_heads, int(p["header"][4]), HEAD_DIM), torch.nan, dtype=torch.float64
+    )
+    partial_lse = partial_out[:, :, 0].clone()
     for offset, first, tokens, unmasked, begin, end, base, height in p["items"].tolist():
         assert 0 < end - begin <= height
         assert tokens > 0
@@ -58,36 +60,31 @@ def execute(plan: DevicePlan, q: Tensor, k_slots: Tensor, v_slots: Tensor) -> tu
         token = torch.arange(tokens)
         page = p["pages"][offset + token // plan.page_size].long()
         slot = page * plan.page_size + token % plan.page_size
-        for row in range(begin, end):
-            query, member = divmod(row, group)
-            seen = first + token <= position[query]
-            assert seen[:unmasked].all()
-            for kv_head in range(plan.num_kv_heads):
-                head = kv_head * group + member
-                s = k_slots[slot, kv_head] @ q[order[query], head].double() * HEAD_DIM**-0.5
-                s = s.masked_fill(~seen, -torch.inf)
-                row_lse = s.logsumexp(0)
-                row_out = s.softmax(0).nan_to_num() @ v_slots[slot, kv_head]
-                if base == DIRECT:
-                    assert lse[head, order[query]].isnan(), "two items write one row"
-                    out[head, order[query]], lse[head, order[query]] = row_out, row_lse
-                else:
-                    assert 0 <= base + row < p["header"][4]
-                    key = (base + row) * plan.num_kv_heads + kv_head
-                    assert key not in partials
-                    partials[key] = (row_out, row_lse)
+        row = torch.arange(begin, end)
+        q_row, member = order[row // group], row % group
+        seen = first + token <= position[row // group, None]
+        assert seen[:, :unmasked].all()
+        for kv_head in range(plan.num_kv_heads):
+            head = kv_head * group + member
+            s = q[q_row, head].double() @ k_slots[slot, kv_head].T * HEAD_DIM**-0.5
+            s = s.masked_fill(~seen, -torch.inf)
+            item_lse, item_out = s.logsumexp(1), s.softmax(1).nan_to_num() @ v_slots[slot, kv_head]
+            to = (head, q_row) if base == DIRECT else (head, base + row)
+            target_out, target_lse = (out, lse) if base == DIRECT else (partial_out, partial_lse)
+            assert base == DIRECT or base + begin >= 0
+            assert target_lse[to].isnan().all(), "two items write one row"
+            target_out[to], target_lse[to] = item_out, item_lse
     for query in range(plan.num_queries):
-        bases = p["merge_base"][p["merge_begin"][query] : p["merge_begin"][query + 1]].tolist()
-        if not bases:
+        bases = p["merge_base"][p["merge_begin"][query] : p["merge_begin"][query + 1]].long()
+        if not len(bases):
             continue
         assert plan.num_merges > query
         for head in range(plan.num_q_heads):
-            kv_head, member = divmod(head, group)
-            mine = [partials[(base + query * group + member) * plan.num_kv_heads + kv_head] for base in bases]
-            lses = torch.stack([row_lse for _, row_lse in mine])
+            slots = bases + query * group + head % group
+            weights = partial_lse[head, slots]
             assert lse[head, order[query]].isnan(), "merged and written directly"
-            lse[head, order[query]] = lses.logsumexp(0)
-            out[head, order[query]] = lses.softmax(0) @ torch.stack([row_out for row_out, _ in mine])
+            lse[head, order[query]] = weights.logsumexp(0)
+            out[head, order[query]] = weights.softmax(0) @ partial_out[head, slots]
     return out.transpose(0, 1), lse.T
 
 
@@ -336,11 +333,11 @@ def test_outgrown_capacity_leaves_the_plan_as_it_was() -> None:
 
 def test_a_tight_capacity_makes_do_with_fewer_partials() -> None:
     pool = Branches(16, 4096)
-    tables, lengths = decode_tables(4, 200, 2)
+    tables, lengths = decode_tables(4, 2000, 2)
     ones = torch.ones(4, dtype=torch.int32)
     roomy = pool.planner().update(tables, lengths)
     assert parts(roomy)["header"][4] > 16
-    tight = pool.planner(capacity=WorkCapacity(16, 16, 16, 1024, 16)).update(tables, lengths)
+    tight = pool.planner(capacity=WorkCapacity(16, 16, 16, 16384, 16)).update(tables, lengths)
     pool.check(tight, tables, lengths, ones)
 
 
