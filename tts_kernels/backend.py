@@ -48,7 +48,9 @@ def choose(op: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> 
     if device.type == "cpu":
         return "triton"
     if device.type != "cuda":
-        raise ValueError(f"k_pages, v_pages: got tensors on {device}, expected cpu or cuda (no kernel for that)")
+        raise ValueError(
+            f"k_pages, v_pages: got tensors on {device}, expected cpu or cuda (no kernel for that)"
+        )
     capability = torch.cuda.get_device_capability(device)
     if capability < (8, 0):
         raise ValueError(
@@ -62,7 +64,9 @@ def choose(op: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> 
 
 def _check_cuda(op: str, dtype: torch.dtype, head_dim: int) -> None:
     if not hasattr(_core, "cuda"):
-        raise ValueError(f"{_VARIABLE}: got 'cuda', but this build has no CUDA kernels; build with TTS_CUDA=ON")
+        raise ValueError(
+            f"{_VARIABLE}: got 'cuda', but this build has no CUDA kernels; build with TTS_CUDA=ON"
+        )
     if op == "gather_kv":
         raise ValueError(f"{_VARIABLE}: got 'cuda', which has no {op}; expected 'triton'")
     if op == "tree_attention" and (dtype not in _HALF or head_dim not in (64, 128)):

@@ -41,9 +41,7 @@ class WorkLayout(NamedTuple):
         merge_begin = query_position + capacity.queries
         merge_base = merge_begin + capacity.queries + 16
         pages = merge_base + capacity.merges
-        return cls(
-            items, query_order, query_position, merge_begin, merge_base, pages, pages + capacity.pages
-        )
+        return cls(items, query_order, query_position, merge_begin, merge_base, pages, pages + capacity.pages)
 
 
 class WorkLaunch(NamedTuple):

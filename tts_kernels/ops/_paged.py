@@ -39,14 +39,18 @@ def _refuse_plain_pages(k_pages: Tensor, v_pages: Tensor, layers: int) -> None:
         )
     shape = list(k_pages.shape)
     if len(shape) != 4 + layers or k_pages.shape != v_pages.shape:
-        expected = "[num_layers, " * layers + "[" * (1 - layers) + "num_pages, num_kv_heads, page_size, head_dim]"
+        expected = (
+            "[num_layers, " * layers + "[" * (1 - layers) + "num_pages, num_kv_heads, page_size, head_dim]"
+        )
         raise ValueError(
             f"{names}: got shapes {shape} and {list(v_pages.shape)}, expected both {expected} of any strides"
         )
     if not 16 <= shape[-1] <= 256 or shape[-1] % 8 != 0:
         raise ValueError(f"{names}: got head_dim {shape[-1]}, expected a multiple of 8 from 16 to 256")
     if shape[-3] < 1 or shape[-2] < 1:
-        raise ValueError(f"{names}: got num_kv_heads {shape[-3]} and page_size {shape[-2]}, expected >= 1 each")
+        raise ValueError(
+            f"{names}: got num_kv_heads {shape[-3]} and page_size {shape[-2]}, expected >= 1 each"
+        )
     raise ValueError(
         f"{names}: got strides {k_pages.stride()} and {v_pages.stride()}, expected contiguous channels "
         "(last stride 1)"

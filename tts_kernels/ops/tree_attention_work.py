@@ -83,7 +83,9 @@ def _tree_attention_work(
     if not 0 < scale < math.inf:
         raise ValueError(f"scale: got {scale}, expected a finite number > 0")
     if not 0 <= logits_soft_cap < math.inf:
-        raise ValueError(f"logits_soft_cap: got {logits_soft_cap}, expected a finite number > 0, or 0 for none")
+        raise ValueError(
+            f"logits_soft_cap: got {logits_soft_cap}, expected a finite number > 0, or 0 for none"
+        )
     launch = _work_launch(work, partials, capacity, num_items, num_merges, num_kv_heads, head_dim)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     lse = torch.empty((tokens, num_q_heads), dtype=torch.float32, device=q.device)

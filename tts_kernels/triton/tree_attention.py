@@ -1,4 +1,4 @@
-"""Attention over a work list (csrc/common/work_records.h): one launch for all items, one to merge partials."""
+"""Attention over a work list (csrc/common/work_records.h): one launch for its items, one to merge."""
 
 from __future__ import annotations
 
