@@ -54,8 +54,8 @@ class TreeDecoder:
     """Decodes any number of branches of any number of prompts over one shared KV tree.
 
     Args:
-        model: a transformers causal language model on the CPU, in float32 or bfloat16, or on one GPU, there in
-            float16 too. It is set to eval mode and otherwise stays as it is.
+        model: a transformers causal language model on the CPU, in float32 or bfloat16, or on one GPU, there
+            in float16 too. It is set to eval mode and otherwise stays as it is.
         tokenizer: its tokenizer.
         device: moves the model there first; default: where it is.
         kv_bytes: bytes for the KV pages. On the CPU memory is taken from the system as pages are first used;

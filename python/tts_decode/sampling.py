@@ -278,7 +278,8 @@ def _inverse_cdf(weights: Tensor, uniforms: Sequence[float]) -> Tensor:
     block = _first_above(cumulative, target)
     inside = blocks.gather(1, block[:, :, None].expand(-1, -1, _BLOCK))[:, 0].double().cumsum(-1)
     below = cumulative.gather(1, block) - sums.gather(1, block)
-    return (block * _BLOCK + _first_above(inside, target - below))[:, 0]
+    token = block * _BLOCK + _first_above(inside, target - below)
+    return token[:, 0].clamp_(max=vocab - 1)  # a row of NaN
 
 
 def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", rich_help_pane
 KvMib = Annotated[
     int | None,
     typer.Option(
-        help="Memory for the KV pages. Default: a quarter of the machine's, or three quarters of the GPU's free.",
+        help="Memory for the KV pages. Default: a quarter of the machine's, 3/4 of what a GPU has free.",
         rich_help_panel=_MODEL,
     ),
 ]

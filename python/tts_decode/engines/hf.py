@@ -113,8 +113,8 @@ class HFEngine:
         self._configs = list(
             {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}.values()
         )
-        # A mask of four dimensions goes to the attention function as it is, which does not read it. Without one
-        # transformers looks at the positions for packed sequences, and on a GPU waits for the answer.
+        # A mask of four dimensions goes to the attention function as it is, which does not read it. Without
+        # one transformers looks at the positions for packed sequences, and on a GPU waits for the answer.
         self._any_mask = torch.zeros((1, 1, 1, 1), device=self.device)
         self.kv_shape = self._probe()
 
