@@ -1,10 +1,15 @@
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported, which transformers may do
+
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tts_decode.engines.loading import load_model
 
