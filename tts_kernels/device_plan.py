@@ -225,8 +225,8 @@ class DevicePlanner:
         the place of the one before: use a plan before the next update, on that stream.
 
         Raises:
-            TypeError, ValueError: an argument is out of range, or the plan outgrew a fixed capacity. The
-                plan before stays as it was.
+            TypeError, ValueError: an argument is out of range.
+            CapacityExceeded: the plan outgrew a fixed capacity. The plan before stays as it was.
         """
         tables = int32_array("block_tables", block_tables)
         queries = (
