@@ -16,6 +16,15 @@ from tts_decode.engines.loading import load_model
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+@pytest.fixture(scope="session", params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Where the kernels for plain pages run: in Triton's interpreter, or on the GPU of a machine that has one."""
+    if (request.param == "cuda") != torch.cuda.is_available():
+        pytest.skip("needs a GPU" if request.param == "cuda" else "the kernels run on the GPU here")
+    pytest.importorskip("triton")
+    return torch.device("cuda" if request.param == "cuda" else "cpu")
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Tiny tensors are slower on several threads, above all where the cores are shared."""
