@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tts_kernels import _core
+from tts_kernels.backend import max_tile_height
 from tts_kernels.device_plan import DevicePlan, WorkCapacity, round_up
 from tts_kernels.plan import Int32Array, int32_array
 
