@@ -1,4 +1,4 @@
-"""Triton kernels compiled for GPUs that are not there: the code exists, fits, and has the instructions it should."""
+"""Triton kernels compiled for GPUs that are not there: the code fits and has the instructions it should."""
 
 from __future__ import annotations
 
