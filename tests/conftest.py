@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 @pytest.fixture(scope="session", params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """Where the kernels for plain pages run: in Triton's interpreter, or on the GPU of a machine that has one."""
+    """Where kernels for plain pages run: on the GPU where there is one, else in Triton's interpreter."""
     if (request.param == "cuda") != torch.cuda.is_available():
         pytest.skip("needs a GPU" if request.param == "cuda" else "the kernels run on the GPU here")
     pytest.importorskip("triton")

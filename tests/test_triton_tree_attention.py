@@ -45,7 +45,9 @@ def test_page_sizes_and_layouts(device: torch.device, page_size: int, layout: st
 @pytest.mark.parametrize("kv_heads", [1, 2])
 @pytest.mark.parametrize("group", [1, 2, 3, 4, 7, 8, 16, 32])
 def test_gqa_ratios(device: torch.device, group: int, kv_heads: int) -> None:
-    make_paged_case([40, 47], [(0, 0), (0, 32)], [1, 5], group=group, kv_heads=kv_heads, device=device).check()
+    make_paged_case(
+        [40, 47], [(0, 0), (0, 32)], [1, 5], group=group, kv_heads=kv_heads, device=device
+    ).check()
 
 
 @pytest.mark.parametrize("window", [1, 17, 100])
@@ -103,7 +105,9 @@ def forests(draw: st.DrawFn) -> tuple[dict[str, object], dict[str, float | None]
         shared = draw(st.integers(0, lengths[parent])) if branch else 0
         parents.append((parent, shared))
         lengths.append(draw(st.integers(max(1, shared - 20), shared + 40) | st.integers(1, 300)))
-    query_lens = [draw(st.integers(1, min(length, 3)) | st.integers(0, min(length, 40))) for length in lengths]
+    query_lens = [
+        draw(st.integers(1, min(length, 3)) | st.integers(0, min(length, 40))) for length in lengths
+    ]
     query_lens[0] = max(query_lens[0], 1)
     case = {
         "lengths": lengths,
@@ -193,7 +197,7 @@ def test_keys_and_values_of_different_strides(device: torch.device) -> None:
 def merge_only(
     device: torch.device, bases: list[list[int]], partial_lse: Tensor, partial_out: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Merges given partials [partials, d] of one KV head, group 2; query i has them at bases[i] + 2 i + (0, 1)."""
+    """Merges partials [partials, d] of one KV head, group 2: those of query i are bases[i] + 2 i + (0, 1)."""
     capacity = WorkCapacity(16, 16, 16, 16, partial_lse.shape[0])
     layout = WorkLayout.of(capacity)
     work = torch.full((layout.end,), -(2**20), dtype=torch.int32)
@@ -224,7 +228,7 @@ def test_merging_empty_partials(device: torch.device) -> None:
     partial_lse = torch.randn(16) * 50
     empty = [2, 3, 6, 7, 8, 9]
     partial_out[empty], partial_lse[empty] = 0.0, -torch.inf
-    # Query 0 merges rows 0-5, query 1 rows 6-9 (at bases 4, 6), query 2 has none; q rows are in reverse order.
+    # Query 0 merges 0 to 5, query 1 merges 6 to 9 (bases 4 and 6), query 2 none; q is in reverse order.
     out, lse = merge_only(device, [[0, 2, 4], [4, 6], []], partial_lse, partial_out)
     rows = torch.tensor([[0, 2, 4], [1, 3, 5]])
     expected_lse = partial_lse[rows].double().logsumexp(1)

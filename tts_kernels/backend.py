@@ -20,7 +20,8 @@ OPS = ("append_kv", "copy_pages", "gather_kv", "tree_attention")
 _VARIABLE = "TTS_KERNELS_BACKEND"
 _HALF = (torch.float16, torch.bfloat16)
 
-# The faster backend of an operator by compute capability; Triton where there is no entry. Empty until measured.
+# The faster backend of an operator by compute capability; Triton where there is no entry. Nothing is measured
+# yet, so there is none.
 _FASTER: dict[tuple[str, tuple[int, int]], str] = {}
 
 
@@ -54,8 +55,8 @@ def choose(op: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> 
     capability = torch.cuda.get_device_capability(device)
     if capability < (8, 0):
         raise ValueError(
-            f"k_pages, v_pages: got tensors on {device} of compute capability {'.'.join(map(str, capability))}, "
-            "expected 8.0 or newer"
+            f"k_pages, v_pages: got tensors on {device} of compute capability "
+            f"{capability[0]}.{capability[1]}, expected 8.0 or newer"
         )
     if forced == "cuda":
         _check_cuda(op, dtype, head_dim)
@@ -71,8 +72,8 @@ def _check_cuda(op: str, dtype: torch.dtype, head_dim: int) -> None:
         raise ValueError(f"{_VARIABLE}: got 'cuda', which has no {op}; expected 'triton'")
     if op == "tree_attention" and (dtype not in _HALF or head_dim not in (64, 128)):
         raise ValueError(
-            f"{_VARIABLE}: got 'cuda', whose {op} serves torch.float16 and torch.bfloat16 with head_dim 64 and "
-            f"128, and pages of {dtype} with head_dim {head_dim}; expected 'triton'"
+            f"{_VARIABLE}: got 'cuda', whose {op} serves torch.float16 and torch.bfloat16 with head_dim 64 "
+            f"or 128, and pages of {dtype} with head_dim {head_dim}; expected 'triton'"
         )
 
 

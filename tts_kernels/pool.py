@@ -16,12 +16,12 @@ class KVPool:
     """Pages of keys and values for all layers of a model.
 
     Position p of a branch lives in slot p % page_size of page block_table[p // page_size] (see `KVTree`).
-    Memory is committed as pages are first written on the CPU, at once on a GPU; unwritten slots hold anything:
-    no kernel lets them reach a result.
+    On the CPU the system commits memory as pages are first written. Unwritten slots hold anything: no kernel
+    lets them reach a result.
 
-    Pages are packed for the CPU kernels or plain, which GPU kernels read. Plain pages on the CPU are for trying
-    GPU code without a GPU: their operators run in Triton's interpreter (TRITON_INTERPRET=1), slowly. `gather`
-    gives plain tensors back from either.
+    Pages are packed, for the CPU kernels, or plain, for GPUs. Operators on plain pages on the CPU run in
+    Triton's interpreter (TRITON_INTERPRET=1): slowly, to try GPU code without a GPU. `gather` gives plain
+    tensors back from either.
 
     Args:
         num_layers, num_kv_heads: of the model, >= 1.

@@ -159,8 +159,8 @@ def _refuse_pages(k_pages: Tensor, v_pages: Tensor, inner: int, layout: PageLayo
     k_shape, v_shape = k_pages.shape, v_pages.shape
     if k_shape == v_shape and len(k_shape) == inner + 2:
         raise ValueError(
-            f"{names}: got plain pages {list(k_shape)} with a TreePlan, which is for packed pages on the CPU; "
-            "expected a DevicePlan, make one with DevicePlanner(...).update(...)"
+            f"{names}: got plain pages {list(k_shape)} with a TreePlan, which is for packed pages on the "
+            "CPU, expected a DevicePlan; make one with DevicePlanner(...).update(...)"
         )
     shapes = (k_shape[inner:], v_shape[inner:])
     if k_shape[:inner] != v_shape[:inner] or shapes != (layout.k_shape, layout.v_shape):

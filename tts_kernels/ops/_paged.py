@@ -1,4 +1,4 @@
-"""Checks of plain pages [num_pages, num_kv_heads, page_size, head_dim], which Triton and CUDA kernels read."""
+"""Checks of plain pages [num_pages, num_kv_heads, page_size, head_dim], those of Triton and CUDA kernels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PLAIN_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def are_plain(k_pages: Tensor, v_pages: Tensor, *, layers: int = 0) -> bool:
-    """Packed pages (csrc/cpu/kv_layout.h) have another number of dimensions or differ in shape from K to V."""
+    """Packed pages (csrc/cpu/kv_layout.h) have more dimensions, or K and V of different shapes."""
     return k_pages.dim() == 4 + layers and k_pages.shape == v_pages.shape
 
 
@@ -34,8 +34,8 @@ def _refuse_plain_pages(k_pages: Tensor, v_pages: Tensor, layers: int) -> None:
     names = "k_pages, v_pages"
     if k_pages.dtype not in PLAIN_DTYPES or v_pages.dtype != k_pages.dtype:
         raise TypeError(
-            f"{names}: got {k_pages.dtype} and {v_pages.dtype}, expected both torch.float32, torch.float16 or "
-            "torch.bfloat16"
+            f"{names}: got {k_pages.dtype} and {v_pages.dtype}, expected both torch.float32, torch.float16 "
+            "or torch.bfloat16"
         )
     shape = list(k_pages.shape)
     if len(shape) != 4 + layers or k_pages.shape != v_pages.shape:

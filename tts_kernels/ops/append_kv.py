@@ -24,8 +24,8 @@ def append_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Ten
             Nothing has been written.
 
     On plain pages (`KVPool` with layout "HND" or "NHD", or a framework's own) slots are not checked, which
-    would wait for the device: tokens with a slot outside the pool are left out, and of several tokens with the
-    same slot any one stays. On packed pages the last one does.
+    would wait for the device: tokens with a slot outside the pool are left out, and of several tokens with
+    one slot any may stay. On packed pages the last one does.
     """
     check_devices(k=k, v=v, k_pages=k_pages, v_pages=v_pages, slots=slots)
     torch.ops.tts_kernels.append_kv.default(k, v, k_pages, v_pages, slots)

@@ -32,9 +32,9 @@ def tree_attention(
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention of T queries, each over the tokens up to its own position of its branch.
 
-    Each page that branches share is read once for all of them. On packed pages (a `KVPool` on the CPU) the bits
-    of a query's result do not depend on the other queries, on how its path is shared, on `query_block` of the
-    plan or on the number of threads. On plain pages (on a GPU) they are the same in each run with one plan.
+    Each page that branches share is read once for all of them. On packed pages (a `KVPool` on the CPU) the
+    bits of a query's result do not depend on the other queries, on how its path is shared, on `query_block`
+    of the plan or on the number of threads. On plain pages (a GPU) they are the same each time for one plan.
 
     Args:
         q: [T, num_q_heads, head_dim] of the pages' dtype, contiguous channels, other strides free; rows in
@@ -42,8 +42,8 @@ def tree_attention(
         k_pages, v_pages: one layer of a `KVPool`, or plain pages [num_pages, num_kv_heads, page_size,
             head_dim] with contiguous channels; the queries' own tokens already appended.
         plan: for packed pages `plan(block_tables, lengths, query_lens)`, for plain pages
-            `DevicePlanner(...).update(block_tables, lengths, query_lens)`. Of a DevicePlan the indices are not
-            checked, and rows of q beyond its queries are left out: theirs in out and lse hold anything.
+            `DevicePlanner(...).update(block_tables, lengths, query_lens)`. Indices in a DevicePlan are not
+            checked, and q may have more rows than it has queries: in out and lse these hold anything.
         scale: factor of the logits, > 0; default head_dim ** -0.5.
         window: a query at position p sees positions max(0, p - window + 1) .. p; default all up to p.
         logits_soft_cap: c turns a scaled logit s into c * tanh(s / c); default none.
@@ -52,13 +52,13 @@ def tree_attention(
         out: [T, num_q_heads, head_dim] of q's dtype.
         lse: [T, num_q_heads] float32, natural logarithm of the sum of the exponentials of the logits.
 
-    Sums are float32. The CPU level with a bfloat16 dot product (avx512_bf16) and GPUs round probabilities to
-    the dtype of the values before they multiply them; the others keep them in float32. On the CPU probabilities
-    below 2**-125 of the largest are 0.
+    Sums are float32. GPUs and the CPU level with a bfloat16 dot product (avx512_bf16) round probabilities
+    to the dtype of the values before they multiply them; other CPU levels keep them in float32.
+    Probabilities below 2**-125 of the largest are 0.
 
     Raises:
-        TypeError, ValueError: a dtype, device, shape, stride or option does not fit, or an index of a TreePlan
-            leads outside the pool.
+        TypeError, ValueError: a dtype, device, shape, stride or option does not fit, or an index of a
+            TreePlan leads outside the pool.
         ImportError: plain pages, and Triton is not installed.
     """
     if window is not None and window < 1:

@@ -121,8 +121,8 @@ def _work_launch(
             raise TypeError(f"{name}: got {buffer.dtype}, expected {dtype}")
         if buffer.dim() != 1 or buffer.shape[0] < size or not buffer.is_contiguous():
             raise ValueError(
-                f"{name}: got shape {list(buffer.shape)} and strides {buffer.stride()}, expected at least {size} "
-                f"contiguous elements for {known}"
+                f"{name}: got shape {list(buffer.shape)} and strides {buffer.stride()}, expected one "
+                f"dimension of at least {size} contiguous elements for {known}"
             )
     return WorkLaunch(work, partials, known, num_items, num_merges)
 

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Elements of a program's block: 4 warps move 16 bytes of bfloat16 a thread and instruction, four times over.
+# Elements of a block: 4 warps move 16 bytes of bfloat16 a thread and instruction, four times over.
 BLOCK = 4096
 
 

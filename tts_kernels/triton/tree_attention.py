@@ -30,14 +30,15 @@ class LaunchConfig(NamedTuple):
     num_stages: int
 
 
-# By head_dim rounded up to a power of two and by bytes of an element. Nothing is measured yet; the choice rests
-# on the compiler's reports. Triton spreads num_stages over the loads of page ids and of K and V that depend on
-# them: 3 stages keep K and V one step ahead of their use, 5 two steps. That many buffers of block_n * head_dim
-# elements and the rows of q are the shared memory; an SM of sm_80 has 164 KiB, of sm_90 228.
-#   64: 3 * 2 * 8 KiB + 16 KiB = 64 KiB
-#   128: 2 * 2 * 16 KiB + 16 KiB = 80 KiB; steps of 64 tokens at 128 rows would not fit 255 registers
-#   256: 3 * 2 * 16 KiB + 32 KiB = 128 KiB; 8 warps, which share the registers of 64 rows of 256 channels
-# Float32 products have no tensor cores and unroll to one instruction each, so tiles go 16 rows at a time.
+# By head_dim rounded up to a power of two and by bytes of an element. Nothing is measured yet: the choice
+# rests on what the compiler reports. Triton spreads num_stages over the loads of page ids and those of K
+# and V that depend on them: 3 stages load K and V one step ahead of their use into 2 buffers, 5 two steps
+# ahead into 3. These buffers of block_n * head_dim elements and q, from 64 rows on, fill the shared memory.
+# An SM of sm_80 has 164 KiB, of sm_90 228 KiB, and two programs on an SM hide each other's start and end:
+#   64: 3 * (8 + 8) KiB + 128 rows of q = 64 KiB
+#   128: 2 * (16 + 16) KiB + 64 rows of q = 80 KiB; at 128 rows, steps of 64 tokens overflow the registers
+#   256: 3 * (16 + 16) KiB + 64 rows of q = 128 KiB; 8 warps, for the registers of 64 rows of 256 channels
+# Products of float32 have no tensor cores and unroll to single instructions: tiles go 16 rows at a time.
 _CONFIGS = {
     (64, 2): LaunchConfig(64, 64, 128, 4, 5),
     (128, 2): LaunchConfig(64, 32, 128, 4, 3),
@@ -154,39 +155,44 @@ def _attend(
     if item >= tl.load(work_ptr):
         return
     record_ptr = work_ptr + 16 + item * 8
-    row_begin = tl.load(record_ptr + 4)
     height = tl.load(record_ptr + 7)
     if MAX_BLOCK_M == 16:
-        for row in range(row_begin, tl.load(record_ptr + 5), 16):
+        num_rows = tl.load(record_ptr + 5) - tl.load(record_ptr + 4)
+        for first_row in range(0, num_rows, 16):
             _attend_tile(
-                q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr, q_strides, k_strides, v_strides,
-                offsets, partials_capacity, heads, logit_factor, exponent_factor, window, record_ptr, row, kv_head,
+                q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
+                q_strides, k_strides, v_strides, offsets, partials_capacity, heads,
+                logit_factor, exponent_factor, window, record_ptr, first_row, kv_head,
                 HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 16,
             )  # fmt: skip
     elif height == 16:
         _attend_tile(
-            q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr, q_strides, k_strides, v_strides,
-            offsets, partials_capacity, heads, logit_factor, exponent_factor, window, record_ptr, row_begin, kv_head,
+            q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
+            q_strides, k_strides, v_strides, offsets, partials_capacity, heads,
+            logit_factor, exponent_factor, window, record_ptr, 0, kv_head,
             HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 16,
         )  # fmt: skip
     elif MAX_BLOCK_M == 64 or height == 64:
         _attend_tile(
-            q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr, q_strides, k_strides, v_strides,
-            offsets, partials_capacity, heads, logit_factor, exponent_factor, window, record_ptr, row_begin, kv_head,
+            q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
+            q_strides, k_strides, v_strides, offsets, partials_capacity, heads,
+            logit_factor, exponent_factor, window, record_ptr, 0, kv_head,
             HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 64,
         )  # fmt: skip
     else:
         _attend_tile(
-            q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr, q_strides, k_strides, v_strides,
-            offsets, partials_capacity, heads, logit_factor, exponent_factor, window, record_ptr, row_begin, kv_head,
+            q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
+            q_strides, k_strides, v_strides, offsets, partials_capacity, heads,
+            logit_factor, exponent_factor, window, record_ptr, 0, kv_head,
             HEAD_DIM, BLOCK_D, PAGE_SIZE, TALL_BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 128,
         )  # fmt: skip
 
 
 @triton.jit
 def _attend_tile(
-    q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr, q_strides, k_strides, v_strides,
-    offsets, partials_capacity, heads, logit_factor, exponent_factor, window, record_ptr, row_begin, kv_head,
+    q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
+    q_strides, k_strides, v_strides, offsets, partials_capacity, heads,
+    logit_factor, exponent_factor, window, record_ptr, first_row, kv_head,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
@@ -199,20 +205,14 @@ def _attend_tile(
     pages_ptr = work_ptr + offsets[2] + tl.load(record_ptr)
     first_position = tl.load(record_ptr + 1)
     num_tokens = tl.load(record_ptr + 2)
-    row_end = tl.load(record_ptr + 5)
-    partial_base = tl.load(record_ptr + 6)
-    group = heads[1]
-
-    row = row_begin + tl.arange(0, BLOCK_M)
-    live = row < row_end
-    query = row // group
-    head = kv_head * group + row % group
-    q_row = tl.load(work_ptr + offsets[0] + query, mask=live, other=0).to(tl.int64)
     channel = tl.arange(0, BLOCK_D)
     in_head = channel < HEAD_DIM
-    row_mask = live[:, None] & in_head[None, :]
+    _, live, query, q_row, head = _rows_of_tile(
+        work_ptr, record_ptr, first_row, offsets, heads, kv_head, BLOCK_M
+    )
     q_offset = q_row * q_strides[0] + head.to(tl.int64) * q_strides[1]
-    q = tl.load(q_ptr + q_offset[:, None] + channel[None, :], mask=row_mask, other=0.0).to(COMPUTE)
+    q_mask = live[:, None] & in_head[None, :]
+    q = tl.load(q_ptr + q_offset[:, None] + channel[None, :], mask=q_mask, other=0.0).to(COMPUTE)
 
     # Relative to the item's first token, a row sees the tokens last - window + 1 .. last.
     position = tl.load(work_ptr + offsets[1] + query, mask=live, other=2**30)
@@ -257,19 +257,38 @@ def _attend_tile(
     row_sum = tl.where(row_sum == 0, 1.0, row_sum)  # a row that saw nothing is (0, -inf)
     result = acc / row_sum[:, None]
     result_lse = (row_max + tl.log2(row_sum)) * 0.6931471805599453
+    # Looked up again: kept all through the loop, the rows in the layout of stores made other registers spill.
+    partial_base = tl.load(record_ptr + 6)
     if partial_base == -(2**31):
-        out_row = q_row * (heads[0] * group) + head
-        tl.store(
-            out_ptr + out_row[:, None] * HEAD_DIM + channel[None, :],
-            result.to(out_ptr.dtype.element_ty),
-            mask=row_mask,
+        _, live, _, q_row, head = _rows_of_tile(
+            work_ptr, record_ptr, first_row, offsets, heads, kv_head, BLOCK_M
         )
-        tl.store(lse_ptr + out_row, result_lse, mask=live)
+        to = q_row * (heads[0] * heads[1]) + head
+        mask = live[:, None] & in_head[None, :]
+        tl.store(
+            out_ptr + to[:, None] * HEAD_DIM + channel[None, :],
+            result.to(out_ptr.dtype.element_ty),
+            mask=mask,
+        )
+        tl.store(lse_ptr + to, result_lse, mask=live)
     else:
-        partial = kv_head.to(tl.int64) * partials_capacity + partial_base + row
+        row, live, _, _, _ = _rows_of_tile(work_ptr, record_ptr, first_row, offsets, heads, kv_head, BLOCK_M)
+        to = kv_head.to(tl.int64) * partials_capacity + partial_base + row
+        mask = live[:, None] & in_head[None, :]
         partial_lse_ptr = partials_ptr + tl.cast(partials_capacity, tl.int64) * heads[0] * HEAD_DIM
-        tl.store(partials_ptr + partial[:, None] * HEAD_DIM + channel[None, :], result, mask=row_mask)
-        tl.store(partial_lse_ptr + partial, result_lse, mask=live)
+        tl.store(partials_ptr + to[:, None] * HEAD_DIM + channel[None, :], result, mask=mask)
+        tl.store(partial_lse_ptr + to, result_lse, mask=live)
+
+
+@triton.jit
+def _rows_of_tile(work_ptr, record_ptr, first_row, offsets, heads, kv_head, BLOCK_M: tl.constexpr):
+    """Of BLOCK_M rows of an item: number, whether there is such a row, query, row of q, query head."""
+    group = heads[1]
+    row = tl.load(record_ptr + 4) + first_row + tl.arange(0, BLOCK_M)
+    live = row < tl.load(record_ptr + 5)
+    query = row // group
+    q_row = tl.load(work_ptr + offsets[0] + query, mask=live, other=0).to(tl.int64)
+    return row, live, query, q_row, kv_head * group + row % group
 
 
 @triton.jit

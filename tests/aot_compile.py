@@ -1,0 +1,177 @@
+"""Compiles Triton kernels ahead of time, as launchers would call them, and prints what came out as JSON.
+
+Run as a script, in a process of its own: kernels are made for the interpreter or for the compiler when their
+module is imported. No GPU is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from tts_kernels.device_plan import AttentionOptions, WorkCapacity, WorkLaunch, WorkLayout
+
+ARCHITECTURES = (80, 90, 100)
+KERNELS = {
+    "append_kv": ("_append",),
+    "copy_pages": ("_copy",),
+    "gather_kv": ("_gather",),
+    "tree_attention": ("_attend", "_merge"),
+}
+_POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int32: "*i32",
+}
+
+
+class Variant(NamedTuple):
+    op: str
+    kernel: str
+    dtype: str
+    head_dim: int
+    page_size: int
+    options: AttentionOptions
+    architecture: int
+
+    @property
+    def name(self) -> str:
+        o = self.options
+        extras = ["window"] * (o.window > 0) + ["cap"] * (o.soft_cap > 0)
+        parts = [self.kernel[1:], self.dtype, f"d{self.head_dim}", f"page{self.page_size}", *extras]
+        return "-".join([*parts, f"sm_{self.architecture}"])
+
+
+def _variants() -> list[Variant]:
+    plain = AttentionOptions(0.1, 0, 0.0)
+    chosen = [
+        ("tree_attention", "_attend", "bfloat16", head_dim, 16, plain, architecture)
+        for head_dim in (128, 256, 64)
+        for architecture in ARCHITECTURES
+    ]
+    chosen += [
+        ("tree_attention", "_attend", "float16", 80, 1, AttentionOptions(0.1, 512, 0.0), 90),
+        ("tree_attention", "_attend", "bfloat16", 128, 64, AttentionOptions(0.1, 512, 30.0), 90),
+        ("tree_attention", "_attend", "float32", 128, 16, plain, 90),
+    ]
+    chosen += [
+        (op, kernel, "bfloat16", 128, 16, plain, architecture)
+        for op, kernels in KERNELS.items()
+        for kernel in kernels
+        for architecture in ARCHITECTURES
+        if kernel != "_attend"
+    ]
+    return [Variant(*each) for each in chosen]
+
+
+VARIANTS = _variants()
+
+
+class _Recorder:
+    """Stands in for a kernel and keeps what it is called with."""
+
+    def __getitem__(self, grid: tuple[int, ...]) -> _Recorder:
+        return self
+
+    def __call__(self, *args: Any, **keywords: Any) -> None:
+        self.args, self.keywords = args, keywords
+
+
+def call_of(variant: Variant) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """The kernel and the arguments with which its launcher calls it."""
+    module = import_module(f"tts_kernels.triton.{variant.op}")
+    kernel, recorder = getattr(module, variant.kernel), _Recorder()
+    kept = {name: getattr(module, name) for name in KERNELS[variant.op]}
+    for name in kept:
+        setattr(module, name, _Recorder())
+    setattr(module, variant.kernel, recorder)
+    dtype = getattr(torch, variant.dtype)
+    pages = torch.empty((1, 64, 8, variant.page_size, variant.head_dim), dtype=dtype)
+    rows = torch.empty((64, 8, variant.head_dim), dtype=dtype)
+    numbers = torch.empty((64, 2), dtype=torch.int32)
+    launcher = getattr(module, variant.op)
+    if variant.op == "append_kv":
+        launcher(rows, rows, pages[0], pages[0], numbers[:, 0])
+    elif variant.op == "copy_pages":
+        launcher(pages, pages, numbers)
+    elif variant.op == "gather_kv":
+        launcher(pages[0], pages[0], numbers[:, 0], rows, rows)
+    else:
+        capacity = WorkCapacity(64, 64, 64, 64, 64)
+        work = torch.empty(WorkLayout.of(capacity).end, dtype=torch.int32)
+        q = torch.empty((64, 32, variant.head_dim), dtype=dtype)
+        launch = WorkLaunch(work, torch.empty(1), capacity, 64, 64)
+        launcher(q, pages[0], pages[0], launch, variant.options, q, torch.empty(1))
+    for name, original in kept.items():
+        setattr(module, name, original)
+    return kernel, recorder.args, recorder.keywords
+
+
+def compile_variant(variant: Variant) -> dict[str, Any]:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel, args, keywords = call_of(variant)
+    options = {name: keywords.pop(name) for name in ("num_warps", "num_stages") if name in keywords}
+    values = dict(zip(kernel.arg_names, args, strict=False)) | keywords
+    signature: dict[str, Any] = {}
+    constants: dict[tuple[int, ...], Any] = {}
+    attributes: dict[tuple[int, ...], Any] = {}
+
+    def specialize(value: Any, path: tuple[int, ...], wanted: bool) -> Any:
+        """The type of an argument as a call of the kernel sees it: 1 and multiples of 16 are special."""
+        if isinstance(value, tuple):
+            return tuple(specialize(each, (*path, i), wanted) for i, each in enumerate(value))
+        if isinstance(value, float):
+            return "fp32"
+        if isinstance(value, int) and wanted and value == 1:
+            constants[path] = 1
+            return "constexpr"
+        if isinstance(value, torch.Tensor) or (wanted and value % 16 == 0):
+            attributes[path] = [["tt.divisibility", 16]]
+        return _POINTERS[value.dtype] if isinstance(value, torch.Tensor) else "i32"
+
+    for i, parameter in enumerate(kernel.params):
+        value = values[parameter.name]
+        if parameter.is_constexpr:
+            signature[parameter.name], constants[(i,)] = "constexpr", value
+        else:
+            signature[parameter.name] = specialize(value, (i,), not parameter.do_not_specialize)
+    source = ASTSource(kernel, signature, constants, attributes)
+    target = GPUTarget("cuda", variant.architecture, 32)
+    compiled = triton.compile(source, target=target, options=options)
+    ptx = compiled.asm["ptx"]
+    operations = ("mma.sync", "wgmma.mma_async", "tcgen05.mma", "cp.async.cg", "ld.global.v4", "st.global.v4")
+    return {
+        "cubin": len(compiled.asm["cubin"]),
+        "shared": compiled.metadata.shared,
+        "stack": stack_bytes(compiled.asm["cubin"], Path(triton.__file__).parent),
+        "ptx": {operation: ptx.count(operation) for operation in operations},
+    }
+
+
+def stack_bytes(cubin: bytes, triton_folder: Path) -> int:
+    """Memory of a thread for what registers do not hold, by the tool that comes with Triton."""
+    tool = triton_folder / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        done = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True)
+    return max(map(int, re.findall(r"STACK:(\d+)", done.stdout)))
+
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(2) as pool:
+        results = pool.map(compile_variant, VARIANTS)
+        json.dump({v.name: result for v, result in zip(VARIANTS, results, strict=True)}, sys.stdout)
