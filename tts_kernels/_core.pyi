@@ -66,6 +66,31 @@ def plan(
     query_block: int,
 ) -> tuple[Int32Array, Int32Array, Int32Array, Int32Array, Int32Array, int, int]: ...
 
+class WorkPlanner:
+    def __init__(
+        self,
+        num_kv_heads: int,
+        group: int,
+        head_dim: int,
+        kv_bytes: int,
+        max_height: int,
+        num_sms: int,
+        page_size: int,
+        num_pages: int,
+        branch_invariant: bool,
+    ) -> None: ...
+    @property
+    def advanced(self) -> bool: ...
+    def update(
+        self,
+        block_tables: Int32Array,
+        lengths: Int32Array,
+        query_lens: Int32Array,
+        page_size: int,
+        capacity: tuple[int, int, int, int, int] | None,
+    ) -> list[int]: ...
+    def write(self, buffer: int, size: int, capacity: tuple[int, int, int, int, int]) -> int: ...
+
 class KVView:
     def __init__(
         self,

@@ -75,10 +75,12 @@ def plan(
         TypeError: an argument is not an int32 CPU tensor or array.
         ValueError: a shape, a length, a query length or a page id is out of range.
     """
-    tables = _int32("block_tables", block_tables)
-    queries = np.ones(tables.shape[:1], np.int32) if query_lens is None else _int32("query_lens", query_lens)
+    tables = int32_array("block_tables", block_tables)
+    queries = (
+        np.ones(tables.shape[:1], np.int32) if query_lens is None else int32_array("query_lens", query_lens)
+    )
     *arrays, unique_pages, logical_pages = _core.plan(
-        tables, _int32("lengths", lengths), queries, page_size, query_block
+        tables, int32_array("lengths", lengths), queries, page_size, query_block
     )
     order, position, pages, segments, blocks = (torch.from_numpy(array) for array in arrays)
     return TreePlan(
@@ -86,7 +88,7 @@ def plan(
     )
 
 
-def _int32(name: str, value: torch.Tensor | Int32Array) -> Int32Array:
+def int32_array(name: str, value: torch.Tensor | Int32Array) -> Int32Array:
     if isinstance(value, torch.Tensor):
         if value.device.type != "cpu":
             raise TypeError(f"{name}: got a tensor on {value.device}, expected the CPU; pass {name}.cpu()")

@@ -1,6 +1,7 @@
 // Arguments as Python gives them. They are checked inside the bound function, where an error can name them.
 #pragma once
 
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "common/error.h"
+#include "tree/branch_order.h"
 
 namespace tts {
 
@@ -31,6 +33,12 @@ void append_integers(pybind11::handle values, ArgumentName name, T low, std::vec
 
 // The items of any iterable but an array: a copy, so that no item can vanish while it is read.
 pybind11::tuple to_items(pybind11::handle values, ArgumentName name, const char* expected);
+
+// The tables of a planner, their shapes checked: [B, P], [B], [B].
+BranchTables branch_tables(const pybind11::array_t<int32_t, pybind11::array::c_style>& block_tables,
+                           const pybind11::array_t<int32_t, pybind11::array::c_style>& lengths,
+                           const pybind11::array_t<int32_t, pybind11::array::c_style>& query_lens,
+                           int64_t page_size);
 
 // Parameters that show in the signature as what they should be, and take anything.
 struct Int {

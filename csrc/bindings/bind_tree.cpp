@@ -87,21 +87,9 @@ std::optional<std::pair<int64_t, int32_t>> match(const KVTree& tree, const Ints&
 
 py::tuple plan_arrays(const Array& block_tables, const Array& lengths, const Array& query_lens,
                       const Int& page_size, const Int& query_block) {
-  require(block_tables.ndim() == 2, "block_tables: got ", block_tables.ndim(), " dimensions, expected 2");
-  const auto check_per_branch = [&](const Array& array, const char* name) {
-    require(array.ndim() == 1 && array.shape(0) == block_tables.shape(0), name, ": got ",
-            py::str(array.attr("shape")).cast<std::string>(), ", expected (", block_tables.shape(0),
-            ",), one entry a row of block_tables");
-  };
-  check_per_branch(lengths, "lengths");
-  check_per_branch(query_lens, "query_lens");
-  const TreePlan plan = tts::plan({.block_tables = block_tables.data(),
-                                   .lengths = lengths.data(),
-                                   .query_lens = query_lens.data(),
-                                   .num_branches = block_tables.shape(0),
-                                   .table_width = block_tables.shape(1),
-                                   .page_size = page_size.get("page_size"),
-                                   .query_block = query_block.get("query_block")});
+  const TreePlan plan =
+      tts::plan({branch_tables(block_tables, lengths, query_lens, page_size.get("page_size")),
+                 query_block.get("query_block")});
   return py::make_tuple(to_array(plan.query_order), to_array(plan.query_position), to_array(plan.pages),
                         to_array(plan.segments), to_array(plan.blocks), plan.unique_pages,
                         plan.logical_pages);

@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 namespace tts {
-void bind_tree(pybind11::module_& m);  // bind_tree.cpp: KVTree, plan
-void bind_cpu(pybind11::module_& m);   // bind_cpu.cpp: CPU kernels and ISA selection
+void bind_tree(pybind11::module_& m);
+void bind_work_plan(pybind11::module_& m);  // bind_tree.cpp: KVTree, plan
+void bind_cpu(pybind11::module_& m);        // bind_cpu.cpp: CPU kernels and ISA selection
 }  // namespace tts

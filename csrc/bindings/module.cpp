@@ -8,5 +8,6 @@ PYBIND11_MODULE(_core, m) {
   // Lives as long as the module: the exception type must outlive every frame that may raise it.
   py::register_exception<tts::OutOfPages>(m, "OutOfPages", PyExc_RuntimeError);
   tts::bind_tree(m);
+  tts::bind_work_plan(m);
   tts::bind_cpu(m);
 }

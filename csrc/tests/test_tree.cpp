@@ -114,13 +114,13 @@ struct Walk {
       query_lens.push_back(draw(random, 0, tokens.size()));
       rows.insert(rows.end(), query_lens.back(), lengths.size() - 1);
     }
-    const TreePlan plan = tts::plan({.block_tables = tables.data(),
-                                     .lengths = lengths.data(),
-                                     .query_lens = query_lens.data(),
-                                     .num_branches = static_cast<int64_t>(branches.size()),
-                                     .table_width = kNumPages,
-                                     .page_size = kPageSize,
-                                     .query_block = draw(random, 1, 40)});
+    const TreePlan plan = tts::plan({{.block_tables = tables.data(),
+                                      .lengths = lengths.data(),
+                                      .query_lens = query_lens.data(),
+                                      .num_branches = static_cast<int64_t>(branches.size()),
+                                      .table_width = kNumPages,
+                                      .page_size = kPageSize},
+                                     draw(random, 1, 40)});
     CHECK(plan.query_order.size() == rows.size());
     std::vector<int32_t> listed(rows.size(), 0);
     for (const Segment& segment : plan.segments) {

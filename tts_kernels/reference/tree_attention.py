@@ -16,6 +16,7 @@ def tree_attention(
     lengths: Tensor,
     query_lens: Tensor,
     *,
+    page_size: int = 16,
     scale: float | None = None,
     window: int | None = None,
     logits_soft_cap: float | None = None,
@@ -35,7 +36,7 @@ def tree_attention(
     scale = q.shape[2] ** -0.5 if scale is None else scale
     rows = torch.split(q.double(), query_lens.tolist())
     for q_branch, table, length in zip(rows, block_tables, lengths.tolist(), strict=True):
-        k, v = gather_kv(k_slots.double(), v_slots.double(), table, length)
+        k, v = gather_kv(k_slots.double(), v_slots.double(), table, length, page_size)
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
         s = torch.einsum("qhd,khd->hqk", q_branch, k) * scale
         if logits_soft_cap is not None:

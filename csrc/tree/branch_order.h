@@ -1,0 +1,37 @@
+// Block tables as the planners take them, and the depth-first order that makes shared pages contiguous.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace tts {
+
+struct BranchTables {
+  const int32_t* block_tables;  // [num_branches, table_width], pages of each branch; the rest is not read
+  const int32_t* lengths;       // [num_branches] tokens of K and V, those of the queries included
+  const int32_t* query_lens;    // [num_branches] the last so many tokens of the branch are queries; may be 0
+  int64_t num_branches;
+  int64_t table_width;
+  int64_t page_size;
+};
+
+// A branch that has queries.
+struct BranchRow {
+  const int32_t* pages;
+  int32_t num_pages;
+  int32_t length;
+  int32_t num_queries;
+  int32_t first_query;  // row of q
+};
+
+inline constexpr int64_t kAnyPool = int64_t{1} << 31;  // of unknown size: every int32 is a page id
+
+// One row a branch that has queries, in argument order; rows of q are branch-major. Throws ArgumentError.
+std::vector<BranchRow> checked_rows(const BranchTables& tables, int64_t num_pages_of_pool = kAnyPool);
+
+// Sorts rows depth-first: a stable partition by the page in the first column where rows differ, then again
+// within each part. Returns for each row how many leading pages it shares with the row before it (0 for the
+// first).
+std::vector<int32_t> sort_depth_first(std::vector<BranchRow>& rows);
+
+}  // namespace tts

@@ -1,0 +1,208 @@
+#include "tree/work_list.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+namespace tts {
+namespace {
+
+// Room behind the end of a path, so that a plan serves that many steps before it is made anew.
+constexpr int64_t kTailTokens = 64;
+// Shorter splits cost more in partial results than they gain in balance.
+constexpr int64_t kLeastSplitTokens = 64;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t tail_pages(const WorkRun& run, int64_t page_size) {
+  return run.tail ? ceil_div(kTailTokens, page_size) : 0;
+}
+
+// The rows of a run, row = query * group + head, and how they are cut.
+struct RunShape {
+  int64_t row_begin;
+  int64_t row_end;
+  int64_t tile;           // rows of a tile, but for the last
+  int32_t height;         // of those tiles
+  int32_t last_height;    // of the last
+  int32_t split_columns;  // but for the last split
+  int64_t splits;
+
+  RunShape(const WorkRun& run, const WorkCut& cut, const WorkShape& shape, int64_t page_size)
+      : row_begin(int64_t{run.query_begin} * shape.group), row_end(int64_t{run.query_end} * shape.group) {
+    const int64_t rows = row_end - row_begin;
+    height = cut.height ? cut.height : tile_height(rows, shape.max_height);
+    tile = height;
+    const int64_t rest = rows % tile;
+    last_height = cut.height || rest == 0 ? height : tile_height(rest, shape.max_height);
+    const int32_t columns = run.column_end - run.column_begin;
+    const double tokens = std::max<double>(kLeastSplitTokens, cut.split_ns / WorkCost(shape).token(height));
+    const double most = std::max(1.0, tokens / static_cast<double>(page_size));
+    splits = most >= columns ? 1 : ceil_div(columns, static_cast<int64_t>(most));
+    split_columns = static_cast<int32_t>(ceil_div(columns, splits));
+    splits = ceil_div(columns, split_columns);
+  }
+  int64_t rows() const { return row_end - row_begin; }
+  int64_t tiles() const { return ceil_div(rows(), tile); }
+};
+
+class Builder {
+ public:
+  Builder(const OrderedBranches& branches, const WorkShape& shape, int64_t page_size)
+      : shape_(shape), page_size_(page_size) {
+    for (size_t r = 0; r < branches.rows.size(); ++r) {
+      const BranchRow& row = branches.rows[r];
+      for (int32_t q = 0; q < row.num_queries; ++q) {
+        list_.query_order.push_back(row.first_query + q);
+        list_.query_position.push_back(row.length - row.num_queries + q);
+      }
+    }
+    tails_.resize(branches.num_queries(), {-1, -1, 0, 0});
+  }
+
+  void add(const WorkRun& run, const WorkCut& cut) {
+    const RunShape s(run, cut, shape_, page_size_);
+    const auto page_offset = static_cast<int32_t>(list_.pages.size());
+    list_.pages.insert(list_.pages.end(), run.pages + run.column_begin, run.pages + run.column_end);
+    list_.pages.resize(list_.pages.size() + tail_pages(run, page_size_), 0);
+    const auto first_item = static_cast<int32_t>(list_.items.size());
+    int32_t last_split_item = first_item;
+    for (int32_t column = run.column_begin; column < run.column_end; column += s.split_columns) {
+      last_split_item = static_cast<int32_t>(list_.items.size());
+      int32_t base = kDirect;
+      if (!run.whole_path || s.splits > 1) {
+        base = static_cast<int32_t>(list_.partials - s.row_begin);
+        list_.partials += static_cast<int32_t>(s.rows());
+      }
+      const int32_t stop = std::min(column + s.split_columns, run.column_end);
+      add_tiles(s, page_offset + column - run.column_begin, column, stop, base);
+      if (base != kDirect) add_merges(run, column, base);
+    }
+    if (run.tail) {
+      const auto begin = static_cast<int32_t>(list_.tail_items.size());
+      for (auto i = last_split_item; i < static_cast<int32_t>(list_.items.size()); ++i) {
+        list_.tail_items.push_back(i);
+      }
+      tails_[run.query_begin] = {page_offset + run.column_end - run.column_begin,
+                                 static_cast<int32_t>(list_.pages.size()), begin,
+                                 static_cast<int32_t>(list_.tail_items.size())};
+    }
+  }
+
+  WorkList finish() {
+    sort_items();
+    sort_merges();
+    const bool all =
+        std::all_of(tails_.begin(), tails_.end(), [](const auto& t) { return t.next_page >= 0; });
+    if (all) list_.tails = std::move(tails_);
+    return std::move(list_);
+  }
+
+ private:
+  void add_tiles(const RunShape& s, int32_t page_offset, int32_t column, int32_t stop, int32_t base) {
+    const int64_t first_position = column * page_size_;
+    const int64_t limit = (stop - column) * page_size_;
+    for (int64_t row = s.row_begin; row < s.row_end; row += s.tile) {
+      const int64_t row_end = std::min(row + s.tile, s.row_end);
+      const auto [least, most] =
+          std::minmax_element(list_.query_position.begin() + row / shape_.group,
+                              list_.query_position.begin() + ceil_div(row_end, shape_.group));
+      const int64_t tokens = std::min(limit, *most + 1 - first_position);
+      if (tokens <= 0) continue;  // all rows end before
+      const int64_t unmasked = std::clamp<int64_t>(*least + 1 - first_position, 0, tokens);
+      list_.items.push_back({page_offset, static_cast<int32_t>(first_position), static_cast<int32_t>(tokens),
+                             static_cast<int32_t>(unmasked), static_cast<int32_t>(row),
+                             static_cast<int32_t>(row_end), base,
+                             row_end - row == s.tile ? s.height : s.last_height});
+    }
+  }
+
+  void add_merges(const WorkRun& run, int32_t column, int32_t base) {
+    for (int32_t query = run.query_begin; query < run.query_end; ++query) {
+      if (list_.query_position[query] >= column * page_size_) merges_.emplace_back(query, base);
+    }
+  }
+
+  // The most expensive first, so that the device is not left waiting for one that starts late.
+  void sort_items() {
+    const WorkCost cost(shape_);
+    std::vector<std::pair<double, int32_t>> keys;  // (- ns, item)
+    keys.reserve(list_.items.size());
+    for (const WorkItem& item : list_.items) {
+      keys.emplace_back(-item.num_tokens * cost.token(item.height), static_cast<int32_t>(keys.size()));
+    }
+    std::sort(keys.begin(), keys.end());
+    std::vector<WorkItem> sorted;
+    sorted.reserve(keys.size());
+    std::vector<int32_t> place(keys.size());
+    for (const auto& [ns, item] : keys) {
+      place[item] = static_cast<int32_t>(sorted.size());
+      sorted.push_back(list_.items[item]);
+    }
+    list_.items = std::move(sorted);
+    for (int32_t& item : list_.tail_items) item = place[item];
+  }
+
+  // Counting sort by query; each query's stay in the order of its path.
+  void sort_merges() {
+    if (merges_.empty()) return;
+    std::vector<int32_t>& begin = list_.merge_begin;
+    begin.assign(list_.query_order.size() + 1, 0);
+    for (const auto& [query, base] : merges_) ++begin[query + 1];
+    std::partial_sum(begin.begin(), begin.end(), begin.begin());
+    std::vector<int32_t> next(begin.begin(), begin.end() - 1);
+    list_.merge_base.resize(merges_.size());
+    for (const auto& [query, base] : merges_) list_.merge_base[next[query]++] = base;
+  }
+
+  WorkShape shape_;
+  int64_t page_size_;
+  WorkList list_;
+  std::vector<WorkList::Tail> tails_;
+  std::vector<std::pair<int32_t, int32_t>> merges_;  // (query, base)
+};
+
+}  // namespace
+
+WorkCounts WorkList::counts() const {
+  return {static_cast<int64_t>(items.size()), static_cast<int64_t>(query_order.size()),
+          static_cast<int64_t>(merge_base.size()), static_cast<int64_t>(pages.size()), partials};
+}
+
+WorkEstimate estimate(const std::vector<WorkRun>& runs, const WorkCut& cut, const WorkShape& shape,
+                      int64_t page_size) {
+  const WorkCost cost(shape);
+  WorkEstimate result{0, 0, {}};
+  double work = 0;  // ns of one multiprocessor for one KV head
+  for (const WorkRun& run : runs) {
+    const RunShape s(run, cut, shape, page_size);
+    const int64_t columns = run.column_end - run.column_begin;
+    const double longest = static_cast<double>(s.split_columns * page_size) * cost.token(s.height);
+    result.tile_ns = std::max(result.tile_ns, longest + WorkCost::kItem);
+    work += s.splits * s.tiles() * WorkCost::kItem;
+    work += static_cast<double>(columns * page_size) *
+            ((s.tiles() - 1) * cost.token(s.height) + cost.token(s.last_height));
+    result.counts.items += s.splits * s.tiles();
+    result.counts.queries = std::max<int64_t>(result.counts.queries, run.query_end);
+    result.counts.pages += columns + tail_pages(run, page_size);
+    if (!run.whole_path || s.splits > 1) {
+      result.counts.partials += s.splits * s.rows();
+      result.counts.merges += s.splits * (run.query_end - run.query_begin);
+    }
+  }
+  work += static_cast<double>(result.counts.partials) * cost.partial_row();
+  // Tiles start longest first; the last ones leave half of a long one idle.
+  const double attention =
+      std::max(result.tile_ns, work * shape.num_kv_heads / shape.num_sms + result.tile_ns / 2);
+  result.ns = attention + (result.counts.partials > 0 ? WorkCost::kMergeLaunch : 0);
+  return result;
+}
+
+WorkList lay_out(const OrderedBranches& branches, const std::vector<WorkRun>& runs, const WorkCut& cut,
+                 const WorkShape& shape, int64_t page_size) {
+  Builder builder(branches, shape, page_size);
+  for (const WorkRun& run : runs) builder.add(run, cut);
+  return builder.finish();
+}
+
+}  // namespace tts

@@ -1,0 +1,193 @@
+#include "tree/work_plan.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "common/error.h"
+
+namespace tts {
+namespace {
+
+bool fits(const WorkCounts& counts, const WorkCapacity& capacity) {
+  return counts.items <= capacity.items && counts.queries <= capacity.queries &&
+         counts.merges <= capacity.merges && counts.pages <= capacity.pages &&
+         counts.partials <= capacity.partials;
+}
+
+// The schedule with the least estimated time among those that fit.
+class Choice {
+ public:
+  Choice(const WorkShape& shape, int64_t page_size, const WorkCapacity& capacity)
+      : shape_(shape), page_size_(page_size), capacity_(capacity) {}
+
+  void consider(const std::vector<WorkRun>& runs, const WorkCut& cut) {
+    take(runs, cut, estimate(runs, cut, shape_, page_size_));
+  }
+
+  // Splits of the longest tile's time, half of it, a quarter and so on.
+  void consider_splits(const std::vector<WorkRun>& runs) {
+    WorkCut cut;
+    WorkEstimate e = estimate(runs, cut, shape_, page_size_);
+    take(runs, cut, e);
+    const double start = e.tile_ns;
+    for (double part = 2; start / part > WorkCost::kItem; part *= 2) {
+      cut.split_ns = start / part;
+      e = estimate(runs, cut, shape_, page_size_);
+      take(runs, cut, e);
+    }
+  }
+
+  WorkList lay_out(const OrderedBranches& branches) const {
+    if (!runs_) refuse();
+    return tts::lay_out(branches, *runs_, cut_, shape_, page_size_);
+  }
+
+ private:
+  void take(const std::vector<WorkRun>& runs, const WorkCut& cut, const WorkEstimate& e) {
+    if (!fits(e.counts, capacity_)) {
+      if (!smallest_ || e.counts.pages + e.counts.partials < smallest_->pages + smallest_->partials) {
+        smallest_ = e.counts;
+      }
+      return;
+    }
+    if (!runs_ || e.ns < ns_) {
+      runs_ = &runs;
+      cut_ = cut;
+      ns_ = e.ns;
+    }
+  }
+
+  [[noreturn]] void refuse() const {
+    const auto each = [](const auto& c) {
+      return concat(c.items, " items, ", c.queries, " queries, ", c.merges, " merges, ", c.pages, " pages, ",
+                    c.partials, " partials");
+    };
+    throw ArgumentError(concat("capacity: got room for ", each(capacity_), ", but these branches need ",
+                               each(*smallest_), "; plan with a larger capacity (and capture graphs anew)"));
+  }
+
+  const WorkShape& shape_;
+  int64_t page_size_;
+  WorkCapacity capacity_;
+  const std::vector<WorkRun>* runs_ = nullptr;
+  WorkCut cut_;
+  double ns_ = 0;
+  std::optional<WorkCounts> smallest_;
+};
+
+template <class T>
+void put(int32_t* buffer, int64_t offset, const std::vector<T>& part) {
+  if (!part.empty()) std::memcpy(buffer + offset, part.data(), part.size() * sizeof(T));
+}
+
+}  // namespace
+
+WorkPlanner::WorkPlanner(const WorkShape& shape, int64_t page_size, int64_t num_pages, bool branch_invariant)
+    : shape_(shape), page_size_(page_size), num_pages_(num_pages), branch_invariant_(branch_invariant) {}
+
+void WorkPlanner::update(const BranchTables& tables, const std::optional<WorkCapacity>& capacity) {
+  const bool room = !capacity || fits(list_.counts(), *capacity);
+  if (room && advance(tables)) {
+    advanced_ = true;
+    return;
+  }
+  list_ = make(tables, capacity);
+  advanced_ = false;
+  remember(tables);
+}
+
+WorkList WorkPlanner::make(const BranchTables& tables, const std::optional<WorkCapacity>& capacity) const {
+  const OrderedBranches branches(checked_rows(tables, num_pages_));
+  const int64_t most = std::numeric_limits<int32_t>::max();
+  Choice choice(shape_, page_size_, capacity.value_or(WorkCapacity{most, most, most, most, most}));
+  if (branch_invariant_) {
+    const std::vector<WorkRun> chunks = chunk_runs(branches, page_size_);
+    choice.consider(chunks, {.height = std::min(64, shape_.max_height)});
+    return choice.lay_out(branches);
+  }
+  const std::vector<WorkRun> shared = shared_runs(branches, shape_, page_size_);
+  const std::vector<WorkRun> plain = plain_runs(branches);
+  choice.consider_splits(shared);
+  choice.consider_splits(plain);
+  return choice.lay_out(branches);
+}
+
+// True if `tables` are those of the plan with longer tails, and the room behind the tails takes them: then
+// the plan is theirs.
+bool WorkPlanner::advance(const BranchTables& tables) {
+  const auto num_branches = static_cast<int64_t>(known_lengths_.size());
+  if (list_.tails.empty() || tables.num_branches != num_branches || tables.page_size != page_size_)
+    return false;
+  const auto pages_of = [&](int64_t length) { return (length + page_size_ - 1) / page_size_; };
+  for (int64_t i = 0; i < num_branches; ++i) {
+    const int64_t b = list_.query_order[i];  // one query a branch
+    const int32_t* pages = tables.block_tables + b * tables.table_width;
+    const int64_t length = tables.lengths[b];
+    const int64_t old_pages = pages_of(known_lengths_[b]);
+    const int64_t new_pages = pages_of(length);
+    const WorkList::Tail& tail = list_.tails[i];
+    if (tables.query_lens[b] != 1 || length < known_lengths_[b] || length > tables.table_width * page_size_ ||
+        new_pages - old_pages > tail.pages_end - tail.next_page ||
+        std::memcmp(pages, &known_tables_[b * known_width_], old_pages * sizeof(int32_t)) != 0) {
+      return false;
+    }
+    for (int64_t column = old_pages; column < new_pages; ++column) {
+      if (pages[column] < 0 || pages[column] >= num_pages_) return false;
+    }
+  }
+  for (int64_t i = 0; i < num_branches; ++i) {
+    const int64_t b = list_.query_order[i];
+    const int32_t* pages = tables.block_tables + b * tables.table_width;
+    const int32_t length = tables.lengths[b];
+    WorkList::Tail& tail = list_.tails[i];
+    for (int64_t column = pages_of(known_lengths_[b]); column < pages_of(length); ++column) {
+      list_.pages[tail.next_page++] = pages[column];
+      known_tables_[b * known_width_ + column] = pages[column];
+    }
+    known_lengths_[b] = length;
+    list_.query_position[i] = length - 1;
+    for (int32_t t = tail.item_begin; t < tail.item_end; ++t) {
+      WorkItem& item = list_.items[list_.tail_items[t]];
+      item.num_tokens = item.num_unmasked = length - item.first_position;
+    }
+  }
+  return true;
+}
+
+void WorkPlanner::remember(const BranchTables& tables) {
+  if (list_.tails.empty()) return;
+  int32_t room = 0;  // pages behind the tails
+  for (const WorkList::Tail& tail : list_.tails) room = std::max(room, tail.pages_end - tail.next_page);
+  known_width_ = tables.table_width + room;
+  known_lengths_.assign(tables.lengths, tables.lengths + tables.num_branches);
+  known_tables_.assign(tables.num_branches * known_width_, -1);
+  for (int64_t b = 0; b < tables.num_branches; ++b) {
+    const int32_t* pages = tables.block_tables + b * tables.table_width;
+    std::copy(pages, pages + tables.table_width, &known_tables_[b * known_width_]);
+  }
+}
+
+int64_t WorkPlanner::write(int32_t* buffer, const WorkCapacity& capacity) const {
+  const WorkLayout at(capacity);
+  const WorkCounts n = counts();
+  std::fill(buffer, buffer + at.items, 0);
+  for (const int64_t count : {n.items, n.queries, n.merges, n.pages, n.partials}) {
+    *buffer++ = static_cast<int32_t>(count);
+  }
+  buffer -= 5;
+  put(buffer, at.items, list_.items);
+  put(buffer, at.query_order, list_.query_order);
+  put(buffer, at.query_position, list_.query_position);
+  if (list_.merge_begin.empty()) {
+    std::fill_n(buffer + at.merge_begin, n.queries + 1, 0);
+  } else {
+    put(buffer, at.merge_begin, list_.merge_begin);
+  }
+  put(buffer, at.merge_base, list_.merge_base);
+  put(buffer, at.pages, list_.pages);
+  return at.pages + n.pages;
+}
+
+}  // namespace tts
