@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benches.gpu.trees import HEAD_DIM, PAGE, Heads, Tree
-from tts_kernels import DevicePlanner, tree_attention
+from tts_kernels import DevicePlanner, backend, tree_attention
 
 Call = Callable[[], Tensor]
 WORKSPACE_BYTES = 512 << 20  # of FlashInfer, four times what it recommends: partial results of 1,024 queries
@@ -83,25 +83,36 @@ def planner(case: Case, **options: object) -> DevicePlanner:
     )
 
 
-def ours(case: Case, backend: str) -> Call:
-    with forced(backend):
+def ours(case: Case, on: str) -> Call:
+    with forced(on):
         plan = planner(case).update(case.tables, case.lengths)
 
     def call() -> Tensor:
-        with forced(backend):
+        with forced(on):
             return tree_attention(case.q, case.k_pages, case.v_pages, plan)[0]
 
     return call
 
 
 @contextmanager
-def forced(backend: str) -> Iterator[None]:
-    """Our kernels run on that backend."""
-    os.environ["TTS_KERNELS_BACKEND"] = backend
+def forced(name: str) -> Iterator[None]:
+    """Our operators and planners choose that backend."""
+    before = os.environ.get("TTS_KERNELS_BACKEND")
+    os.environ["TTS_KERNELS_BACKEND"] = name
+    _forget_choices()
     try:
         yield
     finally:
         del os.environ["TTS_KERNELS_BACKEND"]
+        if before is not None:
+            os.environ["TTS_KERNELS_BACKEND"] = before
+        _forget_choices()
+
+
+def _forget_choices() -> None:
+    """The environment is read once otherwise."""
+    backend.choose.cache_clear()
+    backend._launcher.cache_clear()
 
 
 def flashinfer_decode(case: Case, *, tensor_cores: bool) -> Call:

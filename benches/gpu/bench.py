@@ -33,7 +33,7 @@ WRONG = 1e-2
 FLEX_SECONDS = 8  # FlexAttention compiles anew for every shape; it takes part while each entry has that long
 
 METHODS: dict[str, Callable[[Case], Call]] = {
-    **{backend: partial(baselines.ours, backend=backend) for backend in BACKENDS},
+    **{backend: partial(baselines.ours, on=backend) for backend in BACKENDS},
     **{f"{backend} graph": lambda c, b=backend: graphed(baselines.ours(c, b)) for backend in BACKENDS},
     "flashinfer decode": partial(baselines.flashinfer_decode, tensor_cores=False),
     "flashinfer decode, tensor cores": partial(baselines.flashinfer_decode, tensor_cores=True),
