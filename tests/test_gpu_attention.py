@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from benches.gpu.baselines import forced
-from benches.gpu.timing import no_host_sync
 from torch import Tensor
 
+from benches.gpu.baselines import forced
+from benches.gpu.timing import no_host_sync
 from tts_kernels import (
     DevicePlan,
     DevicePlanner,
@@ -35,7 +35,7 @@ def _backend(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 class Search:
-    """Branches over a pool whose every slot holds random keys and values, so that growing needs no appends."""
+    """Branches over a pool whose slots all hold random keys and values, so that growing needs no appends."""
 
     def __init__(self, prompt: int = 300, branches: int = 6) -> None:
         generator = torch.Generator().manual_seed(0)

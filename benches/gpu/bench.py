@@ -111,7 +111,7 @@ def plan_times(case: Case) -> dict[str, Any]:
     steps = [case.step(i) for i in range(PAGE - 1)]
     planners[0].update(*steps[-1])
     incremental = host_seconds(lambda i: planners[0].update(*steps[i % len(steps)]), 60)
-    return {"full": full, "incremental": incremental}
+    return {"full": full, "incremental": incremental, "advanced": planners[0].advanced}
 
 
 def graph_step(tree: Tree, heads: Heads) -> dict[str, Any]:
