@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip("needs a CUDA GPU"))
+                item.add_marker(pytest.mark.skip("needs an NVIDIA GPU"))
 
 
 @pytest.fixture

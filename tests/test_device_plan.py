@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from torch import Tensor
 
-from tts_kernels import DevicePlan, DevicePlanner, KVTree, WorkCapacity, reference
+from tts_kernels import CapacityExceeded, DevicePlan, DevicePlanner, KVTree, WorkCapacity, reference
 
 DIRECT = -(2**31)
 HEAD_DIM = 8
@@ -324,7 +324,7 @@ def test_outgrown_capacity_leaves_the_plan_as_it_was() -> None:
     tables, lengths = decode_tables(4, 10, 2)
     plan = planner.update(tables, lengths)
     before = plan.work.clone()
-    with pytest.raises(ValueError, match=r"capacity: got room for 16 items, .* need .* 17 queries"):
+    with pytest.raises(CapacityExceeded, match=r"capacity: got room for 16 items, .* need .* 17 queries"):
         planner.update(*decode_tables(17, 1, 1))
     assert torch.equal(plan.work, before)
     pool.check(planner.update(tables, lengths + 1), tables, lengths + 1, torch.ones(4, dtype=torch.int32))

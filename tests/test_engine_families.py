@@ -174,7 +174,7 @@ def test_encoder_decoders_are_refused() -> None:
 def test_other_dtypes_devices_and_objects_are_refused() -> None:
     with pytest.raises(UnsupportedModel, match=r'load it with dtype="float32"'):
         TreeDecoder(tiny_model(dtype=torch.float16), byte_tokenizer(), kv_bytes=KV_BYTES)
-    with pytest.raises(UnsupportedModel, match="must be on the CPU, got meta"):
+    with pytest.raises(UnsupportedModel, match="on the CPU or on one GPU, got meta"):
         TreeDecoder(tiny_model().to("meta"), byte_tokenizer(), kv_bytes=KV_BYTES)
     with pytest.raises(TypeError, match="model must be a transformers causal language model, got Linear"):
         TreeDecoder(torch.nn.Linear(2, 2), byte_tokenizer(), kv_bytes=KV_BYTES)

@@ -171,7 +171,7 @@ REFUSED: list[tuple[type[Exception], str, Callable[[], object]]] = [
     (ValueError, "block_table.*got page -1", lambda: POOL.gather(0, ints(0, -1), 17)),
     (ValueError, "k_pages, v_pages.*shapes", lambda: gather_kv(POOL.v_pages[0], POOL.k_pages[0], ints(0), 1)),
     (TypeError, "k_pages, v_pages.*float16", lambda: copy_pages(K.half(), V.half(), ints(0, 1).view(1, 2))),
-    (ValueError, "head_dim: got 16", lambda: _gather_head_dim(16)),
+    (ValueError, "head_dim: got 288", lambda: _gather_head_dim(288)),
     (ValueError, "head_dim: got 272", lambda: _gather_head_dim(272)),
     (ValueError, "head_dim: got 40", lambda: _gather_head_dim(40)),
 ]

@@ -1,7 +1,7 @@
 """Shared-prefix KV storage and attention over search trees."""
 
 try:
-    from tts_kernels._core import Append, KVTree, OutOfPages, TreeStats
+    from tts_kernels._core import Append, CapacityExceeded, KVTree, OutOfPages, TreeStats
 except ModuleNotFoundError as missing:
     raise ImportError(
         f"{__path__[0]} lacks its compiled module, as a source tree does: run Python in another folder, or "
@@ -14,6 +14,7 @@ from tts_kernels.pool import KVPool
 
 __all__ = [
     "Append",
+    "CapacityExceeded",
     "DevicePlan",
     "DevicePlanner",
     "KVPool",

@@ -9,6 +9,7 @@ IntegerArray = npt.NDArray[np.integer]
 TILE_PAGES: int
 
 class OutOfPages(RuntimeError): ...  # noqa: N818
+class CapacityExceeded(ValueError): ...  # noqa: N818
 
 class Append:
     @property

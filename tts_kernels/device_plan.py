@@ -65,6 +65,28 @@ class WorkCapacity(NamedTuple):
         return 4 * (_round_up(self.work_ints()) + self.partial_floats(num_kv_heads, head_dim))
 
 
+class WorkLayout(NamedTuple):
+    """Where the parts of a work list lie in its int32 buffer, as WorkLayout of csrc/common/work_records.h."""
+
+    items: int
+    query_order: int
+    query_position: int
+    merge_begin: int
+    merge_base: int
+    pages: int
+    end: int
+
+    @classmethod
+    def of(cls, capacity: WorkCapacity) -> WorkLayout:
+        items = 16
+        query_order = items + 8 * capacity.items
+        query_position = query_order + capacity.queries
+        merge_begin = query_position + capacity.queries
+        merge_base = merge_begin + capacity.queries + 16
+        pages = merge_base + capacity.merges
+        return cls(items, query_order, query_position, merge_begin, merge_base, pages, pages + capacity.pages)
+
+
 class WorkLaunch(NamedTuple):
     """A work list as kernels take it; see `DevicePlan`."""
 
@@ -203,8 +225,8 @@ class DevicePlanner:
         the place of the one before: use a plan before the next update, on that stream.
 
         Raises:
-            TypeError, ValueError: an argument is out of range, or the plan outgrew a fixed capacity. The
-                plan before stays as it was.
+            TypeError, ValueError: an argument is out of range.
+            CapacityExceeded: the plan outgrew a fixed capacity. The plan before stays as it was.
         """
         tables = int32_array("block_tables", block_tables)
         queries = (

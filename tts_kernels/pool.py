@@ -6,32 +6,42 @@ import torch
 from torch import Tensor
 
 from tts_kernels.ops._common import DTYPES, PAGE_SIZE, page_layout
+from tts_kernels.ops._paged import PLAIN_DTYPES
 from tts_kernels.ops.append_kv import append_kv
 from tts_kernels.ops.copy_pages import copy_pages
 from tts_kernels.ops.gather_kv import gather_kv
 
 
 class KVPool:
-    """Pages of keys and values for all layers of a model, on the CPU.
+    """Pages of keys and values for all layers of a model.
 
-    Position p of a branch lives in slot p % 16 of page block_table[p // 16] (see `KVTree`). Pages are packed
-    for the kernels; `gather` gives plain tensors back. Memory is committed by the system as pages are first
-    written, and unwritten slots hold anything: no kernel lets them reach a result.
+    Position p of a branch lives in slot p % page_size of page block_table[p // page_size] (see `KVTree`).
+    Memory is committed as pages are first written on the CPU, at once on a GPU; unwritten slots hold anything:
+    no kernel lets them reach a result.
+
+    Pages are packed for the CPU kernels or plain, which GPU kernels read. Plain pages on the CPU are for trying
+    GPU code without a GPU: their operators run in Triton's interpreter (TRITON_INTERPRET=1), slowly. `gather`
+    gives plain tensors back from either.
 
     Args:
         num_layers, num_kv_heads: of the model, >= 1.
-        head_dim: a multiple of 16 from 32 to 256.
+        head_dim: packed, a multiple of 16 from 32 to 256; plain, a multiple of 8 from 16 to 256.
         num_pages: size of the pool in pages, or
         budget_bytes: size in bytes, of which whole pages are taken. Exactly one of the two.
-        dtype: torch.float32 or torch.bfloat16.
-        page_size: tokens of a page, 16.
+        dtype: torch.float32, torch.bfloat16, or for plain pages torch.float16.
+        page_size: tokens of a page; packed, 16.
+        device: "cpu", "cuda" or a torch.device.
+        layout: order in memory. "packed" (CPU only, its default); "HND", page after page, head after head,
+            token after token (default elsewhere); "NHD", heads inside tokens.
 
     Attributes:
-        k_pages, v_pages: [num_layers, num_pages, num_kv_heads, *packed page]; see csrc/cpu/kv_layout.h.
+        k_pages, v_pages: packed [num_layers, num_pages, num_kv_heads, *packed page], see
+            csrc/cpu/kv_layout.h; plain [num_layers, num_pages, num_kv_heads, page_size, head_dim], a view for
+            "NHD".
         page_bytes: bytes of one page over all layers, keys and values.
 
     Raises:
-        TypeError, ValueError: an argument is out of range.
+        TypeError, ValueError: an argument is out of range, or there is no such device.
         MemoryError: the system does not grant that much.
     """
 
@@ -45,31 +55,33 @@ class KVPool:
         budget_bytes: int | None = None,
         dtype: torch.dtype = torch.float32,
         page_size: int = PAGE_SIZE,
+        device: str | torch.device = "cpu",
+        layout: str | None = None,
     ) -> None:
-        integers = {"num_layers": num_layers, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
+        integers = {
+            "num_layers": num_layers,
+            "num_kv_heads": num_kv_heads,
+            "head_dim": head_dim,
+            "page_size": page_size,
+        }
         for name, value in (integers | {"num_pages": num_pages, "budget_bytes": budget_bytes}).items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
                 raise TypeError(f"{name}: got {value!r}, expected an int")
         for name, value in integers.items():
             if value < 1:
                 raise ValueError(f"{name}: got {value}, expected >= 1")
-        if not 32 <= head_dim <= 256 or head_dim % 16 != 0:
-            raise ValueError(f"head_dim: got {head_dim}, expected a multiple of 16 from 32 to 256")
-        if dtype not in DTYPES:
-            raise TypeError(f"dtype: got {dtype}, expected torch.float32 or torch.bfloat16")
-        if page_size != PAGE_SIZE:
-            raise ValueError(
-                f"page_size: got {page_size}, expected {PAGE_SIZE}, the only one of the CPU kernels"
-            )
+        device = _device(device)
+        self.layout = _layout(layout, device)
+        if self.layout == "packed":
+            _check_packed(head_dim, dtype, page_size)
+        else:
+            _check_plain(head_dim, dtype)
         self.page_bytes = 2 * num_layers * num_kv_heads * page_size * head_dim * dtype.itemsize
-        self.num_pages = _pages(num_pages, budget_bytes, self.page_bytes)
+        self.num_pages = _pages(num_pages, budget_bytes, self.page_bytes, page_size)
         self.num_layers, self.num_kv_heads, self.head_dim = num_layers, num_kv_heads, head_dim
         self.dtype, self.page_size = dtype, page_size
-        layout = page_layout(head_dim, dtype)
-        shape = (num_layers, self.num_pages, num_kv_heads)
         try:
-            self.k_pages = torch.empty((*shape, *layout.k_shape), dtype=dtype)
-            self.v_pages = torch.empty((*shape, *layout.v_shape), dtype=dtype)
+            self.k_pages, self.v_pages = self._allocate(device)
         except RuntimeError as cause:
             name, value = ("num_pages", num_pages) if budget_bytes is None else ("budget_bytes", budget_bytes)
             raise MemoryError(
@@ -78,6 +90,20 @@ class KVPool:
             ) from cause
         # Selecting a layer costs more than a microsecond and happens twice per layer and step.
         self._layers = tuple(zip(self.k_pages.unbind(0), self.v_pages.unbind(0), strict=True))
+
+    def _allocate(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        heads, page_size, head_dim = self.num_kv_heads, self.page_size, self.head_dim
+        if self.layout == "packed":
+            packed = page_layout(head_dim, self.dtype)
+            k_page, v_page = (heads, *packed.k_shape), (heads, *packed.v_shape)
+        elif self.layout == "HND":
+            k_page = v_page = (heads, page_size, head_dim)
+        else:
+            k_page = v_page = (page_size, heads, head_dim)
+        pages = (self.num_layers, self.num_pages)
+        k = torch.empty((*pages, *k_page), dtype=self.dtype, device=device)
+        v = torch.empty((*pages, *v_page), dtype=self.dtype, device=device)
+        return (k.transpose(2, 3), v.transpose(2, 3)) if self.layout == "NHD" else (k, v)
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Key and value pages of one layer, as the operators take them."""
@@ -98,8 +124,47 @@ class KVPool:
         return gather_kv(*self.layer(layer), block_table, length)
 
 
-def _pages(num_pages: int | None, budget_bytes: int | None, page_bytes: int) -> int:
-    limit = 2**27 - 1  # slots are int32
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        known = torch.device(device)
+    except (RuntimeError, TypeError) as cause:
+        raise ValueError(f"device: got {device!r}, expected 'cpu', 'cuda' or a torch.device") from cause
+    if known.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: got {device!r}, expected cpu or cuda (no kernel for that device)")
+    if known.type == "cuda":
+        found = torch.cuda.device_count()
+        if (known.index or 0) >= found:
+            raise ValueError(f"device: got {device!r}, but torch finds {found} CUDA devices")
+    return known
+
+
+def _layout(layout: str | None, device: torch.device) -> str:
+    expected = ("packed", "HND", "NHD") if device.type == "cpu" else ("HND", "NHD")
+    if layout is None:
+        return expected[0]
+    if layout not in expected:
+        raise ValueError(f"layout: got {layout!r}, expected one of {expected} on {device.type}")
+    return layout
+
+
+def _check_packed(head_dim: int, dtype: torch.dtype, page_size: int) -> None:
+    if not 32 <= head_dim <= 256 or head_dim % 16 != 0:
+        raise ValueError(f"head_dim: got {head_dim}, expected a multiple of 16 from 32 to 256")
+    if dtype not in DTYPES:
+        raise TypeError(f"dtype: got {dtype}, expected torch.float32 or torch.bfloat16")
+    if page_size != PAGE_SIZE:
+        raise ValueError(f"page_size: got {page_size}, expected {PAGE_SIZE}, the only one of the CPU kernels")
+
+
+def _check_plain(head_dim: int, dtype: torch.dtype) -> None:
+    if not 16 <= head_dim <= 256 or head_dim % 8 != 0:
+        raise ValueError(f"head_dim: got {head_dim}, expected a multiple of 8 from 16 to 256")
+    if dtype not in PLAIN_DTYPES:
+        raise TypeError(f"dtype: got {dtype}, expected torch.float32, torch.float16 or torch.bfloat16")
+
+
+def _pages(num_pages: int | None, budget_bytes: int | None, page_bytes: int, page_size: int) -> int:
+    limit = (2**31 - 1) // page_size  # slots are int32
     if num_pages is not None and budget_bytes is None:
         if not 1 <= num_pages <= limit:
             raise ValueError(f"num_pages: got {num_pages}, expected 1 <= num_pages <= {limit}")

@@ -187,6 +187,8 @@ def sdpa(case: Case) -> Call:
     (branches, pages), kv_heads = case.tables.shape, case.heads.kv
     shape = (branches, kv_heads, pages * PAGE, HEAD_DIM)
     needed = 2 * int(np.prod(shape)) * case.k_pages.itemsize
+    if case.q.is_cuda:
+        torch.cuda.empty_cache()
     if case.q.is_cuda and needed > 0.9 * torch.cuda.mem_get_info()[0]:
         raise LeftOutError(f"the replicated cache takes {needed / 1e9:.0f} GB, more than is free")
     k, v = (torch.empty(shape, dtype=case.q.dtype, device=case.q.device) for _ in range(2))

@@ -23,8 +23,7 @@ from benches.gpu import baselines
 from benches.gpu.baselines import Call, Case, LeftOutError, forced, graphed, make_case, planner
 from benches.gpu.timing import ceilings, host_seconds, measure, no_host_sync
 from benches.gpu.trees import HEAD_DIM, HEADS, PAGE, TREES, Heads, Tree
-from tts_kernels import append_kv, copy_pages, reference, tree_attention
-from tts_kernels.device_plan import WorkCapacity
+from tts_kernels import WorkCapacity, append_kv, copy_pages, reference, tree_attention
 
 BACKENDS = ("triton", "cuda")
 # bfloat16 outputs and probabilities carry an error of 2^-9 each, merged bfloat16 partials some more; a page

@@ -79,10 +79,15 @@ def build_commands() -> list[list[str]]:
     return [configure, ["cmake", "--build", build], ["cmake", "--install", build, "--prefix", "."]]
 
 
+def gpu_test_files() -> list[Path]:
+    """The test files that speak of GPUs: to collect all would take longer than to run these."""
+    return sorted(path for path in (ROOT / "tests").glob("test_*.py") if "gpu" in path.read_text())
+
+
 def test_command() -> list[str]:
     """The GPU tests; in several processes where possible, as kernels are compiled when first called."""
     parallel = ["-n", "6"] if importlib.util.find_spec("xdist") else []
-    return [sys.executable, "-m", "pytest", "-m", "gpu", "-q", *parallel]
+    return [sys.executable, "-m", "pytest", "-m", "gpu", "-q", *parallel, *map(str, gpu_test_files())]
 
 
 def sanitizer_commands(tool: str) -> list[list[str]]:

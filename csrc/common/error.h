@@ -13,6 +13,11 @@ struct ArgumentError : std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
 
+// Python: tts_kernels.CapacityExceeded, a ValueError. The plan before stays as it was.
+struct CapacityExceeded : ArgumentError {
+  using ArgumentError::ArgumentError;
+};
+
 // Python: tts_kernels.OutOfPages. Thrown before anything is written.
 struct OutOfPages : std::runtime_error {
   using std::runtime_error::runtime_error;

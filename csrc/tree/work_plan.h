@@ -20,7 +20,7 @@ class WorkPlanner {
   // the path, so that the bits of a row do not depend on other branches.
   WorkPlanner(const WorkShape& shape, int64_t page_size, int64_t num_pages, bool branch_invariant);
 
-  // Throws ArgumentError for bad tables, and if no schedule fits `capacity`; the plan stays as it was.
+  // Throws ArgumentError for bad tables, CapacityExceeded if no schedule fits; the plan stays as it was.
   void update(const BranchTables& tables, const std::optional<WorkCapacity>& capacity);
 
   WorkCounts counts() const { return list_.counts(); }

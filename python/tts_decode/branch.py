@@ -166,7 +166,7 @@ class Branch:
         if self._logits is None:
             await self.decoder._scheduler.advance(self)
         assert self._logits is not None  # `advance` returned
-        logprobs = self._logits.log_softmax(-1)
+        logprobs = self._logits.log_softmax(-1).cpu()
         if token_ids is None:
             return logprobs
         ids = torch.tensor(self.decoder._token_ids(token_ids), dtype=torch.long)

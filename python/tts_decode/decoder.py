@@ -13,8 +13,10 @@ import torch
 
 from tts_decode.branch import Branch
 from tts_decode.budget import Budget
+from tts_decode.engines.device_steps import DeviceSteps
 from tts_decode.engines.hf import HFEngine
-from tts_decode.engines.loading import DEFAULT_MODEL, load_model
+from tts_decode.engines.loading import DEFAULT_MODEL, load_model, move_model
+from tts_decode.engines.steps import HostSteps
 from tts_decode.requests import RootRequest
 from tts_decode.sampling import SamplingParams
 from tts_decode.scheduler import Scheduler
@@ -52,14 +54,18 @@ class TreeDecoder:
     """Decodes any number of branches of any number of prompts over one shared KV tree.
 
     Args:
-        model: a transformers causal language model on the CPU in float32 or bfloat16. It is set to eval mode
-            and otherwise stays as it is.
+        model: a transformers causal language model on the CPU, in float32 or bfloat16, or on one GPU, there
+            in float16 too. It is set to eval mode and otherwise stays as it is.
         tokenizer: its tokenizer.
-        kv_bytes: bytes for the KV pages; memory is taken from the system as pages are first used. Default: a
-            quarter of the machine's memory.
+        device: moves the model there first; default: where it is.
+        kv_bytes: bytes for the KV pages. On the CPU memory is taken from the system as pages are first used;
+            default: a quarter of the machine's memory. On a GPU it is taken at once; default: three quarters
+            of what is free.
         max_batch_tokens: tokens in one forward at most; longer prompts go in chunks beside the decoding
             branches.
         sampling: default parameters of `root`.
+        cuda_graphs: on a GPU, capture decode steps as CUDA graphs: one for each of a few sizes of the batch,
+            at its first use.
 
     The same seed gives the same text whatever else is in the batch as far as the matrix products do:
     attention is bitwise independent of the batch, but a GEMM library may round a row differently at another
@@ -80,9 +86,11 @@ class TreeDecoder:
         model: Any,
         tokenizer: Any,
         *,
+        device: str | torch.device | None = None,
         kv_bytes: int | None = None,
         max_batch_tokens: int = 512,
         sampling: SamplingParams | None = None,
+        cuda_graphs: bool = True,
     ) -> None:
         if (
             isinstance(max_batch_tokens, bool)
@@ -95,8 +103,19 @@ class TreeDecoder:
         self.tokenizer = tokenizer
         self.sampling = SamplingParams() if sampling is None else _checked_sampling(sampling)
         self.keep_hidden = 0
+        if device is not None:
+            model = move_model(model, device)
         self._engine = HFEngine(model)
-        self._pool = _make_pool(self._engine, _default_kv_bytes() if kv_bytes is None else kv_bytes)
+        self._pool = _make_pool(
+            self._engine, _default_kv_bytes(self._engine.device) if kv_bytes is None else kv_bytes
+        )
+        self._steps: HostSteps | DeviceSteps
+        if _runs_on_host(self._engine.device):
+            self._steps = HostSteps(self._engine, self._pool)
+        else:
+            self._steps = DeviceSteps(
+                self._engine, self._pool, max_batch_tokens=max_batch_tokens, graphs=cuda_graphs
+            )
         self._tree = KVTree(self._pool.num_pages, self._pool.page_size)
         self._scheduler = Scheduler(self, max_batch_tokens)
         self.max_positions = self._engine.max_positions
@@ -104,10 +123,15 @@ class TreeDecoder:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | os.PathLike[str] = DEFAULT_MODEL, dtype: str | torch.dtype = "auto", **options: Any
+        cls,
+        name: str | os.PathLike[str] = DEFAULT_MODEL,
+        dtype: str | torch.dtype = "auto",
+        *,
+        device: str | torch.device = "cpu",
+        **options: Any,
     ) -> TreeDecoder:
         """Loads a model by `load_model`: the default's name, a directory, a GGUF file or a hub id."""
-        model, tokenizer = load_model(name, dtype)
+        model, tokenizer = load_model(name, dtype, device=device)
         return cls(model, tokenizer, **options)
 
     @property
@@ -252,6 +276,8 @@ def _make_pool(engine: HFEngine, kv_bytes: int) -> KVPool:
             budget_bytes=kv_bytes,
             dtype=engine.dtype,
             page_size=_PAGE_SIZE,
+            device=engine.device,
+            layout="packed" if _runs_on_host(engine.device) else "HND",
         )
     except MemoryError as cause:
         raise ValueError(f"kv_bytes = {kv_bytes} is more than the system grants: lower it") from cause
@@ -266,7 +292,14 @@ def _checked_sampling(sampling: SamplingParams) -> SamplingParams:
 _PAGE_SIZE = 16  # tokens; what the CPU kernels serve
 
 
-def _default_kv_bytes() -> int:
+def _runs_on_host(device: torch.device) -> bool:
+    """Whether the CPU's kernels and their layout of pages serve, or those of GPUs."""
+    return device.type == "cpu"
+
+
+def _default_kv_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] * 3 // 4
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 

@@ -248,7 +248,7 @@ class StepRequest(Request):
             logprobs=tuple(branch.logprobs[-count:]),
             entropies=tuple(branch.entropies[-count:]),
             reason=reason,
-            hidden=torch.as_tensor(self._hidden_sum) / count if keep_hidden else None,
+            hidden=torch.as_tensor(self._hidden_sum).cpu() / count if keep_hidden else None,
         )
         branch.steps.append(step)
         branch._step_ends.append(len(branch.tokens))

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tts_decode.transfer import to_device
+
 _MASK = (1 << 64) - 1
 _BLOCK = 256  # tokens summed together before the inverse CDF walks them
 _TOP_P_WIDTH = 128  # most probable tokens that top-p ranks at first
@@ -140,23 +142,42 @@ def sample(
     else:
         temperatures = [p.temperature or 1.0 for p in params]
         if any(t != 1.0 for t in temperatures):
-            scores = scores / _column(temperatures, scores)
+            scores = scores / _tensor(temperatures, scores)[:, None]
             masses = scores.exp()
         floor = _floor(scores, masses, params)
         if floor is not None:
             masses = masses.masked_fill(scores < floor[:, None], 0.0)
         tokens = _inverse_cdf(masses, uniforms)
         if any(greedy):
-            tokens = torch.where(torch.tensor(greedy), _argmax(scores), tokens)
-    logprobs = logits.gather(-1, tokens[:, None])[:, 0].double() - lse
-    return Sampled(tokens.tolist(), logprobs.tolist(), entropies.tolist())
+            tokens = torch.where(_tensor(greedy, scores, torch.bool), _argmax(scores), tokens)
+    return Sampled(*_read(logits, tokens, lse, entropies))
 
 
 def token_logprobs(logits: Tensor, tokens: Sequence[int]) -> tuple[list[float], list[float]]:
     """Log-probability of `tokens[i]` under row i of `logits` (float32 [rows, vocab]), and entropy; nats."""
     _, _, lse, entropies = _weigh(logits)
-    picked = logits.gather(-1, torch.tensor(tokens)[:, None])[:, 0].double()
-    return (picked - lse).tolist(), entropies.tolist()
+    _, logprobs, entropy_list = _read(logits, _tensor(tokens, logits, torch.long), lse, entropies)
+    return logprobs, entropy_list
+
+
+def _read(
+    logits: Tensor, tokens: Tensor, lse: Tensor, entropies: Tensor
+) -> tuple[list[int], list[float], list[float]]:
+    """Tokens, their log-probabilities and the entropies on the host: the one wait for the device."""
+    logprobs = logits.gather(-1, tokens[:, None])[:, 0].double() - lse
+    columns: list[list[float]] = torch.stack([tokens.double(), logprobs, entropies, lse]).tolist()
+    for row, value in enumerate(columns[3]):
+        if not math.isfinite(value):
+            raise ValueError(
+                f"the model's output logits hold NaN or inf in row {row}: check the weights and the dtype "
+                "(bfloat16 or float32)"
+            )
+    return [int(token) for token in columns[0]], columns[1], columns[2]
+
+
+def _tensor(values: Sequence[float], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """The values on the device of `like`, in its dtype or another."""
+    return to_device(torch.tensor(values, dtype=dtype or like.dtype), like.device)
 
 
 def _weigh(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -169,31 +190,24 @@ def _weigh(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     shifted = (logits - peak).clamp_(min=-1e30)  # -inf would give 0 * -inf in the entropy
     weights = shifted.exp()
     total = weights.sum(-1).double()
-    if not bool(torch.isfinite(total).all()):
-        row = int((~torch.isfinite(total)).nonzero()[0])
-        raise ValueError(
-            f"the model's output logits hold NaN or inf in row {row}: check the weights and the dtype "
-            "(bfloat16 or float32)"
-        )
     weighted = torch.linalg.vecdot(weights, shifted).double()
     return shifted, weights, peak[:, 0].double() + total.log(), total.log() - weighted / total
 
 
 def _argmax(scores: Tensor) -> Tensor:
-    """First of the greatest in each row; numpy's is vectorised and, unlike torch's, says which of equals it
-    takes."""
-    return torch.from_numpy(scores.numpy().argmax(-1))
-
-
-def _column(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype)[:, None]
+    """First of the greatest in each row. Torch does not say which of equals its argmax takes; numpy does."""
+    if scores.is_cpu:
+        return torch.from_numpy(scores.numpy().argmax(-1))
+    vocab = scores.shape[-1]
+    index = torch.arange(vocab, device=scores.device)
+    return torch.where(scores == scores.amax(-1, keepdim=True), index, vocab - 1).amin(-1)
 
 
 def _penalise(logits: Tensor, params: Sequence[SamplingParams], history: Sequence[Sequence[int]]) -> Tensor:
     scores = logits.clone()
     for row, (param, tokens) in enumerate(zip(params, history, strict=True)):
         if param.repetition_penalty != 1.0:
-            seen = torch.tensor(sorted(set(tokens)))
+            seen = _tensor(sorted(set(tokens)), scores, torch.long)
             old = logits[row, seen]
             new = torch.where(old < 0, old * param.repetition_penalty, old / param.repetition_penalty)
             scores[row, seen] = new.nan_to_num()  # an extreme penalty leaves float32: 0 / 0 stays 0
@@ -213,17 +227,18 @@ def _floor(scores: Tensor, masses: Tensor, params: Sequence[SamplingParams]) -> 
     min_p = any(p.min_p > 0.0 for p in params)
     if not groups and not min_p:
         return None
-    floor = torch.tensor([math.log(p.min_p) if p.min_p else -math.inf for p in params], dtype=scores.dtype)
+    floor = _tensor([math.log(p.min_p) if p.min_p else -math.inf for p in params], scores)
+    # To find that the best few do not suffice the host would wait for a GPU, which rather ranks all at once.
+    width = _TOP_P_WIDTH if scores.is_cpu else vocab
     for top_k, rows in groups.items():
-        top_p = torch.tensor([params[row].top_p for row in rows], dtype=torch.float64)
-        cut = _ranked_cut(scores[rows], masses[rows], top_k, top_p)
-        floor[rows] = torch.maximum(floor[rows], cut)
+        top_p = _tensor([params[row].top_p for row in rows], scores, torch.float64)
+        index = _tensor(rows, scores, torch.long)
+        cut = _ranked_cut(scores[index], masses[index], top_k, top_p, width)
+        floor[index] = torch.maximum(floor[index], cut)
     return floor
 
 
-def _ranked_cut(
-    scores: Tensor, masses: Tensor, top_k: int, top_p: Tensor, width: int = _TOP_P_WIDTH
-) -> Tensor:
+def _ranked_cut(scores: Tensor, masses: Tensor, top_k: int, top_p: Tensor, width: int) -> Tensor:
     """Lowest score that top-k (0: all) and then top-p (float64 [rows]) keep, [rows].
 
     Without top-k only the `width` best scores are ranked at first, and more for rows that need more.
@@ -238,9 +253,11 @@ def _ranked_cut(
         mass.cumsum(-1) - mass
     )  # mass of the tokens ranked above; the best token has none and always stays
     kept = (before < needed).sum(-1, keepdim=True)
-    cut = ranked.gather(-1, kept - 1)[:, 0]
+    cut = ranked.gather(-1, (kept - 1).clamp_(min=0))[:, 0]  # none is kept of a row of NaN
+    if top_k or width == vocab:
+        return cut
     short = (mass.sum(-1) < needed[:, 0]).nonzero()[:, 0]
-    if not top_k and width < vocab and len(short):
+    if len(short):
         cut[short] = _ranked_cut(scores[short], masses[short], 0, top_p[short], 16 * width)
     return cut
 
@@ -257,14 +274,16 @@ def _inverse_cdf(weights: Tensor, uniforms: Sequence[float]) -> Tensor:
     blocks = weights.view(rows, -1, _BLOCK)
     sums = blocks.sum(-1).double()
     cumulative = sums.cumsum(-1)
-    target = torch.tensor(uniforms, dtype=torch.float64)[:, None] * cumulative[:, -1:]
+    target = _tensor(uniforms, weights, torch.float64)[:, None] * cumulative[:, -1:]
     block = _first_above(cumulative, target)
     inside = blocks.gather(1, block[:, :, None].expand(-1, -1, _BLOCK))[:, 0].double().cumsum(-1)
     below = cumulative.gather(1, block) - sums.gather(1, block)
-    return (block * _BLOCK + _first_above(inside, target - below))[:, 0]
+    token = block * _BLOCK + _first_above(inside, target - below)
+    return token[:, 0].clamp_(max=vocab - 1)  # a row of NaN
 
 
 def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
     """First index with cumulative > target ([rows, 1]); if rounding left none, the last that adds weight."""
     last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
+    last.clamp_(max=cumulative.shape[-1] - 1)  # a row of NaN
     return torch.minimum(torch.searchsorted(cumulative, target, right=True), last)

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from tts_decode.branch import Branch, Step
-from tts_decode.engines.hf import StepContext
+from tts_decode.engines.steps import StepInputs
 from tts_decode.errors import BranchReleased
 from tts_decode.requests import AdvanceRequest, ExtendRequest, Feed, Request, RootRequest, StepRequest
 from tts_decode.sampling import SamplingParams, sample, uniform
-from tts_kernels import OutOfPages, plan
+from tts_kernels import OutOfPages
 
 if TYPE_CHECKING:
     from tts_decode.decoder import TreeDecoder
@@ -191,16 +191,13 @@ class Scheduler:
     def _forward(self, batch: list[Feed]) -> Tensor:
         """One forward for all feeds; hands out its rows, returns all logits (float32 [rows, vocab])."""
         decoder = self._decoder
-        tree, pool = decoder._tree, decoder._pool
+        tree = decoder._tree
         branches = [feed.request.branch for feed in batch]
         ids = [branch.id for branch in branches]
         appended = tree.append(ids, [feed.tokens for feed in batch])
         try:
-            if len(appended.copies):
-                pool.copy(torch.from_numpy(appended.copies))
             tables, lengths = tree.block_tables(ids)
             counts = np.array([len(feed.tokens) for feed in batch], dtype=np.int32)
-            tree_plan = plan(tables, lengths, counts, page_size=tree.page_size)
             tokens: list[int] = []
             positions: list[int] = []
             rows: list[int] = []  # tokens whose logits are wanted: from the branch's last token on
@@ -213,8 +210,10 @@ class Scheduler:
                 positions.extend(range(begin, end))
                 feed.rows_end = len(rows)
                 feed.tokens_end = len(tokens)
-            context = StepContext(pool, torch.from_numpy(appended.slots), tree_plan)
-            output = decoder._engine.forward(tokens, positions, rows, context, hidden=decoder.keep_hidden > 0)
+            step = StepInputs(
+                tokens, positions, rows, appended.slots, appended.copies, tables, lengths, counts
+            )
+            output = decoder._steps.run(step, hidden=decoder.keep_hidden > 0)
         except BaseException:
             for branch in branches:
                 tree.truncate(branch.id, branch._kv_length)

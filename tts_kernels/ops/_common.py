@@ -20,11 +20,15 @@ PAGE_SIZE = 16
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def register(schema: str, *, cpu: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """Defines torch.ops.tts_kernels.<name> with its CPU kernel and its fake, a maker of empty outputs."""
+def register(
+    schema: str, *, cpu: Callable[..., Any], cuda: Callable[..., Any] | None = None, fake: Callable[..., Any]
+) -> None:
+    """Defines torch.ops.tts_kernels.<name> with its kernels and its fake, a maker of empty outputs."""
     name = schema.split("(", 1)[0]
     _LIBRARY.define(schema)  # type: ignore[no-untyped-call]
     _LIBRARY.impl(name, cpu, "CPU")  # type: ignore[no-untyped-call]
+    if cuda is not None:
+        _LIBRARY.impl(name, cuda, "CUDA")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"tts_kernels::{name}", fake, lib=_LIBRARY)
 
 
@@ -45,15 +49,24 @@ def page_layout(head_dim: int, dtype: torch.dtype) -> PageLayout:
     return PageLayout((d // 2, 16, 2), (8, d, 2), (32, 2, 1), (2 * d, 2, 1))
 
 
-def check_cpu(**tensors: Tensor) -> None:
-    """All of an operator's tensors: torch would run the fake, which computes nothing, if one were on meta."""
+def check_devices(**tensors: Tensor) -> None:
+    """All of an operator's tensors, k_pages among them: torch would run the fake if one were on meta."""
+    for tensor in tensors.values():
+        if not (isinstance(tensor, Tensor) and tensor.is_cpu):
+            break
+    else:
+        return
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name}: got {type(tensor).__name__}, expected a torch.Tensor")
-        if not tensor.is_cpu:
+        if not (tensor.is_cpu or tensor.is_cuda):
             raise ValueError(
-                f"{name}: got a tensor on {tensor.device}, expected cpu (no kernel for that device)"
+                f"{name}: got a tensor on {tensor.device}, expected cpu or cuda (no kernel for that device)"
             )
+    device = tensors["k_pages"].device
+    for name, tensor in tensors.items():
+        if tensor.device != device:
+            raise ValueError(f"{name}: got a tensor on {tensor.device}, expected {device}, where k_pages are")
 
 
 def check_int32(name: str, tensor: Tensor, *inner: int) -> None:
@@ -144,6 +157,11 @@ def _refuse_pages(k_pages: Tensor, v_pages: Tensor, inner: int, layout: PageLayo
             f"{names}: got {dtype} and {v_pages.dtype}, expected both torch.float32 or both torch.bfloat16"
         )
     k_shape, v_shape = k_pages.shape, v_pages.shape
+    if k_shape == v_shape and len(k_shape) == inner + 2:
+        raise ValueError(
+            f"{names}: got plain pages {list(k_shape)} with a TreePlan, which is for packed pages on the CPU; "
+            "expected a DevicePlan, make one with DevicePlanner(...).update(...)"
+        )
     shapes = (k_shape[inner:], v_shape[inner:])
     if k_shape[:inner] != v_shape[:inner] or shapes != (layout.k_shape, layout.v_shape):
         pages = "[d, 16] and [16, d]" if dtype == torch.float32 else "[d / 2, 16, 2] and [8, d, 2]"

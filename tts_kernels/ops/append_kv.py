@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.ops._common import check_cpu, check_int32, check_rows, kv_view, register, token_rows
+from tts_kernels import _core, backend
+from tts_kernels.ops._common import check_devices, check_int32, check_rows, kv_view, register, token_rows
+from tts_kernels.ops._paged import are_plain, check_plain_pages
 
 
 def append_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
@@ -14,19 +15,39 @@ def append_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Ten
 
     Args:
         k, v: [T, num_kv_heads, head_dim] of the pages' dtype, contiguous channels, other strides free.
-        k_pages, v_pages: one layer of a `KVPool`, changed in place.
+        k_pages, v_pages: one layer of a `KVPool`, or plain pages [num_pages, num_kv_heads, page_size,
+            head_dim] with contiguous channels; changed in place.
         slots: int32 [T], physical slot page * page_size + offset of each token.
 
     Raises:
         TypeError, ValueError: a dtype, device, shape or stride does not fit, or a slot is outside the pool.
             Nothing has been written.
+
+    On plain pages (`KVPool` with layout "HND" or "NHD", or a framework's own) slots are not checked, which
+    would wait for the device: tokens with a slot outside the pool are left out, and of several tokens with the
+    same slot any one stays. On packed pages the last one does.
     """
-    check_cpu(k=k, v=v, k_pages=k_pages, v_pages=v_pages, slots=slots)
+    check_devices(k=k, v=v, k_pages=k_pages, v_pages=v_pages, slots=slots)
     torch.ops.tts_kernels.append_kv.default(k, v, k_pages, v_pages, slots)
 
 
 def _append_kv_cpu(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
+    if are_plain(k_pages, v_pages):
+        return _append_kv_plain(k, v, k_pages, v_pages, slots)
     kv = kv_view(k_pages, v_pages)
+    _check_tokens(k, v, k_pages, v_pages, slots)
+    _core.append_kv(
+        kv, token_rows(k), token_rows(v), slots.data_ptr(), slots.shape[0], torch.get_num_threads()
+    )
+
+
+def _append_kv_plain(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
+    check_plain_pages(k_pages, v_pages)
+    _check_tokens(k, v, k_pages, v_pages, slots)
+    backend.kernel("append_kv", k_pages)(k, v, k_pages, v_pages, slots)
+
+
+def _check_tokens(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
     heads, head_dim = k_pages.shape[1], v_pages.shape[3]
     check_rows("k", k, heads, head_dim, k_pages.dtype)
     check_rows("v", v, heads, head_dim, k_pages.dtype)
@@ -35,9 +56,6 @@ def _append_kv_cpu(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots
         raise ValueError(
             f"k, v, slots: got {k.shape[0]}, {v.shape[0]} and {slots.shape[0]} tokens, expected equal numbers"
         )
-    _core.append_kv(
-        kv, token_rows(k), token_rows(v), slots.data_ptr(), slots.shape[0], torch.get_num_threads()
-    )
 
 
 def _append_kv_fake(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
@@ -47,5 +65,6 @@ def _append_kv_fake(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slot
 register(
     "append_kv(Tensor k, Tensor v, Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor slots) -> ()",
     cpu=_append_kv_cpu,
+    cuda=_append_kv_plain,
     fake=_append_kv_fake,
 )

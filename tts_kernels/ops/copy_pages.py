@@ -5,26 +5,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.ops._common import check_cpu, check_int32, kv_view, register
+from tts_kernels import _core, backend
+from tts_kernels.ops._common import check_devices, check_int32, kv_view, register
+from tts_kernels.ops._paged import are_plain, check_plain_pages
 
 
 def copy_pages(k_pages: Tensor, v_pages: Tensor, copies: Tensor) -> None:
     """Copies pages in every layer of a pool, one (source, destination) pair after the other.
 
     Args:
-        k_pages, v_pages: all layers of a `KVPool` (leading layer dimension), changed in place.
+        k_pages, v_pages: all layers of a `KVPool`, or plain pages [num_layers, num_pages, num_kv_heads,
+            page_size, head_dim] with contiguous channels; changed in place.
         copies: int32 [C, 2] physical (source, destination) pages.
 
     Raises:
         TypeError, ValueError: a dtype, device, shape or stride does not fit, or a page is outside the pool.
             Nothing has been written.
+
+    On plain pages (`KVPool` with layout "HND" or "NHD", or a framework's own) all pairs are copied at once:
+    destinations are distinct and none is a source. Pages are not checked, which would wait for the device:
+    a pair that leads outside the pool is left out.
     """
-    check_cpu(k_pages=k_pages, v_pages=v_pages, copies=copies)
+    check_devices(k_pages=k_pages, v_pages=v_pages, copies=copies)
     torch.ops.tts_kernels.copy_pages.default(k_pages, v_pages, copies)
 
 
 def _copy_pages_cpu(k_pages: Tensor, v_pages: Tensor, copies: Tensor) -> None:
+    if are_plain(k_pages, v_pages, layers=1):
+        return _copy_pages_plain(k_pages, v_pages, copies)
     kv = kv_view(k_pages, v_pages, layers=1)
     check_int32("copies", copies, 2)
     _core.copy_pages(
@@ -37,6 +45,12 @@ def _copy_pages_cpu(k_pages: Tensor, v_pages: Tensor, copies: Tensor) -> None:
     )
 
 
+def _copy_pages_plain(k_pages: Tensor, v_pages: Tensor, copies: Tensor) -> None:
+    check_plain_pages(k_pages, v_pages, layers=1)
+    check_int32("copies", copies, 2)
+    backend.kernel("copy_pages", k_pages)(k_pages, v_pages, copies)
+
+
 def _copy_pages_fake(k_pages: Tensor, v_pages: Tensor, copies: Tensor) -> None:
     return None
 
@@ -44,5 +58,6 @@ def _copy_pages_fake(k_pages: Tensor, v_pages: Tensor, copies: Tensor) -> None:
 register(
     "copy_pages(Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor copies) -> ()",
     cpu=_copy_pages_cpu,
+    cuda=_copy_pages_plain,
     fake=_copy_pages_fake,
 )

@@ -5,25 +5,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.ops._common import check_cpu, check_int32, kv_view, register, token_rows
+from tts_kernels import _core, backend
+from tts_kernels.ops._common import PAGE_SIZE, check_devices, check_int32, kv_view, register, token_rows
+from tts_kernels.ops._paged import are_plain, check_plain_pages
 
 
 def gather_kv(k_pages: Tensor, v_pages: Tensor, block_table: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """Keys and values of positions 0 .. length - 1 of a block table.
 
     Args:
-        k_pages, v_pages: one layer of a `KVPool`.
-        block_table: int32 [P] physical page of each 16 positions; entries beyond `length` are ignored.
-        length: number of tokens, 0 <= length <= 16 P.
+        k_pages, v_pages: one layer of a `KVPool`, or plain pages [num_pages, num_kv_heads, page_size,
+            head_dim] with contiguous channels.
+        block_table: int32 [P] physical page of each page_size positions; entries beyond `length` are ignored.
+        length: number of tokens, 0 <= length <= page_size * P.
 
     Returns:
         k, v: [length, num_kv_heads, head_dim] of the pages' dtype.
 
     Raises:
         TypeError, ValueError: a dtype, device, shape or stride does not fit, or a page is outside the pool.
+
+    On plain pages the block table is not checked, which would wait for the device: what is in a page outside
+    the pool comes back as NaN.
     """
-    check_cpu(k_pages=k_pages, v_pages=v_pages, block_table=block_table)
+    check_devices(k_pages=k_pages, v_pages=v_pages, block_table=block_table)
     k, v = torch.ops.tts_kernels.gather_kv.default(k_pages, v_pages, block_table, length)
     return k, v
 
@@ -31,18 +36,41 @@ def gather_kv(k_pages: Tensor, v_pages: Tensor, block_table: Tensor, length: int
 def _gather_kv_cpu(
     k_pages: Tensor, v_pages: Tensor, block_table: Tensor, length: int
 ) -> tuple[Tensor, Tensor]:
+    if are_plain(k_pages, v_pages):
+        return _gather_kv_plain(k_pages, v_pages, block_table, length)
     kv = kv_view(k_pages, v_pages)
-    check_int32("block_table", block_table)
-    pages = block_table.shape[0]
-    if not 0 <= length <= 16 * pages:
-        raise ValueError(
-            f"length: got {length}, expected 0 <= length <= {16 * pages} (the block table has {pages} pages)"
-        )
+    _check_table(block_table, length, PAGE_SIZE)
     k, v = _gather_kv_fake(k_pages, v_pages, block_table, length)
     _core.gather_kv(
-        kv, block_table.data_ptr(), pages, length, token_rows(k), token_rows(v), torch.get_num_threads()
+        kv,
+        block_table.data_ptr(),
+        block_table.shape[0],
+        length,
+        token_rows(k),
+        token_rows(v),
+        torch.get_num_threads(),
     )
     return k, v
+
+
+def _gather_kv_plain(
+    k_pages: Tensor, v_pages: Tensor, block_table: Tensor, length: int
+) -> tuple[Tensor, Tensor]:
+    check_plain_pages(k_pages, v_pages)
+    _check_table(block_table, length, k_pages.shape[2])
+    k, v = _gather_kv_fake(k_pages, v_pages, block_table, length)
+    backend.kernel("gather_kv", k_pages)(k_pages, v_pages, block_table, k, v)
+    return k, v
+
+
+def _check_table(block_table: Tensor, length: int, page_size: int) -> None:
+    check_int32("block_table", block_table)
+    pages = block_table.shape[0]
+    if not 0 <= length <= page_size * pages:
+        raise ValueError(
+            f"length: got {length}, expected 0 <= length <= {page_size * pages} (the block table has {pages} "
+            "pages)"
+        )
 
 
 def _gather_kv_fake(
@@ -55,5 +83,6 @@ def _gather_kv_fake(
 register(
     "gather_kv(Tensor k_pages, Tensor v_pages, Tensor block_table, int length) -> (Tensor, Tensor)",
     cpu=_gather_kv_cpu,
+    cuda=_gather_kv_plain,
     fake=_gather_kv_fake,
 )

@@ -6,15 +6,17 @@ import torch
 from torch import Tensor
 
 from tts_kernels import _core
+from tts_kernels.device_plan import DevicePlan
 from tts_kernels.ops._common import (
     PAGE_SIZE,
-    check_cpu,
+    check_devices,
     check_int32,
     check_rows,
     kv_view,
     register,
     token_rows,
 )
+from tts_kernels.ops.tree_attention_work import tree_attention_work
 from tts_kernels.plan import TreePlan
 
 
@@ -22,7 +24,7 @@ def tree_attention(
     q: Tensor,
     k_pages: Tensor,
     v_pages: Tensor,
-    plan: TreePlan,
+    plan: TreePlan | DevicePlan,
     *,
     scale: float | None = None,
     window: int | None = None,
@@ -30,14 +32,18 @@ def tree_attention(
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention of T queries, each over the tokens up to its own position of its branch.
 
-    Each page that branches share is read once for all of them. The bits of a query's result do not depend on
-    the other queries, on how its path is shared, on `query_block` of the plan or on the number of threads.
+    Each page that branches share is read once for all of them. On packed pages (a `KVPool` on the CPU) the bits
+    of a query's result do not depend on the other queries, on how its path is shared, on `query_block` of the
+    plan or on the number of threads. On plain pages (on a GPU) they are the same in each run with one plan.
 
     Args:
         q: [T, num_q_heads, head_dim] of the pages' dtype, contiguous channels, other strides free; rows in
             the order of the plan's arguments. num_q_heads is a multiple of num_kv_heads.
-        k_pages, v_pages: one layer of a `KVPool`, the queries' own tokens already appended.
-        plan: `plan(block_tables, lengths, query_lens)`.
+        k_pages, v_pages: one layer of a `KVPool`, or plain pages [num_pages, num_kv_heads, page_size,
+            head_dim] with contiguous channels; the queries' own tokens already appended.
+        plan: for packed pages `plan(block_tables, lengths, query_lens)`, for plain pages
+            `DevicePlanner(...).update(block_tables, lengths, query_lens)`. Of a DevicePlan the indices are not
+            checked, and rows of q beyond its queries are left out: theirs in out and lse hold anything.
         scale: factor of the logits, > 0; default head_dim ** -0.5.
         window: a query at position p sees positions max(0, p - window + 1) .. p; default all up to p.
         logits_soft_cap: c turns a scaled logit s into c * tanh(s / c); default none.
@@ -46,19 +52,32 @@ def tree_attention(
         out: [T, num_q_heads, head_dim] of q's dtype.
         lse: [T, num_q_heads] float32, natural logarithm of the sum of the exponentials of the logits.
 
-    Sums are float32. The level with a bfloat16 dot product (avx512_bf16) rounds probabilities to bfloat16
-    before they multiply bfloat16 values; the others keep them in float32. Probabilities below 2**-125 of the
-    largest are 0.
+    Sums are float32. The CPU level with a bfloat16 dot product (avx512_bf16) and GPUs round probabilities to
+    the dtype of the values before they multiply them; the others keep them in float32. On the CPU probabilities
+    below 2**-125 of the largest are 0.
 
     Raises:
-        TypeError, ValueError: a dtype, device, shape, stride or option does not fit, or an index of the plan
+        TypeError, ValueError: a dtype, device, shape, stride or option does not fit, or an index of a TreePlan
             leads outside the pool.
+        ImportError: plain pages, and Triton is not installed.
     """
+    if window is not None and window < 1:
+        raise ValueError(f"window: got {window}, expected >= 1, or None to see everything")
+    if logits_soft_cap is not None and not logits_soft_cap > 0:
+        raise ValueError(f"logits_soft_cap: got {logits_soft_cap}, expected > 0, or None for no cap")
+    if isinstance(plan, DevicePlan):
+        return tree_attention_work(q, k_pages, v_pages, plan, scale, window or 0, logits_soft_cap or 0.0)
     if not isinstance(plan, TreePlan):
         raise TypeError(
-            f"plan: got {type(plan).__name__}, expected a TreePlan; make one with tts_kernels.plan"
+            f"plan: got {type(plan).__name__}, expected a TreePlan (tts_kernels.plan) or a DevicePlan "
+            "(DevicePlanner(...).update)"
         )
-    check_cpu(
+    if isinstance(q, Tensor) and q.is_cuda:
+        raise ValueError(
+            f"plan: got a TreePlan for tensors on {q.device}, expected a DevicePlan; make one with "
+            "DevicePlanner(...).update(...)"
+        )
+    check_devices(
         q=q,
         k_pages=k_pages,
         v_pages=v_pages,
@@ -70,10 +89,6 @@ def tree_attention(
     )
     if q.dim() != 3 or q.shape[2] == 0:
         raise ValueError(f"q: got shape {list(q.shape)}, expected [T, num_q_heads, head_dim]")
-    if window is not None and window < 1:
-        raise ValueError(f"window: got {window}, expected >= 1, or None to see everything")
-    if logits_soft_cap is not None and not logits_soft_cap > 0:
-        raise ValueError(f"logits_soft_cap: got {logits_soft_cap}, expected > 0, or None for no cap")
     if plan.page_size != PAGE_SIZE:
         raise ValueError(
             f"plan.page_size: got {plan.page_size}, expected {PAGE_SIZE}; plan with page_size=16"

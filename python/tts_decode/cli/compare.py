@@ -37,6 +37,7 @@ def compare(
     parallel: Annotated[int, typer.Option(help="Problems in flight in one batch.")] = 4,
     model: opt.Model = DEFAULT_MODEL,
     dtype: opt.Dtype = "auto",
+    device: opt.Device = "cpu",
     kv_mib: opt.KvMib = None,
     temperature: opt.Temperature = 0.8,
     seed: opt.Seed = 0,
@@ -82,7 +83,7 @@ def compare(
         raise CommandError(f'task {unknown[0]} has no answer to compare with; add "answer" to its line')
 
     rows: list[tuple[str, list[Outcome], RunStats]] = []
-    with open_session(model, dtype, kv_mib) as session:
+    with open_session(model, dtype, device, kv_mib) as session:
         for chosen, chosen_options in zip(strategies, options, strict=True):
             # A decoder of its own, so that its counters and its peak are its own.
             outcomes, stats = run_problems(

@@ -24,12 +24,15 @@ Model = Annotated[
     ),
 ]
 Dtype = Annotated[
-    str, typer.Option(help="float32, bfloat16, or auto: what this CPU computes fast.", rich_help_panel=_MODEL)
+    str,
+    typer.Option(help="float32, bfloat16, or auto: what the device computes fast.", rich_help_panel=_MODEL),
 ]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", rich_help_panel=_MODEL)]
 KvMib = Annotated[
     int | None,
     typer.Option(
-        help="Memory for the KV pages. Default: a quarter of the machine's.", rich_help_panel=_MODEL
+        help="Memory for the KV pages. Default: a quarter of the machine's, 3/4 of what a GPU has free.",
+        rich_help_panel=_MODEL,
     ),
 ]
 Tasks = Annotated[

@@ -48,11 +48,12 @@ class Session:
     def describe(self) -> dict[str, Any]:
         """What ran, JSON-ready."""
         dtype = str(self.model.dtype).removeprefix("torch.")
-        return {"model": self.name, "dtype": dtype, "threads": torch.get_num_threads()}
+        device = str(self.model.device)
+        return {"model": self.name, "dtype": dtype, "device": device, "threads": torch.get_num_threads()}
 
 
 @contextmanager
-def open_session(name: str, dtype: str, kv_mib: int | None) -> Iterator[Session]:
+def open_session(name: str, dtype: str, device: str, kv_mib: int | None) -> Iterator[Session]:
     """Loads the model and shows progress on stderr until the block ends."""
     if kv_mib is not None and kv_mib < 1:
         raise UsageError(f"--kv-mib: got {kv_mib}, expected at least 1")
@@ -61,5 +62,5 @@ def open_session(name: str, dtype: str, kv_mib: int | None) -> Iterator[Session]
     with Display() as display:
         display.stage(f"opening {name}")
         with usage_errors():
-            model, tokenizer = load_model(name, dtype, on_progress=display.stage)
+            model, tokenizer = load_model(name, dtype, device=device, on_progress=display.stage)
         yield Session(name, model, tokenizer, display, None if kv_mib is None else kv_mib * _MIB)

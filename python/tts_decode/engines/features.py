@@ -11,6 +11,10 @@ import torch
 from tts_decode.errors import UnsupportedModel
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
+_DTYPES = {
+    "cpu": (torch.float32, torch.bfloat16),
+    "cuda": (torch.float32, torch.bfloat16, torch.float16),
+}
 _HARMLESS_ARGUMENTS = {
     "dropout",
     "is_causal",
@@ -27,6 +31,7 @@ class AttentionCall:
     """What one attention module handed to the attention function in the probe forward."""
 
     layer: int
+    num_q_heads: int
     num_kv_heads: int
     head_dim: int
     value_dim: int
@@ -37,19 +42,26 @@ class AttentionCall:
 
 @dataclass(frozen=True)
 class KVShape:
-    """What the KV pool must hold for one token of the model."""
+    """What the KV pool must hold for one token of the model, and how many query heads read it."""
 
     num_layers: int
+    num_q_heads: int
     num_kv_heads: int
     head_dim: int
 
 
 def describe_call(
-    module: Any, key: torch.Tensor, value: torch.Tensor, window: int | None, arguments: dict[str, Any]
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    window: int | None,
+    arguments: dict[str, Any],
 ) -> AttentionCall:
     """`arguments`: what a module handed over beside query, key, value, scale, window and soft cap."""
     return AttentionCall(
         layer=module.layer_idx,
+        num_q_heads=query.shape[1],
         num_kv_heads=key.shape[1],
         head_dim=key.shape[3],
         value_dim=value.shape[3],
@@ -74,16 +86,18 @@ def refuse_config(model: Any) -> None:
         raise refusal(
             model, "attention that does not go through transformers' AttentionInterface (ALiBi, for example)"
         )
-    dtype = model.dtype
-    if dtype not in (torch.float32, torch.bfloat16):
+    devices = {parameter.device for parameter in model.parameters()}
+    if len(devices) > 1 or {device.type for device in devices} - {"cpu", "cuda"}:
+        got = ", ".join(sorted(map(str, devices)))
         raise UnsupportedModel(
-            f"{type(model).__name__} has weights in {dtype}, which the KV pages do not hold: "
-            'load it with dtype="float32" or dtype="bfloat16"'
+            f'model must be on the CPU or on one GPU, got {got}: call model.to("cpu") or model.to("cuda")'
         )
-    devices = {parameter.device.type for parameter in model.parameters()}
-    if devices != {"cpu"}:
+    dtype, device = model.dtype, next(iter(devices)).type
+    if dtype not in _DTYPES[device]:
+        names = " or ".join(f'dtype="{str(d).removeprefix("torch.")}"' for d in _DTYPES[device])
         raise UnsupportedModel(
-            f'model must be on the CPU, got {", ".join(sorted(devices))}: call model.to("cpu")'
+            f"{type(model).__name__} has weights in {dtype}, which the KV pages on {device} do not hold: "
+            f"load it with {names}"
         )
 
 
@@ -108,13 +122,13 @@ def refuse_calls(model: Any, calls: list[AttentionCall]) -> KVShape:
             raise refusal(
                 model, "sliding-window layers that do not hand their window to the attention function"
             )
-    if len({(call.num_kv_heads, call.head_dim) for call in calls}) > 1:
-        raise refusal(model, "layers of differing KV heads or head_dim")
+    if len({(call.num_q_heads, call.num_kv_heads, call.head_dim) for call in calls}) > 1:
+        raise refusal(model, "layers of differing heads or head_dim")
     if [call.layer for call in calls] != list(range(layers)):
         raise refusal(
             model, "layers that do not run one attention each, in order (shared KV or mixed layers)"
         )
-    return KVShape(layers, calls[0].num_kv_heads, calls[0].head_dim)
+    return KVShape(layers, calls[0].num_q_heads, calls[0].num_kv_heads, calls[0].head_dim)
 
 
 def _layer_type(config: Any, layer: int) -> str | None:

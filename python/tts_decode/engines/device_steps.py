@@ -1,0 +1,176 @@
+"""One step of the batch on a GPU: everything is queued, nothing waits; decode steps are CUDA graphs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tts_decode.engines.hf import HFEngine, Output, StepContext
+from tts_decode.engines.steps import StepInputs
+from tts_decode.transfer import pinned, to_device
+from tts_kernels import CapacityExceeded, DevicePlanner, KVPool, WorkCapacity
+
+# Branches of a decode step that one graph serves; a step is padded to the next. Steps of 1.5 times the size
+# cost at most that much more where weights are read once for all, and graphs take seconds to capture.
+_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+
+
+class DeviceSteps:
+    """Runs steps on the model's device.
+
+    Args:
+        max_batch_tokens: tokens in one step at most.
+        graphs: capture decode steps as CUDA graphs.
+    """
+
+    def __init__(self, engine: HFEngine, pool: KVPool, *, max_batch_tokens: int, graphs: bool) -> None:
+        self._engine = engine
+        self._pool = pool
+        self._planner = _planner(engine, pool)
+        self._graphs = DecodeGraphs(engine, pool, max_batch_tokens) if graphs else None
+
+    def run(self, step: StepInputs, *, hidden: bool) -> Output:
+        """Queues the step on the current stream; K and V of its tokens go to the pool."""
+        if len(step.copies):
+            self._pool.copy(to_device(torch.from_numpy(step.copies), self._engine.device))
+        decoding = len(step.tokens) == len(step.counts) == len(step.rows)
+        if self._graphs is not None and decoding and not hidden:
+            logits = self._graphs.run(step)
+            if logits is not None:
+                return Output(logits, None)
+        device = self._engine.device
+        context = StepContext(
+            self._pool,
+            to_device(torch.from_numpy(step.slots), device),
+            self._planner.update(step.tables, step.lengths, step.counts),
+        )
+        tokens, positions = to_device(torch.tensor([step.tokens, step.positions]), device).unbind()
+        rows = to_device(torch.tensor(step.rows, dtype=torch.long), device)
+        return self._engine.forward(tokens, positions, rows, context, hidden=hidden)
+
+
+class DecodeGraphs:
+    """Forwards of one new token a branch, captured once for each size of the batch and replayed.
+
+    A graph reads its inputs, the work list of the attention and the pages where they lie; each step writes
+    new inputs there. Rows beyond the step's branches are padding: their K and V are not stored.
+    """
+
+    def __init__(self, engine: HFEngine, pool: KVPool, max_batch_tokens: int) -> None:
+        self._engine = engine
+        self._pool = pool
+        self._sizes = [size for size in _BUCKETS if size <= max_batch_tokens]
+        self._workspace: Tensor | None = None  # the graphs run one after the other and share it
+        self._memory = torch.cuda.graph_pool_handle() if engine.device.type == "cuda" else None
+        self._buckets: dict[int, _Bucket] = {}
+
+    def run(self, step: StepInputs) -> Tensor | None:
+        """Logits float32 [T, vocab] of the step; None where no graph serves it."""
+        count = len(step.tokens)
+        size = next((size for size in self._sizes if size >= count), None)
+        if size is None:
+            return None
+        bucket = self._buckets.get(size) or self._add(size)
+        try:
+            plan = bucket.planner.update(step.tables, step.lengths)
+        except CapacityExceeded:
+            return None
+        inputs = np.zeros((3, size), dtype=np.int64)
+        inputs[2] = -1
+        inputs[:, :count] = step.tokens, step.positions, step.slots
+        bucket.inputs.copy_(pinned(torch.from_numpy(inputs), self._engine.device), non_blocking=True)
+        if bucket.replay is None:
+
+            def forward() -> Tensor:
+                tokens, positions, slots = bucket.inputs.unbind()
+                context = StepContext(self._pool, slots.int(), plan)
+                return self._engine.forward(tokens, positions, None, context, hidden=False).logits
+
+            try:
+                bucket.replay = self._capture(forward)
+            except RuntimeError as error:
+                warnings.warn(
+                    f"the model's decode step cannot be captured as a CUDA graph and runs slower without: "
+                    f"{error}",
+                    stacklevel=2,
+                )
+                self._sizes = []
+                return None
+        return bucket.replay()[:count].to(torch.float32, copy=True)
+
+    def _add(self, size: int) -> _Bucket:
+        if self._workspace is None:
+            self._workspace = _planner_workspace(self._engine, self._pool, self._sizes[-1])
+        capacity = _capacity(self._engine, self._pool, size)
+        self._buckets[size] = _Bucket(
+            _planner(self._engine, self._pool, capacity=capacity, workspace=self._workspace),
+            torch.zeros((3, size), dtype=torch.int64, device=self._engine.device),
+        )
+        return self._buckets[size]
+
+    def _capture(self, forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """The captured forward. It is run twice before, which writes the same K and V to the same slots."""
+        if self._engine.device.type != "cuda":
+            return forward
+        stream = torch.cuda.Stream(self._engine.device)
+        stream.wait_stream(torch.cuda.current_stream(self._engine.device))
+        with torch.cuda.stream(stream):
+            forward()
+            forward()
+        torch.cuda.current_stream(self._engine.device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._memory):
+            logits = forward()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return logits
+
+        return replay
+
+
+class _Bucket:
+    """What one graph reads: inputs int64 [3, size] (token, position, slot or -1), and its planner's plans."""
+
+    def __init__(self, planner: DevicePlanner, inputs: Tensor) -> None:
+        self.planner = planner
+        self.inputs = inputs
+        self.replay: Callable[[], Tensor] | None = None
+
+
+def _planner(
+    engine: HFEngine,
+    pool: KVPool,
+    capacity: WorkCapacity | None = None,
+    workspace: Tensor | None = None,
+) -> DevicePlanner:
+    return DevicePlanner(
+        num_q_heads=engine.kv_shape.num_q_heads,
+        num_kv_heads=pool.num_kv_heads,
+        head_dim=pool.head_dim,
+        page_size=pool.page_size,
+        num_pages=pool.num_pages,
+        dtype=pool.dtype,
+        device=engine.device,
+        capacity=capacity,
+        workspace=workspace,
+    )
+
+
+def _capacity(engine: HFEngine, pool: KVPool, size: int) -> WorkCapacity:
+    return WorkCapacity.for_queries(
+        size,
+        num_q_heads=engine.kv_shape.num_q_heads,
+        num_kv_heads=pool.num_kv_heads,
+        num_pages=pool.num_pages,
+        page_size=pool.page_size,
+    )
+
+
+def _planner_workspace(engine: HFEngine, pool: KVPool, size: int) -> Tensor:
+    num_bytes = _capacity(engine, pool, size).workspace_bytes(pool.num_kv_heads, pool.head_dim)
+    return torch.empty(num_bytes, dtype=torch.uint8, device=engine.device)

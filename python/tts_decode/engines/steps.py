@@ -1,0 +1,52 @@
+"""One step of the batch on the CPU: copies of pages, the plan, the forward."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tts_decode.engines.hf import HFEngine, Output, StepContext
+from tts_kernels import KVPool, plan
+
+Int32Array = npt.NDArray[np.int32]
+
+
+class StepInputs(NamedTuple):
+    """T new tokens of B branches, branch by branch, as the scheduler wants them computed.
+
+    tokens, positions: [T]. rows: which of the T tokens need logits. slots: int32 [T], where their K and V go.
+    copies: int32 [C, 2], pages to copy first. tables, lengths, counts: int32 [B, P], [B] and [B], the
+    branches' block tables, their tokens in all, and their new ones.
+    """
+
+    tokens: list[int]
+    positions: list[int]
+    rows: list[int]
+    slots: Int32Array
+    copies: Int32Array
+    tables: Int32Array
+    lengths: Int32Array
+    counts: Int32Array
+
+
+class HostSteps:
+    """Runs steps on the CPU."""
+
+    def __init__(self, engine: HFEngine, pool: KVPool) -> None:
+        self._engine = engine
+        self._pool = pool
+
+    def run(self, step: StepInputs, *, hidden: bool) -> Output:
+        """Computes the step; K and V of its tokens go to the pool."""
+        if len(step.copies):
+            self._pool.copy(torch.from_numpy(step.copies))
+        context = StepContext(
+            self._pool,
+            torch.from_numpy(step.slots),
+            plan(step.tables, step.lengths, step.counts, page_size=self._pool.page_size),
+        )
+        tokens, positions, rows = map(torch.tensor, (step.tokens, step.positions, step.rows))
+        return self._engine.forward(tokens, positions, rows.long(), context, hidden=hidden)

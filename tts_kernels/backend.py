@@ -1,0 +1,96 @@
+"""Which kernels serve an operator on plain pages: Triton's or those in CUDA C++.
+
+The environment variable TTS_KERNELS_BACKEND, "triton" or "cuda", forces one of the two. It is read once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tts_kernels import _core
+
+OPS = ("append_kv", "copy_pages", "gather_kv", "tree_attention")
+_VARIABLE = "TTS_KERNELS_BACKEND"
+_HALF = (torch.float16, torch.bfloat16)
+
+# The faster backend of an operator by compute capability; Triton where there is no entry. Empty until measured.
+_FASTER: dict[tuple[str, tuple[int, int]], str] = {}
+
+
+def kernel(op: str, k_pages: Tensor) -> Callable[..., None]:
+    """The launcher of an operator for plain pages like these.
+
+    Raises:
+        ValueError: no kernel serves that device, dtype and head_dim, or not the forced backend's.
+        ImportError: Triton is not installed.
+    """
+    return _launcher(op, k_pages.device, k_pages.dtype, k_pages.shape[-1])
+
+
+def max_tile_height(head_dim: int, dtype: torch.dtype, device: torch.device) -> int:
+    """The tallest tile that the attention kernel for such pages computes; a work list has none above."""
+    return 64 if choose("tree_attention", device, dtype, head_dim) == "cuda" or head_dim > 128 else 128
+
+
+@lru_cache
+def choose(op: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """The backend of an operator, "triton" or "cuda"; raises as `kernel` does."""
+    forced = os.environ.get(_VARIABLE)
+    if forced not in (None, "triton", "cuda"):
+        raise ValueError(f"{_VARIABLE}: got {forced!r}, expected 'triton' or 'cuda'")
+    if device.type == "cpu":
+        return "triton"
+    if device.type != "cuda":
+        raise ValueError(
+            f"k_pages, v_pages: got tensors on {device}, expected cpu or cuda (no kernel for that)"
+        )
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 0):
+        raise ValueError(
+            f"k_pages, v_pages: got tensors on {device} of compute capability {'.'.join(map(str, capability))}, "
+            "expected 8.0 or newer"
+        )
+    if forced == "cuda":
+        _check_cuda(op, dtype, head_dim)
+    return forced or _FASTER.get((op, capability), "triton")
+
+
+def _check_cuda(op: str, dtype: torch.dtype, head_dim: int) -> None:
+    if not hasattr(_core, "cuda"):
+        raise ValueError(
+            f"{_VARIABLE}: got 'cuda', but this build has no CUDA kernels; build with TTS_CUDA=ON"
+        )
+    if op == "gather_kv":
+        raise ValueError(f"{_VARIABLE}: got 'cuda', which has no {op}; expected 'triton'")
+    if op == "tree_attention" and (dtype not in _HALF or head_dim not in (64, 128)):
+        raise ValueError(
+            f"{_VARIABLE}: got 'cuda', whose {op} serves torch.float16 and torch.bfloat16 with head_dim 64 and "
+            f"128, and pages of {dtype} with head_dim {head_dim}; expected 'triton'"
+        )
+
+
+@lru_cache
+def _launcher(op: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> Callable[..., None]:
+    name = choose(op, device, dtype, head_dim)
+    try:
+        module: Any = import_module(f"tts_kernels.{name}")
+    except ModuleNotFoundError as missing:
+        if missing.name != "triton":
+            raise
+        raise ImportError(
+            f"{op}: plain pages need Triton, which is not installed; pip install 'tts-kernels[gpu]'"
+        ) from missing
+    if name == "triton" and device.type == "cpu" and not module.INTERPRETED:
+        raise ValueError(
+            "k_pages, v_pages: got plain pages on the CPU, which run in Triton's interpreter only; set "
+            "TRITON_INTERPRET=1 before Python starts, or make the pool with layout='packed'"
+        )
+    launcher: Callable[..., None] = getattr(module, op)
+    return launcher

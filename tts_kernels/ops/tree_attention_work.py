@@ -1,0 +1,153 @@
+"""Attention over plain pages by the work list of a DevicePlan: torch.ops.tts_kernels.tree_attention.work."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from tts_kernels import backend
+from tts_kernels.device_plan import AttentionOptions, DevicePlan, WorkCapacity, WorkLaunch, WorkLayout
+from tts_kernels.ops._common import check_devices, check_rows, register
+from tts_kernels.ops._paged import check_plain_pages
+
+
+def tree_attention_work(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    plan: DevicePlan,
+    scale: float | None,
+    window: int,
+    logits_soft_cap: float,
+) -> tuple[Tensor, Tensor]:
+    """`tts_kernels.tree_attention` with a DevicePlan; window and logits_soft_cap are 0 for none."""
+    work, partials, capacity, num_items, num_merges = plan.launch
+    check_devices(q=q, k_pages=k_pages, v_pages=v_pages, plan=work, partials=partials)
+    pages, queries = k_pages.shape, q.shape
+    if not (
+        pages[1:] == (plan.num_kv_heads, plan.page_size, plan.head_dim)
+        and pages[0] >= plan.num_pages
+        and queries[1:] == (plan.num_q_heads, plan.head_dim)
+        and queries[0] >= plan.num_queries
+    ):
+        _refuse_shapes(q, k_pages, plan)
+    out, lse = torch.ops.tts_kernels.tree_attention.work(
+        q,
+        k_pages,
+        v_pages,
+        work,
+        partials,
+        capacity,
+        num_items,
+        num_merges,
+        plan.head_dim**-0.5 if scale is None else scale,
+        window,
+        logits_soft_cap,
+    )
+    return out, lse
+
+
+def _refuse_shapes(q: Tensor, k_pages: Tensor, plan: DevicePlan) -> None:
+    expected_pages = f"[>= {plan.num_pages}, {plan.num_kv_heads}, {plan.page_size}, {plan.head_dim}]"
+    expected_q = f"[>= {plan.num_queries}, {plan.num_q_heads}, {plan.head_dim}]"
+    if k_pages.shape[1:] != (plan.num_kv_heads, plan.page_size, plan.head_dim) or (
+        k_pages.shape[0] < plan.num_pages
+    ):
+        raise ValueError(f"k_pages: got shape {list(k_pages.shape)}, expected {expected_pages} as planned")
+    raise ValueError(f"q: got shape {list(q.shape)}, expected {expected_q} as planned")
+
+
+def _tree_attention_work(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    work: Tensor,
+    partials: Tensor,
+    capacity: list[int],
+    num_items: int,
+    num_merges: int,
+    scale: float,
+    window: int,
+    logits_soft_cap: float,
+) -> tuple[Tensor, Tensor]:
+    check_plain_pages(k_pages, v_pages)
+    _, num_kv_heads, _, head_dim = k_pages.shape
+    check_rows("q", q, None, head_dim, k_pages.dtype)
+    tokens, num_q_heads, _ = q.shape
+    if num_q_heads == 0 or num_q_heads % num_kv_heads != 0:
+        raise ValueError(
+            f"q: got {num_q_heads} heads, expected a multiple of the {num_kv_heads} KV heads of the pages"
+        )
+    if not 0 < scale < math.inf:
+        raise ValueError(f"scale: got {scale}, expected a finite number > 0")
+    if not 0 <= logits_soft_cap < math.inf:
+        raise ValueError(
+            f"logits_soft_cap: got {logits_soft_cap}, expected a finite number > 0, or 0 for none"
+        )
+    launch = _work_launch(work, partials, capacity, num_items, num_merges, num_kv_heads, head_dim)
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    lse = torch.empty((tokens, num_q_heads), dtype=torch.float32, device=q.device)
+    options = AttentionOptions(scale, min(window, 2**30), logits_soft_cap)
+    backend.kernel("tree_attention", k_pages)(q, k_pages, v_pages, launch, options, out, lse)
+    return out, lse
+
+
+def _work_launch(
+    work: Tensor,
+    partials: Tensor,
+    capacity: list[int],
+    num_items: int,
+    num_merges: int,
+    num_kv_heads: int,
+    head_dim: int,
+) -> WorkLaunch:
+    """Checks that a launch stays inside the buffers, as far as the host can see."""
+    if len(capacity) != 5 or min(capacity) < 0:
+        raise ValueError(f"capacity: got {capacity}, expected 5 numbers >= 0 (see WorkCapacity)")
+    known = WorkCapacity(*capacity)
+    if not (0 <= num_items <= known.items and 0 <= num_merges <= known.queries):
+        raise ValueError(
+            f"num_items, num_merges: got {num_items} and {num_merges}, expected at most the capacity of "
+            f"{known.items} items and {known.queries} queries"
+        )
+    partial_floats = num_kv_heads * known.partials * (head_dim + 1)
+    for name, buffer, dtype, size in (
+        ("work", work, torch.int32, WorkLayout.of(known).end),
+        ("partials", partials, torch.float32, partial_floats),
+    ):
+        if buffer.dtype is not dtype:
+            raise TypeError(f"{name}: got {buffer.dtype}, expected {dtype}")
+        if buffer.dim() != 1 or buffer.shape[0] < size or not buffer.is_contiguous():
+            raise ValueError(
+                f"{name}: got shape {list(buffer.shape)} and strides {buffer.stride()}, expected at least {size} "
+                f"contiguous elements for {known}"
+            )
+    return WorkLaunch(work, partials, known, num_items, num_merges)
+
+
+def _tree_attention_work_fake(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    work: Tensor,
+    partials: Tensor,
+    capacity: list[int],
+    num_items: int,
+    num_merges: int,
+    scale: float,
+    window: int,
+    logits_soft_cap: float,
+) -> tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32)
+
+
+register(
+    "tree_attention.work(Tensor q, Tensor k_pages, Tensor v_pages, Tensor work, Tensor(a!) partials, "
+    "int[] capacity, int num_items, int num_merges, float scale, int window, float logits_soft_cap) "
+    "-> (Tensor out, Tensor lse)",
+    cpu=_tree_attention_work,
+    cuda=_tree_attention_work,
+    fake=_tree_attention_work_fake,
+)

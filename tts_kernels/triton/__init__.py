@@ -1,0 +1,11 @@
+"""Triton backend: a launcher for each operator, over plain pages of any strides. One file per operator.
+
+Launchers trust their arguments, which the operators (tts_kernels/ops) have checked.
+"""
+
+from tts_kernels.triton.append_kv import append_kv
+from tts_kernels.triton.copy_pages import copy_pages
+from tts_kernels.triton.gather_kv import gather_kv
+from tts_kernels.triton.tree_attention import INTERPRETED, tree_attention
+
+__all__ = ["INTERPRETED", "append_kv", "copy_pages", "gather_kv", "tree_attention"]

@@ -1,0 +1,305 @@
+"""Attention over a work list (csrc/common/work_records.h): one launch for its items, one to merge."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from tts_kernels.device_plan import AttentionOptions, WorkLaunch, WorkLayout
+
+LOG2_E = math.log2(math.e)
+
+# A storage dtype is computed with as it is on a GPU. The interpreter multiplies bfloat16 as if its bits were
+# integers, without a word, so there everything is computed in float32.
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+_COMPUTE = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+
+class LaunchConfig(NamedTuple):
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+def max_tile_height(head_dim: int) -> int:
+    """The accumulator of a tile, height x head_dim in float32, stays in registers: 64 KiB of an SM's 256."""
+    return 128 if head_dim <= 128 else 64
+
+
+def launch_config(head_dim: int, itemsize: int) -> LaunchConfig:
+    if itemsize == 4:
+        return LaunchConfig(32, 4, 2)
+    return LaunchConfig(64, 4, 3)
+
+
+def tree_attention(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    launch: WorkLaunch,
+    options: AttentionOptions,
+    out: Tensor,
+    lse: Tensor,
+) -> None:
+    """Writes out and lse, both contiguous, for the queries of the work list; other rows stay as they are."""
+    num_kv_heads, page_size, head_dim = k_pages.shape[1:]
+    group = q.shape[1] // num_kv_heads
+    work, partials, capacity, num_items, num_merges = launch
+    layout = WorkLayout.of(capacity)
+    config = launch_config(head_dim, q.element_size())
+    logit, factor = _logit_factors(options)
+    if num_items > 0:
+        _attend[(num_items * num_kv_heads,)](
+            q,
+            k_pages,
+            v_pages,
+            work,
+            partials,
+            out,
+            lse,
+            q.stride()[:2],
+            k_pages.stride()[:3],
+            v_pages.stride()[:3],
+            (layout.query_order, layout.query_position, layout.pages),
+            capacity.partials,
+            (num_kv_heads, group),
+            logit,
+            factor,
+            options.window,
+            HEAD_DIM=head_dim,
+            BLOCK_D=triton.next_power_of_2(head_dim),
+            PAGE_SIZE=page_size,
+            BLOCK_N=config.block_n,
+            MAX_HEIGHT=max_tile_height(head_dim),
+            HAS_WINDOW=options.window > 0,
+            HAS_SOFT_CAP=options.soft_cap > 0,
+            COMPUTE=tl.float32 if INTERPRETED else _COMPUTE[q.dtype],
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
+        )
+    if num_merges > 0:
+        _merge[(num_merges, num_kv_heads)](
+            work,
+            partials,
+            out,
+            lse,
+            (layout.query_order, layout.merge_begin, layout.merge_base),
+            capacity.partials,
+            GROUP=group,
+            BLOCK_G=triton.next_power_of_2(group),
+            HEAD_DIM=head_dim,
+            BLOCK_D=triton.next_power_of_2(head_dim),
+        )
+
+
+def _logit_factors(options: AttentionOptions) -> tuple[float, float]:
+    """(a, b) such that the logit over ln 2 of a product s is b * s, or b * tanh(a * s / (2 log2 e))."""
+    if options.soft_cap > 0:
+        return options.scale / options.soft_cap * 2 * LOG2_E, options.soft_cap * LOG2_E
+    return 1.0, options.scale * LOG2_E
+
+
+@triton.jit(do_not_specialize=["window"])
+def _attend(
+    q_ptr,  # [T, num_kv_heads * group, HEAD_DIM]
+    k_ptr,  # [num_pages, num_kv_heads, PAGE_SIZE, HEAD_DIM]
+    v_ptr,
+    work_ptr,
+    partials_ptr,
+    out_ptr,
+    lse_ptr,
+    q_strides,
+    k_strides,
+    v_strides,
+    offsets,  # of query_order, query_position and pages in the work list
+    partials_capacity,
+    heads,  # (num_kv_heads, group)
+    logit_factor,
+    exponent_factor,
+    window,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    PAGE_SIZE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    MAX_HEIGHT: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    HAS_SOFT_CAP: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
+    """Program (item, KV head), heads fastest: programs start in order, hence the longest items first."""
+    item = tl.program_id(0) // heads[0]
+    kv_head = tl.program_id(0) % heads[0]
+    if item >= tl.load(work_ptr):
+        return
+    height = tl.load(work_ptr + 16 + item * 8 + 7)
+    if height == 16:
+        _attend_tile(
+            q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr, q_strides, k_strides, v_strides,
+            offsets, partials_capacity, heads, logit_factor, exponent_factor, window, item, kv_head,
+            HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 16,
+        )  # fmt: skip
+    else:
+        if MAX_HEIGHT == 64 or height == 64:
+            _attend_tile(
+                q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr, q_strides, k_strides, v_strides,
+                offsets, partials_capacity, heads, logit_factor, exponent_factor, window, item, kv_head,
+                HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 64,
+            )  # fmt: skip
+        else:
+            _attend_tile(
+                q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr, q_strides, k_strides, v_strides,
+                offsets, partials_capacity, heads, logit_factor, exponent_factor, window, item, kv_head,
+                HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 128,
+            )  # fmt: skip
+
+
+@triton.jit
+def _attend_tile(
+    q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr, q_strides, k_strides, v_strides,
+    offsets, partials_capacity, heads, logit_factor, exponent_factor, window, item, kv_head,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    PAGE_SIZE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    HAS_SOFT_CAP: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    record_ptr = work_ptr + 16 + item * 8
+    pages_ptr = work_ptr + offsets[2] + tl.load(record_ptr)
+    first_position = tl.load(record_ptr + 1)
+    num_tokens = tl.load(record_ptr + 2)
+    row_end = tl.load(record_ptr + 5)
+    partial_base = tl.load(record_ptr + 6)
+    group = heads[1]
+
+    row = tl.load(record_ptr + 4) + tl.arange(0, BLOCK_M)
+    live = row < row_end
+    query = row // group
+    head = kv_head * group + row % group
+    q_row = tl.load(work_ptr + offsets[0] + query, mask=live, other=0).to(tl.int64)
+    channel = tl.arange(0, BLOCK_D)
+    in_head = channel < HEAD_DIM
+    row_mask = live[:, None] & in_head[None, :]
+    q_offset = q_row * q_strides[0] + head.to(tl.int64) * q_strides[1]
+    q = tl.load(q_ptr + q_offset[:, None] + channel[None, :], mask=row_mask, other=0.0).to(COMPUTE)
+
+    # Relative to the item's first token, a row sees the tokens last - window + 1 .. last.
+    position = tl.load(work_ptr + offsets[1] + query, mask=live, other=2**30)
+    begin = 0
+    if HAS_WINDOW:
+        first_visible = tl.min(position, 0) - window + 1 - first_position
+        begin = tl.maximum(first_visible, 0) // BLOCK_N * BLOCK_N
+    last = tl.where(live, tl.minimum(position - first_position, num_tokens - 1), -1)
+    oldest = position - first_position - window
+
+    k_head_ptr = k_ptr + kv_head.to(tl.int64) * k_strides[1] + channel[None, :]
+    v_head_ptr = v_ptr + kv_head.to(tl.int64) * v_strides[1] + channel[None, :]
+    row_max = tl.full([BLOCK_M], -float("inf"), tl.float32)
+    row_sum = tl.zeros([BLOCK_M], tl.float32)
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    for start in range(begin, num_tokens, BLOCK_N):
+        token = start + tl.arange(0, BLOCK_N)
+        held = token < num_tokens
+        page = tl.load(pages_ptr + token // PAGE_SIZE, mask=held, other=0).to(tl.int64)
+        slot = token % PAGE_SIZE
+        mask = held[:, None] & in_head[None, :]
+        k_offset = page * k_strides[0] + slot * k_strides[2]
+        k = tl.load(k_head_ptr + k_offset[:, None], mask=mask, other=0.0).to(COMPUTE)
+        s = tl.dot(q, k.T, input_precision="ieee")
+        if HAS_SOFT_CAP:
+            s = 1 - 2 / (tl.exp2(s * logit_factor) + 1)  # tanh, without inf / inf
+        visible = token[None, :] <= last[:, None]
+        if HAS_WINDOW:
+            visible = visible & (token[None, :] > oldest[:, None])
+        s = tl.where(visible, s * exponent_factor, -float("inf"))
+
+        new_max = tl.maximum(row_max, tl.max(s, 1))
+        shift = tl.where(new_max == -float("inf"), 0.0, new_max)  # so that nothing seen yet is 0, not NaN
+        p = tl.exp2(s - shift[:, None])
+        rescale = tl.exp2(row_max - shift)
+        row_sum = row_sum * rescale + tl.sum(p, 1)
+        row_max = new_max
+        v_offset = page * v_strides[0] + slot * v_strides[2]
+        v = tl.load(v_head_ptr + v_offset[:, None], mask=mask, other=0.0).to(COMPUTE)
+        acc = tl.dot(p.to(COMPUTE), v, acc * rescale[:, None], input_precision="ieee")
+
+    row_sum = tl.where(row_sum == 0, 1.0, row_sum)  # a row that saw nothing is (0, -inf)
+    result = acc / row_sum[:, None]
+    result_lse = (row_max + tl.log2(row_sum)) * 0.6931471805599453
+    if partial_base == -(2**31):
+        out_row = q_row * (heads[0] * group) + head
+        tl.store(
+            out_ptr + out_row[:, None] * HEAD_DIM + channel[None, :],
+            result.to(out_ptr.dtype.element_ty),
+            mask=row_mask,
+        )
+        tl.store(lse_ptr + out_row, result_lse, mask=live)
+    else:
+        partial = kv_head.to(tl.int64) * partials_capacity + partial_base + row
+        partial_lse_ptr = partials_ptr + tl.cast(partials_capacity, tl.int64) * heads[0] * HEAD_DIM
+        tl.store(partials_ptr + partial[:, None] * HEAD_DIM + channel[None, :], result, mask=row_mask)
+        tl.store(partial_lse_ptr + partial, result_lse, mask=live)
+
+
+@triton.jit
+def _merge(
+    work_ptr,
+    partials_ptr,
+    out_ptr,
+    lse_ptr,
+    offsets,  # of query_order, merge_begin and merge_base in the work list
+    partials_capacity,
+    GROUP: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Program (query, KV head): the query's partials in path order, for all heads of the group."""
+    query = tl.program_id(0)
+    kv_head = tl.program_id(1)
+    if query >= tl.load(work_ptr + 1):
+        return
+    begin = tl.load(work_ptr + offsets[1] + query)
+    end = tl.load(work_ptr + offsets[1] + query + 1)
+    if begin == end:
+        return
+    member = tl.arange(0, BLOCK_G)
+    live = member < GROUP
+    channel = tl.arange(0, BLOCK_D)
+    mask = live[:, None] & (channel < HEAD_DIM)[None, :]
+    first = kv_head.to(tl.int64) * partials_capacity + query * GROUP + member
+    partial_lse_ptr = partials_ptr + tl.cast(partials_capacity, tl.int64) * tl.num_programs(1) * HEAD_DIM
+
+    row_max = tl.full([BLOCK_G], -float("inf"), tl.float32)
+    row_sum = tl.zeros([BLOCK_G], tl.float32)
+    acc = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)
+    for i in range(begin, end):
+        partial = first + tl.load(work_ptr + offsets[2] + i)
+        part_lse = tl.load(partial_lse_ptr + partial, mask=live, other=-float("inf"))
+        part = tl.load(partials_ptr + partial[:, None] * HEAD_DIM + channel[None, :], mask=mask, other=0.0)
+        new_max = tl.maximum(row_max, part_lse)
+        shift = tl.where(new_max == -float("inf"), 0.0, new_max)
+        rescale = tl.exp(row_max - shift)
+        weight = tl.exp(part_lse - shift)
+        row_sum = row_sum * rescale + weight
+        row_max = new_max
+        acc = acc * rescale[:, None] + part * weight[:, None]
+
+    row_sum = tl.where(row_sum == 0, 1.0, row_sum)  # a row that saw nothing is (0, -inf)
+    result = acc / row_sum[:, None]
+    result_lse = row_max + tl.log(row_sum)
+    q_row = tl.load(work_ptr + offsets[0] + query).to(tl.int64)
+    out_row = (q_row * tl.num_programs(1) + kv_head) * GROUP + member
+    tl.store(
+        out_ptr + out_row[:, None] * HEAD_DIM + channel[None, :],
+        result.to(out_ptr.dtype.element_ty),
+        mask=mask,
+    )
+    tl.store(lse_ptr + out_row, result_lse, mask=live)
