@@ -214,29 +214,35 @@ def entry(**methods: Any) -> dict[str, Any]:
 
 
 def test_report_of_an_entry() -> None:
-    row = report.attention_row(
-        entry(
-            triton={"error": 1e-3} | times(50, 40),
-            cuda={"error": 1e-3} | times(40, 30),
-            **{
-                "cuda graph": times(38, 29),
-                "flashinfer decode": times(100, 90),
-                "flashinfer decode, tensor cores": times(80, 70),
-                "flex_attention": {"left_out": "no time"},
-            },
-        ),
-        Ceilings(bandwidth=3e12, rate=8e14),
+    measured = entry(
+        triton={"error": 1e-3} | times(50, 40),
+        cuda={"error": 1e-3} | times(40, 30),
+        **{
+            "cuda graph": times(38, 29),
+            "flashinfer decode": times(100, 90),
+            "flashinfer decode, tensor cores": times(80, 70),
+            "flex_attention": {"left_out": "no time"},
+        },
     )
-    cells = dict(zip(report.ATTENTION_COLUMNS, row, strict=True))
+    row = report.attention_row(measured, Ceilings(bandwidth=3e12, rate=8e14))
+    cells = dict(zip(report.COLUMNS, row, strict=True))
     assert cells["floor, us"] == "20.0"
     assert cells["ours, us"] == "40.0 ± 1.0 (cuda)"
-    assert cells["warm L2, us"] == "30.0 ± 1.0"
-    assert cells["in a graph, us"] == "38.0 ± 1.0"
     assert cells["of the roofline"] == "50%"
-    assert (cells["GB/s"], cells["TFLOP/s"]) == ("1500", "50.0")
     assert cells["x FlashInfer decode"] == "2.00"
-    assert cells["x FlexAttention"] == cells["x SDPA"] == "-"
-    assert (cells["plan, us"], cells["next plan, us"]) == ("200", "20")
+    assert cells["x FlexAttention"] == cells["x SDPA"] == ""
+    details = dict(zip(report.DETAILS, report.detail_row(measured), strict=True))
+    assert details["warm L2, us"] == "30.0 ± 1.0"
+    assert details["in a graph, us"] == "38.0 ± 1.0"
+    assert (details["GB/s"], details["TFLOP/s"]) == ("1500", "50.0")
+    assert (details["plan, us"], details["next plan, us"]) == ("200", "20")
+
+
+def test_the_readme_has_the_columns_of_the_report() -> None:
+    readme = (check.ROOT / "README.md").read_text(encoding="utf-8")
+    assert "| " + " | ".join(report.COLUMNS) + " |" in readme
+    for tree in TREES:
+        assert f"| 32/8 | {tree} | {tree.kv_bytes(Heads(32, 8)) / 1e6:.1f} |" in readme
 
 
 def test_report_names_what_was_left_out_and_what_failed() -> None:

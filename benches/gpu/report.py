@@ -16,21 +16,9 @@ PEERS = {
     "FlexAttention": ("flex_attention",),
     "SDPA": ("sdpa, replicated",),
 }
-ATTENTION_COLUMNS = [
-    "heads",
-    "tree (nodes / tokens)",
-    "unique KV, MB",
-    "floor, us",
-    "ours, us",
-    "warm L2, us",
-    "in a graph, us",
-    "of the roofline",
-    "GB/s",
-    "TFLOP/s",
-    *(f"x {peer}" for peer in PEERS),
-    "plan, us",
-    "next plan, us",
-]
+COLUMNS = ["heads", "tree (nodes / tokens)", "unique KV, MB", "floor, us", "ours, us", "of the roofline"]
+COLUMNS += [f"x {peer}" for peer in PEERS]
+DETAILS = [*COLUMNS[:2], "warm L2, us", "in a graph, us", "GB/s", "TFLOP/s", "plan, us", "next plan, us"]
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -52,22 +40,30 @@ def spread(quartiles: list[float]) -> str:
 
 
 def attention_row(entry: Record, ceilings: Ceilings | None) -> list[str]:
+    """Cells of COLUMNS."""
     methods, ours = entry["methods"], fastest(entry, OURS)
-    graph = fastest(entry, (f"{name} graph" for name in OURS))
-    row = [entry["heads"], entry["tree"], f"{entry['kv_bytes'] / 1e6:.1f}"]
+    seconds = methods[ours]["cold"][1] if ours else None
     floor = ceilings.floor(entry["min_bytes"], entry["flops"]) if ceilings else None
-    row.append(f"{floor * 1e6:.1f}" if floor else "-")
+    row = [entry["heads"], entry["tree"], f"{entry['kv_bytes'] / 1e6:.1f}"]
+    row.append(f"{floor * 1e6:.1f}" if floor else "")
+    row.append(f"{spread(methods[ours]['cold'])} ({ours})" if ours else "failed")
+    row.append(f"{floor / seconds:.0%}" if floor and seconds else "")
+    for names in PEERS.values():
+        peer = fastest(entry, names)
+        row.append(f"{methods[peer]['cold'][1] / seconds:.2f}" if peer and seconds else "")
+    return row
+
+
+def detail_row(entry: Record) -> list[str]:
+    """Cells of DETAILS."""
+    methods, ours = entry["methods"], fastest(entry, OURS)
+    row = [entry["heads"], entry["tree"]]
     if ours:
-        seconds = methods[ours]["cold"][1]
-        row += [f"{spread(methods[ours]['cold'])} ({ours})", spread(methods[ours]["warm"])]
-        row.append(spread(methods[graph]["cold"]) if graph else "-")
-        row.append(f"{floor / seconds:.0%}" if floor else "-")
+        seconds, graph = methods[ours]["cold"][1], fastest(entry, [f"{ours} graph"])
+        row += [spread(methods[ours]["warm"]), spread(methods[graph]["cold"]) if graph else ""]
         row += [f"{entry['min_bytes'] / seconds / 1e9:.0f}", f"{entry['flops'] / seconds / 1e12:.1f}"]
     else:
-        row += ["failed"] + ["-"] * 5
-    for peers in PEERS.values():
-        peer = fastest(entry, peers)
-        row.append(f"{methods[peer]['cold'][1] / seconds:.2f}" if peer and ours else "-")
+        row += [""] * 4
     return row + [f"{entry['plan'][name][1] * 1e6:.0f}" for name in ("full", "incremental")]
 
 
@@ -121,7 +117,8 @@ def markdown(report: Record) -> str:
         )
     if entries := by_kind["attention"]:
         rows = [attention_row(entry, measured) for entry in entries]
-        parts += ["## Attention", ATTENTION_NOTE, table(ATTENTION_COLUMNS, rows)]
+        parts += ["## Attention", ATTENTION_NOTE, table(COLUMNS, rows)]
+        parts += [DETAIL_NOTE, table(DETAILS, map(detail_row, entries))]
         parts += [
             f"Largest relative errors: {errors(entries)}.",
             "Left out:\n\n" + (left_out(entries) or "none"),
@@ -144,7 +141,10 @@ def markdown(report: Record) -> str:
 KINDS = ("ceilings", "graph_step", "kv_ops", "attention")
 ATTENTION_NOTE = (
     "One layer, head_dim 128, bfloat16, pages of 16 tokens that all methods share. Times are medians of "
-    "interleaved rounds with a cold L2 where nothing else is said, ± half the distance of the quartiles. "
-    "Ratios above 1 mean that the other takes longer; of several variants the fastest counts. The plan is "
-    "made on the host once for all layers of a step: from nothing, and for the step after another."
+    "interleaved rounds with a cold L2, ± half the distance of the quartiles. Ratios above 1 mean that the "
+    "other takes longer; of several variants the fastest counts."
+)
+DETAIL_NOTE = (
+    "Warm: right after the same call. GB/s and TFLOP/s: the bytes and flops of the floor over the cold time. "
+    "The plan is made on the host once for all layers of a step: from nothing, and for the step after another."
 )
