@@ -146,5 +146,5 @@ ATTENTION_NOTE = (
 )
 DETAIL_NOTE = (
     "Warm: right after the same call. GB/s and TFLOP/s: the bytes and flops of the floor over the cold time. "
-    "The plan is made on the host once for all layers of a step: from nothing, and for the step after another."
+    "The plan is made on the host once for all layers of a step: from nothing, and for the following step."
 )
