@@ -160,11 +160,6 @@ def test_wrong_methods_are_reported_and_not_timed(monkeypatch: pytest.MonkeyPatc
     assert results["skipped"]["left_out"] == "no time"
 
 
-def test_every_gpu_test_is_run(request: pytest.FixtureRequest) -> None:
-    marked = {item.path for item in request.session.items if item.get_closest_marker("gpu")}
-    assert marked <= set(check.gpu_test_files())
-
-
 def run(tmp_path: Path, *commands: str, limit: float = 30) -> check.Phase:
     return check.run("phase", [[sys.executable, "-c", c] for c in commands], limit, tmp_path / "phase.log")
 

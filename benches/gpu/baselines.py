@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benches.gpu.trees import HEAD_DIM, PAGE, Heads, Tree
-from tts_kernels import DevicePlanner, backend, tree_attention
+from tts_kernels import DevicePlanner, WorkCapacity, backend, tree_attention
 
 Call = Callable[[], Tensor]
 WORKSPACE_BYTES = 512 << 20  # of FlashInfer, four times what it recommends: partial results of 1,024 queries
@@ -70,7 +70,7 @@ def make_case(tree: Tree, heads: Heads, device: str) -> Case:
     return Case(tree, heads, q, randn(*pages), randn(*pages), levels, tree.block_tables(levels))
 
 
-def planner(case: Case, **options: object) -> DevicePlanner:
+def planner(case: Case, capacity: WorkCapacity | None = None) -> DevicePlanner:
     return DevicePlanner(
         num_q_heads=case.heads.q,
         num_kv_heads=case.heads.kv,
@@ -79,7 +79,7 @@ def planner(case: Case, **options: object) -> DevicePlanner:
         num_pages=len(case.k_pages),
         dtype=case.q.dtype,
         device=case.q.device,
-        **options,
+        capacity=capacity,
     )
 
 

@@ -45,15 +45,15 @@ def run(small: Small, backend: str) -> None:
     def randn(*shape: int) -> Tensor:
         return torch.randn(shape).bfloat16().cuda()
 
-    pages = randn(2, LAYERS, num_pages, small.kv_heads, PAGE, small.head_dim)
+    k_pages, v_pages = randn(2, LAYERS, num_pages, small.kv_heads, PAGE, small.head_dim)
     k, v = randn(2, small.branches, small.kv_heads, small.head_dim)
     slots = tables[np.arange(small.branches), (lengths - 1) // PAGE] * PAGE + (lengths - 1) % PAGE
     slots[-1] = -1  # padding
-    append_kv(k, v, *pages[:, 0], torch.from_numpy(slots.astype(np.int32)).cuda())
+    append_kv(k, v, k_pages[0], v_pages[0], torch.from_numpy(slots.astype(np.int32)).cuda())
     copies = rng.permutation(num_pages).astype(np.int32)[: num_pages // 2 * 2].reshape(-1, 2)
-    copy_pages(*pages, torch.from_numpy(copies).cuda())
+    copy_pages(k_pages, v_pages, torch.from_numpy(copies).cuda())
     if backend == "triton":
-        gather_kv(*pages[:, 0], torch.from_numpy(tables[0]).cuda(), int(lengths[0]))
+        gather_kv(k_pages[0], v_pages[0], torch.from_numpy(tables[0]).cuda(), int(lengths[0]))
 
     planner = DevicePlanner(
         num_q_heads=small.q_heads,
@@ -66,8 +66,8 @@ def run(small: Small, backend: str) -> None:
     )
     plan = planner.update(tables, lengths, query_lens)
     q = randn(int(query_lens.sum()), small.q_heads, small.head_dim)
-    tree_attention(q, *pages[:, 1], plan)
-    tree_attention(q, *pages[:, 1], plan, window=20, logits_soft_cap=30.0)
+    tree_attention(q, k_pages[1], v_pages[1], plan)
+    tree_attention(q, k_pages[1], v_pages[1], plan, window=20, logits_soft_cap=30.0)
     torch.cuda.synchronize()
 
 

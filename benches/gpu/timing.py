@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ class Times(NamedTuple):
     warm: Quartiles
 
 
-def measure(calls: dict[str, Callable[[], object]], rounds: int = 15) -> dict[str, Times]:
+def measure(calls: Mapping[str, Callable[[], object]], rounds: int = 15) -> dict[str, Times]:
     """Times of each call, all in turn round by round, so that clocks and other load hit all alike."""
     flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
     for call in calls.values():
