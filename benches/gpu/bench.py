@@ -173,7 +173,7 @@ def main(
     console = Console()
     deadline = time.monotonic() + budget
     if not torch.cuda.is_available():
-        raise typer.BadParameter("no GPU is visible to torch")
+        raise SystemExit("no GPU is visible to torch")
 
     def record(kind: str, run: Callable[[], dict[str, Any]]) -> None:
         if time.monotonic() > deadline:

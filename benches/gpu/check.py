@@ -16,7 +16,7 @@ import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, BinaryIO, NamedTuple
 
 import typer
 from rich.console import Console
@@ -41,27 +41,28 @@ def run(name: str, commands: list[list[str]], limit: float, log: Path) -> Phase:
     outcome = "passed"
     with log.open("ab") as output:
         for command in commands:
-            # A group of its own, so that a compiler or a sanitizer's child ends with it.
-            try:
-                process = subprocess.Popen(
-                    command, cwd=ROOT, env=environment(), stdout=output, stderr=output, start_new_session=True
-                )
-            except OSError as error:
-                output.write(f"{command[0]}: {error}\n".encode())
-                outcome = "failed"
-                break
-            try:
-                status = process.wait(max(1.0, begin + limit - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                outcome = "timed out"
-                break
-            if status != 0:
-                outcome = "failed"
-                break
+            if outcome == "passed":
+                outcome = run_command(command, max(1.0, begin + limit - time.monotonic()), output)
     lines = log.read_text(errors="replace").strip().splitlines()
     return Phase(name, outcome, time.monotonic() - begin, lines[-1].strip("= ")[:200] if lines else "")
+
+
+def run_command(command: list[str], limit: float, output: BinaryIO) -> str:
+    """Its outcome, as of `Phase`."""
+    try:
+        # A group of its own, so that a compiler or a sanitizer's child ends with it.
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment(), stdout=output, stderr=output, start_new_session=True
+        )
+    except OSError as error:
+        output.write(f"{command[0]}: {error}\n".encode())
+        return "failed"
+    try:
+        return "failed" if process.wait(limit) else "passed"
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return "timed out"
 
 
 def environment() -> dict[str, str]:
