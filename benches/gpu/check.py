@@ -172,6 +172,7 @@ def main(
         "results": read_results(results),
     }
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    results.unlink(missing_ok=True)  # all of it is in report.json
     (out / "report.md").write_text(markdown(report))
     console.print(f"{out / 'report.md'} after {time.monotonic() - begin:.0f} s")
     raise typer.Exit(any(done.outcome != "passed" for done in phases if done.name != "bench"))
