@@ -52,31 +52,31 @@ class Case:
 
 
 def random_tables(
-    lengths: list[int], parents: list[tuple[int, int]], generator: torch.Generator, spare: int = 3
+    lengths: list[int], parents: list[tuple[int, int]], generator: torch.Generator, page_size: int = PAGE
 ) -> tuple[Tensor, int]:
     """Block tables of branches that share leading pages, and the size of the pool.
 
     parents[b] = (branch, n): branch b shares the pages that hold the first n tokens of that earlier branch,
     n = 0 for a root. A page shared in part holds the same tokens for both, as after a truncation.
     """
-    num_pages = sum(length // PAGE + 1 for length in lengths) + spare
+    num_pages = sum(length // page_size + 1 for length in lengths) + 3
     free = torch.randperm(num_pages, generator=generator).tolist()
     tables: list[list[int]] = []
     for length, (parent, shared) in zip(lengths, parents, strict=True):
-        pages = -(-length // PAGE)
-        kept = tables[parent][: min(-(-shared // PAGE), pages)] if shared else []
+        pages = -(-length // page_size)
+        kept = tables[parent][: min(-(-shared // page_size), pages)] if shared else []
         tables.append(kept + [free.pop() for _ in range(pages - len(kept))])
     width = max(map(len, tables))
     padded = [table + [-1] * (width - len(table)) for table in tables]
     return torch.tensor(padded, dtype=torch.int32), num_pages
 
 
-def live_slots(tables: Tensor, lengths: Tensor) -> Tensor:
+def live_slots(tables: Tensor, lengths: Tensor, page_size: int = PAGE) -> Tensor:
     """Slots that any branch holds, each once."""
     slots = []
     for table, length in zip(tables, lengths.tolist(), strict=True):
         position = torch.arange(length)
-        slots.append(table.long()[position // PAGE] * PAGE + position % PAGE)
+        slots.append(table.long()[position // page_size] * page_size + position % page_size)
     return torch.cat(slots).unique().int()
 
 

@@ -1,10 +1,15 @@
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported, which transformers may do
+
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tts_decode.engines.loading import load_model
 
@@ -17,6 +22,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip("needs an NVIDIA GPU"))
+
+
+@pytest.fixture(scope="session", params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Where the kernels for plain pages run: in Triton's interpreter, or on the GPU of a machine that has one."""
+    if (request.param == "cuda") != torch.cuda.is_available():
+        pytest.skip("needs a GPU" if request.param == "cuda" else "the kernels run on the GPU here")
+    pytest.importorskip("triton")
+    return torch.device("cuda" if request.param == "cuda" else "cpu")
 
 
 @pytest.fixture

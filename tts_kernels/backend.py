@@ -35,7 +35,7 @@ def kernel(op: str, k_pages: Tensor) -> Callable[..., None]:
 
 
 def max_tile_height(head_dim: int, dtype: torch.dtype, device: torch.device) -> int:
-    """The tallest tile that the attention kernel for such pages computes; a work list has none above."""
+    """The tallest tile that the attention kernel for such pages takes; a work list has none above."""
     return 64 if choose("tree_attention", device, dtype, head_dim) == "cuda" or head_dim > 128 else 128
 
 

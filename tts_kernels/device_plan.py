@@ -206,7 +206,7 @@ class DevicePlanner:
             head_dim,
             dtype.itemsize,
             128 if head_dim <= 128 else 64,
-            _num_sms(self.device),
+            num_multiprocessors(self.device),
             page_size,
             num_pages,
             branch_invariant,
@@ -308,7 +308,8 @@ def _round_up(n: int) -> int:
     return -(-max(n, 1) // 16) * 16
 
 
-def _num_sms(device: torch.device) -> int:
+def num_multiprocessors(device: torch.device) -> int:
+    """Of a GPU. For the CPU, where kernels are only interpreted, few, so that plans have little to launch."""
     if device.type != "cuda":
         return 16
     return torch.cuda.get_device_properties(device).multi_processor_count

@@ -21,20 +21,35 @@ _COMPUTE = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16
 
 
 class LaunchConfig(NamedTuple):
+    """Tokens of a step, and of a step of a tile of 128 rows; the tallest tile that is computed at once."""
+
     block_n: int
+    tall_block_n: int
+    max_block_m: int
     num_warps: int
     num_stages: int
 
 
-def max_tile_height(head_dim: int) -> int:
-    """The accumulator of a tile, height x head_dim in float32, stays in registers: 64 KiB of an SM's 256."""
-    return 128 if head_dim <= 128 else 64
+# By head_dim rounded up to a power of two and by bytes of an element. Nothing is measured yet; the choice rests
+# on the compiler's reports. Triton spreads num_stages over the loads of page ids and of K and V that depend on
+# them: 3 stages keep K and V one step ahead of their use, 5 two steps. That many buffers of block_n * head_dim
+# elements and the rows of q are the shared memory; an SM of sm_80 has 164 KiB, of sm_90 228.
+#   64: 3 * 2 * 8 KiB + 16 KiB = 64 KiB
+#   128: 2 * 2 * 16 KiB + 16 KiB = 80 KiB; steps of 64 tokens at 128 rows would not fit 255 registers
+#   256: 3 * 2 * 16 KiB + 32 KiB = 128 KiB; 8 warps, which share the registers of 64 rows of 256 channels
+# Float32 products have no tensor cores and unroll to one instruction each, so tiles go 16 rows at a time.
+_CONFIGS = {
+    (64, 2): LaunchConfig(64, 64, 128, 4, 5),
+    (128, 2): LaunchConfig(64, 32, 128, 4, 3),
+    (256, 2): LaunchConfig(32, 32, 64, 8, 5),
+    (64, 4): LaunchConfig(32, 32, 16, 4, 3),
+    (128, 4): LaunchConfig(32, 32, 16, 4, 3),
+    (256, 4): LaunchConfig(32, 32, 16, 8, 3),
+}
 
 
 def launch_config(head_dim: int, itemsize: int) -> LaunchConfig:
-    if itemsize == 4:
-        return LaunchConfig(32, 4, 2)
-    return LaunchConfig(64, 4, 3)
+    return _CONFIGS[max(64, triton.next_power_of_2(head_dim)), itemsize]
 
 
 def tree_attention(
@@ -75,7 +90,8 @@ def tree_attention(
             BLOCK_D=triton.next_power_of_2(head_dim),
             PAGE_SIZE=page_size,
             BLOCK_N=config.block_n,
-            MAX_HEIGHT=max_tile_height(head_dim),
+            TALL_BLOCK_N=config.tall_block_n,
+            MAX_BLOCK_M=config.max_block_m,
             HAS_WINDOW=options.window > 0,
             HAS_SOFT_CAP=options.soft_cap > 0,
             COMPUTE=tl.float32 if INTERPRETED else _COMPUTE[q.dtype],
@@ -126,7 +142,8 @@ def _attend(
     BLOCK_D: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    MAX_HEIGHT: tl.constexpr,
+    TALL_BLOCK_N: tl.constexpr,
+    MAX_BLOCK_M: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_SOFT_CAP: tl.constexpr,
     COMPUTE: tl.constexpr,
@@ -136,32 +153,40 @@ def _attend(
     kv_head = tl.program_id(0) % heads[0]
     if item >= tl.load(work_ptr):
         return
-    height = tl.load(work_ptr + 16 + item * 8 + 7)
-    if height == 16:
+    record_ptr = work_ptr + 16 + item * 8
+    row_begin = tl.load(record_ptr + 4)
+    height = tl.load(record_ptr + 7)
+    if MAX_BLOCK_M == 16:
+        for row in range(row_begin, tl.load(record_ptr + 5), 16):
+            _attend_tile(
+                q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr, q_strides, k_strides, v_strides,
+                offsets, partials_capacity, heads, logit_factor, exponent_factor, window, record_ptr, row, kv_head,
+                HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 16,
+            )  # fmt: skip
+    elif height == 16:
         _attend_tile(
             q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr, q_strides, k_strides, v_strides,
-            offsets, partials_capacity, heads, logit_factor, exponent_factor, window, item, kv_head,
+            offsets, partials_capacity, heads, logit_factor, exponent_factor, window, record_ptr, row_begin, kv_head,
             HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 16,
         )  # fmt: skip
+    elif MAX_BLOCK_M == 64 or height == 64:
+        _attend_tile(
+            q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr, q_strides, k_strides, v_strides,
+            offsets, partials_capacity, heads, logit_factor, exponent_factor, window, record_ptr, row_begin, kv_head,
+            HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 64,
+        )  # fmt: skip
     else:
-        if MAX_HEIGHT == 64 or height == 64:
-            _attend_tile(
-                q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr, q_strides, k_strides, v_strides,
-                offsets, partials_capacity, heads, logit_factor, exponent_factor, window, item, kv_head,
-                HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 64,
-            )  # fmt: skip
-        else:
-            _attend_tile(
-                q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr, q_strides, k_strides, v_strides,
-                offsets, partials_capacity, heads, logit_factor, exponent_factor, window, item, kv_head,
-                HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 128,
-            )  # fmt: skip
+        _attend_tile(
+            q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr, q_strides, k_strides, v_strides,
+            offsets, partials_capacity, heads, logit_factor, exponent_factor, window, record_ptr, row_begin, kv_head,
+            HEAD_DIM, BLOCK_D, PAGE_SIZE, TALL_BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 128,
+        )  # fmt: skip
 
 
 @triton.jit
 def _attend_tile(
     q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr, q_strides, k_strides, v_strides,
-    offsets, partials_capacity, heads, logit_factor, exponent_factor, window, item, kv_head,
+    offsets, partials_capacity, heads, logit_factor, exponent_factor, window, record_ptr, row_begin, kv_head,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
@@ -171,7 +196,6 @@ def _attend_tile(
     COMPUTE: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    record_ptr = work_ptr + 16 + item * 8
     pages_ptr = work_ptr + offsets[2] + tl.load(record_ptr)
     first_position = tl.load(record_ptr + 1)
     num_tokens = tl.load(record_ptr + 2)
@@ -179,7 +203,7 @@ def _attend_tile(
     partial_base = tl.load(record_ptr + 6)
     group = heads[1]
 
-    row = tl.load(record_ptr + 4) + tl.arange(0, BLOCK_M)
+    row = row_begin + tl.arange(0, BLOCK_M)
     live = row < row_end
     query = row // group
     head = kv_head * group + row % group

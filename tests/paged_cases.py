@@ -1,0 +1,136 @@
+"""Random trees of branches in poisoned plain pages, for the tests of attention by a work list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from attention_cases import live_slots, random_tables
+from torch import Tensor
+
+from tts_kernels import DevicePlan, DevicePlanner, backend, reference
+from tts_kernels.device_plan import AttentionOptions
+
+LAYOUTS = ["HND", "NHD", "vLLM"]
+
+
+@dataclass
+class PagedCase:
+    """Branches over one layer; every slot that no branch owns holds NaN or infinity."""
+
+    k_pages: Tensor
+    v_pages: Tensor
+    k_slots: Tensor
+    v_slots: Tensor
+    tables: Tensor
+    lengths: Tensor
+    query_lens: Tensor
+    q: Tensor
+
+    def planner(self, **options: object) -> DevicePlanner:
+        num_pages, num_kv_heads, page_size, head_dim = self.k_pages.shape
+        return DevicePlanner(
+            num_q_heads=self.q.shape[1],
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            page_size=page_size,
+            num_pages=num_pages,
+            dtype=self.q.dtype,
+            device=self.q.device,
+            **options,
+        )
+
+    def plan(self, **options: object) -> DevicePlan:
+        return self.planner(**options).update(self.tables, self.lengths, self.query_lens)
+
+    def attend(
+        self,
+        plan: DevicePlan,
+        *,
+        scale: float | None = None,
+        window: int | None = None,
+        logits_soft_cap: float | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As the operator does, with NaN in every buffer that the kernels are to write."""
+        plan.partials.fill_(torch.nan)
+        out = torch.full(self.q.shape, torch.nan, dtype=self.q.dtype, device=self.q.device)
+        lse = torch.full(self.q.shape[:2], torch.nan, device=self.q.device)
+        scale = self.q.shape[2] ** -0.5 if scale is None else scale
+        options = AttentionOptions(scale, window or 0, logits_soft_cap or 0.0)
+        kernel = backend.kernel("tree_attention", self.k_pages)
+        kernel(self.q, self.k_pages, self.v_pages, plan.launch, options, out, lse)
+        return out, lse
+
+    def expected(self, **options: float | None) -> tuple[Tensor, Tensor]:
+        page_size = self.k_pages.shape[2]
+        return reference.tree_attention(
+            self.q.cpu(),
+            self.k_slots,
+            self.v_slots,
+            self.tables,
+            self.lengths,
+            self.query_lens,
+            page_size=page_size,
+            **options,
+        )
+
+    def check(self, plan: DevicePlan | None = None, **options: float | None) -> None:
+        """Compares with the reference.
+
+        In the interpreter everything is float32 until the output is stored, whatever the storage dtype: its
+        products of bfloat16 are wrong, silently. It truncates to bfloat16, by up to 2^-7 of a value. A GPU
+        rounds each probability to 16-bit dtypes too.
+        """
+        out, lse = self.attend(self.plan() if plan is None else plan, **options)
+        expected, expected_lse = self.expected(**options)
+        rounding = {torch.float32: 0.0, torch.float16: 2**-11, torch.bfloat16: 2**-7}[self.q.dtype]
+        atol = 2e-5 + (rounding if out.is_cuda else 0.0)
+        torch.testing.assert_close(out.cpu().double(), expected, rtol=max(1e-5, rounding), atol=atol)
+        torch.testing.assert_close(
+            lse.cpu().double(), expected_lse, rtol=1e-6, atol=1e-4 if out.is_cuda else 2e-5
+        )
+
+
+def make_paged_case(
+    lengths: list[int],
+    parents: list[tuple[int, int]],
+    query_lens: list[int],
+    *,
+    device: torch.device,
+    kv_heads: int = 2,
+    group: int = 2,
+    head_dim: int = 64,
+    page_size: int = 16,
+    dtype: torch.dtype = torch.float32,
+    layout: str = "HND",
+    seed: int = 0,
+) -> PagedCase:
+    """Branch b shares the pages of the first n tokens of branch p where parents[b] = (p, n)."""
+    generator = torch.Generator().manual_seed(seed)
+    tables, num_pages = random_tables(lengths, parents, generator, page_size)
+    length_tensor = torch.tensor(lengths, dtype=torch.int32)
+    slots = live_slots(tables, length_tensor, page_size).long()
+    bad = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    shape = (2, num_pages * page_size, kv_heads, head_dim)
+    stored = bad[torch.randint(0, 3, shape, generator=generator)].to(dtype)
+    stored[:, slots] = torch.randn((2, len(slots), *shape[2:]), generator=generator).to(dtype)
+    k_pages, v_pages = (
+        in_layout(x.view(num_pages, page_size, kv_heads, head_dim).to(device), layout) for x in stored
+    )
+    # Logits of a few units: the softmax is neither flat nor one-hot.
+    q = 2 * torch.randn((sum(query_lens), kv_heads * group, head_dim), generator=generator)
+    query_tensor = torch.tensor(query_lens, dtype=torch.int32)
+    k_slots, v_slots = stored.double()
+    return PagedCase(
+        k_pages, v_pages, k_slots, v_slots, tables, length_tensor, query_tensor, q.to(dtype).to(device)
+    )
+
+
+def in_layout(pages: Tensor, layout: str) -> Tensor:
+    """[num_pages, page_size, heads, d] as a view [num_pages, heads, page_size, d] of memory in that order."""
+    if layout == "NHD":
+        return pages.transpose(1, 2)
+    pages = pages.transpose(1, 2).contiguous()
+    if layout == "vLLM":  # K and V of a token side by side
+        return torch.cat([pages, torch.full_like(pages, torch.nan)], dim=-1)[..., : pages.shape[-1]]
+    return pages
