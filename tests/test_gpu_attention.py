@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from paged_cases import make_paged_case
 from torch import Tensor
 
 from benches.gpu.baselines import forced
@@ -110,6 +111,33 @@ class Captured:
 
 def same(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize(
+    ("group", "page_size", "layout"),
+    [(1, 16, "HND"), (3, 1, "NHD"), (4, 8, "vLLM"), (8, 16, "NHD"), (16, 32, "HND"), (7, 128, "vLLM")],
+)
+def test_both_backends_are_right(
+    dtype: torch.dtype, head_dim: int, group: int, page_size: int, layout: str
+) -> None:
+    """What the tests of test_triton_tree_attention.py check of the chosen backend alone, in small."""
+    case = make_paged_case(
+        [300, 311, 290, 700, 33, 64],
+        [(0, 0), (0, 296), (0, 280), (2, 290), (0, 33), (4, 30)],
+        [1, 3, 1, 40, 1, 5],
+        group=group,
+        head_dim=head_dim,
+        page_size=page_size,
+        layout=layout,
+        dtype=dtype,
+        device=torch.device("cuda"),
+    )
+    plan = case.plan()
+    case.check(plan)
+    case.check(plan, window=37, logits_soft_cap=20.0)
+    case.check(case.plan(capacity=WorkCapacity(*(2 * bound for bound in plan.capacity))))
 
 
 def test_replay_while_the_tree_changes() -> None:
