@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
+from tts_kernels import _core, backend
 from tts_kernels.plan import Int32Array, int32_array
 
 _STAGES = 4  # updates that may be on their way to the device before the host waits for the first of them
@@ -205,7 +205,7 @@ class DevicePlanner:
             num_q_heads // num_kv_heads,
             head_dim,
             dtype.itemsize,
-            128 if head_dim <= 128 else 64,
+            backend.max_tile_height(head_dim, dtype, self.device),
             _num_sms(self.device),
             page_size,
             num_pages,
