@@ -1,5 +1,6 @@
-# make demo | test | lint | bench | sanitize | wheel-check | clean
+# make demo | test | lint | bench | sanitize | wheel-check | gpu-check | clean
 # Everything is installed into .venv; nothing but Python >= 3.10, make and a C++20 compiler is needed beforehand.
+# gpu-check alone uses $(PYTHON) as it is, and builds in place.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ export PIP_NO_COMPILE := 1
 NATIVE := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo test lint bench sanitize wheel-check clean
+.PHONY: demo test lint bench sanitize wheel-check gpu-check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.stamp
@@ -44,6 +45,11 @@ wheel-check: $(VENV)/demo.stamp
 		> "$$(build/wheel-venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/borrowed.pth"
 	env -i PATH=/nonexistent build/wheel-venv/bin/tts-decode info
 	env -i PATH=/nonexistent build/wheel-venv/bin/tts-decode search "What is 3 + 4?" -o n=2 --max-tokens 16
+
+# On a machine with a GPU: build, GPU tests, compute-sanitizer and benchmarks within nine minutes, report in OUT.
+OUT ?= build/gpu-check
+gpu-check:
+	PYTHONPATH=. $(PYTHON) -m benches.gpu.check "$(OUT)"
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -14,6 +14,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tts_decode.engines.loading import load_model
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1]))  # for benches.gpu; last, so that it hides no installation
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip("needs an NVIDIA GPU"))
 
 
 @pytest.fixture(scope="session", params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])

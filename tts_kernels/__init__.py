@@ -7,7 +7,8 @@ except ModuleNotFoundError as missing:
         f"{__path__[0]} lacks its compiled module, as a source tree does: run Python in another folder, or "
         "install with pip install --editable ."
     ) from missing
-from tts_kernels.device_plan import DevicePlan, DevicePlanner, WorkCapacity
+from tts_kernels.device_plan import DevicePlan, WorkCapacity
+from tts_kernels.device_planner import DevicePlanner
 from tts_kernels.ops import append_kv, copy_pages, gather_kv, tree_attention
 from tts_kernels.plan import TreePlan, plan
 from tts_kernels.pool import KVPool

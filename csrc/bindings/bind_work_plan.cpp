@@ -18,21 +18,27 @@ using Counts = std::array<int64_t, 5>;  // items, queries, merges, pages, partia
 
 WorkCapacity to_capacity(const Counts& c) { return {c[0], c[1], c[2], c[3], c[4]}; }
 
-Counts update(WorkPlanner& planner, const Array& block_tables, const Array& lengths, const Array& query_lens,
-              int64_t page_size, const std::optional<Counts>& capacity) {
-  planner.update(branch_tables(block_tables, lengths, query_lens, page_size),
-                 capacity ? std::optional(to_capacity(*capacity)) : std::nullopt);
+bool update(WorkPlanner& planner, const Array& block_tables, const Array& lengths,
+            const std::optional<Array>& query_lens, int64_t page_size,
+            const std::optional<Counts>& capacity) {
+  BranchTables tables = branch_tables(block_tables, lengths, query_lens.value_or(lengths), page_size);
+  if (!query_lens) tables.query_lens = nullptr;
+  return planner.update(tables, capacity ? std::optional(to_capacity(*capacity)) : std::nullopt);
+}
+
+Counts counts(const WorkPlanner& planner) {
   const WorkCounts n = planner.counts();
   return {n.items, n.queries, n.merges, n.pages, n.partials};
 }
 
-int64_t write(const WorkPlanner& planner, uintptr_t buffer, int64_t size, const Counts& counts) {
+int64_t write(const WorkPlanner& planner, uintptr_t buffer, int64_t size, const Counts& counts,
+              int64_t stamp) {
   const WorkCapacity capacity = to_capacity(counts);
   const WorkCounts n = planner.counts();
   require(n.items <= capacity.items && n.queries <= capacity.queries && n.merges <= capacity.merges &&
               n.pages <= capacity.pages && WorkLayout(capacity).end <= size,
           "capacity: the plan does not fit it, or it does not fit the buffer of ", size, " ints");
-  return planner.write(reinterpret_cast<int32_t*>(buffer), capacity);
+  return planner.write(reinterpret_cast<int32_t*>(buffer), capacity, stamp);
 }
 
 }  // namespace
@@ -50,11 +56,13 @@ void bind_work_plan(py::module_& m) {
            py::arg("branch_invariant"))
       .def("update", &update, py::arg("block_tables").noconvert(), py::arg("lengths").noconvert(),
            py::arg("query_lens").noconvert(), py::arg("page_size"), py::arg("capacity"),
-           "Plans; returns the counts of items, queries, merges, pages and partials.")
-      .def_property_readonly("advanced", &WorkPlanner::advanced,
-                             "True if the last update only advanced the plan before it.")
-      .def("write", &write, py::arg("buffer"), py::arg("size"), py::arg("capacity"),
-           "Writes the plan to the address of `size` ints; returns how many hold it.");
+           "Plans; True if the plan before was only advanced. query_lens None: one query a branch.")
+      .def("counts", &counts, "Items, queries, merges, pages and partials of the plan.")
+      .def_property_readonly("stamp", &WorkPlanner::stamp, "What a buffer holds that is written now.")
+      .def("write", &write, py::arg("buffer"), py::arg("size"), py::arg("capacity"), py::arg("stamp"),
+           "Writes the plan to the address of `size` ints, last written at `stamp` (0: never); returns how "
+           "many "
+           "hold it.");
 }
 
 }  // namespace tts

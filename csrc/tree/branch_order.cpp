@@ -33,7 +33,7 @@ std::vector<BranchRow> checked_rows(const BranchTables& in, int64_t num_pages_of
   int64_t first_query = 0;
   for (int64_t b = 0; b < in.num_branches; ++b) {
     const int64_t length = in.lengths[b];
-    const int64_t num_queries = in.query_lens[b];
+    const int64_t num_queries = in.query_lens ? in.query_lens[b] : 1;
     require(0 <= length && length <= in.table_width * in.page_size, "lengths[", b, "]: got ", length,
             ", expected 0 <= length <= ", in.table_width * in.page_size, ", what ", in.table_width,
             " pages of ", in.page_size, " tokens hold; pass wider block_tables");

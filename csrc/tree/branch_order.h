@@ -9,7 +9,8 @@ namespace tts {
 struct BranchTables {
   const int32_t* block_tables;  // [num_branches, table_width], pages of each branch; the rest is not read
   const int32_t* lengths;       // [num_branches] tokens of K and V, those of the queries included
-  const int32_t* query_lens;    // [num_branches] the last so many tokens of the branch are queries; may be 0
+  const int32_t* query_lens;    // [num_branches] the last so many tokens of the branch are queries; may be 0.
+                                // Null: one each
   int64_t num_branches;
   int64_t table_width;
   int64_t page_size;

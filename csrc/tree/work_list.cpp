@@ -18,34 +18,6 @@ int64_t tail_pages(const WorkRun& run, int64_t page_size) {
   return run.tail ? ceil_div(kTailTokens, page_size) : 0;
 }
 
-// The rows of a run, row = query * group + head, and how they are cut.
-struct RunShape {
-  int64_t row_begin;
-  int64_t row_end;
-  int64_t tile;           // rows of a tile, but for the last
-  int32_t height;         // of those tiles
-  int32_t last_height;    // of the last
-  int32_t split_columns;  // but for the last split
-  int64_t splits;
-
-  RunShape(const WorkRun& run, const WorkCut& cut, const WorkShape& shape, int64_t page_size)
-      : row_begin(int64_t{run.query_begin} * shape.group), row_end(int64_t{run.query_end} * shape.group) {
-    const int64_t rows = row_end - row_begin;
-    height = cut.height ? cut.height : tile_height(rows, shape.max_height);
-    tile = height;
-    const int64_t rest = rows % tile;
-    last_height = cut.height || rest == 0 ? height : tile_height(rest, shape.max_height);
-    const int32_t columns = run.column_end - run.column_begin;
-    const double tokens = std::max<double>(kLeastSplitTokens, cut.split_ns / WorkCost(shape).token(height));
-    const double most = std::max(1.0, tokens / static_cast<double>(page_size));
-    splits = most >= columns ? 1 : ceil_div(columns, static_cast<int64_t>(most));
-    split_columns = static_cast<int32_t>(ceil_div(columns, splits));
-    splits = ceil_div(columns, split_columns);
-  }
-  int64_t rows() const { return row_end - row_begin; }
-  int64_t tiles() const { return ceil_div(rows(), tile); }
-};
-
 class Builder {
  public:
   Builder(const OrderedBranches& branches, const WorkShape& shape, int64_t page_size)
@@ -60,22 +32,21 @@ class Builder {
     tails_.resize(branches.num_queries(), {-1, -1, 0, 0});
   }
 
-  void add(const WorkRun& run, const WorkCut& cut) {
-    const RunShape s(run, cut, shape_, page_size_);
+  void add(const WorkRun& run, const RunTiles& tiles, int32_t split_columns) {
     const auto page_offset = static_cast<int32_t>(list_.pages.size());
     list_.pages.insert(list_.pages.end(), run.pages + run.column_begin, run.pages + run.column_end);
     list_.pages.resize(list_.pages.size() + tail_pages(run, page_size_), 0);
     const auto first_item = static_cast<int32_t>(list_.items.size());
     int32_t last_split_item = first_item;
-    for (int32_t column = run.column_begin; column < run.column_end; column += s.split_columns) {
+    for (int32_t column = run.column_begin; column < run.column_end; column += split_columns) {
       last_split_item = static_cast<int32_t>(list_.items.size());
       int32_t base = kDirect;
-      if (!run.whole_path || s.splits > 1) {
-        base = static_cast<int32_t>(list_.partials - s.row_begin);
-        list_.partials += static_cast<int32_t>(s.rows());
+      if (!run.whole_path || run.column_begin + split_columns < run.column_end) {
+        base = static_cast<int32_t>(list_.partials - tiles.row_begin);
+        list_.partials += static_cast<int32_t>(tiles.rows());
       }
-      const int32_t stop = std::min(column + s.split_columns, run.column_end);
-      add_tiles(s, page_offset + column - run.column_begin, column, stop, base);
+      const int32_t stop = std::min(column + split_columns, run.column_end);
+      add_tiles(tiles, page_offset + column - run.column_begin, column, stop, base);
       if (base != kDirect) add_merges(run, column, base);
     }
     if (run.tail) {
@@ -99,11 +70,11 @@ class Builder {
   }
 
  private:
-  void add_tiles(const RunShape& s, int32_t page_offset, int32_t column, int32_t stop, int32_t base) {
+  void add_tiles(const RunTiles& tiles, int32_t page_offset, int32_t column, int32_t stop, int32_t base) {
     const int64_t first_position = column * page_size_;
     const int64_t limit = (stop - column) * page_size_;
-    for (int64_t row = s.row_begin; row < s.row_end; row += s.tile) {
-      const int64_t row_end = std::min(row + s.tile, s.row_end);
+    for (int64_t row = tiles.row_begin; row < tiles.row_end; row += tiles.height) {
+      const int64_t row_end = std::min(row + tiles.height, tiles.row_end);
       const auto [least, most] =
           std::minmax_element(list_.query_position.begin() + row / shape_.group,
                               list_.query_position.begin() + ceil_div(row_end, shape_.group));
@@ -113,7 +84,7 @@ class Builder {
       list_.items.push_back({page_offset, static_cast<int32_t>(first_position), static_cast<int32_t>(tokens),
                              static_cast<int32_t>(unmasked), static_cast<int32_t>(row),
                              static_cast<int32_t>(row_end), base,
-                             row_end - row == s.tile ? s.height : s.last_height});
+                             row_end < tiles.row_end ? tiles.height : tiles.last_height});
     }
   }
 
@@ -169,39 +140,67 @@ WorkCounts WorkList::counts() const {
           static_cast<int64_t>(merge_base.size()), static_cast<int64_t>(pages.size()), partials};
 }
 
-WorkEstimate estimate(const std::vector<WorkRun>& runs, const WorkCut& cut, const WorkShape& shape,
-                      int64_t page_size) {
+RunTiles::RunTiles(const WorkRun& run, int32_t fixed_height, const WorkShape& shape)
+    : row_begin(int64_t{run.query_begin} * shape.group), row_end(int64_t{run.query_end} * shape.group) {
+  height = fixed_height ? fixed_height : tile_height(rows(), shape.max_height);
+  tiles = ceil_div(rows(), height);
+  last_height = fixed_height ? height : tile_height(rows() - (tiles - 1) * height, shape.max_height);
   const WorkCost cost(shape);
-  WorkEstimate result{0, 0, {}};
+  token_ns = cost.token(height);
+  all_token_ns = static_cast<double>(tiles - 1) * token_ns + cost.token(last_height);
+}
+
+WorkSchedule::WorkSchedule(std::vector<WorkRun> all, int32_t fixed_height, const WorkShape& shape)
+    : runs(std::move(all)) {
+  tiles.reserve(runs.size());
+  for (const WorkRun& run : runs) tiles.emplace_back(run, fixed_height, shape);
+}
+
+int32_t WorkSchedule::split_columns(size_t run, int64_t page_size) const {
+  const int32_t columns = runs[run].column_end - runs[run].column_begin;
+  const double tokens = std::max<double>(kLeastSplitTokens, split_ns / tiles[run].token_ns);
+  if (tokens >= static_cast<double>(columns * page_size)) return columns;
+  const auto most = static_cast<int32_t>(std::max<int64_t>(1, static_cast<int64_t>(tokens) / page_size));
+  const int32_t splits = (columns + most - 1) / most;
+  return (columns + splits - 1) / splits;
+}
+
+WorkEstimate estimate(const WorkSchedule& schedule, const WorkShape& shape, int64_t page_size) {
+  WorkEstimate result;
+  WorkCounts& counts = result.counts;
   double work = 0;  // ns of one multiprocessor for one KV head
-  for (const WorkRun& run : runs) {
-    const RunShape s(run, cut, shape, page_size);
-    const int64_t columns = run.column_end - run.column_begin;
-    const double longest = static_cast<double>(s.split_columns * page_size) * cost.token(s.height);
+  for (size_t r = 0; r < schedule.runs.size(); ++r) {
+    const WorkRun& run = schedule.runs[r];
+    const RunTiles& tiles = schedule.tiles[r];
+    const int32_t split_columns = schedule.split_columns(r, page_size);
+    const int32_t columns = run.column_end - run.column_begin;
+    const int64_t splits = split_columns == columns ? 1 : (columns + split_columns - 1) / split_columns;
+    const double longest = static_cast<double>(split_columns * page_size) * tiles.token_ns;
     result.tile_ns = std::max(result.tile_ns, longest + WorkCost::kItem);
-    work += s.splits * s.tiles() * WorkCost::kItem;
-    work += static_cast<double>(columns * page_size) *
-            ((s.tiles() - 1) * cost.token(s.height) + cost.token(s.last_height));
-    result.counts.items += s.splits * s.tiles();
-    result.counts.queries = std::max<int64_t>(result.counts.queries, run.query_end);
-    result.counts.pages += columns + tail_pages(run, page_size);
-    if (!run.whole_path || s.splits > 1) {
-      result.counts.partials += s.splits * s.rows();
-      result.counts.merges += s.splits * (run.query_end - run.query_begin);
+    counts.items += splits * tiles.tiles;
+    work += static_cast<double>(columns * page_size) * tiles.all_token_ns;
+    counts.queries = std::max<int64_t>(counts.queries, run.query_end);
+    counts.pages += columns + tail_pages(run, page_size);
+    if (!run.whole_path || splits > 1) {
+      counts.partials += splits * tiles.rows();
+      counts.merges += splits * (run.query_end - run.query_begin);
     }
   }
-  work += static_cast<double>(result.counts.partials) * cost.partial_row();
+  work += static_cast<double>(counts.items) * WorkCost::kItem;
+  work += static_cast<double>(counts.partials) * WorkCost(shape).partial_row();
   // Tiles start longest first; the last ones leave half of a long one idle.
   const double attention =
       std::max(result.tile_ns, work * shape.num_kv_heads / shape.num_sms + result.tile_ns / 2);
-  result.ns = attention + (result.counts.partials > 0 ? WorkCost::kMergeLaunch : 0);
+  result.ns = attention + (counts.partials > 0 ? WorkCost::kMergeLaunch : 0);
   return result;
 }
 
-WorkList lay_out(const OrderedBranches& branches, const std::vector<WorkRun>& runs, const WorkCut& cut,
-                 const WorkShape& shape, int64_t page_size) {
+WorkList lay_out(const OrderedBranches& branches, const WorkSchedule& schedule, const WorkShape& shape,
+                 int64_t page_size) {
   Builder builder(branches, shape, page_size);
-  for (const WorkRun& run : runs) builder.add(run, cut);
+  for (size_t r = 0; r < schedule.runs.size(); ++r) {
+    builder.add(schedule.runs[r], schedule.tiles[r], schedule.split_columns(r, page_size));
+  }
   return builder.finish();
 }
 

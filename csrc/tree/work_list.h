@@ -19,17 +19,37 @@ struct WorkCounts {
   int64_t partials = 0;
 };
 
-// How a set of runs is cut. Tiles of `height`, or where that is 0 of the least that holds their rows; runs in
-// splits that take a tile some `split_ns` at most.
-struct WorkCut {
-  int32_t height = 0;
+// The rows of a run, row = query * group + head, and the tiles they are cut into: all of `height` rows, and
+// the last of as few as hold the rest.
+struct RunTiles {
+  int64_t row_begin;
+  int64_t row_end;
+  int64_t tiles;
+  int32_t height;
+  int32_t last_height;
+  double token_ns;      // of one token for a tile of `height`
+  double all_token_ns;  // of one token for all tiles
+
+  // fixed_height: of every tile; 0: the least that holds its rows.
+  RunTiles(const WorkRun& run, int32_t fixed_height, const WorkShape& shape);
+  int64_t rows() const { return row_end - row_begin; }
+};
+
+// Runs with their tiles. Splits of a run take a tile `split_ns` at most, as far as they are not too short.
+struct WorkSchedule {
+  std::vector<WorkRun> runs;
+  std::vector<RunTiles> tiles;
   double split_ns = std::numeric_limits<double>::infinity();
+
+  WorkSchedule(std::vector<WorkRun> runs, int32_t fixed_height, const WorkShape& shape);
+  // Columns of each split of a run but for the last.
+  int32_t split_columns(size_t run, int64_t page_size) const;
 };
 
 struct WorkEstimate {
-  double ns;          // of the attention and the merge on the whole device
-  double tile_ns;     // of the longest tile
-  WorkCounts counts;  // at most
+  double ns = 0;       // of the attention and the merge on the whole device
+  double tile_ns = 0;  // of the longest tile
+  WorkCounts counts;   // at most
 };
 
 // The plan of one call, in the parts of WorkLayout.
@@ -55,10 +75,9 @@ struct WorkList {
   WorkCounts counts() const;
 };
 
-WorkEstimate estimate(const std::vector<WorkRun>& runs, const WorkCut& cut, const WorkShape& shape,
-                      int64_t page_size);
+WorkEstimate estimate(const WorkSchedule& schedule, const WorkShape& shape, int64_t page_size);
 
-WorkList lay_out(const OrderedBranches& branches, const std::vector<WorkRun>& runs, const WorkCut& cut,
-                 const WorkShape& shape, int64_t page_size);
+WorkList lay_out(const OrderedBranches& branches, const WorkSchedule& schedule, const WorkShape& shape,
+                 int64_t page_size);
 
 }  // namespace tts

@@ -22,39 +22,33 @@ class Choice {
   Choice(const WorkShape& shape, int64_t page_size, const WorkCapacity& capacity)
       : shape_(shape), page_size_(page_size), capacity_(capacity) {}
 
-  void consider(const std::vector<WorkRun>& runs, const WorkCut& cut) {
-    take(runs, cut, estimate(runs, cut, shape_, page_size_));
-  }
+  void consider(WorkSchedule schedule) { take(schedule, estimate(schedule, shape_, page_size_)); }
 
-  // Splits of the longest tile's time, half of it, a quarter and so on.
-  void consider_splits(const std::vector<WorkRun>& runs) {
-    WorkCut cut;
-    WorkEstimate e = estimate(runs, cut, shape_, page_size_);
-    take(runs, cut, e);
+  // Unsplit, then with splits of half the longest tile's time, a quarter and so on.
+  void consider_splits(WorkSchedule schedule) {
+    WorkEstimate e = estimate(schedule, shape_, page_size_);
+    take(schedule, e);
     const double start = e.tile_ns;
     for (double part = 2; start / part > WorkCost::kItem; part *= 2) {
-      cut.split_ns = start / part;
-      e = estimate(runs, cut, shape_, page_size_);
-      take(runs, cut, e);
+      schedule.split_ns = start / part;
+      e = estimate(schedule, shape_, page_size_);
+      take(schedule, e);
     }
   }
 
   WorkList lay_out(const OrderedBranches& branches) const {
-    if (!runs_) refuse();
-    return tts::lay_out(branches, *runs_, cut_, shape_, page_size_);
+    if (!best_) refuse();
+    return tts::lay_out(branches, *best_, shape_, page_size_);
   }
 
  private:
-  void take(const std::vector<WorkRun>& runs, const WorkCut& cut, const WorkEstimate& e) {
+  void take(const WorkSchedule& schedule, const WorkEstimate& e) {
     if (!fits(e.counts, capacity_)) {
       if (!smallest_ || e.counts.pages + e.counts.partials < smallest_->pages + smallest_->partials) {
         smallest_ = e.counts;
       }
-      return;
-    }
-    if (!runs_ || e.ns < ns_) {
-      runs_ = &runs;
-      cut_ = cut;
+    } else if (!best_ || e.ns < ns_) {
+      best_ = schedule;
       ns_ = e.ns;
     }
   }
@@ -65,14 +59,14 @@ class Choice {
                     c.partials, " partials");
     };
     throw CapacityExceeded(concat("capacity: got room for ", each(capacity_), ", but these branches need ",
-                               each(*smallest_), "; plan with a larger capacity (and capture graphs anew)"));
+                                  each(*smallest_),
+                                  "; plan with a larger capacity (and capture graphs anew)"));
   }
 
   const WorkShape& shape_;
   int64_t page_size_;
   WorkCapacity capacity_;
-  const std::vector<WorkRun>* runs_ = nullptr;
-  WorkCut cut_;
+  std::optional<WorkSchedule> best_;
   double ns_ = 0;
   std::optional<WorkCounts> smallest_;
 };
@@ -87,15 +81,14 @@ void put(int32_t* buffer, int64_t offset, const std::vector<T>& part) {
 WorkPlanner::WorkPlanner(const WorkShape& shape, int64_t page_size, int64_t num_pages, bool branch_invariant)
     : shape_(shape), page_size_(page_size), num_pages_(num_pages), branch_invariant_(branch_invariant) {}
 
-void WorkPlanner::update(const BranchTables& tables, const std::optional<WorkCapacity>& capacity) {
+bool WorkPlanner::update(const BranchTables& tables, const std::optional<WorkCapacity>& capacity) {
   const bool room = !capacity || fits(list_.counts(), *capacity);
-  if (room && advance(tables)) {
-    advanced_ = true;
-    return;
-  }
+  if (room && advance(tables)) return true;
   list_ = make(tables, capacity);
-  advanced_ = false;
+  ++plans_;
+  changes_.clear();
   remember(tables);
+  return false;
 }
 
 WorkList WorkPlanner::make(const BranchTables& tables, const std::optional<WorkCapacity>& capacity) const {
@@ -103,14 +96,11 @@ WorkList WorkPlanner::make(const BranchTables& tables, const std::optional<WorkC
   const int64_t most = std::numeric_limits<int32_t>::max();
   Choice choice(shape_, page_size_, capacity.value_or(WorkCapacity{most, most, most, most, most}));
   if (branch_invariant_) {
-    const std::vector<WorkRun> chunks = chunk_runs(branches, page_size_);
-    choice.consider(chunks, {.height = std::min(64, shape_.max_height)});
-    return choice.lay_out(branches);
+    choice.consider({chunk_runs(branches, page_size_), std::min(64, shape_.max_height), shape_});
+  } else {
+    choice.consider_splits({shared_runs(branches, shape_, page_size_), 0, shape_});
+    choice.consider_splits({plain_runs(branches), 0, shape_});
   }
-  const std::vector<WorkRun> shared = shared_runs(branches, shape_, page_size_);
-  const std::vector<WorkRun> plain = plain_runs(branches);
-  choice.consider_splits(shared);
-  choice.consider_splits(plain);
   return choice.lay_out(branches);
 }
 
@@ -128,8 +118,8 @@ bool WorkPlanner::advance(const BranchTables& tables) {
     const int64_t old_pages = pages_of(known_lengths_[b]);
     const int64_t new_pages = pages_of(length);
     const WorkList::Tail& tail = list_.tails[i];
-    if (tables.query_lens[b] != 1 || length < known_lengths_[b] || length > tables.table_width * page_size_ ||
-        new_pages - old_pages > tail.pages_end - tail.next_page ||
+    if ((tables.query_lens && tables.query_lens[b] != 1) || length < known_lengths_[b] ||
+        length > tables.table_width * page_size_ || new_pages - old_pages > tail.pages_end - tail.next_page ||
         std::memcmp(pages, &known_tables_[b * known_width_], old_pages * sizeof(int32_t)) != 0) {
       return false;
     }
@@ -143,6 +133,7 @@ bool WorkPlanner::advance(const BranchTables& tables) {
     const int32_t length = tables.lengths[b];
     WorkList::Tail& tail = list_.tails[i];
     for (int64_t column = pages_of(known_lengths_[b]); column < pages_of(length); ++column) {
+      changes_.push_back(tail.next_page);
       list_.pages[tail.next_page++] = pages[column];
       known_tables_[b * known_width_ + column] = pages[column];
     }
@@ -169,7 +160,7 @@ void WorkPlanner::remember(const BranchTables& tables) {
   }
 }
 
-int64_t WorkPlanner::write(int32_t* buffer, const WorkCapacity& capacity) const {
+int64_t WorkPlanner::write(int32_t* buffer, const WorkCapacity& capacity, int64_t stamp) const {
   const WorkLayout at(capacity);
   const WorkCounts n = counts();
   std::fill(buffer, buffer + at.items, 0);
@@ -178,8 +169,14 @@ int64_t WorkPlanner::write(int32_t* buffer, const WorkCapacity& capacity) const 
   }
   buffer -= 5;
   put(buffer, at.items, list_.items);
-  put(buffer, at.query_order, list_.query_order);
   put(buffer, at.query_position, list_.query_position);
+  if (stamp >> 32 == plans_) {
+    for (size_t i = stamp & 0xffffffff; i < changes_.size(); ++i) {
+      buffer[at.pages + changes_[i]] = list_.pages[changes_[i]];
+    }
+    return at.pages + n.pages;
+  }
+  put(buffer, at.query_order, list_.query_order);
   if (list_.merge_begin.empty()) {
     std::fill_n(buffer + at.merge_begin, n.queries + 1, 0);
   } else {

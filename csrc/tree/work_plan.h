@@ -20,14 +20,16 @@ class WorkPlanner {
   // the path, so that the bits of a row do not depend on other branches.
   WorkPlanner(const WorkShape& shape, int64_t page_size, int64_t num_pages, bool branch_invariant);
 
-  // Throws ArgumentError for bad tables, CapacityExceeded if no schedule fits; the plan stays as it was.
-  void update(const BranchTables& tables, const std::optional<WorkCapacity>& capacity);
+  // Returns whether the plan was only advanced: then its counts are what they were. Throws ArgumentError for
+  // bad tables, CapacityExceeded if no schedule fits; the plan stays as it was.
+  bool update(const BranchTables& tables, const std::optional<WorkCapacity>& capacity);
 
   WorkCounts counts() const { return list_.counts(); }
-  bool advanced() const { return advanced_; }  // by the last update, not made anew
-  // Fills a buffer of WorkLayout(capacity), which must hold counts(); returns how many ints of it, from its
-  // start, hold the plan.
-  int64_t write(int32_t* buffer, const WorkCapacity& capacity) const;
+  // What a buffer holds that is written now. 0 is no plan.
+  int64_t stamp() const { return (plans_ << 32) + static_cast<int64_t>(changes_.size()); }
+  // Fills a buffer of WorkLayout(capacity), which must hold counts() and was last written at `stamp`; returns
+  // how many ints of it, from its start, hold the plan.
+  int64_t write(int32_t* buffer, const WorkCapacity& capacity, int64_t stamp) const;
 
  private:
   bool advance(const BranchTables& tables);
@@ -38,8 +40,9 @@ class WorkPlanner {
   int64_t page_size_;
   int64_t num_pages_;
   bool branch_invariant_;
-  bool advanced_ = false;
   WorkList list_;
+  int64_t plans_ = 0;             // made so far
+  std::vector<int32_t> changes_;  // entries of list_.pages that were added to this one
   // The tables that the plan is of, for advance(): [branches] and [branches, known_width_].
   std::vector<int32_t> known_lengths_;
   std::vector<int32_t> known_tables_;

@@ -13,6 +13,7 @@ from tts_decode.engines.hf import HFEngine, Output, StepContext
 from tts_decode.engines.steps import StepInputs
 from tts_decode.transfer import pinned, to_device
 from tts_kernels import CapacityExceeded, DevicePlanner, KVPool, WorkCapacity
+from tts_kernels.device_planner import num_multiprocessors
 
 # Branches of a decode step that one graph serves; a step is padded to the next. Steps of 1.5 times the size
 # cost at most that much more where weights are read once for all, and graphs take seconds to capture.
@@ -168,6 +169,7 @@ def _capacity(engine: HFEngine, pool: KVPool, size: int) -> WorkCapacity:
         num_kv_heads=pool.num_kv_heads,
         num_pages=pool.num_pages,
         page_size=pool.page_size,
+        num_sms=num_multiprocessors(engine.device),
     )
 
 

@@ -1,0 +1,161 @@
+"""TreeDecoder's steps for a GPU give the text of the CPU, from plain pages, work lists and replayed steps.
+
+Without a GPU the kernels run in Triton's interpreter, and a captured step is a function that is called again
+on the same inputs' memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import byte_tokenizer, tiny_model
+from tts_decode import Branch, SamplingParams, Step, TreeDecoder, decoder, gather
+from tts_decode.engines import device_steps
+
+from tts_kernels import CapacityExceeded
+
+PROMPT = list(b"A prompt that is longer than a page of tokens.")
+DEVICES = ["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where the model goes; on the CPU the decoder takes the way of a GPU."""
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU")
+        return "cuda"
+    if torch.cuda.is_available():
+        pytest.skip("the interpreter stands in where there is no GPU")
+    monkeypatch.setattr(decoder, "_runs_on_host", lambda device: False)
+    return "cpu"
+
+
+def make(family: str, device: str, **options: Any) -> TreeDecoder:
+    made = TreeDecoder(tiny_model(family).to(device), byte_tokenizer(), kv_bytes=1 << 21, **options)
+    made.eos_token_ids = frozenset()  # a random model ends its texts at random
+    return made
+
+
+def host(family: str, monkeypatch: pytest.MonkeyPatch) -> TreeDecoder:
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder, "_runs_on_host", lambda device: True)
+        return make(family, "cpu")
+
+
+async def search(decoder: TreeDecoder, sampling: SamplingParams) -> list[tuple[list[int], list[float]]]:
+    """Grows, forks in the past, prunes, rolls back, forces text; tokens and log-probabilities at the end."""
+    root = await decoder.root(PROMPT, sampling)
+    first, second, third = root.fork(3)
+    await gather(branch.step(max_step_tokens=3) for branch in (first, second, third))
+    third.release()
+    children = first.fork(2, at=len(PROMPT) - 3)
+    await gather(branch.step(max_step_tokens=3) for branch in (second, *children))
+    second.truncate(len(PROMPT) + 2)
+    forced = await second.extend(b"forced text".decode())
+    await gather(branch.step(max_step_tokens=2) for branch in (root, second, *children))
+    result = [(branch.tokens, branch.logprobs) for branch in (root, first, second, *children)]
+    result.append(([], forced.tolist()))
+    result.append(([], (await children[0].next_logprobs()).tolist()))
+    for branch in (root, first, second, *children):
+        branch.release()
+    return result
+
+
+@pytest.mark.parametrize(
+    ("family", "sampling", "graphs"),
+    [
+        ("llama", SamplingParams(temperature=0), True),
+        ("gemma2", SamplingParams(top_p=0.9, top_k=40, min_p=0.01, repetition_penalty=1.2, seed=3), True),
+        ("llama", SamplingParams(top_p=0.7, seed=4), False),
+    ],
+)
+def test_same_text_as_on_the_cpu(
+    device: str, family: str, sampling: SamplingParams, graphs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = host(family, monkeypatch)
+    expected = reference.run(search(reference, sampling))
+    under_test = make(family, device, cuda_graphs=graphs)
+    got = under_test.run(search(under_test, sampling))
+    for (tokens, logprobs), (expected_tokens, expected_logprobs) in zip(got, expected, strict=True):
+        assert tokens == expected_tokens
+        # float32; another order of the sums in attention
+        torch.testing.assert_close(torch.tensor(logprobs), torch.tensor(expected_logprobs), atol=3e-4, rtol=0)
+    assert under_test.stats().resident_bytes == 0
+
+
+def test_decode_steps_are_captured_once_for_each_size(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    captured = []
+    capture = device_steps.DecodeGraphs._capture
+
+    def counting(self: device_steps.DecodeGraphs, forward: Any) -> Any:
+        captured.append(len(self._buckets))
+        return capture(self, forward)
+
+    monkeypatch.setattr(device_steps.DecodeGraphs, "_capture", counting)
+    under_test = make("llama", device)
+
+    async def grow() -> None:
+        root = await under_test.root(PROMPT, SamplingParams(temperature=0))
+        branches = root.fork(5)
+        await gather(branch.step(max_step_tokens=3) for branch in branches)
+        await gather(branch.step(max_step_tokens=2) for branch in branches[:3])
+        await branches[0].step(max_step_tokens=2)
+        await gather(branch.step(max_step_tokens=2) for branch in branches)
+
+    under_test.run(grow())
+    assert len(captured) == 3, "steps of 5, 3 and 1 branches, padded to 8, 4 and 1"
+
+
+def test_an_outgrown_capacity_runs_without_a_graph(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = make("llama", device, cuda_graphs=False)
+    under_test = make("llama", device)
+
+    def refuse(*args: Any) -> None:
+        raise CapacityExceeded("capacity: too small")
+
+    async def texts(decoder: TreeDecoder) -> list[list[int]]:
+        root = await decoder.root(PROMPT, SamplingParams(temperature=0))
+        branches = root.fork(2)
+        await gather(branch.step(max_step_tokens=2) for branch in branches)
+        for bucket in decoder._steps._graphs._buckets.values() if decoder is under_test else ():
+            monkeypatch.setattr(bucket.planner, "update", refuse)
+        await gather(branch.step(max_step_tokens=2) for branch in branches)
+        return [branch.tokens for branch in branches]
+
+    assert under_test.run(texts(under_test)) == expected.run(texts(expected))
+
+
+def test_hidden_states_come_to_the_host(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, under_test = host("llama", monkeypatch), make("llama", device)
+
+    async def step(decoder: TreeDecoder) -> Step:
+        decoder.keep_hidden += 1
+        root: Branch = await decoder.root(PROMPT, SamplingParams(temperature=0))
+        return await root.step(max_step_tokens=3)
+
+    hidden, expected = under_test.run(step(under_test)).hidden, reference.run(step(reference)).hidden
+    assert hidden is not None
+    assert hidden.device.type == "cpu"
+    torch.testing.assert_close(hidden, expected, atol=2e-4, rtol=1e-4)
+
+
+def test_bad_logits_name_their_row(device: str) -> None:
+    under_test = make("llama", device)
+
+    async def poisoned() -> None:
+        root = await under_test.root(PROMPT)
+        with torch.no_grad():
+            under_test.model.lm_head.weight.fill_(torch.nan)
+        await root.fork(2)[1].step(max_step_tokens=4)
+
+    with pytest.raises(ValueError, match="logits hold NaN or inf"):
+        under_test.run(poisoned())
+
+
+def test_a_device_that_is_not_there() -> None:
+    missing = "cuda:99" if torch.cuda.is_available() else "cuda"
+    with pytest.raises(ValueError, match=f"device: got '{missing}', expected one that torch can use here"):
+        TreeDecoder(tiny_model(), byte_tokenizer(), device=missing)

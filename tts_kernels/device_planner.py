@@ -1,0 +1,200 @@
+"""Planning on the host for a GPU, step after step, without a wait."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tts_kernels import _core
+from tts_kernels.backend import max_tile_height
+from tts_kernels.device_plan import DevicePlan, WorkCapacity, round_up
+from tts_kernels.plan import Int32Array, int32_array
+
+_STAGES = 4  # updates that may be on their way to the device before the host waits for the first of them
+
+
+class DevicePlanner:
+    """Plans the attention calls of one model on one device, step after step.
+
+    Finds what branches share from their block tables, as `plan` does, and chooses by a cost model (bytes,
+    floating-point operations, partial results, launches) what to read once, what again below a fork, and
+    where to split long runs. While all that changes between two updates is that tails grow, the plan is
+    advanced in place.
+
+    Args:
+        num_q_heads, num_kv_heads, head_dim: of the layers. dtype: of the pages.
+        page_size: tokens of a page. num_pages: of the pool; larger page ids are refused.
+        device: where the plans go.
+        capacity: None lets the buffers grow with the plans. Given, they are fixed: every plan lies in the
+            same memory and launches the same grid, so that a CUDA graph captured with one of them replays
+            with whatever the last update planned.
+        workspace: memory for those buffers, a contiguous uint8 tensor on the device of at least
+            `capacity.workspace_bytes(num_kv_heads, head_dim)` bytes; default: the planner's own.
+        branch_invariant: gives a branch the same bits whatever its siblings are and however its prefix is
+            shared. Chunks of the path are then fixed, and so shared less and split less well.
+
+    Attributes:
+        advanced: the last update only advanced the plan before it.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range, or the workspace is too small.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_q_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        page_size: int,
+        num_pages: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cuda",
+        capacity: WorkCapacity | None = None,
+        workspace: Tensor | None = None,
+        branch_invariant: bool = False,
+    ) -> None:
+        sizes = {
+            "num_q_heads": num_q_heads,
+            "num_kv_heads": num_kv_heads,
+            "head_dim": head_dim,
+            "page_size": page_size,
+            "num_pages": num_pages,
+        }
+        for name, value in sizes.items():
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name}: got {value!r}, expected an int")
+            if value < 1:
+                raise ValueError(f"{name}: got {value}, expected >= 1")
+        if num_q_heads % num_kv_heads:
+            raise ValueError(
+                f"num_q_heads: got {num_q_heads}, expected a multiple of num_kv_heads = {num_kv_heads}"
+            )
+        if num_pages > 2**31 // page_size:
+            raise ValueError(
+                f"num_pages: got {num_pages}, expected at most {2**31 // page_size} (slots are int32)"
+            )
+        self.device = torch.empty(0, device=device).device  # "cuda" names the current one
+        self.num_q_heads, self.num_kv_heads, self.head_dim = num_q_heads, num_kv_heads, head_dim
+        self.page_size, self.num_pages = page_size, num_pages
+        self._fixed = capacity is not None
+        self._core = _core.WorkPlanner(
+            num_kv_heads,
+            num_q_heads // num_kv_heads,
+            head_dim,
+            dtype.itemsize,
+            max_tile_height(head_dim, dtype, self.device),
+            num_multiprocessors(self.device),
+            page_size,
+            num_pages,
+            branch_invariant,
+        )
+        self.advanced = False
+        self._plan: DevicePlan | None = None
+        self._allocate(WorkCapacity(*[16] * 5) if capacity is None else _checked(capacity), workspace)
+
+    def update(
+        self,
+        block_tables: Tensor | Int32Array,
+        lengths: Tensor | Int32Array,
+        query_lens: Tensor | Int32Array | None = None,
+    ) -> DevicePlan:
+        """Plans one call, for all layers of one step. Arguments as of `plan`, on the CPU.
+
+        The work list is copied to the device on the current stream, behind what is queued there, and takes
+        the place of the one before: use a plan before the next update, on that stream.
+
+        Raises:
+            TypeError, ValueError: an argument is out of range.
+            CapacityExceeded: the plan outgrew a fixed capacity. The plan before stays as it was.
+        """
+        tables = int32_array("block_tables", block_tables)
+        queries = None if query_lens is None else int32_array("query_lens", query_lens)
+        capacity = self.capacity if self._fixed else None
+        advanced = self._core.update(
+            tables, int32_array("lengths", lengths), queries, self.page_size, capacity
+        )
+        if not advanced or self._plan is None:
+            counts = WorkCapacity(*self._core.counts())
+            if any(map(int.__gt__, counts, self.capacity)):
+                grown = (2 * n if n > room else room for n, room in zip(counts, self.capacity, strict=True))
+                self._allocate(WorkCapacity(*map(round_up, grown)), None)
+            self._plan = self._describe(counts)
+        self._send()
+        self.advanced = advanced
+        return self._plan
+
+    def _describe(self, counts: WorkCapacity) -> DevicePlan:
+        return DevicePlan(
+            self._work,
+            self._partials,
+            self.capacity,
+            self.capacity.items if self._fixed else counts.items,
+            self.capacity.queries if self._fixed else counts.queries if counts.merges else 0,
+            counts.queries,
+            self.page_size,
+            self.num_pages,
+            self.num_q_heads,
+            self.num_kv_heads,
+            self.head_dim,
+        )
+
+    def _send(self) -> None:
+        """Queues the copy of the plan to the device."""
+        stage = self._stages[self._next_stage]
+        self._next_stage = (self._next_stage + 1) % len(self._stages)
+        if stage.copied is not None:
+            stage.copied.synchronize()  # some steps ago
+        used = self._core.write(stage.address, stage.buffer.numel(), self.capacity, stage.stamp)
+        stage.stamp = self._core.stamp
+        self._work[:used].copy_(stage.buffer[:used], non_blocking=True)
+        if stage.copied is not None:
+            stage.copied.record(torch.cuda.current_stream(self.device))
+
+    def _allocate(self, capacity: WorkCapacity, workspace: Tensor | None) -> None:
+        needed = capacity.workspace_bytes(self.num_kv_heads, self.head_dim)
+        if workspace is None:
+            workspace = torch.empty(needed, dtype=torch.uint8, device=self.device)
+        elif (
+            workspace.dtype != torch.uint8 or workspace.device != self.device or not workspace.is_contiguous()
+        ):
+            raise TypeError(
+                f"workspace: got {workspace.dtype} on {workspace.device}, expected a contiguous uint8 tensor "
+                f"on {self.device}"
+            )
+        elif workspace.numel() < needed or workspace.data_ptr() % 64:
+            raise ValueError(
+                f"workspace: got {workspace.numel()} bytes at an address % 64 = {workspace.data_ptr() % 64}, "
+                f"expected at least {needed} at a multiple of 64; capacity.workspace_bytes says how many"
+            )
+        ints = capacity.work_ints()
+        self._work = workspace[: 4 * ints].view(torch.int32)
+        self._partials = workspace[4 * round_up(ints) : needed].view(torch.float32)
+        self.capacity = capacity
+        self._stages = [_Stage(ints, self.device) for _ in range(_STAGES)]
+        self._next_stage = 0
+
+
+class _Stage:
+    """Page-locked host memory from which a plan is copied, and when that is done."""
+
+    def __init__(self, ints: int, device: torch.device) -> None:
+        on_gpu = device.type == "cuda"
+        self.buffer = torch.empty(ints, dtype=torch.int32, pin_memory=on_gpu)
+        self.address = self.buffer.data_ptr()
+        self.copied = torch.cuda.Event() if on_gpu else None
+        self.stamp = 0
+
+
+def _checked(capacity: WorkCapacity) -> WorkCapacity:
+    for name, value in capacity._asdict().items():
+        if value < 16 or value % 16:
+            raise ValueError(f"capacity.{name}: got {value}, expected a positive multiple of 16")
+    return capacity
+
+
+def num_multiprocessors(device: torch.device) -> int:
+    """Of a GPU. For the CPU, where kernels are only interpreted, few, so that plans have little to launch."""
+    if device.type != "cuda":
+        return 16
+    return torch.cuda.get_device_properties(device).multi_processor_count
