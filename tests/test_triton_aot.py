@@ -44,8 +44,9 @@ def test_compiles_and_fits(compiled: dict[str, Any], variant: Variant) -> None:
     assert result["stack"] <= STACK[variant.architecture], "registers spill"
     operations = result["ptx"]
     if variant.kernel != "_attend":
-        assert operations["ld.global.v4"] > 0  # 16 bytes each
-        assert operations["st.global.v4"] > 0 or variant.kernel == "_merge"
+        if variant.kv_heads > 1:  # enough elements for 16 bytes a thread
+            assert operations["ld.global.v4"] > 0
+            assert operations["st.global.v4"] > 0 or variant.kernel == "_merge"
         return
     assert operations["cp.async.cg"] > 0  # 16 bytes each, ahead of their use
     if variant.dtype == "float32":
