@@ -43,13 +43,15 @@ class Variant(NamedTuple):
     page_size: int
     options: AttentionOptions
     architecture: int
+    kv_heads: int = 8
+    group: int = 4
 
     @property
     def name(self) -> str:
         o = self.options
         extras = ["window"] * (o.window > 0) + ["cap"] * (o.soft_cap > 0)
         parts = [self.kernel[1:], self.dtype, f"d{self.head_dim}", f"page{self.page_size}", *extras]
-        return "-".join([*parts, f"sm_{self.architecture}"])
+        return "-".join([*parts, f"{self.kv_heads}x{self.group}", f"sm_{self.architecture}"])
 
 
 def _variants() -> list[Variant]:
@@ -71,7 +73,13 @@ def _variants() -> list[Variant]:
         for architecture in ARCHITECTURES
         if kernel != "_attend"
     ]
-    return [Variant(*each) for each in chosen]
+    # A kernel sees an argument of 1 as a constant: one head, one query head a KV head, one token a page.
+    ones = [("tree_attention", "_attend", "float32"), ("tree_attention", "_merge", "float32")]
+    ones += [(op, KERNELS[op][0], "bfloat16") for op in ("append_kv", "copy_pages", "gather_kv")]
+    return [
+        *(Variant(*each) for each in chosen),
+        *(Variant(*each, 64, 1, plain, 80, kv_heads=1, group=1) for each in ones),
+    ]
 
 
 VARIANTS = _variants()
@@ -96,8 +104,8 @@ def call_of(variant: Variant) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         setattr(module, name, _Recorder())
     setattr(module, variant.kernel, recorder)
     dtype = getattr(torch, variant.dtype)
-    pages = torch.empty((1, 64, 8, variant.page_size, variant.head_dim), dtype=dtype)
-    rows = torch.empty((64, 8, variant.head_dim), dtype=dtype)
+    pages = torch.empty((1, 64, variant.kv_heads, variant.page_size, variant.head_dim), dtype=dtype)
+    rows = torch.empty((64, variant.kv_heads, variant.head_dim), dtype=dtype)
     numbers = torch.empty((64, 2), dtype=torch.int32)
     launcher = getattr(module, variant.op)
     if variant.op == "append_kv":
@@ -109,7 +117,7 @@ def call_of(variant: Variant) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     else:
         capacity = WorkCapacity(64, 64, 64, 64, 64)
         work = torch.empty(WorkLayout.of(capacity).end, dtype=torch.int32)
-        q = torch.empty((64, 32, variant.head_dim), dtype=dtype)
+        q = torch.empty((64, variant.kv_heads * variant.group, variant.head_dim), dtype=dtype)
         launch = WorkLaunch(work, torch.empty(1), capacity, 64, 64)
         launcher(q, pages[0], pages[0], launch, variant.options, q, torch.empty(1))
     for name, original in kept.items():

@@ -57,6 +57,24 @@ def test_forked_branches_diverge_inside_a_page() -> None:
             assert torch.equal(v, -rows(tokens[branch]))
 
 
+@pytest.mark.parametrize("layout", ["HND", "NHD"])
+def test_plain_layouts_are_views_of_their_memory(layout: str) -> None:
+    pool = KVPool(
+        num_layers=2,
+        num_kv_heads=3,
+        head_dim=24,
+        budget_bytes=100_000,
+        dtype=torch.float16,
+        page_size=5,
+        layout=layout,
+    )
+    assert pool.page_bytes == 2 * 2 * 3 * 5 * 24 * 2
+    assert pool.k_pages.shape == pool.v_pages.shape == (2, pool.num_pages, 3, 5, 24)
+    token, head = (24, 5 * 24) if layout == "HND" else (3 * 24, 24)
+    assert pool.k_pages.stride() == (pool.num_pages * 360, 360, head, token, 1)
+    assert pool.layer(1)[1].data_ptr() == pool.v_pages[1].data_ptr()
+
+
 GOOD: dict[str, Any] = {"num_layers": 1, "num_kv_heads": 1, "head_dim": 64, "num_pages": 4}
 
 
@@ -75,6 +93,14 @@ GOOD: dict[str, Any] = {"num_layers": 1, "num_kv_heads": 1, "head_dim": 64, "num
         ({"head_dim": 272}, ValueError, "head_dim: got 272"),
         ({"dtype": torch.float16}, TypeError, r"dtype: got torch\.float16"),
         ({"page_size": 32}, ValueError, "page_size: got 32"),
+        ({"page_size": 0, "layout": "HND"}, ValueError, "page_size: got 0"),
+        ({"page_size": 8, "layout": "HND", "num_pages": 2**28}, ValueError, "num_pages: got 268435456"),
+        ({"head_dim": 12, "layout": "HND"}, ValueError, "head_dim: got 12, expected a multiple of 8"),
+        ({"dtype": torch.float64, "layout": "NHD"}, TypeError, r"dtype: got torch\.float64"),
+        ({"layout": "hnd"}, ValueError, "layout: got 'hnd', expected one of"),
+        ({"device": "meta"}, ValueError, "device: got 'meta', expected cpu or cuda"),
+        ({"device": "gpu"}, ValueError, "device: got 'gpu'"),
+        ({"device": "cuda:99"}, ValueError, "device: got 'cuda:99', but torch finds"),
         ({"num_pages": 0}, ValueError, "num_pages: got 0"),
         ({"num_pages": 2**27}, ValueError, "num_pages: got 134217728"),
         ({"num_pages": None}, ValueError, "exactly one"),

