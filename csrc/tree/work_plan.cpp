@@ -107,41 +107,42 @@ WorkList WorkPlanner::make(const BranchTables& tables, const std::optional<WorkC
 // True if `tables` are those of the plan with longer tails, and the room behind the tails takes them: then
 // the plan is theirs.
 bool WorkPlanner::advance(const BranchTables& tables) {
-  const auto num_branches = static_cast<int64_t>(known_lengths_.size());
+  const auto num_branches = static_cast<int64_t>(known_.size());
   if (list_.tails.empty() || tables.num_branches != num_branches || tables.page_size != page_size_)
     return false;
-  const auto pages_of = [&](int64_t length) { return (length + page_size_ - 1) / page_size_; };
+  const auto page_size = static_cast<uint32_t>(page_size_);
   for (int64_t i = 0; i < num_branches; ++i) {
     const int64_t b = list_.query_order[i];  // one query a branch
+    Known& known = known_[b];
     const int32_t* pages = tables.block_tables + b * tables.table_width;
-    const int64_t length = tables.lengths[b];
-    const int64_t old_pages = pages_of(known_lengths_[b]);
-    const int64_t new_pages = pages_of(length);
+    const int32_t length = tables.lengths[b];
+    if ((tables.query_lens && tables.query_lens[b] != 1) || length < known.length) return false;
+    known.new_pages = static_cast<int32_t>((static_cast<uint32_t>(length) + page_size - 1) / page_size);
     const WorkList::Tail& tail = list_.tails[i];
-    if ((tables.query_lens && tables.query_lens[b] != 1) || length < known_lengths_[b] ||
-        length > tables.table_width * page_size_ || new_pages - old_pages > tail.pages_end - tail.next_page ||
-        std::memcmp(pages, &known_tables_[b * known_width_], old_pages * sizeof(int32_t)) != 0) {
+    if (known.new_pages > tables.table_width ||
+        known.new_pages - known.pages > tail.pages_end - tail.next_page ||
+        std::memcmp(pages, &known_tables_[b * known_width_], known.pages * sizeof(int32_t)) != 0) {
       return false;
     }
-    for (int64_t column = old_pages; column < new_pages; ++column) {
+    for (int32_t column = known.pages; column < known.new_pages; ++column) {
       if (pages[column] < 0 || pages[column] >= num_pages_) return false;
     }
   }
   for (int64_t i = 0; i < num_branches; ++i) {
     const int64_t b = list_.query_order[i];
+    Known& known = known_[b];
     const int32_t* pages = tables.block_tables + b * tables.table_width;
-    const int32_t length = tables.lengths[b];
     WorkList::Tail& tail = list_.tails[i];
-    for (int64_t column = pages_of(known_lengths_[b]); column < pages_of(length); ++column) {
+    for (; known.pages < known.new_pages; ++known.pages) {
       changes_.push_back(tail.next_page);
-      list_.pages[tail.next_page++] = pages[column];
-      known_tables_[b * known_width_ + column] = pages[column];
+      list_.pages[tail.next_page++] = pages[known.pages];
+      known_tables_[b * known_width_ + known.pages] = pages[known.pages];
     }
-    known_lengths_[b] = length;
-    list_.query_position[i] = length - 1;
+    known.length = tables.lengths[b];
+    list_.query_position[i] = known.length - 1;
     for (int32_t t = tail.item_begin; t < tail.item_end; ++t) {
       WorkItem& item = list_.items[list_.tail_items[t]];
-      item.num_tokens = item.num_unmasked = length - item.first_position;
+      item.num_tokens = item.num_unmasked = known.length - item.first_position;
     }
   }
   return true;
@@ -152,9 +153,12 @@ void WorkPlanner::remember(const BranchTables& tables) {
   int32_t room = 0;  // pages behind the tails
   for (const WorkList::Tail& tail : list_.tails) room = std::max(room, tail.pages_end - tail.next_page);
   known_width_ = tables.table_width + room;
-  known_lengths_.assign(tables.lengths, tables.lengths + tables.num_branches);
+  known_.resize(tables.num_branches);
   known_tables_.assign(tables.num_branches * known_width_, -1);
   for (int64_t b = 0; b < tables.num_branches; ++b) {
+    const int32_t length = tables.lengths[b];
+    const auto num_pages = static_cast<int32_t>((length + page_size_ - 1) / page_size_);
+    known_[b] = {length, num_pages, num_pages};
     const int32_t* pages = tables.block_tables + b * tables.table_width;
     std::copy(pages, pages + tables.table_width, &known_tables_[b * known_width_]);
   }

@@ -44,7 +44,12 @@ class WorkPlanner {
   int64_t plans_ = 0;             // made so far
   std::vector<int32_t> changes_;  // entries of list_.pages that were added to this one
   // The tables that the plan is of, for advance(): [branches] and [branches, known_width_].
-  std::vector<int32_t> known_lengths_;
+  struct Known {
+    int32_t length;
+    int32_t pages;
+    int32_t new_pages;  // scratch
+  };
+  std::vector<Known> known_;
   std::vector<int32_t> known_tables_;
   int64_t known_width_ = 0;
 };
