@@ -74,7 +74,11 @@ class DevicePlanner:
             raise ValueError(
                 f"num_pages: got {num_pages}, expected at most {2**31 // page_size} (slots are int32)"
             )
-        self.device = torch.empty(0, device=device).device  # "cuda" names the current one
+        if not isinstance(dtype, torch.dtype):
+            raise TypeError(f"dtype: got {dtype!r}, expected a torch.dtype")
+        if workspace is not None and capacity is None:
+            raise ValueError("workspace: got one without a capacity, which it is for; pass capacity too")
+        self.device = _checked_device(device)
         self.num_q_heads, self.num_kv_heads, self.head_dim = num_q_heads, num_kv_heads, head_dim
         self.page_size, self.num_pages = page_size, num_pages
         self._fixed = capacity is not None
@@ -91,6 +95,7 @@ class DevicePlanner:
         )
         self.advanced = False
         self._plan: DevicePlan | None = None
+        self._next_stage = 0
         self._allocate(WorkCapacity(*[16] * 5) if capacity is None else _checked(capacity), workspace)
 
     def update(
@@ -111,18 +116,19 @@ class DevicePlanner:
         tables = int32_array("block_tables", block_tables)
         queries = None if query_lens is None else int32_array("query_lens", query_lens)
         capacity = self.capacity if self._fixed else None
+        plan, self._plan = self._plan, None  # until all is done: there may be no memory to grow
         advanced = self._core.update(
             tables, int32_array("lengths", lengths), queries, self.page_size, capacity
         )
-        if not advanced or self._plan is None:
+        if not advanced or plan is None:
             counts = WorkCapacity(*self._core.counts())
             if any(map(int.__gt__, counts, self.capacity)):
                 grown = (2 * n if n > room else room for n, room in zip(counts, self.capacity, strict=True))
                 self._allocate(WorkCapacity(*map(round_up, grown)), None)
-            self._plan = self._describe(counts)
+            plan = self._describe(counts)
         self._send()
-        self.advanced = advanced
-        return self._plan
+        self._plan, self.advanced = plan, advanced
+        return plan
 
     def _describe(self, counts: WorkCapacity) -> DevicePlan:
         return DevicePlan(
@@ -172,7 +178,6 @@ class DevicePlanner:
         self._partials = workspace[4 * round_up(ints) : needed].view(torch.float32)
         self.capacity = capacity
         self._stages = [_Stage(ints, self.device) for _ in range(_STAGES)]
-        self._next_stage = 0
 
 
 class _Stage:
@@ -184,6 +189,13 @@ class _Stage:
         self.address = self.buffer.data_ptr()
         self.copied = torch.cuda.Event() if on_gpu else None
         self.stamp = 0
+
+
+def _checked_device(device: torch.device | str) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device  # "cuda" names the current one
+    except (RuntimeError, AssertionError) as cause:  # torch without CUDA asserts
+        raise ValueError(f"device: got {str(device)!r}, expected one that torch can use here") from cause
 
 
 def _checked(capacity: WorkCapacity) -> WorkCapacity:
