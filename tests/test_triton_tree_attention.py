@@ -252,3 +252,33 @@ def test_opcheck(device: torch.device) -> None:
     case = make_paged_case(*FAMILY, device=device)
     case = replace(case, k_pages=case.k_pages.nan_to_num(1.0), v_pages=case.v_pages.nan_to_num(1.0))
     torch.library.opcheck(torch.ops.tts_kernels.tree_attention.work, op_arguments(case))
+
+
+def test_branch_invariant_bits(device: torch.device) -> None:
+    """Chunks of a path, tiles of one height and the order of merging do not depend on the siblings."""
+    case = make_paged_case(
+        [1200, 1100, 1190, 2100],
+        [(0, 0), (0, 1024), (0, 1170), (1, 1060)],
+        [1, 2, 1, 1],
+        device=device,
+        kv_heads=1,
+        group=3,
+        head_dim=64,
+        page_size=64,
+        dtype=torch.float16,
+    )
+    out, lse = case.attend(case.plan(branch_invariant=True))
+    case.check(case.plan(branch_invariant=True))
+    begin = 0
+    for branch, count in enumerate(case.query_lens.tolist()):
+        alone = replace(
+            case,
+            tables=case.tables[branch : branch + 1],
+            lengths=case.lengths[branch : branch + 1],
+            query_lens=case.query_lens[branch : branch + 1],
+            q=case.q[begin : begin + count],
+        )
+        alone_out, alone_lse = alone.attend(alone.plan(branch_invariant=True))
+        assert torch.equal(alone_out, out[begin : begin + count])
+        assert torch.equal(alone_lse, lse[begin : begin + count])
+        begin += count
