@@ -1,6 +1,7 @@
 """Which kernels serve an operator on plain pages: Triton's or those in CUDA C++.
 
-The environment variable TTS_KERNELS_BACKEND, "triton" or "cuda", forces one of the two. It is read once.
+The environment variable TTS_KERNELS_BACKEND, "triton" or "cuda", forces one of the two, but for `gather_kv`,
+which only Triton has. It is read once.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ def choose(op: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> 
             f"k_pages, v_pages: got tensors on {device} of compute capability "
             f"{capability[0]}.{capability[1]}, expected 8.0 or newer"
         )
+    if op == "gather_kv":
+        return "triton"
     if forced == "cuda":
         _check_cuda(op, dtype, head_dim)
     return forced or _FASTER.get((op, capability), "triton")
@@ -67,8 +70,6 @@ def _check_cuda(op: str, dtype: torch.dtype, head_dim: int) -> None:
         raise ValueError(
             f"{_VARIABLE}: got 'cuda', but this build has no CUDA kernels; build with TTS_CUDA=ON"
         )
-    if op == "gather_kv":
-        raise ValueError(f"{_VARIABLE}: got 'cuda', which has no {op}; expected 'triton'")
     if op == "tree_attention" and (dtype not in _HALF or head_dim not in (64, 128)):
         raise ValueError(
             f"{_VARIABLE}: got 'cuda', whose {op} serves torch.float16 and torch.bfloat16 with head_dim 64 "
