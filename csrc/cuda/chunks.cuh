@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cuda/kv_ops.h"
+#include "cuda/launch.cuh"
 
 namespace tts::cuda {
 

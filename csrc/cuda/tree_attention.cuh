@@ -62,17 +62,6 @@ __device__ inline uint32_t load_pair(const uint16_t* from, bool aligned) {
   return from[0] | uint32_t{from[1]} << 16;
 }
 
-__device__ inline void copy_chunk(uint4* to, const uint16_t* from, bool valid, bool aligned) {
-  if (aligned) {
-    cp_async(to, from, valid);
-  } else if (valid) {
-    *to = {load_pair(from, false), load_pair(from + 2, false), load_pair(from + 4, false),
-           load_pair(from + 6, false)};
-  } else {
-    *to = {0, 0, 0, 0};
-  }
-}
-
 // The item's tokens that some row of it can see, and how rows look back.
 struct TokenRange {
   int32_t begin, end;
@@ -132,8 +121,26 @@ __device__ void store_offset(const AttentionArgs& args, int32_t token, int32_t p
       page < 0 ? -1 : page * tensor.outer_stride + token % args.page_size * tensor.token_stride;
 }
 
+// Rows that begin anywhere; not asynchronous.
+template <int kHeadDim>
+__device__ void load_unaligned_tile(const AttentionArgs& args, int32_t kv_head, int stage,
+                                                 SharedTiles<kHeadDim>& shared) {
+  constexpr int kRowChunks = SharedTiles<kHeadDim>::kRowChunks;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < 2 * kTileTokens * kRowChunks; i += kThreads) {
+    const int kind = i / (kTileTokens * kRowChunks), token = i / kRowChunks % kTileTokens, chunk = i % kRowChunks;
+    const AttentionTensor& tensor = kind == 0 ? args.k : args.v;
+    const int64_t offset = shared.offsets[stage][kind][token];
+    const uint16_t* from = tensor.data + kv_head * tensor.head_stride + 8 * chunk + offset;
+    uint32_t pairs[4] = {};
+    for (int pair = 0; pair < 4 && offset >= 0; ++pair) pairs[pair] = load_pair(from + 2 * pair, false);
+    shared.tiles[stage][kind][shared.at(token, chunk)] = {pairs[0], pairs[1], pairs[2], pairs[3]};
+  }
+}
+
 template <int kHeadDim>
 __device__ void load_tile(const AttentionArgs& args, int32_t kv_head, int stage, SharedTiles<kHeadDim>& shared) {
+  if (!args.aligned) return load_unaligned_tile(args, kv_head, stage, shared);
   constexpr int kRowChunks = SharedTiles<kHeadDim>::kRowChunks;
   const int chunk = threadIdx.x % kRowChunks;
 #pragma unroll
@@ -144,8 +151,7 @@ __device__ void load_tile(const AttentionArgs& args, int32_t kv_head, int stage,
     for (int step = 0; step < kTileTokens * kRowChunks / kThreads; ++step) {
       const int token = threadIdx.x / kRowChunks + step * (kThreads / kRowChunks);
       const int64_t offset = shared.offsets[stage][kind][token];
-      copy_chunk(&shared.tiles[stage][kind][shared.at(token, chunk)], from + (offset < 0 ? 0 : offset), offset >= 0,
-                 args.aligned);
+      cp_async(&shared.tiles[stage][kind][shared.at(token, chunk)], from + (offset < 0 ? 0 : offset), offset >= 0);
     }
   }
 }
@@ -331,7 +337,7 @@ __device__ void attend(const AttentionArgs& args, const WorkItem& item, int32_t 
     store_offset(args, token, page_of(args, item, token), stage, shared);
   }
   __syncthreads();
-#pragma unroll
+#pragma unroll 1
   for (int stage = 0; stage < kS - 1; ++stage) {
     if (range.begin + stage * kTileTokens < range.end) load_tile(args, kv_head, stage, shared);
     cp_async_commit();
@@ -374,7 +380,7 @@ __device__ void attend(const AttentionArgs& args, const WorkItem& item, int32_t 
 
 // Grid: num_items * num_kv_heads blocks, heads fastest, so that the most expensive items start first.
 template <DType kType, int kHeadDim>
-__global__ void __launch_bounds__(kThreads, 2) tree_attention_kernel(AttentionArgs args) {
+__global__ void __launch_bounds__(kThreads, 2) tree_attention_kernel(const __grid_constant__ AttentionArgs args) {
   const int32_t index = blockIdx.x / args.num_kv_heads, kv_head = blockIdx.x % args.num_kv_heads;
   const WorkItem item = reinterpret_cast<const WorkItem*>(args.work + args.layout.items)[index];
   if (index >= args.work[0]) return;
