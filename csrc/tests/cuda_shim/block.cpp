@@ -34,7 +34,7 @@ struct Copy {
 };
 
 struct Warp {
-  unsigned char slots[2][kLanes][kSlotBytes];  // of meetings in turn: a lane may be one ahead of the others
+  alignas(kSlotBytes) unsigned char slots[2][kLanes][kSlotBytes];  // of meetings in turn: a lane may be one ahead of the others
   const char* instruction = nullptr;
   int arrived = 0;
   uint64_t meetings = 0;  // that are over

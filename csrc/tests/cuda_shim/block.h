@@ -66,11 +66,7 @@ template <class T>
 struct Lanes {
   const unsigned char* slots;
 
-  T operator[](int lane) const {
-    T value;
-    std::memcpy(&value, slots + lane * kSlotBytes, sizeof(T));
-    return value;
-  }
+  const T& operator[](int lane) const { return *reinterpret_cast<const T*>(slots + lane * kSlotBytes); }
 };
 
 template <class T>

@@ -56,9 +56,9 @@ void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   const auto lanes = shim::exchange("mma", mine);
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   for (int k = 0; k < 16; ++k) {  // column of A, row of B
-    const Operands row = lanes[4 * g + k % 8 / 2];
+    const Operands& row = lanes[4 * g + k % 8 / 2];
     for (int column = 0; column < 2; ++column) {
-      const Operands other = lanes[4 * (2 * t + column) + k % 8 / 2];
+      const Operands& other = lanes[4 * (2 * t + column) + k % 8 / 2];
       const float b = other.b[k / 8][k % 2];
       c[column] += row.a[k / 8 * 2][k % 2] * b;
       c[2 + column] += row.a[k / 8 * 2 + 1][k % 2] * b;
