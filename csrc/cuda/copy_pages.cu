@@ -26,7 +26,8 @@ __global__ void __launch_bounds__(kThreads) copy_kernel(CopyArgs<Chunk> args) {
   if (source < 0 || source >= args.num_pages || target < 0 || target >= args.num_pages) return;
   const int32_t head_chunks = args.page_size * args.row_chunks;
   for (int32_t i = threadIdx.x; i < args.num_heads * head_chunks; i += kThreads) {
-    const int32_t head = i / head_chunks, token = i % head_chunks / args.row_chunks, chunk = i % args.row_chunks;
+    const int32_t head = i / head_chunks, token = i % head_chunks / args.row_chunks,
+                  chunk = i % args.row_chunks;
     const Chunk k = *(args.k.at(source, head, token, chunk) + layer * args.k_layer_stride);
     const Chunk v = *(args.v.at(source, head, token, chunk) + layer * args.v_layer_stride);
     *(args.k.at(target, head, token, chunk) + layer * args.k_layer_stride) = k;
@@ -50,8 +51,8 @@ void launch_copy(const Pages& pages, int64_t num_layers, int64_t k_layer_stride,
       pages.page_size,
       pages.head_dim / elements,
   };
-  launch(copy_kernel<Chunk>, "copy_pages", dim3(static_cast<unsigned>(num_copies * num_layers)), kThreads, stream,
-         args);
+  launch(copy_kernel<Chunk>, "copy_pages", dim3(static_cast<unsigned>(num_copies * num_layers)), kThreads,
+         stream, args);
 }
 
 }  // namespace
@@ -62,7 +63,8 @@ void copy_pages(const Pages& pages, int64_t num_layers, int64_t k_layer_stride, 
   require(num_copies * num_layers < kMaxGrid, "copies: got ", num_copies, " pairs of pages in ", num_layers,
           " layers, expected fewer than ", kMaxGrid, " copies");
   const auto go = [&](auto chunk) {
-    launch_copy<decltype(chunk)>(pages, num_layers, k_layer_stride, v_layer_stride, copies, num_copies, stream);
+    launch_copy<decltype(chunk)>(pages, num_layers, k_layer_stride, v_layer_stride, copies, num_copies,
+                                 stream);
   };
   const int64_t elements = 16 / pages.element_bytes;
   if (aligned(pages) && k_layer_stride % elements == 0 && v_layer_stride % elements == 0) {

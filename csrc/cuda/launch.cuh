@@ -13,7 +13,8 @@ namespace tts::cuda {
 
 inline void check(cudaError_t error, const char* kernel) {
   if (error == cudaSuccess) return;
-  throw CudaError(std::string(kernel) + ": " + cudaGetErrorString(error) + " (" + cudaGetErrorName(error) + ")");
+  throw CudaError(std::string(kernel) + ": " + cudaGetErrorString(error) + " (" + cudaGetErrorName(error) +
+                  ")");
 }
 
 // Queues the kernel. Neither waits nor allocates, so a CUDA graph can capture it.
@@ -27,7 +28,8 @@ void launch(void (*kernel)(Args), const char* name, dim3 grid, unsigned threads,
 
 // The same with dynamic shared memory beyond the 48 KiB that a kernel has unasked.
 template <auto kKernel, class Args>
-void launch_shared(const char* name, dim3 grid, unsigned threads, size_t shared_bytes, void* stream, Args args) {
+void launch_shared(const char* name, dim3 grid, unsigned threads, size_t shared_bytes, void* stream,
+                   Args args) {
   static std::atomic<uint64_t> ready{0};  // devices that have been asked, one bit each
   int device = 0;
   check(cudaGetDevice(&device), name);

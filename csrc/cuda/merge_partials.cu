@@ -33,7 +33,8 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(MergeArgs args) {
   const int32_t row_threads = args.head_dim / 4, channel = threadIdx.x % row_threads * 4;
   const float* partial_lse = args.partials + args.num_kv_heads * args.partials_capacity * args.head_dim;
   for (int32_t member = threadIdx.x / row_threads; member < args.group; member += kThreads / row_threads) {
-    const int64_t first = kv_head * args.partials_capacity + static_cast<int64_t>(query) * args.group + member;
+    const int64_t first =
+        kv_head * args.partials_capacity + static_cast<int64_t>(query) * args.group + member;
     float max = -INFINITY, sum = 0;
     for (int32_t i = begin; i < end; ++i) max = fmaxf(max, partial_lse[first + bases[i]]);
     const float shift = max == -INFINITY ? 0 : max;  // nothing seen: 0, not NaN
@@ -43,7 +44,8 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(MergeArgs args) {
       const float weight = expf(partial_lse[partial] - shift);
       const float4 part = *reinterpret_cast<const float4*>(args.partials + partial * args.head_dim + channel);
       sum += weight;
-      acc = {acc.x + part.x * weight, acc.y + part.y * weight, acc.z + part.z * weight, acc.w + part.w * weight};
+      acc = {acc.x + part.x * weight, acc.y + part.y * weight, acc.z + part.z * weight,
+             acc.w + part.w * weight};
     }
     const float factor = sum > 0 ? 1 / sum : 0;
     const int64_t out_row = (q_row * args.num_kv_heads + kv_head) * args.group + member;

@@ -45,15 +45,16 @@ AttentionArgs make_args(const TreeAttention& call) {
 void tree_attention(const TreeAttention& call, void* stream) {
   const Pages& pages = call.pages;
   const WorkLaunch& launch = call.launch;
-  require(pages.head_dim == 64 || pages.head_dim == 128, "head_dim: got ", pages.head_dim, ", expected 64 or 128");
+  require(pages.head_dim == 64 || pages.head_dim == 128, "head_dim: got ", pages.head_dim,
+          ", expected 64 or 128");
   require(call.scale > 0, "scale: got ", call.scale, ", expected > 0");
   require(aligned(call.out) && aligned(launch.partials) && aligned(launch.work),
           "out, partials, work: got addresses that are no multiples of 16");
   require(launch.num_items <= launch.capacity.items && launch.num_merges <= launch.capacity.queries &&
               launch.num_items * pages.num_kv_heads < kMaxGrid && pages.num_kv_heads < 65536,
-          "num_items, num_merges: got ", launch.num_items, " and ", launch.num_merges, " for ", pages.num_kv_heads,
-          " KV heads, expected at most the capacity's ", launch.capacity.items, " and ", launch.capacity.queries,
-          " and fewer than ", kMaxGrid, " tiles");
+          "num_items, num_merges: got ", launch.num_items, " and ", launch.num_merges, " for ",
+          pages.num_kv_heads, " KV heads, expected at most the capacity's ", launch.capacity.items, " and ",
+          launch.capacity.queries, " and fewer than ", kMaxGrid, " tiles");
   if (launch.num_items > 0) {
     const AttentionArgs args = make_args(call);
     if (pages.head_dim == 64) {

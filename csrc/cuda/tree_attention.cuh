@@ -1,8 +1,9 @@
 // The attention kernel: one block computes one item of the work list for one KV head.
 //
-// K and V come in tiles of 64 tokens through a ring of stages in shared memory that cp.async fills ahead. Tiles
-// of 64 rows give each of the 4 warps 16 rows and all tokens of a tile; tiles of 16 rows give each warp all rows
-// and 16 tokens of each tile, and the warps' softmax states are merged at the end, in the order of the warps.
+// K and V come in tiles of 64 tokens through a ring of stages in shared memory that cp.async fills ahead.
+// Tiles of 64 rows give each of the 4 warps 16 rows and all tokens of a tile; tiles of 16 rows give each warp
+// all rows and 16 tokens of each tile, and the warps' softmax states are merged at the end, in the order of
+// the warps.
 #pragma once
 
 #include <cmath>
@@ -29,11 +30,13 @@ struct SharedTiles {
   static constexpr int kRowChunks = kHeadDim / 8;  // of 16 bytes
 
   uint4 tiles[kStages<kHeadDim>][2][kTileTokens * kRowChunks];  // K and V
-  int64_t offsets[kStages<kHeadDim>][2][kTileTokens];           // of tokens in the page tensors; -1: not there
+  int64_t offsets[kStages<kHeadDim>][2][kTileTokens];  // of tokens in the page tensors; -1: not there
 
-  // Rows are 128 or 256 bytes apart, so that chunk c of all of them falls into the same banks; the exclusive or
-  // spreads 8 successive rows over all banks.
-  static constexpr __device__ int at(int token, int chunk) { return token * kRowChunks + (chunk ^ (token & 7)); }
+  // Rows are 128 or 256 bytes apart, so that chunk c of all of them falls into the same banks; the exclusive
+  // or spreads 8 successive rows over all banks.
+  static constexpr __device__ int at(int token, int chunk) {
+    return token * kRowChunks + (chunk ^ (token & 7));
+  }
 };
 
 // Softmax states that the warps leave behind, in place of the tiles.
@@ -95,7 +98,8 @@ __device__ void load_rows(const AttentionArgs& args, const WorkItem& item, int32
     const int32_t query = live ? row / args.group : 0;
     const int32_t head = kv_head * args.group + (live ? row % args.group : 0);
     const int64_t q_row = args.work[args.layout.query_order + query];
-    const uint16_t* q = args.q.data + q_row * args.q.outer_stride + head * args.q.head_stride + 2 * (lane % 4);
+    const uint16_t* q =
+        args.q.data + q_row * args.q.outer_stride + head * args.q.head_stride + 2 * (lane % 4);
 #pragma unroll
     for (int k = 0; k < kHeadDim / 16; ++k) {
       state.q[k][half] = live ? load_pair(q + 16 * k, args.aligned) : 0;
@@ -109,7 +113,8 @@ __device__ void load_rows(const AttentionArgs& args, const WorkItem& item, int32
 
 // Page of a token of the item, -1 behind its end. Half of the threads are asked for K, half for V.
 __device__ inline int32_t page_of(const AttentionArgs& args, const WorkItem& item, int32_t token) {
-  return token < item.num_tokens ? args.work[args.layout.pages + item.page_offset + token / args.page_size] : -1;
+  return token < item.num_tokens ? args.work[args.layout.pages + item.page_offset + token / args.page_size]
+                                 : -1;
 }
 
 template <int kHeadDim>
@@ -124,11 +129,12 @@ __device__ void store_offset(const AttentionArgs& args, int32_t token, int32_t p
 // Rows that begin anywhere; not asynchronous.
 template <int kHeadDim>
 __device__ void load_unaligned_tile(const AttentionArgs& args, int32_t kv_head, int stage,
-                                                 SharedTiles<kHeadDim>& shared) {
+                                    SharedTiles<kHeadDim>& shared) {
   constexpr int kRowChunks = SharedTiles<kHeadDim>::kRowChunks;
 #pragma unroll 1
   for (int i = threadIdx.x; i < 2 * kTileTokens * kRowChunks; i += kThreads) {
-    const int kind = i / (kTileTokens * kRowChunks), token = i / kRowChunks % kTileTokens, chunk = i % kRowChunks;
+    const int kind = i / (kTileTokens * kRowChunks), token = i / kRowChunks % kTileTokens,
+              chunk = i % kRowChunks;
     const AttentionTensor& tensor = kind == 0 ? args.k : args.v;
     const int64_t offset = shared.offsets[stage][kind][token];
     const uint16_t* from = tensor.data + kv_head * tensor.head_stride + 8 * chunk + offset;
@@ -139,7 +145,8 @@ __device__ void load_unaligned_tile(const AttentionArgs& args, int32_t kv_head, 
 }
 
 template <int kHeadDim>
-__device__ void load_tile(const AttentionArgs& args, int32_t kv_head, int stage, SharedTiles<kHeadDim>& shared) {
+__device__ void load_tile(const AttentionArgs& args, int32_t kv_head, int stage,
+                          SharedTiles<kHeadDim>& shared) {
   if (!args.aligned) return load_unaligned_tile(args, kv_head, stage, shared);
   constexpr int kRowChunks = SharedTiles<kHeadDim>::kRowChunks;
   const int chunk = threadIdx.x % kRowChunks;
@@ -151,7 +158,8 @@ __device__ void load_tile(const AttentionArgs& args, int32_t kv_head, int stage,
     for (int step = 0; step < kTileTokens * kRowChunks / kThreads; ++step) {
       const int token = threadIdx.x / kRowChunks + step * (kThreads / kRowChunks);
       const int64_t offset = shared.offsets[stage][kind][token];
-      cp_async(&shared.tiles[stage][kind][shared.at(token, chunk)], from + (offset < 0 ? 0 : offset), offset >= 0);
+      cp_async(&shared.tiles[stage][kind][shared.at(token, chunk)], from + (offset < 0 ? 0 : offset),
+               offset >= 0);
     }
   }
 }
@@ -166,7 +174,9 @@ __device__ void multiply_keys(const WarpState<kHeadDim>& state, const uint4* key
 #pragma unroll
     for (int n = 0; n < kTokens / 16; ++n) {
       uint32_t b[4];  // columns are tokens: fragments of tokens 0..7 and 8..15
-      ldmatrix(b, &keys[SharedTiles<kHeadDim>::at(token + 16 * n + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2)]);
+      ldmatrix(
+          b,
+          &keys[SharedTiles<kHeadDim>::at(token + 16 * n + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2)]);
       mma<kType>(s[2 * n], state.q[k], b[0], b[1]);
       mma<kType>(s[2 * n + 1], state.q[k], b[2], b[3]);
     }
@@ -193,11 +203,11 @@ __device__ void multiply_values(const float (&p)[kTokens / 8][4], const uint4* v
   }
 }
 
-// Turns the products of the tokens from `token` of the item on into probabilities over the greatest so far, and
-// brings the state to it.
+// Turns the products of the tokens from `token` of the item on into probabilities over the greatest so far,
+// and brings the state to it.
 template <int kHeadDim, int kTokens>
-__device__ void softmax_step(const AttentionArgs& args, int32_t token, bool masked, float (&s)[kTokens / 8][4],
-                             WarpState<kHeadDim>& state) {
+__device__ void softmax_step(const AttentionArgs& args, int32_t token, bool masked,
+                             float (&s)[kTokens / 8][4], WarpState<kHeadDim>& state) {
   if (args.soft_capped) {
 #pragma unroll
     for (auto& fragment : s) {
@@ -257,7 +267,7 @@ __device__ void leave_state(const WarpState<kHeadDim>& state, SharedStates<kHead
 #pragma unroll
     for (int n = 0; n < kHeadDim / 8; ++n) {
       *reinterpret_cast<float2*>(&shared.out[row][8 * n + lane % 4 * 2]) = {state.out[n][2 * half],
-                                                                          state.out[n][2 * half + 1]};
+                                                                            state.out[n][2 * half + 1]};
     }
   }
 }
@@ -270,7 +280,8 @@ struct RowResult {
 };
 
 template <int kHeadDim, int kHeight>
-__device__ RowResult<kHeadDim> merge_states(const SharedStates<kHeadDim>& shared, int row, float exponent_factor) {
+__device__ RowResult<kHeadDim> merge_states(const SharedStates<kHeadDim>& shared, int row,
+                                            float exponent_factor) {
   const int channel = threadIdx.x % 8 * 4;
   float max = -INFINITY, sum = 0;
 #pragma unroll
@@ -308,7 +319,7 @@ __device__ void store_row(const AttentionArgs& args, const WorkItem& item, int32
     for (int i = 0; i < kHeadDim / 32; ++i) {
       const float4& x = result.out[i];
       *reinterpret_cast<uint2*>(args.out + out_row * kHeadDim + 32 * i + channel) = {pack<kType>(x.x, x.y),
-                                                                                   pack<kType>(x.z, x.w)};
+                                                                                     pack<kType>(x.z, x.w)};
     }
     if (channel == 0) args.lse[out_row] = result.lse;
   } else {
@@ -317,7 +328,8 @@ __device__ void store_row(const AttentionArgs& args, const WorkItem& item, int32
     for (int i = 0; i < kHeadDim / 32; ++i) {
       *reinterpret_cast<float4*>(args.partials + partial * kHeadDim + 32 * i + channel) = result.out[i];
     }
-    if (channel == 0) args.partials[args.num_kv_heads * args.partials_capacity * kHeadDim + partial] = result.lse;
+    if (channel == 0)
+      args.partials[args.num_kv_heads * args.partials_capacity * kHeadDim + partial] = result.lse;
   }
 }
 
@@ -380,7 +392,8 @@ __device__ void attend(const AttentionArgs& args, const WorkItem& item, int32_t 
 
 // Grid: num_items * num_kv_heads blocks, heads fastest, so that the most expensive items start first.
 template <DType kType, int kHeadDim>
-__global__ void __launch_bounds__(kThreads, 2) tree_attention_kernel(const __grid_constant__ AttentionArgs args) {
+__global__ void __launch_bounds__(kThreads, 2)
+    tree_attention_kernel(const __grid_constant__ AttentionArgs args) {
   const int32_t index = blockIdx.x / args.num_kv_heads, kv_head = blockIdx.x % args.num_kv_heads;
   const WorkItem item = reinterpret_cast<const WorkItem*>(args.work + args.layout.items)[index];
   if (index >= args.work[0]) return;
@@ -396,11 +409,11 @@ void launch_tree_attention(const AttentionArgs& args, DType dtype, int64_t num_i
   const dim3 grid(static_cast<unsigned>(num_items * args.num_kv_heads));
   constexpr size_t kShared = sizeof(SharedTiles<kHeadDim>);
   if (dtype == DType::kBFloat16) {
-    launch_shared<tree_attention_kernel<DType::kBFloat16, kHeadDim>>("tree_attention", grid, kThreads, kShared, stream,
-                                                                     args);
+    launch_shared<tree_attention_kernel<DType::kBFloat16, kHeadDim>>("tree_attention", grid, kThreads,
+                                                                     kShared, stream, args);
   } else {
-    launch_shared<tree_attention_kernel<DType::kFloat16, kHeadDim>>("tree_attention", grid, kThreads, kShared, stream,
-                                                                    args);
+    launch_shared<tree_attention_kernel<DType::kFloat16, kHeadDim>>("tree_attention", grid, kThreads, kShared,
+                                                                    stream, args);
   }
 }
 

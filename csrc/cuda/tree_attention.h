@@ -24,8 +24,8 @@ struct TreeAttention {
   int32_t num_q_heads;
   DType dtype;
   WorkLaunch launch;
-  void* out;  // [T, num_q_heads, head_dim] of that dtype, contiguous
-  float* lse;  // [T, num_q_heads], natural logarithm
+  void* out;       // [T, num_q_heads, head_dim] of that dtype, contiguous
+  float* lse;      // [T, num_q_heads], natural logarithm
   float scale;     // > 0
   int32_t window;  // a query at position p sees positions max(0, p - window + 1) .. p; 0: all up to p
   float soft_cap;  // c: a scaled logit s becomes c * tanh(s / c); 0: none

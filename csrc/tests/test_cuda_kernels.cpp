@@ -1,6 +1,6 @@
-// The CUDA kernels on the CPU (cuda_shim), meant to run under the sanitizers: random trees planned by WorkPlanner,
-// against attention in double precision. Memory ends where the last page ends, and slots that no branch holds are
-// NaN.
+// The CUDA kernels on the CPU (cuda_shim), meant to run under the sanitizers: random trees planned by
+// WorkPlanner, against attention in double precision. Memory ends where the last page ends, and slots that no
+// branch holds are NaN.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -51,7 +51,8 @@ void multiply_by_fragments(Matrices* m) {
     shared[384 + i] = m->b_columns[i / 16][i % 16];
   }
   __syncthreads();
-  // As the PTX ISA has it: a[i] in row group (+ 8 for odd i), column 2 in_group + (i's low bit) (+ 8 from a2 on).
+  // As the PTX ISA has it: a[i] in row group (+ 8 for odd i), column 2 in_group + (i's low bit) (+ 8 from a2
+  // on).
   uint32_t a[4], b[2], loaded[4];
   for (int i = 0; i < 4; ++i) {
     const uint16_t* pair = &m->a[group + i % 2 * 8][in_group * 2 + i / 2 * 8];
@@ -68,13 +69,15 @@ void multiply_by_fragments(Matrices* m) {
   CHECK(std::memcmp(loaded, b, sizeof(b)) == 0);
   float c[4] = {1, 2, 3, 4};
   mma<kType>(c, a, b[0], b[1]);
-  for (int i = 0; i < 4; ++i) m->c[group + i / 2 * 8][in_group * 2 + i % 2] = c[i] - static_cast<float>(i + 1);
+  for (int i = 0; i < 4; ++i)
+    m->c[group + i / 2 * 8][in_group * 2 + i % 2] = c[i] - static_cast<float>(i + 1);
 }
 
 template <DType kType>
 void test_instructions(Random& random) {
   Matrices m;
-  for (auto& row : m.a) std::generate(std::begin(row), std::end(row), [&] { return random_value(random, kType); });
+  for (auto& row : m.a)
+    std::generate(std::begin(row), std::end(row), [&] { return random_value(random, kType); });
   for (int k = 0; k < 16; ++k) {
     for (int n = 0; n < 8; ++n) m.b[k][n] = m.b_columns[n][k] = random_value(random, kType);
   }
@@ -134,14 +137,15 @@ struct Storage {
       k_at = 1;
       v_at = page * s.pages + 1;
     }
-    memory.assign(static_cast<size_t>(v_at + (s.pages - 1) * page + (h - 1) * head + (n - 1) * token + d), fill);
+    memory.assign(static_cast<size_t>(v_at + (s.pages - 1) * page + (h - 1) * head + (n - 1) * token + d),
+                  fill);
     k = {memory.data() + k_at, page, head, token};
     v = {memory.data() + v_at, page, head, token};
   }
 
   static Element& at(const PageTensor& tensor, int64_t page, int64_t head, int64_t token, int64_t channel) {
-    return static_cast<Element*>(
-        tensor.data)[page * tensor.page_stride + head * tensor.head_stride + token * tensor.token_stride + channel];
+    return static_cast<Element*>(tensor.data)[page * tensor.page_stride + head * tensor.head_stride +
+                                              token * tensor.token_stride + channel];
   }
 };
 
@@ -149,8 +153,8 @@ template <class Element>
 void test_storage(Random& random, Layout layout) {
   const Shape s = {draw(random, 3, 9), draw(random, 1, 5), pick(random, {1, 3, 16}), 8 * draw(random, 2, 12)};
   Storage<Element> storage(layout, s, 0);
-  const Pages pages = {storage.k, storage.v,   s.pages,   s.heads,
-                       s.page_size, s.head_dim, static_cast<int32_t>(sizeof(Element))};
+  const Pages pages = {
+      storage.k, storage.v, s.pages, s.heads, s.page_size, s.head_dim, static_cast<int32_t>(sizeof(Element))};
   std::vector<Element> expected = storage.memory;
   const auto expect = [&](const PageTensor& tensor) {
     return PageTensor{expected.data() + (static_cast<Element*>(tensor.data) - storage.memory.data()),
@@ -166,8 +170,8 @@ void test_storage(Random& random, Layout layout) {
   const int64_t tokens = std::ssize(slots), row = s.heads * s.head_dim;
   std::vector<Element> kv(static_cast<size_t>(2 * tokens * row));  // K and V of a token side by side
   for (Element& x : kv) x = static_cast<Element>(random());
-  append_kv(pages, {kv.data(), 2 * row, s.head_dim}, {kv.data() + row, 2 * row, s.head_dim}, slots.data(), tokens,
-            nullptr);
+  append_kv(pages, {kv.data(), 2 * row, s.head_dim}, {kv.data() + row, 2 * row, s.head_dim}, slots.data(),
+            tokens, nullptr);
   for (int64_t t = 4; t < tokens; ++t) {
     for (int64_t i = 0; i < row; ++i) {
       const int64_t page = slots[t] / s.page_size, offset = slots[t] % s.page_size;
@@ -261,9 +265,9 @@ struct Forest {
 
   BranchTables branch_tables(std::vector<int32_t>& flat) const {
     flat.assign(tables.size() * width, -1);
-    for (size_t b = 0; b < tables.size(); ++b) std::copy(tables[b].begin(), tables[b].end(), &flat[b * width]);
-    return {flat.data(),         lengths.data(), query_lens.data(), std::ssize(tables), width,
-            shape.page_size};
+    for (size_t b = 0; b < tables.size(); ++b)
+      std::copy(tables[b].begin(), tables[b].end(), &flat[b * width]);
+    return {flat.data(), lengths.data(), query_lens.data(), std::ssize(tables), width, shape.page_size};
   }
 
   double value(const PageTensor& tensor, int branch, int position, int head, int channel) const {
@@ -320,7 +324,8 @@ constexpr int kPadding = 3;  // rows of out and lse that the plan does not know
 Result attend(Forest& forest, const WorkPlanner& planner, bool spare) {
   const WorkCounts n = planner.counts();
   const auto room = [&](int64_t count) { return (count + 15 + (spare ? 32 : 0)) / 16 * 16; };
-  const WorkCapacity capacity = {room(n.items), room(n.queries), room(n.merges), room(n.pages), room(n.partials)};
+  const WorkCapacity capacity = {room(n.items), room(n.queries), room(n.merges), room(n.pages),
+                                 room(n.partials)};
   const Shape& s = forest.shape;
   std::vector<int32_t> work(WorkLayout(capacity).end, 0x7f7f7f7f);
   planner.write(work.data(), capacity);
@@ -333,7 +338,9 @@ Result attend(Forest& forest, const WorkPlanner& planner, bool spare) {
                   heads,
                   forest.dtype,
                   {work.data(), partials.data(), capacity, spare ? capacity.items : n.items,
-                   spare ? capacity.queries : n.merges > 0 ? n.queries : 0},
+                   spare          ? capacity.queries
+                   : n.merges > 0 ? n.queries
+                                  : 0},
                   result.out.data(),
                   result.lse.data(),
                   forest.scale,
@@ -362,7 +369,8 @@ void check_attention(Forest& forest, const Result& result) {
       }
     }
   }
-  CHECK(std::all_of(result.out.begin() + row * heads * d, result.out.end(), [](uint16_t x) { return x == kNan; }));
+  CHECK(std::all_of(result.out.begin() + row * heads * d, result.out.end(),
+                    [](uint16_t x) { return x == kNan; }));
   CHECK(std::all_of(result.lse.begin() + row * heads, result.lse.end(), [](float x) { return x == 77; }));
 }
 

@@ -34,7 +34,8 @@ struct Copy {
 };
 
 struct Warp {
-  alignas(kSlotBytes) unsigned char slots[2][kLanes][kSlotBytes];  // of meetings in turn: a lane may be one ahead of the others
+  alignas(kSlotBytes) unsigned char slots[2][kLanes][kSlotBytes];  // of meetings in turn: a lane may be one
+                                                                   // ahead of the others
   const char* instruction = nullptr;
   int arrived = 0;
   uint64_t meetings = 0;  // that are over
@@ -66,12 +67,14 @@ struct Block {
 } block;
 
 // AddressSanitizer must hear of each change of stacks. `keep` is null where a stack is left for good.
-void leave_stack([[maybe_unused]] void** keep, [[maybe_unused]] const void* to, [[maybe_unused]] size_t bytes) {
+void leave_stack([[maybe_unused]] void** keep, [[maybe_unused]] const void* to,
+                 [[maybe_unused]] size_t bytes) {
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_start_switch_fiber(keep, to, bytes);
 #endif
 }
-void enter_stack([[maybe_unused]] void* kept, [[maybe_unused]] const void** from, [[maybe_unused]] size_t* bytes) {
+void enter_stack([[maybe_unused]] void* kept, [[maybe_unused]] const void** from,
+                 [[maybe_unused]] size_t* bytes) {
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_finish_switch_fiber(kept, from, bytes);
 #endif
@@ -108,6 +111,8 @@ void start(Fiber& fiber) {
   fiber.context.uc_stack.ss_sp = fiber.stack.get();
   fiber.context.uc_stack.ss_size = kStackBytes;
   makecontext(&fiber.context, run_thread, 0);
+  fiber.context
+      .uc_stack = {};  // else AddressSanitizer forgets the whole stack's state, slowly, at each switch
   fiber.meeting = fiber.barrier = 0;
   fiber.done = false;
   fiber.copies.assign(1, {});
@@ -120,7 +125,8 @@ bool run_warp(size_t warp) {
     again = false;
     for (size_t i = warp * kLanes; i < (warp + 1) * kLanes; ++i) {
       Fiber& fiber = block.fibers[i];
-      if (fiber.done || fiber.meeting > block.warps[warp].meetings || fiber.barrier > block.barriers) continue;
+      if (fiber.done || fiber.meeting > block.warps[warp].meetings || fiber.barrier > block.barriers)
+        continue;
       resume(fiber, static_cast<unsigned>(i));
       again = ran = true;
     }
@@ -174,7 +180,8 @@ bool in_shared_memory(const void* address, size_t bytes) {
 }
 
 void copy_async(void* to, const void* from, bool valid) {
-  if (!in_shared_memory(to, 16) || reinterpret_cast<uintptr_t>(to) % 16 || reinterpret_cast<uintptr_t>(from) % 16) {
+  if (!in_shared_memory(to, 16) || reinterpret_cast<uintptr_t>(to) % 16 ||
+      reinterpret_cast<uintptr_t>(from) % 16) {
     fail("cp.async: an address that is not aligned, or not in shared memory");
   }
   std::memset(to, 0xff, 16);

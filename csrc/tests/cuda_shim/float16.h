@@ -29,13 +29,14 @@ inline float decode(cuda::DType type, uint16_t x) {
 }
 
 inline float to_float(cuda::DType type, uint16_t x) {
-  static const std::vector<float> values = [] {  // of all numbers of both formats: tests take most of their time here
-    std::vector<float> table(2 << 16);
-    for (size_t i = 0; i < table.size(); ++i) {
-      table[i] = decode(static_cast<cuda::DType>(i >> 16), static_cast<uint16_t>(i));
-    }
-    return table;
-  }();
+  static const std::vector<float> values =
+      [] {  // of all numbers of both formats: tests take most of their time here
+        std::vector<float> table(2 << 16);
+        for (size_t i = 0; i < table.size(); ++i) {
+          table[i] = decode(static_cast<cuda::DType>(i >> 16), static_cast<uint16_t>(i));
+        }
+        return table;
+      }();
   return values[static_cast<size_t>(type) << 16 | x];
 }
 
