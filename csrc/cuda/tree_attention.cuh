@@ -21,7 +21,7 @@ constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kTileTokens = 64;
 
-// Two blocks, and with head_dim 64 three, fit the 164 KiB of an A100's multiprocessor.
+// Tiles of K and V on their way while another is computed with: so many that two blocks fit a multiprocessor.
 template <int kHeadDim>
 constexpr int kStages = kHeadDim == 64 ? 3 : 2;
 
@@ -408,6 +408,7 @@ template <int kHeadDim>
 void launch_tree_attention(const AttentionArgs& args, DType dtype, int64_t num_items, void* stream) {
   const dim3 grid(static_cast<unsigned>(num_items * args.num_kv_heads));
   constexpr size_t kShared = sizeof(SharedTiles<kHeadDim>);
+  static_assert(2 * (kShared + 1024) <= 164 << 10, "two blocks fit an A100, where each takes 1 KiB more");
   if (dtype == DType::kBFloat16) {
     launch_shared<tree_attention_kernel<DType::kBFloat16, kHeadDim>>("tree_attention", grid, kThreads,
                                                                      kShared, stream, args);
