@@ -236,9 +236,9 @@ struct Forest {
     const int n = shape.page_size, branches = draw(random, 1, 9);
     for (int b = 0; b < branches; ++b) {
       const int parent = b > 0 ? draw(random, 0, b - 1) : 0;
-      const int shared = b > 0 && draw(random, 0, 4) > 0 ? draw(random, 0, lengths[parent]) / n * n : 0;
-      const int length =
-          shared + draw(random, 1, 20) + draw(random, 0, 1) * draw(random, 0, b == 0 ? 900 : 100);
+      const int shared = b > 0 && draw(random, 0, 5) > 0 ? draw(random, 0, lengths[parent]) / n * n : 0;
+      const int fresh = draw(random, 1, 20) + draw(random, 0, 1) * draw(random, 0, 250);
+      const int length = shared + fresh;
       std::vector<int32_t> table;
       for (int page = 0; page * n < length; ++page) {
         table.push_back(page * n < shared ? tables[parent][page] : shape.pages++);
@@ -385,9 +385,10 @@ void test_attention(uint32_t seed, DType dtype, int head_dim, Layout layout) {
   Random random(seed);
   Forest forest(random, dtype, head_dim, layout);
   const Shape& s = forest.shape;
-  const int height = pick(random, {16, 64, 64}), sms = pick(random, {1, 1, 2, 132});
-  WorkPlanner planner({s.heads, forest.group, head_dim, 2, height, sms}, s.page_size, s.pages,
-                      draw(random, 0, 3) == 0);
+  const int height = pick(random, {16, 64, 64}), sms = pick(random, {1, 8, 132});
+  // Of so many bytes, tokens cost enough for small trees to be shared and split as large ones are.
+  const int kv_bytes = pick(random, {2, 200});
+  WorkPlanner planner({s.heads, forest.group, head_dim, kv_bytes, height, sms}, s.page_size, s.pages, false);
   std::vector<int32_t> tables;
   planner.update(forest.branch_tables(tables), std::nullopt);
   const Result result = attend(forest, planner, false);
