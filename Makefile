@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # Byte-compiling all of torch at installation costs more than the modules that are ever imported.
 export PIP_NO_COMPILE := 1
 NATIVE := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
-CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h')
+CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: demo test lint bench sanitize wheel-check gpu-check clean
 .DELETE_ON_ERROR:

@@ -42,7 +42,7 @@ def built_surface(owner: ModuleType | type, prefix: str = "") -> Surface:
         signature = (value.__doc__ or "").split("\n")[0]  # as pybind11 writes it
         if name.startswith("_") and not signature.startswith("__init__("):
             continue
-        if inspect.isclass(value):
+        if inspect.isclass(value) or inspect.ismodule(value):  # stubs have no modules inside
             surface[prefix + name] = "class"
             surface |= built_surface(value, f"{prefix}{name}.")
         elif isinstance(value, property):
@@ -58,4 +58,7 @@ def built_surface(owner: ModuleType | type, prefix: str = "") -> Surface:
 
 def test_stub_matches_the_module() -> None:
     stub = Path(tts_kernels.__file__).with_name("_core.pyi").read_text()
-    assert stub_surface(ast.parse(stub).body) == built_surface(_core)
+    surface = stub_surface(ast.parse(stub).body)
+    if not _core.cuda_archs:
+        surface = {name: kind for name, kind in surface.items() if name.split(".")[0] != "cuda"}
+    assert surface == built_surface(_core)

@@ -159,3 +159,55 @@ def cpu_isa() -> str: ...
 def cpu_isa_levels() -> list[tuple[str, bool]]: ...
 def set_cpu_isa(name: str | None) -> None: ...
 def parallel_backend() -> str: ...
+
+cuda_archs: tuple[str, ...]  # as CMake names them; () in a build without CUDA kernels
+
+class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
+    class Pages:
+        def __init__(
+            self,
+            k: int,
+            v: int,
+            k_strides: Sequence[int],
+            v_strides: Sequence[int],
+            shape: Sequence[int],
+            element_bytes: int,
+        ) -> None: ...
+
+    class WorkLaunch:
+        def __init__(
+            self,
+            work: int,
+            partials: int,
+            capacity: tuple[int, int, int, int, int],
+            num_items: int,
+            num_merges: int,
+        ) -> None: ...
+
+    @staticmethod
+    def append_kv(
+        pages: cuda.Pages, k: TokenRows, v: TokenRows, slots: int, num_tokens: int, stream: int
+    ) -> None: ...
+    @staticmethod
+    def copy_pages(
+        pages: cuda.Pages,
+        num_layers: int,
+        layer_strides: tuple[int, int],
+        copies: int,
+        num_copies: int,
+        stream: int,
+    ) -> None: ...
+    @staticmethod
+    def tree_attention(
+        pages: cuda.Pages,
+        q: TokenRows,
+        num_q_heads: int,
+        bfloat16: bool,
+        launch: cuda.WorkLaunch,
+        out: int,
+        lse: int,
+        scale: float,
+        window: int,
+        logits_soft_cap: float,
+        stream: int,
+    ) -> None: ...

@@ -1,0 +1,429 @@
+// The CUDA kernels on the CPU (cuda_shim), meant to run under the sanitizers: random trees planned by
+// WorkPlanner, against attention in double precision. Memory ends where the last page ends, and slots that no
+// branch holds are NaN.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cuda/launch.cuh"
+#include "cuda/ptx.cuh"
+#include "cuda/tree_attention.h"
+#include "tests/check.h"
+#include "tests/cuda_shim/float16.h"
+#include "tree/work_plan.h"
+
+namespace tts::cuda {
+namespace {
+
+using Random = std::mt19937;
+using Halves = std::vector<uint16_t>;
+
+constexpr uint16_t kNan = 0x7fff;  // in both formats
+
+int draw(Random& random, int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); }
+
+template <class T>
+T pick(Random& random, std::initializer_list<T> values) {
+  return values.begin()[draw(random, 0, static_cast<int>(values.size()) - 1)];
+}
+
+uint16_t random_value(Random& random, DType dtype) {
+  return shim::from_float(dtype, std::normal_distribution<float>()(random));
+}
+
+// --- the instructions of the shim, against the fragments of the PTX ISA and a plain product ---
+
+struct Matrices {
+  uint16_t a[16][16], b[16][8], b_columns[8][16];
+  float c[16][8];
+};
+
+template <DType kType>
+void multiply_by_fragments(Matrices* m) {
+  const int lane = static_cast<int>(threadIdx.x), group = lane >> 2, in_group = lane % 4;
+  auto* shared = reinterpret_cast<uint16_t*>(shared_memory());  // a, b, b transposed
+  for (int i = lane; i < 256; i += 32) shared[i] = m->a[i / 16][i % 16];
+  for (int i = lane; i < 128; i += 32) {
+    shared[256 + i] = m->b[i / 8][i % 8];
+    shared[384 + i] = m->b_columns[i / 16][i % 16];
+  }
+  __syncthreads();
+  // As the PTX ISA has it: a[i] in row group (+ 8 for odd i), column 2 in_group + (i's low bit) (+ 8 from a2
+  // on).
+  uint32_t a[4], b[2], loaded[4];
+  for (int i = 0; i < 4; ++i) {
+    const uint16_t* pair = &m->a[group + i % 2 * 8][in_group * 2 + i / 2 * 8];
+    a[i] = pair[0] | uint32_t{pair[1]} << 16;
+  }
+  for (int i = 0; i < 2; ++i) {
+    b[i] = m->b[in_group * 2 + 8 * i][group] | uint32_t{m->b[in_group * 2 + 8 * i + 1][group]} << 16;
+  }
+  ldmatrix(loaded, shared + lane % 16 * 16 + lane / 16 * 8);
+  CHECK(std::memcmp(loaded, a, sizeof(a)) == 0);
+  ldmatrix(loaded, shared + 384 + lane % 8 * 16 + lane / 8 % 2 * 8);
+  CHECK(std::memcmp(loaded, b, sizeof(b)) == 0);
+  ldmatrix_trans(loaded, shared + 256 + lane % 16 * 8);
+  CHECK(std::memcmp(loaded, b, sizeof(b)) == 0);
+  float c[4] = {1, 2, 3, 4};
+  mma<kType>(c, a, b[0], b[1]);
+  for (int i = 0; i < 4; ++i)
+    m->c[group + i / 2 * 8][in_group * 2 + i % 2] = c[i] - static_cast<float>(i + 1);
+}
+
+template <DType kType>
+void test_instructions(Random& random) {
+  Matrices m;
+  for (auto& row : m.a)
+    std::generate(std::begin(row), std::end(row), [&] { return random_value(random, kType); });
+  for (int k = 0; k < 16; ++k) {
+    for (int n = 0; n < 8; ++n) m.b[k][n] = m.b_columns[n][k] = random_value(random, kType);
+  }
+  launch_shared<multiply_by_fragments<kType>>("", 1, 32, 1024, nullptr, &m);
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 8; ++j) {
+      double sum = 0;
+      for (int k = 0; k < 16; ++k) sum += shim::to_float(kType, m.a[i][k]) * shim::to_float(kType, m.b[k][j]);
+      CHECK(std::fabs(sum - m.c[i][j]) < 1e-5);
+    }
+  }
+}
+
+// Every 16-bit number that is not NaN comes back, and what lies half-way between two goes to the even one.
+void test_float16() {
+  for (const DType dtype : {DType::kFloat16, DType::kBFloat16}) {
+    for (int bits = 0; bits < 0x10000; ++bits) {
+      const auto x = static_cast<uint16_t>(bits);
+      const float value = shim::to_float(dtype, x);
+      if (std::isnan(value)) continue;
+      CHECK(shim::from_float(dtype, value) == x);
+      const float next = shim::to_float(dtype, static_cast<uint16_t>(x + 1));
+      if (std::isfinite(value) && std::isfinite(next) && x != 0x7fff) {
+        CHECK(shim::from_float(dtype, value / 2 + next / 2) == (x % 2 ? x + 1 : x));
+      }
+    }
+  }
+}
+
+// --- storage ---
+
+// [pages, heads, page_size, head_dim] in memory of its own, laid out in one of the ways that users have.
+enum class Layout { kHND, kNHD, kHalvesOfRow, kUnaligned };
+
+struct Shape {
+  int pages, heads, page_size, head_dim;
+};
+
+template <class Element>
+struct Storage {
+  std::vector<Element> memory;
+  PageTensor k, v;
+
+  Storage(Layout layout, const Shape& s, Element fill) {
+    const int64_t d = s.head_dim, n = s.page_size, h = s.heads;
+    int64_t page = h * n * d, head = n * d, token = d, v_at = page * s.pages, k_at = 0;
+    if (layout == Layout::kNHD) {
+      head = d;
+      token = h * d;
+    } else if (layout == Layout::kHalvesOfRow) {
+      page *= 2, head *= 2, token *= 2;
+      v_at = d;
+    } else if (layout == Layout::kUnaligned) {
+      token = d + 1;
+      head = n * token;
+      page = h * head + 3;
+      k_at = 1;
+      v_at = page * s.pages + 1;
+    }
+    memory.assign(static_cast<size_t>(v_at + (s.pages - 1) * page + (h - 1) * head + (n - 1) * token + d),
+                  fill);
+    k = {memory.data() + k_at, page, head, token};
+    v = {memory.data() + v_at, page, head, token};
+  }
+
+  static Element& at(const PageTensor& tensor, int64_t page, int64_t head, int64_t token, int64_t channel) {
+    return static_cast<Element*>(tensor.data)[page * tensor.page_stride + head * tensor.head_stride +
+                                              token * tensor.token_stride + channel];
+  }
+};
+
+template <class Element>
+void test_storage(Random& random, Layout layout) {
+  const Shape s = {draw(random, 3, 9), draw(random, 1, 5), pick(random, {1, 3, 16}), 8 * draw(random, 2, 12)};
+  Storage<Element> storage(layout, s, 0);
+  const Pages pages = {
+      storage.k, storage.v, s.pages, s.heads, s.page_size, s.head_dim, static_cast<int32_t>(sizeof(Element))};
+  std::vector<Element> expected = storage.memory;
+  const auto expect = [&](const PageTensor& tensor) {
+    return PageTensor{expected.data() + (static_cast<Element*>(tensor.data) - storage.memory.data()),
+                      tensor.page_stride, tensor.head_stride, tensor.token_stride};
+  };
+  const PageTensor k = expect(storage.k), v = expect(storage.v);
+
+  std::vector<int32_t> slots(s.pages * s.page_size);
+  for (size_t i = 0; i < slots.size(); ++i) slots[i] = static_cast<int32_t>(i);
+  std::shuffle(slots.begin(), slots.end(), random);
+  slots.resize((slots.size() + 1) / 2);
+  slots.insert(slots.begin(), {-1, s.pages * s.page_size, INT32_MIN, INT32_MAX});
+  const int64_t tokens = std::ssize(slots), row = s.heads * s.head_dim;
+  std::vector<Element> kv(static_cast<size_t>(2 * tokens * row));  // K and V of a token side by side
+  for (Element& x : kv) x = static_cast<Element>(random());
+  append_kv(pages, {kv.data(), 2 * row, s.head_dim}, {kv.data() + row, 2 * row, s.head_dim}, slots.data(),
+            tokens, nullptr);
+  for (int64_t t = 4; t < tokens; ++t) {
+    for (int64_t i = 0; i < row; ++i) {
+      const int64_t page = slots[t] / s.page_size, offset = slots[t] % s.page_size;
+      Storage<Element>::at(k, page, i / s.head_dim, offset, i % s.head_dim) = kv[2 * t * row + i];
+      Storage<Element>::at(v, page, i / s.head_dim, offset, i % s.head_dim) = kv[(2 * t + 1) * row + i];
+    }
+  }
+  CHECK(storage.memory == expected);
+
+  // The lower half of the pages in each of two layers, the pool's halves here.
+  const int half = s.pages / 2;
+  const std::vector<int32_t> copies = {0, half - 1, -1, 0, 0, half, half, 0};
+  const Pages layer = {storage.k, storage.v, half, s.heads, s.page_size, s.head_dim, pages.element_bytes};
+  copy_pages(layer, 2, half * storage.k.page_stride, half * storage.v.page_stride, copies.data(), 4, nullptr);
+  for (int first = 0; first <= half; first += half) {
+    for (int64_t head = 0; head < s.heads; ++head) {
+      for (int64_t token = 0; token < s.page_size; ++token) {
+        for (const PageTensor& tensor : {k, v}) {
+          const Element* source = &Storage<Element>::at(tensor, first, head, token, 0);
+          std::copy_n(source, s.head_dim, &Storage<Element>::at(tensor, first + half - 1, head, token, 0));
+        }
+      }
+    }
+  }
+  CHECK(storage.memory == expected);
+}
+
+// --- attention ---
+
+struct Counts {
+  int direct = 0, partial = 0, low = 0, high = 0, merged = 0;  // items and queries of all cases
+} covered;
+
+struct Forest {
+  DType dtype;
+  Shape shape;
+  int group, window, num_queries = 0, width = 0;
+  float scale, soft_cap;
+  std::vector<std::vector<int32_t>> tables;
+  std::vector<int32_t> lengths, query_lens;
+  Storage<uint16_t> storage;
+  Halves q;
+  int64_t q_row;  // stride; rows of q lie apart
+
+  Forest(Random& random, DType type, int head_dim, Layout layout)
+      : dtype(type),
+        shape{0, draw(random, 1, 2), pick(random, {1, 16, 16, 64}), head_dim},
+        group(pick(random, {1, 2, 3, 4, 7, 16})),
+        window(draw(random, 0, 2) == 0 ? draw(random, 1, 300) : 0),
+        scale(pick(random, {0.08f, 0.2f})),
+        soft_cap(draw(random, 0, 2) == 0 ? 3.0f : 0.0f),
+        storage(grow(random, layout)) {
+    q_row = int64_t{shape.heads} * group * head_dim + (layout == Layout::kUnaligned ? 5 : 8);
+    q.assign(static_cast<size_t>(num_queries * q_row), kNan);
+    for (int64_t i = 0; i < num_queries * q_row; ++i) {
+      if (i % q_row < shape.heads * group * head_dim) q[i] = random_value(random, dtype);
+    }
+  }
+
+  // Branches that share a random part of an earlier one's pages, or pages and not the tail's length.
+  Storage<uint16_t> grow(Random& random, Layout layout) {
+    const int n = shape.page_size, branches = draw(random, 1, 9);
+    for (int b = 0; b < branches; ++b) {
+      const int parent = b > 0 ? draw(random, 0, b - 1) : 0;
+      const int shared = b > 0 && draw(random, 0, 5) > 0 ? draw(random, 0, lengths[parent]) / n * n : 0;
+      const int fresh = draw(random, 1, 20) + draw(random, 0, 1) * draw(random, 0, 250);
+      const int length = shared + fresh;
+      std::vector<int32_t> table;
+      for (int page = 0; page * n < length; ++page) {
+        table.push_back(page * n < shared ? tables[parent][page] : shape.pages++);
+      }
+      width = std::max(width, static_cast<int>(table.size()));
+      tables.push_back(table);
+      lengths.push_back(length);
+      query_lens.push_back(draw(random, 0, 2) == 0 ? draw(random, 0, std::min(length, 24)) : 1);
+      num_queries += query_lens.back();
+    }
+    Storage<uint16_t> result(layout, shape, kNan);
+    for (size_t b = 0; b < tables.size(); ++b) {
+      for (int p = 0; p < lengths[b]; ++p) {
+        for (const PageTensor& tensor : {result.k, result.v}) {
+          for (int i = 0; i < shape.heads * shape.head_dim; ++i) {
+            result.at(tensor, tables[b][p / n], i / shape.head_dim, p % n, i % shape.head_dim) =
+                random_value(random, dtype);
+          }
+        }
+      }
+    }
+    return result;
+  }
+
+  BranchTables branch_tables(std::vector<int32_t>& flat) const {
+    flat.assign(tables.size() * width, -1);
+    for (size_t b = 0; b < tables.size(); ++b)
+      std::copy(tables[b].begin(), tables[b].end(), &flat[b * width]);
+    return {flat.data(), lengths.data(), query_lens.data(), std::ssize(tables), width, shape.page_size};
+  }
+
+  // [length, head_dim] of one branch and KV head.
+  std::vector<float> gather(const PageTensor& tensor, size_t branch, int kv_head) const {
+    std::vector<float> values;
+    for (int p = 0; p < lengths[branch]; ++p) {
+      const int page = tables[branch][p / shape.page_size];
+      const uint16_t* row = &storage.at(tensor, page, kv_head, p % shape.page_size, 0);
+      for (int i = 0; i < shape.head_dim; ++i) values.push_back(shim::to_float(dtype, row[i]));
+    }
+    return values;
+  }
+
+  // Checks one row of out and lse, of a head of q that sees k and v up to `position`. Probabilities and
+  // results are rounded, each by `unit` of its size at most.
+  bool close(const std::vector<float>& k, const std::vector<float>& v, int position, const uint16_t* query,
+             const uint16_t* out, float lse) const {
+    const double unit = dtype == DType::kBFloat16 ? 1.0 / 256 : 1.0 / 2048;
+    const int d = shape.head_dim;
+    std::vector<double> logits, sum(d), magnitude(d);
+    const int first = window > 0 ? std::max(0, position - window + 1) : 0;
+    double max = -INFINITY, total = 0;
+    for (int p = first; p <= position; ++p) {
+      double s = 0;
+      for (int i = 0; i < d; ++i) s += shim::to_float(dtype, query[i]) * k[p * d + i];
+      s *= scale;
+      logits.push_back(soft_cap > 0 ? soft_cap * std::tanh(s / soft_cap) : s);
+      max = std::max(max, logits.back());
+    }
+    for (int p = first; p <= position; ++p) {
+      const double weight = std::exp(logits[p - first] - max);
+      total += weight;
+      for (int i = 0; i < d; ++i) {
+        sum[i] += weight * v[p * d + i];
+        magnitude[i] += weight * std::fabs(v[p * d + i]);
+      }
+    }
+    bool good = std::fabs(max + std::log(total) - lse) < 2e-5;
+    for (int i = 0; i < d; ++i) {
+      const double bound = unit * (magnitude[i] + std::fabs(sum[i])) / total + 3e-5;
+      good &= std::fabs(shim::to_float(dtype, out[i]) - sum[i] / total) < bound;
+    }
+    return good;
+  }
+};
+
+struct Result {
+  Halves out;
+  std::vector<float> lse;
+
+  bool operator==(const Result& other) const {
+    return out == other.out && std::memcmp(lse.data(), other.lse.data(), lse.size() * sizeof(float)) == 0;
+  }
+};
+
+constexpr int kPadding = 3;  // rows of out and lse that the plan does not know
+
+Result attend(Forest& forest, const WorkPlanner& planner, bool spare) {
+  const WorkCounts n = planner.counts();
+  const auto room = [&](int64_t count) { return (count + 15 + (spare ? 32 : 0)) / 16 * 16; };
+  const WorkCapacity capacity = {room(n.items), room(n.queries), room(n.merges), room(n.pages),
+                                 room(n.partials)};
+  const Shape& s = forest.shape;
+  std::vector<int32_t> work(WorkLayout(capacity).end, 0x7f7f7f7f);
+  planner.write(work.data(), capacity);
+  std::vector<float> partials(s.heads * capacity.partials * (s.head_dim + 1), NAN);
+  const int heads = s.heads * forest.group, rows = forest.num_queries + kPadding;
+  Result result = {Halves(static_cast<size_t>(rows) * heads * s.head_dim, kNan),
+                   std::vector<float>(static_cast<size_t>(rows) * heads, 77)};
+  tree_attention({{forest.storage.k, forest.storage.v, s.pages, s.heads, s.page_size, s.head_dim, 2},
+                  {forest.q.data(), forest.q_row, s.head_dim},
+                  heads,
+                  forest.dtype,
+                  {work.data(), partials.data(), capacity, spare ? capacity.items : n.items,
+                   spare          ? capacity.queries
+                   : n.merges > 0 ? n.queries
+                                  : 0},
+                  result.out.data(),
+                  result.lse.data(),
+                  forest.scale,
+                  forest.window,
+                  forest.soft_cap},
+                 nullptr);
+
+  const auto* items = reinterpret_cast<const WorkItem*>(work.data() + WorkLayout(capacity).items);
+  for (int64_t i = 0; i < n.items; ++i) {
+    ++(items[i].partial_base == kDirect ? covered.direct : covered.partial);
+    ++(items[i].height == 16 ? covered.low : covered.high);
+  }
+  covered.merged += n.merges > 0;
+  return result;
+}
+
+void check_attention(Forest& forest, const Result& result) {
+  const int heads = forest.shape.heads * forest.group, d = forest.shape.head_dim;
+  int64_t row = 0;  // of the branch's first query
+  for (size_t b = 0; b < forest.tables.size(); row += forest.query_lens[b++]) {
+    for (int head = 0; head < heads; ++head) {
+      const std::vector<float> k = forest.gather(forest.storage.k, b, head / forest.group);
+      const std::vector<float> v = forest.gather(forest.storage.v, b, head / forest.group);
+      for (int i = 0; i < forest.query_lens[b]; ++i) {
+        const int64_t at = (row + i) * heads + head;
+        CHECK(forest.close(k, v, forest.lengths[b] - forest.query_lens[b] + i,
+                           &forest.q[(row + i) * forest.q_row + head * d], &result.out[at * d],
+                           result.lse[at]));
+      }
+    }
+  }
+  CHECK(std::all_of(result.out.begin() + row * heads * d, result.out.end(),
+                    [](uint16_t x) { return x == kNan; }));
+  CHECK(std::all_of(result.lse.begin() + row * heads, result.lse.end(), [](float x) { return x == 77; }));
+}
+
+void test_attention(uint32_t seed, DType dtype, int head_dim, Layout layout) {
+  Random random(seed);
+  Forest forest(random, dtype, head_dim, layout);
+  const Shape& s = forest.shape;
+  const int height = pick(random, {16, 64, 64}), sms = pick(random, {1, 8, 132});
+  // Of so many bytes, tokens cost enough for small trees to be shared and split as large ones are.
+  const int kv_bytes = pick(random, {2, 200});
+  WorkPlanner planner({s.heads, forest.group, head_dim, kv_bytes, height, sms}, s.page_size, s.pages, false);
+  std::vector<int32_t> tables;
+  planner.update(forest.branch_tables(tables), std::nullopt);
+  const Result result = attend(forest, planner, false);
+  check_attention(forest, result);
+  shim::reverse_order = true;
+  CHECK(attend(forest, planner, true) == result);
+  shim::reverse_order = false;
+}
+
+}  // namespace
+}  // namespace tts::cuda
+
+int main() {
+  using namespace tts::cuda;
+  Random random(1);
+  test_float16();
+  test_instructions<DType::kFloat16>(random);
+  test_instructions<DType::kBFloat16>(random);
+  const Layout layouts[] = {Layout::kHND, Layout::kNHD, Layout::kHalvesOfRow, Layout::kUnaligned};
+  for (const Layout layout : layouts) {
+    for (int i = 0; i < 3; ++i) {
+      test_storage<uint16_t>(random, layout);
+      test_storage<uint32_t>(random, layout);
+    }
+  }
+  uint32_t seed = 0;
+  for (const Layout layout : layouts) {
+    for (const int head_dim : {64, 128}) {
+      for (const DType dtype : {DType::kFloat16, DType::kBFloat16}) {
+        for (int i = 0; i < 2; ++i) test_attention(seed++, dtype, head_dim, layout);
+      }
+    }
+  }
+  std::printf("items: %d direct, %d partial, %d of height 16, %d of 64; %d cases merged\n", covered.direct,
+              covered.partial, covered.low, covered.high, covered.merged);
+  CHECK(std::min({covered.direct, covered.partial, covered.low, covered.high, covered.merged}) > 0);
+  return tts::test::failures() == 0 ? 0 : 1;
+}
