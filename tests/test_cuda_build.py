@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -100,9 +101,22 @@ def test_launches_check_what_the_host_knows(changes: dict[str, float], message: 
 
 @BUILT
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
-def test_without_a_driver_a_launch_raises() -> None:
-    pages = _core.cuda.Pages(64, 64, (1024, 1024, 64), (1024, 1024, 64), (2, 1, 16, 64), 2)
-    rows = _core.TokenRows(64, (64, 64))
+def test_without_a_driver_launches_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = SimpleNamespace(cuda_stream=0)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    pages = torch.zeros(3, 2, 2, 16, 64, dtype=torch.bfloat16)  # three layers
+    rows, slots = torch.zeros(5, 2, 64, dtype=torch.bfloat16), torch.arange(5, dtype=torch.int32)
     with pytest.raises(RuntimeError, match=r"append_kv: .*\(cudaError"):
-        _core.cuda.append_kv(pages, rows, rows, 64, 1, 0)
-    _core.cuda.append_kv(pages, rows, rows, 0, 0, 0)  # nothing to launch
+        tts_kernels.cuda.append_kv(rows, rows, pages[0], pages[0], slots)
+    with pytest.raises(RuntimeError, match=r"copy_pages: .*\(cudaError"):
+        tts_kernels.cuda.copy_pages(pages, pages, torch.tensor([[0, 1]], dtype=torch.int32))
+    capacity = WorkCapacity(16, 16, 16, 16, 16)
+    work, partials = torch.zeros(1024, dtype=torch.int32), torch.zeros(1024)
+    options = AttentionOptions(0.125, 2**30, 0.0)
+    for items, merges, kernel in ((1, 0, "tree_attention"), (0, 1, "merge_partials")):
+        launch = WorkLaunch(work, partials, capacity, items, merges)
+        with pytest.raises(RuntimeError, match=rf"{kernel}: .*\(cudaError"):
+            tts_kernels.cuda.tree_attention(
+                rows, pages[0], pages[0], launch, options, torch.empty_like(rows), torch.empty(5, 2)
+            )
+    tts_kernels.cuda.append_kv(rows[:0], rows[:0], pages[0], pages[0], slots[:0])  # nothing to launch

@@ -1,11 +1,10 @@
 """Launchers of the kernels in CUDA C++, for plain pages on a GPU (csrc/cuda). The operators check shapes.
 
-All of them launch on torch's current stream of the tensors' device, wait for nothing and allocate nothing.
+All of them launch on torch's current stream of the tensors' device, which must be the current one, wait for
+nothing and allocate nothing.
 """
 
 from __future__ import annotations
-
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -14,10 +13,8 @@ from tts_kernels import _core
 from tts_kernels.device_plan import AttentionOptions, WorkLaunch
 from tts_kernels.ops._common import token_rows
 
-MAX_TILE_HEIGHT = 64
-HEAD_DIMS = (64, 128)  # of tree_attention
+_HEAD_DIMS = (64, 128)  # of tree_attention
 _HALF = (torch.float16, torch.bfloat16)
-_NO_SWITCH: AbstractContextManager[None] = nullcontext()
 
 
 def supports(op: str, dtype: torch.dtype, head_dim: int) -> bool:
@@ -25,7 +22,7 @@ def supports(op: str, dtype: torch.dtype, head_dim: int) -> bool:
     if not _core.cuda_archs:
         return False
     if op == "tree_attention":
-        return dtype in _HALF and head_dim in HEAD_DIMS
+        return dtype in _HALF and head_dim in _HEAD_DIMS
     return op in ("append_kv", "copy_pages") and dtype in (torch.float32, *_HALF)
 
 
@@ -36,15 +33,14 @@ def append_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Ten
         ValueError: no kernel for these pages. RuntimeError: the launch failed.
     """
     _check("append_kv", k_pages)
-    with _on(k_pages):
-        _core.cuda.append_kv(
-            _pages(k_pages, v_pages),
-            token_rows(k),
-            token_rows(v),
-            slots.data_ptr(),
-            slots.shape[0],
-            _stream(k_pages),
-        )
+    _core.cuda.append_kv(
+        _pages(k_pages, v_pages),
+        token_rows(k),
+        token_rows(v),
+        slots.data_ptr(),
+        slots.shape[0],
+        _stream(k_pages),
+    )
 
 
 def copy_pages(k_pages: Tensor, v_pages: Tensor, copies: Tensor) -> None:
@@ -56,15 +52,14 @@ def copy_pages(k_pages: Tensor, v_pages: Tensor, copies: Tensor) -> None:
     _check("copy_pages", k_pages)
     if k_pages.shape[0] == 0:
         return
-    with _on(k_pages):
-        _core.cuda.copy_pages(
-            _pages(k_pages[0], v_pages[0]),
-            k_pages.shape[0],
-            (k_pages.stride(0), v_pages.stride(0)),
-            copies.data_ptr(),
-            copies.shape[0],
-            _stream(k_pages),
-        )
+    _core.cuda.copy_pages(
+        _pages(k_pages[0], v_pages[0]),
+        k_pages.shape[0],
+        (k_pages.stride(0), v_pages.stride(0)),
+        copies.data_ptr(),
+        copies.shape[0],
+        _stream(k_pages),
+    )
 
 
 def tree_attention(
@@ -78,33 +73,32 @@ def tree_attention(
 ) -> None:
     """Writes out and lse, both contiguous, for the queries of the work list; other rows stay as they are.
 
-    The work list has tiles of at most MAX_TILE_HEIGHT rows.
+    The work list has tiles of at most 64 rows.
 
     Raises:
         ValueError: no kernel for these pages, scale is not positive, or an address is no multiple of 16.
         RuntimeError: the launch failed.
     """
     _check("tree_attention", k_pages)
-    with _on(k_pages):
-        _core.cuda.tree_attention(
-            _pages(k_pages, v_pages),
-            token_rows(q),
-            q.shape[1],
-            q.dtype is torch.bfloat16,
-            _core.cuda.WorkLaunch(
-                launch.work.data_ptr(),
-                launch.partials.data_ptr(),
-                launch.capacity,
-                launch.num_items,
-                launch.num_merges,
-            ),
-            out.data_ptr(),
-            lse.data_ptr(),
-            options.scale,
-            min(options.window, 2**30),
-            options.soft_cap,
-            _stream(k_pages),
-        )
+    _core.cuda.tree_attention(
+        _pages(k_pages, v_pages),
+        token_rows(q),
+        q.shape[1],
+        q.dtype is torch.bfloat16,
+        _core.cuda.WorkLaunch(
+            launch.work.data_ptr(),
+            launch.partials.data_ptr(),
+            launch.capacity,
+            launch.num_items,
+            launch.num_merges,
+        ),
+        out.data_ptr(),
+        lse.data_ptr(),
+        options.scale,
+        options.window,
+        options.soft_cap,
+        _stream(k_pages),
+    )
 
 
 def _check(op: str, k_pages: Tensor) -> None:
@@ -115,10 +109,12 @@ def _check(op: str, k_pages: Tensor) -> None:
         raise ValueError(
             f"{op}: this build has no CUDA kernels; build with nvcc, or use the backend 'triton'"
         )
+    expected = "torch.float32, torch.float16 or torch.bfloat16"
+    if op == "tree_attention":
+        expected = f"torch.float16 or torch.bfloat16 with one of {_HEAD_DIMS}"
     raise ValueError(
-        f"k_pages: got {dtype} with head_dim {head_dim}, which {op} has no CUDA kernel for; expected "
-        + (f"torch.float16 or torch.bfloat16 and one of {HEAD_DIMS}" if op == "tree_attention" else "floats")
-        + ", or use the backend 'triton'"
+        f"k_pages: got {dtype} with head_dim {head_dim}, which {op} has no CUDA kernel for; expected {expected}, "
+        "or use the backend 'triton'"
     )
 
 
@@ -131,13 +127,6 @@ def _pages(k_pages: Tensor, v_pages: Tensor) -> _core.cuda.Pages:
         k_pages.shape,
         k_pages.element_size(),
     )
-
-
-def _on(tensor: Tensor) -> AbstractContextManager[object]:
-    """Makes the tensor's device the current one, at no cost where it is."""
-    if tensor.get_device() == torch.cuda.current_device():
-        return _NO_SWITCH
-    return torch.cuda.device(tensor.device)
 
 
 def _stream(tensor: Tensor) -> int:

@@ -49,7 +49,7 @@ struct SharedStates {
   float out[16 * kWarps][kRowFloats];
 };
 
-// Rows of 16 queries' heads that a warp works on: this thread has parts of rows g and g + 8 of the fragments.
+// What a warp holds of its 16 rows: this thread has elements of rows g and g + 8 (see ptx.cuh).
 template <int kHeadDim>
 struct WarpState {
   uint32_t q[kHeadDim / 16][4];
@@ -65,14 +65,13 @@ __device__ inline uint32_t load_pair(const uint16_t* from, bool aligned) {
   return from[0] | uint32_t{from[1]} << 16;
 }
 
-// The item's tokens that some row of it can see, and how rows look back.
+// Tokens of the item, counted from its first.
 struct TokenRange {
-  int32_t begin, end;
+  int32_t begin, end;                    // some row may see these; begin is that of a tile
   int32_t unmasked_begin, unmasked_end;  // all rows see these
 };
 
-template <int kHeight>
-__device__ TokenRange token_range(const AttentionArgs& args, const WorkItem& item) {
+__device__ inline TokenRange token_range(const AttentionArgs& args, const WorkItem& item) {
   int32_t first = INT32_MAX, last = INT32_MIN;  // positions of the rows
   for (int row = item.row_begin + static_cast<int>(threadIdx.x) % 32; row < item.row_end; row += 32) {
     const int32_t position = args.work[args.layout.query_position + row / args.group];
@@ -341,7 +340,7 @@ __device__ void attend(const AttentionArgs& args, const WorkItem& item, int32_t 
   const int warp_token = kHeight == 16 ? warp * kTokens : 0;
   const int32_t first_row = item.row_begin + (kHeight == 16 ? 0 : 16 * warp);
 
-  const TokenRange range = token_range<kHeight>(args, item);
+  const TokenRange range = token_range(args, item);
   const int32_t my_token = range.begin + threadIdx.x % kTileTokens;
 #pragma unroll
   for (int stage = 0; stage < kS; ++stage) {
