@@ -111,10 +111,10 @@ def _check(op: str, k_pages: Tensor) -> None:
         )
     expected = "torch.float32, torch.float16 or torch.bfloat16"
     if op == "tree_attention":
-        expected = f"torch.float16 or torch.bfloat16 with one of {_HEAD_DIMS}"
+        expected = "torch.float16 or torch.bfloat16 with head_dim 64 or 128"
     raise ValueError(
-        f"k_pages: got {dtype} with head_dim {head_dim}, which {op} has no CUDA kernel for; expected {expected}, "
-        "or use the backend 'triton'"
+        f"k_pages: got {dtype} with head_dim {head_dim}, which {op} has no CUDA kernel for; expected "
+        f"{expected}, or use the backend 'triton'"
     )
 
 

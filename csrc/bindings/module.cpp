@@ -4,7 +4,8 @@
 namespace py = pybind11;
 
 PYBIND11_MODULE(_core, m) {
-  m.doc() = "C++ core of tts_kernels: page pool, KV tree, planner, CPU and CUDA kernels. Knows nothing of torch.";
+  m.doc() =
+      "C++ core of tts_kernels: page pool, KV tree, planner, CPU and CUDA kernels. Knows nothing of torch.";
   // Lives as long as the module: the exception type must outlive every frame that may raise it.
   py::register_exception<tts::OutOfPages>(m, "OutOfPages", PyExc_RuntimeError);
   py::register_exception<tts::CapacityExceeded>(m, "CapacityExceeded", PyExc_ValueError);

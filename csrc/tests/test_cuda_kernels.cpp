@@ -332,7 +332,7 @@ Result attend(Forest& forest, const WorkPlanner& planner, bool spare) {
                                  room(n.partials)};
   const Shape& s = forest.shape;
   std::vector<int32_t> work(WorkLayout(capacity).end, 0x7f7f7f7f);
-  planner.write(work.data(), capacity);
+  planner.write(work.data(), capacity, 0);
   std::vector<float> partials(s.heads * capacity.partials * (s.head_dim + 1), NAN);
   const int heads = s.heads * forest.group, rows = forest.num_queries + kPadding;
   Result result = {Halves(static_cast<size_t>(rows) * heads * s.head_dim, kNan),
