@@ -1,5 +1,4 @@
-// Storage of plain pages on a GPU. No CUDA header: addresses are void*, a stream is what cudaStream_t points
-// to.
+// Storage of plain pages on a GPU. No CUDA header: a stream is the void* that a cudaStream_t is.
 //
 // The launches do not wait, so an index that only the device knows cannot be refused: slots and pages outside
 // the pool are skipped. All of them throw CudaError if a launch fails, and ArgumentError for a bad argument.

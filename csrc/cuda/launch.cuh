@@ -19,9 +19,10 @@ inline void check(cudaError_t error, const char* kernel) {
 
 // Queues the kernel. Neither waits nor allocates, so a CUDA graph can capture it.
 template <class Args>
-void launch(void (*kernel)(Args), const char* name, dim3 grid, unsigned threads, void* stream, Args args) {
+void launch(void (*kernel)(Args), const char* name, dim3 grid, unsigned threads, void* stream, Args args,
+            size_t shared_bytes = 0) {
   void* pointers[] = {&args};
-  check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, dim3(threads), pointers, 0,
+  check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, dim3(threads), pointers, shared_bytes,
                          static_cast<cudaStream_t>(stream)),
         name);
 }
@@ -40,10 +41,7 @@ void launch_shared(const char* name, dim3 grid, unsigned threads, size_t shared_
           name);
     ready.fetch_or(bit, std::memory_order_relaxed);
   }
-  void* pointers[] = {&args};
-  check(cudaLaunchKernel(reinterpret_cast<const void*>(kKernel), grid, dim3(threads), pointers, shared_bytes,
-                         static_cast<cudaStream_t>(stream)),
-        name);
+  launch(kKernel, name, grid, threads, stream, args, shared_bytes);
 }
 
 }  // namespace tts::cuda

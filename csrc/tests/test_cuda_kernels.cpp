@@ -231,7 +231,7 @@ struct Forest {
     }
   }
 
-  // Branches that share a random part of an earlier one's pages, or pages and not the tail's length.
+  // Branches that share a random part of an earlier one's pages.
   Storage<uint16_t> grow(Random& random, Layout layout) {
     const int n = shape.page_size, branches = draw(random, 1, 9);
     for (int b = 0; b < branches; ++b) {
