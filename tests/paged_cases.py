@@ -51,15 +51,19 @@ class PagedCase:
         window: int | None = None,
         logits_soft_cap: float | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As the operator does, with NaN in every buffer that the kernels are to write."""
+        """As the operator does, with NaN in every buffer that the kernels are to write, and behind."""
         plan.partials.fill_(torch.nan)
-        out = torch.full(self.q.shape, torch.nan, dtype=self.q.dtype, device=self.q.device)
-        lse = torch.full(self.q.shape[:2], torch.nan, device=self.q.device)
+        rows, heads, head_dim = self.q.shape
+        room = max(plan.num_queries, rows) + 3
+        out = torch.full((room, heads, head_dim), torch.nan, dtype=self.q.dtype, device=self.q.device)
+        lse = torch.full((room, heads), torch.nan, device=self.q.device)
         scale = self.q.shape[2] ** -0.5 if scale is None else scale
         options = AttentionOptions(scale, window or 0, logits_soft_cap or 0.0)
         kernel = backend.kernel("tree_attention", self.k_pages)
-        kernel(self.q, self.k_pages, self.v_pages, plan.launch, options, out, lse)
-        return out, lse
+        kernel(self.q, self.k_pages, self.v_pages, plan.launch, options, out[:rows], lse[:rows])
+        assert out[rows:].isnan().all()
+        assert lse[rows:].isnan().all()
+        return out[:rows], lse[:rows]
 
     def expected(self, **options: float | None) -> tuple[Tensor, Tensor]:
         page_size = self.k_pages.shape[2]
@@ -124,6 +128,16 @@ def make_paged_case(
     return PagedCase(
         k_pages, v_pages, k_slots, v_slots, tables, length_tensor, query_tensor, q.to(dtype).to(device)
     )
+
+
+def far_pages(device: torch.device) -> tuple[Tensor, Tensor]:
+    """K and V [2, 1, 3, 64] float16 whose tokens lie 2**30 elements apart: the third is beyond int32.
+
+    They span 4 GiB, of which the system maps the parts that are written.
+    """
+    memory = torch.empty(2**31 + 256, dtype=torch.float16, device=device)
+    k_pages, v_pages = (memory.as_strided((2, 1, 3, 64), (128, 64, 2**30, 1), at) for at in (0, 64))
+    return k_pages, v_pages
 
 
 def in_layout(pages: Tensor, layout: str) -> Tensor:

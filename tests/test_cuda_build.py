@@ -96,7 +96,9 @@ def test_launches_check_what_the_host_knows(changes: dict[str, float], message: 
     launch = _core.cuda.WorkLaunch(64, 64, capacity, int(given["num_items"]), int(given["num_merges"]))
     q = _core.TokenRows(64, (64, 64))
     with pytest.raises(ValueError, match=message):
-        _core.cuda.tree_attention(pages, q, 1, True, launch, int(given["out"]), 64, given["scale"], 0, 0.0, 0)
+        _core.cuda.tree_attention(
+            pages, q, 1, 1, True, launch, int(given["out"]), 64, given["scale"], 0, 0.0, 0
+        )
 
 
 @BUILT

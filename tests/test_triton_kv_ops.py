@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from paged_cases import far_pages
 from torch import Tensor
 
 from tts_kernels import KVPool, append_kv, copy_pages, gather_kv, reference
@@ -137,6 +138,17 @@ def test_pages_of_an_outside_pool(device: torch.device) -> None:
     gathered = gather_kv(k_pages[1], v_pages[1], table, 20)
     assert all(map(torch.equal, gathered, (k, v)))
     assert both[0].isnan().all()
+
+
+def test_offsets_beyond_int32(device: torch.device) -> None:
+    k_pages, v_pages = far_pages(device)
+    k, v = torch.randn((2, 3, 1, 64)).half().to(device)
+    table = torch.tensor([1, 0], dtype=torch.int32, device=device)
+    append_kv(k, v, k_pages, v_pages, torch.arange(3, 6, dtype=torch.int32, device=device))
+    assert all(map(torch.equal, (k_pages[1, 0], v_pages[1, 0]), (k[:, 0], v[:, 0])))
+    assert all(map(torch.equal, gather_kv(k_pages, v_pages, table, 3), (k, v)))
+    copy_pages(k_pages[None], v_pages[None], table.view(1, 2))
+    assert all(map(torch.equal, (k_pages[0, 0], v_pages[0, 0]), (k[:, 0], v[:, 0])))
 
 
 def test_opcheck(device: torch.device) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paged_cases import LAYOUTS, PagedCase, in_layout, make_paged_case
+from paged_cases import LAYOUTS, PagedCase, far_pages, in_layout, make_paged_case
 from torch import Tensor
 
 from tts_kernels import DevicePlan, WorkCapacity, backend, tree_attention
@@ -138,16 +138,41 @@ def test_random_forests(
     make_paged_case(**case, device=device).check(**options)
 
 
-def test_rows_beyond_the_plan_stay_as_they_are(device: torch.device) -> None:
+def test_rows_beyond_the_plan(device: torch.device) -> None:
+    """A fixed capacity clears them as far as it has queries; without a merge they stay as they are."""
     case = make_paged_case(*FAMILY, device=device)
-    padded = replace(case, q=torch.cat([case.q, torch.full_like(case.q[:3], torch.nan)]))
-    plan = case.plan()
-    out, lse = padded.attend(plan)
-    expected = case.attend(plan)
-    assert torch.equal(out[:6], expected[0])
-    assert torch.equal(lse[:6], expected[1])
-    assert out[6:].isnan().all()
-    assert lse[6:].isnan().all()
+    padded = replace(case, q=torch.cat([case.q, torch.full_like(case.q[:1], torch.nan).expand(12, -1, -1)]))
+    for plan, cleared in (
+        (case.plan(), slice(6, 6)),
+        (case.plan(capacity=WorkCapacity(32, 16, 64, 64, 128)), slice(6, 16)),
+    ):
+        out, lse = padded.attend(plan)
+        expected = case.attend(plan)
+        assert torch.equal(out[:6], expected[0])
+        assert torch.equal(lse[:6], expected[1])
+        assert (out[cleared] == 0).all()
+        assert (lse[cleared] == -torch.inf).all()
+        assert out[cleared.stop :].isnan().all()
+        assert lse[cleared.stop :].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("merged", [False, True])
+def test_queries_that_q_has_no_row_for(device: torch.device, merged: bool, dtype: torch.dtype) -> None:
+    """A graph captured with a few rows, replayed after an update to more branches."""
+    lengths, capacity = [70, 85, 33], None
+    if merged:
+        lengths, capacity = [300, 311, 290], WorkCapacity(64, 16, 128, 128, 512)
+    case = make_paged_case(lengths, [(0, 0)] * 3, [2, 1, 3], dtype=dtype, device=device)
+    plan = case.plan(capacity=capacity)
+    assert (int(plan.work[2]) > 0) == merged
+    out, lse = case.attend(plan)
+    # The second row would lie outside all memory.
+    lone = case.q[:1].as_strided((1, *case.q.shape[1:]), (2**40, *case.q.stride()[1:]))
+    for q in (case.q[:4], lone):
+        few_out, few_lse = replace(case, q=q).attend(plan)
+        assert torch.equal(few_out, out[: len(q)])
+        assert torch.equal(few_lse, lse[: len(q)])
 
 
 def test_a_launch_wider_than_the_plan(device: torch.device) -> None:
@@ -194,6 +219,19 @@ def test_keys_and_values_of_different_strides(device: torch.device) -> None:
     replace(case, k_pages=odd, v_pages=v_pages).check()
 
 
+def test_offsets_beyond_int32(device: torch.device) -> None:
+    k_pages, v_pages = far_pages(device)
+    k, v = torch.randn((2, 5, 1, 64)).half()
+    tables = torch.tensor([[1, 0]], dtype=torch.int32)
+    for pages, rows in ((k_pages, k), (v_pages, v)):
+        for token in range(5):
+            pages[tables[0, token // 3], :, token % 3] = rows[token].to(device)
+    q = torch.randn((2, 2, 64)).half()
+    length, count = torch.tensor([5], dtype=torch.int32), torch.tensor([2], dtype=torch.int32)
+    slots = [torch.cat([rows[3:], rows[:1], rows[:3]]).double() for rows in (k, v)]  # slot 2 is not used
+    PagedCase(k_pages, v_pages, *slots, tables, length, count, q.to(device)).check()
+
+
 def merge_only(
     device: torch.device, bases: list[list[int]], partial_lse: Tensor, partial_out: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -228,7 +266,8 @@ def test_merging_empty_partials(device: torch.device) -> None:
     partial_lse = torch.randn(16) * 50
     empty = [2, 3, 6, 7, 8, 9]
     partial_out[empty], partial_lse[empty] = 0.0, -torch.inf
-    # Query 0 merges 0 to 5, query 1 merges 6 to 9 (bases 4 and 6), query 2 none; q is in reverse order.
+    # Query 0 merges 0 to 5, query 1 merges 6 to 9 (bases 4 and 6), query 2 none; q is in reverse order, with
+    # a row of padding.
     out, lse = merge_only(device, [[0, 2, 4], [4, 6], []], partial_lse, partial_out)
     rows = torch.tensor([[0, 2, 4], [1, 3, 5]])
     expected_lse = partial_lse[rows].double().logsumexp(1)
@@ -236,10 +275,10 @@ def test_merging_empty_partials(device: torch.device) -> None:
     expected = (weights[:, :, None] * partial_out[rows].double()).sum(1)
     torch.testing.assert_close(out[2].double(), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(lse[2].double(), expected_lse, rtol=1e-6, atol=1e-5)
-    assert (out[1] == 0).all()
-    assert (lse[1] == -torch.inf).all()
-    assert out[[0, 3]].isnan().all()
-    assert lse[[0, 3]].isnan().all()
+    assert (out[[1, 3]] == 0).all()
+    assert (lse[[1, 3]] == -torch.inf).all()
+    assert out[0].isnan().all()
+    assert lse[0].isnan().all()
 
 
 def op_arguments(case: PagedCase) -> tuple[object, ...]:

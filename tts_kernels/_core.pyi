@@ -201,6 +201,7 @@ class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
     def tree_attention(
         pages: cuda.Pages,
         q: TokenRows,
+        num_q_rows: int,
         num_q_heads: int,
         bfloat16: bool,
         launch: cuda.WorkLaunch,

@@ -71,7 +71,10 @@ def tree_attention(
     out: Tensor,
     lse: Tensor,
 ) -> None:
-    """Writes out and lse, both contiguous, for the queries of the work list; other rows stay as they are.
+    """Writes out and lse, both contiguous [T, ...], as q has rows.
+
+    Queries of the work list that have no such row are left out. Rows that the work list does not have are
+    (0, -inf) where they are below num_merges, and stay as they are from there on.
 
     The work list has tiles of at most 64 rows.
 
@@ -83,6 +86,7 @@ def tree_attention(
     _core.cuda.tree_attention(
         _pages(k_pages, v_pages),
         token_rows(q),
+        q.shape[0],
         q.shape[1],
         q.dtype is torch.bfloat16,
         _core.cuda.WorkLaunch(

@@ -109,7 +109,9 @@ class DevicePlan:
         capacity: what `work` and `partials` hold at most.
         num_items: items that a launch covers for each KV head: those of the plan, or, where a captured graph
             is to serve later plans too, the most that they may have.
-        num_merges: queries that the merging launch covers; 0 where no query needs it.
+        num_merges: queries that the merging launch covers, where a captured graph is to serve later plans the
+            most that they may have; 0 where no query needs it. Rows of q behind the plan's queries, as far
+            as it covers them, become (0, -inf) in out and lse.
         num_queries: T.
         page_size: tokens of a page. num_pages: all page ids are below.
         num_q_heads, num_kv_heads, head_dim: of the layers that it serves.

@@ -17,19 +17,22 @@ struct MergeArgs {
   int64_t partials_capacity;
   uint16_t* out;
   float* lse;
+  int64_t num_q_rows;
   int32_t num_kv_heads, group, head_dim;
 };
 
 // A row takes head_dim / 4 threads, each with 4 channels. Partials are added in the order of the path.
+// Behind the planned queries, query i is row i of q, the padding of a batch, and has seen nothing.
 template <DType kType>
 __global__ void __launch_bounds__(kThreads) merge_kernel(MergeArgs args) {
   const int32_t query = blockIdx.x, kv_head = blockIdx.y;
-  if (query >= args.work[1]) return;
+  const bool planned = query < args.work[1];
+  const int64_t q_row = planned ? args.work[args.layout.query_order + query] : query;
   const int32_t* bases = args.work + args.layout.merge_base;
-  const int32_t begin = args.work[args.layout.merge_begin + query];
-  const int32_t end = args.work[args.layout.merge_begin + query + 1];
-  if (begin == end) return;
-  const int64_t q_row = args.work[args.layout.query_order + query];
+  const int32_t begin = planned ? args.work[args.layout.merge_begin + query] : 0;
+  const int32_t end = planned ? args.work[args.layout.merge_begin + query + 1] : 0;
+  if ((planned && begin == end) || q_row >= args.num_q_rows)
+    return;  // an item wrote it, or q has no such row
   const int32_t row_threads = args.head_dim / 4, channel = threadIdx.x % row_threads * 4;
   const float* partial_lse = args.partials + args.num_kv_heads * args.partials_capacity * args.head_dim;
   for (int32_t member = threadIdx.x / row_threads; member < args.group; member += kThreads / row_threads) {
@@ -67,6 +70,7 @@ void launch_merge(const TreeAttention& call, void* stream) {
       work.capacity.partials,
       static_cast<uint16_t*>(call.out),
       call.lse,
+      call.num_q_rows,
       pages.num_kv_heads,
       call.num_q_heads / pages.num_kv_heads,
       pages.head_dim,

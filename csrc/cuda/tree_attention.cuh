@@ -93,10 +93,11 @@ __device__ void load_rows(const AttentionArgs& args, const WorkItem& item, int32
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int32_t row = first_row + lane / 4 + 8 * half;
-    const bool live = row < item.row_end;
-    const int32_t query = live ? row / args.group : 0;
-    const int32_t head = kv_head * args.group + (live ? row % args.group : 0);
+    const bool in_item = row < item.row_end;
+    const int32_t query = in_item ? row / args.group : 0;
+    const int32_t head = kv_head * args.group + (in_item ? row % args.group : 0);
     const int64_t q_row = args.work[args.layout.query_order + query];
+    const bool live = in_item && q_row < args.num_q_rows;
     const uint16_t* q =
         args.q.data + q_row * args.q.outer_stride + head * args.q.head_stride + 2 * (lane % 4);
 #pragma unroll
@@ -313,6 +314,7 @@ __device__ void store_row(const AttentionArgs& args, const WorkItem& item, int32
   const int channel = threadIdx.x % 8 * 4;
   if (item.partial_base == kDirect) {
     const int64_t q_row = args.work[args.layout.query_order + row / args.group];
+    if (q_row >= args.num_q_rows) return;
     const int64_t out_row = (q_row * args.num_kv_heads + kv_head) * args.group + row % args.group;
 #pragma unroll
     for (int i = 0; i < kHeadDim / 32; ++i) {

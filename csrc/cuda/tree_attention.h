@@ -14,25 +14,28 @@ struct WorkLaunch {
   const int32_t* work;  // on the device, laid out as WorkLayout(capacity)
   float* partials;
   WorkCapacity capacity;
-  int64_t num_items;   // for each KV head; the header of `work` says how many there are of them
-  int64_t num_merges;  // queries that the merge covers; 0: nothing is merged
+  int64_t num_items;  // for each KV head; the header of `work` says how many there are of them
+  int64_t
+      num_merges;  // queries, or rows of q behind the last one, that the merge covers; 0: nothing is merged
 };
 
 struct TreeAttention {
   Pages pages;
-  Rows q;  // [T, num_q_heads, head_dim] of the pages' dtype
+  Rows q;              // [num_q_rows, num_q_heads, head_dim] of the pages' dtype
+  int64_t num_q_rows;  // below 2^31
   int32_t num_q_heads;
   DType dtype;
   WorkLaunch launch;
-  void* out;       // [T, num_q_heads, head_dim] of that dtype, contiguous
-  float* lse;      // [T, num_q_heads], natural logarithm
+  void* out;       // [num_q_rows, num_q_heads, head_dim] of that dtype, contiguous
+  float* lse;      // [num_q_rows, num_q_heads], natural logarithm
   float scale;     // > 0
   int32_t window;  // a query at position p sees positions max(0, p - window + 1) .. p; 0: all up to p
   float soft_cap;  // c: a scaled logit s becomes c * tanh(s / c); 0: none
 };
 
-// Serves head_dim 64 and 128 and tiles of height 16 and 64. Rows of out and lse that are not of the work list
-// stay as they are. The bits do not depend on the order in which blocks run. Throws as kv_ops.h says.
+// Serves head_dim 64 and 128 and tiles of height 16 and 64. Queries of the work list that q has no row for
+// are left out. Rows of out and lse that are not of the work list are (0, -inf) below num_merges, and stay as
+// they are from there on. The bits do not depend on the order in which blocks run. Throws as kv_ops.h says.
 void tree_attention(const TreeAttention& call, void* stream);
 
 }  // namespace tts::cuda

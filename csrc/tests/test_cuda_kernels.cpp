@@ -323,9 +323,12 @@ struct Result {
   }
 };
 
-constexpr int kPadding = 3;  // rows of out and lse that the plan does not know
+constexpr int kPadding = 3;  // rows of out and lse behind those of the plan
 
-Result attend(Forest& forest, const WorkPlanner& planner, bool spare) {
+constexpr float kUnwritten = 77;
+
+// Of a call with `rows` rows of q. It may write no more of out and lse, and the memory of q ends there.
+Result attend(const Forest& forest, const WorkPlanner& planner, bool spare, int rows) {
   const WorkCounts n = planner.counts();
   const auto room = [&](int64_t count) { return (count + 15 + (spare ? 32 : 0)) / 16 * 16; };
   const WorkCapacity capacity = {room(n.items), room(n.queries), room(n.merges), room(n.pages),
@@ -334,11 +337,13 @@ Result attend(Forest& forest, const WorkPlanner& planner, bool spare) {
   std::vector<int32_t> work(WorkLayout(capacity).end, 0x7f7f7f7f);
   planner.write(work.data(), capacity, 0);
   std::vector<float> partials(s.heads * capacity.partials * (s.head_dim + 1), NAN);
-  const int heads = s.heads * forest.group, rows = forest.num_queries + kPadding;
-  Result result = {Halves(static_cast<size_t>(rows) * heads * s.head_dim, kNan),
-                   std::vector<float>(static_cast<size_t>(rows) * heads, 77)};
+  const int heads = s.heads * forest.group;
+  const size_t out_rows = static_cast<size_t>(forest.num_queries + kPadding) * heads;
+  Result result = {Halves(out_rows * s.head_dim, kNan), std::vector<float>(out_rows, kUnwritten)};
+  const Halves q(forest.q.begin(), forest.q.begin() + std::min(rows, forest.num_queries) * forest.q_row);
   tree_attention({{forest.storage.k, forest.storage.v, s.pages, s.heads, s.page_size, s.head_dim, 2},
-                  {forest.q.data(), forest.q_row, s.head_dim},
+                  {q.data(), forest.q_row, s.head_dim},
+                  rows,
                   heads,
                   forest.dtype,
                   {work.data(), partials.data(), capacity, spare ? capacity.items : n.items,
@@ -376,9 +381,14 @@ void check_attention(Forest& forest, const Result& result) {
       }
     }
   }
-  CHECK(std::all_of(result.out.begin() + row * heads * d, result.out.end(),
-                    [](uint16_t x) { return x == kNan; }));
-  CHECK(std::all_of(result.lse.begin() + row * heads, result.lse.end(), [](float x) { return x == 77; }));
+}
+
+// The same with other values in the rows from `row` on.
+Result fill_rows(const Forest& forest, Result result, int row, uint16_t out, float lse) {
+  const int64_t begin = int64_t{row} * forest.shape.heads * forest.group;
+  std::fill(result.out.begin() + begin * forest.shape.head_dim, result.out.end(), out);
+  std::fill(result.lse.begin() + begin, result.lse.end(), lse);
+  return result;
 }
 
 void test_attention(uint32_t seed, DType dtype, int head_dim, Layout layout) {
@@ -391,10 +401,14 @@ void test_attention(uint32_t seed, DType dtype, int head_dim, Layout layout) {
   WorkPlanner planner({s.heads, forest.group, head_dim, kv_bytes, height, sms}, s.page_size, s.pages, false);
   std::vector<int32_t> tables;
   planner.update(forest.branch_tables(tables), std::nullopt);
-  const Result result = attend(forest, planner, false);
+  const int queries = forest.num_queries, few = draw(random, 0, queries);
+  const Result result = attend(forest, planner, false, queries + kPadding);
   check_attention(forest, result);
+  CHECK(fill_rows(forest, result, queries, kNan, kUnwritten) == result);  // no launch covers the padding
   shim::reverse_order = true;
-  CHECK(attend(forest, planner, true) == result);
+  CHECK(attend(forest, planner, true, queries + kPadding) ==
+        fill_rows(forest, result, queries, 0, -INFINITY));
+  CHECK(attend(forest, planner, true, few) == fill_rows(forest, result, few, kNan, kUnwritten));
   shim::reverse_order = false;
 }
 

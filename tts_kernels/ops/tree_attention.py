@@ -43,7 +43,9 @@ def tree_attention(
             head_dim] with contiguous channels; the queries' own tokens already appended.
         plan: for packed pages `plan(block_tables, lengths, query_lens)`, for plain pages
             `DevicePlanner(...).update(block_tables, lengths, query_lens)`. Indices in a DevicePlan are not
-            checked, and q may have more rows than it has queries: in out and lse these hold anything.
+            checked. q may have more rows than it has queries: behind a DevicePlanner of a fixed capacity
+            they are 0 in out and -inf in lse up to capacity.queries, all others hold anything. Where a later
+            update put more queries into the plan's memory than q has rows, those queries are left out.
         scale: factor of the logits, > 0; default head_dim ** -0.5.
         window: a query at position p sees positions max(0, p - window + 1) .. p; default all up to p.
         logits_soft_cap: c turns a scaled logit s into c * tanh(s / c); default none.

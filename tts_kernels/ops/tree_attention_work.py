@@ -22,7 +22,11 @@ def tree_attention_work(
     window: int,
     logits_soft_cap: float,
 ) -> tuple[Tensor, Tensor]:
-    """`tts_kernels.tree_attention` with a DevicePlan; window and logits_soft_cap are 0 for none."""
+    """`tts_kernels.tree_attention` with a DevicePlan; window and logits_soft_cap are 0 for none.
+
+    The plan's memory may hold a later plan by the time the kernels run, as in a captured graph: they leave
+    out its queries that q has no row for.
+    """
     work, partials, capacity, num_items, num_merges = plan.launch
     check_devices(q=q, k_pages=k_pages, v_pages=v_pages, plan=work, partials=partials)
     pages, queries = k_pages.shape, q.shape

@@ -59,7 +59,7 @@ def _append(
     if (slot < 0) | (slot >= num_slots):
         return
     page = (slot // PAGE_SIZE).to(tl.int64)
-    offset = slot % PAGE_SIZE
+    offset = (slot % PAGE_SIZE).to(tl.int64)
     head = (tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)).to(tl.int64)
     channel = tl.arange(0, BLOCK_D)
     mask = (head < num_kv_heads)[:, None] & (channel < HEAD_DIM)[None, :]

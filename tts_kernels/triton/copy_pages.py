@@ -58,8 +58,8 @@ def _copy(
     for start in range(0, PAGE_SIZE, BLOCK_T):
         token = start + tl.arange(0, BLOCK_T)
         mask = (token < PAGE_SIZE)[:, None] & (channel < HEAD_DIM)[None, :]
-        k_token_ptr = k_head_ptr + token[:, None] * k_strides[3]
-        v_token_ptr = v_head_ptr + token[:, None] * v_strides[3]
+        k_token_ptr = k_head_ptr + token.to(tl.int64)[:, None] * k_strides[3]
+        v_token_ptr = v_head_ptr + token.to(tl.int64)[:, None] * v_strides[3]
         k = tl.load(k_token_ptr + source * k_strides[1], mask=mask)
         v = tl.load(v_token_ptr + source * v_strides[1], mask=mask)
         tl.store(k_token_ptr + target * k_strides[1], k, mask=mask)

@@ -58,7 +58,7 @@ def _gather(
     wanted = token < length
     page = tl.load(table_ptr + token // PAGE_SIZE, mask=wanted, other=-1).to(tl.int64)
     exists = (page >= 0) & (page < num_pages)
-    slot = token % PAGE_SIZE
+    slot = (token % PAGE_SIZE).to(tl.int64)
     channel = tl.arange(0, BLOCK_D)
     in_head = (channel < HEAD_DIM)[None, :]
 

@@ -62,7 +62,11 @@ def tree_attention(
     out: Tensor,
     lse: Tensor,
 ) -> None:
-    """Writes out and lse, both contiguous, for the queries of the work list; other rows stay as they are."""
+    """Writes out and lse, both contiguous [T, ...], as q has rows.
+
+    Queries of the work list that have no such row are left out. Rows that the work list does not have are
+    (0, -inf) where they are below num_merges, and stay as they are from there on.
+    """
     num_kv_heads, page_size, head_dim = k_pages.shape[1:]
     group = q.shape[1] // num_kv_heads
     work, partials, capacity, num_items, num_merges = launch
@@ -83,6 +87,7 @@ def tree_attention(
             v_pages.stride()[:3],
             (layout.query_order, layout.query_position, layout.pages),
             capacity.partials,
+            q.shape[0],
             (num_kv_heads, group),
             logit,
             factor,
@@ -107,6 +112,7 @@ def tree_attention(
             lse,
             (layout.query_order, layout.merge_begin, layout.merge_base),
             capacity.partials,
+            q.shape[0],
             GROUP=group,
             BLOCK_G=triton.next_power_of_2(group),
             HEAD_DIM=head_dim,
@@ -121,9 +127,9 @@ def _logit_factors(options: AttentionOptions) -> tuple[float, float]:
     return 1.0, options.scale * LOG2_E
 
 
-@triton.jit(do_not_specialize=["window"])
+@triton.jit(do_not_specialize=["num_q_rows", "window"])
 def _attend(
-    q_ptr,  # [T, num_kv_heads * group, HEAD_DIM]
+    q_ptr,  # [num_q_rows, num_kv_heads * group, HEAD_DIM]
     k_ptr,  # [num_pages, num_kv_heads, PAGE_SIZE, HEAD_DIM]
     v_ptr,
     work_ptr,
@@ -135,6 +141,7 @@ def _attend(
     v_strides,
     offsets,  # of query_order, query_position and pages in the work list
     partials_capacity,
+    num_q_rows,
     heads,  # (num_kv_heads, group)
     logit_factor,
     exponent_factor,
@@ -161,28 +168,28 @@ def _attend(
         for first_row in range(0, num_rows, 16):
             _attend_tile(
                 q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
-                q_strides, k_strides, v_strides, offsets, partials_capacity, heads,
+                q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
                 logit_factor, exponent_factor, window, record_ptr, first_row, kv_head,
                 HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 16,
             )  # fmt: skip
     elif height == 16:
         _attend_tile(
             q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
-            q_strides, k_strides, v_strides, offsets, partials_capacity, heads,
+            q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
             logit_factor, exponent_factor, window, record_ptr, 0, kv_head,
             HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 16,
         )  # fmt: skip
     elif MAX_BLOCK_M == 64 or height == 64:
         _attend_tile(
             q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
-            q_strides, k_strides, v_strides, offsets, partials_capacity, heads,
+            q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
             logit_factor, exponent_factor, window, record_ptr, 0, kv_head,
             HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 64,
         )  # fmt: skip
     else:
         _attend_tile(
             q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
-            q_strides, k_strides, v_strides, offsets, partials_capacity, heads,
+            q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
             logit_factor, exponent_factor, window, record_ptr, 0, kv_head,
             HEAD_DIM, BLOCK_D, PAGE_SIZE, TALL_BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 128,
         )  # fmt: skip
@@ -191,7 +198,7 @@ def _attend(
 @triton.jit
 def _attend_tile(
     q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
-    q_strides, k_strides, v_strides, offsets, partials_capacity, heads,
+    q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
     logit_factor, exponent_factor, window, record_ptr, first_row, kv_head,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -208,7 +215,7 @@ def _attend_tile(
     channel = tl.arange(0, BLOCK_D)
     in_head = channel < HEAD_DIM
     _, live, query, q_row, head = _rows_of_tile(
-        work_ptr, record_ptr, first_row, offsets, heads, kv_head, BLOCK_M
+        work_ptr, record_ptr, first_row, offsets, num_q_rows, heads, kv_head, BLOCK_M
     )
     q_offset = q_row * q_strides[0] + head.to(tl.int64) * q_strides[1]
     q_mask = live[:, None] & in_head[None, :]
@@ -232,7 +239,7 @@ def _attend_tile(
         token = start + tl.arange(0, BLOCK_N)
         held = token < num_tokens
         page = tl.load(pages_ptr + token // PAGE_SIZE, mask=held, other=0).to(tl.int64)
-        slot = token % PAGE_SIZE
+        slot = (token % PAGE_SIZE).to(tl.int64)
         mask = held[:, None] & in_head[None, :]
         k_offset = page * k_strides[0] + slot * k_strides[2]
         k = tl.load(k_head_ptr + k_offset[:, None], mask=mask, other=0.0).to(COMPUTE)
@@ -261,7 +268,7 @@ def _attend_tile(
     partial_base = tl.load(record_ptr + 6)
     if partial_base == -(2**31):
         _, live, _, q_row, head = _rows_of_tile(
-            work_ptr, record_ptr, first_row, offsets, heads, kv_head, BLOCK_M
+            work_ptr, record_ptr, first_row, offsets, num_q_rows, heads, kv_head, BLOCK_M
         )
         to = q_row * (heads[0] * heads[1]) + head
         mask = live[:, None] & in_head[None, :]
@@ -272,7 +279,9 @@ def _attend_tile(
         )
         tl.store(lse_ptr + to, result_lse, mask=live)
     else:
-        row, live, _, _, _ = _rows_of_tile(work_ptr, record_ptr, first_row, offsets, heads, kv_head, BLOCK_M)
+        row, live, _, _, _ = _rows_of_tile(
+            work_ptr, record_ptr, first_row, offsets, num_q_rows, heads, kv_head, BLOCK_M
+        )
         to = kv_head.to(tl.int64) * partials_capacity + partial_base + row
         mask = live[:, None] & in_head[None, :]
         partial_lse_ptr = partials_ptr + tl.cast(partials_capacity, tl.int64) * heads[0] * HEAD_DIM
@@ -281,17 +290,19 @@ def _attend_tile(
 
 
 @triton.jit
-def _rows_of_tile(work_ptr, record_ptr, first_row, offsets, heads, kv_head, BLOCK_M: tl.constexpr):
-    """Of BLOCK_M rows of an item: number, whether there is such a row, query, row of q, query head."""
+def _rows_of_tile(
+    work_ptr, record_ptr, first_row, offsets, num_q_rows, heads, kv_head, BLOCK_M: tl.constexpr
+):
+    """Of BLOCK_M rows of an item: number, whether item and q have the row, query, row of q, query head."""
     group = heads[1]
     row = tl.load(record_ptr + 4) + first_row + tl.arange(0, BLOCK_M)
-    live = row < tl.load(record_ptr + 5)
+    in_item = row < tl.load(record_ptr + 5)
     query = row // group
-    q_row = tl.load(work_ptr + offsets[0] + query, mask=live, other=0).to(tl.int64)
-    return row, live, query, q_row, kv_head * group + row % group
+    q_row = tl.load(work_ptr + offsets[0] + query, mask=in_item, other=num_q_rows)
+    return row, q_row < num_q_rows, query, q_row.to(tl.int64), kv_head * group + row % group
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_q_rows"])
 def _merge(
     work_ptr,
     partials_ptr,
@@ -299,19 +310,23 @@ def _merge(
     lse_ptr,
     offsets,  # of query_order, merge_begin and merge_base in the work list
     partials_capacity,
+    num_q_rows,
     GROUP: tl.constexpr,
     BLOCK_G: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Program (query, KV head): the query's partials in path order, for all heads of the group."""
+    """Program (query, KV head): the query's partials in path order, for all heads of the group.
+
+    Behind the planned queries, query i is row i of q, the padding of a batch, and has seen nothing.
+    """
     query = tl.program_id(0)
     kv_head = tl.program_id(1)
-    if query >= tl.load(work_ptr + 1):
-        return
-    begin = tl.load(work_ptr + offsets[1] + query)
-    end = tl.load(work_ptr + offsets[1] + query + 1)
-    if begin == end:
+    planned = query < tl.load(work_ptr + 1)
+    q_row = tl.load(work_ptr + offsets[0] + query, mask=planned, other=query).to(tl.int64)
+    begin = tl.load(work_ptr + offsets[1] + query, mask=planned, other=0)
+    end = tl.load(work_ptr + offsets[1] + query + 1, mask=planned, other=0)
+    if (planned & (begin == end)) | (q_row >= num_q_rows):  # an item wrote the result | q has no such row
         return
     member = tl.arange(0, BLOCK_G)
     live = member < GROUP
@@ -338,7 +353,6 @@ def _merge(
     row_sum = tl.where(row_sum == 0, 1.0, row_sum)  # a row that saw nothing is (0, -inf)
     result = acc / row_sum[:, None]
     result_lse = row_max + tl.log(row_sum)
-    q_row = tl.load(work_ptr + offsets[0] + query).to(tl.int64)
     out_row = (q_row * tl.num_programs(1) + kv_head) * GROUP + member
     tl.store(
         out_ptr + out_row[:, None] * HEAD_DIM + channel[None, :],
