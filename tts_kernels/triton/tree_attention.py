@@ -239,7 +239,7 @@ def _attend_tile(
         token = start + tl.arange(0, BLOCK_N)
         held = token < num_tokens
         page = tl.load(pages_ptr + token // PAGE_SIZE, mask=held, other=0).to(tl.int64)
-        slot = (token % PAGE_SIZE).to(tl.int64)
+        slot = (token.to(tl.uint32) % PAGE_SIZE).to(tl.int64)  # of signed ints it makes registers spill
         mask = held[:, None] & in_head[None, :]
         k_offset = page * k_strides[0] + slot * k_strides[2]
         k = tl.load(k_head_ptr + k_offset[:, None], mask=mask, other=0.0).to(COMPUTE)
