@@ -341,7 +341,7 @@ def test_chunks_stay_where_they_are_as_a_branch_grows() -> None:
 
 def test_a_full_pool_fits_the_capacity_for_its_queries() -> None:
     """Reading prefixes again below forks takes longer lists of pages than the pool has."""
-    for nodes, tokens in [((1, 8, 64), (2048, 1024, 256)), ((1, 2, 4, 8, 16), (256, 16, 16, 16, 16))]:
+    for nodes, tokens in [((1, 8, 64), (32768, 1024, 256)), ((1, 2, 4, 8, 16), (256, 16, 16, 16, 16))]:
         tables, count = torch.zeros((1, 0), dtype=torch.int32), 0
         for level, length in zip(nodes, tokens, strict=True):
             pages = length // 16
