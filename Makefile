@@ -16,8 +16,9 @@ CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -
 demo: $(VENV)/demo.stamp
 	$(BIN)/tts-decode compare -o n=8 --limit 6 --parallel 6
 
+# Two processes of one thread each: most tests are too small for threads, and the longest compile kernels.
 test: $(VENV)/test.stamp sanitize
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check .

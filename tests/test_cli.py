@@ -145,7 +145,7 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["search", "a", "--kv-mib", "99999999999"], "more than the system grants"),
         (["search", "a\udc80"], "text is not valid Unicode"),
         (["search", "a", "-o", "softmax_temperature=nan"], "softmax_temperature=nan"),
-        (["search", "a", "--dtype", "float16"], "dtype: got 'float16'"),
+        (["search", "a", "--dtype", "float64"], "dtype: got 'float64'"),
         (["search", "a", "--scorer", "oracle"], "unknown scorer 'oracle'"),
         (["search", "a", "--budget-tokens", "0"], "max_tokens must be a positive integer"),
         (["search", "", "-o", "n=2"], "prompt"),

@@ -155,7 +155,42 @@ def test_bad_logits_name_their_row(device: str) -> None:
         under_test.run(poisoned())
 
 
+def test_a_step_that_cannot_be_captured_runs_without_graphs(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, under_test = make("llama", device, cuda_graphs=False), make("llama", device)
+
+    async def texts(decoder: TreeDecoder) -> list[list[int]]:
+        root = await decoder.root(PROMPT, SamplingParams(temperature=0))
+        branches = root.fork(2)
+        await gather(branch.step(max_step_tokens=3) for branch in branches)
+        return [branch.tokens for branch in branches]
+
+    texts_without = expected.run(texts(expected))
+    if device == "cuda":  # a layer that waits for the device
+        under_test.model.model.layers[0].register_forward_hook(lambda *_: torch.ones(1, device="cuda").item())
+    else:
+
+        def refuse(*args: Any) -> None:
+            raise device_steps.NotCapturableError("it waits")
+
+        monkeypatch.setattr(device_steps.DecodeGraphs, "_capture", refuse)
+    with pytest.warns(UserWarning, match="cannot be captured as a CUDA graph"):
+        assert under_test.run(texts(under_test)) == texts_without
+    if device == "cuda":
+        assert torch.cuda.current_stream() == torch.cuda.default_stream()
+
+
 def test_a_device_that_is_not_there() -> None:
     missing = "cuda:99" if torch.cuda.is_available() else "cuda"
-    with pytest.raises(ValueError, match=f"device: got '{missing}', expected one that torch can use here"):
+    with pytest.raises(ValueError, match=f"device: got '{missing}', but torch finds"):
         TreeDecoder(tiny_model(), byte_tokenizer(), device=missing)
+
+
+def test_a_refused_device_leaves_the_weights() -> None:
+    model = tiny_model()
+    with pytest.raises(ValueError, match="device: got 'meta', expected cpu or cuda"):
+        TreeDecoder(model, byte_tokenizer(), device="meta")
+    assert model.device.type == "cpu"
+    with pytest.raises(TypeError, match="model must be a transformers causal language model, got str"):
+        TreeDecoder("model", byte_tokenizer(), device="cpu")

@@ -11,10 +11,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from torch import Tensor
 
-from tts_kernels import CapacityExceeded, DevicePlan, DevicePlanner, KVTree, WorkCapacity, reference
+from tts_kernels import (
+    CapacityExceeded,
+    DevicePlan,
+    DevicePlanner,
+    KVTree,
+    WorkCapacity,
+    device_planner,
+    reference,
+)
 
 DIRECT = -(2**31)
-HEAD_DIM = 8
+HEAD_DIM = 16
 
 
 def parts(plan: DevicePlan) -> dict[str, Tensor]:
@@ -305,6 +313,88 @@ def test_chunks_of_a_branch_do_not_depend_on_the_others() -> None:
     assert chunks(slice(0, 8)) == chunks(slice(0, 1)) == expected
 
 
+def test_branches_without_a_query_come_back() -> None:
+    """Their absence must not be taken for the tables of those that had one."""
+    pool = Branches(16, 512)
+    for idle in (0, 2, 5):
+        planner = pool.planner()
+        tables, lengths = decode_tables(6, 3, 2)
+        query_lens = torch.ones(6, dtype=torch.int32)
+        query_lens[idle] = 0
+        pool.check(planner.update(tables, lengths, query_lens), tables, lengths, query_lens)
+        ones = torch.ones(6, dtype=torch.int32)
+        pool.check(planner.update(tables, lengths + 1), tables, lengths + 1, ones)
+        pool.check(planner.update(tables, lengths + 2, query_lens), tables, lengths + 2, query_lens)
+
+
+def test_chunks_stay_where_they_are_as_a_branch_grows() -> None:
+    pool = Branches(16, 512)
+    table = torch.arange(80, dtype=torch.int32)[None]
+    planner = pool.planner(branch_invariant=True)
+    for length in range(1000, 1100):
+        lengths = torch.tensor([length], dtype=torch.int32)
+        grown = parts(planner.update(table, lengths))
+        anew = parts(pool.planner(branch_invariant=True).update(table, lengths))
+        for name in ("items", "merge_base"):
+            assert torch.equal(grown[name], anew[name]), length
+
+
+def test_a_full_pool_fits_the_capacity_for_its_queries() -> None:
+    """Reading prefixes again below forks takes longer lists of pages than the pool has."""
+    for nodes, tokens in [((1, 8, 64), (32768, 1024, 256)), ((1, 2, 4, 8, 16), (256, 16, 16, 16, 16))]:
+        tables, count = torch.zeros((1, 0), dtype=torch.int32), 0
+        for level, length in zip(nodes, tokens, strict=True):
+            pages = length // 16
+            fresh = count + torch.arange(level * pages, dtype=torch.int32).view(level, pages)
+            count += level * pages
+            tables = torch.cat([tables.repeat_interleave(level // len(tables), 0), fresh], 1)
+        pool = Branches(16, count, group=16)
+        capacity = WorkCapacity.for_queries(
+            len(tables), num_q_heads=16, num_kv_heads=1, num_pages=count, page_size=16, num_sms=16
+        )
+        lengths = torch.full((len(tables),), sum(tokens), dtype=torch.int32)
+        pool.planner(capacity=capacity).update(tables, lengths)
+
+
+def test_a_failed_growth_leaves_a_planner_that_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Branches(16, 512)
+    planner = pool.planner()
+    tables, lengths = decode_tables(6, 3, 2)
+
+    def no_memory(*args: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device_planner, "_Stage", no_memory)
+        with pytest.raises(MemoryError):
+            planner.update(tables, lengths)
+    for step in range(3):
+        pool.check(
+            planner.update(tables, lengths + step),
+            tables,
+            lengths + step,
+            torch.ones(6, dtype=torch.int32),
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"num_kv_heads": 0}, ValueError, "num_kv_heads: got 0"),
+        ({"num_q_heads": 7, "num_kv_heads": 3}, ValueError, "num_q_heads: got 7, expected a multiple"),
+        ({"num_q_heads": 1, "num_kv_heads": 2}, ValueError, "num_q_heads: got 1, expected a multiple"),
+        ({"num_pages": -64}, ValueError, "num_pages: got -64"),
+        ({"page_size": 16.0}, TypeError, r"page_size: got 16\.0"),
+    ],
+)
+def test_bad_capacities(change: dict[str, int], error: type[Exception], message: str) -> None:
+    good = {"num_q_heads": 4, "num_kv_heads": 2, "num_pages": 64, "page_size": 16}
+    with pytest.raises(error, match=message):
+        WorkCapacity.for_queries(8, **(good | change))
+    with pytest.raises(ValueError, match="num_queries: got -5"):
+        WorkCapacity.for_queries(-5, **good)
+
+
 def test_fixed_capacity_keeps_its_memory_and_its_grid() -> None:
     pool = Branches(16, 4096)
     capacity = WorkCapacity.for_queries(8, num_q_heads=2, num_kv_heads=1, num_pages=4096, page_size=16)
@@ -365,8 +455,13 @@ def test_workspace_of_the_caller() -> None:
         ({"num_q_heads": 3}, ValueError, "num_q_heads: got 3, expected a multiple of num_kv_heads = 2"),
         ({"head_dim": 64.0}, TypeError, r"head_dim: got 64\.0"),
         ({"page_size": 0}, ValueError, "page_size: got 0"),
-        ({"dtype": "bfloat16"}, TypeError, "dtype: got 'bfloat16', expected a torch"),
+        ({"dtype": "bfloat16"}, TypeError, r"dtype: got bfloat16, expected torch\.float32"),
+        ({"dtype": torch.int8}, TypeError, r"dtype: got torch\.int8"),
+        ({"head_dim": 1000}, ValueError, "head_dim: got 1000"),
         ({"device": "cuda:99"}, ValueError, "device: got 'cuda:99'"),
+        ({"device": "meta"}, ValueError, "device: got 'meta', expected cpu or cuda"),
+        ({"capacity": (16,) * 5}, TypeError, "capacity: got tuple, expected a WorkCapacity"),
+        ({"capacity": WorkCapacity(16.0, 16, 16, 16, 16)}, TypeError, r"capacity\.items: got 16\.0"),
         ({"workspace": torch.empty(64, dtype=torch.uint8)}, ValueError, "workspace: .* without a capacity"),
         ({"num_pages": 2**28}, ValueError, "num_pages: got 268435456"),
         ({"capacity": WorkCapacity(16, 16, 16, 16, 8)}, ValueError, r"capacity\.partials: got 8"),
@@ -386,12 +481,15 @@ def test_bad_options(change: dict[str, object], error: type[Exception], message:
         ([[0, 1]], [33], [1], r"lengths\[0\]: got 33"),
         ([[0, 1]], [5], [6], r"query_lens\[0\]: got 6"),
         ([[0, 1]], [5, 5], [1, 1], "lengths: got"),
+        ([[0, 1]], [0], None, r"lengths\[0\]: got 0, expected at least 1"),
     ],
 )
-def test_bad_tables(tables: list[list[int]], lengths: list[int], query_lens: list[int], message: str) -> None:
+def test_bad_tables(
+    tables: list[list[int]], lengths: list[int], query_lens: list[int] | None, message: str
+) -> None:
     planner = Branches(16, 64).planner()
     plan = planner.update(*decode_tables(2, 3, 2))
     before = plan.work.clone()
     with pytest.raises(ValueError, match=message):
-        planner.update(*(torch.tensor(a, dtype=torch.int32) for a in (tables, lengths, query_lens)))
+        planner.update(*(a and torch.tensor(a, dtype=torch.int32) for a in (tables, lengths, query_lens)))
     assert torch.equal(plan.work, before)

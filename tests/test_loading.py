@@ -216,8 +216,10 @@ def test_default_model_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_dtype("float32") == torch.float32
     assert resolve_dtype(torch.bfloat16) == torch.bfloat16
-    for wrong in ("float16", torch.float16, "nonsense"):
-        with pytest.raises(ValueError, match=r"dtype: got .*expected 'auto', 'float32' or 'bfloat16'"):
+    assert resolve_dtype("float16") == torch.float16
+    assert resolve_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    for wrong in ("float64", torch.float64, "nonsense"):
+        with pytest.raises(ValueError, match=r"dtype: got .*expected 'auto', 'float32', 'bfloat16' or"):
             resolve_dtype(wrong)
     for feature in ("avx512_bf16", "amx_bf16"):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda name=feature: {name: True}, raising=False)

@@ -7,6 +7,7 @@ Int32Array = npt.NDArray[np.int32]
 IntegerArray = npt.NDArray[np.integer]
 
 TILE_PAGES: int
+TAIL_TOKENS: int
 
 class OutOfPages(RuntimeError): ...  # noqa: N818
 class CapacityExceeded(ValueError): ...  # noqa: N818

@@ -1,7 +1,7 @@
 """Which kernels serve an operator on plain pages: Triton's or those in CUDA C++.
 
 The environment variable TTS_KERNELS_BACKEND, "triton" or "cuda", forces one of the two, but for `gather_kv`,
-which only Triton has. It is read once.
+which only Triton has. It is read when an operator first meets a device, a dtype and a head_dim.
 """
 
 from __future__ import annotations

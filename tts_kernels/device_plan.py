@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-_HEADER = 16  # ints
+from tts_kernels._core import TAIL_TOKENS
 
 
 class WorkCapacity(NamedTuple):
@@ -36,19 +37,32 @@ class WorkCapacity(NamedTuple):
     ) -> WorkCapacity:
         """Room for decode steps of up to `num_queries` branches over a pool of `num_pages` pages.
 
-        It leaves a device of `num_sms` multiprocessors room for the splits that keep it busy: some four tiles
-        a multiprocessor, of 128 rows, beside four partial results a query, as on a path with four forks.
+        It is made for paths with up to eight forks, and for the splits that keep a device of `num_sms`
+        multiprocessors busy: some four tiles of 128 rows for each. What does not fit is planned with fewer
+        splits, and raises CapacityExceeded if that does not fit either.
+
+        Raises:
+            TypeError, ValueError: an argument is no positive integer, or num_q_heads no multiple of
+                num_kv_heads.
         """
-        group = num_q_heads // num_kv_heads
+        check_sizes(
+            num_queries=num_queries,
+            num_q_heads=num_q_heads,
+            num_kv_heads=num_kv_heads,
+            num_pages=num_pages,
+            page_size=page_size,
+            num_sms=num_sms,
+        )
+        group = check_group(num_q_heads, num_kv_heads)
         splits = 4 * -(-num_sms // num_kv_heads)
         items = 4 * num_queries * -(-group // 64) + splits
-        partials = 4 * num_queries * group + 128 * splits
-        pages = num_pages + num_queries * (64 + -(-64 // page_size))
+        partials = 8 * num_queries * group + 128 * splits
+        pages = num_pages + num_queries * (64 + -(-TAIL_TOKENS // page_size))
         return cls(*map(round_up, (items, num_queries, partials // group, pages, partials)))
 
     def work_ints(self) -> int:
         """Size of the work list, in int32."""
-        return _HEADER + 8 * self.items + 3 * self.queries + 16 + self.merges + self.pages
+        return WorkLayout.of(self).end
 
     def partial_floats(self, num_kv_heads: int, head_dim: int) -> int:
         """Size of the partial results, in float32: outputs and log-sum-exps."""
@@ -109,12 +123,11 @@ class DevicePlan:
         capacity: what `work` and `partials` hold at most.
         num_items: items that a launch covers for each KV head: those of the plan, or, where a captured graph
             is to serve later plans too, the most that they may have.
-        num_merges: queries that the merging launch covers, where a captured graph is to serve later plans the
-            most that they may have; 0 where no query needs it. Rows of q behind the plan's queries, as far
-            as it covers them, become (0, -inf) in out and lse.
+        num_merges: queries that the merging launch covers; 0 where no query needs it. A captured graph's is
+            the most that later plans may have; rows of q behind their queries become (0, -inf) up to there.
         num_queries: T.
         page_size: tokens of a page. num_pages: all page ids are below.
-        num_q_heads, num_kv_heads, head_dim: of the layers that it serves.
+        num_q_heads, num_kv_heads, head_dim, dtype: of the layers that it serves.
     """
 
     work: Tensor
@@ -128,6 +141,7 @@ class DevicePlan:
     num_q_heads: int
     num_kv_heads: int
     head_dim: int
+    dtype: torch.dtype
 
     @property
     def launch(self) -> WorkLaunch:
@@ -137,3 +151,20 @@ class DevicePlan:
 def round_up(n: int) -> int:
     """To a capacity: a positive multiple of 16."""
     return -(-max(n, 1) // 16) * 16
+
+
+def check_sizes(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name}: got {value!r}, expected an int")
+        if value < 1:
+            raise ValueError(f"{name}: got {value}, expected >= 1")
+
+
+def check_group(num_q_heads: int, num_kv_heads: int) -> int:
+    """Query heads of a KV head."""
+    if num_q_heads % num_kv_heads:
+        raise ValueError(
+            f"num_q_heads: got {num_q_heads}, expected a multiple of num_kv_heads = {num_kv_heads}"
+        )
+    return num_q_heads // num_kv_heads

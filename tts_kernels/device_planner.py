@@ -7,7 +7,9 @@ from torch import Tensor
 
 from tts_kernels import _core
 from tts_kernels.backend import max_tile_height
-from tts_kernels.device_plan import DevicePlan, WorkCapacity, round_up
+from tts_kernels.device import checked_device
+from tts_kernels.device_plan import DevicePlan, WorkCapacity, check_group, check_sizes, round_up
+from tts_kernels.ops._paged import check_plain
 from tts_kernels.plan import Int32Array, int32_array
 
 _STAGES = 4  # updates that may be on their way to the device before the host waits for the first of them
@@ -54,37 +56,29 @@ class DevicePlanner:
         workspace: Tensor | None = None,
         branch_invariant: bool = False,
     ) -> None:
-        sizes = {
-            "num_q_heads": num_q_heads,
-            "num_kv_heads": num_kv_heads,
-            "head_dim": head_dim,
-            "page_size": page_size,
-            "num_pages": num_pages,
-        }
-        for name, value in sizes.items():
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name}: got {value!r}, expected an int")
-            if value < 1:
-                raise ValueError(f"{name}: got {value}, expected >= 1")
-        if num_q_heads % num_kv_heads:
-            raise ValueError(
-                f"num_q_heads: got {num_q_heads}, expected a multiple of num_kv_heads = {num_kv_heads}"
-            )
+        check_sizes(
+            num_q_heads=num_q_heads,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            page_size=page_size,
+            num_pages=num_pages,
+        )
+        group = check_group(num_q_heads, num_kv_heads)
         if num_pages > 2**31 // page_size:
             raise ValueError(
                 f"num_pages: got {num_pages}, expected at most {2**31 // page_size} (slots are int32)"
             )
-        if not isinstance(dtype, torch.dtype):
-            raise TypeError(f"dtype: got {dtype!r}, expected a torch.dtype")
+        check_plain(head_dim, dtype)
         if workspace is not None and capacity is None:
             raise ValueError("workspace: got one without a capacity, which it is for; pass capacity too")
-        self.device = _checked_device(device)
+        self.device = checked_device(device)
+        self.dtype = dtype
         self.num_q_heads, self.num_kv_heads, self.head_dim = num_q_heads, num_kv_heads, head_dim
         self.page_size, self.num_pages = page_size, num_pages
         self._fixed = capacity is not None
         self._core = _core.WorkPlanner(
             num_kv_heads,
-            num_q_heads // num_kv_heads,
+            group,
             head_dim,
             dtype.itemsize,
             max_tile_height(head_dim, dtype, self.device),
@@ -143,6 +137,7 @@ class DevicePlanner:
             self.num_q_heads,
             self.num_kv_heads,
             self.head_dim,
+            self.dtype,
         )
 
     def _send(self) -> None:
@@ -161,23 +156,28 @@ class DevicePlanner:
         needed = capacity.workspace_bytes(self.num_kv_heads, self.head_dim)
         if workspace is None:
             workspace = torch.empty(needed, dtype=torch.uint8, device=self.device)
-        elif (
-            workspace.dtype != torch.uint8 or workspace.device != self.device or not workspace.is_contiguous()
-        ):
+        else:
+            self._check_workspace(workspace, needed)
+        ints = capacity.work_ints()
+        stages = [_Stage(ints, self.device) for _ in range(_STAGES)]
+        # Nothing has changed if there was no memory.
+        self.capacity, self._stages = capacity, stages
+        self._work = workspace[: 4 * ints].view(torch.int32)
+        self._partials = workspace[4 * round_up(ints) : needed].view(torch.float32)
+
+    def _check_workspace(self, workspace: Tensor, needed: int) -> None:
+        if not isinstance(workspace, Tensor):
+            raise TypeError(f"workspace: got {type(workspace).__name__}, expected a uint8 tensor")
+        if workspace.dtype != torch.uint8 or workspace.device != self.device or not workspace.is_contiguous():
             raise TypeError(
                 f"workspace: got {workspace.dtype} on {workspace.device}, expected a contiguous uint8 tensor "
                 f"on {self.device}"
             )
-        elif workspace.numel() < needed or workspace.data_ptr() % 64:
+        if workspace.numel() < needed or workspace.data_ptr() % 64:
             raise ValueError(
                 f"workspace: got {workspace.numel()} bytes at an address % 64 = {workspace.data_ptr() % 64}, "
                 f"expected at least {needed} at a multiple of 64; capacity.workspace_bytes says how many"
             )
-        ints = capacity.work_ints()
-        self._work = workspace[: 4 * ints].view(torch.int32)
-        self._partials = workspace[4 * round_up(ints) : needed].view(torch.float32)
-        self.capacity = capacity
-        self._stages = [_Stage(ints, self.device) for _ in range(_STAGES)]
 
 
 class _Stage:
@@ -191,15 +191,12 @@ class _Stage:
         self.stamp = 0
 
 
-def _checked_device(device: torch.device | str) -> torch.device:
-    try:
-        return torch.empty(0, device=device).device  # "cuda" names the current one
-    except (RuntimeError, AssertionError) as cause:  # torch without CUDA asserts
-        raise ValueError(f"device: got {str(device)!r}, expected one that torch can use here") from cause
-
-
 def _checked(capacity: WorkCapacity) -> WorkCapacity:
+    if not isinstance(capacity, WorkCapacity):
+        raise TypeError(f"capacity: got {type(capacity).__name__}, expected a WorkCapacity")
     for name, value in capacity._asdict().items():
+        if not isinstance(value, int):
+            raise TypeError(f"capacity.{name}: got {value!r}, expected an int")
         if value < 16 or value % 16:
             raise ValueError(f"capacity.{name}: got {value}, expected a positive multiple of 16")
     return capacity

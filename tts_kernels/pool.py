@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tts_kernels.device import checked_device
 from tts_kernels.ops._common import DTYPES, PAGE_SIZE, page_layout
-from tts_kernels.ops._paged import PLAIN_DTYPES
+from tts_kernels.ops._paged import check_plain
 from tts_kernels.ops.append_kv import append_kv
 from tts_kernels.ops.copy_pages import copy_pages
 from tts_kernels.ops.gather_kv import gather_kv
@@ -70,12 +71,12 @@ class KVPool:
         for name, value in integers.items():
             if value < 1:
                 raise ValueError(f"{name}: got {value}, expected >= 1")
-        device = _device(device)
+        device = checked_device(device)
         self.layout = _layout(layout, device)
         if self.layout == "packed":
             _check_packed(head_dim, dtype, page_size)
         else:
-            _check_plain(head_dim, dtype)
+            check_plain(head_dim, dtype)
         self.page_bytes = 2 * num_layers * num_kv_heads * page_size * head_dim * dtype.itemsize
         self.num_pages = _pages(num_pages, budget_bytes, self.page_bytes, page_size)
         self.num_layers, self.num_kv_heads, self.head_dim = num_layers, num_kv_heads, head_dim
@@ -124,20 +125,6 @@ class KVPool:
         return gather_kv(*self.layer(layer), block_table, length)
 
 
-def _device(device: str | torch.device) -> torch.device:
-    try:
-        known = torch.device(device)
-    except (RuntimeError, TypeError) as cause:
-        raise ValueError(f"device: got {device!r}, expected 'cpu', 'cuda' or a torch.device") from cause
-    if known.type not in ("cpu", "cuda"):
-        raise ValueError(f"device: got {device!r}, expected cpu or cuda (no kernel for that device)")
-    if known.type == "cuda":
-        found = torch.cuda.device_count()
-        if (known.index or 0) >= found:
-            raise ValueError(f"device: got {device!r}, but torch finds {found} CUDA devices")
-    return known
-
-
 def _layout(layout: str | None, device: torch.device) -> str:
     expected = ("packed", "HND", "NHD") if device.type == "cpu" else ("HND", "NHD")
     if layout is None:
@@ -154,13 +141,6 @@ def _check_packed(head_dim: int, dtype: torch.dtype, page_size: int) -> None:
         raise TypeError(f"dtype: got {dtype}, expected torch.float32 or torch.bfloat16")
     if page_size != PAGE_SIZE:
         raise ValueError(f"page_size: got {page_size}, expected {PAGE_SIZE}, the only one of the CPU kernels")
-
-
-def _check_plain(head_dim: int, dtype: torch.dtype) -> None:
-    if not 16 <= head_dim <= 256 or head_dim % 8 != 0:
-        raise ValueError(f"head_dim: got {head_dim}, expected a multiple of 8 from 16 to 256")
-    if dtype not in PLAIN_DTYPES:
-        raise TypeError(f"dtype: got {dtype}, expected torch.float32, torch.float16 or torch.bfloat16")
 
 
 def _pages(num_pages: int | None, budget_bytes: int | None, page_bytes: int, page_size: int) -> int:

@@ -71,19 +71,17 @@ template int64_t to_integer<int64_t>(py::handle, ArgumentName, int64_t);
 template void append_integers<int32_t>(py::handle, ArgumentName, int32_t, std::vector<int32_t>&);
 template void append_integers<int64_t>(py::handle, ArgumentName, int64_t, std::vector<int64_t>&);
 
-using Array = py::array_t<int32_t, py::array::c_style>;
-
-BranchTables branch_tables(const Array& block_tables, const Array& lengths, const Array& query_lens,
-                           int64_t page_size) {
+BranchTables branch_tables(const Int32Array& block_tables, const Int32Array& lengths,
+                           const std::optional<Int32Array>& query_lens, int64_t page_size) {
   require(block_tables.ndim() == 2, "block_tables: got ", block_tables.ndim(), " dimensions, expected 2");
-  const auto check_per_branch = [&](const Array& array, const char* name) {
+  const auto check_per_branch = [&](const Int32Array& array, const char* name) {
     require(array.ndim() == 1 && array.shape(0) == block_tables.shape(0), name, ": got ",
             py::str(array.attr("shape")).cast<std::string>(), ", expected (", block_tables.shape(0),
             ",), one entry a row of block_tables");
   };
   check_per_branch(lengths, "lengths");
-  check_per_branch(query_lens, "query_lens");
-  return {block_tables.data(),   lengths.data(),        query_lens.data(),
+  if (query_lens) check_per_branch(*query_lens, "query_lens");
+  return {block_tables.data(),   lengths.data(),        query_lens ? query_lens->data() : nullptr,
           block_tables.shape(0), block_tables.shape(1), page_size};
 }
 

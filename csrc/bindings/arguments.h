@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,11 +35,11 @@ void append_integers(pybind11::handle values, ArgumentName name, T low, std::vec
 // The items of any iterable but an array: a copy, so that no item can vanish while it is read.
 pybind11::tuple to_items(pybind11::handle values, ArgumentName name, const char* expected);
 
-// The tables of a planner, their shapes checked: [B, P], [B], [B].
-BranchTables branch_tables(const pybind11::array_t<int32_t, pybind11::array::c_style>& block_tables,
-                           const pybind11::array_t<int32_t, pybind11::array::c_style>& lengths,
-                           const pybind11::array_t<int32_t, pybind11::array::c_style>& query_lens,
-                           int64_t page_size);
+using Int32Array = pybind11::array_t<int32_t, pybind11::array::c_style>;
+
+// The tables of a planner, their shapes checked: [B, P], [B], and [B] or none for one query a branch.
+BranchTables branch_tables(const Int32Array& block_tables, const Int32Array& lengths,
+                           const std::optional<Int32Array>& query_lens, int64_t page_size);
 
 // Parameters that show in the signature as what they should be, and take anything.
 struct Int {

@@ -21,9 +21,8 @@ WorkCapacity to_capacity(const Counts& c) { return {c[0], c[1], c[2], c[3], c[4]
 bool update(WorkPlanner& planner, const Array& block_tables, const Array& lengths,
             const std::optional<Array>& query_lens, int64_t page_size,
             const std::optional<Counts>& capacity) {
-  BranchTables tables = branch_tables(block_tables, lengths, query_lens.value_or(lengths), page_size);
-  if (!query_lens) tables.query_lens = nullptr;
-  return planner.update(tables, capacity ? std::optional(to_capacity(*capacity)) : std::nullopt);
+  return planner.update(branch_tables(block_tables, lengths, query_lens, page_size),
+                        capacity ? std::optional(to_capacity(*capacity)) : std::nullopt);
 }
 
 Counts counts(const WorkPlanner& planner) {
@@ -44,6 +43,7 @@ int64_t write(const WorkPlanner& planner, uintptr_t buffer, int64_t size, const 
 }  // namespace
 
 void bind_work_plan(py::module_& m) {
+  m.attr("TAIL_TOKENS") = kTailTokens;
   py::class_<WorkPlanner>(m, "WorkPlanner", "Makes work lists for a GPU; tts_kernels.DevicePlanner owns one.")
       .def(py::init([](int32_t num_kv_heads, int32_t group, int32_t head_dim, int32_t kv_bytes,
                        int32_t max_height, int32_t num_sms, int64_t page_size, int64_t num_pages,
@@ -60,9 +60,9 @@ void bind_work_plan(py::module_& m) {
       .def("counts", &counts, "Items, queries, merges, pages and partials of the plan.")
       .def_property_readonly("stamp", &WorkPlanner::stamp, "What a buffer holds that is written now.")
       .def("write", &write, py::arg("buffer"), py::arg("size"), py::arg("capacity"), py::arg("stamp"),
-           "Writes the plan to the address of `size` ints, last written at `stamp` (0: never); returns how "
+           "Writes the plan to the address of `size` ints, last written at `stamp` (0: never). Returns how "
            "many "
-           "hold it.");
+           "of them hold it.");
 }
 
 }  // namespace tts

@@ -1,7 +1,8 @@
-// The work list of one attention call on a GPU, as the planner writes it and kernels read it. Plain data only.
+// The work list of one attention call on a GPU, as the planner writes it and kernels read it. Plain data
+// only.
 //
-// Rows are pairs of a query and a head of its GQA group: row = query * group + head, queries depth-first. All of
-// it holds for each KV head alike.
+// Rows are pairs of a query and a head of its GQA group: row = query * group + head, queries depth-first. All
+// of it holds for each KV head alike.
 #pragma once
 
 #include <cstdint>
@@ -19,15 +20,15 @@ struct WorkItem {
   int32_t num_unmasked;    // leading tokens that no row's own position hides (a window may)
   int32_t row_begin;
   int32_t row_end;
-  int32_t partial_base;    // row r writes the partial partial_base + r (see WorkLayout), or kDirect
-  int32_t height;          // 16, 64 or 128: what the tile is computed as
+  int32_t partial_base;  // row r writes the partial partial_base + r (see WorkLayout), or kDirect
+  int32_t height;        // 16, 64 or 128: what the tile is computed as
 };
 
 // How much a work list holds at most; each a multiple of 16.
 struct WorkCapacity {
   int64_t items;
   int64_t queries;
-  int64_t merges;    // (query, partial) pairs
+  int64_t merges;  // (query, partial) pairs
   int64_t pages;
   int64_t partials;  // rows of partial results, for each KV head
 };
@@ -38,13 +39,14 @@ struct WorkCapacity {
 //   items           [items, 8]    WorkItem, the most expensive first
 //   query_order     [queries]     depth-first number -> row of q, out and lse
 //   query_position  [queries]     by depth-first number: the query sees the tokens 0 .. position
-//   merge_begin     [queries+16]  partials of query i: merge_base[merge_begin[i] .. merge_begin[i + 1]), in path
+//   merge_begin     [queries+16]  partials of query i: merge_base[merge_begin[i] .. merge_begin[i + 1]), in
+//   path
 //                                 order; none where an item writes the result itself
 //   merge_base      [merges]      row r of the query has its partial at merge_base + r
 //   pages           [pages]       physical pages of all items
 //
-// Partials are float32: first their normalised outputs [num_kv_heads, partials, head_dim], then their natural-log
-// lse [num_kv_heads, partials]. A partial whose rows saw nothing is (0, -inf).
+// Partials are float32: first their normalised outputs [num_kv_heads, partials, head_dim], then their
+// natural-log lse [num_kv_heads, partials]. A partial whose rows saw nothing is (0, -inf).
 struct WorkLayout {
   int64_t items, query_order, query_position, merge_begin, merge_base, pages, end;
 

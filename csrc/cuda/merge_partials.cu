@@ -31,8 +31,8 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(MergeArgs args) {
   const int32_t* bases = args.work + args.layout.merge_base;
   const int32_t begin = planned ? args.work[args.layout.merge_begin + query] : 0;
   const int32_t end = planned ? args.work[args.layout.merge_begin + query + 1] : 0;
-  if ((planned && begin == end) || q_row >= args.num_q_rows)
-    return;  // an item wrote it, or q has no such row
+  if (planned && begin == end) return;  // an item has written it
+  if (q_row >= args.num_q_rows) return;
   const int32_t row_threads = args.head_dim / 4, channel = threadIdx.x % row_threads * 4;
   const float* partial_lse = args.partials + args.num_kv_heads * args.partials_capacity * args.head_dim;
   for (int32_t member = threadIdx.x / row_threads; member < args.group; member += kThreads / row_threads) {

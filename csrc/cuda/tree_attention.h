@@ -14,9 +14,8 @@ struct WorkLaunch {
   const int32_t* work;  // on the device, laid out as WorkLayout(capacity)
   float* partials;
   WorkCapacity capacity;
-  int64_t num_items;  // for each KV head; the header of `work` says how many there are of them
-  int64_t
-      num_merges;  // queries, or rows of q behind the last one, that the merge covers; 0: nothing is merged
+  int64_t num_items;   // for each KV head; the header of `work` says how many there are of them
+  int64_t num_merges;  // queries, then rows of padding, that the merge covers; 0: nothing is merged
 };
 
 struct TreeAttention {

@@ -324,7 +324,6 @@ struct Result {
 };
 
 constexpr int kPadding = 3;  // rows of out and lse behind those of the plan
-
 constexpr float kUnwritten = 77;
 
 // Of a call with `rows` rows of q. It may write no more of out and lse, and the memory of q ends there.

@@ -37,6 +37,9 @@ std::vector<BranchRow> checked_rows(const BranchTables& in, int64_t num_pages_of
     require(0 <= length && length <= in.table_width * in.page_size, "lengths[", b, "]: got ", length,
             ", expected 0 <= length <= ", in.table_width * in.page_size, ", what ", in.table_width,
             " pages of ", in.page_size, " tokens hold; pass wider block_tables");
+    require(in.query_lens || length > 0, "lengths[", b,
+            "]: got 0, expected at least 1 with a query a branch; pass ",
+            "query_lens with 0 to leave a branch out");
     require(0 <= num_queries && num_queries <= length, "query_lens[", b, "]: got ", num_queries,
             ", expected 0 <= query_lens <= ", length, "; lengths count the new tokens too");
     const int32_t* pages = in.block_tables + b * in.table_width;

@@ -7,16 +7,10 @@
 namespace tts {
 namespace {
 
-// Room behind the end of a path, so that a plan serves that many steps before it is made anew.
-constexpr int64_t kTailTokens = 64;
 // Shorter splits cost more in partial results than they gain in balance.
 constexpr int64_t kLeastSplitTokens = 64;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-int64_t tail_pages(const WorkRun& run, int64_t page_size) {
-  return run.tail ? ceil_div(kTailTokens, page_size) : 0;
-}
 
 class Builder {
  public:
@@ -35,7 +29,7 @@ class Builder {
   void add(const WorkRun& run, const RunTiles& tiles, int32_t split_columns) {
     const auto page_offset = static_cast<int32_t>(list_.pages.size());
     list_.pages.insert(list_.pages.end(), run.pages + run.column_begin, run.pages + run.column_end);
-    list_.pages.resize(list_.pages.size() + tail_pages(run, page_size_), 0);
+    list_.pages.resize(list_.pages.size() + run.room, 0);
     const auto first_item = static_cast<int32_t>(list_.items.size());
     int32_t last_split_item = first_item;
     for (int32_t column = run.column_begin; column < run.column_end; column += split_columns) {
@@ -180,7 +174,7 @@ WorkEstimate estimate(const WorkSchedule& schedule, const WorkShape& shape, int6
     counts.items += splits * tiles.tiles;
     work += static_cast<double>(columns * page_size) * tiles.all_token_ns;
     counts.queries = std::max<int64_t>(counts.queries, run.query_end);
-    counts.pages += columns + tail_pages(run, page_size);
+    counts.pages += columns + run.room;
     if (!run.whole_path || splits > 1) {
       counts.partials += splits * tiles.rows();
       counts.merges += splits * (run.query_end - run.query_begin);

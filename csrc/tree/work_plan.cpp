@@ -36,6 +36,8 @@ class Choice {
     }
   }
 
+  bool found() const { return best_.has_value(); }
+
   WorkList lay_out(const OrderedBranches& branches) const {
     if (!best_) refuse();
     return tts::lay_out(branches, *best_, shape_, page_size_);
@@ -98,8 +100,10 @@ WorkList WorkPlanner::make(const BranchTables& tables, const std::optional<WorkC
   if (branch_invariant_) {
     choice.consider({chunk_runs(branches, page_size_), std::min(64, shape_.max_height), shape_});
   } else {
-    choice.consider_splits({shared_runs(branches, shape_, page_size_), 0, shape_});
-    choice.consider_splits({plain_runs(branches), 0, shape_});
+    choice.consider_splits({shared_runs(branches, shape_, page_size_, Sharing::kWherePaying), 0, shape_});
+    choice.consider_splits({plain_runs(branches, page_size_), 0, shape_});
+    if (!choice.found())
+      choice.consider({shared_runs(branches, shape_, page_size_, Sharing::kAlways), 0, shape_});
   }
   return choice.lay_out(branches);
 }
@@ -108,23 +112,22 @@ WorkList WorkPlanner::make(const BranchTables& tables, const std::optional<WorkC
 // the plan is theirs.
 bool WorkPlanner::advance(const BranchTables& tables) {
   const auto num_branches = static_cast<int64_t>(known_.size());
-  if (list_.tails.empty() || tables.num_branches != num_branches || tables.page_size != page_size_)
-    return false;
+  if (list_.tails.empty() || tables.num_branches != num_branches) return false;
   const auto page_size = static_cast<uint32_t>(page_size_);
+  std::vector<int32_t> new_pages(num_branches);  // of each branch in all
   for (int64_t i = 0; i < num_branches; ++i) {
-    const int64_t b = list_.query_order[i];  // one query a branch
-    Known& known = known_[b];
+    const int64_t b = list_.query_order[i];  // one query a branch, or there are no tails
+    const Known& known = known_[b];
+    const WorkList::Tail& tail = list_.tails[i];
     const int32_t* pages = tables.block_tables + b * tables.table_width;
     const int32_t length = tables.lengths[b];
     if ((tables.query_lens && tables.query_lens[b] != 1) || length < known.length) return false;
-    known.new_pages = static_cast<int32_t>((static_cast<uint32_t>(length) + page_size - 1) / page_size);
-    const WorkList::Tail& tail = list_.tails[i];
-    if (known.new_pages > tables.table_width ||
-        known.new_pages - known.pages > tail.pages_end - tail.next_page ||
+    new_pages[b] = static_cast<int32_t>((static_cast<uint32_t>(length) + page_size - 1) / page_size);
+    if (new_pages[b] > tables.table_width || new_pages[b] - known.pages > tail.pages_end - tail.next_page ||
         std::memcmp(pages, &known_tables_[b * known_width_], known.pages * sizeof(int32_t)) != 0) {
       return false;
     }
-    for (int32_t column = known.pages; column < known.new_pages; ++column) {
+    for (int32_t column = known.pages; column < new_pages[b]; ++column) {
       if (pages[column] < 0 || pages[column] >= num_pages_) return false;
     }
   }
@@ -133,7 +136,7 @@ bool WorkPlanner::advance(const BranchTables& tables) {
     Known& known = known_[b];
     const int32_t* pages = tables.block_tables + b * tables.table_width;
     WorkList::Tail& tail = list_.tails[i];
-    for (; known.pages < known.new_pages; ++known.pages) {
+    for (; known.pages < new_pages[b]; ++known.pages) {
       changes_.push_back(tail.next_page);
       list_.pages[tail.next_page++] = pages[known.pages];
       known_tables_[b * known_width_ + known.pages] = pages[known.pages];
@@ -149,6 +152,8 @@ bool WorkPlanner::advance(const BranchTables& tables) {
 }
 
 void WorkPlanner::remember(const BranchTables& tables) {
+  // Branches without a query have no tail: then rows of q are not branches.
+  if (static_cast<int64_t>(list_.query_order.size()) != tables.num_branches) list_.tails.clear();
   if (list_.tails.empty()) return;
   int32_t room = 0;  // pages behind the tails
   for (const WorkList::Tail& tail : list_.tails) room = std::max(room, tail.pages_end - tail.next_page);
@@ -158,7 +163,7 @@ void WorkPlanner::remember(const BranchTables& tables) {
   for (int64_t b = 0; b < tables.num_branches; ++b) {
     const int32_t length = tables.lengths[b];
     const auto num_pages = static_cast<int32_t>((length + page_size_ - 1) / page_size_);
-    known_[b] = {length, num_pages, num_pages};
+    known_[b] = {length, num_pages};
     const int32_t* pages = tables.block_tables + b * tables.table_width;
     std::copy(pages, pages + tables.table_width, &known_tables_[b * known_width_]);
   }
@@ -168,10 +173,10 @@ int64_t WorkPlanner::write(int32_t* buffer, const WorkCapacity& capacity, int64_
   const WorkLayout at(capacity);
   const WorkCounts n = counts();
   std::fill(buffer, buffer + at.items, 0);
+  int32_t* header = buffer;
   for (const int64_t count : {n.items, n.queries, n.merges, n.pages, n.partials}) {
-    *buffer++ = static_cast<int32_t>(count);
+    *header++ = static_cast<int32_t>(count);
   }
-  buffer -= 5;
   put(buffer, at.items, list_.items);
   put(buffer, at.query_position, list_.query_position);
   if (stamp >> 32 == plans_) {

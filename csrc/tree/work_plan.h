@@ -47,7 +47,6 @@ class WorkPlanner {
   struct Known {
     int32_t length;
     int32_t pages;
-    int32_t new_pages;  // scratch
   };
   std::vector<Known> known_;
   std::vector<int32_t> known_tables_;

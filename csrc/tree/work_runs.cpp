@@ -24,6 +24,10 @@ Reading reading(int64_t queries, const WorkShape& shape, const WorkCost& cost) {
   return result;
 }
 
+int32_t tail_room(int64_t page_size) {
+  return static_cast<int32_t>((kTailTokens + page_size - 1) / page_size);
+}
+
 // Rows [begin, end) agree in the columns before `column`; those from `from` on are not in a run yet.
 struct Node {
   int32_t begin;
@@ -45,7 +49,8 @@ OrderedBranches::OrderedBranches(std::vector<BranchRow> branches) : rows(std::mo
   for (const BranchRow& row : rows) query_begin.push_back(query_begin.back() + row.num_queries);
 }
 
-std::vector<WorkRun> shared_runs(const OrderedBranches& branches, const WorkShape& shape, int64_t page_size) {
+std::vector<WorkRun> shared_runs(const OrderedBranches& branches, const WorkShape& shape, int64_t page_size,
+                                 Sharing sharing) {
   const WorkCost cost(shape);
   const std::vector<BranchRow>& rows = branches.rows;
   std::vector<WorkRun> runs;
@@ -60,8 +65,9 @@ std::vector<WorkRun> shared_runs(const OrderedBranches& branches, const WorkShap
     const int32_t query_end = branches.query_begin[end];
     if (end - begin == 1) {
       if (from < first.num_pages) {
-        runs.push_back(
-            {first.pages, from, first.num_pages, query_begin, query_end, from == 0, first.num_queries == 1});
+        const bool tail = first.num_queries == 1;
+        runs.push_back({first.pages, from, first.num_pages, query_begin, query_end, from == 0, tail,
+                        tail ? tail_room(page_size) : 0});
       }
       continue;
     }
@@ -89,10 +95,11 @@ std::vector<WorkRun> shared_runs(const OrderedBranches& branches, const WorkShap
       // unless that has been cut before.
       const int64_t partials = going_on * shape.group * (from == 0 ? 2 : 1);
       const double tokens = static_cast<double>((agreed - from) * page_size);
-      if (tokens * (again.token - once.token) >
-          once.tiles * WorkCost::kItem + partials * cost.partial_row()) {
+      const double saved = tokens * (again.token - once.token);
+      if (sharing == Sharing::kAlways ||
+          saved > once.tiles * WorkCost::kItem + partials * cost.partial_row()) {
         runs.push_back(
-            {first.pages, from, agreed, query_begin, query_end, from == 0 && going_on == 0, false});
+            {first.pages, from, agreed, query_begin, query_end, from == 0 && going_on == 0, false, 0});
         for (Node& child : children) child.from = agreed;
       }
     }
@@ -101,12 +108,13 @@ std::vector<WorkRun> shared_runs(const OrderedBranches& branches, const WorkShap
   return runs;
 }
 
-std::vector<WorkRun> plain_runs(const OrderedBranches& branches) {
+std::vector<WorkRun> plain_runs(const OrderedBranches& branches, int64_t page_size) {
   std::vector<WorkRun> runs;
   for (size_t r = 0; r < branches.rows.size(); ++r) {
     const BranchRow& row = branches.rows[r];
+    const bool tail = row.num_queries == 1;
     runs.push_back({row.pages, 0, row.num_pages, branches.query_begin[r], branches.query_begin[r + 1], true,
-                    row.num_queries == 1});
+                    tail, tail ? tail_room(page_size) : 0});
   }
   return runs;
 }
@@ -128,8 +136,11 @@ std::vector<WorkRun> chunk_runs(const OrderedBranches& branches, int64_t page_si
         ends = ends && rows[next].num_pages == stop;
       }
       if (stop > column) {
+        const bool tail = ends && next == r + 1 && rows[r].num_queries == 1;
+        // Not beyond the chunk: a plan made anew would begin another there.
+        const int32_t room = tail ? std::min(tail_room(page_size), column + chunk - stop) : 0;
         runs.push_back({rows[r].pages, column, stop, branches.query_begin[r], branches.query_begin[next],
-                        ends && column == 0, ends && next == r + 1 && rows[r].num_queries == 1});
+                        ends && column == 0, tail, room});
       }
       r = next;
     }

@@ -31,15 +31,22 @@ struct WorkRun {
   int32_t query_end;
   bool whole_path;  // of each of its queries
   bool tail;        // the end of the path of one branch with one query, which no other query reads
+  int32_t room;     // pages that a tail may grow by before it is planned anew
 };
+
+// That a plan has room for behind a tail, in tokens.
+inline constexpr int64_t kTailTokens = 64;
 
 // All of these list the runs of each query in the order of its path.
 
-// Shared pages are read once where that pays by the cost model, else once for each branch of the fork.
-std::vector<WorkRun> shared_runs(const OrderedBranches& branches, const WorkShape& shape, int64_t page_size);
+// Shared pages are read once where that pays by the cost model, else once for each branch of the fork; or
+// once always, which takes the fewest entries in the lists of pages.
+enum class Sharing { kWherePaying, kAlways };
+std::vector<WorkRun> shared_runs(const OrderedBranches& branches, const WorkShape& shape, int64_t page_size,
+                                 Sharing sharing);
 
 // One run a branch, as plain paged decoding reads it.
-std::vector<WorkRun> plain_runs(const OrderedBranches& branches);
+std::vector<WorkRun> plain_runs(const OrderedBranches& branches, int64_t page_size);
 
 // Chunks of kChunkTokens counted from the start of the path, each read for the branches that agree in all of
 // it.

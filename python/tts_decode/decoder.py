@@ -15,7 +15,7 @@ from tts_decode.branch import Branch
 from tts_decode.budget import Budget
 from tts_decode.engines.device_steps import DeviceSteps
 from tts_decode.engines.hf import HFEngine
-from tts_decode.engines.loading import DEFAULT_MODEL, load_model, move_model
+from tts_decode.engines.loading import DEFAULT_MODEL, load_model
 from tts_decode.engines.steps import HostSteps
 from tts_decode.requests import RootRequest
 from tts_decode.sampling import SamplingParams
@@ -67,10 +67,10 @@ class TreeDecoder:
         cuda_graphs: on a GPU, capture decode steps as CUDA graphs: one for each of a few sizes of the batch,
             at its first use.
 
-    The same seed gives the same text whatever else is in the batch as far as the matrix products do:
-    attention is bitwise independent of the batch, but a GEMM library may round a row differently at another
-    batch size. In float32 that moves a log-probability by some 1e-6 and only rarely a token; in bfloat16
-    tokens do change.
+    The same seed gives the same text whatever else is in the batch as far as attention and the matrix
+    products do. On the CPU attention is bitwise independent of the batch; on a GPU the order of its sums
+    depends on the plan. A GEMM library may round a row differently at another batch size. In float32 that
+    moves a log-probability by some 1e-6 and only rarely a token; in bfloat16 tokens do change.
 
     Attributes:
         keep_hidden: while above 0 each `Step` carries the mean of its last hidden states, at the price of
@@ -103,9 +103,7 @@ class TreeDecoder:
         self.tokenizer = tokenizer
         self.sampling = SamplingParams() if sampling is None else _checked_sampling(sampling)
         self.keep_hidden = 0
-        if device is not None:
-            model = move_model(model, device)
-        self._engine = HFEngine(model)
+        self._engine = HFEngine(model, device)
         self._pool = _make_pool(
             self._engine, _default_kv_bytes(self._engine.device) if kv_bytes is None else kv_bytes
         )
@@ -299,7 +297,8 @@ def _runs_on_host(device: torch.device) -> bool:
 
 def _default_kv_bytes(device: torch.device) -> int:
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] * 3 // 4
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (torch.cuda.mem_get_info(device)[0] + cached) * 3 // 4
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 

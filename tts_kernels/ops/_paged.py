@@ -13,6 +13,14 @@ def are_plain(k_pages: Tensor, v_pages: Tensor, *, layers: int = 0) -> bool:
     return k_pages.dim() == 4 + layers and k_pages.shape == v_pages.shape
 
 
+def check_plain(head_dim: int, dtype: torch.dtype) -> None:
+    """What the kernels for plain pages serve."""
+    if not 16 <= head_dim <= 256 or head_dim % 8 != 0:
+        raise ValueError(f"head_dim: got {head_dim}, expected a multiple of 8 from 16 to 256")
+    if dtype not in PLAIN_DTYPES:
+        raise TypeError(f"dtype: got {dtype}, expected torch.float32, torch.float16 or torch.bfloat16")
+
+
 def check_plain_pages(k_pages: Tensor, v_pages: Tensor, *, layers: int = 0) -> None:
     """Pages after `layers` leading dimensions; all strides but that of the channels are free."""
     dtype, shape = k_pages.dtype, k_pages.shape

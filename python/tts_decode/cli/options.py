@@ -25,7 +25,10 @@ Model = Annotated[
 ]
 Dtype = Annotated[
     str,
-    typer.Option(help="float32, bfloat16, or auto: what the device computes fast.", rich_help_panel=_MODEL),
+    typer.Option(
+        help="float32, bfloat16, float16 (GPU), or auto: what the device computes fast.",
+        rich_help_panel=_MODEL,
+    ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", rich_help_panel=_MODEL)]
 KvMib = Annotated[

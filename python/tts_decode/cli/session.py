@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ class Session:
 
     def decoder(self) -> TreeDecoder:
         """A new decoder on the model, with an empty KV tree and counters at zero."""
+        gc.collect()  # the decoder before may still hold its pages in a cycle of references
         with usage_errors():
             return TreeDecoder(self.model, self.tokenizer, kv_bytes=self.kv_bytes)
 

@@ -66,8 +66,11 @@ class DecodeGraphs:
         self._pool = pool
         self._sizes = [size for size in _BUCKETS if size <= max_batch_tokens]
         self._workspace: Tensor | None = None  # the graphs run one after the other and share it
-        self._memory = torch.cuda.graph_pool_handle() if engine.device.type == "cuda" else None
         self._buckets: dict[int, _Bucket] = {}
+        self._on_gpu = engine.device.type == "cuda"
+        if self._on_gpu:
+            self._memory = torch.cuda.graph_pool_handle()
+            self._stream = torch.cuda.Stream(engine.device)  # of all captures
 
     def run(self, step: StepInputs) -> Tensor | None:
         """Logits float32 [T, vocab] of the step; None where no graph serves it."""
@@ -93,19 +96,22 @@ class DecodeGraphs:
 
             try:
                 bucket.replay = self._capture(forward)
-            except RuntimeError as error:
+            except NotCapturableError as error:
                 warnings.warn(
                     f"the model's decode step cannot be captured as a CUDA graph and runs slower without: "
                     f"{error}",
                     stacklevel=2,
                 )
-                self._sizes = []
+                self._sizes, self._workspace = [], None
+                self._buckets.clear()
                 return None
         return bucket.replay()[:count].to(torch.float32, copy=True)
 
     def _add(self, size: int) -> _Bucket:
         if self._workspace is None:
-            self._workspace = _planner_workspace(self._engine, self._pool, self._sizes[-1])
+            most = _capacity(self._engine, self._pool, self._sizes[-1])
+            num_bytes = most.workspace_bytes(self._pool.num_kv_heads, self._pool.head_dim)
+            self._workspace = torch.empty(num_bytes, dtype=torch.uint8, device=self._engine.device)
         capacity = _capacity(self._engine, self._pool, size)
         self._buckets[size] = _Bucket(
             _planner(self._engine, self._pool, capacity=capacity, workspace=self._workspace),
@@ -115,23 +121,43 @@ class DecodeGraphs:
 
     def _capture(self, forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """The captured forward. It is run twice before, which writes the same K and V to the same slots."""
-        if self._engine.device.type != "cuda":
+        if not self._on_gpu:
             return forward
-        stream = torch.cuda.Stream(self._engine.device)
-        stream.wait_stream(torch.cuda.current_stream(self._engine.device))
-        with torch.cuda.stream(stream):
-            forward()
-            forward()
-        torch.cuda.current_stream(self._engine.device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory):
-            logits = forward()
+        device = self._engine.device
+        with torch.cuda.device(device):
+            current = torch.cuda.current_stream()
+            self._stream.wait_stream(current)
+            with torch.cuda.stream(self._stream):
+                forward()
+                forward()
+            current.wait_stream(self._stream)
+            graph, logits = self._record(forward)
 
         def replay() -> Tensor:
-            graph.replay()
+            with torch.cuda.device(device):
+                graph.replay()
             return logits
 
         return replay
+
+    def _record(self, forward: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        current = torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(
+                graph, pool=self._memory, stream=self._stream, capture_error_mode="thread_local"
+            ):
+                return graph, forward()
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise NotCapturableError(str(error)) from error
+        finally:
+            torch.cuda.set_stream(current)  # a failed capture leaves its own
+
+
+class NotCapturableError(RuntimeError):
+    """The forward does what no CUDA graph can hold, such as waiting for the device."""
 
 
 class _Bucket:
@@ -171,8 +197,3 @@ def _capacity(engine: HFEngine, pool: KVPool, size: int) -> WorkCapacity:
         page_size=pool.page_size,
         num_sms=num_multiprocessors(engine.device),
     )
-
-
-def _planner_workspace(engine: HFEngine, pool: KVPool, size: int) -> Tensor:
-    num_bytes = _capacity(engine, pool, size).workspace_bytes(pool.num_kv_heads, pool.head_dim)
-    return torch.empty(num_bytes, dtype=torch.uint8, device=engine.device)

@@ -86,6 +86,10 @@ def refuse_config(model: Any) -> None:
         raise refusal(
             model, "attention that does not go through transformers' AttentionInterface (ALiBi, for example)"
         )
+
+
+def refuse_placement(model: Any) -> None:
+    """Raises UnsupportedModel when the model lies where, or in a dtype that, no kernel serves."""
     devices = {parameter.device for parameter in model.parameters()}
     if len(devices) > 1 or {device.type for device in devices} - {"cpu", "cuda"}:
         got = ", ".join(sorted(map(str, devices)))

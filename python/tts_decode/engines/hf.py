@@ -22,8 +22,10 @@ from tts_decode.engines.features import (
     refusal,
     refuse_calls,
     refuse_config,
+    refuse_placement,
 )
 from tts_kernels import DevicePlan, KVPool, TreePlan, tree_attention
+from tts_kernels.device import checked_device
 
 _NAME = "tts_tree"
 
@@ -103,10 +105,13 @@ AttentionMaskInterface.register(_NAME, _no_mask)
 class HFEngine:
     """The model behind a decoder: checks it at load, then runs batched forwards over the pool's pages."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, device: str | torch.device | None = None) -> None:
         if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
             raise TypeError(f"model must be a transformers causal language model, got {type(model).__name__}")
         refuse_config(model)
+        if device is not None:
+            model.to(checked_device(device))  # type: ignore[arg-type]
+        refuse_placement(model)
         model.eval()
         self.model = model
         self.config = model.config.get_text_config(decoder=True)

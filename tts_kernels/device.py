@@ -1,0 +1,21 @@
+"""The devices that there are kernels for."""
+
+from __future__ import annotations
+
+import torch
+
+
+def checked_device(device: str | torch.device) -> torch.device:
+    """The device, with its number where it is a GPU. Raises ValueError if it is none of ours or not there."""
+    try:
+        known = torch.device(device)
+    except (RuntimeError, TypeError) as cause:
+        raise ValueError(f"device: got {device!r}, expected 'cpu', 'cuda' or a torch.device") from cause
+    if known.type == "cpu":
+        return torch.device("cpu")
+    if known.type != "cuda":
+        raise ValueError(f"device: got {str(device)!r}, expected cpu or cuda (no kernel for that device)")
+    found = torch.cuda.device_count()
+    if (known.index or 0) >= found:
+        raise ValueError(f"device: got {str(device)!r}, but torch finds {found} CUDA devices")
+    return torch.device("cuda", torch.cuda.current_device() if known.index is None else known.index)
