@@ -16,9 +16,6 @@ pytest.importorskip("triton")
 
 # Most shared memory of a block, in bytes.
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
-# Most bytes of a thread in local memory: none, but for a few registers around the loops of 128 rows on sm_80,
-# where q is in registers too.
-STACK = {80: 32, 90: 0, 100: 0}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +38,7 @@ def test_compiles_and_fits(compiled: dict[str, Any], variant: Variant) -> None:
     result = compiled[variant.name]
     assert result["cubin"] > 0
     assert result["shared"] <= SHARED[variant.architecture]
-    assert result["stack"] <= STACK[variant.architecture], "registers spill"
+    assert result["stack"] == 0, "registers spill"
     operations = result["ptx"]
     if variant.kernel != "_attend":
         if variant.kv_heads > 1:  # enough elements for 16 bytes a thread

@@ -95,6 +95,11 @@ def test_attention(device: torch.device) -> None:
         (ValueError, "scale: got -1", lambda: options(scale=-1.0)),
         (ValueError, "scale: got inf", lambda: options(scale=float("inf"))),
         (TypeError, "q: .*bfloat16", lambda: tree_attention(q.bfloat16(), k, v, good)),
+        (
+            TypeError,
+            r"k_pages: got torch\.float16, expected torch\.float32 as planned",
+            lambda: tree_attention(q.half(), k.half(), v.half(), good),
+        ),
         (ValueError, "q: .*shape", lambda: tree_attention(q[:, :, :32], k, v, good)),
         (ValueError, "q: .*shape", lambda: tree_attention(q[:, :2], k, v, good)),
         (ValueError, "q: .*shape", lambda: tree_attention(q[:2], k, v, good)),

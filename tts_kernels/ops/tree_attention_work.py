@@ -35,6 +35,7 @@ def tree_attention_work(
         and pages[0] >= plan.num_pages
         and queries[1:] == (plan.num_q_heads, plan.head_dim)
         and queries[0] >= plan.num_queries
+        and k_pages.dtype is plan.dtype
     ):
         _refuse_shapes(q, k_pages, plan)
     out, lse = torch.ops.tts_kernels.tree_attention.work(
@@ -54,6 +55,8 @@ def tree_attention_work(
 
 
 def _refuse_shapes(q: Tensor, k_pages: Tensor, plan: DevicePlan) -> None:
+    if k_pages.dtype != plan.dtype:
+        raise TypeError(f"k_pages: got {k_pages.dtype}, expected {plan.dtype} as planned")
     expected_pages = f"[>= {plan.num_pages}, {plan.num_kv_heads}, {plan.page_size}, {plan.head_dim}]"
     expected_q = f"[>= {plan.num_queries}, {plan.num_q_heads}, {plan.head_dim}]"
     if k_pages.shape[1:] != (plan.num_kv_heads, plan.page_size, plan.head_dim) or (
