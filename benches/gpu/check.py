@@ -66,8 +66,8 @@ def run_command(command: list[str], limit: float, output: BinaryIO) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Imports from this tree; tools beside Python and CUDA's where it usually lies are found too."""
-    paths = [os.environ.get("PATH", ""), str(Path(sys.executable).parent), "/usr/local/cuda/bin"]
+    """Imports from this tree; tools beside Python come first, CUDA's are found where it usually lies too."""
+    paths = [str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/local/cuda/bin"]
     return os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'python'}", "PATH": os.pathsep.join(paths)}
 
 
