@@ -18,7 +18,6 @@ from torch import Tensor
 from tts_kernels import _core
 
 _VARIABLE = "TTS_KERNELS_BACKEND"
-_HALF = (torch.float16, torch.bfloat16)
 
 # The faster backend of an operator by compute capability; Triton where there is no entry. Nothing is measured
 # yet, so there is none.
@@ -70,7 +69,7 @@ def _check_cuda(op: str, dtype: torch.dtype, head_dim: int) -> None:
         raise ValueError(
             f"{_VARIABLE}: got 'cuda', but this build has no CUDA kernels; build with TTS_CUDA=ON"
         )
-    if op == "tree_attention" and (dtype not in _HALF or head_dim not in (64, 128)):
+    if not import_module("tts_kernels.cuda").supports(op, dtype, head_dim):
         raise ValueError(
             f"{_VARIABLE}: got 'cuda', whose {op} serves torch.float16 and torch.bfloat16 with head_dim 64 "
             f"or 128, and pages of {dtype} with head_dim {head_dim}; expected 'triton'"
