@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tts_decode.cli import options as opt
-from tts_decode.cli.display import Display
+from tts_decode.cli.display import Display, short
 from tts_decode.cli.errors import UsageError, usage_errors
 from tts_decode.engines.loading import DEFAULT_MODEL, load_config, resolve_dtype
 from tts_decode.engines.shape import shape_of_config
@@ -152,7 +152,7 @@ def cheapest(plans: list[Plan], machine: Machine) -> Plan:
 def in_words(plans: list[Plan], best: Plan, machine: Machine) -> str:
     """What the table says."""
     if best.name == "dense":
-        return "Dense costs least: scoring the pages would cost more than it saves."
+        return "Dense costs least: choosing pages would cost more than not reading the others saves."
     dense = plans[0]
     cost = dense.cost.decode.combined(machine.intensity) / best.cost.decode.combined(machine.intensity)
     seconds = _step_seconds(dense, machine) / _step_seconds(best, machine)
@@ -168,7 +168,7 @@ def _step_seconds(plan: Plan, machine: Machine) -> float:
 
 
 def _print(title: str, plans: list[Plan], best: Plan, machine: Machine) -> None:
-    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, collapse_padding=True)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("budget", no_wrap=True)
     for heading in ("pages", "TFLOP", "GB read", "eTFLOP", "of dense", "ms a step"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -179,21 +179,22 @@ def _print(title: str, plans: list[Plan], best: Plan, machine: Machine) -> None:
         table.add_row(
             f"{plan.name} *" if plan is best else plan.name,
             f"{plan.pages:,}",
-            f"{cost.flops / 1e12:.4g}",
-            f"{cost.bytes / 1e9:.4g}",
-            f"{eflops / 1e12:.4g}",
+            short(cost.flops / 1e12),
+            short(cost.bytes / 1e9),
+            short(eflops / 1e12),
             f"{eflops / dense:.0%}",
-            f"{_step_seconds(plan, machine) * 1e3:.3g}",
+            short(_step_seconds(plan, machine) * 1e3),
             style="bold" if plan is best else "",
         )
     console = Console(highlight=False)
+    console.print(title)
     console.print(table)
-    prompt = plans[0].cost.prompt
+    prompt = plans[0].cost.prompt.combined(machine.intensity)
     console.print(
         f"* {in_words(plans, best, machine)}\n"
-        f"The prompt costs {prompt.combined(machine.intensity) / 1e12:.4g} eTFLOP more, whatever the budget. "
-        f"At {machine.flops / 1e12:.3g} TFLOP/s and {machine.bandwidth / 1e9:.3g} GB/s a byte read counts as "
-        f"{machine.intensity:.3g} flops."
+        f"The prompt costs {short(prompt / 1e12)} eTFLOP more, whatever the budget. "
+        f"At {short(machine.flops / 1e9)} GFLOP/s and {short(machine.bandwidth / 1e9)} GB/s a byte read "
+        f"counts as {short(machine.intensity)} flops."
     )
 
 
