@@ -101,8 +101,8 @@ def report(title: str, machine: Machine, rows: list[Row]) -> None:
     rates = f"{machine.flops / 1e9:.0f} GFLOP/s, {machine.bandwidth / 1e9:.1f} GB/s"
     print(f"\n{title}: {rates}, threads: {torch.get_num_threads()}; milliseconds, predicted / measured")
     laws: dict[str, Callable[[StepCost], float]] = {
-        "roofline": machine.seconds,
-        "sum": lambda cost: cost.combined(machine.intensity) / machine.flops,
+        "roofline": machine.roofline_seconds,
+        "sum": machine.seconds,
     }
     ratios = {law: [predict(row.cost) / row.seconds for row in rows] for law, predict in laws.items()}
     for i, row in enumerate(rows):

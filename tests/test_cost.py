@@ -110,7 +110,8 @@ def test_three_branches_by_hand() -> None:
     machine = Machine(flops=1e6, bandwidth=1e5)
     assert machine.intensity == 10
     slower = [max(part.flops / 1e6, part.bytes / 1e5) for part in cost.parts()]
-    assert machine.seconds(cost) == pytest.approx(sum(slower))
+    assert machine.roofline_seconds(cost) == pytest.approx(sum(slower))
+    assert machine.seconds(cost) == pytest.approx(cost.flops / 1e6 + cost.bytes / 1e5)
     assert cost + cost - cost == cost
     assert cost.combined() == cost.flops + KINETICS_INTENSITY * cost.bytes
     assert step_cost(SHAPE, counts._replace(logits=0)).logits == Work(0, 0)

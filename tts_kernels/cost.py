@@ -49,8 +49,11 @@ class Machine:
         return self.flops / self.bandwidth
 
     def seconds(self, cost: StepCost) -> float:
-        """Roofline estimate: each part takes the longer of its arithmetic and its reading; parts follow one
-        another."""
+        """Time in which arithmetic and reading follow one another: eFLOPs over flops a second."""
+        return cost.combined(self.intensity) / self.flops
+
+    def roofline_seconds(self, cost: StepCost) -> float:
+        """Time in which they overlap fully, in each part of the step: no machine takes less."""
         return sum(max(part.flops / self.flops, part.bytes / self.bandwidth) for part in cost.parts())
 
 
@@ -94,23 +97,14 @@ class StepCost:
         different machines compare."""
         return self.flops + intensity * self.bytes
 
-    def share(self, of_tokens: float, of_pages: float) -> StepCost:
-        """A part of the step: of the products with weights, and of what depends on the pages read."""
-        return StepCost(
-            Work(self.weights.flops * of_tokens, self.weights.bytes * of_tokens),
-            Work(self.attention.flops * of_pages, self.attention.bytes * of_pages),
-            Work(self.selection.flops * of_pages, self.selection.bytes * of_pages),
-            Work(self.logits.flops * of_tokens, self.logits.bytes * of_tokens),
-        )
-
     def __add__(self, other: StepCost) -> StepCost:
         pairs = zip(self.parts(), other.parts(), strict=True)
-        return StepCost(*(Work(a.flops + b.flops, a.bytes + b.bytes) for a, b in pairs))
+        return StepCost(*[Work(a.flops + b.flops, a.bytes + b.bytes) for a, b in pairs])
 
     def __sub__(self, other: StepCost) -> StepCost:
         """What was added since `other`."""
         pairs = zip(self.parts(), other.parts(), strict=True)
-        return StepCost(*(Work(a.flops - b.flops, a.bytes - b.bytes) for a, b in pairs))
+        return StepCost(*[Work(a.flops - b.flops, a.bytes - b.bytes) for a, b in pairs])
 
 
 @dataclass(frozen=True)
@@ -266,9 +260,10 @@ def _pages_up_to(length: Integers, page_size: int) -> Integers:
 
 
 def _check_counts(shape: ModelShape, counts: StepCounts, sparse: SparseCounts | None) -> None:
-    for name, value in counts._asdict().items():
-        if value < 0 or (name == "page_size" and value < 1):
-            raise ValueError(f"counts.{name}: got {value}, expected >= {int(name == 'page_size')}")
+    if counts.page_size < 1 or min(counts) < 0:
+        for name, value in counts._asdict().items():
+            if value < (name == "page_size"):
+                raise ValueError(f"counts.{name}: got {value}, expected >= {int(name == 'page_size')}")
     if sparse is None:
         return
     if not 0 <= sparse.layers <= shape.num_layers:

@@ -32,15 +32,17 @@ class CostMeter:
 
         pages: distinct pages of the step. sparse: what its sparse layers read, None if all are dense.
         """
-        lengths, counts = step.lengths.astype(np.int64), step.counts.astype(np.int64)
-        pairs, columns = seen(lengths, counts, self._page_size)
+        counts = step.counts.astype(np.int64)
+        pairs, columns = seen(step.lengths.astype(np.int64), counts, self._page_size)
         tokens, all_columns = len(step.tokens), int(columns.sum())
-        cost = step_cost(
-            self.shape,
-            StepCounts(tokens, len(step.rows), int(pairs.sum()), all_columns, pages, self._page_size),
-            sparse,
-        )
+        totals = StepCounts(tokens, len(step.rows), int(pairs.sum()), all_columns, pages, self._page_size)
+        cost = step_cost(self.shape, totals, sparse)
         self.total += cost
-        for branch, count, seen_pages in zip(branches, counts.tolist(), columns.tolist(), strict=True):
+        if all(branch.budget is None for branch in branches):
+            return
+        by_token = np.add(cost.weights, cost.logits) / tokens  # (flops, bytes)
+        by_page = np.add(cost.attention, cost.selection) / all_columns
+        shares = np.outer(counts, by_token) + np.outer(columns, by_page)
+        for branch, (flops, read_bytes) in zip(branches, shares.tolist(), strict=True):
             if branch.budget is not None:
-                branch.budget.charge(cost.share(count / tokens, seen_pages / all_columns))
+                branch.budget.charge(flops, read_bytes)

@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import dataclass, field
 
-from tts_kernels.cost import KINETICS_INTENSITY, StepCost
+from tts_kernels.cost import KINETICS_INTENSITY
 
 
 @dataclass
@@ -53,9 +53,9 @@ class Budget:
         if self._started is None:
             self._started = time.monotonic()
 
-    def charge(self, cost: StepCost) -> None:
-        """Takes the cost of a forward, or of a part of one, out of the budget."""
-        self.cost_used += cost.combined(self.intensity)
+    def charge(self, flops: float, read_bytes: float) -> None:
+        """Takes a forward, or a branch's share of one, out of the budget."""
+        self.cost_used += flops + self.intensity * read_bytes
 
     @property
     def seconds_used(self) -> float:
