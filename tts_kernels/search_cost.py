@@ -15,8 +15,8 @@ class SparseBudget(NamedTuple):
     pages: a query reads so many for each KV head; the first page of the prompt and its own tail, the pages
     younger than the fork, it always reads. share: "tree", one choice among the shared pages for all branches;
     "branch", one each. How far the choices of siblings agree is not known beforehand: they are taken as
-    independent, which is the most they can cost. summaries: "mean" or "minmax". dense_layers: first layers
-    that stay dense.
+    independent, which overstates the pages read where siblings agree. summaries: "mean" or "minmax".
+    dense_layers: first layers that stay dense.
     """
 
     pages: int

@@ -155,8 +155,8 @@ def in_words(plans: list[Plan], best: Plan, machine: Machine) -> str:
         return "Dense costs least: choosing pages would cost more than not reading the others saves."
     dense, least = (plan.cost.decode.combined(machine.intensity) for plan in (plans[0], best))
     return (
-        f"Sparse, with {best.pages:,} pages ({best.name}), costs least: dense costs {dense / least:.2f} times "
-        "as much. A larger budget loses less accuracy."
+        f"Sparse, with {best.pages:,} pages ({best.name}), costs least: dense costs {dense / least:.2f} "
+        "times as much. A larger budget loses less accuracy."
     )
 
 
