@@ -99,7 +99,8 @@ def _decode_step(
     counts = StepCounts(branches, branches, branches * length, branches * columns, pages, page_size)
     if budget is None or budget.pages >= columns:
         return step_cost(shape, counts)
-    chosen = min(shared, max(budget.pages - own, 1))  # of the shared pages, for each branch; one is the sink
+    # Of the shared pages, for each branch: the first always, without own pages the last one too.
+    chosen = min(shared, max(budget.pages - own, 1 if own else 2))
     distinct: float = chosen
     if budget.share == "branch" and shared:
         distinct = shared * (1 - (1 - chosen / shared) ** branches)
