@@ -24,6 +24,7 @@ from tts_decode.engines.features import (
     refuse_config,
     refuse_placement,
 )
+from tts_decode.engines.shape import shape_of_model
 from tts_kernels import DevicePlan, KVPool, TreePlan, tree_attention
 from tts_kernels.device import checked_device
 
@@ -53,6 +54,7 @@ class MissingContextError(RuntimeError):
 class Output(NamedTuple):
     logits: Tensor  # float32 [rows, vocab]
     hidden: Tensor | None  # float32 [T, hidden], the model's last hidden states
+    pages: int = 0  # distinct pages of the step's plan
 
 
 def _tree_attention(
@@ -122,6 +124,7 @@ class HFEngine:
         # one transformers looks at the positions for packed sequences, and on a GPU waits for the answer.
         self._any_mask = torch.zeros((1, 1, 1, 1), device=self.device)
         self.kv_shape = self._probe()
+        self.shape = shape_of_model(model, self.kv_shape)
 
     @property
     def dtype(self) -> torch.dtype:
