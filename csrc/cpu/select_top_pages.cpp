@@ -13,6 +13,9 @@
 namespace tts {
 namespace {
 
+// A thread is worth waking for so many scores (some 100 microseconds).
+constexpr int64_t kMinScoresPerThread = int64_t{1} << 15;
+
 struct Row {
   int32_t branch;
   int32_t token;   // row of scores and mask
@@ -40,6 +43,8 @@ class Run {
     std::fill_n(p_.mask, p_.num_kv_heads * p_.num_queries * words_, 0);
     find_groups();
     const auto groups = static_cast<int64_t>(group_begin_.size()) - 1;
+    const int64_t scores = static_cast<int64_t>(rows_.size()) * p_.num_kv_heads * p_.num_columns;
+    num_threads = static_cast<int>(std::min<int64_t>(num_threads, 1 + scores / kMinScoresPerThread));
     parallel_for(num_threads, groups * p_.num_kv_heads,
                  [&](int64_t i) { select(i / p_.num_kv_heads, static_cast<int>(i % p_.num_kv_heads)); });
   }
