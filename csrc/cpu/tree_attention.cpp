@@ -279,7 +279,8 @@ void tree_attention(const TreeAttentionParams& params, int num_threads) {
   require(params.window >= 0, "window: got ", params.window, ", expected >= 1, or 0 for none");
   require(params.soft_cap >= 0.0f && std::isfinite(params.soft_cap), "logits_soft_cap: got ", params.soft_cap,
           ", expected a finite number > 0, or 0 for none");
-  check_plan(params.plan, params.kv.num_pages);
+  require(!check_plan(params.plan, params.kv.num_pages),
+          "plan: got evicted pages (-1), which attention over packed pages cannot skip");
   if (params.plan.num_queries > 0) Run(params, num_threads);
 }
 

@@ -70,8 +70,10 @@ TreePlan plan(const PlanInput& in) {
   int64_t room = in.query_block;
   for (size_t r = 0; r < rows.size(); ++r) {
     const BranchRow& row = rows[r];
-    plan.logical_pages += row.num_pages;
+    plan.logical_pages += row.num_pages - row.num_holes;
     plan.unique_pages += row.num_pages - shared[r];
+    if (row.num_holes > 0)
+      plan.unique_pages -= std::count(row.pages + shared[r], row.pages + row.num_pages, kHole);
     for (int32_t q = 0; q < row.num_queries;) {
       const auto count = static_cast<int32_t>(std::min<int64_t>(room, row.num_queries - q));
       const auto query_begin = static_cast<int32_t>(plan.query_order.size());
