@@ -23,7 +23,7 @@ _new_page = itertools.count().__next__
 
 @dataclass
 class Holder:
-    """A branch or pin of the model. `pages` are names of its pages, equal where a page is shared, None where one
+    """A branch or pin of the model. `pages` are names of its pages, equal where one is shared, None where it
     was evicted."""
 
     tokens: list[int] = field(default_factory=list)
@@ -378,7 +378,7 @@ def test_empty_calls() -> None:
     assert done.copies.shape == (0, 2)
     assert tree.append([root], [[]]).slots.shape == (0,)
     assert tree.evict([], [0]) == tree.evict([root], []) == 0
-    with pytest.raises(ValueError, match="columns: got 0, expected 0 <= column < 0; .* has 0 pages"):
+    with pytest.raises(ValueError, match=r"columns: got 0, .* column < 0; .* has 0 pages"):
         tree.evict([tree.create()], [0])
     tables, lengths = tree.block_tables([])
     assert tables.shape == (0, 0)

@@ -41,7 +41,7 @@ class Forest:
 
 @st.composite
 def forests(draw: st.DrawFn) -> Forest:
-    """Roots, forks at any page (the last included, where siblings share it but not its length), repeats, holes."""
+    """Roots, forks at any page (the last too, where siblings share it but not its length), repeats, holes."""
     page_size = draw(st.sampled_from([1, 2, 16]))
     paths: list[list[int]] = []
     pages = ((17 + 101 * i) % 1009 for i in range(1009))  # distinct, and in no order

@@ -20,8 +20,8 @@ class TreePlan:
     Queries are numbered depth-first, so that the queries below any shared run of pages are contiguous.
 
     For a query at position p, the segments that cover it list the pages 0 .. p // page_size of its branch
-    once each, with -1 in place of evicted ones. They may list later pages of its path as well, for another query of the block: p decides what
-    is visible.
+    once each, with -1 in place of evicted ones. They may list later pages of its path as well, for another
+    query of the block: p decides what is visible.
 
     Attributes:
         query_order: [T] row of q of each query.

@@ -21,7 +21,8 @@ def tree_attention(
     window: int | None = None,
     logits_soft_cap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The last query_lens[b] tokens of each branch attend to all tokens up to themselves.
+    """The last query_lens[b] tokens of each branch attend to all tokens up to themselves, but to none of an
+    evicted page (-1 in its block table).
 
     Args:
         q: [T, num_q_heads, d], branch by branch.
@@ -37,13 +38,15 @@ def tree_attention(
     rows = torch.split(q.double(), query_lens.tolist())
     for q_branch, table, length in zip(rows, block_tables, lengths.tolist(), strict=True):
         k, v = gather_kv(k_slots.double(), v_slots.double(), table, length, page_size)
+        key = torch.arange(length)
+        held = table[key // page_size] >= 0
+        v[~held] = 0
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
         s = torch.einsum("qhd,khd->hqk", q_branch, k) * scale
         if logits_soft_cap is not None:
             s = logits_soft_cap * torch.tanh(s / logits_soft_cap)
-        key = torch.arange(length)
         position = key[length - len(q_branch) :, None]
-        seen = (key <= position) & (key > position - (length + 1 if window is None else window))
+        seen = held & (key <= position) & (key > position - (length + 1 if window is None else window))
         s = s.masked_fill(~seen, -torch.inf)
         outs.append(torch.einsum("hqk,khd->qhd", s.softmax(-1), v))
         lses.append(s.logsumexp(-1).T)
