@@ -69,7 +69,7 @@ def plan(
     query_lens: Int32Array,
     page_size: int,
     query_block: int,
-) -> tuple[Int32Array, Int32Array, Int32Array, Int32Array, Int32Array, int, int]: ...
+) -> tuple[Int32Array, Int32Array, Int32Array, Int32Array, Int32Array, Int32Array, int, int, int]: ...
 
 class WorkPlanner:
     def __init__(
@@ -110,6 +110,9 @@ class KVView:
         bfloat16: bool,
     ) -> None: ...
 
+class SummaryView:
+    def __init__(self, data: int, vectors: int) -> None: ...
+
 class TokenRows:
     def __init__(self, data: int, strides: tuple[int, int]) -> None: ...
 
@@ -128,7 +131,13 @@ class PlanView:
     ) -> None: ...
 
 def append_kv(
-    kv: KVView, k: TokenRows, v: TokenRows, slots: int, num_tokens: int, num_threads: int
+    kv: KVView,
+    k: TokenRows,
+    v: TokenRows,
+    slots: int,
+    num_tokens: int,
+    summaries: SummaryView,
+    num_threads: int,
 ) -> None: ...
 def copy_pages(
     kv: KVView,
@@ -136,6 +145,7 @@ def copy_pages(
     layer_strides: tuple[int, int],
     copies: int,
     num_copies: int,
+    summaries: SummaryView,
     num_threads: int,
 ) -> None: ...
 def gather_kv(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tts_kernels.device import checked_device
-from tts_kernels.ops._common import DTYPES, PAGE_SIZE, page_layout
+from tts_kernels.ops._common import DTYPES, PAGE_SIZE, page_layout, summary_dtype
 from tts_kernels.ops._paged import check_plain
 from tts_kernels.ops.append_kv import append_kv
 from tts_kernels.ops.copy_pages import copy_pages
@@ -34,12 +34,16 @@ class KVPool:
         device: "cpu", "cuda" or a torch.device.
         layout: order in memory. "packed" (CPU only, its default); "HND", page after page, head after head,
             token after token (default elsewhere); "NHD", heads inside tokens.
+        summaries: "mean" or "minmax" keeps a summary of each page's keys for sparse attention (see
+            `select_pages`): 1/32 or 1/16 of the bytes of 16 tokens' keys and values. Default: none.
 
     Attributes:
         k_pages, v_pages: packed [num_layers, num_pages, num_kv_heads, *packed page], see
             csrc/cpu/kv_layout.h; plain [num_layers, num_pages, num_kv_heads, page_size, head_dim], a view for
             "NHD".
-        page_bytes: bytes of one page over all layers, keys and values.
+        summaries: [num_layers, num_pages, num_kv_heads, S, head_dim], S = 1: mean, S = 2: minimum and
+            maximum; or None.
+        page_bytes: bytes of one page over all layers: keys, values and summary.
 
     Raises:
         TypeError, ValueError: an argument is out of range, or there is no such device.
@@ -58,6 +62,7 @@ class KVPool:
         page_size: int = PAGE_SIZE,
         device: str | torch.device = "cpu",
         layout: str | None = None,
+        summaries: str | None = None,
     ) -> None:
         integers = {
             "num_layers": num_layers,
@@ -77,12 +82,18 @@ class KVPool:
             _check_packed(head_dim, dtype, page_size)
         else:
             check_plain(head_dim, dtype)
-        self.page_bytes = 2 * num_layers * num_kv_heads * page_size * head_dim * dtype.itemsize
+        vectors = _summary_vectors(summaries)
+        head_bytes = (2 * page_size * dtype.itemsize + vectors * summary_dtype(dtype).itemsize) * head_dim
+        self.page_bytes = num_layers * num_kv_heads * head_bytes
         self.num_pages = _pages(num_pages, budget_bytes, self.page_bytes, page_size)
         self.num_layers, self.num_kv_heads, self.head_dim = num_layers, num_kv_heads, head_dim
         self.dtype, self.page_size = dtype, page_size
         try:
             self.k_pages, self.v_pages = self._allocate(device)
+            shape = (num_layers, self.num_pages, num_kv_heads, vectors, head_dim)
+            self.summaries = (
+                torch.empty(shape, dtype=summary_dtype(dtype), device=device) if vectors else None
+            )
         except RuntimeError as cause:
             name, value = ("num_pages", num_pages) if budget_bytes is None else ("budget_bytes", budget_bytes)
             raise MemoryError(
@@ -112,17 +123,33 @@ class KVPool:
             raise ValueError(f"layer: got {index}, expected 0 <= layer < {self.num_layers}")
         return self._layers[index]
 
+    def layer_summaries(self, index: int) -> Tensor:
+        """Summaries [num_pages, num_kv_heads, S, head_dim] of one layer."""
+        if self.summaries is None:
+            raise ValueError('summaries: got none; make the pool with summaries="mean" or "minmax"')
+        if not 0 <= index < self.num_layers:
+            raise ValueError(f"layer: got {index}, expected 0 <= layer < {self.num_layers}")
+        return self.summaries[index]
+
     def append(self, layer: int, k: Tensor, v: Tensor, slots: Tensor) -> None:
         """Writes keys and values [T, num_kv_heads, head_dim] of one layer into int32 slots [T]."""
-        append_kv(k, v, *self.layer(layer), slots)
+        summaries = None if self.summaries is None else self.layer_summaries(layer)
+        append_kv(k, v, *self.layer(layer), slots, summaries=summaries)
 
     def copy(self, copies: Tensor) -> None:
         """Copies pages, int32 [C, 2] of (source, destination), in all layers."""
-        copy_pages(self.k_pages, self.v_pages, copies)
+        copy_pages(self.k_pages, self.v_pages, copies, summaries=self.summaries)
 
     def gather(self, layer: int, block_table: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Keys and values [length, num_kv_heads, head_dim] of a branch in one layer."""
         return gather_kv(*self.layer(layer), block_table, length)
+
+
+def _summary_vectors(summaries: str | None) -> int:
+    vectors = {None: 0, "mean": 1, "minmax": 2}
+    if summaries not in vectors:
+        raise ValueError(f"summaries: got {summaries!r}, expected 'mean', 'minmax' or None")
+    return vectors[summaries]
 
 
 def _layout(layout: str | None, device: torch.device) -> str:

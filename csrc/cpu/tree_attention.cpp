@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/error.h"
+#include "cpu/bfloat16.h"
 #include "cpu/check_plan.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
@@ -78,13 +79,6 @@ void merge(const AttentionState& into, const AttentionState& next, int rows, int
     into.l[row] = into.l[row] * a + next.l[row] * b;
     for (int c = 0; c < head_dim; ++c) acc[c] = acc[c] * a + next_acc[c] * b;
   }
-}
-
-uint16_t round_to_bfloat16(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof(bits));
-  if (x != x) return static_cast<uint16_t>(bits >> 16 | 0x40);  // quiet NaN
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 class Run {

@@ -65,6 +65,7 @@ TreePlan plan(const PlanInput& in) {
   for (const BranchRow& row : rows) num_queries += row.num_queries;
   plan.query_order.reserve(num_queries);
   plan.query_position.reserve(num_queries);
+  plan.branches.reserve(rows.size());
 
   std::vector<Piece> pieces;  // of the block being filled
   int64_t room = in.query_block;
@@ -74,6 +75,9 @@ TreePlan plan(const PlanInput& in) {
     plan.unique_pages += row.num_pages - shared[r];
     if (row.num_holes > 0)
       plan.unique_pages -= std::count(row.pages + shared[r], row.pages + row.num_pages, kHole);
+    const auto first_query = static_cast<int32_t>(plan.query_order.size());
+    plan.branches.push_back({first_query, first_query + row.num_queries, shared[r]});
+    plan.max_columns = std::max(plan.max_columns, row.num_pages);
     for (int32_t q = 0; q < row.num_queries;) {
       const auto count = static_cast<int32_t>(std::min<int64_t>(room, row.num_queries - q));
       const auto query_begin = static_cast<int32_t>(plan.query_order.size());

@@ -6,11 +6,27 @@ import torch
 from torch import Tensor
 
 from tts_kernels import _core, backend
-from tts_kernels.ops._common import check_devices, check_int32, check_rows, kv_view, register, token_rows
+from tts_kernels.ops._common import (
+    check_devices,
+    check_int32,
+    check_rows,
+    kv_view,
+    register,
+    summary_view,
+    token_rows,
+)
 from tts_kernels.ops._paged import are_plain, check_plain_pages
 
 
-def append_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
+def append_kv(
+    k: Tensor,
+    v: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    slots: Tensor,
+    *,
+    summaries: Tensor | None = None,
+) -> None:
     """Writes the keys and values of T tokens into one layer's pages.
 
     Args:
@@ -18,6 +34,9 @@ def append_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Ten
         k_pages, v_pages: one layer of a `KVPool`, or plain pages [num_pages, num_kv_heads, page_size,
             head_dim] with contiguous channels; changed in place.
         slots: int32 [T], physical slot page * page_size + offset of each token.
+        summaries: [num_pages, num_kv_heads, S, head_dim] of the pages' dtype, contiguous; changed in place.
+            S = 1: mean key of each page (Kinetics); S = 2: least and largest value of each channel (Quest).
+            It covers a page's slots from its first to the last that this call writes: pages fill in order.
 
     Raises:
         TypeError, ValueError: a dtype, device, shape or stride does not fit, or a slot is outside the pool.
@@ -28,22 +47,34 @@ def append_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Ten
     one slot any may stay. On packed pages the last one does.
     """
     check_devices(k=k, v=v, k_pages=k_pages, v_pages=v_pages, slots=slots)
-    torch.ops.tts_kernels.append_kv.default(k, v, k_pages, v_pages, slots)
+    torch.ops.tts_kernels.append_kv.default(k, v, k_pages, v_pages, slots, summaries)
 
 
-def _append_kv_cpu(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
+def _append_kv_cpu(
+    k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor, summaries: Tensor | None = None
+) -> None:
     if are_plain(k_pages, v_pages):
-        return _append_kv_plain(k, v, k_pages, v_pages, slots)
+        return _append_kv_plain(k, v, k_pages, v_pages, slots, summaries)
     kv = kv_view(k_pages, v_pages)
     _check_tokens(k, v, k_pages, v_pages, slots)
     _core.append_kv(
-        kv, token_rows(k), token_rows(v), slots.data_ptr(), slots.shape[0], torch.get_num_threads()
+        kv,
+        token_rows(k),
+        token_rows(v),
+        slots.data_ptr(),
+        slots.shape[0],
+        summary_view(summaries, k_pages, v_pages),
+        torch.get_num_threads(),
     )
 
 
-def _append_kv_plain(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
+def _append_kv_plain(
+    k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor, summaries: Tensor | None = None
+) -> None:
     check_plain_pages(k_pages, v_pages)
     _check_tokens(k, v, k_pages, v_pages, slots)
+    if summaries is not None:
+        raise ValueError("summaries: no kernel for plain pages yet")
     backend.kernel("append_kv", k_pages)(k, v, k_pages, v_pages, slots)
 
 
@@ -58,12 +89,15 @@ def _check_tokens(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots:
         )
 
 
-def _append_kv_fake(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
+def _append_kv_fake(
+    k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor, summaries: Tensor | None = None
+) -> None:
     return None
 
 
 register(
-    "append_kv(Tensor k, Tensor v, Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor slots) -> ()",
+    "append_kv(Tensor k, Tensor v, Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor slots, "
+    "Tensor(c!)? summaries=None) -> ()",
     cpu=_append_kv_cpu,
     cuda=_append_kv_plain,
     fake=_append_kv_fake,

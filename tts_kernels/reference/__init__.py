@@ -2,6 +2,16 @@
 
 from tts_kernels.reference.append_kv import append_kv
 from tts_kernels.reference.gather_kv import gather_kv
+from tts_kernels.reference.page_summaries import page_summaries
+from tts_kernels.reference.score_pages import score_pages
+from tts_kernels.reference.select_top_pages import select_top_pages
 from tts_kernels.reference.tree_attention import tree_attention
 
-__all__ = ["append_kv", "gather_kv", "tree_attention"]
+__all__ = [
+    "append_kv",
+    "gather_kv",
+    "page_summaries",
+    "score_pages",
+    "select_top_pages",
+    "tree_attention",
+]
