@@ -68,11 +68,9 @@ void check_coverage(const PlanView& plan) {
 
 }  // namespace
 
-bool check_plan(const PlanView& plan, int num_pool_pages) {
+void check_plan(const PlanView& plan, int num_pool_pages) {
   check_queries(plan);
-  bool has_holes = false;
   for (int64_t i = 0; i < plan.num_pages; ++i) {
-    has_holes |= plan.pages[i] == kHole;
     require(plan.pages[i] >= kHole && plan.pages[i] < num_pool_pages, "pages[", i, "]: got ", plan.pages[i],
             ", expected 0 <= page < ", num_pool_pages, ", or -1 for an evicted page");
   }
@@ -95,7 +93,6 @@ bool check_plan(const PlanView& plan, int num_pool_pages) {
           " queries and ", next_segment, " segments, expected all ", plan.num_queries, " and ",
           plan.num_segments);
   check_coverage(plan);
-  return has_holes;
 }
 
 }  // namespace tts
