@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attention_cases import LEVELS, make_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import byte_tokenizer, tiny_model
 from transformers import DynamicCache, PreTrainedModel
 from tts_decode import Branch, BranchReleased, SamplingParams, TreeDecoder
 from tts_decode.select import evicted_columns
+
+from tts_kernels import _core, reference, tree_attention
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PAGE = 16
@@ -75,6 +78,42 @@ def test_bad_arguments(change: dict[str, Any], error: type[Exception], message: 
     good: dict[str, Any] = {"tables": [np.arange(2, dtype=np.int32)], "masses": [np.ones(2, np.float32)]}
     with pytest.raises(error, match=message):
         evicted_columns(**(good | {"keep": 1} | change))
+
+
+# --- attention
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.sampled_from(LEVELS), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_nobody_attends_to_an_evicted_page(data: st.DataObject, level: str, dtype: torch.dtype) -> None:
+    lengths = data.draw(st.lists(st.integers(1, 400), min_size=1, max_size=5))
+    parents = [
+        (data.draw(st.integers(0, max(b - 1, 0))), data.draw(st.integers(0, 300)) if b else 0)
+        for b in range(len(lengths))
+    ]
+    query_lens = [min(data.draw(st.sampled_from([1, 1, 1, 20])), length) for length in lengths]
+    case = make_case(lengths, parents, query_lens, dtype=dtype)
+    for branch, (length, queries) in enumerate(zip(lengths, query_lens, strict=True)):
+        for column in data.draw(st.lists(st.integers(0, 24), max_size=6)):
+            if column < (length - queries) // PAGE:
+                case.tables[branch, column] = -1
+    window = data.draw(st.sampled_from([None, None, 100]))
+    args = (case.q, case.k_slots, case.v_slots, case.tables, case.lengths, case.query_lens)
+    expected = reference.tree_attention(*args, window=window)
+    _core.set_cpu_isa(level)
+    try:
+        plan = case.plan(query_block=data.draw(st.sampled_from([1, 32])))
+        found = tree_attention(case.q, *case.pool.layer(0), plan, window=window, return_mass=True)
+    finally:
+        _core.set_cpu_isa(None)
+    pairs = level == "avx512_bf16" and dtype == torch.bfloat16
+    tolerances = [
+        {"rtol": 2**-8 if dtype == torch.bfloat16 else 1e-5, "atol": 2**-8 if pairs else 5e-5},
+        {"rtol": 1e-6, "atol": 5e-5},
+        {"rtol": 1e-4, "atol": 2e-6},
+    ]
+    for value, reference_value, tolerance in zip(found, expected, tolerances, strict=True):
+        torch.testing.assert_close(value.double(), reference_value, **tolerance)
 
 
 # --- branches

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -101,20 +100,12 @@ def _tree_attention(
     layer: int = module.layer_idx  # type: ignore[assignment]
     tts_context.pool.append(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), tts_context.slots)
     k_pages, v_pages = tts_context.pool.layer(layer)
-    attend = partial(
-        tree_attention,
-        query[0].transpose(0, 1),
-        k_pages,
-        v_pages,
-        tts_context.plan,
-        scale=scaling,
-        window=sliding_window,
-        logits_soft_cap=softcap,
-    )
+    inputs = query[0].transpose(0, 1), k_pages, v_pages, tts_context.plan
+    options: dict[str, Any] = {"scale": scaling, "window": sliding_window, "logits_soft_cap": softcap}
     if tts_context.masses is None:
-        out, _ = attend()
+        out, _ = tree_attention(*inputs, **options)
     else:
-        out, _, mass = attend(return_mass=True)
+        out, _, mass = tree_attention(*inputs, **options, return_mass=True)
         tts_context.masses.add(mass)
     return out[None], None
 
