@@ -5,6 +5,10 @@
 
 namespace tts {
 
+// In place of a page, in block tables and in the lists of pages of a plan: an evicted page. Positions keep
+// their meaning; nobody attends to those of a hole.
+inline constexpr int32_t kHole = -1;
+
 // Softmax tiles fall at fixed positions of the path, so that a branch's result does not depend on its
 // siblings.
 inline constexpr int32_t kTilePages = 16;

@@ -226,6 +226,8 @@ class Scheduler:
         row = token = 0
         for feed in batch:
             hidden = None if output.hidden is None else output.hidden[token : feed.tokens_end]
+            if output.masses is not None:
+                feed.request.branch._add_mass(output.masses[token : feed.tokens_end].sum(0).numpy())
             try:
                 feed.request.fed(len(feed.tokens), output.logits[row : feed.rows_end], hidden)
             except Exception as error:

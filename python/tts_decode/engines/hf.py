@@ -31,6 +31,22 @@ from tts_kernels.device import checked_device
 _NAME = "tts_tree"
 
 
+@dataclass
+class PageMasses:
+    """Collects how each token's attention spreads over the pages of its path, layer after layer."""
+
+    total: Tensor | float = 0.0  # float32 [T, P], summed over layers
+    layers: int = 0
+
+    def add(self, mass: Tensor) -> None:
+        """mass: float32 [num_kv_heads, T, P] of one layer; each row sums to 1."""
+        self.total = self.total + mass.mean(0)
+        self.layers += 1
+
+    def mean(self) -> Tensor:
+        return torch.as_tensor(self.total) / self.layers
+
+
 @dataclass(frozen=True)
 class StepContext:
     """What the attention layers of one forward need; travels through the model's keyword arguments."""
@@ -38,6 +54,7 @@ class StepContext:
     pool: KVPool
     slots: Tensor  # int32 [T], where each new token's K and V go
     plan: TreePlan | DevicePlan
+    masses: PageMasses | None = None  # where they are wanted
 
 
 @dataclass
@@ -55,6 +72,7 @@ class Output(NamedTuple):
     logits: Tensor  # float32 [rows, vocab]
     hidden: Tensor | None  # float32 [T, hidden], the model's last hidden states
     pages: int = 0  # distinct pages of the step's plan
+    masses: Tensor | None = None  # float32 [T, P], the share of each page in each token's attention
 
 
 def _tree_attention(
@@ -84,15 +102,13 @@ def _tree_attention(
     layer: int = module.layer_idx  # type: ignore[assignment]
     tts_context.pool.append(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), tts_context.slots)
     k_pages, v_pages = tts_context.pool.layer(layer)
-    out, _ = tree_attention(
-        query[0].transpose(0, 1),
-        k_pages,
-        v_pages,
-        tts_context.plan,
-        scale=scaling,
-        window=sliding_window,
-        logits_soft_cap=softcap,
-    )
+    inputs = query[0].transpose(0, 1), k_pages, v_pages, tts_context.plan
+    options: dict[str, Any] = {"scale": scaling, "window": sliding_window, "logits_soft_cap": softcap}
+    if tts_context.masses is None:
+        out, _ = tree_attention(*inputs, **options)
+    else:
+        out, _, mass = tree_attention(*inputs, **options, return_mass=True)
+        tts_context.masses.add(mass)
     return out[None], None
 
 
@@ -178,7 +194,11 @@ class HFEngine:
         finally:
             if hook is not None:
                 hook.remove()
-        return Output(output.logits[0].float(), kept[0][0].float() if kept else None)
+        return Output(
+            output.logits[0].float(),
+            kept[0][0].float() if kept else None,
+            None if context.masses is None else context.masses.mean(),
+        )
 
     def _probe(self) -> KVShape:
         probe = Probe()
