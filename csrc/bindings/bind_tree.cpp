@@ -219,10 +219,11 @@ branch begins with the first token. An evicted page ends the prefix of its branc
 void bind_tree(py::module_& m) {
   bind_kv_tree(m);
   m.attr("TILE_PAGES") = kTilePages;
-  m.def("plan", &plan_arrays, py::arg("block_tables").noconvert(), py::arg("lengths").noconvert(),
-        py::arg("query_lens").noconvert(), py::arg("page_size"), py::arg("query_block"),
-        "tts_kernels.plan on int32 arrays: its tensors in order as arrays, then max_columns, unique_pages and "
-        "logical_pages.");
+  m.def(
+      "plan", &plan_arrays, py::arg("block_tables").noconvert(), py::arg("lengths").noconvert(),
+      py::arg("query_lens").noconvert(), py::arg("page_size"), py::arg("query_block"),
+      "tts_kernels.plan on int32 arrays: its tensors in order as arrays, then max_columns, unique_pages and "
+      "logical_pages.");
 }
 
 }  // namespace tts

@@ -31,8 +31,8 @@ struct QueryBlock {
   int32_t segment_end;
 };
 
-// A branch with queries [query_begin, query_end), which shares its first `shared` pages with the branch before
-// (0 for the first).
+// A branch with queries [query_begin, query_end), which shares its first `shared` pages with the branch
+// before (0 for the first).
 struct PlannedBranch {
   int32_t query_begin;
   int32_t query_end;
