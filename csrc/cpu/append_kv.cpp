@@ -1,4 +1,5 @@
 #include "common/error.h"
+#include "cpu/append_int8.h"
 #include "cpu/kv_ops.h"
 #include "cpu/parallel.h"
 
@@ -31,6 +32,7 @@ void append_kv(const KVView& kv, const TokenRows& k, const TokenRows& v, const i
     require(slots[i] >= 0 && slots[i] < num_slots, "slots[", i, "]: got ", slots[i],
             ", expected 0 <= slot < ", num_slots, " (num_pages * 16)");
   }
+  if (kv.dtype == DType::kInt8) return append_int8(kv, k, v, slots, num_tokens, num_threads);
   // A decode step appends a few rows: waking threads would cost more than the copy.
   const bool small = num_tokens * kv.num_kv_heads * kv.head_dim < (1 << 15);
   parallel_for(small ? 1 : num_threads, kv.num_kv_heads, [&](int64_t head) {

@@ -9,6 +9,7 @@ enum class Product {
   kFloats,  // both are floats
   kPairs,   // both are pairs of bfloat16, which one instruction multiplies and sums
   kHalves,  // floats of the row; a word of the page is two bfloat16, for two steps
+  kBytes,   // floats of the row; the page is int8, a byte where the others have a word
 };
 
 constexpr int kVecs = 16 / Vec::kLanes;  // vectors per 16-word column
@@ -33,6 +34,16 @@ inline Vec::F operand(Vec::F words, int half) {
     return half == 0 ? Vec::low_half(words) : Vec::high_half(words);
   } else {
     return words;
+  }
+}
+
+// Vec::kLanes words of a page from the i-th on.
+template <Product kProduct>
+inline Vec::F load_words(const uint32_t* page, int i) {
+  if constexpr (kProduct == Product::kBytes) {
+    return Vec::load_int8(reinterpret_cast<const int8_t*>(page) + i);
+  } else {
+    return Vec::load(page + i);
   }
 }
 
@@ -71,7 +82,7 @@ void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int 
     Vec::F words[kColumns];
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) {
-      words[j] = Vec::load(k[j / kVecs] + step / kSteps * 16 + (j % kVecs) * Vec::kLanes);
+      words[j] = load_words<kProduct>(k[j / kVecs], step / kSteps * 16 + (j % kVecs) * Vec::kLanes);
     }
     add_products<kProduct>(q + step, q_stride, words, sum);
   }
@@ -95,11 +106,11 @@ void value_block(const uint32_t* p, const uint32_t* const* v, int num_pages, int
   }
   constexpr int kSteps = kStepsPerWord<kProduct>;
   for (int page = 0; page < num_pages; ++page) {
-    const uint32_t* row = v[page] + channel;
+    int row = channel;
     for (int step = 0; step < steps; step += kSteps, row += head_dim, p += kSteps) {
       Vec::F words[kColumns];
 #pragma GCC unroll 8
-      for (int j = 0; j < kColumns; ++j) words[j] = Vec::load(row + j * Vec::kLanes);
+      for (int j = 0; j < kColumns; ++j) words[j] = load_words<kProduct>(v[page], row + j * Vec::kLanes);
       add_products<kProduct>(p, kTileTokens, words, sum);
     }
   }

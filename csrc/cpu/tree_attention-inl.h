@@ -7,12 +7,16 @@
 // of each segment. A row's sums run over channels in order (S) and over its visible tokens in order (P V);
 // tokens that it does not see are never multiplied, so whatever lies in unwritten or foreign slots cannot
 // reach it.
+//
+// The scales of int8 pages (q and acc are in units of values): those of K multiply the scores, those of V the
+// probabilities, each page's before it is used and for thin and wide operands alike.
 
 // How pages become operand words.
 enum class Storage {
   kFloat32,       // as they are
   kWideBFloat16,  // bfloat16 widened to float, once for all rows, or for few rows in registers
   kPairs,         // bfloat16 pairs, as they are
+  kInt8,          // int8 converted to float, once for all rows, or for few rows in registers
 };
 
 constexpr int kThinRows = 8;     // up to so many rows, widening a page beforehand does not pay
@@ -58,6 +62,10 @@ inline void widen_rows(const uint32_t* in, int rows, int width, uint32_t* out) {
   }
 }
 
+inline void widen_bytes(const int8_t* in, int n, uint32_t* out) {
+  for (int i = 0; i < n; i += Vec::kLanes) Vec::store(out + i, Vec::load_int8(in + i));
+}
+
 template <Product kProduct>
 struct ProductTag {
   static constexpr Product kValue = kProduct;
@@ -71,12 +79,19 @@ template <>
 struct ElementOf<Storage::kFloat32> {
   using Type = float;
 };
+template <>
+struct ElementOf<Storage::kInt8> {
+  using Type = int8_t;
+};
 
 template <Storage kStorage>
 struct Chunk {
   using Element = typename ElementOf<kStorage>::Type;
   static constexpr bool kPairs = kStorage == Storage::kPairs;
+  static constexpr bool kInt8 = kStorage == Storage::kInt8;
+  static constexpr bool kWidens = kInt8 || kStorage == Storage::kWideBFloat16;
   static constexpr Product kProduct = kPairs ? Product::kPairs : Product::kFloats;
+  static constexpr Product kThinProduct = kInt8 ? Product::kBytes : Product::kHalves;  // where kWidens
   static constexpr int kWordsPerPage = kPairs ? kPageSize / 2 : kPageSize;  // of a row of probabilities
 
   const ChunkTask& task;
@@ -92,8 +107,7 @@ struct Chunk {
   int row_of(int query) const { return (query - task.query_begin) * task.group; }
 
   bool thin(const Segment& segment) const {
-    return kStorage == Storage::kWideBFloat16 &&
-           row_of(segment.query_end) - row_of(segment.query_begin) <= kThinRows;
+    return kWidens && row_of(segment.query_end) - row_of(segment.query_begin) <= kThinRows;
   }
 
   const uint32_t* packed_k(int page) const {
@@ -105,14 +119,23 @@ struct Chunk {
 
   // Operand words of a K or V page; for a thin segment as it lies in the pool.
   const uint32_t* k_words(int page, bool thin, uint32_t* wide) const {
-    if (kStorage != Storage::kWideBFloat16 || thin) return packed_k(page);
-    widen_rows(packed_k(page), head_dim / 2, kPageSize, wide);
+    if (!kWidens || thin) return packed_k(page);
+    widen(packed_k(page), head_dim / 2, kPageSize, wide);
     return wide;
   }
   const uint32_t* v_words(int page, bool thin, uint32_t* wide) const {
-    if (kStorage != Storage::kWideBFloat16 || thin) return packed_v(page);
-    widen_rows(packed_v(page), kPageSize / 2, head_dim, wide);
+    if (!kWidens || thin) return packed_v(page);
+    widen_v(packed_v(page), wide);
     return wide;
+  }
+  void widen_v(const uint32_t* packed, uint32_t* wide) const { widen(packed, kPageSize / 2, head_dim, wide); }
+  // A page, of bfloat16 `rows` of `width` words, as floats.
+  void widen(const uint32_t* packed, int rows, int width, uint32_t* wide) const {
+    if constexpr (kInt8) {
+      widen_bytes(reinterpret_cast<const int8_t*>(packed), kPageSize * head_dim, wide);
+    } else {
+      widen_rows(packed, rows, width, wide);
+    }
   }
 
   // Calls body(page index on the path, pages, count) for up to kQuad pages at a time of those that any query
@@ -144,14 +167,33 @@ struct Chunk {
       with_product(is_thin, [&](auto product) {
         set_scores<product.kValue>(row_of(segment.query_begin), row_of(segment.query_end), page, k, count);
       });
+      scale_pages(segment, page, count, 0);
     });
+  }
+
+  // Multiplies what the segment's rows hold at `count` pages from `page` of the path on, scores or
+  // probabilities, by the pages' scales of K (which = 0) or V (1).
+  void scale_pages(const Segment& segment, int page, int count, int which) const {
+    if constexpr (kInt8) {
+      const int32_t* pages = task.pages + segment.page_offset - segment.first_page;
+      for (int j = page; j < page + count; ++j) {
+        const F scale = Vec::set1(page_scales(task.kv, pages[j], task.kv_head)[which]);
+        uint32_t* s = scratch.s + j % kTilePages * kPageSize;
+        for (int row = row_of(segment.query_begin); row < row_of(segment.query_end); ++row) {
+          for (int t = 0; t < kPageSize; t += Vec::kLanes) {
+            uint32_t* words = s + row * kTileTokens + t;
+            Vec::store(words, Vec::mul(Vec::load(words), scale));
+          }
+        }
+      }
+    }
   }
 
   // Calls body with the product by which a segment's operands are multiplied.
   template <class Body>
   static void with_product(bool is_thin, const Body& body) {
-    if constexpr (kStorage == Storage::kWideBFloat16) {
-      if (is_thin) return body(ProductTag<Product::kHalves>{});
+    if constexpr (kWidens) {
+      if (is_thin) return body(ProductTag<kThinProduct>{});
     }
     body(ProductTag<kProduct>{});
   }
@@ -227,6 +269,7 @@ struct Chunk {
     const bool is_thin = thin(segment);
     const auto words = [&](int page, uint32_t* wide) { return v_words(page, is_thin, wide); };
     for_each_quad(segment, words, [&](int page, const uint32_t* const* v, int count) {
+      scale_pages(segment, page, count, 1);
       const int p_word = page % kTilePages * kWordsPerPage;
       for (int query = segment.query_begin; query < segment.query_end;) {
         int run_end = query;
@@ -258,7 +301,7 @@ struct Chunk {
     if (begin >= end) return;
     if (is_thin) {
       uint32_t* wide = scratch.operands + kQuad * kPageSize * head_dim;
-      widen_rows(v, kPageSize / 2, head_dim, wide);
+      widen_v(v, wide);
       v = wide;
     }
     add_partial_page(query, page, v, begin, end);
@@ -359,8 +402,8 @@ void attend_chunk(const ChunkTask& task, const ChunkScratch& scratch, const Atte
 }
 
 template <Storage kStorage>
-void pack_q(const void* row, int head_dim, uint32_t* words) {
-  if constexpr (kStorage == Storage::kWideBFloat16) {
+void pack_q(const void* row, DType dtype, int head_dim, uint32_t* words) {
+  if (kStorage != Storage::kPairs && dtype == DType::kBFloat16) {
     for (int c = 0; c < head_dim; ++c) words[c] = uint32_t{static_cast<const uint16_t*>(row)[c]} << 16;
   } else {
     __builtin_memcpy(words, row, static_cast<unsigned>(head_dim) * (kStorage == Storage::kPairs ? 2 : 4));

@@ -80,6 +80,11 @@ void merge(const AttentionState& into, const AttentionState& next, int rows, int
   }
 }
 
+const AttentionKernels& kernels_for(DType dtype) {
+  if (dtype == DType::kInt8) return cpu_isa().int8;
+  return dtype == DType::kFloat32 ? cpu_isa().float32 : cpu_isa().bfloat16;
+}
+
 uint16_t round_to_bfloat16(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof(bits));
@@ -92,7 +97,7 @@ class Run {
   Run(const TreeAttentionParams& params, int num_threads)
       : p_(params),
         group_(params.num_q_heads / params.kv.num_kv_heads),
-        kernels_(params.kv.dtype == DType::kFloat32 ? cpu_isa().float32 : cpu_isa().bfloat16) {
+        kernels_(kernels_for(params.kv.dtype)) {
     find_chunks();
     const int64_t flop =
         cost(0, first_chunk_.back()) * 4 * kPageSize * params.num_q_heads * params.kv.head_dim;
@@ -232,10 +237,10 @@ class Run {
   }
 
   void pack_rows(const Unit& unit, uint32_t* words) const {
-    const int64_t element = p_.kv.dtype == DType::kFloat32 ? 4 : 2;
+    const int64_t element = p_.q_dtype == DType::kFloat32 ? 4 : 2;
     for_each_row(unit, [&](int row, int64_t token, int64_t head) {
       const int64_t offset = token * p_.q_token_stride + head * p_.q_head_stride;
-      kernels_.pack_q(static_cast<const char*>(p_.q) + offset * element, p_.kv.head_dim,
+      kernels_.pack_q(static_cast<const char*>(p_.q) + offset * element, p_.q_dtype, p_.kv.head_dim,
                       words + int64_t{row} * p_.kv.head_dim);
     });
   }
@@ -247,7 +252,7 @@ class Run {
       const float* acc = state.acc + int64_t{row} * d;
       const float inverse = 1.0f / state.l[row];
       for (int c = 0; c < d; ++c) {
-        if (p_.kv.dtype == DType::kFloat32) {
+        if (p_.q_dtype == DType::kFloat32) {
           static_cast<float*>(p_.out)[index * d + c] = acc[c] * inverse;
         } else {
           static_cast<uint16_t*>(p_.out)[index * d + c] = round_to_bfloat16(acc[c] * inverse);
@@ -279,6 +284,9 @@ void tree_attention(const TreeAttentionParams& params, int num_threads) {
   require(params.window >= 0, "window: got ", params.window, ", expected >= 1, or 0 for none");
   require(params.soft_cap >= 0.0f && std::isfinite(params.soft_cap), "logits_soft_cap: got ", params.soft_cap,
           ", expected a finite number > 0, or 0 for none");
+  require(params.q_dtype != DType::kInt8 &&
+              (params.q_dtype == params.kv.dtype || params.kv.dtype == DType::kInt8),
+          "q: expected the dtype of the pages, or float32 or bfloat16 with int8 pages");
   check_plan(params.plan, params.kv.num_pages);
   if (params.plan.num_queries > 0) Run(params, num_threads);
 }

@@ -13,5 +13,6 @@ namespace {
 
 constinit const AttentionKernels kFloat32 = kernels<Storage::kFloat32>();
 constinit const AttentionKernels kBFloat16 = kernels<Storage::kWideBFloat16>();
+constinit const AttentionKernels kInt8 = kernels<Storage::kInt8>();
 
 }  // namespace tts::avx512

@@ -43,20 +43,20 @@ struct ChunkScratch {
 };
 
 struct AttentionKernels {
-  // One row of queries from storage into words: a float, or a pair of bfloat16, per word.
-  void (*pack_q)(const void* row, int head_dim, uint32_t* words);
+  // One row of queries, float32 or bfloat16, into words: a float, or a pair of bfloat16, per word.
+  void (*pack_q)(const void* row, DType dtype, int head_dim, uint32_t* words);
   // Sets `state` to that of the chunk that the task's segments span.
   void (*attend_chunk)(const ChunkTask& task, const ChunkScratch& scratch, const AttentionState& state);
 };
 
 namespace generic {
-extern const AttentionKernels kFloat32, kBFloat16;
+extern const AttentionKernels kFloat32, kBFloat16, kInt8;
 }
 namespace avx2 {
-extern const AttentionKernels kFloat32, kBFloat16;
+extern const AttentionKernels kFloat32, kBFloat16, kInt8;
 }
 namespace avx512 {
-extern const AttentionKernels kFloat32, kBFloat16;
+extern const AttentionKernels kFloat32, kBFloat16, kInt8;
 }
 namespace avx512_bf16 {
 extern const AttentionKernels kBFloat16;

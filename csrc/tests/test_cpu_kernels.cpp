@@ -89,7 +89,7 @@ struct Forest {
   KVView view() {
     const int64_t head = int64_t{kPageSize} * head_dim;
     return {k.data(), v.data(),  kv_heads * head, head,     kv_heads * head,
-            head,     num_pages, kv_heads,        head_dim, kDType};
+            head,     num_pages, kv_heads,        head_dim, kDType, nullptr};
   }
 
   TokenRows rows(std::vector<Element>& values, int heads) {
@@ -135,6 +135,7 @@ struct Forest {
     return {view(),
             view_of_plan,
             q.data(),
+            kDType,
             int64_t{heads} * head_dim,
             head_dim,
             heads,

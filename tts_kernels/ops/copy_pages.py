@@ -6,17 +6,18 @@ import torch
 from torch import Tensor
 
 from tts_kernels import _core, backend
-from tts_kernels.ops._common import check_devices, check_int32, kv_view, register
+from tts_kernels.ops._common import check_devices, check_int32, check_scales, kv_view, register
 from tts_kernels.ops._paged import are_plain, check_plain_pages
 
 
-def copy_pages(k_pages: Tensor, v_pages: Tensor, copies: Tensor) -> None:
+def copy_pages(k_pages: Tensor, v_pages: Tensor, copies: Tensor, *, scales: Tensor | None = None) -> None:
     """Copies pages in every layer of a pool, one (source, destination) pair after the other.
 
     Args:
         k_pages, v_pages: all layers of a `KVPool`, or plain pages [num_layers, num_pages, num_kv_heads,
             page_size, head_dim] with contiguous channels; changed in place.
         copies: int32 [C, 2] physical (source, destination) pages.
+        scales: of int8 pages, float32 [num_layers, num_pages, num_kv_heads, 2]; copied with their pages.
 
     Raises:
         TypeError, ValueError: a dtype, device, shape or stride does not fit, or a page is outside the pool.
@@ -27,13 +28,15 @@ def copy_pages(k_pages: Tensor, v_pages: Tensor, copies: Tensor) -> None:
     a pair that leads outside the pool is left out.
     """
     check_devices(k_pages=k_pages, v_pages=v_pages, copies=copies)
-    torch.ops.tts_kernels.copy_pages.default(k_pages, v_pages, copies)
+    if scales is not None:
+        check_devices(k_pages=k_pages, scales=scales)
+    torch.ops.tts_kernels.copy_pages.default(k_pages, v_pages, copies, scales)
 
 
-def _copy_pages_cpu(k_pages: Tensor, v_pages: Tensor, copies: Tensor) -> None:
+def _copy_pages_cpu(k_pages: Tensor, v_pages: Tensor, copies: Tensor, scales: Tensor | None = None) -> None:
     if are_plain(k_pages, v_pages, layers=1):
-        return _copy_pages_plain(k_pages, v_pages, copies)
-    kv = kv_view(k_pages, v_pages, layers=1)
+        return _copy_pages_plain(k_pages, v_pages, copies, scales)
+    kv = kv_view(k_pages, v_pages, scales, layers=1)
     check_int32("copies", copies, 2)
     _core.copy_pages(
         kv,
@@ -45,18 +48,19 @@ def _copy_pages_cpu(k_pages: Tensor, v_pages: Tensor, copies: Tensor) -> None:
     )
 
 
-def _copy_pages_plain(k_pages: Tensor, v_pages: Tensor, copies: Tensor) -> None:
+def _copy_pages_plain(k_pages: Tensor, v_pages: Tensor, copies: Tensor, scales: Tensor | None = None) -> None:
     check_plain_pages(k_pages, v_pages, layers=1)
+    check_scales(scales, k_pages, layers=1)
     check_int32("copies", copies, 2)
     backend.kernel("copy_pages", k_pages)(k_pages, v_pages, copies)
 
 
-def _copy_pages_fake(k_pages: Tensor, v_pages: Tensor, copies: Tensor) -> None:
+def _copy_pages_fake(k_pages: Tensor, v_pages: Tensor, copies: Tensor, scales: Tensor | None = None) -> None:
     return None
 
 
 register(
-    "copy_pages(Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor copies) -> ()",
+    "copy_pages(Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor copies, Tensor(c!)? scales=None) -> ()",
     cpu=_copy_pages_cpu,
     cuda=_copy_pages_plain,
     fake=_copy_pages_fake,

@@ -29,6 +29,7 @@ def tree_attention(
     scale: float | None = None,
     window: int | None = None,
     logits_soft_cap: float | None = None,
+    scales: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention of T queries, each over the tokens up to its own position of its branch.
 
@@ -37,8 +38,9 @@ def tree_attention(
     of the plan or on the number of threads. On plain pages (a GPU) they are the same each time for one plan.
 
     Args:
-        q: [T, num_q_heads, head_dim] of the pages' dtype, contiguous channels, other strides free; rows in
-            the order of the plan's arguments. num_q_heads is a multiple of num_kv_heads.
+        q: [T, num_q_heads, head_dim] of the pages' dtype, or float32 or bfloat16 with int8 pages; contiguous
+            channels, other strides free; rows in the order of the plan's arguments. num_q_heads is a multiple
+            of num_kv_heads.
         k_pages, v_pages: one layer of a `KVPool`, or plain pages [num_pages, num_kv_heads, page_size,
             head_dim] with contiguous channels; the queries' own tokens already appended.
         plan: for packed pages `plan(block_tables, lengths, query_lens)`, for plain pages
@@ -49,13 +51,15 @@ def tree_attention(
         scale: factor of the logits, > 0; default head_dim ** -0.5.
         window: a query at position p sees positions max(0, p - window + 1) .. p; default all up to p.
         logits_soft_cap: c turns a scaled logit s into c * tanh(s / c); default none.
+        scales: of int8 pages, float32 [num_pages, num_kv_heads, 2]: values are bytes times scales.
 
     Returns:
         out: [T, num_q_heads, head_dim] of q's dtype.
         lse: [T, num_q_heads] float32, natural logarithm of the sum of the exponentials of the logits.
 
     Sums are float32. GPUs and the CPU level with a bfloat16 dot product (avx512_bf16) round probabilities
-    to the dtype of the values before they multiply them; other CPU levels keep them in float32.
+    to the dtype of the values before they multiply them; other CPU levels, and all with int8 pages, keep them
+    in float32.
     Probabilities below 2**-125 of the largest are 0.
 
     Raises:
@@ -68,6 +72,8 @@ def tree_attention(
     if logits_soft_cap is not None and not logits_soft_cap > 0:
         raise ValueError(f"logits_soft_cap: got {logits_soft_cap}, expected > 0, or None for no cap")
     if isinstance(plan, DevicePlan):
+        if scales is not None:
+            raise ValueError("scales: got a tensor with a DevicePlan, expected None: plain pages have none")
         return tree_attention_work(q, k_pages, v_pages, plan, scale, window or 0, logits_soft_cap or 0.0)
     if not isinstance(plan, TreePlan):
         raise TypeError(
@@ -89,6 +95,8 @@ def tree_attention(
         segments=plan.segments,
         pages=plan.pages,
     )
+    if scales is not None:
+        check_devices(k_pages=k_pages, scales=scales)
     if q.dim() != 3 or q.shape[2] == 0:
         raise ValueError(f"q: got shape {list(q.shape)}, expected [T, num_q_heads, head_dim]")
     if plan.page_size != PAGE_SIZE:
@@ -107,6 +115,7 @@ def tree_attention(
         q.shape[-1] ** -0.5 if scale is None else scale,
         window or 0,
         logits_soft_cap or 0.0,
+        scales,
     )
     return out, lse
 
@@ -123,8 +132,9 @@ def _tree_attention_cpu(
     scale: float,
     window: int,
     logits_soft_cap: float,
+    scales: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    kv = kv_view(k_pages, v_pages)
+    kv = kv_view(k_pages, v_pages, scales)
     check_rows("q", q, None, v_pages.shape[3], k_pages.dtype)
     check_int32("query_order", query_order)
     check_int32("query_position", query_position)
@@ -177,14 +187,15 @@ def _tree_attention_fake(
     scale: float,
     window: int,
     logits_soft_cap: float,
+    scales: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32)
 
 
 register(
     "tree_attention(Tensor q, Tensor k_pages, Tensor v_pages, Tensor query_order, Tensor query_position, "
-    "Tensor blocks, Tensor segments, Tensor pages, float scale, int window, float logits_soft_cap) "
-    "-> (Tensor out, Tensor lse)",
+    "Tensor blocks, Tensor segments, Tensor pages, float scale, int window, float logits_soft_cap, "
+    "Tensor? scales=None) -> (Tensor out, Tensor lse)",
     cpu=_tree_attention_cpu,
     fake=_tree_attention_fake,
 )

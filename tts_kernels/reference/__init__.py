@@ -2,6 +2,14 @@
 
 from tts_kernels.reference.append_kv import append_kv
 from tts_kernels.reference.gather_kv import gather_kv
+from tts_kernels.reference.int8_pages import append_int8, dequantize, quantize
 from tts_kernels.reference.tree_attention import tree_attention
 
-__all__ = ["append_kv", "gather_kv", "tree_attention"]
+__all__ = [
+    "append_int8",
+    "append_kv",
+    "dequantize",
+    "gather_kv",
+    "quantize",
+    "tree_attention",
+]

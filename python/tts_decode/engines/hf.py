@@ -24,7 +24,7 @@ from tts_decode.engines.features import (
     refuse_config,
     refuse_placement,
 )
-from tts_kernels import DevicePlan, KVPool, TreePlan, tree_attention
+from tts_kernels import DevicePlan, KVPool, TreePlan
 from tts_kernels.device import checked_device
 
 _NAME = "tts_tree"
@@ -81,11 +81,9 @@ def _tree_attention(
         )
     layer: int = module.layer_idx  # type: ignore[assignment]
     tts_context.pool.append(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), tts_context.slots)
-    k_pages, v_pages = tts_context.pool.layer(layer)
-    out, _ = tree_attention(
+    out, _ = tts_context.pool.attend(
+        layer,
         query[0].transpose(0, 1),
-        k_pages,
-        v_pages,
         tts_context.plan,
         scale=scaling,
         window=sliding_window,
