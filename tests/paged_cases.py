@@ -76,7 +76,7 @@ class PagedCase:
             self.query_lens,
             page_size=page_size,
             **options,
-        )
+        )[:2]
 
     def check(self, plan: DevicePlan | None = None, **options: float | None) -> None:
         """Compares with the reference.

@@ -66,7 +66,7 @@ def plan(
     query_lens: Int32Array,
     page_size: int,
     query_block: int,
-) -> tuple[Int32Array, Int32Array, Int32Array, Int32Array, Int32Array, int, int]: ...
+) -> tuple[Int32Array, Int32Array, Int32Array, Int32Array, Int32Array, Int32Array, int, int, int]: ...
 
 class WorkPlanner:
     def __init__(
@@ -108,6 +108,9 @@ class KVView:
         scales: int,
     ) -> None: ...
 
+class SummaryView:
+    def __init__(self, data: int, vectors: int) -> None: ...
+
 class TokenRows:
     def __init__(self, data: int, strides: tuple[int, int], element_bytes: int) -> None: ...
 
@@ -126,7 +129,13 @@ class PlanView:
     ) -> None: ...
 
 def append_kv(
-    kv: KVView, k: TokenRows, v: TokenRows, slots: int, num_tokens: int, num_threads: int
+    kv: KVView,
+    k: TokenRows,
+    v: TokenRows,
+    slots: int,
+    num_tokens: int,
+    summaries: SummaryView,
+    num_threads: int,
 ) -> None: ...
 def copy_pages(
     kv: KVView,
@@ -134,6 +143,7 @@ def copy_pages(
     layer_strides: tuple[int, int],
     copies: int,
     num_copies: int,
+    summaries: SummaryView,
     num_threads: int,
 ) -> None: ...
 def gather_kv(

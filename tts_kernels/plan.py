@@ -32,6 +32,9 @@ class TreePlan:
             multiple of TILE_PAGES on the path.
         blocks: [K, 4] (first query, end of queries, first segment, end of segments). Blocks cover the queries
             in order; the segments of a block are sorted by (tile, first query, first page).
+        branches: [B, 3] of the branches that have queries, depth-first: (first query, end of queries, leading
+            pages shared with the branch before).
+        max_columns: most pages that a query sees.
         num_queries: T.
         page_size: tokens of a page.
         unique_pages: pages of the tree, shared ones counted once.
@@ -43,6 +46,8 @@ class TreePlan:
     pages: torch.Tensor
     segments: torch.Tensor
     blocks: torch.Tensor
+    branches: torch.Tensor
+    max_columns: int
     num_queries: int
     page_size: int
     unique_pages: int
@@ -79,12 +84,22 @@ def plan(
     queries = (
         np.ones(tables.shape[:1], np.int32) if query_lens is None else int32_array("query_lens", query_lens)
     )
-    *arrays, unique_pages, logical_pages = _core.plan(
+    *arrays, max_columns, unique_pages, logical_pages = _core.plan(
         tables, int32_array("lengths", lengths), queries, page_size, query_block
     )
-    order, position, pages, segments, blocks = (torch.from_numpy(array) for array in arrays)
+    order, position, pages, segments, blocks, branches = (torch.from_numpy(array) for array in arrays)
     return TreePlan(
-        order, position, pages, segments, blocks, len(order), page_size, unique_pages, logical_pages
+        query_order=order,
+        query_position=position,
+        pages=pages,
+        segments=segments,
+        blocks=blocks,
+        branches=branches,
+        max_columns=max_columns,
+        num_queries=len(order),
+        page_size=page_size,
+        unique_pages=unique_pages,
+        logical_pages=logical_pages,
     )
 
 

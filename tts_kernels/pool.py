@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tts_kernels.device import checked_device
 from tts_kernels.device_plan import DevicePlan
-from tts_kernels.ops._common import DTYPES, PAGE_SIZE, page_layout
+from tts_kernels.ops._common import DTYPES, PAGE_SIZE, page_layout, summary_dtype
 from tts_kernels.ops._paged import check_plain
 from tts_kernels.ops.append_kv import append_kv
 from tts_kernels.ops.copy_pages import copy_pages
@@ -40,13 +40,17 @@ class KVPool:
         device: "cpu", "cuda" or a torch.device.
         layout: order in memory. "packed" (CPU only, its default); "HND", page after page, head after head,
             token after token (default elsewhere); "NHD", heads inside tokens.
+        summaries: "mean" or "minmax" keeps a summary of each page's keys for sparse attention (see
+            `select_pages`): 1/32 or 1/16 of the bytes of 16 tokens' keys and values. Default: none.
 
     Attributes:
         k_pages, v_pages: packed [num_layers, num_pages, num_kv_heads, *packed page], see
             csrc/cpu/kv_layout.h; plain [num_layers, num_pages, num_kv_heads, page_size, head_dim], a view for
             "NHD".
+        summaries: [num_layers, num_pages, num_kv_heads, S, head_dim], S = 1: mean, S = 2: minimum and
+            maximum; or None.
         scales: of int8 pages, float32 [num_layers, num_pages, num_kv_heads, 2] of K and V; else None.
-        page_bytes: bytes of one page over all layers, keys, values and scales.
+        page_bytes: bytes of one page over all layers: keys, values, summary and scales.
 
     Raises:
         TypeError, ValueError: an argument is out of range, or there is no such device.
@@ -65,6 +69,7 @@ class KVPool:
         page_size: int = PAGE_SIZE,
         device: str | torch.device = "cpu",
         layout: str | None = None,
+        summaries: str | None = None,
     ) -> None:
         integers = {
             "num_layers": num_layers,
@@ -84,12 +89,17 @@ class KVPool:
             _check_packed(head_dim, dtype, page_size)
         else:
             check_plain(head_dim, dtype)
-        self.page_bytes = page_bytes(num_layers, num_kv_heads, head_dim, page_size, dtype)
+        vectors = _summary_vectors(summaries)
+        self.page_bytes = page_bytes(num_layers, num_kv_heads, head_dim, page_size, dtype, summaries)
         self.num_pages = _pages(num_pages, budget_bytes, self.page_bytes, page_size)
         self.num_layers, self.num_kv_heads, self.head_dim = num_layers, num_kv_heads, head_dim
         self.dtype, self.page_size = dtype, page_size
         try:
             self.k_pages, self.v_pages, self.scales = self._allocate(device)
+            shape = (num_layers, self.num_pages, num_kv_heads, vectors, head_dim)
+            self.summaries = (
+                torch.empty(shape, dtype=summary_dtype(dtype), device=device) if vectors else None
+            )
         except RuntimeError as cause:
             name, value = ("num_pages", num_pages) if budget_bytes is None else ("budget_bytes", budget_bytes)
             raise MemoryError(
@@ -122,6 +132,14 @@ class KVPool:
             raise ValueError(f"layer: got {index}, expected 0 <= layer < {self.num_layers}")
         return self._layers[index]
 
+    def layer_summaries(self, index: int) -> Tensor:
+        """Summaries [num_pages, num_kv_heads, S, head_dim] of one layer."""
+        if self.summaries is None:
+            raise ValueError('summaries: got none; make the pool with summaries="mean" or "minmax"')
+        if not 0 <= index < self.num_layers:
+            raise ValueError(f"layer: got {index}, expected 0 <= layer < {self.num_layers}")
+        return self.summaries[index]
+
     def layer_scales(self, index: int) -> Tensor | None:
         """Scales of one layer's pages [num_pages, num_kv_heads, 2], None unless they are int8."""
         self.layer(index)
@@ -129,11 +147,12 @@ class KVPool:
 
     def append(self, layer: int, k: Tensor, v: Tensor, slots: Tensor) -> None:
         """Writes keys and values [T, num_kv_heads, head_dim] of one layer into int32 slots [T]."""
-        append_kv(k, v, *self.layer(layer), slots, scales=self._layer_scales[layer])
+        summaries = None if self.summaries is None else self.layer_summaries(layer)
+        append_kv(k, v, *self.layer(layer), slots, summaries=summaries, scales=self._layer_scales[layer])
 
     def copy(self, copies: Tensor) -> None:
         """Copies pages, int32 [C, 2] of (source, destination), in all layers."""
-        copy_pages(self.k_pages, self.v_pages, copies, scales=self.scales)
+        copy_pages(self.k_pages, self.v_pages, copies, summaries=self.summaries, scales=self.scales)
 
     def gather(self, layer: int, block_table: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Keys and values [length, num_kv_heads, head_dim] of a branch in one layer, of int8 in float32."""
@@ -146,10 +165,25 @@ class KVPool:
         return tree_attention(q, *self.layer(layer), plan, scales=self._layer_scales[layer], **options)
 
 
-def page_bytes(num_layers: int, num_kv_heads: int, head_dim: int, page_size: int, dtype: torch.dtype) -> int:
-    """Bytes of one page of a pool over all layers: keys, values and the scales of int8 pages."""
+def page_bytes(
+    num_layers: int,
+    num_kv_heads: int,
+    head_dim: int,
+    page_size: int,
+    dtype: torch.dtype,
+    summaries: str | None = None,
+) -> int:
+    """Bytes of one page of a pool over all layers: keys, values, summary and the scales of int8 pages."""
+    vectors = _summary_vectors(summaries) * summary_dtype(dtype).itemsize
     scales = 2 * torch.float32.itemsize if dtype == torch.int8 else 0
-    return num_layers * num_kv_heads * (2 * page_size * head_dim * dtype.itemsize + scales)
+    return num_layers * num_kv_heads * ((2 * page_size * dtype.itemsize + vectors) * head_dim + scales)
+
+
+def _summary_vectors(summaries: str | None) -> int:
+    vectors = {None: 0, "mean": 1, "minmax": 2}
+    if summaries not in vectors:
+        raise ValueError(f"summaries: got {summaries!r}, expected 'mean', 'minmax' or None")
+    return vectors[summaries]
 
 
 def _layout(layout: str | None, device: torch.device) -> str:

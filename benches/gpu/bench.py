@@ -52,7 +52,7 @@ def expected(case: Case, branches: list[int]) -> Tensor:
         with torch.device(case.q.device):
             own = torch.arange(len(table))[None]
             length, one = torch.tensor([len(k)]), torch.tensor([1])
-            out, _ = reference.tree_attention(case.q[branch : branch + 1], k, v, own, length, one)
+            out, *_ = reference.tree_attention(case.q[branch : branch + 1], k, v, own, length, one)
         outs.append(out)
     return torch.cat(outs)
 

@@ -59,22 +59,22 @@ void bind_ops(py::module_& m) {
   m.def(
       "append_kv",
       [](const KVView& kv, const TokenRows& k, const TokenRows& v, uintptr_t slots, int64_t num_tokens,
-         int num_threads) {
+         const SummaryView& summaries, int num_threads) {
         py::gil_scoped_release release;
-        append_kv(kv, k, v, pointer<int32_t>(slots), num_tokens, num_threads);
+        append_kv(kv, k, v, pointer<int32_t>(slots), num_tokens, summaries, num_threads);
       },
       py::arg("kv"), py::arg("k"), py::arg("v"), py::arg("slots"), py::arg("num_tokens"),
-      py::arg("num_threads"));
+      py::arg("summaries"), py::arg("num_threads"));
   m.def(
       "copy_pages",
       [](const KVView& kv, int num_layers, Strides layer_strides, uintptr_t copies, int64_t num_copies,
-         int num_threads) {
+         const SummaryView& summaries, int num_threads) {
         py::gil_scoped_release release;
         copy_pages(kv, num_layers, layer_strides.first, layer_strides.second, pointer<int32_t>(copies),
-                   num_copies, num_threads);
+                   num_copies, summaries, num_threads);
       },
       py::arg("kv"), py::arg("num_layers"), py::arg("layer_strides"), py::arg("copies"),
-      py::arg("num_copies"), py::arg("num_threads"));
+      py::arg("num_copies"), py::arg("summaries"), py::arg("num_threads"));
   m.def(
       "gather_kv",
       [](const KVView& kv, uintptr_t block_table, int64_t num_table_pages, int64_t length, const TokenRows& k,
@@ -117,6 +117,9 @@ void bind_cpu(py::module_& m) {
       .def(py::init(&make_view), py::arg("k"), py::arg("v"), py::arg("k_strides"), py::arg("v_strides"),
            py::arg("num_pages"), py::arg("num_kv_heads"), py::arg("head_dim"), py::arg("element_bytes"),
            py::arg("scales"));
+  py::class_<SummaryView>(m, "SummaryView")
+      .def(py::init([](uintptr_t data, int vectors) { return SummaryView{pointer<void>(data), vectors}; }),
+           py::arg("data"), py::arg("vectors"));
   py::class_<TokenRows>(m, "TokenRows")
       .def(py::init(&make_rows), py::arg("data"), py::arg("strides"), py::arg("element_bytes"));
   py::class_<PlanView>(m, "PlanView")

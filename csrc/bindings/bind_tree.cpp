@@ -91,8 +91,8 @@ py::tuple plan_arrays(const Array& block_tables, const Array& lengths, const Arr
       tts::plan({branch_tables(block_tables, lengths, query_lens, page_size.get("page_size")),
                  query_block.get("query_block")});
   return py::make_tuple(to_array(plan.query_order), to_array(plan.query_position), to_array(plan.pages),
-                        to_array(plan.segments), to_array(plan.blocks), plan.unique_pages,
-                        plan.logical_pages);
+                        to_array(plan.segments), to_array(plan.blocks), to_array(plan.branches),
+                        plan.max_columns, plan.unique_pages, plan.logical_pages);
 }
 
 std::string describe(const TreeStats& stats) {
@@ -202,7 +202,7 @@ void bind_tree(py::module_& m) {
   m.attr("TILE_PAGES") = kTilePages;
   m.def("plan", &plan_arrays, py::arg("block_tables").noconvert(), py::arg("lengths").noconvert(),
         py::arg("query_lens").noconvert(), py::arg("page_size"), py::arg("query_block"),
-        "tts_kernels.plan on int32 arrays: its tensors in order as arrays, then unique_pages and "
+        "tts_kernels.plan on int32 arrays: its tensors in order as arrays, then max_columns, unique_pages and "
         "logical_pages.");
 }
 

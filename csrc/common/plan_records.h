@@ -27,4 +27,12 @@ struct QueryBlock {
   int32_t segment_end;
 };
 
+// A branch with queries [query_begin, query_end), which shares its first `shared` pages with the branch before
+// (0 for the first).
+struct PlannedBranch {
+  int32_t query_begin;
+  int32_t query_end;
+  int32_t shared;
+};
+
 }  // namespace tts

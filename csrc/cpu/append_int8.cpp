@@ -4,45 +4,11 @@
 #include <cfloat>
 #include <cmath>
 #include <cstring>
-#include <numeric>
-#include <vector>
 
-#include "cpu/parallel.h"
+#include "cpu/bfloat16.h"
 
 namespace tts {
 namespace {
-
-// The tokens of a call that go into one page, by offset.
-struct PageTokens {
-  const int64_t* begin;
-  const int64_t* end;
-  const int32_t* slots;  // of all tokens of the call
-
-  int page() const { return slots[*begin] / kPageSize; }
-  bool starts_page() const { return slots[*begin] % kPageSize == 0; }
-};
-
-// Tokens by slot, of those with one slot only the last.
-std::vector<int64_t> order_tokens(const int32_t* slots, int64_t num_tokens) {
-  std::vector<int64_t> order(static_cast<size_t>(num_tokens));
-  std::iota(order.begin(), order.end(), int64_t{0});
-  std::sort(order.begin(), order.end(),
-            [slots](int64_t a, int64_t b) { return slots[a] != slots[b] ? slots[a] < slots[b] : a > b; });
-  const auto same_slot = [slots](int64_t a, int64_t b) { return slots[a] == slots[b]; };
-  order.erase(std::unique(order.begin(), order.end(), same_slot), order.end());
-  return order;
-}
-
-std::vector<PageTokens> split_pages(const std::vector<int64_t>& order, const int32_t* slots) {
-  std::vector<PageTokens> pages;
-  for (const int64_t& token : order) {
-    if (pages.empty() || pages.back().page() != slots[token] / kPageSize) {
-      pages.push_back({&token, &token, slots});
-    }
-    pages.back().end = &token + 1;
-  }
-  return pages;
-}
 
 void read_row(const TokenRows& rows, int64_t token, int head, int head_dim, float* out) {
   const int64_t offset = token * rows.token_stride + head * rows.head_stride;
@@ -52,10 +18,7 @@ void read_row(const TokenRows& rows, int64_t token, int head, int head_dim, floa
     return;
   }
   const uint16_t* row = static_cast<const uint16_t*>(rows.data) + offset;
-  for (int c = 0; c < head_dim; ++c) {
-    const uint32_t bits = uint32_t{row[c]} << 16;
-    std::memcpy(&out[c], &bits, sizeof(bits));
-  }
+  for (int c = 0; c < head_dim; ++c) out[c] = widen_bfloat16(row[c]);
 }
 
 // Round half to even of |x| <= 128: the sum's low mantissa bits hold the integer.
@@ -82,60 +45,66 @@ float absolute_max(const float* row, int n) {
 
 // K or V of one page and head. `index(t, c)` is the place of channel c of token t.
 template <class Index>
-void append_page(const PageTokens& tokens, const TokenRows& rows, int head, int head_dim, int8_t* page,
-                 float* scale, const Index& index) {
+void append_page(const SlotToken* begin, const SlotToken* end, const TokenRows& rows, int head, int head_dim,
+                 int8_t* page, float* scale, const Index& index) {
   float values[kPageSize * kMaxHeadDim];
   float largest = 0.0f;
   bool finite = true;
-  const int64_t count = tokens.end - tokens.begin;
-  for (int64_t i = 0; i < count; ++i) {
-    float* row = values + i * head_dim;
-    read_row(rows, tokens.begin[i], head, head_dim, row);
+  for (const SlotToken* i = begin; i < end; ++i) {
+    float* row = values + (i - begin) * head_dim;
+    read_row(rows, i->token, head, head_dim, row);
     const float row_max = absolute_max(row, head_dim);
     finite &= std::isfinite(row_max);
     largest = std::max(largest, row_max);
   }
   const int page_bytes = kPageSize * head_dim;
-  float needed = largest / 127.0f;
-  if (needed < FLT_MIN) needed = 0.0f;
-  float old = tokens.starts_page() ? 0.0f : *scale;
+  const float needed = largest / 127.0f >= FLT_MIN ? largest / 127.0f : 0.0f;
+  float old = begin->slot % kPageSize == 0 ? 0.0f : *scale;
   // A scale of 1 is that of zeros, too, which fit any.
   if (old == 1.0f && std::all_of(page, page + page_bytes, [](int8_t x) { return x == 0; })) old = 0.0f;
   if (!finite || !std::isfinite(old)) {
     *scale = NAN;
     return;
   }
-  const float grown = std::max(needed, old), chosen = grown > 0.0f ? grown : 1.0f;
   if (old == 0.0f) {
     std::memset(page, 0, static_cast<size_t>(page_bytes));
   } else if (needed > old) {
     for (int i = 0; i < page_bytes; ++i) page[i] = round_to_int8(static_cast<float>(page[i]) * old / needed);
   }
+  const float grown = std::max(needed, old), chosen = grown > 0.0f ? grown : 1.0f;
   *scale = chosen;
-  for (int64_t i = 0; i < count; ++i) {
-    const int t = tokens.slots[tokens.begin[i]] % kPageSize;
-    for (int c = 0; c < head_dim; ++c) page[index(t, c)] = round_to_int8(values[i * head_dim + c] / chosen);
+  for (const SlotToken* i = begin; i < end; ++i) {
+    const float* row = values + (i - begin) * head_dim;
+    for (int c = 0; c < head_dim; ++c) page[index(i->slot % kPageSize, c)] = round_to_int8(row[c] / chosen);
   }
 }
 
 }  // namespace
 
-void append_int8(const KVView& kv, const TokenRows& k, const TokenRows& v, const int32_t* slots,
-                 int64_t num_tokens, int num_threads) {
-  const std::vector<int64_t> order = order_tokens(slots, num_tokens);
-  const std::vector<PageTokens> pages = split_pages(order, slots);
-  const int d = kv.head_dim;
-  const bool small = num_tokens * kv.num_kv_heads * d < (1 << 15);  // as in append_kv
-  parallel_for(small ? 1 : num_threads, kv.num_kv_heads, [&](int64_t i) {
-    const int head = static_cast<int>(i);
-    for (const PageTokens& tokens : pages) {
-      float* scales = page_scales(kv, tokens.page(), head);
-      append_page(tokens, k, head, d, k_page<int8_t>(kv, tokens.page(), head), scales,
-                  [](int t, int c) { return k_index<int8_t>(t, c); });
-      append_page(tokens, v, head, d, v_page<int8_t>(kv, tokens.page(), head), scales + 1,
-                  [d](int t, int c) { return v_index<int8_t>(t, c, d); });
-    }
+std::vector<SlotToken> tokens_by_slot(const int32_t* slots, int64_t num_tokens) {
+  std::vector<SlotToken> tokens;
+  for (int64_t i = 0; i < num_tokens; ++i) tokens.push_back({slots[i], i});
+  std::sort(tokens.begin(), tokens.end(), [](const SlotToken& a, const SlotToken& b) {
+    return a.slot != b.slot ? a.slot < b.slot : a.token > b.token;
   });
+  const auto same = [](const SlotToken& a, const SlotToken& b) { return a.slot == b.slot; };
+  tokens.erase(std::unique(tokens.begin(), tokens.end(), same), tokens.end());
+  return tokens;
+}
+
+void append_int8_head(const KVView& kv, const TokenRows& k, const TokenRows& v,
+                      const std::vector<SlotToken>& tokens, int head) {
+  const int d = kv.head_dim;
+  const SlotToken* const last = tokens.data() + tokens.size();
+  for (const SlotToken *begin = tokens.data(), *end; begin < last; begin = end) {
+    const int page = begin->slot / kPageSize;
+    for (end = begin + 1; end < last && end->slot / kPageSize == page;) ++end;
+    float* scales = page_scales(kv, page, head);
+    append_page(begin, end, k, head, d, k_page<int8_t>(kv, page, head), scales,
+                [](int t, int c) { return k_index<int8_t>(t, c); });
+    append_page(begin, end, v, head, d, v_page<int8_t>(kv, page, head), scales + 1,
+                [d](int t, int c) { return v_index<int8_t>(t, c, d); });
+  }
 }
 
 }  // namespace tts

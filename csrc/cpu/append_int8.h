@@ -11,13 +11,22 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "cpu/kv_ops.h"
 
 namespace tts {
 
-// append_kv for int8 pages; the slots are checked.
-void append_int8(const KVView& kv, const TokenRows& k, const TokenRows& v, const int32_t* slots,
-                 int64_t num_tokens, int num_threads);
+struct SlotToken {
+  int32_t slot;
+  int64_t token;
+};
+
+// The tokens of a call by slot, of those with one slot only the last.
+std::vector<SlotToken> tokens_by_slot(const int32_t* slots, int64_t num_tokens);
+
+// append_kv for one head of int8 pages.
+void append_int8_head(const KVView& kv, const TokenRows& k, const TokenRows& v,
+                      const std::vector<SlotToken>& tokens, int head);
 
 }  // namespace tts

@@ -1,6 +1,10 @@
+#include <algorithm>
+#include <vector>
+
 #include "common/error.h"
 #include "cpu/append_int8.h"
 #include "cpu/kv_ops.h"
+#include "cpu/page_summaries.h"
 #include "cpu/parallel.h"
 
 namespace tts {
@@ -22,25 +26,50 @@ void append_head(const KVView& kv, const TokenRows& k, const TokenRows& v, const
   }
 }
 
+// (page, slots up to the last one written) of each page that is written, once.
+std::vector<FilledPage> filled_pages(const int32_t* slots, int64_t num_tokens) {
+  std::vector<FilledPage> pages;
+  for (int64_t i = 0; i < num_tokens; ++i) {
+    const int page = slots[i] / kPageSize, filled = slots[i] % kPageSize + 1;
+    if (!pages.empty() && pages.back().page == page) {
+      pages.back().filled = std::max(pages.back().filled, filled);
+    } else {
+      pages.push_back({page, filled});
+    }
+  }
+  std::sort(pages.begin(), pages.end(), [](const FilledPage& a, const FilledPage& b) {
+    return a.page != b.page ? a.page < b.page : a.filled > b.filled;
+  });
+  const auto same = [](const FilledPage& a, const FilledPage& b) { return a.page == b.page; };
+  pages.erase(std::unique(pages.begin(), pages.end(), same), pages.end());
+  return pages;
+}
+
 }  // namespace
 
 void append_kv(const KVView& kv, const TokenRows& k, const TokenRows& v, const int32_t* slots,
-               int64_t num_tokens, int num_threads) {
+               int64_t num_tokens, const SummaryView& summaries, int num_threads) {
   check_view(kv);
   const int64_t num_slots = int64_t{kv.num_pages} * kPageSize;
   for (int64_t i = 0; i < num_tokens; ++i) {
     require(slots[i] >= 0 && slots[i] < num_slots, "slots[", i, "]: got ", slots[i],
             ", expected 0 <= slot < ", num_slots, " (num_pages * 16)");
   }
-  if (kv.dtype == DType::kInt8) return append_int8(kv, k, v, slots, num_tokens, num_threads);
+  const std::vector<FilledPage> filled =
+      summaries.vectors > 0 ? filled_pages(slots, num_tokens) : std::vector<FilledPage>();
+  const std::vector<SlotToken> tokens =
+      kv.dtype == DType::kInt8 ? tokens_by_slot(slots, num_tokens) : std::vector<SlotToken>();
   // A decode step appends a few rows: waking threads would cost more than the copy.
   const bool small = num_tokens * kv.num_kv_heads * kv.head_dim < (1 << 15);
   parallel_for(small ? 1 : num_threads, kv.num_kv_heads, [&](int64_t head) {
-    if (kv.dtype == DType::kFloat32) {
+    if (kv.dtype == DType::kInt8) {
+      append_int8_head(kv, k, v, tokens, static_cast<int>(head));
+    } else if (kv.dtype == DType::kFloat32) {
       append_head<float>(kv, k, v, slots, num_tokens, static_cast<int>(head));
     } else {
       append_head<uint16_t>(kv, k, v, slots, num_tokens, static_cast<int>(head));
     }
+    summarize_pages(kv, static_cast<int>(head), filled, summaries);
   });
 }
 

@@ -2,6 +2,7 @@
 
 #include "common/error.h"
 #include "cpu/kv_ops.h"
+#include "cpu/page_summaries.h"
 #include "cpu/parallel.h"
 
 namespace tts {
@@ -27,7 +28,7 @@ void copy_layer(const KVView& kv, const int32_t* copies, int64_t num_copies) {
 }  // namespace
 
 void copy_pages(const KVView& kv, int num_layers, int64_t k_layer_stride, int64_t v_layer_stride,
-                const int32_t* copies, int64_t num_copies, int num_threads) {
+                const int32_t* copies, int64_t num_copies, const SummaryView& summaries, int num_threads) {
   check_view(kv);
   for (int64_t i = 0; i < 2 * num_copies; ++i) {
     require(copies[i] >= 0 && copies[i] < kv.num_pages, "copies[", i / 2, ", ", i % 2, "]: got page ",
@@ -49,6 +50,7 @@ void copy_pages(const KVView& kv, int num_layers, int64_t k_layer_stride, int64_
       view.v = static_cast<uint16_t*>(kv.v) + layer * v_layer_stride;
       copy_layer<uint16_t>(view, copies, num_copies);
     }
+    copy_summaries(kv, layer, copies, num_copies, summaries);
   });
 }
 

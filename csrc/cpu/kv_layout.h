@@ -35,6 +35,13 @@ struct KVView {
   float* scales;  // [num_pages, num_kv_heads, 2] of K and V, contiguous; null unless int8
 };
 
+// Summaries of the keys of each page and head, for choosing pages: their mean, or the least and the largest
+// value of each channel. Of float, or bfloat16 where the pages are not float.
+struct SummaryView {
+  void* data;   // [num_pages, num_kv_heads, vectors, head_dim], contiguous
+  int vectors;  // 1: mean; 2: minimum, maximum; 0: there are none
+};
+
 // Throws ArgumentError unless the view's sizes are ones that the kernels serve.
 void check_view(const KVView& kv);
 

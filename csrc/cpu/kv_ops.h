@@ -18,13 +18,15 @@ struct TokenRows {
 
 // Writes token i into slot slots[i] = page * 16 + offset. Where a slot is named twice the last token wins.
 // Rows for int8 pages are float32 or bfloat16, quantized page by page (append_int8.h).
+// The summary of a page that was written becomes that of its slots from the first to the last one written
+// here.
 void append_kv(const KVView& kv, const TokenRows& k, const TokenRows& v, const int32_t* slots,
-               int64_t num_tokens, int num_threads);
+               int64_t num_tokens, const SummaryView& summaries, int num_threads);
 
-// Copies whole pages, (source, destination) pairs in order, in every layer. `kv` is layer 0 and the layer
-// strides (elements) lead to the others.
+// Copies whole pages, (source, destination) pairs in order, in every layer, and their summaries. `kv` is
+// layer 0 and the layer strides (elements) lead to the others; `summaries` has a leading dimension of layers.
 void copy_pages(const KVView& kv, int num_layers, int64_t k_layer_stride, int64_t v_layer_stride,
-                const int32_t* copies, int64_t num_copies, int num_threads);
+                const int32_t* copies, int64_t num_copies, const SummaryView& summaries, int num_threads);
 
 // Reads positions 0..length-1 of a block table back into rows; int8 pages into float32.
 void gather_kv(const KVView& kv, const int32_t* block_table, int64_t num_table_pages, int64_t length,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/error.h"
+#include "cpu/bfloat16.h"
 #include "cpu/check_plan.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
@@ -83,13 +84,6 @@ void merge(const AttentionState& into, const AttentionState& next, int rows, int
 const AttentionKernels& kernels_for(DType dtype) {
   if (dtype == DType::kInt8) return cpu_isa().int8;
   return dtype == DType::kFloat32 ? cpu_isa().float32 : cpu_isa().bfloat16;
-}
-
-uint16_t round_to_bfloat16(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof(bits));
-  if (x != x) return static_cast<uint16_t>(bits >> 16 | 0x40);  // quiet NaN
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 class Run {

@@ -106,7 +106,7 @@ struct Forest {
         slots.push_back(tables[b][p / kPageSize] * kPageSize + p % kPageSize);
       auto new_k = random_values<Element>(random, slots.size() * kv_heads * head_dim);
       auto new_v = random_values<Element>(random, slots.size() * kv_heads * head_dim);
-      append_kv(view(), rows(new_k, kv_heads), rows(new_v, kv_heads), slots.data(), lengths[b], 2);
+      append_kv(view(), rows(new_k, kv_heads), rows(new_v, kv_heads), slots.data(), lengths[b], {}, 2);
     }
     q = random_values<Element>(random, static_cast<size_t>(num_queries) * kv_heads * group * head_dim);
   }
@@ -237,12 +237,12 @@ void test_kv_ops(uint32_t seed) {
     copied.push_back(forest.num_pages + static_cast<int>(copied.size()));
     copies.insert(copies.end(), {page, copied.back()});
   }
-  CHECK_THROWS(copy_pages(forest.view(), 1, 0, 0, copies.data(), static_cast<int64_t>(table.size()), 2),
+  CHECK_THROWS(copy_pages(forest.view(), 1, 0, 0, copies.data(), static_cast<int64_t>(table.size()), {}, 2),
                ArgumentError);
   forest.num_pages += static_cast<int>(table.size());
   forest.k.resize(static_cast<size_t>(forest.num_pages) * forest.kv_heads * kPageSize * forest.head_dim);
   forest.v.resize(forest.k.size());
-  copy_pages(forest.view(), 1, 0, 0, copies.data(), static_cast<int64_t>(table.size()), 2);
+  copy_pages(forest.view(), 1, 0, 0, copies.data(), static_cast<int64_t>(table.size()), {}, 2);
   gather(copied, k_copy, v_copy);
   CHECK(k == k_copy);
   CHECK(v == v_copy);

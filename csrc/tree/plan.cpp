@@ -65,6 +65,7 @@ TreePlan plan(const PlanInput& in) {
   for (const BranchRow& row : rows) num_queries += row.num_queries;
   plan.query_order.reserve(num_queries);
   plan.query_position.reserve(num_queries);
+  plan.branches.reserve(rows.size());
 
   std::vector<Piece> pieces;  // of the block being filled
   int64_t room = in.query_block;
@@ -72,6 +73,9 @@ TreePlan plan(const PlanInput& in) {
     const BranchRow& row = rows[r];
     plan.logical_pages += row.num_pages;
     plan.unique_pages += row.num_pages - shared[r];
+    const auto first_query = static_cast<int32_t>(plan.query_order.size());
+    plan.branches.push_back({first_query, first_query + row.num_queries, shared[r]});
+    plan.max_columns = std::max(plan.max_columns, row.num_pages);
     for (int32_t q = 0; q < row.num_queries;) {
       const auto count = static_cast<int32_t>(std::min<int64_t>(room, row.num_queries - q));
       const auto query_begin = static_cast<int32_t>(plan.query_order.size());

@@ -20,6 +20,8 @@ struct TreePlan {
   std::vector<int32_t> pages;           // [N] physical pages of all segments
   std::vector<Segment> segments;        // of each block in turn, sorted by (tile, query_begin, first_page)
   std::vector<QueryBlock> blocks;       // cover [0, T) in order
+  std::vector<PlannedBranch> branches;  // in depth-first order
+  int32_t max_columns = 0;              // most pages that a query sees
   int64_t unique_pages = 0;             // pages on the tree: a shared page counts once
   int64_t logical_pages = 0;            // pages of all branches with queries, without sharing
 };

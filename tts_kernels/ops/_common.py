@@ -204,3 +204,47 @@ def _refuse_pages(k_pages: Tensor, v_pages: Tensor, inner: int, layout: PageLayo
         f"{names}: got strides {k_pages.stride()} and {v_pages.stride()}, expected the dimensions after "
         "num_kv_heads to be contiguous"
     )
+
+
+def summary_view(
+    summaries: Tensor | None, k_pages: Tensor, v_pages: Tensor, *, layers: int = 0
+) -> _core.SummaryView:
+    """Checks summaries [num_pages, num_kv_heads, S, head_dim] of packed pages, after `layers` leading
+    dimensions, and returns what C++ needs to know of them. S is 0 where there are none."""
+    if summaries is None:
+        return _core.SummaryView(0, 0)
+    check_summaries(summaries, (*k_pages.shape[: layers + 2], v_pages.shape[layers + 3]), k_pages)
+    return _core.SummaryView(summaries.data_ptr(), summaries.shape[-2])
+
+
+def check_summaries(summaries: Tensor, expected: tuple[int, ...], k_pages: Tensor) -> None:
+    """Whether they are [*expected[:-1], S, expected[-1]]; expected: (layers, pages, heads, head_dim)."""
+    shape = summaries.shape
+    if not (
+        summaries.dtype is summary_dtype(k_pages.dtype)
+        and summaries.device == k_pages.device
+        and (*shape[:-2], *shape[-1:]) == expected
+        and shape[-2] in (1, 2)
+        and summaries.is_contiguous()
+    ):
+        _refuse_summaries(summaries, expected, k_pages)
+
+
+def summary_dtype(pages: torch.dtype) -> torch.dtype:
+    """The dtype of summaries of pages of that dtype."""
+    return pages if pages.itemsize > 1 else torch.bfloat16
+
+
+def _refuse_summaries(summaries: Tensor, expected: tuple[int, ...], k_pages: Tensor) -> None:
+    dtype = summary_dtype(k_pages.dtype)
+    if summaries.dtype != dtype:
+        raise TypeError(f"summaries: got {summaries.dtype}, expected {dtype} for pages of {k_pages.dtype}")
+    if summaries.device != k_pages.device:
+        raise ValueError(
+            f"summaries: got a tensor on {summaries.device}, expected {k_pages.device}, where k_pages are"
+        )
+    *outer, head_dim = expected
+    raise ValueError(
+        f"summaries: got shape {list(summaries.shape)} and strides {summaries.stride()}, expected contiguous "
+        f"{[*outer, 1, head_dim]} (mean) or {[*outer, 2, head_dim]} (minmax), as the pages have"
+    )

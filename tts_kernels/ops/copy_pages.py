@@ -6,17 +6,33 @@ import torch
 from torch import Tensor
 
 from tts_kernels import _core, backend
-from tts_kernels.ops._common import check_devices, check_int32, check_scales, kv_view, register
+from tts_kernels.ops._common import (
+    check_devices,
+    check_int32,
+    check_scales,
+    kv_view,
+    register,
+    summary_view,
+)
 from tts_kernels.ops._paged import are_plain, check_plain_pages
 
 
-def copy_pages(k_pages: Tensor, v_pages: Tensor, copies: Tensor, *, scales: Tensor | None = None) -> None:
+def copy_pages(
+    k_pages: Tensor,
+    v_pages: Tensor,
+    copies: Tensor,
+    *,
+    summaries: Tensor | None = None,
+    scales: Tensor | None = None,
+) -> None:
     """Copies pages in every layer of a pool, one (source, destination) pair after the other.
 
     Args:
         k_pages, v_pages: all layers of a `KVPool`, or plain pages [num_layers, num_pages, num_kv_heads,
             page_size, head_dim] with contiguous channels; changed in place.
         copies: int32 [C, 2] physical (source, destination) pages.
+        summaries: [num_layers, num_pages, num_kv_heads, S, head_dim] of the pages' dtype, contiguous; those
+            of the copied pages are copied along.
         scales: of int8 pages, float32 [num_layers, num_pages, num_kv_heads, 2]; copied with their pages.
 
     Raises:
@@ -30,12 +46,18 @@ def copy_pages(k_pages: Tensor, v_pages: Tensor, copies: Tensor, *, scales: Tens
     check_devices(k_pages=k_pages, v_pages=v_pages, copies=copies)
     if scales is not None:
         check_devices(k_pages=k_pages, scales=scales)
-    torch.ops.tts_kernels.copy_pages.default(k_pages, v_pages, copies, scales)
+    torch.ops.tts_kernels.copy_pages.default(k_pages, v_pages, copies, summaries, scales)
 
 
-def _copy_pages_cpu(k_pages: Tensor, v_pages: Tensor, copies: Tensor, scales: Tensor | None = None) -> None:
+def _copy_pages_cpu(
+    k_pages: Tensor,
+    v_pages: Tensor,
+    copies: Tensor,
+    summaries: Tensor | None = None,
+    scales: Tensor | None = None,
+) -> None:
     if are_plain(k_pages, v_pages, layers=1):
-        return _copy_pages_plain(k_pages, v_pages, copies, scales)
+        return _copy_pages_plain(k_pages, v_pages, copies, summaries, scales)
     kv = kv_view(k_pages, v_pages, scales, layers=1)
     check_int32("copies", copies, 2)
     _core.copy_pages(
@@ -44,23 +66,39 @@ def _copy_pages_cpu(k_pages: Tensor, v_pages: Tensor, copies: Tensor, scales: Te
         (k_pages.stride(0), v_pages.stride(0)),
         copies.data_ptr(),
         copies.shape[0],
+        summary_view(summaries, k_pages, v_pages, layers=1),
         torch.get_num_threads(),
     )
 
 
-def _copy_pages_plain(k_pages: Tensor, v_pages: Tensor, copies: Tensor, scales: Tensor | None = None) -> None:
+def _copy_pages_plain(
+    k_pages: Tensor,
+    v_pages: Tensor,
+    copies: Tensor,
+    summaries: Tensor | None = None,
+    scales: Tensor | None = None,
+) -> None:
     check_plain_pages(k_pages, v_pages, layers=1)
     check_scales(scales, k_pages, layers=1)
     check_int32("copies", copies, 2)
+    if summaries is not None:
+        raise ValueError("summaries: no kernel for plain pages yet")
     backend.kernel("copy_pages", k_pages)(k_pages, v_pages, copies)
 
 
-def _copy_pages_fake(k_pages: Tensor, v_pages: Tensor, copies: Tensor, scales: Tensor | None = None) -> None:
+def _copy_pages_fake(
+    k_pages: Tensor,
+    v_pages: Tensor,
+    copies: Tensor,
+    summaries: Tensor | None = None,
+    scales: Tensor | None = None,
+) -> None:
     return None
 
 
 register(
-    "copy_pages(Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor copies, Tensor(c!)? scales=None) -> ()",
+    "copy_pages(Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor copies, Tensor(c!)? summaries=None, "
+    "Tensor(d!)? scales=None) -> ()",
     cpu=_copy_pages_cpu,
     cuda=_copy_pages_plain,
     fake=_copy_pages_fake,

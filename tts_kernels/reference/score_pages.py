@@ -1,0 +1,49 @@
+"""Specification of `tts_kernels.score_pages`: every query on its own, in float64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def score_pages(
+    q: Tensor,
+    summaries: Tensor,
+    block_tables: Tensor,
+    lengths: Tensor,
+    query_lens: Tensor,
+    *,
+    page_size: int = 16,
+    scale: float | None = None,
+) -> Tensor:
+    """Estimated share of each page in the attention of each query, mean over the heads of the GQA group.
+
+    A page of n visible tokens counts as n keys with the logit scale * (q . mean), or with the bound
+    scale * sum_j max(q_j min_j, q_j max_j).
+
+    Args:
+        q: [T, num_q_heads, d], branch by branch.
+        summaries: [num_pages, num_kv_heads, S, d]: S = 1 means, S = 2 minima and maxima.
+        block_tables, lengths, query_lens: [B, P], [B], [B]; -1 in a table is an evicted page.
+
+    Returns:
+        [num_kv_heads, T, P] float64, P the most pages of a branch with queries; each row sums to 1.
+    """
+    heads, d = summaries.shape[1], summaries.shape[3]
+    group = q.shape[1] // heads
+    scale = d**-0.5 if scale is None else scale
+    tables = list(zip(block_tables, lengths.tolist(), query_lens.tolist(), strict=True))
+    columns = max((-(-length // page_size) for _, length, n in tables if n), default=0)
+    scores = torch.zeros((heads, q.shape[0], columns), dtype=torch.float64)
+    row = 0
+    for table, length, num_queries in tables:
+        for position in range(length - num_queries, length):
+            seen = torch.arange(position // page_size + 1)
+            seen = seen[table[seen] >= 0]
+            visible = (position + 1 - seen * page_size).clamp(max=page_size).double()
+            pages = summaries[table[seen].long()].double().permute(1, 0, 2, 3)  # [heads, n, S, d]
+            rows = q[row].double().view(heads, group, 1, 1, d)
+            logits = scale * (rows * pages[:, None]).amax(3).sum(3) + visible.log()
+            scores[:, row, seen] = logits.softmax(-1).mean(1)
+            row += 1
+    return scores

@@ -1,0 +1,40 @@
+"""Which pages each query reads in sparse attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Pages that T queries read, chosen for each KV head on its own.
+
+    A column is the index of a page on a branch's path: position // page_size.
+
+    Attributes:
+        mask: int32 [num_kv_heads, T, W], on the pages' device, T in the order of q, W = ceil(P / 32) for P
+            columns. Bit c % 32 of word c // 32 of mask[h, t] is set where the query heads of KV head h of
+            query t read column c. Columns that the query does not see are not read whatever their bits say.
+    """
+
+    mask: Tensor
+
+    @classmethod
+    def from_bools(cls, chosen: Tensor) -> Selection:
+        """From bool [num_kv_heads, T, P]."""
+        heads, queries, columns = chosen.shape
+        words = -(-columns // 32)
+        bits = torch.zeros((heads, queries, words * 32), dtype=torch.int64, device=chosen.device)
+        bits[..., :columns] = chosen
+        weights = 2 ** torch.arange(32, dtype=torch.int64, device=chosen.device)
+        words64 = (bits.view(heads, queries, words, 32) * weights).sum(-1)
+        return cls((words64 - (words64 >> 31 << 32)).int())  # bit 31 is the sign of an int32
+
+    def to_bools(self, columns: int) -> Tensor:
+        """bool [num_kv_heads, T, columns]; the inverse of `from_bools`."""
+        shifts = torch.arange(32, dtype=torch.int32, device=self.mask.device)
+        bits = (self.mask[..., None] >> shifts) & 1
+        return bits.flatten(2)[..., :columns].bool()
