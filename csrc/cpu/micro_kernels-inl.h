@@ -65,9 +65,11 @@ inline void add_products(const uint32_t* a, int a_stride, const Vec::F (&words)[
   }
 }
 
-// s[r][16 n + t] (+)= sum over step of q[r][step] * k[n][step][t]: N pages of 16 tokens.
+// s[r][16 n + t] (+)= sum over step of q[r][step] * k[n][step][t]: N pages of 16 tokens. With `scales` it is
+// multiplied by scales[n] at last.
 template <Product kProduct, int M, int N>
-void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int begin, int end, uint32_t* s) {
+void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int begin, int end,
+                 const float* scales, uint32_t* s) {
   constexpr int kColumns = N * kVecs;
   Vec::F sum[M][kColumns];
 #pragma GCC unroll 8
@@ -85,6 +87,14 @@ void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int 
       words[j] = load_words<kProduct>(k[j / kVecs], step / kSteps * 16 + (j % kVecs) * Vec::kLanes);
     }
     add_products<kProduct>(q + step, q_stride, words, sum);
+  }
+  if (scales != nullptr) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumns; ++j) {
+      const Vec::F scale = Vec::set1(scales[j / kVecs]);
+#pragma GCC unroll 8
+      for (int r = 0; r < M; ++r) sum[r][j] = Vec::mul(sum[r][j], scale);
+    }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < M; ++r) {
@@ -144,6 +154,7 @@ struct ScoreRows {
   int q_stride;
   const uint32_t* const* k;
   int num_pages, begin, end;
+  const float* scales;
   uint32_t* s;
 
   template <int M>
@@ -156,7 +167,7 @@ struct ScoreRows {
     if constexpr (N > 1) {
       if (n < N) return columns<M, N - 1>(n);
     }
-    score_block<kProduct, M, N>(q, q_stride, k, begin, end, s);
+    score_block<kProduct, M, N>(q, q_stride, k, begin, end, scales, s);
   }
 };
 

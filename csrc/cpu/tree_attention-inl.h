@@ -8,8 +8,7 @@
 // tokens that it does not see are never multiplied, so whatever lies in unwritten or foreign slots cannot
 // reach it.
 //
-// The scales of int8 pages (q and acc are in units of values): those of K multiply the scores, those of V the
-// probabilities, each page's before it is used and for thin and wide operands alike.
+// int8 pages: a page's K scale multiplies its scores, its V scale the probabilities before P V.
 
 // How pages become operand words.
 enum class Storage {
@@ -163,30 +162,13 @@ struct Chunk {
   void scores(const Segment& segment) const {
     const bool is_thin = thin(segment);
     const auto words = [&](int page, uint32_t* wide) { return k_words(page, is_thin, wide); };
+    const int32_t* pages = task.pages + segment.page_offset - segment.first_page;
     for_each_quad(segment, words, [&](int page, const uint32_t* const* k, int count) {
       with_product(is_thin, [&](auto product) {
-        set_scores<product.kValue>(row_of(segment.query_begin), row_of(segment.query_end), page, k, count);
+        set_scores<product.kValue>(row_of(segment.query_begin), row_of(segment.query_end), page, pages + page,
+                                   k, count);
       });
-      scale_pages(segment, page, count, 0);
     });
-  }
-
-  // Multiplies what the segment's rows hold at `count` pages from `page` of the path on, scores or
-  // probabilities, by the pages' scales of K (which = 0) or V (1).
-  void scale_pages(const Segment& segment, int page, int count, int which) const {
-    if constexpr (kInt8) {
-      const int32_t* pages = task.pages + segment.page_offset - segment.first_page;
-      for (int j = page; j < page + count; ++j) {
-        const F scale = Vec::set1(page_scales(task.kv, pages[j], task.kv_head)[which]);
-        uint32_t* s = scratch.s + j % kTilePages * kPageSize;
-        for (int row = row_of(segment.query_begin); row < row_of(segment.query_end); ++row) {
-          for (int t = 0; t < kPageSize; t += Vec::kLanes) {
-            uint32_t* words = s + row * kTileTokens + t;
-            Vec::store(words, Vec::mul(Vec::load(words), scale));
-          }
-        }
-      }
-    }
   }
 
   // Calls body with the product by which a segment's operands are multiplied.
@@ -198,19 +180,35 @@ struct Chunk {
     body(ProductTag<kProduct>{});
   }
 
-  // Rows [row, row_end): S = Q K^T of `count` pages from `page` of the path on.
+  // Rows [row, row_end) of whole queries: S = Q K^T of `count` pages from `page` of the path on, whose
+  // numbers in the pool are `pages`.
   template <Product kBy>
-  void set_scores(int row, int row_end, int page, const uint32_t* const* k, int count) const {
+  void set_scores(int row, int row_end, int page, const int32_t* pages, const uint32_t* const* k,
+                  int count) const {
     const int q_words = kPairs ? head_dim / 2 : head_dim;
+    float k_scales[kQuad];
+    if constexpr (kInt8) get_scales(row, row_end, page, pages, count, k_scales);
     uint32_t* s = scratch.s + page % kTilePages * kPageSize;
     for (int begin = 0; begin < q_words; begin += kBlockWords) {
       const int end = min_of(begin + kBlockWords, q_words);
       for (int r = row, rows; r < row_end; r += rows) {
         rows = even_part(row_end - r, Vec::kRows);
         for_columns(count, [&](int n, int column) {
+          const float* scales = kInt8 && end == q_words ? k_scales + column : nullptr;
           with_rows<Vec::kRows>(rows, ScoreRows<kBy>{scratch.q + r * head_dim, head_dim, k + column, n, begin,
-                                                     end, s + r * kTileTokens + column * kPageSize});
+                                                     end, scales, s + r * kTileTokens + column * kPageSize});
         });
+      }
+    }
+  }
+
+  // Scales of pages as set_scores has them: those of K, and those of V into the rows' tile for softmax_row.
+  void get_scales(int row, int row_end, int page, const int32_t* pages, int count, float* k_scales) const {
+    for (int j = 0; j < count; ++j) {
+      const float* scales = page_scales(task.kv, pages[j], task.kv_head);
+      k_scales[j] = scales[0];
+      for (int query = row / task.group; query < row_end / task.group; ++query) {
+        scratch.v_scales[query * kTilePages + (page + j) % kTilePages] = scales[1];
       }
     }
   }
@@ -269,7 +267,6 @@ struct Chunk {
     const bool is_thin = thin(segment);
     const auto words = [&](int page, uint32_t* wide) { return v_words(page, is_thin, wide); };
     for_each_quad(segment, words, [&](int page, const uint32_t* const* v, int count) {
-      scale_pages(segment, page, count, 1);
       const int p_word = page % kTilePages * kWordsPerPage;
       for (int query = segment.query_begin; query < segment.query_end;) {
         int run_end = query;
@@ -347,10 +344,12 @@ struct Chunk {
     const float m = tile_m > old_m ? tile_m : old_m;
 
     const F factor = Vec::set1(scale), minus_m = Vec::set1(-m);
+    const float* v_scales = scratch.v_scales + row / task.group * kTilePages;
     F sum = Vec::set1(0.0f);
     for (int t = page_begin; t < page_end; t += Vec::kLanes) {
-      const F p = exp2_flushed(Vec::fma(Vec::load(s + t), factor, minus_m));
+      F p = exp2_flushed(Vec::fma(Vec::load(s + t), factor, minus_m));
       sum = Vec::add(sum, p);
+      if constexpr (kInt8) p = Vec::mul(p, Vec::set1(v_scales[t / kPageSize]));
       store_probabilities<Vec>(s, t, p);
     }
     float l = Vec::sum(sum);

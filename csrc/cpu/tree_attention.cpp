@@ -178,10 +178,13 @@ class Run {
     thread_local Scratch memory;
     const int n = rows(unit.block), d = p_.kv.head_dim, heads = p_.kv.num_kv_heads;
     const size_t q_words = static_cast<size_t>(n) * d, s_words = static_cast<size_t>(n) * kTileTokens;
+    const size_t scale_words = static_cast<size_t>(n / group_) * kTilePages;
     const size_t operand_words = size_t{5} * kPageSize * d,
                  state_words = static_cast<size_t>(state_floats(n, d));
-    uint32_t* words = memory.reserve(q_words + s_words + operand_words + 2 * state_words);
-    const ChunkScratch scratch{words, words + q_words, words + q_words + s_words};
+    uint32_t* words = memory.reserve(q_words + s_words + scale_words + operand_words + 2 * state_words);
+    uint32_t* const scales = words + q_words + s_words;
+    const ChunkScratch scratch{words, words + q_words, reinterpret_cast<float*>(scales),
+                               scales + scale_words};
     float* states = reinterpret_cast<float*>(scratch.operands + operand_words);
     const AttentionState total = state_at(states, n, d), next = state_at(states + state_words, n, d);
 
