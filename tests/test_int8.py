@@ -83,13 +83,15 @@ def make_case(
 
 
 def check(case: Case, level: str, **options: float | None) -> None:
-    """The kernel's own error, as with float32 pages: sums are float32; a bfloat16 output is rounded once."""
+    """The kernel's own error: sums of some 100 float32 terms, of logits up to some 50 at the largest `scale`
+    that is drawn; a bfloat16 output is rounded once.
+    """
     _core.set_cpu_isa(level)
     out, lse = case.attend(**options)
     expected, expected_lse, *_ = case.expected(**options)
     rtol = 2**-8 if case.q.dtype == torch.bfloat16 else 1e-5
     assert out.dtype == case.q.dtype
-    torch.testing.assert_close(out.double(), expected, rtol=rtol, atol=2e-5)
+    torch.testing.assert_close(out.double(), expected, rtol=rtol, atol=5e-5)
     torch.testing.assert_close(lse.double(), expected_lse, rtol=1e-6, atol=2e-5)
 
 

@@ -52,7 +52,13 @@ class Session:
         """What ran, JSON-ready."""
         dtype = str(self.model.dtype).removeprefix("torch.")
         device = str(self.model.device)
-        return {"model": self.name, "dtype": dtype, "device": device, "threads": torch.get_num_threads()}
+        return {
+            "model": self.name,
+            "dtype": dtype,
+            "kv_dtype": dtype if self.kv_dtype is None else str(self.kv_dtype).removeprefix("torch."),
+            "device": device,
+            "threads": torch.get_num_threads(),
+        }
 
 
 @contextmanager
