@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tts_kernels import KVPool, KVTree, _core, append_kv, copy_pages, gather_kv, reference, tree_attention
+from tts_kernels.selection import Selection
 
 ROW_DTYPES = [torch.float32, torch.bfloat16]
 HEAD_DIMS = [32, 48, 64, 80, 96, 112, 128, 192, 256]
@@ -387,6 +388,24 @@ def test_threads_and_query_blocks_do_not_change_bits(level: str) -> None:
         assert same_bits(alone.attend(), expected_alone)
         for query_block in (1, 5, 32, 256):
             assert same_bits(case.attend(query_block), expected)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("group", [1, 3])
+def test_chosen_pages(level: str, group: int) -> None:
+    _core.set_cpu_isa(level)
+    case = make_case(**FAMILY, group=group)
+    tree = case.plan()
+    shape = (2, tree.num_queries, -(-tree.max_columns // 32))
+    every = Selection(torch.full(shape, -1, dtype=torch.int32))
+    assert same_bits(case.pool.attend(0, case.q, tree, selection=every), case.attend())
+    chosen = torch.rand((2, tree.num_queries, tree.max_columns)) < 0.5
+    some = Selection.from_bools(chosen)
+    out, lse, mass = case.pool.attend(0, case.q, tree, selection=some, return_mass=True)
+    args = (case.q, case.k_slots, case.v_slots, case.tables, case.lengths, case.query_lens)
+    expected = reference.tree_attention(*args, chosen=chosen)
+    for actual, exact in zip((out, lse, mass), expected, strict=True):
+        torch.testing.assert_close(actual.double(), exact, rtol=1e-5, atol=5e-5)
 
 
 @pytest.mark.parametrize("level", LEVELS)

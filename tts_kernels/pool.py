@@ -160,7 +160,7 @@ class KVPool:
 
     def attend(
         self, layer: int, q: Tensor, plan: TreePlan | DevicePlan, **options: Any
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """`tree_attention` of queries [T, num_q_heads, head_dim] over one layer's pages and scales."""
         return tree_attention(q, *self.layer(layer), plan, scales=self._layer_scales[layer], **options)
 

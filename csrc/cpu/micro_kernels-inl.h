@@ -154,8 +154,8 @@ struct ScoreRows {
   int q_stride;
   const uint32_t* const* k;
   int num_pages, begin, end;
-  const float* scales;
   uint32_t* s;
+  const float* scales = nullptr;
 
   template <int M>
   void run() const {

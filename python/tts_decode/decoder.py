@@ -21,6 +21,7 @@ from tts_decode.requests import RootRequest
 from tts_decode.sampling import SamplingParams
 from tts_decode.scheduler import Scheduler
 from tts_kernels import KVPool, KVTree
+from tts_kernels.cost import StepCost
 from tts_kernels.pool import page_bytes
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ class DecoderStats:
     Attributes:
         steps: forwards of the model. forward_tokens: tokens that went through them, prompts included.
         generated_tokens: sampled tokens. seconds: wall time inside the engine.
+        cost: flops and bytes of all forwards; `cost.combined()` is their cost in eFLOPs.
         branches: live branches. logical_tokens: KV tokens summed over them. unique_tokens: KV tokens stored.
         resident_bytes, peak_bytes: KV bytes of the pages in use, now and at most.
         page_bytes: KV bytes of one page over all layers.
@@ -43,6 +45,7 @@ class DecoderStats:
     generated_tokens: int
     forward_tokens: int
     seconds: float
+    cost: StepCost
     branches: int
     logical_tokens: int
     unique_tokens: int
@@ -202,6 +205,7 @@ class TreeDecoder:
             generated_tokens=scheduler.generated_tokens,
             forward_tokens=scheduler.forward_tokens,
             seconds=scheduler.seconds,
+            cost=scheduler.meter.total,
             branches=tree.branches,
             logical_tokens=tree.logical_tokens,
             unique_tokens=tree.unique_tokens,

@@ -24,6 +24,7 @@ from tts_decode.engines.features import (
     refuse_config,
     refuse_placement,
 )
+from tts_decode.engines.shape import shape_of_model
 from tts_kernels import DevicePlan, KVPool, TreePlan
 from tts_kernels.device import checked_device
 
@@ -53,6 +54,7 @@ class MissingContextError(RuntimeError):
 class Output(NamedTuple):
     logits: Tensor  # float32 [rows, vocab]
     hidden: Tensor | None  # float32 [T, hidden], the model's last hidden states
+    pages: int = 0  # distinct pages of the step's plan
 
 
 def _tree_attention(
@@ -81,7 +83,7 @@ def _tree_attention(
         )
     layer: int = module.layer_idx  # type: ignore[assignment]
     tts_context.pool.append(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), tts_context.slots)
-    out, _ = tts_context.pool.attend(
+    out, *_ = tts_context.pool.attend(
         layer,
         query[0].transpose(0, 1),
         tts_context.plan,
@@ -120,6 +122,7 @@ class HFEngine:
         # one transformers looks at the positions for packed sequences, and on a GPU waits for the answer.
         self._any_mask = torch.zeros((1, 1, 1, 1), device=self.device)
         self.kv_shape = self._probe()
+        self.shape = shape_of_model(model, self.kv_shape)
 
     @property
     def dtype(self) -> torch.dtype:
