@@ -68,7 +68,7 @@ struct SparseChunk : Chunk<kStorage> {
   }
 
   bool thin(int query_begin, int query_end) const {
-    return kStorage == Storage::kWideBFloat16 && (query_end - query_begin) * task.group <= kThinRows;
+    return Base::kWidens && (query_end - query_begin) * task.group <= kThinRows;
   }
 
   // Calls body(index in the list, operands, count) for up to kQuad pages of the list at a time.
@@ -89,7 +89,7 @@ struct SparseChunk : Chunk<kStorage> {
     const auto words = [&](int page, uint32_t* wide) { return this->k_words(page, is_thin, wide); };
     for_each_quad(list, words, [&](int j, const uint32_t* const* k, int count) {
       Base::with_product(is_thin, [&](auto product) {
-        this->template set_scores<product.kValue>(row_of(begin), row_of(end), j, k, count);
+        this->template set_scores<product.kValue>(row_of(begin), row_of(end), j, list.page + j, k, count);
       });
     });
   }
@@ -134,7 +134,7 @@ struct SparseChunk : Chunk<kStorage> {
     if (begin == 0 && end == kPageSize) return add_pages(query, query + 1, j, &v, 1, is_thin);
     if (is_thin) {
       uint32_t* wide = scratch.operands + kQuad * kPageSize * head_dim;
-      widen_rows(v, kPageSize / 2, head_dim, wide);
+      this->widen_v(v, wide);
       v = wide;
     }
     this->add_partial_page(query, j, v, begin, end);
