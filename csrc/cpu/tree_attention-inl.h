@@ -181,10 +181,10 @@ struct Chunk {
   }
 
   // Rows [row, row_end) of whole queries: S = Q K^T of `count` pages from `page` of the path on, whose
-  // numbers in the pool are `pages`.
+  // numbers in the pool are `pages`. `ahead`: pages to fetch meanwhile, or null.
   template <Product kBy>
-  void set_scores(int row, int row_end, int page, const int32_t* pages, const uint32_t* const* k,
-                  int count) const {
+  void set_scores(int row, int row_end, int page, const int32_t* pages, const uint32_t* const* k, int count,
+                  const uint32_t* const* ahead = nullptr) const {
     const int q_words = kPairs ? head_dim / 2 : head_dim;
     float k_scales[kQuad];
     if constexpr (kInt8) get_scales(row, row_end, page, pages, count, k_scales);
@@ -196,7 +196,8 @@ struct Chunk {
         for_columns(count, [&](int n, int column) {
           const float* scales = kInt8 && end == q_words ? k_scales + column : nullptr;
           with_rows<Vec::kRows>(rows, ScoreRows<kBy>{scratch.q + r * head_dim, head_dim, k + column, n, begin,
-                                                     end, s + r * kTileTokens + column * kPageSize, scales});
+                                                     end, s + r * kTileTokens + column * kPageSize, scales,
+                                                     ahead == nullptr ? nullptr : ahead + column});
         });
       }
     }
@@ -223,9 +224,10 @@ struct Chunk {
   }
 
   // Rows [row, row_end): acc += P V over `steps` words of P for each of `count` pages; p_word is the first
-  // one's index in a row of probabilities.
+  // one's index in a row of probabilities. `ahead`: pages to fetch meanwhile, or null.
   template <Product kBy>
-  void add_values(int row, int row_end, int p_word, const uint32_t* const* v, int count, int steps) const {
+  void add_values(int row, int row_end, int p_word, const uint32_t* const* v, int count, int steps,
+                  const uint32_t* const* ahead = nullptr) const {
     const int blocks = head_dim / 16, pass = kBlockWords / 16;
     for (int pass_begin = 0, pass_blocks; pass_begin < blocks; pass_begin += pass_blocks) {
       pass_blocks = even_part(blocks - pass_begin, pass);
@@ -235,7 +237,7 @@ struct Chunk {
           const int channel = (pass_begin + column) * 16;
           with_rows<Vec::kRows>(
               rows, ValueRows<kBy>{scratch.s + r * kTileTokens + p_word, v, count, steps, channel, n,
-                                   head_dim, state.acc + r * head_dim + channel});
+                                   head_dim, state.acc + r * head_dim + channel, ahead});
         });
       }
     }
