@@ -1,7 +1,7 @@
 """Which kernels serve an operator on plain pages: Triton's or those in CUDA C++.
 
-The environment variable TTS_KERNELS_BACKEND, "triton" or "cuda", forces one of the two, but for `gather_kv`,
-which only Triton has. It is read when an operator first meets a device, a dtype and a head_dim.
+The environment variable TTS_KERNELS_BACKEND, "triton" or "cuda", forces one of the two, but for what only
+Triton has. It is read when an operator first meets a device, a dtype and a head_dim.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from tts_kernels import _core
 
 _VARIABLE = "TTS_KERNELS_BACKEND"
+_IN_CUDA = ("append_kv", "copy_pages", "tree_attention")  # the others are Triton's alone
 
 # The faster backend of an operator by compute capability; Triton where there is no entry. Nothing is measured
 # yet, so there is none.
@@ -57,7 +58,7 @@ def choose(op: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> 
             f"k_pages, v_pages: got tensors on {device} of compute capability "
             f"{capability[0]}.{capability[1]}, expected 8.0 or newer"
         )
-    if op == "gather_kv":
+    if op not in _IN_CUDA:
         return "triton"
     if forced == "cuda":
         _check_cuda(op, dtype, head_dim)

@@ -10,6 +10,7 @@ from tts_kernels.ops._common import (
     check_devices,
     check_int32,
     check_rows,
+    check_summaries,
     kv_view,
     register,
     summary_view,
@@ -37,6 +38,7 @@ def append_kv(
         summaries: [num_pages, num_kv_heads, S, head_dim] of the pages' dtype, contiguous; changed in place.
             S = 1: mean key of each page (Kinetics); S = 2: least and largest value of each channel (Quest).
             It covers a page's slots from its first to the last that this call writes: pages fill in order.
+            On plain pages it is made by Triton, whichever backend serves the rest.
 
     Raises:
         TypeError, ValueError: a dtype, device, shape or stride does not fit, or a slot is outside the pool.
@@ -73,9 +75,12 @@ def _append_kv_plain(
 ) -> None:
     check_plain_pages(k_pages, v_pages)
     _check_tokens(k, v, k_pages, v_pages, slots)
+    num_pages, num_kv_heads, _, head_dim = k_pages.shape
     if summaries is not None:
-        raise ValueError("summaries: no kernel for plain pages yet")
+        check_summaries(summaries, (num_pages, num_kv_heads, head_dim), k_pages)
     backend.kernel("append_kv", k_pages)(k, v, k_pages, v_pages, slots)
+    if summaries is not None:
+        backend.kernel("summarize_pages", k_pages)(k_pages, slots, summaries)
 
 
 def _check_tokens(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from tts_kernels import _core, backend
-from tts_kernels.ops._common import check_devices, check_int32, kv_view, register, summary_view
+from tts_kernels.ops._common import (
+    check_devices,
+    check_int32,
+    check_summaries,
+    kv_view,
+    register,
+    summary_view,
+)
 from tts_kernels.ops._paged import are_plain, check_plain_pages
 
 
@@ -55,9 +62,13 @@ def _copy_pages_plain(
 ) -> None:
     check_plain_pages(k_pages, v_pages, layers=1)
     check_int32("copies", copies, 2)
+    layers, num_pages, num_kv_heads, _, head_dim = k_pages.shape
     if summaries is not None:
-        raise ValueError("summaries: no kernel for plain pages yet")
-    backend.kernel("copy_pages", k_pages)(k_pages, v_pages, copies)
+        check_summaries(summaries, (layers, num_pages, num_kv_heads, head_dim), k_pages)
+    copy = backend.kernel("copy_pages", k_pages)
+    copy(k_pages, v_pages, copies)
+    if summaries is not None:  # as keys and values of pages of one token: minima and maxima, or means twice
+        copy(summaries[..., :1, :], summaries[..., -1:, :], copies)
 
 
 def _copy_pages_fake(
