@@ -7,6 +7,17 @@ from tts_kernels.triton.append_kv import append_kv
 from tts_kernels.triton.copy_pages import copy_pages
 from tts_kernels.triton.gather_kv import gather_kv
 from tts_kernels.triton.page_summaries import summarize_pages
+from tts_kernels.triton.score_pages import score_pages
+from tts_kernels.triton.select_pages import select_top_pages
 from tts_kernels.triton.tree_attention import INTERPRETED, tree_attention
 
-__all__ = ["INTERPRETED", "append_kv", "copy_pages", "gather_kv", "summarize_pages", "tree_attention"]
+__all__ = [
+    "INTERPRETED",
+    "append_kv",
+    "copy_pages",
+    "gather_kv",
+    "score_pages",
+    "select_top_pages",
+    "summarize_pages",
+    "tree_attention",
+]

@@ -17,7 +17,14 @@ LOG2_E = math.log2(math.e)
 # A storage dtype is computed with as it is on a GPU. The interpreter multiplies bfloat16 as if its bits were
 # integers, without a word, so there everything is computed in float32.
 INTERPRETED = bool(triton.knobs.runtime.interpret)
-_COMPUTE = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+COMPUTE = {
+    dtype: tl.float32 if INTERPRETED else compiled
+    for dtype, compiled in (
+        (torch.float32, tl.float32),
+        (torch.float16, tl.float16),
+        (torch.bfloat16, tl.bfloat16),
+    )
+}
 
 
 class LaunchConfig(NamedTuple):
@@ -100,7 +107,7 @@ def tree_attention(
             MAX_BLOCK_M=config.max_block_m,
             HAS_WINDOW=options.window > 0,
             HAS_SOFT_CAP=options.soft_cap > 0,
-            COMPUTE=tl.float32 if INTERPRETED else _COMPUTE[q.dtype],
+            COMPUTE=COMPUTE[q.dtype],
             num_warps=config.num_warps,
             num_stages=config.num_stages,
         )
