@@ -9,9 +9,18 @@ except ModuleNotFoundError as missing:
     ) from missing
 from tts_kernels.device_plan import DevicePlan, WorkCapacity
 from tts_kernels.device_planner import DevicePlanner
-from tts_kernels.ops import append_kv, copy_pages, gather_kv, tree_attention
+from tts_kernels.ops import (
+    append_kv,
+    copy_pages,
+    gather_kv,
+    score_pages,
+    select_pages,
+    select_top_pages,
+    tree_attention,
+)
 from tts_kernels.plan import TreePlan, plan
 from tts_kernels.pool import KVPool
+from tts_kernels.selection import Selection
 
 __all__ = [
     "Append",
@@ -21,6 +30,7 @@ __all__ = [
     "KVPool",
     "KVTree",
     "OutOfPages",
+    "Selection",
     "TreePlan",
     "TreeStats",
     "WorkCapacity",
@@ -28,5 +38,8 @@ __all__ = [
     "copy_pages",
     "gather_kv",
     "plan",
+    "score_pages",
+    "select_pages",
+    "select_top_pages",
     "tree_attention",
 ]

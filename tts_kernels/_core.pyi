@@ -166,6 +166,34 @@ def tree_attention(
     scale: float,
     window: int,
     logits_soft_cap: float,
+    mask: tuple[int, int],
+    mass: tuple[int, int],
+    num_threads: int,
+) -> None: ...
+def score_pages(
+    summaries: SummaryView,
+    pages: tuple[int, int, int],
+    bfloat16_summaries: bool,
+    plan: PlanView,
+    q: TokenRows,
+    num_q_heads: int,
+    bfloat16_q: bool,
+    scale: float,
+    scores: tuple[int, int],
+    num_threads: int,
+) -> None: ...
+def select_top_pages(
+    scores: tuple[int, int],
+    num_kv_heads: int,
+    plan: PlanView,
+    branches: int,
+    num_branches: int,
+    budget: int,
+    top_p: float,
+    sink_recent: tuple[int, int],
+    share: int,
+    keep_tail: bool,
+    mask: int,
     num_threads: int,
 ) -> None: ...
 def cpu_isa() -> str: ...

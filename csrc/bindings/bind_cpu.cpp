@@ -5,12 +5,15 @@
 
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "bindings/bindings.h"
 #include "cpu/isa.h"
 #include "cpu/kv_ops.h"
 #include "cpu/parallel.h"
+#include "cpu/score_pages.h"
+#include "cpu/select_top_pages.h"
 #include "cpu/tree_attention.h"
 
 namespace py = pybind11;
@@ -19,6 +22,10 @@ namespace tts {
 namespace {
 
 using Strides = std::pair<int64_t, int64_t>;
+using Columns =
+    std::pair<uintptr_t, int64_t>;  // an array [num_kv_heads, T, columns or words]; address 0: none
+
+DType float_dtype(bool bfloat16) { return bfloat16 ? DType::kBFloat16 : DType::kFloat32; }
 
 template <class T>
 T* pointer(uintptr_t address) {
@@ -27,11 +34,8 @@ T* pointer(uintptr_t address) {
 
 KVView make_view(uintptr_t k, uintptr_t v, Strides k_strides, Strides v_strides, int num_pages,
                  int num_kv_heads, int head_dim, bool bfloat16) {
-  return {pointer<void>(k), pointer<void>(v),
-          k_strides.first,  k_strides.second,
-          v_strides.first,  v_strides.second,
-          num_pages,        num_kv_heads,
-          head_dim,         bfloat16 ? DType::kBFloat16 : DType::kFloat32};
+  return {pointer<void>(k), pointer<void>(v), k_strides.first, k_strides.second, v_strides.first,
+          v_strides.second, num_pages,        num_kv_heads,    head_dim,         float_dtype(bfloat16)};
 }
 
 TokenRows make_rows(uintptr_t data, Strides strides) {
@@ -84,14 +88,50 @@ void bind_ops(py::module_& m) {
   m.def(
       "tree_attention",
       [](const KVView& kv, const PlanView& plan, const TokenRows& q, int num_q_heads, uintptr_t out,
-         uintptr_t lse, float scale, int window, float logits_soft_cap, int num_threads) {
+         uintptr_t lse, float scale, int window, float logits_soft_cap, Columns mask, Columns mass,
+         int num_threads) {
         py::gil_scoped_release release;
         tree_attention({kv, plan, q.data, q.token_stride, q.head_stride, num_q_heads, pointer<void>(out),
-                        pointer<float>(lse), scale, window, logits_soft_cap},
+                        pointer<float>(lse), scale, window, logits_soft_cap, pointer<int32_t>(mask.first),
+                        mask.second, pointer<float>(mass.first), mass.second},
                        num_threads);
       },
       py::arg("kv"), py::arg("plan"), py::arg("q"), py::arg("num_q_heads"), py::arg("out"), py::arg("lse"),
-      py::arg("scale"), py::arg("window"), py::arg("logits_soft_cap"), py::arg("num_threads"));
+      py::arg("scale"), py::arg("window"), py::arg("logits_soft_cap"), py::arg("mask"), py::arg("mass"),
+      py::arg("num_threads"));
+}
+
+void bind_page_choice(py::module_& m) {
+  m.def(
+      "score_pages",
+      [](const SummaryView& summaries, std::tuple<int, int, int> pages, bool bfloat16_summaries,
+         const PlanView& plan, const TokenRows& q, int num_q_heads, bool bfloat16_q, float scale,
+         Columns scores, int num_threads) {
+        py::gil_scoped_release release;
+        const auto [num_pages, num_kv_heads, head_dim] = pages;
+        score_pages({summaries, num_pages, num_kv_heads, head_dim, float_dtype(bfloat16_summaries), plan,
+                     q.data, float_dtype(bfloat16_q), q.token_stride, q.head_stride, num_q_heads, scale,
+                     pointer<float>(scores.first), scores.second},
+                    num_threads);
+      },
+      py::arg("summaries"), py::arg("pages"), py::arg("bfloat16_summaries"), py::arg("plan"), py::arg("q"),
+      py::arg("num_q_heads"), py::arg("bfloat16_q"), py::arg("scale"), py::arg("scores"),
+      py::arg("num_threads"));
+  m.def(
+      "select_top_pages",
+      [](Columns scores, int num_kv_heads, const PlanView& plan, uintptr_t branches, int64_t num_branches,
+         uintptr_t budget, double top_p, std::pair<int, int> sink_recent, int share, bool keep_tail,
+         uintptr_t mask, int num_threads) {
+        py::gil_scoped_release release;
+        select_top_pages({pointer<float>(scores.first), num_kv_heads, plan.num_queries, scores.second,
+                          plan.query_order, plan.query_position, pointer<PlannedBranch>(branches),
+                          num_branches, pointer<int32_t>(budget), top_p, sink_recent.first,
+                          sink_recent.second, static_cast<Share>(share), keep_tail, pointer<int32_t>(mask)},
+                         num_threads);
+      },
+      py::arg("scores"), py::arg("num_kv_heads"), py::arg("plan"), py::arg("branches"),
+      py::arg("num_branches"), py::arg("budget"), py::arg("top_p"), py::arg("sink_recent"), py::arg("share"),
+      py::arg("keep_tail"), py::arg("mask"), py::arg("num_threads"));
 }
 
 void bind_isa(py::module_& m) {
@@ -122,6 +162,7 @@ void bind_cpu(py::module_& m) {
            py::arg("blocks"), py::arg("num_blocks"), py::arg("segments"), py::arg("num_segments"),
            py::arg("pages"), py::arg("num_pages"));
   bind_ops(m);
+  bind_page_choice(m);
   bind_isa(m);
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/score_pages_kernels.h"
 #include "cpu/tree_attention_kernels.h"
 
 namespace tts {
@@ -13,6 +14,7 @@ struct CpuIsa {
   const char* name;
   bool (*supported)();  // CPU and operating system
   AttentionKernels float32, bfloat16;
+  PageScoreKernels page_scores;
 };
 
 // All levels compiled in, best first.

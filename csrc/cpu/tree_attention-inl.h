@@ -280,8 +280,9 @@ struct Chunk {
     }
   }
 
-  // Softmax of one row over tokens [begin, end) of the tile: scores become probabilities in place.
-  void softmax_row(int row, int begin, int end) const {
+  // Softmax of one row over tokens [begin, end) of the tile: scores become probabilities in place. page_sums
+  // (may be null): gets the sum of the probabilities of each page of the tile.
+  void softmax_row(int row, int begin, int end, float* page_sums) const {
     uint32_t* s = scratch.s + row * kTileTokens;
     // Whole pages from here on: invisible tokens at either edge are overwritten with -inf.
     const int page_begin = begin / kPageSize * kPageSize,
@@ -308,6 +309,7 @@ struct Chunk {
     for (int t = page_begin; t < page_end; t += Vec::kLanes) {
       const F p = exp2_flushed(Vec::fma(Vec::load(s + t), factor, minus_m));
       sum = Vec::add(sum, p);
+      if (page_sums != nullptr) page_sums[t / kPageSize] += Vec::sum(p);
       store_probabilities<Vec>(s, t, p);
     }
     float l = Vec::sum(sum);
@@ -330,17 +332,35 @@ struct Chunk {
       const int begin = max_of(first_visible(query) - tile * kTileTokens, 0);
       const int end = min_of(task.position[query] + 1 - tile * kTileTokens, kTileTokens);
       if (begin >= end) continue;
-      for (int row = row_of(query); row < row_of(query + 1); ++row) softmax_row(row, begin, end);
+      for (int row = row_of(query); row < row_of(query + 1); ++row) {
+        float page_sums[kTilePages] = {};
+        softmax_row(row, begin, end, task.mass != nullptr ? page_sums : nullptr);
+        if (task.mass == nullptr) continue;
+        for (int page = begin / kPageSize; page * kPageSize < end; ++page) {
+          export_mass(row, tile, tile * kTilePages + page, page_sums[page]);
+        }
+      }
     }
   }
 
-  void run() const {
+  void export_mass(int row, int tile, int column, float page_sum) const {
+    const MassExport& mass = *task.mass;
+    if (column >= mass.num_columns) return;
+    mass.sums[row * mass.num_columns + column] = page_sum;
+    mass.m[row * ((mass.num_columns + kTilePages - 1) / kTilePages) + tile] = state.m[row];
+  }
+
+  void clear_state() const {
     const int rows = row_of(task.query_end);
     for (int row = 0; row < rows; ++row) {
       state.m[row] = -__builtin_inff();
       state.l[row] = 0.0f;
     }
     for (int i = 0; i < rows * head_dim; ++i) state.acc[i] = 0.0f;
+  }
+
+  void run() const {
+    clear_state();
     for (const Segment* segment = task.segment_begin; segment < task.segment_end;) {
       const int tile = segment->first_page / kTilePages;
       const Segment* tile_end = segment;
@@ -367,7 +387,11 @@ void pack_q(const void* row, int head_dim, uint32_t* words) {
   }
 }
 
+// clang-format off: needs Chunk
+#include "cpu/sparse_attention-inl.h"
+// clang-format on
+
 template <Storage kStorage>
 constexpr AttentionKernels kernels() {
-  return {pack_q<kStorage>, attend_chunk<kStorage>};
+  return {pack_q<kStorage>, attend_chunk<kStorage>, attend_chunk_sparse<kStorage>};
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -86,10 +87,11 @@ class Run {
   Run(const TreeAttentionParams& params, int num_threads)
       : p_(params),
         group_(params.num_q_heads / params.kv.num_kv_heads),
-        kernels_(params.kv.dtype == DType::kFloat32 ? cpu_isa().float32 : cpu_isa().bfloat16) {
+        kernels_(params.kv.dtype == DType::kFloat32 ? cpu_isa().float32 : cpu_isa().bfloat16),
+        sparse_(params.mask != nullptr || has_holes(params.plan)) {
     find_chunks();
-    const int64_t flop =
-        cost(0, first_chunk_.back()) * 4 * kPageSize * params.num_q_heads * params.kv.head_dim;
+    allocate_mass();
+    const int64_t flop = pages_read() * 4 * kPageSize * params.num_q_heads * params.kv.head_dim;
     num_threads = static_cast<int>(std::min<int64_t>(num_threads, 1 + flop / kMinFlopPerThread));
     make_units(num_threads);
     parallel_for(num_threads, static_cast<int64_t>(units_.size()),
@@ -120,6 +122,39 @@ class Run {
       }
       first_chunk_.push_back(static_cast<int>(chunks_.size()));
     }
+  }
+
+  static bool has_holes(const PlanView& plan) {
+    return std::any_of(plan.pages, plan.pages + plan.num_pages, [](int32_t page) { return page < 0; });
+  }
+
+  // (query, page) pairs, mean over the KV heads.
+  int64_t pages_read() const {
+    if (p_.mask == nullptr) return cost(0, first_chunk_.back());
+    int64_t bits = 0;
+    for (int64_t i = 0; i < p_.kv.num_kv_heads * p_.plan.num_queries * p_.mask_words; ++i) {
+      bits += std::popcount(static_cast<uint32_t>(p_.mask[i]));
+    }
+    return bits / p_.kv.num_kv_heads;
+  }
+
+  int64_t mass_tiles() const { return (p_.mass_columns + kTilePages - 1) / kTilePages; }
+  int64_t mass_floats(int rows) const { return rows * (p_.mass_columns + mass_tiles()); }
+
+  void allocate_mass() {
+    if (p_.mass == nullptr) return;
+    int64_t floats = 0;
+    for (int b = 0; b < p_.plan.num_blocks; ++b) {
+      mass_offset_.push_back(floats);
+      floats += p_.kv.num_kv_heads * mass_floats(rows(b));
+    }
+    mass_.resize(static_cast<size_t>(floats));
+  }
+
+  MassExport mass_of(const Unit& unit) {
+    const int n = rows(unit.block);
+    float* sums = mass_.data() + mass_offset_[unit.block] + unit.head * mass_floats(n);
+    return {sums, sums + n * p_.mass_columns, p_.mass_columns};
   }
 
   int64_t cost(int chunk_begin, int chunk_end) const {
@@ -198,7 +233,7 @@ class Run {
     write_rows(unit, partial_state(unit, 0));
   }
 
-  void attend(const Unit& unit, int c, const ChunkScratch& scratch, const AttentionState& state) const {
+  void attend(const Unit& unit, int c, const ChunkScratch& scratch, const AttentionState& state) {
     const Chunk& chunk = chunks_[static_cast<size_t>(c)];
     ChunkTask task{};
     task.kv = p_.kv;
@@ -213,7 +248,12 @@ class Run {
     task.scale = p_.scale;
     task.soft_cap = p_.soft_cap;
     task.window = p_.window;
-    kernels_.attend_chunk(task, scratch, state);
+    task.mask = p_.mask == nullptr ? nullptr : p_.mask + unit.head * p_.plan.num_queries * p_.mask_words;
+    task.mask_words = p_.mask_words;
+    task.query_order = p_.plan.query_order;
+    const MassExport mass = p_.mass == nullptr ? MassExport{} : mass_of(unit);
+    task.mass = p_.mass == nullptr ? nullptr : &mass;
+    (sparse_ ? kernels_.attend_chunk_sparse : kernels_.attend_chunk)(task, scratch, state);
   }
 
   // Row (i, h) of a unit is q[query_order[i], head * group + h].
@@ -234,12 +274,12 @@ class Run {
     });
   }
 
-  void write_rows(const Unit& unit, const AttentionState& state) const {
+  void write_rows(const Unit& unit, const AttentionState& state) {
     const int d = p_.kv.head_dim;
     for_each_row(unit, [&](int row, int64_t token, int64_t head) {
       const int64_t index = token * p_.num_q_heads + head;
       const float* acc = state.acc + int64_t{row} * d;
-      const float inverse = 1.0f / state.l[row];
+      const float inverse = state.l[row] > 0.0f ? 1.0f / state.l[row] : 0.0f;  // 0: it reads nothing
       for (int c = 0; c < d; ++c) {
         if (p_.kv.dtype == DType::kFloat32) {
           static_cast<float*>(p_.out)[index * d + c] = acc[c] * inverse;
@@ -249,15 +289,36 @@ class Run {
       }
       p_.lse[index] = (state.m[row] + std::log2(state.l[row])) * 0.693147181f;
     });
+    if (p_.mass != nullptr) write_mass(unit, state);
+  }
+
+  void write_mass(const Unit& unit, const AttentionState& state) {
+    const MassExport mass = mass_of(unit);
+    for (int row = 0, i = block(unit.block).query_begin; i < block(unit.block).query_end; ++i) {
+      const int64_t token = unit.head * p_.plan.num_queries + p_.plan.query_order[i];
+      float* out = p_.mass + token * p_.mass_columns;
+      std::fill_n(out, p_.mass_columns, 0.0f);
+      for (int h = 0; h < group_; ++h, ++row) {
+        const float* sums = mass.sums + row * p_.mass_columns;
+        for (int64_t c = 0; c < p_.mass_columns; ++c) {
+          if (sums[c] == 0.0f) continue;
+          const float m = mass.m[row * mass_tiles() + c / kTilePages];
+          out[c] += sums[c] * std::exp2(m - state.m[row]) / (state.l[row] * static_cast<float>(group_));
+        }
+      }
+    }
   }
 
   const TreeAttentionParams& p_;
   const int group_;
   const AttentionKernels kernels_;
+  const bool sparse_;
   std::vector<Chunk> chunks_;
   std::vector<int> first_chunk_;         // [num_blocks + 1] of each block in chunks_
   std::vector<int64_t> partial_offset_;  // [num_blocks] in partials_
   std::vector<Unit> units_;
+  std::vector<float> mass_;                         // [block][head] what MassExport points at
+  std::vector<int64_t> mass_offset_;                // [num_blocks] in mass_
   std::unique_ptr<float[]> partials_;               // [block][head][chunk] states of split blocks
   std::unique_ptr<std::atomic<int>[]> unfinished_;  // [block, head] chunks not yet attended
 };
@@ -274,6 +335,11 @@ void tree_attention(const TreeAttentionParams& params, int num_threads) {
   require(params.soft_cap >= 0.0f && std::isfinite(params.soft_cap), "logits_soft_cap: got ", params.soft_cap,
           ", expected a finite number > 0, or 0 for none");
   check_plan(params.plan, params.kv.num_pages);
+  for (int64_t i = 0; params.mass != nullptr && i < params.plan.num_queries; ++i) {
+    require(params.plan.query_position[i] / kPageSize < params.mass_columns, "query_position[", i, "]: got ",
+            params.plan.query_position[i], ", expected a position on the first ", params.mass_columns,
+            " pages");
+  }
   if (params.plan.num_queries > 0) Run(params, num_threads);
 }
 

@@ -29,11 +29,18 @@ struct TreeAttentionParams {
   float scale;
   int window;      // a query sees at most so many tokens, itself included; 0: all
   float soft_cap;  // c > 0: logits become c tanh(logit / c); 0: none
+  // Sparse: bit c % 32 of word c / 32 of mask[h, row of q] is set where a query reads column c of its path
+  // for KV head h. Null: it reads all.
+  const int32_t* mask;  // [num_kv_heads, num_queries, mask_words]
+  int64_t mask_words;
+  // Share of each page in the softmax, mean over the query heads of a KV head; 0 where a query does not read.
+  float* mass;  // [num_kv_heads, num_queries, mass_columns], or null
+  int64_t mass_columns;
 };
 
 // Throws ArgumentError before anything is written if an index of the plan leads outside its arrays or the
-// pool. The bits of a row depend on its own query, path and position only: not on the other rows, the blocks
-// or the threads.
+// pool. A row that reads nothing is (0, -inf). The bits of a row depend on its own query, path and position
+// only: not on the other rows, the blocks or the threads.
 void tree_attention(const TreeAttentionParams& params, int num_threads);
 
 }  // namespace tts

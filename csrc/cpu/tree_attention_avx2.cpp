@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include "cpu/score_pages_kernels.h"
 #include "cpu/tree_attention_kernels.h"
 
 namespace tts::avx2 {
@@ -8,10 +9,12 @@ namespace {
 #include "cpu/vec_avx2-inl.h"
 #include "cpu/micro_kernels-inl.h"
 #include "cpu/tree_attention-inl.h"
+#include "cpu/score_pages-inl.h"
 // clang-format on
 }  // namespace
 
 constinit const AttentionKernels kFloat32 = kernels<Storage::kFloat32>();
 constinit const AttentionKernels kBFloat16 = kernels<Storage::kWideBFloat16>();
+constinit const PageScoreKernels kPageScores = page_score_kernels();
 
 }  // namespace tts::avx2

@@ -1,3 +1,4 @@
+#include "cpu/score_pages_kernels.h"
 #include "cpu/tree_attention_kernels.h"
 
 namespace tts::generic {
@@ -6,10 +7,12 @@ namespace {
 #include "cpu/vec_generic-inl.h"
 #include "cpu/micro_kernels-inl.h"
 #include "cpu/tree_attention-inl.h"
+#include "cpu/score_pages-inl.h"
 // clang-format on
 }  // namespace
 
 constinit const AttentionKernels kFloat32 = kernels<Storage::kFloat32>();
 constinit const AttentionKernels kBFloat16 = kernels<Storage::kWideBFloat16>();
+constinit const PageScoreKernels kPageScores = page_score_kernels();
 
 }  // namespace tts::generic

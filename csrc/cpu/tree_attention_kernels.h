@@ -15,6 +15,13 @@ namespace tts {
 constexpr int kTileTokens = kTilePages * kPageSize;
 constexpr int kChunkTiles = 4;
 
+// Where a block's rows leave what their mass per page is made of. Sparse and dense.
+struct MassExport {
+  float* sums;  // [rows, num_columns] sum of 2^(logit - m) over the tokens of the page; 0 where none is read
+  float* m;     // [rows, tiles of num_columns], the m of the tile's pages
+  int64_t num_columns;
+};
+
 struct ChunkTask {
   KVView kv;
   int kv_head;
@@ -26,6 +33,11 @@ struct ChunkTask {
   const int32_t* pages;
   float scale, soft_cap;  // soft_cap 0: none
   int window;             // 0: none
+  // Sparse: bit c % 32 of word c / 32 of mask[row of q] says whether a query reads column c; null: all.
+  const int32_t* mask;  // of the KV head: [num_queries, mask_words]
+  int64_t mask_words;
+  const int32_t* query_order;  // of every query of the plan: its row of q
+  const MassExport* mass;      // null: none
 };
 
 // State of a softmax over part of the path: the result is acc / l, its base-2 log-sum-exp m + log2(l).
@@ -47,6 +59,10 @@ struct AttentionKernels {
   void (*pack_q)(const void* row, int head_dim, uint32_t* words);
   // Sets `state` to that of the chunk that the task's segments span.
   void (*attend_chunk)(const ChunkTask& task, const ChunkScratch& scratch, const AttentionState& state);
+  // The same for the pages that the task's mask lets a query read; pages of id -1 are read by nobody. With
+  // all pages in the mask the bits are those of attend_chunk.
+  void (*attend_chunk_sparse)(const ChunkTask& task, const ChunkScratch& scratch,
+                              const AttentionState& state);
 };
 
 namespace generic {

@@ -117,6 +117,44 @@ def token_rows(rows: Tensor) -> _core.TokenRows:
     return _core.TokenRows(rows.data_ptr(), (strides[0], strides[1]))
 
 
+def check_plan_tensors(
+    query_order: Tensor, query_position: Tensor, blocks: Tensor, segments: Tensor, pages: Tensor
+) -> None:
+    check_int32("query_order", query_order)
+    check_int32("query_position", query_position)
+    check_int32("blocks", blocks, 4)
+    check_int32("segments", segments, 5)
+    check_int32("pages", pages)
+
+
+def check_mask(mask: Tensor, heads: int, queries: int) -> None:
+    """The mask of a Selection for these pages and queries."""
+    if mask.dtype is not torch.int32:
+        raise TypeError(f"selection.mask: got {mask.dtype}, expected torch.int32")
+    if mask.dim() != 3 or mask.shape[:2] != (heads, queries) or not mask.is_contiguous():
+        raise ValueError(
+            f"selection.mask: got shape {list(mask.shape)} and strides {mask.stride()}, expected contiguous "
+            f"[{heads}, {queries}, words], a row for each KV head and query"
+        )
+
+
+def plan_view(
+    query_order: Tensor, query_position: Tensor, blocks: Tensor, segments: Tensor, pages: Tensor
+) -> _core.PlanView:
+    """What C++ needs to know of a TreePlan's tensors, which outlive the view."""
+    return _core.PlanView(
+        query_order.data_ptr(),
+        query_position.data_ptr(),
+        query_order.shape[0],
+        blocks.data_ptr(),
+        blocks.shape[0],
+        segments.data_ptr(),
+        segments.shape[0],
+        pages.data_ptr(),
+        pages.shape[0],
+    )
+
+
 def kv_view(k_pages: Tensor, v_pages: Tensor, *, layers: int = 0) -> _core.KVView:
     """Checks pages [num_pages, num_kv_heads, *packed page] and returns what C++ needs to know of them.
 

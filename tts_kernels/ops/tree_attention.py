@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, Literal, overload
+
 import torch
 from torch import Tensor
 
@@ -10,16 +13,20 @@ from tts_kernels.device_plan import DevicePlan
 from tts_kernels.ops._common import (
     PAGE_SIZE,
     check_devices,
-    check_int32,
+    check_mask,
+    check_plan_tensors,
     check_rows,
     kv_view,
+    plan_view,
     register,
     token_rows,
 )
 from tts_kernels.ops.tree_attention_work import tree_attention_work
 from tts_kernels.plan import TreePlan
+from tts_kernels.selection import Selection
 
 
+@overload
 def tree_attention(
     q: Tensor,
     k_pages: Tensor,
@@ -29,7 +36,34 @@ def tree_attention(
     scale: float | None = None,
     window: int | None = None,
     logits_soft_cap: float | None = None,
-) -> tuple[Tensor, Tensor]:
+    selection: Selection | None = None,
+    return_mass: Literal[False] = False,
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def tree_attention(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    plan: TreePlan | DevicePlan,
+    *,
+    scale: float | None = None,
+    window: int | None = None,
+    logits_soft_cap: float | None = None,
+    selection: Selection | None = None,
+    return_mass: Literal[True],
+) -> tuple[Tensor, Tensor, Tensor]: ...
+def tree_attention(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    plan: TreePlan | DevicePlan,
+    *,
+    scale: float | None = None,
+    window: int | None = None,
+    logits_soft_cap: float | None = None,
+    selection: Selection | None = None,
+    return_mass: bool = False,
+) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
     """Softmax attention of T queries, each over the tokens up to its own position of its branch.
 
     Each page that branches share is read once for all of them. On packed pages (a `KVPool` on the CPU) the
@@ -50,9 +84,17 @@ def tree_attention(
         window: a query at position p sees positions max(0, p - window + 1) .. p; default all up to p.
         logits_soft_cap: c turns a scaled logit s into c * tanh(s / c); default none.
 
+        selection: the pages that each query reads (`select_pages`); default all. Pages that nobody reads are
+            not loaded; one that several queries read is loaded once for each KV head. On packed pages all
+            pages selected give the same bits as no selection.
+        return_mass: also return the share of each page in each query's softmax.
+
     Returns:
         out: [T, num_q_heads, head_dim] of q's dtype.
         lse: [T, num_q_heads] float32, natural logarithm of the sum of the exponentials of the logits.
+        mass, with return_mass: [num_kv_heads, T, P] float32, P = plan.max_columns, mean over the query heads
+            of a KV head; 0 for pages that the query does not read.
+        A query that reads no page has 0, -inf and 0.
 
     Sums are float32. GPUs and the CPU level with a bfloat16 dot product (avx512_bf16) round probabilities
     to the dtype of the values before they multiply them; other CPU levels keep them in float32.
@@ -67,6 +109,8 @@ def tree_attention(
         raise ValueError(f"window: got {window}, expected >= 1, or None to see everything")
     if logits_soft_cap is not None and not logits_soft_cap > 0:
         raise ValueError(f"logits_soft_cap: got {logits_soft_cap}, expected > 0, or None for no cap")
+    if selection is not None and not isinstance(selection, Selection):
+        raise TypeError(f"selection: got {type(selection).__name__}, expected a Selection (select_pages)")
     if isinstance(plan, DevicePlan):
         return tree_attention_work(q, k_pages, v_pages, plan, scale, window or 0, logits_soft_cap or 0.0)
     if not isinstance(plan, TreePlan):
@@ -95,7 +139,7 @@ def tree_attention(
         raise ValueError(
             f"plan.page_size: got {plan.page_size}, expected {PAGE_SIZE}; plan with page_size=16"
         )
-    out, lse = torch.ops.tts_kernels.tree_attention.default(
+    arguments = (
         q,
         k_pages,
         v_pages,
@@ -107,7 +151,12 @@ def tree_attention(
         q.shape[-1] ** -0.5 if scale is None else scale,
         window or 0,
         logits_soft_cap or 0.0,
+        None if selection is None else selection.mask,
     )
+    if return_mass:
+        out, lse, mass = torch.ops.tts_kernels.tree_attention.mass(*arguments, plan.max_columns)
+        return out, lse, mass
+    out, lse = torch.ops.tts_kernels.tree_attention.default(*arguments)
     return out, lse
 
 
@@ -123,36 +172,25 @@ def _tree_attention_cpu(
     scale: float,
     window: int,
     logits_soft_cap: float,
+    mask: Tensor | None = None,
+    mass: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     kv = kv_view(k_pages, v_pages)
     check_rows("q", q, None, v_pages.shape[3], k_pages.dtype)
-    check_int32("query_order", query_order)
-    check_int32("query_position", query_position)
-    check_int32("blocks", blocks, 4)
-    check_int32("segments", segments, 5)
-    check_int32("pages", pages)
+    check_plan_tensors(query_order, query_position, blocks, segments, pages)
     tokens, heads, _ = q.shape
     if not tokens == query_order.shape[0] == query_position.shape[0]:
         raise ValueError(
             f"q: got {tokens} rows, expected as many as the plan has queries "
             f"({query_order.shape[0]} and {query_position.shape[0]})"
         )
-    plan = _core.PlanView(
-        query_order.data_ptr(),
-        query_position.data_ptr(),
-        tokens,
-        blocks.data_ptr(),
-        blocks.shape[0],
-        segments.data_ptr(),
-        segments.shape[0],
-        pages.data_ptr(),
-        pages.shape[0],
-    )
+    if mask is not None:
+        check_mask(mask, k_pages.shape[1], tokens)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     lse = torch.empty((tokens, heads), dtype=torch.float32)
     _core.tree_attention(
         kv,
-        plan,
+        plan_view(query_order, query_position, blocks, segments, pages),
         token_rows(q),
         heads,
         out.data_ptr(),
@@ -160,9 +198,20 @@ def _tree_attention_cpu(
         scale,
         min(window, 2**30),
         logits_soft_cap,
+        (0, 0) if mask is None else (mask.data_ptr(), mask.shape[2]),
+        (0, 0) if mass is None else (mass.data_ptr(), mass.shape[2]),
         torch.get_num_threads(),
     )
     return out, lse
+
+
+def _tree_attention_mass_cpu(
+    q: Tensor, k_pages: Tensor, v_pages: Tensor, *options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    mass = torch.empty((k_pages.shape[1], q.shape[0], options[-1]), dtype=torch.float32)
+    attend: Callable[..., tuple[Tensor, Tensor]] = _tree_attention_cpu
+    out, lse = attend(q, k_pages, v_pages, *options[:-1], mass=mass)
+    return out, lse, mass
 
 
 def _tree_attention_fake(
@@ -177,14 +226,29 @@ def _tree_attention_fake(
     scale: float,
     window: int,
     logits_soft_cap: float,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32)
 
 
+def _tree_attention_mass_fake(
+    q: Tensor, k_pages: Tensor, v_pages: Tensor, *options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    mass = q.new_empty((k_pages.shape[1], q.shape[0], options[-1]), dtype=torch.float32)
+    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32), mass
+
+
+_ARGUMENTS = (
+    "(Tensor q, Tensor k_pages, Tensor v_pages, Tensor query_order, Tensor query_position, Tensor blocks, "
+    "Tensor segments, Tensor pages, float scale, int window, float logits_soft_cap, Tensor? mask"
+)
 register(
-    "tree_attention(Tensor q, Tensor k_pages, Tensor v_pages, Tensor query_order, Tensor query_position, "
-    "Tensor blocks, Tensor segments, Tensor pages, float scale, int window, float logits_soft_cap) "
-    "-> (Tensor out, Tensor lse)",
+    f"tree_attention{_ARGUMENTS}=None) -> (Tensor out, Tensor lse)",
     cpu=_tree_attention_cpu,
     fake=_tree_attention_fake,
+)
+register(
+    f"tree_attention.mass{_ARGUMENTS}, int columns) -> (Tensor out, Tensor lse, Tensor mass)",
+    cpu=_tree_attention_mass_cpu,
+    fake=_tree_attention_mass_fake,
 )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass
 class _Row:
-    """A query: its branch and its pages by column, in (column, physical page) pairs."""
+    """A query: its branch, its row of q, its pages by column, and the columns that it always keeps."""
 
     branch: int
     index: int  # row of q
@@ -56,17 +56,17 @@ def select_top_pages(
             if keep_tail and fork:
                 kept |= set(range(fork, n))
             own = budget if isinstance(budget, int) else int(budget[count])
-            rows.append(_Row(place, count, pages, own, {c for c in kept if pages[c] >= 0}))
+            rows.append(_Row(place, count, pages, own, kept))
 
     chosen = torch.zeros(scores.shape, dtype=torch.bool)
     for head in range(scores.shape[0]):
         for row in rows:
             chosen[head, row.index, list(range(len(row.pages))) if row.dense else list(row.kept)] = True
         for group in _groups([row for row in rows if not row.dense], shared, share):
-            for column, page in _best_pages(group, scores[head], top_p):
+            for path in _best_pages(group, scores[head], top_p):
                 for row in group:
-                    if column < len(row.pages) and row.pages[column] == page:
-                        chosen[head, row.index, column] = True
+                    if tuple(row.pages[: len(path)]) == path:
+                        chosen[head, row.index, len(path) - 1] = True
     return chosen
 
 
@@ -103,24 +103,28 @@ def _together(a: int, b: int, shared: list[int], share: str) -> bool:
     return between > 0 and all(max(ends[i], ends[i + 1]) == between for i in range(a, b + 1))
 
 
-def _best_pages(group: list[_Row], scores: Tensor, top_p: float | None) -> list[tuple[int, int]]:
-    """(column, page) of the pages that the group takes beside those that it always keeps, best first."""
-    total: dict[tuple[int, int], float] = {}  # in the order of first sight: depth-first
+def _best_pages(group: list[_Row], scores: Tensor, top_p: float | None) -> list[tuple[int, ...]]:
+    """The pages that the group takes beside those always kept, each as the path down to it, best first.
+
+    A page that lies on two paths behind pages that differ is chosen for each path on its own.
+    """
+    total: dict[tuple[int, ...], float] = {}  # by path, in the order of first sight: depth-first
     taken = 0.0
     for row in group:
-        for column, page in enumerate(row.pages):
+        for column in range(len(row.pages)):
             score = float(scores[row.index, column])
             if column in row.kept:
                 taken += score
-            elif page >= 0:
-                total[column, page] = total.get((column, page), 0.0) + score
+            else:
+                path = tuple(row.pages[: column + 1])
+                total[path] = total.get(path, 0.0) + score
     quota = max(0, min(row.budget for row in group) - max(len(row.kept) for row in group))
-    best = sorted((item for item in total.items() if item[1] > 0), key=lambda item: (-item[1], item[0][0]))
+    best = sorted((item for item in total.items() if item[1] > 0), key=lambda item: (-item[1], len(item[0])))
     enough = float("inf") if top_p is None else top_p * len(group)
-    pages: list[tuple[int, int]] = []
-    for place, score in best[:quota]:
+    pages: list[tuple[int, ...]] = []
+    for path, score in best[:quota]:
         if taken >= enough:
             break
-        pages.append(place)
+        pages.append(path)
         taken += score
     return pages

@@ -1,0 +1,199 @@
+#include "cpu/select_top_pages.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "common/error.h"
+#include "cpu/kv_layout.h"
+#include "cpu/parallel.h"
+
+namespace tts {
+namespace {
+
+struct Row {
+  int32_t branch;
+  int32_t token;   // row of scores and mask
+  int32_t seen;    // columns
+  int32_t fork;    // from this column on no other branch holds its pages; `seen` where it was not forked
+  int32_t budget;  // < seen
+};
+
+// A page that some row of a group may take: the column, of the branch that holds it first.
+struct Candidate {
+  double score;
+  int32_t column;
+  int32_t index;  // in the order of first sight
+};
+
+bool better(const Candidate& a, const Candidate& b) {
+  if (a.score != b.score) return a.score > b.score;
+  return a.column != b.column ? a.column < b.column : a.index < b.index;
+}
+
+class Run {
+ public:
+  Run(const SelectTopPagesParams& params, int num_threads)
+      : p_(params), words_((params.num_columns + 31) / 32) {
+    std::fill_n(p_.mask, p_.num_kv_heads * p_.num_queries * words_, 0);
+    find_groups();
+    const auto groups = static_cast<int64_t>(group_begin_.size()) - 1;
+    parallel_for(num_threads, groups * p_.num_kv_heads,
+                 [&](int64_t i) { select(i / p_.num_kv_heads, static_cast<int>(i % p_.num_kv_heads)); });
+  }
+
+ private:
+  int32_t shared(int64_t branch) const { return branch < p_.num_branches ? p_.branches[branch].shared : 0; }
+
+  // The column behind the deepest one that the branch shares.
+  int32_t fork_of(int64_t branch) const { return std::max(shared(branch), shared(branch + 1)); }
+
+  // Whether branches a <= b choose together.
+  bool together(int32_t a, int32_t b) const {
+    if (p_.share == Share::kBranch) return false;
+    if (a == b) return true;
+    int32_t between = shared(a + 1);
+    for (int32_t i = a + 1; i <= b; ++i) between = std::min(between, shared(i));
+    if (between == 0 || p_.share == Share::kTree) return between > 0;
+    for (int32_t i = a; i <= b; ++i) {
+      if (fork_of(i) != between) return false;
+    }
+    return true;
+  }
+
+  // Rows that choose, and in groups those that choose together. The others read everything.
+  void find_groups() {
+    for (int64_t b = 0; b < p_.num_branches; ++b) {
+      const int32_t fork = fork_of(b);
+      for (int32_t i = p_.branches[b].query_begin; i < p_.branches[b].query_end; ++i) {
+        const int32_t token = p_.query_order[i], seen = p_.query_position[i] / kPageSize + 1;
+        if (p_.budget[token] >= seen) {
+          for (int head = 0; head < p_.num_kv_heads; ++head) set_columns(head, token, 0, seen);
+          continue;
+        }
+        if (rows_.empty() || !together(rows_.back().branch, static_cast<int32_t>(b))) {
+          group_begin_.push_back(static_cast<int32_t>(rows_.size()));
+        }
+        const bool tail = p_.keep_tail && fork > 0;
+        rows_.push_back(
+            {static_cast<int32_t>(b), token, seen, tail ? std::min(fork, seen) : seen, p_.budget[token]});
+      }
+    }
+    group_begin_.push_back(static_cast<int32_t>(rows_.size()));
+  }
+
+  // Always kept: columns before `keep_before(row)` and from `keep_from(row)` on.
+  int32_t keep_before(const Row& row) const { return std::min(p_.sink, row.seen); }
+  int32_t keep_from(const Row& row) const {
+    return std::max(keep_before(row), std::min(row.fork, row.seen - std::min(p_.recent, row.seen)));
+  }
+
+  void set_columns(int head, int32_t token, int32_t begin, int32_t end) {
+    int32_t* words = p_.mask + (int64_t{head} * p_.num_queries + token) * words_;
+    for (int32_t c = begin; c < end; ++c) words[c / 32] |= static_cast<int32_t>(uint32_t{1} << (c % 32));
+  }
+
+  void select(int64_t group, int head) {
+    const int32_t begin = group_begin_[static_cast<size_t>(group)];
+    const int32_t end = group_begin_[static_cast<size_t>(group) + 1];
+    thread_local std::vector<Candidate> candidates;
+    thread_local std::vector<int32_t> path;   // column -> candidate of the branch at hand, -1: none yet
+    thread_local std::vector<uint8_t> taken;  // by candidate
+    candidates.clear();
+    path.assign(static_cast<size_t>(p_.num_columns), -1);
+    double kept_score = 0;
+    int32_t quota = INT32_MAX, most_kept = 0;
+    for (int32_t r = begin; r < end; ++r) {
+      const Row& row = rows_[static_cast<size_t>(r)];
+      forget_foreign_columns(r, begin, path);
+      const float* scores = p_.scores + (int64_t{head} * p_.num_queries + row.token) * p_.num_columns;
+      const int32_t first = keep_before(row), last = keep_from(row);
+      set_columns(head, row.token, 0, first);
+      set_columns(head, row.token, last, row.seen);
+      for (int32_t c = 0; c < first; ++c) kept_score += double{scores[c]};
+      for (int32_t c = last; c < row.seen; ++c) kept_score += double{scores[c]};
+      for (int32_t c = first; c < last; ++c) {
+        int32_t& candidate = path[static_cast<size_t>(c)];
+        if (candidate < 0) {
+          candidate = static_cast<int32_t>(candidates.size());
+          candidates.push_back({0.0, c, candidate});
+        }
+        candidates[static_cast<size_t>(candidate)].score += double{scores[c]};
+      }
+      quota = std::min(quota, row.budget);
+      most_kept = std::max(most_kept, first + row.seen - last);
+    }
+    take_best(std::max(quota - most_kept, 0), kept_score, p_.top_p * (end - begin), candidates, taken);
+
+    path.assign(static_cast<size_t>(p_.num_columns), -1);
+    int32_t next = 0;  // candidates are met in the same order again
+    for (int32_t r = begin; r < end; ++r) {
+      const Row& row = rows_[static_cast<size_t>(r)];
+      forget_foreign_columns(r, begin, path);
+      for (int32_t c = keep_before(row); c < keep_from(row); ++c) {
+        int32_t& candidate = path[static_cast<size_t>(c)];
+        if (candidate < 0) candidate = next++;
+        if (taken[static_cast<size_t>(candidate)]) set_columns(head, row.token, c, c + 1);
+      }
+    }
+  }
+
+  // Columns that row r does not share with the row before it are other pages.
+  void forget_foreign_columns(int32_t r, int32_t begin, std::vector<int32_t>& path) const {
+    if (r == begin) return;
+    const int32_t a = rows_[static_cast<size_t>(r - 1)].branch, b = rows_[static_cast<size_t>(r)].branch;
+    if (a == b) return;
+    int32_t agreed = INT32_MAX;
+    for (int32_t i = a + 1; i <= b; ++i) agreed = std::min(agreed, shared(i));
+    std::fill(path.begin() + std::min<int64_t>(agreed, p_.num_columns), path.end(), -1);
+  }
+
+  // Of the candidates with a score the best `quota`, fewer where less is enough.
+  static void take_best(int32_t quota, double sum, double enough, std::vector<Candidate>& candidates,
+                        std::vector<uint8_t>& taken) {
+    taken.assign(candidates.size(), 0);
+    const auto with_score =
+        std::partition(candidates.begin(), candidates.end(), [](const Candidate& c) { return c.score > 0; });
+    auto last = with_score;
+    if (with_score - candidates.begin() > quota) {
+      last = candidates.begin() + quota;
+      std::nth_element(candidates.begin(), last, with_score, better);
+    }
+    if (std::isfinite(enough)) std::sort(candidates.begin(), last, better);
+    for (auto c = candidates.begin(); c != last && sum < enough; ++c) {
+      taken[static_cast<size_t>(c->index)] = 1;
+      sum += c->score;
+    }
+  }
+
+  const SelectTopPagesParams& p_;
+  const int64_t words_;
+  std::vector<Row> rows_;
+  std::vector<int32_t> group_begin_;  // in rows_, and their number at the end
+};
+
+}  // namespace
+
+void select_top_pages(const SelectTopPagesParams& params, int num_threads) {
+  int32_t next = 0;
+  for (int64_t b = 0; b < params.num_branches; ++b) {
+    const PlannedBranch& branch = params.branches[b];
+    require(branch.query_begin == next && branch.query_end > next && branch.query_end <= params.num_queries &&
+                branch.shared >= 0,
+            "branches[", b, "]: got queries ", branch.query_begin, "..", branch.query_end,
+            ", expected to go on from ", next, " within ", params.num_queries);
+    next = branch.query_end;
+  }
+  require(next == params.num_queries, "branches: got ", next, " queries, expected ", params.num_queries);
+  for (int64_t i = 0; i < params.num_queries; ++i) {
+    require(params.query_order[i] >= 0 && params.query_order[i] < params.num_queries &&
+                params.query_position[i] >= 0 && params.query_position[i] / kPageSize < params.num_columns,
+            "query_order, query_position: got row ", params.query_order[i], " at position ",
+            params.query_position[i], ", expected a row below ", params.num_queries, " and one of ",
+            params.num_columns, " pages");
+    require(params.budget[i] >= 1, "budget: got ", params.budget[i], ", expected at least 1 page");
+  }
+  Run(params, num_threads);
+}
+
+}  // namespace tts

@@ -1,0 +1,31 @@
+// Which pages each query reads, from a score of each page.
+#pragma once
+
+#include <cstdint>
+
+#include "common/plan_records.h"
+
+namespace tts {
+
+enum class Share { kBranch, kSiblings, kTree };
+
+struct SelectTopPagesParams {
+  const float* scores;  // [num_kv_heads, num_queries, num_columns], >= 0, contiguous
+  int num_kv_heads;
+  int64_t num_queries, num_columns;
+  const int32_t* query_order;     // [num_queries] depth-first number -> row of scores and mask
+  const int32_t* query_position;  // [num_queries] by depth-first number
+  const PlannedBranch* branches;  // [num_branches], depth-first
+  int64_t num_branches;
+  const int32_t* budget;  // [num_queries] by row: pages to read, those always kept included
+  double top_p;           // > 0; infinity for none
+  int sink, recent;
+  Share share;
+  bool keep_tail;
+  int32_t* mask;  // [num_kv_heads, num_queries, ceil(num_columns / 32)], contiguous
+};
+
+// tts_kernels.select_top_pages has the rule. Throws ArgumentError where the plan's numbers do not fit.
+void select_top_pages(const SelectTopPagesParams& params, int num_threads);
+
+}  // namespace tts

@@ -1,0 +1,140 @@
+"""score_pages against the float64 reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from attention_cases import LEVELS, PAGE, Case, make_case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tts_kernels import KVPool, _core, reference, score_pages
+
+
+@pytest.fixture(autouse=True)
+def _default_level() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    _core.set_cpu_isa(None)
+    torch.set_num_threads(threads)
+
+
+def random_summaries(case: Case, kind: str, generator: torch.Generator) -> Tensor:
+    """Of the pages in use; NaN for the others."""
+    used = case.tables[case.tables >= 0].long().unique()
+    shape = (case.pool.num_pages, case.pool.num_kv_heads, 1 if kind == "mean" else 2, case.pool.head_dim)
+    summaries = torch.full(shape, torch.nan)
+    summaries[used] = torch.randn((len(used), *shape[1:]), generator=generator)
+    if kind == "minmax":
+        summaries = summaries.sort(2).values
+    return summaries.to(case.q.dtype)
+
+
+def expected(case: Case, summaries: Tensor, **options: float | None) -> Tensor:
+    tensors = (case.tables, case.lengths, case.query_lens)
+    return reference.score_pages(case.q, summaries, *tensors, **options)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    lengths: list[int] = []
+    parents: list[tuple[int, int]] = []
+    for branch in range(draw(st.integers(1, 6))):
+        parent = draw(st.integers(0, branch - 1)) if branch else 0
+        shared = draw(st.integers(0, lengths[parent])) if branch else 0
+        parents.append((parent, shared))
+        lengths.append(draw(st.integers(max(1, shared - 20), shared + 40) | st.integers(1, 1300)))
+    query_lens = [
+        draw(st.integers(1, min(length, 3)) | st.integers(0, min(length, 40))) for length in lengths
+    ]
+    query_lens[0] = max(query_lens[0], 1)
+    return make_case(
+        lengths,
+        parents,
+        query_lens,
+        kv_heads=draw(st.integers(1, 3)),
+        group=draw(st.sampled_from([1, 2, 3, 4, 8])),
+        head_dim=draw(st.sampled_from([32, 64, 80, 128])),
+        dtype=draw(st.sampled_from([torch.float32, torch.bfloat16])),
+        seed=draw(st.integers(0, 2**31)),
+    )
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@settings(max_examples=20, deadline=None)
+@given(
+    case=cases(),
+    kind=st.sampled_from(["mean", "minmax"]),
+    scale=st.none() | st.floats(0.01, 0.3),
+    seed=st.integers(0, 2**31),
+)
+def test_random_forests(level: str, case: Case, kind: str, scale: float | None, seed: int) -> None:
+    _core.set_cpu_isa(level)
+    summaries = random_summaries(case, kind, torch.Generator().manual_seed(seed))
+    scores = score_pages(case.q, summaries, case.plan(), scale=scale)
+    # exp of float32 logits of up to some tens
+    torch.testing.assert_close(scores.double(), expected(case, summaries, scale=scale), rtol=2e-5, atol=1e-7)
+
+
+def test_the_bits_of_a_branch_depend_on_its_own_path() -> None:
+    case = make_case([3000, 2900, 2700, 40], [(0, 0), (0, 2700), (1, 2650), (0, 0)], [1, 2, 1, 3])
+    summaries = random_summaries(case, "minmax", torch.Generator().manual_seed(0))
+    together = score_pages(case.q, summaries, case.plan())
+    torch.set_num_threads(2)
+    assert torch.equal(together, score_pages(case.q, summaries, case.plan(query_block=2)))
+    row = 0
+    for branch, count in enumerate(case.query_lens.tolist()):
+        only = case.only(branch)
+        alone = score_pages(only.q, summaries, only.plan())
+        assert torch.equal(alone, together[:, row : row + count, : alone.shape[2]])
+        row += count
+
+
+def test_scores_of_equal_keys_are_the_attention_itself() -> None:
+    """Where all keys of a page are the same, a mean says all."""
+    case = make_case([70, 60], [(0, 0), (0, 48)], [1, 1])
+    pool = KVPool(num_layers=1, num_kv_heads=2, head_dim=64, num_pages=case.pool.num_pages, summaries="mean")
+    keys = torch.randn((pool.num_pages, 1, 2, 64)).expand(-1, PAGE, -1, -1).flatten(0, 1)
+    slots = torch.arange(len(keys), dtype=torch.int32)
+    pool.append(0, keys, keys, slots)
+    mass = reference.tree_attention(case.q, keys, keys, case.tables, case.lengths, case.query_lens)[2]
+    scores = score_pages(case.q, pool.layer_summaries(0), case.plan())
+    torch.testing.assert_close(scores.double(), mass, rtol=1e-4, atol=1e-6)
+
+
+def test_nan_queries_and_foreign_summaries_are_refused() -> None:
+    case = make_case([40, 50], [(0, 0), (0, 32)], [1, 1])
+    summaries = random_summaries(case, "mean", torch.Generator())
+    q = case.q.clone()
+    q[1, 0, 3] = torch.nan
+    with pytest.raises(ValueError, match="q: row 1 holds NaN or infinity"):
+        score_pages(q, summaries, case.plan())
+    with pytest.raises(ValueError, match=r"q: got shape \[2, 4, 64\], expected \[2, num_q_heads, 32\]"):
+        score_pages(case.q, summaries[..., :32], case.plan())
+    with pytest.raises(ValueError, match=r"q: got shape \[1, 4, 64\], expected \[2"):
+        score_pages(case.q[:1], summaries, case.plan())
+    with pytest.raises(ValueError, match="expected 0 <= page"):
+        score_pages(case.q, summaries[:2], case.plan())
+    with pytest.raises(ValueError, match="4 heads, expected a multiple of the 3 KV heads"):
+        score_pages(case.q, torch.randn((case.pool.num_pages, 3, 1, 64)), case.plan())
+    with pytest.raises(TypeError, match="float16"):
+        score_pages(case.q, summaries.half(), case.plan())
+    with pytest.raises(ValueError, match="strides"):
+        score_pages(case.q, summaries.expand(-1, -1, 2, -1), case.plan())
+    with pytest.raises(ValueError, match="page_size: got 32"):
+        score_pages(case.q, summaries, replace(case.plan(), page_size=32))
+    with pytest.raises(ValueError, match="scale: got -1"):
+        score_pages(case.q, summaries, case.plan(), scale=-1)
+
+
+def test_opcheck() -> None:
+    case = make_case([40, 50], [(0, 0), (0, 32)], [1, 2])
+    plan = case.plan()
+    tensors = (plan.query_order, plan.query_position, plan.blocks, plan.segments, plan.pages)
+    summaries = random_summaries(case, "mean", torch.Generator()).nan_to_num()
+    op = torch.ops.tts_kernels.score_pages.default
+    torch.library.opcheck(op, (case.q, summaries, *tensors, plan.max_columns, 0.1))
