@@ -105,9 +105,8 @@ def select(case: PagedCase, scores: Tensor, plan: DevicePlan, options: SelectOpt
     """bool [num_kv_heads, T, P]."""
     heads, rows, columns = scores.shape
     mask = torch.full((heads, rows, -(-columns // 32)), -1, dtype=torch.int32, device=scores.device)
-    group = plan.num_q_heads // plan.num_kv_heads
     kernel = backend.kernel("select_top_pages", case.k_pages)
-    kernel(scores, plan.launch, plan.page_size, group, options, mask)
+    kernel(scores, plan.launch, plan.page_size, options, mask)
     return Selection(mask).to_bools(columns).cpu()
 
 
@@ -129,12 +128,9 @@ def check_selection(case: PagedCase, scores: Tensor, plan: DevicePlan, options: 
     )
     seen = torch.zeros(expected.shape[1:], dtype=torch.bool)
     row = 0
-    for table, length, count in zip(
-        case.tables, case.lengths.tolist(), case.query_lens.tolist(), strict=True
-    ):
+    for length, count in zip(case.lengths.tolist(), case.query_lens.tolist(), strict=True):
         for position in range(length - count, length):
-            pages = position // plan.page_size + 1
-            seen[row, :pages] = table[:pages] >= 0
+            seen[row, : position // plan.page_size + 1] = True
             row += 1
     assert torch.equal(found & seen, expected & seen)
 
@@ -187,3 +183,55 @@ def test_selection_is_the_reference_s(
     scores = random_scores(case, plan, generator, ties)
     options = SelectOptions(pages, top_p, sink, recent, share, keep_tail)  # type: ignore[arg-type]
     check_selection(case, scores, plan, options)
+
+
+def random_choice(case: PagedCase, plan: DevicePlan, share: float) -> Tensor:
+    """bool [num_kv_heads, T, P]; bits beyond what a query sees are set too."""
+    generator = torch.Generator().manual_seed(5)
+    shape = (plan.num_kv_heads, case.q.shape[0], plan.max_columns)
+    return torch.rand(shape, generator=generator) < share
+
+
+def check_attention(case: PagedCase, share: float | None, **options: float | None) -> None:
+    """Attention over a random choice of pages, all of them or none, and its masses."""
+    plan = case.plan()
+    chosen = None if share is None else random_choice(case, plan, share)
+    mask = None if chosen is None else Selection.from_bools(chosen).mask.to(case.q.device)
+    expected_out, expected_lse, expected_mass = reference.tree_attention(
+        case.q.cpu(),
+        case.k_slots,
+        case.v_slots,
+        case.tables,
+        case.lengths,
+        case.query_lens,
+        page_size=plan.page_size,
+        chosen=chosen,
+        **options,  # type: ignore[arg-type]
+    )
+    out, lse = case.attend(plan, mask=mask, **options)
+    atol, rtol = (2e-5, 1e-5) if case.q.dtype == torch.float32 else (4e-3, 2**-7)
+    torch.testing.assert_close(out.cpu().double(), expected_out, rtol=rtol, atol=atol)
+    torch.testing.assert_close(lse.cpu().double(), expected_lse, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        case.mass(plan, mask=mask, **options).cpu().double(), expected_mass, rtol=1e-3, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("share", [None, 0.0, 0.3, 1.0])
+@pytest.mark.parametrize(
+    ("forest", "options"),
+    [
+        (FOREST, {"page_size": 8, "group": 3, "dtype": torch.bfloat16, "layout": "NHD"}),
+        (FAMILY, {"page_size": 24, "head_dim": 80, "kv_heads": 1}),
+        (([150, 190], [(0, 0), (0, 150)], [130, 40]), {"kv_heads": 1, "dtype": torch.float16}),
+    ],
+)
+def test_attention_over_chosen_pages(
+    device: torch.device, forest: object, options: dict[str, object], share: float | None
+) -> None:
+    check_attention(make_paged_case(*forest, device=device, **options), share)  # type: ignore[misc]
+
+
+def test_attention_over_chosen_pages_with_a_window_and_a_cap(device: torch.device) -> None:
+    case = make_paged_case(*FOREST, device=device, kv_heads=1)
+    check_attention(case, 0.5, window=70, logits_soft_cap=5.0, scale=0.2)

@@ -91,7 +91,7 @@ class WorkLayout(NamedTuple):
         query_order = items + 8 * capacity.items
         query_position = query_order + capacity.queries
         query_forks = query_position + capacity.queries
-        merge_begin = query_forks + 3 * capacity.queries
+        merge_begin = query_forks + 4 * capacity.queries
         merge_base = merge_begin + capacity.queries + 16
         pages = merge_base + capacity.merges
         end = pages + capacity.pages

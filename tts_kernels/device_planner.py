@@ -80,7 +80,7 @@ class DevicePlanner:
             check_sizes(max_columns=max_columns)
             if capacity is None:
                 raise ValueError(
-                    f"max_columns: got {max_columns} without a capacity, which it goes with; pass capacity too"
+                    f"max_columns: got {max_columns} without a capacity, which it is for; pass capacity too"
                 )
         self.device = checked_device(device)
         self.dtype = dtype

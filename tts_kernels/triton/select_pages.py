@@ -14,17 +14,16 @@ MAX_COLUMNS = 2**15
 
 
 def select_top_pages(
-    scores: Tensor, launch: WorkLaunch, page_size: int, group: int, options: SelectOptions, mask: Tensor
+    scores: Tensor, launch: WorkLaunch, page_size: int, options: SelectOptions, mask: Tensor
 ) -> None:
     """Fills mask int32 [num_kv_heads, T, ceil(P / 32)], contiguous: that of a `Selection`.
 
     Args:
         scores: float32 [num_kv_heads, T, P], contiguous.
-        group: query heads of a KV head.
 
     Rows that the work list does not have choose nothing up to capacity.queries, and stay as they are from
-    there on. Allocates int32 [capacity.queries, P], and to choose together several times the size of scores;
-    in a captured graph, from the graph's pool.
+    there on. To choose together it allocates several times the size of scores; in a captured graph, from the
+    graph's pool.
 
     Raises:
         ValueError: P is above MAX_COLUMNS.
@@ -38,15 +37,13 @@ def select_top_pages(
     queries = launch.capacity.queries
     layout = WorkLayout.of(launch.capacity)
     offsets = (layout.query_order, layout.query_position, layout.query_forks)
-    pages = path_pages(launch, page_size, group, columns)
     budgets = options.budget if isinstance(options.budget, Tensor) else launch.work
     extra = scores  # stands for none
     if options.share != "branch":
-        extra = _chosen_together(scores, pages, budgets, launch, page_size, options)
+        extra = _chosen_together(scores, budgets, launch, page_size, options)
     block_c = max(32, triton.next_power_of_2(columns))
     _select[(queries, num_kv_heads)](
         scores,
-        pages,
         budgets,
         extra,
         launch.work,
@@ -67,30 +64,8 @@ def select_top_pages(
     )
 
 
-def path_pages(launch: WorkLaunch, page_size: int, group: int, columns: int) -> Tensor:
-    """int32 [capacity.queries, columns]: the pages of each query's path, by depth-first number.
-
-    -1: a hole. Only columns that the query sees are written.
-    """
-    layout = WorkLayout.of(launch.capacity)
-    pages = torch.empty((launch.capacity.queries, columns), dtype=torch.int32, device=launch.work.device)
-    if launch.num_items > 0:
-        _path_pages[(launch.num_items,)](
-            launch.work,
-            pages,
-            (layout.query_position, layout.pages),
-            columns,
-            group,
-            PAGE_SIZE=page_size,
-            BLOCK_Q=16,
-            BLOCK_P=64,
-        )
-    return pages
-
-
 def _chosen_together(
     scores: Tensor,
-    pages: Tensor,
     budgets: Tensor,
     launch: WorkLaunch,
     page_size: int,
@@ -104,7 +79,7 @@ def _chosen_together(
     heads, rows, columns = scores.shape
     queries, device = launch.capacity.queries, scores.device
     layout, work = WorkLayout.of(launch.capacity), launch.work
-    forks = work[layout.query_forks :][: 3 * queries].view(queries, 3)
+    forks = work[layout.query_forks :][: 4 * queries].view(queries, 4)
     query = torch.arange(queries, device=device)
     column = torch.arange(columns, device=device)
     planned = (query < work[1]) & (work[layout.query_order :][:queries] < rows)
@@ -112,20 +87,20 @@ def _chosen_together(
     seen = torch.where(planned, work[layout.query_position :][:queries] // page_size + 1, 0)
     own = budgets[order] if isinstance(options.budget, Tensor) else torch.full_like(seen, options.budget)
     choosing = planned & (own < seen)  # the others read everything, or are not there
-    held = (column < seen[:, None]) & (pages >= 0) & choosing[:, None]
+    visible = (column < seen[:, None]) & choosing[:, None]
     kept = (column < options.sink) | (column >= seen[:, None] - options.recent)
     if options.keep_tail:
-        kept = kept | (column >= forks[:, :1])
-    kept = kept & held
-    candidate = held & ~kept
+        kept = kept | (column >= forks[:, 1:2])
+    kept = kept & visible
+    candidate = visible & ~kept
 
     # Groups by number; a query that chooses nothing is in the group behind the last.
-    group = torch.where(choosing, forks[:, 1 if options.share == "siblings" else 2], queries).long()
+    group = torch.where(choosing, forks[:, 2 if options.share == "siblings" else 3], queries).long()
     largest = torch.full((queries + 1,), -1, dtype=torch.int32, device=device)
     kept_count = largest.scatter_reduce(0, group, kept.sum(1).int(), "amax")
     least = torch.full_like(largest, 2**31 - 1).scatter_reduce(0, group, own.int(), "amin")
     quota = (least - kept_count).clamp(min=0)
-    totals, first = _sum_runs(scores, candidate, pages, group, order)
+    totals, first = _sum_runs(scores, candidate, group, order, forks)
 
     # By group, then score (descending), column and depth-first number: two stable sorts.
     flat = totals.transpose(1, 2).reshape(heads, columns * queries)
@@ -149,7 +124,7 @@ def _chosen_together(
 
 
 def _sum_runs(
-    scores: Tensor, candidate: Tensor, pages: Tensor, group: Tensor, order: Tensor
+    scores: Tensor, candidate: Tensor, group: Tensor, order: Tensor, forks: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Sums of scores over the candidates of a group that are one page, and where each stands.
 
@@ -159,16 +134,16 @@ def _sum_runs(
         first: int32 [Q, P], that query of each candidate; elsewhere any.
     """
     heads, rows, columns = scores.shape
-    queries = pages.shape[0]
+    queries = order.shape[0]
     totals = torch.zeros((heads, queries, columns), dtype=torch.float64, device=scores.device)
     first = torch.zeros((queries, columns), dtype=torch.int32, device=scores.device)
     block = 128
     _sum[(triton.cdiv(columns, block), heads)](
         scores,
         candidate.view(torch.int8),
-        pages,
         group,
         order,
+        forks,
         totals,
         first,
         rows,
@@ -179,42 +154,9 @@ def _sum_runs(
     return totals, first
 
 
-@triton.jit(do_not_specialize=["columns"])
-def _path_pages(
-    work_ptr,
-    to_ptr,  # [queries, columns]
-    offsets,  # of query_position and pages in the work list
-    columns,
-    group,
-    PAGE_SIZE: tl.constexpr,
-    BLOCK_Q: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-):
-    """Program (item)."""
-    item = tl.program_id(0)
-    if item >= tl.load(work_ptr):
-        return
-    record_ptr = work_ptr + 16 + item * 8
-    pages_ptr = work_ptr + offsets[1] + tl.load(record_ptr)
-    first_column = tl.load(record_ptr + 1) // PAGE_SIZE
-    num_pages = tl.cdiv(tl.load(record_ptr + 2), PAGE_SIZE)
-    query_end = tl.cdiv(tl.load(record_ptr + 5), group)
-    for first_query in range(tl.load(record_ptr + 4) // group, query_end, BLOCK_Q):
-        query = first_query + tl.arange(0, BLOCK_Q)
-        position = tl.load(work_ptr + offsets[0] + query, mask=query < query_end, other=-1)
-        to = to_ptr + query.to(tl.int64)[:, None] * columns
-        for start in range(0, num_pages, BLOCK_P):
-            index = start + tl.arange(0, BLOCK_P)
-            column = first_column + index
-            page = tl.load(pages_ptr + index, mask=index < num_pages, other=-1)
-            mask = (index < num_pages)[None, :] & (column[None, :] * PAGE_SIZE <= position[:, None])
-            tl.store(to + column[None, :], tl.broadcast_to(page[None, :], [BLOCK_Q, BLOCK_P]), mask=mask)
-
-
 @triton.jit(do_not_specialize=["budget", "sink", "recent"])
 def _select(
     scores_ptr,  # [num_kv_heads, rows, columns]
-    pages_ptr,  # [queries, columns]
     budgets_ptr,  # [rows]
     extra_ptr,  # [num_kv_heads, queries, columns]
     work_ptr,
@@ -242,13 +184,11 @@ def _select(
     position = tl.load(work_ptr + offsets[1] + query, mask=planned, other=-1)
     seen = (position + PAGE_SIZE) // PAGE_SIZE
     column = tl.arange(0, BLOCK_C)
-    page = tl.load(pages_ptr + query.to(tl.int64) * sizes[1] + column, mask=column < seen, other=-1)
-    held = page >= 0
     kept = (column < sink) | (column >= seen - recent)
     if KEEP_TAIL:
-        tail = tl.load(work_ptr + offsets[2] + 3 * query, mask=planned, other=0)
+        tail = tl.load(work_ptr + offsets[2] + 4 * query + 1, mask=planned, other=0)
         kept = kept | (column >= tail)
-    kept = kept & held
+    kept = kept & (column < seen)
     if HAS_BUDGETS:
         budget = tl.load(budgets_ptr + q_row)
     if budget >= seen:
@@ -259,7 +199,7 @@ def _select(
     else:
         from_ptr = scores_ptr + (kv_head * sizes[0] + q_row) * sizes[1]
         score = tl.load(from_ptr + column, mask=column < seen, other=0.0)
-        candidate = held & (kept == 0) & (score > 0)
+        candidate = (kept == 0) & (score > 0)
         chosen = kept | _best(score, candidate, kept, budget, top_p, HAS_TOP_P)
     words = tl.reshape(chosen.to(tl.int32), [BLOCK_C // 32, 32]) << tl.arange(0, 32)[None, :]
     word = tl.arange(0, BLOCK_C // 32)
@@ -302,9 +242,9 @@ def _best(score, candidate, kept, budget, top_p, HAS_TOP_P: tl.constexpr):
 def _sum(
     scores_ptr,  # [num_kv_heads, rows, columns]
     candidate_ptr,  # [queries, columns]
-    pages_ptr,  # [queries, columns]
     group_ptr,  # [queries]
     order_ptr,  # [queries]
+    forks_ptr,  # [queries, 4]
     totals_ptr,  # [num_kv_heads, queries, columns]
     first_ptr,  # [queries, columns]
     rows,
@@ -312,22 +252,22 @@ def _sum(
     columns,
     BLOCK_C: tl.constexpr,
 ):
-    """Program (block of columns, KV head). Queries that have one page follow each other in a column."""
+    """Program (block of columns, KV head). Queries that share a column's path follow each other."""
     kv_head = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros([BLOCK_C], tl.float64)
-    run_page = tl.full([BLOCK_C], -1, tl.int32)
     run_group = tl.full([BLOCK_C], -1, tl.int32)
+    ended = column < 0  # a path has parted since the last candidate
     run_first = tl.zeros([BLOCK_C], tl.int32)
     for query in range(queries):
         at = tl.cast(query, tl.int64) * columns + column
         mask = tl.load(candidate_ptr + at, mask=column < columns, other=0) != 0
-        page = tl.load(pages_ptr + at, mask=mask, other=-1)
         group = tl.load(group_ptr + query).to(tl.int32)
         q_row = tl.load(order_ptr + query)
         score = tl.load(scores_ptr + (kv_head * rows + q_row) * columns + column, mask=mask, other=0.0)
-        begins = mask & ((page != run_page) | (group != run_group))
-        run_page = tl.where(mask, page, run_page)
+        ended = ended | (column >= tl.load(forks_ptr + 4 * query))
+        begins = mask & (ended | (group != run_group))
+        ended = ended & (mask == 0)
         run_group = tl.where(mask, group, run_group)
         run_first = tl.where(begins, query, run_first)
         total = tl.where(begins, 0.0, total) + score.to(tl.float64)

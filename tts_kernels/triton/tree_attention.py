@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tts_kernels.device_plan import AttentionOptions, WorkLaunch, WorkLayout
+from tts_kernels.triton.chosen_pages import chosen_offset, list_chosen_pages
 
 LOG2_E = math.log2(math.e)
 
@@ -68,8 +69,11 @@ def tree_attention(
     options: AttentionOptions,
     out: Tensor,
     lse: Tensor,
+    mask: Tensor | None = None,
 ) -> None:
     """Writes out and lse, both contiguous [T, ...], as q has rows.
+
+    mask: int32 [num_kv_heads, T, W] of a `Selection`, contiguous; default: every page is read.
 
     Queries of the work list that have no such row are left out. Rows that the work list does not have are
     (0, -inf) where they are below num_merges, and stay as they are from there on.
@@ -79,7 +83,8 @@ def tree_attention(
     work, partials, capacity, num_items, num_merges = launch
     layout = WorkLayout.of(capacity)
     config = launch_config(head_dim, q.element_size())
-    logit, factor = _logit_factors(options)
+    logit, factor = logit_factors(options)
+    chosen = None if mask is None else list_chosen_pages(mask, launch, page_size, group)
     if num_items > 0:
         _attend[(num_items * num_kv_heads,)](
             q,
@@ -99,6 +104,7 @@ def tree_attention(
             logit,
             factor,
             options.window,
+            chosen,
             HEAD_DIM=head_dim,
             BLOCK_D=triton.next_power_of_2(head_dim),
             PAGE_SIZE=page_size,
@@ -127,7 +133,21 @@ def tree_attention(
         )
 
 
-def _logit_factors(options: AttentionOptions) -> tuple[float, float]:
+def sparse_attention(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    launch: WorkLaunch,
+    options: AttentionOptions,
+    out: Tensor,
+    lse: Tensor,
+    mask: Tensor,
+) -> None:
+    """`tree_attention` over chosen pages, which only Triton has."""
+    tree_attention(q, k_pages, v_pages, launch, options, out, lse, mask)
+
+
+def logit_factors(options: AttentionOptions) -> tuple[float, float]:
     """(a, b) such that the logit over ln 2 of a product s is b * s, or b * tanh(a * s / (2 log2 e))."""
     if options.soft_cap > 0:
         return options.scale / options.soft_cap * 2 * LOG2_E, options.soft_cap * LOG2_E
@@ -153,6 +173,7 @@ def _attend(
     logit_factor,
     exponent_factor,
     window,
+    chosen,  # ChosenPages, or None
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
@@ -176,28 +197,28 @@ def _attend(
             _attend_tile(
                 q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
                 q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-                logit_factor, exponent_factor, window, record_ptr, first_row, kv_head,
+                logit_factor, exponent_factor, window, chosen, record_ptr, first_row, kv_head,
                 HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 16,
             )  # fmt: skip
     elif height == 16:
         _attend_tile(
             q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
             q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-            logit_factor, exponent_factor, window, record_ptr, 0, kv_head,
+            logit_factor, exponent_factor, window, chosen, record_ptr, 0, kv_head,
             HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 16,
         )  # fmt: skip
     elif MAX_BLOCK_M == 64 or height == 64:
         _attend_tile(
             q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
             q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-            logit_factor, exponent_factor, window, record_ptr, 0, kv_head,
+            logit_factor, exponent_factor, window, chosen, record_ptr, 0, kv_head,
             HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 64,
         )  # fmt: skip
     else:
         _attend_tile(
             q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
             q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-            logit_factor, exponent_factor, window, record_ptr, 0, kv_head,
+            logit_factor, exponent_factor, window, chosen, record_ptr, 0, kv_head,
             HEAD_DIM, BLOCK_D, PAGE_SIZE, TALL_BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 128,
         )  # fmt: skip
 
@@ -206,7 +227,7 @@ def _attend(
 def _attend_tile(
     q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
     q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-    logit_factor, exponent_factor, window, record_ptr, first_row, kv_head,
+    logit_factor, exponent_factor, window, chosen, record_ptr, first_row, kv_head,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
@@ -231,7 +252,14 @@ def _attend_tile(
     # Relative to the item's first token, a row sees the tokens last - window + 1 .. last.
     position = tl.load(work_ptr + offsets[1] + query, mask=live, other=2**30)
     begin = 0
-    if HAS_WINDOW:
+    end = num_tokens
+    if chosen is not None:
+        entries_ptr = chosen[1] + chosen_offset(chosen, record_ptr, kv_head)
+        first_column = first_position // PAGE_SIZE
+        words_ptr = chosen[0] + (kv_head.to(tl.int64) * num_q_rows + q_row) * chosen[5]
+        item = tl.program_id(0) // heads[0]
+        end = tl.load(chosen[2] + item * heads[0] + kv_head) * PAGE_SIZE
+    elif HAS_WINDOW:
         first_visible = tl.min(position, 0) - window + 1 - first_position
         begin = tl.maximum(first_visible, 0) // BLOCK_N * BLOCK_N
     last = tl.where(live, tl.minimum(position - first_position, num_tokens - 1), -1)
@@ -242,18 +270,30 @@ def _attend_tile(
     row_max = tl.full([BLOCK_M], -float("inf"), tl.float32)
     row_sum = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for start in range(begin, num_tokens, BLOCK_N):
+    for start in range(begin, end, BLOCK_N):
         token = start + tl.arange(0, BLOCK_N)
-        held = token < num_tokens
-        page = tl.load(pages_ptr + token // PAGE_SIZE, mask=held, other=0).to(tl.int64)
+        held = token < end
         slot = (token.to(tl.uint32) % PAGE_SIZE).to(tl.int64)  # of signed ints it makes registers spill
+        if chosen is not None:
+            entry = token // PAGE_SIZE
+            page = tl.load(entries_ptr + entry, mask=held, other=-1).to(tl.int64)
+            index = tl.load(entries_ptr + chosen[3] + entry, mask=held, other=0)
+            token = index * PAGE_SIZE + slot.to(tl.int32)
+            held = held & (token < num_tokens)
+        else:
+            page = tl.load(pages_ptr + token // PAGE_SIZE, mask=held, other=-1).to(tl.int64)
+            held = page >= 0  # not a hole
         mask = held[:, None] & in_head[None, :]
         k_offset = page * k_strides[0] + slot * k_strides[2]
         k = tl.load(k_head_ptr + k_offset[:, None], mask=mask, other=0.0).to(COMPUTE)
         s = tl.dot(q, k.T, input_precision="ieee")
         if HAS_SOFT_CAP:
             s = 1 - 2 / (tl.exp2(s * logit_factor) + 1)  # tanh, without inf / inf
-        visible = token[None, :] <= last[:, None]
+        visible = (token[None, :] <= last[:, None]) & held[None, :]
+        if chosen is not None:
+            column = first_column + index
+            word = tl.load(words_ptr[:, None] + column[None, :] // 32, mask=visible, other=0)
+            visible = visible & ((word >> (column % 32)[None, :]) & 1 != 0)
         if HAS_WINDOW:
             visible = visible & (token[None, :] > oldest[:, None])
         s = tl.where(visible, s * exponent_factor, -float("inf"))
