@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,17 @@ from hypothesis import strategies as st
 from paged_cases import PagedCase, make_paged_case
 from torch import Tensor
 
-from tts_kernels import DevicePlan, WorkCapacity, backend, reference
+from tts_kernels import (
+    DevicePlan,
+    WorkCapacity,
+    _core,
+    backend,
+    reference,
+    score_pages,
+    select_pages,
+    select_top_pages,
+    tree_attention,
+)
 from tts_kernels.device_plan import SelectOptions, WorkLayout
 from tts_kernels.selection import Selection
 
@@ -235,3 +246,65 @@ def test_attention_over_chosen_pages(
 def test_attention_over_chosen_pages_with_a_window_and_a_cap(device: torch.device) -> None:
     case = make_paged_case(*FOREST, device=device, kv_heads=1)
     check_attention(case, 0.5, window=70, logits_soft_cap=5.0, scale=0.2)
+
+
+@pytest.mark.parametrize("share", ["branch", "tree"])
+def test_operators(device: torch.device, share: str) -> None:
+    """From summaries to attention, as a decoder calls it, against the references one after the other."""
+    case = make_paged_case(*FAMILY, device=device, page_size=8)
+    plan = case.plan()
+    summaries = random_summaries(case, 2)
+    scores = score_pages(case.q, summaries, plan)
+    selection = select_pages(case.q, summaries, plan, 4, share=share)  # type: ignore[arg-type]
+    arguments = (case.tables, case.lengths, case.query_lens)
+    chosen = reference.select_top_pages(scores.cpu(), *arguments, 4, share=share, page_size=8)
+    found = selection.to_bools(plan.max_columns).cpu()
+    visible = scores.cpu() > 0
+    assert torch.equal(found & visible, chosen & visible)
+    expected = reference.tree_attention(
+        case.q.cpu(), case.k_slots, case.v_slots, *arguments, page_size=8, chosen=chosen
+    )
+    results = tree_attention(case.q, case.k_pages, case.v_pages, plan, selection=selection, return_mass=True)
+    for result, wanted in zip(results, expected, strict=True):
+        torch.testing.assert_close(result.cpu().double(), wanted, rtol=1e-4, atol=2e-5)
+
+
+def test_refused(device: torch.device) -> None:
+    case = make_paged_case(*FAMILY, device=device)
+    plan = case.plan()
+    summaries = random_summaries(case, 1)
+    scores = score_pages(case.q, summaries, plan)
+    rows = case.q.shape[0]
+    narrow = Selection(torch.zeros((2, rows, 0), dtype=torch.int32, device=device))
+    flat = Selection(torch.zeros((2, rows - 1, 1), dtype=torch.int32, device=device))
+    tensors = (case.q, case.k_pages, case.v_pages, plan)
+    refused: list[tuple[type[Exception], str, Callable[[], object]]] = [
+        (ValueError, "summaries: got shape", lambda: score_pages(case.q, summaries[:, :1], plan)),
+        (TypeError, "q: got torch.bfloat16", lambda: score_pages(case.q.bfloat16(), summaries, plan)),
+        (ValueError, "q: got shape", lambda: score_pages(case.q[:2], summaries, plan)),
+        (ValueError, "scale: got 0", lambda: score_pages(case.q, summaries, plan, scale=0.0)),
+        (ValueError, "budget: got 0", lambda: select_top_pages(scores, plan, 0)),
+        (ValueError, "budget: got shape", lambda: select_top_pages(scores, plan, narrow.mask[0, 0])),
+        (ValueError, "scores: got shape", lambda: select_top_pages(scores[:, :, :2].contiguous(), plan, 1)),
+        (ValueError, "top_p: got 2", lambda: select_top_pages(scores, plan, 1, top_p=2.0)),
+        (ValueError, "selection.mask: got 0 words", lambda: tree_attention(*tensors, selection=narrow)),
+        (ValueError, "selection.mask: got shape", lambda: tree_attention(*tensors, selection=flat)),
+    ]
+    for error, message, call in refused:
+        with pytest.raises(error, match=message):
+            call()
+    with pytest.raises(_core.CapacityExceeded, match="max_columns: got 2"):
+        case.plan(capacity=WorkCapacity(32, 16, 64, 64, 128), max_columns=2)
+    with pytest.raises(ValueError, match="max_columns: got 2 without a capacity"):
+        case.planner(max_columns=2)
+
+
+def test_opcheck(device: torch.device) -> None:
+    case = make_paged_case(*FAMILY, device=device)
+    plan = case.plan()
+    plan.partials.zero_()  # compared before and after, which NaN would fail
+    k_pages, v_pages = case.k_pages.nan_to_num(1.0), case.v_pages.nan_to_num(1.0)
+    mask = Selection.from_bools(random_choice(case, plan, 0.5)).mask.to(device)
+    arguments = (case.q, k_pages, v_pages, *plan.launch, 0.125, 0, 0.0, mask)
+    torch.library.opcheck(torch.ops.tts_kernels.tree_attention.work, arguments)
+    torch.library.opcheck(torch.ops.tts_kernels.tree_attention.work_mass, (*arguments, plan.max_columns))

@@ -51,10 +51,11 @@ def score_pages(
             HEAD_DIM=head_dim,
             BLOCK_D=block_d,
             PAGE_SIZE=page_size,
-            BLOCK_P=BLOCK_P if block_d <= 128 else BLOCK_P // 2,
+            BLOCK_P=BLOCK_P if block_d <= 64 else BLOCK_P // 2,
             TALL=64 if q.element_size() == 2 else 16,
             COMPUTE=COMPUTE[q.dtype],
             num_warps=4 if block_d <= 128 else 8,
+            num_stages=2,
         )
     normalize(logits, launch, page_size, group, scores)
 

@@ -43,12 +43,12 @@ class LaunchConfig(NamedTuple):
 # and V that depend on them: 3 stages load K and V one step ahead of their use into 2 buffers, 5 two steps
 # ahead into 3. These buffers of block_n * head_dim elements and q, from 64 rows on, fill the shared memory.
 # An SM of sm_80 has 164 KiB, of sm_90 228 KiB, and two programs on an SM hide each other's start and end:
-#   64: 3 * (8 + 8) KiB + 128 rows of q = 64 KiB
-#   128: 2 * (16 + 16) KiB + 64 rows of q = 80 KiB; at 128 rows, steps of 64 tokens overflow the registers
+#   64: 3 * (8 + 8) KiB + 64 rows of q = 56 KiB; at 128 rows, steps of 64 tokens overflow the registers
+#   128: 2 * (16 + 16) KiB + 64 rows of q = 80 KiB; the same at 128 rows
 #   256: 3 * (16 + 16) KiB + 64 rows of q = 128 KiB; 8 warps, for the registers of 64 rows of 256 channels
 # Products of float32 have no tensor cores and unroll to single instructions: tiles go 16 rows at a time.
 _CONFIGS = {
-    (64, 2): LaunchConfig(64, 64, 128, 4, 5),
+    (64, 2): LaunchConfig(64, 32, 128, 4, 5),
     (128, 2): LaunchConfig(64, 32, 128, 4, 3),
     (256, 2): LaunchConfig(32, 32, 64, 8, 5),
     (64, 4): LaunchConfig(32, 32, 16, 4, 3),
@@ -191,8 +191,8 @@ def _attend(
         return
     record_ptr = work_ptr + 16 + item * 8
     height = tl.load(record_ptr + 7)
+    num_rows = tl.load(record_ptr + 5) - tl.load(record_ptr + 4)
     if MAX_BLOCK_M == 16:
-        num_rows = tl.load(record_ptr + 5) - tl.load(record_ptr + 4)
         for first_row in range(0, num_rows, 16):
             _attend_tile(
                 q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
@@ -207,6 +207,14 @@ def _attend(
             logit_factor, exponent_factor, window, chosen, record_ptr, 0, kv_head,
             HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 16,
         )  # fmt: skip
+    elif chosen is not None:  # the rows' choices take the registers that a tall tile would need
+        for first_row in range(0, num_rows, 64):
+            _attend_tile(
+                q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
+                q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
+                logit_factor, exponent_factor, window, chosen, record_ptr, first_row, kv_head,
+                HEAD_DIM, BLOCK_D, PAGE_SIZE, TALL_BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 64,
+            )  # fmt: skip
     elif MAX_BLOCK_M == 64 or height == 64:
         _attend_tile(
             q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
@@ -256,7 +264,7 @@ def _attend_tile(
     if chosen is not None:
         entries_ptr = chosen[1] + chosen_offset(chosen, record_ptr, kv_head)
         first_column = first_position // PAGE_SIZE
-        words_ptr = chosen[0] + (kv_head.to(tl.int64) * num_q_rows + q_row) * chosen[5]
+        words_ptr = chosen[0] + (kv_head.to(tl.int64) * num_q_rows + tl.where(live, q_row, 0)) * chosen[5]
         item = tl.program_id(0) // heads[0]
         end = tl.load(chosen[2] + item * heads[0] + kv_head) * PAGE_SIZE
     elif HAS_WINDOW:
@@ -283,17 +291,26 @@ def _attend_tile(
         else:
             page = tl.load(pages_ptr + token // PAGE_SIZE, mask=held, other=-1).to(tl.int64)
             held = page >= 0  # not a hole
+        token = tl.where(held, token, 2**30)  # out of sight
         mask = held[:, None] & in_head[None, :]
         k_offset = page * k_strides[0] + slot * k_strides[2]
         k = tl.load(k_head_ptr + k_offset[:, None], mask=mask, other=0.0).to(COMPUTE)
         s = tl.dot(q, k.T, input_precision="ieee")
         if HAS_SOFT_CAP:
             s = 1 - 2 / (tl.exp2(s * logit_factor) + 1)  # tanh, without inf / inf
-        visible = (token[None, :] <= last[:, None]) & held[None, :]
+        visible = token[None, :] <= last[:, None]
         if chosen is not None:
-            column = first_column + index
-            word = tl.load(words_ptr[:, None] + column[None, :] // 32, mask=visible, other=0)
-            visible = visible & ((word >> (column % 32)[None, :]) & 1 != 0)
+            if BLOCK_N % PAGE_SIZE == 0 or PAGE_SIZE % BLOCK_N == 0:  # a bit for each page of the step
+                pages: tl.constexpr = (BLOCK_N + PAGE_SIZE - 1) // PAGE_SIZE
+                entry = start // PAGE_SIZE + tl.arange(0, pages)
+                there = entry * PAGE_SIZE < end
+                column = first_column + tl.load(entries_ptr + chosen[3] + entry, mask=there, other=0)
+                reads = _bits(words_ptr, column, there[None, :])
+                reads = tl.broadcast_to(reads[:, :, None], [BLOCK_M, pages, BLOCK_N // pages])
+                reads = tl.reshape(reads, [BLOCK_M, BLOCK_N])
+            else:
+                reads = _bits(words_ptr, first_column + index, visible)
+            visible = visible & (reads != 0)
         if HAS_WINDOW:
             visible = visible & (token[None, :] > oldest[:, None])
         s = tl.where(visible, s * exponent_factor, -float("inf"))
@@ -334,6 +351,13 @@ def _attend_tile(
         partial_lse_ptr = partials_ptr + tl.cast(partials_capacity, tl.int64) * heads[0] * HEAD_DIM
         tl.store(partials_ptr + to[:, None] * HEAD_DIM + channel[None, :], result, mask=mask)
         tl.store(partial_lse_ptr + to, result_lse, mask=live)
+
+
+@triton.jit
+def _bits(words_ptr, column, mask):
+    """[rows, columns]: whether each row reads each column, where the mask has it; 0 elsewhere."""
+    word = tl.load(words_ptr[:, None] + column[None, :] // 32, mask=mask, other=0)
+    return (word >> (column % 32)[None, :]) & 1
 
 
 @triton.jit
