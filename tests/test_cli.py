@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from tiny_gguf import write_tiny_gguf
+from tiny_models import tiny_model
 from tts_decode.cli.app import run
 from tts_decode.cli.display import Display, Rate, mib
 from tts_decode.cli.errors import UsageError
@@ -89,10 +90,20 @@ def test_budget(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["cost"]["generated_tokens"] <= 7
 
 
+def test_cost_budget(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokens = []
+    for budget in ("1e6", "1e9", "1e18"):
+        assert search(folder, "hello", "-o", "n=4", "--budget-cost", budget, "--json") == 0
+        tokens.append(json.loads(capsys.readouterr().out)["cost"]["generated_tokens"])
+    assert tokens == sorted(tokens)
+    assert tokens[0] == 0
+    assert tokens[-1] > tokens[1] > 0
+
+
 def test_compare_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare(folder, "--tasks", str(folder / "tasks.jsonl"), "-o", "n=4", "-o", "ets.lambda_b=2") == 0
     out = capsys.readouterr().out
-    for name in ("best_of_n", "beam_search", "rebase", "ets", "solved", "tok/s"):
+    for name in ("best_of_n", "beam_search", "rebase", "ets", "solved", "tok/s", "eTFLOP"):
         assert name in out
     assert max(len(line) for line in out.splitlines()) <= 80
 
@@ -106,6 +117,7 @@ def test_compare_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert 0 <= row["solved"] <= row["found"] <= 3
         assert row["peak_unique_tokens"] <= row["peak_logical_tokens"]
         assert sum(outcome["generated_tokens"] for outcome in row["outcomes"]) == row["generated_tokens"]
+        assert row["eflops"] == pytest.approx(row["flops"] + 281.25 * row["read_bytes"])
 
 
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,12 +129,65 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["versions"]["torch"]
 
 
-@pytest.mark.parametrize("command", ["search", "compare", "info"])
+PLAN = ["plan-budget", "--dense-layers", "0", "--flops", "1e12", "--bandwidth", "1e10", "--dtype", "bfloat16"]
+
+
+def plan_budget(folder: Path, *arguments: str) -> int:
+    return run([*PLAN, "-m", str(folder / "tiny.gguf"), *arguments])
+
+
+def test_plan_budget_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan_budget(folder, "-c", "400", "-n", "4", "--tokens", "20", "--share", "tree") == 0
+    out, err = capsys.readouterr()
+    for text in ("dense", "1/32", "GB read", "eTFLOP", "ms a step", "Sparse, with", "counts as 100 flops"):
+        assert text in " ".join(out.split())
+    assert "reading the config" in err
+    assert "loading" not in err
+    assert max(len(line) for line in out.splitlines()) <= 80
+
+
+def test_plan_budget_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan_budget(folder, "-c", "400", "-n", "1", "--tokens", "20", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["machine"] == {"flops": 1e12, "bandwidth": 1e10, "intensity": 100}
+    assert [plan["pages"] for plan in report["plans"]] == [25, 13, 7, 4, 2, 1]
+    eflops = {plan["budget"]: plan["eflops"] for plan in report["plans"]}
+    cheap = min(eflops.values())
+    assert cheap <= eflops[report["cheapest"]] <= 1.01 * cheap
+    for plan in report["plans"]:
+        assert plan["flops"] + 100 * plan["bytes"] == pytest.approx(plan["eflops"])
+        assert plan["bytes"] == pytest.approx(sum(part["bytes"] for part in plan["parts"].values()))
+        assert plan["step_seconds"] > 0
+
+
+def test_plan_budget_advises_dense_where_sparse_saves_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan_budget(folder, "-c", "32", "-n", "16", "--tokens", "400", "--summaries", "minmax") == 0
+    assert "* Dense costs least" in capsys.readouterr().out
+
+
+def test_plan_budget_measures_the_machine(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a model saved as a directory, and only what was not given."""
+    directory = folder / "saved"
+    tiny_model().save_pretrained(directory)
+    assert (
+        run(["plan-budget", "-m", str(directory), "-c", "99", "--tokens", "9", "--flops", "5e11", "--json"])
+        == 0
+    )
+    out, err = capsys.readouterr()
+    machine = json.loads(out)["machine"]
+    assert machine["flops"] == 5e11
+    assert machine["bandwidth"] > 1e6
+    assert "measuring this machine" in err
+
+
+@pytest.mark.parametrize("command", ["search", "compare", "plan-budget", "info"])
 def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([command, "--help"]) == 0
     out = capsys.readouterr().out
     assert f"tts-decode {command}" in out
-    if command != "info":
+    if command in ("search", "compare"):
         for name in STRATEGIES:
             assert name in out
 
@@ -154,12 +219,19 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["compare", "--limit", "0"], "--limit: got 0"),
         (["compare", "--parallel", "0"], "--parallel: got 0"),
         (["compare", "-s", "ets", "-s", "ets"], "given twice"),
+        (["search", "a", "--budget-cost", "-1"], "max_cost must be a positive number"),
+        (["plan-budget", "--context", "0"], "--context: got 0, expected at least 1"),
+        (["plan-budget", "--tokens", "1"], "--tokens: got 1, expected at least 2"),
+        (["plan-budget", "--bandwidth", "nan"], "--bandwidth: got nan, expected a positive number"),
+        (["plan-budget", "-c", "500", "--tokens", "100"], "exceeds the model's 512 positions"),
+        ([*PLAN, "-c", "64", "--tokens", "9", "--share", "none"], "budget.share: got 'none'"),
+        ([*PLAN, "-c", "64", "--tokens", "9", "--dense-layers", "3"], "but the model has 2 layers"),
     ],
 )
 def test_usage_errors(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    if arguments[0] in ("search", "compare"):
+    if arguments[0] in ("search", "compare", "plan-budget"):
         arguments = [*arguments, "-m", str(folder / "tiny.gguf")]
     assert run(arguments) == 2
     out, err = capsys.readouterr()
@@ -173,6 +245,8 @@ def test_usage_errors(
     [
         (["search", "a", "-m", "/no/such/model"], "no file or directory /no/such/model"),
         (["search", "a", "-m", "{folder}/cut.gguf"], "cut.gguf as GGUF; it may be damaged"),
+        ([*PLAN, "-m", "/no/such/model"], "no file or directory /no/such/model"),
+        ([*PLAN, "-m", "{folder}/cut.gguf"], "cut.gguf as GGUF; it may be damaged"),
         (["search", "--tasks", "/no/such/file"], "cannot be read: No such file"),
         (["compare", "--tasks", "{folder}/open.jsonl"], "task 1 has no answer to compare with"),
         (["search", "a" * 400, "-o", "n=64", "-m", "{folder}/tiny.gguf", "--kv-mib", "1"], "page"),

@@ -78,6 +78,9 @@ def test_decoder_options(
         ({"max_seconds": "ten"}, "max_seconds must be a positive number"),
         ({"max_tokens": True}, "max_tokens must be a positive integer"),
         ({"max_seconds": float("nan")}, "max_seconds must be a positive number"),
+        ({"max_cost": 0}, "max_cost must be a positive number of eFLOPs or None, got 0"),
+        ({"max_cost": float("inf")}, "max_cost must be a positive number"),
+        ({"intensity": "high"}, "intensity must be a positive number of flops per byte"),
     ],
 )
 def test_budget_limits(options: dict[str, float], match: str) -> None:

@@ -68,7 +68,9 @@ def execute(plan: DevicePlan, q: Tensor, k_slots: Tensor, v_slots: Tensor) -> tu
         assert 0 <= unmasked <= tokens
         token = torch.arange(tokens)
         page = p["pages"][offset + token // plan.page_size].long()
-        slot = page * plan.page_size + token % plan.page_size
+        held = page >= 0
+        assert held[:unmasked].all()
+        slot = page.clamp(min=0) * plan.page_size + token % plan.page_size
         row = torch.arange(begin, end)
         q_row, member = order[row // group], row % group
         seen = first + token <= position[row // group, None]
@@ -76,7 +78,7 @@ def execute(plan: DevicePlan, q: Tensor, k_slots: Tensor, v_slots: Tensor) -> tu
         for kv_head in range(plan.num_kv_heads):
             head = kv_head * group + member
             s = q[q_row, head].double() @ k_slots[slot, kv_head].T * HEAD_DIM**-0.5
-            s = s.masked_fill(~seen, -torch.inf)
+            s = s.masked_fill(~(seen & held), -torch.inf)
             item_lse, item_out = s.logsumexp(1), s.softmax(1).nan_to_num() @ v_slots[slot, kv_head]
             to = (head, q_row) if base == DIRECT else (head, base + row)
             target_out, target_lse = (out, lse) if base == DIRECT else (partial_out, partial_lse)
@@ -139,7 +141,8 @@ class Branches:
 
 @st.composite
 def forests(draw: st.DrawFn) -> tuple[Branches, Tensor, Tensor, Tensor]:
-    """Roots, forks at any page, repeats, branches that end inside pages others go on in; several queries."""
+    """Roots, forks at any page, repeats, branches that end inside pages others go on in; several queries;
+    holes."""
     page_size = draw(st.sampled_from([1, 4, 16]))
     paths: list[list[int]] = []
     pages = iter(range(10_000))
@@ -149,7 +152,13 @@ def forests(draw: st.DrawFn) -> tuple[Branches, Tensor, Tensor, Tensor]:
         fresh = draw(st.integers(0 if shared else 1, 9) | st.sampled_from([40, 150]))
         paths.append(shared + [next(pages) for _ in range(fresh)])
     lengths = [page_size * len(path) - draw(st.integers(0, page_size - 1)) for path in paths]
-    query_lens = [draw(st.sampled_from([0, 1, 1, 1, 1, 5, 40])) for _ in lengths]
+    query_lens = [min(draw(st.sampled_from([0, 1, 1, 1, 1, 5, 40])), length) for length in lengths]
+    evicted = draw(st.lists(st.integers(0, 160), max_size=6))  # the same columns of several branches
+    for path, length, queries in zip(paths, lengths, query_lens, strict=True):
+        if draw(st.booleans()):
+            for column in evicted:
+                if column < (length - max(queries, 1)) // page_size:
+                    path[column] = -1
     width = max(map(len, paths), default=0)
     tables = torch.tensor([p + [-1] * (width - len(p)) for p in paths], dtype=torch.int32).view(
         len(paths), width
@@ -161,12 +170,7 @@ def forests(draw: st.DrawFn) -> tuple[Branches, Tensor, Tensor, Tensor]:
         group=draw(st.sampled_from([1, 3, 8, 20])),
         kv_heads=draw(st.sampled_from([1, 2])),
     )
-    return (
-        branches,
-        tables,
-        lengths_tensor,
-        torch.tensor(query_lens, dtype=torch.int32).minimum(lengths_tensor),
-    )
+    return branches, tables, lengths_tensor, torch.tensor(query_lens, dtype=torch.int32)
 
 
 @settings(max_examples=60, deadline=None)
@@ -178,7 +182,7 @@ def test_random_forests(forest: tuple[Branches, Tensor, Tensor, Tensor], invaria
 
 
 class Search(RuleBasedStateMachine):
-    """Plans of one planner while branches grow, fork, end and roll back, as a search does it."""
+    """Plans of one planner while branches grow, fork, end, roll back and lose pages, as a search does it."""
 
     @initialize(page_size=st.sampled_from([1, 4, 16]), fixed=st.booleans())
     def start(self, page_size: int, fixed: bool) -> None:
@@ -197,8 +201,7 @@ class Search(RuleBasedStateMachine):
     @rule(data=st.data(), n=st.integers(1, 3))
     def fork(self, data: st.DataObject, n: int) -> None:
         branch = data.draw(st.sampled_from(self.branches))
-        at = data.draw(st.integers(1, self.tree.length(branch)))
-        self.branches += self.tree.fork(branch, n, at=at)
+        self.branches += self.tree.fork(branch, n, at=data.draw(st.sampled_from(self.cuts(branch))))
 
     @precondition(lambda self: len(self.branches) > 1)
     @rule(data=st.data())
@@ -210,7 +213,31 @@ class Search(RuleBasedStateMachine):
     @rule(data=st.data())
     def roll_back(self, data: st.DataObject) -> None:
         branch = data.draw(st.sampled_from(self.branches))
-        self.tree.truncate(branch, data.draw(st.integers(1, self.tree.length(branch))))
+        self.tree.truncate(branch, data.draw(st.sampled_from(self.cuts(branch))))
+
+    @rule(data=st.data(), together=st.booleans())
+    def evict(self, data: st.DataObject, together: bool) -> None:
+        branch = data.draw(st.sampled_from(self.branches))
+        tables, _ = self.tree.block_tables(self.branches)
+        table = self.table(branch)
+        inner = [column for column, page in enumerate(table[:-1]) if page >= 0]
+        if inner:
+            column = data.draw(st.sampled_from(inner))
+            same = tables[:, column] == table[column]
+            # Not from one whose last page it is.
+            others = [
+                b for b, s in zip(self.branches, same, strict=True) if s and len(self.table(b)) > column + 1
+            ]
+            self.tree.evict(others if together else [branch], [column])
+
+    def table(self, branch: int) -> list[int]:
+        """Pages of a branch, -1 in holes."""
+        return self.tree.block_tables([branch])[0][0].tolist()
+
+    def cuts(self, branch: int) -> list[int]:
+        """Lengths to which it can be cut."""
+        table, size = self.table(branch), self.tree.page_size
+        return [n for n in range(1, self.tree.length(branch) + 1) if table[(n - 1) // size] >= 0]
 
     @invariant()
     def plan_is_right(self) -> None:
@@ -251,6 +278,26 @@ def test_growing_tails_only_advance_the_plan() -> None:
     assert not advanced[0]
     # There is room for 64 tokens behind the tails; the first lie in the page that is begun.
     assert advanced.count(False) == 2
+
+
+def test_holes_between_updates_are_seen_and_tails_grow_on() -> None:
+    pool = Branches(16, 512)
+    planner = pool.planner()
+    tables, lengths = decode_tables(6, 20, 3)
+    ones = torch.ones(6, dtype=torch.int32)
+    pool.check(planner.update(tables, lengths), tables, lengths, ones)
+    for rows, column in ((slice(6), 4), (slice(2, 3), 21), (slice(6), 20)):
+        tables[rows, column] = -1
+        pool.check(planner.update(tables, lengths), tables, lengths, ones)
+        assert not planner.advanced
+        lengths = lengths + 1
+        pool.check(planner.update(tables, lengths), tables, lengths, ones)
+        assert planner.advanced
+    # A page that is new to the planner, and gone already.
+    tables = torch.cat([tables, torch.arange(400, 412, dtype=torch.int32).view(6, 2)], 1)
+    tables[:, 23] = -1
+    lengths = lengths + 32
+    pool.check(planner.update(tables, lengths), tables, lengths, ones)
 
 
 def tokens_read(plan: DevicePlan) -> int:
@@ -479,6 +526,8 @@ def test_bad_options(change: dict[str, object], error: type[Exception], message:
     [
         ([[0, 64]], [17], [1], r"block_tables\[0, 1\]: got 64, expected a page id below 64"),
         ([[0, -1]], [17], [1], r"block_tables\[0, 1\]: got -1"),
+        ([[-1, 1]], [17], [2], r"block_tables\[0, 0\]: got -1"),
+        ([[-2, 1]], [17], [1], r"block_tables\[0, 0\]: got -2"),
         ([[0, 1]], [33], [1], r"lengths\[0\]: got 33"),
         ([[0, 1]], [5], [6], r"query_lens\[0\]: got 6"),
         ([[0, 1]], [5, 5], [1, 1], "lengths: got"),

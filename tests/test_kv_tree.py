@@ -23,14 +23,25 @@ _new_page = itertools.count().__next__
 
 @dataclass
 class Holder:
-    """A branch or pin of the model. `pages` are names of its pages, equal where a page is shared."""
+    """A branch or pin of the model. `pages` are names of its pages, equal where one is shared, None where it
+    was evicted."""
 
     tokens: list[int] = field(default_factory=list)
-    pages: list[int] = field(default_factory=list)
+    pages: list[int | None] = field(default_factory=list)
     pinned: bool = False
 
     def prefix(self, length: int, pinned: bool = False) -> Holder:
         return Holder(self.tokens[:length], self.pages[: -(-length // PAGE_SIZE)], pinned)
+
+    def ends_in_a_hole(self, length: int) -> bool:
+        return length > 0 and self.pages[(length - 1) // PAGE_SIZE] is None
+
+    def tokens_held(self) -> list[int]:
+        """Its tokens, -1 where they were evicted."""
+        return [
+            -1 if self.pages[position // PAGE_SIZE] is None else token
+            for position, token in enumerate(self.tokens)
+        ]
 
 
 class Model(dict[int, Holder]):
@@ -48,17 +59,31 @@ class Model(dict[int, Holder]):
         visible: dict[int, int] = {}
         for holder in self.values():
             for column, page in enumerate(holder.pages):
+                if page is None:
+                    continue
                 seen = min(PAGE_SIZE, len(holder.tokens) - column * PAGE_SIZE)
                 visible[page] = max(visible.get(page, 0), seen)
         return visible
 
     def longest_match(self, tokens: list[int]) -> tuple[int, int] | None:
         def common(holder: Holder) -> int:
-            pairs = zip(holder.tokens, tokens, strict=False)
+            pairs = zip(holder.tokens_held(), tokens, strict=False)
             return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
         best = max(self, key=lambda id_: (common(self[id_]), -id_), default=None)
         return None if best is None or common(self[best]) == 0 else (best, common(self[best]))
+
+    def evict(self, branches: list[int], columns: list[int]) -> bool:
+        """Whether the tree is to do it."""
+        pinned = {page for holder in self.values() if holder.pinned for page in holder.pages}
+        for branch in branches:
+            inner = self[branch].pages[:-1]
+            for column in columns:
+                if not 0 <= column < len(inner) or inner[column] is None or inner[column] in pinned:
+                    return False
+        for branch, column in itertools.product(branches, columns):
+            self[branch].pages[column] = None
+        return True
 
 
 class TreeMachine(RuleBasedStateMachine):
@@ -93,6 +118,9 @@ class TreeMachine(RuleBasedStateMachine):
     @rule(data=st.data(), n=st.integers(0, 3))
     def fork(self, data: st.DataObject, n: int) -> None:
         source, at, length = self.pick_prefix(data)
+        if self.model[source].ends_in_a_hole(length):
+            self.refused(f"at: got {length}, but positions", lambda: self.tree.fork(source, n, at))
+            return
         children = self.tree.fork(source, n, at)
         assert len(set(children) - set(self.model)) == n == len(children)
         for child in children:
@@ -136,6 +164,9 @@ class TreeMachine(RuleBasedStateMachine):
     def truncate(self, data: st.DataObject) -> None:
         branch = self.pick(data, self.branches())
         length = data.draw(st.integers(0, len(self.model[branch].tokens)))
+        if self.model[branch].ends_in_a_hole(length):
+            self.refused(f"length: got {length}, but positions", lambda: self.tree.truncate(branch, length))
+            return
         self.tree.truncate(branch, length)
         self.model[branch] = self.model[branch].prefix(length)
 
@@ -152,6 +183,9 @@ class TreeMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def pin(self, data: st.DataObject) -> None:
         source, at, length = self.pick_prefix(data)
+        if self.model[source].ends_in_a_hole(length):
+            self.refused(f"at: got {length}, but positions", lambda: self.tree.pin(source, at))
+            return
         self.model[self.tree.pin(source, at)] = self.model[source].prefix(length, pinned=True)
 
     @precondition(lambda self: len(self.branches()) < len(self.model))
@@ -161,11 +195,35 @@ class TreeMachine(RuleBasedStateMachine):
         self.tree.unpin(pin)
         del self.model[pin]
 
+    @precondition(lambda self: any(len(self.model[b].pages) > 1 for b in self.branches()))
+    @rule(data=st.data(), as_arrays=st.booleans())
+    def evict(self, data: st.DataObject, as_arrays: bool) -> None:
+        longest = max(self.branches(), key=lambda b: len(self.model[b].pages))
+        others = data.draw(st.lists(st.sampled_from(self.branches()), max_size=3, unique=True))
+        branches = [longest, *(b for b in others if b != longest)]
+        last = len(self.model[longest].pages) - 1
+        columns = data.draw(
+            st.lists(st.integers(0, last - 1), max_size=2, unique=True)
+            | st.lists(st.integers(-1, last + 1), max_size=3, unique=True)
+        )
+        given = (np.array(branches), np.array(columns, np.int16)) if as_arrays else (branches, columns)
+        before = len(self.model.visible_slots())
+        if not self.model.evict(branches, columns):
+            self.refused("columns: got", lambda: self.tree.evict(*given))
+            return
+        assert self.tree.evict(*given) == before - len(self.model.visible_slots())
+
     @rule(data=st.data(), tail=st.lists(st.integers(0, 2), max_size=6))
     def match(self, data: st.DataObject, tail: list[int]) -> None:
         known = self.model[self.pick(data, list(self.model))].tokens if self.model else []
         tokens = known[: data.draw(st.integers(0, len(known)))] + tail
         assert self.tree.match(tokens) == self.model.longest_match(tokens)
+
+    def refused(self, message: str, call: Callable[[], Any]) -> None:
+        before = self.snapshot()
+        with pytest.raises(ValueError, match=message):
+            call()
+        assert self.snapshot() == before
 
     def snapshot(self) -> tuple[str, list[list[int]], list[list[int]]]:
         holders = list(self.model)
@@ -178,9 +236,12 @@ class TreeMachine(RuleBasedStateMachine):
         tables, lengths = self.tree.block_tables(list(self.model))
         for (id_, holder), table, length in zip(self.model.items(), tables, lengths, strict=True):
             assert length == self.tree.length(id_) == len(holder.tokens)
-            assert self.tree.tokens(id_).tolist() == holder.tokens
+            assert self.tree.tokens(id_).tolist() == holder.tokens_held()
             assert (table[len(holder.pages) :] == -1).all()
             for position, token in enumerate(holder.tokens):
+                if holder.pages[position // PAGE_SIZE] is None:
+                    assert table[position // PAGE_SIZE] == -1
+                    continue
                 read = self.kv[table[position // PAGE_SIZE], position % PAGE_SIZE]
                 assert read.tolist() == [token, position]
 
@@ -191,6 +252,8 @@ class TreeMachine(RuleBasedStateMachine):
         assert stats.branches == len(self.branches())
         assert stats.pins == len(self.model) - stats.branches
         assert stats.logical_tokens == sum(len(self.model[b].tokens) for b in self.branches())
+        holes = sum(self.model[b].pages.count(None) for b in self.branches())
+        assert stats.evicted_tokens == holes * PAGE_SIZE
         assert stats.unique_tokens == sum(visible.values())
         assert stats.resident_pages == len(visible) == NUM_PAGES - self.tree.free_pages
         assert stats.peak_pages == self.peak
@@ -258,6 +321,49 @@ def test_pin_keeps_a_prompt_for_match() -> None:
     assert tree.free_pages == tree.num_pages
 
 
+def test_an_evicted_page_is_free_when_nobody_needs_it() -> None:
+    tree, [root] = tree_of(5 * PAGE_SIZE)
+    [child, other] = tree.fork(root, 2)
+    pages = tree.block_tables([root])[0][0].tolist()
+    assert tree.evict([root, child], [2, 0]) == 0
+    assert tree.evict([other], [0]) == 1
+    tables, lengths = tree.block_tables([root, child, other])
+    _, b, c, d, e = pages
+    assert tables.tolist() == [[-1, b, -1, d, e], [-1, b, -1, d, e], [-1, b, c, d, e]]
+    assert lengths.tolist() == [5 * PAGE_SIZE] * 3
+    assert tree.evict([other], [2]) == 1
+    [grandchild] = tree.fork(child)
+    tree.append([grandchild], [[7]])
+    assert tree.block_tables([grandchild])[0][0, :5].tolist() == [-1, b, -1, d, e]
+    assert tree.tokens(grandchild).tolist() == [*[-1] * 4, *range(4, 8), *[-1] * 4, *range(12, 20), 7]
+    stats = tree.stats()
+    assert (stats.logical_tokens, stats.evicted_tokens, stats.unique_tokens) == (81, 4 * 8, 13)
+    assert tree.match(range(20)) is None
+
+
+def test_a_cut_into_a_hole_says_what_is_possible() -> None:
+    tree, [root] = tree_of(20)
+    tree.evict([root], [2, 1])
+    for length in (5, 8, 12):
+        message = f"length: got {length}, but positions 4 to 11 of branch {root} .* at most 4, or 13 to 20"
+        with pytest.raises(ValueError, match=message):
+            tree.truncate(root, length)
+    for length in (20, 13, 4, 0):
+        tree.truncate(root, length)
+    assert tree.free_pages == tree.num_pages
+
+
+def test_a_pinned_page_stays_until_it_is_unpinned() -> None:
+    tree, [root] = tree_of(20)
+    pin = tree.pin(root, at=7)
+    [child] = tree.fork(root)
+    with pytest.raises(ValueError, match=rf"columns: got 1, a page of branch {child} .* unpin {pin} first"):
+        tree.evict([child], [2, 1])
+    assert tree.evict([root, child], [2]) == 1
+    tree.unpin(pin)
+    assert tree.evict([root, child], [0, 1]) == 2
+
+
 def test_a_large_pool_is_free_until_used() -> None:
     tree = KVTree(num_pages=2**27 - 1)
     assert tree.page_size == 16
@@ -271,6 +377,9 @@ def test_empty_calls() -> None:
     assert done.slots.shape == (0,)
     assert done.copies.shape == (0, 2)
     assert tree.append([root], [[]]).slots.shape == (0,)
+    assert tree.evict([], [0]) == tree.evict([root], []) == 0
+    with pytest.raises(ValueError, match=r"columns: got 0, .* column < 0; .* has 0 pages"):
+        tree.evict([tree.create()], [0])
     tables, lengths = tree.block_tables([])
     assert tables.shape == (0, 0)
     assert lengths.shape == (0,)
@@ -344,6 +453,20 @@ BAD_CALLS: dict[str, tuple[Call, type[Exception], str]] = {
     "tokens not a list": (lambda t, b: t.append([b], 1), TypeError, "tokens: got 1"),
     "branches not a list": (lambda t, b: t.append(b, [[1]]), TypeError, "branches: got"),
     "branches with a bool": (lambda t, b: t.block_tables([b, True]), TypeError, r"branches\[1\]: got True"),
+    "evict twice": (lambda t, b: t.evict([b, b], [0]), ValueError, "branches: got branch .* twice"),
+    "evict a column twice": (lambda t, b: t.evict([b], [0, 0]), ValueError, "columns: got column 0 twice"),
+    "evict from a pin": (lambda t, b: t.evict([b + 1], [0]), ValueError, "is a pin"),
+    "evict from nobody": (lambda t, b: t.evict([10**9, b], [0]), ValueError, "got id 1000000000"),
+    "evict a pinned page": (
+        lambda t, b: t.evict([b], [0]),
+        ValueError,
+        "columns: got 0, .* is pinned; unpin",
+    ),
+    "evict the last page": (lambda t, b: t.evict([b], [1]), ValueError, "got 1, .*column < 1; .* the last"),
+    "evict no page": (lambda t, b: t.evict([b], [2]), ValueError, "columns: got 2, expected 0 <= column"),
+    "evict before the first": (lambda t, b: t.evict([b], [-1]), ValueError, "columns: got -1"),
+    "evict a float": (lambda t, b: t.evict([b], [0.0]), TypeError, r"columns\[0\]: got 0.0"),
+    "evict no list": (lambda t, b: t.evict([b], 0), TypeError, "columns: got 0"),
     "pages_needed negative": (lambda t, b: t.pages_needed(b, -1), ValueError, "n: got -1"),
     "pages_needed huge": (lambda t, b: t.pages_needed(b, 2**62), ValueError, "n: got"),
     "match a string": (lambda t, b: t.match("abc"), TypeError, r"tokens\[0\]: got 'a'"),

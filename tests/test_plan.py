@@ -41,7 +41,7 @@ class Forest:
 
 @st.composite
 def forests(draw: st.DrawFn) -> Forest:
-    """Roots, forks at any page (the last included, where siblings share it but not its length), repeats."""
+    """Roots, forks at any page (the last too, where siblings share it but not its length), repeats, holes."""
     page_size = draw(st.sampled_from([1, 2, 16]))
     paths: list[list[int]] = []
     pages = ((17 + 101 * i) % 1009 for i in range(1009))  # distinct, and in no order
@@ -52,7 +52,16 @@ def forests(draw: st.DrawFn) -> Forest:
         paths.append(shared + [next(pages) for _ in range(fresh)])
     paths = draw(st.permutations(paths))
     lengths = [page_size * len(path) - draw(st.integers(0, page_size - 1)) for path in paths]
-    query_lens = [draw(st.sampled_from([0, 1, 1, 1, 2, length // 2, length])) for length in lengths]
+    query_lens = [
+        min(draw(st.sampled_from([0, 1, 1, 1, 2, length // 2, length])), length) for length in lengths
+    ]
+    # The same columns of several branches, some of them in a page that all share.
+    evicted = draw(st.lists(st.integers(0, 40), max_size=4))
+    for path, length, queries in zip(paths, lengths, query_lens, strict=True):
+        if draw(st.booleans()):
+            for column in evicted:
+                if column < (length - max(queries, 1)) // page_size:
+                    path[column] = -1
     # What lies behind a branch's last page is never read: poison it.
     width = max(map(len, paths), default=0) + draw(st.integers(0, 2))
     tables = np.array([path + [-7] * (width - len(path)) for path in paths], np.int32).reshape(
@@ -61,7 +70,7 @@ def forests(draw: st.DrawFn) -> Forest:
     return Forest(
         tables,
         np.array(lengths, np.int32),
-        np.minimum(np.array(query_lens, np.int32), np.array(lengths, np.int32)),
+        np.array(query_lens, np.int32),
         page_size,
         draw(st.sampled_from([1, 3, 32, 10**6])),
     )
@@ -99,9 +108,11 @@ def check(forest: Forest) -> None:
     for branch in set(branches):
         rows = [row for row, other in zip(order, branches, strict=True) if other == branch]
         assert rows == list(range(rows[0], rows[0] + len(rows)))
-    assert tree_plan.unique_pages == len(below)
+    assert tree_plan.unique_pages == sum(prefix[-1] >= 0 for prefix in below)
     with_queries = np.flatnonzero(forest.query_lens)
-    assert tree_plan.logical_pages == sum(len(forest.path(branch)) for branch in with_queries.tolist())
+    assert tree_plan.logical_pages == sum(
+        page >= 0 for branch in with_queries.tolist() for page in forest.path(branch)
+    )
 
     # Blocks cover the queries in order, and own the segments in order.
     assert [begin for begin, *_ in blocks] == [0, *(end for _, end, *_ in blocks)][: len(blocks)]
@@ -187,6 +198,27 @@ def test_one_shared_prefix_is_one_segment_a_tile_and_block() -> None:
     assert tree_plan.logical_pages == 64 * (128 + 4)
 
 
+def test_branches_with_the_same_holes_share_what_lies_behind() -> None:
+    tree = KVTree(100, 16)
+    root = tree.create()
+    tree.append([root], [range(96)])
+    branches = tree.fork(root, 3)
+    tree.append(branches, [[1], [2], [3]])
+    assert tree.evict([root, *branches], [1, 3]) == 2
+    tree.evict(branches[2:], [4])
+    tree_plan = plan(*tree.block_tables(branches))
+    assert tree_plan.segments.tolist() == [
+        [0, 0, 4, 0, 3],
+        [4, 4, 2, 0, 2],
+        [6, 6, 1, 0, 1],
+        [7, 6, 1, 1, 2],
+        [8, 4, 3, 2, 3],
+    ]
+    assert (tree_plan.pages == -1).nonzero()[:, 0].tolist() == [1, 3, 8]
+    assert tree_plan.unique_pages == 2 + 2 + 1 + 1 + 2
+    assert tree_plan.logical_pages == 5 + 5 + 4
+
+
 def test_deep_comb_and_wide_forest() -> None:
     depth = 400
     comb = np.arange(depth * depth, dtype=np.int32).reshape(depth, depth)
@@ -218,7 +250,7 @@ def test_nothing_to_do() -> None:
 
 
 GOOD: dict[str, Any] = {
-    "block_tables": np.array([[0, 1], [0, 2]], np.int32),
+    "block_tables": np.array([[0, 1], [-1, 2]], np.int32),
     "lengths": np.array([20, 32], np.int32),
     "query_lens": np.array([1, 2], np.int32),
     "page_size": 16,
@@ -243,6 +275,13 @@ BAD_INPUT: list[tuple[str, Any, type[Exception], str]] = [
     ("block_tables", np.zeros(4, np.int32), ValueError, "block_tables: got 1 dimensions, expected 2"),
     ("block_tables", np.int32(3), TypeError, "block_tables: got int32"),
     ("block_tables", np.array([[0, 1], [0, -1]], np.int32), ValueError, r"block_tables\[1, 1\]: got -1"),
+    ("block_tables", np.array([[0, 1], [-2, 1]], np.int32), ValueError, r"block_tables\[1, 0\]: got -2"),
+    (  # a query there
+        "query_lens",
+        np.array([1, 20], np.int32),
+        ValueError,
+        r"block_tables\[1, 0\]: got -1, .* the first 0 of them may be -1, an evicted page",
+    ),
     ("block_tables", np.zeros((2, 0), np.int32), ValueError, r"lengths\[0\]: got 20, .* 0 pages"),
     ("lengths", np.array([20, 33], np.int32), ValueError, r"lengths\[1\]: got 33, .*length <= 32.*wider"),
     ("lengths", np.array([-1, 32], np.int32), ValueError, r"lengths\[0\]: got -1"),

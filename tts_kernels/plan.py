@@ -20,13 +20,13 @@ class TreePlan:
     Queries are numbered depth-first, so that the queries below any shared run of pages are contiguous.
 
     For a query at position p, the segments that cover it list the pages 0 .. p // page_size of its branch
-    once each. They may list later pages of its path as well, for another query of the block: p decides what
-    is visible.
+    once each, with -1 in place of evicted ones. They may list later pages of its path as well, for another
+    query of the block: p decides what is visible.
 
     Attributes:
         query_order: [T] row of q of each query.
         query_position: [T] position of each query on its path; it sees position + 1 tokens.
-        pages: [N] physical pages of all segments.
+        pages: [N] physical pages of all segments; -1: an evicted page, which nobody attends to.
         segments: [S, 5] (offset into pages, first page on the path, number of pages, first query, end of
             queries). These pages of the path are the same for all these queries. No segment crosses a
             multiple of TILE_PAGES on the path.
@@ -37,8 +37,9 @@ class TreePlan:
         max_columns: most pages that a query sees.
         num_queries: T.
         page_size: tokens of a page.
-        unique_pages: pages of the tree, shared ones counted once.
-        logical_pages: sum over the branches that have queries, as if nothing were shared.
+        unique_pages: pages of the tree, shared ones counted once, but again for branches that have other
+            holes before them. logical_pages: sum over the branches that have queries, as if nothing were
+            shared. Evicted pages count in neither.
     """
 
     query_order: torch.Tensor
@@ -69,7 +70,9 @@ def plan(
 
     Args:
         block_tables: int32 [B, P]. Position p of branch b is in page `block_tables[b, p // page_size]`. Only
-            the first ceil(length / page_size) entries of a row are read.
+            the first ceil(length / page_size) entries of a row are read. -1 there is an evicted page
+            (`KVTree.evict`), which must not hold a query or the last token. Branches share pages up to the
+            first hole that they do not have in common.
         lengths: int32 [B]. Tokens of each branch, the new ones included.
         query_lens: int32 [B]. The last `query_lens[b]` tokens of branch b are its queries; 0 leaves it out.
             Default: 1 each. Rows of q are branch after branch in the order of the arguments.

@@ -61,6 +61,12 @@ PyAppend append(KVTree& tree, const Ints& branches, const IntLists& tokens) {
   return {to_array(done.slots), to_array(done.copies)};
 }
 
+int64_t evict(KVTree& tree, const Ints& branches, const Ints& columns) {
+  std::vector<int64_t> found;
+  append_integers<int64_t>(columns.value, {"columns"}, std::numeric_limits<int64_t>::min(), found);
+  return tree.evict(to_ids(branches), found);
+}
+
 py::tuple block_tables(const KVTree& tree, const Ints& branches) {
   const std::vector<int64_t> ids = to_ids(branches);
   size_t width = 0;
@@ -97,9 +103,9 @@ py::tuple plan_arrays(const Array& block_tables, const Array& lengths, const Arr
 
 std::string describe(const TreeStats& stats) {
   return concat("TreeStats(branches=", stats.branches, ", pins=", stats.pins,
-                ", logical_tokens=", stats.logical_tokens, ", unique_tokens=", stats.unique_tokens,
-                ", resident_pages=", stats.resident_pages, ", peak_pages=", stats.peak_pages,
-                ", fragmentation=", stats.fragmentation, ")");
+                ", logical_tokens=", stats.logical_tokens, ", evicted_tokens=", stats.evicted_tokens,
+                ", unique_tokens=", stats.unique_tokens, ", resident_pages=", stats.resident_pages,
+                ", peak_pages=", stats.peak_pages, ", fragmentation=", stats.fragmentation, ")");
 }
 
 void bind_kv_tree(py::module_& m) {
@@ -114,6 +120,8 @@ void bind_kv_tree(py::module_& m) {
       .def_readonly("branches", &TreeStats::branches)
       .def_readonly("pins", &TreeStats::pins)
       .def_readonly("logical_tokens", &TreeStats::logical_tokens, "Sum of the branches' lengths.")
+      .def_readonly("evicted_tokens", &TreeStats::evicted_tokens,
+                    "Those of them that lie in evicted pages, which no branch sees.")
       .def_readonly("unique_tokens", &TreeStats::unique_tokens, "Distinct slots that a branch or a pin sees.")
       .def_readonly("resident_pages", &TreeStats::resident_pages, "Pages that a branch or a pin holds.")
       .def_readonly("peak_pages", &TreeStats::peak_pages, "Most pages ever resident at once.")
@@ -124,7 +132,7 @@ void bind_kv_tree(py::module_& m) {
   py::class_<KVTree>(m, "KVTree", R"(Branches over shared, reference-counted pages of a fixed pool.
 
 Holds ids only; K and V live where the caller keeps them. Position p of a branch lives in slot p % page_size of
-page block_table[p // page_size]. Full pages are shared by all branches that fork from one another; a partly
+page block_table[p // page_size], which is -1 where that page was evicted. Full pages are shared by all branches that fork from one another; a partly
 filled last page is copied when a branch appends to it while another holds it.
 
 Branch ids are unique in the process, so one that was released or is of another tree raises ValueError. A call
@@ -143,7 +151,9 @@ that raises leaves the tree as it was. Not safe for use by several threads at on
             return tree.fork(branch.get("branch"), n.get("n"), optional_integer(at, "at"));
           },
           py::arg("branch"), py::arg("n") = 1, py::arg("at") = py::none(),
-          "n branches that hold the first `at` tokens (default: all) of a branch or pin. Takes no page.")
+          R"(n branches that hold the first `at` tokens (default: all) of a branch or pin. Takes no page.
+
+Here, in pin() and in truncate(), a length that ends in an evicted page is refused.)")
       .def("append", &append, py::arg("branches"), py::arg("tokens"),
            R"(Appends tokens[i] to branches[i], for all i or none.
 
@@ -160,13 +170,22 @@ Raises OutOfPages, before anything changes, if the free pages do not suffice.)")
       .def(
           "release", [](KVTree& tree, const Int& branch) { tree.release(branch.get("branch")); },
           py::arg("branch"), "Ends a branch. Pages that nobody else holds are free at once.")
+      .def("evict", &evict, py::arg("branches"), py::arg("columns"),
+           R"(Drops the pages at `columns` of the block table from each of the branches, for all or none.
+
+The entries become -1, also in what is forked from the branches later. Positions stay as they are. Returns the
+number of pages that became free: those that no other branch holds.
+
+Raises ValueError for a column that a branch does not have, its last one, one that was evicted from it already,
+and a page that a pin holds.)")
       .def(
           "length", [](const KVTree& tree, const Int& branch) { return tree.length(branch.get("branch")); },
           py::arg("branch"), "Tokens of a branch or pin.")
       .def(
           "tokens",
           [](const KVTree& tree, const Int& branch) { return to_array(tree.tokens(branch.get("branch"))); },
-          py::arg("branch"), "int32 [length]: the token ids of a branch or pin.")
+          py::arg("branch"),
+          "int32 [length]: the token ids of a branch or pin; -1 where their page was evicted.")
       .def(
           "pin",
           [](KVTree& tree, const Int& branch, const std::optional<Int>& at) {
@@ -182,10 +201,10 @@ A pin can be read and forked like a branch, but not appended to, truncated or re
       .def("match", &match, py::arg("tokens"), R"(Finds the longest resident prefix of `tokens`.
 
 Returns (branch or pin, length), the oldest where several are equal, for fork(id, at=length); None where no
-branch begins with the first token.)")
+branch begins with the first token. An evicted page ends the prefix of its branch.)")
       .def("block_tables", &block_tables, py::arg("branches"),
-           "(int32 [B, max_pages], int32 [B]): pages of each branch or pin, padded with -1, and their "
-           "lengths.")
+           "(int32 [B, max_pages], int32 [B]): pages of each branch or pin, -1 where one was evicted and "
+           "behind the last, and their lengths.")
       .def(
           "pages_needed",
           [](const KVTree& tree, const Int& branch, const Int& n) {
@@ -200,10 +219,11 @@ branch begins with the first token.)")
 void bind_tree(py::module_& m) {
   bind_kv_tree(m);
   m.attr("TILE_PAGES") = kTilePages;
-  m.def("plan", &plan_arrays, py::arg("block_tables").noconvert(), py::arg("lengths").noconvert(),
-        py::arg("query_lens").noconvert(), py::arg("page_size"), py::arg("query_block"),
-        "tts_kernels.plan on int32 arrays: its tensors in order as arrays, then max_columns, unique_pages and "
-        "logical_pages.");
+  m.def(
+      "plan", &plan_arrays, py::arg("block_tables").noconvert(), py::arg("lengths").noconvert(),
+      py::arg("query_lens").noconvert(), py::arg("page_size"), py::arg("query_block"),
+      "tts_kernels.plan on int32 arrays: its tensors in order as arrays, then max_columns, unique_pages and "
+      "logical_pages.");
 }
 
 }  // namespace tts

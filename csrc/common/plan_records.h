@@ -5,6 +5,10 @@
 
 namespace tts {
 
+// In place of a page, in block tables and in the lists of pages of a plan: an evicted page. Positions keep
+// their meaning; nobody attends to those of a hole.
+inline constexpr int32_t kHole = -1;
+
 // Softmax tiles fall at fixed positions of the path, so that a branch's result does not depend on its
 // siblings.
 inline constexpr int32_t kTilePages = 16;
@@ -27,8 +31,8 @@ struct QueryBlock {
   int32_t segment_end;
 };
 
-// A branch with queries [query_begin, query_end), which shares its first `shared` pages with the branch before
-// (0 for the first).
+// A branch with queries [query_begin, query_end), which shares its first `shared` pages with the branch
+// before (0 for the first).
 struct PlannedBranch {
   int32_t query_begin;
   int32_t query_end;

@@ -17,7 +17,7 @@ struct WorkItem {
   int32_t page_offset;     // of the first page, into the list of pages
   int32_t first_position;  // position on the path of that page's first token; a multiple of page_size
   int32_t num_tokens;      // read from there on; the slots behind are not touched
-  int32_t num_unmasked;    // leading tokens that no row's own position hides (a window may)
+  int32_t num_unmasked;    // leading tokens that no row's own position hides (a window may), none of a hole
   int32_t row_begin;
   int32_t row_end;
   int32_t partial_base;  // row r writes the partial partial_base + r (see WorkLayout), or kDirect
@@ -53,7 +53,8 @@ struct WorkCapacity {
 //   path
 //                                 order; none where an item writes the result itself
 //   merge_base      [merges]      row r of the query has its partial at merge_base + r
-//   pages           [pages]       physical pages of all items
+//   pages           [pages]       physical pages of all items; -1 (kHole): evicted, nobody attends to its
+//   tokens
 //
 // Partials are float32: first their normalised outputs [num_kv_heads, partials, head_dim], then their
 // natural-log lse [num_kv_heads, partials]. A partial whose rows saw nothing is (0, -inf).

@@ -54,6 +54,9 @@ void check_coverage(const PlanView& plan) {
       require(segment.first_page == next, "segments: query ", i, " goes on in segment ", s,
               " with first_page ", segment.first_page, ", expected ", next);
       next += segment.num_pages;
+      const int32_t own = plan.query_position[i] / kPageSize - segment.first_page;
+      require(own < 0 || own >= segment.num_pages || plan.pages[segment.page_offset + own] != kHole, "pages[",
+              segment.page_offset + own, "]: got -1, an evicted page, which holds query ", i, " itself");
     }
   }
   for (int64_t i = 0; i < plan.num_queries; ++i) {
@@ -68,8 +71,8 @@ void check_coverage(const PlanView& plan) {
 void check_plan(const PlanView& plan, int num_pool_pages) {
   check_queries(plan);
   for (int64_t i = 0; i < plan.num_pages; ++i) {
-    require(plan.pages[i] >= 0 && plan.pages[i] < num_pool_pages, "pages[", i, "]: got ", plan.pages[i],
-            ", expected 0 <= page < ", num_pool_pages);
+    require(plan.pages[i] >= kHole && plan.pages[i] < num_pool_pages, "pages[", i, "]: got ", plan.pages[i],
+            ", expected 0 <= page < ", num_pool_pages, ", or -1 for an evicted page");
   }
   int32_t next_query = 0, next_segment = 0;
   for (int64_t b = 0; b < plan.num_blocks; ++b) {

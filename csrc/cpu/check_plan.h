@@ -5,7 +5,8 @@
 namespace tts {
 
 // Throws ArgumentError unless every index of the plan stays within its arrays, blocks and segments follow
-// each other as tree_attention walks them, and each query's segments hold as many pages as it sees.
+// each other as tree_attention walks them, and each query's segments hold as many pages as it sees, its own
+// token's page among them.
 void check_plan(const PlanView& plan, int num_pool_pages);
 
 }  // namespace tts

@@ -1,16 +1,32 @@
 // The arithmetic of score_pages for one instruction-set level; included after its tree_attention-inl.h.
 
-inline void multiply_scores(const float* q, int64_t q_stride, int rows, const float* operands, int steps,
-                            float* s) {
-  static_assert(kScoreStride == kTileTokens);
-  const uint32_t* words = reinterpret_cast<const uint32_t*>(operands);
-  for (int r = 0, count; r < rows; r += count) {
-    count = even_part(rows - r, Vec::kRows);
-    with_rows<Vec::kRows>(count,
-                          ScoreRows<Product::kFloats>{reinterpret_cast<const uint32_t*>(q + r * q_stride),
-                                                      static_cast<int>(q_stride), &words, 1, 0, steps,
-                                                      reinterpret_cast<uint32_t*>(s + r * kTileTokens)});
+inline void pack_summaries(const uint32_t* const* rows, int words, uint32_t* tile) {
+  const uint32_t* part[16];
+  for (int i = 0; i < words; i += 16) {
+    for (int j = 0; j < 16; ++j) part[j] = rows[j] + i;
+    Vec::transpose_words(part, tile + 16 * i);
   }
+}
+
+template <Product kProduct>
+void multiply_by(const float* q, int rows, int channels, const uint32_t* const* tiles, int count, float* s) {
+  for (int r = 0, step; r < rows; r += step) {
+    step = even_part(rows - r, Vec::kRows);
+    for (int n = 0, columns; n < count; n += columns) {
+      columns = even_part(count - n, Vec::kColumns);
+      with_rows<Vec::kRows>(
+          step, ScoreRows<kProduct>{reinterpret_cast<const uint32_t*>(q + r * channels), channels, tiles + n,
+                                    columns, 0, channels,
+                                    reinterpret_cast<uint32_t*>(s + r * kTileTokens + n * kPageSize)});
+    }
+  }
+}
+
+inline void multiply_summaries(const float* q, int rows, int channels, bool pairs,
+                               const uint32_t* const* tiles, int count, float* s) {
+  static_assert(kScoreStride == kTileTokens);
+  pairs ? multiply_by<Product::kHalves>(q, rows, channels, tiles, count, s)
+        : multiply_by<Product::kFloats>(q, rows, channels, tiles, count, s);
 }
 
 inline bool add_softmax(float* logits, int64_t count, float weight, float* scores) {
@@ -32,4 +48,4 @@ inline bool add_softmax(float* logits, int64_t count, float weight, float* score
   return true;
 }
 
-constexpr PageScoreKernels page_score_kernels() { return {multiply_scores, add_softmax}; }
+constexpr PageScoreKernels page_score_kernels() { return {pack_summaries, multiply_summaries, add_softmax}; }

@@ -30,7 +30,9 @@ class Run {
       : p_(params),
         kernels_(cpu_isa().page_scores),
         group_(params.num_q_heads / params.num_kv_heads),
-        steps_(params.summaries.vectors * params.head_dim),
+        channels_(params.summaries.vectors * params.head_dim),
+        pairs_(params.summary_dtype == DType::kBFloat16),
+        words_(pairs_ ? channels_ / 2 : channels_),
         stride_((params.num_columns + kPageSize - 1) / kPageSize * kPageSize) {
     const int64_t blocks = p_.plan.num_blocks, heads = p_.num_kv_heads;
     parallel_for(num_threads, blocks * heads,
@@ -41,26 +43,37 @@ class Run {
   // One KV head of one block: rows (query, head of the group), as in tree_attention.
   void run_unit(const QueryBlock& block, int head) const {
     const int rows = (block.query_end - block.query_begin) * group_;
-    const int64_t q_floats = int64_t{rows} * steps_, operand_floats = int64_t{steps_} * kPageSize;
-    const int64_t s_floats = int64_t{rows} * kScoreStride, total_floats = int64_t{rows} * stride_;
-    thread_local std::vector<float> memory;
-    memory.resize(static_cast<size_t>(q_floats + operand_floats + s_floats + total_floats + stride_));
-    float* q = memory.data();
-    float* operands = q + q_floats;
-    float* s = operands + operand_floats;
+    const size_t q_floats = size_t(rows) * channels_, tile_words = size_t{kPageSize} * words_;
+    const size_t s_floats = size_t(rows) * kScoreStride, logit_floats = size_t(rows) * stride_;
+    thread_local std::vector<float> floats;
+    thread_local std::vector<uint32_t> tiles;
+    floats.resize(q_floats + s_floats + logit_floats + static_cast<size_t>(stride_));
+    tiles.resize(kScoreTiles * tile_words);
+    float* q = floats.data();
+    float* s = q + q_floats;
     float* logits = s + s_floats;
-    float* scores = logits + total_floats;
+    float* scores = logits + logit_floats;
 
     pack_queries(block, head, q);
-    std::fill_n(logits, total_floats, -std::numeric_limits<float>::infinity());
-    for (int i = block.segment_begin; i < block.segment_end; ++i) {
-      const Segment& segment = p_.plan.segments[i];
-      const int row = (segment.query_begin - block.query_begin) * group_;
-      const int row_end = (segment.query_end - block.query_begin) * group_;
-      pack_summaries(segment, head, operands);
-      kernels_.multiply(q + int64_t{row} * steps_, steps_, row_end - row, operands, steps_, s);
-      for (int r = row; r < row_end; ++r) {
-        set_logits(segment, s + int64_t{r - row} * kScoreStride, logits + r * stride_);
+    std::fill_n(logits, logit_floats, -std::numeric_limits<float>::infinity());
+    for (int i = block.segment_begin, count; i < block.segment_end; i += count) {
+      const Segment* segments = p_.plan.segments + i;
+      const uint32_t* packed[kScoreTiles];
+      for (count = 0; count < kScoreTiles && i + count < block.segment_end; ++count) {
+        if (segments[count].query_begin != segments[0].query_begin ||
+            segments[count].query_end != segments[0].query_end) {
+          break;
+        }
+        packed[count] = tiles.data() + static_cast<size_t>(count) * tile_words;
+        pack_segment(segments[count], head, tiles.data() + static_cast<size_t>(count) * tile_words);
+      }
+      const int row = (segments[0].query_begin - block.query_begin) * group_;
+      const int row_end = (segments[0].query_end - block.query_begin) * group_;
+      kernels_.multiply(q + int64_t{row} * channels_, row_end - row, channels_, pairs_, packed, count, s);
+      for (int n = 0; n < count; ++n) {
+        for (int r = row; r < row_end; ++r) {
+          set_logits(segments[n], s + int64_t{r - row} * kScoreStride + n * kPageSize, logits + r * stride_);
+        }
       }
     }
     for (int query = block.query_begin; query < block.query_end; ++query) {
@@ -68,14 +81,16 @@ class Run {
     }
   }
 
-  // Minima and maxima: with q+ = max(q, 0) and q- = min(q, 0), sum of max(q min, q max) = q- . min + q+ .
-  // max.
+  // Rows of q times scale, in units of log2. For minima and maxima, with q+ = max(q, 0) and q- = min(q, 0),
+  // the sum of max(q min, q max) is q- . min + q+ . max.
   void pack_queries(const QueryBlock& block, int head, float* out) const {
     const int d = p_.head_dim;
+    const float factor = p_.scale * kLog2E;
     for (int query = block.query_begin; query < block.query_end; ++query) {
-      for (int h = head * group_; h < (head + 1) * group_; ++h, out += steps_) {
+      for (int h = head * group_; h < (head + 1) * group_; ++h, out += channels_) {
         widen(p_.q, p_.q_dtype, p_.plan.query_order[query] * p_.q_token_stride + h * p_.q_head_stride, d,
               out);
+        for (int c = 0; c < d; ++c) out[c] *= factor;
         if (p_.summaries.vectors == 1) continue;
         for (int c = 0; c < d; ++c) {
           const float x = out[c];
@@ -86,31 +101,25 @@ class Run {
     }
   }
 
-  // operands[step * 16 + column % 16], step going through the vectors of the page one after the other.
-  void pack_summaries(const Segment& segment, int head, float* operands) const {
-    std::vector<float>& page = page_buffer();
-    page.resize(static_cast<size_t>(steps_));
-    for (int i = 0; i < segment.num_pages; ++i) {
-      const int64_t id = p_.plan.pages[segment.page_offset + i];
-      if (id < 0) continue;
-      widen(p_.summaries.data, p_.summary_dtype, (id * p_.num_kv_heads + head) * steps_, steps_, page.data());
-      float* out = operands + (segment.first_page + i) % kPageSize;
-      for (int step = 0; step < steps_; ++step) out[step * kPageSize] = page[static_cast<size_t>(step)];
+  // The summaries of a segment's pages in the columns of its tile; in the other columns those of its first
+  // page.
+  void pack_segment(const Segment& segment, int head, uint32_t* tile) const {
+    const uint32_t* rows[kPageSize];
+    const int32_t* pages = p_.plan.pages + segment.page_offset;
+    const int first = segment.first_page % kPageSize;
+    for (int j = 0; j < kPageSize; ++j) {
+      const int32_t page = j >= first && j < first + segment.num_pages ? pages[j - first] : pages[0];
+      rows[j] = static_cast<const uint32_t*>(p_.summaries.data) +
+                (int64_t{std::max(page, 0)} * p_.num_kv_heads + head) * words_;
     }
+    kernels_.pack(rows, words_, tile);
   }
 
-  static std::vector<float>& page_buffer() {
-    thread_local std::vector<float> buffer;
-    return buffer;
-  }
-
-  void set_logits(const Segment& segment, const float* s, float* logits) const {
-    const float factor = p_.scale * kLog2E;
-    for (int i = 0; i < segment.num_pages; ++i) {
-      const int column = segment.first_page + i;
-      if (p_.plan.pages[segment.page_offset + i] >= 0 && column < stride_) {
-        logits[column] = s[column % kPageSize] * factor;
-      }
+  void set_logits(const Segment& segment, const float* products, float* logits) const {
+    const int first = segment.first_page % kPageSize;
+    const auto count = std::min<int64_t>(segment.num_pages, stride_ - segment.first_page);
+    for (int64_t i = 0; i < count; ++i) {
+      if (p_.plan.pages[segment.page_offset + i] >= 0) logits[segment.first_page + i] = products[first + i];
     }
   }
 
@@ -134,7 +143,9 @@ class Run {
 
   const ScorePagesParams& p_;
   const PageScoreKernels kernels_;
-  const int group_, steps_;
+  const int group_, channels_;
+  const bool pairs_;      // a word holds two channels
+  const int words_;       // of a page's summary
   const int64_t stride_;  // num_columns in whole vectors
 };
 

@@ -1,7 +1,9 @@
 #include "cpu/select_top_pages.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstddef>
 #include <vector>
 
 #include "common/error.h"
@@ -10,6 +12,9 @@
 
 namespace tts {
 namespace {
+
+// A thread is worth waking for so many scores (some 100 microseconds).
+constexpr int64_t kMinScoresPerThread = int64_t{1} << 15;
 
 struct Row {
   int32_t branch;
@@ -38,6 +43,8 @@ class Run {
     std::fill_n(p_.mask, p_.num_kv_heads * p_.num_queries * words_, 0);
     find_groups();
     const auto groups = static_cast<int64_t>(group_begin_.size()) - 1;
+    const int64_t scores = static_cast<int64_t>(rows_.size()) * p_.num_kv_heads * p_.num_columns;
+    num_threads = static_cast<int>(std::min<int64_t>(num_threads, 1 + scores / kMinScoresPerThread));
     parallel_for(num_threads, groups * p_.num_kv_heads,
                  [&](int64_t i) { select(i / p_.num_kv_heads, static_cast<int>(i % p_.num_kv_heads)); });
   }
@@ -152,18 +159,37 @@ class Run {
   static void take_best(int32_t quota, double sum, double enough, std::vector<Candidate>& candidates,
                         std::vector<uint8_t>& taken) {
     taken.assign(candidates.size(), 0);
-    const auto with_score =
-        std::partition(candidates.begin(), candidates.end(), [](const Candidate& c) { return c.score > 0; });
-    auto last = with_score;
-    if (with_score - candidates.begin() > quota) {
-      last = candidates.begin() + quota;
-      std::nth_element(candidates.begin(), last, with_score, better);
+    if (quota == 0) return;
+    // Bins by exponent and the leading bits of the mantissa: in which one lies the last to be taken?
+    thread_local std::vector<int32_t> bin_size(kBins);
+    std::fill(bin_size.begin(), bin_size.end(), 0);
+    for (const Candidate& c : candidates) ++bin_size[static_cast<size_t>(bin_of(c.score))];
+    int last_bin = kBins - 1;
+    for (int32_t above = bin_size[kBins - 1]; above < quota && last_bin > 0;) above += bin_size[--last_bin];
+
+    thread_local std::vector<Candidate> best, last;
+    best.clear();
+    last.clear();
+    for (const Candidate& c : candidates) {
+      const int bin = bin_of(c.score);
+      if (bin >= last_bin && c.score > 0) (bin > last_bin ? best : last).push_back(c);
     }
-    if (std::isfinite(enough)) std::sort(candidates.begin(), last, better);
-    for (auto c = candidates.begin(); c != last && sum < enough; ++c) {
-      taken[static_cast<size_t>(c->index)] = 1;
-      sum += c->score;
+    const auto rest = std::min(static_cast<size_t>(quota) - best.size(), last.size());
+    std::nth_element(last.begin(), last.begin() + static_cast<std::ptrdiff_t>(rest), last.end(), better);
+    best.insert(best.end(), last.begin(), last.begin() + static_cast<std::ptrdiff_t>(rest));
+    if (std::isfinite(enough)) std::sort(best.begin(), best.end(), better);
+    for (const Candidate& c : best) {
+      if (sum >= enough) break;
+      taken[static_cast<size_t>(c.index)] = 1;
+      sum += c.score;
     }
+  }
+
+  // Grows with the score: scores of 2^-63 and less share a bin, those of 1 and more too; 32 bins an octave.
+  static constexpr int kBins = 2048;
+  static int bin_of(double score) {
+    const auto bits = static_cast<int64_t>(std::bit_cast<uint64_t>(score) >> 47);
+    return static_cast<int>(std::clamp<int64_t>(bits - (int64_t{1023 - 63} << 5), 0, kBins - 1));
   }
 
   const SelectTopPagesParams& p_;

@@ -140,27 +140,60 @@ struct SparseChunk : Chunk<kStorage> {
     this->add_partial_page(query, j, v, begin, end);
   }
 
+  // Neighbouring queries [begin, end) that read the same pages of one tile.
+  struct ListRun {
+    PageList list;
+    int tile = 0, begin = 0, end = 0;
+    const Segment *segment_begin = nullptr, *segment_end = nullptr;  // of the tile
+  };
+
+  // The run after `run` that has pages; end == begin where there is none.
+  ListRun next_run(const ListRun& run) const {
+    ListRun next = run;
+    do {
+      if (next.end == task.query_end) {  // the next tile
+        if (next.segment_end == task.segment_end) return {};
+        next.segment_begin = next.segment_end;
+        next.tile = next.segment_begin->first_page / kTilePages;
+        while (next.segment_end < task.segment_end &&
+               next.segment_end->first_page / kTilePages == next.tile) {
+          ++next.segment_end;
+        }
+        next.end = task.query_begin;
+      }
+      next.begin = next.end++;
+      next.list = list_pages(next.begin, next.tile, next.segment_begin, next.segment_end);
+      while (next.end < task.query_end &&
+             list_pages(next.end, next.tile, next.segment_begin, next.segment_end) == next.list) {
+        ++next.end;
+      }
+    } while (next.list.count == 0);
+    return next;
+  }
+
+  // Chosen pages lie anywhere: the hardware does not foresee the next one. Loading it while the one before is
+  // computed with took a single query over 32,768 tokens from @ to @ of the time of dense attention.
+  void prefetch(const PageList& list, const uint32_t* (Base::*page_words)(int) const) const {
+    constexpr int kLine = 16;  // words
+    const int words = head_dim * kPageSize * static_cast<int>(sizeof(typename Base::Element)) / 4;
+    for (int j = 0; j < list.count; ++j) {
+      const uint32_t* page = (this->*page_words)(list.page[j]);
+      for (int i = 0; i < words; i += kLine) __builtin_prefetch(page + i, 0, 2);
+    }
+  }
+
   void run() const {
     this->clear_state();
-    for (const Segment* segment = task.segment_begin; segment < task.segment_end;) {
-      const int tile = segment->first_page / kTilePages;
-      const Segment* tile_end = segment;
-      while (tile_end < task.segment_end && tile_end->first_page / kTilePages == tile) ++tile_end;
-      PageList list = list_pages(task.query_begin, tile, segment, tile_end);
-      for (int begin = task.query_begin, end; begin < task.query_end; begin = end) {
-        PageList next;
-        for (end = begin + 1; end < task.query_end; ++end) {
-          next = list_pages(end, tile, segment, tile_end);
-          if (!(next == list)) break;
-        }
-        if (list.count > 0) {
-          scores(list, begin, end);
-          for (int query = begin; query < end; ++query) softmax(list, tile, query);
-          values(list, begin, end);
-        }
-        list = next;
-      }
-      segment = tile_end;
+    ListRun first;
+    first.end = task.query_end;
+    first.segment_end = task.segment_begin;
+    for (ListRun run = next_run(first), next; run.end > run.begin; run = next) {
+      next = next_run(run);
+      prefetch(run.list, &Base::packed_v);
+      scores(run.list, run.begin, run.end);
+      prefetch(next.list, &Base::packed_k);
+      for (int query = run.begin; query < run.end; ++query) softmax(run.list, run.tile, query);
+      values(run.list, run.begin, run.end);
     }
   }
 };

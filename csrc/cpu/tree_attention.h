@@ -14,7 +14,7 @@ struct PlanView {
   const int32_t* query_position;  // [num_queries] position of query i: it sees the tokens 0..position
   const QueryBlock* blocks;       // [num_blocks]
   const Segment* segments;        // [num_segments]
-  const int32_t* pages;           // [num_pages]
+  const int32_t* pages;           // [num_pages] or kHole
   int64_t num_queries, num_blocks, num_segments, num_pages;
 };
 

@@ -45,4 +45,11 @@ struct Vec {
   // The two bfloat16 of each word as floats: bits 0..15, bits 16..31.
   static F low_half(F words) { return bits_shifted_left(words, 16); }
   static F high_half(F words) { return _mm256_and_ps(words, _mm256_castsi256_ps(_mm256_set1_epi32(-65536))); }
+
+  // out[16 i + j] = rows[j][i] for 16 rows of 16 words.
+  static void transpose_words(const uint32_t* const* rows, uint32_t* out) {
+    for (int i = 0; i < 16; ++i) {
+      for (int j = 0; j < 16; ++j) out[16 * i + j] = rows[j][i];
+    }
+  }
 };

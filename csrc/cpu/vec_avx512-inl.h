@@ -40,6 +40,42 @@ struct Vec {
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(words), _mm512_set1_epi32(-65536)));
   }
 
+  // out[16 i + j] = rows[j][i] for 16 rows of 16 words.
+  static void transpose_words(const uint32_t* const* rows, uint32_t* out) {
+    __m512 a[16], b[16];
+#pragma GCC unroll 16
+    for (int j = 0; j < 16; ++j) a[j] = _mm512_loadu_ps(rows[j]);
+#pragma GCC unroll 8
+    for (int j = 0; j < 16; j += 2) {  // pairs of words of two rows
+      b[j] = _mm512_unpacklo_ps(a[j], a[j + 1]);
+      b[j + 1] = _mm512_unpackhi_ps(a[j], a[j + 1]);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 16; j += 4) {  // lane l of a[j + i]: word 4 l + i of rows j .. j + 3
+      a[j] = unpack_low(b[j], b[j + 2]);
+      a[j + 1] = unpack_high(b[j], b[j + 2]);
+      a[j + 2] = unpack_low(b[j + 1], b[j + 3]);
+      a[j + 3] = unpack_high(b[j + 1], b[j + 3]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {  // gather the four lanes l of word 4 l + i
+      const __m512 low02 = _mm512_shuffle_f32x4(a[i], a[i + 4], 0x88),
+                   low13 = _mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd);
+      const __m512 high02 = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0x88),
+                   high13 = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0xdd);
+      _mm512_storeu_ps(out + 16 * i, _mm512_shuffle_f32x4(low02, high02, 0x88));
+      _mm512_storeu_ps(out + 16 * (i + 4), _mm512_shuffle_f32x4(low13, high13, 0x88));
+      _mm512_storeu_ps(out + 16 * (i + 8), _mm512_shuffle_f32x4(low02, high02, 0xdd));
+      _mm512_storeu_ps(out + 16 * (i + 12), _mm512_shuffle_f32x4(low13, high13, 0xdd));
+    }
+  }
+  static __m512 unpack_low(__m512 a, __m512 b) {
+    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+  }
+  static __m512 unpack_high(__m512 a, __m512 b) {
+    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+  }
+
 #ifdef TTS_DOT_PAIRS
 #ifdef TTS_EMULATE_BF16_DOT
   // Only in the C++ tests: lets the level's layout and blocking run on a machine without the instructions.

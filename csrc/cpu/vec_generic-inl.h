@@ -40,4 +40,11 @@ struct Vec {
   static F high_half(F words) { return (F)((U)words & 0xffff0000u); }
 
   static F select(U mask, F a, F b) { return (F)(((U)a & mask) | ((U)b & ~mask)); }
+
+  // out[16 i + j] = rows[j][i] for 16 rows of 16 words.
+  static void transpose_words(const uint32_t* const* rows, uint32_t* out) {
+    for (int i = 0; i < 16; ++i) {
+      for (int j = 0; j < 16; ++j) out[16 * i + j] = rows[j][i];
+    }
+  }
 };

@@ -31,6 +31,9 @@ struct SharedTiles {
 
   uint4 tiles[kStages<kHeadDim>][2][kTileTokens * kRowChunks];  // K and V
   int64_t offsets[kStages<kHeadDim>][2][kTileTokens];  // of tokens in the page tensors; -1: not there
+  // Whether a token is there at all. One more than stages: a tile's are read while the first warps already
+  // store those of the tile that takes its stage.
+  bool held[kStages<kHeadDim> + 1][kTileTokens];
 
   // Rows are 128 or 256 bytes apart, so that chunk c of all of them falls into the same banks; the exclusive
   // or spreads 8 successive rows over all banks.
@@ -111,16 +114,18 @@ __device__ void load_rows(const AttentionArgs& args, const WorkItem& item, int32
   }
 }
 
-// Page of a token of the item, -1 behind its end. Half of the threads are asked for K, half for V.
+// Page of a token of the item, -1 behind its end and where it was evicted. Half of the threads are asked for
+// K, half for V.
 __device__ inline int32_t page_of(const AttentionArgs& args, const WorkItem& item, int32_t token) {
   return token < item.num_tokens ? args.work[args.layout.pages + item.page_offset + token / args.page_size]
                                  : -1;
 }
 
 template <int kHeadDim>
-__device__ void store_offset(const AttentionArgs& args, int32_t token, int32_t page, int stage,
+__device__ void store_offset(const AttentionArgs& args, int32_t token, int32_t page, int stage, int held,
                              SharedTiles<kHeadDim>& shared) {
   const int kind = threadIdx.x / kTileTokens;
+  if (kind == 0) shared.held[held][threadIdx.x] = page >= 0;
   const AttentionTensor& tensor = kind == 0 ? args.k : args.v;
   shared.offsets[stage][kind][threadIdx.x % kTileTokens] =
       page < 0 ? -1 : page * tensor.outer_stride + token % args.page_size * tensor.token_stride;
@@ -204,9 +209,9 @@ __device__ void multiply_values(const float (&p)[kTokens / 8][4], const uint4* v
 }
 
 // Turns the products of the tokens from `token` of the item on into probabilities over the greatest so far,
-// and brings the state to it.
+// and brings the state to it. `held`: which of them are there, read where `masked`.
 template <int kHeadDim, int kTokens>
-__device__ void softmax_step(const AttentionArgs& args, int32_t token, bool masked,
+__device__ void softmax_step(const AttentionArgs& args, int32_t token, bool masked, const bool* held,
                              float (&s)[kTokens / 8][4], WarpState<kHeadDim>& state) {
   if (args.soft_capped) {
 #pragma unroll
@@ -219,8 +224,9 @@ __device__ void softmax_step(const AttentionArgs& args, int32_t token, bool mask
 #pragma unroll
     for (int i = 0; i < kTokens / 2; ++i) {
       const int half = i % 4 / 2;
-      const int32_t column = token + i / 4 * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2;
-      if (column > state.newest[half] || column <= state.oldest[half]) s[i / 4][i % 4] = -INFINITY;
+      const int32_t column = i / 4 * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2;
+      const bool seen = token + column <= state.newest[half] && token + column > state.oldest[half];
+      if (!seen || !held[column]) s[i / 4][i % 4] = -INFINITY;
     }
   }
 #pragma unroll
@@ -347,7 +353,7 @@ __device__ void attend(const AttentionArgs& args, const WorkItem& item, int32_t 
 #pragma unroll
   for (int stage = 0; stage < kS; ++stage) {
     const int32_t token = my_token + stage * kTileTokens;
-    store_offset(args, token, page_of(args, item, token), stage, shared);
+    store_offset(args, token, page_of(args, item, token), stage, stage, shared);
   }
   __syncthreads();
 #pragma unroll 1
@@ -358,7 +364,7 @@ __device__ void attend(const AttentionArgs& args, const WorkItem& item, int32_t 
   WarpState<kHeadDim> state;
   load_rows(args, item, kv_head, first_row, state);
 
-  int stage = 0;
+  int stage = 0, held = 0;
   for (int32_t start = range.begin; start < range.end; start += kTileTokens) {
     cp_async_wait<kS - 2>();
     __syncthreads();  // the tile is there for all threads, and all have left the one before
@@ -373,11 +379,12 @@ __device__ void attend(const AttentionArgs& args, const WorkItem& item, int32_t 
       multiply_keys<kType, kHeadDim, kTokens>(state, shared.tiles[stage][0], warp_token, s);
       const int32_t first = start + warp_token;
       const bool masked = first < range.unmasked_begin || first + kTokens > range.unmasked_end;
-      softmax_step<kHeadDim, kTokens>(args, first, masked, s, state);
+      softmax_step<kHeadDim, kTokens>(args, first, masked, &shared.held[held][warp_token], s, state);
       multiply_values<kType, kHeadDim, kTokens>(s, shared.tiles[stage][1], warp_token, state);
     }
-    store_offset(args, token_ahead, page_ahead, stage, shared);
+    store_offset(args, token_ahead, page_ahead, stage, held == 0 ? kS : held - 1, shared);
     stage = stage == kS - 1 ? 0 : stage + 1;
+    held = held == kS ? 0 : held + 1;
   }
 
   __syncthreads();

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "common/plan_records.h"
 #include "cuda/launch.cuh"
 #include "cuda/ptx.cuh"
 #include "cuda/tree_attention.h"
@@ -202,7 +203,7 @@ void test_storage(Random& random, Layout layout) {
 // --- attention ---
 
 struct Counts {
-  int direct = 0, partial = 0, low = 0, high = 0, merged = 0;  // items and queries of all cases
+  int direct = 0, partial = 0, low = 0, high = 0, merged = 0, holes = 0;  // of all cases
 } covered;
 
 struct Forest {
@@ -231,7 +232,8 @@ struct Forest {
     }
   }
 
-  // Branches that share a random part of an earlier one's pages.
+  // Branches that share a random part of an earlier one's pages, holes included, and evict pages of their
+  // own.
   Storage<uint16_t> grow(Random& random, Layout layout) {
     const int n = shape.page_size, branches = draw(random, 1, 9);
     for (int b = 0; b < branches; ++b) {
@@ -243,15 +245,23 @@ struct Forest {
       for (int page = 0; page * n < length; ++page) {
         table.push_back(page * n < shared ? tables[parent][page] : shape.pages++);
       }
+      query_lens.push_back(draw(random, 0, 2) == 0 ? draw(random, 0, std::min(length, 24)) : 1);
+      const int old_pages = (length - std::max(query_lens.back(), 1)) / n;  // without a query in them
+      if (draw(random, 0, 2) == 0) {
+        for (int page = 0; page < old_pages; ++page) {
+          if (draw(random, 0, 2) == 0) table[page] = kHole;
+        }
+      }
+      covered.holes += std::count(table.begin(), table.end(), kHole);
       width = std::max(width, static_cast<int>(table.size()));
       tables.push_back(table);
       lengths.push_back(length);
-      query_lens.push_back(draw(random, 0, 2) == 0 ? draw(random, 0, std::min(length, 24)) : 1);
       num_queries += query_lens.back();
     }
     Storage<uint16_t> result(layout, shape, kNan);
     for (size_t b = 0; b < tables.size(); ++b) {
       for (int p = 0; p < lengths[b]; ++p) {
+        if (tables[b][p / n] == kHole) continue;
         for (const PageTensor& tensor : {result.k, result.v}) {
           for (int i = 0; i < shape.heads * shape.head_dim; ++i) {
             result.at(tensor, tables[b][p / n], i / shape.head_dim, p % n, i % shape.head_dim) =
@@ -270,11 +280,15 @@ struct Forest {
     return {flat.data(), lengths.data(), query_lens.data(), std::ssize(tables), width, shape.page_size};
   }
 
-  // [length, head_dim] of one branch and KV head.
+  // [length, head_dim] of one branch and KV head; NaN in holes.
   std::vector<float> gather(const PageTensor& tensor, size_t branch, int kv_head) const {
     std::vector<float> values;
     for (int p = 0; p < lengths[branch]; ++p) {
       const int page = tables[branch][p / shape.page_size];
+      if (page == kHole) {
+        values.insert(values.end(), shape.head_dim, NAN);
+        continue;
+      }
       const uint16_t* row = &storage.at(tensor, page, kv_head, p % shape.page_size, 0);
       for (int i = 0; i < shape.head_dim; ++i) values.push_back(shim::to_float(dtype, row[i]));
     }
@@ -291,6 +305,10 @@ struct Forest {
     const int first = window > 0 ? std::max(0, position - window + 1) : 0;
     double max = -INFINITY, total = 0;
     for (int p = first; p <= position; ++p) {
+      if (std::isnan(k[p * d])) {  // in a hole
+        logits.push_back(-INFINITY);
+        continue;
+      }
       double s = 0;
       for (int i = 0; i < d; ++i) s += shim::to_float(dtype, query[i]) * k[p * d + i];
       s *= scale;
@@ -298,6 +316,7 @@ struct Forest {
       max = std::max(max, logits.back());
     }
     for (int p = first; p <= position; ++p) {
+      if (std::isnan(k[p * d])) continue;
       const double weight = std::exp(logits[p - first] - max);
       total += weight;
       for (int i = 0; i < d; ++i) {
@@ -435,8 +454,9 @@ int main() {
       }
     }
   }
-  std::printf("items: %d direct, %d partial, %d of height 16, %d of 64; %d cases merged\n", covered.direct,
-              covered.partial, covered.low, covered.high, covered.merged);
-  CHECK(std::min({covered.direct, covered.partial, covered.low, covered.high, covered.merged}) > 0);
+  std::printf("items: %d direct, %d partial, %d of height 16, %d of 64; %d cases merged; %d holes\n",
+              covered.direct, covered.partial, covered.low, covered.high, covered.merged, covered.holes);
+  CHECK(std::min(
+            {covered.direct, covered.partial, covered.low, covered.high, covered.merged, covered.holes}) > 0);
   return tts::test::failures() == 0 ? 0 : 1;
 }

@@ -1,5 +1,6 @@
 // Random walks over the tree and the planner, meant to run under the sanitizers; the full model is in
 // tests/test_kv_tree.py and tests/test_plan.py.
+#include <algorithm>
 #include <map>
 #include <random>
 #include <vector>
@@ -19,7 +20,8 @@ int64_t draw(Random& random, int64_t low, int64_t high) {
   return std::uniform_int_distribution<int64_t>(low, high)(random);
 }
 
-// A tree, every branch's tokens whole, and the token that the caller wrote to each slot.
+// A tree, every branch's tokens whole (-1 where they were evicted), and the token that the caller wrote to
+// each slot.
 struct Walk {
   explicit Walk(uint32_t seed) : random(seed), kv(kNumPages * kPageSize, -1) {}
 
@@ -38,13 +40,22 @@ struct Walk {
     const int64_t branch = pick();
     Tokens& tokens = branches[branch];
     const int64_t length = draw(random, 0, tokens.size());
-    switch (draw(random, 0, 4)) {
+    const bool in_hole = length > 0 && tokens[length - 1] < 0;
+    switch (draw(random, 0, 5)) {
       case 0:
+        if (in_hole) {
+          CHECK_THROWS(tree.fork(branch, 1, length), ArgumentError);
+          break;
+        }
         for (const int64_t child : tree.fork(branch, draw(random, 0, 3), length)) {
           branches[child] = {tokens.begin(), tokens.begin() + length};
         }
         break;
       case 1:
+        if (in_hole) {
+          CHECK_THROWS(tree.truncate(branch, length), ArgumentError);
+          break;
+        }
         tree.truncate(branch, length);
         tokens.resize(length);
         break;
@@ -53,9 +64,33 @@ struct Walk {
         branches.erase(branch);
         CHECK_THROWS(tree.length(branch), ArgumentError);
         break;
+      case 3:
+        evict(branch);
+        break;
       default:
         append();
     }
+  }
+
+  void evict(int64_t branch) {
+    const int64_t pages = std::ssize(tree.pages(branch));
+    const int64_t column = draw(random, 0, pages);
+    const int32_t free_pages = tree.pool().free_pages();
+    Tokens& tokens = branches[branch];
+    if (column >= pages - 1 || tokens[column * kPageSize] < 0) {
+      CHECK_THROWS(tree.evict({&branch, 1}, {&column, 1}), ArgumentError);
+      CHECK(tree.pool().free_pages() == free_pages);
+      return;
+    }
+    const int32_t page = tree.pages(branch)[column];
+    CHECK(tree.evict({&branch, 1}, {&column, 1}) == tree.pool().free_pages() - free_pages);
+    std::fill_n(tokens.begin() + column * kPageSize, kPageSize, -1);
+    bool needed = false;
+    for (const auto& [id, other] : branches) {
+      const auto held = tree.pages(id);
+      needed |= std::find(held.begin(), held.end(), page) != held.end();
+    }
+    CHECK(tree.pool().free_pages() - free_pages == !needed);
   }
 
   void append() {
@@ -95,10 +130,13 @@ struct Walk {
       const auto pages = tree.pages(id);
       CHECK(pages.size() == (tokens.size() + kPageSize - 1) / kPageSize);
       for (size_t p = 0; p < tokens.size(); ++p) {
-        CHECK(kv[pages[p / kPageSize] * kPageSize + p % kPageSize] == tokens[p]);
+        const int32_t page = pages[p / kPageSize];
+        CHECK((page < 0) == (tokens[p] < 0));
+        CHECK(page < 0 || kv[page * kPageSize + p % kPageSize] == tokens[p]);
       }
       const auto match = tree.match(tokens);
-      CHECK(tokens.empty() ? !match : match->length == static_cast<int32_t>(tokens.size()));
+      const auto held = std::find(tokens.begin(), tokens.end(), -1) - tokens.begin();
+      CHECK(held == 0 ? !match : match->length == held);
     }
     CHECK(tree.stats().branches == static_cast<int64_t>(branches.size()));
   }
@@ -111,7 +149,9 @@ struct Walk {
       tables.insert(tables.end(), pages.begin(), pages.end());
       tables.resize(tables.size() + kNumPages - pages.size(), -1);
       lengths.push_back(tokens.size());
-      query_lens.push_back(draw(random, 0, tokens.size()));
+      // No query in a hole.
+      const auto hole = std::find(tokens.rbegin(), tokens.rend(), -1);
+      query_lens.push_back(draw(random, 0, hole - tokens.rbegin()));
       rows.insert(rows.end(), query_lens.back(), lengths.size() - 1);
     }
     const TreePlan plan = tts::plan({{.block_tables = tables.data(),
@@ -191,7 +231,7 @@ void test_bad_arguments() {
   const auto plan_of = [&](const Tokens& query_lens, int64_t width, int64_t page_size) {
     return plan({table.data(), length.data(), query_lens.data(), 1, width, page_size, 32});
   };
-  CHECK_THROWS(plan_of(one, 2, 16), ArgumentError);   // a negative page in use
+  CHECK_THROWS(plan_of(one, 2, 16), ArgumentError);   // a hole at the end
   CHECK_THROWS(plan_of(one, 1, 16), ArgumentError);   // longer than the table
   CHECK_THROWS(plan_of(many, 1, 32), ArgumentError);  // more queries than tokens
   CHECK_THROWS(plan_of(one, 1, 0), ArgumentError);

@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "common/error.h"
+#include "common/plan_records.h"
 
 namespace tts {
 namespace {
@@ -44,14 +45,21 @@ std::vector<BranchRow> checked_rows(const BranchTables& in, int64_t num_pages_of
             ", expected 0 <= query_lens <= ", length, "; lengths count the new tokens too");
     const int32_t* pages = in.block_tables + b * in.table_width;
     const int32_t num_pages = static_cast<int32_t>((length + in.page_size - 1) / in.page_size);
+    const int64_t first_written = (length - std::max<int64_t>(num_queries, 1)) / in.page_size;
+    int32_t num_holes = 0;
     for (int32_t column = 0; column < num_pages; ++column) {
+      if (pages[column] == kHole && column < first_written) {
+        ++num_holes;
+        continue;
+      }
       require(0 <= pages[column] && pages[column] < num_pages_of_pool, "block_tables[", b, ", ", column,
               "]: got ", pages[column], ", expected a page id below ", num_pages_of_pool, "; the first ",
-              num_pages, " entries of a branch of ", length, " tokens are used");
+              num_pages, " entries of a branch of ", length, " tokens are used, and the first ",
+              first_written, " of them may be -1, an evicted page");
     }
     if (num_queries == 0) continue;
-    rows.push_back({pages, num_pages, static_cast<int32_t>(length), static_cast<int32_t>(num_queries),
-                    static_cast<int32_t>(first_query)});
+    rows.push_back({pages, num_pages, num_holes, static_cast<int32_t>(length),
+                    static_cast<int32_t>(num_queries), static_cast<int32_t>(first_query)});
     first_query += num_queries;
     require(first_query <= kMaxInt32, "query_lens: got more than ", kMaxInt32,
             " queries; plan fewer at once");

@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "common/error.h"
+#include "common/plan_records.h"
 
 namespace tts {
 namespace {
@@ -14,6 +15,14 @@ constexpr int64_t kMaxFork = 1 << 20;
 int64_t next_id() {
   static std::atomic<int64_t> last{0};
   return ++last;
+}
+
+// An entry that occurs twice; nullopt if there is none.
+std::optional<int64_t> find_repeat(std::span<const int64_t> values) {
+  std::vector<int64_t> sorted(values.begin(), values.end());
+  std::sort(sorted.begin(), sorted.end());
+  const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
+  return twice == sorted.end() ? std::nullopt : std::optional(*twice);
 }
 
 }  // namespace
@@ -36,6 +45,22 @@ KVTree::Holder& KVTree::find_branch(int64_t branch) {
   return const_cast<Holder&>(static_cast<const KVTree*>(this)->find_branch(branch));
 }
 
+void KVTree::check_cut(const char* name, int64_t length, int64_t id, const Holder& holder) const {
+  require(0 <= length && length <= holder.length, name, ": got ", length, ", expected 0 <= ", name,
+          " <= ", holder.length, ", the length of branch ", id);
+  const std::vector<int32_t>& pages = holder.pages;
+  const int64_t last = pages_for(length) - 1;
+  if (last < 0 || pages[last] != kHole) return;
+  int64_t begin = last, end = last + 1;  // columns of the hole around it; a page follows
+  while (begin > 0 && pages[begin - 1] == kHole) --begin;
+  while (pages[end] == kHole) ++end;
+  begin *= pool_.page_size();
+  end *= pool_.page_size();
+  throw ArgumentError(concat(name, ": got ", length, ", but positions ", begin, " to ", end - 1,
+                             " of branch ", id, " were evicted, expected at most ", begin, ", or ", end + 1,
+                             " to ", holder.length));
+}
+
 int64_t KVTree::create() {
   const int64_t id = next_id();
   holders_.emplace(id, Holder{});
@@ -45,8 +70,7 @@ int64_t KVTree::create() {
 std::vector<int64_t> KVTree::add_holders(int64_t source, int64_t n, std::optional<int64_t> at, bool pinned) {
   const Holder& from = find(source);
   const int64_t length = at.value_or(from.length);
-  require(0 <= length && length <= from.length, "at: got ", length, ", expected 0 <= at <= ", from.length,
-          ", the length of branch ", source);
+  check_cut("at", length, source, from);
   require(0 <= n && n <= kMaxFork, "n: got ", n, ", expected 0 <= n <= ", kMaxFork);
 
   const auto shared = std::span(from.pages).first(static_cast<size_t>(pages_for(length)));
@@ -60,7 +84,9 @@ std::vector<int64_t> KVTree::add_holders(int64_t source, int64_t n, std::optiona
   }
   holders_.reserve(holders_.size() + n);
   // Nothing throws from here on.
-  for (const int32_t page : shared) pool_.add_holders(page, static_cast<int32_t>(n));
+  for (const int32_t page : shared) {
+    if (page != kHole) pool_.add_holders(page, static_cast<int32_t>(n));
+  }
   holders_.merge(added);
   return ids;
 }
@@ -76,10 +102,8 @@ int64_t KVTree::pin(int64_t holder, std::optional<int64_t> at) {
 Append KVTree::append(std::span<const int64_t> branches, std::span<const std::span<const int32_t>> tokens) {
   require(branches.size() == tokens.size(), "tokens: got ", tokens.size(), " token lists for ",
           branches.size(), " branches, expected one a branch");
-  std::vector<int64_t> ids(branches.begin(), branches.end());
-  std::sort(ids.begin(), ids.end());
-  const auto twice = std::adjacent_find(ids.begin(), ids.end());
-  require(twice == ids.end(), "branches: got branch ", twice == ids.end() ? 0 : *twice,
+  const auto twice = find_repeat(branches);
+  require(!twice, "branches: got branch ", twice.value_or(0),
           " twice, expected distinct branches; join its tokens in one list");
 
   std::vector<Holder*> writers;
@@ -140,15 +164,14 @@ void KVTree::write(Holder& branch, std::span<const int32_t> tokens, Append& done
 
 void KVTree::drop_pages(Holder& holder, int64_t keep) {
   while (static_cast<int64_t>(holder.pages.size()) > keep) {
-    pool_.drop_holder(holder.pages.back());
+    if (holder.pages.back() != kHole) pool_.drop_holder(holder.pages.back());
     holder.pages.pop_back();
   }
 }
 
 void KVTree::truncate(int64_t branch, int64_t length) {
   Holder& target = find_branch(branch);
-  require(0 <= length && length <= target.length, "length: got ", length,
-          ", expected 0 <= length <= ", target.length, ", the length of branch ", branch);
+  check_cut("length", length, branch, target);
   drop_pages(target, pages_for(length));
   target.length = static_cast<int32_t>(length);
 }
@@ -166,6 +189,53 @@ void KVTree::unpin(int64_t pin) {
   holders_.erase(found);
 }
 
+std::vector<KVTree::Holder*> KVTree::checked_victims(std::span<const int64_t> branches,
+                                                     std::span<const int64_t> columns) {
+  const auto branch_twice = find_repeat(branches), column_twice = find_repeat(columns);
+  require(!branch_twice, "branches: got branch ", branch_twice.value_or(0),
+          " twice, expected distinct branches");
+  require(!column_twice, "columns: got column ", column_twice.value_or(0),
+          " twice, expected distinct columns");
+  std::unordered_map<int32_t, int64_t> pin_of;  // of pages in these columns
+  for (const auto& [id, holder] : holders_) {
+    for (const int64_t column : columns) {
+      if (!holder.pinned || column < 0 || column >= std::ssize(holder.pages)) continue;
+      pin_of.emplace(holder.pages[column], id);
+    }
+  }
+  std::vector<Holder*> victims;
+  victims.reserve(branches.size());
+  for (const int64_t branch : branches) {
+    Holder& victim = find_branch(branch);
+    const int64_t last = std::ssize(victim.pages) - 1;
+    for (const int64_t column : columns) {
+      require(0 <= column && column < last, "columns: got ", column, ", expected 0 <= column < ",
+              std::max<int64_t>(last, 0), "; branch ", branch, " has ", last + 1,
+              " pages and always keeps the last");
+      const int32_t page = victim.pages[column];
+      require(page != kHole, "columns: got ", column, ", which was evicted from branch ", branch, " already");
+      const auto pin = pin_of.find(page);
+      require(pin == pin_of.end(), "columns: got ", column, ", a page of branch ", branch,
+              " that is pinned; unpin ", pin == pin_of.end() ? 0 : pin->second, " first");
+    }
+    victims.push_back(&victim);
+  }
+  return victims;
+}
+
+int64_t KVTree::evict(std::span<const int64_t> branches, std::span<const int64_t> columns) {
+  const std::vector<Holder*> victims = checked_victims(branches, columns);
+  const int32_t resident = pool_.resident_pages();
+  // Nothing throws from here on.
+  for (Holder* victim : victims) {
+    for (const int64_t column : columns) {
+      pool_.drop_holder(victim->pages[column]);
+      victim->pages[column] = kHole;
+    }
+  }
+  return resident - pool_.resident_pages();
+}
+
 std::optional<Match> KVTree::match(std::span<const int32_t> tokens) const {
   const int32_t page_size = pool_.page_size();
   const int64_t num_tokens = static_cast<int64_t>(tokens.size());
@@ -175,6 +245,7 @@ std::optional<Match> KVTree::match(std::span<const int32_t> tokens) const {
   for (const auto& [id, holder] : holders_) {
     int64_t length = 0;
     for (const int32_t page : holder.pages) {
+      if (page == kHole) break;
       if (agreeing[page] < 0) {
         const auto expected = tokens.subspan(length, std::min<int64_t>(page_size, num_tokens - length));
         const auto differs = std::mismatch(expected.begin(), expected.end(), pool_.tokens(page)).first;
@@ -198,7 +269,11 @@ std::vector<int32_t> KVTree::tokens(int64_t holder) const {
   tokens.reserve(from.length);
   for (const int32_t page : from.pages) {
     const size_t count = std::min<size_t>(pool_.page_size(), from.length - tokens.size());
-    tokens.insert(tokens.end(), pool_.tokens(page), pool_.tokens(page) + count);
+    if (page == kHole) {
+      tokens.insert(tokens.end(), count, -1);
+    } else {
+      tokens.insert(tokens.end(), pool_.tokens(page), pool_.tokens(page) + count);
+    }
   }
   return tokens;
 }
@@ -221,7 +296,11 @@ TreeStats KVTree::stats() const {
     if (!holder.pinned) stats.logical_tokens += holder.length;
     int32_t rest = holder.length;
     for (const int32_t page : holder.pages) {
-      visible[page] = std::max(visible[page], std::min(rest, page_size));
+      if (page != kHole) {
+        visible[page] = std::max(visible[page], std::min(rest, page_size));
+      } else if (!holder.pinned) {
+        stats.evicted_tokens += page_size;
+      }
       rest -= page_size;
     }
   }

@@ -28,6 +28,7 @@ struct TreeStats {
   int64_t branches;
   int64_t pins;
   int64_t logical_tokens;  // sum of the branches' lengths
+  int64_t evicted_tokens;  // of them, those of evicted pages
   int64_t unique_tokens;   // distinct slots that a branch or a pin can see
   int64_t resident_pages;
   int64_t peak_pages;
@@ -35,10 +36,12 @@ struct TreeStats {
 };
 
 // A holder is a branch, or a pin: a prefix kept resident that is not a branch. Its position p lives in slot
-// p % page_size of page pages[p / page_size].
+// p % page_size of page pages[p / page_size], or in none where that is kHole: the page was evicted. The last
+// of its pages is never a hole.
 //
-// Pages are shared by fork() alone, and a page with several holders is never written. So two holders of one
-// page also share every page before it, and differ at most in how much of the page they see.
+// Pages are shared by fork() alone, and a page with several holders is never written. So a page stands in the
+// same column of all its holders, which share every page before it but for holes of their own, and differ at
+// most in how much of the page they see.
 //
 // Ids are unique in the process: a released id or one of another tree is not found. Every member that throws
 // leaves the tree as it was.
@@ -51,13 +54,16 @@ class KVTree {
   Append append(std::span<const int64_t> branches, std::span<const std::span<const int32_t>> tokens);
   void truncate(int64_t branch, int64_t length);
   void release(int64_t branch);
+  // Drops the pages in these columns from each of the branches and returns how many became free.
+  int64_t evict(std::span<const int64_t> branches, std::span<const int64_t> columns);
   int64_t pin(int64_t holder, std::optional<int64_t> at);
   void unpin(int64_t pin);
 
-  // The holder with the longest common prefix with `tokens` (the oldest of equals); nullopt if there is none.
+  // The holder with the longest common prefix with `tokens` (the oldest of equals), which a hole ends;
+  // nullopt if there is none.
   std::optional<Match> match(std::span<const int32_t> tokens) const;
   int32_t length(int64_t holder) const { return find(holder).length; }
-  std::vector<int32_t> tokens(int64_t holder) const;
+  std::vector<int32_t> tokens(int64_t holder) const;  // -1 where the page was evicted
   std::span<const int32_t> pages(int64_t holder) const { return find(holder).pages; }
   // Upper bound of the pages that append() of n tokens takes.
   int64_t pages_needed(int64_t branch, int64_t n) const;
@@ -66,7 +72,7 @@ class KVTree {
 
  private:
   struct Holder {
-    std::vector<int32_t> pages;  // exactly pages_for(length)
+    std::vector<int32_t> pages;  // exactly pages_for(length), holes included
     int32_t length = 0;
     bool pinned = false;
   };
@@ -76,6 +82,9 @@ class KVTree {
   const Holder& find_branch(int64_t branch) const;
   Holder& find_branch(int64_t branch);
   std::vector<int64_t> add_holders(int64_t source, int64_t n, std::optional<int64_t> at, bool pinned);
+  // `length`, the argument `name`, must lie in 0 .. the holder's length and must not end in a hole.
+  void check_cut(const char* name, int64_t length, int64_t id, const Holder& holder) const;
+  std::vector<Holder*> checked_victims(std::span<const int64_t> branches, std::span<const int64_t> columns);
   void drop_pages(Holder& holder, int64_t keep);
   void write(Holder& branch, std::span<const int32_t> tokens, Append& done);
 

@@ -71,8 +71,10 @@ TreePlan plan(const PlanInput& in) {
   int64_t room = in.query_block;
   for (size_t r = 0; r < rows.size(); ++r) {
     const BranchRow& row = rows[r];
-    plan.logical_pages += row.num_pages;
+    plan.logical_pages += row.num_pages - row.num_holes;
     plan.unique_pages += row.num_pages - shared[r];
+    if (row.num_holes > 0)
+      plan.unique_pages -= std::count(row.pages + shared[r], row.pages + row.num_pages, kHole);
     const auto first_query = static_cast<int32_t>(plan.query_order.size());
     plan.branches.push_back({first_query, first_query + row.num_queries, shared[r]});
     plan.max_columns = std::max(plan.max_columns, row.num_pages);

@@ -11,9 +11,9 @@
 namespace tts {
 
 // Queries are numbered depth-first: those below any shared run of pages are contiguous. For each query at
-// position p, the segments covering it list the pages 0 .. p / page_size of its branch once each. They may
-// list later pages of the same path too, where another query of the block sees them: a kernel masks by
-// position.
+// position p, the segments covering it list the pages 0 .. p / page_size of its branch once each, with kHole
+// in place of evicted ones. They may list later pages of the same path too, where another query of the block
+// sees them: a kernel masks by position.
 struct TreePlan {
   std::vector<int32_t> query_order;     // [T] depth-first number -> row of q
   std::vector<int32_t> query_position;  // [T] by depth-first number: position on the path
@@ -22,8 +22,9 @@ struct TreePlan {
   std::vector<QueryBlock> blocks;       // cover [0, T) in order
   std::vector<PlannedBranch> branches;  // in depth-first order
   int32_t max_columns = 0;              // most pages that a query sees
-  int64_t unique_pages = 0;             // pages on the tree: a shared page counts once
-  int64_t logical_pages = 0;            // pages of all branches with queries, without sharing
+  // Pages on the tree: a shared page counts once, but again for branches that have other holes before it.
+  int64_t unique_pages = 0;
+  int64_t logical_pages = 0;  // pages of all branches with queries, without sharing; holes are none
 };
 
 struct PlanInput {

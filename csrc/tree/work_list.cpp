@@ -4,6 +4,8 @@
 #include <numeric>
 #include <utility>
 
+#include "common/plan_records.h"
+
 namespace tts {
 namespace {
 
@@ -86,6 +88,8 @@ class Builder {
   void add_tiles(const RunTiles& tiles, int32_t page_offset, int32_t column, int32_t stop, int32_t base) {
     const int64_t first_position = column * page_size_;
     const int64_t limit = (stop - column) * page_size_;
+    const auto pages = list_.pages.begin() + page_offset;
+    const int64_t held = (std::find(pages, pages + (stop - column), kHole) - pages) * page_size_;
     for (int64_t row = tiles.row_begin; row < tiles.row_end; row += tiles.height) {
       const int64_t row_end = std::min(row + tiles.height, tiles.row_end);
       const auto [least, most] =
@@ -93,7 +97,7 @@ class Builder {
                               list_.query_position.begin() + ceil_div(row_end, shape_.group));
       const int64_t tokens = std::min(limit, *most + 1 - first_position);
       if (tokens <= 0) continue;  // all rows end before
-      const int64_t unmasked = std::clamp<int64_t>(*least + 1 - first_position, 0, tokens);
+      const int64_t unmasked = std::clamp<int64_t>(*least + 1 - first_position, 0, std::min(tokens, held));
       list_.items.push_back({page_offset, static_cast<int32_t>(first_position), static_cast<int32_t>(tokens),
                              static_cast<int32_t>(unmasked), static_cast<int32_t>(row),
                              static_cast<int32_t>(row_end), base,

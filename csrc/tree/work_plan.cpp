@@ -145,7 +145,10 @@ bool WorkPlanner::advance(const BranchTables& tables) {
     list_.query_position[i] = known.length - 1;
     for (int32_t t = tail.item_begin; t < tail.item_end; ++t) {
       WorkItem& item = list_.items[list_.tail_items[t]];
-      item.num_tokens = item.num_unmasked = known.length - item.first_position;
+      // One query sees all of it, so that only a hole ends what is unmasked, and stays where it is.
+      const bool has_hole = item.num_unmasked < item.num_tokens;
+      item.num_tokens = known.length - item.first_position;
+      if (!has_hole) item.num_unmasked = item.num_tokens;
     }
   }
   return true;

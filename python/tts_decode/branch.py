@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -91,6 +93,9 @@ class Branch:
             None  # float32 [vocab] after the last token; None while its KV is missing
         )
         self._busy = False  # a request of this branch waits for the engine
+        # float32 [columns]: attention drawn by each page of the KV, in tokens; what lies behind its last page
+        # means nothing. Stays empty where the decoder does not track it.
+        self._mass: npt.NDArray[np.float32] = np.zeros(0, np.float32)
 
     # -- what it holds
 
@@ -193,11 +198,11 @@ class Branch:
         for seed in seeds or ():
             if not isinstance(seed, int):
                 raise TypeError(f"seeds must be integers, got {seed!r}")
+        kv_length = self._kv_after_cut(at)
+        ids = self.decoder._tree.fork(self.id, n, at=kv_length)
         self._forks += 1
         if seeds is None:
             seeds = [mix(self.seed, self._forks, i) for i in range(n)]
-        kv_length = self._kv_after_cut(at)
-        ids = self.decoder._tree.fork(self.id, n, at=kv_length)
         children = []
         for child_id, seed in zip(ids, seeds, strict=True):
             child = Branch(
@@ -226,6 +231,10 @@ class Branch:
         self._inherit(self, length, kv_length)
         del self.tokens[length:]
         self.prompt_length = min(self.prompt_length, length)
+
+    def evict(self, keep: int, *, sink: int = 1, recent: int = 4) -> int:
+        """`TreeDecoder.evict` of this branch alone."""
+        return self.decoder.evict([self], keep, sink=sink, recent=recent)
 
     def release(self) -> None:
         """Gives up the branch's KV; pages that no other branch holds return at once. A waiting step fails."""
@@ -257,6 +266,23 @@ class Branch:
         self.finish_reason = other.finish_reason if whole else None
         self._logits = other._logits if whole else None
         self._kv_length = kv_length
+        self._mass = other._masses()[: self._columns(kv_length)]
+
+    def _columns(self, kv_length: int) -> int:
+        return -(-kv_length // self.decoder._tree.page_size)
+
+    def _masses(self) -> npt.NDArray[np.float32]:
+        """float32 [columns], a copy: attention drawn by each page of the KV that is there now."""
+        masses = np.zeros(self._columns(self._kv_length), np.float32)
+        known = self._mass[: len(masses)]
+        masses[: len(known)] = known
+        return masses
+
+    def _add_mass(self, mass: npt.NDArray[np.float32]) -> None:
+        """Before `_kv_length` moves on. mass: float32 [P] of the tokens fed, their own pages included."""
+        known = self._masses()
+        self._mass = mass.copy()
+        self._mass[: len(known)] += known
 
     def _kv_after_cut(self, length: int) -> int:
         """KV to keep under `tokens[:length]`: a last token without logits is left out, to be fed again."""

@@ -1,10 +1,12 @@
-"""Token and wall-time budgets shared by all branches of one search."""
+"""Budgets of tokens, wall time and cost, shared by all branches of one search."""
 
 from __future__ import annotations
 
 import math
 import time
 from dataclasses import dataclass, field
+
+from tts_kernels.cost import KINETICS_INTENSITY
 
 
 @dataclass
@@ -15,29 +17,45 @@ class Budget:
         max_tokens: sampled tokens over all branches, None for no limit. Prompt and forced tokens are free.
         max_seconds: wall seconds since the first `root()` that got this budget, None for no limit. The time
             of other problems that share the batch counts too.
-        tokens_used: sampled tokens so far.
+        max_cost: eFLOPs (flops + intensity * bytes, `tts_kernels.cost`) over all branches, None for no limit.
+            Every forward counts, the prompt's too; of one shared with other searches, the branches' share
+            (`CostMeter`).
+        intensity: flops that a byte read is worth in max_cost; default: the one of Kinetics.
+        tokens_used: sampled tokens so far. cost_used: eFLOPs so far.
 
-    The engine checks it before each token; it never samples beyond `max_tokens`.
+    The engine checks it before each token. It never samples beyond `max_tokens`. Once `max_cost` is reached
+    no further token is sampled: the forward that reached it goes beyond, and what a scorer still asks for.
     """
 
     max_tokens: int | None = None
     max_seconds: float | None = None
+    max_cost: float | None = None
+    intensity: float = KINETICS_INTENSITY
     tokens_used: int = field(default=0, init=False)
+    cost_used: float = field(default=0.0, init=False)
     _started: float | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         tokens, seconds = self.max_tokens, self.max_seconds
         if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1):
             raise ValueError(f"max_tokens must be a positive integer or None, got {self.max_tokens!r}")
-        if seconds is not None and not (isinstance(seconds, (int, float)) and 0 < seconds < math.inf):
+        if seconds is not None and not _positive(seconds):
             raise ValueError(
                 f"max_seconds must be a positive number of seconds or None, got {self.max_seconds!r}"
             )
+        if self.max_cost is not None and not _positive(self.max_cost):
+            raise ValueError(f"max_cost must be a positive number of eFLOPs or None, got {self.max_cost!r}")
+        if not _positive(self.intensity):
+            raise ValueError(f"intensity must be a positive number of flops per byte, got {self.intensity!r}")
 
     def start(self) -> None:
         """Starts the clock; later calls do nothing."""
         if self._started is None:
             self._started = time.monotonic()
+
+    def charge(self, flops: float, read_bytes: float) -> None:
+        """Takes a forward, or a branch's share of one, out of the budget."""
+        self.cost_used += flops + self.intensity * read_bytes
 
     @property
     def seconds_used(self) -> float:
@@ -51,4 +69,10 @@ class Budget:
     def exhausted(self) -> bool:
         if self.max_tokens is not None and self.tokens_used >= self.max_tokens:
             return True
+        if self.max_cost is not None and self.cost_used >= self.max_cost:
+            return True
         return self.max_seconds is not None and self.seconds_used >= self.max_seconds
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0 < value < math.inf

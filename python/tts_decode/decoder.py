@@ -20,7 +20,9 @@ from tts_decode.engines.steps import HostSteps
 from tts_decode.requests import RootRequest
 from tts_decode.sampling import SamplingParams
 from tts_decode.scheduler import Scheduler
+from tts_decode.select import evicted_columns
 from tts_kernels import KVPool, KVTree
+from tts_kernels.cost import StepCost
 
 T = TypeVar("T")
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
@@ -33,6 +35,7 @@ class DecoderStats:
     Attributes:
         steps: forwards of the model. forward_tokens: tokens that went through them, prompts included.
         generated_tokens: sampled tokens. seconds: wall time inside the engine.
+        cost: flops and bytes of all forwards; `cost.combined()` is their cost in eFLOPs.
         branches: live branches. logical_tokens: KV tokens summed over them. unique_tokens: KV tokens stored.
         resident_bytes, peak_bytes: KV bytes of the pages in use, now and at most.
         page_bytes: KV bytes of one page over all layers.
@@ -42,6 +45,7 @@ class DecoderStats:
     generated_tokens: int
     forward_tokens: int
     seconds: float
+    cost: StepCost
     branches: int
     logical_tokens: int
     unique_tokens: int
@@ -64,6 +68,8 @@ class TreeDecoder:
         max_batch_tokens: tokens in one forward at most; longer prompts go in chunks beside the decoding
             branches.
         sampling: default parameters of `root`.
+        track_mass: keep for each branch how much attention its pages have drawn, which `evict` goes by; on
+            the CPU only.
         cuda_graphs: on a GPU, capture decode steps as CUDA graphs: one for each of a few sizes of the batch,
             at its first use.
 
@@ -91,6 +97,7 @@ class TreeDecoder:
         max_batch_tokens: int = 512,
         sampling: SamplingParams | None = None,
         cuda_graphs: bool = True,
+        track_mass: bool = False,
     ) -> None:
         if (
             isinstance(max_batch_tokens, bool)
@@ -109,11 +116,17 @@ class TreeDecoder:
         )
         self._steps: HostSteps | DeviceSteps
         if _runs_on_host(self._engine.device):
-            self._steps = HostSteps(self._engine, self._pool)
+            self._steps = HostSteps(self._engine, self._pool, track_mass=track_mass)
+        elif track_mass:
+            raise ValueError(
+                f"track_mass=True with a model on {self._engine.device}; expected False: steps on a GPU do "
+                "not export attention masses"
+            )
         else:
             self._steps = DeviceSteps(
                 self._engine, self._pool, max_batch_tokens=max_batch_tokens, graphs=cuda_graphs
             )
+        self.track_mass = track_mass
         self._tree = KVTree(self._pool.num_pages, self._pool.page_size)
         self._scheduler = Scheduler(self, max_batch_tokens)
         self.max_positions = self._engine.max_positions
@@ -188,6 +201,50 @@ class TreeDecoder:
 
         return await self._scheduler.root(RootRequest(tokens, make))
 
+    def evict(self, branches: Sequence[Branch], keep: int, *, sink: int = 1, recent: int = 4) -> int:
+        """Drops the KV pages of the branches that have drawn the least attention; `select.evicted_columns`.
+
+        Pages go that all of the branches hold, so pass all that share a prefix: a page stays resident while
+        any branch holds it, and it is shared only by branches that evicted the same pages before it. A
+        branch forked later inherits what its parent lacks. Tokens, text and positions stay as they are, but
+        nothing attends to the tokens of an evicted page any more, and no fork or truncation can end in one.
+
+        Args:
+            keep: pages that each of the branches keeps, at least 1.
+            sink: first pages that stay. recent: last pages that stay, at least 2, so that a last token can be
+                fed again.
+
+        Returns:
+            The number of pages that became free.
+
+        Raises:
+            TypeError, ValueError: an argument is out of range, or a branch is given twice or is of another
+                decoder.
+            BranchReleased: a branch was released.
+            RuntimeError: the decoder does not track masses, or a branch waits for the engine.
+        """
+        if not self.track_mass:
+            raise RuntimeError(
+                "evict needs attention masses, which this decoder does not keep: make it with track_mass=True"
+            )
+        branches = list(branches)
+        for branch in branches:
+            if not isinstance(branch, Branch):
+                raise TypeError(f"branches must be Branch objects, got {type(branch).__name__}")
+            if branch.decoder is not self:
+                raise ValueError(f"branches: branch {branch.id} belongs to another decoder")
+            branch._check_idle()
+        if recent < 2:
+            raise ValueError(
+                f"recent={recent}; expected at least 2, as a last token may have to be fed again"
+            )
+        ids = [branch.id for branch in branches]
+        tables, lengths = self._tree.block_tables(ids)
+        columns = -(-lengths // self._tree.page_size)
+        held = [table[:count] for table, count in zip(tables, columns, strict=True)]
+        masses = [branch._masses() for branch in branches]
+        return self._tree.evict(ids, evicted_columns(held, masses, keep, sink=sink, recent=recent))
+
     def stats(self) -> DecoderStats:
         tree, scheduler, page_bytes = self._tree.stats(), self._scheduler, self._pool.page_bytes
         return DecoderStats(
@@ -195,6 +252,7 @@ class TreeDecoder:
             generated_tokens=scheduler.generated_tokens,
             forward_tokens=scheduler.forward_tokens,
             seconds=scheduler.seconds,
+            cost=scheduler.meter.total,
             branches=tree.branches,
             logical_tokens=tree.logical_tokens,
             unique_tokens=tree.unique_tokens,

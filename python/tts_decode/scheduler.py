@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tts_decode.accounting import CostMeter
 from tts_decode.branch import Branch, Step
 from tts_decode.engines.steps import StepInputs
 from tts_decode.errors import BranchReleased
@@ -40,6 +41,7 @@ class Scheduler:
         self.forward_tokens = 0
         self.generated_tokens = 0
         self.seconds = 0.0
+        self.meter = CostMeter(decoder._engine.shape, decoder._pool.page_size)
         self._decoder = decoder
         self._max_batch_tokens = max_batch_tokens
         self._waiting: list[Request] = []
@@ -218,11 +220,14 @@ class Scheduler:
             for branch in branches:
                 tree.truncate(branch.id, branch._kv_length)
             raise
+        self.meter.add(branches, step, output.pages)
         self.steps += 1
         self.forward_tokens += len(tokens)
         row = token = 0
         for feed in batch:
             hidden = None if output.hidden is None else output.hidden[token : feed.tokens_end]
+            if output.masses is not None:
+                feed.request.branch._add_mass(output.masses[token : feed.tokens_end].sum(0).numpy())
             try:
                 feed.request.fed(len(feed.tokens), output.logits[row : feed.rows_end], hidden)
             except Exception as error:

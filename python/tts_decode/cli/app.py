@@ -10,6 +10,7 @@ from tts_decode.cli.compare import compare
 from tts_decode.cli.errors import CommandError, UsageError
 from tts_decode.cli.info import info
 from tts_decode.cli.options import strategies_help
+from tts_decode.cli.plan_budget import plan_budget
 from tts_decode.cli.search import search
 from tts_decode.errors import ModelLoadError, OutOfPages, UnsupportedModel
 from tts_decode.tasks import TaskFileError
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command(epilog=strategies_help())(search)
 app.command(epilog=strategies_help())(compare)
+app.command()(plan_budget)
 app.command()(info)
 
 

@@ -12,12 +12,13 @@ from rich.table import Table
 
 from tts_decode import SamplingParams
 from tts_decode.cli import options as opt
-from tts_decode.cli.display import mib
+from tts_decode.cli.display import mib, short
 from tts_decode.cli.errors import CommandError, UsageError, usage_errors
 from tts_decode.cli.problems import Outcome, RunStats, Settings, describe, run_problems
 from tts_decode.cli.session import Session, open_session
 from tts_decode.engines.loading import DEFAULT_MODEL
 from tts_decode.tasks import Task, default_tasks, read_tasks
+from tts_kernels.cost import KINETICS_INTENSITY, StepCost
 
 _DEFAULT_STRATEGIES = ["best_of_n", "beam_search", "rebase", "ets"]
 _DEFAULT_LIMIT = 8  # a few minutes on two cores
@@ -46,6 +47,7 @@ def compare(
     max_step_tokens: opt.MaxStepTokens = 32,
     budget_tokens: opt.BudgetTokens = None,
     budget_seconds: opt.BudgetSeconds = None,
+    budget_cost: opt.BudgetCost = None,
     json_output: opt.Json = False,
 ) -> None:
     """Run several strategies on the same problems and print what each solved and what it cost.
@@ -76,7 +78,7 @@ def compare(
             max_tokens=max_tokens,
             max_step_tokens=max_step_tokens,
         )
-    settings = Settings(sampling, scorer, budget_tokens, budget_seconds)
+    settings = Settings(sampling, scorer, budget_tokens, budget_seconds, budget_cost)
     problems = default_tasks(limit or _DEFAULT_LIMIT) if tasks is None else read_tasks(tasks)[:limit]
     unknown = [task.name for task in problems if task.verify is None]
     if unknown:
@@ -139,6 +141,27 @@ def _print_table(
     console.print(table)
     console.print("solved: the chosen answer is right; found: any candidate is right.")
     console.print("KV at the fullest moment; unshared: the same branches if no page were shared.")
+    console.print(_cost_table(rows))
+    console.print(f"eTFLOP: Kinetics' cost, where a byte read counts as {KINETICS_INTENSITY} flops;")
+    console.print("attention: its share of them, choosing pages included.")
+
+
+def _cost_table(rows: list[tuple[str, list[Outcome], RunStats]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("strategy", no_wrap=True)
+    for heading in ("TFLOP", "GB read", "eTFLOP", "attention"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, _, stats in rows:
+        cost = stats.cost
+        attention = StepCost(attention=cost.attention, selection=cost.selection)
+        table.add_row(
+            name,
+            short(cost.flops / 1e12),
+            short(cost.bytes / 1e9),
+            short(cost.combined() / 1e12),
+            f"{attention.combined() / cost.combined():.0%}",
+        )
+    return table
 
 
 def _as_json(name: str, outcomes: list[Outcome], stats: RunStats) -> dict[str, Any]:

@@ -71,3 +71,8 @@ def mib(count: float) -> str:
     """Bytes as MiB with a sensible number of digits."""
     value = count / _MIB
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def short(value: float) -> str:
+    """A figure with three digits, or all in front of the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

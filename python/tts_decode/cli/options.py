@@ -63,6 +63,13 @@ BudgetTokens = Annotated[
 BudgetSeconds = Annotated[
     float | None, typer.Option(help="Seconds that one search may take.", rich_help_panel=_LIMITS)
 ]
+BudgetCost = Annotated[
+    float | None,
+    typer.Option(
+        help="eFLOPs that one search may cost, such as 5e12: flops + 281.25 * bytes read (Kinetics).",
+        rich_help_panel=_LIMITS,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=_OUTPUT)]
 
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tts_decode import Budget, DecoderStats, SamplingParams, TreeDecoder, gather
-from tts_decode.cli.display import mib
+from tts_decode.cli.display import mib, short
 from tts_decode.cli.errors import UsageError, usage_errors
 from tts_decode.rewards import Scorer, mean_logprob, self_evaluation
 from tts_decode.search import SearchResult, Strategy
 from tts_decode.tasks import Task
+from tts_kernels.cost import StepCost
 
 _WATCH_SECONDS = 0.02  # between looks at the decoder; a forward takes about as long or longer
 _CORRECT = 0.99  # verifier scores from here on count as solved
@@ -28,6 +29,7 @@ class Settings:
     scorer: str
     budget_tokens: int | None = None
     budget_seconds: float | None = None
+    budget_cost: float | None = None
     chat: bool = True
 
 
@@ -56,12 +58,14 @@ class RunStats:
     """What all searches of a run cost together.
 
     peak: the decoder's state at the fullest moment seen; peak_bytes: the exact largest KV memory.
+    cost: flops and bytes read of all forwards, prompts included.
     """
 
     seconds: float
     generated_tokens: int
     peak: DecoderStats
     peak_bytes: int
+    cost: StepCost
     page_size: int = 16
 
     @property
@@ -83,6 +87,9 @@ class RunStats:
             "peak_unique_tokens": self.peak.unique_tokens,
             "peak_kv_bytes": self.peak_bytes,
             "unshared_kv_bytes": self.unshared_bytes,
+            "flops": self.cost.flops,
+            "read_bytes": self.cost.bytes,
+            "eflops": self.cost.combined(),
         }
 
 
@@ -90,7 +97,8 @@ def summary(stats: RunStats) -> str:
     """What a run cost, in a line."""
     return (
         f"{stats.generated_tokens:,} tokens in {stats.seconds:.1f} s ({stats.tokens_per_second:.0f} tok/s), "
-        f"KV peak {mib(stats.peak_bytes)} MiB ({mib(stats.unshared_bytes)} unshared)"
+        f"KV peak {mib(stats.peak_bytes)} MiB ({mib(stats.unshared_bytes)} unshared), "
+        f"{short(stats.cost.flops / 1e12)} TFLOP, {short(stats.cost.bytes / 1e9)} GB read"
     )
 
 
@@ -128,13 +136,13 @@ def run_problems(
     if strategy.needs_scorer:
         options = options | {"scorer": make_scorer(settings.scorer, decoder.tokenizer, chat=settings.chat)}
     done = 0
-    peak = decoder.stats()
+    peak = before = decoder.stats()
     slots = asyncio.Semaphore(parallel)
 
     async def solve(task: Task) -> Outcome:
         nonlocal done
         async with slots:
-            budget = Budget(settings.budget_tokens, settings.budget_seconds)
+            budget = Budget(settings.budget_tokens, settings.budget_seconds, settings.budget_cost)
             root = await decoder.root(make_prompt(task.prompt, decoder, settings), settings.sampling, budget)
             try:
                 result = await strategy.run(root, **options)
@@ -167,7 +175,8 @@ def run_problems(
     seconds = time.perf_counter() - started
     # Not the decoder's count, which leaves out tokens that a strategy chose itself (lm_beam_search).
     generated = sum(outcome.result.stats.generated_tokens for outcome in outcomes)
-    return outcomes, RunStats(seconds, generated, peak, decoder.stats().peak_bytes)
+    after = decoder.stats()
+    return outcomes, RunStats(seconds, generated, peak, after.peak_bytes, after.cost - before.cost)
 
 
 def make_prompt(text: str, decoder: TreeDecoder, settings: Settings) -> str | list[dict[str, str]]:

@@ -44,6 +44,7 @@ def search(
     max_step_tokens: opt.MaxStepTokens = 64,
     budget_tokens: opt.BudgetTokens = None,
     budget_seconds: opt.BudgetSeconds = None,
+    budget_cost: opt.BudgetCost = None,
     json_output: opt.Json = False,
 ) -> None:
     """Search the answers to one prompt, or to each problem of a file.
@@ -74,6 +75,7 @@ def search(
             scorer,
             budget_tokens,
             budget_seconds,
+            budget_cost,
             chat=not raw,
         )
     problems = [Task("prompt", prompt)] if prompt is not None else read_tasks(tasks) if tasks else []

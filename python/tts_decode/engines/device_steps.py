@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tts_decode.engines.hf import HFEngine, Output, StepContext
-from tts_decode.engines.steps import StepInputs
+from tts_decode.engines.steps import StepInputs, distinct_pages
 from tts_decode.transfer import pinned, to_device
 from tts_kernels import CapacityExceeded, DevicePlanner, KVPool, WorkCapacity
 from tts_kernels.device_planner import num_multiprocessors
@@ -42,7 +42,7 @@ class DeviceSteps:
         if self._graphs is not None and decoding and not hidden:
             logits = self._graphs.run(step)
             if logits is not None:
-                return Output(logits, None)
+                return Output(logits, None, self._pages(step))
         device = self._engine.device
         context = StepContext(
             self._pool,
@@ -51,7 +51,12 @@ class DeviceSteps:
         )
         tokens, positions = to_device(torch.tensor([step.tokens, step.positions]), device).unbind()
         rows = to_device(torch.tensor(step.rows, dtype=torch.long), device)
-        return self._engine.forward(tokens, positions, rows, context, hidden=hidden)
+        output = self._engine.forward(tokens, positions, rows, context, hidden=hidden)
+        return output._replace(pages=self._pages(step))
+
+    def _pages(self, step: StepInputs) -> int:
+        """Counted after the step is queued, while the device works on it."""
+        return distinct_pages(step, self._pool.num_pages, self._pool.page_size)
 
 
 class DecodeGraphs:

@@ -17,9 +17,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
@@ -39,7 +41,7 @@ def load(
     file: Path, dtype: torch.dtype, report: Callable[[str], None]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model and tokenizer of a GGUF file: from its converted copy, else converting it now."""
-    copy = cache_folder() / f"{file.stem}-{_digest(file)}-v{_FORMAT}"
+    copy = _copy_of(file)
     if copy.is_dir():
         report("loading the weights")
         try:
@@ -61,9 +63,27 @@ def load(
         return model, tokenizer
 
 
+def load_config(file: Path) -> Any:
+    """The config of a GGUF file: from its converted copy, else from its header."""
+    copy = _copy_of(file)
+    if copy.is_dir():
+        with contextlib.suppress(Exception):  # a damaged copy is no loss: the GGUF is still there
+            return AutoConfig.from_pretrained(copy)
+    try:
+        return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    except ImportError as cause:
+        raise _lacks_gguf(file) from cause
+    except Exception as cause:  # the parsers raise whatever the damaged bytes lead to
+        raise _unreadable(file, cause) from cause
+
+
 def cache_folder() -> Path:
     """``$XDG_CACHE_HOME/tts-kernels/models``, with ``~/.cache`` where the variable is not set."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tts-kernels" / "models"
+
+
+def _copy_of(file: Path) -> Path:
+    return cache_folder() / f"{file.stem}-{_digest(file)}-v{_FORMAT}"
 
 
 def store(copy: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -128,20 +148,26 @@ def _convert(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
                 quantization_config=GgufConfig(dequantize=True),
             )
     except ImportError as cause:
-        raise ModelLoadError(
-            f"model: reading {file} needs the package gguf; run: pip install gguf"
-        ) from cause
+        raise _lacks_gguf(file) from cause
     except Exception as cause:  # the parsers raise whatever the damaged bytes lead to
-        raise ModelLoadError(
-            f"model: cannot read {file} as GGUF; it may be damaged or cut short (fetch it again), or of an "
-            f"architecture that transformers does not convert. Cause: {first_line(cause)}"
-        ) from cause
+        raise _unreadable(file, cause) from cause
     broken = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
     if broken:
         raise ModelLoadError(
             f"model: {file} is damaged: {broken[0]} holds values that are not finite; fetch it again"
         )
     return model, tokenizer
+
+
+def _lacks_gguf(file: Path) -> ModelLoadError:
+    return ModelLoadError(f"model: reading {file} needs the package gguf; run: pip install gguf")
+
+
+def _unreadable(file: Path, cause: Exception) -> ModelLoadError:
+    return ModelLoadError(
+        f"model: cannot read {file} as GGUF; it may be damaged or cut short (fetch it again), or of an "
+        f"architecture that transformers does not convert. Cause: {first_line(cause)}"
+    )
 
 
 def first_line(cause: BaseException) -> str:

@@ -24,10 +24,27 @@ from tts_decode.engines.features import (
     refuse_config,
     refuse_placement,
 )
+from tts_decode.engines.shape import shape_of_model
 from tts_kernels import DevicePlan, KVPool, TreePlan, tree_attention
 from tts_kernels.device import checked_device
 
 _NAME = "tts_tree"
+
+
+@dataclass
+class PageMasses:
+    """Collects how each token's attention spreads over the pages of its path, layer after layer."""
+
+    total: Tensor | float = 0.0  # float32 [T, P], summed over layers
+    layers: int = 0
+
+    def add(self, mass: Tensor) -> None:
+        """mass: float32 [num_kv_heads, T, P] of one layer; each row sums to 1."""
+        self.total = self.total + mass.mean(0)
+        self.layers += 1
+
+    def mean(self) -> Tensor:
+        return torch.as_tensor(self.total) / self.layers
 
 
 @dataclass(frozen=True)
@@ -37,6 +54,7 @@ class StepContext:
     pool: KVPool
     slots: Tensor  # int32 [T], where each new token's K and V go
     plan: TreePlan | DevicePlan
+    masses: PageMasses | None = None  # where they are wanted
 
 
 @dataclass
@@ -53,6 +71,8 @@ class MissingContextError(RuntimeError):
 class Output(NamedTuple):
     logits: Tensor  # float32 [rows, vocab]
     hidden: Tensor | None  # float32 [T, hidden], the model's last hidden states
+    pages: int = 0  # distinct pages of the step's plan
+    masses: Tensor | None = None  # float32 [T, P], the share of each page in each token's attention
 
 
 def _tree_attention(
@@ -82,15 +102,13 @@ def _tree_attention(
     layer: int = module.layer_idx  # type: ignore[assignment]
     tts_context.pool.append(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), tts_context.slots)
     k_pages, v_pages = tts_context.pool.layer(layer)
-    out, _ = tree_attention(
-        query[0].transpose(0, 1),
-        k_pages,
-        v_pages,
-        tts_context.plan,
-        scale=scaling,
-        window=sliding_window,
-        logits_soft_cap=softcap,
-    )
+    inputs = query[0].transpose(0, 1), k_pages, v_pages, tts_context.plan
+    options: dict[str, Any] = {"scale": scaling, "window": sliding_window, "logits_soft_cap": softcap}
+    if tts_context.masses is None:
+        out, _ = tree_attention(*inputs, **options)
+    else:
+        out, _, mass = tree_attention(*inputs, **options, return_mass=True)
+        tts_context.masses.add(mass)
     return out[None], None
 
 
@@ -122,6 +140,7 @@ class HFEngine:
         # one transformers looks at the positions for packed sequences, and on a GPU waits for the answer.
         self._any_mask = torch.zeros((1, 1, 1, 1), device=self.device)
         self.kv_shape = self._probe()
+        self.shape = shape_of_model(model, self.kv_shape)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -175,7 +194,11 @@ class HFEngine:
         finally:
             if hook is not None:
                 hook.remove()
-        return Output(output.logits[0].float(), kept[0][0].float() if kept else None)
+        return Output(
+            output.logits[0].float(),
+            kept[0][0].float() if kept else None,
+            None if context.masses is None else context.masses.mean(),
+        )
 
     def _probe(self) -> KVShape:
         probe = Probe()

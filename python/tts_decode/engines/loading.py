@@ -67,6 +67,24 @@ def load_model(
     return model, tokenizer
 
 
+def load_config(name: str | os.PathLike[str] = DEFAULT_MODEL) -> Any:
+    """The config of a model, named as for `load_model`; no weight is read.
+
+    Raises ModelLoadError. The header of a GGUF file takes some seconds, unless the file was converted before.
+    """
+    with gguf.quiet_transformers():
+        source = _locate(os.fspath(name))
+        if isinstance(source, Path) and source.is_file():
+            return gguf.load_config(source)
+        try:
+            return AutoConfig.from_pretrained(source, trust_remote_code=False)
+        except Exception as cause:  # parsers of third parties: their exception types are not a contract
+            raise ModelLoadError(
+                f"model: cannot read the config of {source}; check the name, and for a hub id the network. "
+                f"Cause: {gguf.first_line(cause)}"
+            ) from cause
+
+
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device = _CPU) -> torch.dtype:
     """The storage dtype that ``dtype`` stands for on this machine."""
     if dtype == "auto":

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tts_decode.engines.hf import HFEngine, Output, StepContext
+from tts_decode.engines.hf import HFEngine, Output, PageMasses, StepContext
 from tts_kernels import KVPool, plan
 
 Int32Array = npt.NDArray[np.int32]
@@ -33,20 +33,31 @@ class StepInputs(NamedTuple):
 
 
 class HostSteps:
-    """Runs steps on the CPU."""
+    """Runs steps on the CPU. track_mass: the outputs have `masses`."""
 
-    def __init__(self, engine: HFEngine, pool: KVPool) -> None:
+    def __init__(self, engine: HFEngine, pool: KVPool, *, track_mass: bool = False) -> None:
         self._engine = engine
         self._pool = pool
+        self._track_mass = track_mass
 
     def run(self, step: StepInputs, *, hidden: bool) -> Output:
         """Computes the step; K and V of its tokens go to the pool."""
         if len(step.copies):
             self._pool.copy(torch.from_numpy(step.copies))
-        context = StepContext(
-            self._pool,
-            torch.from_numpy(step.slots),
-            plan(step.tables, step.lengths, step.counts, page_size=self._pool.page_size),
-        )
+        tree_plan = plan(step.tables, step.lengths, step.counts, page_size=self._pool.page_size)
+        masses = PageMasses() if self._track_mass else None
+        context = StepContext(self._pool, torch.from_numpy(step.slots), tree_plan, masses)
         tokens, positions, rows = map(torch.tensor, (step.tokens, step.positions, step.rows))
-        return self._engine.forward(tokens, positions, rows.long(), context, hidden=hidden)
+        output = self._engine.forward(tokens, positions, rows.long(), context, hidden=hidden)
+        return output._replace(pages=tree_plan.unique_pages)
+
+
+def distinct_pages(step: StepInputs, num_pages: int, page_size: int) -> int:
+    """Distinct pages that the step's branches hold; holes are not counted.
+
+    For plans that do not say: 0.06 ms for 64 branches of 2,112 tokens, 0.2 ms for 256.
+    """
+    held = np.arange(step.tables.shape[1]) < -(-step.lengths[:, None] // page_size)
+    seen = np.zeros(num_pages + 1, dtype=bool)
+    seen[step.tables[held] + 1] = True  # a hole is -1
+    return int(np.count_nonzero(seen[1:]))

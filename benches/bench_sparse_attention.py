@@ -1,0 +1,74 @@
+"""Sparse beside dense: one decode step's attention over a long context, scoring and selection included.
+
+Branches on one prompt of 32,768 tokens with 16 tokens of their own each, one query per branch, one layer of
+32/8/128 in bfloat16, random keys. `sparse` is select_pages and tree_attention together. Timed in turn, round by
+round; medians. Attention over random keys is as dear as over real ones: the time depends on how many pages are
+chosen and where they lie, and random ones lie anywhere.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from bench_tree_attention import medians
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from tts_kernels import KVPool, TreePlan, plan, score_pages, select_pages, select_top_pages, tree_attention
+
+CONTEXT = 32768
+HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
+
+
+def make_tree(branches: int, summaries: str) -> tuple[KVPool, TreePlan]:
+    shared = CONTEXT // 16 - 1
+    pool = KVPool(
+        num_layers=1,
+        num_kv_heads=KV_HEADS,
+        head_dim=HEAD_DIM,
+        num_pages=shared + branches,
+        dtype=torch.bfloat16,
+        summaries=summaries,
+    )
+    slots = torch.arange(pool.num_pages * 16, dtype=torch.int32)
+    for part in slots.split(4096):
+        k, v = torch.randn((2, len(part), KV_HEADS, HEAD_DIM)).bfloat16()
+        pool.append(0, k, v, part)
+    own = shared + torch.arange(branches, dtype=torch.int32)[:, None]
+    tables = torch.cat([torch.arange(shared, dtype=torch.int32).expand(branches, -1), own], dim=1)
+    return pool, plan(tables, torch.full((branches,), CONTEXT, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("summaries", ["mean", "minmax"])
+@pytest.mark.parametrize("share", ["branch", "tree"])
+@pytest.mark.parametrize("branches", [1, 4, 16, 64])
+def test_sparse_step(benchmark: BenchmarkFixture, branches: int, share: str, summaries: str) -> None:
+    torch.manual_seed(0)
+    pool, made = make_tree(branches, summaries)
+    pages, kept = pool.layer(0), pool.layer_summaries(0)
+    q = torch.randn((branches, HEADS, HEAD_DIM)).bfloat16()
+    budget = CONTEXT // 16 // 8
+    scores = score_pages(q, kept, made)
+    selection = select_pages(q, kept, made, budget, share=share)
+
+    def sparse() -> None:
+        tree_attention(q, *pages, made, selection=select_pages(q, kept, made, budget, share=share))
+
+    t = medians(
+        {
+            "dense": lambda: tree_attention(q, *pages, made),
+            "sparse": sparse,
+            "score": lambda: score_pages(q, kept, made),
+            "select": lambda: select_top_pages(scores, made, budget, share=share),
+            "attend": lambda: tree_attention(q, *pages, made, selection=selection),
+        }
+    )
+    distinct = selection.to_bools(made.max_columns).any(1).sum(-1).float().mean().item()
+    benchmark.extra_info |= {
+        "threads": torch.get_num_threads(),
+        "microseconds": {name: round(seconds * 1e6) for name, seconds in t.items()},
+        "sparse_over_dense": round(t["sparse"] / t["dense"], 3),
+        "distinct_pages": round(distinct),
+        "budget": budget,
+    }
+    print("\n" + ", ".join(f"{name} {value}" for name, value in benchmark.extra_info.items()))
+    benchmark.pedantic(sparse, rounds=3)

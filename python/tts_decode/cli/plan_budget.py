@@ -1,0 +1,213 @@
+"""`tts-decode plan-budget`: what a search would cost, dense and at several sparse budgets."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from tts_decode.cli import options as opt
+from tts_decode.cli.display import Display, short
+from tts_decode.cli.errors import UsageError, usage_errors
+from tts_decode.engines.loading import DEFAULT_MODEL, load_config, resolve_dtype
+from tts_decode.engines.shape import shape_of_config
+from tts_decode.machine import measure_machine
+from tts_kernels.cost import Machine, ModelShape
+from tts_kernels.device import checked_device
+from tts_kernels.search_cost import SearchCost, SparseBudget, search_cost
+
+_PAGE_SIZE = 16
+_FRACTIONS = (2, 4, 8, 16, 32)
+_AS_CHEAP = 1.01  # costs this close count as equal: then the plan that reads more pages is the better one
+
+_MACHINE = "Machine"
+
+
+class Plan(NamedTuple):
+    """A row of the table. pages: budget of a query for each KV head, all of the prompt's when dense."""
+
+    name: str
+    pages: int
+    cost: SearchCost
+
+
+def plan_budget(
+    context: Annotated[int, typer.Option("--context", "-c", help="Tokens of the prompt.")] = 4096,
+    branches: Annotated[int, typer.Option("--branches", "-n", help="Branches that grow from it.")] = 16,
+    tokens: Annotated[int, typer.Option(help="Tokens that each branch generates.")] = 512,
+    summaries: Annotated[str, typer.Option(help="Page summaries: mean or minmax.")] = "mean",
+    share: Annotated[
+        str,
+        typer.Option(help="Shared pages chosen by each branch, or once for the whole tree: branch, tree."),
+    ] = "branch",
+    dense_layers: Annotated[int, typer.Option(help="First layers that stay dense.")] = 2,
+    model: opt.Model = DEFAULT_MODEL,
+    dtype: opt.Dtype = "auto",
+    device: opt.Device = "cpu",
+    flops: Annotated[
+        float | None,
+        typer.Option(help="Flops a second. Default: measured here.", rich_help_panel=_MACHINE),
+    ] = None,
+    bandwidth: Annotated[
+        float | None,
+        typer.Option(help="Bytes read a second. Default: measured here.", rich_help_panel=_MACHINE),
+    ] = None,
+    json_output: opt.Json = False,
+) -> None:
+    """Say what a search would cost with dense and with sparse attention, and which budget costs least.
+
+    Reads the model's config, not its weights. A cost in eFLOPs is flops + I * bytes (Kinetics), where I is
+    what the machine computes while it reads a byte. Times are those of the machine's full rates, which it
+    does not reach; their ratios tell. Accuracy is not in the table.
+
+    Examples:
+
+      tts-decode plan-budget --context 8000 --branches 16
+
+      tts-decode plan-budget -m ./Qwen3-8B --dtype bfloat16 -c 32768 -n 64 --tokens 2048
+
+      tts-decode plan-budget --dtype bfloat16 --flops 989e12 --bandwidth 3.35e12 --json
+    """
+    for flag, value, low in (
+        ("--context", context, 1),
+        ("--branches", branches, 1),
+        ("--tokens", tokens, 2),  # the first comes from the prompt's own forward
+    ):
+        if value < low:
+            raise UsageError(f"{flag}: got {value}, expected at least {low}")
+    for flag, rate in (("--flops", flops), ("--bandwidth", bandwidth)):
+        if rate is not None and not 0 < rate < float("inf"):
+            raise UsageError(f"{flag}: got {rate}, expected a positive number a second")
+    with Display() as display, usage_errors():
+        where = checked_device(device)
+        kind = resolve_dtype(dtype, where)
+        display.stage(f"reading the config of {model}")
+        config = load_config(model)
+        shape = shape_of_config(config, kind)
+        positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+        if positions is not None and context + tokens > positions:
+            raise UsageError(
+                f"--context: got {context}, which with {tokens} tokens of each branch exceeds the model's "
+                f"{positions} positions"
+            )
+        if flops is None or bandwidth is None:
+            display.stage("measuring this machine")
+            measured = measure_machine(kind, where)
+            flops, bandwidth = flops or measured.flops, bandwidth or measured.bandwidth
+        machine = Machine(flops, bandwidth)
+        display.stage("adding up the steps")
+        prototype = SparseBudget(1, share, summaries, dense_layers)
+        plans = make_plans(shape, context, branches, tokens, prototype)
+    best = cheapest(plans, machine)
+    dtype_name = str(kind).removeprefix("torch.")
+    if json_output:
+        report = {
+            "model": model,
+            "dtype": dtype_name,
+            "machine": vars(machine) | {"intensity": machine.intensity},
+            "search": {
+                "context": context,
+                "branches": branches,
+                "tokens": tokens,
+                **{name: value for name, value in prototype._asdict().items() if name != "pages"},
+            },
+            "plans": [_as_json(plan, machine) for plan in plans],
+            "cheapest": best.name,
+        }
+        print(json.dumps(report, indent=2))
+    else:
+        title = f"{model}, {dtype_name}: {branches} x {tokens} tokens after a prompt of {context:,}"
+        _print(title, plans, best, machine)
+
+
+def make_plans(
+    shape: ModelShape, context: int, branches: int, tokens: int, prototype: SparseBudget
+) -> list[Plan]:
+    """Dense, then sparse budgets of 1/2 to 1/32 of the prompt's pages, each number of pages once."""
+
+    def cost(budget: SparseBudget | None) -> SearchCost:
+        return search_cost(
+            shape, prompt=context, branches=branches, generated=tokens, budget=budget, page_size=_PAGE_SIZE
+        )
+
+    pages = -(-context // _PAGE_SIZE)
+    plans = [Plan("dense", pages, cost(None))]
+    for fraction in _FRACTIONS:
+        chosen = -(-pages // fraction)
+        if chosen < plans[-1].pages:
+            plans.append(Plan(f"1/{fraction}", chosen, cost(prototype._replace(pages=chosen))))
+    return plans
+
+
+def cheapest(plans: list[Plan], machine: Machine) -> Plan:
+    """The plan of the least eFLOPs; of several that cost about as little, the one that reads most pages."""
+    costs = [plan.cost.decode.combined(machine.intensity) for plan in plans]
+    return next(plan for plan, cost in zip(plans, costs, strict=True) if cost <= min(costs) * _AS_CHEAP)
+
+
+def in_words(plans: list[Plan], best: Plan, machine: Machine) -> str:
+    """What the table says."""
+    if best.name == "dense":
+        return "Dense costs least: choosing pages would cost more than not reading the others saves."
+    dense, least = (plan.cost.decode.combined(machine.intensity) for plan in (plans[0], best))
+    return (
+        f"Sparse, with {best.pages:,} pages ({best.name}), costs least: dense costs {dense / least:.2f} "
+        "times as much. A larger budget loses less accuracy."
+    )
+
+
+def _step_seconds(plan: Plan, machine: Machine) -> float:
+    """Mean over the steps, at full rates."""
+    return machine.seconds(plan.cost.decode) / plan.cost.steps
+
+
+def _print(title: str, plans: list[Plan], best: Plan, machine: Machine) -> None:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("budget", no_wrap=True)
+    for heading in ("pages", "TFLOP", "GB read", "eTFLOP", "of dense", "ms a step"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    dense = plans[0].cost.decode.combined(machine.intensity)
+    for plan in plans:
+        cost = plan.cost.decode
+        eflops = cost.combined(machine.intensity)
+        table.add_row(
+            f"{plan.name} *" if plan is best else plan.name,
+            f"{plan.pages:,}",
+            short(cost.flops / 1e12),
+            short(cost.bytes / 1e9),
+            short(eflops / 1e12),
+            f"{eflops / dense:.0%}",
+            short(_step_seconds(plan, machine) * 1e3),
+            style="bold" if plan is best else "",
+        )
+    console = Console(highlight=False)
+    console.print(title)
+    console.print(table)
+    prompt = plans[0].cost.prompt.combined(machine.intensity)
+    console.print(
+        f"* {in_words(plans, best, machine)}\n"
+        f"The prompt costs {short(prompt / 1e12)} eTFLOP more, whatever the budget. "
+        f"At {short(machine.flops / 1e9)} GFLOP/s and {short(machine.bandwidth / 1e9)} GB/s a byte read "
+        f"counts as {short(machine.intensity)} flops."
+    )
+
+
+def _as_json(plan: Plan, machine: Machine) -> dict[str, Any]:
+    cost = plan.cost.decode
+    return {
+        "budget": plan.name,
+        "pages": plan.pages,
+        "flops": cost.flops,
+        "bytes": cost.bytes,
+        "eflops": cost.combined(machine.intensity),
+        "prompt_eflops": plan.cost.prompt.combined(machine.intensity),
+        "step_seconds": _step_seconds(plan, machine),
+        "parts": {
+            name: part._asdict()
+            for name, part in zip(("weights", "attention", "selection", "logits"), cost.parts(), strict=True)
+        },
+    }

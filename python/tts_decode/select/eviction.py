@@ -1,0 +1,60 @@
+"""Which pages of a KV cache to give up: those that have drawn the least attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+
+def evicted_columns(
+    tables: Sequence[npt.NDArray[np.int32]],
+    masses: Sequence[npt.NDArray[np.float32]],
+    keep: int,
+    *,
+    sink: int = 1,
+    recent: int = 4,
+) -> list[int]:
+    """The columns whose pages to drop from every branch so that each keeps `keep` pages, in increasing order.
+
+    tables    one int32 [columns] a branch: its pages in order, -1 where one was evicted before.
+    masses    one float32 [columns] a branch: the attention that each page has drawn so far.
+    keep      pages that each branch keeps, at least 1; the branch with the fewest decides.
+    sink, recent   the first and last so many columns of each branch stay, whatever they drew.
+
+    Only pages that all of the branches hold are dropped, as one alone would stay resident for the others;
+    their masses are summed over the branches. The least mass goes first, ties to the lower column. Where too
+    few pages may go, all of those go; where a branch has no more than `keep`, none.
+
+    Accumulated mass is the score of H2O (Zhang et al., arXiv 2306.14048, section 4), here of pages rather
+    than tokens and of all heads together; sink and recent pages are kept as there and in SnapKV (Li et al.,
+    arXiv 2404.14469).
+    """
+    if isinstance(keep, bool) or not isinstance(keep, int):
+        raise TypeError(f"keep={keep!r}; expected an int")
+    if keep < 1:
+        raise ValueError(f"keep={keep}; expected at least 1")
+    for name, value, least in (("sink", sink, 0), ("recent", recent, 1)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name}={value!r}; expected an int")
+        if value < least:
+            raise ValueError(f"{name}={value}; expected at least {least}")
+    if len(tables) != len(masses):
+        raise ValueError(f"{len(tables)} tables but {len(masses)} masses; expected one each a branch")
+    for b, (table, mass) in enumerate(zip(tables, masses, strict=True)):
+        if table.shape != mass.shape or table.ndim != 1:
+            raise ValueError(f"masses[{b}] has shape {mass.shape}; expected {table.shape}, that of its table")
+        if not np.isfinite(mass).all():
+            raise ValueError(f"masses[{b}][{np.flatnonzero(~np.isfinite(mass))[0]}] is not finite")
+    if not tables:
+        return []
+    columns = max(0, min(map(len, tables)) - recent)
+    pages = np.stack([table[:columns] for table in tables])
+    shared = (pages == pages[0]).all(axis=0) & (pages[0] >= 0)
+    shared[:sink] = False
+    candidates = np.flatnonzero(shared)
+    total = np.stack([mass[:columns] for mass in masses]).sum(axis=0, dtype=np.float64)
+    count = min(int((table >= 0).sum()) for table in tables) - keep
+    order = np.argsort(total[candidates], kind="stable")[: max(0, count)]
+    return sorted(candidates[order].tolist())
