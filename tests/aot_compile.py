@@ -27,6 +27,7 @@ KERNELS = {
     "copy_pages": ("_copy",),
     "gather_kv": ("_gather",),
     "tree_attention": ("_attend", "_merge"),
+    "append_scaled": ("_append",),
     "page_summaries": ("_summarize",),
     "score_pages": ("_score", "_normalize"),
     "select_pages": ("_select", "_sum"),
@@ -40,6 +41,7 @@ _POINTERS = {
     torch.bfloat16: "*bf16",
     torch.int32: "*i32",
     torch.int8: "*i8",
+    torch.float8_e4m3fn: "*fp8e4nv",
     torch.int64: "*i64",
     torch.float64: "*fp64",
 }
@@ -56,11 +58,13 @@ class Variant(NamedTuple):
     kv_heads: int = 8
     group: int = 4
     sparse: bool = False  # over chosen pages
+    storage: str | None = None  # of pages; default: dtype
 
     @property
     def name(self) -> str:
         o = self.options
         extras = ["window"] * (o.window > 0) + ["cap"] * (o.soft_cap > 0) + ["sparse"] * self.sparse
+        extras += [self.storage] * (self.storage is not None)
         parts = [self.kernel[1:], self.dtype, f"d{self.head_dim}", f"page{self.page_size}", *extras]
         return "-".join([*parts, f"{self.kv_heads}x{self.group}", f"sm_{self.architecture}"])
 
@@ -93,9 +97,15 @@ def _variants() -> list[Variant]:
     sparse += [
         Variant(op, kernel, "bfloat16", 128, 16, plain, 90, sparse=True)
         for op, kernels in KERNELS.items()
-        if op not in DENSE
+        if op not in (*DENSE, "append_scaled")
         for kernel in kernels
         if kernel != "_score"
+    ]
+    # Pages of 8 bits; sm_80 has no instructions for those of float8.
+    sparse += [
+        Variant(op, kernel, "bfloat16", 128, 16, plain, architecture, sparse=True, storage=storage)
+        for op, kernel in (("tree_attention", "_attend"), ("append_scaled", "_append"))
+        for architecture, storage in ((80, "int8"), (90, "float8_e4m3fn"))
     ]
     # A kernel sees an argument of 1 as a constant: one head, one query head a KV head, one token a page.
     ones = [("tree_attention", "_attend", "float32"), ("tree_attention", "_merge", "float32")]
@@ -135,7 +145,9 @@ def call_of(variant: Variant) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
 
 def _launch(variant: Variant, module: Any) -> None:
     dtype, heads, head_dim = getattr(torch, variant.dtype), variant.kv_heads, variant.head_dim
-    pages = torch.empty((1, 64, heads, variant.page_size, head_dim), dtype=dtype)
+    storage = dtype if variant.storage is None else getattr(torch, variant.storage)
+    pages = torch.empty((1, 64, heads, variant.page_size, head_dim), dtype=storage)
+    scales = None if variant.storage is None else torch.empty((64, heads, 2))
     rows = torch.empty((64, heads, head_dim), dtype=dtype)
     q = torch.empty((64, heads * variant.group, head_dim), dtype=dtype)
     numbers = torch.zeros((64, 2), dtype=torch.int32)
@@ -153,8 +165,9 @@ def _launch(variant: Variant, module: Any) -> None:
         "copy_pages": lambda: module.copy_pages(pages, pages, numbers),
         "gather_kv": lambda: module.gather_kv(pages[0], pages[0], slots, rows, rows),
         "tree_attention": lambda: module.tree_attention(
-            q, pages[0], pages[0], launch, variant.options, q, torch.empty(1), chosen
+            q, pages[0], pages[0], launch, variant.options, q, torch.empty(1), chosen, scales
         ),
+        "append_scaled": lambda: module.append_scaled(rows, rows, pages[0], pages[0], slots, scales),
         "page_summaries": lambda: module.summarize_pages(pages[0], slots, summaries),
         "score_pages": lambda: module.score_pages(q, summaries, launch, variant.page_size, 0.1, scores),
         "select_pages": lambda: module.select_top_pages(scores, launch, variant.page_size, select, mask),

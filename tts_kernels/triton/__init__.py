@@ -4,6 +4,7 @@ Launchers trust their arguments, which the operators (tts_kernels/ops) have chec
 """
 
 from tts_kernels.triton.append_kv import append_kv
+from tts_kernels.triton.append_scaled import append_scaled
 from tts_kernels.triton.copy_pages import copy_pages
 from tts_kernels.triton.gather_kv import gather_kv
 from tts_kernels.triton.page_mass import page_mass
@@ -15,6 +16,7 @@ from tts_kernels.triton.tree_attention import INTERPRETED, sparse_attention, tre
 __all__ = [
     "INTERPRETED",
     "append_kv",
+    "append_scaled",
     "copy_pages",
     "gather_kv",
     "page_mass",

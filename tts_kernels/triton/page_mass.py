@@ -20,10 +20,12 @@ def page_mass(
     options: AttentionOptions,
     mask: Tensor | None,
     mass: Tensor,
+    scales: Tensor | None = None,
 ) -> None:
     """Fills mass float32 [num_kv_heads, T, P], contiguous, for the rows of which `score_pages` fills scores.
 
     mask: int32 [num_kv_heads, T, W] of a `Selection`, contiguous; None: every page is read.
+    scales: of pages of 8 bits, float32 [num_pages, num_kv_heads, 2], contiguous.
 
     Allocates float32 [num_q_heads, T, P] for a while; in a captured graph, from the graph's pool.
     """
@@ -52,6 +54,7 @@ def page_mass(
             factor,
             options.window,
             chosen,
+            scales,
             HEAD_DIM=head_dim,
             BLOCK_D=triton.next_power_of_2(head_dim),
             PAGE_SIZE=page_size,
@@ -80,6 +83,7 @@ def _page_logits(
     exponent_factor,
     window,
     chosen,  # ChosenPages, or None
+    scales_ptr,  # [num_pages, num_kv_heads, 2], or None
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
@@ -142,6 +146,8 @@ def _page_logits(
                 k_mask = held[:, None] & in_head[None, :]
                 k = tl.load(k_head_ptr + k_offset[:, None], mask=k_mask, other=0.0).to(COMPUTE)
                 s = tl.dot(q, k.T, input_precision="ieee")
+                if scales_ptr is not None:
+                    s = s * tl.load(scales_ptr + (page * heads[0] + kv_head) * 2, mask=page >= 0, other=0.0)
                 if HAS_SOFT_CAP:
                     s = 1 - 2 / (tl.exp2(s * logit_factor) + 1)  # tanh, without inf / inf
                 s = tl.where(visible, s * exponent_factor, -float("inf"))

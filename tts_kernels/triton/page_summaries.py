@@ -12,10 +12,11 @@ BLOCK = 4096
 SLOTS = 1024
 
 
-def summarize_pages(k_pages: Tensor, slots: Tensor, summaries: Tensor) -> None:
+def summarize_pages(k_pages: Tensor, slots: Tensor, summaries: Tensor, scales: Tensor | None = None) -> None:
     """Makes the summaries of the pages that hold `slots`, of their first slot to the last of these.
 
     summaries: [num_pages, num_kv_heads, S, head_dim], contiguous. Launched behind `append_kv`.
+    scales: of pages of 8 bits, float32 [num_pages, num_kv_heads, 2], contiguous.
     """
     num_pages, num_kv_heads, page_size, head_dim = k_pages.shape
     tokens = slots.shape[0]
@@ -29,6 +30,7 @@ def summarize_pages(k_pages: Tensor, slots: Tensor, summaries: Tensor) -> None:
         k_pages.stride()[:3],
         num_pages * page_size,
         tokens,
+        scales,
         PAGE_SIZE=page_size,
         HEAD_DIM=head_dim,
         MINMAX=summaries.shape[2] == 2,
@@ -46,6 +48,7 @@ def _summarize(
     k_strides,
     num_slots,
     num_tokens,
+    scales_ptr,  # [num_pages, num_kv_heads, 2], or None
     PAGE_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     MINMAX: tl.constexpr,
@@ -78,6 +81,9 @@ def _summarize(
     in_head = channel < HEAD_DIM
     head_ptr = k_ptr + page.to(tl.int64) * k_strides[0] + head * k_strides[1] + channel[None, :]
     to = summaries_ptr + (page.to(tl.int64) * tl.num_programs(1) + head) * ((1 + MINMAX) * HEAD_DIM) + channel
+    scale = 1.0
+    if scales_ptr is not None:
+        scale = tl.load(scales_ptr + (page.to(tl.int64) * tl.num_programs(1) + head) * 2)
     if MINMAX:
         least = tl.full([BLOCK_D], float("inf"), tl.float32)
         most = tl.full([BLOCK_D], -float("inf"), tl.float32)
@@ -85,14 +91,14 @@ def _summarize(
             k, held = _keys(head_ptr, k_strides[2], start, count, in_head, BLOCK_T)
             least = tl.minimum(least, tl.min(tl.where(held, k, float("inf")), 0))
             most = tl.maximum(most, tl.max(tl.where(held, k, -float("inf")), 0))
-        tl.store(to, least.to(summaries_ptr.dtype.element_ty), mask=in_head)
-        tl.store(to + HEAD_DIM, most.to(summaries_ptr.dtype.element_ty), mask=in_head)
+        tl.store(to, (least * scale).to(summaries_ptr.dtype.element_ty), mask=in_head)
+        tl.store(to + HEAD_DIM, (most * scale).to(summaries_ptr.dtype.element_ty), mask=in_head)
     else:
         total = tl.zeros([BLOCK_D], tl.float32)
         for start in range(0, count, BLOCK_T):
             k, held = _keys(head_ptr, k_strides[2], start, count, in_head, BLOCK_T)
             total += tl.sum(tl.where(held, k, 0.0), 0)
-        tl.store(to, (total / count).to(summaries_ptr.dtype.element_ty), mask=in_head)
+        tl.store(to, (total * scale / count).to(summaries_ptr.dtype.element_ty), mask=in_head)
 
 
 @triton.jit

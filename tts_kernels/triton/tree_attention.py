@@ -70,10 +70,12 @@ def tree_attention(
     out: Tensor,
     lse: Tensor,
     mask: Tensor | None = None,
+    scales: Tensor | None = None,
 ) -> None:
     """Writes out and lse, both contiguous [T, ...], as q has rows.
 
     mask: int32 [num_kv_heads, T, W] of a `Selection`, contiguous; default: every page is read.
+    scales: of pages of 8 bits, float32 [num_pages, num_kv_heads, 2], contiguous.
 
     Queries of the work list that have no such row are left out. Rows that the work list does not have are
     (0, -inf) where they are below num_merges, and stay as they are from there on.
@@ -105,6 +107,7 @@ def tree_attention(
             factor,
             options.window,
             chosen,
+            scales,
             HEAD_DIM=head_dim,
             BLOCK_D=triton.next_power_of_2(head_dim),
             PAGE_SIZE=page_size,
@@ -141,10 +144,11 @@ def sparse_attention(
     options: AttentionOptions,
     out: Tensor,
     lse: Tensor,
-    mask: Tensor,
+    mask: Tensor | None = None,
+    scales: Tensor | None = None,
 ) -> None:
-    """`tree_attention` over chosen pages, which only Triton has."""
-    tree_attention(q, k_pages, v_pages, launch, options, out, lse, mask)
+    """`tree_attention` over chosen pages or pages of 8 bits, which only Triton has."""
+    tree_attention(q, k_pages, v_pages, launch, options, out, lse, mask, scales)
 
 
 def logit_factors(options: AttentionOptions) -> tuple[float, float]:
@@ -174,6 +178,7 @@ def _attend(
     exponent_factor,
     window,
     chosen,  # ChosenPages, or None
+    scales_ptr,  # [num_pages, num_kv_heads, 2], or None
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
@@ -197,14 +202,14 @@ def _attend(
             _attend_tile(
                 q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
                 q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-                logit_factor, exponent_factor, window, chosen, record_ptr, first_row, kv_head,
+                logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, first_row, kv_head,
                 HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 16,
             )  # fmt: skip
     elif height == 16:
         _attend_tile(
             q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
             q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-            logit_factor, exponent_factor, window, chosen, record_ptr, 0, kv_head,
+            logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, 0, kv_head,
             HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 16,
         )  # fmt: skip
     elif chosen is not None:  # the rows' choices take the registers that a tall tile would need
@@ -212,21 +217,21 @@ def _attend(
             _attend_tile(
                 q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
                 q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-                logit_factor, exponent_factor, window, chosen, record_ptr, first_row, kv_head,
+                logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, first_row, kv_head,
                 HEAD_DIM, BLOCK_D, PAGE_SIZE, TALL_BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 64,
             )  # fmt: skip
     elif MAX_BLOCK_M == 64 or height == 64:
         _attend_tile(
             q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
             q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-            logit_factor, exponent_factor, window, chosen, record_ptr, 0, kv_head,
+            logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, 0, kv_head,
             HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 64,
         )  # fmt: skip
     else:
         _attend_tile(
             q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
             q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-            logit_factor, exponent_factor, window, chosen, record_ptr, 0, kv_head,
+            logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, 0, kv_head,
             HEAD_DIM, BLOCK_D, PAGE_SIZE, TALL_BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 128,
         )  # fmt: skip
 
@@ -235,7 +240,7 @@ def _attend(
 def _attend_tile(
     q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
     q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-    logit_factor, exponent_factor, window, chosen, record_ptr, first_row, kv_head,
+    logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, first_row, kv_head,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
@@ -296,6 +301,9 @@ def _attend_tile(
         k_offset = page * k_strides[0] + slot * k_strides[2]
         k = tl.load(k_head_ptr + k_offset[:, None], mask=mask, other=0.0).to(COMPUTE)
         s = tl.dot(q, k.T, input_precision="ieee")
+        if scales_ptr is not None:
+            scale_ptr = scales_ptr + (page * heads[0] + kv_head) * 2
+            s = s * tl.load(scale_ptr, mask=held, other=0.0)[None, :]
         if HAS_SOFT_CAP:
             s = 1 - 2 / (tl.exp2(s * logit_factor) + 1)  # tanh, without inf / inf
         visible = token[None, :] <= last[:, None]
@@ -323,6 +331,8 @@ def _attend_tile(
         row_max = new_max
         v_offset = page * v_strides[0] + slot * v_strides[2]
         v = tl.load(v_head_ptr + v_offset[:, None], mask=mask, other=0.0).to(COMPUTE)
+        if scales_ptr is not None:
+            p = p * tl.load(scale_ptr + 1, mask=held, other=0.0)[None, :]
         acc = tl.dot(p.to(COMPUTE), v, acc * rescale[:, None], input_precision="ieee")
 
     row_sum = tl.where(row_sum == 0, 1.0, row_sum)  # a row that saw nothing is (0, -inf)
