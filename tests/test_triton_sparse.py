@@ -45,6 +45,14 @@ def in_order(case: PagedCase, plan: DevicePlan) -> bool:
     return order.tolist() == sorted(order.tolist())
 
 
+def with_holes(case: PagedCase) -> PagedCase:
+    """A page gone from all branches of a tree, and two from one of them, whose path parts there."""
+    tables = case.tables.clone()
+    tables[tables[:, 2] == tables[0, 2], 2] = -1
+    tables[1, 4:6] = -1
+    return replace(case, tables=tables)
+
+
 def random_summaries(case: PagedCase, vectors: int) -> Tensor:
     """NaN for pages that no branch has."""
     num_pages, heads, _, head_dim = case.k_pages.shape
@@ -79,6 +87,13 @@ def check_scores(case: PagedCase, vectors: int) -> None:
         scale=0.2,
     )
     torch.testing.assert_close(found.cpu().double(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_holes_are_neither_scored_nor_read(device: torch.device, share: float | None) -> None:
+    case = with_holes(make_paged_case(*FOREST, device=device, page_size=8, kv_heads=1))
+    check_attention(case, share)
+    check_scores(case, 2)
 
 
 @pytest.mark.parametrize("vectors", [1, 2])
