@@ -1,9 +1,9 @@
 """Sparse beside dense: one decode step's attention over a long context, scoring and selection included.
 
 Branches on one prompt of 32,768 tokens with 16 tokens of their own each, one query per branch, one layer of
-32/8/128 in bfloat16, random keys. `sparse` is select_pages and tree_attention together. Timed in turn, round by
-round; medians. Attention over random keys is as dear as over real ones: the time depends on how many pages are
-chosen and where they lie, and random ones lie anywhere.
+32/8/128 in bfloat16, random keys and queries. `sparse` is select_pages and tree_attention together. Timed in
+turn, round by round; medians. The time depends on how many pages are chosen, by how many branches, and where
+they lie; random queries, with nothing in common, are the worst case for share="branch".
 """
 
 from __future__ import annotations

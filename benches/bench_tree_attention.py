@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -152,6 +153,40 @@ def test_tree_attention(
     }
     print("\n" + ", ".join(f"{name} {value}" for name, value in benchmark.extra_info.items()))
     benchmark.pedantic(lambda: tree_attention(s.q, *s.pages, s.tree), rounds=5)
+
+
+@pytest.mark.parametrize(("branches", "prefix"), [(64, 2048), (1, 32768)])
+@pytest.mark.parametrize(("heads", "kv_heads", "d"), SHAPES, ids=["32/8/128", "9/3/64"])
+def test_int8_pages(
+    benchmark: BenchmarkFixture, heads: int, kv_heads: int, d: int, branches: int, prefix: int
+) -> None:
+    """The same keys, values and bfloat16 queries over int8 pages and over bfloat16 pages, in turn."""
+    torch.manual_seed(0)
+    shared, own = prefix // 16, PRIVATE // 16
+    num_pages = shared + branches * own
+    k, v = torch.randn((2, num_pages * 16, kv_heads, d)).bfloat16()
+    pools = {}
+    for dtype in (torch.bfloat16, torch.int8):
+        pool = KVPool(num_layers=1, num_kv_heads=kv_heads, head_dim=d, num_pages=num_pages, dtype=dtype)
+        pool.append(0, k, v, torch.arange(num_pages * 16, dtype=torch.int32))
+        pools[str(dtype).removeprefix("torch.")] = pool
+    own_pages = shared + torch.arange(branches * own, dtype=torch.int32).view(branches, own)
+    prefix_tables = torch.arange(shared, dtype=torch.int32).expand(branches, -1)
+    lengths = torch.full((branches,), prefix + PRIVATE, dtype=torch.int32)
+    tree = plan(torch.cat([prefix_tables, own_pages], dim=1), lengths)
+    q = torch.randn((branches, heads, d)).bfloat16()
+    t = medians({name: partial(pool.attend, 0, q, tree) for name, pool in pools.items()})
+    outs = [pool.attend(0, q, tree)[0].float() for pool in pools.values()]
+    benchmark.extra_info |= {
+        "isa": _core.cpu_isa(),
+        "threads": torch.get_num_threads(),
+        "microseconds": {name: round(seconds * 1e6) for name, seconds in t.items()},
+        "int8_time": round(t["int8"] / t["bfloat16"], 2),
+        "int8_bytes": round(pools["int8"].page_bytes / pools["bfloat16"].page_bytes, 3),
+        "relative_error": round(((outs[1] - outs[0]).norm() / outs[0].norm()).item(), 4),
+    }
+    print("\n" + ", ".join(f"{name} {value}" for name, value in benchmark.extra_info.items()))
+    benchmark.pedantic(lambda: pools["int8"].attend(0, q, tree), rounds=5)
 
 
 @pytest.mark.parametrize("length", [1, 64, 2112])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tts_kernels import KVPool, TreePlan, _core, plan, reference, tree_attention
+from tts_kernels import KVPool, TreePlan, _core, plan, reference
 
 PAGE = 16
 LEVELS = [name for name, supported in _core.cpu_isa_levels() if supported]
@@ -29,7 +29,7 @@ class Case:
         return plan(self.tables, self.lengths, self.query_lens, **options)
 
     def attend(self, query_block: int = 32, **options: float | None) -> tuple[Tensor, Tensor]:
-        return tree_attention(self.q, *self.pool.layer(0), self.plan(query_block=query_block), **options)
+        return self.pool.attend(0, self.q, self.plan(query_block=query_block), **options)
 
     def expected(self, **options: float | None) -> tuple[Tensor, Tensor]:
         args = (self.q, self.k_slots, self.v_slots, self.tables, self.lengths, self.query_lens)

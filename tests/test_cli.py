@@ -70,6 +70,17 @@ def test_search_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report["cost"]["peak_kv_bytes"] > 0
 
 
+def test_search_with_int8_pages(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    costs = []
+    for kv_dtype in ("auto", "int8"):
+        arguments = ("hello", "-s", "best_of_n", "-o", "n=2", "--kv-dtype", kv_dtype, "--json")
+        assert search(folder, *arguments) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["kv_dtype"] == {"auto": "float32"}.get(kv_dtype, kv_dtype)
+        costs.append(report["cost"]["peak_kv_bytes"])
+    assert costs[1] < costs[0] / 3  # a quarter, if both texts were equally long
+
+
 def test_same_seed_same_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answers = []
     for seed in ("1", "1", "2"):
@@ -207,6 +218,7 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["search", "a", "--temperature", "-1"], "temperature must lie in"),
         (["search", "a", "--max-tokens", "0"], "max_tokens must be at least 1"),
         (["search", "a", "--kv-mib", "0"], "--kv-mib: got 0"),
+        (["search", "a", "--kv-dtype", "int4"], "--kv-dtype: got 'int4', expected auto or int8"),
         (["search", "a", "--kv-mib", "99999999999"], "more than the system grants"),
         (["search", "a\udc80"], "text is not valid Unicode"),
         (["search", "a", "-o", "softmax_temperature=nan"], "softmax_temperature=nan"),

@@ -611,3 +611,28 @@ def test_text_leaves_special_tokens_out(decoder: TreeDecoder) -> None:
         root.release()
 
     decoder.run(search())
+
+
+def test_int8_pages_serve_a_search_in_a_quarter_of_the_bytes_of_float32(model: PreTrainedModel) -> None:
+    decoder = TreeDecoder(model, byte_tokenizer(), kv_bytes=1 << 22, kv_dtype=torch.int8)
+    decoder.eos_token_ids = frozenset()
+
+    async def search() -> float:
+        root = await decoder.root(PROMPT, SamplingParams(max_step_tokens=9))
+        branches = [*root.fork(3), root]
+        await gather(b.step() for b in branches)
+        branches += branches[0].fork(2, at=len(PROMPT) + 3)
+        await gather(b.step() for b in branches)
+        error = 0.0
+        for branch in branches:
+            exact = await fresh_logprobs(branch)
+            error = max(error, (await branch.next_logprobs() - exact).square().mean().sqrt().item())
+            branch.release()
+        return error
+
+    # Keys and values are off by up to 1/254 of the largest of their page, and random weights make much of it;
+    # the deviation of these log-probabilities themselves is 1.6.
+    assert 0 < decoder.run(search()) < 0.2
+    stats = decoder.stats()
+    assert stats.branches == stats.resident_bytes == 0
+    assert stats.page_bytes == 3 * 2 * (2 * 16 * 32 + 8)

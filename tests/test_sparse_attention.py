@@ -172,6 +172,6 @@ def test_opcheck(mass: bool) -> None:
     arguments = (case.q, *case.pool.layer(0), *tensors, 0.1, 0, 0.0, mask)
     op = torch.ops.tts_kernels.tree_attention
     if mass:
-        torch.library.opcheck(op.mass, (*arguments, plan.max_columns))
+        torch.library.opcheck(op.mass, (*arguments, None, plan.max_columns))
     else:
         torch.library.opcheck(op.default, arguments)

@@ -9,7 +9,15 @@ import torch
 from paged_cases import make_paged_case
 from torch import Tensor
 
-from tts_kernels import backend, reference
+from tts_kernels import (
+    DevicePlanner,
+    KVPool,
+    backend,
+    gather_kv,
+    reference,
+    score_pages,
+    select_top_pages,
+)
 from tts_kernels.selection import Selection
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -131,3 +139,61 @@ def test_summaries_are_of_the_values(device: torch.device, vectors: int) -> None
     kind = "mean" if vectors == 1 else "minmax"
     expected = reference.page_summaries(values, torch.tensor([0, 16, 4, 0, 0]), kind)
     torch.testing.assert_close(summaries.cpu().double(), expected, rtol=2**-7, atol=1e-3, equal_nan=True)
+
+
+def test_a_pool_of_int8(device: torch.device) -> None:
+    """Append, copy, gather, selection and attention through the operators, against the values in the pool."""
+    pool = KVPool(
+        num_layers=2,
+        num_kv_heads=HEADS,
+        head_dim=64,
+        num_pages=8,
+        dtype=torch.int8,
+        device=device,
+        layout="NHD",
+        summaries="mean",
+    )
+    tokens = 40
+    for layer in range(2):
+        for part in (range(20), range(20, tokens)):
+            slots = torch.tensor(list(part), dtype=torch.int32, device=device)
+            pool.append(layer, *torch.randn((2, len(part), HEADS, 64), device=device), slots)
+    pool.copy(torch.tensor([[2, 5]], dtype=torch.int32, device=device))
+    tables = torch.tensor([[0, 1, 2], [0, 1, 5]], dtype=torch.int32)
+    lengths, ones = torch.tensor([tokens, tokens - 1], dtype=torch.int32), torch.ones(2, dtype=torch.int32)
+    rows = [pool.gather(1, table.to(device), tokens) for table in tables]
+    assert all(map(torch.equal, *rows))
+    slots_now = [torch.full((8 * 16, HEADS, 64), torch.nan, dtype=torch.float64) for _ in range(2)]
+    for kept, values in zip(slots_now, rows[0], strict=True):
+        kept[:tokens] = values.cpu()
+        kept[80:88] = values[32:].cpu()
+    planner = DevicePlanner(
+        num_q_heads=4,
+        num_kv_heads=HEADS,
+        head_dim=64,
+        page_size=16,
+        num_pages=8,
+        dtype=torch.int8,
+        device=device,
+    )
+    plan = planner.update(tables, lengths)
+    q = torch.randn((2, 4, 64), device=device)
+    scores = score_pages(q, pool.layer_summaries(1), plan)
+    arguments = (tables, lengths, ones)
+    summaries = pool.layer_summaries(1).cpu()
+    expected_scores = reference.score_pages(q.cpu(), summaries, *arguments)
+    torch.testing.assert_close(scores.cpu().double(), expected_scores, rtol=1e-4, atol=1e-6)
+    selection = select_top_pages(scores, plan, 2, keep_tail=False)
+    chosen = reference.select_top_pages(scores.cpu(), *arguments, 2, keep_tail=False)
+    expected = reference.tree_attention(q.cpu(), *slots_now, *arguments, chosen=chosen)
+    results = pool.attend(1, q, plan, selection=selection, return_mass=True)
+    for found, wanted in zip(results, expected, strict=True):
+        torch.testing.assert_close(found.cpu().double(), wanted, rtol=1e-4, atol=2e-5)
+
+
+def test_float8_is_refused_where_there_is_no_kernel() -> None:
+    pages = torch.zeros((2, HEADS, 16, 64)).to(torch.float8_e4m3fn)
+    with pytest.raises(ValueError, match="float8_e4m3fn on the CPU"):
+        gather_kv(pages, pages, torch.zeros(1, dtype=torch.int32), 1, scales=torch.ones((2, HEADS, 2)))
+    with pytest.raises(ValueError, match="scales: got None, expected the scales"):
+        gather_kv(pages, pages, torch.zeros(1, dtype=torch.int32), 1)

@@ -320,6 +320,6 @@ def test_opcheck(device: torch.device) -> None:
     plan.partials.zero_()  # compared before and after, which NaN would fail
     k_pages, v_pages = case.k_pages.nan_to_num(1.0), case.v_pages.nan_to_num(1.0)
     mask = Selection.from_bools(random_choice(case, plan, 0.5)).mask.to(device)
-    arguments = (case.q, k_pages, v_pages, *plan.launch, 0.125, 0, 0.0, mask)
+    arguments = (case.q, k_pages, v_pages, *plan.launch, 0.125, 0, 0.0, mask, None)
     torch.library.opcheck(torch.ops.tts_kernels.tree_attention.work, arguments)
     torch.library.opcheck(torch.ops.tts_kernels.tree_attention.work_mass, (*arguments, plan.max_columns))

@@ -109,14 +109,15 @@ class KVView:
         num_pages: int,
         num_kv_heads: int,
         head_dim: int,
-        bfloat16: bool,
+        element_bytes: int,
+        scales: int,
     ) -> None: ...
 
 class SummaryView:
     def __init__(self, data: int, vectors: int) -> None: ...
 
 class TokenRows:
-    def __init__(self, data: int, strides: tuple[int, int]) -> None: ...
+    def __init__(self, data: int, strides: tuple[int, int], element_bytes: int) -> None: ...
 
 class PlanView:
     def __init__(

@@ -47,6 +47,11 @@ def choose(op: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> 
     if forced not in (None, "triton", "cuda"):
         raise ValueError(f"{_VARIABLE}: got {forced!r}, expected 'triton' or 'cuda'")
     if device.type == "cpu":
+        if dtype == torch.float8_e4m3fn:
+            raise ValueError(
+                "k_pages, v_pages: got torch.float8_e4m3fn on the CPU, where Triton's interpreter rounds it "
+                "wrongly; expected torch.int8, or a GPU"
+            )
         return "triton"
     if device.type != "cuda":
         raise ValueError(
@@ -57,6 +62,11 @@ def choose(op: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> 
         raise ValueError(
             f"k_pages, v_pages: got tensors on {device} of compute capability "
             f"{capability[0]}.{capability[1]}, expected 8.0 or newer"
+        )
+    if dtype == torch.float8_e4m3fn and capability < (8, 9):
+        raise ValueError(
+            f"k_pages, v_pages: got torch.float8_e4m3fn on {device} of compute capability "
+            f"{capability[0]}.{capability[1]}, expected 8.9 or newer, or torch.int8"
         )
     if op not in _IN_CUDA:
         return "triton"

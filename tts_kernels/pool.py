@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from tts_kernels.device import checked_device
+from tts_kernels.device_plan import DevicePlan
 from tts_kernels.ops._common import DTYPES, PAGE_SIZE, page_layout, summary_dtype
 from tts_kernels.ops._paged import check_plain
 from tts_kernels.ops.append_kv import append_kv
 from tts_kernels.ops.copy_pages import copy_pages
 from tts_kernels.ops.gather_kv import gather_kv
+from tts_kernels.ops.tree_attention import tree_attention
+from tts_kernels.plan import TreePlan
 
 
 class KVPool:
@@ -29,7 +34,8 @@ class KVPool:
         head_dim: packed, a multiple of 16 from 32 to 256; plain, a multiple of 8 from 16 to 256.
         num_pages: size of the pool in pages, or
         budget_bytes: size in bytes, of which whole pages are taken. Exactly one of the two.
-        dtype: torch.float32, torch.bfloat16, or for plain pages torch.float16.
+        dtype: torch.float32, torch.bfloat16, packed torch.int8 (half the bytes of bfloat16; see
+            `tts_kernels.append_kv`), or plain torch.float16, torch.int8 or torch.float8_e4m3fn.
         page_size: tokens of a page; packed, 16.
         device: "cpu", "cuda" or a torch.device.
         layout: order in memory. "packed" (CPU only, its default); "HND", page after page, head after head,
@@ -43,7 +49,8 @@ class KVPool:
             "NHD".
         summaries: [num_layers, num_pages, num_kv_heads, S, head_dim], S = 1: mean, S = 2: minimum and
             maximum; or None.
-        page_bytes: bytes of one page over all layers: keys, values and summary.
+        scales: of int8 pages, float32 [num_layers, num_pages, num_kv_heads, 2] of K and V; else None.
+        page_bytes: bytes of one page over all layers: keys, values, summary and scales.
 
     Raises:
         TypeError, ValueError: an argument is out of range, or there is no such device.
@@ -83,13 +90,12 @@ class KVPool:
         else:
             check_plain(head_dim, dtype)
         vectors = _summary_vectors(summaries)
-        head_bytes = (2 * page_size * dtype.itemsize + vectors * summary_dtype(dtype).itemsize) * head_dim
-        self.page_bytes = num_layers * num_kv_heads * head_bytes
+        self.page_bytes = page_bytes(num_layers, num_kv_heads, head_dim, page_size, dtype, summaries)
         self.num_pages = _pages(num_pages, budget_bytes, self.page_bytes, page_size)
         self.num_layers, self.num_kv_heads, self.head_dim = num_layers, num_kv_heads, head_dim
         self.dtype, self.page_size = dtype, page_size
         try:
-            self.k_pages, self.v_pages = self._allocate(device)
+            self.k_pages, self.v_pages, self.scales = self._allocate(device)
             shape = (num_layers, self.num_pages, num_kv_heads, vectors, head_dim)
             self.summaries = (
                 torch.empty(shape, dtype=summary_dtype(dtype), device=device) if vectors else None
@@ -102,8 +108,9 @@ class KVPool:
             ) from cause
         # Selecting a layer costs more than a microsecond and happens twice per layer and step.
         self._layers = tuple(zip(self.k_pages.unbind(0), self.v_pages.unbind(0), strict=True))
+        self._layer_scales = (None,) * num_layers if self.scales is None else self.scales.unbind(0)
 
-    def _allocate(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _allocate(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
         heads, page_size, head_dim = self.num_kv_heads, self.page_size, self.head_dim
         if self.layout == "packed":
             packed = page_layout(head_dim, self.dtype)
@@ -115,7 +122,9 @@ class KVPool:
         pages = (self.num_layers, self.num_pages)
         k = torch.empty((*pages, *k_page), dtype=self.dtype, device=device)
         v = torch.empty((*pages, *v_page), dtype=self.dtype, device=device)
-        return (k.transpose(2, 3), v.transpose(2, 3)) if self.layout == "NHD" else (k, v)
+        # 0 is the scale of a page that was never written; like the pages, the system commits them on use.
+        scales = torch.zeros((*pages, heads, 2), device=device) if self.dtype.itemsize == 1 else None
+        return (k.transpose(2, 3), v.transpose(2, 3), scales) if self.layout == "NHD" else (k, v, scales)
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Key and value pages of one layer, as the operators take them."""
@@ -131,18 +140,43 @@ class KVPool:
             raise ValueError(f"layer: got {index}, expected 0 <= layer < {self.num_layers}")
         return self.summaries[index]
 
+    def layer_scales(self, index: int) -> Tensor | None:
+        """Scales of one layer's pages [num_pages, num_kv_heads, 2], None unless they are int8."""
+        self.layer(index)
+        return self._layer_scales[index]
+
     def append(self, layer: int, k: Tensor, v: Tensor, slots: Tensor) -> None:
         """Writes keys and values [T, num_kv_heads, head_dim] of one layer into int32 slots [T]."""
         summaries = None if self.summaries is None else self.layer_summaries(layer)
-        append_kv(k, v, *self.layer(layer), slots, summaries=summaries)
+        append_kv(k, v, *self.layer(layer), slots, summaries=summaries, scales=self._layer_scales[layer])
 
     def copy(self, copies: Tensor) -> None:
         """Copies pages, int32 [C, 2] of (source, destination), in all layers."""
-        copy_pages(self.k_pages, self.v_pages, copies, summaries=self.summaries)
+        copy_pages(self.k_pages, self.v_pages, copies, summaries=self.summaries, scales=self.scales)
 
     def gather(self, layer: int, block_table: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """Keys and values [length, num_kv_heads, head_dim] of a branch in one layer."""
-        return gather_kv(*self.layer(layer), block_table, length)
+        """Keys and values [length, num_kv_heads, head_dim] of a branch in one layer, of int8 in float32."""
+        return gather_kv(*self.layer(layer), block_table, length, scales=self._layer_scales[layer])
+
+    def attend(
+        self, layer: int, q: Tensor, plan: TreePlan | DevicePlan, **options: Any
+    ) -> tuple[Tensor, ...]:
+        """`tree_attention` of queries [T, num_q_heads, head_dim] over one layer's pages and scales."""
+        return tree_attention(q, *self.layer(layer), plan, scales=self._layer_scales[layer], **options)
+
+
+def page_bytes(
+    num_layers: int,
+    num_kv_heads: int,
+    head_dim: int,
+    page_size: int,
+    dtype: torch.dtype,
+    summaries: str | None = None,
+) -> int:
+    """Bytes of one page of a pool over all layers: keys, values, summary and the scales of int8 pages."""
+    vectors = _summary_vectors(summaries) * summary_dtype(dtype).itemsize
+    scales = 2 * torch.float32.itemsize if dtype.itemsize == 1 else 0
+    return num_layers * num_kv_heads * ((2 * page_size * dtype.itemsize + vectors) * head_dim + scales)
 
 
 def _summary_vectors(summaries: str | None) -> int:
@@ -165,7 +199,7 @@ def _check_packed(head_dim: int, dtype: torch.dtype, page_size: int) -> None:
     if not 32 <= head_dim <= 256 or head_dim % 16 != 0:
         raise ValueError(f"head_dim: got {head_dim}, expected a multiple of 16 from 32 to 256")
     if dtype not in DTYPES:
-        raise TypeError(f"dtype: got {dtype}, expected torch.float32 or torch.bfloat16")
+        raise TypeError(f"dtype: got {dtype}, expected torch.float32, torch.bfloat16 or torch.int8")
     if page_size != PAGE_SIZE:
         raise ValueError(f"page_size: got {page_size}, expected {PAGE_SIZE}, the only one of the CPU kernels")
 

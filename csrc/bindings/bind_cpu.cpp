@@ -32,14 +32,20 @@ T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-KVView make_view(uintptr_t k, uintptr_t v, Strides k_strides, Strides v_strides, int num_pages,
-                 int num_kv_heads, int head_dim, bool bfloat16) {
-  return {pointer<void>(k), pointer<void>(v), k_strides.first, k_strides.second, v_strides.first,
-          v_strides.second, num_pages,        num_kv_heads,    head_dim,         float_dtype(bfloat16)};
+DType dtype_of(int element_bytes) {
+  if (element_bytes == 1) return DType::kInt8;
+  return element_bytes == 2 ? DType::kBFloat16 : DType::kFloat32;
 }
 
-TokenRows make_rows(uintptr_t data, Strides strides) {
-  return {pointer<void>(data), strides.first, strides.second};
+KVView make_view(uintptr_t k, uintptr_t v, Strides k_strides, Strides v_strides, int num_pages,
+                 int num_kv_heads, int head_dim, int element_bytes, uintptr_t scales) {
+  return {pointer<void>(k),      pointer<void>(v), k_strides.first, k_strides.second, v_strides.first,
+          v_strides.second,      num_pages,        num_kv_heads,    head_dim,         dtype_of(element_bytes),
+          pointer<float>(scales)};
+}
+
+TokenRows make_rows(uintptr_t data, Strides strides, int element_bytes) {
+  return {pointer<void>(data), strides.first, strides.second, dtype_of(element_bytes)};
 }
 
 PlanView make_plan(uintptr_t query_order, uintptr_t query_position, int64_t num_queries, uintptr_t blocks,
@@ -91,9 +97,9 @@ void bind_ops(py::module_& m) {
          uintptr_t lse, float scale, int window, float logits_soft_cap, Columns mask, Columns mass,
          int num_threads) {
         py::gil_scoped_release release;
-        tree_attention({kv, plan, q.data, q.token_stride, q.head_stride, num_q_heads, pointer<void>(out),
-                        pointer<float>(lse), scale, window, logits_soft_cap, pointer<int32_t>(mask.first),
-                        mask.second, pointer<float>(mass.first), mass.second},
+        tree_attention({kv, plan, q.data, q.dtype, q.token_stride, q.head_stride, num_q_heads,
+                        pointer<void>(out), pointer<float>(lse), scale, window, logits_soft_cap,
+                        pointer<int32_t>(mask.first), mask.second, pointer<float>(mass.first), mass.second},
                        num_threads);
       },
       py::arg("kv"), py::arg("plan"), py::arg("q"), py::arg("num_q_heads"), py::arg("out"), py::arg("lse"),
@@ -152,11 +158,13 @@ void bind_isa(py::module_& m) {
 void bind_cpu(py::module_& m) {
   py::class_<KVView>(m, "KVView")
       .def(py::init(&make_view), py::arg("k"), py::arg("v"), py::arg("k_strides"), py::arg("v_strides"),
-           py::arg("num_pages"), py::arg("num_kv_heads"), py::arg("head_dim"), py::arg("bfloat16"));
+           py::arg("num_pages"), py::arg("num_kv_heads"), py::arg("head_dim"), py::arg("element_bytes"),
+           py::arg("scales"));
   py::class_<SummaryView>(m, "SummaryView")
       .def(py::init([](uintptr_t data, int vectors) { return SummaryView{pointer<void>(data), vectors}; }),
            py::arg("data"), py::arg("vectors"));
-  py::class_<TokenRows>(m, "TokenRows").def(py::init(&make_rows), py::arg("data"), py::arg("strides"));
+  py::class_<TokenRows>(m, "TokenRows")
+      .def(py::init(&make_rows), py::arg("data"), py::arg("strides"), py::arg("element_bytes"));
   py::class_<PlanView>(m, "PlanView")
       .def(py::init(&make_plan), py::arg("query_order"), py::arg("query_position"), py::arg("num_queries"),
            py::arg("blocks"), py::arg("num_blocks"), py::arg("segments"), py::arg("num_segments"),

@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "common/error.h"
+#include "cpu/append_int8.h"
 #include "cpu/kv_ops.h"
 #include "cpu/page_summaries.h"
 #include "cpu/parallel.h"
@@ -54,12 +55,16 @@ void append_kv(const KVView& kv, const TokenRows& k, const TokenRows& v, const i
     require(slots[i] >= 0 && slots[i] < num_slots, "slots[", i, "]: got ", slots[i],
             ", expected 0 <= slot < ", num_slots, " (num_pages * 16)");
   }
-  // A decode step appends a few rows: waking threads would cost more than the copy.
   const std::vector<FilledPage> filled =
       summaries.vectors > 0 ? filled_pages(slots, num_tokens) : std::vector<FilledPage>();
+  const std::vector<SlotToken> tokens =
+      kv.dtype == DType::kInt8 ? tokens_by_slot(slots, num_tokens) : std::vector<SlotToken>();
+  // A decode step appends a few rows: waking threads would cost more than the copy.
   const bool small = num_tokens * kv.num_kv_heads * kv.head_dim < (1 << 15);
   parallel_for(small ? 1 : num_threads, kv.num_kv_heads, [&](int64_t head) {
-    if (kv.dtype == DType::kFloat32) {
+    if (kv.dtype == DType::kInt8) {
+      append_int8_head(kv, k, v, tokens, static_cast<int>(head));
+    } else if (kv.dtype == DType::kFloat32) {
       append_head<float>(kv, k, v, slots, num_tokens, static_cast<int>(head));
     } else {
       append_head<uint16_t>(kv, k, v, slots, num_tokens, static_cast<int>(head));

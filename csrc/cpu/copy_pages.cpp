@@ -18,6 +18,10 @@ void copy_layer(const KVView& kv, const int32_t* copies, int64_t num_copies) {
       std::memcpy(k_page<Element>(kv, destination, head), k_page<Element>(kv, source, head), head_bytes);
       std::memcpy(v_page<Element>(kv, destination, head), v_page<Element>(kv, source, head), head_bytes);
     }
+    if (kv.dtype == DType::kInt8) {
+      std::memcpy(page_scales(kv, destination, 0), page_scales(kv, source, 0),
+                  sizeof(float) * 2 * static_cast<size_t>(kv.num_kv_heads));
+    }
   }
 }
 
@@ -32,7 +36,12 @@ void copy_pages(const KVView& kv, int num_layers, int64_t k_layer_stride, int64_
   }
   parallel_for(num_copies > 0 ? num_threads : 1, num_layers, [&](int64_t layer) {
     KVView view = kv;
-    if (kv.dtype == DType::kFloat32) {
+    if (kv.dtype == DType::kInt8) {
+      view.k = static_cast<int8_t*>(kv.k) + layer * k_layer_stride;
+      view.v = static_cast<int8_t*>(kv.v) + layer * v_layer_stride;
+      view.scales = page_scales(kv, layer * kv.num_pages, 0);  // layers follow each other
+      copy_layer<int8_t>(view, copies, num_copies);
+    } else if (kv.dtype == DType::kFloat32) {
       view.k = static_cast<float*>(kv.k) + layer * k_layer_stride;
       view.v = static_cast<float*>(kv.v) + layer * v_layer_stride;
       copy_layer<float>(view, copies, num_copies);

@@ -13,7 +13,7 @@ namespace tts {
 struct CpuIsa {
   const char* name;
   bool (*supported)();  // CPU and operating system
-  AttentionKernels float32, bfloat16;
+  AttentionKernels float32, bfloat16, int8;
   PageScoreKernels page_scores;
 };
 

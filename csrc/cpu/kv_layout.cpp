@@ -11,10 +11,12 @@ void check_view(const KVView& kv) {
           "head_dim: got ", kv.head_dim, ", expected a multiple of ", kHeadDimStep, " from ", kMinHeadDim,
           " to ", kMaxHeadDim);
   // Pairs of bfloat16 are read as words.
-  const bool aligned = kv.dtype == DType::kFloat32 ||
+  const bool aligned = kv.dtype != DType::kBFloat16 ||
                        ((reinterpret_cast<uintptr_t>(kv.k) | reinterpret_cast<uintptr_t>(kv.v)) % 4 == 0 &&
                         (kv.k_page_stride | kv.k_head_stride | kv.v_page_stride | kv.v_head_stride) % 2 == 0);
   require(aligned, "k_pages, v_pages: bfloat16 pages must begin at multiples of 4 bytes");
+  require((kv.dtype == DType::kInt8) == (kv.scales != nullptr) || kv.num_pages == 0,
+          "scales: expected for int8 pages, and for no others");
 }
 
 }  // namespace tts

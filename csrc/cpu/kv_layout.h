@@ -5,6 +5,7 @@
 //             V [16 tokens][head_dim]               v[t * head_dim + c]
 //   bfloat16  K [head_dim / 2][16 tokens][2]        k[(c / 2) * 32 + t * 2 + c % 2]
 //             V [8 token pairs][head_dim][2]        v[(t / 2) * 2 * head_dim + c * 2 + t % 2]
+//   int8      as float32, a byte an element; a value is the byte times the page's scale
 // so one 512-bit register holds one channel (or channel pair) of all 16 tokens of a K page, and a V page is a
 // row of channels per token (or token pair): neither product needs a sum across lanes.
 //
@@ -16,7 +17,7 @@
 
 namespace tts {
 
-enum class DType { kFloat32, kBFloat16 };
+enum class DType { kFloat32, kBFloat16, kInt8 };
 
 constexpr int kPageSize = 16;
 constexpr int kMinHeadDim = 32;
@@ -31,6 +32,7 @@ struct KVView {
   int64_t v_page_stride, v_head_stride;
   int num_pages, num_kv_heads, head_dim;
   DType dtype;
+  float* scales;  // [num_pages, num_kv_heads, 2] of K and V, contiguous; null unless int8
 };
 
 // Summaries of the keys of each page and head, for choosing pages: their mean, or the least and the largest
@@ -43,7 +45,7 @@ struct SummaryView {
 // Throws ArgumentError unless the view's sizes are ones that the kernels serve.
 void check_view(const KVView& kv);
 
-// Element is float, or uint16_t for the bits of a bfloat16.
+// Element is float, uint16_t for the bits of a bfloat16, or int8_t.
 template <class Element>
 static inline int64_t k_index(int t, int c) {
   if constexpr (sizeof(Element) == 2) return (c / 2) * (2 * kPageSize) + t * 2 + c % 2;
@@ -59,6 +61,10 @@ static inline int64_t v_index(int t, int c, int head_dim) {
 template <class Element>
 static inline Element* k_page(const KVView& kv, int64_t page, int head) {
   return static_cast<Element*>(kv.k) + page * kv.k_page_stride + head * kv.k_head_stride;
+}
+
+static inline float* page_scales(const KVView& kv, int64_t page, int head) {
+  return kv.scales + (page * kv.num_kv_heads + head) * 2;
 }
 
 template <class Element>

@@ -13,9 +13,11 @@ namespace tts {
 struct TokenRows {
   void* data;
   int64_t token_stride, head_stride;
+  DType dtype = DType::kFloat32;  // read where pages are int8; else rows have the pages' dtype
 };
 
 // Writes token i into slot slots[i] = page * 16 + offset. Where a slot is named twice the last token wins.
+// Rows for int8 pages are float32 or bfloat16, quantized page by page (append_int8.h).
 // The summary of a page that was written becomes that of its slots from the first to the last one written
 // here.
 void append_kv(const KVView& kv, const TokenRows& k, const TokenRows& v, const int32_t* slots,
@@ -26,7 +28,7 @@ void append_kv(const KVView& kv, const TokenRows& k, const TokenRows& v, const i
 void copy_pages(const KVView& kv, int num_layers, int64_t k_layer_stride, int64_t v_layer_stride,
                 const int32_t* copies, int64_t num_copies, const SummaryView& summaries, int num_threads);
 
-// Reads positions 0..length-1 of a block table back into rows.
+// Reads positions 0..length-1 of a block table back into rows; int8 pages into float32.
 void gather_kv(const KVView& kv, const int32_t* block_table, int64_t num_table_pages, int64_t length,
                const TokenRows& k, const TokenRows& v, int num_threads);
 

@@ -9,6 +9,7 @@ enum class Product {
   kFloats,  // both are floats
   kPairs,   // both are pairs of bfloat16, which one instruction multiplies and sums
   kHalves,  // floats of the row; a word of the page is two bfloat16, for two steps
+  kBytes,   // floats of the row; the page is int8, a byte where the others have a word
 };
 
 constexpr int kVecs = 16 / Vec::kLanes;  // vectors per 16-word column
@@ -36,6 +37,26 @@ inline Vec::F operand(Vec::F words, int half) {
   }
 }
 
+// Vec::kLanes words of a page from the i-th on.
+template <Product kProduct>
+inline Vec::F load_words(const uint32_t* page, int i) {
+  if constexpr (kProduct == Product::kBytes) {
+    return Vec::load_int8(reinterpret_cast<const int8_t*>(page) + i);
+  } else {
+    return Vec::load(page + i);
+  }
+}
+
+// Asks for what load_words(page, i) will load, into the L2 cache.
+template <Product kProduct>
+inline void prefetch_words(const uint32_t* page, int i) {
+  if constexpr (kProduct == Product::kBytes) {
+    __builtin_prefetch(reinterpret_cast<const int8_t*>(page) + i, 0, 2);
+  } else {
+    __builtin_prefetch(page + i, 0, 2);
+  }
+}
+
 // sum[r][j] += a[r * a_stride + half] * operand of words[j], for each half of the words in turn.
 template <Product kProduct, int M, int kColumns>
 inline void add_products(const uint32_t* a, int a_stride, const Vec::F (&words)[kColumns],
@@ -54,9 +75,11 @@ inline void add_products(const uint32_t* a, int a_stride, const Vec::F (&words)[
   }
 }
 
-// s[r][16 n + t] (+)= sum over step of q[r][step] * k[n][step][t]: N pages of 16 tokens.
+// s[r][16 n + t] (+)= sum over step of q[r][step] * k[n][step][t]: N pages of 16 tokens. With `scales` it is
+// multiplied by scales[n] at last. With `ahead`, page by page what lies there is fetched meanwhile.
 template <Product kProduct, int M, int N>
-void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int begin, int end, uint32_t* s) {
+void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int begin, int end,
+                 const float* scales, const uint32_t* const* ahead, uint32_t* s) {
   constexpr int kColumns = N * kVecs;
   Vec::F sum[M][kColumns];
 #pragma GCC unroll 8
@@ -71,9 +94,21 @@ void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int 
     Vec::F words[kColumns];
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) {
-      words[j] = Vec::load(k[j / kVecs] + step / kSteps * 16 + (j % kVecs) * Vec::kLanes);
+      words[j] = load_words<kProduct>(k[j / kVecs], step / kSteps * 16 + (j % kVecs) * Vec::kLanes);
+    }
+    if (ahead != nullptr) {
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) prefetch_words<kProduct>(ahead[n], step / kSteps * 16);
     }
     add_products<kProduct>(q + step, q_stride, words, sum);
+  }
+  if (scales != nullptr) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumns; ++j) {
+      const Vec::F scale = Vec::set1(scales[j / kVecs]);
+#pragma GCC unroll 8
+      for (int r = 0; r < M; ++r) sum[r][j] = Vec::mul(sum[r][j], scale);
+    }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < M; ++r) {
@@ -82,10 +117,11 @@ void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int 
   }
 }
 
-// acc[r][c] += sum over pages and steps of p[r][page][step] * v[page][step][c], for 16 N channels c.
+// acc[r][c] += sum over pages and steps of p[r][page][step] * v[page][step][c], for 16 N channels c. `ahead`:
+// as in score_block.
 template <Product kProduct, int M, int N>
 void value_block(const uint32_t* p, const uint32_t* const* v, int num_pages, int steps, int channel,
-                 int head_dim, float* acc) {
+                 int head_dim, const uint32_t* const* ahead, float* acc) {
   constexpr int kColumns = N * kVecs;
   Vec::F sum[M][kColumns];
 #pragma GCC unroll 8
@@ -95,11 +131,15 @@ void value_block(const uint32_t* p, const uint32_t* const* v, int num_pages, int
   }
   constexpr int kSteps = kStepsPerWord<kProduct>;
   for (int page = 0; page < num_pages; ++page) {
-    const uint32_t* row = v[page] + channel;
+    int row = channel;
     for (int step = 0; step < steps; step += kSteps, row += head_dim, p += kSteps) {
       Vec::F words[kColumns];
 #pragma GCC unroll 8
-      for (int j = 0; j < kColumns; ++j) words[j] = Vec::load(row + j * Vec::kLanes);
+      for (int j = 0; j < kColumns; ++j) words[j] = load_words<kProduct>(v[page], row + j * Vec::kLanes);
+      if (ahead != nullptr) {
+#pragma GCC unroll 8
+        for (int n = 0; n < N; ++n) prefetch_words<kProduct>(ahead[page], row + n * 16);
+      }
       add_products<kProduct>(p, kTileTokens, words, sum);
     }
   }
@@ -134,6 +174,8 @@ struct ScoreRows {
   const uint32_t* const* k;
   int num_pages, begin, end;
   uint32_t* s;
+  const float* scales = nullptr;
+  const uint32_t* const* ahead = nullptr;
 
   template <int M>
   void run() const {
@@ -145,7 +187,7 @@ struct ScoreRows {
     if constexpr (N > 1) {
       if (n < N) return columns<M, N - 1>(n);
     }
-    score_block<kProduct, M, N>(q, q_stride, k, begin, end, s);
+    score_block<kProduct, M, N>(q, q_stride, k, begin, end, scales, ahead, s);
   }
 };
 
@@ -155,6 +197,7 @@ struct ValueRows {
   const uint32_t* const* v;
   int num_pages, steps, channel, num_blocks, head_dim;
   float* acc;
+  const uint32_t* const* ahead = nullptr;
 
   template <int M>
   void run() const {
@@ -166,6 +209,6 @@ struct ValueRows {
     if constexpr (N > 1) {
       if (n < N) return columns<M, N - 1>(n);
     }
-    value_block<kProduct, M, N>(p, v, num_pages, steps, channel, head_dim, acc);
+    value_block<kProduct, M, N>(p, v, num_pages, steps, channel, head_dim, ahead, acc);
   }
 };

@@ -10,17 +10,19 @@ namespace {
 
 inline float to_float(float x) { return x; }
 inline float to_float(uint16_t bits) { return widen_bfloat16(bits); }
+inline float to_float(int8_t x) { return static_cast<float>(x); }
 inline void store(float& to, float x) { to = x; }
 inline void store(uint16_t& to, float x) { to = round_to_bfloat16(x); }
 
-template <class Element>
-void summarize(const KVView& kv, int head, const FilledPage& page, int vectors, Element* out) {
+// `scale` is that of int8 pages, else 1.
+template <class Element, class Out>
+void summarize(const KVView& kv, int head, const FilledPage& page, float scale, int vectors, Out* out) {
   const Element* k = k_page<Element>(kv, page.page, head);
   for (int c = 0; c < kv.head_dim; ++c) {
-    const float first = to_float(k[k_index<Element>(0, c)]);
+    const float first = to_float(k[k_index<Element>(0, c)]) * scale;
     float sum = first, low = first, high = first;
     for (int t = 1; t < page.filled; ++t) {
-      const float x = to_float(k[k_index<Element>(t, c)]);
+      const float x = to_float(k[k_index<Element>(t, c)]) * scale;
       sum += x;
       low = std::min(low, x);
       high = std::max(high, x);
@@ -41,9 +43,14 @@ void summarize_pages(const KVView& kv, int head, const std::vector<FilledPage>& 
   for (const FilledPage& page : pages) {
     const int64_t index = (int64_t{page.page} * kv.num_kv_heads + head) * summaries.vectors * kv.head_dim;
     if (kv.dtype == DType::kFloat32) {
-      summarize<float>(kv, head, page, summaries.vectors, static_cast<float*>(summaries.data) + index);
+      summarize<float>(kv, head, page, 1.0f, summaries.vectors, static_cast<float*>(summaries.data) + index);
+      continue;
+    }
+    uint16_t* out = static_cast<uint16_t*>(summaries.data) + index;
+    if (kv.dtype == DType::kInt8) {
+      summarize<int8_t>(kv, head, page, page_scales(kv, page.page, head)[0], summaries.vectors, out);
     } else {
-      summarize<uint16_t>(kv, head, page, summaries.vectors, static_cast<uint16_t*>(summaries.data) + index);
+      summarize<uint16_t>(kv, head, page, 1.0f, summaries.vectors, out);
     }
   }
 }

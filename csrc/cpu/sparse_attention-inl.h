@@ -68,7 +68,7 @@ struct SparseChunk : Chunk<kStorage> {
   }
 
   bool thin(int query_begin, int query_end) const {
-    return kStorage == Storage::kWideBFloat16 && (query_end - query_begin) * task.group <= kThinRows;
+    return Base::kWidens && (query_end - query_begin) * task.group <= kThinRows;
   }
 
   // Calls body(index in the list, operands, count) for up to kQuad pages of the list at a time.
@@ -84,12 +84,17 @@ struct SparseChunk : Chunk<kStorage> {
     }
   }
 
+  // A thin run is short beside the loading of its pages: while it is multiplied, what comes next is fetched,
+  // a line at a time. Here the values of the same pages.
   void scores(const PageList& list, int begin, int end) const {
     const bool is_thin = thin(begin, end);
     const auto words = [&](int page, uint32_t* wide) { return this->k_words(page, is_thin, wide); };
     for_each_quad(list, words, [&](int j, const uint32_t* const* k, int count) {
+      const uint32_t* ahead[kQuad];
+      for (int i = 0; i < count; ++i) ahead[i] = this->packed_v(list.page[j + i]);
       Base::with_product(is_thin, [&](auto product) {
-        this->template set_scores<product.kValue>(row_of(begin), row_of(end), j, k, count);
+        this->template set_scores<product.kValue>(row_of(begin), row_of(end), j, list.page + j, k, count,
+                                                  is_thin ? ahead : nullptr);
       });
     });
   }
@@ -104,7 +109,8 @@ struct SparseChunk : Chunk<kStorage> {
     }
   }
 
-  void values(const PageList& list, int begin, int end) const {
+  // Fetches the keys of `next` meanwhile.
+  void values(const PageList& list, const PageList& next, int begin, int end) const {
     const bool is_thin = thin(begin, end);
     const auto words = [&](int page, uint32_t* wide) { return this->v_words(page, is_thin, wide); };
     const int all = list.count * kPageSize;
@@ -113,7 +119,9 @@ struct SparseChunk : Chunk<kStorage> {
       whole = whole && begin_of(list, query) == 0 && end_of(list, query) == all;
     }
     for_each_quad(list, words, [&](int j, const uint32_t* const* v, int count) {
-      if (whole) return add_pages(begin, end, j, v, count, is_thin);
+      const uint32_t* ahead[kQuad];
+      for (int i = 0; i < count; ++i) ahead[i] = j + i < next.count ? this->packed_k(next.page[j + i]) : v[i];
+      if (whole) return add_pages(begin, end, j, v, count, is_thin, is_thin ? ahead : nullptr);
       for (int query = begin; query < end; ++query) {
         const int first = begin_of(list, query), last = end_of(list, query);
         for (int i = 0; i < count; ++i) add_page_part(query, j + i, v[i], first, last, is_thin);
@@ -121,20 +129,21 @@ struct SparseChunk : Chunk<kStorage> {
     });
   }
 
-  void add_pages(int begin, int end, int j, const uint32_t* const* v, int count, bool is_thin) const {
+  void add_pages(int begin, int end, int j, const uint32_t* const* v, int count, bool is_thin,
+                 const uint32_t* const* ahead) const {
     Base::with_product(is_thin, [&](auto product) {
       this->template add_values<product.kValue>(row_of(begin), row_of(end), j * Base::kWordsPerPage, v, count,
-                                                Base::kWordsPerPage);
+                                                Base::kWordsPerPage, ahead);
     });
   }
 
   // Page j of the list for a query that sees the tokens [first, last) of the list.
   void add_page_part(int query, int j, const uint32_t* v, int first, int last, bool is_thin) const {
     const int begin = max_of(first - j * kPageSize, 0), end = min_of(last - j * kPageSize, kPageSize);
-    if (begin == 0 && end == kPageSize) return add_pages(query, query + 1, j, &v, 1, is_thin);
+    if (begin == 0 && end == kPageSize) return add_pages(query, query + 1, j, &v, 1, is_thin, nullptr);
     if (is_thin) {
       uint32_t* wide = scratch.operands + kQuad * kPageSize * head_dim;
-      widen_rows(v, kPageSize / 2, head_dim, wide);
+      this->widen_v(v, wide);
       v = wide;
     }
     this->add_partial_page(query, j, v, begin, end);
@@ -171,17 +180,6 @@ struct SparseChunk : Chunk<kStorage> {
     return next;
   }
 
-  // Chosen pages lie anywhere: the hardware does not foresee the next one. Loading it while the one before is
-  // computed with took a single query over 32,768 tokens from @ to @ of the time of dense attention.
-  void prefetch(const PageList& list, const uint32_t* (Base::*page_words)(int) const) const {
-    constexpr int kLine = 16;  // words
-    const int words = head_dim * kPageSize * static_cast<int>(sizeof(typename Base::Element)) / 4;
-    for (int j = 0; j < list.count; ++j) {
-      const uint32_t* page = (this->*page_words)(list.page[j]);
-      for (int i = 0; i < words; i += kLine) __builtin_prefetch(page + i, 0, 2);
-    }
-  }
-
   void run() const {
     this->clear_state();
     ListRun first;
@@ -189,11 +187,9 @@ struct SparseChunk : Chunk<kStorage> {
     first.segment_end = task.segment_begin;
     for (ListRun run = next_run(first), next; run.end > run.begin; run = next) {
       next = next_run(run);
-      prefetch(run.list, &Base::packed_v);
       scores(run.list, run.begin, run.end);
-      prefetch(next.list, &Base::packed_k);
       for (int query = run.begin; query < run.end; ++query) softmax(run.list, run.tile, query);
-      values(run.list, run.begin, run.end);
+      values(run.list, next.list, run.begin, run.end);
     }
   }
 };

@@ -7,12 +7,15 @@
 // of each segment. A row's sums run over channels in order (S) and over its visible tokens in order (P V);
 // tokens that it does not see are never multiplied, so whatever lies in unwritten or foreign slots cannot
 // reach it.
+//
+// int8 pages: a page's K scale multiplies its scores, its V scale the probabilities before P V.
 
 // How pages become operand words.
 enum class Storage {
   kFloat32,       // as they are
   kWideBFloat16,  // bfloat16 widened to float, once for all rows, or for few rows in registers
   kPairs,         // bfloat16 pairs, as they are
+  kInt8,          // int8 converted to float, once for all rows, or for few rows in registers
 };
 
 constexpr int kThinRows = 8;     // up to so many rows, widening a page beforehand does not pay
@@ -58,6 +61,10 @@ inline void widen_rows(const uint32_t* in, int rows, int width, uint32_t* out) {
   }
 }
 
+inline void widen_bytes(const int8_t* in, int n, uint32_t* out) {
+  for (int i = 0; i < n; i += Vec::kLanes) Vec::store(out + i, Vec::load_int8(in + i));
+}
+
 template <Product kProduct>
 struct ProductTag {
   static constexpr Product kValue = kProduct;
@@ -71,12 +78,19 @@ template <>
 struct ElementOf<Storage::kFloat32> {
   using Type = float;
 };
+template <>
+struct ElementOf<Storage::kInt8> {
+  using Type = int8_t;
+};
 
 template <Storage kStorage>
 struct Chunk {
   using Element = typename ElementOf<kStorage>::Type;
   static constexpr bool kPairs = kStorage == Storage::kPairs;
+  static constexpr bool kInt8 = kStorage == Storage::kInt8;
+  static constexpr bool kWidens = kInt8 || kStorage == Storage::kWideBFloat16;
   static constexpr Product kProduct = kPairs ? Product::kPairs : Product::kFloats;
+  static constexpr Product kThinProduct = kInt8 ? Product::kBytes : Product::kHalves;  // where kWidens
   static constexpr int kWordsPerPage = kPairs ? kPageSize / 2 : kPageSize;  // of a row of probabilities
 
   const ChunkTask& task;
@@ -92,8 +106,7 @@ struct Chunk {
   int row_of(int query) const { return (query - task.query_begin) * task.group; }
 
   bool thin(const Segment& segment) const {
-    return kStorage == Storage::kWideBFloat16 &&
-           row_of(segment.query_end) - row_of(segment.query_begin) <= kThinRows;
+    return kWidens && row_of(segment.query_end) - row_of(segment.query_begin) <= kThinRows;
   }
 
   const uint32_t* packed_k(int page) const {
@@ -105,14 +118,23 @@ struct Chunk {
 
   // Operand words of a K or V page; for a thin segment as it lies in the pool.
   const uint32_t* k_words(int page, bool thin, uint32_t* wide) const {
-    if (kStorage != Storage::kWideBFloat16 || thin) return packed_k(page);
-    widen_rows(packed_k(page), head_dim / 2, kPageSize, wide);
+    if (!kWidens || thin) return packed_k(page);
+    widen(packed_k(page), head_dim / 2, kPageSize, wide);
     return wide;
   }
   const uint32_t* v_words(int page, bool thin, uint32_t* wide) const {
-    if (kStorage != Storage::kWideBFloat16 || thin) return packed_v(page);
-    widen_rows(packed_v(page), kPageSize / 2, head_dim, wide);
+    if (!kWidens || thin) return packed_v(page);
+    widen_v(packed_v(page), wide);
     return wide;
+  }
+  void widen_v(const uint32_t* packed, uint32_t* wide) const { widen(packed, kPageSize / 2, head_dim, wide); }
+  // A page, of bfloat16 `rows` of `width` words, as floats.
+  void widen(const uint32_t* packed, int rows, int width, uint32_t* wide) const {
+    if constexpr (kInt8) {
+      widen_bytes(reinterpret_cast<const int8_t*>(packed), kPageSize * head_dim, wide);
+    } else {
+      widen_rows(packed, rows, width, wide);
+    }
   }
 
   // Calls body(page index on the path, pages, count) for up to kQuad pages at a time of those that any query
@@ -140,9 +162,11 @@ struct Chunk {
   void scores(const Segment& segment) const {
     const bool is_thin = thin(segment);
     const auto words = [&](int page, uint32_t* wide) { return k_words(page, is_thin, wide); };
+    const int32_t* pages = task.pages + segment.page_offset - segment.first_page;
     for_each_quad(segment, words, [&](int page, const uint32_t* const* k, int count) {
       with_product(is_thin, [&](auto product) {
-        set_scores<product.kValue>(row_of(segment.query_begin), row_of(segment.query_end), page, k, count);
+        set_scores<product.kValue>(row_of(segment.query_begin), row_of(segment.query_end), page, pages + page,
+                                   k, count);
       });
     });
   }
@@ -150,25 +174,42 @@ struct Chunk {
   // Calls body with the product by which a segment's operands are multiplied.
   template <class Body>
   static void with_product(bool is_thin, const Body& body) {
-    if constexpr (kStorage == Storage::kWideBFloat16) {
-      if (is_thin) return body(ProductTag<Product::kHalves>{});
+    if constexpr (kWidens) {
+      if (is_thin) return body(ProductTag<kThinProduct>{});
     }
     body(ProductTag<kProduct>{});
   }
 
-  // Rows [row, row_end): S = Q K^T of `count` pages from `page` of the path on.
+  // Rows [row, row_end) of whole queries: S = Q K^T of `count` pages from `page` of the path on, whose
+  // numbers in the pool are `pages`. `ahead`: pages to fetch meanwhile, or null.
   template <Product kBy>
-  void set_scores(int row, int row_end, int page, const uint32_t* const* k, int count) const {
+  void set_scores(int row, int row_end, int page, const int32_t* pages, const uint32_t* const* k, int count,
+                  const uint32_t* const* ahead = nullptr) const {
     const int q_words = kPairs ? head_dim / 2 : head_dim;
+    float k_scales[kQuad];
+    if constexpr (kInt8) get_scales(row, row_end, page, pages, count, k_scales);
     uint32_t* s = scratch.s + page % kTilePages * kPageSize;
     for (int begin = 0; begin < q_words; begin += kBlockWords) {
       const int end = min_of(begin + kBlockWords, q_words);
       for (int r = row, rows; r < row_end; r += rows) {
         rows = even_part(row_end - r, Vec::kRows);
         for_columns(count, [&](int n, int column) {
+          const float* scales = kInt8 && end == q_words ? k_scales + column : nullptr;
           with_rows<Vec::kRows>(rows, ScoreRows<kBy>{scratch.q + r * head_dim, head_dim, k + column, n, begin,
-                                                     end, s + r * kTileTokens + column * kPageSize});
+                                                     end, s + r * kTileTokens + column * kPageSize, scales,
+                                                     ahead == nullptr ? nullptr : ahead + column});
         });
+      }
+    }
+  }
+
+  // Scales of pages as set_scores has them: those of K, and those of V into the rows' tile for softmax_row.
+  void get_scales(int row, int row_end, int page, const int32_t* pages, int count, float* k_scales) const {
+    for (int j = 0; j < count; ++j) {
+      const float* scales = page_scales(task.kv, pages[j], task.kv_head);
+      k_scales[j] = scales[0];
+      for (int query = row / task.group; query < row_end / task.group; ++query) {
+        scratch.v_scales[query * kTilePages + (page + j) % kTilePages] = scales[1];
       }
     }
   }
@@ -183,9 +224,10 @@ struct Chunk {
   }
 
   // Rows [row, row_end): acc += P V over `steps` words of P for each of `count` pages; p_word is the first
-  // one's index in a row of probabilities.
+  // one's index in a row of probabilities. `ahead`: pages to fetch meanwhile, or null.
   template <Product kBy>
-  void add_values(int row, int row_end, int p_word, const uint32_t* const* v, int count, int steps) const {
+  void add_values(int row, int row_end, int p_word, const uint32_t* const* v, int count, int steps,
+                  const uint32_t* const* ahead = nullptr) const {
     const int blocks = head_dim / 16, pass = kBlockWords / 16;
     for (int pass_begin = 0, pass_blocks; pass_begin < blocks; pass_begin += pass_blocks) {
       pass_blocks = even_part(blocks - pass_begin, pass);
@@ -195,7 +237,7 @@ struct Chunk {
           const int channel = (pass_begin + column) * 16;
           with_rows<Vec::kRows>(
               rows, ValueRows<kBy>{scratch.s + r * kTileTokens + p_word, v, count, steps, channel, n,
-                                   head_dim, state.acc + r * head_dim + channel});
+                                   head_dim, state.acc + r * head_dim + channel, ahead});
         });
       }
     }
@@ -258,7 +300,7 @@ struct Chunk {
     if (begin >= end) return;
     if (is_thin) {
       uint32_t* wide = scratch.operands + kQuad * kPageSize * head_dim;
-      widen_rows(v, kPageSize / 2, head_dim, wide);
+      widen_v(v, wide);
       v = wide;
     }
     add_partial_page(query, page, v, begin, end);
@@ -305,11 +347,13 @@ struct Chunk {
     const float m = tile_m > old_m ? tile_m : old_m;
 
     const F factor = Vec::set1(scale), minus_m = Vec::set1(-m);
+    const float* v_scales = scratch.v_scales + row / task.group * kTilePages;
     F sum = Vec::set1(0.0f);
     for (int t = page_begin; t < page_end; t += Vec::kLanes) {
-      const F p = exp2_flushed(Vec::fma(Vec::load(s + t), factor, minus_m));
+      F p = exp2_flushed(Vec::fma(Vec::load(s + t), factor, minus_m));
       sum = Vec::add(sum, p);
       if (page_sums != nullptr) page_sums[t / kPageSize] += Vec::sum(p);
+      if constexpr (kInt8) p = Vec::mul(p, Vec::set1(v_scales[t / kPageSize]));
       store_probabilities<Vec>(s, t, p);
     }
     float l = Vec::sum(sum);
@@ -379,8 +423,8 @@ void attend_chunk(const ChunkTask& task, const ChunkScratch& scratch, const Atte
 }
 
 template <Storage kStorage>
-void pack_q(const void* row, int head_dim, uint32_t* words) {
-  if constexpr (kStorage == Storage::kWideBFloat16) {
+void pack_q(const void* row, DType dtype, int head_dim, uint32_t* words) {
+  if (kStorage != Storage::kPairs && dtype == DType::kBFloat16) {
     for (int c = 0; c < head_dim; ++c) words[c] = uint32_t{static_cast<const uint16_t*>(row)[c]} << 16;
   } else {
     __builtin_memcpy(words, row, static_cast<unsigned>(head_dim) * (kStorage == Storage::kPairs ? 2 : 4));

@@ -82,12 +82,17 @@ void merge(const AttentionState& into, const AttentionState& next, int rows, int
   }
 }
 
+const AttentionKernels& kernels_for(DType dtype) {
+  if (dtype == DType::kInt8) return cpu_isa().int8;
+  return dtype == DType::kFloat32 ? cpu_isa().float32 : cpu_isa().bfloat16;
+}
+
 class Run {
  public:
   Run(const TreeAttentionParams& params, int num_threads)
       : p_(params),
         group_(params.num_q_heads / params.kv.num_kv_heads),
-        kernels_(params.kv.dtype == DType::kFloat32 ? cpu_isa().float32 : cpu_isa().bfloat16),
+        kernels_(kernels_for(params.kv.dtype)),
         sparse_(params.mask != nullptr || has_holes(params.plan)) {
     find_chunks();
     allocate_mass();
@@ -208,10 +213,13 @@ class Run {
     thread_local Scratch memory;
     const int n = rows(unit.block), d = p_.kv.head_dim, heads = p_.kv.num_kv_heads;
     const size_t q_words = static_cast<size_t>(n) * d, s_words = static_cast<size_t>(n) * kTileTokens;
+    const size_t scale_words = static_cast<size_t>(n / group_) * kTilePages;
     const size_t operand_words = size_t{5} * kPageSize * d,
                  state_words = static_cast<size_t>(state_floats(n, d));
-    uint32_t* words = memory.reserve(q_words + s_words + operand_words + 2 * state_words);
-    const ChunkScratch scratch{words, words + q_words, words + q_words + s_words};
+    uint32_t* words = memory.reserve(q_words + s_words + scale_words + operand_words + 2 * state_words);
+    uint32_t* const scales = words + q_words + s_words;
+    const ChunkScratch scratch{words, words + q_words, reinterpret_cast<float*>(scales),
+                               scales + scale_words};
     float* states = reinterpret_cast<float*>(scratch.operands + operand_words);
     const AttentionState total = state_at(states, n, d), next = state_at(states + state_words, n, d);
 
@@ -266,10 +274,10 @@ class Run {
   }
 
   void pack_rows(const Unit& unit, uint32_t* words) const {
-    const int64_t element = p_.kv.dtype == DType::kFloat32 ? 4 : 2;
+    const int64_t element = p_.q_dtype == DType::kFloat32 ? 4 : 2;
     for_each_row(unit, [&](int row, int64_t token, int64_t head) {
       const int64_t offset = token * p_.q_token_stride + head * p_.q_head_stride;
-      kernels_.pack_q(static_cast<const char*>(p_.q) + offset * element, p_.kv.head_dim,
+      kernels_.pack_q(static_cast<const char*>(p_.q) + offset * element, p_.q_dtype, p_.kv.head_dim,
                       words + int64_t{row} * p_.kv.head_dim);
     });
   }
@@ -281,7 +289,7 @@ class Run {
       const float* acc = state.acc + int64_t{row} * d;
       const float inverse = state.l[row] > 0.0f ? 1.0f / state.l[row] : 0.0f;  // 0: it reads nothing
       for (int c = 0; c < d; ++c) {
-        if (p_.kv.dtype == DType::kFloat32) {
+        if (p_.q_dtype == DType::kFloat32) {
           static_cast<float*>(p_.out)[index * d + c] = acc[c] * inverse;
         } else {
           static_cast<uint16_t*>(p_.out)[index * d + c] = round_to_bfloat16(acc[c] * inverse);
@@ -334,6 +342,9 @@ void tree_attention(const TreeAttentionParams& params, int num_threads) {
   require(params.window >= 0, "window: got ", params.window, ", expected >= 1, or 0 for none");
   require(params.soft_cap >= 0.0f && std::isfinite(params.soft_cap), "logits_soft_cap: got ", params.soft_cap,
           ", expected a finite number > 0, or 0 for none");
+  require(params.q_dtype != DType::kInt8 &&
+              (params.q_dtype == params.kv.dtype || params.kv.dtype == DType::kInt8),
+          "q: expected the dtype of the pages, or float32 or bfloat16 with int8 pages");
   check_plan(params.plan, params.kv.num_pages);
   for (int64_t i = 0; params.mass != nullptr && i < params.plan.num_queries; ++i) {
     require(params.plan.query_position[i] / kPageSize < params.mass_columns, "query_position[", i, "]: got ",

@@ -21,7 +21,8 @@ struct PlanView {
 struct TreeAttentionParams {
   KVView kv;
   PlanView plan;
-  const void* q;  // [num_queries, num_q_heads, head_dim] of the pages' dtype, strides in elements
+  const void* q;  // [num_queries, num_q_heads, head_dim], strides in elements
+  DType q_dtype;  // of q and out: the pages', or float32 or bfloat16 where those are int8
   int64_t q_token_stride, q_head_stride;
   int num_q_heads;
   void* out;   // [num_queries, num_q_heads, head_dim], contiguous

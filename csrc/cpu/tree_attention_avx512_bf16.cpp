@@ -1,5 +1,5 @@
 // bfloat16 storage through the dot product of bfloat16 pairs: probabilities are rounded to bfloat16 before P
-// V, where the other levels keep them in float. Float32 storage is served by the avx512 level.
+// V, where the other levels keep them in float. Float32 and int8 storage are served by the avx512 level.
 #include <immintrin.h>
 
 #include "cpu/tree_attention_kernels.h"

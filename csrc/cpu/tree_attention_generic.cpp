@@ -13,6 +13,7 @@ namespace {
 
 constinit const AttentionKernels kFloat32 = kernels<Storage::kFloat32>();
 constinit const AttentionKernels kBFloat16 = kernels<Storage::kWideBFloat16>();
+constinit const AttentionKernels kInt8 = kernels<Storage::kInt8>();
 constinit const PageScoreKernels kPageScores = page_score_kernels();
 
 }  // namespace tts::generic

@@ -51,12 +51,13 @@ struct AttentionState {
 struct ChunkScratch {
   uint32_t* q;         // [rows, head_dim] rows as pack_q left them
   uint32_t* s;         // [rows, kTileTokens] scores, then probabilities
+  float* v_scales;     // [queries, kTilePages] of the tile's pages, where those are int8
   uint32_t* operands;  // [5 * kPageSize * head_dim] pages as the micro-kernels read them
 };
 
 struct AttentionKernels {
-  // One row of queries from storage into words: a float, or a pair of bfloat16, per word.
-  void (*pack_q)(const void* row, int head_dim, uint32_t* words);
+  // One row of queries, float32 or bfloat16, into words: a float, or a pair of bfloat16, per word.
+  void (*pack_q)(const void* row, DType dtype, int head_dim, uint32_t* words);
   // Sets `state` to that of the chunk that the task's segments span.
   void (*attend_chunk)(const ChunkTask& task, const ChunkScratch& scratch, const AttentionState& state);
   // The same for the pages that the task's mask lets a query read; pages of id -1 are read by nobody. With
@@ -66,13 +67,13 @@ struct AttentionKernels {
 };
 
 namespace generic {
-extern const AttentionKernels kFloat32, kBFloat16;
+extern const AttentionKernels kFloat32, kBFloat16, kInt8;
 }
 namespace avx2 {
-extern const AttentionKernels kFloat32, kBFloat16;
+extern const AttentionKernels kFloat32, kBFloat16, kInt8;
 }
 namespace avx512 {
-extern const AttentionKernels kFloat32, kBFloat16;
+extern const AttentionKernels kFloat32, kBFloat16, kInt8;
 }
 namespace avx512_bf16 {
 extern const AttentionKernels kBFloat16;

@@ -8,6 +8,9 @@ struct Vec {
 
   static F set1(float x) { return _mm256_set1_ps(x); }
   static F load(const void* p) { return _mm256_loadu_ps(static_cast<const float*>(p)); }
+  static F load_int8(const int8_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  }
   static void store(void* p, F x) { _mm256_storeu_ps(static_cast<float*>(p), x); }
   static F broadcast(const uint32_t* word) {
     return _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(*word)));

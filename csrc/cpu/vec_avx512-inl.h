@@ -8,6 +8,9 @@ struct Vec {
 
   static F set1(float x) { return _mm512_set1_ps(x); }
   static F load(const void* p) { return _mm512_loadu_ps(p); }
+  static F load_int8(const int8_t* p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  }
   static void store(void* p, F x) { _mm512_storeu_ps(p, x); }
   static F broadcast(const uint32_t* word) {
     return _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(*word)));

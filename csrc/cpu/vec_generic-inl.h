@@ -14,6 +14,11 @@ struct Vec {
     __builtin_memcpy(&x, p, sizeof(x));
     return x;
   }
+  static F load_int8(const int8_t* p) {
+    int8_t bytes __attribute__((vector_size(4)));
+    __builtin_memcpy(&bytes, p, sizeof(bytes));
+    return __builtin_convertvector(bytes, F);
+  }
   static void store(void* p, F x) { __builtin_memcpy(p, &x, sizeof(x)); }
   static F broadcast(const uint32_t* word) { return (F)U{*word, *word, *word, *word}; }
 

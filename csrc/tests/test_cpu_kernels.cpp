@@ -34,6 +34,17 @@ float to_float(uint16_t x) {
   return value;
 }
 float to_float(float x) { return x; }
+float to_float(int8_t x) { return x; }
+
+// Rows of new keys, values and queries: of the pages' dtype, but float where that is int8.
+template <class Element>
+struct RowOf {
+  using Type = Element;
+};
+template <>
+struct RowOf<int8_t> {
+  using Type = float;
+};
 
 template <class Element>
 std::vector<Element> random_values(Random& random, size_t n) {
@@ -53,13 +64,18 @@ std::vector<Element> random_values(Random& random, size_t n) {
 // NaN.
 template <class Element>
 struct Forest {
-  static constexpr DType kDType = sizeof(Element) == 2 ? DType::kBFloat16 : DType::kFloat32;
+  using Row = typename RowOf<Element>::Type;
+  static constexpr bool kInt8 = sizeof(Element) == 1;
+  static constexpr DType kRowDType = sizeof(Row) == 2 ? DType::kBFloat16 : DType::kFloat32;
+  static constexpr DType kDType = kInt8 ? DType::kInt8 : kRowDType;
 
   int kv_heads, group, head_dim, num_pages = 0, num_queries = 0, width = 0, window;
   float soft_cap;
   std::vector<std::vector<int32_t>> tables;
   std::vector<int32_t> lengths, query_lens;
-  std::vector<Element> k, v, q;
+  std::vector<Element> k, v;
+  std::vector<Row> q;
+  std::vector<float> scales;
 
   explicit Forest(Random& random)
       : kv_heads(draw(random, 1, 2)),
@@ -88,27 +104,42 @@ struct Forest {
 
   KVView view() {
     const int64_t head = int64_t{kPageSize} * head_dim;
-    return {k.data(), v.data(),  kv_heads * head, head,     kv_heads * head,
-            head,     num_pages, kv_heads,        head_dim, kDType};
+    return {k.data(),
+            v.data(),
+            kv_heads * head,
+            head,
+            kv_heads * head,
+            head,
+            num_pages,
+            kv_heads,
+            head_dim,
+            kDType,
+            kInt8 ? scales.data() : nullptr};
   }
 
-  TokenRows rows(std::vector<Element>& values, int heads) {
-    return {values.data(), int64_t{heads} * head_dim, head_dim};
+  TokenRows rows(std::vector<Row>& values, int heads) {
+    return {values.data(), int64_t{heads} * head_dim, head_dim, kRowDType};
   }
 
   void fill(Random& random) {
-    const Element nan = sizeof(Element) == 2 ? static_cast<Element>(0x7fc0) : static_cast<Element>(NAN);
+    Element nan;  // of int8 pages any byte: their scales are NaN
+    if constexpr (kInt8) {
+      nan = 85;
+    } else {
+      nan = sizeof(Element) == 2 ? static_cast<Element>(0x7fc0) : static_cast<Element>(NAN);
+    }
     k.assign(static_cast<size_t>(num_pages) * kv_heads * kPageSize * head_dim, nan);
     v = k;
+    scales.assign(static_cast<size_t>(num_pages) * kv_heads * 2, NAN);
     for (size_t b = 0; b < tables.size(); ++b) {
       std::vector<int32_t> slots;
       for (int p = 0; p < lengths[b]; ++p)
         slots.push_back(tables[b][p / kPageSize] * kPageSize + p % kPageSize);
-      auto new_k = random_values<Element>(random, slots.size() * kv_heads * head_dim);
-      auto new_v = random_values<Element>(random, slots.size() * kv_heads * head_dim);
+      auto new_k = random_values<Row>(random, slots.size() * kv_heads * head_dim);
+      auto new_v = random_values<Row>(random, slots.size() * kv_heads * head_dim);
       append_kv(view(), rows(new_k, kv_heads), rows(new_v, kv_heads), slots.data(), lengths[b], {}, 2);
     }
-    q = random_values<Element>(random, static_cast<size_t>(num_queries) * kv_heads * group * head_dim);
+    q = random_values<Row>(random, static_cast<size_t>(num_queries) * kv_heads * group * head_dim);
   }
 
   TreePlan make_plan(int query_block) const {
@@ -119,9 +150,9 @@ struct Forest {
                  kPageSize, query_block});
   }
 
-  TreeAttentionParams params(const TreePlan& plan, std::vector<Element>& out, std::vector<float>& lse) {
+  TreeAttentionParams params(const TreePlan& plan, std::vector<Row>& out, std::vector<float>& lse) {
     const int heads = kv_heads * group;
-    out.assign(q.size(), Element{});
+    out.assign(q.size(), Row{});
     lse.assign(static_cast<size_t>(num_queries) * heads, NAN);
     const PlanView view_of_plan{plan.query_order.data(),
                                 plan.query_position.data(),
@@ -132,32 +163,27 @@ struct Forest {
                                 static_cast<int64_t>(plan.blocks.size()),
                                 static_cast<int64_t>(plan.segments.size()),
                                 static_cast<int64_t>(plan.pages.size())};
-    return {view(),
-            view_of_plan,
-            q.data(),
-            int64_t{heads} * head_dim,
-            head_dim,
-            heads,
-            out.data(),
-            lse.data(),
-            1 / std::sqrt(static_cast<float>(head_dim)),
-            window,
-            soft_cap};
+    return {view(),   view_of_plan, q.data(),   kRowDType,  int64_t{heads} * head_dim,
+            head_dim, heads,        out.data(), lse.data(), 1 / std::sqrt(static_cast<float>(head_dim)),
+            window,   soft_cap};
   }
 
   // The definition, in double, of one row.
   std::vector<double> expected(int branch, int query, int row, int head, double* lse) {
+    const KVView pool = view();
     const int position = lengths[branch] - query_lens[branch] + query;
     const int first = window > 0 ? std::max(position - window + 1, 0) : 0;
-    const Element* q_row = &q[(static_cast<size_t>(row) * kv_heads * group + head) * head_dim];
+    const auto scale = [&](int p, int which) {
+      return kInt8 ? double{page_scales(pool, tables[branch][p / kPageSize], head / group)[which]} : 1.0;
+    };
+    const Row* q_row = &q[(static_cast<size_t>(row) * kv_heads * group + head) * head_dim];
     std::vector<double> logits, out(static_cast<size_t>(head_dim));
-    const KVView pool = view();
     for (int p = first; p <= position; ++p) {
       const Element* page = k_page<Element>(pool, tables[branch][p / kPageSize], head / group);
       double s = 0;
       for (int c = 0; c < head_dim; ++c)
         s += double{to_float(q_row[c])} * to_float(page[k_index<Element>(p % kPageSize, c)]);
-      s /= std::sqrt(static_cast<double>(head_dim));
+      s *= scale(p, 0) / std::sqrt(static_cast<double>(head_dim));
       logits.push_back(soft_cap > 0 ? soft_cap * std::tanh(s / soft_cap) : s);
     }
     const double largest = *std::max_element(logits.begin(), logits.end());
@@ -165,7 +191,7 @@ struct Forest {
     for (double s : logits) sum += std::exp(s - largest);
     for (int p = first; p <= position; ++p) {
       const Element* page = v_page<Element>(pool, tables[branch][p / kPageSize], head / group);
-      const double weight = std::exp(logits[p - first] - largest) / sum;
+      const double weight = std::exp(logits[p - first] - largest) / sum * scale(p, 1);
       for (int c = 0; c < head_dim; ++c)
         out[c] += weight * to_float(page[v_index<Element>(p % kPageSize, c, head_dim)]);
     }
@@ -173,10 +199,10 @@ struct Forest {
     return out;
   }
 
-  bool close(const std::vector<Element>& out, const std::vector<float>& lse) {
+  bool close(const std::vector<Row>& out, const std::vector<float>& lse) {
     // bfloat16 outputs are rounded to 2^-9 relative; probabilities too where pairs are multiplied.
-    const double relative = sizeof(Element) == 2 ? 1.0 / 128 : 1e-5,
-                 absolute = sizeof(Element) == 2 ? 1.0 / 256 : 1e-5;
+    const double relative = sizeof(Row) == 2 ? 1.0 / 128 : 1e-5,
+                 absolute = sizeof(Row) == 2 ? 1.0 / 256 : 1e-5;
     bool all = true;
     int row = 0;
     for (size_t b = 0; b < tables.size(); ++b) {
@@ -201,13 +227,13 @@ template <class Element>
 void test_forest(uint32_t seed) {
   Random random(seed);
   Forest<Element> forest(random);
-  std::vector<Element> out, other;
+  std::vector<typename Forest<Element>::Row> out, other;
   std::vector<float> lse, other_lse;
   const TreePlan wide = forest.make_plan(32), narrow = forest.make_plan(draw(random, 1, 9));
   tree_attention(forest.params(wide, out, lse), 1);
   CHECK(forest.close(out, lse));
   tree_attention(forest.params(narrow, other, other_lse), 3);
-  CHECK(std::memcmp(out.data(), other.data(), out.size() * sizeof(Element)) == 0);
+  CHECK(std::memcmp(out.data(), other.data(), out.size() * sizeof(out[0])) == 0);
   CHECK(std::memcmp(lse.data(), other_lse.data(), lse.size() * sizeof(float)) == 0);
 
   TreePlan broken = wide;
@@ -259,6 +285,7 @@ int main() {
     for (uint32_t seed = 0; seed < 15; ++seed) {
       tts::test_forest<float>(seed);
       tts::test_forest<uint16_t>(seed);
+      tts::test_forest<int8_t>(seed);
     }
     std::printf("%s: %d failures\n", level.name, tts::test::failures() - before);
   }

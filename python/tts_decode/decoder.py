@@ -23,6 +23,7 @@ from tts_decode.scheduler import Scheduler
 from tts_decode.select import evicted_columns
 from tts_kernels import KVPool, KVTree
 from tts_kernels.cost import StepCost
+from tts_kernels.pool import page_bytes
 
 T = TypeVar("T")
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
@@ -65,6 +66,8 @@ class TreeDecoder:
         kv_bytes: bytes for the KV pages. On the CPU memory is taken from the system as pages are first used;
             default: a quarter of the machine's memory. On a GPU it is taken at once; default: three quarters
             of what is free.
+        kv_dtype: of the KV pages; default: the model's. On the CPU torch.int8 halves the bytes of bfloat16,
+            at the price of a rounding of each key and value (see `tts_kernels.append_kv`).
         max_batch_tokens: tokens in one forward at most; longer prompts go in chunks beside the decoding
             branches.
         sampling: default parameters of `root`.
@@ -76,7 +79,8 @@ class TreeDecoder:
     The same seed gives the same text whatever else is in the batch as far as attention and the matrix
     products do. On the CPU attention is bitwise independent of the batch; on a GPU the order of its sums
     depends on the plan. A GEMM library may round a row differently at another batch size. In float32 that
-    moves a log-probability by some 1e-6 and only rarely a token; in bfloat16 tokens do change.
+    moves a log-probability by some 1e-6 and only rarely a token; in bfloat16 tokens do change. In int8 pages
+    a token's rounding depends on the tokens of its page that were computed in the same step.
 
     Attributes:
         keep_hidden: while above 0 each `Step` carries the mean of its last hidden states, at the price of
@@ -94,6 +98,7 @@ class TreeDecoder:
         *,
         device: str | torch.device | None = None,
         kv_bytes: int | None = None,
+        kv_dtype: torch.dtype | None = None,
         max_batch_tokens: int = 512,
         sampling: SamplingParams | None = None,
         cuda_graphs: bool = True,
@@ -112,7 +117,9 @@ class TreeDecoder:
         self.keep_hidden = 0
         self._engine = HFEngine(model, device)
         self._pool = _make_pool(
-            self._engine, _default_kv_bytes(self._engine.device) if kv_bytes is None else kv_bytes
+            self._engine,
+            _default_kv_bytes(self._engine.device) if kv_bytes is None else kv_bytes,
+            _kv_dtype(self._engine, kv_dtype),
         )
         self._steps: HostSteps | DeviceSteps
         if _runs_on_host(self._engine.device):
@@ -315,22 +322,32 @@ class TreeDecoder:
             )
 
 
-def _make_pool(engine: HFEngine, kv_bytes: int) -> KVPool:
+def _kv_dtype(engine: HFEngine, kv_dtype: torch.dtype | None) -> torch.dtype:
+    if kv_dtype is None or kv_dtype == engine.dtype:
+        return engine.dtype
+    if kv_dtype != torch.int8:
+        raise ValueError(f"kv_dtype must be None, torch.int8 or the model's {engine.dtype}, got {kv_dtype!r}")
+    if not _runs_on_host(engine.device):
+        raise ValueError(
+            f"kv_dtype = torch.int8 has kernels on the CPU only, the model is on {engine.device}"
+        )
+    return kv_dtype
+
+
+def _make_pool(engine: HFEngine, kv_bytes: int, kv_dtype: torch.dtype) -> KVPool:
     shape = engine.kv_shape
     if isinstance(kv_bytes, bool) or not isinstance(kv_bytes, int):
         raise TypeError(f"kv_bytes must be an integer, got {type(kv_bytes).__name__}")
-    page_bytes = (
-        2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * _PAGE_SIZE * engine.dtype.itemsize
-    )
-    if kv_bytes < page_bytes:
-        raise ValueError(f"kv_bytes must hold one page of {page_bytes} bytes at least, got {kv_bytes}")
+    least = page_bytes(shape.num_layers, shape.num_kv_heads, shape.head_dim, _PAGE_SIZE, kv_dtype)
+    if kv_bytes < least:
+        raise ValueError(f"kv_bytes must hold one page of {least} bytes at least, got {kv_bytes}")
     try:
         return KVPool(
             num_layers=shape.num_layers,
             num_kv_heads=shape.num_kv_heads,
             head_dim=shape.head_dim,
             budget_bytes=kv_bytes,
-            dtype=engine.dtype,
+            dtype=kv_dtype,
             page_size=_PAGE_SIZE,
             device=engine.device,
             layout="packed" if _runs_on_host(engine.device) else "HND",

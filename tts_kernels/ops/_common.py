@@ -17,7 +17,9 @@ from tts_kernels import _core
 
 _LIBRARY = torch.library.Library("tts_kernels", "DEF")  # type: ignore[no-untyped-call]
 PAGE_SIZE = 16
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.bfloat16, torch.int8)
+# Of keys, values, queries and outputs beside pages of int8.
+_ROW_DTYPES = (torch.float32, torch.bfloat16)
 
 
 def register(
@@ -44,7 +46,7 @@ class PageLayout(NamedTuple):
 @lru_cache
 def page_layout(head_dim: int, dtype: torch.dtype) -> PageLayout:
     d = head_dim
-    if dtype == torch.float32:
+    if dtype != torch.bfloat16:
         return PageLayout((d, 16), (16, d), (16, 1), (d, 1))
     return PageLayout((d // 2, 16, 2), (8, d, 2), (32, 2, 1), (2 * d, 2, 1))
 
@@ -91,10 +93,13 @@ def _refuse_int32(name: str, tensor: Tensor, *inner: int) -> None:
 
 
 def check_rows(name: str, rows: Tensor, heads: int | None, head_dim: int, dtype: torch.dtype) -> None:
-    """Rows [n, heads, head_dim] of the pages' dtype, contiguous channels; token and head strides are free."""
+    """Rows [n, heads, head_dim] with contiguous channels; token and head strides are free.
+
+    `dtype` is that of the pages; the rows have it too, and beside int8 pages float32 or bfloat16.
+    """
     shape = rows.shape
     if not (
-        rows.dtype is dtype
+        (rows.dtype in _ROW_DTYPES if dtype.itemsize == 1 else rows.dtype is dtype)
         and len(shape) == 3
         and shape[2] == head_dim
         and (heads is None or shape[1] == heads)
@@ -104,7 +109,9 @@ def check_rows(name: str, rows: Tensor, heads: int | None, head_dim: int, dtype:
 
 
 def _refuse_rows(name: str, rows: Tensor, heads: int | None, head_dim: int, dtype: torch.dtype) -> None:
-    if rows.dtype != dtype:
+    if dtype.itemsize == 1 and rows.dtype not in _ROW_DTYPES:
+        raise TypeError(f"{name}: got {rows.dtype}, expected torch.float32 or torch.bfloat16")
+    if dtype.itemsize > 1 and rows.dtype != dtype:
         raise TypeError(f"{name}: got {rows.dtype}, expected {dtype}, the dtype of the pages")
     if rows.dim() != 3 or rows.shape[2] != head_dim or (heads is not None and rows.shape[1] != heads):
         expected = f"[n, {'heads' if heads is None else heads}, {head_dim}]"
@@ -114,7 +121,7 @@ def _refuse_rows(name: str, rows: Tensor, heads: int | None, head_dim: int, dtyp
 
 def token_rows(rows: Tensor) -> _core.TokenRows:
     strides = rows.stride()
-    return _core.TokenRows(rows.data_ptr(), (strides[0], strides[1]))
+    return _core.TokenRows(rows.data_ptr(), (strides[0], strides[1]), rows.element_size())
 
 
 def check_plan_tensors(
@@ -155,10 +162,13 @@ def plan_view(
     )
 
 
-def kv_view(k_pages: Tensor, v_pages: Tensor, *, layers: int = 0) -> _core.KVView:
+def kv_view(
+    k_pages: Tensor, v_pages: Tensor, scales: Tensor | None = None, *, layers: int = 0
+) -> _core.KVView:
     """Checks pages [num_pages, num_kv_heads, *packed page] and returns what C++ needs to know of them.
 
-    `layers` leading dimensions are skipped. Page and head strides are free, a packed page is contiguous.
+    `layers` leading dimensions are skipped. Page and head strides are free, a packed page is contiguous, and
+    so are the scales of int8 pages.
     """
     dtype = k_pages.dtype
     k_shape, v_shape = k_pages.shape, v_pages.shape
@@ -176,6 +186,7 @@ def kv_view(k_pages: Tensor, v_pages: Tensor, *, layers: int = 0) -> _core.KVVie
         and k_shape[:inner] == v_shape[:inner]
     ):
         _refuse_pages(k_pages, v_pages, inner, layout)
+    check_scales(scales, k_pages, layers=layers)
     return _core.KVView(
         k_pages.data_ptr(),
         v_pages.data_ptr(),
@@ -184,15 +195,35 @@ def kv_view(k_pages: Tensor, v_pages: Tensor, *, layers: int = 0) -> _core.KVVie
         k_shape[layers],
         k_shape[layers + 1],
         head_dim,
-        dtype is torch.bfloat16,
+        dtype.itemsize,
+        0 if scales is None else scales.data_ptr(),
     )
+
+
+def check_scales(scales: Tensor | None, k_pages: Tensor, *, layers: int = 0) -> None:
+    """Scales [num_pages, num_kv_heads, 2] after `layers` leading dimensions, of int8 pages and no others."""
+    if k_pages.dtype.itemsize > 1:
+        if scales is not None:
+            raise ValueError(f"scales: got a tensor, expected None: pages of {k_pages.dtype} have no scales")
+        return
+    expected = [*k_pages.shape[: layers + 2], 2]
+    if scales is None:
+        raise ValueError(f"scales: got None, expected the scales {expected} of pages of {k_pages.dtype}")
+    if scales.dtype != torch.float32:
+        raise TypeError(f"scales: got {scales.dtype}, expected torch.float32")
+    if list(scales.shape) != expected or not scales.is_contiguous():
+        raise ValueError(
+            f"scales: got shape {list(scales.shape)} and strides {scales.stride()}, expected a contiguous "
+            f"{expected} as the pages have"
+        )
 
 
 def _refuse_pages(k_pages: Tensor, v_pages: Tensor, inner: int, layout: PageLayout) -> None:
     names, dtype = "k_pages, v_pages", k_pages.dtype
     if dtype not in DTYPES or v_pages.dtype != dtype:
         raise TypeError(
-            f"{names}: got {dtype} and {v_pages.dtype}, expected both torch.float32 or both torch.bfloat16"
+            f"{names}: got {dtype} and {v_pages.dtype}, expected both torch.float32, torch.bfloat16 or "
+            "torch.int8"
         )
     k_shape, v_shape = k_pages.shape, v_pages.shape
     if k_shape == v_shape and len(k_shape) == inner + 2:
@@ -202,7 +233,7 @@ def _refuse_pages(k_pages: Tensor, v_pages: Tensor, inner: int, layout: PageLayo
         )
     shapes = (k_shape[inner:], v_shape[inner:])
     if k_shape[:inner] != v_shape[:inner] or shapes != (layout.k_shape, layout.v_shape):
-        pages = "[d, 16] and [16, d]" if dtype == torch.float32 else "[d / 2, 16, 2] and [8, d, 2]"
+        pages = "[d / 2, 16, 2] and [8, d, 2]" if dtype == torch.bfloat16 else "[d, 16] and [16, d]"
         raise ValueError(
             f"{names}: got shapes {list(k_shape)} and {list(v_shape)}, expected [num_pages, num_kv_heads] "
             f"followed by the packed pages {pages} of head_dim d in {dtype}"

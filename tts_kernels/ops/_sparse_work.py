@@ -9,8 +9,7 @@ from torch import Tensor
 
 from tts_kernels import backend
 from tts_kernels.device_plan import DevicePlan, SelectOptions
-from tts_kernels.ops._common import check_devices
-from tts_kernels.ops._paged import check_plain
+from tts_kernels.ops._common import check_devices, summary_dtype
 from tts_kernels.selection import Selection
 
 
@@ -29,9 +28,12 @@ def score_pages_work(q: Tensor, summaries: Tensor, plan: DevicePlan, scale: floa
             f"summaries: got shape {list(summaries.shape)} and strides {summaries.stride()}, expected "
             f"contiguous [>= {plan.num_pages}, {plan.num_kv_heads}, 1 or 2, {plan.head_dim}] as planned"
         )
-    if q.dtype != summaries.dtype:
-        raise TypeError(f"q: got {q.dtype}, expected {summaries.dtype}, the dtype of the summaries")
-    check_plain(plan.head_dim, q.dtype)
+    # Beside pages of 8 bits summaries are bfloat16 and q may be float32.
+    expected_dtype = summary_dtype(plan.dtype)
+    if summaries.dtype != expected_dtype:
+        raise TypeError(f"summaries: got {summaries.dtype}, expected {expected_dtype} for {plan.dtype} pages")
+    if q.dtype != expected_dtype and not (plan.dtype.itemsize == 1 and q.dtype == torch.float32):
+        raise TypeError(f"q: got {q.dtype}, expected {expected_dtype}, the dtype of the summaries")
     if q.dim() != 3 or q.shape[1:] != (plan.num_q_heads, plan.head_dim) or q.shape[0] < plan.num_queries:
         raise ValueError(
             f"q: got shape {list(q.shape)}, expected [>= {plan.num_queries}, {plan.num_q_heads}, "

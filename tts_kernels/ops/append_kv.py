@@ -10,6 +10,7 @@ from tts_kernels.ops._common import (
     check_devices,
     check_int32,
     check_rows,
+    check_scales,
     check_summaries,
     kv_view,
     register,
@@ -27,11 +28,13 @@ def append_kv(
     slots: Tensor,
     *,
     summaries: Tensor | None = None,
+    scales: Tensor | None = None,
 ) -> None:
     """Writes the keys and values of T tokens into one layer's pages.
 
     Args:
-        k, v: [T, num_kv_heads, head_dim] of the pages' dtype, contiguous channels, other strides free.
+        k, v: [T, num_kv_heads, head_dim] of the pages' dtype, or float32 or bfloat16 for int8 pages;
+            contiguous channels, other strides free.
         k_pages, v_pages: one layer of a `KVPool`, or plain pages [num_pages, num_kv_heads, page_size,
             head_dim] with contiguous channels; changed in place.
         slots: int32 [T], physical slot page * page_size + offset of each token.
@@ -39,6 +42,14 @@ def append_kv(
             S = 1: mean key of each page (Kinetics); S = 2: least and largest value of each channel (Quest).
             It covers a page's slots from its first to the last that this call writes: pages fill in order.
             On plain pages it is made by Triton, whichever backend serves the rest.
+        scales: float32 [num_pages, num_kv_heads, 2], those of K and V of each page, with int8 pages only;
+            changed in place.
+
+    int8 pages hold round(value / scale) to nearest even, scale = (largest |value| of the page and head) / 127
+    or 1 where that is 0. A call with offset 0 of a page starts the page anew; any other that needs a larger
+    scale quantizes the page's earlier tokens again, which moves them by up to half a step each time. All
+    tokens that a call puts into one page share one scale at once. A NaN or an infinity makes the scale NaN
+    until the page starts anew. Summaries are bfloat16, of the quantized keys.
 
     Raises:
         TypeError, ValueError: a dtype, device, shape or stride does not fit, or a slot is outside the pool.
@@ -46,19 +57,30 @@ def append_kv(
 
     On plain pages (`KVPool` with layout "HND" or "NHD", or a framework's own) slots are not checked, which
     would wait for the device: tokens with a slot outside the pool are left out, and of several tokens with
-    one slot any may stay. On packed pages the last one does.
+    one slot any may stay. On packed pages the last one does. On plain pages of 8 bits the tokens of a page
+    follow each other in the call, in the order of their slots, as `KVTree.append` has them.
     """
     check_devices(k=k, v=v, k_pages=k_pages, v_pages=v_pages, slots=slots)
-    torch.ops.tts_kernels.append_kv.default(k, v, k_pages, v_pages, slots, summaries)
+    if scales is not None:
+        check_devices(k_pages=k_pages, scales=scales)
+    torch.ops.tts_kernels.append_kv.default(k, v, k_pages, v_pages, slots, summaries, scales)
 
 
 def _append_kv_cpu(
-    k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor, summaries: Tensor | None = None
+    k: Tensor,
+    v: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    slots: Tensor,
+    summaries: Tensor | None = None,
+    scales: Tensor | None = None,
 ) -> None:
     if are_plain(k_pages, v_pages):
-        return _append_kv_plain(k, v, k_pages, v_pages, slots, summaries)
-    kv = kv_view(k_pages, v_pages)
+        return _append_kv_plain(k, v, k_pages, v_pages, slots, summaries, scales)
+    kv = kv_view(k_pages, v_pages, scales)
     _check_tokens(k, v, k_pages, v_pages, slots)
+    if k.dtype != v.dtype:
+        raise TypeError(f"k, v: got {k.dtype} and {v.dtype}, expected one dtype")
     _core.append_kv(
         kv,
         token_rows(k),
@@ -71,16 +93,26 @@ def _append_kv_cpu(
 
 
 def _append_kv_plain(
-    k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor, summaries: Tensor | None = None
+    k: Tensor,
+    v: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    slots: Tensor,
+    summaries: Tensor | None = None,
+    scales: Tensor | None = None,
 ) -> None:
     check_plain_pages(k_pages, v_pages)
+    check_scales(scales, k_pages)
     _check_tokens(k, v, k_pages, v_pages, slots)
     num_pages, num_kv_heads, _, head_dim = k_pages.shape
     if summaries is not None:
         check_summaries(summaries, (num_pages, num_kv_heads, head_dim), k_pages)
-    backend.kernel("append_kv", k_pages)(k, v, k_pages, v_pages, slots)
+    if scales is None:
+        backend.kernel("append_kv", k_pages)(k, v, k_pages, v_pages, slots)
+    else:
+        backend.kernel("append_scaled", k_pages)(k, v, k_pages, v_pages, slots, scales)
     if summaries is not None:
-        backend.kernel("summarize_pages", k_pages)(k_pages, slots, summaries)
+        backend.kernel("summarize_pages", k_pages)(k_pages, slots, summaries, scales)
 
 
 def _check_tokens(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
@@ -95,14 +127,20 @@ def _check_tokens(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots:
 
 
 def _append_kv_fake(
-    k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor, summaries: Tensor | None = None
+    k: Tensor,
+    v: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    slots: Tensor,
+    summaries: Tensor | None = None,
+    scales: Tensor | None = None,
 ) -> None:
     return None
 
 
 register(
     "append_kv(Tensor k, Tensor v, Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor slots, "
-    "Tensor(c!)? summaries=None) -> ()",
+    "Tensor(c!)? summaries=None, Tensor(d!)? scales=None) -> ()",
     cpu=_append_kv_cpu,
     cuda=_append_kv_plain,
     fake=_append_kv_fake,

@@ -9,6 +9,7 @@ from tts_kernels import _core, backend
 from tts_kernels.ops._common import (
     check_devices,
     check_int32,
+    check_scales,
     check_summaries,
     kv_view,
     register,
@@ -17,7 +18,14 @@ from tts_kernels.ops._common import (
 from tts_kernels.ops._paged import are_plain, check_plain_pages
 
 
-def copy_pages(k_pages: Tensor, v_pages: Tensor, copies: Tensor, *, summaries: Tensor | None = None) -> None:
+def copy_pages(
+    k_pages: Tensor,
+    v_pages: Tensor,
+    copies: Tensor,
+    *,
+    summaries: Tensor | None = None,
+    scales: Tensor | None = None,
+) -> None:
     """Copies pages in every layer of a pool, one (source, destination) pair after the other.
 
     Args:
@@ -26,6 +34,7 @@ def copy_pages(k_pages: Tensor, v_pages: Tensor, copies: Tensor, *, summaries: T
         copies: int32 [C, 2] physical (source, destination) pages.
         summaries: [num_layers, num_pages, num_kv_heads, S, head_dim] of the pages' dtype, contiguous; those
             of the copied pages are copied along.
+        scales: of int8 pages, float32 [num_layers, num_pages, num_kv_heads, 2]; copied with their pages.
 
     Raises:
         TypeError, ValueError: a dtype, device, shape or stride does not fit, or a page is outside the pool.
@@ -36,15 +45,21 @@ def copy_pages(k_pages: Tensor, v_pages: Tensor, copies: Tensor, *, summaries: T
     a pair that leads outside the pool is left out.
     """
     check_devices(k_pages=k_pages, v_pages=v_pages, copies=copies)
-    torch.ops.tts_kernels.copy_pages.default(k_pages, v_pages, copies, summaries)
+    if scales is not None:
+        check_devices(k_pages=k_pages, scales=scales)
+    torch.ops.tts_kernels.copy_pages.default(k_pages, v_pages, copies, summaries, scales)
 
 
 def _copy_pages_cpu(
-    k_pages: Tensor, v_pages: Tensor, copies: Tensor, summaries: Tensor | None = None
+    k_pages: Tensor,
+    v_pages: Tensor,
+    copies: Tensor,
+    summaries: Tensor | None = None,
+    scales: Tensor | None = None,
 ) -> None:
     if are_plain(k_pages, v_pages, layers=1):
-        return _copy_pages_plain(k_pages, v_pages, copies, summaries)
-    kv = kv_view(k_pages, v_pages, layers=1)
+        return _copy_pages_plain(k_pages, v_pages, copies, summaries, scales)
+    kv = kv_view(k_pages, v_pages, scales, layers=1)
     check_int32("copies", copies, 2)
     _core.copy_pages(
         kv,
@@ -58,9 +73,14 @@ def _copy_pages_cpu(
 
 
 def _copy_pages_plain(
-    k_pages: Tensor, v_pages: Tensor, copies: Tensor, summaries: Tensor | None = None
+    k_pages: Tensor,
+    v_pages: Tensor,
+    copies: Tensor,
+    summaries: Tensor | None = None,
+    scales: Tensor | None = None,
 ) -> None:
     check_plain_pages(k_pages, v_pages, layers=1)
+    check_scales(scales, k_pages, layers=1)
     check_int32("copies", copies, 2)
     layers, num_pages, num_kv_heads, _, head_dim = k_pages.shape
     if summaries is not None:
@@ -69,16 +89,23 @@ def _copy_pages_plain(
     copy(k_pages, v_pages, copies)
     if summaries is not None:  # as keys and values of pages of one token: minima and maxima, or means twice
         copy(summaries[..., :1, :], summaries[..., -1:, :], copies)
+    if scales is not None:
+        copy(scales[..., None, :1], scales[..., None, 1:], copies)
 
 
 def _copy_pages_fake(
-    k_pages: Tensor, v_pages: Tensor, copies: Tensor, summaries: Tensor | None = None
+    k_pages: Tensor,
+    v_pages: Tensor,
+    copies: Tensor,
+    summaries: Tensor | None = None,
+    scales: Tensor | None = None,
 ) -> None:
     return None
 
 
 register(
-    "copy_pages(Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor copies, Tensor(c!)? summaries=None) -> ()",
+    "copy_pages(Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor copies, Tensor(c!)? summaries=None, "
+    "Tensor(d!)? scales=None) -> ()",
     cpu=_copy_pages_cpu,
     cuda=_copy_pages_plain,
     fake=_copy_pages_fake,

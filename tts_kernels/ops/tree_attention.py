@@ -38,6 +38,7 @@ def tree_attention(
     logits_soft_cap: float | None = None,
     selection: Selection | None = None,
     return_mass: Literal[False] = False,
+    scales: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 @overload
 def tree_attention(
@@ -51,6 +52,7 @@ def tree_attention(
     logits_soft_cap: float | None = None,
     selection: Selection | None = None,
     return_mass: Literal[True],
+    scales: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]: ...
 def tree_attention(
     q: Tensor,
@@ -63,6 +65,7 @@ def tree_attention(
     logits_soft_cap: float | None = None,
     selection: Selection | None = None,
     return_mass: bool = False,
+    scales: Tensor | None = None,
 ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
     """Softmax attention of T queries, each over the tokens up to its own position of its branch.
 
@@ -71,8 +74,9 @@ def tree_attention(
     of the plan or on the number of threads. On plain pages (a GPU) they are the same each time for one plan.
 
     Args:
-        q: [T, num_q_heads, head_dim] of the pages' dtype, contiguous channels, other strides free; rows in
-            the order of the plan's arguments. num_q_heads is a multiple of num_kv_heads.
+        q: [T, num_q_heads, head_dim] of the pages' dtype, or float32 or bfloat16 with int8 pages; contiguous
+            channels, other strides free; rows in the order of the plan's arguments. num_q_heads is a multiple
+            of num_kv_heads.
         k_pages, v_pages: one layer of a `KVPool`, or plain pages [num_pages, num_kv_heads, page_size,
             head_dim] with contiguous channels; the queries' own tokens already appended.
         plan: for packed pages `plan(block_tables, lengths, query_lens)`, for plain pages
@@ -83,11 +87,11 @@ def tree_attention(
         scale: factor of the logits, > 0; default head_dim ** -0.5.
         window: a query at position p sees positions max(0, p - window + 1) .. p; default all up to p.
         logits_soft_cap: c turns a scaled logit s into c * tanh(s / c); default none.
-
         selection: the pages that each query reads (`select_pages`); default all. Pages that nobody reads are
             not loaded; one that several queries read is loaded once for each KV head. On packed pages all
             pages selected give the same bits as no selection.
         return_mass: also return the share of each page in each query's softmax.
+        scales: of int8 pages, float32 [num_pages, num_kv_heads, 2]: values are bytes times scales.
 
     Returns:
         out: [T, num_q_heads, head_dim] of q's dtype.
@@ -97,7 +101,8 @@ def tree_attention(
         A query that reads no page has 0, -inf and 0.
 
     Sums are float32. GPUs and the CPU level with a bfloat16 dot product (avx512_bf16) round probabilities
-    to the dtype of the values before they multiply them; other CPU levels keep them in float32.
+    to the dtype of the values before they multiply them; other CPU levels, and all with int8 pages, keep them
+    in float32.
     Probabilities below 2**-125 of the largest are 0.
 
     Raises:
@@ -113,9 +118,8 @@ def tree_attention(
         raise TypeError(f"selection: got {type(selection).__name__}, expected a Selection (select_pages)")
     if isinstance(plan, DevicePlan):
         mask = None if selection is None else selection.mask
-        results = tree_attention_work(
-            q, k_pages, v_pages, plan, scale, window or 0, logits_soft_cap or 0.0, mask, return_mass
-        )
+        options = (scale, window or 0, logits_soft_cap or 0.0, mask, scales)
+        results = tree_attention_work(q, k_pages, v_pages, plan, *options, return_mass=return_mass)
         return (results[0], results[1], results[2]) if return_mass else (results[0], results[1])
     if not isinstance(plan, TreePlan):
         raise TypeError(
@@ -137,6 +141,8 @@ def tree_attention(
         segments=plan.segments,
         pages=plan.pages,
     )
+    if scales is not None:
+        check_devices(k_pages=k_pages, scales=scales)
     if q.dim() != 3 or q.shape[2] == 0:
         raise ValueError(f"q: got shape {list(q.shape)}, expected [T, num_q_heads, head_dim]")
     if plan.page_size != PAGE_SIZE:
@@ -156,6 +162,7 @@ def tree_attention(
         window or 0,
         logits_soft_cap or 0.0,
         None if selection is None else selection.mask,
+        scales,
     )
     if return_mass:
         out, lse, mass = torch.ops.tts_kernels.tree_attention.mass(*arguments, plan.max_columns)
@@ -177,9 +184,10 @@ def _tree_attention_cpu(
     window: int,
     logits_soft_cap: float,
     mask: Tensor | None = None,
+    scales: Tensor | None = None,
     mass: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    kv = kv_view(k_pages, v_pages)
+    kv = kv_view(k_pages, v_pages, scales)
     check_rows("q", q, None, v_pages.shape[3], k_pages.dtype)
     check_plan_tensors(query_order, query_position, blocks, segments, pages)
     tokens, heads, _ = q.shape
@@ -231,6 +239,7 @@ def _tree_attention_fake(
     window: int,
     logits_soft_cap: float,
     mask: Tensor | None = None,
+    scales: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32)
 
@@ -244,15 +253,16 @@ def _tree_attention_mass_fake(
 
 _ARGUMENTS = (
     "(Tensor q, Tensor k_pages, Tensor v_pages, Tensor query_order, Tensor query_position, Tensor blocks, "
-    "Tensor segments, Tensor pages, float scale, int window, float logits_soft_cap, Tensor? mask"
+    "Tensor segments, Tensor pages, float scale, int window, float logits_soft_cap"
 )
 register(
-    f"tree_attention{_ARGUMENTS}=None) -> (Tensor out, Tensor lse)",
+    f"tree_attention{_ARGUMENTS}, Tensor? mask=None, Tensor? scales=None) -> (Tensor out, Tensor lse)",
     cpu=_tree_attention_cpu,
     fake=_tree_attention_fake,
 )
 register(
-    f"tree_attention.mass{_ARGUMENTS}, int columns) -> (Tensor out, Tensor lse, Tensor mass)",
+    f"tree_attention.mass{_ARGUMENTS}, Tensor? mask, Tensor? scales, int columns) "
+    "-> (Tensor out, Tensor lse, Tensor mass)",
     cpu=_tree_attention_mass_cpu,
     fake=_tree_attention_mass_fake,
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tts_kernels import backend
 from tts_kernels.device_plan import AttentionOptions, DevicePlan, WorkCapacity, WorkLaunch, WorkLayout
-from tts_kernels.ops._common import check_devices, check_mask, check_rows, register
+from tts_kernels.ops._common import check_devices, check_mask, check_rows, check_scales, register
 from tts_kernels.ops._paged import check_plain_pages
 
 
@@ -24,18 +24,20 @@ def tree_attention_work(
     window: int,
     logits_soft_cap: float,
     mask: Tensor | None = None,
+    scales: Tensor | None = None,
+    *,
     return_mass: bool = False,
 ) -> tuple[Tensor, ...]:
     """`tts_kernels.tree_attention` with a DevicePlan; window and logits_soft_cap are 0 for none.
 
-    mask: that of a Selection.
+    mask: that of a Selection. scales: of pages of 8 bits.
 
     The plan's memory may hold a later plan by the time the kernels run, as in a captured graph: they leave
     out its queries that q has no row for.
     """
     work, partials, capacity, num_items, num_merges = plan.launch
-    selected = {} if mask is None else {"selection": mask}
-    check_devices(q=q, k_pages=k_pages, v_pages=v_pages, plan=work, partials=partials, **selected)
+    given = {name: t for name, t in (("selection", mask), ("scales", scales)) if t is not None}
+    check_devices(q=q, k_pages=k_pages, v_pages=v_pages, plan=work, partials=partials, **given)
     pages, queries = k_pages.shape, q.shape
     if not (
         pages[1:] == (plan.num_kv_heads, plan.page_size, plan.head_dim)
@@ -63,6 +65,7 @@ def tree_attention_work(
         window,
         logits_soft_cap,
         mask,
+        scales,
     )
     if return_mass:
         out, lse, mass = torch.ops.tts_kernels.tree_attention.work_mass(*arguments, plan.max_columns)
@@ -96,9 +99,11 @@ def _tree_attention_work(
     window: int,
     logits_soft_cap: float,
     mask: Tensor | None = None,
+    scales: Tensor | None = None,
     mass: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     check_plain_pages(k_pages, v_pages)
+    check_scales(scales, k_pages)
     _, num_kv_heads, _, head_dim = k_pages.shape
     check_rows("q", q, None, head_dim, k_pages.dtype)
     tokens, num_q_heads, _ = q.shape
@@ -118,12 +123,13 @@ def _tree_attention_work(
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     lse = torch.empty((tokens, num_q_heads), dtype=torch.float32, device=q.device)
     options = AttentionOptions(scale, min(window, 2**30), logits_soft_cap)
-    if mask is None:
+    if mask is None and scales is None:
         backend.kernel("tree_attention", k_pages)(q, k_pages, v_pages, launch, options, out, lse)
     else:
-        backend.kernel("sparse_attention", k_pages)(q, k_pages, v_pages, launch, options, out, lse, mask)
+        attend = backend.kernel("sparse_attention", k_pages)
+        attend(q, k_pages, v_pages, launch, options, out, lse, mask, scales)
     if mass is not None:
-        backend.kernel("page_mass", k_pages)(q, k_pages, launch, options, mask, mass)
+        backend.kernel("page_mass", k_pages)(q, k_pages, launch, options, mask, mass, scales)
     return out, lse
 
 
@@ -182,6 +188,7 @@ def _tree_attention_work_fake(
     window: int,
     logits_soft_cap: float,
     mask: Tensor | None = None,
+    scales: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32)
 
@@ -195,16 +202,17 @@ def _tree_attention_work_mass_fake(
 
 _ARGUMENTS = (
     "(Tensor q, Tensor k_pages, Tensor v_pages, Tensor work, Tensor(a!) partials, int[] capacity, "
-    "int num_items, int num_merges, float scale, int window, float logits_soft_cap, Tensor? mask"
+    "int num_items, int num_merges, float scale, int window, float logits_soft_cap, "
 )
 register(
-    f"tree_attention.work_mass{_ARGUMENTS}, int columns) -> (Tensor out, Tensor lse, Tensor mass)",
+    f"tree_attention.work_mass{_ARGUMENTS}Tensor? mask, Tensor? scales, int columns) "
+    "-> (Tensor out, Tensor lse, Tensor mass)",
     cpu=_tree_attention_work_mass,
     cuda=_tree_attention_work_mass,
     fake=_tree_attention_work_mass_fake,
 )
 register(
-    f"tree_attention.work{_ARGUMENTS}=None) -> (Tensor out, Tensor lse)",
+    f"tree_attention.work{_ARGUMENTS}Tensor? mask=None, Tensor? scales=None) -> (Tensor out, Tensor lse)",
     cpu=_tree_attention_work,
     cuda=_tree_attention_work,
     fake=_tree_attention_work_fake,

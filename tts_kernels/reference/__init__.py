@@ -2,15 +2,19 @@
 
 from tts_kernels.reference.append_kv import append_kv
 from tts_kernels.reference.gather_kv import gather_kv
+from tts_kernels.reference.int8_pages import append_int8, dequantize, quantize
 from tts_kernels.reference.page_summaries import page_summaries
 from tts_kernels.reference.score_pages import score_pages
 from tts_kernels.reference.select_top_pages import select_top_pages
 from tts_kernels.reference.tree_attention import tree_attention
 
 __all__ = [
+    "append_int8",
     "append_kv",
+    "dequantize",
     "gather_kv",
     "page_summaries",
+    "quantize",
     "score_pages",
     "select_top_pages",
     "tree_attention",

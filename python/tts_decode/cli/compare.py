@@ -40,6 +40,7 @@ def compare(
     dtype: opt.Dtype = "auto",
     device: opt.Device = "cpu",
     kv_mib: opt.KvMib = None,
+    kv_dtype: opt.KvDtype = "auto",
     temperature: opt.Temperature = 0.8,
     seed: opt.Seed = 0,
     stop: opt.Stop = "\\n",
@@ -85,7 +86,7 @@ def compare(
         raise CommandError(f'task {unknown[0]} has no answer to compare with; add "answer" to its line')
 
     rows: list[tuple[str, list[Outcome], RunStats]] = []
-    with open_session(model, dtype, device, kv_mib) as session:
+    with open_session(model, dtype, device, kv_mib, kv_dtype) as session:
         for chosen, chosen_options in zip(strategies, options, strict=True):
             # A decoder of its own, so that its counters and its peak are its own.
             outcomes, stats = run_problems(

@@ -38,6 +38,13 @@ KvMib = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+KvDtype = Annotated[
+    str,
+    typer.Option(
+        help="auto: the model's; int8 (CPU): half the bytes of bfloat16, keys and values rounded.",
+        rich_help_panel=_MODEL,
+    ),
+]
 Tasks = Annotated[
     Path | None,
     typer.Option("--tasks", help='JSONL file, a problem a line: {"prompt": "...", "answer": "..."}.'),

@@ -37,6 +37,7 @@ def search(
     dtype: opt.Dtype = "auto",
     device: opt.Device = "cpu",
     kv_mib: opt.KvMib = None,
+    kv_dtype: opt.KvDtype = "auto",
     temperature: opt.Temperature = 0.8,
     seed: opt.Seed = 0,
     stop: opt.Stop = "\\n",
@@ -79,7 +80,7 @@ def search(
             chat=not raw,
         )
     problems = [Task("prompt", prompt)] if prompt is not None else read_tasks(tasks) if tasks else []
-    with open_session(model, dtype, device, kv_mib) as session:
+    with open_session(model, dtype, device, kv_mib, kv_dtype) as session:
         decoder = session.decoder()
         watch = session.watcher(chosen.name, len(problems))
         outcomes, stats = run_problems(decoder, problems, chosen, options, settings, on_stats=watch)

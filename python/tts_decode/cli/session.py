@@ -26,12 +26,13 @@ class Session:
     tokenizer: Any
     display: Display
     kv_bytes: int | None
+    kv_dtype: torch.dtype | None
 
     def decoder(self) -> TreeDecoder:
         """A new decoder on the model, with an empty KV tree and counters at zero."""
         gc.collect()  # the decoder before may still hold its pages in a cycle of references
         with usage_errors():
-            return TreeDecoder(self.model, self.tokenizer, kv_bytes=self.kv_bytes)
+            return TreeDecoder(self.model, self.tokenizer, kv_bytes=self.kv_bytes, kv_dtype=self.kv_dtype)
 
     def watcher(self, title: str, tasks: int) -> Callable[[DecoderStats, int], None]:
         """Shows how a run of `title` goes; called with the decoder's state and the number of tasks done."""
@@ -51,18 +52,28 @@ class Session:
         """What ran, JSON-ready."""
         dtype = str(self.model.dtype).removeprefix("torch.")
         device = str(self.model.device)
-        return {"model": self.name, "dtype": dtype, "device": device, "threads": torch.get_num_threads()}
+        return {
+            "model": self.name,
+            "dtype": dtype,
+            "kv_dtype": dtype if self.kv_dtype is None else str(self.kv_dtype).removeprefix("torch."),
+            "device": device,
+            "threads": torch.get_num_threads(),
+        }
 
 
 @contextmanager
-def open_session(name: str, dtype: str, device: str, kv_mib: int | None) -> Iterator[Session]:
+def open_session(name: str, dtype: str, device: str, kv_mib: int | None, kv_dtype: str) -> Iterator[Session]:
     """Loads the model and shows progress on stderr until the block ends."""
     if kv_mib is not None and kv_mib < 1:
         raise UsageError(f"--kv-mib: got {kv_mib}, expected at least 1")
+    if kv_dtype not in ("auto", "int8"):
+        raise UsageError(f"--kv-dtype: got {kv_dtype!r}, expected auto or int8")
     # Its warnings are for those who call it: what concerns the user here comes as our own errors.
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with Display() as display:
         display.stage(f"opening {name}")
         with usage_errors():
             model, tokenizer = load_model(name, dtype, device=device, on_progress=display.stage)
-        yield Session(name, model, tokenizer, display, None if kv_mib is None else kv_mib * _MIB)
+        kv_bytes = None if kv_mib is None else kv_mib * _MIB
+        pages = torch.int8 if kv_dtype == "int8" else None
+        yield Session(name, model, tokenizer, display, kv_bytes, pages)

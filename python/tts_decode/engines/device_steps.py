@@ -42,7 +42,7 @@ class DeviceSteps:
         if self._graphs is not None and decoding and not hidden:
             logits = self._graphs.run(step)
             if logits is not None:
-                return Output(logits, None, self._pages(step))
+                return Output(logits, None, pages=self._pages(step))
         device = self._engine.device
         context = StepContext(
             self._pool,

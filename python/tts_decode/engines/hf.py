@@ -25,7 +25,7 @@ from tts_decode.engines.features import (
     refuse_placement,
 )
 from tts_decode.engines.shape import shape_of_model
-from tts_kernels import DevicePlan, KVPool, TreePlan, tree_attention
+from tts_kernels import DevicePlan, KVPool, TreePlan
 from tts_kernels.device import checked_device
 
 _NAME = "tts_tree"
@@ -71,8 +71,8 @@ class MissingContextError(RuntimeError):
 class Output(NamedTuple):
     logits: Tensor  # float32 [rows, vocab]
     hidden: Tensor | None  # float32 [T, hidden], the model's last hidden states
-    pages: int = 0  # distinct pages of the step's plan
     masses: Tensor | None = None  # float32 [T, P], the share of each page in each token's attention
+    pages: int = 0  # distinct pages of the step's plan
 
 
 def _tree_attention(
@@ -101,14 +101,17 @@ def _tree_attention(
         )
     layer: int = module.layer_idx  # type: ignore[assignment]
     tts_context.pool.append(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), tts_context.slots)
-    k_pages, v_pages = tts_context.pool.layer(layer)
-    inputs = query[0].transpose(0, 1), k_pages, v_pages, tts_context.plan
-    options: dict[str, Any] = {"scale": scaling, "window": sliding_window, "logits_soft_cap": softcap}
-    if tts_context.masses is None:
-        out, _ = tree_attention(*inputs, **options)
-    else:
-        out, _, mass = tree_attention(*inputs, **options, return_mass=True)
-        tts_context.masses.add(mass)
+    out, *mass = tts_context.pool.attend(
+        layer,
+        query[0].transpose(0, 1),
+        tts_context.plan,
+        scale=scaling,
+        window=sliding_window,
+        logits_soft_cap=softcap,
+        return_mass=tts_context.masses is not None,
+    )
+    if tts_context.masses is not None:
+        tts_context.masses.add(mass[-1])
     return out[None], None
 
 

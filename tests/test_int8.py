@@ -1,0 +1,509 @@
+"""int8 pages: quantization against its specification, attention against the reference over the values that
+the pages stand for, and the promises of the other dtypes. The error of quantizing is bounded apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from attention_cases import LEVELS, PAGE, Case, live_slots, random_tables
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tts_kernels import KVPool, KVTree, _core, append_kv, copy_pages, gather_kv, reference, tree_attention
+from tts_kernels.selection import Selection
+
+ROW_DTYPES = [torch.float32, torch.bfloat16]
+HEAD_DIMS = [32, 48, 64, 80, 96, 112, 128, 192, 256]
+
+
+@pytest.fixture(autouse=True)
+def _default_level() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    _core.set_cpu_isa(None)
+    torch.set_num_threads(threads)
+
+
+def make_pool(*, layers: int = 1, heads: int = 2, head_dim: int = 64, num_pages: int = 8) -> KVPool:
+    """Never-written pages hold any bytes, and scales of NaN."""
+    pool = KVPool(
+        num_layers=layers, num_kv_heads=heads, head_dim=head_dim, num_pages=num_pages, dtype=torch.int8
+    )
+    for pages in (pool.k_pages, pool.v_pages):
+        pages.copy_(torch.randint(-128, 128, pages.shape))
+    assert pool.scales is not None
+    pool.scales.fill_(torch.nan)
+    return pool
+
+
+def read_bytes(pool: KVPool, layer: int, page: int) -> tuple[Tensor, Tensor]:
+    """Bytes [16, heads, d] of K and V of a page, unpacked by the formulas of csrc/cpu/kv_layout.h."""
+    k, v = pool.layer(layer)
+    return k[page].permute(2, 0, 1), v[page].permute(1, 0, 2)
+
+
+def ints(*values: int) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32)
+
+
+def make_case(
+    lengths: list[int],
+    parents: list[tuple[int, int]],
+    query_lens: list[int],
+    *,
+    kv_heads: int = 2,
+    group: int = 2,
+    head_dim: int = 64,
+    q_dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Case:
+    """As in attention_cases; k_slots and v_slots are the values that the pages stand for.
+
+    A page that branches share only in part still has one scale, so it belongs to the longest of them.
+    """
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    tables, num_pages = random_tables(lengths, parents, generator)
+    pool = make_pool(heads=kv_heads, head_dim=head_dim, num_pages=num_pages)
+    length_tensor = torch.tensor(lengths, dtype=torch.int32)
+    slots = live_slots(tables, length_tensor)
+    # Tokens of very different sizes, so that pages have scales of their own.
+    k, v = torch.randn((2, len(slots), kv_heads, head_dim), generator=generator)
+    size = torch.rand((num_pages, 1, 1), generator=generator)[slots.long() // PAGE] + 0.1
+    pool.append(0, k * size, v * size, slots)
+    every_page = torch.arange(num_pages, dtype=torch.int32)
+    k_slots, v_slots = (x.double() for x in pool.gather(0, every_page, num_pages * PAGE))
+    q = 2 * torch.randn((sum(query_lens), kv_heads * group, head_dim), generator=generator)
+    query_tensor = torch.tensor(query_lens, dtype=torch.int32)
+    return Case(pool, k_slots, v_slots, tables, length_tensor, query_tensor, q.to(q_dtype))
+
+
+def check(case: Case, level: str, **options: float | None) -> None:
+    """The kernel's own error: sums of some 100 float32 terms, of logits up to some 50 at the largest `scale`
+    that is drawn; a bfloat16 output is rounded once.
+    """
+    _core.set_cpu_isa(level)
+    out, lse = case.attend(**options)
+    expected, expected_lse, *_ = case.expected(**options)
+    rtol = 2**-8 if case.q.dtype == torch.bfloat16 else 1e-5
+    assert out.dtype == case.q.dtype
+    torch.testing.assert_close(out.double(), expected, rtol=rtol, atol=5e-5)
+    torch.testing.assert_close(lse.double(), expected_lse, rtol=1e-6, atol=2e-5)
+
+
+# -- quantization
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    heads=st.integers(1, 3),
+    head_dim=st.sampled_from(HEAD_DIMS),
+    dtype=st.sampled_from(ROW_DTYPES),
+    size=st.sampled_from([1e-44, 1e-30, 1.0, 1e30]),
+    seed=st.integers(0, 2**31),
+)
+def test_appends_are_those_of_the_specification(
+    counts: list[int], heads: int, head_dim: int, dtype: torch.dtype, size: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    pool = make_pool(heads=heads, head_dim=head_dim)
+    stored = [torch.zeros((0, heads, head_dim), dtype=torch.int8) for _ in "kv"]
+    scales = [torch.zeros(heads) for _ in "kv"]
+    begin = 0
+    for count in counts:
+        count = min(count, PAGE - begin)
+        if count == 0:
+            break
+        # Tokens of sizes from 0 to 100: some make the scale grow, some do not.
+        token_size = torch.randint(0, 3, (2, count, heads, 1), generator=generator) * 50 * size
+        kv = (torch.randn((2, count, heads, head_dim), generator=generator) * token_size).to(dtype)
+        pool.append(0, *kv, 5 * PAGE + begin + torch.arange(count, dtype=torch.int32))
+        begin += count
+        for i in range(2):
+            stored[i], scales[i] = reference.append_int8(stored[i], scales[i], kv[i])
+        for i, actual in enumerate(read_bytes(pool, 0, 5)):
+            assert torch.equal(actual[:begin], stored[i])
+            assert torch.equal(pool.scales[0, 5, :, i], scales[i])
+    assert pool.scales[0, :5].isnan().all()
+    assert pool.scales[0, 6:].isnan().all()
+
+
+def test_token_by_token_and_at_once() -> None:
+    """The scales are equal; a value is rounded once more, by half a step, at each growth of its page."""
+    torch.manual_seed(0)
+    k, v = torch.randn((2, 100, 2, 64)) * torch.rand((2, 100, 2, 1))
+    at_once, by_token = make_pool(), make_pool()
+    slots = torch.arange(100, dtype=torch.int32)
+    at_once.append(0, k, v, slots)
+    growths = torch.zeros(8, 2, 2)
+    for t in range(100):
+        before = by_token.scales[0].clone()
+        by_token.append(0, k[t : t + 1], v[t : t + 1], slots[t : t + 1])
+        growths += by_token.scales[0] > before
+    assert torch.equal(at_once.scales[0, :7], by_token.scales[0, :7])
+    assert growths[:7].max() >= 3
+    table = torch.arange(7, dtype=torch.int32)
+    page = torch.arange(100) // PAGE
+    pairs = zip(at_once.gather(0, table, 100), by_token.gather(0, table, 100), (k, v), strict=True)
+    for i, (one, other, exact) in enumerate(pairs):
+        step = at_once.scales[0, page, :, i, None]
+        assert ((one - exact).abs() <= step * 0.5001).all()
+        assert ((other - exact).abs() <= step * (0.5001 + 0.5 * growths[page, :, i, None])).all()
+
+
+def test_a_page_starts_anew_at_offset_0_and_zeros_have_the_scale_1() -> None:
+    pool = make_pool()
+    large, small = torch.full((1, 2, 64), 100.0), torch.full((1, 2, 64), 0.25)
+    pool.append(0, large, large, ints(16))
+    pool.append(0, small, 0 * small, ints(16))
+    assert torch.equal(pool.scales[0, 1], torch.tensor([[0.25 / 127, 1.0]]).expand(2, 2))
+    pool.append(0, small, small, ints(17))
+    assert torch.equal(pool.scales[0, 1], torch.full((2, 2), 0.25) / 127)
+    k, v = pool.gather(0, ints(1), 2)
+    torch.testing.assert_close(k, small.expand(2, 2, 64))
+    torch.testing.assert_close(v, torch.cat([0 * small, small]))
+
+
+def test_slots_in_any_order_and_twice() -> None:
+    torch.manual_seed(0)
+    slots = ints(40, 3, 33, 0, 3, 32, 40, 1, 2)
+    k, v = torch.randn((2, 9, 2, 64))
+    k[1] *= 1000  # written over by token 4 in the same call: its size does not count
+    pool, ordered = make_pool(), make_pool()
+    pool.append(0, k, v, slots)
+    kept = torch.tensor([3, 7, 8, 4, 5, 2, 6])
+    ordered.append(0, k[kept], v[kept], slots[kept])
+    for page in (0, 2):
+        assert torch.equal(pool.scales[0, page], ordered.scales[0, page])
+        written = slots[slots // PAGE == page].long() % PAGE
+        for a, b in zip(read_bytes(pool, 0, page), read_bytes(ordered, 0, page), strict=True):
+            assert torch.equal(a[written], b[written])
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_shows_until_the_page_starts_anew(bad: float) -> None:
+    pool = make_pool()
+    row = torch.ones((1, 2, 64))
+    poisoned = row.clone()
+    poisoned[0, 1, 7] = bad
+    pool.append(0, row, row, ints(0))
+    pool.append(0, poisoned, row, ints(1))
+    pool.append(0, row, row, ints(2))
+    k, v = pool.gather(0, ints(0), 3)
+    assert k[:, 1].isnan().all()
+    assert k[:, 0].isfinite().all()
+    assert v.isfinite().all()
+    pool.append(0, row, row, ints(0))
+    assert torch.equal(pool.gather(0, ints(0), 1)[0], row)
+
+
+def test_threads_quantize_alike() -> None:
+    k, v = torch.randn((2, 320, 8, 128))
+    slots = (torch.randperm(20).int()[:, None] * PAGE + torch.arange(PAGE, dtype=torch.int32)).flatten()
+    pools = [make_pool(heads=8, head_dim=128, num_pages=20) for _ in range(2)]
+    for threads, pool in enumerate(pools, 1):
+        torch.set_num_threads(threads)
+        pool.append(0, k, v, slots)
+    assert torch.equal(pools[0].k_pages, pools[1].k_pages)
+    assert torch.equal(pools[0].v_pages, pools[1].v_pages)
+    assert torch.equal(pools[0].scales, pools[1].scales)
+
+
+@settings(max_examples=40, deadline=None)
+@given(copies=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=8))
+def test_copies_take_their_scales_along(copies: list[tuple[int, int]]) -> None:
+    pool = make_pool(layers=2, heads=3, head_dim=48, num_pages=6)
+    pool.scales.copy_(torch.rand(pool.scales.shape))
+    expected = [x.clone() for x in (pool.k_pages, pool.v_pages, pool.scales)]
+    pool.copy(torch.tensor(copies, dtype=torch.int32).reshape(-1, 2))
+    for source, destination in copies:
+        for x in expected:
+            x[:, destination] = x[:, source].clone()
+    assert all(map(torch.equal, (pool.k_pages, pool.v_pages, pool.scales), expected))
+
+
+def test_a_fork_writes_into_its_own_copy() -> None:
+    pool, tree = make_pool(layers=2), KVTree(8)
+
+    def append(branches: list[int], new: list[list[int]]) -> None:
+        done = tree.append(branches, new)
+        pool.copy(torch.from_numpy(done.copies))
+        flat = torch.tensor([float(token) for tokens in new for token in tokens])
+        rows = flat[:, None, None].repeat(1, 2, 64)
+        for layer in range(2):
+            pool.append(layer, rows, -rows, torch.from_numpy(done.slots))
+
+    root = tree.create()
+    append([root], [list(range(1, 20))])
+    children = tree.fork(root, 2)
+    append(children, [[1000], [5]])  # the first one's scale grows
+    tables, lengths = tree.block_tables([root, *children])
+    for table, length, last in zip(tables, lengths, (19, 1000, 5), strict=True):
+        for layer in range(2):
+            k, v = pool.gather(layer, torch.from_numpy(table), int(length))
+            assert torch.equal(k, -v)
+            step = (1000 if last == 1000 else 19) / 127
+            assert abs(k[-1, 0, 0].item() - last) <= step / 2
+            assert (k[16:19, 0, 0] - torch.arange(17, 20)).abs().max() <= step
+    k = pool.gather(0, torch.from_numpy(tables[0]), 16)[0]
+    assert (k[:, 1, 5] - torch.arange(1, 17)).abs().max() <= 16 / 127 / 2 + 1e-6
+
+
+def test_half_the_bytes_of_bfloat16() -> None:
+    options = {"num_layers": 3, "num_kv_heads": 2, "head_dim": 64, "budget_bytes": 1_000_000}
+    pool, half = KVPool(**options, dtype=torch.int8), KVPool(**options, dtype=torch.bfloat16)
+    assert pool.page_bytes == half.page_bytes // 2 + 3 * 2 * 2 * 4
+    used = pool.k_pages.nbytes + pool.v_pages.nbytes + pool.scales.nbytes
+    assert used == pool.num_pages * pool.page_bytes
+
+
+@pytest.mark.parametrize("kind", ["mean", "minmax"])
+def test_summaries_are_of_the_values(kind: str) -> None:
+    pool = KVPool(num_layers=1, num_kv_heads=2, head_dim=64, num_pages=3, dtype=torch.int8, summaries=kind)
+    k = torch.randn((40, 2, 64))
+    pool.append(0, k, k, torch.arange(40, dtype=torch.int32))
+    values = torch.zeros((48, 2, 64))
+    values[:40] = pool.gather(0, ints(0, 1, 2), 40)[0]
+    expected = reference.page_summaries(values, ints(16, 16, 8), kind).bfloat16()
+    torch.testing.assert_close(pool.layer_summaries(0), expected, rtol=2**-8, atol=1e-6)
+
+
+# -- attention
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Case, dict[str, float | None]]:
+    lengths: list[int] = []
+    parents: list[tuple[int, int]] = []
+    for branch in range(draw(st.integers(1, 7))):
+        parent = draw(st.integers(0, branch - 1)) if branch else 0
+        shared = draw(st.integers(0, lengths[parent])) if branch else 0
+        parents.append((parent, shared))
+        lengths.append(draw(st.integers(max(1, shared - 20), shared + 40) | st.integers(1, 1500)))
+    query_lens = [
+        draw(st.integers(1, min(length, 3)) | st.integers(0, min(length, 60))) for length in lengths
+    ]
+    query_lens[0] = max(query_lens[0], 1)
+    case = make_case(
+        lengths,
+        parents,
+        query_lens,
+        kv_heads=draw(st.integers(1, 3)),
+        group=draw(st.sampled_from([1, 2, 3, 4, 7, 8, 16])),
+        head_dim=draw(st.sampled_from(HEAD_DIMS)),
+        q_dtype=draw(st.sampled_from(ROW_DTYPES)),
+        seed=draw(st.integers(0, 2**31)),
+    )
+    options = {
+        "window": draw(st.none() | st.integers(1, 600)),
+        "logits_soft_cap": draw(st.none() | st.floats(1.0, 50.0)),
+        "scale": draw(st.none() | st.floats(0.01, 0.3)),
+    }
+    return case, options
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@settings(max_examples=20, deadline=None)
+@given(drawn=cases())
+def test_random_forests(level: str, drawn: tuple[Case, dict[str, float | None]]) -> None:
+    case, options = drawn
+    check(case, level, **options)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("q_dtype", ROW_DTYPES)
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_head_dims(level: str, q_dtype: torch.dtype, head_dim: int) -> None:
+    case = make_case([70, 85, 33], [(0, 0), (0, 60), (1, 30)], [2, 1, 3], head_dim=head_dim, q_dtype=q_dtype)
+    check(case, level)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 6, 7, 8, 12, 16])
+def test_gqa_ratios(level: str, group: int) -> None:
+    check(make_case([40, 47], [(0, 0), (0, 32)], [1, 5], group=group), level, window=21)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 255, 256, 257, 1023, 1024, 1025, 2049])
+def test_page_tile_and_chunk_boundaries(level: str, length: int) -> None:
+    check(make_case([length], [(0, 0)], [1], head_dim=32), level)
+
+
+def same_bits(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+# Lengths that end inside pages, tiles and chunks; shared prefixes that end inside pages; several queries.
+FAMILY = {
+    "lengths": [1300, 1311, 1290, 1302, 40, 2100, 1296],
+    "parents": [(0, 0), (0, 1296), (1, 1290), (0, 1200), (3, 40), (0, 700), (0, 1296)],
+    "query_lens": [1, 12, 3, 2, 1, 40, 1],
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("window", [None, 300])
+def test_siblings_leave_a_branch_as_it_is(level: str, window: int | None) -> None:
+    _core.set_cpu_isa(level)
+    case = make_case(**FAMILY, group=3)
+    out, lse = case.attend(window=window)
+    begin = 0
+    for branch, count in enumerate(FAMILY["query_lens"]):
+        rows = slice(begin, begin + count)
+        assert same_bits(case.only(branch).attend(window=window), (out[rows], lse[rows])), branch
+        begin += count
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_unshared_copy_gives_the_same_bits(level: str) -> None:
+    _core.set_cpu_isa(level)
+    case = make_case(**FAMILY, group=3)
+    first, width = case.pool.num_pages, case.tables.shape[1]
+    pool = make_pool(num_pages=first + case.tables.numel())
+    for own, shared in ((pool.k_pages, case.pool.k_pages), (pool.v_pages, case.pool.v_pages)):
+        own[:, :first] = shared
+    pool.scales[:, :first] = case.pool.scales
+    tables = first + torch.arange(case.tables.numel(), dtype=torch.int32).view(-1, width)
+    held = case.tables >= 0
+    pool.copy(torch.stack([case.tables[held], tables[held]], dim=1))
+    assert same_bits(replace(case, pool=pool, tables=tables).attend(), case.attend())
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_threads_and_query_blocks_do_not_change_bits(level: str) -> None:
+    _core.set_cpu_isa(level)
+    case = make_case(**FAMILY, group=3)
+    alone = case.only(5)  # one block of several chunks: threads share it chunk by chunk
+    torch.set_num_threads(1)
+    expected, expected_alone = case.attend(), alone.attend()
+    for threads in (1, 2, 4):
+        torch.set_num_threads(threads)
+        assert same_bits(alone.attend(), expected_alone)
+        for query_block in (1, 5, 32, 256):
+            assert same_bits(case.attend(query_block), expected)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("group", [1, 3])
+def test_chosen_pages(level: str, group: int) -> None:
+    _core.set_cpu_isa(level)
+    case = make_case(**FAMILY, group=group)
+    tree = case.plan()
+    shape = (2, tree.num_queries, -(-tree.max_columns // 32))
+    every = Selection(torch.full(shape, -1, dtype=torch.int32))
+    assert same_bits(case.pool.attend(0, case.q, tree, selection=every), case.attend())
+    chosen = torch.rand((2, tree.num_queries, tree.max_columns)) < 0.5
+    some = Selection.from_bools(chosen)
+    out, lse, mass = case.pool.attend(0, case.q, tree, selection=some, return_mass=True)
+    args = (case.q, case.k_slots, case.v_slots, case.tables, case.lengths, case.query_lens)
+    expected = reference.tree_attention(*args, chosen=chosen)
+    for actual, exact in zip((out, lse, mass), expected, strict=True):
+        torch.testing.assert_close(actual.double(), exact, rtol=1e-5, atol=5e-5)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_error_of_the_quantization(level: str) -> None:
+    """Against exact values: a score is off by at most scale * |q|_1 * step / 2, a value by step / 2."""
+    _core.set_cpu_isa(level)
+    case = make_case([500, 480], [(0, 0), (0, 400)], [2, 3])
+    slots = live_slots(case.tables, case.lengths)
+    torch.manual_seed(1)
+    k, v = torch.randn((2, len(slots), 2, 64))
+    case.pool.append(0, k, v, slots)
+    step = case.pool.scales[0, slots.long() // PAGE].amax(dim=(0, 1))
+    assert (step < 6 / 127).all()  # the largest of some 1000 normal numbers
+    exact = replace(case, k_slots=torch.zeros_like(case.k_slots), v_slots=torch.zeros_like(case.v_slots))
+    reference.append_kv(k, v, exact.k_slots, exact.v_slots, slots)
+    out, lse = case.attend()
+    expected, expected_lse, *_ = exact.expected()
+    logit_error = case.q.abs().sum(2).max() * 64**-0.5 * step[0] / 2
+    assert (lse - expected_lse).abs().max() <= logit_error
+    # Errors of tokens are independent: far below the bound, and a few percent of outputs of size 1.
+    assert (out - expected).abs().max() < 0.05
+    assert (out - expected).pow(2).mean().sqrt() < 0.01
+
+
+# -- bad arguments
+
+POOL = make_pool(heads=3, head_dim=48, num_pages=6)
+K, V = torch.randn((2, 2, 3, 48))
+KP, VP = POOL.layer(0)
+SCALES = POOL.scales[0]
+SLOTS = ints(1, 2)
+
+REFUSED: list[tuple[type[Exception], str, Callable[[], object]]] = [
+    (ValueError, "scales: got None", lambda: append_kv(K, V, KP, VP, SLOTS)),
+    (ValueError, "scales: got None", lambda: copy_pages(POOL.k_pages, POOL.v_pages, ints(0, 1).view(1, 2))),
+    (ValueError, "scales: got None", lambda: gather_kv(KP, VP, ints(0), 1)),
+    (TypeError, "scales: got torch.float64", lambda: gather_kv(KP, VP, ints(0), 1, scales=SCALES.double())),
+    (ValueError, "scales: got shape", lambda: gather_kv(KP, VP, ints(0), 1, scales=SCALES[:, :2])),
+    (ValueError, "scales: got shape", lambda: gather_kv(KP, VP, ints(0), 1, scales=SCALES[1:])),
+    (
+        ValueError,
+        "scales: .*strides",
+        lambda: gather_kv(KP, VP, ints(0), 1, scales=SCALES.mT.contiguous().mT),
+    ),
+    (
+        ValueError,
+        "scales: got a tensor on meta",
+        lambda: append_kv(K, V, KP, VP, SLOTS, scales=SCALES.to("meta")),
+    ),
+    (TypeError, "scales: got list", lambda: append_kv(K, V, KP, VP, SLOTS, scales=[1.0])),  # type: ignore[arg-type]
+    (TypeError, "k: got torch.int8", lambda: append_kv(K.to(torch.int8), V, KP, VP, SLOTS, scales=SCALES)),
+    (TypeError, "k, v: got .*float32 and .*bfloat16", lambda: POOL.append(0, K, V.bfloat16(), SLOTS)),
+    (TypeError, "k: got torch.float64", lambda: POOL.append(0, K.double(), V.double(), SLOTS)),
+    (ValueError, r"slots\[1\]: got 96", lambda: POOL.append(0, K, V, ints(1, 96))),
+    (ValueError, "layer: got 1", lambda: POOL.layer_scales(1)),
+]
+
+
+@pytest.mark.parametrize(("error", "message", "call"), REFUSED, ids=[message for _, message, _ in REFUSED])
+def test_bad_arguments_are_refused_and_nothing_is_written(
+    error: type[Exception], message: str, call: Callable[[], object]
+) -> None:
+    before = POOL.k_pages.clone()
+    with pytest.raises(error, match=message):
+        call()
+    assert torch.equal(POOL.k_pages, before)
+    assert POOL.scales.isnan().all()
+
+
+def test_bad_arguments_of_attention() -> None:
+    case = make_case([40], [(0, 0)], [2])
+    k, v = case.pool.layer(0)
+    scales, plan = case.pool.layer_scales(0), case.plan()
+    with pytest.raises(ValueError, match="scales: got None"):
+        tree_attention(case.q, k, v, plan)
+    with pytest.raises(TypeError, match=r"q: got torch\.int8"):
+        tree_attention(case.q.to(torch.int8), k, v, plan, scales=scales)
+    with pytest.raises(ValueError, match=r"scales: .*meta"):
+        tree_attention(case.q, k, v, plan, scales=scales.to("meta"))
+    floats = KVPool(num_layers=1, num_kv_heads=2, head_dim=64, num_pages=case.pool.num_pages)
+    with pytest.raises(ValueError, match="scales: got a tensor, expected None"):
+        tree_attention(case.q, *floats.layer(0), plan, scales=scales)
+    assert floats.layer_scales(0) is None
+
+
+def test_opcheck() -> None:
+    case = make_case([40, 35], [(0, 0), (0, 32)], [2, 1])
+    pool, p, ops = case.pool, case.plan(), torch.ops.tts_kernels
+    pool.scales.nan_to_num_()  # it takes NaN for a difference
+    pages = (*pool.layer(0), pool.layer_scales(0))
+    k, v = torch.randn((2, 4, 2, 64))
+    slots = torch.arange(4, dtype=torch.int32)
+    check = torch.library.opcheck
+    check(ops.append_kv.default, (k, v, *pages[:2], slots), {"scales": pages[2]})
+    check(
+        ops.copy_pages.default, (pool.k_pages, pool.v_pages, ints(0, 1).view(1, 2)), {"scales": pool.scales}
+    )
+    check(ops.gather_kv.default, (*pages[:2], ints(0), 4), {"scales": pages[2]})
+    tensors = (p.query_order, p.query_position, p.blocks, p.segments, p.pages)
+    args = (case.q, *pages[:2], *tensors, 0.125, 0, 0.0)
+    check(ops.tree_attention.default, args, {"scales": pages[2]})
