@@ -504,7 +504,7 @@ def test_workspace_of_the_caller() -> None:
         ({"head_dim": 64.0}, TypeError, r"head_dim: got 64\.0"),
         ({"page_size": 0}, ValueError, "page_size: got 0"),
         ({"dtype": "bfloat16"}, TypeError, r"dtype: got bfloat16, expected torch\.float32"),
-        ({"dtype": torch.int8}, TypeError, r"dtype: got torch\.int8"),
+        ({"dtype": torch.int16}, TypeError, r"dtype: got torch\.int16"),
         ({"head_dim": 1000}, ValueError, "head_dim: got 1000"),
         ({"device": "cuda:99"}, ValueError, "device: got 'cuda:99'"),
         ({"device": "meta"}, ValueError, "device: got 'meta', expected cpu or cuda"),
