@@ -12,6 +12,7 @@ from tts_kernels.device_planner import DevicePlanner
 from tts_kernels.ops import (
     append_kv,
     copy_pages,
+    count_selected,
     gather_kv,
     score_pages,
     select_pages,
@@ -20,7 +21,7 @@ from tts_kernels.ops import (
 )
 from tts_kernels.plan import TreePlan, plan
 from tts_kernels.pool import KVPool
-from tts_kernels.selection import Selection
+from tts_kernels.selection import Selection, SelectionCounts
 
 __all__ = [
     "Append",
@@ -31,11 +32,13 @@ __all__ = [
     "KVTree",
     "OutOfPages",
     "Selection",
+    "SelectionCounts",
     "TreePlan",
     "TreeStats",
     "WorkCapacity",
     "append_kv",
     "copy_pages",
+    "count_selected",
     "gather_kv",
     "plan",
     "score_pages",

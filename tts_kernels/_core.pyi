@@ -186,6 +186,7 @@ def score_pages(
     scores: tuple[int, int],
     num_threads: int,
 ) -> None: ...
+def count_selected(plan: PlanView, mask: tuple[int, int], num_kv_heads: int) -> tuple[int, int]: ...
 def select_top_pages(
     scores: tuple[int, int],
     num_kv_heads: int,

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class SelectionCounts(NamedTuple):
+    """What attention over a selection reads.
+
+    pairs: (query, page, KV head) triples that are read. loads: (page, KV head) pairs that are loaded, once
+    for each block of queries of the plan that reads them.
+    """
+
+    pairs: int
+    loads: int
 
 
 @dataclass(frozen=True, eq=False)

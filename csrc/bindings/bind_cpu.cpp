@@ -140,6 +140,18 @@ void bind_page_choice(py::module_& m) {
       py::arg("keep_tail"), py::arg("mask"), py::arg("num_threads"));
 }
 
+void bind_selection(py::module_& m) {
+  m.def(
+      "count_selected",
+      [](const PlanView& plan, Columns mask, int num_kv_heads) {
+        py::gil_scoped_release release;
+        const SelectionCounts counts =
+            count_selected(plan, pointer<int32_t>(mask.first), num_kv_heads, mask.second, INT32_MAX);
+        return std::pair(counts.pairs, counts.loads);
+      },
+      py::arg("plan"), py::arg("mask"), py::arg("num_kv_heads"));
+}
+
 void bind_isa(py::module_& m) {
   m.def("cpu_isa", [] { return std::string(cpu_isa().name); });
   m.def("cpu_isa_levels", [] {
@@ -171,6 +183,7 @@ void bind_cpu(py::module_& m) {
            py::arg("pages"), py::arg("num_pages"));
   bind_ops(m);
   bind_page_choice(m);
+  bind_selection(m);
   bind_isa(m);
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/error.h"
+#include "cpu/check_plan.h"
 #include "cpu/kv_layout.h"
 #include "cpu/parallel.h"
 
@@ -220,6 +221,36 @@ void select_top_pages(const SelectTopPagesParams& params, int num_threads) {
     require(params.budget[i] >= 1, "budget: got ", params.budget[i], ", expected at least 1 page");
   }
   Run(params, num_threads);
+}
+
+SelectionCounts count_selected(const PlanView& plan, const int32_t* mask, int num_kv_heads,
+                               int64_t mask_words, int num_pool_pages) {
+  check_plan(plan, num_pool_pages);
+  SelectionCounts counts{};
+  for (int head = 0; head < num_kv_heads; ++head) {
+    const int32_t* rows = mask + head * plan.num_queries * mask_words;
+    for (int64_t i = 0; i < plan.num_segments; ++i) {
+      const Segment& segment = plan.segments[i];
+      const int tile = segment.first_page / kTilePages;
+      if (tile / 2 >= mask_words) continue;
+      uint32_t held = 0;  // columns of the tile that the segment has pages for
+      for (int j = 0; j < segment.num_pages; ++j) {
+        const bool hole = plan.pages[segment.page_offset + j] < 0;
+        held |= uint32_t{!hole} << ((segment.first_page + j) % kTilePages);
+      }
+      uint32_t read = 0;
+      for (int query = segment.query_begin; query < segment.query_end; ++query) {
+        const int last = std::min(plan.query_position[query] / kPageSize - tile * kTilePages, kTilePages - 1);
+        if (last < 0) continue;
+        const auto word = static_cast<uint32_t>(rows[plan.query_order[query] * mask_words + tile / 2]);
+        const uint32_t bits = word >> (16 * (tile % 2)) & held & ((2u << last) - 1);
+        counts.pairs += std::popcount(bits);
+        read |= bits;
+      }
+      counts.loads += std::popcount(read);
+    }
+  }
+  return counts;
 }
 
 }  // namespace tts

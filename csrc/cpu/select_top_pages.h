@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "common/plan_records.h"
+#include "cpu/tree_attention.h"
 
 namespace tts {
 
@@ -27,5 +28,14 @@ struct SelectTopPagesParams {
 
 // tts_kernels.select_top_pages has the rule. Throws ArgumentError where the plan's numbers do not fit.
 void select_top_pages(const SelectTopPagesParams& params, int num_threads);
+
+// What a selection comes to for one plan: (query, page, KV head) triples that are read, and (page, KV head)
+// pairs that are loaded, once for each block of queries that reads them. Throws ArgumentError as
+// tree_attention does.
+struct SelectionCounts {
+  int64_t pairs, loads;
+};
+SelectionCounts count_selected(const PlanView& plan, const int32_t* mask, int num_kv_heads,
+                               int64_t mask_words, int num_pool_pages);
 
 }  // namespace tts

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tts_decode.decoder import DecoderStats, TreeDecoder, gather
     from tts_decode.errors import BranchReleased, ModelLoadError, OutOfPages, UnsupportedModel
     from tts_decode.sampling import SamplingParams
+    from tts_decode.sparse import SparseConfig
 
 __all__ = [
     "Branch",
@@ -22,6 +23,7 @@ __all__ = [
     "ModelLoadError",
     "OutOfPages",
     "SamplingParams",
+    "SparseConfig",
     "Step",
     "TreeDecoder",
     "UnsupportedModel",
@@ -34,6 +36,7 @@ _MODULES = {
     "decoder": ("DecoderStats", "TreeDecoder", "gather"),
     "errors": ("BranchReleased", "ModelLoadError", "OutOfPages", "UnsupportedModel"),
     "sampling": ("SamplingParams",),
+    "sparse": ("SparseConfig",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

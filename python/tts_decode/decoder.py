@@ -21,6 +21,7 @@ from tts_decode.requests import RootRequest
 from tts_decode.sampling import SamplingParams
 from tts_decode.scheduler import Scheduler
 from tts_decode.select import evicted_columns
+from tts_decode.sparse import SparseConfig, check_sparse
 from tts_kernels import KVPool, KVTree
 from tts_kernels.cost import StepCost
 from tts_kernels.pool import page_bytes
@@ -73,6 +74,7 @@ class TreeDecoder:
         sampling: default parameters of `root`.
         track_mass: keep for each branch how much attention its pages have drawn, which `evict` goes by; on
             the CPU only.
+        sparse: read only part of the KV pages in decode steps; default: all of them. On the CPU only.
         cuda_graphs: on a GPU, capture decode steps as CUDA graphs: one for each of a few sizes of the batch,
             at its first use.
 
@@ -103,6 +105,7 @@ class TreeDecoder:
         sampling: SamplingParams | None = None,
         cuda_graphs: bool = True,
         track_mass: bool = False,
+        sparse: SparseConfig | None = None,
     ) -> None:
         if (
             isinstance(max_batch_tokens, bool)
@@ -116,18 +119,22 @@ class TreeDecoder:
         self.sampling = SamplingParams() if sampling is None else _checked_sampling(sampling)
         self.keep_hidden = 0
         self._engine = HFEngine(model, device)
+        if sparse is not None:
+            check_sparse(sparse, self._engine.kv_shape.num_layers)
         self._pool = _make_pool(
             self._engine,
             _default_kv_bytes(self._engine.device) if kv_bytes is None else kv_bytes,
             _kv_dtype(self._engine, kv_dtype),
+            None if sparse is None else sparse.summaries,
         )
         self._steps: HostSteps | DeviceSteps
         if _runs_on_host(self._engine.device):
-            self._steps = HostSteps(self._engine, self._pool, track_mass=track_mass)
-        elif track_mass:
+            self._steps = HostSteps(self._engine, self._pool, track_mass=track_mass, sparse=sparse)
+        elif track_mass or sparse is not None:
+            name, value, default = ("track_mass", True, False) if track_mass else ("sparse", sparse, None)
             raise ValueError(
-                f"track_mass=True with a model on {self._engine.device}; expected False: steps on a GPU do "
-                "not export attention masses"
+                f"{name}={value} with a model on {self._engine.device}; expected {default}: steps on a GPU "
+                "read every page and do not export attention masses"
             )
         else:
             self._steps = DeviceSteps(
@@ -334,11 +341,12 @@ def _kv_dtype(engine: HFEngine, kv_dtype: torch.dtype | None) -> torch.dtype:
     return kv_dtype
 
 
-def _make_pool(engine: HFEngine, kv_bytes: int, kv_dtype: torch.dtype) -> KVPool:
+def _make_pool(engine: HFEngine, kv_bytes: int, kv_dtype: torch.dtype, summaries: str | None) -> KVPool:
     shape = engine.kv_shape
     if isinstance(kv_bytes, bool) or not isinstance(kv_bytes, int):
         raise TypeError(f"kv_bytes must be an integer, got {type(kv_bytes).__name__}")
-    least = page_bytes(shape.num_layers, shape.num_kv_heads, shape.head_dim, _PAGE_SIZE, kv_dtype)
+    sizes = (shape.num_layers, shape.num_kv_heads, shape.head_dim, _PAGE_SIZE)
+    least = page_bytes(*sizes, kv_dtype, summaries)
     if kv_bytes < least:
         raise ValueError(f"kv_bytes must hold one page of {least} bytes at least, got {kv_bytes}")
     try:
@@ -351,6 +359,7 @@ def _make_pool(engine: HFEngine, kv_bytes: int, kv_dtype: torch.dtype) -> KVPool
             page_size=_PAGE_SIZE,
             device=engine.device,
             layout="packed" if _runs_on_host(engine.device) else "HND",
+            summaries=summaries,
         )
     except MemoryError as cause:
         raise ValueError(f"kv_bytes = {kv_bytes} is more than the system grants: lower it") from cause

@@ -220,7 +220,7 @@ class Scheduler:
             for branch in branches:
                 tree.truncate(branch.id, branch._kv_length)
             raise
-        self.meter.add(branches, step, output.pages)
+        self.meter.add(branches, step, output.pages, output.sparse)
         self.steps += 1
         self.forward_tokens += len(tokens)
         row = token = 0

@@ -4,12 +4,13 @@ from tts_kernels.ops.append_kv import append_kv
 from tts_kernels.ops.copy_pages import copy_pages
 from tts_kernels.ops.gather_kv import gather_kv
 from tts_kernels.ops.score_pages import score_pages
-from tts_kernels.ops.select_pages import select_pages, select_top_pages
+from tts_kernels.ops.select_pages import count_selected, select_pages, select_top_pages
 from tts_kernels.ops.tree_attention import tree_attention
 
 __all__ = [
     "append_kv",
     "copy_pages",
+    "count_selected",
     "gather_kv",
     "score_pages",
     "select_pages",

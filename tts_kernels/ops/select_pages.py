@@ -10,11 +10,11 @@ from torch import Tensor
 
 from tts_kernels import _core
 from tts_kernels.device_plan import DevicePlan, SelectOptions
-from tts_kernels.ops._common import plan_view
+from tts_kernels.ops._common import check_mask, plan_view
 from tts_kernels.ops._sparse_work import select_top_pages_work
 from tts_kernels.ops.score_pages import score_pages
 from tts_kernels.plan import TreePlan
-from tts_kernels.selection import Selection
+from tts_kernels.selection import Selection, SelectionCounts
 
 Share = Literal["branch", "siblings", "tree"]
 _SHARES = ("branch", "siblings", "tree")
@@ -103,6 +103,14 @@ def select_top_pages(
         torch.get_num_threads(),
     )
     return Selection(mask)
+
+
+def count_selected(selection: Selection, plan: TreePlan) -> SelectionCounts:
+    """What `tree_attention` reads with this selection, of the pages that the plan's queries see."""
+    mask = selection.mask
+    check_mask(mask, mask.shape[0], plan.num_queries)
+    view = plan_view(plan.query_order, plan.query_position, plan.blocks, plan.segments, plan.pages)
+    return SelectionCounts(*_core.count_selected(view, (mask.data_ptr(), mask.shape[2]), mask.shape[0]))
 
 
 def _check(scores: Tensor, top_p: float | None, sink: int, recent: int, share: Share) -> None:

@@ -25,7 +25,9 @@ from tts_decode.engines.features import (
     refuse_placement,
 )
 from tts_decode.engines.shape import shape_of_model
+from tts_decode.sparse import SparseStep
 from tts_kernels import DevicePlan, KVPool, TreePlan
+from tts_kernels.cost import SparseCounts
 from tts_kernels.device import checked_device
 
 _NAME = "tts_tree"
@@ -55,6 +57,7 @@ class StepContext:
     slots: Tensor  # int32 [T], where each new token's K and V go
     plan: TreePlan | DevicePlan
     masses: PageMasses | None = None  # where they are wanted
+    sparse: SparseStep | None = None  # None: everything is read
 
 
 @dataclass
@@ -73,6 +76,7 @@ class Output(NamedTuple):
     hidden: Tensor | None  # float32 [T, hidden], the model's last hidden states
     masses: Tensor | None = None  # float32 [T, P], the share of each page in each token's attention
     pages: int = 0  # distinct pages of the step's plan
+    sparse: SparseCounts | None = None  # what its sparse layers read
 
 
 def _tree_attention(
@@ -101,13 +105,18 @@ def _tree_attention(
         )
     layer: int = module.layer_idx  # type: ignore[assignment]
     tts_context.pool.append(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), tts_context.slots)
+    q = query[0].transpose(0, 1)
+    selection = None
+    if tts_context.sparse is not None and sliding_window is None:
+        selection = tts_context.sparse.select(layer, tts_context.pool, q, scaling)
     out, *mass = tts_context.pool.attend(
         layer,
-        query[0].transpose(0, 1),
+        q,
         tts_context.plan,
         scale=scaling,
         window=sliding_window,
         logits_soft_cap=softcap,
+        selection=selection,
         return_mass=tts_context.masses is not None,
     )
     if tts_context.masses is not None:

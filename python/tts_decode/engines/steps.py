@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 
 from tts_decode.engines.hf import HFEngine, Output, PageMasses, StepContext
-from tts_kernels import KVPool, plan
+from tts_decode.sparse import SparseConfig, SparseStep
+from tts_kernels import KVPool, TreePlan, plan
 
 Int32Array = npt.NDArray[np.int32]
 
@@ -33,12 +34,20 @@ class StepInputs(NamedTuple):
 
 
 class HostSteps:
-    """Runs steps on the CPU. track_mass: the outputs have `masses`."""
+    """Runs steps on the CPU. track_mass: the outputs have `masses`. sparse: what is read, None: all."""
 
-    def __init__(self, engine: HFEngine, pool: KVPool, *, track_mass: bool = False) -> None:
+    def __init__(
+        self,
+        engine: HFEngine,
+        pool: KVPool,
+        *,
+        track_mass: bool = False,
+        sparse: SparseConfig | None = None,
+    ) -> None:
         self._engine = engine
         self._pool = pool
         self._track_mass = track_mass
+        self._sparse = sparse
 
     def run(self, step: StepInputs, *, hidden: bool) -> Output:
         """Computes the step; K and V of its tokens go to the pool."""
@@ -46,10 +55,18 @@ class HostSteps:
             self._pool.copy(torch.from_numpy(step.copies))
         tree_plan = plan(step.tables, step.lengths, step.counts, page_size=self._pool.page_size)
         masses = PageMasses() if self._track_mass else None
-        context = StepContext(self._pool, torch.from_numpy(step.slots), tree_plan, masses)
+        sparse = self._sparse_step(step, tree_plan)
+        context = StepContext(self._pool, torch.from_numpy(step.slots), tree_plan, masses, sparse)
         tokens, positions, rows = map(torch.tensor, (step.tokens, step.positions, step.rows))
         output = self._engine.forward(tokens, positions, rows.long(), context, hidden=hidden)
-        return output._replace(pages=tree_plan.unique_pages)
+        counts = None if sparse is None else sparse.counts()
+        return output._replace(pages=tree_plan.unique_pages, sparse=counts)
+
+    def _sparse_step(self, step: StepInputs, tree_plan: TreePlan) -> SparseStep | None:
+        if self._sparse is None:
+            return None
+        budgets = self._sparse.budgets(step.lengths, step.counts, self._pool.page_size)
+        return None if budgets is None else SparseStep(self._sparse, tree_plan, budgets)
 
 
 def distinct_pages(step: StepInputs, num_pages: int, page_size: int) -> int:

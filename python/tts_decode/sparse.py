@@ -1,0 +1,152 @@
+"""Sparse attention in the decoder: the settings, and what one forward does with them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tts_kernels import KVPool, Selection, TreePlan, count_selected, select_pages
+from tts_kernels.cost import SparseCounts
+
+Int32Array = npt.NDArray[np.int32]
+_ALL_PAGES = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class SparseConfig:
+    """Which pages decode steps read, for `TreeDecoder(sparse=...)`.
+
+    A page has 16 tokens. Layers with a sliding window stay dense, and so do prompts and forced tokens, unless
+    `prompts` is set.
+
+    Attributes:
+        budget: pages that a branch reads in a layer for each KV head: an int, or the share of its pages as a
+            float in (0, 1).
+        top_p: read fewer pages where these hold that share of the estimated attention (Twilight); None:
+            always the budget.
+        summaries: how a page is judged before it is read: "mean", by its mean key (Kinetics), or "minmax", by
+            a bound from the least and largest values of each channel (Quest), at twice the bytes.
+        sink, recent: first and last pages that are always read.
+        share: "branch", every branch its own pages; "siblings", one choice for the leaves of a fork; "tree",
+            one for all branches of a root. See `tts_kernels.select_top_pages`.
+        keep_tail: always read what only this branch holds. False where the tails are most of the context.
+        dense_layers: the first layers, which stay dense. Quest keeps 2, Kinetics 1.
+        min_pages: what a share of few pages is raised to.
+        prompts: read sparsely in prompts and forced tokens too, each token its own pages.
+    """
+
+    budget: int | float = 0.125
+    top_p: float | None = None
+    summaries: Literal["mean", "minmax"] = "mean"
+    sink: int = 1
+    recent: int = 4
+    share: Literal["branch", "siblings", "tree"] = "branch"
+    keep_tail: bool = True
+    dense_layers: int = 2
+    min_pages: int = 16
+    prompts: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.budget, bool) or not isinstance(self.budget, (int, float)):
+            raise TypeError(f"budget must be a number of pages or a share of them, got {self.budget!r}")
+        if isinstance(self.budget, int) and self.budget < 1:
+            raise ValueError(f"budget must be at least 1 page, got {self.budget}")
+        if isinstance(self.budget, float) and not 0 < self.budget < 1:
+            raise ValueError(f"budget as a share must lie between 0 and 1, got {self.budget}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1] or be None, got {self.top_p}")
+        for name, known in (("summaries", ("mean", "minmax")), ("share", ("branch", "siblings", "tree"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        for name, least in (("sink", 0), ("recent", 1), ("dense_layers", 0), ("min_pages", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+    def budgets(self, lengths: Int32Array, counts: Int32Array, page_size: int) -> Tensor | None:
+        """Pages for each query, int32 [T]; None where all of them read everything.
+
+        lengths, counts: tokens of each branch, and its last ones that are queries.
+        """
+        position = np.repeat(lengths - counts, counts) + _ranges(counts)
+        columns = position // page_size + 1
+        if isinstance(self.budget, int):
+            budget = np.full_like(columns, self.budget)
+        else:
+            budget = np.maximum(np.ceil(self.budget * columns), self.min_pages)
+        budget = budget.astype(np.int32)
+        if not self.prompts:
+            budget[np.repeat(counts > 1, counts)] = _ALL_PAGES
+        return None if (budget >= columns).all() else torch.from_numpy(budget)
+
+
+def _ranges(counts: Int32Array) -> npt.NDArray[np.int64]:
+    """0 .. counts[0] - 1, 0 .. counts[1] - 1, ..."""
+    total = int(counts.sum())
+    return np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+class SparseStep:
+    """The choices of one forward, layer by layer, and what they come to."""
+
+    def __init__(self, config: SparseConfig, plan: TreePlan, budgets: Tensor) -> None:
+        self._config = config
+        self._plan = plan
+        self._budgets = budgets
+        self._layers = self._pairs = self._loads = 0
+
+    def select(self, layer: int, pool: KVPool, q: Tensor, scale: float | None) -> Selection | None:
+        """The pages that queries [T, num_q_heads, head_dim] read in a layer; None: all."""
+        config = self._config
+        if layer < config.dense_layers:
+            return None
+        selection = select_pages(
+            q,
+            pool.layer_summaries(layer),
+            self._plan,
+            self._budgets,
+            scale=scale,
+            top_p=config.top_p,
+            sink=config.sink,
+            recent=config.recent,
+            share=config.share,
+            keep_tail=config.keep_tail,
+        )
+        counts = count_selected(selection, self._plan)
+        self._layers += 1
+        self._pairs += counts.pairs
+        self._loads += counts.loads
+        return selection
+
+    def counts(self) -> SparseCounts:
+        vectors = 1 if self._config.summaries == "mean" else 2
+        return SparseCounts(self._layers, self._pairs, self._loads, vectors)
+
+
+def check_sparse(sparse: SparseConfig, num_layers: int) -> None:
+    """TypeError or ValueError unless the settings fit a model of so many layers."""
+    if not isinstance(sparse, SparseConfig):
+        raise TypeError(f"sparse must be a SparseConfig, got {type(sparse).__name__}")
+    if sparse.dense_layers >= num_layers:
+        raise ValueError(
+            f"sparse.dense_layers must be below {num_layers}, the layers of the model, got "
+            f"{sparse.dense_layers}"
+        )
+
+
+def parse_budget(text: str) -> int | float:
+    """ "64" is 64 pages; "0.125" and "1/8" are a share of a branch's pages."""
+    top, slash, bottom = text.partition("/")
+    try:
+        value = int(top) / int(bottom) if slash else float(text) if "." in text else int(text)
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if math.isnan(value) or value <= 0 or (isinstance(value, float) and value >= 1):
+        raise ValueError(f"got {text!r}, expected a number of pages, or a share of them such as 1/8 or 0.125")
+    return value
