@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tts_kernels.device_plan import SelectOptions, WorkLaunch, WorkLayout
 
-# A query's columns are ranked in the registers of one program: at most 64 in each of 512 threads.
+# A query's columns are ranked in the registers of one program: at most 32 in each of 1,024 threads.
 MAX_COLUMNS = 2**15
 
 
@@ -60,7 +60,7 @@ def select_top_pages(
         KEEP_TAIL=options.keep_tail,
         TOGETHER=options.share != "branch",
         BLOCK_C=block_c,
-        num_warps=max(1, min(16, block_c // 512)),
+        num_warps=max(1, min(32, block_c // 512)),
     )
 
 
