@@ -131,6 +131,20 @@ def test_compare_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert row["eflops"] == pytest.approx(row["flops"] + 281.25 * row["read_bytes"])
 
 
+def test_compare_dense_and_sparse(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--limit", "1", "--shots", "2", "-s", "rebase", "-o", "n=4", "--sparse", "4"]
+    assert compare(folder, *arguments, "--sparse-share", "tree", "--json") == 0
+    dense, sparse = json.loads(capsys.readouterr().out)["strategies"]
+    assert dense["sparse"] is None
+    assert (sparse["sparse"]["budget"], sparse["sparse"]["share"]) == (4, "tree")
+    assert dense["strategy"] == sparse["strategy"] == "rebase"
+    assert "The answer is" in sparse["outcomes"][0]["prompt"]
+    assert compare(folder, *arguments) == 0
+    out = capsys.readouterr().out
+    assert "rebase, sparse" in out
+    assert max(len(line) for line in out.splitlines()) <= 80
+
+
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["info"]) == 0
     assert "generic" in capsys.readouterr().out
@@ -230,6 +244,12 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["search", "a" * 2000], "2000 tokens"),
         (["compare", "--limit", "0"], "--limit: got 0"),
         (["compare", "--parallel", "0"], "--parallel: got 0"),
+        (["compare", "--shots", "-1"], "--shots: got -1"),
+        (["compare", "--shots", "5", "--tasks", "a.jsonl"], "--shots: only for the default problems"),
+        (["compare", "--shots", "100000"], "ask for fewer"),
+        (["compare", "--sparse", "0"], "--sparse: got '0', expected a number of pages, or a share"),
+        (["search", "a", "--sparse", "1/8", "--sparse-share", "all"], "share must be one of branch"),
+        (["search", "a", "--sparse", "4"], "dense_layers must be below 2, the layers of the model"),
         (["compare", "-s", "ets", "-s", "ets"], "given twice"),
         (["search", "a", "--budget-cost", "-1"], "max_cost must be a positive number"),
         (["plan-budget", "--context", "0"], "--context: got 0, expected at least 1"),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tts_kernels import TreePlan, plan, reference, select_pages, select_top_pages
+from tts_kernels import TreePlan, count_selected, plan, reference, select_pages, select_top_pages
 
 
 def in_plan_order(tables: Tensor, lengths: Tensor, query_lens: Tensor) -> list[int]:
@@ -82,6 +82,28 @@ def fan_out(branches: int, shared: int, own: int) -> TreePlan:
     prefix = torch.arange(shared, dtype=torch.int32).expand(branches, -1)
     lengths = torch.full((branches,), (shared + own) * PAGE, dtype=torch.int32)
     return plan(torch.cat([prefix, tails], dim=1), lengths)
+
+
+@settings(max_examples=50, deadline=None)
+@given(forest=forests(), share=st.sampled_from(["branch", "tree"]), seed=st.integers(0, 2**31))
+def test_counts_are_those_of_the_bits(forest: tuple[Tensor, Tensor, Tensor], share: Any, seed: int) -> None:
+    """pairs: bits of columns that a query sees; loads: distinct pages among them, a head and block at a time."""
+    made = plan(*forest, query_block=10**6)
+    scores = random_scores(made, 2, torch.Generator().manual_seed(seed))
+    selection = select_top_pages(scores, made, 4, share=share)
+    chosen = selection.to_bools(made.max_columns)
+    tables, lengths, query_lens = forest
+    pairs, loads = 0, set()
+    for head in range(2):
+        row = 0
+        for table, length, count in zip(tables, lengths.tolist(), query_lens.tolist(), strict=True):
+            for position in range(length - count, length):
+                for column in range(position // PAGE + 1):
+                    if chosen[head, row, column]:
+                        pairs += 1
+                        loads.add((head, int(table[column])))
+                row += 1
+    assert count_selected(selection, made) == (pairs, len(loads))
 
 
 def test_one_set_for_a_tree_reads_no_more_pages_than_one_branch() -> None:
