@@ -256,7 +256,10 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["plan-budget", "--tokens", "1"], "--tokens: got 1, expected at least 2"),
         (["plan-budget", "--bandwidth", "nan"], "--bandwidth: got nan, expected a positive number"),
         (["plan-budget", "-c", "500", "--tokens", "100"], "exceeds the model's 512 positions"),
-        ([*PLAN, "-c", "64", "--tokens", "9", "--share", "none"], "budget.share: got 'none'"),
+        (
+            [*PLAN, "-c", "64", "--tokens", "9", "--share", "none"],
+            "--share: got 'none', expected branch or tree",
+        ),
         ([*PLAN, "-c", "64", "--tokens", "9", "--dense-layers", "3"], "but the model has 2 layers"),
     ],
 )

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from tts_kernels import KVPool, KVTree, append_kv, copy_pages, reference
 
@@ -18,26 +17,29 @@ def make_pool(kind: str | None, dtype: torch.dtype = torch.float32, **options: o
     return KVPool(**(sizes | {"dtype": dtype, "summaries": kind} | options))  # type: ignore[arg-type]
 
 
-def expected(pool: KVPool, layer: int, table: Tensor, length: int, kind: str) -> Tensor:
-    """Summaries of a branch's pages from the keys in them, in the dtype of the pool."""
-    k, _ = pool.gather(layer, table, length)
-    pages = len(table)
-    slots = torch.zeros((pages * PAGE, *k.shape[1:]))
-    slots[:length] = k.float()
-    filled = torch.full((pages,), PAGE)
-    filled[-1] = length - (pages - 1) * PAGE
-    return reference.page_summaries(slots, filled, kind).to(pool.dtype)
-
-
 def check(pool: KVPool, tree: KVTree, branch: int, kind: str) -> None:
+    """The summaries of the branch's pages are those of the keys in them."""
     tables, lengths = tree.block_tables([branch])
-    table = torch.from_numpy(tables[0])
-    for layer in range(pool.num_layers):
-        found = pool.layer_summaries(layer)[table.long()]
-        # float32 sums of 16 keys in another order; a bfloat16 is rounded once, perhaps to the other neighbour
-        tolerance = 2**-7 if pool.dtype == torch.bfloat16 else 1e-6
-        wanted = expected(pool, layer, table, int(lengths[0]), kind)
-        torch.testing.assert_close(found, wanted, rtol=tolerance, atol=1e-6)
+    for column, page in enumerate(tables[0].tolist()):
+        if page < 0:
+            continue
+        count = min(PAGE, int(lengths[0]) - column * PAGE)
+        for layer in range(pool.num_layers):
+            k, _ = pool.gather(layer, torch.tensor([page], dtype=torch.int32), count)
+            slots = torch.zeros((PAGE, *k.shape[1:]))
+            slots[:count] = k.float()
+            wanted = reference.page_summaries(slots, torch.tensor([count]), kind)[0].to(pool.dtype)
+            # float32 sums of 16 keys in another order; a bfloat16 is rounded once, perhaps to the other
+            # neighbour
+            tolerance = 2**-7 if pool.dtype == torch.bfloat16 else 1e-6
+            found = pool.layer_summaries(layer)[page]
+            torch.testing.assert_close(found, wanted, rtol=tolerance, atol=1e-6)
+
+
+def cut(tree: KVTree, branch: int, data: st.DataObject) -> int:
+    """A length to cut the branch at: not in the page that may be evicted."""
+    length = tree.length(branch)
+    return data.draw(st.integers(0, length).filter(lambda n: not PAGE < n <= 2 * PAGE))
 
 
 @pytest.mark.parametrize("kind", ["mean", "minmax"])
@@ -45,22 +47,28 @@ def check(pool: KVPool, tree: KVTree, branch: int, kind: str) -> None:
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_summaries_follow_the_pages(kind: str, dtype: torch.dtype, data: st.DataObject) -> None:
-    """After an append the branch's summaries are those of its keys, whatever was forked and cut before."""
+    """After an append the branch's summaries are those of its keys, whatever was forked, cut, released or
+    evicted before, and whoever had its pages."""
     pool = make_pool(kind, dtype, num_pages=60)
     assert pool.summaries is not None
     pool.summaries.fill_(torch.nan)
     tree = KVTree(pool.num_pages)
     branches = [tree.create()]
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
-    for _ in range(data.draw(st.integers(1, 6))):
+    for _ in range(data.draw(st.integers(1, 9))):
         branch = data.draw(st.sampled_from(branches))
         length = tree.length(branch)
-        action = data.draw(st.sampled_from(["append", "append", "fork", "truncate"]))
-        if action == "fork":
-            branches += tree.fork(branch, 1, at=data.draw(st.integers(0, length)))
+        action = data.draw(st.sampled_from(["append", "append", "fork", "truncate", "release", "evict"]))
+        if action == "release" and len(branches) > 1:
+            branches.remove(branch)
+            tree.release(branch)
+        elif action == "evict" and length > 2 * PAGE and tree.block_tables([branch])[0][0, 1] >= 0:
+            tree.evict([branch], [1])
+        elif action == "fork":
+            branches += tree.fork(branch, 1, at=cut(tree, branch, data))
         elif action == "truncate":
-            tree.truncate(branch, data.draw(st.integers(0, length)))
-        else:
+            tree.truncate(branch, cut(tree, branch, data))
+        elif action == "append":
             count = data.draw(st.integers(1, 40))
             new = tree.append([branch], [[0] * count])
             pool.copy(torch.from_numpy(new.copies))

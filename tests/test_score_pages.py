@@ -58,7 +58,7 @@ def cases(draw: st.DrawFn) -> Case:
         query_lens,
         kv_heads=draw(st.integers(1, 3)),
         group=draw(st.sampled_from([1, 2, 3, 4, 8])),
-        head_dim=draw(st.sampled_from([32, 64, 80, 128])),
+        head_dim=draw(st.sampled_from([32, 48, 64, 80, 128])),
         dtype=draw(st.sampled_from([torch.float32, torch.bfloat16])),
         seed=draw(st.integers(0, 2**31)),
     )
@@ -106,6 +106,15 @@ def test_scores_of_equal_keys_are_the_attention_itself() -> None:
     torch.testing.assert_close(scores.double(), mass, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("head_dim", [48, 80, 112, 144])
+def test_head_dims_of_an_odd_number_of_words(head_dim: int) -> None:
+    """Summaries of bfloat16 that are no multiple of 16 words; four tiles at once."""
+    case = make_case([1100, 1040], [(0, 0), (0, 1024)], [1, 1], head_dim=head_dim, dtype=torch.bfloat16)
+    summaries = random_summaries(case, "mean", torch.Generator().manual_seed(0))
+    scores = score_pages(case.q, summaries, case.plan())
+    torch.testing.assert_close(scores.double(), expected(case, summaries), rtol=2e-5, atol=1e-7)
+
+
 def test_nan_queries_and_foreign_summaries_are_refused() -> None:
     case = make_case([40, 50], [(0, 0), (0, 32)], [1, 1])
     summaries = random_summaries(case, "mean", torch.Generator())
@@ -121,6 +130,10 @@ def test_nan_queries_and_foreign_summaries_are_refused() -> None:
         score_pages(case.q, summaries[:2], case.plan())
     with pytest.raises(ValueError, match="4 heads, expected a multiple of the 3 KV heads"):
         score_pages(case.q, torch.randn((case.pool.num_pages, 3, 1, 64)), case.plan())
+    with pytest.raises(ValueError, match="got 0 KV heads"):
+        score_pages(case.q, summaries[:, :0], case.plan())
+    with pytest.raises(TypeError, match="summaries: got None; make the pool"):
+        score_pages(case.q, None, case.plan())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="float16"):
         score_pages(case.q, summaries.half(), case.plan())
     with pytest.raises(ValueError, match="strides"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ def in_plan_order(tables: Tensor, lengths: Tensor, query_lens: Tensor) -> list[i
     made = plan(tables, lengths, query_lens)
     first_row = query_lens.cumsum(0) - query_lens
     row_of_branch = {int(first_row[b]): b for b in range(len(tables)) if query_lens[b]}
-    order = [row_of_branch[int(made.query_order[begin])] for begin, _, _ in made.branches.tolist()]
+    order = [row_of_branch[int(made.query_order[begin])] for begin, *_ in made.branches.tolist()]
     return order + [b for b in range(len(tables)) if b not in order]
 
 
@@ -30,9 +31,14 @@ def forests(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
     fresh = iter(range(10_000))
     for _ in range(draw(st.integers(1, 9))):
         path = list(draw(st.sampled_from(paths)))[: draw(st.integers(0, 20))] if paths else []
-        paths.append(path + [next(fresh) for _ in range(draw(st.integers(0 if path else 1, 12)))])
+        path = [page if draw(st.integers(0, 9)) else -1 for page in path]  # some were evicted
+        more = draw(st.integers(1 if path[-1:] in ([], [-1]) else 0, 12))
+        paths.append(path + [next(fresh) for _ in range(more)])
     lengths = torch.tensor([len(p) * PAGE - draw(st.integers(0, PAGE - 1)) for p in paths], dtype=torch.int32)
-    query_lens = torch.tensor([draw(st.integers(0, min(int(n), 20))) for n in lengths], dtype=torch.int32)
+    # No query lies in an evicted page.
+    ends = [max([c + 1 for c, page in enumerate(path) if page < 0], default=0) * PAGE for path in paths]
+    most = [min(int(n) - end, 20) for n, end in zip(lengths, ends, strict=True)]
+    query_lens = torch.tensor([draw(st.integers(0, n)) for n in most], dtype=torch.int32)
     query_lens[0] = max(1, int(query_lens[0]))
     width = max(map(len, paths))
     tables = torch.tensor([path + [-1] * (width - len(path)) for path in paths], dtype=torch.int32)
@@ -40,12 +46,15 @@ def forests(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
     return tables[order], lengths[order], query_lens[order]
 
 
-def random_scores(made: TreePlan, heads: int, generator: torch.Generator) -> Tensor:
-    """Few distinct values, so that ties are common; zeros and columns behind the position among them."""
+def random_scores(
+    made: TreePlan, forest: tuple[Tensor, Tensor, Tensor], heads: int, generator: torch.Generator
+) -> Tensor:
+    """Few distinct values, so that ties are common; zeros among them, behind the position and for holes."""
     shape = (heads, made.num_queries, made.max_columns)
     scores = torch.randint(0, 6, shape, generator=generator).float() / 8
     seen = made.query_position[made.query_order.argsort()] // PAGE + 1
-    return scores * (torch.arange(made.max_columns) < seen[:, None])
+    held = forest[0].repeat_interleave(forest[2], dim=0)[:, : made.max_columns] >= 0
+    return scores * (torch.arange(made.max_columns) < seen[:, None]) * held
 
 
 @settings(max_examples=150, deadline=None)
@@ -65,7 +74,7 @@ def test_equals_plain_python(
 ) -> None:
     made = plan(*forest)
     generator = torch.Generator().manual_seed(seed)
-    scores = random_scores(made, 2, generator)
+    scores = random_scores(made, forest, 2, generator)
     budgets: int | Tensor = budget
     if per_row:
         budgets = torch.randint(1, budget + 1, (made.num_queries,), generator=generator, dtype=torch.int32)
@@ -87,9 +96,9 @@ def fan_out(branches: int, shared: int, own: int) -> TreePlan:
 @settings(max_examples=50, deadline=None)
 @given(forest=forests(), share=st.sampled_from(["branch", "tree"]), seed=st.integers(0, 2**31))
 def test_counts_are_those_of_the_bits(forest: tuple[Tensor, Tensor, Tensor], share: Any, seed: int) -> None:
-    """pairs: bits of columns that a query sees; loads: distinct pages among them, a head and block at a time."""
-    made = plan(*forest, query_block=10**6)
-    scores = random_scores(made, 2, torch.Generator().manual_seed(seed))
+    """pairs: bits of columns that a query sees; loads: distinct pages among them, for each head."""
+    made = plan(*forest, query_block=2)
+    scores = random_scores(made, forest, 2, torch.Generator().manual_seed(seed))
     selection = select_top_pages(scores, made, 4, share=share)
     chosen = selection.to_bools(made.max_columns)
     tables, lengths, query_lens = forest
@@ -99,7 +108,7 @@ def test_counts_are_those_of_the_bits(forest: tuple[Tensor, Tensor, Tensor], sha
         for table, length, count in zip(tables, lengths.tolist(), query_lens.tolist(), strict=True):
             for position in range(length - count, length):
                 for column in range(position // PAGE + 1):
-                    if chosen[head, row, column]:
+                    if chosen[head, row, column] and table[column] >= 0:
                         pairs += 1
                         loads.add((head, int(table[column])))
                 row += 1
@@ -142,9 +151,30 @@ def test_top_p_takes_as_few_as_it_needs() -> None:
     assert select_top_pages(scores, made, 3, top_p=0.6).to_bools(10).sum() == 3
 
 
+def test_evicted_pages_make_no_tail_and_no_tree() -> None:
+    """What two branches share behind a hole of one of them is no tail; a hole that both have is no root."""
+    tables = torch.arange(66, dtype=torch.int32).repeat(2, 1)
+    tables[1, 65], tables[1, 5] = 66, -1
+    lengths = torch.full((2,), 66 * PAGE, dtype=torch.int32)
+    chosen = select_top_pages(torch.rand((1, 2, 66)), plan(tables, lengths), 8).to_bools(66)
+    assert chosen.sum(-1).eq(8).all()
+    tables = torch.arange(132, dtype=torch.int32).view(2, 66)
+    tables[:, 0] = -1
+    made = plan(tables, lengths)
+    assert made.branches[:, 2:].eq(0).all()
+    assert select_top_pages(torch.rand((1, 2, 66)), made, 8, share="tree").to_bools(66).sum(-1).eq(8).all()
+
+
 def test_bad_arguments() -> None:
     made = fan_out(branches=2, shared=4, own=1)
     scores = torch.rand((1, 2, 5))
+    for bad_score in (-1.0, torch.nan, torch.inf):
+        broken = scores.clone()
+        broken[0, 1, 2] = bad_score
+        with pytest.raises(ValueError, match="scores: row 1 holds a negative number, NaN or infinity"):
+            select_top_pages(broken, made, 2)
+    with pytest.raises(ValueError, match="page_size: got 8, expected 16"):
+        select_top_pages(scores, replace(made, page_size=8), 2)
     for budget in (0, -3, torch.tensor([1, 0], dtype=torch.int32)):
         with pytest.raises(ValueError, match=r"budget: got .*, expected at least 1 page"):
             select_top_pages(scores, made, budget)

@@ -153,9 +153,21 @@ def test_selections_of_other_queries_are_refused() -> None:
         (torch.zeros((2, 3, 1), dtype=torch.int32), r"selection.mask: got shape \[2, 3, 1\]"),
         (torch.zeros((1, 2, 1), dtype=torch.int32), r"selection.mask: got shape \[1, 2, 1\]"),
         (torch.zeros((2, 2, 4), dtype=torch.int32)[..., ::2], "strides"),
+        (torch.zeros((2, 2, 0), dtype=torch.int32), r"got shape \[2, 2, 0\]"),
+        (torch.zeros((2, 2, 1), dtype=torch.int32, device="meta"), "selection.mask: got a tensor on meta"),
     ]:
         with pytest.raises(ValueError, match=message):
             tree_attention(case.q, *case.pool.layer(0), case.plan(), selection=Selection(mask))
+    long = make_case([600], [(0, 0)], [1])
+    with pytest.raises(
+        ValueError, match=r"selection.mask: got 1 words a row, expected a bit for each of the 38"
+    ):
+        tree_attention(
+            long.q,
+            *long.pool.layer(0),
+            long.plan(),
+            selection=Selection(mask.new_zeros((2, 1, 1), device="cpu")),
+        )
     mask = torch.zeros((2, 2, 1), dtype=torch.int64)
     with pytest.raises(TypeError, match=r"selection.mask: got torch.int64"):
         tree_attention(case.q, *case.pool.layer(0), case.plan(), selection=Selection(mask))

@@ -235,7 +235,7 @@ def test_opcheck() -> None:
 
 BAD_PLANS = [
     ("pages", (0,), 999, "pages"),
-    ("pages", (0,), -1, "pages"),
+    ("pages", (0,), -2, "pages"),
     ("query_order", (0,), 7, "query_order"),
     ("query_order", (0,), 1, "query_order"),
     ("query_position", (0,), -1, "query_position"),

@@ -41,7 +41,8 @@ class KVPool:
         layout: order in memory. "packed" (CPU only, its default); "HND", page after page, head after head,
             token after token (default elsewhere); "NHD", heads inside tokens.
         summaries: "mean" or "minmax" keeps a summary of each page's keys for sparse attention (see
-            `select_pages`): 1/32 or 1/16 of the bytes of 16 tokens' keys and values. Default: none.
+            `select_pages`): 1/32 or 1/16 of the bytes of 16 tokens' keys and values, twice that beside pages
+            of 8-bit numbers. Default: none.
 
     Attributes:
         k_pages, v_pages: packed [num_layers, num_pages, num_kv_heads, *packed page], see

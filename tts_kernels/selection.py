@@ -12,8 +12,7 @@ from torch import Tensor
 class SelectionCounts(NamedTuple):
     """What attention over a selection reads.
 
-    pairs: (query, page, KV head) triples that are read. loads: (page, KV head) pairs that are loaded, once
-    for each block of queries of the plan that reads them.
+    pairs: (query, page, KV head) triples that are read. loads: distinct (page, KV head) pairs among them.
     """
 
     pairs: int

@@ -132,8 +132,9 @@ void bind_kv_tree(py::module_& m) {
   py::class_<KVTree>(m, "KVTree", R"(Branches over shared, reference-counted pages of a fixed pool.
 
 Holds ids only; K and V live where the caller keeps them. Position p of a branch lives in slot p % page_size of
-page block_table[p // page_size], which is -1 where that page was evicted. Full pages are shared by all branches that fork from one another; a partly
-filled last page is copied when a branch appends to it while another holds it.
+page block_table[p // page_size], which is -1 where that page was evicted. Full pages are shared by all branches
+that fork from one another; a partly filled last page is copied when a branch appends to it while another holds
+it.
 
 Branch ids are unique in the process, so one that was released or is of another tree raises ValueError. A call
 that raises leaves the tree as it was. Not safe for use by several threads at once.)")

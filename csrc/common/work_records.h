@@ -50,11 +50,9 @@ struct WorkCapacity {
 //   query_position  [queries]     by depth-first number: the query sees the tokens 0 .. position
 //   query_forks     [queries, 4]  QueryFork, by depth-first number
 //   merge_begin     [queries+16]  partials of query i: merge_base[merge_begin[i] .. merge_begin[i + 1]), in
-//   path
-//                                 order; none where an item writes the result itself
+//                                 path order; none where an item writes the result itself
 //   merge_base      [merges]      row r of the query has its partial at merge_base + r
-//   pages           [pages]       physical pages of all items; -1 (kHole): evicted, nobody attends to its
-//   tokens
+//   pages           [pages]       physical pages of all items; kHole where one was evicted
 //
 // Partials are float32: first their normalised outputs [num_kv_heads, partials, head_dim], then their
 // natural-log lse [num_kv_heads, partials]. A partial whose rows saw nothing is (0, -inf).

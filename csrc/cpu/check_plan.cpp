@@ -95,4 +95,12 @@ void check_plan(const PlanView& plan, int num_pool_pages) {
   check_coverage(plan);
 }
 
+void check_mask(const PlanView& plan, int64_t mask_words) {
+  for (int64_t i = 0; i < plan.num_queries; ++i) {
+    require(plan.query_position[i] / kPageSize < 32 * mask_words, "selection.mask: got ", mask_words,
+            " words a row, expected a bit for each of the ", plan.query_position[i] / kPageSize + 1,
+            " pages of query ", i, "; select with this plan");
+  }
+}
+
 }  // namespace tts

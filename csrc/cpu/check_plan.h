@@ -9,4 +9,8 @@ namespace tts {
 // token's page among them.
 void check_plan(const PlanView& plan, int num_pool_pages);
 
+// Throws ArgumentError unless a selection's rows of `mask_words` words have a bit for every page that a query
+// of the plan sees.
+void check_mask(const PlanView& plan, int64_t mask_words);
+
 }  // namespace tts

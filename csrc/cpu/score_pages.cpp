@@ -152,6 +152,11 @@ class Run {
 }  // namespace
 
 void score_pages(const ScorePagesParams& params, int num_threads) {
+  require(params.num_kv_heads >= 1 && params.head_dim >= kMinHeadDim && params.head_dim <= kMaxHeadDim &&
+              params.head_dim % kHeadDimStep == 0,
+          "summaries: got ", params.num_kv_heads, " KV heads of head_dim ", params.head_dim,
+          ", expected at least one and a multiple of ", kHeadDimStep, " from ", kMinHeadDim, " to ",
+          kMaxHeadDim);
   require(params.summaries.vectors == 1 || params.summaries.vectors == 2, "summaries: got ",
           params.summaries.vectors, " vectors a page, expected 1 (mean) or 2 (minmax)");
   require(params.num_q_heads >= 1 && params.num_q_heads % params.num_kv_heads == 0, "q: got ",

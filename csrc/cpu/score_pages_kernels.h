@@ -14,7 +14,7 @@ constexpr int kScoreTiles = 4;
 constexpr int kScoreStride = 256;  // floats from row to row of the products: kTileTokens
 
 struct PageScoreKernels {
-  // Packs the summaries of 16 pages, `words` words each (a multiple of 16): tile[16 i + j] = rows[j][i].
+  // Packs the summaries of 16 pages, `words` >= 16 words each: tile[16 i + j] = rows[j][i].
   void (*pack)(const uint32_t* const* rows, int words, uint32_t* tile);
   // s[r * kScoreStride + 16 n + j] = sum over c of q[r * channels + c] * channel c of summary j of tiles[n],
   // for n < count <= kScoreTiles. A word of a tile is a float or, `pairs`, two bfloat16.

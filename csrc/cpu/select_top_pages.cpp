@@ -21,7 +21,7 @@ struct Row {
   int32_t branch;
   int32_t token;   // row of scores and mask
   int32_t seen;    // columns
-  int32_t fork;    // from this column on no other branch holds its pages; `seen` where it was not forked
+  int32_t own;     // from this column on no other branch has its pages; `seen` where that is not kept
   int32_t budget;  // < seen
 };
 
@@ -72,7 +72,7 @@ class Run {
   // Rows that choose, and in groups those that choose together. The others read everything.
   void find_groups() {
     for (int64_t b = 0; b < p_.num_branches; ++b) {
-      const int32_t fork = fork_of(b);
+      const int32_t own = p_.branches[b].own;
       for (int32_t i = p_.branches[b].query_begin; i < p_.branches[b].query_end; ++i) {
         const int32_t token = p_.query_order[i], seen = p_.query_position[i] / kPageSize + 1;
         if (p_.budget[token] >= seen) {
@@ -82,9 +82,9 @@ class Run {
         if (rows_.empty() || !together(rows_.back().branch, static_cast<int32_t>(b))) {
           group_begin_.push_back(static_cast<int32_t>(rows_.size()));
         }
-        const bool tail = p_.keep_tail && fork > 0;
+        const bool tail = p_.keep_tail && own > 0;
         rows_.push_back(
-            {static_cast<int32_t>(b), token, seen, tail ? std::min(fork, seen) : seen, p_.budget[token]});
+            {static_cast<int32_t>(b), token, seen, tail ? std::min(own, seen) : seen, p_.budget[token]});
       }
     }
     group_begin_.push_back(static_cast<int32_t>(rows_.size()));
@@ -93,7 +93,7 @@ class Run {
   // Always kept: columns before `keep_before(row)` and from `keep_from(row)` on.
   int32_t keep_before(const Row& row) const { return std::min(p_.sink, row.seen); }
   int32_t keep_from(const Row& row) const {
-    return std::max(keep_before(row), std::min(row.fork, row.seen - std::min(p_.recent, row.seen)));
+    return std::max(keep_before(row), std::min(row.own, row.seen - std::min(p_.recent, row.seen)));
   }
 
   void set_columns(int head, int32_t token, int32_t begin, int32_t end) {
@@ -115,6 +115,8 @@ class Run {
       const Row& row = rows_[static_cast<size_t>(r)];
       forget_foreign_columns(r, begin, path);
       const float* scores = p_.scores + (int64_t{head} * p_.num_queries + row.token) * p_.num_columns;
+      require(std::all_of(scores, scores + row.seen, [](float x) { return x >= 0 && x < INFINITY; }),
+              "scores: row ", row.token, " holds a negative number, NaN or infinity, expected scores >= 0");
       const int32_t first = keep_before(row), last = keep_from(row);
       set_columns(head, row.token, 0, first);
       set_columns(head, row.token, last, row.seen);
@@ -186,7 +188,8 @@ class Run {
     }
   }
 
-  // Grows with the score: scores of 2^-63 and less share a bin, those of 1 and more too; 32 bins an octave.
+  // Grows with the score, 32 bins an octave: scores below 2^-63 share the first, those of almost 2 and more
+  // the last.
   static constexpr int kBins = 2048;
   static int bin_of(double score) {
     const auto bits = static_cast<int64_t>(std::bit_cast<uint64_t>(score) >> 47);
@@ -226,9 +229,13 @@ void select_top_pages(const SelectTopPagesParams& params, int num_threads) {
 SelectionCounts count_selected(const PlanView& plan, const int32_t* mask, int num_kv_heads,
                                int64_t mask_words, int num_pool_pages) {
   check_plan(plan, num_pool_pages);
+  check_mask(plan, mask_words);
   SelectionCounts counts{};
+  const int32_t* last_page = std::max_element(plan.pages, plan.pages + plan.num_pages);
+  std::vector<bool> loaded(plan.num_pages > 0 ? static_cast<size_t>(*last_page) + 1 : 0);
   for (int head = 0; head < num_kv_heads; ++head) {
     const int32_t* rows = mask + head * plan.num_queries * mask_words;
+    loaded.assign(loaded.size(), false);
     for (int64_t i = 0; i < plan.num_segments; ++i) {
       const Segment& segment = plan.segments[i];
       const int tile = segment.first_page / kTilePages;
@@ -247,7 +254,12 @@ SelectionCounts count_selected(const PlanView& plan, const int32_t* mask, int nu
         counts.pairs += std::popcount(bits);
         read |= bits;
       }
-      counts.loads += std::popcount(read);
+      for (int j = 0; j < segment.num_pages; ++j) {
+        if ((read >> ((segment.first_page + j) % kTilePages) & 1) == 0) continue;
+        const auto page = static_cast<size_t>(plan.pages[segment.page_offset + j]);
+        counts.loads += !loaded[page];
+        loaded[page] = true;
+      }
     }
   }
   return counts;

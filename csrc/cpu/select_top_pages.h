@@ -29,9 +29,8 @@ struct SelectTopPagesParams {
 // tts_kernels.select_top_pages has the rule. Throws ArgumentError where the plan's numbers do not fit.
 void select_top_pages(const SelectTopPagesParams& params, int num_threads);
 
-// What a selection comes to for one plan: (query, page, KV head) triples that are read, and (page, KV head)
-// pairs that are loaded, once for each block of queries that reads them. Throws ArgumentError as
-// tree_attention does.
+// What a selection comes to for one plan: (query, page, KV head) triples that are read, and distinct (page,
+// KV head) pairs among them. Throws ArgumentError as tree_attention does.
 struct SelectionCounts {
   int64_t pairs, loads;
 };

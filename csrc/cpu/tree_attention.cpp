@@ -346,6 +346,7 @@ void tree_attention(const TreeAttentionParams& params, int num_threads) {
               (params.q_dtype == params.kv.dtype || params.kv.dtype == DType::kInt8),
           "q: expected the dtype of the pages, or float32 or bfloat16 with int8 pages");
   check_plan(params.plan, params.kv.num_pages);
+  if (params.mask != nullptr) check_mask(params.plan, params.mask_words);
   for (int64_t i = 0; params.mass != nullptr && i < params.plan.num_queries; ++i) {
     require(params.plan.query_position[i] / kPageSize < params.mass_columns, "query_position[", i, "]: got ",
             params.plan.query_position[i], ", expected a position on the first ", params.mass_columns,

@@ -38,4 +38,12 @@ std::vector<BranchRow> checked_rows(const BranchTables& tables, int64_t num_page
 // first). A hole is an entry like any other: behind one that only one of two rows has they share nothing.
 std::vector<int32_t> sort_depth_first(std::vector<BranchRow>& rows);
 
+// Columns up to the last page that a row shares with the row before it, which it agrees with in `shared`
+// columns: holes in which both agree at last are no pages.
+int32_t shared_pages(const BranchRow& row, int32_t shared);
+
+// For each row the first column from which on no other row has its pages; 0 where it shares none. `shared` as
+// sort_depth_first returned it.
+std::vector<int32_t> own_columns(const std::vector<BranchRow>& rows, const std::vector<int32_t>& shared);
+
 }  // namespace tts

@@ -68,7 +68,10 @@ class Builder {
 
  private:
   void add_forks(const OrderedBranches& branches) {
-    const auto shared = [&](size_t r) { return r < branches.rows.size() ? branches.shared[r] : 0; };
+    const auto shared = [&](size_t r) {
+      return r < branches.rows.size() ? shared_pages(branches.rows[r], branches.shared[r]) : 0;
+    };
+    const std::vector<int32_t> own = own_columns(branches.rows, branches.shared);
     constexpr int32_t kAll = std::numeric_limits<int32_t>::max();
     QueryFork fork{0, 0, 0, 0};
     int32_t before = 0;  // leading columns that the branch before shares with any other
@@ -76,7 +79,7 @@ class Builder {
       const int32_t columns = std::max(shared(r), shared(r + 1));
       if (r > 0 && !(shared(r) > 0 && before == shared(r) && columns == shared(r))) ++fork.siblings;
       if (r > 0 && shared(r) == 0) ++fork.tree;
-      fork.tail_begin = columns > 0 ? columns : kAll;
+      fork.tail_begin = own[r] > 0 ? own[r] : kAll;
       fork.shared = shared(r);
       for (int32_t q = 0; q < branches.rows[r].num_queries; ++q, fork.shared = kAll) {
         list_.query_forks.push_back(fork);

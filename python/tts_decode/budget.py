@@ -75,4 +75,4 @@ class Budget:
 
 
 def _positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and 0 < value < math.inf
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and 0 < value < math.inf

@@ -75,7 +75,7 @@ class TreeDecoder:
         track_mass: keep for each branch how much attention its pages have drawn, which `evict` goes by; on
             the CPU only.
         sparse: read only part of the KV pages in decode steps; default: all of them. On a GPU such steps run
-            without CUDA graphs, and their cost is accounted as if every budget were used up.
+            without CUDA graphs, and their cost is estimated: as if every budget were used up.
         cuda_graphs: on a GPU, capture decode steps as CUDA graphs: one for each of a few sizes of the batch,
             at its first use.
 
@@ -226,6 +226,7 @@ class TreeDecoder:
         any branch holds it, and it is shared only by branches that evicted the same pages before it. A
         branch forked later inherits what its parent lacks. Tokens, text and positions stay as they are, but
         nothing attends to the tokens of an evicted page any more, and no fork or truncation can end in one.
+        Masses count from the branch's root on: pages of a prompt that was resident already begin with none.
 
         Args:
             keep: pages that each of the branches keeps, at least 1.
@@ -340,7 +341,7 @@ def _kv_dtype(engine: HFEngine, kv_dtype: torch.dtype | None) -> torch.dtype:
         raise ValueError(f"kv_dtype must be None, torch.int8 or the model's {engine.dtype}, got {kv_dtype!r}")
     if not _runs_on_host(engine.device):
         raise ValueError(
-            f"kv_dtype = torch.int8 has kernels on the CPU only, the model is on {engine.device}"
+            f"kv_dtype = torch.int8 is served on the CPU only as yet, the model is on {engine.device}"
         )
     return kv_dtype
 

@@ -214,8 +214,9 @@ class Scheduler:
                 positions.extend(range(begin, end))
                 feed.rows_end = len(rows)
                 feed.tokens_end = len(tokens)
+            prompts = np.array([isinstance(feed.request, RootRequest) for feed in batch])
             step = StepInputs(
-                tokens, positions, rows, appended.slots, appended.copies, tables, lengths, counts
+                tokens, positions, rows, appended.slots, appended.copies, tables, lengths, counts, prompts
             )
             output = decoder._steps.run(step, hidden=decoder.keep_hidden > 0)
         except BaseException:

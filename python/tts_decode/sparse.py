@@ -22,8 +22,8 @@ _ALL_PAGES = 2**31 - 1
 class SparseConfig:
     """Which pages decode steps read, for `TreeDecoder(sparse=...)`.
 
-    A page has 16 tokens. Layers with a sliding window stay dense, and so do prompts and forced tokens, unless
-    `prompts` is set.
+    A page has 16 tokens. Layers with a sliding window stay dense, and so do prompts and forced text of more
+    than a token, unless `prompts` is set.
 
     Attributes:
         budget: pages that a branch reads in a layer for each KV head: an int, or the share of its pages as a
@@ -38,7 +38,7 @@ class SparseConfig:
         keep_tail: always read what only this branch holds. False where the tails are most of the context.
         dense_layers: the first layers, which stay dense. Quest keeps 2, Kinetics 1.
         min_pages: what a share of few pages is raised to.
-        prompts: read sparsely in prompts and forced tokens too, each token its own pages.
+        prompts: read sparsely in prompts and forced text too, each token its own pages.
     """
 
     budget: int | float = 0.125
@@ -69,20 +69,23 @@ class SparseConfig:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
-    def budgets(self, lengths: Int32Array, counts: Int32Array, page_size: int) -> Tensor | None:
+    def budgets(
+        self, lengths: Int32Array, counts: Int32Array, prompts: npt.NDArray[np.bool_], page_size: int
+    ) -> Tensor | None:
         """Pages for each query, int32 [T]; None where all of them read everything.
 
-        lengths, counts: tokens of each branch, and its last ones that are queries.
+        lengths, counts: tokens of each branch, and its last ones that are queries. prompts: whether these are
+        a prompt's.
         """
         position = np.repeat(lengths - counts, counts) + _ranges(counts)
         columns = position // page_size + 1
         if isinstance(self.budget, int):
-            budget = np.full_like(columns, self.budget)
+            budget = np.full(columns.shape, float(self.budget))
         else:
             budget = np.maximum(np.ceil(self.budget * columns), self.min_pages)
-        budget = budget.astype(np.int32)
+        budget = np.minimum(budget, _ALL_PAGES).astype(np.int32)
         if not self.prompts:
-            budget[np.repeat(counts > 1, counts)] = _ALL_PAGES
+            budget[np.repeat(prompts | (counts > 1), counts)] = _ALL_PAGES
         return None if (budget >= columns).all() else torch.from_numpy(budget)
 
 
@@ -128,8 +131,8 @@ class SparseStep:
     def counts(self) -> SparseCounts:
         return SparseCounts(self._layers, self._pairs, self._loads, self._vectors)
 
-    def counts_at_most(self, columns: int, pages: int, num_kv_heads: int) -> SparseCounts:
-        """Bounds of the counts, for a GPU, where asking for them would wait: every budget used up.
+    def counts_by_budget(self, columns: int, pages: int, num_kv_heads: int) -> SparseCounts:
+        """An estimate of the counts, for a GPU, where asking for them would wait: every budget used up.
 
         columns: pages of all queries, with repeats, that they may read. pages: distinct ones of the step.
         """

@@ -51,8 +51,18 @@ def page_layout(head_dim: int, dtype: torch.dtype) -> PageLayout:
     return PageLayout((d // 2, 16, 2), (8, d, 2), (32, 2, 1), (2 * d, 2, 1))
 
 
+def check_optional_devices(k_pages: Tensor, **tensors: Tensor | None) -> None:
+    """`check_devices` of an operator's optional tensors."""
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            check_devices(k_pages=k_pages, **{name: tensor})
+
+
 def check_devices(**tensors: Tensor) -> None:
-    """All of an operator's tensors, k_pages among them: torch would run the fake if one were on meta."""
+    """All of an operator's tensors: torch would run the fake if one were on meta.
+
+    They must be where k_pages are, or the first of them where there are none.
+    """
     for tensor in tensors.values():
         if not (isinstance(tensor, Tensor) and tensor.is_cpu):
             break
@@ -65,10 +75,11 @@ def check_devices(**tensors: Tensor) -> None:
             raise ValueError(
                 f"{name}: got a tensor on {tensor.device}, expected cpu or cuda (no kernel for that device)"
             )
-    device = tensors["k_pages"].device
+    first = "k_pages" if "k_pages" in tensors else next(iter(tensors))
+    device = tensors[first].device
     for name, tensor in tensors.items():
         if tensor.device != device:
-            raise ValueError(f"{name}: got a tensor on {tensor.device}, expected {device}, where k_pages are")
+            raise ValueError(f"{name}: got a tensor on {tensor.device}, expected {device}, where {first} is")
 
 
 def check_int32(name: str, tensor: Tensor, *inner: int) -> None:
@@ -135,10 +146,10 @@ def check_plan_tensors(
 
 
 def check_mask(mask: Tensor, heads: int, queries: int) -> None:
-    """The mask of a Selection for these pages and queries."""
+    """The mask of a Selection for these KV heads and queries; C++ looks whether its rows are long enough."""
     if mask.dtype is not torch.int32:
         raise TypeError(f"selection.mask: got {mask.dtype}, expected torch.int32")
-    if mask.dim() != 3 or mask.shape[:2] != (heads, queries) or not mask.is_contiguous():
+    if mask.dim() != 3 or mask.shape[:2] != (heads, queries) or not mask.is_contiguous() or not mask.numel():
         raise ValueError(
             f"selection.mask: got shape {list(mask.shape)} and strides {mask.stride()}, expected contiguous "
             f"[{heads}, {queries}, words], a row for each KV head and query"

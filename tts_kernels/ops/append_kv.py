@@ -9,6 +9,7 @@ from tts_kernels import _core, backend
 from tts_kernels.ops._common import (
     check_devices,
     check_int32,
+    check_optional_devices,
     check_rows,
     check_scales,
     check_summaries,
@@ -61,8 +62,7 @@ def append_kv(
     follow each other in the call, in the order of their slots, as `KVTree.append` has them.
     """
     check_devices(k=k, v=v, k_pages=k_pages, v_pages=v_pages, slots=slots)
-    if scales is not None:
-        check_devices(k_pages=k_pages, scales=scales)
+    check_optional_devices(k_pages, summaries=summaries, scales=scales)
     torch.ops.tts_kernels.append_kv.default(k, v, k_pages, v_pages, slots, summaries, scales)
 
 

@@ -9,6 +9,7 @@ from tts_kernels import _core, backend
 from tts_kernels.ops._common import (
     check_devices,
     check_int32,
+    check_optional_devices,
     check_scales,
     check_summaries,
     kv_view,
@@ -45,8 +46,7 @@ def copy_pages(
     a pair that leads outside the pool is left out.
     """
     check_devices(k_pages=k_pages, v_pages=v_pages, copies=copies)
-    if scales is not None:
-        check_devices(k_pages=k_pages, scales=scales)
+    check_optional_devices(k_pages, summaries=summaries, scales=scales)
     torch.ops.tts_kernels.copy_pages.default(k_pages, v_pages, copies, summaries, scales)
 
 

@@ -56,7 +56,9 @@ def score_pages(
         return score_pages_work(q, summaries, plan, scale)
     if not isinstance(plan, TreePlan):
         raise TypeError(f"plan: got {type(plan).__name__}, expected a TreePlan (tts_kernels.plan)")
-    check_devices(q=q, k_pages=summaries)
+    if summaries is None:
+        raise TypeError('summaries: got None; make the pool with KVPool(summaries="mean") or "minmax"')
+    check_devices(summaries=summaries, q=q)
     if q.dim() != 3 or summaries.dim() != 4 or summaries.shape[2] not in (1, 2):
         raise ValueError(
             f"q, summaries: got shapes {list(q.shape)} and {list(summaries.shape)}, expected "

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tts_kernels import _core
 from tts_kernels.device_plan import DevicePlan, SelectOptions
-from tts_kernels.ops._common import check_mask, plan_view
+from tts_kernels.ops._common import PAGE_SIZE, check_int32, check_mask, check_plan_tensors, plan_view
 from tts_kernels.ops._sparse_work import select_top_pages_work
 from tts_kernels.ops.score_pages import score_pages
 from tts_kernels.plan import TreePlan
@@ -77,8 +77,11 @@ def select_top_pages(
     Returns:
         The selection, for `tree_attention`.
 
+    Columns of evicted pages count as pages here.
+
     Raises:
-        TypeError, ValueError: an argument is out of range or does not belong to the plan.
+        TypeError, ValueError: an argument is out of range or does not belong to the plan, or (on the CPU) a
+            score is negative, NaN or infinite.
     """
     _check(scores, top_p, sink, recent, share)
     if isinstance(plan, DevicePlan):
@@ -108,6 +111,7 @@ def select_top_pages(
 def count_selected(selection: Selection, plan: TreePlan) -> SelectionCounts:
     """What `tree_attention` reads with this selection, of the pages that the plan's queries see."""
     mask = selection.mask
+    check_plan_tensors(plan.query_order, plan.query_position, plan.blocks, plan.segments, plan.pages)
     check_mask(mask, mask.shape[0], plan.num_queries)
     view = plan_view(plan.query_order, plan.query_position, plan.blocks, plan.segments, plan.pages)
     return SelectionCounts(*_core.count_selected(view, (mask.data_ptr(), mask.shape[2]), mask.shape[0]))
@@ -141,6 +145,12 @@ def _check_plan(scores: Tensor, plan: TreePlan) -> None:
             f"scores: got shape {list(scores.shape)}, expected [num_kv_heads, {plan.num_queries}, "
             f"{plan.max_columns}] for this plan"
         )
+    if plan.page_size != PAGE_SIZE:
+        raise ValueError(
+            f"plan.page_size: got {plan.page_size}, expected {PAGE_SIZE}; plan with page_size=16"
+        )
+    check_plan_tensors(plan.query_order, plan.query_position, plan.blocks, plan.segments, plan.pages)
+    check_int32("branches", plan.branches, 4)
     if not scores.is_cpu or not scores.is_contiguous():
         raise ValueError(
             f"scores: got strides {scores.stride()} on {scores.device}, expected contiguous on the CPU"

@@ -14,6 +14,7 @@ from tts_kernels.ops._common import (
     PAGE_SIZE,
     check_devices,
     check_mask,
+    check_optional_devices,
     check_plan_tensors,
     check_rows,
     kv_view,
@@ -141,8 +142,8 @@ def tree_attention(
         segments=plan.segments,
         pages=plan.pages,
     )
-    if scales is not None:
-        check_devices(k_pages=k_pages, scales=scales)
+    mask = None if selection is None else selection.mask
+    check_optional_devices(k_pages, **{"scales": scales, "selection.mask": mask})
     if q.dim() != 3 or q.shape[2] == 0:
         raise ValueError(f"q: got shape {list(q.shape)}, expected [T, num_q_heads, head_dim]")
     if plan.page_size != PAGE_SIZE:
@@ -161,7 +162,7 @@ def tree_attention(
         q.shape[-1] ** -0.5 if scale is None else scale,
         window or 0,
         logits_soft_cap or 0.0,
-        None if selection is None else selection.mask,
+        mask,
         scales,
     )
     if return_mass:

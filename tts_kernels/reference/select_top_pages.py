@@ -48,15 +48,16 @@ def select_top_pages(
     shared = [0, *(_agreed(tables[a], tables[b]) for a, b in pairwise(branches))]
     rows: list[_Row] = []
     for place, branch in enumerate(branches):
-        fork = max(shared[place : place + 2])
+        others = {page for other in branches if other != branch for page in tables[other] if page >= 0}
+        own = max((column + 1 for column, page in enumerate(tables[branch]) if page in others), default=0)
         for position in range(int(lengths[branch]) - int(query_lens[branch]), int(lengths[branch])):
             pages = tables[branch][: position // page_size + 1]
             count, n = len(rows), len(pages)
             kept = set(range(min(sink, n))) | set(range(max(n - recent, 0), n))
-            if keep_tail and fork:
-                kept |= set(range(fork, n))
-            own = budget if isinstance(budget, int) else int(budget[count])
-            rows.append(_Row(place, count, pages, own, kept))
+            if keep_tail and own:
+                kept |= set(range(own, n))
+            limit = budget if isinstance(budget, int) else int(budget[count])
+            rows.append(_Row(place, count, pages, limit, kept))
 
     chosen = torch.zeros(scores.shape, dtype=torch.bool)
     for head in range(scores.shape[0]):
@@ -74,6 +75,8 @@ def _agreed(a: list[int], b: list[int]) -> int:
     count = 0
     while count < min(len(a), len(b)) and a[count] == b[count]:
         count += 1
+    while count and a[count - 1] < 0:  # holes in which they agree at last are no shared pages
+        count -= 1
     return count
 
 

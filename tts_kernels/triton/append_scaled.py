@@ -121,8 +121,10 @@ def _append_page(
     value = tl.div_rn(value, tl.zeros([BLOCK_T, BLOCK_D], tl.float32) + scale)
     if LARGEST == 127:
         value = (value + 12582912.0) - 12582912.0  # 1.5 * 2**23: rounds half to even
-    # Any NaN or infinity among the new, or a scale that one left: then x - x or the scale is not 0.
-    broken = (tl.max(tl.max((x - x != 0).to(tl.int32), 1), 0) > 0) | ((before - before != 0) & keeps)
+    # Any NaN or infinity among the new, or the scale that one left among the old: then x - x, or the scale
+    # less itself, is not 0.
+    has_old = tl.max(is_old.to(tl.int32), 0) > 0
+    broken = (tl.max(tl.max((x - x != 0).to(tl.int32), 1), 0) > 0) | ((before - before != 0) & has_old)
     tl.store(scale_ptr, tl.where(broken, float("nan"), scale))
     value = tl.where(broken, 0.0, value)
     tl.store(to_ptr, value.to(page_ptr.dtype.element_ty), mask=(at <= last)[:, None] & in_head)

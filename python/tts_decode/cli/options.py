@@ -49,7 +49,9 @@ KvDtype = Annotated[
 Sparse = Annotated[
     str | None,
     typer.Option(
-        help="Read only so many of a branch's KV pages in a decode step: a share such as 1/8, or a number.",
+        help="Read only so many of a branch's KV pages, of 16 tokens each, in a decode step: a share such as "
+        "1/8, at least 16 pages, or a number. The first 2 layers read all; the first page, the last 4 and "
+        "what no other branch holds are always read.",
         rich_help_panel=_SPARSE,
     ),
 ]

@@ -16,12 +16,14 @@ from tts_decode.cli.errors import UsageError, usage_errors
 from tts_decode.engines.loading import DEFAULT_MODEL, load_config, resolve_dtype
 from tts_decode.engines.shape import shape_of_config
 from tts_decode.machine import measure_machine
+from tts_decode.sparse import SparseConfig
 from tts_kernels.cost import Machine, ModelShape
 from tts_kernels.device import checked_device
 from tts_kernels.search_cost import SearchCost, SparseBudget, search_cost
 
 _PAGE_SIZE = 16
 _FRACTIONS = (2, 4, 8, 16, 32)
+_LEAST_PAGES = SparseConfig().min_pages  # to which --sparse raises a share
 _AS_CHEAP = 1.01  # costs this close count as equal: then the plan that reads more pages is the better one
 
 _MACHINE = "Machine"
@@ -82,12 +84,22 @@ def plan_budget(
     for flag, rate in (("--flops", flops), ("--bandwidth", bandwidth)):
         if rate is not None and not 0 < rate < float("inf"):
             raise UsageError(f"{flag}: got {rate}, expected a positive number a second")
+    for flag, text, known in (
+        ("--share", share, ("branch", "tree")),
+        ("--summaries", summaries, ("mean", "minmax")),
+    ):
+        if text not in known:
+            raise UsageError(f"{flag}: got {text!r}, expected {' or '.join(known)}")
     with Display() as display, usage_errors():
         where = checked_device(device)
         kind = resolve_dtype(dtype, where)
         display.stage(f"reading the config of {model}")
         config = load_config(model)
         shape = shape_of_config(config, kind)
+        if not 0 <= dense_layers <= shape.num_layers:
+            raise UsageError(
+                f"--dense-layers: got {dense_layers}, but the model has {shape.num_layers} layers"
+            )
         positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
         if positions is not None and context + tokens > positions:
             raise UsageError(
@@ -137,7 +149,7 @@ def make_plans(
     pages = -(-context // _PAGE_SIZE)
     plans = [Plan("dense", pages, cost(None))]
     for fraction in _FRACTIONS:
-        chosen = -(-pages // fraction)
+        chosen = max(-(-pages // fraction), _LEAST_PAGES)
         if chosen < plans[-1].pages:
             plans.append(Plan(f"1/{fraction}", chosen, cost(prototype._replace(pages=chosen))))
     return plans

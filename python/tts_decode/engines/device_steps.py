@@ -52,7 +52,7 @@ class DeviceSteps:
         decoding = len(step.tokens) == len(step.counts) == len(step.rows)
         budgets = None
         if self._sparse is not None:
-            budgets = self._sparse.budgets(step.lengths, step.counts, self._pool.page_size)
+            budgets = self._sparse.budgets(step.lengths, step.counts, step.prompts, self._pool.page_size)
         if self._graphs is not None and decoding and not hidden and budgets is None:
             logits = self._graphs.run(step)
             if logits is not None:
@@ -73,7 +73,7 @@ class DeviceSteps:
         columns = np.repeat(-(-step.lengths // self._pool.page_size), step.counts)
         read = int(np.minimum(budgets.numpy(), columns).sum())
         return output._replace(
-            pages=pages, sparse=sparse.counts_at_most(read, pages, self._pool.num_kv_heads)
+            pages=pages, sparse=sparse.counts_by_budget(read, pages, self._pool.num_kv_heads)
         )
 
     def _pages(self, step: StepInputs) -> int:

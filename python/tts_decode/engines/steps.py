@@ -20,7 +20,8 @@ class StepInputs(NamedTuple):
 
     tokens, positions: [T]. rows: which of the T tokens need logits. slots: int32 [T], where their K and V go.
     copies: int32 [C, 2], pages to copy first. tables, lengths, counts: int32 [B, P], [B] and [B], the
-    branches' block tables, their tokens in all, and their new ones.
+    branches' block tables, their tokens in all, and their new ones. prompts: bool [B], whether these are a
+    prompt's.
     """
 
     tokens: list[int]
@@ -31,6 +32,7 @@ class StepInputs(NamedTuple):
     tables: Int32Array
     lengths: Int32Array
     counts: Int32Array
+    prompts: npt.NDArray[np.bool_]
 
 
 class HostSteps:
@@ -65,7 +67,7 @@ class HostSteps:
     def _sparse_step(self, step: StepInputs, tree_plan: TreePlan) -> SparseStep | None:
         if self._sparse is None:
             return None
-        budgets = self._sparse.budgets(step.lengths, step.counts, self._pool.page_size)
+        budgets = self._sparse.budgets(step.lengths, step.counts, step.prompts, self._pool.page_size)
         return None if budgets is None else SparseStep(self._sparse, tree_plan, budgets)
 
 
