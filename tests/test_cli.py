@@ -133,6 +133,7 @@ def test_compare_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_compare_dense_and_sparse(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--limit", "1", "--shots", "2", "-s", "rebase", "-o", "n=4", "--sparse", "4"]
+    arguments += ["--sparse-dense-layers", "1"]
     assert compare(folder, *arguments, "--sparse-share", "tree", "--json") == 0
     dense, sparse = json.loads(capsys.readouterr().out)["strategies"]
     assert dense["sparse"] is None
@@ -164,7 +165,7 @@ def plan_budget(folder: Path, *arguments: str) -> int:
 def test_plan_budget_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert plan_budget(folder, "-c", "400", "-n", "4", "--tokens", "20", "--share", "tree") == 0
     out, err = capsys.readouterr()
-    for text in ("dense", "1/32", "GB read", "eTFLOP", "ms a step", "Sparse, with", "counts as 100 flops"):
+    for text in ("dense", "1/2", "GB read", "eTFLOP", "ms a step", "Sparse, with", "counts as 100 flops"):
         assert text in " ".join(out.split())
     assert "reading the config" in err
     assert "loading" not in err
@@ -175,7 +176,7 @@ def test_plan_budget_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert plan_budget(folder, "-c", "400", "-n", "1", "--tokens", "20", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["machine"] == {"flops": 1e12, "bandwidth": 1e10, "intensity": 100}
-    assert [plan["pages"] for plan in report["plans"]] == [25, 13, 7, 4, 2, 1]
+    assert [plan["pages"] for plan in report["plans"]] == [25, 16]
     eflops = {plan["budget"]: plan["eflops"] for plan in report["plans"]}
     cheap = min(eflops.values())
     assert cheap <= eflops[report["cheapest"]] <= 1.01 * cheap

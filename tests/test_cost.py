@@ -142,7 +142,8 @@ def test_distinct_pages_leaves_out_holes_and_what_lies_behind_the_end() -> None:
     tables = np.array([[3, 1, 9], [3, -1, 5], [0, 9, 9]], dtype=np.int32)
     lengths = np.array([32, 33, 16], dtype=np.int32)
     none = np.zeros((0, 2), dtype=np.int32)
-    step = StepInputs([1, 1, 1], [31, 32, 15], [0, 1, 2], lengths, none, tables, lengths, lengths)
+    arrays = (lengths, none, tables, lengths, lengths, lengths > 0)
+    step = StepInputs([1, 1, 1], [31, 32, 15], [0, 1, 2], *arrays)
     assert distinct_pages(step, num_pages=10, page_size=PAGE) == len({3, 1, 5, 0})
 
 

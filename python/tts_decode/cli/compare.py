@@ -48,6 +48,7 @@ def compare(
     sparse: opt.Sparse = None,
     sparse_share: opt.SparseShare = "branch",
     sparse_summaries: opt.SparseSummaries = "mean",
+    sparse_dense_layers: opt.SparseDenseLayers = 2,
     temperature: opt.Temperature = 0.8,
     seed: opt.Seed = 0,
     stop: opt.Stop = "\\n",
@@ -84,7 +85,7 @@ def compare(
             raise UsageError(f"{flag}: got {value}, expected at least {least}")
     if shots and tasks is not None:
         raise UsageError("--shots: only for the default problems; put examples into the prompts of --tasks")
-    sparse_config = opt.sparse_config(sparse, sparse_share, sparse_summaries)
+    sparse_config = opt.sparse_config(sparse, sparse_share, sparse_summaries, sparse_dense_layers)
     options = opt.parse_options(strategies, option)
     with usage_errors():
         sampling = SamplingParams(

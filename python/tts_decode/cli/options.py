@@ -50,8 +50,8 @@ Sparse = Annotated[
     str | None,
     typer.Option(
         help="Read only so many of a branch's KV pages, of 16 tokens each, in a decode step: a share such as "
-        "1/8, at least 16 pages, or a number. The first 2 layers read all; the first page, the last 4 and "
-        "what no other branch holds are always read.",
+        "1/8, at least 16 pages, or a number. The first page, the last 4 and what no other branch holds are "
+        "always read.",
         rich_help_panel=_SPARSE,
     ),
 ]
@@ -64,6 +64,9 @@ SparseShare = Annotated[
 ]
 SparseSummaries = Annotated[
     str, typer.Option(help="What pages are judged by: mean or minmax.", rich_help_panel=_SPARSE)
+]
+SparseDenseLayers = Annotated[
+    int, typer.Option(help="First layers that read all pages.", rich_help_panel=_SPARSE)
 ]
 Tasks = Annotated[
     Path | None,
@@ -100,7 +103,7 @@ BudgetCost = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=_OUTPUT)]
 
 
-def sparse_config(budget: str | None, share: str, summaries: str) -> SparseConfig | None:
+def sparse_config(budget: str | None, share: str, summaries: str, dense_layers: int) -> SparseConfig | None:
     """The settings of --sparse, None without."""
     if budget is None:
         return None
@@ -109,7 +112,7 @@ def sparse_config(budget: str | None, share: str, summaries: str) -> SparseConfi
     except ValueError as error:
         raise UsageError(f"--sparse: {error}") from None
     with usage_errors():
-        return SparseConfig(pages, share=share, summaries=summaries)  # type: ignore[arg-type]
+        return SparseConfig(pages, share=share, summaries=summaries, dense_layers=dense_layers)  # type: ignore[arg-type]
 
 
 def get_strategy(name: str) -> Strategy:

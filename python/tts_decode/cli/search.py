@@ -41,6 +41,7 @@ def search(
     sparse: opt.Sparse = None,
     sparse_share: opt.SparseShare = "branch",
     sparse_summaries: opt.SparseSummaries = "mean",
+    sparse_dense_layers: opt.SparseDenseLayers = 2,
     temperature: opt.Temperature = 0.8,
     seed: opt.Seed = 0,
     stop: opt.Stop = "\\n",
@@ -67,7 +68,7 @@ def search(
         raise UsageError("give either a prompt or --tasks FILE")
     chosen = opt.get_strategy(strategy)
     (options,) = opt.parse_options([chosen], option)
-    sparse_config = opt.sparse_config(sparse, sparse_share, sparse_summaries)
+    sparse_config = opt.sparse_config(sparse, sparse_share, sparse_summaries, sparse_dense_layers)
     with usage_errors():
         settings = Settings(
             SamplingParams(
