@@ -1,0 +1,137 @@
+"""Tables and plots of the results of `benches.sparse_quality`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+JUDGES = ("oracle", "mean", "minmax", "window")
+COLOURS = {"oracle": "#808080", "mean": "#1f8fd6", "minmax": "#e07b20", "window": "#b05fc4"}
+GREY = "#808080"  # text and axes: read on white as on black
+
+
+def tables(results: Record) -> str:
+    """Markdown."""
+    return "\n\n".join([_recall(results), _quality(results), _sharing(results), _int8(results)])
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *map(list, rows)])
+
+
+def _recall(results: Record) -> str:
+    found = {
+        (r["length"], r["budget"], r["judge"]): r["recall"]
+        for r in results["recall"]
+        if r["layers"] == "sparse"
+    }
+    keys = dict.fromkeys((length, budget) for length, budget, _ in found)
+    return _table(
+        ["tokens", "budget", *JUDGES],
+        ([str(n), budget, *(f"{found[n, budget, judge]:.1%}" for judge in JUDGES)] for n, budget in keys),
+    )
+
+
+def _quality(results: Record) -> str:
+    return _table(
+        ["tokens", "budget", "summaries", "dense layers", "agreement", "KL", "perplexity", "dense"],
+        (
+            [
+                str(r["length"]),
+                r["budget"],
+                r["summaries"],
+                str(r["dense_layers"]),
+                f"{r['agreement']:.1%}",
+                f"{r['kl']:.4f}",
+                f"{r['perplexity']:.3f}",
+                f"{r['dense_perplexity']:.3f}",
+            ]
+            for r in results["quality"]
+        ),
+    )
+
+
+def _sharing(results: Record) -> str:
+    return _table(
+        ["budget", "summaries", "share", "recall", "prompt pages of one", "of all branches"],
+        (
+            [
+                r["budget"],
+                r["summaries"],
+                r["share"],
+                f"{r['recall']:.1%}",
+                f"{r['pages_of_one']:.1f}",
+                f"{r['pages_of_all']:.1f}",
+            ]
+            for r in results["share"]
+        ),
+    )
+
+
+def _int8(results: Record) -> str:
+    return _table(
+        ["tokens", "attention error", "agreement", "KL", "perplexity", "float pages"],
+        (
+            [
+                str(r["length"]),
+                f"{r['attention_error']:.2%}",
+                f"{r['agreement']:.1%}",
+                f"{r['kl']:.5f}",
+                f"{r['perplexity']:.3f}",
+                f"{r['dense_perplexity']:.3f}",
+            ]
+            for r in results["int8"]
+        ),
+    )
+
+
+def plots(results: Record, folder: Path) -> None:
+    """sparse_recall.svg, recall against the budget at each length; sparse_perplexity.svg, its rise."""
+    import matplotlib
+    from matplotlib import pyplot
+
+    matplotlib.rcParams |= {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "tts",  # with no date below: the same results give the same file
+        "font.size": 9,
+        "font.family": "sans-serif",
+        "savefig.transparent": True,
+        **{name: GREY for name in ("text.color", "axes.labelcolor", "axes.edgecolor")},
+        **{name: GREY for name in ("xtick.color", "ytick.color", "legend.labelcolor")},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    lengths = sorted({r["length"] for r in results["recall"]})
+    budgets = list(dict.fromkeys(r["budget"] for r in results["recall"]))[::-1]
+
+    def figure(name: str, label: str, lines: dict[str, Any]) -> None:
+        """lines: of each name the values by (length, budget)."""
+        drawn, axes = pyplot.subplots(1, len(lengths), figsize=(7.5, 2.4), sharey=True, squeeze=False)
+        for axis, length in zip(axes[0], lengths, strict=True):
+            for line, values in lines.items():
+                style = {"color": COLOURS[line], "linestyle": "--" if line == "oracle" else "-"}
+                axis.plot(
+                    budgets, [values[length, b] for b in budgets], marker="o", ms=3, label=line, **style
+                )
+            axis.set_title(f"{length:,} tokens", fontsize=9)
+            axis.grid(color=GREY, alpha=0.25)
+            axis.set_xlabel("budget, share of pages")
+        axes[0][0].set_ylabel(label)
+        axes[0][0].legend(frameon=False, fontsize=8)
+        drawn.tight_layout()
+        drawn.savefig(folder / name, metadata={"Date": None})
+        pyplot.close(drawn)
+
+    recall: dict[str, Any] = {judge: {} for judge in JUDGES}
+    for r in results["recall"]:
+        if r["layers"] == "sparse":
+            recall[r["judge"]][r["length"], r["budget"]] = 100 * r["recall"]
+    figure("sparse_recall.svg", "attention mass read, %", recall)
+    rise: dict[str, Any] = {"mean": {}, "minmax": {}}
+    for r in results["quality"]:
+        if r["dense_layers"] == results["rule"]["dense_layers"]:
+            key = r["length"], r["budget"]
+            rise[r["summaries"]][key] = 100 * (r["perplexity"] / r["dense_perplexity"] - 1)
+    figure("sparse_perplexity.svg", "perplexity over dense, %", rise)
