@@ -6,6 +6,9 @@ its own choice (`SparseConfig(prompts=True)`), all in one forward. What a row ch
 before its `recent` last ones, as if tokens were fed one by one; only the page that the token itself is in,
 which is read anyway, is summarised with later tokens, and weighs the heads of a group a little differently.
 
+In one more window at the longest length an earlier passage comes again, which the model copies token for
+token as long as it finds it: the hardest case for a budget.
+
 Recall is the share of attention mass that the chosen pages hold in the dense forward, mean over layers, KV
 heads and rows; "oracle" chooses by the exact masses, under the same rule and budget, and "window" takes the
 sink and the latest pages. Agreement, KL divergence and perplexity compare next tokens with the dense forward.
@@ -22,7 +25,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -36,12 +39,14 @@ from tts_decode.sparse import SparseConfig, SparseStep
 from benches.sparse_quality_report import plots, tables
 from tts_kernels import KVPool, KVTree, Selection, TreePlan, plan, score_pages, select_top_pages
 
+Share = Literal["branch", "siblings", "tree"]
 PAGE = 16
 CHUNK = 512  # tokens of a forward of a prefix
+REPEATED = 1000  # first token of the passage that is fed again, in the middle of a page
 FAN_OUT, TAIL = 4, 32  # of the tree that shows sharing: two levels of forks, tokens of each branch
 SHARE_PAGES = 2 + (FAN_OUT + FAN_OUT**2) * (TAIL // PAGE + 1)
 SUMMARIES = ("mean", "minmax")
-SHARES = ("branch", "siblings", "tree")
+SHARES: tuple[Share, ...] = ("branch", "siblings", "tree")
 BUDGETS = {"1/4": 1 / 4, "1/8": 1 / 8, "1/16": 1 / 16}
 
 Record = dict[str, Any]
@@ -142,6 +147,29 @@ class Captured:
         return {name: float(np.mean(values)) for name, values in self.values.items()}
 
 
+class Chooser:
+    """The rule of a `SparseConfig` in one forward, its budgets and the pages always kept, by any scores."""
+
+    def __init__(self, step: Step, config: SparseConfig) -> None:
+        self.config = config
+        self._plan, self._budgets = step.plan, step.budgets(config)
+
+    def choose(self, scores: Tensor, share: Share = "branch") -> Selection:
+        """scores: [num_kv_heads, T, P]."""
+        c = self.config
+        return select_top_pages(scores, self._plan, self._budgets, sink=c.sink, recent=c.recent, share=share)
+
+
+def exact_masses(step: Step, layer: int, pool: KVPool, q: Tensor, scale: float | None) -> Tensor:
+    return pool.attend(layer, q, step.plan, scale=scale, return_mass=True)[2]
+
+
+def latest_first(step: Step, num_kv_heads: int) -> Tensor:
+    """Scores by which the sink and the latest pages are chosen."""
+    columns = torch.arange(1.0, step.plan.max_columns + 1)
+    return columns.expand(num_kv_heads, step.plan.num_queries, -1).contiguous()
+
+
 class RecallProbe:
     """Reads everything, and compares each layer's choices with the exact masses.
 
@@ -149,45 +177,59 @@ class RecallProbe:
     """
 
     def __init__(self, step: Step, configs: dict[str, SparseConfig], captured: Captured) -> None:
-        self._plan = step.plan
-        self._configs = [(name, config, step.budgets(config)) for name, config in configs.items()]
-        self._captured = captured
+        self._step, self._captured = step, captured
+        self._choosers = {name: Chooser(step, config) for name, config in configs.items()}
 
     def select(self, layer: int, pool: KVPool, q: Tensor, scale: float | None) -> None:
-        mass = pool.attend(layer, q, self._plan, scale=scale, return_mass=True)[2]
-        latest = torch.arange(1.0, mass.shape[-1] + 1).expand_as(mass).contiguous()
-        scores = score_pages(q, pool.layer_summaries(layer), self._plan, scale=scale)
-        for name, config, budgets in self._configs:
-            for judge, judged in ((config.summaries, scores), ("oracle", mass), ("window", latest)):
-                chosen = select_top_pages(judged, self._plan, budgets, sink=config.sink, recent=config.recent)
-                layers = "first" if layer < config.dense_layers else "sparse"
-                self._captured.add((judge, name, layers), mass, chosen)
+        mass = exact_masses(self._step, layer, pool, q, scale)
+        window = latest_first(self._step, pool.num_kv_heads)
+        scores = score_pages(q, pool.layer_summaries(layer), self._step.plan, scale=scale)
+        for name, chooser in self._choosers.items():
+            layers = "first" if layer < chooser.config.dense_layers else "sparse"
+            for judge, by in ((chooser.config.summaries, scores), ("oracle", mass), ("window", window)):
+                self._captured.add((judge, name, layers), mass, chooser.choose(by))
+
+
+class Baseline:
+    """In place of a SparseStep, chooses by the exact masses or by position."""
+
+    def __init__(self, step: Step, config: SparseConfig, judge: str) -> None:
+        self._step, self._chooser, self._judge = step, Chooser(step, config), judge
+
+    def select(self, layer: int, pool: KVPool, q: Tensor, scale: float | None) -> Selection | None:
+        if layer < self._chooser.config.dense_layers:
+            return None
+        if self._judge == "oracle":
+            return self._chooser.choose(exact_masses(self._step, layer, pool, q, scale))
+        return self._chooser.choose(latest_first(self._step, pool.num_kv_heads))
 
 
 class ShareProbe:
-    """Reads everything, and sets what branches lose by choosing together beside what they save."""
+    """Reads everything, and sets what branches lose by choosing together beside what they save.
+
+    `pages`: of the first `shared` columns, those that one branch reads and those that all of them read, by
+    (budget, share, "one" or "all").
+    """
 
     def __init__(
         self, step: Step, configs: dict[str, SparseConfig], shared: int, captured: Captured, pages: Captured
     ) -> None:
-        self._plan, self._shared = step.plan, shared
-        self._configs = [(name, config, step.budgets(config)) for name, config in configs.items()]
+        self._step, self._shared = step, shared
         self._captured, self._pages = captured, pages
+        self._choosers = {name: Chooser(step, config) for name, config in configs.items()}
 
     def select(self, layer: int, pool: KVPool, q: Tensor, scale: float | None) -> None:
-        mass = pool.attend(layer, q, self._plan, scale=scale, return_mass=True)[2]
-        scores = score_pages(q, pool.layer_summaries(layer), self._plan, scale=scale)
-        for name, config, budgets in self._configs:
-            if layer < config.dense_layers:
+        mass = exact_masses(self._step, layer, pool, q, scale)
+        scores = score_pages(q, pool.layer_summaries(layer), self._step.plan, scale=scale)
+        for name, chooser in self._choosers.items():
+            if layer < chooser.config.dense_layers:
                 continue
             for share in SHARES:
-                chosen = select_top_pages(
-                    scores, self._plan, budgets, sink=config.sink, recent=config.recent, share=share
-                )
+                chosen = chooser.choose(scores, share)
                 self._captured.add((name, share), mass, chosen)
-                bools = chosen.to_bools(self._shared)
-                self._pages.values[name, share, "distinct"].append(bools.any(1).sum(-1).float().mean().item())
-                self._pages.values[name, share, "one"].append(bools.sum(-1).float().mean().item())
+                read = chosen.to_bools(self._shared)
+                self._pages.values[name, share, "one"].append(read.sum(-1).float().mean().item())
+                self._pages.values[name, share, "all"].append(read.any(1).sum(-1).float().mean().item())
 
 
 class Int8Probe:
@@ -278,6 +320,11 @@ class Window(NamedTuple):
     def targets(self) -> Tensor:
         return torch.tensor(self.text[self.length - self.size + 1 : self.length + 1])
 
+    def repeating(self, start: int) -> Window:
+        """A window whose tokens are those from `start` on over again."""
+        passage = self.text[start : start + self.size + 1]
+        return self._replace(text=self.text[: self.length - self.size] + passage)
+
     def feed(self, watch: Watch | None = None) -> Tensor:
         """Logits after each of the tokens."""
         tree, start = self.model.tree, self.length - self.size
@@ -326,13 +373,27 @@ def measure_window(window: Window, summaries: str, study: Study, found: dict[str
         if judge == summaries or summaries == SUMMARIES[0]:  # the others are the same for all summaries
             key = {"length": window.length, "judge": judge, "budget": budget, "layers": layers}
             found["recall"].add(key, {"recall": recall})
+    measure_losses(window, "new", dense, configs, study, found["quality"])
+    if window.length == max(study.lengths):
+        again = window.repeating(REPEATED)
+        measure_losses(again, "repeated", again.feed(), configs, study, found["quality"])
+
+
+def measure_losses(
+    window: Window, passage: str, dense: Tensor, configs: dict[str, SparseConfig], study: Study, found: Means
+) -> None:
     for budget, config in configs.items():
+        summaries = config.summaries
+        key = {"length": window.length, "passage": passage, "budget": budget}
         for dense_layers in {config.dense_layers, 0} if budget == "1/8" else {config.dense_layers}:
             c = replace(config, dense_layers=dense_layers)
             logits = window.feed(lambda s, c=c: SparseStep(c, s.plan, s.budgets(c)))
-            key = {"length": window.length, "summaries": summaries, "budget": budget}
             losses = next_tokens(dense, logits, window.targets)
-            found["quality"].add(key | {"dense_layers": dense_layers}, losses)
+            found.add(key | {"judge": summaries, "dense_layers": dense_layers}, losses)
+        for judge in ("oracle", "window") if summaries == SUMMARIES[0] else ():
+            logits = window.feed(lambda s, c=config, j=judge: Baseline(s, c, j))
+            losses = next_tokens(dense, logits, window.targets)
+            found.add(key | {"judge": judge, "dense_layers": config.dense_layers}, losses)
 
 
 def measure_sharing(
@@ -370,15 +431,16 @@ def measure_sharing(
             {
                 "recall": recall,
                 "pages_of_one": means[budget, share, "one"],
-                "pages_of_all": means[budget, share, "distinct"],
+                "pages_of_all": means[budget, share, "all"],
             },
         )
 
 
 def load_text(tokenizer: Any, length: int) -> list[int]:
-    """The first tokens of the topics in alphabetical order."""
+    """The first tokens of the topics in alphabetical order, paragraphs that come again left out."""
     topics = pydoc_data.topics.topics
-    text = "\n\n".join(topics[name] for name in sorted(topics))
+    paragraphs = (part for name in sorted(topics) for part in topics[name].split("\n\n"))
+    text = "\n\n".join({part.strip(): part for part in paragraphs}.values())
     ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
     if length > len(ids):
         raise ValueError(f"lengths: got {length} tokens, the text has {len(ids)}")

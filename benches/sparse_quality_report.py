@@ -37,12 +37,13 @@ def _recall(results: Record) -> str:
 
 def _quality(results: Record) -> str:
     return _table(
-        ["tokens", "budget", "summaries", "dense layers", "agreement", "KL", "perplexity", "dense"],
+        ["tokens", "passage", "budget", "judge", "dense layers", "agreement", "KL", "perplexity", "dense"],
         (
             [
                 str(r["length"]),
+                r["passage"],
                 r["budget"],
-                r["summaries"],
+                r["judge"],
                 str(r["dense_layers"]),
                 f"{r['agreement']:.1%}",
                 f"{r['kl']:.4f}",
@@ -89,7 +90,7 @@ def _int8(results: Record) -> str:
 
 
 def plots(results: Record, folder: Path) -> None:
-    """sparse_recall.svg, recall against the budget at each length; sparse_perplexity.svg, its rise."""
+    """sparse_recall.svg, recall against the budget at each length; sparse_divergence.svg, next tokens'."""
     import matplotlib
     from matplotlib import pyplot
 
@@ -129,9 +130,8 @@ def plots(results: Record, folder: Path) -> None:
         if r["layers"] == "sparse":
             recall[r["judge"]][r["length"], r["budget"]] = 100 * r["recall"]
     figure("sparse_recall.svg", "attention mass read, %", recall)
-    rise: dict[str, Any] = {"mean": {}, "minmax": {}}
+    divergence: dict[str, Any] = {judge: {} for judge in JUDGES}
     for r in results["quality"]:
-        if r["dense_layers"] == results["rule"]["dense_layers"]:
-            key = r["length"], r["budget"]
-            rise[r["summaries"]][key] = 100 * (r["perplexity"] / r["dense_perplexity"] - 1)
-    figure("sparse_perplexity.svg", "perplexity over dense, %", rise)
+        if r["dense_layers"] == results["rule"]["dense_layers"] and r["passage"] == "new":
+            divergence[r["judge"]][r["length"], r["budget"]] = r["kl"]
+    figure("sparse_divergence.svg", "KL divergence from dense", divergence)

@@ -118,8 +118,8 @@ def test_branches_that_choose_together(window: Window) -> None:
     assert recall["6", "tree"] <= recall["6", "branch"] + 1e-6
     for share in ("branch", "siblings", "tree"):
         assert read["6", share, "one"] == 5  # of the 13 shared ones, beside the tail
-    assert read["6", "tree", "distinct"] == read["6", "siblings", "distinct"] == 5
-    assert read["6", "branch", "distinct"] > 5
+    assert read["6", "tree", "all"] == read["6", "siblings", "all"] == 5
+    assert read["6", "branch", "all"] > 5
 
 
 def test_int8_error(window: Window) -> None:
