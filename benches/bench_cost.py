@@ -23,8 +23,8 @@ from tts_decode import SamplingParams, TreeDecoder, gather
 from tts_decode.engines.loading import resolve_dtype
 from tts_decode.machine import measure_machine
 
-from tts_kernels import KVPool, TreePlan, plan, tree_attention
-from tts_kernels.cost import Machine, ModelShape, StepCost, StepCounts, step_cost
+from tts_kernels import KVPool, Selection, TreePlan, count_selected, plan, select_pages, tree_attention
+from tts_kernels.cost import Machine, ModelShape, SparseCounts, StepCost, StepCounts, step_cost
 
 PAGE, PRIVATE, ROUNDS = 16, 64, 5
 FAN_OUTS = (1, 4, 16, 64)
@@ -65,7 +65,25 @@ def dense(s: Setting) -> Timed:
     return Timed(step, StepCost(attention=step_cost(s.shape, StepCounts.of_plan(s.tree)).attention))
 
 
-KINDS: dict[str, Callable[[Setting], Timed]] = {"dense": dense}
+def sparse(s: Setting) -> Timed:
+    """At 1/8 of the pages, chosen anew in each layer."""
+    budget = s.tree.max_columns // 8
+
+    def choose(layer: int) -> Selection:
+        return select_pages(s.q, s.pool.layer_summaries(layer), s.tree, budget)
+
+    def step() -> None:
+        for layer in range(s.pool.num_layers):
+            tree_attention(s.q, *s.pool.layer(layer), s.tree, selection=choose(layer))
+
+    layers = s.pool.num_layers
+    read = count_selected(choose(0), s.tree)  # the same in all layers, whose keys are the same
+    counts = SparseCounts(layers, layers * read.pairs, layers * read.loads, 1)
+    cost = step_cost(s.shape, StepCounts.of_plan(s.tree), counts)
+    return Timed(step, StepCost(attention=cost.attention, selection=cost.selection))
+
+
+KINDS: dict[str, Callable[[Setting], Timed]] = {"dense": dense, "sparse 1/8": sparse}
 
 
 def make_setting(fan_out: int, context: int, layout: tuple[int, int, int], dtype: torch.dtype) -> Setting:
@@ -75,7 +93,9 @@ def make_setting(fan_out: int, context: int, layout: tuple[int, int, int], dtype
     pages = shared + fan_out * own
     layer_bytes = 2 * pages * PAGE * kv_heads * d * dtype.itemsize
     layers = -(-STEP_BYTES // layer_bytes)
-    pool = KVPool(num_layers=layers, num_kv_heads=kv_heads, head_dim=d, num_pages=pages, dtype=dtype)
+    pool = KVPool(
+        num_layers=layers, num_kv_heads=kv_heads, head_dim=d, num_pages=pages, dtype=dtype, summaries="mean"
+    )
     k, v = torch.randn((2, pages * PAGE, kv_heads, d)).to(dtype)
     for layer in range(layers):
         pool.append(layer, k, v, torch.arange(pages * PAGE, dtype=torch.int32))

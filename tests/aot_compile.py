@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tts_kernels.device_plan import AttentionOptions, WorkCapacity, WorkLaunch, WorkLayout
+from tts_kernels.device_plan import AttentionOptions, SelectOptions, WorkCapacity, WorkLaunch, WorkLayout
 
 ARCHITECTURES = (80, 90, 100)
 KERNELS = {
@@ -26,12 +27,23 @@ KERNELS = {
     "copy_pages": ("_copy",),
     "gather_kv": ("_gather",),
     "tree_attention": ("_attend", "_merge"),
+    "append_scaled": ("_append",),
+    "page_summaries": ("_summarize",),
+    "score_pages": ("_score", "_normalize"),
+    "select_pages": ("_select", "_sum"),
+    "chosen_pages": ("_list",),
+    "page_mass": ("_page_logits",),
 }
+DENSE = ("append_kv", "copy_pages", "gather_kv", "tree_attention")
 _POINTERS = {
     torch.float32: "*fp32",
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",
     torch.int32: "*i32",
+    torch.int8: "*i8",
+    torch.float8_e4m3fn: "*fp8e4nv",
+    torch.int64: "*i64",
+    torch.float64: "*fp64",
 }
 
 
@@ -45,11 +57,14 @@ class Variant(NamedTuple):
     architecture: int
     kv_heads: int = 8
     group: int = 4
+    sparse: bool = False  # over chosen pages
+    storage: str | None = None  # of pages; default: dtype
 
     @property
     def name(self) -> str:
         o = self.options
-        extras = ["window"] * (o.window > 0) + ["cap"] * (o.soft_cap > 0)
+        extras = ["window"] * (o.window > 0) + ["cap"] * (o.soft_cap > 0) + ["sparse"] * self.sparse
+        extras += [self.storage] * (self.storage is not None)
         parts = [self.kernel[1:], self.dtype, f"d{self.head_dim}", f"page{self.page_size}", *extras]
         return "-".join([*parts, f"{self.kv_heads}x{self.group}", f"sm_{self.architecture}"])
 
@@ -68,16 +83,36 @@ def _variants() -> list[Variant]:
     ]
     chosen += [
         (op, kernel, "bfloat16", 128, 16, plain, architecture)
-        for op, kernels in KERNELS.items()
-        for kernel in kernels
+        for op in DENSE
+        for kernel in KERNELS[op]
         for architecture in ARCHITECTURES
         if kernel != "_attend"
+    ]
+    # What sparse attention adds, once each; what multiplies matrices, for each architecture.
+    sparse = [
+        Variant(op, kernel, "bfloat16", 128, 16, plain, architecture, sparse=True)
+        for op, kernel in (("tree_attention", "_attend"), ("score_pages", "_score"))
+        for architecture in ARCHITECTURES
+    ]
+    sparse += [
+        Variant(op, kernel, "bfloat16", 128, 16, plain, 90, sparse=True)
+        for op, kernels in KERNELS.items()
+        if op not in (*DENSE, "append_scaled")
+        for kernel in kernels
+        if kernel != "_score"
+    ]
+    # Pages of 8 bits; sm_80 has no instructions for those of float8.
+    sparse += [
+        Variant(op, kernel, "bfloat16", 128, 16, plain, architecture, sparse=True, storage=storage)
+        for op, kernel in (("tree_attention", "_attend"), ("append_scaled", "_append"))
+        for architecture, storage in ((80, "int8"), (90, "float8_e4m3fn"))
     ]
     # A kernel sees an argument of 1 as a constant: one head, one query head a KV head, one token a page.
     ones = [("tree_attention", "_attend", "float32"), ("tree_attention", "_merge", "float32")]
     ones += [(op, KERNELS[op][0], "bfloat16") for op in ("append_kv", "copy_pages", "gather_kv")]
     return [
         *(Variant(*each) for each in chosen),
+        *sparse,
         *(Variant(*each, 64, 1, plain, 80, kv_heads=1, group=1) for each in ones),
     ]
 
@@ -97,32 +132,49 @@ class _Recorder:
 
 def call_of(variant: Variant) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """The kernel and the arguments with which its launcher calls it."""
-    module = import_module(f"tts_kernels.triton.{variant.op}")
-    kernel, recorder = getattr(module, variant.kernel), _Recorder()
-    kept = {name: getattr(module, name) for name in KERNELS[variant.op]}
-    for name in kept:
-        setattr(module, name, _Recorder())
-    setattr(module, variant.kernel, recorder)
-    dtype = getattr(torch, variant.dtype)
-    pages = torch.empty((1, 64, variant.kv_heads, variant.page_size, variant.head_dim), dtype=dtype)
-    rows = torch.empty((64, variant.kv_heads, variant.head_dim), dtype=dtype)
-    numbers = torch.empty((64, 2), dtype=torch.int32)
-    launcher = getattr(module, variant.op)
-    if variant.op == "append_kv":
-        launcher(rows, rows, pages[0], pages[0], numbers[:, 0])
-    elif variant.op == "copy_pages":
-        launcher(pages, pages, numbers)
-    elif variant.op == "gather_kv":
-        launcher(pages[0], pages[0], numbers[:, 0], rows, rows)
-    else:
-        capacity = WorkCapacity(64, 64, 64, 64, 64)
-        work = torch.empty(WorkLayout.of(capacity).end, dtype=torch.int32)
-        q = torch.empty((64, variant.kv_heads * variant.group, variant.head_dim), dtype=dtype)
-        launch = WorkLaunch(work, torch.empty(1), capacity, 64, 64)
-        launcher(q, pages[0], pages[0], launch, variant.options, q, torch.empty(1))
-    for name, original in kept.items():
-        setattr(module, name, original)
-    return kernel, recorder.args, recorder.keywords
+    modules = {op: import_module(f"tts_kernels.triton.{op}") for op in KERNELS}
+    kept = {(op, name): getattr(modules[op], name) for op, names in KERNELS.items() for name in names}
+    recorder = _Recorder()
+    for op, name in kept:
+        setattr(modules[op], name, recorder if (op, name) == (variant.op, variant.kernel) else _Recorder())
+    _launch(variant, modules[variant.op])
+    for (op, name), original in kept.items():
+        setattr(modules[op], name, original)
+    return kept[variant.op, variant.kernel], recorder.args, recorder.keywords
+
+
+def _launch(variant: Variant, module: Any) -> None:
+    dtype, heads, head_dim = getattr(torch, variant.dtype), variant.kv_heads, variant.head_dim
+    storage = dtype if variant.storage is None else getattr(torch, variant.storage)
+    pages = torch.empty((1, 64, heads, variant.page_size, head_dim), dtype=storage)
+    scales = None if variant.storage is None else torch.empty((64, heads, 2))
+    rows = torch.empty((64, heads, head_dim), dtype=dtype)
+    q = torch.empty((64, heads * variant.group, head_dim), dtype=dtype)
+    numbers = torch.zeros((64, 2), dtype=torch.int32)
+    slots = numbers[:, 0]
+    summaries = torch.empty((64, heads, 2, head_dim), dtype=dtype)
+    scores = torch.empty((heads, 64, 2048))
+    mask = torch.empty((heads, 64, 64), dtype=torch.int32)
+    capacity = WorkCapacity(64, 64, 64, 64, 64)
+    work = torch.zeros(WorkLayout.of(capacity).end, dtype=torch.int32)
+    launch = WorkLaunch(work, torch.empty(1), capacity, 64, 64)
+    select = SelectOptions(256, 0.9, 1, 1, "tree" if variant.kernel == "_sum" else "branch", True)
+    chosen = mask if variant.sparse else None
+    calls: dict[str, Callable[[], object]] = {
+        "append_kv": lambda: module.append_kv(rows, rows, pages[0], pages[0], slots),
+        "copy_pages": lambda: module.copy_pages(pages, pages, numbers),
+        "gather_kv": lambda: module.gather_kv(pages[0], pages[0], slots, rows, rows),
+        "tree_attention": lambda: module.tree_attention(
+            q, pages[0], pages[0], launch, variant.options, q, torch.empty(1), chosen, scales
+        ),
+        "append_scaled": lambda: module.append_scaled(rows, rows, pages[0], pages[0], slots, scales),
+        "page_summaries": lambda: module.summarize_pages(pages[0], slots, summaries),
+        "score_pages": lambda: module.score_pages(q, summaries, launch, variant.page_size, 0.1, scores),
+        "select_pages": lambda: module.select_top_pages(scores, launch, variant.page_size, select, mask),
+        "chosen_pages": lambda: module.list_chosen_pages(mask, launch, variant.page_size, variant.group),
+        "page_mass": lambda: module.page_mass(q, pages[0], launch, variant.options, mask, scores),
+    }
+    calls[variant.op]()
 
 
 def compile_variant(variant: Variant) -> dict[str, Any]:
@@ -143,6 +195,9 @@ def compile_variant(variant: Variant) -> dict[str, Any]:
             return tuple(specialize(each, (*path, i), wanted) for i, each in enumerate(value))
         if isinstance(value, float):
             return "fp32"
+        if value is None:
+            constants[path] = None
+            return "constexpr"
         if isinstance(value, int) and wanted and value == 1:
             constants[path] = 1
             return "constexpr"

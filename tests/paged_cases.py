@@ -50,6 +50,7 @@ class PagedCase:
         scale: float | None = None,
         window: int | None = None,
         logits_soft_cap: float | None = None,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As the operator does, with NaN in every buffer that the kernels are to write, and behind."""
         plan.partials.fill_(torch.nan)
@@ -57,13 +58,39 @@ class PagedCase:
         room = max(plan.num_queries, rows) + 3
         out = torch.full((room, heads, head_dim), torch.nan, dtype=self.q.dtype, device=self.q.device)
         lse = torch.full((room, heads), torch.nan, device=self.q.device)
-        scale = self.q.shape[2] ** -0.5 if scale is None else scale
-        options = AttentionOptions(scale, window or 0, logits_soft_cap or 0.0)
-        kernel = backend.kernel("tree_attention", self.k_pages)
-        kernel(self.q, self.k_pages, self.v_pages, plan.launch, options, out[:rows], lse[:rows])
+        options = self.options(scale, window, logits_soft_cap)
+        tensors = (self.q, self.k_pages, self.v_pages)
+        if mask is None:
+            kernel = backend.kernel("tree_attention", self.k_pages)
+            kernel(*tensors, plan.launch, options, out[:rows], lse[:rows])
+        else:
+            kernel = backend.kernel("sparse_attention", self.k_pages)
+            kernel(*tensors, plan.launch, options, out[:rows], lse[:rows], mask)
         assert out[rows:].isnan().all()
         assert lse[rows:].isnan().all()
         return out[:rows], lse[:rows]
+
+    def options(
+        self, scale: float | None, window: int | None, logits_soft_cap: float | None
+    ) -> AttentionOptions:
+        scale = self.q.shape[2] ** -0.5 if scale is None else scale
+        return AttentionOptions(scale, window or 0, logits_soft_cap or 0.0)
+
+    def mass(
+        self,
+        plan: DevicePlan,
+        *,
+        scale: float | None = None,
+        window: int | None = None,
+        logits_soft_cap: float | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        shape = (plan.num_kv_heads, self.q.shape[0], plan.max_columns)
+        mass = torch.full(shape, torch.nan, device=self.q.device)
+        options = self.options(scale, window, logits_soft_cap)
+        kernel = backend.kernel("page_mass", self.k_pages)
+        kernel(self.q, self.k_pages, plan.launch, options, mask, mass)
+        return mass
 
     def expected(self, **options: float | None) -> tuple[Tensor, Tensor]:
         page_size = self.k_pages.shape[2]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import byte_tokenizer, tiny_model
-from tts_decode import Branch, SamplingParams, Step, TreeDecoder, decoder, gather
+from tts_decode import Branch, SamplingParams, SparseConfig, Step, TreeDecoder, decoder, gather
 from tts_decode.engines import device_steps
 
 from tts_kernels import CapacityExceeded
@@ -194,3 +194,23 @@ def test_a_refused_device_leaves_the_weights() -> None:
     assert model.device.type == "cpu"
     with pytest.raises(TypeError, match="model must be a transformers causal language model, got str"):
         TreeDecoder("model", byte_tokenizer(), device="cpu")
+
+
+def test_sparse_steps_give_the_text_of_the_cpu(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One forward with one sparse layer: the interpreter is slow."""
+    sparse = SparseConfig(budget=2, dense_layers=2, recent=1, keep_tail=False)
+    sampling = SamplingParams(temperature=0.7, max_step_tokens=2)
+
+    async def sample(decoder: TreeDecoder) -> list[list[int]]:
+        root = await decoder.root(PROMPT * 2, sampling)
+        branches = root.fork(2)
+        await gather(branch.step() for branch in branches)
+        return [branch.tokens for branch in branches]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder, "_runs_on_host", lambda device: True)
+        on_host = make("llama", "cpu", sparse=sparse)
+    on_device = make("llama", device, sparse=sparse)
+    assert on_device.run(sample(on_device)) == on_host.run(sample(on_host))
+    assert on_device.stats().cost.selection == on_host.stats().cost.selection
+    assert on_device.stats().cost.attention.flops >= on_host.stats().cost.attention.flops

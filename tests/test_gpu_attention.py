@@ -19,8 +19,10 @@ from tts_kernels import (
     append_kv,
     copy_pages,
     reference,
+    select_pages,
     tree_attention,
 )
+from tts_kernels.ops.select_pages import Share
 
 pytestmark = pytest.mark.gpu
 
@@ -253,3 +255,35 @@ def test_workspace_of_the_caller() -> None:
         search.planner(CAPACITY, workspace[: needed - 64])
     with pytest.raises(TypeError, match="workspace"):
         search.planner(CAPACITY, workspace.cpu())
+
+
+@pytest.mark.parametrize("share", ["branch", "siblings", "tree"])
+def test_a_captured_sparse_step(share: Share) -> None:
+    """Scores, selection and attention never wait for the device, and replay what a later update planned."""
+    search = Search()
+    planner = search.planner(CAPACITY)
+    plan = search.plan(planner)
+    summaries = search.k_pages.float().mean(2, keepdim=True).bfloat16()
+
+    def step(budget: int = 8) -> tuple[Tensor, Tensor]:
+        selection = select_pages(search.q, summaries, plan, budget, share=share)
+        return tree_attention(search.q, search.k_pages, search.v_pages, plan, selection=selection)
+
+    step()  # kernels are compiled outside the capture
+    torch.cuda.synchronize()
+    with no_host_sync():
+        step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for change in (search.grow, lambda: search.fork(0, 9), lambda: search.prune(0, 3, 7), search.grow):
+        change()
+        search.plan(planner)
+        for result in captured:
+            result.fill_(torch.nan)
+        graph.replay()
+        assert same(captured, step())
+    n = len(search.branches)
+    everything = step(NUM_PAGES)
+    search.check(everything[0][:n], everything[1][:n])
+    assert not same(everything, captured)

@@ -233,6 +233,25 @@ def test_report_of_an_entry() -> None:
     assert (details["plan, us"], details["next plan, us"]) == ("200", "20")
 
 
+def test_report_of_sparse_steps() -> None:
+    times = {name: {"cold": [t - 1e-6, t, t + 1e-6]} for name, t in {"sparse": 1e-5, "dense": 6e-5}.items()}
+    record = {
+        "kind": "sparse",
+        "tree": "1,16/32768,16",
+        "heads": "32/8",
+        "budget": 256,
+        "error": 1e-3,
+        "methods": times,
+        "left_out": {"flashinfer cascade": "not installed"},
+    }
+    broken = record | {"error": float("nan"), "left_out": {}}
+    text = report.markdown({"machine": {}, "phases": [], "results": [record, broken]})
+    assert "| `1,16/32768,16` | sparse | 10.0 ± 1.0 | 1.00 |" in text
+    assert "| `1,16/32768,16` | dense | 60.0 ± 1.0 | 6.00 |" in text
+    assert "Largest relative error over the chosen pages: nan" in text
+    assert "Left out: flashinfer cascade: not installed" in text
+
+
 def test_the_readme_has_the_columns_of_the_report() -> None:
     readme = (check.ROOT / "README.md").read_text(encoding="utf-8")
     assert "| " + " | ".join(report.COLUMNS) + " |" in readme

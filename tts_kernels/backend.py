@@ -1,7 +1,7 @@
 """Which kernels serve an operator on plain pages: Triton's or those in CUDA C++.
 
-The environment variable TTS_KERNELS_BACKEND, "triton" or "cuda", forces one of the two, but for `gather_kv`,
-which only Triton has. It is read when an operator first meets a device, a dtype and a head_dim.
+The environment variable TTS_KERNELS_BACKEND, "triton" or "cuda", forces one of the two, but for what only
+Triton has. It is read when an operator first meets a device, a dtype and a head_dim.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from tts_kernels import _core
 
 _VARIABLE = "TTS_KERNELS_BACKEND"
+_IN_CUDA = ("append_kv", "copy_pages", "tree_attention")  # the others are Triton's alone
 
 # The faster backend of an operator by compute capability; Triton where there is no entry. Nothing is measured
 # yet, so there is none.
@@ -46,6 +47,11 @@ def choose(op: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> 
     if forced not in (None, "triton", "cuda"):
         raise ValueError(f"{_VARIABLE}: got {forced!r}, expected 'triton' or 'cuda'")
     if device.type == "cpu":
+        if dtype == torch.float8_e4m3fn:
+            raise ValueError(
+                "k_pages, v_pages: got torch.float8_e4m3fn on the CPU, where Triton's interpreter rounds it "
+                "wrongly; expected torch.int8, or a GPU"
+            )
         return "triton"
     if device.type != "cuda":
         raise ValueError(
@@ -57,7 +63,12 @@ def choose(op: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> 
             f"k_pages, v_pages: got tensors on {device} of compute capability "
             f"{capability[0]}.{capability[1]}, expected 8.0 or newer"
         )
-    if op == "gather_kv":
+    if dtype == torch.float8_e4m3fn and capability < (8, 9):
+        raise ValueError(
+            f"k_pages, v_pages: got torch.float8_e4m3fn on {device} of compute capability "
+            f"{capability[0]}.{capability[1]}, expected 8.9 or newer, or torch.int8"
+        )
+    if op not in _IN_CUDA:
         return "triton"
     if forced == "cuda":
         _check_cuda(op, dtype, head_dim)

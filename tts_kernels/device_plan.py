@@ -79,6 +79,7 @@ class WorkLayout(NamedTuple):
     items: int
     query_order: int
     query_position: int
+    query_forks: int
     merge_begin: int
     merge_base: int
     pages: int
@@ -89,10 +90,12 @@ class WorkLayout(NamedTuple):
         items = 16
         query_order = items + 8 * capacity.items
         query_position = query_order + capacity.queries
-        merge_begin = query_position + capacity.queries
+        query_forks = query_position + capacity.queries
+        merge_begin = query_forks + 4 * capacity.queries
         merge_base = merge_begin + capacity.queries + 16
         pages = merge_base + capacity.merges
-        return cls(items, query_order, query_position, merge_begin, merge_base, pages, pages + capacity.pages)
+        end = pages + capacity.pages
+        return cls(items, query_order, query_position, query_forks, merge_begin, merge_base, pages, end)
 
 
 class WorkLaunch(NamedTuple):
@@ -113,6 +116,17 @@ class AttentionOptions(NamedTuple):
     soft_cap: float
 
 
+class SelectOptions(NamedTuple):
+    """How `select_top_pages` chooses; see there. budget: pages, or int32 [T] on the device of the scores."""
+
+    budget: int | Tensor
+    top_p: float | None
+    sink: int
+    recent: int
+    share: str
+    keep_tail: bool
+
+
 @dataclass(frozen=True, eq=False)
 class DevicePlan:
     """Work list of `tree_attention` on a GPU, made by `DevicePlanner.update`.
@@ -126,6 +140,7 @@ class DevicePlan:
         num_merges: queries that the merging launch covers; 0 where no query needs it. A captured graph's is
             the most that later plans may have; rows of q behind their queries become (0, -inf) up to there.
         num_queries: T.
+        max_columns: P: most pages that a query sees, or, behind a fixed capacity, that one may see.
         page_size: tokens of a page. num_pages: all page ids are below.
         num_q_heads, num_kv_heads, head_dim, dtype: of the layers that it serves.
     """
@@ -136,6 +151,7 @@ class DevicePlan:
     num_items: int
     num_merges: int
     num_queries: int
+    max_columns: int
     page_size: int
     num_pages: int
     num_q_heads: int

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,8 @@ class DevicePlanner:
         capacity: None lets the buffers grow with the plans. Given, they are fixed: every plan lies in the
             same memory and launches the same grid, so that a CUDA graph captured with one of them replays
             with whatever the last update planned.
+        max_columns: with a capacity, most pages of a branch: P of scores and selections, whose memory a
+            captured graph keeps too. Default: num_pages. Without one it is that of each plan.
         workspace: memory for those buffers, a contiguous uint8 tensor on the device of at least
             `capacity.workspace_bytes(num_kv_heads, head_dim)` bytes; default: the planner's own.
         branch_invariant: gives a branch the same bits whatever its siblings are and however its prefix is
@@ -53,6 +57,7 @@ class DevicePlanner:
         dtype: torch.dtype,
         device: torch.device | str = "cuda",
         capacity: WorkCapacity | None = None,
+        max_columns: int | None = None,
         workspace: Tensor | None = None,
         branch_invariant: bool = False,
     ) -> None:
@@ -71,11 +76,18 @@ class DevicePlanner:
         check_plain(head_dim, dtype)
         if workspace is not None and capacity is None:
             raise ValueError("workspace: got one without a capacity, which it is for; pass capacity too")
+        if max_columns is not None:
+            check_sizes(max_columns=max_columns)
+            if capacity is None:
+                raise ValueError(
+                    f"max_columns: got {max_columns} without a capacity, which it is for; pass capacity too"
+                )
         self.device = checked_device(device)
         self.dtype = dtype
         self.num_q_heads, self.num_kv_heads, self.head_dim = num_q_heads, num_kv_heads, head_dim
         self.page_size, self.num_pages = page_size, num_pages
         self._fixed = capacity is not None
+        self._max_columns = num_pages if max_columns is None else max_columns
         self._core = _core.WorkPlanner(
             num_kv_heads,
             group,
@@ -109,20 +121,31 @@ class DevicePlanner:
         """
         tables = int32_array("block_tables", block_tables)
         queries = None if query_lens is None else int32_array("query_lens", query_lens)
+        known_lengths = int32_array("lengths", lengths)
+        if self._fixed:
+            self._check_columns(known_lengths)
         capacity = self.capacity if self._fixed else None
         plan, self._plan = self._plan, None  # until all is done: there may be no memory to grow
-        advanced = self._core.update(
-            tables, int32_array("lengths", lengths), queries, self.page_size, capacity
-        )
+        advanced = self._core.update(tables, known_lengths, queries, self.page_size, capacity)
         if not advanced or plan is None:
             counts = WorkCapacity(*self._core.counts())
             if any(map(int.__gt__, counts, self.capacity)):
                 grown = (2 * n if n > room else room for n, room in zip(counts, self.capacity, strict=True))
                 self._allocate(WorkCapacity(*map(round_up, grown)), None)
             plan = self._describe(counts)
+        elif not self._fixed and plan.max_columns != self._core.max_columns:
+            plan = replace(plan, max_columns=self._core.max_columns)
         self._send()
         self._plan, self.advanced = plan, advanced
         return plan
+
+    def _check_columns(self, lengths: Int32Array) -> None:
+        longest = int(lengths.max(initial=0))
+        if longest > self._max_columns * self.page_size:
+            raise _core.CapacityExceeded(
+                f"max_columns: got {self._max_columns} pages of {self.page_size} tokens, but a branch has "
+                f"{longest} tokens; plan with more (and capture graphs anew)"
+            )
 
     def _describe(self, counts: WorkCapacity) -> DevicePlan:
         return DevicePlan(
@@ -132,6 +155,7 @@ class DevicePlanner:
             self.capacity.items if self._fixed else counts.items,
             self.capacity.queries if self._fixed else counts.queries if counts.merges else 0,
             counts.queries,
+            self._max_columns if self._fixed else self._core.max_columns,
             self.page_size,
             self.num_pages,
             self.num_q_heads,

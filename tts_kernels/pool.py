@@ -35,7 +35,7 @@ class KVPool:
         num_pages: size of the pool in pages, or
         budget_bytes: size in bytes, of which whole pages are taken. Exactly one of the two.
         dtype: torch.float32, torch.bfloat16, packed torch.int8 (half the bytes of bfloat16; see
-            `tts_kernels.append_kv`), or plain torch.float16.
+            `tts_kernels.append_kv`), or plain torch.float16, torch.int8 or torch.float8_e4m3fn.
         page_size: tokens of a page; packed, 16.
         device: "cpu", "cuda" or a torch.device.
         layout: order in memory. "packed" (CPU only, its default); "HND", page after page, head after head,
@@ -123,7 +123,7 @@ class KVPool:
         k = torch.empty((*pages, *k_page), dtype=self.dtype, device=device)
         v = torch.empty((*pages, *v_page), dtype=self.dtype, device=device)
         # 0 is the scale of a page that was never written; like the pages, the system commits them on use.
-        scales = torch.zeros((*pages, heads, 2), device=device) if self.dtype == torch.int8 else None
+        scales = torch.zeros((*pages, heads, 2), device=device) if self.dtype.itemsize == 1 else None
         return (k.transpose(2, 3), v.transpose(2, 3), scales) if self.layout == "NHD" else (k, v, scales)
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
@@ -175,7 +175,7 @@ def page_bytes(
 ) -> int:
     """Bytes of one page of a pool over all layers: keys, values, summary and the scales of int8 pages."""
     vectors = _summary_vectors(summaries) * summary_dtype(dtype).itemsize
-    scales = 2 * torch.float32.itemsize if dtype == torch.int8 else 0
+    scales = 2 * torch.float32.itemsize if dtype.itemsize == 1 else 0
     return num_layers * num_kv_heads * ((2 * page_size * dtype.itemsize + vectors) * head_dim + scales)
 
 

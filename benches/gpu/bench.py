@@ -22,6 +22,7 @@ from torch import Tensor
 
 from benches.gpu import baselines
 from benches.gpu.baselines import Call, Case, LeftOutError, forced, graphed, make_case, planner
+from benches.gpu.sparse import sparse_step
 from benches.gpu.timing import ceilings, host_seconds, measure, no_host_sync
 from benches.gpu.trees import HEAD_DIM, HEADS, PAGE, TREES, Heads, Tree
 from tts_kernels import WorkCapacity, append_kv, copy_pages, reference, tree_attention
@@ -192,6 +193,8 @@ def main(
 
     record("ceilings", lambda: ceilings()._asdict())
     record("graph_step", lambda: graph_step(TREES[4], HEADS[0]))
+    for branches in (16, 1):
+        record("sparse", partial(sparse_step, branches, HEADS[0]))
     for backend in BACKENDS:
         record("kv_ops", partial(kv_ops, backend))
     entries = [(t, h) for h in HEADS for t in TREES]

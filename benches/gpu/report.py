@@ -100,6 +100,16 @@ def kv_row(record: Record, op: str) -> list[str]:
     return [op, record["backend"], f"{entry['bytes'] / 1e6:.1f}", spread(cold), spread(warm), rate]
 
 
+def sparse_rows(record: Record) -> list[list[str]]:
+    """Each method's time, and how many times that of the whole sparse step it is."""
+    methods = record["methods"]
+    step = methods["sparse"]["cold"][1]
+    return [
+        [f"`{record['tree']}`", name, spread(times["cold"]), f"{times['cold'][1] / step:.2f}"]
+        for name, times in methods.items()
+    ]
+
+
 def markdown(report: Record) -> str:
     """report: machine (name -> text), phases (list of records), results (records of the benchmarks)."""
     results: list[Record] = report["results"]
@@ -123,6 +133,13 @@ def markdown(report: Record) -> str:
             f"Largest relative errors: {errors(entries)}.",
             "Left out:\n\n" + (left_out(entries) or "none"),
         ]
+    if sparse := by_kind["sparse"]:
+        rows = [row for record in sparse for row in sparse_rows(record)]
+        worst = max((record["error"] for record in sparse), key=lambda e: (e != e, e))  # NaN is the worst
+        parts += ["## Sparse attention", SPARSE_NOTE, table(["tree", "", "cold L2, us", "x sparse"], rows)]
+        parts.append(f"Largest relative error over the chosen pages: {worst:.1e}.")
+        missing = {name: why for record in sparse for name, why in record["left_out"].items()}
+        parts += [f"Left out: {name}: {why}" for name, why in missing.items()]
     if by_kind["kv_ops"]:
         rows = [kv_row(record, op) for record in by_kind["kv_ops"] for op in record["ops"]]
         right = all(record["right"] for record in by_kind["kv_ops"])
@@ -138,11 +155,16 @@ def markdown(report: Record) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-KINDS = ("ceilings", "graph_step", "kv_ops", "attention")
+KINDS = ("ceilings", "graph_step", "sparse", "kv_ops", "attention")
 ATTENTION_NOTE = (
     "One layer, head_dim 128, bfloat16, pages of 16 tokens that all methods share. Times are medians of "
     "interleaved rounds with a cold L2, ± half the distance of the quartiles. Ratios above 1 mean that the "
     "other takes longer; of several variants the fastest counts."
+)
+SPARSE_NOTE = (
+    "Means of pages, one page in eight read by each branch for each KV head. `sparse` is `score_pages`, "
+    "`select_top_pages` and `tree_attention` one after the other, as a layer of a step has them; then each "
+    "alone. `dense` is our dense kernel in Triton."
 )
 DETAIL_NOTE = (
     "Warm: right after the same call. GB/s and TFLOP/s: the bytes and flops of the floor over the cold time. "

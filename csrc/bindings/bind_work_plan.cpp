@@ -58,6 +58,7 @@ void bind_work_plan(py::module_& m) {
            py::arg("query_lens").noconvert(), py::arg("page_size"), py::arg("capacity"),
            "Plans; True if the plan before was only advanced. query_lens None: one query a branch.")
       .def("counts", &counts, "Items, queries, merges, pages and partials of the plan.")
+      .def_property_readonly("max_columns", &WorkPlanner::max_columns, "Most pages that a query sees.")
       .def_property_readonly("stamp", &WorkPlanner::stamp, "What a buffer holds that is written now.")
       .def("write", &write, py::arg("buffer"), py::arg("size"), py::arg("capacity"), py::arg("stamp"),
            "Writes the plan to the address of `size` ints, last written at `stamp` (0: never). Returns how "

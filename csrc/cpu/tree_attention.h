@@ -32,11 +32,11 @@ struct TreeAttentionParams {
   float soft_cap;  // c > 0: logits become c tanh(logit / c); 0: none
   // Sparse: bit c % 32 of word c / 32 of mask[h, row of q] is set where a query reads column c of its path
   // for KV head h. Null: it reads all.
-  const int32_t* mask;  // [num_kv_heads, num_queries, mask_words]
-  int64_t mask_words;
+  const int32_t* mask = nullptr;  // [num_kv_heads, num_queries, mask_words]
+  int64_t mask_words = 0;
   // Share of each page in the softmax, mean over the query heads of a KV head; 0 where a query does not read.
-  float* mass;  // [num_kv_heads, num_queries, mass_columns], or null
-  int64_t mass_columns;
+  float* mass = nullptr;  // [num_kv_heads, num_queries, mass_columns], or null
+  int64_t mass_columns = 0;
 };
 
 // Throws ArgumentError before anything is written if an index of the plan leads outside its arrays or the

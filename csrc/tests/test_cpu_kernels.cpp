@@ -10,6 +10,8 @@
 #include "common/error.h"
 #include "cpu/isa.h"
 #include "cpu/kv_ops.h"
+#include "cpu/score_pages.h"
+#include "cpu/select_top_pages.h"
 #include "cpu/tree_attention.h"
 #include "tests/check.h"
 #include "tree/plan.h"
@@ -243,6 +245,75 @@ void test_forest(uint32_t seed) {
   CHECK(std::all_of(other_lse.begin(), other_lse.end(), [](float x) { return std::isnan(x); }));
 }
 
+// Scores, a selection and attention over it: the same bits in other blocks and on more threads; everything
+// selected is dense; masses sum to 1.
+template <class Element>
+void test_sparse(uint32_t seed) {
+  Random random(seed);
+  Forest<Element> forest(random);
+  const int heads = forest.kv_heads, vectors = draw(random, 1, 2), width = forest.width;
+  const size_t rows = static_cast<size_t>(heads) * forest.num_queries, words = (width + 31u) / 32;
+  // As wide as the summaries of the pages in use, no page more: a read too far is seen.
+  std::vector<float> summaries(static_cast<size_t>(forest.num_pages) * heads * vectors * forest.head_dim);
+  std::normal_distribution<float> normal;
+  for (float& x : summaries) x = normal(random);
+
+  std::vector<typename Forest<Element>::Row> out, other, dense;
+  std::vector<float> lse, other_lse, mass(rows * width), other_mass(rows * width), scores(rows * width);
+  std::vector<int32_t> mask(rows * words),
+      budget(static_cast<size_t>(forest.num_queries), draw(random, 1, 30));
+  const TreePlan wide = forest.make_plan(32), narrow = forest.make_plan(draw(random, 1, 9));
+  const auto attend = [&](const TreePlan& plan, auto& to, auto& to_lse, auto& to_mass, int threads) {
+    TreeAttentionParams params = forest.params(plan, to, to_lse);
+    params.mask = mask.data();
+    params.mask_words = static_cast<int64_t>(words);
+    params.mass = to_mass.data();
+    params.mass_columns = width;
+    tree_attention(params, threads);
+  };
+  const TreeAttentionParams params = forest.params(wide, out, lse);
+  score_pages({{summaries.data(), vectors},
+               forest.num_pages,
+               heads,
+               forest.head_dim,
+               DType::kFloat32,
+               params.plan,
+               forest.q.data(),
+               forest.kRowDType,
+               params.q_token_stride,
+               params.q_head_stride,
+               params.num_q_heads,
+               params.scale,
+               scores.data(),
+               width},
+              2);
+  for (size_t row = 0; row < rows; ++row) {
+    double sum = 0;
+    for (int c = 0; c < width; ++c) sum += double{scores[row * width + c]};
+    CHECK(std::abs(sum - 1) < 1e-4);
+  }
+  select_top_pages(
+      {scores.data(), heads, forest.num_queries, width, wide.query_order.data(), wide.query_position.data(),
+       wide.branches.data(), static_cast<int64_t>(wide.branches.size()), budget.data(), INFINITY, 1, 2,
+       static_cast<Share>(draw(random, 0, 2)), draw(random, 0, 1) == 1, mask.data()},
+      2);
+  attend(wide, out, lse, mass, 1);
+  attend(narrow, other, other_lse, other_mass, 3);
+  CHECK(std::memcmp(out.data(), other.data(), out.size() * sizeof(out[0])) == 0);
+  CHECK(lse == other_lse);
+  CHECK(mass == other_mass);
+  for (size_t row = 0; row < rows && forest.window == 0; ++row) {
+    double sum = 0;
+    for (int c = 0; c < width; ++c) sum += double{mass[row * width + c]};
+    CHECK(std::abs(sum - 1) < 1e-4);
+  }
+  std::fill(mask.begin(), mask.end(), -1);
+  attend(narrow, other, other_lse, other_mass, 1);
+  tree_attention(forest.params(wide, dense, lse), 1);
+  CHECK(std::memcmp(dense.data(), other.data(), dense.size() * sizeof(dense[0])) == 0);
+  CHECK(lse == other_lse);
+}
+
 void test_kv_ops(uint32_t seed) {
   Random random(seed);
   Forest<uint16_t> forest(random);
@@ -286,6 +357,9 @@ int main() {
       tts::test_forest<float>(seed);
       tts::test_forest<uint16_t>(seed);
       tts::test_forest<int8_t>(seed);
+      tts::test_sparse<float>(seed);
+      tts::test_sparse<uint16_t>(seed);
+      tts::test_sparse<int8_t>(seed);
     }
     std::printf("%s: %d failures\n", level.name, tts::test::failures() - before);
   }

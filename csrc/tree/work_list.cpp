@@ -25,6 +25,7 @@ class Builder {
         list_.query_position.push_back(row.length - row.num_queries + q);
       }
     }
+    add_forks(branches);
     tails_.resize(branches.num_queries(), {-1, -1, 0, 0});
   }
 
@@ -66,6 +67,24 @@ class Builder {
   }
 
  private:
+  void add_forks(const OrderedBranches& branches) {
+    const auto shared = [&](size_t r) { return r < branches.rows.size() ? branches.shared[r] : 0; };
+    constexpr int32_t kAll = std::numeric_limits<int32_t>::max();
+    QueryFork fork{0, 0, 0, 0};
+    int32_t before = 0;  // leading columns that the branch before shares with any other
+    for (size_t r = 0; r < branches.rows.size(); ++r) {
+      const int32_t columns = std::max(shared(r), shared(r + 1));
+      if (r > 0 && !(shared(r) > 0 && before == shared(r) && columns == shared(r))) ++fork.siblings;
+      if (r > 0 && shared(r) == 0) ++fork.tree;
+      fork.tail_begin = columns > 0 ? columns : kAll;
+      fork.shared = shared(r);
+      for (int32_t q = 0; q < branches.rows[r].num_queries; ++q, fork.shared = kAll) {
+        list_.query_forks.push_back(fork);
+      }
+      before = columns;
+    }
+  }
+
   void add_tiles(const RunTiles& tiles, int32_t page_offset, int32_t column, int32_t stop, int32_t base) {
     const int64_t first_position = column * page_size_;
     const int64_t limit = (stop - column) * page_size_;

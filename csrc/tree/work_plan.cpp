@@ -172,6 +172,11 @@ void WorkPlanner::remember(const BranchTables& tables) {
   }
 }
 
+int64_t WorkPlanner::max_columns() const {
+  const auto& position = list_.query_position;
+  return position.empty() ? 0 : *std::max_element(position.begin(), position.end()) / page_size_ + 1;
+}
+
 int64_t WorkPlanner::write(int32_t* buffer, const WorkCapacity& capacity, int64_t stamp) const {
   const WorkLayout at(capacity);
   const WorkCounts n = counts();
@@ -189,6 +194,7 @@ int64_t WorkPlanner::write(int32_t* buffer, const WorkCapacity& capacity, int64_
     return at.pages + n.pages;
   }
   put(buffer, at.query_order, list_.query_order);
+  put(buffer, at.query_forks, list_.query_forks);
   if (list_.merge_begin.empty()) {
     std::fill_n(buffer + at.merge_begin, n.queries + 1, 0);
   } else {

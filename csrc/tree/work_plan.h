@@ -25,6 +25,7 @@ class WorkPlanner {
   bool update(const BranchTables& tables, const std::optional<WorkCapacity>& capacity);
 
   WorkCounts counts() const { return list_.counts(); }
+  int64_t max_columns() const;  // most pages that a query sees
   // What a buffer holds that is written now. 0 is no plan.
   int64_t stamp() const { return (plans_ << 32) + static_cast<int64_t>(changes_.size()); }
   // Fills a buffer of WorkLayout(capacity), which must hold counts() and was last written at `stamp`; returns

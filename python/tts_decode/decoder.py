@@ -74,7 +74,8 @@ class TreeDecoder:
         sampling: default parameters of `root`.
         track_mass: keep for each branch how much attention its pages have drawn, which `evict` goes by; on
             the CPU only.
-        sparse: read only part of the KV pages in decode steps; default: all of them. On the CPU only.
+        sparse: read only part of the KV pages in decode steps; default: all of them. On a GPU such steps run
+            without CUDA graphs, and their cost is accounted as if every budget were used up.
         cuda_graphs: on a GPU, capture decode steps as CUDA graphs: one for each of a few sizes of the batch,
             at its first use.
 
@@ -130,15 +131,18 @@ class TreeDecoder:
         self._steps: HostSteps | DeviceSteps
         if _runs_on_host(self._engine.device):
             self._steps = HostSteps(self._engine, self._pool, track_mass=track_mass, sparse=sparse)
-        elif track_mass or sparse is not None:
-            name, value, default = ("track_mass", True, False) if track_mass else ("sparse", sparse, None)
+        elif track_mass:
             raise ValueError(
-                f"{name}={value} with a model on {self._engine.device}; expected {default}: steps on a GPU "
-                "read every page and do not export attention masses"
+                f"track_mass=True with a model on {self._engine.device}; expected False: steps on a GPU do "
+                "not export attention masses"
             )
         else:
             self._steps = DeviceSteps(
-                self._engine, self._pool, max_batch_tokens=max_batch_tokens, graphs=cuda_graphs
+                self._engine,
+                self._pool,
+                max_batch_tokens=max_batch_tokens,
+                graphs=cuda_graphs,
+                sparse=sparse,
             )
         self.track_mass = track_mass
         self._tree = KVTree(self._pool.num_pages, self._pool.page_size)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +42,8 @@ class Scheduler:
         self.forward_tokens = 0
         self.generated_tokens = 0
         self.seconds = 0.0
-        self.meter = CostMeter(decoder._engine.shape, decoder._pool.page_size)
+        shape = replace(decoder._engine.shape, kv_bytes=decoder._pool.dtype.itemsize)
+        self.meter = CostMeter(shape, decoder._pool.page_size)
         self._decoder = decoder
         self._max_batch_tokens = max_batch_tokens
         self._waiting: list[Request] = []

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tts_kernels import KVPool, Selection, TreePlan, count_selected, select_pages
+from tts_kernels import DevicePlan, KVPool, Selection, TreePlan, count_selected, select_pages
 from tts_kernels.cost import SparseCounts
 
 Int32Array = npt.NDArray[np.int32]
@@ -95,7 +95,7 @@ def _ranges(counts: Int32Array) -> npt.NDArray[np.int64]:
 class SparseStep:
     """The choices of one forward, layer by layer, and what they come to."""
 
-    def __init__(self, config: SparseConfig, plan: TreePlan, budgets: Tensor) -> None:
+    def __init__(self, config: SparseConfig, plan: TreePlan | DevicePlan, budgets: Tensor) -> None:
         self._config = config
         self._plan = plan
         self._budgets = budgets
@@ -118,15 +118,28 @@ class SparseStep:
             share=config.share,
             keep_tail=config.keep_tail,
         )
-        counts = count_selected(selection, self._plan)
         self._layers += 1
-        self._pairs += counts.pairs
-        self._loads += counts.loads
+        if isinstance(self._plan, TreePlan):
+            counts = count_selected(selection, self._plan)
+            self._pairs += counts.pairs
+            self._loads += counts.loads
         return selection
 
     def counts(self) -> SparseCounts:
-        vectors = 1 if self._config.summaries == "mean" else 2
-        return SparseCounts(self._layers, self._pairs, self._loads, vectors)
+        return SparseCounts(self._layers, self._pairs, self._loads, self._vectors)
+
+    def counts_at_most(self, columns: int, pages: int, num_kv_heads: int) -> SparseCounts:
+        """Bounds of the counts, for a GPU, where asking for them would wait: every budget used up.
+
+        columns: pages of all queries, with repeats, that they may read. pages: distinct ones of the step.
+        """
+        pairs = self._layers * num_kv_heads * columns
+        loads = self._layers * num_kv_heads * min(columns, pages)
+        return SparseCounts(self._layers, pairs, loads, self._vectors)
+
+    @property
+    def _vectors(self) -> int:
+        return 1 if self._config.summaries == "mean" else 2
 
 
 def check_sparse(sparse: SparseConfig, num_layers: int) -> None:

@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,11 @@ class Task:
     verify: Callable[[str], float] | None = None
 
 
-def default_tasks(limit: int | None = None) -> list[Task]:
+def default_tasks(limit: int | None = None, shots: int = 0) -> list[Task]:
     """The fixed set: small arithmetic from reasoning-gym under one seed, families taking turns.
 
-    limit: how many, None for all of them. A text is judged by reasoning-gym's own verifier, which is
+    limit: how many, None for all of them. shots: further problems, the same for all, that stand solved before
+    each one; some 30 tokens each. A text is judged by reasoning-gym's own verifier, which is
     handed the last number of the text's final answer.
     """
     try:
@@ -59,15 +60,24 @@ def default_tasks(limit: int | None = None) -> list[Task]:
             "the default problems need the package reasoning-gym; run: pip install reasoning-gym "
             "(or pass a task file)"
         ) from cause
+    per_family = _PER_FAMILY - (-shots // len(_FAMILIES))
     families = [
-        _distinct(name, reasoning_gym.create_dataset(source, seed=seed, size=10 * _PER_FAMILY, **options))
+        _distinct(
+            name, reasoning_gym.create_dataset(source, seed=seed, size=10 * per_family, **options), per_family
+        )
         for seed, (name, (source, options)) in enumerate(_FAMILIES.items(), start=_SEED)
     ]
-    return [task for turn in zip(*families, strict=True) for task in turn][:limit]
+    turns = [task for turn in zip(*families, strict=True) for task in turn]
+    tasks, solved = turns[: _PER_FAMILY * len(_FAMILIES)], turns[_PER_FAMILY * len(_FAMILIES) :][:shots]
+    examples = "".join(f"{task.prompt}\nThe answer is {task.answer}.\n\n" for task in solved)
+    return [replace(task, prompt=examples + task.prompt) for task in tasks][:limit]
 
 
-def _distinct(family: str, dataset: Any) -> list[Task]:
-    """The first problems of a data set that differ in their wording."""
+def _distinct(family: str, dataset: Any, count: int) -> list[Task]:
+    """The first `count` problems of a data set that differ in their wording.
+
+    Raises ValueError where it has fewer.
+    """
     tasks: dict[str, Task] = {}
     for entry in dataset:
         question = entry["question"].strip()
@@ -75,9 +85,11 @@ def _distinct(family: str, dataset: Any) -> list[Task]:
             prompt = question if "Give only" in question else question + _HINT
             verify = _gym_verifier(dataset, entry)
             tasks[question] = Task(f"{family}/{len(tasks)}", prompt, entry["answer"], verify)
-        if len(tasks) == _PER_FAMILY:
-            break
-    return list(tasks.values())
+        if len(tasks) == count:
+            return list(tasks.values())
+    raise ValueError(
+        f"shots: {family} has {len(tasks)} different problems, {count} are needed; ask for fewer"
+    )
 
 
 def _gym_verifier(dataset: Any, entry: dict[str, Any]) -> Callable[[str], float]:

@@ -99,7 +99,7 @@ def check_rows(name: str, rows: Tensor, heads: int | None, head_dim: int, dtype:
     """
     shape = rows.shape
     if not (
-        (rows.dtype in _ROW_DTYPES if dtype is torch.int8 else rows.dtype is dtype)
+        (rows.dtype in _ROW_DTYPES if dtype.itemsize == 1 else rows.dtype is dtype)
         and len(shape) == 3
         and shape[2] == head_dim
         and (heads is None or shape[1] == heads)
@@ -109,9 +109,9 @@ def check_rows(name: str, rows: Tensor, heads: int | None, head_dim: int, dtype:
 
 
 def _refuse_rows(name: str, rows: Tensor, heads: int | None, head_dim: int, dtype: torch.dtype) -> None:
-    if dtype == torch.int8 and rows.dtype not in _ROW_DTYPES:
+    if dtype.itemsize == 1 and rows.dtype not in _ROW_DTYPES:
         raise TypeError(f"{name}: got {rows.dtype}, expected torch.float32 or torch.bfloat16")
-    if dtype != torch.int8 and rows.dtype != dtype:
+    if dtype.itemsize > 1 and rows.dtype != dtype:
         raise TypeError(f"{name}: got {rows.dtype}, expected {dtype}, the dtype of the pages")
     if rows.dim() != 3 or rows.shape[2] != head_dim or (heads is not None and rows.shape[1] != heads):
         expected = f"[n, {'heads' if heads is None else heads}, {head_dim}]"
@@ -202,13 +202,13 @@ def kv_view(
 
 def check_scales(scales: Tensor | None, k_pages: Tensor, *, layers: int = 0) -> None:
     """Scales [num_pages, num_kv_heads, 2] after `layers` leading dimensions, of int8 pages and no others."""
-    if k_pages.dtype != torch.int8:
+    if k_pages.dtype.itemsize > 1:
         if scales is not None:
             raise ValueError(f"scales: got a tensor, expected None: pages of {k_pages.dtype} have no scales")
         return
     expected = [*k_pages.shape[: layers + 2], 2]
     if scales is None:
-        raise ValueError(f"scales: got None, expected the scales {expected} of int8 pages")
+        raise ValueError(f"scales: got None, expected the scales {expected} of pages of {k_pages.dtype}")
     if scales.dtype != torch.float32:
         raise TypeError(f"scales: got {scales.dtype}, expected torch.float32")
     if list(scales.shape) != expected or not scales.is_contiguous():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-PLAIN_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+SCALED_DTYPES = (torch.int8, torch.float8_e4m3fn)  # of 8 bits, with scales
+PLAIN_DTYPES = (torch.float32, torch.float16, torch.bfloat16, *SCALED_DTYPES)
+_NAMES = "torch.float32, torch.float16, torch.bfloat16, torch.int8 or torch.float8_e4m3fn"
 
 
 def are_plain(k_pages: Tensor, v_pages: Tensor, *, layers: int = 0) -> bool:
@@ -18,7 +20,7 @@ def check_plain(head_dim: int, dtype: torch.dtype) -> None:
     if not 16 <= head_dim <= 256 or head_dim % 8 != 0:
         raise ValueError(f"head_dim: got {head_dim}, expected a multiple of 8 from 16 to 256")
     if dtype not in PLAIN_DTYPES:
-        raise TypeError(f"dtype: got {dtype}, expected torch.float32, torch.float16 or torch.bfloat16")
+        raise TypeError(f"dtype: got {dtype}, expected {_NAMES}")
 
 
 def check_plain_pages(k_pages: Tensor, v_pages: Tensor, *, layers: int = 0) -> None:
@@ -41,10 +43,7 @@ def check_plain_pages(k_pages: Tensor, v_pages: Tensor, *, layers: int = 0) -> N
 def _refuse_plain_pages(k_pages: Tensor, v_pages: Tensor, layers: int) -> None:
     names = "k_pages, v_pages"
     if k_pages.dtype not in PLAIN_DTYPES or v_pages.dtype != k_pages.dtype:
-        raise TypeError(
-            f"{names}: got {k_pages.dtype} and {v_pages.dtype}, expected both torch.float32, torch.float16 "
-            "or torch.bfloat16"
-        )
+        raise TypeError(f"{names}: got {k_pages.dtype} and {v_pages.dtype}, expected both {_NAMES}")
     shape = list(k_pages.shape)
     if len(shape) != 4 + layers or k_pages.shape != v_pages.shape:
         expected = (

@@ -11,6 +11,7 @@ from tts_kernels.ops._common import (
     check_int32,
     check_rows,
     check_scales,
+    check_summaries,
     kv_view,
     register,
     summary_view,
@@ -40,6 +41,7 @@ def append_kv(
         summaries: [num_pages, num_kv_heads, S, head_dim] of the pages' dtype, contiguous; changed in place.
             S = 1: mean key of each page (Kinetics); S = 2: least and largest value of each channel (Quest).
             It covers a page's slots from its first to the last that this call writes: pages fill in order.
+            On plain pages it is made by Triton, whichever backend serves the rest.
         scales: float32 [num_pages, num_kv_heads, 2], those of K and V of each page, with int8 pages only;
             changed in place.
 
@@ -55,7 +57,8 @@ def append_kv(
 
     On plain pages (`KVPool` with layout "HND" or "NHD", or a framework's own) slots are not checked, which
     would wait for the device: tokens with a slot outside the pool are left out, and of several tokens with
-    one slot any may stay. On packed pages the last one does.
+    one slot any may stay. On packed pages the last one does. On plain pages of 8 bits the tokens of a page
+    follow each other in the call, in the order of their slots, as `KVTree.append` has them.
     """
     check_devices(k=k, v=v, k_pages=k_pages, v_pages=v_pages, slots=slots)
     if scales is not None:
@@ -101,9 +104,15 @@ def _append_kv_plain(
     check_plain_pages(k_pages, v_pages)
     check_scales(scales, k_pages)
     _check_tokens(k, v, k_pages, v_pages, slots)
+    num_pages, num_kv_heads, _, head_dim = k_pages.shape
     if summaries is not None:
-        raise ValueError("summaries: no kernel for plain pages yet")
-    backend.kernel("append_kv", k_pages)(k, v, k_pages, v_pages, slots)
+        check_summaries(summaries, (num_pages, num_kv_heads, head_dim), k_pages)
+    if scales is None:
+        backend.kernel("append_kv", k_pages)(k, v, k_pages, v_pages, slots)
+    else:
+        backend.kernel("append_scaled", k_pages)(k, v, k_pages, v_pages, slots, scales)
+    if summaries is not None:
+        backend.kernel("summarize_pages", k_pages)(k_pages, slots, summaries, scales)
 
 
 def _check_tokens(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:

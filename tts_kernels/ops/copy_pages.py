@@ -10,6 +10,7 @@ from tts_kernels.ops._common import (
     check_devices,
     check_int32,
     check_scales,
+    check_summaries,
     kv_view,
     register,
     summary_view,
@@ -81,9 +82,15 @@ def _copy_pages_plain(
     check_plain_pages(k_pages, v_pages, layers=1)
     check_scales(scales, k_pages, layers=1)
     check_int32("copies", copies, 2)
+    layers, num_pages, num_kv_heads, _, head_dim = k_pages.shape
     if summaries is not None:
-        raise ValueError("summaries: no kernel for plain pages yet")
-    backend.kernel("copy_pages", k_pages)(k_pages, v_pages, copies)
+        check_summaries(summaries, (layers, num_pages, num_kv_heads, head_dim), k_pages)
+    copy = backend.kernel("copy_pages", k_pages)
+    copy(k_pages, v_pages, copies)
+    if summaries is not None:  # as keys and values of pages of one token: minima and maxima, or means twice
+        copy(summaries[..., :1, :], summaries[..., -1:, :], copies)
+    if scales is not None:
+        copy(scales[..., None, :1], scales[..., None, 1:], copies)
 
 
 def _copy_pages_fake(

@@ -73,7 +73,7 @@ def _gather_kv_plain(
     check_scales(scales, k_pages)
     _check_table(block_table, length, k_pages.shape[2])
     k, v = _gather_kv_fake(k_pages, v_pages, block_table, length)
-    backend.kernel("gather_kv", k_pages)(k_pages, v_pages, block_table, k, v)
+    backend.kernel("gather_kv", k_pages)(k_pages, v_pages, block_table, k, v, scales)
     return k, v
 
 
@@ -91,7 +91,7 @@ def _gather_kv_fake(
     k_pages: Tensor, v_pages: Tensor, block_table: Tensor, length: int, scales: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     shape = (length, k_pages.shape[1], v_pages.shape[3])
-    dtype = torch.float32 if k_pages.dtype == torch.int8 else k_pages.dtype
+    dtype = torch.float32 if k_pages.dtype.itemsize == 1 else k_pages.dtype
     return k_pages.new_empty(shape, dtype=dtype), v_pages.new_empty(shape, dtype=dtype)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tts_kernels import _core
+from tts_kernels.device_plan import DevicePlan
 from tts_kernels.ops._common import (
     PAGE_SIZE,
     check_devices,
@@ -14,12 +15,15 @@ from tts_kernels.ops._common import (
     register,
     token_rows,
 )
+from tts_kernels.ops._sparse_work import score_pages_work
 from tts_kernels.plan import TreePlan
 
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
-def score_pages(q: Tensor, summaries: Tensor, plan: TreePlan, *, scale: float | None = None) -> Tensor:
+def score_pages(
+    q: Tensor, summaries: Tensor, plan: TreePlan | DevicePlan, *, scale: float | None = None
+) -> Tensor:
     """Estimated share of each page in the attention of each query, from summaries of the pages' keys.
 
     A page of n tokens that a query sees stands for n keys with one logit: scale * (q . mean) for means
@@ -33,7 +37,11 @@ def score_pages(q: Tensor, summaries: Tensor, plan: TreePlan, *, scale: float | 
             the order of the plan's arguments.
         summaries: [num_pages, num_kv_heads, S, head_dim], contiguous, float32 or bfloat16: one layer of
             `KVPool.summaries`, S = 1 for means, S = 2 for minima and maxima.
-        plan: `plan(block_tables, lengths, query_lens)`.
+        plan: for packed pages `plan(block_tables, lengths, query_lens)`, for plain pages
+            `DevicePlanner(...).update(block_tables, lengths, query_lens)`: then q has the dtype of the
+            summaries, which may be float16 too, and may have more rows than the plan, with scores of 0 up to
+            capacity.queries and any behind. NaN and infinity are not looked for, which would wait for the
+            device.
         scale: factor of the logits, > 0; default head_dim ** -0.5.
 
     Returns:
@@ -44,6 +52,8 @@ def score_pages(q: Tensor, summaries: Tensor, plan: TreePlan, *, scale: float | 
         TypeError, ValueError: a dtype, shape or stride does not fit, an index of the plan leads outside the
             summaries, or a row of q, or a summary that it meets, holds NaN or infinity.
     """
+    if isinstance(plan, DevicePlan):
+        return score_pages_work(q, summaries, plan, scale)
     if not isinstance(plan, TreePlan):
         raise TypeError(f"plan: got {type(plan).__name__}, expected a TreePlan (tts_kernels.plan)")
     check_devices(q=q, k_pages=summaries)

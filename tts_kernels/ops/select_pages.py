@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from tts_kernels import _core
+from tts_kernels.device_plan import DevicePlan, SelectOptions
 from tts_kernels.ops._common import check_mask, plan_view
+from tts_kernels.ops._sparse_work import select_top_pages_work
 from tts_kernels.ops.score_pages import score_pages
 from tts_kernels.plan import TreePlan
 from tts_kernels.selection import Selection, SelectionCounts
@@ -21,7 +23,7 @@ _SHARES = ("branch", "siblings", "tree")
 def select_pages(
     q: Tensor,
     summaries: Tensor,
-    plan: TreePlan,
+    plan: TreePlan | DevicePlan,
     budget: int | Tensor,
     *,
     scale: float | None = None,
@@ -40,7 +42,7 @@ def select_pages(
 
 def select_top_pages(
     scores: Tensor,
-    plan: TreePlan,
+    plan: TreePlan | DevicePlan,
     budget: int | Tensor,
     *,
     top_p: float | None = None,
@@ -78,7 +80,11 @@ def select_top_pages(
     Raises:
         TypeError, ValueError: an argument is out of range or does not belong to the plan.
     """
-    _check(scores, plan, top_p, sink, recent, share)
+    _check(scores, top_p, sink, recent, share)
+    if isinstance(plan, DevicePlan):
+        options = SelectOptions(budget, top_p, sink, recent, share, keep_tail)
+        return select_top_pages_work(scores, plan, options)
+    _check_plan(scores, plan)
     budgets = _budgets(budget, plan.num_queries)
     heads, queries, columns = scores.shape
     mask = torch.empty((heads, queries, -(-columns // 32)), dtype=torch.int32)
@@ -107,21 +113,12 @@ def count_selected(selection: Selection, plan: TreePlan) -> SelectionCounts:
     return SelectionCounts(*_core.count_selected(view, (mask.data_ptr(), mask.shape[2]), mask.shape[0]))
 
 
-def _check(scores: Tensor, plan: TreePlan, top_p: float | None, sink: int, recent: int, share: Share) -> None:
-    if not isinstance(plan, TreePlan):
-        raise TypeError(f"plan: got {type(plan).__name__}, expected a TreePlan (tts_kernels.plan)")
+def _check(scores: Tensor, top_p: float | None, sink: int, recent: int, share: Share) -> None:
     if not isinstance(scores, Tensor) or scores.dtype != torch.float32:
         got = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
         raise TypeError(f"scores: got {got}, expected a tensor of torch.float32")
-    if scores.dim() != 3 or scores.shape[1:] != (plan.num_queries, plan.max_columns):
-        raise ValueError(
-            f"scores: got shape {list(scores.shape)}, expected [num_kv_heads, {plan.num_queries}, "
-            f"{plan.max_columns}] for this plan"
-        )
-    if not scores.is_cpu or not scores.is_contiguous():
-        raise ValueError(
-            f"scores: got strides {scores.stride()} on {scores.device}, expected contiguous on the CPU"
-        )
+    if scores.dim() != 3:
+        raise ValueError(f"scores: got shape {list(scores.shape)}, expected [num_kv_heads, T, P]")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p: got {top_p}, expected 0 < top_p <= 1, or None for the whole budget")
     for name, value, least in (("sink", sink, 0), ("recent", recent, 1)):
@@ -131,6 +128,23 @@ def _check(scores: Tensor, plan: TreePlan, top_p: float | None, sink: int, recen
             raise ValueError(f"{name}: got {value}, expected >= {least} pages")
     if share not in _SHARES:
         raise ValueError(f"share: got {share!r}, expected one of {_SHARES}")
+
+
+def _check_plan(scores: Tensor, plan: TreePlan) -> None:
+    if not isinstance(plan, TreePlan):
+        raise TypeError(
+            f"plan: got {type(plan).__name__}, expected a TreePlan (tts_kernels.plan) or a DevicePlan "
+            "(DevicePlanner(...).update)"
+        )
+    if scores.shape[1:] != (plan.num_queries, plan.max_columns):
+        raise ValueError(
+            f"scores: got shape {list(scores.shape)}, expected [num_kv_heads, {plan.num_queries}, "
+            f"{plan.max_columns}] for this plan"
+        )
+    if not scores.is_cpu or not scores.is_contiguous():
+        raise ValueError(
+            f"scores: got strides {scores.stride()} on {scores.device}, expected contiguous on the CPU"
+        )
 
 
 def _budgets(budget: int | Tensor, queries: int) -> Tensor:

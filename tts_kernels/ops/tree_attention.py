@@ -117,9 +117,10 @@ def tree_attention(
     if selection is not None and not isinstance(selection, Selection):
         raise TypeError(f"selection: got {type(selection).__name__}, expected a Selection (select_pages)")
     if isinstance(plan, DevicePlan):
-        if scales is not None:
-            raise ValueError("scales: got a tensor with a DevicePlan, expected None: plain pages have none")
-        return tree_attention_work(q, k_pages, v_pages, plan, scale, window or 0, logits_soft_cap or 0.0)
+        mask = None if selection is None else selection.mask
+        options = (scale, window or 0, logits_soft_cap or 0.0, mask, scales)
+        results = tree_attention_work(q, k_pages, v_pages, plan, *options, return_mass=return_mass)
+        return (results[0], results[1], results[2]) if return_mass else (results[0], results[1])
     if not isinstance(plan, TreePlan):
         raise TypeError(
             f"plan: got {type(plan).__name__}, expected a TreePlan (tts_kernels.plan) or a DevicePlan "

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tts_kernels import backend
 from tts_kernels.device_plan import AttentionOptions, DevicePlan, WorkCapacity, WorkLaunch, WorkLayout
-from tts_kernels.ops._common import check_devices, check_rows, register
+from tts_kernels.ops._common import check_devices, check_mask, check_rows, check_scales, register
 from tts_kernels.ops._paged import check_plain_pages
 
 
@@ -21,14 +23,21 @@ def tree_attention_work(
     scale: float | None,
     window: int,
     logits_soft_cap: float,
-) -> tuple[Tensor, Tensor]:
+    mask: Tensor | None = None,
+    scales: Tensor | None = None,
+    *,
+    return_mass: bool = False,
+) -> tuple[Tensor, ...]:
     """`tts_kernels.tree_attention` with a DevicePlan; window and logits_soft_cap are 0 for none.
+
+    mask: that of a Selection. scales: of pages of 8 bits.
 
     The plan's memory may hold a later plan by the time the kernels run, as in a captured graph: they leave
     out its queries that q has no row for.
     """
     work, partials, capacity, num_items, num_merges = plan.launch
-    check_devices(q=q, k_pages=k_pages, v_pages=v_pages, plan=work, partials=partials)
+    given = {name: t for name, t in (("selection", mask), ("scales", scales)) if t is not None}
+    check_devices(q=q, k_pages=k_pages, v_pages=v_pages, plan=work, partials=partials, **given)
     pages, queries = k_pages.shape, q.shape
     if not (
         pages[1:] == (plan.num_kv_heads, plan.page_size, plan.head_dim)
@@ -38,7 +47,12 @@ def tree_attention_work(
         and k_pages.dtype is plan.dtype
     ):
         _refuse_shapes(q, k_pages, plan)
-    out, lse = torch.ops.tts_kernels.tree_attention.work(
+    if mask is not None and mask.dim() == 3 and 32 * mask.shape[2] < plan.max_columns:
+        raise ValueError(
+            f"selection.mask: got {mask.shape[2]} words for up to {32 * mask.shape[2]} pages, expected at "
+            f"least {-(-plan.max_columns // 32)} for the {plan.max_columns} pages of the plan; select with it"
+        )
+    arguments = (
         q,
         k_pages,
         v_pages,
@@ -50,7 +64,13 @@ def tree_attention_work(
         plan.head_dim**-0.5 if scale is None else scale,
         window,
         logits_soft_cap,
+        mask,
+        scales,
     )
+    if return_mass:
+        out, lse, mass = torch.ops.tts_kernels.tree_attention.work_mass(*arguments, plan.max_columns)
+        return out, lse, mass
+    out, lse = torch.ops.tts_kernels.tree_attention.work(*arguments)
     return out, lse
 
 
@@ -78,8 +98,12 @@ def _tree_attention_work(
     scale: float,
     window: int,
     logits_soft_cap: float,
+    mask: Tensor | None = None,
+    scales: Tensor | None = None,
+    mass: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     check_plain_pages(k_pages, v_pages)
+    check_scales(scales, k_pages)
     _, num_kv_heads, _, head_dim = k_pages.shape
     check_rows("q", q, None, head_dim, k_pages.dtype)
     tokens, num_q_heads, _ = q.shape
@@ -94,11 +118,28 @@ def _tree_attention_work(
             f"logits_soft_cap: got {logits_soft_cap}, expected a finite number > 0, or 0 for none"
         )
     launch = _work_launch(work, partials, capacity, num_items, num_merges, num_kv_heads, head_dim)
+    if mask is not None:
+        check_mask(mask, num_kv_heads, tokens)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     lse = torch.empty((tokens, num_q_heads), dtype=torch.float32, device=q.device)
     options = AttentionOptions(scale, min(window, 2**30), logits_soft_cap)
-    backend.kernel("tree_attention", k_pages)(q, k_pages, v_pages, launch, options, out, lse)
+    if mask is None and scales is None:
+        backend.kernel("tree_attention", k_pages)(q, k_pages, v_pages, launch, options, out, lse)
+    else:
+        attend = backend.kernel("sparse_attention", k_pages)
+        attend(q, k_pages, v_pages, launch, options, out, lse, mask, scales)
+    if mass is not None:
+        backend.kernel("page_mass", k_pages)(q, k_pages, launch, options, mask, mass, scales)
     return out, lse
+
+
+def _tree_attention_work_mass(
+    q: Tensor, k_pages: Tensor, v_pages: Tensor, *options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    mass = torch.empty((k_pages.shape[1], q.shape[0], options[-1]), dtype=torch.float32, device=q.device)
+    attend: Callable[..., tuple[Tensor, Tensor]] = _tree_attention_work
+    out, lse = attend(q, k_pages, v_pages, *options[:-1], mass=mass)
+    return out, lse, mass
 
 
 def _work_launch(
@@ -146,14 +187,32 @@ def _tree_attention_work_fake(
     scale: float,
     window: int,
     logits_soft_cap: float,
+    mask: Tensor | None = None,
+    scales: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32)
 
 
+def _tree_attention_work_mass_fake(
+    q: Tensor, k_pages: Tensor, v_pages: Tensor, *options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    mass = q.new_empty((k_pages.shape[1], q.shape[0], options[-1]), dtype=torch.float32)
+    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32), mass
+
+
+_ARGUMENTS = (
+    "(Tensor q, Tensor k_pages, Tensor v_pages, Tensor work, Tensor(a!) partials, int[] capacity, "
+    "int num_items, int num_merges, float scale, int window, float logits_soft_cap, "
+)
 register(
-    "tree_attention.work(Tensor q, Tensor k_pages, Tensor v_pages, Tensor work, Tensor(a!) partials, "
-    "int[] capacity, int num_items, int num_merges, float scale, int window, float logits_soft_cap) "
-    "-> (Tensor out, Tensor lse)",
+    f"tree_attention.work_mass{_ARGUMENTS}Tensor? mask, Tensor? scales, int columns) "
+    "-> (Tensor out, Tensor lse, Tensor mass)",
+    cpu=_tree_attention_work_mass,
+    cuda=_tree_attention_work_mass,
+    fake=_tree_attention_work_mass_fake,
+)
+register(
+    f"tree_attention.work{_ARGUMENTS}Tensor? mask=None, Tensor? scales=None) -> (Tensor out, Tensor lse)",
     cpu=_tree_attention_work,
     cuda=_tree_attention_work,
     fake=_tree_attention_work_fake,

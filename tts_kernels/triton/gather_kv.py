@@ -10,8 +10,18 @@ from torch import Tensor
 BLOCK = 4096
 
 
-def gather_kv(k_pages: Tensor, v_pages: Tensor, block_table: Tensor, k_out: Tensor, v_out: Tensor) -> None:
-    """Fills k_out and v_out [length, num_kv_heads, head_dim], contiguous; NaN where a page does not exist."""
+def gather_kv(
+    k_pages: Tensor,
+    v_pages: Tensor,
+    block_table: Tensor,
+    k_out: Tensor,
+    v_out: Tensor,
+    scales: Tensor | None = None,
+) -> None:
+    """Fills k_out and v_out [length, num_kv_heads, head_dim], contiguous; NaN where a page does not exist.
+
+    scales: of pages of 8 bits, float32 [num_pages, num_kv_heads, 2], contiguous.
+    """
     num_pages, num_kv_heads, page_size, head_dim = k_pages.shape
     length = k_out.shape[0]
     if length == 0:
@@ -28,6 +38,7 @@ def gather_kv(k_pages: Tensor, v_pages: Tensor, block_table: Tensor, k_out: Tens
         v_pages.stride()[:3],
         num_pages,
         length,
+        scales,
         PAGE_SIZE=page_size,
         HEAD_DIM=head_dim,
         BLOCK_T=block_t,
@@ -46,6 +57,7 @@ def _gather(
     v_strides,
     num_pages,
     length,
+    scales_ptr,  # [num_pages, num_kv_heads, 2], or None
     PAGE_SIZE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -65,8 +77,17 @@ def _gather(
     k_offset = page * k_strides[0] + head * k_strides[1] + slot * k_strides[2]
     v_offset = page * v_strides[0] + head * v_strides[1] + slot * v_strides[2]
     mask = exists[:, None] & in_head
-    k = tl.load(k_pages_ptr + k_offset[:, None] + channel[None, :], mask=mask, other=float("nan"))
-    v = tl.load(v_pages_ptr + v_offset[:, None] + channel[None, :], mask=mask, other=float("nan"))
+    k_from = k_pages_ptr + k_offset[:, None] + channel[None, :]
+    v_from = v_pages_ptr + v_offset[:, None] + channel[None, :]
+    if scales_ptr is None:
+        k = tl.load(k_from, mask=mask, other=float("nan"))
+        v = tl.load(v_from, mask=mask, other=float("nan"))
+    else:
+        scale_ptr = scales_ptr + (page * num_kv_heads + head) * 2
+        k_scale = tl.load(scale_ptr, mask=exists, other=float("nan"))
+        v_scale = tl.load(scale_ptr + 1, mask=exists, other=float("nan"))
+        k = tl.load(k_from, mask=mask, other=0.0).to(tl.float32) * k_scale[:, None]
+        v = tl.load(v_from, mask=mask, other=0.0).to(tl.float32) * v_scale[:, None]
     row = (token.to(tl.int64) * num_kv_heads + head)[:, None] * HEAD_DIM + channel[None, :]
     tl.store(k_ptr + row, k, mask=wanted[:, None] & in_head)
     tl.store(v_ptr + row, v, mask=wanted[:, None] & in_head)

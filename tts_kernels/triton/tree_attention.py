@@ -11,13 +11,21 @@ import triton.language as tl
 from torch import Tensor
 
 from tts_kernels.device_plan import AttentionOptions, WorkLaunch, WorkLayout
+from tts_kernels.triton.chosen_pages import chosen_offset, list_chosen_pages
 
 LOG2_E = math.log2(math.e)
 
 # A storage dtype is computed with as it is on a GPU. The interpreter multiplies bfloat16 as if its bits were
 # integers, without a word, so there everything is computed in float32.
 INTERPRETED = bool(triton.knobs.runtime.interpret)
-_COMPUTE = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+COMPUTE = {
+    dtype: tl.float32 if INTERPRETED else compiled
+    for dtype, compiled in (
+        (torch.float32, tl.float32),
+        (torch.float16, tl.float16),
+        (torch.bfloat16, tl.bfloat16),
+    )
+}
 
 
 class LaunchConfig(NamedTuple):
@@ -35,12 +43,12 @@ class LaunchConfig(NamedTuple):
 # and V that depend on them: 3 stages load K and V one step ahead of their use into 2 buffers, 5 two steps
 # ahead into 3. These buffers of block_n * head_dim elements and q, from 64 rows on, fill the shared memory.
 # An SM of sm_80 has 164 KiB, of sm_90 228 KiB, and two programs on an SM hide each other's start and end:
-#   64: 3 * (8 + 8) KiB + 128 rows of q = 64 KiB
-#   128: 2 * (16 + 16) KiB + 64 rows of q = 80 KiB; at 128 rows, steps of 64 tokens overflow the registers
+#   64: 3 * (8 + 8) KiB + 64 rows of q = 56 KiB; at 128 rows, steps of 64 tokens overflow the registers
+#   128: 2 * (16 + 16) KiB + 64 rows of q = 80 KiB; the same at 128 rows
 #   256: 3 * (16 + 16) KiB + 64 rows of q = 128 KiB; 8 warps, for the registers of 64 rows of 256 channels
 # Products of float32 have no tensor cores and unroll to single instructions: tiles go 16 rows at a time.
 _CONFIGS = {
-    (64, 2): LaunchConfig(64, 64, 128, 4, 5),
+    (64, 2): LaunchConfig(64, 32, 128, 4, 5),
     (128, 2): LaunchConfig(64, 32, 128, 4, 3),
     (256, 2): LaunchConfig(32, 32, 64, 8, 5),
     (64, 4): LaunchConfig(32, 32, 16, 4, 3),
@@ -61,8 +69,13 @@ def tree_attention(
     options: AttentionOptions,
     out: Tensor,
     lse: Tensor,
+    mask: Tensor | None = None,
+    scales: Tensor | None = None,
 ) -> None:
     """Writes out and lse, both contiguous [T, ...], as q has rows.
+
+    mask: int32 [num_kv_heads, T, W] of a `Selection`, contiguous; default: every page is read.
+    scales: of pages of 8 bits, float32 [num_pages, num_kv_heads, 2], contiguous.
 
     Queries of the work list that have no such row are left out. Rows that the work list does not have are
     (0, -inf) where they are below num_merges, and stay as they are from there on.
@@ -72,7 +85,8 @@ def tree_attention(
     work, partials, capacity, num_items, num_merges = launch
     layout = WorkLayout.of(capacity)
     config = launch_config(head_dim, q.element_size())
-    logit, factor = _logit_factors(options)
+    logit, factor = logit_factors(options)
+    chosen = None if mask is None else list_chosen_pages(mask, launch, page_size, group)
     if num_items > 0:
         _attend[(num_items * num_kv_heads,)](
             q,
@@ -92,6 +106,8 @@ def tree_attention(
             logit,
             factor,
             options.window,
+            chosen,
+            scales,
             HEAD_DIM=head_dim,
             BLOCK_D=triton.next_power_of_2(head_dim),
             PAGE_SIZE=page_size,
@@ -100,7 +116,7 @@ def tree_attention(
             MAX_BLOCK_M=config.max_block_m,
             HAS_WINDOW=options.window > 0,
             HAS_SOFT_CAP=options.soft_cap > 0,
-            COMPUTE=tl.float32 if INTERPRETED else _COMPUTE[q.dtype],
+            COMPUTE=COMPUTE[q.dtype],
             num_warps=config.num_warps,
             num_stages=config.num_stages,
         )
@@ -120,7 +136,22 @@ def tree_attention(
         )
 
 
-def _logit_factors(options: AttentionOptions) -> tuple[float, float]:
+def sparse_attention(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    launch: WorkLaunch,
+    options: AttentionOptions,
+    out: Tensor,
+    lse: Tensor,
+    mask: Tensor | None = None,
+    scales: Tensor | None = None,
+) -> None:
+    """`tree_attention` over chosen pages or pages of 8 bits, which only Triton has."""
+    tree_attention(q, k_pages, v_pages, launch, options, out, lse, mask, scales)
+
+
+def logit_factors(options: AttentionOptions) -> tuple[float, float]:
     """(a, b) such that the logit over ln 2 of a product s is b * s, or b * tanh(a * s / (2 log2 e))."""
     if options.soft_cap > 0:
         return options.scale / options.soft_cap * 2 * LOG2_E, options.soft_cap * LOG2_E
@@ -146,6 +177,8 @@ def _attend(
     logit_factor,
     exponent_factor,
     window,
+    chosen,  # ChosenPages, or None
+    scales_ptr,  # [num_pages, num_kv_heads, 2], or None
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
@@ -163,34 +196,42 @@ def _attend(
         return
     record_ptr = work_ptr + 16 + item * 8
     height = tl.load(record_ptr + 7)
+    num_rows = tl.load(record_ptr + 5) - tl.load(record_ptr + 4)
     if MAX_BLOCK_M == 16:
-        num_rows = tl.load(record_ptr + 5) - tl.load(record_ptr + 4)
         for first_row in range(0, num_rows, 16):
             _attend_tile(
                 q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
                 q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-                logit_factor, exponent_factor, window, record_ptr, first_row, kv_head,
+                logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, first_row, kv_head,
                 HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 16,
             )  # fmt: skip
     elif height == 16:
         _attend_tile(
             q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
             q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-            logit_factor, exponent_factor, window, record_ptr, 0, kv_head,
+            logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, 0, kv_head,
             HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 16,
         )  # fmt: skip
+    elif chosen is not None:  # the rows' choices take the registers that a tall tile would need
+        for first_row in range(0, num_rows, 64):
+            _attend_tile(
+                q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
+                q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
+                logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, first_row, kv_head,
+                HEAD_DIM, BLOCK_D, PAGE_SIZE, TALL_BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 64,
+            )  # fmt: skip
     elif MAX_BLOCK_M == 64 or height == 64:
         _attend_tile(
             q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
             q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-            logit_factor, exponent_factor, window, record_ptr, 0, kv_head,
+            logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, 0, kv_head,
             HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 64,
         )  # fmt: skip
     else:
         _attend_tile(
             q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
             q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-            logit_factor, exponent_factor, window, record_ptr, 0, kv_head,
+            logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, 0, kv_head,
             HEAD_DIM, BLOCK_D, PAGE_SIZE, TALL_BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 128,
         )  # fmt: skip
 
@@ -199,7 +240,7 @@ def _attend(
 def _attend_tile(
     q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
     q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-    logit_factor, exponent_factor, window, record_ptr, first_row, kv_head,
+    logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, first_row, kv_head,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
@@ -224,7 +265,14 @@ def _attend_tile(
     # Relative to the item's first token, a row sees the tokens last - window + 1 .. last.
     position = tl.load(work_ptr + offsets[1] + query, mask=live, other=2**30)
     begin = 0
-    if HAS_WINDOW:
+    end = num_tokens
+    if chosen is not None:
+        entries_ptr = chosen[1] + chosen_offset(chosen, record_ptr, kv_head)
+        first_column = first_position // PAGE_SIZE
+        words_ptr = chosen[0] + (kv_head.to(tl.int64) * num_q_rows + tl.where(live, q_row, 0)) * chosen[5]
+        item = tl.program_id(0) // heads[0]
+        end = tl.load(chosen[2] + item * heads[0] + kv_head) * PAGE_SIZE
+    elif HAS_WINDOW:
         first_visible = tl.min(position, 0) - window + 1 - first_position
         begin = tl.maximum(first_visible, 0) // BLOCK_N * BLOCK_N
     last = tl.where(live, tl.minimum(position - first_position, num_tokens - 1), -1)
@@ -235,18 +283,42 @@ def _attend_tile(
     row_max = tl.full([BLOCK_M], -float("inf"), tl.float32)
     row_sum = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for start in range(begin, num_tokens, BLOCK_N):
+    for start in range(begin, end, BLOCK_N):
         token = start + tl.arange(0, BLOCK_N)
-        held = token < num_tokens
-        page = tl.load(pages_ptr + token // PAGE_SIZE, mask=held, other=0).to(tl.int64)
+        held = token < end
         slot = (token.to(tl.uint32) % PAGE_SIZE).to(tl.int64)  # of signed ints it makes registers spill
+        if chosen is not None:
+            entry = token // PAGE_SIZE
+            page = tl.load(entries_ptr + entry, mask=held, other=-1).to(tl.int64)
+            index = tl.load(entries_ptr + chosen[3] + entry, mask=held, other=0)
+            token = index * PAGE_SIZE + slot.to(tl.int32)
+            held = held & (token < num_tokens)
+        else:
+            page = tl.load(pages_ptr + token // PAGE_SIZE, mask=held, other=-1).to(tl.int64)
+            held = page >= 0  # not a hole
+        token = tl.where(held, token, 2**30)  # out of sight
         mask = held[:, None] & in_head[None, :]
         k_offset = page * k_strides[0] + slot * k_strides[2]
         k = tl.load(k_head_ptr + k_offset[:, None], mask=mask, other=0.0).to(COMPUTE)
         s = tl.dot(q, k.T, input_precision="ieee")
+        if scales_ptr is not None:
+            scale_ptr = scales_ptr + (page * heads[0] + kv_head) * 2
+            s = s * tl.load(scale_ptr, mask=held, other=0.0)[None, :]
         if HAS_SOFT_CAP:
             s = 1 - 2 / (tl.exp2(s * logit_factor) + 1)  # tanh, without inf / inf
         visible = token[None, :] <= last[:, None]
+        if chosen is not None:
+            if BLOCK_N % PAGE_SIZE == 0 or PAGE_SIZE % BLOCK_N == 0:  # a bit for each page of the step
+                pages: tl.constexpr = (BLOCK_N + PAGE_SIZE - 1) // PAGE_SIZE
+                entry = start // PAGE_SIZE + tl.arange(0, pages)
+                there = entry * PAGE_SIZE < end
+                column = first_column + tl.load(entries_ptr + chosen[3] + entry, mask=there, other=0)
+                reads = _bits(words_ptr, column, there[None, :])
+                reads = tl.broadcast_to(reads[:, :, None], [BLOCK_M, pages, BLOCK_N // pages])
+                reads = tl.reshape(reads, [BLOCK_M, BLOCK_N])
+            else:
+                reads = _bits(words_ptr, first_column + index, visible)
+            visible = visible & (reads != 0)
         if HAS_WINDOW:
             visible = visible & (token[None, :] > oldest[:, None])
         s = tl.where(visible, s * exponent_factor, -float("inf"))
@@ -259,6 +331,8 @@ def _attend_tile(
         row_max = new_max
         v_offset = page * v_strides[0] + slot * v_strides[2]
         v = tl.load(v_head_ptr + v_offset[:, None], mask=mask, other=0.0).to(COMPUTE)
+        if scales_ptr is not None:
+            p = p * tl.load(scale_ptr + 1, mask=held, other=0.0)[None, :]
         acc = tl.dot(p.to(COMPUTE), v, acc * rescale[:, None], input_precision="ieee")
 
     row_sum = tl.where(row_sum == 0, 1.0, row_sum)  # a row that saw nothing is (0, -inf)
@@ -287,6 +361,13 @@ def _attend_tile(
         partial_lse_ptr = partials_ptr + tl.cast(partials_capacity, tl.int64) * heads[0] * HEAD_DIM
         tl.store(partials_ptr + to[:, None] * HEAD_DIM + channel[None, :], result, mask=mask)
         tl.store(partial_lse_ptr + to, result_lse, mask=live)
+
+
+@triton.jit
+def _bits(words_ptr, column, mask):
+    """[rows, columns]: whether each row reads each column, where the mask has it; 0 elsewhere."""
+    word = tl.load(words_ptr[:, None] + column[None, :] // 32, mask=mask, other=0)
+    return (word >> (column % 32)[None, :]) & 1
 
 
 @triton.jit

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from tts_decode import SamplingParams
+from tts_decode import SamplingParams, SparseConfig
 from tts_decode.cli import options as opt
 from tts_decode.cli.display import mib, short
 from tts_decode.cli.errors import CommandError, UsageError, usage_errors
@@ -33,6 +34,9 @@ def compare(
         int | None,
         typer.Option(help="Only the first so many problems. Default: 8 of the default set, all of a file."),
     ] = None,
+    shots: Annotated[
+        int, typer.Option(help="Solved problems of the default set before each one: a long shared prompt.")
+    ] = 0,
     option: opt.Options = [],  # noqa: B006
     scorer: opt.Scorer = "mean_logprob",
     parallel: Annotated[int, typer.Option(help="Problems in flight in one batch.")] = 4,
@@ -41,6 +45,9 @@ def compare(
     device: opt.Device = "cpu",
     kv_mib: opt.KvMib = None,
     kv_dtype: opt.KvDtype = "auto",
+    sparse: opt.Sparse = None,
+    sparse_share: opt.SparseShare = "branch",
+    sparse_summaries: opt.SparseSummaries = "mean",
     temperature: opt.Temperature = 0.8,
     seed: opt.Seed = 0,
     stop: opt.Stop = "\\n",
@@ -63,13 +70,21 @@ def compare(
       tts-decode compare -s best_of_n -s ets -o n=16 -o ets.lambda_b=2
 
       tts-decode compare --tasks problems.jsonl --json > table.json
+
+      tts-decode compare --shots 60 --sparse 1/8 -s best_of_n -o n=16
+
+    With --sparse each strategy runs twice, dense and sparse. Where prompts have few pages, of 16 tokens each,
+    it changes little.
     """
     strategies = [opt.get_strategy(name) for name in strategy]
     if len({chosen.name for chosen in strategies}) < len(strategies):
         raise UsageError("--strategy: the same strategy is given twice")
-    for flag, value in (("--limit", limit), ("--parallel", parallel)):
-        if value is not None and value < 1:
-            raise UsageError(f"{flag}: got {value}, expected at least 1")
+    for flag, value, least in (("--limit", limit, 1), ("--parallel", parallel, 1), ("--shots", shots, 0)):
+        if value is not None and value < least:
+            raise UsageError(f"{flag}: got {value}, expected at least {least}")
+    if shots and tasks is not None:
+        raise UsageError("--shots: only for the default problems; put examples into the prompts of --tasks")
+    sparse_config = opt.sparse_config(sparse, sparse_share, sparse_summaries)
     options = opt.parse_options(strategies, option)
     with usage_errors():
         sampling = SamplingParams(
@@ -80,34 +95,46 @@ def compare(
             max_step_tokens=max_step_tokens,
         )
     settings = Settings(sampling, scorer, budget_tokens, budget_seconds, budget_cost)
-    problems = default_tasks(limit or _DEFAULT_LIMIT) if tasks is None else read_tasks(tasks)[:limit]
+    with usage_errors():
+        problems = (
+            default_tasks(limit or _DEFAULT_LIMIT, shots) if tasks is None else read_tasks(tasks)[:limit]
+        )
     unknown = [task.name for task in problems if task.verify is None]
     if unknown:
         raise CommandError(f'task {unknown[0]} has no answer to compare with; add "answer" to its line')
 
-    rows: list[tuple[str, list[Outcome], RunStats]] = []
+    rows: list[Row] = []
     with open_session(model, dtype, device, kv_mib, kv_dtype) as session:
         for chosen, chosen_options in zip(strategies, options, strict=True):
-            # A decoder of its own, so that its counters and its peak are its own.
-            outcomes, stats = run_problems(
-                session.decoder(),
-                problems,
-                chosen,
-                chosen_options,
-                settings,
-                parallel=parallel,
-                on_stats=session.watcher(chosen.name, len(problems)),
-            )
-            rows.append((chosen.name, outcomes, stats))
+            for config in [None] if sparse_config is None else [None, sparse_config]:
+                name = chosen.name if config is None else f"{chosen.name}, sparse"
+                # A decoder of its own, so that its counters and its peak are its own.
+                outcomes, stats = run_problems(
+                    session.decoder(config),
+                    problems,
+                    chosen,
+                    chosen_options,
+                    settings,
+                    parallel=parallel,
+                    on_stats=session.watcher(name, len(problems)),
+                )
+                rows.append(Row(name, config, outcomes, stats))
     if json_output:
-        print(json.dumps(session.describe() | {"strategies": [_as_json(*row) for row in rows]}, indent=2))
+        print(json.dumps(session.describe() | {"strategies": [_as_json(row) for row in rows]}, indent=2))
     else:
         _print_table(session, problems, rows)
 
 
-def _print_table(
-    session: Session, problems: list[Task], rows: list[tuple[str, list[Outcome], RunStats]]
-) -> None:
+class Row(NamedTuple):
+    """A strategy's run. sparse: None for a dense one."""
+
+    name: str
+    sparse: SparseConfig | None
+    outcomes: list[Outcome]
+    stats: RunStats
+
+
+def _print_table(session: Session, problems: list[Task], rows: list[Row]) -> None:
     ran = session.describe()
     table = Table(
         box=SIMPLE_HEAD,
@@ -127,7 +154,7 @@ def _print_table(
         "KV MiB\npeak",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, outcomes, stats in rows:
+    for name, _, outcomes, stats in rows:
         table.add_row(
             name,
             f"{sum(bool(outcome.solved) for outcome in outcomes)}",
@@ -147,12 +174,12 @@ def _print_table(
     console.print("attention: its share of them, choosing pages included.")
 
 
-def _cost_table(rows: list[tuple[str, list[Outcome], RunStats]]) -> Table:
+def _cost_table(rows: list[Row]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("strategy", no_wrap=True)
     for heading in ("TFLOP", "GB read", "eTFLOP", "attention"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, _, stats in rows:
+    for name, _, _, stats in rows:
         cost = stats.cost
         attention = StepCost(attention=cost.attention, selection=cost.selection)
         table.add_row(
@@ -165,9 +192,11 @@ def _cost_table(rows: list[tuple[str, list[Outcome], RunStats]]) -> Table:
     return table
 
 
-def _as_json(name: str, outcomes: list[Outcome], stats: RunStats) -> dict[str, Any]:
+def _as_json(row: Row) -> dict[str, Any]:
+    name, sparse, outcomes, stats = row
     return {
-        "strategy": name,
+        "strategy": name.removesuffix(", sparse"),
+        "sparse": None if sparse is None else asdict(sparse),
         "problems": len(outcomes),
         "solved": sum(bool(outcome.solved) for outcome in outcomes),
         "found": sum(bool(outcome.found) for outcome in outcomes),

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from tts_decode.cli.errors import UsageError
+from tts_decode.cli.errors import UsageError, usage_errors
 from tts_decode.engines.loading import DEFAULT_MODEL
 from tts_decode.search import STRATEGIES, Strategy
+from tts_decode.sparse import SparseConfig, parse_budget
 
-_MODEL, _SAMPLING, _LIMITS, _OUTPUT = "Model", "Sampling", "Limits", "Output"
+_MODEL, _SPARSE, _SAMPLING, _LIMITS, _OUTPUT = "Model", "Sparse attention", "Sampling", "Limits", "Output"
 
 Model = Annotated[
     str,
@@ -44,6 +45,23 @@ KvDtype = Annotated[
         help="auto: the model's; int8 (CPU): half the bytes of bfloat16, keys and values rounded.",
         rich_help_panel=_MODEL,
     ),
+]
+Sparse = Annotated[
+    str | None,
+    typer.Option(
+        help="Read only so many of a branch's KV pages in a decode step: a share such as 1/8, or a number.",
+        rich_help_panel=_SPARSE,
+    ),
+]
+SparseShare = Annotated[
+    str,
+    typer.Option(
+        help="Who chooses pages together: each branch, the siblings of a fork, or the whole tree.",
+        rich_help_panel=_SPARSE,
+    ),
+]
+SparseSummaries = Annotated[
+    str, typer.Option(help="What pages are judged by: mean or minmax.", rich_help_panel=_SPARSE)
 ]
 Tasks = Annotated[
     Path | None,
@@ -78,6 +96,18 @@ BudgetCost = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=_OUTPUT)]
+
+
+def sparse_config(budget: str | None, share: str, summaries: str) -> SparseConfig | None:
+    """The settings of --sparse, None without."""
+    if budget is None:
+        return None
+    try:
+        pages = parse_budget(budget)
+    except ValueError as error:
+        raise UsageError(f"--sparse: {error}") from None
+    with usage_errors():
+        return SparseConfig(pages, share=share, summaries=summaries)  # type: ignore[arg-type]
 
 
 def get_strategy(name: str) -> Strategy:

@@ -38,6 +38,9 @@ def search(
     device: opt.Device = "cpu",
     kv_mib: opt.KvMib = None,
     kv_dtype: opt.KvDtype = "auto",
+    sparse: opt.Sparse = None,
+    sparse_share: opt.SparseShare = "branch",
+    sparse_summaries: opt.SparseSummaries = "mean",
     temperature: opt.Temperature = 0.8,
     seed: opt.Seed = 0,
     stop: opt.Stop = "\\n",
@@ -64,6 +67,7 @@ def search(
         raise UsageError("give either a prompt or --tasks FILE")
     chosen = opt.get_strategy(strategy)
     (options,) = opt.parse_options([chosen], option)
+    sparse_config = opt.sparse_config(sparse, sparse_share, sparse_summaries)
     with usage_errors():
         settings = Settings(
             SamplingParams(
@@ -81,7 +85,7 @@ def search(
         )
     problems = [Task("prompt", prompt)] if prompt is not None else read_tasks(tasks) if tasks else []
     with open_session(model, dtype, device, kv_mib, kv_dtype) as session:
-        decoder = session.decoder()
+        decoder = session.decoder(sparse_config)
         watch = session.watcher(chosen.name, len(problems))
         outcomes, stats = run_problems(decoder, problems, chosen, options, settings, on_stats=watch)
     if json_output:

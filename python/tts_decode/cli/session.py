@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tts_decode import DecoderStats, TreeDecoder
+from tts_decode import DecoderStats, SparseConfig, TreeDecoder
 from tts_decode.cli.display import Display, Rate, mib
 from tts_decode.cli.errors import UsageError, usage_errors
 from tts_decode.engines.loading import load_model
@@ -28,11 +28,13 @@ class Session:
     kv_bytes: int | None
     kv_dtype: torch.dtype | None
 
-    def decoder(self) -> TreeDecoder:
+    def decoder(self, sparse: SparseConfig | None = None) -> TreeDecoder:
         """A new decoder on the model, with an empty KV tree and counters at zero."""
         gc.collect()  # the decoder before may still hold its pages in a cycle of references
         with usage_errors():
-            return TreeDecoder(self.model, self.tokenizer, kv_bytes=self.kv_bytes, kv_dtype=self.kv_dtype)
+            return TreeDecoder(
+                self.model, self.tokenizer, kv_bytes=self.kv_bytes, kv_dtype=self.kv_dtype, sparse=sparse
+            )
 
     def watcher(self, title: str, tasks: int) -> Callable[[DecoderStats, int], None]:
         """Shows how a run of `title` goes; called with the decoder's state and the number of tasks done."""

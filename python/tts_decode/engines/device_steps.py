@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tts_decode.engines.hf import HFEngine, Output, StepContext
 from tts_decode.engines.steps import StepInputs, distinct_pages
+from tts_decode.sparse import SparseConfig, SparseStep
 from tts_decode.transfer import pinned, to_device
 from tts_kernels import CapacityExceeded, DevicePlanner, KVPool, WorkCapacity
 from tts_kernels.device_planner import num_multiprocessors
@@ -26,33 +27,54 @@ class DeviceSteps:
     Args:
         max_batch_tokens: tokens in one step at most.
         graphs: capture decode steps as CUDA graphs.
+        sparse: what decode steps read; such steps are not captured. None: all.
     """
 
-    def __init__(self, engine: HFEngine, pool: KVPool, *, max_batch_tokens: int, graphs: bool) -> None:
+    def __init__(
+        self,
+        engine: HFEngine,
+        pool: KVPool,
+        *,
+        max_batch_tokens: int,
+        graphs: bool,
+        sparse: SparseConfig | None = None,
+    ) -> None:
         self._engine = engine
         self._pool = pool
         self._planner = _planner(engine, pool)
         self._graphs = DecodeGraphs(engine, pool, max_batch_tokens) if graphs else None
+        self._sparse = sparse
 
     def run(self, step: StepInputs, *, hidden: bool) -> Output:
         """Queues the step on the current stream; K and V of its tokens go to the pool."""
         if len(step.copies):
             self._pool.copy(to_device(torch.from_numpy(step.copies), self._engine.device))
         decoding = len(step.tokens) == len(step.counts) == len(step.rows)
-        if self._graphs is not None and decoding and not hidden:
+        budgets = None
+        if self._sparse is not None:
+            budgets = self._sparse.budgets(step.lengths, step.counts, self._pool.page_size)
+        if self._graphs is not None and decoding and not hidden and budgets is None:
             logits = self._graphs.run(step)
             if logits is not None:
                 return Output(logits, None, pages=self._pages(step))
         device = self._engine.device
-        context = StepContext(
-            self._pool,
-            to_device(torch.from_numpy(step.slots), device),
-            self._planner.update(step.tables, step.lengths, step.counts),
-        )
+        plan = self._planner.update(step.tables, step.lengths, step.counts)
+        sparse = None
+        if self._sparse is not None and budgets is not None:
+            sparse = SparseStep(self._sparse, plan, to_device(budgets, device))
+        slots = to_device(torch.from_numpy(step.slots), device)
+        context = StepContext(self._pool, slots, plan, sparse=sparse)
         tokens, positions = to_device(torch.tensor([step.tokens, step.positions]), device).unbind()
         rows = to_device(torch.tensor(step.rows, dtype=torch.long), device)
         output = self._engine.forward(tokens, positions, rows, context, hidden=hidden)
-        return output._replace(pages=self._pages(step))
+        pages = self._pages(step)
+        if sparse is None or budgets is None:
+            return output._replace(pages=pages)
+        columns = np.repeat(-(-step.lengths // self._pool.page_size), step.counts)
+        read = int(np.minimum(budgets.numpy(), columns).sum())
+        return output._replace(
+            pages=pages, sparse=sparse.counts_at_most(read, pages, self._pool.num_kv_heads)
+        )
 
     def _pages(self, step: StepInputs) -> int:
         """Counted after the step is queued, while the device works on it."""
