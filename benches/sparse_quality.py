@@ -6,8 +6,7 @@ its own choice (`SparseConfig(prompts=True)`), all in one forward. What a row ch
 before its `recent` last ones, as if tokens were fed one by one; only the page that the token itself is in,
 which is read anyway, is summarised with later tokens, and weighs the heads of a group a little differently.
 
-In one more window at the longest length an earlier passage comes again, which the model copies token for
-token as long as it finds it: the hardest case for a budget.
+Another window repeats an earlier passage, which the model copies as far as it finds it: the hardest case.
 
 Recall is the share of attention mass that the chosen pages hold in the dense forward, mean over layers, KV
 heads and rows; "oracle" chooses by the exact masses, under the same rule and budget, and "window" takes the
@@ -42,7 +41,7 @@ from tts_kernels import KVPool, KVTree, Selection, TreePlan, plan, score_pages, 
 Share = Literal["branch", "siblings", "tree"]
 PAGE = 16
 CHUNK = 512  # tokens of a forward of a prefix
-REPEATED = 1000  # first token of the passage that is fed again, in the middle of a page
+REPEATED = 1500  # tokens from a passage to its repetition; no multiple of a page
 FAN_OUT, TAIL = 4, 32  # of the tree that shows sharing: two levels of forks, tokens of each branch
 SHARE_PAGES = 2 + (FAN_OUT + FAN_OUT**2) * (TAIL // PAGE + 1)
 SUMMARIES = ("mean", "minmax")
@@ -320,10 +319,11 @@ class Window(NamedTuple):
     def targets(self) -> Tensor:
         return torch.tensor(self.text[self.length - self.size + 1 : self.length + 1])
 
-    def repeating(self, start: int) -> Window:
-        """A window whose tokens are those from `start` on over again."""
-        passage = self.text[start : start + self.size + 1]
-        return self._replace(text=self.text[: self.length - self.size] + passage)
+    def repeating(self, distance: int) -> Window:
+        """A window with the tokens of `distance` before over again."""
+        start = self.length - self.size
+        earlier = max(0, start - distance)
+        return self._replace(text=self.text[:start] + self.text[earlier : earlier + self.size + 1])
 
     def feed(self, watch: Watch | None = None) -> Tensor:
         """Logits after each of the tokens."""
@@ -373,14 +373,13 @@ def measure_window(window: Window, summaries: str, study: Study, found: dict[str
         if judge == summaries or summaries == SUMMARIES[0]:  # the others are the same for all summaries
             key = {"length": window.length, "judge": judge, "budget": budget, "layers": layers}
             found["recall"].add(key, {"recall": recall})
-    measure_losses(window, "new", dense, configs, study, found["quality"])
-    if window.length == max(study.lengths):
-        again = window.repeating(REPEATED)
-        measure_losses(again, "repeated", again.feed(), configs, study, found["quality"])
+    measure_losses(window, "new", dense, configs, found["quality"])
+    again = window.repeating(REPEATED)
+    measure_losses(again, "repeated", again.feed(), configs, found["quality"])
 
 
 def measure_losses(
-    window: Window, passage: str, dense: Tensor, configs: dict[str, SparseConfig], study: Study, found: Means
+    window: Window, passage: str, dense: Tensor, configs: dict[str, SparseConfig], found: Means
 ) -> None:
     for budget, config in configs.items():
         summaries = config.summaries

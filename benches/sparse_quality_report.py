@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ def tables(results: Record) -> str:
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     head = list(head)
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *map(list, rows)])
+    rule = "|---" * len(head) + "|"
+    return "\n".join([f"| {' | '.join(head)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def _recall(results: Record) -> str:
@@ -31,44 +33,52 @@ def _recall(results: Record) -> str:
     keys = dict.fromkeys((length, budget) for length, budget, _ in found)
     return _table(
         ["tokens", "budget", *JUDGES],
-        ([str(n), budget, *(f"{found[n, budget, judge]:.1%}" for judge in JUDGES)] for n, budget in keys),
+        ([f"{n:,}", budget, *(f"{found[n, budget, judge]:.1%}" for judge in JUDGES)] for n, budget in keys),
     )
 
 
 def _quality(results: Record) -> str:
+    """Each cell: next tokens that agree with dense, KL divergence from it, perplexity over dense perplexity."""
+    base = results["rule"]["dense_layers"]
+    cells: dict[Any, dict[Any, str]] = {}
+    for r in results["quality"]:
+        row = r["length"], r["passage"], r["budget"], r["dense_layers"]
+        rise = r["perplexity"] / r["dense_perplexity"]
+        text = f"{r['agreement']:.1%}, {r['kl']:.3f}, x {rise:.2f}"
+        cells.setdefault((*row, r["dense_perplexity"]), {})[r["judge"]] = text
     return _table(
-        ["tokens", "passage", "budget", "judge", "dense layers", "agreement", "KL", "perplexity", "dense"],
+        ["tokens", "passage", "budget", "dense layers", "dense perplexity", *JUDGES],
         (
             [
-                str(r["length"]),
-                r["passage"],
-                r["budget"],
-                r["judge"],
-                str(r["dense_layers"]),
-                f"{r['agreement']:.1%}",
-                f"{r['kl']:.4f}",
-                f"{r['perplexity']:.3f}",
-                f"{r['dense_perplexity']:.3f}",
+                f"{length:,}",
+                passage,
+                budget,
+                str(layers),
+                f"{dense:.2f}",
+                *(found.get(judge, "") for judge in JUDGES),
             ]
-            for r in results["quality"]
+            for (length, passage, budget, layers, dense), found in sorted(
+                cells.items(),
+                key=lambda cell: (cell[0][3] != base, cell[0][1], cell[0][0], -_share(cell[0][2])),
+            )
         ),
     )
 
 
+def _share(budget: str) -> float:
+    return float(Fraction(budget))
+
+
 def _sharing(results: Record) -> str:
+    """Each cell: recall, and the distinct pages of the prompt that all branches read."""
+    cells: dict[Any, dict[str, str]] = {}
+    for r in results["share"]:
+        row = r["summaries"], r["budget"], r["pages_of_one"]
+        cells.setdefault(row, {})[r["share"]] = f"{r['recall']:.1%}, {r['pages_of_all']:.1f}"
+    shares = ("branch", "siblings", "tree")
     return _table(
-        ["budget", "summaries", "share", "recall", "prompt pages of one", "of all branches"],
-        (
-            [
-                r["budget"],
-                r["summaries"],
-                r["share"],
-                f"{r['recall']:.1%}",
-                f"{r['pages_of_one']:.1f}",
-                f"{r['pages_of_all']:.1f}",
-            ]
-            for r in results["share"]
-        ),
+        ["summaries", "budget", "prompt pages of a branch", *shares],
+        ([*row[:2], f"{row[2]:.1f}", *(found[share] for share in shares)] for row, found in cells.items()),
     )
 
 
@@ -77,7 +87,7 @@ def _int8(results: Record) -> str:
         ["tokens", "attention error", "agreement", "KL", "perplexity", "float pages"],
         (
             [
-                str(r["length"]),
+                f"{r['length']:,}",
                 f"{r['attention_error']:.2%}",
                 f"{r['agreement']:.1%}",
                 f"{r['kl']:.5f}",
