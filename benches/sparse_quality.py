@@ -469,6 +469,10 @@ def main(
             SparseConfig(min_pages=1, prompts=True),
             lambda stage: print(f"{time.perf_counter() - begin:5.0f} s  {stage}", file=sys.stderr),
         )
+        if any(n % PAGE for n in (*study.lengths, window, share_length)) or window >= min(study.lengths):
+            raise typer.BadParameter(f"expected multiples of {PAGE}, and a window below every length")
+        if share_length > max(study.lengths) - window:
+            raise typer.BadParameter("--share-length: expected at most the longest length less the window")
         text, base = load_text(tokenizer, max(study.lengths) + 1), study.base
         results = {
             "model": model,

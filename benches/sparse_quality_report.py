@@ -38,7 +38,7 @@ def _recall(results: Record) -> str:
 
 
 def _quality(results: Record) -> str:
-    """Each cell: next tokens that agree with dense, KL divergence from it, perplexity over dense perplexity."""
+    """Each cell: next tokens that agree with dense, KL divergence from it, perplexity over that of dense."""
     base = results["rule"]["dense_layers"]
     cells: dict[Any, dict[Any, str]] = {}
     for r in results["quality"]:
@@ -117,9 +117,9 @@ def plots(results: Record, folder: Path) -> None:
     lengths = sorted({r["length"] for r in results["recall"]})
     budgets = list(dict.fromkeys(r["budget"] for r in results["recall"]))[::-1]
 
-    def figure(name: str, label: str, lines: dict[str, Any]) -> None:
+    def figure(name: str, label: str, lines: dict[str, Any], scale: str) -> None:
         """lines: of each name the values by (length, budget)."""
-        drawn, axes = pyplot.subplots(1, len(lengths), figsize=(7.5, 2.4), sharey=True, squeeze=False)
+        drawn, axes = pyplot.subplots(1, len(lengths), figsize=(7.5, 2.6), sharey=True, squeeze=False)
         for axis, length in zip(axes[0], lengths, strict=True):
             for line, values in lines.items():
                 style = {"color": COLOURS[line], "linestyle": "--" if line == "oracle" else "-"}
@@ -130,8 +130,10 @@ def plots(results: Record, folder: Path) -> None:
             axis.grid(color=GREY, alpha=0.25)
             axis.set_xlabel("budget, share of pages")
         axes[0][0].set_ylabel(label)
-        axes[0][0].legend(frameon=False, fontsize=8)
-        drawn.tight_layout()
+        axes[0][0].set_yscale(scale)
+        handles = axes[0][0].get_legend_handles_labels()
+        drawn.legend(*handles, loc="upper center", ncols=len(lines), frameon=False, fontsize=8)
+        drawn.tight_layout(rect=(0, 0, 1, 0.93))
         drawn.savefig(folder / name, metadata={"Date": None})
         pyplot.close(drawn)
 
@@ -139,9 +141,9 @@ def plots(results: Record, folder: Path) -> None:
     for r in results["recall"]:
         if r["layers"] == "sparse":
             recall[r["judge"]][r["length"], r["budget"]] = 100 * r["recall"]
-    figure("sparse_recall.svg", "attention mass read, %", recall)
+    figure("sparse_recall.svg", "attention mass read, %", recall, "linear")
     divergence: dict[str, Any] = {judge: {} for judge in JUDGES}
     for r in results["quality"]:
         if r["dense_layers"] == results["rule"]["dense_layers"] and r["passage"] == "new":
             divergence[r["judge"]][r["length"], r["budget"]] = r["kl"]
-    figure("sparse_divergence.svg", "KL divergence from dense", divergence)
+    figure("sparse_divergence.svg", "KL divergence from dense", divergence, "log")
