@@ -64,6 +64,7 @@ class Run {
             segments[count].query_end != segments[0].query_end) {
           break;
         }
+        if (i + count + 1 < block.segment_end) prefetch_segment(segments[count + 1], head);
         packed[count] = tiles.data() + static_cast<size_t>(count) * tile_words;
         pack_segment(segments[count], head, tiles.data() + static_cast<size_t>(count) * tile_words);
       }
@@ -101,6 +102,11 @@ class Run {
     }
   }
 
+  const uint32_t* summary(int32_t page, int head) const {
+    return static_cast<const uint32_t*>(p_.summaries.data) +
+           (int64_t{std::max(page, 0)} * p_.num_kv_heads + head) * words_;
+  }
+
   // The summaries of a segment's pages in the columns of its tile; in the other columns those of its first
   // page.
   void pack_segment(const Segment& segment, int head, uint32_t* tile) const {
@@ -108,11 +114,18 @@ class Run {
     const int32_t* pages = p_.plan.pages + segment.page_offset;
     const int first = segment.first_page % kPageSize;
     for (int j = 0; j < kPageSize; ++j) {
-      const int32_t page = j >= first && j < first + segment.num_pages ? pages[j - first] : pages[0];
-      rows[j] = static_cast<const uint32_t*>(p_.summaries.data) +
-                (int64_t{std::max(page, 0)} * p_.num_kv_heads + head) * words_;
+      rows[j] = summary(j >= first && j < first + segment.num_pages ? pages[j - first] : pages[0], head);
     }
     kernels_.pack(rows, words_, tile);
+  }
+
+  // One head's summaries of pages lie too far apart for the hardware to foresee the next.
+  void prefetch_segment(const Segment& segment, int head) const {
+    constexpr int kLine = 16;  // words
+    for (int j = 0; j < segment.num_pages; ++j) {
+      const uint32_t* words = summary(p_.plan.pages[segment.page_offset + j], head);
+      for (int i = 0; i < words_; i += kLine) __builtin_prefetch(words + i);
+    }
   }
 
   void set_logits(const Segment& segment, const float* products, float* logits) const {

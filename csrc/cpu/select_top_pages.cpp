@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <cstddef>
+#include <functional>
 #include <vector>
 
 #include "common/error.h"
@@ -25,17 +26,11 @@ struct Row {
   int32_t budget;  // < seen
 };
 
-// A page that some row of a group may take: the column, of the branch that holds it first.
+// A page that some row of a group may take, in the order of first sight.
 struct Candidate {
   double score;
   int32_t column;
-  int32_t index;  // in the order of first sight
 };
-
-bool better(const Candidate& a, const Candidate& b) {
-  if (a.score != b.score) return a.score > b.score;
-  return a.column != b.column ? a.column < b.column : a.index < b.index;
-}
 
 class Run {
  public:
@@ -101,9 +96,39 @@ class Run {
     for (int32_t c = begin; c < end; ++c) words[c / 32] |= static_cast<int32_t>(uint32_t{1} << (c % 32));
   }
 
+  const float* checked_scores(const Row& row, int head) const {
+    const float* scores = p_.scores + (int64_t{head} * p_.num_queries + row.token) * p_.num_columns;
+    require(std::all_of(scores, scores + row.seen, [](float x) { return x >= 0 && x < INFINITY; }),
+            "scores: row ", row.token, " holds a negative number, NaN or infinity, expected scores >= 0");
+    return scores;
+  }
+
+  // Selects what a row always keeps; the sum of its scores.
+  double keep(const Row& row, int head, const float* scores) {
+    const int32_t first = keep_before(row), last = keep_from(row);
+    set_columns(head, row.token, 0, first);
+    set_columns(head, row.token, last, row.seen);
+    double sum = 0;
+    for (int32_t c = 0; c < first; ++c) sum += double{scores[c]};
+    for (int32_t c = last; c < row.seen; ++c) sum += double{scores[c]};
+    return sum;
+  }
+
+  // A group of one row: what select() does, without looking for pages that rows share. 3 times as fast.
+  void select_alone(const Row& row, int head) {
+    const float* scores = checked_scores(row, head);
+    const int32_t first = keep_before(row), last = keep_from(row);
+    const double kept_score = keep(row, head, scores);
+    const int32_t quota = std::max(row.budget - (first + row.seen - last), 0);
+    take_best(
+        last - first, quota, kept_score, p_.top_p, [&](int32_t i) { return double{scores[first + i]}; },
+        std::less<int32_t>(), [&](int32_t i) { set_columns(head, row.token, first + i, first + i + 1); });
+  }
+
   void select(int64_t group, int head) {
     const int32_t begin = group_begin_[static_cast<size_t>(group)];
     const int32_t end = group_begin_[static_cast<size_t>(group) + 1];
+    if (end == begin + 1) return select_alone(rows_[static_cast<size_t>(begin)], head);
     thread_local std::vector<Candidate> candidates;
     thread_local std::vector<int32_t> path;   // column -> candidate of the branch at hand, -1: none yet
     thread_local std::vector<uint8_t> taken;  // by candidate
@@ -114,26 +139,30 @@ class Run {
     for (int32_t r = begin; r < end; ++r) {
       const Row& row = rows_[static_cast<size_t>(r)];
       forget_foreign_columns(r, begin, path);
-      const float* scores = p_.scores + (int64_t{head} * p_.num_queries + row.token) * p_.num_columns;
-      require(std::all_of(scores, scores + row.seen, [](float x) { return x >= 0 && x < INFINITY; }),
-              "scores: row ", row.token, " holds a negative number, NaN or infinity, expected scores >= 0");
+      const float* scores = checked_scores(row, head);
       const int32_t first = keep_before(row), last = keep_from(row);
-      set_columns(head, row.token, 0, first);
-      set_columns(head, row.token, last, row.seen);
-      for (int32_t c = 0; c < first; ++c) kept_score += double{scores[c]};
-      for (int32_t c = last; c < row.seen; ++c) kept_score += double{scores[c]};
+      kept_score += keep(row, head, scores);
       for (int32_t c = first; c < last; ++c) {
         int32_t& candidate = path[static_cast<size_t>(c)];
         if (candidate < 0) {
           candidate = static_cast<int32_t>(candidates.size());
-          candidates.push_back({0.0, c, candidate});
+          candidates.push_back({0.0, c});
         }
         candidates[static_cast<size_t>(candidate)].score += double{scores[c]};
       }
       quota = std::min(quota, row.budget);
       most_kept = std::max(most_kept, first + row.seen - last);
     }
-    take_best(std::max(quota - most_kept, 0), kept_score, p_.top_p * (end - begin), candidates, taken);
+    taken.assign(candidates.size(), 0);
+    take_best(
+        static_cast<int32_t>(candidates.size()), std::max(quota - most_kept, 0), kept_score,
+        p_.top_p * (end - begin), [&](int32_t i) { return candidates[static_cast<size_t>(i)].score; },
+        [&](int32_t i, int32_t j) {
+          const int32_t a = candidates[static_cast<size_t>(i)].column;
+          const int32_t b = candidates[static_cast<size_t>(j)].column;
+          return a != b ? a < b : i < j;
+        },
+        [&](int32_t i) { taken[static_cast<size_t>(i)] = 1; });
 
     path.assign(static_cast<size_t>(p_.num_columns), -1);
     int32_t next = 0;  // candidates are met in the same order again
@@ -158,33 +187,38 @@ class Run {
     std::fill(path.begin() + std::min<int64_t>(agreed, p_.num_columns), path.end(), -1);
   }
 
-  // Of the candidates with a score the best `quota`, fewer where less is enough.
-  static void take_best(int32_t quota, double sum, double enough, std::vector<Candidate>& candidates,
-                        std::vector<uint8_t>& taken) {
-    taken.assign(candidates.size(), 0);
+  // Calls take(i) for the best `quota` of n candidates that have a score, fewer where less than all of it
+  // makes `sum` `enough`. Of equal scores the one that comes `before(i, j)`.
+  template <class Score, class Before, class Take>
+  static void take_best(int32_t n, int32_t quota, double sum, double enough, const Score& score,
+                        const Before& before, const Take& take) {
     if (quota == 0) return;
     // Bins by exponent and the leading bits of the mantissa: in which one lies the last to be taken?
-    thread_local std::vector<int32_t> bin_size(kBins);
-    std::fill(bin_size.begin(), bin_size.end(), 0);
-    for (const Candidate& c : candidates) ++bin_size[static_cast<size_t>(bin_of(c.score))];
+    int32_t bin_size[kBins] = {};
+    for (int32_t i = 0; i < n; ++i) ++bin_size[bin_of(score(i))];
     int last_bin = kBins - 1;
     for (int32_t above = bin_size[kBins - 1]; above < quota && last_bin > 0;) above += bin_size[--last_bin];
 
-    thread_local std::vector<Candidate> best, last;
+    thread_local std::vector<int32_t> best_of_thread, last_of_thread;
+    std::vector<int32_t>&best = best_of_thread, &last = last_of_thread;
     best.clear();
     last.clear();
-    for (const Candidate& c : candidates) {
-      const int bin = bin_of(c.score);
-      if (bin >= last_bin && c.score > 0) (bin > last_bin ? best : last).push_back(c);
+    for (int32_t i = 0; i < n; ++i) {
+      const int bin = bin_of(score(i));
+      if (bin >= last_bin && score(i) > 0) (bin > last_bin ? best : last).push_back(i);
     }
-    const auto rest = std::min(static_cast<size_t>(quota) - best.size(), last.size());
-    std::nth_element(last.begin(), last.begin() + static_cast<std::ptrdiff_t>(rest), last.end(), better);
-    best.insert(best.end(), last.begin(), last.begin() + static_cast<std::ptrdiff_t>(rest));
+    const auto better = [&](int32_t i, int32_t j) {
+      return score(i) != score(j) ? score(i) > score(j) : before(i, j);
+    };
+    const auto rest =
+        static_cast<std::ptrdiff_t>(std::min(static_cast<size_t>(quota) - best.size(), last.size()));
+    std::nth_element(last.begin(), last.begin() + rest, last.end(), better);
+    best.insert(best.end(), last.begin(), last.begin() + rest);
     if (std::isfinite(enough)) std::sort(best.begin(), best.end(), better);
-    for (const Candidate& c : best) {
+    for (const int32_t i : best) {
       if (sum >= enough) break;
-      taken[static_cast<size_t>(c.index)] = 1;
-      sum += c.score;
+      take(i);
+      sum += score(i);
     }
   }
 
