@@ -47,15 +47,14 @@ inline Vec::F load_words(const uint32_t* page, int i) {
   }
 }
 
-// Asks for what load_words(page, i) will load, into the L2 cache.
-template <Product kProduct>
-inline void prefetch_words(const uint32_t* page, int i) {
-  if constexpr (kProduct == Product::kBytes) {
-    __builtin_prefetch(reinterpret_cast<const int8_t*>(page) + i, 0, 2);
-  } else {
-    __builtin_prefetch(page + i, 0, 2);
-  }
-}
+// Pages to fetch into the L2 cache while others are multiplied, one for each of those; pages null: none. Word
+// i of a page as it is multiplied lies at word i >> shift in memory.
+struct Ahead {
+  const uint32_t* const* pages = nullptr;
+  int shift = 0;
+
+  void fetch(int page, int i) const { __builtin_prefetch(pages[page] + (i >> shift), 0, 2); }
+};
 
 // sum[r][j] += a[r * a_stride + half] * operand of words[j], for each half of the words in turn.
 template <Product kProduct, int M, int kColumns>
@@ -76,10 +75,10 @@ inline void add_products(const uint32_t* a, int a_stride, const Vec::F (&words)[
 }
 
 // s[r][16 n + t] (+)= sum over step of q[r][step] * k[n][step][t]: N pages of 16 tokens. With `scales` it is
-// multiplied by scales[n] at last. With `ahead`, page by page what lies there is fetched meanwhile.
+// multiplied by scales[n] at last. What lies `ahead` is fetched meanwhile.
 template <Product kProduct, int M, int N>
 void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int begin, int end,
-                 const float* scales, const uint32_t* const* ahead, uint32_t* s) {
+                 const float* scales, Ahead ahead, uint32_t* s) {
   constexpr int kColumns = N * kVecs;
   Vec::F sum[M][kColumns];
 #pragma GCC unroll 8
@@ -96,9 +95,9 @@ void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int 
     for (int j = 0; j < kColumns; ++j) {
       words[j] = load_words<kProduct>(k[j / kVecs], step / kSteps * 16 + (j % kVecs) * Vec::kLanes);
     }
-    if (ahead != nullptr) {
+    if (ahead.pages != nullptr) {
 #pragma GCC unroll 8
-      for (int n = 0; n < N; ++n) prefetch_words<kProduct>(ahead[n], step / kSteps * 16);
+      for (int n = 0; n < N; ++n) ahead.fetch(n, step / kSteps * 16);
     }
     add_products<kProduct>(q + step, q_stride, words, sum);
   }
@@ -121,7 +120,7 @@ void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int 
 // as in score_block.
 template <Product kProduct, int M, int N>
 void value_block(const uint32_t* p, const uint32_t* const* v, int num_pages, int steps, int channel,
-                 int head_dim, const uint32_t* const* ahead, float* acc) {
+                 int head_dim, Ahead ahead, float* acc) {
   constexpr int kColumns = N * kVecs;
   Vec::F sum[M][kColumns];
 #pragma GCC unroll 8
@@ -136,9 +135,9 @@ void value_block(const uint32_t* p, const uint32_t* const* v, int num_pages, int
       Vec::F words[kColumns];
 #pragma GCC unroll 8
       for (int j = 0; j < kColumns; ++j) words[j] = load_words<kProduct>(v[page], row + j * Vec::kLanes);
-      if (ahead != nullptr) {
+      if (ahead.pages != nullptr) {
 #pragma GCC unroll 8
-        for (int n = 0; n < N; ++n) prefetch_words<kProduct>(ahead[page], row + n * 16);
+        for (int n = 0; n < N; ++n) ahead.fetch(page, row + n * 16);
       }
       add_products<kProduct>(p, kTileTokens, words, sum);
     }
@@ -175,7 +174,7 @@ struct ScoreRows {
   int num_pages, begin, end;
   uint32_t* s;
   const float* scales = nullptr;
-  const uint32_t* const* ahead = nullptr;
+  Ahead ahead{};
 
   template <int M>
   void run() const {
@@ -197,7 +196,7 @@ struct ValueRows {
   const uint32_t* const* v;
   int num_pages, steps, channel, num_blocks, head_dim;
   float* acc;
-  const uint32_t* const* ahead = nullptr;
+  Ahead ahead{};
 
   template <int M>
   void run() const {

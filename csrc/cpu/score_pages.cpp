@@ -124,7 +124,7 @@ class Run {
     constexpr int kLine = 16;  // words
     for (int j = 0; j < segment.num_pages; ++j) {
       const uint32_t* words = summary(p_.plan.pages[segment.page_offset + j], head);
-      for (int i = 0; i < words_; i += kLine) __builtin_prefetch(words + i);
+      for (int i = 0; i < words_; i += kLine) __builtin_prefetch(words + i, 0, 2);  // L2
     }
   }
 

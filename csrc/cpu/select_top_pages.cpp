@@ -114,7 +114,7 @@ class Run {
     return sum;
   }
 
-  // A group of one row: what select() does, without looking for pages that rows share. 3 times as fast.
+  // A group of one row: what select() does, without looking for pages that rows share; 3 times as fast.
   void select_alone(const Row& row, int head) {
     const float* scores = checked_scores(row, head);
     const int32_t first = keep_before(row), last = keep_from(row);

@@ -94,9 +94,18 @@ struct SparseChunk : Chunk<kStorage> {
       for (int i = 0; i < count; ++i) ahead[i] = this->packed_v(list.page[j + i]);
       Base::with_product(is_thin, [&](auto product) {
         this->template set_scores<product.kValue>(row_of(begin), row_of(end), j, list.page + j, k, count,
-                                                  is_thin ? ahead : nullptr);
+                                                  fetching(ahead, is_thin));
       });
     });
+  }
+
+  // Pages in memory, of which operands are words, or narrower elements that were or will be widened to words.
+  static Ahead fetching(const uint32_t* const* pages, bool is_thin) {
+    constexpr int kShift = sizeof(typename Base::Element) == 4   ? 0
+                           : sizeof(typename Base::Element) == 2 ? 1
+                                                                 : 2;
+    const bool words = Base::kPairs || (is_thin && !Base::kInt8);
+    return {pages, words ? 0 : kShift};
   }
 
   void softmax(const PageList& list, int tile, int query) const {
@@ -120,8 +129,10 @@ struct SparseChunk : Chunk<kStorage> {
     }
     for_each_quad(list, words, [&](int j, const uint32_t* const* v, int count) {
       const uint32_t* ahead[kQuad];
-      for (int i = 0; i < count; ++i) ahead[i] = j + i < next.count ? this->packed_k(next.page[j + i]) : v[i];
-      if (whole) return add_pages(begin, end, j, v, count, is_thin, is_thin ? ahead : nullptr);
+      for (int i = 0; i < count; ++i) {
+        ahead[i] = j + i < next.count ? this->packed_k(next.page[j + i]) : this->packed_v(list.page[j + i]);
+      }
+      if (whole) return add_pages(begin, end, j, v, count, is_thin, fetching(ahead, is_thin));
       for (int query = begin; query < end; ++query) {
         const int first = begin_of(list, query), last = end_of(list, query);
         for (int i = 0; i < count; ++i) add_page_part(query, j + i, v[i], first, last, is_thin);
@@ -130,7 +141,7 @@ struct SparseChunk : Chunk<kStorage> {
   }
 
   void add_pages(int begin, int end, int j, const uint32_t* const* v, int count, bool is_thin,
-                 const uint32_t* const* ahead) const {
+                 Ahead ahead) const {
     Base::with_product(is_thin, [&](auto product) {
       this->template add_values<product.kValue>(row_of(begin), row_of(end), j * Base::kWordsPerPage, v, count,
                                                 Base::kWordsPerPage, ahead);
@@ -140,7 +151,7 @@ struct SparseChunk : Chunk<kStorage> {
   // Page j of the list for a query that sees the tokens [first, last) of the list.
   void add_page_part(int query, int j, const uint32_t* v, int first, int last, bool is_thin) const {
     const int begin = max_of(first - j * kPageSize, 0), end = min_of(last - j * kPageSize, kPageSize);
-    if (begin == 0 && end == kPageSize) return add_pages(query, query + 1, j, &v, 1, is_thin, nullptr);
+    if (begin == 0 && end == kPageSize) return add_pages(query, query + 1, j, &v, 1, is_thin, {});
     if (is_thin) {
       uint32_t* wide = scratch.operands + kQuad * kPageSize * head_dim;
       this->widen_v(v, wide);

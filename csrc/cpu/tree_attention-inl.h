@@ -181,10 +181,10 @@ struct Chunk {
   }
 
   // Rows [row, row_end) of whole queries: S = Q K^T of `count` pages from `page` of the path on, whose
-  // numbers in the pool are `pages`. `ahead`: pages to fetch meanwhile, or null.
+  // numbers in the pool are `pages`. `ahead` is fetched with the first rows.
   template <Product kBy>
   void set_scores(int row, int row_end, int page, const int32_t* pages, const uint32_t* const* k, int count,
-                  const uint32_t* const* ahead = nullptr) const {
+                  Ahead ahead = {}) const {
     const int q_words = kPairs ? head_dim / 2 : head_dim;
     float k_scales[kQuad];
     if constexpr (kInt8) get_scales(row, row_end, page, pages, count, k_scales);
@@ -197,10 +197,15 @@ struct Chunk {
           const float* scales = kInt8 && end == q_words ? k_scales + column : nullptr;
           with_rows<Vec::kRows>(rows, ScoreRows<kBy>{scratch.q + r * head_dim, head_dim, k + column, n, begin,
                                                      end, s + r * kTileTokens + column * kPageSize, scales,
-                                                     ahead == nullptr ? nullptr : ahead + column});
+                                                     first_rows(r == row, ahead, column)});
         });
       }
     }
+  }
+
+  static Ahead first_rows(bool first, Ahead ahead, int column) {
+    if (!first || ahead.pages == nullptr) return {};
+    return {ahead.pages + column, ahead.shift};
   }
 
   // Scales of pages as set_scores has them: those of K, and those of V into the rows' tile for softmax_row.
@@ -224,10 +229,10 @@ struct Chunk {
   }
 
   // Rows [row, row_end): acc += P V over `steps` words of P for each of `count` pages; p_word is the first
-  // one's index in a row of probabilities. `ahead`: pages to fetch meanwhile, or null.
+  // one's index in a row of probabilities. `ahead` is fetched with the first rows.
   template <Product kBy>
   void add_values(int row, int row_end, int p_word, const uint32_t* const* v, int count, int steps,
-                  const uint32_t* const* ahead = nullptr) const {
+                  Ahead ahead = {}) const {
     const int blocks = head_dim / 16, pass = kBlockWords / 16;
     for (int pass_begin = 0, pass_blocks; pass_begin < blocks; pass_begin += pass_blocks) {
       pass_blocks = even_part(blocks - pass_begin, pass);
@@ -235,9 +240,9 @@ struct Chunk {
         rows = even_part(row_end - r, Vec::kRows);
         for_columns(pass_blocks, [&](int n, int column) {
           const int channel = (pass_begin + column) * 16;
-          with_rows<Vec::kRows>(
-              rows, ValueRows<kBy>{scratch.s + r * kTileTokens + p_word, v, count, steps, channel, n,
-                                   head_dim, state.acc + r * head_dim + channel, ahead});
+          with_rows<Vec::kRows>(rows, ValueRows<kBy>{scratch.s + r * kTileTokens + p_word, v, count, steps,
+                                                     channel, n, head_dim, state.acc + r * head_dim + channel,
+                                                     first_rows(r == row, ahead, 0)});
         });
       }
     }
