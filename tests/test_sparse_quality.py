@@ -12,17 +12,8 @@ from tiny_models import VOCAB, tiny_model
 from tts_decode.engines.hf import HFEngine
 from tts_decode.sparse import SparseConfig
 
-from benches.sparse_quality import (
-    Captured,
-    Int8Probe,
-    Means,
-    PagedModel,
-    RecallProbe,
-    ShareProbe,
-    Step,
-    Window,
-    next_tokens,
-)
+from benches.sparse_probes import Captured, Int8Probe, PagedModel, RecallProbe, ShareProbe, Step
+from benches.sparse_quality import Means, Window, next_tokens
 from tts_kernels import KVPool
 
 pytestmark = pytest.mark.usefixtures("one_thread")
