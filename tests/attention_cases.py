@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 from tts_kernels import KVPool, TreePlan, _core, plan, reference
@@ -112,3 +113,38 @@ def poison(pool: KVPool, generator: torch.Generator) -> None:
     bad = torch.tensor([torch.nan, torch.inf, -torch.inf])
     for pages in (pool.k_pages, pool.v_pages):
         pages.copy_(bad[torch.randint(0, 3, pages.shape, generator=generator)])
+
+
+@st.composite
+def random_cases(draw: st.DrawFn, *, head_dims: list[int], groups: list[int], longest: int) -> Case:
+    """Branches that fork anywhere, end inside pages that others go on in, or share nothing."""
+    lengths: list[int] = []
+    parents: list[tuple[int, int]] = []
+    for branch in range(draw(st.integers(1, 7))):
+        parent = draw(st.integers(0, branch - 1)) if branch else 0
+        shared = draw(st.integers(0, lengths[parent])) if branch else 0
+        parents.append((parent, shared))
+        # A length may end inside the shared pages (a truncated branch) or go on past them.
+        lengths.append(draw(st.integers(max(1, shared - 20), shared + 40) | st.integers(1, longest)))
+    query_lens = [draw(st.integers(1, min(length, 3)) | st.integers(0, length)) for length in lengths]
+    query_lens[0] = max(query_lens[0], 1)
+    return make_case(
+        lengths,
+        parents,
+        [min(n, 60) for n in query_lens],
+        kv_heads=draw(st.integers(1, 3)),
+        group=draw(st.sampled_from(groups)),
+        head_dim=draw(st.sampled_from(head_dims)),
+        dtype=draw(st.sampled_from([torch.float32, torch.bfloat16])),
+        seed=draw(st.integers(0, 2**31)),
+    )
+
+
+@st.composite
+def random_options(draw: st.DrawFn) -> dict[str, float | None]:
+    """Window, soft cap and scale of tree_attention; logits stay within some ten units, as tolerances ask."""
+    return {
+        "window": draw(st.none() | st.integers(1, 600)),
+        "logits_soft_cap": draw(st.none() | st.floats(1.0, 50.0)),
+        "scale": draw(st.none() | st.floats(0.01, 0.12)),
+    }

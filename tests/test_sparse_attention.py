@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from attention_cases import LEVELS, Case, make_case
+from attention_cases import LEVELS, Case, make_case, random_cases, random_options
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from tts_kernels import Selection, _core, reference, tree_attention
 
 DTYPES = [torch.float32, torch.bfloat16]
+CASES = random_cases(head_dims=[32, 64, 80, 128], groups=[1, 2, 3, 4, 8], longest=1300)
 
 
 @pytest.fixture(autouse=True)
@@ -55,55 +56,27 @@ def check(case: Case, chosen: Tensor | None, level: str, **options: float | None
     torch.testing.assert_close(mass.double(), expected[2], rtol=1e-4, atol=2e-6)
 
 
-@st.composite
-def cases(draw: st.DrawFn) -> tuple[Case, dict[str, float | None]]:
-    lengths: list[int] = []
-    parents: list[tuple[int, int]] = []
-    for branch in range(draw(st.integers(1, 6))):
-        parent = draw(st.integers(0, branch - 1)) if branch else 0
-        shared = draw(st.integers(0, lengths[parent])) if branch else 0
-        parents.append((parent, shared))
-        lengths.append(draw(st.integers(max(1, shared - 20), shared + 40) | st.integers(1, 1300)))
-    query_lens = [
-        draw(st.integers(1, min(length, 3)) | st.integers(0, min(length, 40))) for length in lengths
-    ]
-    query_lens[0] = max(query_lens[0], 1)
-    case = make_case(
-        lengths,
-        parents,
-        query_lens,
-        kv_heads=draw(st.integers(1, 3)),
-        group=draw(st.sampled_from([1, 2, 3, 4, 8])),
-        head_dim=draw(st.sampled_from([32, 64, 80, 128])),
-        dtype=draw(st.sampled_from(DTYPES)),
-        seed=draw(st.integers(0, 2**31)),
-    )
-    options = {
-        "window": draw(st.none() | st.integers(1, 600)),
-        "logits_soft_cap": draw(st.none() | st.floats(1.0, 50.0)),
-        "scale": draw(st.none() | st.floats(0.01, 0.3)),
-    }
-    return case, options
-
-
 @pytest.mark.parametrize("level", LEVELS)
 @settings(max_examples=20, deadline=None)
-@given(drawn=cases(), share=st.sampled_from([0.02, 0.1, 0.5, 0.9]), seed=st.integers(0, 2**31))
+@given(
+    case=CASES,
+    options=random_options(),
+    share=st.sampled_from([0.02, 0.1, 0.5, 0.9]),
+    seed=st.integers(0, 2**31),
+)
 def test_random_forests(
-    level: str, drawn: tuple[Case, dict[str, float | None]], share: float, seed: int
+    level: str, case: Case, options: dict[str, float | None], share: float, seed: int
 ) -> None:
-    case, options = drawn
     chosen = random_choice(case, share, torch.Generator().manual_seed(seed))
     check(case, chosen, level, **options)
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @settings(max_examples=10, deadline=None)
-@given(drawn=cases())
+@given(case=CASES, options=random_options())
 def test_everything_selected_is_dense_bit_for_bit(
-    level: str, drawn: tuple[Case, dict[str, float | None]]
+    level: str, case: Case, options: dict[str, float | None]
 ) -> None:
-    case, options = drawn
     _core.set_cpu_isa(level)
     chosen = torch.ones((case.pool.num_kv_heads, len(case.q), case.plan().max_columns), dtype=torch.bool)
     for found, dense in zip(attend(case, chosen, **options), attend(case, None, **options), strict=True):

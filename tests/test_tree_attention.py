@@ -10,14 +10,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attention_cases import LEVELS, PAGE, Case, live_slots, make_case
+from attention_cases import LEVELS, PAGE, Case, live_slots, make_case, random_cases, random_options
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tts_kernels import KVPool, _core, plan, tree_attention
 
 DTYPES = [torch.float32, torch.bfloat16]
 HEAD_DIMS = [32, 48, 64, 80, 96, 112, 128, 192, 256]
+GROUPS = [1, 2, 3, 4, 7, 8, 16]
 
 
 @pytest.fixture(autouse=True)
@@ -46,41 +46,10 @@ def check(case: Case, level: str, **options: float | None) -> None:
     torch.testing.assert_close(lse.double(), expected_lse, rtol=1e-6, atol=2e-5)
 
 
-@st.composite
-def cases(draw: st.DrawFn) -> tuple[Case, dict[str, float | None]]:
-    lengths: list[int] = []
-    parents: list[tuple[int, int]] = []
-    for branch in range(draw(st.integers(1, 7))):
-        parent = draw(st.integers(0, branch - 1)) if branch else 0
-        shared = draw(st.integers(0, lengths[parent])) if branch else 0
-        parents.append((parent, shared))
-        # A length may end inside the shared pages (a truncated branch) or go on past them.
-        lengths.append(draw(st.integers(max(1, shared - 20), shared + 40) | st.integers(1, 1500)))
-    query_lens = [draw(st.integers(1, min(length, 3)) | st.integers(0, length)) for length in lengths]
-    query_lens[0] = max(query_lens[0], 1)
-    case = make_case(
-        lengths,
-        parents,
-        [min(n, 60) for n in query_lens],
-        kv_heads=draw(st.integers(1, 3)),
-        group=draw(st.sampled_from([1, 2, 3, 4, 7, 8, 16])),
-        head_dim=draw(st.sampled_from(HEAD_DIMS)),
-        dtype=draw(st.sampled_from(DTYPES)),
-        seed=draw(st.integers(0, 2**31)),
-    )
-    options = {
-        "window": draw(st.none() | st.integers(1, 600)),
-        "logits_soft_cap": draw(st.none() | st.floats(1.0, 50.0)),
-        "scale": draw(st.none() | st.floats(0.01, 0.3)),
-    }
-    return case, options
-
-
 @pytest.mark.parametrize("level", LEVELS)
 @settings(max_examples=20, deadline=None)
-@given(drawn=cases())
-def test_random_forests(level: str, drawn: tuple[Case, dict[str, float | None]]) -> None:
-    case, options = drawn
+@given(case=random_cases(head_dims=HEAD_DIMS, groups=GROUPS, longest=1500), options=random_options())
+def test_random_forests(level: str, case: Case, options: dict[str, float | None]) -> None:
     check(case, level, **options)
 
 
