@@ -58,7 +58,7 @@ Sparse = Annotated[
 SparseShare = Annotated[
     str,
     typer.Option(
-        help="Who chooses pages together: each branch, the siblings of a fork, or the whole tree.",
+        help="Who chooses together: branch (each alone), siblings (the leaves of a fork) or tree (all).",
         rich_help_panel=_SPARSE,
     ),
 ]
