@@ -43,7 +43,7 @@ def append_kv(
             S = 1: mean key of each page (Kinetics); S = 2: least and largest value of each channel (Quest).
             It covers a page's slots from its first to the last that this call writes: pages fill in order.
             On plain pages it is made by Triton, whichever backend serves the rest.
-        scales: float32 [num_pages, num_kv_heads, 2], those of K and V of each page, with int8 pages only;
+        scales: float32 [num_pages, num_kv_heads, 2], those of K and V of each page, with 8-bit pages only;
             changed in place.
 
     int8 pages hold round(value / scale) to nearest even, scale = (largest |value| of the page and head) / 127
