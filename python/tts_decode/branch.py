@@ -17,7 +17,7 @@ from tts_decode.errors import BranchReleased
 from tts_decode.prompts import Prompt
 from tts_decode.sampling import SamplingParams, mix
 from tts_decode.state import BranchState
-from tts_decode.text import continuation
+from tts_decode.text import continuation, written
 
 if TYPE_CHECKING:
     from tts_decode.decoder import TreeDecoder
@@ -56,11 +56,11 @@ class Branch:
 
     Attributes:
         id: the branch's id in the KV tree.
-        tokens: prompt and everything after it.
+        tokens: prompt and everything after it; -1 for embeddings (`extend_embeds`).
         prompt: what was given to `TreeDecoder.root`: text, token ids or chat messages.
         prompt_length: tokens of the prompt.
         logprobs, entropies: one entry for each token after the prompt, generated or forced; nats, of the
-            model's own distribution. NaN for tokens that came in by `read`.
+            model's own distribution. NaN for tokens that came in by `read`, and for embeddings.
         steps: the finished steps. A step that was cancelled or failed leaves its tokens but no entry.
         scores: one entry a scored step.
         finish_reason: None while the branch can go on.
@@ -98,6 +98,7 @@ class Branch:
         self._step_ends: list[int] = []  # len(tokens) at the end of each step
         self._forks = 0
         self._kv_length = 0  # tokens in the KV tree: at most all of them, but for forced ones on their way in
+        self._embeds: dict[int, Tensor] = {}  # [hidden], by the positions of id -1
         self._logits: Tensor | None = (
             None  # float32 [vocab] after the last token; None while its KV is missing
         )
@@ -120,7 +121,7 @@ class Branch:
     @property
     def full_text(self) -> str:
         """Text of prompt and continuation, special tokens included."""
-        text: str = self.decoder.tokenizer.decode(self.tokens)
+        text: str = self.decoder.tokenizer.decode(written(self.tokens))
         return text
 
     @property
@@ -201,6 +202,35 @@ class Branch:
             return torch.empty((0, self.decoder.hidden_size))
         return await self.decoder._scheduler.read(self, forced, indices)
 
+    async def extend_embeds(self, embeds: Tensor) -> Tensor:
+        """Appends input embeddings (soft tokens) and returns the model's last hidden states (after its final
+        norm) at them: float32 [n, hidden], on the CPU.
+
+        They take positions and KV as tokens do, but have no text: id -1 in `tokens`, left out of texts, of
+        the repetition penalty and of what later prompts can share. Otherwise as `read`. Where they come from
+        is the caller's matter, such as the last hidden state itself (Coconut, arXiv 2412.06769).
+
+        Args:
+            embeds: float [n, hidden], what the model's embedding table would give for tokens.
+
+        Raises:
+            TypeError, ValueError: `embeds` is of another kind or shape, holds NaN or inf, or exceeds the
+                model's positions.
+        """
+        self._check_idle()
+        size = self.decoder.hidden_size
+        if not isinstance(embeds, Tensor) or not embeds.is_floating_point():
+            raise TypeError(f"embeds must be a tensor of floating point, got {type(embeds).__name__}")
+        if embeds.dim() != 2 or embeds.shape[1] != size:
+            raise ValueError(f"embeds must have shape [n, {size}], got {list(embeds.shape)}")
+        if not embeds.isfinite().all():
+            raise ValueError("embeds must be finite, got NaN or inf")
+        self._check_room(len(embeds))
+        if not len(embeds):
+            return torch.empty((0, size))
+        kept = embeds.detach().to(self.decoder.model.device, copy=True)
+        return await self.decoder._scheduler.extend_embeds(self, kept)
+
     async def logprobs_of(self, tokens: str | Sequence[int]) -> Tensor:
         """Log-probability of each token of a continuation that is not kept: float32 [n], nats.
 
@@ -268,6 +298,10 @@ class Branch:
             ValueError: embeddings were appended to it, which are not kept.
         """
         self._check_idle()
+        if self._embeds:
+            raise ValueError(
+                f"branch {self.id} holds {len(self._embeds)} embeddings, which a snapshot does not keep"
+            )
         begins = [end - len(step.tokens) for step, end in zip(self.steps, self._step_ends, strict=True)]
         return BranchState(
             prompt=self.prompt,
@@ -396,6 +430,7 @@ class Branch:
         self.steps = other.steps[:steps]
         self._step_ends = other._step_ends[:steps]
         self.finish_reason = other.finish_reason if whole else None
+        self._embeds = {at: embeds for at, embeds in other._embeds.items() if at < length}
         self._logits = other._logits if whole else None
         self._kv_length = kv_length
         self._mass = other._masses()[: self._columns(kv_length)]
@@ -435,12 +470,15 @@ class Branch:
     def _forced(self, tokens: str | Sequence[int]) -> list[int]:
         """Ids of text or ids to append; ValueError where they exceed the model's positions."""
         forced = self.decoder._reader.ids(tokens)
-        limit = self.decoder.max_positions
-        if limit is not None and len(self.tokens) + len(forced) > limit:
-            raise ValueError(
-                f"tokens: {len(forced)} more after {len(self.tokens)} exceed the model's {limit} positions"
-            )
+        self._check_room(len(forced))
         return forced
+
+    def _check_room(self, count: int) -> None:
+        limit = self.decoder.max_positions
+        if limit is not None and len(self.tokens) + count > limit:
+            raise ValueError(
+                f"tokens: {count} more after {len(self.tokens)} exceed the model's {limit} positions"
+            )
 
     def _position(self, name: str, value: int | None, low: int) -> int:
         if value is None:
