@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,40 +12,16 @@ import torch
 from torch import Tensor
 
 from tts_decode.budget import Budget
+from tts_decode.checks import check_children, check_embeds, check_recorded, checked_position, checked_rows
 from tts_decode.errors import BranchReleased
 from tts_decode.prompts import Prompt
 from tts_decode.sampling import SamplingParams, mix
 from tts_decode.state import BranchState
+from tts_decode.steps import FINAL_REASONS, Step
 from tts_decode.text import continuation, written
 
 if TYPE_CHECKING:
     from tts_decode.decoder import TreeDecoder
-
-
-FINAL_REASONS = frozenset({"eos", "max_tokens", "length", "budget"})
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one `Branch.step()` generated.
-
-    Attributes:
-        text: the step's text, special tokens left out.
-        tokens, logprobs, entropies: one entry a token; nats, of the model's own distribution (temperature 1,
-            before penalty and filters).
-        reason: "stop_string", "stop_token" or "max_step_tokens" when the branch can go on; otherwise the
-            branch's finish reason: "eos", "max_tokens", "length" (the model's last position), "budget", or
-            what `Branch.finish` was given.
-        hidden: mean of the model's last hidden states over the step's tokens (float32 [hidden]) when
-            `decoder.keep_hidden` is set, else None.
-    """
-
-    text: str
-    tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    entropies: tuple[float, ...]
-    reason: str
-    hidden: Tensor | None = None
 
 
 class Branch:
@@ -192,12 +167,7 @@ class Branch:
         """
         self._check_idle()
         forced = self._forced(tokens)
-        indices = [operator.index(row) for row in rows]
-        if indices != sorted(set(indices)) or not all(0 <= row < len(forced) for row in indices):
-            raise ValueError(
-                f"rows must ascend and lie in 0..{len(forced) - 1}, as tokens has {len(forced)}, "
-                f"got {indices}"
-            )
+        indices = checked_rows(rows, len(forced))
         if not forced:
             return torch.empty((0, self.decoder.hidden_size))
         return await self.decoder._scheduler.read(self, forced, indices)
@@ -218,16 +188,10 @@ class Branch:
                 model's positions.
         """
         self._check_idle()
-        size = self.decoder.hidden_size
-        if not isinstance(embeds, Tensor) or not embeds.is_floating_point():
-            raise TypeError(f"embeds must be a tensor of floating point, got {type(embeds).__name__}")
-        if embeds.dim() != 2 or embeds.shape[1] != size:
-            raise ValueError(f"embeds must have shape [n, {size}], got {list(embeds.shape)}")
-        if not embeds.isfinite().all():
-            raise ValueError("embeds must be finite, got NaN or inf")
+        check_embeds(embeds, self.decoder.hidden_size)
         self._check_room(len(embeds))
         if not len(embeds):
-            return torch.empty((0, size))
+            return torch.empty((0, self.decoder.hidden_size))
         kept = embeds.detach().to(self.decoder.model.device, copy=True)
         return await self.decoder._scheduler.extend_embeds(self, kept)
 
@@ -274,17 +238,10 @@ class Branch:
         """
         self._check_idle()
         self.decoder._check_lm_head("replay")
-        if not isinstance(step, Step):
-            raise TypeError(f"step must be a Step, got {type(step).__name__}")
+        check_recorded(step)
         if self.finish_reason is not None:
             raise ValueError(f"branch {self.id} is finished ({self.finish_reason}): no step can follow")
-        tokens = self._forced(step.tokens)
-        if not len(tokens) == len(step.logprobs) == len(step.entropies):
-            raise ValueError(
-                f"step: got {len(tokens)} tokens, {len(step.logprobs)} logprobs and {len(step.entropies)} "
-                "entropies, expected as many of each"
-            )
-        if tokens:
+        if self._forced(step.tokens):
             await self.decoder._scheduler.replay(self, step)
         elif step.reason in FINAL_REASONS:
             self.finish_reason = step.reason
@@ -302,17 +259,14 @@ class Branch:
             raise ValueError(
                 f"branch {self.id} holds {len(self._embeds)} embeddings, which a snapshot does not keep"
             )
-        begins = [end - len(step.tokens) for step, end in zip(self.steps, self._step_ends, strict=True)]
+        steps = zip(self.steps, self._step_ends, strict=True)
         return BranchState(
             prompt=self.prompt,
             tokens=tuple(self.tokens),
             prompt_length=self.prompt_length,
             logprobs=tuple(self.logprobs),
             entropies=tuple(self.entropies),
-            steps=tuple(
-                (begin, end, step.reason)
-                for begin, end, step in zip(begins, self._step_ends, self.steps, strict=True)
-            ),
+            steps=tuple((end - len(step.tokens), end, step.reason) for step, end in steps),
             scores=tuple(self.scores),
             finish_reason=self.finish_reason,
             seed=self.seed,
@@ -332,13 +286,7 @@ class Branch:
         """
         self._check()
         at = self._position("at", at, 1)
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n must be a positive integer, got {n!r}")
-        if seeds is not None and len(seeds) != n:
-            raise ValueError(f"seeds must have n = {n} entries, got {len(seeds)}")
-        for seed in seeds or ():
-            if not isinstance(seed, int):
-                raise TypeError(f"seeds must be integers, got {seed!r}")
+        check_children(n, seeds)
         if seeds is None:
             seeds = [mix(self.seed, self._forks + 1, i) for i in range(n)]
         children = self._children(at, seeds)
@@ -483,13 +431,7 @@ class Branch:
     def _position(self, name: str, value: int | None, low: int) -> int:
         if value is None:
             return len(self.tokens)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-        if not low <= value <= len(self.tokens):
-            raise ValueError(
-                f"{name} must lie in {low}..{len(self.tokens)}, the branch's length, got {value}"
-            )
-        return value
+        return checked_position(name, value, low, len(self.tokens))
 
     def _check(self) -> None:
         if self.released:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tts_decode.branch import FINAL_REASONS, Branch, Step
+from tts_decode.branch import Branch
 from tts_decode.sampling import SamplingParams, token_logprobs
+from tts_decode.steps import FINAL_REASONS, Step
 from tts_decode.text import StopFinder, continuation
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tts_decode.accounting import CostMeter
-from tts_decode.branch import Branch, Step
+from tts_decode.branch import Branch
 from tts_decode.engines.steps import StepInputs
 from tts_decode.errors import BranchReleased
 from tts_decode.requests import (
@@ -35,6 +35,7 @@ from tts_decode.requests import (
     StepRequest,
 )
 from tts_decode.sampling import SamplingParams, sample, uniform
+from tts_decode.steps import Step
 from tts_kernels import OutOfPages
 
 if TYPE_CHECKING:
