@@ -2,7 +2,14 @@
 
 from tts_kernels import OutOfPages
 
-__all__ = ["BranchReleased", "ModelLoadError", "OutOfPages", "UnsupportedModel"]
+__all__ = [
+    "BranchReleased",
+    "JournalError",
+    "ModelLoadError",
+    "OutOfPages",
+    "ScorerError",
+    "UnsupportedModel",
+]
 
 
 class BranchReleased(RuntimeError):  # noqa: N818
@@ -15,3 +22,11 @@ class UnsupportedModel(ValueError):  # noqa: N818
 
 class ModelLoadError(RuntimeError):
     """A model could not be loaded; the message names what was asked for and what to do."""
+
+
+class ScorerError(RuntimeError):
+    """A scorer raised; the message names it and what it raised."""
+
+
+class JournalError(ValueError):
+    """A search cannot be resumed from a journal; the message names the file and why."""
