@@ -2,7 +2,14 @@
 
 from tts_kernels import OutOfPages
 
-__all__ = ["BranchReleased", "ModelLoadError", "OutOfPages", "UnsupportedModel"]
+__all__ = [
+    "BranchReleased",
+    "EngineError",
+    "ModelLoadError",
+    "OutOfPages",
+    "UnsupportedByEngine",
+    "UnsupportedModel",
+]
 
 
 class BranchReleased(RuntimeError):  # noqa: N818
@@ -15,3 +22,11 @@ class UnsupportedModel(ValueError):  # noqa: N818
 
 class ModelLoadError(RuntimeError):
     """A model could not be loaded; the message names what was asked for and what to do."""
+
+
+class UnsupportedByEngine(RuntimeError):  # noqa: N818
+    """A strategy asked a text engine for what a completion call cannot give; the message names it."""
+
+
+class EngineError(RuntimeError):
+    """An engine outside this process failed, or its answer cannot be right; the message says how."""
