@@ -4,10 +4,12 @@ from tts_kernels import OutOfPages
 
 __all__ = [
     "BranchReleased",
+    "EngineError",
     "JournalError",
     "ModelLoadError",
     "OutOfPages",
     "ScorerError",
+    "UnsupportedByEngine",
     "UnsupportedModel",
 ]
 
@@ -30,3 +32,11 @@ class ScorerError(RuntimeError):
 
 class JournalError(ValueError):
     """A search cannot be resumed from a journal; the message names the file and why."""
+
+
+class UnsupportedByEngine(RuntimeError):  # noqa: N818
+    """A strategy asked a text engine for what a completion call cannot give; the message names it."""
+
+
+class EngineError(RuntimeError):
+    """An engine outside this process failed, or its answer cannot be right; the message says how."""

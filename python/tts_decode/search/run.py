@@ -274,6 +274,21 @@ class SearchRun:
             self._release(branch)
         return texts
 
+    async def p_yes(
+        self,
+        prompt: Prompt,
+        *,
+        sources: Sequence[int] = (),
+        decoder: TreeDecoder | None = None,
+        yes: str = "Yes",
+        no: str = "No",
+    ) -> float:
+        """P(yes) / (P(yes) + P(no)) as the answer to a prompt; nothing is sampled, nothing is kept."""
+        asked = await self.prompt(prompt, sources=sources, decoder=decoder)
+        p_yes, p_no = await gather(self.logprobs_of(asked, text) for text in (yes, no))
+        self._release(asked)
+        return 1 / (1 + math.exp(min(sum(p_no) - sum(p_yes), 700.0)))
+
     async def _call(self, branch: Branch, call: Callable[[], Awaitable[T]]) -> T:
         """Work on a branch other than a step."""
         return await (call() if self._journal is None else self._journal.call(branch, call))
