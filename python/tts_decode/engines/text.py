@@ -152,6 +152,7 @@ class TextDecoder:
             resident_bytes=0,
             peak_bytes=0,
             page_bytes=0,
+            pins=0,
         )
 
     def resident_bytes(self, branches: Sequence[TextBranch]) -> int:
