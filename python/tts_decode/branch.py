@@ -17,7 +17,7 @@ from tts_decode.sampling import SamplingParams, mix
 from tts_decode.text import continuation
 
 if TYPE_CHECKING:
-    from tts_decode.decoder import TreeDecoder
+    from tts_decode.decoder import Prompt, TreeDecoder
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Branch:
     Attributes:
         id: the branch's id in the KV tree.
         tokens: prompt and everything after it.
+        prompt: what was given to `TreeDecoder.root`.
         prompt_length: tokens of the prompt.
         logprobs, entropies: one entry for each token after the prompt, generated or forced; nats, of the
             model's own distribution.
@@ -70,6 +71,7 @@ class Branch:
         sampling: SamplingParams,
         seed: int,
         budget: Budget | None,
+        prompt: Prompt,
         parent: Branch | None = None,
     ) -> None:
         self.decoder = decoder
@@ -79,6 +81,7 @@ class Branch:
         self.sampling = sampling
         self.seed = seed
         self.budget = budget
+        self.prompt = prompt
         self.parent = parent
         self.logprobs: list[float] = []
         self.entropies: list[float] = []
@@ -106,13 +109,17 @@ class Branch:
     @property
     def text(self) -> str:
         """Text after the prompt, special tokens left out."""
-        return continuation(self.decoder.tokenizer, self.tokens, self.prompt_length)
+        return self.text_from(self.prompt_length)
 
     @property
     def full_text(self) -> str:
         """Text of prompt and continuation, special tokens included."""
         text: str = self.decoder.tokenizer.decode(self.tokens)
         return text
+
+    def text_from(self, position: int) -> str:
+        """Text that `tokens[position:]` add, special tokens left out."""
+        return continuation(self.decoder.tokenizer, self.tokens, position)
 
     @property
     def cum_logprob(self) -> float:
@@ -213,6 +220,7 @@ class Branch:
                 sampling=self.sampling,
                 seed=seed,
                 budget=self.budget,
+                prompt=self.prompt,
                 parent=self,
             )
             child._inherit(self, at, kv_length)

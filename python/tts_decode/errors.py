@@ -5,8 +5,10 @@ from tts_kernels import OutOfPages
 __all__ = [
     "BranchReleased",
     "EngineError",
+    "JournalError",
     "ModelLoadError",
     "OutOfPages",
+    "ScorerError",
     "UnsupportedByEngine",
     "UnsupportedModel",
 ]
@@ -22,6 +24,14 @@ class UnsupportedModel(ValueError):  # noqa: N818
 
 class ModelLoadError(RuntimeError):
     """A model could not be loaded; the message names what was asked for and what to do."""
+
+
+class ScorerError(RuntimeError):
+    """A scorer raised; the message names it and what it raised."""
+
+
+class JournalError(ValueError):
+    """A search cannot be resumed from a journal; the message names the file and why."""
 
 
 class UnsupportedByEngine(RuntimeError):  # noqa: N818

@@ -90,6 +90,10 @@ class TextBranch:
         end = self._ends[self.prompt_length - 1]
         return self.full_text[end:]
 
+    def text_from(self, position: int) -> str:
+        """Text that `tokens[position:]` add."""
+        return self.full_text[self._ends[self._position("position", position) - 1] :]
+
     @property
     def cum_logprob(self) -> float:
         """Sum of `logprobs`, nats; NaN where the engine did not tell one."""
@@ -153,6 +157,17 @@ class TextBranch:
             return torch.zeros(0)
         logprobs = await self._exclusively(self.decoder._log_probs(self.full_text, text))
         return torch.tensor(logprobs, dtype=torch.float32)
+
+    async def replay(self, step: Step) -> None:
+        """Takes in a step that an earlier `step()` returned, without a call."""
+        self._check_idle()
+        if step.reason in FINAL_REASONS:
+            self.finish_reason = step.reason
+        if step.tokens:
+            ended = step.reason == "eos"
+            self._append(step.text, step.tokens, step.logprobs, step.entropies, (), ended)
+            self.steps.append(step)
+            self._step_ends.append(len(self.tokens))
 
     async def next_logprobs(self, token_ids: Sequence[int] | None = None) -> Tensor:
         unsupported("log-probabilities by token id", "score texts with logprobs_of")

@@ -7,6 +7,9 @@ from typing import Any
 
 from tts_decode.search.tree import Node
 
+SCHEMA, VERSION = "tts-decode/search-result", 1
+"""Name and version of what `SearchResult.to_dict` gives; docs/results.md lists its fields."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -53,29 +56,62 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class KVSample:
+    """What the branches of one search, its root included, held at one moment.
+
+    seconds         since the search began.
+    branches        how many they were.
+    logical_tokens  their tokens, each branch's counted.
+    resident_bytes  bytes of their distinct KV pages, in all decoders that they belong to.
+    """
+
+    seconds: float
+    branches: int
+    logical_tokens: int
+    resident_bytes: int
+
+
+@dataclass(frozen=True)
 class SearchStats:
     """What a search cost.
 
     seconds           wall time from the strategy's start to its end.
     generated_tokens  sampled tokens, pruned branches included.
-    peak_bytes        largest KV memory of the decoder seen at the search's steps, other searches included.
+    memory            what its branches held, at the end of each step and after each decision.
+    selections        its decisions on which branches go on.
     kv_tokens         sum of `Selection.kv_tokens`: the figure that ETS's code prints as total KV cache size.
     """
 
     seconds: float
     generated_tokens: int
-    peak_bytes: int
-    selections: tuple[Selection, ...]
+    memory: tuple[KVSample, ...] = ()
+    selections: tuple[Selection, ...] = ()
 
     @property
     def kv_tokens(self) -> int:
         return sum(selection.kv_tokens for selection in self.selections)
 
+    @property
+    def peak_bytes(self) -> int:
+        """Most KV bytes that the search's own branches held."""
+        return max((sample.resident_bytes for sample in self.memory), default=0)
+
+    @property
+    def mean_bytes(self) -> float:
+        """KV bytes of the search's own branches, averaged over its time: a sample speaks for the time since
+        the one before."""
+        total = before = 0.0
+        for sample in self.memory:
+            total += (sample.seconds - before) * sample.resident_bytes
+            before = sample.seconds
+        return total / before if before else float(self.peak_bytes)
+
 
 @dataclass(frozen=True)
 class SearchResult:
     """candidates: in the order in which they ended. tree: nodes by id, the prompt first, parents before
-    children. votes: answers and their votes, most voted first, for strategies that vote."""
+    children. votes: answers and their votes, most voted first, for strategies that vote. stopped: why the
+    search ended before its time (the budget is used up, a scorer failed), None if it came to its own end."""
 
     strategy: str
     best: Candidate
@@ -83,6 +119,7 @@ class SearchResult:
     tree: tuple[Node, ...]
     stats: SearchStats
     votes: dict[str, float] | None = None
+    stopped: str | None = None
 
     @property
     def answer(self) -> str:
@@ -91,7 +128,8 @@ class SearchResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON-ready lists, dicts, strings and numbers."""
-        result = asdict(self)
+        result: dict[str, Any] = {"schema": SCHEMA, "version": VERSION} | asdict(self)
         result["answer"] = self.answer
-        result["stats"]["kv_tokens"] = self.stats.kv_tokens
+        for name in ("kv_tokens", "peak_bytes", "mean_bytes"):
+            result["stats"][name] = getattr(self.stats, name)
         return result
