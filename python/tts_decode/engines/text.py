@@ -165,19 +165,7 @@ class TextDecoder:
                 completion = await self.complete(request)
         if not isinstance(completion, Completion):
             raise TypeError(f"complete returned a {type(completion).__name__}, expected a Completion")
-        if len(completion.tokens) > request.max_tokens:
-            raise EngineError(
-                f"the completion has {len(completion.tokens)} tokens; at most {request.max_tokens} were asked"
-            )
-        if (
-            request.stop
-            and completion.finish_reason == "stop_string"
-            and not any(stop in completion.text for stop in request.stop)
-        ):
-            raise EngineError(
-                f"the completion ended for a stop string, but {completion.text[-40:]!r} holds none of "
-                f"{request.stop}: completions end WITH their stop string"
-            )
+        request.check(completion)
         self._calls += 1
         self._tokens += len(completion.ids)
         return completion

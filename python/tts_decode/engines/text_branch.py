@@ -129,6 +129,17 @@ class TextBranch:
         step: Step = await self._exclusively(self._generate(params))
         return step
 
+    async def replay(self, step: Step) -> None:
+        """Takes in a step that an earlier `step()` returned, without a call; the budget pays for it. A cut
+        inside it is not possible."""
+        self._check_idle()
+        if self.budget is not None:
+            self.budget.tokens_used += len(step.tokens)
+        if step.reason in FINAL_REASONS:
+            self.finish_reason = step.reason
+        if step.tokens:
+            self._take(step, ())
+
     async def extend(self, tokens: str | Sequence[int]) -> Tensor:
         """Appends forced text and returns float32 [n] log-probabilities, nats: one a token where the engine
         can score, else one NaN for the text, or nothing for no text. A finished branch is open again
@@ -157,17 +168,6 @@ class TextBranch:
             return torch.zeros(0)
         logprobs = await self._exclusively(self.decoder._log_probs(self.full_text, text))
         return torch.tensor(logprobs, dtype=torch.float32)
-
-    async def replay(self, step: Step) -> None:
-        """Takes in a step that an earlier `step()` returned, without a call."""
-        self._check_idle()
-        if step.reason in FINAL_REASONS:
-            self.finish_reason = step.reason
-        if step.tokens:
-            ended = step.reason == "eos"
-            self._append(step.text, step.tokens, step.logprobs, step.entropies, (), ended)
-            self.steps.append(step)
-            self._step_ends.append(len(self.tokens))
 
     async def next_logprobs(self, token_ids: Sequence[int] | None = None) -> Tensor:
         unsupported("log-probabilities by token id", "score texts with logprobs_of")
@@ -282,11 +282,13 @@ class TextBranch:
         unknown = (math.nan,) * len(completion.ids)
         logprobs, entropies = completion.logprobs or unknown, completion.entropies or unknown
         step = Step(completion.text, completion.ids, logprobs, entropies, reason)
-        eos = completion.finish_reason == "eos"
-        self._append(completion.text, step.tokens, logprobs, entropies, completion.token_texts, eos)
+        self._take(step, completion.token_texts)
+        return step
+
+    def _take(self, step: Step, texts: Sequence[str]) -> None:
+        self._append(step.text, step.tokens, step.logprobs, step.entropies, texts, step.reason == "eos")
         self.steps.append(step)
         self._step_ends.append(len(self.tokens))
-        return step
 
     def _append(
         self,
