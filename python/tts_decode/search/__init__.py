@@ -9,6 +9,7 @@ from tts_decode.search.sampling import best_of_n, self_consistency
 from tts_decode.search.steps import beam_search, ets, lm_beam_search, rebase, sentence_embedder
 
 # isort: on
+from tts_decode.search.files import read_json, write_json, write_parquet
 from tts_decode.search.journal import Journal
 from tts_decode.search.result import Candidate, KVSample, SearchResult, SearchStats, Selection
 from tts_decode.search.run import SearchRun
@@ -31,9 +32,12 @@ __all__ = [
     "ets",
     "get_strategy",
     "lm_beam_search",
+    "read_json",
     "rebase",
     "render_tree",
     "self_consistency",
     "sentence_embedder",
     "strategy",
+    "write_json",
+    "write_parquet",
 ]
