@@ -57,6 +57,8 @@ class AskTell:
         options: the strategy's. Where it needs a scorer and none is given, or `scorer="ask"`, scores are
             asked for too.
 
+    Not for a place where an event loop runs already: there, await the strategy on a `TextDecoder`.
+
     The strategy runs inside `ask` and `tell`, in the caller's thread, until it waits for answers; they only
     block while it waits for something else, as a scorer of its own.
 
@@ -76,6 +78,10 @@ class AskTell:
         render: Callable[[Messages], str] | None = None,
         **options: Any,
     ) -> None:
+        if _loop_is_running():
+            raise RuntimeError(
+                "an event loop runs here already: await the strategy on a TextDecoder's root instead"
+            )
         missing = getattr(strategy, "needs_scorer", False) and "scorer" not in options
         if missing or options.get("scorer") == "ask":
             options["scorer"] = self._external_scorer
@@ -195,14 +201,7 @@ class AskTell:
     def _run(self) -> None:
         """Runs the strategy until it waits for answers, or to its end."""
         if not self._task.done():
-            try:
-                asyncio.get_running_loop()
-            except RuntimeError:
-                self._loop.run_forever()
-            else:
-                raise RuntimeError(
-                    "an event loop runs here already: await the strategy on a TextDecoder's root instead"
-                )
+            self._loop.run_forever()
         if self._task.done():
             self.close()
             if not self._task.cancelled():
@@ -227,6 +226,14 @@ class _Selector(selectors.DefaultSelector):
         if (timeout is None or timeout > 0) and self._hand_over():
             timeout = 0
         return super().select(timeout)
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _checked(request: Request, answer: Any) -> Answer:

@@ -95,7 +95,7 @@ class OpenAICompletions:
             body |= _extended(request)
         elif (request.top_k, request.min_p, request.repetition_penalty) != (0, 0.0, 1.0):
             raise UnsupportedByEngine(
-                "OpenAI's API has no top_k, min_p and repetition_penalty: leave them at their defaults, or let "
+                "OpenAI's API has no top_k, min_p, repetition_penalty: leave them at their defaults, or let "
                 "OpenAICompletions use extensions"
             )
         answer = await self._post(body)

@@ -147,12 +147,18 @@ class TextDecoder:
             seconds=self._seconds + running,
             cost=StepCost(),
             branches=len(self._branches),
+            pins=0,
             logical_tokens=0,
             unique_tokens=0,
             resident_bytes=0,
             peak_bytes=0,
             page_bytes=0,
         )
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("pin", "restore", "evict", "model"):
+            unsupported(f"TreeDecoder.{name}", "it needs a model on a TreeDecoder")
+        raise AttributeError(f"TextDecoder has no attribute {name!r}")
 
     def resident_bytes(self, branches: Sequence[TextBranch]) -> int:
         return 0

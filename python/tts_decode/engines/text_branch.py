@@ -157,7 +157,8 @@ class TextBranch:
         return torch.tensor(logprobs, dtype=torch.float32)
 
     async def logprobs_of(self, tokens: str | Sequence[int]) -> Tensor:
-        """Log-probabilities of a continuation that is not kept: float32 [n], nats, one a token.
+        """Log-probabilities of a continuation that is not kept: float32 [n], nats, one a token. Several such
+        calls may run at a time.
 
         Raises:
             UnsupportedByEngine: token ids; or the decoder was made without `score`.
@@ -166,7 +167,8 @@ class TextBranch:
         text = _text_only(tokens)
         if not text:
             return torch.zeros(0)
-        logprobs = await self._exclusively(self.decoder._log_probs(self.full_text, text))
+        logprobs = await self.decoder._log_probs(self.full_text, text)
+        self._check()
         return torch.tensor(logprobs, dtype=torch.float32)
 
     async def next_logprobs(self, token_ids: Sequence[int] | None = None) -> Tensor:
@@ -223,6 +225,11 @@ class TextBranch:
         self.decoder._branches.discard(self)
         if self._work is not None:
             self._work.cancel()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("read", "extend_embeds", "snapshot", "evict"):
+            unsupported(f"Branch.{name}", "it needs a model on a TreeDecoder")
+        raise AttributeError(f"TextBranch has no attribute {name!r}")
 
     def __repr__(self) -> str:
         state = "released" if self.released else self.finish_reason or "open"
