@@ -149,8 +149,9 @@ def _read_head(path: Path, prefixes: tuple[str, ...]) -> nn.Sequential:
             linear.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
             modules += [nn.ReLU(), linear] if modules else [linear]
         return nn.Sequential(*modules)
+    names = [f"{prefix}weight" for prefix in prefixes]
     raise ModelLoadError(
-        f"reward model: the weights in {path} have no head named {' or '.join(prefixes)}*, which this reader "
+        f"reward model: the weights in {path} have no head named {' or '.join(names)}, which this reader "
         "reads; it is another kind of model, or was saved without its head"
     )
 

@@ -189,7 +189,7 @@ class RewardModel:
     async def _read(
         self, mirror: Mirror, ids: list[int], keep: int, wanted: list[int]
     ) -> tuple[Branch, Tensor]:
-        """A new branch with `ids`, the first `keep` of them the mirror's, and float32 [len(wanted), hidden]."""
+        """A new branch with `ids`, the first `keep` of them the mirror's; float32 [len(wanted), hidden]."""
         if keep:
             (child,) = mirror.branch.fork(1, at=keep)
             child.parent = None  # which would keep the pages of a mirror that is dropped

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 class Reading(NamedTuple):
     ids: list[int]
-    positions: Sequence[tuple[int, ...]]  # one entry a step; indices into ids, ascending, as many for each step
+    positions: Sequence[tuple[int, ...]]  # of each step, as many for each: indices into ids, ascending
 
 
 Template = Callable[[Any, str, Sequence[str]], Reading]
@@ -212,6 +212,6 @@ def _read_at_tags(ids: list[int], tag: int, text: str, steps: int) -> Reading:
     if len(positions) != steps:
         raise ValueError(
             f"tokenizer: the token of the tag {text!r} stands {len(positions)} times in a text of {steps} "
-            "steps, expected one for each; the tag merges with its surroundings, or another text has its token"
+            "steps, expected one for each: the tag merges with its surroundings, or other text has its token"
         )
     return Reading(ids[: positions[-1][0] + 1], positions)
