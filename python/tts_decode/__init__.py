@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tts_decode.budget import Budget
     from tts_decode.decoder import DecoderStats, TreeDecoder, gather
     from tts_decode.errors import BranchReleased, ModelLoadError, OutOfPages, UnsupportedModel
+    from tts_decode.kv_budget import KVBudget, Pin
     from tts_decode.sampling import SamplingParams
     from tts_decode.sparse import SparseConfig
 
@@ -20,8 +21,10 @@ __all__ = [
     "BranchReleased",
     "Budget",
     "DecoderStats",
+    "KVBudget",
     "ModelLoadError",
     "OutOfPages",
+    "Pin",
     "SamplingParams",
     "SparseConfig",
     "Step",
@@ -35,6 +38,7 @@ _MODULES = {
     "budget": ("Budget",),
     "decoder": ("DecoderStats", "TreeDecoder", "gather"),
     "errors": ("BranchReleased", "ModelLoadError", "OutOfPages", "UnsupportedModel"),
+    "kv_budget": ("KVBudget", "Pin"),
     "sampling": ("SamplingParams",),
     "sparse": ("SparseConfig",),
 }
