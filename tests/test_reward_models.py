@@ -18,7 +18,7 @@ import transformers as hf
 from safetensors.torch import load_file, save_file
 from tiny_models import byte_tokenizer, tiny_model
 from torch import Tensor, nn
-from tts_decode import ModelLoadError, OutOfPages, SamplingParams, Step, TreeDecoder, gather
+from tts_decode import KVBudget, ModelLoadError, OutOfPages, SamplingParams, Step, TreeDecoder, gather
 from tts_decode.rewards import (
     READERS,
     ClassHead,
@@ -422,6 +422,33 @@ def test_a_search_leaves_nothing_in_the_reward_model() -> None:
     assert decoder.stats().resident_bytes == 0
     assert checked >= 24
     assert prm.tokens_full > 2 * prm.tokens_read
+
+
+def test_policy_and_reward_model_share_one_budget() -> None:
+    """Each grows into what the other leaves, never beyond the sum, and pages go back and forth."""
+    budget = KVBudget(1 << 20)
+    policy = decoder_of(tiny_model(seed=3), byte_tokenizer(), kv_bytes=budget)
+    decoder = decoder_of(tiny_model(), byte_tokenizer("ки"), kv_bytes=budget)
+    prm = RewardModel(decoder, "math_shepherd", question="q")
+    answers = [Answer([f"{letter} " * 150]) for letter in "ab"]
+
+    async def compete() -> None:
+        root = await policy.root("x" * 320)
+        await prm(answers[:1])
+        held = policy.stats().resident_bytes, decoder.stats().resident_bytes
+        assert budget.resident == sum(held) <= budget.total
+        assert sum(held) + held[1] > budget.total > 2 * held[1]  # no room for two until the policy goes
+        with pytest.raises(OutOfPages):
+            await prm(answers)
+        assert decoder.stats().resident_bytes == held[1]
+        root.release()
+        await prm(answers)
+
+    policy.run(compete())
+    assert budget.peak <= budget.total
+    prm.close()
+    gc.collect()
+    assert budget.resident == 0
 
 
 def test_a_cancelled_or_failed_call_changes_nothing() -> None:
