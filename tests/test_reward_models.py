@@ -430,7 +430,8 @@ def test_policy_and_reward_model_share_one_budget() -> None:
     policy = decoder_of(tiny_model(seed=3), byte_tokenizer(), kv_bytes=budget)
     decoder = decoder_of(tiny_model(), byte_tokenizer("ки"), kv_bytes=budget)
     prm = RewardModel(decoder, "math_shepherd", question="q")
-    answers = [Answer([f"{letter} " * 150]) for letter in "ab"]
+    question = Answer([])
+    answers = [question.grow(f"{letter} " * 150) for letter in "ab"]
 
     async def compete() -> None:
         root = await policy.root("x" * 320)
