@@ -386,3 +386,114 @@ def test_bad_pins(decoder: TreeDecoder, model: PreTrainedModel) -> None:
         root.release()
 
     decoder.run(search())
+
+
+# -- end tokens and forced text (P4, P5)
+
+
+def test_an_end_token_is_intercepted_and_replaced(decoder: TreeDecoder, model: PreTrainedModel) -> None:
+    """Budget forcing's recipe: the end token goes, other text comes in its place, the same pages go on."""
+
+    async def search() -> None:
+        root = await decoder.root(PROMPT, SamplingParams(temperature=0))
+        free = root.fork()[0]
+        await free.step(max_step_tokens=24)
+        end = free.tokens[-1]
+        assert end not in free.tokens[len(PROMPT) : -1]
+        decoder.eos_token_ids = frozenset([end])
+        branch = root.fork()[0]
+        step = await branch.step()
+        assert (step.reason, branch.tokens) == ("eos", free.tokens)
+        held, fed = table(branch), decoder.stats().forward_tokens
+        branch.truncate(branch.length - 1)
+        assert table(branch) == held  # 76 tokens: the last page begins at 64
+        forced = await branch.extend("Wait, ")
+        assert decoder.stats().forward_tokens - fed == 1 + 6  # the last token is fed again, for its logits
+        assert table(branch)[: len(held)] == held
+        assert not branch.finished
+        expected = plain_logprobs(model, branch.tokens)
+        close(forced, expected[range(-7, -1), branch.tokens[-6:]])
+        await branch.step(max_step_tokens=3)
+        close(await branch.next_logprobs(), plain_logprobs(model, branch.tokens)[-1])
+        for b in (root, free, branch):
+            b.release()
+
+    decoder.run(search())
+
+
+def test_a_suppressed_end_token_is_never_drawn(decoder: TreeDecoder, model: PreTrainedModel) -> None:
+    async def search() -> None:
+        root = await decoder.root(PROMPT, SamplingParams(temperature=0))
+        free, branch = root.fork(2)
+        await free.step(max_step_tokens=10)
+        end = free.tokens[-1]
+        decoder.eos_token_ids = frozenset([end])
+        await branch.step(max_step_tokens=40, suppress_token_ids=(end,))
+        assert end not in branch.tokens[len(PROMPT) :]
+        logprobs = plain_logprobs(model, branch.tokens)[len(PROMPT) - 1 : -1]
+        close(torch.tensor(branch.logprobs), logprobs[range(40), branch.tokens[len(PROMPT) :]])
+        logprobs[:, end] = -torch.inf
+        assert branch.tokens[len(PROMPT) :] == logprobs.argmax(-1).tolist()
+        for ids, text in ((range(260), "holds all 260 tokens"), ((260,), r"must lie in 0\.\.259, got 260")):
+            with pytest.raises(ValueError, match=text):
+                await root.step(suppress_token_ids=tuple(ids))
+        for b in (root, free, branch):
+            b.release()
+
+    decoder.run(search())
+
+
+# -- the log-probabilities of an answer that is not kept (P7)
+
+
+def test_logprobs_of_a_continuation_leave_nothing(decoder: TreeDecoder, model: PreTrainedModel) -> None:
+    answer = list(b"The answer is 42, and that is that.")
+
+    async def search() -> None:
+        twin, branch = [await decoder.root(PROMPT, SamplingParams(seed=3)) for _ in range(2)]
+        for b in (twin, branch):
+            await b.step(max_step_tokens=9)
+        before, held = decoder.stats(), table(branch)
+        tokens, logprobs = list(branch.tokens), list(branch.logprobs)
+        got = await branch.logprobs_of(answer)
+        expected = plain_logprobs(model, branch.tokens + answer)
+        close(got, expected[range(len(tokens) - 1, len(tokens) + len(answer) - 1), answer])
+        after = decoder.stats()
+        assert after.forward_tokens - before.forward_tokens == 1 + len(answer)
+        assert after.peak_bytes - before.resident_bytes == 4 * after.page_bytes  # a copied tail, three more
+        assert (after.resident_bytes, after.branches) == (before.resident_bytes, before.branches)
+        assert (branch.tokens, branch.logprobs, table(branch)) == (tokens, logprobs, held)
+        assert [b.seed for b in branch.fork(2)] == [b.seed for b in twin.fork(2)]
+        task = asyncio.create_task(branch.logprobs_of(answer))
+        for _ in range(4):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert decoder.stats().branches == before.branches
+        twin.release()
+        branch.release()
+
+    decoder.run(search())
+
+
+# -- prompts
+
+
+def test_forks_know_what_the_root_was_given(decoder: TreeDecoder) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+
+    async def search() -> None:
+        with pytest.raises(ValueError, match="the tokenizer has no chat template: give text or token ids"):
+            await decoder.root(messages)
+        decoder.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}?"
+        for prompt in ("some text", [1, 2, 3], messages):
+            root = await decoder.root(prompt)
+            (child,) = root.fork(1, at=2)
+            assert child.prompt == root.prompt == prompt
+            root.release()
+            child.release()
+        messages[0]["content"] = "changed"
+        assert root.prompt == [{"role": "user", "content": "hi"}]
+
+    decoder.run(search())

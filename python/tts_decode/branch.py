@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tts_decode.budget import Budget
 from tts_decode.errors import BranchReleased
+from tts_decode.prompts import Prompt
 from tts_decode.sampling import SamplingParams, mix
 from tts_decode.text import continuation
 
@@ -52,6 +53,7 @@ class Branch:
     Attributes:
         id: the branch's id in the KV tree.
         tokens: prompt and everything after it.
+        prompt: what was given to `TreeDecoder.root`: text, token ids or chat messages.
         prompt_length: tokens of the prompt.
         logprobs, entropies: one entry for each token after the prompt, generated or forced; nats, of the
             model's own distribution. NaN for tokens that came in by `read`.
@@ -71,6 +73,7 @@ class Branch:
         sampling: SamplingParams,
         seed: int,
         budget: Budget | None,
+        prompt: Prompt,
         parent: Branch | None = None,
     ) -> None:
         self.decoder = decoder
@@ -80,6 +83,7 @@ class Branch:
         self.sampling = sampling
         self.seed = seed
         self.budget = budget
+        self.prompt = prompt
         self.parent = parent
         self.logprobs: list[float] = []
         self.entropies: list[float] = []
@@ -137,6 +141,10 @@ class Branch:
         Args:
             overrides: fields of `SamplingParams` for this step only.
 
+        A model that ends too early is made to go on by taking its end-of-sequence token back,
+        `truncate(branch.length - 1)`, and forcing other text in its place by `extend`; so is an end-of-think
+        token among `stop_token_ids`. `suppress_token_ids` keeps such tokens from being drawn at all.
+
         On a finished branch it returns an empty step with the finish reason and does no work. A cancelled or
         failed step leaves the tokens generated so far in the branch.
 
@@ -148,6 +156,7 @@ class Branch:
         params = replace(self.sampling, **overrides) if overrides else self.sampling
         if self.finish_reason is not None:
             return Step("", (), (), (), self.finish_reason)
+        params.check_vocabulary(self.decoder.vocab_size)
         self._want_logits()
         return await self.decoder._scheduler.step(self, params)
 
@@ -188,6 +197,21 @@ class Branch:
             return torch.empty((0, self.decoder.hidden_size))
         return await self.decoder._scheduler.read(self, forced, indices)
 
+    async def logprobs_of(self, tokens: str | Sequence[int]) -> Tensor:
+        """Log-probability of each token of a continuation that is not kept: float32 [n], nats.
+
+        As by a fork that is extended and released: the branch, its random state and its pages are as before.
+        Of a finished branch whose last token ends the sequence, the continuation comes behind that token; to
+        cut it off, fork at `length - 1` first.
+        """
+        self._check()
+        (child,) = self._children(self.length, [self.seed])
+        try:
+            return await child.extend(tokens)
+        finally:
+            if not child.released:
+                child.release()
+
     async def next_logprobs(self, token_ids: Sequence[int] | None = None) -> Tensor:
         """Log-probabilities of the next token (nats, the model's own distribution): float32 [vocab], or those
         of `token_ids` in that order."""
@@ -200,7 +224,7 @@ class Branch:
         logprobs = self._logits.log_softmax(-1).cpu()
         if token_ids is None:
             return logprobs
-        ids = torch.tensor(self.decoder._token_ids(token_ids), dtype=torch.long)
+        ids = torch.tensor(self.decoder._reader.ids(token_ids), dtype=torch.long)
         return logprobs[ids]
 
     # -- tree work, immediate
@@ -224,11 +248,16 @@ class Branch:
         for seed in seeds or ():
             if not isinstance(seed, int):
                 raise TypeError(f"seeds must be integers, got {seed!r}")
-        kv_length = self._kv_after_cut(at)
-        ids = self.decoder._tree.fork(self.id, n, at=kv_length)
-        self._forks += 1
         if seeds is None:
-            seeds = [mix(self.seed, self._forks, i) for i in range(n)]
+            seeds = [mix(self.seed, self._forks + 1, i) for i in range(n)]
+        children = self._children(at, seeds)
+        self._forks += 1
+        return children
+
+    def _children(self, at: int, seeds: Sequence[int]) -> list[Branch]:
+        """One child a seed; the next `fork` derives its seeds as if there had been none."""
+        kv_length = self._kv_after_cut(at)
+        ids = self.decoder._tree.fork(self.id, len(seeds), at=kv_length)
         children = []
         for child_id, seed in zip(ids, seeds, strict=True):
             child = Branch(
@@ -239,6 +268,7 @@ class Branch:
                 sampling=self.sampling,
                 seed=seed,
                 budget=self.budget,
+                prompt=self.prompt,
                 parent=self,
             )
             child._inherit(self, at, kv_length)
@@ -328,7 +358,7 @@ class Branch:
 
     def _forced(self, tokens: str | Sequence[int]) -> list[int]:
         """Ids of text or ids to append; ValueError where they exceed the model's positions."""
-        forced = self.decoder._token_ids(tokens)
+        forced = self.decoder._reader.ids(tokens)
         limit = self.decoder.max_positions
         if limit is not None and len(self.tokens) + len(forced) > limit:
             raise ValueError(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import operator
 import os
-from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +17,7 @@ from tts_decode.engines.hf import HFEngine
 from tts_decode.engines.loading import DEFAULT_MODEL, load_model
 from tts_decode.engines.steps import HostSteps
 from tts_decode.kv_budget import KVBudget, KVShare, Pin
+from tts_decode.prompts import Prompt, PromptReader
 from tts_decode.requests import RootRequest
 from tts_decode.sampling import SamplingParams
 from tts_decode.scheduler import Scheduler
@@ -28,7 +28,6 @@ from tts_kernels.cost import StepCost
 from tts_kernels.pool import page_bytes
 
 T = TypeVar("T")
-Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -153,11 +152,13 @@ class TreeDecoder:
         own = KVBudget(self._pool.num_pages * self._pool.page_bytes)
         budget = kv_bytes if isinstance(kv_bytes, KVBudget) else own
         self._kv = KVShare(budget, self._tree, self._pool.page_bytes)
+        self._reader = PromptReader(tokenizer, self._engine.config.vocab_size)
         self._scheduler = Scheduler(self, max_batch_tokens)
         self.max_positions = self._engine.max_positions
         self.eos_token_ids = self._engine.eos_token_ids
         self.has_lm_head = self._engine.has_lm_head
         self.hidden_size: int = self._engine.config.hidden_size
+        self.vocab_size: int = self._engine.config.vocab_size
 
     @classmethod
     def from_pretrained(
@@ -211,7 +212,7 @@ class TreeDecoder:
                 model allows, or larger than the KV pool.
             OutOfPages: other branches hold the pages that it needs.
         """
-        tokens = self._prompt_ids(prompt)
+        prompt, tokens = self._reader.prompt(prompt)
         sampling = self.sampling if sampling is None else _checked_sampling(sampling)
         if budget is not None and not isinstance(budget, Budget):
             raise TypeError(f"budget must be a Budget, got {type(budget).__name__}")
@@ -223,7 +224,9 @@ class TreeDecoder:
             # The last token is always fed, for its logits.
             found = self._tree.match(tokens[:-1] if self.has_lm_head else tokens)
             branch_id = self._tree.create() if found is None else self._tree.fork(found[0], 1, at=found[1])[0]
-            branch = Branch(self, branch_id, list(tokens), len(tokens), sampling, sampling.seed, budget)
+            branch = Branch(
+                self, branch_id, list(tokens), len(tokens), sampling, sampling.seed, budget, prompt
+            )
             if found is not None:
                 branch._kv_length = found[1]
                 self._kv.used(tokens[: found[1]])
@@ -310,51 +313,14 @@ class TreeDecoder:
             page_bytes=page_bytes,
         )
 
+    # -- checks
+
     def _check_own(self, branch: Branch, name: str) -> None:
         if not isinstance(branch, Branch):
             raise TypeError(f"{name} must be {_BRANCHES[name]}, got {type(branch).__name__}")
         if branch.decoder is not self:
             raise ValueError(f"{name}: branch {branch.id} belongs to another decoder")
         branch._check()
-
-    # -- text to tokens
-
-    def _prompt_ids(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            return self._token_ids(self._tokenize(prompt))
-        if isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
-            raise TypeError(f"prompt must be text, token ids or chat messages, got {type(prompt).__name__}")
-        items: list[Any] = list(prompt)
-        if items and isinstance(items[0], Mapping):
-            return self._token_ids(
-                self.tokenizer.apply_chat_template(items, tokenize=False, add_generation_prompt=True)
-            )
-        return self._token_ids(items)
-
-    def _token_ids(self, tokens: Any) -> list[int]:
-        """Token ids of text without special tokens, or the ids given; checked."""
-        if isinstance(tokens, str):
-            tokens = self._tokenize(tokens, add_special_tokens=False)
-        if not isinstance(tokens, Iterable):
-            raise TypeError(f"tokens must be text or token ids, got {type(tokens).__name__}")
-        ids = []
-        vocab = self._engine.config.vocab_size
-        for token in tokens:
-            try:
-                ids.append(operator.index(token))
-            except TypeError:
-                raise TypeError(f"token ids must be integers, got {token!r}") from None
-            if not 0 <= ids[-1] < vocab:
-                raise ValueError(f"token ids must lie in 0..{vocab - 1}, got {token}")
-        return ids
-
-    def _tokenize(self, text: str, **options: bool) -> list[int]:
-        try:
-            text.encode()
-        except UnicodeEncodeError as cause:
-            raise ValueError(f"the text is not valid Unicode: {cause.reason} at {cause.start}") from cause
-        ids: list[int] = self.tokenizer(text, **options)["input_ids"]
-        return ids
 
     def _check_lm_head(self, call: str) -> None:
         if not self.has_lm_head:
