@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     from tts_decode.branch import Branch, Step
     from tts_decode.budget import Budget
     from tts_decode.decoder import DecoderStats, TreeDecoder, gather
-    from tts_decode.errors import BranchReleased, ModelLoadError, OutOfPages, UnsupportedModel
+    from tts_decode.errors import (
+        BranchReleased,
+        JournalError,
+        ModelLoadError,
+        OutOfPages,
+        ScorerError,
+        UnsupportedModel,
+    )
     from tts_decode.kv_budget import KVBudget, Pin
     from tts_decode.sampling import SamplingParams
     from tts_decode.sparse import SparseConfig
@@ -21,11 +28,13 @@ __all__ = [
     "BranchReleased",
     "Budget",
     "DecoderStats",
+    "JournalError",
     "KVBudget",
     "ModelLoadError",
     "OutOfPages",
     "Pin",
     "SamplingParams",
+    "ScorerError",
     "SparseConfig",
     "Step",
     "TreeDecoder",
@@ -37,7 +46,14 @@ _MODULES = {
     "branch": ("Branch", "Step"),
     "budget": ("Budget",),
     "decoder": ("DecoderStats", "TreeDecoder", "gather"),
-    "errors": ("BranchReleased", "ModelLoadError", "OutOfPages", "UnsupportedModel"),
+    "errors": (
+        "BranchReleased",
+        "JournalError",
+        "ModelLoadError",
+        "OutOfPages",
+        "ScorerError",
+        "UnsupportedModel",
+    ),
     "kv_budget": ("KVBudget", "Pin"),
     "sampling": ("SamplingParams",),
     "sparse": ("SparseConfig",),

@@ -19,7 +19,7 @@ from tts_decode.sampling import SamplingParams, mix
 from tts_decode.text import continuation
 
 if TYPE_CHECKING:
-    from tts_decode.decoder import TreeDecoder
+    from tts_decode.decoder import Prompt, TreeDecoder
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,17 @@ class Branch:
     @property
     def text(self) -> str:
         """Text after the prompt, special tokens left out."""
-        return continuation(self.decoder.tokenizer, self.tokens, self.prompt_length)
+        return self.text_from(self.prompt_length)
 
     @property
     def full_text(self) -> str:
         """Text of prompt and continuation, special tokens included."""
         text: str = self.decoder.tokenizer.decode(self.tokens)
         return text
+
+    def text_from(self, position: int) -> str:
+        """Text that `tokens[position:]` add, special tokens left out."""
+        return continuation(self.decoder.tokenizer, self.tokens, position)
 
     @property
     def cum_logprob(self) -> float:

@@ -67,11 +67,18 @@ class Budget:
 
     @property
     def exhausted(self) -> bool:
+        return self.spent is not None
+
+    @property
+    def spent(self) -> str | None:
+        """Which limit is reached, in words, or None."""
         if self.max_tokens is not None and self.tokens_used >= self.max_tokens:
-            return True
+            return f"the budget of {self.max_tokens} tokens is used up"
         if self.max_cost is not None and self.cost_used >= self.max_cost:
-            return True
-        return self.max_seconds is not None and self.seconds_used >= self.max_seconds
+            return f"the budget of {self.max_cost:g} eFLOPs is used up"
+        if self.max_seconds is not None and self.seconds_used >= self.max_seconds:
+            return f"the budget of {self.max_seconds:g} seconds is used up"
+        return None
 
 
 def _positive(value: object) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from tts_decode.branch import Branch
@@ -295,6 +296,13 @@ class TreeDecoder:
         held = [table[:count] for table, count in zip(tables, columns, strict=True)]
         masses = [branch._masses() for branch in branches]
         return self._tree.evict(ids, evicted_columns(held, masses, keep, sink=sink, recent=recent))
+
+    def resident_bytes(self, branches: Sequence[Branch]) -> int:
+        """KV bytes of the distinct pages that these branches hold."""
+        tables, lengths = self._tree.block_tables([branch.id for branch in branches])
+        held = np.arange(tables.shape[1]) < -(-lengths[:, None] // self._tree.page_size)
+        pages = np.unique(tables[held & (tables >= 0)])
+        return len(pages) * self._pool.page_bytes
 
     def stats(self) -> DecoderStats:
         tree, scheduler, page_bytes = self._tree.stats(), self._scheduler, self._pool.page_bytes

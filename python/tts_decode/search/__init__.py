@@ -1,19 +1,26 @@
-"""Search strategies: coroutines over branches, one file each, to be read beside their papers."""
+"""Search strategies: coroutines over branches, one file each, to be read beside their papers.
 
-from tts_decode.search.beam_search import beam_search
-from tts_decode.search.best_of_n import best_of_n
-from tts_decode.search.ets import ets, sentence_embedder
-from tts_decode.search.lm_beam_search import lm_beam_search
-from tts_decode.search.rebase import rebase
-from tts_decode.search.registry import STRATEGIES, Strategy, get_strategy
-from tts_decode.search.result import Candidate, SearchResult, SearchStats, Selection
+The families, in the order in which commands list them: `sampling`, `steps`, `trees`, `particles`, `budget`,
+`refinement`, `graphs`, `asynchronous`.
+"""
+
+# isort: off
+from tts_decode.search.sampling import best_of_n, self_consistency
+from tts_decode.search.steps import beam_search, ets, lm_beam_search, rebase, sentence_embedder
+
+# isort: on
+from tts_decode.search.files import read_json, write_json, write_parquet
+from tts_decode.search.journal import Journal
+from tts_decode.search.result import Candidate, KVSample, SearchResult, SearchStats, Selection
 from tts_decode.search.run import SearchRun
-from tts_decode.search.self_consistency import self_consistency
+from tts_decode.search.strategy import STRATEGIES, Strategy, get_strategy, strategy
 from tts_decode.search.tree import Node, render_tree
 
 __all__ = [
     "STRATEGIES",
     "Candidate",
+    "Journal",
+    "KVSample",
     "Node",
     "SearchResult",
     "SearchRun",
@@ -25,8 +32,12 @@ __all__ = [
     "ets",
     "get_strategy",
     "lm_beam_search",
+    "read_json",
     "rebase",
     "render_tree",
     "self_consistency",
     "sentence_embedder",
+    "strategy",
+    "write_json",
+    "write_parquet",
 ]

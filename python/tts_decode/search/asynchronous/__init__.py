@@ -1,0 +1,1 @@
+"""Searches without a barrier between their branches."""

@@ -1,0 +1,1 @@
+"""Spending more, or less, on one line of thought."""

@@ -1,0 +1,1 @@
+"""Sampling from a posterior: particles and Markov chains."""
