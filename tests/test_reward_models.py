@@ -579,6 +579,14 @@ TAG = TagTemplate("{question}", "{step} ки", tag="ки")
         ("math_shepherd", ("ки",), {"auto": SEQUENCE}, TypeError, "has no LM head.*AutoModelForCausalLM"),
         (Reader("r", TAG, ClassHead(2)), ("ки",), {"auto": TOKEN}, ValueError, r"index=2; expected 0..1"),
         (Reader("r", TAG, ValueHead()), ("ки",), {"auto": TOKEN}, ValueError, "2 outputs, expected a value"),
+        (
+            Reader("r", TAG, ClassHead(0)),
+            ("ки",),
+            {"head": nn.Linear(32, 2)},
+            ValueError,
+            "takes 32 features",
+        ),
+        (Reader("r", TAG, ClassHead(0)), ("ки",), {"head": nn.ReLU()}, ValueError, "takes None features"),
         (Reader("r", TAG, TokenSoftmax(("+",), 1)), ("ки",), {}, ValueError, r"index=1; expected 0..0"),
         (Reader("r", TAG, VocabularyMean()), ("ки",), {"family": "gemma2"}, ValueError, "caps its logits"),
         ("shepherd", (), {}, ValueError, "reader='shepherd'; expected a Reader or one of math_shepherd, "),
@@ -587,9 +595,10 @@ TAG = TagTemplate("{question}", "{step} ки", tag="ки")
 def test_what_does_not_belong_together_is_refused(
     reader: Any, tags: Any, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
+    head = options.pop("head", None)
     decoder = decoder_of(tiny_model(**options), byte_tokenizer(*tags))
     with pytest.raises(error, match=message):
-        RewardModel(decoder, reader)
+        RewardModel(decoder, reader, head=head)
     assert decoder.stats().branches == 0
 
 
@@ -598,6 +607,9 @@ def test_bad_scores_and_texts_name_the_branch() -> None:
     nan = Reader("broken", TAG, lambda states: torch.full((len(states),), math.nan))
     with pytest.raises(ValueError, match="reader broken gave step 1 of branch 7 the score nan"):
         decoder.run(RewardModel(decoder, nan)([Answer(["a"])]))
+    shaped = Reader("shaped", TAG, lambda states: states[:, -1])
+    with pytest.raises(ValueError, match=r"reader shaped: its read-out made \[1, 64\] of \[1, 1, 64\]"):
+        decoder.run(RewardModel(decoder, shaped)([Answer(["a"])]))
     long = Answer(["word " * 200])
     with pytest.raises(ValueError, match=r"branch 7 is 10.. tokens of the reward model, which allows 512"):
         decoder.run(RewardModel(decoder, "math_shepherd")([long]))

@@ -142,15 +142,19 @@ def _own_head(model: Any, head: torch.nn.Module | None, names: tuple[str, ...]) 
             f"decoder: {type(model).__name__} has no head named {' or '.join(names)}, which this reader "
             "reads: load the model with its head, or pass head="
         )
+    features = next((m.in_features for m in head.modules() if isinstance(m, torch.nn.Linear)), None)
+    hidden = model.config.get_text_config(decoder=True).hidden_size
+    if features != hidden:
+        raise ValueError(
+            f"head: {type(head).__name__} takes {features} features, expected linear layers over the model's "
+            f"hidden size of {hidden}"
+        )
     return copy.deepcopy(head).float().cpu().eval().requires_grad_(False)
 
 
 def _width(head: torch.nn.Module) -> int:
     """Outputs of a linear layer or of a stack that ends in one."""
-    layers = [module for module in head.modules() if isinstance(module, torch.nn.Linear)]
-    if not layers:
-        raise TypeError(f"head: {type(head).__name__} has no linear layer, expected one or a stack of them")
-    return layers[-1].out_features
+    return [module.out_features for module in head.modules() if isinstance(module, torch.nn.Linear)][-1]
 
 
 def _require_index(index: int, count: int, what: str) -> None:

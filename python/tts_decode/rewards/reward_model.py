@@ -16,7 +16,7 @@ from torch import Tensor
 from tts_decode import gather
 from tts_decode.rewards.readers import Reader, reader_named
 from tts_decode.rewards.readouts import ReadOut
-from tts_decode.rewards.templates import Reading
+from tts_decode.rewards.templates import Positions, Reading
 from tts_decode.select import aggregation
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Mirror:
     branch: Branch  # of the reward model's tree; released when the mirror is dropped
     ids: list[int]  # all that it holds
     rows: Mapping[int, Tensor]
-    scores: Mapping[tuple[int, ...], float]
+    scores: Mapping[Positions, float]
 
 
 class RewardModel:
@@ -175,16 +175,37 @@ class RewardModel:
             wanted = sorted({position for step in fresh for position in step} - rows.keys())
             child, hidden = await self._read(mirror, ids, min([common, *wanted]), wanted)
             rows.update(zip(wanted, hidden, strict=True))
-            states = torch.stack([torch.stack([rows[position] for position in step]) for step in fresh])
-            scores.update(zip(fresh, self._head(states).tolist(), strict=True))
-            for number, step in enumerate(steps, start=1):
-                if not math.isfinite(scores[step]):
-                    raise ValueError(
-                        f"reader {self.reader.name} gave step {number} of branch {branch.id} the score "
-                        f"{scores[step]}; expected a finite number"
-                    )
+            try:
+                scores.update(self._score(branch, steps, fresh, rows))
+            except BaseException:
+                child.release()
+                raise
             self._mirrors[branch] = Mirror(child, ids, rows, scores)
         return [scores[step] for step in steps]
+
+    def _score(
+        self,
+        branch: Branch,
+        steps: Sequence[Positions],
+        fresh: Sequence[Positions],
+        rows: Mapping[int, Tensor],
+    ) -> dict[Positions, float]:
+        """The scores of `fresh`, which are some of the steps of the branch; checked."""
+        states = torch.stack([torch.stack([rows[position] for position in step]) for step in fresh])
+        values = self._head(states)
+        if values.shape != (len(fresh),):
+            raise ValueError(
+                f"reader {self.reader.name}: its read-out made {list(values.shape)} of {list(states.shape)}; "
+                f"expected [{len(fresh)}], one score a step"
+            )
+        scores = dict(zip(fresh, values.tolist(), strict=True))
+        for step, score in scores.items():
+            if not math.isfinite(score):
+                raise ValueError(
+                    f"reader {self.reader.name} gave step {steps.index(step) + 1} of branch {branch.id} the "
+                    f"score {score}; expected a finite number"
+                )
+        return scores
 
     async def _read(
         self, mirror: Mirror, ids: list[int], keep: int, wanted: list[int]

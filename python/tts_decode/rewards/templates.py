@@ -11,10 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+Positions = tuple[int, ...]
+"""Where one step is read: indices into the ids of the whole text, ascending."""
+
 
 class Reading(NamedTuple):
     ids: list[int]
-    positions: Sequence[tuple[int, ...]]  # of each step, as many for each: indices into ids, ascending
+    positions: Sequence[Positions]  # one entry a step, all of one length
 
 
 Template = Callable[[Any, str, Sequence[str]], Reading]

@@ -298,7 +298,7 @@ class SearchRun:
     # -- scores
 
     def aggregate_by(self, agg_strategy: str) -> None:
-        """How the scores of a branch's steps become one, as `select.aggregation` names it; "last" until set."""
+        """How the scores of a branch's steps become one, as `select.aggregation` says; "last" until set."""
         aggregation(agg_strategy)
         self._agg_strategy = agg_strategy
 
