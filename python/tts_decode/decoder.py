@@ -62,7 +62,8 @@ class TreeDecoder:
 
     Args:
         model: a transformers causal language model on the CPU, in float32 or bfloat16, or on one GPU, there
-            in float16 too. It is set to eval mode and otherwise stays as it is.
+            in float16 too. It is set to eval mode and otherwise stays as it is. One without LM head (a bare
+            model, or one with a class head, of which the base model is run) serves `root` and `Branch.read`.
         tokenizer: its tokenizer.
         device: moves the model there first; default: where it is.
         kv_bytes: bytes for the KV pages. On the CPU memory is taken from the system as pages are first used;
@@ -150,6 +151,8 @@ class TreeDecoder:
         self._scheduler = Scheduler(self, max_batch_tokens)
         self.max_positions = self._engine.max_positions
         self.eos_token_ids = self._engine.eos_token_ids
+        self.has_lm_head = self._engine.has_lm_head
+        self.hidden_size: int = self._engine.config.hidden_size
 
     @classmethod
     def from_pretrained(
@@ -212,7 +215,8 @@ class TreeDecoder:
             budget.start()
 
         def make() -> Branch:
-            found = self._tree.match(tokens[:-1])  # the last token is always fed, for its logits
+            # The last token is always fed, for its logits.
+            found = self._tree.match(tokens[:-1] if self.has_lm_head else tokens)
             branch_id = self._tree.create() if found is None else self._tree.fork(found[0], 1, at=found[1])[0]
             branch = Branch(
                 self, branch_id, list(tokens), len(tokens), sampling, sampling.seed, budget, prompt
@@ -220,7 +224,7 @@ class TreeDecoder:
             branch._kv_length = 0 if found is None else found[1]
             return branch
 
-        return await self._scheduler.root(RootRequest(tokens, make))
+        return await self._scheduler.root(RootRequest(tokens, make, logits=self.has_lm_head))
 
     def evict(self, branches: Sequence[Branch], keep: int, *, sink: int = 1, recent: int = 4) -> int:
         """Drops the KV pages of the branches that have drawn the least attention; `select.evicted_columns`.
@@ -328,6 +332,13 @@ class TreeDecoder:
             raise ValueError(f"the text is not valid Unicode: {cause.reason} at {cause.start}") from cause
         ids: list[int] = self.tokenizer(text, **options)["input_ids"]
         return ids
+
+    def _check_lm_head(self, call: str) -> None:
+        if not self.has_lm_head:
+            raise TypeError(
+                f"{call}: {type(self.model).__name__} has no language-model head and predicts no tokens: use "
+                "Branch.read, or load the model as a causal language model"
+            )
 
     def _check_prompt(self, tokens: list[int]) -> None:
         if not tokens:
