@@ -13,7 +13,7 @@ import torch
 import transformers as hf
 from tiny_models import byte_tokenizer, tiny_model
 from transformers import PreTrainedModel
-from tts_decode import Branch, SamplingParams, TreeDecoder, gather
+from tts_decode import Branch, KVBudget, OutOfPages, SamplingParams, TreeDecoder, gather
 
 from tts_kernels.cost import Work
 
@@ -247,6 +247,142 @@ def test_read_refuses_bad_rows(decoder: TreeDecoder, rows: list[int]) -> None:
             await root.read([1] * 500, [0])
         assert root.tokens == PROMPT
         assert (await root.read([], [])).shape == (0, 64)
+        root.release()
+
+    decoder.run(search())
+
+
+# -- one budget for several decoders (P13)
+
+
+def test_decoders_on_one_budget_never_exceed_it_in_sum(model: PreTrainedModel) -> None:
+    """A policy and a reader of the same pages: one grows into what the other gave back."""
+    page_bytes = make(model).stats().page_bytes
+    budget = KVBudget(20 * page_bytes + 5)
+    policy = make(model, kv_bytes=budget)
+    reader = make(headless("bare", model), kv_bytes=budget)
+    greedy = SamplingParams(temperature=0)
+
+    async def search() -> None:
+        root = await policy.root(PROMPT, greedy)
+        mirror = await reader.root(PROMPT)
+        assert budget.resident == 8 * page_bytes
+        children = root.fork(6)  # 60 tokens more: 4 full pages and the copy of the tail, 5 pages each
+        tasks = [asyncio.create_task(child.step(max_step_tokens=70)) for child in children]
+        for _ in range(300):
+            await asyncio.sleep(0)
+            assert policy.stats().resident_bytes + reader.stats().resident_bytes == budget.resident
+            assert budget.resident <= budget.peak <= budget.total
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        errors = [error for error in results if isinstance(error, OutOfPages)]
+        assert len(errors) == 6
+        assert f"a KVBudget of {budget.total} bytes, of which 2 decoders hold" in str(errors[0])
+        with pytest.raises(OutOfPages, match="needs 16 more KV pages"):
+            await mirror.read([1] * 260, [])
+        for child in children:
+            child.release()
+        await mirror.read([1] * 195, [])
+        assert budget.resident == (4 + 16) * page_bytes == budget.peak
+        mirror.truncate(50)
+        close((await mirror.read([3], [0]))[0], plain_states(model, mirror.tokens)[-1])
+        mirror.release()
+        await root.step(max_step_tokens=200)
+        root.release()
+
+    asyncio.run(search())
+    assert budget.resident == 0
+
+
+@pytest.mark.parametrize(("total", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError)])
+def test_bad_budgets(model: PreTrainedModel, total: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match="total must be"):
+        KVBudget(total)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="kv_bytes must hold one page"):
+        make(model, kv_bytes=KVBudget(100))
+
+
+# -- pinned prefixes (P1)
+
+
+def test_a_pinned_prefix_is_found_by_later_prompts(decoder: TreeDecoder, model: PreTrainedModel) -> None:
+    async def search() -> None:
+        root = await decoder.root(PROMPT)
+        held = table(root)
+        await root.step(max_step_tokens=30)
+        pin = decoder.pin(root, at=50)
+        root.release()
+        assert (decoder.stats().branches, decoder.stats().pins, pages(decoder)) == (0, 1, 4)
+        fed = decoder.stats().forward_tokens
+        again = await decoder.root([*PROMPT[:50], *b"another question"])
+        assert decoder.stats().forward_tokens - fed == 16
+        assert table(again)[:3] == held[:3]
+        assert pages(decoder) == 4 + 2  # the copy of the tail, and one more
+        close(await again.next_logprobs(), plain_logprobs(model, again.tokens)[-1])
+        again.release()
+        with pin:
+            assert pin.resident
+        assert not pin.resident
+        pin.release()
+
+    decoder.run(search())
+
+
+def test_pins_go_by_least_recent_use_before_pages_run_out(model: PreTrainedModel) -> None:
+    page_bytes = make(model).stats().page_bytes
+    decoder = make(model, kv_bytes=8 * page_bytes)
+    texts = [[start] * 32 for start in (1, 2, 3)]  # two pages each
+
+    async def search() -> None:
+        pins = []
+        for text in texts:
+            branch = await decoder.root(text)
+            pins.append(decoder.pin(branch))
+            branch.release()
+        (await decoder.root([*texts[0], 9])).release()  # the first is used again
+        root = await decoder.root([7] * 48)
+        assert [pin.resident for pin in pins] == [True, False, True]  # one page was missing
+        await root.extend([8] * 32)
+        assert [pin.resident for pin in pins] == [True, False, False]
+        children = root.fork(3)
+        with pytest.raises(OutOfPages, match=r"needs 1 more KV pages .* 0 of 8 are free"):
+            await gather(branch.extend([8] * 16) for branch in (root, *children))
+        assert [pin.resident for pin in pins] == [False, False, False]
+        for branch in (root, *children):
+            branch.release()
+
+    decoder.run(search())
+    assert (decoder.stats().pins, decoder.stats().resident_bytes) == (0, 0)
+
+
+def test_pins_of_another_decoder_on_the_budget_make_room(model: PreTrainedModel) -> None:
+    page_bytes = make(model).stats().page_bytes
+    budget = KVBudget(6 * page_bytes)
+    first, second = make(model, kv_bytes=budget), make(model, kv_bytes=budget)
+
+    async def search() -> None:
+        branch = await first.root(PROMPT)
+        pin = first.pin(branch)
+        branch.release()
+        other = await second.root([1] * 33)
+        assert not pin.resident
+        assert (first.stats().resident_bytes, budget.resident) == (0, 3 * page_bytes)
+        other.release()
+
+    asyncio.run(search())
+
+
+def test_bad_pins(decoder: TreeDecoder, model: PreTrainedModel) -> None:
+    async def search() -> None:
+        root = await decoder.root(PROMPT)
+        for at in (0, 54):
+            with pytest.raises(ValueError, match=r"at must lie in 1\.\.53"):
+                decoder.pin(root, at=at)
+        with pytest.raises(ValueError, match="belongs to another decoder"):
+            make(model).pin(root)
+        with pytest.raises(ValueError, match="has no KV yet"):
+            decoder.pin(root.fork(1, at=1)[0])
+        with pytest.raises(TypeError, match="branch must be a Branch, got int"):
+            decoder.pin(root.id)  # type: ignore[arg-type]
         root.release()
 
     decoder.run(search())

@@ -176,8 +176,8 @@ class Scheduler:
 
     def _choose_batch(self) -> list[Feed]:
         """Tokens to feed in this tick: single ones first, then runs in chunks; as rows and pages go."""
-        tree = self._decoder._tree
-        rows, pages = self._max_batch_tokens, tree.free_pages
+        tree, kv = self._decoder._tree, self._decoder._kv
+        rows, pages, taken = self._max_batch_tokens, kv.free_pages, 0
         batch: list[Feed] = []
         blocked: tuple[Request, int] | None = None
         wanted = [(request, request.missing()) for request in self._waiting if request.admitted]
@@ -186,10 +186,13 @@ class Scheduler:
             if not count:
                 continue
             needed = tree.pages_needed(request.branch.id, count)
-            if needed > pages:
+            if needed > pages - taken and kv.pins_left:
+                kv.make_room(taken + needed)
+                pages, needed = kv.free_pages, tree.pages_needed(request.branch.id, count)
+            if needed > pages - taken:
                 blocked = blocked or (request, needed)
                 continue
-            pages -= needed
+            taken += needed
             rows -= count
             batch.append(Feed(request, tokens[:count]))
         if blocked and not batch and all(tokens for _, tokens in wanted):
@@ -197,11 +200,17 @@ class Scheduler:
         return batch
 
     def _out_of_pages(self, request: Request, needed: int) -> OutOfPages:
-        tree, size = self._decoder._tree, self._decoder._pool.page_bytes
+        kv = self._decoder._kv
+        pages, size, budget = kv.tree.num_pages, kv.page_bytes, kv.budget
+        limit = f"(kv_bytes = {pages * size}): raise kv_bytes"
+        if budget.decoders > 1:
+            limit = (
+                f"(a KVBudget of {budget.total} bytes, of which {budget.decoders} decoders hold "
+                f"{budget.resident}): raise it"
+            )
         return OutOfPages(
             f"branch {request.branch.id} needs {needed} more KV pages ({needed * size} bytes), but "
-            f"{tree.free_pages} of {tree.num_pages} are free (kv_bytes = {tree.num_pages * size}): raise "
-            "kv_bytes, lower n, or release branches"
+            f"{kv.free_pages} of {pages} are free {limit}, lower n, or release branches"
         )
 
     def _forward(self, batch: list[Feed]) -> Tensor:
@@ -211,6 +220,7 @@ class Scheduler:
         branches = [feed.request.branch for feed in batch]
         ids = [branch.id for branch in branches]
         appended = tree.append(ids, [feed.tokens for feed in batch])
+        decoder._kv.note_peak()
         try:
             tables, lengths = tree.block_tables(ids)
             counts = np.array([len(feed.tokens) for feed in batch], dtype=np.int32)

@@ -23,6 +23,7 @@ from tts_decode.search.sampling import (
 from tts_decode.search.steps import beam_search, ets, lm_beam_search, rebase, sentence_embedder
 
 # isort: on
+from tts_decode.search.files import read_json, write_json, write_parquet
 from tts_decode.search.journal import Journal
 from tts_decode.search.result import Candidate, KVSample, SearchResult, SearchStats, Selection
 from tts_decode.search.run import SearchRun
@@ -52,6 +53,7 @@ __all__ = [
     "model_switch",
     "multi_verifier",
     "no_thinking",
+    "read_json",
     "rebase",
     "render_tree",
     "rpc",
@@ -61,4 +63,6 @@ __all__ = [
     "sentence_embedder",
     "st_bon",
     "strategy",
+    "write_json",
+    "write_parquet",
 ]
