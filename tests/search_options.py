@@ -23,7 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "adaptive_consistency": {"n": 9, "wave": 3, "extract": length_mod_3},
     "b4": {"n": 6, "tests": 2, "write_prompt": "{question} ask", "check_prompt": "{question}{answer}{check}"},
     "best_of_n": {"n": 6},
-    "first_finish": {"n": 6},
+    "first_finish": {"n": 8},
     "knockout": {"n": 5, "comparisons": 3, "compare_prompt": "{question}A {first}B {second}"},
     "model_switch": {"n": 6, "extract": length_mod_3},
     "multi_verifier": {"n": 6, "aspects": ["a", "b"], "prompt": "{question}{answer}{aspect}"},
@@ -39,7 +39,7 @@ SMALL: dict[str, dict[str, Any]] = {
     | {"compare_prompt": "{question}A {first}B {second}"},
     "self_calibration": {"n": 6, "wave": 3, "confidence": self_evaluation(yes=("y",), no=("n",))},
     "self_consistency": {"n": 6, "extract": length_mod_3},
-    "st_bon": {"n": 6, "tau_coeff": 4.0},
+    "st_bon": {"n": 8, "tau_coeff": 4.0},
     # steps
     "beam_search": {"n": 8, "beam_width": 4},
     "lm_beam_search": {"n": 3},
