@@ -14,13 +14,14 @@ from tts_decode.select.cost_model import ets_objective, ets_select, retained_nod
 from tts_decode.select.eviction import evicted_columns
 from tts_decode.select.probable_paths import probable_paths
 from tts_decode.select.ratings import rating
-from tts_decode.select.scores import AGG_STRATEGIES, aggregate, top_k
+from tts_decode.select.scores import AGG_STRATEGIES, aggregate, aggregation, top_k
 from tts_decode.select.tournament import bracket, match_winner, wins_of, within
 from tts_decode.select.votes import vote
 
 __all__ = [
     "AGG_STRATEGIES",
     "aggregate",
+    "aggregation",
     "agreement",
     "allocate",
     "b4_scores",
