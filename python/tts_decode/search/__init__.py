@@ -5,7 +5,21 @@ The families, in the order in which commands list them: `sampling`, `steps`, `tr
 """
 
 # isort: off
-from tts_decode.search.sampling import best_of_n, self_consistency
+from tts_decode.search.sampling import (
+    adaptive_consistency,
+    b4,
+    best_of_n,
+    first_finish,
+    knockout,
+    model_switch,
+    multi_verifier,
+    no_thinking,
+    rpc,
+    sample_scrutinize,
+    self_calibration,
+    self_consistency,
+    st_bon,
+)
 from tts_decode.search.steps import beam_search, ets, lm_beam_search, rebase, sentence_embedder
 
 # isort: on
@@ -27,16 +41,27 @@ __all__ = [
     "SearchStats",
     "Selection",
     "Strategy",
+    "adaptive_consistency",
+    "b4",
     "beam_search",
     "best_of_n",
     "ets",
+    "first_finish",
     "get_strategy",
+    "knockout",
     "lm_beam_search",
+    "model_switch",
+    "multi_verifier",
+    "no_thinking",
     "read_json",
     "rebase",
     "render_tree",
+    "rpc",
+    "sample_scrutinize",
+    "self_calibration",
     "self_consistency",
     "sentence_embedder",
+    "st_bon",
     "strategy",
     "write_json",
     "write_parquet",
