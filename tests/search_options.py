@@ -28,6 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "rebase": {"n": 8},
     "ets": {"n": 8, "lambda_b": 1.0, "lambda_d": 0.5},
     # trees
+    "mcts": {"n": 4, "width": 3},
     # particles
     # budget
     # refinement

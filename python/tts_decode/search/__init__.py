@@ -7,6 +7,7 @@ The families, in the order in which commands list them: `sampling`, `steps`, `tr
 # isort: off
 from tts_decode.search.sampling import best_of_n, self_consistency
 from tts_decode.search.steps import beam_search, ets, lm_beam_search, rebase, sentence_embedder
+from tts_decode.search.trees import mcts
 
 # isort: on
 from tts_decode.search.journal import Journal
@@ -31,6 +32,7 @@ __all__ = [
     "ets",
     "get_strategy",
     "lm_beam_search",
+    "mcts",
     "rebase",
     "render_tree",
     "self_consistency",

@@ -6,24 +6,39 @@ Scores are floats where larger is better. Every rule is deterministic: ties go t
 from tts_decode.select.allocation import allocate, rebase_weights
 from tts_decode.select.answers import extract_answer
 from tts_decode.select.clusters import cluster
+from tts_decode.select.conformal import conformal_p_value, rejects
 from tts_decode.select.cost_model import ets_objective, ets_select, retained_nodes
 from tts_decode.select.eviction import evicted_columns
 from tts_decode.select.ratings import rating
 from tts_decode.select.scores import AGG_STRATEGIES, aggregate, top_k
+from tts_decode.select.similarity import lexical_similarity, most_similar
+from tts_decode.select.thompson import Beta, Gaussian, generate_or_continue, thompson
+from tts_decode.select.uct import puct, self_refine_uct, uct
 from tts_decode.select.votes import vote
 
 __all__ = [
     "AGG_STRATEGIES",
+    "Beta",
+    "Gaussian",
     "aggregate",
     "allocate",
     "cluster",
+    "conformal_p_value",
     "ets_objective",
     "ets_select",
     "evicted_columns",
     "extract_answer",
+    "generate_or_continue",
+    "lexical_similarity",
+    "most_similar",
+    "puct",
     "rating",
     "rebase_weights",
+    "rejects",
     "retained_nodes",
+    "self_refine_uct",
+    "thompson",
     "top_k",
+    "uct",
     "vote",
 ]
