@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         ScorerError,
         UnsupportedModel,
     )
+    from tts_decode.kv_budget import KVBudget, Pin
     from tts_decode.sampling import SamplingParams
     from tts_decode.sparse import SparseConfig
 
@@ -28,8 +29,10 @@ __all__ = [
     "Budget",
     "DecoderStats",
     "JournalError",
+    "KVBudget",
     "ModelLoadError",
     "OutOfPages",
+    "Pin",
     "SamplingParams",
     "ScorerError",
     "SparseConfig",
@@ -51,6 +54,7 @@ _MODULES = {
         "ScorerError",
         "UnsupportedModel",
     ),
+    "kv_budget": ("KVBudget", "Pin"),
     "sampling": ("SamplingParams",),
     "sparse": ("SparseConfig",),
 }

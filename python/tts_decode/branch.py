@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,7 @@ class Branch:
         prompt: what was given to `TreeDecoder.root`.
         prompt_length: tokens of the prompt.
         logprobs, entropies: one entry for each token after the prompt, generated or forced; nats, of the
-            model's own distribution.
+            model's own distribution. NaN for tokens that came in by `read`.
         steps: the finished steps. A step that was cancelled or failed leaves its tokens but no entry.
         scores: one entry a scored step.
         finish_reason: None while the branch can go on.
@@ -150,9 +151,11 @@ class Branch:
             OutOfPages: no page is left and no other branch waiting could go on either.
         """
         self._check_idle()
+        self.decoder._check_lm_head("step")
         params = replace(self.sampling, **overrides) if overrides else self.sampling
         if self.finish_reason is not None:
             return Step("", (), (), (), self.finish_reason)
+        self._want_logits()
         return await self.decoder._scheduler.step(self, params)
 
     async def extend(self, tokens: str | Sequence[int]) -> Tensor:
@@ -162,19 +165,42 @@ class Branch:
         cancelled before all tokens are in, changes nothing.
         """
         self._check_idle()
-        forced = self.decoder._token_ids(tokens)
-        limit = self.decoder.max_positions
-        if limit is not None and len(self.tokens) + len(forced) > limit:
-            raise ValueError(
-                f"tokens: {len(forced)} more after {len(self.tokens)} exceed the model's {limit} positions"
-            )
+        self.decoder._check_lm_head("extend")
+        forced = self._forced(tokens)
+        self._want_logits()
         logprobs = await self.decoder._scheduler.extend(self, forced) if forced else []
         return torch.tensor(logprobs, dtype=torch.float32)
+
+    async def read(self, tokens: str | Sequence[int], rows: Sequence[int]) -> Tensor:
+        """Appends forced text or token ids and returns the model's last hidden states (after its final norm)
+        at some of them: float32 [len(rows), hidden], on the CPU.
+
+        Nothing is multiplied with the vocabulary, and models without LM head serve. The log-probabilities of
+        the tokens stay unknown (NaN). Afterwards the branch goes on as after `extend`; where the next token's
+        distribution is wanted, its last token is fed again. A finished branch is open again. Costs no
+        budget's tokens; a call that fails, or is cancelled before all tokens are in, changes nothing.
+
+        Args:
+            rows: indices into `tokens`, ascending.
+        """
+        self._check_idle()
+        forced = self._forced(tokens)
+        indices = [operator.index(row) for row in rows]
+        if indices != sorted(set(indices)) or not all(0 <= row < len(forced) for row in indices):
+            raise ValueError(
+                f"rows must ascend and lie in 0..{len(forced) - 1}, as tokens has {len(forced)}, "
+                f"got {indices}"
+            )
+        if not forced:
+            return torch.empty((0, self.decoder.hidden_size))
+        return await self.decoder._scheduler.read(self, forced, indices)
 
     async def next_logprobs(self, token_ids: Sequence[int] | None = None) -> Tensor:
         """Log-probabilities of the next token (nats, the model's own distribution): float32 [vocab], or those
         of `token_ids` in that order."""
         self._check_idle()
+        self.decoder._check_lm_head("next_logprobs")
+        self._want_logits()
         if self._logits is None:
             await self.decoder._scheduler.advance(self)
         assert self._logits is not None  # `advance` returned
@@ -293,16 +319,30 @@ class Branch:
         self._mass[: len(known)] += known
 
     def _kv_after_cut(self, length: int) -> int:
-        """KV to keep under `tokens[:length]`: a last token without logits is left out, to be fed again."""
-        whole = length == len(self.tokens) and self._logits is not None
-        return length if whole else min(self._kv_length, length - 1)
+        """KV to keep under `tokens[:length]`: the last token of a cut is left out, to be fed again."""
+        return min(self._kv_length, length if length == len(self.tokens) else length - 1)
 
     def _drop_logits(self) -> None:
         """Has the last token fed again before the next one is drawn."""
-        if self._logits is not None:
-            self._logits = None
-            self._kv_length = len(self.tokens) - 1
+        self._logits = None
+        if self._kv_length == len(self.tokens):
+            self._kv_length -= 1
             self.decoder._tree.truncate(self.id, self._kv_length)
+
+    def _want_logits(self) -> None:
+        """Where the last token was fed without logits, has it fed again."""
+        if self._logits is None:
+            self._drop_logits()
+
+    def _forced(self, tokens: str | Sequence[int]) -> list[int]:
+        """Ids of text or ids to append; ValueError where they exceed the model's positions."""
+        forced = self.decoder._token_ids(tokens)
+        limit = self.decoder.max_positions
+        if limit is not None and len(self.tokens) + len(forced) > limit:
+            raise ValueError(
+                f"tokens: {len(forced)} more after {len(self.tokens)} exceed the model's {limit} positions"
+            )
+        return forced
 
     def _position(self, name: str, value: int | None, low: int) -> int:
         if value is None:

@@ -10,6 +10,7 @@ from tts_decode.search.steps import beam_search, ets, lm_beam_search, rebase, se
 from tts_decode.search.trees import mcts
 
 # isort: on
+from tts_decode.search.files import read_json, write_json, write_parquet
 from tts_decode.search.journal import Journal
 from tts_decode.search.result import Candidate, KVSample, SearchResult, SearchStats, Selection
 from tts_decode.search.run import SearchRun
@@ -33,9 +34,12 @@ __all__ = [
     "get_strategy",
     "lm_beam_search",
     "mcts",
+    "read_json",
     "rebase",
     "render_tree",
     "self_consistency",
     "sentence_embedder",
     "strategy",
+    "write_json",
+    "write_parquet",
 ]

@@ -178,20 +178,22 @@ class SearchRun:
     async def step(self, branches: Sequence[Branch], **sampling: Any) -> list[Step]:
         """One step each, to its own boundary; each becomes a node of the tree. sampling: as in
         `Branch.step`."""
-        steps = await gather(self._step(branch, sampling) for branch in branches)
-        self.note_memory()
-        return steps
-
-    async def _step(self, branch: Branch, sampling: dict[str, Any]) -> Step:
         began = self._record.seconds
-        if self._journal is None:
-            step = await branch.step(**sampling)
-        else:
-            step = await self._journal.step(branch, sampling)
-        if step.tokens:
-            self._record.add(branch, step.text, began=began)
-            self._generated += len(step.tokens)
-        return step
+
+        async def step(branch: Branch) -> tuple[Step, float]:
+            if self._journal is None:
+                made = await branch.step(**sampling)
+            else:
+                made = await self._journal.step(branch, sampling)
+            return made, self._record.seconds
+
+        steps = await gather(step(branch) for branch in branches)
+        for branch, (made, ended) in zip(branches, steps, strict=True):
+            if made.tokens:
+                self._record.add(branch, made.text, began=began).ended = ended
+                self._generated += len(made.tokens)
+        self.note_memory()
+        return [made for made, _ in steps]
 
     async def complete(self, branch: Branch, **sampling: Any) -> Branch:
         """Steps of the branch until it is finished."""
