@@ -7,7 +7,15 @@ The families, in the order in which commands list them: `sampling`, `steps`, `tr
 # isort: off
 from tts_decode.search.sampling import best_of_n, self_consistency
 from tts_decode.search.steps import beam_search, ets, lm_beam_search, rebase, sentence_embedder
-from tts_decode.search.trees import mcts
+from tts_decode.search.trees import (
+    ab_mcts,
+    forest_of_thought,
+    mcts,
+    mcts_judge,
+    r2_retrieval,
+    reward_guided_tree_search,
+)
+from tts_decode.search.asynchronous import atts
 
 # isort: on
 from tts_decode.search.files import read_json, write_json, write_parquet
@@ -28,15 +36,21 @@ __all__ = [
     "SearchStats",
     "Selection",
     "Strategy",
+    "ab_mcts",
+    "atts",
     "beam_search",
     "best_of_n",
     "ets",
+    "forest_of_thought",
     "get_strategy",
     "lm_beam_search",
     "mcts",
+    "mcts_judge",
+    "r2_retrieval",
     "read_json",
     "rebase",
     "render_tree",
+    "reward_guided_tree_search",
     "self_consistency",
     "sentence_embedder",
     "strategy",

@@ -85,19 +85,17 @@ def thompson(posteriors: Sequence[Posterior], rng: random.Random) -> int:
 
 
 def generate_or_continue(
-    generated: Sequence[float],
-    children: Sequence[Sequence[float]],
-    prior: Posterior,
-    rng: random.Random,
+    children: Sequence[Sequence[float]], prior: Posterior, rng: random.Random
 ) -> int | None:
     """The choice of AB-MCTS-A at a node: None to generate a new child, or the index of the child to go on to.
 
-    Two Thompson draws: between GEN, which has seen the scores of the node's children when they were
-    generated, and CONT, which has seen all scores below those children; then, for CONT, between the children,
-    each of which has seen its own score and those below it.
+    Two Thompson draws: between GEN, which has seen the scores of the children when they were generated, and
+    CONT, which has seen all scores below them; then, for CONT, between the children, each of which has seen
+    its own score and those below it.
 
-    generated: scores of the node's children. children: for each, its own score first, then those below it.
+    children: for each, its own score first, then those below it.
     """
+    generated = [scores[0] for scores in children]
     below = [score for scores in children for score in scores[1:]]
     first = thompson([prior.given(generated), prior.given(below)], rng)
     if first == 0 or not children:

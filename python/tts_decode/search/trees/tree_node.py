@@ -177,7 +177,9 @@ def most_visited(root: TreeNode) -> TreeNode:
     return node
 
 
-async def conclude(run: SearchRun, root: TreeNode, scorer: Scorer, *, by_visits: bool = False) -> SearchResult:
+async def conclude(
+    run: SearchRun, root: TreeNode, scorer: Scorer, *, by_visits: bool = False
+) -> SearchResult:
     """The result of a search that grew the tree of `root`: its best-scored answer, or the most visited one.
 
     Leaves that it did not expand are pruned, unless the budget ended it: then they are candidates. A search
