@@ -46,11 +46,18 @@ SMALL: dict[str, dict[str, Any]] = {
     "rebase": {"n": 8},
     "ets": {"n": 8, "lambda_b": 1.0, "lambda_d": 0.5},
     # trees
+    "mcts": {"n": 4, "width": 3},
+    "ab_mcts": {"n": 6, "batch_size": 3},
+    "mcts_judge": {"n": 3, "rollouts": 2, "max_depth": 2, "num_tests": 2},
+    "forest_of_thought": {"n": 2, "max_iter": 1, "extract": length_mod_3},
+    "reward_guided_tree_search": {"n": 6, "width": 2, "pre_expansion": 4, "extract": length_mod_3},
+    "r2_retrieval": {"n": 3, "width": 3},
     # particles
     # budget
     # refinement
     # graphs
     # asynchronous
+    "atts": {"n": 4, "extract": length_mod_3},
 }
 
 

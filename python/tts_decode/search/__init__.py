@@ -21,6 +21,15 @@ from tts_decode.search.sampling import (
     st_bon,
 )
 from tts_decode.search.steps import beam_search, ets, lm_beam_search, rebase, sentence_embedder
+from tts_decode.search.trees import (
+    ab_mcts,
+    forest_of_thought,
+    mcts,
+    mcts_judge,
+    r2_retrieval,
+    reward_guided_tree_search,
+)
+from tts_decode.search.asynchronous import atts
 
 # isort: on
 from tts_decode.search.files import read_json, write_json, write_parquet
@@ -41,21 +50,28 @@ __all__ = [
     "SearchStats",
     "Selection",
     "Strategy",
+    "ab_mcts",
     "adaptive_consistency",
+    "atts",
     "b4",
     "beam_search",
     "best_of_n",
     "ets",
     "first_finish",
+    "forest_of_thought",
     "get_strategy",
     "knockout",
     "lm_beam_search",
+    "mcts",
+    "mcts_judge",
     "model_switch",
     "multi_verifier",
     "no_thinking",
+    "r2_retrieval",
     "read_json",
     "rebase",
     "render_tree",
+    "reward_guided_tree_search",
     "rpc",
     "sample_scrutinize",
     "self_calibration",
