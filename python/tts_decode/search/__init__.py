@@ -7,6 +7,14 @@ The families, in the order in which commands list them: `sampling`, `steps`, `tr
 # isort: off
 from tts_decode.search.sampling import best_of_n, self_consistency
 from tts_decode.search.steps import beam_search, ets, lm_beam_search, rebase, sentence_embedder
+from tts_decode.search.budget import (
+    budget_forcing,
+    entropy_forking,
+    hint_infer,
+    iterative_deepening,
+    rollout_share,
+    shifted_window,
+)
 
 # isort: on
 from tts_decode.search.journal import Journal
@@ -28,12 +36,18 @@ __all__ = [
     "Strategy",
     "beam_search",
     "best_of_n",
+    "budget_forcing",
+    "entropy_forking",
     "ets",
     "get_strategy",
+    "hint_infer",
+    "iterative_deepening",
     "lm_beam_search",
     "rebase",
     "render_tree",
+    "rollout_share",
     "self_consistency",
     "sentence_embedder",
+    "shifted_window",
     "strategy",
 ]

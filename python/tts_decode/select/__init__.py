@@ -7,6 +7,7 @@ from tts_decode.select.allocation import allocate, rebase_weights
 from tts_decode.select.answers import extract_answer
 from tts_decode.select.clusters import cluster
 from tts_decode.select.cost_model import ets_objective, ets_select, retained_nodes
+from tts_decode.select.entropy import fork_points
 from tts_decode.select.eviction import evicted_columns
 from tts_decode.select.ratings import rating
 from tts_decode.select.scores import AGG_STRATEGIES, aggregate, top_k
@@ -21,6 +22,7 @@ __all__ = [
     "ets_select",
     "evicted_columns",
     "extract_answer",
+    "fork_points",
     "rating",
     "rebase_weights",
     "retained_nodes",
