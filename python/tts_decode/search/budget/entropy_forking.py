@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.budget.forcing import concluded, end
+from tts_decode.search.budget.forcing import end
+from tts_decode.search.conclude import concluded
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.result import Candidate, SearchResult
+from tts_decode.search.result import Candidate
 from tts_decode.search.run import SearchRun
-from tts_decode.select import vote
 
 if TYPE_CHECKING:
     from tts_decode.branch import Branch
@@ -55,26 +53,3 @@ async def end(run: SearchRun, branch: Branch, scorer: Scorer | None) -> Candidat
     if scorer is not None:
         await run.score([branch], scorer)
     return run.end(branch)
-
-
-def concluded(
-    run: SearchRun,
-    scorer: Scorer | None,
-    extract: Callable[[str], str | None],
-    among: Sequence[Candidate] | None = None,
-) -> SearchResult:
-    """The result: with a scorer the highest score wins, else a vote over the answers decides.
-
-    among: who may vote, default all candidates; only those that came to their own end do, unless none did.
-    Ties go to the answer that comes first. The best is the likeliest (mean log-probability a token) of those
-    that gave the winning answer; of all voters, if all abstain.
-    """
-    if scorer is not None:
-        return run.result()
-    among = run.candidates if among is None else among
-    voters = [candidate for candidate in among if candidate.complete] or among
-    answers = [extract(candidate.text) for candidate in voters]
-    votes = vote(answers)
-    winner = next(iter(votes), None)
-    winners = [c for c, answer in zip(voters, answers, strict=True) if answer == winner]
-    return run.result(max(winners, key=lambda c: c.logprob / max(len(c.tokens), 1)), votes)
