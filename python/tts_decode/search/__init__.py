@@ -17,6 +17,7 @@ from tts_decode.search.budget import (
 )
 
 # isort: on
+from tts_decode.search.files import read_json, write_json, write_parquet
 from tts_decode.search.journal import Journal
 from tts_decode.search.result import Candidate, KVSample, SearchResult, SearchStats, Selection
 from tts_decode.search.run import SearchRun
@@ -43,6 +44,7 @@ __all__ = [
     "hint_infer",
     "iterative_deepening",
     "lm_beam_search",
+    "read_json",
     "rebase",
     "render_tree",
     "rollout_share",
@@ -50,4 +52,6 @@ __all__ = [
     "sentence_embedder",
     "shifted_window",
     "strategy",
+    "write_json",
+    "write_parquet",
 ]
