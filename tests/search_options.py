@@ -54,6 +54,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "r2_retrieval": {"n": 3, "width": 3},
     # particles
     # budget
+    "budget_forcing": {"n": 3, "max_tokens_thinking": 12, "extract": length_mod_3},
+    "shifted_window": {"n": 3, "max_tokens_thinking": 12, "extract": length_mod_3},
+    "iterative_deepening": {"n": 3, "first_budget": 6, "trigger": "Wait", "extract": length_mod_3},
+    "hint_infer": {"n": 3, "num_forks": 1, "conjunctions": ("e", "a"), "extract": length_mod_3},
+    "entropy_forking": {"n": 2, "extract": length_mod_3},
     # refinement
     # graphs
     # asynchronous

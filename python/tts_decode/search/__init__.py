@@ -30,6 +30,14 @@ from tts_decode.search.trees import (
     reward_guided_tree_search,
 )
 from tts_decode.search.asynchronous import atts
+from tts_decode.search.budget import (
+    budget_forcing,
+    entropy_forking,
+    hint_infer,
+    iterative_deepening,
+    rollout_share,
+    shifted_window,
+)
 
 # isort: on
 from tts_decode.search.files import read_json, write_json, write_parquet
@@ -56,10 +64,14 @@ __all__ = [
     "b4",
     "beam_search",
     "best_of_n",
+    "budget_forcing",
+    "entropy_forking",
     "ets",
     "first_finish",
     "forest_of_thought",
     "get_strategy",
+    "hint_infer",
+    "iterative_deepening",
     "knockout",
     "lm_beam_search",
     "mcts",
@@ -72,11 +84,13 @@ __all__ = [
     "rebase",
     "render_tree",
     "reward_guided_tree_search",
+    "rollout_share",
     "rpc",
     "sample_scrutinize",
     "self_calibration",
     "self_consistency",
     "sentence_embedder",
+    "shifted_window",
     "st_bon",
     "strategy",
     "write_json",

@@ -12,6 +12,7 @@ from tts_decode.select.clusters import cluster
 from tts_decode.select.conformal import conformal_p_value, rejects
 from tts_decode.select.consistency import agreement, borda_weights, consistency_weight, majority_probability
 from tts_decode.select.cost_model import ets_objective, ets_select, retained_nodes
+from tts_decode.select.entropy import fork_points
 from tts_decode.select.eviction import evicted_columns
 from tts_decode.select.probable_paths import probable_paths
 from tts_decode.select.ratings import rating
@@ -40,6 +41,7 @@ __all__ = [
     "ets_select",
     "evicted_columns",
     "extract_answer",
+    "fork_points",
     "generate_or_continue",
     "hidden_distances",
     "last_choice",
