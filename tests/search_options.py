@@ -27,8 +27,16 @@ SMALL: dict[str, dict[str, Any]] = {
     "lm_beam_search": {"n": 3},
     "rebase": {"n": 8},
     "ets": {"n": 8, "lambda_b": 1.0, "lambda_d": 0.5},
+    "compute_optimal": {"n": 8, "probes": 2},
+    "dvts": {"n": 8, "beam_width": 4},
+    "fetch": {"n": 8, "beam_width": 4},
+    "lookahead": {"n": 8, "beam_width": 4},
+    "swift": {"n": 8, "beam_width": 4, "softmax_temperature": 0.1},
     # trees
     # particles
+    "particle_filter": {"n": 6},
+    "particle_gibbs": {"n": 4},
+    "qalign": {"n": 8, "chains": 2, "burn_in": 1, "extract": length_mod_3},
     # budget
     # refinement
     # graphs

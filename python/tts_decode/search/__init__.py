@@ -6,7 +6,19 @@ The families, in the order in which commands list them: `sampling`, `steps`, `tr
 
 # isort: off
 from tts_decode.search.sampling import best_of_n, self_consistency
-from tts_decode.search.steps import beam_search, ets, lm_beam_search, rebase, sentence_embedder
+from tts_decode.search.steps import (
+    beam_search,
+    compute_optimal,
+    dvts,
+    ets,
+    fetch,
+    lm_beam_search,
+    lookahead,
+    rebase,
+    sentence_embedder,
+    swift,
+)
+from tts_decode.search.particles import particle_filter, particle_gibbs, qalign
 
 # isort: on
 from tts_decode.search.journal import Journal
@@ -28,12 +40,20 @@ __all__ = [
     "Strategy",
     "beam_search",
     "best_of_n",
+    "compute_optimal",
+    "dvts",
     "ets",
+    "fetch",
     "get_strategy",
     "lm_beam_search",
+    "lookahead",
+    "particle_filter",
+    "particle_gibbs",
+    "qalign",
     "rebase",
     "render_tree",
     "self_consistency",
     "sentence_embedder",
     "strategy",
+    "swift",
 ]

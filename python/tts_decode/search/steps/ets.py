@@ -75,7 +75,7 @@ async def ets(
     run.aggregate_by(agg_strategy)
     run.limit_steps(max_steps)
     covers = lambda_b > 0 and lambda_d > 0  # else the clusters would change nothing
-    with _hidden_states(run.root.decoder, covers and embed is None):
+    with hidden_states(run.root.decoder, covers and embed is None):
         live = run.fork(run.root, n)
         while live := await run.advance(live, scorer):
             width = len(live)  # n less the finished
@@ -106,7 +106,7 @@ def _cost(node: Node, node_cost: str) -> float:
 
 
 @contextmanager
-def _hidden_states(decoder: TreeDecoder, wanted: bool) -> Iterator[None]:
+def hidden_states(decoder: TreeDecoder, wanted: bool) -> Iterator[None]:
     """Steps carry hidden states meanwhile; counted, as other searches on the decoder may want them too."""
     decoder.keep_hidden += wanted
     try:
