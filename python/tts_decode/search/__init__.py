@@ -38,6 +38,14 @@ from tts_decode.search.budget import (
     rollout_share,
     shifted_window,
 )
+from tts_decode.search.steps import (
+    compute_optimal,
+    dvts,
+    fetch,
+    lookahead,
+    swift,
+)
+from tts_decode.search.particles import particle_filter, particle_gibbs, qalign
 
 # isort: on
 from tts_decode.search.files import read_json, write_json, write_parquet
@@ -65,8 +73,11 @@ __all__ = [
     "beam_search",
     "best_of_n",
     "budget_forcing",
+    "compute_optimal",
+    "dvts",
     "entropy_forking",
     "ets",
+    "fetch",
     "first_finish",
     "forest_of_thought",
     "get_strategy",
@@ -74,11 +85,15 @@ __all__ = [
     "iterative_deepening",
     "knockout",
     "lm_beam_search",
+    "lookahead",
     "mcts",
     "mcts_judge",
     "model_switch",
     "multi_verifier",
     "no_thinking",
+    "particle_filter",
+    "particle_gibbs",
+    "qalign",
     "r2_retrieval",
     "read_json",
     "rebase",
@@ -93,6 +108,7 @@ __all__ = [
     "shifted_window",
     "st_bon",
     "strategy",
+    "swift",
     "write_json",
     "write_parquet",
 ]
