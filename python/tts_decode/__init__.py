@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     from tts_decode.branch import Branch
     from tts_decode.budget import Budget
     from tts_decode.decoder import TreeDecoder
-    from tts_decode.errors import BranchReleased, ModelLoadError, OutOfPages, UnsupportedModel
+    from tts_decode.errors import (
+        BranchReleased,
+        JournalError,
+        ModelLoadError,
+        OutOfPages,
+        ScorerError,
+        UnsupportedModel,
+    )
     from tts_decode.kv_budget import KVBudget, Pin
     from tts_decode.running import gather
     from tts_decode.sampling import SamplingParams
@@ -26,11 +33,13 @@ __all__ = [
     "BranchState",
     "Budget",
     "DecoderStats",
+    "JournalError",
     "KVBudget",
     "ModelLoadError",
     "OutOfPages",
     "Pin",
     "SamplingParams",
+    "ScorerError",
     "SparseConfig",
     "Step",
     "TreeDecoder",
@@ -42,11 +51,18 @@ _MODULES = {
     "branch": ("Branch",),
     "budget": ("Budget",),
     "decoder": ("TreeDecoder",),
-    "errors": ("BranchReleased", "ModelLoadError", "OutOfPages", "UnsupportedModel"),
+    "errors": (
+        "BranchReleased",
+        "JournalError",
+        "ModelLoadError",
+        "OutOfPages",
+        "ScorerError",
+        "UnsupportedModel",
+    ),
     "kv_budget": ("KVBudget", "Pin"),
+    "running": ("gather",),
     "sampling": ("SamplingParams",),
     "sparse": ("SparseConfig",),
-    "running": ("gather",),
     "state": ("BranchState",),
     "stats": ("DecoderStats",),
     "steps": ("Step",),

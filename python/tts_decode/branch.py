@@ -22,6 +22,7 @@ from tts_decode.text import continuation, written
 
 if TYPE_CHECKING:
     from tts_decode.decoder import TreeDecoder
+    from tts_decode.prompts import Prompt
 
 
 class Branch:
@@ -91,13 +92,17 @@ class Branch:
     @property
     def text(self) -> str:
         """Text after the prompt, special tokens left out."""
-        return continuation(self.decoder.tokenizer, self.tokens, self.prompt_length)
+        return self.text_from(self.prompt_length)
 
     @property
     def full_text(self) -> str:
         """Text of prompt and continuation, special tokens included."""
         text: str = self.decoder.tokenizer.decode(written(self.tokens))
         return text
+
+    def text_from(self, position: int) -> str:
+        """Text that `tokens[position:]` add, special tokens left out."""
+        return continuation(self.decoder.tokenizer, self.tokens, position)
 
     @property
     def cum_logprob(self) -> float:
