@@ -424,6 +424,24 @@ def test_a_search_leaves_nothing_in_the_reward_model() -> None:
     assert prm.tokens_full > 2 * prm.tokens_read
 
 
+def test_a_model_judges_itself_on_its_own_tree() -> None:
+    decoder = decoder_of(tiny_model(), byte_tokenizer("ки"))
+
+    async def search() -> None:
+        root = await decoder.root("2 + 3 =", SamplingParams(max_step_tokens=8, max_tokens=24))
+        with RewardModel(decoder, "math_shepherd", agg_strategy="whole") as prm:
+            result = await beam_search(root, n=4, beam_width=2, scorer=prm)
+            ids = prm.reader.template(decoder.tokenizer, "2 + 3 =", [result.best.text]).ids
+            assert result.best.score == pytest.approx(
+                float(plain_logits(decoder.model, ids)[-1, [PLUS, MINUS]].softmax(-1)[0]), abs=1e-5
+            )
+        root.release()
+
+    decoder.run(search())
+    gc.collect()
+    assert (decoder.stats().branches, decoder.stats().resident_bytes) == (0, 0)
+
+
 def test_policy_and_reward_model_share_one_budget() -> None:
     """Each grows into what the other leaves, never beyond the sum, and pages go back and forth."""
     budget = KVBudget(1 << 20)
@@ -662,6 +680,12 @@ def test_loads_causal_models_and_classifiers(tmp_path: Path) -> None:
     assert prm.reader.name == "math_shepherd"
     assert scores == pytest.approx(scores_of(model, tokenizer, "math_shepherd"), abs=1e-6)
 
+    tied = tiny_model()
+    tied.lm_head.weight = tied.get_input_embeddings().weight
+    tied.config.tie_word_embeddings = True
+    scores, _ = loaded_scores(save(tmp_path / "tied", tied, tokenizer), "math_shepherd")
+    assert scores == pytest.approx(scores_of(tied, tokenizer, "math_shepherd"), abs=1e-6)
+
     model, tokenizer = tiny_model(auto=SEQUENCE, num_labels=1), byte_tokenizer(chat_template=CHAT)
     scores, prm = loaded_scores(save(tmp_path / "classifier", model, tokenizer))
     assert prm.reader.name == "outcome"
@@ -707,6 +731,9 @@ def test_loading_refuses_what_it_cannot_read(tmp_path: Path) -> None:
         load_reward_model(folder)
     with pytest.raises(ModelLoadError, match=r"have no head named v_head\.summary\.weight or"):
         load_reward_model(folder, "skywork_o1")
+    classifier = save(tmp_path / "classifier", tiny_model(auto=SEQUENCE, num_labels=1), tokenizer)
+    with pytest.raises(ModelLoadError, match=r"\(LlamaForSequenceClassification\) lack lm_head.weight"):
+        load_reward_model(classifier, "math_shepherd")
     with pytest.raises(ModelLoadError, match=r"there is no folder .*download"):
         load_reward_model(tmp_path / "nothing", "pqm")
     weights = folder / "model.safetensors"
