@@ -16,10 +16,14 @@ from tts_decode.budget import Budget
 from tts_decode.errors import BranchReleased
 from tts_decode.prompts import Prompt
 from tts_decode.sampling import SamplingParams, mix
+from tts_decode.state import BranchState
 from tts_decode.text import continuation
 
 if TYPE_CHECKING:
     from tts_decode.decoder import Prompt, TreeDecoder
+
+
+FINAL_REASONS = frozenset({"eos", "max_tokens", "length", "budget"})
 
 
 @dataclass(frozen=True)
@@ -231,7 +235,60 @@ class Branch:
         ids = torch.tensor(self.decoder._reader.ids(token_ids), dtype=torch.long)
         return logprobs[ids]
 
+    async def replay(self, step: Step) -> None:
+        """Takes over a recorded step instead of generating one: tokens, log-probabilities, entropies, reason.
+
+        The branch is then as after the step itself, its KV too, without a product with the vocabulary. The
+        step's tokens count in the budget. A call that fails, or is cancelled before all tokens are in,
+        changes nothing.
+
+        Raises:
+            TypeError, ValueError: `step` is no Step, its lists differ in length or do not fit the model, or
+                the branch is finished.
+        """
+        self._check_idle()
+        self.decoder._check_lm_head("replay")
+        if not isinstance(step, Step):
+            raise TypeError(f"step must be a Step, got {type(step).__name__}")
+        if self.finish_reason is not None:
+            raise ValueError(f"branch {self.id} is finished ({self.finish_reason}): no step can follow")
+        tokens = self._forced(step.tokens)
+        if not len(tokens) == len(step.logprobs) == len(step.entropies):
+            raise ValueError(
+                f"step: got {len(tokens)} tokens, {len(step.logprobs)} logprobs and {len(step.entropies)} "
+                "entropies, expected as many of each"
+            )
+        if tokens:
+            await self.decoder._scheduler.replay(self, step)
+        elif step.reason in FINAL_REASONS:
+            self.finish_reason = step.reason
+
     # -- tree work, immediate
+
+    def snapshot(self) -> BranchState:
+        """What the branch is, as data that can be saved, for `TreeDecoder.restore`; its KV is left out.
+
+        Raises:
+            ValueError: embeddings were appended to it, which are not kept.
+        """
+        self._check_idle()
+        begins = [end - len(step.tokens) for step, end in zip(self.steps, self._step_ends, strict=True)]
+        return BranchState(
+            prompt=self.prompt,
+            tokens=tuple(self.tokens),
+            prompt_length=self.prompt_length,
+            logprobs=tuple(self.logprobs),
+            entropies=tuple(self.entropies),
+            steps=tuple(
+                (begin, end, step.reason)
+                for begin, end, step in zip(begins, self._step_ends, self.steps, strict=True)
+            ),
+            scores=tuple(self.scores),
+            finish_reason=self.finish_reason,
+            seed=self.seed,
+            forks=self._forks,
+            sampling=self.sampling,
+        )
 
     def fork(self, n: int = 1, at: int | None = None, seeds: Sequence[int] | None = None) -> list[Branch]:
         """Makes `n` children that share this branch's KV; at most one page a child is copied, later.
@@ -312,6 +369,25 @@ class Branch:
         return f"Branch(id={self.id}, length={self.length}, {state})"
 
     # -- helpers
+
+    def _restore(self, state: BranchState) -> None:
+        """Takes over what `state` says beyond what the branch was made from."""
+        self.logprobs, self.entropies = list(state.logprobs), list(state.entropies)
+        self.scores = list(state.scores)
+        self.finish_reason = state.finish_reason
+        self._forks = state.forks
+        for begin, end, reason in state.steps:
+            span = slice(begin - state.prompt_length, end - state.prompt_length)
+            self.steps.append(
+                Step(
+                    text=continuation(self.decoder.tokenizer, self.tokens[:end], begin),
+                    tokens=state.tokens[begin:end],
+                    logprobs=state.logprobs[span],
+                    entropies=state.entropies[span],
+                    reason=reason,
+                )
+            )
+            self._step_ends.append(end)
 
     def _inherit(self, other: Branch, length: int, kv_length: int) -> None:
         """Takes over what `other` knows about its first `length` tokens."""

@@ -6,9 +6,8 @@ import asyncio
 import os
 from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
-import numpy as np
 import torch
 
 from tts_decode.branch import Branch
@@ -16,7 +15,7 @@ from tts_decode.budget import Budget
 from tts_decode.engines.device_steps import DeviceSteps
 from tts_decode.engines.hf import HFEngine
 from tts_decode.engines.loading import DEFAULT_MODEL, load_model
-from tts_decode.engines.steps import HostSteps
+from tts_decode.engines.steps import HostSteps, distinct_pages
 from tts_decode.kv_budget import KVBudget, KVShare, Pin
 from tts_decode.prompts import Prompt, PromptReader
 from tts_decode.requests import RootRequest
@@ -24,6 +23,7 @@ from tts_decode.sampling import SamplingParams
 from tts_decode.scheduler import Scheduler
 from tts_decode.select import evicted_columns
 from tts_decode.sparse import SparseConfig, check_sparse
+from tts_decode.state import BranchState
 from tts_kernels import KVPool, KVTree
 from tts_kernels.cost import StepCost
 from tts_kernels.pool import page_bytes
@@ -188,12 +188,30 @@ class TreeDecoder:
         _refuse_running_loop("run", [coroutine])
         return asyncio.run(coroutine)
 
-    def run_all(self, coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-        """Runs several problems in one batch; results in order. The first failure cancels the others."""
+    @overload
+    def run_all(
+        self, coroutines: Iterable[Coroutine[Any, Any, T]], return_exceptions: Literal[False] = False
+    ) -> list[T]: ...
+
+    @overload
+    def run_all(
+        self, coroutines: Iterable[Coroutine[Any, Any, T]], return_exceptions: bool
+    ) -> list[T | BaseException]: ...
+
+    def run_all(
+        self, coroutines: Iterable[Coroutine[Any, Any, T]], return_exceptions: bool = False
+    ) -> list[T] | list[T | BaseException]:
+        """Runs several problems in one batch; results in order.
+
+        The first failure cancels the others; with return_exceptions it takes the place of its result, and the
+        others go on.
+        """
         coroutines = list(coroutines)
         _refuse_running_loop("run_all", coroutines)
 
-        async def together() -> list[T]:
+        async def together() -> list[T | BaseException]:
+            if return_exceptions:
+                return await asyncio.gather(*coroutines, return_exceptions=True)
             return await gather(coroutines)
 
         return asyncio.run(together())
@@ -215,6 +233,39 @@ class TreeDecoder:
         """
         prompt, tokens = self._reader.prompt(prompt)
         sampling = self.sampling if sampling is None else _checked_sampling(sampling)
+        return await self._make_branch(prompt, tokens, len(tokens), sampling, sampling.seed, budget)
+
+    async def restore(self, state: BranchState, budget: Budget | None = None) -> Branch:
+        """Makes a branch again from its `Branch.snapshot`, maybe of another run or decoder of the same model.
+
+        What is resident of its tokens is shared, the rest is computed. Its random state is the same: it draws
+        the tokens, and its forks get the seeds, that they would have got.
+
+        Args:
+            budget: shared by every branch forked from this one; what was used before is not known.
+
+        Raises:
+            TypeError, ValueError, OutOfPages: as for `root`.
+        """
+        if not isinstance(state, BranchState):
+            raise TypeError(f"state must be a BranchState, got {type(state).__name__}")
+        tokens = self._reader.ids(state.tokens)
+        branch = await self._make_branch(
+            state.prompt, tokens, state.prompt_length, state.sampling, state.seed, budget
+        )
+        branch._restore(state)
+        return branch
+
+    async def _make_branch(
+        self,
+        prompt: Prompt,
+        tokens: list[int],
+        prompt_length: int,
+        sampling: SamplingParams,
+        seed: int,
+        budget: Budget | None,
+    ) -> Branch:
+        """A branch that holds the tokens, computed where they were not resident."""
         if budget is not None and not isinstance(budget, Budget):
             raise TypeError(f"budget must be a Budget, got {type(budget).__name__}")
         self._check_prompt(tokens)
@@ -225,9 +276,7 @@ class TreeDecoder:
             # The last token is always fed, for its logits.
             found = self._tree.match(tokens[:-1] if self.has_lm_head else tokens)
             branch_id = self._tree.create() if found is None else self._tree.fork(found[0], 1, at=found[1])[0]
-            branch = Branch(
-                self, branch_id, list(tokens), len(tokens), sampling, sampling.seed, budget, prompt
-            )
+            branch = Branch(self, branch_id, list(tokens), prompt_length, sampling, seed, budget, prompt)
             if found is not None:
                 branch._kv_length = found[1]
                 self._kv.used(tokens[: found[1]])
@@ -297,12 +346,19 @@ class TreeDecoder:
         masses = [branch._masses() for branch in branches]
         return self._tree.evict(ids, evicted_columns(held, masses, keep, sink=sink, recent=recent))
 
-    def resident_bytes(self, branches: Sequence[Branch]) -> int:
-        """KV bytes of the distinct pages that these branches hold."""
+    def resident_bytes(self, branches: Iterable[Branch]) -> int:
+        """KV bytes of the pages that the branches hold, each page counted once.
+
+        Raises:
+            TypeError, ValueError: a branch is none, or of another decoder.
+            BranchReleased: a branch was released.
+        """
+        branches = list(branches)
+        for branch in branches:
+            self._check_own(branch, "branches")
         tables, lengths = self._tree.block_tables([branch.id for branch in branches])
-        held = np.arange(tables.shape[1]) < -(-lengths[:, None] // self._tree.page_size)
-        pages = np.unique(tables[held & (tables >= 0)])
-        return len(pages) * self._pool.page_bytes
+        pool = self._pool
+        return distinct_pages(tables, lengths, pool.num_pages, pool.page_size) * pool.page_bytes
 
     def stats(self) -> DecoderStats:
         tree, scheduler, page_bytes = self._tree.stats(), self._scheduler, self._pool.page_bytes

@@ -422,7 +422,8 @@ class SearchRun:
             self.end(self.fork(self.root)[0])
         stopped = self.stopped
         if stopped is None and self.root.budget is not None:
-            stopped = self.root.budget.spent
+            spent = self.root.budget.spent
+            stopped = None if spent is None else f"the budget's {spent} is used up"
         return SearchResult(
             self.strategy,
             max(self.candidates, key=_rank) if best is None else best,
