@@ -16,6 +16,7 @@ import pytest
 import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
+from scripted import run_scripted, scripted_decoder
 from tiny_models import byte_tokenizer, tiny_model
 from torch import Tensor, nn
 from tts_decode import KVBudget, ModelLoadError, OutOfPages, SamplingParams, Step, TreeDecoder, gather
@@ -422,6 +423,21 @@ def test_a_search_leaves_nothing_in_the_reward_model() -> None:
     assert decoder.stats().resident_bytes == 0
     assert checked >= 24
     assert prm.tokens_full > 2 * prm.tokens_read
+
+
+def test_a_policy_of_text_alone_has_a_mirror_too() -> None:
+    """A policy behind a completion call has no KV of ours; what judges it still reads each step once."""
+    policy = scripted_decoder(lambda prefix, k: (f"{len(prefix) * 7 % 10} and {k}\n", "stop_string"))
+    decoder = decoder_of(tiny_model(), byte_tokenizer("ки"))
+    prm = RewardModel(decoder, "math_shepherd")
+    result = run_scripted(policy, beam_search, "2 + 3 =", n=4, beam_width=2, max_steps=6, scorer=prm)
+    steps = [line + "\n" for line in result.best.text.splitlines()]
+    ids = prm.reader.template(decoder.tokenizer, "2 + 3 =", steps).ids
+    expected = plain_logits(decoder.model, ids)[:, [PLUS, MINUS]].softmax(-1)[torch.tensor(ids) == 257, 0]
+    assert result.best.scores == pytest.approx(expected.tolist(), abs=1e-5)
+    assert prm.tokens_full > 3 * prm.tokens_read
+    gc.collect()
+    assert decoder.stats().branches == 0
 
 
 def test_a_model_judges_itself_on_its_own_tree() -> None:
