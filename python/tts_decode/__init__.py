@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from tts_decode.kv_budget import KVBudget, Pin
     from tts_decode.sampling import SamplingParams
     from tts_decode.sparse import SparseConfig
+    from tts_decode.state import BranchState
 
 __all__ = [
     "Branch",
     "BranchReleased",
+    "BranchState",
     "Budget",
     "DecoderStats",
     "JournalError",
@@ -57,6 +59,7 @@ _MODULES = {
     "kv_budget": ("KVBudget", "Pin"),
     "sampling": ("SamplingParams",),
     "sparse": ("SparseConfig",),
+    "state": ("BranchState",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

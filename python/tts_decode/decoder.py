@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import operator
 import os
-from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
-import numpy as np
 import torch
 
 from tts_decode.branch import Branch
@@ -17,19 +15,20 @@ from tts_decode.budget import Budget
 from tts_decode.engines.device_steps import DeviceSteps
 from tts_decode.engines.hf import HFEngine
 from tts_decode.engines.loading import DEFAULT_MODEL, load_model
-from tts_decode.engines.steps import HostSteps
+from tts_decode.engines.steps import HostSteps, distinct_pages
 from tts_decode.kv_budget import KVBudget, KVShare, Pin
+from tts_decode.prompts import Prompt, PromptReader
 from tts_decode.requests import RootRequest
 from tts_decode.sampling import SamplingParams
 from tts_decode.scheduler import Scheduler
 from tts_decode.select import evicted_columns
 from tts_decode.sparse import SparseConfig, check_sparse
+from tts_decode.state import BranchState
 from tts_kernels import KVPool, KVTree
 from tts_kernels.cost import StepCost
 from tts_kernels.pool import page_bytes
 
 T = TypeVar("T")
-Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -154,11 +153,13 @@ class TreeDecoder:
         own = KVBudget(self._pool.num_pages * self._pool.page_bytes)
         budget = kv_bytes if isinstance(kv_bytes, KVBudget) else own
         self._kv = KVShare(budget, self._tree, self._pool.page_bytes)
+        self._reader = PromptReader(tokenizer, self._engine.config.vocab_size)
         self._scheduler = Scheduler(self, max_batch_tokens)
         self.max_positions = self._engine.max_positions
         self.eos_token_ids = self._engine.eos_token_ids
         self.has_lm_head = self._engine.has_lm_head
         self.hidden_size: int = self._engine.config.hidden_size
+        self.vocab_size: int = self._engine.config.vocab_size
 
     @classmethod
     def from_pretrained(
@@ -187,12 +188,30 @@ class TreeDecoder:
         _refuse_running_loop("run", [coroutine])
         return asyncio.run(coroutine)
 
-    def run_all(self, coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-        """Runs several problems in one batch; results in order. The first failure cancels the others."""
+    @overload
+    def run_all(
+        self, coroutines: Iterable[Coroutine[Any, Any, T]], return_exceptions: Literal[False] = False
+    ) -> list[T]: ...
+
+    @overload
+    def run_all(
+        self, coroutines: Iterable[Coroutine[Any, Any, T]], return_exceptions: bool
+    ) -> list[T | BaseException]: ...
+
+    def run_all(
+        self, coroutines: Iterable[Coroutine[Any, Any, T]], return_exceptions: bool = False
+    ) -> list[T] | list[T | BaseException]:
+        """Runs several problems in one batch; results in order.
+
+        The first failure cancels the others; with return_exceptions it takes the place of its result, and the
+        others go on.
+        """
         coroutines = list(coroutines)
         _refuse_running_loop("run_all", coroutines)
 
-        async def together() -> list[T]:
+        async def together() -> list[T | BaseException]:
+            if return_exceptions:
+                return await asyncio.gather(*coroutines, return_exceptions=True)
             return await gather(coroutines)
 
         return asyncio.run(together())
@@ -212,8 +231,41 @@ class TreeDecoder:
                 model allows, or larger than the KV pool.
             OutOfPages: other branches hold the pages that it needs.
         """
-        tokens = self._prompt_ids(prompt)
+        prompt, tokens = self._reader.prompt(prompt)
         sampling = self.sampling if sampling is None else _checked_sampling(sampling)
+        return await self._make_branch(prompt, tokens, len(tokens), sampling, sampling.seed, budget)
+
+    async def restore(self, state: BranchState, budget: Budget | None = None) -> Branch:
+        """Makes a branch again from its `Branch.snapshot`, maybe of another run or decoder of the same model.
+
+        What is resident of its tokens is shared, the rest is computed. Its random state is the same: it draws
+        the tokens, and its forks get the seeds, that they would have got.
+
+        Args:
+            budget: shared by every branch forked from this one; what was used before is not known.
+
+        Raises:
+            TypeError, ValueError, OutOfPages: as for `root`.
+        """
+        if not isinstance(state, BranchState):
+            raise TypeError(f"state must be a BranchState, got {type(state).__name__}")
+        tokens = self._reader.ids(state.tokens)
+        branch = await self._make_branch(
+            state.prompt, tokens, state.prompt_length, state.sampling, state.seed, budget
+        )
+        branch._restore(state)
+        return branch
+
+    async def _make_branch(
+        self,
+        prompt: Prompt,
+        tokens: list[int],
+        prompt_length: int,
+        sampling: SamplingParams,
+        seed: int,
+        budget: Budget | None,
+    ) -> Branch:
+        """A branch that holds the tokens, computed where they were not resident."""
         if budget is not None and not isinstance(budget, Budget):
             raise TypeError(f"budget must be a Budget, got {type(budget).__name__}")
         self._check_prompt(tokens)
@@ -224,9 +276,7 @@ class TreeDecoder:
             # The last token is always fed, for its logits.
             found = self._tree.match(tokens[:-1] if self.has_lm_head else tokens)
             branch_id = self._tree.create() if found is None else self._tree.fork(found[0], 1, at=found[1])[0]
-            branch = Branch(
-                self, branch_id, list(tokens), len(tokens), sampling, sampling.seed, budget, prompt
-            )
+            branch = Branch(self, branch_id, list(tokens), prompt_length, sampling, seed, budget, prompt)
             if found is not None:
                 branch._kv_length = found[1]
                 self._kv.used(tokens[: found[1]])
@@ -296,12 +346,19 @@ class TreeDecoder:
         masses = [branch._masses() for branch in branches]
         return self._tree.evict(ids, evicted_columns(held, masses, keep, sink=sink, recent=recent))
 
-    def resident_bytes(self, branches: Sequence[Branch]) -> int:
-        """KV bytes of the distinct pages that these branches hold."""
+    def resident_bytes(self, branches: Iterable[Branch]) -> int:
+        """KV bytes of the pages that the branches hold, each page counted once.
+
+        Raises:
+            TypeError, ValueError: a branch is none, or of another decoder.
+            BranchReleased: a branch was released.
+        """
+        branches = list(branches)
+        for branch in branches:
+            self._check_own(branch, "branches")
         tables, lengths = self._tree.block_tables([branch.id for branch in branches])
-        held = np.arange(tables.shape[1]) < -(-lengths[:, None] // self._tree.page_size)
-        pages = np.unique(tables[held & (tables >= 0)])
-        return len(pages) * self._pool.page_bytes
+        pool = self._pool
+        return distinct_pages(tables, lengths, pool.num_pages, pool.page_size) * pool.page_bytes
 
     def stats(self) -> DecoderStats:
         tree, scheduler, page_bytes = self._tree.stats(), self._scheduler, self._pool.page_bytes
@@ -320,51 +377,14 @@ class TreeDecoder:
             page_bytes=page_bytes,
         )
 
+    # -- checks
+
     def _check_own(self, branch: Branch, name: str) -> None:
         if not isinstance(branch, Branch):
             raise TypeError(f"{name} must be {_BRANCHES[name]}, got {type(branch).__name__}")
         if branch.decoder is not self:
             raise ValueError(f"{name}: branch {branch.id} belongs to another decoder")
         branch._check()
-
-    # -- text to tokens
-
-    def _prompt_ids(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            return self._token_ids(self._tokenize(prompt))
-        if isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
-            raise TypeError(f"prompt must be text, token ids or chat messages, got {type(prompt).__name__}")
-        items: list[Any] = list(prompt)
-        if items and isinstance(items[0], Mapping):
-            return self._token_ids(
-                self.tokenizer.apply_chat_template(items, tokenize=False, add_generation_prompt=True)
-            )
-        return self._token_ids(items)
-
-    def _token_ids(self, tokens: Any) -> list[int]:
-        """Token ids of text without special tokens, or the ids given; checked."""
-        if isinstance(tokens, str):
-            tokens = self._tokenize(tokens, add_special_tokens=False)
-        if not isinstance(tokens, Iterable):
-            raise TypeError(f"tokens must be text or token ids, got {type(tokens).__name__}")
-        ids = []
-        vocab = self._engine.config.vocab_size
-        for token in tokens:
-            try:
-                ids.append(operator.index(token))
-            except TypeError:
-                raise TypeError(f"token ids must be integers, got {token!r}") from None
-            if not 0 <= ids[-1] < vocab:
-                raise ValueError(f"token ids must lie in 0..{vocab - 1}, got {token}")
-        return ids
-
-    def _tokenize(self, text: str, **options: bool) -> list[int]:
-        try:
-            text.encode()
-        except UnicodeEncodeError as cause:
-            raise ValueError(f"the text is not valid Unicode: {cause.reason} at {cause.start}") from cause
-        ids: list[int] = self.tokenizer(text, **options)["input_ids"]
-        return ids
 
     def _check_lm_head(self, call: str) -> None:
         if not self.has_lm_head:

@@ -27,6 +27,7 @@ from tts_decode.requests import (
     ExtendRequest,
     Feed,
     ReadRequest,
+    ReplayRequest,
     Request,
     RootRequest,
     StepRequest,
@@ -80,6 +81,9 @@ class Scheduler:
     async def read(self, branch: Branch, tokens: list[int], rows: list[int]) -> Tensor:
         hidden: Tensor = await self._submit(ReadRequest(branch, tokens, rows))
         return hidden
+
+    async def replay(self, branch: Branch, step: Step) -> None:
+        await self._submit(ReplayRequest(branch, step))
 
     async def advance(self, branch: Branch) -> None:
         await self._submit(AdvanceRequest(branch))

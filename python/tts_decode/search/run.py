@@ -19,7 +19,7 @@ from tts_decode.search.journal import Journal
 from tts_decode.search.record import TreeRecord
 from tts_decode.search.result import Candidate, KVSample, SearchResult, SearchStats, Selection
 from tts_decode.search.tree import Node
-from tts_decode.select import AGG_STRATEGIES, aggregate
+from tts_decode.select import aggregate, aggregation
 from tts_decode.text import continuation
 
 if TYPE_CHECKING:
@@ -298,9 +298,8 @@ class SearchRun:
     # -- scores
 
     def aggregate_by(self, agg_strategy: str) -> None:
-        """How the scores of a branch's steps become one; one of `select.AGG_STRATEGIES`, "last" until set."""
-        if agg_strategy not in AGG_STRATEGIES:
-            raise ValueError(f"agg_strategy={agg_strategy!r}; expected one of {', '.join(AGG_STRATEGIES)}")
+        """How the scores of a branch's steps become one, as `select.aggregation` says; "last" until set."""
+        aggregation(agg_strategy)
         self._agg_strategy = agg_strategy
 
     def aggregated(self, branches: Sequence[Branch]) -> list[float]:
@@ -423,7 +422,8 @@ class SearchRun:
             self.end(self.fork(self.root)[0])
         stopped = self.stopped
         if stopped is None and self.root.budget is not None:
-            stopped = self.root.budget.spent
+            spent = self.root.budget.spent
+            stopped = None if spent is None else f"the budget's {spent} is used up"
         return SearchResult(
             self.strategy,
             max(self.candidates, key=_rank) if best is None else best,

@@ -9,12 +9,13 @@ from tts_decode.select.clusters import cluster
 from tts_decode.select.cost_model import ets_objective, ets_select, retained_nodes
 from tts_decode.select.eviction import evicted_columns
 from tts_decode.select.ratings import rating
-from tts_decode.select.scores import AGG_STRATEGIES, aggregate, top_k
+from tts_decode.select.scores import AGG_STRATEGIES, aggregate, aggregation, top_k
 from tts_decode.select.votes import vote
 
 __all__ = [
     "AGG_STRATEGIES",
     "aggregate",
+    "aggregation",
     "allocate",
     "cluster",
     "ets_objective",
