@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
 from tts_decode.budget import Budget
-from tts_decode.decoder import DecoderStats, Prompt, gather
+from tts_decode.decoder import DecoderStats, gather
 from tts_decode.engines.completion import Complete, Completion, CompletionRequest, Score
 from tts_decode.engines.text_branch import Purse, TextBranch, unsupported
 from tts_decode.errors import EngineError
+from tts_decode.prompts import Prompt
 from tts_decode.sampling import SamplingParams
 from tts_kernels.cost import StepCost
 
@@ -147,7 +148,6 @@ class TextDecoder:
             seconds=self._seconds + running,
             cost=StepCost(),
             branches=len(self._branches),
-            pins=0,
             logical_tokens=0,
             unique_tokens=0,
             resident_bytes=0,
