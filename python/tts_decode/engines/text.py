@@ -153,6 +153,7 @@ class TextDecoder:
             resident_bytes=0,
             peak_bytes=0,
             page_bytes=0,
+            pins=0,
         )
 
     def __getattr__(self, name: str) -> Any:
