@@ -45,12 +45,32 @@ SMALL: dict[str, dict[str, Any]] = {
     "lm_beam_search": {"n": 3},
     "rebase": {"n": 8},
     "ets": {"n": 8, "lambda_b": 1.0, "lambda_d": 0.5},
+    "compute_optimal": {"n": 8, "probes": 2},
+    "dvts": {"n": 8, "beam_width": 4},
+    "fetch": {"n": 8, "beam_width": 4},
+    "lookahead": {"n": 8, "beam_width": 4},
+    "swift": {"n": 8, "beam_width": 4, "softmax_temperature": 0.1},
     # trees
+    "mcts": {"n": 4, "width": 3},
+    "ab_mcts": {"n": 6, "batch_size": 3},
+    "mcts_judge": {"n": 3, "rollouts": 2, "max_depth": 2, "num_tests": 2},
+    "forest_of_thought": {"n": 2, "max_iter": 1, "extract": length_mod_3},
+    "reward_guided_tree_search": {"n": 6, "width": 2, "pre_expansion": 4, "extract": length_mod_3},
+    "r2_retrieval": {"n": 3, "width": 3},
     # particles
+    "particle_filter": {"n": 6},
+    "particle_gibbs": {"n": 4},
+    "qalign": {"n": 8, "chains": 2, "burn_in": 1, "extract": length_mod_3},
     # budget
+    "budget_forcing": {"n": 3, "max_tokens_thinking": 12, "extract": length_mod_3},
+    "shifted_window": {"n": 3, "max_tokens_thinking": 12, "extract": length_mod_3},
+    "iterative_deepening": {"n": 3, "first_budget": 6, "trigger": "Wait", "extract": length_mod_3},
+    "hint_infer": {"n": 3, "num_forks": 1, "conjunctions": ("e", "a"), "extract": length_mod_3},
+    "entropy_forking": {"n": 2, "extract": length_mod_3},
     # refinement
     # graphs
     # asynchronous
+    "atts": {"n": 4, "extract": length_mod_3},
 }
 
 

@@ -24,7 +24,8 @@ from tts_decode.text import continuation
 
 if TYPE_CHECKING:
     from tts_decode.branch import Branch, Step
-    from tts_decode.decoder import Prompt, TreeDecoder
+    from tts_decode.decoder import TreeDecoder
+    from tts_decode.prompts import Prompt
 
 T = TypeVar("T")
 
