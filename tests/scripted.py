@@ -13,18 +13,22 @@ come to the same texts.
     def score(text):                              # of the text after the prompt
         return (len(text) * 37 % 11) / 11
 
-    def plain(prompt, n):                         # the algorithm: n answers, the best-scored one wins
-        answers = []
-        for k in range(n):
-            text = ""
-            ...
-            answers.append(text)
-        return max(answers, key=score)
+    def plain(ask, prompt, n):                    # the algorithm: n answers, the best-scored one wins
+        texts, ended = [""] * n, [False] * n
+        while not all(ended):
+            for i in range(n):
+                if not ended[i]:
+                    text, reason = ask(prompt + texts[i])
+                    texts[i] += text
+                    ended[i] = reason == "eos"
+        return max(texts, key=score)
 
     def test_best_of_n():
-        decoder = scripted_decoder(script)
-        result = run_scripted(decoder, best_of_n, "Q: ", n=4, scorer=scorer(score))
-        assert result.answer == plain("Q: ", 4)
+        result = run_scripted(scripted_decoder(script), best_of_n, "Q: ", n=4, scorer=scorer(score))
+        assert result.answer == plain(counted(script), "Q: ", 4)
+
+`random_script(seed)` makes scripts for a loop over many seeds, `counted(script)` counts k as the model does.
+Branches that step together ask in the order in which the strategy lists them.
 
 What the model was asked is in `decoder.complete.calls`. A token is a word with the white space after it, so
 "So 4.\\n" is the two tokens "So " and "4.\\n", and a branch can be cut between any two. An end ("eos") is
@@ -35,6 +39,7 @@ script gives them, 0 for an end.
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import zlib
 from collections import Counter
@@ -104,6 +109,30 @@ class ScriptedModel:
         text = "".join(texts)
         self.calls.append(Call(prefix, k, text, reason, request))
         return Completion(text, reason, ids, logprobs, entropies, texts)
+
+
+def counted(script):
+    """ask(prefix) -> what the script says to the next request with that prefix; for plain transcriptions."""
+    asked = Counter()
+
+    def ask(prefix):
+        asked[prefix] += 1
+        return script(prefix, asked[prefix] - 1)
+
+    return ask
+
+
+def random_script(seed, *, vocabulary=("red", "blue", "green", "one", "two"), answers=("1", "2", "3")):
+    """A script drawn once for all: steps of 1 to 4 words ended by a line break, until one line holds the end,
+    "answer is ...", which comes the sooner the more steps there were."""
+
+    def script(prefix, k):
+        rng = random.Random(f"{seed} {k} {prefix}")
+        if rng.random() < 0.1 + 0.15 * prefix.count("\n"):
+            return f"answer is {rng.choice(answers)}", "eos"
+        return " ".join(rng.choices(vocabulary, k=rng.randint(1, 4))) + "\n", "stop_string"
+
+    return script
 
 
 def scripted_decoder(script, *, latency=None, logprobs_of=None, **options) -> TextDecoder:

@@ -19,17 +19,22 @@ if TYPE_CHECKING:
         ScorerError,
         UnsupportedModel,
     )
+    from tts_decode.kv_budget import KVBudget, Pin
     from tts_decode.sampling import SamplingParams
     from tts_decode.sparse import SparseConfig
+    from tts_decode.state import BranchState
 
 __all__ = [
     "Branch",
     "BranchReleased",
+    "BranchState",
     "Budget",
     "DecoderStats",
     "JournalError",
+    "KVBudget",
     "ModelLoadError",
     "OutOfPages",
+    "Pin",
     "SamplingParams",
     "ScorerError",
     "SparseConfig",
@@ -51,8 +56,10 @@ _MODULES = {
         "ScorerError",
         "UnsupportedModel",
     ),
+    "kv_budget": ("KVBudget", "Pin"),
     "sampling": ("SamplingParams",),
     "sparse": ("SparseConfig",),
+    "state": ("BranchState",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import operator
 import os
-from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
-import numpy as np
 import torch
 
 from tts_decode.branch import Branch
@@ -17,18 +15,20 @@ from tts_decode.budget import Budget
 from tts_decode.engines.device_steps import DeviceSteps
 from tts_decode.engines.hf import HFEngine
 from tts_decode.engines.loading import DEFAULT_MODEL, load_model
-from tts_decode.engines.steps import HostSteps
+from tts_decode.engines.steps import HostSteps, distinct_pages
+from tts_decode.kv_budget import KVBudget, KVShare, Pin
+from tts_decode.prompts import Prompt, PromptReader
 from tts_decode.requests import RootRequest
 from tts_decode.sampling import SamplingParams
 from tts_decode.scheduler import Scheduler
 from tts_decode.select import evicted_columns
 from tts_decode.sparse import SparseConfig, check_sparse
+from tts_decode.state import BranchState
 from tts_kernels import KVPool, KVTree
 from tts_kernels.cost import StepCost
 from tts_kernels.pool import page_bytes
 
 T = TypeVar("T")
-Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class DecoderStats:
         generated_tokens: sampled tokens. seconds: wall time inside the engine.
         cost: flops and bytes of all forwards; `cost.combined()` is their cost in eFLOPs.
         branches: live branches. logical_tokens: KV tokens summed over them. unique_tokens: KV tokens stored.
+        pins: prefixes pinned.
         resident_bytes, peak_bytes: KV bytes of the pages in use, now and at most.
         page_bytes: KV bytes of one page over all layers.
     """
@@ -50,6 +51,7 @@ class DecoderStats:
     seconds: float
     cost: StepCost
     branches: int
+    pins: int
     logical_tokens: int
     unique_tokens: int
     resident_bytes: int
@@ -62,12 +64,13 @@ class TreeDecoder:
 
     Args:
         model: a transformers causal language model on the CPU, in float32 or bfloat16, or on one GPU, there
-            in float16 too. It is set to eval mode and otherwise stays as it is.
+            in float16 too. It is set to eval mode and otherwise stays as it is. One without LM head (a bare
+            model, or one with a class head, of which the base model is run) serves `root` and `Branch.read`.
         tokenizer: its tokenizer.
         device: moves the model there first; default: where it is.
         kv_bytes: bytes for the KV pages. On the CPU memory is taken from the system as pages are first used;
             default: a quarter of the machine's memory. On a GPU it is taken at once; default: three quarters
-            of what is free.
+            of what is free. A `KVBudget`, on the CPU only, bounds all decoders that are given it in sum.
         kv_dtype: of the KV pages; default: the model's. On the CPU torch.int8 halves the bytes of bfloat16,
             at the price of a rounding of each key and value (see `tts_kernels.append_kv`).
         max_batch_tokens: tokens in one forward at most; longer prompts go in chunks beside the decoding
@@ -101,7 +104,7 @@ class TreeDecoder:
         tokenizer: Any,
         *,
         device: str | torch.device | None = None,
-        kv_bytes: int | None = None,
+        kv_bytes: int | KVBudget | None = None,
         kv_dtype: torch.dtype | None = None,
         max_batch_tokens: int = 512,
         sampling: SamplingParams | None = None,
@@ -125,7 +128,7 @@ class TreeDecoder:
             check_sparse(sparse, self._engine.kv_shape.num_layers)
         self._pool = _make_pool(
             self._engine,
-            _default_kv_bytes(self._engine.device) if kv_bytes is None else kv_bytes,
+            _kv_bytes(self._engine.device, kv_bytes),
             _kv_dtype(self._engine, kv_dtype),
             None if sparse is None else sparse.summaries,
         )
@@ -147,9 +150,16 @@ class TreeDecoder:
             )
         self.track_mass = track_mass
         self._tree = KVTree(self._pool.num_pages, self._pool.page_size)
+        own = KVBudget(self._pool.num_pages * self._pool.page_bytes)
+        budget = kv_bytes if isinstance(kv_bytes, KVBudget) else own
+        self._kv = KVShare(budget, self._tree, self._pool.page_bytes)
+        self._reader = PromptReader(tokenizer, self._engine.config.vocab_size)
         self._scheduler = Scheduler(self, max_batch_tokens)
         self.max_positions = self._engine.max_positions
         self.eos_token_ids = self._engine.eos_token_ids
+        self.has_lm_head = self._engine.has_lm_head
+        self.hidden_size: int = self._engine.config.hidden_size
+        self.vocab_size: int = self._engine.config.vocab_size
 
     @classmethod
     def from_pretrained(
@@ -178,12 +188,30 @@ class TreeDecoder:
         _refuse_running_loop("run", [coroutine])
         return asyncio.run(coroutine)
 
-    def run_all(self, coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-        """Runs several problems in one batch; results in order. The first failure cancels the others."""
+    @overload
+    def run_all(
+        self, coroutines: Iterable[Coroutine[Any, Any, T]], return_exceptions: Literal[False] = False
+    ) -> list[T]: ...
+
+    @overload
+    def run_all(
+        self, coroutines: Iterable[Coroutine[Any, Any, T]], return_exceptions: bool
+    ) -> list[T | BaseException]: ...
+
+    def run_all(
+        self, coroutines: Iterable[Coroutine[Any, Any, T]], return_exceptions: bool = False
+    ) -> list[T] | list[T | BaseException]:
+        """Runs several problems in one batch; results in order.
+
+        The first failure cancels the others; with return_exceptions it takes the place of its result, and the
+        others go on.
+        """
         coroutines = list(coroutines)
         _refuse_running_loop("run_all", coroutines)
 
-        async def together() -> list[T]:
+        async def together() -> list[T | BaseException]:
+            if return_exceptions:
+                return await asyncio.gather(*coroutines, return_exceptions=True)
             return await gather(coroutines)
 
         return asyncio.run(together())
@@ -203,8 +231,41 @@ class TreeDecoder:
                 model allows, or larger than the KV pool.
             OutOfPages: other branches hold the pages that it needs.
         """
-        tokens = self._prompt_ids(prompt)
+        prompt, tokens = self._reader.prompt(prompt)
         sampling = self.sampling if sampling is None else _checked_sampling(sampling)
+        return await self._make_branch(prompt, tokens, len(tokens), sampling, sampling.seed, budget)
+
+    async def restore(self, state: BranchState, budget: Budget | None = None) -> Branch:
+        """Makes a branch again from its `Branch.snapshot`, maybe of another run or decoder of the same model.
+
+        What is resident of its tokens is shared, the rest is computed. Its random state is the same: it draws
+        the tokens, and its forks get the seeds, that they would have got.
+
+        Args:
+            budget: shared by every branch forked from this one; what was used before is not known.
+
+        Raises:
+            TypeError, ValueError, OutOfPages: as for `root`.
+        """
+        if not isinstance(state, BranchState):
+            raise TypeError(f"state must be a BranchState, got {type(state).__name__}")
+        tokens = self._reader.ids(state.tokens)
+        branch = await self._make_branch(
+            state.prompt, tokens, state.prompt_length, state.sampling, state.seed, budget
+        )
+        branch._restore(state)
+        return branch
+
+    async def _make_branch(
+        self,
+        prompt: Prompt,
+        tokens: list[int],
+        prompt_length: int,
+        sampling: SamplingParams,
+        seed: int,
+        budget: Budget | None,
+    ) -> Branch:
+        """A branch that holds the tokens, computed where they were not resident."""
         if budget is not None and not isinstance(budget, Budget):
             raise TypeError(f"budget must be a Budget, got {type(budget).__name__}")
         self._check_prompt(tokens)
@@ -212,15 +273,36 @@ class TreeDecoder:
             budget.start()
 
         def make() -> Branch:
-            found = self._tree.match(tokens[:-1])  # the last token is always fed, for its logits
+            # The last token is always fed, for its logits.
+            found = self._tree.match(tokens[:-1] if self.has_lm_head else tokens)
             branch_id = self._tree.create() if found is None else self._tree.fork(found[0], 1, at=found[1])[0]
-            branch = Branch(
-                self, branch_id, list(tokens), len(tokens), sampling, sampling.seed, budget, prompt
-            )
-            branch._kv_length = 0 if found is None else found[1]
+            branch = Branch(self, branch_id, list(tokens), prompt_length, sampling, seed, budget, prompt)
+            if found is not None:
+                branch._kv_length = found[1]
+                self._kv.used(tokens[: found[1]])
             return branch
 
-        return await self._scheduler.root(RootRequest(tokens, make))
+        return await self._scheduler.root(RootRequest(tokens, make, logits=self.has_lm_head))
+
+    def pin(self, branch: Branch, at: int | None = None) -> Pin:
+        """Keeps a prefix resident when its branches are gone: a later `root` that begins with it shares it.
+
+        Takes no page by itself. Pins last while there is room: when pages run out the one used the longest
+        ago goes first, where a use is its making or a `root` that found what it holds.
+
+        Args:
+            at: position in `branch.tokens`, 1 <= at <= length: `tokens[:at]` are kept, less those whose KV
+                was not computed yet, such as the last token of a step. Default: all.
+
+        Raises:
+            TypeError, ValueError: an argument is out of range, of another decoder, or nothing is computed.
+            BranchReleased: the branch was released.
+        """
+        self._check_own(branch, "branch")
+        length = min(branch._kv_length, branch._position("at", at, 1))
+        if not length:
+            raise ValueError(f"branch {branch.id} has no KV yet: await one of its calls first")
+        return self._kv.pin(branch.id, branch.tokens[:length])
 
     def evict(self, branches: Sequence[Branch], keep: int, *, sink: int = 1, recent: int = 4) -> int:
         """Drops the KV pages of the branches that have drawn the least attention; `select.evicted_columns`.
@@ -240,8 +322,8 @@ class TreeDecoder:
             The number of pages that became free.
 
         Raises:
-            TypeError, ValueError: an argument is out of range, or a branch is given twice or is of another
-                decoder.
+            TypeError, ValueError: an argument is out of range, a branch is given twice or is of another
+                decoder, or a page is pinned.
             BranchReleased: a branch was released.
             RuntimeError: the decoder does not track masses, or a branch waits for the engine.
         """
@@ -251,10 +333,7 @@ class TreeDecoder:
             )
         branches = list(branches)
         for branch in branches:
-            if not isinstance(branch, Branch):
-                raise TypeError(f"branches must be Branch objects, got {type(branch).__name__}")
-            if branch.decoder is not self:
-                raise ValueError(f"branches: branch {branch.id} belongs to another decoder")
+            self._check_own(branch, "branches")
             branch._check_idle()
         if recent < 2:
             raise ValueError(
@@ -267,12 +346,19 @@ class TreeDecoder:
         masses = [branch._masses() for branch in branches]
         return self._tree.evict(ids, evicted_columns(held, masses, keep, sink=sink, recent=recent))
 
-    def resident_bytes(self, branches: Sequence[Branch]) -> int:
-        """KV bytes of the distinct pages that these branches hold."""
+    def resident_bytes(self, branches: Iterable[Branch]) -> int:
+        """KV bytes of the pages that the branches hold, each page counted once.
+
+        Raises:
+            TypeError, ValueError: a branch is none, or of another decoder.
+            BranchReleased: a branch was released.
+        """
+        branches = list(branches)
+        for branch in branches:
+            self._check_own(branch, "branches")
         tables, lengths = self._tree.block_tables([branch.id for branch in branches])
-        held = np.arange(tables.shape[1]) < -(-lengths[:, None] // self._tree.page_size)
-        pages = np.unique(tables[held & (tables >= 0)])
-        return len(pages) * self._pool.page_bytes
+        pool = self._pool
+        return distinct_pages(tables, lengths, pool.num_pages, pool.page_size) * pool.page_bytes
 
     def stats(self) -> DecoderStats:
         tree, scheduler, page_bytes = self._tree.stats(), self._scheduler, self._pool.page_bytes
@@ -283,6 +369,7 @@ class TreeDecoder:
             seconds=scheduler.seconds,
             cost=scheduler.meter.total,
             branches=tree.branches,
+            pins=tree.pins,
             logical_tokens=tree.logical_tokens,
             unique_tokens=tree.unique_tokens,
             resident_bytes=tree.resident_pages * page_bytes,
@@ -290,44 +377,21 @@ class TreeDecoder:
             page_bytes=page_bytes,
         )
 
-    # -- text to tokens
+    # -- checks
 
-    def _prompt_ids(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            return self._token_ids(self._tokenize(prompt))
-        if isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
-            raise TypeError(f"prompt must be text, token ids or chat messages, got {type(prompt).__name__}")
-        items: list[Any] = list(prompt)
-        if items and isinstance(items[0], Mapping):
-            return self._token_ids(
-                self.tokenizer.apply_chat_template(items, tokenize=False, add_generation_prompt=True)
+    def _check_own(self, branch: Branch, name: str) -> None:
+        if not isinstance(branch, Branch):
+            raise TypeError(f"{name} must be {_BRANCHES[name]}, got {type(branch).__name__}")
+        if branch.decoder is not self:
+            raise ValueError(f"{name}: branch {branch.id} belongs to another decoder")
+        branch._check()
+
+    def _check_lm_head(self, call: str) -> None:
+        if not self.has_lm_head:
+            raise TypeError(
+                f"{call}: {type(self.model).__name__} has no language-model head and predicts no tokens: use "
+                "Branch.read, or load the model as a causal language model"
             )
-        return self._token_ids(items)
-
-    def _token_ids(self, tokens: Any) -> list[int]:
-        """Token ids of text without special tokens, or the ids given; checked."""
-        if isinstance(tokens, str):
-            tokens = self._tokenize(tokens, add_special_tokens=False)
-        if not isinstance(tokens, Iterable):
-            raise TypeError(f"tokens must be text or token ids, got {type(tokens).__name__}")
-        ids = []
-        vocab = self._engine.config.vocab_size
-        for token in tokens:
-            try:
-                ids.append(operator.index(token))
-            except TypeError:
-                raise TypeError(f"token ids must be integers, got {token!r}") from None
-            if not 0 <= ids[-1] < vocab:
-                raise ValueError(f"token ids must lie in 0..{vocab - 1}, got {token}")
-        return ids
-
-    def _tokenize(self, text: str, **options: bool) -> list[int]:
-        try:
-            text.encode()
-        except UnicodeEncodeError as cause:
-            raise ValueError(f"the text is not valid Unicode: {cause.reason} at {cause.start}") from cause
-        ids: list[int] = self.tokenizer(text, **options)["input_ids"]
-        return ids
 
     def _check_prompt(self, tokens: list[int]) -> None:
         if not tokens:
@@ -359,7 +423,7 @@ def _kv_dtype(engine: HFEngine, kv_dtype: torch.dtype | None) -> torch.dtype:
 def _make_pool(engine: HFEngine, kv_bytes: int, kv_dtype: torch.dtype, summaries: str | None) -> KVPool:
     shape = engine.kv_shape
     if isinstance(kv_bytes, bool) or not isinstance(kv_bytes, int):
-        raise TypeError(f"kv_bytes must be an integer, got {type(kv_bytes).__name__}")
+        raise TypeError(f"kv_bytes must be an integer or a KVBudget, got {type(kv_bytes).__name__}")
     sizes = (shape.num_layers, shape.num_kv_heads, shape.head_dim, _PAGE_SIZE)
     least = page_bytes(*sizes, kv_dtype, summaries)
     if kv_bytes < least:
@@ -392,6 +456,21 @@ _PAGE_SIZE = 16  # tokens; what the CPU kernels serve
 def _runs_on_host(device: torch.device) -> bool:
     """Whether the CPU's kernels and their layout of pages serve, or those of GPUs."""
     return device.type == "cpu"
+
+
+_BRANCHES = {"branch": "a Branch", "branches": "Branch objects"}
+
+
+def _kv_bytes(device: torch.device, kv_bytes: int | KVBudget | None) -> int:
+    """Bytes of the pool."""
+    if isinstance(kv_bytes, KVBudget):
+        if not _runs_on_host(device):
+            raise ValueError(
+                f"kv_bytes: a KVBudget serves models on the CPU, this one is on {device}, where a pool takes "
+                "its memory at once: give each decoder its bytes"
+            )
+        return kv_bytes.total
+    return _default_kv_bytes(device) if kv_bytes is None else kv_bytes
 
 
 def _default_kv_bytes(device: torch.device) -> int:

@@ -8,6 +8,7 @@ __all__ = [
     "JournalError",
     "ModelLoadError",
     "OutOfPages",
+    "ResultFileError",
     "ScorerError",
     "UnsupportedByEngine",
     "UnsupportedModel",
@@ -36,6 +37,10 @@ class JournalError(ValueError):
 
 class UnsupportedByEngine(RuntimeError):  # noqa: N818
     """A strategy asked a text engine for what a completion call cannot give; the message names it."""
+
+
+class ResultFileError(ValueError):
+    """A file of a search's result cannot be read; the message names it and why."""
 
 
 class EngineError(RuntimeError):

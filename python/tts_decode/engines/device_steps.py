@@ -78,7 +78,7 @@ class DeviceSteps:
 
     def _pages(self, step: StepInputs) -> int:
         """Counted after the step is queued, while the device works on it."""
-        return distinct_pages(step, self._pool.num_pages, self._pool.page_size)
+        return distinct_pages(step.tables, step.lengths, self._pool.num_pages, self._pool.page_size)
 
 
 class DecodeGraphs:

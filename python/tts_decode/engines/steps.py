@@ -71,12 +71,12 @@ class HostSteps:
         return None if budgets is None else SparseStep(self._sparse, tree_plan, budgets)
 
 
-def distinct_pages(step: StepInputs, num_pages: int, page_size: int) -> int:
-    """Distinct pages that the step's branches hold; holes are not counted.
+def distinct_pages(tables: Int32Array, lengths: Int32Array, num_pages: int, page_size: int) -> int:
+    """Distinct pages of block tables [B, P] of branches with `lengths` [B] tokens; holes are not counted.
 
-    For plans that do not say: 0.06 ms for 64 branches of 2,112 tokens, 0.2 ms for 256.
+    0.06 ms for 64 branches of 2,112 tokens, 0.2 ms for 256.
     """
-    held = np.arange(step.tables.shape[1]) < -(-step.lengths[:, None] // page_size)
+    held = np.arange(tables.shape[1]) < -(-lengths[:, None] // page_size)
     seen = np.zeros(num_pages + 1, dtype=bool)
-    seen[step.tables[held] + 1] = True  # a hole is -1
+    seen[tables[held] + 1] = True  # a hole is -1
     return int(np.count_nonzero(seen[1:]))

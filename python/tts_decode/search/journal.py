@@ -65,7 +65,7 @@ class Journal:
         self._calls: dict[str, int] = {}  # key of a branch -> calls made on it
         self._turn = 0  # next entry to hand out
         self._waiting: dict[int, asyncio.Future[None]] = {}
-        self._given_up: set[int] = set()  # entries whose caller was cancelled before their turn
+        self._passed: set[int] = set()  # entries that were handed out, or whose caller was cancelled
         self._replayed = asyncio.Event()
         self._in_flight = 0  # recorded calls that the engine is still working on
 
@@ -79,7 +79,7 @@ class Journal:
             "strategy": strategy,
             "options": plain,
             "sampling": json.loads(json.dumps(asdict(root.sampling))),
-            "prompt": list(root.tokens),
+            "prompt": root.full_text,
         }
         if self._header is None:
             self._write(header)
@@ -91,7 +91,7 @@ class Journal:
                         f"{self._header.get(name)!r:.200}, here it is {value!r:.200}"
                     )
         self.adopt(root, "0")
-        self._pass_turns()
+        self._call_next()
 
     def adopt(self, branch: Branch, key: str) -> None:
         """A root of the search."""
@@ -159,7 +159,7 @@ class Journal:
     async def _at_turn(self, entry: _Entry) -> None:
         """Waits until everything recorded before the entry was handed out."""
         turn = self._waiting[entry.turn] = asyncio.get_running_loop().create_future()
-        self._pass_turns()
+        self._call_next()
         try:
             while not turn.done():
                 before = self._turn
@@ -167,19 +167,20 @@ class Journal:
                 if not turn.done() and self._turn == before and not self._in_flight:
                     raise JournalError(
                         f"journal {self.path}: the search takes another way than the recorded one, which had "
-                        f"entry {before + 1} next; the strategy or what it is given has changed"
+                        f"line {before + 2} next; the strategy or what it is given has changed"
                     )
         finally:
-            if not turn.done():
-                del self._waiting[entry.turn]
-                self._given_up.add(entry.turn)
-                self._pass_turns()
+            del self._waiting[entry.turn]
+            self._passed.add(entry.turn)
+            self._call_next()
 
-    def _pass_turns(self) -> None:
-        while self._turn in self._waiting or self._turn in self._given_up:
-            if turn := self._waiting.pop(self._turn, None):
-                turn.set_result(None)
+    def _call_next(self) -> None:
+        """Wakes the caller whose turn it is. The turn passes on when that one goes on, not before: so what
+        callers do next they do in the recorded order."""
+        while self._turn in self._passed:
             self._turn += 1
+        if (turn := self._waiting.get(self._turn)) is not None and not turn.done():
+            turn.set_result(None)
         if self._turn == len(self._recorded):
             self._replayed.set()
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from tts_decode.search.tree import Node
+
+T = TypeVar("T")
 
 SCHEMA, VERSION = "tts-decode/search-result", 1
 """Name and version of what `SearchResult.to_dict` gives; docs/results.md lists its fields."""
@@ -127,9 +130,49 @@ class SearchResult:
         return self.best.text
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON-ready lists, dicts, strings and numbers."""
+        """The result as JSON-ready data, with null for what an engine did not tell."""
         result: dict[str, Any] = {"schema": SCHEMA, "version": VERSION} | asdict(self)
         result["answer"] = self.answer
-        for name in ("kv_tokens", "peak_bytes", "mean_bytes"):
+        for name in _DERIVED:
             result["stats"][name] = getattr(self.stats, name)
+        for node in result["tree"]:
+            for name in ("logprobs", "entropies"):
+                node[name] = [None if math.isnan(value) else value for value in node[name]]
+        for candidate in (result["best"], *result["candidates"]):
+            candidate["logprob"] = None if math.isnan(candidate["logprob"]) else candidate["logprob"]
         return result
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SearchResult:
+        """The result that `to_dict` gave; KeyError or TypeError where a field is missing or unknown."""
+        stats = {name: value for name, value in data["stats"].items() if name not in _DERIVED}
+        stats["memory"] = tuple(KVSample(**sample) for sample in stats["memory"])
+        stats["selections"] = tuple(Selection(**selection) for selection in stats["selections"])
+        return cls(
+            strategy=data["strategy"],
+            best=_tuples(Candidate, data["best"]),
+            candidates=tuple(_tuples(Candidate, candidate) for candidate in data["candidates"]),
+            tree=tuple(_tuples(Node, node) for node in data["tree"]),
+            stats=SearchStats(**stats),
+            votes=data["votes"],
+            stopped=data["stopped"],
+        )
+
+
+_DERIVED = ("kv_tokens", "peak_bytes", "mean_bytes")  # of SearchStats, written for those who read the file
+
+
+def _tuples(kind: type[T], fields: dict[str, Any]) -> T:
+    """A dataclass whose sequences are tuples, from JSON, where they are lists."""
+    read = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    for name in _UNTOLD.intersection(read):
+        value = read[name]
+        read[name] = tuple(map(_number, value)) if isinstance(value, tuple) else _number(value)
+    return kind(**read)
+
+
+_UNTOLD = {"logprobs", "entropies", "logprob"}  # NaN where an engine did not tell them
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

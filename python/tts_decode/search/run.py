@@ -19,12 +19,13 @@ from tts_decode.search.journal import Journal
 from tts_decode.search.record import TreeRecord
 from tts_decode.search.result import Candidate, KVSample, SearchResult, SearchStats, Selection
 from tts_decode.search.tree import Node
-from tts_decode.select import AGG_STRATEGIES, aggregate
+from tts_decode.select import aggregate, aggregation
 from tts_decode.text import continuation
 
 if TYPE_CHECKING:
     from tts_decode.branch import Branch, Step
-    from tts_decode.decoder import Prompt, TreeDecoder
+    from tts_decode.decoder import TreeDecoder
+    from tts_decode.prompts import Prompt
 
 T = TypeVar("T")
 
@@ -145,6 +146,7 @@ class SearchRun:
     def prune(self, branches: Sequence[Branch]) -> None:
         """Release the branches; the last nodes of those that were not forked count as pruned."""
         for branch in branches:
+            self._settle(branch)
             node = self._record.node(branch)
             if node.status == "open":
                 node.status = "pruned"
@@ -157,6 +159,7 @@ class SearchRun:
         """
         if score is None and branch.scores:
             score = self.aggregated([branch])[0]
+        self._settle(branch)
         node = self._record.node(branch)
         candidate = Candidate(
             text=branch.text,
@@ -178,20 +181,22 @@ class SearchRun:
     async def step(self, branches: Sequence[Branch], **sampling: Any) -> list[Step]:
         """One step each, to its own boundary; each becomes a node of the tree. sampling: as in
         `Branch.step`."""
-        steps = await gather(self._step(branch, sampling) for branch in branches)
-        self.note_memory()
-        return steps
-
-    async def _step(self, branch: Branch, sampling: dict[str, Any]) -> Step:
         began = self._record.seconds
-        if self._journal is None:
-            step = await branch.step(**sampling)
-        else:
-            step = await self._journal.step(branch, sampling)
-        if step.tokens:
-            self._record.add(branch, step.text, began=began)
-            self._generated += len(step.tokens)
-        return step
+
+        async def step(branch: Branch) -> tuple[Step, float]:
+            if self._journal is None:
+                made = await branch.step(**sampling)
+            else:
+                made = await self._journal.step(branch, sampling)
+            return made, self._record.seconds
+
+        steps = await gather(step(branch) for branch in branches)
+        for branch, (made, ended) in zip(branches, steps, strict=True):
+            if made.tokens:
+                self._record.add(branch, made.text, began=began).ended = ended
+                self._generated += len(made.tokens)
+        self.note_memory()
+        return [made for made, _ in steps]
 
     async def complete(self, branch: Branch, **sampling: Any) -> Branch:
         """Steps of the branch until it is finished."""
@@ -296,9 +301,8 @@ class SearchRun:
     # -- scores
 
     def aggregate_by(self, agg_strategy: str) -> None:
-        """How the scores of a branch's steps become one; one of `select.AGG_STRATEGIES`, "last" until set."""
-        if agg_strategy not in AGG_STRATEGIES:
-            raise ValueError(f"agg_strategy={agg_strategy!r}; expected one of {', '.join(AGG_STRATEGIES)}")
+        """How the scores of a branch's steps become one, as `select.aggregation` says; "last" until set."""
+        aggregation(agg_strategy)
         self._agg_strategy = agg_strategy
 
     def aggregated(self, branches: Sequence[Branch]) -> list[float]:
@@ -421,7 +425,8 @@ class SearchRun:
             self.end(self.fork(self.root)[0])
         stopped = self.stopped
         if stopped is None and self.root.budget is not None:
-            stopped = self.root.budget.spent
+            spent = self.root.budget.spent
+            stopped = None if spent is None else f"the budget's {spent} is used up"
         return SearchResult(
             self.strategy,
             max(self.candidates, key=_rank) if best is None else best,
@@ -431,6 +436,13 @@ class SearchRun:
             votes,
             stopped,
         )
+
+    def _settle(self, branch: Branch) -> None:
+        """Records the tokens that a step left which did not come to its end: cancelled, or still running."""
+        recorded = self._record.end(branch)
+        if branch.length > recorded:
+            self._generated += branch.length - recorded
+            self._record.add(branch, branch.text_from(recorded), began=self._record.seconds)
 
     def _release(self, branch: Branch) -> None:
         del self._held[branch.id]

@@ -24,14 +24,15 @@ class Strategy(Generic[Options]):
 
     Attributes:
         name: of the function. summary: a line on what it does.
-        family: the folder under `search/` that it is in.
+        family: the folder under `search/` that it is in; "own" for those of others.
         body: the function itself, over a `SearchRun`: what another strategy calls to go on in its own run.
     """
 
     def __init__(self, body: Body[Options], summary: str) -> None:
         self.name = body.__name__
         self.summary = summary
-        self.family = body.__module__.split(".")[-2]
+        module = body.__module__.split(".")
+        self.family = module[-2] if module[:2] == ["tts_decode", "search"] else "own"
         self.body = body
         self.__doc__ = body.__doc__
 
@@ -80,6 +81,12 @@ def strategy(summary: str) -> Callable[[Body[Options]], Strategy[Options]]:
 
     def make(body: Body[Options]) -> Strategy[Options]:
         made = Strategy(body, summary)
+        known = STRATEGIES.get(made.name)
+        if known is not None and known.body.__module__ != body.__module__:
+            raise ValueError(
+                f"a strategy called {made.name!r} is defined in {known.body.__module__} already: choose "
+                "another name"
+            )
         STRATEGIES[made.name] = made
         return made
 

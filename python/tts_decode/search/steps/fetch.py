@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.hidden import hidden_states
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.steps.ets import Embed, hidden_states, mean_hidden
+from tts_decode.search.steps.ets import Embed, mean_hidden
 from tts_decode.search.strategy import strategy
 from tts_decode.select import cluster, hyper_nodes, top_k
 
