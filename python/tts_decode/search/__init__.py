@@ -15,6 +15,7 @@ from tts_decode.search.budget import (
     rollout_share,
     shifted_window,
 )
+from tts_decode.search.graphs import adaptive_graph, archon, aries, atom_of_thoughts
 
 # isort: on
 from tts_decode.search.files import read_json, write_json, write_parquet
@@ -35,6 +36,10 @@ __all__ = [
     "SearchStats",
     "Selection",
     "Strategy",
+    "adaptive_graph",
+    "archon",
+    "aries",
+    "atom_of_thoughts",
     "beam_search",
     "best_of_n",
     "budget_forcing",

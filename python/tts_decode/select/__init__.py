@@ -7,6 +7,7 @@ from tts_decode.select.allocation import allocate, rebase_weights
 from tts_decode.select.answers import extract_answer
 from tts_decode.select.clusters import cluster
 from tts_decode.select.cost_model import ets_objective, ets_select, retained_nodes
+from tts_decode.select.dag import ancestors, earlier_needs, longest_path
 from tts_decode.select.entropy import fork_points
 from tts_decode.select.eviction import evicted_columns
 from tts_decode.select.ratings import rating
@@ -18,12 +19,15 @@ __all__ = [
     "aggregate",
     "aggregation",
     "allocate",
+    "ancestors",
     "cluster",
+    "earlier_needs",
     "ets_objective",
     "ets_select",
     "evicted_columns",
     "extract_answer",
     "fork_points",
+    "longest_path",
     "rating",
     "rebase_weights",
     "retained_nodes",
