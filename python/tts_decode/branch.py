@@ -20,7 +20,8 @@ from tts_decode.state import BranchState
 from tts_decode.text import continuation
 
 if TYPE_CHECKING:
-    from tts_decode.decoder import Prompt, TreeDecoder
+    from tts_decode.decoder import TreeDecoder
+    from tts_decode.prompts import Prompt
 
 
 FINAL_REASONS = frozenset({"eos", "max_tokens", "length", "budget"})

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
 from tts_decode.budget import Budget
-from tts_decode.decoder import DecoderStats, Prompt, gather
+from tts_decode.decoder import DecoderStats, gather
 from tts_decode.engines.completion import Complete, Completion, CompletionRequest, Score
 from tts_decode.engines.text_branch import Purse, TextBranch, unsupported
 from tts_decode.errors import EngineError
+from tts_decode.prompts import Prompt
 from tts_decode.sampling import SamplingParams
 from tts_kernels.cost import StepCost
 
@@ -153,7 +154,6 @@ class TextDecoder:
             resident_bytes=0,
             peak_bytes=0,
             page_bytes=0,
-            pins=0,
         )
 
     def __getattr__(self, name: str) -> Any:

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import torch
 from torch import Tensor
 
-from tts_decode.branch import Step
+from tts_decode.branch import FINAL_REASONS, Step
 from tts_decode.budget import Budget
 from tts_decode.engines.completion import Completion, CompletionRequest
 from tts_decode.errors import BranchReleased, UnsupportedByEngine
-from tts_decode.requests import FINAL_REASONS
 from tts_decode.sampling import SamplingParams, mix
 
 if TYPE_CHECKING:
-    from tts_decode.decoder import Prompt
     from tts_decode.engines.text import TextDecoder
+    from tts_decode.prompts import Prompt
 
 T = TypeVar("T")
 

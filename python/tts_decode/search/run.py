@@ -24,7 +24,8 @@ from tts_decode.text import continuation
 
 if TYPE_CHECKING:
     from tts_decode.branch import Branch, Step
-    from tts_decode.decoder import Prompt, TreeDecoder
+    from tts_decode.decoder import TreeDecoder
+    from tts_decode.prompts import Prompt
 
 T = TypeVar("T")
 
@@ -145,6 +146,7 @@ class SearchRun:
     def prune(self, branches: Sequence[Branch]) -> None:
         """Release the branches; the last nodes of those that were not forked count as pruned."""
         for branch in branches:
+            self._settle(branch)
             node = self._record.node(branch)
             if node.status == "open":
                 node.status = "pruned"
@@ -157,6 +159,7 @@ class SearchRun:
         """
         if score is None and branch.scores:
             score = self.aggregated([branch])[0]
+        self._settle(branch)
         node = self._record.node(branch)
         candidate = Candidate(
             text=branch.text,
@@ -433,6 +436,13 @@ class SearchRun:
             votes,
             stopped,
         )
+
+    def _settle(self, branch: Branch) -> None:
+        """Records the tokens that a step left which did not come to its end: cancelled, or still running."""
+        recorded = self._record.end(branch)
+        if branch.length > recorded:
+            self._generated += branch.length - recorded
+            self._record.add(branch, branch.text_from(recorded), began=self._record.seconds)
 
     def _release(self, branch: Branch) -> None:
         del self._held[branch.id]

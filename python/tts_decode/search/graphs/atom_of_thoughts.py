@@ -79,6 +79,7 @@ async def atom_of_thoughts(
 
     async def chain(branch: Branch) -> Candidate:
         question, limit = run.question, max_depth
+        direct: Candidate
         direct, whole = await gather(finish(run, branch), answer_to(run, DECOMPOSE.format(question=question)))
         for depth in range(max_depth):
             parts, needs = with_needs(listed(spoken(whole.text), MOST_PARTS))
