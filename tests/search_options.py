@@ -45,6 +45,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "lm_beam_search": {"n": 3},
     "rebase": {"n": 8},
     "ets": {"n": 8, "lambda_b": 1.0, "lambda_d": 0.5},
+    "compute_optimal": {"n": 8, "probes": 2},
+    "dvts": {"n": 8, "beam_width": 4},
+    "fetch": {"n": 8, "beam_width": 4},
+    "lookahead": {"n": 8, "beam_width": 4},
+    "swift": {"n": 8, "beam_width": 4, "softmax_temperature": 0.1},
     # trees
     "mcts": {"n": 4, "width": 3},
     "ab_mcts": {"n": 6, "batch_size": 3},
@@ -53,6 +58,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "reward_guided_tree_search": {"n": 6, "width": 2, "pre_expansion": 4, "extract": length_mod_3},
     "r2_retrieval": {"n": 3, "width": 3},
     # particles
+    "particle_filter": {"n": 6},
+    "particle_gibbs": {"n": 4},
+    "qalign": {"n": 8, "chains": 2, "burn_in": 1, "extract": length_mod_3},
     # budget
     "budget_forcing": {"n": 3, "max_tokens_thinking": 12, "extract": length_mod_3},
     "shifted_window": {"n": 3, "max_tokens_thinking": 12, "extract": length_mod_3},
@@ -61,6 +69,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "entropy_forking": {"n": 2, "extract": length_mod_3},
     # refinement
     # graphs
+    "atom_of_thoughts": {"n": 3, "extract": length_mod_3},
+    "adaptive_graph": {"n": 3},
+    "aries": {"n": 3, "max_steps": 3, "max_tokens_policy": 6},
+    "archon": {"n": 3, "layers": "generate rank:2 critique verify test fuse"},
     # asynchronous
     "atts": {"n": 4, "extract": length_mod_3},
 }

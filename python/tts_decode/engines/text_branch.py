@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import torch
 from torch import Tensor
 
-from tts_decode.branch import FINAL_REASONS, Step
 from tts_decode.budget import Budget
 from tts_decode.engines.completion import Completion, CompletionRequest
 from tts_decode.errors import BranchReleased, UnsupportedByEngine
 from tts_decode.sampling import SamplingParams, mix
+from tts_decode.steps import FINAL_REASONS, Step
 
 if TYPE_CHECKING:
     from tts_decode.engines.text import TextDecoder

@@ -29,6 +29,7 @@ from tts_decode.search.trees import (
     r2_retrieval,
     reward_guided_tree_search,
 )
+from tts_decode.search.graphs import adaptive_graph, archon, aries, atom_of_thoughts
 from tts_decode.search.asynchronous import atts
 from tts_decode.search.budget import (
     budget_forcing,
@@ -38,6 +39,14 @@ from tts_decode.search.budget import (
     rollout_share,
     shifted_window,
 )
+from tts_decode.search.steps import (
+    compute_optimal,
+    dvts,
+    fetch,
+    lookahead,
+    swift,
+)
+from tts_decode.search.particles import particle_filter, particle_gibbs, qalign
 
 # isort: on
 from tts_decode.search.files import read_json, write_json, write_parquet
@@ -60,13 +69,20 @@ __all__ = [
     "Strategy",
     "ab_mcts",
     "adaptive_consistency",
+    "adaptive_graph",
+    "archon",
+    "aries",
+    "atom_of_thoughts",
     "atts",
     "b4",
     "beam_search",
     "best_of_n",
     "budget_forcing",
+    "compute_optimal",
+    "dvts",
     "entropy_forking",
     "ets",
+    "fetch",
     "first_finish",
     "forest_of_thought",
     "get_strategy",
@@ -74,11 +90,15 @@ __all__ = [
     "iterative_deepening",
     "knockout",
     "lm_beam_search",
+    "lookahead",
     "mcts",
     "mcts_judge",
     "model_switch",
     "multi_verifier",
     "no_thinking",
+    "particle_filter",
+    "particle_gibbs",
+    "qalign",
     "r2_retrieval",
     "read_json",
     "rebase",
@@ -93,6 +113,7 @@ __all__ = [
     "shifted_window",
     "st_bon",
     "strategy",
+    "swift",
     "write_json",
     "write_parquet",
 ]
