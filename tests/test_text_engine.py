@@ -655,7 +655,7 @@ def test_bad_arguments_are_named(arguments, message):
         TextDecoder(**{"complete": _never} | arguments)
 
 
-@pytest.mark.parametrize("prompt", ["", [], 5, {"role": "user"}])
+@pytest.mark.parametrize("prompt", ["", [], 5, {"role": "user"}, [{"role": "user"}]])
 def test_bad_prompts_are_refused(prompt):
     decoder = TextDecoder(_never)
     with pytest.raises((TypeError, ValueError), match="prompt"):
