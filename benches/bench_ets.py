@@ -1,7 +1,8 @@
 """Time of `select.ets_select` at 256 leaves, exact and greedy, and what greedy loses.
 
-Target: exact in under 20 ms. The trees grow as REBASE grows them: random scores, the width shared out by their
-softmax at every depth. Steps of one parent say the same with a probability that differs from tree to tree.
+Target: exact in under 20 ms. The trees grow as REBASE grows them: random scores, the width shared out by
+their softmax at every depth. Steps of one parent say the same with a probability that differs from tree to
+tree.
 The distribution over all trees is printed at the end: pytest benches/bench_ets.py
 """
 
@@ -84,7 +85,7 @@ def test_select(benchmark: BenchmarkFixture, depth: int, method: Literal["exact"
 
 
 def test_distribution(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each tree once, and the gap between the objectives."""
+    """CPU time on each tree, the best of three, and the gap between the objectives."""
     seconds: dict[str, list[float]] = {method: [] for method in METHODS}
     gaps = []
     instance(0, LEAVES, 4, 40).select("exact")  # SciPy is imported at the first call
@@ -94,9 +95,12 @@ def test_distribution(capsys: pytest.CaptureFixture[str]) -> None:
                 tree = instance(1000 * seed + 10 * depth + clusters, LEAVES, depth, clusters)
                 values = []
                 for method in METHODS:
-                    began = time.process_time()
-                    kept = tree.select(method)
-                    seconds[method].append(time.process_time() - began)
+                    times = []
+                    for _ in range(3):
+                        began = time.process_time()
+                        kept = tree.select(method)
+                        times.append(time.process_time() - began)
+                    seconds[method].append(min(times))
                     values.append(tree.objective(kept))
                 gaps.append(values[0] - values[1])
     with capsys.disabled():
@@ -108,6 +112,6 @@ def test_distribution(capsys: pytest.CaptureFixture[str]) -> None:
             print(f"{method:8}" + "".join(f"{cut:8.1f}" for cut in cuts) + f"{over:12}")
         optimal = sum(gap < 2e-6 for gap in gaps)
         print(
-            f"greedy is optimal on {optimal / len(gaps):.0%}; gap of the objective: mean {np.mean(gaps):.1e}, "
+            f"greedy is optimal on {optimal / len(gaps):.0%}; gap: mean {np.mean(gaps):.1e}, "
             f"99% {np.quantile(gaps, 0.99):.1e}, worst {max(gaps):.1e}"
         )

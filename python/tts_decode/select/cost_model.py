@@ -76,12 +76,16 @@ def ets_select(
     leaves    distinct node ids; no leaf is an ancestor of another.
     costs     one non-negative number a node: 1 each for the published model, or the node's tokens.
     clusters  one label a leaf, or None to leave the coverage term out.
-    method    "exact": an optimum. "greedy": what the reductions leave open is decided best path first,
-              without SciPy.
+    method    "exact": an optimum, by the reductions of `select.closure` and HiGHS for what they leave open.
+              "greedy": that is decided best path first, without SciPy.
 
     At least one leaf is kept. Objectives within RESOLUTION are ties: each leaf carries a bonus that falls
     with its index, less than that in sum, so a tie goes to more leaves and, between like leaves, to the lower
     index. With lambda_b = 0 every leaf is kept.
+
+    At 256 leaves, on the 280 random trees of benches/bench_ets.py, exact took 2.6 ms of CPU time in the median
+    and 17 ms at the 99th percentile; one tree, which needs the integer programme, took 28 ms. Greedy took at
+    most 7 ms and found the optimum on 85 % of them; it lost 4e-4 of the objective on average, 2e-2 at worst.
     """
     n = _check(outcomes, parents, leaves, costs, clusters, lambda_b, lambda_d)
     if method not in ("exact", "greedy"):
