@@ -401,7 +401,7 @@ def test_searches_that_run_out_of_pages_leave_nothing(model: PreTrainedModel, na
     async def search() -> None:
         root = await decoder.root(PROMPT, SamplingParams(max_tokens=60, max_step_tokens=20))
         try:
-            await STRATEGIES[name].run(root, n=8, **options)
+            await STRATEGIES[name](root, n=8, **options)
         finally:
             root.release()
 

@@ -105,7 +105,7 @@ def test_every_strategy_runs_sparse(name: str, share: Any) -> None:
     async def search() -> Any:
         root = await decoder.root(PROMPT, sampling)
         try:
-            return await STRATEGIES[name].run(root, **options)
+            return await STRATEGIES[name](root, **options)
         finally:
             root.release()
 

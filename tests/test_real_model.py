@@ -111,7 +111,7 @@ def test_strategies_run_and_release(decoder: TreeDecoder, name: str) -> None:
     async def search() -> str:
         sampling = SamplingParams(temperature=0.8, stop=("\n",), max_tokens=16, max_step_tokens=8)
         root = await decoder.root(chat(default_tasks(1)[0].prompt), sampling)
-        result = await strategy.run(root, n=4, **options)
+        result = await strategy(root, n=4, **options)
         root.release()
         return result.answer
 

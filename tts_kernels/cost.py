@@ -112,7 +112,7 @@ class ModelShape:
     """The figures of a model that its cost depends on.
 
     Attributes:
-        num_layers, num_q_heads, num_kv_heads, head_dim, hidden, vocab: of the model.
+        num_layers, num_q_heads, num_kv_heads, head_dim, hidden, vocab: of the model; vocab 0 without LM head.
         active_parameters: weights that one token is multiplied with: the LM head included, the embedding
             table not.
         parameters: the same over all experts of a mixture; equal to active_parameters without experts.
@@ -132,7 +132,8 @@ class ModelShape:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            require_positive(name, value)
+            if name != "vocab" or value != 0:
+                require_positive(name, value)
         if self.num_q_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_q_heads: got {self.num_q_heads}, expected a multiple of num_kv_heads = "

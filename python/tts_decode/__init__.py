@@ -8,21 +8,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch, Step
+    from tts_decode.branch import Branch
     from tts_decode.budget import Budget
-    from tts_decode.decoder import DecoderStats, TreeDecoder, gather
-    from tts_decode.errors import BranchReleased, ModelLoadError, OutOfPages, UnsupportedModel
+    from tts_decode.decoder import TreeDecoder
+    from tts_decode.errors import (
+        BranchReleased,
+        JournalError,
+        ModelLoadError,
+        OutOfPages,
+        ScorerError,
+        UnsupportedModel,
+    )
+    from tts_decode.kv_budget import KVBudget, Pin
+    from tts_decode.running import gather
     from tts_decode.sampling import SamplingParams
     from tts_decode.sparse import SparseConfig
+    from tts_decode.state import BranchState
+    from tts_decode.stats import DecoderStats
+    from tts_decode.steps import Step
 
 __all__ = [
     "Branch",
     "BranchReleased",
+    "BranchState",
     "Budget",
     "DecoderStats",
+    "JournalError",
+    "KVBudget",
     "ModelLoadError",
     "OutOfPages",
+    "Pin",
     "SamplingParams",
+    "ScorerError",
     "SparseConfig",
     "Step",
     "TreeDecoder",
@@ -31,12 +48,24 @@ __all__ = [
 ]
 
 _MODULES = {
-    "branch": ("Branch", "Step"),
+    "branch": ("Branch",),
     "budget": ("Budget",),
-    "decoder": ("DecoderStats", "TreeDecoder", "gather"),
-    "errors": ("BranchReleased", "ModelLoadError", "OutOfPages", "UnsupportedModel"),
+    "decoder": ("TreeDecoder",),
+    "errors": (
+        "BranchReleased",
+        "JournalError",
+        "ModelLoadError",
+        "OutOfPages",
+        "ScorerError",
+        "UnsupportedModel",
+    ),
+    "kv_budget": ("KVBudget", "Pin"),
+    "running": ("gather",),
     "sampling": ("SamplingParams",),
     "sparse": ("SparseConfig",),
+    "state": ("BranchState",),
+    "stats": ("DecoderStats",),
+    "steps": ("Step",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -67,11 +67,18 @@ class Budget:
 
     @property
     def exhausted(self) -> bool:
+        return self.spent is not None
+
+    @property
+    def spent(self) -> str | None:
+        """The limit that is used up, by its name: "max_tokens", "max_cost" or "max_seconds"; else None."""
         if self.max_tokens is not None and self.tokens_used >= self.max_tokens:
-            return True
+            return "max_tokens"
         if self.max_cost is not None and self.cost_used >= self.max_cost:
-            return True
-        return self.max_seconds is not None and self.seconds_used >= self.max_seconds
+            return "max_cost"
+        if self.max_seconds is not None and self.seconds_used >= self.max_seconds:
+            return "max_seconds"
+        return None
 
 
 def _positive(value: object) -> bool:

@@ -2,7 +2,17 @@
 
 from tts_kernels import OutOfPages
 
-__all__ = ["BranchReleased", "ModelLoadError", "OutOfPages", "UnsupportedModel"]
+__all__ = [
+    "BranchReleased",
+    "EngineError",
+    "JournalError",
+    "ModelLoadError",
+    "OutOfPages",
+    "ResultFileError",
+    "ScorerError",
+    "UnsupportedByEngine",
+    "UnsupportedModel",
+]
 
 
 class BranchReleased(RuntimeError):  # noqa: N818
@@ -15,3 +25,23 @@ class UnsupportedModel(ValueError):  # noqa: N818
 
 class ModelLoadError(RuntimeError):
     """A model could not be loaded; the message names what was asked for and what to do."""
+
+
+class ScorerError(RuntimeError):
+    """A scorer raised; the message names it and what it raised."""
+
+
+class JournalError(ValueError):
+    """A search cannot be resumed from a journal; the message names the file and why."""
+
+
+class UnsupportedByEngine(RuntimeError):  # noqa: N818
+    """A strategy asked a text engine for what a completion call cannot give; the message names it."""
+
+
+class ResultFileError(ValueError):
+    """A file of a search's result cannot be read; the message names it and why."""
+
+
+class EngineError(RuntimeError):
+    """An engine outside this process failed, or its answer cannot be right; the message says how."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tts_decode.branch import Branch, Step
+from tts_decode.branch import Branch
 from tts_decode.sampling import SamplingParams, token_logprobs
+from tts_decode.steps import FINAL_REASONS, Step
 from tts_decode.text import StopFinder, continuation
-
-FINAL_REASONS = frozenset({"eos", "max_tokens", "length", "budget"})
 
 
 @dataclass
@@ -30,6 +30,7 @@ class Feed:
 class Request:
     """A call that waits for the engine. `future` carries its result; `branch` is set once it is admitted."""
 
+    needs_hidden = False  # whether `fed` must be given hidden states
     branch: Branch
     future: asyncio.Future[Any]
 
@@ -49,10 +50,18 @@ class Request:
         """Tokens to feed next, in order; empty when the logits after the branch's last token are there."""
         return self.branch.tokens[self.branch._kv_length :]
 
+    def logit_rows(self, count: int) -> range:
+        """Of the first `count` missing tokens those whose logits are wanted: from the branch's last on."""
+        return range(max(0, len(self.branch.tokens) - 1 - self.branch._kv_length), count)
+
+    def embeds(self, position: int) -> Tensor:
+        """Input [hidden] of a missing token of id -1, at its position in the branch."""
+        return self.branch._embeds[position]
+
     def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
         """The first `count` missing tokens are in the tree.
 
-        `logits`: rows of those from the branch's last token on, float32; `hidden`: rows of all, float32.
+        `logits`: of `logit_rows`, float32; `hidden`: rows of all, float32.
         """
         branch = self.branch
         branch._kv_length += count
@@ -76,12 +85,16 @@ class AdvanceRequest(Request):
 
 class RootRequest(Request):
     """A prompt's way into the tree; its result is the branch that `make` builds from the ids of a tree branch
-    and the length that was resident already."""
+    and the length that was resident already.
 
-    def __init__(self, tokens: list[int], make: Callable[[], Branch]) -> None:
+    Without LM head (`logits` False) no logits are computed, and what is resident whole is not fed at all.
+    """
+
+    def __init__(self, tokens: list[int], make: Callable[[], Branch], *, logits: bool = True) -> None:
         super().__init__(None)
         self.tokens = tokens
         self._make = make
+        self._logits = logits
 
     def start(self) -> None:
         """There is no branch yet."""
@@ -91,12 +104,26 @@ class RootRequest(Request):
         self.branch._busy = True
         self.admitted = True
 
+    def begin_tick(self) -> None:
+        if self.admitted and not self.missing():
+            self.resolve(self.branch)
+
+    def logit_rows(self, count: int) -> range:
+        return super().logit_rows(count) if self._logits else range(0)
+
+    def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
+        if self._logits:
+            super().fed(count, logits, hidden)
+        else:
+            self.branch._kv_length += count
+            self.begin_tick()
+
     def undo(self) -> None:
         if self.admitted and not self.branch.released:
             self.branch.release()
 
 
-class ExtendRequest(Request):
+class AppendRequest(Request):
     """Forced tokens. The branch's own token list grows only when all of them are in."""
 
     def __init__(self, branch: Branch, tokens: list[int]) -> None:
@@ -105,21 +132,44 @@ class ExtendRequest(Request):
         self._kv_before = branch._kv_length
         self._logprobs: list[float] = []
         self._entropies: list[float] = []
+
+    def missing(self) -> list[int]:
+        return self._tokens[self.branch._kv_length :]
+
+    def finish(self, logits: Tensor | None, result: Any) -> None:
+        """All is in. logits: after the last token, where they were computed."""
+        branch = self.branch
+        branch.tokens = self._tokens
+        branch.logprobs += self._logprobs
+        branch.entropies += self._entropies
+        branch.finish_reason = None
+        branch._logits = logits
+        self.resolve(result)
+
+    def undo(self) -> None:
+        super().undo()
+        if not self.branch.released and self.branch._kv_length != self._kv_before:
+            self.branch._kv_length = self._kv_before
+            self.branch.decoder._tree.truncate(self.branch.id, self._kv_before)
+
+
+class ExtendRequest(AppendRequest):
+    """Forced tokens and their log-probabilities."""
+
+    def __init__(self, branch: Branch, tokens: list[int]) -> None:
+        super().__init__(branch, tokens)
         if branch._logits is not None:
             self._score(branch._logits[None])
 
     def begin_tick(self) -> None:
         if self._scored == len(self._tokens):  # one token, and its logits were there: it is fed when needed
-            self._finish(None)
-
-    def missing(self) -> list[int]:
-        return self._tokens[self.branch._kv_length :]
+            self.finish(None, self._logprobs)
 
     def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
         self.branch._kv_length += count
         self._score(logits)
         if self.branch._kv_length == len(self._tokens):
-            self._finish(logits[-1].clone())
+            self.finish(logits[-1].clone(), self._logprobs)
 
     @property
     def _scored(self) -> int:
@@ -133,20 +183,80 @@ class ExtendRequest(Request):
             self._logprobs += logprobs
             self._entropies += entropies
 
-    def _finish(self, logits: Tensor | None) -> None:
-        branch = self.branch
-        branch.tokens = self._tokens
-        branch.logprobs += self._logprobs
-        branch.entropies += self._entropies
-        branch.finish_reason = None
-        branch._logits = logits
-        self.resolve(self._logprobs)
 
-    def undo(self) -> None:
-        super().undo()
-        if not self.branch.released and self.branch._kv_length != self._kv_before:
-            self.branch._kv_length = self._kv_before
-            self.branch.decoder._tree.truncate(self.branch.id, self._kv_before)
+class ReadRequest(AppendRequest):
+    """Forced tokens and the last hidden states of some of them, float32 [len(rows), hidden]; no logits.
+
+    rows: indices into the tokens, ascending.
+    """
+
+    needs_hidden = True
+
+    def __init__(self, branch: Branch, tokens: list[int], rows: list[int]) -> None:
+        super().__init__(branch, tokens)
+        self._positions = [len(branch.tokens) + row for row in rows]
+        self._read: list[Tensor] = []
+        self._logprobs = self._entropies = [math.nan] * len(tokens)
+
+    def logit_rows(self, count: int) -> range:
+        return range(0)
+
+    def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
+        assert hidden is not None  # `needs_hidden`
+        begin = self.branch._kv_length
+        self.branch._kv_length += count
+        wanted = [position - begin for position in self._positions if begin <= position < begin + count]
+        self._read.append(hidden[wanted])
+        if self.branch._kv_length == len(self._tokens):
+            self.finish(None, torch.cat(self._read).cpu())
+
+
+class EmbedsRequest(ReadRequest):
+    """Embeddings [n, hidden] in place of tokens, and the last hidden states of all of them."""
+
+    def __init__(self, branch: Branch, embeds: Tensor) -> None:
+        super().__init__(branch, [-1] * len(embeds), list(range(len(embeds))))
+        self._new = dict(enumerate(embeds, start=len(branch.tokens)))
+
+    def embeds(self, position: int) -> Tensor:
+        return self._new[position] if position in self._new else super().embeds(position)
+
+    def finish(self, logits: Tensor | None, result: Any) -> None:
+        self.branch._embeds = self.branch._embeds | self._new
+        super().finish(logits, result)
+
+
+class ReplayRequest(AppendRequest):
+    """A recorded step: its tokens are fed but for the last, as when they were sampled."""
+
+    def __init__(self, branch: Branch, step: Step) -> None:
+        super().__init__(branch, list(step.tokens))
+        self._step = step
+        self._logprobs, self._entropies = list(step.logprobs), list(step.entropies)
+
+    def begin_tick(self) -> None:
+        if not self.missing():
+            self._close()
+
+    def missing(self) -> list[int]:
+        return super().missing()[:-1]
+
+    def logit_rows(self, count: int) -> range:
+        return range(0)
+
+    def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
+        self.branch._kv_length += count
+        self.begin_tick()
+
+    def _close(self) -> None:
+        branch, step = self.branch, self._step
+        self.finish(None, step)
+        if step.reason in FINAL_REASONS:
+            branch.finish_reason = step.reason
+        branch.steps.append(step)
+        branch._step_ends.append(len(branch.tokens))
+        if branch.budget is not None:
+            branch.budget.tokens_used += len(step.tokens)
 
 
 class StepRequest(Request):

@@ -9,6 +9,7 @@ barrier: each request leaves when it is done and new ones join at the next tick.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -19,11 +20,22 @@ import torch
 from torch import Tensor
 
 from tts_decode.accounting import CostMeter
-from tts_decode.branch import Branch, Step
+from tts_decode.branch import Branch
 from tts_decode.engines.steps import StepInputs
 from tts_decode.errors import BranchReleased
-from tts_decode.requests import AdvanceRequest, ExtendRequest, Feed, Request, RootRequest, StepRequest
+from tts_decode.requests import (
+    AdvanceRequest,
+    EmbedsRequest,
+    ExtendRequest,
+    Feed,
+    ReadRequest,
+    ReplayRequest,
+    Request,
+    RootRequest,
+    StepRequest,
+)
 from tts_decode.sampling import SamplingParams, sample, uniform
+from tts_decode.steps import Step
 from tts_kernels import OutOfPages
 
 if TYPE_CHECKING:
@@ -38,6 +50,7 @@ class Scheduler:
     """The queue of waiting requests and the task that serves them, started lazily on the running loop."""
 
     def __init__(self, decoder: TreeDecoder, max_batch_tokens: int) -> None:
+        self._embed_ids = itertools.count(1 << 30)  # above every vocabulary, within int32
         self.steps = 0
         self.forward_tokens = 0
         self.generated_tokens = 0
@@ -68,6 +81,17 @@ class Scheduler:
     async def extend(self, branch: Branch, tokens: list[int]) -> list[float]:
         logprobs: list[float] = await self._submit(ExtendRequest(branch, tokens))
         return logprobs
+
+    async def read(self, branch: Branch, tokens: list[int], rows: list[int]) -> Tensor:
+        hidden: Tensor = await self._submit(ReadRequest(branch, tokens, rows))
+        return hidden
+
+    async def extend_embeds(self, branch: Branch, embeds: Tensor) -> Tensor:
+        hidden: Tensor = await self._submit(EmbedsRequest(branch, embeds))
+        return hidden
+
+    async def replay(self, branch: Branch, step: Step) -> None:
+        await self._submit(ReplayRequest(branch, step))
 
     async def advance(self, branch: Branch) -> None:
         await self._submit(AdvanceRequest(branch))
@@ -164,8 +188,8 @@ class Scheduler:
 
     def _choose_batch(self) -> list[Feed]:
         """Tokens to feed in this tick: single ones first, then runs in chunks; as rows and pages go."""
-        tree = self._decoder._tree
-        rows, pages = self._max_batch_tokens, tree.free_pages
+        tree, kv = self._decoder._tree, self._decoder._kv
+        rows, pages, taken = self._max_batch_tokens, kv.free_pages, 0
         batch: list[Feed] = []
         blocked: tuple[Request, int] | None = None
         wanted = [(request, request.missing()) for request in self._waiting if request.admitted]
@@ -174,10 +198,13 @@ class Scheduler:
             if not count:
                 continue
             needed = tree.pages_needed(request.branch.id, count)
-            if needed > pages:
+            if needed > pages - taken and kv.pins_left:
+                kv.make_room(taken + needed)
+                pages, needed = kv.free_pages, tree.pages_needed(request.branch.id, count)
+            if needed > pages - taken:
                 blocked = blocked or (request, needed)
                 continue
-            pages -= needed
+            taken += needed
             rows -= count
             batch.append(Feed(request, tokens[:count]))
         if blocked and not batch and all(tokens for _, tokens in wanted):
@@ -185,11 +212,17 @@ class Scheduler:
         return batch
 
     def _out_of_pages(self, request: Request, needed: int) -> OutOfPages:
-        tree, size = self._decoder._tree, self._decoder._pool.page_bytes
+        kv = self._decoder._kv
+        pages, size, budget = kv.tree.num_pages, kv.page_bytes, kv.budget
+        limit = f"(kv_bytes = {pages * size}): raise kv_bytes"
+        if budget.decoders > 1:
+            limit = (
+                f"(a KVBudget of {budget.total} bytes, of which {budget.decoders} decoders hold "
+                f"{budget.resident}): raise it"
+            )
         return OutOfPages(
             f"branch {request.branch.id} needs {needed} more KV pages ({needed * size} bytes), but "
-            f"{tree.free_pages} of {tree.num_pages} are free (kv_bytes = {tree.num_pages * size}): raise "
-            "kv_bytes, lower n, or release branches"
+            f"{kv.free_pages} of {pages} are free {limit}, lower n, or release branches"
         )
 
     def _forward(self, batch: list[Feed]) -> Tensor:
@@ -198,27 +231,44 @@ class Scheduler:
         tree = decoder._tree
         branches = [feed.request.branch for feed in batch]
         ids = [branch.id for branch in branches]
-        appended = tree.append(ids, [feed.tokens for feed in batch])
+        appended = tree.append(ids, [self._tree_tokens(feed.tokens) for feed in batch])
+        decoder._kv.note_peak()
         try:
             tables, lengths = tree.block_tables(ids)
             counts = np.array([len(feed.tokens) for feed in batch], dtype=np.int32)
             tokens: list[int] = []
             positions: list[int] = []
-            rows: list[int] = []  # tokens whose logits are wanted: from the branch's last token on
+            embeds: list[Tensor] = []
+            rows: list[int] = []  # tokens whose logits are wanted
             for branch, feed in zip(branches, batch, strict=True):
-                begin, end = branch._kv_length, branch._kv_length + len(feed.tokens)
-                rows.extend(
-                    range(len(tokens) + max(0, len(branch.tokens) - 1 - begin), len(tokens) + end - begin)
-                )
+                count = len(feed.tokens)
+                rows.extend(len(tokens) + row for row in feed.request.logit_rows(count))
                 tokens.extend(feed.tokens)
-                positions.extend(range(begin, end))
+                places = range(branch._kv_length, branch._kv_length + count)
+                positions.extend(places)
+                if min(feed.tokens) < 0:
+                    embeds.extend(
+                        feed.request.embeds(place)
+                        for place, token in zip(places, feed.tokens, strict=True)
+                        if token < 0
+                    )
                 feed.rows_end = len(rows)
                 feed.tokens_end = len(tokens)
             prompts = np.array([isinstance(feed.request, RootRequest) for feed in batch])
             step = StepInputs(
-                tokens, positions, rows, appended.slots, appended.copies, tables, lengths, counts, prompts
+                tokens,
+                positions,
+                rows,
+                appended.slots,
+                appended.copies,
+                tables,
+                lengths,
+                counts,
+                prompts,
+                torch.stack(embeds) if embeds else None,
             )
-            output = decoder._steps.run(step, hidden=decoder.keep_hidden > 0)
+            hidden = decoder.keep_hidden > 0 or any(feed.request.needs_hidden for feed in batch)
+            output = decoder._steps.run(step, hidden=hidden)
         except BaseException:
             for branch in branches:
                 tree.truncate(branch.id, branch._kv_length)
@@ -228,15 +278,20 @@ class Scheduler:
         self.forward_tokens += len(tokens)
         row = token = 0
         for feed in batch:
-            hidden = None if output.hidden is None else output.hidden[token : feed.tokens_end]
+            states = None if output.hidden is None else output.hidden[token : feed.tokens_end]
             if output.masses is not None:
                 feed.request.branch._add_mass(output.masses[token : feed.tokens_end].sum(0).numpy())
             try:
-                feed.request.fed(len(feed.tokens), output.logits[row : feed.rows_end], hidden)
+                feed.request.fed(len(feed.tokens), output.logits[row : feed.rows_end], states)
             except Exception as error:
                 self._fail([feed.request], error)
             row, token = feed.rows_end, feed.tokens_end
         return output.logits
+
+    def _tree_tokens(self, tokens: list[int]) -> list[int]:
+        """Ids under which the tree keeps the tokens: those of embeddings are like no other, so that no prompt
+        matches them."""
+        return tokens if min(tokens) >= 0 else [t if t >= 0 else next(self._embed_ids) for t in tokens]
 
     def _sample(self, batch: list[Feed], fresh: Tensor | None) -> None:
         """Draws a token for every branch in a step whose logits are there. `fresh`: the logits of `batch`."""

@@ -115,13 +115,13 @@ def sparse_config(budget: str | None, share: str, summaries: str, dense_layers: 
         return SparseConfig(pages, share=share, summaries=summaries, dense_layers=dense_layers)  # type: ignore[arg-type]
 
 
-def get_strategy(name: str) -> Strategy:
+def get_strategy(name: str) -> Strategy[...]:
     if name not in STRATEGIES:
         raise UsageError(f"unknown strategy {name!r}; expected one of {', '.join(STRATEGIES)}")
     return STRATEGIES[name]
 
 
-def parse_options(strategies: Sequence[Strategy], pairs: Sequence[str]) -> list[dict[str, Any]]:
+def parse_options(strategies: Sequence[Strategy[...]], pairs: Sequence[str]) -> list[dict[str, Any]]:
     """The options of each strategy from "key=value", which goes to every strategy that has the key, and
     "strategy.key=value", which goes to that one."""
     parsed: list[dict[str, Any]] = [{} for _ in strategies]
@@ -160,7 +160,7 @@ def _convert(pair: str, text: str, default: object) -> bool | int | float | str:
         raise UsageError(f"option {pair!r}: expected {expected}, got {text!r}") from None
 
 
-def _known(strategies: Sequence[Strategy]) -> str:
+def _known(strategies: Sequence[Strategy[...]]) -> str:
     described = []
     for strategy in strategies:
         options = ", ".join(f"{name}={default}" for name, default in strategy.options.items())

@@ -122,7 +122,7 @@ def describe(outcome: Outcome) -> dict[str, Any]:
 def run_problems(
     decoder: TreeDecoder,
     tasks: Sequence[Task],
-    strategy: Strategy,
+    strategy: Strategy[...],
     options: dict[str, Any],
     settings: Settings,
     *,
@@ -145,7 +145,7 @@ def run_problems(
             budget = Budget(settings.budget_tokens, settings.budget_seconds, settings.budget_cost)
             root = await decoder.root(make_prompt(task.prompt, decoder, settings), settings.sampling, budget)
             try:
-                result = await strategy.run(root, **options)
+                result = await strategy(root, **options)
             finally:
                 root.release()
         done += 1

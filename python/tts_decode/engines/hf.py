@@ -1,4 +1,4 @@
-"""Runs a Hugging Face causal LM with its attention over the tree's pages.
+"""Runs a Hugging Face decoder-only model with its attention over the tree's pages.
 
 The attention function and the mask function are registered with transformers under one name; the model is
 switched to that name during a forward only, so `model.generate` keeps working on the same object.
@@ -133,10 +133,13 @@ AttentionMaskInterface.register(_NAME, _no_mask)
 
 
 class HFEngine:
-    """The model behind a decoder: checks it at load, then runs batched forwards over the pool's pages."""
+    """The model behind a decoder: checks it at load, then runs batched forwards over the pool's pages.
+
+    Of a model without LM head, such as a bare one or one with a class head, only the base model is run.
+    """
 
     def __init__(self, model: PreTrainedModel, device: str | torch.device | None = None) -> None:
-        if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
+        if not isinstance(model, PreTrainedModel):
             raise TypeError(f"model must be a transformers causal language model, got {type(model).__name__}")
         refuse_config(model)
         if device is not None:
@@ -144,6 +147,7 @@ class HFEngine:
         refuse_placement(model)
         model.eval()
         self.model = model
+        self.has_lm_head = model.get_output_embeddings() is not None
         self.config = model.config.get_text_config(decoder=True)
         self._configs = list(
             {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}.values()
@@ -164,7 +168,8 @@ class HFEngine:
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
-        eos = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        generation = getattr(self.model, "generation_config", None)  # bare models have none
+        eos = generation.eos_token_id if generation else None
         eos = self.config.eos_token_id if eos is None else eos
         if eos is None:
             return frozenset()
@@ -182,48 +187,67 @@ class HFEngine:
         context: StepContext,
         *,
         hidden: bool,
+        embeds: Tensor | None = None,
     ) -> Output:
         """Runs T new tokens of any number of branches through the model; their K and V go to the pool.
 
         tokens, positions: int64 [T] on the model's device. rows: int64, which of them need logits; None: all.
+        Where none does nothing is multiplied with the vocabulary. embeds: float [S, hidden], the inputs of
+        the S tokens of id -1, in order.
         """
         kept: list[Tensor] = []
-        hook = (
-            self.model.base_model.register_forward_hook(lambda _m, _a, out: kept.append(out[0]))
-            if hidden
-            else None
-        )
+        base = self.model.base_model
+        hook = base.register_forward_hook(lambda _m, _a, out: kept.append(out[0])) if hidden else None
         try:
             with torch.inference_mode(), self._tree_attention():
-                output = self.model(
-                    input_ids=tokens[None],
-                    position_ids=positions[None],
-                    attention_mask=self._any_mask,
-                    use_cache=False,
-                    logits_to_keep=0 if rows is None else rows,
-                    tts_context=context,
-                )
+                if rows is not None and not len(rows):
+                    self._call(base, tokens, positions, context, embeds)
+                    logits = torch.empty((0, self.config.vocab_size), device=self.device)
+                else:
+                    keep = 0 if rows is None else rows
+                    output = self._call(self.model, tokens, positions, context, embeds, logits_to_keep=keep)
+                    logits = output.logits[0].float()
         finally:
             if hook is not None:
                 hook.remove()
         return Output(
-            output.logits[0].float(),
+            logits,
             kept[0][0].float() if kept else None,
             None if context.masses is None else context.masses.mean(),
         )
 
+    def _call(
+        self,
+        module: torch.nn.Module,
+        tokens: Tensor,
+        positions: Tensor,
+        context: StepContext | Probe,
+        embeds: Tensor | None = None,
+        **options: Any,
+    ) -> Any:
+        if embeds is None:
+            options["input_ids"] = tokens[None]
+        else:
+            inputs = self.model.get_input_embeddings()(tokens.clamp(min=0))
+            options["inputs_embeds"] = inputs.masked_scatter((tokens < 0)[:, None], embeds.to(inputs))[None]
+        return module(
+            position_ids=positions[None],
+            attention_mask=self._any_mask,
+            use_cache=False,
+            tts_context=context,
+            **options,
+        )
+
     def _probe(self) -> KVShape:
         probe = Probe()
+        tokens = torch.zeros(2, dtype=torch.long, device=self.device)
         try:
             with torch.inference_mode(), self._tree_attention():
-                self.model(
-                    input_ids=torch.zeros((1, 2), dtype=torch.long, device=self.device),
-                    position_ids=torch.arange(2, device=self.device)[None],
-                    attention_mask=self._any_mask,
-                    use_cache=False,
-                    logits_to_keep=1,
-                    tts_context=probe,
-                )
+                positions = torch.arange(2, device=self.device)
+                if self.has_lm_head:
+                    self._call(self.model, tokens, positions, probe, logits_to_keep=1)
+                else:
+                    self._call(self.model.base_model, tokens, positions, probe)
         except MissingContextError:
             raise refusal(self.model, "layers that do not hand keyword arguments to attention") from None
         return refuse_calls(self.model, probe.calls)

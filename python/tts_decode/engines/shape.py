@@ -12,18 +12,23 @@ from tts_kernels.cost import ModelShape
 
 
 def shape_of_model(model: Any, kv: KVShape) -> ModelShape:
-    """The shape of a loaded model, its KV in the dtype of its weights."""
-    head = model.get_output_embeddings().weight
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    """The shape of a loaded model, its KV in the dtype of its weights.
+
+    Of a model without LM head the weights of its base model count, which alone are run.
+    """
+    output = model.get_output_embeddings()
+    head = None if output is None else output.weight
+    body = model.base_model if head is None else model
+    tables = {id(m.weight) for m in body.modules() if isinstance(m, torch.nn.Embedding)}
     weights = {
         name: weight.numel()
-        for name, weight in model.named_parameters()
+        for name, weight in body.named_parameters()
         if weight.dim() >= 2 and id(weight) not in tables and weight is not head
     }
     experts = sum(size for name, size in weights.items() if ".experts." in name)
-    total = sum(weights.values()) + head.numel()
     config = model.config.get_text_config(decoder=True)
-    vocab, hidden = head.shape
+    vocab, hidden = (0, config.hidden_size) if head is None else head.shape
+    total = sum(weights.values()) + vocab * hidden
     return ModelShape(
         num_layers=kv.num_layers,
         num_q_heads=kv.num_q_heads,

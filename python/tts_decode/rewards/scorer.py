@@ -6,6 +6,8 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
+from tts_decode.errors import ScorerError
+
 if TYPE_CHECKING:
     from tts_decode.branch import Branch
 
@@ -16,7 +18,8 @@ else:
 
 
 async def score_branches(scorer: Scorer, branches: Sequence[Branch]) -> list[float]:
-    """One finite float a branch, in order; else TypeError or ValueError that names scorer and branch."""
+    """One finite float a branch, in order; else TypeError or ValueError that names scorer and branch, or
+    ScorerError if the scorer itself raised."""
     if not callable(scorer):
         raise TypeError(f"scorer must be an async function of branches, got {type(scorer).__name__}")
     name = getattr(scorer, "__name__", type(scorer).__name__)
@@ -25,7 +28,10 @@ async def score_branches(scorer: Scorer, branches: Sequence[Branch]) -> list[flo
         raise TypeError(
             f"scorer {name} returned a {type(call).__name__}, expected an awaitable: write it as async def"
         )
-    values = await call
+    try:
+        values = await call
+    except Exception as error:
+        raise ScorerError(f"scorer {name} raised {type(error).__name__}: {error}") from error
     if not hasattr(values, "__len__"):
         raise TypeError(f"scorer {name} returned a {type(values).__name__}, expected a sequence of numbers")
     if len(values) != len(branches):

@@ -1,32 +1,114 @@
-"""Search strategies: coroutines over branches, one file each, to be read beside their papers."""
+"""Search strategies: coroutines over branches, one file each, to be read beside their papers.
 
-from tts_decode.search.beam_search import beam_search
-from tts_decode.search.best_of_n import best_of_n
-from tts_decode.search.ets import ets, sentence_embedder
-from tts_decode.search.lm_beam_search import lm_beam_search
-from tts_decode.search.rebase import rebase
-from tts_decode.search.registry import STRATEGIES, Strategy, get_strategy
-from tts_decode.search.result import Candidate, SearchResult, SearchStats, Selection
+The families, in the order in which commands list them: `sampling`, `steps`, `trees`, `particles`, `budget`,
+`refinement`, `graphs`, `asynchronous`.
+"""
+
+# isort: off
+from tts_decode.search.sampling import (
+    adaptive_consistency,
+    b4,
+    best_of_n,
+    first_finish,
+    knockout,
+    model_switch,
+    multi_verifier,
+    no_thinking,
+    rpc,
+    sample_scrutinize,
+    self_calibration,
+    self_consistency,
+    st_bon,
+)
+from tts_decode.search.steps import beam_search, ets, lm_beam_search, rebase, sentence_embedder
+from tts_decode.search.trees import (
+    ab_mcts,
+    forest_of_thought,
+    mcts,
+    mcts_judge,
+    r2_retrieval,
+    reward_guided_tree_search,
+)
+from tts_decode.search.asynchronous import atts
+from tts_decode.search.budget import (
+    budget_forcing,
+    entropy_forking,
+    hint_infer,
+    iterative_deepening,
+    rollout_share,
+    shifted_window,
+)
+from tts_decode.search.steps import (
+    compute_optimal,
+    dvts,
+    fetch,
+    lookahead,
+    swift,
+)
+from tts_decode.search.particles import particle_filter, particle_gibbs, qalign
+
+# isort: on
+from tts_decode.search.files import read_json, write_json, write_parquet
+from tts_decode.search.journal import Journal
+from tts_decode.search.result import Candidate, KVSample, SearchResult, SearchStats, Selection
 from tts_decode.search.run import SearchRun
-from tts_decode.search.self_consistency import self_consistency
+from tts_decode.search.strategy import STRATEGIES, Strategy, get_strategy, strategy
 from tts_decode.search.tree import Node, render_tree
 
 __all__ = [
     "STRATEGIES",
     "Candidate",
+    "Journal",
+    "KVSample",
     "Node",
     "SearchResult",
     "SearchRun",
     "SearchStats",
     "Selection",
     "Strategy",
+    "ab_mcts",
+    "adaptive_consistency",
+    "atts",
+    "b4",
     "beam_search",
     "best_of_n",
+    "budget_forcing",
+    "compute_optimal",
+    "dvts",
+    "entropy_forking",
     "ets",
+    "fetch",
+    "first_finish",
+    "forest_of_thought",
     "get_strategy",
+    "hint_infer",
+    "iterative_deepening",
+    "knockout",
     "lm_beam_search",
+    "lookahead",
+    "mcts",
+    "mcts_judge",
+    "model_switch",
+    "multi_verifier",
+    "no_thinking",
+    "particle_filter",
+    "particle_gibbs",
+    "qalign",
+    "r2_retrieval",
+    "read_json",
     "rebase",
     "render_tree",
+    "reward_guided_tree_search",
+    "rollout_share",
+    "rpc",
+    "sample_scrutinize",
+    "self_calibration",
     "self_consistency",
     "sentence_embedder",
+    "shifted_window",
+    "st_bon",
+    "strategy",
+    "swift",
+    "write_json",
+    "write_parquet",
 ]

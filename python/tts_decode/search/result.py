@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from tts_decode.search.tree import Node
+
+T = TypeVar("T")
+
+SCHEMA, VERSION = "tts-decode/search-result", 1
+"""Name and version of what `SearchResult.to_dict` gives; docs/results.md lists its fields."""
 
 
 @dataclass(frozen=True)
@@ -53,29 +59,62 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class KVSample:
+    """What the branches of one search, its root included, held at one moment.
+
+    seconds         since the search began.
+    branches        how many they were.
+    logical_tokens  their tokens, each branch's counted.
+    resident_bytes  bytes of their distinct KV pages, in all decoders that they belong to.
+    """
+
+    seconds: float
+    branches: int
+    logical_tokens: int
+    resident_bytes: int
+
+
+@dataclass(frozen=True)
 class SearchStats:
     """What a search cost.
 
     seconds           wall time from the strategy's start to its end.
     generated_tokens  sampled tokens, pruned branches included.
-    peak_bytes        largest KV memory of the decoder seen at the search's steps, other searches included.
+    memory            what its branches held, at the end of each step and after each decision.
+    selections        its decisions on which branches go on.
     kv_tokens         sum of `Selection.kv_tokens`: the figure that ETS's code prints as total KV cache size.
     """
 
     seconds: float
     generated_tokens: int
-    peak_bytes: int
-    selections: tuple[Selection, ...]
+    memory: tuple[KVSample, ...] = ()
+    selections: tuple[Selection, ...] = ()
 
     @property
     def kv_tokens(self) -> int:
         return sum(selection.kv_tokens for selection in self.selections)
 
+    @property
+    def peak_bytes(self) -> int:
+        """Most KV bytes that the search's own branches held."""
+        return max((sample.resident_bytes for sample in self.memory), default=0)
+
+    @property
+    def mean_bytes(self) -> float:
+        """KV bytes of the search's own branches, averaged over its time: a sample speaks for the time since
+        the one before."""
+        total = before = 0.0
+        for sample in self.memory:
+            total += (sample.seconds - before) * sample.resident_bytes
+            before = sample.seconds
+        return total / before if before else float(self.peak_bytes)
+
 
 @dataclass(frozen=True)
 class SearchResult:
     """candidates: in the order in which they ended. tree: nodes by id, the prompt first, parents before
-    children. votes: answers and their votes, most voted first, for strategies that vote."""
+    children. votes: answers and their votes, most voted first, for strategies that vote. stopped: why the
+    search ended before its time (the budget is used up, a scorer failed), None if it came to its own end."""
 
     strategy: str
     best: Candidate
@@ -83,6 +122,7 @@ class SearchResult:
     tree: tuple[Node, ...]
     stats: SearchStats
     votes: dict[str, float] | None = None
+    stopped: str | None = None
 
     @property
     def answer(self) -> str:
@@ -90,8 +130,49 @@ class SearchResult:
         return self.best.text
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON-ready lists, dicts, strings and numbers."""
-        result = asdict(self)
+        """The result as JSON-ready data, with null for what an engine did not tell."""
+        result: dict[str, Any] = {"schema": SCHEMA, "version": VERSION} | asdict(self)
         result["answer"] = self.answer
-        result["stats"]["kv_tokens"] = self.stats.kv_tokens
+        for name in _DERIVED:
+            result["stats"][name] = getattr(self.stats, name)
+        for node in result["tree"]:
+            for name in ("logprobs", "entropies"):
+                node[name] = [None if math.isnan(value) else value for value in node[name]]
+        for candidate in (result["best"], *result["candidates"]):
+            candidate["logprob"] = None if math.isnan(candidate["logprob"]) else candidate["logprob"]
         return result
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SearchResult:
+        """The result that `to_dict` gave; KeyError or TypeError where a field is missing or unknown."""
+        stats = {name: value for name, value in data["stats"].items() if name not in _DERIVED}
+        stats["memory"] = tuple(KVSample(**sample) for sample in stats["memory"])
+        stats["selections"] = tuple(Selection(**selection) for selection in stats["selections"])
+        return cls(
+            strategy=data["strategy"],
+            best=_tuples(Candidate, data["best"]),
+            candidates=tuple(_tuples(Candidate, candidate) for candidate in data["candidates"]),
+            tree=tuple(_tuples(Node, node) for node in data["tree"]),
+            stats=SearchStats(**stats),
+            votes=data["votes"],
+            stopped=data["stopped"],
+        )
+
+
+_DERIVED = ("kv_tokens", "peak_bytes", "mean_bytes")  # of SearchStats, written for those who read the file
+
+
+def _tuples(kind: type[T], fields: dict[str, Any]) -> T:
+    """A dataclass whose sequences are tuples, from JSON, where they are lists."""
+    read = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    for name in _UNTOLD.intersection(read):
+        value = read[name]
+        read[name] = tuple(map(_number, value)) if isinstance(value, tuple) else _number(value)
+    return kind(**read)
+
+
+_UNTOLD = {"logprobs", "entropies", "logprob"}  # NaN where an engine did not tell them
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

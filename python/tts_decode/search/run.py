@@ -1,121 +1,346 @@
-"""What every strategy does beside its algorithm: own branches, step, score, keep books, come to a result."""
+"""What every search does alike: it holds branches, records its tree, keeps accounts, cleans up."""
 
 from __future__ import annotations
 
+import asyncio
 import math
-import time
-from collections.abc import Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING
+import random
+import zlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tts_decode import gather
+from tts_decode.errors import ScorerError
 from tts_decode.rewards.scorer import Scorer, score_branches
-from tts_decode.search.result import Candidate, SearchResult, SearchStats, Selection
+from tts_decode.sampling import SamplingParams, mix
+from tts_decode.search.journal import Journal
+from tts_decode.search.record import TreeRecord
+from tts_decode.search.result import Candidate, KVSample, SearchResult, SearchStats, Selection
 from tts_decode.search.tree import Node
-from tts_decode.select import AGG_STRATEGIES, aggregate, retained_nodes
+from tts_decode.select import aggregate, aggregation
+from tts_decode.text import continuation
 
 if TYPE_CHECKING:
     from tts_decode.branch import Branch
+    from tts_decode.decoder import TreeDecoder
+    from tts_decode.prompts import Prompt
+    from tts_decode.steps import Step
+
+T = TypeVar("T")
+
+
+class SearchStopped(Exception):  # noqa: N818
+    """Ends a search with what it has; the message says why."""
 
 
 class SearchRun:
-    """One search from one root: `with SearchRun(...) as run`. On leaving, every branch it forked is released.
+    """One search from one root: what a strategy works with.
 
-    A branch is held from `fork` on, until it is pruned or ends as a candidate; both release it at once, so
-    that its pages return. The root stays the caller's.
+    A branch is held from `fork` or `prompt` on, until it is pruned or ends as a candidate; both release it at
+    once, so that its pages return. The root stays the caller's.
+
+    Args:
+        root: where the search begins.
+        journal: keeps what engine and scorers return, so that the search can be resumed.
+        scorer_timeout: seconds that a call of a scorer may take; None: what the budget leaves. A scorer that
+            takes longer, or raises, ends the search with what it has.
+
+    Attributes:
+        rng: for what the strategy itself draws; its seed is the root's.
+        candidates: those that ended so far.
+        stopped: why the search ended before its time.
     """
 
     def __init__(
-        self,
-        strategy: str,
-        root: Branch,
-        *,
-        n: int,
-        max_steps: int | None = None,
-        temperature: float | None = None,
-        agg_strategy: str = "last",
+        self, root: Branch, *, journal: Journal | None = None, scorer_timeout: float | None = None
     ) -> None:
-        require_at_least_one("n", n)
-        if max_steps is not None:
-            require_at_least_one("max_steps", max_steps)
-        if agg_strategy not in AGG_STRATEGIES:
-            raise ValueError(f"agg_strategy={agg_strategy!r}; expected one of {', '.join(AGG_STRATEGIES)}")
-        self.strategy = strategy
+        if scorer_timeout is not None and not (0 < scorer_timeout < math.inf):
+            raise ValueError(f"scorer_timeout={scorer_timeout}; expected a positive number of seconds")
         self.root = root
-        self.agg_strategy = agg_strategy
+        self.rng = random.Random(root.seed)
         self.candidates: list[Candidate] = []
-        self.tree = [Node(0, -1, root.full_text, root.length, status="prompt")]
-        self._steps_left = max_steps
-        self._sampling = {} if temperature is None else {"temperature": temperature}
+        self.stopped: str | None = None
+        self.strategy = ""
+        self._journal = journal
+        self._scorer_timeout = scorer_timeout
+        self._agg_strategy = "last"
+        self._steps_left: int | None = None
+        self._record = TreeRecord()
+        self._record.add_prompt(root)
         self._held: dict[int, Branch] = {}
-        self._node = {root.id: 0}  # branch id -> its last node
+        self._aside: set[int] = set()  # ids of branches of further prompts
+        self._asked: dict[int, int] = {}  # hash of a prompt -> how many roots were made of it
         self._selections: list[Selection] = []
+        self._memory: list[KVSample] = []
         self._generated = 0
-        self._peak_bytes = 0
-        self._started = time.perf_counter()
 
-    def __enter__(self) -> SearchRun:
-        return self
+    @contextmanager
+    def of(self, strategy: str, options: Mapping[str, object]) -> Iterator[None]:
+        """The time of the search. On leaving, every branch that it holds is released."""
+        if self.strategy:
+            raise RuntimeError(
+                f"this SearchRun served {self.strategy} already: make one for each search, or call "
+                f"{strategy}.body to go on in it"
+            )
+        self.strategy = strategy
+        if self._journal is not None:
+            self._journal.begin(strategy, options, self.root)
+        try:
+            yield
+        finally:
+            for branch in list(self._held.values()):
+                self._release(branch)
+            if self._journal is not None:
+                self._journal.close()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for branch in list(self._held.values()):
-            self._release(branch)
+    # -- what it knows
 
-    def fork(self, branch: Branch, n: int) -> list[Branch]:
-        """`n` forks of the branch, held by the run; its last node counts as kept."""
-        children = branch.fork(n)
-        if self.tree[self._node[branch.id]].status == "open":
-            self.tree[self._node[branch.id]].status = "kept"
-        for child in children:
-            self._held[child.id] = child
-            self._node[child.id] = self._node[branch.id]
-        return children
+    @property
+    def tree(self) -> list[Node]:
+        return self._record.nodes
+
+    @property
+    def question(self) -> str:
+        """What the user asked: the last message of a chat's user, or the prompt's text."""
+        prompt = self.root.prompt
+        if isinstance(prompt, str):
+            return prompt
+        asked = [item["content"] for item in prompt if isinstance(item, Mapping) and item["role"] == "user"]
+        return str(asked[-1]) if asked else self.root.full_text
+
+    @property
+    def over(self) -> bool:
+        """Whether the budget is used up: every further step would return at once, with nothing."""
+        return self.root.budget is not None and self.root.budget.exhausted
 
     def node(self, branch: Branch) -> int:
         """Id of the branch's last node."""
-        return self._node[branch.id]
+        return self._record.node(branch).id
 
-    async def step(self, branches: Sequence[Branch]) -> None:
-        """One step each, to its own boundary; each becomes a node of the tree."""
-        steps = await gather(branch.step(**self._sampling) for branch in branches)
-        for branch, step in zip(branches, steps, strict=True):
-            if step.tokens:
-                self.add_node(branch, step.text, len(step.tokens))
+    # -- branches
+
+    def fork(self, branch: Branch, n: int = 1, at: int | None = None) -> list[Branch]:
+        """`n` forks of the branch, held by the run; its last node counts as kept. at: as in `Branch.fork`."""
+        children = branch.fork(n, at)
+        if self._journal is not None:
+            self._journal.follow(children, branch)
+        for child in children:
+            self._held[child.id] = child
+            self._record.follow(child, branch)
+            if branch.id in self._aside:
+                self._aside.add(child.id)
+        node = self._record.node(children[0])
+        if node.status == "open":
+            node.status = "kept"
+        return children
+
+    def truncate(self, branch: Branch, length: int) -> None:
+        """Rolls the branch back to `length` tokens; a node that it leaves behind counts as pruned."""
+        node = self._record.node(branch)
+        branch.truncate(length)
+        self._record.cut(branch, length)
+        if node is not self._record.node(branch) and node.status == "open":
+            node.status = "pruned"
+
+    def prune(self, branches: Sequence[Branch]) -> None:
+        """Release the branches; the last nodes of those that were not forked count as pruned."""
+        for branch in branches:
+            self._settle(branch)
+            node = self._record.node(branch)
+            if node.status == "open":
+                node.status = "pruned"
+            self._release(branch)
+
+    def end(self, branch: Branch, score: float | None = None) -> Candidate:
+        """Make a candidate of the branch and release it.
+
+        score: what candidates are ranked by; default: the branch's scores, aggregated.
+        """
+        if score is None and branch.scores:
+            score = self.aggregated([branch])[0]
+        self._settle(branch)
+        node = self._record.node(branch)
+        candidate = Candidate(
+            text=branch.text,
+            tokens=tuple(branch.tokens[branch.prompt_length :]),
+            logprob=branch.cum_logprob,
+            score=score,
+            scores=tuple(branch.scores),
+            finish_reason=branch.finish_reason,
+            node=node.id,
+        )
+        if candidate.complete:
+            node.status = "finished"
+        self.candidates.append(candidate)
+        self._release(branch)
+        return candidate
+
+    # -- model work
+
+    async def step(self, branches: Sequence[Branch], **sampling: Any) -> list[Step]:
+        """One step each, to its own boundary; each becomes a node of the tree. sampling: as in
+        `Branch.step`."""
+        began = self._record.seconds
+
+        async def step(branch: Branch) -> tuple[Step, float]:
+            if self._journal is None:
+                made = await branch.step(**sampling)
+            else:
+                made = await self._journal.step(branch, sampling)
+            return made, self._record.seconds
+
+        steps = await gather(step(branch) for branch in branches)
+        for branch, (made, ended) in zip(branches, steps, strict=True):
+            if made.tokens:
+                self._record.add(branch, made.text, began=began).ended = ended
+                self._generated += len(made.tokens)
         self.note_memory()
+        return [made for made, _ in steps]
 
-    def note_memory(self) -> None:
-        """Let the peak know what the decoder holds; for after each forward, when tails are longest."""
-        self._peak_bytes = max(self._peak_bytes, self.root.decoder.stats().resident_bytes)
+    async def complete(self, branch: Branch, **sampling: Any) -> Branch:
+        """Steps of the branch until it is finished."""
+        while not branch.finished:
+            await self.step([branch], **sampling)
+        return branch
 
-    def add_node(self, branch: Branch, text: str, tokens: int) -> None:
-        """Record that the branch grew by `tokens` tokens."""
-        self._node[branch.id] = self._add(branch, text, tokens).id
+    async def extend(self, branch: Branch, tokens: str | Sequence[int]) -> list[float]:
+        """Appends forced text or token ids as a node of their own; log-probabilities of the tokens, nats.
 
-    def add_leaf(self, branch: Branch, text: str, score: float) -> int:
-        """Record a last token after the branch, which itself stays where it is; the id of the new node."""
-        node = self._add(branch, text, 1)
-        node.score, node.status = score, "finished"
-        return node.id
+        A finished branch is open again afterwards.
+        """
+        began, before = self._record.seconds, branch.length
+        logprobs: list[float] = (await self._call(branch, lambda: branch.extend(tokens))).tolist()
+        if branch.length > before:
+            text = tokens if isinstance(tokens, str) else branch.text_from(before)
+            self._record.add(branch, text, began=began, forced=True)
+        return logprobs
 
-    def _add(self, branch: Branch, text: str, tokens: int) -> Node:
-        above = self.tree[self._node[branch.id]]
-        if above.status == "open":
-            above.status = "kept"
-        node = Node(len(self.tree), above.id, text, tokens)
-        self.tree.append(node)
-        self._generated += tokens
-        return node
+    async def next_logprobs(self, branch: Branch, token_ids: Sequence[int]) -> list[float]:
+        """Log-probabilities of these tokens as the branch's next, nats."""
+        logprobs: list[float] = (await self._call(branch, lambda: branch.next_logprobs(token_ids))).tolist()
+        return logprobs
 
-    async def score(self, branches: Sequence[Branch], scorer: Scorer) -> None:
-        """Append the scorer's value to each branch's scores."""
-        for branch, score in zip(branches, await score_branches(scorer, branches), strict=True):
-            branch.scores.append(score)
-            self.tree[self._node[branch.id]].score = score
+    async def logprobs_of(self, branch: Branch, tokens: str | Sequence[int]) -> list[float]:
+        """Log-probabilities of a continuation that is not kept, nats, one a token."""
+        logprobs: list[float] = (await self._call(branch, lambda: branch.logprobs_of(tokens))).tolist()
+        return logprobs
+
+    async def prompt(
+        self,
+        prompt: Prompt,
+        *,
+        sources: Sequence[int] = (),
+        decoder: TreeDecoder | None = None,
+        sampling: SamplingParams | None = None,
+    ) -> Branch:
+        """A new root in the same search, held by the run; what is resident of it already is shared.
+
+        prompt: text becomes a user's turn where the search's own root was given as messages.
+        sources: nodes that it was made from. decoder: of another model; default: the root's.
+        sampling: default: the root's. Roots of the same prompt get different seeds.
+        """
+        if isinstance(prompt, str) and not isinstance(self.root.prompt, str):
+            prompt = [{"role": "user", "content": prompt}]
+        asked = zlib.crc32(repr(prompt).encode())
+        count = self._asked[asked] = self._asked.get(asked, 0) + 1
+        sampling = replace(sampling or self.root.sampling, seed=mix(self.root.seed, asked, count))
+        branch = await (decoder or self.root.decoder).root(prompt, sampling, self.root.budget)
+        self._held[branch.id] = branch
+        self._aside.add(branch.id)
+        self._record.add_prompt(branch, sources)
+        if self._journal is not None:
+            self._journal.adopt(branch, f"{asked:x}-{count}")
+        return branch
+
+    async def ask(
+        self,
+        prompt: Prompt,
+        n: int = 1,
+        *,
+        sources: Sequence[int] = (),
+        decoder: TreeDecoder | None = None,
+        **sampling: Any,
+    ) -> list[str]:
+        """Texts of `n` answers to a prompt, each sampled to its end in one step; their branches are released.
+
+        sampling: fields of `SamplingParams` that differ from the root's.
+        """
+        whole = {"stop": (), "max_step_tokens": sampling.get("max_tokens", self.root.sampling.max_tokens)}
+        params = replace(self.root.sampling, **(whole | sampling))
+        root = await self.prompt(prompt, sources=sources, decoder=decoder, sampling=params)
+        branches = [root, *(self.fork(root, n - 1) if n > 1 else [])]
+        await gather(self.complete(branch) for branch in branches)
+        for branch in branches:
+            if branch.finished:
+                self._record.node(branch).status = "finished"
+        texts = [branch.text for branch in branches]
+        for branch in branches:
+            self._release(branch)
+        return texts
+
+    async def p_yes(
+        self,
+        prompt: Prompt,
+        *,
+        sources: Sequence[int] = (),
+        decoder: TreeDecoder | None = None,
+        yes: str = "Yes",
+        no: str = "No",
+    ) -> float:
+        """P(yes) / (P(yes) + P(no)) as the answer to a prompt; nothing is sampled, nothing is kept."""
+        asked = await self.prompt(prompt, sources=sources, decoder=decoder)
+        p_yes, p_no = await gather(self.logprobs_of(asked, text) for text in (yes, no))
+        self._release(asked)
+        return 1 / (1 + math.exp(min(sum(p_no) - sum(p_yes), 700.0)))
+
+    async def _call(self, branch: Branch, call: Callable[[], Awaitable[T]]) -> T:
+        """Work on a branch other than a step."""
+        return await (call() if self._journal is None else self._journal.call(branch, call))
+
+    # -- scores
+
+    def aggregate_by(self, agg_strategy: str) -> None:
+        """How the scores of a branch's steps become one, as `select.aggregation` says; "last" until set."""
+        aggregation(agg_strategy)
+        self._agg_strategy = agg_strategy
 
     def aggregated(self, branches: Sequence[Branch]) -> list[float]:
-        return [aggregate(branch.scores, self.agg_strategy) for branch in branches]
+        return [aggregate(branch.scores, self._agg_strategy) for branch in branches]
+
+    async def score(self, branches: Sequence[Branch], scorer: Scorer) -> list[float]:
+        """Append the scorer's value to each branch's scores. One that fails or hangs ends the search."""
+        if not branches:
+            return []
+        if self._journal is None:
+            scores = await self._scored(branches, scorer)
+        else:
+            scores = await self._journal.scores(branches, lambda: self._scored(branches, scorer))
+        for branch, score in zip(branches, scores, strict=True):
+            branch.scores.append(score)
+            self._record.node(branch).score = score
+        return scores
+
+    async def _scored(self, branches: Sequence[Branch], scorer: Scorer) -> list[float]:
+        limits = [] if self._scorer_timeout is None else [self._scorer_timeout]
+        budget = self.root.budget
+        if budget is not None and budget.max_seconds is not None:
+            limits.append(max(0.0, budget.max_seconds - budget.seconds_used))
+        try:
+            return await asyncio.wait_for(score_branches(scorer, branches), min(limits, default=None))
+        except asyncio.TimeoutError:
+            name = getattr(scorer, "__name__", type(scorer).__name__)
+            raise SearchStopped(f"scorer {name} gave no scores within {min(limits):g} s") from None
+        except ScorerError as error:
+            raise SearchStopped(str(error)) from error
+
+    # -- search step by step
+
+    def limit_steps(self, max_steps: int) -> None:
+        """`advance` ends the search after so many steps."""
+        at_least(1, max_steps=max_steps)
+        self._steps_left = max_steps
 
     async def advance(self, live: Sequence[Branch], scorer: Scorer) -> list[Branch]:
         """One scored step of `live`; the branches that go on. Those that finished become candidates.
@@ -129,8 +354,7 @@ class SearchRun:
                 self.end(branch)
         if self._steps_left is not None:
             self._steps_left -= 1
-        budget = self.root.budget
-        if self._steps_left == 0 or (budget is not None and budget.exhausted):
+        if self._steps_left == 0 or self.over:
             return []
         return [branch for branch in live if not branch.finished]
 
@@ -138,75 +362,94 @@ class SearchRun:
         """Replace each branch by `counts[i]` forks of itself, in order; 0 prunes it."""
         children = []
         kept = [branch for branch, count in zip(live, counts, strict=True) if count]
-        kv_tokens, kept_tokens = self._shared_tokens(live), self._shared_tokens(kept)
+        kv_tokens, kept_tokens = self._record.shared_tokens(live), self._record.shared_tokens(kept)
         for branch, count in zip(live, counts, strict=True):
             if count:
                 children += self.fork(branch, count)
         self.prune(live)
         resident = self.root.decoder.stats().resident_bytes
         self._selections.append(Selection(len(live), len(kept), kv_tokens, kept_tokens, resident))
+        self.note_memory()
         return children
 
-    def prune(self, branches: Sequence[Branch]) -> None:
-        """Release the branches; the last nodes of those that were not forked count as pruned."""
-        for branch in branches:
-            node = self.tree[self._node[branch.id]]
-            if node.status == "open":
-                node.status = "pruned"
-            self._release(branch)
+    # -- tokens that a strategy chooses itself
 
     def charge(self, tokens: int) -> bool:
-        """Take tokens that a strategy chose itself out of the budget; False, nothing taken, if too few."""
+        """Take them out of the budget; False, nothing taken, if too few are left."""
         budget = self.root.budget
-        if budget is None:
-            return True
-        left = budget.remaining_tokens
-        if budget.exhausted or (left is not None and left < tokens):
-            return False
-        budget.tokens_used += tokens
+        if budget is not None:
+            left = budget.remaining_tokens
+            if budget.exhausted or (left is not None and left < tokens):
+                return False
+            budget.tokens_used += tokens
         return True
 
-    def end(self, branch: Branch) -> None:
-        """Make a candidate of the branch and release it."""
-        node = self._node[branch.id]
-        score = aggregate(branch.scores, self.agg_strategy) if branch.scores else None
-        candidate = Candidate(
-            text=branch.text,
-            tokens=tuple(branch.tokens[branch.prompt_length :]),
-            logprob=branch.cum_logprob,
-            score=score,
-            scores=tuple(branch.scores),
-            finish_reason=branch.finish_reason,
-            node=node,
+    async def append(self, branch: Branch, token: int) -> None:
+        """A token that the strategy chose, as a sampled one: a node, and counted as generated."""
+        began, before = self._record.seconds, branch.length
+        await self._call(branch, lambda: branch.extend([token]))
+        self._record.add(branch, branch.text_from(before), began=began)
+        self._generated += 1
+
+    def add_leaf(self, branch: Branch, token: int, logprob: float, score: float) -> int:
+        """Record a last token after the branch, which itself stays where it is; the id of the new node."""
+        text = continuation(branch.decoder.tokenizer, [*branch.tokens, token], branch.length)
+        node = self._record.add_below(branch, text, (token,), (logprob,))
+        node.score, node.status = score, "finished"
+        self._generated += 1
+        return node.id
+
+    # -- the end
+
+    def note_memory(self) -> None:
+        """Sample what the search holds; for after each forward, when tails are longest."""
+        branches = [self.root, *self._held.values()]
+        decoders = {id(branch.decoder): branch.decoder for branch in branches}
+        resident = sum(
+            decoder.resident_bytes([branch for branch in branches if branch.decoder is decoder])
+            for decoder in decoders.values()
         )
-        if candidate.complete:
-            self.tree[node].status = "finished"
-        self.candidates.append(candidate)
-        self._release(branch)
+        logical = sum(branch.length for branch in branches)
+        self._memory.append(KVSample(self._record.seconds, len(branches), logical, resident))
 
     def result(self, best: Candidate | None = None, votes: dict[str, float] | None = None) -> SearchResult:
-        """The result; branches still held are candidates too, though not complete ones.
+        """The result; branches still held are candidates too, though not complete ones. Branches of further
+        prompts are not, unless they were ended.
 
         The best candidate, unless given, is the highest score among the complete ones, or among all if none
         is complete; ties go to the one that ended first.
         """
         for branch in list(self._held.values()):
-            self.end(branch)
-        if best is None:
-            best = max(self.candidates, key=_rank)
-        stats = SearchStats(
-            time.perf_counter() - self._started, self._generated, self._peak_bytes, tuple(self._selections)
+            if branch.id not in self._aside:
+                self.end(branch)
+        if not self.candidates:  # stopped before the first fork
+            self.end(self.fork(self.root)[0])
+        stopped = self.stopped
+        if stopped is None and self.root.budget is not None:
+            spent = self.root.budget.spent
+            stopped = None if spent is None else f"the budget's {spent} is used up"
+        return SearchResult(
+            self.strategy,
+            max(self.candidates, key=_rank) if best is None else best,
+            tuple(self.candidates),
+            tuple(self.tree),
+            SearchStats(self._record.seconds, self._generated, tuple(self._memory), tuple(self._selections)),
+            votes,
+            stopped,
         )
-        return SearchResult(self.strategy, best, tuple(self.candidates), tuple(self.tree), stats, votes)
+
+    def _settle(self, branch: Branch) -> None:
+        """Records the tokens that a step left which did not come to its end: cancelled, or still running."""
+        recorded = self._record.end(branch)
+        if branch.length > recorded:
+            self._generated += branch.length - recorded
+            self._record.add(branch, branch.text_from(recorded), began=self._record.seconds)
 
     def _release(self, branch: Branch) -> None:
         del self._held[branch.id]
+        self._aside.discard(branch.id)
+        self._record.forget(branch)
         branch.release()
-
-    def _shared_tokens(self, branches: Sequence[Branch]) -> int:
-        """Tokens of the branches with every shared node once."""
-        nodes = retained_nodes([node.parent for node in self.tree], [self._node[b.id] for b in branches])
-        return sum(self.tree[node].tokens for node in nodes)
 
 
 def _rank(candidate: Candidate) -> tuple[bool, bool, float]:
@@ -215,8 +458,10 @@ def _rank(candidate: Candidate) -> tuple[bool, bool, float]:
     return candidate.complete, bool(candidate.tokens), score
 
 
-def require_at_least_one(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}={value!r}; expected an integer")
-    if value < 1:
-        raise ValueError(f"{name}={value}; expected at least 1")
+def at_least(least: int, **values: int) -> None:
+    """TypeError or ValueError, naming the argument, unless each is an integer of at least `least`."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name}={value!r}; expected an integer")
+        if value < least:
+            raise ValueError(f"{name}={value}; expected at least {least}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Status = Literal["prompt", "kept", "pruned", "finished", "open"]
@@ -11,22 +11,35 @@ Status = Literal["prompt", "kept", "pruned", "finished", "open"]
 
 @dataclass
 class Node:
-    """One step of one or more branches.
+    """One run of tokens of one or more branches: a prompt, a sampled step, or forced text.
 
-    id, parent  position in the tree's list and that of the node above; -1 above the prompt.
-    text        what the step generated; of the prompt, its text.
-    tokens      number of tokens of the step.
+    id, parent  position in the tree's list and that of the node above; -1 above a prompt.
+    at          number of the parent's tokens that come before this node; None: all of them.
+    text        what the step generated; of a prompt, its text.
+    tokens      ids of the step's tokens; -1 for one without an id (an embedding, or an engine that hides it).
+    logprobs, entropies   one entry a token, nats, of the model's own distribution; empty for a prompt, and
+                where the engine does not tell.
     score       what the scorer said of the text up to here, None if it was not asked.
-    status      "kept": the search went on from here; "pruned": it did not; "finished": a branch ended here;
-                "open": still alive when the search ended.
+    status      "prompt"; "kept": the search went on from here; "pruned": it did not; "finished": a branch
+                ended here; "open": still alive when the search ended.
+    forced      whether the tokens were given rather than sampled.
+    sources     of a prompt: nodes whose text it was made from.
+    began, ended   seconds since the search began; equal nodes may differ in them.
     """
 
     id: int
     parent: int
     text: str
-    tokens: int
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...] = ()
+    entropies: tuple[float, ...] = ()
+    at: int | None = None
     score: float | None = None
     status: Status = "open"
+    forced: bool = False
+    sources: tuple[int, ...] = ()
+    began: float = field(default=0.0, compare=False)
+    ended: float = field(default=0.0, compare=False)
 
 
 _MARKS = {"prompt": "", "kept": "", "pruned": "x ", "finished": "# ", "open": "~ "}
@@ -40,7 +53,8 @@ def render_tree(
     columns.
 
     Marks: `x` pruned, `#` finished, `~` still open, and `*` on the path to the node `best`. A run of nodes
-    without a fork is drawn as one line with the last one's score.
+    without a fork is drawn as one line with the last one's score. `^3` says that a node took only the first 3
+    tokens of the one above.
     """
     if width < 20:
         raise ValueError(f"width={width}; expected at least 20 columns")
@@ -59,13 +73,16 @@ def render_tree(
     ]  # (node, indent of its line, and below it)
     while pending:
         node, indent, below = pending.pop()
-        text, tokens = node.text, node.tokens
-        while node.status == "kept" and len(children.get(node.id, [])) == 1:
-            (node,) = children[node.id]
-            text, tokens = text + node.text, tokens + node.tokens
+        text, tokens = node.text, len(node.tokens)
+        cut = "" if node.at is None else f"^{node.at} "
+        while node.status == "kept" and len(below_it := children.get(node.id, [])) == 1:
+            if below_it[0].at is not None:
+                break
+            (node,) = below_it
+            text, tokens = text + node.text, tokens + len(node.tokens)
         score = "" if node.score is None else f"{node.score:.3f} "
         star = "* " if node.id in on_path else ""
-        head = f"{indent}{star}{_MARKS[node.status]}{score}[{tokens}] "
+        head = f"{indent}{star}{_MARKS[node.status]}{cut}{score}[{tokens}] "
         lines.append(head + _one_line(text, width - len(head), ascii_only))
         forks = children.get(node.id, [])
         for i, child in reversed(list(enumerate(forks))):

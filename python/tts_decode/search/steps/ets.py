@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.hidden import hidden_states
 from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
 from tts_decode.search.tree import Node
 from tts_decode.select import allocate, cluster, ets_select, rebase_weights
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch, Step
-    from tts_decode.decoder import TreeDecoder
+    from tts_decode.steps import Step
 
 Embed = Callable[[Sequence["Step"]], "np.ndarray[Any, Any]"]
 """Embeddings [N, D] of N steps; only their directions matter."""
 
 
+@strategy("REBASE on the leaves that a KV cost model keeps")
 async def ets(
-    root: Branch,
+    run: SearchRun,
     *,
     n: int = 16,
     scorer: Scorer,
@@ -34,7 +35,6 @@ async def ets(
     node_cost: Literal["node", "token"] = "node",
     cluster_threshold: float = 0.05,
     embed: Embed | None = None,
-    temperature: float | None = None,
     agg_strategy: str = "last",
 ) -> SearchResult:
     """REBASE, but before the width is shared out, leaves that cost more KV than they bring are dropped.
@@ -44,7 +44,7 @@ async def ets(
     remaining width, so pruning lowers the number of distinct nodes, not that of continuations. Defaults are
     those of its code for width 16 (it takes lambda_d = 1.4 and 1.45 for 64 and 256).
 
-    n, max_steps, softmax_temperature, temperature, agg_strategy   as in `rebase`.
+    n, max_steps, softmax_temperature, agg_strategy   as in `rebase`.
     lambda_b           price of KV: weight of the share of the tree's cost that the kept leaves need.
     lambda_d           worth of diversity: weight of the share of step clusters that they cover. With 0 the
                        clusters are not made.
@@ -70,14 +70,12 @@ async def ets(
     ):
         if not (value >= 0 and np.isfinite(value)):
             raise ValueError(f"{name}={value}; expected a finite number, 0 or more")
+    at_least(1, n=n)
+    run.aggregate_by(agg_strategy)
+    run.limit_steps(max_steps)
     covers = lambda_b > 0 and lambda_d > 0  # else the clusters would change nothing
-    with (
-        SearchRun(
-            "ets", root, n=n, max_steps=max_steps, temperature=temperature, agg_strategy=agg_strategy
-        ) as run,
-        _hidden_states(root.decoder, covers and embed is None),
-    ):
-        live = run.fork(root, n)
+    with hidden_states(run.root.decoder, covers and embed is None):
+        live = run.fork(run.root, n)
         while live := await run.advance(live, scorer):
             width = len(live)  # n less the finished
             scores = run.aggregated(live)
@@ -103,17 +101,7 @@ async def ets(
 def _cost(node: Node, node_cost: str) -> float:
     if node_cost == "node":
         return 1.0
-    return 0.0 if node.status == "prompt" else float(node.tokens)
-
-
-@contextmanager
-def _hidden_states(decoder: TreeDecoder, wanted: bool) -> Iterator[None]:
-    """Steps carry hidden states meanwhile; counted, as other searches on the decoder may want them too."""
-    decoder.keep_hidden += wanted
-    try:
-        yield
-    finally:
-        decoder.keep_hidden -= wanted
+    return 0.0 if node.status == "prompt" else float(len(node.tokens))
 
 
 def mean_hidden(steps: Sequence[Step]) -> np.ndarray[Any, Any]:

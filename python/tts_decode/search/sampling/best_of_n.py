@@ -7,19 +7,16 @@ from typing import TYPE_CHECKING
 from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
 from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
 
 if TYPE_CHECKING:
     from tts_decode.branch import Branch
 
 
+@strategy("n independent answers, the best-scored one wins")
 async def best_of_n(
-    root: Branch,
-    *,
-    n: int = 16,
-    scorer: Scorer,
-    temperature: float | None = None,
-    agg_strategy: str = "last",
+    run: SearchRun, *, n: int = 16, scorer: Scorer, agg_strategy: str = "last"
 ) -> SearchResult:
     """`n` independent samples to their end; the highest score wins.
 
@@ -28,19 +25,19 @@ async def best_of_n(
 
     n             number of samples.
     scorer        scores finished samples; with `agg_strategy` other than "last", every step of them too.
-    temperature   of sampling; None takes the root's.
     agg_strategy  how step scores become one: "last", "min", "prod" or "mean".
 
     There is no barrier: a sample is scored and its pages return as soon as it ends.
     """
-    with SearchRun("best_of_n", root, n=n, temperature=temperature, agg_strategy=agg_strategy) as run:
+    at_least(1, n=n)
+    run.aggregate_by(agg_strategy)
 
-        async def sample(branch: Branch) -> None:
-            while not branch.finished:
-                await run.step([branch])
-                if branch.finished or agg_strategy != "last":
-                    await run.score([branch], scorer)
-            run.end(branch)
+    async def sample(branch: Branch) -> None:
+        while not branch.finished:
+            await run.step([branch])
+            if branch.finished or agg_strategy != "last":
+                await run.score([branch], scorer)
+        run.end(branch)
 
-        await gather(sample(branch) for branch in run.fork(root, n))
-        return run.result()
+    await gather(sample(branch) for branch in run.fork(run.root, n))
+    return run.result()

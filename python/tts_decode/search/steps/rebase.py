@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from tts_decode.rewards.scorer import Scorer
 from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
 from tts_decode.select import allocate, rebase_weights
 
-if TYPE_CHECKING:
-    from tts_decode.branch import Branch
 
-
+@strategy("tree search, continuations shared out by softmax of the scores")
 async def rebase(
-    root: Branch,
+    run: SearchRun,
     *,
     n: int = 16,
     scorer: Scorer,
     max_steps: int = 25,
     softmax_temperature: float = 0.2,
-    temperature: float | None = None,
     agg_strategy: str = "last",
 ) -> SearchResult:
     """Every unfinished node gets continuations in proportion to softmax(score / softmax_temperature).
@@ -32,18 +28,18 @@ async def rebase(
     max_steps            depth at which the search ends with what it has.
     softmax_temperature  of the balance between nodes: low follows the best, high spreads evenly. It is made
                          for scores in [0, 1].
-    temperature          of sampling; None takes the root's (the paper samples at 1.0).
     agg_strategy         the score of a node from its path's: "last" as published, "min", "prod" or "mean".
 
-    Departures. The width is allocated by largest remainder and always sums up; the published walk of ceilings
-    does not treat equal scores equally (`select.allocate`). The answer is the best-scored finished branch;
-    the paper also votes, which `select.vote` does on `result.candidates`.
+    The paper samples at temperature 1. Departures: the width is allocated by largest remainder and always
+    sums up; the published walk of ceilings does not treat equal scores equally (`select.allocate`). The
+    answer is the best-scored finished branch; the paper also votes, which `select.vote` does on
+    `result.candidates`.
     """
-    with SearchRun(
-        "rebase", root, n=n, max_steps=max_steps, temperature=temperature, agg_strategy=agg_strategy
-    ) as run:
-        live = run.fork(root, n)
-        while live := await run.advance(live, scorer):
-            weights = rebase_weights(run.aggregated(live), softmax_temperature)
-            live = run.expand(live, allocate(len(live), weights))  # len(live) = n less the finished
-        return run.result()
+    at_least(1, n=n)
+    run.aggregate_by(agg_strategy)
+    run.limit_steps(max_steps)
+    live = run.fork(run.root, n)
+    while live := await run.advance(live, scorer):
+        weights = rebase_weights(run.aggregated(live), softmax_temperature)
+        live = run.expand(live, allocate(len(live), weights))  # len(live) = n less the finished
+    return run.result()

@@ -1,0 +1,133 @@
+"""The bytes of KV pages that decoders may hold together, and the pinned prefixes that fill what is left."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+
+from tts_kernels import KVTree
+
+
+class KVBudget:
+    """Bytes of KV pages for several decoders: what all of them have in use never exceeds it in sum.
+
+    Hand the same object to each as `kv_bytes`; a decoder may then grow into what the others leave. For
+    decoders on the CPU, where memory is taken as pages are first used. The system's memory that a page once
+    took stays with its decoder when the page is free again.
+
+    Attributes:
+        total: the bytes. resident: those in use now. peak: those in use at most so far.
+    """
+
+    def __init__(self, total: int) -> None:
+        if isinstance(total, bool) or not isinstance(total, int):
+            raise TypeError(f"total must be an integer, a number of bytes, got {type(total).__name__}")
+        if total < 1:
+            raise ValueError(f"total must be a positive number of bytes, got {total}")
+        self.total = total
+        self.peak = 0
+        self._shares: weakref.WeakSet[KVShare] = weakref.WeakSet()
+        self._uses = 0
+
+    @property
+    def resident(self) -> int:
+        return sum(share.resident for share in self._shares)
+
+    @property
+    def decoders(self) -> int:
+        """How many live decoders draw on it."""
+        return len(self._shares)
+
+    def _drop_pin(self) -> bool:
+        """Drops the pin that was used the longest ago; False where there is none."""
+        oldest = [next(iter(share.pins.values())) for share in self._shares if share.pins]
+        if oldest:
+            min(oldest, key=lambda pin: pin.last_use).release()
+        return bool(oldest)
+
+
+class KVShare:
+    """What one decoder has of a budget. pins: by id, that used the longest ago first."""
+
+    def __init__(self, budget: KVBudget, tree: KVTree, page_bytes: int) -> None:
+        self.budget = budget
+        self.tree = tree
+        self.page_bytes = page_bytes
+        self.pins: dict[int, Pin] = {}
+        budget._shares.add(self)
+
+    @property
+    def resident(self) -> int:
+        return (self.tree.num_pages - self.tree.free_pages) * self.page_bytes
+
+    @property
+    def free_pages(self) -> int:
+        """Pages that the decoder can take, pins left alone."""
+        return min(self.tree.free_pages, (self.budget.total - self.budget.resident) // self.page_bytes)
+
+    @property
+    def pins_left(self) -> bool:
+        """Whether `make_room` has anything to drop."""
+        return any(share.pins for share in self.budget._shares)
+
+    def make_room(self, pages: int) -> None:
+        """Drops pins, of other decoders on the budget too, until so many pages are free or no pin is left."""
+        while self.free_pages < pages and self.budget._drop_pin():
+            pass
+
+    def note_peak(self) -> None:
+        """To be called after pages were taken."""
+        self.budget.peak = max(self.budget.peak, self.budget.resident)
+
+    def pin(self, branch_id: int, tokens: Sequence[int]) -> Pin:
+        """Pins the first tokens of a branch, given by their ids."""
+        pin = Pin(self, self.tree.pin(branch_id, len(tokens)), list(tokens))
+        self._use(pin)
+        return pin
+
+    def used(self, tokens: Sequence[int]) -> None:
+        """A prompt found these tokens resident: pins that begin with them were used."""
+        for pin in list(self.pins.values()):
+            if pin.tokens[: len(tokens)] == tokens:
+                self._use(pin)
+
+    def _use(self, pin: Pin) -> None:
+        self.budget._uses += 1
+        pin.last_use = self.budget._uses
+        self.pins.pop(pin.id, None)
+        self.pins[pin.id] = pin
+
+
+class Pin:
+    """A prefix that stays resident without a branch; made by `TreeDecoder.pin`.
+
+    It ends by `release`, at the end of a `with` block, or when its pages are needed.
+
+    Attributes:
+        tokens: ids of the prefix, -1 for embeddings.
+    """
+
+    def __init__(self, share: KVShare, pin_id: int, tokens: list[int]) -> None:
+        self.id = pin_id
+        self.tokens = tokens
+        self.last_use = 0
+        self._share = share
+
+    @property
+    def resident(self) -> bool:
+        """Whether it is still there."""
+        return self.id in self._share.pins
+
+    def release(self) -> None:
+        """Gives the prefix up; pages that nobody else holds are free at once. Again, it does nothing."""
+        if self._share.pins.pop(self.id, None) is not None:
+            self._share.tree.unpin(self.id)
+
+    def __enter__(self) -> Pin:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return f"Pin(id={self.id}, length={len(self.tokens)}, {'resident' if self.resident else 'dropped'})"

@@ -1,0 +1,90 @@
+"""ATTS: a draft model reasons in parallel, a target model judges each step as it comes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from tts_decode import gather
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
+from tts_decode.select import extract_answer, rejects, vote
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+    from tts_decode.decoder import TreeDecoder
+
+
+@strategy("a draft model samples side by side, a target model replaces steps that fail a conformal test")
+async def atts(
+    run: SearchRun,
+    *,
+    n: int = 16,
+    target: TreeDecoder | None = None,
+    alpha: float = 0.4,
+    calibration: Sequence[float] = (),
+    max_turns: int = 40,
+    extract: Callable[[str], str | None] = extract_answer,
+) -> SearchResult:
+    """`n` answers, each on its own: the draft model takes a step, the target reads it, and where its
+    perplexity is among the largest the target takes the step instead.
+
+    Xiong et al., "ATTS: Asynchronous Test-Time Scaling via Conformal Prediction", arXiv 2509.15148, and its
+    code. Three stages a turn: the draft model (the root's) samples a step; the target model's perplexity of
+    that step is ranked among the calibration perplexities, with the conformal p-value of its rank; a step
+    with p <= alpha is rejected and the target samples one in its place. Under exchangeability the target
+    works on at most a share `alpha` of the steps. No answer waits for another, as a ranking of all steps
+    of a turn would make it.
+
+    n            answers.
+    target       the judge and rescuer; None: the draft model itself.
+    alpha        rejection rate; the code takes over from the 60th percentile on.
+    calibration  perplexities known from earlier questions. Those of this search join them as they come
+                 (online calibration); with fewer than 1 / alpha - 1 in all nothing is rejected.
+    max_turns    steps of an answer, after which it ends as it stands.
+    extract      the answer in a text, or None to abstain.
+
+    The answer that most gave wins; `best` is the one of these that the target finds likeliest, `score` the
+    target's mean log-probability of an answer's tokens. The target follows each answer on a branch of its
+    own, so that it reads every step once; of a rejected step both models roll back. Step length is that of
+    the root's sampling (200 to 500 tokens in the code). Departures: a rejected step is removed, where the
+    code leaves it in the text before the target's own; steps with no text are accepted unread.
+    """
+    at_least(1, n=n, max_turns=max_turns)
+    if not 0 <= alpha < 1:
+        raise ValueError(f"alpha={alpha}; expected a rejection rate, 0 or more and below 1")
+    seen = list(calibration)
+
+    async def answer(draft: Branch, judge: Branch) -> None:
+        for _ in range(max_turns):
+            before, read = draft.length, judge.length
+            (step,) = await run.step([draft])
+            if step.text:
+                logprobs = await run.extend(judge, step.text)
+                perplexity = math.exp(min(-math.fsum(logprobs) / len(logprobs), 700.0))
+                rejected = rejects(perplexity, seen, alpha)
+                seen.append(perplexity)
+                if rejected and not run.over:
+                    run.truncate(draft, before)
+                    run.truncate(judge, read)
+                    (better,) = await run.step([judge])
+                    if better.text:
+                        await run.extend(draft, better.text)
+                    if judge.finished:
+                        draft.finish(better.reason)
+            if draft.finished:
+                break
+        run.end(draft, math.fsum(judge.logprobs) / max(len(judge.logprobs), 1))
+        run.prune([judge])
+
+    drafts = run.fork(run.root, n)
+    judges = run.fork(await run.prompt(run.root.prompt, decoder=target), n)
+    await gather(answer(draft, judge) for draft, judge in zip(drafts, judges, strict=True))
+    voters = [candidate for candidate in run.candidates if candidate.complete] or run.candidates
+    answers = [extract(candidate.text) for candidate in voters]
+    votes = vote(answers)
+    winner = next(iter(votes), None)
+    winners = [c for c, given in zip(voters, answers, strict=True) if given == winner]
+    return run.result(max(winners, key=lambda c: c.score or 0.0), votes)

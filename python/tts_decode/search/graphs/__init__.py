@@ -1,0 +1,1 @@
+"""Graphs of prompts: decompositions, contractions, and stacks of operators."""

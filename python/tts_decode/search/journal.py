@@ -1,0 +1,259 @@
+"""A file of what engine and scorers returned, from which an interrupted search goes on.
+
+A strategy is a function of what its steps, scores and draws come to, and all draws come from seeds. So a
+search is resumed by running it again from the start: what the file holds is not sampled or scored again, but
+handed out as it was, in the order in which it came. Tokens of recorded steps go through the model once more,
+all of a step in one forward, for their KV pages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tts_decode.errors import JournalError
+from tts_decode.steps import Step
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+
+T = TypeVar("T")
+
+SCHEMA, VERSION = "tts-decode/journal", 1
+_PATIENCE = 30.0  # seconds without any progress after which a replay is given up
+
+
+class _Entry(NamedTuple):
+    turn: int  # its place in the file
+    data: dict[str, Any]
+
+
+class Journal:
+    """The journal of one search, in JSON lines: a header, then an entry for everything that returned.
+
+    Args:
+        path: the file. It is created, or replaced.
+        resume: goes on with what the file holds, if it exists. A last line that is cut off, as a crash leaves
+            it, is dropped.
+
+    Raises:
+        JournalError: the file is damaged, is of another version, or belongs to another search (from the call
+            of the strategy).
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, resume: bool = False) -> None:
+        self.path = Path(path)
+        self._header: dict[str, Any] | None = None
+        self._recorded: dict[str, _Entry] = {}
+        whole = self._read() if resume and self.path.exists() else 0
+        self._file = open(self.path, "r+b" if whole else "wb")  # noqa: SIM115 (close() closes it)
+        self._file.truncate(whole)
+        self._file.seek(whole)
+        self._keys: dict[int, str] = {}  # branch id -> the branch's place in the search
+        self._forks: dict[str, int] = {}  # key of a branch -> forks made of it
+        self._calls: dict[str, int] = {}  # key of a branch -> calls made on it
+        self._turn = 0  # next entry to hand out
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._passed: set[int] = set()  # entries that were handed out, or whose caller was cancelled
+        self._replayed = asyncio.Event()
+        self._in_flight = 0  # recorded calls that the engine is still working on
+
+    # -- the search, as it tells who is who
+
+    def begin(self, strategy: str, options: Mapping[str, object], root: Branch) -> None:
+        plain = {k: v if isinstance(v, (int, float, str, bool)) else _name(v) for k, v in options.items()}
+        header = {
+            "schema": SCHEMA,
+            "version": VERSION,
+            "strategy": strategy,
+            "options": plain,
+            "sampling": json.loads(json.dumps(asdict(root.sampling))),
+            "prompt": root.full_text,
+        }
+        if self._header is None:
+            self._write(header)
+        else:
+            for name, value in header.items():
+                if self._header.get(name) != value:
+                    raise JournalError(
+                        f"journal {self.path} belongs to another search: its {name} is "
+                        f"{self._header.get(name)!r:.200}, here it is {value!r:.200}"
+                    )
+        self.adopt(root, "0")
+        self._call_next()
+
+    def adopt(self, branch: Branch, key: str) -> None:
+        """A root of the search."""
+        self._keys[branch.id] = key
+
+    def follow(self, children: Sequence[Branch], parent: Branch) -> None:
+        """The children of one fork."""
+        key = self._keys[parent.id]
+        count = self._forks[key] = self._forks.get(key, 0) + 1
+        for i, child in enumerate(children):
+            self._keys[child.id] = f"{key}.{count}-{i}"
+
+    def close(self) -> None:
+        self._file.close()
+
+    # -- calls
+
+    async def step(self, branch: Branch, sampling: dict[str, Any]) -> Step:
+        """`branch.step(**sampling)`, or what it returned."""
+        key = self._key(branch)
+        entry = self._recorded.get(key)
+        if entry is None:
+            step = await self._live(key, lambda: branch.step(**sampling), _pack_step)
+        else:
+            step = _unpack_step(entry.data)
+            with self._flight():
+                await branch.replay(step)
+            await self._at_turn(entry)
+        return step
+
+    async def call(self, branch: Branch, call: Callable[[], Awaitable[T]]) -> T:
+        """`await call()`, work on a branch that is done again in a replay; only its turn is kept."""
+        key = self._key(branch)
+        entry = self._recorded.get(key)
+        if entry is None:
+            return await self._live(key, call, lambda _: {})
+        with self._flight():
+            result = await call()
+        await self._at_turn(entry)
+        return result
+
+    async def scores(
+        self, branches: Sequence[Branch], call: Callable[[], Awaitable[list[float]]]
+    ) -> list[float]:
+        """`await call()`, or what it returned."""
+        key = f"{self._key(branches[0])} x{len(branches)}"
+        entry = self._recorded.get(key)
+        if entry is None:
+            return await self._live(key, call, lambda scores: {"scores": scores})
+        await self._at_turn(entry)
+        scores: list[float] = entry.data["scores"]
+        return scores
+
+    # -- order
+
+    async def _live(
+        self, key: str, call: Callable[[], Awaitable[T]], pack: Callable[[T], dict[str, Any]]
+    ) -> T:
+        """A call that is not recorded: it was in progress, or further on, when the search was interrupted."""
+        await self._replayed.wait()
+        result = await call()
+        self._write({"key": key} | pack(result))
+        return result
+
+    async def _at_turn(self, entry: _Entry) -> None:
+        """Waits until everything recorded before the entry was handed out."""
+        turn = self._waiting[entry.turn] = asyncio.get_running_loop().create_future()
+        self._call_next()
+        try:
+            while not turn.done():
+                before = self._turn
+                await asyncio.wait([turn], timeout=_PATIENCE)
+                if not turn.done() and self._turn == before and not self._in_flight:
+                    raise JournalError(
+                        f"journal {self.path}: the search takes another way than the recorded one, which had "
+                        f"line {before + 2} next; the strategy or what it is given has changed"
+                    )
+        finally:
+            del self._waiting[entry.turn]
+            self._passed.add(entry.turn)
+            self._call_next()
+
+    def _call_next(self) -> None:
+        """Wakes the caller whose turn it is. The turn passes on when that one goes on, not before: so what
+        callers do next they do in the recorded order."""
+        while self._turn in self._passed:
+            self._turn += 1
+        if (turn := self._waiting.get(self._turn)) is not None and not turn.done():
+            turn.set_result(None)
+        if self._turn == len(self._recorded):
+            self._replayed.set()
+
+    @contextmanager
+    def _flight(self) -> Iterator[None]:
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+
+    def _key(self, branch: Branch) -> str:
+        key = self._keys[branch.id]
+        count = self._calls[key] = self._calls.get(key, 0) + 1
+        return f"{key} {count}"
+
+    # -- the file
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        self._file.flush()
+
+    def _read(self) -> int:
+        """Reads header and entries; returns how many bytes of the file are good."""
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        good = 0
+        for number, line in enumerate(lines, start=1):
+            try:
+                data = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                data = None
+            if data is None and number == len(lines):
+                break  # what was being written
+            if number == 1:
+                self._header = self._checked_header(data)
+            else:
+                if not isinstance(data, dict) or not isinstance(data.get("key"), str):
+                    raise JournalError(f"journal {self.path}, line {number}: is damaged; start anew")
+                self._recorded[data["key"]] = _Entry(number - 2, data)
+            good += len(line)
+        return good
+
+    def _checked_header(self, data: object) -> dict[str, Any]:
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            raise JournalError(f"journal {self.path}: is not a search journal (no header with {SCHEMA!r})")
+        if data.get("version") != VERSION:
+            raise JournalError(
+                f"journal {self.path}: is of version {data.get('version')!r}, this package reads {VERSION}; "
+                "resume with the package that wrote it, or start anew"
+            )
+        return data
+
+
+def _name(value: object) -> str:
+    return str(getattr(value, "__name__", type(value).__name__))
+
+
+def _pack_step(step: Step) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "text": step.text,
+        "tokens": step.tokens,
+        "logprobs": step.logprobs,
+        "entropies": step.entropies,
+        "reason": step.reason,
+    }
+    if step.hidden is not None:
+        data["hidden"] = base64.b64encode(step.hidden.numpy().astype("<f4").tobytes()).decode()
+    return data
+
+
+def _unpack_step(data: dict[str, Any]) -> Step:
+    hidden: Tensor | None = None
+    if "hidden" in data:
+        hidden = torch.from_numpy(np.frombuffer(base64.b64decode(data["hidden"]), "<f4").copy())
+    tokens, logprobs, entropies = (tuple(data[name]) for name in ("tokens", "logprobs", "entropies"))
+    return Step(data["text"], tokens, logprobs, entropies, data["reason"], hidden)

@@ -1,0 +1,108 @@
+"""What a search records while it runs: the tree of its nodes, and where each branch stands in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from tts_decode.search.tree import Node
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+
+Span = tuple[int, int]  # a node on a branch's path, and the position in the branch's tokens where it ends
+
+
+class TreeRecord:
+    """The nodes of a search, and for each branch its path: a branch's tokens are those of its path in order.
+
+    A node is never changed once a branch grew beyond it: a branch cut inside a node goes on with a new one
+    below that node, which says in `at` how much of it it took.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self._paths: dict[int, list[Span]] = {}  # branch id -> its path, the prompt first
+        self._started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Since the search began."""
+        return time.perf_counter() - self._started
+
+    def add_prompt(self, branch: Branch, sources: Iterable[int] = ()) -> None:
+        """A root of the tree. What a caller's root generated before the search is part of its prompt here."""
+        now = self.seconds
+        node = Node(len(self.nodes), -1, branch.full_text, tuple(branch.tokens), status="prompt")
+        node.sources, node.began, node.ended = tuple(sources), now, now
+        self.nodes.append(node)
+        self._paths[branch.id] = [(node.id, branch.length)]
+
+    def add(self, branch: Branch, text: str, *, began: float, forced: bool = False) -> Node:
+        """The branch grew: a node of the tokens beyond the end of its path."""
+        path = self._paths[branch.id]
+        end = path[-1][1]
+        grown = len(branch.tokens) - end
+        node = self.add_below(
+            branch,
+            text,
+            tuple(branch.tokens[end:]),
+            tuple(branch.logprobs[len(branch.logprobs) - grown :]),
+            tuple(branch.entropies[len(branch.entropies) - grown :]),
+        )
+        node.forced, node.began = forced, began
+        path.append((node.id, branch.length))
+        return node
+
+    def add_below(
+        self,
+        branch: Branch,
+        text: str,
+        tokens: tuple[int, ...],
+        logprobs: tuple[float, ...] = (),
+        entropies: tuple[float, ...] = (),
+    ) -> Node:
+        """A node below the branch's last one; the branch itself stays where it is."""
+        path = self._paths[branch.id]
+        above, taken = self.nodes[path[-1][0]], path[-1][1] - (path[-2][1] if len(path) > 1 else 0)
+        if above.status in ("open", "pruned"):
+            above.status = "kept"
+        at = None if taken == len(above.tokens) else taken
+        node = Node(len(self.nodes), above.id, text, tokens, logprobs, entropies, at)
+        node.began = node.ended = self.seconds
+        self.nodes.append(node)
+        return node
+
+    def follow(self, child: Branch, parent: Branch) -> None:
+        """`child` was forked from `parent`, perhaps at a past token."""
+        self._paths[child.id] = list(self._paths[parent.id])
+        self.cut(child, child.length)
+
+    def cut(self, branch: Branch, length: int) -> None:
+        """The branch holds `length` tokens from now on."""
+        path = self._paths[branch.id]
+        while len(path) > 1 and path[-2][1] >= length:
+            path.pop()
+        path[-1] = (path[-1][0], min(path[-1][1], length))
+
+    def forget(self, branch: Branch) -> None:
+        del self._paths[branch.id]
+
+    def node(self, branch: Branch) -> Node:
+        """The branch's last node."""
+        return self.nodes[self._paths[branch.id][-1][0]]
+
+    def end(self, branch: Branch) -> int:
+        """Tokens of the branch that nodes hold."""
+        return self._paths[branch.id][-1][1]
+
+    def shared_tokens(self, branches: Iterable[Branch]) -> int:
+        """Tokens of the branches with every shared one counted once."""
+        taken: dict[int, int] = {}  # node -> the most tokens that a branch takes of it
+        for branch in branches:
+            begin = 0
+            for node, end in self._paths[branch.id]:
+                taken[node] = max(taken.get(node, 0), end - begin)
+                begin = end
+        return sum(taken.values())

@@ -1,0 +1,1 @@
+"""Answers that are judged, criticised and written again."""

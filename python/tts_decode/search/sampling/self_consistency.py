@@ -1,0 +1,51 @@
+"""Self-consistency: sample whole answers, take a vote over what they conclude."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tts_decode import gather
+from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.sampling.samples import Extract, decide, eligible
+from tts_decode.search.strategy import strategy
+from tts_decode.select import extract_answer
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+
+
+@strategy("n independent answers, a vote decides")
+async def self_consistency(
+    run: SearchRun,
+    *,
+    n: int = 16,
+    scorer: Scorer | None = None,
+    extract: Extract = extract_answer,
+) -> SearchResult:
+    """`n` independent samples to their end; the answer that most of them give wins.
+
+    Wang et al., "Self-Consistency Improves Chain of Thought Reasoning in Language Models", arXiv 2203.11171,
+    section 2; with `scorer`, its weighted variant.
+
+    n        number of samples.
+    scorer   None: one vote each. Else a sample's vote weighs its score, which must not be negative.
+    extract  the answer in a sample's text, or None to abstain.
+
+    Only samples that came to their own end vote, unless none did. Ties go to the answer that ended first.
+    `best` is the likeliest sample (mean log-probability a token, as lengths differ) of those that gave the
+    winning answer, `votes` the count; if all abstain, the likeliest sample of all.
+    """
+    at_least(1, n=n)
+
+    async def sample(branch: Branch) -> None:
+        await run.complete(branch)
+        if scorer is not None:
+            await run.score([branch], scorer)
+        run.end(branch)
+
+    await gather(sample(branch) for branch in run.fork(run.root, n))
+    voters = eligible(run.candidates)
+    answers = [extract(c.text) for c in voters]
+    return decide(run, voters, answers, None if scorer is None else [c.score or 0.0 for c in voters])

@@ -1,0 +1,100 @@
+"""What makes a strategy of a coroutine over a `SearchRun`: a name, a call on a root, a place in the list."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec
+
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, SearchStopped
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+
+Options = ParamSpec("Options")
+Body = Callable[Concatenate[SearchRun, Options], Coroutine[Any, Any, SearchResult]]
+
+STRATEGIES: dict[str, Strategy[...]] = {}
+"""Every strategy by name, in the order of their families."""
+
+
+class Strategy(Generic[Options]):
+    """`await strategy(root, **options)` searches from a root; made by the decorator `strategy`.
+
+    Attributes:
+        name: of the function. summary: a line on what it does.
+        family: the folder under `search/` that it is in; "own" for those of others.
+        body: the function itself, over a `SearchRun`: what another strategy calls to go on in its own run.
+    """
+
+    def __init__(self, body: Body[Options], summary: str) -> None:
+        self.name = body.__name__
+        self.summary = summary
+        module = body.__module__.split(".")
+        self.family = module[-2] if module[:2] == ["tts_decode", "search"] else "own"
+        self.body = body
+        self.__doc__ = body.__doc__
+
+    async def __call__(
+        self, root: Branch | SearchRun, *args: Options.args, **options: Options.kwargs
+    ) -> SearchResult:
+        """Searches from `root`, which stays the caller's. Nothing that the search forked outlives it.
+
+        root: a branch, or a `SearchRun` made of one, which says how the search is recorded and limited.
+        options: those of the function; see `help(strategy.body)`.
+        """
+        run = root if isinstance(root, SearchRun) else SearchRun(root)
+        with run.of(self.name, options):
+            try:
+                return await self.body(run, *args, **options)
+            except SearchStopped as stop:
+                run.stopped = str(stop)
+                return run.result()
+
+    @property
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """The keyword-only parameters of `body`."""
+        parameters = inspect.signature(self.body).parameters.values()
+        return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+    @property
+    def options(self) -> dict[str, object]:
+        """Options that are plain numbers, strings or truth values, with their defaults."""
+        return {
+            name: p.default
+            for name, p in self.parameters.items()
+            if isinstance(p.default, (int, float, str, bool))
+        }
+
+    @property
+    def needs_scorer(self) -> bool:
+        scorer = self.parameters.get("scorer")
+        return scorer is not None and scorer.default is inspect.Parameter.empty
+
+    def __repr__(self) -> str:
+        return f"<strategy {self.name}: {self.summary}>"
+
+
+def strategy(summary: str) -> Callable[[Body[Options]], Strategy[Options]]:
+    """Decorator: makes a `Strategy` of an async function over a `SearchRun` and lists it in `STRATEGIES`."""
+
+    def make(body: Body[Options]) -> Strategy[Options]:
+        made = Strategy(body, summary)
+        known = STRATEGIES.get(made.name)
+        if known is not None and known.body.__module__ != body.__module__:
+            raise ValueError(
+                f"a strategy called {made.name!r} is defined in {known.body.__module__} already: choose "
+                "another name"
+            )
+        STRATEGIES[made.name] = made
+        return made
+
+    return make
+
+
+def get_strategy(name: str) -> Strategy[...]:
+    """The strategy called `name`; ValueError that lists the known ones if there is none."""
+    if name not in STRATEGIES:
+        raise ValueError(f"unknown strategy {name!r}; expected one of {', '.join(STRATEGIES)}")
+    return STRATEGIES[name]

@@ -1,0 +1,175 @@
+"""Forest-of-Thought: several trees of self-refined answers that vote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from tts_decode import gather
+from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.result import Candidate, SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
+from tts_decode.select import extract_answer, most_similar, rating, self_refine_uct, vote
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+
+_ANSWERED = "{question}\n\nProposed answer:\n{answer}\n\n"
+RATE = _ANSWERED + "Rate this answer strictly from 0 to 100. Reply with the number alone."
+CRITIQUE = _ANSWERED + "Name every flaw of this answer."
+REFINE = _ANSWERED + "What is wrong with it:\n{critique}\n\nWrite a better answer to the question."
+CORRECT = _ANSWERED + "This answer is uncertain. Check it and answer the question again."
+EXPERT = _ANSWERED + "Is this answer correct? Reply with Yes or No."
+EXAMPLE = "{example}\n{solution}\n\n{question}"
+NO_ANSWER = "I do not know."
+MAX_CHILDREN = 3  # refinements of an answer before it counts as explored; the authors' code
+
+
+@dataclass(eq=False)
+class _Tree:
+    """Answers of one tree in the order in which they were made, each with its rewards."""
+
+    answers: list[Candidate | None] = field(default_factory=list)  # None: the blank one
+    parents: list[int] = field(default_factory=list)
+    rewards: list[list[float]] = field(default_factory=list)
+
+    def to_explore(self, exploration: float) -> int:
+        """The answer to refine next: the highest bound among those not fully explored."""
+        q, bounds = self_refine_uct(self.rewards, self.parents, exploration)
+        own = [(min(given) + sum(given) / len(given)) / 2 for given in self.rewards]
+        children: dict[int, list[float]] = {}
+        for parent, value in zip(self.parents, own, strict=True):
+            children.setdefault(parent, []).append(value)
+        open_ = [
+            i
+            for i in range(len(q))
+            if len(below := children.get(i, [])) < MAX_CHILDREN or max(below) < own[i]
+        ]
+        return max(open_, key=bounds.__getitem__)
+
+    def best(self) -> tuple[Candidate, float]:
+        """The tree's activated answer and its Q."""
+        q, _ = self_refine_uct(self.rewards, self.parents, 0.0)
+        answered = [(value, answer) for value, answer in zip(q, self.answers, strict=True) if answer]
+        value, answer = max(answered, key=lambda pair: pair[0])
+        return answer, value
+
+
+@strategy("several trees of self-refined answers, a consensus decides")
+async def forest_of_thought(
+    run: SearchRun,
+    *,
+    n: int = 2,
+    max_iter: int = 1,
+    scorer: Scorer | None = None,
+    correct_threshold: float = -1.0,
+    exploration: float = 0.014,
+    choose: Literal["cgdm", "majority", "score"] = "cgdm",
+    examples: Sequence[tuple[str, str]] = (),
+    extract: Callable[[str], str | None] = extract_answer,
+) -> SearchResult:
+    """`n` trees one after the other, each a small Monte Carlo tree of self-refined answers; then a decision.
+
+    Bi et al., "Forest-of-Thought: Scaling Test-Time Compute for Enhancing LLM Reasoning", arXiv 2412.09078;
+    its trees are MCTSr (Zhang et al., arXiv 2406.07394). A tree begins with an answer and a blank one; each
+    iteration rates the most promising answer once more, criticises it, refines it and rates the refinement.
+    Trees stop as soon as more than half of `n` of them agree.
+
+    n, max_iter        trees, and iterations of each. Defaults are those of its code.
+    scorer             rewards of answers, in [0, 1]; None: the model rates them itself.
+    correct_threshold  dynamic self-correction: an answer less likely than this (mean log-probability a token,
+                       nats) is asked for again, and the more confident of the two stays. -inf: never.
+    exploration        weight of the bonus in the bound; the code's 1.4 for ratings of 0 to 100.
+    choose             "majority" of the trees; the highest "score"; "cgdm", consensus-guided: the answer of
+                       more than half of the trees, else the one that the model most believes correct.
+    examples           solved questions: each tree after the first has the one most like the question before
+                       it. None by default.
+    extract            the answer in a text, or None to abstain.
+
+    Sparse activation: of each tree only the answer with the highest Q takes part in the decision. Departures:
+    nothing is compared with the true answer, as the code's default stop does; trees vote with extracted
+    answers, not whole texts; ratings are shares of 1; the expert of "cgdm" is P(yes), not a written verdict.
+    """
+    at_least(1, n=n)
+    at_least(0, max_iter=max_iter)
+    if choose not in ("cgdm", "majority", "score"):
+        raise ValueError(f"choose={choose!r}; expected one of cgdm, majority, score")
+
+    async def rate(answer: str) -> float:
+        (reply,) = await run.ask(RATE.format(question=run.question, answer=answer))
+        return rating(reply) or 0.0
+
+    async def finish(branch: Branch) -> tuple[Candidate, float]:
+        """Completes an answer, corrects it if it is uncertain, and rates it."""
+        await run.complete(branch)
+        if _confidence(branch) < correct_threshold and not run.over:
+            prompt = CORRECT.format(question=run.question, answer=branch.text)
+            second = await run.prompt(prompt, sources=[run.node(branch)])
+            await run.complete(second)
+            if _confidence(second) > _confidence(branch):
+                branch, second = second, branch
+            run.prune([second])
+        reward = await rate(branch.text) if scorer is None else (await run.score([branch], scorer))[0]
+        return run.end(branch, reward), reward
+
+    async def add(tree: _Tree, branch: Branch, parent: int) -> None:
+        candidate, reward = await finish(branch)
+        tree.answers.append(candidate)
+        tree.parents.append(parent)
+        tree.rewards.append([reward])
+
+    async def grow(number: int) -> _Tree:
+        tree = _Tree()
+        liked = most_similar(run.question, [question for question, _ in examples]) if number else None
+        if liked is None:
+            (first,) = run.fork(run.root)
+        else:
+            example, solution = examples[liked]
+            first = await run.prompt(
+                EXAMPLE.format(example=example, solution=solution, question=run.question)
+            )
+        await add(tree, first, -1)
+        if max_iter and not run.over:
+            tree.answers.append(None)
+            tree.parents.append(-1)
+            tree.rewards.append([await rate(NO_ANSWER) if scorer is None else 0.0])
+        for _ in range(max_iter):
+            if run.over:
+                break
+            i = tree.to_explore(exploration)
+            weak = tree.answers[i]
+            text = NO_ANSWER if weak is None else weak.text
+            tree.rewards[i].append(await rate(text) if scorer is None else tree.rewards[i][0])
+            (critique,) = await run.ask(CRITIQUE.format(question=run.question, answer=text))
+            prompt = REFINE.format(question=run.question, answer=text, critique=critique)
+            await add(tree, await run.prompt(prompt, sources=[weak.node] if weak else []), i)
+        return tree
+
+    activated: list[tuple[Candidate, float]] = []
+    votes: dict[str, float] = {}
+    while len(activated) < n and not run.over:
+        activated.append((await grow(len(activated))).best())
+        votes = vote([extract(candidate.text) for candidate, _ in activated])
+        if max(votes.values(), default=0) > n / 2 and len(activated) > 1:
+            break
+    if not activated:
+        return run.result()
+    backers = activated
+    if choose == "majority" or (choose == "cgdm" and max(votes.values(), default=0) > len(activated) / 2):
+        winner = next(iter(votes), None)
+        backers = [(c, q) for c, q in activated if extract(c.text) == winner] or activated
+    elif choose == "cgdm" and not run.over:
+        beliefs = await gather(
+            run.p_yes(EXPERT.format(question=run.question, answer=c.text), sources=[c.node])
+            for c, _ in activated
+        )
+        backers = [(c, belief) for (c, _), belief in zip(activated, beliefs, strict=True)]
+    best, _ = max(backers, key=lambda pair: pair[1])
+    return run.result(best, votes)
+
+
+def _confidence(branch: Branch) -> float:
+    """Mean log-probability a token, nats."""
+    return sum(branch.logprobs) / max(len(branch.logprobs), 1)

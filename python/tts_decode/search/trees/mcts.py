@@ -1,0 +1,113 @@
+"""Monte Carlo tree search over the steps of an answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from tts_decode import gather
+from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
+from tts_decode.search.trees.tree_node import TreeNode, add_children, conclude, grow
+from tts_decode.select import puct, uct
+
+
+@strategy("Monte Carlo tree search over steps, guided by their scores")
+async def mcts(
+    run: SearchRun,
+    *,
+    n: int = 16,
+    scorer: Scorer,
+    width: int = 4,
+    max_depth: int = 40,
+    selection: Literal["puct", "uct"] = "puct",
+    simulate: Literal["descend", "rollout", "value"] = "descend",
+    exploration: float = 1.0,
+    pb_c_base: float = 19652.0,
+    pb_c_init: float = 1.25,
+    parallel: int = 1,
+    final: Literal["score", "visits"] = "score",
+    agg_strategy: str = "last",
+) -> SearchResult:
+    """`n` simulations; each goes from the root to the most promising leaf, which gets `width` next steps.
+
+    With the defaults the search of openr ("VanilaMCTS": Wang et al., "OpenR: An Open Source Framework for
+    Advanced Reasoning with Large Language Models", arXiv 2410.09671), whose rule is AlphaZero's; with
+    selection="uct" that of RAP (Hao et al., "Reasoning with Language Model is Planning with World Model",
+    arXiv 2305.14992, algorithm 1) on the scores of steps.
+
+    n            simulations.
+    scorer       values of partial answers, in [0, 1]: the bounds' constants are made for that.
+    width        steps sampled when a leaf is expanded; equal ones are one child.
+    max_depth    steps on a path, after which it ends as a candidate that is not complete.
+    selection    "puct": value + prior * c, the prior being the step's probability per token, normalised over
+                 its siblings; "uct".
+    simulate     "descend": a simulation expands one leaf after the other down to an answer, which stays in
+                 the tree; its score is the value. "rollout": it expands one leaf, and an answer sampled from
+                 the best new child, outside the tree, gives the value. "value": the new child's own score.
+    exploration  weight of UCT's bonus, `w_exp` of llm-reasoners.
+    pb_c_base, pb_c_init   PUCT's constants.
+    parallel     simulations in the same forwards. More than 1 changes the search: each chooses before the
+                 others' values are known, though not their way.
+    final        "score": the best-scored answer; "visits": the one at the end of the most visited path.
+    agg_strategy   score of an answer from those of its steps, for "score".
+
+    A node's branch is released when it is expanded: its KV lives on in its children. Departures: the value of
+    a path is the score of its end, where RAP sums rewards over the steps; the prior of a step is that of the
+    words as sampled, without a correction for how often they were drawn.
+    """
+    at_least(1, n=n, width=width, max_depth=max_depth, parallel=parallel)
+    for name, value, known in (
+        ("selection", selection, ("puct", "uct")),
+        ("simulate", simulate, ("descend", "rollout", "value")),
+        ("final", final, ("score", "visits")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}={value!r}; expected one of {', '.join(known)}")
+    run.aggregate_by(agg_strategy)
+
+    def select(node: TreeNode) -> int:
+        values = [child.value for child in node.children]
+        visits = [child.visits + child.pending for child in node.children]
+        others = node.visits + node.pending - 1
+        if selection == "uct":
+            bounds = uct(values, visits, others, exploration)
+        else:
+            priors = softmax([child.logprob for child in node.children])
+            bounds = puct(values, priors, visits, others, pb_c_base=pb_c_base, pb_c_init=pb_c_init)
+        return max(range(len(bounds)), key=bounds.__getitem__)
+
+    async def expand(nodes: Sequence[TreeNode]) -> None:
+        families = [(node, run.fork(node.branch, width)) for node in nodes if node.branch is not None]
+        await run.step([branch for _, branches in families for branch in branches])
+        await add_children(run, scorer, families, max_depth)
+
+    async def roll_out(leaf: TreeNode) -> float:
+        if leaf.branch is None:
+            return leaf.score
+        (branch,) = run.fork(leaf.branch)
+        await run.complete(branch)
+        (score,) = await run.score([branch], scorer)
+        run.end(branch)
+        return score
+
+    async def values_of(leaves: Sequence[TreeNode]) -> list[float]:
+        if simulate == "rollout":
+            return await gather(roll_out(leaf) for leaf in leaves)
+        return [leaf.score for leaf in leaves]
+
+    root = TreeNode(run.fork(run.root)[0])
+    ends_below = None if simulate == "descend" else values_of
+    await grow(run, root, n, select, expand, parallel=parallel, simulate=ends_below)
+    return await conclude(run, root, scorer, by_visits=final == "visits")
+
+
+def softmax(logprobs: Sequence[float]) -> list[float]:
+    """Weights in proportion to exp(logprob); equal ones if any is unknown (NaN)."""
+    if not all(math.isfinite(value) for value in logprobs):
+        logprobs = [0.0] * len(logprobs)
+    weights = [math.exp(value - max(logprobs)) for value in logprobs]
+    return [weight / math.fsum(weights) for weight in weights]

@@ -1,0 +1,112 @@
+"""R2-LLMs: Monte Carlo tree search whose steps are sampled with retrieved steps in view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from tts_decode import gather
+from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
+from tts_decode.search.trees.tree_node import TreeNode, add_children, conclude, grow
+from tts_decode.select import most_similar, uct
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+
+TEMPLATE = "{question}\n\nIn one line: what kind of problem is this, and which method solves it?"
+WITH_TEMPLATES = "{retrieved}\n\n{question}"
+WITH_STEP = "(A similar step elsewhere: {retrieved})\n"
+
+
+@strategy("Monte Carlo tree search with retrieval at the root and at every node")
+async def r2_retrieval(
+    run: SearchRun,
+    *,
+    n: int = 16,
+    scorer: Scorer,
+    width: int = 4,
+    max_depth: int = 40,
+    exploration: float = 1.0,
+    retrieve: Callable[[str], str] | None = None,
+    agg_strategy: str = "last",
+) -> SearchResult:
+    """`n` simulations of `mcts` (UCT, down to an answer); what `retrieve` finds is put into view.
+
+    Dou et al., "Enhancing Test-Time Scaling of Large Language Models with Hierarchical Retrieval-Augmented
+    MCTS", arXiv 2507.05557 (R2-LLMs). Coarse level: the model abstracts the question to a line on its kind,
+    and what is retrieved for that (solved problems) comes before the question. Fine level: at each node what
+    is retrieved for its last step (steps of other solutions) is inserted before the next steps are sampled.
+    A process reward model scores the steps.
+
+    n, width, max_depth, exploration, agg_strategy   as in `mcts`.
+    scorer     values of partial answers, in [0, 1].
+    retrieve   text for a query, "" for nothing. None: the search's own steps elsewhere in the tree, the one
+               most like the query in its words, and nothing at the coarse level.
+
+    What is inserted at a node serves its next steps only. It goes into a fork, in which the step is sampled;
+    the step's text then continues the path without it, in one forward, and the fork is released. So paths
+    share their KV as in `mcts`, and a scorer never sees what was retrieved. The first child of a node is
+    sampled without, so that the scorer can prefer it. Departures: the paper retrieves with embeddings from a
+    data set of solved problems, here that is the caller's `retrieve`; the unaided child is ours.
+    """
+    at_least(1, n=n, width=width, max_depth=max_depth)
+    run.aggregate_by(agg_strategy)
+
+    def select(node: TreeNode) -> int:
+        values = [child.value for child in node.children]
+        visits = [child.visits + child.pending for child in node.children]
+        bounds = uct(values, visits, node.visits + node.pending - 1, exploration)
+        return max(range(len(bounds)), key=bounds.__getitem__)
+
+    def elsewhere(node: int) -> str:
+        """The sampled step most like this node's, of those that its path did not take."""
+        query, on_path = run.tree[node].text, set()
+        while node >= 0:
+            on_path.add(run.tree[node].text)
+            node = run.tree[node].parent
+        sampled = (step.text for step in run.tree if step.status != "prompt" and not step.forced)
+        others = [text for text in sampled if text not in on_path]
+        found = most_similar(query, others)
+        return "" if found is None else others[found]
+
+    def hint(node: TreeNode, branch: Branch) -> str:
+        if retrieve is None:
+            return elsewhere(run.node(branch))
+        return retrieve(run.question if node.parent is None else run.tree[run.node(branch)].text)
+
+    async def aided(branch: Branch, text: str) -> None:
+        """One step of the branch, sampled with the text in view."""
+        (sight,) = run.fork(branch)
+        await run.extend(sight, text)
+        more = sight.length - branch.length
+        (step,) = await run.step([sight], max_tokens=sight.sampling.max_tokens + more)
+        run.prune([sight])
+        if step.text:
+            await run.extend(branch, step.text)
+        if sight.finished:
+            branch.finish(step.reason)
+
+    async def grow_one(node: TreeNode) -> tuple[TreeNode, list[Branch]]:
+        assert node.branch is not None
+        retrieved = hint(node, node.branch).strip()
+        branches = run.fork(node.branch, width)
+        alone = branches[:1] if retrieved else branches
+        text = WITH_STEP.format(retrieved=retrieved)
+        await gather([run.step(alone), *(aided(branch, text) for branch in branches[len(alone) :])])
+        return node, branches
+
+    async def expand(nodes: Sequence[TreeNode]) -> None:
+        await add_children(run, scorer, await gather(map(grow_one, nodes)), max_depth)
+
+    start: Branch | None = None
+    if retrieve is not None and not run.root.finished:
+        (kind,) = await run.ask(TEMPLATE.format(question=run.question))
+        retrieved = retrieve(kind).strip()
+        if retrieved:
+            start = await run.prompt(WITH_TEMPLATES.format(retrieved=retrieved, question=run.question))
+    root = TreeNode(start or run.fork(run.root)[0])
+    await grow(run, root, n, select, expand)
+    return await conclude(run, root, scorer)

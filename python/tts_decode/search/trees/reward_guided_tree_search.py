@@ -1,0 +1,99 @@
+"""Reward-guided tree search: the most promising leaf of the whole tree is expanded and rolled out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tts_decode import gather
+from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.result import Candidate, SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
+from tts_decode.search.trees.tree_node import TreeNode, add_children, leaves_of, release
+from tts_decode.select import extract_answer, uct
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+
+
+@strategy("expands the best leaf of the whole tree and rolls its children out to answers")
+async def reward_guided_tree_search(
+    run: SearchRun,
+    *,
+    n: int = 16,
+    scorer: Scorer,
+    width: int = 4,
+    pre_expansion: int = 8,
+    max_depth: int = 40,
+    exploration: float = 1.0,
+    consistency: float = 0.5,
+    extract: Callable[[str], str | None] = extract_answer,
+) -> SearchResult:
+    """Rollouts until there are `n` answers, from the children of whichever leaf has the highest UCT.
+
+    Jiang et al., "Enhancing LLM Reasoning with Reward-guided Tree Search", arXiv 2411.11694 (STILL-1), the
+    part at inference time: a policy model navigates a tree that it expands as it goes, a reward model guides
+    it. Each iteration chooses among all leaves at once (not level by level from the root), expands the chosen
+    one by `width` steps, samples from each new child an answer to its end, and backs its reward up.
+
+    n              answers.
+    scorer         the reward model, in [0, 1].
+    width          children of an expanded leaf; equal ones are one child.
+    pre_expansion  children of the root, so that the search begins broad.
+    max_depth      steps on a path.
+    exploration    weight of the bonus in UCT.
+    consistency    weight of agreement in the reward of an answer: the share of all answers so far that
+                   conclude the same. The rest is the scorer's. 0: the scorer alone.
+    extract        the answer in a text, or None: it then agrees with none.
+
+    `best` has the highest reward when the search ends; `votes` counts the conclusions. Departures: policy and
+    reward model of the paper are trained for this search, here they are given; its calculator for equations
+    is left out. The defaults of `exploration`, `consistency` and `pre_expansion` are ours.
+    """
+    at_least(1, n=n, width=width, pre_expansion=pre_expansion, max_depth=max_depth)
+    if not 0 <= consistency <= 1:
+        raise ValueError(f"consistency={consistency}; expected a weight in [0, 1]")
+    conclusions: Counter[str] = Counter()
+    answers: list[tuple[Candidate, float]] = []
+
+    def reward(candidate: Candidate, score: float) -> float:
+        conclusion = extract(candidate.text)
+        share = 0.0 if conclusion is None else conclusions[conclusion] / len(answers)
+        return (1 - consistency) * score + consistency * share
+
+    def bound(leaf: TreeNode) -> float:
+        above = leaf.visits if leaf.parent is None else leaf.parent.visits
+        return uct([leaf.value], [leaf.visits], above, exploration)[0]
+
+    async def roll_out(branch: Branch) -> Candidate:
+        await run.complete(branch)
+        await run.score([branch], scorer)
+        return run.end(branch)
+
+    async def simulate(children: list[TreeNode]) -> None:
+        rollouts = {child: run.fork(child.branch)[0] for child in children if child.branch is not None}
+        ended = dict(zip(rollouts, await gather(map(roll_out, rollouts.values())), strict=True))
+        for child in children:
+            candidate = child.candidate or ended[child]
+            answers.append((candidate, candidate.score or 0.0))
+            conclusion = extract(candidate.text)
+            if conclusion is not None:
+                conclusions[conclusion] += 1
+            child.back_up(reward(*answers[-1]))
+
+    root = TreeNode(run.fork(run.root)[0])
+    while len(answers) < n and not run.over and (leaves := leaves_of(root)):
+        leaf = max(leaves, key=bound)
+        assert leaf.branch is not None  # a leaf keeps its branch until it is expanded
+        branches = run.fork(leaf.branch, pre_expansion if leaf is root else width)
+        await run.step(branches)
+        await add_children(run, scorer, [(leaf, branches)], max_depth)
+        if not run.over:
+            await simulate(leaf.children[: n - len(answers)])
+    if not run.over:
+        release(run, leaves_of(root))
+    best = max(answers, key=lambda pair: (pair[0].complete, reward(*pair)), default=None)
+    votes = {conclusion: float(count) for conclusion, count in conclusions.most_common()}
+    return run.result(best and best[0], votes)

@@ -1,0 +1,29 @@
+"""Conformal tests: is a score as good as those seen so far?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tts_decode.select.scores import require_finite
+
+
+def conformal_p_value(score: float, calibration: Sequence[float]) -> float:
+    """(1 + number of calibration scores that are at least `score`) / (1 + all of them); large scores are odd.
+
+    If the score and the calibration scores are exchangeable, then P(p <= alpha) <= alpha for every alpha, and
+    that probability is above alpha - 1 / (1 + len(calibration)) where scores do not tie. Vovk, Gammerman and
+    Shafer, "Algorithmic Learning in a Random World", 2005, chapter 2.
+    """
+    require_finite("score", [score])
+    at_least = sum(other >= score for other in calibration)
+    return (1 + at_least) / (1 + len(calibration))
+
+
+def rejects(score: float, calibration: Sequence[float], alpha: float) -> bool:
+    """Whether the score is among the largest, at a rejection rate of at most `alpha`.
+
+    With fewer than 1 / alpha - 1 calibration scores nothing is rejected: that few cannot tell.
+    """
+    if not 0 <= alpha < 1:
+        raise ValueError(f"alpha={alpha}; expected a rejection rate, 0 or more and below 1")
+    return conformal_p_value(score, calibration) <= alpha + 1e-12  # 0.3 may be the quotient 3 / 10 rounded up

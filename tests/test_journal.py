@@ -1,0 +1,205 @@
+"""Journals: a search that was interrupted at any point goes on to the same end, and asks nothing again."""
+
+import asyncio
+import json
+import zlib
+
+import pytest
+from tts_decode import gather
+from tts_decode.engines.completion import Completion
+from tts_decode.engines.text import TextDecoder
+from tts_decode.errors import JournalError
+from tts_decode.search import STRATEGIES, Journal, SearchRun, beam_search, best_of_n, rebase, strategy
+
+
+class Crash(BaseException):
+    """The process dies."""
+
+
+class Engine:
+    """Texts that depend on prefix and seed alone, as those of a model do; answers come in mixed order."""
+
+    def __init__(self, crash_after=None):
+        self.asked = []
+        self.crash_after = crash_after
+
+    async def __call__(self, request):
+        key = zlib.crc32(f"{request.seed} {request.prompt}".encode())
+        for _ in range(key % 13):
+            await asyncio.sleep(0)
+        if self.crash_after is not None and len(self.asked) >= self.crash_after:
+            raise Crash
+        self.asked.append((request.prompt, request.seed))
+        if request.prompt.count("\n") < 3:
+            return Completion(f"step {key % 97}\n", "stop_string", (key % 97, 1), (-0.5, -0.25), (1.0, 2.0))
+        return Completion(f"is {key % 10}.", "eos", (2, 3, 0), (-0.1, -0.2, 0.0), (1.0, 1.0, 0.0))
+
+
+def search(path, *, body=rebase, resume=False, engine=None, prompt="Q: ", seen=None, **options):
+    """One search with a journal (no path: without one), its result and its engine."""
+    engine = engine or Engine()
+    decoder = TextDecoder(engine)
+
+    async def scorer(branches):
+        if seen is not None:
+            seen.extend(branch.text for branch in branches)
+        return [len(branch.text) * 7 % 5 / 5 for branch in branches]
+
+    async def run():
+        root = await decoder.root(prompt)
+        journal = None if path is None else Journal(path, resume=resume)
+        try:
+            return await body(SearchRun(root, journal=journal), **({"n": 5, "scorer": scorer} | options))
+        finally:
+            root.release()
+
+    return decoder.run(run()), engine
+
+
+def content(candidate):
+    return candidate.text, candidate.tokens, candidate.scores, candidate.finish_reason
+
+
+@pytest.mark.parametrize("crash_after", [0, 1, 4, 7, 11])
+@pytest.mark.parametrize("body", [rebase, best_of_n, beam_search], ids=lambda s: s.name)
+def test_an_interrupted_search_goes_on_to_the_same_end(tmp_path, body, crash_after):
+    options = {"n": 4, "beam_width": 2} if body is beam_search else {}
+    expected, undisturbed = search(None, body=body, **options)
+    path = tmp_path / "search.jsonl"
+    crashed = Engine(crash_after)
+    with pytest.raises(Crash):
+        search(path, body=body, engine=crashed, **options)
+    seen = []
+    result, engine = search(path, body=body, resume=True, seen=seen, **options)
+    assert result.best.score == expected.best.score
+    # Where nothing waits for the others the order depends on when the search was interrupted.
+    assert sorted(map(content, result.candidates)) == sorted(map(content, expected.candidates))
+    if body is not best_of_n:
+        assert result.tree == expected.tree
+    recorded = sum("tokens" in json.loads(line) for line in path.read_text().splitlines())
+    assert recorded == len(undisturbed.asked)  # each step is in the file once
+    # Answers that came, but were not taken in before the crash, are asked for again; no others.
+    assert len(crashed.asked) + len(engine.asked) - len(undisturbed.asked) in (0, 1)
+    assert len(set(seen)) == len(seen) or body is not rebase
+
+
+def test_a_finished_search_is_replayed_without_asking(tmp_path):
+    path = tmp_path / "search.jsonl"
+    expected, _ = search(path)
+    before = path.read_bytes()
+    seen = []
+    result, engine = search(path, resume=True, seen=seen)
+    assert result.tree == expected.tree
+    assert engine.asked == []
+    assert seen == []
+    assert path.read_bytes() == before
+
+
+def test_without_resume_a_journal_begins_anew(tmp_path):
+    path = tmp_path / "search.jsonl"
+    search(path)
+    _, engine = search(path, prompt="Another: ")
+    assert engine.asked
+    assert json.loads(path.read_text().splitlines()[0])["strategy"] == "rebase"
+
+
+@pytest.mark.parametrize("lost", [1, 5, 60])
+def test_a_last_line_that_was_cut_off_is_dropped(tmp_path, lost):
+    path = tmp_path / "search.jsonl"
+    expected, _ = search(path)
+    path.write_bytes(path.read_bytes()[:-lost])
+    result, _ = search(path, resume=True)
+    assert result.tree == expected.tree
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+@pytest.mark.parametrize("crash_after", [2, 3, 5, 8])
+def test_what_came_first_comes_first_again(tmp_path, crash_after):
+    """A strategy that goes by the order of arrival finds the same order in a replay."""
+    path = tmp_path / "search.jsonl"
+    expected, _ = search(None, body=_by_arrival)
+    with pytest.raises(Crash):
+        search(path, body=_by_arrival, engine=Engine(crash_after))
+    order = [json.loads(line)["text"] for line in path.read_text().splitlines()[1:]]
+    result, _ = search(path, body=_by_arrival, resume=True)
+    assert list(result.votes)[: len(order)] == order
+    assert set(result.votes) == set(expected.votes)
+
+
+@strategy("for this test: votes are the texts of first steps in the order of their arrival")
+async def _by_arrival(run, *, n=5, scorer=None):
+    arrived = {}
+
+    async def first(branch):
+        (step,) = await run.step([branch])
+        arrived[step.text] = float(len(arrived))
+
+    await gather(first(branch) for branch in run.fork(run.root, 12))
+    return run.result(votes=arrived)
+
+
+del STRATEGIES["_by_arrival"]
+
+
+def test_a_cancelled_call_does_not_hold_up_a_replay(tmp_path):
+    async def first_of(run, *, n=5, scorer=None):
+        tasks = [asyncio.ensure_future(run.complete(branch)) for branch in run.fork(run.root, n)]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return run.result()
+
+    made = strategy("for this test")(first_of)
+    del STRATEGIES["first_of"]
+    path = tmp_path / "search.jsonl"
+    expected, _ = search(path, body=made)
+    result, engine = search(path, body=made, resume=True)
+    assert result.best == expected.best
+    assert engine.asked == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": "Other: "}, "belongs to another search: its prompt is"),
+        ({"n": 6}, "belongs to another search: its options is"),
+        ({"body": best_of_n}, "belongs to another search: its strategy is 'rebase'"),
+    ],
+)
+def test_a_journal_of_another_search_is_refused(tmp_path, changes, message):
+    path = tmp_path / "search.jsonl"
+    search(path)
+    before = path.read_bytes()
+    with pytest.raises(JournalError, match=message):
+        search(path, resume=True, **changes)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda lines: [b'{"schema":"other"}\n', *lines[1:]], "is not a search journal"),
+        (lambda lines: [lines[0].replace(b'"version":1', b'"version":2'), *lines[1:]], "is of version 2"),
+        (lambda lines: [*lines[:3], b"\x00\x01\n", *lines[3:]], "line 4: is damaged"),
+        (lambda lines: [*lines[:3], b"[1]\n", *lines[3:]], "line 4: is damaged"),
+    ],
+)
+def test_a_damaged_journal_is_refused(tmp_path, damage, message):
+    path = tmp_path / "search.jsonl"
+    search(path)
+    path.write_bytes(b"".join(damage(path.read_bytes().splitlines(keepends=True))))
+    before = path.read_bytes()
+    with pytest.raises(JournalError, match=message):
+        search(path, resume=True)
+    assert path.read_bytes() == before
+
+
+def test_a_strategy_that_takes_another_way_is_found_out(tmp_path, monkeypatch):
+    path = tmp_path / "search.jsonl"
+    search(path, body=_by_arrival)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], b'{"key":"0.9-9 1","tokens":[]}\n', *lines[2:]]))
+    monkeypatch.setattr("tts_decode.search.journal._PATIENCE", 0.05)
+    with pytest.raises(JournalError, match="takes another way than the recorded one"):
+        search(path, body=_by_arrival, resume=True)
