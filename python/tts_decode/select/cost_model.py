@@ -83,9 +83,9 @@ def ets_select(
     with its index, less than that in sum, so a tie goes to more leaves and, between like leaves, to the lower
     index. With lambda_b = 0 every leaf is kept.
 
-    At 256 leaves, on the 280 random trees of benches/bench_ets.py, exact took 2.6 ms of CPU time in the median
-    and 17 ms at the 99th percentile; one tree, which needs the integer programme, took 28 ms. Greedy took at
-    most 7 ms and found the optimum on 85 % of them; it lost 4e-4 of the objective on average, 2e-2 at worst.
+    At 256 leaves, on the 280 random trees of benches/bench_ets.py, exact took 2.6 ms of CPU time in the
+    median, 17 ms at the 99th percentile and 28 ms at most, where the integer programme is needed. Greedy took
+    at most 7 ms and found the optimum on 85 %; it lost 4e-4 of the objective on average, 2e-2 at worst.
     """
     n = _check(outcomes, parents, leaves, costs, clusters, lambda_b, lambda_d)
     if method not in ("exact", "greedy"):
