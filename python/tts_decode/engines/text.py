@@ -149,12 +149,12 @@ class TextDecoder:
             seconds=self._seconds + running,
             cost=StepCost(),
             branches=len(self._branches),
-            pins=0,
             logical_tokens=0,
             unique_tokens=0,
             resident_bytes=0,
             peak_bytes=0,
             page_bytes=0,
+            pins=0,
         )
 
     def __getattr__(self, name: str) -> Any:
