@@ -69,6 +69,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "entropy_forking": {"n": 2, "extract": length_mod_3},
     # refinement
     # graphs
+    "atom_of_thoughts": {"n": 3, "extract": length_mod_3},
+    "adaptive_graph": {"n": 3},
+    "aries": {"n": 3, "max_steps": 3, "max_tokens_policy": 6},
+    "archon": {"n": 3, "layers": "generate rank:2 critique verify test fuse"},
     # asynchronous
     "atts": {"n": 4, "extract": length_mod_3},
 }
