@@ -453,7 +453,6 @@ def test_st_bon_holds_a_tenth_of_the_kv_of_best_of_n(decoder):
     result, peak, mean = decoder.run(held(st_bon))
     full, full_peak, full_mean = decoder.run(held(best_of_n, scorer=verifier(len)))
     assert len(result.best.tokens) == len(full.best.tokens) == 256
-    print(peak, full_peak, peak / full_peak, mean / full_mean)
     assert peak <= 0.1 * full_peak
     assert mean <= 0.1 * full_mean
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +33,8 @@ def hidden_distances(vectors: Sequence[npt.ArrayLike]) -> Floats:
     return distances
 
 
-def ngram_distances(sequences: Sequence[Sequence[int]], n: int = 2) -> Floats:
-    """1 - Jaccard overlap [N, N] of the sets of n-grams in N sequences of tokens; 0 for equal sequences.
+def ngram_distances(sequences: Sequence[Sequence[Hashable]], n: int = 2) -> Floats:
+    """1 - Jaccard overlap [N, N] of the sets of n-grams in N sequences of words; 0 for equal sequences.
 
     A sequence shorter than `n` is one n-gram.
     """
