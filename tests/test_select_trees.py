@@ -46,9 +46,7 @@ def test_puct(children):
     priors = [1 / (i + 2) for i in range(len(children))]
     total = sum(visits)
     c = math.log((total + 19652 + 1) / 19652) + 1.25
-    expected = [
-        v + c * p * math.sqrt(total) / (n + 1) for (v, n), p in zip(children, priors, strict=True)
-    ]
+    expected = [v + c * p * math.sqrt(total) / (n + 1) for (v, n), p in zip(children, priors, strict=True)]
     np.testing.assert_allclose(puct(values, priors, visits, total), expected, rtol=1e-12)
 
 
