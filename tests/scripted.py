@@ -13,18 +13,22 @@ come to the same texts.
     def score(text):                              # of the text after the prompt
         return (len(text) * 37 % 11) / 11
 
-    def plain(prompt, n):                         # the algorithm: n answers, the best-scored one wins
-        answers = []
-        for k in range(n):
-            text = ""
-            ...
-            answers.append(text)
-        return max(answers, key=score)
+    def plain(ask, prompt, n):                    # the algorithm: n answers, the best-scored one wins
+        texts, ended = [""] * n, [False] * n
+        while not all(ended):
+            for i in range(n):
+                if not ended[i]:
+                    text, reason = ask(prompt + texts[i])
+                    texts[i] += text
+                    ended[i] = reason == "eos"
+        return max(texts, key=score)
 
     def test_best_of_n():
-        decoder = scripted_decoder(script)
-        result = run_scripted(decoder, best_of_n, "Q: ", n=4, scorer=scorer(score))
-        assert result.answer == plain("Q: ", 4)
+        result = run_scripted(scripted_decoder(script), best_of_n, "Q: ", n=4, scorer=scorer(score))
+        assert result.answer == plain(counted(script), "Q: ", 4)
+
+`random_script(seed)` makes scripts for a loop over many seeds, `counted(script)` counts k as the model does.
+Branches that step together ask in the order in which the strategy lists them.
 
 What the model was asked is in `decoder.complete.calls`. A token is a word with the white space after it, so
 "So 4.\\n" is the two tokens "So " and "4.\\n", and a branch can be cut between any two. An end ("eos") is
@@ -35,6 +39,7 @@ script gives them, 0 for an end.
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import zlib
 from collections import Counter
@@ -70,7 +75,9 @@ class ScriptedModel:
     Args:
         script: script(prefix, k) -> (text, reason) or (text, reason, logprobs) or (text, reason, logprobs,
             entropies); reason is "stop_string", "eos" or "length", the lists have one entry a word. A text
-            longer than the request's max_tokens is cut to it and ends with "length".
+            longer than the request's max_tokens is cut to it and ends with "length". A "stop_string" ends
+            the completion if the request has no stop strings or the text holds one of them; else the script
+            is asked how it goes on.
         latency: latency(prefix, k) -> cycles of the event loop before the answer comes, for strategies that
             do not wait for all.
 
@@ -86,24 +93,57 @@ class ScriptedModel:
 
     async def __call__(self, request: CompletionRequest) -> Completion:
         prefix = request.prompt
-        k = self._asked[prefix]
-        self._asked[prefix] += 1
+        k = self._count(prefix)
         for _ in range(self._latency(prefix, k) if self._latency else 0):
             await asyncio.sleep(0)
-        text, reason, *numbers = self._script(prefix, k)
-        texts = words(text)
-        logprobs = list(numbers[0]) if numbers else [-1.0] * len(texts)
-        entropies = list(numbers[1]) if len(numbers) > 1 else [1.0] * len(texts)
-        ids = [word_id(word) for word in texts]
+        tokens = []  # (text, id, log-probability, entropy)
+        said, reason, goes_on = "", "", k
+        while goes_on is not None:
+            text, reason, *numbers = self._script(prefix + said, goes_on)
+            said += text
+            pieces = words(text)
+            logprobs = numbers[0] if numbers else [-1.0] * len(pieces)
+            entropies = numbers[1] if len(numbers) > 1 else [1.0] * len(pieces)
+            tokens += zip(pieces, map(word_id, pieces), logprobs, entropies, strict=True)
+            stopped = not request.stop or any(stop in said for stop in request.stop)
+            more = text and reason == "stop_string" and not stopped and len(tokens) < request.max_tokens
+            goes_on = self._count(prefix + said) if more else None
         if reason == "eos":
-            texts, ids = [*texts, ""], [*ids, EOS]
-            logprobs, entropies = [*logprobs, 0.0], [*entropies, 0.0]
-        if len(texts) > (limit := request.max_tokens):
-            texts, ids, logprobs, entropies = texts[:limit], ids[:limit], logprobs[:limit], entropies[:limit]
-            reason = "length"
+            tokens.append(("", EOS, 0.0, 0.0))
+        if len(tokens) > request.max_tokens or (not stopped and reason == "stop_string"):
+            tokens, reason = tokens[: request.max_tokens], "length"
+        texts, ids, logprobs, entropies = zip(*tokens, strict=True) if tokens else ((),) * 4
         text = "".join(texts)
         self.calls.append(Call(prefix, k, text, reason, request))
         return Completion(text, reason, ids, logprobs, entropies, texts)
+
+    def _count(self, prefix):
+        self._asked[prefix] += 1
+        return self._asked[prefix] - 1
+
+
+def counted(script):
+    """ask(prefix) -> what the script says to the next request with that prefix; for plain transcriptions."""
+    asked = Counter()
+
+    def ask(prefix):
+        asked[prefix] += 1
+        return script(prefix, asked[prefix] - 1)
+
+    return ask
+
+
+def random_script(seed, *, vocabulary=("red", "blue", "green", "one", "two"), answers=("1", "2", "3")):
+    """A script drawn once for all: steps of 1 to 4 words ended by a line break, until one line holds the end,
+    "answer is ...", which comes the sooner the more steps there were."""
+
+    def script(prefix, k):
+        rng = random.Random(f"{seed} {k} {prefix}")
+        if rng.random() < 0.1 + 0.15 * prefix.count("\n"):
+            return f"answer is {rng.choice(answers)}", "eos"
+        return " ".join(rng.choices(vocabulary, k=rng.randint(1, 4))) + "\n", "stop_string"
+
+    return script
 
 
 def scripted_decoder(script, *, latency=None, logprobs_of=None, **options) -> TextDecoder:
@@ -119,7 +159,7 @@ def scripted_decoder(script, *, latency=None, logprobs_of=None, **options) -> Te
     return TextDecoder(ScriptedModel(script, latency), score=score if logprobs_of else None, **options)
 
 
-def run_scripted(decoder, strategy, prompt, *, sampling=None, budget=None, **options):
+def run_scripted(decoder, strategy, prompt, /, *, sampling=None, budget=None, **options):
     """One search from a prompt to its result; nothing of it may be left in the decoder."""
 
     async def search():

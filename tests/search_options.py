@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tts_decode.rewards import verifier
+from tts_decode.rewards import self_evaluation, verifier
 from tts_decode.search import get_strategy
 
 
@@ -20,13 +20,36 @@ def length_mod_3(text: str) -> str:
 
 SMALL: dict[str, dict[str, Any]] = {
     # sampling
+    "adaptive_consistency": {"n": 9, "wave": 3, "extract": length_mod_3},
+    "b4": {"n": 6, "tests": 2, "write_prompt": "{question} ask", "check_prompt": "{question}{answer}{check}"},
     "best_of_n": {"n": 6},
+    "first_finish": {"n": 8},
+    "knockout": {"n": 5, "comparisons": 3, "compare_prompt": "{question}A {first}B {second}"},
+    "model_switch": {"n": 6, "extract": length_mod_3},
+    "multi_verifier": {"n": 6, "aspects": ["a", "b"], "prompt": "{question}{answer}{aspect}"},
+    "no_thinking": {"n": 6, "thinking": "<t></t>", "extract": length_mod_3},
+    "rpc": {"n": 6, "extract": length_mod_3},
+    "sample_scrutinize": {
+        "n": 4,
+        "verifications": 2,
+        "comparisons": 2,
+        "margin": 1.0,
+        "verify_prompt": "{answer}",
+    }
+    | {"compare_prompt": "{question}A {first}B {second}"},
+    "self_calibration": {"n": 6, "wave": 3, "confidence": self_evaluation(yes=("y",), no=("n",))},
     "self_consistency": {"n": 6, "extract": length_mod_3},
+    "st_bon": {"n": 8, "tau_coeff": 4.0},
     # steps
     "beam_search": {"n": 8, "beam_width": 4},
     "lm_beam_search": {"n": 3},
     "rebase": {"n": 8},
     "ets": {"n": 8, "lambda_b": 1.0, "lambda_d": 0.5},
+    "compute_optimal": {"n": 8, "probes": 2},
+    "dvts": {"n": 8, "beam_width": 4},
+    "fetch": {"n": 8, "beam_width": 4},
+    "lookahead": {"n": 8, "beam_width": 4},
+    "swift": {"n": 8, "beam_width": 4, "softmax_temperature": 0.1},
     # trees
     "mcts": {"n": 4, "width": 3},
     "ab_mcts": {"n": 6, "batch_size": 3},
@@ -35,9 +58,21 @@ SMALL: dict[str, dict[str, Any]] = {
     "reward_guided_tree_search": {"n": 6, "width": 2, "pre_expansion": 4, "extract": length_mod_3},
     "r2_retrieval": {"n": 3, "width": 3},
     # particles
+    "particle_filter": {"n": 6},
+    "particle_gibbs": {"n": 4},
+    "qalign": {"n": 8, "chains": 2, "burn_in": 1, "extract": length_mod_3},
     # budget
+    "budget_forcing": {"n": 3, "max_tokens_thinking": 12, "extract": length_mod_3},
+    "shifted_window": {"n": 3, "max_tokens_thinking": 12, "extract": length_mod_3},
+    "iterative_deepening": {"n": 3, "first_budget": 6, "trigger": "Wait", "extract": length_mod_3},
+    "hint_infer": {"n": 3, "num_forks": 1, "conjunctions": ("e", "a"), "extract": length_mod_3},
+    "entropy_forking": {"n": 2, "extract": length_mod_3},
     # refinement
     # graphs
+    "atom_of_thoughts": {"n": 3, "extract": length_mod_3},
+    "adaptive_graph": {"n": 3},
+    "aries": {"n": 3, "max_steps": 3, "max_tokens_policy": 6},
+    "archon": {"n": 3, "layers": "generate rank:2 critique verify test fuse"},
     # asynchronous
     "atts": {"n": 4, "extract": length_mod_3},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import random
 from collections.abc import Iterator
@@ -13,7 +14,18 @@ import torch
 import transformers as hf
 from tiny_models import byte_tokenizer, tiny_model
 from transformers import PreTrainedModel
-from tts_decode import Branch, KVBudget, OutOfPages, SamplingParams, TreeDecoder, gather
+from tts_decode import (
+    Branch,
+    BranchReleased,
+    BranchState,
+    Budget,
+    KVBudget,
+    OutOfPages,
+    SamplingParams,
+    Step,
+    TreeDecoder,
+    gather,
+)
 
 from tts_kernels.cost import Work
 
@@ -383,6 +395,486 @@ def test_bad_pins(decoder: TreeDecoder, model: PreTrainedModel) -> None:
             decoder.pin(root.fork(1, at=1)[0])
         with pytest.raises(TypeError, match="branch must be a Branch, got int"):
             decoder.pin(root.id)  # type: ignore[arg-type]
+        root.release()
+
+    decoder.run(search())
+
+
+# -- end tokens and forced text (P4, P5)
+
+
+def test_an_end_token_is_intercepted_and_replaced(decoder: TreeDecoder, model: PreTrainedModel) -> None:
+    """Budget forcing's recipe: the end token goes, other text comes in its place, the same pages go on."""
+
+    async def search() -> None:
+        root = await decoder.root(PROMPT, SamplingParams(temperature=0))
+        free = root.fork()[0]
+        await free.step(max_step_tokens=24)
+        end = free.tokens[-1]
+        assert end not in free.tokens[len(PROMPT) : -1]
+        decoder.eos_token_ids = frozenset([end])
+        branch = root.fork()[0]
+        step = await branch.step()
+        assert (step.reason, branch.tokens) == ("eos", free.tokens)
+        held, fed = table(branch), decoder.stats().forward_tokens
+        branch.truncate(branch.length - 1)
+        assert table(branch) == held  # 76 tokens: the last page begins at 64
+        forced = await branch.extend("Wait, ")
+        assert decoder.stats().forward_tokens - fed == 1 + 6  # the last token is fed again, for its logits
+        assert table(branch)[: len(held)] == held
+        assert not branch.finished
+        expected = plain_logprobs(model, branch.tokens)
+        close(forced, expected[range(-7, -1), branch.tokens[-6:]])
+        await branch.step(max_step_tokens=3)
+        close(await branch.next_logprobs(), plain_logprobs(model, branch.tokens)[-1])
+        for b in (root, free, branch):
+            b.release()
+
+    decoder.run(search())
+
+
+def test_a_suppressed_end_token_is_never_drawn(decoder: TreeDecoder, model: PreTrainedModel) -> None:
+    async def search() -> None:
+        root = await decoder.root(PROMPT, SamplingParams(temperature=0))
+        free, branch = root.fork(2)
+        await free.step(max_step_tokens=10)
+        end = free.tokens[-1]
+        decoder.eos_token_ids = frozenset([end])
+        await branch.step(max_step_tokens=40, suppress_token_ids=(end,))
+        assert end not in branch.tokens[len(PROMPT) :]
+        logprobs = plain_logprobs(model, branch.tokens)[len(PROMPT) - 1 : -1]
+        close(torch.tensor(branch.logprobs), logprobs[range(40), branch.tokens[len(PROMPT) :]])
+        logprobs[:, end] = -torch.inf
+        assert branch.tokens[len(PROMPT) :] == logprobs.argmax(-1).tolist()
+        for ids, text in ((range(260), "holds all 260 tokens"), ((260,), r"must lie in 0\.\.259, got 260")):
+            with pytest.raises(ValueError, match=text):
+                await root.step(suppress_token_ids=tuple(ids))
+        for b in (root, free, branch):
+            b.release()
+
+    decoder.run(search())
+
+
+# -- the log-probabilities of an answer that is not kept (P7)
+
+
+def test_logprobs_of_a_continuation_leave_nothing(decoder: TreeDecoder, model: PreTrainedModel) -> None:
+    answer = list(b"The answer is 42, and that is that.")
+
+    async def search() -> None:
+        twin, branch = [await decoder.root(PROMPT, SamplingParams(seed=3)) for _ in range(2)]
+        for b in (twin, branch):
+            await b.step(max_step_tokens=9)
+        before, held = decoder.stats(), table(branch)
+        tokens, logprobs = list(branch.tokens), list(branch.logprobs)
+        got = await branch.logprobs_of(answer)
+        expected = plain_logprobs(model, branch.tokens + answer)
+        close(got, expected[range(len(tokens) - 1, len(tokens) + len(answer) - 1), answer])
+        after = decoder.stats()
+        assert after.forward_tokens - before.forward_tokens == 1 + len(answer)
+        assert after.peak_bytes - before.resident_bytes == 4 * after.page_bytes  # a copied tail, three more
+        assert (after.resident_bytes, after.branches) == (before.resident_bytes, before.branches)
+        assert (branch.tokens, branch.logprobs, table(branch)) == (tokens, logprobs, held)
+        assert [b.seed for b in branch.fork(2)] == [b.seed for b in twin.fork(2)]
+        task = asyncio.create_task(branch.logprobs_of(answer))
+        for _ in range(4):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert decoder.stats().branches == before.branches
+        twin.release()
+        branch.release()
+
+    decoder.run(search())
+
+
+# -- prompts
+
+
+def test_forks_know_what_the_root_was_given(decoder: TreeDecoder) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+
+    async def search() -> None:
+        with pytest.raises(ValueError, match="the tokenizer has no chat template: give text or token ids"):
+            await decoder.root(messages)
+        decoder.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}?"
+        for prompt in ("some text", [1, 2, 3], messages):
+            root = await decoder.root(prompt)
+            (child,) = root.fork(1, at=2)
+            assert child.prompt == root.prompt == prompt
+            root.release()
+            child.release()
+        messages[0]["content"] = "changed"
+        assert root.prompt == [{"role": "user", "content": "hi"}]
+
+    decoder.run(search())
+
+
+# -- saved and replayed branches (P18)
+
+
+def same_numbers(branch: Branch, other: Branch) -> None:
+    assert branch.tokens == other.tokens
+    for name in ("logprobs", "entropies"):
+        close(torch.tensor(getattr(branch, name)), torch.tensor(getattr(other, name)))
+
+
+async def grown(decoder: TreeDecoder) -> Branch:
+    """A branch with steps, forced text, scores and a fork behind it."""
+    params = SamplingParams(temperature=0.9, top_p=0.95, seed=11, max_step_tokens=7, stop=("e",))
+    root = await decoder.root(bytes(PROMPT).decode(), params)
+    (branch,) = root.fork()
+    await branch.step()
+    await branch.extend(" forced ")
+    await branch.step()
+    branch.scores += [0.25, 0.5]
+    for child in (root, *branch.fork(2)):
+        child.release()
+    return branch
+
+
+def test_a_restored_branch_draws_what_the_saved_one_draws(model: PreTrainedModel) -> None:
+    decoder, other = make(model), make(model)
+
+    async def search() -> None:
+        branch = await grown(decoder)
+        saved = json.dumps(branch.snapshot().to_dict(), allow_nan=False)
+        state = BranchState.from_dict(json.loads(saved))
+        assert state == branch.snapshot()
+        again = await other.restore(state)
+        assert again.snapshot() == state
+        assert again.steps == branch.steps
+        assert again.prompt == bytes(PROMPT).decode()
+        for pair in ((branch, again), *zip(branch.fork(3), again.fork(3), strict=True)):
+            await gather(b.step(max_step_tokens=12) for b in pair)
+            same_numbers(*pair)
+
+    asyncio.run(search())
+
+
+def test_a_branch_is_restored_on_the_pages_that_are_there(decoder: TreeDecoder) -> None:
+    async def search() -> None:
+        branch = await grown(decoder)
+        await branch.next_logprobs()  # its last token is in
+        held, fed = table(branch), decoder.stats().forward_tokens
+        again = await decoder.restore(branch.snapshot())
+        assert decoder.stats().forward_tokens - fed == 1  # the last token, for its logits
+        assert table(again)[:-1] == held[:-1]
+        again.finish("answer")
+        finished = await decoder.restore(again.snapshot())
+        assert finished.finish_reason == "answer"
+        for b in (branch, again, finished):
+            b.release()
+
+    decoder.run(search())
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"version": 7}, "got version 7, expected 1: it was written by another version"),
+        ({"tokens": "abc"}, "tokens: got 'abc', expected a list of ids"),
+        ({"tokens": [1, 2]}, "prompt_length: got 53, expected 1 to 2"),
+        ({"logprobs": []}, "logprobs: got 0, expected"),
+        ({"entropies": [0.5, "x"]}, "entropies: got"),
+        ({"steps": [[53, 999, "eos"]]}, "steps: expected ascending positions from 53 to"),
+        ({"steps": [[1, 2]]}, r"steps: got \[\[1, 2\]\], expected a list of \[begin, end, reason\]"),
+        ({"sampling": {"heat": 1}}, "sampling: .*heat"),
+        ({"sampling": {"top_p": 7}}, "sampling: top_p must lie in"),
+        ({"seed": None}, "seed: got None, expected an integer"),
+    ],
+)
+def test_damaged_states_are_refused(model: PreTrainedModel, change: dict[str, object], match: str) -> None:
+    decoder = make(model)
+    data = decoder.run(grown(decoder)).snapshot().to_dict()
+    with pytest.raises(ValueError, match=f"branch state: {match}"):
+        BranchState.from_dict(data | change)
+    for name in set(data) - {"version"}:
+        with pytest.raises(ValueError, match=f"branch state: {name}: got None"):
+            BranchState.from_dict({key: value for key, value in data.items() if key != name})
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 30])
+def test_a_replayed_step_leaves_the_branch_as_it_was_after_it(model: PreTrainedModel, tokens: int) -> None:
+    """The same pages and numbers, at no product with the vocabulary; and the search goes on the same way."""
+    decoder, other = make(model, max_batch_tokens=16), make(model, max_batch_tokens=16)
+    budgets = Budget(max_tokens=100), Budget(max_tokens=100)
+    params = SamplingParams(seed=5, max_tokens=tokens + 31, max_step_tokens=tokens)
+
+    async def search() -> None:
+        first = await decoder.root(PROMPT, params, budgets[0])
+        second = await other.root(PROMPT, params, budgets[1])
+        for _ in range(2):
+            step = await first.step()
+            logits = other.stats().cost.logits
+            await second.replay(step)
+            assert other.stats().cost.logits == logits
+            assert second._kv_length == first._kv_length
+            assert pages(other) == pages(decoder)
+            assert (second.tokens, second.logprobs, second.steps) == (
+                first.tokens,
+                first.logprobs,
+                first.steps,
+            )
+            assert second.finish_reason == first.finish_reason
+            assert budgets[0].tokens_used == budgets[1].tokens_used
+        await gather(b.step(max_step_tokens=6) for b in (first, second))
+        same_numbers(first, second)
+
+    asyncio.run(search())
+
+
+def test_replays_end_branches_and_refuse_what_does_not_fit(decoder: TreeDecoder) -> None:
+    async def search() -> None:
+        root = await decoder.root(PROMPT)
+        for step, match in (
+            (Step("", (1, 2), (0.0,), (0.0, 0.0), "eos"), "got 2 tokens, 1 logprobs and 2 entropies"),
+            (Step("", (999,), (0.0,), (0.0,), "eos"), "token ids must lie in"),
+        ):
+            with pytest.raises(ValueError, match=match):
+                await root.replay(step)
+        with pytest.raises(TypeError, match="step must be a Step, got str"):
+            await root.replay("text")  # type: ignore[arg-type]
+        assert (root.tokens, root.steps) == (PROMPT, [])
+        empty = root.fork()[0]
+        await empty.replay(Step("", (), (), (), "budget"))
+        assert (empty.finish_reason, empty.steps) == ("budget", [])
+        await root.replay(Step("ab", (97, 98), (-1.0, -2.0), (1.0, 1.0), "eos"))
+        assert (root.finish_reason, root.text) == ("eos", "ab")
+        with pytest.raises(ValueError, match=r"is finished \(eos\): no step can follow"):
+            await root.replay(Step("a", (97,), (0.0,), (0.0,), "eos"))
+        root.release()
+        empty.release()
+
+    decoder.run(search())
+
+
+# -- forks, ends, budgets and accounting (P2, P6, P11, P12)
+
+
+def test_a_fork_at_any_past_token_leaves_its_siblings_alone(
+    decoder: TreeDecoder, model: PreTrainedModel
+) -> None:
+    async def search() -> None:
+        root = await decoder.root(PROMPT, SamplingParams(seed=2))
+        first, second = root.fork(2)
+        await gather(b.step(max_step_tokens=40) for b in (first, second))
+        for at in (1, PAGE, len(PROMPT), 64, 65, 80, first.length):
+            before = [(table(b), list(b.tokens), list(b.logprobs)) for b in (root, first, second)]
+            resident = pages(decoder)
+            (child,) = first.fork(1, at=at)
+            assert pages(decoder) == resident  # a fork takes none
+            await child.extend([7] * 20)
+            shared = (at - 1) // PAGE  # whole pages; the cut's last token is fed again, for its logits
+            assert table(child)[:shared] == table(first)[:shared]
+            assert pages(decoder) - resident == len(table(child)) - shared
+            assert [(table(b), b.tokens, b.logprobs) for b in (root, first, second)] == before
+            close(await child.next_logprobs(), plain_logprobs(model, child.tokens)[-1])
+            child.release()
+            assert pages(decoder) == resident
+        for b in (root, first, second):
+            close(await b.next_logprobs(), plain_logprobs(model, b.tokens)[-1])
+            b.release()
+
+    decoder.run(search())
+
+
+def test_the_losers_of_a_race_give_their_pages_back_before_the_next_forward(decoder: TreeDecoder) -> None:
+    """First-Finish: the first branch that ends wins, the others are cancelled in the middle of a step."""
+
+    async def search() -> None:
+        root = await decoder.root(PROMPT)
+        children = root.fork(5)
+        tasks = {
+            asyncio.create_task(child.step(max_step_tokens=20 + 30 * i)): child
+            for i, child in enumerate(children)
+        }
+        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        winner = tasks[done.pop()]
+        for task in pending:
+            task.cancel()
+            tasks[task].release()
+        steps = decoder.stats().steps
+        assert decoder.resident_bytes([root, winner]) == decoder.stats().resident_bytes
+        await winner.step(max_step_tokens=1)
+        assert decoder.stats().steps - steps <= 1
+        assert decoder.resident_bytes([root, winner]) == decoder.stats().resident_bytes
+        assert all(task.cancelled() for task in pending)
+        root.release()
+        winner.release()
+
+    decoder.run(search())
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [{"max_tokens": 40}, {"max_cost": 1.0}, {"max_seconds": 1e-9}],
+)
+def test_a_budget_says_what_is_used_up_and_ends_the_steps(
+    decoder: TreeDecoder, limit: dict[str, float]
+) -> None:
+    async def search() -> None:
+        budget = Budget(**limit)  # type: ignore[arg-type]
+        assert budget.spent is None
+        root = await decoder.root(PROMPT, budget=budget)
+        children = root.fork(3)
+        steps = await gather(child.step(max_step_tokens=30) for child in children)
+        assert {step.reason for step in steps} == {"budget"}
+        assert (budget.spent, budget.exhausted) == (*limit, True)
+        assert budget.tokens_used == sum(len(step.tokens) for step in steps)
+        assert budget.cost_used > 0
+        assert budget.seconds_used > 0
+        held = decoder.stats()
+        assert [await child.step() for child in children] == [Step("", (), (), (), "budget")] * 3
+        assert decoder.stats() == held
+        for branch in (root, *children):
+            branch.release()
+
+    decoder.run(search())
+
+
+def test_resident_bytes_count_each_page_once(decoder: TreeDecoder, model: PreTrainedModel) -> None:
+    async def search() -> None:
+        rng = random.Random(0)
+        branches = [await decoder.root(PROMPT), await decoder.root([1] * 20)]
+        for _ in range(8):
+            branches += rng.choice(branches).fork(2)
+            await gather(b.extend([rng.randrange(256)] * rng.randint(1, 30)) for b in rng.sample(branches, 2))
+        for count in (0, 1, 3, len(branches)):
+            some = rng.sample(branches, count)
+            distinct = {page for branch in some for page in table(branch)}
+            assert decoder.resident_bytes(some) == len(distinct) * decoder.stats().page_bytes
+        assert decoder.resident_bytes(branches) == decoder.stats().resident_bytes
+        with pytest.raises(ValueError, match=r"branches: branch .* belongs to another decoder"):
+            make(model).resident_bytes(branches)
+        for branch in branches:
+            branch.release()
+        with pytest.raises(BranchReleased):
+            decoder.resident_bytes(branches)
+
+    decoder.run(search())
+
+
+def test_problems_may_fail_alone(decoder: TreeDecoder) -> None:
+    async def good(number: int) -> int:
+        (await decoder.root(PROMPT)).release()
+        return number
+
+    async def bad() -> int:
+        raise ValueError("this one")
+
+    first, error, last = decoder.run_all([good(1), bad(), good(3)], return_exceptions=True)
+    assert (first, str(error), last) == (1, "this one", 3)
+    with pytest.raises(ValueError, match="this one"):
+        decoder.run_all([good(1), bad(), good(3)])
+
+
+# -- embedding input (P10)
+
+
+async def mixed(
+    decoder: TreeDecoder, model: PreTrainedModel, forced: list[int], soft: torch.Tensor
+) -> tuple[Branch, torch.Tensor]:
+    """Prompt, embeddings and text in one branch, and the embeddings of all of it for a plain forward."""
+    root = await decoder.root(PROMPT, SamplingParams(temperature=0))
+    (branch,) = root.fork()
+    root.release()
+    states = await branch.extend_embeds(soft)
+    await branch.extend(forced)
+    embedding = model.get_input_embeddings()
+    with torch.no_grad():
+        parts = [embedding(torch.tensor(PROMPT)), soft, embedding(torch.tensor(forced))]
+        inputs = torch.cat(parts)[None]
+        expected = model.base_model(inputs_embeds=inputs).last_hidden_state[0]
+    close(states, expected[len(PROMPT) : len(PROMPT) + len(soft)])
+    return branch, inputs
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "qwen2"])
+def test_embeddings_stand_in_for_tokens(family: str) -> None:
+    model = tiny_model(family)
+    decoder = make(model, max_batch_tokens=16)
+    soft = torch.randn(20, 64, generator=torch.Generator().manual_seed(1)) * 0.3
+
+    async def search() -> None:
+        branch, inputs = await mixed(decoder, model, [5, 6, 7], soft)
+        with torch.no_grad():
+            logprobs = model(inputs_embeds=inputs).logits[0].log_softmax(-1)
+        close(torch.tensor(branch.logprobs[-2:]), logprobs[[-3, -2], [6, 7]])
+        close(await branch.next_logprobs(), logprobs[-1])
+        assert branch.tokens == [*PROMPT, *[-1] * 20, 5, 6, 7]
+        at = len(PROMPT) + 11  # the cut's last embedding is fed again
+        (child,) = branch.fork(1, at=at)
+        close(await child.next_logprobs(), logprobs[at - 1])
+        branch.truncate(at + 3)
+        close(await branch.next_logprobs(), logprobs[at + 2])
+        await gather(branch.step(max_step_tokens=3), child.extend([1, 2]), decoder.root([3, 4]))
+        with torch.no_grad():
+            embedding = model.get_input_embeddings()
+            again = torch.cat([inputs[0, : at + 3], embedding(torch.tensor(branch.tokens[at + 3 :]))])[None]
+            logprobs = model(inputs_embeds=again).logits[0].log_softmax(-1)
+        close(await branch.next_logprobs(), logprobs[-1])
+
+    asyncio.run(search())
+
+
+def test_ids_of_tokens_as_embeddings_give_what_the_ids_give(
+    decoder: TreeDecoder, model: PreTrainedModel
+) -> None:
+    async def search() -> None:
+        ids = list(b"some words")
+        root = await decoder.root(PROMPT)
+        by_id, by_embeds = root.fork(2)
+        resident = pages(decoder)
+        states = await by_id.read(ids, range(len(ids)))
+        taken = pages(decoder) - resident
+        close(await by_embeds.extend_embeds(model.get_input_embeddings()(torch.tensor(ids))), states)
+        assert pages(decoder) - resident == 2 * taken
+        close(await by_embeds.next_logprobs(), await by_id.next_logprobs())
+        for b in (root, by_id, by_embeds):
+            b.release()
+
+    decoder.run(search())
+
+
+def test_embeddings_have_no_text_and_match_no_prompt(decoder: TreeDecoder) -> None:
+    async def search() -> None:
+        root = await decoder.root(PROMPT)
+        twin = (await decoder.root(PROMPT)).fork()[0]
+        for branch in (root, twin):
+            await branch.extend_embeds(torch.full((3, 64), 0.1))
+            await branch.extend("done")
+        assert (root.text, root.full_text) == ("done", bytes(PROMPT).decode() + "done")
+        await root.step(max_step_tokens=2, repetition_penalty=1.5, stop=("zz",))
+        fed = decoder.stats().forward_tokens
+        other = await decoder.root([*PROMPT, *b"done"])
+        assert decoder.stats().forward_tokens - fed == 4
+        with pytest.raises(ValueError, match="holds 3 embeddings, which a snapshot does not keep"):
+            root.snapshot()
+        for b in (root, twin, other):
+            b.release()
+
+    decoder.run(search())
+
+
+@pytest.mark.parametrize(
+    ("embeds", "error", "match"),
+    [
+        (torch.zeros(64), ValueError, r"embeds must have shape \[n, 64\], got \[64\]"),
+        (torch.zeros(2, 32), ValueError, r"embeds must have shape \[n, 64\], got \[2, 32\]"),
+        (torch.zeros(2, 64, dtype=torch.long), TypeError, "embeds must be a tensor of floating point"),
+        ([[0.0] * 64], TypeError, "embeds must be a tensor of floating point, got list"),
+        (torch.full((1, 64), math.nan), ValueError, "embeds must be finite"),
+        (torch.zeros(500, 64), ValueError, "500 more after 53 exceed the model's 512 positions"),
+    ],
+)
+def test_bad_embeddings(decoder: TreeDecoder, embeds: object, error: type[Exception], match: str) -> None:
+    async def search() -> None:
+        root = await decoder.root(PROMPT)
+        with pytest.raises(error, match=match):
+            await root.extend_embeds(embeds)  # type: ignore[arg-type]
+        assert root.tokens == PROMPT
         root.release()
 
     decoder.run(search())

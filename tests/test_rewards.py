@@ -1,6 +1,8 @@
 """Scorers: values against the model itself, and no trace in the KV tree."""
 
+import asyncio
 import math
+import threading
 
 import pytest
 import torch
@@ -122,6 +124,31 @@ def test_mean_logprob_and_verifier(decoder):
     (means, lengths), logprobs, texts = decoder.run(score())
     assert means == pytest.approx([sum(values) / len(values) for values in logprobs])
     assert lengths == [len(text) for text in texts]
+
+
+def test_a_slow_verifier_in_threads_holds_nobody_up(decoder):
+    """All texts are in the verifier at once, while another branch decodes on."""
+    inside, decoded = threading.Barrier(3), threading.Event()
+
+    def slow(text):
+        inside.wait(timeout=30)
+        assert decoded.wait(timeout=30)
+        return len(text)
+
+    async def score():
+        *branches, other = await branches_of(decoder, 4)
+        pending = asyncio.ensure_future(verifier(slow, threaded=True)(branches))
+        await other.step()
+        assert not pending.done()
+        decoded.set()
+        scores = await pending
+        texts = [branch.text for branch in branches]
+        for branch in (*branches, other):
+            branch.release()
+        return scores, texts
+
+    scores, texts = decoder.run(score())
+    assert scores == [len(text) for text in texts]
 
 
 def returning(values):

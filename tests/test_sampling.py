@@ -17,6 +17,8 @@ def reference_token(logits: torch.Tensor, params: SamplingParams, u: float, hist
     ids, scores = torch.tensor([history]), logits[None].clone()
     if params.repetition_penalty != 1.0:
         scores = hf.RepetitionPenaltyLogitsProcessor(params.repetition_penalty)(ids, scores)
+    if params.suppress_token_ids:
+        scores = hf.SuppressTokensLogitsProcessor(params.suppress_token_ids)(ids, scores)
     if params.temperature == 0.0:
         return int(scores.argmax())
     scores = hf.TemperatureLogitsWarper(params.temperature)(ids, scores)
@@ -30,13 +32,14 @@ def reference_token(logits: torch.Tensor, params: SamplingParams, u: float, hist
     return int((cumulative > u * cumulative[-1]).nonzero()[0])
 
 
-def random_params(rng: random.Random) -> SamplingParams:
+def random_params(rng: random.Random, vocab: int) -> SamplingParams:
     return SamplingParams(
         temperature=rng.choice([0.0, 0.3, 1.0, 1.7]),
         top_k=rng.choice([0, 0, 1, 5, 40, 10_000]),
         top_p=rng.choice([1.0, 1.0, 0.2, 0.9, 0.999]),
         min_p=rng.choice([0.0, 0.0, 0.05, 1.0]),
         repetition_penalty=rng.choice([1.0, 1.3, 0.7]),
+        suppress_token_ids=tuple(rng.sample(range(vocab), rng.choice([0, 0, 1, vocab // 2]))),
     )
 
 
@@ -46,7 +49,7 @@ def test_tokens_are_those_of_transformers_filters(vocab: int) -> None:
     torch.manual_seed(vocab)
     rows = 150
     logits = torch.randn(rows, vocab) * torch.rand(rows, 1) * 4
-    params = [random_params(rng) for _ in range(rows)]
+    params = [random_params(rng, vocab) for _ in range(rows)]
     uniforms = [rng.random() for _ in range(rows)]
     history = [[rng.randrange(vocab) for _ in range(rng.randint(1, 30))] for _ in range(rows)]
     before = logits.clone()
@@ -61,7 +64,7 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
     rng = random.Random(1)
     torch.manual_seed(1)
     logits = torch.randn(40, 3000) * 3
-    params = [random_params(rng) for _ in range(40)]
+    params = [random_params(rng, 3000) for _ in range(40)]
     uniforms = [rng.random() for _ in range(40)]
     history = [[rng.randrange(3000)] for _ in range(40)]
     together = sample(logits, params, uniforms, history)
@@ -165,6 +168,7 @@ def test_uniform_is_a_function_of_seed_and_position() -> None:
         ({"max_step_tokens": 0}, "max_step_tokens must be at least 1"),
         ({"stop": ("",)}, "stop must hold non-empty strings"),
         ({"stop_token_ids": (-1,)}, "stop_token_ids must be at least 0"),
+        ({"suppress_token_ids": (3, -1)}, "suppress_token_ids must be at least 0"),
     ],
 )
 def test_parameters_out_of_range(options: dict[str, object], error: str) -> None:
@@ -190,3 +194,20 @@ def test_parameters_of_wrong_type(options: dict[str, object]) -> None:
 
 def test_one_stop_string_may_be_given_bare() -> None:
     assert SamplingParams(stop="\n\n").stop == ("\n\n",)  # type: ignore[arg-type]
+
+
+def test_suppressed_tokens_are_never_drawn_and_leave_the_log_probabilities() -> None:
+    """Also the only finite ones; a row beside them draws what it draws alone."""
+    logits = torch.tensor([[9.0, -torch.inf, -torch.inf, -torch.inf], [9.0, 1.0, 0.0, -torch.inf]])
+    rows = torch.stack([logits[0], logits[1], logits[1]])
+    for temperature in (0.0, 1.0):
+        for u in (0.0, 0.5, 0.999):
+            plain = SamplingParams(temperature=temperature)
+            params = [SamplingParams(temperature=temperature, suppress_token_ids=(0,))] * 2 + [plain]
+            drawn = sample(rows, params, [u] * 3, [[]] * 3)
+            assert drawn.tokens[0] in (1, 2, 3)
+            assert drawn.tokens[1] in (1, 2)
+            assert drawn.tokens[2] == sample(rows[2:], [plain], [u], [[]]).tokens[0]
+            expected = logits[1].log_softmax(-1)[drawn.tokens[1]].item()
+            assert drawn.logprobs[1] == pytest.approx(expected, abs=1e-6)
+            assert drawn.entropies[1] == drawn.entropies[2]

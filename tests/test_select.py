@@ -109,7 +109,8 @@ def test_cluster_puts_a_zero_row_by_itself():
     [
         (lambda: top_k([0.5], 0), "k=0"),
         (lambda: top_k([0.5, math.nan], 1), r"scores\[1\] is nan"),
-        (lambda: aggregate([1.0], "max"), "agg_strategy='max'"),
+        (lambda: aggregate([1.0], "mode"), "agg_strategy='mode'"),
+        (lambda: aggregate([1.0], "window:0"), "agg_strategy='window:0'"),
         (lambda: aggregate([]), "scores is empty"),
         (lambda: rebase_weights([0.5], 0), "softmax_temperature=0"),
         (lambda: rebase_weights([0.5], math.nan), "softmax_temperature=nan"),

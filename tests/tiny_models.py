@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,25 +47,41 @@ FAMILIES = tuple(_CONFIGS)
 
 
 def tiny_model(
-    family: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float32, **options: Any
+    family: str = "llama",
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    auto: Any = hf.AutoModelForCausalLM,
+    **options: Any,
 ) -> PreTrainedModel:
-    """A random model whose greedy text is varied: its weights are larger than the usual initialisation."""
+    """A random model whose greedy text is varied: its weights are larger than the usual initialisation.
+
+    auto: the transformers auto class of its head; options: of its config, such as num_labels.
+    """
     torch.manual_seed(seed)
     config = _CONFIGS[family](initializer_range=0.2, **options)
-    model = hf.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model = auto.from_config(config, dtype=dtype)
     model.eval()
     return model
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Token i is byte i, so that a character beyond ASCII takes several tokens; `EOS` ends a text."""
+def byte_tokenizer(
+    *tags: str, pairs: Sequence[str] = (), chat_template: str | None = None
+) -> PreTrainedTokenizerFast:
+    """Token i is byte i, so that a character beyond ASCII takes several tokens; `EOS` ends a text.
+
+    tags: added tokens, from 257 on. pairs: two-letter tokens from 257 on, which byte-pair merges make.
+    """
     alphabet = _byte_alphabet()
     vocab = {char: byte for byte, char in enumerate(alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    vocab |= {pair: EOS + 1 + i for i, pair in enumerate(pairs)} | ({"<eos>": EOS} if pairs else {})
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[(pair[0], pair[1]) for pair in pairs]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
     assert fast.convert_tokens_to_ids("<eos>") == EOS
+    fast.add_tokens(list(tags))
+    fast.chat_template = chat_template
     return fast
 
 

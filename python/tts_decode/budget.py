@@ -71,13 +71,13 @@ class Budget:
 
     @property
     def spent(self) -> str | None:
-        """Which limit is reached, in words, or None."""
+        """The limit that is used up, by its name: "max_tokens", "max_cost" or "max_seconds"; else None."""
         if self.max_tokens is not None and self.tokens_used >= self.max_tokens:
-            return f"the budget of {self.max_tokens} tokens is used up"
+            return "max_tokens"
         if self.max_cost is not None and self.cost_used >= self.max_cost:
-            return f"the budget of {self.max_cost:g} eFLOPs is used up"
+            return "max_cost"
         if self.max_seconds is not None and self.seconds_used >= self.max_seconds:
-            return f"the budget of {self.max_seconds:g} seconds is used up"
+            return "max_seconds"
         return None
 
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import operator
 import os
-from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, Literal, TypeVar, overload
 
-import numpy as np
 import torch
 
 from tts_decode.branch import Branch
@@ -17,47 +14,21 @@ from tts_decode.budget import Budget
 from tts_decode.engines.device_steps import DeviceSteps
 from tts_decode.engines.hf import HFEngine
 from tts_decode.engines.loading import DEFAULT_MODEL, load_model
-from tts_decode.engines.steps import HostSteps
+from tts_decode.engines.pool import make_pool
+from tts_decode.engines.steps import HostSteps, distinct_pages
 from tts_decode.kv_budget import KVBudget, KVShare, Pin
+from tts_decode.prompts import Prompt, PromptReader
 from tts_decode.requests import RootRequest
+from tts_decode.running import gather, refuse_running_loop
 from tts_decode.sampling import SamplingParams
 from tts_decode.scheduler import Scheduler
 from tts_decode.select import evicted_columns
 from tts_decode.sparse import SparseConfig, check_sparse
-from tts_kernels import KVPool, KVTree
-from tts_kernels.cost import StepCost
-from tts_kernels.pool import page_bytes
+from tts_decode.state import BranchState
+from tts_decode.stats import DecoderStats
+from tts_kernels import KVTree
 
 T = TypeVar("T")
-Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class DecoderStats:
-    """Counters since the decoder was made, and what its KV tree holds now.
-
-    Attributes:
-        steps: forwards of the model. forward_tokens: tokens that went through them, prompts included.
-        generated_tokens: sampled tokens. seconds: wall time inside the engine.
-        cost: flops and bytes of all forwards; `cost.combined()` is their cost in eFLOPs.
-        branches: live branches. logical_tokens: KV tokens summed over them. unique_tokens: KV tokens stored.
-        pins: prefixes pinned.
-        resident_bytes, peak_bytes: KV bytes of the pages in use, now and at most.
-        page_bytes: KV bytes of one page over all layers.
-    """
-
-    steps: int
-    generated_tokens: int
-    forward_tokens: int
-    seconds: float
-    cost: StepCost
-    branches: int
-    pins: int
-    logical_tokens: int
-    unique_tokens: int
-    resident_bytes: int
-    peak_bytes: int
-    page_bytes: int
 
 
 class TreeDecoder:
@@ -127,14 +98,11 @@ class TreeDecoder:
         self._engine = HFEngine(model, device)
         if sparse is not None:
             check_sparse(sparse, self._engine.kv_shape.num_layers)
-        self._pool = _make_pool(
-            self._engine,
-            _kv_bytes(self._engine.device, kv_bytes),
-            _kv_dtype(self._engine, kv_dtype),
-            None if sparse is None else sparse.summaries,
-        )
+        on_host = _runs_on_host(self._engine.device)
+        summaries = None if sparse is None else sparse.summaries
+        self._pool = make_pool(self._engine, kv_bytes, kv_dtype, summaries, on_host=on_host)
         self._steps: HostSteps | DeviceSteps
-        if _runs_on_host(self._engine.device):
+        if on_host:
             self._steps = HostSteps(self._engine, self._pool, track_mass=track_mass, sparse=sparse)
         elif track_mass:
             raise ValueError(
@@ -154,11 +122,13 @@ class TreeDecoder:
         own = KVBudget(self._pool.num_pages * self._pool.page_bytes)
         budget = kv_bytes if isinstance(kv_bytes, KVBudget) else own
         self._kv = KVShare(budget, self._tree, self._pool.page_bytes)
+        self._reader = PromptReader(tokenizer, self._engine.config.vocab_size)
         self._scheduler = Scheduler(self, max_batch_tokens)
         self.max_positions = self._engine.max_positions
         self.eos_token_ids = self._engine.eos_token_ids
         self.has_lm_head = self._engine.has_lm_head
         self.hidden_size: int = self._engine.config.hidden_size
+        self.vocab_size: int = self._engine.config.vocab_size
 
     @classmethod
     def from_pretrained(
@@ -184,15 +154,33 @@ class TreeDecoder:
 
         Where a loop runs already, as in a notebook, await the coroutine instead.
         """
-        _refuse_running_loop("run", [coroutine])
+        refuse_running_loop("run", [coroutine])
         return asyncio.run(coroutine)
 
-    def run_all(self, coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-        """Runs several problems in one batch; results in order. The first failure cancels the others."""
-        coroutines = list(coroutines)
-        _refuse_running_loop("run_all", coroutines)
+    @overload
+    def run_all(
+        self, coroutines: Iterable[Coroutine[Any, Any, T]], return_exceptions: Literal[False] = False
+    ) -> list[T]: ...
 
-        async def together() -> list[T]:
+    @overload
+    def run_all(
+        self, coroutines: Iterable[Coroutine[Any, Any, T]], return_exceptions: bool
+    ) -> list[T | BaseException]: ...
+
+    def run_all(
+        self, coroutines: Iterable[Coroutine[Any, Any, T]], return_exceptions: bool = False
+    ) -> list[T] | list[T | BaseException]:
+        """Runs several problems in one batch; results in order.
+
+        The first failure cancels the others; with return_exceptions it takes the place of its result, and the
+        others go on.
+        """
+        coroutines = list(coroutines)
+        refuse_running_loop("run_all", coroutines)
+
+        async def together() -> list[T | BaseException]:
+            if return_exceptions:
+                return await asyncio.gather(*coroutines, return_exceptions=True)
             return await gather(coroutines)
 
         return asyncio.run(together())
@@ -212,8 +200,41 @@ class TreeDecoder:
                 model allows, or larger than the KV pool.
             OutOfPages: other branches hold the pages that it needs.
         """
-        tokens = self._prompt_ids(prompt)
+        prompt, tokens = self._reader.prompt(prompt)
         sampling = self.sampling if sampling is None else _checked_sampling(sampling)
+        return await self._make_branch(prompt, tokens, len(tokens), sampling, sampling.seed, budget)
+
+    async def restore(self, state: BranchState, budget: Budget | None = None) -> Branch:
+        """Makes a branch again from its `Branch.snapshot`, maybe of another run or decoder of the same model.
+
+        What is resident of its tokens is shared, the rest is computed. Its random state is the same: it draws
+        the tokens, and its forks get the seeds, that they would have got.
+
+        Args:
+            budget: shared by every branch forked from this one; what was used before is not known.
+
+        Raises:
+            TypeError, ValueError, OutOfPages: as for `root`.
+        """
+        if not isinstance(state, BranchState):
+            raise TypeError(f"state must be a BranchState, got {type(state).__name__}")
+        tokens = self._reader.ids(state.tokens)
+        branch = await self._make_branch(
+            state.prompt, tokens, state.prompt_length, state.sampling, state.seed, budget
+        )
+        branch._restore(state)
+        return branch
+
+    async def _make_branch(
+        self,
+        prompt: Prompt,
+        tokens: list[int],
+        prompt_length: int,
+        sampling: SamplingParams,
+        seed: int,
+        budget: Budget | None,
+    ) -> Branch:
+        """A branch that holds the tokens, computed where they were not resident."""
         if budget is not None and not isinstance(budget, Budget):
             raise TypeError(f"budget must be a Budget, got {type(budget).__name__}")
         self._check_prompt(tokens)
@@ -224,9 +245,7 @@ class TreeDecoder:
             # The last token is always fed, for its logits.
             found = self._tree.match(tokens[:-1] if self.has_lm_head else tokens)
             branch_id = self._tree.create() if found is None else self._tree.fork(found[0], 1, at=found[1])[0]
-            branch = Branch(
-                self, branch_id, list(tokens), len(tokens), sampling, sampling.seed, budget, prompt
-            )
+            branch = Branch(self, branch_id, list(tokens), prompt_length, sampling, seed, budget, prompt)
             if found is not None:
                 branch._kv_length = found[1]
                 self._kv.used(tokens[: found[1]])
@@ -296,12 +315,19 @@ class TreeDecoder:
         masses = [branch._masses() for branch in branches]
         return self._tree.evict(ids, evicted_columns(held, masses, keep, sink=sink, recent=recent))
 
-    def resident_bytes(self, branches: Sequence[Branch]) -> int:
-        """KV bytes of the distinct pages that these branches hold."""
+    def resident_bytes(self, branches: Iterable[Branch]) -> int:
+        """KV bytes of the pages that the branches hold, each page counted once.
+
+        Raises:
+            TypeError, ValueError: a branch is none, or of another decoder.
+            BranchReleased: a branch was released.
+        """
+        branches = list(branches)
+        for branch in branches:
+            self._check_own(branch, "branches")
         tables, lengths = self._tree.block_tables([branch.id for branch in branches])
-        held = np.arange(tables.shape[1]) < -(-lengths[:, None] // self._tree.page_size)
-        pages = np.unique(tables[held & (tables >= 0)])
-        return len(pages) * self._pool.page_bytes
+        pool = self._pool
+        return distinct_pages(tables, lengths, pool.num_pages, pool.page_size) * pool.page_bytes
 
     def stats(self) -> DecoderStats:
         tree, scheduler, page_bytes = self._tree.stats(), self._scheduler, self._pool.page_bytes
@@ -320,51 +346,14 @@ class TreeDecoder:
             page_bytes=page_bytes,
         )
 
+    # -- checks
+
     def _check_own(self, branch: Branch, name: str) -> None:
         if not isinstance(branch, Branch):
             raise TypeError(f"{name} must be {_BRANCHES[name]}, got {type(branch).__name__}")
         if branch.decoder is not self:
             raise ValueError(f"{name}: branch {branch.id} belongs to another decoder")
         branch._check()
-
-    # -- text to tokens
-
-    def _prompt_ids(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            return self._token_ids(self._tokenize(prompt))
-        if isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
-            raise TypeError(f"prompt must be text, token ids or chat messages, got {type(prompt).__name__}")
-        items: list[Any] = list(prompt)
-        if items and isinstance(items[0], Mapping):
-            return self._token_ids(
-                self.tokenizer.apply_chat_template(items, tokenize=False, add_generation_prompt=True)
-            )
-        return self._token_ids(items)
-
-    def _token_ids(self, tokens: Any) -> list[int]:
-        """Token ids of text without special tokens, or the ids given; checked."""
-        if isinstance(tokens, str):
-            tokens = self._tokenize(tokens, add_special_tokens=False)
-        if not isinstance(tokens, Iterable):
-            raise TypeError(f"tokens must be text or token ids, got {type(tokens).__name__}")
-        ids = []
-        vocab = self._engine.config.vocab_size
-        for token in tokens:
-            try:
-                ids.append(operator.index(token))
-            except TypeError:
-                raise TypeError(f"token ids must be integers, got {token!r}") from None
-            if not 0 <= ids[-1] < vocab:
-                raise ValueError(f"token ids must lie in 0..{vocab - 1}, got {token}")
-        return ids
-
-    def _tokenize(self, text: str, **options: bool) -> list[int]:
-        try:
-            text.encode()
-        except UnicodeEncodeError as cause:
-            raise ValueError(f"the text is not valid Unicode: {cause.reason} at {cause.start}") from cause
-        ids: list[int] = self.tokenizer(text, **options)["input_ids"]
-        return ids
 
     def _check_lm_head(self, call: str) -> None:
         if not self.has_lm_head:
@@ -388,49 +377,10 @@ class TreeDecoder:
             )
 
 
-def _kv_dtype(engine: HFEngine, kv_dtype: torch.dtype | None) -> torch.dtype:
-    if kv_dtype is None or kv_dtype == engine.dtype:
-        return engine.dtype
-    if kv_dtype != torch.int8:
-        raise ValueError(f"kv_dtype must be None, torch.int8 or the model's {engine.dtype}, got {kv_dtype!r}")
-    if not _runs_on_host(engine.device):
-        raise ValueError(
-            f"kv_dtype = torch.int8 is served on the CPU only as yet, the model is on {engine.device}"
-        )
-    return kv_dtype
-
-
-def _make_pool(engine: HFEngine, kv_bytes: int, kv_dtype: torch.dtype, summaries: str | None) -> KVPool:
-    shape = engine.kv_shape
-    if isinstance(kv_bytes, bool) or not isinstance(kv_bytes, int):
-        raise TypeError(f"kv_bytes must be an integer or a KVBudget, got {type(kv_bytes).__name__}")
-    sizes = (shape.num_layers, shape.num_kv_heads, shape.head_dim, _PAGE_SIZE)
-    least = page_bytes(*sizes, kv_dtype, summaries)
-    if kv_bytes < least:
-        raise ValueError(f"kv_bytes must hold one page of {least} bytes at least, got {kv_bytes}")
-    try:
-        return KVPool(
-            num_layers=shape.num_layers,
-            num_kv_heads=shape.num_kv_heads,
-            head_dim=shape.head_dim,
-            budget_bytes=kv_bytes,
-            dtype=kv_dtype,
-            page_size=_PAGE_SIZE,
-            device=engine.device,
-            layout="packed" if _runs_on_host(engine.device) else "HND",
-            summaries=summaries,
-        )
-    except MemoryError as cause:
-        raise ValueError(f"kv_bytes = {kv_bytes} is more than the system grants: lower it") from cause
-
-
 def _checked_sampling(sampling: SamplingParams) -> SamplingParams:
     if not isinstance(sampling, SamplingParams):
         raise TypeError(f"sampling must be SamplingParams, got {type(sampling).__name__}")
     return sampling
-
-
-_PAGE_SIZE = 16  # tokens; what the CPU kernels serve
 
 
 def _runs_on_host(device: torch.device) -> bool:
@@ -439,52 +389,3 @@ def _runs_on_host(device: torch.device) -> bool:
 
 
 _BRANCHES = {"branch": "a Branch", "branches": "Branch objects"}
-
-
-def _kv_bytes(device: torch.device, kv_bytes: int | KVBudget | None) -> int:
-    """Bytes of the pool."""
-    if isinstance(kv_bytes, KVBudget):
-        if not _runs_on_host(device):
-            raise ValueError(
-                f"kv_bytes: a KVBudget serves models on the CPU, this one is on {device}, where a pool takes "
-                "its memory at once: give each decoder its bytes"
-            )
-        return kv_bytes.total
-    return _default_kv_bytes(device) if kv_bytes is None else kv_bytes
-
-
-def _default_kv_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return (torch.cuda.mem_get_info(device)[0] + cached) * 3 // 4
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
-
-
-def _refuse_running_loop(name: str, coroutines: Sequence[Coroutine[Any, Any, Any]]) -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    for coroutine in coroutines:
-        coroutine.close()
-    raise RuntimeError(
-        f"TreeDecoder.{name} was called where an event loop runs already: await the coroutine instead"
-    )
-
-
-async def gather(*awaitables: Awaitable[Any] | Iterable[Awaitable[Any]]) -> list[Any]:
-    """Waits for all and returns their results in order; takes awaitables or one iterable of them.
-
-    Like `asyncio.gather`, but when one fails or the caller is cancelled the rest are cancelled and have ended
-    before the error goes on.
-    """
-    if len(awaitables) == 1 and not isinstance(awaitables[0], Awaitable):
-        awaitables = tuple(awaitables[0])
-    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]  # type: ignore[arg-type]
-    try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

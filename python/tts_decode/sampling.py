@@ -19,14 +19,15 @@ from tts_decode.transfer import to_device
 _MASK = (1 << 64) - 1
 _BLOCK = 256  # tokens summed together before the inverse CDF walks them
 _TOP_P_WIDTH = 128  # most probable tokens that top-p ranks at first
+_TOKEN_IDS = ("stop_token_ids", "suppress_token_ids")
 
 
 @dataclass(frozen=True)
 class SamplingParams:
     """How a branch draws tokens and where its steps and its text end.
 
-    The filters have the meaning and the order of `transformers`: repetition penalty, temperature, top-k,
-    top-p, min-p. Tokens tied at a cut are all kept.
+    The filters have the meaning and the order of `transformers`: repetition penalty, suppressed tokens,
+    temperature, top-k, top-p, min-p. Tokens tied at a cut are all kept.
 
     Attributes:
         temperature: 0 takes the most probable token (the lowest id among equals).
@@ -41,6 +42,8 @@ class SamplingParams:
         stop: strings that end a step. The step ends with the token that completes the string, which may carry
             characters beyond it. A string is looked for within one step, special tokens included.
         stop_token_ids: tokens that end a step. End-of-sequence tokens always end the branch.
+        suppress_token_ids: tokens that are never drawn, end-of-sequence ones too if they are among them.
+            Log-probabilities stay those of the model's own distribution.
     """
 
     temperature: float = 1.0
@@ -53,14 +56,16 @@ class SamplingParams:
     max_step_tokens: int = 256
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    suppress_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("stop", "stop_token_ids"):
+        for name in ("stop", *_TOKEN_IDS):
             if not isinstance(value := getattr(self, name), Iterable):
                 raise TypeError(f"{name} must be a tuple, got {type(value).__name__}")
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         object.__setattr__(self, "stop", stop)
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        for name in _TOKEN_IDS:
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         _number("temperature", self.temperature, 0.0, math.inf)
         _number("top_p", self.top_p, 0.0, 1.0, open_low=True)
         _number("min_p", self.min_p, 0.0, 1.0)
@@ -72,8 +77,19 @@ class SamplingParams:
         for text in stop:
             if not isinstance(text, str) or not text:
                 raise ValueError(f"stop must hold non-empty strings, got {text!r}")
-        for token in self.stop_token_ids:
-            _integer("stop_token_ids", token, 0)
+        for name in _TOKEN_IDS:
+            for token in getattr(self, name):
+                _integer(name, token, 0)
+
+    def check_vocabulary(self, size: int) -> None:
+        """ValueError where a vocabulary of `size` lacks a suppressed token, or has no other."""
+        ids = self.suppress_token_ids
+        if ids and max(ids) >= size:
+            raise ValueError(f"suppress_token_ids must lie in 0..{size - 1}, got {max(ids)}")
+        if len(ids) >= size and len(set(ids)) == size:
+            raise ValueError(
+                f"suppress_token_ids holds all {size} tokens of the vocabulary: leave one to draw"
+            )
 
 
 def _number(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
@@ -124,16 +140,20 @@ def sample(
 ) -> Sampled:
     """Draws one token for each row of `logits` (float32 [rows, vocab], left unchanged).
 
-    `params`, `uniforms` (in [0, 1)) and `history` (the tokens already in the branch) have one entry a row. A
-    row's draw depends on that row's entries alone.
+    `params`, `uniforms` (in [0, 1)) and `history` (the tokens already in the branch, -1 for embeddings) have
+    one entry a row. A row's draw depends on that row's entries alone.
 
     Raises:
         ValueError: a row holds NaN, +inf or no finite logit.
     """
     shifted, weights, lse, entropies = _weigh(logits)
     scores, masses = shifted, weights
-    if any(p.repetition_penalty != 1.0 for p in params):
-        scores = _penalise(logits, params, history)
+    penalised = any(p.repetition_penalty != 1.0 for p in params)
+    suppressed = any(p.suppress_token_ids for p in params)
+    if penalised or suppressed:
+        scores = _penalise(logits, params, history) if penalised else logits.clone()
+        if suppressed:
+            _suppress(scores, params)
         scores -= scores.amax(-1, keepdim=True)
         masses = scores.exp()
     greedy = [p.temperature == 0.0 for p in params]
@@ -175,7 +195,9 @@ def _read(
     return [int(token) for token in columns[0]], columns[1], columns[2]
 
 
-def _tensor(values: Sequence[float], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def _tensor(
+    values: Sequence[float] | Sequence[Sequence[float]], like: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
     """The values on the device of `like`, in its dtype or another."""
     return to_device(torch.tensor(values, dtype=dtype or like.dtype), like.device)
 
@@ -207,11 +229,19 @@ def _penalise(logits: Tensor, params: Sequence[SamplingParams], history: Sequenc
     scores = logits.clone()
     for row, (param, tokens) in enumerate(zip(params, history, strict=True)):
         if param.repetition_penalty != 1.0:
-            seen = _tensor(sorted(set(tokens)), scores, torch.long)
+            seen = _tensor(sorted(set(tokens) - {-1}), scores, torch.long)
             old = logits[row, seen]
             new = torch.where(old < 0, old * param.repetition_penalty, old / param.repetition_penalty)
             scores[row, seen] = new.nan_to_num()  # an extreme penalty leaves float32: 0 / 0 stays 0
     return scores
+
+
+def _suppress(scores: Tensor, params: Sequence[SamplingParams]) -> None:
+    """Sets the scores of suppressed tokens to -inf, and only theirs: a row always keeps one to draw."""
+    scores.clamp_(min=torch.finfo(scores.dtype).min)
+    index = [(row, token) for row, p in enumerate(params) for token in p.suppress_token_ids]
+    rows, tokens = _tensor(index, scores, torch.long).unbind(-1)
+    scores.index_put_((rows, tokens), scores.new_full((), -math.inf))
 
 
 def _floor(scores: Tensor, masses: Tensor, params: Sequence[SamplingParams]) -> Tensor | None:

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from tts_decode.errors import EngineError
+
 FinishReason = Literal["stop_string", "eos", "length"]
 
 
@@ -20,6 +22,7 @@ class CompletionRequest:
         seed: 0 <= seed < 2**31, another one for each branch and each position of it: the same request made
             again has the same seed, two requests with the same prompt have different ones.
         logprobs: whether the caller wants log-probabilities, where the engine has them.
+        id: what `AskTell.tell` takes with the answer; 0 elsewhere.
     """
 
     prompt: str
@@ -32,6 +35,20 @@ class CompletionRequest:
     top_k: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    id: int = 0
+
+    def check(self, completion: Completion) -> None:
+        """Raises EngineError if that cannot be an answer to this request."""
+        if len(completion.tokens) > self.max_tokens:
+            raise EngineError(
+                f"the completion has {len(completion.tokens)} tokens; at most {self.max_tokens} were asked"
+            )
+        stopped = self.stop and completion.finish_reason == "stop_string"
+        if stopped and not any(stop in completion.text for stop in self.stop):
+            raise EngineError(
+                f"the completion ended for a stop string, but {completion.text[-40:]!r} holds none of "
+                f"{self.stop}: completions end WITH their stop string"
+            )
 
 
 @dataclass(frozen=True)

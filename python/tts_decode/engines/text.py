@@ -14,11 +14,13 @@ from typing import Any, TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
 from tts_decode.budget import Budget
-from tts_decode.decoder import DecoderStats, Prompt, gather
 from tts_decode.engines.completion import Complete, Completion, CompletionRequest, Score
 from tts_decode.engines.text_branch import Purse, TextBranch, unsupported
 from tts_decode.errors import EngineError
+from tts_decode.prompts import Prompt
+from tts_decode.running import gather
 from tts_decode.sampling import SamplingParams
+from tts_decode.stats import DecoderStats
 from tts_kernels.cost import StepCost
 
 T = TypeVar("T")
@@ -152,7 +154,13 @@ class TextDecoder:
             resident_bytes=0,
             peak_bytes=0,
             page_bytes=0,
+            pins=0,
         )
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("pin", "restore", "evict", "model"):
+            unsupported(f"TreeDecoder.{name}", "it needs a model on a TreeDecoder")
+        raise AttributeError(f"TextDecoder has no attribute {name!r}")
 
     def resident_bytes(self, branches: Sequence[TextBranch]) -> int:
         return 0
@@ -165,19 +173,7 @@ class TextDecoder:
                 completion = await self.complete(request)
         if not isinstance(completion, Completion):
             raise TypeError(f"complete returned a {type(completion).__name__}, expected a Completion")
-        if len(completion.tokens) > request.max_tokens:
-            raise EngineError(
-                f"the completion has {len(completion.tokens)} tokens; at most {request.max_tokens} were asked"
-            )
-        if (
-            request.stop
-            and completion.finish_reason == "stop_string"
-            and not any(stop in completion.text for stop in request.stop)
-        ):
-            raise EngineError(
-                f"the completion ended for a stop string, but {completion.text[-40:]!r} holds none of "
-                f"{request.stop}: completions end WITH their stop string"
-            )
+        request.check(completion)
         self._calls += 1
         self._tokens += len(completion.ids)
         return completion

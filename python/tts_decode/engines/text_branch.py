@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import torch
 from torch import Tensor
 
-from tts_decode.branch import Step
 from tts_decode.budget import Budget
 from tts_decode.engines.completion import Completion, CompletionRequest
 from tts_decode.errors import BranchReleased, UnsupportedByEngine
-from tts_decode.requests import FINAL_REASONS
 from tts_decode.sampling import SamplingParams, mix
+from tts_decode.steps import FINAL_REASONS, Step
 
 if TYPE_CHECKING:
-    from tts_decode.decoder import Prompt
     from tts_decode.engines.text import TextDecoder
+    from tts_decode.prompts import Prompt
 
 T = TypeVar("T")
 
@@ -129,6 +128,19 @@ class TextBranch:
         step: Step = await self._exclusively(self._generate(params))
         return step
 
+    async def replay(self, step: Step) -> None:
+        """Takes in a step that an earlier `step()` returned, without a call; the budget pays for it. A cut
+        inside it is not possible."""
+        self._check_idle()
+        if self.finish_reason is not None:
+            raise ValueError(f"branch {self.id} is finished ({self.finish_reason}): no step can follow")
+        if self.budget is not None:
+            self.budget.tokens_used += len(step.tokens)
+        if step.reason in FINAL_REASONS:
+            self.finish_reason = step.reason
+        if step.tokens:
+            self._take(step, ())
+
     async def extend(self, tokens: str | Sequence[int]) -> Tensor:
         """Appends forced text and returns float32 [n] log-probabilities, nats: one a token where the engine
         can score, else one NaN for the text, or nothing for no text. A finished branch is open again
@@ -146,28 +158,19 @@ class TextBranch:
         return torch.tensor(logprobs, dtype=torch.float32)
 
     async def logprobs_of(self, tokens: str | Sequence[int]) -> Tensor:
-        """Log-probabilities of a continuation that is not kept: float32 [n], nats, one a token.
+        """Log-probabilities of a continuation that is not kept: float32 [n], nats, one a token. Several such
+        calls may run at a time.
 
         Raises:
             UnsupportedByEngine: token ids; or the decoder was made without `score`.
         """
-        self._check_idle()
+        self._check()
         text = _text_only(tokens)
         if not text:
             return torch.zeros(0)
-        logprobs = await self._exclusively(self.decoder._log_probs(self.full_text, text))
+        logprobs = await self.decoder._log_probs(self.full_text, text)
+        self._check()
         return torch.tensor(logprobs, dtype=torch.float32)
-
-    async def replay(self, step: Step) -> None:
-        """Takes in a step that an earlier `step()` returned, without a call."""
-        self._check_idle()
-        if step.reason in FINAL_REASONS:
-            self.finish_reason = step.reason
-        if step.tokens:
-            ended = step.reason == "eos"
-            self._append(step.text, step.tokens, step.logprobs, step.entropies, (), ended)
-            self.steps.append(step)
-            self._step_ends.append(len(self.tokens))
 
     async def next_logprobs(self, token_ids: Sequence[int] | None = None) -> Tensor:
         unsupported("log-probabilities by token id", "score texts with logprobs_of")
@@ -223,6 +226,11 @@ class TextBranch:
         self.decoder._branches.discard(self)
         if self._work is not None:
             self._work.cancel()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("read", "extend_embeds", "snapshot", "evict"):
+            unsupported(f"Branch.{name}", "it needs a model on a TreeDecoder")
+        raise AttributeError(f"TextBranch has no attribute {name!r}")
 
     def __repr__(self) -> str:
         state = "released" if self.released else self.finish_reason or "open"
@@ -282,11 +290,13 @@ class TextBranch:
         unknown = (math.nan,) * len(completion.ids)
         logprobs, entropies = completion.logprobs or unknown, completion.entropies or unknown
         step = Step(completion.text, completion.ids, logprobs, entropies, reason)
-        eos = completion.finish_reason == "eos"
-        self._append(completion.text, step.tokens, logprobs, entropies, completion.token_texts, eos)
+        self._take(step, completion.token_texts)
+        return step
+
+    def _take(self, step: Step, texts: Sequence[str]) -> None:
+        self._append(step.text, step.tokens, step.logprobs, step.entropies, texts, step.reason == "eos")
         self.steps.append(step)
         self._step_ends.append(len(self.tokens))
-        return step
 
     def _append(
         self,

@@ -1,8 +1,40 @@
 """Scorers: what a search is guided by. Each maps branches to one finite float a branch, larger is better."""
 
+from tts_decode.rewards.loading import load_reward_model
 from tts_decode.rewards.mean_logprob import mean_logprob
+from tts_decode.rewards.readers import READERS, Reader
+from tts_decode.rewards.readouts import ClassHead, TokenSoftmax, ValueHead, VocabularyMean
+from tts_decode.rewards.reward_model import RewardModel
 from tts_decode.rewards.scorer import Scorer, score_branches
 from tts_decode.rewards.self_evaluation import self_evaluation
+from tts_decode.rewards.templates import (
+    ChatTagTemplate,
+    OutcomeTemplate,
+    PieceTemplate,
+    Reading,
+    TagTemplate,
+    TurnTemplate,
+)
 from tts_decode.rewards.verifier import verifier
 
-__all__ = ["Scorer", "mean_logprob", "score_branches", "self_evaluation", "verifier"]
+__all__ = [
+    "READERS",
+    "ChatTagTemplate",
+    "ClassHead",
+    "OutcomeTemplate",
+    "PieceTemplate",
+    "Reader",
+    "Reading",
+    "RewardModel",
+    "Scorer",
+    "TagTemplate",
+    "TokenSoftmax",
+    "TurnTemplate",
+    "ValueHead",
+    "VocabularyMean",
+    "load_reward_model",
+    "mean_logprob",
+    "score_branches",
+    "self_evaluation",
+    "verifier",
+]

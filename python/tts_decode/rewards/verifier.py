@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+
+from tts_decode import gather
 
 if TYPE_CHECKING:
     from tts_decode.branch import Branch
     from tts_decode.rewards.scorer import Scorer
 
 
-def verifier(verify: Callable[[str], float]) -> Scorer:
+def verifier(verify: Callable[[str], float], *, threaded: bool = False) -> Scorer:
     """Scorer: `verify(text)` of each branch's generated text.
 
-    Made for finished text (`best_of_n`); a step-level search also hands it the text so far. It is called on
-    the event loop, so a slow one should do its work elsewhere and be written as a scorer of its own.
+    Made for finished text (`best_of_n`); a step-level search also hands it the text so far.
+
+    threaded: call it in threads, one a branch, so that one that waits (a compiler, a server) holds up neither
+        its neighbours nor the branches that are still decoding; it must then be safe to call from several
+        threads at once. Otherwise it is called on the event loop, which is best for what takes microseconds.
+        A search that ends or is cancelled does not wait for threads, but cannot stop them either.
     """
 
     async def verifier(branches: Sequence[Branch]) -> list[float]:
-        return [verify(branch.text) for branch in branches]
+        texts = [branch.text for branch in branches]
+        if threaded:
+            return await gather(asyncio.to_thread(verify, text) for text in texts)
+        return [verify(text) for text in texts]
 
     return verifier

@@ -5,7 +5,21 @@ The families, in the order in which commands list them: `sampling`, `steps`, `tr
 """
 
 # isort: off
-from tts_decode.search.sampling import best_of_n, self_consistency
+from tts_decode.search.sampling import (
+    adaptive_consistency,
+    b4,
+    best_of_n,
+    first_finish,
+    knockout,
+    model_switch,
+    multi_verifier,
+    no_thinking,
+    rpc,
+    sample_scrutinize,
+    self_calibration,
+    self_consistency,
+    st_bon,
+)
 from tts_decode.search.steps import beam_search, ets, lm_beam_search, rebase, sentence_embedder
 from tts_decode.search.trees import (
     ab_mcts,
@@ -15,7 +29,24 @@ from tts_decode.search.trees import (
     r2_retrieval,
     reward_guided_tree_search,
 )
+from tts_decode.search.graphs import adaptive_graph, archon, aries, atom_of_thoughts
 from tts_decode.search.asynchronous import atts
+from tts_decode.search.budget import (
+    budget_forcing,
+    entropy_forking,
+    hint_infer,
+    iterative_deepening,
+    rollout_share,
+    shifted_window,
+)
+from tts_decode.search.steps import (
+    compute_optimal,
+    dvts,
+    fetch,
+    lookahead,
+    swift,
+)
+from tts_decode.search.particles import particle_filter, particle_gibbs, qalign
 
 # isort: on
 from tts_decode.search.files import read_json, write_json, write_parquet
@@ -37,23 +68,52 @@ __all__ = [
     "Selection",
     "Strategy",
     "ab_mcts",
+    "adaptive_consistency",
+    "adaptive_graph",
+    "archon",
+    "aries",
+    "atom_of_thoughts",
     "atts",
+    "b4",
     "beam_search",
     "best_of_n",
+    "budget_forcing",
+    "compute_optimal",
+    "dvts",
+    "entropy_forking",
     "ets",
+    "fetch",
+    "first_finish",
     "forest_of_thought",
     "get_strategy",
+    "hint_infer",
+    "iterative_deepening",
+    "knockout",
     "lm_beam_search",
+    "lookahead",
     "mcts",
     "mcts_judge",
+    "model_switch",
+    "multi_verifier",
+    "no_thinking",
+    "particle_filter",
+    "particle_gibbs",
+    "qalign",
     "r2_retrieval",
     "read_json",
     "rebase",
     "render_tree",
     "reward_guided_tree_search",
+    "rollout_share",
+    "rpc",
+    "sample_scrutinize",
+    "self_calibration",
     "self_consistency",
     "sentence_embedder",
+    "shifted_window",
+    "st_bon",
     "strategy",
+    "swift",
     "write_json",
     "write_parquet",
 ]

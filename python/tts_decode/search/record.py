@@ -93,6 +93,10 @@ class TreeRecord:
         """The branch's last node."""
         return self.nodes[self._paths[branch.id][-1][0]]
 
+    def end(self, branch: Branch) -> int:
+        """Tokens of the branch that nodes hold."""
+        return self._paths[branch.id][-1][1]
+
     def shared_tokens(self, branches: Iterable[Branch]) -> int:
         """Tokens of the branches with every shared one counted once."""
         taken: dict[int, int] = {}  # node -> the most tokens that a branch takes of it

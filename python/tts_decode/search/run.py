@@ -19,12 +19,14 @@ from tts_decode.search.journal import Journal
 from tts_decode.search.record import TreeRecord
 from tts_decode.search.result import Candidate, KVSample, SearchResult, SearchStats, Selection
 from tts_decode.search.tree import Node
-from tts_decode.select import AGG_STRATEGIES, aggregate
+from tts_decode.select import aggregate, aggregation
 from tts_decode.text import continuation
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch, Step
-    from tts_decode.decoder import Prompt, TreeDecoder
+    from tts_decode.branch import Branch
+    from tts_decode.decoder import TreeDecoder
+    from tts_decode.prompts import Prompt
+    from tts_decode.steps import Step
 
 T = TypeVar("T")
 
@@ -145,6 +147,7 @@ class SearchRun:
     def prune(self, branches: Sequence[Branch]) -> None:
         """Release the branches; the last nodes of those that were not forked count as pruned."""
         for branch in branches:
+            self._settle(branch)
             node = self._record.node(branch)
             if node.status == "open":
                 node.status = "pruned"
@@ -157,6 +160,7 @@ class SearchRun:
         """
         if score is None and branch.scores:
             score = self.aggregated([branch])[0]
+        self._settle(branch)
         node = self._record.node(branch)
         candidate = Candidate(
             text=branch.text,
@@ -298,9 +302,8 @@ class SearchRun:
     # -- scores
 
     def aggregate_by(self, agg_strategy: str) -> None:
-        """How the scores of a branch's steps become one; one of `select.AGG_STRATEGIES`, "last" until set."""
-        if agg_strategy not in AGG_STRATEGIES:
-            raise ValueError(f"agg_strategy={agg_strategy!r}; expected one of {', '.join(AGG_STRATEGIES)}")
+        """How the scores of a branch's steps become one, as `select.aggregation` says; "last" until set."""
+        aggregation(agg_strategy)
         self._agg_strategy = agg_strategy
 
     def aggregated(self, branches: Sequence[Branch]) -> list[float]:
@@ -423,7 +426,8 @@ class SearchRun:
             self.end(self.fork(self.root)[0])
         stopped = self.stopped
         if stopped is None and self.root.budget is not None:
-            stopped = self.root.budget.spent
+            spent = self.root.budget.spent
+            stopped = None if spent is None else f"the budget's {spent} is used up"
         return SearchResult(
             self.strategy,
             max(self.candidates, key=_rank) if best is None else best,
@@ -433,6 +437,13 @@ class SearchRun:
             votes,
             stopped,
         )
+
+    def _settle(self, branch: Branch) -> None:
+        """Records the tokens that a step left which did not come to its end: cancelled, or still running."""
+        recorded = self._record.end(branch)
+        if branch.length > recorded:
+            self._generated += branch.length - recorded
+            self._record.add(branch, branch.text_from(recorded), began=self._record.seconds)
 
     def _release(self, branch: Branch) -> None:
         del self._held[branch.id]

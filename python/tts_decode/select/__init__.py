@@ -1,18 +1,39 @@
 """Selection rules of search algorithms: pure functions over numbers, with no branch and no model in sight.
 
-Scores are floats where larger is better. Every rule is deterministic: ties go to the lower index.
+Scores are floats where larger is better. Every rule is deterministic (ties go to the lower index) or
+draws from the generator that it is given.
 """
 
 from tts_decode.select.allocation import allocate, rebase_weights
 from tts_decode.select.answers import extract_answer
+from tts_decode.select.b4 import b4_scores
+from tts_decode.select.centrality import hidden_distances, most_central, ngram_distances
+from tts_decode.select.choices import last_choice
 from tts_decode.select.clusters import cluster
 from tts_decode.select.conformal import conformal_p_value, rejects
+from tts_decode.select.consistency import agreement, borda_weights, consistency_weight, majority_probability
 from tts_decode.select.cost_model import ets_objective, ets_select, retained_nodes
+from tts_decode.select.dag import ancestors, earlier_needs, longest_path
+from tts_decode.select.difficulty import difficulty_bin, difficulty_edges
+from tts_decode.select.entropy import fork_points
 from tts_decode.select.eviction import evicted_columns
+from tts_decode.select.merging import hyper_nodes
+from tts_decode.select.metropolis import acceptance
+from tts_decode.select.probable_paths import probable_paths
 from tts_decode.select.ratings import rating
-from tts_decode.select.scores import AGG_STRATEGIES, aggregate, top_k
+from tts_decode.select.resampling import (
+    annealed_temperature,
+    effective_sample_size,
+    logit,
+    multinomial,
+    particle_weights,
+    sample_top_k,
+    systematic,
+)
+from tts_decode.select.scores import AGG_STRATEGIES, aggregate, aggregation, top_k
 from tts_decode.select.similarity import lexical_similarity, most_similar
 from tts_decode.select.thompson import Beta, Gaussian, generate_or_continue, thompson
+from tts_decode.select.tournament import bracket, match_winner, wins_of, within
 from tts_decode.select.uct import puct, self_refine_uct, uct
 from tts_decode.select.votes import vote
 
@@ -20,25 +41,55 @@ __all__ = [
     "AGG_STRATEGIES",
     "Beta",
     "Gaussian",
+    "acceptance",
     "aggregate",
+    "aggregation",
+    "agreement",
     "allocate",
+    "ancestors",
+    "annealed_temperature",
+    "b4_scores",
+    "borda_weights",
+    "bracket",
     "cluster",
     "conformal_p_value",
+    "consistency_weight",
+    "difficulty_bin",
+    "difficulty_edges",
+    "earlier_needs",
+    "effective_sample_size",
     "ets_objective",
     "ets_select",
     "evicted_columns",
     "extract_answer",
+    "fork_points",
     "generate_or_continue",
+    "hidden_distances",
+    "hyper_nodes",
+    "last_choice",
     "lexical_similarity",
+    "logit",
+    "longest_path",
+    "majority_probability",
+    "match_winner",
+    "most_central",
     "most_similar",
+    "multinomial",
+    "ngram_distances",
+    "particle_weights",
+    "probable_paths",
     "puct",
     "rating",
     "rebase_weights",
     "rejects",
     "retained_nodes",
+    "sample_top_k",
     "self_refine_uct",
+    "systematic",
     "thompson",
     "top_k",
     "uct",
     "vote",
+    "wins_of",
+    "within",
 ]

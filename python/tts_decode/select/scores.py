@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import math
+import re
+import statistics
 from collections.abc import Callable, Sequence
 
-AGG_STRATEGIES: dict[str, Callable[[Sequence[float]], float]] = {
-    "last": lambda scores: scores[-1],
+Aggregation = Callable[[Sequence[float]], float]
+"""From the scores of a branch's steps, in order and at least one, to one score."""
+
+
+def _last(scores: Sequence[float]) -> float:
+    return scores[-1]
+
+
+AGG_STRATEGIES: dict[str, Aggregation] = {
+    "last": _last,
     "min": min,
     "prod": math.prod,
     "mean": lambda scores: math.fsum(scores) / len(scores),
+    "max": max,
+    "median": statistics.median,
+    "sum": math.fsum,
+    # A scorer that reads the whole response as one step has put everything into its last score.
+    "whole": _last,
 }
+"""What the names stand for; beside them there is "window:k", the mean of the last `k` scores."""
+
+_WINDOW = re.compile(r"window:([1-9][0-9]*)")
 
 
 def require_finite(name: str, values: Sequence[float]) -> None:
@@ -20,16 +38,40 @@ def require_finite(name: str, values: Sequence[float]) -> None:
             raise ValueError(f"{name}[{i}] is {value}; expected a finite number")
 
 
-def aggregate(scores: Sequence[float], agg_strategy: str = "last") -> float:
-    """One score for a branch from the scores of its steps, in order: "last", "min", "prod" or "mean".
+def aggregation(agg_strategy: str) -> Aggregation:
+    """The function that `agg_strategy` names, of a sequence of step scores.
 
-    "prod" reads scores as probabilities; for scores that can be negative it has no useful meaning.
+    ==============  ===============================================================================
+    "last"          the last score: a process reward model's view of the text so far
+    "min"           the weakest step
+    "prod"          the product; for scores that can be negative it has no useful meaning
+    "mean"          the mean
+    "max"           the best step
+    "median"        the middle one, or the mean of the two in the middle
+    "sum"           the sum: cumulative reward, which grows with the number of steps
+    "window:k"      the mean of the last `k`, or of all if there are fewer
+    "whole"         the last score, for scorers that read the whole response as one step, as
+                    `RewardModel(..., agg_strategy="whole")` does
+    ==============  ===============================================================================
+
+    Raises ValueError for another name.
     """
+    window = _WINDOW.fullmatch(agg_strategy) if isinstance(agg_strategy, str) else None
+    if window is not None:
+        count = int(window[1])
+        return lambda scores: math.fsum(scores[-count:]) / len(scores[-count:])
     if agg_strategy not in AGG_STRATEGIES:
-        raise ValueError(f"agg_strategy={agg_strategy!r}; expected one of {', '.join(AGG_STRATEGIES)}")
+        known = ", ".join(AGG_STRATEGIES)
+        raise ValueError(f"agg_strategy={agg_strategy!r}; expected one of {known} or window:k")
+    return AGG_STRATEGIES[agg_strategy]
+
+
+def aggregate(scores: Sequence[float], agg_strategy: str = "last") -> float:
+    """One score for a branch from the scores of its steps, in order, as `aggregation` describes."""
+    fold = aggregation(agg_strategy)
     if not scores:
         raise ValueError("scores is empty; expected at least one step score")
-    return AGG_STRATEGIES[agg_strategy](scores)
+    return fold(scores)
 
 
 def top_k(scores: Sequence[float], k: int) -> list[int]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.sampling.samples import Extract, decide, eligible
 from tts_decode.search.strategy import strategy
-from tts_decode.select import extract_answer, vote
+from tts_decode.select import extract_answer
 
 if TYPE_CHECKING:
     from tts_decode.branch import Branch
@@ -22,7 +22,7 @@ async def self_consistency(
     *,
     n: int = 16,
     scorer: Scorer | None = None,
-    extract: Callable[[str], str | None] = extract_answer,
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` independent samples to their end; the answer that most of them give wins.
 
@@ -46,10 +46,6 @@ async def self_consistency(
         run.end(branch)
 
     await gather(sample(branch) for branch in run.fork(run.root, n))
-    voters = [c for c in run.candidates if c.complete] or run.candidates
+    voters = eligible(run.candidates)
     answers = [extract(c.text) for c in voters]
-    votes = vote(answers, None if scorer is None else [c.score or 0.0 for c in voters])
-    winner = next(iter(votes), None)
-    winners = [c for c, answer in zip(voters, answers, strict=True) if answer == winner]
-    best = max(winners, key=lambda c: c.logprob / max(len(c.tokens), 1))
-    return run.result(best, votes)
+    return decide(run, voters, answers, None if scorer is None else [c.score or 0.0 for c in voters])

@@ -39,8 +39,9 @@ async def beam_search(
         raise ValueError(f"beam_width={beam_width} does not divide n={n}")
     run.aggregate_by(agg_strategy)
     run.limit_steps(max_steps)
+    goal = len(run.candidates) + n
     live = run.fork(run.root, n)
-    while (live := await run.advance(live, scorer)) and len(run.candidates) < n:
+    while (live := await run.advance(live, scorer)) and len(run.candidates) < goal:
         kept = top_k(run.aggregated(live), n // beam_width)
         continuations = dict(zip(kept, allocate(n, [1.0] * len(kept)), strict=True))
         live = run.expand(live, [continuations.get(i, 0) for i in range(len(live))])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.hidden import hidden_states
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
@@ -16,8 +16,7 @@ from tts_decode.search.tree import Node
 from tts_decode.select import allocate, cluster, ets_select, rebase_weights
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Step
-    from tts_decode.decoder import TreeDecoder
+    from tts_decode.steps import Step
 
 Embed = Callable[[Sequence["Step"]], "np.ndarray[Any, Any]"]
 """Embeddings [N, D] of N steps; only their directions matter."""
@@ -75,7 +74,7 @@ async def ets(
     run.aggregate_by(agg_strategy)
     run.limit_steps(max_steps)
     covers = lambda_b > 0 and lambda_d > 0  # else the clusters would change nothing
-    with _hidden_states(run.root.decoder, covers and embed is None):
+    with hidden_states(run.root.decoder, covers and embed is None):
         live = run.fork(run.root, n)
         while live := await run.advance(live, scorer):
             width = len(live)  # n less the finished
@@ -103,16 +102,6 @@ def _cost(node: Node, node_cost: str) -> float:
     if node_cost == "node":
         return 1.0
     return 0.0 if node.status == "prompt" else float(len(node.tokens))
-
-
-@contextmanager
-def _hidden_states(decoder: TreeDecoder, wanted: bool) -> Iterator[None]:
-    """Steps carry hidden states meanwhile; counted, as other searches on the decoder may want them too."""
-    decoder.keep_hidden += wanted
-    try:
-        yield
-    finally:
-        decoder.keep_hidden -= wanted
 
 
 def mean_hidden(steps: Sequence[Step]) -> np.ndarray[Any, Any]:

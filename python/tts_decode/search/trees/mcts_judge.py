@@ -56,8 +56,7 @@ async def mcts_judge(
     2502.12468. A trajectory takes up one perspective after the other. The next one is chosen by UCT, which
     speaks for all rollouts so far, and by self-assessment: P(yes) that it is worth asking after what this
     trajectory found. Its verdict is that of most of its perspectives. Its reward is whether that agrees with
-    a simulated execution: the model writes tests for the question, once, and goes through the answer for
-    each of them.
+    a simulated execution: the model writes tests for the question, once, and walks the answer through each.
 
     n                answers to judge.
     rollouts, max_depth   trajectories for each answer, and perspectives on one.
@@ -76,8 +75,6 @@ async def mcts_judge(
     if not perspectives:
         raise ValueError("perspectives is empty; give at least one")
 
-    if run.root.finished:
-        return run.result()
     tests: list[str] = []
     branches = run.fork(run.root, n)
     await gather(run.complete(branch) for branch in branches)

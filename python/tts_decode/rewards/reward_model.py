@@ -1,0 +1,278 @@
+"""A reward model that reads only what is new: its own KV on a tree that mirrors the policy's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from types import TracebackType
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from tts_decode import gather
+from tts_decode.rewards.readers import Reader, reader_named
+from tts_decode.rewards.readouts import ReadOut
+from tts_decode.rewards.templates import Positions, Reading
+from tts_decode.select import aggregation
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+    from tts_decode.decoder import TreeDecoder
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """What the reward model has read of one branch of the policy.
+
+    rows: hidden states at the positions read so far. scores: of steps, by their positions.
+    """
+
+    branch: Branch  # of the reward model's tree; released when the mirror is dropped
+    ids: list[int]  # all that it holds
+    rows: Mapping[int, Tensor]
+    scores: Mapping[Positions, float]
+
+
+class RewardModel:
+    """Scorer: a process or outcome reward model, read as `reader` says.
+
+    Each branch of the policy that was scored has a mirror in the reward model's own tree. A branch is scored
+    by forking the mirror of its nearest scored ancestor (or its own) where the token ids of the two texts
+    part and reading the rest. The ids are always those of the whole text, so the scores are those of a plain
+    forward over it, also where a tokenizer sees a step's end differently once the next step is there. All
+    branches of a call are read in one batch, and those of concurrent calls too.
+
+    A mirror lives as long as the branch of the policy or one forked from it is referenced, released or not:
+    a released parent is where its children begin. `close`, or leaving `with`, drops all of them at once; a
+    reward model that was closed reads on from nothing.
+
+    Args:
+        decoder: the reward model, of its own memory or of one `KVBudget` with the policy. It may be the
+            policy's own decoder.
+        reader: a `Reader` or the name of a shipped one.
+        agg_strategy: how the scores of a branch's steps become the one that is returned, as
+            `select.aggregation` names it. Searches append what they get to `branch.scores` and aggregate
+            those: leave it at "last" for them. "whole": the answer so far is read as one step.
+        question: the question of every branch; default: that of the branch's prompt, of chat messages the
+            last one of the user.
+        head: a head that is not part of the decoder's model, from hidden states to classes or a value.
+
+    Attributes:
+        tokens_read: tokens that the reward model was fed. tokens_full: what it would have been fed had it
+            read the whole text for every score.
+
+    Raises:
+        TypeError, ValueError: model, tokenizer and reader do not belong together: the tag is not a token,
+            there is no chat template, the model lacks the head, or the class does not exist.
+    """
+
+    def __init__(
+        self,
+        decoder: TreeDecoder,
+        reader: str | Reader,
+        *,
+        agg_strategy: str = "last",
+        question: str | None = None,
+        head: torch.nn.Module | None = None,
+    ) -> None:
+        self.decoder = decoder
+        self.reader = reader_named(reader)
+        self.tokens_read = 0
+        self.tokens_full = 0
+        self.__name__ = f"RewardModel({self.reader.name})"  # what errors call the scorer
+        self._question = question
+        self._whole = agg_strategy == "whole"
+        self._aggregate = aggregation(agg_strategy)
+        self._mirrors: WeakKeyDictionary[Branch, Mirror] = WeakKeyDictionary()
+        readout = self.reader.readout
+        if isinstance(readout, ReadOut):
+            readout = readout.bind(decoder.model, decoder.tokenizer, head)
+        self._head = readout
+        self.reader.template(decoder.tokenizer, "1 + 1 = ?", ["2"])  # a tokenizer that does not fit fails now
+
+    async def __call__(self, branches: Sequence[Branch]) -> list[float]:
+        return [self._aggregate(scores) for scores in await self.step_scores(branches)]
+
+    async def step_scores(self, branches: Sequence[Branch]) -> list[list[float]]:
+        """For each branch the scores of its steps, in order; one for readers that read the answer whole.
+
+        Steps are those of `Branch.steps`; text that was forced between them belongs to the step it leads to,
+        and a step without text to the one before it. An answer without text is one empty step.
+
+        Raises:
+            ValueError: a text is longer than the reward model allows, or a score is not finite.
+            OutOfPages: no page is left for the reward model.
+        """
+        readings = [self._reading(branch) for branch in branches]
+        lacking = {_top(branch): i for i, branch in enumerate(branches) if self._nearest(branch) is None}
+        await gather(self._begin(branches[i], readings[i]) for i in lacking.values())
+        return await gather(map(self._scores, branches, readings))
+
+    def close(self) -> None:
+        """Gives all mirrors back; scores are read from the start afterwards."""
+        self._mirrors.clear()
+
+    def __enter__(self) -> RewardModel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _reading(self, branch: Branch) -> Reading:
+        """The whole text of a branch as the reward model reads it, checked."""
+        steps = step_texts(branch)
+        question = question_of(branch) if self._question is None else self._question
+        if self._whole:
+            steps = ["".join(steps)]
+        reading = self.reader.template(self.decoder.tokenizer, question, steps)
+        positions = [position for step in reading.positions for position in step]
+        if not positions or not all(0 < position < len(reading.ids) for position in positions):
+            raise ValueError(
+                f"reader {self.reader.name}: its template gave the positions {reading.positions} for "
+                f"{len(reading.ids)} tokens; expected some in 1..{len(reading.ids) - 1}"
+            )
+        limit = self.decoder.max_positions
+        if limit is not None and len(reading.ids) > limit:
+            raise ValueError(
+                f"reader {self.reader.name}: branch {branch.id} is {len(reading.ids)} tokens of the reward "
+                f"model, which allows {limit}: lower max_tokens of the search, or take another reward model"
+            )
+        return reading
+
+    def _nearest(self, branch: Branch | None) -> Mirror | None:
+        """The mirror of a branch or its nearest ancestor that has one."""
+        while branch is not None:
+            if (mirror := self._mirrors.get(branch)) is not None:
+                return mirror
+            branch = branch.parent
+        return None
+
+    async def _begin(self, branch: Branch, reading: Reading) -> None:
+        """Mirrors the root of a branch's tree: what the branch's text shares with an answer of no text."""
+        question = question_of(branch) if self._question is None else self._question
+        empty = self.reader.template(self.decoder.tokenizer, question, [""])
+        shared = reading.ids[: max(1, _common(reading.ids, empty.ids))]
+        root = await self.decoder.root(shared)
+        self.tokens_read += len(shared)
+        self._mirrors[_top(branch)] = Mirror(root, shared, {}, {})
+
+    async def _scores(self, branch: Branch, reading: Reading) -> list[float]:
+        ids, steps = reading.ids, reading.positions
+        self.tokens_full += len(ids)
+        while (mirror := self._nearest(branch)) is None:  # `close` came between
+            await self._begin(branch, reading)
+        common = _common(mirror.ids, ids)
+        scores = {step: score for step, score in mirror.scores.items() if step[-1] < common}
+        rows = {position: row for position, row in mirror.rows.items() if position < common}
+        fresh = [step for step in steps if step not in scores]
+        if fresh:
+            wanted = sorted({position for step in fresh for position in step} - rows.keys())
+            child, hidden = await self._read(mirror, ids, min([common, *wanted]), wanted)
+            rows.update(zip(wanted, hidden, strict=True))
+            try:
+                scores.update(self._score(branch, steps, fresh, rows))
+            except BaseException:
+                child.release()
+                raise
+            self._mirrors[branch] = Mirror(child, ids, rows, scores)
+        return [scores[step] for step in steps]
+
+    def _score(
+        self,
+        branch: Branch,
+        steps: Sequence[Positions],
+        fresh: Sequence[Positions],
+        rows: Mapping[int, Tensor],
+    ) -> dict[Positions, float]:
+        """The scores of `fresh`, which are some of the steps of the branch; checked."""
+        states = torch.stack([torch.stack([rows[position] for position in step]) for step in fresh])
+        values = self._head(states)
+        if values.shape != (len(fresh),):
+            raise ValueError(
+                f"reader {self.reader.name}: its read-out made {list(values.shape)} of {list(states.shape)}; "
+                f"expected [{len(fresh)}], one score a step"
+            )
+        scores = dict(zip(fresh, values.tolist(), strict=True))
+        for step, score in scores.items():
+            if not math.isfinite(score):
+                raise ValueError(
+                    f"reader {self.reader.name} gave step {steps.index(step) + 1} of branch {branch.id} the "
+                    f"score {score}; expected a finite number"
+                )
+        return scores
+
+    async def _read(
+        self, mirror: Mirror, ids: list[int], keep: int, wanted: list[int]
+    ) -> tuple[Branch, Tensor]:
+        """A new branch with `ids`, the first `keep` of them the mirror's; float32 [len(wanted), hidden]."""
+        if keep:
+            (child,) = mirror.branch.fork(1, at=keep)
+            child.parent = None  # which would keep the pages of a mirror that is dropped
+        else:
+            child = await self.decoder.root(ids[:1])
+            keep = 1
+        resident = child._kv_length
+        try:
+            hidden = await child.read(ids[keep:], [position - keep for position in wanted])
+        except BaseException:
+            child.release()
+            raise
+        self.tokens_read += len(ids) - resident
+        return child, hidden
+
+
+def step_texts(branch: Branch) -> list[str]:
+    """The text after the prompt, cut behind the steps; together it is `branch.text`.
+
+    Forced text goes with the step behind it, or last as a step of its own; what is blank goes with the step
+    before. One empty step when there is no text.
+    """
+    text = branch.text
+    ends = [0]
+    for step in branch.steps:
+        part = step.text.strip("\ufffd")  # of a character that the step has only a part of
+        found = text.find(part, ends[-1])
+        if found >= 0:
+            ends.append(found + len(part))
+    pieces = [""]
+    for begin, end in pairwise([*ends, len(text)]):
+        piece = text[begin:end]
+        if pieces[-1].strip() and piece.strip():
+            pieces.append(piece)
+        else:
+            pieces[-1] += piece
+    return pieces
+
+
+def question_of(branch: Branch) -> str:
+    """The user's text of the branch's prompt: the text, the last message of the user, or decoded ids."""
+    prompt = branch.prompt
+    if isinstance(prompt, str):
+        return prompt
+    for message in reversed(prompt):
+        if isinstance(message, Mapping) and message.get("role") == "user":
+            return str(message["content"])
+    text: str = branch.decoder.tokenizer.decode(
+        branch.tokens[: branch.prompt_length], skip_special_tokens=True
+    )
+    return text
+
+
+def _top(branch: Branch) -> Branch:
+    while branch.parent is not None:
+        branch = branch.parent
+    return branch
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """Length of the common prefix."""
+    length = min(len(first), len(second))
+    if first[:length] == second[:length]:
+        return length
+    return next(i for i in range(length) if first[i] != second[i])

@@ -1,0 +1,20 @@
+"""Hidden states for the time of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tts_decode.decoder import TreeDecoder
+
+
+@contextmanager
+def hidden_states(decoder: TreeDecoder, wanted: bool = True) -> Iterator[None]:
+    """Steps carry hidden states meanwhile; counted, as other searches on the decoder may want them too."""
+    decoder.keep_hidden += wanted
+    try:
+        yield
+    finally:
+        decoder.keep_hidden -= wanted

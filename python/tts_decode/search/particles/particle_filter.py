@@ -1,0 +1,56 @@
+"""Particle filtering: samples of the model's answers, weighted by the scorer as they grow."""
+
+from __future__ import annotations
+
+from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.particles.population import Resampling, Rule, end_all, propagate
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
+
+
+@strategy("n particles, resampled by their scores after each step")
+async def particle_filter(
+    run: SearchRun,
+    *,
+    n: int = 16,
+    scorer: Scorer,
+    max_steps: int = 40,
+    softmax_temperature: float = 1.0,
+    resampling: Resampling = "multinomial",
+    ess_threshold: float = 0.5,
+    early_phase: float = 0.5,
+    agg_strategy: str = "last",
+) -> SearchResult:
+    """`n` particles take a step each, then `n` are drawn, with replacement, by softmax(logit(score) / T).
+
+    Puri et al., "A Probabilistic Inference Approach to Inference-Time Scaling of LLMs using Particle-Based
+    Monte Carlo Methods", arXiv 2502.01618, algorithm 1. The model is the transition of a state-space model
+    and the score its likelihood, so the search draws from the likely answers instead of climbing to the best.
+
+    n                    particles.
+    scorer               gives probabilities, in [0, 1]; ValueError otherwise.
+    max_steps            steps before the search ends with what it has.
+    softmax_temperature  T: low follows the best, high leaves the particles alone.
+    resampling           "multinomial" as published; "systematic" adds less noise of its own; "entropic" is
+                         systematic with weights flattened while early steps leave few effective particles:
+                         the entropic annealing of Giannone et al., "Mitigating Premature Exploitation in
+                         Particle-based Monte Carlo for Inference-Time Scaling", arXiv 2510.05825.
+    ess_threshold        of "entropic": share of effective particles below which it acts.
+    early_phase          of "entropic": share of `max_steps` in which it acts.
+    agg_strategy         the score of a particle from its steps': "last" as published, "min", "prod", "mean".
+
+    Finished particles stay in the draw with their last score: they may be copied and may die out. The answer
+    is the best-scored particle; the candidates are the particles, copies included, so that a vote over them
+    is one of the posterior.
+
+    Departures. The last step's particles are not resampled: the package its_hub does, and may lose the best
+    one before it chooses. The paper's look-ahead modulation for "entropic" is left out; `max_steps` should be
+    near the steps that answers take, or the early phase never ends.
+    """
+    at_least(1, n=n)
+    rule = Rule(max_steps, softmax_temperature, resampling, ess_threshold, early_phase, agg_strategy)
+    run.aggregate_by(agg_strategy)
+    if not run.root.finished:
+        end_all(run, await propagate(run, n, scorer, rule))
+    return run.result()

@@ -1,0 +1,93 @@
+"""QAlign: a Markov chain over whole answers whose law is the model's, tilted by the reward."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from tts_decode import gather
+from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
+from tts_decode.select import acceptance, extract_answer, vote
+
+
+@strategy("Metropolis-Hastings: rewrite the answer from a random token on, accept by reward")
+async def qalign(
+    run: SearchRun,
+    *,
+    n: int = 16,
+    scorer: Scorer,
+    beta: float = 0.1,
+    burn_in: int = 0,
+    chains: int = 1,
+    extract: Callable[[str], str | None] = extract_answer,
+) -> SearchResult:
+    """Cut the answer at a random token, sample the rest anew, accept it by Metropolis and Hastings' rule.
+
+    Faria and Smith, "Sample, Don't Search: Rethinking Test-Time Alignment for Language Models", arXiv
+    2504.03790; the proposal is that of QUEST (Faria et al., arXiv 2406.00049). In the limit the states of a
+    chain are samples of p(answer) exp(reward / beta), p being what the root's sampling parameters draw from:
+    no log-probability is needed. A new answer shares the pages of the part that it keeps.
+
+    n        answers sampled, over all chains, a multiple of `chains`.
+    scorer   the reward of finished answers, of any range.
+    beta     how far the reward tilts the model: near 0 only improvements are kept, at large values all.
+    burn_in  states at the start of each chain that are not candidates.
+    chains   independent chains side by side, so that the engine has a batch; the paper runs one.
+    extract  the answer in a text, or None to abstain.
+
+    The cut is uniform over the answer's tokens, its end token included; the longer the new answer, the less
+    easily it is accepted, as its own way back is one of more cuts (`select.acceptance`). Candidates are the
+    chain's states: one that stays is a candidate once for each time. The answer is the majority's, in the
+    best-scored text that gives it.
+
+    Departures. The published code limits the log of the acceptance ratio to 20 either way; here it is exact.
+    For free text the paper takes the state with the least expected ROUGE loss instead of a vote: that is for
+    the caller to do, on `result.candidates`. An engine must be able to cut between any two tokens.
+    """
+    at_least(1, n=n, chains=chains)
+    at_least(0, burn_in=burn_in)
+    if n % chains:
+        raise ValueError(f"chains={chains} does not divide n={n}")
+    if burn_in >= n // chains:
+        raise ValueError(f"burn_in={burn_in}; expected less than the {n // chains} states of a chain")
+    acceptance(0.0, 0.0, 1, 1, beta)  # checks it
+    root = run.root
+    if root.finished:
+        return run.result()
+
+    async def chain(rng: random.Random) -> None:
+        (state,) = run.fork(root)
+        await run.complete(state)
+        (reward,) = await run.score([state], scorer)
+        for t in range(n // chains):
+            if t > 0:
+                at = root.length + rng.randrange(state.length - root.length)
+                (proposal,) = run.fork(state, at=at)
+                del proposal.scores[len(root.scores) :]
+                await run.complete(proposal)
+                (proposed,) = await run.score([proposal], scorer)
+                lengths = state.length - root.length, proposal.length - root.length
+                if run.over:
+                    run.prune([state])
+                    return
+                if rng.random() < acceptance(reward, proposed, *lengths, beta):
+                    state, proposal, reward = proposal, state, proposed
+                run.prune([proposal])
+            elif run.over:
+                return
+            if t >= burn_in:
+                run.end(run.fork(state)[0], reward)
+        run.prune([state])
+
+    await gather(chain(random.Random(run.rng.getrandbits(64))) for _ in range(chains))
+    voters = [c for c in run.candidates if c.complete]
+    if not voters:
+        return run.result()
+    answers = [extract(c.text) for c in voters]
+    votes = vote(answers)
+    winner = next(iter(votes), None)
+    winners = [c for c, answer in zip(voters, answers, strict=True) if answer == winner]
+    return run.result(max(winners, key=lambda c: c.score or 0.0), votes)

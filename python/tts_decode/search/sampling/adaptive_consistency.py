@@ -1,0 +1,55 @@
+"""Adaptive-consistency: self-consistency that stops once the majority is settled."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal
+
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.sampling.samples import Extract, decide, eligible, sample
+from tts_decode.search.strategy import strategy
+from tts_decode.select import extract_answer, majority_probability
+
+
+@strategy("answers in waves until the majority is settled")
+async def adaptive_consistency(
+    run: SearchRun,
+    *,
+    n: int = 40,
+    wave: int = 4,
+    threshold: float = 0.95,
+    criterion: Literal["beta", "dirichlet"] = "beta",
+    extract: Extract = extract_answer,
+) -> SearchResult:
+    """Samples answers until the most frequent one is, by its posterior, the model's most probable one.
+
+    Aggarwal et al., "Let's Sample Step by Step: Adaptive-Consistency for Efficient Reasoning and Coding with
+    LLMs", arXiv 2305.11860, section 2 (its code: Pranjal2041/AdaptiveConsistency).
+
+    n          number of samples at most.
+    wave       samples drawn together; the criterion is looked at after each wave. 1 is the paper's algorithm.
+    threshold  posterior probability that ends the search.
+    criterion  "beta": the first answer against the second one; "dirichlet": against all that were seen.
+    extract    the answer in a sample's text, or None to abstain.
+
+    The winner and `best` are found as in `self_consistency`.
+
+    Departures. Samples come in waves rather than one by one, so that they share the batch: at the default
+    threshold no fewer than four samples can settle a vote, so four at once cost none that the paper saves.
+    The Dirichlet probability is integrated exactly over all answers, where the code draws random points for
+    the five most frequent ones.
+    """
+    at_least(1, n=n, wave=wave)
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold={threshold}; expected a probability between 0 and 1")
+    if criterion not in ("beta", "dirichlet"):
+        raise ValueError(f"criterion={criterion!r}; expected 'beta' or 'dirichlet'")
+    answers: list[str | None] = []
+    while len(answers) < n and not run.over:
+        answers += [extract(c.text) for c in await sample(run, min(wave, n - len(answers)))]
+        counts = Counter(answer for answer in answers if answer is not None)
+        if majority_probability(list(counts.values()), criterion) >= threshold:
+            break
+    voters = eligible(run.candidates)
+    return decide(run, voters, [extract(c.text) for c in voters])

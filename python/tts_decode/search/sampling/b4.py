@@ -1,0 +1,89 @@
+"""B4: answers and tests, both only plausible, judge each other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from tts_decode import gather
+from tts_decode.search.result import Candidate, SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.sampling.samples import distinct, eligible, likeliest, likelihood, sample
+from tts_decode.search.strategy import strategy
+from tts_decode.select import b4_scores
+
+WRITE = """{question}
+
+Do not answer yet. Write one question, to be answered by yes or no, whose answer is yes for every right \
+response to the above and no for a typical wrong one. Write that question only."""
+
+CHECK = """{question}
+
+A proposed response:
+{answer}
+
+{check} Reply with Yes or No only."""
+
+
+@strategy("answers and tests, the most plausible consensus wins")
+async def b4(
+    run: SearchRun,
+    *,
+    n: int = 16,
+    tests: int = 16,
+    run_tests: Callable[[str], Sequence[bool]] | None = None,
+    beta_0: float = 1e5,
+    alpha_xy: float = 1e3,
+    write_prompt: str = WRITE,
+    check_prompt: str = CHECK,
+) -> SearchResult:
+    """`n` independent samples; one of those that pass the same tests wins, by the posterior of being right.
+
+    Chen et al., "B4: Towards Optimal Assessment of Plausible Code Solutions with Plausible Tests", arXiv
+    2409.08692 (its code: ZJU-CTAG/B4). The rule is `select.b4_scores`.
+
+    n                 number of samples.
+    tests             how many tests the model writes, without `run_tests`.
+    run_tests         whether a sample's text passes each test, the same tests each time: for code, runs it
+                      on generated tests. It is called in a thread. None: the model writes yes/no questions
+                      about a response and answers them itself.
+    beta_0, alpha_xy  of the priors.
+    write_prompt      with the field {question}.
+    check_prompt      with the fields {question}, {answer} and {check}.
+
+    A candidate's consensus is those that pass just the same tests; in the best one the likeliest sample wins.
+
+    Departures. The paper tests code; the model's own questions are this package's way to have tests for any
+    answer: one is passed if P(Yes) > P(No). A text that came twice is tested once, but counts twice.
+    """
+    at_least(1, n=n, tests=tests)
+    b4_scores([], beta_0, alpha_xy)
+    pool = eligible(await sample(run, n))
+    texts = distinct(pool)
+    if len(texts) == 1 or run.over:
+        return run.result(likeliest(pool))
+    if run_tests is not None:
+        rows = await gather(asyncio.to_thread(run_tests, c.text) for c in texts)
+        if len({len(row) for row in rows}) > 1:
+            raise ValueError(
+                f"run_tests gave {sorted({len(row) for row in rows})} results; expected one for each of the "
+                "same tests, whatever the text"
+            )
+    else:
+        written = await run.ask(write_prompt.format(question=run.question), tests)
+        checks = list(dict.fromkeys(text.strip() for text in written if text.strip()))
+        rows = await gather(_passes(run, c, checks, check_prompt) for c in texts)
+    passed = {c.text: row for c, row in zip(texts, rows, strict=True)}
+    scores = b4_scores([passed[c.text] for c in pool], beta_0, alpha_xy)
+    chosen = max(range(len(pool)), key=lambda i: (scores[i], likelihood(pool[i])))
+    return run.result(pool[chosen])
+
+
+async def _passes(run: SearchRun, answer: Candidate, checks: Sequence[str], prompt: str) -> list[bool]:
+    opinions = await gather(
+        run.p_yes(
+            prompt.format(question=run.question, answer=answer.text, check=check), sources=(answer.node,)
+        )
+        for check in checks
+    )
+    return [p > 0.5 for p in opinions]

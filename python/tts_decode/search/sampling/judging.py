@@ -1,0 +1,47 @@
+"""Verdicts that a model writes about answers: prompts and what is read out of the replies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tts_decode import gather
+from tts_decode.search.result import Candidate
+from tts_decode.search.run import SearchRun
+from tts_decode.select import last_choice
+
+COMPARE = """{question}
+
+Response A:
+{first}
+
+Response B:
+{second}
+
+At most one of the two responses is right. Find where they part, say which of them is mistaken there, and \
+end with one line, either "Better: A" or "Better: B"."""
+
+
+def approvals(replies: Sequence[str], yes: str, no: str) -> int:
+    """How many replies end in `yes` rather than in `no` or in neither."""
+    return sum(last_choice(reply, (yes, no)) == yes for reply in replies)
+
+
+async def preferences(
+    run: SearchRun, one: Candidate, other: Candidate, count: int, prompt: str
+) -> tuple[int, int]:
+    """Of `count` comparisons of two answers those that prefer the one, and the other; some prefer neither.
+
+    Every second one shows them in the other order, the first one as given.
+    """
+
+    async def ask(first: Candidate, second: Candidate, times: int) -> list[str]:
+        if not times:
+            return []
+        text = prompt.format(question=run.question, first=first.text, second=second.text)
+        return await run.ask(text, times, sources=(first.node, second.node))
+
+    straight, swapped = await gather(ask(one, other, count - count // 2), ask(other, one, count // 2))
+    return (
+        approvals(straight, "A", "B") + approvals(swapped, "B", "A"),
+        approvals(straight, "B", "A") + approvals(swapped, "A", "B"),
+    )

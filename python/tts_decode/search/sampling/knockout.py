@@ -1,0 +1,48 @@
+"""Knockout tournament: answers meet in pairs, the winner of the last match is the answer."""
+
+from __future__ import annotations
+
+from tts_decode import gather
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.sampling.judging import COMPARE, preferences
+from tts_decode.search.sampling.samples import eligible, sample
+from tts_decode.search.strategy import strategy
+from tts_decode.select import bracket, match_winner
+
+
+@strategy("n answers in a knockout tournament of pairwise comparisons")
+async def knockout(
+    run: SearchRun, *, n: int = 16, comparisons: int = 2, compare_prompt: str = COMPARE
+) -> SearchResult:
+    """`n` independent samples, then rounds in which each meets another; a match is won by a majority.
+
+    Chen et al., "A Simple and Provable Scaling Law for the Test-Time Compute of Large Language Models",
+    arXiv 2411.19477, section 2: if the model answers rightly with p_gen > 0 and compares rightly with
+    p_comp > 1/2, the failure probability is at most (1 - p_gen)^n + ceil(log2 n) exp(-2 k (p_comp - 1/2)^2)
+    with k comparisons a match.
+
+    n               number of samples.
+    comparisons     k. Half of them show the two in the other order, as the authors' code does.
+    compare_prompt  with the fields {question}, {first} and {second}; its last "A" or "B" counts.
+
+    n + k (n - 1) calls of the model at most. All matches of a round run together. Of an odd number the last
+    one goes on without a match, and equal texts meet without a comparison.
+
+    Departures. A reply without a verdict counts for neither; draws are decided by the run's generator.
+    """
+    at_least(1, n=n, comparisons=comparisons)
+    pool = eligible(await sample(run, n))
+    survivors = list(range(len(pool)))
+    while len(survivors) > 1 and not run.over:
+        pairs, survivors = bracket(survivors)
+        played = [pair for pair in pairs if pool[pair[0]].text != pool[pair[1]].text]
+        preferred = await gather(
+            preferences(run, pool[i], pool[j], comparisons, compare_prompt) for i, j in played
+        )
+        results = dict(zip(played, preferred, strict=True))
+        winners = [
+            match_winner(pair, results[pair], run.rng) if pair in results else pair[0] for pair in pairs
+        ]
+        survivors = winners + survivors
+    return run.result(pool[survivors[0]])

@@ -1,0 +1,75 @@
+"""ModelSwitch: ask the next model only where the first one contradicts itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from tts_decode.search.result import Candidate, SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.sampling.samples import Extract, decide, eligible, sample
+from tts_decode.search.strategy import strategy
+from tts_decode.select import agreement, consistency_weight, extract_answer
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+    from tts_decode.decoder import TreeDecoder
+
+
+@strategy("answers of one model, of the next too if they disagree")
+async def model_switch(
+    run: SearchRun,
+    *,
+    n: int = 5,
+    others: Sequence[TreeDecoder] = (),
+    threshold: float = 1.0,
+    priors: Sequence[float] | None = None,
+    extract: Extract = extract_answer,
+) -> SearchResult:
+    """`n` samples of one model after another, until one model's answers agree; a weighted vote over all.
+
+    Chen et al., "Do We Truly Need So Many Samples? Multi-LLM Repeated Sampling Efficiently Scales Test-Time
+    Compute", arXiv 2504.00762, section 3 (its code: JianhaoChen-nju/ModelSwitch).
+
+    n          samples of each model.
+    others     the models to switch to, in order; the first is the root's.
+    threshold  share of a model's answers that must agree for no further model to be asked.
+    priors     weight of each model, the root's first; None: 1 each. The paper sets them by what is known of
+               the models.
+    extract    the answer in a sample's text, or None to abstain.
+
+    A sample's vote weighs its model's prior times the agreement of that model's own answers
+    (`select.consistency_weight`); `best` is found as in `self_consistency`, likelihoods being each model's
+    own. Without `others` it is self-consistency.
+
+    Departures. The next model starts from the prompt, whatever the root generated after it; where that was
+    given as token ids, from their text.
+    """
+    at_least(1, n=n)
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold={threshold}; expected more than 0, at most 1")
+    if priors is None:
+        priors = [1.0] * (1 + len(others))
+    if len(priors) != 1 + len(others):
+        raise ValueError(
+            f"priors has {len(priors)} entries; expected one for each of {1 + len(others)} models, the "
+            "root's first"
+        )
+    voters: list[Candidate] = []
+    weights: list[float] = []
+    for decoder, prior in zip([None, *others], priors, strict=True):
+        samples = eligible(await sample(run, n, await _root(run, decoder)))
+        answers = [extract(c.text) for c in samples]
+        voters += samples
+        weights += [prior * consistency_weight(answers)] * len(samples)
+        if agreement(answers) >= threshold or run.over:
+            break
+    return decide(run, voters, [extract(c.text) for c in voters], weights)
+
+
+async def _root(run: SearchRun, decoder: TreeDecoder | None) -> Branch:
+    if decoder is None:
+        return run.root
+    prompt = run.root.prompt
+    is_ids = not isinstance(prompt, str) and not all(isinstance(item, Mapping) for item in prompt)
+    return await run.prompt(run.question if is_ids else prompt, decoder=decoder)

@@ -1,0 +1,80 @@
+"""BoN-MAV: several verifiers, each with an eye on one aspect, approve of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tts_decode import gather
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.sampling.samples import distinct, eligible, likeliest, likelihood, sample
+from tts_decode.search.strategy import strategy
+
+if TYPE_CHECKING:
+    from tts_decode.decoder import TreeDecoder
+
+PROMPT = """{question}
+
+A proposed response:
+{answer}
+
+{aspect} Reply with Yes or No only."""
+
+ASPECTS = (
+    "Is the final answer right?",
+    "Is every calculation in it right?",
+    "Does each of its steps follow from the ones before?",
+    "Does it use everything that the question gives, and nothing else?",
+    "Does it answer just what was asked, with the unit and in the form that was asked for?",
+    "Does it still hold in special and extreme cases?",
+)
+
+
+@strategy("n answers, approved of by verifiers of several aspects")
+async def multi_verifier(
+    run: SearchRun,
+    *,
+    n: int = 16,
+    aspects: Sequence[str] = ASPECTS,
+    verifiers: Sequence[TreeDecoder] = (),
+    prompt: str = PROMPT,
+) -> SearchResult:
+    """`n` independent samples; the one that most aspect verifiers approve of wins.
+
+    Lifshitz, McIlraith, Du, "Multi-Agent Verification: Scaling Test-Time Compute with Multiple Verifiers",
+    arXiv 2502.20379, section 4 (BoN-MAV).
+
+    n          number of samples.
+    aspects    questions about an answer, whose "Yes" speaks for it.
+    verifiers  models, each of which is asked every aspect; none: the root's own.
+    prompt     with the fields {question}, {answer} and {aspect}: what all verifiers of an answer share comes
+               first, so that its KV is computed once.
+
+    A sample's score is the share of approvals; of equal ones the likelier sample wins.
+
+    Departures. A verifier approves if P(Yes) > P(No) as its first word, in place of a verdict sampled after
+    an explanation; nothing is generated. A text that came twice is verified once. The paper chooses aspects
+    and models for each task on a validation set.
+    """
+    at_least(1, n=n)
+    if not aspects:
+        raise ValueError("aspects is empty; expected at least one question")
+    pool = distinct(eligible(await sample(run, n)))
+    if len(pool) == 1 or run.over:
+        return run.result(likeliest(pool))
+    judges = [(decoder, aspect) for decoder in verifiers or (None,) for aspect in aspects]
+    opinions = await gather(
+        run.p_yes(
+            prompt.format(question=run.question, answer=c.text, aspect=aspect),
+            sources=(c.node,),
+            decoder=decoder,
+        )
+        for c in pool
+        for decoder, aspect in judges
+    )
+    counts = [
+        sum(p > 0.5 for p in opinions[i * len(judges) : (i + 1) * len(judges)]) for i in range(len(pool))
+    ]
+    chosen = max(range(len(pool)), key=lambda i: (counts[i], likelihood(pool[i])))
+    return run.result(pool[chosen])

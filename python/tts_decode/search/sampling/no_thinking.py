@@ -1,0 +1,81 @@
+"""NoThinking: reasoning models without their thinking, in parallel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from tts_decode import gather
+from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.sampling.samples import Extract, decide, eligible
+from tts_decode.search.strategy import strategy
+from tts_decode.select import borda_weights, extract_answer
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+
+THINKING = "<think>\nOkay, I think I have finished thinking.\n</think>\n\n"
+"""The block as models of the DeepSeek-R1 family write it, with the paper's sentence in it."""
+
+
+@strategy("n answers after an empty thinking block")
+async def no_thinking(
+    run: SearchRun,
+    *,
+    n: int = 16,
+    scorer: Scorer | None = None,
+    aggregate: Literal["borda", "best", "majority"] = "borda",
+    power: float = 1.0,
+    thinking: str = THINKING,
+    extract: Extract = extract_answer,
+) -> SearchResult:
+    """`n` samples in parallel after a thinking block that is already closed; the best one or a vote wins.
+
+    Ma et al., "Reasoning Models Can Be Effective Without Thinking", arXiv 2504.09858, section 2 and, for
+    aggregation, section 4.
+
+    n          number of samples.
+    scorer     scores finished samples: a verifier, or a measure of confidence; None: mean log-probability of
+               the tokens after the block.
+    aggregate  "best": the highest score wins, which is for verifiers; "borda": a vote in which the k-th best
+               score of n weighs (n - k + 1) ** power; "majority": a plain vote.
+    power      of the Borda vote; 0 makes it a majority vote.
+    thinking   the block, forced once; all samples share its KV. Where the chat template opens the block
+               itself, leave the opening tag out.
+    extract    the answer in a sample's text, or None to abstain.
+
+    The forced block is part of the candidates' texts and of `max_tokens`. A finished root is its own answer.
+
+    Departures. The paper's confidence is self-certainty (Kang et al., arXiv 2502.18581), which needs the
+    probabilities of the whole vocabulary at every token; steps keep those of the tokens drawn.
+    """
+    at_least(1, n=n)
+    if aggregate not in ("borda", "best", "majority"):
+        raise ValueError(f"aggregate={aggregate!r}; expected 'borda', 'best' or 'majority'")
+    borda_weights([], power)
+    if run.root.finished:
+        return run.result()
+    (stem,) = run.fork(run.root)
+    await run.extend(stem, thinking)
+    forced = len(stem.logprobs)
+
+    async def confidence(branches: Sequence[Branch]) -> list[float]:
+        sampled = [branch.logprobs[forced:] for branch in branches]
+        return [math.fsum(logprobs) / max(len(logprobs), 1) for logprobs in sampled]
+
+    async def rated(branch: Branch) -> None:
+        await run.complete(branch)
+        await run.score([branch], scorer or confidence)
+        run.end(branch)
+
+    branches = run.fork(stem, n)
+    run.prune([stem])
+    await gather(rated(branch) for branch in branches)
+    if aggregate == "best":
+        return run.result()
+    voters = eligible(run.candidates)
+    weights = borda_weights([c.score or 0.0 for c in voters], power if aggregate == "borda" else 0.0)
+    return decide(run, voters, [extract(c.text) for c in voters], weights)

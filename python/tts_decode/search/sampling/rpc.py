@@ -1,0 +1,41 @@
+"""RPC: a vote by the answers' probability mass, without the improbable samples."""
+
+from __future__ import annotations
+
+import math
+
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.sampling.samples import Extract, decide, distinct, eligible, likelihood, sample
+from tts_decode.search.strategy import strategy
+from tts_decode.select import extract_answer, probable_paths
+
+
+@strategy("a vote by probability mass, improbable samples pruned")
+async def rpc(
+    run: SearchRun, *, n: int = 16, prune: bool = True, extract: Extract = extract_answer
+) -> SearchResult:
+    """`n` independent samples; the answer with the largest probability mass wins.
+
+    Zhou et al., "A Theoretical Study on Bridging Internal Probability and Self-Consistency for LLM
+    Reasoning", arXiv 2510.15444, section 4; its first version is arXiv 2502.00511 (its code: WNJXYK/RPC).
+    Perplexity Consistency: a sample's vote weighs the probability that the model itself gave it, so that the
+    error falls exponentially rather than linearly in `n`. Reasoning Pruning: samples that belong to the
+    improbable one of two populations do not vote; see `select.probable_paths`.
+
+    n        number of samples.
+    prune    whether improbable samples are dropped.
+    extract  the answer in a sample's text, or None to abstain.
+
+    As in the code, a text that came twice counts once, and a sample's probability is the geometric mean over
+    its tokens: products over hundreds of tokens would let a single sample decide.
+
+    Departures. Answers are the same if `extract` gives the same text; the code asks a mathematics
+    checker. Of equal masses the answer that was sampled first wins, where the code counts each for its share.
+    """
+    at_least(1, n=n)
+    paths = distinct(eligible(await sample(run, n)))
+    probabilities = [math.exp(likelihood(path)) for path in paths]
+    kept = probable_paths(probabilities) if prune else [True] * len(paths)
+    weights = [p if keep else 0.0 for p, keep in zip(probabilities, kept, strict=True)]
+    return decide(run, paths, [extract(path.text) for path in paths], weights)

@@ -1,0 +1,71 @@
+"""Sampling-based search: many samples, each verified many times, the best of them compared."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+from tts_decode import gather
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.sampling.judging import COMPARE, approvals, preferences
+from tts_decode.search.sampling.samples import distinct, eligible, likeliest, likelihood, sample
+from tts_decode.search.strategy import strategy
+from tts_decode.select import wins_of, within
+
+VERIFY = """{question}
+
+A proposed response:
+{answer}
+
+Check this response. Restate it as numbered claims, look for a mistake in each one, and say whether its \
+final answer is right. End with one line, either "Verdict: correct" or "Verdict: wrong"."""
+
+
+@strategy("many answers, verified by the model; the best ones compared")
+async def sample_scrutinize(
+    run: SearchRun,
+    *,
+    n: int = 16,
+    verifications: int = 4,
+    comparisons: int = 4,
+    margin: float = 0.05,
+    verify_prompt: str = VERIFY,
+    compare_prompt: str = COMPARE,
+) -> SearchResult:
+    """Samples answers, has the model verify each one, and compares those that it verifies best in pairs.
+
+    Zhao, Awasthi, Gollapudi, "Sample, Scrutinize and Scale: Effective Inference-Time Search by Scaling
+    Verification", arXiv 2502.01839, algorithm 1. The paper's numbers are 200 samples, 50 verifications and
+    100 comparisons.
+
+    n               number of samples.
+    verifications   verdicts on each sample; a sample's score is the share of those that call it correct.
+    comparisons     verdicts on each pair of samples whose score is within `margin` of the best.
+    margin          as a share of all verdicts.
+    verify_prompt   with the fields {question} and {answer}; its last "correct" or "wrong" counts.
+    compare_prompt  with the fields {question}, {first} and {second}; its last "A" or "B" counts.
+
+    Of the compared samples the one that wins most pairs wins; then the better score; then the likelier one.
+
+    Departures. A text that came twice is verified once. The paper rewrites each response as theorem, lemmas
+    and proof in a call of its own; here the verification does so before its verdict. Half of a pair's
+    comparisons show the two in the other order. A reply without a verdict speaks against the response, or
+    for none of a pair.
+    """
+    at_least(1, n=n, verifications=verifications, comparisons=comparisons)
+    if not 0 <= margin <= 1:
+        raise ValueError(f"margin={margin}; expected a share, 0 to 1")
+    pool = distinct(eligible(await sample(run, n)))
+    if len(pool) == 1 or run.over:
+        return run.result(likeliest(pool))
+    replies = await gather(
+        run.ask(verify_prompt.format(question=run.question, answer=c.text), verifications, sources=(c.node,))
+        for c in pool
+    )
+    scores = [approvals(texts, "correct", "wrong") / verifications for texts in replies]
+    best = within(scores, margin)
+    pairs = list(combinations(best, 2))
+    matches = await gather(preferences(run, pool[i], pool[j], comparisons, compare_prompt) for i, j in pairs)
+    wins = wins_of(len(pool), pairs, matches)
+    chosen = max(best, key=lambda i: (wins[i], scores[i], likelihood(pool[i])))
+    return run.result(pool[chosen])

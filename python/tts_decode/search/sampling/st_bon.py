@@ -1,0 +1,104 @@
+"""Self-truncation best-of-n: the samples' early consistency picks one, the others are cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from tts_decode.search.hidden import hidden_states
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
+from tts_decode.select import hidden_distances, most_central, ngram_distances
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+
+
+@strategy("n answers begun, the most consistent one finished")
+async def st_bon(
+    run: SearchRun,
+    *,
+    n: int = 10,
+    tau_coeff: float = 1.0,
+    consistency: Literal["hidden", "string"] = "hidden",
+) -> SearchResult:
+    """`n` samples until their beginnings tell which one agrees best with the others; only that one goes on.
+
+    Wang et al., "Sampling-Efficient Test-Time Scaling: Self-Estimating the Best-of-N Sampling in Early
+    Decoding", arXiv 2503.01422, section 3 (its code: Alsace08/ST-BoN).
+
+    n            number of samples.
+    tau_coeff    length of the window in which they are compared, as a multiple of the time c at which all
+                 samples are pairwise distinct or the first one ends; a token at least.
+    consistency  what is compared: "hidden": mean of the model's last hidden states over a sample so far;
+                 "string": the pairs of neighbouring tokens in it, which any engine serves.
+
+    At each token of the window the sample with the smallest mean distance to the others gets a vote; most
+    votes win (ties: the lower fork). The losers are released before the winner's next token, so that n
+    samples are held for c + tau tokens only, and the winner goes on in its own pages.
+
+    Departures. The paper's "chain of embedding" compares how a sample's state moves through all layers; an
+    engine step offers the last layer's, so hidden states are compared themselves, by squared distance. The
+    code prefills the winner again, here nothing is computed twice. c is found in steps of doubling length,
+    which never pass the window's end while tau_coeff is 1 or more.
+    """
+    at_least(1, n=n)
+    if not (tau_coeff >= 0 and np.isfinite(tau_coeff)):
+        raise ValueError(f"tau_coeff={tau_coeff}; expected a finite number, 0 or more")
+    if consistency not in ("hidden", "string"):
+        raise ValueError(f"consistency={consistency!r}; expected 'hidden' or 'string'")
+    branches = run.fork(run.root, n)
+    winner = branches[0]
+    with hidden_states(run.root.decoder, consistency == "hidden"):
+        if not winner.finished and n > 1:
+            winner = branches[await _winner(run, branches, tau_coeff, consistency)]
+    run.prune([branch for branch in branches if branch is not winner])
+    return run.result(run.end(await run.complete(winner)))
+
+
+async def _winner(
+    run: SearchRun, branches: Sequence[Branch], tau_coeff: float, consistency: Literal["hidden", "string"]
+) -> int:
+    """Steps the branches to the end of the window; index of the one that most of its tokens vote for."""
+    start = branches[0].length
+    sums: list[np.ndarray] = [np.zeros(1)] * len(branches)  # of hidden states, [hidden] once there are any
+
+    async def extend(tokens: int) -> None:
+        for i, step in enumerate(await run.step(branches, max_step_tokens=tokens, stop=())):
+            if step.hidden is not None:
+                sums[i] = sums[i] + step.hidden.numpy() * len(step.tokens)
+
+    taken = 0
+    while not _parted(branches, start):
+        await extend(max(1, taken))
+        taken += max(1, taken)
+    c = _time_of_parting(branches, start)
+    votes = [0] * len(branches)
+    for _ in range(max(1, c + max(1, int(tau_coeff * c)) - taken)):
+        await extend(1)
+        if consistency == "hidden":
+            lengths = [max(branch.length - start, 1) for branch in branches]
+            distances = hidden_distances([s / length for s, length in zip(sums, lengths, strict=True)])
+        else:
+            distances = ngram_distances([branch.tokens[start:] for branch in branches])
+        votes[most_central(distances)] += 1
+    return votes.index(max(votes))
+
+
+def _parted(branches: Sequence[Branch], start: int) -> bool:
+    """Whether all went different ways, or one has ended."""
+    ways = {(*branch.tokens[start:], branch.text) for branch in branches}  # ids may be unknown, -1
+    return len(ways) == len(branches) or any(branch.finished for branch in branches)
+
+
+def _time_of_parting(branches: Sequence[Branch], start: int) -> int:
+    """Tokens after which they are pairwise distinct, or the first one has ended."""
+    longest = max(branch.length for branch in branches) - start
+    ended = min((branch.length - start for branch in branches if branch.finished), default=longest)
+    for length in range(1, ended):
+        if len({tuple(branch.tokens[start : start + length]) for branch in branches}) == len(branches):
+            return length
+    return max(ended, 1)

@@ -1,0 +1,74 @@
+"""Compute-optimal scaling: how hard a question is decides how it is searched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tts_decode import gather
+from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.sampling import best_of_n
+from tts_decode.search.steps.beam_search import beam_search
+from tts_decode.search.steps.dvts import dvts
+from tts_decode.search.strategy import Strategy, strategy
+from tts_decode.select import difficulty_bin
+
+STRATEGIES_BY_DIFFICULTY: tuple[Strategy[...], ...] = (best_of_n, best_of_n, beam_search, beam_search, dvts)
+"""A strategy for each of five bins, easiest first."""
+
+
+@strategy("a few samples tell how hard the question is, which chooses the strategy")
+async def compute_optimal(
+    run: SearchRun,
+    *,
+    n: int = 16,
+    scorer: Scorer,
+    probes: int = 4,
+    edges: Sequence[float] = (0.8, 0.6, 0.4, 0.2),
+    strategies: Sequence[Strategy[...]] = STRATEGIES_BY_DIFFICULTY,
+    agg_strategy: str = "last",
+) -> SearchResult:
+    """The mean score of a few sampled answers puts the question in a bin; each bin has its own strategy.
+
+    Snell et al., "Scaling LLM Test-Time Compute Optimally", arXiv 2408.03314, section 3 (model-predicted
+    difficulty); Liu et al., "Can 1B LLM Surpass 405B LLM?", arXiv 2502.06703, make the choice depend on the
+    model and the scorer too: on small models search wins where best-of-n does on large ones.
+
+    n             of the chosen strategy; the probes come on top.
+    scorer        in both phases; the default edges expect scores in [0, 1].
+    probes        answers sampled to tell the difficulty. They stay candidates.
+    edges         falling mean scores that divide the bins. `select.difficulty_edges` takes them from the mean
+                  scores of questions like those to come, so that the bins are quantiles, as published; the
+                  default cuts [0, 1] evenly and knows nothing of your model.
+    strategies    one more than `edges`, easiest bin first; each gets `n`, `scorer` and `agg_strategy`, as far
+                  as it has them. Default: best-of-n for the two easiest of five bins and beam search for the
+                  next two, as published; diverse verifier tree search for the hardest, where the paper finds
+                  no method that helps.
+    agg_strategy  as in `beam_search`.
+
+    Departures. The paper estimates the difficulty from 2048 samples a question and leaves their cost out; it
+    chooses the strategy of each bin by its accuracy on held-out questions, which here is the caller's to do.
+    """
+    at_least(1, n=n, probes=probes)
+    if len(strategies) != len(edges) + 1:
+        raise ValueError(
+            f"strategies has {len(strategies)} entries for {len(edges)} edges; expected one more"
+        )
+    difficulty_bin(0.0, edges)  # checks them
+    for chosen in strategies:
+        width = chosen.options.get("beam_width")
+        if isinstance(width, int) and n % width:
+            raise ValueError(f"beam_width={width} of {chosen.name} does not divide n={n}")
+    run.aggregate_by(agg_strategy)
+    samples = run.fork(run.root, probes)
+    await gather(run.complete(branch) for branch in samples)
+    scores = await run.score(samples, scorer)
+    for branch in samples:
+        run.end(branch)
+    if run.over:
+        return run.result()
+    chosen = strategies[difficulty_bin(math.fsum(scores) / probes, edges)]
+    options = {"n": n, "scorer": scorer, "agg_strategy": agg_strategy}
+    return await chosen.body(run, **{name: options[name] for name in options if name in chosen.parameters})

@@ -1,0 +1,65 @@
+"""Diverse verifier tree search: independent subtrees, each of which follows its best step."""
+
+from __future__ import annotations
+
+from tts_decode import gather
+from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
+from tts_decode.select import top_k
+
+
+@strategy("n/beam_width subtrees, each keeps the best of its beam_width steps")
+async def dvts(
+    run: SearchRun,
+    *,
+    n: int = 16,
+    beam_width: int = 4,
+    scorer: Scorer,
+    max_steps: int = 40,
+    agg_strategy: str = "last",
+) -> SearchResult:
+    """`n // beam_width` subtrees that know nothing of each other: each samples `beam_width` steps, keeps one.
+
+    Beeching, Tunstall and Rush, "Scaling Test-Time Compute with Open Models", Hugging Face 2024, and its code
+    search-and-learn. Beam search puts all its width where scores are high early on; here the width stays
+    spread over the subtrees.
+
+    n             steps sampled at a time, over all subtrees.
+    beam_width    steps sampled of each subtree, a divisor of `n`: the M of beam search.
+    max_steps     depth at which the search ends with what it has.
+    agg_strategy  ranks steps by the "last", "min", "prod" or "mean" of the step scores on their path.
+
+    A subtree ends when its best step finishes the answer; those of that last step's samples that are finished
+    too are candidates with it. The answer is the best-scored candidate.
+
+    Departures. Subtrees do not wait for each other, so the scorer gets one subtree at a time. At `max_steps`
+    the search ends, where the code samples the rest of every answer in one go. The code also ends a subtree
+    when the text holds a boxed answer: give the root stop strings and end-of-sequence tokens to that effect.
+    """
+    at_least(1, n=n, beam_width=beam_width, max_steps=max_steps)
+    if n % beam_width:
+        raise ValueError(f"beam_width={beam_width} does not divide n={n}")
+    run.aggregate_by(agg_strategy)
+
+    async def subtree() -> None:
+        live = run.fork(run.root, beam_width)
+        for step in range(1, max_steps + 1):
+            await run.step(live)
+            await run.score(live, scorer)
+            best = top_k(run.aggregated(live), 1)[0]
+            if run.over:
+                return
+            if live[best].finished:
+                for branch in live:
+                    if branch.finished:
+                        run.end(branch)
+                    else:
+                        run.prune([branch])
+                return
+            if step < max_steps:
+                live = run.expand(live, [beam_width * (i == best) for i in range(beam_width)])
+
+    await gather(subtree() for _ in range(n // beam_width))
+    return run.result()

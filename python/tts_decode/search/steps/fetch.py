@@ -1,0 +1,114 @@
+"""FETCH: beam search over hyper-nodes, states that say the same taken together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.hidden import hidden_states
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.steps.ets import Embed, mean_hidden
+from tts_decode.search.strategy import strategy
+from tts_decode.select import cluster, hyper_nodes, top_k
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+
+
+@strategy("beam search over clusters of steps that say the same")
+async def fetch(
+    run: SearchRun,
+    *,
+    n: int = 16,
+    beam_width: int = 4,
+    scorer: Scorer,
+    max_steps: int = 50,
+    cluster_threshold: float = 0.15,
+    embed: Embed | None = None,
+    agg_strategy: str = "last",
+) -> SearchResult:
+    """Sibling steps that say the same become one hyper-node; the best hyper-nodes go on, not the best steps.
+
+    Wang et al., "Don't Get Lost in the Trees: Streamlining LLM Reasoning by Overcoming Tree Search
+    Exploration Pitfalls", arXiv 2502.11183: FETCH's state merging in its beam search. Defaults of `max_steps`
+    and `cluster_threshold` are its code's, whose beam is 5 hyper-nodes with 5 steps each (n = 25,
+    beam_width = 5).
+
+    n                  at most so many steps are sampled at a time: `n // beam_width` hyper-nodes go on. The
+                       first step samples `beam_width` only, the root being one state.
+    beam_width         steps sampled of each hyper-node, a divisor of `n`, from its members in turn, best
+                       first. Members beyond that many return their pages.
+    max_steps          depth at which the search ends with what it has.
+    cluster_threshold  cosine distance below which sibling steps are one state (average linkage).
+    embed              embeddings of the new steps; None takes the mean of the model's own last hidden states
+                       over each step.
+    agg_strategy       the score of a state from its path's: "last" as published, "min", "prod" or "mean".
+
+    A hyper-node's value is its best member's. Finished states merge among themselves; they become candidates,
+    and their hyper-nodes hold their places in the beam from then on, so that the search ends when the best
+    `n // beam_width` are all finished.
+
+    Departures. The paper's clusters come from a SimCSE model trained on steps that were judged equal; here
+    from the model's hidden states, or from `embed` (`sentence_embedder`). Its other half, verifiers trained
+    by temporal differences and averaged in an ensemble, is the scorer's business. Its code also drops steps
+    that repeat the one before or are too long.
+    """
+    at_least(1, n=n, beam_width=beam_width, max_steps=max_steps)
+    if n % beam_width:
+        raise ValueError(f"beam_width={beam_width} does not divide n={n}")
+    if not cluster_threshold >= 0:
+        raise ValueError(f"cluster_threshold={cluster_threshold}; expected 0 or more")
+    run.aggregate_by(agg_strategy)
+
+    def merged(siblings: list[Branch]) -> list[list[Branch]]:
+        """Hyper-nodes of sibling steps, the finished ones first, as the published code has them."""
+        groups: list[list[Branch]] = []
+        for finished in (True, False):
+            states = [branch for branch in siblings if branch.finished == finished]
+            if len(states) > 1:
+                labels = cluster((embed or mean_hidden)([b.steps[-1] for b in states]), cluster_threshold)
+                nodes = hyper_nodes(labels, run.aggregated(states))
+                groups += [[states[i] for i in node] for node in nodes]
+            elif states:
+                groups.append(states)
+        return groups
+
+    with hidden_states(run.root.decoder, embed is None and not run.root.finished):
+        ended: list[float] = []  # values of the finished hyper-nodes
+        siblings = [run.fork(run.root, beam_width)]  # those of each hyper-node
+        for step in range(1, max_steps + 1):
+            live = [branch for group in siblings for branch in group]
+            await run.step(live)
+            await run.score(live, scorer)
+            if run.over or run.root.finished:
+                break
+            nodes = [node for group in siblings for node in merged(group)]
+            values = [run.aggregated(node[:1])[0] for node in nodes]
+            done = [node[0].finished for node in nodes]
+            # earlier hyper-nodes come first among equals
+            best = top_k(ended + values, n // beam_width)
+            beam = [nodes[i - len(ended)] for i in best if i >= len(ended) and not done[i - len(ended)]]
+            ended += [value for value, finished in zip(values, done, strict=True) if finished]
+            for branch in live:
+                if branch.finished:
+                    run.end(branch)
+            live = [branch for branch in live if not branch.finished]
+            if not beam:
+                run.prune(live)
+                break
+            if step < max_steps:
+                siblings = _expand(run, live, beam, beam_width)
+        return run.result()
+
+
+def _expand(
+    run: SearchRun, live: Sequence[Branch], beam: Sequence[Sequence[Branch]], beam_width: int
+) -> list[list[Branch]]:
+    """Forks of each hyper-node of the beam: `beam_width` of them, its members taken in turn."""
+    chosen = [[node[j % len(node)] for j in range(beam_width)] for node in beam]
+    counts = {branch.id: group.count(branch) for group in chosen for branch in group}
+    forks = iter(run.expand(live, [counts.get(branch.id, 0) for branch in live]))
+    copies = {branch.id: [next(forks) for _ in range(counts.get(branch.id, 0))] for branch in live}
+    return [[copies[branch.id].pop(0) for branch in group] for group in chosen]

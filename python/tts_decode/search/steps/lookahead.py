@@ -1,0 +1,77 @@
+"""Beam search whose scores look k steps ahead."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tts_decode import gather
+from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
+from tts_decode.select import allocate, top_k
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+
+
+@strategy("beam search that scores each step after k more greedy ones")
+async def lookahead(
+    run: SearchRun,
+    *,
+    n: int = 16,
+    beam_width: int = 4,
+    k: int = 1,
+    scorer: Scorer,
+    max_steps: int = 40,
+    agg_strategy: str = "last",
+) -> SearchResult:
+    """Beam search, but a step is scored where `k` more steps at temperature 0 lead from it.
+
+    Snell et al., "Scaling LLM Test-Time Compute Optimally", arXiv 2408.03314, section 5.2 (they run k = 1
+    and 3); also `lookahead` of Hugging Face's search-and-learn. With `k` = 0 it is `beam_search`.
+
+    n, beam_width, max_steps, agg_strategy   as in `beam_search`.
+    k             steps of a rollout; one that finishes its answer stops there. Each costs a step of every
+                  unfinished beam: n (k + 1) steps at a time in all.
+
+    A rollout is a fork of its beam: it shares the beam's pages, and its own return once it is scored. In the
+    result's tree its nodes are pruned ones below the step that they speak for, and both carry the score.
+
+    Departures. As in `beam_search`, a finished beam becomes a candidate and frees its place.
+    """
+    at_least(1, n=n, beam_width=beam_width, max_steps=max_steps)
+    at_least(0, k=k)
+    if n % beam_width:
+        raise ValueError(f"beam_width={beam_width} does not divide n={n}")
+    run.aggregate_by(agg_strategy)
+
+    async def roll_out(branch: Branch) -> Branch:
+        if branch.finished or k == 0:
+            return branch
+        ahead = run.fork(branch)[0]
+        for _ in range(k):
+            if not ahead.finished:
+                await run.step([ahead], temperature=0.0)
+        return ahead
+
+    goal = len(run.candidates) + n
+    live = run.fork(run.root, n)
+    for _ in range(max_steps):
+        await run.step(live)
+        ahead = await gather(roll_out(branch) for branch in live)
+        scores = await run.score(ahead, scorer)
+        for branch, rollout, score in zip(live, ahead, scores, strict=True):
+            if rollout is not branch:
+                branch.scores.append(score)
+                run.tree[run.node(branch)].score = score
+                run.prune([rollout])
+            if branch.finished:
+                run.end(branch)
+        live = [branch for branch in live if not branch.finished]
+        if not live or run.over or len(run.candidates) >= goal:
+            break
+        kept = top_k(run.aggregated(live), n // beam_width)
+        continuations = dict(zip(kept, allocate(n, [1.0] * len(kept)), strict=True))
+        live = run.expand(live, [continuations.get(i, 0) for i in range(len(live))])
+    return run.result()

@@ -1,0 +1,73 @@
+"""How settled a vote is, and what a model's or a sample's confidence makes of its votes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from tts_decode.select.scores import require_finite
+
+
+def majority_probability(counts: Sequence[int], criterion: Literal["beta", "dirichlet"] = "beta") -> float:
+    """Probability that the most frequent answer is the most probable one, given how often each was seen.
+
+    Aggarwal et al., arXiv 2305.11860, section 2: under a uniform prior the shares of the answers have a
+    Dirichlet posterior with parameters counts + 1. "dirichlet" compares the first answer with all others;
+    "beta" only with the second one, which is 0 where there is none. No counts give 0.
+    """
+    if any(count < 0 for count in counts):
+        raise ValueError(f"counts={list(counts)}; expected no negative count")
+    ranked = sorted(counts, reverse=True)
+    if not ranked:
+        return 0.0
+    if criterion == "beta" or len(ranked) < 3:
+        first, second = ranked[0], ranked[1] if len(ranked) > 1 else 0
+        tosses = first + second + 1  # P(Beta(a + 1, b + 1) > 1/2) = P(Binomial(a + b + 1, 1/2) <= a)
+        return math.fsum(math.comb(tosses, i) / 2**tosses for i in range(first + 1))
+    if criterion != "dirichlet":
+        raise ValueError(f"criterion={criterion!r}; expected 'beta' or 'dirichlet'")
+    from scipy import integrate, special  # of the extra "search"
+
+    # Shares are gamma variables over their sum, so the largest share is the largest gamma variable. The
+    # integral over the first one's quantiles has the others' distribution functions as its integrand.
+    def others_below(quantile: float) -> float:
+        first = special.gammaincinv(ranked[0] + 1, quantile)
+        return math.prod(float(special.gammainc(count + 1, first)) for count in ranked[1:])
+
+    return float(integrate.quad(others_below, 0.0, 1.0, limit=200)[0])
+
+
+def agreement(answers: Sequence[str | None]) -> float:
+    """Share of the most frequent answer among those given; 0 if all abstain (None)."""
+    given = [answer for answer in answers if answer is not None]
+    return max((given.count(answer) for answer in given), default=0) / max(len(given), 1)
+
+
+def consistency_weight(answers: Sequence[str | None]) -> float:
+    """What each vote of a model weighs, by how much its own answers agree: 1 if all are the same, 1/k if the
+    k answers spread evenly over those seen, linear in their entropy between.
+
+    Chen et al., arXiv 2504.00762 (the internal weight of ModelSwitch's vote). Answers of None abstain.
+    """
+    given = [answer for answer in answers if answer is not None]
+    counts = [given.count(answer) for answer in dict.fromkeys(given)]
+    if len(counts) < 2:
+        return 1.0
+    entropy = -math.fsum(count / len(given) * math.log(count / len(given)) for count in counts)
+    least = 1 / len(given)
+    return least + (1 - least) * (1 - entropy / math.log(len(counts)))
+
+
+def borda_weights(scores: Sequence[float], power: float = 1.0) -> list[float]:
+    """(N - rank) ** power for the rank of each of N scores, 0 for the largest; ties go to the lower index.
+
+    Kang et al., "Scalable Best-of-N Selection for Large Language Models via Self-Certainty", arXiv
+    2502.18581, section 4: power 0 is a majority vote, a large one lets the most confident sample decide.
+    """
+    require_finite("scores", scores)
+    if not (math.isfinite(power) and power >= 0):
+        raise ValueError(f"power={power}; expected a finite number, 0 or more")
+    ranked = sorted(range(len(scores)), key=lambda i: -scores[i])
+    rank = {index: position for position, index in enumerate(ranked)}
+    return [float((len(scores) - rank[i]) ** power) for i in range(len(scores))]

@@ -1,0 +1,17 @@
+"""Search states that say the same, taken together."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+
+def hyper_nodes(labels: Sequence[Hashable], scores: Sequence[float]) -> list[list[int]]:
+    """Indices of equal label, each group best score first, groups in order of first appearance.
+
+    The states of a hyper-node of FETCH (Wang et al., arXiv 2502.11183): its value is that of its first
+    member. Ties go to the lower index.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for i, label in enumerate(labels):
+        groups.setdefault(label, []).append(i)
+    return [sorted(group, key=lambda i: -scores[i]) for group in groups.values()]

@@ -1,0 +1,20 @@
+"""The acceptance rule of a Markov chain over texts."""
+
+from __future__ import annotations
+
+import math
+
+
+def acceptance(
+    reward: float, proposed_reward: float, length: int, proposed_length: int, beta: float
+) -> float:
+    """Probability of going from a text to one that shares a prefix with it and was sampled from there on.
+
+    Metropolis-Hastings for the law p(text) exp(reward / beta): with the cut uniform over a text's `length`
+    tokens and the rest drawn from p, all of p cancels, and what remains is
+    min(1, exp((proposed_reward - reward) / beta) length / proposed_length).
+    """
+    if not (beta > 0 and math.isfinite(beta)):
+        raise ValueError(f"beta={beta}; expected a positive finite number")
+    log_ratio = (proposed_reward - reward) / beta + math.log(length / proposed_length)
+    return math.exp(min(log_ratio, 0.0))
