@@ -198,7 +198,7 @@ def test_mcts_expands_what_llm_reasoners_expands(seed):
             return score(action[0]), {}
 
     theirs = MCTS(n_iters=8, depth_limit=40, cum_reward=lambda rewards: rewards[-1])
-    found = theirs(Words(None), Scores())
+    found = theirs(Words(), Scores())
     decoder = scripted_decoder(script)
     options = {"n": 8, "width": 3, "selection": "uct", "scorer": scorer(score)}
     result = run_scripted(decoder, mcts, PROMPT, sampling=STEPS, **options)
@@ -312,17 +312,17 @@ def plain_ab_mcts(n, draw, rng):
 def test_ab_mcts_samples_and_refines_as_the_plain_search(seed, posterior, draw):
     decoder = scripted_decoder(answers)
     sampling = SamplingParams(seed=seed)
-    options = {"n": 14, "posterior": posterior, "scorer": scorer(score)}
+    options = {"n": 25, "posterior": posterior, "scorer": scorer(score)}
     result = run_scripted(decoder, ab_mcts, PROMPT, sampling=sampling, **options)
-    asked = plain_ab_mcts(14, draw, random.Random(seed))
+    asked = plain_ab_mcts(25, draw, random.Random(seed))
     assert prefixes(decoder) == asked
-    assert 1 < asked.count(PROMPT) < 14  # both kinds occur
+    assert 1 < asked.count(PROMPT) < 25  # both kinds occur
     assert result.best.score == max(score(candidate.text) for candidate in result.candidates)
 
 
 def test_ab_mcts_shows_feedback_and_names_the_answer_it_refines():
     decoder = scripted_decoder(answers)
-    options = {"n": 12, "scorer": scorer(lambda text: 0.9), "feedback": lambda text: f"tests of {text}: 3"}
+    options = {"n": 12, "scorer": scorer(lambda text: 0.0), "feedback": lambda text: f"tests of {text}: 3"}
     result = run_scripted(decoder, ab_mcts, PROMPT, sampling=WHOLE, **options)
     nodes = {candidate.node: candidate.text for candidate in result.candidates}
     prompts = [node for node in result.tree[1:] if node.status == "prompt"]
@@ -447,7 +447,7 @@ def test_forest_of_thought_corrects_what_it_is_unsure_of():
 def test_forest_of_thought_begins_later_trees_with_the_likest_example():
     examples = [("Name a prime", "Seven"), ("What is Q", "It is 3")]
     decoder = scripted_decoder(answers)
-    options = {"n": 3, "max_iter": 0, "scorer": scorer(score), "correct_threshold": -math.inf, "extract": str}
+    options = {"n": 3, "max_iter": 0, "choose": "score", "scorer": scorer(score), "extract": str}
     run_scripted(decoder, forest_of_thought, PROMPT, sampling=WHOLE, examples=examples, **options)
     shown = EXAMPLE.format(example="What is Q", solution="It is 3", question=PROMPT)
     assert prefixes(decoder) == [PROMPT, shown, shown]

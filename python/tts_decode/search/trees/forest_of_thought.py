@@ -99,6 +99,7 @@ async def forest_of_thought(
 
     if run.root.finished:
         return run.result()
+
     async def rate(answer: str) -> float:
         (reply,) = await run.ask(RATE.format(question=run.question, answer=answer))
         return rating(reply) or 0.0
