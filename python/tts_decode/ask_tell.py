@@ -72,6 +72,7 @@ class AskTell:
         self,
         strategy: Callable[..., Awaitable[SearchResult]],
         prompt: str | Messages,
+        /,
         *,
         sampling: SamplingParams | None = None,
         budget: Budget | None = None,

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tts_decode.branch import Step
 from tts_decode.errors import JournalError
+from tts_decode.steps import Step
 
 if TYPE_CHECKING:
     from tts_decode.branch import Branch

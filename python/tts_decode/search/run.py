@@ -23,9 +23,10 @@ from tts_decode.select import aggregate, aggregation
 from tts_decode.text import continuation
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch, Step
+    from tts_decode.branch import Branch
     from tts_decode.decoder import TreeDecoder
     from tts_decode.prompts import Prompt
+    from tts_decode.steps import Step
 
 T = TypeVar("T")
 
