@@ -8,15 +8,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tts_decode.ask_tell import AskTell
     from tts_decode.branch import Branch
     from tts_decode.budget import Budget
     from tts_decode.decoder import TreeDecoder
+    from tts_decode.engines.completion import Completion, CompletionRequest
+    from tts_decode.engines.openai import OpenAICompletions
+    from tts_decode.engines.text import TextDecoder
     from tts_decode.errors import (
         BranchReleased,
+        EngineError,
         JournalError,
         ModelLoadError,
         OutOfPages,
         ScorerError,
+        UnsupportedByEngine,
         UnsupportedModel,
     )
     from tts_decode.kv_budget import KVBudget, Pin
@@ -28,35 +34,48 @@ if TYPE_CHECKING:
     from tts_decode.steps import Step
 
 __all__ = [
+    "AskTell",
     "Branch",
     "BranchReleased",
     "BranchState",
     "Budget",
+    "Completion",
+    "CompletionRequest",
     "DecoderStats",
+    "EngineError",
     "JournalError",
     "KVBudget",
     "ModelLoadError",
+    "OpenAICompletions",
     "OutOfPages",
     "Pin",
     "SamplingParams",
     "ScorerError",
     "SparseConfig",
     "Step",
+    "TextDecoder",
     "TreeDecoder",
+    "UnsupportedByEngine",
     "UnsupportedModel",
     "gather",
 ]
 
 _MODULES = {
+    "ask_tell": ("AskTell",),
     "branch": ("Branch",),
     "budget": ("Budget",),
     "decoder": ("TreeDecoder",),
+    "engines.completion": ("Completion", "CompletionRequest"),
+    "engines.openai": ("OpenAICompletions",),
+    "engines.text": ("TextDecoder",),
     "errors": (
         "BranchReleased",
+        "EngineError",
         "JournalError",
         "ModelLoadError",
         "OutOfPages",
         "ScorerError",
+        "UnsupportedByEngine",
         "UnsupportedModel",
     ),
     "kv_budget": ("KVBudget", "Pin"),
