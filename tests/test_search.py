@@ -315,7 +315,8 @@ def test_an_exhausted_budget_ends_with_the_best_so_far(decoder, name):
     assert budget.tokens_used <= 40
     assert result.candidates
     assert result.best.tokens
-    assert any(not c.complete for c in result.candidates)
+    if get_strategy(name).family != "graphs":  # which may end between one prompt's answer and the next
+        assert any(not c.complete for c in result.candidates)
 
 
 @pytest.mark.parametrize("name", ["beam_search", "rebase", "ets"])
