@@ -8,7 +8,7 @@ come to the same texts.
 
     def script(prefix, k):                        # three steps, then the end; wording depends on prefix and k
         steps = prefix.count("\\n")
-        return (f"step {steps}{'abc'[k]}\\n", "stop_string") if steps < 3 else (f"= {len(prefix)}", "eos")
+        return (f"step {steps}{'abcd'[k]}\\n", "stop_string") if steps < 3 else (f"= {len(prefix)}", "eos")
 
     def score(text):                              # of the text after the prompt
         return (len(text) * 37 % 11) / 11

@@ -118,7 +118,7 @@ def test_every_strategy_runs_on_a_completion_call(name):
     def run():
         decoder = scripted_decoder(random_script(3), logprobs_of=logprobs_of)
         options = small_options(name)
-        if name == "ets":
+        if name in ("ets", "fetch"):
             options["embed"] = lambda steps: np.array([[len(step.text), 1.0] for step in steps])
         if name == "st_bon":
             options["consistency"] = "string"
@@ -655,7 +655,7 @@ def test_bad_arguments_are_named(arguments, message):
         TextDecoder(**{"complete": _never} | arguments)
 
 
-@pytest.mark.parametrize("prompt", ["", [], 5, {"role": "user"}])
+@pytest.mark.parametrize("prompt", ["", [], 5, {"role": "user"}, [{"role": "user"}]])
 def test_bad_prompts_are_refused(prompt):
     decoder = TextDecoder(_never)
     with pytest.raises((TypeError, ValueError), match="prompt"):
