@@ -2,14 +2,15 @@
 
 `python -m benches.search_comparison` takes the default problems one after another. On each, REBASE and ETS
 with the per-node and the per-token cost search from the same seed, one at a time on the same decoder, in an
-order that turns from problem to problem, so that a drift of the machine's speed hits all alike. Each search is
-written down as it ends: called again with the same --json, it goes on where it was interrupted. A width's
-lambdas are those of the paper's code.
+order that turns from problem to problem, so that a drift of the machine's speed hits all alike. Each search
+is written down as it ends: called again with the same --json, it goes on where it was interrupted. A width's
+lambda_d is that of the paper's code.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -19,10 +20,11 @@ from typing import Annotated, Any
 import torch
 import transformers
 import typer
-from tts_decode import SamplingParams, TreeDecoder
+from tts_decode import Branch, SamplingParams, TreeDecoder
 from tts_decode.cli.problems import Settings, make_prompt
 from tts_decode.cli.scorers import ScorerOf
 from tts_decode.engines.loading import DEFAULT_MODEL, load_model
+from tts_decode.rewards import mean_logprob
 from tts_decode.search import STRATEGIES, SearchResult
 from tts_decode.select import vote
 from tts_decode.select.statistics import geometric_mean_ratio, paired_difference, wilson_interval
@@ -30,7 +32,7 @@ from tts_decode.tasks import Task, default_tasks, final_answer
 
 Record = dict[str, Any]
 
-LAMBDAS = {16: (1.0, 1.5), 64: (1.0, 1.4), 256: (1.0, 1.45)}  # width -> lambda_b, lambda_d
+LAMBDA_D = {16: 1.5, 64: 1.4, 256: 1.45}  # width -> lambda_d
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "rebase": ("rebase", {}),
     "ets, per node": ("ets", {"node_cost": "node"}),
@@ -67,27 +69,42 @@ class Study:
         self._file.flush()
 
 
+async def mean_probability(branches: Sequence[Branch]) -> list[float]:
+    """Geometric mean of a branch's token probabilities: free, and in [0, 1] as REBASE's temperature wants."""
+    return [math.exp(score) for score in await mean_logprob()(branches)]
+
+
 def search(
-    decoder: TreeDecoder, task: Task, width: int, variant: str, settings: Settings, scorer: str
+    decoder: TreeDecoder,
+    task: Task,
+    width: int,
+    variant: str,
+    settings: Settings,
+    scorer: str,
+    lambda_b: float,
 ) -> Record:
     name, options = VARIANTS[variant]
     if name == "ets":
-        lambda_b, lambda_d = LAMBDAS[width]
-        options = options | {"lambda_b": lambda_b, "lambda_d": lambda_d}
+        options = options | {"lambda_b": lambda_b, "lambda_d": LAMBDA_D[width]}
     strategy = STRATEGIES[name]
 
     async def run() -> SearchResult:
         root = await decoder.root(make_prompt(task.prompt, decoder, settings), settings.sampling)
         try:
-            scored = ScorerOf(scorer).argument(strategy, task, decoder)
+            scored = (
+                {"scorer": mean_probability}
+                if scorer == "mean_probability"
+                else ScorerOf(scorer).argument(strategy, task, decoder)
+            )
             return await strategy(root, n=width, **options, **scored)
         finally:
             root.release()
 
     result = decoder.run(run())
     assert task.verify is not None
-    answers = [final_answer(c.text, task.answer) or None for c in result.candidates if c.complete]
-    votes = vote(answers, [max(c.score or 0.0, 0.0) for c in result.candidates if c.complete])
+    complete = [c for c in result.candidates if c.complete]
+    answers = [final_answer(c.text, task.answer) or None for c in complete]
+    votes = vote(answers, [max(c.score or 0.0, 0.0) for c in complete])  # weighted, as the paper's
     stats = result.stats
     return {
         "width": width,
@@ -194,7 +211,10 @@ def main(
     problems: Annotated[
         str, typer.Option(help="width:problems, with commas; widths 16, 64 and 256")
     ] = "16:100,64:40,256:10",
-    scorer: Annotated[str, typer.Option(help="of the command tts-decode; a name")] = "self_evaluation",
+    scorer: Annotated[
+        str, typer.Option(help="mean_probability, or one of tts-decode's, by name")
+    ] = "mean_probability",
+    lambda_b: Annotated[float, typer.Option(help="price of KV; the paper's is 1.0")] = 1.0,
     seed: int = 0,
     temperature: Annotated[float, typer.Option(help="of sampling; the paper's is 1.0")] = 1.0,
     max_tokens: Annotated[int, typer.Option(help="longest answer")] = 96,
@@ -204,9 +224,9 @@ def main(
     ),
 ) -> None:
     counts = {int(width): int(count) for width, count in (pair.split(":") for pair in problems.split(","))}
-    if not counts.keys() <= LAMBDAS.keys() or min(counts.values()) < 1:
+    if not counts.keys() <= LAMBDA_D.keys() or min(counts.values()) < 1:
         raise typer.BadParameter(
-            f"--problems: got {problems}, expected widths of {', '.join(map(str, LAMBDAS))}"
+            f"--problems: got {problems}, expected widths of {', '.join(map(str, LAMBDA_D))}"
         )
     began = time.perf_counter()
     sampling = SamplingParams(
@@ -223,18 +243,19 @@ def main(
         "sampling": {"temperature": temperature, "seed": seed, "stop": "\n"},
         "max_tokens": max_tokens,
         "max_step_tokens": max_step_tokens,
-        "lambdas": {str(width): LAMBDAS[width] for width in LAMBDAS},
+        "lambda_b": lambda_b,
+        "lambda_d": LAMBDA_D,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     study = Study(json_file.with_suffix(".jsonl"), about)
     tasks = default_tasks(max(counts.values()))
-    search(decoder, tasks[0], min(counts), BASE, settings, scorer)  # warm, outside the record
+    search(decoder, tasks[0], min(counts), BASE, settings, scorer, lambda_b)  # warm, outside the record
     for width, count in counts.items():
         for number, task in enumerate(tasks[:count]):
             turn = number % len(VARIANTS)
             for variant in [*VARIANTS][turn:] + [*VARIANTS][:turn]:
                 if not study.find(width=width, task=task.name, variant=variant):
-                    study.add(search(decoder, task, width, variant, settings, scorer))
+                    study.add(search(decoder, task, width, variant, settings, scorer, lambda_b))
             print(
                 f"{time.perf_counter() - began:6.0f} s  width {width}: {number + 1} of {count}",
                 file=sys.stderr,
