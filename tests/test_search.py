@@ -315,7 +315,8 @@ def test_an_exhausted_budget_ends_with_the_best_so_far(decoder, name):
     assert budget.tokens_used <= 40
     assert result.candidates
     assert result.best.tokens
-    if get_strategy(name).family != "graphs":  # which may end between one prompt's answer and the next
+    family = get_strategy(name).family
+    if family != "graphs" and name != "forest_of_thought":  # which may end between two prompts' answers
         assert any(not c.complete for c in result.candidates)
 
 
