@@ -9,8 +9,17 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from scripted import ScriptedModel, counted, random_script, run_scripted, scorer, scripted_decoder, words
-from search_options import small_options
+from scripted import (
+    NEEDS_A_MODEL,
+    ScriptedModel,
+    counted,
+    random_script,
+    run_scripted,
+    scorer,
+    scripted_decoder,
+    text_options,
+    words,
+)
 from tts_decode import Budget, SamplingParams, gather
 from tts_decode.ask_tell import AskTell, LogprobRequest, RequestWithdrawn, ScoreRequest
 from tts_decode.engines.completion import Completion, CompletionRequest
@@ -91,16 +100,9 @@ def test_answers_in_any_order_make_the_search_that_an_engine_makes(strategy, opt
     assert search.ask() == []
 
 
-NEEDS_A_MODEL = {"lm_beam_search"}
-
-
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in NEEDS_A_MODEL])
 def test_every_strategy_can_be_asked_and_told(name):
-    options = small_options(name)
-    if name == "ets":
-        options["embed"] = lambda steps: np.array([[len(step.text), 1.0] for step in steps])
-    if name == "st_bon":
-        options["consistency"] = "string"
+    options = text_options(name)
     decoder = scripted_decoder(random_script(3), logprobs_of=logprobs_of)
     expected = run_scripted(decoder, get_strategy(name), PROMPT, **options)
     caller, model = Caller(3), ScriptedModel(random_script(3))

@@ -12,10 +12,13 @@ from collections import Counter
 
 import pytest
 from scripted import run_scripted, scripted_decoder
-from tts_decode import SamplingParams
-from tts_decode.search import adaptive_graph, archon, aries, atom_of_thoughts
+from tiny_models import byte_tokenizer, tiny_model
+from tts_decode import SamplingParams, TreeDecoder
+from tts_decode.search import adaptive_graph, archon, aries, atom_of_thoughts, get_strategy
 from tts_decode.search.graphs.parsing import choice, listed, numbered, ranking, spoken, with_needs
 from tts_decode.select import ancestors, earlier_needs, extract_answer, longest_path
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 QUESTION = "How old is Ann, who is twice as old as Bob?"
 SEEDS = range(25)
@@ -421,6 +424,44 @@ def test_archon_shares_out_samples_between_models():
     assert [len(decoder.complete.calls) for decoder in (first, second)] == [3, 2]
     assert len(result.candidates) == 5
     assert second.stats().branches == 0
+
+
+# -- on the tree
+
+
+OPTIONS = {
+    "atom_of_thoughts": {"n": 2, "max_depth": 1},
+    "adaptive_graph": {"threshold": 1.0},
+    "aries": {"n": 2, "max_steps": 2},
+    "archon": {"n": 2, "layers": "generate critique verify test fuse"},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_prompts_share_the_pages_of_the_question(name):
+    """A prompt that begins with the question computes none of its whole pages again."""
+    model = tiny_model()
+    model.config.max_position_embeddings = 4096
+    decoder = TreeDecoder(
+        model, byte_tokenizer(), kv_bytes=64 << 20, sampling=SamplingParams(max_tokens=24, seed=1)
+    )
+    question = QUESTION * 3
+
+    async def search():
+        root = await decoder.root(question)
+        result = await get_strategy(name)(root, **OPTIONS[name])
+        root.release()
+        return result
+
+    result = decoder.run(search())
+    prompts = [node for node in result.tree[1:] if node.status == "prompt"]
+    assert prompts
+    assert all(node.text.startswith(question) for node in prompts)
+    tokens = sum(len(node.tokens) for node in result.tree)
+    yes_and_no = 5 * len(prompts)  # what of them is fed for a probability of Yes
+    shared = len(question) // 16 * 16
+    assert decoder.stats().forward_tokens <= tokens + yes_and_no - shared * len(prompts)
+    assert decoder.stats().resident_bytes == 0
 
 
 # -- what replies are read for

@@ -15,6 +15,7 @@ from scripted import run_scripted, scorer, scripted_decoder, words
 from test_select_sampling import plain_b4, plain_kept
 from tiny_models import EOS, byte_tokenizer, tiny_model
 from tts_decode import SamplingParams, TreeDecoder
+from tts_decode.errors import UnsupportedByEngine
 from tts_decode.rewards import verifier
 from tts_decode.search import (
     adaptive_consistency,
@@ -245,6 +246,12 @@ def test_rpc_votes_by_the_mass_of_probable_samples(seed, prune):
     assert answer_of(result.answer) == max(expected, key=expected.get)
 
 
+def test_rpc_says_that_it_needs_log_probabilities():
+    decoder = scripted_decoder(lambda prefix, k: ("1", "eos", [math.nan]))
+    with pytest.raises(UnsupportedByEngine, match="rpc weighs samples by their log-probabilities"):
+        run_scripted(decoder, rpc, QUESTION, n=3)
+
+
 # -- ModelSwitch
 
 
@@ -437,7 +444,7 @@ def test_st_bon_holds_a_tenth_of_the_kv_of_best_of_n(decoder):
     prompt fills a page, so that the target is met without help from tails that are copied."""
 
     async def held(strategy, **options):
-        sampling = SamplingParams(max_tokens=256, max_step_tokens=64, seed=2, suppress_token_ids=(EOS,))
+        sampling = SamplingParams(max_tokens=192, max_step_tokens=64, seed=2, suppress_token_ids=(EOS,))
         root = await decoder.root("What is 22 + 33?", sampling)
         before, samples = decoder.stats().resident_bytes, []
         search = asyncio.ensure_future(strategy(root, n=16, **options))
@@ -452,7 +459,7 @@ def test_st_bon_holds_a_tenth_of_the_kv_of_best_of_n(decoder):
 
     result, peak, mean = decoder.run(held(st_bon))
     full, full_peak, full_mean = decoder.run(held(best_of_n, scorer=verifier(len)))
-    assert len(result.best.tokens) == len(full.best.tokens) == 256
+    assert len(result.best.tokens) == len(full.best.tokens) == 192
     assert peak <= 0.1 * full_peak
     assert mean <= 0.1 * full_mean
 
