@@ -8,7 +8,7 @@ come to the same texts.
 
     def script(prefix, k):                        # three steps, then the end; wording depends on prefix and k
         steps = prefix.count("\\n")
-        return (f"step {steps}{'abc'[k]}\\n", "stop_string") if steps < 3 else (f"= {len(prefix)}", "eos")
+        return (f"step {steps}{'abcd'[k]}\\n", "stop_string") if steps < 3 else (f"= {len(prefix)}", "eos")
 
     def score(text):                              # of the text after the prompt
         return (len(text) * 37 % 11) / 11
@@ -45,8 +45,13 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
+from search_options import small_options
 from tts_decode.engines.completion import Completion, CompletionRequest
 from tts_decode.engines.text import TextDecoder
+from tts_decode.search import get_strategy
+
+NEEDS_A_MODEL = {"lm_beam_search"}  # strategies that want the probabilities of all tokens
 
 EOS = 0
 
@@ -75,7 +80,9 @@ class ScriptedModel:
     Args:
         script: script(prefix, k) -> (text, reason) or (text, reason, logprobs) or (text, reason, logprobs,
             entropies); reason is "stop_string", "eos" or "length", the lists have one entry a word. A text
-            longer than the request's max_tokens is cut to it and ends with "length".
+            longer than the request's max_tokens is cut to it and ends with "length". A "stop_string" ends
+            the completion if the request has no stop strings or the text holds one of them; else the script
+            is asked how it goes on.
         latency: latency(prefix, k) -> cycles of the event loop before the answer comes, for strategies that
             do not wait for all.
 
@@ -91,24 +98,33 @@ class ScriptedModel:
 
     async def __call__(self, request: CompletionRequest) -> Completion:
         prefix = request.prompt
-        k = self._asked[prefix]
-        self._asked[prefix] += 1
+        k = self._count(prefix)
         for _ in range(self._latency(prefix, k) if self._latency else 0):
             await asyncio.sleep(0)
-        text, reason, *numbers = self._script(prefix, k)
-        texts = words(text)
-        logprobs = list(numbers[0]) if numbers else [-1.0] * len(texts)
-        entropies = list(numbers[1]) if len(numbers) > 1 else [1.0] * len(texts)
-        ids = [word_id(word) for word in texts]
+        tokens = []  # (text, id, log-probability, entropy)
+        said, reason, goes_on = "", "", k
+        while goes_on is not None:
+            text, reason, *numbers = self._script(prefix + said, goes_on)
+            said += text
+            pieces = words(text)
+            logprobs = numbers[0] if numbers else [-1.0] * len(pieces)
+            entropies = numbers[1] if len(numbers) > 1 else [1.0] * len(pieces)
+            tokens += zip(pieces, map(word_id, pieces), logprobs, entropies, strict=True)
+            stopped = not request.stop or any(stop in said for stop in request.stop)
+            more = text and reason == "stop_string" and not stopped and len(tokens) < request.max_tokens
+            goes_on = self._count(prefix + said) if more else None
         if reason == "eos":
-            texts, ids = [*texts, ""], [*ids, EOS]
-            logprobs, entropies = [*logprobs, 0.0], [*entropies, 0.0]
-        if len(texts) > (limit := request.max_tokens):
-            texts, ids, logprobs, entropies = texts[:limit], ids[:limit], logprobs[:limit], entropies[:limit]
-            reason = "length"
+            tokens.append(("", EOS, 0.0, 0.0))
+        if len(tokens) > request.max_tokens or (not stopped and reason == "stop_string"):
+            tokens, reason = tokens[: request.max_tokens], "length"
+        texts, ids, logprobs, entropies = zip(*tokens, strict=True) if tokens else ((),) * 4
         text = "".join(texts)
         self.calls.append(Call(prefix, k, text, reason, request))
         return Completion(text, reason, ids, logprobs, entropies, texts)
+
+    def _count(self, prefix):
+        self._asked[prefix] += 1
+        return self._asked[prefix] - 1
 
 
 def counted(script):
@@ -148,7 +164,7 @@ def scripted_decoder(script, *, latency=None, logprobs_of=None, **options) -> Te
     return TextDecoder(ScriptedModel(script, latency), score=score if logprobs_of else None, **options)
 
 
-def run_scripted(decoder, strategy, prompt, *, sampling=None, budget=None, **options):
+def run_scripted(decoder, strategy, prompt, /, *, sampling=None, budget=None, **options):
     """One search from a prompt to its result; nothing of it may be left in the decoder."""
 
     async def search():
@@ -161,6 +177,16 @@ def run_scripted(decoder, strategy, prompt, *, sampling=None, budget=None, **opt
     result = decoder.run(search())
     assert decoder.stats().branches == 0
     return result
+
+
+def text_options(name):
+    """`small_options` for a strategy that runs on texts: none that read hidden states."""
+    options = small_options(name)
+    if "embed" in get_strategy(name).parameters:
+        options["embed"] = lambda steps: np.array([[len(step.text), 1.0] for step in steps])
+    if name == "st_bon":
+        options["consistency"] = "string"
+    return options
 
 
 def scorer(score, calls=None):

@@ -26,7 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "first_finish": {"n": 8},
     "knockout": {"n": 5, "comparisons": 3, "compare_prompt": "{question}A {first}B {second}"},
     "model_switch": {"n": 6, "extract": length_mod_3},
-    "multi_verifier": {"n": 6, "aspects": ["a", "b"], "prompt": "{question}{answer}{aspect}"},
+    "multi_verifier": {"n": 6, "aspects": ["a", "b"], "verify_prompt": "{question}{answer}{aspect}"},
     "no_thinking": {"n": 6, "thinking": "<t></t>", "extract": length_mod_3},
     "rpc": {"n": 6, "extract": length_mod_3},
     "sample_scrutinize": {
@@ -69,6 +69,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "entropy_forking": {"n": 2, "extract": length_mod_3},
     # refinement
     # graphs
+    "atom_of_thoughts": {"n": 3, "extract": length_mod_3},
+    "adaptive_graph": {"n": 3},
+    "aries": {"n": 3, "max_steps": 3, "max_tokens_policy": 6},
+    "archon": {"n": 3, "layers": "generate rank:2 critique verify test fuse"},
     # asynchronous
     "atts": {"n": 4, "extract": length_mod_3},
 }

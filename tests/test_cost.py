@@ -16,7 +16,7 @@ from tiny_models import FAMILIES, VOCAB, byte_tokenizer, tiny_model
 from tts_decode import Branch, Budget, SamplingParams, TreeDecoder, gather
 from tts_decode.engines.hf import HFEngine
 from tts_decode.engines.shape import shape_of_config
-from tts_decode.engines.steps import StepInputs, distinct_pages
+from tts_decode.engines.steps import distinct_pages
 
 from tts_kernels import plan
 from tts_kernels.cost import (
@@ -141,10 +141,7 @@ def test_seen_counts_tokens_and_pages(length: int, queries: int, page_size: int)
 def test_distinct_pages_leaves_out_holes_and_what_lies_behind_the_end() -> None:
     tables = np.array([[3, 1, 9], [3, -1, 5], [0, 9, 9]], dtype=np.int32)
     lengths = np.array([32, 33, 16], dtype=np.int32)
-    none = np.zeros((0, 2), dtype=np.int32)
-    arrays = (lengths, none, tables, lengths, lengths, lengths > 0)
-    step = StepInputs([1, 1, 1], [31, 32, 15], [0, 1, 2], *arrays)
-    assert distinct_pages(step, num_pages=10, page_size=PAGE) == len({3, 1, 5, 0})
+    assert distinct_pages(tables, lengths, num_pages=10, page_size=PAGE) == len({3, 1, 5, 0})
 
 
 # -- the shape of a model

@@ -214,3 +214,24 @@ def test_sparse_steps_give_the_text_of_the_cpu(device: str, monkeypatch: pytest.
     assert on_device.run(sample(on_device)) == on_host.run(sample(on_host))
     assert on_device.stats().cost.selection == on_host.stats().cost.selection
     assert on_device.stats().cost.attention.flops >= on_host.stats().cost.attention.flops
+
+
+def test_reads_embeddings_and_suppressed_tokens_as_on_the_cpu(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeds = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
+
+    async def search(decoder: TreeDecoder) -> list[torch.Tensor]:
+        root = await decoder.root(PROMPT[:9])
+        states = await root.read([5, 6, 7], [0, 2])
+        soft = await root.extend_embeds(embeds)
+        first = int((await root.next_logprobs()).argmax())
+        await root.step(temperature=0, max_step_tokens=2, suppress_token_ids=(first,))
+        assert root.tokens[-2] != first
+        return [states, soft, torch.tensor(root.tokens), torch.tensor(root.logprobs[-2:])]
+
+    reference = host("llama", monkeypatch)
+    expected = reference.run(search(reference))
+    under_test = make("llama", device)
+    for got, wanted in zip(under_test.run(search(under_test)), expected, strict=True):
+        torch.testing.assert_close(got, wanted, atol=2e-4, rtol=0)

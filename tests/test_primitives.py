@@ -768,3 +768,113 @@ def test_problems_may_fail_alone(decoder: TreeDecoder) -> None:
     assert (first, str(error), last) == (1, "this one", 3)
     with pytest.raises(ValueError, match="this one"):
         decoder.run_all([good(1), bad(), good(3)])
+
+
+# -- embedding input (P10)
+
+
+async def mixed(
+    decoder: TreeDecoder, model: PreTrainedModel, forced: list[int], soft: torch.Tensor
+) -> tuple[Branch, torch.Tensor]:
+    """Prompt, embeddings and text in one branch, and the embeddings of all of it for a plain forward."""
+    root = await decoder.root(PROMPT, SamplingParams(temperature=0))
+    (branch,) = root.fork()
+    root.release()
+    states = await branch.extend_embeds(soft)
+    await branch.extend(forced)
+    embedding = model.get_input_embeddings()
+    with torch.no_grad():
+        parts = [embedding(torch.tensor(PROMPT)), soft, embedding(torch.tensor(forced))]
+        inputs = torch.cat(parts)[None]
+        expected = model.base_model(inputs_embeds=inputs).last_hidden_state[0]
+    close(states, expected[len(PROMPT) : len(PROMPT) + len(soft)])
+    return branch, inputs
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "qwen2"])
+def test_embeddings_stand_in_for_tokens(family: str) -> None:
+    model = tiny_model(family)
+    decoder = make(model, max_batch_tokens=16)
+    soft = torch.randn(20, 64, generator=torch.Generator().manual_seed(1)) * 0.3
+
+    async def search() -> None:
+        branch, inputs = await mixed(decoder, model, [5, 6, 7], soft)
+        with torch.no_grad():
+            logprobs = model(inputs_embeds=inputs).logits[0].log_softmax(-1)
+        close(torch.tensor(branch.logprobs[-2:]), logprobs[[-3, -2], [6, 7]])
+        close(await branch.next_logprobs(), logprobs[-1])
+        assert branch.tokens == [*PROMPT, *[-1] * 20, 5, 6, 7]
+        at = len(PROMPT) + 11  # the cut's last embedding is fed again
+        (child,) = branch.fork(1, at=at)
+        close(await child.next_logprobs(), logprobs[at - 1])
+        branch.truncate(at + 3)
+        close(await branch.next_logprobs(), logprobs[at + 2])
+        await gather(branch.step(max_step_tokens=3), child.extend([1, 2]), decoder.root([3, 4]))
+        with torch.no_grad():
+            embedding = model.get_input_embeddings()
+            again = torch.cat([inputs[0, : at + 3], embedding(torch.tensor(branch.tokens[at + 3 :]))])[None]
+            logprobs = model(inputs_embeds=again).logits[0].log_softmax(-1)
+        close(await branch.next_logprobs(), logprobs[-1])
+
+    asyncio.run(search())
+
+
+def test_ids_of_tokens_as_embeddings_give_what_the_ids_give(
+    decoder: TreeDecoder, model: PreTrainedModel
+) -> None:
+    async def search() -> None:
+        ids = list(b"some words")
+        root = await decoder.root(PROMPT)
+        by_id, by_embeds = root.fork(2)
+        resident = pages(decoder)
+        states = await by_id.read(ids, range(len(ids)))
+        taken = pages(decoder) - resident
+        close(await by_embeds.extend_embeds(model.get_input_embeddings()(torch.tensor(ids))), states)
+        assert pages(decoder) - resident == 2 * taken
+        close(await by_embeds.next_logprobs(), await by_id.next_logprobs())
+        for b in (root, by_id, by_embeds):
+            b.release()
+
+    decoder.run(search())
+
+
+def test_embeddings_have_no_text_and_match_no_prompt(decoder: TreeDecoder) -> None:
+    async def search() -> None:
+        root = await decoder.root(PROMPT)
+        twin = (await decoder.root(PROMPT)).fork()[0]
+        for branch in (root, twin):
+            await branch.extend_embeds(torch.full((3, 64), 0.1))
+            await branch.extend("done")
+        assert (root.text, root.full_text) == ("done", bytes(PROMPT).decode() + "done")
+        await root.step(max_step_tokens=2, repetition_penalty=1.5, stop=("zz",))
+        fed = decoder.stats().forward_tokens
+        other = await decoder.root([*PROMPT, *b"done"])
+        assert decoder.stats().forward_tokens - fed == 4
+        with pytest.raises(ValueError, match="holds 3 embeddings, which a snapshot does not keep"):
+            root.snapshot()
+        for b in (root, twin, other):
+            b.release()
+
+    decoder.run(search())
+
+
+@pytest.mark.parametrize(
+    ("embeds", "error", "match"),
+    [
+        (torch.zeros(64), ValueError, r"embeds must have shape \[n, 64\], got \[64\]"),
+        (torch.zeros(2, 32), ValueError, r"embeds must have shape \[n, 64\], got \[2, 32\]"),
+        (torch.zeros(2, 64, dtype=torch.long), TypeError, "embeds must be a tensor of floating point"),
+        ([[0.0] * 64], TypeError, "embeds must be a tensor of floating point, got list"),
+        (torch.full((1, 64), math.nan), ValueError, "embeds must be finite"),
+        (torch.zeros(500, 64), ValueError, "500 more after 53 exceed the model's 512 positions"),
+    ],
+)
+def test_bad_embeddings(decoder: TreeDecoder, embeds: object, error: type[Exception], match: str) -> None:
+    async def search() -> None:
+        root = await decoder.root(PROMPT)
+        with pytest.raises(error, match=match):
+            await root.extend_embeds(embeds)  # type: ignore[arg-type]
+        assert root.tokens == PROMPT
+        root.release()
+
+    decoder.run(search())

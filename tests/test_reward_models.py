@@ -16,6 +16,7 @@ import pytest
 import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
+from scripted import run_scripted, scripted_decoder
 from tiny_models import byte_tokenizer, tiny_model
 from torch import Tensor, nn
 from tts_decode import KVBudget, ModelLoadError, OutOfPages, SamplingParams, Step, TreeDecoder, gather
@@ -424,6 +425,39 @@ def test_a_search_leaves_nothing_in_the_reward_model() -> None:
     assert prm.tokens_full > 2 * prm.tokens_read
 
 
+def test_a_policy_of_text_alone_has_a_mirror_too() -> None:
+    """A policy behind a completion call has no KV of ours; what judges it still reads each step once."""
+    policy = scripted_decoder(lambda prefix, k: (f"{len(prefix) * 7 % 10} and {k}\n", "stop_string"))
+    decoder = decoder_of(tiny_model(), byte_tokenizer("ки"))
+    prm = RewardModel(decoder, "math_shepherd")
+    result = run_scripted(policy, beam_search, "2 + 3 =", n=4, beam_width=2, max_steps=6, scorer=prm)
+    steps = [line + "\n" for line in result.best.text.splitlines()]
+    ids = prm.reader.template(decoder.tokenizer, "2 + 3 =", steps).ids
+    expected = plain_logits(decoder.model, ids)[:, [PLUS, MINUS]].softmax(-1)[torch.tensor(ids) == 257, 0]
+    assert result.best.scores == pytest.approx(expected.tolist(), abs=1e-5)
+    assert prm.tokens_full > 3 * prm.tokens_read
+    gc.collect()
+    assert decoder.stats().branches == 0
+
+
+def test_a_model_judges_itself_on_its_own_tree() -> None:
+    decoder = decoder_of(tiny_model(), byte_tokenizer("ки"))
+
+    async def search() -> None:
+        root = await decoder.root("2 + 3 =", SamplingParams(max_step_tokens=8, max_tokens=24))
+        with RewardModel(decoder, "math_shepherd", agg_strategy="whole") as prm:
+            result = await beam_search(root, n=4, beam_width=2, scorer=prm)
+            ids = prm.reader.template(decoder.tokenizer, "2 + 3 =", [result.best.text]).ids
+            assert result.best.score == pytest.approx(
+                float(plain_logits(decoder.model, ids)[-1, [PLUS, MINUS]].softmax(-1)[0]), abs=1e-5
+            )
+        root.release()
+
+    decoder.run(search())
+    gc.collect()
+    assert (decoder.stats().branches, decoder.stats().resident_bytes) == (0, 0)
+
+
 def test_policy_and_reward_model_share_one_budget() -> None:
     """Each grows into what the other leaves, never beyond the sum, and pages go back and forth."""
     budget = KVBudget(1 << 20)
@@ -662,6 +696,12 @@ def test_loads_causal_models_and_classifiers(tmp_path: Path) -> None:
     assert prm.reader.name == "math_shepherd"
     assert scores == pytest.approx(scores_of(model, tokenizer, "math_shepherd"), abs=1e-6)
 
+    tied = tiny_model()
+    tied.lm_head.weight = tied.get_input_embeddings().weight
+    tied.config.tie_word_embeddings = True
+    scores, _ = loaded_scores(save(tmp_path / "tied", tied, tokenizer), "math_shepherd")
+    assert scores == pytest.approx(scores_of(tied, tokenizer, "math_shepherd"), abs=1e-6)
+
     model, tokenizer = tiny_model(auto=SEQUENCE, num_labels=1), byte_tokenizer(chat_template=CHAT)
     scores, prm = loaded_scores(save(tmp_path / "classifier", model, tokenizer))
     assert prm.reader.name == "outcome"
@@ -707,6 +747,9 @@ def test_loading_refuses_what_it_cannot_read(tmp_path: Path) -> None:
         load_reward_model(folder)
     with pytest.raises(ModelLoadError, match=r"have no head named v_head\.summary\.weight or"):
         load_reward_model(folder, "skywork_o1")
+    classifier = save(tmp_path / "classifier", tiny_model(auto=SEQUENCE, num_labels=1), tokenizer)
+    with pytest.raises(ModelLoadError, match=r"\(LlamaForSequenceClassification\) lack lm_head.weight"):
+        load_reward_model(classifier, "math_shepherd")
     with pytest.raises(ModelLoadError, match=r"there is no folder .*download"):
         load_reward_model(tmp_path / "nothing", "pqm")
     weights = folder / "model.safetensors"

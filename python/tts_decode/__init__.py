@@ -8,58 +8,83 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch, Step
+    from tts_decode.ask_tell import AskTell
+    from tts_decode.branch import Branch
     from tts_decode.budget import Budget
-    from tts_decode.decoder import DecoderStats, TreeDecoder, gather
+    from tts_decode.decoder import TreeDecoder
+    from tts_decode.engines.completion import Completion, CompletionRequest
+    from tts_decode.engines.openai import OpenAICompletions
+    from tts_decode.engines.text import TextDecoder
     from tts_decode.errors import (
         BranchReleased,
+        EngineError,
         JournalError,
         ModelLoadError,
         OutOfPages,
         ScorerError,
+        UnsupportedByEngine,
         UnsupportedModel,
     )
     from tts_decode.kv_budget import KVBudget, Pin
+    from tts_decode.running import gather
     from tts_decode.sampling import SamplingParams
     from tts_decode.sparse import SparseConfig
     from tts_decode.state import BranchState
+    from tts_decode.stats import DecoderStats
+    from tts_decode.steps import Step
 
 __all__ = [
+    "AskTell",
     "Branch",
     "BranchReleased",
     "BranchState",
     "Budget",
+    "Completion",
+    "CompletionRequest",
     "DecoderStats",
+    "EngineError",
     "JournalError",
     "KVBudget",
     "ModelLoadError",
+    "OpenAICompletions",
     "OutOfPages",
     "Pin",
     "SamplingParams",
     "ScorerError",
     "SparseConfig",
     "Step",
+    "TextDecoder",
     "TreeDecoder",
+    "UnsupportedByEngine",
     "UnsupportedModel",
     "gather",
 ]
 
 _MODULES = {
-    "branch": ("Branch", "Step"),
+    "ask_tell": ("AskTell",),
+    "branch": ("Branch",),
     "budget": ("Budget",),
-    "decoder": ("DecoderStats", "TreeDecoder", "gather"),
+    "decoder": ("TreeDecoder",),
+    "engines.completion": ("Completion", "CompletionRequest"),
+    "engines.openai": ("OpenAICompletions",),
+    "engines.text": ("TextDecoder",),
     "errors": (
         "BranchReleased",
+        "EngineError",
         "JournalError",
         "ModelLoadError",
         "OutOfPages",
         "ScorerError",
+        "UnsupportedByEngine",
         "UnsupportedModel",
     ),
     "kv_budget": ("KVBudget", "Pin"),
+    "running": ("gather",),
     "sampling": ("SamplingParams",),
     "sparse": ("SparseConfig",),
     "state": ("BranchState",),
+    "stats": ("DecoderStats",),
+    "steps": ("Step",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,41 +12,16 @@ import torch
 from torch import Tensor
 
 from tts_decode.budget import Budget
+from tts_decode.checks import check_children, check_embeds, check_recorded, checked_position, checked_rows
 from tts_decode.errors import BranchReleased
 from tts_decode.prompts import Prompt
 from tts_decode.sampling import SamplingParams, mix
 from tts_decode.state import BranchState
-from tts_decode.text import continuation
+from tts_decode.steps import FINAL_REASONS, Step
+from tts_decode.text import continuation, written
 
 if TYPE_CHECKING:
     from tts_decode.decoder import TreeDecoder
-    from tts_decode.prompts import Prompt
-
-
-FINAL_REASONS = frozenset({"eos", "max_tokens", "length", "budget"})
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one `Branch.step()` generated.
-
-    Attributes:
-        text: the step's text, special tokens left out.
-        tokens, logprobs, entropies: one entry a token; nats, of the model's own distribution (temperature 1,
-            before penalty and filters).
-        reason: "stop_string", "stop_token" or "max_step_tokens" when the branch can go on; otherwise the
-            branch's finish reason: "eos", "max_tokens", "length" (the model's last position), "budget", or
-            what `Branch.finish` was given.
-        hidden: mean of the model's last hidden states over the step's tokens (float32 [hidden]) when
-            `decoder.keep_hidden` is set, else None.
-    """
-
-    text: str
-    tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    entropies: tuple[float, ...]
-    reason: str
-    hidden: Tensor | None = None
 
 
 class Branch:
@@ -57,11 +31,11 @@ class Branch:
 
     Attributes:
         id: the branch's id in the KV tree.
-        tokens: prompt and everything after it.
+        tokens: prompt and everything after it; -1 for embeddings (`extend_embeds`).
         prompt: what was given to `TreeDecoder.root`: text, token ids or chat messages.
         prompt_length: tokens of the prompt.
         logprobs, entropies: one entry for each token after the prompt, generated or forced; nats, of the
-            model's own distribution. NaN for tokens that came in by `read`.
+            model's own distribution. NaN for tokens that came in by `read`, and for embeddings.
         steps: the finished steps. A step that was cancelled or failed leaves its tokens but no entry.
         scores: one entry a scored step.
         finish_reason: None while the branch can go on.
@@ -99,6 +73,7 @@ class Branch:
         self._step_ends: list[int] = []  # len(tokens) at the end of each step
         self._forks = 0
         self._kv_length = 0  # tokens in the KV tree: at most all of them, but for forced ones on their way in
+        self._embeds: dict[int, Tensor] = {}  # [hidden], by the positions of id -1
         self._logits: Tensor | None = (
             None  # float32 [vocab] after the last token; None while its KV is missing
         )
@@ -121,7 +96,7 @@ class Branch:
     @property
     def full_text(self) -> str:
         """Text of prompt and continuation, special tokens included."""
-        text: str = self.decoder.tokenizer.decode(self.tokens)
+        text: str = self.decoder.tokenizer.decode(written(self.tokens))
         return text
 
     def text_from(self, position: int) -> str:
@@ -196,15 +171,33 @@ class Branch:
         """
         self._check_idle()
         forced = self._forced(tokens)
-        indices = [operator.index(row) for row in rows]
-        if indices != sorted(set(indices)) or not all(0 <= row < len(forced) for row in indices):
-            raise ValueError(
-                f"rows must ascend and lie in 0..{len(forced) - 1}, as tokens has {len(forced)}, "
-                f"got {indices}"
-            )
+        indices = checked_rows(rows, len(forced))
         if not forced:
             return torch.empty((0, self.decoder.hidden_size))
         return await self.decoder._scheduler.read(self, forced, indices)
+
+    async def extend_embeds(self, embeds: Tensor) -> Tensor:
+        """Appends input embeddings (soft tokens) and returns the model's last hidden states (after its final
+        norm) at them: float32 [n, hidden], on the CPU.
+
+        They take positions and KV as tokens do, but have no text: id -1 in `tokens`, left out of texts, of
+        the repetition penalty and of what later prompts can share. Otherwise as `read`. Where they come from
+        is the caller's matter, such as the last hidden state itself (Coconut, arXiv 2412.06769).
+
+        Args:
+            embeds: float [n, hidden], what the model's embedding table would give for tokens.
+
+        Raises:
+            TypeError, ValueError: `embeds` is of another kind or shape, holds NaN or inf, or exceeds the
+                model's positions.
+        """
+        self._check_idle()
+        check_embeds(embeds, self.decoder.hidden_size)
+        self._check_room(len(embeds))
+        if not len(embeds):
+            return torch.empty((0, self.decoder.hidden_size))
+        kept = embeds.detach().to(self.decoder.model.device, copy=True)
+        return await self.decoder._scheduler.extend_embeds(self, kept)
 
     async def logprobs_of(self, tokens: str | Sequence[int]) -> Tensor:
         """Log-probability of each token of a continuation that is not kept: float32 [n], nats.
@@ -249,17 +242,10 @@ class Branch:
         """
         self._check_idle()
         self.decoder._check_lm_head("replay")
-        if not isinstance(step, Step):
-            raise TypeError(f"step must be a Step, got {type(step).__name__}")
+        check_recorded(step)
         if self.finish_reason is not None:
             raise ValueError(f"branch {self.id} is finished ({self.finish_reason}): no step can follow")
-        tokens = self._forced(step.tokens)
-        if not len(tokens) == len(step.logprobs) == len(step.entropies):
-            raise ValueError(
-                f"step: got {len(tokens)} tokens, {len(step.logprobs)} logprobs and {len(step.entropies)} "
-                "entropies, expected as many of each"
-            )
-        if tokens:
+        if self._forced(step.tokens):
             await self.decoder._scheduler.replay(self, step)
         elif step.reason in FINAL_REASONS:
             self.finish_reason = step.reason
@@ -273,17 +259,18 @@ class Branch:
             ValueError: embeddings were appended to it, which are not kept.
         """
         self._check_idle()
-        begins = [end - len(step.tokens) for step, end in zip(self.steps, self._step_ends, strict=True)]
+        if self._embeds:
+            raise ValueError(
+                f"branch {self.id} holds {len(self._embeds)} embeddings, which a snapshot does not keep"
+            )
+        steps = zip(self.steps, self._step_ends, strict=True)
         return BranchState(
             prompt=self.prompt,
             tokens=tuple(self.tokens),
             prompt_length=self.prompt_length,
             logprobs=tuple(self.logprobs),
             entropies=tuple(self.entropies),
-            steps=tuple(
-                (begin, end, step.reason)
-                for begin, end, step in zip(begins, self._step_ends, self.steps, strict=True)
-            ),
+            steps=tuple((end - len(step.tokens), end, step.reason) for step, end in steps),
             scores=tuple(self.scores),
             finish_reason=self.finish_reason,
             seed=self.seed,
@@ -303,13 +290,7 @@ class Branch:
         """
         self._check()
         at = self._position("at", at, 1)
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n must be a positive integer, got {n!r}")
-        if seeds is not None and len(seeds) != n:
-            raise ValueError(f"seeds must have n = {n} entries, got {len(seeds)}")
-        for seed in seeds or ():
-            if not isinstance(seed, int):
-                raise TypeError(f"seeds must be integers, got {seed!r}")
+        check_children(n, seeds)
         if seeds is None:
             seeds = [mix(self.seed, self._forks + 1, i) for i in range(n)]
         children = self._children(at, seeds)
@@ -401,6 +382,7 @@ class Branch:
         self.steps = other.steps[:steps]
         self._step_ends = other._step_ends[:steps]
         self.finish_reason = other.finish_reason if whole else None
+        self._embeds = {at: embeds for at, embeds in other._embeds.items() if at < length}
         self._logits = other._logits if whole else None
         self._kv_length = kv_length
         self._mass = other._masses()[: self._columns(kv_length)]
@@ -440,23 +422,20 @@ class Branch:
     def _forced(self, tokens: str | Sequence[int]) -> list[int]:
         """Ids of text or ids to append; ValueError where they exceed the model's positions."""
         forced = self.decoder._reader.ids(tokens)
-        limit = self.decoder.max_positions
-        if limit is not None and len(self.tokens) + len(forced) > limit:
-            raise ValueError(
-                f"tokens: {len(forced)} more after {len(self.tokens)} exceed the model's {limit} positions"
-            )
+        self._check_room(len(forced))
         return forced
+
+    def _check_room(self, count: int) -> None:
+        limit = self.decoder.max_positions
+        if limit is not None and len(self.tokens) + count > limit:
+            raise ValueError(
+                f"tokens: {count} more after {len(self.tokens)} exceed the model's {limit} positions"
+            )
 
     def _position(self, name: str, value: int | None, low: int) -> int:
         if value is None:
             return len(self.tokens)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-        if not low <= value <= len(self.tokens):
-            raise ValueError(
-                f"{name} must lie in {low}..{len(self.tokens)}, the branch's length, got {value}"
-            )
-        return value
+        return checked_position(name, value, low, len(self.tokens))
 
     def _check(self) -> None:
         if self.released:

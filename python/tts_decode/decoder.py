@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, Literal, TypeVar, overload
 
 import torch
@@ -15,48 +14,21 @@ from tts_decode.budget import Budget
 from tts_decode.engines.device_steps import DeviceSteps
 from tts_decode.engines.hf import HFEngine
 from tts_decode.engines.loading import DEFAULT_MODEL, load_model
+from tts_decode.engines.pool import make_pool
 from tts_decode.engines.steps import HostSteps, distinct_pages
 from tts_decode.kv_budget import KVBudget, KVShare, Pin
 from tts_decode.prompts import Prompt, PromptReader
 from tts_decode.requests import RootRequest
+from tts_decode.running import gather, refuse_running_loop
 from tts_decode.sampling import SamplingParams
 from tts_decode.scheduler import Scheduler
 from tts_decode.select import evicted_columns
 from tts_decode.sparse import SparseConfig, check_sparse
 from tts_decode.state import BranchState
-from tts_kernels import KVPool, KVTree
-from tts_kernels.cost import StepCost
-from tts_kernels.pool import page_bytes
+from tts_decode.stats import DecoderStats
+from tts_kernels import KVTree
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class DecoderStats:
-    """Counters since the decoder was made, and what its KV tree holds now.
-
-    Attributes:
-        steps: forwards of the model. forward_tokens: tokens that went through them, prompts included.
-        generated_tokens: sampled tokens. seconds: wall time inside the engine.
-        cost: flops and bytes of all forwards; `cost.combined()` is their cost in eFLOPs.
-        branches: live branches. logical_tokens: KV tokens summed over them. unique_tokens: KV tokens stored.
-        pins: prefixes pinned.
-        resident_bytes, peak_bytes: KV bytes of the pages in use, now and at most.
-        page_bytes: KV bytes of one page over all layers.
-    """
-
-    steps: int
-    generated_tokens: int
-    forward_tokens: int
-    seconds: float
-    cost: StepCost
-    branches: int
-    pins: int
-    logical_tokens: int
-    unique_tokens: int
-    resident_bytes: int
-    peak_bytes: int
-    page_bytes: int
 
 
 class TreeDecoder:
@@ -126,14 +98,11 @@ class TreeDecoder:
         self._engine = HFEngine(model, device)
         if sparse is not None:
             check_sparse(sparse, self._engine.kv_shape.num_layers)
-        self._pool = _make_pool(
-            self._engine,
-            _kv_bytes(self._engine.device, kv_bytes),
-            _kv_dtype(self._engine, kv_dtype),
-            None if sparse is None else sparse.summaries,
-        )
+        on_host = _runs_on_host(self._engine.device)
+        summaries = None if sparse is None else sparse.summaries
+        self._pool = make_pool(self._engine, kv_bytes, kv_dtype, summaries, on_host=on_host)
         self._steps: HostSteps | DeviceSteps
-        if _runs_on_host(self._engine.device):
+        if on_host:
             self._steps = HostSteps(self._engine, self._pool, track_mass=track_mass, sparse=sparse)
         elif track_mass:
             raise ValueError(
@@ -185,7 +154,7 @@ class TreeDecoder:
 
         Where a loop runs already, as in a notebook, await the coroutine instead.
         """
-        _refuse_running_loop("run", [coroutine])
+        refuse_running_loop("run", [coroutine])
         return asyncio.run(coroutine)
 
     @overload
@@ -207,7 +176,7 @@ class TreeDecoder:
         others go on.
         """
         coroutines = list(coroutines)
-        _refuse_running_loop("run_all", coroutines)
+        refuse_running_loop("run_all", coroutines)
 
         async def together() -> list[T | BaseException]:
             if return_exceptions:
@@ -408,49 +377,10 @@ class TreeDecoder:
             )
 
 
-def _kv_dtype(engine: HFEngine, kv_dtype: torch.dtype | None) -> torch.dtype:
-    if kv_dtype is None or kv_dtype == engine.dtype:
-        return engine.dtype
-    if kv_dtype != torch.int8:
-        raise ValueError(f"kv_dtype must be None, torch.int8 or the model's {engine.dtype}, got {kv_dtype!r}")
-    if not _runs_on_host(engine.device):
-        raise ValueError(
-            f"kv_dtype = torch.int8 is served on the CPU only as yet, the model is on {engine.device}"
-        )
-    return kv_dtype
-
-
-def _make_pool(engine: HFEngine, kv_bytes: int, kv_dtype: torch.dtype, summaries: str | None) -> KVPool:
-    shape = engine.kv_shape
-    if isinstance(kv_bytes, bool) or not isinstance(kv_bytes, int):
-        raise TypeError(f"kv_bytes must be an integer or a KVBudget, got {type(kv_bytes).__name__}")
-    sizes = (shape.num_layers, shape.num_kv_heads, shape.head_dim, _PAGE_SIZE)
-    least = page_bytes(*sizes, kv_dtype, summaries)
-    if kv_bytes < least:
-        raise ValueError(f"kv_bytes must hold one page of {least} bytes at least, got {kv_bytes}")
-    try:
-        return KVPool(
-            num_layers=shape.num_layers,
-            num_kv_heads=shape.num_kv_heads,
-            head_dim=shape.head_dim,
-            budget_bytes=kv_bytes,
-            dtype=kv_dtype,
-            page_size=_PAGE_SIZE,
-            device=engine.device,
-            layout="packed" if _runs_on_host(engine.device) else "HND",
-            summaries=summaries,
-        )
-    except MemoryError as cause:
-        raise ValueError(f"kv_bytes = {kv_bytes} is more than the system grants: lower it") from cause
-
-
 def _checked_sampling(sampling: SamplingParams) -> SamplingParams:
     if not isinstance(sampling, SamplingParams):
         raise TypeError(f"sampling must be SamplingParams, got {type(sampling).__name__}")
     return sampling
-
-
-_PAGE_SIZE = 16  # tokens; what the CPU kernels serve
 
 
 def _runs_on_host(device: torch.device) -> bool:
@@ -459,52 +389,3 @@ def _runs_on_host(device: torch.device) -> bool:
 
 
 _BRANCHES = {"branch": "a Branch", "branches": "Branch objects"}
-
-
-def _kv_bytes(device: torch.device, kv_bytes: int | KVBudget | None) -> int:
-    """Bytes of the pool."""
-    if isinstance(kv_bytes, KVBudget):
-        if not _runs_on_host(device):
-            raise ValueError(
-                f"kv_bytes: a KVBudget serves models on the CPU, this one is on {device}, where a pool takes "
-                "its memory at once: give each decoder its bytes"
-            )
-        return kv_bytes.total
-    return _default_kv_bytes(device) if kv_bytes is None else kv_bytes
-
-
-def _default_kv_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return (torch.cuda.mem_get_info(device)[0] + cached) * 3 // 4
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
-
-
-def _refuse_running_loop(name: str, coroutines: Sequence[Coroutine[Any, Any, Any]]) -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    for coroutine in coroutines:
-        coroutine.close()
-    raise RuntimeError(
-        f"TreeDecoder.{name} was called where an event loop runs already: await the coroutine instead"
-    )
-
-
-async def gather(*awaitables: Awaitable[Any] | Iterable[Awaitable[Any]]) -> list[Any]:
-    """Waits for all and returns their results in order; takes awaitables or one iterable of them.
-
-    Like `asyncio.gather`, but when one fails or the caller is cancelled the rest are cancelled and have ended
-    before the error goes on.
-    """
-    if len(awaitables) == 1 and not isinstance(awaitables[0], Awaitable):
-        awaitables = tuple(awaitables[0])
-    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]  # type: ignore[arg-type]
-    try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

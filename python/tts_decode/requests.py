@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tts_decode.branch import FINAL_REASONS, Branch, Step
+from tts_decode.branch import Branch
 from tts_decode.sampling import SamplingParams, token_logprobs
+from tts_decode.steps import FINAL_REASONS, Step
 from tts_decode.text import StopFinder, continuation
 
 
@@ -52,6 +53,10 @@ class Request:
     def logit_rows(self, count: int) -> range:
         """Of the first `count` missing tokens those whose logits are wanted: from the branch's last on."""
         return range(max(0, len(self.branch.tokens) - 1 - self.branch._kv_length), count)
+
+    def embeds(self, position: int) -> Tensor:
+        """Input [hidden] of a missing token of id -1, at its position in the branch."""
+        return self.branch._embeds[position]
 
     def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
         """The first `count` missing tokens are in the tree.
@@ -204,6 +209,21 @@ class ReadRequest(AppendRequest):
         self._read.append(hidden[wanted])
         if self.branch._kv_length == len(self._tokens):
             self.finish(None, torch.cat(self._read).cpu())
+
+
+class EmbedsRequest(ReadRequest):
+    """Embeddings [n, hidden] in place of tokens, and the last hidden states of all of them."""
+
+    def __init__(self, branch: Branch, embeds: Tensor) -> None:
+        super().__init__(branch, [-1] * len(embeds), list(range(len(embeds))))
+        self._new = dict(enumerate(embeds, start=len(branch.tokens)))
+
+    def embeds(self, position: int) -> Tensor:
+        return self._new[position] if position in self._new else super().embeds(position)
+
+    def finish(self, logits: Tensor | None, result: Any) -> None:
+        self.branch._embeds = self.branch._embeds | self._new
+        super().finish(logits, result)
 
 
 class ReplayRequest(AppendRequest):

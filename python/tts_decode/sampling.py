@@ -140,8 +140,8 @@ def sample(
 ) -> Sampled:
     """Draws one token for each row of `logits` (float32 [rows, vocab], left unchanged).
 
-    `params`, `uniforms` (in [0, 1)) and `history` (the tokens already in the branch) have one entry a row. A
-    row's draw depends on that row's entries alone.
+    `params`, `uniforms` (in [0, 1)) and `history` (the tokens already in the branch, -1 for embeddings) have
+    one entry a row. A row's draw depends on that row's entries alone.
 
     Raises:
         ValueError: a row holds NaN, +inf or no finite logit.
@@ -229,7 +229,7 @@ def _penalise(logits: Tensor, params: Sequence[SamplingParams], history: Sequenc
     scores = logits.clone()
     for row, (param, tokens) in enumerate(zip(params, history, strict=True)):
         if param.repetition_penalty != 1.0:
-            seen = _tensor(sorted(set(tokens)), scores, torch.long)
+            seen = _tensor(sorted(set(tokens) - {-1}), scores, torch.long)
             old = logits[row, seen]
             new = torch.where(old < 0, old * param.repetition_penalty, old / param.repetition_penalty)
             scores[row, seen] = new.nan_to_num()  # an extreme penalty leaves float32: 0 / 0 stays 0

@@ -9,6 +9,7 @@ barrier: each request leaves when it is done and new ones join at the next tick.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -19,11 +20,12 @@ import torch
 from torch import Tensor
 
 from tts_decode.accounting import CostMeter
-from tts_decode.branch import Branch, Step
+from tts_decode.branch import Branch
 from tts_decode.engines.steps import StepInputs
 from tts_decode.errors import BranchReleased
 from tts_decode.requests import (
     AdvanceRequest,
+    EmbedsRequest,
     ExtendRequest,
     Feed,
     ReadRequest,
@@ -33,6 +35,7 @@ from tts_decode.requests import (
     StepRequest,
 )
 from tts_decode.sampling import SamplingParams, sample, uniform
+from tts_decode.steps import Step
 from tts_kernels import OutOfPages
 
 if TYPE_CHECKING:
@@ -47,6 +50,7 @@ class Scheduler:
     """The queue of waiting requests and the task that serves them, started lazily on the running loop."""
 
     def __init__(self, decoder: TreeDecoder, max_batch_tokens: int) -> None:
+        self._embed_ids = itertools.count(1 << 30)  # above every vocabulary, within int32
         self.steps = 0
         self.forward_tokens = 0
         self.generated_tokens = 0
@@ -80,6 +84,10 @@ class Scheduler:
 
     async def read(self, branch: Branch, tokens: list[int], rows: list[int]) -> Tensor:
         hidden: Tensor = await self._submit(ReadRequest(branch, tokens, rows))
+        return hidden
+
+    async def extend_embeds(self, branch: Branch, embeds: Tensor) -> Tensor:
+        hidden: Tensor = await self._submit(EmbedsRequest(branch, embeds))
         return hidden
 
     async def replay(self, branch: Branch, step: Step) -> None:
@@ -223,24 +231,41 @@ class Scheduler:
         tree = decoder._tree
         branches = [feed.request.branch for feed in batch]
         ids = [branch.id for branch in branches]
-        appended = tree.append(ids, [feed.tokens for feed in batch])
+        appended = tree.append(ids, [self._tree_tokens(feed.tokens) for feed in batch])
         decoder._kv.note_peak()
         try:
             tables, lengths = tree.block_tables(ids)
             counts = np.array([len(feed.tokens) for feed in batch], dtype=np.int32)
             tokens: list[int] = []
             positions: list[int] = []
+            embeds: list[Tensor] = []
             rows: list[int] = []  # tokens whose logits are wanted
             for branch, feed in zip(branches, batch, strict=True):
                 count = len(feed.tokens)
                 rows.extend(len(tokens) + row for row in feed.request.logit_rows(count))
                 tokens.extend(feed.tokens)
-                positions.extend(range(branch._kv_length, branch._kv_length + count))
+                places = range(branch._kv_length, branch._kv_length + count)
+                positions.extend(places)
+                if min(feed.tokens) < 0:
+                    embeds.extend(
+                        feed.request.embeds(place)
+                        for place, token in zip(places, feed.tokens, strict=True)
+                        if token < 0
+                    )
                 feed.rows_end = len(rows)
                 feed.tokens_end = len(tokens)
             prompts = np.array([isinstance(feed.request, RootRequest) for feed in batch])
             step = StepInputs(
-                tokens, positions, rows, appended.slots, appended.copies, tables, lengths, counts, prompts
+                tokens,
+                positions,
+                rows,
+                appended.slots,
+                appended.copies,
+                tables,
+                lengths,
+                counts,
+                prompts,
+                torch.stack(embeds) if embeds else None,
             )
             hidden = decoder.keep_hidden > 0 or any(feed.request.needs_hidden for feed in batch)
             output = decoder._steps.run(step, hidden=hidden)
@@ -262,6 +287,11 @@ class Scheduler:
                 self._fail([feed.request], error)
             row, token = feed.rows_end, feed.tokens_end
         return output.logits
+
+    def _tree_tokens(self, tokens: list[int]) -> list[int]:
+        """Ids under which the tree keeps the tokens: those of embeddings are like no other, so that no prompt
+        matches them."""
+        return tokens if min(tokens) >= 0 else [t if t >= 0 else next(self._embed_ids) for t in tokens]
 
     def _sample(self, batch: list[Feed], fresh: Tensor | None) -> None:
         """Draws a token for every branch in a step whose logits are there. `fresh`: the logits of `batch`."""

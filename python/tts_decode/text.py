@@ -16,10 +16,15 @@ _INCOMPLETE = "\ufffd"  # what a byte-level decoder gives for an unfinished char
 
 def continuation(tokenizer: Any, tokens: Sequence[int], start: int) -> str:
     """Text that `tokens[start:]` add after `tokens[:start]`, without special tokens."""
-    before = list(tokens[max(0, start - _CONTEXT) : start])
+    before = written(tokens[max(0, start - _CONTEXT) : start])
     prefix = tokenizer.decode(before, skip_special_tokens=True)
-    text: str = tokenizer.decode(before + list(tokens[start:]), skip_special_tokens=True)
+    text: str = tokenizer.decode(before + written(tokens[start:]), skip_special_tokens=True)
     return text[len(prefix.rstrip(_INCOMPLETE)) :]
+
+
+def written(tokens: Sequence[int]) -> list[int]:
+    """The tokens that have a text: embeddings, of id -1, are left out."""
+    return [token for token in tokens if token >= 0]
 
 
 class StopFinder:
@@ -33,7 +38,7 @@ class StopFinder:
         self._tokenizer = tokenizer
         self._stop = stop
         self._keep = max(len(text) for text in stop) - 1  # characters that a later token may complete
-        self._window = list(context[-_CONTEXT:])
+        self._window = written(context[-_CONTEXT:])
         self._read = len(self._window)  # tokens of the window whose text was taken already
         self._tail = ""
 

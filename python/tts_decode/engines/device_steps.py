@@ -49,7 +49,7 @@ class DeviceSteps:
         """Queues the step on the current stream; K and V of its tokens go to the pool."""
         if len(step.copies):
             self._pool.copy(to_device(torch.from_numpy(step.copies), self._engine.device))
-        decoding = len(step.tokens) == len(step.counts) == len(step.rows)
+        decoding = len(step.tokens) == len(step.counts) == len(step.rows) and step.embeds is None
         budgets = None
         if self._sparse is not None:
             budgets = self._sparse.budgets(step.lengths, step.counts, step.prompts, self._pool.page_size)
@@ -66,7 +66,7 @@ class DeviceSteps:
         context = StepContext(self._pool, slots, plan, sparse=sparse)
         tokens, positions = to_device(torch.tensor([step.tokens, step.positions]), device).unbind()
         rows = to_device(torch.tensor(step.rows, dtype=torch.long), device)
-        output = self._engine.forward(tokens, positions, rows, context, hidden=hidden)
+        output = self._engine.forward(tokens, positions, rows, context, hidden=hidden, embeds=step.embeds)
         pages = self._pages(step)
         if sparse is None or budgets is None:
             return output._replace(pages=pages)

@@ -187,11 +187,13 @@ class HFEngine:
         context: StepContext,
         *,
         hidden: bool,
+        embeds: Tensor | None = None,
     ) -> Output:
         """Runs T new tokens of any number of branches through the model; their K and V go to the pool.
 
         tokens, positions: int64 [T] on the model's device. rows: int64, which of them need logits; None: all.
-        Where none does nothing is multiplied with the vocabulary.
+        Where none does nothing is multiplied with the vocabulary. embeds: float [S, hidden], the inputs of
+        the S tokens of id -1, in order.
         """
         kept: list[Tensor] = []
         base = self.model.base_model
@@ -199,11 +201,11 @@ class HFEngine:
         try:
             with torch.inference_mode(), self._tree_attention():
                 if rows is not None and not len(rows):
-                    self._call(base, tokens, positions, context)
+                    self._call(base, tokens, positions, context, embeds)
                     logits = torch.empty((0, self.config.vocab_size), device=self.device)
                 else:
                     keep = 0 if rows is None else rows
-                    output = self._call(self.model, tokens, positions, context, logits_to_keep=keep)
+                    output = self._call(self.model, tokens, positions, context, embeds, logits_to_keep=keep)
                     logits = output.logits[0].float()
         finally:
             if hook is not None:
@@ -220,10 +222,15 @@ class HFEngine:
         tokens: Tensor,
         positions: Tensor,
         context: StepContext | Probe,
+        embeds: Tensor | None = None,
         **options: Any,
     ) -> Any:
+        if embeds is None:
+            options["input_ids"] = tokens[None]
+        else:
+            inputs = self.model.get_input_embeddings()(tokens.clamp(min=0))
+            options["inputs_embeds"] = inputs.masked_scatter((tokens < 0)[:, None], embeds.to(inputs))[None]
         return module(
-            input_ids=tokens[None],
             position_ids=positions[None],
             attention_mask=self._any_mask,
             use_cache=False,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from tts_decode.engines.hf import HFEngine, Output, PageMasses, StepContext
 from tts_decode.sparse import SparseConfig, SparseStep
@@ -21,7 +22,7 @@ class StepInputs(NamedTuple):
     tokens, positions: [T]. rows: which of the T tokens need logits. slots: int32 [T], where their K and V go.
     copies: int32 [C, 2], pages to copy first. tables, lengths, counts: int32 [B, P], [B] and [B], the
     branches' block tables, their tokens in all, and their new ones. prompts: bool [B], whether these are a
-    prompt's.
+    prompt's. embeds: float [S, hidden], inputs of the S tokens of id -1, in order; None where there are none.
     """
 
     tokens: list[int]
@@ -33,6 +34,7 @@ class StepInputs(NamedTuple):
     lengths: Int32Array
     counts: Int32Array
     prompts: npt.NDArray[np.bool_]
+    embeds: Tensor | None = None
 
 
 class HostSteps:
@@ -60,7 +62,9 @@ class HostSteps:
         sparse = self._sparse_step(step, tree_plan)
         context = StepContext(self._pool, torch.from_numpy(step.slots), tree_plan, masses, sparse)
         tokens, positions, rows = map(torch.tensor, (step.tokens, step.positions, step.rows))
-        output = self._engine.forward(tokens, positions, rows.long(), context, hidden=hidden)
+        output = self._engine.forward(
+            tokens, positions, rows.long(), context, hidden=hidden, embeds=step.embeds
+        )
         counts = None if sparse is None else sparse.counts()
         return output._replace(pages=tree_plan.unique_pages, sparse=counts)
 

@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
 from tts_decode.budget import Budget
-from tts_decode.decoder import DecoderStats, gather
 from tts_decode.engines.completion import Complete, Completion, CompletionRequest, Score
 from tts_decode.engines.text_branch import Purse, TextBranch, unsupported
 from tts_decode.errors import EngineError
 from tts_decode.prompts import Prompt
+from tts_decode.running import gather
 from tts_decode.sampling import SamplingParams
+from tts_decode.stats import DecoderStats
 from tts_kernels.cost import StepCost
 
 T = TypeVar("T")
@@ -148,12 +149,12 @@ class TextDecoder:
             seconds=self._seconds + running,
             cost=StepCost(),
             branches=len(self._branches),
-            pins=0,
             logical_tokens=0,
             unique_tokens=0,
             resident_bytes=0,
             peak_bytes=0,
             page_bytes=0,
+            pins=0,
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -218,6 +219,8 @@ class TextDecoder:
             items: list[Any] = list(prompt)
             if not all(isinstance(item, Mapping) for item in items):
                 unsupported("a prompt of token ids", "give text or chat messages")
+            if not all("role" in item and "content" in item for item in items):
+                raise ValueError(f"prompt: each chat message needs a role and a content, got {items!r:.200}")
             text = self._render(items) if items else ""
         if not text:
             raise ValueError("prompt is empty: give at least one character")

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import torch
 from torch import Tensor
 
-from tts_decode.branch import FINAL_REASONS, Step
 from tts_decode.budget import Budget
 from tts_decode.engines.completion import Completion, CompletionRequest
 from tts_decode.errors import BranchReleased, UnsupportedByEngine
 from tts_decode.sampling import SamplingParams, mix
+from tts_decode.steps import FINAL_REASONS, Step
 
 if TYPE_CHECKING:
     from tts_decode.engines.text import TextDecoder
@@ -132,6 +132,8 @@ class TextBranch:
         """Takes in a step that an earlier `step()` returned, without a call; the budget pays for it. A cut
         inside it is not possible."""
         self._check_idle()
+        if self.finish_reason is not None:
+            raise ValueError(f"branch {self.id} is finished ({self.finish_reason}): no step can follow")
         if self.budget is not None:
             self.budget.tokens_used += len(step.tokens)
         if step.reason in FINAL_REASONS:
@@ -162,7 +164,7 @@ class TextBranch:
         Raises:
             UnsupportedByEngine: token ids; or the decoder was made without `score`.
         """
-        self._check_idle()
+        self._check()
         text = _text_only(tokens)
         if not text:
             return torch.zeros(0)

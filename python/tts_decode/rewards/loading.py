@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ _NAMES = {
     "versaprm": "versa_prm",
     "llama-prm800k": "versa_prm",
 }
+_WRAPPED = "pretrained_model."  # where wrappers of training libraries put the names of the model's weights
 _HEAD_PREFIXES = {
     ClassHead: ("score.", "classifier."),
     ValueHead: ("v_head.summary.", "v_head.", "value_head.", "score."),
@@ -117,19 +119,32 @@ def _architecture(config: Any) -> str:
 
 def _load(path: Path, config: Any, reader: Reader, dtype: torch.dtype) -> tuple[Any, nn.Module | None]:
     """The model, and its head where transformers does not load it."""
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
     name = _architecture(config)
     prefixes = _HEAD_PREFIXES.get(type(reader.readout))
-    if prefixes is None:
-        return AutoModelForCausalLM.from_pretrained(path, **options), None
-    if name.endswith("ForSequenceClassification"):
-        return AutoModelForSequenceClassification.from_pretrained(path, **options), None
-    if name.endswith("ForTokenClassification"):
-        return AutoModelForTokenClassification.from_pretrained(path, **options), None
-    head = _read_head(path, prefixes)
-    # Wrappers of training libraries put the model under this name.
-    options["key_mapping"] = {r"^pretrained_model\.": ""}
-    return AutoModel.from_pretrained(path, **options), head
+    head: nn.Module | None = None
+    auto: Any = AutoModelForCausalLM
+    if prefixes is not None:
+        if name.endswith("ForSequenceClassification"):
+            auto = AutoModelForSequenceClassification
+        elif name.endswith("ForTokenClassification"):
+            auto = AutoModelForTokenClassification
+        else:
+            head, auto = _read_head(path, prefixes), AutoModel
+    model, report = auto.from_pretrained(
+        path,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=False,
+        key_mapping={rf"^{re.escape(_WRAPPED)}": ""},
+        output_loading_info=True,
+    )
+    if report["missing_keys"]:  # transformers would go on with random weights
+        missing = sorted(report["missing_keys"])
+        raise ModelLoadError(
+            f"reward model: the weights in {path} ({name}) lack {', '.join(missing[:3])}, which the reader "
+            f"{reader.name} needs: it is another kind of model"
+        )
+    return model, head
 
 
 def _read_head(path: Path, prefixes: tuple[str, ...]) -> nn.Sequential:
@@ -162,13 +177,13 @@ def _layer_number(name: str) -> int:
 
 
 def _tensors(path: Path, prefixes: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """The tensors whose names begin with a prefix, also behind `pretrained_model.`."""
+    """The tensors whose names begin with a prefix."""
     found = {}
     for file in sorted(path.glob("*.safetensors")):
         try:
             with safe_open(file, framework="pt") as tensors:
                 for key in tensors.keys():  # noqa: SIM118  # not a mapping
-                    name = key.removeprefix("pretrained_model.")
+                    name = key.removeprefix(_WRAPPED)
                     if name.startswith(prefixes):
                         found[name] = tensors.get_tensor(key)
         except SafetensorError as cause:

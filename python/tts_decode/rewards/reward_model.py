@@ -109,7 +109,7 @@ class RewardModel:
         """
         readings = [self._reading(branch) for branch in branches]
         lacking = {_top(branch): i for i, branch in enumerate(branches) if self._nearest(branch) is None}
-        await gather(self._begin(top, branches[i], readings[i]) for top, i in lacking.items())
+        await gather(self._begin(branches[i], readings[i]) for i in lacking.values())
         return await gather(map(self._scores, branches, readings))
 
     def close(self) -> None:
@@ -153,20 +153,20 @@ class RewardModel:
             branch = branch.parent
         return None
 
-    async def _begin(self, top: Branch, branch: Branch, reading: Reading) -> None:
-        """Mirrors the root of the policy's tree: what a branch's text shares with an answer of no text."""
+    async def _begin(self, branch: Branch, reading: Reading) -> None:
+        """Mirrors the root of a branch's tree: what the branch's text shares with an answer of no text."""
         question = question_of(branch) if self._question is None else self._question
         empty = self.reader.template(self.decoder.tokenizer, question, [""])
         shared = reading.ids[: max(1, _common(reading.ids, empty.ids))]
         root = await self.decoder.root(shared)
         self.tokens_read += len(shared)
-        self._mirrors[top] = Mirror(root, shared, {}, {})
+        self._mirrors[_top(branch)] = Mirror(root, shared, {}, {})
 
     async def _scores(self, branch: Branch, reading: Reading) -> list[float]:
         ids, steps = reading.ids, reading.positions
         self.tokens_full += len(ids)
-        mirror = self._nearest(branch)
-        assert mirror is not None  # `_begin`
+        while (mirror := self._nearest(branch)) is None:  # `close` came between
+            await self._begin(branch, reading)
         common = _common(mirror.ids, ids)
         scores = {step: score for step, score in mirror.scores.items() if step[-1] < common}
         rows = {position: row for position, row in mirror.rows.items() if position < common}

@@ -29,6 +29,7 @@ from tts_decode.search.trees import (
     r2_retrieval,
     reward_guided_tree_search,
 )
+from tts_decode.search.graphs import adaptive_graph, archon, aries, atom_of_thoughts
 from tts_decode.search.asynchronous import atts
 from tts_decode.search.budget import (
     budget_forcing,
@@ -68,6 +69,10 @@ __all__ = [
     "Strategy",
     "ab_mcts",
     "adaptive_consistency",
+    "adaptive_graph",
+    "archon",
+    "aries",
+    "atom_of_thoughts",
     "atts",
     "b4",
     "beam_search",

@@ -13,6 +13,7 @@ from tts_decode.select.clusters import cluster
 from tts_decode.select.conformal import conformal_p_value, rejects
 from tts_decode.select.consistency import agreement, borda_weights, consistency_weight, majority_probability
 from tts_decode.select.cost_model import ets_objective, ets_select, retained_nodes
+from tts_decode.select.dag import ancestors, earlier_needs, longest_path
 from tts_decode.select.difficulty import difficulty_bin, difficulty_edges
 from tts_decode.select.entropy import fork_points
 from tts_decode.select.eviction import evicted_columns
@@ -45,6 +46,7 @@ __all__ = [
     "aggregation",
     "agreement",
     "allocate",
+    "ancestors",
     "annealed_temperature",
     "b4_scores",
     "borda_weights",
@@ -54,6 +56,7 @@ __all__ = [
     "consistency_weight",
     "difficulty_bin",
     "difficulty_edges",
+    "earlier_needs",
     "effective_sample_size",
     "ets_objective",
     "ets_select",
@@ -66,6 +69,7 @@ __all__ = [
     "last_choice",
     "lexical_similarity",
     "logit",
+    "longest_path",
     "majority_probability",
     "match_winner",
     "most_central",

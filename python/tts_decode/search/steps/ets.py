@@ -16,7 +16,7 @@ from tts_decode.search.tree import Node
 from tts_decode.select import allocate, cluster, ets_select, rebase_weights
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Step
+    from tts_decode.steps import Step
 
 Embed = Callable[[Sequence["Step"]], "np.ndarray[Any, Any]"]
 """Embeddings [N, D] of N steps; only their directions matter."""

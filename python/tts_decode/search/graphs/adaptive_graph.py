@@ -1,0 +1,140 @@
+"""Adaptive Graph of Thoughts: layers of subproblems, nested where one is complex."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tts_decode import gather
+from tts_decode.search.graphs.parsing import listed, with_needs
+from tts_decode.search.graphs.prompting import answer_to, finish, reply_to
+from tts_decode.search.result import Candidate, SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
+from tts_decode.select import ancestors
+
+FIRST = """{question}
+
+Which subproblems would help to solve this? List at most {n} that can be worked on at the same time:
+1. subproblem
+2. subproblem"""
+
+NEXT = """{question}
+
+Worked out so far:
+{graph}
+
+If this is enough to answer, reply DONE. Else list at most {n} further subproblems, with the numbers of what \
+each rests on:
+1. subproblem (needs: 1, 2)"""
+
+COMPLEX = """{question}
+
+Known:
+{known}
+
+Subproblem: {task}
+
+Is this subproblem so complex that it should be split up further?"""
+
+EVALUATE = """{question}
+
+Known:
+{known}
+
+Solve this subproblem only: {task}"""
+
+FINAL = """{question}
+
+Worked out:
+{graph}
+
+Use this to answer the question at the top."""
+
+
+@dataclass(frozen=True)
+class Thought:
+    """A node of the graph: a subproblem, the thoughts of its graph that it rests on, and its solution."""
+
+    task: str
+    needs: tuple[int, ...]
+    answer: str
+    node: int  # of the answer, in the search's tree
+
+
+@strategy("a graph of subproblems, layer by layer, nested where one is complex")
+async def adaptive_graph(
+    run: SearchRun, *, n: int = 3, max_layers: int = 2, max_depth: int = 1, threshold: float = 0.5
+) -> SearchResult:
+    """Subproblems are solved layer by layer: those of a layer at the same time, each with what it rests on in
+    the layers before. One that is complex is solved by a graph of its own. At the end the model answers from
+    the graph.
+
+    Pandey et al., "Adaptive Graph of Thoughts: Test-Time Adaptive Reasoning Unifying Chain, Tree, and Graph
+    Structures", arXiv 2502.05078, section 3 (defaults of its code).
+
+    n           subproblems of a layer at most.
+    max_layers  layers of a graph.
+    max_depth   graphs within graphs; 0 nests none.
+    threshold   a subproblem is complex if the model's probability of Yes to that question exceeds it.
+
+    A first layer of less than two readable subproblems means that the question is atomic: nothing is built,
+    the direct answer stands; a later layer without any ends its graph, as the reply DONE does. A subproblem
+    that names nothing it rests on gets all earlier ones. The outer graph's prompts begin with the question
+    and share its KV with the root.
+
+    Departures: complexity is the probability of Yes, not a sampled verdict, and needs an engine that scores
+    text; a direct answer is sampled beside the first layer, so that a search cut short has one; the last
+    layer is not followed by another question for layers.
+    """
+    at_least(1, n=n, max_layers=max_layers)
+    at_least(0, max_depth=max_depth)
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold}; expected a probability")
+    if run.root.finished:
+        return run.result()
+
+    async def explore(question: str, depth: int) -> list[Thought]:
+        thoughts: list[Thought] = []
+        for layer in range(max_layers):
+            template = NEXT if layer else FIRST
+            prompt = template.format(question=question, n=n, graph=as_text(thoughts, range(len(thoughts))))
+            reply = await reply_to(run, prompt, [thought.node for thought in thoughts])
+            tasks, wanted = with_needs(listed(reply.text, n))
+            if run.over or len(tasks) < (1 if layer else 2):
+                break
+            earlier = range(len(thoughts))
+            needs = [tuple(i for i in named if i in earlier) or tuple(earlier) for named in wanted]
+            thoughts += await gather(
+                solve(question, task, need, thoughts, reply.node, depth)
+                for task, need in zip(tasks, needs, strict=True)
+            )
+        return thoughts
+
+    async def solve(
+        question: str, task: str, needs: tuple[int, ...], thoughts: Sequence[Thought], source: int, depth: int
+    ) -> Thought:
+        rests_on = ancestors([thought.needs for thought in thoughts], needs)
+        sources = [source, *(thoughts[i].node for i in rests_on)]
+        fields = {"question": question, "known": as_text(thoughts, rests_on), "task": task}
+        if depth < max_depth and await run.p_yes(COMPLEX.format(**fields), sources=sources) > threshold:
+            inner = f"{task}\n\nKnown:\n{fields['known']}"
+            if nested := await explore(inner, depth + 1):
+                prompt = FINAL.format(question=inner, graph=as_text(nested, range(len(nested))))
+                reply = await reply_to(run, prompt, [thought.node for thought in nested])
+                return Thought(task, needs, reply.text, reply.node)
+        reply = await reply_to(run, EVALUATE.format(**fields), sources)
+        return Thought(task, needs, reply.text, reply.node)
+
+    thoughts, direct = await gather(explore(run.question, 0), finish(run, run.fork(run.root)[0]))
+    best: Candidate = direct
+    if thoughts:
+        prompt = FINAL.format(question=run.question, graph=as_text(thoughts, range(len(thoughts))))
+        final = await answer_to(run, prompt, [thought.node for thought in thoughts])
+        best = final if final.complete else direct
+    return run.result(best)
+
+
+def as_text(thoughts: Sequence[Thought], which: Sequence[int]) -> str:
+    """These thoughts under their numbers, "nothing" if there are none."""
+    return "\n".join(f"{i + 1}. {thoughts[i].task} -> {thoughts[i].answer}" for i in which) or "nothing"

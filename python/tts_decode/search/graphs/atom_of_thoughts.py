@@ -1,0 +1,136 @@
+"""Atom of Thoughts: a question becomes an ever simpler one with the same answer, without its history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from tts_decode import gather
+from tts_decode.search.conclude import concluded
+from tts_decode.search.graphs.parsing import choice, listed, numbered, spoken, with_needs
+from tts_decode.search.graphs.prompting import answer_to, finish, reply_to
+from tts_decode.search.result import Candidate, SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
+from tts_decode.select import earlier_needs, extract_answer, longest_path, vote
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+
+MOST_PARTS = 10  # sub-questions of one decomposition that are read
+
+DECOMPOSE = """{question}
+
+Split this into sub-questions. Answer each on a line of its own, and name those that it rests on:
+1. sub-question -> answer
+2. sub-question -> answer (needs: 1)
+Then give the answer to the whole as: The answer is ..."""
+
+CONTRACT = """{question}
+
+Known by now:
+{known}
+
+Still open:
+{open}
+
+Write one self-contained question with the same answer as the question above, simpler because it states what \
+is known as given. Write the question alone."""
+
+JUDGE = """{question}
+
+Proposed answers:
+
+{answers}
+
+Which of them is most likely right? Reply with its number alone."""
+
+
+@strategy("a question is contracted, step by step, to simpler ones with the same answer")
+async def atom_of_thoughts(
+    run: SearchRun,
+    *,
+    n: int = 1,
+    max_depth: int = 3,
+    extract: Callable[[str], str | None] = extract_answer,
+) -> SearchResult:
+    """Each state is a question. It is answered directly and by decomposition into a DAG of sub-questions;
+    what rests on nothing is then given, the rest contracted to a new question, which is answered too. A judge
+    picks among the three. While it picks the new question's answer, that question is the next state, and
+    everything before it is dropped.
+
+    Teng et al., "Atom of Thoughts for Markov LLM Test-Time Scaling", arXiv 2502.12018, section 3 (defaults of
+    its code).
+
+    n          chains, side by side; their answers vote, by what `extract` reads.
+    max_depth  contractions at most; not more than the sub-questions on the longest chain of needs in the
+               first DAG.
+    extract    the answer in a text, or None to abstain.
+
+    A decomposition of less than two readable parts, or an empty contraction, means that the question is
+    atomic: its direct answer stands. A judge without a readable number is replaced by a vote of the three,
+    ties to the contraction, then the decomposition. Those prompts of the first state share the KV of its
+    question with the root; later states hold nothing of it.
+
+    Departures: decomposition and its dependencies come from one prompt, not two with retries; the judge names
+    an answer instead of writing one that is then compared.
+    """
+    at_least(1, n=n, max_depth=max_depth)
+    if run.root.finished:
+        return run.result()
+
+    async def chain(branch: Branch) -> Candidate:
+        question, limit = run.question, max_depth
+        direct: Candidate
+        direct, whole = await gather(finish(run, branch), answer_to(run, DECOMPOSE.format(question=question)))
+        for depth in range(max_depth):
+            parts, needs = with_needs(listed(spoken(whole.text), MOST_PARTS))
+            needs = earlier_needs(needs)
+            if depth == 0:
+                limit = min(max_depth, longest_path(needs))
+            if len(parts) < 2 or depth == limit or run.over:
+                break
+            new = await reply_to(run, contraction(question, parts, needs), [whole.node])
+            if not new.text:
+                break
+            contracted = await answer_to(run, new.text, [new.node])
+            if run.over:
+                break
+            best = await judged(run, question, [contracted, whole, direct], extract)
+            if best is not contracted:
+                return best
+            question, direct = new.text, contracted
+            if depth + 1 < limit:
+                whole = await answer_to(run, DECOMPOSE.format(question=question), [new.node])
+        return direct
+
+    chosen = await gather(chain(branch) for branch in run.fork(run.root, n))
+    return concluded(run, None, extract, among=chosen)
+
+
+def contraction(question: str, parts: Sequence[str], needs: Sequence[Sequence[int]]) -> str:
+    """The prompt for a question in which the parts that need no other are given."""
+    known = [part for part, wanted in zip(parts, needs, strict=True) if not wanted]
+    unsolved = [part.partition("->")[0].strip() for part, wanted in zip(parts, needs, strict=True) if wanted]
+    return CONTRACT.format(
+        question=question,
+        known="\n".join(f"- {part}" for part in known),
+        open="\n".join(f"- {part}" for part in unsolved) or "- the question itself",
+    )
+
+
+async def judged(
+    run: SearchRun,
+    question: str,
+    candidates: Sequence[Candidate],
+    extract: Callable[[str], str | None],
+) -> Candidate:
+    """The candidate that the model names; if it names none, the first that gives the most frequent answer."""
+    prompt = JUDGE.format(question=question, answers=numbered([spoken(c.text) for c in candidates]))
+    verdict = await reply_to(run, prompt, [c.node for c in candidates])
+    named = choice(verdict.text, len(candidates))
+    if named is not None:
+        return candidates[named]
+    answers = [extract(c.text) for c in candidates]
+    winner = next(iter(vote(answers)), None)
+    return candidates[answers.index(winner)]

@@ -1,0 +1,51 @@
+"""Prompts of this family: replies that go into further prompts, and answers that are candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tts_decode.search.graphs.parsing import spoken
+from tts_decode.search.result import Candidate
+from tts_decode.search.run import SearchRun
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+    from tts_decode.decoder import TreeDecoder
+
+
+class Reply(NamedTuple):
+    text: str  # without what the model thought before it
+    node: int  # its place in the tree
+
+
+async def reply_to(
+    run: SearchRun,
+    prompt: str,
+    sources: Sequence[int] = (),
+    *,
+    decoder: TreeDecoder | None = None,
+    **sampling: Any,
+) -> Reply:
+    """What the model says to a prompt; not a candidate. sources: nodes that the prompt was made from."""
+    whole = {"stop": (), "max_step_tokens": sampling.get("max_tokens", run.root.sampling.max_tokens)}
+    params = replace(run.root.sampling, **(whole | sampling))
+    branch = await run.prompt(prompt, sources=sources, decoder=decoder, sampling=params)
+    await run.complete(branch)
+    reply = Reply(spoken(branch.text), run.node(branch))
+    run.tree[reply.node].status = "finished"
+    run.prune([branch])
+    return reply
+
+
+async def answer_to(
+    run: SearchRun, prompt: str, sources: Sequence[int] = (), *, decoder: TreeDecoder | None = None
+) -> Candidate:
+    """An answer to the question in the words of this prompt: a candidate."""
+    return await finish(run, await run.prompt(prompt, sources=sources, decoder=decoder))
+
+
+async def finish(run: SearchRun, branch: Branch) -> Candidate:
+    await run.complete(branch)
+    return run.end(branch)
