@@ -175,8 +175,8 @@ def test_a_filter_of_equal_scores_samples_the_model():
 
 def test_particles_need_probabilities():
     decoder = scripted_decoder(random_script(0))
-    with pytest.raises(ValueError, match=r"score=-1\.0; particles need scores in \[0, 1\]"):
-        run_scripted(decoder, particle_filter, "Q: ", sampling=sampling(0), scorer=scorer(lambda text: -1.0))
+    with pytest.raises(ValueError, match=r"score=8\.0; particles need probabilities"):
+        run_scripted(decoder, particle_filter, "Q: ", sampling=sampling(0), scorer=scorer(lambda text: 8.0))
 
 
 @pytest.mark.parametrize("strategy", [particle_filter, particle_gibbs])
