@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 from scipy.stats import chisquare
 from scripted import EOS, run_scripted, scorer, scripted_decoder, words
-from tts_decode import SamplingParams
+from tts_decode import Budget, SamplingParams
 from tts_decode.engines.completion import Completion
 from tts_decode.engines.text import TextDecoder
 from tts_decode.errors import UnsupportedByEngine
@@ -446,11 +446,29 @@ def test_qalign_chains_are_independent_of_how_they_interleave():
         result = run_scripted(
             decoder, qalign, "Q: ", sampling=sampling(3), n=20, chains=2, scorer=scorer(random_score(3))
         )
-        return Counter(c.text for c in result.candidates)
+        return Counter(c.text for c in result.candidates), result.votes, result.best.text
 
     even = states(None)
-    assert sum(even.values()) == 20
+    assert sum(even[0].values()) == 20
     assert states(lambda prefix, k: 3 * (len(prefix) % 2)) == even
+
+
+@pytest.mark.parametrize("tokens", range(3, 60, 7))
+def test_qalign_keeps_what_the_budget_paid_for(tokens):
+    """Whole candidates are the chain's first states, and the answer is one of them if there are any."""
+    options = {"sampling": sampling(2), "n": 30, "burn_in": 2, "scorer": scorer(random_score(2))}
+    free = run_scripted(scripted_decoder(step_script(2)), qalign, "Q: ", **(options | {"burn_in": 0}))
+    states = [c.text for c in free.candidates]
+    short = run_scripted(
+        scripted_decoder(step_script(2)), qalign, "Q: ", budget=Budget(max_tokens=tokens), **options
+    )
+    whole = [c.text for c in short.candidates if c.complete]
+    assert short.stopped is not None
+    if whole and len(short.candidates) > 2:
+        assert whole == states[2 : 2 + len(whole)]
+    elif whole:
+        assert whole[0] in states[:2]
+    assert not whole or short.answer in whole
 
 
 def test_qalign_keeps_the_prefix_and_drops_the_rest():
