@@ -483,13 +483,13 @@ def test_forest_of_thought_begins_later_trees_with_the_likest_example():
 # -- reward-guided tree search
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("consistency", [0.0, 0.5])
 def test_reward_guided_tree_search_expands_the_best_leaf_of_all(seed, consistency):
     script = make_script(seed)
     decoder = scripted_decoder(script)
     options = {
-        "n": 11,
+        "n": 40,
         "width": 2,
         "pre_expansion": 4,
         "consistency": consistency,
@@ -514,10 +514,10 @@ def test_reward_guided_tree_search_expands_the_best_leaf_of_all(seed, consistenc
         share = sum(other[-1] == text[-1] for other in found) / len(found)
         return (1 - consistency) * score(text) + consistency * share
 
-    while len(found) < 11:
+    while len(found) < 40 and leaves(root):
         leaf = max(leaves(root), key=bound)
         expand(script, leaf, 4 if leaf is root else 2, asked)
-        for child in leaf.children[: 11 - len(found)]:
+        for child in leaf.children[: 40 - len(found)]:
             text, done = child.text, child.terminal
             while not done:
                 said, reason, _ = script(PROMPT + text, asked.count(PROMPT + text))
