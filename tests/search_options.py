@@ -68,6 +68,17 @@ SMALL: dict[str, dict[str, Any]] = {
     "hint_infer": {"n": 3, "num_forks": 1, "conjunctions": ("e", "a"), "extract": length_mod_3},
     "entropy_forking": {"n": 2, "extract": length_mod_3},
     # refinement
+    "multi_round": {"n": 3, "rounds": 2, "prompt": "{question}{answer}again", "extract": length_mod_3},
+    "revise": {
+        "n": 4,
+        "verify": "ok? ",
+        "accept": "y",
+        "refine": "n",
+        "rethink": "hm",
+        "extract": length_mod_3,
+    },
+    "sets": {"n": 3, "rounds": 2, "extract": length_mod_3}
+    | {"verify_prompt": "{history}check", "correct_prompt": "{history}again"},
     # graphs
     "atom_of_thoughts": {"n": 3, "extract": length_mod_3},
     "adaptive_graph": {"n": 3},

@@ -46,6 +46,7 @@ from tts_decode.search.steps import (
     lookahead,
     swift,
 )
+from tts_decode.search.refinement import multi_round, revise, sets
 from tts_decode.search.particles import particle_filter, particle_gibbs, qalign
 
 # isort: on
@@ -94,6 +95,7 @@ __all__ = [
     "mcts",
     "mcts_judge",
     "model_switch",
+    "multi_round",
     "multi_verifier",
     "no_thinking",
     "particle_filter",
@@ -103,6 +105,7 @@ __all__ = [
     "read_json",
     "rebase",
     "render_tree",
+    "revise",
     "reward_guided_tree_search",
     "rollout_share",
     "rpc",
@@ -110,6 +113,7 @@ __all__ = [
     "self_calibration",
     "self_consistency",
     "sentence_embedder",
+    "sets",
     "shifted_window",
     "st_bon",
     "strategy",
