@@ -46,7 +46,18 @@ from tts_decode.search.steps import (
     lookahead,
     swift,
 )
-from tts_decode.search.refinement import multi_round, revise, sets
+from tts_decode.search.refinement import (
+    feedback_edit,
+    heart,
+    iterative_agent_decoding,
+    magicore,
+    multi_round,
+    revise,
+    sets,
+    t1_verify,
+    three_d,
+    tpo,
+)
 from tts_decode.search.particles import particle_filter, particle_gibbs, qalign
 
 # isort: on
@@ -83,15 +94,19 @@ __all__ = [
     "dvts",
     "entropy_forking",
     "ets",
+    "feedback_edit",
     "fetch",
     "first_finish",
     "forest_of_thought",
     "get_strategy",
+    "heart",
     "hint_infer",
+    "iterative_agent_decoding",
     "iterative_deepening",
     "knockout",
     "lm_beam_search",
     "lookahead",
+    "magicore",
     "mcts",
     "mcts_judge",
     "model_switch",
@@ -118,6 +133,9 @@ __all__ = [
     "st_bon",
     "strategy",
     "swift",
+    "t1_verify",
+    "three_d",
+    "tpo",
     "write_json",
     "write_parquet",
 ]

@@ -71,8 +71,19 @@ class Thread:
         decoder: TreeDecoder | None = None,
     ) -> list[Candidate]:
         """`n` answers in order, candidates like the first ones."""
-        start = await self._next(prompt, sources, decoder)
-        return await gather(finish(self._run, branch, scorer) for branch in self._run.fork(start, n))
+        branches = await self.branches(prompt, n, sources=sources, decoder=decoder)
+        return await gather(finish(self._run, branch, scorer) for branch in branches)
+
+    async def branches(
+        self,
+        prompt: str,
+        n: int = 1,
+        *,
+        sources: Sequence[int] = (),
+        decoder: TreeDecoder | None = None,
+    ) -> list[Branch]:
+        """`n` forks at the end of the prompt, for answers that are more than sampled."""
+        return self._run.fork(await self._next(prompt, sources, decoder), n)
 
     def close(self) -> None:
         if self._held is not None:

@@ -62,7 +62,8 @@ async def multi_round(
             if nothing_to_refine(run):
                 break
             said = prompt.format(question=run.question, answer=after(answer.text, end_of_thinking))
-            (answer,) = await answers_to(run, said, scorer=scorer, sources=(answer.node,))
+            (latest,) = await answers_to(run, said, scorer=scorer, sources=(answer.node,))
+            answer = latest if latest.complete else answer
         last.append(answer)
 
     await gather(line(branch) for branch in run.fork(run.root, n))

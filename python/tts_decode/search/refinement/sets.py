@@ -69,7 +69,8 @@ async def sets(
             if run.over or last_choice(check, ("correct", "wrong")) == "correct":
                 break
             history += CHECK.format(check=check)
-            (attempt,) = await thread.answers(correct_prompt.format(history=history), sources=sources)
+            (latest,) = await thread.answers(correct_prompt.format(history=history), sources=sources)
+            attempt = latest if latest.complete else attempt
         thread.close()
         last.append(attempt)
 
