@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -67,8 +68,9 @@ async def magicore(
 
     n               solutions (40 in the paper).
     iterations      of review and refinement at most. The newest solutions are judged easy or hard again.
-    scorer          a process reward model, called after every step; scores of 0 to 1, or at least not
-                    negative, as they weigh votes.
+    scorer          a process reward model, called after every step; scores of 0 to 1 weigh votes as they
+                    are. Where a reward is negative, votes weigh the exponential, and "prod" wants another
+                    `agg_strategy`.
     outcome_scorer  a second one for whole answers. A solution's reward is the sum of both; each must be
                     confident of its own vote. None: the process scores alone.
     min_reward      of the majority's mean. The code takes the mean reward over a dataset's first samples;
@@ -95,14 +97,12 @@ async def magicore(
         while not branch.finished:
             (made,) = await run.step([branch])
             if made.tokens:
-                scores = await run.score([branch], scorer)
-                require_weights(scores)
+                await run.score([branch], scorer)
                 steps.append(made.text)
         rewards = run.aggregated([branch]) if branch.scores else [0.0]
         if outcome_scorer is not None:
             rewards += await run.score([branch], outcome_scorer)
             branch.scores.pop()  # those of the steps stay
-            require_weights(rewards)
         return _Solution(run.end(branch, sum(rewards)), tuple(steps), tuple(rewards))
 
     async def refine(old: _Solution) -> _Solution:
@@ -118,9 +118,10 @@ async def magicore(
         answers = [extract(solution.candidate.text) for solution in solutions]
         majority = next(iter(vote(answers)), None)
         rewards = [s.reward for s, answer in zip(solutions, answers, strict=True) if answer == majority]
-        weights = zip(*(solution.rewards for solution in solutions), strict=True)
+        columns = zip(*(solution.rewards for solution in solutions), strict=True)
         return sum(rewards) / len(rewards) >= min_reward or all(
-            vote_confidence(list(vote(answers, column).values())) >= min_confidence for column in weights
+            vote_confidence(list(vote(answers, vote_weights(column)).values())) >= min_confidence
+            for column in columns
         )
 
     latest = await gather(solve(branch) for branch in run.fork(run.root, n))
@@ -132,16 +133,12 @@ async def magicore(
         kept = sorted(kept + latest, key=lambda s: (s.candidate.complete, s.reward), reverse=True)[:n]
     kept = [s for s in kept if s.candidate.complete] or kept
     answers = [extract(solution.candidate.text) for solution in kept]
-    votes = vote(answers, [solution.reward for solution in kept])
+    votes = vote(answers, vote_weights([solution.reward for solution in kept]))
     winner = next(iter(votes), None)
     winners = [s for s, answer in zip(kept, answers, strict=True) if answer == winner]
     return run.result(max(winners, key=lambda s: s.reward).candidate, votes)
 
 
-def require_weights(scores: Sequence[float]) -> None:
-    """ValueError if a score cannot weigh a vote."""
-    if min(scores) < 0:
-        raise ValueError(
-            f"the scorer gave {min(scores):g}; magicore weighs votes with scores: expected 0 to 1, as of a "
-            "process reward model or self_evaluation"
-        )
+def vote_weights(rewards: Sequence[float]) -> list[float]:
+    """The rewards; if one is negative, as logits and log-probabilities are, the exponentials of all."""
+    return list(rewards) if min(rewards) >= 0 else [math.exp(min(reward, 700.0)) for reward in rewards]

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _ANSWERED = "{question}\n\nA proposed response:\n{answer}\n\n"
 CODE = (
     _ANSWERED
-    + """Write Python code that computes anew what this response computed and ends by printing True if all of it \
-is right, else False. Reply with the code only."""
+    + """Write Python code that computes anew what this response computed and ends by printing True if all \
+of it is right, else False. Reply with the code only."""
 )
 VERIFY = _ANSWERED + "Is the final answer of this response right? Reply with Yes or No only."
 _BLOCK = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)

@@ -1,4 +1,4 @@
-"""Test-time preference optimization: a reward model's preference is put into words, the words into answers."""
+"""Test-time preference optimization: a reward model's preference becomes words, the words new answers."""
 
 from __future__ import annotations
 
