@@ -8,7 +8,7 @@ come to the same texts.
 
     def script(prefix, k):                        # three steps, then the end; wording depends on prefix and k
         steps = prefix.count("\\n")
-        return (f"step {steps}{'abc'[k]}\\n", "stop_string") if steps < 3 else (f"= {len(prefix)}", "eos")
+        return (f"step {steps}{'abcd'[k]}\\n", "stop_string") if steps < 3 else (f"= {len(prefix)}", "eos")
 
     def score(text):                              # of the text after the prompt
         return (len(text) * 37 % 11) / 11
@@ -45,8 +45,13 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
+from search_options import small_options
 from tts_decode.engines.completion import Completion, CompletionRequest
 from tts_decode.engines.text import TextDecoder
+from tts_decode.search import get_strategy
+
+NEEDS_A_MODEL = {"lm_beam_search"}  # strategies that want the probabilities of all tokens
 
 EOS = 0
 
@@ -172,6 +177,16 @@ def run_scripted(decoder, strategy, prompt, /, *, sampling=None, budget=None, **
     result = decoder.run(search())
     assert decoder.stats().branches == 0
     return result
+
+
+def text_options(name):
+    """`small_options` for a strategy that runs on texts: none that read hidden states."""
+    options = small_options(name)
+    if "embed" in get_strategy(name).parameters:
+        options["embed"] = lambda steps: np.array([[len(step.text), 1.0] for step in steps])
+    if name == "st_bon":
+        options["consistency"] = "string"
+    return options
 
 
 def scorer(score, calls=None):

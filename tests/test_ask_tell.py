@@ -3,23 +3,39 @@
 import asyncio
 import math
 import random
+import zlib
 from collections import Counter
+from contextlib import suppress
 
 import numpy as np
 import pytest
-from scripted import counted, random_script, run_scripted, scorer, scripted_decoder
+from scripted import (
+    NEEDS_A_MODEL,
+    ScriptedModel,
+    counted,
+    random_script,
+    run_scripted,
+    scorer,
+    scripted_decoder,
+    text_options,
+    words,
+)
 from tts_decode import Budget, SamplingParams, gather
-from tts_decode.ask_tell import AskTell, RequestWithdrawn, ScoreRequest
+from tts_decode.ask_tell import AskTell, LogprobRequest, RequestWithdrawn, ScoreRequest
 from tts_decode.engines.completion import Completion, CompletionRequest
 from tts_decode.engines.text import TextDecoder
 from tts_decode.errors import EngineError, UnsupportedByEngine
-from tts_decode.search import beam_search, best_of_n, rebase, self_consistency
+from tts_decode.search import STRATEGIES, beam_search, best_of_n, get_strategy, rebase, self_consistency
 
 PROMPT = "Question?\n"
 
 
 def grade(text):
     return sum(ord(char) * (i % 5 + 1) for i, char in enumerate(text)) % 101 / 101
+
+
+def logprobs_of(prefix, text):
+    return [-1.0 - zlib.crc32((prefix + word).encode()) % 8 / 8 for word in words(text)]
 
 
 class Caller:
@@ -32,8 +48,10 @@ class Caller:
 
     def answer(self, request):
         if isinstance(request, ScoreRequest):
-            assert set(request.prompts) == {PROMPT}
+            assert all(prompt.startswith("Question?\n") for prompt in request.prompts)
             return [grade(text) for text in request.texts]
+        if isinstance(request, LogprobRequest):
+            return logprobs_of(request.prompt, request.text)
         return Completion(*self.script(request.prompt, self.k[request.id]))
 
     def see(self, requests):
@@ -80,6 +98,22 @@ def test_answers_in_any_order_make_the_search_that_an_engine_makes(strategy, opt
     assert sorted(c.text for c in result.candidates) == sorted(c.text for c in expected.candidates)
     assert result.best.score == expected.best.score
     assert search.ask() == []
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in NEEDS_A_MODEL])
+def test_every_strategy_can_be_asked_and_told(name):
+    options = text_options(name)
+    decoder = scripted_decoder(random_script(3), logprobs_of=logprobs_of)
+    expected = run_scripted(decoder, get_strategy(name), PROMPT, **options)
+    caller, model = Caller(3), ScriptedModel(random_script(3))
+    with AskTell(get_strategy(name), PROMPT, logprobs_of=True, **options) as search:
+        while not search.done:
+            for request in search.ask():
+                of_model = isinstance(request, CompletionRequest)
+                answer = asyncio.run(model(request)) if of_model else caller.answer(request)
+                with suppress(RequestWithdrawn):  # by a strategy that takes the first to finish
+                    search.tell(request.id, answer)
+    assert search.result.answer == expected.answer
 
 
 def test_a_search_is_ready_to_ask_as_soon_as_it_can_go_on():
@@ -132,7 +166,7 @@ def test_wrong_answers_are_refused_and_the_request_stays_open():
         search.tell(request.id, Completion("4", "eos"))
         (request,) = search.ask()
         for answer, error, message in (
-            (Completion("4", "eos"), TypeError, "expects a list of scores, got Completion"),
+            (Completion("4", "eos"), TypeError, "expects a list of numbers, got Completion"),
             (0.5, TypeError, "got float"),
             ([0.5, 0.5], ValueError, "expects 1 scores, one a text, got 2"),
             ([math.nan], ValueError, "finite"),

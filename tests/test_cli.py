@@ -15,7 +15,7 @@ from tts_decode.cli.app import run
 from tts_decode.cli.display import Display, Rate, mib
 from tts_decode.cli.errors import UsageError
 from tts_decode.cli.options import parse_options, unescape
-from tts_decode.cli.problems import chat_question
+from tts_decode.cli.scorers import chat_question
 from tts_decode.search import STRATEGIES
 
 SMALL = ["--max-tokens", "12", "--max-step-tokens", "5", "--dtype", "float32"]

@@ -21,7 +21,7 @@ def blocks(file: Path) -> list[tuple[int, str]]:
 @pytest.mark.model
 @pytest.mark.parametrize("file", [file for file in FILES if blocks(file)], ids=lambda file: file.name)
 def test_python_blocks_run(file: Path, real_model: object) -> None:
-    namespace: dict[str, object] = {}
+    namespace: dict[str, object] = {"__name__": "__main__"}
     for line, source in blocks(file):
         # Empty lines in front give tracebacks the document's own line numbers.
         exec(compile("\n" * line + source, str(file), "exec"), namespace)

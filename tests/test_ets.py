@@ -1,12 +1,16 @@
 """The ETS cost model against brute force over every set of leaves."""
 
 import itertools
+import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tts_decode.select import ets_objective, ets_select, retained_nodes
 from tts_decode.select.cost_model import RESOLUTION
+
+from benches.bench_ets import Instance, instance
 
 
 @st.composite
@@ -41,6 +45,9 @@ def test_solver_equals_brute_force(tree, lambda_b, lambda_d, per_token, use_clus
     assert any(kept)
     assert ets_objective(kept, *arguments, **lambdas) >= best - RESOLUTION
     assert kept == ets_select(*arguments, **lambdas)
+    greedy = ets_select(*arguments, **lambdas, method="greedy")
+    assert any(greedy)
+    assert ets_objective(greedy, *arguments, **lambdas) <= best + 1e-9
 
 
 @settings(deadline=None)
@@ -93,19 +100,73 @@ def test_like_leaves_are_kept_from_the_lowest_index():
     assert kept == [True, False, True, False]
 
 
-def test_a_large_tree_is_solved():
-    import numpy as np
+def published_programme(tree: Instance) -> float:
+    """The optimum of the objective as its authors write it, a binary variable for every node and cluster, by
+    HiGHS."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
 
-    rng = np.random.default_rng(0)
-    parents, level = [-1], [0]
-    for width in (64, 128, 256):
-        parents += [int(p) for p in rng.choice(level, width)]
-        level = list(range(len(parents) - width, len(parents)))
-    outcomes = rng.dirichlet(np.full(256, 0.1)).tolist()
-    clusters = rng.integers(0, 40, 256).tolist()
-    kept = ets_select(outcomes, parents, level, [1.0] * len(parents), clusters, lambda_b=1.0, lambda_d=1.45)
-    assert 40 <= sum(kept) < 256
-    assert {clusters[i] for i in range(256) if kept[i]} == set(clusters)
+    nodes = retained_nodes(tree.parents, tree.leaves)
+    labels = sorted(set(tree.clusters))
+    column = {node: i for i, node in enumerate(nodes)}
+    covered = {label: len(nodes) + k for k, label in enumerate(labels)}
+    width = len(nodes) + len(labels)
+    total = math.fsum(tree.costs[v] for v in nodes)
+    gain = np.zeros(width)
+    rows = []
+    for node in nodes:
+        gain[column[node]] = -tree.lambdas["lambda_b"] * tree.costs[node] / total
+        if tree.parents[node] >= 0:
+            rows.append(np.zeros(width))
+            rows[-1][[column[tree.parents[node]], column[node]]] = 1, -1
+    for label, k in covered.items():
+        gain[k] = tree.lambdas["lambda_d"] / len(labels)
+        rows.append(np.zeros(width))
+        rows[-1][[column[v] for v, c in zip(tree.leaves, tree.clusters, strict=True) if c == label]] = 1
+        rows[-1][k] = -1
+    for leaf, outcome in zip(tree.leaves, tree.outcomes, strict=True):
+        gain[column[leaf]] += outcome
+    solution = milp(
+        -1e6 * gain,
+        integrality=np.ones(width),
+        bounds=Bounds(0, 1),
+        constraints=LinearConstraint(np.stack(rows), 0, np.inf),
+        options={"mip_rel_gap": 0.0},
+    )
+    return -solution.fun / 1e6
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([2, 4, 7]),
+    st.sampled_from([10, 30, 60, 100]),
+    st.sampled_from([64, 128, 256]),
+)
+def test_large_trees_equal_the_published_programme(seed, depth, clusters, leaves):
+    tree = instance(seed, leaves, depth, clusters)
+    best = published_programme(tree)
+    assert tree.objective(tree.select("exact")) == pytest.approx(best, abs=RESOLUTION)
+    greedy = tree.objective(tree.select("greedy"))
+    assert best - 0.05 < greedy < best + RESOLUTION
+
+
+def test_a_fractional_programme_is_solved_in_integers():
+    """Every pair of three clusters is below one of three nodes: half of each node is the linear optimum."""
+    parents = [-1, 0, 0, 0, 1, 1, 2, 2, 3, 3]
+    costs = [0.0, 6.0, 6.0, 6.0] + [1.0] * 6
+    clusters = [0, 1, 1, 2, 2, 0]
+    tree = Instance(
+        [0.0] * 6, parents, [4, 5, 6, 7, 8, 9], costs, clusters, {"lambda_b": 1.0, "lambda_d": 1.1}
+    )
+    subsets = [list(s) for s in itertools.product([False, True], repeat=6) if any(s)]
+    assert tree.objective(tree.select("exact")) == pytest.approx(max(map(tree.objective, subsets)), abs=1e-9)
+
+
+def test_where_nothing_pays_the_least_loss_is_kept():
+    outcomes, costs = [0.0, 0.01, 0.0], [1.0, 5.0, 4.0, 4.0]
+    for method in ("exact", "greedy"):
+        kept = ets_select(outcomes, [-1, 0, 0, 0], [1, 2, 3], costs, lambda_b=2.0, method=method)
+        assert kept == [False, True, False]
 
 
 GOOD = {"outcomes": [0.5, 0.5], "parents": [-1, 0, 0], "leaves": [1, 2], "costs": [1.0, 1.0, 1.0]}
@@ -114,6 +175,7 @@ GOOD = {"outcomes": [0.5, 0.5], "parents": [-1, 0, 0], "leaves": [1, 2], "costs"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"method": "fast"}, "method='fast'"),
         ({"lambda_b": -1.0}, "lambda_b=-1.0"),
         ({"lambda_d": float("nan")}, "lambda_d=nan"),
         ({"leaves": [], "outcomes": []}, "leaves is empty"),

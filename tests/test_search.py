@@ -315,7 +315,9 @@ def test_an_exhausted_budget_ends_with_the_best_so_far(decoder, name):
     assert budget.tokens_used <= 40
     assert result.candidates
     assert result.best.tokens
-    assert any(not c.complete for c in result.candidates)
+    family = get_strategy(name).family
+    if family != "graphs" and name != "forest_of_thought":  # which may end between two prompts' answers
+        assert any(not c.complete for c in result.candidates)
 
 
 @pytest.mark.parametrize("name", ["beam_search", "rebase", "ets"])

@@ -17,6 +17,24 @@ def test_default_tasks_are_fixed() -> None:
     assert [task.name for task in default_tasks(3)] == [task.name for task in first[:3]]
 
 
+@pytest.mark.parametrize("shots", [0, 5])
+def test_more_default_tasks_leave_the_first_ones_and_the_shots_as_they_are(shots: int) -> None:
+    few, many = default_tasks(shots=shots), default_tasks(100, shots)
+    assert [(task.name, task.prompt) for task in many[: len(few)]] == [
+        (task.name, task.prompt) for task in few
+    ]
+    assert len({task.prompt for task in many}) == len(many) == 100
+    head, _, question = many[99].prompt.rpartition("\n\n") if shots else ("", "", "")
+    assert head.count("The answer is") == shots
+    assert not any(question and question in task.prompt for task in many[:99])
+
+
+def test_too_many_default_tasks() -> None:
+    assert len(default_tasks(380)) == 380
+    with pytest.raises(ValueError, match="product has 100 different problems, 125 are needed"):
+        default_tasks(500)
+
+
 def test_default_tasks_are_judged_by_reasoning_gym() -> None:
     for task in default_tasks():
         assert task.verify is not None

@@ -6,11 +6,18 @@ import random
 import zlib
 from collections import Counter
 
-import numpy as np
 import pytest
 import torch
-from scripted import counted, random_script, run_scripted, scorer, scripted_decoder, words
-from search_options import small_options
+from scripted import (
+    NEEDS_A_MODEL,
+    counted,
+    random_script,
+    run_scripted,
+    scorer,
+    scripted_decoder,
+    text_options,
+    words,
+)
 from tiny_models import EOS, tiny_model
 from tts_decode import Budget, SamplingParams, TreeDecoder, gather
 from tts_decode.engines import text_branch
@@ -107,9 +114,6 @@ def test_strategies_decide_as_their_plain_transcriptions(seed):
         assert result.answer == max(expected, key=grade)
 
 
-NEEDS_A_MODEL = {"lm_beam_search"}  # by the probabilities of all tokens
-
-
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_runs_on_a_completion_call(name):
     def logprobs_of(prefix, text):
@@ -117,12 +121,7 @@ def test_every_strategy_runs_on_a_completion_call(name):
 
     def run():
         decoder = scripted_decoder(random_script(3), logprobs_of=logprobs_of)
-        options = small_options(name)
-        if name in ("ets", "fetch"):
-            options["embed"] = lambda steps: np.array([[len(step.text), 1.0] for step in steps])
-        if name == "st_bon":
-            options["consistency"] = "string"
-        return run_scripted(decoder, get_strategy(name), PROMPT, **options)
+        return run_scripted(decoder, get_strategy(name), PROMPT, **text_options(name))
 
     if name in NEEDS_A_MODEL:
         with pytest.raises(UnsupportedByEngine):
@@ -262,7 +261,7 @@ def _essence(candidate):
     return candidate.text, candidate.tokens, candidate.finish_reason, score, round(candidate.logprob, 2)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_random_operations_leave_what_they_leave_on_a_tree_branch(tree, over_tree, seed):
     """The same random calls on both; the tree's prompt has one token a character, the text's has one."""
     rng = random.Random(seed)
@@ -543,6 +542,29 @@ def test_release_and_cancellation_end_the_call():
     assert cancelled == [PROMPT] * 3
 
 
+def test_what_happens_to_a_branch_while_it_waits():
+    """Declared finished, it keeps what its call brings; released while it waits for the budget's tokens, it
+    leaves them to the others."""
+    decoder = scripted_decoder(lambda prefix, k: ("yes\n", "stop_string"), latency=lambda prefix, k: 5)
+
+    async def search():
+        root = await decoder.root(PROMPT, SamplingParams(max_tokens=8), Budget(max_tokens=9))
+        declared, released, last = root.fork(3)
+        steps = [asyncio.ensure_future(branch.step()) for branch in (declared, released, last)]
+        await asyncio.sleep(0)
+        declared.finish("answer")
+        released.release()
+        with pytest.raises(BranchReleased):
+            await steps[1]
+        assert (await steps[0]).reason == "answer"
+        assert (declared.text, declared.finish_reason) == ("yes\n", "answer")
+        assert (await steps[2]).text == "yes\n"
+        assert root.budget.tokens_used == 2
+
+    decoder.run(search())
+    assert [call.request.max_tokens for call in decoder.complete.calls] == [8, 8]
+
+
 @pytest.mark.parametrize(
     ("completion", "error", "message"),
     [
@@ -655,7 +677,7 @@ def test_bad_arguments_are_named(arguments, message):
         TextDecoder(**{"complete": _never} | arguments)
 
 
-@pytest.mark.parametrize("prompt", ["", [], 5, {"role": "user"}])
+@pytest.mark.parametrize("prompt", ["", [], 5, {"role": "user"}, [{"role": "user"}]])
 def test_bad_prompts_are_refused(prompt):
     decoder = TextDecoder(_never)
     with pytest.raises((TypeError, ValueError), match="prompt"):

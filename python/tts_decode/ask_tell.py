@@ -1,10 +1,13 @@
 """Any strategy without an event loop of the caller's: it says what it waits for, and is told.
 
-search = AskTell(beam_search, "Question: ...", n=8)
-while not search.done:
-    for request in search.ask():
-        search.tell(request.id, answer(request))
-print(search.result.answer)
+    search = AskTell(beam_search, "Question: ...", n=8)
+    while not search.done:
+        for request in search.ask():
+            search.tell(request.id, answer(request))
+    print(search.result.answer)
+
+A strategy that cancels requests, such as one that takes the first answer to finish, makes `tell` raise
+`RequestWithdrawn` for those of a batch that come after.
 """
 
 from __future__ import annotations
@@ -43,7 +46,16 @@ class ScoreRequest:
     texts: tuple[str, ...]
 
 
-Request = CompletionRequest | ScoreRequest
+@dataclass(frozen=True)
+class LogprobRequest:
+    """A text to find the probability of after `prompt`. The answer is one log-probability a token, nats."""
+
+    id: int
+    prompt: str
+    text: str
+
+
+Request = CompletionRequest | ScoreRequest | LogprobRequest
 
 
 class AskTell:
@@ -54,6 +66,8 @@ class AskTell:
         prompt: text or chat messages.
         sampling, budget: of the root.
         render: text of chat messages; see `TextDecoder`.
+        logprobs_of: whether log-probabilities of given texts are asked for too, also of those that the
+            strategy forces; else a strategy that cannot do without meets `UnsupportedByEngine`.
         options: the strategy's. Where it needs a scorer and none is given, or `scorer="ask"`, scores are
             asked for too.
 
@@ -77,6 +91,7 @@ class AskTell:
         sampling: SamplingParams | None = None,
         budget: Budget | None = None,
         render: Callable[[Messages], str] | None = None,
+        logprobs_of: bool = False,
         **options: Any,
     ) -> None:
         if _loop_is_running():
@@ -86,7 +101,8 @@ class AskTell:
         missing = getattr(strategy, "needs_scorer", False) and "scorer" not in options
         if missing or options.get("scorer") == "ask":
             options["scorer"] = self._external_scorer
-        decoder = TextDecoder(self._complete, render=render)
+        score = self._logprobs_of if logprobs_of else None
+        decoder = TextDecoder(self._complete, score=score, render=render)
         self._open: dict[int, tuple[Request, asyncio.Future[Any]]] = {}
         self._told: dict[int, tuple[Request, Answer]] = {}
         self._asked = 0  # ids given out
@@ -128,8 +144,8 @@ class AskTell:
 
         Args:
             id: of the request. Answers may come in any order; one given again changes nothing.
-            answer: a `Completion`, the scores, or an exception, which the strategy then meets in place of an
-                answer.
+            answer: a `Completion`, the numbers, or an exception, which the strategy then meets in place of
+                an answer.
 
         Raises:
             LookupError: nothing was asked under this id. RequestWithdrawn: the answer came too late.
@@ -189,6 +205,13 @@ class AskTell:
         scores: Sequence[float] = await self._answer(ScoreRequest(self._asked, prompts, texts))
         return scores
 
+    async def _logprobs_of(self, prompt: str, continuations: Sequence[str]) -> list[Sequence[float]]:
+        rows = []
+        for text in continuations:
+            self._asked += 1
+            rows.append(await self._answer(LogprobRequest(self._asked, prompt, text)))
+        return rows
+
     async def _answer(self, request: Request) -> Any:
         future = self._loop.create_future()
         self._open[request.id] = request, future
@@ -238,7 +261,7 @@ def _loop_is_running() -> bool:
 
 
 def _checked(request: Request, answer: Any) -> Answer:
-    """The answer, scores as a list of floats, if it fits the request."""
+    """The answer, numbers as a list of floats, if it fits the request."""
     if isinstance(answer, Exception):
         return answer
     if isinstance(request, CompletionRequest):
@@ -247,12 +270,12 @@ def _checked(request: Request, answer: Any) -> Answer:
         request.check(answer)
         return answer
     if isinstance(answer, str) or not hasattr(answer, "__len__"):
-        raise TypeError(f"id={request.id} expects a list of scores, got {type(answer).__name__}")
-    scores = [float(score) for score in answer]
-    if len(scores) != len(request.texts):
+        raise TypeError(f"id={request.id} expects a list of numbers, got {type(answer).__name__}")
+    numbers = [float(number) for number in answer]
+    if isinstance(request, ScoreRequest) and len(numbers) != len(request.texts):
         raise ValueError(
-            f"id={request.id} expects {len(request.texts)} scores, one a text, got {len(scores)}"
+            f"id={request.id} expects {len(request.texts)} scores, one a text, got {len(numbers)}"
         )
-    if not all(map(math.isfinite, scores)):
-        raise ValueError(f"id={request.id} expects finite scores, got {scores}")
-    return scores
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"id={request.id} expects finite numbers, got {numbers}")
+    return numbers

@@ -22,7 +22,6 @@ from tts_decode.text import continuation, written
 
 if TYPE_CHECKING:
     from tts_decode.decoder import TreeDecoder
-    from tts_decode.prompts import Prompt
 
 
 class Branch:

@@ -49,9 +49,11 @@ class Task:
 def default_tasks(limit: int | None = None, shots: int = 0) -> list[Task]:
     """The fixed set: small arithmetic from reasoning-gym under one seed, families taking turns.
 
-    limit: how many, None for all of them. shots: further problems, the same for all, that stand solved before
-    each one; some 30 tokens each. A text is judged by reasoning-gym's own verifier, which is
-    handed the last number of the text's final answer.
+    limit: how many; None for 24; there are 400. shots: further problems, the same for all and for
+    every `limit`, that stand solved before each one; some 30 tokens each. A text is judged by reasoning-gym's
+    own verifier, which is handed the last number of the text's final answer.
+
+    Raises ValueError where the families have too few different problems.
     """
     try:
         import reasoning_gym
@@ -60,7 +62,9 @@ def default_tasks(limit: int | None = None, shots: int = 0) -> list[Task]:
             "the default problems need the package reasoning-gym; run: pip install reasoning-gym "
             "(or pass a task file)"
         ) from cause
-    per_family = _PER_FAMILY - (-shots // len(_FAMILIES))
+    count = _PER_FAMILY * len(_FAMILIES)  # the shots come right after these, the tasks beyond after the shots
+    limit = count if limit is None else limit
+    per_family = -(-(max(limit, count) + shots) // len(_FAMILIES))
     families = [
         _distinct(
             name, reasoning_gym.create_dataset(source, seed=seed, size=10 * per_family, **options), per_family
@@ -68,7 +72,7 @@ def default_tasks(limit: int | None = None, shots: int = 0) -> list[Task]:
         for seed, (name, (source, options)) in enumerate(_FAMILIES.items(), start=_SEED)
     ]
     turns = [task for turn in zip(*families, strict=True) for task in turn]
-    tasks, solved = turns[: _PER_FAMILY * len(_FAMILIES)], turns[_PER_FAMILY * len(_FAMILIES) :][:shots]
+    tasks, solved = turns[:count] + turns[count + shots :], turns[count : count + shots]
     examples = "".join(f"{task.prompt}\nThe answer is {task.answer}.\n\n" for task in solved)
     return [replace(task, prompt=examples + task.prompt) for task in tasks][:limit]
 
@@ -88,7 +92,7 @@ def _distinct(family: str, dataset: Any, count: int) -> list[Task]:
         if len(tasks) == count:
             return list(tasks.values())
     raise ValueError(
-        f"shots: {family} has {len(tasks)} different problems, {count} are needed; ask for fewer"
+        f"limit, shots: {family} has {len(tasks)} different problems, {count} are needed; ask for fewer"
     )
 
 

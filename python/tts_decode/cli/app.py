@@ -12,7 +12,15 @@ from tts_decode.cli.info import info
 from tts_decode.cli.options import strategies_help
 from tts_decode.cli.plan_budget import plan_budget
 from tts_decode.cli.search import search
-from tts_decode.errors import ModelLoadError, OutOfPages, UnsupportedModel
+from tts_decode.cli.strategies import strategies
+from tts_decode.errors import (
+    EngineError,
+    JournalError,
+    ModelLoadError,
+    OutOfPages,
+    UnsupportedByEngine,
+    UnsupportedModel,
+)
 from tts_decode.tasks import TaskFileError
 
 app = typer.Typer(
@@ -27,8 +35,21 @@ app = typer.Typer(
 )
 app.command(epilog=strategies_help())(search)
 app.command(epilog=strategies_help())(compare)
+app.command()(strategies)
 app.command()(plan_budget)
 app.command()(info)
+
+
+_FAILURES = (
+    CommandError,
+    EngineError,
+    JournalError,
+    ModelLoadError,
+    OutOfPages,
+    TaskFileError,
+    UnsupportedByEngine,
+    UnsupportedModel,
+)
 
 
 def run(arguments: list[str]) -> int:
@@ -39,7 +60,7 @@ def run(arguments: list[str]) -> int:
         return _fail(f"{error.format_message()} (see: tts-decode --help)", 2)
     except UsageError as error:
         return _fail(f"{error} (see: tts-decode --help)", 2)
-    except (CommandError, ModelLoadError, OutOfPages, TaskFileError, UnsupportedModel) as error:
+    except _FAILURES as error:
         return _fail(str(error), 1)
     except typer.Abort:
         return _fail("interrupted", 130)

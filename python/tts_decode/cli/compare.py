@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
+import zlib
+from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Annotated, Any, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from tts_decode import SamplingParams, SparseConfig
 from tts_decode.cli import options as opt
-from tts_decode.cli.display import mib, short
 from tts_decode.cli.errors import CommandError, UsageError, usage_errors
-from tts_decode.cli.problems import Outcome, RunStats, Settings, describe, run_problems
-from tts_decode.cli.session import Session, open_session
+from tts_decode.cli.problems import Settings, require_one, run_problems
+from tts_decode.cli.saving import Saved, check_folder
+from tts_decode.cli.scorers import check_scorer, open_scorer
+from tts_decode.cli.session import open_session
+from tts_decode.cli.tables import Row, as_json, print_tables
 from tts_decode.engines.loading import DEFAULT_MODEL
-from tts_decode.tasks import Task, default_tasks, read_tasks
-from tts_kernels.cost import KINETICS_INTENSITY, StepCost
+from tts_decode.tasks import default_tasks, read_tasks
 
 _DEFAULT_STRATEGIES = ["best_of_n", "beam_search", "rebase", "ets"]
 _DEFAULT_LIMIT = 8  # a few minutes on two cores
@@ -32,13 +33,15 @@ def compare(
     tasks: opt.Tasks = None,
     limit: Annotated[
         int | None,
-        typer.Option(help="Only the first so many problems. Default: 8 of the default set, all of a file."),
+        typer.Option(
+            help="Only the first so many problems. Default: 8 of the default set's 400, all of a file."
+        ),
     ] = None,
     shots: Annotated[
         int, typer.Option(help="Solved problems of the default set before each one: a long shared prompt.")
     ] = 0,
     option: opt.Options = [],  # noqa: B006
-    scorer: opt.Scorer = "mean_logprob",
+    scorer: opt.Scorer = None,
     parallel: Annotated[int, typer.Option(help="Problems in flight in one batch.")] = 4,
     model: opt.Model = DEFAULT_MODEL,
     dtype: opt.Dtype = "auto",
@@ -57,6 +60,17 @@ def compare(
     budget_tokens: opt.BudgetTokens = None,
     budget_seconds: opt.BudgetSeconds = None,
     budget_cost: opt.BudgetCost = None,
+    scorer_timeout: opt.ScorerTimeout = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the whole results, written as searches end.", rich_help_panel="Output"),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with what --save holds after a crash.", rich_help_panel="Output"
+        ),
+    ] = False,
     json_output: opt.Json = False,
 ) -> None:
     """Run several strategies on the same problems and print what each solved and what it cost.
@@ -72,7 +86,12 @@ def compare(
 
       tts-decode compare --tasks problems.jsonl --json > table.json
 
+      tts-decode compare --limit 100 -s rebase -s ets --save results
+
       tts-decode compare --shots 60 --sparse 1/8 -s best_of_n -o n=16
+
+    Every strategy is set against the first one given. A problem whose search fails counts as not solved, and
+    the others go on.
 
     With --sparse each strategy runs twice, dense and sparse. Where prompts have few pages, of 16 tokens each,
     it changes little.
@@ -87,6 +106,9 @@ def compare(
         raise UsageError("--shots: only for the default problems; put examples into the prompts of --tasks")
     sparse_config = opt.sparse_config(sparse, sparse_share, sparse_summaries, sparse_dense_layers)
     options = opt.parse_options(strategies, option)
+    check_scorer(scorer)
+    configs = [None] if sparse_config is None else [None, sparse_config]
+    check_folder(save, [_file_name(s.name, c) for s in strategies for c in configs], resume=resume)
     with usage_errors():
         sampling = SamplingParams(
             temperature,
@@ -95,7 +117,7 @@ def compare(
             max_tokens=max_tokens,
             max_step_tokens=max_step_tokens,
         )
-    settings = Settings(sampling, scorer, budget_tokens, budget_seconds, budget_cost)
+    settings = Settings(sampling, budget_tokens, budget_seconds, budget_cost, scorer_timeout)
     with usage_errors():
         problems = (
             default_tasks(limit or _DEFAULT_LIMIT, shots) if tasks is None else read_tasks(tasks)[:limit]
@@ -104,104 +126,46 @@ def compare(
     if unknown:
         raise CommandError(f'task {unknown[0]} has no answer to compare with; add "answer" to its line')
 
+    told = "".join(f"{task.name}\n{task.prompt}\n{task.answer}\n" for task in problems)
     rows: list[Row] = []
-    with open_session(model, dtype, device, kv_mib, kv_dtype) as session:
+    with open_session(model, dtype, device, kv_mib, kv_dtype, shared=":" in (scorer or "")) as session:
+        scores = open_scorer(scorer, device=device, kv_bytes=session.kv_bytes)
         for chosen, chosen_options in zip(strategies, options, strict=True):
-            for config in [None] if sparse_config is None else [None, sparse_config]:
-                name = chosen.name if config is None else f"{chosen.name}, sparse"
+            for config in configs:
+                name = _file_name(chosen.name, config)
+                about: dict[str, Any] = {
+                    **session.describe(),
+                    "strategy": chosen.name,
+                    "options": chosen_options,
+                    "scorer": scorer,
+                    "sparse": None if config is None else asdict(config),
+                    "problems": len(problems),
+                    "problems_crc32": zlib.crc32(told.encode()),
+                    **asdict(settings),
+                }
                 # A decoder of its own, so that its counters and its peak are its own.
-                outcomes, stats = run_problems(
-                    session.decoder(config),
-                    problems,
-                    chosen,
-                    chosen_options,
-                    settings,
-                    parallel=parallel,
-                    on_stats=session.watcher(name, len(problems)),
-                )
-                rows.append(Row(name, config, outcomes, stats))
-    if json_output:
-        print(json.dumps(session.describe() | {"strategies": [_as_json(row) for row in rows]}, indent=2))
-    else:
-        _print_table(session, problems, rows)
-
-
-class Row(NamedTuple):
-    """A strategy's run. sparse: None for a dense one."""
-
-    name: str
-    sparse: SparseConfig | None
-    outcomes: list[Outcome]
-    stats: RunStats
-
-
-def _print_table(session: Session, problems: list[Task], rows: list[Row]) -> None:
+                with nullcontext() if save is None else Saved(save, name, about) as saved:
+                    outcomes, stats = run_problems(
+                        session.decoder(config),
+                        problems,
+                        chosen,
+                        chosen_options,
+                        settings,
+                        scores,
+                        parallel=parallel,
+                        saved=saved,
+                        on_stats=session.watcher(name, len(problems)),
+                    )
+                scores.close()
+                rows.append(Row(chosen.name, config, outcomes, stats))
+    require_one([outcome for row in rows for outcome in row.outcomes])
     ran = session.describe()
-    table = Table(
-        box=SIMPLE_HEAD,
-        title=f"{len(problems)} problems, {ran['model']}, {ran['dtype']}, threads: {ran['threads']}",
-        title_justify="left",
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    table.add_column("strategy", no_wrap=True)
-    for heading in (
-        "solved",
-        "found",
-        "tokens",
-        "tok/s",
-        "KV tokens\nunique",
-        "KV MiB\nunshared",
-        "KV MiB\npeak",
-    ):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, _, outcomes, stats in rows:
-        table.add_row(
-            name,
-            f"{sum(bool(outcome.solved) for outcome in outcomes)}",
-            f"{sum(bool(outcome.found) for outcome in outcomes)}",
-            f"{stats.generated_tokens:,}",
-            f"{stats.tokens_per_second:.0f}",
-            f"{stats.peak.unique_tokens:,}",
-            mib(stats.unshared_bytes),
-            mib(stats.peak_bytes),
-        )
-    console = Console(highlight=False)
-    console.print(table)
-    console.print("solved: the chosen answer is right; found: any candidate is right.")
-    console.print("KV at the fullest moment; unshared: the same branches if no page were shared.")
-    console.print(_cost_table(rows))
-    console.print(f"eTFLOP: Kinetics' cost, where a byte read counts as {KINETICS_INTENSITY} flops;")
-    console.print("attention: its share of them, choosing pages included.")
+    if json_output:
+        print(json.dumps(ran | {"strategies": [as_json(row, rows[0]) for row in rows]}, indent=2))
+    else:
+        title = f"{len(problems)} problems, {ran['model']}, {ran['dtype']}, threads: {ran['threads']}"
+        print_tables(title, rows)
 
 
-def _cost_table(rows: list[Row]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("strategy", no_wrap=True)
-    for heading in ("TFLOP", "GB read", "eTFLOP", "attention"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, _, _, stats in rows:
-        cost = stats.cost
-        attention = StepCost(attention=cost.attention, selection=cost.selection)
-        table.add_row(
-            name,
-            short(cost.flops / 1e12),
-            short(cost.bytes / 1e9),
-            short(cost.combined() / 1e12),
-            f"{attention.combined() / cost.combined():.0%}",
-        )
-    return table
-
-
-def _as_json(row: Row) -> dict[str, Any]:
-    name, sparse, outcomes, stats = row
-    return {
-        "strategy": name.removesuffix(", sparse"),
-        "sparse": None if sparse is None else asdict(sparse),
-        "problems": len(outcomes),
-        "solved": sum(bool(outcome.solved) for outcome in outcomes),
-        "found": sum(bool(outcome.found) for outcome in outcomes),
-        "ets_kv_tokens": sum(outcome.result.stats.kv_tokens for outcome in outcomes),
-        **stats.to_dict(),
-        "outcomes": [describe(outcome) for outcome in outcomes],
-    }
+def _file_name(strategy: str, sparse: SparseConfig | None) -> str:
+    return strategy if sparse is None else f"{strategy}-sparse"

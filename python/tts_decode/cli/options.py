@@ -77,7 +77,20 @@ Options = Annotated[
     typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the strategy; may be repeated."),
 ]
 Scorer = Annotated[
-    str, typer.Option(help="What guides the search: mean_logprob, or self_evaluation (the model's P(yes)).")
+    str | None,
+    typer.Option(
+        help="What guides the search: mean_logprob, self_evaluation (the model's P(yes)), verifier (the "
+        "task's own check: an oracle), or READER:FOLDER, a reward model. Default: mean_logprob, for "
+        "strategies that need a scorer; if given, also for those that can do without.",
+        show_default=False,
+    ),
+]
+ScorerTimeout = Annotated[
+    float | None,
+    typer.Option(
+        help="Seconds that a call of the scorer may take; then that search ends with what it has.",
+        rich_help_panel=_LIMITS,
+    ),
 ]
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.", rich_help_panel=_SAMPLING)]
 Seed = Annotated[int, typer.Option(help="Same seed, same text.", rich_help_panel=_SAMPLING)]
@@ -135,50 +148,70 @@ def parse_options(strategies: Sequence[Strategy[...]], pairs: Sequence[str]) -> 
         takers = [
             (strategy, options)
             for strategy, options in zip(strategies, parsed, strict=True)
-            if owner in ("", strategy.name) and name in strategy.options
+            if owner in ("", strategy.name) and name in plain_options(strategy)
         ]
         if not takers:
             raise UsageError(f"unknown option {key!r}; known: {_known(strategies)}")
         for strategy, options in takers:
-            options[name] = _convert(pair, value, strategy.options[name])
+            options[name] = _convert(pair, value, plain_options(strategy)[name][0])
     return parsed
 
 
-def _convert(pair: str, text: str, default: object) -> bool | int | float | str:
-    """`text` in the type of the option's default; one without a default is a number."""
-    if isinstance(default, bool):
+def plain_options(strategy: Strategy[...]) -> dict[str, tuple[type, object]]:
+    """The options that fit into text, by name: type and default, None for one that is left open."""
+    found: dict[str, tuple[type, object]] = {}
+    for name, parameter in strategy.parameters.items():
+        if isinstance(parameter.default, (bool, int, float, str)):
+            found[name] = type(parameter.default), parameter.default
+        elif parameter.default is None and (kind := _KINDS.get(str(parameter.annotation))):
+            found[name] = kind, None
+    return found
+
+
+_KINDS: dict[str, type] = {f"{kind.__name__} | None": kind for kind in (bool, int, float, str)}
+
+
+def _convert(pair: str, text: str, kind: type) -> bool | int | float | str:
+    if kind is bool:
         if text.lower() not in ("true", "false"):
             raise UsageError(f"option {pair!r}: expected true or false")
         return text.lower() == "true"
-    if isinstance(default, str):
-        return text
-    kind = int if isinstance(default, int) else float
     try:
-        return kind(text)
+        return kind(text)  # type: ignore[no-any-return]
     except ValueError:
         expected = "an integer" if kind is int else "a number"
         raise UsageError(f"option {pair!r}: expected {expected}, got {text!r}") from None
 
 
 def _known(strategies: Sequence[Strategy[...]]) -> str:
-    described = []
-    for strategy in strategies:
-        options = ", ".join(f"{name}={default}" for name, default in strategy.options.items())
-        described.append(f"{strategy.name} ({options})")
+    described = [f"{strategy.name} ({shown_options(strategy)})" for strategy in strategies]
     return "; ".join(described)
 
 
-def strategies_help() -> str:
-    """The strategies and their options with defaults, for the help text."""
-    lines = ["Strategies, and their options for -o with the defaults:"]
+def shown_options(strategy: Strategy[...]) -> str:
+    """The options that fit into text with their defaults, in a line."""
+    shown = []
+    for name, (kind, default) in plain_options(strategy).items():
+        value = {None: kind.__name__.upper(), True: "true", False: "false"}.get(default, default)  # type: ignore[call-overload]
+        text = str(value).replace("\n", "\\n")
+        shown.append(f"{name}={text if len(text) <= 24 else '...'}")
+    return ", ".join(shown)
+
+
+def families() -> dict[str, list[Strategy[...]]]:
+    """The strategies by family, families and strategies in the order in which they are listed."""
+    found: dict[str, list[Strategy[...]]] = {}
     for strategy in STRATEGIES.values():
-        options = " ".join(_shown(name, default) for name, default in strategy.options.items())
-        lines.append(f"[bold]{strategy.name}[/bold]: {strategy.summary}.  [dim]{options}[/dim]")
+        found.setdefault(strategy.family, []).append(strategy)
+    return found
+
+
+def strategies_help() -> str:
+    """The names of the strategies, for the help text."""
+    lines = ["Strategies, by family; for what each does: [bold]tts-decode strategies[/bold]"]
+    for family, members in families().items():
+        lines.append(f"[bold]{family}[/bold]: {', '.join(strategy.name for strategy in members)}")
     return "\n\n".join(lines)
-
-
-def _shown(name: str, default: object) -> str:
-    return f"{name}={default}" if default is not None else name
 
 
 def unescape(text: str) -> str:

@@ -11,9 +11,10 @@ from typing import Any
 
 from tts_decode import Budget, DecoderStats, SamplingParams, TreeDecoder, gather
 from tts_decode.cli.display import mib, short
-from tts_decode.cli.errors import UsageError, usage_errors
-from tts_decode.rewards import Scorer, mean_logprob, self_evaluation
-from tts_decode.search import SearchResult, Strategy
+from tts_decode.cli.errors import UsageError
+from tts_decode.cli.saving import Saved
+from tts_decode.cli.scorers import ScorerOf
+from tts_decode.search import SearchResult, SearchRun, Strategy
 from tts_decode.tasks import Task
 from tts_kernels.cost import StepCost
 
@@ -23,44 +24,55 @@ _CORRECT = 0.99  # verifier scores from here on count as solved
 
 @dataclass(frozen=True)
 class Settings:
-    """How each search samples, what guides it and what it may spend."""
+    """How each search samples and what it may spend. scorer_timeout: seconds for a call of the scorer."""
 
     sampling: SamplingParams
-    scorer: str
     budget_tokens: int | None = None
     budget_seconds: float | None = None
     budget_cost: float | None = None
+    scorer_timeout: float | None = None
     chat: bool = True
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search came to on one task. `scores` has the verifier's score of every candidate, in order."""
+    """What a search came to on one task: a result, or the error that it ended with.
+
+    cost: eFLOPs of the search. scores: the verifier's of every candidate, in order, None without a verifier.
+    """
 
     task: Task
-    result: SearchResult
-    scores: tuple[float, ...] | None
+    result: SearchResult | None
+    error: Exception | None = None
+    cost: float = 0.0
+    scores: tuple[float, ...] | None = None
 
     @property
     def solved(self) -> bool | None:
-        """Whether the chosen answer is correct; None if the task has no verifier."""
+        """Whether the chosen answer is correct, False after an error; None if the task has no verifier."""
         verify = self.task.verify
-        return None if verify is None else verify(self.result.answer) >= _CORRECT
+        if verify is None or self.result is None:
+            return None if verify is None else False
+        return verify(self.result.answer) >= _CORRECT
 
     @property
     def found(self) -> bool | None:
         """Whether any candidate is correct."""
-        return None if self.scores is None else any(score >= _CORRECT for score in self.scores)
+        if self.task.verify is None:
+            return None
+        return any(score >= _CORRECT for score in self.scores or ())
 
 
 @dataclass(frozen=True)
 class RunStats:
-    """What all searches of a run cost together.
+    """What all searches of a run cost together, those taken from saved results apart.
 
+    searches: how many ran. generated_tokens: of those that came to a result.
     peak: the decoder's state at the fullest moment seen; peak_bytes: the exact largest KV memory.
-    cost: flops and bytes read of all forwards, prompts included.
+    cost: flops and bytes read of all forwards, prompts and reward model included.
     """
 
+    searches: int
     seconds: float
     generated_tokens: int
     peak: DecoderStats
@@ -79,6 +91,7 @@ class RunStats:
 
     def to_dict(self) -> dict[str, float]:
         return {
+            "searches": self.searches,
             "seconds": self.seconds,
             "generated_tokens": self.generated_tokens,
             "tokens_per_second": self.tokens_per_second,
@@ -103,20 +116,43 @@ def summary(stats: RunStats) -> str:
 
 
 def describe(outcome: Outcome) -> dict[str, Any]:
-    """An outcome without the search itself, JSON-ready."""
+    """An outcome without the search's tree, JSON-ready."""
     task, result = outcome.task, outcome.result
-    return {
+    described = {
         "task": task.name,
         "prompt": task.prompt,
         "expected": task.answer,
-        "answer": result.answer,
         "solved": outcome.solved,
         "found": outcome.found,
+        "eflops": outcome.cost,
+        "error": None if outcome.error is None else told(outcome.error),
+    }
+    if result is None:
+        return described | {"answer": None, "generated_tokens": 0}
+    return described | {
+        "answer": result.answer,
+        "stopped": result.stopped,
         "candidates": len(result.candidates),
         "correct_candidates": None if outcome.scores is None else sum(s >= _CORRECT for s in outcome.scores),
         "generated_tokens": result.stats.generated_tokens,
+        "seconds": result.stats.seconds,
+        "mean_kv_bytes": result.stats.mean_bytes,
+        "peak_kv_bytes": result.stats.peak_bytes,
         "ets_kv_tokens": result.stats.kv_tokens,
     }
+
+
+def told(error: Exception) -> str:
+    """An error in a line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def require_one(outcomes: Sequence[Outcome]) -> None:
+    """Raises the first error if no search came to a result, as one of usage if it is a plain ValueError."""
+    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+    if errors and len(errors) == len(outcomes):
+        raise UsageError(str(errors[0])) if type(errors[0]) is ValueError else errors[0]
 
 
 def run_problems(
@@ -125,32 +161,53 @@ def run_problems(
     strategy: Strategy[...],
     options: dict[str, Any],
     settings: Settings,
+    scorer: ScorerOf,
     *,
     parallel: int = 1,
+    saved: Saved | None = None,
     on_stats: Callable[[DecoderStats, int], None] = lambda stats, done: None,
 ) -> tuple[list[Outcome], RunStats]:
-    """Solves the tasks, at most `parallel` at a time.
+    """Solves the tasks, at most `parallel` at a time. One that fails has its error as outcome; others go on.
 
+    scorer: the strategy's scorer for a task. saved: where outcomes are kept, and come from if they are there.
     on_stats: called some 50 times a second with the decoder's state and the number of tasks done.
     """
-    if strategy.needs_scorer:
-        options = options | {"scorer": make_scorer(settings.scorer, decoder.tokenizer, chat=settings.chat)}
     done = 0
+    ran: list[Outcome] = []
     peak = before = decoder.stats()
+    read_before = scorer.cost
     slots = asyncio.Semaphore(parallel)
 
-    async def solve(task: Task) -> Outcome:
-        nonlocal done
-        async with slots:
-            budget = Budget(settings.budget_tokens, settings.budget_seconds, settings.budget_cost)
+    async def search(index: int, task: Task) -> Outcome:
+        budget = Budget(settings.budget_tokens, settings.budget_seconds, settings.budget_cost)
+        try:
             root = await decoder.root(make_prompt(task.prompt, decoder, settings), settings.sampling, budget)
             try:
-                result = await strategy(root, **options)
+                run = SearchRun(
+                    root,
+                    journal=None if saved is None else saved.journal(index),
+                    scorer_timeout=settings.scorer_timeout,
+                )
+                result = await strategy(run, **options, **scorer.argument(strategy, task, decoder))
             finally:
                 root.release()
+        except Exception as error:  # of whatever kind: it is this problem's
+            return Outcome(task, None, error, budget.cost_used)
+        return Outcome(task, result, None, budget.cost_used, _verified(task, result))
+
+    async def solve(index: int, task: Task) -> Outcome:
+        nonlocal done
+        async with slots:
+            if saved is not None and (known := saved.results.get(index)) is not None:
+                result, cost = known
+                outcome = Outcome(task, result, None, cost, _verified(task, result))
+            else:
+                outcome = await search(index, task)
+                ran.append(outcome)
+                if saved is not None:
+                    saved.add(index, describe(outcome), outcome.result)
         done += 1
-        scores = None if task.verify is None else tuple(task.verify(c.text) for c in result.candidates)
-        return Outcome(task, result, scores)
+        return outcome
 
     async def watch() -> None:
         nonlocal peak
@@ -163,20 +220,24 @@ def run_problems(
     async def all_tasks() -> list[Outcome]:
         watcher = asyncio.create_task(watch())
         try:
-            return await gather(solve(task) for task in tasks)
+            return await gather(solve(index, task) for index, task in enumerate(tasks))
         finally:
             watcher.cancel()
             with suppress(asyncio.CancelledError):
                 await watcher
 
     started = time.perf_counter()
-    with usage_errors():
-        outcomes = decoder.run(all_tasks())
+    outcomes = decoder.run(all_tasks())
     seconds = time.perf_counter() - started
     # Not the decoder's count, which leaves out tokens that a strategy chose itself (lm_beam_search).
-    generated = sum(outcome.result.stats.generated_tokens for outcome in outcomes)
+    generated = sum(outcome.result.stats.generated_tokens for outcome in ran if outcome.result)
     after = decoder.stats()
-    return outcomes, RunStats(seconds, generated, peak, after.peak_bytes, after.cost - before.cost)
+    cost = after.cost - before.cost + (scorer.cost - read_before)
+    return outcomes, RunStats(len(ran), seconds, generated, peak, after.peak_bytes, cost)
+
+
+def _verified(task: Task, result: SearchResult) -> tuple[float, ...] | None:
+    return None if task.verify is None else tuple(task.verify(c.text) for c in result.candidates)
 
 
 def make_prompt(text: str, decoder: TreeDecoder, settings: Settings) -> str | list[dict[str, str]]:
@@ -184,28 +245,3 @@ def make_prompt(text: str, decoder: TreeDecoder, settings: Settings) -> str | li
     if settings.chat and decoder.tokenizer.chat_template:
         return [{"role": "user", "content": text}]
     return text
-
-
-_QUESTION = "Is the answer so far correct? Reply with Yes or No."
-
-
-def make_scorer(name: str, tokenizer: Any, *, chat: bool = True) -> Scorer:
-    """The scorer of that name; self_evaluation asks in the words of the chat template where there is one."""
-    if name == "mean_logprob":
-        return mean_logprob()
-    if name == "self_evaluation":
-        return (
-            self_evaluation(chat_question(tokenizer))
-            if chat and tokenizer.chat_template
-            else self_evaluation()
-        )
-    raise UsageError(f"unknown scorer {name!r}; expected self_evaluation or mean_logprob")
-
-
-def chat_question(tokenizer: Any) -> str:
-    """The text from the end of an assistant's turn to the beginning of its next, a question between."""
-    mark = "@@answer@@"
-    turns = [("user", "?"), ("assistant", mark), ("user", _QUESTION)]
-    messages = [{"role": role, "content": content} for role, content in turns]
-    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return text.partition(mark)[2]

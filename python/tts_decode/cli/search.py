@@ -15,10 +15,20 @@ from rich.text import Text
 from tts_decode import SamplingParams
 from tts_decode.cli import options as opt
 from tts_decode.cli.errors import UsageError, usage_errors
-from tts_decode.cli.problems import Outcome, RunStats, Settings, describe, run_problems, summary
+from tts_decode.cli.problems import (
+    Outcome,
+    RunStats,
+    Settings,
+    describe,
+    require_one,
+    run_problems,
+    summary,
+    told,
+)
+from tts_decode.cli.scorers import check_scorer, open_scorer
 from tts_decode.cli.session import open_session
 from tts_decode.engines.loading import DEFAULT_MODEL
-from tts_decode.search import render_tree
+from tts_decode.search import SearchResult, render_tree
 from tts_decode.tasks import Task, final_answer, read_tasks
 
 
@@ -29,7 +39,7 @@ def search(
         str, typer.Option("--strategy", "-s", help="How to search: see the list below.")
     ] = "ets",
     option: opt.Options = [],  # noqa: B006 (typer copies it)
-    scorer: opt.Scorer = "mean_logprob",
+    scorer: opt.Scorer = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Give the prompt to the model without its chat template.")
     ] = False,
@@ -50,6 +60,7 @@ def search(
     budget_tokens: opt.BudgetTokens = None,
     budget_seconds: opt.BudgetSeconds = None,
     budget_cost: opt.BudgetCost = None,
+    scorer_timeout: opt.ScorerTimeout = None,
     json_output: opt.Json = False,
 ) -> None:
     """Search the answers to one prompt, or to each problem of a file.
@@ -68,6 +79,7 @@ def search(
         raise UsageError("give either a prompt or --tasks FILE")
     chosen = opt.get_strategy(strategy)
     (options,) = opt.parse_options([chosen], option)
+    check_scorer(scorer)
     sparse_config = opt.sparse_config(sparse, sparse_share, sparse_summaries, sparse_dense_layers)
     with usage_errors():
         settings = Settings(
@@ -78,29 +90,33 @@ def search(
                 max_tokens=max_tokens,
                 max_step_tokens=max_step_tokens,
             ),
-            scorer,
             budget_tokens,
             budget_seconds,
             budget_cost,
+            scorer_timeout,
             chat=not raw,
         )
     problems = [Task("prompt", prompt)] if prompt is not None else read_tasks(tasks) if tasks else []
-    with open_session(model, dtype, device, kv_mib, kv_dtype) as session:
+    with open_session(model, dtype, device, kv_mib, kv_dtype, shared=":" in (scorer or "")) as session:
+        scores = open_scorer(scorer, chat=not raw, device=device, kv_bytes=session.kv_bytes)
         decoder = session.decoder(sparse_config)
         watch = session.watcher(chosen.name, len(problems))
-        outcomes, stats = run_problems(decoder, problems, chosen, options, settings, on_stats=watch)
+        outcomes, stats = run_problems(decoder, problems, chosen, options, settings, scores, on_stats=watch)
+    require_one(outcomes)
     if json_output:
-        results = [describe(outcome) | {"search": outcome.result.to_dict()} for outcome in outcomes]
+        results = [
+            describe(outcome) | {"search": outcome.result and outcome.result.to_dict()}
+            for outcome in outcomes
+        ]
         print(json.dumps(session.describe() | {"cost": stats.to_dict(), "results": results}, indent=2))
-    elif prompt is not None:
-        _print_search(outcomes[0], stats)
+    elif prompt is not None and (result := outcomes[0].result) is not None:
+        _print_search(result, stats)
     else:
         _print_outcomes(outcomes, stats)
 
 
-def _print_search(outcome: Outcome, stats: RunStats) -> None:
+def _print_search(result: SearchResult, stats: RunStats) -> None:
     console = Console()
-    result = outcome.result
     console.print(Text(result.answer.strip() or "(the answer is empty)"))
     console.print(f"\n[bold]{result.strategy}[/bold] [dim]* chosen  x pruned  # finished  ~ cut off[/dim]")
     encoding = (console.encoding or "").lower()
@@ -108,6 +124,8 @@ def _print_search(outcome: Outcome, stats: RunStats) -> None:
         result.tree, best=result.best.node, width=console.width, ascii_only="utf" not in encoding
     )
     console.print(Text(tree), soft_wrap=True)
+    if result.stopped is not None:
+        console.print(f"ended early: {result.stopped}", highlight=False, markup=False)
     console.print(f"\n{summary(stats)}", highlight=False)
 
 
@@ -117,9 +135,17 @@ def _print_outcomes(outcomes: Sequence[Outcome], stats: RunStats) -> None:
         table.add_column(heading, justify="right" if heading == "tokens" else "left", no_wrap=True)
     for outcome in outcomes:
         solved = {None: "", True: "yes", False: "no"}[outcome.solved]
+        if outcome.result is None:
+            table.add_row(outcome.task.name, "(failed)", outcome.task.answer or "", solved, "")
+            continue
         answer = final_answer(outcome.result.answer, outcome.task.answer)
         tokens = outcome.result.stats.generated_tokens
         table.add_row(outcome.task.name, answer, outcome.task.answer or "", solved, f"{tokens:,}")
     console = Console()
     console.print(table)
+    for outcome in outcomes:
+        if outcome.error is not None:
+            console.print(
+                f"failed: {outcome.task.name}: {told(outcome.error)}", highlight=False, markup=False
+            )
     console.print(summary(stats), highlight=False)

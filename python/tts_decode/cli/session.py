@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tts_decode import DecoderStats, SparseConfig, TreeDecoder
+from tts_decode import DecoderStats, KVBudget, SparseConfig, TreeDecoder
 from tts_decode.cli.display import Display, Rate, mib
 from tts_decode.cli.errors import UsageError, usage_errors
 from tts_decode.engines.loading import load_model
@@ -25,7 +25,7 @@ class Session:
     model: Any
     tokenizer: Any
     display: Display
-    kv_bytes: int | None
+    kv_bytes: int | KVBudget | None
     kv_dtype: torch.dtype | None
 
     def decoder(self, sparse: SparseConfig | None = None) -> TreeDecoder:
@@ -64,8 +64,13 @@ class Session:
 
 
 @contextmanager
-def open_session(name: str, dtype: str, device: str, kv_mib: int | None, kv_dtype: str) -> Iterator[Session]:
-    """Loads the model and shows progress on stderr until the block ends."""
+def open_session(
+    name: str, dtype: str, device: str, kv_mib: int | None, kv_dtype: str, *, shared: bool = False
+) -> Iterator[Session]:
+    """Loads the model and shows progress on stderr until the block ends.
+
+    shared: `kv_mib` is for the decoder and others together; on the CPU, as `KVBudget` is.
+    """
     if kv_mib is not None and kv_mib < 1:
         raise UsageError(f"--kv-mib: got {kv_mib}, expected at least 1")
     if kv_dtype not in ("auto", "int8"):
@@ -76,6 +81,8 @@ def open_session(name: str, dtype: str, device: str, kv_mib: int | None, kv_dtyp
         display.stage(f"opening {name}")
         with usage_errors():
             model, tokenizer = load_model(name, dtype, device=device, on_progress=display.stage)
-        kv_bytes = None if kv_mib is None else kv_mib * _MIB
+        kv_bytes: int | KVBudget | None = None if kv_mib is None else kv_mib * _MIB
+        if shared and device == "cpu" and kv_mib is not None:
+            kv_bytes = KVBudget(kv_mib * _MIB)
         pages = torch.int8 if kv_dtype == "int8" else None
         yield Session(name, model, tokenizer, display, kv_bytes, pages)

@@ -219,6 +219,8 @@ class TextDecoder:
             items: list[Any] = list(prompt)
             if not all(isinstance(item, Mapping) for item in items):
                 unsupported("a prompt of token ids", "give text or chat messages")
+            if not all("role" in item and "content" in item for item in items):
+                raise ValueError(f"prompt: each chat message needs a role and a content, got {items!r:.200}")
             text = self._render(items) if items else ""
         if not text:
             raise ValueError("prompt is empty: give at least one character")

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ class Journal:
         self._file = open(self.path, "r+b" if whole else "wb")  # noqa: SIM115 (close() closes it)
         self._file.truncate(whole)
         self._file.seek(whole)
-        self._keys: dict[int, str] = {}  # branch id -> the branch's place in the search
+        self._keys: WeakKeyDictionary[Branch, str] = WeakKeyDictionary()  # its place in the search
         self._forks: dict[str, int] = {}  # key of a branch -> forks made of it
         self._calls: dict[str, int] = {}  # key of a branch -> calls made on it
         self._turn = 0  # next entry to hand out
@@ -95,14 +96,14 @@ class Journal:
 
     def adopt(self, branch: Branch, key: str) -> None:
         """A root of the search."""
-        self._keys[branch.id] = key
+        self._keys[branch] = key
 
     def follow(self, children: Sequence[Branch], parent: Branch) -> None:
         """The children of one fork."""
-        key = self._keys[parent.id]
+        key = self._keys[parent]
         count = self._forks[key] = self._forks.get(key, 0) + 1
         for i, child in enumerate(children):
-            self._keys[child.id] = f"{key}.{count}-{i}"
+            self._keys[child] = f"{key}.{count}-{i}"
 
     def close(self) -> None:
         self._file.close()
@@ -193,7 +194,7 @@ class Journal:
             self._in_flight -= 1
 
     def _key(self, branch: Branch) -> str:
-        key = self._keys[branch.id]
+        key = self._keys[branch]
         count = self._calls[key] = self._calls.get(key, 0) + 1
         return f"{key} {count}"
 

@@ -23,7 +23,7 @@ class TreeRecord:
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
-        self._paths: dict[int, list[Span]] = {}  # branch id -> its path, the prompt first
+        self._paths: dict[Branch, list[Span]] = {}  # the prompt first
         self._started = time.perf_counter()
 
     @property
@@ -37,11 +37,11 @@ class TreeRecord:
         node = Node(len(self.nodes), -1, branch.full_text, tuple(branch.tokens), status="prompt")
         node.sources, node.began, node.ended = tuple(sources), now, now
         self.nodes.append(node)
-        self._paths[branch.id] = [(node.id, branch.length)]
+        self._paths[branch] = [(node.id, branch.length)]
 
     def add(self, branch: Branch, text: str, *, began: float, forced: bool = False) -> Node:
         """The branch grew: a node of the tokens beyond the end of its path."""
-        path = self._paths[branch.id]
+        path = self._paths[branch]
         end = path[-1][1]
         grown = len(branch.tokens) - end
         node = self.add_below(
@@ -64,7 +64,7 @@ class TreeRecord:
         entropies: tuple[float, ...] = (),
     ) -> Node:
         """A node below the branch's last one; the branch itself stays where it is."""
-        path = self._paths[branch.id]
+        path = self._paths[branch]
         above, taken = self.nodes[path[-1][0]], path[-1][1] - (path[-2][1] if len(path) > 1 else 0)
         if above.status in ("open", "pruned"):
             above.status = "kept"
@@ -76,33 +76,33 @@ class TreeRecord:
 
     def follow(self, child: Branch, parent: Branch) -> None:
         """`child` was forked from `parent`, perhaps at a past token."""
-        self._paths[child.id] = list(self._paths[parent.id])
+        self._paths[child] = list(self._paths[parent])
         self.cut(child, child.length)
 
     def cut(self, branch: Branch, length: int) -> None:
         """The branch holds `length` tokens from now on."""
-        path = self._paths[branch.id]
+        path = self._paths[branch]
         while len(path) > 1 and path[-2][1] >= length:
             path.pop()
         path[-1] = (path[-1][0], min(path[-1][1], length))
 
     def forget(self, branch: Branch) -> None:
-        del self._paths[branch.id]
+        del self._paths[branch]
 
     def node(self, branch: Branch) -> Node:
         """The branch's last node."""
-        return self.nodes[self._paths[branch.id][-1][0]]
+        return self.nodes[self._paths[branch][-1][0]]
 
     def end(self, branch: Branch) -> int:
         """Tokens of the branch that nodes hold."""
-        return self._paths[branch.id][-1][1]
+        return self._paths[branch][-1][1]
 
     def shared_tokens(self, branches: Iterable[Branch]) -> int:
         """Tokens of the branches with every shared one counted once."""
         taken: dict[int, int] = {}  # node -> the most tokens that a branch takes of it
         for branch in branches:
             begin = 0
-            for node, end in self._paths[branch.id]:
+            for node, end in self._paths[branch]:
                 taken[node] = max(taken.get(node, 0), end - begin)
                 begin = end
         return sum(taken.values())

@@ -69,8 +69,8 @@ class SearchRun:
         self._steps_left: int | None = None
         self._record = TreeRecord()
         self._record.add_prompt(root)
-        self._held: dict[int, Branch] = {}
-        self._aside: set[int] = set()  # ids of branches of further prompts
+        self._held: dict[Branch, None] = {}  # in order; ids of branches are their decoder's alone
+        self._aside: set[Branch] = set()  # those of further prompts
         self._asked: dict[int, int] = {}  # hash of a prompt -> how many roots were made of it
         self._selections: list[Selection] = []
         self._memory: list[KVSample] = []
@@ -90,7 +90,7 @@ class SearchRun:
         try:
             yield
         finally:
-            for branch in list(self._held.values()):
+            for branch in list(self._held):
                 self._release(branch)
             if self._journal is not None:
                 self._journal.close()
@@ -127,10 +127,10 @@ class SearchRun:
         if self._journal is not None:
             self._journal.follow(children, branch)
         for child in children:
-            self._held[child.id] = child
+            self._held[child] = None
             self._record.follow(child, branch)
-            if branch.id in self._aside:
-                self._aside.add(child.id)
+            if branch in self._aside:
+                self._aside.add(child)
         node = self._record.node(children[0])
         if node.status == "open":
             node.status = "kept"
@@ -247,8 +247,8 @@ class SearchRun:
         count = self._asked[asked] = self._asked.get(asked, 0) + 1
         sampling = replace(sampling or self.root.sampling, seed=mix(self.root.seed, asked, count))
         branch = await (decoder or self.root.decoder).root(prompt, sampling, self.root.budget)
-        self._held[branch.id] = branch
-        self._aside.add(branch.id)
+        self._held[branch] = None
+        self._aside.add(branch)
         self._record.add_prompt(branch, sources)
         if self._journal is not None:
             self._journal.adopt(branch, f"{asked:x}-{count}")
@@ -403,7 +403,7 @@ class SearchRun:
 
     def note_memory(self) -> None:
         """Sample what the search holds; for after each forward, when tails are longest."""
-        branches = [self.root, *self._held.values()]
+        branches = [self.root, *self._held]
         decoders = {id(branch.decoder): branch.decoder for branch in branches}
         resident = sum(
             decoder.resident_bytes([branch for branch in branches if branch.decoder is decoder])
@@ -419,8 +419,8 @@ class SearchRun:
         The best candidate, unless given, is the highest score among the complete ones, or among all if none
         is complete; ties go to the one that ended first.
         """
-        for branch in list(self._held.values()):
-            if branch.id not in self._aside:
+        for branch in list(self._held):
+            if branch not in self._aside:
                 self.end(branch)
         if not self.candidates:  # stopped before the first fork
             self.end(self.fork(self.root)[0])
@@ -446,8 +446,8 @@ class SearchRun:
             self._record.add(branch, branch.text_from(recorded), began=self._record.seconds)
 
     def _release(self, branch: Branch) -> None:
-        del self._held[branch.id]
-        self._aside.discard(branch.id)
+        del self._held[branch]
+        self._aside.discard(branch)
         self._record.forget(branch)
         branch.release()
 

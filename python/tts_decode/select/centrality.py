@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,8 @@ Floats = npt.NDArray[np.float64]
 
 
 def most_central(distances: npt.ArrayLike) -> int:
-    """Index of the smallest mean distance to the others; distances: [N, N], symmetric, zero diagonal.
+    """Index of the smallest mean distance to the others; distances: [N, N], symmetric, zero diagonal, none
+    negative.
 
     Wang et al., arXiv 2503.01422, section 3: of samples on their way to n answers, the one nearest to the
     rest estimates the best of n.
@@ -21,7 +22,8 @@ def most_central(distances: npt.ArrayLike) -> int:
         raise ValueError(f"distances has shape {d.shape}; expected [N, N] with N of at least 1")
     if not np.isfinite(d).all():
         raise ValueError("distances holds NaN or infinity; expected finite numbers")
-    return int(d.sum(1).argmin())
+    sums = d.sum(1)
+    return int((sums <= sums.min() * (1 + 1e-9)).argmax())  # equal ones differ by rounding: the first
 
 
 def hidden_distances(vectors: Sequence[npt.ArrayLike]) -> Floats:
@@ -31,8 +33,8 @@ def hidden_distances(vectors: Sequence[npt.ArrayLike]) -> Floats:
     return distances
 
 
-def ngram_distances(sequences: Sequence[Sequence[int]], n: int = 2) -> Floats:
-    """1 - Jaccard overlap [N, N] of the sets of n-grams in N sequences of tokens; 0 for equal sequences.
+def ngram_distances(sequences: Sequence[Sequence[Hashable]], n: int = 2) -> Floats:
+    """1 - Jaccard overlap [N, N] of the sets of n-grams in N sequences of words; 0 for equal sequences.
 
     A sequence shorter than `n` is one n-gram.
     """

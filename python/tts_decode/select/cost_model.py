@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
-import numpy as np
-
+from tts_decode.select.closure import Items, best_choice, greedy_choice, reduced
 from tts_decode.select.scores import require_finite
 
 # Objectives closer than this count as equal; see `ets_select` for what then decides.
 RESOLUTION = 2e-6
-# HiGHS stops within an absolute gap of 1e-6; scaled up, that lies far below RESOLUTION.
-_SCALE = 1e6
 
 
 def retained_nodes(parents: Sequence[int], leaves: Sequence[int]) -> list[int]:
@@ -69,70 +67,69 @@ def ets_select(
     *,
     lambda_b: float,
     lambda_d: float = 0.0,
+    method: Literal["exact", "greedy"] = "exact",
 ) -> list[bool]:
-    """Which leaves to keep, by the exact optimum of the ETS objective (a mixed integer programme, HiGHS).
+    """Which leaves to keep by the ETS objective.
 
     outcomes  one non-negative number a leaf, O_i.
     parents   one a node of the tree, smaller than the node; -1 at a root.
     leaves    distinct node ids; no leaf is an ancestor of another.
     costs     one non-negative number a node: 1 each for the published model, or the node's tokens.
     clusters  one label a leaf, or None to leave the coverage term out.
+    method    "exact": an optimum, by the reductions of `select.closure` and HiGHS for what they leave open.
+              "greedy": that is decided best path first, without SciPy.
 
     At least one leaf is kept. Objectives within RESOLUTION are ties: each leaf carries a bonus that falls
     with its index, less than that in sum, so a tie goes to more leaves and, between like leaves, to the lower
     index. With lambda_b = 0 every leaf is kept.
+
+    At 256 leaves, on the 280 random trees of benches/bench_ets.py, exact took 2.6 ms of CPU time in the
+    median, 17 ms at the 99th percentile and 28 ms at most, where the integer programme is needed. Greedy took
+    at most 7 ms and found the optimum on 85 %; it lost 4e-4 of the objective on average, 2e-2 at worst.
     """
     n = _check(outcomes, parents, leaves, costs, clusters, lambda_b, lambda_d)
+    if method not in ("exact", "greedy"):
+        raise ValueError(f"method={method!r}; expected 'exact' or 'greedy'")
     if n == 1 or lambda_b == 0:
         return [True] * n  # a further leaf costs nothing, and never lowers the other two terms
 
-    from scipy.optimize import Bounds, LinearConstraint, milp  # SciPy comes with the [search] extra
-    from scipy.sparse import coo_array
-
-    # Variables: x_i for each leaf, then y_j for each inner node, then c_k for each cluster. Only x must be
-    # asked to be integer: for binary x the best y and c are 0 or 1 by themselves.
+    # An item of `closure` for each node, behind a root that stands for what every choice takes.
     nodes = retained_nodes(parents, leaves)
-    column = {node: i for i, node in enumerate(leaves)}
-    for node in nodes:
-        column.setdefault(node, len(column))
-    members: dict[int, list[int]] = {}  # cluster label -> its leaves
-    if clusters is not None and lambda_d > 0:
-        for i, label in enumerate(clusters):
-            members.setdefault(label, []).append(i)
-    size = len(column) + len(members)
-
-    gain = np.zeros(size)
-    gain[:n] = outcomes
-    gain[:n] += RESOLUTION / (2 * n) * (2 - np.arange(n) / n)  # the tie rule
+    place = {node: i for i, node in enumerate(nodes, start=1)} | {-1: 0}
     total_cost = math.fsum(costs[v] for v in nodes)
-    for node in nodes:
-        if total_cost > 0:
-            gain[column[node]] -= lambda_b * costs[node] / total_cost
-    gain[len(column) :] = lambda_d / max(len(members), 1)
-
-    rows: list[dict[int, float]] = [{i: 1.0 for i in range(n)}]  # sum x >= 1
-    for node in nodes:
-        if parents[node] >= 0:
-            rows.append({column[parents[node]]: 1.0, column[node]: -1.0})  # parent >= child
-    for c, cluster in enumerate(members.values(), start=len(column)):
-        rows.append({i: 1.0 for i in cluster} | {c: -1.0})  # sum of the cluster's x >= c
-    lower = np.zeros(len(rows))
-    lower[0] = 1
-    row_ids = [r for r, row in enumerate(rows) for _ in row]
-    column_ids = [c for row in rows for c in row]
-    values = [value for row in rows for value in row.values()]
-    matrix = coo_array((values, (row_ids, column_ids)), shape=(len(rows), size)).tocsc()
-
-    solution = milp(
-        -_SCALE * gain,
-        integrality=np.arange(size) < n,
-        bounds=Bounds(0, 1),
-        constraints=LinearConstraint(matrix, lower, np.inf),
-        options={"mip_rel_gap": 0.0},
+    price = lambda_b / total_cost if total_cost > 0 else 0.0
+    items = Items(
+        [-1] + [place[parents[v]] for v in nodes],
+        [0.0] + [-price * costs[v] for v in nodes],
+        [0] * (len(nodes) + 1),
+        [[] for _ in range(len(nodes) + 1)],
     )
-    if solution.x is None or solution.status != 0:
-        raise RuntimeError(f"the ETS programme with {n} leaves was not solved: {solution.message}")
-    return [bool(x > 0.5) for x in solution.x[:n]]
+    if sum(parents[v] < 0 for v in nodes) == 1:
+        items.gains[1] = 0.0  # every choice pays for the only root
+    labels: dict[int, int] = {}
+    for i, leaf in enumerate(leaves):
+        v = place[leaf]
+        items.gains[v] += outcomes[i] + RESOLUTION / (2 * n) * (2 - i / n)  # the tie rule
+        items.held[v] = [i]
+        if clusters is not None and lambda_d > 0:
+            items.covers[v] = 1 << labels.setdefault(clusters[i], len(labels))
+    worth = lambda_d / max(len(labels), 1)
+
+    small = reduced(items, worth)
+    kept = best_choice(small, worth) if method == "exact" else greedy_choice(small, worth)
+    if not kept:  # nothing pays: the reductions, which may drop any leaf, do not know that one is to stay
+        kept = best_choice(items, worth, nonempty=True) if method == "exact" else [_best_alone(items)]
+    chosen = set(kept)
+    return [i in chosen for i in range(n)]
+
+
+def _best_alone(items: Items) -> int:
+    """The leaf whose path brings most."""
+    brings = [0.0] * len(items)
+    for v in range(1, len(items)):
+        brings[v] = brings[items.parents[v]] + items.gains[v]
+    v = max((v for v in range(len(items)) if items.held[v]), key=brings.__getitem__)
+    return items.held[v][0]
 
 
 def _check(

@@ -49,7 +49,9 @@ async def budget_forcing(
                          what `extract` reads from each.
 
     An end is dropped by rolling the branch back in place, so that nothing is prefilled twice but the token
-    before it, whose logits are needed again. Departures: `n`, as in the paper's majority vote over runs.
+    before it, whose logits are needed again.
+
+    Departures: `n`, as in the paper's majority vote over runs.
     """
     at_least(1, n=n, max_tokens_thinking=max_tokens_thinking)
     at_least(0, num_ignore=num_ignore)

@@ -42,9 +42,11 @@ async def entropy_forking(
                      `extract` reads from each.
 
     A fork shares the pages of all tokens before it. With fork points spread evenly the rollouts cost
-    (1 + B N / 2) / (1 + B N) of as many independent ones; `rollout_share` says what they did cost. An engine
-    that does not tell entropies gives no forks. Departures: the weights do not change (the paper trains on
-    these votes); points are taken over all of an answer.
+    (1 + BN/2) / (1 + BN) of as many independent ones; `rollout_share` says what they did cost. An engine that
+    does not tell entropies gives no forks.
+
+    Departures: the weights do not change (the paper trains on these votes); points are taken over all of an
+    answer.
     """
     at_least(1, n=n, num_branches=num_branches)
     at_least(0, num_forks=num_forks)

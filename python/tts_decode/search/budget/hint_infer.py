@@ -61,9 +61,10 @@ async def hint_infer(
     scorer, extract  which answer wins: the best-scored one, earlier answers included, or without a scorer a
                      vote over what `extract` reads from the last answer of each line and fork.
 
-    All within the root's `max_tokens`: a line that they cut gets no hint. Departures: only the code that
-    answers a hint is run, not what the model opens by itself later; a hint replaces the conjunction, rather
-    than following it, and begins with its own; the wording.
+    All within the root's `max_tokens`: a line that they cut gets no hint.
+
+    Departures: only the code that answers a hint is run, not what the model opens by itself later; a hint
+    replaces the conjunction, rather than following it, and begins with its own; the wording.
     """
     at_least(1, n=n)
     at_least(0, num_hints=num_hints, num_forks=num_forks)

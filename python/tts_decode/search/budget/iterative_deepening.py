@@ -48,8 +48,10 @@ async def iterative_deepening(
                      answer that came last.
 
     The paper names KV reuse as the practical cost of its method; here a trigger is appended to the KV that is
-    there. Departures: a stage that ends early goes on at once rather than waiting for its budget to fill; the
-    first budget, the default of gamma and the wording are ours.
+    there.
+
+    Departures: a stage that ends early goes on at once rather than waiting for its budget to fill; the first
+    budget, the default of gamma and the wording are ours.
     """
     at_least(1, n=n, first_budget=first_budget)
     if not 1 < gamma < math.inf:

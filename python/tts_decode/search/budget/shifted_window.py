@@ -44,7 +44,9 @@ async def shifted_window(
     scorer, extract      which of `n` > 1 lines wins: the best-scored one, or without a scorer a vote over
                          what `extract` reads from each.
 
-    The answer goes on from the KV of the window. Departures: `n`, and the wording of the sentence.
+    The answer goes on from the KV of the window.
+
+    Departures: `n`, and the wording of the sentence.
     """
     at_least(1, n=n, max_tokens_thinking=max_tokens_thinking)
     window = min(max_tokens_thinking, run.root.sampling.max_tokens)

@@ -80,10 +80,12 @@ async def adaptive_graph(
 
     A first layer of less than two readable subproblems means that the question is atomic: nothing is built,
     the direct answer stands; a later layer without any ends its graph, as the reply DONE does. A subproblem
-    that names nothing it rests on gets all earlier ones. Prompts begin with the question and what is known,
-    whose KV is shared. Departures: complexity is the probability of Yes, not a sampled verdict, and needs an
-    engine that scores text; a direct answer is sampled beside the first layer, so that a search cut short has
-    one; the last layer is not followed by another question for layers.
+    that names nothing it rests on gets all earlier ones. The outer graph's prompts begin with the question
+    and share its KV with the root.
+
+    Departures: complexity is the probability of Yes, not a sampled verdict, and needs an engine that scores
+    text; a direct answer is sampled beside the first layer, so that a search cut short has one; the last
+    layer is not followed by another question for layers.
     """
     at_least(1, n=n, max_layers=max_layers)
     at_least(0, max_depth=max_depth)

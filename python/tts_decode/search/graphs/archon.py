@@ -120,10 +120,11 @@ async def archon(
     models  further models: "generate" and "fuse" take the root's own and these in turn.
 
     The first response of the last layer is the best. Of a ranking the numbers that can be read come first,
-    the others follow; tests that cannot be read leave the responses as they are. Prompts begin with question
-    and response, whose KV is shared. Departures: a critic and a verifier see one response at a time; verdicts
-    are probabilities of Yes and need an engine that scores text; the search over architectures is the
-    caller's, over `layers`.
+    the others follow; tests that cannot be read leave the responses as they are. All prompts begin with the
+    question and share its KV with the root.
+
+    Departures: a critic and a verifier see one response at a time; verdicts are probabilities of Yes and need
+    an engine that scores text; the search over architectures is the caller's, over `layers`.
 
     Raises:
         ValueError: `layers` names an unknown operator, a number below 1, or does not begin with "generate".

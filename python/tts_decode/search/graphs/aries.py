@@ -105,6 +105,8 @@ async def aries(
     when the steps are used up, its parts are aggregated, or it is solved directly. Every solution of the
     whole is a candidate, the last complete one the best.
 
+    The policy's prompts begin with the problem and share its KV with the root.
+
     Departures: one prompt for all tasks in place of the paper's task-specific ones with examples; an action
     names one node, refinement and reduction included; numbers of defaults are ours.
     """

@@ -69,9 +69,11 @@ async def atom_of_thoughts(
 
     A decomposition of less than two readable parts, or an empty contraction, means that the question is
     atomic: its direct answer stands. A judge without a readable number is replaced by a vote of the three,
-    ties to the contraction, then the decomposition. All prompts of a state begin with its question, whose KV
-    is shared. Departures: decomposition and its dependencies come from one prompt, not two with retries; the
-    judge names an answer instead of writing one that is then compared.
+    ties to the contraction, then the decomposition. Those prompts of the first state share the KV of its
+    question with the root; later states hold nothing of it.
+
+    Departures: decomposition and its dependencies come from one prompt, not two with retries; the judge names
+    an answer instead of writing one that is then compared.
     """
     at_least(1, n=n, max_depth=max_depth)
     if run.root.finished:

@@ -14,7 +14,7 @@ from tts_decode.search.strategy import strategy
 if TYPE_CHECKING:
     from tts_decode.decoder import TreeDecoder
 
-PROMPT = """{question}
+VERIFY = """{question}
 
 A proposed response:
 {answer}
@@ -38,18 +38,18 @@ async def multi_verifier(
     n: int = 16,
     aspects: Sequence[str] = ASPECTS,
     verifiers: Sequence[TreeDecoder] = (),
-    prompt: str = PROMPT,
+    verify_prompt: str = VERIFY,
 ) -> SearchResult:
     """`n` independent samples; the one that most aspect verifiers approve of wins.
 
     Lifshitz, McIlraith, Du, "Multi-Agent Verification: Scaling Test-Time Compute with Multiple Verifiers",
     arXiv 2502.20379, section 4 (BoN-MAV).
 
-    n          number of samples.
-    aspects    questions about an answer, whose "Yes" speaks for it.
-    verifiers  models, each of which is asked every aspect; none: the root's own.
-    prompt     with the fields {question}, {answer} and {aspect}: what all verifiers of an answer share comes
-               first, so that its KV is computed once.
+    n              number of samples.
+    aspects        questions about an answer, whose "Yes" speaks for it.
+    verifiers      models, each of which is asked every aspect; none: the root's own.
+    verify_prompt  with the fields {question}, {answer} and {aspect}: what all verifiers of an answer share
+                   comes first, so that its KV is computed once.
 
     A sample's score is the share of approvals; of equal ones the likelier sample wins.
 
@@ -66,7 +66,7 @@ async def multi_verifier(
     judges = [(decoder, aspect) for decoder in verifiers or (None,) for aspect in aspects]
     opinions = await gather(
         run.p_yes(
-            prompt.format(question=run.question, answer=c.text, aspect=aspect),
+            verify_prompt.format(question=run.question, answer=c.text, aspect=aspect),
             sources=(c.node,),
             decoder=decoder,
         )

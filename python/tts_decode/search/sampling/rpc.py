@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from tts_decode.errors import UnsupportedByEngine
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.sampling.samples import Extract, decide, distinct, eligible, likelihood, sample
@@ -35,6 +36,8 @@ async def rpc(
     """
     at_least(1, n=n)
     paths = distinct(eligible(await sample(run, n)))
+    if all(math.isnan(path.logprob) for path in paths):
+        raise UnsupportedByEngine("rpc weighs samples by their log-probabilities, which the engine hides")
     probabilities = [math.exp(likelihood(path)) for path in paths]
     kept = probable_paths(probabilities) if prune else [True] * len(paths)
     weights = [p if keep else 0.0 for p, keep in zip(probabilities, kept, strict=True)]

@@ -34,7 +34,7 @@ async def st_bon(
     tau_coeff    length of the window in which they are compared, as a multiple of the time c at which all
                  samples are pairwise distinct or the first one ends; a token at least.
     consistency  what is compared: "hidden": mean of the model's last hidden states over a sample so far;
-                 "string": the pairs of neighbouring tokens in it, which any engine serves.
+                 "string": the pairs of neighbouring words in it, which any engine serves.
 
     At each token of the window the sample with the smallest mean distance to the others gets a vote; most
     votes win (ties: the lower fork). The losers are released before the winner's next token, so that n
@@ -42,8 +42,8 @@ async def st_bon(
 
     Departures. The paper's "chain of embedding" compares how a sample's state moves through all layers; an
     engine step offers the last layer's, so hidden states are compared themselves, by squared distance. The
-    code prefills the winner again, here nothing is computed twice. c is found in steps of doubling length,
-    which never pass the window's end while tau_coeff is 1 or more.
+    code prefills the winner again; here nothing is computed twice. Up to the window's end each token is a
+    step, and so a node, of its own.
     """
     at_least(1, n=n)
     if not (tau_coeff >= 0 and np.isfinite(tau_coeff)):
@@ -66,24 +66,25 @@ async def _winner(
     start = branches[0].length
     sums: list[np.ndarray] = [np.zeros(1)] * len(branches)  # of hidden states, [hidden] once there are any
 
-    async def extend(tokens: int) -> None:
-        for i, step in enumerate(await run.step(branches, max_step_tokens=tokens, stop=())):
+    async def extend() -> None:
+        for i, step in enumerate(await run.step(branches, max_step_tokens=1)):
             if step.hidden is not None:
-                sums[i] = sums[i] + step.hidden.numpy() * len(step.tokens)
+                sums[i] = sums[i] + step.hidden.numpy()
 
-    taken = 0
+    await extend()
     while not _parted(branches, start):
-        await extend(max(1, taken))
-        taken += max(1, taken)
-    c = _time_of_parting(branches, start)
+        await extend()
+    c = max(branch.length for branch in branches) - start
     votes = [0] * len(branches)
-    for _ in range(max(1, c + max(1, int(tau_coeff * c)) - taken)):
-        await extend(1)
+    for _ in range(max(1, int(tau_coeff * c))):
+        await extend()
+        if run.over:  # some samples may have got no token at all
+            break
         if consistency == "hidden":
-            lengths = [max(branch.length - start, 1) for branch in branches]
+            lengths = [branch.length - start for branch in branches]
             distances = hidden_distances([s / length for s, length in zip(sums, lengths, strict=True)])
         else:
-            distances = ngram_distances([branch.tokens[start:] for branch in branches])
+            distances = ngram_distances([branch.text.split() for branch in branches])
         votes[most_central(distances)] += 1
     return votes.index(max(votes))
 
@@ -92,13 +93,3 @@ def _parted(branches: Sequence[Branch], start: int) -> bool:
     """Whether all went different ways, or one has ended."""
     ways = {(*branch.tokens[start:], branch.text) for branch in branches}  # ids may be unknown, -1
     return len(ways) == len(branches) or any(branch.finished for branch in branches)
-
-
-def _time_of_parting(branches: Sequence[Branch], start: int) -> int:
-    """Tokens after which they are pairwise distinct, or the first one has ended."""
-    longest = max(branch.length for branch in branches) - start
-    ended = min((branch.length - start for branch in branches if branch.finished), default=longest)
-    for length in range(1, ended):
-        if len({tuple(branch.tokens[start : start + length]) for branch in branches}) == len(branches):
-            return length
-    return max(ended, 1)

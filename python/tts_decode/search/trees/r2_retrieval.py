@@ -77,26 +77,33 @@ async def r2_retrieval(
             return elsewhere(run.node(branch))
         return retrieve(run.question if node.parent is None else run.tree[run.node(branch)].text)
 
-    async def aided(branch: Branch, text: str) -> None:
-        """One step of the branch, sampled with the text in view."""
+    async def aided(branch: Branch, text: str) -> Branch | None:
+        """The branch, one step further, which was sampled with the text in view; None if nothing came."""
         (sight,) = run.fork(branch)
         await run.extend(sight, text)
         more = sight.length - branch.length
         (step,) = await run.step([sight], max_tokens=sight.sampling.max_tokens + more)
+        reason = sight.finish_reason
         run.prune([sight])
-        if step.text:
-            await run.extend(branch, step.text)
-        if sight.finished:
-            branch.finish(step.reason)
+        if not step.text:
+            run.prune([branch])
+            return None
+        await run.extend(branch, step.text)
+        if reason is not None:
+            branch.finish(reason)
+        return branch
 
     async def grow_one(node: TreeNode) -> tuple[TreeNode, list[Branch]]:
-        assert node.branch is not None
+        assert node.branch is not None  # a leaf keeps its branch until it is expanded
         retrieved = hint(node, node.branch).strip()
         branches = run.fork(node.branch, width)
-        alone = branches[:1] if retrieved else branches
+        if not retrieved:
+            await run.step(branches)
+            return node, branches
+        first, *others = branches
         text = WITH_STEP.format(retrieved=retrieved)
-        await gather([run.step(alone), *(aided(branch, text) for branch in branches[len(alone) :])])
-        return node, branches
+        _, *grown = await gather([run.step([first]), *(aided(branch, text) for branch in others)])
+        return node, [first, *(branch for branch in grown if branch is not None)]
 
     async def expand(nodes: Sequence[TreeNode]) -> None:
         await add_children(run, scorer, await gather(map(grow_one, nodes)), max_depth)

@@ -1,0 +1,97 @@
+"""What guides the searches, as `--scorer` names it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tts_decode import KVBudget, TreeDecoder
+from tts_decode.cli.errors import UsageError, usage_errors
+from tts_decode.rewards import (
+    READERS,
+    RewardModel,
+    Scorer,
+    load_reward_model,
+    mean_logprob,
+    self_evaluation,
+    verifier,
+)
+from tts_decode.search import Strategy
+from tts_decode.tasks import Task
+from tts_kernels.cost import StepCost
+
+_QUESTION = "Is the answer so far correct? Reply with Yes or No."
+_NAMES = ("mean_logprob", "self_evaluation", "verifier")
+
+
+def check_scorer(name: str | None) -> None:
+    """UsageError for what is no scorer; folders are looked at when they are loaded."""
+    reader, colon, folder = (name or _NAMES[0]).partition(":")
+    if colon and reader not in READERS:
+        raise UsageError(f"--scorer: unknown reader {reader!r}; expected one of {', '.join(READERS)}")
+    if colon and not folder:
+        raise UsageError(f"--scorer: got {name!r}, expected READER:FOLDER")
+    if not colon and reader not in _NAMES:
+        raise UsageError(f"unknown scorer {name!r}; expected {', '.join(_NAMES)} or READER:FOLDER")
+
+
+class ScorerOf:
+    """The scorer called `name` for each task; None: mean_logprob, and only where a strategy needs one.
+
+    reward_model: what reads for the name "reader:folder".
+    """
+
+    def __init__(
+        self, name: str | None, *, chat: bool = True, reward_model: RewardModel | None = None
+    ) -> None:
+        check_scorer(name)
+        self.name = name
+        self._chat = chat
+        self._reward_model = reward_model
+
+    def argument(self, strategy: Strategy[...], task: Task, decoder: TreeDecoder) -> dict[str, Scorer]:
+        """The strategy's `scorer`, where it takes one: it has to, or the user named one."""
+        if strategy.needs_scorer or (self.name is not None and "scorer" in strategy.parameters):
+            return {"scorer": self._make(task, decoder.tokenizer)}
+        return {}
+
+    @property
+    def cost(self) -> StepCost:
+        """Of all that the reward model read so far; what the policy itself reads is the decoder's."""
+        return StepCost() if self._reward_model is None else self._reward_model.decoder.stats().cost
+
+    def close(self) -> None:
+        if self._reward_model is not None:
+            self._reward_model.close()
+
+    def _make(self, task: Task, tokenizer: Any) -> Scorer:
+        if self._reward_model is not None:
+            return self._reward_model
+        if self.name == "self_evaluation":
+            asks = self._chat and tokenizer.chat_template
+            return self_evaluation(chat_question(tokenizer)) if asks else self_evaluation()
+        if self.name == "verifier":
+            if task.verify is None:
+                raise ValueError(f"--scorer verifier: task {task.name} has no answer to compare with")
+            return verifier(task.verify)
+        return mean_logprob()
+
+
+def open_scorer(
+    name: str | None, *, chat: bool = True, device: str = "cpu", kv_bytes: int | KVBudget | None = None
+) -> ScorerOf:
+    """Loads the reward model where the name has one. kv_bytes: of its decoder."""
+    reward_model = None
+    if name is not None and ":" in name:
+        reader, _, folder = name.partition(":")
+        with usage_errors():
+            reward_model = load_reward_model(folder, reader, device=device, kv_bytes=kv_bytes)
+    return ScorerOf(name, chat=chat, reward_model=reward_model)
+
+
+def chat_question(tokenizer: Any) -> str:
+    """The text from the end of an assistant's turn to the beginning of its next, a question between."""
+    mark = "@@answer@@"
+    turns = [("user", "?"), ("assistant", mark), ("user", _QUESTION)]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return text.partition(mark)[2]

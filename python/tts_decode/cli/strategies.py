@@ -1,0 +1,55 @@
+"""`tts-decode strategies`: the strategies by family, or all about one of them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from tts_decode.cli import options as opt
+
+
+def strategies(
+    name: Annotated[str | None, typer.Argument(help="One of them.", show_default=False)] = None,
+    json_output: opt.Json = False,
+) -> None:
+    """List the strategies by family, or show one strategy's description and options.
+
+    Examples:
+
+      tts-decode strategies
+
+      tts-decode strategies ets
+    """
+    chosen = [opt.get_strategy(name)] if name is not None else [s for f in opt.families().values() for s in f]
+    if json_output:
+        described = [
+            {
+                "name": strategy.name,
+                "family": strategy.family,
+                "summary": strategy.summary,
+                "needs_scorer": strategy.needs_scorer,
+                "options": {key: default for key, (_, default) in opt.plain_options(strategy).items()},
+            }
+            for strategy in chosen
+        ]
+        print(json.dumps(described, indent=2))
+        return
+    console = Console(highlight=False)
+    if name is not None:
+        (strategy,) = chosen
+        scorer = "; needs a scorer" if strategy.needs_scorer else ""
+        console.print(f"[bold]{strategy.name}[/bold] ({strategy.family}{scorer}): {strategy.summary}\n")
+        console.print(Text(inspect.cleandoc(strategy.__doc__ or "")))
+        console.print(f"\nOptions for -o, with defaults: {opt.shown_options(strategy)}", markup=False)
+        return
+    for family, members in opt.families().items():
+        console.print(f"[bold]{family}[/bold]")
+        for strategy in members:
+            console.print(Text(f"{strategy.name}: {strategy.summary}"), soft_wrap=False)
+            console.print(Padding(Text(opt.shown_options(strategy), style="dim"), (0, 0, 0, 4)))
