@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
+from tts_decode.errors import PromptTooLong
 from tts_decode.rewards.scorer import Scorer
 from tts_decode.search.refinement.answers import Thread, finish, nothing_to_refine
 from tts_decode.search.result import SearchResult
@@ -57,12 +59,13 @@ async def feedback_edit(
             return
         fields = {"question": run.question, "answer": drafted.text}
         sources, thread = (drafted.node,), Thread(run)
-        said = await thread.replies(
-            feedback_prompt.format(**fields), feedbacks, sources=sources, decoder=feedback_model
-        )
-        if not run.over:
-            prompt = edit_prompt.format(feedback="\n\n".join(said), **fields)
-            await thread.answers(prompt, edits, scorer, sources=sources, decoder=edit_model)
+        with suppress(PromptTooLong):
+            said = await thread.replies(
+                feedback_prompt.format(**fields), feedbacks, sources=sources, decoder=feedback_model
+            )
+            if not run.over:
+                prompt = edit_prompt.format(feedback="\n\n".join(said), **fields)
+                await thread.answers(prompt, edits, scorer, sources=sources, decoder=edit_model)
         thread.close()
 
     await gather(draft(branch) for branch in run.fork(run.root, n))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
+from tts_decode.errors import PromptTooLong
 from tts_decode.rewards.scorer import Scorer
 from tts_decode.search.conclude import concluded
 from tts_decode.search.refinement.answers import answers_to, finish, nothing_to_refine, score_of
@@ -68,7 +70,8 @@ async def heart(
                         so on, each kind in turn.
     again_prompt        with the fields {question}, {answer} and {cue}.
     synthesis_prompt    with the fields {question} and {answers}.
-    extract             the answer in a text: if the budget ends before the synthesis, a vote decides.
+    extract             the answer in a text: a vote decides where budget or positions do not suffice for the
+                        synthesis.
 
     The phrases are ours. Departures: `n`; all lines keep to the alternation, while the phrase is not drawn at
     random, so that the search stays the same whatever ends first.
@@ -82,14 +85,15 @@ async def heart(
     async def line(number: int, branch: Branch) -> list[str]:
         answer = await finish(run, branch, scorer)
         texts = [answer.text]
-        for i in range(rounds):
-            if nothing_to_refine(run) or (scorer is not None and score_of(answer) >= accept):
-                break
-            cues = positive if i % 2 else negative
-            cue = cues[(number + i // 2) % len(cues)]
-            said = again_prompt.format(question=run.question, answer=answer.text, cue=cue)
-            (answer,) = await answers_to(run, said, scorer=scorer, sources=(answer.node,))
-            texts.append(answer.text)
+        with suppress(PromptTooLong):
+            for i in range(rounds):
+                if nothing_to_refine(run) or (scorer is not None and score_of(answer) >= accept):
+                    break
+                cues = positive if i % 2 else negative
+                cue = cues[(number + i // 2) % len(cues)]
+                said = again_prompt.format(question=run.question, answer=answer.text, cue=cue)
+                (answer,) = await answers_to(run, said, scorer=scorer, sources=(answer.node,))
+                texts.append(answer.text)
         return texts
 
     lines = await gather(line(i, branch) for i, branch in enumerate(run.fork(run.root, n)))
@@ -97,7 +101,9 @@ async def heart(
     if scorer is not None or len(attempts) == 1 or nothing_to_refine(run):
         return concluded(run, scorer, extract)
     shown = "\n\n".join(f"Attempt {i}:\n{text}" for i, text in enumerate(attempts, 1))
-    nodes = [candidate.node for candidate in run.candidates]
     said = synthesis_prompt.format(question=run.question, answers=shown)
-    (final,) = await answers_to(run, said, sources=nodes)
-    return run.result(final) if final.complete else concluded(run, scorer, extract)
+    with suppress(PromptTooLong):
+        (final,) = await answers_to(run, said, sources=[candidate.node for candidate in run.candidates])
+        if final.complete:
+            return run.result(final)
+    return concluded(run, scorer, extract)

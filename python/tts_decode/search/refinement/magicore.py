@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
+from tts_decode.errors import PromptTooLong
 from tts_decode.rewards.scorer import Scorer
 from tts_decode.search.refinement.answers import Thread
 from tts_decode.search.result import Candidate, SearchResult
@@ -126,11 +128,12 @@ async def magicore(
 
     latest = await gather(solve(branch) for branch in run.fork(run.root, n))
     kept = latest
-    for _ in range(iterations):
-        if run.over or easy(latest):
-            break
-        latest = await gather(refine(solution) for solution in latest)
-        kept = sorted(kept + latest, key=lambda s: (s.candidate.complete, s.reward), reverse=True)[:n]
+    with suppress(PromptTooLong):
+        for _ in range(iterations):
+            if run.over or easy(latest):
+                break
+            latest = await gather(refine(solution) for solution in latest)
+            kept = sorted(kept + latest, key=lambda s: (s.candidate.complete, s.reward), reverse=True)[:n]
     kept = [s for s in kept if s.candidate.complete] or kept
     answers = [extract(solution.candidate.text) for solution in kept]
     votes = vote(answers, vote_weights([solution.reward for solution in kept]))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
+from tts_decode.errors import PromptTooLong
 from tts_decode.rewards.scorer import Scorer
 from tts_decode.search.conclude import concluded
 from tts_decode.search.refinement.answers import after, answers_to, finish, nothing_to_refine
@@ -58,12 +60,13 @@ async def multi_round(
 
     async def line(branch: Branch) -> None:
         answer = await finish(run, branch, scorer)
-        for _ in range(rounds - 1):
-            if nothing_to_refine(run):
-                break
-            said = prompt.format(question=run.question, answer=after(answer.text, end_of_thinking))
-            (latest,) = await answers_to(run, said, scorer=scorer, sources=(answer.node,))
-            answer = latest if latest.complete else answer
+        with suppress(PromptTooLong):
+            for _ in range(rounds - 1):
+                if nothing_to_refine(run):
+                    break
+                said = prompt.format(question=run.question, answer=after(answer.text, end_of_thinking))
+                (latest,) = await answers_to(run, said, scorer=scorer, sources=(answer.node,))
+                answer = latest if latest.complete else answer
         last.append(answer)
 
     await gather(line(branch) for branch in run.fork(run.root, n))

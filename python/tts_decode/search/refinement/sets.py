@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
+from tts_decode.errors import PromptTooLong
 from tts_decode.search.conclude import concluded
 from tts_decode.search.refinement.answers import Thread, finish, nothing_to_refine
 from tts_decode.search.result import Candidate, SearchResult
@@ -60,17 +62,18 @@ async def sets(
     async def line(branch: Branch) -> None:
         attempt = await finish(run, branch)
         history, thread = run.question, Thread(run)
-        for _ in range(rounds):
-            if nothing_to_refine(run):
-                break
-            history += ATTEMPT.format(answer=attempt.text)
-            sources = (attempt.node,)
-            (check,) = await thread.replies(verify_prompt.format(history=history), sources=sources)
-            if run.over or last_choice(check, ("correct", "wrong")) == "correct":
-                break
-            history += CHECK.format(check=check)
-            (latest,) = await thread.answers(correct_prompt.format(history=history), sources=sources)
-            attempt = latest if latest.complete else attempt
+        with suppress(PromptTooLong):
+            for _ in range(rounds):
+                if nothing_to_refine(run):
+                    break
+                history += ATTEMPT.format(answer=attempt.text)
+                sources = (attempt.node,)
+                (check,) = await thread.replies(verify_prompt.format(history=history), sources=sources)
+                if run.over or last_choice(check, ("correct", "wrong")) == "correct":
+                    break
+                history += CHECK.format(check=check)
+                (latest,) = await thread.answers(correct_prompt.format(history=history), sources=sources)
+                attempt = latest if latest.complete else attempt
         thread.close()
         last.append(attempt)
 

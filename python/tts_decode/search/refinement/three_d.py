@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
+from tts_decode.errors import PromptTooLong
 from tts_decode.rewards.scorer import Scorer
 from tts_decode.search.budget.forcing import complete_answer, end, force, sample_upto
 from tts_decode.search.conclude import concluded
@@ -74,13 +76,14 @@ async def three_d(
 
     turn = await gather(think(branch) for branch in run.fork(run.root, n))
     thread = Thread(run)
-    for _ in range(turns - 1):
-        if nothing_to_refine(run):
-            break
-        best = preferred(turn, scorer, extract)
-        said = prompt.format(question=run.question, answer=after(best.text, end_of_thinking))
-        branches = await thread.branches(said, n, sources=(best.node,))
-        latest = await gather(think(branch) for branch in branches)
-        turn = [c for c in latest if c.complete] or turn
+    with suppress(PromptTooLong):
+        for _ in range(turns - 1):
+            if nothing_to_refine(run):
+                break
+            best = preferred(turn, scorer, extract)
+            said = prompt.format(question=run.question, answer=after(best.text, end_of_thinking))
+            branches = await thread.branches(said, n, sources=(best.node,))
+            latest = await gather(think(branch) for branch in branches)
+            turn = [c for c in latest if c.complete] or turn
     thread.close()
     return concluded(run, scorer, extract, among=turn)
