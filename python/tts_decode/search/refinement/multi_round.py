@@ -56,9 +56,8 @@ async def multi_round(
     paper reports the mean accuracy of one line; the wording.
     """
     at_least(1, n=n, rounds=rounds)
-    last: list[Candidate] = []
 
-    async def line(branch: Branch) -> None:
+    async def line(branch: Branch) -> Candidate:
         answer = await finish(run, branch, scorer)
         with suppress(PromptTooLong):
             for _ in range(rounds - 1):
@@ -67,7 +66,7 @@ async def multi_round(
                 said = prompt.format(question=run.question, answer=after(answer.text, end_of_thinking))
                 (latest,) = await answers_to(run, said, scorer=scorer, sources=(answer.node,))
                 answer = latest if latest.complete else answer
-        last.append(answer)
+        return answer
 
-    await gather(line(branch) for branch in run.fork(run.root, n))
+    last = await gather(line(branch) for branch in run.fork(run.root, n))
     return concluded(run, scorer, extract, among=last)

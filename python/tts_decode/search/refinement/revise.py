@@ -61,9 +61,8 @@ async def revise(
     at_least(0, rounds=rounds)
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold={threshold}; expected a probability, 0 to 1")
-    last: list[Candidate] = []
 
-    async def line(branch: Branch) -> None:
+    async def line(branch: Branch) -> Candidate:
         await run.complete(branch)
         for left in range(rounds, -1, -1):
             if nothing_to_refine(run):
@@ -78,7 +77,7 @@ async def revise(
                 break
             branch = behind
             await complete_answer(run, branch)
-        last.append(answer)
+        return answer
 
     async def accepted(branch: Branch) -> float:
         if not fits(branch, verify + max(accept, refine, key=len)):
@@ -86,6 +85,6 @@ async def revise(
         yes, no = await gather(run.logprobs_of(branch, verify + choice) for choice in (accept, refine))
         return 1 / (1 + math.exp(min(math.fsum(no) - math.fsum(yes), 700.0)))
 
-    await gather(line(branch) for branch in run.fork(run.root, n))
+    last = await gather(line(branch) for branch in run.fork(run.root, n))
     voters = eligible(last)
     return decide(run, voters, [extract(c.text) for c in voters], [c.score or 0.0 for c in voters])

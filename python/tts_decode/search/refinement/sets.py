@@ -57,9 +57,8 @@ async def sets(
     """
     at_least(1, n=n)
     at_least(0, rounds=rounds)
-    last: list[Candidate] = []
 
-    async def line(branch: Branch) -> None:
+    async def line(branch: Branch) -> Candidate:
         attempt = await finish(run, branch)
         history, thread = run.question, Thread(run)
         with suppress(PromptTooLong):
@@ -75,7 +74,7 @@ async def sets(
                 (latest,) = await thread.answers(correct_prompt.format(history=history), sources=sources)
                 attempt = latest if latest.complete else attempt
         thread.close()
-        last.append(attempt)
+        return attempt
 
-    await gather(line(branch) for branch in run.fork(run.root, n))
+    last = await gather(line(branch) for branch in run.fork(run.root, n))
     return concluded(run, None, extract, among=last)
