@@ -53,8 +53,13 @@ SMALL: dict[str, dict[str, Any]] = {
     # trees
     "mcts": {"n": 4, "width": 3},
     "ab_mcts": {"n": 6, "batch_size": 3},
-    "mcts_judge": {"n": 3, "rollouts": 2, "max_depth": 2, "num_tests": 2},
-    "forest_of_thought": {"n": 2, "max_iter": 1, "extract": length_mod_3},
+    "mcts_judge": {"n": 3, "rollouts": 2, "num_tests": 1, "perspectives": ("Is it right?", "Is it whole?")},
+    "forest_of_thought": {
+        "n": 2,
+        "scorer": verifier(vowels),
+        "correct_threshold": -99.0,
+        "extract": length_mod_3,
+    },
     "reward_guided_tree_search": {"n": 6, "width": 2, "pre_expansion": 4, "extract": length_mod_3},
     "r2_retrieval": {"n": 3, "width": 3},
     # particles

@@ -247,6 +247,33 @@ def test_parallel_simulations_share_forwards_and_spread_out():
     assert all(asked.count(prefix) == 3 for prefix in asked)
 
 
+def test_mcts_takes_unknown_probabilities_as_equal():
+    """As from an engine that tells no log-probabilities."""
+
+    def script(prefix, k, value=math.nan):
+        text, reason, logprobs = make_script(2)(prefix, k)
+        return text, reason, [value] * len(logprobs)
+
+    decoder = scripted_decoder(script)
+    run_scripted(decoder, mcts, PROMPT, sampling=STEPS, n=6, width=3, scorer=scorer(score))
+    _, asked, _ = plain_mcts(lambda prefix, k: script(prefix, k, 0.0), 6, 3, puct_bound)
+    assert prefixes(decoder) == asked
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"selection": "ucb"}, "selection='ucb'; expected one of puct, uct"),
+        ({"simulate": "none"}, "simulate='none'"),
+        ({"final": "mean"}, "final='mean'"),
+        ({"parallel": 0}, "parallel=0"),
+    ],
+)
+def test_bad_options_of_mcts_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        run_scripted(scripted_decoder(answers), mcts, PROMPT, n=2, scorer=scorer(score), **options)
+
+
 def test_max_depth_ends_paths_as_they_stand():
     options = {"n": 3, "width": 2, "max_depth": 2, "scorer": scorer(score)}
     decoder = scripted_decoder(lambda prefix, k: (f"s{k} {len(prefix)}\n", "stop_string"))

@@ -241,7 +241,7 @@ class SearchRun:
         sources: nodes that it was made from. decoder: of another model; default: the root's.
         sampling: default: the root's. Roots of the same prompt get different seeds.
         """
-        if isinstance(prompt, str) and not isinstance(self.root.prompt, str):
+        if isinstance(prompt, str) and _is_chat(self.root.prompt):
             prompt = [{"role": "user", "content": prompt}]
         asked = zlib.crc32(repr(prompt).encode())
         count = self._asked[asked] = self._asked.get(asked, 0) + 1
@@ -450,6 +450,10 @@ class SearchRun:
         self._aside.discard(branch)
         self._record.forget(branch)
         branch.release()
+
+
+def _is_chat(prompt: Prompt) -> bool:
+    return not isinstance(prompt, str) and any(isinstance(item, Mapping) for item in prompt)
 
 
 def _rank(candidate: Candidate) -> tuple[bool, bool, float]:
