@@ -12,6 +12,7 @@ from scripted import run_scripted, scorer, scripted_decoder, words
 from search_options import length_mod_3
 from tiny_models import byte_tokenizer, tiny_model
 from tts_decode import SamplingParams, TreeDecoder
+from tts_decode.rewards.reward_model import question_of
 from tts_decode.search import (
     SearchRun,
     feedback_edit,
@@ -622,6 +623,24 @@ def test_prompts_of_a_line_compute_what_they_share_once():
     sampled = sum(len(node.tokens) - 1 for node in result.tree if node.status != "prompt")
     assert decoder.stats().forward_tokens == computed - found + sampled
     assert found > computed / 2
+
+
+def test_later_answers_are_scored_as_answers_to_the_question():
+    """Whatever prompt they were sampled from: it is what a reward model reads before the answer."""
+    asked, roots = Counter(), set()
+
+    async def judge(branches):
+        asked.update(question_of(branch) for branch in branches)
+        roots.update(branch.full_text[: -len(branch.text)] for branch in branches)
+        return [score_of(branch.text) for branch in branches]
+
+    for strategy in (feedback_edit, heart, iterative_agent_decoding, magicore, multi_round, three_d, tpo):
+        asked.clear()
+        roots.clear()
+        hard = {"min_reward": 3.0, "min_confidence": 2.0, "iterations": 1} if strategy is magicore else {}
+        run_scripted(scripted_decoder(Model(2)), strategy, QUESTION, n=3, scorer=judge, **hard)
+        assert set(asked) == {QUESTION}
+        assert len(roots - {QUESTION}) >= 1
 
 
 def test_lines_end_where_the_next_prompt_would_be_too_long():

@@ -40,7 +40,8 @@ class Thread:
     """Prompts that come one after the other and mostly begin with the same text.
 
     Each stays held until the next one is there, which so finds the KV of all that they share; the question is
-    shared with the search's own root anyway, where it comes first.
+    shared with the search's own root anyway, where it comes first. Scorers take what follows for an answer to
+    that question.
     """
 
     def __init__(self, run: SearchRun) -> None:
@@ -101,7 +102,9 @@ class Thread:
         decoder: TreeDecoder | None,
         sampling: SamplingParams | None = None,
     ) -> Branch:
-        branch = await self._run.prompt(prompt, sources=sources, decoder=decoder, sampling=sampling)
+        branch = await self._run.prompt(
+            prompt, sources=sources, decoder=decoder, sampling=sampling, question=self._run.question
+        )
         self.close()
         self._held = branch
         return branch
