@@ -590,6 +590,27 @@ def test_t1_without_a_tool_asks_for_no_code():
     assert result.answer == max(found(result), key=score_of)
 
 
+@pytest.mark.parametrize(
+    ("strategy", "options", "message"),
+    [
+        (multi_round, {"rounds": 0}, "rounds=0"),
+        (sets, {"rounds": -1}, "rounds=-1"),
+        (revise, {"threshold": 1.5}, r"threshold=1\.5; expected a probability"),
+        (iterative_agent_decoding, {"rounds": 0, "scorer": scorer(score_of)}, "rounds=0"),
+        (magicore, {"agg_strategy": "mode", "scorer": scorer(score_of)}, "agg_strategy='mode'"),
+        (tpo, {"depth": -1, "scorer": scorer(score_of)}, "depth=-1"),
+        (heart, {"negative": []}, "negative is empty; expected at least one phrase"),
+        (feedback_edit, {"edits": 0, "scorer": scorer(score_of)}, "edits=0"),
+        (three_d, {"turns": 0}, "turns=0"),
+    ],
+)
+def test_bad_options_are_named_before_anything_is_asked(strategy, options, message):
+    decoder = scripted_decoder(Model(0))
+    with pytest.raises(ValueError, match=message):
+        run_scripted(decoder, strategy, QUESTION, **options)
+    assert decoder.complete.calls == []
+
+
 # -- on a model
 
 

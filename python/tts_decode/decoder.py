@@ -198,7 +198,7 @@ class TreeDecoder:
 
         Raises:
             TypeError, ValueError: an argument is of the wrong type, or the prompt is empty, longer than the
-                model allows, or larger than the KV pool.
+                model allows (`PromptTooLong`), or larger than the KV pool.
             OutOfPages: other branches hold the pages that it needs.
         """
         prompt, tokens = self._reader.prompt(prompt)

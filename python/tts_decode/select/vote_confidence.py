@@ -11,7 +11,7 @@ from tts_decode.select.scores import require_finite
 def vote_confidence(votes: Sequence[float]) -> float:
     """2 (1 - sigmoid(H)) for the entropy H, nats, of the shares of the votes: 1 if all are for one answer.
 
-    Chen et al., MAgICoRe, arXiv 2409.12147, section 3.2 and its code. votes: one non-negative number an
+    Chen et al., MAgICoRe, arXiv 2409.12147, as in its code. votes: one non-negative number an
     answer, their scale does not matter; all 0 count as equal. None at all give 0.
     """
     require_finite("votes", votes)

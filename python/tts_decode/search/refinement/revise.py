@@ -38,7 +38,7 @@ async def revise(
     """`n` lines; where the model would rather refine than accept an answer, the line goes on behind it.
 
     Lee et al., "ReVISE: Learning to Refine at Test-Time via Intrinsic Self-Verification", arXiv 2502.14565,
-    section 3 (inference). Its model is trained to end an answer with the end of the sequence or with a token
+    section 3. Its model is trained to end an answer with the end of the sequence or with a token
     that stands for refinement: for such a model verify="", accept is the text of the one, refine and rethink
     that of the other. With the defaults any model serves, at the price of its own calibration.
 
@@ -46,10 +46,10 @@ async def revise(
     rounds     how often a line goes on at most; the paper's model is trained for once.
     threshold  an answer with a smaller P(accept) is refined.
     verify     text behind an answer before `accept` or `refine`; it does not stay.
-    accept, refine   continuations that are weighed: P(accept) is exp(log P(accept)) / (the same + that of
-               refine).
+    accept, refine   continuations that are weighed: P(accept) is the probability of the one over that of
+               both.
     rethink    text that a line goes on with; it stays, as does the answer before it.
-    extract    the answer in a text, or None to abstain; it is to read the last one.
+    extract    the last answer in a line's text, or None to abstain.
 
     Confidence-aware decoding: the last answer of each line votes with its P(accept), which is also the
     candidates' score. An answer's end token is rolled back before the line goes on, and nothing is prefilled
@@ -64,20 +64,20 @@ async def revise(
 
     async def line(branch: Branch) -> Candidate:
         await run.complete(branch)
-        for left in range(rounds, -1, -1):
-            if nothing_to_refine(run):
-                answer = run.end(branch)
-                break
+        answer: Candidate | None = None
+        left = rounds
+        while not nothing_to_refine(run):
             ended = branch.finish_reason == "eos"
             (behind,) = run.fork(branch, at=branch.length - 1 if ended else None)
             p = await accepted(behind)
             answer = run.end(branch, p)
             if p >= threshold or not (ended and left) or not await force(run, behind, rethink):
                 run.prune([behind])
-                break
-            branch = behind
+                return answer
+            branch, left = behind, left - 1
             await complete_answer(run, branch)
-        return answer
+        latest = run.end(branch)
+        return latest if latest.complete or answer is None else answer
 
     async def accepted(branch: Branch) -> float:
         if not fits(branch, verify + max(accept, refine, key=len)):

@@ -44,7 +44,7 @@ async def t1_verify(
 
     Kang, Jeong, Cho, "T1: Tool-integrated Self-verification for Test-time Compute Scaling in Small Language
     Models", arXiv 2504.04718: first a verifier that writes code and has it run, then a reward model for what
-    passes. The paper distils both into adapters of the small model itself.
+    passes. The paper distils both verifiers into the small model itself.
 
     n              number of answers.
     tool           runs code and returns what it printed; the text of an exception, if it raises one. It is

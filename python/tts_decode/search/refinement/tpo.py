@@ -55,7 +55,7 @@ async def tpo(
     advice, the advice becomes `n` new answers.
 
     Li et al., "Test-Time Preference Optimization: On-the-Fly Alignment via Iterative Textual Feedback", arXiv
-    2501.12895, section 4 (its code: yafuly/TPO, over TextGrad). Defaults are the paper's D2-N5.
+    2501.12895 (its code: yafuly/TPO, over TextGrad). Defaults are the paper's D2-N5.
 
     n       width: answers of a round.
     depth   updates after the first round.
