@@ -234,12 +234,14 @@ class SearchRun:
         sources: Sequence[int] = (),
         decoder: TreeDecoder | None = None,
         sampling: SamplingParams | None = None,
+        question: str | None = None,
     ) -> Branch:
         """A new root in the same search, held by the run; what is resident of it already is shared.
 
         prompt: text becomes a user's turn where the search's own root was given as messages.
         sources: nodes that it was made from. decoder: of another model; default: the root's.
         sampling: default: the root's. Roots of the same prompt get different seeds.
+        question: what its answers are to be scored as answers to, by reward models; default: the prompt.
         """
         if isinstance(prompt, str) and _is_chat(self.root.prompt):
             prompt = [{"role": "user", "content": prompt}]
@@ -247,6 +249,8 @@ class SearchRun:
         count = self._asked[asked] = self._asked.get(asked, 0) + 1
         sampling = replace(sampling or self.root.sampling, seed=mix(self.root.seed, asked, count))
         branch = await (decoder or self.root.decoder).root(prompt, sampling, self.root.budget)
+        if question is not None:
+            branch.prompt = question
         self._held[branch] = None
         self._aside.add(branch)
         self._record.add_prompt(branch, sources)

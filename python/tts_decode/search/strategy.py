@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec
 
+from tts_decode.errors import PromptTooLong
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, SearchStopped
 
@@ -48,7 +49,7 @@ class Strategy(Generic[Options]):
         with run.of(self.name, options):
             try:
                 return await self.body(run, *args, **options)
-            except SearchStopped as stop:
+            except (SearchStopped, PromptTooLong) as stop:
                 run.stopped = str(stop)
                 return run.result()
 

@@ -35,6 +35,7 @@ from tts_decode.select.similarity import lexical_similarity, most_similar
 from tts_decode.select.thompson import Beta, Gaussian, generate_or_continue, thompson
 from tts_decode.select.tournament import bracket, match_winner, wins_of, within
 from tts_decode.select.uct import puct, self_refine_uct, uct
+from tts_decode.select.vote_confidence import vote_confidence
 from tts_decode.select.votes import vote
 
 __all__ = [
@@ -90,6 +91,7 @@ __all__ = [
     "top_k",
     "uct",
     "vote",
+    "vote_confidence",
     "wins_of",
     "within",
 ]
