@@ -2,8 +2,8 @@
 
 `python -m benches.search_comparison` takes the default problems one after another. On each, REBASE and ETS
 with the per-node and the per-token cost search from the same seed, one at a time on the same decoder, in an
-order that turns from problem to problem, so that a drift of the machine's speed hits all alike. Each search is
-written down as it ends: called again with the same --json, it goes on where it was interrupted. A width's
+order that turns from problem to problem, so that a drift of the machine's speed hits all alike. Each search
+is written down as it ends: called again with the same --json, it goes on where it was interrupted. A width's
 lambdas are those of the paper's code.
 """
 

@@ -51,6 +51,5 @@ async def particle_filter(
     at_least(1, n=n)
     rule = Rule(max_steps, softmax_temperature, resampling, ess_threshold, early_phase, agg_strategy)
     run.aggregate_by(agg_strategy)
-    if not run.root.finished:
-        end_all(run, await propagate(run, n, scorer, rule))
+    end_all(run, await propagate(run, n, scorer, rule))
     return run.result()

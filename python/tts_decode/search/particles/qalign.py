@@ -59,8 +59,6 @@ async def qalign(
         raise ValueError(f"burn_in={burn_in}; expected less than the {n // chains} states of a chain")
     acceptance(0.0, 0.0, 1, 1, beta)  # checks it
     root = run.root
-    if root.finished:
-        return run.result()
 
     async def completed(branch: Branch) -> float:
         """The reward of the answer that the branch goes on to."""

@@ -91,8 +91,6 @@ async def magicore(
     at_least(1, n=n)
     at_least(0, iterations=iterations)
     run.aggregate_by(agg_strategy)
-    if run.root.finished:
-        return run.result()
 
     async def solve(branch: Branch) -> _Solution:
         steps = []
