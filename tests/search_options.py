@@ -53,8 +53,13 @@ SMALL: dict[str, dict[str, Any]] = {
     # trees
     "mcts": {"n": 4, "width": 3},
     "ab_mcts": {"n": 6, "batch_size": 3},
-    "mcts_judge": {"n": 3, "rollouts": 2, "max_depth": 2, "num_tests": 2},
-    "forest_of_thought": {"n": 2, "max_iter": 1, "extract": length_mod_3},
+    "mcts_judge": {"n": 3, "rollouts": 2, "num_tests": 1, "perspectives": ("Is it right?", "Is it whole?")},
+    "forest_of_thought": {
+        "n": 2,
+        "scorer": verifier(vowels),
+        "correct_threshold": -99.0,
+        "extract": length_mod_3,
+    },
     "reward_guided_tree_search": {"n": 6, "width": 2, "pre_expansion": 4, "extract": length_mod_3},
     "r2_retrieval": {"n": 3, "width": 3},
     # particles
@@ -68,6 +73,26 @@ SMALL: dict[str, dict[str, Any]] = {
     "hint_infer": {"n": 3, "num_forks": 1, "conjunctions": ("e", "a"), "extract": length_mod_3},
     "entropy_forking": {"n": 2, "extract": length_mod_3},
     # refinement
+    "feedback_edit": {"n": 3, "feedbacks": 2, "edits": 2}
+    | {"feedback_prompt": "{question}{answer}say", "edit_prompt": "{question}{answer}{feedback}edit"},
+    "heart": {"n": 3, "rounds": 2, "again_prompt": "{question}{answer}{cue}", "negative": ["no"]}
+    | {"positive": ["yes"], "synthesis_prompt": "{question}{answers}", "extract": length_mod_3},
+    "iterative_agent_decoding": {"n": 3, "rounds": 2, "prompt": "{question}{best}{worst}"},
+    "magicore": {"n": 3, "iterations": 2, "min_reward": 2.0, "min_confidence": 2.0}
+    | {"review_prompt": "{question}{solution}", "refine_prompt": "{question}{solution}{review}"}
+    | {"extract": length_mod_3},
+    "multi_round": {"n": 3, "rounds": 2, "prompt": "{question}{answer}again", "extract": length_mod_3},
+    "revise": {"n": 4, "verify": "ok? ", "accept": "y", "refine": "n", "rethink": "hm"}
+    | {"extract": length_mod_3},
+    "sets": {"n": 3, "rounds": 2, "extract": length_mod_3}
+    | {"verify_prompt": "{history}check", "correct_prompt": "{history}again"},
+    "t1_verify": {"n": 4, "tool": lambda code: str(len(code) % 2 == 0)}
+    | {"code_prompt": "{question}{answer}code", "verify_prompt": "{question}{answer}ok?"},
+    "three_d": {"n": 3, "turns": 2, "max_tokens_thinking": 12, "prompt": "{question}{answer}again"}
+    | {"extract": length_mod_3},
+    "tpo": {"n": 3, "depth": 2, "loss_prompt": "{question}{chosen}{rejected}"}
+    | {"gradient_prompt": "{question}{chosen}{rejected}{loss}"}
+    | {"update_prompt": "{question}{chosen}{rejected}{loss}{gradient}"},
     # graphs
     "atom_of_thoughts": {"n": 3, "extract": length_mod_3},
     "adaptive_graph": {"n": 3},

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -181,12 +182,14 @@ def test_a_failed_problem_leaves_the_others(folder: Path, capsys: pytest.Capture
     for row in json.loads(capsys.readouterr().out)["strategies"]:
         assert (row["problems"], row["failed"]) == (3, 1)
         assert [outcome["error"] is None for outcome in row["outcomes"]] == [True, False, True]
-        assert row["outcomes"][1]["error"].startswith("ValueError: prompt has 600 tokens")
+        assert row["outcomes"][1]["error"].startswith("PromptTooLong: prompt has 600 tokens")
         assert row["outcomes"][1]["solved"] is False
     assert compare(folder, *arguments) == 0
-    assert "rebase: 1 of 3 failed, first long: ValueError: prompt has 600 tokens" in capsys.readouterr().out
+    assert (
+        "rebase: 1 of 3 failed, first long: PromptTooLong: prompt has 600 tokens" in capsys.readouterr().out
+    )
     assert search(folder, *arguments[:4], "-o", "n=2") == 0
-    assert "failed: long: ValueError: prompt has 600 tokens" in capsys.readouterr().out
+    assert "failed: long: PromptTooLong: prompt has 600 tokens" in capsys.readouterr().out
 
 
 def test_a_strategy_that_fails_everywhere_leaves_the_others(
@@ -256,7 +259,9 @@ def test_saved_results_are_whole(folder: Path, tmp_path: Path, capsys: pytest.Ca
         for line, outcome in zip(saved, row["outcomes"], strict=True):
             assert SearchResult.from_dict(line["search"]).answer == outcome["answer"]
             assert {name: line[name] for name in outcome} == outcome
-        assert not list((tmp_path / "out" / row["strategy"]).glob("*.journal"))
+        left = {path.name for path in (tmp_path / "out" / row["strategy"]).iterdir()}
+        tables = ("searches", "nodes", "candidates", "memory") if find_spec("pyarrow") else ()
+        assert left == {f"{name}.parquet" for name in tables}
     assert compare(folder, *SAVED, "--save", str(tmp_path / "out")) == 2
     assert "holds results of best_of_n already; give --resume" in capsys.readouterr().err
 

@@ -159,6 +159,42 @@ def test_a_cancelled_call_does_not_hold_up_a_replay(tmp_path):
     assert engine.asked == []
 
 
+def test_numbers_are_those_of_the_first_time(tmp_path):
+    """What an engine says of a text may differ in its last bits; decisions must not."""
+    path = tmp_path / "search.jsonl"
+    asked = []
+
+    async def judged(run, *, n=3, scorer=None):
+        branches = run.fork(run.root, n)
+        for branch in branches:
+            await run.extend(branch, "Step by step.\n")
+            branch.scores.append(sum(await run.logprobs_of(branch, "Yes")))
+        return run.result()
+
+    made = strategy("for this test")(judged)
+    del STRATEGIES["judged"]
+
+    def decide(journal, values):
+        async def score(prompt, continuations):
+            asked.append(continuations)
+            return [[next(values)] for _ in continuations]
+
+        decoder = TextDecoder(Engine(), score=score)
+
+        async def run():
+            root = await decoder.root("Q: ")
+            return await made(SearchRun(root, journal=journal))
+
+        return decoder.run(run())
+
+    expected = decide(Journal(path), iter([-0.1, -2.0, -0.1, -1.0, -0.1, -3.0]))
+    assert [c.score for c in expected.candidates] == [-2.0, -1.0, -3.0]
+    asked.clear()
+    result = decide(Journal(path, resume=True), iter([-0.5] * 6))
+    assert [c.score for c in result.candidates] == [-2.0, -1.0, -3.0]
+    assert asked == [["Step by step.\n"]] * 3  # forced text is fed again, questions are not asked again
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

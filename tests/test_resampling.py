@@ -63,12 +63,14 @@ def test_particle_weights_are_powers_of_the_odds(scores, temperature):
 
 @given(st.floats(0.001, 0.999))
 def test_logit_undoes_the_sigmoid(p):
+    """Of a probability as well as of its logarithm."""
     assert 1 / (1 + math.exp(-logit(p))) == pytest.approx(p)
+    assert logit(math.log(p)) == pytest.approx(logit(p))
 
 
-@pytest.mark.parametrize("score", [-0.01, 1.01, math.nan])
+@pytest.mark.parametrize("score", [1.01, 7.0, math.nan])
 def test_weights_need_probabilities(score):
-    with pytest.raises(ValueError, match=r"particles need scores in \[0, 1\]"):
+    with pytest.raises(ValueError, match="particles need probabilities, or log-probabilities: at most 1"):
         particle_weights([0.5, score])
 
 

@@ -18,6 +18,7 @@ from tts_decode.search import (
     rollout_share,
     shifted_window,
 )
+from tts_decode.search.budget.hint_infer import conjunction_positions
 from tts_decode.select import fork_points, vote
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -176,6 +177,30 @@ def test_budget_forcing_prefills_nothing_twice():
     assert forwarded == len(result.tree[0].tokens) + len(result.best.tokens) - 1 + len(waits)
 
 
+def test_text_is_not_forced_beyond_the_last_position():
+    """A cap just before the model's last position: the line ends there, without a forced answer."""
+    model = tiny_model()
+    model.config.max_position_embeddings = len("What is 2 + 3?") + 20
+    decoder = TreeDecoder(model, byte_tokenizer(), kv_bytes=64 << 20, sampling=SamplingParams(seed=3))
+    result = decoder.run(search(decoder, budget_forcing, n=3, num_ignore=0, max_tokens_thinking=15))
+    cut = [c for c in result.candidates if c.finish_reason == "max_tokens"]
+    assert cut
+    assert all(len(c.tokens) == 15 for c in cut)
+    assert not any(node.forced for node in result.tree)
+    result = decoder.run(
+        search(
+            decoder,
+            budget_forcing,
+            num_ignore=0,
+            max_tokens_thinking=15,
+            end_of_thinking="",
+            final_answer="5",
+        )
+    )
+    assert result.tree[-1].forced or result.tree[-2].forced
+    assert result.best.finish_reason in ("eos", "length")
+
+
 # -- shifted thinking window
 
 
@@ -308,6 +333,26 @@ def test_hint_infer_hints_at_ends_and_at_uncertain_conjunctions(num_hints, num_f
         assert length_mod_3(result.answer) in {length_mod_3(text) for text in ended}
         forked += len(last) > 1
     assert forked or not num_forks
+
+
+def test_conjunctions_are_found_in_the_tokens_of_a_model():
+    """Also behind characters of several tokens, and only as words of their own."""
+    decoder = tiny(max_tokens=8)
+    text = "é But so. Wait, however: waiting \u2014 but \u4f60\u597d alternatively"
+
+    async def positions():
+        root = await decoder.root("But ")
+        branch = root.fork()[0]
+        begin = branch.length
+        await branch.extend(text)
+        found = conjunction_positions(branch, begin, ["but", "wait", "alternatively"])
+        texts = [branch.text_from(at) for at in found]
+        root.release()
+        branch.release()
+        return texts
+
+    starts = [text.index(word) for word in ("But", "Wait", "but", "alternatively")]
+    assert decoder.run(positions()) == [text[start:] for start in starts]
 
 
 def test_hint_infer_runs_the_tool_on_what_follows_the_hint():

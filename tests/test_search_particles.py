@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 from scipy.stats import chisquare
 from scripted import EOS, run_scripted, scorer, scripted_decoder, words
-from tts_decode import SamplingParams
+from tts_decode import Budget, SamplingParams
 from tts_decode.engines.completion import Completion
 from tts_decode.engines.text import TextDecoder
 from tts_decode.errors import UnsupportedByEngine
@@ -175,8 +175,8 @@ def test_a_filter_of_equal_scores_samples_the_model():
 
 def test_particles_need_probabilities():
     decoder = scripted_decoder(random_script(0))
-    with pytest.raises(ValueError, match=r"score=-1\.0; particles need scores in \[0, 1\]"):
-        run_scripted(decoder, particle_filter, "Q: ", sampling=sampling(0), scorer=scorer(lambda text: -1.0))
+    with pytest.raises(ValueError, match=r"score=8\.0; particles need probabilities"):
+        run_scripted(decoder, particle_filter, "Q: ", sampling=sampling(0), scorer=scorer(lambda text: 8.0))
 
 
 @pytest.mark.parametrize("strategy", [particle_filter, particle_gibbs])
@@ -281,9 +281,11 @@ def test_particle_gibbs(seed, rule, n, iterations, max_steps):
 
 def test_particle_gibbs_references_have_the_law_of_the_state_space_model():
     """Answers of three steps: the references of many rounds are samples of the model's probability times the
-    odds of each step's score. Every 3rd of 1200 rounds, so that they are nearly independent."""
-    first, then = {"a": 0.7, "b": 0.3}, {"a": {"a": 0.2, "b": 0.8}, "b": {"a": 0.6, "b": 0.4}}
-    score = {"a": 0.4, "b": 0.7, "aa": 0.75, "ab": 0.5, "ba": 0.35, "bb": 0.6}
+    odds of each step's score. Every 5th of 1500 rounds, so that they are nearly independent.
+
+    A reference that weighs what its finished answer scored, or what it scored a step later, fails this."""
+    first, then = {"a": 0.6, "b": 0.4}, {"a": {"a": 0.4, "b": 0.6}, "b": {"a": 0.5, "b": 0.5}}
+    score = {"a": 0.25, "b": 0.75, "aa": 0.65, "ab": 0.8, "ba": 0.3, "bb": 0.35}
     rng = random.Random(11)
 
     def letters(text):
@@ -310,14 +312,14 @@ def test_particle_gibbs_references_have_the_law_of_the_state_space_model():
         particle_gibbs,
         "Q: ",
         sampling=sampling(5),
-        n=4,
-        num_iterations=1200,
+        n=3,
+        num_iterations=1500,
         scorer=scorer(score_of),
     )
-    references = [letters(c.text) for c in result.candidates[7::12]]
+    references = [letters(c.text) for c in result.candidates[5::15]]
     counts, total = Counter(references), sum(law.values())
     expected = [len(references) * p / total for p in law.values()]
-    assert len(references) == 400
+    assert len(references) == 300
     assert min(expected) > 5
     assert chisquare([counts[text] for text in law], expected).pvalue > 1e-4
 
@@ -444,11 +446,29 @@ def test_qalign_chains_are_independent_of_how_they_interleave():
         result = run_scripted(
             decoder, qalign, "Q: ", sampling=sampling(3), n=20, chains=2, scorer=scorer(random_score(3))
         )
-        return Counter(c.text for c in result.candidates)
+        return Counter(c.text for c in result.candidates), result.votes, result.best.text
 
     even = states(None)
-    assert sum(even.values()) == 20
+    assert sum(even[0].values()) == 20
     assert states(lambda prefix, k: 3 * (len(prefix) % 2)) == even
+
+
+@pytest.mark.parametrize("tokens", range(3, 60, 7))
+def test_qalign_keeps_what_the_budget_paid_for(tokens):
+    """Whole candidates are the chain's first states, and the answer is one of them if there are any."""
+    options = {"sampling": sampling(2), "n": 30, "burn_in": 2, "scorer": scorer(random_score(2))}
+    free = run_scripted(scripted_decoder(step_script(2)), qalign, "Q: ", **(options | {"burn_in": 0}))
+    states = [c.text for c in free.candidates]
+    short = run_scripted(
+        scripted_decoder(step_script(2)), qalign, "Q: ", budget=Budget(max_tokens=tokens), **options
+    )
+    whole = [c.text for c in short.candidates if c.complete]
+    assert short.stopped is not None
+    if whole and len(short.candidates) > 2:
+        assert whole == states[2 : 2 + len(whole)]
+    elif whole:
+        assert whole[0] in states[:2]
+    assert not whole or short.answer in whole
 
 
 def test_qalign_keeps_the_prefix_and_drops_the_rest():

@@ -540,11 +540,12 @@ def test_knockout_is_won_by_the_winner_of_all_matches(seed, n):
     while len(survivors) > 1:
         matches = list(zip(survivors[::2], survivors[1::2], strict=False))
         bye = survivors[2 * len(matches) :]
-        survivors = [s if s == t or beats(s, t) else t for s, t in matches] + bye
+        survivors = bye + [s if s == t or beats(s, t) else t for s, t in matches]
     result = run_scripted(
         scripted_decoder(script), knockout, QUESTION, n=n, comparisons=3, compare_prompt=COMPARE
     )
     assert result.answer == survivors[0]
+    assert result.best.score == max(c.score for c in result.candidates) > 0
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -580,6 +581,28 @@ def test_multi_verifier_counts_approvals_of_all_models(seed):
         verify_prompt=verify_prompt,
     )
     assert result.answer == max(texts, key=rank)
+    assert {c.text: c.score for c in result.candidates} == {text: rank(text)[0] / 6 for text in texts}
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_multi_verifier_computes_an_answer_once_for_all_aspects(decoder):
+    async def search():
+        root = await decoder.root("What is 2 + 3?", SamplingParams(max_tokens=80, seed=4))
+        before = decoder.stats().forward_tokens
+        result = await multi_verifier(
+            root, n=3, aspects=["one", "two", "six", "ten"], verify_prompt="{question}{answer}{aspect}"
+        )
+        fed = decoder.stats().forward_tokens - before
+        root.release()
+        return result, fed
+
+    result, fed = decoder.run(search())
+    asked = [node for node in result.tree[1:] if node.status == "prompt"]
+    assert len(asked) == 12
+    verified = fed - sum(len(c.tokens) - 1 for c in result.candidates)
+    page = 16
+    once = sum(len(node.tokens) for node in asked) / 4
+    assert once < verified <= once + 3 * len(asked) * page  # the last page and the replies are each one's own
 
 
 def plain_b4_choice(sampler, n, passed):

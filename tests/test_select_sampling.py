@@ -167,7 +167,7 @@ def test_a_tournament_plays_all_but_one_match(n):
     while len(survivors) > 1:
         pairs, rest = bracket(survivors)
         assert sorted([i for pair in pairs for i in pair] + rest) == sorted(survivors)
-        survivors = [max(pair) for pair in pairs] + rest
+        survivors = rest + [max(pair) for pair in pairs]
         matches, rounds = matches + len(pairs), rounds + 1
     assert survivors == [n - 1]
     assert (matches, rounds) == (n - 1, math.ceil(math.log2(n)))

@@ -32,7 +32,8 @@ class Branch:
     Attributes:
         id: the branch's id in the KV tree.
         tokens: prompt and everything after it; -1 for embeddings (`extend_embeds`).
-        prompt: what was given to `TreeDecoder.root`: text, token ids or chat messages.
+        prompt: what was given to `TreeDecoder.root`: text, token ids or chat messages. Where a search asks
+            its question once more in other words, the question.
         prompt_length: tokens of the prompt.
         logprobs, entropies: one entry for each token after the prompt, generated or forced; nats, of the
             model's own distribution. NaN for tokens that came in by `read`, and for embeddings.

@@ -16,6 +16,7 @@ from tts_decode.engines.hf import HFEngine
 from tts_decode.engines.loading import DEFAULT_MODEL, load_model
 from tts_decode.engines.pool import make_pool
 from tts_decode.engines.steps import HostSteps, distinct_pages
+from tts_decode.errors import PromptTooLong
 from tts_decode.kv_budget import KVBudget, KVShare, Pin
 from tts_decode.prompts import Prompt, PromptReader
 from tts_decode.requests import RootRequest
@@ -197,7 +198,7 @@ class TreeDecoder:
 
         Raises:
             TypeError, ValueError: an argument is of the wrong type, or the prompt is empty, longer than the
-                model allows, or larger than the KV pool.
+                model allows (`PromptTooLong`), or larger than the KV pool.
             OutOfPages: other branches hold the pages that it needs.
         """
         prompt, tokens = self._reader.prompt(prompt)
@@ -366,7 +367,7 @@ class TreeDecoder:
         if not tokens:
             raise ValueError("prompt is empty: give at least one token")
         if self.max_positions is not None and len(tokens) > self.max_positions:
-            raise ValueError(
+            raise PromptTooLong(
                 f"prompt has {len(tokens)} tokens, but the model allows {self.max_positions}: shorten it"
             )
         pages = -(-len(tokens) // self._pool.page_size)

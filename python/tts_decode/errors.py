@@ -8,6 +8,7 @@ __all__ = [
     "JournalError",
     "ModelLoadError",
     "OutOfPages",
+    "PromptTooLong",
     "ResultFileError",
     "ScorerError",
     "UnsupportedByEngine",
@@ -21,6 +22,10 @@ class BranchReleased(RuntimeError):  # noqa: N818
 
 class UnsupportedModel(ValueError):  # noqa: N818
     """The model has a feature that the tree attention path does not serve; the message names it."""
+
+
+class PromptTooLong(ValueError):  # noqa: N818
+    """A prompt has more tokens than the model has positions; the message gives both numbers."""
 
 
 class ModelLoadError(RuntimeError):

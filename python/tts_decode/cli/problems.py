@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from tts_decode import Budget, DecoderStats, SamplingParams, TreeDecoder, gather
+from tts_decode import Budget, DecoderStats, PromptTooLong, SamplingParams, TreeDecoder, gather
 from tts_decode.cli.display import mib, short
 from tts_decode.cli.errors import UsageError
 from tts_decode.cli.saving import Saved
@@ -156,10 +156,11 @@ def told(error: Exception) -> str:
 
 
 def require_one(outcomes: Sequence[Outcome]) -> None:
-    """Raises the first error if no search came to a result, as one of usage if it is a plain ValueError."""
+    """Raises the first error if no search came to a result, as one of usage where an argument was refused."""
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
     if errors and len(errors) == len(outcomes):
-        raise UsageError(str(errors[0])) if type(errors[0]) is ValueError else errors[0]
+        refused = type(errors[0]) in (ValueError, PromptTooLong)
+        raise UsageError(str(errors[0])) if refused else errors[0]
 
 
 def run_problems(

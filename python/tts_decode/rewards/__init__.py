@@ -2,6 +2,7 @@
 
 from tts_decode.rewards.loading import load_reward_model
 from tts_decode.rewards.mean_logprob import mean_logprob
+from tts_decode.rewards.mean_probability import mean_probability
 from tts_decode.rewards.readers import READERS, Reader
 from tts_decode.rewards.readouts import ClassHead, TokenSoftmax, ValueHead, VocabularyMean
 from tts_decode.rewards.reward_model import RewardModel
@@ -34,6 +35,7 @@ __all__ = [
     "VocabularyMean",
     "load_reward_model",
     "mean_logprob",
+    "mean_probability",
     "score_branches",
     "self_evaluation",
     "verifier",

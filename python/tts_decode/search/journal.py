@@ -123,28 +123,20 @@ class Journal:
             await self._at_turn(entry)
         return step
 
-    async def call(self, branch: Branch, call: Callable[[], Awaitable[T]]) -> T:
-        """`await call()`, work on a branch that is done again in a replay; only its turn is kept."""
-        key = self._key(branch)
-        entry = self._recorded.get(key)
-        if entry is None:
-            return await self._live(key, call, lambda _: {})
-        with self._flight():
-            result = await call()
-        await self._at_turn(entry)
-        return result
-
-    async def scores(
-        self, branches: Sequence[Branch], call: Callable[[], Awaitable[list[float]]]
+    async def numbers(
+        self, branches: Sequence[Branch], call: Callable[[], Awaitable[list[float]]], *, again: bool = False
     ) -> list[float]:
-        """`await call()`, or what it returned."""
+        """`await call()`, or what it returned. again: it changes a branch, so a replay calls it too."""
         key = f"{self._key(branches[0])} x{len(branches)}"
         entry = self._recorded.get(key)
         if entry is None:
-            return await self._live(key, call, lambda scores: {"scores": scores})
+            return await self._live(key, call, lambda numbers: {"numbers": numbers})
+        if again:
+            with self._flight():
+                await call()
         await self._at_turn(entry)
-        scores: list[float] = entry.data["scores"]
-        return scores
+        numbers: list[float] = entry.data["numbers"]
+        return numbers
 
     # -- order
 

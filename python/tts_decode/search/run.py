@@ -9,7 +9,9 @@ import zlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from tts_decode import gather
 from tts_decode.errors import ScorerError
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from tts_decode.decoder import TreeDecoder
     from tts_decode.prompts import Prompt
     from tts_decode.steps import Step
-
-T = TypeVar("T")
 
 
 class SearchStopped(Exception):  # noqa: N818
@@ -171,7 +171,7 @@ class SearchRun:
             finish_reason=branch.finish_reason,
             node=node.id,
         )
-        if candidate.complete:
+        if candidate.complete and node.status != "prompt":
             node.status = "finished"
         self.candidates.append(candidate)
         self._release(branch)
@@ -211,7 +211,7 @@ class SearchRun:
         A finished branch is open again afterwards.
         """
         began, before = self._record.seconds, branch.length
-        logprobs: list[float] = (await self._call(branch, lambda: branch.extend(tokens))).tolist()
+        logprobs = await self._numbers([branch], lambda: _listed(branch.extend(tokens)), again=True)
         if branch.length > before:
             text = tokens if isinstance(tokens, str) else branch.text_from(before)
             self._record.add(branch, text, began=began, forced=True)
@@ -219,13 +219,11 @@ class SearchRun:
 
     async def next_logprobs(self, branch: Branch, token_ids: Sequence[int]) -> list[float]:
         """Log-probabilities of these tokens as the branch's next, nats."""
-        logprobs: list[float] = (await self._call(branch, lambda: branch.next_logprobs(token_ids))).tolist()
-        return logprobs
+        return await self._numbers([branch], lambda: _listed(branch.next_logprobs(token_ids)))
 
     async def logprobs_of(self, branch: Branch, tokens: str | Sequence[int]) -> list[float]:
         """Log-probabilities of a continuation that is not kept, nats, one a token."""
-        logprobs: list[float] = (await self._call(branch, lambda: branch.logprobs_of(tokens))).tolist()
-        return logprobs
+        return await self._numbers([branch], lambda: _listed(branch.logprobs_of(tokens)))
 
     async def prompt(
         self,
@@ -234,19 +232,23 @@ class SearchRun:
         sources: Sequence[int] = (),
         decoder: TreeDecoder | None = None,
         sampling: SamplingParams | None = None,
+        question: str | None = None,
     ) -> Branch:
         """A new root in the same search, held by the run; what is resident of it already is shared.
 
         prompt: text becomes a user's turn where the search's own root was given as messages.
         sources: nodes that it was made from. decoder: of another model; default: the root's.
         sampling: default: the root's. Roots of the same prompt get different seeds.
+        question: what its answers are to be scored as answers to, by reward models; default: the prompt.
         """
-        if isinstance(prompt, str) and not isinstance(self.root.prompt, str):
+        if isinstance(prompt, str) and _is_chat(self.root.prompt):
             prompt = [{"role": "user", "content": prompt}]
         asked = zlib.crc32(repr(prompt).encode())
         count = self._asked[asked] = self._asked.get(asked, 0) + 1
         sampling = replace(sampling or self.root.sampling, seed=mix(self.root.seed, asked, count))
         branch = await (decoder or self.root.decoder).root(prompt, sampling, self.root.budget)
+        if question is not None:
+            branch.prompt = question
         self._held[branch] = None
         self._aside.add(branch)
         self._record.add_prompt(branch, sources)
@@ -295,9 +297,13 @@ class SearchRun:
         self._release(asked)
         return 1 / (1 + math.exp(min(sum(p_no) - sum(p_yes), 700.0)))
 
-    async def _call(self, branch: Branch, call: Callable[[], Awaitable[T]]) -> T:
-        """Work on a branch other than a step."""
-        return await (call() if self._journal is None else self._journal.call(branch, call))
+    async def _numbers(
+        self, branches: Sequence[Branch], call: Callable[[], Awaitable[list[float]]], *, again: bool = False
+    ) -> list[float]:
+        """What the engine or a scorer says of branches. again: as in `Journal.numbers`."""
+        if self._journal is None:
+            return await call()
+        return await self._journal.numbers(branches, call, again=again)
 
     # -- scores
 
@@ -313,10 +319,7 @@ class SearchRun:
         """Append the scorer's value to each branch's scores. One that fails or hangs ends the search."""
         if not branches:
             return []
-        if self._journal is None:
-            scores = await self._scored(branches, scorer)
-        else:
-            scores = await self._journal.scores(branches, lambda: self._scored(branches, scorer))
+        scores = await self._numbers(branches, lambda: self._scored(branches, scorer))
         for branch, score in zip(branches, scores, strict=True):
             branch.scores.append(score)
             self._record.node(branch).score = score
@@ -387,7 +390,7 @@ class SearchRun:
     async def append(self, branch: Branch, token: int) -> None:
         """A token that the strategy chose, as a sampled one: a node, and counted as generated."""
         began, before = self._record.seconds, branch.length
-        await self._call(branch, lambda: branch.extend([token]))
+        await self._numbers([branch], lambda: _listed(branch.extend([token])), again=True)
         self._record.add(branch, branch.text_from(before), began=began)
         self._generated += 1
 
@@ -450,6 +453,15 @@ class SearchRun:
         self._aside.discard(branch)
         self._record.forget(branch)
         branch.release()
+
+
+async def _listed(numbers: Awaitable[Tensor]) -> list[float]:
+    listed: list[float] = (await numbers).tolist()
+    return listed
+
+
+def _is_chat(prompt: Prompt) -> bool:
+    return not isinstance(prompt, str) and any(isinstance(item, Mapping) for item in prompt)
 
 
 def _rank(candidate: Candidate) -> tuple[bool, bool, float]:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec
 
+from tts_decode.errors import PromptTooLong
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, SearchStopped
 
@@ -39,7 +40,8 @@ class Strategy(Generic[Options]):
     async def __call__(
         self, root: Branch | SearchRun, *args: Options.args, **options: Options.kwargs
     ) -> SearchResult:
-        """Searches from `root`, which stays the caller's. Nothing that the search forked outlives it.
+        """Searches from `root`, which stays the caller's. Nothing that the search forked outlives it. A root
+        that is finished is its own answer.
 
         root: a branch, or a `SearchRun` made of one, which says how the search is recorded and limited.
         options: those of the function; see `help(strategy.body)`.
@@ -47,8 +49,10 @@ class Strategy(Generic[Options]):
         run = root if isinstance(root, SearchRun) else SearchRun(root)
         with run.of(self.name, options):
             try:
+                if run.root.finished:
+                    return run.result()
                 return await self.body(run, *args, **options)
-            except SearchStopped as stop:
+            except (SearchStopped, PromptTooLong) as stop:
                 run.stopped = str(stop)
                 return run.result()
 

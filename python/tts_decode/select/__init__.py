@@ -32,15 +32,23 @@ from tts_decode.select.resampling import (
 )
 from tts_decode.select.scores import AGG_STRATEGIES, aggregate, aggregation, top_k
 from tts_decode.select.similarity import lexical_similarity, most_similar
+from tts_decode.select.statistics import (
+    Interval,
+    geometric_mean_ratio,
+    paired_difference,
+    wilson_interval,
+)
 from tts_decode.select.thompson import Beta, Gaussian, generate_or_continue, thompson
 from tts_decode.select.tournament import bracket, match_winner, wins_of, within
 from tts_decode.select.uct import puct, self_refine_uct, uct
+from tts_decode.select.vote_confidence import vote_confidence
 from tts_decode.select.votes import vote
 
 __all__ = [
     "AGG_STRATEGIES",
     "Beta",
     "Gaussian",
+    "Interval",
     "acceptance",
     "aggregate",
     "aggregation",
@@ -64,6 +72,7 @@ __all__ = [
     "extract_answer",
     "fork_points",
     "generate_or_continue",
+    "geometric_mean_ratio",
     "hidden_distances",
     "hyper_nodes",
     "last_choice",
@@ -76,6 +85,7 @@ __all__ = [
     "most_similar",
     "multinomial",
     "ngram_distances",
+    "paired_difference",
     "particle_weights",
     "probable_paths",
     "puct",
@@ -90,6 +100,8 @@ __all__ = [
     "top_k",
     "uct",
     "vote",
+    "vote_confidence",
+    "wilson_interval",
     "wins_of",
     "within",
 ]

@@ -15,11 +15,15 @@ _EPSILON = 1e-7  # its_hub's: scores of 0 and 1 count as this far from them
 
 
 def logit(score: float) -> float:
-    """log(score / (1 - score)) of a probability, which is first moved 1e-7 away from 0 and 1."""
-    if not 0 <= score <= 1:
-        raise ValueError(f"score={score}; particles need scores in [0, 1], as a process reward model gives")
-    score = min(max(score, _EPSILON), 1 - _EPSILON)
-    return math.log(score / (1 - score))
+    """log(p / (1 - p)) of a score, with p first moved 1e-7 away from 0 and 1.
+
+    p is the score, as of a process reward model; a negative one is a log-probability (`mean_logprob`), p its
+    exponential.
+    """
+    if not score <= 1:
+        raise ValueError(f"score={score}; particles need probabilities, or log-probabilities: at most 1")
+    p = min(max(score if score >= 0 else math.exp(score), _EPSILON), 1 - _EPSILON)
+    return math.log(p / (1 - p))
 
 
 def particle_weights(scores: Sequence[float], softmax_temperature: float = 1.0) -> list[float]:

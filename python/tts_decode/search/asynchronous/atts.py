@@ -55,8 +55,6 @@ async def atts(
     at_least(1, n=n, max_turns=max_turns)
     if not 0 <= alpha < 1:
         raise ValueError(f"alpha={alpha}; expected a rejection rate, 0 or more and below 1")
-    if run.root.finished:
-        return run.result()
     seen = list(calibration)
 
     async def answer(draft: Branch, judge: Branch) -> None:

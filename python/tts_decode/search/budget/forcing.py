@@ -30,10 +30,15 @@ def take_back(run: SearchRun, branch: Branch, stop: str = "") -> None:
         run.truncate(branch, branch.length - 1)
 
 
+def fits(branch: Branch, text: str) -> bool:
+    """Whether the model surely has positions left for the text: a token has at least one byte."""
+    limit = branch.decoder.max_positions
+    return limit is None or branch.length + len(text.encode()) <= limit
+
+
 async def force(run: SearchRun, branch: Branch, text: str) -> bool:
     """Appends the text, unless the model's last position might come first: then the branch is finished."""
-    limit = branch.decoder.max_positions
-    if limit is not None and branch.length + len(text.encode()) > limit:  # a token has at least one byte
+    if not fits(branch, text):
         if not branch.finished:
             branch.finish("length")
         return False

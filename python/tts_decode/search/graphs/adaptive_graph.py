@@ -91,8 +91,6 @@ async def adaptive_graph(
     at_least(0, max_depth=max_depth)
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold={threshold}; expected a probability")
-    if run.root.finished:
-        return run.result()
 
     async def explore(question: str, depth: int) -> list[Thought]:
         thoughts: list[Thought] = []

@@ -131,8 +131,6 @@ async def archon(
     """
     at_least(1, n=n)
     stack = parse_layers(layers)
-    if run.root.finished:
-        return run.result()
     question = run.question
     decoders = (None, *models)  # None: the root's own
 

@@ -112,8 +112,6 @@ async def aries(
     """
     at_least(1, n=n, max_steps=max_steps, max_tokens_policy=max_tokens_policy)
     at_least(2, max_parts=max_parts)
-    if run.root.finished:
-        return run.result()
     graph: Graph = {1: Problem(run.question)}
     history: list[str] = []
     solved: list[Candidate] = []  # of the whole, in order

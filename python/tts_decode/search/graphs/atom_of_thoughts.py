@@ -76,8 +76,6 @@ async def atom_of_thoughts(
     an answer instead of writing one that is then compared.
     """
     at_least(1, n=n, max_depth=max_depth)
-    if run.root.finished:
-        return run.result()
 
     async def chain(branch: Branch) -> Candidate:
         question, limit = run.question, max_depth

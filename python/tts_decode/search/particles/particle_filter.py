@@ -29,7 +29,7 @@ async def particle_filter(
     and the score its likelihood, so the search draws from the likely answers instead of climbing to the best.
 
     n                    particles.
-    scorer               gives probabilities, in [0, 1]; ValueError otherwise.
+    scorer               gives probabilities, or log-probabilities, which are negative; ValueError above 1.
     max_steps            steps before the search ends with what it has.
     softmax_temperature  T: low follows the best, high leaves the particles alone.
     resampling           "multinomial" as published; "systematic" adds less noise of its own; "entropic" is
@@ -51,6 +51,5 @@ async def particle_filter(
     at_least(1, n=n)
     rule = Rule(max_steps, softmax_temperature, resampling, ess_threshold, early_phase, agg_strategy)
     run.aggregate_by(agg_strategy)
-    if not run.root.finished:
-        end_all(run, await propagate(run, n, scorer, rule))
+    end_all(run, await propagate(run, n, scorer, rule))
     return run.result()

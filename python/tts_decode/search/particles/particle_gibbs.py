@@ -44,8 +44,6 @@ async def particle_gibbs(
         raise ValueError("n=1; expected at least 2 with num_iterations > 1: one particle is the reference")
     rule = Rule(max_steps, softmax_temperature, resampling, agg_strategy=agg_strategy)
     run.aggregate_by(agg_strategy)
-    if run.root.finished:
-        return run.result()
     reference = None
     for iteration in range(1, num_iterations + 1):
         particles = await propagate(run, n, scorer, rule, reference)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.result import SearchResult
+from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
 from tts_decode.select import acceptance, extract_answer, vote
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
 
 
 @strategy("Metropolis-Hastings: rewrite the answer from a random token on, accept by reward")
@@ -55,35 +59,37 @@ async def qalign(
         raise ValueError(f"burn_in={burn_in}; expected less than the {n // chains} states of a chain")
     acceptance(0.0, 0.0, 1, 1, beta)  # checks it
     root = run.root
-    if root.finished:
-        return run.result()
 
-    async def chain(rng: random.Random) -> None:
+    async def completed(branch: Branch) -> float:
+        """The reward of the answer that the branch goes on to."""
+        del branch.scores[len(root.scores) :]
+        await run.complete(branch)
+        return (await run.score([branch], scorer))[0]
+
+    async def chain(rng: random.Random) -> list[Candidate]:
+        states: list[Candidate] = []
         (state,) = run.fork(root)
-        await run.complete(state)
-        (reward,) = await run.score([state], scorer)
+        reward = await completed(state)
+        if state.finish_reason == "budget":
+            return states
         for t in range(n // chains):
             if t > 0:
-                at = root.length + rng.randrange(state.length - root.length)
-                (proposal,) = run.fork(state, at=at)
-                del proposal.scores[len(root.scores) :]
-                await run.complete(proposal)
-                (proposed,) = await run.score([proposal], scorer)
+                (proposal,) = run.fork(state, at=root.length + rng.randrange(state.length - root.length))
+                proposed = await completed(proposal)
+                if proposal.finish_reason == "budget":  # it is left to be an incomplete candidate
+                    break
                 lengths = state.length - root.length, proposal.length - root.length
-                if run.over:
-                    run.prune([state])
-                    return
                 if rng.random() < acceptance(reward, proposed, *lengths, beta):
                     state, proposal, reward = proposal, state, proposed
                 run.prune([proposal])
-            elif run.over:
-                return
             if t >= burn_in:
-                run.end(run.fork(state)[0], reward)
-        run.prune([state])
+                states.append(run.end(run.fork(state)[0], reward))
+        if states:
+            run.prune([state])
+        return states
 
-    await gather(chain(random.Random(run.rng.getrandbits(64))) for _ in range(chains))
-    voters = [c for c in run.candidates if c.complete]
+    found = await gather(chain(random.Random(run.rng.getrandbits(64))) for _ in range(chains))
+    voters = [candidate for states in found for candidate in states]
     if not voters:
         return run.result()
     answers = [extract(c.text) for c in voters]

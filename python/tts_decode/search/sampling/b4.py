@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from tts_decode import gather
 from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.sampling.samples import distinct, eligible, likeliest, likelihood, sample
+from tts_decode.search.sampling.samples import choose, distinct, eligible, likeliest, likelihood, sample
 from tts_decode.search.strategy import strategy
 from tts_decode.select import b4_scores
 
@@ -52,6 +52,7 @@ async def b4(
     check_prompt      with the fields {question}, {answer} and {check}.
 
     A candidate's consensus is those that pass just the same tests; in the best one the likeliest sample wins.
+    Scores are log-posteriors, up to a constant.
 
     Departures. The paper tests code; the model's own questions are this package's way to have tests for any
     answer: one is passed if P(Yes) > P(No). A text that came twice is tested once, but counts twice.
@@ -76,7 +77,7 @@ async def b4(
     passed = {c.text: row for c, row in zip(texts, rows, strict=True)}
     scores = b4_scores([passed[c.text] for c in pool], beta_0, alpha_xy)
     chosen = max(range(len(pool)), key=lambda i: (scores[i], likelihood(pool[i])))
-    return run.result(pool[chosen])
+    return choose(run, pool[chosen], {c.text: score for c, score in zip(pool, scores, strict=True)})
 
 
 async def _passes(run: SearchRun, answer: Candidate, checks: Sequence[str], prompt: str) -> list[bool]:

@@ -6,7 +6,7 @@ from tts_decode import gather
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.sampling.judging import COMPARE, preferences
-from tts_decode.search.sampling.samples import eligible, sample
+from tts_decode.search.sampling.samples import choose, eligible, sample
 from tts_decode.search.strategy import strategy
 from tts_decode.select import bracket, match_winner
 
@@ -27,15 +27,16 @@ async def knockout(
     compare_prompt  with the fields {question}, {first} and {second}; its last "A" or "B" counts.
 
     n + k (n - 1) calls of the model at most. All matches of a round run together. Of an odd number the last
-    one goes on without a match, and equal texts meet without a comparison.
+    one goes on without a match, to the front, and equal texts meet without a comparison. A candidate's score
+    is the number of matches that it won.
 
     Departures. A reply without a verdict counts for neither; draws are decided by the run's generator.
     """
     at_least(1, n=n, comparisons=comparisons)
     pool = eligible(await sample(run, n))
-    survivors = list(range(len(pool)))
+    survivors, wins = list(range(len(pool))), [0] * len(pool)
     while len(survivors) > 1 and not run.over:
-        pairs, survivors = bracket(survivors)
+        pairs, survivors = bracket(survivors)  # those without a match come first, to play the next one
         played = [pair for pair in pairs if pool[pair[0]].text != pool[pair[1]].text]
         preferred = await gather(
             preferences(run, pool[i], pool[j], comparisons, compare_prompt) for i, j in played
@@ -44,5 +45,8 @@ async def knockout(
         winners = [
             match_winner(pair, results[pair], run.rng) if pair in results else pair[0] for pair in pairs
         ]
-        survivors = winners + survivors
-    return run.result(pool[survivors[0]])
+        for winner in winners:
+            wins[winner] += 1
+        survivors += winners
+    won = {pool[i].text: float(wins[i]) for i in sorted(range(len(pool)), key=wins.__getitem__)}
+    return choose(run, pool[survivors[0]], won)

@@ -58,7 +58,10 @@ async def model_switch(
     voters: list[Candidate] = []
     weights: list[float] = []
     for decoder, prior in zip([None, *others], priors, strict=True):
-        samples = eligible(await sample(run, n, await _root(run, decoder)))
+        root = await _root(run, decoder)
+        samples = eligible(await sample(run, n, root))
+        if root is not run.root:
+            run.prune([root])
         answers = [extract(c.text) for c in samples]
         voters += samples
         weights += [prior * consistency_weight(answers)] * len(samples)

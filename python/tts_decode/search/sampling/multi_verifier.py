@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tts_decode import gather
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.sampling.samples import distinct, eligible, likeliest, likelihood, sample
+from tts_decode.search.sampling.samples import choose, distinct, eligible, likeliest, likelihood, sample
 from tts_decode.search.strategy import strategy
 
 if TYPE_CHECKING:
@@ -77,4 +77,5 @@ async def multi_verifier(
         sum(p > 0.5 for p in opinions[i * len(judges) : (i + 1) * len(judges)]) for i in range(len(pool))
     ]
     chosen = max(range(len(pool)), key=lambda i: (counts[i], likelihood(pool[i])))
-    return run.result(pool[chosen])
+    shares = {c.text: count / len(judges) for c, count in zip(pool, counts, strict=True)}
+    return choose(run, pool[chosen], shares)

@@ -47,7 +47,7 @@ async def no_thinking(
                itself, leave the opening tag out.
     extract    the answer in a sample's text, or None to abstain.
 
-    The forced block is part of the candidates' texts and of `max_tokens`. A finished root is its own answer.
+    The forced block is part of the candidates' texts and of `max_tokens`.
 
     Departures. The paper's confidence is self-certainty (Kang et al., arXiv 2502.18581), which needs the
     probabilities of the whole vocabulary at every token; steps keep those of the tokens drawn.
@@ -56,8 +56,6 @@ async def no_thinking(
     if aggregate not in ("borda", "best", "majority"):
         raise ValueError(f"aggregate={aggregate!r}; expected 'borda', 'best' or 'majority'")
     borda_weights([], power)
-    if run.root.finished:
-        return run.result()
     (stem,) = run.fork(run.root)
     await run.extend(stem, thinking)
     forced = len(stem.logprobs)

@@ -8,7 +8,7 @@ from tts_decode import gather
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.sampling.judging import COMPARE, approvals, preferences
-from tts_decode.search.sampling.samples import distinct, eligible, likeliest, likelihood, sample
+from tts_decode.search.sampling.samples import choose, distinct, eligible, likeliest, likelihood, sample
 from tts_decode.search.strategy import strategy
 from tts_decode.select import wins_of, within
 
@@ -68,4 +68,4 @@ async def sample_scrutinize(
     matches = await gather(preferences(run, pool[i], pool[j], comparisons, compare_prompt) for i, j in pairs)
     wins = wins_of(len(pool), pairs, matches)
     chosen = max(best, key=lambda i: (wins[i], scores[i], likelihood(pool[i])))
-    return run.result(pool[chosen])
+    return choose(run, pool[chosen], {c.text: score for c, score in zip(pool, scores, strict=True)})

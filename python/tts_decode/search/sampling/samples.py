@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
@@ -46,6 +47,12 @@ def likelihood(candidate: Candidate) -> float:
 
 def likeliest(candidates: Sequence[Candidate]) -> Candidate:
     return max(candidates, key=likelihood)
+
+
+def choose(run: SearchRun, chosen: Candidate, scores: Mapping[str, float]) -> SearchResult:
+    """The result with `chosen` as best; candidates carry the scores of their texts."""
+    run.candidates = [replace(c, score=scores.get(c.text)) for c in run.candidates]
+    return run.result(replace(chosen, score=scores[chosen.text]))
 
 
 def decide(

@@ -53,7 +53,7 @@ async def st_bon(
     branches = run.fork(run.root, n)
     winner = branches[0]
     with hidden_states(run.root.decoder, consistency == "hidden"):
-        if not winner.finished and n > 1:
+        if n > 1:
             winner = branches[await _winner(run, branches, tau_coeff, consistency)]
     run.prune([branch for branch in branches if branch is not winner])
     return run.result(run.end(await run.complete(winner)))

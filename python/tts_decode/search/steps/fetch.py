@@ -75,14 +75,14 @@ async def fetch(
                 groups.append(states)
         return groups
 
-    with hidden_states(run.root.decoder, embed is None and not run.root.finished):
+    with hidden_states(run.root.decoder, embed is None):
         ended: list[float] = []  # values of the finished hyper-nodes
         siblings = [run.fork(run.root, beam_width)]  # those of each hyper-node
         for step in range(1, max_steps + 1):
             live = [branch for group in siblings for branch in group]
             await run.step(live)
             await run.score(live, scorer)
-            if run.over or run.root.finished:
+            if run.over:
                 break
             nodes = [node for group in siblings for node in merged(group)]
             values = [run.aggregated(node[:1])[0] for node in nodes]

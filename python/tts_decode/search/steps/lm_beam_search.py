@@ -53,7 +53,7 @@ async def lm_beam_search(
     if root.decoder.max_positions is not None:
         limit = min(limit, root.decoder.max_positions - root.length)
     cut = "max_tokens" if limit + root.length - root.prompt_length == root.sampling.max_tokens else "length"
-    if root.finished or limit < 1:
+    if limit < 1:
         return run.result()
     eos = frozenset(root.decoder.eos_token_ids)
     totals = torch.zeros(1)  # float32 [beams], log-probability of what each generated

@@ -68,8 +68,6 @@ async def ab_mcts(
     at_least(1, n=n, batch_size=batch_size)
     if posterior not in ("gaussian", "beta"):
         raise ValueError(f"posterior={posterior!r}; expected 'gaussian' or 'beta'")
-    if run.root.finished:
-        return run.result()
     prior = Gaussian() if posterior == "gaussian" else Beta()
 
     def choose(node: _Answer) -> _Answer:

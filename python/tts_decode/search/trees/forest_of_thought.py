@@ -97,9 +97,6 @@ async def forest_of_thought(
     if choose not in ("cgdm", "majority", "score"):
         raise ValueError(f"choose={choose!r}; expected one of cgdm, majority, score")
 
-    if run.root.finished:
-        return run.result()
-
     async def rate(answer: str) -> float:
         (reply,) = await run.ask(RATE.format(question=run.question, answer=answer))
         return rating(reply) or 0.0

@@ -74,8 +74,6 @@ async def mcts_judge(
     at_least(0, num_tests=num_tests)
     if not perspectives:
         raise ValueError("perspectives is empty; give at least one")
-    if run.root.finished:
-        return run.result()
     tests: list[str] = []
     branches = run.fork(run.root, n)
     await gather(run.complete(branch) for branch in branches)

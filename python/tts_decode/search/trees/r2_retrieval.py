@@ -109,7 +109,7 @@ async def r2_retrieval(
         await add_children(run, scorer, await gather(map(grow_one, nodes)), max_depth)
 
     start: Branch | None = None
-    if retrieve is not None and not run.root.finished:
+    if retrieve is not None:
         (kind,) = await run.ask(TEMPLATE.format(question=run.question))
         retrieved = retrieve(kind).strip()
         if retrieved:

@@ -1,0 +1,25 @@
+"""The model's own confidence as a probability: the geometric mean of its tokens' probabilities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+    from tts_decode.rewards.scorer import Scorer
+
+
+def mean_probability() -> Scorer:
+    """Scorer: geometric mean of the probabilities of a branch's generated tokens, in [0, 1]; 1 before the
+    first one.
+
+    The inverse perplexity: it ranks as `mean_logprob` does, on the scale that softmax temperatures of
+    published searches, and strategies that read scores as probabilities, are made for. No forward pass.
+    """
+
+    async def mean_probability(branches: Sequence[Branch]) -> list[float]:
+        return [math.exp(math.fsum(b.logprobs) / max(len(b.logprobs), 1)) for b in branches]
+
+    return mean_probability

@@ -1,0 +1,72 @@
+"""Feedback and edit: one model drafts, a second one comments, a third one edits, a scorer selects."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from tts_decode import gather
+from tts_decode.errors import PromptTooLong
+from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.refinement.answers import Thread, finish, nothing_to_refine
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+    from tts_decode.decoder import TreeDecoder
+
+_DRAFTED = "{question}\n\nA draft of the response:\n{answer}\n\n"
+FEEDBACK = _DRAFTED + "How helpful is the draft? Say what is good about it, what is not, and why."
+EDIT = _DRAFTED + "Feedback on the draft:\n{feedback}\n\nWrite the response anew, with this feedback in mind."
+
+
+@strategy("drafts, feedback on each, edits of each; the best-scored edit wins")
+async def feedback_edit(
+    run: SearchRun,
+    *,
+    n: int = 4,
+    feedbacks: int = 3,
+    edits: int = 2,
+    scorer: Scorer,
+    feedback_model: TreeDecoder | None = None,
+    edit_model: TreeDecoder | None = None,
+    feedback_prompt: str = FEEDBACK,
+    edit_prompt: str = EDIT,
+) -> SearchResult:
+    """`n` drafts; each gets `feedbacks` comments and, in view of all of them, `edits` edited responses.
+
+    Wang et al., "Dedicated Feedback and Edit Models Empower Inference-Time Scaling for Open-Ended
+    General-Domain Tasks" (HelpSteer3), arXiv 2503.04378, which scales the number of each.
+
+    n, feedbacks, edits   drafts; comments on a draft; edited responses of a draft.
+    scorer           selects among the edited responses; drafts are not scored.
+    feedback_model, edit_model   None: the root's own. The paper's are trained for it on human feedback and
+                     edits; any model serves, at the price of its own skill.
+    feedback_prompt  with the fields {question} and {answer}.
+    edit_prompt      with the field {feedback} too.
+
+    Nothing waits for other drafts. The two prompts begin alike: with one model for both, question and draft
+    are prefilled once. Departures: which comments are effective is left to the edit model, which gets all of
+    them; defaults and prompts are ours.
+    """
+    at_least(1, n=n, feedbacks=feedbacks, edits=edits)
+
+    async def draft(branch: Branch) -> None:
+        drafted = await finish(run, branch)
+        if nothing_to_refine(run):
+            return
+        fields = {"question": run.question, "answer": drafted.text}
+        sources, thread = (drafted.node,), Thread(run)
+        with suppress(PromptTooLong):
+            said = await thread.replies(
+                feedback_prompt.format(**fields), feedbacks, sources=sources, decoder=feedback_model
+            )
+            if not run.over:
+                prompt = edit_prompt.format(feedback="\n\n".join(said), **fields)
+                await thread.answers(prompt, edits, scorer, sources=sources, decoder=edit_model)
+        thread.close()
+
+    await gather(draft(branch) for branch in run.fork(run.root, n))
+    return run.result()

@@ -1,0 +1,109 @@
+"""HEART: an answer is sent back with a few words of feeling, now of one kind, now of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from tts_decode import gather
+from tts_decode.errors import PromptTooLong
+from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.conclude import concluded
+from tts_decode.search.refinement.answers import answers_to, finish, nothing_to_refine, score_of
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
+from tts_decode.select import extract_answer
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+
+NEGATIVE = (  # sadness, fear, anger, disgust
+    "It saddens me to see you miss this; you had it within reach.",
+    "I am afraid of what happens if this goes out with the mistake in it.",
+    "This makes me angry: you did not look closely enough.",
+    "I can hardly look at this. Such careless work is beneath you.",
+)
+POSITIVE = (  # happiness, surprise
+    "I am so glad that you are the one working on this; the next try will be a joy to read.",
+    "Oh! There is a twist in this that I did not see coming. Look again and you will find it.",
+)
+AGAIN = """{question}
+
+Your last answer:
+{answer}
+
+{cue} Find what went wrong and answer again."""
+SYNTHESIS = """{question}
+
+{answers}
+
+These are several attempts at the question. Weigh them against each other and give the right answer."""
+
+
+@strategy("an answer is sent back with words of alternating feeling until a verifier accepts it")
+async def heart(
+    run: SearchRun,
+    *,
+    n: int = 1,
+    rounds: int = 6,
+    scorer: Scorer | None = None,
+    accept: float = 1.0,
+    negative: Sequence[str] = NEGATIVE,
+    positive: Sequence[str] = POSITIVE,
+    again_prompt: str = AGAIN,
+    synthesis_prompt: str = SYNTHESIS,
+    extract: Callable[[str], str | None] = extract_answer,
+) -> SearchResult:
+    """`n` lines; an answer that is not accepted goes back with a phrase of feeling, `rounds` times at most.
+
+    Pinto et al., "HEART: Emotionally-driven test-time scaling of Language Models", arXiv 2509.22876: feedback
+    of short phrases for Ekman's six emotions, whose tone changes from iteration to iteration.
+
+    n                   lines, side by side; each begins with another phrase.
+    rounds              corrections of a line at most.
+    scorer, accept      a line is over once an answer of it scores `accept`, and the best-scored answer wins:
+                        the paper's setting with a verifier. Without a scorer every round takes place and in
+                        the end the model writes one answer in view of all (the setting without).
+    negative, positive  phrases; the first round takes one of the negative ones, the next a positive one, and
+                        so on, each kind in turn.
+    again_prompt        with the fields {question}, {answer} and {cue}.
+    synthesis_prompt    with the fields {question} and {answers}.
+    extract             the answer in a text: a vote decides where budget or positions do not suffice for the
+                        synthesis.
+
+    The phrases are ours. Departures: `n`; all lines keep to the alternation, while the phrase is not drawn at
+    random, so that the search stays the same whatever ends first.
+    """
+    at_least(1, n=n)
+    at_least(0, rounds=rounds)
+    for name, cues in (("negative", negative), ("positive", positive)):
+        if not cues:
+            raise ValueError(f"{name} is empty; expected at least one phrase")
+
+    async def line(number: int, branch: Branch) -> list[str]:
+        answer = await finish(run, branch, scorer)
+        texts = [answer.text]
+        with suppress(PromptTooLong):
+            for i in range(rounds):
+                if nothing_to_refine(run) or (scorer is not None and score_of(answer) >= accept):
+                    break
+                cues = positive if i % 2 else negative
+                cue = cues[(number + i // 2) % len(cues)]
+                said = again_prompt.format(question=run.question, answer=answer.text, cue=cue)
+                (answer,) = await answers_to(run, said, scorer=scorer, sources=(answer.node,))
+                texts.append(answer.text)
+        return texts
+
+    lines = await gather(line(i, branch) for i, branch in enumerate(run.fork(run.root, n)))
+    attempts = [text for texts in lines for text in texts]
+    if scorer is not None or len(attempts) == 1 or nothing_to_refine(run):
+        return concluded(run, scorer, extract)
+    shown = "\n\n".join(f"Attempt {i}:\n{text}" for i, text in enumerate(attempts, 1))
+    said = synthesis_prompt.format(question=run.question, answers=shown)
+    with suppress(PromptTooLong):
+        (final,) = await answers_to(run, said, sources=[candidate.node for candidate in run.candidates])
+        if final.complete:
+            return run.result(final)
+    return concluded(run, scorer, extract)

@@ -1,0 +1,145 @@
+"""MAgICoRe: easy questions get a weighted vote, hard ones a loop of review and refinement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tts_decode import gather
+from tts_decode.errors import PromptTooLong
+from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.refinement.answers import Thread
+from tts_decode.search.result import Candidate, SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
+from tts_decode.select import extract_answer, vote, vote_confidence
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+
+_SOLVED = (
+    "{question}\n\nA solution, each step with a score of how likely it is right, 0 to 1:\n{solution}\n\n"
+)
+REVIEW = (
+    _SOLVED + "Which steps are wrong or doubtful, why, and how can they be mended? Look at low scores first."
+)
+REFINE = _SOLVED + "A review of it:\n{review}\n\nWrite a corrected solution, step by step, without scores."
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """candidate: `scores` are of its steps. steps: their texts. rewards: process; outcome if there is one."""
+
+    candidate: Candidate
+    steps: tuple[str, ...]
+    rewards: tuple[float, ...]
+
+    @property
+    def reward(self) -> float:
+        return sum(self.rewards)
+
+    @property
+    def annotated(self) -> str:
+        scored = zip(self.steps, self.candidate.scores, strict=True)
+        return "\n".join(f"{text.strip()} [score: {score:.2f}]" for text, score in scored if text.strip())
+
+
+@strategy("a weighted vote where the scores are good or agree, else review and refinement of every answer")
+async def magicore(
+    run: SearchRun,
+    *,
+    n: int = 16,
+    iterations: int = 3,
+    scorer: Scorer,
+    outcome_scorer: Scorer | None = None,
+    min_reward: float = 0.5,
+    min_confidence: float = 0.5,
+    agg_strategy: str = "prod",
+    review_prompt: str = REVIEW,
+    refine_prompt: str = REFINE,
+    extract: Callable[[str], str | None] = extract_answer,
+) -> SearchResult:
+    """`n` solutions; while the question looks hard, each is reviewed by its step scores and written anew.
+
+    Chen et al., "MAgICoRe: Multi-Agent, Iterative, Coarse-to-Fine Refinement for Reasoning", arXiv
+    2409.12147, section 3 (its code: dinobby/MAgICoRe). The question is easy if the majority's answer has a
+    mean reward of `min_reward`, or if the weighted votes are confident (`select.vote_confidence`).
+
+    n               solutions (40 in the paper).
+    iterations      of review and refinement at most. The newest solutions are judged easy or hard again.
+    scorer          a process reward model, called after every step; scores of 0 to 1 weigh votes as they
+                    are. Where a reward is negative, votes weigh the exponential, and "prod" wants another
+                    `agg_strategy`.
+    outcome_scorer  a second one for whole answers. A solution's reward is the sum of both; each must be
+                    confident of its own vote. None: the process scores alone.
+    min_reward      of the majority's mean. The code takes the mean reward over a dataset's first samples;
+                    with two scorers it lies between 0 and 2.
+    min_confidence  1 for a unanimous vote, 0.5 for three answers of equal weight.
+    agg_strategy    one process reward from the scores of the steps.
+    review_prompt   with the fields {question} and {solution}, its steps with their scores.
+    refine_prompt   with the field {review} too.
+    extract         the answer in a text, or None to abstain.
+
+    Of old and new solutions the `n` best-rewarded ones stay, and vote with their rewards; the winning
+    answer's best-rewarded solution is the best. Departures: solver, reviewer and refiner have no worked
+    example in their prompts, whose wording is ours; abstentions have no part in a vote; new solutions join
+    all that stayed, where the code's third iteration forgets the first.
+    """
+    at_least(1, n=n)
+    at_least(0, iterations=iterations)
+    run.aggregate_by(agg_strategy)
+
+    async def solve(branch: Branch) -> _Solution:
+        steps = []
+        while not branch.finished:
+            (made,) = await run.step([branch])
+            if made.tokens:
+                await run.score([branch], scorer)
+                steps.append(made.text)
+        rewards = run.aggregated([branch]) if branch.scores else [0.0]
+        if outcome_scorer is not None:
+            rewards += await run.score([branch], outcome_scorer)
+            branch.scores.pop()  # those of the steps stay
+        return _Solution(run.end(branch, sum(rewards)), tuple(steps), tuple(rewards))
+
+    async def refine(old: _Solution) -> _Solution:
+        thread, sources = Thread(run), (old.candidate.node,)
+        fields = {"question": run.question, "solution": old.annotated}
+        (fields["review"],) = await thread.replies(review_prompt.format(**fields), sources=sources)
+        (branch,) = await thread.branches(refine_prompt.format(**fields), sources=sources)
+        new = await solve(branch)
+        thread.close()
+        return new
+
+    def easy(solutions: Sequence[_Solution]) -> bool:
+        answers = [extract(solution.candidate.text) for solution in solutions]
+        majority = next(iter(vote(answers)), None)
+        rewards = [s.reward for s, answer in zip(solutions, answers, strict=True) if answer == majority]
+        columns = zip(*(solution.rewards for solution in solutions), strict=True)
+        return sum(rewards) / len(rewards) >= min_reward or all(
+            vote_confidence(list(vote(answers, vote_weights(column)).values())) >= min_confidence
+            for column in columns
+        )
+
+    latest = await gather(solve(branch) for branch in run.fork(run.root, n))
+    kept = latest
+    with suppress(PromptTooLong):
+        for _ in range(iterations):
+            if run.over or easy(latest):
+                break
+            latest = await gather(refine(solution) for solution in latest)
+            kept = sorted(kept + latest, key=lambda s: (s.candidate.complete, s.reward), reverse=True)[:n]
+    kept = [s for s in kept if s.candidate.complete] or kept
+    answers = [extract(solution.candidate.text) for solution in kept]
+    votes = vote(answers, vote_weights([solution.reward for solution in kept]))
+    winner = next(iter(votes), None)
+    winners = [s for s, answer in zip(kept, answers, strict=True) if answer == winner]
+    return run.result(max(winners, key=lambda s: s.reward).candidate, votes)
+
+
+def vote_weights(rewards: Sequence[float]) -> list[float]:
+    """The rewards; if one is negative, as logits and log-probabilities are, the exponentials of all."""
+    return list(rewards) if min(rewards) >= 0 else [math.exp(min(reward, 700.0)) for reward in rewards]

@@ -1,0 +1,72 @@
+"""Multi-round thinking: the model gets its last answer back, without the thinking, and answers again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from tts_decode import gather
+from tts_decode.errors import PromptTooLong
+from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.conclude import concluded
+from tts_decode.search.refinement.answers import after, answers_to, finish, nothing_to_refine
+from tts_decode.search.result import Candidate, SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
+from tts_decode.select import extract_answer
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+
+PROMPT = """{question}
+
+An earlier answer to this:
+<answer>
+{answer}
+</answer>
+
+Answer once more, from the beginning."""
+
+
+@strategy("each answer goes back to the model, which answers again without its old thoughts")
+async def multi_round(
+    run: SearchRun,
+    *,
+    n: int = 1,
+    rounds: int = 2,
+    end_of_thinking: str = "</think>",
+    prompt: str = PROMPT,
+    scorer: Scorer | None = None,
+    extract: Callable[[str], str | None] = extract_answer,
+) -> SearchResult:
+    """`n` lines of `rounds` answers; each prompt holds the question and the line's last answer, no more.
+
+    Tian et al., "Think Twice: Enhancing LLM Reasoning by Scaling Multi-round Test-time Thinking", arXiv
+    2503.19855, section 2; the paper goes up to 4 rounds.
+
+    n                lines, side by side.
+    rounds           answers of a line, the first one included.
+    end_of_thinking  only what follows its last occurrence is handed on; "" hands on the whole text.
+    prompt           with the fields {question} and {answer}.
+    scorer, extract  which answer wins: the best-scored one of all rounds, or without a scorer a vote over
+                     what `extract` reads from each line's last answer.
+
+    The question comes first, so that its KV is found resident in every round. Departures: `n`, where the
+    paper reports the mean accuracy of one line; the wording.
+    """
+    at_least(1, n=n, rounds=rounds)
+
+    async def line(branch: Branch) -> Candidate:
+        answer = await finish(run, branch, scorer)
+        with suppress(PromptTooLong):
+            for _ in range(rounds - 1):
+                if nothing_to_refine(run):
+                    break
+                said = prompt.format(question=run.question, answer=after(answer.text, end_of_thinking))
+                (latest,) = await answers_to(run, said, scorer=scorer, sources=(answer.node,))
+                answer = latest if latest.complete else answer
+        return answer
+
+    last = await gather(line(branch) for branch in run.fork(run.root, n))
+    return concluded(run, scorer, extract, among=last)

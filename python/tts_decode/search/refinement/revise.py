@@ -1,0 +1,90 @@
+"""ReVISE: the probability that the model would accept its answer decides whether it thinks again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tts_decode import gather
+from tts_decode.search.budget.forcing import complete_answer, fits, force
+from tts_decode.search.refinement.answers import nothing_to_refine
+from tts_decode.search.result import Candidate, SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.sampling.samples import decide, eligible
+from tts_decode.search.strategy import strategy
+from tts_decode.select import extract_answer
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+
+VERIFY = "\n\nIs this answer right? Reply with Yes or No.\nReply:"
+RETHINK = "\n\nThis is not right yet. I will think it through again.\n"
+
+
+@strategy("answers that the model would not accept are thought through again; accepted ones weigh more")
+async def revise(
+    run: SearchRun,
+    *,
+    n: int = 16,
+    rounds: int = 1,
+    threshold: float = 0.5,
+    verify: str = VERIFY,
+    accept: str = " Yes",
+    refine: str = " No",
+    rethink: str = RETHINK,
+    extract: Callable[[str], str | None] = extract_answer,
+) -> SearchResult:
+    """`n` lines; where the model would rather refine than accept an answer, the line goes on behind it.
+
+    Lee et al., "ReVISE: Learning to Refine at Test-Time via Intrinsic Self-Verification", arXiv 2502.14565,
+    section 3. Its model is trained to end an answer with the end of the sequence or with a token
+    that stands for refinement: for such a model verify="", accept is the text of the one, refine and rethink
+    that of the other. With the defaults any model serves, at the price of its own calibration.
+
+    n          lines, side by side.
+    rounds     how often a line goes on at most; the paper's model is trained for once.
+    threshold  an answer with a smaller P(accept) is refined.
+    verify     text behind an answer before `accept` or `refine`; it does not stay.
+    accept, refine   continuations that are weighed: P(accept) is the probability of the one over that of
+               both.
+    rethink    text that a line goes on with; it stays, as does the answer before it.
+    extract    the last answer in a line's text, or None to abstain.
+
+    Confidence-aware decoding: the last answer of each line votes with its P(accept), which is also the
+    candidates' score. An answer's end token is rolled back before the line goes on, and nothing is prefilled
+    again. What follows may have the root's `max_tokens` of its own. Departures: `threshold`, where the
+    paper's model samples one of its two tokens; an answer that the token limit cut is not refined, and one
+    behind which the model has no position left for the question is not accepted.
+    """
+    at_least(1, n=n)
+    at_least(0, rounds=rounds)
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold}; expected a probability, 0 to 1")
+
+    async def line(branch: Branch) -> Candidate:
+        await run.complete(branch)
+        answer: Candidate | None = None
+        left = rounds
+        while not nothing_to_refine(run):
+            ended = branch.finish_reason == "eos"
+            (behind,) = run.fork(branch, at=branch.length - 1 if ended else None)
+            p = await accepted(behind)
+            answer = run.end(branch, p)
+            if p >= threshold or not (ended and left) or not await force(run, behind, rethink):
+                run.prune([behind])
+                return answer
+            branch, left = behind, left - 1
+            await complete_answer(run, branch)
+        latest = run.end(branch)
+        return latest if latest.complete or answer is None else answer
+
+    async def accepted(branch: Branch) -> float:
+        if not fits(branch, verify + max(accept, refine, key=len)):
+            return 0.0
+        yes, no = await gather(run.logprobs_of(branch, verify + choice) for choice in (accept, refine))
+        return 1 / (1 + math.exp(min(math.fsum(no) - math.fsum(yes), 700.0)))
+
+    last = await gather(line(branch) for branch in run.fork(run.root, n))
+    voters = eligible(last)
+    return decide(run, voters, [extract(c.text) for c in voters], [c.score or 0.0 for c in voters])

@@ -1,0 +1,80 @@
+"""SETS: samples that the model verifies and corrects by itself, then a vote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from tts_decode import gather
+from tts_decode.errors import PromptTooLong
+from tts_decode.search.conclude import concluded
+from tts_decode.search.refinement.answers import Thread, finish, nothing_to_refine
+from tts_decode.search.result import Candidate, SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
+from tts_decode.select import extract_answer, last_choice
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+
+ATTEMPT = "\n\nAttempt:\n{answer}"
+CHECK = "\n\nCheck of this attempt:\n{check}"
+VERIFY = """{history}
+
+Check the last attempt step by step against what was asked. End with one line, either "Verdict: correct" or \
+"Verdict: wrong"."""
+CORRECT = """{history}
+
+Write a new attempt that avoids what the checks found."""
+
+
+@strategy("n answers, each verified and corrected by the model in rounds; a vote decides")
+async def sets(
+    run: SearchRun,
+    *,
+    n: int = 16,
+    rounds: int = 3,
+    verify_prompt: str = VERIFY,
+    correct_prompt: str = CORRECT,
+    extract: Callable[[str], str | None] = extract_answer,
+) -> SearchResult:
+    """`n` samples; each is verified by the model and, while it finds it wrong, corrected; then they vote.
+
+    Chen et al., "SETS: Leveraging Self-Verification and Self-Correction for Improved Test-Time Scaling",
+    arXiv 2501.19306, algorithm 1.
+
+    n               number of samples.
+    rounds          corrections of a sample at most; the last one is not verified.
+    verify_prompt   with the field {history}: question, attempts and checks so far, the attempt to verify
+                    last. The last "correct" or "wrong" of the reply counts.
+    correct_prompt  with the same field, here with the check last.
+    extract         the answer in an attempt's text, or None to abstain.
+
+    The vote is over the last attempt of each sample. Each prompt of a sample begins with the history of the
+    one before, whose KV is found resident. Departures: a reply without a verdict counts as "wrong"; the
+    prompts are not those of the paper, which has its own for each task.
+    """
+    at_least(1, n=n)
+    at_least(0, rounds=rounds)
+
+    async def line(branch: Branch) -> Candidate:
+        attempt = await finish(run, branch)
+        history, thread = run.question, Thread(run)
+        with suppress(PromptTooLong):
+            for _ in range(rounds):
+                if nothing_to_refine(run):
+                    break
+                history += ATTEMPT.format(answer=attempt.text)
+                sources = (attempt.node,)
+                (check,) = await thread.replies(verify_prompt.format(history=history), sources=sources)
+                if run.over or last_choice(check, ("correct", "wrong")) == "correct":
+                    break
+                history += CHECK.format(check=check)
+                (latest,) = await thread.answers(correct_prompt.format(history=history), sources=sources)
+                attempt = latest if latest.complete else attempt
+        thread.close()
+        return attempt
+
+    last = await gather(line(branch) for branch in run.fork(run.root, n))
+    return concluded(run, None, extract, among=last)

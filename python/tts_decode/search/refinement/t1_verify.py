@@ -1,0 +1,106 @@
+"""T1: answers are verified by code that the model writes, run by a tool, then scored."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tts_decode import gather
+from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.refinement.answers import Thread, nothing_to_refine
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
+from tts_decode.select import last_choice
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+    from tts_decode.decoder import TreeDecoder
+
+_ANSWERED = "{question}\n\nA proposed response:\n{answer}\n\n"
+CODE = (
+    _ANSWERED
+    + """Write Python code that computes anew what this response computed and ends by printing True if all \
+of it is right, else False. Reply with the code only."""
+)
+VERIFY = _ANSWERED + "Is the final answer of this response right? Reply with Yes or No only."
+_BLOCK = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
+
+
+@strategy("n answers, filtered by code that checks them, then scored; the best one wins")
+async def t1_verify(
+    run: SearchRun,
+    *,
+    n: int = 16,
+    tool: Callable[[str], str] | None = None,
+    scorer: Scorer | None = None,
+    code_model: TreeDecoder | None = None,
+    code_prompt: str = CODE,
+    verify_prompt: str = VERIFY,
+) -> SearchResult:
+    """`n` answers; those that a tool refutes are dropped, of the others the best-scored one wins.
+
+    Kang, Jeong, Cho, "T1: Tool-integrated Self-verification for Test-time Compute Scaling in Small Language
+    Models", arXiv 2504.04718: first a verifier that writes code and has it run, then a reward model for what
+    passes. The paper distils both verifiers into the small model itself.
+
+    n              number of answers.
+    tool           runs code and returns what it printed; the text of an exception, if it raises one. It is
+                   called in a thread, and again when a journal is resumed. None: nothing is filtered.
+    scorer         of finished answers, in [0, 1]; None: P(Yes) as the reply to `verify_prompt`.
+    code_model     writes the code; None: the root's own.
+    code_prompt    with the fields {question} and {answer}. An answer is refuted if the last "True" or "False"
+                   of what its code printed is "False".
+    verify_prompt  with the same fields.
+
+    A candidate's score is 0 if it was refuted; where all were, the best-scored one wins all the same.
+    Departures: code that prints neither word (it failed, or is none) refutes nothing; a text that came twice
+    is verified once; prompts are ours.
+    """
+    at_least(1, n=n)
+    branches = run.fork(run.root, n)
+    await gather(run.complete(branch) for branch in branches)
+    if nothing_to_refine(run):
+        return run.result()
+    if scorer is not None:
+        await run.score(branches, scorer)
+
+    async def verify(branch: Branch) -> tuple[bool, float]:
+        """Whether the tool has nothing against the text, and its score."""
+        fields = {"question": run.question, "answer": branch.text}
+        sources, passed, thread = (run.node(branch),), True, Thread(run)
+        if tool is not None:
+            prompt = code_prompt.format(**fields)
+            (code,) = await thread.replies(prompt, sources=sources, decoder=code_model)
+            printed = await asyncio.to_thread(_printed, tool, code_in(code))
+            passed = last_choice(printed, ("True", "False")) != "False"
+        if scorer is not None:
+            score = branch.scores[-1]
+        else:
+            score = await run.p_yes(verify_prompt.format(**fields), sources=sources)
+        thread.close()
+        return passed, score
+
+    texts = {branch.text: branch for branch in reversed(branches)}
+    verdicts = dict(zip(texts, await gather(verify(branch) for branch in texts.values()), strict=True))
+    answers = []
+    for branch in branches:
+        passed, score = verdicts[branch.text]
+        candidate = run.end(branch, score if passed else 0.0)
+        answers.append((candidate.complete, passed, score, candidate))
+    return run.result(max(answers, key=lambda answer: answer[:3])[3])
+
+
+def code_in(text: str) -> str:
+    """The last block of code in a text, or all of it if there is none."""
+    blocks = _BLOCK.findall(text)
+    return blocks[-1] if blocks else text
+
+
+def _printed(tool: Callable[[str], str], code: str) -> str:
+    try:
+        return tool(code)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"

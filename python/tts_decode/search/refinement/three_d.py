@@ -1,0 +1,89 @@
+"""3D test-time scaling: longer thinking, more samples side by side, more turns of refinement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from tts_decode import gather
+from tts_decode.errors import PromptTooLong
+from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.budget.forcing import complete_answer, end, force, sample_upto
+from tts_decode.search.conclude import concluded
+from tts_decode.search.refinement.answers import Thread, after, nothing_to_refine, preferred
+from tts_decode.search.result import Candidate, SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
+from tts_decode.select import extract_answer
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
+
+PROMPT = """{question}
+
+A solution from an earlier turn:
+{answer}
+
+Look for mistakes and gaps in it, then give a better solution."""
+
+
+@strategy("turns of n samples with a cap on thinking; the preferred one of a turn is refined in the next")
+async def three_d(
+    run: SearchRun,
+    *,
+    n: int = 4,
+    turns: int = 2,
+    max_tokens_thinking: int = 32000,
+    end_of_thinking: str = "</think>",
+    final_answer: str = "\n\nFinal answer:",
+    prompt: str = PROMPT,
+    scorer: Scorer | None = None,
+    extract: Callable[[str], str | None] = extract_answer,
+) -> SearchResult:
+    """`turns` turns of `n` samples; each turn after the first refines the preferred sample of the one before.
+
+    Yu et al., "Extending Test-Time Scaling: A 3D Perspective with Context, Batch, and Turn", arXiv
+    2511.15738: each of the three dimensions helps up to a bound of its own, together they go further.
+
+    n                    the batch: samples of a turn, side by side.
+    turns                the first one included.
+    max_tokens_thinking  the context: tokens of a sample's thinking at most, or the root's `max_tokens` if
+                         that is less; at the cap the final answer is forced. The answer after it may have the
+                         root's `max_tokens` again.
+    end_of_thinking      text that ends the thinking; "" for a model without it. Only what follows it is
+                         refined.
+    final_answer         forced at the cap, after `end_of_thinking`.
+    prompt               of the later turns, with the fields {question} and {answer}.
+    scorer, extract      which sample is preferred: the best-scored one, in the end of all turns; or without a
+                         scorer the likeliest of those that agree with most of their turn, in the end of the
+                         last one.
+
+    Departures: the turns of its experiments with people in the loop, whose preference and advice take the
+    place of the vote, are left to the caller's scorer; defaults and wording are ours.
+    """
+    at_least(1, n=n, turns=turns, max_tokens_thinking=max_tokens_thinking)
+    cap = min(max_tokens_thinking, run.root.sampling.max_tokens)
+    stop = (end_of_thinking,) if end_of_thinking else ()
+
+    async def think(branch: Branch) -> Candidate:
+        reason = await sample_upto(run, branch, cap, stop)
+        if reason == "stop_string" or (
+            reason == "max_tokens" and await force(run, branch, end_of_thinking + final_answer)
+        ):
+            await complete_answer(run, branch)
+        return await end(run, branch, scorer)
+
+    turn = await gather(think(branch) for branch in run.fork(run.root, n))
+    thread = Thread(run)
+    with suppress(PromptTooLong):
+        for _ in range(turns - 1):
+            if nothing_to_refine(run):
+                break
+            best = preferred(turn, scorer, extract)
+            said = prompt.format(question=run.question, answer=after(best.text, end_of_thinking))
+            branches = await thread.branches(said, n, sources=(best.node,))
+            latest = await gather(think(branch) for branch in branches)
+            turn = [c for c in latest if c.complete] or turn
+    thread.close()
+    return concluded(run, scorer, extract, among=turn)

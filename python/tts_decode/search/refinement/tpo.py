@@ -1,0 +1,87 @@
+"""Test-time preference optimization: a reward model's preference becomes words, the words new answers."""
+
+from __future__ import annotations
+
+from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.refinement.answers import Thread, first_answers, nothing_to_refine, score_of
+from tts_decode.search.result import SearchResult
+from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.strategy import strategy
+
+PAIR = """{question}
+
+Chosen response:
+{chosen}
+
+Rejected response:
+{rejected}
+
+"""
+LOSS = (
+    PAIR
+    + "Why was the one chosen and the other rejected? Go through the strengths and faults of both, briefly."
+)
+GRADIENT = (
+    PAIR
+    + """What was said about them:
+{loss}
+
+What should change in the chosen response to make it better? List the changes; do not write the response."""
+)
+UPDATE = (
+    PAIR
+    + """What was said about them:
+{loss}
+
+What should change in the chosen response:
+{gradient}
+
+Write the improved response and nothing else."""
+)
+
+
+@strategy("rounds of answers, led by criticism of the reward model's best against its worst")
+async def tpo(
+    run: SearchRun,
+    *,
+    n: int = 5,
+    depth: int = 2,
+    scorer: Scorer,
+    loss_prompt: str = LOSS,
+    gradient_prompt: str = GRADIENT,
+    update_prompt: str = UPDATE,
+) -> SearchResult:
+    """`n` answers, then `depth` updates: the best is compared in words with the worst, the comparison becomes
+    advice, the advice becomes `n` new answers.
+
+    Li et al., "Test-Time Preference Optimization: On-the-Fly Alignment via Iterative Textual Feedback", arXiv
+    2501.12895 (its code: yafuly/TPO, over TextGrad). Defaults are the paper's D2-N5.
+
+    n       width: answers of a round.
+    depth   updates after the first round.
+    scorer  the reward model, of finished answers.
+    loss_prompt, gradient_prompt, update_prompt   with the fields {question}, {chosen} and {rejected}; the
+            second and third also with {loss}, the third with {gradient}. They begin alike, so that the KV of
+            question and pair is found resident.
+
+    Chosen and rejected are the best- and worst-scored answers of all rounds, and the best one is the result.
+    Departures: the wording; a first round whose answers are all the same text is still compared with itself,
+    as in the code.
+    """
+    at_least(1, n=n)
+    at_least(0, depth=depth)
+    answers = await first_answers(run, n, scorer)
+    thread = Thread(run)
+    for _ in range(depth):
+        if nothing_to_refine(run):
+            break
+        chosen, rejected = max(answers, key=score_of), min(answers, key=score_of)
+        fields = {"question": run.question, "chosen": chosen.text, "rejected": rejected.text}
+        sources = (chosen.node, rejected.node)
+        for name, prompt in (("loss", loss_prompt), ("gradient", gradient_prompt)):
+            (fields[name],) = await thread.replies(prompt.format(**fields), sources=sources)
+        if run.over:
+            break
+        answers += await thread.answers(update_prompt.format(**fields), n, scorer, sources=sources)
+    thread.close()
+    return run.result()
