@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from tiny_gguf import write_tiny_gguf
-from tiny_models import tiny_model
+from tiny_models import EOS, VOCAB, byte_tokenizer, tiny_model
+from transformers import LlamaConfig, LlamaForSequenceClassification
+from tts_decode import Branch
 from tts_decode.cli.app import run
 from tts_decode.cli.display import Display, Rate, mib
 from tts_decode.cli.errors import UsageError
-from tts_decode.cli.options import parse_options, unescape
+from tts_decode.cli.options import families, parse_options, plain_options, unescape
 from tts_decode.cli.scorers import chat_question
-from tts_decode.search import STRATEGIES
+from tts_decode.search import STRATEGIES, SearchResult, SearchRun, Strategy
+from tts_decode.select.statistics import wilson_interval
 
 SMALL = ["--max-tokens", "12", "--max-step-tokens", "5", "--dtype", "float32"]
 
@@ -47,7 +54,10 @@ def compare(folder: Path, *arguments: str) -> int:
     return run(["compare", "-m", str(folder / "tiny.gguf"), *SMALL, *arguments])
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+FIRST_OF_FAMILIES = [members[0].name for members in families().values()]
+
+
+@pytest.mark.parametrize("strategy", [name for name in FIRST_OF_FAMILIES if name != "particle_filter"])
 def test_search_prints_answer_tree_and_cost(
     folder: Path, capsys: pytest.CaptureFixture[str], strategy: str
 ) -> None:
@@ -129,6 +139,193 @@ def test_compare_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert row["peak_unique_tokens"] <= row["peak_logical_tokens"]
         assert sum(outcome["generated_tokens"] for outcome in row["outcomes"]) == row["generated_tokens"]
         assert row["eflops"] == pytest.approx(row["flops"] + 281.25 * row["read_bytes"])
+
+
+def test_compare_states_intervals_and_differences(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--limit", "4", "-s", "best_of_n", "-s", "beam_search", "-o", "n=4", "--scorer", "verifier"]
+    assert compare(folder, *arguments, "--json") == 0
+    first, second = json.loads(capsys.readouterr().out)["strategies"]
+    for row in (first, second):
+        assert row["accuracy"] == wilson_interval(row["solved"], 4)._asdict()
+        assert 0 < row["mean_kv_bytes"] <= row["search_peak_kv_bytes"] <= row["peak_kv_bytes"]
+    assert first["against_first"]["mean_kv_bytes"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    pairs = zip(first["outcomes"], second["outcomes"], strict=True)
+    ratios = [b["mean_kv_bytes"] / a["mean_kv_bytes"] for a, b in pairs]
+    assert second["against_first"]["mean_kv_bytes"]["value"] == pytest.approx(math.prod(ratios) ** 0.25)
+    gain = (second["solved"] - first["solved"]) / 4
+    assert second["against_first"]["accuracy"]["value"] == pytest.approx(gain)
+
+
+def test_all_strategies_run_side_by_side(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one problem. For some that make prompts of answers, these are too long for the tiny model."""
+    monkeypatch.setattr("tts_decode.cli.session.gc.collect", lambda: 0)  # takes longer than the searches
+    chosen = [argument for name in STRATEGIES for argument in ("-s", name)]
+    arguments = [*chosen, "-o", "n=4", "--scorer", "verifier", "--max-tokens", "4", "--max-step-tokens", "2"]
+    arguments += ["-o", "forest_of_thought.max_iter=1", "-o", "mcts_judge.rollouts=1", "-o", "b4.tests=2"]
+    assert compare(folder, "--tasks", str(folder / "tasks.jsonl"), "--limit", "1", *arguments, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["strategies"]
+    assert [row["strategy"] for row in rows] == list(STRATEGIES)
+    for row in rows:
+        error = row["outcomes"][0]["error"]
+        assert error is None or "the model allows 512" in error, row["strategy"]
+
+
+def test_a_failed_problem_leaves_the_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = folder / "one_fails.jsonl"
+    lines = [{"prompt": "1+1=", "answer": 2}, {"name": "long", "prompt": "a" * 600, "answer": 1}]
+    file.write_text("\n".join(json.dumps(line) for line in [*lines, {"prompt": "2+2=", "answer": 4}]))
+    arguments = ["--tasks", str(file), "-s", "best_of_n", "-s", "rebase", "-o", "n=2"]
+    assert compare(folder, *arguments, "--json") == 0
+    for row in json.loads(capsys.readouterr().out)["strategies"]:
+        assert (row["problems"], row["failed"]) == (3, 1)
+        assert [outcome["error"] is None for outcome in row["outcomes"]] == [True, False, True]
+        assert row["outcomes"][1]["error"].startswith("ValueError: prompt has 600 tokens")
+        assert row["outcomes"][1]["solved"] is False
+    assert compare(folder, *arguments) == 0
+    assert "rebase: 1 of 3 failed, first long: ValueError: prompt has 600 tokens" in capsys.readouterr().out
+    assert search(folder, *arguments[:4], "-o", "n=2") == 0
+    assert "failed: long: ValueError: prompt has 600 tokens" in capsys.readouterr().out
+
+
+def test_a_strategy_that_fails_everywhere_leaves_the_others(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--limit", "2", "-s", "dvts", "-s", "best_of_n", "-o", "n=3", "--json"]
+    assert compare(folder, *arguments) == 0
+    rows = json.loads(capsys.readouterr().out)["strategies"]
+    assert [row["failed"] for row in rows] == [2, 0]
+    assert "n=3" in rows[0]["outcomes"][0]["error"]
+    assert rows[1]["against_first"]["mean_kv_bytes"] is None
+
+
+def test_a_scorer_that_hangs_ends_its_search_only(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hangs_at_times(branches: Sequence[Branch]) -> list[float]:
+        if "1+1" in branches[0].full_text:
+            await asyncio.sleep(60)
+        return [0.0] * len(branches)
+
+    monkeypatch.setattr("tts_decode.cli.scorers.mean_logprob", lambda: hangs_at_times)
+    arguments = ["--tasks", str(folder / "tasks.jsonl"), "-s", "best_of_n", "-o", "n=2"]
+    assert compare(folder, *arguments, "--scorer-timeout", "0.2") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "1 of 2 ended early, first: scorer hangs_at_times gave no scores within 0.2 s" in out
+
+
+def test_a_reward_model_as_scorer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        num_labels=1,
+        pad_token_id=EOS,
+    )
+    LlamaForSequenceClassification(config).save_pretrained(folder / "reward")
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    tokenizer.save_pretrained(folder / "reward")
+    arguments = ["-s", "beam_search", "-o", "n=4", "-o", "beam_width=2", "--kv-mib", "64", "--json"]
+    reports = []
+    for scorer in ("mean_logprob", f"outcome:{folder / 'reward'}"):
+        assert search(folder, "hello", *arguments, "--scorer", scorer) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    plain, rewarded = reports
+    assert rewarded["results"][0]["search"]["candidates"] != plain["results"][0]["search"]["candidates"]
+    assert rewarded["cost"]["flops"] > plain["cost"]["flops"]  # what the reward model reads counts
+    assert search(folder, "hello", "--scorer", "outcome:/no/such/folder") == 1
+    assert "there is no folder /no/such/folder" in capsys.readouterr().err.splitlines()[-1]
+
+
+SAVED = ["--limit", "3", "-s", "best_of_n", "-s", "rebase", "-o", "n=2"]
+
+
+def test_saved_results_are_whole(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare(folder, *SAVED, "--save", str(tmp_path / "out"), "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    for row in report["strategies"]:
+        header, *lines = (tmp_path / "out" / f"{row['strategy']}.jsonl").read_text().splitlines()
+        assert json.loads(header)["settings"]["options"] == {"n": 2}
+        saved = sorted(map(json.loads, lines), key=lambda line: line["index"])
+        for line, outcome in zip(saved, row["outcomes"], strict=True):
+            assert SearchResult.from_dict(line["search"]).answer == outcome["answer"]
+            assert {name: line[name] for name in outcome} == outcome
+        assert not list((tmp_path / "out" / row["strategy"]).glob("*.journal"))
+    assert compare(folder, *SAVED, "--save", str(tmp_path / "out")) == 2
+    assert "holds results of best_of_n already; give --resume" in capsys.readouterr().err
+
+
+def test_resume_after_a_crash(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends in the middle of the second strategy, and of a line of its file."""
+    out = tmp_path / "out"
+    assert compare(folder, *SAVED, "--json") == 0
+    whole = json.loads(capsys.readouterr().out)["strategies"]
+
+    calls = 0
+
+    class Crash(BaseException):
+        pass
+
+    async def crashes(run: SearchRun, *args: object) -> list[float]:
+        nonlocal calls
+        calls += 1
+        if calls == 7:
+            raise Crash
+        return await score(run, *args)  # type: ignore[arg-type]
+
+    score = SearchRun.score
+    monkeypatch.setattr(SearchRun, "score", crashes)
+    with pytest.raises(Crash):
+        compare(folder, *SAVED, "--parallel", "1", "--save", str(out))
+    monkeypatch.undo()
+    file = out / "rebase.jsonl"
+    assert list((out / "rebase").glob("*.journal"))
+    with file.open("a") as stream:
+        stream.write('{"index": 2, "ta')
+    before = len(file.read_text().splitlines()) - 2  # header and what is left of a line
+
+    capsys.readouterr()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.setenv("COLUMNS", "80")
+    assert compare(folder, *SAVED, "--save", str(out), "--resume", "--json") == 0
+    resumed = json.loads(capsys.readouterr().out)["strategies"]
+    for ours, theirs in zip(resumed, whole, strict=True):
+        assert [o["answer"] for o in ours["outcomes"]] == [o["answer"] for o in theirs["outcomes"]]
+        tokens = [[o["generated_tokens"] for o in row["outcomes"]] for row in (ours, theirs)]
+        assert tokens[0] == tokens[1]
+    assert [row["searches"] for row in resumed] == [0, 3 - before]
+
+    assert compare(folder, *SAVED, "--save", str(out), "--resume") == 0
+    assert "3 of 3 were saved before" in capsys.readouterr().out
+    assert compare(folder, *SAVED, "--seed", "1", "--save", str(out), "--resume") == 1
+    assert "was written with sampling=" in capsys.readouterr().err
+    file.write_text(file.read_text().replace('"stats"', '"stat"'))
+    assert compare(folder, *SAVED, "--save", str(out), "--resume") == 1
+    assert "rebase.jsonl, line 2: is damaged" in capsys.readouterr().err
+
+
+def test_strategies_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["strategies"]) == 0
+    out = capsys.readouterr().out
+    for name, strategy in STRATEGIES.items():
+        assert f"{name}: {strategy.summary}"[:70] in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert run(["strategies", "ets"]) == 0
+    out = capsys.readouterr().out
+    assert "2502.13575" in out
+    assert "lambda_b=1.0" in out
+    assert run(["strategies", "--json"]) == 0
+    assert [item["name"] for item in json.loads(capsys.readouterr().out)] == [
+        member.name for members in families().values() for member in members
+    ]
 
 
 def test_compare_dense_and_sparse(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,7 +422,7 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["search"], "either a prompt or --tasks"),
         (["search", "a", "--tasks", "b.jsonl"], "either a prompt or --tasks"),
         (["search", "a", "--nonsense"], "--nonsense"),
-        (["search", "a", "-s", "nonsense"], "unknown strategy 'nonsense'; expected one of best_of_n"),
+        (["search", "a", "-s", "nonsense"], "unknown strategy 'nonsense'; for a list: tts-decode strategies"),
         (["search", "a", "-o", "n"], "option 'n': expected KEY=VALUE"),
         (["search", "a", "-o", "n=x"], "option 'n=x': expected an integer, got 'x'"),
         (["search", "a", "-o", "beams=3"], "unknown option 'beams'; known: ets (n=16"),
@@ -238,7 +435,17 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["search", "a\udc80"], "text is not valid Unicode"),
         (["search", "a", "-o", "softmax_temperature=nan"], "softmax_temperature=nan"),
         (["search", "a", "--dtype", "float64"], "dtype: got 'float64'"),
+        (["search", "a", "-s", "best_of"], "unknown strategy 'best_of'; did you mean best_of_n"),
         (["search", "a", "--scorer", "oracle"], "unknown scorer 'oracle'"),
+        (["search", "a", "--scorer", "oracle:folder"], "--scorer: unknown reader 'oracle'; expected one of"),
+        (["search", "a", "--scorer", "outcome:"], "expected READER:FOLDER"),
+        (["search", "a", "--scorer", "verifier"], "task prompt has no answer to compare with"),
+        (
+            ["search", "a", "--scorer-timeout", "0"],
+            "scorer_timeout=0.0; expected a positive number of seconds",
+        ),
+        (["strategies", "nonsense"], "unknown strategy 'nonsense'"),
+        (["compare", "--resume"], "--resume: needs --save FOLDER"),
         (["search", "a", "--budget-tokens", "0"], "max_tokens must be a positive integer"),
         (["search", "", "-o", "n=2"], "prompt"),
         (["search", "a", "-s", "beam_search", "-o", "n=5", "-o", "beam_width=2"], "beam_width=2"),
@@ -301,6 +508,19 @@ def test_interrupt(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 
     monkeypatch.setattr("tts_decode.cli.session.load_model", interrupt)
     assert search(folder, "hello") == 130
+
+
+def test_options_without_a_default_have_the_type_of_their_annotation() -> None:
+    async def made(
+        run: SearchRun, *, n: int = 1, limit: int | None = None, scale: float | None = None
+    ) -> None:
+        """Nothing."""
+
+    chosen = Strategy(made, "nothing")  # type: ignore[arg-type]
+    assert plain_options(chosen) == {"n": (int, 1), "limit": (int, None), "scale": (float, None)}
+    assert parse_options([chosen], ["limit=3", "scale=2"]) == [{"limit": 3, "scale": 2.0}]
+    with pytest.raises(UsageError, match="'limit=x': expected an integer"):
+        parse_options([chosen], ["limit=x"])
 
 
 def test_options_go_to_the_strategies_that_have_them() -> None:

@@ -51,15 +51,15 @@ def score(text):
     return number("score", text) % 1009 / 1009
 
 
-def make_script(seed):
-    """Answers of at most five steps; steps are one of three, with a log-probability each."""
+def make_script(seed, longest=4, ends=5, kinds=3):
+    """Answers of at most `longest` steps and an end, each of `kinds` kinds, with a log-probability each."""
 
     def script(prefix, k):
         draw = number(seed, prefix, k)
-        if prefix.count("\n") >= 4 or draw % 5 == 0:
+        if prefix.count("\n") >= longest or draw % ends == 0:
             text, reason = f"= {draw % 10}", "eos"
         else:
-            text, reason = f"s{draw % 3}\n", "stop_string"
+            text, reason = f"s{draw % kinds}\n", "stop_string"
         return text, reason, [-(draw % (7 + i)) / 3 for i in range(len(words(text)))]
 
     return script
@@ -483,13 +483,13 @@ def test_forest_of_thought_begins_later_trees_with_the_likest_example():
 # -- reward-guided tree search
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("consistency", [0.0, 0.5])
 def test_reward_guided_tree_search_expands_the_best_leaf_of_all(seed, consistency):
-    script = make_script(seed)
+    script = make_script(seed, 12, 9, 9)
     decoder = scripted_decoder(script)
     options = {
-        "n": 11,
+        "n": 30,
         "width": 2,
         "pre_expansion": 4,
         "consistency": consistency,
@@ -514,10 +514,10 @@ def test_reward_guided_tree_search_expands_the_best_leaf_of_all(seed, consistenc
         share = sum(other[-1] == text[-1] for other in found) / len(found)
         return (1 - consistency) * score(text) + consistency * share
 
-    while len(found) < 11:
+    while len(found) < 30:
         leaf = max(leaves(root), key=bound)
         expand(script, leaf, 4 if leaf is root else 2, asked)
-        for child in leaf.children[: 11 - len(found)]:
+        for child in leaf.children[: 30 - len(found)]:
             text, done = child.text, child.terminal
             while not done:
                 said, reason, _ = script(PROMPT + text, asked.count(PROMPT + text))

@@ -65,10 +65,9 @@ def default_tasks(limit: int | None = None, shots: int = 0) -> list[Task]:
     count = _PER_FAMILY * len(_FAMILIES)  # the shots come right after these, the tasks beyond after the shots
     limit = count if limit is None else limit
     per_family = -(-(max(limit, count) + shots) // len(_FAMILIES))
+    size = min(10 * per_family, 1000)  # by then the smallest family has shown all it has
     families = [
-        _distinct(
-            name, reasoning_gym.create_dataset(source, seed=seed, size=10 * per_family, **options), per_family
-        )
+        _distinct(name, reasoning_gym.create_dataset(source, seed=seed, size=size, **options), per_family)
         for seed, (name, (source, options)) in enumerate(_FAMILIES.items(), start=_SEED)
     ]
     turns = [task for turn in zip(*families, strict=True) for task in turn]

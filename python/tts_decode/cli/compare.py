@@ -117,8 +117,7 @@ def compare(
             max_tokens=max_tokens,
             max_step_tokens=max_step_tokens,
         )
-    settings = Settings(sampling, budget_tokens, budget_seconds, budget_cost, scorer_timeout)
-    with usage_errors():
+        settings = Settings(sampling, budget_tokens, budget_seconds, budget_cost, scorer_timeout)
         problems = (
             default_tasks(limit or _DEFAULT_LIMIT, shots) if tasks is None else read_tasks(tasks)[:limit]
         )
@@ -163,7 +162,8 @@ def compare(
     if json_output:
         print(json.dumps(ran | {"strategies": [as_json(row, rows[0]) for row in rows]}, indent=2))
     else:
-        title = f"{len(problems)} problems, {ran['model']}, {ran['dtype']}, threads: {ran['threads']}"
+        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+        title = f"{count}, {ran['model']}, {ran['dtype']}, threads: {ran['threads']}"
         print_tables(title, rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -130,7 +131,9 @@ def sparse_config(budget: str | None, share: str, summaries: str, dense_layers: 
 
 def get_strategy(name: str) -> Strategy[...]:
     if name not in STRATEGIES:
-        raise UsageError(f"unknown strategy {name!r}; expected one of {', '.join(STRATEGIES)}")
+        close = difflib.get_close_matches(name, STRATEGIES)
+        meant = f"did you mean {' or '.join(close)}" if close else "for a list: tts-decode strategies"
+        raise UsageError(f"unknown strategy {name!r}; {meant}")
     return STRATEGIES[name]
 
 
@@ -192,8 +195,8 @@ def shown_options(strategy: Strategy[...]) -> str:
     """The options that fit into text with their defaults, in a line."""
     shown = []
     for name, (kind, default) in plain_options(strategy).items():
-        value = {None: kind.__name__.upper(), True: "true", False: "false"}.get(default, default)  # type: ignore[call-overload]
-        text = str(value).replace("\n", "\\n")
+        text = kind.__name__.upper() if default is None else str(default).replace("\n", "\\n")
+        text = text.lower() if kind is bool and default is not None else text
         shown.append(f"{name}={text if len(text) <= 24 else '...'}")
     return ", ".join(shown)
 

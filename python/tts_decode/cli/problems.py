@@ -33,6 +33,13 @@ class Settings:
     scorer_timeout: float | None = None
     chat: bool = True
 
+    def __post_init__(self) -> None:
+        self.budget()  # checks the figures
+
+    def budget(self) -> Budget:
+        """A new one, for one search."""
+        return Budget(self.budget_tokens, self.budget_seconds, self.budget_cost)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -179,7 +186,7 @@ def run_problems(
     slots = asyncio.Semaphore(parallel)
 
     async def search(index: int, task: Task) -> Outcome:
-        budget = Budget(settings.budget_tokens, settings.budget_seconds, settings.budget_cost)
+        budget = settings.budget()
         try:
             root = await decoder.root(make_prompt(task.prompt, decoder, settings), settings.sampling, budget)
             try:

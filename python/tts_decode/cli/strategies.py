@@ -45,7 +45,7 @@ def strategies(
         (strategy,) = chosen
         scorer = "; needs a scorer" if strategy.needs_scorer else ""
         console.print(f"[bold]{strategy.name}[/bold] ({strategy.family}{scorer}): {strategy.summary}\n")
-        console.print(Text(inspect.cleandoc(strategy.__doc__ or "")))
+        console.print(Text(inspect.cleandoc(strategy.__doc__ or "")), soft_wrap=True)
         console.print(f"\nOptions for -o, with defaults: {opt.shown_options(strategy)}", markup=False)
         return
     for family, members in opt.families().items():

@@ -125,23 +125,23 @@ def print_tables(title: str, rows: Sequence[Row]) -> None:
         first.add_row(row.label, accuracy, str(row.found), f"{row.tokens:,}", speed, *kv)
     console.print(first)
     console.print(
-        "solved: the chosen answer is right, with 95 % intervals; found: any candidate is right.\n"
-        "KV: pages of one search's own branches, averaged over its time and at its fullest."
+        "solved: the chosen answer is right (95 % interval); found: a candidate is.\n"
+        "KV: pages of one search's branches, averaged over its time, and at most."
     )
     if len(rows) > 1:
         against = _table("solved, points", "tokens", "KV mean", title=f"against {rows[0].label}")
         for row in rows[1:]:
             found = difference(row, rows[0])
             points = [f"{100 * value:+.1f}" for value in found.accuracy]
-            cells = [f"{points[0]} ({points[1]} to {points[2]})", _times(found.tokens), _times(found.kv)]
-            against.add_row(row.label, *cells)
+            tokens = "-" if found.tokens is None else f"x {found.tokens.value:.2f}"
+            against.add_row(row.label, f"{points[0]} ({points[1]} to {points[2]})", tokens, _times(found.kv))
         console.print(against)
-        console.print("On the same problems, with paired bootstrap intervals of 95 %; x: geometric mean.")
+        console.print("On the same problems, with paired bootstrap intervals; x: geometric means.")
     console.print(_cost_table(rows))
     console.print(
-        f"eTFLOP: Kinetics' cost, where a byte read counts as {KINETICS_INTENSITY} flops; attention: its\n"
-        "share of them, choosing pages included. unshared: KV at a search's fullest moment without sharing;\n"
-        "together: at most in use by all problems in flight."
+        f"eTFLOP: Kinetics' cost, where a byte read counts as {KINETICS_INTENSITY} flops; attention:\n"
+        "its share of them, choosing pages included. unshared: a search's KV at most, if\n"
+        "each branch held its own copy."
     )
     for row in rows:
         _print_troubles(console, row)
@@ -160,13 +160,13 @@ def _table(*headings: str, title: str | None = None) -> Table:
 
 
 def _cost_table(rows: Sequence[Row]) -> Table:
-    table = _table("TFLOP", "GB read", "eTFLOP", "attention", "KV MiB\nunshared", "KV MiB\ntogether")
+    table = _table("TFLOP", "GB read", "eTFLOP", "attention", "KV MiB\nunshared")
     for row in rows:
         cost = row.stats.cost
         attention = StepCost(attention=cost.attention, selection=cost.selection)
         share = f"{attention.combined() / cost.combined():.0%}" if cost.combined() else "-"
         spent = [short(cost.flops / 1e12), short(cost.bytes / 1e9), short(cost.combined() / 1e12), share]
-        table.add_row(row.label, *spent, mib(row.unshared_bytes), mib(row.stats.peak_bytes))
+        table.add_row(row.label, *spent, mib(row.unshared_bytes))
     return table
 
 

@@ -1,0 +1,249 @@
+"""ETS against REBASE on the real model: resident KV, accuracy, speed, with both cost models of a node.
+
+`python -m benches.search_comparison` takes the default problems one after another. On each, REBASE and ETS
+with the per-node and the per-token cost search from the same seed, one at a time on the same decoder, in an
+order that turns from problem to problem, so that a drift of the machine's speed hits all alike. Each search is
+written down as it ends: called again with the same --json, it goes on where it was interrupted. A width's
+lambdas are those of the paper's code.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import transformers
+import typer
+from tts_decode import SamplingParams, TreeDecoder
+from tts_decode.cli.problems import Settings, make_prompt
+from tts_decode.cli.scorers import ScorerOf
+from tts_decode.engines.loading import DEFAULT_MODEL, load_model
+from tts_decode.search import STRATEGIES, SearchResult
+from tts_decode.select import vote
+from tts_decode.select.statistics import geometric_mean_ratio, paired_difference, wilson_interval
+from tts_decode.tasks import Task, default_tasks, final_answer
+
+Record = dict[str, Any]
+
+LAMBDAS = {16: (1.0, 1.5), 64: (1.0, 1.4), 256: (1.0, 1.45)}  # width -> lambda_b, lambda_d
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "rebase": ("rebase", {}),
+    "ets, per node": ("ets", {"node_cost": "node"}),
+    "ets, per token": ("ets", {"node_cost": "token"}),
+}
+BASE = "rebase"
+
+
+class Study:
+    """The searches of one setting: those in the file, and those that are still to be run."""
+
+    def __init__(self, path: Path, settings: Record) -> None:
+        self.records: list[Record] = []
+        header = json.loads(json.dumps(settings))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        whole = [json.loads(line) for line in lines if line.endswith("\n")]
+        if whole and whole[0] != header:
+            raise typer.BadParameter(f"{path} is of other settings; remove it, or give another --json")
+        self.records = whole[1:]
+        self._file = path.open("w")
+        for line in whole or [header]:
+            self._write(line)
+
+    def find(self, **key: Any) -> list[Record]:
+        return [record for record in self.records if all(record[k] == v for k, v in key.items())]
+
+    def add(self, record: Record) -> None:
+        self.records.append(record)
+        self._write(record)
+
+    def _write(self, line: Record) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+
+def search(
+    decoder: TreeDecoder, task: Task, width: int, variant: str, settings: Settings, scorer: str
+) -> Record:
+    name, options = VARIANTS[variant]
+    if name == "ets":
+        lambda_b, lambda_d = LAMBDAS[width]
+        options = options | {"lambda_b": lambda_b, "lambda_d": lambda_d}
+    strategy = STRATEGIES[name]
+
+    async def run() -> SearchResult:
+        root = await decoder.root(make_prompt(task.prompt, decoder, settings), settings.sampling)
+        try:
+            scored = ScorerOf(scorer).argument(strategy, task, decoder)
+            return await strategy(root, n=width, **options, **scored)
+        finally:
+            root.release()
+
+    result = decoder.run(run())
+    assert task.verify is not None
+    answers = [final_answer(c.text, task.answer) or None for c in result.candidates if c.complete]
+    votes = vote(answers, [max(c.score or 0.0, 0.0) for c in result.candidates if c.complete])
+    stats = result.stats
+    return {
+        "width": width,
+        "task": task.name,
+        "variant": variant,
+        "solved": task.verify(result.answer) >= 0.99,
+        "vote_solved": bool(votes) and task.verify(next(iter(votes))) >= 0.99,
+        "found": any(task.verify(c.text) >= 0.99 for c in result.candidates),
+        "mean_bytes": stats.mean_bytes,
+        "peak_bytes": stats.peak_bytes,
+        "tokens": stats.generated_tokens,
+        "seconds": stats.seconds,
+        "nodes": len(result.tree),
+        "selections": len(stats.selections),
+        "live": sum(selection.width for selection in stats.selections),
+        "kept": sum(selection.kept for selection in stats.selections),
+        "ets_kv_tokens": stats.kv_tokens,
+    }
+
+
+def summary(records: Sequence[Record]) -> list[Record]:
+    """A row for each width and variant, with intervals over the problems that all variants have done."""
+    rows = []
+    for width in dict.fromkeys(record["width"] for record in records):
+        found = {
+            variant: {r["task"]: r for r in records if r["width"] == width and r["variant"] == variant}
+            for variant in VARIANTS
+        }
+        tasks = [task for task in found[BASE] if all(task in done for done in found.values())]
+        if not tasks:
+            continue
+        base = [found[BASE][task] for task in tasks]
+        for variant, done in found.items():
+            ours = [done[task] for task in tasks]
+            solved = sum(record["solved"] for record in ours)
+            row: Record = {
+                "width": width,
+                "variant": variant,
+                "problems": len(tasks),
+                "accuracy": wilson_interval(solved, len(tasks))._asdict(),
+                "vote_accuracy": sum(record["vote_solved"] for record in ours) / len(tasks),
+                "found": sum(record["found"] for record in ours) / len(tasks),
+                "mean_bytes": sum(record["mean_bytes"] for record in ours) / len(tasks),
+                "peak_bytes": sum(record["peak_bytes"] for record in ours) / len(tasks),
+                "tokens": sum(record["tokens"] for record in ours) / len(tasks),
+                "nodes": sum(record["nodes"] for record in ours) / len(tasks),
+                "tokens_per_second": sum(r["tokens"] for r in ours) / sum(r["seconds"] for r in ours),
+                "kept": sum(r["kept"] for r in ours) / max(1, sum(r["live"] for r in ours)),
+            }
+            for name, better in (("mean_bytes", -1), ("peak_bytes", -1), ("tokens_per_second", 1)):
+                # As gains: how many times less memory, or more speed, than the base.
+                ratio = [base, ours][::better]
+                row[f"{name}_gain"] = geometric_mean_ratio(
+                    [_value(r, name) for r in ratio[1]], [_value(r, name) for r in ratio[0]]
+                )._asdict()
+            for name in ("solved", "vote_solved"):
+                row[f"{name}_difference"] = paired_difference(
+                    [float(r[name]) for r in ours], [float(r[name]) for r in base]
+                )._asdict()
+            rows.append(row)
+    return rows
+
+
+def _value(record: Record, name: str) -> float:
+    if name == "tokens_per_second":
+        return max(record["tokens"], 1) / record["seconds"]
+    return float(record[name])
+
+
+def table(rows: Sequence[Record]) -> str:
+    """Markdown; gains and differences are against REBASE, with intervals of 95 %."""
+    head = ["width", "search", "problems", "solved", "difference, points", "by vote", "mean KV, MiB", "gain"]
+    head += ["tokens/s", "gain", "kept leaves"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in rows:
+        cells = [
+            str(row["width"]),
+            row["variant"],
+            str(row["problems"]),
+            f"{row['accuracy']['value']:.0%} ({row['accuracy']['low']:.0%} to {row['accuracy']['high']:.0%})",
+            _points(row["solved_difference"]),
+            f"{row['vote_accuracy']:.0%}, {_points(row['vote_solved_difference'])}",
+            f"{row['mean_bytes'] / 2**20:.2f}",
+            _times(row["mean_bytes_gain"]),
+            f"{row['tokens_per_second']:.0f}",
+            _times(row["tokens_per_second_gain"]),
+            f"{row['kept']:.0%}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _points(interval: Record) -> str:
+    value, low, high = (f"{100 * interval[name]:+.1f}" for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+def _times(interval: Record) -> str:
+    return f"{interval['value']:.2f}x ({interval['low']:.2f} to {interval['high']:.2f})"
+
+
+def main(
+    model: str = DEFAULT_MODEL,
+    problems: Annotated[
+        str, typer.Option(help="width:problems, with commas; widths 16, 64 and 256")
+    ] = "16:100,64:40,256:10",
+    scorer: Annotated[str, typer.Option(help="of the command tts-decode; a name")] = "self_evaluation",
+    seed: int = 0,
+    temperature: Annotated[float, typer.Option(help="of sampling; the paper's is 1.0")] = 1.0,
+    max_tokens: Annotated[int, typer.Option(help="longest answer")] = 96,
+    max_step_tokens: Annotated[int, typer.Option(help="longest step")] = 24,
+    json_file: Annotated[Path, typer.Option("--json", help="where results go; searches beside it")] = Path(
+        "benches/results/search_comparison.json"
+    ),
+) -> None:
+    counts = {int(width): int(count) for width, count in (pair.split(":") for pair in problems.split(","))}
+    if not counts.keys() <= LAMBDAS.keys() or min(counts.values()) < 1:
+        raise typer.BadParameter(
+            f"--problems: got {problems}, expected widths of {', '.join(map(str, LAMBDAS))}"
+        )
+    began = time.perf_counter()
+    sampling = SamplingParams(
+        temperature, seed=seed, stop=("\n",), max_tokens=max_tokens, max_step_tokens=max_step_tokens
+    )
+    settings = Settings(sampling)
+    loaded, tokenizer = load_model(model)
+    decoder = TreeDecoder(loaded, tokenizer)
+    about: Record = {
+        "model": model,
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "scorer": scorer,
+        "sampling": {"temperature": temperature, "seed": seed, "stop": "\n"},
+        "max_tokens": max_tokens,
+        "max_step_tokens": max_step_tokens,
+        "lambdas": {str(width): LAMBDAS[width] for width in LAMBDAS},
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    study = Study(json_file.with_suffix(".jsonl"), about)
+    tasks = default_tasks(max(counts.values()))
+    search(decoder, tasks[0], min(counts), BASE, settings, scorer)  # warm, outside the record
+    for width, count in counts.items():
+        for number, task in enumerate(tasks[:count]):
+            turn = number % len(VARIANTS)
+            for variant in [*VARIANTS][turn:] + [*VARIANTS][:turn]:
+                if not study.find(width=width, task=task.name, variant=variant):
+                    study.add(search(decoder, task, width, variant, settings, scorer))
+            print(
+                f"{time.perf_counter() - began:6.0f} s  width {width}: {number + 1} of {count}",
+                file=sys.stderr,
+            )
+    wanted = {(width, task.name) for width, count in counts.items() for task in tasks[:count]}
+    rows = summary([r for r in study.records if (r["width"], r["task"]) in wanted])
+    json_file.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    typer.run(main)
