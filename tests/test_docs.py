@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tts_decode.search import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -38,3 +39,14 @@ def test_architecture_maps_every_folder() -> None:
     sources = [*ROOT.glob("csrc/**/*.cpp"), *ROOT.glob("tts_kernels/**/*.py"), *ROOT.glob("python/**/*.py")]
     folders = {str(file.parent.relative_to(ROOT)) for file in sources}
     assert folders <= mapped
+
+
+def test_every_strategy_is_in_the_table() -> None:
+    table = (ROOT / "docs/strategies.md").read_text(encoding="utf-8")
+    missing = [
+        strategy.name
+        for strategy in STRATEGIES.values()
+        if f"| [`{strategy.name}`](../python/tts_decode/search/{strategy.family}/{strategy.name}.py)"
+        not in table
+    ]
+    assert missing == []

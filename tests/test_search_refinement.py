@@ -536,7 +536,7 @@ def test_t1_drops_what_the_tool_refutes(scored):
         assert code.startswith("t </think> w")
         kind = int(1e6 * draw("tool", code)) % 4
         if kind == 0:
-            raise RuntimeError("no such name: True")
+            raise RuntimeError("no such name")
         return ["", "False", "True False", "False True"][kind]
 
     class Coder(Model):

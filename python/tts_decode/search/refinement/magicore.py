@@ -65,7 +65,7 @@ async def magicore(
     """`n` solutions; while the question looks hard, each is reviewed by its step scores and written anew.
 
     Chen et al., "MAgICoRe: Multi-Agent, Iterative, Coarse-to-Fine Refinement for Reasoning", arXiv
-    2409.12147, section 3 (its code: dinobby/MAgICoRe). The question is easy if the majority's answer has a
+    2409.12147 (its code: dinobby/MAgICoRe). The question is easy if the majority's answer has a
     mean reward of `min_reward`, or if the weighted votes are confident (`select.vote_confidence`).
 
     n               solutions (40 in the paper).

@@ -43,7 +43,7 @@ async def multi_round(
     """`n` lines of `rounds` answers; each prompt holds the question and the line's last answer, no more.
 
     Tian et al., "Think Twice: Enhancing LLM Reasoning by Scaling Multi-round Test-time Thinking", arXiv
-    2503.19855, section 2; the paper goes up to 4 rounds.
+    2503.19855; the paper goes up to 4 rounds.
 
     n                lines, side by side.
     rounds           answers of a line, the first one included.

@@ -37,8 +37,8 @@ async def revise(
 ) -> SearchResult:
     """`n` lines; where the model would rather refine than accept an answer, the line goes on behind it.
 
-    Lee et al., "ReVISE: Learning to Refine at Test-Time via Intrinsic Self-Verification", arXiv 2502.14565,
-    section 3. Its model is trained to end an answer with the end of the sequence or with a token
+    Lee et al., "ReVISE: Learning to Refine at Test-Time via Intrinsic Self-Verification", arXiv 2502.14565.
+    Its model is trained to end an answer with the end of the sequence or with a token
     that stands for refinement: for such a model verify="", accept is the text of the one, refine and rethink
     that of the other. With the defaults any model serves, at the price of its own calibration.
 

@@ -42,7 +42,7 @@ async def sets(
     """`n` samples; each is verified by the model and, while it finds it wrong, corrected; then they vote.
 
     Chen et al., "SETS: Leveraging Self-Verification and Self-Correction for Improved Test-Time Scaling",
-    arXiv 2501.19306, algorithm 1.
+    arXiv 2501.19306.
 
     n               number of samples.
     rounds          corrections of a sample at most; the last one is not verified.
