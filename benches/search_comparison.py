@@ -45,17 +45,17 @@ class Study:
     """The searches of one setting: those in the file, and those that are still to be run."""
 
     def __init__(self, path: Path, settings: Record) -> None:
-        self.records: list[Record] = []
         header = json.loads(json.dumps(settings))
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        whole = [json.loads(line) for line in lines if line.endswith("\n")]
-        if whole and whole[0] != header:
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        whole = [line for line in lines if line.endswith(b"\n")]  # the last one may have been cut off
+        if whole and json.loads(whole[0]) != header:
             raise typer.BadParameter(f"{path} is of other settings; remove it, or give another --json")
-        self.records = whole[1:]
-        self._file = path.open("w")
-        for line in whole or [header]:
-            self._write(line)
+        self.records: list[Record] = [json.loads(line) for line in whole[1:]]
+        self._file = path.open("ab")
+        self._file.truncate(sum(map(len, whole)))
+        if not whole:
+            self._write(header)
 
     def find(self, **key: Any) -> list[Record]:
         return [record for record in self.records if all(record[k] == v for k, v in key.items())]
@@ -65,7 +65,7 @@ class Study:
         self._write(record)
 
     def _write(self, line: Record) -> None:
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
 
 
@@ -154,12 +154,11 @@ def summary(records: Sequence[Record]) -> list[Record]:
                 "tokens_per_second": sum(r["tokens"] for r in ours) / sum(r["seconds"] for r in ours),
                 "kept": sum(r["kept"] for r in ours) / max(1, sum(r["live"] for r in ours)),
             }
-            for name, better in (("mean_bytes", -1), ("peak_bytes", -1), ("tokens_per_second", 1)):
-                # As gains: how many times less memory, or more speed, than the base.
-                ratio = [base, ours][::better]
-                row[f"{name}_gain"] = geometric_mean_ratio(
-                    [_value(r, name) for r in ratio[1]], [_value(r, name) for r in ratio[0]]
-                )._asdict()
+            # As gains: how many times less memory, or more speed, than the base.
+            for name in ("mean_bytes", "peak_bytes", "ets_kv_tokens", "tokens_per_second"):
+                pair = [[_value(record, name) for record in side] for side in (ours, base)]
+                gain = geometric_mean_ratio(*(pair if name == "tokens_per_second" else pair[::-1]))
+                row[f"{name}_gain"] = gain._asdict()
             for name in ("solved", "vote_solved"):
                 row[f"{name}_difference"] = paired_difference(
                     [float(r[name]) for r in ours], [float(r[name]) for r in base]
@@ -171,7 +170,7 @@ def summary(records: Sequence[Record]) -> list[Record]:
 def _value(record: Record, name: str) -> float:
     if name == "tokens_per_second":
         return max(record["tokens"], 1) / record["seconds"]
-    return float(record[name])
+    return max(float(record[name]), 1.0)  # ets_kv_tokens is 0 where all answers end with their first step
 
 
 def table(rows: Sequence[Record]) -> str:
