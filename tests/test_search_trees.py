@@ -158,7 +158,7 @@ def test_mcts_makes_the_choices_of_the_plain_search(seed, selection, bound):
         n=12,
         width=3,
         selection=selection,
-        final="visits",
+        decide_by="visits",
         scorer=scorer(score),
     )
     while root.children:
@@ -265,7 +265,7 @@ def test_mcts_takes_unknown_probabilities_as_equal():
     [
         ({"selection": "ucb"}, "selection='ucb'; expected one of puct, uct"),
         ({"simulate": "none"}, "simulate='none'"),
-        ({"final": "mean"}, "final='mean'"),
+        ({"decide_by": "mean"}, "decide_by='mean'"),
         ({"parallel": 0}, "parallel=0"),
     ],
 )
@@ -421,8 +421,8 @@ def plain_tree(ask, iterations, c=0.014):
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("choose", ["cgdm", "majority", "score"])
-def test_forest_of_thought_grows_the_plain_trees_and_decides(seed, choose):
+@pytest.mark.parametrize("decide_by", ["cgdm", "majority", "score"])
+def test_forest_of_thought_grows_the_plain_trees_and_decides(seed, decide_by):
     def script(prefix, k):
         return rated_answers(f"{seed} {prefix}", k)
 
@@ -431,7 +431,7 @@ def test_forest_of_thought_grows_the_plain_trees_and_decides(seed, choose):
         return [math.log(p if text == "Yes" else 1 - p)]
 
     decoder = scripted_decoder(script, logprobs_of=believed)
-    options = {"n": 4, "max_iter": 5, "choose": choose, "correct_threshold": -math.inf}
+    options = {"n": 4, "max_iter": 5, "decide_by": decide_by, "correct_threshold": -math.inf}
     result = run_scripted(decoder, forest_of_thought, PROMPT, sampling=WHOLE, extract=str, **options)
 
     ask, leaders = Asked(script), []
@@ -443,9 +443,9 @@ def test_forest_of_thought_grows_the_plain_trees_and_decides(seed, choose):
     assert Counter(prefixes(decoder)) == ask.counts
     assert result.votes == votes
     top = votes.most_common(1)[0]
-    if choose == "majority" or (choose == "cgdm" and top[1] > len(leaders) / 2):
+    if decide_by == "majority" or (decide_by == "cgdm" and top[1] > len(leaders) / 2):
         assert votes[result.answer] == top[1]
-    elif choose == "score":
+    elif decide_by == "score":
         assert result.answer == max(leaders, key=lambda leader: leader[1])[0]
     else:
         prompts = {text: EXPERT.format(question=PROMPT, answer=text) for text, _ in leaders}
@@ -474,7 +474,7 @@ def test_forest_of_thought_corrects_what_it_is_unsure_of():
 def test_forest_of_thought_begins_later_trees_with_the_likest_example():
     examples = [("Name a prime", "Seven"), ("What is Q", "It is 3")]
     decoder = scripted_decoder(answers)
-    options = {"n": 3, "max_iter": 0, "choose": "score", "scorer": scorer(score), "extract": str}
+    options = {"n": 3, "max_iter": 0, "decide_by": "score", "scorer": scorer(score), "extract": str}
     run_scripted(decoder, forest_of_thought, PROMPT, sampling=WHOLE, examples=examples, **options)
     shown = EXAMPLE.format(example="What is Q", solution="It is 3", question=PROMPT)
     assert prefixes(decoder) == [PROMPT, shown, shown]
