@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.engines.loading import DEFAULT_MODEL, load_model
-from tts_decode.rewards import mean_logprob
+from tts_decode.rewards import mean_probability
 from tts_decode.search import Strategy, get_strategy
 from tts_decode.tasks import Task, default_tasks
 
@@ -52,7 +52,7 @@ def measure(
     sample = tts_decode.scheduler.sample
     tts_decode.scheduler.sample = draw.around(sample)
     sampling = SamplingParams(0.8, max_tokens=max_tokens, max_step_tokens=32, stop=("\n",))
-    options: dict[str, Any] = {"n": n} | ({"scorer": mean_logprob()} if strategy.needs_scorer else {})
+    options: dict[str, Any] = {"n": n} | ({"scorer": mean_probability()} if strategy.needs_scorer else {})
 
     async def search(task: Task) -> None:
         root = await decoder.root([{"role": "user", "content": task.prompt}], sampling)

@@ -1,16 +1,15 @@
 """ETS against REBASE on the real model: resident KV, accuracy, speed, with both cost models of a node.
 
-`python -m benches.search_comparison` takes the default problems one after another. On each, REBASE and ETS
-with the per-node and the per-token cost search from the same seed, one at a time on the same decoder, in an
-order that turns from problem to problem, so that a drift of the machine's speed hits all alike. Each search
-is written down as it ends: called again with the same --json, it goes on where it was interrupted. A width's
-lambda_d is that of the paper's code.
+`python -m benches.search_comparison` takes the default problems, of width 16 four at a time. On each, REBASE
+and ETS with the per-node and the per-token cost search from the same seed, one after another on the same
+decoder, in an order that turns from problem to problem, so that a drift of the machine's speed hits all
+alike. Each search is written down as it ends: called again with the same --json, it goes on where it was
+interrupted. A width's lambda_d is that of the paper's code.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -20,11 +19,10 @@ from typing import Annotated, Any
 import torch
 import transformers
 import typer
-from tts_decode import Branch, SamplingParams, TreeDecoder
+from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.cli.problems import Settings, make_prompt
 from tts_decode.cli.scorers import ScorerOf
 from tts_decode.engines.loading import DEFAULT_MODEL, load_model
-from tts_decode.rewards import mean_logprob
 from tts_decode.search import STRATEGIES, SearchResult
 from tts_decode.select import vote
 from tts_decode.select.statistics import geometric_mean_ratio, paired_difference, wilson_interval
@@ -69,12 +67,7 @@ class Study:
         self._file.flush()
 
 
-async def mean_probability(branches: Sequence[Branch]) -> list[float]:
-    """Geometric mean of a branch's token probabilities: free, and in [0, 1] as REBASE's temperature wants."""
-    return [math.exp(score) for score in await mean_logprob()(branches)]
-
-
-def search(
+async def search(
     decoder: TreeDecoder,
     task: Task,
     width: int,
@@ -87,20 +80,12 @@ def search(
     if name == "ets":
         options = options | {"lambda_b": lambda_b, "lambda_d": LAMBDA_D[width]}
     strategy = STRATEGIES[name]
-
-    async def run() -> SearchResult:
-        root = await decoder.root(make_prompt(task.prompt, decoder, settings), settings.sampling)
-        try:
-            scored = (
-                {"scorer": mean_probability}
-                if scorer == "mean_probability"
-                else ScorerOf(scorer).argument(strategy, task, decoder)
-            )
-            return await strategy(root, n=width, **options, **scored)
-        finally:
-            root.release()
-
-    result = decoder.run(run())
+    root = await decoder.root(make_prompt(task.prompt, decoder, settings), settings.sampling)
+    try:
+        scored = ScorerOf(scorer).argument(strategy, task, decoder)
+        result: SearchResult = await strategy(root, n=width, **options, **scored)
+    finally:
+        root.release()
     assert task.verify is not None
     complete = [c for c in result.candidates if c.complete]
     answers = [final_answer(c.text, task.answer) or None for c in complete]
@@ -210,14 +195,15 @@ def main(
     problems: Annotated[
         str, typer.Option(help="width:problems, with commas; widths 16, 64 and 256")
     ] = "16:100,64:40,256:10",
-    scorer: Annotated[
-        str, typer.Option(help="mean_probability, or one of tts-decode's, by name")
-    ] = "mean_probability",
+    scorer: Annotated[str, typer.Option(help="one of tts-decode's, by name")] = "mean_probability",
     lambda_b: Annotated[float, typer.Option(help="price of KV; the paper's is 1.0")] = 1.0,
     seed: int = 0,
     temperature: Annotated[float, typer.Option(help="of sampling; the paper's is 1.0")] = 1.0,
     max_tokens: Annotated[int, typer.Option(help="longest answer")] = 96,
     max_step_tokens: Annotated[int, typer.Option(help="longest step")] = 24,
+    parallel: Annotated[
+        int, typer.Option(help="branches in a batch: width 16 runs so many / 16 problems")
+    ] = 64,
     json_file: Annotated[Path, typer.Option("--json", help="where results go; searches beside it")] = Path(
         "benches/results/search_comparison.json"
     ),
@@ -244,19 +230,29 @@ def main(
         "max_step_tokens": max_step_tokens,
         "lambda_b": lambda_b,
         "lambda_d": LAMBDA_D,
+        "parallel": parallel,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     study = Study(json_file.with_suffix(".jsonl"), about)
     tasks = default_tasks(max(counts.values()))
-    search(decoder, tasks[0], min(counts), BASE, settings, scorer, lambda_b)  # warm, outside the record
+
+    def run(width: int, variant: str, chosen: Sequence[Task]) -> list[Record]:
+        return decoder.run_all(
+            [search(decoder, task, width, variant, settings, scorer, lambda_b) for task in chosen]
+        )
+
+    run(min(counts), BASE, tasks[:1])  # warm, outside the record
     for width, count in counts.items():
-        for number, task in enumerate(tasks[:count]):
-            turn = number % len(VARIANTS)
-            for variant in [*VARIANTS][turn:] + [*VARIANTS][:turn]:
-                if not study.find(width=width, task=task.name, variant=variant):
-                    study.add(search(decoder, task, width, variant, settings, scorer, lambda_b))
+        group = max(1, parallel // width)
+        for turn, first in enumerate(range(0, count, group)):
+            together = tasks[first : min(first + group, count)]
+            shift = turn % len(VARIANTS)
+            for variant in [*VARIANTS][shift:] + [*VARIANTS][:shift]:
+                if not all(study.find(width=width, task=task.name, variant=variant) for task in together):
+                    for record in run(width, variant, together):
+                        study.add(record)
             print(
-                f"{time.perf_counter() - began:6.0f} s  width {width}: {number + 1} of {count}",
+                f"{time.perf_counter() - began:6.0f} s  width {width}: {first + len(together)} of {count}",
                 file=sys.stderr,
             )
     wanted = {(width, task.name) for width, count in counts.items() for task in tasks[:count]}

@@ -211,7 +211,7 @@ def test_a_scorer_that_hangs_ends_its_search_only(
             await asyncio.sleep(60)
         return [0.0] * len(branches)
 
-    monkeypatch.setattr("tts_decode.cli.scorers.mean_logprob", lambda: hangs_at_times)
+    monkeypatch.setattr("tts_decode.cli.scorers.mean_probability", lambda: hangs_at_times)
     arguments = ["--tasks", str(folder / "tasks.jsonl"), "-s", "best_of_n", "-o", "n=2"]
     assert compare(folder, *arguments, "--scorer-timeout", "0.2") == 0
     out = " ".join(capsys.readouterr().out.split())
@@ -236,7 +236,7 @@ def test_a_reward_model_as_scorer(folder: Path, capsys: pytest.CaptureFixture[st
     tokenizer.save_pretrained(folder / "reward")
     arguments = ["-s", "beam_search", "-o", "n=4", "-o", "beam_width=2", "--kv-mib", "64", "--json"]
     reports = []
-    for scorer in ("mean_logprob", f"outcome:{folder / 'reward'}"):
+    for scorer in ("mean_probability", f"outcome:{folder / 'reward'}"):
         assert search(folder, "hello", *arguments, "--scorer", scorer) == 0
         reports.append(json.loads(capsys.readouterr().out))
     plain, rewarded = reports

@@ -80,9 +80,10 @@ Options = Annotated[
 Scorer = Annotated[
     str | None,
     typer.Option(
-        help="What guides the search: mean_logprob, self_evaluation (the model's P(yes)), verifier (the "
-        "task's own check: an oracle), or READER:FOLDER, a reward model. Default: mean_logprob, for "
-        "strategies that need a scorer; if given, also for those that can do without.",
+        help="What guides the search: mean_probability (of the model's own tokens) or its logarithm "
+        "mean_logprob, self_evaluation (the model's P(yes)), verifier (the task's own check: an oracle), or "
+        "READER:FOLDER, a reward model. Default: mean_probability, for strategies that need a scorer; if "
+        "given, also for those that can do without.",
         show_default=False,
     ),
 ]

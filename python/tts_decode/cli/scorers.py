@@ -12,6 +12,7 @@ from tts_decode.rewards import (
     Scorer,
     load_reward_model,
     mean_logprob,
+    mean_probability,
     self_evaluation,
     verifier,
 )
@@ -20,7 +21,7 @@ from tts_decode.tasks import Task
 from tts_kernels.cost import StepCost
 
 _QUESTION = "Is the answer so far correct? Reply with Yes or No."
-_NAMES = ("mean_logprob", "self_evaluation", "verifier")
+_NAMES = ("mean_probability", "mean_logprob", "self_evaluation", "verifier")
 
 
 def check_scorer(name: str | None) -> None:
@@ -35,7 +36,7 @@ def check_scorer(name: str | None) -> None:
 
 
 class ScorerOf:
-    """The scorer called `name` for each task; None: mean_logprob, and only where a strategy needs one.
+    """The scorer called `name` for each task; None: mean_probability, and only where a strategy needs one.
 
     reward_model: what reads for the name "reader:folder".
     """
@@ -73,7 +74,7 @@ class ScorerOf:
             if task.verify is None:
                 raise ValueError(f"--scorer verifier: task {task.name} has no answer to compare with")
             return verifier(task.verify)
-        return mean_logprob()
+        return mean_logprob() if self.name == "mean_logprob" else mean_probability()
 
 
 def open_scorer(
