@@ -19,6 +19,7 @@ from tts_decode.errors import UnsupportedByEngine
 from tts_decode.rewards import verifier
 from tts_decode.search import (
     adaptive_consistency,
+    atts,
     b4,
     best_of_n,
     first_finish,
@@ -290,6 +291,30 @@ def test_model_switch_asks_on_until_a_model_agrees_with_itself(seed, threshold, 
     assert result.votes == pytest.approx(votes)
     assert answer_of(result.answer) == max(votes, key=votes.get)
     assert all(d.stats().branches == 0 for d in decoders)
+
+
+@pytest.mark.parametrize("strategy", [model_switch, atts])
+def test_other_models_begin_where_the_root_stands(strategy):
+    said = "So far. "
+    first, second = (
+        scripted_decoder(Sampler(seed), logprobs_of=lambda prefix, text: [-1.0] * len(words(text)))
+        for seed in (1, 100)
+    )
+    other = {"target": second, "calibration": [0.1] * 9} if strategy is atts else {"others": [second]}
+
+    async def search():
+        root = await first.root(QUESTION)
+        try:
+            await root.extend(said)
+            return await strategy(root, n=8, extract=answer_of, **other)
+        finally:
+            root.release()
+
+    result = first.run(search())
+    asked = [call.prefix for call in second.complete.calls]
+    assert set(asked) == {QUESTION + said}
+    assert all(candidate.text.startswith(said) for candidate in result.candidates)
+    assert second.stats().branches == 0
 
 
 def test_model_switch_wants_a_prior_for_each_model():

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 from scripted import run_scripted, scorer, scripted_decoder, words
 from tts_decode import SamplingParams
+from tts_decode.rewards.reward_model import question_of
 from tts_decode.search import (
     ab_mcts,
     forest_of_thought,
@@ -669,3 +670,29 @@ def test_r2_retrieval_finds_like_steps_elsewhere_in_its_tree():
     assert lexical_similarity("add the numbers\n", steps[PROMPT][1]) > 0
     shown = PROMPT + "add the numbers\n" + WITH_STEP.format(retrieved="add the primes")
     assert Counter(prefixes(decoder)[3:]) == {PROMPT + "add the numbers\n": 1, shown: 2}
+
+
+# -- what reward models read
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options"),
+    [
+        (ab_mcts, {"n": 24}),
+        (forest_of_thought, {"n": 1, "max_iter": 2, "correct_threshold": 0.0}),
+        (forest_of_thought, {"examples": [("Q: 1", "= 1")]}),
+        (r2_retrieval, {"n": 2, "retrieve": lambda query: "Sums are added up."}),
+    ],
+)
+def test_answers_to_other_prompts_are_scored_as_answers_to_the_question(strategy, options):
+    asked, prompts = set(), set()
+
+    async def judge(branches):
+        asked.update(question_of(branch) for branch in branches)
+        prompts.update(branch.full_text[: -len(branch.text)] for branch in branches)
+        return [score(branch.text) for branch in branches]
+
+    decoder = scripted_decoder(make_script(0), logprobs_of=lambda prefix, text: [-1.0] * len(words(text)))
+    run_scripted(decoder, strategy, PROMPT, sampling=STEPS, scorer=judge, **options)
+    assert asked == {PROMPT}
+    assert prompts - {PROMPT}

@@ -18,6 +18,8 @@ def majority_probability(counts: Sequence[int], criterion: Literal["beta", "diri
     """
     if any(count < 0 for count in counts):
         raise ValueError(f"counts={list(counts)}; expected no negative count")
+    if criterion not in ("beta", "dirichlet"):
+        raise ValueError(f"criterion={criterion!r}; expected 'beta' or 'dirichlet'")
     ranked = sorted(counts, reverse=True)
     if not ranked:
         return 0.0
@@ -25,8 +27,6 @@ def majority_probability(counts: Sequence[int], criterion: Literal["beta", "diri
         first, second = ranked[0], ranked[1] if len(ranked) > 1 else 0
         tosses = first + second + 1  # P(Beta(a + 1, b + 1) > 1/2) = P(Binomial(a + b + 1, 1/2) <= a)
         return math.fsum(math.comb(tosses, i) / 2**tosses for i in range(first + 1))
-    if criterion != "dirichlet":
-        raise ValueError(f"criterion={criterion!r}; expected 'beta' or 'dirichlet'")
     from scipy import integrate, special  # of the extra "search"
 
     # Shares are gamma variables over their sum, so the largest share is the largest gamma variable. The

@@ -43,8 +43,7 @@ async def adaptive_consistency(
     at_least(1, n=n, wave=wave)
     if not 0 < threshold < 1:
         raise ValueError(f"threshold={threshold}; expected a probability between 0 and 1")
-    if criterion not in ("beta", "dirichlet"):
-        raise ValueError(f"criterion={criterion!r}; expected 'beta' or 'dirichlet'")
+    majority_probability([], criterion)  # checks it
     drawn: list[Candidate] = []
     counts: Counter[str] = Counter()
     while len(drawn) < n and not run.over:
