@@ -297,7 +297,9 @@ def test_model_switch_asks_on_until_a_model_agrees_with_itself(seed, threshold, 
 def test_other_models_begin_where_the_root_stands(strategy):
     said = "So far. "
     first, second = (
-        scripted_decoder(Sampler(seed), logprobs_of=lambda prefix, text: [-1.0] * len(words(text)))
+        scripted_decoder(
+            Sampler(seed, kinds=1000), logprobs_of=lambda prefix, text: [-1.0] * len(words(text))
+        )
         for seed in (1, 100)
     )
     other = {"target": second, "calibration": [0.1] * 9} if strategy is atts else {"others": [second]}
