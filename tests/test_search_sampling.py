@@ -263,9 +263,9 @@ def plain_model_switch(scripts, n, threshold, priors):
         counts = tally(map(answer_of, script.texts(n)))
         asked += 1
         entropy = -sum(c / n * math.log2(c / n) for c in counts.values())
-        even = 1 - entropy / math.log2(len(counts)) if len(counts) > 1 else 1
+        even = 1 - entropy / math.log2(n)
         for answer, count in counts.items():
-            votes[answer] += count * prior * (1 / n + (1 - 1 / n) * even if len(counts) > 1 else 1)
+            votes[answer] += count * prior * (1 / n + (1 - 1 / n) * even)
         if max(counts.values()) / n >= threshold:
             break
     return asked, votes

@@ -45,8 +45,8 @@ def agreement(answers: Sequence[str | None]) -> float:
 
 
 def consistency_weight(answers: Sequence[str | None]) -> float:
-    """What each vote of a model weighs, by how much its own answers agree: 1 if all are the same, 1/k if the
-    k answers spread evenly over those seen, linear in their entropy between.
+    """What each vote of a model weighs, by how much its own k answers agree: 1 if all are the same, 1/k if no
+    two are, linear in their entropy between.
 
     Chen et al., arXiv 2504.00762 (the internal weight of ModelSwitch's vote). Answers of None abstain.
     """
@@ -56,7 +56,7 @@ def consistency_weight(answers: Sequence[str | None]) -> float:
         return 1.0
     entropy = -math.fsum(count / len(given) * math.log(count / len(given)) for count in counts)
     least = 1 / len(given)
-    return least + (1 - least) * (1 - entropy / math.log(len(counts)))
+    return least + (1 - least) * (1 - entropy / math.log(len(given)))
 
 
 def borda_weights(scores: Sequence[float], power: float = 1.0) -> list[float]:
