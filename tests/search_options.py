@@ -21,7 +21,12 @@ def length_mod_3(text: str) -> str:
 SMALL: dict[str, dict[str, Any]] = {
     # sampling
     "adaptive_consistency": {"n": 9, "wave": 3, "extract": length_mod_3},
-    "b4": {"n": 6, "tests": 2, "write_prompt": "{question} ask", "check_prompt": "{question}{answer}{check}"},
+    "b4": {
+        "n": 6,
+        "num_tests": 2,
+        "write_prompt": "{question} ask",
+        "check_prompt": "{question}{answer}{check}",
+    },
     "best_of_n": {"n": 6},
     "first_finish": {"n": 8},
     "knockout": {"n": 5, "comparisons": 3, "compare_prompt": "{question}A {first}B {second}"},
@@ -37,7 +42,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "verify_prompt": "{answer}",
     }
     | {"compare_prompt": "{question}A {first}B {second}"},
-    "self_calibration": {"n": 6, "wave": 3, "confidence": self_evaluation(yes=("y",), no=("n",))},
+    "self_calibration": {"n": 6, "wave": 3, "scorer": self_evaluation(yes=("y",), no=("n",))},
     "self_consistency": {"n": 6, "extract": length_mod_3},
     "st_bon": {"n": 8, "tau_coeff": 4.0},
     # steps
@@ -77,18 +82,18 @@ SMALL: dict[str, dict[str, Any]] = {
     | {"feedback_prompt": "{question}{answer}say", "edit_prompt": "{question}{answer}{feedback}edit"},
     "heart": {"n": 3, "rounds": 2, "again_prompt": "{question}{answer}{cue}", "negative": ["no"]}
     | {"positive": ["yes"], "synthesis_prompt": "{question}{answers}", "extract": length_mod_3},
-    "iterative_agent_decoding": {"n": 3, "rounds": 2, "prompt": "{question}{best}{worst}"},
-    "magicore": {"n": 3, "iterations": 2, "min_reward": 2.0, "min_confidence": 2.0}
+    "iterative_agent_decoding": {"n": 3, "rounds": 2, "refine_prompt": "{question}{best}{worst}"},
+    "magicore": {"n": 3, "rounds": 2, "min_reward": 2.0, "min_confidence": 2.0}
     | {"review_prompt": "{question}{solution}", "refine_prompt": "{question}{solution}{review}"}
     | {"extract": length_mod_3},
-    "multi_round": {"n": 3, "rounds": 2, "prompt": "{question}{answer}again", "extract": length_mod_3},
+    "multi_round": {"n": 3, "rounds": 2, "again_prompt": "{question}{answer}again", "extract": length_mod_3},
     "revise": {"n": 4, "verify": "ok? ", "accept": "y", "refine": "n", "rethink": "hm"}
     | {"extract": length_mod_3},
     "sets": {"n": 3, "rounds": 2, "extract": length_mod_3}
     | {"verify_prompt": "{history}check", "correct_prompt": "{history}again"},
     "t1_verify": {"n": 4, "tool": lambda code: str(len(code) % 2 == 0)}
     | {"code_prompt": "{question}{answer}code", "verify_prompt": "{question}{answer}ok?"},
-    "three_d": {"n": 3, "turns": 2, "max_tokens_thinking": 12, "prompt": "{question}{answer}again"}
+    "three_d": {"n": 3, "turns": 2, "max_tokens_thinking": 12, "refine_prompt": "{question}{answer}again"}
     | {"extract": length_mod_3},
     "tpo": {"n": 3, "depth": 2, "loss_prompt": "{question}{chosen}{rejected}"}
     | {"gradient_prompt": "{question}{chosen}{rejected}{loss}"}

@@ -164,7 +164,7 @@ def test_all_strategies_run_side_by_side(
     monkeypatch.setattr("tts_decode.cli.session.gc.collect", lambda: 0)  # takes longer than the searches
     chosen = [argument for name in STRATEGIES for argument in ("-s", name)]
     arguments = [*chosen, "-o", "n=4", "--scorer", "verifier", "--max-tokens", "4", "--max-step-tokens", "2"]
-    arguments += ["-o", "forest_of_thought.max_iter=1", "-o", "mcts_judge.rollouts=1", "-o", "b4.tests=2"]
+    arguments += ["-o", "forest_of_thought.max_iter=1", "-o", "mcts_judge.rollouts=1", "-o", "b4.num_tests=2"]
     assert compare(folder, "--tasks", str(folder / "tasks.jsonl"), "--limit", "1", *arguments, "--json") == 0
     rows = json.loads(capsys.readouterr().out)["strategies"]
     assert [row["strategy"] for row in rows] == list(STRATEGIES)

@@ -313,11 +313,22 @@ def test_an_exhausted_budget_ends_with_the_best_so_far(decoder, name):
     budget = Budget(max_tokens=40)
     result = run(decoder, name, budget=budget)
     assert budget.tokens_used <= 40
-    assert result.candidates
+    assert result.stopped is not None or all(c.complete for c in result.candidates)
     assert result.best.tokens
     family = get_strategy(name).family
     if family != "graphs" and name != "forest_of_thought":  # which may end between two prompts' answers
         assert any(not c.complete for c in result.candidates)
+
+
+def test_a_budget_that_is_used_up_ends_every_search_before_it_begins(decoder):
+    for name in STRATEGIES:
+        budget = Budget(max_tokens=8)
+        budget.tokens_used = 8
+        before = decoder.stats().forward_tokens
+        result = run(decoder, name, budget=budget)
+        assert result.stopped == "the budget's max_tokens is used up"
+        assert [candidate.tokens for candidate in result.candidates] == [()]
+        assert decoder.stats().forward_tokens - before <= len(PROMPT)
 
 
 @pytest.mark.parametrize("name", ["beam_search", "rebase", "ets"])

@@ -158,17 +158,17 @@ def test_the_vote_decides_and_the_target_breaks_it():
     assert {candidate.text[0]: candidate.score for candidate in result.candidates} == pytest.approx(likely)
 
 
-def test_max_turns_ends_answers_as_they_stand():
+def test_max_steps_ends_answers_as_they_stand():
     decoder = scripted_decoder(
         lambda prefix, k: ("on\n", "stop_string"), logprobs_of=lambda prefix, text: [-1.0] * len(words(text))
     )
-    result = run_scripted(decoder, atts, PROMPT, sampling=STEPS, n=2, max_turns=3)
+    result = run_scripted(decoder, atts, PROMPT, sampling=STEPS, n=2, max_steps=3)
     assert [candidate.text for candidate in result.candidates] == ["on\n" * 3] * 2
     assert not any(candidate.complete for candidate in result.candidates)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"alpha": 1.0}, r"alpha=1\.0"), ({"max_turns": 0}, "max_turns=0")]
+    ("options", "message"), [({"alpha": 1.0}, r"alpha=1\.0"), ({"max_steps": 0}, "max_steps=0")]
 )
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):

@@ -15,7 +15,8 @@ from scripted import run_scripted, scripted_decoder
 from tiny_models import byte_tokenizer, tiny_model
 from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.search import adaptive_graph, archon, aries, atom_of_thoughts, get_strategy
-from tts_decode.search.graphs.parsing import choice, listed, numbered, ranking, spoken, with_needs
+from tts_decode.search.answers import spoken
+from tts_decode.search.graphs.parsing import choice, listed, numbered, ranking, with_needs
 from tts_decode.select import ancestors, earlier_needs, extract_answer, longest_path
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -408,6 +409,7 @@ def test_archon_applies_its_operators_in_order(layers):
     [
         ("generate vote", "holds 'vote'; expected one of generate, rank, critique, verify, test, fuse"),
         ("generate rank:0", "holds 'rank:0'"),
+        ("generate verify:2", "holds 'verify:2'"),
         ("rank", "expected generate as the first layer"),
         (["generate", "fuse", "generate"], "expected generate as the first layer, and nowhere else"),
         ("", "expected at least generate"),
@@ -420,7 +422,7 @@ def test_archon_names_what_is_wrong_with_its_layers(layers, message):
 
 def test_archon_shares_out_samples_between_models():
     first, second = scripted_decoder(techniques(1)), scripted_decoder(techniques(2))
-    result = run_scripted(first, archon, QUESTION, n=5, layers="generate", models=[second])
+    result = run_scripted(first, archon, QUESTION, n=5, layers="generate", others=[second])
     assert [len(decoder.complete.calls) for decoder in (first, second)] == [3, 2]
     assert len(result.candidates) == 5
     assert second.stats().branches == 0

@@ -116,7 +116,7 @@ def test_multi_round_hands_on_the_last_answer_alone(seed, scored):
         QUESTION,
         n=5,
         rounds=3,
-        prompt="{question}<{answer}> again",
+        again_prompt="{question}<{answer}> again",
         scorer=scorer(score_of) if scored else None,
         extract=answer_of,
     )
@@ -250,7 +250,7 @@ def test_iad_shows_the_best_and_the_worst_so_far(n):
             n=n,
             rounds=3,
             scorer=scorer(score_of),
-            prompt="{question}+{best_score:.3f} {best}-{worst_score:.3f} {worst}",
+            refine_prompt="{question}+{best_score:.3f} {best}-{worst_score:.3f} {worst}",
         )
         assert found(result) == sorted(texts)
         assert result.answer == max(texts, key=score_of)
@@ -314,7 +314,7 @@ def test_heart_alternates_its_tone_until_the_verifier_accepts():
             n=3,
             rounds=5,
             scorer=scorer(score_of),
-            accept=0.7,
+            threshold=0.7,
             **HEART,
         )
         assert found(result) == sorted(texts)
@@ -409,7 +409,7 @@ def test_magicore_refines_hard_questions_alone():
             QUESTION,
             sampling=SamplingParams(stop=("\n",), max_step_tokens=512),
             n=5,
-            iterations=2,
+            rounds=2,
             scorer=scorer(score_of),
             outcome_scorer=scorer(lambda text: draw("outcome", text)),
             min_reward=0.9,
@@ -437,7 +437,7 @@ def test_magicore_votes_with_rewards_below_zero():
         magicore,
         QUESTION,
         n=7,
-        iterations=0,
+        rounds=0,
         scorer=scorer(below),
         agg_strategy="last",
         extract=answer_of,
@@ -520,7 +520,7 @@ def test_three_d_refines_the_preferred_sample_of_a_turn(scored):
             turns=3,
             max_tokens_thinking=4,
             final_answer="Final: ",
-            prompt="{question}{answer} again",
+            refine_prompt="{question}{answer} again",
             scorer=scorer(score_of) if scored else None,
             extract=answer_of,
         )
@@ -658,7 +658,7 @@ def test_later_answers_are_scored_as_answers_to_the_question():
     for strategy in (feedback_edit, heart, iterative_agent_decoding, magicore, multi_round, three_d, tpo):
         asked.clear()
         roots.clear()
-        hard = {"min_reward": 3.0, "min_confidence": 2.0, "iterations": 1} if strategy is magicore else {}
+        hard = {"min_reward": 3.0, "min_confidence": 2.0, "rounds": 1} if strategy is magicore else {}
         run_scripted(scripted_decoder(Model(2)), strategy, QUESTION, n=3, scorer=judge, **hard)
         assert set(asked) == {QUESTION}
         assert len(roots - {QUESTION}) >= 1
@@ -669,14 +669,25 @@ def test_lines_end_where_the_next_prompt_would_be_too_long():
     decoder = tiny()
     voted = decoder.run(
         search(
-            decoder, multi_round, n=4, rounds=3, prompt="{question}{answer}" + "x" * 520, extract=length_mod_3
+            decoder,
+            multi_round,
+            n=4,
+            rounds=3,
+            again_prompt="{question}{answer}" + "x" * 520,
+            extract=length_mod_3,
         )
     )
     assert len(voted.candidates) == 4
     assert voted.stopped is None
     assert sum(voted.votes.values()) == 4
     scored = decoder.run(
-        search(decoder, iterative_agent_decoding, n=4, scorer=scorer(score_of), prompt="{best}" + "x" * 600)
+        search(
+            decoder,
+            iterative_agent_decoding,
+            n=4,
+            scorer=scorer(score_of),
+            refine_prompt="{best}" + "x" * 600,
+        )
     )
     assert scored.answer == max(found(scored), key=score_of)
     assert "but the model allows 512" in scored.stopped

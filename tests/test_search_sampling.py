@@ -19,6 +19,7 @@ from tts_decode.errors import UnsupportedByEngine
 from tts_decode.rewards import verifier
 from tts_decode.search import (
     adaptive_consistency,
+    atts,
     b4,
     best_of_n,
     first_finish,
@@ -174,29 +175,29 @@ def test_first_finish_gives_pages_back_before_the_next_forward(decoder):
 # -- self-calibration
 
 
-def plain_self_calibration(texts, confidence, threshold, aggregate):
+def plain_self_calibration(texts, confidence, threshold, decide_by):
     """One sample after another; how many it takes, and the text (best) or answer (vote) that wins."""
     weights = Counter()
     for used, text in enumerate(texts, start=1):
-        if aggregate == "best" and confidence(text) >= threshold:
+        if decide_by == "score" and confidence(text) >= threshold:
             return used, text
         weights[answer_of(text)] += confidence(text)
         share = max(weights.values()) / sum(weights.values())
-        if aggregate == "vote" and used > 1 and share >= threshold:
+        if decide_by == "vote" and used > 1 and share >= threshold:
             return used, max(weights, key=weights.get)
-    if aggregate == "best":
+    if decide_by == "score":
         return used, max(texts, key=confidence)
     return used, max(weights, key=weights.get)
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(("aggregate", "threshold"), [("best", 0.9), ("best", 1.0), ("vote", 0.75)])
-def test_self_calibration_stops_at_the_threshold(seed, aggregate, threshold):
+@pytest.mark.parametrize(("decide_by", "threshold"), [("score", 0.9), ("score", 1.0), ("vote", 0.75)])
+def test_self_calibration_stops_at_the_threshold(seed, decide_by, threshold):
     def confidence(text):
         return draw(seed, text)
 
     script = Sampler(seed)
-    used, expected = plain_self_calibration(script.texts(12), confidence, threshold, aggregate)
+    used, expected = plain_self_calibration(script.texts(12), confidence, threshold, decide_by)
     result = run_scripted(
         scripted_decoder(script),
         self_calibration,
@@ -204,12 +205,12 @@ def test_self_calibration_stops_at_the_threshold(seed, aggregate, threshold):
         n=12,
         wave=1,
         threshold=threshold,
-        aggregate=aggregate,
-        confidence=scorer(confidence),
+        decide_by=decide_by,
+        scorer=scorer(confidence),
         extract=answer_of,
     )
     assert len(result.candidates) == used
-    assert (result.answer if aggregate == "best" else answer_of(result.answer)) == expected
+    assert (result.answer if decide_by == "score" else answer_of(result.answer)) == expected
 
 
 def test_self_calibration_in_waves_takes_the_answer_that_one_by_one_would():
@@ -217,9 +218,9 @@ def test_self_calibration_in_waves_takes_the_answer_that_one_by_one_would():
         return draw("wave", text)
 
     script = Sampler(3)
-    used, expected = plain_self_calibration(script.texts(12), confidence, 0.8, "best")
+    used, expected = plain_self_calibration(script.texts(12), confidence, 0.8, "score")
     result = run_scripted(
-        scripted_decoder(script), self_calibration, QUESTION, n=12, confidence=scorer(confidence)
+        scripted_decoder(script), self_calibration, QUESTION, n=12, scorer=scorer(confidence)
     )
     assert result.answer == expected
     assert len(result.candidates) == 4 * math.ceil(used / 4)
@@ -262,9 +263,9 @@ def plain_model_switch(scripts, n, threshold, priors):
         counts = tally(map(answer_of, script.texts(n)))
         asked += 1
         entropy = -sum(c / n * math.log2(c / n) for c in counts.values())
-        even = 1 - entropy / math.log2(len(counts)) if len(counts) > 1 else 1
+        even = 1 - entropy / math.log2(n)
         for answer, count in counts.items():
-            votes[answer] += count * prior * (1 / n + (1 - 1 / n) * even if len(counts) > 1 else 1)
+            votes[answer] += count * prior * (1 / n + (1 - 1 / n) * even)
         if max(counts.values()) / n >= threshold:
             break
     return asked, votes
@@ -290,6 +291,32 @@ def test_model_switch_asks_on_until_a_model_agrees_with_itself(seed, threshold, 
     assert result.votes == pytest.approx(votes)
     assert answer_of(result.answer) == max(votes, key=votes.get)
     assert all(d.stats().branches == 0 for d in decoders)
+
+
+@pytest.mark.parametrize("strategy", [model_switch, atts])
+def test_other_models_begin_where_the_root_stands(strategy):
+    said = "So far. "
+    first, second = (
+        scripted_decoder(
+            Sampler(seed, kinds=1000), logprobs_of=lambda prefix, text: [-1.0] * len(words(text))
+        )
+        for seed in (1, 100)
+    )
+    other = {"target": second, "calibration": [0.1] * 9} if strategy is atts else {"others": [second]}
+
+    async def search():
+        root = await first.root(QUESTION)
+        try:
+            await root.extend(said)
+            return await strategy(root, n=8, extract=answer_of, **other)
+        finally:
+            root.release()
+
+    result = first.run(search())
+    asked = [call.prefix for call in second.complete.calls]
+    assert set(asked) == {QUESTION + said}
+    assert all(candidate.text.startswith(said) for candidate in result.candidates)
+    assert second.stats().branches == 0
 
 
 def test_model_switch_wants_a_prior_for_each_model():
@@ -325,7 +352,7 @@ def test_no_thinking_with_a_verifier_takes_the_best():
         QUESTION,
         n=6,
         scorer=scorer(draw),
-        aggregate="best",
+        decide_by="score",
         thinking="<t/>",
     )
     assert result.answer == "<t/>" + expected
@@ -646,7 +673,7 @@ def test_b4_without_tests_asks_the_model_for_checks(seed):
         b4,
         QUESTION,
         n=8,
-        tests=5,
+        num_tests=5,
         write_prompt="{question}write",
         check_prompt="{question}{answer} {check}",
     )
@@ -675,9 +702,9 @@ def test_answers_that_are_all_the_same_need_no_judge(strategy):
         (adaptive_consistency, {"threshold": 1.0}, "threshold=1.0; expected a probability"),
         (adaptive_consistency, {"criterion": "gamma"}, "criterion='gamma'"),
         (self_calibration, {"threshold": 0.0}, "threshold=0.0"),
-        (self_calibration, {"aggregate": "sum"}, "aggregate='sum'"),
+        (self_calibration, {"decide_by": "sum"}, "decide_by='sum'"),
         (model_switch, {"threshold": 1.5}, "threshold=1.5"),
-        (no_thinking, {"aggregate": "vote"}, "aggregate='vote'"),
+        (no_thinking, {"decide_by": "vote"}, "decide_by='vote'"),
         (no_thinking, {"power": math.nan}, "power=nan"),
         (st_bon, {"tau_coeff": -1.0}, "tau_coeff=-1.0"),
         (st_bon, {"consistency": "layers"}, "consistency='layers'"),

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 from scripted import run_scripted, scorer, scripted_decoder, words
 from tts_decode import SamplingParams
+from tts_decode.rewards.reward_model import question_of
 from tts_decode.search import (
     ab_mcts,
     forest_of_thought,
@@ -158,7 +159,7 @@ def test_mcts_makes_the_choices_of_the_plain_search(seed, selection, bound):
         n=12,
         width=3,
         selection=selection,
-        final="visits",
+        decide_by="visits",
         scorer=scorer(score),
     )
     while root.children:
@@ -265,7 +266,7 @@ def test_mcts_takes_unknown_probabilities_as_equal():
     [
         ({"selection": "ucb"}, "selection='ucb'; expected one of puct, uct"),
         ({"simulate": "none"}, "simulate='none'"),
-        ({"final": "mean"}, "final='mean'"),
+        ({"decide_by": "mean"}, "decide_by='mean'"),
         ({"parallel": 0}, "parallel=0"),
     ],
 )
@@ -421,8 +422,8 @@ def plain_tree(ask, iterations, c=0.014):
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("choose", ["cgdm", "majority", "score"])
-def test_forest_of_thought_grows_the_plain_trees_and_decides(seed, choose):
+@pytest.mark.parametrize("decide_by", ["cgdm", "majority", "score"])
+def test_forest_of_thought_grows_the_plain_trees_and_decides(seed, decide_by):
     def script(prefix, k):
         return rated_answers(f"{seed} {prefix}", k)
 
@@ -431,7 +432,7 @@ def test_forest_of_thought_grows_the_plain_trees_and_decides(seed, choose):
         return [math.log(p if text == "Yes" else 1 - p)]
 
     decoder = scripted_decoder(script, logprobs_of=believed)
-    options = {"n": 4, "max_iter": 5, "choose": choose, "correct_threshold": -math.inf}
+    options = {"n": 4, "max_iter": 5, "decide_by": decide_by, "correct_threshold": -math.inf}
     result = run_scripted(decoder, forest_of_thought, PROMPT, sampling=WHOLE, extract=str, **options)
 
     ask, leaders = Asked(script), []
@@ -443,9 +444,9 @@ def test_forest_of_thought_grows_the_plain_trees_and_decides(seed, choose):
     assert Counter(prefixes(decoder)) == ask.counts
     assert result.votes == votes
     top = votes.most_common(1)[0]
-    if choose == "majority" or (choose == "cgdm" and top[1] > len(leaders) / 2):
+    if decide_by == "majority" or (decide_by == "cgdm" and top[1] > len(leaders) / 2):
         assert votes[result.answer] == top[1]
-    elif choose == "score":
+    elif decide_by == "score":
         assert result.answer == max(leaders, key=lambda leader: leader[1])[0]
     else:
         prompts = {text: EXPERT.format(question=PROMPT, answer=text) for text, _ in leaders}
@@ -474,7 +475,7 @@ def test_forest_of_thought_corrects_what_it_is_unsure_of():
 def test_forest_of_thought_begins_later_trees_with_the_likest_example():
     examples = [("Name a prime", "Seven"), ("What is Q", "It is 3")]
     decoder = scripted_decoder(answers)
-    options = {"n": 3, "max_iter": 0, "choose": "score", "scorer": scorer(score), "extract": str}
+    options = {"n": 3, "max_iter": 0, "decide_by": "score", "scorer": scorer(score), "extract": str}
     run_scripted(decoder, forest_of_thought, PROMPT, sampling=WHOLE, examples=examples, **options)
     shown = EXAMPLE.format(example="What is Q", solution="It is 3", question=PROMPT)
     assert prefixes(decoder) == [PROMPT, shown, shown]
@@ -669,3 +670,29 @@ def test_r2_retrieval_finds_like_steps_elsewhere_in_its_tree():
     assert lexical_similarity("add the numbers\n", steps[PROMPT][1]) > 0
     shown = PROMPT + "add the numbers\n" + WITH_STEP.format(retrieved="add the primes")
     assert Counter(prefixes(decoder)[3:]) == {PROMPT + "add the numbers\n": 1, shown: 2}
+
+
+# -- what reward models read
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options"),
+    [
+        (ab_mcts, {"n": 24}),
+        (forest_of_thought, {"n": 1, "max_iter": 2, "correct_threshold": 0.0}),
+        (forest_of_thought, {"examples": [("Q: 1", "= 1")]}),
+        (r2_retrieval, {"n": 2, "retrieve": lambda query: "Sums are added up."}),
+    ],
+)
+def test_answers_to_other_prompts_are_scored_as_answers_to_the_question(strategy, options):
+    asked, prompts = set(), set()
+
+    async def judge(branches):
+        asked.update(question_of(branch) for branch in branches)
+        prompts.update(branch.full_text[: -len(branch.text)] for branch in branches)
+        return [score(branch.text) for branch in branches]
+
+    decoder = scripted_decoder(make_script(0), logprobs_of=lambda prefix, text: [-1.0] * len(words(text)))
+    run_scripted(decoder, strategy, PROMPT, sampling=STEPS, scorer=judge, **options)
+    assert asked == {PROMPT}
+    assert prompts - {PROMPT}

@@ -71,10 +71,11 @@ def test_consistency_weight_falls_from_one_to_one_over_the_number_of_answers():
     for _ in range(50):
         answers = generator.choices("abcd", k=generator.randint(1, 9))
         shares = np.array(list(Counter(answers).values())) / len(answers)
-        uneven = 1 - stats.entropy(shares) / math.log(len(shares)) if len(shares) > 1 else 1
+        uneven = 1 - stats.entropy(shares) / math.log(len(answers)) if len(shares) > 1 else 1
         expected = 1 / len(answers) + (1 - 1 / len(answers)) * uneven
         assert consistency_weight([*answers, None]) == pytest.approx(expected)
     assert consistency_weight(["a", "b", "c"]) == pytest.approx(1 / 3)
+    assert consistency_weight(["a", "a", "b", "b"]) == pytest.approx(1 / 4 + 3 / 4 / 2)
     assert consistency_weight([]) == 1
 
 

@@ -41,7 +41,7 @@ class Strategy(Generic[Options]):
         self, root: Branch | SearchRun, *args: Options.args, **options: Options.kwargs
     ) -> SearchResult:
         """Searches from `root`, which stays the caller's. Nothing that the search forked outlives it. A root
-        that is finished is its own answer.
+        that is finished, or whose budget is used up, is its own answer.
 
         root: a branch, or a `SearchRun` made of one, which says how the search is recorded and limited.
         options: those of the function; see `help(strategy.body)`.
@@ -49,7 +49,7 @@ class Strategy(Generic[Options]):
         run = root if isinstance(root, SearchRun) else SearchRun(root)
         with run.of(self.name, options):
             try:
-                if run.root.finished:
+                if run.root.finished or run.over:
                     return run.result()
                 return await self.body(run, *args, **options)
             except (SearchStopped, PromptTooLong) as stop:

@@ -18,6 +18,8 @@ def majority_probability(counts: Sequence[int], criterion: Literal["beta", "diri
     """
     if any(count < 0 for count in counts):
         raise ValueError(f"counts={list(counts)}; expected no negative count")
+    if criterion not in ("beta", "dirichlet"):
+        raise ValueError(f"criterion={criterion!r}; expected 'beta' or 'dirichlet'")
     ranked = sorted(counts, reverse=True)
     if not ranked:
         return 0.0
@@ -25,8 +27,6 @@ def majority_probability(counts: Sequence[int], criterion: Literal["beta", "diri
         first, second = ranked[0], ranked[1] if len(ranked) > 1 else 0
         tosses = first + second + 1  # P(Beta(a + 1, b + 1) > 1/2) = P(Binomial(a + b + 1, 1/2) <= a)
         return math.fsum(math.comb(tosses, i) / 2**tosses for i in range(first + 1))
-    if criterion != "dirichlet":
-        raise ValueError(f"criterion={criterion!r}; expected 'beta' or 'dirichlet'")
     from scipy import integrate, special  # of the extra "search"
 
     # Shares are gamma variables over their sum, so the largest share is the largest gamma variable. The
@@ -45,8 +45,8 @@ def agreement(answers: Sequence[str | None]) -> float:
 
 
 def consistency_weight(answers: Sequence[str | None]) -> float:
-    """What each vote of a model weighs, by how much its own answers agree: 1 if all are the same, 1/k if the
-    k answers spread evenly over those seen, linear in their entropy between.
+    """What each vote of a model weighs, by how much its own k answers agree: 1 if all are the same, 1/k if no
+    two are, linear in their entropy between.
 
     Chen et al., arXiv 2504.00762 (the internal weight of ModelSwitch's vote). Answers of None abstain.
     """
@@ -56,7 +56,7 @@ def consistency_weight(answers: Sequence[str | None]) -> float:
         return 1.0
     entropy = -math.fsum(count / len(given) * math.log(count / len(given)) for count in counts)
     least = 1 / len(given)
-    return least + (1 - least) * (1 - entropy / math.log(len(counts)))
+    return least + (1 - least) * (1 - entropy / math.log(len(given)))
 
 
 def borda_weights(scores: Sequence[float], power: float = 1.0) -> list[float]:

@@ -49,14 +49,15 @@ def _fit(x: Floats) -> list[float]:
         second = np.log1p(-weight) + _log_density(x, k2, scale2)
         return -float(np.logaddexp(first, second).sum())
 
-    with np.errstate(over="ignore", invalid="ignore"):  # far from the optimum a component may give a point 0
+    with np.errstate(invalid="ignore"):  # far from the optimum both components may give a point 0
         fitted: list[float] = optimize.minimize(cost, _START, bounds=_BOUNDS).x.tolist()
     return fitted
 
 
 def _log_density(x: Floats, shape: float, scale: float) -> Floats:
     ratio = np.log(x) - np.log(scale)
-    density: Floats = np.log(shape) - np.log(scale) + (shape - 1) * ratio - np.exp(shape * ratio)
+    with np.errstate(over="ignore"):  # a density of 0
+        density: Floats = np.log(shape) - np.log(scale) + (shape - 1) * ratio - np.exp(shape * ratio)
     return density
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
-from tts_decode.search.result import SearchResult
+from tts_decode.search.answers import Extract, decide, eligible, root_on, score_of
+from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
-from tts_decode.select import extract_answer, rejects, vote
+from tts_decode.select import extract_answer, rejects
 
 if TYPE_CHECKING:
     from tts_decode.branch import Branch
@@ -25,8 +26,8 @@ async def atts(
     target: TreeDecoder | None = None,
     alpha: float = 0.4,
     calibration: Sequence[float] = (),
-    max_turns: int = 40,
-    extract: Callable[[str], str | None] = extract_answer,
+    max_steps: int = 40,
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` answers, each on its own: the draft model takes a step, the target reads it, and where its
     perplexity is among the largest the target takes the step instead.
@@ -43,7 +44,7 @@ async def atts(
     alpha        rejection rate; the code takes over from the 60th percentile on.
     calibration  perplexities known from earlier questions. Those of this search join them as they come
                  (online calibration); with fewer than 1 / alpha - 1 in all nothing is rejected.
-    max_turns    steps of an answer, after which it ends as it stands.
+    max_steps    steps of an answer, after which it ends as it stands.
     extract      the answer in a text, or None to abstain.
 
     The answer that most gave wins; `best` is the one of these that the target finds likeliest, `score` the
@@ -52,13 +53,13 @@ async def atts(
     the root's sampling (200 to 500 tokens in the code). Departures: a rejected step is removed, where the
     code leaves it in the text before the target's own; steps with no text are accepted unread.
     """
-    at_least(1, n=n, max_turns=max_turns)
+    at_least(1, n=n, max_steps=max_steps)
     if not 0 <= alpha < 1:
         raise ValueError(f"alpha={alpha}; expected a rejection rate, 0 or more and below 1")
     seen = list(calibration)
 
-    async def answer(draft: Branch, judge: Branch) -> None:
-        for _ in range(max_turns):
+    async def answer(draft: Branch, judge: Branch) -> Candidate:
+        for _ in range(max_steps):
             before, read = draft.length, judge.length
             (step,) = await run.step([draft])
             if step.text:
@@ -76,15 +77,13 @@ async def atts(
                         draft.finish(better.reason)
             if draft.finished:
                 break
-        run.end(draft, math.fsum(judge.logprobs) / max(len(judge.logprobs), 1))
         run.prune([judge])
+        return run.end(draft, math.fsum(judge.logprobs) / max(len(judge.logprobs), 1))
 
     drafts = run.fork(run.root, n)
-    judges = run.fork(await run.prompt(run.root.prompt, decoder=target), n)
-    await gather(answer(draft, judge) for draft, judge in zip(drafts, judges, strict=True))
-    voters = [candidate for candidate in run.candidates if candidate.complete] or run.candidates
-    answers = [extract(candidate.text) for candidate in voters]
-    votes = vote(answers)
-    winner = next(iter(votes), None)
-    winners = [c for c, given in zip(voters, answers, strict=True) if given == winner]
-    return run.result(max(winners, key=lambda c: c.score or 0.0), votes)
+    judged = run.root if target is None else await root_on(run, target)
+    judges = run.fork(judged, n)
+    if judged is not run.root:
+        run.prune([judged])
+    answers = await gather(answer(draft, judge) for draft, judge in zip(drafts, judges, strict=True))
+    return decide(run, eligible(answers), extract, rank=score_of)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.budget.forcing import complete_answer, end, force, sample_upto, take_back
-from tts_decode.search.conclude import concluded
-from tts_decode.search.result import SearchResult
+from tts_decode.search.answers import Extract, concluded, finish
+from tts_decode.search.budget.forcing import complete_answer, force, sample_upto, take_back
+from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
 from tts_decode.select import extract_answer
@@ -29,7 +28,7 @@ async def budget_forcing(
     end_of_thinking: str = "</think>",
     final_answer: str = "\n\nFinal answer:",
     scorer: Scorer | None = None,
-    extract: Callable[[str], str | None] = extract_answer,
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """Each time the model would end its thinking, the end is dropped and "Wait" put in its place,
     `num_ignore` times; at `max_tokens_thinking` the thinking is cut and the final answer forced.
@@ -58,7 +57,7 @@ async def budget_forcing(
     cap = min(max_tokens_thinking, run.root.sampling.max_tokens)
     stop = (end_of_thinking,) if end_of_thinking else ()
 
-    async def line(branch: Branch) -> None:
+    async def line(branch: Branch) -> Candidate:
         for ignored in range(num_ignore + 1):
             reason = await sample_upto(run, branch, cap, stop)
             if reason not in ("stop_string", "eos") or ignored == num_ignore:
@@ -70,7 +69,7 @@ async def budget_forcing(
             reason == "max_tokens" and await force(run, branch, end_of_thinking + final_answer)
         ):
             await complete_answer(run, branch)
-        await end(run, branch, scorer)
+        return await finish(run, branch, scorer)
 
-    await gather(line(branch) for branch in run.fork(run.root, n))
-    return concluded(run, scorer, extract)
+    answers = await gather(line(branch) for branch in run.fork(run.root, n))
+    return concluded(run, scorer, extract, answers)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.budget.forcing import end
-from tts_decode.search.conclude import concluded
-from tts_decode.search.result import SearchResult
+from tts_decode.search.answers import Extract, concluded, finish
+from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
 from tts_decode.select import extract_answer, fork_points
@@ -26,7 +24,7 @@ async def entropy_forking(
     num_forks: int = 2,
     num_branches: int = 2,
     scorer: Scorer | None = None,
-    extract: Callable[[str], str | None] = extract_answer,
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` whole answers; each is forked at the tokens where its entropy was highest, and the forks are
     completed: n * (1 + num_forks * num_branches) answers, which vote.
@@ -52,20 +50,16 @@ async def entropy_forking(
     at_least(0, num_forks=num_forks)
     begin = run.root.length
 
-    async def finish(branch: Branch) -> None:
-        await run.complete(branch)
-        await end(run, branch, scorer)
-
-    async def tree(branch: Branch) -> None:
+    async def tree(branch: Branch) -> list[Candidate]:
         await run.complete(branch)
         entropies = branch.entropies[begin - branch.prompt_length :]
         points = [] if run.over else fork_points(entropies, num_forks)
         forks = [fork for i in points for fork in run.fork(branch, num_branches, at=begin + i)]
-        await end(run, branch, scorer)
-        await gather(finish(fork) for fork in forks)
+        answer = await finish(run, branch, scorer)
+        return [answer, *await gather(finish(run, fork, scorer) for fork in forks)]
 
-    await gather(tree(branch) for branch in run.fork(run.root, n))
-    return concluded(run, scorer, extract)
+    trees = await gather(tree(branch) for branch in run.fork(run.root, n))
+    return concluded(run, scorer, extract, [answer for answers in trees for answer in answers])
 
 
 def rollout_share(result: SearchResult) -> float:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.result import Candidate
 from tts_decode.search.run import SearchRun
 
 if TYPE_CHECKING:
@@ -51,10 +49,3 @@ async def complete_answer(run: SearchRun, branch: Branch) -> None:
     `max_tokens` of its own."""
     there = branch.length - branch.prompt_length
     await run.complete(branch, max_tokens=there + run.root.sampling.max_tokens)
-
-
-async def end(run: SearchRun, branch: Branch, scorer: Scorer | None) -> Candidate:
-    """Ends the branch as a candidate, scored if there is a scorer."""
-    if scorer is not None:
-        await run.score([branch], scorer)
-    return run.end(branch)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.budget.forcing import end, force, sample_upto, take_back
-from tts_decode.search.conclude import concluded
+from tts_decode.search.answers import Extract, concluded, finish
+from tts_decode.search.budget.forcing import force, sample_upto, take_back
 from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
+from tts_decode.search.tool import Tool, output_of
 from tts_decode.select import extract_answer, fork_points
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ async def hint_infer(
     num_hints: int = 1,
     num_forks: int = 0,
     hints: Sequence[str] | None = None,
-    tool: Callable[[str], str] | None = None,
+    tool: Tool | None = None,
     conjunctions: Sequence[str] = CONJUNCTIONS,
     scorer: Scorer | None = None,
-    extract: Callable[[str], str | None] = extract_answer,
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """Each time a line would end, the end is dropped, a hint is forced and the line goes on; forks of it take
     a hint where it hesitated instead.
@@ -69,7 +69,6 @@ async def hint_infer(
     at_least(1, n=n)
     at_least(0, num_hints=num_hints, num_forks=num_forks)
     hints = hints or (HINTS if tool is None else TOOL_HINTS)
-    last_answers: list[Candidate] = []
 
     async def go_on(branch: Branch, hint: str) -> None:
         if not await force(run, branch, hint):
@@ -79,37 +78,37 @@ async def hint_infer(
             reason = await sample_upto(run, branch, run.root.sampling.max_tokens, (CODE_END,))
             if reason == "stop_string":
                 code = branch.text_from(begin)
-                output = await asyncio.to_thread(_output, tool, code[: code.rfind(CODE_END)])
+                output = await output_of(tool, code[: code.rfind(CODE_END)])
                 if not await force(run, branch, OUTPUT.format(output)):
                     return
         await run.complete(branch)
 
-    async def fork_hint(branch: Branch, hint: str) -> None:
+    async def fork_hint(branch: Branch, hint: str) -> Candidate:
         await go_on(branch, hint)
-        last_answers.append(await end(run, branch, scorer))
+        return await finish(run, branch, scorer)
 
-    async def end_hints(branch: Branch) -> None:
+    async def end_hints(branch: Branch) -> Candidate:
         for i in range(num_hints):
             if branch.finish_reason != "eos":
                 break
-            await end(run, run.fork(branch)[0], scorer)
+            await finish(run, run.fork(branch)[0], scorer)
             take_back(run, branch)
             await go_on(branch, hints[i % len(hints)])
-        last_answers.append(await end(run, branch, scorer))
+        return await finish(run, branch, scorer)
 
-    async def line(branch: Branch) -> None:
+    async def line(branch: Branch) -> list[Candidate]:
         await run.complete(branch)
         forks: list[Branch] = []
         if num_forks and not run.over:
             places = conjunction_positions(branch, run.root.length, conjunctions)
             entropies = [branch.entropies[at - branch.prompt_length] for at in places]
             forks = [run.fork(branch, at=places[i])[0] for i in fork_points(entropies, num_forks)]
-        await gather(
+        return await gather(
             end_hints(branch), *(fork_hint(fork, hints[i % len(hints)]) for i, fork in enumerate(forks))
         )
 
-    await gather(*(line(branch) for branch in run.fork(run.root, n)))
-    return concluded(run, scorer, extract, among=last_answers)
+    lines = await gather(line(branch) for branch in run.fork(run.root, n))
+    return concluded(run, scorer, extract, [answer for answers in lines for answer in answers])
 
 
 def conjunction_positions(branch: Branch, begin: int, conjunctions: Sequence[str]) -> list[int]:
@@ -123,10 +122,3 @@ def conjunction_positions(branch: Branch, begin: int, conjunctions: Sequence[str
         return len(text) - len(branch.text_from(position))
 
     return list(dict.fromkeys(positions[bisect_right(positions, at, key=offset) - 1] for at in starts))
-
-
-def _output(tool: Callable[[str], str], code: str) -> str:
-    try:
-        return tool(code)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"

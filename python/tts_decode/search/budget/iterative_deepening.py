@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.budget.forcing import end, force, sample_upto, take_back
-from tts_decode.search.conclude import concluded
-from tts_decode.search.result import SearchResult
+from tts_decode.search.answers import Extract, concluded, finish
+from tts_decode.search.budget.forcing import force, sample_upto, take_back
+from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
 from tts_decode.select import extract_answer
@@ -30,7 +29,7 @@ async def iterative_deepening(
     gamma: float = 2.0,
     trigger: str = TRIGGER,
     scorer: Scorer | None = None,
-    extract: Callable[[str], str | None] = extract_answer,
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """Samples up to a budget of tokens, forces a sentence that makes the model look for its mistakes, samples
     on up to the next budget, `gamma` times as large, and so on up to the root's `max_tokens`.
@@ -58,7 +57,8 @@ async def iterative_deepening(
         raise ValueError(f"gamma={gamma}; expected a number above 1")
     last = run.root.sampling.max_tokens
 
-    async def line(branch: Branch) -> None:
+    async def line(branch: Branch) -> list[Candidate]:
+        answers: list[Candidate] = []
         budget = float(first_budget)
         while True:
             cap = min(math.ceil(budget), last)
@@ -66,13 +66,13 @@ async def iterative_deepening(
             if reason not in ("eos", "max_tokens") or cap == last:
                 break
             if reason == "eos":
-                await end(run, run.fork(branch)[0], scorer)
+                answers.append(await finish(run, run.fork(branch)[0], scorer))
                 take_back(run, branch)
             if not await force(run, branch, trigger):
                 break
             while budget <= max(cap, branch.length - branch.prompt_length):
                 budget *= gamma
-        await end(run, branch, scorer)
+        return [*answers, await finish(run, branch, scorer)]
 
-    await gather(line(branch) for branch in run.fork(run.root, n))
-    return concluded(run, scorer, extract, among=run.candidates[::-1])
+    lines = await gather(line(branch) for branch in run.fork(run.root, n))
+    return concluded(run, scorer, extract, [answer for answers in lines for answer in answers][::-1])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.budget.forcing import complete_answer, end, force, sample_upto
-from tts_decode.search.conclude import concluded
-from tts_decode.search.result import SearchResult
+from tts_decode.search.answers import Extract, concluded, finish
+from tts_decode.search.budget.forcing import complete_answer, force, sample_upto
+from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
 from tts_decode.select import extract_answer
@@ -28,7 +27,7 @@ async def shifted_window(
     max_tokens_thinking: int = 4096,
     enough: str = ENOUGH,
     scorer: Scorer | None = None,
-    extract: Callable[[str], str | None] = extract_answer,
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """Simple problems end inside the window by themselves; a line that fills it gets a sentence forced that
     asks for the answer, and answers.
@@ -51,11 +50,11 @@ async def shifted_window(
     at_least(1, n=n, max_tokens_thinking=max_tokens_thinking)
     window = min(max_tokens_thinking, run.root.sampling.max_tokens)
 
-    async def line(branch: Branch) -> None:
+    async def line(branch: Branch) -> Candidate:
         reason = await sample_upto(run, branch, window)
         if reason == "max_tokens" and await force(run, branch, enough):
             await complete_answer(run, branch)
-        await end(run, branch, scorer)
+        return await finish(run, branch, scorer)
 
-    await gather(line(branch) for branch in run.fork(run.root, n))
-    return concluded(run, scorer, extract)
+    answers = await gather(line(branch) for branch in run.fork(run.root, n))
+    return concluded(run, scorer, extract, answers)

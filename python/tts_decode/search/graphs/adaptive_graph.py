@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tts_decode import gather
+from tts_decode.search.answers import finish
 from tts_decode.search.graphs.parsing import listed, with_needs
-from tts_decode.search.graphs.prompting import answer_to, finish, reply_to
+from tts_decode.search.graphs.prompting import answer_to, reply_to
 from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
-from tts_decode.search.graphs.parsing import listed, numbered, ranking, spoken
-from tts_decode.search.graphs.prompting import answer_to, finish, reply_to
+from tts_decode.search.answers import finish, spoken
+from tts_decode.search.graphs.parsing import listed, numbered, ranking
+from tts_decode.search.graphs.prompting import answer_to, reply_to
 from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tts_decode.decoder import TreeDecoder
 
 OPERATORS = ("generate", "rank", "critique", "verify", "test", "fuse")
+NUMBERED = ("generate", "rank", "test", "fuse")  # those that take a number
 MOST_TESTS = 5
 
 RANK = """{question}
@@ -99,7 +101,7 @@ async def archon(
     *,
     n: int = 8,
     layers: str | Sequence[str] = "generate rank:5 critique fuse",
-    models: Sequence[TreeDecoder] = (),
+    others: Sequence[TreeDecoder] = (),
 ) -> SearchResult:
     """Layers of operators, each over the responses that the layer before it left.
 
@@ -117,7 +119,7 @@ async def archon(
             "test:k"      the model writes statements that must be true of a response; the k responses for
                           which most are rather Yes than No stay (all, ordered, without k).
             "fuse:k"      k new responses (1) made of all.
-    models  further models: "generate" and "fuse" take the root's own and these in turn.
+    others  further models: "generate" and "fuse" take the root's own and these in turn.
 
     The first response of the last layer is the best. Of a ranking the numbers that can be read come first,
     the others follow; tests that cannot be read leave the responses as they are. All prompts begin with the
@@ -127,12 +129,13 @@ async def archon(
     an engine that scores text; the search over architectures is the caller's, over `layers`.
 
     Raises:
-        ValueError: `layers` names an unknown operator, a number below 1, or does not begin with "generate".
+        ValueError: `layers` names an unknown operator, a number below 1 or where none belongs, or does not
+            begin with "generate".
     """
     at_least(1, n=n)
     stack = parse_layers(layers)
     question = run.question
-    decoders = (None, *models)  # None: the root's own
+    decoders = (None, *others)  # None: the root's own
 
     async def generate(state: State, k: int | None) -> None:
         takers = [decoders[i % len(decoders)] for i in range(n if k is None else k)]
@@ -206,10 +209,11 @@ def parse_layers(layers: str | Sequence[str]) -> list[tuple[str, int | None]]:
     stack: list[tuple[str, int | None]] = []
     for layer in layers.split() if isinstance(layers, str) else layers:
         name, colon, number = layer.partition(":")
-        if name not in OPERATORS or (colon and not (number.isdecimal() and int(number) > 0)):
+        fits = name in NUMBERED and number.isdecimal() and int(number) > 0
+        if name not in OPERATORS or (colon and not fits):
             raise ValueError(
-                f"layers={layers!r} holds {layer!r}; expected one of {', '.join(OPERATORS)}, with a number "
-                "such as rank:5 or none"
+                f"layers={layers!r} holds {layer!r}; expected one of {', '.join(OPERATORS)}, for "
+                f"{', '.join(NUMBERED)} also with a number such as rank:5"
             )
         if (name == "generate") != (not stack):
             raise ValueError(f"layers={layers!r}; expected generate as the first layer, and nowhere else")

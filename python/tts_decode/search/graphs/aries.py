@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tts_decode.search.graphs.parsing import listed, spoken
-from tts_decode.search.graphs.prompting import Reply, answer_to, finish, reply_to
+from tts_decode.search.answers import finish, spoken
+from tts_decode.search.graphs.parsing import listed
+from tts_decode.search.graphs.prompting import Reply, answer_to, reply_to
 from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
@@ -84,7 +85,7 @@ async def aries(
     max_steps: int = 12,
     max_parts: int = 4,
     max_tokens_policy: int = 256,
-    policy: TreeDecoder | None = None,
+    policy_model: TreeDecoder | None = None,
 ) -> SearchResult:
     """The state is a graph of problems and solutions. A policy, prompted with it and with the actions so far,
     says what is done next: decompose, solve, refine, reduce, aggregate, or stop; `n` samples of it vote. The
@@ -97,7 +98,7 @@ async def aries(
     max_steps          actions at most.
     max_parts          parts of a decomposition at most.
     max_tokens_policy  length of a policy's reply at most.
-    policy             its model; None: the root's own.
+    policy_model       of the policy; None: the root's own.
 
     Replies that name no action, or one that the graph does not allow, abstain. If all do, the next action of
     a static schedule is taken: aggregate what has all its parts solved, else solve the first unsolved leaf,
@@ -155,7 +156,7 @@ async def aries(
         prompt = POLICY.format(
             question=run.question, graph=as_text(graph), history=", ".join(history) or "none"
         )
-        replies = await run.ask(prompt, n, decoder=policy, max_tokens=max_tokens_policy)
+        replies = await run.ask(prompt, n, decoder=policy_model, max_tokens=max_tokens_policy)
         votes = vote([read_action(spoken(reply), allowed) for reply in replies])
         action = next(iter(votes), None) or scheduled_action(graph)
         if run.over or action == "stop":

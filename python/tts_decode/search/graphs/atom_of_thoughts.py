@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
-from tts_decode.search.conclude import concluded
-from tts_decode.search.graphs.parsing import choice, listed, numbered, spoken, with_needs
-from tts_decode.search.graphs.prompting import answer_to, finish, reply_to
+from tts_decode.search.answers import Extract, concluded, finish, spoken
+from tts_decode.search.graphs.parsing import choice, listed, numbered, with_needs
+from tts_decode.search.graphs.prompting import answer_to, reply_to
 from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
@@ -52,7 +52,7 @@ async def atom_of_thoughts(
     *,
     n: int = 1,
     max_depth: int = 3,
-    extract: Callable[[str], str | None] = extract_answer,
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """Each state is a question. It is answered directly and by decomposition into a DAG of sub-questions;
     what rests on nothing is then given, the rest contracted to a new question, which is answered too. A judge
@@ -103,7 +103,7 @@ async def atom_of_thoughts(
         return direct
 
     chosen = await gather(chain(branch) for branch in run.fork(run.root, n))
-    return concluded(run, None, extract, among=chosen)
+    return concluded(run, None, extract, chosen)
 
 
 def contraction(question: str, parts: Sequence[str], needs: Sequence[Sequence[int]]) -> str:
@@ -121,7 +121,7 @@ async def judged(
     run: SearchRun,
     question: str,
     candidates: Sequence[Candidate],
-    extract: Callable[[str], str | None],
+    extract: Extract,
 ) -> Candidate:
     """The candidate that the model names; if it names none, the first that gives the most frequent answer."""
     prompt = JUDGE.format(question=question, answers=numbered([spoken(c.text) for c in candidates]))

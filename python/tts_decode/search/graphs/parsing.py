@@ -9,11 +9,6 @@ _NEEDS = re.compile(r"[(\[]\s*needs\s*:?([^)\]]*)[)\]]", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+")
 
 
-def spoken(text: str) -> str:
-    """The reply without what the model thought before it."""
-    return text.rpartition("</think>")[2].strip()
-
-
 def listed(text: str, limit: int) -> list[str]:
     """The first `limit` items of the numbered or bulleted lists in a text, in order."""
     return _ITEM.findall(text)[:limit]

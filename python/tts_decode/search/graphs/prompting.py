@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tts_decode.search.graphs.parsing import spoken
+from tts_decode.search.answers import finish, spoken
 from tts_decode.search.result import Candidate
 from tts_decode.search.run import SearchRun
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
     from tts_decode.decoder import TreeDecoder
 
 
@@ -44,8 +43,3 @@ async def answer_to(
 ) -> Candidate:
     """An answer to the question in the words of this prompt: a candidate."""
     return await finish(run, await run.prompt(prompt, sources=sources, decoder=decoder))
-
-
-async def finish(run: SearchRun, branch: Branch) -> Candidate:
-    await run.complete(branch)
-    return run.end(branch)

@@ -38,7 +38,8 @@ async def particle_filter(
                          Particle-based Monte Carlo for Inference-Time Scaling", arXiv 2510.05825.
     ess_threshold        of "entropic": share of effective particles below which it acts.
     early_phase          of "entropic": share of `max_steps` in which it acts.
-    agg_strategy         the score of a particle from its steps': "last" as published, "min", "prod", "mean".
+    agg_strategy         the score of a particle from its steps': "last" as published, or another of
+                         `select.aggregation`.
 
     Finished particles stay in the draw with their last score: they may be copied and may die out. The answer
     is the best-scored particle; the candidates are the particles, copies included, so that a vote over them

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.answers import Extract, decide, score_of
 from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
-from tts_decode.select import acceptance, extract_answer, vote
+from tts_decode.select import acceptance, extract_answer
 
 if TYPE_CHECKING:
     from tts_decode.branch import Branch
@@ -26,7 +26,7 @@ async def qalign(
     beta: float = 0.1,
     burn_in: int = 0,
     chains: int = 1,
-    extract: Callable[[str], str | None] = extract_answer,
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """Cut the answer at a random token, sample the rest anew, accept it by Metropolis and Hastings' rule.
 
@@ -92,8 +92,4 @@ async def qalign(
     voters = [candidate for states in found for candidate in states]
     if not voters:
         return run.result()
-    answers = [extract(c.text) for c in voters]
-    votes = vote(answers)
-    winner = next(iter(votes), None)
-    winners = [c for c, answer in zip(voters, answers, strict=True) if answer == winner]
-    return run.result(max(winners, key=lambda c: c.score or 0.0), votes)
+    return decide(run, voters, extract, rank=score_of)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from tts_decode import gather
 from tts_decode.errors import PromptTooLong
 from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.refinement.answers import Thread, finish, nothing_to_refine
+from tts_decode.search.answers import finish
+from tts_decode.search.refinement.thread import Thread
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
@@ -55,7 +56,7 @@ async def feedback_edit(
 
     async def draft(branch: Branch) -> None:
         drafted = await finish(run, branch)
-        if nothing_to_refine(run):
+        if run.over:
             return
         fields = {"question": run.question, "answer": drafted.text}
         sources, thread = (drafted.node,), Thread(run)

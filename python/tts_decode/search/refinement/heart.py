@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
 from tts_decode.errors import PromptTooLong
 from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.conclude import concluded
-from tts_decode.search.refinement.answers import answers_to, finish, nothing_to_refine, score_of
-from tts_decode.search.result import SearchResult
+from tts_decode.search.answers import Extract, concluded, finish, score_of
+from tts_decode.search.refinement.thread import answers_to
+from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
 from tts_decode.select import extract_answer
@@ -49,12 +49,12 @@ async def heart(
     n: int = 1,
     rounds: int = 6,
     scorer: Scorer | None = None,
-    accept: float = 1.0,
+    threshold: float = 1.0,
     negative: Sequence[str] = NEGATIVE,
     positive: Sequence[str] = POSITIVE,
     again_prompt: str = AGAIN,
     synthesis_prompt: str = SYNTHESIS,
-    extract: Callable[[str], str | None] = extract_answer,
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` lines; an answer that is not accepted goes back with a phrase of feeling, `rounds` times at most.
 
@@ -63,9 +63,9 @@ async def heart(
 
     n                   lines, side by side; each begins with another phrase.
     rounds              corrections of a line at most.
-    scorer, accept      a line is over once an answer of it scores `accept`, and the best-scored answer wins:
-                        the paper's setting with a verifier. Without a scorer every round takes place and in
-                        the end the model writes one answer in view of all (the setting without).
+    scorer, threshold   a line is over once an answer of it scores `threshold`, and the best-scored answer
+                        wins: the paper's setting with a verifier. Without a scorer every round takes place
+                        and in the end the model writes one answer in view of all (the setting without).
     negative, positive  phrases; the first round takes one of the negative ones, the next a positive one, and
                         so on, each kind in turn.
     again_prompt        with the fields {question}, {answer} and {cue}.
@@ -82,28 +82,28 @@ async def heart(
         if not cues:
             raise ValueError(f"{name} is empty; expected at least one phrase")
 
-    async def line(number: int, branch: Branch) -> list[str]:
+    async def line(number: int, branch: Branch) -> list[Candidate]:
         answer = await finish(run, branch, scorer)
-        texts = [answer.text]
+        attempts = [answer]
         with suppress(PromptTooLong):
             for i in range(rounds):
-                if nothing_to_refine(run) or (scorer is not None and score_of(answer) >= accept):
+                if run.over or (scorer is not None and score_of(answer) >= threshold):
                     break
                 cues = positive if i % 2 else negative
                 cue = cues[(number + i // 2) % len(cues)]
                 said = again_prompt.format(question=run.question, answer=answer.text, cue=cue)
                 (answer,) = await answers_to(run, said, scorer=scorer, sources=(answer.node,))
-                texts.append(answer.text)
-        return texts
+                attempts.append(answer)
+        return attempts
 
     lines = await gather(line(i, branch) for i, branch in enumerate(run.fork(run.root, n)))
-    attempts = [text for texts in lines for text in texts]
-    if scorer is not None or len(attempts) == 1 or nothing_to_refine(run):
-        return concluded(run, scorer, extract)
-    shown = "\n\n".join(f"Attempt {i}:\n{text}" for i, text in enumerate(attempts, 1))
+    attempts = [answer for answers in lines for answer in answers]
+    if scorer is not None or len(attempts) == 1 or run.over:
+        return concluded(run, scorer, extract, attempts)
+    shown = "\n\n".join(f"Attempt {i}:\n{answer.text}" for i, answer in enumerate(attempts, 1))
     said = synthesis_prompt.format(question=run.question, answers=shown)
     with suppress(PromptTooLong):
-        (final,) = await answers_to(run, said, sources=[candidate.node for candidate in run.candidates])
+        (final,) = await answers_to(run, said, sources=[answer.node for answer in attempts])
         if final.complete:
             return run.result(final)
-    return concluded(run, scorer, extract)
+    return concluded(run, scorer, extract, attempts)

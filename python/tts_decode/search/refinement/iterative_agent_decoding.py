@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.refinement.answers import (
-    answers_to,
-    first_answers,
-    nothing_to_refine,
-    score_of,
-)
+from tts_decode.search.answers import sample, score_of
+from tts_decode.search.refinement.thread import answers_to
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
 
-PROMPT = """{question}
+REFINE = """{question}
 
 The best answer so far, rated {best_score:.3g} by a verifier:
 {best}
@@ -27,30 +23,30 @@ what made the other worse."""
 
 @strategy("rounds of answers, each shown the verifier's best and worst ones so far")
 async def iterative_agent_decoding(
-    run: SearchRun, *, n: int = 4, rounds: int = 4, scorer: Scorer, prompt: str = PROMPT
+    run: SearchRun, *, n: int = 4, rounds: int = 4, scorer: Scorer, refine_prompt: str = REFINE
 ) -> SearchResult:
     """`rounds` rounds of `n` answers; after the first, each is asked for in view of the best and the worst.
 
     Chakraborty et al., "Review, Refine, Repeat: Understanding Iterative Decoding of AI Agents with Dynamic
     Evaluation and Selection", arXiv 2504.01931 (IAD).
 
-    n       answers of a round, side by side; 1 is the sequential search, whose second round shows the one
-            answer as best and worst.
-    rounds  the first one included.
-    scorer  the verifier, of finished answers.
-    prompt  with the fields {question}, {best}, {best_score}, {worst} and {worst_score}.
+    n              answers of a round, side by side; 1 is the sequential search, whose second round shows the
+                   one answer as best and worst.
+    rounds         the first one included.
+    scorer         the verifier, of finished answers.
+    refine_prompt  with the fields {question}, {best}, {best_score}, {worst} and {worst_score}.
 
     The best answer is replaced only by one that the verifier rates higher, so the result is never rated below
     that of the first round. Departures: the feedback is the two answers with their ratings, where the paper
     also has feedback of its tasks' environments in words; the wording.
     """
     at_least(1, n=n, rounds=rounds)
-    answers = await first_answers(run, n, scorer)
+    answers = await sample(run, n, scorer)
     for _ in range(rounds - 1):
-        if nothing_to_refine(run):
+        if run.over:
             break
         best, worst = max(answers, key=score_of), min(answers, key=score_of)
-        said = prompt.format(
+        said = refine_prompt.format(
             question=run.question,
             best=best.text,
             best_score=score_of(best),

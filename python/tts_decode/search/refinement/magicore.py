@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from tts_decode import gather
 from tts_decode.errors import PromptTooLong
 from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.refinement.answers import Thread
+from tts_decode.search.answers import Extract, decide, eligible, score_of
+from tts_decode.search.refinement.thread import Thread
 from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
@@ -52,7 +53,7 @@ async def magicore(
     run: SearchRun,
     *,
     n: int = 16,
-    iterations: int = 3,
+    rounds: int = 3,
     scorer: Scorer,
     outcome_scorer: Scorer | None = None,
     min_reward: float = 0.5,
@@ -60,7 +61,7 @@ async def magicore(
     agg_strategy: str = "prod",
     review_prompt: str = REVIEW,
     refine_prompt: str = REFINE,
-    extract: Callable[[str], str | None] = extract_answer,
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` solutions; while the question looks hard, each is reviewed by its step scores and written anew.
 
@@ -69,7 +70,7 @@ async def magicore(
     mean reward of `min_reward`, or if the weighted votes are confident (`select.vote_confidence`).
 
     n               solutions (40 in the paper).
-    iterations      of review and refinement at most. The newest solutions are judged easy or hard again.
+    rounds          of review and refinement at most. The newest solutions are judged easy or hard again.
     scorer          a process reward model, called after every step; scores of 0 to 1 weigh votes as they
                     are. Where a reward is negative, votes weigh the exponential, and "prod" wants another
                     `agg_strategy`.
@@ -89,7 +90,7 @@ async def magicore(
     all that stayed, where the code's third iteration forgets the first.
     """
     at_least(1, n=n)
-    at_least(0, iterations=iterations)
+    at_least(0, rounds=rounds)
     run.aggregate_by(agg_strategy)
 
     async def solve(branch: Branch) -> _Solution:
@@ -127,17 +128,13 @@ async def magicore(
     latest = await gather(solve(branch) for branch in run.fork(run.root, n))
     kept = latest
     with suppress(PromptTooLong):
-        for _ in range(iterations):
+        for _ in range(rounds):
             if run.over or easy(latest):
                 break
             latest = await gather(refine(solution) for solution in latest)
             kept = sorted(kept + latest, key=lambda s: (s.candidate.complete, s.reward), reverse=True)[:n]
-    kept = [s for s in kept if s.candidate.complete] or kept
-    answers = [extract(solution.candidate.text) for solution in kept]
-    votes = vote(answers, vote_weights([solution.reward for solution in kept]))
-    winner = next(iter(votes), None)
-    winners = [s for s, answer in zip(kept, answers, strict=True) if answer == winner]
-    return run.result(max(winners, key=lambda s: s.reward).candidate, votes)
+    voters = eligible([solution.candidate for solution in kept])
+    return decide(run, voters, extract, vote_weights([c.score or 0.0 for c in voters]), rank=score_of)
 
 
 def vote_weights(rewards: Sequence[float]) -> list[float]:

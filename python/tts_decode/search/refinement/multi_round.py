@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
 from tts_decode.errors import PromptTooLong
 from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.conclude import concluded
-from tts_decode.search.refinement.answers import after, answers_to, finish, nothing_to_refine
+from tts_decode.search.answers import Extract, concluded, finish, spoken
+from tts_decode.search.refinement.thread import answers_to
 from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
@@ -19,7 +18,7 @@ from tts_decode.select import extract_answer
 if TYPE_CHECKING:
     from tts_decode.branch import Branch
 
-PROMPT = """{question}
+AGAIN = """{question}
 
 An earlier answer to this:
 <answer>
@@ -36,9 +35,9 @@ async def multi_round(
     n: int = 1,
     rounds: int = 2,
     end_of_thinking: str = "</think>",
-    prompt: str = PROMPT,
+    again_prompt: str = AGAIN,
     scorer: Scorer | None = None,
-    extract: Callable[[str], str | None] = extract_answer,
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` lines of `rounds` answers; each prompt holds the question and the line's last answer, no more.
 
@@ -48,7 +47,7 @@ async def multi_round(
     n                lines, side by side.
     rounds           answers of a line, the first one included.
     end_of_thinking  only what follows its last occurrence is handed on; "" hands on the whole text.
-    prompt           with the fields {question} and {answer}.
+    again_prompt     with the fields {question} and {answer}.
     scorer, extract  which answer wins: the best-scored one of all rounds, or without a scorer a vote over
                      what `extract` reads from each line's last answer.
 
@@ -61,12 +60,12 @@ async def multi_round(
         answer = await finish(run, branch, scorer)
         with suppress(PromptTooLong):
             for _ in range(rounds - 1):
-                if nothing_to_refine(run):
+                if run.over:
                     break
-                said = prompt.format(question=run.question, answer=after(answer.text, end_of_thinking))
+                said = again_prompt.format(question=run.question, answer=spoken(answer.text, end_of_thinking))
                 (latest,) = await answers_to(run, said, scorer=scorer, sources=(answer.node,))
                 answer = latest if latest.complete else answer
         return answer
 
     last = await gather(line(branch) for branch in run.fork(run.root, n))
-    return concluded(run, scorer, extract, among=last)
+    return concluded(run, scorer, extract, last)

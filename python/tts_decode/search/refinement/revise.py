@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
+from tts_decode.search.answers import Extract, decide, eligible
 from tts_decode.search.budget.forcing import complete_answer, fits, force
-from tts_decode.search.refinement.answers import nothing_to_refine
 from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.sampling.samples import decide, eligible
 from tts_decode.search.strategy import strategy
 from tts_decode.select import extract_answer
 
@@ -33,7 +31,7 @@ async def revise(
     accept: str = " Yes",
     refine: str = " No",
     rethink: str = RETHINK,
-    extract: Callable[[str], str | None] = extract_answer,
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` lines; where the model would rather refine than accept an answer, the line goes on behind it.
 
@@ -66,7 +64,7 @@ async def revise(
         await run.complete(branch)
         answer: Candidate | None = None
         left = rounds
-        while not nothing_to_refine(run):
+        while not run.over:
             ended = branch.finish_reason == "eos"
             (behind,) = run.fork(branch, at=branch.length - 1 if ended else None)
             p = await accepted(behind)
@@ -87,4 +85,4 @@ async def revise(
 
     last = await gather(line(branch) for branch in run.fork(run.root, n))
     voters = eligible(last)
-    return decide(run, voters, [extract(c.text) for c in voters], [c.score or 0.0 for c in voters])
+    return decide(run, voters, extract, [c.score or 0.0 for c in voters])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
 from tts_decode.errors import PromptTooLong
-from tts_decode.search.conclude import concluded
-from tts_decode.search.refinement.answers import Thread, finish, nothing_to_refine
+from tts_decode.search.answers import Extract, concluded, finish
+from tts_decode.search.refinement.thread import Thread
 from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
@@ -37,7 +36,7 @@ async def sets(
     rounds: int = 3,
     verify_prompt: str = VERIFY,
     correct_prompt: str = CORRECT,
-    extract: Callable[[str], str | None] = extract_answer,
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` samples; each is verified by the model and, while it finds it wrong, corrected; then they vote.
 
@@ -63,7 +62,7 @@ async def sets(
         history, thread = run.question, Thread(run)
         with suppress(PromptTooLong):
             for _ in range(rounds):
-                if nothing_to_refine(run):
+                if run.over:
                     break
                 history += ATTEMPT.format(answer=attempt.text)
                 sources = (attempt.node,)
@@ -77,4 +76,4 @@ async def sets(
         return attempt
 
     last = await gather(line(branch) for branch in run.fork(run.root, n))
-    return concluded(run, None, extract, among=last)
+    return concluded(run, None, extract, last)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.refinement.answers import Thread, nothing_to_refine
-from tts_decode.search.result import SearchResult
+from tts_decode.search.answers import choose, distinct, eligible, sample, score_of
+from tts_decode.search.refinement.thread import Thread
+from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
+from tts_decode.search.tool import Tool, output_of
 from tts_decode.select import last_choice
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
     from tts_decode.decoder import TreeDecoder
 
 _ANSWERED = "{question}\n\nA proposed response:\n{answer}\n\n"
@@ -34,7 +33,7 @@ async def t1_verify(
     run: SearchRun,
     *,
     n: int = 16,
-    tool: Callable[[str], str] | None = None,
+    tool: Tool | None = None,
     scorer: Scorer | None = None,
     code_model: TreeDecoder | None = None,
     code_prompt: str = CODE,
@@ -60,47 +59,33 @@ async def t1_verify(
     is verified once; prompts are ours.
     """
     at_least(1, n=n)
-    branches = run.fork(run.root, n)
-    await gather(run.complete(branch) for branch in branches)
-    if nothing_to_refine(run):
+    pool = eligible(await sample(run, n, scorer))
+    if run.over:
         return run.result()
-    if scorer is not None:
-        await run.score(branches, scorer)
 
-    async def verify(branch: Branch) -> tuple[bool, float]:
-        """Whether the tool has nothing against the text, and its score."""
-        fields = {"question": run.question, "answer": branch.text}
-        sources, passed, thread = (run.node(branch),), True, Thread(run)
+    async def verify(answer: Candidate) -> tuple[bool, float]:
+        """Whether the tool has nothing against the answer, and its score."""
+        fields = {"question": run.question, "answer": answer.text}
+        sources, passed, thread = (answer.node,), True, Thread(run)
         if tool is not None:
             prompt = code_prompt.format(**fields)
             (code,) = await thread.replies(prompt, sources=sources, decoder=code_model)
-            printed = await asyncio.to_thread(_printed, tool, code_in(code))
-            passed = last_choice(printed, ("True", "False")) != "False"
+            passed = last_choice(await output_of(tool, code_in(code)), ("True", "False")) != "False"
         if scorer is not None:
-            score = branch.scores[-1]
+            score = score_of(answer)
         else:
             score = await run.p_yes(verify_prompt.format(**fields), sources=sources)
         thread.close()
         return passed, score
 
-    texts = {branch.text: branch for branch in reversed(branches)}
-    verdicts = dict(zip(texts, await gather(verify(branch) for branch in texts.values()), strict=True))
-    answers = []
-    for branch in branches:
-        passed, score = verdicts[branch.text]
-        candidate = run.end(branch, score if passed else 0.0)
-        answers.append((candidate.complete, passed, score, candidate))
-    return run.result(max(answers, key=lambda answer: answer[:3])[3])
+    texts = distinct(pool)
+    verdicts = await gather(verify(answer) for answer in texts)
+    chosen = texts[max(range(len(texts)), key=verdicts.__getitem__)]
+    scores = [score if passed else 0.0 for passed, score in verdicts]
+    return choose(run, chosen, {c.text: score for c, score in zip(texts, scores, strict=True)})
 
 
 def code_in(text: str) -> str:
     """The last block of code in a text, or all of it if there is none."""
     blocks = _BLOCK.findall(text)
     return blocks[-1] if blocks else text
-
-
-def _printed(tool: Callable[[str], str], code: str) -> str:
-    try:
-        return tool(code)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
 from tts_decode.errors import PromptTooLong
 from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.budget.forcing import complete_answer, end, force, sample_upto
-from tts_decode.search.conclude import concluded
-from tts_decode.search.refinement.answers import Thread, after, nothing_to_refine, preferred
+from tts_decode.search.answers import Extract, concluded, elected, eligible, finish, score_of, spoken
+from tts_decode.search.budget.forcing import complete_answer, force, sample_upto
+from tts_decode.search.refinement.thread import Thread
 from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
@@ -20,7 +19,7 @@ from tts_decode.select import extract_answer
 if TYPE_CHECKING:
     from tts_decode.branch import Branch
 
-PROMPT = """{question}
+REFINE = """{question}
 
 A solution from an earlier turn:
 {answer}
@@ -37,9 +36,9 @@ async def three_d(
     max_tokens_thinking: int = 32000,
     end_of_thinking: str = "</think>",
     final_answer: str = "\n\nFinal answer:",
-    prompt: str = PROMPT,
+    refine_prompt: str = REFINE,
     scorer: Scorer | None = None,
-    extract: Callable[[str], str | None] = extract_answer,
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`turns` turns of `n` samples; each turn after the first refines the preferred sample of the one before.
 
@@ -54,7 +53,7 @@ async def three_d(
     end_of_thinking      text that ends the thinking; "" for a model without it. Only what follows it is
                          refined.
     final_answer         forced at the cap, after `end_of_thinking`.
-    prompt               of the later turns, with the fields {question} and {answer}.
+    refine_prompt        of the later turns, with the fields {question} and {answer}.
     scorer, extract      which sample is preferred: the best-scored one, in the end of all turns; or without a
                          scorer the likeliest of those that agree with most of their turn, in the end of the
                          last one.
@@ -72,18 +71,19 @@ async def three_d(
             reason == "max_tokens" and await force(run, branch, end_of_thinking + final_answer)
         ):
             await complete_answer(run, branch)
-        return await end(run, branch, scorer)
+        return await finish(run, branch, scorer)
 
     turn = await gather(think(branch) for branch in run.fork(run.root, n))
     thread = Thread(run)
     with suppress(PromptTooLong):
         for _ in range(turns - 1):
-            if nothing_to_refine(run):
+            if run.over:
                 break
-            best = preferred(turn, scorer, extract)
-            said = prompt.format(question=run.question, answer=after(best.text, end_of_thinking))
+            pool = eligible(turn)
+            best = max(pool, key=score_of) if scorer is not None else elected(pool, extract)[0]
+            said = refine_prompt.format(question=run.question, answer=spoken(best.text, end_of_thinking))
             branches = await thread.branches(said, n, sources=(best.node,))
             latest = await gather(think(branch) for branch in branches)
             turn = [c for c in latest if c.complete] or turn
     thread.close()
-    return concluded(run, scorer, extract, among=turn)
+    return concluded(run, scorer, extract, turn)

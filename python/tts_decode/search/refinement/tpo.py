@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.refinement.answers import Thread, first_answers, nothing_to_refine, score_of
+from tts_decode.search.answers import sample, score_of
+from tts_decode.search.refinement.thread import Thread
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
@@ -70,10 +71,10 @@ async def tpo(
     """
     at_least(1, n=n)
     at_least(0, depth=depth)
-    answers = await first_answers(run, n, scorer)
+    answers = await sample(run, n, scorer)
     thread = Thread(run)
     for _ in range(depth):
-        if nothing_to_refine(run):
+        if run.over:
             break
         chosen, rejected = max(answers, key=score_of), min(answers, key=score_of)
         fields = {"question": run.question, "chosen": chosen.text, "rejected": rejected.text}

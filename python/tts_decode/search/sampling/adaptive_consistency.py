@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Literal
 
-from tts_decode.search.result import SearchResult
+from tts_decode.search.answers import Extract, concluded, sample
+from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.sampling.samples import Extract, decide, eligible, sample
 from tts_decode.search.strategy import strategy
 from tts_decode.select import extract_answer, majority_probability
 
@@ -43,13 +43,13 @@ async def adaptive_consistency(
     at_least(1, n=n, wave=wave)
     if not 0 < threshold < 1:
         raise ValueError(f"threshold={threshold}; expected a probability between 0 and 1")
-    if criterion not in ("beta", "dirichlet"):
-        raise ValueError(f"criterion={criterion!r}; expected 'beta' or 'dirichlet'")
-    answers: list[str | None] = []
-    while len(answers) < n and not run.over:
-        answers += [extract(c.text) for c in await sample(run, min(wave, n - len(answers)))]
-        counts = Counter(answer for answer in answers if answer is not None)
+    majority_probability([], criterion)  # checks it
+    drawn: list[Candidate] = []
+    counts: Counter[str] = Counter()
+    while len(drawn) < n and not run.over:
+        latest = await sample(run, min(wave, n - len(drawn)))
+        drawn += latest
+        counts.update(answer for c in latest if (answer := extract(c.text)) is not None)
         if majority_probability(list(counts.values()), criterion) >= threshold:
             break
-    voters = eligible(run.candidates)
-    return decide(run, voters, [extract(c.text) for c in voters])
+    return concluded(run, None, extract, drawn)

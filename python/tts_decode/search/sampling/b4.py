@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from tts_decode import gather
+from tts_decode.search.answers import choose, distinct, eligible, likeliest, likelihood, sample
 from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.sampling.samples import choose, distinct, eligible, likeliest, likelihood, sample
 from tts_decode.search.strategy import strategy
 from tts_decode.select import b4_scores
 
@@ -30,7 +30,7 @@ async def b4(
     run: SearchRun,
     *,
     n: int = 16,
-    tests: int = 16,
+    num_tests: int = 16,
     run_tests: Callable[[str], Sequence[bool]] | None = None,
     beta_0: float = 1e5,
     alpha_xy: float = 1e3,
@@ -43,7 +43,7 @@ async def b4(
     2409.08692 (its code: ZJU-CTAG/B4). The rule is `select.b4_scores`.
 
     n                 number of samples.
-    tests             how many tests the model writes, without `run_tests`.
+    num_tests         how many tests the model writes, without `run_tests`.
     run_tests         whether a sample's text passes each test, the same tests each time: for code, runs it
                       on generated tests. It is called in a thread. None: the model writes yes/no questions
                       about a response and answers them itself.
@@ -57,7 +57,7 @@ async def b4(
     Departures. The paper tests code; the model's own questions are this package's way to have tests for any
     answer: one is passed if P(Yes) > P(No). A text that came twice is tested once, but counts twice.
     """
-    at_least(1, n=n, tests=tests)
+    at_least(1, n=n, num_tests=num_tests)
     b4_scores([], beta_0, alpha_xy)
     pool = eligible(await sample(run, n))
     texts = distinct(pool)
@@ -71,7 +71,7 @@ async def b4(
                 "same tests, whatever the text"
             )
     else:
-        written = await run.ask(write_prompt.format(question=run.question), tests)
+        written = await run.ask(write_prompt.format(question=run.question), num_tests)
         checks = list(dict.fromkeys(text.strip() for text in written if text.strip()))
         rows = await gather(_passes(run, c, checks, check_prompt) for c in texts)
     passed = {c.text: row for c, row in zip(texts, rows, strict=True)}

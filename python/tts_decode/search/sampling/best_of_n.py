@@ -25,7 +25,7 @@ async def best_of_n(
 
     n             number of samples.
     scorer        scores finished samples; with `agg_strategy` other than "last", every step of them too.
-    agg_strategy  how step scores become one: "last", "min", "prod" or "mean".
+    agg_strategy  how step scores become one: a name of `select.aggregation`.
 
     There is no barrier: a sample is scored and its pages return as soon as it ends.
     """

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tts_decode.search.answers import Extract, decide, eligible, root_on, sample
 from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.sampling.samples import Extract, decide, eligible, sample
 from tts_decode.search.strategy import strategy
 from tts_decode.select import agreement, consistency_weight, extract_answer
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
     from tts_decode.decoder import TreeDecoder
 
 
@@ -42,8 +41,7 @@ async def model_switch(
     (`select.consistency_weight`); `best` is found as in `self_consistency`, likelihoods being each model's
     own. Without `others` it is self-consistency.
 
-    Departures. The next model starts from the prompt, whatever the root generated after it; where that was
-    given as token ids, from their text.
+    Departures. None; what the root has generated already, every model goes on from.
     """
     at_least(1, n=n)
     if not 0 < threshold <= 1:
@@ -58,21 +56,15 @@ async def model_switch(
     voters: list[Candidate] = []
     weights: list[float] = []
     for decoder, prior in zip([None, *others], priors, strict=True):
-        root = await _root(run, decoder)
-        samples = eligible(await sample(run, n, root))
-        if root is not run.root:
+        if decoder is None:
+            samples = eligible(await sample(run, n))
+        else:
+            root = await root_on(run, decoder)
+            samples = eligible(await sample(run, n, root=root))
             run.prune([root])
         answers = [extract(c.text) for c in samples]
         voters += samples
         weights += [prior * consistency_weight(answers)] * len(samples)
         if agreement(answers) >= threshold or run.over:
             break
-    return decide(run, voters, [extract(c.text) for c in voters], weights)
-
-
-async def _root(run: SearchRun, decoder: TreeDecoder | None) -> Branch:
-    if decoder is None:
-        return run.root
-    prompt = run.root.prompt
-    is_ids = not isinstance(prompt, str) and not all(isinstance(item, Mapping) for item in prompt)
-    return await run.prompt(run.question if is_ids else prompt, decoder=decoder)
+    return decide(run, voters, extract, weights)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
+from tts_decode.search.answers import choose, distinct, eligible, likeliest, likelihood, sample
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.sampling.samples import choose, distinct, eligible, likeliest, likelihood, sample
 from tts_decode.search.strategy import strategy
 
 if TYPE_CHECKING:

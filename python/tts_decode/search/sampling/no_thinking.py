@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.answers import Extract, decide, eligible, finish
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.sampling.samples import Extract, decide, eligible
 from tts_decode.search.strategy import strategy
 from tts_decode.select import borda_weights, extract_answer
 
@@ -27,7 +27,7 @@ async def no_thinking(
     *,
     n: int = 16,
     scorer: Scorer | None = None,
-    aggregate: Literal["borda", "best", "majority"] = "borda",
+    decide_by: Literal["borda", "score", "majority"] = "borda",
     power: float = 1.0,
     thinking: str = THINKING,
     extract: Extract = extract_answer,
@@ -40,7 +40,7 @@ async def no_thinking(
     n          number of samples.
     scorer     scores finished samples: a verifier, or a measure of confidence; None: mean log-probability of
                the tokens after the block.
-    aggregate  "best": the highest score wins, which is for verifiers; "borda": a vote in which the k-th best
+    decide_by  "score": the highest score wins, which is for verifiers; "borda": a vote in which the k-th best
                score of n weighs (n - k + 1) ** power; "majority": a plain vote.
     power      of the Borda vote; 0 makes it a majority vote.
     thinking   the block, forced once; all samples share its KV. Where the chat template opens the block
@@ -53,8 +53,8 @@ async def no_thinking(
     probabilities of the whole vocabulary at every token; steps keep those of the tokens drawn.
     """
     at_least(1, n=n)
-    if aggregate not in ("borda", "best", "majority"):
-        raise ValueError(f"aggregate={aggregate!r}; expected 'borda', 'best' or 'majority'")
+    if decide_by not in ("borda", "score", "majority"):
+        raise ValueError(f"decide_by={decide_by!r}; expected 'borda', 'score' or 'majority'")
     borda_weights([], power)
     (stem,) = run.fork(run.root)
     await run.extend(stem, thinking)
@@ -64,16 +64,11 @@ async def no_thinking(
         sampled = [branch.logprobs[forced:] for branch in branches]
         return [math.fsum(logprobs) / max(len(logprobs), 1) for logprobs in sampled]
 
-    async def rated(branch: Branch) -> None:
-        await run.complete(branch)
-        await run.score([branch], scorer or confidence)
-        run.end(branch)
-
     branches = run.fork(stem, n)
     run.prune([stem])
-    await gather(rated(branch) for branch in branches)
-    if aggregate == "best":
+    samples = await gather(finish(run, branch, scorer or confidence) for branch in branches)
+    if decide_by == "score":
         return run.result()
-    voters = eligible(run.candidates)
-    weights = borda_weights([c.score or 0.0 for c in voters], power if aggregate == "borda" else 0.0)
-    return decide(run, voters, [extract(c.text) for c in voters], weights)
+    voters = eligible(samples)
+    weights = borda_weights([c.score or 0.0 for c in voters], power if decide_by == "borda" else 0.0)
+    return decide(run, voters, extract, weights)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from tts_decode.errors import UnsupportedByEngine
+from tts_decode.search.answers import Extract, decide, distinct, eligible, likelihood, sample
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.sampling.samples import Extract, decide, distinct, eligible, likelihood, sample
 from tts_decode.search.strategy import strategy
 from tts_decode.select import extract_answer, probable_paths
 
@@ -41,4 +41,4 @@ async def rpc(
     probabilities = [math.exp(likelihood(path)) for path in paths]
     kept = probable_paths(probabilities) if prune else [True] * len(paths)
     weights = [p if keep else 0.0 for p, keep in zip(probabilities, kept, strict=True)]
-    return decide(run, paths, [extract(path.text) for path in paths], weights)
+    return decide(run, paths, extract, weights)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import combinations
 
 from tts_decode import gather
+from tts_decode.search.answers import choose, distinct, eligible, likeliest, likelihood, sample
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.sampling.judging import COMPARE, approvals, preferences
-from tts_decode.search.sampling.samples import choose, distinct, eligible, likeliest, likelihood, sample
 from tts_decode.search.strategy import strategy
 from tts_decode.select import wins_of, within
 

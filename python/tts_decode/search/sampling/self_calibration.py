@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
 from tts_decode.rewards.self_evaluation import self_evaluation
+from tts_decode.search.answers import Extract, decide, eligible, sample
 from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.sampling.samples import Extract, decide, eligible
 from tts_decode.search.strategy import strategy
 from tts_decode.select import extract_answer, vote
-
-if TYPE_CHECKING:
-    from tts_decode.branch import Branch
 
 QUESTION = "\nIs the answer correct? (Yes/No)\n"
 
@@ -26,8 +22,8 @@ async def self_calibration(
     n: int = 16,
     wave: int = 4,
     threshold: float = 0.8,
-    aggregate: Literal["best", "vote"] = "best",
-    confidence: Scorer | None = None,
+    decide_by: Literal["score", "vote"] = "score",
+    scorer: Scorer | None = None,
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """Samples answers until the model says of one, or of a vote, that it is right.
@@ -35,16 +31,17 @@ async def self_calibration(
     Huang et al., "Efficient Test-Time Scaling via Self-Calibration", arXiv 2503.00031, section 4 (its code:
     Chengsong-Huang/Self-Calibration).
 
-    n           number of samples at most.
-    wave        samples drawn together; 1 is the paper's order.
-    threshold   confidence, or share of the votes, that ends the search.
-    aggregate   "best": early stopping best-of-n: the first answer whose confidence reaches the threshold, or
-                else the most confident one. "vote": confidence-weighted self-consistency, over once two
-                samples or more gave the first answer that share of all confidence.
-    confidence  scores finished samples in [0, 1]; None: P(yes) after a question forced behind the answer,
-                whose tokens are the only ones computed, and are released (`rewards.self_evaluation`). A chat
-                model wants `self_evaluation(question)` with the question as its next user turn.
-    extract     the answer in a sample's text, or None to abstain.
+    n          number of samples at most.
+    wave       samples drawn together; 1 is the paper's order.
+    threshold  confidence, or share of the votes, that ends the search.
+    decide_by  "score": early stopping best-of-n: the first answer whose confidence reaches the threshold, or
+               else the most confident one. "vote": confidence-weighted self-consistency, over once two
+               samples or more gave the first answer that share of all confidence.
+    scorer     confidence of finished samples, in [0, 1]; None: P(yes) after a question forced behind the
+               answer, whose tokens are the only ones computed, and are released
+               (`rewards.self_evaluation`). A chat model wants `self_evaluation(question)` with the question
+               as its next user turn.
+    extract    the answer in a sample's text, or None to abstain.
 
     Departures. The paper asks a model trained to answer that question with a calibrated confidence; here any
     model serves, at the price of its own calibration. P(yes) is P(yes) / (P(yes) + P(no)), where the code
@@ -54,21 +51,14 @@ async def self_calibration(
     at_least(1, n=n, wave=wave)
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold={threshold}; expected more than 0, at most 1")
-    if aggregate not in ("best", "vote"):
-        raise ValueError(f"aggregate={aggregate!r}; expected 'best' or 'vote'")
-    scorer = self_evaluation(QUESTION) if confidence is None else confidence
-
-    async def rated(branch: Branch) -> Candidate:
-        await run.complete(branch)
-        await run.score([branch], scorer)
-        return run.end(branch)
-
+    if decide_by not in ("score", "vote"):
+        raise ValueError(f"decide_by={decide_by!r}; expected 'score' or 'vote'")
+    scorer = scorer or self_evaluation(QUESTION)
     drawn: list[Candidate] = []
     while len(drawn) < n and not run.over:
-        wanted = min(wave, n - len(drawn))
-        latest = await gather(rated(branch) for branch in run.fork(run.root, wanted))
+        latest = await sample(run, min(wave, n - len(drawn)), scorer)
         drawn += latest
-        if aggregate == "best":
+        if decide_by == "score":
             for candidate in latest:
                 if candidate.complete and _confidence(candidate) >= threshold:
                     return run.result(candidate)
@@ -76,10 +66,10 @@ async def self_calibration(
             votes = vote([extract(c.text) for c in drawn], [_confidence(c) for c in drawn])
             if votes and max(votes.values()) >= threshold * sum(votes.values()) > 0:
                 break
-    if aggregate == "best":
+    if decide_by == "score":
         return run.result()
     voters = eligible(drawn)
-    return decide(run, voters, [extract(c.text) for c in voters], [_confidence(c) for c in voters])
+    return decide(run, voters, extract, [_confidence(c) for c in voters])
 
 
 def _confidence(candidate: Candidate) -> float:

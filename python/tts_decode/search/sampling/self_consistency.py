@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.answers import Extract, decide, eligible, sample
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.sampling.samples import Extract, decide, eligible
 from tts_decode.search.strategy import strategy
 from tts_decode.select import extract_answer
-
-if TYPE_CHECKING:
-    from tts_decode.branch import Branch
 
 
 @strategy("n independent answers, a vote decides")
@@ -33,19 +27,10 @@ async def self_consistency(
     scorer   None: one vote each. Else a sample's vote weighs its score, which must not be negative.
     extract  the answer in a sample's text, or None to abstain.
 
-    Only samples that came to their own end vote, unless none did. Ties go to the answer that ended first.
+    Only samples that came to their own end vote, unless none did. Ties go to the answer of the lower fork.
     `best` is the likeliest sample (mean log-probability a token, as lengths differ) of those that gave the
     winning answer, `votes` the count; if all abstain, the likeliest sample of all.
     """
     at_least(1, n=n)
-
-    async def sample(branch: Branch) -> None:
-        await run.complete(branch)
-        if scorer is not None:
-            await run.score([branch], scorer)
-        run.end(branch)
-
-    await gather(sample(branch) for branch in run.fork(run.root, n))
-    voters = eligible(run.candidates)
-    answers = [extract(c.text) for c in voters]
-    return decide(run, voters, answers, None if scorer is None else [c.score or 0.0 for c in voters])
+    voters = eligible(await sample(run, n, scorer))
+    return decide(run, voters, extract, None if scorer is None else [c.score or 0.0 for c in voters])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from tts_decode.rewards.scorer import Scorer
 from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.run import SearchRun
+from tts_decode.search.steps.beams import check_beams, share_out
 from tts_decode.search.strategy import strategy
-from tts_decode.select import allocate, top_k
+from tts_decode.select import top_k
 
 
 @strategy("n beams, the best n/beam_width go on at each step")
@@ -28,21 +29,18 @@ async def beam_search(
                   Face's search-and-learn. Elsewhere (its_hub, vLLM, SGLang, `generate(num_beams=)`) the word
                   means the number of beams kept.
     max_steps     steps before the search ends with what it has.
-    agg_strategy  ranks beams by the "last", "min", "prod" or "mean" of their step scores.
+    agg_strategy  ranks beams by their step scores, as `select.aggregation` makes one of them.
 
     A finished beam leaves the search as a candidate and frees its place: the kept beams, which may then be
     fewer than `n // beam_width`, always share `n` continuations. The search ends when `n` beams are finished;
     unfinished ones win only if none is.
     """
-    at_least(1, n=n, beam_width=beam_width)
-    if n % beam_width:
-        raise ValueError(f"beam_width={beam_width} does not divide n={n}")
+    check_beams(n, beam_width)
     run.aggregate_by(agg_strategy)
     run.limit_steps(max_steps)
     goal = len(run.candidates) + n
     live = run.fork(run.root, n)
     while (live := await run.advance(live, scorer)) and len(run.candidates) < goal:
         kept = top_k(run.aggregated(live), n // beam_width)
-        continuations = dict(zip(kept, allocate(n, [1.0] * len(kept)), strict=True))
-        live = run.expand(live, [continuations.get(i, 0) for i in range(len(live))])
+        live = share_out(run, live, kept, n)
     return run.result()

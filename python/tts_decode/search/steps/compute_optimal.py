@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.answers import sample
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.sampling import best_of_n
@@ -62,13 +62,9 @@ async def compute_optimal(
         if isinstance(width, int) and n % width:
             raise ValueError(f"beam_width={width} of {chosen.name} does not divide n={n}")
     run.aggregate_by(agg_strategy)
-    samples = run.fork(run.root, probes)
-    await gather(run.complete(branch) for branch in samples)
-    scores = await run.score(samples, scorer)
-    for branch in samples:
-        run.end(branch)
+    samples = await sample(run, probes, scorer)
     if run.over:
         return run.result()
-    chosen = strategies[difficulty_bin(math.fsum(scores) / probes, edges)]
+    chosen = strategies[difficulty_bin(math.fsum(c.scores[-1] for c in samples) / probes, edges)]
     options = {"n": n, "scorer": scorer, "agg_strategy": agg_strategy}
     return await chosen.body(run, **{name: options[name] for name in options if name in chosen.parameters})

@@ -6,6 +6,7 @@ from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.steps.beams import check_beams
 from tts_decode.search.strategy import strategy
 from tts_decode.select import top_k
 
@@ -29,7 +30,7 @@ async def dvts(
     n             steps sampled at a time, over all subtrees.
     beam_width    steps sampled of each subtree, a divisor of `n`: the M of beam search.
     max_steps     depth at which the search ends with what it has.
-    agg_strategy  ranks steps by the "last", "min", "prod" or "mean" of the step scores on their path.
+    agg_strategy  ranks steps by the scores on their path, as `select.aggregation` makes one of them.
 
     A subtree ends when its best step finishes the answer; those of that last step's samples that are finished
     too are candidates with it. The answer is the best-scored candidate.
@@ -38,9 +39,8 @@ async def dvts(
     the search ends, where the code samples the rest of every answer in one go. The code also ends a subtree
     when the text holds a boxed answer: give the root stop strings and end-of-sequence tokens to that effect.
     """
-    at_least(1, n=n, beam_width=beam_width, max_steps=max_steps)
-    if n % beam_width:
-        raise ValueError(f"beam_width={beam_width} does not divide n={n}")
+    check_beams(n, beam_width)
+    at_least(1, max_steps=max_steps)
     run.aggregate_by(agg_strategy)
 
     async def subtree() -> None:
@@ -49,17 +49,15 @@ async def dvts(
             await run.step(live)
             await run.score(live, scorer)
             best = top_k(run.aggregated(live), 1)[0]
-            if run.over:
-                return
-            if live[best].finished:
-                for branch in live:
-                    if branch.finished:
-                        run.end(branch)
-                    else:
-                        run.prune([branch])
-                return
-            if step < max_steps:
-                live = run.expand(live, [beam_width * (i == best) for i in range(beam_width)])
+            if live[best].finished and not run.over:
+                run.prune([branch for branch in live if not branch.finished])
+                live = [branch for branch in live if branch.finished]
+                break
+            if run.over or step == max_steps:
+                break
+            live = run.expand(live, [beam_width * (i == best) for i in range(beam_width)])
+        for branch in live:
+            run.end(branch)
 
     await gather(subtree() for _ in range(n // beam_width))
     return run.result()

@@ -9,6 +9,7 @@ from tts_decode.rewards.scorer import Scorer
 from tts_decode.search.hidden import hidden_states
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.steps.beams import check_beams
 from tts_decode.search.steps.ets import Embed, mean_hidden
 from tts_decode.search.strategy import strategy
 from tts_decode.select import cluster, hyper_nodes, top_k
@@ -44,7 +45,8 @@ async def fetch(
     cluster_threshold  cosine distance below which sibling steps are one state (average linkage).
     embed              embeddings of the new steps; None takes the mean of the model's own last hidden states
                        over each step.
-    agg_strategy       the score of a state from its path's: "last" as published, "min", "prod" or "mean".
+    agg_strategy       the score of a state from its path's: "last" as published, or another of
+                       `select.aggregation`.
 
     A hyper-node's value is its best member's. Finished states merge among themselves; they become candidates,
     and their hyper-nodes hold their places in the beam from then on, so that the search ends when the best
@@ -55,9 +57,8 @@ async def fetch(
     by temporal differences and averaged in an ensemble, is the scorer's business. Its code also drops steps
     that repeat the one before or are too long.
     """
-    at_least(1, n=n, beam_width=beam_width, max_steps=max_steps)
-    if n % beam_width:
-        raise ValueError(f"beam_width={beam_width} does not divide n={n}")
+    check_beams(n, beam_width)
+    at_least(1, max_steps=max_steps)
     if not cluster_threshold >= 0:
         raise ValueError(f"cluster_threshold={cluster_threshold}; expected 0 or more")
     run.aggregate_by(agg_strategy)

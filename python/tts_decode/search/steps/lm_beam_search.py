@@ -86,6 +86,7 @@ async def lm_beam_search(
             run.prune(live)
             break
         if not run.charge(len(running)):
+            run.stopped = f"the budget does not suffice for a token of each of {len(running)} beams"
             for branch, total in zip(live, totals.tolist(), strict=True):
                 branch.scores.append(total / max(length - 1, 1) ** length_penalty)
             break

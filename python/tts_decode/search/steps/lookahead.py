@@ -8,8 +8,9 @@ from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.steps.beams import check_beams, share_out
 from tts_decode.search.strategy import strategy
-from tts_decode.select import allocate, top_k
+from tts_decode.select import top_k
 
 if TYPE_CHECKING:
     from tts_decode.branch import Branch
@@ -40,10 +41,9 @@ async def lookahead(
 
     Departures. As in `beam_search`, a finished beam becomes a candidate and frees its place.
     """
-    at_least(1, n=n, beam_width=beam_width, max_steps=max_steps)
+    check_beams(n, beam_width)
+    at_least(1, max_steps=max_steps)
     at_least(0, k=k)
-    if n % beam_width:
-        raise ValueError(f"beam_width={beam_width} does not divide n={n}")
     run.aggregate_by(agg_strategy)
 
     async def roll_out(branch: Branch) -> Branch:
@@ -72,6 +72,5 @@ async def lookahead(
         if not live or run.over or len(run.candidates) >= goal:
             break
         kept = top_k(run.aggregated(live), n // beam_width)
-        continuations = dict(zip(kept, allocate(n, [1.0] * len(kept)), strict=True))
-        live = run.expand(live, [continuations.get(i, 0) for i in range(len(live))])
+        live = share_out(run, live, kept, n)
     return run.result()

@@ -28,7 +28,8 @@ async def rebase(
     max_steps            depth at which the search ends with what it has.
     softmax_temperature  of the balance between nodes: low follows the best, high spreads evenly. It is made
                          for scores in [0, 1].
-    agg_strategy         the score of a node from its path's: "last" as published, "min", "prod" or "mean".
+    agg_strategy         the score of a node from its path's: "last" as published, or another of
+                         `select.aggregation`.
 
     The paper samples at temperature 1. Departures: the width is allocated by largest remainder and always
     sums up; the published walk of ceilings does not treat equal scores equally (`select.allocate`). The

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 from tts_decode.rewards.scorer import Scorer
 from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
+from tts_decode.search.run import SearchRun
+from tts_decode.search.steps.beams import check_beams, share_out
 from tts_decode.search.strategy import strategy
-from tts_decode.select import allocate, sample_top_k
+from tts_decode.select import sample_top_k
 
 
 @strategy("beam search, survivors drawn by softmax of the scores")
@@ -37,17 +36,13 @@ async def swift(
     K of the weights are above 0; the draw here has the same law and no such limit. The paper's videos all
     have one length; here a finished beam becomes a candidate and frees its place, as in `beam_search`.
     """
-    at_least(1, n=n, beam_width=beam_width)
-    if n % beam_width:
-        raise ValueError(f"beam_width={beam_width} does not divide n={n}")
-    if not (softmax_temperature > 0 and math.isfinite(softmax_temperature)):
-        raise ValueError(f"softmax_temperature={softmax_temperature}; expected a positive finite number")
+    check_beams(n, beam_width)
+    sample_top_k([], 1, softmax_temperature, run.rng)  # checks it
     run.aggregate_by(agg_strategy)
     run.limit_steps(max_steps)
     goal = len(run.candidates) + n
     live = run.fork(run.root, n)
     while (live := await run.advance(live, scorer)) and len(run.candidates) < goal:
         kept = sample_top_k(run.aggregated(live), n // beam_width, softmax_temperature, run.rng)
-        continuations = dict(zip(kept, allocate(n, [1.0] * len(kept)), strict=True))
-        live = run.expand(live, [continuations.get(i, 0) for i in range(len(live))])
+        live = share_out(run, live, kept, n)
     return run.result()

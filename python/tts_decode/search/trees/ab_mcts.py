@@ -8,6 +8,7 @@ from typing import Literal
 
 from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.answers import finish
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
@@ -85,11 +86,9 @@ async def ab_mcts(
             prompt = refine_prompt.format(
                 question=run.question, answer=parent.text, score=parent.scores[0], feedback=said
             )
-            branch = await run.prompt(prompt, sources=[parent.node])
-        await run.complete(branch)
-        scores = await run.score([branch], scorer)
-        candidate = run.end(branch)
-        return _Answer(candidate.text, candidate.node, parent, scores)
+            branch = await run.prompt(prompt, sources=[parent.node], question=run.question)
+        candidate = await finish(run, branch, scorer)
+        return _Answer(candidate.text, candidate.node, parent, list(candidate.scores[-1:]))
 
     root = _Answer()
     while n > 0 and not run.over:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.answers import Extract
 from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
@@ -66,9 +67,9 @@ async def forest_of_thought(
     scorer: Scorer | None = None,
     correct_threshold: float = -1.0,
     exploration: float = 0.014,
-    choose: Literal["cgdm", "majority", "score"] = "cgdm",
+    decide_by: Literal["cgdm", "majority", "score"] = "cgdm",
     examples: Sequence[tuple[str, str]] = (),
-    extract: Callable[[str], str | None] = extract_answer,
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` trees one after the other, each a small Monte Carlo tree of self-refined answers; then a decision.
 
@@ -82,7 +83,7 @@ async def forest_of_thought(
     correct_threshold  dynamic self-correction: an answer less likely than this (mean log-probability a token,
                        nats) is asked for again, and the more confident of the two stays. -inf: never.
     exploration        weight of the bonus in the bound; the code's 1.4 for ratings of 0 to 100.
-    choose             "majority" of the trees; the highest "score"; "cgdm", consensus-guided: the answer of
+    decide_by          "majority" of the trees; the highest "score"; "cgdm", consensus-guided: the answer of
                        more than half of the trees, else the one that the model most believes correct.
     examples           solved questions: each tree after the first has the one most like the question before
                        it. None by default.
@@ -94,19 +95,19 @@ async def forest_of_thought(
     """
     at_least(1, n=n)
     at_least(0, max_iter=max_iter)
-    if choose not in ("cgdm", "majority", "score"):
-        raise ValueError(f"choose={choose!r}; expected one of cgdm, majority, score")
+    if decide_by not in ("cgdm", "majority", "score"):
+        raise ValueError(f"decide_by={decide_by!r}; expected one of cgdm, majority, score")
 
     async def rate(answer: str) -> float:
         (reply,) = await run.ask(RATE.format(question=run.question, answer=answer))
         return rating(reply) or 0.0
 
-    async def finish(branch: Branch) -> tuple[Candidate, float]:
+    async def answered(branch: Branch) -> tuple[Candidate, float]:
         """Completes an answer, corrects it if it is uncertain, and rates it."""
         await run.complete(branch)
         if _confidence(branch) < correct_threshold and not run.over:
             prompt = CORRECT.format(question=run.question, answer=branch.text)
-            second = await run.prompt(prompt, sources=[run.node(branch)])
+            second = await run.prompt(prompt, sources=[run.node(branch)], question=run.question)
             await run.complete(second)
             if _confidence(second) > _confidence(branch):
                 branch, second = second, branch
@@ -115,7 +116,7 @@ async def forest_of_thought(
         return run.end(branch, reward), reward
 
     async def add(tree: _Tree, branch: Branch, parent: int) -> None:
-        candidate, reward = await finish(branch)
+        candidate, reward = await answered(branch)
         tree.answers.append(candidate)
         tree.parents.append(parent)
         tree.rewards.append([reward])
@@ -127,9 +128,8 @@ async def forest_of_thought(
             (first,) = run.fork(run.root)
         else:
             example, solution = examples[liked]
-            first = await run.prompt(
-                EXAMPLE.format(example=example, solution=solution, question=run.question)
-            )
+            prompt = EXAMPLE.format(example=example, solution=solution, question=run.question)
+            first = await run.prompt(prompt, question=run.question)
         await add(tree, first, -1)
         if max_iter and not run.over:
             tree.answers.append(None)
@@ -144,7 +144,8 @@ async def forest_of_thought(
             tree.rewards[i].append(await rate(text) if scorer is None else tree.rewards[i][0])
             (critique,) = await run.ask(CRITIQUE.format(question=run.question, answer=text))
             prompt = REFINE.format(question=run.question, answer=text, critique=critique)
-            await add(tree, await run.prompt(prompt, sources=[weak.node] if weak else []), i)
+            sources = [weak.node] if weak else []
+            await add(tree, await run.prompt(prompt, sources=sources, question=run.question), i)
         return tree
 
     activated: list[tuple[Candidate, float]] = []
@@ -157,10 +158,11 @@ async def forest_of_thought(
     if not activated:
         return run.result()
     backers = activated
-    if choose == "majority" or (choose == "cgdm" and max(votes.values(), default=0) > len(activated) / 2):
+    agreed = max(votes.values(), default=0) > len(activated) / 2
+    if decide_by == "majority" or (decide_by == "cgdm" and agreed):
         winner = next(iter(votes), None)
         backers = [(c, q) for c, q in activated if extract(c.text) == winner] or activated
-    elif choose == "cgdm" and not run.over:
+    elif decide_by == "cgdm" and not run.over:
         beliefs = await gather(
             run.p_yes(EXPERT.format(question=run.question, answer=c.text), sources=[c.node])
             for c, _ in activated

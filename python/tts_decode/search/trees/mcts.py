@@ -8,11 +8,12 @@ from typing import Literal
 
 from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.answers import finish
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
 from tts_decode.search.trees.tree_node import TreeNode, add_children, conclude, grow
-from tts_decode.select import puct, uct
+from tts_decode.select import puct, rebase_weights, uct
 
 
 @strategy("Monte Carlo tree search over steps, guided by their scores")
@@ -29,7 +30,7 @@ async def mcts(
     pb_c_base: float = 19652.0,
     pb_c_init: float = 1.25,
     parallel: int = 1,
-    final: Literal["score", "visits"] = "score",
+    decide_by: Literal["score", "visits"] = "score",
     agg_strategy: str = "last",
 ) -> SearchResult:
     """`n` simulations; each goes from the root to the most promising leaf, which gets `width` next steps.
@@ -52,7 +53,7 @@ async def mcts(
     pb_c_base, pb_c_init   PUCT's constants.
     parallel     simulations in the same forwards. More than 1 changes the search: each chooses before the
                  others' values are known, though not their way.
-    final        "score": the best-scored answer; "visits": the one at the end of the most visited path.
+    decide_by    "score": the best-scored answer; "visits": the one at the end of the most visited path.
     agg_strategy   score of an answer from those of its steps, for "score".
 
     A node's branch is released when it is expanded: its KV lives on in its children. Departures: the value of
@@ -63,7 +64,7 @@ async def mcts(
     for name, value, known in (
         ("selection", selection, ("puct", "uct")),
         ("simulate", simulate, ("descend", "rollout", "value")),
-        ("final", final, ("score", "visits")),
+        ("decide_by", decide_by, ("score", "visits")),
     ):
         if value not in known:
             raise ValueError(f"{name}={value!r}; expected one of {', '.join(known)}")
@@ -76,7 +77,7 @@ async def mcts(
         if selection == "uct":
             bounds = uct(values, visits, others, exploration)
         else:
-            priors = softmax([child.logprob for child in node.children])
+            priors = _priors([child.logprob for child in node.children])
             bounds = puct(values, priors, visits, others, pb_c_base=pb_c_base, pb_c_init=pb_c_init)
         return max(range(len(bounds)), key=bounds.__getitem__)
 
@@ -88,11 +89,7 @@ async def mcts(
     async def roll_out(leaf: TreeNode) -> float:
         if leaf.branch is None:
             return leaf.score
-        (branch,) = run.fork(leaf.branch)
-        await run.complete(branch)
-        (score,) = await run.score([branch], scorer)
-        run.end(branch)
-        return score
+        return (await finish(run, run.fork(leaf.branch)[0], scorer)).scores[-1]
 
     async def values_of(leaves: Sequence[TreeNode]) -> list[float]:
         if simulate == "rollout":
@@ -102,12 +99,10 @@ async def mcts(
     root = TreeNode(run.fork(run.root)[0])
     ends_below = None if simulate == "descend" else values_of
     await grow(run, root, n, select, expand, parallel=parallel, simulate=ends_below)
-    return await conclude(run, root, scorer, by_visits=final == "visits")
+    return await conclude(run, root, scorer, by_visits=decide_by == "visits")
 
 
-def softmax(logprobs: Sequence[float]) -> list[float]:
+def _priors(logprobs: Sequence[float]) -> list[float]:
     """Weights in proportion to exp(logprob); equal ones if any is unknown (NaN)."""
-    if not all(math.isfinite(value) for value in logprobs):
-        logprobs = [0.0] * len(logprobs)
-    weights = [math.exp(value - max(logprobs)) for value in logprobs]
-    return [weight / math.fsum(weights) for weight in weights]
+    known = all(math.isfinite(value) for value in logprobs)
+    return rebase_weights(logprobs if known else [0.0] * len(logprobs), 1.0)

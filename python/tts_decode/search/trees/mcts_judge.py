@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tts_decode import gather
-from tts_decode.search.result import SearchResult
+from tts_decode.search.answers import choose, distinct, eligible, likeliest, likelihood, sample
+from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
 from tts_decode.select import uct
@@ -66,24 +67,27 @@ async def mcts_judge(
     perspectives     questions with the answer yes where all is well.
 
     A candidate's `score` is the mean P(yes) of its trajectories, weighted with their rewards (evenly if none
-    was rewarded). Verdicts of a node are asked for once and kept. Departures: the paper judges one given
-    program as right or wrong, here the judge picks among sampled answers to any question; perspectives and
-    prompts are ours, and so are the defaults.
+    was rewarded); of equal ones the likelier answer wins. Verdicts of a node are asked for once and kept, and
+    a text that came twice is judged once. Departures: the paper judges one given program as right or wrong,
+    here the judge picks among sampled answers to any question; perspectives and prompts are ours, and so are
+    the defaults.
     """
     at_least(1, n=n, rollouts=rollouts, max_depth=max_depth)
     at_least(0, num_tests=num_tests)
     if not perspectives:
         raise ValueError("perspectives is empty; give at least one")
+    perspectives = list(dict.fromkeys(perspectives))
+    pool = distinct(eligible(await sample(run, n)))
+    if run.over:
+        return run.result(likeliest(pool))
     tests: list[str] = []
-    branches = run.fork(run.root, n)
-    await gather(run.complete(branch) for branch in branches)
-    if num_tests and not run.over:
+    if num_tests:
         (text,) = await run.ask(WRITE_TESTS.format(question=run.question, number=num_tests))
         tests = [line.strip() for line in text.splitlines() if line.strip()][:num_tests]
 
-    async def judge(answer: str, node: int) -> float:
-        about = {"question": run.question, "answer": answer}
-        sources = [node]
+    async def judge(answer: Candidate) -> float:
+        about = {"question": run.question, "answer": answer.text}
+        sources = [answer.node]
 
         async def open_views(path: list[_View]) -> list[_View]:
             """The perspectives that are left after a path, each with its worth there."""
@@ -133,11 +137,9 @@ async def mcts_judge(
             return sum(verdict for verdict, _ in weighted) / len(weighted)
         return sum(verdict * reward for verdict, reward in weighted) / total
 
-    if not run.over:
-        judged = await gather(judge(branch.text, run.node(branch)) for branch in branches)
-        for branch, score in zip(branches, judged, strict=True):
-            run.end(branch, score)
-    return run.result()
+    scores = await gather(judge(answer) for answer in pool)
+    chosen = max(range(len(pool)), key=lambda i: (scores[i], likelihood(pool[i])))
+    return choose(run, pool[chosen], {c.text: score for c, score in zip(pool, scores, strict=True)})
 
 
 def _mostly_yes(probabilities: Sequence[float]) -> bool:

@@ -113,7 +113,8 @@ async def r2_retrieval(
         (kind,) = await run.ask(TEMPLATE.format(question=run.question))
         retrieved = retrieve(kind).strip()
         if retrieved:
-            start = await run.prompt(WITH_TEMPLATES.format(retrieved=retrieved, question=run.question))
+            said = WITH_TEMPLATES.format(retrieved=retrieved, question=run.question)
+            start = await run.prompt(said, question=run.question)
     root = TreeNode(start or run.fork(run.root)[0])
     await grow(run, root, n, select, expand)
     return await conclude(run, root, scorer)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
+from tts_decode.search.answers import Extract, finish
 from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
 from tts_decode.search.trees.tree_node import TreeNode, add_children, leaves_of, release
 from tts_decode.select import extract_answer, uct
-
-if TYPE_CHECKING:
-    from tts_decode.branch import Branch
 
 
 @strategy("expands the best leaf of the whole tree and rolls its children out to answers")
@@ -29,7 +25,7 @@ async def reward_guided_tree_search(
     max_depth: int = 40,
     exploration: float = 1.0,
     consistency: float = 0.5,
-    extract: Callable[[str], str | None] = extract_answer,
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """Rollouts until there are `n` answers, from the children of whichever leaf has the highest UCT.
 
@@ -67,14 +63,10 @@ async def reward_guided_tree_search(
         above = leaf.visits if leaf.parent is None else leaf.parent.visits
         return uct([leaf.value], [leaf.visits], above, exploration)[0]
 
-    async def roll_out(branch: Branch) -> Candidate:
-        await run.complete(branch)
-        await run.score([branch], scorer)
-        return run.end(branch)
-
     async def simulate(children: list[TreeNode]) -> None:
         rollouts = {child: run.fork(child.branch)[0] for child in children if child.branch is not None}
-        ended = dict(zip(rollouts, await gather(map(roll_out, rollouts.values())), strict=True))
+        made = await gather(finish(run, branch, scorer) for branch in rollouts.values())
+        ended = dict(zip(rollouts, made, strict=True))
         for child in children:
             candidate = child.candidate or ended[child]
             answers.append((candidate, candidate.score or 0.0))

@@ -6,34 +6,20 @@ Prompts grow with the answers that they hold. Where one would have more tokens t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
 from tts_decode.rewards.scorer import Scorer
 from tts_decode.sampling import SamplingParams
+from tts_decode.search.answers import finish
 from tts_decode.search.result import Candidate
 from tts_decode.search.run import SearchRun
-from tts_decode.search.sampling.samples import eligible, likeliest
-from tts_decode.select import vote
 
 if TYPE_CHECKING:
     from tts_decode.branch import Branch
     from tts_decode.decoder import TreeDecoder
-
-
-async def finish(run: SearchRun, branch: Branch, scorer: Scorer | None = None) -> Candidate:
-    """Samples the branch to its end; a candidate, scored if there is a scorer."""
-    await run.complete(branch)
-    if scorer is not None:
-        await run.score([branch], scorer)
-    return run.end(branch)
-
-
-async def first_answers(run: SearchRun, n: int, scorer: Scorer | None = None) -> list[Candidate]:
-    """`n` answers to the search's own prompt, in order."""
-    return await gather(finish(run, branch, scorer) for branch in run.fork(run.root, n))
 
 
 class Thread:
@@ -62,6 +48,9 @@ class Thread:
         start = await self._next(prompt, sources, decoder, whole)
         branches = run.fork(start, n)
         await gather(run.complete(branch) for branch in branches)
+        for branch in branches:
+            if branch.finished:
+                run.tree[run.node(branch)].status = "finished"
         texts = [branch.text for branch in branches]
         run.prune(branches)
         return texts
@@ -118,31 +107,3 @@ async def answers_to(
     answers = await thread.answers(prompt, n, scorer, sources=sources)
     thread.close()
     return answers
-
-
-def nothing_to_refine(run: SearchRun) -> bool:
-    """Whether no further answer can be made: the budget is used up, or the root is an answer already."""
-    return run.over or run.root.finished
-
-
-def preferred(
-    candidates: Sequence[Candidate], scorer: Scorer | None, extract: Callable[[str], str | None]
-) -> Candidate:
-    """The best-scored one, or without a scorer the likeliest of those that gave the most frequent answer.
-    Only those that came to their own end count, unless none did; ties go to the first."""
-    pool = eligible(candidates)
-    if scorer is not None:
-        return max(pool, key=score_of)
-    answers = [extract(candidate.text) for candidate in pool]
-    winner = next(iter(vote(answers)), None)
-    return likeliest([c for c, answer in zip(pool, answers, strict=True) if answer == winner])
-
-
-def score_of(candidate: Candidate) -> float:
-    """Its score; one that was not scored ranks below every other."""
-    return float("-inf") if candidate.score is None else candidate.score
-
-
-def after(text: str, end_of_thinking: str) -> str:
-    """What an answer says once its thinking is over; all of it where no such end is found."""
-    return text.rpartition(end_of_thinking)[2].strip() if end_of_thinking else text
