@@ -64,7 +64,7 @@ from tts_decode.search.particles import particle_filter, particle_gibbs, qalign
 from tts_decode.search.files import read_json, write_json, write_parquet
 from tts_decode.search.journal import Journal
 from tts_decode.search.result import Candidate, KVSample, SearchResult, SearchStats, Selection
-from tts_decode.search.run import SearchRun
+from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import STRATEGIES, Strategy, get_strategy, strategy
 from tts_decode.search.tree import Node, render_tree
 
@@ -85,6 +85,7 @@ __all__ = [
     "archon",
     "aries",
     "atom_of_thoughts",
+    "at_least",
     "atts",
     "b4",
     "beam_search",
