@@ -46,7 +46,8 @@ def test_every_strategy_is_in_the_table() -> None:
     missing = [
         strategy.name
         for strategy in STRATEGIES.values()
-        if f"| [`{strategy.name}`](../python/tts_decode/search/{strategy.family}/{strategy.name}.py)"
+        if strategy.family != "own"  # of another test
+        and f"| [`{strategy.name}`](../python/tts_decode/search/{strategy.family}/{strategy.name}.py)"
         not in table
     ]
     assert missing == []

@@ -219,6 +219,9 @@ def test_a_journal_of_another_search_is_refused(tmp_path, changes, message):
         (lambda lines: [lines[0].replace(b'"version":1', b'"version":2'), *lines[1:]], "is of version 2"),
         (lambda lines: [*lines[:3], b"\x00\x01\n", *lines[3:]], "line 4: is damaged"),
         (lambda lines: [*lines[:3], b"[1]\n", *lines[3:]], "line 4: is damaged"),
+        (lambda lines: [*lines[:3], b'{"key":"0.1-9 1"}\n', *lines[3:]], "line 4: is damaged"),
+        (lambda lines: [*lines[:3], b'{"key":"0 x1 1","numbers":["a"]}\n', *lines[3:]], "line 4: is damaged"),
+        (lambda lines: [*lines[:3], lines[2], *lines[3:]], "line 4: is damaged"),  # twice
     ],
 )
 def test_a_damaged_journal_is_refused(tmp_path, damage, message):
@@ -231,11 +234,101 @@ def test_a_damaged_journal_is_refused(tmp_path, damage, message):
     assert path.read_bytes() == before
 
 
+UNASKED = b'{"key":"0.9-9 1","numbers":[]}\n'
+
+
 def test_a_strategy_that_takes_another_way_is_found_out(tmp_path, monkeypatch):
     path = tmp_path / "search.jsonl"
     search(path, body=_by_arrival)
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([*lines[:2], b'{"key":"0.9-9 1","tokens":[]}\n', *lines[2:]]))
+    path.write_bytes(b"".join([*lines[:2], UNASKED, *lines[2:]]))
     monkeypatch.setattr("tts_decode.search.journal._PATIENCE", 0.05)
     with pytest.raises(JournalError, match="takes another way than the recorded one"):
         search(path, body=_by_arrival, resume=True)
+
+
+def test_a_search_whose_next_calls_are_all_new_is_found_out(tmp_path, monkeypatch):
+    """None of them has a turn of its own to wait for."""
+    path = tmp_path / "search.jsonl"
+    search(path)
+    header, *_ = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(header + UNASKED)
+    monkeypatch.setattr("tts_decode.search.journal._PATIENCE", 0.05)
+    with pytest.raises(JournalError, match="takes another way than the recorded one, which had line 2 next"):
+        search(path, resume=True)
+
+
+def test_a_call_cancelled_during_its_replay_does_not_hold_up_the_others(tmp_path):
+    """In the replay the second branch still takes its tokens in when the first one's end cancels it."""
+    path = tmp_path / "search.jsonl"
+    slow = asyncio.Event()
+
+    async def first_of(run, *, n=2, scorer=None):
+        one, two = run.fork(run.root, 2)
+        tasks = [asyncio.ensure_future(run.step([branch])) for branch in (one, two)]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        slow.set()
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await run.complete(one)
+        return run.result()
+
+    made = strategy("for this test")(first_of)
+    del STRATEGIES["first_of"]
+
+    def decide(journal, replay=None):
+        decoder = TextDecoder(Engine())
+
+        async def run():
+            root = await decoder.root("Q: ")
+            if replay is not None:
+                for branch in (children := root.fork(2)):
+                    branch.release()
+                kind = type(children[1])
+                original = kind.replay
+
+                async def replayed(branch, step):
+                    if branch.length == root.length and branch.seed == children[1].seed:
+                        await asyncio.Event().wait()
+                    await original(branch, step)
+
+                replay.setattr(kind, "replay", replayed)
+            root = await decoder.root("Q: ")
+            return await made(SearchRun(root, journal=journal))
+
+        return decoder.run(run())
+
+    expected = decide(Journal(path))
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr("tts_decode.search.journal._PATIENCE", 5.0)
+        result = decide(Journal(path, resume=True), patch)
+    assert result.best.text == expected.best.text
+
+
+def test_a_journal_without_an_entry_is_begun_anew(tmp_path):
+    """Such as of a search that refused its options."""
+    path = tmp_path / "search.jsonl"
+    with pytest.raises(ValueError, match="n=0"):
+        search(path, n=0)
+    result, _ = search(path, resume=True, n=4)
+    assert len(result.candidates) == 4
+    assert json.loads(path.read_text().splitlines()[0])["options"]["n"] == 4
+
+
+def test_a_journal_of_a_root_with_another_seed_is_refused(tmp_path):
+    path = tmp_path / "search.jsonl"
+
+    async def run(decoder, seed, **options):
+        (root,) = (await decoder.root("Q: ")).fork(1, seeds=[seed])
+        return await rebase(SearchRun(root, journal=Journal(path, **options)), n=2, scorer=some_scores)
+
+    decoder = TextDecoder(Engine())
+    decoder.run(run(decoder, 1))
+    with pytest.raises(JournalError, match="its seed is 1, here it is 2"):
+        decoder.run(run(decoder, 2, resume=True))
+
+
+async def some_scores(branches):
+    return [0.5] * len(branches)

@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 import torch
 import transformers as hf
-from tiny_models import byte_tokenizer, tiny_model
+from tiny_models import EOS, byte_tokenizer, tiny_model
 from transformers import PreTrainedModel
 from tts_decode import (
     Branch,
@@ -364,6 +364,28 @@ def test_pins_go_by_least_recent_use_before_pages_run_out(model: PreTrainedModel
 
     decoder.run(search())
     assert (decoder.stats().pins, decoder.stats().resident_bytes) == (0, 0)
+
+
+def test_a_prompt_that_goes_beyond_a_pin_uses_it(model: PreTrainedModel) -> None:
+    """Also where what it found resident is a longer branch of somebody else."""
+    page_bytes = make(model).stats().page_bytes
+    decoder = make(model, kv_bytes=8 * page_bytes)
+
+    async def search() -> None:
+        pins = []
+        for start in (1, 2):
+            branch = await decoder.root([start] * 32)
+            pins.append(decoder.pin(branch))
+            branch.release()
+        longer = await decoder.root([1] * 32 + [5] * 16)
+        (await decoder.root([2] * 32 + [9])).release()
+        (await decoder.root([1] * 32 + [5] * 16 + [6])).release()  # the first is used again
+        longer.release()
+        root = await decoder.root([7] * 80)
+        assert [pin.resident for pin in pins] == [True, False]
+        root.release()
+
+    decoder.run(search())
 
 
 def test_pins_of_another_decoder_on_the_budget_make_room(model: PreTrainedModel) -> None:
@@ -752,6 +774,31 @@ def test_resident_bytes_count_each_page_once(decoder: TreeDecoder, model: PreTra
             branch.release()
         with pytest.raises(BranchReleased):
             decoder.resident_bytes(branches)
+
+    decoder.run(search())
+
+
+def test_a_step_keeps_its_hidden_states_whatever_other_searches_want(
+    decoder: TreeDecoder, model: PreTrainedModel
+) -> None:
+    async def search() -> None:
+        root = await decoder.root(PROMPT)
+        with_states, without = root.fork(2)
+        decoder.keep_hidden += 1
+        first = asyncio.ensure_future(with_states.step(max_step_tokens=6, suppress_token_ids=(EOS,)))
+        while with_states.length < root.length + 2:
+            await asyncio.sleep(0)
+        decoder.keep_hidden -= 1
+        second = asyncio.ensure_future(without.step(max_step_tokens=6, suppress_token_ids=(EOS,)))
+        while without.length < root.length + 2:
+            await asyncio.sleep(0)
+        decoder.keep_hidden += 1
+        kept, none = await gather(first, second)
+        decoder.keep_hidden -= 1
+        assert none.hidden is None
+        close(kept.hidden, plain_states(model, with_states.tokens)[root.length :].mean(0))
+        for branch in (root, with_states, without):
+            branch.release()
 
     decoder.run(search())
 

@@ -90,6 +90,8 @@ def test_no_results_give_empty_tables_of_the_same_columns(results, tmp_path):
         (lambda data: data | {"schema": "other"}, "is not a search result"),
         (lambda data: {k: v for k, v in data.items() if k != "tree"}, "lacks a field"),
         (lambda data: data | {"best": {"colour": 1}}, "lacks a field or has one of another kind"),
+        (lambda data: data | {"stats": []}, "lacks a field or has one of another kind"),
+        (lambda data: data | {"tree": [[1]]}, "lacks a field or has one of another kind"),
         (lambda data: [data], "is not a search result"),
     ],
 )
@@ -114,3 +116,14 @@ def test_a_failed_write_leaves_the_old_file(results, tmp_path):
     with pytest.raises(TypeError):
         write_json(replace(results[1], votes={"4": object()}), file)
     assert read_json(file) == results[0]
+
+
+def test_numbers_that_json_lacks_are_null(results, tmp_path):
+    first, *others = results[0].candidates
+    odd = replace(first, score=-math.inf, scores=(math.nan, 1.0), logprob=-math.inf)
+    write_json(replace(results[0], candidates=(odd, *others), votes={"4": math.inf}), tmp_path / "r.json")
+    data = json.loads((tmp_path / "r.json").read_text(), parse_constant=pytest.fail)
+    candidate = data["candidates"][0]
+    assert (candidate["score"], candidate["scores"], candidate["logprob"]) == (None, [None, 1.0], None)
+    assert data["votes"] == {"4": None}
+    assert math.isnan(read_json(tmp_path / "r.json").candidates[0].scores[0])

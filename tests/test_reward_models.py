@@ -20,6 +20,7 @@ from scripted import run_scripted, scripted_decoder
 from tiny_models import byte_tokenizer, tiny_model
 from torch import Tensor, nn
 from tts_decode import KVBudget, ModelLoadError, OutOfPages, SamplingParams, Step, TreeDecoder, gather
+from tts_decode.prompts import question_of
 from tts_decode.rewards import (
     READERS,
     ClassHead,
@@ -32,7 +33,7 @@ from tts_decode.rewards import (
     VocabularyMean,
     load_reward_model,
 )
-from tts_decode.rewards.reward_model import question_of, step_texts
+from tts_decode.rewards.reward_model import step_texts
 from tts_decode.search import beam_search
 
 pytestmark = pytest.mark.usefixtures("one_thread")

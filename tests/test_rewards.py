@@ -174,6 +174,18 @@ def test_scores_are_checked(decoder, value, message):
     decoder.run(score())
 
 
+def test_a_score_that_is_no_number_is_named(decoder):
+    async def score():
+        branches = await branches_of(decoder, 1)
+        try:
+            with pytest.raises(ValueError, match="the score high; expected a finite number"):
+                await score_branches(returning(["high"]), branches)
+        finally:
+            branches[0].release()
+
+    decoder.run(score())
+
+
 @pytest.mark.parametrize(
     ("scorer", "message"),
     [

@@ -682,3 +682,19 @@ def test_bad_prompts_are_refused(prompt):
     decoder = TextDecoder(_never)
     with pytest.raises((TypeError, ValueError), match="prompt"):
         decoder.run(decoder.root(prompt))
+
+
+def test_problems_may_fail_alone():
+    decoder = scripted_decoder(lambda prefix, k: ("fine", "eos"))
+
+    async def good():
+        root = await decoder.root("Q: ")
+        return (await root.step()).text
+
+    async def bad():
+        raise ValueError("this one")
+
+    first, error, last = decoder.run_all([good(), bad(), good()], return_exceptions=True)
+    assert (first, str(error), last) == ("fine", "this one", "fine")
+    with pytest.raises(ValueError, match="this one"):
+        decoder.run_all([good(), bad()])

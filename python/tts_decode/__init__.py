@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tts_decode.ask_tell import AskTell
+    from tts_decode.ask_tell import AskTell, LogprobRequest, RequestWithdrawn, ScoreRequest
     from tts_decode.branch import Branch
     from tts_decode.budget import Budget
     from tts_decode.decoder import TreeDecoder
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         ModelLoadError,
         OutOfPages,
         PromptTooLong,
+        ResultFileError,
         ScorerError,
         UnsupportedByEngine,
         UnsupportedModel,
@@ -46,12 +47,16 @@ __all__ = [
     "EngineError",
     "JournalError",
     "KVBudget",
+    "LogprobRequest",
     "ModelLoadError",
     "OpenAICompletions",
     "OutOfPages",
     "Pin",
     "PromptTooLong",
+    "RequestWithdrawn",
+    "ResultFileError",
     "SamplingParams",
+    "ScoreRequest",
     "ScorerError",
     "SparseConfig",
     "Step",
@@ -63,7 +68,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "ask_tell": ("AskTell",),
+    "ask_tell": ("AskTell", "LogprobRequest", "RequestWithdrawn", "ScoreRequest"),
     "branch": ("Branch",),
     "budget": ("Budget",),
     "decoder": ("TreeDecoder",),
@@ -77,6 +82,7 @@ _MODULES = {
         "ModelLoadError",
         "OutOfPages",
         "PromptTooLong",
+        "ResultFileError",
         "ScorerError",
         "UnsupportedByEngine",
         "UnsupportedModel",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any, Literal, TypeVar, overload
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
@@ -20,7 +19,7 @@ from tts_decode.errors import PromptTooLong
 from tts_decode.kv_budget import KVBudget, KVShare, Pin
 from tts_decode.prompts import Prompt, PromptReader
 from tts_decode.requests import RootRequest
-from tts_decode.running import gather, refuse_running_loop
+from tts_decode.running import Runner
 from tts_decode.sampling import SamplingParams
 from tts_decode.scheduler import Scheduler
 from tts_decode.select import evicted_columns
@@ -29,10 +28,8 @@ from tts_decode.state import BranchState
 from tts_decode.stats import DecoderStats
 from tts_kernels import KVTree
 
-T = TypeVar("T")
 
-
-class TreeDecoder:
+class TreeDecoder(Runner):
     """Decodes any number of branches of any number of prompts over one shared KV tree.
 
     Args:
@@ -148,43 +145,7 @@ class TreeDecoder:
     def model(self) -> Any:
         return self._engine.model
 
-    # -- running searches
-
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Runs one coroutine to its end in an event loop of its own.
-
-        Where a loop runs already, as in a notebook, await the coroutine instead.
-        """
-        refuse_running_loop("run", [coroutine])
-        return asyncio.run(coroutine)
-
-    @overload
-    def run_all(
-        self, coroutines: Iterable[Coroutine[Any, Any, T]], return_exceptions: Literal[False] = False
-    ) -> list[T]: ...
-
-    @overload
-    def run_all(
-        self, coroutines: Iterable[Coroutine[Any, Any, T]], return_exceptions: bool
-    ) -> list[T | BaseException]: ...
-
-    def run_all(
-        self, coroutines: Iterable[Coroutine[Any, Any, T]], return_exceptions: bool = False
-    ) -> list[T] | list[T | BaseException]:
-        """Runs several problems in one batch; results in order.
-
-        The first failure cancels the others; with return_exceptions it takes the place of its result, and the
-        others go on.
-        """
-        coroutines = list(coroutines)
-        refuse_running_loop("run_all", coroutines)
-
-        async def together() -> list[T | BaseException]:
-            if return_exceptions:
-                return await asyncio.gather(*coroutines, return_exceptions=True)
-            return await gather(coroutines)
-
-        return asyncio.run(together())
+    # -- branches
 
     async def root(
         self, prompt: Prompt, sampling: SamplingParams | None = None, budget: Budget | None = None

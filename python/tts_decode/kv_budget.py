@@ -86,9 +86,11 @@ class KVShare:
         return pin
 
     def used(self, tokens: Sequence[int]) -> None:
-        """A prompt found these tokens resident: pins that begin with them were used."""
+        """A prompt found these tokens resident: pins that begin with them, or that they begin with, were
+        used."""
         for pin in list(self.pins.values()):
-            if pin.tokens[: len(tokens)] == tokens:
+            shared = min(len(tokens), len(pin.tokens))
+            if pin.tokens[:shared] == tokens[:shared]:
                 self._use(pin)
 
     def _use(self, pin: Pin) -> None:

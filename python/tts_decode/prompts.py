@@ -4,9 +4,32 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tts_decode.branch import Branch
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
+
+
+def is_chat(prompt: Prompt) -> bool:
+    return not isinstance(prompt, str) and any(isinstance(item, Mapping) for item in prompt)
+
+
+def question_of(branch: Branch) -> str:
+    """What the user asked: the prompt's text, or of a chat the user's last message (all messages, if none is
+    the user's)."""
+    prompt = branch.prompt
+    if isinstance(prompt, str):
+        return prompt
+    if not is_chat(prompt):
+        text: str = branch.decoder.tokenizer.decode(
+            branch.tokens[: branch.prompt_length], skip_special_tokens=True
+        )
+        return text
+    messages = [item for item in prompt if isinstance(item, Mapping)]
+    asked = [message for message in messages if message.get("role") == "user"][-1:]
+    return "\n".join(str(message["content"]) for message in asked or messages)
 
 
 class PromptReader:

@@ -269,6 +269,7 @@ class StepRequest(Request):
         self._start = len(branch.tokens)
         self._reason: str | None = None
         tokenizer = branch.decoder.tokenizer
+        self.needs_hidden = branch.decoder.keep_hidden > 0  # for the whole step, whoever else begins or ends
         self._stops = StopFinder(tokenizer, params.stop, branch.tokens) if params.stop else None
         self._hidden_sum: Tensor | float = 0.0
 
@@ -288,7 +289,7 @@ class StepRequest(Request):
 
     def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
         branch = self.branch
-        if hidden is not None:
+        if self.needs_hidden and hidden is not None:
             skipped = max(0, self._start - branch._kv_length)
             self._hidden_sum = self._hidden_sum + hidden[skipped:].sum(0)
         branch._kv_length += count
@@ -342,7 +343,7 @@ class StepRequest(Request):
         branch = self.branch
         self._reason = reason
         count = len(branch.tokens) - self._start
-        keep_hidden = branch.decoder.keep_hidden > 0 and count > 0
+        keep_hidden = self.needs_hidden and count > 0
         if keep_hidden and branch._logits is None:
             return
         if branch._logits is not None:

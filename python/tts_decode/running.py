@@ -3,20 +3,62 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Coroutine, Iterable
+from typing import Any, Literal, TypeVar, overload
+
+T = TypeVar("T")
 
 
-def refuse_running_loop(name: str, coroutines: Sequence[Coroutine[Any, Any, Any]]) -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    for coroutine in coroutines:
-        coroutine.close()
-    raise RuntimeError(
-        f"TreeDecoder.{name} was called where an event loop runs already: await the coroutine instead"
-    )
+class Runner:
+    """Runs searches in an event loop of their own: what every decoder offers."""
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Runs one coroutine to its end in an event loop of its own.
+
+        Where a loop runs already, as in a notebook, await the coroutine instead.
+        """
+        self._refuse_running_loop("run", [coroutine])
+        return asyncio.run(coroutine)
+
+    @overload
+    def run_all(
+        self, coroutines: Iterable[Coroutine[Any, Any, T]], return_exceptions: Literal[False] = False
+    ) -> list[T]: ...
+
+    @overload
+    def run_all(
+        self, coroutines: Iterable[Coroutine[Any, Any, T]], return_exceptions: bool
+    ) -> list[T | BaseException]: ...
+
+    def run_all(
+        self, coroutines: Iterable[Coroutine[Any, Any, T]], return_exceptions: bool = False
+    ) -> list[T] | list[T | BaseException]:
+        """Runs several problems in one batch; results in order.
+
+        The first failure cancels the others; with return_exceptions it takes the place of its result, and the
+        others go on.
+        """
+        coroutines = list(coroutines)
+        self._refuse_running_loop("run_all", coroutines)
+
+        async def together() -> list[T | BaseException]:
+            if return_exceptions:
+                return await asyncio.gather(*coroutines, return_exceptions=True)
+            return await gather(coroutines)
+
+        return asyncio.run(together())
+
+    def _refuse_running_loop(self, name: str, coroutines: Iterable[Coroutine[Any, Any, Any]]) -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        for coroutine in coroutines:
+            coroutine.close()
+        raise RuntimeError(
+            f"{type(self).__name__}.{name} was called where an event loop runs already: await the coroutine "
+            "instead"
+        )
 
 
 async def gather(*awaitables: Awaitable[Any] | Iterable[Awaitable[Any]]) -> list[Any]:

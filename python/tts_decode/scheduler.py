@@ -267,7 +267,7 @@ class Scheduler:
                 prompts,
                 torch.stack(embeds) if embeds else None,
             )
-            hidden = decoder.keep_hidden > 0 or any(feed.request.needs_hidden for feed in batch)
+            hidden = any(feed.request.needs_hidden for feed in batch)
             output = decoder._steps.run(step, hidden=hidden)
         except BaseException:
             for branch in branches:

@@ -278,8 +278,8 @@ def _read_output(choice: dict[str, Any], usage: dict[str, Any] | None) -> _Outpu
     """Tokens as far as the server tells them: ids, or their texts, or their number."""
     told = choice.get("logprobs") or {}
     if "content" in told:  # as in OpenAI's chat API, one object a token
-        pieces = [entry["token"] for entry in told["content"]]
-        logprobs = [entry["logprob"] for entry in told["content"]]
+        entries = told["content"] or []
+        pieces, logprobs = [entry["token"] for entry in entries], [entry["logprob"] for entry in entries]
     else:
         pieces, logprobs = told.get("tokens") or [], told.get("token_logprobs") or []
     tokens = choice.get("token_ids") or [-1] * (len(pieces) or int((usage or {}).get("completion_tokens", 0)))

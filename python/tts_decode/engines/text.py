@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
 from tts_decode.budget import Budget
@@ -18,16 +18,15 @@ from tts_decode.engines.completion import Complete, Completion, CompletionReques
 from tts_decode.engines.text_branch import Purse, TextBranch, unsupported
 from tts_decode.errors import EngineError
 from tts_decode.prompts import Prompt
-from tts_decode.running import gather
+from tts_decode.running import Runner
 from tts_decode.sampling import SamplingParams
 from tts_decode.stats import DecoderStats
 from tts_kernels.cost import StepCost
 
-T = TypeVar("T")
 Messages = Sequence[Mapping[str, Any]]
 
 
-class TextDecoder:
+class TextDecoder(Runner):
     """Stands where a `TreeDecoder` stands, over an engine that continues texts.
 
     Args:
@@ -93,22 +92,7 @@ class TextDecoder:
         if count:
             unsupported("hidden states", "give the strategy an embedding of its own")
 
-    # -- running searches
-
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Runs one coroutine to its end in an event loop of its own."""
-        return self.run_all([coroutine])[0]
-
-    def run_all(self, coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-        """Runs several problems at once; results in order. The first failure cancels the others."""
-        coroutines = list(coroutines)
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(gather(coroutines))
-        for coroutine in coroutines:
-            coroutine.close()
-        raise RuntimeError("an event loop runs here already: await the coroutines instead")
+    # -- branches
 
     async def root(
         self, prompt: Prompt, sampling: SamplingParams | None = None, budget: Budget | None = None

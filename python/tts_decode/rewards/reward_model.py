@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tts_decode import gather
+from tts_decode.prompts import question_of
 from tts_decode.rewards.readers import Reader, reader_named
 from tts_decode.rewards.readouts import ReadOut
 from tts_decode.rewards.templates import Positions, Reading
@@ -248,20 +249,6 @@ def step_texts(branch: Branch) -> list[str]:
         else:
             pieces[-1] += piece
     return pieces
-
-
-def question_of(branch: Branch) -> str:
-    """The user's text of the branch's prompt: the text, the last message of the user, or decoded ids."""
-    prompt = branch.prompt
-    if isinstance(prompt, str):
-        return prompt
-    for message in reversed(prompt):
-        if isinstance(message, Mapping) and message.get("role") == "user":
-            return str(message["content"])
-    text: str = branch.decoder.tokenizer.decode(
-        branch.tokens[: branch.prompt_length], skip_special_tokens=True
-    )
-    return text
 
 
 def _top(branch: Branch) -> Branch:

@@ -23,15 +23,15 @@ async def score_branches(scorer: Scorer, branches: Sequence[Branch]) -> list[flo
     if not callable(scorer):
         raise TypeError(f"scorer must be an async function of branches, got {type(scorer).__name__}")
     name = getattr(scorer, "__name__", type(scorer).__name__)
-    call = scorer(branches)
+    try:
+        call = scorer(branches)
+        values = await call if isinstance(call, Awaitable) else call
+    except Exception as error:
+        raise ScorerError(f"scorer {name} raised {type(error).__name__}: {error}") from error
     if not isinstance(call, Awaitable):
         raise TypeError(
             f"scorer {name} returned a {type(call).__name__}, expected an awaitable: write it as async def"
         )
-    try:
-        values = await call
-    except Exception as error:
-        raise ScorerError(f"scorer {name} raised {type(error).__name__}: {error}") from error
     if not hasattr(values, "__len__"):
         raise TypeError(f"scorer {name} returned a {type(values).__name__}, expected a sequence of numbers")
     if len(values) != len(branches):
@@ -43,8 +43,8 @@ async def score_branches(scorer: Scorer, branches: Sequence[Branch]) -> list[flo
         what = f"scorer {name} gave branch {branch.id} the score {value}; expected a finite number"
         try:
             scores.append(float(value))
-        except TypeError:
-            raise TypeError(what) from None
+        except (TypeError, ValueError) as error:
+            raise type(error)(what) from None
         if not math.isfinite(scores[-1]):
             raise ValueError(what)
     return scores

@@ -37,7 +37,7 @@ def read_json(path: str | os.PathLike[str]) -> SearchResult:
         )
     try:
         return SearchResult.from_dict(data)
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ResultFileError(f"{file}: lacks a field or has one of another kind: {error}") from error
 
 

@@ -12,8 +12,8 @@ import asyncio
 import base64
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -48,6 +48,8 @@ class Journal:
         resume: goes on with what the file holds, if it exists. A last line that is cut off, as a crash leaves
             it, is dropped.
 
+    What a cancelled call had sampled is not kept: in a resumed search it is neither in the tree nor paid for.
+
     Raises:
         JournalError: the file is damaged, is of another version, or belongs to another search (from the call
             of the strategy).
@@ -65,9 +67,8 @@ class Journal:
         self._forks: dict[str, int] = {}  # key of a branch -> forks made of it
         self._calls: dict[str, int] = {}  # key of a branch -> calls made on it
         self._turn = 0  # next entry to hand out
-        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._waiting: dict[int, list[asyncio.Future[None]]] = {}  # callers by the turn that they wait for
         self._passed: set[int] = set()  # entries that were handed out, or whose caller was cancelled
-        self._replayed = asyncio.Event()
         self._in_flight = 0  # recorded calls that the engine is still working on
 
     # -- the search, as it tells who is who
@@ -80,6 +81,7 @@ class Journal:
             "strategy": strategy,
             "options": plain,
             "sampling": json.loads(json.dumps(asdict(root.sampling))),
+            "seed": root.seed,
             "prompt": root.full_text,
         }
         if self._header is None:
@@ -118,9 +120,8 @@ class Journal:
             step = await self._live(key, lambda: branch.step(**sampling), _pack_step)
         else:
             step = _unpack_step(entry.data)
-            with self._flight():
+            async with self._handing_out(entry):
                 await branch.replay(step)
-            await self._at_turn(entry)
         return step
 
     async def numbers(
@@ -131,10 +132,9 @@ class Journal:
         entry = self._recorded.get(key)
         if entry is None:
             return await self._live(key, call, lambda numbers: {"numbers": numbers})
-        if again:
-            with self._flight():
+        async with self._handing_out(entry):
+            if again:
                 await call()
-        await self._at_turn(entry)
         numbers: list[float] = entry.data["numbers"]
         return numbers
 
@@ -144,46 +144,50 @@ class Journal:
         self, key: str, call: Callable[[], Awaitable[T]], pack: Callable[[T], dict[str, Any]]
     ) -> T:
         """A call that is not recorded: it was in progress, or further on, when the search was interrupted."""
-        await self._replayed.wait()
+        await self._reach(len(self._recorded))
         result = await call()
         self._write({"key": key} | pack(result))
         return result
 
-    async def _at_turn(self, entry: _Entry) -> None:
-        """Waits until everything recorded before the entry was handed out."""
-        turn = self._waiting[entry.turn] = asyncio.get_running_loop().create_future()
+    @asynccontextmanager
+    async def _handing_out(self, entry: _Entry) -> AsyncIterator[None]:
+        """For the work that a recorded call still has; ends when it is the entry's turn."""
+        try:
+            self._in_flight += 1
+            try:
+                yield
+            finally:
+                self._in_flight -= 1
+            await self._reach(entry.turn)
+        finally:
+            self._passed.add(entry.turn)
+            self._call_next()
+
+    async def _reach(self, turn: int) -> None:
+        """Waits until everything recorded before that turn was handed out."""
+        call = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(turn, []).append(call)
         self._call_next()
         try:
-            while not turn.done():
+            while not call.done():
                 before = self._turn
-                await asyncio.wait([turn], timeout=_PATIENCE)
-                if not turn.done() and self._turn == before and not self._in_flight:
+                await asyncio.wait([call], timeout=_PATIENCE)
+                if not call.done() and self._turn == before and not self._in_flight:
                     raise JournalError(
                         f"journal {self.path}: the search takes another way than the recorded one, which had "
                         f"line {before + 2} next; the strategy or what it is given has changed"
                     )
         finally:
-            del self._waiting[entry.turn]
-            self._passed.add(entry.turn)
-            self._call_next()
+            self._waiting[turn].remove(call)
 
     def _call_next(self) -> None:
-        """Wakes the caller whose turn it is. The turn passes on when that one goes on, not before: so what
+        """Wakes those whose turn it is. The turn passes on when that one goes on, not before: so what
         callers do next they do in the recorded order."""
         while self._turn in self._passed:
             self._turn += 1
-        if (turn := self._waiting.get(self._turn)) is not None and not turn.done():
-            turn.set_result(None)
-        if self._turn == len(self._recorded):
-            self._replayed.set()
-
-    @contextmanager
-    def _flight(self) -> Iterator[None]:
-        self._in_flight += 1
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
+        for call in self._waiting.get(self._turn, ()):
+            if not call.done():
+                call.set_result(None)
 
     def _key(self, branch: Branch) -> str:
         key = self._keys[branch]
@@ -197,7 +201,7 @@ class Journal:
         self._file.flush()
 
     def _read(self) -> int:
-        """Reads header and entries; returns how many bytes of the file are good."""
+        """Reads header and entries; returns how many bytes of the file are good: none before an entry."""
         lines = self.path.read_bytes().splitlines(keepends=True)
         good = 0
         for number, line in enumerate(lines, start=1):
@@ -210,11 +214,13 @@ class Journal:
             if number == 1:
                 self._header = self._checked_header(data)
             else:
-                if not isinstance(data, dict) or not isinstance(data.get("key"), str):
+                if data is None or not _is_entry(data) or data["key"] in self._recorded:
                     raise JournalError(f"journal {self.path}, line {number}: is damaged; start anew")
                 self._recorded[data["key"]] = _Entry(number - 2, data)
             good += len(line)
-        return good
+        if not self._recorded:
+            self._header = None
+        return good if self._recorded else 0
 
     def _checked_header(self, data: object) -> dict[str, Any]:
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
@@ -225,6 +231,29 @@ class Journal:
                 "resume with the package that wrote it, or start anew"
             )
         return data
+
+
+def _is_entry(data: Any) -> bool:
+    """Whether it is of a step, or of numbers."""
+    if not isinstance(data, dict) or not isinstance(data.get("key"), str):
+        return False
+    if "numbers" in data:
+        return _all(data["numbers"], float, int)
+    try:
+        step = _unpack_step(data)
+    except (KeyError, TypeError, ValueError):
+        return False
+    return (
+        isinstance(step.text, str)
+        and isinstance(step.reason, str)
+        and _all(step.tokens, int)
+        and _all((*step.logprobs, *step.entropies), float, int)
+        and len(step.tokens) == len(step.logprobs) == len(step.entropies)
+    )
+
+
+def _all(values: Any, *kinds: type) -> bool:
+    return isinstance(values, (list, tuple)) and all(isinstance(value, kinds) for value in values)
 
 
 def _name(value: object) -> str:

@@ -91,11 +91,11 @@ class TreeRecord:
 
     def node(self, branch: Branch) -> Node:
         """The branch's last node."""
-        return self.nodes[self._paths[branch][-1][0]]
+        return self.nodes[self._path(branch)[-1][0]]
 
     def end(self, branch: Branch) -> int:
         """Tokens of the branch that nodes hold."""
-        return self._paths[branch][-1][1]
+        return self._path(branch)[-1][1]
 
     def shared_tokens(self, branches: Iterable[Branch]) -> int:
         """Tokens of the branches with every shared one counted once."""
@@ -106,3 +106,8 @@ class TreeRecord:
                 taken[node] = max(taken.get(node, 0), end - begin)
                 begin = end
         return sum(taken.values())
+
+    def _path(self, branch: Branch) -> list[Span]:
+        if branch not in self._paths:
+            raise ValueError(f"{branch!r} is not of this search, or was given up: fork one that it holds")
+        return self._paths[branch]

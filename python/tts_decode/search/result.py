@@ -130,17 +130,14 @@ class SearchResult:
         return self.best.text
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON-ready data, with null for what an engine did not tell."""
+        """The result as JSON-ready data, with None for a number that JSON does not have: NaN, where an engine
+        did not tell it, and infinities."""
         result: dict[str, Any] = {"schema": SCHEMA, "version": VERSION} | asdict(self)
         result["answer"] = self.answer
         for name in _DERIVED:
             result["stats"][name] = getattr(self.stats, name)
-        for node in result["tree"]:
-            for name in ("logprobs", "entropies"):
-                node[name] = [None if math.isnan(value) else value for value in node[name]]
-        for candidate in (result["best"], *result["candidates"]):
-            candidate["logprob"] = None if math.isnan(candidate["logprob"]) else candidate["logprob"]
-        return result
+        ready: dict[str, Any] = _json_ready(result)
+        return ready
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SearchResult:
@@ -171,7 +168,15 @@ def _tuples(kind: type[T], fields: dict[str, Any]) -> T:
     return kind(**read)
 
 
-_UNTOLD = {"logprobs", "entropies", "logprob"}  # NaN where an engine did not tell them
+_UNTOLD = {"logprobs", "entropies", "logprob", "scores"}  # NaN where None was written
+
+
+def _json_ready(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _json_ready(item) for name, item in value.items()}
+    return [_json_ready(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _number(value: float | None) -> float:

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from tts_decode import gather
 from tts_decode.errors import ScorerError
+from tts_decode.prompts import is_chat, question_of
 from tts_decode.rewards.scorer import Scorer, score_branches
 from tts_decode.sampling import SamplingParams, mix
 from tts_decode.search.journal import Journal
@@ -25,6 +24,8 @@ from tts_decode.select import aggregate, aggregation
 from tts_decode.text import continuation
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tts_decode.branch import Branch
     from tts_decode.decoder import TreeDecoder
     from tts_decode.prompts import Prompt
@@ -58,6 +59,10 @@ class SearchRun:
     ) -> None:
         if scorer_timeout is not None and not (0 < scorer_timeout < math.inf):
             raise ValueError(f"scorer_timeout={scorer_timeout}; expected a positive number of seconds")
+        if not callable(getattr(root, "fork", None)):
+            raise TypeError(
+                f"root is a {type(root).__name__}; expected a branch, as `await decoder.root(prompt)` makes"
+            )
         self.root = root
         self.rng = random.Random(root.seed)
         self.candidates: list[Candidate] = []
@@ -85,9 +90,9 @@ class SearchRun:
                 f"{strategy}.body to go on in it"
             )
         self.strategy = strategy
-        if self._journal is not None:
-            self._journal.begin(strategy, options, self.root)
         try:
+            if self._journal is not None:
+                self._journal.begin(strategy, options, self.root)
             yield
         finally:
             for branch in list(self._held):
@@ -104,11 +109,7 @@ class SearchRun:
     @property
     def question(self) -> str:
         """What the user asked: the last message of a chat's user, or the prompt's text."""
-        prompt = self.root.prompt
-        if isinstance(prompt, str):
-            return prompt
-        asked = [item["content"] for item in prompt if isinstance(item, Mapping) and item["role"] == "user"]
-        return str(asked[-1]) if asked else self.root.full_text
+        return question_of(self.root)
 
     @property
     def over(self) -> bool:
@@ -123,6 +124,7 @@ class SearchRun:
 
     def fork(self, branch: Branch, n: int = 1, at: int | None = None) -> list[Branch]:
         """`n` forks of the branch, held by the run; its last node counts as kept. at: as in `Branch.fork`."""
+        self._settle(branch)
         children = branch.fork(n, at)
         if self._journal is not None:
             self._journal.follow(children, branch)
@@ -138,6 +140,7 @@ class SearchRun:
 
     def truncate(self, branch: Branch, length: int) -> None:
         """Rolls the branch back to `length` tokens; a node that it leaves behind counts as pruned."""
+        self._settle(branch)
         node = self._record.node(branch)
         branch.truncate(length)
         self._record.cut(branch, length)
@@ -146,6 +149,8 @@ class SearchRun:
 
     def prune(self, branches: Sequence[Branch]) -> None:
         """Release the branches; the last nodes of those that were not forked count as pruned."""
+        for branch in branches:
+            self._check_held(branch)
         for branch in branches:
             self._settle(branch)
             node = self._record.node(branch)
@@ -158,6 +163,7 @@ class SearchRun:
 
         score: what candidates are ranked by; default: the branch's scores, aggregated.
         """
+        self._check_held(branch)
         if score is None and branch.scores:
             score = self.aggregated([branch])[0]
         self._settle(branch)
@@ -171,8 +177,7 @@ class SearchRun:
             finish_reason=branch.finish_reason,
             node=node.id,
         )
-        if candidate.complete and node.status != "prompt":
-            node.status = "finished"
+        self._note_end(branch)
         self.candidates.append(candidate)
         self._release(branch)
         return candidate
@@ -182,6 +187,8 @@ class SearchRun:
     async def step(self, branches: Sequence[Branch], **sampling: Any) -> list[Step]:
         """One step each, to its own boundary; each becomes a node of the tree. sampling: as in
         `Branch.step`."""
+        for branch in branches:
+            self._settle(branch)
         began = self._record.seconds
 
         async def step(branch: Branch) -> tuple[Step, float]:
@@ -193,9 +200,8 @@ class SearchRun:
 
         steps = await gather(step(branch) for branch in branches)
         for branch, (made, ended) in zip(branches, steps, strict=True):
-            if made.tokens:
-                self._record.add(branch, made.text, began=began).ended = ended
-                self._generated += len(made.tokens)
+            if node := self._settle(branch, made, began):
+                node.ended = ended
         self.note_memory()
         return [made for made, _ in steps]
 
@@ -210,6 +216,7 @@ class SearchRun:
 
         A finished branch is open again afterwards.
         """
+        self._settle(branch)
         began, before = self._record.seconds, branch.length
         logprobs = await self._numbers([branch], lambda: _listed(branch.extend(tokens)), again=True)
         if branch.length > before:
@@ -236,12 +243,14 @@ class SearchRun:
     ) -> Branch:
         """A new root in the same search, held by the run; what is resident of it already is shared.
 
-        prompt: text becomes a user's turn where the search's own root was given as messages.
+        prompt: text becomes a user's turn where the search's own root was given as messages, and another
+            model has a chat template.
         sources: nodes that it was made from. decoder: of another model; default: the root's.
         sampling: default: the root's. Roots of the same prompt get different seeds.
         question: what its answers are to be scored as answers to, by reward models; default: the prompt.
         """
-        if isinstance(prompt, str) and _is_chat(self.root.prompt):
+        knows_chat = decoder is None or decoder.tokenizer.chat_template is not None
+        if isinstance(prompt, str) and is_chat(self.root.prompt) and knows_chat:
             prompt = [{"role": "user", "content": prompt}]
         asked = zlib.crc32(repr(prompt).encode())
         count = self._asked[asked] = self._asked.get(asked, 0) + 1
@@ -269,18 +278,18 @@ class SearchRun:
 
         sampling: fields of `SamplingParams` that differ from the root's.
         """
+        at_least(1, n=n)
         whole = {"stop": (), "max_step_tokens": sampling.get("max_tokens", self.root.sampling.max_tokens)}
         params = replace(self.root.sampling, **(whole | sampling))
         root = await self.prompt(prompt, sources=sources, decoder=decoder, sampling=params)
         branches = [root, *(self.fork(root, n - 1) if n > 1 else [])]
-        await gather(self.complete(branch) for branch in branches)
-        for branch in branches:
-            if branch.finished:
-                self._record.node(branch).status = "finished"
-        texts = [branch.text for branch in branches]
-        for branch in branches:
-            self._release(branch)
-        return texts
+        try:
+            await gather(self.complete(branch) for branch in branches)
+            for branch in branches:
+                self._note_end(branch)
+            return [branch.text for branch in branches]
+        finally:
+            self._drop(branches)
 
     async def p_yes(
         self,
@@ -293,8 +302,10 @@ class SearchRun:
     ) -> float:
         """P(yes) / (P(yes) + P(no)) as the answer to a prompt; nothing is sampled, nothing is kept."""
         asked = await self.prompt(prompt, sources=sources, decoder=decoder)
-        p_yes, p_no = await gather(self.logprobs_of(asked, text) for text in (yes, no))
-        self._release(asked)
+        try:
+            p_yes, p_no = await gather(self.logprobs_of(asked, text) for text in (yes, no))
+        finally:
+            self._drop([asked])
         return 1 / (1 + math.exp(min(sum(p_no) - sum(p_yes), 700.0)))
 
     async def _numbers(
@@ -334,7 +345,8 @@ class SearchRun:
             return await asyncio.wait_for(score_branches(scorer, branches), min(limits, default=None))
         except asyncio.TimeoutError:
             name = getattr(scorer, "__name__", type(scorer).__name__)
-            raise SearchStopped(f"scorer {name} gave no scores within {min(limits):g} s") from None
+            late = f"scorer {name} gave no scores within {min(limits):g} s"
+            raise SearchStopped(self._spent or late) from None
         except ScorerError as error:
             raise SearchStopped(str(error)) from error
 
@@ -389,10 +401,10 @@ class SearchRun:
 
     async def append(self, branch: Branch, token: int) -> None:
         """A token that the strategy chose, as a sampled one: a node, and counted as generated."""
-        began, before = self._record.seconds, branch.length
+        self._settle(branch)
+        began = self._record.seconds
         await self._numbers([branch], lambda: _listed(branch.extend([token])), again=True)
-        self._record.add(branch, branch.text_from(before), began=began)
-        self._generated += 1
+        self._settle(branch, began=began)
 
     def add_leaf(self, branch: Branch, token: int, logprob: float, score: float) -> int:
         """Record a last token after the branch, which itself stays where it is; the id of the new node."""
@@ -427,10 +439,6 @@ class SearchRun:
                 self.end(branch)
         if not self.candidates:  # stopped before the first fork
             self.end(self.fork(self.root)[0])
-        stopped = self.stopped
-        if stopped is None and self.root.budget is not None:
-            spent = self.root.budget.spent
-            stopped = None if spent is None else f"the budget's {spent} is used up"
         return SearchResult(
             self.strategy,
             max(self.candidates, key=_rank) if best is None else best,
@@ -438,30 +446,55 @@ class SearchRun:
             tuple(self.tree),
             SearchStats(self._record.seconds, self._generated, tuple(self._memory), tuple(self._selections)),
             votes,
-            stopped,
+            self.stopped or self._spent,
         )
 
-    def _settle(self, branch: Branch) -> None:
-        """Records the tokens that a step left which did not come to its end: cancelled, or still running."""
+    @property
+    def _spent(self) -> str | None:
+        spent = None if self.root.budget is None else self.root.budget.spent
+        return None if spent is None else f"the budget's {spent} is used up"
+
+    # -- what becomes of branches
+
+    def _settle(self, branch: Branch, made: Step | None = None, began: float | None = None) -> Node | None:
+        """Records sampled tokens that are in no node yet: of the step `made`, or of one that was cancelled or
+        still runs."""
         recorded = self._record.end(branch)
-        if branch.length > recorded:
-            self._generated += branch.length - recorded
-            self._record.add(branch, branch.text_from(recorded), began=self._record.seconds)
+        grown = branch.length - recorded
+        if not grown:
+            return None
+        self._generated += grown
+        whole = made is not None and len(made.tokens) == grown
+        text = made.text if made is not None and whole else branch.text_from(recorded)
+        return self._record.add(branch, text, began=self._record.seconds if began is None else began)
+
+    def _note_end(self, branch: Branch) -> None:
+        node = self._record.node(branch)
+        if branch.finish_reason not in (None, "budget") and node.status != "prompt":
+            node.status = "finished"
+
+    def _drop(self, branches: Sequence[Branch]) -> None:
+        """Prunes those that are still held: the search may have ended first."""
+        self.prune([branch for branch in branches if branch in self._held])
+
+    def _check_held(self, branch: Branch) -> None:
+        if branch not in self._held:
+            raise ValueError(
+                f"{branch!r} is not held by this search: it ended, was pruned, or is the root or another "
+                "search's; fork it first"
+            )
 
     def _release(self, branch: Branch) -> None:
         del self._held[branch]
         self._aside.discard(branch)
         self._record.forget(branch)
-        branch.release()
+        if not branch.released:
+            branch.release()
 
 
 async def _listed(numbers: Awaitable[Tensor]) -> list[float]:
     listed: list[float] = (await numbers).tolist()
     return listed
-
-
-def _is_chat(prompt: Prompt) -> bool:
-    return not isinstance(prompt, str) and any(isinstance(item, Mapping) for item in prompt)
 
 
 def _rank(candidate: Candidate) -> tuple[bool, bool, float]:
