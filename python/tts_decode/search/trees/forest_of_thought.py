@@ -51,10 +51,10 @@ class _Tree:
         return max(open_, key=bounds.__getitem__)
 
     def best(self) -> tuple[Candidate, float]:
-        """The tree's activated answer and its Q."""
+        """The tree's activated answer, whole if there is one, and its Q."""
         q, _ = self_refine_uct(self.rewards, self.parents, 0.0)
         answered = [(value, answer) for value, answer in zip(q, self.answers, strict=True) if answer]
-        value, answer = max(answered, key=lambda pair: pair[0])
+        value, answer = max(answered, key=lambda pair: (pair[1].complete, pair[0]))
         return answer, value
 
 
@@ -168,7 +168,7 @@ async def forest_of_thought(
             for c, _ in activated
         )
         backers = [(c, belief) for (c, _), belief in zip(activated, beliefs, strict=True)]
-    best, _ = max(backers, key=lambda pair: pair[1])
+    best, _ = max(backers, key=lambda pair: (pair[0].complete, pair[1]))
     return run.result(best, votes)
 
 
