@@ -20,7 +20,13 @@ from tts_decode.search.sampling import (
     self_consistency,
     st_bon,
 )
-from tts_decode.search.steps import beam_search, ets, lm_beam_search, rebase, sentence_embedder
+from tts_decode.search.steps import (
+    compute_optimal,
+    dvts,
+    fetch,
+    lookahead,
+    swift,
+)
 from tts_decode.search.trees import (
     ab_mcts,
     forest_of_thought,
@@ -29,8 +35,7 @@ from tts_decode.search.trees import (
     r2_retrieval,
     reward_guided_tree_search,
 )
-from tts_decode.search.graphs import adaptive_graph, archon, aries, atom_of_thoughts
-from tts_decode.search.asynchronous import atts
+from tts_decode.search.particles import particle_filter, particle_gibbs, qalign
 from tts_decode.search.budget import (
     budget_forcing,
     entropy_forking,
@@ -38,13 +43,6 @@ from tts_decode.search.budget import (
     iterative_deepening,
     rollout_share,
     shifted_window,
-)
-from tts_decode.search.steps import (
-    compute_optimal,
-    dvts,
-    fetch,
-    lookahead,
-    swift,
 )
 from tts_decode.search.refinement import (
     feedback_edit,
@@ -58,7 +56,8 @@ from tts_decode.search.refinement import (
     three_d,
     tpo,
 )
-from tts_decode.search.particles import particle_filter, particle_gibbs, qalign
+from tts_decode.search.graphs import adaptive_graph, archon, aries, atom_of_thoughts
+from tts_decode.search.asynchronous import atts
 
 # isort: on
 from tts_decode.search.files import read_json, write_json, write_parquet
