@@ -305,6 +305,32 @@ def test_decoders_on_one_budget_never_exceed_it_in_sum(model: PreTrainedModel) -
     assert budget.resident == 0
 
 
+def test_a_decoder_waits_for_pages_that_another_may_give_back(model: PreTrainedModel) -> None:
+    """Both at their limit: the reader's request waits while the policy works, and gets what it frees."""
+    page_bytes = make(model).stats().page_bytes
+    budget = KVBudget(12 * page_bytes)
+    policy, reader = make(model, kv_bytes=budget), make(headless("bare", model), kv_bytes=budget)
+
+    async def search() -> None:
+        root = await policy.root(PROMPT, SamplingParams(temperature=0))  # 4 pages
+        other = await policy.root([7] * 40)  # 3 pages
+        mirror = await reader.root(PROMPT)  # 4 pages: 1 is left
+        read = asyncio.create_task(mirror.read([1] * 40, [39]))  # 2 or 3 more
+        await root.step(max_step_tokens=6)
+        assert not read.done()
+        other.release()
+        await root.step(max_step_tokens=6)
+        close((await read)[0], plain_states(model, mirror.tokens)[-1])
+        late = asyncio.create_task(mirror.read([1] * 60, []))
+        with pytest.raises(OutOfPages, match="more KV pages"):  # nobody else is at work
+            await late
+        for branch in (root, mirror):
+            branch.release()
+
+    asyncio.run(search())
+    assert budget.resident == 0
+
+
 @pytest.mark.parametrize(("total", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError)])
 def test_bad_budgets(model: PreTrainedModel, total: object, error: type[Exception]) -> None:
     with pytest.raises(error, match="total must be"):

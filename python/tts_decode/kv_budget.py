@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from collections.abc import Sequence
 
@@ -47,13 +48,15 @@ class KVBudget:
 
 
 class KVShare:
-    """What one decoder has of a budget. pins: by id, that used the longest ago first."""
+    """What one decoder has of a budget. pins: by id, the one used the longest ago first."""
 
     def __init__(self, budget: KVBudget, tree: KVTree, page_bytes: int) -> None:
         self.budget = budget
         self.tree = tree
         self.page_bytes = page_bytes
         self.pins: dict[int, Pin] = {}
+        # The event loop in which requests are served that are not out of pages; None: there are none.
+        self.serving: asyncio.AbstractEventLoop | None = None
         budget._shares.add(self)
 
     @property
@@ -69,6 +72,10 @@ class KVShare:
     def pins_left(self) -> bool:
         """Whether `make_room` has anything to drop."""
         return any(share.pins for share in self.budget._shares)
+
+    def others_serve(self, loop: asyncio.AbstractEventLoop | None) -> bool:
+        """Whether another decoder on the budget goes on in this loop, which may free pages."""
+        return any(share.serving is loop for share in self.budget._shares if share is not self)
 
     def make_room(self, pages: int) -> None:
         """Drops pins, of other decoders on the budget too, until so many pages are free or no pin is left."""

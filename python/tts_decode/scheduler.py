@@ -61,6 +61,7 @@ class Scheduler:
         self._max_batch_tokens = max_batch_tokens
         self._waiting: list[Request] = []
         self._arrivals = 0
+        self._stuck_alone = False  # at the last tick: out of pages, and nobody else at work to free some
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -103,6 +104,7 @@ class Scheduler:
         request.start()
         self._waiting.append(request)
         self._arrivals += 1
+        self._decoder._kv.serving = loop
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._serve())
         try:
@@ -129,17 +131,19 @@ class Scheduler:
     # -- serving
 
     async def _serve(self) -> None:
-        while self._waiting:
-            quiet = 0
-            while quiet < _QUIET_CYCLES:
-                arrivals = self._arrivals
-                await asyncio.sleep(0)
-                quiet = quiet + 1 if self._arrivals == arrivals else 0
-            try:
+        try:
+            while self._waiting:
+                quiet = 0
+                while quiet < _QUIET_CYCLES:
+                    arrivals = self._arrivals
+                    await asyncio.sleep(0)
+                    quiet = quiet + 1 if self._arrivals == arrivals else 0
                 self._tick()
-            except Exception as error:
-                self._fail(self._waiting, error)  # nobody may wait for a task that ended
-                raise
+        except Exception as error:
+            self._fail(self._waiting, error)  # nobody may wait for a task that ended
+            raise
+        finally:
+            self._decoder._kv.serving = None
 
     def _tick(self) -> None:
         started = time.perf_counter()
@@ -207,8 +211,12 @@ class Scheduler:
             taken += needed
             rows -= count
             batch.append(Feed(request, tokens[:count]))
-        if blocked and not batch and all(tokens for _, tokens in wanted):
+        stuck = blocked is not None and not batch and all(tokens for _, tokens in wanted)
+        kv.serving = None if stuck else self._loop
+        alone = stuck and not kv.others_serve(self._loop)
+        if blocked and alone and self._stuck_alone:  # twice: who got its answer just now may release branches
             self._fail([blocked[0]], self._out_of_pages(*blocked))
+        self._stuck_alone = alone
         return batch
 
     def _out_of_pages(self, request: Request, needed: int) -> OutOfPages:

@@ -16,11 +16,9 @@ from tts_decode.errors import ScorerError
 from tts_decode.prompts import is_chat, question_of
 from tts_decode.rewards.scorer import Scorer, score_branches
 from tts_decode.sampling import SamplingParams, mix
+from tts_decode.search.held_branches import HeldBranches
 from tts_decode.search.journal import Journal
-from tts_decode.search.record import TreeRecord
-from tts_decode.search.result import Candidate, KVSample, SearchResult, SearchStats, Selection
-from tts_decode.search.tree import Node
-from tts_decode.select import aggregate, aggregation
+from tts_decode.search.result import Candidate, SearchResult, SearchStats, Selection
 from tts_decode.text import continuation
 
 if TYPE_CHECKING:
@@ -36,11 +34,12 @@ class SearchStopped(Exception):  # noqa: N818
     """Ends a search with what it has; the message says why."""
 
 
-class SearchRun:
+class SearchRun(HeldBranches):
     """One search from one root: what a strategy works with.
 
     A branch is held from `fork` or `prompt` on, until it is pruned or ends as a candidate; both release it at
-    once, so that its pages return. The root stays the caller's.
+    once, so that its pages return. The root stays the caller's. Methods on branches are those of
+    `HeldBranches`, and of this class where they wait for the model.
 
     Args:
         root: where the search begins.
@@ -63,23 +62,14 @@ class SearchRun:
             raise TypeError(
                 f"root is a {type(root).__name__}; expected a branch, as `await decoder.root(prompt)` makes"
             )
-        self.root = root
+        super().__init__(root, journal)
         self.rng = random.Random(root.seed)
-        self.candidates: list[Candidate] = []
         self.stopped: str | None = None
         self.strategy = ""
-        self._journal = journal
         self._scorer_timeout = scorer_timeout
-        self._agg_strategy = "last"
         self._steps_left: int | None = None
-        self._record = TreeRecord()
-        self._record.add_prompt(root)
-        self._held: dict[Branch, None] = {}  # in order; ids of branches are their decoder's alone
-        self._aside: set[Branch] = set()  # those of further prompts
         self._asked: dict[int, int] = {}  # hash of a prompt -> how many roots were made of it
         self._selections: list[Selection] = []
-        self._memory: list[KVSample] = []
-        self._generated = 0
 
     @contextmanager
     def of(self, strategy: str, options: Mapping[str, object]) -> Iterator[None]:
@@ -103,10 +93,6 @@ class SearchRun:
     # -- what it knows
 
     @property
-    def tree(self) -> list[Node]:
-        return self._record.nodes
-
-    @property
     def question(self) -> str:
         """What the user asked: the last message of a chat's user, or the prompt's text."""
         return question_of(self.root)
@@ -115,72 +101,6 @@ class SearchRun:
     def over(self) -> bool:
         """Whether the budget is used up: every further step would return at once, with nothing."""
         return self.root.budget is not None and self.root.budget.exhausted
-
-    def node(self, branch: Branch) -> int:
-        """Id of the branch's last node."""
-        return self._record.node(branch).id
-
-    # -- branches
-
-    def fork(self, branch: Branch, n: int = 1, at: int | None = None) -> list[Branch]:
-        """`n` forks of the branch, held by the run; its last node counts as kept. at: as in `Branch.fork`."""
-        self._settle(branch)
-        children = branch.fork(n, at)
-        if self._journal is not None:
-            self._journal.follow(children, branch)
-        for child in children:
-            self._held[child] = None
-            self._record.follow(child, branch)
-            if branch in self._aside:
-                self._aside.add(child)
-        node = self._record.node(children[0])
-        if node.status == "open":
-            node.status = "kept"
-        return children
-
-    def truncate(self, branch: Branch, length: int) -> None:
-        """Rolls the branch back to `length` tokens; a node that it leaves behind counts as pruned."""
-        self._settle(branch)
-        node = self._record.node(branch)
-        branch.truncate(length)
-        self._record.cut(branch, length)
-        if node is not self._record.node(branch) and node.status == "open":
-            node.status = "pruned"
-
-    def prune(self, branches: Sequence[Branch]) -> None:
-        """Release the branches; the last nodes of those that were not forked count as pruned."""
-        for branch in branches:
-            self._check_held(branch)
-        for branch in branches:
-            self._settle(branch)
-            node = self._record.node(branch)
-            if node.status == "open":
-                node.status = "pruned"
-            self._release(branch)
-
-    def end(self, branch: Branch, score: float | None = None) -> Candidate:
-        """Make a candidate of the branch and release it.
-
-        score: what candidates are ranked by; default: the branch's scores, aggregated.
-        """
-        self._check_held(branch)
-        if score is None and branch.scores:
-            score = self.aggregated([branch])[0]
-        self._settle(branch)
-        node = self._record.node(branch)
-        candidate = Candidate(
-            text=branch.text,
-            tokens=tuple(branch.tokens[branch.prompt_length :]),
-            logprob=branch.cum_logprob,
-            score=score,
-            scores=tuple(branch.scores),
-            finish_reason=branch.finish_reason,
-            node=node.id,
-        )
-        self._note_end(branch)
-        self.candidates.append(candidate)
-        self._release(branch)
-        return candidate
 
     # -- model work
 
@@ -318,14 +238,6 @@ class SearchRun:
 
     # -- scores
 
-    def aggregate_by(self, agg_strategy: str) -> None:
-        """How the scores of a branch's steps become one, as `select.aggregation` says; "last" until set."""
-        aggregation(agg_strategy)
-        self._agg_strategy = agg_strategy
-
-    def aggregated(self, branches: Sequence[Branch]) -> list[float]:
-        return [aggregate(branch.scores, self._agg_strategy) for branch in branches]
-
     async def score(self, branches: Sequence[Branch], scorer: Scorer) -> list[float]:
         """Append the scorer's value to each branch's scores. One that fails or hangs ends the search."""
         if not branches:
@@ -416,17 +328,6 @@ class SearchRun:
 
     # -- the end
 
-    def note_memory(self) -> None:
-        """Sample what the search holds; for after each forward, when tails are longest."""
-        branches = [self.root, *self._held]
-        decoders = {id(branch.decoder): branch.decoder for branch in branches}
-        resident = sum(
-            decoder.resident_bytes([branch for branch in branches if branch.decoder is decoder])
-            for decoder in decoders.values()
-        )
-        logical = sum(branch.length for branch in branches)
-        self._memory.append(KVSample(self._record.seconds, len(branches), logical, resident))
-
     def result(self, best: Candidate | None = None, votes: dict[str, float] | None = None) -> SearchResult:
         """The result; branches still held are candidates too, though not complete ones. Branches of further
         prompts are not, unless they were ended.
@@ -453,43 +354,6 @@ class SearchRun:
     def _spent(self) -> str | None:
         spent = None if self.root.budget is None else self.root.budget.spent
         return None if spent is None else f"the budget's {spent} is used up"
-
-    # -- what becomes of branches
-
-    def _settle(self, branch: Branch, made: Step | None = None, began: float | None = None) -> Node | None:
-        """Records sampled tokens that are in no node yet: of the step `made`, or of one that was cancelled or
-        still runs."""
-        recorded = self._record.end(branch)
-        grown = branch.length - recorded
-        if not grown:
-            return None
-        self._generated += grown
-        whole = made is not None and len(made.tokens) == grown
-        text = made.text if made is not None and whole else branch.text_from(recorded)
-        return self._record.add(branch, text, began=self._record.seconds if began is None else began)
-
-    def _note_end(self, branch: Branch) -> None:
-        node = self._record.node(branch)
-        if branch.finish_reason not in (None, "budget") and node.status != "prompt":
-            node.status = "finished"
-
-    def _drop(self, branches: Sequence[Branch]) -> None:
-        """Prunes those that are still held: the search may have ended first."""
-        self.prune([branch for branch in branches if branch in self._held])
-
-    def _check_held(self, branch: Branch) -> None:
-        if branch not in self._held:
-            raise ValueError(
-                f"{branch!r} is not held by this search: it ended, was pruned, or is the root or another "
-                "search's; fork it first"
-            )
-
-    def _release(self, branch: Branch) -> None:
-        del self._held[branch]
-        self._aside.discard(branch)
-        self._record.forget(branch)
-        if not branch.released:
-            branch.release()
 
 
 async def _listed(numbers: Awaitable[Tensor]) -> list[float]:
