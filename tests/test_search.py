@@ -9,6 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import tts_decode.search as search_package
 from search_options import small_options, vowels
 from tiny_models import byte_tokenizer, tiny_model
 from tts_decode import Budget, SamplingParams, TreeDecoder, gather
@@ -468,6 +469,13 @@ def test_bad_options_are_named(decoder, name, changes, message):
 def test_a_count_that_is_no_integer_is_refused(decoder):
     with pytest.raises(TypeError, match=r"n=2\.5"):
         run(decoder, "rebase", n=2.5)
+
+
+def test_every_strategy_is_exported():
+    for name in search_package.__all__:
+        assert hasattr(search_package, name)
+    built_in = {name for name, made in STRATEGIES.items() if made.family != "own"}
+    assert built_in <= set(search_package.__all__)
 
 
 def test_registry():

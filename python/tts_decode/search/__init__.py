@@ -21,10 +21,15 @@ from tts_decode.search.sampling import (
     st_bon,
 )
 from tts_decode.search.steps import (
+    beam_search,
     compute_optimal,
     dvts,
+    ets,
     fetch,
+    lm_beam_search,
     lookahead,
+    rebase,
+    sentence_embedder,
     swift,
 )
 from tts_decode.search.trees import (
