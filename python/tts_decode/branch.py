@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from tts_decode.budget import Budget
-from tts_decode.checks import check_children, check_embeds, check_recorded, checked_position, checked_rows
-from tts_decode.errors import BranchReleased
+from tts_decode.checks import check_embeds, check_recorded, checked_position, checked_rows
+from tts_decode.path import Path
 from tts_decode.prompts import Prompt
-from tts_decode.sampling import SamplingParams, mix
+from tts_decode.sampling import SamplingParams
 from tts_decode.state import BranchState
 from tts_decode.steps import FINAL_REASONS, Step
 from tts_decode.text import continuation, written
@@ -24,70 +24,38 @@ if TYPE_CHECKING:
     from tts_decode.decoder import TreeDecoder
 
 
-class Branch:
+class Branch(Path):
     """One path from a prompt to a leaf; made by `TreeDecoder.root` and `Branch.fork` only.
 
-    Read these, never change them (except `scores`, to which strategies append):
-
-    Attributes:
-        id: the branch's id in the KV tree.
-        tokens: prompt and everything after it; -1 for embeddings (`extend_embeds`).
-        prompt: what was given to `TreeDecoder.root`: text, token ids or chat messages. Where a search asks
-            its question once more in other words, the question.
-        prompt_length: tokens of the prompt.
-        logprobs, entropies: one entry for each token after the prompt, generated or forced; nats, of the
-            model's own distribution. NaN for tokens that came in by `read`, and for embeddings.
-        steps: the finished steps. A step that was cancelled or failed leaves its tokens but no entry.
-        scores: one entry a scored step.
-        finish_reason: None while the branch can go on.
-        parent: the branch it was forked from.
-        sampling, seed, budget, decoder
+    What may be read of it says `Path`, beside `decoder`, its TreeDecoder.
     """
+
+    parent: Branch | None
 
     def __init__(
         self,
         decoder: TreeDecoder,
         branch_id: int,
+        prompt: Prompt,
         tokens: list[int],
         prompt_length: int,
         sampling: SamplingParams,
         seed: int,
         budget: Budget | None,
-        prompt: Prompt,
         parent: Branch | None = None,
     ) -> None:
+        super().__init__(branch_id, prompt, tokens, prompt_length, sampling, seed, budget, parent)
         self.decoder = decoder
-        self.id = branch_id
-        self.tokens = tokens
-        self.prompt_length = prompt_length
-        self.sampling = sampling
-        self.seed = seed
-        self.budget = budget
-        self.prompt = prompt
-        self.parent = parent
-        self.logprobs: list[float] = []
-        self.entropies: list[float] = []
-        self.steps: list[Step] = []
-        self.scores: list[float] = []
-        self.finish_reason: str | None = None
-        self.released = False
-        self._step_ends: list[int] = []  # len(tokens) at the end of each step
-        self._forks = 0
         self._kv_length = 0  # tokens in the KV tree: at most all of them, but for forced ones on their way in
         self._embeds: dict[int, Tensor] = {}  # [hidden], by the positions of id -1
         self._logits: Tensor | None = (
             None  # float32 [vocab] after the last token; None while its KV is missing
         )
-        self._busy = False  # a request of this branch waits for the engine
         # float32 [columns]: attention drawn by each page of the KV, in tokens; what lies behind its last page
         # means nothing. Stays empty where the decoder does not track it.
         self._mass: npt.NDArray[np.float32] = np.zeros(0, np.float32)
 
     # -- what it holds
-
-    @property
-    def length(self) -> int:
-        return len(self.tokens)
 
     @property
     def text(self) -> str:
@@ -103,20 +71,6 @@ class Branch:
     def text_from(self, position: int) -> str:
         """Text that `tokens[position:]` add, special tokens left out."""
         return continuation(self.decoder.tokenizer, self.tokens, position)
-
-    @property
-    def cum_logprob(self) -> float:
-        """Sum of `logprobs`, nats."""
-        return sum(self.logprobs)
-
-    @property
-    def finished(self) -> bool:
-        return self.finish_reason is not None
-
-    def finish(self, reason: str = "stop") -> None:
-        """Declares the branch finished, as when its answer appeared; `step()` then does nothing."""
-        self._check()
-        self.finish_reason = reason
 
     # -- model work
 
@@ -244,8 +198,7 @@ class Branch:
         self._check_idle()
         self.decoder._check_lm_head("replay")
         check_recorded(step)
-        if self.finish_reason is not None:
-            raise ValueError(f"branch {self.id} is finished ({self.finish_reason}): no step can follow")
+        self._check_open()
         if self._forced(step.tokens):
             await self.decoder._scheduler.replay(self, step)
         elif step.reason in FINAL_REASONS:
@@ -291,10 +244,7 @@ class Branch:
         """
         self._check()
         at = self._position("at", at, 1)
-        check_children(n, seeds)
-        if seeds is None:
-            seeds = [mix(self.seed, self._forks + 1, i) for i in range(n)]
-        children = self._children(at, seeds)
+        children = self._children(at, self._seeds(n, seeds))
         self._forks += 1
         return children
 
@@ -305,14 +255,14 @@ class Branch:
         children = []
         for child_id, seed in zip(ids, seeds, strict=True):
             child = Branch(
-                decoder=self.decoder,
-                branch_id=child_id,
-                tokens=self.tokens[:at],
-                prompt_length=min(self.prompt_length, at),
-                sampling=self.sampling,
-                seed=seed,
-                budget=self.budget,
-                prompt=self.prompt,
+                self.decoder,
+                child_id,
+                self.prompt,
+                self.tokens[:at],
+                min(self.prompt_length, at),
+                self.sampling,
+                seed,
+                self.budget,
                 parent=self,
             )
             child._inherit(self, at, kv_length)
@@ -347,10 +297,6 @@ class Branch:
         if not getattr(self, "released", True):
             self.decoder._tree.release(self.id)
 
-    def __repr__(self) -> str:
-        state = "released" if self.released else self.finish_reason or "open"
-        return f"Branch(id={self.id}, length={self.length}, {state})"
-
     # -- helpers
 
     def _restore(self, state: BranchState) -> None:
@@ -374,15 +320,8 @@ class Branch:
 
     def _inherit(self, other: Branch, length: int, kv_length: int) -> None:
         """Takes over what `other` knows about its first `length` tokens."""
-        steps = sum(end <= length for end in other._step_ends)
-        generated = max(0, length - other.prompt_length)
         whole = length == len(other.tokens)
-        self.logprobs = other.logprobs[:generated]
-        self.entropies = other.entropies[:generated]
-        self.scores = list(other.scores) if whole else other.scores[:steps]
-        self.steps = other.steps[:steps]
-        self._step_ends = other._step_ends[:steps]
-        self.finish_reason = other.finish_reason if whole else None
+        self._know(other, length)
         self._embeds = {at: embeds for at, embeds in other._embeds.items() if at < length}
         self._logits = other._logits if whole else None
         self._kv_length = kv_length
@@ -437,14 +376,3 @@ class Branch:
         if value is None:
             return len(self.tokens)
         return checked_position(name, value, low, len(self.tokens))
-
-    def _check(self) -> None:
-        if self.released:
-            raise BranchReleased(f"branch {self.id} was released: fork before releasing, or keep it")
-
-    def _check_idle(self) -> None:
-        self._check()
-        if self._busy:
-            raise RuntimeError(
-                f"branch {self.id} already waits for the engine: await that call first, or fork"
-            )

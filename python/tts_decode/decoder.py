@@ -207,7 +207,7 @@ class TreeDecoder(Runner):
             # The last token is always fed, for its logits.
             found = self._tree.match(tokens[:-1] if self.has_lm_head else tokens)
             branch_id = self._tree.create() if found is None else self._tree.fork(found[0], 1, at=found[1])[0]
-            branch = Branch(self, branch_id, list(tokens), prompt_length, sampling, seed, budget, prompt)
+            branch = Branch(self, branch_id, prompt, list(tokens), prompt_length, sampling, seed, budget)
             if found is not None:
                 branch._kv_length = found[1]
                 self._kv.used(tokens[: found[1]])

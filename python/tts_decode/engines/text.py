@@ -121,7 +121,7 @@ class TextDecoder(Runner):
                 unsupported("budget.max_cost", "limit max_tokens or max_seconds")
             budget.start()
             purse = self._purses.setdefault(id(budget), Purse(budget))
-        return TextBranch(self, prompt, text, [-1], [len(text)], 1, sampling, sampling.seed, purse)
+        return TextBranch(self, prompt, text, [-1], [len(text)], sampling, sampling.seed, purse)
 
     def stats(self) -> DecoderStats:
         """Calls (`steps`), tokens of their completions and the time in which any was under way; no KV."""

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from tts_decode.budget import Budget
+from tts_decode.checks import checked_position
 from tts_decode.engines.completion import Completion, CompletionRequest
 from tts_decode.errors import BranchReleased, UnsupportedByEngine
+from tts_decode.path import Path
 from tts_decode.sampling import SamplingParams, mix
 from tts_decode.steps import FINAL_REASONS, Step
 
@@ -30,7 +32,7 @@ _SERVED = {
 }
 
 
-class TextBranch:
+class TextBranch(Path):
     """One path from a prompt to a leaf; made by `TextDecoder.root` and `fork` only. Reads like a `Branch`.
 
     The prompt counts as one token, a forced text as one (as the engine's own count where it can score). A cut
@@ -41,6 +43,8 @@ class TextBranch:
     cancelled or failed one leaves nothing in the branch.
     """
 
+    parent: TextBranch | None
+
     def __init__(
         self,
         decoder: TextDecoder,
@@ -48,40 +52,21 @@ class TextBranch:
         full_text: str,
         tokens: list[int],
         ends: list[int | None],
-        prompt_length: int,
         sampling: SamplingParams,
         seed: int,
         purse: Purse | None,
         parent: TextBranch | None = None,
     ) -> None:
+        budget = None if purse is None else purse.budget
+        super().__init__(decoder._next_id(), prompt, tokens, 1, sampling, seed, budget, parent)
         self.decoder = decoder
-        self.id = decoder._next_id()
-        self.prompt = prompt
         self.full_text = full_text
-        self.tokens = tokens
-        self.prompt_length = prompt_length
-        self.sampling = sampling
-        self.seed = seed
-        self.budget = None if purse is None else purse.budget
-        self.parent = parent
-        self.logprobs: list[float] = []
-        self.entropies: list[float] = []
-        self.steps: list[Step] = []
-        self.scores: list[float] = []
-        self.finish_reason: str | None = None
-        self.released = False
         self._ends = ends  # len(full_text) after each token; None: not known
-        self._step_ends: list[int] = []  # len(tokens) at the end of each step
-        self._forks = 0
         self._purse = purse
         self._work: asyncio.Future[Any] | None = None  # the call that the branch waits for
         decoder._branches.add(self)
 
     # -- what it holds
-
-    @property
-    def length(self) -> int:
-        return len(self.tokens)
 
     @property
     def text(self) -> str:
@@ -92,20 +77,6 @@ class TextBranch:
     def text_from(self, position: int) -> str:
         """Text that `tokens[position:]` add."""
         return self.full_text[self._ends[self._position("position", position) - 1] :]
-
-    @property
-    def cum_logprob(self) -> float:
-        """Sum of `logprobs`, nats; NaN where the engine did not tell one."""
-        return sum(self.logprobs)
-
-    @property
-    def finished(self) -> bool:
-        return self.finish_reason is not None
-
-    def finish(self, reason: str = "stop") -> None:
-        """Declares the branch finished, as when its answer appeared; `step()` then does nothing."""
-        self._check()
-        self.finish_reason = reason
 
     # -- model work
 
@@ -132,8 +103,7 @@ class TextBranch:
         """Takes in a step that an earlier `step()` returned, without a call; the budget pays for it. A cut
         inside it is not possible."""
         self._check_idle()
-        if self.finish_reason is not None:
-            raise ValueError(f"branch {self.id} is finished ({self.finish_reason}): no step can follow")
+        self._check_open()
         if self.budget is not None:
             self.budget.tokens_used += len(step.tokens)
         if step.reason in FINAL_REASONS:
@@ -181,17 +151,9 @@ class TextBranch:
         """`n` children, as of `Branch.fork`: the same seeds, steps and scores."""
         self._check()
         at = self._position("at", at)
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n must be a positive integer, got {n!r}")
-        if seeds is not None and len(seeds) != n:
-            raise ValueError(f"seeds must have n = {n} entries, got {len(seeds)}")
-        for seed in seeds or ():
-            if not isinstance(seed, int):
-                raise TypeError(f"seeds must be integers, got {seed!r}")
-        text = self.full_text[: self._ends[at - 1]]
+        seeds = self._seeds(n, seeds)
         self._forks += 1
-        if seeds is None:
-            seeds = [mix(self.seed, self._forks, i) for i in range(n)]
+        text = self.full_text[: self._ends[at - 1]]
         children = []
         for seed in seeds:
             child = TextBranch(
@@ -200,13 +162,12 @@ class TextBranch:
                 text,
                 self.tokens[:at],
                 self._ends[:at],
-                self.prompt_length,
                 self.sampling,
                 seed,
                 self._purse,
                 parent=self,
             )
-            child._inherit(self, at)
+            child._know(self, at)
             children.append(child)
         return children
 
@@ -215,7 +176,7 @@ class TextBranch:
         tokens is no longer finished."""
         self._check_idle()
         length = self._position("length", length)
-        self._inherit(self, length)
+        self._know(self, length)
         self.full_text = self.full_text[: self._ends[length - 1]]
         del self.tokens[length:], self._ends[length:]
 
@@ -231,10 +192,6 @@ class TextBranch:
         if name in ("read", "extend_embeds", "snapshot", "evict"):
             unsupported(f"Branch.{name}", "it needs a model on a TreeDecoder")
         raise AttributeError(f"TextBranch has no attribute {name!r}")
-
-    def __repr__(self) -> str:
-        state = "released" if self.released else self.finish_reason or "open"
-        return f"TextBranch(id={self.id}, length={self.length}, {state})"
 
     # -- helpers
 
@@ -320,25 +277,10 @@ class TextBranch:
         self.logprobs += logprobs
         self.entropies += entropies
 
-    def _inherit(self, other: TextBranch, length: int) -> None:
-        """Takes over what `other` knows about its first `length` tokens."""
-        steps = sum(end <= length for end in other._step_ends)
-        generated = length - other.prompt_length
-        whole = length == len(other.tokens)
-        self.logprobs = other.logprobs[:generated]
-        self.entropies = other.entropies[:generated]
-        self.scores = list(other.scores) if whole else other.scores[:steps]
-        self.steps = other.steps[:steps]
-        self._step_ends = other._step_ends[:steps]
-        self.finish_reason = other.finish_reason if whole else None
-
     def _position(self, name: str, value: int | None) -> int:
         if value is None:
             return len(self.tokens)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-        if not 1 <= value <= len(self.tokens):
-            raise ValueError(f"{name} must lie in 1..{len(self.tokens)}, the branch's length, got {value}")
+        checked_position(name, value, 1, len(self.tokens))
         if self._ends[value - 1] is None:
             below = max(i for i, end in enumerate(self._ends[:value], 1) if end is not None)
             unsupported(
@@ -350,7 +292,7 @@ class TextBranch:
     async def _exclusively(self, work: Coroutine[Any, Any, T]) -> T:
         """Waits for `work` as the one thing that the branch waits for; `release` cancels it."""
         task: asyncio.Task[T] = asyncio.ensure_future(work)
-        self._work = task
+        self._work, self._busy = task, True
         try:
             return await task
         except asyncio.CancelledError:
@@ -358,18 +300,7 @@ class TextBranch:
                 raise BranchReleased(f"branch {self.id} was released while it waited") from None
             raise
         finally:
-            self._work = None
-
-    def _check(self) -> None:
-        if self.released:
-            raise BranchReleased(f"branch {self.id} was released: fork before releasing, or keep it")
-
-    def _check_idle(self) -> None:
-        self._check()
-        if self._work is not None:
-            raise RuntimeError(
-                f"branch {self.id} already waits for the engine: await that call first, or fork"
-            )
+            self._work, self._busy = None, False
 
 
 class Purse:
