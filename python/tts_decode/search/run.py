@@ -199,8 +199,7 @@ class SearchRun(HeldBranches):
         sampling: fields of `SamplingParams` that differ from the root's.
         """
         at_least(1, n=n)
-        whole = {"stop": (), "max_step_tokens": sampling.get("max_tokens", self.root.sampling.max_tokens)}
-        params = replace(self.root.sampling, **(whole | sampling))
+        params = self.whole_reply(**sampling)
         root = await self.prompt(prompt, sources=sources, decoder=decoder, sampling=params)
         branches = [root, *(self.fork(root, n - 1) if n > 1 else [])]
         try:
@@ -223,10 +222,19 @@ class SearchRun(HeldBranches):
         """P(yes) / (P(yes) + P(no)) as the answer to a prompt; nothing is sampled, nothing is kept."""
         asked = await self.prompt(prompt, sources=sources, decoder=decoder)
         try:
-            p_yes, p_no = await gather(self.logprobs_of(asked, text) for text in (yes, no))
+            return await self.p_first(asked, yes, no)
         finally:
             self._drop([asked])
-        return 1 / (1 + math.exp(min(sum(p_no) - sum(p_yes), 700.0)))
+
+    async def p_first(self, branch: Branch, first: str, second: str) -> float:
+        """P(first) / (P(first) + P(second)) as continuations of the branch, neither of which is kept."""
+        p, q = await gather(self.logprobs_of(branch, text) for text in (first, second))
+        return 1 / (1 + math.exp(min(math.fsum(q) - math.fsum(p), 700.0)))
+
+    def whole_reply(self, **sampling: Any) -> SamplingParams:
+        """The root's sampling, but for the fields given, for a reply that is taken in one step."""
+        whole = {"stop": (), "max_step_tokens": sampling.get("max_tokens", self.root.sampling.max_tokens)}
+        return replace(self.root.sampling, **(whole | sampling))
 
     async def _numbers(
         self, branches: Sequence[Branch], call: Callable[[], Awaitable[list[float]]], *, again: bool = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tts_decode.search.answers import finish, spoken
@@ -28,8 +27,7 @@ async def reply_to(
     **sampling: Any,
 ) -> Reply:
     """What the model says to a prompt; not a candidate. sources: nodes that the prompt was made from."""
-    whole = {"stop": (), "max_step_tokens": sampling.get("max_tokens", run.root.sampling.max_tokens)}
-    params = replace(run.root.sampling, **(whole | sampling))
+    params = run.whole_reply(**sampling)
     branch = await run.prompt(prompt, sources=sources, decoder=decoder, sampling=params)
     await run.complete(branch)
     reply = Reply(spoken(branch.text), run.node(branch))

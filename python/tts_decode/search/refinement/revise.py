@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
@@ -80,8 +79,7 @@ async def revise(
     async def accepted(branch: Branch) -> float:
         if not fits(branch, verify + max(accept, refine, key=len)):
             return 0.0
-        yes, no = await gather(run.logprobs_of(branch, verify + choice) for choice in (accept, refine))
-        return 1 / (1 + math.exp(min(math.fsum(no) - math.fsum(yes), 700.0)))
+        return await run.p_first(branch, verify + accept, verify + refine)
 
     last = await gather(line(branch) for branch in run.fork(run.root, n))
     voters = eligible(last)

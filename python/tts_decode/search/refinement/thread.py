@@ -7,7 +7,6 @@ Prompts grow with the answers that they hold. Where one would have more tokens t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tts_decode import gather
@@ -44,8 +43,7 @@ class Thread:
     ) -> list[str]:
         """Texts of `n` replies, none of which becomes a candidate; each is sampled in one step."""
         run = self._run
-        whole = replace(run.root.sampling, stop=(), max_step_tokens=run.root.sampling.max_tokens)
-        start = await self._next(prompt, sources, decoder, whole)
+        start = await self._next(prompt, sources, decoder, run.whole_reply())
         branches = run.fork(start, n)
         await gather(run.complete(branch) for branch in branches)
         for branch in branches:
