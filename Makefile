@@ -33,7 +33,7 @@ bench: $(VENV)/bench.stamp
 sanitize: $(VENV)/test.stamp
 	$(BIN)/cmake -S . -B build/sanitize -DTTS_CPP_TESTS=ON -DTTS_SANITIZE=ON
 	$(BIN)/cmake --build build/sanitize --parallel 2
-	$(BIN)/ctest --test-dir build/sanitize --output-on-failure
+	$(BIN)/ctest --test-dir build/sanitize --output-on-failure --parallel 2
 
 # The wheel must run in a fresh environment where no compiler can be found. torch and numpy are borrowed from .venv
 # by a path file, which does not bring the editable install along.

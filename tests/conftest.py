@@ -11,10 +11,14 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported, which transformers may do
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from tts_decode import TreeDecoder
 from tts_decode.engines.loading import load_model
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parents[1]))  # for benches.gpu; last, so that it hides no installation
+
+from primitives import make
+from tiny_models import tiny_model
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,6 +44,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    return tiny_model()
+
+
+@pytest.fixture
+def decoder(model: PreTrainedModel) -> Iterator[TreeDecoder]:
+    """A decoder whose tree must be empty again at the end of the test."""
+    decoder = make(model)
+    yield decoder
+    assert (decoder.stats().branches, decoder.stats().resident_bytes) == (0, 0)
 
 
 @pytest.fixture(scope="session")

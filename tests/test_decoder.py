@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -18,21 +17,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 PAGE = 16
 PROMPT = list(b"The quick brown fox jumps over the lazy dog and runs.")
 GREEDY = SamplingParams(temperature=0)
-
-
-@pytest.fixture(scope="module")
-def model() -> PreTrainedModel:
-    return tiny_model()
-
-
-@pytest.fixture
-def decoder(model: PreTrainedModel) -> Iterator[TreeDecoder]:
-    """A decoder whose tree must be empty again, and intact, at the end of the test."""
-    decoder = TreeDecoder(model, byte_tokenizer(), kv_bytes=1 << 24)
-    decoder.eos_token_ids = frozenset()  # a random model ends its texts at random
-    yield decoder
-    assert decoder.stats().branches == 0
-    assert decoder.stats().resident_bytes == 0
 
 
 async def fresh_logprobs(branch: Branch) -> torch.Tensor:
