@@ -351,6 +351,20 @@ def test_the_limit_of_tries(server):
         ((200, {}, {"choices": []}), "no completion in the answer"),
         (choice("a", "abort"), "finish_reason 'abort'"),
         (choice("a", "stop"), "local_stops=True"),
+        *(
+            (
+                (200, {}, {"choices": [{"text": "a", "finish_reason": "length"} | odd]}),
+                "of an unknown form: .*a",
+            )
+            for odd in (
+                {"logprobs": {"content": [{"token": "a"}]}},
+                {"logprobs": {"tokens": ["a"], "token_logprobs": ["likely"]}},
+                {"logprobs": {"tokens": [97], "token_logprobs": [-1.0]}},
+                {"logprobs": [-1.0]},
+                {"token_ids": ["a"]},
+                {"token_ids": 97},
+            )
+        ),
     ],
 )
 def test_wrong_answers_are_errors_at_once(server, answer, message):

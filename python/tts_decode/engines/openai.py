@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import math
+import operator
 import socket
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -100,7 +101,7 @@ class OpenAICompletions:
             )
         answer = await self._post(body)
         choice = self._choice(answer)
-        output = _read_output(choice, answer.get("usage"))
+        output = self._output(choice, answer.get("usage"))
         if self._local_stops and (end := _stop_end(output.text, request.stop)):
             return output.cut(end).completion("stop_string")
         return self._finished(output, choice, () if self._local_stops else request.stop)
@@ -121,7 +122,7 @@ class OpenAICompletions:
             "logprobs": 1,
         }
         answer = await self._post(body)
-        output = _read_output(self._choice(answer), None)
+        output = self._output(self._choice(answer), None)
         echoed = len(output.pieces) - int((answer.get("usage") or {}).get("completion_tokens", 1))
         pieces, logprobs = output.pieces[:echoed], output.logprobs[:echoed]
         first = echoed
@@ -143,6 +144,12 @@ class OpenAICompletions:
         if not isinstance(choice, dict) or not isinstance(choice.get("text"), str):
             raise self._error("no completion in the answer", answer)
         return choice
+
+    def _output(self, choice: dict[str, Any], usage: object) -> _Output:
+        try:
+            return _read_output(choice, usage)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise self._error("logprobs, token_ids or usage of an unknown form", choice) from error
 
     def _finished(self, output: _Output, choice: dict[str, Any], stops: Sequence[str]) -> Completion:
         """With the finish reason, and with the stop string that ended it."""
@@ -274,8 +281,9 @@ class _Output:
         return tuple(texts)
 
 
-def _read_output(choice: dict[str, Any], usage: dict[str, Any] | None) -> _Output:
-    """Tokens as far as the server tells them: ids, or their texts, or their number."""
+def _read_output(choice: dict[str, Any], usage: Any) -> _Output:
+    """Tokens as far as the server tells them: ids, or their texts, or their number. Raises what Python does
+    where the fields are of other kinds."""
     told = choice.get("logprobs") or {}
     if "content" in told:  # as in OpenAI's chat API, one object a token
         entries = told["content"] or []
@@ -286,10 +294,16 @@ def _read_output(choice: dict[str, Any], usage: dict[str, Any] | None) -> _Outpu
     known = len(pieces) == len(logprobs) == len(tokens)
     return _Output(
         choice["text"],
-        tuple(tokens),
+        tuple(map(operator.index, tokens)),
         tuple(math.nan if value is None else float(value) for value in logprobs) if known else (),
-        tuple(pieces) if known else (),
+        tuple(map(_text, pieces)) if known else (),
     )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected text, got {value!r:.50}")
+    return value
 
 
 def _extended(request: CompletionRequest) -> dict[str, Any]:
