@@ -25,7 +25,15 @@ from tts_decode.ask_tell import AskTell, LogprobRequest, RequestWithdrawn, Score
 from tts_decode.engines.completion import Completion, CompletionRequest
 from tts_decode.engines.text import TextDecoder
 from tts_decode.errors import EngineError, UnsupportedByEngine
-from tts_decode.search import STRATEGIES, beam_search, best_of_n, get_strategy, rebase, self_consistency
+from tts_decode.search import (
+    STRATEGIES,
+    Journal,
+    beam_search,
+    best_of_n,
+    get_strategy,
+    rebase,
+    self_consistency,
+)
 
 PROMPT = "Question?\n"
 
@@ -114,6 +122,35 @@ def test_every_strategy_can_be_asked_and_told(name):
                 with suppress(RequestWithdrawn):  # by a strategy that takes the first to finish
                     search.tell(request.id, answer)
     assert search.result.answer == expected.answer
+
+
+@pytest.mark.parametrize("strategy", [best_of_n, rebase])
+@pytest.mark.parametrize("answered", [0, 1, 7, 15])
+def test_a_journal_asks_for_what_it_lacks_only(strategy, answered, tmp_path):
+    """Both searches see the same answer to the same text, so the second ends as one that was never cut."""
+    script = random_script(11)
+
+    def run(journal, limit=None):
+        told = []
+        with AskTell(strategy, PROMPT, n=4, journal=journal) as search:
+            while not search.done:
+                for request in search.ask()[:1]:
+                    if len(told) == limit:
+                        return told, None
+                    if isinstance(request, ScoreRequest):
+                        answer = [grade(text) for text in request.texts]
+                    else:
+                        answer = Completion(*script(request.prompt, 0))
+                    told.append((request, answer))
+                    search.tell(request.id, answer)
+        return told, search.result
+
+    whole, expected = run(None)
+    run(Journal(tmp_path / "search.jsonl"), answered)
+    rest, result = run(Journal(tmp_path / "search.jsonl", resume=True))
+    assert [answer for _, answer in rest] == [answer for _, answer in whole[answered:]]
+    assert result.answer == expected.answer
+    assert [c.text for c in result.candidates] == [c.text for c in expected.candidates]
 
 
 def test_a_search_is_ready_to_ask_as_soon_as_it_can_go_on():

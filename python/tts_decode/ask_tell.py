@@ -24,6 +24,7 @@ from tts_decode.engines.completion import Completion, CompletionRequest
 from tts_decode.engines.text import Messages, TextDecoder
 from tts_decode.engines.text_branch import TextBranch
 from tts_decode.sampling import SamplingParams
+from tts_decode.search import Journal, SearchRun
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -68,6 +69,8 @@ class AskTell:
         render: text of chat messages; see `TextDecoder`.
         logprobs_of: whether log-probabilities of given texts are asked for too, also of those that the
             strategy forces; else a strategy that cannot do without meets `UnsupportedByEngine`.
+        journal: keeps the answers; a search that is resumed from it asks for those that it lacks only. For
+            strategies of `tts_decode.search`.
         options: the strategy's. Where it needs a scorer and none is given, or `scorer="ask"`, scores are
             asked for too.
 
@@ -92,6 +95,7 @@ class AskTell:
         budget: Budget | None = None,
         render: Callable[[Messages], str] | None = None,
         logprobs_of: bool = False,
+        journal: Journal | None = None,
         **options: Any,
     ) -> None:
         if _loop_is_running():
@@ -111,7 +115,8 @@ class AskTell:
         async def search() -> SearchResult:
             root = await decoder.root(prompt, sampling, budget)
             try:
-                return await strategy(root, **options)
+                start = root if journal is None else SearchRun(root, journal=journal)  # type: ignore[arg-type]
+                return await strategy(start, **options)
             finally:
                 root.release()
 
