@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 import torch
 from transformers.generation import logits_process as hf
-from tts_decode.sampling import SamplingParams, mix, sample, token_logprobs, uniform
+from tts_decode import sampling
+from tts_decode.sampling import SamplingParams, mix, token_logprobs, uniform
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+Sampler = Callable[..., sampling.Sampled]
+
+
+@pytest.fixture(params=["kernel", "torch"])
+def sample(request: pytest.FixtureRequest) -> Sampler:
+    """As it is on the CPU; and what GPUs run, in torch."""
+    return sampling.sample if request.param == "kernel" else sampling._sample_on_device
 
 
 def reference_token(logits: torch.Tensor, params: SamplingParams, u: float, history: list[int]) -> int:
@@ -44,7 +55,7 @@ def random_params(rng: random.Random, vocab: int) -> SamplingParams:
 
 
 @pytest.mark.parametrize("vocab", [2, 300, 2048, 5000])
-def test_tokens_are_those_of_transformers_filters(vocab: int) -> None:
+def test_tokens_are_those_of_transformers_filters(sample: Sampler, vocab: int) -> None:
     rng = random.Random(vocab)
     torch.manual_seed(vocab)
     rows = 150
@@ -60,7 +71,7 @@ def test_tokens_are_those_of_transformers_filters(vocab: int) -> None:
         assert tokens[row] == expected, (row, params[row])
 
 
-def test_a_row_does_not_depend_on_its_batch() -> None:
+def test_a_row_does_not_depend_on_its_batch(sample: Sampler) -> None:
     rng = random.Random(1)
     torch.manual_seed(1)
     logits = torch.randn(40, 3000) * 3
@@ -73,7 +84,9 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
         assert alone.tokens[0] == together.tokens[row]
 
 
-def test_logprobs_and_entropies_are_the_unfiltered_distributions() -> None:
+def test_logprobs_and_entropies_are_the_unfiltered_distributions(
+    sample: Sampler,
+) -> None:
     torch.manual_seed(2)
     logits = torch.randn(20, 777) * 5
     logits[:, 5] = -torch.inf
@@ -85,17 +98,17 @@ def test_logprobs_and_entropies_are_the_unfiltered_distributions() -> None:
     # float32 exp and sums over 777 terms: a few 1e-6 absolute
     torch.testing.assert_close(torch.tensor(sampled.logprobs).double(), chosen, atol=1e-5, rtol=0)
     torch.testing.assert_close(torch.tensor(sampled.entropies).double(), entropies, atol=1e-5, rtol=0)
-    forced = token_logprobs(logits, sampled.tokens)
-    assert forced == (sampled.logprobs, sampled.entropies)
+    if sample is sampling.sample:
+        assert token_logprobs(logits, sampled.tokens) == (sampled.logprobs, sampled.entropies)
 
 
-def test_greedy_takes_the_first_of_equals() -> None:
+def test_greedy_takes_the_first_of_equals(sample: Sampler) -> None:
     logits = torch.tensor([[0.0, 2.0, 2.0, 1.0]])
     assert sample(logits, [SamplingParams(temperature=0)], [0.9], [[0]]).tokens == [1]
 
 
 @pytest.mark.parametrize("u", [0.0, 0.5, 1.0 - 2.0**-53])
-def test_extreme_uniforms_never_take_an_impossible_token(u: float) -> None:
+def test_extreme_uniforms_never_take_an_impossible_token(sample: Sampler, u: float) -> None:
     logits = torch.full((3, 1000), -torch.inf)
     logits[0, 0] = logits[1, 999] = logits[2, 500] = 3.0
     logits[2, 10] = -90.0  # weight below the float32 resolution of the sum
@@ -104,20 +117,20 @@ def test_extreme_uniforms_never_take_an_impossible_token(u: float) -> None:
     assert tokens[2] in (10, 500)
 
 
-def test_flat_top_p_needs_more_than_the_first_candidates() -> None:
+def test_flat_top_p_needs_more_than_the_first_candidates(sample: Sampler) -> None:
     logits = torch.linspace(0, 1e-3, 6000)[None]
     params = SamplingParams(top_p=0.9)
     for u in (0.0, 0.3, 0.999):
         assert sample(logits, [params], [u], [[0]]).tokens == [reference_token(logits[0], params, u, [0])]
 
 
-def test_tiny_temperature_is_greedy() -> None:
+def test_tiny_temperature_is_greedy(sample: Sampler) -> None:
     logits = torch.randn(1, 100)
     assert sample(logits, [SamplingParams(temperature=1e-30)], [0.7], [[0]]).tokens == [int(logits.argmax())]
 
 
 @pytest.mark.parametrize("penalty", [1e-300, 1e-40, 1e40])
-def test_an_extreme_penalty_repeats_or_avoids_what_was_seen(penalty: float) -> None:
+def test_an_extreme_penalty_repeats_or_avoids_what_was_seen(sample: Sampler, penalty: float) -> None:
     logits = torch.tensor([[3.0, 0.0, 1.0, -2.0]])
     for temperature in (0.0, 1.0):
         params = SamplingParams(temperature=temperature, repetition_penalty=penalty)
@@ -127,7 +140,7 @@ def test_an_extreme_penalty_repeats_or_avoids_what_was_seen(penalty: float) -> N
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_bad_logits_are_an_error(bad: float) -> None:
+def test_bad_logits_are_an_error(sample: Sampler, bad: float) -> None:
     logits = torch.zeros(3, 50)
     logits[1, 7] = bad
     with pytest.raises(ValueError, match="logits hold NaN or inf in row 1"):
@@ -196,7 +209,9 @@ def test_one_stop_string_may_be_given_bare() -> None:
     assert SamplingParams(stop="\n\n").stop == ("\n\n",)  # type: ignore[arg-type]
 
 
-def test_suppressed_tokens_are_never_drawn_and_leave_the_log_probabilities() -> None:
+def test_suppressed_tokens_are_never_drawn_and_leave_the_log_probabilities(
+    sample: Sampler,
+) -> None:
     """Also the only finite ones; a row beside them draws what it draws alone."""
     logits = torch.tensor([[9.0, -torch.inf, -torch.inf, -torch.inf], [9.0, 1.0, 0.0, -torch.inf]])
     rows = torch.stack([logits[0], logits[1], logits[1]])

@@ -187,6 +187,17 @@ def score_pages(
     num_threads: int,
 ) -> None: ...
 def count_selected(plan: PlanView, mask: tuple[int, int], num_kv_heads: int) -> tuple[int, int]: ...
+def sample_tokens(
+    logits: int,
+    rows_vocab_stride: tuple[int, int, int],
+    params: int,
+    seen: tuple[int, int],
+    suppressed: tuple[int, int],
+    given: int,
+    tokens: int,
+    numbers: int,
+    num_threads: int,
+) -> None: ...
 def select_top_pages(
     scores: tuple[int, int],
     num_kv_heads: int,

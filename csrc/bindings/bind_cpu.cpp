@@ -12,6 +12,7 @@
 #include "cpu/isa.h"
 #include "cpu/kv_ops.h"
 #include "cpu/parallel.h"
+#include "cpu/sample_tokens.h"
 #include "cpu/score_pages.h"
 #include "cpu/select_top_pages.h"
 #include "cpu/tree_attention.h"
@@ -152,6 +153,26 @@ void bind_selection(py::module_& m) {
       py::arg("plan"), py::arg("mask"), py::arg("num_kv_heads"));
 }
 
+void bind_sampling(py::module_& m) {
+  // Addresses and lengths of the tensors of tts_kernels.ops.sample_tokens.
+  using Array = std::pair<uintptr_t, int64_t>;
+  m.def(
+      "sample_tokens",
+      [](uintptr_t logits, std::tuple<int64_t, int64_t, int64_t> rows_vocab_stride, uintptr_t params,
+         Array seen, Array suppressed, uintptr_t given, uintptr_t tokens, uintptr_t numbers,
+         int num_threads) {
+        py::gil_scoped_release release;
+        const auto [rows, vocab, stride] = rows_vocab_stride;
+        sample_tokens(
+            {pointer<float>(logits), rows, vocab, stride, pointer<SampleParams>(params),
+             pointer<RowToken>(seen.first), seen.second, pointer<RowToken>(suppressed.first),
+             suppressed.second, pointer<int64_t>(given), pointer<int64_t>(tokens), pointer<double>(numbers)},
+            num_threads);
+      },
+      py::arg("logits"), py::arg("rows_vocab_stride"), py::arg("params"), py::arg("seen"),
+      py::arg("suppressed"), py::arg("given"), py::arg("tokens"), py::arg("numbers"), py::arg("num_threads"));
+}
+
 void bind_isa(py::module_& m) {
   m.def("cpu_isa", [] { return std::string(cpu_isa().name); });
   m.def("cpu_isa_levels", [] {
@@ -184,6 +205,7 @@ void bind_cpu(py::module_& m) {
   bind_ops(m);
   bind_page_choice(m);
   bind_selection(m);
+  bind_sampling(m);
   bind_isa(m);
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/sample_tokens_kernels.h"
 #include "cpu/score_pages_kernels.h"
 #include "cpu/tree_attention_kernels.h"
 
@@ -15,6 +16,7 @@ struct CpuIsa {
   bool (*supported)();  // CPU and operating system
   AttentionKernels float32, bfloat16, int8;
   PageScoreKernels page_scores;
+  SampleKernels sampling;
 };
 
 // All levels compiled in, best first.

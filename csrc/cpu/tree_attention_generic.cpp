@@ -1,3 +1,4 @@
+#include "cpu/sample_tokens_kernels.h"
 #include "cpu/score_pages_kernels.h"
 #include "cpu/tree_attention_kernels.h"
 
@@ -8,6 +9,7 @@ namespace {
 #include "cpu/micro_kernels-inl.h"
 #include "cpu/tree_attention-inl.h"
 #include "cpu/score_pages-inl.h"
+#include "cpu/sample_tokens-inl.h"
 // clang-format on
 }  // namespace
 
@@ -15,5 +17,6 @@ constinit const AttentionKernels kFloat32 = kernels<Storage::kFloat32>();
 constinit const AttentionKernels kBFloat16 = kernels<Storage::kWideBFloat16>();
 constinit const AttentionKernels kInt8 = kernels<Storage::kInt8>();
 constinit const PageScoreKernels kPageScores = page_score_kernels();
+constinit const SampleKernels kSampling = sample_kernels();
 
 }  // namespace tts::generic

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tts_decode.transfer import to_device
+from tts_kernels import sample_tokens
 
 _MASK = (1 << 64) - 1
 _BLOCK = 256  # tokens summed together before the inverse CDF walks them
@@ -146,6 +147,48 @@ def sample(
     Raises:
         ValueError: a row holds NaN, +inf or no finite logit.
     """
+    draw = _sample_on_cpu if logits.is_cpu else _sample_on_device
+    return draw(logits, params, uniforms, history)
+
+
+def _sample_on_cpu(
+    logits: Tensor,
+    params: Sequence[SamplingParams],
+    uniforms: Sequence[float],
+    history: Sequence[Sequence[int]],
+) -> Sampled:
+    """By the kernel, which reads the logits where they lie."""
+    numbers = [
+        (p.temperature, p.top_k, p.top_p, p.min_p, p.repetition_penalty, u)
+        for p, u in zip(params, uniforms, strict=True)
+    ]
+    penalised = enumerate(
+        set(tokens) - {-1} if p.repetition_penalty != 1.0 else ()
+        for p, tokens in zip(params, history, strict=True)
+    )
+    tokens, (logprobs, entropies, lse) = sample_tokens(
+        logits,
+        torch.tensor(numbers, dtype=torch.float64),
+        _pairs(penalised),
+        _pairs(enumerate(p.suppress_token_ids for p in params)),
+    )
+    _check_finite(lse.tolist())
+    return Sampled(tokens.tolist(), logprobs.tolist(), entropies.tolist())
+
+
+def _pairs(tokens_of_rows: Iterable[tuple[int, Iterable[int]]]) -> Tensor | None:
+    """int32 [n, 2] of (row, token)."""
+    pairs = [(row, token) for row, tokens in tokens_of_rows for token in tokens]
+    return torch.tensor(pairs, dtype=torch.int32) if pairs else None
+
+
+def _sample_on_device(
+    logits: Tensor,
+    params: Sequence[SamplingParams],
+    uniforms: Sequence[float],
+    history: Sequence[Sequence[int]],
+) -> Sampled:
+    """In torch, for any device."""
     shifted, weights, lse, entropies = _weigh(logits)
     scores, masses = shifted, weights
     penalised = any(p.repetition_penalty != 1.0 for p in params)
@@ -175,9 +218,13 @@ def sample(
 
 def token_logprobs(logits: Tensor, tokens: Sequence[int]) -> tuple[list[float], list[float]]:
     """Log-probability of `tokens[i]` under row i of `logits` (float32 [rows, vocab]), and entropy; nats."""
-    _, _, lse, entropies = _weigh(logits)
-    _, logprobs, entropy_list = _read(logits, _tensor(tokens, logits, torch.long), lse, entropies)
-    return logprobs, entropy_list
+    if logits.is_cpu:
+        params = torch.tensor([(0.0, 0.0, 1.0, 0.0, 1.0, 0.0)], dtype=torch.float64).repeat(len(tokens), 1)
+        _, (logprobs, entropies, lse) = sample_tokens(logits, params, given=torch.tensor(tokens))
+        _check_finite(lse.tolist())
+        return logprobs.tolist(), entropies.tolist()
+    _, _, lse, spread = _weigh(logits)
+    return _read(logits, _tensor(tokens, logits, torch.long), lse, spread)[1:]
 
 
 def _read(
@@ -186,13 +233,17 @@ def _read(
     """Tokens, their log-probabilities and the entropies on the host: the one wait for the device."""
     logprobs = logits.gather(-1, tokens[:, None])[:, 0].double() - lse
     columns: list[list[float]] = torch.stack([tokens.double(), logprobs, entropies, lse]).tolist()
-    for row, value in enumerate(columns[3]):
+    _check_finite(columns[3])
+    return [int(token) for token in columns[0]], columns[1], columns[2]
+
+
+def _check_finite(lse: Sequence[float]) -> None:
+    for row, value in enumerate(lse):
         if not math.isfinite(value):
             raise ValueError(
                 f"the model's output logits hold NaN or inf in row {row}: check the weights and the dtype "
                 "(bfloat16 or float32)"
             )
-    return [int(token) for token in columns[0]], columns[1], columns[2]
 
 
 def _tensor(

@@ -4,6 +4,7 @@ from tts_kernels.reference.append_kv import append_kv
 from tts_kernels.reference.gather_kv import gather_kv
 from tts_kernels.reference.int8_pages import append_int8, dequantize, quantize
 from tts_kernels.reference.page_summaries import page_summaries
+from tts_kernels.reference.sample_tokens import sample_tokens
 from tts_kernels.reference.score_pages import score_pages
 from tts_kernels.reference.select_top_pages import select_top_pages
 from tts_kernels.reference.tree_attention import tree_attention
@@ -15,6 +16,7 @@ __all__ = [
     "gather_kv",
     "page_summaries",
     "quantize",
+    "sample_tokens",
     "score_pages",
     "select_top_pages",
     "tree_attention",

@@ -1,0 +1,255 @@
+#include "cpu/sample_tokens.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+#include "common/error.h"
+#include "cpu/isa.h"
+#include "cpu/parallel.h"
+
+namespace tts {
+namespace {
+
+constexpr float kLog2E = 1.44269504f;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kLowest = std::numeric_limits<float>::lowest();
+
+// Top-k and top-p look at the tokens within so many nats of the best one (at temperature 1), then within
+// twice as many, and beyond the last bound at all.
+constexpr double kFirstNats = 2, kLastNats = 64;
+
+using Tokens = std::pair<const RowToken*, const RowToken*>;
+
+Tokens tokens_of_row(const RowToken* tokens, int64_t count, int64_t row) {
+  const auto before = [](const RowToken& token, int64_t r) { return token.row < r; };
+  const RowToken* begin = std::lower_bound(tokens, tokens + count, row, before);
+  return {begin, std::lower_bound(begin, tokens + count, row + 1, before)};
+}
+
+class Row {
+ public:
+  Row(const SampleTask& task, int64_t row)
+      : task_(task),
+        kernels_(cpu_isa().sampling),
+        params_(task.params[row]),
+        row_(row),
+        vocab_(task.vocab),
+        logits_(task.logits + row * task.row_stride) {}
+
+  void run() const {
+    thread_local std::vector<float> sums, edited;
+    sums.resize(static_cast<size_t>((vocab_ + kSampleBlock - 1) / kSampleBlock));
+    const float peak = kernels_.largest(logits_, vocab_);
+    const double weighted = kernels_.weigh(logits_, vocab_, peak, kLog2E, -kInfinity, sums.data());
+    const double total = std::accumulate(sums.begin(), sums.end(), 0.0);
+    const double lse = static_cast<double>(peak) + std::log(total);
+    int64_t token = task_.given == nullptr ? 0 : task_.given[row_];
+    if (task_.given == nullptr && std::isfinite(lse)) {
+      const bool edits = edit(edited);
+      const float* scores = edits ? edited.data() : logits_;
+      const float best = edits ? kernels_.largest(scores, vocab_) : peak;
+      token = params_.temperature == 0.0 ? std::find(scores, scores + vocab_, best) - scores
+                                         : draw(scores, best, edits, sums);
+    }
+    task_.tokens[row_] = token;
+    double* numbers = task_.numbers + row_;
+    numbers[0] = static_cast<double>(logits_[token]) - lse;
+    numbers[task_.rows] = std::log(total) - weighted / total;
+    numbers[2 * task_.rows] = lse;
+  }
+
+ private:
+  // The logits with the row's penalty and suppressed tokens; false where it has none.
+  bool edit(std::vector<float>& scores) const {
+    const Tokens suppressed = tokens_of_row(task_.suppressed, task_.num_suppressed, row_);
+    const Tokens seen = params_.repetition_penalty == 1.0 ? Tokens{nullptr, nullptr}
+                                                          : tokens_of_row(task_.seen, task_.num_seen, row_);
+    if (seen.first == seen.second && suppressed.first == suppressed.second) return false;
+    scores.assign(logits_, logits_ + vocab_);
+    const float penalty = static_cast<float>(params_.repetition_penalty);
+    for (const RowToken* t = seen.first; t != seen.second; ++t) {
+      float& score = scores[static_cast<size_t>(t->token)];
+      // An extreme penalty leaves float32: 0 / 0 stays 0.
+      score = score < 0 ? score * penalty : score / penalty;
+      score = std::isnan(score) ? 0.0f : std::clamp(score, kLowest, -kLowest);
+    }
+    if (suppressed.first != suppressed.second) {
+      // Only these become -inf, so that one to draw remains whatever the model thinks of it.
+      for (float& score : scores) score = std::max(score, kLowest);
+      for (const RowToken* t = suppressed.first; t != suppressed.second; ++t) {
+        scores[static_cast<size_t>(t->token)] = -kInfinity;
+      }
+    }
+    return true;
+  }
+
+  // sums: of the weights at temperature 1, which serve unless something changes them.
+  int64_t draw(const float* scores, float best, bool edits, std::vector<float>& sums) const {
+    const float scale = static_cast<float>(std::min(double{kLog2E} / params_.temperature, 1e30));
+    if (edits || params_.temperature != 1.0) {
+      kernels_.weigh(scores, vocab_, best, scale, -kInfinity, sums.data());
+    }
+    float cut = -kInfinity;
+    if (params_.min_p > 0) {
+      cut = static_cast<float>(double{best} + params_.temperature * std::log(params_.min_p));
+    }
+    if (params_.top_p < 1.0 || ranks_by_count()) {
+      const double total = std::accumulate(sums.begin(), sums.end(), 0.0);
+      cut = std::max(cut, ranked_cut(scores, best, scale, total));
+    }
+    if (cut > -kInfinity) kernels_.weigh(scores, vocab_, best, scale, cut, sums.data());
+    return inverse_cdf(scores, best, scale, cut, sums);
+  }
+
+  // The first token at which the running sum of the weights exceeds uniform * total; where rounding leaves
+  // none, the last one with a weight.
+  int64_t inverse_cdf(const float* scores, float best, float scale, float cut,
+                      const std::vector<float>& sums) const {
+    const double total = std::accumulate(sums.begin(), sums.end(), 0.0);
+    double below = 0;
+    const double target = params_.uniform * total;
+    size_t block = 0, last = 0;
+    double running = 0;
+    for (; block < sums.size(); ++block) {
+      if (sums[block] > 0) last = block;
+      below = running;
+      running += static_cast<double>(sums[block]);
+      if (running > target) break;
+    }
+    if (block == sums.size()) {
+      block = last;
+      below = total;
+    }
+    float w[kSampleBlock];
+    const int64_t begin = static_cast<int64_t>(block) * kSampleBlock;
+    const int64_t count = std::min<int64_t>(kSampleBlock, vocab_ - begin);
+    kernels_.weights(scores + begin, count, best, scale, cut, w);
+    int64_t chosen = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      if (w[i] <= 0) continue;
+      chosen = i;
+      below += static_cast<double>(w[i]);
+      if (below > target) break;
+    }
+    return begin + chosen;
+  }
+
+  // The lowest score that top-k and then top-p keep. total: weight of all tokens.
+  float ranked_cut(const float* scores, float best, float scale, double total) const {
+    // Few tokens matter: take those within a few nats of the best, and more where these do not suffice.
+    thread_local std::vector<float> top;
+    const auto k = static_cast<size_t>(ranks_by_count() ? params_.top_k : 0);
+    for (double nats = kFirstNats;; nats *= 2) {
+      const double bound = double{best} - nats * params_.temperature;
+      const bool all = nats > kLastNats || bound < double{kLowest};
+      collect(scores, all ? -kInfinity : static_cast<float>(bound), top);
+      if (all) break;
+      if (k > 0 && top.size() >= k) break;
+      if (k == 0 && mass(top.data(), top.size(), best, scale) >= needed(total)) break;
+    }
+    if (k > 0) {
+      std::nth_element(top.begin(), top.begin() + (k - 1), top.end(), std::greater<float>());
+      if (params_.top_p >= 1.0) return top[k - 1];
+      top.resize(k);  // ties of the last one stay, but top-p does not see them
+      total = mass(top.data(), k, best, scale);
+    }
+    return mass_cut(top, best, scale, needed(total));
+  }
+
+  // The lowest of the best scores that stay: one does while the weight of those above is less than `needed`.
+  float mass_cut(std::vector<float>& top, float best, float scale, double needed) const {
+    float *begin = top.data(), *end = begin + top.size();
+    while (end - begin > 32) {
+      float* middle = begin + (end - begin) / 2;
+      std::nth_element(begin, middle, end, std::greater<float>());
+      const double upper = mass(begin, static_cast<size_t>(middle - begin), best, scale);
+      if (upper >= needed) {
+        end = middle;
+      } else {
+        needed -= upper;
+        begin = middle;
+      }
+    }
+    std::sort(begin, end, std::greater<float>());
+    float lowest = *begin;
+    for (; begin < end && needed > 0; ++begin) {
+      lowest = *begin;
+      needed -= mass(begin, 1, best, scale);
+    }
+    return lowest;
+  }
+
+  bool ranks_by_count() const { return params_.top_k > 0 && params_.top_k < double(vocab_); }
+
+  double needed(double total) const { return params_.top_p * total; }
+
+  // Sum of the weights of n scores.
+  double mass(const float* scores, size_t n, float best, float scale) const {
+    thread_local std::vector<float> sums;
+    sums.resize((n + kSampleBlock - 1) / kSampleBlock);
+    kernels_.weigh(scores, static_cast<int64_t>(n), best, scale, -kInfinity, sums.data());
+    return std::accumulate(sums.begin(), sums.end(), 0.0);
+  }
+
+  // The scores of at least `bound`.
+  void collect(const float* scores, float bound, std::vector<float>& found) const {
+    found.resize(static_cast<size_t>(vocab_));
+    size_t count = 0;
+    for (int64_t i = 0; i < vocab_; ++i) {  // without a branch: it would be taken at random
+      found[count] = scores[i];
+      count += scores[i] >= bound ? 1 : 0;
+    }
+    found.resize(count);
+  }
+
+  const SampleTask& task_;
+  const SampleKernels& kernels_;
+  const SampleParams& params_;
+  const int64_t row_, vocab_;
+  const float* logits_;
+};
+
+void check_tokens(const char* name, const RowToken* tokens, int64_t count, int64_t rows, int64_t vocab) {
+  for (int64_t i = 0; i < count; ++i) {
+    require(tokens[i].row >= (i > 0 ? tokens[i - 1].row : 0) && tokens[i].row < rows, name, "[", i,
+            "]: got row ", tokens[i].row, ", expected ascending rows below ", rows);
+    require(tokens[i].token >= 0 && tokens[i].token < vocab, name, "[", i, "]: got token ", tokens[i].token,
+            ", expected 0 <= token < ", vocab);
+  }
+}
+
+void check_params(const SampleTask& task) {
+  for (int64_t row = 0; row < task.rows; ++row) {
+    const SampleParams& p = task.params[row];
+    const auto check = [row](const char* name, double value, bool fits, const char* expected) {
+      require(fits, "params[", row, "]: got ", name, " ", value, ", expected ", expected);
+    };
+    check("temperature", p.temperature, p.temperature >= 0 && std::isfinite(p.temperature), "0 or more");
+    check("top_k", p.top_k, p.top_k >= 0 && p.top_k < 0x1p53, "0 or more");
+    check("top_p", p.top_p, p.top_p > 0 && p.top_p <= 1, "0 < top_p <= 1");
+    check("min_p", p.min_p, p.min_p >= 0 && p.min_p <= 1, "0 <= min_p <= 1");
+    check("repetition_penalty", p.repetition_penalty,
+          p.repetition_penalty > 0 && std::isfinite(p.repetition_penalty), "a positive number");
+    check("uniform", p.uniform, p.uniform >= 0 && p.uniform < 1, "0 <= uniform < 1");
+  }
+}
+
+}  // namespace
+
+void sample_tokens(const SampleTask& task, int num_threads) {
+  check_params(task);
+  check_tokens("seen", task.seen, task.num_seen, task.rows, task.vocab);
+  check_tokens("suppressed", task.suppressed, task.num_suppressed, task.rows, task.vocab);
+  for (int64_t row = 0; task.given != nullptr && row < task.rows; ++row) {
+    require(task.given[row] >= 0 && task.given[row] < task.vocab, "given[", row, "]: got ", task.given[row],
+            ", expected 0 <= token < ", task.vocab);
+  }
+  parallel_for(num_threads, task.rows, [&](int64_t row) { Row(task, row).run(); });
+}
+
+}  // namespace tts

@@ -1,0 +1,41 @@
+// Draws the next token of each row of logits, with its log-probability and the row's entropy.
+#pragma once
+
+#include <cstdint>
+
+namespace tts {
+
+// How a row is drawn from, as SamplingParams of the Python API says; a record of a float64 tensor [rows, 6].
+struct SampleParams {
+  double temperature;         // 0: the most probable token, the first of equals
+  double top_k;               // 0: all
+  double top_p;               // 1: all
+  double min_p;               // 0: all
+  double repetition_penalty;  // of the row's `seen` tokens; 1: none
+  double uniform;             // in [0, 1): which token of the inverse CDF, in the vocabulary's order
+};
+
+// A token of a row.
+struct RowToken {
+  int32_t row, token;
+};
+
+struct SampleTask {
+  const float* logits;  // [rows, vocab], contiguous channels
+  int64_t rows, vocab, row_stride;
+  const SampleParams* params;  // [rows]
+  const RowToken* seen;        // [num_seen] by row, each token once: what the repetition penalty is for
+  int64_t num_seen;
+  const RowToken* suppressed;  // [num_suppressed] by row: never drawn
+  int64_t num_suppressed;
+  const int64_t* given;  // [rows] tokens that are not to be drawn any more; null: draw them
+  int64_t* tokens;       // [rows]
+  // [3, rows]: log-probability of the token, entropy, log-sum-exp; nats, of the logits as they are. Where a
+  // row holds NaN or +inf, or nothing finite, its log-sum-exp is no finite number and its token 0.
+  double* numbers;
+};
+
+// Throws ArgumentError where an index is out of range.
+void sample_tokens(const SampleTask& task, int num_threads);
+
+}  // namespace tts

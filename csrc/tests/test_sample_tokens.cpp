@@ -1,0 +1,81 @@
+// Random rows through every instruction-set level, meant to run under the sanitizers: logits end where their
+// last row ends. The comparison with the specification is in tests/test_sample_tokens.py.
+#include <algorithm>
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "common/error.h"
+#include "cpu/isa.h"
+#include "cpu/sample_tokens.h"
+#include "tests/check.h"
+
+namespace tts {
+namespace {
+
+using Random = std::mt19937;
+
+int draw(Random& random, int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); }
+
+// Token t has top-k rank and probability as counted here; without top-p, min-p and ties.
+void test_rows(uint32_t seed) {
+  Random random(seed);
+  const int rows = draw(random, 1, 5), vocab = draw(random, 1, 700), top_k = draw(random, 0, 9);
+  std::normal_distribution<float> normal(0.0f, 3.0f);
+  std::vector<float> logits(static_cast<size_t>(rows * vocab));
+  for (float& logit : logits) logit = normal(random);
+  std::vector<SampleParams> params;
+  std::vector<RowToken> suppressed;
+  for (int row = 0; row < rows; ++row) {
+    const double uniform = std::uniform_real_distribution<double>(0, 1)(random);
+    params.push_back({0.8, double(top_k), draw(random, 0, 1) ? 1.0 : 0.9, 0.01, 1.0, uniform});
+    if (vocab > 1 && draw(random, 0, 1)) suppressed.push_back({row, draw(random, 0, vocab - 1)});
+  }
+  std::vector<int64_t> tokens(static_cast<size_t>(rows));
+  std::vector<double> numbers(static_cast<size_t>(3 * rows));
+  SampleTask task{logits.data(),
+                  rows,
+                  vocab,
+                  vocab,
+                  params.data(),
+                  nullptr,
+                  0,
+                  suppressed.data(),
+                  static_cast<int64_t>(suppressed.size()),
+                  nullptr,
+                  tokens.data(),
+                  numbers.data()};
+  sample_tokens(task, 2);
+  for (int row = 0; row < rows; ++row) {
+    const float* x = logits.data() + row * vocab;
+    const int64_t token = tokens[static_cast<size_t>(row)];
+    CHECK(token >= 0 && token < vocab);
+    double total = 0;
+    for (int t = 0; t < vocab; ++t) total += std::exp(double{x[t]});
+    CHECK(std::abs(numbers[static_cast<size_t>(row)] - (double{x[token]} - std::log(total))) < 1e-5);
+    int better = 0;
+    for (int t = 0; t < vocab; ++t) {
+      const bool out = std::any_of(suppressed.begin(), suppressed.end(),
+                                   [&](RowToken s) { return s.row == row && s.token == t; });
+      CHECK(!out || t != token);
+      better += !out && x[t] > x[token];
+    }
+    CHECK(top_k == 0 || better < top_k);
+  }
+  suppressed.assign(1, {0, vocab});
+  task.suppressed = suppressed.data();
+  task.num_suppressed = 1;
+  CHECK_THROWS(sample_tokens(task, 1), ArgumentError);
+}
+
+}  // namespace
+}  // namespace tts
+
+int main() {
+  for (const tts::CpuIsa& level : tts::cpu_isa_levels()) {
+    if (!level.supported()) continue;
+    tts::set_cpu_isa(level.name);
+    for (uint32_t seed = 0; seed < 300; ++seed) tts::test_rows(seed);
+  }
+  return tts::test::failures() == 0 ? 0 : 1;
+}

@@ -1,0 +1,109 @@
+"""Drawing the next token of each branch from its logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tts_kernels import _core
+from tts_kernels.ops._common import check_devices, check_int32, register
+
+
+def sample_tokens(
+    logits: Tensor,
+    params: Tensor,
+    seen: Tensor | None = None,
+    suppressed: Tensor | None = None,
+    *,
+    given: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draws a token of each row, with its log-probability and the row's entropy, in one pass over the logits.
+
+    On the CPU only. The filters are those of `transformers`, in its order: repetition penalty, suppressed
+    tokens, temperature, top-k, top-p, min-p; tokens tied at a cut are all kept.
+
+    Args:
+        logits: float32 [R, V], contiguous rows at any stride; left unchanged.
+        params: float64 [R, 6], a row's temperature (0: the most probable token, the first of equals), top_k
+            (0: all), top_p, min_p, repetition_penalty, and the uniform number in [0, 1) that chooses the
+            token by the inverse CDF in the vocabulary's order.
+        seen: int32 [S, 2] of (row, token), ascending rows, each pair once: to what the penalty applies.
+        suppressed: int32 [U, 2] alike: tokens that are never drawn. A row has to keep one.
+        given: int64 [R], tokens that are there already: nothing is drawn, the numbers are theirs.
+
+    Returns:
+        tokens: int64 [R].
+        numbers: float64 [3, R]: log-probability of the token, entropy, log-sum-exp; nats, of the logits as
+            they are, before penalty and filters. Where the log-sum-exp is no finite number, the row held NaN
+            or +inf or nothing finite, and its token and other numbers mean nothing.
+
+    Raises:
+        TypeError, ValueError: a dtype, device, shape, stride, index or parameter does not fit.
+    """
+    none = torch.empty((0, 2), dtype=torch.int32)
+    seen, suppressed = none if seen is None else seen, none if suppressed is None else suppressed
+    check_devices(logits=logits, params=params, seen=seen, suppressed=suppressed)
+    if given is not None:
+        check_devices(logits=logits, given=given)
+    tokens, numbers = torch.ops.tts_kernels.sample_tokens.default(logits, params, seen, suppressed, given)
+    return tokens, numbers
+
+
+def _sample_tokens_cpu(
+    logits: Tensor, params: Tensor, seen: Tensor, suppressed: Tensor, given: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    _check(logits, params)
+    check_int32("seen", seen, 2)
+    check_int32("suppressed", suppressed, 2)
+    tokens, numbers = _sample_tokens_fake(logits, params, seen, suppressed)
+    if given is not None and not (
+        given.dtype is torch.int64 and given.shape == tokens.shape and given.is_contiguous()
+    ):
+        raise ValueError(
+            f"given: got {given.dtype} {list(given.shape)}, expected contiguous torch.int64 [{len(tokens)}]"
+        )
+    rows, vocab = logits.shape
+    _core.sample_tokens(
+        logits.data_ptr(),
+        (rows, vocab, logits.stride(0)),
+        params.data_ptr(),
+        (seen.data_ptr(), len(seen)),
+        (suppressed.data_ptr(), len(suppressed)),
+        0 if given is None else given.data_ptr(),
+        tokens.data_ptr(),
+        numbers.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return tokens, numbers
+
+
+def _check(logits: Tensor, params: Tensor) -> None:
+    if logits.dtype != torch.float32:
+        raise TypeError(f"logits: got {logits.dtype}, expected torch.float32")
+    if logits.dim() != 2 or not logits.shape[1] or (logits.shape[1] > 1 and logits.stride(1) != 1):
+        raise ValueError(
+            f"logits: got shape {list(logits.shape)} and strides {logits.stride()}, expected [rows, vocab] "
+            "with contiguous rows"
+        )
+    if params.dtype != torch.float64:
+        raise TypeError(f"params: got {params.dtype}, expected torch.float64")
+    if params.shape != (len(logits), 6) or not params.is_contiguous():
+        raise ValueError(
+            f"params: got shape {list(params.shape)} and strides {params.stride()}, expected contiguous "
+            f"[{len(logits)}, 6], a row for each of logits"
+        )
+
+
+def _sample_tokens_fake(
+    logits: Tensor, params: Tensor, seen: Tensor, suppressed: Tensor, given: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    rows = logits.shape[0]
+    return logits.new_empty(rows, dtype=torch.int64), logits.new_empty((3, rows), dtype=torch.float64)
+
+
+register(
+    "sample_tokens(Tensor logits, Tensor params, Tensor seen, Tensor suppressed, Tensor? given=None) "
+    "-> (Tensor, Tensor)",
+    cpu=_sample_tokens_cpu,
+    fake=_sample_tokens_fake,
+)
