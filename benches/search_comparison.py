@@ -42,6 +42,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ets, per token": ("ets", {"node_cost": "token"}),
 }
 BASE = "rebase"
+MEANS = ("mean_bytes", "peak_bytes", "ets_kv_tokens", "tokens", "nodes")
 
 
 class Study:
@@ -115,8 +116,9 @@ async def search(
     }
 
 
-def summary(records: Sequence[Record]) -> list[Record]:
-    """A row for each width and variant, with intervals over the problems that all variants have done."""
+def summary(records: Sequence[Record], parallel: int) -> list[Record]:
+    """A row for each width and variant, with intervals over the problems that all variants have done, and for
+    speed over the groups that ran side by side."""
     rows = []
     for width in dict.fromkeys(record["width"] for record in records):
         found = {
@@ -127,6 +129,7 @@ def summary(records: Sequence[Record]) -> list[Record]:
         if not tasks:
             continue
         base = [found[BASE][task] for task in tasks]
+        group = max(1, parallel // width)
         for variant, done in found.items():
             ours = [done[task] for task in tasks]
             solved = sum(record["solved"] for record in ours)
@@ -135,20 +138,19 @@ def summary(records: Sequence[Record]) -> list[Record]:
                 "variant": variant,
                 "problems": len(tasks),
                 "accuracy": wilson_interval(solved, len(tasks))._asdict(),
-                "vote_accuracy": sum(record["vote_solved"] for record in ours) / len(tasks),
-                "found": sum(record["found"] for record in ours) / len(tasks),
-                "mean_bytes": sum(record["mean_bytes"] for record in ours) / len(tasks),
-                "peak_bytes": sum(record["peak_bytes"] for record in ours) / len(tasks),
-                "tokens": sum(record["tokens"] for record in ours) / len(tasks),
-                "nodes": sum(record["nodes"] for record in ours) / len(tasks),
-                "tokens_per_second": sum(r["tokens"] for r in ours) / sum(r["seconds"] for r in ours),
+                "vote_accuracy": _mean([r["vote_solved"] for r in ours]),
+                "found": _mean([r["found"] for r in ours]),
+                **{name: _mean([r[name] for r in ours]) for name in MEANS},
+                "tokens_per_second": _mean(_speeds(ours, group)),
                 "kept": sum(r["kept"] for r in ours) / max(1, sum(r["live"] for r in ours)),
             }
             # As gains: how many times less memory, or more speed, than the base.
-            for name in ("mean_bytes", "peak_bytes", "ets_kv_tokens", "tokens_per_second"):
-                pair = [[_value(record, name) for record in side] for side in (ours, base)]
-                gain = geometric_mean_ratio(*(pair if name == "tokens_per_second" else pair[::-1]))
-                row[f"{name}_gain"] = gain._asdict()
+            for name in ("mean_bytes", "peak_bytes", "ets_kv_tokens"):
+                # ets_kv_tokens is 0 where all answers end with their first step
+                pair = [[max(float(record[name]), 1.0) for record in side] for side in (base, ours)]
+                row[f"{name}_gain"] = geometric_mean_ratio(*pair)._asdict()
+            speeds = geometric_mean_ratio(_speeds(ours, group), _speeds(base, group))
+            row["tokens_per_second_gain"] = speeds._asdict()
             for name in ("solved", "vote_solved"):
                 row[f"{name}_difference"] = paired_difference(
                     [float(r[name]) for r in ours], [float(r[name]) for r in base]
@@ -157,16 +159,20 @@ def summary(records: Sequence[Record]) -> list[Record]:
     return rows
 
 
-def _value(record: Record, name: str) -> float:
-    if name == "tokens_per_second":
-        return max(record["tokens"], 1) / record["seconds"]
-    return max(float(record[name]), 1.0)  # ets_kv_tokens is 0 where all answers end with their first step
+def _speeds(records: Sequence[Record], group: int) -> list[float]:
+    """Tokens a second of each group of searches, which began together."""
+    groups = [records[i : i + group] for i in range(0, len(records), group)]
+    return [sum(r["tokens"] for r in side) / max(r["seconds"] for r in side) for side in groups]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def table(rows: Sequence[Record]) -> str:
     """Markdown; gains and differences are against REBASE, with intervals of 95 %."""
     head = ["width", "search", "problems", "solved", "difference, points", "by vote", "mean KV, MiB", "gain"]
-    head += ["tokens/s", "gain", "kept leaves"]
+    head += ["ETS's count of KV, gain", "tokens/s", "gain", "kept leaves"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         cells = [
@@ -178,6 +184,7 @@ def table(rows: Sequence[Record]) -> str:
             f"{row['vote_accuracy']:.0%}, {_points(row['vote_solved_difference'])}",
             f"{row['mean_bytes'] / 2**20:.2f}",
             _times(row["mean_bytes_gain"]),
+            _times(row["ets_kv_tokens_gain"]),
             f"{row['tokens_per_second']:.0f}",
             _times(row["tokens_per_second_gain"]),
             f"{row['kept']:.0%}",
@@ -265,7 +272,7 @@ def main(
                 file=sys.stderr,
             )
     wanted = {(width, task.name) for width, count in counts.items() for task in tasks[:count]}
-    rows = summary([r for r in study.records if (r["width"], r["task"]) in wanted])
+    rows = summary([r for r in study.records if (r["width"], r["task"]) in wanted], parallel)
     json_file.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
     print(table(rows))
 

@@ -33,7 +33,7 @@ async def ets(
     lambda_b: float = 1.0,
     lambda_d: float = 1.5,
     node_cost: Literal["node", "token"] = "node",
-    cluster_threshold: float = 0.05,
+    cluster_threshold: float = 0.2,
     embed: Embed | None = None,
     agg_strategy: str = "last",
 ) -> SearchResult:
@@ -51,7 +51,9 @@ async def ets(
     node_cost          "node": every step costs the same, as in the published code; "token": a step costs its
                        tokens, which is what stays resident. The prompt then costs nothing: every choice keeps
                        it.
-    cluster_threshold  cosine distance below which steps count as saying the same (average linkage).
+    cluster_threshold  cosine distance below which steps count as saying the same (average linkage). The
+                       paper's 0.05 is for its sentence encoder; between hidden states of the default model it
+                       leaves 0.95 clusters a leaf, which makes every leaf worth keeping.
     embed              embeddings of the new steps; None takes the mean of the model's own last hidden states
                        over each step. `sentence_embedder` is the published kind.
 
