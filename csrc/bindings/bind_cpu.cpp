@@ -11,6 +11,7 @@
 #include "bindings/bindings.h"
 #include "cpu/isa.h"
 #include "cpu/kv_ops.h"
+#include "cpu/packed_linear.h"
 #include "cpu/parallel.h"
 #include "cpu/sample_tokens.h"
 #include "cpu/score_pages.h"
@@ -173,6 +174,22 @@ void bind_sampling(py::module_& m) {
       py::arg("suppressed"), py::arg("given"), py::arg("tokens"), py::arg("numbers"), py::arg("num_threads"));
 }
 
+void bind_linear(py::module_& m) {
+  m.def(
+      "packed_linear",
+      [](const TokenRows& x, std::tuple<int64_t, int64_t, int64_t> rows_inputs_panels, uintptr_t weight,
+         bool bfloat16, uintptr_t bias, uintptr_t out, int64_t out_stride, int end, int num_threads) {
+        py::gil_scoped_release release;
+        const auto [rows, inputs, panels] = rows_inputs_panels;
+        packed_linear(
+            {x.data, x.dtype, rows, inputs, x.token_stride, pointer<void>(weight), float_dtype(bfloat16),
+             panels, pointer<float>(bias), pointer<float>(out), out_stride, static_cast<LinearEnd>(end)},
+            num_threads);
+      },
+      py::arg("x"), py::arg("rows_inputs_panels"), py::arg("weight"), py::arg("bfloat16"), py::arg("bias"),
+      py::arg("out"), py::arg("out_stride"), py::arg("end"), py::arg("num_threads"));
+}
+
 void bind_isa(py::module_& m) {
   m.def("cpu_isa", [] { return std::string(cpu_isa().name); });
   m.def("cpu_isa_levels", [] {
@@ -206,6 +223,7 @@ void bind_cpu(py::module_& m) {
   bind_page_choice(m);
   bind_selection(m);
   bind_sampling(m);
+  bind_linear(m);
   bind_isa(m);
 }
 

@@ -1,3 +1,4 @@
+#include "cpu/packed_linear_kernels.h"
 #include "cpu/sample_tokens_kernels.h"
 #include "cpu/score_pages_kernels.h"
 #include "cpu/tree_attention_kernels.h"
@@ -10,6 +11,7 @@ namespace {
 #include "cpu/tree_attention-inl.h"
 #include "cpu/score_pages-inl.h"
 #include "cpu/sample_tokens-inl.h"
+#include "cpu/packed_linear-inl.h"
 // clang-format on
 }  // namespace
 
@@ -18,5 +20,7 @@ constinit const AttentionKernels kBFloat16 = kernels<Storage::kWideBFloat16>();
 constinit const AttentionKernels kInt8 = kernels<Storage::kInt8>();
 constinit const PageScoreKernels kPageScores = page_score_kernels();
 constinit const SampleKernels kSampling = sample_kernels();
+constinit const LinearKernels kLinearFloat32 = linear_kernels<Product::kFloats>();
+constinit const LinearKernels kLinearBFloat16 = linear_kernels<Product::kHalves>();
 
 }  // namespace tts::generic
