@@ -198,6 +198,19 @@ def packed_linear(
     end: int,
     num_threads: int,
 ) -> None: ...
+def rms_norm(
+    x: TokenRows, weight: int, shape: tuple[int, int], eps: float, out: int, num_threads: int
+) -> None: ...
+def rotate_qkv(
+    qkv: TokenRows,
+    shape: tuple[int, int, int, int],
+    cos: int,
+    sin: int,
+    q: TokenRows,
+    k: int,
+    v: int,
+    num_threads: int,
+) -> None: ...
 def sample_tokens(
     logits: int,
     rows_vocab_stride: tuple[int, int, int],

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cpu/packed_linear_kernels.h"
+#include "cpu/row_kernels.h"
 #include "cpu/sample_tokens_kernels.h"
 #include "cpu/score_pages_kernels.h"
 #include "cpu/tree_attention_kernels.h"
@@ -19,6 +20,7 @@ struct CpuIsa {
   PageScoreKernels page_scores;
   SampleKernels sampling;
   LinearKernels linear_float32, linear_bfloat16;
+  RowKernels rows;
 };
 
 // All levels compiled in, best first.
