@@ -102,7 +102,7 @@ def test_steps_draw_the_same_tokens() -> None:
     assert lean.run(texts(lean)) == plain.run(texts(plain))
 
 
-@pytest.mark.parametrize("how", ["in place", "replaced", "module"])
+@pytest.mark.parametrize("how", ["in place", "replaced", "data", "module"])
 def test_weights_that_change_are_packed_again(how: str) -> None:
     model = tiny_model()
     decoder = make(model)
@@ -113,9 +113,12 @@ def test_weights_that_change_are_packed_again(how: str) -> None:
             weight.mul_(1.5)
     elif how == "replaced":
         weight.data = weight.data * 1.5
+    elif how == "data":
+        weight.data.mul_(1.5)
+        decoder = make(model)  # the first one does not see it
     else:
         model.model.layers[1].mlp.up_proj = torch.nn.Linear(64, 96, bias=False)
-        decoder = make(model)  # the first one does not see it
+        decoder = make(model)  # nor this
     after = decoder.run(next_logprobs(decoder))
     plain = make(model, pack_weights=False)
     assert not torch.allclose(before, after, atol=1e-2)

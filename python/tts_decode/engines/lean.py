@@ -55,16 +55,17 @@ class LeanModel:
         head = model.get_output_embeddings()
         self._head = None if head is None else PackedWeight.pack(head.weight.detach())
         self._sources = list(model.parameters())
-        self._versions = self._version()
+        self._versions, self._sums = self._version(), _sums(self._sources)
 
     def current(self) -> LeanModel:
         """Itself, or its successor where a weight of the model was replaced or written since."""
         return self if self._versions == self._version() else LeanModel(self._model(), self._windows)
 
     def is_of(self, model: Any) -> bool:
-        """Whether the model still has the modules that were packed."""
+        """Whether the model still has the modules that were packed, with the same numbers in them."""
         weights = list(model.parameters())
-        return len(weights) == len(self._sources) and all(map(operator.is_, weights, self._sources))
+        same = len(weights) == len(self._sources) and all(map(operator.is_, weights, self._sources))
+        return same and self._sums == _sums(weights)
 
     def hidden_states(self, embeds: Tensor, positions: Tensor, dtype: torch.dtype, attend: Attend) -> Tensor:
         """Last hidden states, after the final norm, float32 [T, hidden].
@@ -122,6 +123,11 @@ def serves(model: Any) -> bool:
             layer.mlp.gate_proj.bias is None and layer.mlp.down_proj.bias is None for layer in base.layers
         )
     )
+
+
+def _sums(weights: Sequence[Tensor]) -> list[float]:
+    """By which writes through `.data` are seen, which change no version."""
+    return [float(weight.detach().sum(dtype=torch.float32)) for weight in weights]
 
 
 def _layer(layer: Any, window: int | None) -> Layer:
