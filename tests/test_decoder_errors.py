@@ -441,13 +441,15 @@ def test_a_failing_forward_changes_nothing(decoder: TreeDecoder, monkeypatch: py
         await gather(child.step() for child in children)
         before = kv_state(decoder)
         tokens = [list(child.tokens) for child in children]
-        mlp = decoder.model.model.layers[1].mlp
+        attend = decoder._pool.attend
 
-        def broken(_: torch.Tensor) -> torch.Tensor:
-            raise MemoryError("no memory in layer 1")
+        def broken(layer: int, *arguments: Any, **options: Any) -> tuple[torch.Tensor, ...]:
+            if layer == 1:
+                raise MemoryError("no memory in layer 1")
+            return attend(layer, *arguments, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr(mlp, "forward", broken)
+            patch.setattr(decoder._pool, "attend", broken)
             with pytest.raises(MemoryError, match="no memory in layer 1"):
                 await gather(child.step() for child in children)
             with pytest.raises(MemoryError):
@@ -466,15 +468,17 @@ def test_nan_logits_are_reported(decoder: TreeDecoder) -> None:
     async def search() -> None:
         root = await decoder.root(PROMPT)
         weight = decoder.model.lm_head.weight
-        kept = weight.data[3].clone()
-        weight.data[3] = torch.nan
+        kept = weight[3].clone()
+        with torch.no_grad():
+            weight[3] = torch.nan
         try:
             await root.step(max_step_tokens=1)  # from the prompt's own logits
             with pytest.raises(ValueError, match="logits hold NaN or inf"):
                 await root.step()
             assert root.length == len(PROMPT) + 1
         finally:
-            weight.data[3] = kept
+            with torch.no_grad():
+                weight[3] = kept
         await root.step(max_step_tokens=2)
 
     decoder.run(search())

@@ -14,12 +14,16 @@ from tts_kernels.ops import (
     copy_pages,
     count_selected,
     gather_kv,
+    packed_linear,
+    rms_norm,
+    rotate_qkv,
     sample_tokens,
     score_pages,
     select_pages,
     select_top_pages,
     tree_attention,
 )
+from tts_kernels.packed_weight import PackedWeight
 from tts_kernels.plan import TreePlan, plan
 from tts_kernels.pool import KVPool
 from tts_kernels.selection import Selection, SelectionCounts
@@ -32,6 +36,7 @@ __all__ = [
     "KVPool",
     "KVTree",
     "OutOfPages",
+    "PackedWeight",
     "Selection",
     "SelectionCounts",
     "TreePlan",
@@ -41,7 +46,10 @@ __all__ = [
     "copy_pages",
     "count_selected",
     "gather_kv",
+    "packed_linear",
     "plan",
+    "rms_norm",
+    "rotate_qkv",
     "sample_tokens",
     "score_pages",
     "select_pages",

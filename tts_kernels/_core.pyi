@@ -187,6 +187,30 @@ def score_pages(
     num_threads: int,
 ) -> None: ...
 def count_selected(plan: PlanView, mask: tuple[int, int], num_kv_heads: int) -> tuple[int, int]: ...
+def packed_linear(
+    x: TokenRows,
+    rows_inputs_panels: tuple[int, int, int],
+    weight: int,
+    bfloat16: bool,
+    bias: int,
+    out: int,
+    out_stride: int,
+    end: int,
+    num_threads: int,
+) -> None: ...
+def rms_norm(
+    x: TokenRows, weight: int, shape: tuple[int, int], eps: float, out: int, num_threads: int
+) -> None: ...
+def rotate_qkv(
+    qkv: TokenRows,
+    shape: tuple[int, int, int, int],
+    cos: int,
+    sin: int,
+    q: TokenRows,
+    k: int,
+    v: int,
+    num_threads: int,
+) -> None: ...
 def sample_tokens(
     logits: int,
     rows_vocab_stride: tuple[int, int, int],

@@ -11,7 +11,9 @@
 #include "bindings/bindings.h"
 #include "cpu/isa.h"
 #include "cpu/kv_ops.h"
+#include "cpu/packed_linear.h"
 #include "cpu/parallel.h"
+#include "cpu/row_ops.h"
 #include "cpu/sample_tokens.h"
 #include "cpu/score_pages.h"
 #include "cpu/select_top_pages.h"
@@ -173,6 +175,48 @@ void bind_sampling(py::module_& m) {
       py::arg("suppressed"), py::arg("given"), py::arg("tokens"), py::arg("numbers"), py::arg("num_threads"));
 }
 
+void bind_linear(py::module_& m) {
+  m.def(
+      "packed_linear",
+      [](const TokenRows& x, std::tuple<int64_t, int64_t, int64_t> rows_inputs_panels, uintptr_t weight,
+         bool bfloat16, uintptr_t bias, uintptr_t out, int64_t out_stride, int end, int num_threads) {
+        py::gil_scoped_release release;
+        const auto [rows, inputs, panels] = rows_inputs_panels;
+        packed_linear(
+            {x.data, x.dtype, rows, inputs, x.token_stride, pointer<void>(weight), float_dtype(bfloat16),
+             panels, pointer<float>(bias), pointer<float>(out), out_stride, static_cast<LinearEnd>(end)},
+            num_threads);
+      },
+      py::arg("x"), py::arg("rows_inputs_panels"), py::arg("weight"), py::arg("bfloat16"), py::arg("bias"),
+      py::arg("out"), py::arg("out_stride"), py::arg("end"), py::arg("num_threads"));
+}
+
+void bind_rows(py::module_& m) {
+  m.def(
+      "rms_norm",
+      [](const TokenRows& x, uintptr_t weight, std::pair<int64_t, int64_t> shape, float eps, uintptr_t out,
+         int num_threads) {
+        py::gil_scoped_release release;
+        rms_norm(static_cast<const float*>(x.data), x.token_stride, pointer<float>(weight), shape.first,
+                 shape.second, eps, pointer<float>(out), num_threads);
+      },
+      py::arg("x"), py::arg("weight"), py::arg("shape"), py::arg("eps"), py::arg("out"),
+      py::arg("num_threads"));
+  m.def(
+      "rotate_qkv",
+      [](const TokenRows& qkv, std::tuple<int64_t, int, int, int> shape, uintptr_t cos, uintptr_t sin,
+         const TokenRows& q, uintptr_t k, uintptr_t v, int num_threads) {
+        py::gil_scoped_release release;
+        const auto [tokens, q_heads, kv_heads, head_dim] = shape;
+        rotate_qkv(
+            {static_cast<const float*>(qkv.data), tokens, qkv.token_stride, q_heads, kv_heads, head_dim,
+             pointer<float>(cos), pointer<float>(sin), q.dtype, q.data, pointer<void>(k), pointer<void>(v)},
+            num_threads);
+      },
+      py::arg("qkv"), py::arg("shape"), py::arg("cos"), py::arg("sin"), py::arg("q"), py::arg("k"),
+      py::arg("v"), py::arg("num_threads"));
+}
+
 void bind_isa(py::module_& m) {
   m.def("cpu_isa", [] { return std::string(cpu_isa().name); });
   m.def("cpu_isa_levels", [] {
@@ -206,6 +250,8 @@ void bind_cpu(py::module_& m) {
   bind_page_choice(m);
   bind_selection(m);
   bind_sampling(m);
+  bind_linear(m);
+  bind_rows(m);
   bind_isa(m);
 }
 

@@ -51,13 +51,15 @@ const std::vector<CpuIsa>& cpu_isa_levels() {
   static const std::vector<CpuIsa> levels = {
 #if defined(__x86_64__)
       {"avx512_bf16", has_avx512_bf16, avx512::kFloat32, avx512_bf16::kBFloat16, avx512::kInt8,
-       avx512::kPageScores, avx512::kSampling},
+       avx512::kPageScores, avx512::kSampling, avx512::kLinearFloat32, avx512_bf16::kLinearBFloat16,
+       avx512::kRows},
       {"avx512", has_avx512, avx512::kFloat32, avx512::kBFloat16, avx512::kInt8, avx512::kPageScores,
-       avx512::kSampling},
-      {"avx2", has_avx2, avx2::kFloat32, avx2::kBFloat16, avx2::kInt8, avx2::kPageScores, avx2::kSampling},
+       avx512::kSampling, avx512::kLinearFloat32, avx512::kLinearBFloat16, avx512::kRows},
+      {"avx2", has_avx2, avx2::kFloat32, avx2::kBFloat16, avx2::kInt8, avx2::kPageScores, avx2::kSampling,
+       avx2::kLinearFloat32, avx2::kLinearBFloat16, avx2::kRows},
 #endif
       {"generic", always, generic::kFloat32, generic::kBFloat16, generic::kInt8, generic::kPageScores,
-       generic::kSampling},
+       generic::kSampling, generic::kLinearFloat32, generic::kLinearBFloat16, generic::kRows},
   };
   return levels;
 }

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "cpu/packed_linear_kernels.h"
+#include "cpu/row_kernels.h"
 #include "cpu/sample_tokens_kernels.h"
 #include "cpu/score_pages_kernels.h"
 #include "cpu/tree_attention_kernels.h"
@@ -17,6 +19,8 @@ struct CpuIsa {
   AttentionKernels float32, bfloat16, int8;
   PageScoreKernels page_scores;
   SampleKernels sampling;
+  LinearKernels linear_float32, linear_bfloat16;
+  RowKernels rows;
 };
 
 // All levels compiled in, best first.

@@ -50,14 +50,21 @@ class TreeDecoder(Runner):
             the CPU only.
         sparse: read only part of the KV pages in decode steps; default: all of them. On a GPU such steps run
             without CUDA graphs, and their cost is estimated: as if every budget were used up.
+        pack_weights: on the CPU, models of the Llama kind (Llama, Mistral, Qwen2) run over a copy of their
+            weights in the order in which the kernels read them, which doubles the weights' memory and makes
+            steps faster. The copy is made anew where a weight is replaced or written in place; writes through
+            its `.data`, and modules put in the place of others, only a new decoder sees. The model's modules
+            are not called, so hooks that are put on them later do not run. Other models, and those with
+            adapters, quantised layers or hooks, run as transformers has them, as all do with False.
         cuda_graphs: on a GPU, capture decode steps as CUDA graphs: one for each of a few sizes of the batch,
             at its first use.
 
     The same seed gives the same text whatever else is in the batch as far as attention and the matrix
-    products do. On the CPU attention is bitwise independent of the batch; on a GPU the order of its sums
-    depends on the plan. A GEMM library may round a row differently at another batch size. In float32 that
-    moves a log-probability by some 1e-6 and only rarely a token; in bfloat16 tokens do change. In int8 pages
-    a token's rounding depends on the tokens of its page that were computed in the same step.
+    products do. On the CPU attention is bitwise independent of the batch, and with packed weights so is the
+    whole forward; on a GPU the order of its sums depends on the plan. A GEMM library may round a row
+    differently at another batch size. In float32 that moves a log-probability by some 1e-6 and only rarely a
+    token; in bfloat16 tokens do change. In int8 pages a token's rounding depends on the tokens of its page
+    that were computed in the same step.
 
     Attributes:
         keep_hidden: while above 0 each `Step` carries the mean of its last hidden states, at the price of
@@ -81,6 +88,7 @@ class TreeDecoder(Runner):
         cuda_graphs: bool = True,
         track_mass: bool = False,
         sparse: SparseConfig | None = None,
+        pack_weights: bool = True,
     ) -> None:
         if (
             isinstance(max_batch_tokens, bool)
@@ -93,7 +101,7 @@ class TreeDecoder(Runner):
         self.tokenizer = tokenizer
         self.sampling = SamplingParams() if sampling is None else _checked_sampling(sampling)
         self.keep_hidden = 0
-        self._engine = HFEngine(model, device)
+        self._engine = HFEngine(model, device, pack_weights=pack_weights)
         if sparse is not None:
             check_sparse(sparse, self._engine.kv_shape.num_layers)
         on_host = _runs_on_host(self._engine.device)

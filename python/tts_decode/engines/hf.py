@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,13 +18,13 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from tts_decode.engines.features import (
     AttentionCall,
-    KVShape,
     describe_call,
     refusal,
     refuse_calls,
     refuse_config,
     refuse_placement,
 )
+from tts_decode.engines.lean import LeanModel, lean_model, serves
 from tts_decode.engines.shape import shape_of_model
 from tts_decode.sparse import SparseStep
 from tts_kernels import DevicePlan, KVPool, TreePlan
@@ -104,24 +105,38 @@ def _tree_attention(
             "TreeDecoder only; choose another with model.set_attn_implementation"
         )
     layer: int = module.layer_idx  # type: ignore[assignment]
-    tts_context.pool.append(layer, key[0].transpose(0, 1), value[0].transpose(0, 1), tts_context.slots)
-    q = query[0].transpose(0, 1)
+    q, k, v = (heads[0].transpose(0, 1) for heads in (query, key, value))
+    return _attend(tts_context, layer, q, k, v, scaling, sliding_window, softcap)[None], None
+
+
+def _attend(
+    context: StepContext,
+    layer: int,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None,
+    window: int | None,
+    soft_cap: float | None = None,
+) -> Tensor:
+    """Stores the keys and values [T, kv_heads, d] of the new tokens; [T, heads, d] for queries like it."""
+    context.pool.append(layer, k, v, context.slots)
     selection = None
-    if tts_context.sparse is not None and sliding_window is None:
-        selection = tts_context.sparse.select(layer, tts_context.pool, q, scaling)
-    out, *mass = tts_context.pool.attend(
+    if context.sparse is not None and window is None:
+        selection = context.sparse.select(layer, context.pool, q, scale)
+    out, *mass = context.pool.attend(
         layer,
         q,
-        tts_context.plan,
-        scale=scaling,
-        window=sliding_window,
-        logits_soft_cap=softcap,
+        context.plan,
+        scale=scale,
+        window=window,
+        logits_soft_cap=soft_cap,
         selection=selection,
-        return_mass=tts_context.masses is not None,
+        return_mass=context.masses is not None,
     )
-    if tts_context.masses is not None:
-        tts_context.masses.add(mass[-1])
-    return out[None], None
+    if context.masses is not None:
+        context.masses.add(mass[-1])
+    return out
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
@@ -136,9 +151,16 @@ class HFEngine:
     """The model behind a decoder: checks it at load, then runs batched forwards over the pool's pages.
 
     Of a model without LM head, such as a bare one or one with a class head, only the base model is run.
+    pack_weights: on the CPU, models that `LeanModel` serves run through it.
     """
 
-    def __init__(self, model: PreTrainedModel, device: str | torch.device | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        device: str | torch.device | None = None,
+        *,
+        pack_weights: bool = True,
+    ) -> None:
         if not isinstance(model, PreTrainedModel):
             raise TypeError(f"model must be a transformers causal language model, got {type(model).__name__}")
         refuse_config(model)
@@ -155,8 +177,12 @@ class HFEngine:
         # A mask of four dimensions goes to the attention function as it is, which does not read it. Without
         # one transformers looks at the positions for packed sequences, and on a GPU waits for the answer.
         self._any_mask = torch.zeros((1, 1, 1, 1), device=self.device)
-        self.kv_shape = self._probe()
+        calls = self._probe()
+        self.kv_shape = refuse_calls(model, calls)
         self.shape = shape_of_model(model, self.kv_shape)
+        self._lean: LeanModel | None = None
+        if pack_weights and self.device.type == "cpu" and serves(model):
+            self._lean = lean_model(model, [call.window for call in calls])
 
     @property
     def dtype(self) -> torch.dtype:
@@ -195,6 +221,9 @@ class HFEngine:
         Where none does nothing is multiplied with the vocabulary. embeds: float [S, hidden], the inputs of
         the S tokens of id -1, in order.
         """
+        if self._lean is not None:
+            self._lean = self._lean.current()
+            return self._lean_forward(self._lean, tokens, positions, rows, context, hidden, embeds)
         kept: list[Tensor] = []
         base = self.model.base_model
         hook = base.register_forward_hook(lambda _m, _a, out: kept.append(out[0])) if hidden else None
@@ -216,6 +245,32 @@ class HFEngine:
             None if context.masses is None else context.masses.mean(),
         )
 
+    def _lean_forward(
+        self,
+        lean: LeanModel,
+        tokens: Tensor,
+        positions: Tensor,
+        rows: Tensor | None,
+        context: StepContext,
+        hidden: bool,
+        embeds: Tensor | None,
+    ) -> Output:
+        with torch.inference_mode():
+            states = lean.hidden_states(
+                self._embed(tokens, embeds).float(), positions, self.dtype, partial(_attend, context)
+            )
+            if rows is not None and not len(rows):
+                logits = torch.empty((0, self.config.vocab_size))
+            else:
+                logits = lean.logits(states if rows is None else states[rows])
+        masses = None if context.masses is None else context.masses.mean()
+        return Output(logits, states if hidden else None, masses)
+
+    def _embed(self, tokens: Tensor, embeds: Tensor | None) -> Tensor:
+        """Inputs of the first layer, [T, hidden]; `embeds` for the tokens of id -1."""
+        inputs: Tensor = self.model.get_input_embeddings()(tokens.clamp(min=0))
+        return inputs if embeds is None else inputs.masked_scatter((tokens < 0)[:, None], embeds.to(inputs))
+
     def _call(
         self,
         module: torch.nn.Module,
@@ -228,8 +283,7 @@ class HFEngine:
         if embeds is None:
             options["input_ids"] = tokens[None]
         else:
-            inputs = self.model.get_input_embeddings()(tokens.clamp(min=0))
-            options["inputs_embeds"] = inputs.masked_scatter((tokens < 0)[:, None], embeds.to(inputs))[None]
+            options["inputs_embeds"] = self._embed(tokens, embeds)[None]
         return module(
             position_ids=positions[None],
             attention_mask=self._any_mask,
@@ -238,7 +292,7 @@ class HFEngine:
             **options,
         )
 
-    def _probe(self) -> KVShape:
+    def _probe(self) -> list[AttentionCall]:
         probe = Probe()
         tokens = torch.zeros(2, dtype=torch.long, device=self.device)
         try:
@@ -250,7 +304,7 @@ class HFEngine:
                     self._call(self.model.base_model, tokens, positions, probe)
         except MissingContextError:
             raise refusal(self.model, "layers that do not hand keyword arguments to attention") from None
-        return refuse_calls(self.model, probe.calls)
+        return probe.calls
 
     @contextmanager
     def _tree_attention(self) -> Iterator[None]:

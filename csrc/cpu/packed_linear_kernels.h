@@ -1,0 +1,51 @@
+// What one instruction-set level provides to packed_linear.cpp. Plain data only, as in
+// tree_attention_kernels.h.
+#pragma once
+
+#include <cstdint>
+
+namespace tts {
+
+constexpr int kPanelOutputs = 16;  // outputs of a panel of weights
+
+// What becomes of the sums of a block.
+enum class LinearEnd : int {
+  kStore,   // out = sum + bias
+  kAdd,     // out += sum + bias
+  kSwiGLU,  // panels of gate and up take turns: out = silu(gate) * up
+};
+
+// A block of a product: rows of x times some panels that lie one behind the other.
+struct LinearBlock {
+  const uint32_t* x;  // [rows, x_stride] words: floats, or pairs of bfloat16 for kernels that multiply pairs
+  int64_t x_stride;
+  const uint32_t* panels;  // [num_panels][words][16]
+  int64_t words;           // of a panel's column
+  const float* bias;       // [16 num_panels]; null: none
+  float* out;              // first row, first output of the block
+  int64_t out_stride;
+  LinearEnd end;
+};
+
+struct LinearKernels {
+  // Largest block that `multiply` takes.
+  int max_rows, max_panels;
+  bool pairs;  // whether words of x hold two bfloat16
+  // num_panels is even for kSwiGLU.
+  void (*multiply)(const LinearBlock& block, int rows, int num_panels);
+};
+
+namespace generic {
+extern const LinearKernels kLinearFloat32, kLinearBFloat16;
+}
+namespace avx2 {
+extern const LinearKernels kLinearFloat32, kLinearBFloat16;
+}
+namespace avx512 {
+extern const LinearKernels kLinearFloat32, kLinearBFloat16;
+}
+namespace avx512_bf16 {
+extern const LinearKernels kLinearBFloat16;
+}
+
+}  // namespace tts

@@ -1,0 +1,152 @@
+"""The forward of Llama-like models over packed weights: the transformers model's numbers with less work.
+
+What it serves is a matter of the model's classes, which are looked at layer by layer: attention with
+projections q, k, v, o and rotary positions over whole heads, a SwiGLU MLP, RMS norms before both. Everything
+between products is float32.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary, ref
+
+import torch
+from torch import Tensor, nn
+
+from tts_kernels import PackedWeight, packed_linear, rms_norm, rotate_qkv
+
+# Index of a layer, q [T, heads, d], k and v [T, kv_heads, d], logit scale, window -> [T, heads, d]
+Attend = Callable[[int, Tensor, Tensor, Tensor, float, int | None], Tensor]
+
+_BASES = ("LlamaModel", "MistralModel", "Qwen2Model")  # one code of layers, but for biases and windows
+
+
+class Layer(NamedTuple):
+    """Of one decoder layer; names of the parts are those of transformers."""
+
+    input_norm: Tensor
+    qkv: PackedWeight
+    o: PackedWeight
+    mlp_norm: Tensor
+    gate_up: PackedWeight
+    down: PackedWeight
+    scale: float
+    window: int | None
+
+
+class LeanModel:
+    """Weights of a model as the kernels read them: a copy, made once."""
+
+    def __init__(self, model: Any, windows: Sequence[int | None]) -> None:
+        """windows: of each layer's attention."""
+        base = model.base_model
+        attention = base.layers[0].self_attn
+        self.head_dim: int = attention.head_dim
+        self.num_q_heads = attention.q_proj.out_features // self.head_dim
+        self.num_kv_heads = attention.k_proj.out_features // self.head_dim
+        self._eps: float = base.norm.variance_epsilon
+        self._norm = base.norm.weight.detach().float()
+        self._rotary = base.rotary_emb
+        self._model = ref(model)  # which the weights kept here must not keep alive
+        self._windows = list(windows)
+        self._layers = [_layer(*pair) for pair in zip(base.layers, windows, strict=True)]
+        head = model.get_output_embeddings()
+        self._head = None if head is None else PackedWeight.pack(head.weight.detach())
+        self._sources = list(model.parameters())
+        self._versions, self._sums = self._version(), _sums(self._sources)
+
+    def current(self) -> LeanModel:
+        """Itself, or its successor where a weight of the model was replaced or written since."""
+        return self if self._versions == self._version() else LeanModel(self._model(), self._windows)
+
+    def is_of(self, model: Any) -> bool:
+        """Whether the model still has the modules that were packed, with the same numbers in them."""
+        weights = list(model.parameters())
+        same = len(weights) == len(self._sources) and all(map(operator.is_, weights, self._sources))
+        return same and self._sums == _sums(weights)
+
+    def hidden_states(self, embeds: Tensor, positions: Tensor, dtype: torch.dtype, attend: Attend) -> Tensor:
+        """Last hidden states, after the final norm, float32 [T, hidden].
+
+        embeds: float32 [T, hidden], overwritten. positions: int64 [T]. dtype: of queries, keys and values.
+        """
+        x = embeds
+        cos, sin = (part[0].contiguous() for part in self._rotary(x, positions[None]))
+        for index, layer in enumerate(self._layers):
+            qkv = packed_linear(rms_norm(x, layer.input_norm, self._eps), layer.qkv)
+            q, k, v = rotate_qkv(qkv, cos, sin, self.num_q_heads, self.num_kv_heads, dtype)
+            attended = attend(index, q, k, v, layer.scale, layer.window)
+            packed_linear(attended.flatten(1), layer.o, add_to=x)
+            gated = packed_linear(rms_norm(x, layer.mlp_norm, self._eps), layer.gate_up)
+            packed_linear(gated, layer.down, add_to=x)
+        return rms_norm(x, self._norm, self._eps)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float32 [rows, vocab] of last hidden states [rows, hidden]."""
+        assert self._head is not None  # asked of models with LM head only
+        return packed_linear(hidden, self._head)
+
+    def _version(self) -> list[tuple[int, int]]:
+        return [(source.data_ptr(), source._version) for source in self._sources]
+
+
+_made: WeakKeyDictionary[Any, LeanModel] = WeakKeyDictionary()  # by their models
+
+
+def lean_model(model: Any, windows: Sequence[int | None]) -> LeanModel:
+    """One for all decoders of a model."""
+    made = _made.get(model)
+    made = LeanModel(model, windows) if made is None or not made.is_of(model) else made.current()
+    _made[model] = made
+    return made
+
+
+def serves(model: Any) -> bool:
+    """Whether `LeanModel` computes what the model does."""
+    base = model.base_model
+    if type(base).__name__ not in _BASES or base.config.hidden_act != "silu":
+        return False
+    linears = [module for module in base.modules() if hasattr(module, "in_features")]
+    head = model.get_output_embeddings()
+    if head is not None:
+        linears.append(head)
+        if head.bias is not None:
+            return False
+    return (
+        all(type(linear) is nn.Linear for linear in linears)  # no adapters, no quantised ones
+        and base.config.hidden_size % 16 == 0
+        and all(linear.in_features % 2 == 0 for linear in linears)
+        and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+        and all(
+            layer.mlp.gate_proj.bias is None and layer.mlp.down_proj.bias is None for layer in base.layers
+        )
+    )
+
+
+def _sums(weights: Sequence[Tensor]) -> list[float]:
+    """By which writes through `.data` are seen, which change no version."""
+    return [float(weight.detach().sum(dtype=torch.float32)) for weight in weights]
+
+
+def _layer(layer: Any, window: int | None) -> Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    projections = attention.q_proj, attention.k_proj, attention.v_proj
+    bias = None
+    if attention.q_proj.bias is not None:
+        bias = torch.cat([projection.bias.detach() for projection in projections])
+    return Layer(
+        layer.input_layernorm.weight.detach().float(),
+        PackedWeight.pack(torch.cat([projection.weight.detach() for projection in projections]), bias),
+        PackedWeight.pack(attention.o_proj.weight.detach(), _detached(attention.o_proj.bias)),
+        layer.post_attention_layernorm.weight.detach().float(),
+        PackedWeight.pack_gated(mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()),
+        PackedWeight.pack(mlp.down_proj.weight.detach()),
+        attention.scaling,
+        window,
+    )
+
+
+def _detached(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.detach()

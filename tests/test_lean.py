@@ -1,0 +1,193 @@
+"""The forward over packed weights against that of transformers, which is its specification."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from primitives import make
+from tiny_models import tiny_model
+from transformers import PreTrainedModel
+from tts_decode import Branch, SamplingParams, TreeDecoder, gather
+from tts_decode.engines.lean import _made
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SERVED = ("llama", "mistral", "qwen2", "qwen2_sliding")
+PROMPT = list(range(40, 90))
+
+
+async def next_logprobs(decoder: TreeDecoder, prompt: list[int] = PROMPT) -> torch.Tensor:
+    root = await decoder.root(prompt)
+    try:
+        return await root.next_logprobs()
+    finally:
+        root.release()
+
+
+def is_lean(decoder: TreeDecoder) -> bool:
+    return decoder._engine._lean is not None
+
+
+@pytest.mark.parametrize("family", SERVED)
+@pytest.mark.parametrize("chunk", [9, 512])
+def test_both_forwards_agree(family: str, chunk: int) -> None:
+    """Forks, forced text, hidden states and embeddings; the logits are of order 10, sums in another order."""
+    model = tiny_model(family, seed=5)
+
+    async def search(decoder: TreeDecoder) -> list[torch.Tensor]:
+        root = await decoder.root(PROMPT)
+        one, two, three = root.fork(3)
+        texts = gather(one.extend([7, 8, 9] * 8), two.read([1, 2, 3], [0, 2]), three.logprobs_of("a text"))
+        soft = await three.extend_embeds(torch.ones(2, 64))
+        return [*await texts, soft, *(await gather(b.next_logprobs() for b in (one, two, three)))]
+
+    lean, plain = make(model, max_batch_tokens=chunk), make(model, pack_weights=False)
+    assert is_lean(lean)
+    assert not is_lean(plain)
+    for ours, theirs in zip(lean.run(search(lean)), plain.run(search(plain)), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", SERVED)
+def test_bfloat16_is_no_worse_than_the_models_own(family: str) -> None:
+    """Both against the float32 model of the same bfloat16 weights; float32 between the products pays."""
+    model = tiny_model(family, seed=1, dtype=torch.bfloat16)
+    exact = tiny_model(family, seed=1)
+    exact.load_state_dict(model.state_dict())
+    error = {
+        lean: (decoder.run(next_logprobs(decoder)) - truth).abs().mean()
+        for lean in (True, False)
+        for decoder in [make(model, pack_weights=lean)]
+        for truth in [make(exact, pack_weights=False).run(next_logprobs(make(exact, pack_weights=False)))]
+    }
+    assert error[True] <= 1.1 * error[False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_branchs_bits_do_not_depend_on_the_batch(dtype: torch.dtype) -> None:
+    """Alone, beside others, and prefilled in other chunks."""
+    model = tiny_model(dtype=dtype)
+
+    async def logprobs(decoder: TreeDecoder, others: int) -> list[torch.Tensor]:
+        root = await decoder.root(PROMPT)
+        branches = root.fork(1 + others)
+        forced = [branch.extend([i + 1, 2, 3]) for i, branch in enumerate(branches)]
+        first, *_ = await gather(forced)
+        following, *_ = await gather(branch.next_logprobs() for branch in branches)
+        return [first, following]
+
+    whole = make(model)
+    alone = whole.run(logprobs(whole, 0))
+    for others, chunk in [(1, 512), (40, 512), (0, 7), (11, 13)]:
+        decoder = make(model, max_batch_tokens=chunk)
+        for ours, expected in zip(decoder.run(logprobs(decoder, others)), alone, strict=True):
+            assert torch.equal(ours, expected)
+
+
+def test_steps_draw_the_same_tokens() -> None:
+    model = tiny_model()
+
+    async def texts(decoder: TreeDecoder) -> list[list[int]]:
+        root = await decoder.root(PROMPT, SamplingParams(max_tokens=30, seed=4))
+        branches: list[Branch] = root.fork(5)
+        await gather(branch.step() for branch in branches)
+        return [branch.tokens for branch in branches]
+
+    lean, plain = make(model), make(model, pack_weights=False)
+    assert lean.run(texts(lean)) == plain.run(texts(plain))
+
+
+@pytest.mark.parametrize("how", ["in place", "replaced", "data", "module"])
+def test_weights_that_change_are_packed_again(how: str) -> None:
+    model = tiny_model()
+    decoder = make(model)
+    before = decoder.run(next_logprobs(decoder))
+    weight = model.model.layers[1].mlp.up_proj.weight
+    if how == "in place":
+        with torch.no_grad():
+            weight.mul_(1.5)
+    elif how == "replaced":
+        weight.data = weight.data * 1.5
+    elif how == "data":
+        weight.data.mul_(1.5)
+        decoder = make(model)  # the first one does not see it
+    else:
+        model.model.layers[1].mlp.up_proj = torch.nn.Linear(64, 96, bias=False)
+        decoder = make(model)  # nor this
+    after = decoder.run(next_logprobs(decoder))
+    plain = make(model, pack_weights=False)
+    assert not torch.allclose(before, after, atol=1e-2)
+    torch.testing.assert_close(after, plain.run(next_logprobs(plain)), atol=2e-4, rtol=0)
+
+
+def test_decoders_of_a_model_share_what_is_packed_and_it_goes_with_the_model() -> None:
+    model = tiny_model()
+    first, second = make(model), make(model)
+    assert first._engine._lean is second._engine._lean
+    gone, packed = weakref.ref(model), len(_made)
+    del model, first, second
+    gc.collect()
+    assert gone() is None
+    assert len(_made) < packed
+
+
+class Adapter(torch.nn.Linear):
+    """As adapters and quantised layers are: a linear layer of another kind."""
+
+
+def with_adapter(model: PreTrainedModel) -> None:
+    old = model.model.layers[2].self_attn.v_proj
+    new = Adapter(old.in_features, old.out_features, bias=False)
+    new.weight = old.weight
+    model.model.layers[2].self_attn.v_proj = new
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "change"),
+    [
+        ("qwen3", {}, None),
+        ("gemma2", {}, None),
+        ("llama", {"hidden_act": "gelu"}, None),
+        ("llama", {"mlp_bias": True}, None),
+        ("llama", {}, with_adapter),
+        ("llama", {}, lambda model: model.model.layers[0].mlp.register_forward_hook(lambda *a: None)),
+    ],
+)
+def test_other_models_run_as_transformers_has_them(family: str, options: dict[str, Any], change: Any) -> None:
+    model = tiny_model(family, **options)
+    if change is not None:
+        change(model)
+    decoder = make(model)
+    assert not is_lean(decoder)
+    with torch.no_grad():
+        expected = model(torch.tensor([PROMPT])).logits[0, -1].log_softmax(-1)
+    torch.testing.assert_close(decoder.run(next_logprobs(decoder)), expected, atol=2e-4, rtol=0)
+
+
+def test_biases_of_attention_are_added() -> None:
+    model = tiny_model(attention_bias=True)
+    for layer in model.model.layers:
+        for projection in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            torch.nn.init.normal_(getattr(layer.self_attn, projection).bias)
+    decoder = make(model)
+    assert is_lean(decoder)
+    with torch.no_grad():
+        expected = model(torch.tensor([PROMPT])).logits[0, -1].log_softmax(-1)
+    torch.testing.assert_close(decoder.run(next_logprobs(decoder)), expected, atol=2e-4, rtol=0)
+
+
+def test_a_class_head_does_not_matter() -> None:
+    model = tiny_model(auto=hf.AutoModelForSequenceClassification, num_labels=2)
+    lean, plain = make(model), make(model, pack_weights=False)
+    assert is_lean(lean)
+
+    async def states(decoder: TreeDecoder) -> torch.Tensor:
+        root = await decoder.root(PROMPT)
+        return await root.read([1, 2, 3], [0, 1, 2])
+
+    torch.testing.assert_close(lean.run(states(lean)), plain.run(states(plain)), atol=2e-4, rtol=0)

@@ -1,0 +1,145 @@
+"""packed_linear against its float64 specification, at every instruction-set level."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from attention_cases import LEVELS
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tts_kernels import PackedWeight, _core, packed_linear, reference
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def _default_level() -> Iterator[None]:
+    yield
+    _core.set_cpu_isa(None)
+
+
+FLOATS = st.sampled_from([torch.float32, torch.bfloat16])
+
+
+def random(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=generator)
+
+
+def tolerance(x: Tensor, weight: Tensor, level: str) -> dict[str, float]:
+    """Sums of float32, term by term, whose size grows with the root of the terms; the level of bfloat16 pairs
+    rounds x, 2^-9 relative."""
+    rounds = level == "avx512_bf16" and weight.dtype == torch.bfloat16 and x.dtype == torch.float32
+    return {"rtol": 0.0, "atol": 2**-8 * x.shape[1] ** 0.5 if rounds else 1e-6 * x.shape[1]}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@given(
+    rows=st.integers(0, 40),
+    inputs=st.integers(1, 150),
+    outputs=st.integers(1, 200),
+    dtypes=st.sampled_from(
+        [(a, b) for a in (torch.float32, torch.bfloat16) for b in (torch.float32, torch.bfloat16)]
+    ),
+    kind=st.sampled_from(["plain", "bias", "gated", "add"]),
+    apart=st.integers(0, 3),
+    seed=st.integers(0, 2**31),
+)
+def test_random_layers(
+    level: str,
+    rows: int,
+    inputs: int,
+    outputs: int,
+    dtypes: tuple[torch.dtype, torch.dtype],
+    kind: str,
+    apart: int,
+    seed: int,
+) -> None:
+    _core.set_cpu_isa(level)
+    generator = torch.Generator().manual_seed(seed)
+    if dtypes[1] == torch.bfloat16:
+        inputs += inputs % 2
+    storage = torch.full((rows, inputs + apart), torch.nan, dtype=dtypes[0])  # what lies between is not read
+    x = storage[:, :inputs]
+    x.copy_(random(generator, rows, inputs))
+    weight = random(generator, outputs, inputs).to(dtypes[1])
+    near = tolerance(x, weight, level)
+    if kind == "gated":
+        up = random(generator, outputs, inputs).to(dtypes[1])
+        out = packed_linear(x, PackedWeight.pack_gated(weight, up))
+        expected = reference.packed_linear(x, weight, up=up)
+        near["rtol"] = 4 * near["atol"]
+        near["atol"] *= 4 * inputs**0.5
+    elif kind == "bias":
+        bias = random(generator, outputs).to(dtypes[1])
+        out = packed_linear(x, PackedWeight.pack(weight, bias))
+        expected = reference.packed_linear(x, weight, bias)
+    elif kind == "add" and outputs % 16 == 0:
+        out = random(generator, rows, outputs)
+        expected = out.double() + reference.packed_linear(x, weight)
+        assert packed_linear(x, PackedWeight.pack(weight), add_to=out) is out
+    else:
+        out = packed_linear(x, PackedWeight.pack(weight))
+        expected = reference.packed_linear(x, weight)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out.double(), expected, **near)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_rows_bits_do_not_depend_on_the_others_nor_on_threads(level: str, dtype: torch.dtype) -> None:
+    _core.set_cpu_isa(level)
+    generator = torch.Generator().manual_seed(3)
+    x, weight = random(generator, 70, 96), PackedWeight.pack(random(generator, 112, 96).to(dtype))
+    whole = packed_linear(x, weight)
+    torch.set_num_threads(2)
+    assert torch.equal(packed_linear(x, weight), whole)
+    torch.set_num_threads(1)
+    for begin, end in [(0, 1), (5, 7), (13, 60), (69, 70)]:
+        assert torch.equal(packed_linear(x[begin:end], weight), whole[begin:end])
+
+
+def test_opcheck() -> None:
+    x, weight = torch.randn(3, 32), PackedWeight.pack(torch.randn(48, 32), torch.randn(48))
+    arguments = x, weight.panels, weight.bias, torch.zeros(3, 48), 0
+    torch.library.opcheck(torch.ops.tts_kernels.packed_linear.default, arguments)
+
+
+WEIGHT = PackedWeight.pack(torch.zeros(16, 4))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: packed_linear(torch.zeros(2, 5), WEIGHT), ValueError, r"x: got shape \[2, 5\].*\[rows, 4\]"),
+        (lambda: packed_linear(torch.zeros(4, 2).T, WEIGHT), ValueError, "x: got .* contiguous channels"),
+        (lambda: packed_linear(torch.zeros(2, 4).double(), WEIGHT), TypeError, "x: got torch.float64"),
+        (
+            lambda: packed_linear(torch.zeros(2, 4), WEIGHT, add_to=torch.zeros(2, 15)),
+            ValueError,
+            r"add_to: got torch.float32 \[2, 15\].*\[2, 16\]",
+        ),
+        (
+            lambda: packed_linear(
+                torch.zeros(2, 4), PackedWeight.pack(torch.zeros(5, 4)), add_to=torch.zeros(2, 5)
+            ),
+            ValueError,
+            "add_to: got a tensor, expected None: .* 5 outputs",
+        ),
+        (lambda: PackedWeight.pack(torch.zeros(4, 3).bfloat16()), ValueError, "weight: got 3 inputs"),
+        (lambda: PackedWeight.pack(torch.zeros(4).half()), TypeError, "weight: got torch.float16"),
+        (lambda: PackedWeight.pack(torch.zeros(4)), ValueError, r"weight: got shape \[4\]"),
+        (lambda: PackedWeight.pack(torch.zeros(4, 2), torch.zeros(3)), ValueError, r"bias: got shape \[3\]"),
+        (
+            lambda: PackedWeight.pack_gated(torch.zeros(4, 2), torch.zeros(4, 4)),
+            ValueError,
+            "gate, up: got",
+        ),
+    ],
+)
+def test_bad_arguments(call, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
