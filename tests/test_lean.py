@@ -169,6 +169,16 @@ def test_other_models_run_as_transformers_has_them(family: str, options: dict[st
     torch.testing.assert_close(decoder.run(next_logprobs(decoder)), expected, atol=2e-4, rtol=0)
 
 
+def test_models_made_in_inference_mode_are_served_without_packing() -> None:
+    """Their weights have no version counters, by which changes are seen."""
+    with torch.inference_mode():
+        model = tiny_model()
+    decoder, plain = make(model), make(tiny_model())
+    assert not is_lean(decoder)
+    expected = plain.run(next_logprobs(plain))
+    torch.testing.assert_close(decoder.run(next_logprobs(decoder)), expected, atol=2e-4, rtol=0)
+
+
 def test_biases_of_attention_are_added() -> None:
     model = tiny_model(attention_bias=True)
     for layer in model.model.layers:

@@ -129,6 +129,21 @@ WEIGHT = PackedWeight.pack(torch.zeros(16, 4))
             ValueError,
             "add_to: got a tensor, expected None: .* 5 outputs",
         ),
+        (
+            lambda: packed_linear(torch.zeros(2, 4), PackedWeight(WEIGHT.panels, torch.zeros(15), 16)),
+            ValueError,
+            r"bias: got torch.float32 \[15\], expected contiguous torch.float32 \[16\]",
+        ),
+        (
+            lambda: packed_linear(torch.zeros(2, 4), PackedWeight(WEIGHT.panels.half(), None, 16)),
+            TypeError,
+            "panels: got torch.float16",
+        ),
+        (
+            lambda: packed_linear(torch.zeros(2, 4), PackedWeight(WEIGHT.panels[0], None, 16)),
+            ValueError,
+            r"panels: got shape \[4, 16\]",
+        ),
         (lambda: PackedWeight.pack(torch.zeros(4, 3).bfloat16()), ValueError, "weight: got 3 inputs"),
         (lambda: PackedWeight.pack(torch.zeros(4).half()), TypeError, "weight: got torch.float16"),
         (lambda: PackedWeight.pack(torch.zeros(4)), ValueError, r"weight: got shape \[4\]"),

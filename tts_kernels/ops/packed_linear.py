@@ -54,6 +54,7 @@ def _columns(weight: PackedWeight) -> int:
 
 def _packed_linear_cpu(x: Tensor, panels: Tensor, bias: Tensor | None, out: Tensor, end: int) -> None:
     pairs = panels.dtype == torch.bfloat16
+    _check_packed(panels, bias)
     inputs = panels.shape[1] * (2 if pairs else 1)
     if x.dtype not in (torch.float32, torch.bfloat16):
         raise TypeError(f"x: got {x.dtype}, expected torch.float32 or torch.bfloat16")
@@ -68,8 +69,6 @@ def _packed_linear_cpu(x: Tensor, panels: Tensor, bias: Tensor | None, out: Tens
             f"add_to: got {out.dtype} {list(out.shape)} with strides {out.stride()}, expected torch.float32 "
             f"{[len(x), columns]} with contiguous channels"
         )
-    if not panels.is_contiguous() or panels.shape[2:] != ((PANEL, 2) if pairs else (PANEL,)):
-        raise ValueError(f"panels: got shape {list(panels.shape)}; make them with PackedWeight.pack")
     _core.packed_linear(
         _core.TokenRows(x.data_ptr(), (x.stride(0), 0), x.element_size()),
         (len(x), inputs, len(panels)),
@@ -81,6 +80,21 @@ def _packed_linear_cpu(x: Tensor, panels: Tensor, bias: Tensor | None, out: Tens
         end,
         torch.get_num_threads(),
     )
+
+
+def _check_packed(panels: Tensor, bias: Tensor | None) -> None:
+    inner = (PANEL, 2) if panels.dtype == torch.bfloat16 else (PANEL,)
+    if panels.dtype not in (torch.float32, torch.bfloat16):
+        raise TypeError(f"panels: got {panels.dtype}; make them with PackedWeight.pack")
+    if panels.dim() != 2 + len(inner) or panels.shape[2:] != inner or not panels.is_contiguous():
+        raise ValueError(f"panels: got shape {list(panels.shape)}; make them with PackedWeight.pack")
+    if bias is not None and not (
+        bias.dtype is torch.float32 and bias.shape == (len(panels) * PANEL,) and bias.is_contiguous()
+    ):
+        raise ValueError(
+            f"bias: got {bias.dtype} {list(bias.shape)}, expected contiguous torch.float32 "
+            f"[{len(panels) * PANEL}]; make it with PackedWeight.pack"
+        )
 
 
 def _packed_linear_fake(x: Tensor, panels: Tensor, bias: Tensor | None, out: Tensor, end: int) -> None:
