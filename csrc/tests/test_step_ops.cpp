@@ -1,0 +1,96 @@
+// The products and row operations of a decode step through every instruction-set level, meant to run under
+// the sanitizers: arrays end where their last element ends. The comparison over all shapes is in
+// tests/test_packed_linear.py and tests/test_row_ops.py.
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "cpu/isa.h"
+#include "cpu/packed_linear.h"
+#include "cpu/row_ops.h"
+#include "tests/check.h"
+
+namespace tts {
+namespace {
+
+using Random = std::mt19937;
+
+int draw(Random& random, int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); }
+
+std::vector<float> normals(Random& random, int64_t n) {
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<size_t>(n));
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+void test_linear(uint32_t seed) {
+  Random random(seed);
+  const int64_t rows = draw(random, 1, 20), inputs = draw(random, 1, 70), panels = 2 * draw(random, 1, 5);
+  const bool gated = draw(random, 0, 1) == 1;
+  const int64_t outputs = 16 * panels, columns = gated ? outputs / 2 : outputs;
+  const std::vector<float> x = normals(random, rows * inputs), weight = normals(random, outputs * inputs),
+                           bias = normals(random, outputs);
+  std::vector<float> out(static_cast<size_t>(rows * columns), NAN);
+  packed_linear({x.data(), DType::kFloat32, rows, inputs, inputs, weight.data(), DType::kFloat32, panels,
+                 bias.data(), out.data(), columns, gated ? LinearEnd::kSwiGLU : LinearEnd::kStore},
+                2);
+  const auto sum = [&](int64_t row, int64_t panel, int64_t j) {
+    double total = double{bias[static_cast<size_t>(16 * panel + j)]};
+    for (int64_t i = 0; i < inputs; ++i) {
+      total += double{x[static_cast<size_t>(row * inputs + i)]} *
+               double{weight[static_cast<size_t>((panel * inputs + i) * 16 + j)]};
+    }
+    return total;
+  };
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t column = 0; column < columns; ++column) {
+      const int64_t panel = column / 16, j = column % 16;
+      double expected = sum(row, panel, j);
+      if (gated) {
+        const double gate = sum(row, 2 * panel, j);
+        expected = gate / (1 + std::exp(-gate)) * sum(row, 2 * panel + 1, j);
+      }
+      CHECK(std::abs(double{out[static_cast<size_t>(row * columns + column)]} - expected) <
+            1e-4 * (1 + std::abs(expected)));
+    }
+  }
+}
+
+void test_rows(uint32_t seed) {
+  Random random(seed);
+  const int64_t rows = draw(random, 1, 9), n = draw(random, 1, 80);
+  const std::vector<float> x = normals(random, rows * n), weight = normals(random, n);
+  std::vector<float> out(static_cast<size_t>(rows * n));
+  rms_norm(x.data(), n, weight.data(), rows, n, 1e-5f, out.data(), 2);
+  for (float value : out) CHECK(std::isfinite(value));
+
+  const int q_heads = draw(random, 1, 4), kv_heads = draw(random, 1, 2), d = 16 * draw(random, 2, 6);
+  const std::vector<float> qkv = normals(random, rows * (q_heads + 2 * kv_heads) * d);
+  const std::vector<float> angles = normals(random, rows * d);
+  std::vector<uint16_t> q(static_cast<size_t>(rows * q_heads * d)),
+      k(static_cast<size_t>(rows * kv_heads * d)), v(k.size());
+  rotate_qkv({qkv.data(), rows, (q_heads + 2 * kv_heads) * d, q_heads, kv_heads, d, angles.data(),
+              angles.data(), DType::kBFloat16, q.data(), k.data(), v.data()},
+             2);
+  std::vector<float> q32(q.size()), k32(k.size()), v32(v.size());
+  rotate_qkv({qkv.data(), rows, (q_heads + 2 * kv_heads) * d, q_heads, kv_heads, d, angles.data(),
+              angles.data(), DType::kFloat32, q32.data(), k32.data(), v32.data()},
+             1);
+  CHECK(v32[0] == qkv[static_cast<size_t>((q_heads + kv_heads) * d)]);
+}
+
+}  // namespace
+}  // namespace tts
+
+int main() {
+  for (const tts::CpuIsa& level : tts::cpu_isa_levels()) {
+    if (!level.supported()) continue;
+    tts::set_cpu_isa(level.name);
+    for (uint32_t seed = 0; seed < 100; ++seed) {
+      tts::test_linear(seed);
+      tts::test_rows(seed);
+    }
+  }
+  return tts::test::failures() == 0 ? 0 : 1;
+}
