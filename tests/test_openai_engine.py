@@ -294,6 +294,11 @@ def test_log_probabilities_of_given_texts(server):
     with pytest.raises(EngineError, match=r"no log-probabilities of tokens that end with ' 4'"):
         asyncio.run(engine.score("2 + 2 =", [" 4"]))
 
+    for usage in ([1], {"completion_tokens": "one"}, {"completion_tokens": None}):
+        server.answer = lambda body, usage=usage: (200, {}, choice(" 4", "length")[2] | {"usage": usage})
+        with pytest.raises(EngineError, match=r"usage of an unknown form: .*usage"):
+            asyncio.run(engine.score("2 + 2 =", [" 4"]))
+
 
 # -- failures
 

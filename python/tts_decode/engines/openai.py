@@ -123,7 +123,10 @@ class OpenAICompletions:
         }
         answer = await self._post(body)
         output = self._output(self._choice(answer), None)
-        echoed = len(output.pieces) - int((answer.get("usage") or {}).get("completion_tokens", 1))
+        try:
+            echoed = len(output.pieces) - _completion_tokens(answer.get("usage"), 1)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise self._error("usage of an unknown form", answer) from error
         pieces, logprobs = output.pieces[:echoed], output.logprobs[:echoed]
         first = echoed
         while first > 0 and sum(map(len, pieces[first:])) < len(continuation):
@@ -290,7 +293,7 @@ def _read_output(choice: dict[str, Any], usage: Any) -> _Output:
         pieces, logprobs = [entry["token"] for entry in entries], [entry["logprob"] for entry in entries]
     else:
         pieces, logprobs = told.get("tokens") or [], told.get("token_logprobs") or []
-    tokens = choice.get("token_ids") or [-1] * (len(pieces) or int((usage or {}).get("completion_tokens", 0)))
+    tokens = choice.get("token_ids") or [-1] * (len(pieces) or _completion_tokens(usage, 0))
     known = len(pieces) == len(logprobs) == len(tokens)
     return _Output(
         choice["text"],
@@ -298,6 +301,10 @@ def _read_output(choice: dict[str, Any], usage: Any) -> _Output:
         tuple(math.nan if value is None else float(value) for value in logprobs) if known else (),
         tuple(map(_text, pieces)) if known else (),
     )
+
+
+def _completion_tokens(usage: Any, unknown: int) -> int:
+    return int((usage or {}).get("completion_tokens", unknown))
 
 
 def _text(value: object) -> str:
