@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 from tts_decode.search import STRATEGIES
+
+from benches.all_strategies import RESULTS, fill
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -51,3 +54,10 @@ def test_every_strategy_is_in_the_table() -> None:
         not in table
     ]
     assert missing == []
+
+
+def test_the_tables_of_strategies_hold_what_was_measured() -> None:
+    page = (ROOT / "docs/strategies.md").read_text(encoding="utf-8")
+    record = json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert set(record["strategies"]) == {s.name for s in STRATEGIES.values() if s.family != "own"}
+    assert fill(page, record) == page
