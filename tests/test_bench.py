@@ -236,6 +236,14 @@ def test_bench_decode(capsys: pytest.CaptureFixture[str], tmp_path: Path, gguf: 
         assert row["tokens_per_second"] == pytest.approx(row["branches"] / row["step_seconds"]["median"])
 
 
+def test_positions_of_the_model_bound_the_prompt(capsys: pytest.CaptureFixture[str], gguf: Path) -> None:
+    """A branch that ends early would be counted as if it had gone on."""
+    arguments = ["bench", "decode", "-m", str(gguf), "-n", "1", "--tokens", "4", "--rounds", "1"]
+    assert run([*arguments, "-p", "507"]) == 0
+    assert run([*arguments, "-p", "508"]) == 2
+    assert "--prompt: got 508, which with 5 tokens of each branch exceeds" in capsys.readouterr().err
+
+
 def test_bench_search(capsys: pytest.CaptureFixture[str], tmp_path: Path, gguf: Path) -> None:
     plot = tmp_path / "search.svg"
     arguments: tuple[Any, ...] = ("search", "best_of_n", "ets", "-m", gguf, "--dtype", "float32", "-n", 3)

@@ -150,6 +150,8 @@ def decode(
         raise UsageError(f"--branches: got {branches!r}, expected numbers with commas such as 1,8,64")
     widths = sorted({int(count) for count in counts})
     with open_session(model, dtype, "cpu", kv_mib, kv_dtype) as session, usage_errors():
+        # The first token comes from the prompt's own forward.
+        opt.check_positions("--prompt", prompt, tokens + 1, session.model.config)
         prefill, machine, results = measure_decode(
             session.decoder(),
             shape_of_config(session.model.config, session.model.dtype),
