@@ -17,10 +17,11 @@ import pytest
 import torch
 import typer
 from torch import Tensor
+from tts_decode.bench.trees import HEADS, PAGE, TREES, Heads, Tree
 
 from benches.gpu import baselines, bench, check, report
 from benches.gpu.baselines import Case, make_case
-from benches.gpu.trees import HEADS, PAGE, TREES, Ceilings, Heads, Tree
+from benches.gpu.timing import Ceilings
 
 SMALL = Tree((2, 4, 12), (32, 16, 48))
 
@@ -52,7 +53,7 @@ def test_trees_share_pages_as_their_name_says(tree: Tree) -> None:
 
 
 def test_entries_that_matter_most_come_first() -> None:
-    assert [str(heads) for heads in HEADS] == ["32/8", "32/32", "64/8", "16/1"]
+    assert [str(heads) for heads in HEADS] == ["32/8/128", "32/32/128", "64/8/128", "16/1/128"]
     assert len(TREES) == 9
 
 
@@ -256,7 +257,7 @@ def test_the_readme_has_the_columns_of_the_report() -> None:
     readme = (check.ROOT / "README.md").read_text(encoding="utf-8")
     assert "| " + " | ".join(report.COLUMNS) + " |" in readme
     for tree in TREES:
-        assert f"| 32/8 | {tree} | {tree.kv_bytes(Heads(32, 8)) / 1e6:.1f} |" in readme
+        assert f"| 32/8/128 | {tree} | {tree.kv_bytes(Heads(32, 8)) / 1e6:.1f} |" in readme
 
 
 def test_report_names_what_was_left_out_and_what_failed() -> None:

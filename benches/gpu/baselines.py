@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from tts_decode.bench.trees import PAGE, Heads, Tree
 
-from benches.gpu.trees import HEAD_DIM, PAGE, Heads, Tree
 from tts_kernels import DevicePlanner, WorkCapacity, backend, tree_attention
 
 Call = Callable[[], Tensor]
@@ -60,13 +60,13 @@ class Case:
 
 def make_case(tree: Tree, heads: Heads, device: str) -> Case:
     levels = tree.level_pages()
-    pages = (tree.unique_tokens // PAGE + tree.queries, heads.kv, PAGE, HEAD_DIM)
+    pages = (tree.unique_tokens // PAGE + tree.queries, heads.kv, PAGE, heads.d)
 
     def randn(*shape: int) -> Tensor:
         return torch.randn(shape, dtype=torch.bfloat16, device=device)
 
     # Keys and queries of unit variance: logits of unit variance, so that every token counts.
-    q = randn(tree.queries, heads.q, HEAD_DIM)
+    q = randn(tree.queries, heads.q, heads.d)
     return Case(tree, heads, q, randn(*pages), randn(*pages), levels, tree.block_tables(levels))
 
 
@@ -74,7 +74,7 @@ def planner(case: Case, capacity: WorkCapacity | None = None) -> DevicePlanner:
     return DevicePlanner(
         num_q_heads=case.heads.q,
         num_kv_heads=case.heads.kv,
-        head_dim=HEAD_DIM,
+        head_dim=case.heads.d,
         page_size=PAGE,
         num_pages=len(case.k_pages),
         dtype=case.q.dtype,
@@ -128,7 +128,7 @@ def flashinfer_decode(case: Case, *, tensor_cores: bool) -> Call:
         case.index(np.full(branches, PAGE)),
         case.heads.q,
         case.heads.kv,
-        HEAD_DIM,
+        case.heads.d,
         PAGE,
         q_data_type=case.q.dtype,
         kv_data_type=case.k_pages.dtype,
@@ -150,7 +150,7 @@ def flashinfer_cascade(case: Case) -> Call:
         [case.index(np.full(len(level), PAGE)) for level in case.levels],
         case.heads.q,
         case.heads.kv,
-        HEAD_DIM,
+        case.heads.d,
         PAGE,
         q_data_type=case.q.dtype,
         kv_data_type=case.k_pages.dtype,
@@ -185,7 +185,7 @@ def flex_attention(case: Case, *, compiled: bool = True) -> Call:
 def sdpa(case: Case) -> Call:
     """torch's attention over a cache replicated for each branch, the heads of a GQA group as rows of one."""
     (branches, pages), kv_heads = case.tables.shape, case.heads.kv
-    shape = (branches, kv_heads, pages * PAGE, HEAD_DIM)
+    shape = (branches, kv_heads, pages * PAGE, case.heads.d)
     needed = 2 * int(np.prod(shape)) * case.k_pages.itemsize
     if case.q.is_cuda:
         torch.cuda.empty_cache()
@@ -195,7 +195,7 @@ def sdpa(case: Case) -> Call:
     for branch, table in enumerate(case.index(case.tables)):
         k[branch] = case.k_pages[table].transpose(0, 1).flatten(1, 2)
         v[branch] = case.v_pages[table].transpose(0, 1).flatten(1, 2)
-    q = case.q.view(branches, kv_heads, -1, HEAD_DIM)
+    q = case.q.view(branches, kv_heads, -1, case.heads.d)
     attend = torch.nn.functional.scaled_dot_product_attention
     return lambda: attend(q, k, v).reshape(case.q.shape)
 

@@ -19,12 +19,12 @@ import torch
 import typer
 from rich.console import Console
 from torch import Tensor
+from tts_decode.bench.trees import HEADS, PAGE, TREES, Heads, Tree
 
 from benches.gpu import baselines
 from benches.gpu.baselines import Call, Case, LeftOutError, forced, graphed, make_case, planner
 from benches.gpu.sparse import sparse_step
 from benches.gpu.timing import ceilings, host_seconds, measure, no_host_sync
-from benches.gpu.trees import HEAD_DIM, HEADS, PAGE, TREES, Heads, Tree
 from tts_kernels import WorkCapacity, append_kv, copy_pages, reference, tree_attention
 
 BACKENDS = ("triton", "cuda")
@@ -135,11 +135,13 @@ def graph_step(tree: Tree, heads: Heads) -> dict[str, Any]:
     return {"tree": str(tree), "heads": str(heads), "host": seconds, "equals_eager": same}
 
 
-def kv_ops(backend: str, branches: int = 256, layers: int = 32, kv_heads: int = 8) -> dict[str, Any]:
+def kv_ops(
+    backend: str, branches: int = 256, layers: int = 32, kv_heads: int = 8, head_dim: int = 128
+) -> dict[str, Any]:
     """A step's append to one layer, and the copies of its tails in all layers; bytes read and written."""
     randn = partial(torch.randn, dtype=torch.bfloat16, device="cuda")
-    pools = randn((2, layers, 2 * branches, kv_heads, PAGE, HEAD_DIM))
-    k, v = randn((2, branches, kv_heads, HEAD_DIM))
+    pools = randn((2, layers, 2 * branches, kv_heads, PAGE, head_dim))
+    k, v = randn((2, branches, kv_heads, head_dim))
     shuffled = torch.randperm(2 * branches, device="cuda", dtype=torch.int32)
     slots, copies = shuffled[:branches] * PAGE + 3, shuffled.view(branches, 2)
 
@@ -167,7 +169,7 @@ def kv_ops(backend: str, branches: int = 256, layers: int = 32, kv_heads: int = 
 def main(
     output: Annotated[Path, typer.Option("--json", help="JSON lines are appended.")] = Path("bench.jsonl"),
     tree: Annotated[list[str] | None, typer.Option(help="Only trees whose name contains this.")] = None,
-    heads: Annotated[list[str] | None, typer.Option(help="Only these heads, as 32/8.")] = None,
+    heads: Annotated[list[str] | None, typer.Option(help="Only these heads, as 32/8/128.")] = None,
     budget: Annotated[float, typer.Option(help="Seconds after which no entry is begun.")] = 1e9,
 ) -> None:
     """Measures, the most telling entries first, until the budget is spent."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from benches.gpu.trees import Ceilings
+from benches.gpu.timing import Ceilings
 
 Record = dict[str, Any]
 OURS = ("triton", "cuda")

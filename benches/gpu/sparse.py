@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from tts_decode.bench.trees import PAGE, Heads, Tree
 
 from benches.gpu import baselines
 from benches.gpu.baselines import Call, Case, LeftOutError, graphed, make_case, planner
 from benches.gpu.timing import measure
-from benches.gpu.trees import PAGE, Heads, Tree
 from tts_kernels import Selection, reference, score_pages, select_pages, select_top_pages, tree_attention
 
 CONTEXT = 32768

@@ -7,26 +7,23 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
-import numpy as np
 import torch
-
-from benches.gpu.trees import Ceilings
+from tts_decode.bench.timing import Quartiles, quartiles
 
 # Written before every measurement: many times the L2 of any GPU, so that nothing of the call is left in it,
 # and some 0.7 ms of work at 3 TB/s, in which the host enqueues the call so that its own time does not show.
 FLUSH_BYTES = 2 << 30
 
 
-class Quartiles(NamedTuple):
-    """Seconds."""
+class Ceilings(NamedTuple):
+    """bandwidth: bytes/s of a copy on the device, read and written. rate: flop/s of a bfloat16 product."""
 
-    low: float
-    median: float
-    high: float
+    bandwidth: float
+    rate: float
 
-
-def quartiles(seconds: list[float]) -> Quartiles:
-    return Quartiles(*(float(value) for value in np.percentile(seconds, [25, 50, 75])))
+    def floor(self, num_bytes: int, flops: int) -> float:
+        """Seconds that no call can undercut: max(bytes / bandwidth, flops / rate)."""
+        return max(num_bytes / self.bandwidth, flops / self.rate)
 
 
 class Times(NamedTuple):

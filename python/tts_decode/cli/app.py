@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from tts_decode.cli.bench import bench
 from tts_decode.cli.compare import compare
 from tts_decode.cli.errors import CommandError, UsageError
 from tts_decode.cli.info import info
@@ -38,6 +39,7 @@ app.command(epilog=strategies_help())(compare)
 app.command()(strategies)
 app.command()(plan_budget)
 app.command()(info)
+app.add_typer(bench, name="bench")
 
 
 _FAILURES = (

@@ -130,6 +130,16 @@ def sparse_config(budget: str | None, share: str, summaries: str, dense_layers: 
         return SparseConfig(pages, share=share, summaries=summaries, dense_layers=dense_layers)  # type: ignore[arg-type]
 
 
+def check_positions(flag: str, prompt: int, tokens: int, config: Any) -> None:
+    """Refuses a prompt after which the model's positions do not hold so many tokens of a branch."""
+    positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if positions is not None and prompt + tokens > positions:
+        raise UsageError(
+            f"{flag}: got {prompt}, which with {tokens} tokens of each branch exceeds the model's "
+            f"{positions} positions"
+        )
+
+
 def get_strategy(name: str) -> Strategy[...]:
     if name not in STRATEGIES:
         close = difflib.get_close_matches(name, STRATEGIES)

@@ -100,12 +100,7 @@ def plan_budget(
             raise UsageError(
                 f"--dense-layers: got {dense_layers}, but the model has {shape.num_layers} layers"
             )
-        positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-        if positions is not None and context + tokens > positions:
-            raise UsageError(
-                f"--context: got {context}, which with {tokens} tokens of each branch exceeds the model's "
-                f"{positions} positions"
-            )
+        opt.check_positions("--context", context, tokens, config)
         if flops is None or bandwidth is None:
             display.stage("measuring this machine")
             measured = measure_machine(kind, where)

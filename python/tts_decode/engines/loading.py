@@ -106,7 +106,7 @@ def _native_bfloat16() -> bool:
 def _locate(name: str) -> Path | str:
     """A GGUF file or a model directory as a Path, or the id of a model on the hub as a str."""
     if name == DEFAULT_MODEL:
-        return _default_model_file()
+        return default_model_file()
     path = Path(name).expanduser()
     if path.is_file():
         if path.suffix.lower() != ".gguf":
@@ -129,7 +129,7 @@ def _locate(name: str) -> Path | str:
     return name
 
 
-def _default_model_file() -> Path:
+def default_model_file() -> Path:
     # find_spec only looks for the package: importing it would need the `llm` command, which is not installed.
     spec = importlib.util.find_spec(_DEFAULT_PACKAGE)
     if spec is None or not spec.submodule_search_locations:

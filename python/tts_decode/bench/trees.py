@@ -1,31 +1,43 @@
-"""The trees that the GPU benchmarks run on, and what attention over each must cost at least."""
+"""The trees that attention is measured on, and what it must cost over each at least."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 PAGE = 16
-HEAD_DIM = 128
-ITEM_BYTES = 2  # bfloat16
 
 
 class Heads(NamedTuple):
-    """Query heads and KV heads."""
+    """Query heads, KV heads and the dimension of each, for K and for V."""
 
     q: int
     kv: int
+    d: int = 128
 
     def __str__(self) -> str:
-        return f"{self.q}/{self.kv}"
+        return "/".join(map(str, self))
+
+    @classmethod
+    def parse(cls, text: str) -> Heads:
+        """Of "32/8/128". Raises ValueError."""
+        numbers = [int(part) for part in text.split("/") if part.isdecimal()]
+        if text.count("/") != 2 or len(numbers) != 3 or 0 in numbers or numbers[0] % numbers[1]:
+            raise ValueError(
+                f"{text!r}: expected query heads/KV heads/head_dim such as 32/8/128, the first a multiple of "
+                "the second"
+            )
+        return cls(*numbers)
 
 
 class Tree(NamedTuple):
     """A forest in which every node of a level has equally many children; its leaves are the queries.
 
     nodes: of each level, from the roots. tokens: of each node of the level, a multiple of `PAGE`.
+    item_bytes: of an element of the keys, values, queries and outputs.
     """
 
     nodes: tuple[int, ...]
@@ -33,6 +45,23 @@ class Tree(NamedTuple):
 
     def __str__(self) -> str:
         return "/".join(",".join(map(str, numbers)) for numbers in self)
+
+    @classmethod
+    def parse(cls, text: str) -> Tree:
+        """Of "1,4,64/2048,128,32": nodes of each level / tokens of each of its nodes. Raises ValueError."""
+        parts = [side.split(",") for side in text.split("/")]
+        good = len(parts) == 2 and len(parts[0]) == len(parts[1])
+        if not good or not all(part.isdecimal() and int(part) for side in parts for part in side):
+            raise ValueError(
+                f"{text!r}: expected nodes/tokens of each level from the root, such as 1,4,64/2048,128,32: "
+                "a prompt of 2,048 tokens, 4 steps of 128 below it, and below those 64 leaves of 32"
+            )
+        nodes, tokens = (tuple(map(int, side)) for side in parts)
+        if any(below % above for above, below in pairwise(nodes)):
+            raise ValueError(f"{text!r}: the nodes of a level have to be a multiple of those above")
+        if any(count % PAGE for count in tokens):
+            raise ValueError(f"{text!r}: tokens have to be multiples of the page size, {PAGE}")
+        return cls(nodes, tokens)
 
     @property
     def queries(self) -> int:
@@ -46,17 +75,17 @@ class Tree(NamedTuple):
     def unique_tokens(self) -> int:
         return sum(n * t for n, t in zip(self.nodes, self.tokens, strict=True))
 
-    def kv_bytes(self, heads: Heads) -> int:
+    def kv_bytes(self, heads: Heads, item_bytes: int = 2) -> int:
         """Keys and values of every node once: sum of tokens * kv_heads * (D_k + D_v) * bytes."""
-        return self.unique_tokens * heads.kv * 2 * HEAD_DIM * ITEM_BYTES
+        return self.unique_tokens * heads.kv * 2 * heads.d * item_bytes
 
-    def min_bytes(self, heads: Heads) -> int:
+    def min_bytes(self, heads: Heads, item_bytes: int = 2) -> int:
         """Every key and value read once, every query read and every output written once."""
-        return self.kv_bytes(heads) + self.queries * heads.q * 2 * HEAD_DIM * ITEM_BYTES
+        return self.kv_bytes(heads, item_bytes) + self.queries * heads.q * 2 * heads.d * item_bytes
 
     def flops(self, heads: Heads) -> int:
         """2 * (D_k + D_v) for each pair of a token and a query head of a leaf below it."""
-        return 2 * 2 * HEAD_DIM * self.queries * heads.q * self.path_tokens
+        return 2 * 2 * heads.d * self.queries * heads.q * self.path_tokens
 
     def level_pages(self, seed: int = 0) -> list[npt.NDArray[np.int32]]:
         """Pages of the nodes of each level, [nodes, pages of a node], scattered over the pool at random.
@@ -74,17 +103,6 @@ class Tree(NamedTuple):
     def block_tables(self, levels: list[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
         """Pages of each leaf's path, [queries, pages]."""
         return np.concatenate([level.repeat(self.queries // len(level), axis=0) for level in levels], axis=1)
-
-
-class Ceilings(NamedTuple):
-    """bandwidth: bytes/s of a copy on the device, read and written. rate: flop/s of a bfloat16 product."""
-
-    bandwidth: float
-    rate: float
-
-    def floor(self, num_bytes: int, flops: int) -> float:
-        """Seconds that no call can undercut: max(bytes / bandwidth, flops / rate)."""
-        return max(num_bytes / self.bandwidth, flops / self.rate)
 
 
 HEADS = [Heads(32, 8), Heads(32, 32), Heads(64, 8), Heads(16, 1)]  # in the order of measuring

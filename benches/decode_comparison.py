@@ -1,0 +1,184 @@
+"""Decoding beside other engines: python -m benches.decode_comparison
+
+Every engine prefills the same random prompt, then decodes branches that share it, at temperature 1 and
+without an end. All of them stay loaded and take turns, so that the machine's other load hits all alike. An
+engine that is too slow to draw all tokens draws as many as fit into a share of the time; one that fails, or
+is not installed, is reported with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from tts_decode.bench.plots import lines
+from tts_decode.cli.info import collect
+
+from benches.peers.engines import ENGINES, PeerError, Process, install
+from benches.peers.models import prepare
+
+Record = dict[str, Any]
+
+ROOT = Path(__file__).parents[1]
+LOAD_SECONDS = 300.0
+
+
+def install_all(environments: set[str], folder: Path, failed: dict[str, str]) -> None:
+    for environment in sorted(environments):
+        print(f"installing {environment}", file=sys.stderr)
+        try:
+            install(environment, folder)
+        except PeerError as error:
+            failed[environment] = str(error)
+
+
+@contextmanager
+def loaded(
+    names: list[str], paths: dict[str, Path], folder: Path, options: Record, failed: dict[str, str]
+) -> Iterator[dict[str, Process]]:
+    """The processes of those that start. folder: of the environments. options: for all adapters."""
+    processes: dict[str, Process] = {}
+    try:
+        for name in names:
+            form = ENGINES[name].form
+            if form not in paths:
+                failed[name] = f"the model does not come as {form}"
+                continue
+            print(f"loading {name}", file=sys.stderr)
+            try:
+                model = {"model": str(paths[form])}
+                processes[name] = Process(ENGINES[name], folder, model | options, LOAD_SECONDS)
+            except PeerError as error:
+                failed[name] = str(error)
+        yield processes
+    finally:
+        for process in processes.values():
+            process.close()
+
+
+def tokens_for(step: float, most: int, seconds: float) -> int:
+    """Decode steps to measure: `most`, or what fits into `seconds`, at least 2."""
+    return max(2, min(most, int(seconds / step)))
+
+
+def compare(
+    processes: dict[str, Process],
+    settings: list[tuple[int, int]],
+    tokens: int,
+    rounds: int,
+    seconds: float,
+    failed: dict[str, str],
+) -> list[Record]:
+    """A record for each engine, prompt and number of branches, with what each round took."""
+    source = random.Random(0)
+    steps: dict[tuple[str, int, int], int] = {}
+    records: dict[tuple[str, int, int], Record] = {}
+    for round_ in range(-1, rounds):  # the first is to warm up and to see how long a step takes
+        for prompt, branches in settings:
+            ids = [source.randrange(1000, 40000) for _ in range(prompt)]
+            for name, process in [*processes.items()]:
+                key = (name, prompt, branches)
+                if round_ >= 0 and key not in steps:
+                    continue
+                count = steps.get(key, 2)
+                try:
+                    took = process.measure(ids, branches, count, 10 * seconds)
+                except PeerError as error:
+                    failed[f"{name}, {prompt} tokens, {branches} branches"] = str(error)
+                    steps.pop(key, None)
+                    continue
+                if round_ < 0:
+                    steps[key] = tokens_for(max(took["decode"], 1e-9) / count, tokens, seconds)
+                    continue
+                record = records.setdefault(
+                    key, {"engine": name, "prompt": prompt, "branches": branches, "tokens": count, "runs": []}
+                )
+                record["runs"].append(took)
+            print(f"round {round_ + 1} of {rounds}: {prompt} tokens, {branches} branches", file=sys.stderr)
+    for record in records.values():
+        speeds = [record["branches"] * record["tokens"] / run["decode"] for run in record["runs"]]
+        record["tokens_per_second"] = statistics.median(speeds)
+        record["spread"] = [min(speeds), max(speeds)]
+        record["prefill_seconds"] = statistics.median(run["prefill"] for run in record["runs"])
+        record["growth_bytes"] = max(run["growth"] for run in record["runs"])
+    return [*records.values()]
+
+
+def table(records: list[Record], prompt: int) -> str:
+    """Markdown: tokens/s by engine and number of branches, prefill and memory."""
+    rows = [r for r in records if r["prompt"] == prompt]
+    widths = sorted({r["branches"] for r in rows})
+    head = ["engine", *(f"{width}" for width in widths), "prefill, s", "growth, MiB"]
+    text = [f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    for name in dict.fromkeys(r["engine"] for r in rows):
+        mine = {r["branches"]: r for r in rows if r["engine"] == name}
+        cells = [f"{mine[width]['tokens_per_second']:.0f}" if width in mine else "" for width in widths]
+        prefill = statistics.median(r["prefill_seconds"] for r in mine.values())
+        growth = max(r["growth_bytes"] for r in mine.values()) / 2**20
+        text.append(f"| {' | '.join([name, *cells, f'{prefill:.2f}', f'{growth:.0f}'])} |")
+    return "\n".join(text)
+
+
+def plot(records: list[Record], prompt: int, path: Path) -> None:
+    rows = [r for r in records if r["prompt"] == prompt]
+    widths = sorted({r["branches"] for r in rows})
+    curves = {
+        name: [r["tokens_per_second"] for r in rows if r["engine"] == name]
+        for name in dict.fromkeys(r["engine"] for r in rows)
+        if len([r for r in rows if r["engine"] == name]) == len(widths)
+    }
+    lines(path, widths, curves, ("branches", f"tokens/s after {prompt:,} shared tokens"))
+
+
+def main(
+    engine: Annotated[list[str] | None, typer.Option(help="Only these. Default: all.")] = None,
+    model: Annotated[str, typer.Option(help="smollm2, or wide: 32/8/128 heads, 8 layers.")] = "smollm2",
+    prompts: Annotated[str, typer.Option(help="Tokens of the prompt, with commas.")] = "512,2048",
+    branches: Annotated[str, typer.Option(help="How many, with commas.")] = "1,8,32,64",
+    tokens: Annotated[int, typer.Option(help="Of each branch, at most.")] = 32,
+    rounds: int = 3,
+    seconds: Annotated[float, typer.Option(help="That one measurement may take, about.")] = 8.0,
+    setup: Annotated[bool, typer.Option(help="Install the peers first.")] = False,
+    folder: Annotated[Path, typer.Option(help="Of the peers' environments and models.")] = ROOT
+    / "build/peers",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Where the results go.")] = None,
+) -> None:
+    names = engine or [*ENGINES]
+    if unknown := set(names) - ENGINES.keys():
+        raise typer.BadParameter(f"--engine: got {unknown.pop()!r}, expected one of {', '.join(ENGINES)}")
+    failed: dict[str, str] = {}
+    if setup:
+        install_all({ENGINES[name].environment for name in names} - {""}, folder, failed)
+    lengths, widths = ([int(n) for n in text.split(",")] for text in (prompts, branches))
+    settings = [(length, width) for length in lengths for width in widths]
+    paths = prepare(model, {ENGINES[name].form for name in names}, folder / "models")
+    options = {
+        "threads": torch.get_num_threads(),
+        "branches": max(widths),
+        "context": max(lengths) + max(widths) * (tokens + 16) + 64,
+    }
+    with loaded(names, paths, folder, options, failed) as processes:
+        records = compare(processes, settings, tokens, rounds, seconds, failed)
+    for length in lengths:
+        print(f"\n{model}, {length:,} shared tokens, tokens/s of branches\n\n{table(records, length)}")
+    for name, reason in failed.items():
+        print(f"{name}: {reason}", file=sys.stderr)
+    if json_file is not None:
+        about = {name: process.about for name, process in processes.items()}
+        told = {"model": model, "tokens": tokens, "rounds": rounds, "machine": collect(), "engines": about}
+        told |= {"failed": failed, "results": records}
+        json_file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        for length in lengths:
+            plot(records, length, json_file.with_name(f"{json_file.stem}_{length}.svg"))
+
+
+if __name__ == "__main__":
+    typer.run(main)

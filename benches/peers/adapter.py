@@ -1,0 +1,60 @@
+"""The measuring end of a peer: a process in the peer's own environment, which needs nothing of ours.
+
+It is started with one argument, a JSON object with the path of the model and what the peer wants to know. It
+says what it is in a JSON line, then answers each line with a request by a line with the result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+
+class Peer(Protocol):
+    """about: what ran: versions, types of weights and of KV."""
+
+    about: dict[str, Any]
+
+    def measure(self, prompt: list[int], branches: int, tokens: int) -> tuple[float, float]:
+        """Seconds of the prefill of `prompt`, of which nothing may be cached, and of `tokens` decode steps of
+        `branches` branches that share it. Tokens are drawn at temperature 1 from the whole vocabulary, and
+        nothing ends early."""
+
+
+def serve(make: Callable[[dict[str, Any]], Peer]) -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print is no answer
+
+    def answer(result: dict[str, Any]) -> None:
+        answers.write(json.dumps(result) + "\n")
+
+    try:
+        peer = make(json.loads(sys.argv[1]))
+        peer.measure(list(range(1000, 1040)), 2, 2)
+    except Exception as error:  # of another package: it may be anything
+        answer({"error": f"{type(error).__name__}: {error}"})
+        return
+    loaded = _memory("VmRSS")
+    answer(peer.about)
+    for line in sys.stdin:
+        _forget_peak()
+        try:
+            prefill, decode = peer.measure(**json.loads(line))
+        except Exception as error:
+            answer({"error": f"{type(error).__name__}: {error}"})
+        else:
+            answer({"prefill": prefill, "decode": decode, "growth": _memory("VmHWM") - loaded})
+
+
+def _memory(name: str) -> int:
+    """Bytes of the process that are in memory: VmRSS, now; VmHWM, at most since `_forget_peak`."""
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def _forget_peak() -> None:
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")

@@ -1,0 +1,94 @@
+"""The models that all peers run, as folders and as GGUF: the default one, and a wide random one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType as Kind
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from tts_decode.engines.loading import default_model_file, load_model
+
+KINDS = {"F32": Kind.F32, "F16": Kind.F16, "BF16": Kind.BF16}
+FILES = {
+    "F32": gguf.LlamaFileType.ALL_F32,
+    "F16": gguf.LlamaFileType.MOSTLY_F16,
+    "BF16": gguf.LlamaFileType.MOSTLY_BF16,
+}
+# 32/8/128 heads, 8 layers: a slice of the models that are 8B as a whole.
+WIDE = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 8, "num_attention_heads": 32}
+WIDE |= {
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 16384,
+    "tie_word_embeddings": True,
+}
+
+
+def prepare(name: str, forms: Iterable[str], folder: Path) -> dict[str, Path]:
+    """Paths of a model, "smollm2" or "wide", in these forms: "folder", "F32", "F16", "BF16", and "Q4_1", in
+    which the first one comes."""
+    paths = {"folder": folder / name}
+    if not (paths["folder"] / "config.json").exists():
+        model, tokenizer = load_model(dtype="float32")
+        if name == "wide":
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=len(tokenizer), **WIDE))
+        tokenizer.save_pretrained(paths["folder"])
+        model.save_pretrained(paths["folder"])
+    if name == "smollm2":
+        paths["Q4_1"] = default_model_file()
+    for kind in KINDS.keys() & forms:
+        paths[kind] = folder / f"{name}-{kind}.gguf"
+        if not paths[kind].exists():
+            model = AutoModelForCausalLM.from_pretrained(paths["folder"], dtype=torch.float32)
+            write_gguf(model, kind, paths[kind])
+    return paths
+
+
+def write_gguf(model: PreTrainedModel, kind: str, path: Path) -> None:
+    """A Llama as GGUF, with the tokenizer of the default model."""
+    config = model.config
+    writer = gguf.GGUFWriter(path.with_suffix(".partial"), "llama")
+    writer.add_file_type(FILES[kind])
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    source = gguf.GGUFReader(default_model_file())
+    for field in source.fields.values():
+        if field.name.startswith("tokenizer."):
+            inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], inner)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, weight in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        values = weight.float().numpy()
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            values = _interleaved(values, config.head_dim)
+        form = KINDS[kind] if values.ndim == 2 else Kind.F32
+        target = names.get_name(name, try_suffixes=(".weight",))
+        writer.add_tensor(target, gguf.quantize(values, form), raw_dtype=form)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    path.with_suffix(".partial").rename(path)
+
+
+def _interleaved(weight: np.ndarray, head_dim: int) -> np.ndarray:
+    """GGUF's Llama rotates neighbours where transformers rotates halves: rows j and j + d/2 of a head become
+    rows 2j and 2j + 1."""
+    rows, columns = weight.shape
+    halves = weight.reshape(rows // head_dim, 2, head_dim // 2, columns)
+    return halves.swapaxes(1, 2).reshape(rows, columns)

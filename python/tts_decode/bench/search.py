@@ -1,0 +1,106 @@
+"""Where the time of a search goes: model, sampling, the decoder's own work, the strategy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from tts_decode import scheduler
+from tts_decode.decoder import TreeDecoder
+from tts_decode.rewards import mean_probability
+from tts_decode.sampling import SamplingParams
+from tts_decode.search import Strategy
+from tts_decode.tasks import Task
+
+
+class SearchTimes(NamedTuple):
+    """Seconds of a strategy's searches, one after the other.
+
+    model: the forward. sampling: the draw of the next tokens from the logits. engine: what the decoder does
+    besides, such as plan, pages and requests. strategy: all the rest: selection, scores, records, asyncio.
+    steps: forwards of the model. tokens: generated. peak_bytes: of KV.
+    """
+
+    wall: float
+    model: float
+    sampling: float
+    engine: float
+    strategy: float
+    steps: int
+    tokens: int
+    peak_bytes: int
+
+    def shares(self) -> dict[str, float]:
+        """Of the wall time; they add up to 1."""
+        return {part: getattr(self, part) / self.wall for part in PARTS}
+
+
+PARTS = ("model", "sampling", "engine", "strategy")
+
+
+@dataclass
+class _Clock:
+    """Adds up the wall time spent in a function."""
+
+    seconds: float = 0.0
+
+    @contextmanager
+    def on(self, owner: Any, name: str) -> Iterator[None]:
+        function = getattr(owner, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds += time.perf_counter() - started
+
+        setattr(owner, name, timed)
+        try:
+            yield
+        finally:
+            setattr(owner, name, function)
+
+
+def measure_search(
+    decoder: TreeDecoder,
+    strategy: Strategy[...],
+    tasks: Sequence[Task],
+    *,
+    n: int,
+    sampling: SamplingParams,
+    on_task: Callable[[int], object] = lambda done: None,
+) -> SearchTimes:
+    """Times of the strategy's searches on the tasks, by a new decoder, whose counters are zero."""
+    options: dict[str, Any] = {"n": n} | ({"scorer": mean_probability()} if strategy.needs_scorer else {})
+    forward, draw = _Clock(), _Clock()
+
+    async def search(task: Task) -> None:
+        turn = [{"role": "user", "content": task.prompt}]
+        prompt = turn if decoder.tokenizer.chat_template else task.prompt
+        root = await decoder.root(prompt, sampling)
+        try:
+            await strategy(root, **options)
+        finally:
+            root.release()
+
+    started = time.perf_counter()
+    with forward.on(decoder._engine, "forward"), draw.on(scheduler, "sample"):
+        for done, task in enumerate(tasks):
+            on_task(done)
+            decoder.run(search(task))
+    wall, stats = time.perf_counter() - started, decoder.stats()
+    engine = stats.seconds - forward.seconds - draw.seconds
+    return SearchTimes(
+        wall,
+        forward.seconds,
+        draw.seconds,
+        engine,
+        wall - stats.seconds,
+        stats.steps,
+        stats.generated_tokens,
+        stats.peak_bytes,
+    )

@@ -1,0 +1,132 @@
+"""The comparison with other engines: its processes, what comes of their answers, and the models' files."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+from tts_decode.engines.loading import load_model
+
+from benches import decode_comparison
+from benches.decode_comparison import compare, loaded, table, tokens_for
+from benches.peers import engines
+from benches.peers.engines import Engine, PeerError, Process
+
+PEER = """
+    import sys, time
+    from adapter import serve
+
+    class Fake:
+        def __init__(self, options):
+            print("noise of a library")
+            if options.get("broken"):
+                raise ImportError("no such library")
+            self.about = {"model": options["model"]}
+            self.slow = options.get("slow", 1)
+            self.calls = 0
+
+        def measure(self, prompt, branches, tokens):
+            self.calls += 1
+            if branches == 64:
+                raise MemoryError("too many")
+            if branches == 32 and self.slow > 1:
+                time.sleep(60)
+            # A step takes 2 ms a branch, and ever more from call to call; the prompt 1 ms a token.
+            return len(prompt) * 1e-3, tokens * branches * 2e-3 * self.slow * (1 + self.calls / 1e3)
+
+    serve(Fake)
+"""
+
+
+@pytest.fixture
+def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Adapters that only say how long they took, in our own environment."""
+    (tmp_path / "fake.py").write_text(textwrap.dedent(PEER))
+    (tmp_path / "adapter.py").write_text((engines.HERE / "adapter.py").read_text())
+    monkeypatch.setattr(engines, "HERE", tmp_path)
+    settings = {
+        "fast": Engine("fake", "", "folder"),
+        "slow": Engine("fake", "", "folder", {"slow": 100}),
+        "broken": Engine("fake", "", "folder", {"broken": True}),
+        "absent": Engine("fake", "no such environment", "folder"),
+        "other form": Engine("fake", "", "Q4_1"),
+    }
+    monkeypatch.setattr(decode_comparison, "ENGINES", settings)
+    return tmp_path
+
+
+def test_engines_take_turns_and_failures_are_told(fakes: Path) -> None:
+    failed: dict[str, str] = {}
+    names = ["fast", "slow", "broken", "absent", "other form"]
+    settings = [(100, 1), (100, 32), (100, 64)]
+    with loaded(names, {"folder": fakes}, fakes, {}, failed) as processes:
+        assert processes["fast"].about == {"model": str(fakes)}
+        records = compare(processes, settings, tokens=30, rounds=3, seconds=0.5, failed=failed)
+    assert {name: failed[name] for name in names[2:]} == {
+        "broken": "ImportError: no such library",
+        "absent": "not installed",
+        "other form": "the model does not come as Q4_1",
+    }
+    assert failed["fast, 100 tokens, 64 branches"] == "MemoryError: too many"
+    assert failed["slow, 100 tokens, 32 branches"] == "took more than 5 s"
+    measured = {(r["engine"], r["branches"]): r for r in records}
+    assert set(measured) == {("fast", 1), ("fast", 32)}  # the slow one was stopped with its first request
+    one = measured["fast", 1]
+    assert (one["tokens"], len(one["runs"]), one["prefill_seconds"]) == (30, 3, pytest.approx(0.1))
+    # A step of 32 branches takes 64 ms: 7 of them fit into half a second.
+    assert measured["fast", 32]["tokens"] == 7
+    for record in records:
+        speeds = [record["branches"] * record["tokens"] / run["decode"] for run in record["runs"]]
+        assert speeds == sorted(speeds, reverse=True)  # each call was slower than the one before
+        assert record["tokens_per_second"] == speeds[1]
+        assert record["spread"] == [speeds[2], speeds[0]]
+    lines = table(records, 100).splitlines()
+    assert lines[0] == "| engine | 1 | 32 | prefill, s | growth, MiB |"
+    assert lines[2].startswith("| fast | 49")
+
+
+def test_a_process_that_ends_is_a_failure(fakes: Path) -> None:
+    (fakes / "fake.py").write_text('print(\'{"of": "itself"}\', flush=True)')
+    process = Process(Engine("fake", "", "folder"), fakes, {"model": ""}, 20)
+    assert process.about == {"of": "itself"}
+    with pytest.raises(PeerError, match="its process ended"):
+        process.measure([1, 2], 1, 1, 20)
+
+
+def test_steps_that_fit() -> None:
+    assert tokens_for(0.01, 32, 8) == 32
+    assert tokens_for(1.0, 32, 8) == 8
+    assert tokens_for(100.0, 32, 8) == 2
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("kind", ["F32", "BF16"])
+def test_gguf_holds_the_same_model(tmp_path: Path, kind: str) -> None:
+    """Rows of q and k in the order of GGUF, the tokenizer of the default model: read back, equal logits."""
+    pytest.importorskip("gguf")
+    from benches.peers.models import write_gguf
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+    )
+    model = AutoModelForCausalLM.from_config(config).float().eval()
+    if kind == "BF16":
+        model = model.bfloat16().float()
+    write_gguf(model, kind, tmp_path / "tiny.gguf")
+    read, tokenizer = load_model(str(tmp_path / "tiny.gguf"), "float32")
+    assert tokenizer.decode(tokenizer("a sky").input_ids) == "a sky"
+    ids = torch.randint(49152, (1, 9))
+    with torch.no_grad():
+        torch.testing.assert_close(read(ids).logits, model(ids).logits, atol=1e-5, rtol=1e-5)
