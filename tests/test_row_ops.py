@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -54,6 +55,7 @@ def test_rms_norm(level: str, rows: int, width: int, apart: int, size: float, se
     head_dim=st.sampled_from([2, 32, 48, 64, 80, 128, 256]),
     apart=st.integers(0, 3),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    normed=st.sampled_from([(), ("q_norm",), ("q_norm", "k_norm")]),
     seed=st.integers(0, 2**31),
 )
 def test_rotate_qkv(
@@ -63,13 +65,15 @@ def test_rotate_qkv(
     head_dim: int,
     apart: int,
     dtype: torch.dtype,
+    normed: tuple[str, ...],
     seed: int,
 ) -> None:
     _core.set_cpu_isa(level)
     qkv = random(seed, tokens, (heads[0] + 2 * heads[1]) * head_dim, apart)
     angles = torch.rand(tokens, head_dim) * 100
-    found = rotate_qkv(qkv, angles.cos(), angles.sin(), *heads, dtype)
-    expected = reference.rotate_qkv(qkv, angles.cos(), angles.sin(), *heads)
+    norms = {name: torch.randn(head_dim) for name in normed}
+    found = rotate_qkv(qkv, angles.cos(), angles.sin(), *heads, dtype, eps=1e-5, **norms)
+    expected = reference.rotate_qkv(qkv, angles.cos(), angles.sin(), *heads, eps=1e-5, **norms)
     near = {"rtol": 2**-8, "atol": 1e-6} if dtype == torch.bfloat16 else {"rtol": 1e-6, "atol": 1e-6}
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == dtype
@@ -79,9 +83,10 @@ def test_rotate_qkv(
 def test_opcheck() -> None:
     torch.library.opcheck(torch.ops.tts_kernels.rms_norm.default, (torch.randn(3, 20), torch.randn(20), 1e-5))
     angles = torch.rand(3, 32)
-    torch.library.opcheck(
-        torch.ops.tts_kernels.rotate_qkv.default, (torch.randn(3, 128), angles, angles, 2, 1, torch.bfloat16)
-    )
+    tensors = torch.randn(3, 128), angles, angles
+    rotate = torch.ops.tts_kernels.rotate_qkv.default
+    torch.library.opcheck(rotate, (*tensors, 2, 1, torch.bfloat16))
+    torch.library.opcheck(rotate, (*tensors, 2, 1, torch.float32, torch.randn(32), torch.randn(32), 1e-5))
 
 
 @pytest.mark.parametrize(
@@ -96,6 +101,13 @@ def test_opcheck() -> None:
         (lambda: rotate(torch.zeros(3, 128).double()), TypeError, "qkv: got torch.float64"),
         (lambda: rotate(torch.zeros(3, 128), torch.float16), TypeError, "dtype: got torch.float16"),
         (lambda: rotate(torch.zeros(3, 12), cos=torch.zeros(3, 3)), ValueError, "head_dim: got 3"),
+        (lambda: rotate(torch.zeros(3, 128), q_norm=torch.zeros(31)), ValueError, r"q_norm: got .*\[31\]"),
+        (
+            lambda: rotate(torch.zeros(3, 128), k_norm=torch.zeros(32).double()),
+            ValueError,
+            "k_norm: got .*64",
+        ),
+        (lambda: rotate(torch.zeros(3, 128), eps=0.0), ValueError, "eps: got 0.0"),
     ],
 )
 def test_bad_arguments(call, error: type[Exception], message: str) -> None:
@@ -103,6 +115,8 @@ def test_bad_arguments(call, error: type[Exception], message: str) -> None:
         call()
 
 
-def rotate(qkv: Tensor, dtype: torch.dtype = torch.float32, cos: Tensor | None = None) -> object:
+def rotate(
+    qkv: Tensor, dtype: torch.dtype = torch.float32, cos: Tensor | None = None, **options: Any
+) -> object:
     cos = torch.zeros(3, 32) if cos is None else cos
-    return rotate_qkv(qkv, cos, cos, 2, 1, dtype)
+    return rotate_qkv(qkv, cos, cos, 2, 1, dtype, **options)

@@ -206,6 +206,7 @@ def rotate_qkv(
     shape: tuple[int, int, int, int],
     cos: int,
     sin: int,
+    norms: tuple[int, int, float],
     q: TokenRows,
     k: int,
     v: int,

@@ -205,16 +205,18 @@ void bind_rows(py::module_& m) {
   m.def(
       "rotate_qkv",
       [](const TokenRows& qkv, std::tuple<int64_t, int, int, int> shape, uintptr_t cos, uintptr_t sin,
-         const TokenRows& q, uintptr_t k, uintptr_t v, int num_threads) {
+         std::tuple<uintptr_t, uintptr_t, float> norms, const TokenRows& q, uintptr_t k, uintptr_t v,
+         int num_threads) {
         py::gil_scoped_release release;
         const auto [tokens, q_heads, kv_heads, head_dim] = shape;
-        rotate_qkv(
-            {static_cast<const float*>(qkv.data), tokens, qkv.token_stride, q_heads, kv_heads, head_dim,
-             pointer<float>(cos), pointer<float>(sin), q.dtype, q.data, pointer<void>(k), pointer<void>(v)},
-            num_threads);
+        const auto [q_norm, k_norm, eps] = norms;
+        rotate_qkv({static_cast<const float*>(qkv.data), tokens, qkv.token_stride, q_heads, kv_heads,
+                    head_dim, pointer<float>(cos), pointer<float>(sin), pointer<float>(q_norm),
+                    pointer<float>(k_norm), eps, q.dtype, q.data, pointer<void>(k), pointer<void>(v)},
+                   num_threads);
       },
-      py::arg("qkv"), py::arg("shape"), py::arg("cos"), py::arg("sin"), py::arg("q"), py::arg("k"),
-      py::arg("v"), py::arg("num_threads"));
+      py::arg("qkv"), py::arg("shape"), py::arg("cos"), py::arg("sin"), py::arg("norms"), py::arg("q"),
+      py::arg("k"), py::arg("v"), py::arg("num_threads"));
 }
 
 void bind_isa(py::module_& m) {

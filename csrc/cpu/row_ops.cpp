@@ -29,7 +29,7 @@ void rotate_qkv(const RotateTask& task, int num_threads) {
   const bool bfloat16 = task.dtype == DType::kBFloat16;
   parallel_for(task.tokens * heads * d < kSmall ? 1 : num_threads, task.tokens, [&](int64_t token) {
     const float *cos = task.cos + token * d, *sin = task.sin + token * d;
-    float rotated[kMaxHeadDim];
+    float normed[kMaxHeadDim], rotated[kMaxHeadDim];
     for (int h = 0; h < heads; ++h) {
       const float* x = task.qkv + token * task.stride + int64_t{h} * d;
       const bool is_q = h < task.num_q_heads, is_v = h >= task.num_q_heads + task.num_kv_heads;
@@ -37,6 +37,10 @@ void rotate_qkv(const RotateTask& task, int num_threads) {
                                : token * task.num_kv_heads + (h - task.num_q_heads) % task.num_kv_heads;
       void* out = is_q ? task.q : is_v ? task.v : task.k;
       if (!is_v) {
+        if (const float* norm = is_q ? task.q_norm : task.k_norm; norm != nullptr) {
+          kernels.rms_norm(x, norm, d, task.eps, normed);
+          x = normed;
+        }
         kernels.rotate(x, cos, sin, d, rotated);
         x = rotated;
       }

@@ -17,11 +17,14 @@ struct RotateTask {
   int64_t tokens, stride;
   int num_q_heads, num_kv_heads, head_dim;
   const float *cos, *sin;  // [tokens, head_dim]
-  DType dtype;             // of q, k and v
-  void *q, *k, *v;         // [tokens, heads, head_dim]
+  // [head_dim]: weights of an RMS norm of each head of q, of k, before it is rotated; null: none.
+  const float *q_norm, *k_norm;
+  float eps;        // of those norms
+  DType dtype;      // of q, k and v
+  void *q, *k, *v;  // [tokens, heads, head_dim]
 };
 
-// q and k rotated by the tokens' positions, v as it is.
+// q and k normed and rotated by the tokens' positions, v as it is.
 void rotate_qkv(const RotateTask& task, int num_threads);
 
 }  // namespace tts

@@ -67,16 +67,17 @@ void test_rows(uint32_t seed) {
 
   const int q_heads = draw(random, 1, 4), kv_heads = draw(random, 1, 2), d = 16 * draw(random, 2, 6);
   const std::vector<float> qkv = normals(random, rows * (q_heads + 2 * kv_heads) * d);
-  const std::vector<float> angles = normals(random, rows * d);
+  const std::vector<float> angles = normals(random, rows * d), norm = normals(random, d);
   std::vector<uint16_t> q(static_cast<size_t>(rows * q_heads * d)),
       k(static_cast<size_t>(rows * kv_heads * d)), v(k.size());
   rotate_qkv({qkv.data(), rows, (q_heads + 2 * kv_heads) * d, q_heads, kv_heads, d, angles.data(),
-              angles.data(), DType::kBFloat16, q.data(), k.data(), v.data()},
+              angles.data(), norm.data(), nullptr, 1e-5f, DType::kBFloat16, q.data(), k.data(), v.data()},
              2);
   std::vector<float> q32(q.size()), k32(k.size()), v32(v.size());
-  rotate_qkv({qkv.data(), rows, (q_heads + 2 * kv_heads) * d, q_heads, kv_heads, d, angles.data(),
-              angles.data(), DType::kFloat32, q32.data(), k32.data(), v32.data()},
-             1);
+  rotate_qkv(
+      {qkv.data(), rows, (q_heads + 2 * kv_heads) * d, q_heads, kv_heads, d, angles.data(), angles.data(),
+       norm.data(), nullptr, 1e-5f, DType::kFloat32, q32.data(), k32.data(), v32.data()},
+      1);
   CHECK(v32[0] == qkv[static_cast<size_t>((q_heads + kv_heads) * d)]);
 }
 

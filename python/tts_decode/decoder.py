@@ -50,12 +50,12 @@ class TreeDecoder(Runner):
             the CPU only.
         sparse: read only part of the KV pages in decode steps; default: all of them. On a GPU such steps run
             without CUDA graphs, and their cost is estimated: as if every budget were used up.
-        pack_weights: on the CPU, models of the Llama kind (Llama, Mistral, Qwen2) run over a copy of their
-            weights in the order in which the kernels read them, which doubles the weights' memory and makes
-            steps faster. The copy is made anew where a weight is replaced or written in place; writes through
-            its `.data`, and modules put in the place of others, only a new decoder sees. The model's modules
-            are not called, so hooks that are put on them later do not run. Other models, and those with
-            adapters, quantised layers or hooks, run as transformers has them, as all do with False.
+        pack_weights: on the CPU, models of the Llama kind (Llama, Mistral, Qwen2, Qwen3) run over a copy of
+            their weights in the order in which the kernels read them, which doubles the weights' memory and
+            makes steps faster. The copy is made anew where a weight is replaced or written in place; writes
+            through its `.data`, and modules put in the place of others, only a new decoder sees. The model's
+            modules are not called, so hooks that are put on them later do not run. Other models, and those
+            with adapters, quantised layers or hooks, run as transformers has them, as all do with False.
         cuda_graphs: on a GPU, capture decode steps as CUDA graphs: one for each of a few sizes of the batch,
             at its first use.
 

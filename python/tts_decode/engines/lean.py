@@ -1,8 +1,8 @@
 """The forward of Llama-like models over packed weights: the transformers model's numbers with less work.
 
 What it serves is a matter of the model's classes, which are looked at layer by layer: attention with
-projections q, k, v, o and rotary positions over whole heads, a SwiGLU MLP, RMS norms before both. Everything
-between products is float32.
+projections q, k, v, o, rotary positions over whole heads and maybe norms of the heads of q and k, a SwiGLU
+MLP, RMS norms before both. Everything between products is float32.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tts_kernels import PackedWeight, packed_linear, rms_norm, rotate_qkv
 # Index of a layer, q [T, heads, d], k and v [T, kv_heads, d], logit scale, window -> [T, heads, d]
 Attend = Callable[[int, Tensor, Tensor, Tensor, float, int | None], Tensor]
 
-_BASES = ("LlamaModel", "MistralModel", "Qwen2Model")  # one code of layers, but for biases and windows
+_BASES = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model")  # differ in biases, windows, norms
 
 
 class Layer(NamedTuple):
@@ -28,6 +28,8 @@ class Layer(NamedTuple):
 
     input_norm: Tensor
     qkv: PackedWeight
+    q_norm: Tensor | None
+    k_norm: Tensor | None
     o: PackedWeight
     mlp_norm: Tensor
     gate_up: PackedWeight
@@ -76,7 +78,17 @@ class LeanModel:
         cos, sin = (part[0].contiguous() for part in self._rotary(x, positions[None]))
         for index, layer in enumerate(self._layers):
             qkv = packed_linear(rms_norm(x, layer.input_norm, self._eps), layer.qkv)
-            q, k, v = rotate_qkv(qkv, cos, sin, self.num_q_heads, self.num_kv_heads, dtype)
+            q, k, v = rotate_qkv(
+                qkv,
+                cos,
+                sin,
+                self.num_q_heads,
+                self.num_kv_heads,
+                dtype,
+                q_norm=layer.q_norm,
+                k_norm=layer.k_norm,
+                eps=self._eps,
+            )
             attended = attend(index, q, k, v, layer.scale, layer.window)
             packed_linear(attended.flatten(1), layer.o, add_to=x)
             gated = packed_linear(rms_norm(x, layer.mlp_norm, self._eps), layer.gate_up)
@@ -140,6 +152,8 @@ def _layer(layer: Any, window: int | None) -> Layer:
     return Layer(
         layer.input_layernorm.weight.detach().float(),
         PackedWeight.pack(torch.cat([projection.weight.detach() for projection in projections]), bias),
+        _norm(attention, "q_norm"),
+        _norm(attention, "k_norm"),
         PackedWeight.pack(attention.o_proj.weight.detach(), _detached(attention.o_proj.bias)),
         layer.post_attention_layernorm.weight.detach().float(),
         PackedWeight.pack_gated(mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()),
@@ -147,6 +161,11 @@ def _layer(layer: Any, window: int | None) -> Layer:
         attention.scaling,
         window,
     )
+
+
+def _norm(attention: Any, name: str) -> Tensor | None:
+    norm = getattr(attention, name, None)
+    return None if norm is None else norm.weight.detach().float()
 
 
 def _detached(bias: Tensor | None) -> Tensor | None:
