@@ -63,7 +63,7 @@ def main(
     """Print how much less KV ST-BoN holds, by the length of the answers: medians over the problems."""
     decoder = TreeDecoder(*load_model(DEFAULT_MODEL))
     tasks = default_tasks(problems)
-    table = Table("tokens of an answer", title=f"{problems} problems, n={n}: ST-BoN's dynamic KV, less by")
+    table = Table("tokens of an answer", title=f"{problems} problems, n={n}: dynamic KV, less by")
     for heading in ("mean", "peak"):
         table.add_column(heading, justify="right")
     for length in map(int, lengths.split(",")):
