@@ -226,7 +226,7 @@ def test_bench_decode(capsys: pytest.CaptureFixture[str], tmp_path: Path, gguf: 
         1,
     )
     out = ran(capsys, *arguments, "--plot", plot)
-    assert "a prompt of 20 tokens" in out
+    assert "a prompt of 20 tokens" in " ".join(out.split())  # the name of the file is long
     assert "matrix products" in out
     assert max(map(len, out.splitlines())) <= 80
     assert plot.read_bytes().startswith(b"\x89PNG")
@@ -249,7 +249,7 @@ def test_bench_search(capsys: pytest.CaptureFixture[str], tmp_path: Path, gguf: 
     arguments: tuple[Any, ...] = ("search", "best_of_n", "ets", "-m", gguf, "--dtype", "float32", "-n", 3)
     arguments += ("--limit", 1, "--max-tokens", 6, "--max-step-tokens", 3)
     out = ran(capsys, *arguments, "--plot", plot)
-    assert "1 problem, n = 3" in out
+    assert "1 problem, n = 3" in " ".join(out.split())
     assert max(map(len, out.splitlines())) <= 80
     assert "best_of_n" in plot.read_text()
     result = json.loads(ran(capsys, *arguments, "--json"))

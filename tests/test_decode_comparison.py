@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_gguf import write_tiny_gguf
 from transformers import AutoModelForCausalLM, LlamaConfig
 from tts_decode.engines.loading import load_model
 
@@ -14,6 +15,7 @@ from benches import decode_comparison
 from benches.decode_comparison import compare, loaded, table, tokens_for
 from benches.peers import engines
 from benches.peers.engines import Engine, PeerError, Process
+from benches.peers.models import write_gguf
 
 PEER = """
     import sys, time
@@ -102,16 +104,15 @@ def test_steps_that_fit() -> None:
     assert tokens_for(100.0, 32, 8) == 2
 
 
-@pytest.mark.model
 @pytest.mark.parametrize("kind", ["F32", "BF16"])
-def test_gguf_holds_the_same_model(tmp_path: Path, kind: str) -> None:
-    """Rows of q and k in the order of GGUF, the tokenizer of the default model: read back, equal logits."""
-    pytest.importorskip("gguf")
-    from benches.peers.models import write_gguf
-
+def test_gguf_holds_the_same_model(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of q and k in the order of GGUF, another file's tokenizer: read back, equal logits and texts."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    write_tiny_gguf(tmp_path / "tokenizer.gguf")
+    _, tokenizer = load_model(tmp_path / "tokenizer.gguf", "float32")
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=49152,
+        vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=2,
@@ -124,9 +125,9 @@ def test_gguf_holds_the_same_model(tmp_path: Path, kind: str) -> None:
     model = AutoModelForCausalLM.from_config(config).float().eval()
     if kind == "BF16":
         model = model.bfloat16().float()
-    write_gguf(model, kind, tmp_path / "tiny.gguf")
-    read, tokenizer = load_model(str(tmp_path / "tiny.gguf"), "float32")
-    assert tokenizer.decode(tokenizer("a sky").input_ids) == "a sky"
-    ids = torch.randint(49152, (1, 9))
+    write_gguf(model, kind, tmp_path / "tiny.gguf", tmp_path / "tokenizer.gguf")
+    read, copied = load_model(tmp_path / "tiny.gguf", "float32")
+    assert copied("Yes, he").input_ids == tokenizer("Yes, he").input_ids
+    ids = torch.randint(len(tokenizer), (1, 9))
     with torch.no_grad():
         torch.testing.assert_close(read(ids).logits, model(ids).logits, atol=1e-5, rtol=1e-5)

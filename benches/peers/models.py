@@ -45,12 +45,12 @@ def prepare(name: str, forms: Iterable[str], folder: Path) -> dict[str, Path]:
         paths[kind] = folder / f"{name}-{kind}.gguf"
         if not paths[kind].exists():
             model = AutoModelForCausalLM.from_pretrained(paths["folder"], dtype=torch.float32)
-            write_gguf(model, kind, paths[kind])
+            write_gguf(model, kind, paths[kind], default_model_file())
     return paths
 
 
-def write_gguf(model: PreTrainedModel, kind: str, path: Path) -> None:
-    """A Llama as GGUF, with the tokenizer of the default model."""
+def write_gguf(model: PreTrainedModel, kind: str, path: Path, tokenizer: Path) -> None:
+    """A Llama as GGUF. tokenizer: a GGUF file from which it is copied."""
     config = model.config
     writer = gguf.GGUFWriter(path.with_suffix(".partial"), "llama")
     writer.add_file_type(FILES[kind])
@@ -64,7 +64,7 @@ def write_gguf(model: PreTrainedModel, kind: str, path: Path) -> None:
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    source = gguf.GGUFReader(default_model_file())
+    source = gguf.GGUFReader(tokenizer)
     for field in source.fields.values():
         if field.name.startswith("tokenizer."):
             inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
