@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,42 @@ def test_a_process_that_ends_is_a_failure(fakes: Path) -> None:
     assert process.about == {"of": "itself"}
     with pytest.raises(PeerError, match="its process ended"):
         process.measure([1, 2], 1, 1, 20)
+
+
+PARENT = """
+    import subprocess, sys
+    from adapter import serve
+
+    CHILD = "import sys; [print(len(b'x' * int(line)), flush=True) for line in sys.stdin]"
+
+    class Parent:
+        def __init__(self, options):
+            pipe = subprocess.PIPE
+            self.child = subprocess.Popen([sys.executable, "-c", CHILD], stdin=pipe, stdout=pipe, text=True)
+            self.about = {"child": self.child.pid}
+
+        def measure(self, prompt, branches, tokens):
+            print(tokens << 20, file=self.child.stdin, flush=True)
+            self.child.stdout.readline()
+            return 1.0, 1.0
+
+    serve(Parent)
+"""
+
+
+def test_processes_of_an_engine_count_and_end_with_it(fakes: Path) -> None:
+    (fakes / "parent.py").write_text(textwrap.dedent(PARENT))
+    process = Process(Engine("parent", "", "folder"), fakes, {"model": ""}, 20)
+    try:
+        growth = [process.measure([1], 1, mib, 20)["growth"] / 2**20 for mib in (100, 10)]
+    finally:
+        process.close()
+    assert growth == [pytest.approx(100, abs=8), pytest.approx(10, abs=8)]
+    status = Path(f"/proc/{process.about['child']}/status")
+    deadline = time.monotonic() + 20
+    while status.exists() and "State:\tZ" not in status.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not status.exists() or "State:\tZ" in status.read_text()  # maybe nobody asks how it ended
 
 
 def test_steps_that_fit() -> None:

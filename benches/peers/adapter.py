@@ -50,11 +50,26 @@ def serve(make: Callable[[dict[str, Any]], Peer]) -> None:
 
 
 def _memory(name: str) -> int:
-    """Bytes of the process that are in memory: VmRSS, now; VmHWM, at most since `_forget_peak`."""
-    with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+    """Bytes that are in memory of this process and those that it started: VmRSS, now; VmHWM, the most of each
+    since `_forget_peak`."""
+    total = 0
+    for process in _processes():
+        with open(f"/proc/{process}/status") as lines:
+            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+    return total
 
 
 def _forget_peak() -> None:
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
+    for process in _processes():
+        with open(f"/proc/{process}/clear_refs", "w") as file:
+            file.write("5")
+
+
+def _processes() -> list[int]:
+    """This process, its children, and theirs."""
+    found = [os.getpid()]
+    for process in found:  # grows while it is walked
+        for thread in os.listdir(f"/proc/{process}/task"):
+            with open(f"/proc/{process}/task/{thread}/children") as file:
+                found += map(int, file.read().split())
+    return found

@@ -19,6 +19,7 @@ class Vllm:
             enable_prefix_caching=True,
             max_model_len=options["context"],
             max_num_seqs=options["branches"],
+            gpu_memory_utilization=0.25,  # of main memory, for weights and KV
             disable_log_stats=True,
         )
         self.about = {"version": vllm.__version__, "weights": options["dtype"], "kv": options["dtype"]}
