@@ -7,10 +7,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from tts_decode.bench.plots import GREY, styled_pyplot
+
 Record = dict[str, Any]
 JUDGES = ("oracle", "mean", "minmax", "window")
 COLOURS = {"oracle": "#808080", "mean": "#1f8fd6", "minmax": "#e07b20", "window": "#b05fc4"}
-GREY = "#808080"  # text and axes: read on white as on black
 
 
 def tables(results: Record) -> str:
@@ -101,18 +102,7 @@ def _int8(results: Record) -> str:
 
 def plots(results: Record, folder: Path) -> None:
     """sparse_recall.svg, recall against the budget at each length; sparse_divergence.svg, next tokens'."""
-    import matplotlib
-    from matplotlib import pyplot
-
-    matplotlib.rcParams |= {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "tts",  # with no date below: the same results give the same file
-        "font.size": 9,
-        "font.family": "sans-serif",
-        "savefig.transparent": True,
-        **{name: GREY for name in ("text.color", "axes.labelcolor", "axes.edgecolor")},
-        **{name: GREY for name in ("xtick.color", "ytick.color", "legend.labelcolor")},
-    }
+    pyplot = styled_pyplot()
     folder.mkdir(parents=True, exist_ok=True)
     lengths = sorted({r["length"] for r in results["recall"]})
     budgets = list(dict.fromkeys(r["budget"] for r in results["recall"]))[::-1]

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from tts_decode import SamplingParams, TreeDecoder, machine, scheduler
 from tts_decode.bench.attention import AttentionTimes, make_case, replicated
 from tts_decode.bench.decode import PARTS, measure_decode
+from tts_decode.bench.plots import lines
 from tts_decode.bench.search import measure_search
 from tts_decode.bench.timing import Quartiles, interleaved, quartiles
 from tts_decode.bench.trees import PAGE, Heads, Tree
@@ -122,11 +123,9 @@ def test_the_floor_is_the_slower_of_reading_and_computing() -> None:
 
 def test_calls_are_timed_in_turn() -> None:
     order: list[str] = []
-    rounds: list[int] = []
     calls = {name: lambda name=name: order.append(name) for name in "ab"}  # type: ignore[misc]
-    times = interleaved(calls, 3, rounds.append)
+    times = interleaved(calls, 3)
     assert "".join(order) == "ab" + "ab" * 3
-    assert rounds == [1, 2, 3]
     assert set(times) == {"a", "b"}
     assert quartiles([4.0, 1.0, 2.0, 3.0, 5.0]) == Quartiles(2.0, 3.0, 4.0)
 
@@ -136,6 +135,13 @@ def test_rates_of_the_machine() -> None:
     seconds = dict.fromkeys(peaks.calls, 1.0) | {"read": 0.5, "product, torch.bfloat16": 0.25}
     assert len(seconds) == 3
     assert peaks.machine(seconds) == Machine(flops=2 * 64**3 / 0.25, bandwidth=2 * (1 << 16))
+
+
+def test_no_curve_is_left_out(tmp_path: Path) -> None:
+    curves = {f"engine {i}": [i + 1.0, i + 2.0] for i in range(13)}
+    lines(tmp_path / "many.svg", [1, 2], curves, ("branches", "tokens/s"))
+    drawn = (tmp_path / "many.svg").read_text()
+    assert [name for name in curves if f">{name}<" not in drawn] == []
 
 
 # -- decode and search
@@ -265,6 +271,7 @@ def test_bench_search(capsys: pytest.CaptureFixture[str], tmp_path: Path, gguf: 
         (["attention", "1,8"], "expected nodes/tokens of each level"),
         (["attention", "--heads", "9/2/64"], "the first a multiple of the second"),
         (["attention", "--dtype", "int8"], "int8"),
+        (["attention", "--dtype", "float16"], "--dtype: got float16, expected float32, bfloat16 or auto"),
         (["attention", "--rounds", "0"], "--rounds: got 0, expected at least 1"),
         (["attention", "--threads", "0"], "--threads: got 0, expected at least 1"),
         (["attention", "--plot", "plot.pdf"], "--plot: got plot.pdf, expected a .svg or .png file"),

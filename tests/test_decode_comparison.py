@@ -70,7 +70,7 @@ def test_engines_take_turns_and_failures_are_told(fakes: Path) -> None:
         records = compare(processes, settings, tokens=30, rounds=3, seconds=0.5, failed=failed)
     assert {name: failed[name] for name in names[2:]} == {
         "broken": "ImportError: no such library",
-        "absent": "not installed",
+        "absent": "not installed; run with --setup",
         "other form": "the model does not come as Q4_1",
     }
     assert failed["fast, 100 tokens, 64 branches"] == "MemoryError: too many"

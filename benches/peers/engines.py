@@ -31,7 +31,7 @@ class Engine:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-# Each in the settings that measured best for it, on CPUs with bfloat16 instructions and on those without.
+# Several settings of each, for CPUs with bfloat16 instructions and without: the best of an engine counts.
 ENGINES = {
     "ours, float32": Engine("tts_peer", "", "folder", {"dtype": "float32"}),
     "ours, bfloat16": Engine("tts_peer", "", "folder", {"dtype": "bfloat16"}),
@@ -89,7 +89,7 @@ class Process:
     def __init__(self, engine: Engine, folder: Path, options: Mapping[str, Any], limit: float) -> None:
         python = folder / engine.environment / "bin/python" if engine.environment else Path(sys.executable)
         if not python.exists():
-            raise PeerError("not installed")
+            raise PeerError("not installed; run with --setup")
         arguments = json.dumps({**options, **engine.options})
         self._process = subprocess.Popen(
             [python, HERE / f"{engine.adapter}.py", arguments],

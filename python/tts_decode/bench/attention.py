@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -88,13 +87,7 @@ def replicated(case: Case) -> tuple[Tensor, Tensor]:
     return k, v
 
 
-def measure_attention(
-    tree: Tree,
-    heads: Heads,
-    dtype: torch.dtype,
-    rounds: int = 9,
-    on_round: Callable[[int], object] = lambda done: None,
-) -> AttentionTimes:
+def measure_attention(tree: Tree, heads: Heads, dtype: torch.dtype, rounds: int = 9) -> AttentionTimes:
     """Times of attention over the tree, of its plan, of torch's scaled_dot_product_attention over a cache
     replicated for each branch, and of the machine's peaks, in turn."""
     case, peaks = make_case(tree, heads, dtype), Peaks(dtype, torch.device("cpu"))
@@ -109,7 +102,7 @@ def measure_attention(
         k, v = replicated(case)
         q = case.q[:, :, None]
         calls["sdpa"] = lambda: scaled_dot_product_attention(q, k, v, enable_gqa=True)
-    times = interleaved(calls, rounds, on_round)
+    times = interleaved(calls, rounds)
     return AttentionTimes(
         times["attention"],
         times["plan"],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-GREY = "#7f7f7f"  # readable on white and on black, as is the rest of the palette
+GREY = "#808080"  # readable on white and on black, as is the rest of the palette
 COLOURS = ("#2a9d8f", "#e9a23b", "#d1495b", "#5b8def", "#9b72cf", "#8d99ae", "#b5a642", "#7f7f7f")
 
 
@@ -19,7 +20,7 @@ def bars(path: Path, shares: Mapping[str, Mapping[str, float]], label: str) -> N
     names = list(shares)
     parts = list(dict.fromkeys(part for name in names for part in shares[name]))
     left = [0.0] * len(names)
-    for colour, part in zip(COLOURS, parts, strict=False):
+    for colour, part in zip(cycle(COLOURS), parts, strict=False):
         widths = [100 * shares[name].get(part, 0.0) for name in names]
         axes.barh(names, widths, left=left, height=0.6, color=colour, label=part)
         left = [begin + width for begin, width in zip(left, widths, strict=True)]
@@ -33,11 +34,12 @@ def lines(
     path: Path, x: Sequence[float], curves: Mapping[str, Sequence[float]], labels: tuple[str, str]
 ) -> None:
     """A curve for each name over x, both axes logarithmic."""
-    axes = _axes(3.2)
+    axes = _axes(3.2 + 0.2 * (len(curves) // 4))
     from matplotlib.ticker import LogLocator
 
-    for colour, (name, values) in zip(COLOURS, curves.items(), strict=False):
-        axes.plot(x, values, marker="o", ms=4, color=colour, label=name)
+    for number, (name, values) in enumerate(curves.items()):
+        again, colour = divmod(number, len(COLOURS))
+        axes.plot(x, values, "o--" if again else "o-", ms=4, color=COLOURS[colour], label=name)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(x, [f"{value:g}" for value in x])
@@ -49,7 +51,8 @@ def lines(
     _save(axes, path, legend=len(curves))
 
 
-def _axes(height: float) -> Axes:
+def styled_pyplot() -> Any:
+    """matplotlib.pyplot, set to draw into files as all our plots look."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -64,7 +67,11 @@ def _axes(height: float) -> Axes:
         **{name: GREY for name in ("text.color", "axes.labelcolor", "axes.edgecolor")},
         **{name: GREY for name in ("xtick.color", "ytick.color", "legend.labelcolor")},
     }
-    axes: Axes = pyplot.subplots(figsize=(7.5, height))[1]
+    return pyplot
+
+
+def _axes(height: float) -> Axes:
+    axes: Axes = styled_pyplot().subplots(figsize=(7.5, height))[1]
     axes.grid(color=GREY, alpha=0.25)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -21,19 +21,14 @@ def quartiles(seconds: list[float]) -> Quartiles:
     return Quartiles(*(float(value) for value in np.percentile(seconds, [25, 50, 75])))
 
 
-def interleaved(
-    calls: Mapping[str, Callable[[], object]],
-    rounds: int,
-    on_round: Callable[[int], object] = lambda done: None,
-) -> dict[str, Quartiles]:
-    """Seconds of each call, after one to warm up; `on_round` is told how many rounds are done."""
+def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Quartiles]:
+    """Seconds of each call, after one to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
-    for round_ in range(rounds):
+    for _ in range(rounds):
         for name, call in calls.items():
             begin = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - begin)
-        on_round(round_ + 1)
     return {name: quartiles(values) for name, values in seconds.items()}

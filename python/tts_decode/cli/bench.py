@@ -83,6 +83,8 @@ def attention(
         shape = Heads.parse(heads)
         trees = [Tree.parse(text) for text in tree] if tree else CPU_TREES
         kind = resolve_dtype(dtype, torch.device("cpu"))
+    if kind not in (torch.float32, torch.bfloat16):
+        raise UsageError(f"--dtype: got {dtype}, expected float32, bfloat16 or auto on a CPU")
     results: dict[Tree, AttentionTimes] = {}
     with Display() as display:
         for number, each in enumerate(trees, start=1):
