@@ -1,9 +1,10 @@
 """Decoding beside other engines: python -m benches.decode_comparison
 
 Every engine prefills the same random prompt, then decodes branches that share it, at temperature 1 and
-without an end. All of them stay loaded and take turns, so that the machine's other load hits all alike. An
-engine that is too slow to draw all tokens draws as many as fit into a share of the time; one that fails, or
-is not installed, is reported with the reason.
+without an end. A first round tries each engine's settings; its fastest for a number of branches is measured.
+All of them stay loaded and take turns, so that the machine's other load hits all alike. An engine that is too
+slow to draw all tokens draws as many as fit into a share of the time; one that fails, or is not installed, is
+reported with the reason.
 """
 
 from __future__ import annotations
@@ -69,51 +70,90 @@ def tokens_for(step: float, most: int, seconds: float) -> int:
     return max(2, min(most, int(seconds / step)))
 
 
+Setting = tuple[int, int]  # tokens of the prompt, branches
+
+
+def engine_of(name: str) -> str:
+    """ "OpenVINO" of "OpenVINO, F16, u8 KV"."""
+    return name.partition(",")[0]
+
+
+def random_prompt(source: random.Random, tokens: int) -> list[int]:
+    return [source.randrange(1000, 40000) for _ in range(tokens)]
+
+
+def fastest(
+    processes: dict[str, Process], settings: list[Setting], seconds: float, failed: dict[str, str]
+) -> dict[Setting, dict[str, float]]:
+    """Of each engine the process that decodes a setting fastest, with the seconds that a step takes."""
+    source = random.Random(1)
+    steps: dict[Setting, dict[str, float]] = {setting: {} for setting in settings}
+    for prompt, branches in settings:
+        ids = random_prompt(source, prompt)
+        for name, process in processes.items():
+            try:
+                took = process.measure(ids, branches, 3, 10 * seconds)
+            except PeerError as error:
+                failed[f"{name}, {prompt} tokens, {branches} branches"] = str(error)
+            else:
+                steps[prompt, branches][name] = max(took["decode"], 1e-9) / 3
+        print(f"tried {prompt} tokens, {branches} branches", file=sys.stderr)
+    best: dict[Setting, dict[str, float]] = {}
+    for setting, tried in steps.items():
+        by_engine: dict[str, str] = {}
+        for name in sorted(tried, key=tried.__getitem__):
+            by_engine.setdefault(engine_of(name), name)
+        best[setting] = {name: tried[name] for name in tried if by_engine[engine_of(name)] == name}
+    return best
+
+
 def compare(
     processes: dict[str, Process],
-    settings: list[tuple[int, int]],
+    best: dict[Setting, dict[str, float]],
     tokens: int,
     rounds: int,
     seconds: float,
     failed: dict[str, str],
 ) -> list[Record]:
-    """A record for each engine, prompt and number of branches, with what each round took."""
+    """A record for each setting and engine, with what each round took. best: as `fastest` finds them."""
     source = random.Random(0)
-    steps: dict[tuple[str, int, int], int] = {}
-    records: dict[tuple[str, int, int], Record] = {}
-    for round_ in range(-1, rounds):  # the first is to warm up and to see how long a step takes
-        for prompt, branches in settings:
-            ids = [source.randrange(1000, 40000) for _ in range(prompt)]
-            for name, process in [*processes.items()]:
-                key = (name, prompt, branches)
-                if round_ >= 0 and key not in steps:
-                    continue
-                count = steps.get(key, 2)
+    records: list[Record] = []
+    for setting, steps in best.items():
+        prompt, branches = setting
+        runs: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
+        counts = {name: tokens_for(step, tokens, seconds) for name, step in steps.items()}
+        for _ in range(rounds):
+            ids = random_prompt(source, prompt)
+            for name in [*runs]:
                 try:
-                    took = process.measure(ids, branches, count, 10 * seconds)
+                    runs[name].append(processes[name].measure(ids, branches, counts[name], 10 * seconds))
                 except PeerError as error:
                     failed[f"{name}, {prompt} tokens, {branches} branches"] = str(error)
-                    steps.pop(key, None)
-                    continue
-                if round_ < 0:
-                    steps[key] = tokens_for(max(took["decode"], 1e-9) / count, tokens, seconds)
-                    continue
-                record = records.setdefault(
-                    key, {"engine": name, "prompt": prompt, "branches": branches, "tokens": count, "runs": []}
-                )
-                record["runs"].append(took)
-            print(f"round {round_ + 1} of {rounds}: {prompt} tokens, {branches} branches", file=sys.stderr)
-    for record in records.values():
-        speeds = [record["branches"] * record["tokens"] / run["decode"] for run in record["runs"]]
-        record["tokens_per_second"] = statistics.median(speeds)
-        record["spread"] = [min(speeds), max(speeds)]
-        record["prefill_seconds"] = statistics.median(run["prefill"] for run in record["runs"])
-        record["growth_bytes"] = max(run["growth"] for run in record["runs"])
-    return [*records.values()]
+                    del runs[name]
+        records += [record(name, setting, counts[name], taken) for name, taken in runs.items()]
+        print(f"measured {prompt} tokens, {branches} branches", file=sys.stderr)
+    return records
+
+
+def record(name: str, setting: Setting, tokens: int, runs: list[dict[str, float]]) -> Record:
+    prompt, branches = setting
+    speeds = [branches * tokens / run["decode"] for run in runs]
+    return {
+        "engine": engine_of(name),
+        "setting": name,
+        "prompt": prompt,
+        "branches": branches,
+        "tokens": tokens,
+        "tokens_per_second": statistics.median(speeds),
+        "spread": [min(speeds), max(speeds)],
+        "prefill_seconds": statistics.median(run["prefill"] for run in runs),
+        "growth_bytes": max(run["growth"] for run in runs),
+        "runs": runs,
+    }
 
 
 def table(records: list[Record], prompt: int) -> str:
-    """Markdown: tokens/s by engine and number of branches, prefill and memory."""
+    """Markdown: tokens/s by engine and number of branches, the shortest prefill and the most memory."""
     rows = [r for r in records if r["prompt"] == prompt]
     widths = sorted({r["branches"] for r in rows})
     head = ["engine", *(f"{width}" for width in widths), "prefill, s", "growth, MiB"]
@@ -121,7 +161,7 @@ def table(records: list[Record], prompt: int) -> str:
     for name in dict.fromkeys(r["engine"] for r in rows):
         mine = {r["branches"]: r for r in rows if r["engine"] == name}
         cells = [f"{mine[width]['tokens_per_second']:.0f}" if width in mine else "" for width in widths]
-        prefill = statistics.median(r["prefill_seconds"] for r in mine.values())
+        prefill = min(r["prefill_seconds"] for r in mine.values())
         growth = max(r["growth_bytes"] for r in mine.values()) / 2**20
         text.append(f"| {' | '.join([name, *cells, f'{prefill:.2f}', f'{growth:.0f}'])} |")
     return "\n".join(text)
@@ -166,7 +206,8 @@ def main(
         "context": max(lengths) + max(widths) * (tokens + 16) + 64,
     }
     with loaded(names, paths, folder, options, failed) as processes:
-        records = compare(processes, settings, tokens, rounds, seconds, failed)
+        best = fastest(processes, settings, seconds, failed)
+        records = compare(processes, best, tokens, rounds, seconds, failed)
     for length in lengths:
         print(f"\n{model}, {length:,} shared tokens, tokens/s of branches\n\n{table(records, length)}")
     for name, reason in failed.items():

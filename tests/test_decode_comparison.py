@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from tts_decode.engines.loading import load_model
 
 from benches import decode_comparison
-from benches.decode_comparison import compare, loaded, table, tokens_for
+from benches.decode_comparison import compare, fastest, loaded, table, tokens_for
 from benches.peers import engines
 from benches.peers.engines import Engine, PeerError, Process
 from benches.peers.models import write_gguf
@@ -51,7 +51,8 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "adapter.py").write_text((engines.HERE / "adapter.py").read_text())
     monkeypatch.setattr(engines, "HERE", tmp_path)
     settings = {
-        "fast": Engine("fake", "", "folder"),
+        "swift, plain": Engine("fake", "", "folder", {"slow": 2}),
+        "swift, tuned": Engine("fake", "", "folder"),
         "slow": Engine("fake", "", "folder", {"slow": 100}),
         "broken": Engine("fake", "", "folder", {"broken": True}),
         "absent": Engine("fake", "no such environment", "folder"),
@@ -63,24 +64,32 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_engines_take_turns_and_failures_are_told(fakes: Path) -> None:
     failed: dict[str, str] = {}
-    names = ["fast", "slow", "broken", "absent", "other form"]
     settings = [(100, 1), (100, 32), (100, 64)]
-    with loaded(names, {"folder": fakes}, fakes, {}, failed) as processes:
-        assert processes["fast"].about == {"model": str(fakes)}
-        records = compare(processes, settings, tokens=30, rounds=3, seconds=0.5, failed=failed)
-    assert {name: failed[name] for name in names[2:]} == {
+    with loaded([*decode_comparison.ENGINES], {"folder": fakes}, fakes, {}, failed) as processes:
+        assert processes["swift, tuned"].about == {"model": str(fakes)}
+        best = fastest(processes, settings, 0.5, failed)
+        records = compare(processes, best, tokens=30, rounds=3, seconds=0.5, failed=failed)
+    assert {name: failed[name] for name in ("broken", "absent", "other form")} == {
         "broken": "ImportError: no such library",
         "absent": "not installed; run with --setup",
         "other form": "the model does not come as Q4_1",
     }
-    assert failed["fast, 100 tokens, 64 branches"] == "MemoryError: too many"
+    assert failed["swift, tuned, 100 tokens, 64 branches"] == "MemoryError: too many"
     assert failed["slow, 100 tokens, 32 branches"] == "took more than 5 s"
-    measured = {(r["engine"], r["branches"]): r for r in records}
-    assert set(measured) == {("fast", 1), ("fast", 32)}  # the slow one was stopped with its first request
-    one = measured["fast", 1]
-    assert (one["tokens"], len(one["runs"]), one["prefill_seconds"]) == (30, 3, pytest.approx(0.1))
+    # The slow one was stopped at 32 branches; it is gone when the first setting is measured.
+    assert {setting: set(steps) for setting, steps in best.items()} == {
+        (100, 1): {"swift, tuned", "slow"},
+        (100, 32): {"swift, tuned"},
+        (100, 64): set(),
+    }
+    assert failed["slow, 100 tokens, 1 branches"] == "its process ended"
+    measured = {(r["setting"], r["branches"]): r for r in records}
+    assert set(measured) == {("swift, tuned", 1), ("swift, tuned", 32)}
+    one = measured["swift, tuned", 1]
+    assert (one["engine"], one["tokens"], len(one["runs"])) == ("swift", 30, 3)
+    assert one["prefill_seconds"] == pytest.approx(0.1)
     # A step of 32 branches takes 64 ms: 7 of them fit into half a second.
-    assert measured["fast", 32]["tokens"] == 7
+    assert measured["swift, tuned", 32]["tokens"] == 7
     for record in records:
         speeds = [record["branches"] * record["tokens"] / run["decode"] for run in record["runs"]]
         assert speeds == sorted(speeds, reverse=True)  # each call was slower than the one before
@@ -88,7 +97,7 @@ def test_engines_take_turns_and_failures_are_told(fakes: Path) -> None:
         assert record["spread"] == [speeds[2], speeds[0]]
     lines = table(records, 100).splitlines()
     assert lines[0] == "| engine | 1 | 32 | prefill, s | growth, MiB |"
-    assert lines[2].startswith("| fast | 49")
+    assert lines[2].startswith("| swift | 49")
 
 
 def test_a_process_that_ends_is_a_failure(fakes: Path) -> None:
