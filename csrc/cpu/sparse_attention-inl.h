@@ -94,18 +94,9 @@ struct SparseChunk : Chunk<kStorage> {
       for (int i = 0; i < count; ++i) ahead[i] = this->packed_v(list.page[j + i]);
       Base::with_product(is_thin, [&](auto product) {
         this->template set_scores<product.kValue>(row_of(begin), row_of(end), j, list.page + j, k, count,
-                                                  fetching(ahead, is_thin));
+                                                  Base::fetching(ahead, is_thin));
       });
     });
-  }
-
-  // Pages in memory, of which operands are words, or narrower elements that were or will be widened to words.
-  static Ahead fetching(const uint32_t* const* pages, bool is_thin) {
-    constexpr int kShift = sizeof(typename Base::Element) == 4   ? 0
-                           : sizeof(typename Base::Element) == 2 ? 1
-                                                                 : 2;
-    const bool words = Base::kPairs || (is_thin && !Base::kInt8);
-    return {pages, words ? 0 : kShift};
   }
 
   void softmax(const PageList& list, int tile, int query) const {
@@ -132,7 +123,7 @@ struct SparseChunk : Chunk<kStorage> {
       for (int i = 0; i < count; ++i) {
         ahead[i] = j + i < next.count ? this->packed_k(next.page[j + i]) : this->packed_v(list.page[j + i]);
       }
-      if (whole) return add_pages(begin, end, j, v, count, is_thin, fetching(ahead, is_thin));
+      if (whole) return add_pages(begin, end, j, v, count, is_thin, Base::fetching(ahead, is_thin));
       for (int query = begin; query < end; ++query) {
         const int first = begin_of(list, query), last = end_of(list, query);
         for (int i = 0; i < count; ++i) add_page_part(query, j + i, v[i], first, last, is_thin);

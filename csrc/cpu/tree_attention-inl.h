@@ -137,38 +137,71 @@ struct Chunk {
     }
   }
 
-  // Calls body(page index on the path, pages, count) for up to kQuad pages at a time of those that any query
-  // of the segment sees; `words(page, buffer)` makes a page's operands.
-  template <class Words, class Body>
-  void for_each_quad(const Segment& segment, const Words& words, const Body& body) const {
-    int first_token = first_visible(segment.query_begin), last_token = 0;
-    for (int query = segment.query_begin; query < segment.query_end; ++query) {
-      first_token = min_of(first_token, first_visible(query));
-      last_token = max_of(last_token, task.position[query]);
-    }
-    const int begin = max_of(segment.first_page, first_token / kPageSize);
-    const int end = min_of(segment.first_page + segment.num_pages, last_token / kPageSize + 1);
-    const int32_t* pages = task.pages + segment.page_offset - segment.first_page;
-    for (int page = begin, count; page < end; page += count) {
-      count = even_part(end - page, kQuad);
-      const uint32_t* quad[kQuad];
-      for (int j = 0; j < count; ++j) {
-        quad[j] = words(pages[page + j], scratch.operands + j * kPageSize * head_dim);
+  // Up to kQuad consecutive pages that queries of a segment see. count 0: none are left.
+  struct Quad {
+    const Segment* segment;
+    int page, count;       // page: index on the path
+    const int32_t* pages;  // their numbers in the pool
+  };
+
+  // The first quad from `page` of the path on, of this segment or else of those after it.
+  Quad quad_from(const Segment* segment, const Segment* segment_end, int page) const {
+    for (; segment < segment_end; ++segment) {
+      int first_token = first_visible(segment->query_begin), last_token = 0;
+      for (int query = segment->query_begin; query < segment->query_end; ++query) {
+        first_token = min_of(first_token, first_visible(query));
+        last_token = max_of(last_token, task.position[query]);
       }
-      body(page, quad, count);
+      const int begin = max_of(max_of(segment->first_page, first_token / kPageSize), page);
+      const int end = min_of(segment->first_page + segment->num_pages, last_token / kPageSize + 1);
+      if (begin < end) {
+        const int32_t* pages = task.pages + segment->page_offset - segment->first_page + begin;
+        return {segment, begin, even_part(end - begin, kQuad), pages};
+      }
+      page = 0;
+    }
+    return {segment, 0, 0, nullptr};
+  }
+
+  // Calls body(quad, operands, ahead) for all quads of the segments. words(page, thin, buffer) makes a page's
+  // operands, packed(page) says where it lies. While a quad is multiplied the next one is fetched, in the end
+  // `after`, of which packed_after says where it lies.
+  template <class Words, class Packed, class PackedAfter, class Body>
+  void for_each_quad(const Segment* begin, const Segment* end, const Words& words, const Packed& packed,
+                     const Quad& after, const PackedAfter& packed_after, const Body& body) const {
+    for (Quad quad = quad_from(begin, end, 0), next; quad.count > 0; quad = next) {
+      next = quad_from(quad.segment, end, quad.page + quad.count);
+      const bool is_thin = thin(*quad.segment);
+      const uint32_t *operands[kQuad], *ahead[kQuad];
+      for (int j = 0; j < quad.count; ++j) {
+        operands[j] = words(quad.pages[j], is_thin, scratch.operands + j * kPageSize * head_dim);
+        ahead[j] = j < next.count                       ? packed(next.pages[j])
+                   : next.count == 0 && j < after.count ? packed_after(after.pages[j])
+                                                        : packed(quad.pages[j]);
+      }
+      body(quad, operands, fetching(ahead, is_thin));
     }
   }
 
-  void scores(const Segment& segment) const {
-    const bool is_thin = thin(segment);
-    const auto words = [&](int page, uint32_t* wide) { return k_words(page, is_thin, wide); };
-    const int32_t* pages = task.pages + segment.page_offset - segment.first_page;
-    for_each_quad(segment, words, [&](int page, const uint32_t* const* k, int count) {
-      with_product(is_thin, [&](auto product) {
-        set_scores<product.kValue>(row_of(segment.query_begin), row_of(segment.query_end), page, pages + page,
-                                   k, count);
-      });
-    });
+  // Pages in memory, of which operands are words, or narrower elements that were or will be widened to words.
+  static Ahead fetching(const uint32_t* const* pages, bool is_thin) {
+    constexpr int kShift = sizeof(Element) == 4 ? 0 : sizeof(Element) == 2 ? 1 : 2;
+    const bool words = kPairs || (is_thin && !kInt8);
+    return {pages, words ? 0 : kShift};
+  }
+
+  void scores(const Segment* begin, const Segment* end) const {
+    const auto words = [&](int page, bool is_thin, uint32_t* wide) { return k_words(page, is_thin, wide); };
+    const auto k = [&](int page) { return packed_k(page); };
+    const auto v = [&](int page) { return packed_v(page); };
+    for_each_quad(begin, end, words, k, quad_from(begin, end, 0), v,
+                  [&](const Quad& quad, const uint32_t* const* operands, Ahead ahead) {
+                    const Segment& segment = *quad.segment;
+                    with_product(thin(segment), [&](auto product) {
+                      set_scores<product.kValue>(row_of(segment.query_begin), row_of(segment.query_end),
+                                                 quad.page, quad.pages, operands, quad.count, ahead);
+                    });
+                  });
   }
 
   // Calls body with the product by which a segment's operands are multiplied.
@@ -270,25 +303,36 @@ struct Chunk {
     }
   }
 
-  void values(const Segment& segment) const {
+  // `next`: the segments after, of which the first keys are fetched at last.
+  void values(const Segment* begin, const Segment* end, const Segment* next_end) const {
+    const auto words = [&](int page, bool is_thin, uint32_t* wide) { return v_words(page, is_thin, wide); };
+    const auto k = [&](int page) { return packed_k(page); };
+    const auto v = [&](int page) { return packed_v(page); };
+    for_each_quad(begin, end, words, v, quad_from(end, next_end, 0), k,
+                  [&](const Quad& quad, const uint32_t* const* operands, Ahead ahead) {
+                    add_quad(quad, operands, ahead);
+                  });
+  }
+
+  void add_quad(const Quad& quad, const uint32_t* const* v, Ahead ahead) const {
+    const Segment& segment = *quad.segment;
     const bool is_thin = thin(segment);
-    const auto words = [&](int page, uint32_t* wide) { return v_words(page, is_thin, wide); };
-    for_each_quad(segment, words, [&](int page, const uint32_t* const* v, int count) {
-      const int p_word = page % kTilePages * kWordsPerPage;
-      for (int query = segment.query_begin; query < segment.query_end;) {
-        int run_end = query;
-        while (run_end < segment.query_end && sees_all(run_end, page, page + count)) ++run_end;
-        if (run_end > query) {
-          with_product(is_thin, [&](auto product) {
-            add_values<product.kValue>(row_of(query), row_of(run_end), p_word, v, count, kWordsPerPage);
-          });
-          query = run_end;
-          continue;
-        }
-        for (int j = 0; j < count; ++j) add_page(query, page + j, v[j], is_thin);
-        ++query;
+    const int page = quad.page, page_end = page + quad.count, p_word = page % kTilePages * kWordsPerPage;
+    for (int query = segment.query_begin; query < segment.query_end;) {
+      int run_end = query;
+      while (run_end < segment.query_end && sees_all(run_end, page, page_end)) ++run_end;
+      if (run_end > query) {
+        with_product(is_thin, [&](auto product) {
+          add_values<product.kValue>(row_of(query), row_of(run_end), p_word, v, quad.count, kWordsPerPage,
+                                     ahead);
+        });
+        ahead = {};
+        query = run_end;
+        continue;
       }
-    });
+      for (int j = 0; j < quad.count; ++j) add_page(query, page + j, v[j], is_thin);
+      ++query;
+    }
   }
 
   // Of a query that sees part of a quad: the tokens of one of its pages.
@@ -414,9 +458,9 @@ struct Chunk {
       const int tile = segment->first_page / kTilePages;
       const Segment* tile_end = segment;
       while (tile_end < task.segment_end && tile_end->first_page / kTilePages == tile) ++tile_end;
-      for (const Segment* s = segment; s < tile_end; ++s) scores(*s);
+      scores(segment, tile_end);
       softmax(tile);
-      for (const Segment* s = segment; s < tile_end; ++s) values(*s);
+      values(segment, tile_end, task.segment_end);
       segment = tile_end;
     }
   }
