@@ -7,6 +7,7 @@ except ModuleNotFoundError as missing:
         f"{__path__[0]} lacks its compiled module, as a source tree does: run Python in another folder, or "
         "install with pip install --editable ."
     ) from missing
+from tts_kernels.decoder_layers import DecoderLayer, DecoderLayers
 from tts_kernels.device_plan import DevicePlan, WorkCapacity
 from tts_kernels.device_planner import DevicePlanner
 from tts_kernels.ops import (
@@ -31,6 +32,8 @@ from tts_kernels.selection import Selection, SelectionCounts
 __all__ = [
     "Append",
     "CapacityExceeded",
+    "DecoderLayer",
+    "DecoderLayers",
     "DevicePlan",
     "DevicePlanner",
     "KVPool",

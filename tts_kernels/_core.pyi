@@ -133,6 +133,38 @@ class PlanView:
         num_pages: int,
     ) -> None: ...
 
+class PackedMatrix:
+    def __init__(self, panels: int, num_panels: int, bias: int) -> None: ...
+
+class DecoderLayer:
+    def __init__(
+        self,
+        norms: tuple[int, int],
+        head_norms: tuple[int, int],
+        qkv: PackedMatrix,
+        o: PackedMatrix,
+        gate_up: PackedMatrix,
+        down: PackedMatrix,
+        scale: float,
+        window: int,
+    ) -> None: ...
+
+class DecoderShape:
+    def __init__(self, hidden: int, heads: tuple[int, int, int], bfloat16: bool, eps: float) -> None: ...
+
+def decoder_layers(
+    shape: DecoderShape,
+    layers: list[DecoderLayer],
+    x: int,
+    cos_sin: tuple[int, int],
+    bfloat16: bool,
+    kv: KVView,
+    layer_strides: tuple[int, int],
+    summaries: SummaryView,
+    slots: int,
+    plan: PlanView,
+    num_threads: int,
+) -> None: ...
 def append_kv(
     kv: KVView,
     k: TokenRows,

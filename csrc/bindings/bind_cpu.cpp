@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "bindings/bindings.h"
+#include "cpu/decoder_layers.h"
 #include "cpu/isa.h"
 #include "cpu/kv_ops.h"
 #include "cpu/packed_linear.h"
@@ -219,6 +220,52 @@ void bind_rows(py::module_& m) {
       py::arg("k"), py::arg("v"), py::arg("num_threads"));
 }
 
+void bind_decoder(py::module_& m) {
+  py::class_<PackedMatrix>(m, "PackedMatrix")
+      .def(py::init([](uintptr_t panels, int64_t num_panels, uintptr_t bias) {
+             return PackedMatrix{pointer<void>(panels), num_panels, pointer<float>(bias)};
+           }),
+           py::arg("panels"), py::arg("num_panels"), py::arg("bias"));
+  py::class_<DecoderLayer>(m, "DecoderLayer")
+      .def(py::init([](std::pair<uintptr_t, uintptr_t> norms, std::pair<uintptr_t, uintptr_t> head_norms,
+                       const PackedMatrix& qkv, const PackedMatrix& o, const PackedMatrix& gate_up,
+                       const PackedMatrix& down, float scale, int window) {
+             return DecoderLayer{pointer<float>(norms.first),
+                                 pointer<float>(norms.second),
+                                 pointer<float>(head_norms.first),
+                                 pointer<float>(head_norms.second),
+                                 qkv,
+                                 o,
+                                 gate_up,
+                                 down,
+                                 scale,
+                                 window};
+           }),
+           py::arg("norms"), py::arg("head_norms"), py::arg("qkv"), py::arg("o"), py::arg("gate_up"),
+           py::arg("down"), py::arg("scale"), py::arg("window"));
+  py::class_<DecoderShape>(m, "DecoderShape")
+      .def(py::init([](int64_t hidden, std::tuple<int, int, int> heads, bool bfloat16, float eps) {
+             const auto [q_heads, kv_heads, head_dim] = heads;
+             return DecoderShape{hidden, q_heads, kv_heads, head_dim, float_dtype(bfloat16), eps};
+           }),
+           py::arg("hidden"), py::arg("heads"), py::arg("bfloat16"), py::arg("eps"));
+  m.def(
+      "decoder_layers",
+      [](const DecoderShape& shape, const std::vector<DecoderLayer>& layers, uintptr_t x,
+         std::pair<uintptr_t, uintptr_t> cos_sin, bool bfloat16, const KVView& kv, Strides layer_strides,
+         const SummaryView& summaries, uintptr_t slots, const PlanView& plan, int num_threads) {
+        py::gil_scoped_release release;
+        decoder_layers(
+            shape, layers,
+            {pointer<float>(cos_sin.first), pointer<float>(cos_sin.second), float_dtype(bfloat16), kv,
+             layer_strides.first, layer_strides.second, summaries, pointer<int32_t>(slots), plan},
+            pointer<float>(x), num_threads);
+      },
+      py::arg("shape"), py::arg("layers"), py::arg("x"), py::arg("cos_sin"), py::arg("bfloat16"),
+      py::arg("kv"), py::arg("layer_strides"), py::arg("summaries"), py::arg("slots"), py::arg("plan"),
+      py::arg("num_threads"));
+}
+
 void bind_isa(py::module_& m) {
   m.def("cpu_isa", [] { return std::string(cpu_isa().name); });
   m.def("cpu_isa_levels", [] {
@@ -254,6 +301,7 @@ void bind_cpu(py::module_& m) {
   bind_sampling(m);
   bind_linear(m);
   bind_rows(m);
+  bind_decoder(m);
   bind_isa(m);
 }
 

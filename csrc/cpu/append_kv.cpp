@@ -47,14 +47,18 @@ std::vector<FilledPage> filled_pages(const int32_t* slots, int64_t num_tokens) {
 
 }  // namespace
 
-void append_kv(const KVView& kv, const TokenRows& k, const TokenRows& v, const int32_t* slots,
-               int64_t num_tokens, const SummaryView& summaries, int num_threads) {
-  check_view(kv);
+void check_slots(const KVView& kv, const int32_t* slots, int64_t num_tokens) {
   const int64_t num_slots = int64_t{kv.num_pages} * kPageSize;
   for (int64_t i = 0; i < num_tokens; ++i) {
     require(slots[i] >= 0 && slots[i] < num_slots, "slots[", i, "]: got ", slots[i],
             ", expected 0 <= slot < ", num_slots, " (num_pages * 16)");
   }
+}
+
+void append_kv(const KVView& kv, const TokenRows& k, const TokenRows& v, const int32_t* slots,
+               int64_t num_tokens, const SummaryView& summaries, int num_threads) {
+  check_view(kv);
+  check_slots(kv, slots, num_tokens);
   const std::vector<FilledPage> filled =
       summaries.vectors > 0 ? filled_pages(slots, num_tokens) : std::vector<FilledPage>();
   const std::vector<SlotToken> tokens =

@@ -16,6 +16,9 @@ struct TokenRows {
   DType dtype = DType::kFloat32;  // read where pages are int8; else rows have the pages' dtype
 };
 
+// Throws ArgumentError unless all slots are in the pool.
+void check_slots(const KVView& kv, const int32_t* slots, int64_t num_tokens);
+
 // Writes token i into slot slots[i] = page * 16 + offset. Where a slot is named twice the last token wins.
 // Rows for int8 pages are float32 or bfloat16, quantized page by page (append_int8.h).
 // The summary of a page that was written becomes that of its slots from the first to the last one written

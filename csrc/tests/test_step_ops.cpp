@@ -1,10 +1,11 @@
 // The products and row operations of a decode step through every instruction-set level, meant to run under
 // the sanitizers: arrays end where their last element ends. The comparison over all shapes is in
-// tests/test_packed_linear.py and tests/test_row_ops.py.
+// tests/test_packed_linear.py, tests/test_row_ops.py and tests/test_decoder_layers.py.
 #include <cmath>
 #include <random>
 #include <vector>
 
+#include "cpu/decoder_layers.h"
 #include "cpu/isa.h"
 #include "cpu/packed_linear.h"
 #include "cpu/row_ops.h"
@@ -81,6 +82,56 @@ void test_rows(uint32_t seed) {
   CHECK(v32[0] == qkv[static_cast<size_t>((q_heads + kv_heads) * d)]);
 }
 
+// A token a branch, each alone on one page: what a query sees is its own value.
+void test_layers(uint32_t seed) {
+  Random random(seed);
+  const int tokens = draw(random, 1, 7), kv_heads = draw(random, 1, 2),
+            q_heads = kv_heads * draw(random, 1, 3), d = 16 * draw(random, 2, 4);
+  const int64_t hidden = 16 * draw(random, 1, 4), mlp = 16 * draw(random, 1, 5),
+                heads = q_heads + 2 * kv_heads;
+  const auto matrix = [&](int64_t outputs, int64_t inputs) { return normals(random, outputs * inputs); };
+  const std::vector<float> norm = normals(random, hidden), qkv = matrix(heads * d, hidden),
+                           o = matrix(hidden, q_heads * d), gate_up = matrix(2 * mlp, hidden),
+                           down = matrix(hidden, mlp), angles = normals(random, tokens * d);
+  const DecoderLayer layer{norm.data(),
+                           norm.data(),
+                           nullptr,
+                           nullptr,
+                           {qkv.data(), heads * d / 16, nullptr},
+                           {o.data(), hidden / 16, nullptr},
+                           {gate_up.data(), 2 * mlp / 16, nullptr},
+                           {down.data(), hidden / 16, nullptr},
+                           0.1f,
+                           0};
+  const int64_t page = int64_t{kPageSize} * d, stride = tokens * kv_heads * page;
+  std::vector<float> k(static_cast<size_t>(2 * stride)), v(k.size());
+  const KVView kv{k.data(), v.data(), kv_heads * page, page,   kv_heads * page, page, tokens,
+                  kv_heads, d,        DType::kFloat32, nullptr};
+  std::vector<int32_t> order, position, slots, pages;
+  std::vector<QueryBlock> blocks;
+  std::vector<Segment> segments;
+  for (int32_t i = 0; i < tokens; ++i) {
+    order.push_back(i);
+    position.push_back(0);
+    slots.push_back(i * kPageSize);
+    pages.push_back(i);
+    segments.push_back({i, 0, 1, i, i + 1});
+    blocks.push_back({i, i + 1, i, i + 1});
+  }
+  const PlanView plan{order.data(), position.data(), blocks.data(), segments.data(), pages.data(),
+                      tokens,       tokens,          tokens,        tokens};
+  std::vector<float> x = normals(random, tokens * hidden), alone(x.begin(), x.begin() + hidden);
+  const DecoderShape shape{hidden, q_heads, kv_heads, d, DType::kFloat32, 1e-5f};
+  const DecoderStep step{angles.data(), angles.data(), DType::kFloat32, kv,  stride,
+                         stride,        {nullptr, 0},  slots.data(),    plan};
+  decoder_layers(shape, {layer, layer}, step, x.data(), 2);
+  for (float value : x) CHECK(std::isfinite(value));
+  DecoderStep first = step;
+  first.plan.num_queries = first.plan.num_blocks = first.plan.num_segments = first.plan.num_pages = 1;
+  decoder_layers(shape, {layer, layer}, first, alone.data(), 1);
+  for (size_t i = 0; i < alone.size(); ++i) CHECK(alone[i] == x[i]);
+}
+
 }  // namespace
 }  // namespace tts
 
@@ -91,6 +142,7 @@ int main() {
     for (uint32_t seed = 0; seed < 100; ++seed) {
       tts::test_linear(seed);
       tts::test_rows(seed);
+      tts::test_layers(seed);
     }
   }
   return tts::test::failures() == 0 ? 0 : 1;

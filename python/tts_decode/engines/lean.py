@@ -9,33 +9,27 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
 
-from tts_kernels import PackedWeight, packed_linear, rms_norm, rotate_qkv
+from tts_kernels import (
+    DecoderLayer,
+    DecoderLayers,
+    KVPool,
+    PackedWeight,
+    TreePlan,
+    packed_linear,
+    rms_norm,
+    rotate_qkv,
+)
 
 # Index of a layer, q [T, heads, d], k and v [T, kv_heads, d], logit scale, window -> [T, heads, d]
 Attend = Callable[[int, Tensor, Tensor, Tensor, float, int | None], Tensor]
 
 _BASES = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model")  # differ in biases, windows, norms
-
-
-class Layer(NamedTuple):
-    """Of one decoder layer; names of the parts are those of transformers."""
-
-    input_norm: Tensor
-    qkv: PackedWeight
-    q_norm: Tensor | None
-    k_norm: Tensor | None
-    o: PackedWeight
-    mlp_norm: Tensor
-    gate_up: PackedWeight
-    down: PackedWeight
-    scale: float
-    window: int | None
 
 
 class LeanModel:
@@ -53,7 +47,13 @@ class LeanModel:
         self._rotary = base.rotary_emb
         self._model = ref(model)  # which the weights kept here must not keep alive
         self._windows = list(windows)
-        self._layers = [_layer(*pair) for pair in zip(base.layers, windows, strict=True)]
+        self._layers = DecoderLayers(
+            [_layer(*pair) for pair in zip(base.layers, windows, strict=True)],
+            num_q_heads=self.num_q_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            eps=self._eps,
+        )
         head = model.get_output_embeddings()
         self._head = None if head is None else PackedWeight.pack(head.weight.detach())
         self._sources = list(model.parameters())
@@ -69,14 +69,30 @@ class LeanModel:
         same = len(weights) == len(self._sources) and all(map(operator.is_, weights, self._sources))
         return same and self._sums == _sums(weights)
 
-    def hidden_states(self, embeds: Tensor, positions: Tensor, dtype: torch.dtype, attend: Attend) -> Tensor:
+    def hidden_states(
+        self,
+        embeds: Tensor,
+        positions: Tensor,
+        dtype: torch.dtype,
+        step: tuple[KVPool, Tensor, TreePlan],
+        attend: Attend | None,
+    ) -> Tensor:
         """Last hidden states, after the final norm, float32 [T, hidden].
 
         embeds: float32 [T, hidden], overwritten. positions: int64 [T]. dtype: of queries, keys and values.
+        step: the pool, int32 [T] slots of the tokens, and the plan of their queries. attend: in place of
+        storing keys and values there and attending to all that the plan has.
         """
-        x = embeds
-        cos, sin = (part[0].contiguous() for part in self._rotary(x, positions[None]))
-        for index, layer in enumerate(self._layers):
+        cos, sin = (part[0].contiguous() for part in self._rotary(embeds, positions[None]))
+        if attend is None:
+            self._layers(embeds, cos, sin, *step, dtype)
+        else:
+            self._attend_with(attend, embeds, cos, sin, dtype)
+        return rms_norm(embeds, self._norm, self._eps)
+
+    def _attend_with(self, attend: Attend, x: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> None:
+        """What `DecoderLayers` does, with other attention."""
+        for index, layer in enumerate(self._layers.layers):
             qkv = packed_linear(rms_norm(x, layer.input_norm, self._eps), layer.qkv)
             q, k, v = rotate_qkv(
                 qkv,
@@ -93,7 +109,6 @@ class LeanModel:
             packed_linear(attended.flatten(1), layer.o, add_to=x)
             gated = packed_linear(rms_norm(x, layer.mlp_norm, self._eps), layer.gate_up)
             packed_linear(gated, layer.down, add_to=x)
-        return rms_norm(x, self._norm, self._eps)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [rows, vocab] of last hidden states [rows, hidden]."""
@@ -143,13 +158,13 @@ def _sums(weights: Sequence[Tensor]) -> list[float]:
     return [float(weight.detach().sum(dtype=torch.float32)) for weight in weights]
 
 
-def _layer(layer: Any, window: int | None) -> Layer:
+def _layer(layer: Any, window: int | None) -> DecoderLayer:
     attention, mlp = layer.self_attn, layer.mlp
     projections = attention.q_proj, attention.k_proj, attention.v_proj
     bias = None
     if attention.q_proj.bias is not None:
         bias = torch.cat([projection.bias.detach() for projection in projections])
-    return Layer(
+    return DecoderLayer(
         layer.input_layernorm.weight.detach().float(),
         PackedWeight.pack(torch.cat([projection.weight.detach() for projection in projections]), bias),
         _norm(attention, "q_norm"),

@@ -1,0 +1,204 @@
+"""All layers in one call against the operators one after the other, to the bit; bad input changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tts_kernels import (
+    DecoderLayer,
+    DecoderLayers,
+    KVPool,
+    KVTree,
+    PackedWeight,
+    TreePlan,
+    packed_linear,
+    plan,
+    rms_norm,
+    rotate_qkv,
+)
+
+HIDDEN, MLP, Q_HEADS, KV_HEADS, HEAD_DIM, EPS = 48, 80, 6, 2, 32, 1e-5
+
+
+def make_layers(
+    weights: torch.dtype, count: int, *, head_norms: bool, biases: bool, window: int | None
+) -> DecoderLayers:
+    def pack(outputs: int, inputs: int, *, bias: bool = False) -> PackedWeight:
+        matrix = (torch.randn(outputs, inputs) * inputs**-0.5).to(weights)
+        return PackedWeight.pack(matrix, torch.randn(outputs) if bias else None)
+
+    def layer(index: int) -> DecoderLayer:
+        gate, up = ((torch.randn(MLP, HIDDEN) * HIDDEN**-0.5).to(weights) for _ in range(2))
+        return DecoderLayer(
+            input_norm=torch.rand(HIDDEN) + 0.5,
+            qkv=pack((Q_HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN, bias=biases),
+            q_norm=torch.rand(HEAD_DIM) + 0.5 if head_norms else None,
+            k_norm=torch.rand(HEAD_DIM) + 0.5 if head_norms else None,
+            o=pack(HIDDEN, Q_HEADS * HEAD_DIM, bias=biases),
+            mlp_norm=torch.rand(HIDDEN) + 0.5,
+            gate_up=PackedWeight.pack_gated(gate, up),
+            down=pack(HIDDEN, MLP),
+            scale=0.1 * (index + 1),
+            window=window if index % 2 else None,
+        )
+
+    heads = {"num_q_heads": Q_HEADS, "num_kv_heads": KV_HEADS, "head_dim": HEAD_DIM}
+    return DecoderLayers([layer(index) for index in range(count)], **heads, eps=EPS)
+
+
+class Step(NamedTuple):
+    x: Tensor
+    cos: Tensor
+    sin: Tensor
+    slots: Tensor
+    plan: TreePlan
+
+
+def make_step(tree: KVTree, branches: list[int], new: int) -> Step:
+    """`new` tokens of each branch."""
+    appended = tree.append(branches, [range(new)] * len(branches))
+    assert not len(appended.copies)
+    tables, lengths = tree.block_tables(branches)
+    count = len(branches) * new
+    angles = torch.randn(count, HEAD_DIM)
+    work = plan(tables, lengths, np.full(len(branches), new, np.int32))
+    return Step(
+        torch.randn(count, HIDDEN), angles.cos(), angles.sin(), torch.from_numpy(appended.slots), work
+    )
+
+
+def one_by_one(layers: DecoderLayers, step: Step, pool: KVPool, dtype: torch.dtype) -> Tensor:
+    x = step.x.clone()
+    for index, layer in enumerate(layers.layers):
+        qkv = packed_linear(rms_norm(x, layer.input_norm, EPS), layer.qkv)
+        norms: dict[str, Any] = {"q_norm": layer.q_norm, "k_norm": layer.k_norm, "eps": EPS}
+        q, k, v = rotate_qkv(qkv, step.cos, step.sin, Q_HEADS, KV_HEADS, dtype, **norms)
+        pool.append(index, k, v, step.slots)
+        out, _ = pool.attend(index, q, step.plan, scale=layer.scale, window=layer.window)
+        packed_linear(out.flatten(1), layer.o, add_to=x)
+        packed_linear(packed_linear(rms_norm(x, layer.mlp_norm, EPS), layer.gate_up), layer.down, add_to=x)
+    return x
+
+
+def make_pool(dtype: torch.dtype, layers: int, summaries: str | None = None) -> KVPool:
+    pool = KVPool(
+        num_layers=layers,
+        num_kv_heads=KV_HEADS,
+        head_dim=HEAD_DIM,
+        num_pages=24,
+        dtype=dtype,
+        summaries=summaries,
+    )
+    for tensor in (pool.k_pages, pool.v_pages, pool.summaries):
+        if tensor is not None:
+            tensor.fill_(float("nan") if tensor.is_floating_point() else 99)
+    return pool
+
+
+def contents(pool: KVPool) -> list[Tensor]:
+    parts = (pool.k_pages, pool.v_pages, pool.scales, pool.summaries)
+    return [part.clone() for part in parts if part is not None]
+
+
+def bits_equal(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
+
+
+@pytest.mark.parametrize("summaries", [None, "minmax"])
+@pytest.mark.parametrize("head_norms, biases, window", [(False, False, None), (True, True, 20)])
+@pytest.mark.parametrize("pages", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_equal_to_the_operators_one_by_one(
+    weights: torch.dtype,
+    pages: torch.dtype,
+    head_norms: bool,
+    biases: bool,
+    window: int | None,
+    summaries: str | None,
+) -> None:
+    """A prompt of 37 tokens, which branches then share at its last whole page, and two steps of theirs."""
+    torch.manual_seed(0)
+    layers = make_layers(weights, 3, head_norms=head_norms, biases=biases, window=window)
+    one, other = (make_pool(pages, 3, summaries) for _ in range(2))
+    rows = weights if pages == torch.int8 else pages
+    tree = KVTree(num_pages=24)
+    root = tree.create()
+    steps = [make_step(tree, [root], 37)]
+    tree.truncate(root, 32)
+    branches = tree.fork(root, 5)
+    steps += [make_step(tree, branches, new) for new in (3, 1)]
+    for step in steps:
+        expected = one_by_one(layers, step, one, rows)
+        x = step.x.clone()
+        layers(x, step.cos, step.sin, other, step.slots, step.plan, rows)
+        assert bits_equal(x, expected)
+        assert x.isfinite().all()
+        for ours, theirs in zip(contents(other), contents(one), strict=True):
+            assert bits_equal(ours, theirs)
+
+
+def bad_inputs() -> list[tuple[str, type[Exception], str]]:
+    return [
+        ("x rows", ValueError, "x: got shape"),
+        ("x dtype", TypeError, "x: got torch.float64, expected torch.float32"),
+        ("cos", ValueError, "cos: got shape"),
+        ("slots", ValueError, "slots.0.: got 100000"),
+        ("plan", ValueError, "plan: got 4 queries, expected 5"),
+        ("page", ValueError, "pages"),
+        ("pool layers", ValueError, "pool: got 2 layers, expected 3"),
+        ("dtype", TypeError, "dtype: got torch.float64"),
+        ("other dtype", ValueError, "dtype: expected that of the pool"),
+    ]
+
+
+@pytest.mark.parametrize("what, error, message", bad_inputs())
+def test_bad_input_changes_nothing(what: str, error: type[Exception], message: str) -> None:
+    torch.manual_seed(0)
+    layers = make_layers(torch.float32, 3, head_norms=False, biases=False, window=None)
+    tree = KVTree(num_pages=24)
+    branches = [tree.create() for _ in range(5)]
+    four = make_step(tree, branches[:4], 1)
+    step = make_step(tree, branches, 1)
+    pool = make_pool(torch.float32, 2 if what == "pool layers" else 3)
+    x, cos, slots, work, dtype = step.x, step.cos, step.slots, step.plan, torch.float32
+    if what == "x rows":
+        x = x[:4]
+    elif what == "x dtype":
+        x = x.double()
+    elif what == "cos":
+        cos = cos[:, :16]
+    elif what == "slots":
+        slots = torch.full_like(slots, 100000)
+    elif what == "plan":
+        work = four.plan
+    elif what == "page":
+        work.pages[2] = 24
+    elif what == "dtype":
+        dtype = torch.float64
+    elif what == "other dtype":
+        dtype = torch.bfloat16
+    before, x_before = contents(pool), x.clone()
+    with pytest.raises(error, match=message):
+        layers(x, cos, step.sin, pool, slots, work, dtype)
+    assert bits_equal(x, x_before)
+    assert all(map(bits_equal, contents(pool), before))
+
+
+def test_weights_that_do_not_fit_are_named() -> None:
+    good = make_layers(torch.float32, 2, head_norms=False, biases=False, window=None).layers
+    heads: dict[str, Any] = {"num_q_heads": Q_HEADS, "num_kv_heads": KV_HEADS, "head_dim": HEAD_DIM}
+    other = PackedWeight.pack(torch.randn(HIDDEN, MLP + 2))
+    with pytest.raises(ValueError, match=r"layers\[1\].down: got 82 inputs, 48 outputs, gated: False, expect"):
+        DecoderLayers([good[0], good[1]._replace(down=other)], **heads, eps=EPS)
+    half = PackedWeight.pack(torch.randn(HIDDEN, MLP).bfloat16())
+    with pytest.raises(TypeError, match=r"layers\[0\].down: got torch.bfloat16, expected torch.float32"):
+        DecoderLayers([good[0]._replace(down=half)], **heads, eps=EPS)
+    with pytest.raises(ValueError, match=r"layers\[0\].q_norm: got shape \[8\]"):
+        DecoderLayers([good[0]._replace(q_norm=torch.ones(8))], **heads, eps=EPS)
+    with pytest.raises(ValueError, match="layers: got none"):
+        DecoderLayers([], **heads, eps=EPS)
