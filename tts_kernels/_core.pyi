@@ -165,6 +165,7 @@ def decoder_layers(
     plan: PlanView,
     num_threads: int,
 ) -> None: ...
+def decoder_layers_seconds() -> list[float]: ...
 def append_kv(
     kv: KVView,
     k: TokenRows,

@@ -21,6 +21,13 @@ from tts_kernels.packed_weight import PANEL, PackedWeight
 from tts_kernels.plan import TreePlan
 from tts_kernels.pool import KVPool
 
+PARTS = ("matrix products", "attention", "append", "norms and rotary")  # csrc/cpu/decoder_layers.h
+
+
+def seconds_by_part() -> dict[str, float]:
+    """Where the time of all `DecoderLayers` calls of this process went so far."""
+    return dict(zip(PARTS, _core.decoder_layers_seconds(), strict=True))
+
 
 class DecoderLayer(NamedTuple):
     """Attention after an RMS norm, then a SwiGLU MLP after another, each added to its input.

@@ -264,6 +264,7 @@ void bind_decoder(py::module_& m) {
       py::arg("shape"), py::arg("layers"), py::arg("x"), py::arg("cos_sin"), py::arg("bfloat16"),
       py::arg("kv"), py::arg("layer_strides"), py::arg("summaries"), py::arg("slots"), py::arg("plan"),
       py::arg("num_threads"));
+  m.def("decoder_layers_seconds", &decoder_layers_seconds);
 }
 
 void bind_isa(py::module_& m) {

@@ -1,5 +1,7 @@
 #include "cpu/decoder_layers.h"
 
+#include <atomic>
+#include <chrono>
 #include <memory>
 
 #include "common/error.h"
@@ -45,6 +47,22 @@ struct Scratch {
   float *attended, *lse, *gated;  // [tokens, heads, head_dim] of row_dtype; [tokens, heads]; [tokens, mlp]
 };
 
+std::atomic<int64_t> nanoseconds[4];  // by LayerPart
+
+// Counts the time from one call to the next as that of a part.
+class Stopwatch {
+ public:
+  void lap(LayerPart part) {
+    const auto now = std::chrono::steady_clock::now();
+    const auto passed = std::chrono::duration_cast<std::chrono::nanoseconds>(now - last_);
+    nanoseconds[static_cast<int>(part)].fetch_add(passed.count(), std::memory_order_relaxed);
+    last_ = now;
+  }
+
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
 class Layers {
  public:
   Layers(const DecoderShape& shape, const DecoderLayer& first, const DecoderStep& step, float* x,
@@ -71,6 +89,7 @@ class Layers {
 
   void norm(const float* weight) {
     rms_norm(x_, shape_.hidden, weight, tokens(), shape_.hidden, shape_.eps, rows_.normed, threads_);
+    watch_.lap(LayerPart::kNormsAndRotary);
   }
 
   void multiply(const PackedMatrix& weight, const void* x, DType x_dtype, int64_t inputs, float* out,
@@ -79,6 +98,7 @@ class Layers {
     packed_linear({x, x_dtype, tokens(), inputs, inputs, weight.panels, shape_.weight_dtype,
                    weight.num_panels, weight.bias, out, out_columns, end},
                   threads_);
+    watch_.lap(LayerPart::kProducts);
   }
 
   void attend(int64_t index, const DecoderLayer& layer) {
@@ -86,10 +106,12 @@ class Layers {
     rotate_qkv({rows_.qkv, tokens(), columns(layer.qkv), q_heads, kv_heads, d, step_.cos, step_.sin,
                 layer.q_norm, layer.k_norm, shape_.eps, step_.row_dtype, rows_.q, rows_.k, rows_.v},
                threads_);
+    watch_.lap(LayerPart::kNormsAndRotary);
     const KVView kv = pages(index);
     const TokenRows k{rows_.k, int64_t{kv_heads} * d, d, step_.row_dtype};
     const TokenRows v{rows_.v, int64_t{kv_heads} * d, d, step_.row_dtype};
     append_kv(kv, k, v, step_.slots, tokens(), summaries(index), threads_);
+    watch_.lap(LayerPart::kAppend);
     TreeAttentionParams params{};
     params.kv = kv;
     params.plan = step_.plan;
@@ -103,6 +125,7 @@ class Layers {
     params.scale = layer.scale;
     params.window = layer.window;
     tree_attention(params, threads_);
+    watch_.lap(LayerPart::kAttention);
   }
 
   KVView pages(int64_t index) const {
@@ -126,6 +149,7 @@ class Layers {
   float* const x_;
   const int threads_;
   const Scratch rows_;
+  Stopwatch watch_;
 };
 
 }  // namespace
@@ -143,6 +167,12 @@ void decoder_layers(const DecoderShape& shape, const std::vector<DecoderLayer>& 
   if (step.plan.num_queries == 0 || layers.empty()) return;
   Layers run(shape, layers.front(), step, x, num_threads);
   for (size_t i = 0; i < layers.size(); ++i) run.run(static_cast<int64_t>(i), layers[i]);
+}
+
+std::array<double, 4> decoder_layers_seconds() {
+  std::array<double, 4> seconds;
+  for (size_t i = 0; i < 4; ++i) seconds[i] = static_cast<double>(nanoseconds[i].load()) * 1e-9;
+  return seconds;
 }
 
 }  // namespace tts

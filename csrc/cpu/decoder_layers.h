@@ -2,6 +2,7 @@
 // rotate_qkv, append_kv and tree_attention do one after the other, to the bit.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -48,5 +49,9 @@ struct DecoderStep {
 // ArgumentError before anything is written.
 void decoder_layers(const DecoderShape& shape, const std::vector<DecoderLayer>& layers,
                     const DecoderStep& step, float* x, int num_threads);
+
+// Where the time of all calls so far went, in seconds.
+enum class LayerPart { kProducts, kAttention, kAppend, kNormsAndRotary };
+std::array<double, 4> decoder_layers_seconds();
 
 }  // namespace tts

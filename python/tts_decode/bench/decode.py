@@ -18,9 +18,11 @@ from tts_decode.machine import Peaks
 from tts_decode.running import gather
 from tts_decode.sampling import SamplingParams
 from tts_kernels.cost import Machine, ModelShape
+from tts_kernels.decoder_layers import seconds_by_part
 from tts_kernels.search_cost import search_cost
 
-# What a step consists of. Beside these operators: "other operators", and "Python and plan" around them all.
+# What a step consists of. Beside these operators and the parts of `DecoderLayers`: "other operators", and
+# "Python and plan" around them all.
 PARTS = {
     "tts_kernels::packed_linear": "matrix products",
     "aten::mm": "matrix products",
@@ -136,13 +138,16 @@ def measure_decode(
 def _shares(call: Callable[[], float]) -> dict[str, float]:
     """Of the time that a call takes, by part."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler reports itself on stderr
+    before = seconds_by_part()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         begin = time.perf_counter()
         call()
         wall = time.perf_counter() - begin
     seconds: defaultdict[str, float] = defaultdict(float, dict.fromkeys(PARTS.values(), 0.0))
+    for part, total in seconds_by_part().items():
+        seconds[part] += total - before[part]
     for event in profiler.key_averages():
         seconds[PARTS.get(event.key, "other operators")] += event.self_cpu_time_total / 1e6
     seconds["Python and plan"] = max(wall - sum(seconds.values()), 0.0)
-    total = sum(seconds.values())
-    return {part: value / total for part, value in seconds.items()}
+    whole = sum(seconds.values())
+    return {part: value / whole for part, value in seconds.items()}
