@@ -1,10 +1,10 @@
 """Decoding beside other engines: python -m benches.decode_comparison
 
 Every engine prefills the same random prompt, then decodes branches that share it, at temperature 1 and
-without an end. A first round tries each engine's settings; its fastest for a number of branches is measured.
-All of them stay loaded and take turns, so that the machine's other load hits all alike. An engine that is too
-slow to draw all tokens draws as many as fit into a share of the time; one that fails, or is not installed, is
-reported with the reason.
+without an end. For each prompt and number of branches all settings of an engine are tried, and the fastest is
+measured. The engines stay loaded and take turns, so that the machine's other load hits all alike. One that is
+too slow to draw all tokens draws as many as fit into a share of the time; one that fails, or is not
+installed, is reported with the reason.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ Record = dict[str, Any]
 
 ROOT = Path(__file__).parents[1]
 LOAD_SECONDS = 300.0
+TRIED_STEPS = 3
+HOPELESS = 3.0
 
 
 def install_all(environments: set[str], folder: Path, failed: dict[str, str]) -> None:
@@ -78,82 +80,87 @@ def engine_of(name: str) -> str:
     return name.partition(",")[0]
 
 
-def random_prompt(source: random.Random, tokens: int) -> list[int]:
-    return [source.randrange(1000, 40000) for _ in range(tokens)]
+_source = random.Random(0)
 
 
-def fastest(
-    processes: dict[str, Process], settings: list[Setting], seconds: float, failed: dict[str, str]
-) -> dict[Setting, dict[str, float]]:
-    """Of each engine the process that decodes a setting fastest, with the seconds that a step takes."""
-    source = random.Random(1)
-    steps: dict[Setting, dict[str, float]] = {setting: {} for setting in settings}
-    for prompt, branches in settings:
-        ids = random_prompt(source, prompt)
-        for name, process in processes.items():
-            try:
-                took = process.measure(ids, branches, 3, 10 * seconds)
-            except PeerError as error:
-                failed[f"{name}, {prompt} tokens, {branches} branches"] = str(error)
-            else:
-                steps[prompt, branches][name] = max(took["decode"], 1e-9) / 3
-        print(f"tried {prompt} tokens, {branches} branches", file=sys.stderr)
-    best: dict[Setting, dict[str, float]] = {}
-    for setting, tried in steps.items():
-        by_engine: dict[str, str] = {}
-        for name in sorted(tried, key=tried.__getitem__):
-            by_engine.setdefault(engine_of(name), name)
-        best[setting] = {name: tried[name] for name in tried if by_engine[engine_of(name)] == name}
-    return best
+def random_prompt(tokens: int) -> list[int]:
+    """Another one each time, so that none is cached."""
+    return [_source.randrange(1000, 40000) for _ in range(tokens)]
 
 
-def compare(
+def try_all(
+    processes: dict[str, Process], setting: Setting, seconds: float, failed: dict[str, str]
+) -> list[Record]:
+    """What a few steps of each process take. One that is HOPELESS times slower than another of the same
+    engine ends and leaves `processes`, as one does that fails."""
+    prompt, branches = setting
+    ids = random_prompt(prompt)
+    tried: list[Record] = []
+    best: dict[str, float] = {}
+    for name, process in [*processes.items()]:
+        try:
+            took = process.measure(ids, branches, TRIED_STEPS, 10 * seconds)
+        except PeerError as error:
+            failed[f"{name}, {prompt} tokens, {branches} branches"] = str(error)
+            processes.pop(name).close()
+            continue
+        step = max(took["decode"], 1e-9) / TRIED_STEPS
+        engine = engine_of(name)
+        best[engine] = min(step, best.get(engine, step))
+        tried.append({"engine": engine, "setting": name, "prompt": prompt, "branches": branches})
+        tried[-1] |= {"step_seconds": step, "prefill_seconds": took["prefill"]}
+    for record in tried:
+        if record["step_seconds"] > HOPELESS * best[record["engine"]]:
+            processes.pop(record["setting"]).close()
+    return tried
+
+
+def measure_fastest(
     processes: dict[str, Process],
-    best: dict[Setting, dict[str, float]],
+    tried: list[Record],
     tokens: int,
     rounds: int,
     seconds: float,
     failed: dict[str, str],
 ) -> list[Record]:
-    """A record for each setting and engine, with what each round took. best: as `fastest` finds them."""
-    source = random.Random(0)
-    records: list[Record] = []
-    for setting, steps in best.items():
-        prompt, branches = setting
-        runs: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
-        counts = {name: tokens_for(step, tokens, seconds) for name, step in steps.items()}
-        for _ in range(rounds):
-            ids = random_prompt(source, prompt)
-            for name in [*runs]:
-                try:
-                    runs[name].append(processes[name].measure(ids, branches, counts[name], 10 * seconds))
-                except PeerError as error:
-                    failed[f"{name}, {prompt} tokens, {branches} branches"] = str(error)
-                    del runs[name]
-        records += [record(name, setting, counts[name], taken) for name, taken in runs.items()]
-        print(f"measured {prompt} tokens, {branches} branches", file=sys.stderr)
-    return records
+    """What each round takes of each engine's fastest process of those that were tried, in turn."""
+    fastest: dict[str, Record] = {}
+    for record in sorted(tried, key=lambda record: record["step_seconds"]):
+        fastest.setdefault(record["engine"], record)
+    measured: list[Record] = [
+        {key: record[key] for key in ("engine", "setting", "prompt", "branches")}
+        | {"tokens": tokens_for(record["step_seconds"], tokens, seconds), "runs": []}
+        for record in tried
+        if fastest[record["engine"]] is record
+    ]
+    for _ in range(rounds):
+        for record in [*measured]:
+            prompt, branches, name = record["prompt"], record["branches"], record["setting"]
+            ids = random_prompt(prompt)
+            try:
+                run = processes[name].measure(ids, branches, record["tokens"], 10 * seconds)
+            except PeerError as error:
+                failed[f"{name}, {prompt} tokens, {branches} branches"] = str(error)
+                processes.pop(name).close()
+                measured.remove(record)
+            else:
+                record["runs"].append(run)
+    return [record | summary(record) for record in measured]
 
 
-def record(name: str, setting: Setting, tokens: int, runs: list[dict[str, float]]) -> Record:
-    prompt, branches = setting
-    speeds = [branches * tokens / run["decode"] for run in runs]
+def summary(record: Record) -> Record:
+    speeds = [record["branches"] * record["tokens"] / run["decode"] for run in record["runs"]]
     return {
-        "engine": engine_of(name),
-        "setting": name,
-        "prompt": prompt,
-        "branches": branches,
-        "tokens": tokens,
         "tokens_per_second": statistics.median(speeds),
         "spread": [min(speeds), max(speeds)],
-        "prefill_seconds": statistics.median(run["prefill"] for run in runs),
-        "growth_bytes": max(run["growth"] for run in runs),
-        "runs": runs,
+        "prefill_seconds": statistics.median(run["prefill"] for run in record["runs"]),
+        "growth_bytes": max(run["growth"] for run in record["runs"]),
     }
 
 
-def table(records: list[Record], prompt: int) -> str:
-    """Markdown: tokens/s by engine and number of branches, the shortest prefill and the most memory."""
+def table(records: list[Record], tried: list[Record], prompt: int) -> str:
+    """Markdown: tokens/s by engine and number of branches, the shortest prefill of any of its settings, and
+    the most memory that those took which were measured."""
     rows = [r for r in records if r["prompt"] == prompt]
     widths = sorted({r["branches"] for r in rows})
     head = ["engine", *(f"{width}" for width in widths), "prefill, s", "growth, MiB"]
@@ -161,7 +168,8 @@ def table(records: list[Record], prompt: int) -> str:
     for name in dict.fromkeys(r["engine"] for r in rows):
         mine = {r["branches"]: r for r in rows if r["engine"] == name}
         cells = [f"{mine[width]['tokens_per_second']:.0f}" if width in mine else "" for width in widths]
-        prefill = min(r["prefill_seconds"] for r in mine.values())
+        prefills = [r for r in [*mine.values(), *tried] if (r["engine"], r["prompt"]) == (name, prompt)]
+        prefill = min(r["prefill_seconds"] for r in prefills)
         growth = max(r["growth_bytes"] for r in mine.values()) / 2**20
         text.append(f"| {' | '.join([name, *cells, f'{prefill:.2f}', f'{growth:.0f}'])} |")
     return "\n".join(text)
@@ -184,8 +192,8 @@ def main(
     prompts: Annotated[str, typer.Option(help="Tokens of the prompt, with commas.")] = "512,2048",
     branches: Annotated[str, typer.Option(help="How many, with commas.")] = "1,8,32,64",
     tokens: Annotated[int, typer.Option(help="Of each branch, at most.")] = 32,
-    rounds: int = 3,
-    seconds: Annotated[float, typer.Option(help="That one measurement may take, about.")] = 8.0,
+    rounds: int = 2,
+    seconds: Annotated[float, typer.Option(help="That one measurement may take, about.")] = 5.0,
     setup: Annotated[bool, typer.Option(help="Install the peers first.")] = False,
     folder: Annotated[Path, typer.Option(help="Of the peers' environments and models.")] = ROOT
     / "build/peers",
@@ -205,17 +213,22 @@ def main(
         "branches": max(widths),
         "context": max(lengths) + max(widths) * (tokens + 16) + 64,
     }
+    tried: list[Record] = []
+    records: list[Record] = []
     with loaded(names, paths, folder, options, failed) as processes:
-        best = fastest(processes, settings, seconds, failed)
-        records = compare(processes, best, tokens, rounds, seconds, failed)
+        about = {name: process.about for name, process in processes.items()}
+        for setting in settings:
+            print(f"{setting[0]:,} tokens, {setting[1]} branches", file=sys.stderr)
+            now = try_all(processes, setting, seconds, failed)
+            tried += now
+            records += measure_fastest(processes, now, tokens, rounds, seconds, failed)
     for length in lengths:
-        print(f"\n{model}, {length:,} shared tokens, tokens/s of branches\n\n{table(records, length)}")
+        print(f"\n{model}, {length:,} shared tokens, tokens/s of branches\n\n{table(records, tried, length)}")
     for name, reason in failed.items():
         print(f"{name}: {reason}", file=sys.stderr)
     if json_file is not None:
-        about = {name: process.about for name, process in processes.items()}
         told = {"model": model, "tokens": tokens, "rounds": rounds, "machine": collect(), "engines": about}
-        told |= {"failed": failed, "results": records}
+        told |= {"failed": failed, "tried": tried, "results": records}
         json_file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         for length in lengths:
             plot(records, length, json_file.with_name(f"{json_file.stem}_{length}.svg"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from tts_decode.engines.loading import load_model
 
 from benches import decode_comparison
-from benches.decode_comparison import compare, fastest, loaded, table, tokens_for
+from benches.decode_comparison import loaded, measure_fastest, table, tokens_for, try_all
 from benches.peers import engines
 from benches.peers.engines import Engine, PeerError, Process
 from benches.peers.models import write_gguf
@@ -52,6 +53,7 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(engines, "HERE", tmp_path)
     settings = {
         "swift, plain": Engine("fake", "", "folder", {"slow": 2}),
+        "swift, hopeless": Engine("fake", "", "folder", {"slow": 4}),
         "swift, tuned": Engine("fake", "", "folder"),
         "slow": Engine("fake", "", "folder", {"slow": 100}),
         "broken": Engine("fake", "", "folder", {"broken": True}),
@@ -64,27 +66,32 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_engines_take_turns_and_failures_are_told(fakes: Path) -> None:
     failed: dict[str, str] = {}
-    settings = [(100, 1), (100, 32), (100, 64)]
+    tried: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     with loaded([*decode_comparison.ENGINES], {"folder": fakes}, fakes, {}, failed) as processes:
         assert processes["swift, tuned"].about == {"model": str(fakes)}
-        best = fastest(processes, settings, 0.5, failed)
-        records = compare(processes, best, tokens=30, rounds=3, seconds=0.5, failed=failed)
-    assert {name: failed[name] for name in ("broken", "absent", "other form")} == {
+        for branches in (1, 32, 64):
+            now = try_all(processes, (100, branches), 0.5, failed)
+            tried += now
+            records += measure_fastest(processes, now, tokens=30, rounds=3, seconds=0.5, failed=failed)
+        assert not processes
+    assert failed == {
         "broken": "ImportError: no such library",
         "absent": "not installed; run with --setup",
         "other form": "the model does not come as Q4_1",
+        "slow, 100 tokens, 32 branches": "took more than 5 s",
+        "swift, plain, 100 tokens, 32 branches": "took more than 5 s",
+        "swift, tuned, 100 tokens, 64 branches": "MemoryError: too many",
     }
-    assert failed["swift, tuned, 100 tokens, 64 branches"] == "MemoryError: too many"
-    assert failed["slow, 100 tokens, 32 branches"] == "took more than 5 s"
-    # The slow one was stopped at 32 branches; it is gone when the first setting is measured.
-    assert {setting: set(steps) for setting, steps in best.items()} == {
-        (100, 1): {"swift, tuned", "slow"},
-        (100, 32): {"swift, tuned"},
-        (100, 64): set(),
-    }
-    assert failed["slow, 100 tokens, 1 branches"] == "its process ended"
+    assert [(r["setting"], r["branches"]) for r in tried] == [
+        ("swift, plain", 1),
+        ("swift, hopeless", 1),
+        ("swift, tuned", 1),
+        ("slow", 1),
+        ("swift, tuned", 32),
+    ]
     measured = {(r["setting"], r["branches"]): r for r in records}
-    assert set(measured) == {("swift, tuned", 1), ("swift, tuned", 32)}
+    assert set(measured) == {("swift, tuned", 1), ("slow", 1), ("swift, tuned", 32)}
     one = measured["swift, tuned", 1]
     assert (one["engine"], one["tokens"], len(one["runs"])) == ("swift", 30, 3)
     assert one["prefill_seconds"] == pytest.approx(0.1)
@@ -95,7 +102,7 @@ def test_engines_take_turns_and_failures_are_told(fakes: Path) -> None:
         assert speeds == sorted(speeds, reverse=True)  # each call was slower than the one before
         assert record["tokens_per_second"] == speeds[1]
         assert record["spread"] == [speeds[2], speeds[0]]
-    lines = table(records, 100).splitlines()
+    lines = table(records, tried, 100).splitlines()
     assert lines[0] == "| engine | 1 | 32 | prefill, s | growth, MiB |"
     assert lines[2].startswith("| swift | 49")
 

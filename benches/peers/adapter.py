@@ -40,6 +40,7 @@ def serve(make: Callable[[dict[str, Any]], Peer]) -> None:
     loaded = _memory("VmRSS")
     answer(peer.about)
     for line in sys.stdin:
+        loaded = min(loaded, _memory("VmRSS"))  # what it keeps from one request counts as growth of the next
         _forget_peak()
         try:
             prefill, decode = peer.measure(**json.loads(line))

@@ -9,6 +9,7 @@ import llama_cpp as ll
 from adapter import serve
 
 CHUNK = 2048  # tokens of a batch
+KV_TYPES = {"F32": 0, "F16": 1, "BF16": 30}  # ggml_type; the binding names not all of them
 
 
 class LlamaCpp:
@@ -24,7 +25,7 @@ class LlamaCpp:
         params.n_seq_max = options["branches"] + 1
         params.n_threads = params.n_threads_batch = options["threads"]
         params.kv_unified = True
-        params.type_k = params.type_v = getattr(ll, f"GGML_TYPE_{options['kv']}")
+        params.type_k = params.type_v = KV_TYPES[options["kv"]]
         params.flash_attn_type = (
             ll.LLAMA_FLASH_ATTN_TYPE_ENABLED
             if options["flash_attention"]
