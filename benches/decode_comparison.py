@@ -30,7 +30,7 @@ Record = dict[str, Any]
 
 ROOT = Path(__file__).parents[1]
 LOAD_SECONDS = 300.0
-TRIED_STEPS = 3
+TRIED_STEPS = 4
 HOPELESS = 3.0
 
 
