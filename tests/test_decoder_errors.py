@@ -434,7 +434,14 @@ def test_a_failed_step_can_be_taken_again(model: PreTrainedModel) -> None:
 # -- failures of the model
 
 
-def test_a_failing_forward_changes_nothing(decoder: TreeDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pack_weights", [True, False])
+def test_a_failing_forward_changes_nothing(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, pack_weights: bool
+) -> None:
+    """In the second layer, or after all of them where one call computes them."""
+    decoder = TreeDecoder(model, byte_tokenizer(), kv_bytes=64 * PAGE_BYTES, pack_weights=pack_weights)
+    decoder.eos_token_ids = frozenset()
+
     async def search() -> None:
         root = await decoder.root(PROMPT, SamplingParams(temperature=0, max_step_tokens=4))
         children = root.fork(3)
@@ -445,12 +452,16 @@ def test_a_failing_forward_changes_nothing(decoder: TreeDecoder, monkeypatch: py
 
         def broken(layer: int, *arguments: Any, **options: Any) -> tuple[torch.Tensor, ...]:
             if layer == 1:
-                raise MemoryError("no memory in layer 1")
+                raise MemoryError("no memory left")
             return attend(layer, *arguments, **options)
+
+        def broken_norm(*arguments: Any) -> torch.Tensor:
+            raise MemoryError("no memory left")
 
         with monkeypatch.context() as patch:
             patch.setattr(decoder._pool, "attend", broken)
-            with pytest.raises(MemoryError, match="no memory in layer 1"):
+            patch.setattr("tts_decode.engines.lean.rms_norm", broken_norm)
+            with pytest.raises(MemoryError, match="no memory left"):
                 await gather(child.step() for child in children)
             with pytest.raises(MemoryError):
                 await children[0].extend([1, 2, 3])

@@ -303,7 +303,7 @@ struct Chunk {
     }
   }
 
-  // `next`: the segments after, of which the first keys are fetched at last.
+  // At last the first keys of the segments [end, next_end) are fetched.
   void values(const Segment* begin, const Segment* end, const Segment* next_end) const {
     const auto words = [&](int page, bool is_thin, uint32_t* wide) { return v_words(page, is_thin, wide); };
     const auto k = [&](int page) { return packed_k(page); };

@@ -255,15 +255,15 @@ class HFEngine:
         hidden: bool,
         embeds: Tensor | None,
     ) -> Output:
-        assert isinstance(context.plan, TreePlan)  # on the CPU
-        dense = context.masses is None and context.sparse is None
+        dense = None
+        if isinstance(context.plan, TreePlan) and context.masses is None and context.sparse is None:
+            dense = context.pool, context.slots, context.plan
         with torch.inference_mode():
             states = lean.hidden_states(
                 self._embed(tokens, embeds).float(),
                 positions,
                 self.dtype,
-                (context.pool, context.slots, context.plan),
-                None if dense else partial(_attend, context),
+                dense or partial(_attend, context),
             )
             if rows is not None and not len(rows):
                 logits = torch.empty((0, self.config.vocab_size))

@@ -28,6 +28,8 @@ from tts_kernels import (
 
 # Index of a layer, q [T, heads, d], k and v [T, kv_heads, d], logit scale, window -> [T, heads, d]
 Attend = Callable[[int, Tensor, Tensor, Tensor, float, int | None], Tensor]
+# The packed pool, int32 [T] slots of the tokens, and the plan of their queries
+Dense = tuple[KVPool, Tensor, TreePlan]
 
 _BASES = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model")  # differ in biases, windows, norms
 
@@ -74,18 +76,16 @@ class LeanModel:
         embeds: Tensor,
         positions: Tensor,
         dtype: torch.dtype,
-        step: tuple[KVPool, Tensor, TreePlan],
-        attend: Attend | None,
+        attend: Attend | Dense,
     ) -> Tensor:
         """Last hidden states, after the final norm, float32 [T, hidden].
 
         embeds: float32 [T, hidden], overwritten. positions: int64 [T]. dtype: of queries, keys and values.
-        step: the pool, int32 [T] slots of the tokens, and the plan of their queries. attend: in place of
-        storing keys and values there and attending to all that the plan has.
+        attend: how, or where to all that the plan has.
         """
         cos, sin = (part[0].contiguous() for part in self._rotary(embeds, positions[None]))
-        if attend is None:
-            self._layers(embeds, cos, sin, *step, dtype)
+        if isinstance(attend, tuple):
+            self._layers(embeds, cos, sin, *attend, dtype)
         else:
             self._attend_with(attend, embeds, cos, sin, dtype)
         return rms_norm(embeds, self._norm, self._eps)
