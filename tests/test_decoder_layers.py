@@ -152,7 +152,11 @@ def bad_inputs() -> list[tuple[str, type[Exception], str]]:
         ("page", ValueError, "pages"),
         ("pool layers", ValueError, "pool: got 2 layers, expected 3"),
         ("dtype", TypeError, "dtype: got torch.float64"),
-        ("other dtype", ValueError, "dtype: expected that of the pool"),
+        (
+            "other dtype",
+            TypeError,
+            "dtype: got torch.bfloat16, expected torch.float32, the dtype of the pool",
+        ),
     ]
 
 

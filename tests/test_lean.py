@@ -157,6 +157,7 @@ def with_adapter(model: PreTrainedModel) -> None:
         ("gemma2", {}, None),
         ("llama", {"hidden_act": "gelu"}, None),
         ("llama", {"mlp_bias": True}, None),
+        ("llama", {"intermediate_size": 90}, None),
         ("llama", {}, with_adapter),
         ("llama", {}, lambda model: model.model.layers[0].mlp.register_forward_hook(lambda *a: None)),
     ],

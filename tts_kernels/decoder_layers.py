@@ -136,6 +136,8 @@ class DecoderLayers:
         dtype = pool.dtype if dtype is None else dtype
         if dtype not in (torch.float32, torch.bfloat16):
             raise TypeError(f"dtype: got {dtype}, expected torch.float32 or torch.bfloat16")
+        if dtype != pool.dtype and pool.dtype != torch.int8:
+            raise TypeError(f"dtype: got {dtype}, expected {pool.dtype}, the dtype of the pool")
         pages = pool.k_pages, pool.v_pages
         _core.decoder_layers(
             self._shape,
