@@ -93,12 +93,12 @@ def test_random_layers(
 def test_a_rows_bits_do_not_depend_on_the_others_nor_on_threads(level: str, dtype: torch.dtype) -> None:
     _core.set_cpu_isa(level)
     generator = torch.Generator().manual_seed(3)
-    x, weight = random(generator, 70, 96), PackedWeight.pack(random(generator, 112, 96).to(dtype))
+    x, weight = random(generator, 130, 402), PackedWeight.pack(random(generator, 112, 402).to(dtype))
     whole = packed_linear(x, weight)
     torch.set_num_threads(2)
     assert torch.equal(packed_linear(x, weight), whole)
     torch.set_num_threads(1)
-    for begin, end in [(0, 1), (5, 7), (13, 60), (69, 70)]:
+    for begin, end in [(0, 1), (5, 7), (13, 60), (20, 120), (129, 130)]:
         assert torch.equal(packed_linear(x[begin:end], weight), whole[begin:end])
 
 

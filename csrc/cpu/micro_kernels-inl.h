@@ -48,10 +48,13 @@ inline Vec::F load_words(const uint32_t* page, int i) {
 }
 
 // Pages to fetch into the L2 cache while others are multiplied, one for each of those; pages null: none. Word
-// i of a page as it is multiplied lies at word i >> shift in memory.
+// i of a page as it is multiplied lies at word i >> shift in memory. Of a page's rows of words a block of
+// rows fetches every stride-th from `first` on, as many blocks share the fetching: what waits for memory at
+// once must fit into the core's few line fill buffers.
 struct Ahead {
   const uint32_t* const* pages = nullptr;
   int shift = 0;
+  int first = 0, stride = 1;
 
   void fetch(int page, int i) const { __builtin_prefetch(pages[page] + (i >> shift), 0, 2); }
 };
@@ -89,15 +92,17 @@ void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int 
     }
   }
   constexpr int kSteps = kStepsPerWord<kProduct>;
+  int fetched = ahead.pages == nullptr ? end : begin + ahead.first * kSteps;
   for (int step = begin; step < end; step += kSteps) {
     Vec::F words[kColumns];
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) {
       words[j] = load_words<kProduct>(k[j / kVecs], step / kSteps * 16 + (j % kVecs) * Vec::kLanes);
     }
-    if (ahead.pages != nullptr) {
+    if (step == fetched) {
 #pragma GCC unroll 8
       for (int n = 0; n < N; ++n) ahead.fetch(n, step / kSteps * 16);
+      fetched += ahead.stride * kSteps;
     }
     add_products<kProduct>(q + step, q_stride, words, sum);
   }
@@ -130,14 +135,15 @@ void value_block(const uint32_t* p, const uint32_t* const* v, int num_pages, int
   }
   constexpr int kSteps = kStepsPerWord<kProduct>;
   for (int page = 0; page < num_pages; ++page) {
-    int row = channel;
+    int row = channel, fetched = ahead.pages == nullptr ? steps : ahead.first * kSteps;
     for (int step = 0; step < steps; step += kSteps, row += head_dim, p += kSteps) {
       Vec::F words[kColumns];
 #pragma GCC unroll 8
       for (int j = 0; j < kColumns; ++j) words[j] = load_words<kProduct>(v[page], row + j * Vec::kLanes);
-      if (ahead.pages != nullptr) {
+      if (step == fetched) {
 #pragma GCC unroll 8
         for (int n = 0; n < N; ++n) ahead.fetch(page, row + n * 16);
+        fetched += ahead.stride * kSteps;
       }
       add_products<kProduct>(p, kTileTokens, words, sum);
     }

@@ -21,18 +21,37 @@ void linear_block(const LinearBlock& block) {
 #pragma GCC unroll 8
   for (int r = 0; r < M; ++r) {
 #pragma GCC unroll 8
-    for (int j = 0; j < kColumns; ++j) sum[r][j] = Vec::set1(0.0f);
+    for (int j = 0; j < kColumns; ++j) {
+      sum[r][j] = block.first ? Vec::set1(0.0f) : Vec::load(block.sums + (r * kColumns + j) * Vec::kLanes);
+    }
   }
   const uint32_t* x = block.x;
-  const int64_t panel = block.words * kPanelOutputs;
-  for (int64_t word = 0; word < block.words; ++word, x += kSteps) {
+  int fetched = block.ahead == nullptr ? block.words : block.fetch_first;
+  for (int word = 0; word < block.words; ++word, x += kSteps) {
     Vec::F words[kColumns];
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) {
-      words[j] =
-          Vec::load(block.panels + (j / kVecs) * panel + word * kPanelOutputs + (j % kVecs) * Vec::kLanes);
+      words[j] = Vec::load(block.panels + (j / kVecs) * block.panel_stride + word * kPanelOutputs +
+                           (j % kVecs) * Vec::kLanes);
+    }
+    if (word == fetched) {
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) {
+        __builtin_prefetch(block.ahead + n * block.panel_stride + word * kPanelOutputs, 0, 2);
+      }
+      fetched += block.fetch_stride;
     }
     add_products<kProduct>(x, static_cast<int>(block.x_stride), words, sum);
+  }
+  if (!block.last) {
+#pragma GCC unroll 8
+    for (int r = 0; r < M; ++r) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kColumns; ++j) {
+        Vec::store(block.sums + (r * kColumns + j) * Vec::kLanes, sum[r][j]);
+      }
+    }
+    return;
   }
   if (block.bias != nullptr) {
 #pragma GCC unroll 8

@@ -15,14 +15,21 @@ enum class LinearEnd : int {
   kSwiGLU,  // panels of gate and up take turns: out = silu(gate) * up
 };
 
-// A block of a product: rows of x times some panels that lie one behind the other.
+// A block of a product: words of rows of x times the same words of some panels.
 struct LinearBlock {
   const uint32_t* x;  // [rows, x_stride] words: floats, or pairs of bfloat16 for kernels that multiply pairs
   int64_t x_stride;
-  const uint32_t* panels;  // [num_panels][words][16]
-  int64_t words;           // of a panel's column
-  const float* bias;       // [16 num_panels]; null: none
-  float* out;              // first row, first output of the block
+  const uint32_t* panels;  // panel n begins at panels + n * panel_stride: [words][16]
+  int64_t panel_stride;
+  int words;
+  bool first, last;  // words of the row
+  float* sums;  // [rows, 16 num_panels] left by the words before, or for those after; where there are any
+  // Panels' words to fetch into the L2 cache meanwhile, laid out as `panels`; null: none. Of a panel's words
+  // every fetch_stride-th from fetch_first on.
+  const uint32_t* ahead;
+  int fetch_first, fetch_stride;
+  const float* bias;  // [16 num_panels]; null: none
+  float* out;         // first row, first output of the block
   int64_t out_stride;
   LinearEnd end;
 };

@@ -214,7 +214,7 @@ struct Chunk {
   }
 
   // Rows [row, row_end) of whole queries: S = Q K^T of `count` pages from `page` of the path on, whose
-  // numbers in the pool are `pages`. `ahead` is fetched with the first rows.
+  // numbers in the pool are `pages`.
   template <Product kBy>
   void set_scores(int row, int row_end, int page, const int32_t* pages, const uint32_t* const* k, int count,
                   Ahead ahead = {}) const {
@@ -224,21 +224,22 @@ struct Chunk {
     uint32_t* s = scratch.s + page % kTilePages * kPageSize;
     for (int begin = 0; begin < q_words; begin += kBlockWords) {
       const int end = min_of(begin + kBlockWords, q_words);
-      for (int r = row, rows; r < row_end; r += rows) {
+      for (int r = row, rows, i = 0; r < row_end; r += rows, ++i) {
         rows = even_part(row_end - r, Vec::kRows);
         for_columns(count, [&](int n, int column) {
           const float* scales = kInt8 && end == q_words ? k_scales + column : nullptr;
           with_rows<Vec::kRows>(rows, ScoreRows<kBy>{scratch.q + r * head_dim, head_dim, k + column, n, begin,
                                                      end, s + r * kTileTokens + column * kPageSize, scales,
-                                                     first_rows(r == row, ahead, column)});
+                                                     share(ahead, i, row_end - row, column)});
         });
       }
     }
   }
 
-  static Ahead first_rows(bool first, Ahead ahead, int column) {
-    if (!first || ahead.pages == nullptr) return {};
-    return {ahead.pages + column, ahead.shift};
+  // What the i-th block of `rows` rows fetches, pages from `column` on.
+  static Ahead share(Ahead ahead, int i, int rows, int column) {
+    if (ahead.pages == nullptr) return {};
+    return {ahead.pages + column, ahead.shift, i, (rows + Vec::kRows - 1) / Vec::kRows};
   }
 
   // Scales of pages as set_scores has them: those of K, and those of V into the rows' tile for softmax_row.
@@ -262,20 +263,20 @@ struct Chunk {
   }
 
   // Rows [row, row_end): acc += P V over `steps` words of P for each of `count` pages; p_word is the first
-  // one's index in a row of probabilities. `ahead` is fetched with the first rows.
+  // one's index in a row of probabilities.
   template <Product kBy>
   void add_values(int row, int row_end, int p_word, const uint32_t* const* v, int count, int steps,
                   Ahead ahead = {}) const {
     const int blocks = head_dim / 16, pass = kBlockWords / 16;
     for (int pass_begin = 0, pass_blocks; pass_begin < blocks; pass_begin += pass_blocks) {
       pass_blocks = even_part(blocks - pass_begin, pass);
-      for (int r = row, rows; r < row_end; r += rows) {
+      for (int r = row, rows, i = 0; r < row_end; r += rows, ++i) {
         rows = even_part(row_end - r, Vec::kRows);
         for_columns(pass_blocks, [&](int n, int column) {
           const int channel = (pass_begin + column) * 16;
           with_rows<Vec::kRows>(rows, ValueRows<kBy>{scratch.s + r * kTileTokens + p_word, v, count, steps,
                                                      channel, n, head_dim, state.acc + r * head_dim + channel,
-                                                     first_rows(r == row, ahead, 0)});
+                                                     share(ahead, i, row_end - row, 0)});
         });
       }
     }

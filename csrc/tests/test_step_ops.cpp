@@ -27,7 +27,7 @@ std::vector<float> normals(Random& random, int64_t n) {
 
 void test_linear(uint32_t seed) {
   Random random(seed);
-  const int64_t rows = draw(random, 1, 20), inputs = draw(random, 1, 70), panels = 2 * draw(random, 1, 5);
+  const int64_t rows = draw(random, 1, 110), inputs = draw(random, 1, 150), panels = 2 * draw(random, 1, 5);
   const bool gated = draw(random, 0, 1) == 1;
   const int64_t outputs = 16 * panels, columns = gated ? outputs / 2 : outputs;
   const std::vector<float> x = normals(random, rows * inputs), weight = normals(random, outputs * inputs),
