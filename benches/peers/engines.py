@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -37,6 +38,12 @@ ENGINES = {
     "ours, bfloat16": Engine("tts_peer", "", "folder", {"dtype": "bfloat16"}),
     "transformers, float32": Engine("transformers_peer", "", "folder", {"dtype": "float32"}),
     "transformers, bfloat16": Engine("transformers_peer", "", "folder", {"dtype": "bfloat16"}),
+    "transformers, FlexAttention": Engine(
+        "transformers_peer", "", "folder", {"dtype": "float32", "attention": "flex_attention"}
+    ),
+    "transformers, continuous batching": Engine(
+        "continuous_batching_peer", "", "folder", {"dtype": "float32"}
+    ),
     "llama.cpp, F16": Engine("llama_cpp_peer", "llama.cpp", "F16", {"kv": "F16", "flash_attention": False}),
     "llama.cpp, BF16": Engine(
         "llama_cpp_peer", "llama.cpp", "BF16", {"kv": "BF16", "flash_attention": False}
@@ -61,7 +68,13 @@ RECIPES: dict[str, list[list[str]]] = {
         ["uninstall", "-y", "torchvision", "torchaudio", "torchcodec"],
     ],
 }
-BUILD = {"CMAKE_ARGS": "-DGGML_NATIVE=ON", "CMAKE_BUILD_PARALLEL_LEVEL": "2"}
+# llama.cpp for this machine, without what only its tools and its image models need.
+CMAKE_ARGS = [
+    "-DGGML_NATIVE=ON",
+    "-DLLAVA_BUILD=OFF",
+    f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={HERE}/llama_cpp.cmake",
+]
+BUILD = {"CMAKE_ARGS": shlex.join(CMAKE_ARGS), "CMAKE_BUILD_PARALLEL_LEVEL": "2"}
 
 
 class PeerError(Exception):
