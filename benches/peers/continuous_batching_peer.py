@@ -1,5 +1,7 @@
-"""transformers' continuous batching: one request, whose branches are forked once its prompt is read and share its
-pages. Times are those that it records of each token."""
+"""transformers' continuous batching: one request, whose branches are forked once its prompt is read.
+
+They share its pages. Times are those that it records of each token.
+"""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Engine:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-# Several settings of each, for CPUs with bfloat16 instructions and without: the best of an engine counts.
+# Several settings of each: the best of an engine counts.
 ENGINES = {
     "ours, float32": Engine("tts_peer", "", "folder", {"dtype": "float32"}),
     "ours, bfloat16": Engine("tts_peer", "", "folder", {"dtype": "bfloat16"}),
@@ -56,6 +56,19 @@ ENGINES = {
     "vLLM, float32": Engine("vllm_peer", "vllm", "folder", {"dtype": "float32"}),
     "vLLM, bfloat16": Engine("vllm_peer", "vllm", "folder", {"dtype": "bfloat16"}),
 }
+
+# Those that were the fastest of their engine somewhere, and those that may be where the CPU has bfloat16
+# instructions.
+USUAL = [
+    "ours, float32",
+    "ours, bfloat16",
+    "transformers, float32",
+    "llama.cpp, F16",
+    "OpenVINO, F16, f32 KV",
+    "OpenVINO, F16, u8 KV",
+    "OpenVINO, Q4_1, u8 KV",
+]
+USUAL_BFLOAT16 = ["transformers, bfloat16", "llama.cpp, BF16", "OpenVINO, F16, bf16 KV"]
 
 # The pip commands of each environment, one after the other, and environment variables for them.
 RECIPES: dict[str, list[list[str]]] = {

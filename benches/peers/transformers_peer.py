@@ -37,7 +37,7 @@ class Transformers:
                 2,
                 3,
             ):  # one branch has a kernel of its own; from 3 on any number has the same
-                self.measure(list(range(1000, 1040)), branches, 4)
+                self.measure(list(range(1000, 1300)), branches, 4)  # more than one block of the mask
 
     def measure(self, prompt: list[int], branches: int, tokens: int) -> tuple[float, float]:
         ids = torch.tensor([prompt])
