@@ -7,6 +7,7 @@ the last token only, as ours does.
 from __future__ import annotations
 
 import random
+
 import pytest
 import torch
 from bench_tree_attention import medians
