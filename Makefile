@@ -26,7 +26,8 @@ lint: $(VENV)/lint.stamp
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 
-# Engines to compare with are installed into build/peers; llama.cpp is compiled, which takes ten minutes.
+# Engines to compare with are installed into build/peers; llama.cpp is compiled. Under half an hour on two cores; all
+# settings of the engines: python -m benches.decode_comparison --setup --all
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benches.decode_comparison --setup --json build/decode_smollm2.json
 	$(BIN)/python -m pytest benches

@@ -103,12 +103,12 @@ def folded_matmul(s: Setting) -> Tensor:
     return torch.matmul(logits.softmax(-1), s.prefix_v)
 
 
-def medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+def medians(calls: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
     """Median seconds of each call, timed in turn round by round after one call to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, call in calls.items():
             begin = time.perf_counter()
             call()

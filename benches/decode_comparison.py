@@ -3,8 +3,8 @@
 Every engine prefills the same random prompt, then decodes branches that share it, at temperature 1 and
 without an end. For each prompt and number of branches all settings of an engine are tried, and the fastest is
 measured. The engines stay loaded and take turns, so that the machine's other load hits all alike. One that is
-too slow to draw all tokens draws as many as fit into a share of the time; one that fails, or is not
-installed, is reported with the reason.
+too slow to draw all tokens draws as many as fit into a share of the time. One that fails is reported with the
+reason, and comes back with the next length of the prompt; one that is not installed is reported.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import torch
 import typer
 from tts_decode.bench.plots import lines
 from tts_decode.cli.info import collect
+from tts_decode.engines.loading import resolve_dtype
 
-from benches.peers.engines import ENGINES, PeerError, Process, install
+from benches.peers.engines import ENGINES, USUAL, USUAL_BFLOAT16, PeerError, Process, install
 from benches.peers.models import prepare
 
 Record = dict[str, Any]
@@ -32,6 +33,7 @@ ROOT = Path(__file__).parents[1]
 LOAD_SECONDS = 300.0
 TRIED_STEPS = 4
 HOPELESS = 3.0
+PATIENCE = 20.0  # times the seconds that a measurement may take: then it is ended
 
 
 def install_all(environments: set[str], folder: Path, failed: dict[str, str]) -> None:
@@ -44,27 +46,39 @@ def install_all(environments: set[str], folder: Path, failed: dict[str, str]) ->
 
 
 @contextmanager
-def loaded(
-    names: list[str], paths: dict[str, Path], folder: Path, options: Record, failed: dict[str, str]
-) -> Iterator[dict[str, Process]]:
-    """The processes of those that start. folder: of the environments. options: for all adapters."""
+def closing() -> Iterator[dict[str, Process]]:
+    """Processes, of which those end that are in it at last."""
     processes: dict[str, Process] = {}
     try:
-        for name in names:
-            form = ENGINES[name].form
-            if form not in paths:
-                failed[name] = f"the model does not come as {form}"
-                continue
-            print(f"loading {name}", file=sys.stderr)
-            try:
-                model = {"model": str(paths[form])}
-                processes[name] = Process(ENGINES[name], folder, model | options, LOAD_SECONDS)
-            except PeerError as error:
-                failed[name] = str(error)
         yield processes
     finally:
         for process in processes.values():
             process.close()
+
+
+def start(
+    processes: dict[str, Process],
+    names: list[str],
+    paths: dict[str, Path],
+    folder: Path,
+    options: Record,
+    failed: dict[str, str],
+) -> None:
+    """Starts those that are not in `processes` and can start. folder: of the environments. options: for all
+    adapters."""
+    for name in names:
+        if name in processes or name in failed:
+            continue
+        form = ENGINES[name].form
+        if form not in paths:
+            failed[name] = f"the model does not come as {form}"
+            continue
+        print(f"loading {name}", file=sys.stderr)
+        try:
+            model = {"model": str(paths[form])}
+            processes[name] = Process(ENGINES[name], folder, model | options, LOAD_SECONDS)
+        except PeerError as error:
+            failed[name] = str(error)
 
 
 def tokens_for(step: float, most: int, seconds: float) -> int:
@@ -92,20 +106,21 @@ def try_all(
     processes: dict[str, Process], setting: Setting, seconds: float, failed: dict[str, str]
 ) -> list[Record]:
     """What a few steps of each process take. One that is HOPELESS times slower than another of the same
-    engine ends and leaves `processes`, as one does that fails."""
+    engine ends and leaves `processes`, as one does that fails: more branches only ask more of it. `start`
+    brings it back."""
     prompt, branches = setting
     ids = random_prompt(prompt)
     tried: list[Record] = []
     best: dict[str, float] = {}
     for name, process in [*processes.items()]:
         try:
-            took = process.measure(ids, branches, TRIED_STEPS, 10 * seconds)
+            took = process.measure(ids, branches, TRIED_STEPS, PATIENCE * seconds)
         except PeerError as error:
             failed[f"{name}, {prompt} tokens, {branches} branches"] = str(error)
             processes.pop(name).close()
             continue
         step = took["decode"] / TRIED_STEPS
-        if step <= 0:  # as a difference of two runs may be
+        if step == 0:
             continue
         engine = engine_of(name)
         best[engine] = min(step, best.get(engine, step))
@@ -140,14 +155,19 @@ def measure_fastest(
             prompt, branches, name = record["prompt"], record["branches"], record["setting"]
             ids = random_prompt(prompt)
             try:
-                run = processes[name].measure(ids, branches, record["tokens"], 10 * seconds)
+                run = processes[name].measure(ids, branches, record["tokens"], PATIENCE * seconds)
             except PeerError as error:
                 failed[f"{name}, {prompt} tokens, {branches} branches"] = str(error)
                 processes.pop(name).close()
                 measured.remove(record)
             else:
-                record["runs"].append(run)
-    return [record | summary(record) for record in measured]
+                if run["decode"] > 0:
+                    record["runs"].append(run)
+    for record in measured:
+        if not record["runs"]:
+            name = f"{record['setting']}, {record['prompt']} tokens, {record['branches']} branches"
+            failed[name] = "its runs of one token differed as much as its decoding took"
+    return [record | summary(record) for record in measured if record["runs"]]
 
 
 def summary(record: Record) -> Record:
@@ -189,26 +209,29 @@ def plot(records: list[Record], prompt: int, path: Path) -> None:
 
 
 def main(
-    engine: Annotated[list[str] | None, typer.Option(help="Only these. Default: all.")] = None,
+    engine: Annotated[list[str] | None, typer.Option(help="Only these settings.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All settings, not only the strongest of each engine.")
+    ] = False,
     model: Annotated[str, typer.Option(help="smollm2, or wide: 32/8/128 heads, 8 layers.")] = "smollm2",
     prompts: Annotated[str, typer.Option(help="Tokens of the prompt, with commas.")] = "512,2048",
     branches: Annotated[str, typer.Option(help="How many, with commas.")] = "1,8,32,64",
     tokens: Annotated[int, typer.Option(help="Of each branch, at most.")] = 32,
     rounds: int = 2,
-    seconds: Annotated[float, typer.Option(help="That one measurement may take, about.")] = 5.0,
+    seconds: Annotated[float, typer.Option(help="That one measurement may take, about.")] = 3.0,
     setup: Annotated[bool, typer.Option(help="Install the peers first.")] = False,
     folder: Annotated[Path, typer.Option(help="Of the peers' environments and models.")] = ROOT
     / "build/peers",
     json_file: Annotated[Path | None, typer.Option("--json", help="Where the results go.")] = None,
 ) -> None:
-    names = engine or [*ENGINES]
+    usual = USUAL + USUAL_BFLOAT16 * (resolve_dtype("auto") is torch.bfloat16)
+    names = engine or ([*ENGINES] if everything else usual)
     if unknown := set(names) - ENGINES.keys():
         raise typer.BadParameter(f"--engine: got {unknown.pop()!r}, expected one of {', '.join(ENGINES)}")
     failed: dict[str, str] = {}
     if setup:
         install_all({ENGINES[name].environment for name in names} - {""}, folder, failed)
     lengths, widths = ([int(n) for n in text.split(",")] for text in (prompts, branches))
-    settings = [(length, width) for length in lengths for width in widths]
     paths = prepare(model, {ENGINES[name].form for name in names}, folder / "models")
     options = {
         "threads": torch.get_num_threads(),
@@ -217,13 +240,16 @@ def main(
     }
     tried: list[Record] = []
     records: list[Record] = []
-    with loaded(names, paths, folder, options, failed) as processes:
-        about = {name: process.about for name, process in processes.items()}
-        for setting in settings:
-            print(f"{setting[0]:,} tokens, {setting[1]} branches", file=sys.stderr)
-            now = try_all(processes, setting, seconds, failed)
-            tried += now
-            records += measure_fastest(processes, now, tokens, rounds, seconds, failed)
+    about: dict[str, Record] = {}
+    with closing() as processes:
+        for length in lengths:
+            start(processes, names, paths, folder, options, failed)
+            about |= {name: process.about for name, process in processes.items()}
+            for width in sorted(widths):
+                print(f"{length:,} tokens, {width} branches", file=sys.stderr)
+                now = try_all(processes, (length, width), seconds, failed)
+                tried += now
+                records += measure_fastest(processes, now, tokens, rounds, seconds, failed)
     for length in lengths:
         print(f"\n{model}, {length:,} shared tokens, tokens/s of branches\n\n{table(records, tried, length)}")
     for name, reason in failed.items():

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from tts_decode.engines.loading import load_model
 
 from benches import decode_comparison
-from benches.decode_comparison import loaded, measure_fastest, table, tokens_for, try_all
+from benches.decode_comparison import closing, measure_fastest, start, table, tokens_for, try_all
 from benches.peers import engines
+from benches.peers.adapter import difference
 from benches.peers.engines import Engine, PeerError, Process
 from benches.peers.models import write_gguf
 
@@ -61,6 +62,7 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "other form": Engine("fake", "", "Q4_1"),
     }
     monkeypatch.setattr(decode_comparison, "ENGINES", settings)
+    monkeypatch.setattr(decode_comparison, "PATIENCE", 10.0)
     return tmp_path
 
 
@@ -68,7 +70,8 @@ def test_engines_take_turns_and_failures_are_told(fakes: Path) -> None:
     failed: dict[str, str] = {}
     tried: list[dict[str, Any]] = []
     records: list[dict[str, Any]] = []
-    with loaded([*decode_comparison.ENGINES], {"folder": fakes}, fakes, {}, failed) as processes:
+    with closing() as processes:
+        start(processes, [*decode_comparison.ENGINES], {"folder": fakes}, fakes, {}, failed)
         assert processes["swift, tuned"].about == {"model": str(fakes)}
         for branches in (1, 32, 64):
             now = try_all(processes, (100, branches), 0.5, failed)
@@ -105,6 +108,68 @@ def test_engines_take_turns_and_failures_are_told(fakes: Path) -> None:
     lines = table(records, tried, 100).splitlines()
     assert lines[0] == "| engine | 1 | 32 | prefill, s | growth, MiB |"
     assert lines[2].startswith("| swift | 49")
+
+
+def test_what_failed_comes_back_with_the_next_prompt(fakes: Path) -> None:
+    names, failed = ["swift, tuned", "swift, hopeless", "broken"], dict[str, str]()
+    tried = []
+    with closing() as processes:
+        for prompt in (100, 50):
+            start(processes, names, {"folder": fakes}, fakes, {}, failed)
+            for branches in (1, 64):
+                tried += try_all(processes, (prompt, branches), 0.5, failed)
+    assert [(r["setting"], r["prompt"]) for r in tried] == [
+        ("swift, tuned", 100),
+        ("swift, hopeless", 100),
+        ("swift, tuned", 50),
+        ("swift, hopeless", 50),
+    ]
+    assert [name for name in failed if name.startswith("swift")] == [
+        "swift, tuned, 100 tokens, 64 branches",
+        "swift, tuned, 50 tokens, 64 branches",
+    ]
+
+
+def test_a_difference_within_the_noise_is_not_known() -> None:
+    assert difference(0.5, 2.5, 0.7) == pytest.approx(1.9)
+    assert difference(0.5, 0.8, 0.7) == 0  # 0.2 s of decoding, where the runs of one token differ as much
+    assert difference(0.7, 0.5, 0.7) == 0
+
+
+UNSURE = """
+    from adapter import serve
+
+    class Unsure:
+        def __init__(self, options):
+            self.about, self.calls = {}, 0
+
+        def measure(self, prompt, branches, tokens):
+            self.calls += 1
+            return 0.1, 0.0 if self.calls in UNKNOWN else 0.2 * branches
+
+    UNKNOWN = (3, 5, 6, 8, 9)  # the first call comes while it loads
+    serve(Unsure)
+"""
+
+
+def test_what_is_not_known_neither_wins_nor_counts(fakes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (fakes / "unsure.py").write_text(textwrap.dedent(UNSURE))
+    monkeypatch.setitem(decode_comparison.ENGINES, "unsure", Engine("unsure", "", "folder"))
+    failed: dict[str, str] = {}
+    with closing() as processes:
+        start(processes, ["unsure"], {"folder": fakes}, fakes, {}, failed)
+        rounds = []
+        for branches in (1, 2, 3, 4):
+            tried = try_all(processes, (10, branches), 0.5, failed)
+            rounds.append((len(tried), measure_fastest(processes, tried, 8, 2, 0.5, failed)))
+    (one, first), (two, second), (three, third), (four, fourth) = rounds
+    assert (one, len(first[0]["runs"])) == (1, 1)
+    assert (two, second) == (0, [])
+    assert (three, third) == (0, [])
+    assert (four, fourth) == (1, [])
+    assert failed == {
+        "unsure, 10 tokens, 4 branches": "its runs of one token differed as much as its decoding took"
+    }
 
 
 def test_a_process_that_ends_is_a_failure(fakes: Path) -> None:

@@ -21,7 +21,14 @@ class Peer(Protocol):
     def measure(self, prompt: list[int], branches: int, tokens: int) -> tuple[float, float]:
         """Seconds of the prefill of `prompt`, of which nothing may be cached, and of `tokens` decode steps of
         `branches` branches that share it. Tokens are drawn at temperature 1 from the whole vocabulary, and
-        nothing ends early."""
+        nothing ends early. 0 seconds of decoding: not known, this time."""
+
+
+def difference(before: float, whole: float, after: float) -> float:
+    """Seconds of decoding where only whole runs can be timed: what `whole` took longer than runs of one token
+    before and after it. 0 where these two differ by more than half of that, so that it says nothing."""
+    decode = whole - (before + after) / 2
+    return decode if decode > 2 * abs(before - after) else 0.0
 
 
 def serve(make: Callable[[dict[str, Any]], Peer]) -> None:

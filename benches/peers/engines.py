@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -31,12 +32,18 @@ class Engine:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-# Several settings of each, for CPUs with bfloat16 instructions and without: the best of an engine counts.
+# Several settings of each: the best of an engine counts.
 ENGINES = {
     "ours, float32": Engine("tts_peer", "", "folder", {"dtype": "float32"}),
     "ours, bfloat16": Engine("tts_peer", "", "folder", {"dtype": "bfloat16"}),
     "transformers, float32": Engine("transformers_peer", "", "folder", {"dtype": "float32"}),
     "transformers, bfloat16": Engine("transformers_peer", "", "folder", {"dtype": "bfloat16"}),
+    "transformers, FlexAttention": Engine(
+        "transformers_peer", "", "folder", {"dtype": "float32", "attention": "flex_attention"}
+    ),
+    "transformers, continuous batching": Engine(
+        "continuous_batching_peer", "", "folder", {"dtype": "float32"}
+    ),
     "llama.cpp, F16": Engine("llama_cpp_peer", "llama.cpp", "F16", {"kv": "F16", "flash_attention": False}),
     "llama.cpp, BF16": Engine(
         "llama_cpp_peer", "llama.cpp", "BF16", {"kv": "BF16", "flash_attention": False}
@@ -50,6 +57,19 @@ ENGINES = {
     "vLLM, bfloat16": Engine("vllm_peer", "vllm", "folder", {"dtype": "bfloat16"}),
 }
 
+# The strongest of each engine, and those that join them where the CPU has bfloat16
+# instructions.
+USUAL = [
+    "ours, float32",
+    "ours, bfloat16",
+    "transformers, float32",
+    "llama.cpp, F16",
+    "OpenVINO, F16, f32 KV",
+    "OpenVINO, F16, u8 KV",
+    "OpenVINO, Q4_1, u8 KV",
+]
+USUAL_BFLOAT16 = ["transformers, bfloat16", "llama.cpp, BF16", "OpenVINO, F16, bf16 KV"]
+
 # The pip commands of each environment, one after the other, and environment variables for them.
 RECIPES: dict[str, list[list[str]]] = {
     "llama.cpp": [["install", "llama-cpp-python"]],
@@ -61,7 +81,13 @@ RECIPES: dict[str, list[list[str]]] = {
         ["uninstall", "-y", "torchvision", "torchaudio", "torchcodec"],
     ],
 }
-BUILD = {"CMAKE_ARGS": "-DGGML_NATIVE=ON", "CMAKE_BUILD_PARALLEL_LEVEL": "2"}
+# llama.cpp for this machine, without what only its tools and its image models need.
+CMAKE_ARGS = [
+    "-DGGML_NATIVE=ON",
+    "-DLLAVA_BUILD=OFF",
+    f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={HERE}/llama_cpp.cmake",
+]
+BUILD = {"CMAKE_ARGS": shlex.join(CMAKE_ARGS), "CMAKE_BUILD_PARALLEL_LEVEL": "2"}
 
 
 class PeerError(Exception):

@@ -1,4 +1,7 @@
-"""transformers: `generate` from a cache that holds the prompt once for each branch, prefilled once."""
+"""transformers: `generate` from a cache that holds the prompt once for each branch, prefilled once.
+
+With attention "flex_attention", decoding runs torch's compiled FlexAttention; the prefill stays torch's SDPA.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +11,45 @@ from typing import Any
 import torch
 import transformers
 from adapter import serve
-from transformers import AutoModelForCausalLM, DynamicCache, GgufConfig
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+
+
+def load(options: dict[str, Any]) -> PreTrainedModel:
+    model = AutoModelForCausalLM.from_pretrained(options["model"], dtype=getattr(torch, options["dtype"]))
+    return model.eval()
 
 
 class Transformers:
+    """options: model (a folder), dtype, attention (sdpa if missing)."""
+
     def __init__(self, options: dict[str, Any]) -> None:
-        dtype = getattr(torch, options["dtype"])
-        folder, _, file = options["model"].rpartition("/")
-        if file.endswith(".gguf"):
-            self.model = AutoModelForCausalLM.from_pretrained(
-                folder, gguf_file=file, dtype=dtype, quantization_config=GgufConfig(dequantize=True)
-            )
-        else:
-            self.model = AutoModelForCausalLM.from_pretrained(options["model"], dtype=dtype)
-        self.model.eval()
-        self.about = {"version": transformers.__version__, "weights": str(dtype), "kv": str(dtype)}
+        self.model = load(options)
+        self.attention = options.get("attention", "sdpa")
+        dtype = options["dtype"]
+        self.about = {"version": transformers.__version__, "weights": dtype, "kv": dtype}
+        self.about["attention"] = self.attention
+        if self.attention == "flex_attention":
+            # Where it compiles too often, it would go on uncompiled and many times slower.
+            torch._dynamo.config.recompile_limit = 64
+            torch._dynamo.config.fail_on_recompile_limit_hit = True
+            for branches in (
+                1,
+                2,
+                3,
+            ):  # one branch has a kernel of its own; from 3 on any number has the same
+                self.measure(list(range(1000, 1300)), branches, 4)  # more than one block of the mask
 
     def measure(self, prompt: list[int], branches: int, tokens: int) -> tuple[float, float]:
         ids = torch.tensor([prompt])
         cache = DynamicCache(config=self.model.config)
         with torch.inference_mode():
+            self.model.set_attn_implementation("sdpa")
             begin = time.perf_counter()
             self.model(ids[:, :-1], past_key_values=cache, logits_to_keep=1)
             prefill = time.perf_counter() - begin
             cache.batch_repeat_interleave(branches)
             rows = ids.expand(branches, -1)
+            self.model.set_attn_implementation(self.attention)
             begin = time.perf_counter()
             self.model.generate(
                 rows,

@@ -1,4 +1,4 @@
-"""vLLM on the CPU, eager, with its prefix cache. Decoding is the difference between two runs on the cached
+"""vLLM on the CPU, eager, with its prefix cache. Decoding is the difference between runs on the cached
 prompt."""
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import vllm
-from adapter import serve
+from adapter import difference, serve
 
 
 class Vllm:
@@ -26,8 +26,9 @@ class Vllm:
 
     def measure(self, prompt: list[int], branches: int, tokens: int) -> tuple[float, float]:
         prefill = self._run(prompt, 1, 1)
-        first = min(self._run(prompt, branches, 1) for _ in range(2))  # the very first takes longer
-        return prefill, self._run(prompt, branches, tokens + 1) - first
+        self._run(prompt, branches, 1)  # takes longer than the same once more
+        runs = [self._run(prompt, branches, count) for count in (1, tokens + 1, 1)]
+        return prefill, difference(*runs)
 
     def _run(self, prompt: list[int], branches: int, tokens: int) -> float:
         sampling = vllm.SamplingParams(
