@@ -57,8 +57,7 @@ ENGINES = {
     "vLLM, bfloat16": Engine("vllm_peer", "vllm", "folder", {"dtype": "bfloat16"}),
 }
 
-# The strongest of each engine, and those that join them where the CPU has bfloat16
-# instructions.
+# The strongest of each engine, and those that join them where the CPU has bfloat16 instructions.
 USUAL = [
     "ours, float32",
     "ours, bfloat16",
