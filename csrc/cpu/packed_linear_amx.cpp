@@ -64,7 +64,7 @@ void add_words(const uint32_t* x, int64_t x_stride, const uint32_t* panels, int6
 // The same for fewer than 16 words, those from `begin` on: copies with zeros behind them.
 template <int M, int N>
 void add_last_words(const LinearBlock& block, int rows, int64_t begin) {
-  uint32_t x[kBlockRows][kTileWords] = {}, panels[N][kTileWords][kPanelOutputs] = {};
+  alignas(64) uint32_t x[kBlockRows][kTileWords] = {}, panels[N][kTileWords][kPanelOutputs] = {};
   const auto words = static_cast<unsigned>(block.words - begin);
   for (int row = 0; row < rows; ++row) {
     __builtin_memcpy(x[row], block.x + row * block.x_stride + begin, 4 * words);
