@@ -76,7 +76,7 @@ const CpuIsa& default_level() {
 const std::vector<CpuIsa>& cpu_isa_levels() {
   static const std::vector<CpuIsa> levels = {
 #if defined(TTS_AMX)
-      {"amx", has_amx, avx512::kFloat32, avx512_bf16::kBFloat16, avx512::kInt8, avx512::kPageScores,
+      {"amx", has_amx, avx512::kFloat32, amx::kBFloat16, avx512::kInt8, avx512::kPageScores,
        avx512::kSampling, avx512::kLinearFloat32, amx::kLinearBFloat16, avx512::kRows},
 #endif
 #if defined(__x86_64__)

@@ -1,5 +1,6 @@
 // csrc/cpu/amx_tiles-inl.h for machines without AMX: tiles in memory, their arithmetic as the instruction set
-// manual gives it, and an end of the program where the processor would raise a fault.
+// manual gives it (but for denormals), and an end of the program where the processor would raise a fault.
+// Included after vec_avx512-inl.h.
 
 constexpr int kTileRows = 16, kTileWords = 16;
 
@@ -62,18 +63,15 @@ template <int kSum, int kA, int kB>
 void add_pair_products() {
   Tiles::expect(tiles.rows(kSum) == tiles.rows(kA) && tiles.row_words(kA) == tiles.rows(kB) &&
                 tiles.row_words(kSum) == tiles.row_words(kB));
-  const auto low = [](uint32_t word) { return __builtin_bit_cast(float, word << 16); };
-  const auto high = [](uint32_t word) { return __builtin_bit_cast(float, word & 0xffff0000u); };
+  Tiles::expect(tiles.row_words(kSum) == Vec::kLanes);
   for (int m = 0; m < tiles.rows(kSum); ++m) {
-    for (int n = 0; n < tiles.row_words(kSum); ++n) {
-      float even = 0.0f, odd = 0.0f;
-      for (int k = 0; k < tiles.row_words(kA); ++k) {
-        const uint32_t a = tiles.words[kA][m][k], b = tiles.words[kB][k][n];
-        even = __builtin_fmaf(low(a), low(b), even);
-        odd = __builtin_fmaf(high(a), high(b), odd);
-      }
-      uint32_t& sum = tiles.words[kSum][m][n];
-      sum = __builtin_bit_cast(uint32_t, __builtin_bit_cast(float, sum) + (even + odd));
+    Vec::F low = Vec::set1(0.0f), high = low;
+    for (int k = 0; k < tiles.row_words(kA); ++k) {
+      const Vec::F a = Vec::broadcast(&tiles.words[kA][m][k]), b = Vec::load(tiles.words[kB][k]);
+      low = Vec::fma(Vec::low_half(a), Vec::low_half(b), low);
+      high = Vec::fma(Vec::high_half(a), Vec::high_half(b), high);
     }
+    uint32_t* sum = tiles.words[kSum][m];
+    Vec::store(sum, Vec::add(Vec::load(sum), Vec::add(low, high)));
   }
 }
