@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_cases import LEVELS, make_case
+from attention_cases import LEVELS, PAIR_LEVELS, make_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import byte_tokenizer, tiny_model
@@ -106,7 +106,7 @@ def test_nobody_attends_to_an_evicted_page(data: st.DataObject, level: str, dtyp
         found = tree_attention(case.q, *case.pool.layer(0), plan, window=window, return_mass=True)
     finally:
         _core.set_cpu_isa(None)
-    pairs = level == "avx512_bf16" and dtype == torch.bfloat16
+    pairs = level in PAIR_LEVELS and dtype == torch.bfloat16
     tolerances = [
         {"rtol": 2**-8 if dtype == torch.bfloat16 else 1e-5, "atol": 2**-8 if pairs else 5e-5},
         {"rtol": 1e-6, "atol": 5e-5},

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from attention_cases import LEVELS
+from attention_cases import LEVELS, PAIR_LEVELS
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -30,9 +30,9 @@ def random(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def tolerance(x: Tensor, weight: Tensor, level: str) -> dict[str, float]:
-    """Sums of float32, term by term, whose size grows with the root of the terms; the level of bfloat16 pairs
-    rounds x, 2^-9 relative."""
-    rounds = level == "avx512_bf16" and weight.dtype == torch.bfloat16 and x.dtype == torch.float32
+    """Sums of float32, term by term, whose size grows with the root of the terms; levels of bfloat16 pairs
+    round x, 2^-9 relative."""
+    rounds = level in PAIR_LEVELS and weight.dtype == torch.bfloat16 and x.dtype == torch.float32
     return {"rtol": 0.0, "atol": 2**-8 * x.shape[1] ** 0.5 if rounds else 1e-6 * x.shape[1]}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from attention_cases import LEVELS, Case, make_case, random_cases, random_options
+from attention_cases import LEVELS, PAIR_LEVELS, Case, make_case, random_cases, random_options
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -48,7 +48,7 @@ def check(case: Case, chosen: Tensor | None, level: str, **options: float | None
     args = (case.q, case.k_slots, case.v_slots, case.tables, case.lengths, case.query_lens)
     expected = reference.tree_attention(*args, chosen=chosen, **options)
     bfloat16 = case.q.dtype == torch.bfloat16
-    pairs = bfloat16 and level == "avx512_bf16"
+    pairs = bfloat16 and level in PAIR_LEVELS
     torch.testing.assert_close(
         out.double(), expected[0], rtol=2**-8 if bfloat16 else 1e-5, atol=2**-8 if pairs else 2e-5
     )

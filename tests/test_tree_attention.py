@@ -10,7 +10,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attention_cases import LEVELS, PAGE, Case, live_slots, make_case, random_cases, random_options
+from attention_cases import (
+    LEVELS,
+    PAGE,
+    PAIR_LEVELS,
+    Case,
+    live_slots,
+    make_case,
+    random_cases,
+    random_options,
+)
 from hypothesis import given, settings
 
 from tts_kernels import KVPool, _core, plan, tree_attention
@@ -39,7 +48,7 @@ def check(case: Case, level: str, **options: float | None) -> None:
     out, lse = case.attend(**options)
     expected, expected_lse = case.expected(**options)
     bfloat16 = case.q.dtype == torch.bfloat16
-    pairs = bfloat16 and level == "avx512_bf16"
+    pairs = bfloat16 and level in PAIR_LEVELS
     torch.testing.assert_close(
         out.double(), expected, rtol=2**-8 if bfloat16 else 1e-5, atol=2**-8 if pairs else 2e-5
     )

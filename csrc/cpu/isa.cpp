@@ -3,6 +3,11 @@
 #include <atomic>
 #include <cstdlib>
 
+#if defined(TTS_AMX) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "common/error.h"
 
 namespace tts {
@@ -20,6 +25,26 @@ bool has_avx512_bf16() { return has_avx512(); }
 bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 #endif
+
+#if defined(TTS_AMX) && defined(TTS_EMULATE_BF16_DOT)
+bool has_amx() { return has_avx512(); }
+#elif defined(TTS_AMX)
+// Linux keeps the tiles of a process, of all its threads, once it has asked for that. Refused where the
+// kernel does not know them, or where a thread's signal stack is too small for them.
+bool may_use_tiles() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+bool has_amx() {
+  static const bool granted = has_avx512_bf16() && __builtin_cpu_supports("amx-tile") &&
+                              __builtin_cpu_supports("amx-bf16") && may_use_tiles();
+  return granted;
+}
+#endif
 bool always() { return true; }
 
 std::atomic<const CpuIsa*> forced{nullptr};
@@ -28,7 +53,8 @@ const CpuIsa& find_level(const char* argument, const std::string& name) {
   std::string known;
   for (const CpuIsa& level : cpu_isa_levels()) {
     if (level.name == name) {
-      require(level.supported(), argument, ": got '", name, "', which this CPU does not support");
+      require(level.supported(), argument, ": got '", name,
+              "', which this CPU, or its operating system, does not support");
       return level;
     }
     known += known.empty() ? level.name : std::string(", ") + level.name;
@@ -49,6 +75,10 @@ const CpuIsa& default_level() {
 
 const std::vector<CpuIsa>& cpu_isa_levels() {
   static const std::vector<CpuIsa> levels = {
+#if defined(TTS_AMX)
+      {"amx", has_amx, avx512::kFloat32, amx::kBFloat16, avx512::kInt8, avx512::kPageScores,
+       avx512::kSampling, avx512::kLinearFloat32, amx::kLinearBFloat16, avx512::kRows},
+#endif
 #if defined(__x86_64__)
       {"avx512_bf16", has_avx512_bf16, avx512::kFloat32, avx512_bf16::kBFloat16, avx512::kInt8,
        avx512::kPageScores, avx512::kSampling, avx512::kLinearFloat32, avx512_bf16::kLinearBFloat16,

@@ -1,5 +1,5 @@
-// Instruction-set levels of the CPU kernels. Each level is one translation unit compiled for its instruction
-// set; which one runs is decided at run time.
+// Instruction-set levels of the CPU kernels. Each level has translation units of its own, compiled for its
+// instruction set; which one runs is decided at run time.
 #pragma once
 
 #include <string>

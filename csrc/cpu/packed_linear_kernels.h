@@ -54,5 +54,8 @@ extern const LinearKernels kLinearFloat32, kLinearBFloat16;
 namespace avx512_bf16 {
 extern const LinearKernels kLinearBFloat16;
 }
+namespace amx {
+extern const LinearKernels kLinearBFloat16;
+}
 
 }  // namespace tts

@@ -97,6 +97,9 @@ struct Chunk {
   const ChunkScratch& scratch;
   const AttentionState& state;
   const int head_dim = task.kv.head_dim;
+#ifdef TTS_TILES
+  mutable AttentionTiles tiles{};
+#endif
 
   // A query sees the positions [first_visible, position].
   int first_visible(int query) const {
@@ -222,6 +225,13 @@ struct Chunk {
     float k_scales[kQuad];
     if constexpr (kInt8) get_scales(row, row_end, page, pages, count, k_scales);
     uint32_t* s = scratch.s + page % kTilePages * kPageSize;
+#ifdef TTS_TILES
+    if (head_dim % 32 == 0) {
+      tiles.set_scores(scratch.q + row * head_dim, row_end - row, head_dim, k, count, ahead,
+                       s + row * kTileTokens);
+      return;
+    }
+#endif
     for (int begin = 0; begin < q_words; begin += kBlockWords) {
       const int end = min_of(begin + kBlockWords, q_words);
       for (int r = row, rows, i = 0; r < row_end; r += rows, ++i) {
@@ -267,6 +277,13 @@ struct Chunk {
   template <Product kBy>
   void add_values(int row, int row_end, int p_word, const uint32_t* const* v, int count, int steps,
                   Ahead ahead = {}) const {
+#ifdef TTS_TILES
+    if (steps == kWordsPerPage) {
+      tiles.add_values(scratch.s + row * kTileTokens + p_word, row_end - row, v, count, head_dim, ahead,
+                       state.acc + row * head_dim);
+      return;
+    }
+#endif
     const int blocks = head_dim / 16, pass = kBlockWords / 16;
     for (int pass_begin = 0, pass_blocks; pass_begin < blocks; pass_begin += pass_blocks) {
       pass_blocks = even_part(blocks - pass_begin, pass);

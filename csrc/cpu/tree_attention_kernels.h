@@ -78,5 +78,8 @@ extern const AttentionKernels kFloat32, kBFloat16, kInt8;
 namespace avx512_bf16 {
 extern const AttentionKernels kBFloat16;
 }
+namespace amx {
+extern const AttentionKernels kBFloat16;
+}
 
 }  // namespace tts

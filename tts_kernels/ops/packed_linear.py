@@ -16,8 +16,8 @@ def packed_linear(x: Tensor, weight: PackedWeight, *, add_to: Tensor | None = No
     """x W^T + bias, or silu(x G^T) * (x U^T) where the weight is gated; on the CPU.
 
     A row's bits depend on that row and the weights only, not on how many rows there are. Sums are in float32.
-    bfloat16 weights are multiplied with x in float32, but at the level `avx512_bf16` with x rounded to
-    bfloat16.
+    bfloat16 weights are multiplied with x in float32, but at the levels `amx` and `avx512_bf16` with x
+    rounded to bfloat16.
 
     Args:
         x: float32 or bfloat16 [T, inputs], contiguous channels.

@@ -101,9 +101,9 @@ def tree_attention(
             of a KV head; 0 for pages that the query does not read.
         A query that reads no page has 0, -inf and 0.
 
-    Sums are float32. GPUs and the CPU level with a bfloat16 dot product (avx512_bf16) round probabilities
-    to the dtype of the values before they multiply them; other CPU levels, and all with int8 pages, keep them
-    in float32.
+    Sums are float32. GPUs and the CPU levels with a bfloat16 dot product (amx, avx512_bf16) round
+    probabilities to the dtype of the values before they multiply them; other CPU levels, and all with int8
+    pages, keep them in float32.
     Probabilities below 2**-125 of the largest are 0.
 
     Raises:
