@@ -70,7 +70,7 @@ void add_last_words(const LinearBlock& block, int rows, int64_t begin) {
     __builtin_memcpy(x[row], block.x + row * block.x_stride + begin, 4 * words);
   }
   for (int n = 0; n < N; ++n) {
-    __builtin_memcpy(panels[n], block.panels + (n * block.words + begin) * kPanelOutputs,
+    __builtin_memcpy(panels[n], block.panels + n * block.panel_stride + begin * kPanelOutputs,
                      4 * words * kPanelOutputs);
   }
   add_words<M, N>(x[0], kTileWords, panels[0][0], kTileWords * kPanelOutputs);
@@ -101,8 +101,7 @@ void multiply_block(const LinearBlock& block, int rows) {
   if constexpr (M > 1 && N > 1) zero_tile<3>();
   int64_t word = 0;
   for (; word + kTileWords <= block.words; word += kTileWords) {
-    add_words<M, N>(block.x + word, block.x_stride, block.panels + word * kPanelOutputs,
-                    block.words * kPanelOutputs);
+    add_words<M, N>(block.x + word, block.x_stride, block.panels + word * kPanelOutputs, block.panel_stride);
   }
   if (word < block.words) add_last_words<M, N>(block, rows, word);
 
