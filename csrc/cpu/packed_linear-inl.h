@@ -103,5 +103,6 @@ void multiply_panels(const LinearBlock& block, int rows, int num_panels) {
 
 template <Product kProduct>
 constexpr LinearKernels linear_kernels() {
-  return {kLinearRows, kLinearPanels, kProduct == Product::kPairs, multiply_panels<kProduct>};
+  return {kLinearRows, kLinearPanels, kProduct == Product::kPairs ? LinearX::kPairs : LinearX::kFloats,
+          multiply_panels<kProduct>};
 }

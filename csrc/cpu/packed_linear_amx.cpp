@@ -20,60 +20,60 @@ namespace {
 #include "cpu/amx_tiles-inl.h"
 // clang-format on
 
-constexpr int kMaxPanels = 2;
+constexpr int kMaxPanels = 8;
 constexpr int kBlockRows = 2 * kTileRows;
-constexpr int kMaxRows = 8 * kBlockRows;  // of a call, which sets the tiles up once or twice
 
-// Tile 2 m + n holds the sums of the m-th 16 rows and the n-th panel.
-constexpr int kX = 4, kWeights = 6;  // first of two tiles each
+// Sums are in the tiles 0 .. 3: of 32 rows x 2 panels in the order of rows, or of up to 16 rows x 4 panels.
+// Those behind hold 1 or 2 bands of 16 rows of x, then weights.
+constexpr int kX = 4;
 
 // For blocks of so many rows.
 TileShapes tile_shapes(int rows) {
+  const bool tall = rows > kTileRows;
   TileShapes shapes;
-  const auto set = [&](int tile, int tile_rows) {
+  for (int tile = 0; tile < 8; ++tile) {
+    const bool below = tall && (tile == 2 || tile == 3 || tile == kX + 1);  // of the second 16 rows
+    const bool weights = tile > (tall ? kX + 1 : kX);
+    const int tile_rows = weights ? kTileWords : below ? rows - kTileRows : min_of(rows, kTileRows);
     shapes.rows[tile] = static_cast<uint8_t>(tile_rows);
-    shapes.row_bytes[tile] = tile_rows > 0 ? 4 * kTileWords : 0;
-  };
-  for (int m = 0; m < 2; ++m) {
-    const int tile_rows = m == 0 ? min_of(rows, kTileRows) : max_of(rows - kTileRows, 0);
-    set(2 * m, tile_rows);
-    set(2 * m + 1, tile_rows);
-    set(kX + m, tile_rows);
-    set(kWeights + m, kTileWords);
+    shapes.row_bytes[tile] = 4 * kTileWords;
   }
   return shapes;
 }
 
-// Sums of M x N tiles += 16 words of x times 16 words of N panels, which lie `panel` words apart.
+// Sums of up to 16 M rows x N panels += 16 words of x times 16 words of the panels, which lie `panel` words
+// apart.
 template <int M, int N>
-void add_words(const uint32_t* x, int64_t x_stride, const uint32_t* panels, int64_t panel) {
-  load_tile<kX>(x, 4 * x_stride);
-  load_tile<kWeights>(panels, 4 * kPanelOutputs);
-  add_pair_products<0, kX, kWeights>();
+void add_words(const uint32_t* x, int64_t band, const uint32_t* panels, int64_t panel) {
+  constexpr int kW = kX + M;
+  load_tile<kX>(x, 4 * kTileWords);
+  load_tile<kW>(panels, 4 * kPanelOutputs);
+  add_pair_products<0, kX, kW>();
   if constexpr (N > 1) {
-    load_tile<kWeights + 1>(panels + panel, 4 * kPanelOutputs);
-    add_pair_products<1, kX, kWeights + 1>();
+    load_tile<kW + 1>(panels + panel, 4 * kPanelOutputs);
+    add_pair_products<1, kX, kW + 1>();
+  }
+  if constexpr (N > 2) {
+    load_tile<kW + 2>(panels + 2 * panel, 4 * kPanelOutputs);
+    add_pair_products<2, kX, kW + 2>();
+    load_tile<kW>(panels + 3 * panel, 4 * kPanelOutputs);
+    add_pair_products<3, kX, kW>();
   }
   if constexpr (M > 1) {
-    load_tile<kX + 1>(x + kTileRows * x_stride, 4 * x_stride);
-    add_pair_products<2, kX + 1, kWeights>();
-    if constexpr (N > 1) add_pair_products<3, kX + 1, kWeights + 1>();
+    load_tile<kX + 1>(x + band, 4 * kTileWords);
+    add_pair_products<2, kX + 1, kW>();
+    if constexpr (N > 1) add_pair_products<3, kX + 1, kW + 1>();
   }
 }
 
-// The same for fewer than 16 words, those from `begin` on: copies with zeros behind them.
+// The same for fewer than 16 words of the panels: copies with zeros behind them, as x has.
 template <int M, int N>
-void add_last_words(const LinearBlock& block, int rows, int64_t begin) {
-  alignas(64) uint32_t x[kBlockRows][kTileWords] = {}, panels[N][kTileWords][kPanelOutputs] = {};
-  const auto words = static_cast<unsigned>(block.words - begin);
-  for (int row = 0; row < rows; ++row) {
-    __builtin_memcpy(x[row], block.x + row * block.x_stride + begin, 4 * words);
-  }
+void add_last_words(const uint32_t* x, int64_t band, const uint32_t* panels, int64_t panel, int words) {
+  alignas(64) uint32_t padded[N][kTileWords][kPanelOutputs] = {};
   for (int n = 0; n < N; ++n) {
-    __builtin_memcpy(panels[n], block.panels + n * block.panel_stride + begin * kPanelOutputs,
-                     4 * words * kPanelOutputs);
+    __builtin_memcpy(padded[n], panels + n * panel, 4u * static_cast<unsigned>(words) * kPanelOutputs);
   }
-  add_words<M, N>(x[0], kTileWords, panels[0][0], kTileWords * kPanelOutputs);
+  add_words<M, N>(x, band, padded[0][0], kTileWords * kPanelOutputs);
 }
 
 template <int N>
@@ -84,7 +84,9 @@ void finish_row(const LinearBlock& block, const float* sums, float* out) {
     if (block.bias != nullptr) sum[n] = Vec::add(sum[n], Vec::load(block.bias + n * kPanelOutputs));
   }
   if (block.end == LinearEnd::kSwiGLU) {
-    Vec::store(out, Vec::mul(silu(sum[0]), sum[N - 1]));
+    for (int n = 0; n + 1 < N; n += 2, out += kPanelOutputs) {
+      Vec::store(out, Vec::mul(silu(sum[n]), sum[n + 1]));
+    }
     return;
   }
   for (int n = 0; n < N; ++n, out += kPanelOutputs) {
@@ -92,52 +94,74 @@ void finish_row(const LinearBlock& block, const float* sums, float* out) {
   }
 }
 
-// Up to 32 rows, 16 M at most, times N panels.
+// Up to 16 M rows times N panels.
 template <int M, int N>
 void multiply_block(const LinearBlock& block, int rows) {
   zero_tile<0>();
-  if constexpr (N > 1) zero_tile<1>();
-  if constexpr (M > 1) zero_tile<2>();
-  if constexpr (M > 1 && N > 1) zero_tile<3>();
-  int64_t word = 0;
-  for (; word + kTileWords <= block.words; word += kTileWords) {
-    add_words<M, N>(block.x + word, block.x_stride, block.panels + word * kPanelOutputs, block.panel_stride);
+  if constexpr (M * N > 1) zero_tile<M * N == 2 && M == 2 ? 2 : 1>();
+  if constexpr (M * N > 2) {
+    zero_tile<2>();
+    zero_tile<3>();
   }
-  if (word < block.words) add_last_words<M, N>(block, rows, word);
-
+  int word = 0;
+  const uint32_t* x = block.x;
+  for (; word + kTileWords <= block.words; word += kTileWords, x += kTileRows * kTileWords) {
+    add_words<M, N>(x, block.x_stride, block.panels + word * kPanelOutputs, block.panel_stride);
+  }
+  if (word < block.words) {
+    add_last_words<M, N>(x, block.x_stride, block.panels + word * kPanelOutputs, block.panel_stride,
+                         block.words - word);
+  }
   constexpr int kColumns = N * kPanelOutputs;
   alignas(64) float sums[M * kTileRows][kColumns];
   store_tile<0>(sums[0], sizeof(sums[0]));
   if constexpr (N > 1) store_tile<1>(sums[0] + kPanelOutputs, sizeof(sums[0]));
+  if constexpr (N > 2) {
+    store_tile<2>(sums[0] + 2 * kPanelOutputs, sizeof(sums[0]));
+    store_tile<3>(sums[0] + 3 * kPanelOutputs, sizeof(sums[0]));
+  }
   if constexpr (M > 1) store_tile<2>(sums[kTileRows], sizeof(sums[0]));
   if constexpr (M > 1 && N > 1) store_tile<3>(sums[kTileRows] + kPanelOutputs, sizeof(sums[0]));
   for (int row = 0; row < rows; ++row) finish_row<N>(block, sums[row], block.out + row * block.out_stride);
 }
 
-// Rows [begin, end) in blocks of `rows`.
-void multiply_blocks(const LinearBlock& all, int begin, int end, int rows, int num_panels) {
-  if (begin == end) return;
-  configure_tiles(tile_shapes(rows));
-  for (int row = begin; row < end; row += rows) {
+// One block of rows times the panels of a unit; while it stays in the L1 cache the panels stream by.
+template <int M, int N>
+void multiply_panels_of(LinearBlock block, int rows, int num_panels) {
+  const int64_t width = block.end == LinearEnd::kSwiGLU ? kPanelOutputs / 2 : kPanelOutputs;
+  for (int panel = 0, n; panel < num_panels; panel += n) {
+    n = num_panels - panel < N ? num_panels - panel : N;
+    if constexpr (N == 4) {
+      (n == 4 ? multiply_block<M, 4> : n == 3 ? multiply_block<M, 2> : n == 2 ? multiply_block<M, 2> : multiply_block<M, 1>)(block, rows);
+      if (n == 3) n = 2;
+    } else {
+      (n == 2 ? multiply_block<M, 2> : multiply_block<M, 1>)(block, rows);
+    }
+    block.panels += n * block.panel_stride;
+    block.out += n * width;
+    if (block.bias != nullptr) block.bias += n * kPanelOutputs;
+  }
+}
+
+void multiply_panels_tiled(const LinearBlock& all, int rows, int num_panels) {
+  for (int row = 0, configured = 0, n; row < rows; row += n) {
+    n = min_of(rows - row, kBlockRows);
+    if (n != configured) {
+      if (configured > 0) release_tiles();
+      configure_tiles(tile_shapes(n));
+      configured = n;
+    }
     LinearBlock block = all;
-    block.x += row * all.x_stride;
+    block.x += row / kTileRows * all.x_stride;
     block.out += row * all.out_stride;
-    const bool tall = rows > kTileRows, wide = num_panels > 1;
-    (tall   ? wide ? multiply_block<2, 2> : multiply_block<2, 1>
-     : wide ? multiply_block<1, 2>
-            : multiply_block<1, 1>)(block, rows);
+    (n > kTileRows ? multiply_panels_of<2, 2> : multiply_panels_of<1, 4>)(block, n, num_panels);
   }
   release_tiles();
 }
 
-void multiply_panels_tiled(const LinearBlock& block, int rows, int num_panels) {
-  const int rest = rows % kBlockRows;
-  multiply_blocks(block, 0, rows - rest, kBlockRows, num_panels);
-  multiply_blocks(block, rows - rest, rows, rest, num_panels);
-}
-
 }  // namespace
 
-constinit const LinearKernels kLinearBFloat16 = {kMaxRows, kMaxPanels, true, multiply_panels_tiled};
+constinit const LinearKernels kLinearBFloat16 = {kBlockRows, kMaxPanels, LinearX::kTiles,
+                                                 multiply_panels_tiled};
 
 }  // namespace tts::amx

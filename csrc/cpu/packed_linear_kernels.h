@@ -17,8 +17,8 @@ enum class LinearEnd : int {
 
 // A block of a product: words of rows of x times the same words of some panels.
 struct LinearBlock {
-  const uint32_t* x;  // [rows, x_stride] words: floats, or pairs of bfloat16 for kernels that multiply pairs
-  int64_t x_stride;
+  const uint32_t* x;  // as kernels.x says
+  int64_t x_stride;   // words from row to row; in tiles, from 16 rows to the next
   const uint32_t* panels;  // panel n begins at panels + n * panel_stride: [words][16]
   int64_t panel_stride;
   int words;
@@ -34,10 +34,17 @@ struct LinearBlock {
   LinearEnd end;
 };
 
+// How kernels read x.
+enum class LinearX : int {
+  kFloats,  // [rows, inputs]
+  kPairs,   // [rows, inputs / 2] pairs of bfloat16
+  kTiles,   // pairs in [rows / 16][pairs / 16] tiles of [16][16], zeros behind the last pair
+};
+
 struct LinearKernels {
   // Largest block that `multiply` takes.
   int max_rows, max_panels;
-  bool pairs;  // whether words of x hold two bfloat16
+  LinearX x;
   // num_panels is even for kSwiGLU.
   void (*multiply)(const LinearBlock& block, int rows, int num_panels);
 };
