@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t kRunWords = 64;
 constexpr int64_t kFirstRows = 96;  // at most; their sums, 24 KiB, and words of x stay in the L2 cache
 // Of x, which a unit reads again for each block of panels: half of an L2 cache.
-constexpr int64_t kUnitRowBytes = 1 << 19;
+constexpr int64_t kUnitRowBytes = 1 << 20;
 constexpr int64_t kTileRows = 16, kTileWords = 16;
 constexpr int64_t kSmall = 1 << 15;  // elements whose conversion is not worth waking threads
 
@@ -52,10 +52,11 @@ RowWords pack_rows(const PackedLinearTask& task, LinearX layout, std::vector<uin
   const bool pairs = layout != LinearX::kFloats, tiles = layout == LinearX::kTiles;
   const int64_t words = pairs ? task.inputs / 2 : task.inputs;
   const int64_t width = tiles ? rounded_up(words, kTileWords) : words;
-  memory.resize(static_cast<size_t>(rounded_up(task.rows, kTileRows) * width));
+  memory.resize(static_cast<size_t>(rounded_up(task.rows, kTileRows) * width) + 16);
+  uint32_t* const begin = reinterpret_cast<uint32_t*>(rounded_up(reinterpret_cast<int64_t>(memory.data()), 64));
   const int64_t bands = (task.rows + kTileRows - 1) / kTileRows;
   parallel_for(task.rows * task.inputs < kSmall ? 1 : num_threads, bands, [&](int64_t band) {
-    uint32_t* out = memory.data() + band * kTileRows * width;
+    uint32_t* out = begin + band * kTileRows * width;
     thread_local std::vector<uint32_t> whole;
     if (tiles) whole.assign(static_cast<size_t>(width), 0);
     const int64_t rows = std::min(kTileRows, task.rows - band * kTileRows);
@@ -67,7 +68,7 @@ RowWords pack_rows(const PackedLinearTask& task, LinearX layout, std::vector<uin
       }
     }
   });
-  return {memory.data(), tiles ? kTileRows * width : width};
+  return {begin, tiles ? kTileRows * width : width};
 }
 
 // Rows [begin, end) times the panels of a unit. The first rows take words in runs that stay in the L1 cache
