@@ -8,6 +8,7 @@
 #include "cpu/check_plan.h"
 #include "cpu/kv_ops.h"
 #include "cpu/packed_linear.h"
+#include "cpu/parallel.h"
 #include "cpu/row_ops.h"
 
 namespace tts {
@@ -22,96 +23,137 @@ T* shifted(T* data, int64_t bytes) {
   return data == nullptr ? nullptr : reinterpret_cast<T*>(reinterpret_cast<char*>(data) + bytes);
 }
 
-// Rows between the operators; each is written before it is read.
+// Rows between the operators, as long as all tokens; each is written before it is read.
 struct Scratch {
-  Scratch(const DecoderShape& shape, const DecoderLayer& layer, int64_t tokens) {
+  Scratch(const DecoderShape& shape, int64_t tokens) {
     const int64_t q_width = int64_t{shape.num_q_heads} * shape.head_dim;
     const int64_t kv_width = int64_t{shape.num_kv_heads} * shape.head_dim;
-    const int64_t sizes[] = {
-        shape.hidden,      columns(layer.qkv),        q_width, kv_width, kv_width, q_width,
-        shape.num_q_heads, columns(layer.gate_up) / 2};
-    float** const parts[] = {&normed, &qkv, &q, &k, &v, &attended, &lse, &gated};
-    int64_t total = 0;
-    for (int64_t size : sizes) total += tokens * size;
-    memory.reset(new float[static_cast<size_t>(total)]);
-    float* next = memory.get();
-    for (int i = 0; i < 8; ++i) {
-      *parts[i] = next;
-      next += tokens * sizes[i];
-    }
+    memory.reset(new float[static_cast<size_t>(tokens * (2 * (q_width + kv_width) + shape.num_q_heads))]);
+    q = memory.get();
+    k = q + tokens * q_width;
+    v = k + tokens * kv_width;
+    attended = v + tokens * kv_width;
+    lse = attended + tokens * q_width;
   }
 
   std::unique_ptr<float[]> memory;
-  float *normed, *qkv;            // [tokens, hidden], [tokens, columns of qkv]
-  float *q, *k, *v;               // [tokens, heads, head_dim] of row_dtype
-  float *attended, *lse, *gated;  // [tokens, heads, head_dim] of row_dtype; [tokens, heads]; [tokens, mlp]
+  float *q, *k, *v, *attended;  // [tokens, heads, head_dim] of row_dtype
+  float* lse;                   // [tokens, heads]
+};
+
+// Tokens that go through the operators between two attentions together. So few, and on one thread, that what
+// one operator writes the next one finds in the L2 cache; so many that weights are not read too often.
+constexpr int64_t kMinChunk = 128, kMaxChunk = 256;
+
+struct Chunk {
+  int64_t begin, tokens;
+  int threads;
+  float* normed;  // [tokens, hidden]
+  float* wide;    // [tokens, columns of qkv or of gate_up / 2]
 };
 
 std::atomic<int64_t> nanoseconds[4];  // by LayerPart
 
-// Counts the time from one call to the next as that of a part.
+// Counts the time from one call to the next as that of a part; `threads` do so at once.
 class Stopwatch {
  public:
+  explicit Stopwatch(int threads = 1) : threads_(threads) {}
+
   void lap(LayerPart part) {
     const auto now = std::chrono::steady_clock::now();
     const auto passed = std::chrono::duration_cast<std::chrono::nanoseconds>(now - last_);
-    nanoseconds[static_cast<int>(part)].fetch_add(passed.count(), std::memory_order_relaxed);
+    nanoseconds[static_cast<int>(part)].fetch_add(passed.count() / threads_, std::memory_order_relaxed);
     last_ = now;
   }
 
  private:
+  const int threads_;
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
 class Layers {
  public:
-  Layers(const DecoderShape& shape, const DecoderLayer& first, const DecoderStep& step, float* x,
-         int num_threads)
-      : shape_(shape),
-        step_(step),
-        x_(x),
-        threads_(num_threads),
-        rows_(shape, first, step.plan.num_queries) {}
+  Layers(const DecoderShape& shape, const DecoderStep& step, float* x, int num_threads)
+      : shape_(shape), step_(step), x_(x), threads_(num_threads), rows_(shape, step.plan.num_queries) {}
 
   void run(int64_t index, const DecoderLayer& layer) {
-    const int64_t q_width = int64_t{shape_.num_q_heads} * shape_.head_dim;
-    norm(layer.input_norm);
-    multiply(layer.qkv, rows_.normed, DType::kFloat32, shape_.hidden, rows_.qkv, LinearEnd::kStore);
+    for_each_chunk(columns(layer.qkv), [&](const Chunk& chunk) { before_attention(layer, chunk); });
     attend(index, layer);
-    multiply(layer.o, rows_.attended, step_.row_dtype, q_width, x_, LinearEnd::kAdd);
-    norm(layer.mlp_norm);
-    multiply(layer.gate_up, rows_.normed, DType::kFloat32, shape_.hidden, rows_.gated, LinearEnd::kSwiGLU);
-    multiply(layer.down, rows_.gated, DType::kFloat32, columns(layer.gate_up) / 2, x_, LinearEnd::kAdd);
+    for_each_chunk(columns(layer.gate_up) / 2, [&](const Chunk& chunk) { after_attention(layer, chunk); });
   }
 
  private:
   int64_t tokens() const { return step_.plan.num_queries; }
 
-  void norm(const float* weight) {
-    rms_norm(x_, shape_.hidden, weight, tokens(), shape_.hidden, shape_.eps, rows_.normed, threads_);
-    watch_.lap(LayerPart::kNormsAndRotary);
+  // Chunks of even length on a thread each, or, where they would be too short, one chunk on all threads.
+  template <class Body>
+  void for_each_chunk(int64_t width, const Body& body) const {
+    const int64_t turns = (tokens() + kMaxChunk * threads_ - 1) / (kMaxChunk * threads_);
+    const int64_t chunks = tokens() < kMinChunk * threads_ ? 1 : turns * threads_;
+    parallel_for(threads_, chunks, [&](int64_t i) {
+      const int64_t begin = i * tokens() / chunks, count = (i + 1) * tokens() / chunks - begin;
+      thread_local std::vector<float> memory;
+      const size_t floats = static_cast<size_t>(count * (shape_.hidden + width));
+      if (memory.size() < floats) memory.resize(floats);
+      body({begin, count, chunks == 1 ? threads_ : 1, memory.data(), memory.data() + count * shape_.hidden});
+    });
   }
 
-  void multiply(const PackedMatrix& weight, const void* x, DType x_dtype, int64_t inputs, float* out,
-                LinearEnd end) {
-    const int64_t out_columns = columns(weight) / (end == LinearEnd::kSwiGLU ? 2 : 1);
-    packed_linear({x, x_dtype, tokens(), inputs, inputs, weight.panels, shape_.weight_dtype,
-                   weight.num_panels, weight.bias, out, out_columns, end},
-                  threads_);
-    watch_.lap(LayerPart::kProducts);
-  }
-
-  void attend(int64_t index, const DecoderLayer& layer) {
+  void before_attention(const DecoderLayer& layer, const Chunk& chunk) const {
+    Stopwatch watch(chunk.threads == 1 ? threads_ : 1);
     const int q_heads = shape_.num_q_heads, kv_heads = shape_.num_kv_heads, d = shape_.head_dim;
-    rotate_qkv({rows_.qkv, tokens(), columns(layer.qkv), q_heads, kv_heads, d, step_.cos, step_.sin,
-                layer.q_norm, layer.k_norm, shape_.eps, step_.row_dtype, rows_.q, rows_.k, rows_.v},
-               threads_);
-    watch_.lap(LayerPart::kNormsAndRotary);
+    norm(layer.input_norm, chunk, watch);
+    multiply(layer.qkv, chunk.normed, DType::kFloat32, shape_.hidden, chunk, chunk.wide, LinearEnd::kStore,
+             watch);
+    const int64_t kv_row = chunk.begin * kv_heads * d;
+    rotate_qkv(
+        {chunk.wide, chunk.tokens, columns(layer.qkv), q_heads, kv_heads, d, step_.cos + chunk.begin * d,
+         step_.sin + chunk.begin * d, layer.q_norm, layer.k_norm, shape_.eps, step_.row_dtype,
+         row_at(rows_.q, chunk.begin * q_heads * d), row_at(rows_.k, kv_row), row_at(rows_.v, kv_row)},
+        chunk.threads);
+    watch.lap(LayerPart::kNormsAndRotary);
+  }
+
+  void after_attention(const DecoderLayer& layer, const Chunk& chunk) const {
+    Stopwatch watch(chunk.threads == 1 ? threads_ : 1);
+    const int64_t q_width = int64_t{shape_.num_q_heads} * shape_.head_dim;
+    float* const x = x_ + chunk.begin * shape_.hidden;
+    multiply(layer.o, row_at(rows_.attended, chunk.begin * q_width), step_.row_dtype, q_width, chunk, x,
+             LinearEnd::kAdd, watch);
+    norm(layer.mlp_norm, chunk, watch);
+    multiply(layer.gate_up, chunk.normed, DType::kFloat32, shape_.hidden, chunk, chunk.wide,
+             LinearEnd::kSwiGLU, watch);
+    multiply(layer.down, chunk.wide, DType::kFloat32, columns(layer.gate_up) / 2, chunk, x, LinearEnd::kAdd,
+             watch);
+  }
+
+  float* row_at(float* rows, int64_t element) const {
+    return shifted(rows, element * element_bytes(step_.row_dtype));
+  }
+
+  void norm(const float* weight, const Chunk& chunk, Stopwatch& watch) const {
+    rms_norm(x_ + chunk.begin * shape_.hidden, shape_.hidden, weight, chunk.tokens, shape_.hidden, shape_.eps,
+             chunk.normed, chunk.threads);
+    watch.lap(LayerPart::kNormsAndRotary);
+  }
+
+  void multiply(const PackedMatrix& weight, const void* x, DType x_dtype, int64_t inputs, const Chunk& chunk,
+                float* out, LinearEnd end, Stopwatch& watch) const {
+    const int64_t out_columns = columns(weight) / (end == LinearEnd::kSwiGLU ? 2 : 1);
+    packed_linear({x, x_dtype, chunk.tokens, inputs, inputs, weight.panels, shape_.weight_dtype,
+                   weight.num_panels, weight.bias, out, out_columns, end},
+                  chunk.threads);
+    watch.lap(LayerPart::kProducts);
+  }
+
+  void attend(int64_t index, const DecoderLayer& layer) const {
+    Stopwatch watch;
+    const int q_heads = shape_.num_q_heads, kv_heads = shape_.num_kv_heads, d = shape_.head_dim;
     const KVView kv = pages(index);
     const TokenRows k{rows_.k, int64_t{kv_heads} * d, d, step_.row_dtype};
     const TokenRows v{rows_.v, int64_t{kv_heads} * d, d, step_.row_dtype};
     append_kv(kv, k, v, step_.slots, tokens(), summaries(index), threads_);
-    watch_.lap(LayerPart::kAppend);
+    watch.lap(LayerPart::kAppend);
     TreeAttentionParams params{};
     params.kv = kv;
     params.plan = step_.plan;
@@ -125,7 +167,7 @@ class Layers {
     params.scale = layer.scale;
     params.window = layer.window;
     tree_attention(params, threads_);
-    watch_.lap(LayerPart::kAttention);
+    watch.lap(LayerPart::kAttention);
   }
 
   KVView pages(int64_t index) const {
@@ -149,7 +191,6 @@ class Layers {
   float* const x_;
   const int threads_;
   const Scratch rows_;
-  Stopwatch watch_;
 };
 
 }  // namespace
@@ -165,7 +206,7 @@ void decoder_layers(const DecoderShape& shape, const std::vector<DecoderLayer>& 
   check_slots(step.kv, step.slots, step.plan.num_queries);
   check_plan(step.plan, step.kv.num_pages);
   if (step.plan.num_queries == 0 || layers.empty()) return;
-  Layers run(shape, layers.front(), step, x, num_threads);
+  Layers run(shape, step, x, num_threads);
   for (size_t i = 0; i < layers.size(); ++i) run.run(static_cast<int64_t>(i), layers[i]);
 }
 

@@ -155,6 +155,9 @@ void value_block(const uint32_t* p, const uint32_t* const* v, int num_pages, int
   }
 }
 
+inline int min_of(int a, int b) { return a < b ? a : b; }
+inline int max_of(int a, int b) { return a > b ? a : b; }
+
 // Largest part not above `limit` when `n` is cut into the fewest parts, as even as they come: 8 rows are 4 +
 // 4, not 6 + 2, because a small block cannot hide the latency of its sums.
 inline int even_part(int n, int limit) {

@@ -53,7 +53,8 @@ RowWords pack_rows(const PackedLinearTask& task, LinearX layout, std::vector<uin
   const int64_t words = pairs ? task.inputs / 2 : task.inputs;
   const int64_t width = tiles ? rounded_up(words, kTileWords) : words;
   memory.resize(static_cast<size_t>(rounded_up(task.rows, kTileRows) * width) + 16);
-  uint32_t* const begin = reinterpret_cast<uint32_t*>(rounded_up(reinterpret_cast<int64_t>(memory.data()), 64));
+  uint32_t* const begin =
+      reinterpret_cast<uint32_t*>(rounded_up(reinterpret_cast<int64_t>(memory.data()), 64));
   const int64_t bands = (task.rows + kTileRows - 1) / kTileRows;
   parallel_for(task.rows * task.inputs < kSmall ? 1 : num_threads, bands, [&](int64_t band) {
     uint32_t* out = begin + band * kTileRows * width;
@@ -119,12 +120,12 @@ void packed_linear(const PackedLinearTask& task, int num_threads) {
   // A unit is a block of rows times a block of panels, whose weights are read from memory once, and then from
   // the cache. Blocks of panels are as many as threads can share evenly, and even: gate and up stay together.
   const int64_t x_words = kernels.x == LinearX::kFloats ? task.inputs : task.inputs / 2;
-  const int64_t unit_rows = std::max(kUnitRowBytes / (4 * x_words) / kernels.max_rows, int64_t{1}) *
-                            kernels.max_rows;
+  const int64_t unit_rows =
+      std::max(kUnitRowBytes / (4 * x_words) / kernels.max_rows, int64_t{1}) * kernels.max_rows;
   const int64_t row_units = (task.rows + unit_rows - 1) / unit_rows;
   const int64_t pairs = (task.num_panels + 1) / 2;
-  const int64_t panel_units =
-      std::min(rounded_up((task.num_panels + kernels.max_panels - 1) / kernels.max_panels, num_threads), pairs);
+  const int64_t panel_units = std::min(
+      rounded_up((task.num_panels + kernels.max_panels - 1) / kernels.max_panels, num_threads), pairs);
   parallel_for(num_threads, row_units * panel_units, [&](int64_t unit) {
     const int64_t begin = unit / panel_units * unit_rows, end = std::min(begin + unit_rows, task.rows);
     const int64_t u = unit % panel_units, first = 2 * (u * pairs / panel_units);

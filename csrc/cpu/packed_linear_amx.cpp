@@ -132,7 +132,10 @@ void multiply_panels_of(LinearBlock block, int rows, int num_panels) {
   for (int panel = 0, n; panel < num_panels; panel += n) {
     n = num_panels - panel < N ? num_panels - panel : N;
     if constexpr (N == 4) {
-      (n == 4 ? multiply_block<M, 4> : n == 3 ? multiply_block<M, 2> : n == 2 ? multiply_block<M, 2> : multiply_block<M, 1>)(block, rows);
+      (n == 4   ? multiply_block<M, 4>
+       : n == 3 ? multiply_block<M, 2>
+       : n == 2 ? multiply_block<M, 2>
+                : multiply_block<M, 1>)(block, rows);
       if (n == 3) n = 2;
     } else {
       (n == 2 ? multiply_block<M, 2> : multiply_block<M, 1>)(block, rows);

@@ -17,8 +17,8 @@ enum class LinearEnd : int {
 
 // A block of a product: words of rows of x times the same words of some panels.
 struct LinearBlock {
-  const uint32_t* x;  // as kernels.x says
-  int64_t x_stride;   // words from row to row; in tiles, from 16 rows to the next
+  const uint32_t* x;       // as kernels.x says
+  int64_t x_stride;        // words from row to row; in tiles, from 16 rows to the next
   const uint32_t* panels;  // panel n begins at panels + n * panel_stride: [words][16]
   int64_t panel_stride;
   int words;

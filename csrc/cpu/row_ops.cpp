@@ -11,14 +11,22 @@ namespace {
 
 // Floats below which waking threads costs more than the work.
 constexpr int64_t kSmall = 1 << 15;
+constexpr int64_t kBand = 16;  // rows that a thread takes at once
+
+template <class Body>
+void for_rows(int64_t rows, int64_t floats, int num_threads, const Body& body) {
+  parallel_for(floats < kSmall ? 1 : num_threads, (rows + kBand - 1) / kBand, [&](int64_t band) {
+    for (int64_t row = band * kBand; row < std::min(rows, (band + 1) * kBand); ++row) body(row);
+  });
+}
 
 }  // namespace
 
 void rms_norm(const float* x, int64_t x_stride, const float* weight, int64_t rows, int64_t n, float eps,
               float* out, int num_threads) {
   const RowKernels& kernels = cpu_isa().rows;
-  parallel_for(rows * n < kSmall ? 1 : num_threads, rows,
-               [&](int64_t row) { kernels.rms_norm(x + row * x_stride, weight, n, eps, out + row * n); });
+  for_rows(rows, rows * n, num_threads,
+           [&](int64_t row) { kernels.rms_norm(x + row * x_stride, weight, n, eps, out + row * n); });
 }
 
 void rotate_qkv(const RotateTask& task, int num_threads) {
@@ -27,7 +35,7 @@ void rotate_qkv(const RotateTask& task, int num_threads) {
           kMaxHeadDim);
   const RowKernels& kernels = cpu_isa().rows;
   const bool bfloat16 = task.dtype == DType::kBFloat16;
-  parallel_for(task.tokens * heads * d < kSmall ? 1 : num_threads, task.tokens, [&](int64_t token) {
+  for_rows(task.tokens, task.tokens * heads * d, num_threads, [&](int64_t token) {
     const float *cos = task.cos + token * d, *sin = task.sin + token * d;
     float normed[kMaxHeadDim], rotated[kMaxHeadDim];
     for (int h = 0; h < heads; ++h) {

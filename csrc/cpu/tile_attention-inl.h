@@ -21,12 +21,14 @@ inline void for_sums(const Body& body) {
   body(TileTag<N - 1>{});
 }
 
+inline void fetch(const uint32_t* line) { __builtin_prefetch(line, 0, 2); }
+
 // Scores of up to 16 rows against N pages.
 struct ScoreBand {
   const uint32_t* q;
   int head_dim;
   const uint32_t* const* k;
-  Ahead ahead;
+  const uint32_t* const* ahead;  // pages to fetch meanwhile; null: none
   uint32_t* s;
 
   template <int N>
@@ -37,8 +39,8 @@ struct ScoreBand {
       for_sums<N>([&](auto n) {
         load_tile<kKTile>(k[n.kIndex] + word * kPageSize, 4 * kPageSize);
         add_pair_products<n.kIndex, kQTile, kKTile>();
-        if (ahead.pages == nullptr) return;
-        for (int i = 0; i < kTileWords; ++i) ahead.fetch(n.kIndex, (word + i) * kPageSize);
+        if (ahead == nullptr) return;
+        for (int i = 0; i < kTileWords; ++i) fetch(ahead[n.kIndex] + (word + i) * kPageSize);
       });
     }
     for_sums<N>([&](auto n) { store_tile<n.kIndex>(s + n.kIndex * kPageSize, 4 * kTileTokens); });
@@ -50,7 +52,7 @@ struct ValueBand {
   const uint32_t* p;
   const uint32_t* const* v;
   int num_pages, channel, head_dim;
-  Ahead ahead;
+  const uint32_t* const* ahead;  // as in ScoreBand
   float* acc;
 
   template <int N>
@@ -62,8 +64,8 @@ struct ValueBand {
         const int column = channel + n.kIndex * 16;
         load_tile<kVTile>(v[page] + column, 4 * head_dim);
         add_pair_products<n.kIndex, kPTile, kVTile>();
-        if (ahead.pages == nullptr) return;
-        for (int i = 0; i < kPageSteps; ++i) ahead.fetch(page, i * head_dim + column);
+        if (ahead == nullptr) return;
+        for (int i = 0; i < kPageSteps; ++i) fetch(ahead[page] + i * head_dim + column);
       });
     }
     for_sums<N>([&](auto n) { store_tile<n.kIndex>(acc + n.kIndex * 16, 4 * head_dim); });
@@ -79,23 +81,27 @@ class AttentionTiles {
     if (rows_ > 0) release_tiles();
   }
 
-  // s[r][16 n + t] = q[r] . k[n][.][t]; head_dim is a multiple of 32. `ahead`: as in score_block.
+  // s[r][16 n + t] = q[r] . k[n][.][t]; head_dim is a multiple of 32. `ahead`: as many pages, or null.
   void set_scores(const uint32_t* q, int rows, int head_dim, const uint32_t* const* k, int num_pages,
-                  Ahead ahead, uint32_t* s) {
-    for (int row = 0; row < rows; row += kTileRows, ahead = {}) {
+                  const uint32_t* const* ahead, uint32_t* s) {
+    for (int row = 0; row < rows; row += kTileRows, ahead = nullptr) {
       use(rows - row);
-      with_rows<kTilesAbreast>(num_pages,
-                               ScoreBand{q + row * head_dim, head_dim, k, ahead, s + row * kTileTokens});
+      for (int page = 0, n; page < num_pages; page += n) {
+        n = even_part(num_pages - page, kTilesAbreast);
+        with_rows<kTilesAbreast>(
+            n, ScoreBand{q + row * head_dim, head_dim, k + page, ahead == nullptr ? nullptr : ahead + page,
+                         s + row * kTileTokens + page * kPageSize});
+      }
     }
   }
 
   // acc[r] += p[r] V over the pages.
   void add_values(const uint32_t* p, int rows, const uint32_t* const* v, int num_pages, int head_dim,
-                  Ahead ahead, float* acc) {
-    for (int row = 0; row < rows; row += kTileRows, ahead = {}) {
+                  const uint32_t* const* ahead, float* acc) {
+    for (int row = 0; row < rows; row += kTileRows, ahead = nullptr) {
       use(rows - row);
       for (int channel = 0, n; channel < head_dim; channel += 16 * n) {
-        n = (head_dim - channel) / 16 < kTilesAbreast ? (head_dim - channel) / 16 : kTilesAbreast;
+        n = min_of((head_dim - channel) / 16, kTilesAbreast);
         with_rows<kTilesAbreast>(n, ValueBand{p + row * kTileTokens, v, num_pages, channel, head_dim, ahead,
                                               acc + row * head_dim + channel});
       }

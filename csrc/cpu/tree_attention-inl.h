@@ -18,14 +18,15 @@ enum class Storage {
   kInt8,          // int8 converted to float, once for all rows, or for few rows in registers
 };
 
-constexpr int kThinRows = 8;     // up to so many rows, widening a page beforehand does not pay
-constexpr int kQuad = 4;         // pages prepared together
+constexpr int kThinRows = 8;  // up to so many rows, widening a page beforehand does not pay
+#ifdef TTS_TILES
+constexpr int kQuad = 16;
+#else
+constexpr int kQuad = 4;  // pages prepared together
+#endif
 constexpr int kBlockWords = 64;  // words of a row (S) or channels (P V) per pass: kQuad pages of them fit L1
 
 using F = Vec::F;
-
-inline int min_of(int a, int b) { return a < b ? a : b; }
-inline int max_of(int a, int b) { return a > b ? a : b; }
 
 // 2^x for x <= 0 (a little above is fine) to about 1.3 ulp, 0 below 2^-125: no denormals. 2^0 is 1; NaN stays
 // NaN.
@@ -227,7 +228,7 @@ struct Chunk {
     uint32_t* s = scratch.s + page % kTilePages * kPageSize;
 #ifdef TTS_TILES
     if (head_dim % 32 == 0) {
-      tiles.set_scores(scratch.q + row * head_dim, row_end - row, head_dim, k, count, ahead,
+      tiles.set_scores(scratch.q + row * head_dim, row_end - row, head_dim, k, count, ahead.pages,
                        s + row * kTileTokens);
       return;
     }
@@ -279,7 +280,7 @@ struct Chunk {
                   Ahead ahead = {}) const {
 #ifdef TTS_TILES
     if (steps == kWordsPerPage) {
-      tiles.add_values(scratch.s + row * kTileTokens + p_word, row_end - row, v, count, head_dim, ahead,
+      tiles.add_values(scratch.s + row * kTileTokens + p_word, row_end - row, v, count, head_dim, ahead.pages,
                        state.acc + row * head_dim);
       return;
     }
@@ -310,7 +311,7 @@ struct Chunk {
       add(begin, v + begin * head_dim, end - begin);
     } else {
       // A pair of which one token is visible is multiplied as a copy with the other zeroed.
-      uint32_t* masked = scratch.operands + kQuad * kPageSize * head_dim;
+      uint32_t* masked = scratch.operands + 4 * kPageSize * head_dim;
       const auto add_half = [&](int pair, uint32_t mask) {
         for (int c = 0; c < head_dim; ++c) masked[c] = v[pair * head_dim + c] & mask;
         add(pair, masked, 1);
@@ -334,39 +335,47 @@ struct Chunk {
 
   void add_quad(const Quad& quad, const uint32_t* const* v, Ahead ahead) const {
     const Segment& segment = *quad.segment;
-    const bool is_thin = thin(segment);
-    const int page = quad.page, page_end = page + quad.count, p_word = page % kTilePages * kWordsPerPage;
-    for (int query = segment.query_begin; query < segment.query_end;) {
-      int run_end = query;
-      while (run_end < segment.query_end && sees_all(run_end, page, page_end)) ++run_end;
-      if (run_end > query) {
-        with_product(is_thin, [&](auto product) {
-          add_values<product.kValue>(row_of(query), row_of(run_end), p_word, v, quad.count, kWordsPerPage,
-                                     ahead);
-        });
+    const auto sees_quad = [&](int query) { return sees_all(query, quad.page, quad.page + quad.count); };
+    for (int query = segment.query_begin, end; query < segment.query_end; query = end) {
+      const bool all = sees_quad(query);
+      for (end = query + 1; end < segment.query_end && sees_quad(end) == all;) ++end;
+      if (all) {
+        add_pages(segment, query, end, quad.page, v, quad.count, ahead);
         ahead = {};
-        query = run_end;
         continue;
       }
-      for (int j = 0; j < quad.count; ++j) add_page(query, page + j, v[j], is_thin);
-      ++query;
+      for (int j = 0; j < quad.count; ++j) add_page(segment, query, end, quad.page + j, v[j]);
     }
   }
 
-  // Of a query that sees part of a quad: the tokens of one of its pages.
-  void add_page(int query, int page, const uint32_t* v, bool is_thin) const {
-    if (sees_all(query, page, page + 1)) {
-      with_product(is_thin, [&](auto product) {
-        add_values<product.kValue>(row_of(query), row_of(query + 1), page % kTilePages * kWordsPerPage, &v, 1,
-                                   kWordsPerPage);
-      });
-      return;
+  // For queries that see all of these pages.
+  void add_pages(const Segment& segment, int query, int query_end, int page, const uint32_t* const* v,
+                 int count, Ahead ahead = {}) const {
+    with_product(thin(segment), [&](auto product) {
+      add_values<product.kValue>(row_of(query), row_of(query_end), page % kTilePages * kWordsPerPage, v,
+                                 count, kWordsPerPage, ahead);
+    });
+  }
+
+  // For queries some of which see a page in part, or not at all.
+  void add_page(const Segment& segment, int query, int query_end, int page, const uint32_t* v) const {
+    for (int end; query < query_end; query = end) {
+      for (end = query; end < query_end && sees_all(end, page, page + 1);) ++end;
+      if (end > query) {
+        add_pages(segment, query, end, page, &v, 1);
+      } else {
+        add_part(segment, end++, page, v);
+      }
     }
+  }
+
+  // The tokens of a page that a query sees.
+  void add_part(const Segment& segment, int query, int page, const uint32_t* v) const {
     const int begin = max_of(first_visible(query) - page * kPageSize, 0);
     const int end = min_of(task.position[query] + 1 - page * kPageSize, kPageSize);
     if (begin >= end) return;
-    if (is_thin) {
-      uint32_t* wide = scratch.operands + kQuad * kPageSize * head_dim;
+    if (thin(segment)) {
+      uint32_t* wide = scratch.operands + 4 * kPageSize * head_dim;
       widen_v(v, wide);
       v = wide;
     }
