@@ -84,33 +84,40 @@ class AttentionTiles {
   // s[r][16 n + t] = q[r] . k[n][.][t]; head_dim is a multiple of 32. `ahead`: as many pages, or null.
   void set_scores(const uint32_t* q, int rows, int head_dim, const uint32_t* const* k, int num_pages,
                   const uint32_t* const* ahead, uint32_t* s) {
-    for (int row = 0; row < rows; row += kTileRows, ahead = nullptr) {
-      use(rows - row);
-      for (int page = 0, n; page < num_pages; page += n) {
-        n = even_part(num_pages - page, kTilesAbreast);
-        with_rows<kTilesAbreast>(
-            n, ScoreBand{q + row * head_dim, head_dim, k + page, ahead == nullptr ? nullptr : ahead + page,
-                         s + row * kTileTokens + page * kPageSize});
-      }
+    for (int page = 0, n; page < num_pages; page += n) {
+      n = even_part(num_pages - page, kTilesAbreast);
+      for_bands(rows, [&](int row) {
+        with_rows<kTilesAbreast>(n, ScoreBand{q + row * head_dim, head_dim, k + page,
+                                              row > 0 || ahead == nullptr ? nullptr : ahead + page,
+                                              s + row * kTileTokens + page * kPageSize});
+      });
     }
   }
 
   // acc[r] += p[r] V over the pages.
   void add_values(const uint32_t* p, int rows, const uint32_t* const* v, int num_pages, int head_dim,
                   const uint32_t* const* ahead, float* acc) {
-    for (int row = 0; row < rows; row += kTileRows, ahead = nullptr) {
-      use(rows - row);
-      for (int channel = 0, n; channel < head_dim; channel += 16 * n) {
-        n = min_of((head_dim - channel) / 16, kTilesAbreast);
-        with_rows<kTilesAbreast>(n, ValueBand{p + row * kTileTokens, v, num_pages, channel, head_dim, ahead,
-                                              acc + row * head_dim + channel});
-      }
+    for (int channel = 0, n; channel < head_dim; channel += 16 * n) {
+      n = min_of((head_dim - channel) / 16, kTilesAbreast);
+      for_bands(rows, [&](int row) {
+        with_rows<kTilesAbreast>(n, ValueBand{p + row * kTileTokens, v, num_pages, channel, head_dim,
+                                              row > 0 ? nullptr : ahead, acc + row * head_dim + channel});
+      });
     }
   }
 
  private:
+  // Calls body(row) for the first row of each band, of even length, so that few bands need other shapes.
+  template <class Body>
+  void for_bands(int rows, const Body& body) {
+    for (int row = 0, band; row < rows; row += band) {
+      band = even_part(rows - row, kTileRows);
+      use(band);
+      body(row);
+    }
+  }
+
   void use(int rows) {
-    if (rows > kTileRows) rows = kTileRows;
     if (rows == rows_) return;
     if (rows_ > 0) release_tiles();
     rows_ = rows;

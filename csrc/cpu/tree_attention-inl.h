@@ -20,7 +20,7 @@ enum class Storage {
 
 constexpr int kThinRows = 8;  // up to so many rows, widening a page beforehand does not pay
 #ifdef TTS_TILES
-constexpr int kQuad = 16;
+constexpr int kQuad = 4;
 #else
 constexpr int kQuad = 4;  // pages prepared together
 #endif
