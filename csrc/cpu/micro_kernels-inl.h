@@ -88,7 +88,7 @@ void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int 
   for (int r = 0; r < M; ++r) {
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) {
-      sum[r][j] = begin == 0 ? Vec::set1(0.0f) : Vec::load(s + r * kTileTokens + j * Vec::kLanes);
+      sum[r][j] = begin == 0 ? Vec::set1(0.0f) : Vec::load(s + r * kScoreRow + j * Vec::kLanes);
     }
   }
   constexpr int kSteps = kStepsPerWord<kProduct>;
@@ -117,7 +117,7 @@ void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int 
 #pragma GCC unroll 8
   for (int r = 0; r < M; ++r) {
 #pragma GCC unroll 8
-    for (int j = 0; j < kColumns; ++j) Vec::store(s + r * kTileTokens + j * Vec::kLanes, sum[r][j]);
+    for (int j = 0; j < kColumns; ++j) Vec::store(s + r * kScoreRow + j * Vec::kLanes, sum[r][j]);
   }
 }
 
@@ -145,7 +145,7 @@ void value_block(const uint32_t* p, const uint32_t* const* v, int num_pages, int
         for (int n = 0; n < N; ++n) ahead.fetch(page, row + n * 16);
         fetched += ahead.stride * kSteps;
       }
-      add_products<kProduct>(p, kTileTokens, words, sum);
+      add_products<kProduct>(p, kScoreRow, words, sum);
     }
   }
 #pragma GCC unroll 8

@@ -25,7 +25,7 @@ void multiply_by(const float* q, int rows, int channels, const uint32_t* const* 
 
 inline void multiply_summaries(const float* q, int rows, int channels, bool pairs,
                                const uint32_t* const* tiles, int count, float* s) {
-  static_assert(kScoreStride == kTileTokens);
+  static_assert(kScoreStride == kScoreRow);
   pairs ? multiply_by<Product::kHalves>(q, rows, channels, tiles, count, s)
         : multiply_by<Product::kFloats>(q, rows, channels, tiles, count, s);
 }

@@ -20,7 +20,7 @@ enum class Storage {
 
 constexpr int kThinRows = 8;  // up to so many rows, widening a page beforehand does not pay
 #ifdef TTS_TILES
-constexpr int kQuad = 4;
+constexpr int kQuad = 16;
 #else
 constexpr int kQuad = 4;  // pages prepared together
 #endif
@@ -83,6 +83,19 @@ template <>
 struct ElementOf<Storage::kInt8> {
   using Type = int8_t;
 };
+
+// Of n floats, whole pages; in chains, as one would wait for each maximum.
+inline F largest_of(const uint32_t* s, int n) {
+  constexpr int kChains = 4;
+  F largest[kChains];
+  for (int i = 0; i < kChains; ++i) largest[i] = Vec::set1(-__builtin_inff());
+  int t = 0;
+  for (; t + kChains * Vec::kLanes <= n; t += kChains * Vec::kLanes) {
+    for (int i = 0; i < kChains; ++i) largest[i] = Vec::max(Vec::load(s + t + i * Vec::kLanes), largest[i]);
+  }
+  for (; t < n; t += Vec::kLanes) largest[0] = Vec::max(Vec::load(s + t), largest[0]);
+  return Vec::max(Vec::max(largest[0], largest[1]), Vec::max(largest[2], largest[3]));
+}
 
 template <Storage kStorage>
 struct Chunk {
@@ -229,7 +242,7 @@ struct Chunk {
 #ifdef TTS_TILES
     if (head_dim % 32 == 0) {
       tiles.set_scores(scratch.q + row * head_dim, row_end - row, head_dim, k, count, ahead.pages,
-                       s + row * kTileTokens);
+                       s + row * kScoreRow);
       return;
     }
 #endif
@@ -240,7 +253,7 @@ struct Chunk {
         for_columns(count, [&](int n, int column) {
           const float* scales = kInt8 && end == q_words ? k_scales + column : nullptr;
           with_rows<Vec::kRows>(rows, ScoreRows<kBy>{scratch.q + r * head_dim, head_dim, k + column, n, begin,
-                                                     end, s + r * kTileTokens + column * kPageSize, scales,
+                                                     end, s + r * kScoreRow + column * kPageSize, scales,
                                                      share(ahead, i, row_end - row, column)});
         });
       }
@@ -280,7 +293,7 @@ struct Chunk {
                   Ahead ahead = {}) const {
 #ifdef TTS_TILES
     if (steps == kWordsPerPage) {
-      tiles.add_values(scratch.s + row * kTileTokens + p_word, row_end - row, v, count, head_dim, ahead.pages,
+      tiles.add_values(scratch.s + row * kScoreRow + p_word, row_end - row, v, count, head_dim, ahead.pages,
                        state.acc + row * head_dim);
       return;
     }
@@ -292,9 +305,9 @@ struct Chunk {
         rows = even_part(row_end - r, Vec::kRows);
         for_columns(pass_blocks, [&](int n, int column) {
           const int channel = (pass_begin + column) * 16;
-          with_rows<Vec::kRows>(rows, ValueRows<kBy>{scratch.s + r * kTileTokens + p_word, v, count, steps,
-                                                     channel, n, head_dim, state.acc + r * head_dim + channel,
-                                                     share(ahead, i, row_end - row, 0)});
+          with_rows<Vec::kRows>(
+              rows, ValueRows<kBy>{scratch.s + r * kScoreRow + p_word, v, count, steps, channel, n, head_dim,
+                                   state.acc + r * head_dim + channel, share(ahead, i, row_end - row, 0)});
         });
       }
     }
@@ -401,7 +414,7 @@ struct Chunk {
   // Softmax of one row over tokens [begin, end) of the tile: scores become probabilities in place. page_sums
   // (may be null): gets the sum of the probabilities of each page of the tile.
   void softmax_row(int row, int begin, int end, float* page_sums) const {
-    uint32_t* s = scratch.s + row * kTileTokens;
+    uint32_t* s = scratch.s + row * kScoreRow;
     // Whole pages from here on: invisible tokens at either edge are overwritten with -inf.
     const int page_begin = begin / kPageSize * kPageSize,
               page_end = (end + kPageSize - 1) / kPageSize * kPageSize;
@@ -417,8 +430,7 @@ struct Chunk {
     for (int t = page_begin; t < begin; ++t) s[t] = kMinusInfinity;
     for (int t = end; t < page_end; ++t) s[t] = kMinusInfinity;
 
-    F largest = Vec::set1(-__builtin_inff());
-    for (int t = page_begin; t < page_end; t += Vec::kLanes) largest = Vec::max(Vec::load(s + t), largest);
+    const F largest = largest_of(s + page_begin, page_end - page_begin);
     const float tile_m = Vec::max_of(largest) * scale, old_m = state.m[row];
     const float m = tile_m > old_m ? tile_m : old_m;
 

@@ -212,7 +212,7 @@ class Run {
   void run_unit(const Unit& unit) {
     thread_local Scratch memory;
     const int n = rows(unit.block), d = p_.kv.head_dim, heads = p_.kv.num_kv_heads;
-    const size_t q_words = static_cast<size_t>(n) * d, s_words = static_cast<size_t>(n) * kTileTokens;
+    const size_t q_words = static_cast<size_t>(n) * d, s_words = static_cast<size_t>(n) * kScoreRow;
     const size_t scale_words = static_cast<size_t>(n / group_) * kTilePages;
     const size_t operand_words = size_t{5} * kPageSize * d,
                  state_words = static_cast<size_t>(state_floats(n, d));

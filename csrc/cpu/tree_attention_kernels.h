@@ -13,6 +13,7 @@ namespace tts {
 // Softmax runs in tiles, states are merged in chunks, both at fixed positions of the path: a row's arithmetic
 // does not depend on which other rows are computed beside it.
 constexpr int kTileTokens = kTilePages * kPageSize;
+constexpr int kScoreRow = kTileTokens + 16;
 constexpr int kChunkTiles = 4;
 
 // Where a block's rows leave what their mass per page is made of. Sparse and dense.
