@@ -75,6 +75,10 @@ const CpuIsa& default_level() {
 
 const std::vector<CpuIsa>& cpu_isa_levels() {
   static const std::vector<CpuIsa> levels = {
+#if defined(TTS_AMX)
+      {"amx", has_amx, avx512::kFloat32, amx::kBFloat16, avx512::kInt8, avx512::kPageScores,
+       avx512::kSampling, avx512::kLinearFloat32, amx::kLinearBFloat16, avx512::kRows},
+#endif
 #if defined(__x86_64__)
       {"avx512_bf16", has_avx512_bf16, avx512::kFloat32, avx512_bf16::kBFloat16, avx512::kInt8,
        avx512::kPageScores, avx512::kSampling, avx512::kLinearFloat32, avx512_bf16::kLinearBFloat16,
@@ -86,11 +90,6 @@ const std::vector<CpuIsa>& cpu_isa_levels() {
 #endif
       {"generic", always, generic::kFloat32, generic::kBFloat16, generic::kInt8, generic::kPageScores,
        generic::kSampling, generic::kLinearFloat32, generic::kLinearBFloat16, generic::kRows},
-#if defined(TTS_AMX)
-      // Last, so by name only, until its instructions have run and been timed on such a CPU.
-      {"amx", has_amx, avx512::kFloat32, amx::kBFloat16, avx512::kInt8, avx512::kPageScores,
-       avx512::kSampling, avx512::kLinearFloat32, amx::kLinearBFloat16, avx512::kRows},
-#endif
   };
   return levels;
 }

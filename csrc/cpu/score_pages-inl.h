@@ -18,7 +18,7 @@ void multiply_by(const float* q, int rows, int channels, const uint32_t* const* 
       with_rows<Vec::kRows>(
           step, ScoreRows<kProduct>{reinterpret_cast<const uint32_t*>(q + r * channels), channels, tiles + n,
                                     columns, 0, channels,
-                                    reinterpret_cast<uint32_t*>(s + r * kTileTokens + n * kPageSize)});
+                                    reinterpret_cast<uint32_t*>(s + r * kScoreRow + n * kPageSize)});
     }
   }
 }

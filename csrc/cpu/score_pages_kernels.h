@@ -11,7 +11,7 @@ namespace tts {
 // Summaries of 16 pages lie together as the tokens of a packed K page do (kv_layout.h): the score of a page
 // is to its summary what the logit of a token is to its key. So many are multiplied at a time.
 constexpr int kScoreTiles = 4;
-constexpr int kScoreStride = 272;  // floats from row to row of the products: kTileTokens
+constexpr int kScoreStride = 272;  // floats from row to row of the products: kScoreRow
 
 struct PageScoreKernels {
   // Packs the summaries of 16 pages, `words` >= 16 words each: tile[16 i + j] = rows[j][i].
