@@ -142,6 +142,29 @@ def test_equal_to_the_operators_one_by_one(
             assert bits_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_a_long_prompt_goes_through_in_chunks(weights: torch.dtype, threads: int) -> None:
+    """Of 150 or 151 tokens, on a thread each."""
+    torch.manual_seed(1)
+    layers = make_layers(weights, 2, head_norms=True, biases=True, window=None)
+    one, other = (make_pool(weights, 2) for _ in range(2))
+    tree = KVTree(num_pages=24)
+    step = make_step(tree, [tree.create()], 301)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        expected = one_by_one(layers, step, one, weights)
+        x = step.x.clone()
+        layers(x, step.cos, step.sin, other, step.slots, step.plan)
+    finally:
+        torch.set_num_threads(before)
+    assert bits_equal(x, expected)
+    assert x.isfinite().all()
+    for ours, theirs in zip(contents(other), contents(one), strict=True):
+        assert bits_equal(ours, theirs)
+
+
 def bad_inputs() -> list[tuple[str, type[Exception], str]]:
     return [
         ("x rows", ValueError, "x: got shape"),

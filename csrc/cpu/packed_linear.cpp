@@ -7,6 +7,7 @@
 #include "common/error.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
+#include "cpu/scratch.h"
 
 namespace tts {
 namespace {
@@ -14,7 +15,7 @@ namespace {
 // Of 4 panels 16 KiB, half of an L1 cache. 32 and 128 were no faster on Cascade Lake.
 constexpr int64_t kRunWords = 64;
 constexpr int64_t kFirstRows = 96;  // at most; their sums, 24 KiB, and words of x stay in the L2 cache
-// Of x, which a unit reads again for each block of panels: half of an L2 cache.
+// Of x, which a unit reads again for each block of panels: a part of an L2 cache.
 constexpr int64_t kUnitRowBytes = 1 << 20;
 constexpr int64_t kTileRows = 16, kTileWords = 16;
 constexpr int64_t kSmall = 1 << 15;  // elements whose conversion is not worth waking threads
@@ -41,8 +42,7 @@ void convert_row(const PackedLinearTask& task, int64_t row, bool pairs, uint32_t
   }
 }
 
-RowWords pack_rows(const PackedLinearTask& task, LinearX layout, std::vector<uint32_t>& memory,
-                   int num_threads) {
+RowWords pack_rows(const PackedLinearTask& task, LinearX layout, Scratch& memory, int num_threads) {
   if (layout == LinearX::kFloats && task.x_dtype == DType::kFloat32) {
     return {static_cast<const uint32_t*>(task.x), task.x_stride};
   }
@@ -52,9 +52,7 @@ RowWords pack_rows(const PackedLinearTask& task, LinearX layout, std::vector<uin
   const bool pairs = layout != LinearX::kFloats, tiles = layout == LinearX::kTiles;
   const int64_t words = pairs ? task.inputs / 2 : task.inputs;
   const int64_t width = tiles ? rounded_up(words, kTileWords) : words;
-  memory.resize(static_cast<size_t>(rounded_up(task.rows, kTileRows) * width) + 16);
-  uint32_t* const begin =
-      reinterpret_cast<uint32_t*>(rounded_up(reinterpret_cast<int64_t>(memory.data()), 64));
+  uint32_t* const begin = memory.reserve(static_cast<size_t>(rounded_up(task.rows, kTileRows) * width));
   const int64_t bands = (task.rows + kTileRows - 1) / kTileRows;
   parallel_for(task.rows * task.inputs < kSmall ? 1 : num_threads, bands, [&](int64_t band) {
     uint32_t* out = begin + band * kTileRows * width;
@@ -113,7 +111,7 @@ void packed_linear(const PackedLinearTask& task, int num_threads) {
   require(!swiglu || task.num_panels % 2 == 0, "weight: got ", task.num_panels,
           " panels, expected an even number for swiglu");
   const LinearKernels& kernels = bfloat16 ? cpu_isa().linear_bfloat16 : cpu_isa().linear_float32;
-  thread_local std::vector<uint32_t> memory;
+  thread_local Scratch memory;
   const RowWords x = pack_rows(task, kernels.x, memory, num_threads);
   const int64_t words = bfloat16 ? task.inputs / 2 : task.inputs;
 
@@ -125,7 +123,8 @@ void packed_linear(const PackedLinearTask& task, int num_threads) {
   const int64_t row_units = (task.rows + unit_rows - 1) / unit_rows;
   const int64_t pairs = (task.num_panels + 1) / 2;
   const int64_t panel_units = std::min(
-      rounded_up((task.num_panels + kernels.max_panels - 1) / kernels.max_panels, num_threads), pairs);
+      rounded_up((task.num_panels + kernels.max_panels - 1) / kernels.max_panels, std::max(num_threads, 1)),
+      pairs);
   parallel_for(num_threads, row_units * panel_units, [&](int64_t unit) {
     const int64_t begin = unit / panel_units * unit_rows, end = std::min(begin + unit_rows, task.rows);
     const int64_t u = unit % panel_units, first = 2 * (u * pairs / panel_units);

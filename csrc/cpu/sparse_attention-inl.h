@@ -144,7 +144,7 @@ struct SparseChunk : Chunk<kStorage> {
     const int begin = max_of(first - j * kPageSize, 0), end = min_of(last - j * kPageSize, kPageSize);
     if (begin == 0 && end == kPageSize) return add_pages(query, query + 1, j, &v, 1, is_thin, {});
     if (is_thin) {
-      uint32_t* wide = scratch.operands + 4 * kPageSize * head_dim;
+      uint32_t* wide = scratch.operands + kWidePages * kPageSize * head_dim;
       this->widen_v(v, wide);
       v = wide;
     }

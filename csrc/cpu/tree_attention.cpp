@@ -14,6 +14,7 @@
 #include "cpu/check_plan.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
+#include "cpu/scratch.h"
 
 namespace tts {
 namespace {
@@ -32,27 +33,6 @@ struct Chunk {
 struct Unit {
   int block, head, partial;
   int64_t cost;
-};
-
-// 64-byte aligned memory that only grows; a thread keeps its own from call to call.
-class Scratch {
- public:
-  uint32_t* reserve(size_t words) {
-    if (words > size_) {
-      data_.reset();
-      size_ = 0;
-      data_.reset(static_cast<uint32_t*>(::operator new(words * sizeof(uint32_t), std::align_val_t{64})));
-      size_ = words;
-    }
-    return data_.get();
-  }
-
- private:
-  struct Free {
-    void operator()(uint32_t* p) const { ::operator delete(p, std::align_val_t{64}); }
-  };
-  std::unique_ptr<uint32_t, Free> data_;
-  size_t size_ = 0;
 };
 
 int64_t state_floats(int rows, int head_dim) { return int64_t{rows} * (head_dim + 2); }

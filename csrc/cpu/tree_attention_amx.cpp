@@ -14,6 +14,7 @@ namespace {
 #include "cpu/vec_avx512-inl.h"
 #include "cpu/micro_kernels-inl.h"
 #include "cpu/amx_tiles-inl.h"
+#include "cpu/tile_block-inl.h"
 #include "cpu/tile_attention-inl.h"
 #include "cpu/tree_attention-inl.h"
 // clang-format on

@@ -1,0 +1,32 @@
+// Memory for what a thread computes on the way.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+
+namespace tts {
+
+// 64-byte aligned memory that only grows; a thread keeps its own from call to call.
+class Scratch {
+ public:
+  uint32_t* reserve(size_t words) {
+    if (words > size_) {
+      data_.reset();
+      size_ = 0;
+      data_.reset(static_cast<uint32_t*>(::operator new(words * sizeof(uint32_t), std::align_val_t{64})));
+      size_ = words;
+    }
+    return data_.get();
+  }
+
+ private:
+  struct Free {
+    void operator()(uint32_t* p) const { ::operator delete(p, std::align_val_t{64}); }
+  };
+  std::unique_ptr<uint32_t, Free> data_;
+  size_t size_ = 0;
+};
+
+}  // namespace tts
