@@ -201,18 +201,26 @@ PARENT = """
 """
 
 
-def test_processes_of_an_engine_count_and_end_with_it(fakes: Path) -> None:
+def test_processes_of_an_engine_count_stop_and_end_with_it(fakes: Path) -> None:
     (fakes / "parent.py").write_text(textwrap.dedent(PARENT))
     process = Process(Engine("parent", "", "folder"), fakes, {"model": ""}, 20)
+    status = Path(f"/proc/{process.about['child']}/status")
+
+    def wait_for(state: str) -> None:
+        deadline = time.monotonic() + 20
+        while (
+            status.exists() and f"State:\t{state}" not in status.read_text() and time.monotonic() < deadline
+        ):
+            time.sleep(0.05)
+
     try:
         growth = [process.measure([1], 1, mib, 20)["growth"] / 2**20 for mib in (100, 10)]
+        wait_for("T")
+        assert "State:\tT" in status.read_text()  # it takes no time from the others
     finally:
         process.close()
     assert growth == [pytest.approx(100, abs=8), pytest.approx(10, abs=8)]
-    status = Path(f"/proc/{process.about['child']}/status")
-    deadline = time.monotonic() + 20
-    while status.exists() and "State:\tZ" not in status.read_text() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for("Z")
     assert not status.exists() or "State:\tZ" in status.read_text()  # maybe nobody asks how it ended
 
 

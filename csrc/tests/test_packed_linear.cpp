@@ -54,7 +54,7 @@ struct Product {
   explicit Product(Random& random)
       : rows(draw(random, 1, 3) == 1 ? draw(random, 250, 300) : draw(random, 1, 70)),
         inputs(2 * (rows > 70 ? draw(random, 1, 20) : draw(random, 1, 80))),
-        panels(draw(random, 1, 5)),
+        panels(draw(random, 1, 3) == 1 ? draw(random, 6, 40) : draw(random, 1, 5)),
         stride(inputs + draw(random, 0, 3)),
         end(static_cast<LinearEnd>(draw(random, 0, 2))),
         x_is_float(draw(random, 0, 1) == 1),
