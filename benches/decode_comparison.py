@@ -255,7 +255,8 @@ def main(
     for name, reason in failed.items():
         print(f"{name}: {reason}", file=sys.stderr)
     if json_file is not None:
-        told = {"model": model, "tokens": tokens, "rounds": rounds, "machine": collect(), "engines": about}
+        machine = {name: value for name, value in collect().items() if name != "model_cache"}
+        told = {"model": model, "tokens": tokens, "rounds": rounds, "machine": machine, "engines": about}
         told |= {"failed": failed, "tried": tried, "results": records}
         json_file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         for length in lengths:

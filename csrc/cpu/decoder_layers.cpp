@@ -1,5 +1,6 @@
 #include "cpu/decoder_layers.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <memory>
@@ -10,6 +11,7 @@
 #include "cpu/packed_linear.h"
 #include "cpu/parallel.h"
 #include "cpu/row_ops.h"
+#include "cpu/scratch.h"
 
 namespace tts {
 namespace {
@@ -24,8 +26,8 @@ T* shifted(T* data, int64_t bytes) {
 }
 
 // Rows between the operators, as long as all tokens; each is written before it is read.
-struct Scratch {
-  Scratch(const DecoderShape& shape, int64_t tokens) {
+struct AllRows {
+  AllRows(const DecoderShape& shape, int64_t tokens) {
     const int64_t q_width = int64_t{shape.num_q_heads} * shape.head_dim;
     const int64_t kv_width = int64_t{shape.num_kv_heads} * shape.head_dim;
     memory.reset(new float[static_cast<size_t>(tokens * (2 * (q_width + kv_width) + shape.num_q_heads))]);
@@ -74,7 +76,11 @@ class Stopwatch {
 class Layers {
  public:
   Layers(const DecoderShape& shape, const DecoderStep& step, float* x, int num_threads)
-      : shape_(shape), step_(step), x_(x), threads_(num_threads), rows_(shape, step.plan.num_queries) {}
+      : shape_(shape),
+        step_(step),
+        x_(x),
+        threads_(std::max(num_threads, 1)),
+        rows_(shape, step.plan.num_queries) {}
 
   void run(int64_t index, const DecoderLayer& layer) {
     for_each_chunk(columns(layer.qkv), [&](const Chunk& chunk) { before_attention(layer, chunk); });
@@ -92,10 +98,10 @@ class Layers {
     const int64_t chunks = tokens() < kMinChunk * threads_ ? 1 : turns * threads_;
     parallel_for(threads_, chunks, [&](int64_t i) {
       const int64_t begin = i * tokens() / chunks, count = (i + 1) * tokens() / chunks - begin;
-      thread_local std::vector<float> memory;
-      const size_t floats = static_cast<size_t>(count * (shape_.hidden + width));
-      if (memory.size() < floats) memory.resize(floats);
-      body({begin, count, chunks == 1 ? threads_ : 1, memory.data(), memory.data() + count * shape_.hidden});
+      thread_local Scratch memory;
+      auto* normed =
+          reinterpret_cast<float*>(memory.reserve(static_cast<size_t>(count * (shape_.hidden + width))));
+      body({begin, count, chunks == 1 ? threads_ : 1, normed, normed + count * shape_.hidden});
     });
   }
 
@@ -190,7 +196,7 @@ class Layers {
   const DecoderStep& step_;
   float* const x_;
   const int threads_;
-  const Scratch rows_;
+  const AllRows rows_;
 };
 
 }  // namespace

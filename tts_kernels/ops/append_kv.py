@@ -38,7 +38,7 @@ def append_kv(
             contiguous channels, other strides free.
         k_pages, v_pages: one layer of a `KVPool`, or plain pages [num_pages, num_kv_heads, page_size,
             head_dim] with contiguous channels; changed in place.
-        slots: int32 [T], physical slot page * page_size + offset of each token.
+        slots: int32 [T], physical slot page * page_size + offset of each token, no two the same.
         summaries: [num_pages, num_kv_heads, S, head_dim] of the pages' dtype, contiguous; changed in place.
             S = 1: mean key of each page (Kinetics); S = 2: least and largest value of each channel (Quest).
             It covers a page's slots from its first to the last that this call writes: pages fill in order.
