@@ -92,6 +92,17 @@ def test_random_layers(
     torch.testing.assert_close(out.double(), expected, **near)
 
 
+@pytest.mark.parametrize("outputs", [32, 37])
+def test_out_gets_the_same_bits(outputs: int) -> None:
+    generator = torch.Generator().manual_seed(4)
+    x, weight = random(generator, 5, 24), PackedWeight.pack(random(generator, outputs, 24))
+    memory = torch.full((5, 60), torch.nan)
+    out = packed_linear(x, weight, out=memory[:, : weight.columns])
+    assert out.data_ptr() == memory.data_ptr()
+    assert torch.equal(out, packed_linear(x, weight))
+    assert memory[:, weight.columns :].isnan().all()
+
+
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_rows_bits_do_not_depend_on_the_others_nor_on_threads(level: str, dtype: torch.dtype) -> None:
@@ -125,6 +136,18 @@ WEIGHT = PackedWeight.pack(torch.zeros(16, 4))
             lambda: packed_linear(torch.zeros(2, 4), WEIGHT, add_to=torch.zeros(2, 15)),
             ValueError,
             r"add_to: got torch.float32 \[2, 15\].*\[2, 16\]",
+        ),
+        (
+            lambda: packed_linear(torch.zeros(2, 4), WEIGHT, out=torch.zeros(3, 16)),
+            ValueError,
+            r"out: got torch.float32 \[3, 16\].*\[2, 16\]",
+        ),
+        (
+            lambda: packed_linear(
+                torch.zeros(2, 4), WEIGHT, out=torch.zeros(2, 16), add_to=torch.zeros(2, 16)
+            ),
+            ValueError,
+            "out: got a tensor beside add_to",
         ),
         (
             lambda: packed_linear(

@@ -30,6 +30,11 @@ class PackedWeight:
     def inputs(self) -> int:
         return self.panels.shape[1] * (2 if self.panels.dtype == torch.bfloat16 else 1)
 
+    @property
+    def columns(self) -> int:
+        """Outputs with those that fill the last panel up."""
+        return len(self.panels) * PANEL // (2 if self.gated else 1)
+
     @classmethod
     def pack(cls, weight: Tensor, bias: Tensor | None = None) -> PackedWeight:
         """Copies a weight [outputs, inputs] of float32 or bfloat16, and a bias [outputs].

@@ -12,7 +12,9 @@ from tts_kernels.packed_weight import PANEL, PackedWeight
 _STORE, _ADD, _GATED = range(3)  # csrc/cpu/packed_linear_kernels.h: LinearEnd
 
 
-def packed_linear(x: Tensor, weight: PackedWeight, *, add_to: Tensor | None = None) -> Tensor:
+def packed_linear(
+    x: Tensor, weight: PackedWeight, *, add_to: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
     """x W^T + bias, or silu(x G^T) * (x U^T) where the weight is gated; on the CPU.
 
     A row's bits depend on that row and the weights only, not on how many rows there are. Sums are in float32.
@@ -23,19 +25,24 @@ def packed_linear(x: Tensor, weight: PackedWeight, *, add_to: Tensor | None = No
         x: float32 or bfloat16 [T, inputs], contiguous channels.
         weight: packed.
         add_to: float32 [T, outputs], contiguous channels: to which the result is added, in place.
+        out: float32 [T, weight.columns], contiguous channels: where the result goes, in place of new memory.
 
     Returns:
-        float32 [T, outputs], `add_to` where given.
+        float32 [T, outputs], `add_to` or the first columns of `out` where given.
 
     Raises:
         TypeError, ValueError: a dtype, device, shape or stride does not fit.
     """
     check_devices(x=x, panels=weight.panels)
-    columns = _columns(weight)
+    columns = weight.columns
     if add_to is None:
-        out = x.new_empty((len(x), columns), dtype=torch.float32)
+        if out is None:
+            out = x.new_empty((len(x), columns), dtype=torch.float32)
+        check_devices(x=x, out=out)
         end = _GATED if weight.gated else _STORE
     else:
+        if out is not None:
+            raise ValueError("out: got a tensor beside add_to, expected one of the two")
         check_devices(x=x, add_to=add_to)
         if weight.gated or columns != weight.outputs:
             raise ValueError(
@@ -45,11 +52,6 @@ def packed_linear(x: Tensor, weight: PackedWeight, *, add_to: Tensor | None = No
         out, end = add_to, _ADD
     torch.ops.tts_kernels.packed_linear.default(x, weight.panels, weight.bias, out, end)
     return out if columns == weight.outputs else out[:, : weight.outputs]
-
-
-def _columns(weight: PackedWeight) -> int:
-    """Outputs with those that fill the last panel up."""
-    return len(weight.panels) * PANEL // (2 if weight.gated else 1)
 
 
 def _packed_linear_cpu(x: Tensor, panels: Tensor, bias: Tensor | None, out: Tensor, end: int) -> None:
@@ -66,8 +68,8 @@ def _packed_linear_cpu(x: Tensor, panels: Tensor, bias: Tensor | None, out: Tens
     columns = len(panels) * PANEL // (2 if end == _GATED else 1)
     if out.dtype != torch.float32 or out.shape != (len(x), columns) or out.stride(1) != 1:
         raise ValueError(
-            f"add_to: got {out.dtype} {list(out.shape)} with strides {out.stride()}, expected torch.float32 "
-            f"{[len(x), columns]} with contiguous channels"
+            f"{'add_to' if end == _ADD else 'out'}: got {out.dtype} {list(out.shape)} with strides "
+            f"{out.stride()}, expected torch.float32 {[len(x), columns]} with contiguous channels"
         )
     _core.packed_linear(
         _core.TokenRows(x.data_ptr(), (x.stride(0), 0), x.element_size()),

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
+from tts_decode.engines.buffers import Buffers
 from tts_kernels import (
     DecoderLayer,
     DecoderLayers,
@@ -58,6 +59,7 @@ class LeanModel:
         )
         head = model.get_output_embeddings()
         self._head = None if head is None else PackedWeight.pack(head.weight.detach())
+        self._buffers = Buffers()
         self._sources = list(model.parameters())
         self._versions, self._sums = self._version(), _sums(self._sources)
 
@@ -113,7 +115,7 @@ class LeanModel:
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [rows, vocab] of last hidden states [rows, hidden]."""
         assert self._head is not None  # asked of models with LM head only
-        return packed_linear(hidden, self._head)
+        return packed_linear(hidden, self._head, out=self._buffers.empty(len(hidden), self._head.columns))
 
     def _version(self) -> list[tuple[int, int]]:
         return [(source.data_ptr(), source._version) for source in self._sources]
