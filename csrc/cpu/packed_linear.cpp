@@ -17,8 +17,8 @@ constexpr int64_t kRunWords = 64;
 constexpr int64_t kFirstRows = 96;  // at most; their sums, 24 KiB, and words of x stay in the L2 cache
 // Of x, which a unit reads again for each block of panels: a part of an L2 cache.
 constexpr int64_t kUnitRowBytes = 1 << 20;
-constexpr int64_t kTileRows = 16, kTileWords = 16;
-constexpr int64_t kSmall = 1 << 15;  // elements whose conversion is not worth waking threads
+constexpr int64_t kTileRows = 16, kTileWords = 16;  // of LinearX::kTiles
+constexpr int64_t kSmall = 1 << 15;                 // elements whose conversion is not worth waking threads
 
 int64_t rounded_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 

@@ -14,7 +14,7 @@ namespace tts {
 // does not depend on which other rows are computed beside it.
 constexpr int kTileTokens = kTilePages * kPageSize;
 // Words from row to row of a tile's scores: a cache line more, so that rows do not meet in the same sets of
-// the L1 cache (3 to 5 % of a fan-out on AMX tiles, nothing without them).
+// the L1 cache (1 to 2 % of a fan-out on AMX tiles, nothing without them).
 constexpr int kScoreRow = kTileTokens + 16;
 constexpr int kChunkTiles = 4;
 
