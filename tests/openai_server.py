@@ -32,11 +32,10 @@ class Server:
                 for name, value in ({"Content-Length": str(len(data))} | headers).items():
                     self.send_header(name, value)
                 self.end_headers()
-                for part in (
-                    [data] if "X-Slow" not in headers else (data[i : i + 1] for i in range(len(data)))
-                ):
+                seconds = float(headers.get("X-Pause", 0))  # between one byte and the next
+                for part in (data[i : i + 1] for i in range(len(data))) if seconds else [data]:
                     self.wfile.write(part)
-                    time.sleep(0.1 * ("X-Slow" in headers))
+                    time.sleep(seconds)
 
             def handle(self):
                 with suppress(ConnectionError):  # the client is gone
