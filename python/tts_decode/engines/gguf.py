@@ -23,11 +23,11 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 from transformers.utils import logging
 
@@ -133,7 +133,7 @@ def _digest(file: Path) -> str:
 
 def _read(copy: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model = AutoModelForCausalLM.from_pretrained(copy, dtype=dtype, use_safetensors=True)
-    return model, AutoTokenizer.from_pretrained(copy)
+    return model, PreTrainedTokenizerFast.from_pretrained(copy)
 
 
 def _checked(header: Header) -> Any:
@@ -147,9 +147,10 @@ def _convert(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     with _parsing(file), contextlib.redirect_stderr(io.StringIO()):
         header = Header.read(file)
         config = _checked(header)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        # The classes that AutoTokenizer chooses put rules of their own in the place of what is set here.
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)
         finish_tokenizer(header, tokenizer)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,
             config=config,
@@ -157,11 +158,12 @@ def _convert(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             quantization_config=GgufConfig(dequantize=True),
             output_loading_info=True,
         )
-        if info["missing_keys"]:
-            raise ModelLoadError(
-                f"model: {file} does not fill {min(info['missing_keys'])} of {type(model).__name__}: "
-                "transformers reads this architecture in another way; use safetensors weights of the model"
-            )
+    model, info = loaded
+    if info["missing_keys"]:  # which would have random values
+        raise ModelLoadError(
+            f"model: {file} does not fill {min(info['missing_keys'])} of {type(model).__name__}; "
+            "use safetensors weights of the model"
+        )
     broken = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
     if broken:
         raise ModelLoadError(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from tts_decode.errors import ModelLoadError
 
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 _MOST_BLOCKS = 10_000
+_MOST_WEIGHTS_A_BYTE = 8  # the smallest of GGUF's formats takes 1.5 bits a weight
 
 
 def config_of(header: Header) -> Any:
@@ -155,8 +155,8 @@ def _rotary_factors(header: Header, pairs: int) -> dict[str, list[float]]:
             values = [float(value) for value in dequantize(tensor.data, tensor.tensor_type).ravel()]
             if len(values) != pairs or not all(math.isfinite(value) and value > 0 for value in values):
                 raise ModelLoadError(
-                    f"model: {header.file} cannot be read right: {tensor.name} must hold {pairs} finite numbers "
-                    f"above 0, half the rotated dimensions of a head; fetch the file again"
+                    f"model: {header.file} cannot be read right: {tensor.name} must hold {pairs} finite "
+                    "numbers above 0, half the rotated dimensions of a head; fetch the file again"
                 )
             factors[tensor.name] = values
     return factors
@@ -197,9 +197,15 @@ def _of_architecture(header: Header, head_dim: int, attributes: Mapping[str, Any
 
 
 def _refuse_tensors(header: Header, attributes: Mapping[str, Any]) -> None:
-    """Raises ModelLoadError when the file has a tensor that the model does not take, or lacks one that it needs."""
+    """Raises ModelLoadError when the file has a tensor that the model does not take, or lacks one it needs."""
     layers = attributes["num_hidden_layers"]
     layout = _layout(header, attributes)
+    numbers = sum(size * (layers if _BLOCK.match(name) else 1) for name, size in layout.items())
+    if numbers > header.file.stat().st_size * _MOST_WEIGHTS_A_BYTE:
+        raise ModelLoadError(
+            f"model: {header.file} is damaged: its keys describe a model of {numbers} weights, "
+            "which the file is too small for; fetch it again"
+        )
     wanted = {
         _BLOCK.sub(f"blk.{layer}.", name)
         for name in layout
@@ -207,18 +213,18 @@ def _refuse_tensors(header: Header, attributes: Mapping[str, Any]) -> None:
     }
     if lost := header.tensors - wanted - header.architecture.rotary_tensors:
         raise ModelLoadError(
-            f"model: {header.file} holds the tensor {min(lost)}, which {header.name} as transformers computes it "
-            f"does not take: its part of the arithmetic would be lost"
+            f"model: {header.file} holds the tensor {min(lost)}, which a {header.name} of {layers} layers in "
+            "transformers does not take: its part of the arithmetic would be lost; use safetensors weights"
         )
     if missing := wanted - header.tensors:
         raise ModelLoadError(
-            f"model: {header.file} lacks the tensor {min(missing)}, which a model of {header.name} with "
-            f"{layers} layers needs; it may be cut short: fetch it again"
+            f"model: {header.file} lacks the tensor {min(missing)}, which a {header.name} of {layers} layers "
+            "needs; it may be cut short: fetch it again"
         )
 
 
-def _layout(header: Header, attributes: Mapping[str, Any]) -> set[str]:
-    """Names of the GGUF tensors that transformers reads for a model of one layer."""
+def _layout(header: Header, attributes: Mapping[str, Any]) -> dict[str, int]:
+    """The GGUF tensors that transformers reads for a model of one layer, and how many weights they fill."""
     from transformers.modeling_gguf_pytorch_utils import (
         TENSOR_PROCESSORS,
         TensorProcessor,
@@ -226,11 +232,18 @@ def _layout(header: Header, attributes: Mapping[str, Any]) -> set[str]:
     )
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(**{**attributes, "num_hidden_layers": 1})
-        )
+        config = AutoConfig.for_model(**{**attributes, "num_hidden_layers": 1})
+        model = AutoModelForCausalLM.from_config(config)
     processor = TENSOR_PROCESSORS.get(header.name, TensorProcessor)(config=dict(attributes))
-    names = set(get_gguf_hf_weights_map(model, processor))
+    names: dict[str, str] = get_gguf_hf_weights_map(model, processor)  # type: ignore[no-untyped-call]
+    sizes = {name: weight.numel() for name, weight in model.state_dict().items()}
+    counted: set[str] = set()
+    layout = {}
+    for gguf_name, name in names.items():
+        # The stacked weights of experts have no suffix there; two of the file's can fill one of the model.
+        whole = gguf_name if gguf_name.endswith((".weight", ".bias")) else f"{gguf_name}.weight"
+        layout[whole] = 0 if name in counted else sizes.get(name, 0)
+        counted.add(name)
     if attributes["tie_word_embeddings"]:
-        names.discard("output.weight")
-    return names
+        layout.pop("output.weight", None)
+    return layout

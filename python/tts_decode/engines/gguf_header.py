@@ -1,4 +1,7 @@
-"""The keys and tensor names of a GGUF file, read without its weights; every value is checked when it is asked for."""
+"""The keys and tensor names of a GGUF file, read without its weights.
+
+Nothing in a file is trusted: each value is checked for its type and range when it is asked for.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ class Header:
     @classmethod
     def read(cls, file: Path) -> Header:
         """Raises ModelLoadError for an architecture that is not read, and what the parsers raise."""
-        from transformers.integrations.gguf import read_gguf_metadata
+        from transformers.integrations.gguf.reader import read_gguf_metadata
 
         metadata, tensors = read_gguf_metadata(str(file))
         with file.open("rb") as stream:

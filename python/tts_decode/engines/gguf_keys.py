@@ -209,7 +209,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         {"attention.layer_norm_epsilon": "layer_norm_eps"},
         computed=frozenset({"use_parallel_residual"}),
         partial_rotary=True,
-        switches={"use_qkv_bias": "blk.0.attn_q.bias", "qk_layernorm": "blk.0.attn_q_norm.weight"},
+        switches={"use_qkv_bias": "blk.0.attn_q.bias"},
     ),
     "gpt2": Architecture(
         "gpt2",

@@ -1,16 +1,15 @@
 """The rotary positions of a GGUF file as `rope_parameters` of a transformers config.
 
-llama.cpp turns the pair i of a head of n rotated dimensions at position p by the angle p * theta_i and multiplies
-cosine and sine by a magnitude (`rope_yarn` in ggml/src/ggml-cpu/ops.cpp, `llama_context` in
-src/llama-context.cpp):
+llama.cpp turns pair i of a head of n rotated dimensions at position p by the angle p * theta_i and multiplies
+cosine and sine by a magnitude (`rope_yarn` in ggml/src/ggml-cpu/ops.cpp, and src/llama-context.cpp):
 
     theta_i   = base^(-2i/n) / factor_i * (scale * (1 - ramp_i) + ramp_i)
     magnitude = attn_factor, with YaRN times max(1, 1 + 0.1 ln(1 / scale))
 
-factor_i is the file's tensor of rotary factors, else 1. scale is 1 / rope.scaling.factor. ramp_i is 0, except with
-YaRN, where it falls from 1 to 0 between the dimensions that turn beta_fast and beta_slow times in the original
-context. Every kind of scaling is thus one divisor for each pair and one magnitude, which is what the config's
-`longrope` takes. With equal lists for short and long texts nothing depends on the length of the text.
+factor_i is the file's tensor of rotary factors, else 1. scale is 1 / rope.scaling.factor. ramp_i is 0, except
+with YaRN: there it falls from 1 to 0 between the pairs that turn beta_fast and beta_slow times in the original
+context. Every kind of scaling is thus one divisor for each pair and one magnitude, which is what `longrope`
+takes. With equal lists for short and long texts nothing depends on the length of the text.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _SHORT, _LONG, _ALL = "rope_factors_short.weight", "rope_factors_long.weight", "
 def rope_parameters(header: Header, pairs: int, factors: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """The config's `rope_parameters`.
 
-    pairs: half the rotated dimensions of a head. factors: the file's rotary tensors by name, finite and above 0.
+    pairs: half the rotated dimensions of a head. factors: the file's rotary tensors by name, all above 0.
     Raises ModelLoadError for a scaling that is not served.
     """
     base = header.number("rope.freq_base", 10000.0)
@@ -103,7 +102,7 @@ def _yarn_magnitude(header: Header) -> float:
     if _kind(header) != "yarn":
         return 1.0
     magnitude = max(1.0, 1 + 0.1 * math.log(_factor(header)))
-    # Files carry the whole magnitude here, which llama.cpp no longer reads, or the 1 that it once multiplied with.
+    # Files carry the whole magnitude here, which llama.cpp no longer reads, or the 1 it once multiplied with.
     _only(header, "rope.scaling.yarn_attn_factor", 1.0, magnitude)
     return magnitude
 

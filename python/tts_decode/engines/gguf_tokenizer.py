@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file: what transformers' conversion leaves out, and the refusal of what is not served.
+"""The tokenizer of a GGUF file: what transformers' conversion leaves out, and what is refused.
 
 Source of the rules: llama.cpp (src/llama-vocab.cpp), which defines the format.
 """
