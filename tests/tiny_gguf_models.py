@@ -20,7 +20,7 @@ CONTEXT, LAYERS, HEADS, KV_HEADS, HEAD_DIM = 256, 3, 4, 2, 32
 
 @dataclass(frozen=True)
 class Case:
-    """config: arguments of the transformers config. keys: of the file, without the architecture's namespace."""
+    """config: arguments of the transformers config. keys: of the file, without their namespace."""
 
     architecture: str
     model_type: str

@@ -153,6 +153,12 @@ def _rope(config: Any, test: Callable[[dict[str, Any]], bool]) -> bool:
     return any(test(parameters) for parameters in (nested or [rope]))
 
 
+def _scales_by_length(rope: dict[str, Any]) -> bool:
+    """Whether the rotary frequencies change with the longest text; longrope with equal lists is constant."""
+    kind = rope.get("rope_type")
+    return kind == "dynamic" or (kind == "longrope" and rope.get("short_factor") != rope.get("long_factor"))
+
+
 def _truthy(*names: str) -> Callable[[Any], bool]:
     return lambda config: any(bool(getattr(config, name, None)) for name in names)
 
@@ -178,7 +184,7 @@ _CONFIG_FEATURES: dict[str, Callable[[Any], bool]] = {
         config, lambda rope: "mrope_section" in rope
     ),
     "rotary scaling by the longest text so far (rope_type dynamic or longrope)": lambda config: _rope(
-        config, lambda rope: rope.get("rope_type") in ("dynamic", "longrope")
+        config, _scales_by_length
     ),
 }
 

@@ -200,7 +200,10 @@ def _unreadable(file: Path, cause: Exception) -> ModelLoadError:
 def first_line(cause: BaseException) -> str:
     """The type and the first line of an exception's message, for a message of our own."""
     lines = str(cause).strip().splitlines()
-    return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
+    if not lines:
+        return type(cause).__name__
+    printable = "".join(char if char.isprintable() else repr(char)[1:-1] for char in lines[0])
+    return f"{type(cause).__name__}: {printable}"
 
 
 @contextlib.contextmanager

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tts_decode.engines.gguf_header import Header
+from tts_decode.engines.gguf_header import Header, shown
 from tts_decode.engines.gguf_keys import NEUTRAL, REFUSED_NAMESPACES
 from tts_decode.engines.gguf_rope import rope_parameters
-from tts_decode.engines.gguf_tokenizer import end_tokens, special_token
+from tts_decode.engines.gguf_tokenizer import end_tokens, special_token, vocabulary_size
 from tts_decode.errors import ModelLoadError
 
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
@@ -38,7 +38,7 @@ def _refuse_keys(header: Header) -> None:
     for path in header.metadata:
         namespace, _, key = path.partition(".")
         if namespace in REFUSED_NAMESPACES:
-            raise header.refuse(path, f"no key of {namespace}: what it does is not served")
+            raise header.refuse(path, "no such key: what it does is not served")
         if namespace != header.name:
             continue
         if not architecture.knows(key):
@@ -67,7 +67,7 @@ def _attributes(header: Header) -> dict[str, Any]:
         "model_type": architecture.model_type,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "vocab_size": _vocabulary(header),
+        "vocab_size": header.integer("vocab_size", vocabulary_size(header)),
         "tie_word_embeddings": "output.weight" not in header.tensors,
         "bos_token_id": special_token(header, "bos"),
         "pad_token_id": special_token(header, "padding"),
@@ -99,15 +99,6 @@ def _attributes(header: Header) -> dict[str, Any]:
                 header.path("attention.scale"), f"{head_dim**-0.5:.6g}, as for {head_dim} dims"
             )
     return attributes
-
-
-def _vocabulary(header: Header) -> int:
-    tokens = header.metadata.get("tokenizer.ggml.tokens")
-    if not isinstance(tokens, int) or tokens < 1:  # the reader leaves an array of texts as its length
-        raise header.refuse("tokenizer.ggml.tokens", "the texts of the tokens")
-    if header.integer("vocab_size", tokens) != tokens:
-        raise header.refuse(header.path("vocab_size"), f"{tokens}, as many as tokenizer.ggml.tokens")
-    return tokens
 
 
 def _head_dim(header: Header, heads: int) -> int:
@@ -197,7 +188,7 @@ def _of_architecture(header: Header, head_dim: int, attributes: Mapping[str, Any
 
 
 def _refuse_tensors(header: Header, attributes: Mapping[str, Any]) -> None:
-    """Raises ModelLoadError when the file has a tensor that the model does not take, or lacks one it needs."""
+    """Raises ModelLoadError when the file has a tensor the model does not take, or lacks one it needs."""
     layers = attributes["num_hidden_layers"]
     layout = _layout(header, attributes)
     numbers = sum(size * (layers if _BLOCK.match(name) else 1) for name, size in layout.items())
@@ -213,8 +204,8 @@ def _refuse_tensors(header: Header, attributes: Mapping[str, Any]) -> None:
     }
     if lost := header.tensors - wanted - header.architecture.rotary_tensors:
         raise ModelLoadError(
-            f"model: {header.file} holds the tensor {min(lost)}, which a {header.name} of {layers} layers in "
-            "transformers does not take: its part of the arithmetic would be lost; use safetensors weights"
+            f"model: {header.file} holds the tensor {shown(min(lost))}, which a {header.name} of {layers} "
+            "layers in transformers does not take: its part of the arithmetic would be lost; use safetensors"
         )
     if missing := wanted - header.tensors:
         raise ModelLoadError(
@@ -234,8 +225,8 @@ def _layout(header: Header, attributes: Mapping[str, Any]) -> dict[str, int]:
     with torch.device("meta"):
         config = AutoConfig.for_model(**{**attributes, "num_hidden_layers": 1})
         model = AutoModelForCausalLM.from_config(config)
-    processor = TENSOR_PROCESSORS.get(header.name, TensorProcessor)(config=dict(attributes))
-    names: dict[str, str] = get_gguf_hf_weights_map(model, processor)  # type: ignore[no-untyped-call]
+    tensor_processor: Any = TENSOR_PROCESSORS.get(header.name, TensorProcessor)
+    names: dict[str, str] = get_gguf_hf_weights_map(model, tensor_processor(config=dict(attributes)))
     sizes = {name: weight.numel() for name, weight in model.state_dict().items()}
     counted: set[str] = set()
     layout = {}

@@ -6,6 +6,7 @@ Nothing in a file is trusted: each value is checked for its type and range when 
 from __future__ import annotations
 
 import math
+import reprlib
 import struct
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,9 @@ class Header:
 
     def refuse(self, key: str, expected: str) -> ModelLoadError:
         """The error for a key, given with its namespace, whose value cannot be honoured."""
-        got = repr(self.metadata[key]) if key in self.metadata else "nothing"
-        if len(got) > 80:
-            got = f"{got[:77]}..."
+        got = reprlib.repr(self.metadata[key]) if key in self.metadata else "nothing"
         return ModelLoadError(
-            f"model: {self.file} cannot be read right: {key}: got {got}, expected {expected}"
+            f"model: {self.file} cannot be read right: {shown(key)}: got {got}, expected {expected}"
         )
 
     def path(self, key: str) -> str:
@@ -83,3 +82,8 @@ class Header:
         if not isinstance(value, str):
             raise self.refuse(self.path(key), "a text")
         return value
+
+
+def shown(name: str) -> str:
+    """A name from a file for a message of one line: nothing in it acts on a terminal."""
+    return repr(name[:100])[1:-1]

@@ -7,9 +7,9 @@ cosine and sine by a magnitude (`rope_yarn` in ggml/src/ggml-cpu/ops.cpp, and sr
     magnitude = attn_factor, with YaRN times max(1, 1 + 0.1 ln(1 / scale))
 
 factor_i is the file's tensor of rotary factors, else 1. scale is 1 / rope.scaling.factor. ramp_i is 0, except
-with YaRN: there it falls from 1 to 0 between the pairs that turn beta_fast and beta_slow times in the original
-context. Every kind of scaling is thus one divisor for each pair and one magnitude, which is what `longrope`
-takes. With equal lists for short and long texts nothing depends on the length of the text.
+with YaRN: there it falls from 1 to 0 between the pairs that turn beta_fast and beta_slow times in the
+original context. Every kind of scaling is thus one divisor for each pair and one magnitude, which is what
+`longrope` takes. With equal lists for short and long texts nothing depends on the length of the text.
 """
 
 from __future__ import annotations

@@ -29,6 +29,9 @@ def refuse_tokenizer(header: Header) -> None:
     """Raises ModelLoadError where the converted tokenizer would give other tokens than the file's."""
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
+    tokens = vocabulary_size(header)
+    if header.integer("vocab_size", tokens) != tokens:
+        raise header.refuse(header.path("vocab_size"), f"{tokens}, as many as tokenizer.ggml.tokens")
     model = _value(header, "model", str, None)
     if model not in (_BYTE_LEVEL, _SENTENCEPIECE):
         raise header.refuse("tokenizer.ggml.model", f"{_BYTE_LEVEL!r} or {_SENTENCEPIECE!r}")
@@ -46,12 +49,20 @@ def refuse_tokenizer(header: Header) -> None:
         raise header.refuse("tokenizer.ggml.add_space_prefix", "false, as for every Gemma")
 
 
+def vocabulary_size(header: Header) -> int:
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    if type(tokens) is not int or tokens < 1:  # the reader leaves an array of texts as its length
+        raise header.refuse("tokenizer.ggml.tokens", "the texts of the tokens")
+    return tokens
+
+
 def special_token(header: Header, name: str) -> int | None:
     """The id of the token that the key `tokenizer.ggml.<name>_token_id` names."""
     token: int | None = _value(header, f"{name}_token_id", int, None)
-    count = header.metadata.get("tokenizer.ggml.tokens")
-    if token is not None and not (isinstance(count, int) and 0 <= token < count):
-        raise header.refuse(f"tokenizer.ggml.{name}_token_id", f"an id from 0 to below {count}")
+    if token is not None and not 0 <= token < vocabulary_size(header):
+        raise header.refuse(
+            f"tokenizer.ggml.{name}_token_id", f"an id from 0 to below {vocabulary_size(header)}"
+        )
     return token
 
 
