@@ -92,20 +92,22 @@ def _attributes(header: Header) -> dict[str, Any]:
     elif header.integer("attention.head_count_kv", heads) != heads:
         raise header.refuse(header.path("attention.head_count_kv"), f"{heads}, as many as heads")
     attributes |= _of_architecture(header, head_dim, attributes)
-    if not header.name.startswith("gemma"):
-        scale = header.number("attention.scale", 0.0, zero=True)
-        if scale and not math.isclose(scale, head_dim**-0.5, rel_tol=1e-5):
-            raise header.refuse(
-                header.path("attention.scale"), f"{head_dim**-0.5:.6g}, as for {head_dim} dims"
-            )
+    expected = attributes.get("query_pre_attn_scalar", head_dim) ** -0.5
+    scale = header.number("attention.scale", 0.0, zero=True)  # 0 stands for what the architecture implies
+    if scale and not math.isclose(scale, expected, rel_tol=1e-5):
+        raise header.refuse(header.path("attention.scale"), f"{expected:.6g}, or no such key")
     return attributes
 
 
 def _head_dim(header: Header, heads: int) -> int:
     hidden = header.integer("embedding_length")
-    if "attention.key_length" not in header and hidden % heads:
+    if hidden % heads:  # transformers refuses such configs too
         raise header.refuse(header.path("attention.head_count"), f"a divisor of embedding_length ({hidden})")
-    head_dim = header.integer("attention.key_length", max(1, hidden // heads))
+    head_dim = header.integer("attention.key_length", hidden // heads)
+    if not header.architecture.rotary and head_dim * heads != hidden:
+        raise header.refuse(
+            header.path("attention.key_length"), f"{hidden // heads}, embedding_length / heads"
+        )
     if header.integer("attention.value_length", head_dim) != head_dim:
         raise header.refuse(header.path("attention.value_length"), f"{head_dim}, as long as keys")
     return head_dim
@@ -171,17 +173,13 @@ def _of_architecture(header: Header, head_dim: int, attributes: Mapping[str, Any
     if header.name.startswith("gemma"):
         # The 27B models scale by the width of the residual stream; llama.cpp tells them by their layers.
         largest = attributes["num_hidden_layers"] == {"gemma2": 46, "gemma3": 62}[header.name]
-        scalar = attributes["hidden_size"] / attributes["num_attention_heads"] if largest else head_dim
-        scale = header.number("attention.scale", 0.0, zero=True)
-        gemma: dict[str, Any] = {"query_pre_attn_scalar": scale**-2 if scale else scalar}
+        width = attributes["hidden_size"] // attributes["num_attention_heads"]
+        gemma: dict[str, Any] = {"query_pre_attn_scalar": width if largest else head_dim}
         if header.name == "gemma3":
-            local = {
-                "rope_type": "default",
-                "rope_theta": header.number("rope.freq_base_swa", 10000.0),
-            }
+            base = header.number("rope.freq_base_swa", 10000.0)
             gemma["rope_parameters"] = {
                 "full_attention": attributes["rope_parameters"],
-                "sliding_attention": local,
+                "sliding_attention": {"rope_type": "default", "rope_theta": base},
             }
         return gemma
     return {}
