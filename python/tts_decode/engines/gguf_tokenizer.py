@@ -85,17 +85,24 @@ def finish_tokenizer(header: Header, tokenizer: Any) -> None:
                 ]
             )
         backend.model.ignore_merges = split in _WHOLE_WORDS
-    elif not header.name.startswith("gemma") and not _value(header, "add_space_prefix", bool, True):
-        backend.normalizer = normalizers.Replace(" ", "▁")
-        backend.pre_tokenizer = None
-        backend.decoder = decoders.Sequence(
-            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-        )
+    elif not header.name.startswith("gemma"):
+        _mark_spaces(backend, _value(header, "add_space_prefix", bool, True))
     begins = model == _SENTENCEPIECE or split in _WHOLE_WORDS
     tokenizer.add_bos_token = (
         _value(header, "add_bos_token", bool, begins) and tokenizer.bos_token is not None
     )
     tokenizer.add_eos_token = _value(header, "add_eos_token", bool, False)
+
+
+def _mark_spaces(backend: Any, prefix: bool) -> None:
+    """Spaces become "▁"; with `prefix` one more stands before each text, and after each special token."""
+    before: list[Any] = [normalizers.Prepend("▁")] if prefix else []
+    after: list[Any] = [decoders.Strip(" ", left=1)] if prefix else []
+    backend.normalizer = normalizers.Sequence([*before, normalizers.Replace(" ", "▁")])
+    backend.pre_tokenizer = None
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *after]
+    )
 
 
 def _value(header: Header, key: str, kind: type, default: Any) -> Any:
