@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 import torch
 from tiny_gguf import HEAD_DIM, HEADS, KV_HEADS, LAYERS, TOKENS, write_tiny_gguf
 from tts_decode import SamplingParams, TreeDecoder
-from tts_decode.engines.gguf_keys import ARCHITECTURES, HARMLESS, NEUTRAL
+from tts_decode.engines.gguf_keys import ARCHITECTURES, COMPUTED, HARMLESS, NEUTRAL, ROTARY
 from tts_decode.engines.loading import load_config, load_model
 from tts_decode.errors import ModelLoadError
 
@@ -506,4 +505,12 @@ def test_the_lists_of_keys_do_not_contradict_each_other() -> None:
         assert not HARMLESS & NEUTRAL.keys()
         for key in architecture.neutral:
             assert not architecture.serves(key), (name, key)
-    assert struct.calcsize("<16xQ") == 24  # where the count of keys lies
+
+
+def test_the_documentation_lists_every_key() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "gguf.md").read_text(encoding="utf-8")
+    keys = {*ROTARY, *COMPUTED, *NEUTRAL, *HARMLESS, *ARCHITECTURES}
+    for architecture in ARCHITECTURES.values():
+        keys |= {*architecture.integers, *architecture.numbers, *architecture.computed, *architecture.neutral}
+        keys |= architecture.rotary_tensors
+    assert sorted(key for key in keys if f"`{key}`" not in text) == []

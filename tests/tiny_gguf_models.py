@@ -20,12 +20,16 @@ CONTEXT, LAYERS, HEADS, KV_HEADS, HEAD_DIM = 256, 3, 4, 2, 32
 
 @dataclass(frozen=True)
 class Case:
-    """config: arguments of the transformers config. keys: of the file, without their namespace."""
+    """config: arguments of the transformers config. keys: of the file, without their namespace.
+
+    tensors: of the file, besides the weights.
+    """
 
     architecture: str
     model_type: str
     config: dict[str, Any] = field(default_factory=dict)
     keys: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 _RMS = "attention.layer_norm_rms_epsilon"
@@ -36,6 +40,8 @@ _WIDE = {"head_dim": 48}
 _WIDE_KEYS = {"attention.key_length": 48, "attention.value_length": 48, "rope.dimension_count": 48}
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 _EXPERT_KEYS = {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 64}
+
+_SHORT, _LONG = np.float32([1, 1.5, 2, 2, 3, 3.5, 4, 4]), np.float32([1, 2, 4, 8, 9, 12, 16, 20])
 
 CASES = {
     "llama": Case("llama", "llama", {"rms_norm_eps": 1e-3, "rope_parameters": _THETA}, {_RMS: 1e-3, **_FREQ}),
@@ -118,6 +124,32 @@ CASES = {
             "attention.sliding_window": 16,
             "rope.scaling.original_context_length": CONTEXT,
         },
+    ),
+    "phi3-longrope": Case(
+        "phi3",
+        "phi3",
+        {
+            "rms_norm_eps": 1e-3,
+            "pad_token_id": 0,
+            "original_max_position_embeddings": 64,
+            "rope_parameters": {
+                **_THETA,
+                "rope_type": "longrope",
+                "partial_rotary_factor": 0.5,
+                "short_factor": _SHORT.tolist(),
+                "long_factor": _LONG.tolist(),
+                "attention_factor": 1.25,
+            },
+        },
+        {
+            _RMS: 1e-3,
+            **_FREQ,
+            "rope.dimension_count": 16,
+            "attention.sliding_window": 0,
+            "rope.scaling.original_context_length": 64,
+            "rope.scaling.attn_factor": 1.25,
+        },
+        {"rope_factors_short.weight": _SHORT, "rope_factors_long.weight": _LONG},
     ),
     "gemma2": Case(
         "gemma2",
@@ -236,7 +268,8 @@ def write_model(path: Path, case: Case, model: PreTrainedModel, keys: dict[str, 
         "attention.head_count_kv": KV_HEADS if case.architecture != "gpt2" else HEADS,
     }
     named = {f"{case.architecture}.{key}": value for key, value in (shape | case.keys).items()}
-    write_gguf(path, case.architecture, named | TOKENIZER | (keys or {}), _tensors(case.architecture, model))
+    tensors = _tensors(case.architecture, model) | case.tensors
+    write_gguf(path, case.architecture, named | TOKENIZER | (keys or {}), tensors)
 
 
 def _tensors(architecture: str, model: PreTrainedModel) -> dict[str, np.ndarray]:
