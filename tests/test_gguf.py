@@ -244,11 +244,15 @@ NAN, INFINITE = float("nan"), float("inf")
         ("rope.scaling.factor", INFINITE),
         ("rope.scaling.factor", "4"),
         ("rope.scaling.factor", [2.0, 2.0]),
+        ("rope.scaling.factor", 1e37),
+        ("rope.scaling.factor", 1e-37),
         ("rope.scaling.attn_factor", 0.0),
+        ("rope.scaling.attn_factor", 1e30),
         ("rope.scaling.alpha", 2.0),
         ("rope.scaling.yarn_ext_factor", 1.0),  # acts without YaRN too
         ("rope.scaling.yarn_log_multiplier", 0.1),
         ("rope.freq_base", 0.0),
+        ("rope.freq_base", 1.0),
         ("rope.freq_base", NAN),
         ("rope.freq_base_swa", 10000.0),
         ("rope.dimension_count", 16),  # a Llama turns whole heads
@@ -323,6 +327,7 @@ def write(file: Path, keys: dict[str, Any] | None = None, **arguments: Any) -> P
     ("key", "value"),
     [
         ("general.type", "adapter"),
+        ("general.alignment", 3),
         ("split.count", 3),
         ("adapter.lora.alpha", 16.0),
         ("diffusion.shift_logits", True),
@@ -334,6 +339,10 @@ def write(file: Path, keys: dict[str, Any] | None = None, **arguments: Any) -> P
         ("tokenizer.ggml.pre", "deepseek-llm"),
         ("tokenizer.ggml.pre", 5),
         ("tokenizer.ggml.tokens", None),
+        ("tokenizer.ggml.merges", None),
+        ("tokenizer.ggml.token_type", [1, 2]),
+        ("tokenizer.ggml.scores", [NAN] * len(TOKENS)),
+        ("tokenizer.chat_template", 5),
         ("tokenizer.ggml.add_bos_token", 1),
         ("tokenizer.ggml.eot_token_id", len(TOKENS)),
         ("tokenizer.ggml.eom_token_id", -1),
@@ -405,7 +414,9 @@ def test_damaged_rotary_factors(file: Path, factors: np.ndarray) -> None:
 
 def test_a_tensor_of_another_shape(file: Path) -> None:
     write_tiny_gguf(file, tensors={"blk.0.ffn_up.weight": np.ones((95, 64), np.float32)})
-    with pytest.raises(ModelLoadError, match=r"tiny\.gguf"):
+    with pytest.raises(
+        ModelLoadError, match=r"up_proj\.weight got the shape \(95, 64\), expected \(96, 64\)"
+    ):
         load_model(file)
 
 

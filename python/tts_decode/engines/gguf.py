@@ -156,9 +156,15 @@ def _convert(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             config=config,
             dtype=torch.float32,
             quantization_config=GgufConfig(dequantize=True),
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
         )
     model, info = loaded
+    for name, got, expected in sorted(info["mismatched_keys"]):
+        raise ModelLoadError(
+            f"model: {file} is damaged: {name} got the shape {tuple(got)}, expected {tuple(expected)} by the "
+            "file's keys; fetch it again"
+        )
     if info["missing_keys"]:  # which would have random values
         raise ModelLoadError(
             f"model: {file} does not fill {min(info['missing_keys'])} of {type(model).__name__}; "

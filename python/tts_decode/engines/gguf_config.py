@@ -35,6 +35,9 @@ def _refuse_keys(header: Header) -> None:
         raise header.refuse("general.type", "'model'")
     if header.metadata.get("split.count", 1) not in (0, 1):
         raise header.refuse("split.count", "one whole file; join the parts with llama-gguf-split --merge")
+    alignment = header.metadata.get("general.alignment", 32)
+    if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+        raise header.refuse("general.alignment", "a power of two")
     for path in header.metadata:
         namespace, _, key = path.partition(".")
         if namespace in REFUSED_NAMESPACES:

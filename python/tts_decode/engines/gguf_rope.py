@@ -21,6 +21,8 @@ from typing import Any
 from tts_decode.engines.gguf_header import Header
 
 _KINDS = ("none", "linear", "yarn", "longrope")
+_LARGEST_MAGNITUDE = 1000
+_LARGEST_DIVISOR = 1e31  # files have 1e30 where a pair is not to turn at all
 _SHORT, _LONG, _ALL = "rope_factors_short.weight", "rope_factors_long.weight", "rope_freqs.weight"
 
 
@@ -31,8 +33,12 @@ def rope_parameters(header: Header, pairs: int, factors: Mapping[str, Sequence[f
     Raises ModelLoadError for a scaling that is not served.
     """
     base = header.number("rope.freq_base", 10000.0)
+    if base <= 1:
+        raise header.refuse(header.path("rope.freq_base"), "a number above 1")
     scaling = _scaling(header, base, pairs)
     magnitude = header.number("rope.scaling.attn_factor", 1.0) * _yarn_magnitude(header)
+    if magnitude > _LARGEST_MAGNITUDE:
+        raise header.refuse(header.path("rope.scaling.attn_factor"), f"at most {_LARGEST_MAGNITUDE}")
     context = header.integer("context_length")
     kind = _kind(header)
     if _ALL in factors:
@@ -49,6 +55,8 @@ def rope_parameters(header: Header, pairs: int, factors: Mapping[str, Sequence[f
     divisors = [
         [factor / scale for factor, scale in zip(side, scaling, strict=True)] for side in (short, long)
     ]
+    if not all(1 / _LARGEST_DIVISOR < divisor < _LARGEST_DIVISOR for side in divisors for divisor in side):
+        raise header.refuse(header.path("rope.scaling.factor"), "with the file's factors a float32")
     if magnitude == 1 and all(divisor == 1 for side in divisors for divisor in side):
         return {"rope_type": "default", "rope_theta": base}
     return {
@@ -82,8 +90,6 @@ def _scaling(header: Header, base: float, pairs: int) -> list[float]:
         _only(header, "rope.scaling.yarn_ext_factor", 0.0)
         return [scale] * pairs
     _only(header, "rope.scaling.yarn_ext_factor", 1.0)
-    if base == 1:
-        raise header.refuse(header.path("rope.freq_base"), "another number than 1 for YaRN")
     original = header.integer("rope.scaling.original_context_length", header.integer("context_length"))
     fast = header.number("rope.scaling.yarn_beta_fast", 32.0)
     slow = header.number("rope.scaling.yarn_beta_slow", 1.0)

@@ -5,6 +5,7 @@ Source of the rules: llama.cpp (src/llama-vocab.cpp), which defines the format.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tokenizers import decoders, normalizers, pre_tokenizers
@@ -32,9 +33,18 @@ def refuse_tokenizer(header: Header) -> None:
     tokens = vocabulary_size(header)
     if header.integer("vocab_size", tokens) != tokens:
         raise header.refuse(header.path("vocab_size"), f"{tokens}, as many as tokenizer.ggml.tokens")
+    for key in ("tokenizer.ggml.token_type", "tokenizer.ggml.scores"):
+        values = header.metadata.get(key, [0] * tokens)
+        if not _is_a_number_each(values, tokens):
+            raise header.refuse(key, f"{tokens} finite numbers, one for each token")
+    if not isinstance(header.metadata.get("tokenizer.chat_template", ""), str):
+        raise header.refuse("tokenizer.chat_template", "a text")
     model = _value(header, "model", str, None)
     if model not in (_BYTE_LEVEL, _SENTENCEPIECE):
         raise header.refuse("tokenizer.ggml.model", f"{_BYTE_LEVEL!r} or {_SENTENCEPIECE!r}")
+    merges, scores = "tokenizer.ggml.merges", "tokenizer.ggml.scores"
+    if merges not in header.metadata and (model == _BYTE_LEVEL or scores not in header.metadata):
+        raise header.refuse(merges if model == _BYTE_LEVEL else scores, "how tokens are merged")
     split = _value(header, "pre", str, "gpt-2")
     if model == _BYTE_LEVEL and split not in _GPT2_SPLIT | _DIGITS_SPLIT | GGUF_PRE_TOKENIZER_SPLITS.keys():
         raise header.refuse("tokenizer.ggml.pre", "a way to split text that is known here")
@@ -47,6 +57,14 @@ def refuse_tokenizer(header: Header) -> None:
         special_token(header, name)
     if header.name.startswith("gemma") and _value(header, "add_space_prefix", bool, False):
         raise header.refuse("tokenizer.ggml.add_space_prefix", "false, as for every Gemma")
+
+
+def _is_a_number_each(values: Any, count: int) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    )
 
 
 def vocabulary_size(header: Header) -> int:
