@@ -43,6 +43,22 @@ _EXPERT_KEYS = {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_
 
 _SHORT, _LONG = np.float32([1, 1.5, 2, 2, 3, 3.5, 4, 4]), np.float32([1, 2, 4, 8, 9, 12, 16, 20])
 
+
+def _llama3_factors(base: float, factor: float, low: float, high: float, original: int) -> np.ndarray:
+    """What convert_hf_to_gguf.py writes as rope_freqs for `rope_type` llama3."""
+    factors = []
+    for i in range(0, HEAD_DIM, 2):
+        wavelength = 2 * np.pi * base ** (i / HEAD_DIM)
+        if wavelength < original / high:
+            factors.append(1.0)
+        elif wavelength > original / low:
+            factors.append(factor)
+        else:
+            smooth = (original / wavelength - low) / (high - low)
+            factors.append(1 / ((1 - smooth) / factor + smooth))
+    return np.float32(factors)
+
+
 CASES = {
     "llama": Case("llama", "llama", {"rms_norm_eps": 1e-3, "rope_parameters": _THETA}, {_RMS: 1e-3, **_FREQ}),
     "llama-wide": Case(
@@ -68,6 +84,23 @@ CASES = {
         "llama",
         {"rms_norm_eps": 1e-3, "rope_parameters": {**_THETA, "rope_type": "linear", "factor": 4.0}},
         {_RMS: 1e-3, **_FREQ, "rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
+    ),
+    "llama3": Case(
+        "llama",
+        "llama",
+        {
+            "rms_norm_eps": 1e-3,
+            "rope_parameters": {
+                **_THETA,
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
+        {_RMS: 1e-3, **_FREQ},
+        {"rope_freqs.weight": _llama3_factors(5000.0, 8.0, 1.0, 4.0, 64)},
     ),
     "qwen2": Case("qwen2", "qwen2", {"rms_norm_eps": 1e-3, "rope_parameters": _THETA}, {_RMS: 1e-3, **_FREQ}),
     "qwen2-yarn": Case(

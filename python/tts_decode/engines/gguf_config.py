@@ -52,11 +52,11 @@ def _refuse_keys(header: Header) -> None:
             _refuse_unless_neutral(header, key, NEUTRAL[key])
 
 
-def _refuse_unless_neutral(header: Header, key: str, neutral: float) -> None:
+def _refuse_unless_neutral(header: Header, key: str, neutral: float | str) -> None:
     value = header.metadata[header.path(key)]
     if isinstance(value, bool) is not isinstance(neutral, bool) or value != neutral:
         raise header.refuse(
-            header.path(key), f"{neutral} or no such key: other values are not served for {header.name}"
+            header.path(key), f"{neutral!r} or no such key: other values are not served for {header.name}"
         )
 
 

@@ -46,7 +46,7 @@ COMPUTED = frozenset(
 )
 
 # Key: the value at which it changes nothing. Where an architecture serves the key, that comes first.
-NEUTRAL: Mapping[str, int | float | bool] = {
+NEUTRAL: Mapping[str, int | float | bool | str] = {
     "attention.causal": True,
     "attention.clamp_kqv": 0.0,
     "attention.max_alibi_bias": 0.0,
@@ -71,13 +71,13 @@ NEUTRAL: Mapping[str, int | float | bool] = {
     "rope.scaling.yarn_log_multiplier": 0.0,
     "router_logit_softcapping": 0.0,
     "swin_norm": False,
+    "tensor_data_layout": "Meta AI original pth",
     "use_parallel_residual": False,
 }
 
 HARMLESS = frozenset(
     {
         "rope.scaling.finetuned",  # says that the model was trained with the scaling, which is applied anyway
-        "tensor_data_layout",  # "Meta AI original pth": the one layout that files have
     }
 )
 
@@ -105,7 +105,7 @@ class Architecture:
     fixed: Mapping[str, object] = field(default_factory=dict)
     optional: frozenset[str] = frozenset()
     computed: frozenset[str] = frozenset()
-    neutral: Mapping[str, int | float | bool] = field(default_factory=dict)
+    neutral: Mapping[str, int | float | bool | str] = field(default_factory=dict)
     rotary: bool = True
     partial_rotary: bool = False
     rotary_tensors: frozenset[str] = frozenset()
