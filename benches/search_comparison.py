@@ -30,7 +30,7 @@ from tts_decode.cli.scorers import ScorerOf
 from tts_decode.engines.loading import DEFAULT_MODEL, load_model
 from tts_decode.search import STRATEGIES, SearchResult
 from tts_decode.select import vote
-from tts_decode.select.statistics import geometric_mean_ratio, paired_difference, wilson_interval
+from tts_decode.select.statistics import geometric_mean_ratio, paired_proportion_difference, wilson_interval
 from tts_decode.tasks import Task, default_tasks, final_answer
 
 Record = dict[str, Any]
@@ -137,7 +137,7 @@ def summary(records: Sequence[Record], parallel: int) -> list[Record]:
                 "width": width,
                 "variant": variant,
                 "problems": len(tasks),
-                "accuracy": wilson_interval(solved, len(tasks))._asdict(),
+                "accuracy": wilson_interval(solved, len(tasks)).to_dict(),
                 "vote_accuracy": _mean([r["vote_solved"] for r in ours]),
                 "found": _mean([r["found"] for r in ours]),
                 **{name: _mean([r[name] for r in ours]) for name in MEANS},
@@ -148,13 +148,13 @@ def summary(records: Sequence[Record], parallel: int) -> list[Record]:
             for name in ("mean_bytes", "peak_bytes", "ets_kv_tokens"):
                 # ets_kv_tokens is 0 where all answers end with their first step
                 pair = [[max(float(record[name]), 1.0) for record in side] for side in (base, ours)]
-                row[f"{name}_gain"] = geometric_mean_ratio(*pair)._asdict()
+                row[f"{name}_gain"] = geometric_mean_ratio(*pair).to_dict()
             speeds = geometric_mean_ratio(_speeds(ours, group), _speeds(base, group))
-            row["tokens_per_second_gain"] = speeds._asdict()
+            row["tokens_per_second_gain"] = speeds.to_dict()
             for name in ("solved", "vote_solved"):
-                row[f"{name}_difference"] = paired_difference(
+                row[f"{name}_difference"] = paired_proportion_difference(
                     [float(r[name]) for r in ours], [float(r[name]) for r in base]
-                )._asdict()
+                ).to_dict()
             rows.append(row)
     return rows
 
@@ -180,8 +180,9 @@ def table(rows: Sequence[Record]) -> str:
             row["variant"],
             str(row["problems"]),
             f"{row['accuracy']['value']:.0%} ({row['accuracy']['low']:.0%} to {row['accuracy']['high']:.0%})",
-            _points(row["solved_difference"]),
-            f"{row['vote_accuracy']:.0%}, {_points(row['vote_solved_difference'])}",
+            "" if row["variant"] == BASE else _points(row["solved_difference"]),
+            f"{row['vote_accuracy']:.0%}"
+            + ("" if row["variant"] == BASE else f", {_points(row['vote_solved_difference'])}"),
             f"{row['mean_bytes'] / 2**20:.2f}",
             _times(row["mean_bytes_gain"]),
             _times(row["ets_kv_tokens_gain"]),
@@ -199,6 +200,8 @@ def _points(interval: Record) -> str:
 
 
 def _times(interval: Record) -> str:
+    if interval["low"] is None:
+        return f"{interval['value']:.2f}x"
     return f"{interval['value']:.2f}x ({interval['low']:.2f} to {interval['high']:.2f})"
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from tts_decode.select import extract_answer
+from tts_decode.strict_json import loads
 
 _SEED = 20
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
@@ -111,16 +113,16 @@ def final_number(text: str) -> str | None:
 def read_tasks(path: str | os.PathLike[str]) -> list[Task]:
     """Reads a JSONL file: one object a line with "prompt" and optionally "answer" and "name", all strings.
 
-    An answer may also be a number. A text is correct when its final answer equals the expected one: as a
-    number where that is one, else as text without regard to case and surrounding space.
+    A line ends with a newline and nothing else; the file is UTF-8, with a byte order mark or without. An
+    answer or a name may also be a number. A text is correct when its final answer equals the expected one: as
+    a number where that is one, else as text without regard to case and surrounding space.
     Raises TaskFileError, with the number of the line.
     """
     file = Path(path)
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as cause:
-        reason = cause.strerror if isinstance(cause, OSError) else "it is not UTF-8 text"
-        raise TaskFileError(f"task file {file}: cannot be read: {reason}") from cause
+        lines = file.read_bytes().removeprefix(BOM_UTF8).split(b"\n")
+    except OSError as cause:
+        raise TaskFileError(f"task file {file}: cannot be read: {cause.strerror}") from cause
     tasks = [_parse(file, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not tasks:
         raise TaskFileError(
@@ -129,30 +131,32 @@ def read_tasks(path: str | os.PathLike[str]) -> list[Task]:
     return tasks
 
 
-def _parse(file: Path, number: int, line: str) -> Task:
+def _parse(file: Path, number: int, line: bytes) -> Task:
     def fail(what: str) -> TaskFileError:
         return TaskFileError(f"task file {file}, line {number}: {what}")
 
     try:
-        fields = json.loads(line)
-    except json.JSONDecodeError as cause:
-        raise fail(f"is not JSON ({cause.msg} at column {cause.colno})") from cause
+        fields = loads(line)
+    except ValueError as cause:
+        raise fail(str(cause)) from cause
     if not isinstance(fields, dict):
         raise fail(f'got {type(fields).__name__}, expected an object with "prompt"')
     unknown = sorted(set(fields) - {"name", "prompt", "answer"})
     if unknown:
-        raise fail(f"unknown field {unknown[0]!r}; expected name, prompt, answer")
+        raise fail(f"unknown field {unknown[0]!r:.80}; expected name, prompt, answer")
     prompt, answer = fields.get("prompt"), fields.get("answer")
     if not isinstance(prompt, str) or not prompt.strip():
-        raise fail(f'"prompt" must be a text that is not empty, got {prompt!r}')
+        raise fail(f'"prompt" must be a text that is not empty, got {prompt!r:.80}')
     if isinstance(answer, bool) or not isinstance(answer, str | int | float | None):
-        raise fail(f'"answer" must be a text or a number, got {answer!r}')
+        raise fail(f'"answer" must be a text or a number, got {answer!r:.80}')
+    name = fields.get("name", number)
+    if isinstance(name, bool) or not isinstance(name, str | int | float):
+        raise fail(f'"name" must be a text or a number, got {name!r:.80}')
     if answer is None:
-        return Task(str(fields.get("name", number)), prompt)
-    expected = str(answer)
-    return Task(
-        str(fields.get("name", number)), prompt, expected, lambda text: float(same_answer(text, expected))
-    )
+        return Task(str(name), prompt)
+    # As a person writes it, without an exponent: so it is a number to `same_answer` too.
+    expected = f"{Decimal(repr(answer)):f}" if isinstance(answer, float) else str(answer)
+    return Task(str(name), prompt, expected, lambda text: float(same_answer(text, expected)))
 
 
 def same_answer(text: str, expected: str) -> bool:
@@ -172,4 +176,6 @@ def final_answer(text: str, expected: str | None) -> str:
 
 
 def _as_number(text: str) -> float | None:
-    return float(text.replace(",", "")) if _NUMBER.fullmatch(text.strip()) else None
+    """The number that a text is; None if it is none, or one beyond the range of float64."""
+    number = float(text.replace(",", "")) if _NUMBER.fullmatch(text.strip()) else math.inf
+    return number if math.isfinite(number) else None

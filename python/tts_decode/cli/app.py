@@ -23,6 +23,7 @@ from tts_decode.errors import (
     UnsupportedModel,
 )
 from tts_decode.tasks import TaskFileError
+from tts_decode.visible import one_line
 
 app = typer.Typer(
     name="tts-decode",
@@ -69,5 +70,5 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"tts-decode: {' '.join(message.split())}", file=sys.stderr)
+    print(f"tts-decode: {one_line(message)}", file=sys.stderr)
     return code

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,6 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from tts_decode import SamplingParams
@@ -22,7 +20,7 @@ from tts_decode.bench.search import PARTS, SearchTimes, measure_search
 from tts_decode.bench.timing import Quartiles
 from tts_decode.bench.trees import Heads, Tree
 from tts_decode.cli import options as opt
-from tts_decode.cli.display import Display, mib, short
+from tts_decode.cli.display import Display, Screen, mib, print_json, short
 from tts_decode.cli.errors import UsageError, usage_errors
 from tts_decode.cli.session import Session, open_session
 from tts_decode.engines.loading import DEFAULT_MODEL, resolve_dtype
@@ -98,7 +96,7 @@ def attention(
     about = _about() | {"heads": heads, "dtype": _name(kind), "rounds": rounds}
     if json_output:
         rows = [_attention_json(t, r) for t, r in results.items()]
-        print(json.dumps(about | {"trees": rows}, indent=2))
+        print_json(about | {"trees": rows})
         return
     table = _table("tree", "KV MiB", "ms", "GB/s", "GFLOP/s", "roofline", "plan ms", "torch")
     for t, r in results.items():
@@ -184,7 +182,7 @@ def decode(
             for r in results
         ]
         told = {"prompt": prompt, "tokens": tokens, "rounds": rounds, "prefill_seconds": prefill._asdict()}
-        print(json.dumps(_about() | ran | told | {"machine": vars(machine), "decode": rows}, indent=2))
+        print_json(_about() | ran | told | {"machine": vars(machine), "decode": rows})
         return
     table = _table("branches", "tokens/s", "ms a step", "of roofline", "KV MiB")
     for r in results:
@@ -262,7 +260,7 @@ def search(
         plots.bars(plot, shares, "% of the time")
     if json_output:
         rows = [_search_json(name, times) for name, times in results.items()]
-        print(json.dumps(_about() | ran | {"n": n, "problems": len(tasks), "searches": rows}, indent=2))
+        print_json(_about() | ran | {"n": n, "problems": len(tasks), "searches": rows})
         return
     table = _table("strategy", "tokens/s", "ms a step", "KV MiB", *PARTS)
     for name, times in results.items():
@@ -339,13 +337,13 @@ def _table(first: str, *others: str) -> Table:
 
 
 def _print(title: str, tables: list[Table], machine: Machine | None = None) -> None:
-    console = Console(highlight=False)
+    screen = Screen()
     about = _about()
-    console.print(f"{title}; {about['isa']}, threads: {about['threads']}")
+    screen.print(f"{title}; {about['isa']}, threads: {about['threads']}")
     for table in tables:
-        console.print(table)
+        screen.print(table)
     if machine is not None:
-        console.print(
+        screen.print(
             f"Measured in the same rounds: {short(machine.bandwidth / 1e9)} GB/s read, "
             f"{short(machine.flops / 1e9)} GFLOP/s in torch's matrix product."
         )

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import zlib
 from contextlib import nullcontext
-from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from tts_decode import SamplingParams, SparseConfig
+from tts_decode import SamplingParams
 from tts_decode.cli import options as opt
+from tts_decode.cli.display import print_json
 from tts_decode.cli.errors import CommandError, UsageError, usage_errors
-from tts_decode.cli.problems import Settings, require_one, run_problems
-from tts_decode.cli.saving import Saved, check_folder
+from tts_decode.cli.problems import Settings, require_one, run_problems, run_settings
+from tts_decode.cli.saving import Saved, open_folder, saved_name
 from tts_decode.cli.scorers import check_scorer, open_scorer
 from tts_decode.cli.session import open_session
 from tts_decode.cli.tables import Row, as_json, print_tables
@@ -61,16 +58,8 @@ def compare(
     budget_seconds: opt.BudgetSeconds = None,
     budget_cost: opt.BudgetCost = None,
     scorer_timeout: opt.ScorerTimeout = None,
-    save: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the whole results, written as searches end.", rich_help_panel="Output"),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Go on with what --save holds after a crash.", rich_help_panel="Output"
-        ),
-    ] = False,
+    save: opt.Save = None,
+    resume: opt.Resume = False,
     json_output: opt.Json = False,
 ) -> None:
     """Run several strategies on the same problems and print what each solved and what it cost.
@@ -108,7 +97,7 @@ def compare(
     options = opt.parse_options(strategies, option)
     check_scorer(scorer)
     configs = [None] if sparse_config is None else [None, sparse_config]
-    check_folder(save, [_file_name(s.name, c) for s in strategies for c in configs], resume=resume)
+    names = [saved_name(s.name, c) for s in strategies for c in configs]
     with usage_errors():
         sampling = SamplingParams(
             temperature,
@@ -125,25 +114,20 @@ def compare(
     if unknown:
         raise CommandError(f'task {unknown[0]} has no answer to compare with; add "answer" to its line')
 
-    told = "".join(f"{task.name}\n{task.prompt}\n{task.answer}\n" for task in problems)
     rows: list[Row] = []
-    with open_session(model, dtype, device, kv_mib, kv_dtype, shared=":" in (scorer or "")) as session:
+    with (
+        open_folder(save, names, resume=resume),
+        open_session(model, dtype, device, kv_mib, kv_dtype, shared=":" in (scorer or "")) as session,
+    ):
         scores = open_scorer(scorer, device=device, kv_bytes=session.kv_bytes)
         for chosen, chosen_options in zip(strategies, options, strict=True):
             for config in configs:
-                name = _file_name(chosen.name, config)
-                about: dict[str, Any] = {
-                    **session.describe(),
-                    "strategy": chosen.name,
-                    "options": chosen_options,
-                    "scorer": scorer,
-                    "sparse": None if config is None else asdict(config),
-                    "problems": len(problems),
-                    "problems_crc32": zlib.crc32(told.encode()),
-                    **asdict(settings),
-                }
+                name = saved_name(chosen.name, config)
+                about = run_settings(
+                    session.describe(), chosen.name, chosen_options, scorer, config, problems, settings
+                )
                 # A decoder of its own, so that its counters and its peak are its own.
-                with nullcontext() if save is None else Saved(save, name, about) as saved:
+                with nullcontext() if save is None else Saved(save, name, about, len(problems)) as saved:
                     outcomes, stats = run_problems(
                         session.decoder(config),
                         problems,
@@ -160,12 +144,8 @@ def compare(
     require_one([outcome for row in rows for outcome in row.outcomes])
     ran = session.describe()
     if json_output:
-        print(json.dumps(ran | {"strategies": [as_json(row, rows[0]) for row in rows]}, indent=2))
+        print_json(ran | {"strategies": [as_json(row, rows[0]) for row in rows]})
     else:
         count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
         title = f"{count}, {ran['model']}, {ran['dtype']}, threads: {ran['threads']}"
         print_tables(title, rows)
-
-
-def _file_name(strategy: str, sparse: SparseConfig | None) -> str:
-    return strategy if sparse is None else f"{strategy}-sparse"

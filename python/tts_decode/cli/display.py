@@ -1,17 +1,52 @@
-"""What the user sees while the command works: one line on stderr that is redrawn in place."""
+"""What the user sees: `Screen` for all that is printed, and one line on stderr that is redrawn meanwhile."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
+from typing import IO, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
+from rich.segment import Segment
 from rich.spinner import Spinner
 from rich.text import Text
 
+from tts_decode.strict_json import finite
+from tts_decode.visible import one_line, visible
+
 _MIB = 1 << 20
+
+
+class Screen(Console):
+    """Where everything is printed. Texts are shown as they are: none is markup, and what a terminal would
+    obey is escaped (`visible`). Styles come from `Text` objects and styles of tables.
+
+    The cursor stays where it can be seen: a process that is killed could not bring it back.
+    """
+
+    def __init__(self, file: IO[str] | None = None, **options: Any) -> None:
+        super().__init__(file=file, markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(
+            visible(text), **options
+        )  # here, so that columns are as wide as what is shown
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else visible(text), style, control)
+
+    def show_cursor(self, show: bool = True) -> bool:
+        return False
+
+
+def print_json(value: Any) -> None:
+    """In ASCII without control characters; numbers that JSON does not have are null."""
+    print(json.dumps(finite(value), indent=2, allow_nan=False).replace("\x7f", "\\u007f"))
 
 
 class Display:
@@ -23,7 +58,7 @@ class Display:
 
     def __init__(self, console: Console | None = None) -> None:
         # The stream itself, not whatever sys.stderr is later: the loader redirects that for a while.
-        self._console = console or Console(file=sys.stderr)
+        self._console = console or Screen(sys.stderr)
         self._spinner = Spinner("dots", Text(""))
         self._live = Live(self._spinner, console=self._console, transient=True, refresh_per_second=8)
         self._on_terminal = self._console.is_terminal
@@ -43,11 +78,13 @@ class Display:
         if self._on_terminal:
             self.update(text)
         else:
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(one_line(text), soft_wrap=True)
 
     def update(self, text: str) -> None:
         if self._on_terminal:
-            self._spinner.update(text=Text(text[: self._console.width - 3]))  # 2 columns are the spinner's
+            self._spinner.update(
+                text=Text(one_line(text)[: self._console.width - 3])
+            )  # 2 columns are the spinner's
 
 
 class Rate:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
+from tts_decode.cli.display import Screen, print_json
 from tts_decode.cli.options import Json
 from tts_decode.engines.gguf import cache_folder
 from tts_decode.engines.loading import resolve_dtype
@@ -31,7 +30,7 @@ def info(json_output: Json = False) -> None:
     """
     facts = collect()
     if json_output:
-        print(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
@@ -40,7 +39,7 @@ def info(json_output: Json = False) -> None:
         elif isinstance(value, list):
             value = ", ".join(value)
         table.add_row(name.replace("_", " "), str(value))
-    Console(highlight=False).print(table)
+    Screen().print(table)
 
 
 def collect() -> dict[str, Any]:

@@ -115,6 +115,14 @@ BudgetCost = Annotated[
         rich_help_panel=_LIMITS,
     ),
 ]
+Save = Annotated[
+    Path | None,
+    typer.Option(help="Folder for the whole results, written as searches end.", rich_help_panel=_OUTPUT),
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with what --save holds after a crash.", rich_help_panel=_OUTPUT),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=_OUTPUT)]
 
 

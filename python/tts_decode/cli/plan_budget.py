@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from tts_decode.cli import options as opt
-from tts_decode.cli.display import Display, short
+from tts_decode.cli.display import Display, Screen, print_json, short
 from tts_decode.cli.errors import UsageError, usage_errors
 from tts_decode.engines.loading import DEFAULT_MODEL, load_config, resolve_dtype
 from tts_decode.engines.shape import shape_of_config
@@ -125,7 +123,7 @@ def plan_budget(
             "plans": [_as_json(plan, machine) for plan in plans],
             "cheapest": best.name,
         }
-        print(json.dumps(report, indent=2))
+        print_json(report)
     else:
         title = f"{model}, {dtype_name}: {branches} x {tokens} tokens after a prompt of {context:,}"
         _print(title, plans, best, machine)
@@ -191,11 +189,11 @@ def _print(title: str, plans: list[Plan], best: Plan, machine: Machine) -> None:
             short(_step_seconds(plan, machine) * 1e3),
             style="bold" if plan is best else "",
         )
-    console = Console(highlight=False)
-    console.print(title)
-    console.print(table)
+    screen = Screen()
+    screen.print(title)
+    screen.print(table)
     prompt = plans[0].cost.prompt.combined(machine.intensity)
-    console.print(
+    screen.print(
         f"* {in_words(plans, best, machine)}\n"
         f"The prompt costs {short(prompt / 1e12)} eTFLOP more, whatever the budget. "
         f"At {short(machine.flops / 1e9)} GFLOP/s and {short(machine.bandwidth / 1e9)} GB/s a byte read "

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from tts_decode import Budget, DecoderStats, PromptTooLong, SamplingParams, TreeDecoder, gather
+from tts_decode import (
+    Budget,
+    DecoderStats,
+    PromptTooLong,
+    SamplingParams,
+    SparseConfig,
+    TreeDecoder,
+    gather,
+)
 from tts_decode.cli.display import mib, short
 from tts_decode.cli.errors import UsageError
 from tts_decode.cli.saving import Saved
@@ -111,6 +120,32 @@ class RunStats:
             "read_bytes": self.cost.bytes,
             "eflops": self.cost.combined(),
         }
+
+
+def run_settings(
+    session: dict[str, Any],
+    strategy: str,
+    options: dict[str, Any],
+    scorer: str | None,
+    sparse: SparseConfig | None,
+    tasks: Sequence[Task],
+    settings: Settings,
+) -> dict[str, Any]:
+    """All that the results of a run hang on, JSON-ready: a saved run goes on only where it is the same.
+
+    session: as `Session.describe` tells it.
+    """
+    told = "".join(f"{task.name}\n{task.prompt}\n{task.answer}\n" for task in tasks)
+    return {
+        **session,
+        "strategy": strategy,
+        "options": options,
+        "scorer": scorer,
+        "sparse": None if sparse is None else asdict(sparse),
+        "problems": len(tasks),
+        "problems_crc32": zlib.crc32(told.encode(errors="surrogatepass")),
+        **asdict(settings),
+    }
 
 
 def summary(stats: RunStats) -> str:

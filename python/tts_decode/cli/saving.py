@@ -1,30 +1,46 @@
-"""A folder with the results of `compare`, written while it runs, from which it goes on after a crash.
+"""A folder with the results of `search` or `compare`, written while it runs; a crashed run goes on from it.
 
-NAME.jsonl holds a header with the settings, then a line for each search as it ends: what
+NAME.jsonl holds a header with the settings, then a line for each search as it ends (`record_file`): what
 `problems.describe` says, and under "search" the whole result (docs/results.md). Searches under way keep a
-journal in NAME/INDEX.journal, which goes when they end. NAME is the strategy's, with "-sparse" after a sparse
-run's. Where pyarrow is installed, NAME/*.parquet has the results of all searches in the end.
+journal in NAME/INDEX.journal, which goes when they come to a result. NAME is the strategy's, with "-sparse"
+after a sparse run's. Where pyarrow is installed, NAME/*.parquet has the results of all searches in the end.
+The process that writes locks FOLDER/.lock, which names it.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import contextlib
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tts_decode import SparseConfig
 from tts_decode.cli.errors import CommandError, UsageError
+from tts_decode.errors import ResultFileError
+from tts_decode.plain_data import read_as
+from tts_decode.record_file import RecordFile, open_locked
 from tts_decode.search import Journal, SearchResult, write_parquet
+from tts_decode.strict_json import dumps, loads
 
-_SCHEMA, _VERSION = "tts-decode/compare", 1
+_SCHEMA, _VERSION = "tts-decode/saved", 2
 
 
-def check_folder(folder: Path | None, names: list[str], *, resume: bool) -> None:
-    """UsageError where results would be overwritten, or there is nothing to resume."""
+@contextlib.contextmanager
+def open_folder(folder: Path | None, names: Sequence[str], *, resume: bool) -> Iterator[None]:
+    """Makes the folder, where there is one to save into, and keeps other processes out of it.
+
+    names: of the files to be written.
+
+    Raises UsageError where results would be overwritten, or there is nothing to resume; CommandError where
+    the folder cannot be used, or another process is at it.
+    """
     if folder is None:
         if resume:
             raise UsageError("--resume: needs --save FOLDER, the folder of the interrupted run")
+        yield
         return
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--save: {folder} is a file, expected a folder")
@@ -34,6 +50,42 @@ def check_folder(folder: Path | None, names: list[str], *, resume: bool) -> None
             f"--save: {folder} holds results of {held[0]} already; give --resume to go on with them, or "
             "another folder"
         )
+    with _unusable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = _lock(folder / ".lock")
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(path: Path) -> int:
+    try:
+        handle = open_locked(path)
+    except BlockingIOError:
+        with open(path, errors="replace") as file:
+            holder = file.read(200).strip() or "another process"
+        raise CommandError(
+            f"--save: {path.parent} is in use by {holder}; wait until it ends, or give another folder"
+        ) from None
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+    return handle
+
+
+@contextlib.contextmanager
+def _unusable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as cause:
+        raise CommandError(
+            f"--save: {cause.filename or path} cannot be used: {cause.strerror}; see to it, or give another "
+            "folder"
+        ) from cause
+
+
+def saved_name(strategy: str, sparse: SparseConfig | None) -> str:
+    return strategy if sparse is None else f"{strategy}-sparse"
 
 
 def _file(folder: Path, name: str) -> Path:
@@ -43,83 +95,84 @@ def _file(folder: Path, name: str) -> Path:
 class Saved:
     """The results of one strategy. `with Saved(...) as saved`: the file is open meanwhile.
 
-    results: those found in the file, with the searches' cost in eFLOPs, by the task's index. Searches that
-    failed are not among them: they run again.
+    folder: as `open_folder` made it. count: how many problems there are.
+    results: those found in the file, with the searches' cost in eFLOPs, by the problem's index. Searches that
+    failed are not among them: they run again, from their journals.
 
     Raises CommandError: the file is damaged, of another version, or was written with other settings.
     """
 
-    def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, name: str, settings: Mapping[str, Any], count: int) -> None:
         self.results: dict[int, tuple[SearchResult, float]] = {}
-        self._path = _file(folder, name)
         self._journals = folder / name
-        self._header = {"schema": _SCHEMA, "version": _VERSION, "settings": settings}
+        with _unusable(self._journals):
+            self._journals.mkdir(exist_ok=True)
+        self._file = RecordFile(_file(folder, name), _SCHEMA, _VERSION, resume=True, error=_SaveError)
         try:
-            self._journals.mkdir(parents=True, exist_ok=True)
-            whole = self._read() if self._path.exists() else 0
-            self._stream = open(self._path, "r+b" if whole else "wb")  # noqa: SIM115 (closed on leaving)
-        except OSError as cause:
-            raise CommandError(f"--save: {self._path} cannot be written: {cause.strerror}") from cause
-        self._stream.truncate(whole)
-        self._stream.seek(whole)
-        if not whole:
-            self._write(self._header)
+            if self._file.header is None:
+                self._file.write({"settings": settings})
+            else:
+                self._check(self._file.header.get("settings"), loads(dumps(settings).encode()))
+            for number, record in enumerate(self._file.records, start=2):
+                try:
+                    self._take_in(record, count)
+                except ValueError as cause:
+                    raise self._file.damaged(number, f"holds no result ({cause})") from cause
+        except BaseException:
+            self._file.close()
+            raise
 
     def __enter__(self) -> Saved:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._stream.close()
-        if self.results and find_spec("pyarrow"):
-            write_parquet([self.results[index][0] for index in sorted(self.results)], self._journals)
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._file.close()
+        if kind is None and self.results and find_spec("pyarrow"):
+            try:
+                write_parquet([self.results[index][0] for index in sorted(self.results)], self._journals)
+            except ResultFileError as cause:
+                raise CommandError(f"--save: {cause}; the results are whole in {self._file.path}") from cause
 
     def journal(self, index: int) -> Journal:
         return Journal(self._journal(index), resume=True)
 
     def add(self, index: int, described: dict[str, Any], result: SearchResult | None) -> None:
-        search = None if result is None else result.to_dict()
-        self._write({"index": index} | described | {"search": search})
-        self._journal(index).unlink(missing_ok=True)
+        """A search ended. The journal of one that failed stays, so that what it computed is not lost."""
+        self._file.write(
+            {"index": index} | described | {"search": None if result is None else result.to_dict()}
+        )
         if result is not None:
             self.results[index] = result, described["eflops"]
+            self._file.sync()
+            with _unusable(self._journal(index)):
+                self._journal(index).unlink(missing_ok=True)
 
     def _journal(self, index: int) -> Path:
         return self._journals / f"{index}.journal"
 
-    def _write(self, line: dict[str, Any]) -> None:
-        self._stream.write(json.dumps(line).encode() + b"\n")
-        self._stream.flush()
+    def _take_in(self, record: dict[str, Any], count: int) -> None:
+        index = read_as(int, record.get("index"), "index")
+        if not 0 <= index < count:
+            raise ValueError(f"index: got {index}, expected 0 to {count - 1}")
+        cost = read_as(float, record.get("eflops"), "eflops")
+        if "search" not in record:
+            raise ValueError("search: it is missing")
+        if record["search"] is not None:
+            self.results[index] = SearchResult.from_dict(record["search"]), cost
 
-    def _read(self) -> int:
-        """Reads the lines; returns how many bytes of the file are whole."""
-        good = 0
-        for number, line in enumerate(self._path.read_bytes().splitlines(keepends=True), start=1):
-            if not line.endswith(b"\n"):
-                break  # what was being written
-            try:
-                data = json.loads(line)
-                if number == 1:
-                    self._check(data)
-                elif data["search"] is not None:
-                    self.results[int(data["index"])] = SearchResult.from_dict(data["search"]), data["eflops"]
-            except (ValueError, KeyError, TypeError) as cause:
-                raise CommandError(f"--resume: {self._path}, line {number}: is damaged ({cause})") from cause
-            good += len(line)
-        return good
-
-    def _check(self, header: Any) -> None:
-        if not isinstance(header, dict) or header.get("schema") != _SCHEMA:
-            raise CommandError(f"--resume: {self._path} does not hold results of tts-decode compare")
-        if header.get("version") != _VERSION:
-            raise CommandError(
-                f"--resume: {self._path} is of version {header.get('version')!r}, this package reads "
-                f"{_VERSION}; start anew in another folder"
-            )
-        ours = json.loads(json.dumps(self._header["settings"]))
+    def _check(self, theirs: Any, ours: dict[str, Any]) -> None:
+        if not isinstance(theirs, dict):
+            raise self._file.damaged(1, "has no settings")
         for key, value in ours.items():
-            theirs = header["settings"].get(key)
-            if theirs != value:
+            if theirs.get(key) != value:
                 raise CommandError(
-                    f"--resume: {self._path} was written with {key}={theirs!r:.100}, not {value!r:.100}; "
-                    "start anew in another folder"
+                    f"--resume: {self._file.path} was written with {key}={theirs.get(key)!r:.100}, not "
+                    f"{value!r:.100}; start anew in another folder"
                 )
+
+
+class _SaveError(CommandError):
+    """What `RecordFile` says of the file, with the option that it came from."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"--save: {message}")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tts_decode import SamplingParams
 from tts_decode.cli import options as opt
+from tts_decode.cli.display import Screen, print_json
 from tts_decode.cli.errors import UsageError, usage_errors
 from tts_decode.cli.problems import (
     Outcome,
@@ -22,14 +22,17 @@ from tts_decode.cli.problems import (
     describe,
     require_one,
     run_problems,
+    run_settings,
     summary,
     told,
 )
+from tts_decode.cli.saving import Saved, open_folder, saved_name
 from tts_decode.cli.scorers import check_scorer, open_scorer
 from tts_decode.cli.session import open_session
 from tts_decode.engines.loading import DEFAULT_MODEL
 from tts_decode.search import SearchResult, render_tree
 from tts_decode.tasks import Task, final_answer, read_tasks
+from tts_decode.visible import one_line
 
 
 def search(
@@ -61,6 +64,8 @@ def search(
     budget_seconds: opt.BudgetSeconds = None,
     budget_cost: opt.BudgetCost = None,
     scorer_timeout: opt.ScorerTimeout = None,
+    save: opt.Save = None,
+    resume: opt.Resume = False,
     json_output: opt.Json = False,
 ) -> None:
     """Search the answers to one prompt, or to each problem of a file.
@@ -74,6 +79,8 @@ def search(
       tts-decode search "Name a prime above 20." -s beam_search -o n=8
 
       tts-decode search --tasks problems.jsonl -s rebase --json > out.json
+
+      tts-decode search --tasks problems.jsonl -s rebase --save results
     """
     if (prompt is None) == (tasks is None):
         raise UsageError("give either a prompt or --tasks FILE")
@@ -97,18 +104,33 @@ def search(
             chat=not raw,
         )
     problems = [Task("prompt", prompt)] if prompt is not None else read_tasks(tasks) if tasks else []
-    with open_session(model, dtype, device, kv_mib, kv_dtype, shared=":" in (scorer or "")) as session:
+    name = saved_name(chosen.name, sparse_config)
+    with (
+        open_folder(save, [name], resume=resume),
+        open_session(model, dtype, device, kv_mib, kv_dtype, shared=":" in (scorer or "")) as session,
+    ):
         scores = open_scorer(scorer, chat=not raw, device=device, kv_bytes=session.kv_bytes)
-        decoder = session.decoder(sparse_config)
-        watch = session.watcher(chosen.name, len(problems))
-        outcomes, stats = run_problems(decoder, problems, chosen, options, settings, scores, on_stats=watch)
+        about = run_settings(
+            session.describe(), chosen.name, options, scorer, sparse_config, problems, settings
+        )
+        with nullcontext() if save is None else Saved(save, name, about, len(problems)) as saved:
+            outcomes, stats = run_problems(
+                session.decoder(sparse_config),
+                problems,
+                chosen,
+                options,
+                settings,
+                scores,
+                saved=saved,
+                on_stats=session.watcher(chosen.name, len(problems)),
+            )
     require_one(outcomes)
     if json_output:
         results = [
             describe(outcome) | {"search": outcome.result and outcome.result.to_dict()}
             for outcome in outcomes
         ]
-        print(json.dumps(session.describe() | {"cost": stats.to_dict(), "results": results}, indent=2))
+        print_json(session.describe() | {"cost": stats.to_dict(), "results": results})
     elif prompt is not None and (result := outcomes[0].result) is not None:
         _print_search(result, stats)
     else:
@@ -116,17 +138,18 @@ def search(
 
 
 def _print_search(result: SearchResult, stats: RunStats) -> None:
-    console = Console()
-    console.print(Text(result.answer.strip() or "(the answer is empty)"))
-    console.print(f"\n[bold]{result.strategy}[/bold] [dim]* chosen  x pruned  # finished  ~ cut off[/dim]")
-    encoding = (console.encoding or "").lower()
+    screen = Screen()
+    screen.print(result.answer.strip() or "(the answer is empty)")
+    marks = Text("* chosen  x pruned  # finished  ~ cut off", "dim")
+    screen.print(Text.assemble("\n", (result.strategy, "bold"), " ", marks))
+    encoding = (screen.encoding or "").lower()
     tree = render_tree(
-        result.tree, best=result.best.node, width=console.width, ascii_only="utf" not in encoding
+        result.tree, best=result.best.node, width=screen.width, ascii_only="utf" not in encoding
     )
-    console.print(Text(tree), soft_wrap=True)
+    screen.print(tree, soft_wrap=True)
     if result.stopped is not None:
-        console.print(f"ended early: {result.stopped}", highlight=False, markup=False)
-    console.print(f"\n{summary(stats)}", highlight=False)
+        screen.print(f"ended early: {result.stopped}")
+    screen.print(f"\n{summary(stats)}")
 
 
 def _print_outcomes(outcomes: Sequence[Outcome], stats: RunStats) -> None:
@@ -134,18 +157,16 @@ def _print_outcomes(outcomes: Sequence[Outcome], stats: RunStats) -> None:
     for heading in ("task", "answer", "expected", "solved", "tokens"):
         table.add_column(heading, justify="right" if heading == "tokens" else "left", no_wrap=True)
     for outcome in outcomes:
+        name, expected = one_line(outcome.task.name), one_line(outcome.task.answer or "")
         solved = {None: "", True: "yes", False: "no"}[outcome.solved]
         if outcome.result is None:
-            table.add_row(outcome.task.name, "(failed)", outcome.task.answer or "", solved, "")
+            table.add_row(name, "(failed)", expected, solved, "")
             continue
-        answer = final_answer(outcome.result.answer, outcome.task.answer)
-        tokens = outcome.result.stats.generated_tokens
-        table.add_row(outcome.task.name, answer, outcome.task.answer or "", solved, f"{tokens:,}")
-    console = Console()
-    console.print(table)
+        answer = one_line(final_answer(outcome.result.answer, outcome.task.answer))
+        table.add_row(name, answer, expected, solved, f"{outcome.result.stats.generated_tokens:,}")
+    screen = Screen()
+    screen.print(table)
     for outcome in outcomes:
         if outcome.error is not None:
-            console.print(
-                f"failed: {outcome.task.name}: {told(outcome.error)}", highlight=False, markup=False
-            )
-    console.print(summary(stats), highlight=False)
+            screen.print(f"failed: {one_line(outcome.task.name)}: {told(outcome.error)}")
+    screen.print(summary(stats))

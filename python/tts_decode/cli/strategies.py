@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
 from tts_decode.cli import options as opt
+from tts_decode.cli.display import Screen, print_json
 
 
 def strategies(
@@ -38,18 +37,19 @@ def strategies(
             }
             for strategy in chosen
         ]
-        print(json.dumps(described, indent=2))
+        print_json(described)
         return
-    console = Console(highlight=False)
+    screen = Screen()
     if name is not None:
         (strategy,) = chosen
         scorer = "; needs a scorer" if strategy.needs_scorer else ""
-        console.print(f"[bold]{strategy.name}[/bold] ({strategy.family}{scorer}): {strategy.summary}\n")
-        console.print(Text(inspect.cleandoc(strategy.__doc__ or "")), soft_wrap=True)
-        console.print(f"\nOptions for -o, with defaults: {opt.shown_options(strategy)}", markup=False)
+        about = f" ({strategy.family}{scorer}): {strategy.summary}\n"
+        screen.print(Text.assemble((strategy.name, "bold"), about))
+        screen.print(inspect.cleandoc(strategy.__doc__ or ""), soft_wrap=True)
+        screen.print(f"\nOptions for -o, with defaults: {opt.shown_options(strategy)}")
         return
     for family, members in opt.families().items():
-        console.print(f"[bold]{family}[/bold]")
+        screen.print(Text(family, "bold"))
         for strategy in members:
-            console.print(Text(f"{strategy.name}: {strategy.summary}"), soft_wrap=False)
-            console.print(Padding(Text(opt.shown_options(strategy), style="dim"), (0, 0, 0, 4)))
+            screen.print(f"{strategy.name}: {strategy.summary}")
+            screen.print(Padding(Text(opt.shown_options(strategy), style="dim"), (0, 0, 0, 4)))

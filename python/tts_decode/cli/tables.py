@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from tts_decode import SparseConfig
-from tts_decode.cli.display import mib, short
+from tts_decode.cli.display import Screen, mib, short
 from tts_decode.cli.problems import Outcome, RunStats, describe, told
 from tts_decode.search import SearchResult
-from tts_decode.select.statistics import Interval, geometric_mean_ratio, paired_difference, wilson_interval
+from tts_decode.select.statistics import (
+    Interval,
+    geometric_mean_ratio,
+    paired_proportion_difference,
+    wilson_interval,
+)
 from tts_kernels.cost import KINETICS_INTENSITY, StepCost
 
 
@@ -86,10 +91,10 @@ def _mean(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Difference:
-    """A strategy against another on the same problems, with paired bootstrap intervals of 95 %.
+    """A strategy against another on the same problems, with paired intervals of 95 %.
 
-    accuracy: the difference. tokens, kv: geometric means of the ratios, over the problems where both came to
-    a result with some; None without such a problem.
+    accuracy: the difference (Bonett and Price). tokens, kv: geometric means of the ratios (t of their
+    logarithms), over the problems where both came to a result with some; None without such a problem.
     """
 
     accuracy: Interval
@@ -104,7 +109,7 @@ def difference(ours: Row, theirs: Row) -> Difference:
         if a.result is not None and b.result is not None
     ]
     return Difference(
-        paired_difference(ours.solved, theirs.solved),
+        paired_proportion_difference(ours.solved, theirs.solved),
         _ratio([(a.generated_tokens, b.generated_tokens) for a, b in pairs]),
         _ratio([(a.mean_bytes, b.mean_bytes) for a, b in pairs]),
     )
@@ -116,15 +121,15 @@ def _ratio(pairs: Sequence[tuple[float, float]]) -> Interval | None:
 
 
 def print_tables(title: str, rows: Sequence[Row]) -> None:
-    console = Console(highlight=False)
+    screen = Screen()
     first = _table("solved", "found", "tokens", "tok/s", "KV MiB\nmean", "KV MiB\npeak", title=title)
     for row in rows:
         accuracy = f"{row.accuracy.value:.0%} ({row.accuracy.low:.0%}-{row.accuracy.high:.0%})"
         speed = f"{row.stats.tokens_per_second:.0f}" if row.stats.generated_tokens else "-"
         kv = mib(row.mean_bytes), mib(row.peak_bytes)
         first.add_row(row.label, accuracy, str(row.found), f"{row.tokens:,}", speed, *kv)
-    console.print(first)
-    console.print(
+    screen.print(first)
+    screen.print(
         "solved: the chosen answer is right (95 % interval); found: a candidate is.\n"
         "KV: pages of one search's branches, averaged over its time, and at most."
     )
@@ -135,20 +140,26 @@ def print_tables(title: str, rows: Sequence[Row]) -> None:
             points = [f"{100 * value:+.1f}" for value in found.accuracy]
             tokens = "-" if found.tokens is None else f"x {found.tokens.value:.2f}"
             against.add_row(row.label, f"{points[0]} ({points[1]} to {points[2]})", tokens, _times(found.kv))
-        console.print(against)
-        console.print("On the same problems, with paired bootstrap intervals; x: geometric means.")
-    console.print(_cost_table(rows))
-    console.print(
+        screen.print(against)
+        screen.print(
+            "On the same problems, with paired intervals of 95 % (solved: Bonett and Price; x: geometric\n"
+            "means, t; none where all ratios are the same)."
+        )
+    screen.print(_cost_table(rows))
+    screen.print(
         f"eTFLOP: Kinetics' cost, where a byte read counts as {KINETICS_INTENSITY} flops; attention:\n"
         "its share of them, choosing pages included. unshared: a search's KV at most, if\n"
         "each branch held its own copy."
     )
     for row in rows:
-        _print_troubles(console, row)
+        _print_troubles(screen, row)
 
 
 def _times(ratio: Interval | None) -> str:
-    return "-" if ratio is None else f"x {ratio.value:.2f} ({ratio.low:.2f}-{ratio.high:.2f})"
+    if ratio is None:
+        return "-"
+    value, low, high = (f"{end:.2f}" if end < 1000 else f"{end:.2g}" for end in ratio)
+    return f"x {value}" if math.isnan(ratio.low) else f"x {value} ({low}-{high})"
 
 
 def _table(*headings: str, title: str | None = None) -> Table:
@@ -170,9 +181,9 @@ def _cost_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _print_troubles(console: Console, row: Row) -> None:
+def _print_troubles(screen: Screen, row: Row) -> None:
     def say(what: str) -> None:
-        console.print(f"{row.label}: {what}", markup=False)
+        screen.print(f"{row.label}: {what}")
 
     count = len(row.outcomes)
     if row.failures:
@@ -186,24 +197,27 @@ def _print_troubles(console: Console, row: Row) -> None:
 
 
 def as_json(row: Row, first: Row) -> dict[str, Any]:
-    found = difference(row, first)
+    against = None
+    if row is not first:
+        found = difference(row, first)
+        against = {
+            "accuracy": found.accuracy.to_dict(),
+            "tokens": found.tokens and found.tokens.to_dict(),
+            "mean_kv_bytes": found.kv and found.kv.to_dict(),
+        }
     return {
         "strategy": row.name,
         "sparse": None if row.sparse is None else asdict(row.sparse),
         "problems": len(row.outcomes),
         "solved": round(sum(row.solved)),
-        "accuracy": row.accuracy._asdict(),
+        "accuracy": row.accuracy.to_dict(),
         "found": row.found,
         "failed": len(row.failures),
         "ended_early": len(row.stopped),
         "mean_kv_bytes": row.mean_bytes,
         "search_peak_kv_bytes": row.peak_bytes,
         "ets_kv_tokens": sum(result.stats.kv_tokens for result in row.results),
-        "against_first": {
-            "accuracy": found.accuracy._asdict(),
-            "tokens": found.tokens and found.tokens._asdict(),
-            "mean_kv_bytes": found.kv and found.kv._asdict(),
-        },
+        "against_first": against,
         **row.stats.to_dict(),
         "outcomes": [describe(outcome) for outcome in row.outcomes],
     }

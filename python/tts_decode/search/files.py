@@ -2,43 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tts_decode.errors import ResultFileError
 from tts_decode.search.result import SCHEMA, VERSION, SearchResult
+from tts_decode.strict_json import loads, seal, unseal
 
 
 def write_json(result: SearchResult, path: str | os.PathLike[str]) -> None:
-    """Writes one result; the file appears whole or not at all."""
-    _replace(Path(path), json.dumps(result.to_dict(), separators=(",", ":")).encode())
+    """Writes one result, with a checksum; the file appears whole or not at all.
+
+    Raises ResultFileError where it cannot be written; a file that was there is then as it was.
+    """
+    text, _ = seal(result.to_dict())
+    _replace(Path(path), text.encode())
 
 
 def read_json(path: str | os.PathLike[str]) -> SearchResult:
     """What `write_json` wrote.
 
     Raises:
-        ResultFileError: the file is damaged, no search result, or of another version.
+        ResultFileError: the file cannot be read, is damaged, no search result, or of another version.
     """
     file = Path(path)
     try:
-        data = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise ResultFileError(f"{file}: is not JSON, or was cut off: {error}") from error
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        raise ResultFileError(f"{file}: is not a search result (no field schema of {SCHEMA!r})")
-    if data.get("version") != VERSION:
-        raise ResultFileError(
-            f"{file}: is of version {data.get('version')!r}, this package reads {VERSION}: read it with the "
-            "package that wrote it"
-        )
-    try:
-        return SearchResult.from_dict(data)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ResultFileError(f"{file}: lacks a field or has one of another kind: {error}") from error
+        data = loads(file.read_bytes())
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            raise ValueError(f"is not a search result (no field schema of {SCHEMA!r})")
+        if data.get("version") != VERSION:
+            raise ValueError(
+                f"is of version {data.get('version')!r:.40}, this package reads {VERSION}: read it with the "
+                "package that wrote it"
+            )
+        return SearchResult.from_dict(unseal(data)[0])
+    except OSError as cause:
+        raise ResultFileError(f"{file}: cannot be read: {cause.strerror}") from cause
+    except ValueError as cause:
+        raise ResultFileError(f"{file}: {cause}") from cause
 
 
 # The columns of the Parquet files: name -> type, "[...]" a list. `search` is the row in searches.parquet.
@@ -94,7 +100,7 @@ _COLUMNS: dict[str, dict[str, str]] = {
 def write_parquet(results: Sequence[SearchResult], folder: str | os.PathLike[str]) -> None:
     """Writes searches.parquet, nodes.parquet, candidates.parquet and memory.parquet into a folder.
 
-    Needs the package pyarrow.
+    Needs the package pyarrow. Raises ResultFileError where a file cannot be written.
     """
     try:
         import pyarrow
@@ -102,7 +108,10 @@ def write_parquet(results: Sequence[SearchResult], folder: str | os.PathLike[str
     except ImportError as cause:
         raise ImportError("Parquet files need the package pyarrow; run: pip install pyarrow") from cause
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise ResultFileError(f"{target}: cannot be made: {cause.strerror}") from cause
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _COLUMNS}
     for search, result in enumerate(results):
         whole = result.to_dict()
@@ -132,6 +141,15 @@ def _type(pyarrow: Any, kind: str) -> Any:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(content)
-    os.replace(beside, path)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with open(beside, "xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(beside, path)
+    except OSError as cause:
+        raise ResultFileError(f"{path}: cannot be written: {cause.strerror}; nothing was changed") from cause
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -24,14 +23,16 @@ import torch
 from torch import Tensor
 
 from tts_decode.errors import JournalError
+from tts_decode.record_file import RecordFile
 from tts_decode.steps import Step
+from tts_decode.strict_json import dumps, loads
 
 if TYPE_CHECKING:
     from tts_decode.branch import Branch
 
 T = TypeVar("T")
 
-SCHEMA, VERSION = "tts-decode/journal", 1
+SCHEMA, VERSION = "tts-decode/journal", 2
 _PATIENCE = 30.0  # seconds without any progress after which a replay is given up
 
 
@@ -57,12 +58,9 @@ class Journal:
 
     def __init__(self, path: str | os.PathLike[str], *, resume: bool = False) -> None:
         self.path = Path(path)
-        self._header: dict[str, Any] | None = None
         self._recorded: dict[str, _Entry] = {}
-        whole = self._read() if resume and self.path.exists() else 0
-        self._file = open(self.path, "r+b" if whole else "wb")  # noqa: SIM115 (close() closes it)
-        self._file.truncate(whole)
-        self._file.seek(whole)
+        self._file = RecordFile(self.path, SCHEMA, VERSION, resume=resume, error=JournalError)
+        self._take_in()
         self._keys: WeakKeyDictionary[Branch, str] = WeakKeyDictionary()  # its place in the search
         self._forks: dict[str, int] = {}  # key of a branch -> forks made of it
         self._calls: dict[str, int] = {}  # key of a branch -> calls made on it
@@ -76,22 +74,21 @@ class Journal:
     def begin(self, strategy: str, options: Mapping[str, object], root: Branch) -> None:
         plain = {k: v if isinstance(v, (int, float, str, bool)) else _name(v) for k, v in options.items()}
         header = {
-            "schema": SCHEMA,
-            "version": VERSION,
             "strategy": strategy,
             "options": plain,
-            "sampling": json.loads(json.dumps(asdict(root.sampling))),
+            "sampling": asdict(root.sampling),
             "seed": root.seed,
             "prompt": root.full_text,
         }
-        if self._header is None:
-            self._write(header)
+        if self._file.header is None:
+            self._file.write(header)
         else:
-            for name, value in header.items():
-                if self._header.get(name) != value:
+            recorded = self._file.header
+            for name, value in loads(dumps(header).encode()).items():
+                if recorded.get(name) != value:
                     raise JournalError(
                         f"journal {self.path} belongs to another search: its {name} is "
-                        f"{self._header.get(name)!r:.200}, here it is {value!r:.200}"
+                        f"{recorded.get(name)!r:.200}, here it is {value!r:.200}; take another file"
                     )
         self.adopt(root, "0")
         self._call_next()
@@ -135,8 +132,7 @@ class Journal:
         async with self._handing_out(entry):
             if again:
                 await call()
-        numbers: list[float] = entry.data["numbers"]
-        return numbers
+        return _floats(entry.data["numbers"])
 
     # -- order
 
@@ -146,7 +142,7 @@ class Journal:
         """A call that is not recorded: it was in progress, or further on, when the search was interrupted."""
         await self._reach(len(self._recorded))
         result = await call()
-        self._write({"key": key} | pack(result))
+        self._file.write({"key": key} | pack(result))
         return result
 
     @asynccontextmanager
@@ -175,7 +171,8 @@ class Journal:
                 if not call.done() and self._turn == before and not self._in_flight:
                     raise JournalError(
                         f"journal {self.path}: the search takes another way than the recorded one, which had "
-                        f"line {before + 2} next; the strategy or what it is given has changed"
+                        f"line {before + 2} next; the strategy or what it is given has changed: take another "
+                        "file"
                     )
         finally:
             self._waiting[turn].remove(call)
@@ -196,64 +193,41 @@ class Journal:
 
     # -- the file
 
-    def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-        self._file.flush()
-
-    def _read(self) -> int:
-        """Reads header and entries; returns how many bytes of the file are good: none before an entry."""
-        lines = self.path.read_bytes().splitlines(keepends=True)
-        good = 0
-        for number, line in enumerate(lines, start=1):
-            try:
-                data = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                data = None
-            if data is None and number == len(lines):
-                break  # what was being written
-            if number == 1:
-                self._header = self._checked_header(data)
-            else:
-                if data is None or not _is_entry(data) or data["key"] in self._recorded:
-                    raise JournalError(f"journal {self.path}, line {number}: is damaged; start anew")
-                self._recorded[data["key"]] = _Entry(number - 2, data)
-            good += len(line)
+    def _take_in(self) -> None:
+        """The entries that the file holds. One that holds none is begun anew."""
+        for turn, data in enumerate(self._file.records):
+            if not _is_entry(data) or data["key"] in self._recorded:
+                self._file.close()
+                raise self._file.damaged(turn + 2, "is no entry of a journal, or there twice")
+            self._recorded[data["key"]] = _Entry(turn, data)
         if not self._recorded:
-            self._header = None
-        return good if self._recorded else 0
-
-    def _checked_header(self, data: object) -> dict[str, Any]:
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            raise JournalError(f"journal {self.path}: is not a search journal (no header with {SCHEMA!r})")
-        if data.get("version") != VERSION:
-            raise JournalError(
-                f"journal {self.path}: is of version {data.get('version')!r}, this package reads {VERSION}; "
-                "resume with the package that wrote it, or start anew"
-            )
-        return data
+            self._file.restart()
 
 
 def _is_entry(data: Any) -> bool:
     """Whether it is of a step, or of numbers."""
     if not isinstance(data, dict) or not isinstance(data.get("key"), str):
         return False
-    if "numbers" in data:
-        return _all(data["numbers"], float, int)
     try:
+        if "numbers" in data:
+            _floats(data["numbers"])
+            return True
         step = _unpack_step(data)
     except (KeyError, TypeError, ValueError):
         return False
     return (
         isinstance(step.text, str)
         and isinstance(step.reason, str)
-        and _all(step.tokens, int)
-        and _all((*step.logprobs, *step.entropies), float, int)
+        and all(type(token) is int for token in step.tokens)
         and len(step.tokens) == len(step.logprobs) == len(step.entropies)
     )
 
 
-def _all(values: Any, *kinds: type) -> bool:
-    return isinstance(values, (list, tuple)) and all(isinstance(value, kinds) for value in values)
+def _floats(values: list[Any]) -> list[float]:
+    """Numbers, some of which were written as texts: "nan", "inf" and "-inf"."""
+    if not isinstance(values, list) or any(type(value) not in (int, float, str) for value in values):
+        raise TypeError(f"expected a list of numbers, got {values!r:.80}")
+    return [float(value) for value in values]
 
 
 def _name(value: object) -> str:
@@ -277,5 +251,5 @@ def _unpack_step(data: dict[str, Any]) -> Step:
     hidden: Tensor | None = None
     if "hidden" in data:
         hidden = torch.from_numpy(np.frombuffer(base64.b64decode(data["hidden"]), "<f4").copy())
-    tokens, logprobs, entropies = (tuple(data[name]) for name in ("tokens", "logprobs", "entropies"))
-    return Step(data["text"], tokens, logprobs, entropies, data["reason"], hidden)
+    logprobs, entropies = (tuple(_floats(data[name])) for name in ("logprobs", "entropies"))
+    return Step(data["text"], tuple(data["tokens"]), logprobs, entropies, data["reason"], hidden)

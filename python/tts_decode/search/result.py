@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any
 
+from tts_decode.plain_data import read_as
 from tts_decode.search.tree import Node
+from tts_decode.strict_json import finite
 
-T = TypeVar("T")
-
-SCHEMA, VERSION = "tts-decode/search-result", 1
+SCHEMA, VERSION = "tts-decode/search-result", 2
 """Name and version of what `SearchResult.to_dict` gives; docs/results.md lists its fields."""
 
 
@@ -136,48 +135,41 @@ class SearchResult:
         result["answer"] = self.answer
         for name in _DERIVED:
             result["stats"][name] = getattr(self.stats, name)
-        ready: dict[str, Any] = _json_ready(result)
+        ready: dict[str, Any] = finite(result)
         return ready
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SearchResult:
-        """The result that `to_dict` gave; KeyError or TypeError where a field is missing or unknown."""
-        stats = {name: value for name, value in data["stats"].items() if name not in _DERIVED}
-        stats["memory"] = tuple(KVSample(**sample) for sample in stats["memory"])
-        stats["selections"] = tuple(Selection(**selection) for selection in stats["selections"])
-        return cls(
-            strategy=data["strategy"],
-            best=_tuples(Candidate, data["best"]),
-            candidates=tuple(_tuples(Candidate, candidate) for candidate in data["candidates"]),
-            tree=tuple(_tuples(Node, node) for node in data["tree"]),
-            stats=SearchStats(**stats),
-            votes=data["votes"],
-            stopped=data["stopped"],
-        )
+        """The result that `to_dict` gave.
+
+        Raises ValueError, which says where, for a field that is missing, unknown or of another type, and for
+        nodes that are not in order or not there.
+        """
+        if not isinstance(data, dict):
+            raise ValueError(f"result: got {data!r:.80}, expected an object")
+        known = {name: value for name, value in data.items() if name not in ("schema", "version", "answer")}
+        if isinstance(stats := known.get("stats"), dict):
+            known["stats"] = {name: value for name, value in stats.items() if name not in _DERIVED}
+        result: SearchResult = read_as(cls, known, "result", untold=_UNTOLD)
+        result._check_nodes()
+        return result
+
+    def _check_nodes(self) -> None:
+        for i, node in enumerate(self.tree):
+            parents = self.tree[node.parent].tokens if 0 <= node.parent < i else ()
+            if node.id != i or not -1 <= node.parent < i or not 0 <= (node.at or 0) <= len(parents):
+                raise ValueError(
+                    f"result.tree[{i}]: got node {node.id} below {node.parent} at {node.at}, expected "
+                    f"node {i} below one of those before it"
+                )
+        ends = [self.best.node, *(candidate.node for candidate in self.candidates)]
+        sources = [source for node in self.tree for source in node.sources]
+        for end in (*ends, *sources):
+            if not 0 <= end < len(self.tree):
+                raise ValueError(f"result: got node {end}, expected one of the tree's {len(self.tree)}")
 
 
 _DERIVED = ("kv_tokens", "peak_bytes", "mean_bytes")  # of SearchStats, written for those who read the file
 
 
-def _tuples(kind: type[T], fields: dict[str, Any]) -> T:
-    """A dataclass whose sequences are tuples, from JSON, where they are lists."""
-    read = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-    for name in _UNTOLD.intersection(read):
-        value = read[name]
-        read[name] = tuple(map(_number, value)) if isinstance(value, tuple) else _number(value)
-    return kind(**read)
-
-
-_UNTOLD = {"logprobs", "entropies", "logprob", "scores"}  # NaN where None was written
-
-
-def _json_ready(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _json_ready(item) for name, item in value.items()}
-    return [_json_ready(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+_UNTOLD = ("logprobs", "entropies", "logprob", "scores", "votes")  # NaN where None was written

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tts_decode.visible import one_line
+
 Status = Literal["prompt", "kept", "pruned", "finished", "open"]
 
 
@@ -50,7 +52,7 @@ def render_tree(
     nodes: Sequence[Node], *, best: int | None = None, width: int = 100, ascii_only: bool = False
 ) -> str:
     """The tree as text, one line a node: status mark, score, tokens and the step's text cut to `width`
-    columns.
+    columns. Control characters in it are escaped.
 
     Marks: `x` pruned, `#` finished, `~` still open, and `*` on the path to the node `best`. A run of nodes
     without a fork is drawn as one line with the last one's score. `^3` says that a node took only the first 3
@@ -92,7 +94,7 @@ def render_tree(
 
 
 def _one_line(text: str, width: int, ascii_only: bool) -> str:
-    text = " ".join(text.split())
+    text = one_line(text)
     if ascii_only:
         text = text.encode("ascii", "replace").decode("ascii")
     width = max(width, 10)

@@ -36,6 +36,7 @@ from tts_decode.select.statistics import (
     Interval,
     geometric_mean_ratio,
     paired_difference,
+    paired_proportion_difference,
     wilson_interval,
 )
 from tts_decode.select.thompson import Beta, Gaussian, generate_or_continue, thompson
@@ -86,6 +87,7 @@ __all__ = [
     "multinomial",
     "ngram_distances",
     "paired_difference",
+    "paired_proportion_difference",
     "particle_weights",
     "probable_paths",
     "puct",

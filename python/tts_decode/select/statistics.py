@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -11,27 +11,31 @@ import numpy as np
 
 from tts_decode.select.scores import require_finite
 
-_ROUNDS = 10_000  # resamples; the interval's ends then vary by about 1 % of its width from seed to seed
-_CHUNK = 1 << 22  # numbers drawn at a time
-
 
 class Interval(NamedTuple):
-    """An estimate and the ends of its confidence interval."""
+    """An estimate and the ends of its confidence interval.
+
+    The ends are NaN where the data do not tell how far the estimate may be off.
+    """
 
     value: float
     low: float
     high: float
+
+    def to_dict(self) -> dict[str, float | None]:
+        """JSON-ready, with None for what JSON lacks."""
+        return {name: end if math.isfinite(end) else None for name, end in self._asdict().items()}
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> Interval:
     """The share of successes, with Wilson's score interval.
 
     Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22 (1927). Holds for
-    few trials and for shares near 0 and 1, where a bootstrap of equal values has no width.
+    few trials and for shares near 0 and 1.
     """
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"successes={successes} of trials={trials}; expected 0..trials of at least 1")
-    z = NormalDist().inv_cdf((1 + _checked(confidence)) / 2)
+    z = _quantile(confidence)
     share = successes / trials
     scale = 1 + z * z / trials
     middle = (share + z * z / (2 * trials)) / scale
@@ -39,43 +43,62 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> In
     return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
 
 
-def paired_difference(
-    ours: Sequence[float],
-    theirs: Sequence[float],
-    *,
-    confidence: float = 0.95,
-    rounds: int = _ROUNDS,
-    seed: int = 0,
+def paired_proportion_difference(
+    ours: Sequence[float], theirs: Sequence[float], *, confidence: float = 0.95
 ) -> Interval:
-    """mean(ours) - mean(theirs) over the same problems, with a paired bootstrap interval (percentiles).
+    """mean(ours) - mean(theirs) where both are 0 or 1 on each of the same problems, with Bonett and Price's
+    adjusted Wald interval.
 
-    ours, theirs: one number a problem, such as 1 for solved and 0 for not; entry i of both is problem i.
-    Problems are drawn with replacement, `rounds` times from `seed`. Efron and Tibshirani, "An Introduction
-    to the Bootstrap" (1993), chapter 13. Two methods that agree on every problem give an interval of no
-    width: it says what resampling these problems can change, nothing of problems unlike them.
+    ours, theirs: 1 for right and 0 for wrong; entry i of both is problem i. The interval is the Wald interval
+    around the difference after one problem more was added to each kind on which the two disagree. So it has a
+    width also where they agree on every problem, and holds from few problems on. Bonett and Price, "Adjusted
+    Wald Confidence Interval for a Difference of Binomial Proportions Based on Paired Data", Journal of
+    Educational and Behavioral Statistics 37 (2012), pages 479-488. (Neither scipy nor statsmodels has it.)
     """
-    differences = np.subtract(*_pairs(ours, theirs))
-    return _bootstrap(differences, float, confidence, rounds, seed)
+    z = _quantile(confidence)
+    pairs = _pairs(ours, theirs)
+    for name, values in zip(("ours", "theirs"), pairs, strict=True):
+        if (wrong := (values != 0) & (values != 1)).any():
+            i = int(np.argmax(wrong))
+            raise ValueError(f"{name}[{i}] is {values[i]}; expected 0 or 1")
+    differences = np.subtract(*pairs)
+    size = len(differences) + 2
+    won, lost = (float(np.sum(differences == sign) + 1) / size for sign in (1, -1))
+    half = z * math.sqrt((won + lost - (won - lost) ** 2) / size)
+    middle = won - lost
+    return Interval(float(differences.mean()), max(-1.0, middle - half), min(1.0, middle + half))
+
+
+def paired_difference(
+    ours: Sequence[float], theirs: Sequence[float], *, confidence: float = 0.95
+) -> Interval:
+    """mean(ours) - mean(theirs) over the same problems, with the interval of Student's paired t.
+
+    ours, theirs: one number a problem, such as tokens; entry i of both is problem i. For numbers of any kind;
+    where they are 0 and 1, `paired_proportion_difference` is the better one.
+
+    The interval is exact for normal differences at any number of problems from two on. A bootstrap of few
+    problems is too narrow (of two it covers half), and of one, or of equal differences, it has no width, as
+    if nothing else could be. Here such an interval is not stated: its ends are NaN. Needs the package scipy.
+    """
+    return _t_interval(*_pairs(ours, theirs), confidence)
 
 
 def geometric_mean_ratio(
-    ours: Sequence[float],
-    theirs: Sequence[float],
-    *,
-    confidence: float = 0.95,
-    rounds: int = _ROUNDS,
-    seed: int = 0,
+    ours: Sequence[float], theirs: Sequence[float], *, confidence: float = 0.95
 ) -> Interval:
-    """exp(mean(log(ours / theirs))) over the same problems, with a paired bootstrap interval (percentiles).
+    """exp(mean(log(ours / theirs))) over the same problems; its interval is `paired_difference`'s of the
+    logarithms.
 
-    ours, theirs: one positive number a problem, such as bytes or seconds.
+    ours, theirs: one positive number a problem, such as bytes or seconds. Needs the package scipy.
     """
     pairs = _pairs(ours, theirs)
     for name, values in zip(("ours", "theirs"), pairs, strict=True):
         if (values <= 0).any():
             i = int(np.argmax(values <= 0))
             raise ValueError(f"{name}[{i}] is {values[i]}; expected a positive number")
-    return _bootstrap(np.log(pairs[0]) - np.log(pairs[1]), math.exp, confidence, rounds, seed)
+    with np.errstate(over="ignore"):
+        return Interval(*np.exp(_t_interval(np.log(pairs[0]), np.log(pairs[1]), confidence)).tolist())
 
 
 def _pairs(
@@ -91,30 +114,24 @@ def _pairs(
     return np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
 
 
-def _bootstrap(
-    values: np.ndarray[Any, Any],
-    unit: Callable[[float], float],
-    confidence: float,
-    rounds: int,
-    seed: int,
-) -> Interval:
-    """The mean of `values` and percentiles of resampled means, each put through `unit`, which rises."""
-    tail = (1 - _checked(confidence)) / 2
-    if rounds < 1:
-        raise ValueError(f"rounds={rounds}; expected at least 1")
-    rng = np.random.default_rng(seed)
-    chunk = max(1, _CHUNK // len(values))
-    means = np.concatenate(
-        [
-            values[rng.integers(len(values), size=(min(chunk, rounds - done), len(values)))].mean(axis=1)
-            for done in range(0, rounds, chunk)
-        ]
-    )
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(unit(float(values.mean())), unit(float(low)), unit(float(high)))
+def _t_interval(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any], confidence: float) -> Interval:
+    """The mean difference and Student's interval around it; no ends where the differences are the same."""
+    _quantile(confidence)
+    values = ours - theirs
+    mean = float(values.mean())
+    rounding = 4 * np.finfo(np.float64).eps * max(np.abs(ours).max(), np.abs(theirs).max())
+    if values.max() - values.min() <= rounding:
+        return Interval(mean, math.nan, math.nan)
+    try:
+        from scipy.stats import ttest_1samp
+    except ImportError as cause:
+        raise ImportError("intervals of means need the package scipy; run: pip install scipy") from cause
+    found = ttest_1samp(values, 0.0).confidence_interval(confidence)
+    return Interval(mean, float(found.low), float(found.high))
 
 
-def _checked(confidence: float) -> float:
+def _quantile(confidence: float) -> float:
+    """Of the standard normal distribution, for a two-sided interval."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}; expected a number between 0 and 1")
-    return confidence
+    return NormalDist().inv_cdf((1 + confidence) / 2)

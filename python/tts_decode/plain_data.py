@@ -1,0 +1,70 @@
+"""Dataclasses from what JSON holds, with every value checked against the annotation of its field."""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Collection
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+_INTEGERS = range(-(1 << 63), 1 << 63)
+_NAMES = {str: "a text", bool: "true or false", int: "an integer of 64 bits", float: "a finite number"}
+
+
+def read_as(kind: Any, value: Any, where: str, *, untold: Collection[str] = ()) -> Any:
+    """`value` as a `kind`: a dataclass, text, number, bool, Literal, or an optional, a tuple (from a list) or
+    a dict of these.
+
+    where: the value's name, which the names of what it holds are added to in messages.
+    untold: names of fields in which None stands for a number that is NaN.
+
+    Raises ValueError, which says where and what was expected, for anything else, a field too many or too few.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        (other,) = (option for option in inner if option is not types.NoneType)
+        return None if value is None else read_as(other, value, where, untold=untold)
+    if origin is Literal:
+        return _expect(value in inner, value, where, f"one of {', '.join(map(str, inner))}")
+    if origin is tuple:
+        _expect(isinstance(value, list), value, where, "a list")
+        return tuple(read_as(inner[0], item, f"{where}[{i}]", untold=untold) for i, item in enumerate(value))
+    if origin is dict:
+        _expect(isinstance(value, dict), value, where, "an object")
+        return {
+            key: read_as(inner[1], item, f"{where}[{key!r:.40}]", untold=untold)
+            for key, item in value.items()
+        }
+    if is_dataclass(kind):
+        return _dataclass(kind, value, where, untold)
+    if kind is float:
+        if value is None and where.rpartition(".")[2].partition("[")[0] in untold:
+            return math.nan
+        number = type(value) in (int, float) and math.isfinite(value)
+        return float(_expect(number, value, where, _NAMES[float]))
+    fits = type(value) is kind and (kind is not int or value in _INTEGERS)
+    return _expect(fits, value, where, _NAMES[kind])
+
+
+def _dataclass(kind: Any, value: Any, where: str, untold: Collection[str]) -> Any:
+    _expect(isinstance(value, dict), value, where, "an object")
+    names = {field.name for field in fields(kind)}
+    for name in [*(names - value.keys()), *(value.keys() - names)]:
+        raise ValueError(f"{where}: {'lacks' if name in names else 'has an unknown'} field {name!r:.80}")
+    hints = _hints(kind)
+    return kind(
+        **{name: read_as(hints[name], value[name], f"{where}.{name}", untold=untold) for name in value}
+    )
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _expect(fits: bool, value: Any, where: str, expected: str) -> Any:
+    if not fits:
+        raise ValueError(f"{where}: got {value!r:.80}, expected {expected}")
+    return value
