@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+
+from tts_decode.cli.signals import Signals
 
 
 def main() -> None:
-    """Runs the command; exit code 2 for a wrong invocation, 1 for a failure, 130 when interrupted."""
+    """Runs the command.
+
+    Exit code 2 for a wrong invocation, 1 for a failure, 130 after SIGINT, 143 after SIGTERM.
+    """
+    signals = Signals()
+    signals.install()
     on_terminal = sys.stderr.isatty()
     if on_terminal:  # importing torch and transformers takes seconds
         print("starting ...", end="\r", file=sys.stderr, flush=True)
@@ -18,4 +26,13 @@ def main() -> None:
         sys.exit(f"tts-decode: needs the package {missing.name}; run: pip install 'tts-kernels[search]'")
     if on_terminal:
         print("\x1b[2K", end="\r", file=sys.stderr, flush=True)
-    sys.exit(run(sys.argv[1:]))
+    signals.started()
+    try:
+        code = run(sys.argv[1:])
+    except BaseException:
+        if signals.caught is None:
+            raise
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        signals.end()
+    sys.exit(code)
