@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import zlib
 
 import pytest
@@ -10,6 +11,7 @@ from tts_decode.engines.completion import Completion
 from tts_decode.engines.text import TextDecoder
 from tts_decode.errors import JournalError
 from tts_decode.search import STRATEGIES, Journal, SearchRun, beam_search, best_of_n, rebase, strategy
+from tts_decode.strict_json import seal
 
 
 class Crash(BaseException):
@@ -212,16 +214,60 @@ def test_a_journal_of_another_search_is_refused(tmp_path, changes, message):
     assert path.read_bytes() == before
 
 
+def sealed(lines):
+    """The lines with checksums that agree, as of somebody who means it."""
+    made, checksum = [], 0
+    for line in lines:
+        record = json.loads(line)
+        record.pop("crc32", None)
+        text, checksum = seal(record, checksum)
+        made.append(text.encode() + b"\n")
+    return made
+
+
+STEP = b'{"key":"0.1-9 1","text":"a","tokens":[1],"logprobs":[-1.0],"entropies":[0.5],"reason":"eos"}'
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda lines: [b'{"schema":"other"}\n', *lines[1:]], "is not a search journal"),
-        (lambda lines: [lines[0].replace(b'"version":1', b'"version":2'), *lines[1:]], "is of version 2"),
-        (lambda lines: [*lines[:3], b"\x00\x01\n", *lines[3:]], "line 4: is damaged"),
-        (lambda lines: [*lines[:3], b"[1]\n", *lines[3:]], "line 4: is damaged"),
-        (lambda lines: [*lines[:3], b'{"key":"0.1-9 1"}\n', *lines[3:]], "line 4: is damaged"),
-        (lambda lines: [*lines[:3], b'{"key":"0 x1 1","numbers":["a"]}\n', *lines[3:]], "line 4: is damaged"),
-        (lambda lines: [*lines[:3], lines[2], *lines[3:]], "line 4: is damaged"),  # twice
+        (lambda lines: [b'{"schema":"other"}\n', *lines[1:]], "is of 'other', version None; expected"),
+        (
+            lambda lines: [lines[0].replace(b'"version":2', b'"version":1'), *lines[1:]],
+            "is of 'tts-decode/journal', version 1; expected 'tts-decode/journal', version 2: go on with the",
+        ),
+        (lambda lines: [*lines[:3], b"\x00\x01\n", *lines[3:]], "line 4 is damaged"),
+        (lambda lines: [*lines[:3], b"[1]\n", *lines[3:]], "line 4 is damaged"),
+        (lambda lines: [*lines[:3], lines[2], *lines[3:]], "line 4 is damaged"),
+        (lambda lines: [*lines[:3], lines[4], lines[3], *lines[5:]], "line 4 is damaged"),
+        (
+            lambda lines: [*lines[:3], STEP + b"\n", *lines[3:]],
+            "line 4 is damaged: it does not agree with its",
+        ),
+        (lambda lines: sealed([*lines[:3], lines[2], *lines[3:]]), "line 4 is damaged"),  # the same key twice
+        *(
+            (
+                lambda lines, line=line: sealed([*lines[:3], line, *lines[3:]]),
+                "line 4 is damaged: it is no entry",
+            )
+            for line in (
+                b'{"key":"0.1-9 1"}',
+                b'{"key":5,"numbers":[]}',
+                b'{"numbers":[1.0]}',
+                b'{"key":"0 x1 1","numbers":["a"]}',
+                b'{"key":"0 x1 1","numbers":[true]}',
+                b'{"key":"0 x1 1","numbers":{"0":1.0}}',
+                STEP.replace(b'"a"', b"[]"),
+                STEP.replace(b"[1]", b"[1.5]"),
+                STEP.replace(b"[1]", b"[true]"),
+                STEP.replace(b"[1]", b"null"),
+                STEP.replace(b"[-1.0]", b"[-1.0,-1.0]"),
+                STEP.replace(b"[0.5]", b"[[0.5]]"),
+                STEP.replace(b'"eos"', b"3"),
+                STEP.replace(b'"eos"', b'"eos","hidden":"abc"'),
+                STEP.replace(b'"eos"', b'"eos","hidden":7'),
+            )
+        ),
     ],
 )
 def test_a_damaged_journal_is_refused(tmp_path, damage, message):
@@ -234,14 +280,14 @@ def test_a_damaged_journal_is_refused(tmp_path, damage, message):
     assert path.read_bytes() == before
 
 
-UNASKED = b'{"key":"0.9-9 1","numbers":[]}\n'
+UNASKED = b'{"key":"0.9-9 1","numbers":[]}'
 
 
 def test_a_strategy_that_takes_another_way_is_found_out(tmp_path, monkeypatch):
     path = tmp_path / "search.jsonl"
     search(path, body=_by_arrival)
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([*lines[:2], UNASKED, *lines[2:]]))
+    path.write_bytes(b"".join(sealed([*lines[:2], UNASKED, *lines[2:]])))
     monkeypatch.setattr("tts_decode.search.journal._PATIENCE", 0.05)
     with pytest.raises(JournalError, match="takes another way than the recorded one"):
         search(path, body=_by_arrival, resume=True)
@@ -252,7 +298,7 @@ def test_a_search_whose_next_calls_are_all_new_is_found_out(tmp_path, monkeypatc
     path = tmp_path / "search.jsonl"
     search(path)
     header, *_ = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(header + UNASKED)
+    path.write_bytes(b"".join(sealed([header, UNASKED])))
     monkeypatch.setattr("tts_decode.search.journal._PATIENCE", 0.05)
     with pytest.raises(JournalError, match="takes another way than the recorded one, which had line 2 next"):
         search(path, resume=True)
@@ -305,6 +351,40 @@ def test_a_call_cancelled_during_its_replay_does_not_hold_up_the_others(tmp_path
         patch.setattr("tts_decode.search.journal._PATIENCE", 5.0)
         result = decide(Journal(path, resume=True), patch)
     assert result.best.text == expected.best.text
+
+
+def test_numbers_that_json_lacks_are_handed_out_again(tmp_path):
+    """Of an engine that does not tell log-probabilities."""
+
+    class Untold(Engine):
+        async def __call__(self, request):
+            self.asked.append(request.seed)
+            return Completion("is 4.", "eos", (2, 0), (math.nan, -math.inf), (math.nan, math.inf))
+
+    async def judged(run, *, n=2, scorer=None):
+        branches = run.fork(run.root, n)
+        await run.step(branches)
+        return run.result()
+
+    made = strategy("for this test")(judged)
+    del STRATEGIES["judged"]
+    path = tmp_path / "search.jsonl"
+    expected, _ = search(path, body=made, engine=Untold(), n=2)
+    before = path.read_bytes()
+    result, engine = search(path, body=made, engine=Untold(), n=2, resume=True)
+    assert engine.asked == []
+    assert repr(result.candidates) == repr(expected.candidates)
+    assert path.read_bytes() == before
+    assert b"NaN" not in before
+
+
+def test_two_searches_never_write_one_journal(tmp_path):
+    path = tmp_path / "search.jsonl"
+    first = Journal(path)
+    with pytest.raises(JournalError, match="is in use by another search"):
+        Journal(path, resume=True)
+    first.close()
+    Journal(path, resume=True).close()
 
 
 def test_a_journal_without_an_entry_is_begun_anew(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,40 @@ def test_read_tasks(tmp_path: Path) -> None:
     assert talk.verify is None
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_only_newlines_end_a_line(tmp_path: Path, end: str, mark: str) -> None:
+    """Not what else Unicode, or str.splitlines, takes for one."""
+    separators = "| \u2028 \u2029 \x85 \x0b"
+    prompts = ["a\u2028b", "a\x85b", "a\u2029b", "\x7f\ufeff", "last"]
+    lines = [json.dumps({"prompt": prompt, "answer": "x"}, ensure_ascii=False) for prompt in prompts]
+    lines.insert(3, json.dumps({"prompt": separators}))
+    (tmp_path / "tasks.jsonl").write_bytes((mark + end.join([*lines, ""])).encode())
+    assert [task.prompt for task in read_tasks(tmp_path / "tasks.jsonl")] == [
+        *prompts[:3],
+        separators,
+        *prompts[3:],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "wrong"),
+    [
+        ("1e22", "It is 10000000000000000000000.", "1e+22"),
+        ("1e-7", "so 0.0000001", "1e-07"),
+        ("2.50", "2.5", "25"),
+        ("1" + "0" * 300, "1" + "0" * 300, "1" + "0" * 301),
+        ('"1' + "0" * 400 + '"', "1" + "0" * 400, "1" + "0" * 401),
+    ],
+)
+def test_answers_of_any_size_are_compared_as_numbers(
+    tmp_path: Path, answer: str, right: str, wrong: str
+) -> None:
+    (task,) = read_tasks(write(tmp_path / "tasks.jsonl", f'{{"prompt": "a", "answer": {answer}}}'))
+    assert task.verify is not None
+    assert (task.verify(right), task.verify(wrong)) == (1.0, 0.0)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -97,6 +132,18 @@ def test_read_tasks(tmp_path: Path) -> None:
         ('{"prompt": "a", "answer": [1]}', r'line 2: "answer" must be a text or a number, got \[1\]'),
         ('{"prompt": "a", "answer": true}', 'line 2: "answer" must be a text or a number, got True'),
         ('{"prompt": "a", "anwser": "1"}', "line 2: unknown field 'anwser'"),
+        ('{"prompt": "a", "answer": NaN}', "line 2: has NaN, which is no number of JSON"),
+        ('{"prompt": "a", "answer": -Infinity}', "line 2: has -Infinity"),
+        ('{"prompt": "a", "answer": 1e400}', "line 2: has a number out of range, 1e400"),
+        (
+            '{"prompt": "a", "answer": ' + "1" * 5000 + "}",
+            "line 2: has a number out of range, of 5000 digits",
+        ),
+        ('{"prompt": "a", "prompt": "b"}', "line 2: has the key 'prompt' twice"),
+        ('{"prompt": "a", "answer": ' + "[" * 200_000, "line 2: is nested too deeply"),
+        ('{"prompt": "a\\ud800"}', "line 2: holds half of a surrogate pair"),
+        ('{"prompt": "a", "name": null}', 'line 2: "name" must be a text or a number, got None'),
+        ('{"prompt": "a", "name": ["b"]}', r'line 2: "name" must be a text or a number, got \['),
     ],
 )
 def test_task_file_errors_name_the_line(tmp_path: Path, line: str, message: str) -> None:
@@ -113,5 +160,5 @@ def test_task_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(TaskFileError, match="holds no task"):
         read_tasks(write(tmp_path / "empty.jsonl", "", "  "))
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(TaskFileError, match="not UTF-8"):
+    with pytest.raises(TaskFileError, match="line 1: is not UTF-8"):
         read_tasks(tmp_path / "binary")

@@ -118,21 +118,24 @@ class RecordFile:
         )
 
     def _read(self) -> None:
-        content = os.pread(self._handle, os.fstat(self._handle).st_size, 0)
-        *lines, rest = content.split(b"\n")
+        with open(self._handle, "rb", closefd=False) as stream:
+            *lines, rest = stream.read().split(b"\n")
         if not (lines or self._begins(rest)):
             raise self._foreign()
         for number, line in enumerate(lines, start=1):
             try:
                 data = loads(line)
-                if number == 1:
-                    self._check_header(data)
-                elif not isinstance(data, dict):
+                if not isinstance(data, dict):
                     raise ValueError("is no object")
-                record, self._checksum = unseal(data, self._checksum)
             except ValueError as cause:
                 mine = number > 1 or self._begins(line)
                 raise (self.damaged(number, cause) if mine else self._foreign()) from cause
+            if number == 1:
+                self._check_header(data)
+            try:
+                record, self._checksum = unseal(data, self._checksum)
+            except ValueError as cause:
+                raise self.damaged(number, cause) from cause
             if number == 1:
                 self.header = record
             else:
@@ -144,9 +147,7 @@ class RecordFile:
         beginning = seal(self._about)[0].partition(',"version"')[0].encode()
         return beginning.startswith(line) or line.startswith(beginning)
 
-    def _check_header(self, data: Any) -> None:
-        if not isinstance(data, dict):
-            raise self._foreign()
+    def _check_header(self, data: dict[str, Any]) -> None:
         found = {name: data.get(name) for name in self._about}
         if found != self._about:
             raise self._fail(
