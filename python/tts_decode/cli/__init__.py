@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
+import traceback
+from types import TracebackType
 
 from tts_decode.cli.signals import Signals
+from tts_decode.visible import visible
 
 
 def main() -> None:
@@ -15,6 +19,9 @@ def main() -> None:
     """
     signals = Signals()
     signals.install()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a result is not lost for a terminal's encoding
+    sys.excepthook = _report
     on_terminal = sys.stderr.isatty()
     if on_terminal:  # importing torch and transformers takes seconds
         print("starting ...", end="\r", file=sys.stderr, flush=True)
@@ -36,3 +43,8 @@ def main() -> None:
             sys.stdout.flush()
         signals.end()
     sys.exit(code)
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The traceback of an error that should not be; its message may quote texts from outside."""
+    print(visible("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
