@@ -11,12 +11,12 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from cli_commands import SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.table import Table
 from rich.text import Text
 from scripted import run_scripted, scripted_decoder
-from test_cli import SMALL
 from tiny_gguf import write_tiny_gguf
 from tts_decode import DecoderStats
 from tts_decode.cli.app import run

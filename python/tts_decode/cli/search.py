@@ -168,5 +168,5 @@ def _print_outcomes(outcomes: Sequence[Outcome], stats: RunStats) -> None:
     screen.print(table)
     for outcome in outcomes:
         if outcome.error is not None:
-            screen.print(f"failed: {one_line(outcome.task.name)}: {told(outcome.error)}")
+            screen.print(f"failed: {one_line(outcome.task.name)}: {told(outcome.error)}", soft_wrap=True)
     screen.print(summary(stats))

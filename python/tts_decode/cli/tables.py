@@ -183,7 +183,7 @@ def _cost_table(rows: Sequence[Row]) -> Table:
 
 def _print_troubles(screen: Screen, row: Row) -> None:
     def say(what: str) -> None:
-        screen.print(f"{row.label}: {what}")
+        screen.print(f"{row.label}: {what}", soft_wrap=True)
 
     count = len(row.outcomes)
     if row.failures:

@@ -1,0 +1,28 @@
+"""The command on a tiny model, for tests: files for it, and calls with small settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tiny_gguf import write_tiny_gguf
+from tts_decode.cli.app import run
+
+SMALL = ["--max-tokens", "12", "--max-step-tokens", "5", "--dtype", "float32"]
+
+
+def write_files(folder: Path) -> None:
+    """A model, a damaged copy of it, and task files."""
+    write_tiny_gguf(folder / "tiny.gguf")
+    lines = [{"prompt": "1+1=", "answer": 2}, {"name": "sky", "prompt": "The sky?", "answer": "blue"}]
+    (folder / "tasks.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    (folder / "cut.gguf").write_bytes((folder / "tiny.gguf").read_bytes()[:3000])
+    (folder / "open.jsonl").write_text('{"prompt": "Say something."}')
+
+
+def search(folder: Path, *arguments: str) -> int:
+    return run(["search", "-m", str(folder / "tiny.gguf"), *SMALL, *arguments])
+
+
+def compare(folder: Path, *arguments: str) -> int:
+    return run(["compare", "-m", str(folder / "tiny.gguf"), *SMALL, *arguments])
