@@ -59,12 +59,14 @@ class Signals:
         os._exit(128 + number)
 
     def _watch(self, reader: int) -> None:
-        seen = 0
+        first = 0
         while number := os.read(reader, 1)[0]:
-            seen += number in _TOLD
-            if number in _TOLD and (seen > 1 or not self._started):
-                self.caught = self.caught or number
+            if number not in _TOLD:
+                continue
+            if first or not self._started:
+                self.caught = self.caught or first or number
                 self.end()
+            first = number
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         first, self.caught = self.caught is None, self.caught or number
