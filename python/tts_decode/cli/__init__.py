@@ -33,8 +33,8 @@ def main() -> None:
         sys.exit(f"tts-decode: needs the package {missing.name}; run: pip install 'tts-kernels[search]'")
     if on_terminal:
         print("\x1b[2K", end="\r", file=sys.stderr, flush=True)
-    signals.started()
     try:
+        signals.started()
         code = run(sys.argv[1:])
     except BaseException:
         if signals.caught is None:
