@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import stat
 from pathlib import Path
@@ -49,17 +50,18 @@ class RecordFile:
         self._error = error
         self._checksum = 0
         self._end = 0  # bytes that are whole lines
-        self._handle = -1
         try:
-            self._handle = open_locked(path)
-            if resume:
-                self._read()
-            os.ftruncate(self._handle, self._end)
+            self._stream = open_locked(path)
         except BlockingIOError:
-            self.close()
             raise self._fail(
                 "is in use by another search; wait until that ends, or take another file"
             ) from None
+        except OSError as cause:
+            raise self._unusable(cause) from cause
+        try:
+            if resume:
+                self._read()
+            self._stream.truncate(self._end)
         except OSError as cause:
             self.close()
             raise self._unusable(cause) from cause
@@ -72,7 +74,7 @@ class RecordFile:
         self.header, self.records = None, []
         self._checksum = self._end = 0
         try:
-            os.ftruncate(self._handle, 0)
+            self._stream.truncate(0)
         except OSError as cause:
             raise self._unusable(cause) from cause
 
@@ -89,10 +91,10 @@ class RecordFile:
         written = 0
         try:
             while written < len(line):
-                written += os.pwrite(self._handle, line[written:], self._end + written)
+                written += os.pwrite(self._stream.fileno(), line[written:], self._end + written)
         except OSError as cause:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._handle, self._end)
+                self._stream.truncate(self._end)
             raise self._unusable(cause) from cause
         self.header, self._checksum = header, checksum
         self._end += len(line)
@@ -100,15 +102,13 @@ class RecordFile:
     def sync(self) -> None:
         """Returns when the lines would outlast a loss of power."""
         try:
-            os.fsync(self._handle)
+            os.fsync(self._stream.fileno())
         except OSError as cause:
             raise self._unusable(cause) from cause
 
     def close(self) -> None:
         """Gives the file free; a second call does nothing."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
+        self._stream.close()
 
     def damaged(self, number: int, what: object) -> Exception:
         """The error to raise where the line of that number, counted from 1, cannot be used."""
@@ -118,8 +118,7 @@ class RecordFile:
         )
 
     def _read(self) -> None:
-        with open(self._handle, "rb", closefd=False) as stream:
-            *lines, rest = stream.read().split(b"\n")
+        *lines, rest = self._stream.readall().split(b"\n")
         if not (lines or self._begins(rest)):
             raise self._foreign()
         for number, line in enumerate(lines, start=1):
@@ -171,17 +170,18 @@ class RecordFile:
         return self._error(f"{self.path}: {what}")
 
 
-def open_locked(path: Path) -> int:
-    """A descriptor of the file, created where there is none, that no other process or call holds meanwhile.
+def open_locked(path: Path) -> io.FileIO:
+    """The file, created where there is none, open to this call alone until it is closed.
 
-    Raises BlockingIOError where one does, OSError where it is no plain file or cannot be opened.
+    Raises BlockingIOError where another process or call has it open so, OSError where it is no plain file or
+    cannot be opened.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
     try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is not a plain file")
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BaseException:
-        os.close(handle)
+        file.close()
         raise
-    return handle
+    return file

@@ -10,6 +10,7 @@ The process that writes locks FOLDER/.lock, which names it.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,25 +53,23 @@ def open_folder(folder: Path | None, names: Sequence[str], *, resume: bool) -> I
         )
     with _unusable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        handle = _lock(folder / ".lock")
-    try:
+        lock = _lock(folder / ".lock")
+    with lock:
         yield
-    finally:
-        os.close(handle)
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Path) -> io.FileIO:
     try:
-        handle = open_locked(path)
+        lock = open_locked(path)
     except BlockingIOError:
         with open(path, errors="replace") as file:
             holder = file.read(200).strip() or "another process"
         raise CommandError(
             f"--save: {path.parent} is in use by {holder}; wait until it ends, or give another folder"
         ) from None
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
-    return handle
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {platform.node()}\n".encode())
+    return lock
 
 
 @contextlib.contextmanager
