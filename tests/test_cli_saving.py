@@ -319,6 +319,7 @@ def test_saved_results_are_read_as_they_were(
     ("make", "message"),
     [
         (lambda out: out.write_text(""), "out is a file, expected a folder"),
+        (lambda out: out.symlink_to(out), "out cannot be used: File exists"),
         (
             lambda out: (out / "best_of_n.jsonl").mkdir(parents=True),
             "best_of_n.jsonl: cannot be used: Is a directory",
@@ -391,3 +392,23 @@ def test_settings_that_json_lacks_are_compared(tmp_path: Path) -> None:
     for other in (-float("inf"), float("nan"), None):
         with pytest.raises(CommandError, match="was written with limit='inf', not"):
             Saved(tmp_path, "x", {"limit": other}, 1)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENAMETOOLONG, errno.EROFS])
+def test_a_folder_that_cannot_be_made_is_a_line(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+) -> None:
+    def refused(path: Path, *arguments: object, **options: object) -> None:
+        raise OSError(code, os.strerror(code), str(path))
+
+    for name in ("exists", "mkdir"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, name, refused)  # by hand: for root everything is allowed
+            assert search(folder, "a", "--save", str(tmp_path / "out")) == 1
+        assert f"out cannot be used: {os.strerror(code)}; see to it, or give another folder" in last_error(
+            capsys
+        )

@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ def test_each_line_is_json_and_what_was_written_is_read(path: Path) -> None:
     header, *lines = map(json.loads, path.read_text().split("\n")[:-1])
     assert (header["schema"], header["version"], header["made"]) == ("tests/records", 2, "by the test")
     assert [{k: v for k, v in line.items() if k != "crc32"} for line in lines] == RECORDS
+    so_far = ""
+    for line in (header, *lines):
+        checksum = line.pop("crc32")
+        so_far += json.dumps(line, separators=(",", ":"))
+        assert checksum == f"{zlib.crc32(so_far.encode()):08x}"
     assert read(path)[1] == RECORDS
     file = opened(path)
     file.write({"more": 1})

@@ -43,15 +43,15 @@ def open_folder(folder: Path | None, names: Sequence[str], *, resume: bool) -> I
             raise UsageError("--resume: needs --save FOLDER, the folder of the interrupted run")
         yield
         return
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--save: {folder} is a file, expected a folder")
-    held = [name for name in names if _file(folder, name).exists()]
-    if held and not resume:
-        raise UsageError(
-            f"--save: {folder} holds results of {held[0]} already; give --resume to go on with them, or "
-            "another folder"
-        )
     with _unusable(folder):
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"--save: {folder} is a file, expected a folder")
+        held = [name for name in names if _file(folder, name).exists()]
+        if held and not resume:
+            raise UsageError(
+                f"--save: {folder} holds results of {held[0]} already; give --resume to go on with them, or "
+                "another folder"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder / ".lock")
     with lock:
