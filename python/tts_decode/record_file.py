@@ -152,7 +152,7 @@ class RecordFile:
             raise self._fail(
                 f"is of {found['schema']!r:.60}, version {found['version']!r:.20}; expected "
                 f"{self._about['schema']!r}, version {self._about['version']}: go on with the package that "
-                "wrote it, or take another file"
+                "wrote it, or remove it to start anew"
             )
 
     def _foreign(self) -> Exception:

@@ -142,8 +142,8 @@ def print_tables(title: str, rows: Sequence[Row]) -> None:
             against.add_row(row.label, f"{points[0]} ({points[1]} to {points[2]})", tokens, _times(found.kv))
         screen.print(against)
         screen.print(
-            "On the same problems, with paired intervals of 95 % (solved: Bonett and Price; x: geometric\n"
-            "means, t; none where all ratios are the same)."
+            "On the same problems, with paired intervals of 95 %: Bonett and Price's for\n"
+            "points; Student's t for x, geometric means (none where all ratios are the same)."
         )
     screen.print(_cost_table(rows))
     screen.print(

@@ -49,11 +49,11 @@ class Journal:
         resume: goes on with what the file holds, if it exists. A last line that is cut off, as a crash leaves
             it, is dropped.
 
-    What a cancelled call had sampled is not kept: in a resumed search it is neither in the tree nor paid for.
+    The file is locked until `close`, which the end of the search calls. What a cancelled call had sampled is not kept: in a resumed search it is neither in the tree nor paid for.
 
     Raises:
-        JournalError: the file is damaged, is of another version, or belongs to another search (from the call
-            of the strategy).
+        JournalError: the file is in use, damaged, of another version, or cannot be read or written; from the
+            call of the strategy: it belongs to another search, or there is no space left. What it held stays.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, resume: bool = False) -> None:
@@ -88,7 +88,8 @@ class Journal:
                 if recorded.get(name) != value:
                     raise JournalError(
                         f"journal {self.path} belongs to another search: its {name} is "
-                        f"{recorded.get(name)!r:.200}, here it is {value!r:.200}; take another file"
+                        f"{recorded.get(name)!r:.200}, here it is {value!r:.200}; "
+                        "remove it to start anew, or take another file"
                     )
         self.adopt(root, "0")
         self._call_next()
@@ -171,8 +172,8 @@ class Journal:
                 if not call.done() and self._turn == before and not self._in_flight:
                     raise JournalError(
                         f"journal {self.path}: the search takes another way than the recorded one, which had "
-                        f"line {before + 2} next; the strategy or what it is given has changed: take another "
-                        "file"
+                        f"line {before + 2} next; the strategy or what it is given has changed: remove "
+                        "the file to start anew, or take another one"
                     )
         finally:
             self._waiting[turn].remove(call)
