@@ -22,7 +22,7 @@ from tts_decode.cli.display import Display, Rate, mib
 from tts_decode.cli.errors import UsageError
 from tts_decode.cli.options import families, parse_options, plain_options, unescape
 from tts_decode.cli.scorers import chat_question
-from tts_decode.search import STRATEGIES, SearchRun, Strategy
+from tts_decode.search import STRATEGIES, SearchResult, SearchRun, Strategy
 from tts_decode.select.statistics import wilson_interval
 
 
@@ -146,19 +146,23 @@ def test_compare_states_intervals_and_differences(folder: Path, capsys: pytest.C
 
 
 def test_all_strategies_run_side_by_side(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On one problem. For some that make prompts of answers, these are too long for the tiny model."""
+    """On one problem, and each saved result is read as it was. For some that make prompts of answers, these are too long for the tiny model."""
     monkeypatch.setattr("tts_decode.cli.session.gc.collect", lambda: 0)  # takes longer than the searches
     chosen = [argument for name in STRATEGIES for argument in ("-s", name)]
     arguments = [*chosen, "-o", "n=4", "--scorer", "verifier", "--max-tokens", "4", "--max-step-tokens", "2"]
     arguments += ["-o", "forest_of_thought.max_iter=1", "-o", "mcts_judge.rollouts=1", "-o", "b4.num_tests=2"]
-    assert compare(folder, "--tasks", str(folder / "tasks.jsonl"), "--limit", "1", *arguments, "--json") == 0
+    arguments += ["--tasks", str(folder / "tasks.jsonl"), "--limit", "1", "--save", str(tmp_path)]
+    assert compare(folder, *arguments, "--json") == 0
     rows = json.loads(capsys.readouterr().out)["strategies"]
     assert [row["strategy"] for row in rows] == list(STRATEGIES)
     for row in rows:
         error = row["outcomes"][0]["error"]
         assert error is None or "the model allows 512" in error, row["strategy"]
+        saved = json.loads((tmp_path / f"{row['strategy']}.jsonl").read_text().splitlines()[1])["search"]
+        assert (saved is None) == (error is not None)
+        assert saved is None or SearchResult.from_dict(saved).to_dict() == saved
 
 
 def test_a_failed_problem_leaves_the_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -227,9 +227,10 @@ def test_a_full_disk_leaves_the_old_file(results, tmp_path, monkeypatch):
 def test_numbers_that_json_lacks_are_null(results, tmp_path):
     first, *others = results[0].candidates
     odd = replace(first, score=-math.inf, scores=(math.nan, 1.0), logprob=-math.inf)
-    write_json(replace(results[0], candidates=(odd, *others), votes={"4": math.inf}), tmp_path / "r.json")
+    write_json(replace(results[0], candidates=(odd, *others), votes={"4.5": math.inf}), tmp_path / "r.json")
     data = json.loads((tmp_path / "r.json").read_text(), parse_constant=pytest.fail)
     candidate = data["candidates"][0]
     assert (candidate["score"], candidate["scores"], candidate["logprob"]) == (None, [None, 1.0], None)
-    assert data["votes"] == {"4": None}
+    assert data["votes"] == {"4.5": None}
+    assert math.isnan(read_json(tmp_path / "r.json").votes["4.5"])
     assert math.isnan(read_json(tmp_path / "r.json").candidates[0].scores[0])

@@ -22,25 +22,26 @@ def read_as(kind: Any, value: Any, where: str, *, untold: Collection[str] = ()) 
 
     Raises ValueError, which says where and what was expected, for anything else, a field too many or too few.
     """
+    return _read(kind, value, where, untold, False)
+
+
+def _read(kind: Any, value: Any, where: str, untold: Collection[str], may_be_nan: bool) -> Any:
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         (other,) = (option for option in inner if option is not types.NoneType)
-        return None if value is None else read_as(other, value, where, untold=untold)
+        return None if value is None else _read(other, value, where, untold, may_be_nan)
     if origin is Literal:
         return _expect(value in inner, value, where, f"one of {', '.join(map(str, inner))}")
     if origin is tuple:
         _expect(isinstance(value, list), value, where, "a list")
-        return tuple(read_as(inner[0], item, f"{where}[{i}]", untold=untold) for i, item in enumerate(value))
+        return tuple(_read(inner[0], v, f"{where}[{i}]", untold, may_be_nan) for i, v in enumerate(value))
     if origin is dict:
         _expect(isinstance(value, dict), value, where, "an object")
-        return {
-            key: read_as(inner[1], item, f"{where}[{key!r:.40}]", untold=untold)
-            for key, item in value.items()
-        }
+        return {k: _read(inner[1], v, f"{where}[{k!r:.40}]", untold, may_be_nan) for k, v in value.items()}
     if is_dataclass(kind):
         return _dataclass(kind, value, where, untold)
     if kind is float:
-        if value is None and where.rpartition(".")[2].partition("[")[0] in untold:
+        if value is None and may_be_nan:
             return math.nan
         number = type(value) in (int, float) and math.isfinite(value)
         return float(_expect(number, value, where, _NAMES[float]))
@@ -55,7 +56,7 @@ def _dataclass(kind: Any, value: Any, where: str, untold: Collection[str]) -> An
         raise ValueError(f"{where}: {'lacks' if name in names else 'has an unknown'} field {name!r:.80}")
     hints = _hints(kind)
     return kind(
-        **{name: read_as(hints[name], value[name], f"{where}.{name}", untold=untold) for name in value}
+        **{n: _read(hints[n], v, f"{where}.{n}", untold, may_be_nan=n in untold) for n, v in value.items()}
     )
 
 

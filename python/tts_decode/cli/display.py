@@ -32,9 +32,8 @@ class Screen(Console):
         super().__init__(file=file, markup=False, emoji=False, highlight=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(
-            visible(text), **options
-        )  # here, so that columns are as wide as what is shown
+        # Escaped here already, so that columns are as wide as what is shown.
+        return super().render_str(visible(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for text, style, control in super().render(renderable, options):
@@ -82,9 +81,8 @@ class Display:
 
     def update(self, text: str) -> None:
         if self._on_terminal:
-            self._spinner.update(
-                text=Text(one_line(text)[: self._console.width - 3])
-            )  # 2 columns are the spinner's
+            shown = one_line(text)[: self._console.width - 3]  # 2 columns are the spinner's
+            self._spinner.update(text=Text(shown))
 
 
 class Rate:

@@ -49,7 +49,8 @@ class Journal:
         resume: goes on with what the file holds, if it exists. A last line that is cut off, as a crash leaves
             it, is dropped.
 
-    The file is locked until `close`, which the end of the search calls. What a cancelled call had sampled is not kept: in a resumed search it is neither in the tree nor paid for.
+    The file is locked until `close`, which the end of the search calls. What a cancelled call had sampled is
+    not kept: in a resumed search it is neither in the tree nor paid for.
 
     Raises:
         JournalError: the file is in use, damaged, of another version, or cannot be read or written; from the
