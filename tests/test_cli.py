@@ -148,8 +148,8 @@ def test_compare_states_intervals_and_differences(folder: Path, capsys: pytest.C
 def test_all_strategies_run_side_by_side(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On one problem, and each saved result is read as it was. For some that make prompts of answers, these are
-    too long for the tiny model."""
+    """On one problem, and each saved result is read as it was. For some that make prompts of answers, these
+    are too long for the tiny model."""
     monkeypatch.setattr("tts_decode.cli.session.gc.collect", lambda: 0)  # takes longer than the searches
     chosen = [argument for name in STRATEGIES for argument in ("-s", name)]
     arguments = [*chosen, "-o", "n=4", "--scorer", "verifier", "--max-tokens", "4", "--max-step-tokens", "2"]
