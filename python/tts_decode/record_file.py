@@ -149,10 +149,11 @@ class RecordFile:
     def _check_header(self, data: dict[str, Any]) -> None:
         found = {name: data.get(name) for name in self._about}
         if found != self._about:
+            mine = found["schema"] == self._about["schema"]
             raise self._fail(
                 f"is of {found['schema']!r:.60}, version {found['version']!r:.20}; expected "
                 f"{self._about['schema']!r}, version {self._about['version']}: go on with the package that "
-                "wrote it, or remove it to start anew"
+                f"wrote it, or {'remove it to start anew' if mine else 'take another file'}"
             )
 
     def _foreign(self) -> Exception:
