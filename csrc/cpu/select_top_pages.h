@@ -21,7 +21,7 @@ struct SelectTopPagesParams {
   int sink, recent;
   const int32_t* tail_begin;  // [num_queries] by row: first column of the tail, always kept; null: no tails
   const int32_t* groups;      // [num_queries] by row: equal ones choose together; null: each row alone
-  int32_t* mask;  // [num_kv_heads, num_queries, ceil(num_columns / 32)], contiguous
+  int32_t* mask;              // [num_kv_heads, num_queries, ceil(num_columns / 32)], contiguous
 };
 
 // tts_kernels.select_top_pages has the rule. Throws ArgumentError where the plan's numbers do not fit.

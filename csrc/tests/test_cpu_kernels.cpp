@@ -298,7 +298,8 @@ void test_sparse(uint32_t seed) {
   select_top_pages(
       {scores.data(), heads, forest.num_queries, width, wide.query_order.data(), wide.query_position.data(),
        wide.branches.data(), static_cast<int64_t>(wide.branches.size()), budget.data(), INFINITY, 1, 2,
-       draw(random, 0, 1) == 1 ? tails.data() : nullptr, draw(random, 0, 1) == 1 ? groups.data() : nullptr, mask.data()},
+       draw(random, 0, 1) == 1 ? tails.data() : nullptr, draw(random, 0, 1) == 1 ? groups.data() : nullptr,
+       mask.data()},
       2);
   attend(wide, out, lse, mass, 1);
   attend(narrow, other, other_lse, other_mass, 3);

@@ -109,7 +109,7 @@ class TreeDecoder(Runner):
         self._pool = make_pool(self._engine, kv_bytes, kv_dtype, summaries, on_host=on_host)
         self._steps: HostSteps | DeviceSteps
         if on_host:
-            self._steps = HostSteps(self._engine, self._pool, track_mass=track_mass, sparse=sparse)
+            self._steps = HostSteps(self._engine, self._pool, track_mass=track_mass)
         elif track_mass:
             raise ValueError(
                 f"track_mass=True with a model on {self._engine.device}; expected False: steps on a GPU do "
@@ -117,12 +117,9 @@ class TreeDecoder(Runner):
             )
         else:
             self._steps = DeviceSteps(
-                self._engine,
-                self._pool,
-                max_batch_tokens=max_batch_tokens,
-                graphs=cuda_graphs,
-                sparse=sparse,
+                self._engine, self._pool, max_batch_tokens=max_batch_tokens, graphs=cuda_graphs
             )
+        self._sparse = sparse
         self.track_mass = track_mass
         self._tree = KVTree(self._pool.num_pages, self._pool.page_size)
         own = KVBudget(self._pool.num_pages * self._pool.page_bytes)

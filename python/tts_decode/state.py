@@ -10,7 +10,7 @@ from typing import Any
 from tts_decode.prompts import Prompt
 from tts_decode.sampling import SamplingParams
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class BranchState:
         steps: (begin, end, reason) of each finished step, positions in `tokens`. Hidden states are not kept.
         scores: one entry a scored step.
         forks: how many `fork` calls the branch saw, from which the seeds of the next children follow.
+        fork_at: position in `tokens` of its last fork, the deepest; None where it was never forked.
     """
 
     prompt: Prompt
@@ -36,6 +37,7 @@ class BranchState:
     finish_reason: str | None
     seed: int
     forks: int
+    fork_at: int | None
     sampling: SamplingParams
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,6 +84,9 @@ class BranchState:
             ),
             f"logprobs: got {len(self.logprobs)}, expected {after}": len(self.logprobs) == after,
             f"entropies: got {len(self.entropies)}, expected {after}": len(self.entropies) == after,
+            f"fork_at: got {self.fork_at}, expected null or 1 to {length}, the tokens": (
+                self.fork_at is None or 1 <= self.fork_at <= length
+            ),
             f"steps: expected ascending positions from {self.prompt_length} to {length}": (
                 ends == sorted(ends) and all(self.prompt_length <= end <= length for end in ends)
             ),
@@ -132,5 +137,6 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "finish_reason": ("a text or null", lambda value: value is None or isinstance(value, str)),
     "seed": ("an integer", _integer),
     "forks": ("an integer", _integer),
+    "fork_at": ("an integer or null", lambda value: value is None or _integer(value)),
     "sampling": ("an object", lambda value: isinstance(value, Mapping)),
 }

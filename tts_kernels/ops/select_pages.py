@@ -66,8 +66,7 @@ def select_top_pages(
         top_p: share of the scores of a query's pages, in (0, 1]. Default: as many as the budget allows.
         sink, recent: pages, >= 0 and >= 1.
         tail_begin: int32 [T] in the order of q, >= 0: the page on its path (p // page_size for position p)
-            from which on a query keeps all. Of queries that have no tail any number that no page reaches, such
-            as 2**31 - 1. Default: no query has one.
+            from which on a query keeps all; 2**31 - 1 where it has no tail. Default: no query has one.
         groups: int32 [T] in the order of q, each from 0 to T - 1: queries of one number choose together.
             A page's score is then the sum over those of them that do not keep it anyway; as many are taken as
             the smallest budget leaves beside the most pages that one of them always keeps; top_p is of their

@@ -87,7 +87,9 @@ def _chosen_together(
     planned = (query < work[1]) & (work[layout.query_order :][:queries] < rows)
     order = torch.where(planned, work[layout.query_order :][:queries], 0).long()
     seen = torch.where(planned, work[layout.query_position :][:queries] // page_size + 1, 0)
-    budget = torch.full_like(seen, options.budget) if isinstance(options.budget, int) else options.budget[order]
+    budget = (
+        torch.full_like(seen, options.budget) if isinstance(options.budget, int) else options.budget[order]
+    )
     choosing = planned & (budget < seen)  # the others read everything, or are not there
     visible = (column < seen[:, None]) & choosing[:, None]
     kept = (column < options.sink) | (column >= seen[:, None] - options.recent)
@@ -256,7 +258,7 @@ def _sum(
     columns,
     BLOCK_C: tl.constexpr,
 ):
-    """Program (block of columns, KV head). The queries of a group that share a column's path follow each other."""
+    """Program (block of columns, KV head). A group's queries that share a column's path follow each other."""
     kv_head = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros([BLOCK_C], tl.float64)
