@@ -210,7 +210,7 @@ def measure_sharing(
         parents = branches
         branches = [child for branch in parents for child in model.tree.fork(branch, FAN_OUT)]
         forked_at = len(text) + level * TAIL
-        lineages = [child for line in lineages for child in [line.child(forked_at)] * FAN_OUT]
+        lineages = [child for line in lineages for child in [line.forked(forked_at)] * FAN_OUT]
         for parent in parents:
             model.tree.release(parent)
         logits = logits.repeat_interleave(FAN_OUT, 0)

@@ -230,7 +230,7 @@ class Branch(Path):
             finish_reason=self.finish_reason,
             seed=self.seed,
             forks=self._forks,
-            fork_at=self._lineage.at,
+            fork_positions=tuple(fork.at for fork in self._lineage.forks),
             sampling=self.sampling,
         )
 
@@ -248,10 +248,9 @@ class Branch(Path):
         at = self._position("at", at, 1)
         children = self._children(at, self._seeds(n, seeds))
         self._forks += 1
-        lineage = self._lineage.child(at)
+        self._lineage = self._lineage.forked(at)
         for child in children:
-            child._lineage = lineage
-        self._lineage = self._lineage.parent(lineage)
+            child._lineage = self._lineage.cut(at)
         return children
 
     def copy(self, at: int | None = None) -> Branch:
@@ -323,7 +322,7 @@ class Branch(Path):
         self.scores = list(state.scores)
         self.finish_reason = state.finish_reason
         self._forks = state.forks
-        self._lineage = Lineage.of_root(state.fork_at)
+        self._lineage = Lineage.of_root(state.fork_positions)
         for begin, end, reason in state.steps:
             span = slice(begin - state.prompt_length, end - state.prompt_length)
             self.steps.append(

@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import NamedTuple
 
 _numbers = itertools.count()
 
 
+class Fork(NamedTuple):
+    """A place where the path of a branch was forked: a position in its `tokens`, and a number of its own."""
+
+    at: int
+    number: int
+
+
 class Lineage(NamedTuple):
     """What sparse attention goes by.
 
-    tree: number of the tree, which begins at a root. fork: number of the branch's last fork, the deepest on
-    its path; one that no other branch has where it was never forked. at: position in `Branch.tokens` of that
-    fork, behind which no other branch has the tokens; None where it was never forked.
+    tree: number of the tree, which begins at a root. forks: of the path, by position. All branches that were
+    forked at one place of a path have the same fork there.
     """
 
     tree: int
-    fork: int
-    at: int | None
+    forks: tuple[Fork, ...] = ()
 
     @classmethod
-    def of_root(cls, at: int | None = None) -> Lineage:
-        """at: of a branch that is made again, the position of its last fork."""
-        return cls(next(_numbers), next(_numbers), at)
+    def of_root(cls, forks: Iterable[int] = ()) -> Lineage:
+        """forks: ascending positions, of a branch that is made again."""
+        return cls(next(_numbers), tuple(Fork(at, next(_numbers)) for at in forks))
 
     def cut(self, length: int) -> Lineage:
-        """Of the branch with the first `length` tokens: a last fork behind them moves to their end."""
-        if self.at is None or self.at <= length:
+        """Of the branch with its first `length` tokens. What it shares then ends there, if not earlier."""
+        kept = tuple(fork for fork in self.forks if fork.at <= length)
+        shortened = self._replace(forks=kept)
+        return self if kept == self.forks else shortened.forked(length)
+
+    def forked(self, at: int) -> Lineage:
+        """Of the branch after a fork at a position; cut there, of the children."""
+        if any(fork.at == at for fork in self.forks):
             return self
-        return Lineage(self.tree, next(_numbers), length)
+        return self._replace(forks=tuple(sorted((*self.forks, Fork(at, next(_numbers))))))
 
-    def child(self, at: int) -> Lineage:
-        """Of children forked at a position. Where that is the branch's last fork, they join it."""
-        return self if self.at == at else Lineage(self.tree, next(_numbers), at)
-
-    def parent(self, child: Lineage) -> Lineage:
-        """Of the branch after that fork: it may lie before its last one."""
-        return self if self.at is not None and child.at is not None and child.at <= self.at else child
+    def last_fork(self, position: int) -> Fork | None:
+        """The last fork before the token at a position: what lies between is the branch's own."""
+        return max((fork for fork in self.forks if fork.at <= position), default=None)

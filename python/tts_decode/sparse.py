@@ -43,8 +43,8 @@ class SparseConfig:
             same last fork; "tree", one for all branches of a root. One choice is made by the scores of those
             of them that are in the same forward: whoever waits or ended has no query to judge pages by.
         keep_tail: always read what the branch added since its last fork, the deepest on its path: the page in
-            which that lies and all behind it. A branch that was never forked has no tail. False where the
-            tails are most of the context.
+            which that lies and all behind it. A branch whose path was never forked has no tail. False where
+            the tails are most of the context.
         dense_layers: the first layers, which stay dense. Quest keeps 2, Kinetics 1.
         min_pages: what a share of few pages is raised to.
         prompts: read sparsely in prompts and forced text too, each token its own pages, without a tail.
@@ -102,12 +102,16 @@ class SparseConfig:
             budget[rows_forced] = _ALL_PAGES
         if (budget >= columns).all():
             return None
+        forks = [line.last_fork(begin) for line, begin in zip(lineages, begins.tolist(), strict=True)]
         tails = groups = None
         if self.keep_tail:
-            first = [_NO_PAGE if line.at is None else line.at // page_size for line in lineages]
+            first = [_NO_PAGE if fork is None else fork.at // page_size for fork in forks]
             tails = _int32(np.where(rows_forced, _NO_PAGE, np.repeat(first, counts)))
         if self.share != "branch":
-            together = [line.tree if self.share == "tree" else line.fork for line in lineages]
+            together = [
+                line.tree if self.share == "tree" or fork is None else fork.number
+                for line, fork in zip(lineages, forks, strict=True)
+            ]
             alone = -1 - np.arange(len(columns))
             keys = np.where(rows_forced, alone, np.repeat(together, counts))
             groups = _int32(np.unique(keys, return_inverse=True)[1])
