@@ -161,7 +161,7 @@ class Branch(Path):
 
         As by a copy that is extended and released: the branch, its random state and its pages are as before.
         Of a finished branch whose last token ends the sequence, the continuation comes behind that token; to
-        cut it off, fork at `length - 1` first.
+        cut it off, ask a `copy(at=length - 1)`.
         """
         copy = self.copy()
         try:

@@ -45,4 +45,4 @@ class Lineage(NamedTuple):
 
     def last_fork(self, position: int) -> Fork | None:
         """The last fork before the token at a position: what lies between is the branch's own."""
-        return max((fork for fork in self.forks if fork.at <= position), default=None)
+        return next((fork for fork in reversed(self.forks) if fork.at <= position), None)
