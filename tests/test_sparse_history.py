@@ -317,7 +317,11 @@ def test_the_tail_begins_at_the_last_fork(monkeypatch: pytest.MonkeyPatch) -> No
     async def check() -> None:
         root = await decoder.root(PROMPT)
         assert await tail(root) == NONE
-        one, two = root.fork(2)  # at 332
+        told.clear()
+        await root.read([9], [0])
+        assert told == []  # what is read is forced text, one token too
+        root.truncate(331)
+        one, two = root.fork(2)  # at 331
         assert [await tail(b) for b in (root, one, two)] == [20] * 3
         await one.extend(PROMPT[:30])
         (early,) = one.fork(1, at=100)
