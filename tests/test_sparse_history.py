@@ -12,10 +12,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from search_options import small_options
 from tiny_models import EOS, byte_tokenizer, tiny_model
 from transformers import PreTrainedModel
 from tts_decode import Branch, BranchState, SamplingParams, SparseConfig, TreeDecoder, gather
 from tts_decode.rewards import self_evaluation
+from tts_decode.search import STRATEGIES
 
 import tts_kernels
 from tts_kernels import Selection
@@ -223,7 +225,7 @@ def test_a_replayed_step_leaves_the_keys_and_values_of_the_step(model: PreTraine
     assert second.run(search(second, True)) == first.run(search(first, False))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_random_company(data: st.DataObject) -> None:
     """A branch's own calls are drawn once, and made alone and in two crowds that are drawn too."""
@@ -384,6 +386,30 @@ def test_a_tree_chooses_for_itself(model: PreTrainedModel, share: Any) -> None:
     single, many = make(model, config), make(model, config)
     expected = single.run(tree(single, 5, (2, 3)))
     assert many.run(crowd(many)) == expected
+
+
+@pytest.mark.parametrize(
+    ("share", "name"),
+    [("branch", "mcts"), ("branch", "particle_gibbs"), ("siblings", "beam_search"), ("tree", "mcts")],
+)
+def test_a_search_finds_the_same_beside_others(share: Any, name: str) -> None:
+    """Others of the same prompt too. One that keeps hidden states is among them where branches choose alone:
+    it has the last tokens of all steps fed in other forwards."""
+    sampling = SamplingParams(temperature=0.8, max_tokens=30, max_step_tokens=10)
+
+    async def search(decoder: TreeDecoder, name: str, prompt: list[int]) -> Record:
+        root = await decoder.root(prompt, sampling)
+        result = await STRATEGIES[name](root, **small_options(name))
+        root.release()
+        return [(candidate.text, candidate.logprob) for candidate in result.candidates]
+
+    async def crowd(decoder: TreeDecoder) -> Record:
+        others = [("best_of_n", PROMPT), ("st_bon" if share == "branch" else "beam_search", PROMPT[:240])]
+        return (await gather(search(decoder, *one) for one in [*others, (name, PROMPT)]))[-1]
+
+    config, model = replace(CONFIG, share=share), crowd_model()
+    single, many = make(model, config), make(model, config, max_batch_tokens=64)
+    assert many.run(crowd(many)) == single.run(search(single, name, PROMPT))
 
 
 @pytest.mark.parametrize(
