@@ -15,7 +15,6 @@ from bench_tree_attention import medians
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from tts_kernels import KVPool, TreePlan, plan, score_pages, select_pages, select_top_pages, tree_attention
-from tts_kernels.ops.select_pages import Share
 
 CONTEXT = 32768
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
@@ -43,13 +42,13 @@ def make_tree(branches: int, summaries: str) -> tuple[KVPool, TreePlan]:
 
 @pytest.mark.parametrize("summaries", ["mean", "minmax"])
 @pytest.mark.parametrize(
-    ("share", "related"),
-    [("branch", False), ("branch", True), ("tree", True)],
+    ("together", "related"),
+    [(False, False), (False, True), (True, True)],
     ids=["branch", "related", "tree"],
 )
 @pytest.mark.parametrize("branches", [1, 4, 16, 64])
 def test_sparse_step(
-    benchmark: BenchmarkFixture, branches: int, share: Share, related: bool, summaries: str
+    benchmark: BenchmarkFixture, branches: int, together: bool, related: bool, summaries: str
 ) -> None:
     torch.manual_seed(0)
     pool, made = make_tree(branches, summaries)
@@ -59,18 +58,19 @@ def test_sparse_step(
         q = torch.randn((1, HEADS, HEAD_DIM)) + RELATED * q
     q = q.bfloat16()
     budget = CONTEXT // 16 // 8
+    groups = torch.zeros(branches, dtype=torch.int32) if together else None
     scores = score_pages(q, kept, made)
-    selection = select_pages(q, kept, made, budget, share=share)
+    selection = select_pages(q, kept, made, budget, groups=groups)
 
     def sparse() -> None:
-        tree_attention(q, *pages, made, selection=select_pages(q, kept, made, budget, share=share))
+        tree_attention(q, *pages, made, selection=select_pages(q, kept, made, budget, groups=groups))
 
     t = medians(
         {
             "dense": lambda: tree_attention(q, *pages, made),
             "sparse": sparse,
             "score": lambda: score_pages(q, kept, made),
-            "select": lambda: select_top_pages(scores, made, budget, share=share),
+            "select": lambda: select_top_pages(scores, made, budget, groups=groups),
             "attend": lambda: tree_attention(q, *pages, made, selection=selection),
         }
     )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from tts_decode.engines.hf import HFEngine, StepContext
-from tts_decode.sparse import SparseConfig
+from tts_decode.lineage import Lineage
+from tts_decode.sparse import SparseConfig, SparseReads
 
 from tts_kernels import KVPool, KVTree, Selection, TreePlan, plan, score_pages, select_top_pages
 
@@ -23,19 +25,22 @@ Watch = Callable[["Step"], Any]  # what takes the place of a SparseStep: has sel
 
 
 class Step(NamedTuple):
-    """What a forward computes. tables, lengths, counts: of its branches; tokens in all, and new ones."""
+    """What a forward computes. tables, lengths (all tokens), counts (new ones), lineages: by branch."""
 
     plan: TreePlan
     tables: np.ndarray
     lengths: np.ndarray
     counts: np.ndarray
+    lineages: Sequence[Lineage]
 
-    def budgets(self, config: SparseConfig) -> Tensor:
-        """int32 [T]: pages for each query."""
-        budgets = config.budgets(self.lengths, self.counts, np.zeros(len(self.counts), bool), PAGE)
-        return (
-            torch.full((self.plan.num_queries,), 2**31 - 1, dtype=torch.int32) if budgets is None else budgets
-        )
+    def reads(self, config: SparseConfig) -> SparseReads:
+        """What its tokens read, each as one that was sampled."""
+        forced = np.zeros(len(self.counts), bool)
+        reads = config.reads(self.lengths - self.counts, self.counts, forced, self.lineages, PAGE)
+        if reads is not None:
+            return reads
+        everything = torch.full((self.plan.num_queries,), 2**31 - 1, dtype=torch.int32)
+        return SparseReads(config, everything, None, None, everything < 0)
 
 
 class PagedModel:
@@ -68,13 +73,18 @@ class PagedModel:
         watch: Watch | None = None,
         *,
         every: bool = False,
+        lineages: Sequence[Lineage] | None = None,
     ) -> Tensor:
-        """Logits after the last of each branch's tokens [B, vocab], or after every token [T, vocab]."""
+        """Logits after the last of each branch's tokens [B, vocab], or after every token [T, vocab].
+
+        lineages: of the branches; default: none was ever forked.
+        """
         new = self.tree.append(branches, tokens)
         self.pool.copy(torch.from_numpy(new.copies))
         block_tables, lengths = self.tree.block_tables(branches)
         counts = np.array([len(part) for part in tokens], dtype=np.int32)
-        step = Step(plan(block_tables, lengths, counts), block_tables, lengths, counts)
+        lineages = lineages or [Lineage.of_root() for _ in branches]
+        step = Step(plan(block_tables, lengths, counts), block_tables, lengths, counts, lineages)
         sparse = watch and watch(step)
         context = StepContext(self.pool, torch.from_numpy(new.slots), step.plan, sparse=sparse)
         positions = [np.arange(end - n, end) for end, n in zip(lengths, counts, strict=True)]
@@ -121,12 +131,21 @@ class Chooser:
 
     def __init__(self, step: Step, config: SparseConfig) -> None:
         self.config = config
-        self._plan, self._budgets = step.plan, step.budgets(config)
+        self._plan = step.plan
+        self._reads = {share: step.reads(replace(config, share=share)) for share in SHARES}
 
     def choose(self, scores: Tensor, share: Share = "branch") -> Selection:
         """scores: [num_kv_heads, T, P]."""
-        c = self.config
-        return select_top_pages(scores, self._plan, self._budgets, sink=c.sink, recent=c.recent, share=share)
+        c, reads = self.config, self._reads[share]
+        return select_top_pages(
+            scores,
+            self._plan,
+            reads.budgets,
+            sink=c.sink,
+            recent=c.recent,
+            tail_begin=reads.tail_begin,
+            groups=reads.groups,
+        )
 
 
 def exact_masses(step: Step, layer: int, pool: KVPool, q: Tensor, scale: float | None) -> Tensor:

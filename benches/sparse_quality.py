@@ -33,6 +33,7 @@ import typer
 from torch import Tensor
 from tts_decode.engines.hf import HFEngine
 from tts_decode.engines.loading import DEFAULT_MODEL, load_model
+from tts_decode.lineage import Lineage
 from tts_decode.sparse import SparseConfig, SparseStep
 
 from benches.sparse_probes import (
@@ -181,7 +182,7 @@ def measure_losses(
         key = {"length": window.length, "passage": passage, "budget": budget}
         for dense_layers in {config.dense_layers, 0} if budget == "1/8" else {config.dense_layers}:
             c = replace(config, dense_layers=dense_layers)
-            logits = window.feed(lambda s, c=c: SparseStep(c, s.plan, s.budgets(c)))
+            logits = window.feed(lambda s, c=c: SparseStep(s.plan, s.reads(c)))
             losses = next_tokens(dense, logits, window.targets)
             found.add(key | {"judge": summaries, "dense_layers": dense_layers}, losses)
         for judge in ("oracle", "window") if summaries == SUMMARIES[0] else ():
@@ -197,7 +198,7 @@ def measure_sharing(
     generator = torch.Generator().manual_seed(0)
     trunk = model.tree.fork(root, 1, at=len(text) - PAGE)[0]
     logits = model.feed([trunk], [text[-PAGE:]])
-    branches = [trunk]
+    branches, lineages = [trunk], [Lineage.of_root()]
     captured, pages = Captured(), Captured()
     configs = study.configs(summaries=summaries)
     shared = len(text) // PAGE
@@ -208,6 +209,8 @@ def measure_sharing(
     for level in range(2):
         parents = branches
         branches = [child for branch in parents for child in model.tree.fork(branch, FAN_OUT)]
+        forked_at = len(text) + level * TAIL
+        lineages = [child for line in lineages for child in [line.forked(forked_at)] * FAN_OUT]
         for parent in parents:
             model.tree.release(parent)
         logits = logits.repeat_interleave(FAN_OUT, 0)
@@ -215,7 +218,7 @@ def measure_sharing(
             tokens = torch.multinomial((logits / 0.8).softmax(-1), 1, generator=generator)
             # Successive steps are much alike: every fourth of the leaves' is measured.
             measured = level == 1 and i % 4 == 3
-            logits = model.feed(branches, tokens.tolist(), watch if measured else None)
+            logits = model.feed(branches, tokens.tolist(), watch if measured else None, lineages=lineages)
     for branch in branches:
         model.tree.release(branch)
     means = pages.means()

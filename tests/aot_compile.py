@@ -158,7 +158,7 @@ def _launch(variant: Variant, module: Any) -> None:
     capacity = WorkCapacity(64, 64, 64, 64, 64)
     work = torch.zeros(WorkLayout.of(capacity).end, dtype=torch.int32)
     launch = WorkLaunch(work, torch.empty(1), capacity, 64, 64)
-    select = SelectOptions(256, 0.9, 1, 1, "tree" if variant.kernel == "_sum" else "branch", True)
+    select = SelectOptions(256, 0.9, 1, 1, slots, slots if variant.kernel == "_sum" else None)
     chosen = mask if variant.sparse else None
     calls: dict[str, Callable[[], object]] = {
         "append_kv": lambda: module.append_kv(rows, rows, pages[0], pages[0], slots),

@@ -34,7 +34,7 @@ def parts(plan: DevicePlan) -> dict[str, Tensor]:
         "items": (8 * c.items, 8 * items),
         "query_order": (c.queries, queries),
         "query_position": (c.queries, queries),
-        "query_forks": (4 * c.queries, 4 * queries),
+        "query_shared": (c.queries, queries),
         "merge_begin": (c.queries + 16, queries + 1),
         "merge_base": (c.merges, merges),
         "pages": (c.pages, pages),

@@ -22,7 +22,6 @@ from tts_kernels import (
     select_pages,
     tree_attention,
 )
-from tts_kernels.ops.select_pages import Share
 
 pytestmark = pytest.mark.gpu
 
@@ -257,16 +256,18 @@ def test_workspace_of_the_caller() -> None:
         search.planner(CAPACITY, workspace.cpu())
 
 
-@pytest.mark.parametrize("share", ["branch", "siblings", "tree"])
-def test_a_captured_sparse_step(share: Share) -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_a_captured_sparse_step(together: bool) -> None:
     """Scores, selection and attention never wait for the device, and replay what a later update planned."""
     search = Search()
     planner = search.planner(CAPACITY)
     plan = search.plan(planner)
     summaries = search.k_pages.float().mean(2, keepdim=True).bfloat16()
+    rows = torch.arange(MOST_BRANCHES, dtype=torch.int32, device="cuda")
+    tails, groups = 18 + rows, rows % 3 if together else None
 
     def step(budget: int = 8) -> tuple[Tensor, Tensor]:
-        selection = select_pages(search.q, summaries, plan, budget, share=share)
+        selection = select_pages(search.q, summaries, plan, budget, tail_begin=tails, groups=groups)
         return tree_attention(search.q, search.k_pages, search.v_pages, plan, selection=selection)
 
     step()  # kernels are compiled outside the capture

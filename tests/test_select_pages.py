@@ -65,24 +65,66 @@ def random_scores(
     top_p=st.none() | st.floats(0.05, 1.0),
     sink=st.integers(0, 3),
     recent=st.integers(1, 3),
-    share=st.sampled_from(["branch", "siblings", "tree"]),
-    keep_tail=st.booleans(),
+    has_tails=st.booleans(),
+    num_groups=st.none() | st.integers(1, 4),
     seed=st.integers(0, 2**31),
 )
 def test_equals_plain_python(
-    forest: tuple[Tensor, Tensor, Tensor], budget: int, per_row: bool, seed: int, **options: Any
+    forest: tuple[Tensor, Tensor, Tensor],
+    budget: int,
+    per_row: bool,
+    has_tails: bool,
+    num_groups: int | None,
+    seed: int,
+    **options: Any,
 ) -> None:
+    """Tails begin anywhere, and queries of a group lie anywhere in the forest."""
     made = plan(*forest)
     generator = torch.Generator().manual_seed(seed)
     scores = random_scores(made, forest, 2, generator)
-    budgets: int | Tensor = budget
-    if per_row:
-        budgets = torch.randint(1, budget + 1, (made.num_queries,), generator=generator, dtype=torch.int32)
-    found = select_top_pages(scores, made, budgets, **options).to_bools(made.max_columns)
-    wanted = reference.select_top_pages(
-        scores, *forest, budget if isinstance(budgets, int) else budgets.tolist(), **options
-    )
+
+    def each(low: int, high: int) -> Tensor:
+        return torch.randint(low, high, (made.num_queries,), generator=generator, dtype=torch.int32)
+
+    rows = {"budget": each(1, budget + 1) if per_row else torch.full((made.num_queries,), budget).int()}
+    if has_tails:
+        rows["tail_begin"] = each(0, made.max_columns + 1)
+    if num_groups is not None:
+        rows["groups"] = each(0, min(num_groups, made.num_queries))
+    found = select_top_pages(scores, made, **rows, **options).to_bools(made.max_columns)
+    lists = {name: value.tolist() for name, value in rows.items()}
+    wanted = reference.select_top_pages(scores, *forest, **lists, **options)
     assert torch.equal(found, wanted)
+
+
+@settings(max_examples=40, deadline=None)
+@given(forest=forests(), num_groups=st.integers(1, 3), seed=st.integers(0, 2**31))
+def test_a_choice_does_not_depend_on_other_groups(
+    forest: tuple[Tensor, Tensor, Tensor], num_groups: int, seed: int
+) -> None:
+    """The branches of one group choose the same in a plan of their own."""
+    tables, lengths, query_lens = forest
+    made = plan(*forest)
+    generator = torch.Generator().manual_seed(seed)
+    scores = random_scores(made, forest, 2, generator)
+    of_branch = torch.randint(0, num_groups, (len(tables),), generator=generator)
+    of_branch = of_branch.clamp(max=made.num_queries - 1)
+    groups = of_branch.repeat_interleave(query_lens).int()
+    tails = torch.randint(0, made.max_columns + 1, groups.shape, generator=generator, dtype=torch.int32)
+    found = select_top_pages(scores, made, 4, tail_begin=tails, groups=groups, top_p=0.8)
+    for group in groups.unique().tolist():
+        mine, rows = of_branch == group, groups == group
+        alone = plan(tables[mine], lengths[mine], query_lens[mine])
+        own = select_top_pages(
+            scores[:, rows, : alone.max_columns].contiguous(),
+            alone,
+            4,
+            tail_begin=tails[rows].contiguous(),
+            groups=torch.zeros_like(groups[rows]),
+            top_p=0.8,
+        )
+        wanted = own.to_bools(alone.max_columns)
+        assert torch.equal(found.to_bools(alone.max_columns)[:, rows], wanted)
 
 
 def fan_out(branches: int, shared: int, own: int) -> TreePlan:
@@ -94,12 +136,15 @@ def fan_out(branches: int, shared: int, own: int) -> TreePlan:
 
 
 @settings(max_examples=50, deadline=None)
-@given(forest=forests(), share=st.sampled_from(["branch", "tree"]), seed=st.integers(0, 2**31))
-def test_counts_are_those_of_the_bits(forest: tuple[Tensor, Tensor, Tensor], share: Any, seed: int) -> None:
+@given(forest=forests(), together=st.booleans(), seed=st.integers(0, 2**31))
+def test_counts_are_those_of_the_bits(
+    forest: tuple[Tensor, Tensor, Tensor], together: bool, seed: int
+) -> None:
     """pairs: bits of columns that a query sees; loads: distinct pages among them, for each head."""
     made = plan(*forest, query_block=2)
     scores = random_scores(made, forest, 2, torch.Generator().manual_seed(seed))
-    selection = select_top_pages(scores, made, 4, share=share)
+    groups = torch.zeros(made.num_queries, dtype=torch.int32) if together else None
+    selection = select_top_pages(scores, made, 4, groups=groups)
     chosen = selection.to_bools(made.max_columns)
     tables, lengths, query_lens = forest
     pairs, loads = 0, set()
@@ -118,25 +163,23 @@ def test_counts_are_those_of_the_bits(forest: tuple[Tensor, Tensor, Tensor], sha
 def test_one_set_for_a_tree_reads_no_more_pages_than_one_branch() -> None:
     made = fan_out(branches=12, shared=64, own=2)
     scores = torch.rand((2, 12, 66))
-    for share, most in [("tree", 16), ("siblings", 16), ("branch", 64)]:
-        chosen = select_top_pages(scores, made, 18, share=share).to_bools(66)
+    tails = torch.full((12,), 64, dtype=torch.int32)
+    for groups, most in [(torch.zeros(12, dtype=torch.int32), 16), (None, 64)]:
+        chosen = select_top_pages(scores, made, 18, tail_begin=tails, groups=groups).to_bools(66)
         assert chosen.sum(-1).eq(18).all()
         shared = chosen[..., :64]
         assert shared.any(1).sum(-1).le(most).all()
-        assert share == "branch" or bool((shared == shared[:, :1]).all())
+        assert groups is None or bool((shared == shared[:, :1]).all())
 
 
-def test_a_branch_keeps_what_lies_behind_its_fork() -> None:
+def test_a_query_keeps_its_tail() -> None:
     made = fan_out(branches=3, shared=20, own=5)
-    chosen = select_top_pages(torch.rand((1, 3, 25)), made, 8).to_bools(25)
-    assert chosen[..., 20:].all()
+    tails = torch.tensor([20, 24, 2**31 - 1], dtype=torch.int32)
+    chosen = select_top_pages(torch.rand((1, 3, 25)), made, 8, tail_begin=tails, recent=2).to_bools(25)
+    assert chosen[:, 0, 20:].all()
+    assert chosen[:, 1:, 23:].all()
     assert chosen[..., 0].all()
     assert chosen.sum(-1).eq(8).all()
-    without = select_top_pages(torch.rand((1, 3, 25)), made, 8, keep_tail=False, recent=2).to_bools(25)
-    assert without[..., 23:].all()
-    assert without.sum(-1).eq(8).all()
-    alone = plan(torch.arange(25, dtype=torch.int32)[None], torch.tensor([400], dtype=torch.int32))
-    assert select_top_pages(torch.rand((1, 1, 25)), alone, 8).to_bools(25).sum() == 8
 
 
 def test_top_p_takes_as_few_as_it_needs() -> None:
@@ -151,21 +194,17 @@ def test_top_p_takes_as_few_as_it_needs() -> None:
     assert select_top_pages(scores, made, 3, top_p=0.6).to_bools(10).sum() == 3
 
 
-def test_evicted_pages_make_no_tail_and_no_tree() -> None:
-    """What two branches share behind a hole of one of them is no tail; a hole that both have is no root."""
-    tables = torch.arange(66, dtype=torch.int32).repeat(2, 1)
-    tables[1, 65], tables[1, 5] = 66, -1
-    lengths = torch.full((2,), 66 * PAGE, dtype=torch.int32)
-    chosen = select_top_pages(torch.rand((1, 2, 66)), plan(tables, lengths), 8).to_bools(66)
-    assert chosen.sum(-1).eq(8).all()
+def test_a_hole_that_two_branches_have_is_no_shared_page() -> None:
     tables = torch.arange(132, dtype=torch.int32).view(2, 66)
     tables[:, 0] = -1
-    made = plan(tables, lengths)
-    assert made.branches[:, 2:].eq(0).all()
-    assert select_top_pages(torch.rand((1, 2, 66)), made, 8, share="tree").to_bools(66).sum(-1).eq(8).all()
+    made = plan(tables, torch.full((2,), 66 * PAGE, dtype=torch.int32))
+    assert made.branches[:, 2].eq(0).all()
 
 
 def test_bad_arguments() -> None:
+    def rows(*numbers: int) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.int32)
+
     made = fan_out(branches=2, shared=4, own=1)
     scores = torch.rand((1, 2, 5))
     for bad_score in (-1.0, torch.nan, torch.inf):
@@ -184,7 +223,11 @@ def test_bad_arguments() -> None:
         ({"top_p": float("nan")}, "top_p: got nan"),
         ({"sink": -1}, "sink: got -1"),
         ({"recent": 0}, "recent: got 0, expected >= 1"),
-        ({"share": "all"}, "share: got 'all'"),
+        ({"tail_begin": rows(0, -1)}, r"tail_begin\[1\]: got -1, expected the index of a page"),
+        ({"tail_begin": rows(0, 0, 0)}, r"tail_begin: got shape \[3\] on cpu, expected contiguous \[2\]"),
+        ({"groups": rows(0, 2)}, r"groups\[1\]: got 2, expected a number from 0 to 1"),
+        ({"groups": rows(-1, 0)}, r"groups\[0\]: got -1, expected a number from 0 to 1"),
+        ({"groups": rows(0, 0, 0, 0)[::2]}, "groups: got shape .*expected contiguous"),
     ]
     for options, message in bad:
         with pytest.raises(ValueError, match=message):
@@ -195,6 +238,10 @@ def test_bad_arguments() -> None:
         select_top_pages(scores.double(), made, 2)
     with pytest.raises(TypeError, match=r"budget: got 2\.5"):
         select_top_pages(scores, made, 2.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"groups: got torch.int64, expected a tensor of torch.int32"):
+        select_top_pages(scores, made, 2, groups=rows(0, 0).long())
+    with pytest.raises(TypeError, match=r"tail_begin: got 3, expected a tensor of torch.int32"):
+        select_top_pages(scores, made, 2, tail_begin=3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"budget: got shape \[3\]"):
         select_top_pages(scores, made, torch.ones(3, dtype=torch.int32))
 

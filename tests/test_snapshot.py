@@ -81,7 +81,10 @@ def test_a_branch_is_restored_on_the_pages_that_are_there(decoder: TreeDecoder) 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"version": 7}, "got version 7, expected 1: it was written by another version"),
+        ({"version": 7}, "got version 7, expected 2: it was written by another version"),
+        ({"fork_positions": [5, 3]}, "fork_positions: expected ascending positions from 1 to"),
+        ({"fork_positions": [0]}, "fork_positions: expected ascending positions from 1 to"),
+        ({"fork_positions": None}, "fork_positions: got None, expected a list of integers"),
         ({"tokens": "abc"}, "tokens: got 'abc', expected a list of ids"),
         ({"tokens": [1, 2]}, "prompt_length: got 53, expected 1 to 2"),
         ({"logprobs": []}, "logprobs: got 0, expected"),

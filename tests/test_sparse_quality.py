@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_models import VOCAB, tiny_model
 from tts_decode.engines.hf import HFEngine
+from tts_decode.lineage import Lineage
 from tts_decode.sparse import SparseConfig
 
 from benches.sparse_probes import Captured, Int8Probe, PagedModel, RecallProbe, ShareProbe, Step
@@ -101,7 +102,10 @@ def test_branches_that_choose_together(window: Window) -> None:
     model.feed([trunk], [window.text[LENGTH - SIZE : LENGTH]])
     branches = model.tree.fork(trunk, 4)
     model.feed(
-        branches, [[t] for t in (3, 5, 7, 11)], lambda s: ShareProbe(s, {"6": config}, 13, captured, pages)
+        branches,
+        [[t] for t in (3, 5, 7, 11)],
+        lambda s: ShareProbe(s, {"6": config}, 13, captured, pages),
+        lineages=[Lineage.of_root().forked(LENGTH)] * 4,
     )
     for branch in (trunk, *branches):
         model.tree.release(branch)

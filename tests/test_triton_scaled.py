@@ -183,8 +183,8 @@ def test_a_pool_of_int8(device: torch.device) -> None:
     summaries = pool.layer_summaries(1).cpu()
     expected_scores = reference.score_pages(q.cpu(), summaries, *arguments)
     torch.testing.assert_close(scores.cpu().double(), expected_scores, rtol=1e-4, atol=1e-6)
-    selection = select_top_pages(scores, plan, 2, keep_tail=False)
-    chosen = reference.select_top_pages(scores.cpu(), *arguments, 2, keep_tail=False)
+    selection = select_top_pages(scores, plan, 2)
+    chosen = reference.select_top_pages(scores.cpu(), *arguments, 2)
     expected = reference.tree_attention(q.cpu(), *slots_now, *arguments, chosen=chosen)
     results = pool.attend(1, q, plan, selection=selection, return_mass=True)
     for found, wanted in zip(results, expected, strict=True):

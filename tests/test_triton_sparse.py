@@ -148,8 +148,8 @@ def check_selection(case: PagedCase, scores: Tensor, plan: DevicePlan, options: 
         top_p=options.top_p,
         sink=options.sink,
         recent=options.recent,
-        share=options.share,
-        keep_tail=options.keep_tail,
+        tail_begin=None if options.tail_begin is None else options.tail_begin.tolist(),
+        groups=None if options.groups is None else options.groups.tolist(),
         page_size=plan.page_size,
     )
     seen = torch.zeros(expected.shape[1:], dtype=torch.bool)
@@ -178,8 +178,8 @@ def random_scores(case: PagedCase, plan: DevicePlan, generator: torch.Generator,
     top_p=st.none() | st.sampled_from([0.25, 0.5, 0.875]),
     sink=st.integers(0, 2),
     recent=st.integers(0, 2),
-    share=st.sampled_from(["branch", "siblings", "tree"]),
-    keep_tail=st.booleans(),
+    has_tails=st.booleans(),
+    num_groups=st.none() | st.integers(1, 4),
     ties=st.booleans(),
     seed=st.integers(0, 2**31),
 )
@@ -191,23 +191,26 @@ def test_selection_is_the_reference_s(
     top_p: float | None,
     sink: int,
     recent: int,
-    share: str,
-    keep_tail: bool,
+    has_tails: bool,
+    num_groups: int | None,
     ties: bool,
     seed: int,
 ) -> None:
+    """Tails begin anywhere, and queries of a group lie anywhere in the forest."""
     generator = torch.Generator().manual_seed(seed)
     case = make_paged_case(*forest, page_size=page_size, device=device, head_dim=16, group=1, seed=seed)
     plan = case.plan()
     assert in_order(case, plan)
     rows = case.q.shape[0]
-    pages = (
-        torch.randint(1, 20, (rows,), generator=generator, dtype=torch.int32).to(device)
-        if budget == "each"
-        else budget
-    )
+
+    def each(low: int, high: int) -> Tensor:
+        return torch.randint(low, high, (rows,), generator=generator, dtype=torch.int32).to(device)
+
+    pages = each(1, 20) if isinstance(budget, str) else budget
+    tails = each(0, plan.max_columns + 1) if has_tails else None
+    groups = None if num_groups is None else each(0, num_groups)
     scores = random_scores(case, plan, generator, ties)
-    options = SelectOptions(pages, top_p, sink, recent, share, keep_tail)  # type: ignore[arg-type]
+    options = SelectOptions(pages, top_p, sink, recent, tails, groups)
     check_selection(case, scores, plan, options)
 
 
@@ -263,16 +266,19 @@ def test_attention_over_chosen_pages_with_a_window_and_a_cap(device: torch.devic
     check_attention(case, 0.5, window=70, logits_soft_cap=5.0, scale=0.2)
 
 
-@pytest.mark.parametrize("share", ["branch", "tree"])
-def test_operators(device: torch.device, share: str) -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_operators(device: torch.device, together: bool) -> None:
     """From summaries to attention, as a decoder calls it, against the references one after the other."""
     case = make_paged_case(*FAMILY, device=device, page_size=8)
     plan = case.plan()
     summaries = random_summaries(case, 2)
     scores = score_pages(case.q, summaries, plan)
-    selection = select_pages(case.q, summaries, plan, 4, share=share)  # type: ignore[arg-type]
+    rows = torch.arange(len(case.q), dtype=torch.int32, device=device)
+    tails, groups = rows + 6, rows % 2 if together else None
+    selection = select_pages(case.q, summaries, plan, 4, tail_begin=tails, groups=groups)
     arguments = (case.tables, case.lengths, case.query_lens)
-    chosen = reference.select_top_pages(scores.cpu(), *arguments, 4, share=share, page_size=8)
+    lists = {"tail_begin": tails.tolist(), "groups": None if groups is None else groups.tolist()}
+    chosen = reference.select_top_pages(scores.cpu(), *arguments, 4, **lists, page_size=8)
     found = selection.to_bools(plan.max_columns).cpu()
     visible = scores.cpu() > 0
     assert torch.equal(found & visible, chosen & visible)
@@ -302,6 +308,12 @@ def test_refused(device: torch.device) -> None:
         (ValueError, "budget: got shape", lambda: select_top_pages(scores, plan, narrow.mask[0, 0])),
         (ValueError, "scores: got shape", lambda: select_top_pages(scores[:, :, :2].contiguous(), plan, 1)),
         (ValueError, "top_p: got 2", lambda: select_top_pages(scores, plan, 1, top_p=2.0)),
+        (ValueError, "groups: got shape", lambda: select_top_pages(scores, plan, 1, groups=flat.mask[0, 0])),
+        (
+            TypeError,
+            "tail_begin: got torch.float32",
+            lambda: select_top_pages(scores, plan, 1, tail_begin=case.q[:, 0, 0]),
+        ),
         (ValueError, "selection.mask: got 0 words", lambda: tree_attention(*tensors, selection=narrow)),
         (ValueError, "selection.mask: got shape", lambda: tree_attention(*tensors, selection=flat)),
     ]

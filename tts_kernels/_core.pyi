@@ -265,8 +265,8 @@ def select_top_pages(
     budget: int,
     top_p: float,
     sink_recent: tuple[int, int],
-    share: int,
-    keep_tail: bool,
+    tail_begin: int,
+    groups: int,
     mask: int,
     num_threads: int,
 ) -> None: ...

@@ -79,7 +79,7 @@ class WorkLayout(NamedTuple):
     items: int
     query_order: int
     query_position: int
-    query_forks: int
+    query_shared: int
     merge_begin: int
     merge_base: int
     pages: int
@@ -90,12 +90,12 @@ class WorkLayout(NamedTuple):
         items = 16
         query_order = items + 8 * capacity.items
         query_position = query_order + capacity.queries
-        query_forks = query_position + capacity.queries
-        merge_begin = query_forks + 4 * capacity.queries
+        query_shared = query_position + capacity.queries
+        merge_begin = query_shared + capacity.queries
         merge_base = merge_begin + capacity.queries + 16
         pages = merge_base + capacity.merges
         end = pages + capacity.pages
-        return cls(items, query_order, query_position, query_forks, merge_begin, merge_base, pages, end)
+        return cls(items, query_order, query_position, query_shared, merge_begin, merge_base, pages, end)
 
 
 class WorkLaunch(NamedTuple):
@@ -117,14 +117,14 @@ class AttentionOptions(NamedTuple):
 
 
 class SelectOptions(NamedTuple):
-    """How `select_top_pages` chooses; see there. budget: pages, or int32 [T] on the device of the scores."""
+    """How `select_top_pages` chooses; see there. Tensors are int32 [T] on the device of the scores."""
 
     budget: int | Tensor
     top_p: float | None
     sink: int
     recent: int
-    share: str
-    keep_tail: bool
+    tail_begin: Tensor | None
+    groups: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)

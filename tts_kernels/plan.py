@@ -32,9 +32,8 @@ class TreePlan:
             multiple of TILE_PAGES on the path.
         blocks: [K, 4] (first query, end of queries, first segment, end of segments). Blocks cover the queries
             in order; the segments of a block are sorted by (tile, first query, first page).
-        branches: [B, 4] of the branches that have queries, depth-first: (first query, end of queries, leading
-            pages shared with the branch before, first column from which on no other branch has its pages, 0
-            where it shares none).
+        branches: [B, 3] of the branches that have queries, depth-first: (first query, end of queries, leading
+            pages shared with the branch before).
         max_columns: most pages that a query sees.
         num_queries: T.
         page_size: tokens of a page.

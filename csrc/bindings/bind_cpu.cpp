@@ -131,18 +131,19 @@ void bind_page_choice(py::module_& m) {
   m.def(
       "select_top_pages",
       [](Columns scores, int num_kv_heads, const PlanView& plan, uintptr_t branches, int64_t num_branches,
-         uintptr_t budget, double top_p, std::pair<int, int> sink_recent, int share, bool keep_tail,
-         uintptr_t mask, int num_threads) {
+         uintptr_t budget, double top_p, std::pair<int, int> sink_recent, uintptr_t tail_begin,
+         uintptr_t groups, uintptr_t mask, int num_threads) {
         GilRelease release;
-        select_top_pages({pointer<float>(scores.first), num_kv_heads, plan.num_queries, scores.second,
-                          plan.query_order, plan.query_position, pointer<PlannedBranch>(branches),
-                          num_branches, pointer<int32_t>(budget), top_p, sink_recent.first,
-                          sink_recent.second, static_cast<Share>(share), keep_tail, pointer<int32_t>(mask)},
-                         num_threads);
+        select_top_pages(
+            {pointer<float>(scores.first), num_kv_heads, plan.num_queries, scores.second, plan.query_order,
+             plan.query_position, pointer<PlannedBranch>(branches), num_branches, pointer<int32_t>(budget),
+             top_p, sink_recent.first, sink_recent.second, pointer<int32_t>(tail_begin),
+             pointer<int32_t>(groups), pointer<int32_t>(mask)},
+            num_threads);
       },
       py::arg("scores"), py::arg("num_kv_heads"), py::arg("plan"), py::arg("branches"),
-      py::arg("num_branches"), py::arg("budget"), py::arg("top_p"), py::arg("sink_recent"), py::arg("share"),
-      py::arg("keep_tail"), py::arg("mask"), py::arg("num_threads"));
+      py::arg("num_branches"), py::arg("budget"), py::arg("top_p"), py::arg("sink_recent"),
+      py::arg("tail_begin"), py::arg("groups"), py::arg("mask"), py::arg("num_threads"));
 }
 
 void bind_selection(py::module_& m) {

@@ -32,12 +32,11 @@ struct QueryBlock {
 };
 
 // A branch with queries [query_begin, query_end), which shares its first `shared` pages with the branch
-// before (0 for the first). From column `own` on no other branch has its pages; 0 where it shares none.
+// before (0 for the first).
 struct PlannedBranch {
   int32_t query_begin;
   int32_t query_end;
   int32_t shared;
-  int32_t own;
 };
 
 }  // namespace tts

@@ -24,15 +24,6 @@ struct WorkItem {
   int32_t height;        // 16, 64 or 128: what the tile is computed as
 };
 
-// Where the branch of a query parts from the others of the plan, for choosing pages together. A column is the
-// index of a page on the path.
-struct QueryFork {
-  int32_t shared;      // leading columns that the query before has too: all of them in the same branch
-  int32_t tail_begin;  // first column that no other branch has; INT32_MAX if the branch shares nothing
-  int32_t siblings;    // number of the run of branches that have the same deepest fork
-  int32_t tree;        // number of the run of branches that share the first page
-};
-
 // How much a work list holds at most; each a multiple of 16.
 struct WorkCapacity {
   int64_t items;
@@ -48,7 +39,8 @@ struct WorkCapacity {
 //   items           [items, 8]    WorkItem, the most expensive first
 //   query_order     [queries]     depth-first number -> row of q, out and lse
 //   query_position  [queries]     by depth-first number: the query sees the tokens 0 .. position
-//   query_forks     [queries, 4]  QueryFork, by depth-first number
+//   query_shared    [queries]     by depth-first number: leading columns (pages on the path) that the query
+//                                 before has too; INT32_MAX where it is of the same branch
 //   merge_begin     [queries+16]  partials of query i: merge_base[merge_begin[i] .. merge_begin[i + 1]), in
 //                                 path order; none where an item writes the result itself
 //   merge_base      [merges]      row r of the query has its partial at merge_base + r
@@ -57,14 +49,14 @@ struct WorkCapacity {
 // Partials are float32: first their normalised outputs [num_kv_heads, partials, head_dim], then their
 // natural-log lse [num_kv_heads, partials]. A partial whose rows saw nothing is (0, -inf).
 struct WorkLayout {
-  int64_t items, query_order, query_position, query_forks, merge_begin, merge_base, pages, end;
+  int64_t items, query_order, query_position, query_shared, merge_begin, merge_base, pages, end;
 
   explicit constexpr WorkLayout(const WorkCapacity& capacity)
       : items(16),
         query_order(items + 8 * capacity.items),
         query_position(query_order + capacity.queries),
-        query_forks(query_position + capacity.queries),
-        merge_begin(query_forks + 4 * capacity.queries),
+        query_shared(query_position + capacity.queries),
+        merge_begin(query_shared + capacity.queries),
         merge_base(merge_begin + capacity.queries + 16),
         pages(merge_base + capacity.merges),
         end(pages + capacity.pages) {}

@@ -22,7 +22,7 @@ struct Row {
   int32_t branch;
   int32_t token;   // row of scores and mask
   int32_t seen;    // columns
-  int32_t own;     // from this column on no other branch has its pages; `seen` where that is not kept
+  int32_t tail;    // its first column; `seen` where there is none
   int32_t budget;  // < seen
 };
 
@@ -46,40 +46,27 @@ class Run {
   }
 
  private:
-  int32_t shared(int64_t branch) const { return branch < p_.num_branches ? p_.branches[branch].shared : 0; }
-
-  // The column behind the deepest one that the branch shares.
-  int32_t fork_of(int64_t branch) const { return std::max(shared(branch), shared(branch + 1)); }
-
-  // Whether branches a <= b choose together.
-  bool together(int32_t a, int32_t b) const {
-    if (p_.share == Share::kBranch) return false;
-    if (a == b) return true;
-    int32_t between = shared(a + 1);
-    for (int32_t i = a + 1; i <= b; ++i) between = std::min(between, shared(i));
-    if (between == 0 || p_.share == Share::kTree) return between > 0;
-    for (int32_t i = a; i <= b; ++i) {
-      if (fork_of(i) != between) return false;
-    }
-    return true;
-  }
-
-  // Rows that choose, and in groups those that choose together. The others read everything.
+  // Rows that choose, and in groups those that choose together, depth-first. The others read everything.
   void find_groups() {
     for (int64_t b = 0; b < p_.num_branches; ++b) {
-      const int32_t own = p_.branches[b].own;
       for (int32_t i = p_.branches[b].query_begin; i < p_.branches[b].query_end; ++i) {
         const int32_t token = p_.query_order[i], seen = p_.query_position[i] / kPageSize + 1;
         if (p_.budget[token] >= seen) {
           for (int head = 0; head < p_.num_kv_heads; ++head) set_columns(head, token, 0, seen);
           continue;
         }
-        if (rows_.empty() || !together(rows_.back().branch, static_cast<int32_t>(b))) {
-          group_begin_.push_back(static_cast<int32_t>(rows_.size()));
-        }
-        const bool tail = p_.keep_tail && own > 0;
-        rows_.push_back(
-            {static_cast<int32_t>(b), token, seen, tail ? std::min(own, seen) : seen, p_.budget[token]});
+        const int32_t tail = p_.tail_begin ? std::min(p_.tail_begin[token], seen) : seen;
+        rows_.push_back({static_cast<int32_t>(b), token, seen, tail, p_.budget[token]});
+      }
+    }
+    const auto group_of = [&](const Row& row) { return p_.groups[row.token]; };
+    if (p_.groups) {
+      std::stable_sort(rows_.begin(), rows_.end(),
+                       [&](const Row& a, const Row& b) { return group_of(a) < group_of(b); });
+    }
+    for (size_t r = 0; r < rows_.size(); ++r) {
+      if (r == 0 || !p_.groups || group_of(rows_[r - 1]) != group_of(rows_[r])) {
+        group_begin_.push_back(static_cast<int32_t>(r));
       }
     }
     group_begin_.push_back(static_cast<int32_t>(rows_.size()));
@@ -88,7 +75,7 @@ class Run {
   // Always kept: columns before `keep_before(row)` and from `keep_from(row)` on.
   int32_t keep_before(const Row& row) const { return std::min(p_.sink, row.seen); }
   int32_t keep_from(const Row& row) const {
-    return std::max(keep_before(row), std::min(row.own, row.seen - std::min(p_.recent, row.seen)));
+    return std::max(keep_before(row), std::min(row.tail, row.seen - std::min(p_.recent, row.seen)));
   }
 
   void set_columns(int head, int32_t token, int32_t begin, int32_t end) {
@@ -183,7 +170,7 @@ class Run {
     const int32_t a = rows_[static_cast<size_t>(r - 1)].branch, b = rows_[static_cast<size_t>(r)].branch;
     if (a == b) return;
     int32_t agreed = INT32_MAX;
-    for (int32_t i = a + 1; i <= b; ++i) agreed = std::min(agreed, shared(i));
+    for (int32_t i = a + 1; i <= b; ++i) agreed = std::min(agreed, p_.branches[i].shared);
     std::fill(path.begin() + std::min<int64_t>(agreed, p_.num_columns), path.end(), -1);
   }
 
@@ -256,6 +243,11 @@ void select_top_pages(const SelectTopPagesParams& params, int num_threads) {
             params.query_position[i], ", expected a row below ", params.num_queries, " and one of ",
             params.num_columns, " pages");
     require(params.budget[i] >= 1, "budget: got ", params.budget[i], ", expected at least 1 page");
+    require(!params.tail_begin || params.tail_begin[i] >= 0, "tail_begin[", i, "]: got ",
+            params.tail_begin ? params.tail_begin[i] : 0, ", expected the index of a page, >= 0");
+    require(!params.groups || (params.groups[i] >= 0 && params.groups[i] < params.num_queries), "groups[", i,
+            "]: got ", params.groups ? params.groups[i] : 0, ", expected a number from 0 to ",
+            params.num_queries - 1);
   }
   Run(params, num_threads);
 }

@@ -8,8 +8,6 @@
 
 namespace tts {
 
-enum class Share { kBranch, kSiblings, kTree };
-
 struct SelectTopPagesParams {
   const float* scores;  // [num_kv_heads, num_queries, num_columns], >= 0, contiguous
   int num_kv_heads;
@@ -21,9 +19,9 @@ struct SelectTopPagesParams {
   const int32_t* budget;  // [num_queries] by row: pages to read, those always kept included
   double top_p;           // > 0; infinity for none
   int sink, recent;
-  Share share;
-  bool keep_tail;
-  int32_t* mask;  // [num_kv_heads, num_queries, ceil(num_columns / 32)], contiguous
+  const int32_t* tail_begin;  // [num_queries] by row: first column of the tail, always kept; null: no tails
+  const int32_t* groups;      // [num_queries] by row: equal ones choose together; null: each row alone
+  int32_t* mask;              // [num_kv_heads, num_queries, ceil(num_columns / 32)], contiguous
 };
 
 // tts_kernels.select_top_pages has the rule. Throws ArgumentError where the plan's numbers do not fit.

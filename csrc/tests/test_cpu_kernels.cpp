@@ -292,10 +292,14 @@ void test_sparse(uint32_t seed) {
     for (int c = 0; c < width; ++c) sum += double{scores[row * width + c]};
     CHECK(std::abs(sum - 1) < 1e-4);
   }
+  std::vector<int32_t> tails(forest.num_queries), groups(forest.num_queries);
+  for (int32_t& tail : tails) tail = draw(random, 0, 2 * width);
+  for (int32_t& group : groups) group = draw(random, 0, std::min<int>(2, forest.num_queries - 1));
   select_top_pages(
       {scores.data(), heads, forest.num_queries, width, wide.query_order.data(), wide.query_position.data(),
        wide.branches.data(), static_cast<int64_t>(wide.branches.size()), budget.data(), INFINITY, 1, 2,
-       static_cast<Share>(draw(random, 0, 2)), draw(random, 0, 1) == 1, mask.data()},
+       draw(random, 0, 1) == 1 ? tails.data() : nullptr, draw(random, 0, 1) == 1 ? groups.data() : nullptr,
+       mask.data()},
       2);
   attend(wide, out, lse, mass, 1);
   attend(narrow, other, other_lse, other_mass, 3);

@@ -116,27 +116,4 @@ int32_t shared_pages(const BranchRow& row, int32_t shared) {
   return shared;
 }
 
-std::vector<int32_t> own_columns(const std::vector<BranchRow>& rows, const std::vector<int32_t>& shared) {
-  std::vector<int32_t> own(rows.size(), 0);
-  const bool holes =
-      std::any_of(rows.begin(), rows.end(), [](const BranchRow& row) { return row.num_holes; });
-  for (size_t r = 0; r < rows.size(); ++r) {
-    own[r] = shared_pages(rows[r], std::max(shared[r], r + 1 < rows.size() ? shared[r + 1] : 0));
-  }
-  if (!holes) return own;
-  // Behind a hole of one branch alone two may share pages again.
-  std::unordered_map<int32_t, size_t> holder;  // page -> the first row that has it
-  for (size_t r = 0; r < rows.size(); ++r) {
-    for (int32_t column = 0; column < rows[r].num_pages; ++column) {
-      const int32_t page = rows[r].pages[column];
-      if (page == kHole) continue;
-      const size_t first = holder.try_emplace(page, r).first->second;
-      if (first == r) continue;
-      own[r] = std::max(own[r], column + 1);
-      own[first] = std::max(own[first], column + 1);
-    }
-  }
-  return own;
-}
-
 }  // namespace tts

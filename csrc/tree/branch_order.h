@@ -42,8 +42,4 @@ std::vector<int32_t> sort_depth_first(std::vector<BranchRow>& rows);
 // columns: holes in which both agree at last are no pages.
 int32_t shared_pages(const BranchRow& row, int32_t shared);
 
-// For each row the first column from which on no other row has its pages; 0 where it shares none. `shared` as
-// sort_depth_first returned it.
-std::vector<int32_t> own_columns(const std::vector<BranchRow>& rows, const std::vector<int32_t>& shared);
-
 }  // namespace tts

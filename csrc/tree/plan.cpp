@@ -58,7 +58,7 @@ void emit_block(const std::vector<Piece>& pieces, TreePlan& plan) {
 TreePlan plan(const PlanInput& in) {
   require(in.query_block >= 1, "query_block: got ", in.query_block, ", expected at least 1");
   std::vector<BranchRow> rows = checked_rows(in.branches);
-  const std::vector<int32_t> shared = sort_depth_first(rows), own = own_columns(rows, shared);
+  const std::vector<int32_t> shared = sort_depth_first(rows);
 
   TreePlan plan;
   int64_t num_queries = 0;
@@ -76,8 +76,7 @@ TreePlan plan(const PlanInput& in) {
     if (row.num_holes > 0)
       plan.unique_pages -= std::count(row.pages + shared[r], row.pages + row.num_pages, kHole);
     const auto first_query = static_cast<int32_t>(plan.query_order.size());
-    plan.branches.push_back(
-        {first_query, first_query + row.num_queries, shared_pages(row, shared[r]), own[r]});
+    plan.branches.push_back({first_query, first_query + row.num_queries, shared_pages(row, shared[r])});
     plan.max_columns = std::max(plan.max_columns, row.num_pages);
     for (int32_t q = 0; q < row.num_queries;) {
       const auto count = static_cast<int32_t>(std::min<int64_t>(room, row.num_queries - q));

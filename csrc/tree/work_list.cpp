@@ -1,6 +1,7 @@
 #include "tree/work_list.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -23,9 +24,10 @@ class Builder {
       for (int32_t q = 0; q < row.num_queries; ++q) {
         list_.query_order.push_back(row.first_query + q);
         list_.query_position.push_back(row.length - row.num_queries + q);
+        list_.query_shared.push_back(q > 0 ? std::numeric_limits<int32_t>::max()
+                                           : shared_pages(row, branches.shared[r]));
       }
     }
-    add_forks(branches);
     tails_.resize(branches.num_queries(), {-1, -1, 0, 0});
   }
 
@@ -67,27 +69,6 @@ class Builder {
   }
 
  private:
-  void add_forks(const OrderedBranches& branches) {
-    const auto shared = [&](size_t r) {
-      return r < branches.rows.size() ? shared_pages(branches.rows[r], branches.shared[r]) : 0;
-    };
-    const std::vector<int32_t> own = own_columns(branches.rows, branches.shared);
-    constexpr int32_t kAll = std::numeric_limits<int32_t>::max();
-    QueryFork fork{0, 0, 0, 0};
-    int32_t before = 0;  // leading columns that the branch before shares with any other
-    for (size_t r = 0; r < branches.rows.size(); ++r) {
-      const int32_t columns = std::max(shared(r), shared(r + 1));
-      if (r > 0 && !(shared(r) > 0 && before == shared(r) && columns == shared(r))) ++fork.siblings;
-      if (r > 0 && shared(r) == 0) ++fork.tree;
-      fork.tail_begin = own[r] > 0 ? own[r] : kAll;
-      fork.shared = shared(r);
-      for (int32_t q = 0; q < branches.rows[r].num_queries; ++q, fork.shared = kAll) {
-        list_.query_forks.push_back(fork);
-      }
-      before = columns;
-    }
-  }
-
   void add_tiles(const RunTiles& tiles, int32_t page_offset, int32_t column, int32_t stop, int32_t base) {
     const int64_t first_position = column * page_size_;
     const int64_t limit = (stop - column) * page_size_;

@@ -65,7 +65,7 @@ struct WorkList {
   std::vector<WorkItem> items;
   std::vector<int32_t> query_order;
   std::vector<int32_t> query_position;
-  std::vector<QueryFork> query_forks;
+  std::vector<int32_t> query_shared;
   std::vector<int32_t> merge_begin;  // empty where nothing is merged
   std::vector<int32_t> merge_base;
   std::vector<int32_t> pages;

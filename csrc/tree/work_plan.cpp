@@ -194,7 +194,7 @@ int64_t WorkPlanner::write(int32_t* buffer, const WorkCapacity& capacity, int64_
     return at.pages + n.pages;
   }
   put(buffer, at.query_order, list_.query_order);
-  put(buffer, at.query_forks, list_.query_forks);
+  put(buffer, at.query_shared, list_.query_shared);
   if (list_.merge_begin.empty()) {
     std::fill_n(buffer + at.merge_begin, n.queries + 1, 0);
   } else {

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tts_decode.budget import Budget
 from tts_decode.checks import check_embeds, check_recorded, checked_position, checked_rows
+from tts_decode.lineage import Lineage
 from tts_decode.path import Path
 from tts_decode.prompts import Prompt
 from tts_decode.sampling import SamplingParams
@@ -46,6 +47,7 @@ class Branch(Path):
     ) -> None:
         super().__init__(branch_id, prompt, tokens, prompt_length, sampling, seed, budget, parent)
         self.decoder = decoder
+        self._lineage = Lineage.of_root()
         self._kv_length = 0  # tokens in the KV tree: at most all of them, but for forced ones on their way in
         self._embeds: dict[int, Tensor] = {}  # [hidden], by the positions of id -1
         self._logits: Tensor | None = (
@@ -157,17 +159,16 @@ class Branch(Path):
     async def logprobs_of(self, tokens: str | Sequence[int]) -> Tensor:
         """Log-probability of each token of a continuation that is not kept: float32 [n], nats.
 
-        As by a fork that is extended and released: the branch, its random state and its pages are as before.
+        As by a copy that is extended and released: the branch, its random state and its pages are as before.
         Of a finished branch whose last token ends the sequence, the continuation comes behind that token; to
-        cut it off, fork at `length - 1` first.
+        cut it off, ask a `copy(at=length - 1)`.
         """
-        self._check()
-        (child,) = self._children(self.length, [self.seed])
+        copy = self.copy()
         try:
-            return await child.extend(tokens)
+            return await copy.extend(tokens)
         finally:
-            if not child.released:
-                child.release()
+            if not copy.released:
+                copy.release()
 
     async def next_logprobs(self, token_ids: Sequence[int] | None = None) -> Tensor:
         """Log-probabilities of the next token (nats, the model's own distribution): float32 [vocab], or those
@@ -229,6 +230,7 @@ class Branch(Path):
             finish_reason=self.finish_reason,
             seed=self.seed,
             forks=self._forks,
+            fork_positions=tuple(fork.at for fork in self._lineage.forks),
             sampling=self.sampling,
         )
 
@@ -246,10 +248,23 @@ class Branch(Path):
         at = self._position("at", at, 1)
         children = self._children(at, self._seeds(n, seeds))
         self._forks += 1
+        self._lineage = self._lineage.forked(at)
+        for child in children:
+            child._lineage = self._lineage.cut(at)
         return children
 
+    def copy(self, at: int | None = None) -> Branch:
+        """A branch of `tokens[:at]` (default: all) with this one's seed, at its place in the tree.
+
+        For questions about a branch that are no part of its search. The branch does not know of its copies; a
+        `fork` counts for the seeds of later forks and for what sparse attention reads.
+        """
+        self._check()
+        (child,) = self._children(self._position("at", at, 1), [self.seed])
+        return child
+
     def _children(self, at: int, seeds: Sequence[int]) -> list[Branch]:
-        """One child a seed; the next `fork` derives its seeds as if there had been none."""
+        """One child a seed, each in this branch's place in the tree; this branch does not know of them."""
         kv_length = self._kv_after_cut(at)
         ids = self.decoder._tree.fork(self.id, len(seeds), at=kv_length)
         children = []
@@ -265,6 +280,7 @@ class Branch(Path):
                 self.budget,
                 parent=self,
             )
+            child._lineage = self._lineage.cut(at)
             child._inherit(self, at, kv_length)
             children.append(child)
         return children
@@ -278,6 +294,7 @@ class Branch(Path):
         length = self._position("length", length, 1)
         kv_length = self._kv_after_cut(length)
         self.decoder._tree.truncate(self.id, kv_length)
+        self._lineage = self._lineage.cut(length)
         self._inherit(self, length, kv_length)
         del self.tokens[length:]
         self.prompt_length = min(self.prompt_length, length)
@@ -305,6 +322,7 @@ class Branch(Path):
         self.scores = list(state.scores)
         self.finish_reason = state.finish_reason
         self._forks = state.forks
+        self._lineage = Lineage.of_root(state.fork_positions)
         for begin, end, reason in state.steps:
             span = slice(begin - state.prompt_length, end - state.prompt_length)
             self.steps.append(

@@ -64,7 +64,8 @@ class TreeDecoder(Runner):
     whole forward; on a GPU the order of its sums depends on the plan. A GEMM library may round a row
     differently at another batch size. In float32 that moves a log-probability by some 1e-6 and only rarely a
     token; in bfloat16 tokens do change. In int8 pages a token's rounding depends on the tokens of its page
-    that were computed in the same step.
+    that were computed in the same step. Sparse attention chooses by a branch's own history; where branches
+    choose together (`SparseConfig.share`), by those of its tree that are in the same step too.
 
     Attributes:
         keep_hidden: while above 0 each `Step` carries the mean of its last hidden states, at the price of
@@ -109,7 +110,7 @@ class TreeDecoder(Runner):
         self._pool = make_pool(self._engine, kv_bytes, kv_dtype, summaries, on_host=on_host)
         self._steps: HostSteps | DeviceSteps
         if on_host:
-            self._steps = HostSteps(self._engine, self._pool, track_mass=track_mass, sparse=sparse)
+            self._steps = HostSteps(self._engine, self._pool, track_mass=track_mass)
         elif track_mass:
             raise ValueError(
                 f"track_mass=True with a model on {self._engine.device}; expected False: steps on a GPU do "
@@ -117,12 +118,9 @@ class TreeDecoder(Runner):
             )
         else:
             self._steps = DeviceSteps(
-                self._engine,
-                self._pool,
-                max_batch_tokens=max_batch_tokens,
-                graphs=cuda_graphs,
-                sparse=sparse,
+                self._engine, self._pool, max_batch_tokens=max_batch_tokens, graphs=cuda_graphs
             )
+        self._sparse = sparse
         self.track_mass = track_mass
         self._tree = KVTree(self._pool.num_pages, self._pool.page_size)
         own = KVBudget(self._pool.num_pages * self._pool.page_bytes)
@@ -178,7 +176,8 @@ class TreeDecoder(Runner):
         """Makes a branch again from its `Branch.snapshot`, maybe of another run or decoder of the same model.
 
         What is resident of its tokens is shared, the rest is computed. Its random state is the same: it draws
-        the tokens, and its forks get the seeds, that they would have got.
+        the tokens, and its forks get the seeds, that they would have got. With sparse attention what it had
+        drawn is computed as a prompt is, so that other tokens may follow.
 
         Args:
             budget: shared by every branch forked from this one; what was used before is not known.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,9 @@ class Request:
     """A call that waits for the engine. `future` carries its result; `branch` is set once it is admitted."""
 
     needs_hidden = False  # whether `fed` must be given hidden states
+    # Position from which on the missing tokens are forced text, which sparse attention reads whole. Those
+    # before, if any, are read as when they were sampled, and fed one by one.
+    forced_from = sys.maxsize
     branch: Branch
     future: asyncio.Future[Any]
 
@@ -90,6 +94,8 @@ class RootRequest(Request):
     Without LM head (`logits` False) no logits are computed, and what is resident whole is not fed at all.
     """
 
+    forced_from = 0
+
     def __init__(self, tokens: list[int], make: Callable[[], Branch], *, logits: bool = True) -> None:
         super().__init__(None)
         self.tokens = tokens
@@ -124,11 +130,16 @@ class RootRequest(Request):
 
 
 class AppendRequest(Request):
-    """Forced tokens. The branch's own token list grows only when all of them are in."""
+    """Forced tokens. The branch's own token list grows only when all of them are in.
+
+    A single token is read as one that was sampled: whoever decodes by hand forces them one by one.
+    """
 
     def __init__(self, branch: Branch, tokens: list[int]) -> None:
         super().__init__(branch)
         self._tokens = branch.tokens + tokens
+        if len(tokens) > 1:
+            self.forced_from = len(branch.tokens)
         self._kv_before = branch._kv_length
         self._logprobs: list[float] = []
         self._entropies: list[float] = []
@@ -162,7 +173,8 @@ class ExtendRequest(AppendRequest):
             self._score(branch._logits[None])
 
     def begin_tick(self) -> None:
-        if self._scored == len(self._tokens):  # one token, and its logits were there: it is fed when needed
+        single = len(self._tokens) == len(self.branch.tokens) + 1
+        if single and self._scored == len(self._tokens):  # its logits were there: it is fed when needed
             self.finish(None, self._logprobs)
 
     def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
@@ -194,6 +206,7 @@ class ReadRequest(AppendRequest):
 
     def __init__(self, branch: Branch, tokens: list[int], rows: list[int]) -> None:
         super().__init__(branch, tokens)
+        self.forced_from = len(branch.tokens)
         self._positions = [len(branch.tokens) + row for row in rows]
         self._read: list[Tensor] = []
         self._logprobs = self._entropies = [math.nan] * len(tokens)
@@ -231,6 +244,7 @@ class ReplayRequest(AppendRequest):
 
     def __init__(self, branch: Branch, step: Step) -> None:
         super().__init__(branch, list(step.tokens))
+        self.forced_from = sys.maxsize
         self._step = step
         self._logprobs, self._entropies = list(step.logprobs), list(step.entropies)
 

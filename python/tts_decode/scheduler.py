@@ -9,7 +9,6 @@ barrier: each request leaves when it is done and new ones join at the next tick.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -35,6 +34,7 @@ from tts_decode.requests import (
     StepRequest,
 )
 from tts_decode.sampling import SamplingParams, sample, uniform
+from tts_decode.sparse import SparseReads
 from tts_decode.steps import Step
 from tts_kernels import OutOfPages
 
@@ -45,12 +45,14 @@ if TYPE_CHECKING:
 # behind `gather` and to come back as new requests; a cycle costs microseconds, a tick milliseconds.
 _QUIET_CYCLES = 6
 
+# Id in the tree of a token that no prompt is to match: above every vocabulary, within int32.
+_UNMATCHED = 2**31 - 1
+
 
 class Scheduler:
     """The queue of waiting requests and the task that serves them, started lazily on the running loop."""
 
     def __init__(self, decoder: TreeDecoder, max_batch_tokens: int) -> None:
-        self._embed_ids = itertools.count(1 << 30)  # above every vocabulary, within int32
         self.steps = 0
         self.forward_tokens = 0
         self.generated_tokens = 0
@@ -197,7 +199,7 @@ class Scheduler:
         rows, pages, taken = self._max_batch_tokens, kv.free_pages, 0
         batch: list[Feed] = []
         blocked: tuple[Request, int] | None = None
-        wanted = [(request, request.missing()) for request in self._waiting if request.admitted]
+        wanted = [(request, self._next_tokens(request)) for request in self._waiting if request.admitted]
         for request, tokens in sorted(wanted, key=lambda item: len(item[1]) > 1):
             count = min(len(tokens), rows)
             if not count:
@@ -220,6 +222,13 @@ class Scheduler:
         self._stuck_alone = alone
         return batch
 
+    def _next_tokens(self, request: Request) -> list[int]:
+        """Missing tokens that one forward may take. A token that reads sparsely goes alone: a page's summary
+        counts all that is written in it, later tokens of the forward too."""
+        tokens = request.missing()
+        alone = self._decoder._sparse is not None and request.branch._kv_length < request.forced_from
+        return tokens[:1] if alone else tokens
+
     def _out_of_pages(self, request: Request, needed: int) -> OutOfPages:
         kv = self._decoder._kv
         pages, size, budget = kv.tree.num_pages, kv.page_bytes, kv.budget
@@ -240,7 +249,8 @@ class Scheduler:
         tree = decoder._tree
         branches = [feed.request.branch for feed in batch]
         ids = [branch.id for branch in branches]
-        appended = tree.append(ids, [self._tree_tokens(feed.tokens) for feed in batch])
+        reads = self._reads(batch)
+        appended = tree.append(ids, self._tree_tokens(batch, reads))
         decoder._kv.note_peak()
         try:
             tables, lengths = tree.block_tables(ids)
@@ -263,7 +273,6 @@ class Scheduler:
                     )
                 feed.rows_end = len(rows)
                 feed.tokens_end = len(tokens)
-            prompts = np.array([isinstance(feed.request, RootRequest) for feed in batch])
             step = StepInputs(
                 tokens,
                 positions,
@@ -273,7 +282,7 @@ class Scheduler:
                 tables,
                 lengths,
                 counts,
-                prompts,
+                reads,
                 torch.stack(embeds) if embeds else None,
             )
             hidden = any(feed.request.needs_hidden for feed in batch)
@@ -297,10 +306,28 @@ class Scheduler:
             row, token = feed.rows_end, feed.tokens_end
         return output.logits
 
-    def _tree_tokens(self, tokens: list[int]) -> list[int]:
-        """Ids under which the tree keeps the tokens: those of embeddings are like no other, so that no prompt
-        matches them."""
-        return tokens if min(tokens) >= 0 else [t if t >= 0 else next(self._embed_ids) for t in tokens]
+    def _reads(self, batch: list[Feed]) -> SparseReads | None:
+        """What each token of a forward reads; None: everything."""
+        sparse = self._decoder._sparse
+        if sparse is None:
+            return None
+        branches = [feed.request.branch for feed in batch]
+        begins = np.array([branch._kv_length for branch in branches])
+        counts = np.array([len(feed.tokens) for feed in batch])
+        forced = np.array([feed.request.forced_from for feed in batch]) <= begins
+        lineages = [branch._lineage for branch in branches]
+        return sparse.reads(begins, counts, forced, lineages, self._decoder._pool.page_size)
+
+    def _tree_tokens(self, batch: list[Feed], reads: SparseReads | None) -> list[list[int]]:
+        """Ids under which the tree keeps the tokens of each feed.
+
+        No prompt matches embeddings, nor tokens that read only part of the pages: in a prompt they would get
+        other keys and values.
+        """
+        if reads is None:
+            return [[t if t >= 0 else _UNMATCHED for t in feed.tokens] for feed in batch]
+        private = iter(reads.private.tolist())
+        return [[_UNMATCHED if next(private) or t < 0 else t for t in feed.tokens] for feed in batch]
 
     def _sample(self, batch: list[Feed], fresh: Tensor | None) -> None:
         """Draws a token for every branch in a step whose logits are there. `fresh`: the logits of `batch`."""

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tts_decode.lineage import Lineage
+from tts_decode.transfer import to_device
 from tts_kernels import DevicePlan, KVPool, Selection, TreePlan, count_selected, select_pages
 from tts_kernels.cost import SparseCounts
 
-Int32Array = npt.NDArray[np.int32]
-_ALL_PAGES = 2**31 - 1
+IntArray = npt.NDArray[np.integer[Any]]
+_ALL_PAGES = _NO_PAGE = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class SparseConfig:
     """Which pages decode steps read, for `TreeDecoder(sparse=...)`.
 
-    A page has 16 tokens. Layers with a sliding window stay dense, and so do prompts and forced text of more
-    than a token, unless `prompts` is set.
+    A page has 16 tokens. Layers with a sliding window stay dense, and so do prompts, forced text of more than
+    a token and what `Branch.read` reads, unless `prompts` is set.
+
+    What a branch reads depends on its tokens and on where it was forked, never on who else lives, waits or
+    runs; with `share` also on the branches that choose with it.
 
     Attributes:
         budget: pages that a branch reads in a layer for each KV head: an int, or the share of its pages as a
@@ -33,12 +39,15 @@ class SparseConfig:
         summaries: how a page is judged before it is read: "mean", by its mean key (Kinetics), or "minmax", by
             a bound from the least and largest values of each channel (Quest), at twice the bytes.
         sink, recent: first and last pages that are always read.
-        share: "branch", every branch its own pages; "siblings", one choice for the leaves of a fork; "tree",
-            one for all branches of a root. See `tts_kernels.select_top_pages`.
-        keep_tail: always read what only this branch holds. False where the tails are most of the context.
+        share: "branch", every branch its own pages; "siblings", one choice for the branches that have the
+            same last fork; "tree", one for all branches of a root. One choice is made by the scores of those
+            of them that are in the same forward: whoever waits or ended has no query to judge pages by.
+        keep_tail: always read what the branch added since its last fork, the deepest on its path: the page in
+            which that lies and all behind it. A branch whose path was never forked has no tail. False where
+            the tails are most of the context.
         dense_layers: the first layers, which stay dense. Quest keeps 2, Kinetics 1.
         min_pages: what a share of few pages is raised to.
-        prompts: read sparsely in prompts and forced text too, each token its own pages.
+        prompts: read sparsely in prompts and forced text too, each token its own pages, without a tail.
     """
 
     budget: int | float = 0.125
@@ -69,27 +78,78 @@ class SparseConfig:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
-    def budgets(
-        self, lengths: Int32Array, counts: Int32Array, prompts: npt.NDArray[np.bool_], page_size: int
-    ) -> Tensor | None:
-        """Pages for each query, int32 [T]; None where all of them read everything.
+    def reads(
+        self,
+        begins: IntArray,
+        counts: IntArray,
+        forced: npt.NDArray[np.bool_],
+        lineages: Sequence[Lineage],
+        page_size: int,
+    ) -> SparseReads | None:
+        """What the new tokens of B branches read in one forward; None: everything.
 
-        lengths, counts: tokens of each branch, and its last ones that are queries. prompts: whether these are
-        a prompt's.
+        begins, counts, forced: [B], position of each branch's first new token, how many there are, and
+        whether they are forced text or a prompt.
         """
-        position = np.repeat(lengths - counts, counts) + _ranges(counts)
-        columns = position // page_size + 1
+        columns = (np.repeat(begins, counts) + _ranges(counts)) // page_size + 1
+        rows_forced = np.repeat(forced, counts)
         if isinstance(self.budget, int):
             budget = np.full(columns.shape, float(self.budget))
         else:
             budget = np.maximum(np.ceil(self.budget * columns), self.min_pages)
-        budget = np.minimum(budget, _ALL_PAGES).astype(np.int32)
+        budget = np.minimum(budget, _ALL_PAGES)
         if not self.prompts:
-            budget[np.repeat(prompts | (counts > 1), counts)] = _ALL_PAGES
-        return None if (budget >= columns).all() else torch.from_numpy(budget)
+            budget[rows_forced] = _ALL_PAGES
+        if (budget >= columns).all():
+            return None
+        forks = [line.last_fork(begin) for line, begin in zip(lineages, begins.tolist(), strict=True)]
+        tails = groups = None
+        if self.keep_tail:
+            first = [_NO_PAGE if fork is None else fork.at // page_size for fork in forks]
+            tails = _int32(np.where(rows_forced, _NO_PAGE, np.repeat(first, counts)))
+        if self.share != "branch":
+            together = [
+                line.tree if self.share == "tree" or fork is None else fork.number
+                for line, fork in zip(lineages, forks, strict=True)
+            ]
+            alone = -1 - np.arange(len(columns))
+            keys = np.where(rows_forced, alone, np.repeat(together, counts))
+            groups = _int32(np.unique(keys, return_inverse=True)[1])
+        private = torch.from_numpy((budget < columns) & ~rows_forced)
+        return SparseReads(self, _int32(budget), tails, groups, private)
 
 
-def _ranges(counts: Int32Array) -> npt.NDArray[np.int64]:
+@dataclass(frozen=True)
+class SparseReads:
+    """What the T queries of a forward read, as `tts_kernels.select_pages` takes it.
+
+    Attributes:
+        config: the settings.
+        budgets: int32 [T]. tail_begin, groups: int32 [T] or None.
+        private: bool [T], tokens that see only what their branch chose, so that their KV is not what a
+            prompt of the same tokens would give.
+    """
+
+    config: SparseConfig
+    budgets: Tensor
+    tail_begin: Tensor | None
+    groups: Tensor | None
+    private: Tensor
+
+    def to(self, device: torch.device) -> SparseReads:
+        """With the arguments of `select_pages` on a device."""
+        tail_begin, groups = (
+            None if rows is None else to_device(rows, device) for rows in (self.tail_begin, self.groups)
+        )
+        budgets = to_device(self.budgets, device)
+        return replace(self, budgets=budgets, tail_begin=tail_begin, groups=groups)
+
+
+def _int32(numbers: npt.NDArray[Any]) -> Tensor:
+    return torch.from_numpy(numbers.astype(np.int32))
+
+
+def _ranges(counts: IntArray) -> npt.NDArray[np.int64]:
     """0 .. counts[0] - 1, 0 .. counts[1] - 1, ..."""
     total = int(counts.sum())
     return np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -98,10 +158,10 @@ def _ranges(counts: Int32Array) -> npt.NDArray[np.int64]:
 class SparseStep:
     """The choices of one forward, layer by layer, and what they come to."""
 
-    def __init__(self, config: SparseConfig, plan: TreePlan | DevicePlan, budgets: Tensor) -> None:
-        self._config = config
+    def __init__(self, plan: TreePlan | DevicePlan, reads: SparseReads) -> None:
+        self._config = reads.config
         self._plan = plan
-        self._budgets = budgets
+        self._reads = reads
         self._layers = self._pairs = self._loads = 0
 
     def select(self, layer: int, pool: KVPool, q: Tensor, scale: float | None) -> Selection | None:
@@ -113,13 +173,13 @@ class SparseStep:
             q,
             pool.layer_summaries(layer),
             self._plan,
-            self._budgets,
+            self._reads.budgets,
             scale=scale,
             top_p=config.top_p,
             sink=config.sink,
             recent=config.recent,
-            share=config.share,
-            keep_tail=config.keep_tail,
+            tail_begin=self._reads.tail_begin,
+            groups=self._reads.groups,
         )
         self._layers += 1
         if isinstance(self._plan, TreePlan):

@@ -10,7 +10,7 @@ from typing import Any
 from tts_decode.prompts import Prompt
 from tts_decode.sampling import SamplingParams
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class BranchState:
         steps: (begin, end, reason) of each finished step, positions in `tokens`. Hidden states are not kept.
         scores: one entry a scored step.
         forks: how many `fork` calls the branch saw, from which the seeds of the next children follow.
+        fork_positions: where its path was forked, ascending positions in `tokens`.
     """
 
     prompt: Prompt
@@ -36,6 +37,7 @@ class BranchState:
     finish_reason: str | None
     seed: int
     forks: int
+    fork_positions: tuple[int, ...]
     sampling: SamplingParams
 
     def to_dict(self) -> dict[str, Any]:
@@ -43,7 +45,7 @@ class BranchState:
         data = asdict(self)
         for name in ("logprobs", "entropies"):
             data[name] = [None if math.isnan(value) else value for value in data[name]]
-        data |= {name: list(data[name]) for name in ("tokens", "scores")}
+        data |= {name: list(data[name]) for name in ("tokens", "scores", "fork_positions")}
         data["steps"] = [list(step) for step in self.steps]
         return {"version": _VERSION, **data}
 
@@ -82,6 +84,10 @@ class BranchState:
             ),
             f"logprobs: got {len(self.logprobs)}, expected {after}": len(self.logprobs) == after,
             f"entropies: got {len(self.entropies)}, expected {after}": len(self.entropies) == after,
+            f"fork_positions: expected ascending positions from 1 to {length}": (
+                list(self.fork_positions) == sorted(set(self.fork_positions))
+                and all(1 <= at <= length for at in self.fork_positions)
+            ),
             f"steps: expected ascending positions from {self.prompt_length} to {length}": (
                 ends == sorted(ends) and all(self.prompt_length <= end <= length for end in ends)
             ),
@@ -132,5 +138,6 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "finish_reason": ("a text or null", lambda value: value is None or isinstance(value, str)),
     "seed": ("an integer", _integer),
     "forks": ("an integer", _integer),
+    "fork_positions": ("a list of integers", _list_of(_integer)),
     "sampling": ("an object", lambda value: isinstance(value, Mapping)),
 }

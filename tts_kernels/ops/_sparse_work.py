@@ -50,8 +50,22 @@ def score_pages_work(q: Tensor, summaries: Tensor, plan: DevicePlan, scale: floa
     return scores
 
 
+def check_rows(name: str, value: object, scores: Tensor) -> Tensor:
+    """`value`; raises unless it is a tensor of one int32 for each row of scores [num_kv_heads, T, P]."""
+    if not isinstance(value, Tensor) or value.dtype != torch.int32:
+        got = value.dtype if isinstance(value, Tensor) else repr(value)
+        raise TypeError(f"{name}: got {got}, expected a tensor of torch.int32, one number a row of scores")
+    rows = scores.shape[1]
+    if value.shape != (rows,) or value.device != scores.device or not value.is_contiguous():
+        raise ValueError(
+            f"{name}: got shape {list(value.shape)} on {value.device}, expected contiguous [{rows}] on "
+            f"{scores.device}, one number a row of scores"
+        )
+    return value
+
+
 def select_top_pages_work(scores: Tensor, plan: DevicePlan, options: SelectOptions) -> Selection:
-    """`tts_kernels.select_top_pages` with a DevicePlan; top_p, sink, recent and share are checked."""
+    """`tts_kernels.select_top_pages` with a DevicePlan; all but scores and budget are checked."""
     if scores.device != plan.work.device or not scores.is_contiguous():
         raise ValueError(
             f"scores: got strides {scores.stride()} on {scores.device}, expected contiguous on "
@@ -64,16 +78,8 @@ def select_top_pages_work(scores: Tensor, plan: DevicePlan, options: SelectOptio
             f"{plan.max_columns}] for this plan"
         )
     budget = options.budget
-    if isinstance(budget, Tensor):
-        if budget.dtype != torch.int32:
-            raise TypeError(f"budget: got {budget.dtype}, expected an int or a tensor of torch.int32")
-        if budget.shape != (rows,) or budget.device != scores.device or not budget.is_contiguous():
-            raise ValueError(
-                f"budget: got shape {list(budget.shape)} on {budget.device}, expected contiguous [{rows}] on "
-                f"{scores.device}, one number a row of scores"
-            )
-    elif isinstance(budget, bool) or not isinstance(budget, int):
-        raise TypeError(f"budget: got {budget!r}, expected an int or a tensor of torch.int32")
+    if isinstance(budget, bool) or not isinstance(budget, int):
+        check_rows("budget", budget, scores)
     elif budget < 1:
         raise ValueError(f"budget: got {budget}, expected at least 1 page")
     else:

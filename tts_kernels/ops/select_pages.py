@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,13 +10,10 @@ from torch import Tensor
 from tts_kernels import _core
 from tts_kernels.device_plan import DevicePlan, SelectOptions
 from tts_kernels.ops._common import PAGE_SIZE, check_int32, check_mask, check_plan_tensors, plan_view
-from tts_kernels.ops._sparse_work import select_top_pages_work
+from tts_kernels.ops._sparse_work import check_rows, select_top_pages_work
 from tts_kernels.ops.score_pages import score_pages
 from tts_kernels.plan import TreePlan
 from tts_kernels.selection import Selection, SelectionCounts
-
-Share = Literal["branch", "siblings", "tree"]
-_SHARES = ("branch", "siblings", "tree")
 
 
 def select_pages(
@@ -30,13 +26,13 @@ def select_pages(
     top_p: float | None = None,
     sink: int = 1,
     recent: int = 1,
-    share: Share = "branch",
-    keep_tail: bool = True,
+    tail_begin: Tensor | None = None,
+    groups: Tensor | None = None,
 ) -> Selection:
     """`score_pages`, then `select_top_pages`, which have the arguments and the errors."""
     scores = score_pages(q, summaries, plan, scale=scale)
     return select_top_pages(
-        scores, plan, budget, top_p=top_p, sink=sink, recent=recent, share=share, keep_tail=keep_tail
+        scores, plan, budget, top_p=top_p, sink=sink, recent=recent, tail_begin=tail_begin, groups=groups
     )
 
 
@@ -48,15 +44,17 @@ def select_top_pages(
     top_p: float | None = None,
     sink: int = 1,
     recent: int = 1,
-    share: Share = "branch",
-    keep_tail: bool = True,
+    tail_begin: Tensor | None = None,
+    groups: Tensor | None = None,
 ) -> Selection:
     """The pages of the highest scores, for each query and KV head.
 
-    A query always keeps its first `sink` and its last `recent` pages and, where its branch was forked, those
-    behind the fork. To these come the pages with the highest scores (of equal ones the earlier) until there
-    are `budget` of them, or fewer where the scores of all that are taken reach top_p (Twilight). Pages of
-    score 0 are not taken.
+    A query always keeps its first `sink` and its last `recent` pages and its tail. To these come the pages
+    with the highest scores (of equal ones the earlier) until there are `budget` of them, or fewer where the
+    scores of all that are taken reach top_p (Twilight). Pages of score 0 are not taken.
+
+    The plan says which pages queries share; what they keep and who chooses together is for the caller to say,
+    so that a choice does not depend on which other branches are in the plan.
 
     Args:
         scores: float32 [num_kv_heads, T, P] >= 0, from `score_pages`, or the exact masses that
@@ -67,12 +65,12 @@ def select_top_pages(
             no part in sharing.
         top_p: share of the scores of a query's pages, in (0, 1]. Default: as many as the budget allows.
         sink, recent: pages, >= 0 and >= 1.
-        share: who chooses together. "branch": each query for itself. "siblings": the queries of neighbouring
-            branches whose deepest fork is the same. "tree": all under one root. A page's score is then the
-            sum over the queries that do not keep it anyway; as many are taken as the smallest budget leaves
-            beside the most pages that one of them always keeps; top_p is of their mean.
-        keep_tail: keep the pages that no other branch of the plan holds, of branches that share a page with
-            another. Where tails are most of the context, as in long samples of one prompt, False.
+        tail_begin: int32 [T] in the order of q, >= 0: the page on its path (p // page_size for position p)
+            from which on a query keeps all; 2**31 - 1 where it has no tail. Default: no query has one.
+        groups: int32 [T] in the order of q, each from 0 to T - 1: queries of one number choose together.
+            A page's score is then the sum over those of them that do not keep it anyway; as many are taken as
+            the smallest budget leaves beside the most pages that one of them always keeps; top_p is of their
+            mean. Default: each query chooses for itself.
 
     Returns:
         The selection, for `tree_attention`.
@@ -81,14 +79,17 @@ def select_top_pages(
 
     Raises:
         TypeError, ValueError: an argument is out of range or does not belong to the plan, or (on the CPU) a
-            score is negative, NaN or infinite.
+            score is negative, NaN or infinite, or a number in budget, tail_begin or groups out of range.
     """
-    _check(scores, top_p, sink, recent, share)
+    _check(scores, top_p, sink, recent)
+    for name, value in (("tail_begin", tail_begin), ("groups", groups)):
+        if value is not None:
+            check_rows(name, value, scores)
     if isinstance(plan, DevicePlan):
-        options = SelectOptions(budget, top_p, sink, recent, share, keep_tail)
+        options = SelectOptions(budget, top_p, sink, recent, tail_begin, groups)
         return select_top_pages_work(scores, plan, options)
     _check_plan(scores, plan)
-    budgets = _budgets(budget, plan.num_queries)
+    budgets = _budgets(budget, scores)
     heads, queries, columns = scores.shape
     mask = torch.empty((heads, queries, -(-columns // 32)), dtype=torch.int32)
     _core.select_top_pages(
@@ -100,8 +101,8 @@ def select_top_pages(
         budgets.data_ptr(),
         math.inf if top_p is None else top_p,
         (min(sink, columns), min(recent, columns)),
-        _SHARES.index(share),
-        keep_tail,
+        0 if tail_begin is None else tail_begin.data_ptr(),
+        0 if groups is None else groups.data_ptr(),
         mask.data_ptr(),
         torch.get_num_threads(),
     )
@@ -117,7 +118,7 @@ def count_selected(selection: Selection, plan: TreePlan) -> SelectionCounts:
     return SelectionCounts(*_core.count_selected(view, (mask.data_ptr(), mask.shape[2]), mask.shape[0]))
 
 
-def _check(scores: Tensor, top_p: float | None, sink: int, recent: int, share: Share) -> None:
+def _check(scores: Tensor, top_p: float | None, sink: int, recent: int) -> None:
     if not isinstance(scores, Tensor) or scores.dtype != torch.float32:
         got = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
         raise TypeError(f"scores: got {got}, expected a tensor of torch.float32")
@@ -130,8 +131,6 @@ def _check(scores: Tensor, top_p: float | None, sink: int, recent: int, share: S
             raise TypeError(f"{name}: got {value!r}, expected an int")
         if value < least:
             raise ValueError(f"{name}: got {value}, expected >= {least} pages")
-    if share not in _SHARES:
-        raise ValueError(f"share: got {share!r}, expected one of {_SHARES}")
 
 
 def _check_plan(scores: Tensor, plan: TreePlan) -> None:
@@ -150,25 +149,17 @@ def _check_plan(scores: Tensor, plan: TreePlan) -> None:
             f"plan.page_size: got {plan.page_size}, expected {PAGE_SIZE}; plan with page_size=16"
         )
     check_plan_tensors(plan.query_order, plan.query_position, plan.blocks, plan.segments, plan.pages)
-    check_int32("branches", plan.branches, 4)
+    check_int32("branches", plan.branches, 3)
     if not scores.is_cpu or not scores.is_contiguous():
         raise ValueError(
             f"scores: got strides {scores.stride()} on {scores.device}, expected contiguous on the CPU"
         )
 
 
-def _budgets(budget: int | Tensor, queries: int) -> Tensor:
-    """int32 [queries] >= 1."""
+def _budgets(budget: int | Tensor, scores: Tensor) -> Tensor:
+    """int32 [T], one for each query of the scores."""
     if isinstance(budget, int) and not isinstance(budget, bool):
         if budget < 1:
             raise ValueError(f"budget: got {budget}, expected at least 1 page")
-        return torch.full((queries,), min(budget, 2**31 - 1), dtype=torch.int32)
-    if not isinstance(budget, Tensor) or budget.dtype != torch.int32:
-        got = budget.dtype if isinstance(budget, Tensor) else repr(budget)
-        raise TypeError(f"budget: got {got}, expected an int or a tensor of torch.int32")
-    if budget.shape != (queries,) or not budget.is_cpu or not budget.is_contiguous():
-        raise ValueError(
-            f"budget: got shape {list(budget.shape)} on {budget.device}, expected contiguous [{queries}] "
-            "on the CPU, one number a query"
-        )
-    return budget
+        return torch.full(scores.shape[1:2], min(budget, 2**31 - 1), dtype=torch.int32)
+    return check_rows("budget", budget, scores)

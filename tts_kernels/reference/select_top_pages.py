@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -12,9 +11,8 @@ from torch import Tensor
 
 @dataclass
 class _Row:
-    """A query: its branch, its row of q, its pages by column, and the columns that it always keeps."""
+    """A query: its row of q, its pages by column, and the columns that it always keeps."""
 
-    branch: int
     index: int  # row of q
     pages: list[int]
     budget: int
@@ -35,35 +33,32 @@ def select_top_pages(
     top_p: float | None = None,
     sink: int = 1,
     recent: int = 1,
-    share: str = "branch",
-    keep_tail: bool = True,
+    tail_begin: Sequence[int] | None = None,
+    groups: Sequence[int] | None = None,
     page_size: int = 16,
 ) -> Tensor:
     """bool [num_kv_heads, T, P]: the pages that each query reads; see `tts_kernels.select_top_pages`.
 
     Branches must be in depth-first order here.
     """
-    branches = [i for i, n in enumerate(query_lens.tolist()) if n]
-    tables = {i: block_tables[i, : -(-int(lengths[i]) // page_size)].tolist() for i in branches}
-    shared = [0, *(_agreed(tables[a], tables[b]) for a, b in pairwise(branches))]
     rows: list[_Row] = []
-    for place, branch in enumerate(branches):
-        others = {page for other in branches if other != branch for page in tables[other] if page >= 0}
-        own = max((column + 1 for column, page in enumerate(tables[branch]) if page in others), default=0)
-        for position in range(int(lengths[branch]) - int(query_lens[branch]), int(lengths[branch])):
-            pages = tables[branch][: position // page_size + 1]
-            count, n = len(rows), len(pages)
+    for table, length, count in zip(
+        block_tables.tolist(), lengths.tolist(), query_lens.tolist(), strict=True
+    ):
+        for position in range(length - count, length):
+            pages = table[: position // page_size + 1]
+            index, n = len(rows), len(pages)
             kept = set(range(min(sink, n))) | set(range(max(n - recent, 0), n))
-            if keep_tail and own:
-                kept |= set(range(own, n))
-            limit = budget if isinstance(budget, int) else int(budget[count])
-            rows.append(_Row(place, count, pages, limit, kept))
+            if tail_begin is not None:
+                kept |= set(range(tail_begin[index], n))
+            limit = budget if isinstance(budget, int) else int(budget[index])
+            rows.append(_Row(index, pages, limit, kept))
 
     chosen = torch.zeros(scores.shape, dtype=torch.bool)
     for head in range(scores.shape[0]):
         for row in rows:
             chosen[head, row.index, list(range(len(row.pages))) if row.dense else list(row.kept)] = True
-        for group in _groups([row for row in rows if not row.dense], shared, share):
+        for group in _together([row for row in rows if not row.dense], groups):
             for path in _best_pages(group, scores[head], top_p):
                 for row in group:
                     if tuple(row.pages[: len(path)]) == path:
@@ -71,39 +66,14 @@ def select_top_pages(
     return chosen
 
 
-def _agreed(a: list[int], b: list[int]) -> int:
-    count = 0
-    while count < min(len(a), len(b)) and a[count] == b[count]:
-        count += 1
-    while count and a[count - 1] < 0:  # holes in which they agree at last are no shared pages
-        count -= 1
-    return count
-
-
-def _groups(rows: list[_Row], shared: list[int], share: str) -> Iterable[list[_Row]]:
+def _together(rows: list[_Row], groups: Sequence[int] | None) -> Iterable[list[_Row]]:
     """Rows that choose together."""
-    group: list[_Row] = []
+    if groups is None:
+        return [[row] for row in rows]
+    found: dict[int, list[_Row]] = {}
     for row in rows:
-        if group and not _together(group[-1].branch, row.branch, shared, share):
-            yield group
-            group = []
-        group.append(row)
-        if share == "branch":
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _together(a: int, b: int, shared: list[int], share: str) -> bool:
-    """Whether branches a <= b choose together: under one root, or with the same deepest fork."""
-    if a == b:
-        return True
-    between = min(shared[a + 1 : b + 1])
-    if share == "tree":
-        return between > 0
-    ends = [*shared, 0]
-    return between > 0 and all(max(ends[i], ends[i + 1]) == between for i in range(a, b + 1))
+        found.setdefault(groups[row.index], []).append(row)
+    return found.values()
 
 
 def _best_pages(group: list[_Row], scores: Tensor, top_p: float | None) -> list[tuple[int, ...]]:

@@ -36,15 +36,17 @@ def select_top_pages(
         )
     queries = launch.capacity.queries
     layout = WorkLayout.of(launch.capacity)
-    offsets = (layout.query_order, layout.query_position, layout.query_forks)
+    offsets = (layout.query_order, layout.query_position)
     budgets = options.budget if isinstance(options.budget, Tensor) else launch.work
+    tails = launch.work if options.tail_begin is None else options.tail_begin
     extra = scores  # stands for none
-    if options.share != "branch":
-        extra = _chosen_together(scores, budgets, launch, page_size, options)
+    if options.groups is not None:
+        extra = _chosen_together(scores, options.groups, launch, page_size, options)
     block_c = max(32, triton.next_power_of_2(columns))
     _select[(queries, num_kv_heads)](
         scores,
         budgets,
+        tails,
         extra,
         launch.work,
         mask,
@@ -57,8 +59,8 @@ def select_top_pages(
         PAGE_SIZE=page_size,
         HAS_BUDGETS=isinstance(options.budget, Tensor),
         HAS_TOP_P=options.top_p is not None,
-        KEEP_TAIL=options.keep_tail,
-        TOGETHER=options.share != "branch",
+        HAS_TAILS=options.tail_begin is not None,
+        TOGETHER=options.groups is not None,
         BLOCK_C=block_c,
         num_warps=max(1, min(32, block_c // 512)),
     )
@@ -66,7 +68,7 @@ def select_top_pages(
 
 def _chosen_together(
     scores: Tensor,
-    budgets: Tensor,
+    groups: Tensor,
     launch: WorkLaunch,
     page_size: int,
     options: SelectOptions,
@@ -79,28 +81,30 @@ def _chosen_together(
     heads, rows, columns = scores.shape
     queries, device = launch.capacity.queries, scores.device
     layout, work = WorkLayout.of(launch.capacity), launch.work
-    forks = work[layout.query_forks :][: 4 * queries].view(queries, 4)
+    shared = work[layout.query_shared :][:queries]
     query = torch.arange(queries, device=device)
     column = torch.arange(columns, device=device)
     planned = (query < work[1]) & (work[layout.query_order :][:queries] < rows)
     order = torch.where(planned, work[layout.query_order :][:queries], 0).long()
     seen = torch.where(planned, work[layout.query_position :][:queries] // page_size + 1, 0)
-    own = budgets[order] if isinstance(options.budget, Tensor) else torch.full_like(seen, options.budget)
-    choosing = planned & (own < seen)  # the others read everything, or are not there
+    budget = (
+        torch.full_like(seen, options.budget) if isinstance(options.budget, int) else options.budget[order]
+    )
+    choosing = planned & (budget < seen)  # the others read everything, or are not there
     visible = (column < seen[:, None]) & choosing[:, None]
     kept = (column < options.sink) | (column >= seen[:, None] - options.recent)
-    if options.keep_tail:
-        kept = kept | (column >= forks[:, 1:2])
+    if options.tail_begin is not None:
+        kept = kept | (column >= options.tail_begin[order][:, None])
     kept = kept & visible
     candidate = visible & ~kept
 
     # Groups by number; a query that chooses nothing is in the group behind the last.
-    group = torch.where(choosing, forks[:, 2 if options.share == "siblings" else 3], queries).long()
+    group = torch.where(choosing, groups[order].clamp(0, queries - 1), queries).long()
     largest = torch.full((queries + 1,), -1, dtype=torch.int32, device=device)
     kept_count = largest.scatter_reduce(0, group, kept.sum(1).int(), "amax")
-    least = torch.full_like(largest, 2**31 - 1).scatter_reduce(0, group, own.int(), "amin")
+    least = torch.full_like(largest, 2**31 - 1).scatter_reduce(0, group, budget.int(), "amin")
     quota = (least - kept_count).clamp(min=0)
-    totals, first = _sum_runs(scores, candidate, group, order, forks)
+    totals, first = _sum_runs(scores, candidate, group, order, shared)
 
     # By group, then score (descending), column and depth-first number: two stable sorts.
     flat = totals.transpose(1, 2).reshape(heads, columns * queries)
@@ -124,13 +128,13 @@ def _chosen_together(
 
 
 def _sum_runs(
-    scores: Tensor, candidate: Tensor, group: Tensor, order: Tensor, forks: Tensor
+    scores: Tensor, candidate: Tensor, group: Tensor, order: Tensor, shared: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Sums of scores over the candidates of a group that are one page, and where each stands.
 
     Returns:
         totals: float64 [num_kv_heads, Q, P] at the first query of the page's run, 0 elsewhere. Summed in
-            depth-first order, so that a plan has one result.
+            depth-first order, so that a plan has one result, whatever other groups lie between.
         first: int32 [Q, P], that query of each candidate; elsewhere any.
     """
     heads, rows, columns = scores.shape
@@ -142,8 +146,9 @@ def _sum_runs(
         scores,
         candidate.view(torch.int8),
         group,
+        group.argsort(stable=True),
         order,
-        forks,
+        shared,
         totals,
         first,
         rows,
@@ -158,10 +163,11 @@ def _sum_runs(
 def _select(
     scores_ptr,  # [num_kv_heads, rows, columns]
     budgets_ptr,  # [rows]
+    tails_ptr,  # [rows]
     extra_ptr,  # [num_kv_heads, queries, columns]
     work_ptr,
     mask_ptr,  # [num_kv_heads, rows, words]
-    offsets,  # of query_order, query_position and query_forks in the work list
+    offsets,  # of query_order and query_position in the work list
     sizes,  # (rows, columns, words)
     budget,
     sink,
@@ -170,7 +176,7 @@ def _select(
     PAGE_SIZE: tl.constexpr,
     HAS_BUDGETS: tl.constexpr,
     HAS_TOP_P: tl.constexpr,
-    KEEP_TAIL: tl.constexpr,
+    HAS_TAILS: tl.constexpr,
     TOGETHER: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -185,9 +191,8 @@ def _select(
     seen = (position + PAGE_SIZE) // PAGE_SIZE
     column = tl.arange(0, BLOCK_C)
     kept = (column < sink) | (column >= seen - recent)
-    if KEEP_TAIL:
-        tail = tl.load(work_ptr + offsets[2] + 4 * query + 1, mask=planned, other=0)
-        kept = kept | (column >= tail)
+    if HAS_TAILS:
+        kept = kept | (column >= tl.load(tails_ptr + q_row))
     kept = kept & (column < seen)
     if HAS_BUDGETS:
         budget = tl.load(budgets_ptr + q_row)
@@ -243,8 +248,9 @@ def _sum(
     scores_ptr,  # [num_kv_heads, rows, columns]
     candidate_ptr,  # [queries, columns]
     group_ptr,  # [queries]
+    by_group_ptr,  # [queries], by group, then depth-first
     order_ptr,  # [queries]
-    forks_ptr,  # [queries, 4]
+    shared_ptr,  # [queries]
     totals_ptr,  # [num_kv_heads, queries, columns]
     first_ptr,  # [queries, columns]
     rows,
@@ -252,20 +258,27 @@ def _sum(
     columns,
     BLOCK_C: tl.constexpr,
 ):
-    """Program (block of columns, KV head). Queries that share a column's path follow each other."""
+    """Program (block of columns, KV head). A group's queries that share a column's path follow each other."""
     kv_head = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros([BLOCK_C], tl.float64)
     run_group = tl.full([BLOCK_C], -1, tl.int32)
     ended = column < 0  # a path has parted since the last candidate
     run_first = tl.zeros([BLOCK_C], tl.int32)
-    for query in range(queries):
+    last_query = tl.full([], -1, tl.int32)
+    last_group = tl.full([], -1, tl.int32)
+    for i in range(queries):
+        query = tl.load(by_group_ptr + i).to(tl.int32)
+        group = tl.load(group_ptr + query).to(tl.int32)
+        # Between two queries of a group lie other groups' queries, where the path may part too.
+        for between in range(tl.where(group == last_group, last_query + 1, query), query + 1):
+            ended = ended | (column >= tl.load(shared_ptr + between))
+        last_query = query
+        last_group = group
         at = tl.cast(query, tl.int64) * columns + column
         mask = tl.load(candidate_ptr + at, mask=column < columns, other=0) != 0
-        group = tl.load(group_ptr + query).to(tl.int32)
         q_row = tl.load(order_ptr + query)
         score = tl.load(scores_ptr + (kv_head * rows + q_row) * columns + column, mask=mask, other=0.0)
-        ended = ended | (column >= tl.load(forks_ptr + 4 * query))
         begins = mask & (ended | (group != run_group))
         ended = ended & (mask == 0)
         run_group = tl.where(mask, group, run_group)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tts_decode.engines.hf import HFEngine, Output, StepContext
 from tts_decode.engines.steps import StepInputs, distinct_pages
-from tts_decode.sparse import SparseConfig, SparseStep
+from tts_decode.sparse import SparseStep
 from tts_decode.transfer import pinned, to_device
 from tts_kernels import CapacityExceeded, DevicePlanner, KVPool, WorkCapacity
 from tts_kernels.device_planner import num_multiprocessors
@@ -27,7 +27,8 @@ class DeviceSteps:
     Args:
         max_batch_tokens: tokens in one step at most.
         graphs: capture decode steps as CUDA graphs.
-        sparse: what decode steps read; such steps are not captured. None: all.
+
+    Steps that read only part of the pages are not captured.
     """
 
     def __init__(
@@ -37,41 +38,36 @@ class DeviceSteps:
         *,
         max_batch_tokens: int,
         graphs: bool,
-        sparse: SparseConfig | None = None,
     ) -> None:
         self._engine = engine
         self._pool = pool
         self._planner = _planner(engine, pool)
         self._graphs = DecodeGraphs(engine, pool, max_batch_tokens) if graphs else None
-        self._sparse = sparse
 
     def run(self, step: StepInputs, *, hidden: bool) -> Output:
         """Queues the step on the current stream; K and V of its tokens go to the pool."""
         if len(step.copies):
             self._pool.copy(to_device(torch.from_numpy(step.copies), self._engine.device))
         decoding = len(step.tokens) == len(step.counts) == len(step.rows) and step.embeds is None
-        budgets = None
-        if self._sparse is not None:
-            budgets = self._sparse.budgets(step.lengths, step.counts, step.prompts, self._pool.page_size)
-        if self._graphs is not None and decoding and not hidden and budgets is None:
+        if self._graphs is not None and decoding and not hidden and step.reads is None:
             logits = self._graphs.run(step)
             if logits is not None:
                 return Output(logits, None, pages=self._pages(step))
         device = self._engine.device
         plan = self._planner.update(step.tables, step.lengths, step.counts)
         sparse = None
-        if self._sparse is not None and budgets is not None:
-            sparse = SparseStep(self._sparse, plan, to_device(budgets, device))
+        if step.reads is not None:
+            sparse = SparseStep(plan, step.reads.to(device))
         slots = to_device(torch.from_numpy(step.slots), device)
         context = StepContext(self._pool, slots, plan, sparse=sparse)
         tokens, positions = to_device(torch.tensor([step.tokens, step.positions]), device).unbind()
         rows = to_device(torch.tensor(step.rows, dtype=torch.long), device)
         output = self._engine.forward(tokens, positions, rows, context, hidden=hidden, embeds=step.embeds)
         pages = self._pages(step)
-        if sparse is None or budgets is None:
+        if sparse is None or step.reads is None:
             return output._replace(pages=pages)
         columns = np.repeat(-(-step.lengths // self._pool.page_size), step.counts)
-        read = int(np.minimum(budgets.numpy(), columns).sum())
+        read = int(np.minimum(step.reads.budgets.numpy(), columns).sum())
         return output._replace(
             pages=pages, sparse=sparse.counts_by_budget(read, pages, self._pool.num_kv_heads)
         )

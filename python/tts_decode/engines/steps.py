@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tts_decode.engines.hf import HFEngine, Output, PageMasses, StepContext
-from tts_decode.sparse import SparseConfig, SparseStep
-from tts_kernels import KVPool, TreePlan, plan
+from tts_decode.sparse import SparseReads, SparseStep
+from tts_kernels import KVPool, plan
 
 Int32Array = npt.NDArray[np.int32]
 
@@ -21,8 +21,8 @@ class StepInputs(NamedTuple):
 
     tokens, positions: [T]. rows: which of the T tokens need logits. slots: int32 [T], where their K and V go.
     copies: int32 [C, 2], pages to copy first. tables, lengths, counts: int32 [B, P], [B] and [B], the
-    branches' block tables, their tokens in all, and their new ones. prompts: bool [B], whether these are a
-    prompt's. embeds: float [S, hidden], inputs of the S tokens of id -1, in order; None where there are none.
+    branches' block tables, their tokens in all, and their new ones. reads: what the tokens read, None: all.
+    embeds: float [S, hidden], inputs of the S tokens of id -1, in order; None where there are none.
     """
 
     tokens: list[int]
@@ -33,25 +33,17 @@ class StepInputs(NamedTuple):
     tables: Int32Array
     lengths: Int32Array
     counts: Int32Array
-    prompts: npt.NDArray[np.bool_]
+    reads: SparseReads | None = None
     embeds: Tensor | None = None
 
 
 class HostSteps:
-    """Runs steps on the CPU. track_mass: the outputs have `masses`. sparse: what is read, None: all."""
+    """Runs steps on the CPU. track_mass: the outputs have `masses`."""
 
-    def __init__(
-        self,
-        engine: HFEngine,
-        pool: KVPool,
-        *,
-        track_mass: bool = False,
-        sparse: SparseConfig | None = None,
-    ) -> None:
+    def __init__(self, engine: HFEngine, pool: KVPool, *, track_mass: bool = False) -> None:
         self._engine = engine
         self._pool = pool
         self._track_mass = track_mass
-        self._sparse = sparse
 
     def run(self, step: StepInputs, *, hidden: bool) -> Output:
         """Computes the step; K and V of its tokens go to the pool."""
@@ -59,7 +51,7 @@ class HostSteps:
             self._pool.copy(torch.from_numpy(step.copies))
         tree_plan = plan(step.tables, step.lengths, step.counts, page_size=self._pool.page_size)
         masses = PageMasses() if self._track_mass else None
-        sparse = self._sparse_step(step, tree_plan)
+        sparse = None if step.reads is None else SparseStep(tree_plan, step.reads)
         context = StepContext(self._pool, torch.from_numpy(step.slots), tree_plan, masses, sparse)
         tokens, positions, rows = map(torch.tensor, (step.tokens, step.positions, step.rows))
         output = self._engine.forward(
@@ -67,12 +59,6 @@ class HostSteps:
         )
         counts = None if sparse is None else sparse.counts()
         return output._replace(pages=tree_plan.unique_pages, sparse=counts)
-
-    def _sparse_step(self, step: StepInputs, tree_plan: TreePlan) -> SparseStep | None:
-        if self._sparse is None:
-            return None
-        budgets = self._sparse.budgets(step.lengths, step.counts, step.prompts, self._pool.page_size)
-        return None if budgets is None else SparseStep(self._sparse, tree_plan, budgets)
 
 
 def distinct_pages(tables: Int32Array, lengths: Int32Array, num_pages: int, page_size: int) -> int:

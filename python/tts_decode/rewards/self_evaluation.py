@@ -26,9 +26,9 @@ def self_evaluation(
     are one token, P(no) over those in `no`. A chat model does better with `question` written as its next user
     turn.
 
-    Each branch is forked, the question is appended to the fork, and the fork is released: the questions of
+    Each branch is copied, the question is appended to the copy, and the copy is released: the questions of
     all branches run in one batch, the branches' own KV is only read, and none is left behind. A closing
-    end-of-sequence token of a finished branch is left out of the fork, so that finished and unfinished
+    end-of-sequence token of a finished branch is left out of the copy, so that finished and unfinished
     branches are asked alike.
     """
     if not question:
@@ -36,14 +36,14 @@ def self_evaluation(
 
     async def ask(branch: Branch, yes_ids: list[int], no_ids: list[int]) -> float:
         ended = branch.finish_reason == "eos"
-        (child,) = branch.fork(1, at=branch.length - 1 if ended else None)
+        copy = branch.copy(at=branch.length - 1 if ended else None)
         try:
-            await child.extend(question)
-            logprobs = await child.next_logprobs(yes_ids + no_ids)
+            await copy.extend(question)
+            logprobs = await copy.next_logprobs(yes_ids + no_ids)
             p_yes, p_no = logprobs[: len(yes_ids)].logsumexp(0), logprobs[len(yes_ids) :].logsumexp(0)
             return float((p_yes - p_no).sigmoid())
         finally:
-            child.release()
+            copy.release()
 
     async def self_evaluation(branches: Sequence[Branch]) -> list[float]:
         if not branches:
