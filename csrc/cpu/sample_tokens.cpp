@@ -201,6 +201,7 @@ class Row {
         begin = middle;
       }
     }
+    const float* const sorted = begin;
     std::sort(begin, end, std::greater<float>());
     Cut cut{*begin};
     for (; begin < end && needed > 0; ++begin) {
@@ -211,8 +212,9 @@ class Row {
     if (begin < end && *begin < cut.score) return cut;
     const int64_t dropped = std::count(begin, top.data() + top.size(), cut.score);
     if (dropped == 0) return cut;
-    for (const float* kept = top.data(); kept < begin; ++kept) {
+    for (const float* kept = begin; kept-- > top.data();) {
       if (*kept > cut.score) cut.above = std::min(cut.above, *kept);
+      if (kept >= sorted && cut.above < kInfinity) break;
     }
     cut.ties_from = behind_ties(scores, cut.score, dropped);
     return cut;
@@ -221,10 +223,11 @@ class Row {
   // The index behind the first `count` scores that equal `score`.
   int64_t behind_ties(const float* scores, float score, int64_t count) const {
     int64_t i = 0;
-    for (int64_t found = 0; count > 0; i += kSampleBlock, count -= found) {
-      const int64_t end = std::min<int64_t>(i + kSampleBlock, vocab_);
-      found = std::count(scores + i, scores + end, score);
+    for (; i + kSampleBlock <= vocab_; i += kSampleBlock) {
+      int found = 0;
+      for (int j = 0; j < kSampleBlock; ++j) found += scores[i + j] == score ? 1 : 0;
       if (found >= count) break;
+      count -= found;
     }
     for (; count > 0; ++i) count -= scores[i] == score ? 1 : 0;
     return i;

@@ -18,7 +18,7 @@ from tts_decode.prompts import Prompt
 from tts_decode.sampling import SamplingParams
 from tts_decode.state import BranchState
 from tts_decode.steps import FINAL_REASONS, Step
-from tts_decode.text import continuation, written
+from tts_decode.text import continuation
 
 if TYPE_CHECKING:
     from tts_decode.decoder import TreeDecoder
@@ -65,8 +65,7 @@ class Branch(Path):
     @property
     def full_text(self) -> str:
         """Text of prompt and continuation, special tokens included."""
-        text: str = self.decoder.tokenizer.decode(written(self.tokens))
-        return text
+        return continuation(self.decoder.tokenizer, self.tokens, 0, special=True)
 
     def text_from(self, position: int) -> str:
         """Text that `tokens[position:]` add, special tokens left out."""
