@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import byte_tokenizer, tiny_model
 from tiny_tokenizers import HOLE, VOCABULARIES, Vocabulary
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from tokenizers import decoders
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from tts_decode import Branch, SamplingParams, TreeDecoder
 from tts_decode.detokenizer import text_stream
 from tts_decode.text import StopFinder, continuation
@@ -95,7 +97,7 @@ def runs(draw: st.DrawFn, vocabulary: Vocabulary) -> list[int]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_texts_are_those_of_the_bytes_wherever_they_are_cut(kind: str, data: st.DataObject) -> None:
     vocabulary = KINDS[kind]
     tokens = data.draw(runs(vocabulary))
@@ -114,7 +116,7 @@ def test_texts_are_those_of_the_bytes_wherever_they_are_cut(kind: str, data: st.
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_stop_string_is_found_with_the_token_that_completes_it(kind: str, data: st.DataObject) -> None:
     vocabulary = KINDS[kind]
     context, tokens = data.draw(runs(vocabulary)), data.draw(runs(vocabulary))
@@ -187,6 +189,47 @@ def test_a_token_that_begins_a_character_completes_a_stop_string() -> None:
     tokens = [ids[b"Answer"], ids[b":"], ids[b" \xe2"]]
     assert [finder.push(token) for token in tokens] == [False, False, True]
     assert continuation(vocabulary.tokenizer, tokens, 0) == "Answer: "
+
+
+def test_a_space_sign_in_bytes_is_what_the_decoder_makes_of_it() -> None:
+    """A space where it replaces signs in the joined text, the sign where it replaces them in each token."""
+    for kind, sign in (("gguf", " "), ("llama2", "\u2581")):
+        vocabulary = KINDS[kind]
+        tokens = vocabulary.encode("a\u2581b")
+        assert vocabulary.tokenizer.decode(tokens) == f"a{sign}b"
+        assert continuation(vocabulary.tokenizer, tokens, 0) == f"a{sign}b"
+        assert continuation(vocabulary.tokenizer, tokens, 2) == f"{sign}b"
+
+
+class _Upper(PreTrainedTokenizerFast):
+    def _decode(self, *args: Any, **options: Any) -> str:
+        return super()._decode(*args, **options).upper()
+
+
+class _Comma:
+    def decode_chain(self, tokens: list[str]) -> list[str]:
+        return [",".join(tokens)]
+
+
+@pytest.mark.parametrize("way", ["overridden", "in Python", "none", "CTC", "other strip"])
+def test_what_has_no_bytes_is_decoded_by_the_tokenizer(way: str) -> None:
+    vocabulary = VOCABULARIES["gemma"]()
+    backend = vocabulary.tokenizer.backend_tokenizer
+    tokenizer = (_Upper if way == "overridden" else PreTrainedTokenizerFast)(tokenizer_object=backend)
+    if way == "in Python":
+        backend.decoder = decoders.Decoder.custom(_Comma())
+    elif way == "none":
+        backend.decoder = None
+    elif way == "CTC":
+        backend.decoder = decoders.CTC(pad_token="a")
+    elif way == "other strip":
+        backend.decoder = decoders.Sequence([backend.decoder, decoders.Strip(" ", 2, 0)])
+    ids = {text: id_ for id_, text in vocabulary.behind.items()}
+    tokens = [ids[piece] for piece in (b" ", b" Answer", b":", b" a", b"END", b".")]
+    whole = tokenizer.decode(tokens)
+    assert continuation(tokenizer, tokens, 0) == whole
+    for cut in range(len(tokens)):
+        assert tokenizer.decode(tokens[:cut]) + continuation(tokenizer, tokens, cut) == whole
 
 
 def test_tokens_may_be_added_later() -> None:

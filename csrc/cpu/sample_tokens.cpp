@@ -249,9 +249,16 @@ class Row {
   void collect(const float* scores, float bound, std::vector<float>& found) const {
     found.resize(static_cast<size_t>(vocab_));
     size_t count = 0;
-    for (int64_t i = 0; i < vocab_; ++i) {  // without a branch: it would be taken at random
-      found[count] = scores[i];
-      count += scores[i] >= bound ? 1 : 0;
+    constexpr int64_t kRun = 32;
+    for (int64_t begin = 0; begin < vocab_; begin += kRun) {
+      const int64_t end = std::min(begin + kRun, vocab_);
+      int any = 0;
+      for (int64_t i = begin; i < end; ++i) any |= scores[i] >= bound ? 1 : 0;
+      if (any == 0) continue;
+      for (int64_t i = begin; i < end; ++i) {  // without a branch: it would be taken at random
+        found[count] = scores[i];
+        count += scores[i] >= bound ? 1 : 0;
+      }
     }
     found.resize(count);
   }

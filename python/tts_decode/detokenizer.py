@@ -161,9 +161,8 @@ class _WholeStream:
         whole = text.rstrip(_UNKNOWN)
         added = whole[self._length :]
         self._length = max(self._length, len(whole))
-        if len(self._tokens) >= self._limit:
-            if len(text) == self._length:
-                self._forget(text)
+        if len(self._tokens) >= self._limit and len(text) == self._length:  # no character is incomplete
+            self._forget(text)
             self._limit = len(self._tokens) + _KEPT
         return added
 
