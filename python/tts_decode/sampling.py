@@ -314,8 +314,9 @@ def _filter(scores: Tensor, masses: Tensor, params: Sequence[SamplingParams]) ->
         top_p = _tensor([params[row].top_p for row in rows], scores, torch.float64)
         index = _tensor(rows, scores, torch.long)
         cut, kept = _ranked_cut(scores[index], masses[index], top_k, top_p, width)
-        surplus = (scores[index] >= cut[:, None]).sum(-1) - kept
-        dropped[index] = torch.where((top_p < 1.0) & (cut >= floor[index]), surplus, 0)
+        if any(params[row].top_p < 1.0 for row in rows):
+            surplus = (scores[index] >= cut[:, None]).sum(-1) - kept
+            dropped[index] = torch.where((top_p < 1.0) & (cut >= floor[index]), surplus, 0)
         floor[index] = torch.maximum(floor[index], cut)
     out = scores < floor[:, None]
     if any(p.top_p < 1.0 for p in params):
