@@ -19,7 +19,7 @@ from tts_decode.prompts import Prompt
 from tts_decode.sampling import SamplingParams
 from tts_decode.state import BranchState
 from tts_decode.steps import FINAL_REASONS, Step
-from tts_decode.text import continuation, written
+from tts_decode.text import continuation
 
 if TYPE_CHECKING:
     from tts_decode.decoder import TreeDecoder
@@ -61,17 +61,17 @@ class Branch(Path):
 
     @property
     def text(self) -> str:
-        """Text after the prompt, special tokens left out."""
+        """Text after the prompt, special tokens left out: the texts of its steps and of what was forced
+        between them, joined. A character whose last bytes are missing is not shown yet."""
         return self.text_from(self.prompt_length)
 
     @property
     def full_text(self) -> str:
-        """Text of prompt and continuation, special tokens included."""
-        text: str = self.decoder.tokenizer.decode(written(self.tokens))
-        return text
+        """Text of prompt and continuation, special tokens included; without an incomplete last character."""
+        return continuation(self.decoder.tokenizer, self.tokens, 0, special=True)
 
     def text_from(self, position: int) -> str:
-        """Text that `tokens[position:]` add, special tokens left out."""
+        """Text that `tokens[position:]` add, special tokens left out: the characters that end in them."""
         return continuation(self.decoder.tokenizer, self.tokens, position)
 
     # -- model work
