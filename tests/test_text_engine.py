@@ -187,7 +187,7 @@ def tree():
 def over_tree(tree, monkeypatch):
     """A text decoder whose engine is the tree. Its requests carry the branch's own seed: the tree draws by
     seed and position, so it then continues a text with the very tokens of a branch that holds it."""
-    monkeypatch.setattr(text_branch, "_call_seed", lambda branch, params: branch.seed)
+    monkeypatch.setattr(text_branch, "_call_seed", lambda seed, position: seed)
 
     async def complete(request):
         sampling = SamplingParams(

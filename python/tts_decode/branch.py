@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tts_decode.budget import Budget
 from tts_decode.checks import check_embeds, check_recorded, checked_position, checked_rows
+from tts_decode.errors import PromptTooLong
 from tts_decode.lineage import Lineage
 from tts_decode.path import Path
 from tts_decode.prompts import Prompt
@@ -435,7 +436,7 @@ class Branch(Path):
             self._drop_logits()
 
     def _forced(self, tokens: str | Sequence[int]) -> list[int]:
-        """Ids of text or ids to append; ValueError where they exceed the model's positions."""
+        """Ids of text or ids to append; PromptTooLong where they exceed the model's positions."""
         forced = self.decoder._reader.ids(tokens)
         self._check_room(len(forced))
         return forced
@@ -443,7 +444,7 @@ class Branch(Path):
     def _check_room(self, count: int) -> None:
         limit = self.decoder.max_positions
         if limit is not None and len(self.tokens) + count > limit:
-            raise ValueError(
+            raise PromptTooLong(
                 f"tokens: {count} more after {len(self.tokens)} exceed the model's {limit} positions"
             )
 

@@ -174,8 +174,8 @@ class TreeDecoder(Runner):
             budget: shared by every branch forked from this root.
 
         Raises:
-            TypeError, ValueError: an argument is of the wrong type, or the prompt is empty, longer than the
-                model allows (`PromptTooLong`), or larger than the KV pool.
+            TypeError, ValueError: an argument is of the wrong type, or the prompt is empty, or has more tokens than
+                the model or the KV pool holds (`PromptTooLong`).
             OutOfPages: other branches hold the pages that it needs.
         """
         prompt, tokens = self._reader.prompt(prompt)
@@ -384,7 +384,7 @@ class TreeDecoder(Runner):
             )
         pages = -(-len(tokens) // self._pool.page_size)
         if pages > self._pool.num_pages:
-            raise ValueError(
+            raise PromptTooLong(
                 f"prompt has {len(tokens)} tokens and needs {pages * self._pool.page_bytes} bytes of KV, but "
                 f"kv_bytes holds {self._pool.num_pages * self._pool.page_bytes}: raise kv_bytes or shorten it"
             )

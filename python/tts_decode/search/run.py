@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tts_decode import gather
 from tts_decode.blocking import wait_within
-from tts_decode.errors import ScorerError
+from tts_decode.errors import PromptTooLong, ScorerError
 from tts_decode.prompts import is_chat, question_of
 from tts_decode.rewards.scorer import Scorer, score_branches
 from tts_decode.sampling import SamplingParams, mix
@@ -71,6 +71,7 @@ class SearchRun(HeldBranches):
         self.strategy = ""
         self._scorer_timeout = scorer_timeout
         self._steps_left: int | None = None
+        self._cut: str | None = None  # why a prompt was not made
         self._asked: dict[int, int] = {}  # hash of a prompt -> how many roots were made of it
         self._selections: list[Selection] = []
 
@@ -104,6 +105,12 @@ class SearchRun(HeldBranches):
     def over(self) -> bool:
         """Whether the budget is used up: every further step would return at once, with nothing."""
         return self.root.budget is not None and self.root.budget.exhausted
+
+    def check_room(self) -> None:
+        """Ends the search where the root leaves no position for an answer."""
+        limit = self.root.decoder.max_positions
+        if limit is not None and self.root.length >= limit:
+            raise SearchStopped(f"the root's {self.root.length} tokens fill the model's {limit} positions")
 
     # -- model work
 
@@ -178,7 +185,11 @@ class SearchRun(HeldBranches):
         asked = zlib.crc32(repr(prompt).encode())
         count = self._asked[asked] = self._asked.get(asked, 0) + 1
         sampling = replace(sampling or self.root.sampling, seed=mix(self.root.seed, asked, count))
-        branch = await (decoder or self.root.decoder).root(prompt, sampling, self.root.budget)
+        try:
+            branch = await (decoder or self.root.decoder).root(prompt, sampling, self.root.budget)
+        except PromptTooLong as error:  # which a strategy may take for the end of one line of several
+            self._cut = self._cut or str(error)
+            raise
         if question is not None:
             branch.prompt = question
         self._held[branch] = None
@@ -362,7 +373,7 @@ class SearchRun(HeldBranches):
             tuple(self.tree),
             SearchStats(self._record.seconds, self._generated, tuple(self._memory), tuple(self._selections)),
             votes,
-            self.stopped or self._spent,
+            self.stopped or self._spent or self._cut,
         )
 
     @property
