@@ -26,7 +26,7 @@ class UnsupportedModel(ValueError):  # noqa: N818
 
 
 class PromptTooLong(ValueError):  # noqa: N818
-    """A prompt or forced text does not fit the model's positions or the KV pool; the message gives numbers."""
+    """A prompt or forced text exceeds the model's positions or the KV pool; the message gives the numbers."""
 
 
 class StaleKV(RuntimeError):  # noqa: N818

@@ -119,8 +119,8 @@ class Path:
         self._check()
         if self.stale:
             raise StaleKV(
-                f"branch {self.id}: the model's weights changed after it was computed: await its recompute(), "
-                "which feeds its tokens again, or begin with a new root"
+                f"branch {self.id}: the model's weights changed after it was computed; await "
+                "branch.recompute(), which feeds its tokens again, or make a new root"
             )
 
     def _check_open(self) -> None:

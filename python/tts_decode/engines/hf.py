@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
 
 from tts_decode.engines.features import (
     AttentionCall,
@@ -192,9 +192,8 @@ class HFEngine:
     def _examine(self) -> KVShape:
         """Prepares the forward for the modules that the model has now."""
         model = self.model
-        self._configs = list(
-            {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}.values()
-        )
+        configs = [getattr(module, "config", None) for module in model.modules()]
+        self._configs = list({id(c): c for c in configs if isinstance(c, PretrainedConfig)}.values())
         calls = self._probe()
         shape = refuse_calls(model, calls)
         self._lean: LeanModel | None = None
@@ -221,8 +220,8 @@ class HFEngine:
         self._placing = self.weights.placing
 
     def _properties(self) -> dict[str, object]:
-        table = self.model.get_input_embeddings().weight
-        return {"device": self.device, "dtype": self.dtype, "embedding table": tuple(table.shape)}
+        table: Tensor = self.model.get_input_embeddings().weight  # type: ignore[assignment]
+        return {"device": self.device, "dtype": self.dtype, "embedding table": list(table.shape)}
 
     @property
     def dtype(self) -> torch.dtype:

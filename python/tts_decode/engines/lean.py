@@ -33,7 +33,13 @@ Attend = Callable[[int, Tensor, Tensor, Tensor, float, int | None], Tensor]
 Dense = tuple[KVPool, Tensor, TreePlan]
 
 _BASES = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model")  # differ in biases, windows, norms
-_PARTS = (nn.Linear, nn.Embedding, nn.ModuleList, nn.SiLU, SiLUActivation)  # beside classes of the model's own
+_PARTS = (
+    nn.Linear,
+    nn.Embedding,
+    nn.ModuleList,
+    nn.SiLU,
+    SiLUActivation,
+)  # beside classes of the model's own
 
 
 class LeanModel:

@@ -61,7 +61,9 @@ class Weights:
             and len(tensors) == len(self._tensors)
             and all(map(is_, modules, [known() for known in self._modules]))
             and all(map(is_, tensors, [known() for known in self._tensors]))
-            and all(known() is now.untyped_storage() for known, now in zip(self._memory, tensors, strict=True))
+            and all(
+                known() is now.untyped_storage() for known, now in zip(self._memory, tensors, strict=True)
+            )
             and [tensor.data_ptr() for tensor in tensors] == self._addresses
         )
 
@@ -93,7 +95,10 @@ def _version(tensor: Tensor) -> int:
 
 def _after_step(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
     stepped = {
-        id(weight) for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None
+        id(weight)
+        for group in optimizer.param_groups
+        for weight in group["params"]
+        if weight.grad is not None
     }
     for model, weights in list(_watched.items()):
         if not stepped.isdisjoint(map(id, model.parameters())):

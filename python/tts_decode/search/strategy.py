@@ -64,8 +64,8 @@ class Strategy(Generic[Options]):
                 result = run.result()
             if run.root.stale:
                 raise StaleKV(
-                    f"{self.name}: the model's weights changed while it searched: search again from a new root, "
-                    "or from this one after its recompute()"
+                    f"{self.name}: the model's weights changed while it searched; search again from a new "
+                    "root, or from this one after root.recompute()"
                 )
             return result
 
