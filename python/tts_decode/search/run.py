@@ -169,6 +169,7 @@ class SearchRun(HeldBranches):
         sources: Sequence[int] = (),
         decoder: TreeDecoder | None = None,
         sampling: SamplingParams | None = None,
+        seed: int | None = None,
         question: str | None = None,
     ) -> Branch:
         """A new root in the same search, held by the run; what is resident of it already is shared.
@@ -176,7 +177,8 @@ class SearchRun(HeldBranches):
         prompt: text becomes a user's turn where the search's own root was given as messages, and another
             model has a chat template.
         sources: nodes that it was made from. decoder: of another model; default: the root's.
-        sampling: default: the root's. Roots of the same prompt get different seeds.
+        sampling: default: the root's; its seed does not count. seed: from which the branch's own is made,
+            another one each time that the same prompt is given; default: the root's.
         question: what its answers are to be scored as answers to, by reward models; default: the prompt.
         """
         knows_chat = decoder is None or decoder.tokenizer.chat_template is not None
@@ -184,7 +186,8 @@ class SearchRun(HeldBranches):
             prompt = [{"role": "user", "content": prompt}]
         asked = zlib.crc32(repr(prompt).encode())
         count = self._asked[asked] = self._asked.get(asked, 0) + 1
-        sampling = replace(sampling or self.root.sampling, seed=mix(self.root.seed, asked, count))
+        seed = mix(self.root.seed if seed is None else seed, asked, count)
+        sampling = replace(sampling or self.root.sampling, seed=seed)
         try:
             branch = await (decoder or self.root.decoder).root(prompt, sampling, self.root.budget)
         except PromptTooLong as error:  # which a strategy may take for the end of one line of several
@@ -214,7 +217,8 @@ class SearchRun(HeldBranches):
         """
         at_least(1, n=n)
         params = self.whole_reply(**sampling)
-        root = await self.prompt(prompt, sources=sources, decoder=decoder, sampling=params)
+        seed = sampling.get("seed")
+        root = await self.prompt(prompt, sources=sources, decoder=decoder, sampling=params, seed=seed)
         branches = [root, *(self.fork(root, n - 1) if n > 1 else [])]
         try:
             await gather(self.complete(branch) for branch in branches)
