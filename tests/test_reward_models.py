@@ -19,7 +19,16 @@ from safetensors.torch import load_file, save_file
 from scripted import run_scripted, scripted_decoder
 from tiny_models import byte_tokenizer, tiny_model
 from torch import Tensor, nn
-from tts_decode import KVBudget, ModelLoadError, OutOfPages, SamplingParams, StaleKV, Step, TreeDecoder, gather
+from tts_decode import (
+    KVBudget,
+    ModelLoadError,
+    OutOfPages,
+    SamplingParams,
+    StaleKV,
+    Step,
+    TreeDecoder,
+    gather,
+)
 from tts_decode.prompts import question_of
 from tts_decode.rewards import (
     READERS,
