@@ -122,7 +122,7 @@ def test_children_have_seeds_of_their_own(decoder: TreeDecoder) -> None:
 
 
 def test_a_steps_seed_holds_whatever_the_branchs_is(decoder: TreeDecoder) -> None:
-    """A token is drawn by the seed and its position: whoever steps with seed s draws what a root of it does."""
+    """Tokens are drawn by seed and position: whoever steps with seed s draws what a root of it does."""
 
     async def search() -> None:
         for own in (0, 7):

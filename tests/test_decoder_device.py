@@ -113,7 +113,7 @@ def test_decode_steps_are_captured_once_for_each_size(device: str, monkeypatch: 
 def test_changed_weights_reach_captured_steps(
     device: str, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Graphs read weights where these lay: written in place they are replayed, replaced they are made anew."""
+    """Graphs read weights where these lay: in place they are replayed, else they are made anew."""
     captured = []
     capture = device_steps.DecodeGraphs._capture
 

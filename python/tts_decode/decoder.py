@@ -174,7 +174,7 @@ class TreeDecoder(Runner):
             budget: shared by every branch forked from this root.
 
         Raises:
-            TypeError, ValueError: an argument is of the wrong type, or the prompt is empty, or has more tokens
+            TypeError, ValueError: an argument is of the wrong type, or the prompt is empty or has more tokens
                 than the model or the KV pool holds (`PromptTooLong`).
             OutOfPages: other branches hold the pages that it needs.
         """
