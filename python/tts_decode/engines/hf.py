@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +25,7 @@ from tts_decode.engines.features import (
     refuse_placement,
 )
 from tts_decode.engines.lean import LeanModel, lean_model, serves
+from tts_decode.engines.masks import asked_mask, is_view_of, recorded_masks, refuse_masks
 from tts_decode.engines.shape import shape_of_model
 from tts_decode.sparse import SparseStep
 from tts_kernels import DevicePlan, KVPool, TreePlan
@@ -66,6 +67,8 @@ class Probe:
     """Takes the place of `StepContext` in the one forward at load that records what each layer asks for."""
 
     calls: list[AttentionCall] = field(default_factory=list)
+    modules: list[torch.nn.Module] = field(default_factory=list)
+    masks: list[Tensor | None] = field(default_factory=list)
 
 
 class MissingContextError(RuntimeError):
@@ -97,6 +100,8 @@ def _tree_attention(
     query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]
     """
     if isinstance(tts_context, Probe):
+        tts_context.modules.append(module)
+        tts_context.masks.append(attention_mask)
         tts_context.calls.append(describe_call(module, query, key, value, sliding_window, kwargs))
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
     if tts_context is None:
@@ -104,6 +109,8 @@ def _tree_attention(
             f'{type(module).__name__} got no step context: the attention implementation "{_NAME}" runs under '
             "TreeDecoder only; choose another with model.set_attn_implementation"
         )
+    if attention_mask is not None and not is_view_of(attention_mask, any_mask(query.device)):
+        raise refusal(module, "an attention mask of its own")
     layer: int = module.layer_idx  # type: ignore[assignment]
     q, k, v = (heads[0].transpose(0, 1) for heads in (query, key, value))
     return _attend(tts_context, layer, q, k, v, scaling, sliding_window, softcap)[None], None
@@ -139,12 +146,18 @@ def _attend(
     return out
 
 
-def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """The kernel knows who sees what: transformers must not build a [T, T] mask."""
+@cache
+def any_mask(device: torch.device) -> Tensor:
+    """The mask that models are handed: of four dimensions, so that it goes to the attention function as it is,
+    which does not read it. Without one transformers looks at the positions for packed sequences, and on a GPU
+    waits for the answer.
+    """
+    with torch.inference_mode(False):
+        return torch.zeros((1, 1, 1, 1), device=device)
 
 
 AttentionInterface.register(_NAME, _tree_attention)
-AttentionMaskInterface.register(_NAME, _no_mask)
+AttentionMaskInterface.register(_NAME, asked_mask)  # the kernel knows who sees what: no [T, T] mask is built
 
 
 class HFEngine:
@@ -174,15 +187,15 @@ class HFEngine:
         self._configs = list(
             {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}.values()
         )
-        # A mask of four dimensions goes to the attention function as it is, which does not read it. Without
-        # one transformers looks at the positions for packed sequences, and on a GPU waits for the answer.
-        self._any_mask = torch.zeros((1, 1, 1, 1), device=self.device)
-        calls = self._probe()
-        self.kv_shape = refuse_calls(model, calls)
+        probe = self._probe(any_mask(self.device))
+        self.kv_shape = refuse_calls(model, probe.calls)
+        self.attention_modules = tuple(probe.modules)
+        self.windows = [call.window for call in probe.calls]
+        self._refuse_masks(probe)
         self.shape = shape_of_model(model, self.kv_shape)
-        self._lean: LeanModel | None = None
+        self.lean: LeanModel | None = None
         if pack_weights and self.device.type == "cpu" and serves(model):
-            self._lean = lean_model(model, [call.window for call in calls])
+            self.lean = lean_model(model, self.windows)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -221,14 +234,27 @@ class HFEngine:
         Where none does nothing is multiplied with the vocabulary. embeds: float [S, hidden], the inputs of
         the S tokens of id -1, in order.
         """
-        if self._lean is not None:
-            self._lean = self._lean.current()
-            return self._lean_forward(self._lean, tokens, positions, rows, context, hidden, embeds)
+        if self.lean is not None:
+            self.lean = self.lean.current()
+            return self._lean_forward(self.lean, tokens, positions, rows, context, hidden, embeds)
+        return self.general_forward(tokens, positions, rows, context, hidden=hidden, embeds=embeds)
+
+    def general_forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        rows: Tensor | None,
+        context: StepContext,
+        *,
+        hidden: bool,
+        embeds: Tensor | None = None,
+    ) -> Output:
+        """`forward` through the modules of the model, whatever is packed."""
         kept: list[Tensor] = []
         base = self.model.base_model
         hook = base.register_forward_hook(lambda _m, _a, out: kept.append(out[0])) if hidden else None
         try:
-            with torch.inference_mode(), self._tree_attention():
+            with torch.inference_mode(), self.attention():
                 if rows is not None and not len(rows):
                     self._call(base, tokens, positions, context, embeds)
                     logits = torch.empty((0, self.config.vocab_size), device=self.device)
@@ -286,37 +312,47 @@ class HFEngine:
         embeds: Tensor | None = None,
         **options: Any,
     ) -> Any:
+        options = {"attention_mask": any_mask(self.device)} | options
         if embeds is None:
             options["input_ids"] = tokens[None]
         else:
             options["inputs_embeds"] = self._embed(tokens, embeds)[None]
         return module(
             position_ids=positions[None],
-            attention_mask=self._any_mask,
             use_cache=False,
             tts_context=context,
             **options,
         )
 
-    def _probe(self) -> list[AttentionCall]:
+    def _probe(self, mask: Tensor | None) -> Probe:
         probe = Probe()
         tokens = torch.zeros(2, dtype=torch.long, device=self.device)
         try:
-            with torch.inference_mode(), self._tree_attention():
+            with torch.inference_mode(), self.attention():
                 positions = torch.arange(2, device=self.device)
                 if self.has_lm_head:
-                    self._call(self.model, tokens, positions, probe, logits_to_keep=1)
+                    self._call(self.model, tokens, positions, probe, attention_mask=mask, logits_to_keep=1)
                 else:
-                    self._call(self.model.base_model, tokens, positions, probe)
+                    self._call(self.model.base_model, tokens, positions, probe, attention_mask=mask)
         except MissingContextError:
             raise refusal(self.model, "layers that do not hand keyword arguments to attention") from None
-        return probe.calls
+        return probe
+
+    def _refuse_masks(self, probe: Probe) -> None:
+        """Looks at the masks that the model makes of ours, and at those that it asks for when it has none."""
+        ours = any_mask(self.device)
+        if any(mask is not None and not is_view_of(mask, ours) for mask in probe.masks):
+            raise refusal(self.model, "an attention mask of its own")
+        with recorded_masks() as asked:
+            masks = self._probe(None).masks
+        refuse_masks(self.model, asked, masks, self.windows, self.max_positions)
 
     @contextmanager
-    def _tree_attention(self) -> Iterator[None]:
+    def attention(self, name: str = _NAME) -> Iterator[None]:
+        """Has the model run with an attention implementation of transformers; default: with the tree's."""
         before = [config._attn_implementation_internal for config in self._configs]
         for config in self._configs:
-            config._attn_implementation_internal = _NAME
+            config._attn_implementation_internal = name
         try:
             yield
         finally:
