@@ -148,9 +148,10 @@ def _attend(
 
 @cache
 def any_mask(device: torch.device) -> Tensor:
-    """The mask that models are handed: of four dimensions, so that it goes to the attention function as it is,
-    which does not read it. Without one transformers looks at the positions for packed sequences, and on a GPU
-    waits for the answer.
+    """The mask that models are handed.
+
+    One of four dimensions goes to the attention function as it is, which does not read it. Without one
+    transformers looks at the positions for packed sequences, and on a GPU waits for the answer.
     """
     with torch.inference_mode(False):
         return torch.zeros((1, 1, 1, 1), device=device)
