@@ -67,7 +67,8 @@ class Probe:
     """Takes the place of `StepContext` in the one forward at load that records what each layer asks for."""
 
     calls: list[AttentionCall] = field(default_factory=list)
-    modules: list[torch.nn.Module] = field(default_factory=list)
+    modules: list[torch.nn.Module] = field(default_factory=list)  # of attention
+    ran: list[torch.nn.Module] = field(default_factory=list)  # of those that may be the base model
     masks: list[Tensor | None] = field(default_factory=list)
 
 
@@ -191,6 +192,9 @@ class HFEngine:
         probe = self._probe(any_mask(self.device))
         self.kv_shape = refuse_calls(model, probe.calls)
         self.attention_modules = tuple(probe.modules)
+        if not probe.ran:
+            raise refusal(model, "a head that is not on top of a base model")
+        self.base = probe.ran[-1]  # what gives the last hidden states, without head
         self.windows = [call.window for call in probe.calls]
         self._refuse_masks(probe)
         self.shape = shape_of_model(model, self.kv_shape)
@@ -252,12 +256,11 @@ class HFEngine:
     ) -> Output:
         """`forward` through the modules of the model, whatever is packed."""
         kept: list[Tensor] = []
-        base = self.model.base_model
-        hook = base.register_forward_hook(lambda _m, _a, out: kept.append(out[0])) if hidden else None
+        hook = self.base.register_forward_hook(lambda _m, _a, out: kept.append(out[0])) if hidden else None
         try:
             with torch.inference_mode(), self.attention():
                 if rows is not None and not len(rows):
-                    self._call(base, tokens, positions, context, embeds)
+                    self._call(self.base, tokens, positions, context, embeds)
                     logits = torch.empty((0, self.config.vocab_size), device=self.device)
                 else:
                     keep = 0 if rows is None else rows
@@ -328,15 +331,24 @@ class HFEngine:
     def _probe(self, mask: Tensor | None) -> Probe:
         probe = Probe()
         tokens = torch.zeros(2, dtype=torch.long, device=self.device)
+        outer: Any = self.model.base_model
+        # Some heads run the decoder inside the base model (OPT).
+        hooks = [
+            module.register_forward_hook(lambda ran, _args, _output: probe.ran.append(ran))
+            for module in {id(module): module for module in (outer, outer.get_decoder())}.values()
+        ]
         try:
             with torch.inference_mode(), self.attention():
                 positions = torch.arange(2, device=self.device)
                 if self.has_lm_head:
                     self._call(self.model, tokens, positions, probe, attention_mask=mask, logits_to_keep=1)
                 else:
-                    self._call(self.model.base_model, tokens, positions, probe, attention_mask=mask)
+                    self._call(outer, tokens, positions, probe, attention_mask=mask)
         except MissingContextError:
             raise refusal(self.model, "layers that do not hand keyword arguments to attention") from None
+        finally:
+            for hook in hooks:
+                hook.remove()
         return probe
 
     def _refuse_masks(self, probe: Probe) -> None:
@@ -357,5 +369,5 @@ class HFEngine:
         try:
             yield
         finally:
-            for config, name in zip(self._configs, before, strict=True):
-                config._attn_implementation_internal = name
+            for config, own in zip(self._configs, before, strict=True):
+                config._attn_implementation_internal = own

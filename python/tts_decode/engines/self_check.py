@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -34,15 +34,24 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from tts_decode.engines.check_program import NUM_PAGES, CheckProgram, CheckStep
+from tts_decode.engines.check_program import NUM_PAGES, PAGE_SIZE, CheckProgram, CheckStep
 from tts_decode.engines.device_steps import make_planner
 from tts_decode.engines.features import refusal
 from tts_decode.engines.hf import HFEngine, StepContext
-from tts_decode.engines.lean import LeanLayers, pack_layer
-from tts_decode.engines.substitution import RecordTopk, ReplayTopk, Routing, Weights, replaced_forwards
+from tts_decode.engines.lean import LeanLayers, LeanModel, pack_layer
+from tts_decode.engines.length_settings import refuse_length_settings
+from tts_decode.engines.substitution import (
+    CountedRows,
+    RecordTopk,
+    ReplayTopk,
+    Routing,
+    Weights,
+    joined,
+    replaced_forwards,
+)
 from tts_decode.errors import UnsupportedModel
 from tts_decode.transfer import to_device
-from tts_kernels import KVPool, plan
+from tts_kernels import KVPool, TreePlan, plan
 
 # Largest difference that is rounding, of what a layer adds to its input.
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.06, torch.float16: 0.01}
@@ -76,6 +85,7 @@ def check_agreement(engine: HFEngine, *, on_host: bool) -> SelfCheck:
         UnsupportedModel: they disagree, or cannot be compared.
     """
     model = engine.model
+    refuse_length_settings(model)
     if not CheckProgram.fits(engine.max_positions):
         raise UnsupportedModel(
             f"{type(model).__name__} has {engine.max_positions} positions, too few for the self-check: pass "
@@ -94,8 +104,8 @@ def check_agreement(engine: HFEngine, *, on_host: bool) -> SelfCheck:
         raise
     except Exception as error:
         raise UnsupportedModel(
-            f"{type(model).__name__} cannot be compared with its own forward ({type(error).__name__}: {error}): "
-            "pass check=False to use it unchecked"
+            f"{type(model).__name__} cannot be compared with its own forward ({type(error).__name__}: "
+            f"{error}): pass check=False to use it unchecked"
         ) from error
     paths = ("general", "packed") if engine.lean is not None else ("general",)
     done = SelfCheck(time.perf_counter() - started, check.worst, check.place, check.tolerance, paths)
@@ -140,7 +150,7 @@ class _Plain:
 
     inputs, outputs: float [..., N, hidden]. routing: of each layer. returned: what kind of thing each layer
     returned, as a function of its hidden states. last: float [N, hidden], the model's last hidden states.
-    logits: float [4, rows, vocab] of the low texts, or None.
+    logits: float [3, rows, vocab] of the low texts, or None. counting: layers that may count their rows.
     """
 
     inputs: list[Tensor]
@@ -149,6 +159,7 @@ class _Plain:
     returned: list[Callable[[Tensor], Any]]
     last: Tensor
     logits: Tensor | None
+    counting: set[int]
 
 
 class _Comparison:
@@ -158,14 +169,12 @@ class _Comparison:
         self._engine = engine
         self._on_host = on_host
         model = engine.model
-        self._runs = model if engine.has_lm_head else model.base_model
+        self._runs = model if engine.has_lm_head else engine.base
         self._layers = _layers_of(self._runs, engine.attention_modules)
         quantised = any(type(weight.data) is not Tensor for weight in model.parameters())
         self._exact = not quantised and not getattr(model, "is_quantized", False)
         self._dtype = torch.float32 if self._exact else engine.dtype
-        self._weights = Weights(
-            self._runs, self._layers, model.get_output_embeddings(), exact=self._exact
-        )
+        self._weights = Weights(self._runs, self._layers, model.get_output_embeddings(), exact=self._exact)
         avoid = _special_tokens(model.config) | _special_tokens(engine.config)
         self._program = CheckProgram(engine.config.vocab_size, avoid, engine.max_positions)
         self.worst, self.place, self.tolerance = 0.0, "nowhere", _TOLERANCE[self._dtype]
@@ -183,22 +192,25 @@ class _Comparison:
         program = self._program
         low = self._plain_forward(program.low, None)
         high = self._plain_forward(program.high, program.high_positions)
+        if low.counting & high.counting:
+            raise refusal(self._engine.model, "attention that counts its rows itself (a scale by position)")
         return _Plain(
             [torch.cat(pair, -2) for pair in zip(low.inputs, high.inputs, strict=True)],
             [torch.cat(pair, -2) for pair in zip(low.outputs, high.outputs, strict=True)],
-            [one.joined(other) for one, other in zip(low.routing, high.routing, strict=True)],
+            [joined(*pair) for pair in zip(low.routing, high.routing, strict=True)],
             low.returned,
             torch.cat([low.last, high.last]),
             low.logits,
+            set(),
         )
 
     def _plain_forward(self, ids: Tensor, positions: Tensor | None) -> _Plain:
         engine = self._engine
-        plain = _Plain([], [], [], [], torch.empty(0), None)
+        plain = _Plain([], [], [], [], torch.empty(0), None, set())
 
         def recorded(index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
             def run(*args: Any, **kwargs: Any) -> Any:
-                routing = Routing()
+                routing: Routing = []
                 plain.inputs.append(_hidden(args, kwargs).flatten(-3, -2))
                 with self._weights.layer(index), RecordTopk(routing):
                     result = forward(*args, **kwargs)
@@ -209,8 +221,18 @@ class _Comparison:
 
             return run
 
+        def counted(index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+            def run(*args: Any, **kwargs: Any) -> Any:
+                with CountedRows(ids.shape[1]) as rows:
+                    result = forward(*args, **kwargs)
+                if rows.seen:
+                    plain.counting.add(index)
+                return result
+
+            return run
+
         options: dict[str, Any] = {"input_ids": ids.to(engine.device), "use_cache": False}
-        base = engine.model.base_model
+        base = engine.base
         runs = base if positions is not None else self._runs
         if positions is not None:
             options["position_ids"] = positions.to(engine.device)
@@ -218,7 +240,11 @@ class _Comparison:
             options["logits_to_keep"] = self._program.logit_rows.to(engine.device)
         hook = base.register_forward_hook(lambda _m, _a, out: setattr(plain, "last", out[0].flatten(0, 1)))
         try:
-            with engine.attention(_plain_attention(engine)), replaced_forwards(self._layers, recorded):
+            with (
+                engine.attention(_plain_attention(engine)),
+                replaced_forwards(self._layers, recorded),
+                replaced_forwards(engine.attention_modules, counted),
+            ):
                 output = runs(**options)
         finally:
             hook.remove()
@@ -234,9 +260,7 @@ class _Comparison:
         pool = self._pool(engine.kv_shape.num_layers)
         contexts = [self._context(pool, step) for step in steps]
         calls = [self._call_without_layers(plain, *pair) for pair in zip(steps, contexts, strict=True)]
-        watched = _Watched(engine.attention_modules)
-        counting = 0
-        with engine.attention(), watched:
+        with engine.attention():
             for layer, module in enumerate(self._layers):
                 with self._weights.layer(layer):
                     for step, context, made in zip(steps, contexts, calls, strict=True):
@@ -244,13 +268,10 @@ class _Comparison:
                         args, kwargs = made[layer]
                         given = _take(plain.inputs[layer], step.source)
                         args, kwargs = _with_hidden(args, kwargs | {"tts_context": context}, given)
-                        mode = ReplayTopk(plain.routing[layer].of(step.source), len(step.source))
-                        with mode, watched.by(mode):
+                        chosen = [indices[step.source] for indices in plain.routing[layer]]
+                        with ReplayTopk(chosen) if chosen else nullcontext():
                             result = module.forward(*args, **kwargs)
-                        counting += layer == 0 and mode.counted
-                        self._compare_layer(plain, layer, step, "general", _first(result).flatten(-3, -2))
-        if counting == len(steps):
-            raise refusal(engine.model, "attention that counts its rows itself (a scale by position)")
+                        self._compare_layer(plain, layer, step, _first(result).flatten(-3, -2))
 
     def _call_without_layers(
         self, plain: _Plain, step: CheckStep, context: StepContext
@@ -289,22 +310,23 @@ class _Comparison:
 
     def _compare_packed(self, plain: _Plain) -> None:
         engine, steps = self._engine, self._program.steps
-        lean, base = engine.lean, engine.model.base_model
+        lean: LeanModel | None = engine.lean
+        base: Any = engine.model.base_model
         assert lean is not None
         pool = self._pool(1)
-        contexts = [self._context(pool, step) for step in steps]
+        plans = [_host_plan(step) for step in steps]
         for layer, packed in enumerate(lean.layers):
             with self._weights.layer(layer):
                 if self._weights.changes(layer):
                     packed = pack_layer(base.layers[layer], engine.windows[layer])
                 alone = LeanLayers(base, [packed])
-                for step, context in zip(steps, contexts, strict=True):
+                for step, made in zip(steps, plans, strict=True):
                     self._copy_pages(pool, step)
                     got = alone.hidden_states(
                         plain.inputs[layer][step.source].clone(),
                         self._program.positions[step.source],
                         torch.float32,
-                        (pool, context.slots, context.plan),
+                        (pool, torch.from_numpy(step.inputs.slots), made),
                     )
                     expected = base.norm(plain.outputs[layer][step.source])
                     self._compare(got, expected, expected, f"layer {layer}", step, "packed")
@@ -331,8 +353,7 @@ class _Comparison:
         inputs = step.inputs
         slots = to_device(torch.from_numpy(inputs.slots), self._engine.device)
         if self._on_host:
-            made = plan(inputs.tables, inputs.lengths, inputs.counts, page_size=pool.page_size)
-            return StepContext(pool, slots, made)
+            return StepContext(pool, slots, _host_plan(step))
         planner = make_planner(self._engine, pool)  # each its own, as it writes its plans over one another
         return StepContext(pool, slots, planner.update(inputs.tables, inputs.lengths, inputs.counts))
 
@@ -340,12 +361,13 @@ class _Comparison:
         if len(step.inputs.copies):
             pool.copy(to_device(torch.from_numpy(step.inputs.copies), self._engine.device))
 
-    def _compare_layer(self, plain: _Plain, layer: int, step: CheckStep, path: str, got: Tensor) -> None:
+    def _compare_layer(self, plain: _Plain, layer: int, step: CheckStep, got: Tensor) -> None:
         source = step.source.to(got.device)
         before, expected = plain.inputs[layer][..., source, :], plain.outputs[layer][..., source, :]
         added = expected - before if before.shape == expected.shape else expected
         # A sum with a large input is rounded as that is.
-        self._compare(got, expected, added, f"layer {layer}", step, path, floor=0.01 * expected.abs())
+        floor = 0.01 * expected.abs()
+        self._compare(got, expected, added, f"layer {layer}", step, "general", floor=floor)
 
     def _compare_logits(self, plain: _Plain, got: Tensor, step: CheckStep, path: str) -> None:
         if plain.logits is None or not step.inputs.rows:
@@ -377,8 +399,8 @@ class _Comparison:
         name = type(self._engine.model).__name__
         if got.shape != expected.shape:
             raise UnsupportedModel(
-                f"{name}: {what} has shape {list(got.shape)} in the {path} path and {list(expected.shape)} in "
-                "the model's own forward"
+                f"{name}: {what} has shape {list(got.shape)} in the {path} path and {list(expected.shape)} "
+                "in the model's own forward"
             )
         unit = (scale.abs() + floor).amax(-1).float().clamp(min=1e-30)
         difference = ((got.float() - expected.float()).abs().amax(-1) / unit).flatten()
@@ -399,35 +421,9 @@ class _Comparison:
             )
 
 
-class _Watched:
-    """Tells a mode while one of the modules runs."""
-
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self._modules = modules
-        self._mode: ReplayTopk | None = None
-        self._stack = ExitStack()
-
-    def __enter__(self) -> _Watched:
-        for module in self._modules:
-            self._stack.callback(module.register_forward_pre_hook(lambda *_: self._watch(True)).remove)
-            hook = module.register_forward_hook(lambda *_: self._watch(False), always_call=True)
-            self._stack.callback(hook.remove)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    @contextmanager
-    def by(self, mode: ReplayTopk) -> Iterator[None]:
-        self._mode = mode
-        try:
-            yield
-        finally:
-            self._mode = None
-
-    def _watch(self, watching: bool) -> None:
-        if self._mode is not None:
-            self._mode.watching = watching
+def _host_plan(step: CheckStep) -> TreePlan:
+    inputs = step.inputs
+    return plan(inputs.tables, inputs.lengths, inputs.counts, page_size=PAGE_SIZE)
 
 
 def _layers_of(model: nn.Module, attention: Sequence[nn.Module]) -> list[nn.Module]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,21 +23,22 @@ _NOISE = 0.2  # standard deviation that constant vectors get, as beside a norm's
 class _Substitute:
     """A tensor of a module, and what takes its place: float32, with noise where it is constant."""
 
-    tensors: dict[str, Tensor | None]  # the module's parameters or buffers
+    tensors: dict[str, Any]  # the module's parameters or buffers
     name: str
     tensor: Tensor
     seed: int | None
     dtype: torch.dtype
 
     def made(self) -> Tensor:
-        made = self.tensor.detach().to(self.dtype)
+        made: Tensor = self.tensor.detach().to(self.dtype)
         if self.seed is None:
             return made
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.randn(made.shape, generator=generator).to(made)
         if made.dim() > 1:
             return made + noise * made.shape[-1] ** -0.5
-        return made + noise * (_NOISE * made.abs().max().clamp(min=1))
+        made += noise * (_NOISE * made.abs().max().clamp(min=1))
+        return made
 
 
 class Weights:
@@ -58,7 +59,9 @@ class Weights:
         self._tables = [module for module in outer if isinstance(module, nn.Embedding)]
         self._head = head
         kept = {id(module) for module in [*self._tables, head]}
-        self._layers = [list(_substitutes(layer.modules(), exact, index)) for index, layer in enumerate(layers)]
+        self._layers = [
+            list(_substitutes(layer.modules(), exact, index)) for index, layer in enumerate(layers)
+        ]
         rest = (module for module in outer if id(module) not in kept)
         self._rest = list(_substitutes(rest, exact, len(layers)))
         self._rest += _substitutes([*self._tables, *([head] if head else [])], False, len(layers) + 1)
@@ -92,7 +95,8 @@ def _cast_inputs(head: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def _substitutes(modules: Iterable[nn.Module], exact: bool, seed: int) -> Iterator[_Substitute]:
     """exact: in float32 where they are in 16 bits."""
     for module in modules:
-        for tensors in (module._parameters, module._buffers):
+        parts: tuple[Any, ...] = (module._parameters, module._buffers)
+        for tensors in parts:
             for name, tensor in tensors.items():
                 if tensor is None or not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
                     continue
@@ -138,18 +142,13 @@ def replaced_forwards(
                 module.forward = forward
 
 
-@dataclass
-class Routing:
-    """Which entries `torch.topk` chose in a layer, call by call: int64 [N, k], N tokens."""
+# Which entries `torch.topk` chose in a layer, call by call: int64 [N, k], N tokens
+Routing = list[Tensor]
 
-    chosen: list[Tensor] = field(default_factory=list)
 
-    def joined(self, other: Routing) -> Routing:
-        """Of the tokens of two forwards, one behind the other."""
-        return Routing([torch.cat(pair) for pair in zip(self.chosen, other.chosen, strict=True)])
-
-    def of(self, tokens: Tensor) -> Routing:
-        return Routing([chosen[tokens] for chosen in self.chosen])
+def joined(one: Routing, other: Routing) -> Routing:
+    """Of the tokens of two forwards, one behind the other."""
+    return [torch.cat(pair) for pair in zip(one, other, strict=True)]
 
 
 class RecordTopk(TorchFunctionMode):
@@ -162,23 +161,16 @@ class RecordTopk(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in _TOPK:
-            self._routing.chosen.append(result.indices.flatten(0, -2))
+            self._routing.append(result.indices.flatten(0, -2))
         return result
 
 
 class ReplayTopk(TorchFunctionMode):
-    """Has each top-k choose what a `Routing` says, so that a near tie of two experts is decided alike.
+    """Has each top-k choose what a `Routing` says, so that a near tie of two experts is decided alike."""
 
-    Attributes:
-        counted: lengths of the `torch.arange` of as many numbers as there are tokens, made while `watching`.
-    """
-
-    def __init__(self, routing: Routing, num_tokens: int) -> None:
+    def __init__(self, routing: Routing) -> None:
         super().__init__()
-        self._chosen = iter(routing.chosen)
-        self._num_tokens = num_tokens
-        self.watching = False
-        self.counted = False
+        self._chosen = iter(routing)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _TOPK:
@@ -186,9 +178,20 @@ class ReplayTopk(TorchFunctionMode):
             if indices is not None and args[0].shape[:-1].numel() == len(indices):
                 indices = indices.view(*args[0].shape[:-1], indices.shape[-1])
                 return torch.return_types.topk((args[0].gather(-1, indices), indices))
+        return func(*args, **(kwargs or {}))
+
+
+class CountedRows(TorchFunctionMode):
+    """Notes whether `torch.arange` made as many numbers as there are tokens."""
+
+    def __init__(self, num_tokens: int) -> None:
+        super().__init__()
+        self._num_tokens = num_tokens
+        self.seen = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if self.watching and func is torch.arange and result.numel() == self._num_tokens:
-            self.counted = True
+        self.seen |= func is torch.arange and result.numel() == self._num_tokens
         return result
 
 
