@@ -6,7 +6,8 @@ switched to that name during a forward only, so `model.generate` keeps working o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -68,7 +69,7 @@ class Probe:
 
     calls: list[AttentionCall] = field(default_factory=list)
     modules: list[torch.nn.Module] = field(default_factory=list)  # of attention
-    ran: list[torch.nn.Module] = field(default_factory=list)  # of those that may be the base model
+    ran: list[torch.nn.Module] = field(default_factory=list)  # of those that are watched
     masks: list[Tensor | None] = field(default_factory=list)
 
 
@@ -192,11 +193,8 @@ class HFEngine:
         probe = self._probe(any_mask(self.device))
         self.kv_shape = refuse_calls(model, probe.calls)
         self.attention_modules = tuple(probe.modules)
-        if not probe.ran:
-            raise refusal(model, "a head that is not on top of a base model")
-        self.base = probe.ran[-1]  # what gives the last hidden states, without head
         self.windows = [call.window for call in probe.calls]
-        self._refuse_masks(probe)
+        self.base = self._check_structure(probe)  # what gives the last hidden states, without head
         self.shape = shape_of_model(model, self.kv_shape)
         self.lean: LeanModel | None = None
         if pack_weights and self.device.type == "cpu" and serves(model):
@@ -328,14 +326,12 @@ class HFEngine:
             **options,
         )
 
-    def _probe(self, mask: Tensor | None) -> Probe:
+    def _probe(self, mask: Tensor | None, watched: Sequence[torch.nn.Module] = ()) -> Probe:
         probe = Probe()
         tokens = torch.zeros(2, dtype=torch.long, device=self.device)
-        outer: Any = self.model.base_model
-        # Some heads run the decoder inside the base model (OPT).
         hooks = [
             module.register_forward_hook(lambda ran, _args, _output: probe.ran.append(ran))
-            for module in {id(module): module for module in (outer, outer.get_decoder())}.values()
+            for module in watched
         ]
         try:
             with torch.inference_mode(), self.attention():
@@ -343,7 +339,7 @@ class HFEngine:
                 if self.has_lm_head:
                     self._call(self.model, tokens, positions, probe, attention_mask=mask, logits_to_keep=1)
                 else:
-                    self._call(outer, tokens, positions, probe, attention_mask=mask)
+                    self._call(self.model.base_model, tokens, positions, probe, attention_mask=mask)
         except MissingContextError:
             raise refusal(self.model, "layers that do not hand keyword arguments to attention") from None
         finally:
@@ -351,14 +347,23 @@ class HFEngine:
                 hook.remove()
         return probe
 
-    def _refuse_masks(self, probe: Probe) -> None:
-        """Looks at the masks that the model makes of ours, and at those that it asks for when it has none."""
+    def _check_structure(self, probe: Probe) -> torch.nn.Module:
+        """Looks at the masks that the model makes of ours, and at those that it asks for when it has none.
+        Returns the largest module below the head that has all layers."""
         ours = any_mask(self.device)
         if any(mask is not None and not is_view_of(mask, ours) for mask in probe.masks):
             raise refusal(self.model, "an attention mask of its own")
+        names = {id(module): name for name, module in self.model.named_modules()}
+        parts = zip(*(names[id(module)].split(".") for module in probe.modules), strict=False)
+        shared = [part[0] for part in itertools.takewhile(lambda part: len(set(part)) == 1, parts)]
+        bodies = [self.model.get_submodule(".".join(shared[: i + 1])) for i in range(len(shared))]
         with recorded_masks() as asked:
-            masks = self._probe(None).masks
-        refuse_masks(self.model, asked, masks, self.windows, self.max_positions)
+            second = self._probe(None, bodies)
+        refuse_masks(self.model, asked, second.masks, self.windows, self.max_positions)
+        if not self.has_lm_head:
+            return self.model.base_model
+        # Some heads run a part of the base model (OPT), of some it has another name (Llama 4).
+        return next((body for body in bodies if body in second.ran), self.model.base_model)
 
     @contextmanager
     def attention(self, name: str = _NAME) -> Iterator[None]:
