@@ -291,11 +291,12 @@ class _Comparison:
             return run
 
         device, inputs = self._engine.device, step.inputs
+        rows = inputs.rows if self._engine.has_lm_head else []
         with replaced_forwards(self._layers, recorded):
             output = self._engine.general_forward(
                 torch.tensor(inputs.tokens, device=device),
                 torch.tensor(inputs.positions, device=device),
-                torch.tensor(inputs.rows, dtype=torch.long, device=device),
+                torch.tensor(rows, dtype=torch.long, device=device),
                 context,
                 hidden=True,
             )
@@ -306,7 +307,8 @@ class _Comparison:
         assert output.hidden is not None
         expected = plain.last[step.source.to(device)]
         self._compare(output.hidden, expected, expected, "the last hidden states", step, "general")
-        self._compare_logits(plain, output.logits, step, "general")
+        if rows:
+            self._compare_logits(plain, output.logits, step, "general")
         return calls
 
     # -- the packed path
@@ -373,8 +375,7 @@ class _Comparison:
         self._compare(got, expected, added, f"layer {layer}", step, "general", floor=floor)
 
     def _compare_logits(self, plain: _Plain, got: Tensor, step: CheckStep, path: str) -> None:
-        if plain.logits is None or not step.inputs.rows:
-            return
+        assert plain.logits is not None
         program = self._program
         rows = step.source[step.inputs.rows]
         text = rows // program.low.shape[1]
