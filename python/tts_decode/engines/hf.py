@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,12 +20,15 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from tts_decode.engines.features import (
     AttentionCall,
     describe_call,
-    refusal,
     refuse_calls,
     refuse_config,
+    refuse_own_attention,
     refuse_placement,
+    refusing,
 )
 from tts_decode.engines.lean import LeanModel, lean_model, serves
+from tts_decode.engines.named_features import attention_modules
+from tts_decode.engines.own_attention import own_attention, rerouted
 from tts_decode.engines.shape import shape_of_model
 from tts_decode.sparse import SparseStep
 from tts_kernels import DevicePlan, KVPool, TreePlan
@@ -52,7 +56,7 @@ class PageMasses:
 
 @dataclass(frozen=True)
 class StepContext:
-    """What the attention layers of one forward need; travels through the model's keyword arguments."""
+    """What the attention layers of one forward need."""
 
     pool: KVPool
     slots: Tensor  # int32 [T], where each new token's K and V go
@@ -66,10 +70,19 @@ class Probe:
     """Takes the place of `StepContext` in the one forward at load that records what each layer asks for."""
 
     calls: list[AttentionCall] = field(default_factory=list)
+    modules: list[torch.nn.Module] = field(default_factory=list)  # that made the calls
 
 
-class MissingContextError(RuntimeError):
-    """The attention function was reached without the decoder, or the model dropped its keyword arguments."""
+@dataclass
+class _Forward:
+    """A forward under way."""
+
+    context: StepContext | Probe
+    calls: int = 0  # of attention so far; a call's number is its layer of the KV pool
+
+
+# Found by the attention function here, as not every model hands keyword arguments through to it.
+_forward: ContextVar[_Forward | None] = ContextVar("forward of a TreeDecoder", default=None)
 
 
 class Output(NamedTuple):
@@ -89,24 +102,26 @@ def _tree_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    tts_context: StepContext | Probe | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention function of transformers.
 
     query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]
     """
-    if isinstance(tts_context, Probe):
-        tts_context.calls.append(describe_call(module, query, key, value, sliding_window, kwargs))
-        return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
-    if tts_context is None:
-        raise MissingContextError(
-            f'{type(module).__name__} got no step context: the attention implementation "{_NAME}" runs under '
-            "TreeDecoder only; choose another with model.set_attn_implementation"
+    forward = _forward.get()
+    if forward is None:
+        raise RuntimeError(
+            f'{type(module).__name__} was called outside a decoder: the attention implementation "{_NAME}" '
+            "runs under TreeDecoder only; choose another with model.set_attn_implementation"
         )
-    layer: int = module.layer_idx  # type: ignore[assignment]
+    layer, context = forward.calls, forward.context
+    forward.calls += 1
+    if isinstance(context, Probe):
+        context.modules.append(module)
+        context.calls.append(describe_call(module, query, key, value, sliding_window, kwargs))
+        return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
     q, k, v = (heads[0].transpose(0, 1) for heads in (query, key, value))
-    return _attend(tts_context, layer, q, k, v, scaling, sliding_window, softcap)[None], None
+    return _attend(context, layer, q, k, v, scaling, sliding_window, softcap)[None], None
 
 
 def _attend(
@@ -174,15 +189,17 @@ class HFEngine:
         self._configs = list(
             {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}.values()
         )
+        self._own_attention = own_attention(model)
         # A mask of four dimensions goes to the attention function as it is, which does not read it. Without
         # one transformers looks at the positions for packed sequences, and on a GPU waits for the answer.
         self._any_mask = torch.zeros((1, 1, 1, 1), device=self.device)
-        calls = self._probe()
-        self.kv_shape = refuse_calls(model, calls)
-        self.shape = shape_of_model(model, self.kv_shape)
+        with refusing(model):
+            probe = self._probe(model)
+            self.kv_shape = refuse_calls(model, probe.calls, probe.modules)
+            self.shape = shape_of_model(model, self.kv_shape)
         self._lean: LeanModel | None = None
         if pack_weights and self.device.type == "cpu" and serves(model):
-            self._lean = lean_model(model, [call.window for call in calls])
+            self._lean = lean_model(model, [call.window for call in probe.calls])
 
     @property
     def dtype(self) -> torch.dtype:
@@ -196,7 +213,7 @@ class HFEngine:
     def eos_token_ids(self) -> frozenset[int]:
         generation = getattr(self.model, "generation_config", None)  # bare models have none
         eos = generation.eos_token_id if generation else None
-        eos = self.config.eos_token_id if eos is None else eos
+        eos = getattr(self.config, "eos_token_id", None) if eos is None else eos
         if eos is None:
             return frozenset()
         return frozenset([eos] if isinstance(eos, int) else eos)
@@ -228,14 +245,16 @@ class HFEngine:
         base = self.model.base_model
         hook = base.register_forward_hook(lambda _m, _a, out: kept.append(out[0])) if hidden else None
         try:
-            with torch.inference_mode(), self._tree_attention():
+            with torch.inference_mode(), self._tree_attention(context):
                 if rows is not None and not len(rows):
-                    self._call(base, tokens, positions, context, embeds)
+                    self._call(base, tokens, positions, embeds)
                     logits = torch.empty((0, self.config.vocab_size), device=self.device)
                 else:
                     keep = 0 if rows is None else rows
-                    output = self._call(self.model, tokens, positions, context, embeds, logits_to_keep=keep)
+                    output = self._call(self.model, tokens, positions, embeds, logits_to_keep=keep)
                     logits = output.logits[0].float()
+                    if rows is not None and len(logits) != len(rows):  # a class without logits_to_keep
+                        logits = logits[rows]
         finally:
             if hook is not None:
                 hook.remove()
@@ -282,7 +301,6 @@ class HFEngine:
         module: torch.nn.Module,
         tokens: Tensor,
         positions: Tensor,
-        context: StepContext | Probe,
         embeds: Tensor | None = None,
         **options: Any,
     ) -> Any:
@@ -294,31 +312,36 @@ class HFEngine:
             position_ids=positions[None],
             attention_mask=self._any_mask,
             use_cache=False,
-            tts_context=context,
             **options,
         )
 
-    def _probe(self) -> list[AttentionCall]:
+    def _probe(self, model: PreTrainedModel) -> Probe:
         probe = Probe()
         tokens = torch.zeros(2, dtype=torch.long, device=self.device)
+        positions = torch.arange(2, device=self.device)
         try:
-            with torch.inference_mode(), self._tree_attention():
-                positions = torch.arange(2, device=self.device)
+            with torch.inference_mode(), self._tree_attention(probe):
                 if self.has_lm_head:
-                    self._call(self.model, tokens, positions, probe, logits_to_keep=1)
+                    self._call(model, tokens, positions, logits_to_keep=1)
                 else:
-                    self._call(self.model.base_model, tokens, positions, probe)
-        except MissingContextError:
-            raise refusal(self.model, "layers that do not hand keyword arguments to attention") from None
-        return probe.calls
+                    self._call(model.base_model, tokens, positions)
+        except Exception:  # attention code of a model's own may stumble over the mask it is handed
+            served = {id(module) for module, _ in self._own_attention}
+            refuse_own_attention(model, [m for m in attention_modules(model) if id(m) not in served])
+            raise
+        return probe
 
     @contextmanager
-    def _tree_attention(self) -> Iterator[None]:
+    def _tree_attention(self, context: StepContext | Probe) -> Iterator[None]:
+        """Inside, a forward of the model has its attention computed here."""
         before = [config._attn_implementation_internal for config in self._configs]
         for config in self._configs:
             config._attn_implementation_internal = _NAME
+        token = _forward.set(_Forward(context))
         try:
-            yield
+            with rerouted(self._own_attention, _tree_attention):
+                yield
         finally:
+            _forward.reset(token)
             for config, name in zip(self._configs, before, strict=True):
                 config._attn_implementation_internal = name
