@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 import torch
@@ -249,13 +250,13 @@ _LAYERS = (
 
 @torch.no_grad()
 def _randomise(model: PreTrainedModel) -> None:
-    """Matrices roughly keep the size of what they multiply; vectors move by 0.2 from where they began."""
+    """Matrices roughly keep the size of what they multiply; all else moves by a fifth of what it was."""
     for parameter in model.parameters():
-        if parameter.dim() < 2:
-            parameter.add_(torch.randn_like(parameter), alpha=0.2)
-        else:
+        if parameter.dim() >= 2:
             parameter.normal_(std=1.3 * parameter[0].numel() ** -0.5)
-    persistent = {name for name, _ in model.named_buffers()} & model.state_dict().keys()
-    for name, buffer in model.named_buffers():
-        if name in persistent and buffer.is_floating_point():
-            buffer.add_(torch.randn_like(buffer), alpha=0.2)
+    persistent = model.state_dict().keys()
+    buffers = [b for name, b in model.named_buffers() if name in persistent and b.is_floating_point()]
+    for tensor in (*model.parameters(), *buffers):
+        size = float(tensor.abs().mean()) or 1.0
+        if tensor.dim() < 2 and isfinite(size):
+            tensor.add_(torch.randn_like(tensor), alpha=size / 5)

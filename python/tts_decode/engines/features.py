@@ -35,7 +35,6 @@ _HARMLESS_ARGUMENTS = {
 class AttentionCall:
     """What one attention module handed to the attention function in the probe forward."""
 
-    layer: int | None  # the module's own number, where it has one
     num_q_heads: int
     num_kv_heads: int
     head_dim: int
@@ -65,7 +64,6 @@ def describe_call(
 ) -> AttentionCall:
     """`arguments`: what a module handed over beside query, key, value, scale, window and soft cap."""
     return AttentionCall(
-        layer=getattr(module, "layer_idx", None),
         num_q_heads=query.shape[1],
         num_kv_heads=key.shape[1],
         head_dim=key.shape[3],
