@@ -62,7 +62,7 @@ def test_a_layer_that_runs_several_times_has_kv_for_each() -> None:
 
 @pytest.mark.parametrize("model_type", ["falcon", "gpt_neo"])
 def test_the_model_is_its_own_again_after_each_step(model_type: str) -> None:
-    """Also where a module has a forward that is not of its class, as of hooks, and after a step that failed."""
+    """Also where a module has a forward that is not of its class (of hooks), and after a step that failed."""
     model = tiny_model(model_type)
     attention = next(
         m for m in model.modules() if type(m).__name__ in ("FalconAttention", "GPTNeoSelfAttention")
