@@ -14,6 +14,7 @@ from tts_decode.engines.device_steps import DeviceSteps
 from tts_decode.engines.hf import HFEngine
 from tts_decode.engines.loading import DEFAULT_MODEL, load_model
 from tts_decode.engines.pool import make_pool
+from tts_decode.engines.self_check import check_agreement
 from tts_decode.engines.steps import HostSteps, distinct_pages
 from tts_decode.errors import PromptTooLong
 from tts_decode.kv_budget import KVBudget, KVShare, Pin
@@ -89,6 +90,7 @@ class TreeDecoder(Runner):
         track_mass: bool = False,
         sparse: SparseConfig | None = None,
         pack_weights: bool = True,
+        check: bool = True,
     ) -> None:
         if (
             isinstance(max_batch_tokens, bool)
@@ -105,6 +107,7 @@ class TreeDecoder(Runner):
         if sparse is not None:
             check_sparse(sparse, self._engine.kv_shape.num_layers)
         on_host = _runs_on_host(self._engine.device)
+        self.self_check = check_agreement(self._engine, on_host=on_host) if check else None
         summaries = None if sparse is None else sparse.summaries
         self._pool = make_pool(self._engine, kv_bytes, kv_dtype, summaries, on_host=on_host)
         self._steps: HostSteps | DeviceSteps

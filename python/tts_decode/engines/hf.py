@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from tts_decode.engines.features import (
     AttentionCall,
     describe_call,
+    refusal,
     refuse_calls,
     refuse_config,
     refuse_own_attention,
@@ -27,7 +28,8 @@ from tts_decode.engines.features import (
     refusing,
 )
 from tts_decode.engines.lean import LeanModel, lean_model, serves
-from tts_decode.engines.named_features import attention_modules
+from tts_decode.engines.masks import asked_mask, is_view_of, recorded_masks, refuse_masks
+from tts_decode.engines.named_features import attention_modules, text_body
 from tts_decode.engines.own_attention import own_attention, rerouted
 from tts_decode.engines.shape import shape_of_model
 from tts_decode.sparse import SparseStep
@@ -71,6 +73,8 @@ class Probe:
 
     calls: list[AttentionCall] = field(default_factory=list)
     modules: list[torch.nn.Module] = field(default_factory=list)  # that made the calls
+    ran: list[torch.nn.Module] = field(default_factory=list)  # of those that may be the base model
+    masks: list[Tensor | None] = field(default_factory=list)
 
 
 @dataclass
@@ -118,8 +122,11 @@ def _tree_attention(
     forward.calls += 1
     if isinstance(context, Probe):
         context.modules.append(module)
+        context.masks.append(attention_mask)
         context.calls.append(describe_call(module, query, key, value, sliding_window, kwargs))
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
+    if attention_mask is not None and not is_view_of(attention_mask, any_mask(query.device)):
+        raise refusal(module, "an attention mask of its own")
     q, k, v = (heads[0].transpose(0, 1) for heads in (query, key, value))
     return _attend(context, layer, q, k, v, scaling, sliding_window, softcap)[None], None
 
@@ -154,12 +161,19 @@ def _attend(
     return out
 
 
-def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """The kernel knows who sees what: transformers must not build a [T, T] mask."""
+@cache
+def any_mask(device: torch.device) -> Tensor:
+    """The mask that models are handed.
+
+    One of four dimensions goes to the attention function as it is, which does not read it. Without one
+    transformers looks at the positions for packed sequences, and on a GPU waits for the answer.
+    """
+    with torch.inference_mode(False):
+        return torch.zeros((1, 1, 1, 1), device=device)
 
 
 AttentionInterface.register(_NAME, _tree_attention)
-AttentionMaskInterface.register(_NAME, _no_mask)
+AttentionMaskInterface.register(_NAME, asked_mask)  # the kernel knows who sees what: no [T, T] mask is built
 
 
 class HFEngine:
@@ -190,16 +204,19 @@ class HFEngine:
             {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}.values()
         )
         self._own_attention = own_attention(model)
-        # A mask of four dimensions goes to the attention function as it is, which does not read it. Without
-        # one transformers looks at the positions for packed sequences, and on a GPU waits for the answer.
-        self._any_mask = torch.zeros((1, 1, 1, 1), device=self.device)
         with refusing(model):
-            probe = self._probe(model)
+            probe = self._probe(any_mask(self.device))
             self.kv_shape = refuse_calls(model, probe.calls, probe.modules)
+            if not probe.ran:
+                raise refusal(model, "a head that is not on top of a base model")
+            self.windows = [call.window for call in probe.calls]
+            self._refuse_masks(probe)
             self.shape = shape_of_model(model, self.kv_shape)
-        self._lean: LeanModel | None = None
+        self.attention_modules = tuple(probe.modules)
+        self.base = probe.ran[-1]  # what gives the last hidden states, without head
+        self.lean: LeanModel | None = None
         if pack_weights and self.device.type == "cpu" and serves(model):
-            self._lean = lean_model(model, [call.window for call in probe.calls])
+            self.lean = lean_model(model, self.windows)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -238,16 +255,28 @@ class HFEngine:
         Where none does nothing is multiplied with the vocabulary. embeds: float [S, hidden], the inputs of
         the S tokens of id -1, in order.
         """
-        if self._lean is not None:
-            self._lean = self._lean.current()
-            return self._lean_forward(self._lean, tokens, positions, rows, context, hidden, embeds)
+        if self.lean is not None:
+            self.lean = self.lean.current()
+            return self._lean_forward(self.lean, tokens, positions, rows, context, hidden, embeds)
+        return self.general_forward(tokens, positions, rows, context, hidden=hidden, embeds=embeds)
+
+    def general_forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        rows: Tensor | None,
+        context: StepContext,
+        *,
+        hidden: bool,
+        embeds: Tensor | None = None,
+    ) -> Output:
+        """`forward` through the modules of the model, whatever is packed."""
         kept: list[Tensor] = []
-        base = self.model.base_model
-        hook = base.register_forward_hook(lambda _m, _a, out: kept.append(out[0])) if hidden else None
+        hook = self.base.register_forward_hook(lambda _m, _a, out: kept.append(out[0])) if hidden else None
         try:
-            with torch.inference_mode(), self._tree_attention(context):
+            with torch.inference_mode(), self.tree_attention(context):
                 if rows is not None and not len(rows):
-                    self._call(base, tokens, positions, embeds)
+                    self._call(self.base, tokens, positions, embeds)
                     logits = torch.empty((0, self.config.vocab_size), device=self.device)
                 else:
                     keep = 0 if rows is None else rows
@@ -304,44 +333,65 @@ class HFEngine:
         embeds: Tensor | None = None,
         **options: Any,
     ) -> Any:
+        options = {"attention_mask": any_mask(self.device)} | options
         if embeds is None:
             options["input_ids"] = tokens[None]
         else:
             options["inputs_embeds"] = self._embed(tokens, embeds)[None]
-        return module(
-            position_ids=positions[None],
-            attention_mask=self._any_mask,
-            use_cache=False,
-            **options,
-        )
+        return module(position_ids=positions[None], use_cache=False, **options)
 
-    def _probe(self, model: PreTrainedModel) -> Probe:
-        probe = Probe()
+    def _probe(self, mask: Tensor | None) -> Probe:
+        model, probe = self.model, Probe()
         tokens = torch.zeros(2, dtype=torch.long, device=self.device)
         positions = torch.arange(2, device=self.device)
+        outer = model.base_model
+        # Some heads run the decoder inside the base model (OPT).
+        hooks = [
+            module.register_forward_hook(lambda ran, _args, _output: probe.ran.append(ran))
+            for module in {id(module): module for module in (outer, text_body(model))}.values()
+        ]
         try:
-            with torch.inference_mode(), self._tree_attention(probe):
+            with torch.inference_mode(), self.tree_attention(probe):
                 if self.has_lm_head:
-                    self._call(model, tokens, positions, logits_to_keep=1)
+                    self._call(model, tokens, positions, attention_mask=mask, logits_to_keep=1)
                 else:
-                    self._call(model.base_model, tokens, positions)
+                    self._call(outer, tokens, positions, attention_mask=mask)
         except Exception:  # attention code of a model's own may stumble over the mask it is handed
             served = {id(module) for module, _ in self._own_attention}
             refuse_own_attention(model, [m for m in attention_modules(model) if id(m) not in served])
             raise
+        finally:
+            for hook in hooks:
+                hook.remove()
         return probe
 
+    def _refuse_masks(self, probe: Probe) -> None:
+        """Looks at the masks that the model makes of ours, and at those that it asks for when it has none."""
+        ours = any_mask(self.device)
+        if any(mask is not None and not is_view_of(mask, ours) for mask in probe.masks):
+            raise refusal(self.model, "an attention mask of its own")
+        with recorded_masks() as asked:
+            masks = self._probe(None).masks
+        refuse_masks(self.model, asked, masks, self.windows, self.max_positions)
+
     @contextmanager
-    def _tree_attention(self, context: StepContext | Probe) -> Iterator[None]:
-        """Inside, a forward of the model has its attention computed here."""
-        before = [config._attn_implementation_internal for config in self._configs]
-        for config in self._configs:
-            config._attn_implementation_internal = _NAME
-        token = _forward.set(_Forward(context))
+    def tree_attention(self, context: StepContext | Probe, layer: int = 0) -> Iterator[None]:
+        """Inside, the model's attention is the tree's; its first call is of this layer of the pool."""
+        token = _forward.set(_Forward(context, layer))
         try:
-            with rerouted(self._own_attention, _tree_attention):
+            with self.attention(_NAME), rerouted(self._own_attention, _tree_attention):
                 yield
         finally:
             _forward.reset(token)
-            for config, name in zip(self._configs, before, strict=True):
-                config._attn_implementation_internal = name
+
+    @contextmanager
+    def attention(self, name: str) -> Iterator[None]:
+        """Has the model run with an attention implementation of transformers."""
+        before = [config._attn_implementation_internal for config in self._configs]
+        for config in self._configs:
+            config._attn_implementation_internal = name
+        try:
+            yield
+        finally:
+            for config, own in zip(self._configs, before, strict=True):
+                config._attn_implementation_internal = own

@@ -35,12 +35,11 @@ Dense = tuple[KVPool, Tensor, TreePlan]
 _BASES = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model")  # differ in biases, windows, norms
 
 
-class LeanModel:
-    """Weights of a model as the kernels read them: a copy, made once."""
+class LeanLayers:
+    """The forward over packed layers of a base model, and over its final norm."""
 
-    def __init__(self, model: Any, windows: Sequence[int | None]) -> None:
-        """windows: of each layer's attention."""
-        base = model.base_model
+    def __init__(self, base: Any, layers: Sequence[DecoderLayer]) -> None:
+        """layers: of `pack_layer`, those of the base model in order or some of them."""
         attention = base.layers[0].self_attn
         self.head_dim: int = attention.head_dim
         self.num_q_heads = attention.q_proj.out_features // self.head_dim
@@ -48,30 +47,17 @@ class LeanModel:
         self._eps: float = base.norm.variance_epsilon
         self._norm = base.norm.weight.detach().float()
         self._rotary = base.rotary_emb
-        self._model = ref(model)  # which the weights kept here must not keep alive
-        self._windows = list(windows)
         self._layers = DecoderLayers(
-            [_layer(*pair) for pair in zip(base.layers, windows, strict=True)],
+            layers,
             num_q_heads=self.num_q_heads,
             num_kv_heads=self.num_kv_heads,
             head_dim=self.head_dim,
             eps=self._eps,
         )
-        head = model.get_output_embeddings()
-        self._head = None if head is None else PackedWeight.pack(head.weight.detach())
-        self._buffers = Buffers()
-        self._sources = list(model.parameters())
-        self._versions, self._sums = self._version(), _sums(self._sources)
 
-    def current(self) -> LeanModel:
-        """Itself, or its successor where a weight of the model was replaced or written since."""
-        return self if self._versions == self._version() else LeanModel(self._model(), self._windows)
-
-    def is_of(self, model: Any) -> bool:
-        """Whether the model still has the modules that were packed, with the same numbers in them."""
-        weights = list(model.parameters())
-        same = len(weights) == len(self._sources) and all(map(operator.is_, weights, self._sources))
-        return same and self._sums == _sums(weights)
+    @property
+    def layers(self) -> tuple[DecoderLayer, ...]:
+        return self._layers.layers
 
     def hidden_states(
         self,
@@ -111,6 +97,32 @@ class LeanModel:
             packed_linear(attended.flatten(1), layer.o, add_to=x)
             gated = packed_linear(rms_norm(x, layer.mlp_norm, self._eps), layer.gate_up)
             packed_linear(gated, layer.down, add_to=x)
+
+
+class LeanModel(LeanLayers):
+    """Weights of a model as the kernels read them: a copy, made once."""
+
+    def __init__(self, model: Any, windows: Sequence[int | None]) -> None:
+        """windows: of each layer's attention."""
+        base = model.base_model
+        super().__init__(base, [pack_layer(*pair) for pair in zip(base.layers, windows, strict=True)])
+        self._model = ref(model)  # which the weights kept here must not keep alive
+        self._windows = list(windows)
+        head = model.get_output_embeddings()
+        self._head = None if head is None else PackedWeight.pack(head.weight.detach())
+        self._buffers = Buffers()
+        self._sources = list(model.parameters())
+        self._versions, self._sums = self._version(), _sums(self._sources)
+
+    def current(self) -> LeanModel:
+        """Itself, or its successor where a weight of the model was replaced or written since."""
+        return self if self._versions == self._version() else LeanModel(self._model(), self._windows)
+
+    def is_of(self, model: Any) -> bool:
+        """Whether the model still has the modules that were packed, with the same numbers in them."""
+        weights = list(model.parameters())
+        same = len(weights) == len(self._sources) and all(map(operator.is_, weights, self._sources))
+        return same and self._sums == _sums(weights)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [rows, vocab] of last hidden states [rows, hidden]."""
@@ -161,7 +173,8 @@ def _sums(weights: Sequence[Tensor]) -> list[float]:
     return [float(weight.detach().sum(dtype=torch.float32)) for weight in weights]
 
 
-def _layer(layer: Any, window: int | None) -> DecoderLayer:
+def pack_layer(layer: Any, window: int | None) -> DecoderLayer:
+    """window: of its attention."""
     attention, mlp = layer.self_attn, layer.mlp
     projections = attention.q_proj, attention.k_proj, attention.v_proj
     bias = None
