@@ -101,8 +101,11 @@ def outcome(model_type: str) -> str:
     try:
         worst = largest_difference(model)
     except UnsupportedModel as refusal:
-        reason = re.search(r" needs (.*), which the tree attention path does not serve", str(refusal))
-        return f"refused: {reason[1] if reason else refusal}"
+        text = str(refusal)
+        if disagrees := re.search(r"does not agree with its own forward: (.*?), at position", text):
+            return f"refused by the self-check: {disagrees[1]} differs"
+        reason = re.search(r" needs (.*), which the tree attention path does not serve", text)
+        return f"refused: {reason[1] if reason else text}"
     if not worst < TOLERANCE:
         return f"wrong by {worst:.2g} nats"
     return "packed" if serves(model) else "general"

@@ -124,6 +124,8 @@ def refuse_calls(model: Any, calls: Sequence[AttentionCall], modules: Sequence[n
     refuse_own_attention(model, [m for m in attention_modules(model) if id(m) not in called])
     if not calls:
         raise refusal(model, "layers without attention")
+    if len(called) < len(modules):
+        raise refusal(model, "layers whose attention runs several times for a token")
     for call in calls:
         if call.extra:
             raise refusal(

@@ -6,7 +6,8 @@ switched to that name during a forward only, so `model.generate` keeps working o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from tts_decode.engines.features import (
 )
 from tts_decode.engines.lean import LeanModel, lean_model, serves
 from tts_decode.engines.masks import asked_mask, is_view_of, recorded_masks, refuse_masks
-from tts_decode.engines.named_features import attention_modules, text_body
+from tts_decode.engines.named_features import attention_modules
 from tts_decode.engines.own_attention import own_attention, rerouted
 from tts_decode.engines.shape import shape_of_model
 from tts_decode.sparse import SparseStep
@@ -73,7 +74,7 @@ class Probe:
 
     calls: list[AttentionCall] = field(default_factory=list)
     modules: list[torch.nn.Module] = field(default_factory=list)  # that made the calls
-    ran: list[torch.nn.Module] = field(default_factory=list)  # of those that may be the base model
+    ran: list[torch.nn.Module] = field(default_factory=list)  # of those that are watched
     masks: list[Tensor | None] = field(default_factory=list)
 
 
@@ -207,13 +208,10 @@ class HFEngine:
         with refusing(model):
             probe = self._probe(any_mask(self.device))
             self.kv_shape = refuse_calls(model, probe.calls, probe.modules)
-            if not probe.ran:
-                raise refusal(model, "a head that is not on top of a base model")
             self.windows = [call.window for call in probe.calls]
-            self._refuse_masks(probe)
+            self.base = self._check_structure(probe)  # what gives the last hidden states, without head
             self.shape = shape_of_model(model, self.kv_shape)
         self.attention_modules = tuple(probe.modules)
-        self.base = probe.ran[-1]  # what gives the last hidden states, without head
         self.lean: LeanModel | None = None
         if pack_weights and self.device.type == "cpu" and serves(model):
             self.lean = lean_model(model, self.windows)
@@ -340,22 +338,20 @@ class HFEngine:
             options["inputs_embeds"] = self._embed(tokens, embeds)[None]
         return module(position_ids=positions[None], use_cache=False, **options)
 
-    def _probe(self, mask: Tensor | None) -> Probe:
+    def _probe(self, mask: Tensor | None, watched: Sequence[torch.nn.Module] = ()) -> Probe:
         model, probe = self.model, Probe()
         tokens = torch.zeros(2, dtype=torch.long, device=self.device)
         positions = torch.arange(2, device=self.device)
-        outer = model.base_model
-        # Some heads run the decoder inside the base model (OPT).
         hooks = [
             module.register_forward_hook(lambda ran, _args, _output: probe.ran.append(ran))
-            for module in {id(module): module for module in (outer, text_body(model))}.values()
+            for module in watched
         ]
         try:
             with torch.inference_mode(), self.tree_attention(probe):
                 if self.has_lm_head:
                     self._call(model, tokens, positions, attention_mask=mask, logits_to_keep=1)
                 else:
-                    self._call(outer, tokens, positions, attention_mask=mask)
+                    self._call(model.base_model, tokens, positions, attention_mask=mask)
         except Exception:  # attention code of a model's own may stumble over the mask it is handed
             served = {id(module) for module, _ in self._own_attention}
             refuse_own_attention(model, [m for m in attention_modules(model) if id(m) not in served])
@@ -365,14 +361,23 @@ class HFEngine:
                 hook.remove()
         return probe
 
-    def _refuse_masks(self, probe: Probe) -> None:
-        """Looks at the masks that the model makes of ours, and at those that it asks for when it has none."""
+    def _check_structure(self, probe: Probe) -> torch.nn.Module:
+        """Looks at the masks that the model makes of ours, and at those that it asks for when it has none.
+        Returns the largest module below the head that has all layers."""
         ours = any_mask(self.device)
         if any(mask is not None and not is_view_of(mask, ours) for mask in probe.masks):
             raise refusal(self.model, "an attention mask of its own")
+        names = {id(module): name for name, module in self.model.named_modules()}
+        parts = zip(*(names[id(module)].split(".") for module in probe.modules), strict=False)
+        shared = [part[0] for part in itertools.takewhile(lambda part: len(set(part)) == 1, parts)]
+        bodies = [self.model.get_submodule(".".join(shared[: i + 1])) for i in range(len(shared))]
         with recorded_masks() as asked:
-            masks = self._probe(None).masks
-        refuse_masks(self.model, asked, masks, self.windows, self.max_positions)
+            second = self._probe(None, bodies)
+        refuse_masks(self.model, asked, second.masks, self.windows, self.max_positions)
+        if not self.has_lm_head:
+            return self.model.base_model
+        # Some heads run a part of the base model (OPT), of some it has another name (Llama 4).
+        return next((body for body in bodies if body in second.ran), self.model.base_model)
 
     @contextmanager
     def tree_attention(self, context: StepContext | Probe, layer: int = 0) -> Iterator[None]:

@@ -48,8 +48,9 @@ def refuse_length_settings(model: Any) -> None:
         for name, value in _late(settings):
             if name not in _SERVED:
                 raise UnsupportedModel(
-                    f"{type(model).__name__} has {name} = {value} in its config, which may act on texts longer "
-                    "than those of the self-check and is not known to be served: pass check=False if it does not"
+                    f"{type(model).__name__} has {name} = {value} in its config, which may act on texts "
+                    "longer than those of the self-check and is not known to be served: pass check=False if "
+                    "it does not"
                 )
     for parameters in by_layer or [rope]:
         kind = parameters.get("rope_type", "default")

@@ -35,10 +35,8 @@ class _Substitute:
             return made
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.randn(made.shape, generator=generator).to(made)
-        if made.dim() > 1:
-            return made + noise * made.shape[-1] ** -0.5
-        made += noise * (_NOISE * made.abs().max().clamp(min=1))
-        return made
+        size = made.shape[-1] ** -0.5 if made.dim() > 1 else _NOISE * max(1.0, float(made.abs().max()))
+        return made.add(noise, alpha=size)
 
 
 class Weights:
