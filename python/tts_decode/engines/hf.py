@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -23,10 +24,14 @@ from tts_decode.engines.features import (
     refusal,
     refuse_calls,
     refuse_config,
+    refuse_own_attention,
     refuse_placement,
+    refusing,
 )
 from tts_decode.engines.lean import LeanModel, lean_model, serves
 from tts_decode.engines.masks import asked_mask, is_view_of, recorded_masks, refuse_masks
+from tts_decode.engines.named_features import attention_modules
+from tts_decode.engines.own_attention import own_attention, rerouted
 from tts_decode.engines.shape import shape_of_model
 from tts_decode.sparse import SparseStep
 from tts_kernels import DevicePlan, KVPool, TreePlan
@@ -54,7 +59,7 @@ class PageMasses:
 
 @dataclass(frozen=True)
 class StepContext:
-    """What the attention layers of one forward need; travels through the model's keyword arguments."""
+    """What the attention layers of one forward need."""
 
     pool: KVPool
     slots: Tensor  # int32 [T], where each new token's K and V go
@@ -68,13 +73,21 @@ class Probe:
     """Takes the place of `StepContext` in the one forward at load that records what each layer asks for."""
 
     calls: list[AttentionCall] = field(default_factory=list)
-    modules: list[torch.nn.Module] = field(default_factory=list)  # of attention
+    modules: list[torch.nn.Module] = field(default_factory=list)  # that made the calls
     ran: list[torch.nn.Module] = field(default_factory=list)  # of those that are watched
     masks: list[Tensor | None] = field(default_factory=list)
 
 
-class MissingContextError(RuntimeError):
-    """The attention function was reached without the decoder, or the model dropped its keyword arguments."""
+@dataclass
+class _Forward:
+    """A forward under way."""
+
+    context: StepContext | Probe
+    calls: int = 0  # of attention so far; a call's number is its layer of the KV pool
+
+
+# Found by the attention function here, as not every model hands keyword arguments through to it.
+_forward: ContextVar[_Forward | None] = ContextVar("forward of a TreeDecoder", default=None)
 
 
 class Output(NamedTuple):
@@ -94,28 +107,29 @@ def _tree_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    tts_context: StepContext | Probe | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention function of transformers.
 
     query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]
     """
-    if isinstance(tts_context, Probe):
-        tts_context.modules.append(module)
-        tts_context.masks.append(attention_mask)
-        tts_context.calls.append(describe_call(module, query, key, value, sliding_window, kwargs))
-        return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
-    if tts_context is None:
-        raise MissingContextError(
-            f'{type(module).__name__} got no step context: the attention implementation "{_NAME}" runs under '
-            "TreeDecoder only; choose another with model.set_attn_implementation"
+    forward = _forward.get()
+    if forward is None:
+        raise RuntimeError(
+            f'{type(module).__name__} was called outside a decoder: the attention implementation "{_NAME}" '
+            "runs under TreeDecoder only; choose another with model.set_attn_implementation"
         )
+    layer, context = forward.calls, forward.context
+    forward.calls += 1
+    if isinstance(context, Probe):
+        context.modules.append(module)
+        context.masks.append(attention_mask)
+        context.calls.append(describe_call(module, query, key, value, sliding_window, kwargs))
+        return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
     if attention_mask is not None and not is_view_of(attention_mask, any_mask(query.device)):
         raise refusal(module, "an attention mask of its own")
-    layer: int = module.layer_idx  # type: ignore[assignment]
     q, k, v = (heads[0].transpose(0, 1) for heads in (query, key, value))
-    return _attend(tts_context, layer, q, k, v, scaling, sliding_window, softcap)[None], None
+    return _attend(context, layer, q, k, v, scaling, sliding_window, softcap)[None], None
 
 
 def _attend(
@@ -190,12 +204,14 @@ class HFEngine:
         self._configs = list(
             {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}.values()
         )
-        probe = self._probe(any_mask(self.device))
-        self.kv_shape = refuse_calls(model, probe.calls)
+        self._own_attention = own_attention(model)
+        with refusing(model):
+            probe = self._probe(any_mask(self.device))
+            self.kv_shape = refuse_calls(model, probe.calls, probe.modules)
+            self.windows = [call.window for call in probe.calls]
+            self.base = self._check_structure(probe)  # what gives the last hidden states, without head
+            self.shape = shape_of_model(model, self.kv_shape)
         self.attention_modules = tuple(probe.modules)
-        self.windows = [call.window for call in probe.calls]
-        self.base = self._check_structure(probe)  # what gives the last hidden states, without head
-        self.shape = shape_of_model(model, self.kv_shape)
         self.lean: LeanModel | None = None
         if pack_weights and self.device.type == "cpu" and serves(model):
             self.lean = lean_model(model, self.windows)
@@ -212,7 +228,7 @@ class HFEngine:
     def eos_token_ids(self) -> frozenset[int]:
         generation = getattr(self.model, "generation_config", None)  # bare models have none
         eos = generation.eos_token_id if generation else None
-        eos = self.config.eos_token_id if eos is None else eos
+        eos = getattr(self.config, "eos_token_id", None) if eos is None else eos
         if eos is None:
             return frozenset()
         return frozenset([eos] if isinstance(eos, int) else eos)
@@ -256,14 +272,16 @@ class HFEngine:
         kept: list[Tensor] = []
         hook = self.base.register_forward_hook(lambda _m, _a, out: kept.append(out[0])) if hidden else None
         try:
-            with torch.inference_mode(), self.attention():
+            with torch.inference_mode(), self.tree_attention(context):
                 if rows is not None and not len(rows):
-                    self._call(self.base, tokens, positions, context, embeds)
+                    self._call(self.base, tokens, positions, embeds)
                     logits = torch.empty((0, self.config.vocab_size), device=self.device)
                 else:
                     keep = 0 if rows is None else rows
-                    output = self._call(self.model, tokens, positions, context, embeds, logits_to_keep=keep)
+                    output = self._call(self.model, tokens, positions, embeds, logits_to_keep=keep)
                     logits = output.logits[0].float()
+                    if rows is not None and len(logits) != len(rows):  # a class without logits_to_keep
+                        logits = logits[rows]
         finally:
             if hook is not None:
                 hook.remove()
@@ -310,7 +328,6 @@ class HFEngine:
         module: torch.nn.Module,
         tokens: Tensor,
         positions: Tensor,
-        context: StepContext | Probe,
         embeds: Tensor | None = None,
         **options: Any,
     ) -> Any:
@@ -319,29 +336,26 @@ class HFEngine:
             options["input_ids"] = tokens[None]
         else:
             options["inputs_embeds"] = self._embed(tokens, embeds)[None]
-        return module(
-            position_ids=positions[None],
-            use_cache=False,
-            tts_context=context,
-            **options,
-        )
+        return module(position_ids=positions[None], use_cache=False, **options)
 
     def _probe(self, mask: Tensor | None, watched: Sequence[torch.nn.Module] = ()) -> Probe:
-        probe = Probe()
+        model, probe = self.model, Probe()
         tokens = torch.zeros(2, dtype=torch.long, device=self.device)
+        positions = torch.arange(2, device=self.device)
         hooks = [
             module.register_forward_hook(lambda ran, _args, _output: probe.ran.append(ran))
             for module in watched
         ]
         try:
-            with torch.inference_mode(), self.attention():
-                positions = torch.arange(2, device=self.device)
+            with torch.inference_mode(), self.tree_attention(probe):
                 if self.has_lm_head:
-                    self._call(self.model, tokens, positions, probe, attention_mask=mask, logits_to_keep=1)
+                    self._call(model, tokens, positions, attention_mask=mask, logits_to_keep=1)
                 else:
-                    self._call(self.model.base_model, tokens, positions, probe, attention_mask=mask)
-        except MissingContextError:
-            raise refusal(self.model, "layers that do not hand keyword arguments to attention") from None
+                    self._call(model.base_model, tokens, positions, attention_mask=mask)
+        except Exception:  # attention code of a model's own may stumble over the mask it is handed
+            served = {id(module) for module, _ in self._own_attention}
+            refuse_own_attention(model, [m for m in attention_modules(model) if id(m) not in served])
+            raise
         finally:
             for hook in hooks:
                 hook.remove()
@@ -366,8 +380,18 @@ class HFEngine:
         return next((body for body in bodies if body in second.ran), self.model.base_model)
 
     @contextmanager
-    def attention(self, name: str = _NAME) -> Iterator[None]:
-        """Has the model run with an attention implementation of transformers; default: with the tree's."""
+    def tree_attention(self, context: StepContext | Probe, layer: int = 0) -> Iterator[None]:
+        """Inside, the model's attention is the tree's; its first call is of this layer of the pool."""
+        token = _forward.set(_Forward(context, layer))
+        try:
+            with self.attention(_NAME), rerouted(self._own_attention, _tree_attention):
+                yield
+        finally:
+            _forward.reset(token)
+
+    @contextmanager
+    def attention(self, name: str) -> Iterator[None]:
+        """Has the model run with an attention implementation of transformers."""
         before = [config._attn_implementation_internal for config in self._configs]
         for config in self._configs:
             config._attn_implementation_internal = name

@@ -30,6 +30,8 @@ _SERVED = {
     ),
     "attn_temperature_tuning": "attention that counts its rows is refused",
     "floor_scale": "of attn_temperature_tuning",
+    "mamba_chunk_size": "of layers that are refused where a model has them",
+    "window_size": "of GPT-Neo, whose local layers hand it to the attention function (own_attention.py)",
     "llama_4_scaling_beta": "goes by the positions that the model is given",
     **dict.fromkeys(("index_block_size", "index_topk_blocks"), "of layers whose type is refused"),
     "chunk_size_feed_forward": "splits a product, whose rows do not depend on one another",

@@ -254,6 +254,9 @@ class _Comparison:
         if len(plain.inputs) != len(self._layers):
             raise refusal(engine.model, "layers that do not run once each")
         plain.logits = getattr(output, "logits", None)
+        rows = self._program.logit_rows
+        if plain.logits is not None and plain.logits.shape[1] != len(rows):  # a class without logits_to_keep
+            plain.logits = plain.logits[:, rows]
         return plain
 
     # -- the general path
@@ -263,18 +266,19 @@ class _Comparison:
         pool = self._pool(engine.kv_shape.num_layers)
         contexts = [self._context(pool, step) for step in steps]
         calls = [self._call_without_layers(plain, *pair) for pair in zip(steps, contexts, strict=True)]
-        with engine.attention():
-            for layer, module in enumerate(self._layers):
-                with self._weights.layer(layer):
-                    for step, context, made in zip(steps, contexts, calls, strict=True):
-                        self._copy_pages(pool, step)
-                        args, kwargs = made[layer]
-                        given = _take(plain.inputs[layer], step.source)
-                        args, kwargs = _with_hidden(args, kwargs | {"tts_context": context}, given)
-                        chosen = [indices[step.source] for indices in plain.routing[layer]]
-                        with ReplayTopk(chosen) if chosen else nullcontext():
-                            result = module.forward(*args, **kwargs)
-                        self._compare_layer(plain, layer, step, _first(result).flatten(-3, -2))
+        for layer, module in enumerate(self._layers):
+            with self._weights.layer(layer):
+                for step, context, made in zip(steps, contexts, calls, strict=True):
+                    self._copy_pages(pool, step)
+                    args, kwargs = made[layer]
+                    args, kwargs = _with_hidden(args, kwargs, _take(plain.inputs[layer], step.source))
+                    chosen = [indices[step.source] for indices in plain.routing[layer]]
+                    with (
+                        engine.tree_attention(context, layer),
+                        ReplayTopk(chosen) if chosen else nullcontext(),
+                    ):
+                        result = module.forward(*args, **kwargs)
+                    self._compare_layer(plain, layer, step, _first(result).flatten(-3, -2))
 
     def _call_without_layers(
         self, plain: _Plain, step: CheckStep, context: StepContext
