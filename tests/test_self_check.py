@@ -342,6 +342,16 @@ def test_a_model_is_checked_once_until_it_changes() -> None:
     assert serve(model).self_check is not first.self_check
 
 
+@pytest.mark.parametrize("head", [hf.AutoModel, hf.AutoModelForSequenceClassification])
+def test_models_without_lm_head_are_compared_by_their_hidden_states(head: Any) -> None:
+    found = serve(tiny_model(auto=head)).self_check
+    assert found is not None
+    assert found.paths == ("general", "packed")
+    model = hf.RobertaModel(hf.RobertaConfig(**_SHAPE, max_position_embeddings=130, is_decoder=True))
+    with pytest.raises(UnsupportedModel, match="the input of layer 0"):
+        serve(model)
+
+
 def test_check_false_serves_what_would_be_refused() -> None:
     model = made(hf.RobertaConfig(**_SHAPE, max_position_embeddings=130, is_decoder=True))
     served = serve(model, check=False)

@@ -14,9 +14,9 @@ from tts_kernels import KVTree
 
 NUM_PAGES = 16  # more than the steps need
 PAGE_SIZE = 16
-_LOWS, _LOW = 3, 20  # texts that begin at position 0, and tokens of each
+_LOWS, _LOW = 3, 18  # texts that begin at position 0, and tokens of each
 _HIGH = 6  # tokens of the one at high positions
-_FORKS = {1: 13, 2: 17}  # the low text that shares so many tokens with text 0
+_FORKS = {1: 13, 2: 15}  # the low text that shares so many tokens with text 0
 _TRUNCATED = 10  # tokens that the branch on text 1 keeps, before it goes on as text 0 does
 _MARGIN = 16  # last positions of a model that stay unused
 
@@ -36,7 +36,7 @@ class CheckProgram:
     Tokens are numbered text by text, those at high positions last.
 
     Attributes:
-        low: int64 [3, 20], texts at positions 0, 1, ...
+        low: int64 [3, 18], texts at positions 0, 1, ...
         high: int64 [1, 6], at `high_positions` [1, 6].
         steps: a prompt in two chunks, a fork in the middle of a page with ragged branches in one step, a
             decode step, a truncation; the text at high positions in the same steps.
@@ -56,7 +56,7 @@ class CheckProgram:
         self.high_positions = torch.arange(first, first + _HIGH)[None]
         self.positions = torch.cat([torch.arange(_LOW).repeat(_LOWS), self.high_positions[0]])
         self._tokens = torch.cat([self.low.flatten(), self.high[0]])
-        self.logit_rows = torch.tensor([16, 18, 19])
+        self.logit_rows = torch.tensor([14, 16, 17])
         self.steps = self._make_steps()
 
     @staticmethod
@@ -69,7 +69,7 @@ class CheckProgram:
         text = {first: 0, high: _LOWS}
         steps = [
             self._step("prefill", tree, text, {first: 9, high: 3}),
-            self._step("prefill of a second chunk", tree, text, {first: 8, high: 1}),
+            self._step("prefill of a second chunk", tree, text, {first: 6, high: 1}),
         ]
         (second,) = tree.fork(first, 1, at=_FORKS[1])
         (third,) = tree.fork(first, 1, at=_FORKS[2])

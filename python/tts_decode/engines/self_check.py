@@ -185,9 +185,13 @@ class _Comparison:
     def run(self) -> None:
         with self._weights.rest():
             plain = self._plain()
-            self._compare_general(plain)
+            ways = [self._general(plain)]
             if self._engine.lean is not None:
-                self._compare_packed(plain)
+                ways.append(self._packed(plain, self._engine.lean))
+            for layer in range(len(self._layers)):
+                with self._weights.layer(layer):
+                    for compare in ways:
+                        compare(layer)
 
     # -- the plain forward
 
@@ -261,24 +265,23 @@ class _Comparison:
 
     # -- the general path
 
-    def _compare_general(self, plain: _Plain) -> None:
+    def _general(self, plain: _Plain) -> Callable[[int], None]:
+        """Compares what is around the layers; returns what compares a layer."""
         engine, steps = self._engine, self._program.steps
         pool = self._pool(engine.kv_shape.num_layers)
         contexts = [self._context(pool, step) for step in steps]
         calls = [self._call_without_layers(plain, *pair) for pair in zip(steps, contexts, strict=True)]
-        for layer, module in enumerate(self._layers):
-            with self._weights.layer(layer):
-                for step, context, made in zip(steps, contexts, calls, strict=True):
-                    self._copy_pages(pool, step)
-                    args, kwargs = made[layer]
-                    args, kwargs = _with_hidden(args, kwargs, _take(plain.inputs[layer], step.source))
-                    chosen = [indices[step.source] for indices in plain.routing[layer]]
-                    with (
-                        engine.tree_attention(context, layer),
-                        ReplayTopk(chosen) if chosen else nullcontext(),
-                    ):
-                        result = module.forward(*args, **kwargs)
-                    self._compare_layer(plain, layer, step, _first(result).flatten(-3, -2))
+
+        def compare(layer: int) -> None:
+            for step, context, made in zip(steps, contexts, calls, strict=True):
+                self._copy_pages(pool, step)
+                args, kwargs = _with_hidden(*made[layer], _take(plain.inputs[layer], step.source))
+                chosen = [indices[step.source] for indices in plain.routing[layer]]
+                with engine.tree_attention(context, layer), ReplayTopk(chosen) if chosen else nullcontext():
+                    result = self._layers[layer].forward(*args, **kwargs)
+                self._compare_layer(plain, layer, step, _first(result).flatten(-3, -2))
+
+        return compare
 
     def _call_without_layers(
         self, plain: _Plain, step: CheckStep, context: StepContext
@@ -295,11 +298,12 @@ class _Comparison:
             return run
 
         device, inputs = self._engine.device, step.inputs
+        rows = inputs.rows if self._engine.has_lm_head else []
         with replaced_forwards(self._layers, recorded):
             output = self._engine.general_forward(
                 torch.tensor(inputs.tokens, device=device),
                 torch.tensor(inputs.positions, device=device),
-                torch.tensor(inputs.rows, dtype=torch.long, device=device),
+                torch.tensor(rows, dtype=torch.long, device=device),
                 context,
                 hidden=True,
             )
@@ -310,37 +314,40 @@ class _Comparison:
         assert output.hidden is not None
         expected = plain.last[step.source.to(device)]
         self._compare(output.hidden, expected, expected, "the last hidden states", step, "general")
-        self._compare_logits(plain, output.logits, step, "general")
+        if rows:
+            self._compare_logits(plain, output.logits, step, "general")
         return calls
 
     # -- the packed path
 
-    def _compare_packed(self, plain: _Plain) -> None:
-        engine, steps = self._engine, self._program.steps
-        lean: LeanModel | None = engine.lean
-        base: Any = engine.model.base_model
-        assert lean is not None
+    def _packed(self, plain: _Plain, lean: LeanModel) -> Callable[[int], None]:
+        """Compares the logits; returns what compares a layer, with the final norm behind it."""
+        steps = self._program.steps
+        base: Any = self._engine.base
         pool = self._pool(1)
         plans = [_host_plan(step) for step in steps]
-        for layer, packed in enumerate(lean.layers):
-            with self._weights.layer(layer):
-                if self._weights.changes(layer):
-                    packed = pack_layer(base.layers[layer], engine.windows[layer])
-                alone = LeanLayers(base, [packed])
-                for step, made in zip(steps, plans, strict=True):
-                    self._copy_pages(pool, step)
-                    got = alone.hidden_states(
-                        plain.inputs[layer][step.source].clone(),
-                        self._program.positions[step.source],
-                        torch.float32,
-                        (pool, torch.from_numpy(step.inputs.slots), made),
-                    )
-                    expected = base.norm(plain.outputs[layer][step.source])
-                    self._compare(got, expected, expected, f"layer {layer}", step, "packed")
-        for step in steps if engine.has_lm_head else ():
+        for step in steps if self._engine.has_lm_head else ():
             rows = step.source[step.inputs.rows]
             if len(rows):
                 self._compare_logits(plain, lean.logits(plain.last[rows]), step, "packed")
+
+        def compare(layer: int) -> None:
+            packed = lean.layers[layer]
+            if self._weights.changes(layer):
+                packed = pack_layer(base.layers[layer], self._engine.windows[layer])
+            alone = LeanLayers(base, [packed])
+            for step, made in zip(steps, plans, strict=True):
+                self._copy_pages(pool, step)
+                got = alone.hidden_states(
+                    plain.inputs[layer][step.source].clone(),
+                    self._program.positions[step.source],
+                    torch.float32,
+                    (pool, torch.from_numpy(step.inputs.slots), made),
+                )
+                expected = base.norm(plain.outputs[layer][step.source])
+                self._compare(got, expected, expected, f"layer {layer}", step, "packed")
+
+        return compare
 
     # -- both
 
@@ -377,8 +384,7 @@ class _Comparison:
         self._compare(got, expected, added, f"layer {layer}", step, "general", floor=floor)
 
     def _compare_logits(self, plain: _Plain, got: Tensor, step: CheckStep, path: str) -> None:
-        if plain.logits is None or not step.inputs.rows:
-            return
+        assert plain.logits is not None
         program = self._program
         rows = step.source[step.inputs.rows]
         text = rows // program.low.shape[1]
