@@ -30,10 +30,7 @@ _SERVED = {
     ),
     "attn_temperature_tuning": "attention that counts its rows is refused",
     "floor_scale": "of attn_temperature_tuning",
-    **dict.fromkeys(
-        ("mamba_chunk_size", "time_step_floor", "block_size"),
-        "of layers that are refused where there are any",
-    ),
+    "mamba_chunk_size": "of layers that are refused where a model has them",
     "window_size": "of GPT-Neo, whose local layers hand it to the attention function (own_attention.py)",
     "llama_4_scaling_beta": "goes by the positions that the model is given",
     **dict.fromkeys(("index_block_size", "index_topk_blocks"), "of layers whose type is refused"),
