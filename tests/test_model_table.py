@@ -95,6 +95,17 @@ def test_any_exception_of_the_model_is_quoted() -> None:
         assert model.config._attn_implementation != "tts_tree"
 
 
+def test_one_layer_of_other_code_is_enough_to_refuse() -> None:
+    class OwnAttention(torch.nn.Module):
+        def forward(self, hidden_states: torch.Tensor, **_: object) -> tuple[torch.Tensor, None]:
+            return hidden_states, None
+
+    model = tiny_model("llama")
+    model.model.layers[1].self_attn = OwnAttention()
+    with pytest.raises(UnsupportedModel, match=r"attention code of its own \(OwnAttention\)"):
+        TreeDecoder(model, byte_tokenizer(), kv_bytes=1 << 22)
+
+
 def test_memory_that_runs_out_is_no_feature() -> None:
     class Large(hf.LlamaForCausalLM):
         def forward(self, *args: object, **kwargs: object) -> object:

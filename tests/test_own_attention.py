@@ -38,6 +38,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         ("biogpt", {}),
         ("roc_bert", {}),
         ("whisper", {}),
+        ("lfm2", {"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}),
         (
             "granitemoehybrid",
             {"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2, "num_local_experts": 0},

@@ -1,5 +1,7 @@
 """Shared-prefix KV storage and attention over search trees."""
 
+import atexit
+
 try:
     from tts_kernels._core import Append, CapacityExceeded, KVTree, OutOfPages, TreeStats
 except ModuleNotFoundError as missing:
@@ -28,6 +30,7 @@ from tts_kernels.packed_weight import PackedWeight
 from tts_kernels.plan import TreePlan, plan
 from tts_kernels.pool import KVPool
 from tts_kernels.selection import Selection, SelectionCounts
+from tts_kernels.shutdown import park_daemon_threads
 
 __all__ = [
     "Append",
@@ -59,3 +62,5 @@ __all__ = [
     "select_top_pages",
     "tree_attention",
 ]
+
+atexit.register(park_daemon_threads)

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "cpu/decoder_layers.h"
 #include "cpu/isa.h"
 #include "cpu/kv_ops.h"
@@ -71,7 +72,7 @@ void bind_ops(py::module_& m) {
       "append_kv",
       [](const KVView& kv, const TokenRows& k, const TokenRows& v, uintptr_t slots, int64_t num_tokens,
          const SummaryView& summaries, int num_threads) {
-        py::gil_scoped_release release;
+        GilRelease release;
         append_kv(kv, k, v, pointer<int32_t>(slots), num_tokens, summaries, num_threads);
       },
       py::arg("kv"), py::arg("k"), py::arg("v"), py::arg("slots"), py::arg("num_tokens"),
@@ -80,7 +81,7 @@ void bind_ops(py::module_& m) {
       "copy_pages",
       [](const KVView& kv, int num_layers, Strides layer_strides, uintptr_t copies, int64_t num_copies,
          const SummaryView& summaries, int num_threads) {
-        py::gil_scoped_release release;
+        GilRelease release;
         copy_pages(kv, num_layers, layer_strides.first, layer_strides.second, pointer<int32_t>(copies),
                    num_copies, summaries, num_threads);
       },
@@ -90,7 +91,7 @@ void bind_ops(py::module_& m) {
       "gather_kv",
       [](const KVView& kv, uintptr_t block_table, int64_t num_table_pages, int64_t length, const TokenRows& k,
          const TokenRows& v, int num_threads) {
-        py::gil_scoped_release release;
+        GilRelease release;
         gather_kv(kv, pointer<int32_t>(block_table), num_table_pages, length, k, v, num_threads);
       },
       py::arg("kv"), py::arg("block_table"), py::arg("num_table_pages"), py::arg("length"), py::arg("k"),
@@ -100,7 +101,7 @@ void bind_ops(py::module_& m) {
       [](const KVView& kv, const PlanView& plan, const TokenRows& q, int num_q_heads, uintptr_t out,
          uintptr_t lse, float scale, int window, float logits_soft_cap, Columns mask, Columns mass,
          int num_threads) {
-        py::gil_scoped_release release;
+        GilRelease release;
         tree_attention({kv, plan, q.data, q.dtype, q.token_stride, q.head_stride, num_q_heads,
                         pointer<void>(out), pointer<float>(lse), scale, window, logits_soft_cap,
                         pointer<int32_t>(mask.first), mask.second, pointer<float>(mass.first), mass.second},
@@ -117,7 +118,7 @@ void bind_page_choice(py::module_& m) {
       [](const SummaryView& summaries, std::tuple<int, int, int> pages, bool bfloat16_summaries,
          const PlanView& plan, const TokenRows& q, int num_q_heads, bool bfloat16_q, float scale,
          Columns scores, int num_threads) {
-        py::gil_scoped_release release;
+        GilRelease release;
         const auto [num_pages, num_kv_heads, head_dim] = pages;
         score_pages({summaries, num_pages, num_kv_heads, head_dim, float_dtype(bfloat16_summaries), plan,
                      q.data, float_dtype(bfloat16_q), q.token_stride, q.head_stride, num_q_heads, scale,
@@ -132,7 +133,7 @@ void bind_page_choice(py::module_& m) {
       [](Columns scores, int num_kv_heads, const PlanView& plan, uintptr_t branches, int64_t num_branches,
          uintptr_t budget, double top_p, std::pair<int, int> sink_recent, int share, bool keep_tail,
          uintptr_t mask, int num_threads) {
-        py::gil_scoped_release release;
+        GilRelease release;
         select_top_pages({pointer<float>(scores.first), num_kv_heads, plan.num_queries, scores.second,
                           plan.query_order, plan.query_position, pointer<PlannedBranch>(branches),
                           num_branches, pointer<int32_t>(budget), top_p, sink_recent.first,
@@ -148,7 +149,7 @@ void bind_selection(py::module_& m) {
   m.def(
       "count_selected",
       [](const PlanView& plan, Columns mask, int num_kv_heads) {
-        py::gil_scoped_release release;
+        GilRelease release;
         const SelectionCounts counts =
             count_selected(plan, pointer<int32_t>(mask.first), num_kv_heads, mask.second, INT32_MAX);
         return std::pair(counts.pairs, counts.loads);
@@ -164,7 +165,7 @@ void bind_sampling(py::module_& m) {
       [](uintptr_t logits, std::tuple<int64_t, int64_t, int64_t> rows_vocab_stride, uintptr_t params,
          Array seen, Array suppressed, uintptr_t given, uintptr_t tokens, uintptr_t numbers,
          int num_threads) {
-        py::gil_scoped_release release;
+        GilRelease release;
         const auto [rows, vocab, stride] = rows_vocab_stride;
         sample_tokens(
             {pointer<float>(logits), rows, vocab, stride, pointer<SampleParams>(params),
@@ -181,7 +182,7 @@ void bind_linear(py::module_& m) {
       "packed_linear",
       [](const TokenRows& x, std::tuple<int64_t, int64_t, int64_t> rows_inputs_panels, uintptr_t weight,
          bool bfloat16, uintptr_t bias, uintptr_t out, int64_t out_stride, int end, int num_threads) {
-        py::gil_scoped_release release;
+        GilRelease release;
         const auto [rows, inputs, panels] = rows_inputs_panels;
         packed_linear(
             {x.data, x.dtype, rows, inputs, x.token_stride, pointer<void>(weight), float_dtype(bfloat16),
@@ -197,7 +198,7 @@ void bind_rows(py::module_& m) {
       "rms_norm",
       [](const TokenRows& x, uintptr_t weight, std::pair<int64_t, int64_t> shape, float eps, uintptr_t out,
          int num_threads) {
-        py::gil_scoped_release release;
+        GilRelease release;
         rms_norm(static_cast<const float*>(x.data), x.token_stride, pointer<float>(weight), shape.first,
                  shape.second, eps, pointer<float>(out), num_threads);
       },
@@ -208,7 +209,7 @@ void bind_rows(py::module_& m) {
       [](const TokenRows& qkv, std::tuple<int64_t, int, int, int> shape, uintptr_t cos, uintptr_t sin,
          std::tuple<uintptr_t, uintptr_t, float> norms, const TokenRows& q, uintptr_t k, uintptr_t v,
          int num_threads) {
-        py::gil_scoped_release release;
+        GilRelease release;
         const auto [tokens, q_heads, kv_heads, head_dim] = shape;
         const auto [q_norm, k_norm, eps] = norms;
         rotate_qkv({static_cast<const float*>(qkv.data), tokens, qkv.token_stride, q_heads, kv_heads,
@@ -254,7 +255,7 @@ void bind_decoder(py::module_& m) {
       [](const DecoderShape& shape, const std::vector<DecoderLayer>& layers, uintptr_t x,
          std::pair<uintptr_t, uintptr_t> cos_sin, bool bfloat16, const KVView& kv, Strides layer_strides,
          const SummaryView& summaries, uintptr_t slots, const PlanView& plan, int num_threads) {
-        py::gil_scoped_release release;
+        GilRelease release;
         decoder_layers(
             shape, layers,
             {pointer<float>(cos_sin.first), pointer<float>(cos_sin.second), float_dtype(bfloat16), kv,

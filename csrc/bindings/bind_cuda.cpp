@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 
 #ifdef TTS_CUDA_ARCHS
 #include "cpu/kv_ops.h"
@@ -66,7 +67,7 @@ void bind_launches(py::module_& m) {
       "append_kv",
       [](const Pages& pages, const TokenRows& k, const TokenRows& v, uintptr_t slots, int64_t num_tokens,
          uintptr_t stream) {
-        py::gil_scoped_release release;
+        GilRelease release;
         cuda::append_kv(pages, make_rows(k), make_rows(v), pointer<int32_t>(slots), num_tokens,
                         pointer<void>(stream));
       },
@@ -76,7 +77,7 @@ void bind_launches(py::module_& m) {
       "copy_pages",
       [](const Pages& pages, int64_t num_layers, std::pair<int64_t, int64_t> layer_strides, uintptr_t copies,
          int64_t num_copies, uintptr_t stream) {
-        py::gil_scoped_release release;
+        GilRelease release;
         cuda::copy_pages(pages, num_layers, layer_strides.first, layer_strides.second,
                          pointer<int32_t>(copies), num_copies, pointer<void>(stream));
       },
@@ -87,7 +88,7 @@ void bind_launches(py::module_& m) {
       [](const Pages& pages, const TokenRows& q, int64_t num_q_rows, int32_t num_q_heads, bool bfloat16,
          const WorkLaunch& launch, uintptr_t out, uintptr_t lse, float scale, int32_t window,
          float logits_soft_cap, uintptr_t stream) {
-        py::gil_scoped_release release;
+        GilRelease release;
         cuda::tree_attention({pages, make_rows(q), num_q_rows, num_q_heads,
                               bfloat16 ? cuda::DType::kBFloat16 : cuda::DType::kFloat16, launch,
                               pointer<void>(out), pointer<float>(lse), scale, window, logits_soft_cap},

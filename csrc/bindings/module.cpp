@@ -1,4 +1,7 @@
+#include <pybind11/stl.h>
+
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "common/error.h"
 
 namespace py = pybind11;
@@ -13,4 +16,6 @@ PYBIND11_MODULE(_core, m) {
   tts::bind_work_plan(m);
   tts::bind_cpu(m);
   tts::bind_cuda(m);
+  m.def("park_threads", &tts::park_threads);
+  m.def("unparked_threads", &tts::unparked_threads);
 }

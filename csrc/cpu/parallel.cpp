@@ -11,6 +11,7 @@
 #if defined(__linux__)
 #include <dlfcn.h>
 #include <link.h>
+#include <pthread.h>
 #endif
 
 namespace tts {
@@ -20,7 +21,7 @@ namespace {
 using GompParallel = void (*)(void (*function)(void*), void* data, unsigned num_threads, unsigned flags);
 
 struct Backend {
-  std::string name = "std::thread";
+  std::string name;
   GompParallel gomp_parallel = nullptr;
 };
 
@@ -56,6 +57,16 @@ const Backend& backend() {
   static const Backend found = find_backend();
   return found;
 }
+
+// The threads of an OpenMP runtime stay behind in the parent of a fork, and the runtime in the child waits
+// for them for good. The child starts threads of its own.
+std::atomic<bool> forked{false};
+
+bool on_openmp_threads() { return backend().gomp_parallel != nullptr && !forked; }
+
+#if defined(__linux__)
+[[maybe_unused]] const int kForkHandler = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+#endif
 
 struct Job {
   Job(const std::function<void(int64_t)>& body, int64_t n) : body(body), n(n) {}
@@ -98,7 +109,7 @@ void parallel_for(int num_threads, int64_t n, const std::function<void(int64_t)>
   Job job(body, n);
   if (threads == 1) {
     work(&job);
-  } else if (backend().gomp_parallel != nullptr) {
+  } else if (on_openmp_threads()) {
     backend().gomp_parallel(work, &job, static_cast<unsigned>(threads), 0);
   } else {
     run_on_own_threads(job, threads);
@@ -106,6 +117,6 @@ void parallel_for(int num_threads, int64_t n, const std::function<void(int64_t)>
   if (job.error) std::rethrow_exception(job.error);
 }
 
-const char* parallel_backend() { return backend().name.c_str(); }
+const char* parallel_backend() { return on_openmp_threads() ? backend().name.c_str() : "std::thread"; }
 
 }  // namespace tts

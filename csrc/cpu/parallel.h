@@ -12,7 +12,7 @@ namespace tts {
 //
 // After a torch op its OpenMP threads spin for a while; a second pool would fight them for the cores. So
 // where an OpenMP runtime is loaded its threads do the work, and only elsewhere threads are started for the
-// call.
+// call, as in the child of a fork.
 void parallel_for(int num_threads, int64_t n, const std::function<void(int64_t)>& body);
 
 // "libgomp.so.1", "libiomp5.so", ... or "std::thread".

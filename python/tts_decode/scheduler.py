@@ -106,7 +106,8 @@ class Scheduler:
         self._arrivals += 1
         self._decoder._kv.serving = loop
         if self._task is None or self._task.done():
-            self._task = loop.create_task(self._serve())
+            # Not by a task factory: what that makes of a caller's tasks does not concern the decoder's.
+            self._task = asyncio.Task(self._serve(), loop=loop)
         try:
             return await request.future
         except asyncio.CancelledError:

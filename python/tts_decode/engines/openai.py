@@ -1,38 +1,34 @@
-"""Completions from a server that speaks OpenAI's API, over the standard library's HTTP."""
+"""Completions from a server that speaks OpenAI's API."""
 
 from __future__ import annotations
 
 import asyncio
-import http.client
-import json
 import math
-import operator
-import socket
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from tts_decode.engines.completion import Completion, CompletionRequest, FinishReason
+from tts_decode.engines.json_post import JSONPost
 from tts_decode.errors import EngineError, UnsupportedByEngine
 
-_LONGEST_WAIT = 60.0  # seconds that a server's Retry-After is heeded for at most
-_EXCERPT = 200  # characters of a server's answer in an error message
+_ROUNDING = 1e-3  # nats above 0 that a log-probability may have by a server's rounding; it counts as 0
+# Of an answer: some hundred bytes a token with its log-probability, and the prompt where it is echoed.
+_BYTES, _BYTES_A_TOKEN, _BYTES_A_CHARACTER = 1 << 20, 1 << 12, 1 << 8
 
 
 class OpenAICompletions:
     """A `complete` for `TextDecoder`: POST base_url/completions of vLLM, SGLang, llama.cpp's server, others.
 
     Args:
-        base_url: what comes before "/completions", as "http://localhost:8000/v1".
+        base_url: what comes before "/completions", as "http://localhost:8000/v1". It may have a query, a user
+            and a password.
         model: the model's name at the server.
         api_key: sent as a bearer token.
-        timeout: seconds without a byte from the server after which a call fails.
+        timeout: seconds that a call may take in all, further tries included.
         retries: further tries after a status of 429 or 5xx, or a broken connection; waits are `backoff`
             seconds, doubled each time, or what the server says in Retry-After.
-        max_connections: calls at a time; each has a thread while it waits.
+        max_connections: calls at a time.
         extensions: send fields beyond OpenAI's own API: those that switch filters off which a server applies
             on its own, ask for token ids, and keep stop strings. Servers ignore what they do not know;
             OpenAI's own refuses it.
@@ -42,9 +38,15 @@ class OpenAICompletions:
     A stop string that the server dropped is put back. Log-probabilities are as the server counts them; an end
     token for which it tells none counts as 0.
 
+    Keys and passwords appear in no message and in no log of the HTTP client, even where the server sends them
+    back.
+
+    Attributes:
+        url: what is called, without its secrets.
+
     Raises (from the calls):
-        EngineError: the server cannot be reached, refuses, or answers what is no completion; the message
-            names url, status and the beginning of the answer.
+        EngineError: the server cannot be reached, refuses, or answers what cannot be a completion of the
+            request; the message names url, status and the beginning of the answer.
     """
 
     def __init__(
@@ -60,24 +62,18 @@ class OpenAICompletions:
         extensions: bool = True,
         local_stops: bool = False,
     ) -> None:
-        url = urlsplit(base_url)
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError(f"base_url={base_url!r}; expected something like http://localhost:8000/v1")
-        for name, value, least in (("retries", retries, 0), ("max_connections", max_connections, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r}; expected an integer of at least {least}")
-        for name, seconds in (("timeout", timeout), ("backoff", backoff)):
-            if not 0 < seconds < math.inf:
-                raise ValueError(f"{name}={seconds}; expected a positive number of seconds")
-        self.url = base_url.rstrip("/") + "/completions"
+        self._post = JSONPost(
+            base_url,
+            "/completions",
+            api_key,
+            timeout=timeout,
+            retries=retries,
+            backoff=backoff,
+            max_connections=max_connections,
+        )
+        self.url = self._post.url
         self.model = model
-        self._address = urlsplit(self.url)
-        self._headers = {"Content-Type": "application/json"}
-        if api_key is not None:
-            self._headers["Authorization"] = f"Bearer {api_key}"
-        self._timeout, self._retries, self._backoff = timeout, retries, backoff
         self._extensions, self._local_stops = extensions, local_stops
-        self._threads = ThreadPoolExecutor(max_connections, "completions")
 
     async def __call__(self, request: CompletionRequest) -> Completion:
         body: dict[str, Any] = {
@@ -99,9 +95,9 @@ class OpenAICompletions:
                 "OpenAI's API has no top_k, min_p, repetition_penalty: leave them at their defaults, or let "
                 "OpenAICompletions use extensions"
             )
-        answer = await self._post(body)
+        answer = await self._post(body, _max_bytes(request.prompt, request.max_tokens))
         choice = self._choice(answer)
-        output = self._output(choice, answer.get("usage"))
+        output = self._output(choice, answer.get("usage"), request.max_tokens)
         if self._local_stops and (end := _stop_end(output.text, request.stop)):
             return output.cut(end).completion("stop_string")
         return self._finished(output, choice, () if self._local_stops else request.stop)
@@ -121,12 +117,12 @@ class OpenAICompletions:
             "echo": True,
             "logprobs": 1,
         }
-        answer = await self._post(body)
-        output = self._output(self._choice(answer), None)
+        answer = await self._post(body, _max_bytes(prompt + continuation, 1))
+        output = self._output(self._choice(answer), None, 1)
         try:
-            echoed = len(output.pieces) - _completion_tokens(answer.get("usage"), 1)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise self._error("usage of an unknown form", answer) from error
+            echoed = len(output.pieces) - _completion_tokens(answer.get("usage"), 1, unknown=1)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._post.error(f"usage of an unknown form ({error})", answer) from error
         pieces, logprobs = output.pieces[:echoed], output.logprobs[:echoed]
         first = echoed
         while first > 0 and sum(map(len, pieces[first:])) < len(continuation):
@@ -145,14 +141,15 @@ class OpenAICompletions:
         choices = answer.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
         if not isinstance(choice, dict) or not isinstance(choice.get("text"), str):
-            raise self._error("no completion in the answer", answer)
+            raise self._post.error("no completion in the answer", answer)
         return choice
 
-    def _output(self, choice: dict[str, Any], usage: object) -> _Output:
+    def _output(self, choice: dict[str, Any], usage: object, max_tokens: int) -> _Output:
         try:
-            return _read_output(choice, usage)
+            return _read_output(choice, usage, max_tokens)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise self._error("logprobs, token_ids or usage of an unknown form", choice) from error
+            what = f"text, logprobs, token_ids or usage of an unknown form ({error})"
+            raise self._post.error(what, choice) from error
 
     def _finished(self, output: _Output, choice: dict[str, Any], stops: Sequence[str]) -> Completion:
         """With the finish reason, and with the stop string that ended it."""
@@ -160,9 +157,11 @@ class OpenAICompletions:
         if reason == "length":
             return output.completion("length")
         if reason != "stop":
-            raise self._error(f"finish_reason {reason!r}", choice)
+            raise self._post.error(f"finish_reason {reason!r}", choice)
         told = "stop_reason" in choice or "matched_stop" in choice
         stop = choice.get("stop_reason", choice.get("matched_stop"))  # vLLM's and SGLang's names
+        if isinstance(stop, str) and stop not in stops:
+            raise self._post.error(f"stop string {stop!r:.50}, which was not asked for", choice)
         if isinstance(stop, str):
             kept = _stop_end(output.text, [stop]) is not None
             return (output if kept else output.with_stop(stop)).completion("stop_string")
@@ -174,69 +173,6 @@ class OpenAICompletions:
                 "it; make OpenAICompletions with local_stops=True"
             )
         return output.completion("eos")
-
-    # -- HTTP
-
-    async def _post(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        data = json.dumps(body).encode()
-        for attempt in range(self._retries + 1):
-            last = attempt == self._retries
-            wait = self._backoff * 2**attempt
-            try:
-                status, after, text = await self._exchange(data)
-            except TimeoutError:
-                raise EngineError(f"POST {self.url}: no answer within {self._timeout:g} s") from None
-            except (OSError, http.client.HTTPException) as error:
-                if last:
-                    what = f"{type(error).__name__}: {error}"
-                    raise EngineError(f"POST {self.url}: {what} (tried {attempt + 1} times)") from error
-            else:
-                if status == 200:
-                    return self._parsed(text)
-                if last or not (status == 429 or status >= 500):
-                    times = f" (tried {attempt + 1} times)" if attempt else ""
-                    raise self._error(f"status {status}{times}", text)
-                wait = wait if after is None else min(after, _LONGEST_WAIT)
-            await asyncio.sleep(wait)
-        raise AssertionError("the last attempt returns or raises")
-
-    async def _exchange(self, data: bytes) -> tuple[int, float | None, str]:
-        """One request: status, seconds of Retry-After, body. Cancelled, it closes the connection, which tells
-        the server to stop."""
-        secure = self._address.scheme == "https"
-        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        connection = kind(str(self._address.hostname), self._address.port, timeout=self._timeout)
-
-        def exchange() -> tuple[int, float | None, str]:
-            try:
-                connection.request("POST", self._address.path, data, self._headers)
-                response = connection.getresponse()
-                text = response.read().decode(errors="replace")
-                return response.status, _seconds(response.getheader("Retry-After")), text
-            finally:
-                connection.close()
-
-        call = asyncio.get_running_loop().run_in_executor(self._threads, exchange)
-        try:
-            return await call
-        except asyncio.CancelledError:
-            if connection.sock is not None:
-                with suppress(OSError):
-                    connection.sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads from it
-            raise
-
-    def _parsed(self, text: str) -> dict[str, Any]:
-        try:
-            answer = json.loads(text)
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            raise self._error("the answer is no JSON object", text)
-        return answer
-
-    def _error(self, what: str, answer: object) -> EngineError:
-        text = answer if isinstance(answer, str) else json.dumps(answer)
-        return EngineError(f"POST {self.url}: {what}: {text[:_EXCERPT]}")
 
 
 @dataclass(frozen=True)
@@ -284,33 +220,63 @@ class _Output:
         return tuple(texts)
 
 
-def _read_output(choice: dict[str, Any], usage: Any) -> _Output:
+def _read_output(choice: dict[str, Any], usage: object, max_tokens: int) -> _Output:
     """Tokens as far as the server tells them: ids, or their texts, or their number. Raises what Python does
-    where the fields are of other kinds."""
+    where the fields are of other kinds, and ValueError for values that cannot be."""
     told = choice.get("logprobs") or {}
     if "content" in told:  # as in OpenAI's chat API, one object a token
         entries = told["content"] or []
         pieces, logprobs = [entry["token"] for entry in entries], [entry["logprob"] for entry in entries]
     else:
         pieces, logprobs = told.get("tokens") or [], told.get("token_logprobs") or []
-    tokens = choice.get("token_ids") or [-1] * (len(pieces) or _completion_tokens(usage, 0))
+    count = len(pieces) or _completion_tokens(usage, max_tokens, unknown=0)
+    tokens = choice.get("token_ids") or [-1] * count
     known = len(pieces) == len(logprobs) == len(tokens)
     return _Output(
-        choice["text"],
-        tuple(map(operator.index, tokens)),
-        tuple(math.nan if value is None else float(value) for value in logprobs) if known else (),
+        _text(choice["text"]),
+        tuple(_integer(token, -1, 2**31 - 1) for token in tokens),
+        tuple(map(_logprob, logprobs)) if known else (),
         tuple(map(_text, pieces)) if known else (),
     )
 
 
-def _completion_tokens(usage: Any, unknown: int) -> int:
-    return int((usage or {}).get("completion_tokens", unknown))
+def _completion_tokens(usage: object, max_tokens: int, *, unknown: int) -> int:
+    """What the server counted; an end token may be one more than was asked for."""
+    if usage is None:
+        return unknown
+    if not isinstance(usage, dict):
+        raise TypeError(f"usage: expected an object, got {usage!r:.50}")
+    return _integer(usage.get("completion_tokens", unknown), 0, max_tokens + 1)
+
+
+def _integer(value: object, least: int, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"expected an integer, got {value!r:.50}")
+    if not least <= value <= most:
+        raise ValueError(f"expected an integer from {least} to {most}, got {value!r:.50}")
+    return value
+
+
+def _logprob(value: object) -> float:
+    if value is None:
+        return math.nan
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"expected a log-probability, got {value!r:.50}")
+    if not -math.inf < value <= _ROUNDING:
+        raise ValueError(f"expected a log-probability of at most 0, got {value!r:.50}")
+    return min(float(value), 0.0)
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected text, got {value!r:.50}")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"expected text, got {value!r:.50} with a surrogate, which is no character")
     return value
+
+
+def _max_bytes(prompt: str, max_tokens: int) -> int:
+    return _BYTES + _BYTES_A_TOKEN * max_tokens + _BYTES_A_CHARACTER * len(prompt)
 
 
 def _extended(request: CompletionRequest) -> dict[str, Any]:
@@ -330,8 +296,3 @@ def _stop_end(text: str, stops: Sequence[str]) -> int | None:
     """Where the first complete stop string ends."""
     ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
     return min(ends, default=None)
-
-
-def _seconds(header: str | None) -> float | None:
-    """Retry-After in seconds; None for none, or a date."""
-    return float(header) if header is not None and header.isdecimal() else None

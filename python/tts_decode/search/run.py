@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tts_decode import gather
+from tts_decode.blocking import wait_within
 from tts_decode.errors import ScorerError
 from tts_decode.prompts import is_chat, question_of
 from tts_decode.rewards.scorer import Scorer, score_branches
@@ -45,7 +47,8 @@ class SearchRun(HeldBranches):
         root: where the search begins.
         journal: keeps what engine and scorers return, so that the search can be resumed.
         scorer_timeout: seconds that a call of a scorer may take; None: what the budget leaves. A scorer that
-            takes longer, or raises, ends the search with what it has.
+            takes longer, or raises, ends the search with what it has. So does one that blocks its thread:
+            where there is a limit, a scorer's code runs on a thread of its own while the event loop waits.
 
     Attributes:
         rng: for what the strategy itself draws; its seed is the root's.
@@ -261,14 +264,18 @@ class SearchRun(HeldBranches):
         budget = self.root.budget
         if budget is not None and budget.max_seconds is not None:
             limits.append(max(0.0, budget.max_seconds - budget.seconds_used))
+        if not limits:
+            return await _scores(scorer, branches)
+        seconds = min(limits)
+        began = time.monotonic()
         try:
-            return await asyncio.wait_for(score_branches(scorer, branches), min(limits, default=None))
-        except asyncio.TimeoutError:
+            return await wait_within(seconds, _scores(scorer, branches))
+        except (asyncio.TimeoutError, SearchStopped):
+            if time.monotonic() - began < seconds:  # the scorer raised it
+                raise
             name = getattr(scorer, "__name__", type(scorer).__name__)
-            late = f"scorer {name} gave no scores within {min(limits):g} s"
+            late = f"scorer {name} gave no scores within {seconds:g} s"
             raise SearchStopped(self._spent or late) from None
-        except ScorerError as error:
-            raise SearchStopped(str(error)) from error
 
     # -- search step by step
 
@@ -362,6 +369,13 @@ class SearchRun(HeldBranches):
     def _spent(self) -> str | None:
         spent = None if self.root.budget is None else self.root.budget.spent
         return None if spent is None else f"the budget's {spent} is used up"
+
+
+async def _scores(scorer: Scorer, branches: Sequence[Branch]) -> list[float]:
+    try:
+        return await score_branches(scorer, branches)
+    except ScorerError as error:
+        raise SearchStopped(str(error)) from error
 
 
 async def _listed(numbers: Awaitable[Tensor]) -> list[float]:

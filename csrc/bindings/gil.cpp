@@ -1,0 +1,61 @@
+#include "bindings/gil.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+
+namespace tts {
+namespace {
+
+struct Parking {
+  std::atomic<unsigned long> open_to{0};  // the only thread that goes on; 0: all do
+  std::mutex mutex;
+  std::condition_variable never;
+  std::set<unsigned long> unparked;  // guarded by mutex
+};
+
+// Never destroyed: threads sleep in it while the process exits.
+Parking& parking() {
+  static Parking* const instance = new Parking;
+  return *instance;
+}
+
+void park_if_closed() {
+  Parking& lot = parking();
+  const unsigned long open_to = lot.open_to.load();
+  if (open_to == 0 || open_to == PyThread_get_thread_ident()) return;
+  std::unique_lock lock(lot.mutex);
+  lot.unparked.erase(PyThread_get_thread_ident());
+  for (;;) lot.never.wait(lock);
+}
+
+void enlist() {
+  thread_local bool enlisted = false;
+  if (enlisted) return;
+  const std::lock_guard lock(parking().mutex);
+  parking().unparked.insert(PyThread_get_thread_ident());
+  enlisted = true;
+}
+
+}  // namespace
+
+GilRelease::GilRelease() {
+  enlist();
+  state_ = PyEval_SaveThread();
+  park_if_closed();
+}
+
+GilRelease::~GilRelease() {
+  park_if_closed();
+  PyEval_RestoreThread(state_);
+}
+
+void park_threads() { parking().open_to = PyThread_get_thread_ident(); }
+
+std::set<unsigned long> unparked_threads() {
+  Parking& lot = parking();
+  const std::lock_guard lock(lot.mutex);
+  return lot.unparked;
+}
+
+}  // namespace tts
