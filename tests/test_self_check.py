@@ -262,6 +262,22 @@ def test_a_small_fault_is_found_in_a_large_residual_stream(
         serve(model)
 
 
+def test_a_small_fault_is_found_in_the_packed_path_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(1000)
+    pack = lean.pack_layer
+
+    def scaled(layer: Any, window: int | None) -> Any:
+        packed = pack(layer, window)
+        return packed._replace(scale=packed.scale * 1.01)
+
+    for module in (lean, self_check):
+        monkeypatch.setattr(module, "pack_layer", scaled)
+    with pytest.raises(UnsupportedModel, match=r"layer 0, at position .* packed path"):
+        serve(model)
+
+
 # -- faults in our own paths
 
 

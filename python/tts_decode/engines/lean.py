@@ -68,7 +68,8 @@ class LeanLayers:
     ) -> Tensor:
         """Last hidden states, after the final norm, float32 [T, hidden].
 
-        embeds: float32 [T, hidden], overwritten. positions: int64 [T]. dtype: of queries, keys and values.
+        embeds: float32 [T, hidden], becomes the output of the last layer. positions: int64 [T]. dtype: of
+        queries, keys and values.
         attend: how, or where to all that the plan has.
         """
         cos, sin = (part[0].contiguous() for part in self._rotary(embeds, positions[None]))

@@ -54,10 +54,13 @@ from tts_decode.transfer import to_device
 from tts_kernels import KVPool, TreePlan, plan
 
 _HINT = "The model has something beside attention that looks at other tokens, or attention of its own"
-_HINTS = {"the input of layer 0": "Its positions may not begin at 0, or its embeddings look at other tokens"}
-# Largest difference that is rounding, of what a layer adds to its input. Over the tiny models of all
-# architectures it was 2e-6 at most in float32, and 5e-6 in a trained model of 30 layers.
-_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.06, torch.float16: 0.01}
+_HINTS = {
+    "the input of layer 0": "Its positions may not begin at 0, or its embeddings look at other tokens"
+}  # by the place
+# Largest difference that is rounding, of what a layer adds to its input. In float32 it was 2e-6 at most over
+# the tiny models of all architectures, 5e-6 in a trained model of 30 layers, and 3e-5 where weights were a
+# thousand times too large; one step of bfloat16 is 4e-3. The logits of models in bfloat16 differed by 4e-3.
+_TOLERANCE = {torch.float32: 5e-4, torch.bfloat16: 0.03, torch.float16: 0.004}
 
 
 @dataclass(frozen=True)
@@ -279,7 +282,7 @@ class _Comparison:
                 chosen = [indices[step.source] for indices in plain.routing[layer]]
                 with engine.tree_attention(context, layer), ReplayTopk(chosen) if chosen else nullcontext():
                     result = self._layers[layer].forward(*args, **kwargs)
-                self._compare_layer(plain, layer, step, _first(result).flatten(-3, -2))
+                self._compare_layer(plain, layer, step, "general", _first(result).flatten(-3, -2))
 
         return compare
 
@@ -321,7 +324,7 @@ class _Comparison:
     # -- the packed path
 
     def _packed(self, plain: _Plain, lean: LeanModel) -> Callable[[int], None]:
-        """Compares the logits; returns what compares a layer, with the final norm behind it."""
+        """Compares the logits; returns what compares a layer, and the final norm behind the last."""
         steps = self._program.steps
         base: Any = self._engine.base
         pool = self._pool(1)
@@ -338,14 +341,17 @@ class _Comparison:
             alone = LeanLayers(base, [packed])
             for step, made in zip(steps, plans, strict=True):
                 self._copy_pages(pool, step)
-                got = alone.hidden_states(
-                    plain.inputs[layer][step.source].clone(),
+                states = plain.inputs[layer][step.source].clone()
+                normed = alone.hidden_states(
+                    states,
                     self._program.positions[step.source],
                     torch.float32,
                     (pool, torch.from_numpy(step.inputs.slots), made),
                 )
-                expected = base.norm(plain.outputs[layer][step.source])
-                self._compare(got, expected, expected, f"layer {layer}", step, "packed")
+                self._compare_layer(plain, layer, step, "packed", states)
+                if layer == len(self._layers) - 1:
+                    expected = plain.last[step.source]
+                    self._compare(normed, expected, expected, "the last hidden states", step, "packed")
 
         return compare
 
@@ -375,13 +381,13 @@ class _Comparison:
         if len(step.inputs.copies):
             pool.copy(to_device(torch.from_numpy(step.inputs.copies), self._engine.device))
 
-    def _compare_layer(self, plain: _Plain, layer: int, step: CheckStep, got: Tensor) -> None:
+    def _compare_layer(self, plain: _Plain, layer: int, step: CheckStep, path: str, got: Tensor) -> None:
         source = step.source.to(got.device)
         before, expected = plain.inputs[layer][..., source, :], plain.outputs[layer][..., source, :]
         added = expected - before if before.shape == expected.shape else expected
         # A sum with a large input is rounded as that is.
-        floor = 0.01 * expected.abs()
-        self._compare(got, expected, added, f"layer {layer}", step, "general", floor=floor)
+        floor = 0.002 * expected.abs()
+        self._compare(got, expected, added, f"layer {layer}", step, path, floor=floor)
 
     def _compare_logits(self, plain: _Plain, got: Tensor, step: CheckStep, path: str) -> None:
         assert plain.logits is not None
