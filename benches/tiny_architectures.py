@@ -173,7 +173,7 @@ def tiny_model(
     else:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.eval()
-    _randomise(model)
+    randomise(model)
     return model
 
 
@@ -249,7 +249,7 @@ _LAYERS = (
 
 
 @torch.no_grad()
-def _randomise(model: PreTrainedModel) -> None:
+def randomise(model: PreTrainedModel) -> None:
     """Matrices roughly keep the size of what they multiply; all else moves by a fifth of what it was."""
     for parameter in model.parameters():
         if parameter.dim() >= 2:

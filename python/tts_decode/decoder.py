@@ -59,6 +59,11 @@ class TreeDecoder(Runner):
             with adapters, quantised layers or hooks, run as transformers has them, as all do with False.
         cuda_graphs: on a GPU, capture decode steps as CUDA graphs: one for each of a few sizes of the batch,
             at its first use.
+        check: compare the model's own plain forward of a few random tokens with the decoder's before it
+            serves: prefill in chunks, a fork, a truncation, decode steps, over packed weights too where
+            they are. A model that did not change is compared once. No other thread may run the model
+            meanwhile, as weights are substituted in its modules. False serves a model unchecked, right or
+            wrong.
 
     The same seed gives the same text whatever else is in the batch as far as attention and the matrix
     products do. On the CPU attention is bitwise independent of the batch, and with packed weights so is the
@@ -71,9 +76,11 @@ class TreeDecoder(Runner):
         keep_hidden: while above 0 each `Step` carries the mean of its last hidden states, at the price of
             feeding the step's last token before the step returns. A count, to which each search that wants
             them adds one.
+        self_check: what the comparison found, a `SelfCheck`; None with check=False.
 
     Raises:
-        UnsupportedModel: the model needs something that the tree attention path does not serve.
+        UnsupportedModel: the model needs something that the tree attention path does not serve, or its own
+            forward disagrees with the decoder's.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from tts_kernels import KVTree
 
 NUM_PAGES = 16  # more than the steps need
 PAGE_SIZE = 16
-_LOWS, _LOW = 3, 18  # texts that begin at position 0, and tokens of each
+_LOWS, _LOW = 3, 17  # texts that begin at position 0, and tokens of each
 _HIGH = 6  # tokens of the one at high positions
 _FORKS = {1: 13, 2: 15}  # the low text that shares so many tokens with text 0
 _TRUNCATED = 10  # tokens that the branch on text 1 keeps, before it goes on as text 0 does
@@ -36,10 +36,10 @@ class CheckProgram:
     Tokens are numbered text by text, those at high positions last.
 
     Attributes:
-        low: int64 [3, 18], texts at positions 0, 1, ...
+        low: int64 [3, 17], texts at positions 0, 1, ...
         high: int64 [1, 6], at `high_positions` [1, 6].
         steps: a prompt in two chunks, a fork in the middle of a page with ragged branches in one step, a
-            decode step, a truncation; the text at high positions in the same steps.
+            truncation and a decode step; the text at high positions in the same steps.
         logit_rows: int64, positions of the low texts whose logits are compared.
         positions: int64, of each token.
     """
@@ -56,7 +56,7 @@ class CheckProgram:
         self.high_positions = torch.arange(first, first + _HIGH)[None]
         self.positions = torch.cat([torch.arange(_LOW).repeat(_LOWS), self.high_positions[0]])
         self._tokens = torch.cat([self.low.flatten(), self.high[0]])
-        self.logit_rows = torch.tensor([14, 16, 17])
+        self.logit_rows = torch.tensor([10, 14, 16])
         self.steps = self._make_steps()
 
     @staticmethod
@@ -74,11 +74,11 @@ class CheckProgram:
         (second,) = tree.fork(first, 1, at=_FORKS[1])
         (third,) = tree.fork(first, 1, at=_FORKS[2])
         text |= {second: 1, third: 2}
-        steps.append(self._step("fork", tree, text, {first: 1, second: 3, third: 2, high: 1}))
-        steps.append(self._step("decode", tree, text, {first: 1, second: 1, third: 1, high: 1}))
+        steps.append(self._step("fork", tree, text, {first: 1, second: 3, third: 1, high: 1}))
         tree.truncate(second, _TRUNCATED)
         text[second] = 0
-        steps.append(self._step("decode after a truncation", tree, text, {second: 2, first: 1}))
+        everyone = dict.fromkeys((first, second, third, high), 1)
+        steps.append(self._step("decode, after a truncation of the second branch", tree, text, everyone))
         return steps
 
     def _step(self, name: str, tree: KVTree, text: Mapping[int, int], counts: Mapping[int, int]) -> CheckStep:
