@@ -1,8 +1,10 @@
-"""A GGUF file of a random Llama with 2 layers and a byte-level tokenizer: 300 kB, made in milliseconds."""
+"""GGUF files of random models with a byte-level tokenizer: 300 kB, made in milliseconds."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,52 +13,95 @@ gguf = pytest.importorskip("gguf")  # a machine that only runs the GPU tests may
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INNER, LAYERS = 64, 2, 1, 32, 96, 2
 
+# The 256 characters that byte-level BPE maps bytes to, three words, control tokens.
+_PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_LETTERS = [chr(byte) for byte in _PRINTABLE] + [chr(256 + i) for i in range(256 - len(_PRINTABLE))]
+TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *_LETTERS, "he", "Ye", "Yes", "No"]
+TOKENIZER: dict[str, Any] = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.tokens": TOKENS,
+    "tokenizer.ggml.token_type": [int(gguf.TokenType.CONTROL)] * 3
+    + [int(gguf.TokenType.NORMAL)] * (len(TOKENS) - 3),
+    "tokenizer.ggml.merges": ["h e", "Y e", "Ye s", "N o"],
+    "tokenizer.ggml.bos_token_id": 1,
+    "tokenizer.ggml.eos_token_id": 2,
+    "tokenizer.ggml.unknown_token_id": 0,
+    "tokenizer.ggml.padding_token_id": 2,
+}
+KEYS: dict[str, Any] = {
+    "llama.context_length": 512,
+    "llama.embedding_length": HIDDEN,
+    "llama.block_count": LAYERS,
+    "llama.feed_forward_length": INNER,
+    "llama.attention.head_count": HEADS,
+    "llama.attention.head_count_kv": KV_HEADS,
+    "llama.rope.dimension_count": HEAD_DIM,
+    "llama.rope.freq_base": 10000.0,
+    "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    "llama.vocab_size": len(TOKENS),
+}
 
-def write_tiny_gguf(path: Path, seed: int = 0) -> None:
-    """Writes the file; equal seeds give equal bytes."""
+
+def write_tiny_gguf(
+    path: Path,
+    seed: int = 0,
+    keys: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, np.ndarray | None] | None = None,
+    scale: float = 0.05,
+) -> dict[str, np.ndarray]:
+    """Writes a Llama with 2 layers and returns its tensors; equal arguments give equal bytes.
+
+    keys, tensors: more of them, or others in their places; None leaves one out. scale: of the random weights.
+    """
+    made = tiny_tensors(seed, scale) | dict(tensors or {})
+    kept = {name: values for name, values in made.items() if values is not None}
+    write_gguf(path, "llama", KEYS | TOKENIZER | dict(keys or {}), kept)
+    return kept
+
+
+def tiny_tensors(seed: int, scale: float) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
-    # The 256 characters that byte-level BPE maps bytes to, three words, control tokens.
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    letters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
-    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *letters, "he", "Ye", "Yes", "No"]
-    kinds = [gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (len(tokens) - 3)
-
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(512)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(INNER)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_rope_dimension_count(HEAD_DIM)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    writer.add_token_types(kinds)
-    writer.add_token_merges(["h e", "Y e", "Ye s", "N o"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_pad_token_id(2)
-
-    def add(name: str, *shape: int) -> None:
-        writer.add_tensor(name, (random.standard_normal(shape) * 0.05).astype(np.float32))
-
-    add("token_embd.weight", len(tokens), HIDDEN)
-    add("output_norm.weight", HIDDEN)
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (len(TOKENS), HIDDEN),
+        "output_norm.weight": (HIDDEN,),
+    }
     for layer in range(LAYERS):
         block = f"blk.{layer}"
-        add(f"{block}.attn_norm.weight", HIDDEN)
-        add(f"{block}.ffn_norm.weight", HIDDEN)
-        add(f"{block}.attn_q.weight", HEADS * HEAD_DIM, HIDDEN)
-        add(f"{block}.attn_k.weight", KV_HEADS * HEAD_DIM, HIDDEN)
-        add(f"{block}.attn_v.weight", KV_HEADS * HEAD_DIM, HIDDEN)
-        add(f"{block}.attn_output.weight", HIDDEN, HEADS * HEAD_DIM)
-        add(f"{block}.ffn_gate.weight", INNER, HIDDEN)
-        add(f"{block}.ffn_up.weight", INNER, HIDDEN)
-        add(f"{block}.ffn_down.weight", HIDDEN, INNER)
+        shapes |= {
+            f"{block}.attn_norm.weight": (HIDDEN,),
+            f"{block}.ffn_norm.weight": (HIDDEN,),
+            f"{block}.attn_q.weight": (HEADS * HEAD_DIM, HIDDEN),
+            f"{block}.attn_k.weight": (KV_HEADS * HEAD_DIM, HIDDEN),
+            f"{block}.attn_v.weight": (KV_HEADS * HEAD_DIM, HIDDEN),
+            f"{block}.attn_output.weight": (HIDDEN, HEADS * HEAD_DIM),
+            f"{block}.ffn_gate.weight": (INNER, HIDDEN),
+            f"{block}.ffn_up.weight": (INNER, HIDDEN),
+            f"{block}.ffn_down.weight": (HIDDEN, INNER),
+        }
+    return {
+        name: (random.standard_normal(shape) * scale).astype(np.float32) for name, shape in shapes.items()
+    }
+
+
+def write_gguf(
+    path: Path, architecture: str, keys: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
+) -> None:
+    """keys: with their namespaces; Python types become bool, uint32, float32, string and arrays of them."""
+    kinds = {
+        bool: gguf.GGUFValueType.BOOL,
+        int: gguf.GGUFValueType.UINT32,
+        float: gguf.GGUFValueType.FLOAT32,
+        str: gguf.GGUFValueType.STRING,
+        list: gguf.GGUFValueType.ARRAY,
+    }
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, value in keys.items():
+        if value is not None:
+            inner = kinds[type(value[0])] if isinstance(value, list) else None
+            kind = gguf.GGUFValueType.INT32 if type(value) is int and value < 0 else kinds[type(value)]
+            writer.add_key_value(key, value, kind, inner)
+    for name, values in tensors.items():
+        writer.add_tensor(name, np.ascontiguousarray(values, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

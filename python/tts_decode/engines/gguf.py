@@ -23,16 +23,20 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
+    GenerationConfig,
     GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 from transformers.utils import logging
 
+from tts_decode.engines.gguf_config import config_of
+from tts_decode.engines.gguf_header import Header
+from tts_decode.engines.gguf_tokenizer import finish_tokenizer, refuse_tokenizer
 from tts_decode.errors import ModelLoadError
 
-_FORMAT = 1  # of the converted copies: raise it when what `_convert` writes changes
+_FORMAT = 2  # of the converted copies: raise it when what `_convert` writes changes
 _PARTIAL = ".partial-"
 _STALE_SECONDS = 24 * 3600.0
 
@@ -69,12 +73,8 @@ def load_config(file: Path) -> Any:
     if copy.is_dir():
         with contextlib.suppress(Exception):  # a damaged copy is no loss: the GGUF is still there
             return AutoConfig.from_pretrained(copy)
-    try:
-        return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-    except ImportError as cause:
-        raise _lacks_gguf(file) from cause
-    except Exception as cause:  # the parsers raise whatever the damaged bytes lead to
-        raise _unreadable(file, cause) from cause
+    with _parsing(file):
+        return _checked(Header.read(file))
 
 
 def cache_folder() -> Path:
@@ -133,30 +133,63 @@ def _digest(file: Path) -> str:
 
 def _read(copy: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model = AutoModelForCausalLM.from_pretrained(copy, dtype=dtype, use_safetensors=True)
-    return model, AutoTokenizer.from_pretrained(copy)
+    return model, PreTrainedTokenizerFast.from_pretrained(copy)
+
+
+def _checked(header: Header) -> Any:
+    """The config. Raises ModelLoadError for anything in the header that would be lost."""
+    refuse_tokenizer(header)
+    return config_of(header)
 
 
 def _convert(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    try:
-        # The converter draws a bar of its own on stderr, whatever the settings of transformers say.
-        with contextlib.redirect_stderr(io.StringIO()):
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-            model = AutoModelForCausalLM.from_pretrained(
-                file.parent,
-                gguf_file=file.name,
-                dtype=torch.float32,
-                quantization_config=GgufConfig(dequantize=True),
-            )
-    except ImportError as cause:
-        raise _lacks_gguf(file) from cause
-    except Exception as cause:  # the parsers raise whatever the damaged bytes lead to
-        raise _unreadable(file, cause) from cause
+    # The converter draws a bar of its own on stderr, whatever the settings of transformers say.
+    with _parsing(file), contextlib.redirect_stderr(io.StringIO()):
+        header = Header.read(file)
+        config = _checked(header)
+        # The classes that AutoTokenizer chooses put rules of their own in the place of what is set here.
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)
+        finish_tokenizer(header, tokenizer)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            file.parent,
+            gguf_file=file.name,
+            config=config,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
+        )
+    model, info = loaded
+    for name, got, expected in sorted(info["mismatched_keys"]):
+        raise ModelLoadError(
+            f"model: {file} is damaged: {name} got the shape {tuple(got)}, expected {tuple(expected)} by the "
+            "file's keys; fetch it again"
+        )
+    if info["missing_keys"]:  # which would have random values
+        raise ModelLoadError(
+            f"model: {file} does not fill {min(info['missing_keys'])} of {type(model).__name__}; "
+            "use safetensors weights of the model"
+        )
     broken = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
     if broken:
         raise ModelLoadError(
             f"model: {file} is damaged: {broken[0]} holds values that are not finite; fetch it again"
         )
+    model.generation_config = GenerationConfig.from_model_config(model.config)
     return model, tokenizer
+
+
+@contextlib.contextmanager
+def _parsing(file: Path) -> Iterator[None]:
+    """Turns what parsers raise into ModelLoadError."""
+    try:
+        yield
+    except ModelLoadError:
+        raise
+    except ImportError as cause:
+        raise _lacks_gguf(file) from cause
+    except Exception as cause:  # the parsers raise whatever the damaged bytes lead to
+        raise _unreadable(file, cause) from cause
 
 
 def _lacks_gguf(file: Path) -> ModelLoadError:
@@ -173,7 +206,10 @@ def _unreadable(file: Path, cause: Exception) -> ModelLoadError:
 def first_line(cause: BaseException) -> str:
     """The type and the first line of an exception's message, for a message of our own."""
     lines = str(cause).strip().splitlines()
-    return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
+    if not lines:
+        return type(cause).__name__
+    printable = "".join(char if char.isprintable() else repr(char)[1:-1] for char in lines[0])
+    return f"{type(cause).__name__}: {printable}"
 
 
 @contextlib.contextmanager

@@ -36,7 +36,8 @@ _SERVED = {
     **dict.fromkeys(("index_block_size", "index_topk_blocks"), "of layers whose type is refused"),
     "chunk_size_feed_forward": "splits a product, whose rows do not depend on one another",
 }
-_ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # whose frequencies do not depend on the text
+# Whose frequencies do not depend on the text; of longrope only what `refuse_config` leaves is.
+_ROPE_TYPES = ("default", "linear", "llama3", "yarn", "longrope")
 
 
 def refuse_length_settings(model: Any) -> None:

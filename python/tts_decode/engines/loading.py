@@ -70,7 +70,7 @@ def load_model(
 def load_config(name: str | os.PathLike[str] = DEFAULT_MODEL) -> Any:
     """The config of a model, named as for `load_model`; no weight is read.
 
-    Raises ModelLoadError. The header of a GGUF file takes some seconds, unless the file was converted before.
+    Raises ModelLoadError. Of a GGUF file it is checked as for `load_model`, from the header alone.
     """
     with gguf.quiet_transformers():
         source = _locate(os.fspath(name))

@@ -1,0 +1,127 @@
+"""Every architecture that is read from GGUF: the model read is the one that was written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_gguf import TOKENS, gguf
+from tiny_gguf_models import CASES, random_model, write_model
+from tts_decode import TreeDecoder
+from tts_decode.engines.gguf_config import config_of
+from tts_decode.engines.gguf_header import Header
+from tts_decode.engines.gguf_keys import ARCHITECTURES, HARMLESS, NEUTRAL
+from tts_decode.engines.loading import load_config, load_model
+from tts_decode.errors import ModelLoadError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_every_architecture_has_a_case() -> None:
+    assert {case.architecture for case in CASES.values()} == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_model_read_is_the_model_written(name: str, tmp_path: Path) -> None:
+    """Sizes, epsilons, bases, windows and caps differ from the defaults of the config's class."""
+    file = tmp_path / "tiny.gguf"
+    original = random_model(CASES[name])
+    write_model(file, CASES[name], original)
+    model, _ = load_model(file, "float32")
+    assert type(model) is type(original)
+    ids = torch.randint(len(TOKENS), (2, 70), generator=torch.Generator().manual_seed(1))
+    for length in (50, 70):  # on both sides of the original context of longrope
+        with torch.no_grad():
+            expected = original(input_ids=ids[:, :length]).logits.log_softmax(-1)
+            logprobs = model(input_ids=ids[:, :length]).logits.log_softmax(-1)
+        torch.testing.assert_close(logprobs, expected, atol=2e-4, rtol=0)
+
+    from_header, from_copy = load_config(file).to_dict(), model.config.to_dict()
+    for key in ("dtype", "architectures", "_name_or_path", "transformers_version"):  # set by loading weights
+        from_header.pop(key, None)
+        from_copy.pop(key, None)
+    assert from_copy == from_header
+
+
+KEYS = sorted(
+    value.removeprefix("{arch}.")
+    for group in vars(gguf.Keys).values()
+    if isinstance(group, type)
+    for value in (*vars(group).values(), *vars(getattr(group, "Indexer", object)).values())
+    if isinstance(value, str) and value.startswith("{arch}.")
+)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3moe", "phi3", "gemma2", "gemma3", "starcoder2", "gpt2"])
+def test_no_key_is_lost(name: str, tmp_path: Path) -> None:
+    """Each key that the format has changes the config, or is refused by its name, or is at rest."""
+    file = tmp_path / "tiny.gguf"
+    case = CASES[name]
+    write_model(file, case, random_model(case))
+    read = Header.read(file)
+    architecture = ARCHITECTURES[case.architecture]
+    base = dict(read.metadata)
+    if architecture.rotary:  # so that the keys of YaRN act
+        scaled = {"type": "yarn", "factor": 4.0, "original_context_length": 4096}
+        base |= {read.path(f"rope.scaling.{key}"): value for key, value in scaled.items()}
+
+    def config(metadata: dict[str, object]) -> str:
+        return repr(config_of(Header(file, metadata, tuple(read.tensors))).to_dict())
+
+    at_rest = {**NEUTRAL, **architecture.neutral}
+    before = config(base)
+    assert len(KEYS) > 100
+    for key in (*KEYS, "a_key_of_tomorrow"):
+        for value in (5, 0.37, True, "text", [1, 2]):
+            path = read.path(key)
+            if key in HARMLESS or base.get(path, at_rest.get(key)) == value:
+                continue
+            try:
+                after = config(base | {path: value})
+            except ModelLoadError as error:
+                told = str(error)
+            else:
+                assert after != before, f"{path} = {value!r} changed nothing"
+                continue
+            # Where a key contradicts another, or the tensors, that one may be named.
+            assert path in told or architecture.serves(key), told
+
+
+@pytest.mark.parametrize("architecture", sorted({"bloom", "mamba", "gpt-oss", "gemma4", "lfm2", "granite"}))
+def test_other_architectures_are_refused_by_name(architecture: str, tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    write_model(file, CASES["llama"], random_model(CASES["llama"]))
+    header = Header.read(file)
+    with pytest.raises(ModelLoadError, match=re.escape(f"general.architecture: got {architecture!r}")):
+        Header(file, header.metadata | {"general.architecture": architecture}, ())
+
+
+def test_a_family_name_does_not_change_the_arithmetic(tmp_path: Path) -> None:
+    """transformers takes a Llama file named mistral for one with a window of 4,096 tokens."""
+    file = tmp_path / "tiny.gguf"
+    original = random_model(CASES["llama"])
+    write_model(file, CASES["llama"], original, {"general.name": "mistral"})
+    model, tokenizer = load_model(file, "float32")
+    assert getattr(model.config, "sliding_window", None) is None
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, original(ids).logits, atol=2e-4, rtol=0)
+    assert TreeDecoder(model, tokenizer, kv_bytes=1 << 20).eos_token_ids == {2}
+
+
+def test_norms_of_heads_that_transformers_cannot_read(tmp_path: Path) -> None:
+    """StableLM 2 12B: llama.cpp stacks the norms of the heads, transformers wants them one by one."""
+    file = tmp_path / "tiny.gguf"
+    case = CASES["stablelm"]
+    write_model(file, case, random_model(case))
+    header = Header.read(file)
+    tensors = (*header.tensors, "blk.0.attn_q_norm.weight")
+    with pytest.raises(ModelLoadError, match=r"the tensor blk\.0\.attn_q_norm\.weight"):
+        config_of(Header(file, header.metadata, tensors))
