@@ -15,6 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 from tts_decode import SamplingParams, TreeDecoder, UnsupportedModel, decoder
 from tts_decode.engines import lean, self_check
 
+from benches.tiny_architectures import tiny_model as drawn_model
 from tts_kernels import KVPool
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -223,6 +224,12 @@ _LATE: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("setting", _LATE)
 def test_what_is_served_at_all_lengths_is_right_at_low_limits(setting: str) -> None:
     assert largest_difference(serve(made(_LATE[setting]()))) < 1e-3
+
+
+@pytest.mark.parametrize("model_type", ["cohere2_moe", "gpt_neo"])
+def test_windows_of_other_names_are_right_beyond_them(model_type: str) -> None:
+    """`prefix_dense_sliding_window_pattern` and `window_size`, with windows of 9 tokens."""
+    assert largest_difference(serve(drawn_model(model_type))) < 1e-3
 
 
 # -- rounding and routing
