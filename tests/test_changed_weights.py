@@ -481,7 +481,7 @@ def test_decoders_of_a_model_notice_alike_and_share_what_is_packed() -> None:
                 await root.next_logprobs()
             await root.recompute()
             close(await root.next_logprobs(), expected(model, PROMPT))
-        assert first._engine._lean is second._engine._lean
+        assert first._engine.lean is second._engine.lean
         assert first.weights_epoch == second.weights_epoch
 
     asyncio.run(train())

@@ -279,6 +279,18 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["versions"]["torch"]
 
 
+def test_info_says_what_the_self_check_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["info", "-m", str(folder / "tiny.gguf"), "--dtype", "float32"]
+    assert run(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "agrees with the model's own forward" in shown
+    assert "general, packed" in shown
+    assert run([*arguments, "--json"]) == 0
+    check = json.loads(capsys.readouterr().out)["self_check"]
+    assert 0 < check["largest_difference"] < check["allowed"]
+    assert 0 < check["seconds"] < 60
+
+
 PLAN = ["plan-budget", "--dense-layers", "0", "--flops", "1e12", "--bandwidth", "1e10", "--dtype", "bfloat16"]
 
 

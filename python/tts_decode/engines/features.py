@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
+from tts_decode.engines.gguf import first_line
+from tts_decode.engines.named_features import attention_modules, unserved_feature, uses_attention_interface
 from tts_decode.errors import UnsupportedModel
 
-_LAYER_TYPES = {"full_attention", "sliding_attention"}
 _DTYPES = {
     "cpu": (torch.float32, torch.bfloat16),
     "cuda": (torch.float32, torch.bfloat16, torch.float16),
@@ -20,6 +23,8 @@ _HARMLESS_ARGUMENTS = {
     "is_causal",
     "position_ids",
     "use_cache",
+    "logits_to_keep",
+    "return_dict",
     "output_attentions",
     "output_hidden_states",
     "output_router_logits",
@@ -30,7 +35,6 @@ _HARMLESS_ARGUMENTS = {
 class AttentionCall:
     """What one attention module handed to the attention function in the probe forward."""
 
-    layer: int
     num_q_heads: int
     num_kv_heads: int
     head_dim: int
@@ -60,7 +64,6 @@ def describe_call(
 ) -> AttentionCall:
     """`arguments`: what a module handed over beside query, key, value, scale, window and soft cap."""
     return AttentionCall(
-        layer=module.layer_idx,
         num_q_heads=query.shape[1],
         num_kv_heads=key.shape[1],
         head_dim=key.shape[3],
@@ -74,18 +77,25 @@ def describe_call(
 
 
 def refuse_config(model: Any) -> None:
-    """Raises UnsupportedModel when the model's class or config names a feature that is not served."""
-    config = model.config.get_text_config(decoder=True)
-    for feature, has in _CONFIG_FEATURES.items():
-        if has(config):
-            raise refusal(model, feature)
-    other = sorted(set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES)
-    if other:
-        raise refusal(model, f"layers of type {', '.join(other)}")
-    if not getattr(model, "_supports_attention_backend", False):
-        raise refusal(
-            model, "attention that does not go through transformers' AttentionInterface (ALiBi, for example)"
-        )
+    """Raises UnsupportedModel when the model's config or modules show a feature that is not served."""
+    with refusing(model):
+        feature = unserved_feature(model)
+    if feature is not None:
+        raise refusal(model, feature)
+
+
+@contextmanager
+def refusing(model: Any) -> Iterator[None]:
+    """Makes of any exception inside an UnsupportedModel that quotes it, but where memory ran out."""
+    try:
+        yield
+    except (UnsupportedModel, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as cause:  # a model's code may raise anything
+        raise UnsupportedModel(
+            f"{type(model).__name__} cannot be run by the tree attention path, which looks at its config and "
+            f"runs it on two tokens, their ids and position_ids. Cause: {first_line(cause)}"
+        ) from cause
 
 
 def refuse_placement(model: Any) -> None:
@@ -105,12 +115,17 @@ def refuse_placement(model: Any) -> None:
         )
 
 
-def refuse_calls(model: Any, calls: list[AttentionCall]) -> KVShape:
-    """Checks the attention calls of a probe forward and returns the KV shape they ask for."""
-    config = model.config.get_text_config(decoder=True)
-    layers = config.num_hidden_layers
+def refuse_calls(model: Any, calls: Sequence[AttentionCall], modules: Sequence[nn.Module]) -> KVShape:
+    """Checks the attention calls of a probe forward and returns the KV shape they ask for, a layer a call.
+
+    modules: those that made the calls.
+    """
+    called = {id(module) for module in modules}
+    refuse_own_attention(model, [m for m in attention_modules(model) if id(m) not in called])
     if not calls:
-        raise refusal(model, "attention that does not go through transformers' AttentionInterface")
+        raise refusal(model, "layers without attention")
+    if len(called) < len(modules):
+        raise refusal(model, "layers whose attention runs several times for a token")
     for call in calls:
         if call.extra:
             raise refusal(
@@ -122,22 +137,19 @@ def refuse_calls(model: Any, calls: list[AttentionCall]) -> KVShape:
             raise refusal(model, f"differing head dims of K ({call.head_dim}) and V ({call.value_dim})")
         if call.head_dim % 16 or not 32 <= call.head_dim <= 256:
             raise refusal(model, f"head_dim {call.head_dim} (served: multiples of 16 in 32..256)")
-        if call.window is None and _layer_type(config, call.layer) == "sliding_attention":
-            raise refusal(
-                model, "sliding-window layers that do not hand their window to the attention function"
-            )
     if len({(call.num_q_heads, call.num_kv_heads, call.head_dim) for call in calls}) > 1:
         raise refusal(model, "layers of differing heads or head_dim")
-    if [call.layer for call in calls] != list(range(layers)):
+    return KVShape(len(calls), calls[0].num_q_heads, calls[0].num_kv_heads, calls[0].head_dim)
+
+
+def refuse_own_attention(model: Any, modules: Sequence[nn.Module]) -> None:
+    """Raises UnsupportedModel, if any of the modules cannot call the attention function, by their classes."""
+    own = sorted({type(module).__name__ for module in modules if not uses_attention_interface(module)})
+    if own:
         raise refusal(
-            model, "layers that do not run one attention each, in order (shared KV or mixed layers)"
+            model,
+            f"attention code of its own ({', '.join(own)}), which does not go through AttentionInterface",
         )
-    return KVShape(layers, calls[0].num_q_heads, calls[0].num_kv_heads, calls[0].head_dim)
-
-
-def _layer_type(config: Any, layer: int) -> str | None:
-    types = getattr(config, "layer_types", None)
-    return types[layer] if types else None
 
 
 def refusal(model: Any, feature: str) -> UnsupportedModel:
@@ -145,48 +157,6 @@ def refusal(model: Any, feature: str) -> UnsupportedModel:
         f"{type(model).__name__} needs {feature}, which the tree attention path does not serve"
     )
 
-
-def _rope(config: Any, test: Callable[[dict[str, Any]], bool]) -> bool:
-    """Whether one of the config's rotary settings (one dict, or one a layer type) passes the test."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    nested = [value for value in rope.values() if isinstance(value, dict)]
-    return any(test(parameters) for parameters in (nested or [rope]))
-
-
-def _scales_by_length(rope: dict[str, Any]) -> bool:
-    """Whether the rotary frequencies change with the longest text; longrope with equal lists is constant."""
-    kind = rope.get("rope_type")
-    return kind == "dynamic" or (kind == "longrope" and rope.get("short_factor") != rope.get("long_factor"))
-
-
-def _truthy(*names: str) -> Callable[[Any], bool]:
-    return lambda config: any(bool(getattr(config, name, None)) for name in names)
-
-
-# In order: the first that applies is named.
-_CONFIG_FEATURES: dict[str, Callable[[Any], bool]] = {
-    "an encoder-decoder (cross-attention)": _truthy("is_encoder_decoder"),
-    "cross-attention": _truthy("add_cross_attention", "cross_attention_layers"),
-    "multi-head latent attention (MLA)": _truthy("kv_lora_rank"),
-    "attention sinks": lambda config: config.model_type == "gpt_oss",
-    "chunked attention": lambda config: "chunked_attention" in (getattr(config, "layer_types", None) or ()),
-    "linear-attention or state-space layers": lambda config: (
-        bool(
-            {"linear_attention", "conv", "hybrid", "hybrid_sliding"}
-            & set(getattr(config, "layer_types", None) or ())
-        )
-        or any(hasattr(config, name) for name in ("mamba_d_state", "mamba_d_conv", "ssm_cfg", "state_size"))
-    ),
-    "KV shared between layers": _truthy("num_kv_shared_layers"),
-    "bidirectional attention": _truthy("use_bidirectional_attention"),
-    "ALiBi positions": _truthy("alibi"),
-    "multi-axis rotary positions (M-RoPE)": lambda config: _rope(
-        config, lambda rope: "mrope_section" in rope
-    ),
-    "rotary scaling by the longest text so far (rope_type dynamic or longrope)": lambda config: _rope(
-        config, _scales_by_length
-    ),
-}
 
 # Arguments of the attention function that stand for a feature.
 _EXTRA_FEATURES = {

@@ -6,10 +6,12 @@ switched to that name during a forward only, so `model.generate` keeps working o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -23,9 +25,14 @@ from tts_decode.engines.features import (
     refusal,
     refuse_calls,
     refuse_config,
+    refuse_own_attention,
     refuse_placement,
+    refusing,
 )
 from tts_decode.engines.lean import LeanModel, lean_model, packed_others, serves
+from tts_decode.engines.masks import asked_mask, is_view_of, recorded_masks, refuse_masks
+from tts_decode.engines.named_features import attention_modules
+from tts_decode.engines.own_attention import own_attention, rerouted
 from tts_decode.engines.shape import shape_of_model
 from tts_decode.engines.weights import weights_of
 from tts_decode.errors import UnsupportedModel
@@ -55,7 +62,7 @@ class PageMasses:
 
 @dataclass(frozen=True)
 class StepContext:
-    """What the attention layers of one forward need; travels through the model's keyword arguments."""
+    """What the attention layers of one forward need."""
 
     pool: KVPool
     slots: Tensor  # int32 [T], where each new token's K and V go
@@ -69,10 +76,21 @@ class Probe:
     """Takes the place of `StepContext` in the one forward at load that records what each layer asks for."""
 
     calls: list[AttentionCall] = field(default_factory=list)
+    modules: list[torch.nn.Module] = field(default_factory=list)  # that made the calls
+    ran: list[torch.nn.Module] = field(default_factory=list)  # of those that are watched
+    masks: list[Tensor | None] = field(default_factory=list)
 
 
-class MissingContextError(RuntimeError):
-    """The attention function was reached without the decoder, or the model dropped its keyword arguments."""
+@dataclass
+class _Forward:
+    """A forward under way."""
+
+    context: StepContext | Probe
+    calls: int = 0  # of attention so far; a call's number is its layer of the KV pool
+
+
+# Found by the attention function here, as not every model hands keyword arguments through to it.
+_forward: ContextVar[_Forward | None] = ContextVar("forward of a TreeDecoder", default=None)
 
 
 class Output(NamedTuple):
@@ -92,24 +110,29 @@ def _tree_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    tts_context: StepContext | Probe | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention function of transformers.
 
     query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]
     """
-    if isinstance(tts_context, Probe):
-        tts_context.calls.append(describe_call(module, query, key, value, sliding_window, kwargs))
-        return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
-    if tts_context is None:
-        raise MissingContextError(
-            f'{type(module).__name__} got no step context: the attention implementation "{_NAME}" runs under '
-            "TreeDecoder only; choose another with model.set_attn_implementation"
+    forward = _forward.get()
+    if forward is None:
+        raise RuntimeError(
+            f'{type(module).__name__} was called outside a decoder: the attention implementation "{_NAME}" '
+            "runs under TreeDecoder only; choose another with model.set_attn_implementation"
         )
-    layer: int = module.layer_idx  # type: ignore[assignment]
+    layer, context = forward.calls, forward.context
+    forward.calls += 1
+    if isinstance(context, Probe):
+        context.modules.append(module)
+        context.masks.append(attention_mask)
+        context.calls.append(describe_call(module, query, key, value, sliding_window, kwargs))
+        return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
+    if attention_mask is not None and not is_view_of(attention_mask, any_mask(query.device)):
+        raise refusal(module, "an attention mask of its own")
     q, k, v = (heads[0].transpose(0, 1) for heads in (query, key, value))
-    return _attend(tts_context, layer, q, k, v, scaling, sliding_window, softcap)[None], None
+    return _attend(context, layer, q, k, v, scaling, sliding_window, softcap)[None], None
 
 
 def _attend(
@@ -142,12 +165,19 @@ def _attend(
     return out
 
 
-def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """The kernel knows who sees what: transformers must not build a [T, T] mask."""
+@cache
+def any_mask(device: torch.device) -> Tensor:
+    """The mask that models are handed.
+
+    One of four dimensions goes to the attention function as it is, which does not read it. Without one
+    transformers looks at the positions for packed sequences, and on a GPU waits for the answer.
+    """
+    with torch.inference_mode(False):
+        return torch.zeros((1, 1, 1, 1), device=device)
 
 
 AttentionInterface.register(_NAME, _tree_attention)
-AttentionMaskInterface.register(_NAME, _no_mask)
+AttentionMaskInterface.register(_NAME, asked_mask)  # the kernel knows who sees what: no [T, T] mask is built
 
 
 class HFEngine:
@@ -176,9 +206,6 @@ class HFEngine:
         self.model = model
         self.has_lm_head = model.get_output_embeddings() is not None
         self.config = model.config.get_text_config(decoder=True)
-        # A mask of four dimensions goes to the attention function as it is, which does not read it. Without
-        # one transformers looks at the positions for packed sequences, and on a GPU waits for the answer.
-        self._any_mask = torch.zeros((1, 1, 1, 1), device=self.device)
         self._pack_weights = pack_weights
         self.weights = weights_of(model)
         self.weights.check()
@@ -187,20 +214,24 @@ class HFEngine:
         self._kept = self._properties()
         self.kv_shape = self._examine()
         self._placing = self.weights.placing
-        self.shape = shape_of_model(model, self.kv_shape)
 
     def _examine(self) -> KVShape:
         """Prepares the forward for the modules that the model has now."""
         model = self.model
         configs = [getattr(module, "config", None) for module in model.modules()]
         self._configs = list({id(c): c for c in configs if isinstance(c, PretrainedConfig)}.values())
-        calls = self._probe()
-        shape = refuse_calls(model, calls)
-        self._lean: LeanModel | None = None
-        self._windows = [call.window for call in calls]
+        self._own_attention = own_attention(model)
+        with refusing(model):
+            probe = self._probe(any_mask(self.device))
+            kv_shape = refuse_calls(model, probe.calls, probe.modules)
+            self.windows = [call.window for call in probe.calls]
+            self.base = self._check_structure(probe)  # what gives the last hidden states, without head
+            self.shape = shape_of_model(model, kv_shape)
+        self.attention_modules = tuple(probe.modules)
+        self.lean: LeanModel | None = None
         if self._pack_weights and self.device.type == "cpu" and serves(model):
-            self._lean = lean_model(model, self._windows, self.weights.epoch)
-        return shape
+            self.lean = lean_model(model, self.windows, self.weights.epoch)
+        return kv_shape
 
     def _follow_weights(self) -> None:
         """Takes over what changed since the last forward.
@@ -209,8 +240,8 @@ class HFEngine:
             UnsupportedModel: what the KV pages and the vocabulary were made for changed too.
         """
         if self._placing == self.weights.placing:
-            if self._lean is not None and self._lean.epoch != self.weights.epoch:
-                self._lean = lean_model(self.model, self._windows, self.weights.epoch)
+            if self.lean is not None and self.lean.epoch != self.weights.epoch:
+                self.lean = lean_model(self.model, self.windows, self.weights.epoch)
             return
         if not self.model.training:
             self.model.eval()  # modules that are new
@@ -235,7 +266,7 @@ class HFEngine:
     def eos_token_ids(self) -> frozenset[int]:
         generation = getattr(self.model, "generation_config", None)  # bare models have none
         eos = generation.eos_token_id if generation else None
-        eos = self.config.eos_token_id if eos is None else eos
+        eos = getattr(self.config, "eos_token_id", None) if eos is None else eos
         if eos is None:
             return frozenset()
         return frozenset([eos] if isinstance(eos, int) else eos)
@@ -261,20 +292,34 @@ class HFEngine:
         the S tokens of id -1, in order.
         """
         self._follow_weights()
-        if self._lean is not None:
-            return self._lean_forward(self._lean, tokens, positions, rows, context, hidden, embeds)
+        if self.lean is not None:
+            return self._lean_forward(self.lean, tokens, positions, rows, context, hidden, embeds)
+        return self.general_forward(tokens, positions, rows, context, hidden=hidden, embeds=embeds)
+
+    def general_forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        rows: Tensor | None,
+        context: StepContext,
+        *,
+        hidden: bool,
+        embeds: Tensor | None = None,
+    ) -> Output:
+        """`forward` through the modules of the model, whatever is packed."""
         kept: list[Tensor] = []
-        base = self.model.base_model
-        hook = base.register_forward_hook(lambda _m, _a, out: kept.append(out[0])) if hidden else None
+        hook = self.base.register_forward_hook(lambda _m, _a, out: kept.append(out[0])) if hidden else None
         try:
-            with torch.inference_mode(), self._tree_attention():
+            with torch.inference_mode(), self.tree_attention(context):
                 if rows is not None and not len(rows):
-                    self._call(base, tokens, positions, context, embeds)
+                    self._call(self.base, tokens, positions, embeds)
                     logits = torch.empty((0, self.config.vocab_size), device=self.device)
                 else:
                     keep = 0 if rows is None else rows
-                    output = self._call(self.model, tokens, positions, context, embeds, logits_to_keep=keep)
+                    output = self._call(self.model, tokens, positions, embeds, logits_to_keep=keep)
                     logits = output.logits[0].float()
+                    if rows is not None and len(logits) != len(rows):  # a class without logits_to_keep
+                        logits = logits[rows]
         finally:
             if hook is not None:
                 hook.remove()
@@ -321,52 +366,84 @@ class HFEngine:
         module: torch.nn.Module,
         tokens: Tensor,
         positions: Tensor,
-        context: StepContext | Probe,
         embeds: Tensor | None = None,
         **options: Any,
     ) -> Any:
+        options = {"attention_mask": any_mask(self.device)} | options
         if embeds is None:
             options["input_ids"] = tokens[None]
         else:
             options["inputs_embeds"] = self._embed(tokens, embeds)[None]
-        return module(
-            position_ids=positions[None],
-            attention_mask=self._any_mask,
-            use_cache=False,
-            tts_context=context,
-            **options,
-        )
+        return module(position_ids=positions[None], use_cache=False, **options)
 
-    def _probe(self) -> list[AttentionCall]:
-        probe = Probe()
+    def _probe(self, mask: Tensor | None, watched: Sequence[torch.nn.Module] = ()) -> Probe:
+        model, probe = self.model, Probe()
         tokens = torch.zeros(2, dtype=torch.long, device=self.device)
+        positions = torch.arange(2, device=self.device)
+        hooks = [
+            module.register_forward_hook(lambda ran, _args, _output: probe.ran.append(ran))
+            for module in watched
+        ]
         try:
-            with torch.inference_mode(), self._tree_attention():
-                positions = torch.arange(2, device=self.device)
+            with torch.inference_mode(), self.tree_attention(probe):
                 if self.has_lm_head:
-                    self._call(self.model, tokens, positions, probe, logits_to_keep=1)
+                    self._call(model, tokens, positions, attention_mask=mask, logits_to_keep=1)
                 else:
-                    self._call(self.model.base_model, tokens, positions, probe)
-        except MissingContextError:
-            raise refusal(self.model, "layers that do not hand keyword arguments to attention") from None
-        return probe.calls
+                    self._call(model.base_model, tokens, positions, attention_mask=mask)
+        except Exception:  # attention code of a model's own may stumble over the mask it is handed
+            served = {id(module) for module, _ in self._own_attention}
+            refuse_own_attention(model, [m for m in attention_modules(model) if id(m) not in served])
+            raise
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return probe
+
+    def _check_structure(self, probe: Probe) -> torch.nn.Module:
+        """Looks at the masks that the model makes of ours, and at those that it asks for when it has none.
+        Returns the largest module below the head that has all layers."""
+        ours = any_mask(self.device)
+        if any(mask is not None and not is_view_of(mask, ours) for mask in probe.masks):
+            raise refusal(self.model, "an attention mask of its own")
+        names = {id(module): name for name, module in self.model.named_modules()}
+        parts = zip(*(names[id(module)].split(".") for module in probe.modules), strict=False)
+        shared = [part[0] for part in itertools.takewhile(lambda part: len(set(part)) == 1, parts)]
+        bodies = [self.model.get_submodule(".".join(shared[: i + 1])) for i in range(len(shared))]
+        with recorded_masks() as asked:
+            second = self._probe(None, bodies)
+        refuse_masks(self.model, asked, second.masks, self.windows, self.max_positions)
+        if not self.has_lm_head:
+            return self.model.base_model
+        # Some heads run a part of the base model (OPT), of some it has another name (Llama 4).
+        return next((body for body in bodies if body in second.ran), self.model.base_model)
 
     @contextmanager
-    def _tree_attention(self) -> Iterator[None]:
-        """Our attention and eval mode, also where the model is being trained."""
-        before = [config._attn_implementation_internal for config in self._configs]
-        for config in self._configs:
-            config._attn_implementation_internal = _NAME
+    def tree_attention(self, context: StepContext | Probe, layer: int = 0) -> Iterator[None]:
+        """Inside, the model's attention is the tree's; its first call is of this layer of the pool."""
+        token = _forward.set(_Forward(context, layer))
+        try:
+            with self.attention(_NAME), rerouted(self._own_attention, _tree_attention):
+                yield
+        finally:
+            _forward.reset(token)
+
+    @contextmanager
+    def attention(self, name: str) -> Iterator[None]:
+        """Has the model run with an attention implementation of transformers, and in eval mode, also where it
+        is being trained."""
         training = [m for m in self.model.modules() if m.training] if self.model.training else []
         for module in training:
             module.training = False
+        before = [config._attn_implementation_internal for config in self._configs]
+        for config in self._configs:
+            config._attn_implementation_internal = name
         try:
             yield
         finally:
             for module in training:
                 module.training = True
-            for config, name in zip(self._configs, before, strict=True):
-                config._attn_implementation_internal = name
+            for config, own in zip(self._configs, before, strict=True):
+                config._attn_implementation_internal = own
 
 
 def _refuse_other(name: str, before: object, now: object) -> None:

@@ -42,12 +42,11 @@ _PARTS = (
 )  # beside classes of the model's own
 
 
-class LeanModel:
-    """Weights of a model as the kernels read them: a copy, made at an epoch of the weights."""
+class LeanLayers:
+    """The forward over packed layers of a base model, and over its final norm."""
 
-    def __init__(self, model: Any, windows: Sequence[int | None], epoch: int) -> None:
-        """windows: of each layer's attention."""
-        base = model.base_model
+    def __init__(self, base: Any, layers: Sequence[DecoderLayer]) -> None:
+        """layers: of `pack_layer`, those of the base model in order or some of them."""
         attention = base.layers[0].self_attn
         self.head_dim: int = attention.head_dim
         self.num_q_heads = attention.q_proj.out_features // self.head_dim
@@ -56,17 +55,16 @@ class LeanModel:
         self._norm = base.norm.weight.detach().float()
         self._rotary = base.rotary_emb
         self._layers = DecoderLayers(
-            [_layer(*pair) for pair in zip(base.layers, windows, strict=True)],
+            layers,
             num_q_heads=self.num_q_heads,
             num_kv_heads=self.num_kv_heads,
             head_dim=self.head_dim,
             eps=self._eps,
         )
-        head = model.get_output_embeddings()
-        self._head = None if head is None else PackedWeight.pack(head.weight.detach())
-        self._buffers = Buffers()
-        self.epoch = epoch
-        self.sums = _sums(model)
+
+    @property
+    def layers(self) -> tuple[DecoderLayer, ...]:
+        return self._layers.layers
 
     def hidden_states(
         self,
@@ -77,7 +75,8 @@ class LeanModel:
     ) -> Tensor:
         """Last hidden states, after the final norm, float32 [T, hidden].
 
-        embeds: float32 [T, hidden], overwritten. positions: int64 [T]. dtype: of queries, keys and values.
+        embeds: float32 [T, hidden], becomes the output of the last layer. positions: int64 [T]. dtype: of
+        queries, keys and values.
         attend: how, or where to all that the plan has.
         """
         cos, sin = (part[0].contiguous() for part in self._rotary(embeds, positions[None]))
@@ -106,6 +105,20 @@ class LeanModel:
             packed_linear(attended.flatten(1), layer.o, add_to=x)
             gated = packed_linear(rms_norm(x, layer.mlp_norm, self._eps), layer.gate_up)
             packed_linear(gated, layer.down, add_to=x)
+
+
+class LeanModel(LeanLayers):
+    """Weights of a model as the kernels read them: a copy, made at an epoch of the weights."""
+
+    def __init__(self, model: Any, windows: Sequence[int | None], epoch: int) -> None:
+        """windows: of each layer's attention."""
+        base = model.base_model
+        super().__init__(base, [pack_layer(*pair) for pair in zip(base.layers, windows, strict=True)])
+        head = model.get_output_embeddings()
+        self._head = None if head is None else PackedWeight.pack(head.weight.detach())
+        self._buffers = Buffers()
+        self.epoch = epoch
+        self.sums = _sums(model)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [rows, vocab] of last hidden states [rows, hidden]."""
@@ -161,7 +174,8 @@ def _sums(model: Any) -> list[float]:
     return [float(weight.detach().sum(dtype=torch.float32)) for weight in model.parameters()]
 
 
-def _layer(layer: Any, window: int | None) -> DecoderLayer:
+def pack_layer(layer: Any, window: int | None) -> DecoderLayer:
+    """window: of its attention."""
     attention, mlp = layer.self_attn, layer.mlp
     projections = attention.q_proj, attention.k_proj, attention.v_proj
     bias = None

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from tts_decode.engines.features import KVShape, refuse_config
+from tts_decode.engines.features import KVShape, refuse_config, refusing
 from tts_kernels.cost import ModelShape
 
 
@@ -53,15 +53,16 @@ def shape_of_config(config: Any, dtype: torch.dtype) -> ModelShape:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     refuse_config(model)
-    text = model.config.get_text_config(decoder=True)
-    heads = text.num_attention_heads
-    kv = KVShape(
-        text.num_hidden_layers,
-        heads,
-        getattr(text, "num_key_value_heads", None) or heads,
-        getattr(text, "head_dim", None) or text.hidden_size // heads,
-    )
-    return shape_of_model(model, kv)
+    with refusing(model):
+        text = model.config.get_text_config(decoder=True)
+        heads = text.num_attention_heads
+        kv = KVShape(
+            text.num_hidden_layers,
+            heads,
+            getattr(text, "num_key_value_heads", None) or heads,
+            getattr(text, "head_dim", None) or text.hidden_size // heads,
+        )
+        return shape_of_model(model, kv)
 
 
 def _share_of_experts(config: Any) -> float:

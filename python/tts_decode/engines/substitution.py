@@ -1,0 +1,196 @@
+"""What the self-check changes in a model while it runs: weights, the forward of layers, routing.
+
+Weights are substituted in their modules and not written: the tensors that were there come back, with the same
+memory and version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+_HALF = (torch.bfloat16, torch.float16)
+_NOISE = 0.2  # standard deviation that constant vectors get, as beside a norm's 1
+
+
+@dataclass(frozen=True)
+class _Substitute:
+    """A tensor of a module, and what takes its place: float32, with noise where it is constant."""
+
+    tensors: dict[str, Any]  # the module's parameters or buffers
+    name: str
+    tensor: Tensor
+    seed: int | None
+    dtype: torch.dtype
+
+    def made(self) -> Tensor:
+        made: Tensor = self.tensor.detach().to(self.dtype)
+        if self.seed is None:
+            return made
+        generator = torch.Generator().manual_seed(self.seed)
+        noise = torch.randn(made.shape, generator=generator).to(made)
+        size = made.shape[-1] ** -0.5 if made.dim() > 1 else _NOISE * max(1.0, float(made.abs().max()))
+        return made.add(noise, alpha=size)
+
+
+class Weights:
+    """A model's weights in float32 with noise on constant ones, for a layer or for all else at a time.
+
+    A weight that is all 0 or all 1, as norms, biases and gates are made, can hide that it is not applied or
+    applied in another place; so it is moved. All others are as they are.
+
+    Args:
+        layers: modules that `layer` substitutes one by one.
+        head: output embeddings, or None; they stay in their dtype, for which their inputs are cast.
+        exact: False leaves all dtypes as they are, for quantised weights.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[nn.Module], head: nn.Module | None, *, exact: bool):
+        inner = {id(module) for layer in layers for module in layer.modules()}
+        outer = [module for module in model.modules() if id(module) not in inner]
+        self._tables = [module for module in outer if isinstance(module, nn.Embedding)]
+        self._head = head
+        kept = {id(module) for module in [*self._tables, head]}
+        self._layers = [
+            list(_substitutes(layer.modules(), exact, index)) for index, layer in enumerate(layers)
+        ]
+        rest = (module for module in outer if id(module) not in kept)
+        self._rest = list(_substitutes(rest, exact, len(layers)))
+        self._rest += _substitutes([*self._tables, *([head] if head else [])], False, len(layers) + 1)
+        self._exact = exact
+
+    def changes(self, layer: int) -> bool:
+        """Whether any weight of a layer has a substitute."""
+        return bool(self._layers[layer])
+
+    def layer(self, index: int) -> AbstractContextManager[None]:
+        return _substituted(self._layers[index])
+
+    @contextmanager
+    def rest(self) -> Iterator[None]:
+        """Of all modules outside the layers. Embeddings and head run in their dtype, between casts."""
+        with ExitStack() as stack:
+            stack.enter_context(_substituted(self._rest))
+            if self._exact:
+                for table in self._tables:
+                    stack.callback(table.register_forward_hook(lambda _m, _a, out: out.float()).remove)
+                if self._head is not None:
+                    stack.callback(self._head.register_forward_pre_hook(_cast_inputs).remove)
+                    stack.callback(self._head.register_forward_hook(lambda _m, _a, out: out.float()).remove)
+            yield
+
+
+def _cast_inputs(head: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(tensor.to(head.weight.dtype) for tensor in inputs)
+
+
+def _substitutes(modules: Iterable[nn.Module], exact: bool, seed: int) -> Iterator[_Substitute]:
+    """exact: in float32 where they are in 16 bits."""
+    for module in modules:
+        parts: tuple[Any, ...] = (module._parameters, module._buffers)
+        for tensors in parts:
+            for name, tensor in tensors.items():
+                if tensor is None or not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
+                    continue
+                dtype = torch.float32 if exact and tensor.dtype in _HALF else tensor.dtype
+                constant = tensors is module._parameters and _is_constant(tensor)
+                if dtype != tensor.dtype or constant:
+                    seed += 1_000
+                    yield _Substitute(tensors, name, tensor, seed if constant else None, dtype)
+
+
+def _is_constant(weight: Tensor) -> bool:
+    flat = weight.detach().reshape(-1)
+    if len(flat) < 2:
+        return len(flat) == 1 and float(flat[0]) in (0.0, 1.0)
+    return bool((flat[:64] == flat[0]).all()) and bool((flat == flat[0]).all())
+
+
+@contextmanager
+def _substituted(substitutes: Sequence[_Substitute]) -> Iterator[None]:
+    try:
+        for substitute in substitutes:
+            substitute.tensors[substitute.name] = substitute.made()
+        yield
+    finally:
+        for substitute in substitutes:
+            substitute.tensors[substitute.name] = substitute.tensor
+
+
+@contextmanager
+def replaced_forwards(
+    modules: Sequence[nn.Module], make: Callable[[int, Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    """Calls `make(index, forward)` for each module and has the result run in place of its forward."""
+    before = [module.__dict__.get("forward") for module in modules]
+    try:
+        for index, module in enumerate(modules):
+            module.forward = make(index, module.forward)
+        yield
+    finally:
+        for module, forward in zip(modules, before, strict=True):
+            module.__dict__.pop("forward", None)
+            if forward is not None:
+                module.forward = forward
+
+
+# Which entries `torch.topk` chose in a layer, call by call: int64 [N, k], N tokens
+Routing = list[Tensor]
+
+
+def joined(one: Routing, other: Routing) -> Routing:
+    """Of the tokens of two forwards, one behind the other."""
+    return [torch.cat(pair) for pair in zip(one, other, strict=True)]
+
+
+class RecordTopk(TorchFunctionMode):
+    """Adds what each top-k along the last dimension chooses to a `Routing`."""
+
+    def __init__(self, routing: Routing) -> None:
+        super().__init__()
+        self._routing = routing
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _TOPK:
+            self._routing.append(result.indices.flatten(0, -2))
+        return result
+
+
+class ReplayTopk(TorchFunctionMode):
+    """Has each top-k choose what a `Routing` says, so that a near tie of two experts is decided alike."""
+
+    def __init__(self, routing: Routing) -> None:
+        super().__init__()
+        self._chosen = iter(routing)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _TOPK:
+            indices = next(self._chosen, None)
+            if indices is not None and args[0].shape[:-1].numel() == len(indices):
+                indices = indices.view(*args[0].shape[:-1], indices.shape[-1])
+                return torch.return_types.topk((args[0].gather(-1, indices), indices))
+        return func(*args, **(kwargs or {}))
+
+
+class CountedRows(TorchFunctionMode):
+    """Notes whether `torch.arange` made as many numbers as there are tokens."""
+
+    def __init__(self, num_tokens: int) -> None:
+        super().__init__()
+        self._num_tokens = num_tokens
+        self.seen = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.seen |= func is torch.arange and result.numel() == self._num_tokens
+        return result
+
+
+_TOPK = (torch.topk, torch.Tensor.topk)
