@@ -110,7 +110,7 @@ def test_summaries_of_another_pool_are_refused(shape: tuple[int, ...]) -> None:
     k_pages, v_pages = pool.layer(0)
     before = k_pages.clone()
     k = torch.randn((1, 2, 32))
-    with pytest.raises(ValueError, match="summaries: got shape"):
+    with pytest.raises(ValueError, match=r"summaries: got (shape|S = 3)"):
         append_kv(k, k, k_pages, v_pages, torch.zeros(1, dtype=torch.int32), summaries=torch.zeros(shape))
     assert torch.equal(k_pages.nan_to_num(), before.nan_to_num())
 

@@ -215,7 +215,7 @@ def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="page_size: got 8, expected 16"):
         select_top_pages(scores, replace(made, page_size=8), 2)
     for budget in (0, -3, torch.tensor([1, 0], dtype=torch.int32)):
-        with pytest.raises(ValueError, match=r"budget: got .*, expected at least 1 page"):
+        with pytest.raises(ValueError, match=r"budget: got .*, expected (>= 1|at least 1 page)"):
             select_top_pages(scores, made, budget)
     assert select_top_pages(scores, made, 10**12).to_bools(5).all()  # beyond the pages: dense
     bad: list[tuple[dict[str, Any], str]] = [
@@ -232,7 +232,7 @@ def test_bad_arguments() -> None:
     for options, message in bad:
         with pytest.raises(ValueError, match=message):
             select_top_pages(scores, made, 2, **options)
-    with pytest.raises(ValueError, match=r"scores: got shape \[1, 2, 4\], expected \[num_kv_heads, 2, 5\]"):
+    with pytest.raises(ValueError, match=r"scores: got shape \[1, 2, 4\], .* = \[1, 2, 5\]"):
         select_top_pages(scores[..., :4], made, 2)
     with pytest.raises(TypeError, match=r"scores: got torch.float64"):
         select_top_pages(scores.double(), made, 2)
