@@ -116,7 +116,7 @@ def test_summaries_of_another_pool_are_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_wrong_kinds_are_refused() -> None:
-    with pytest.raises(ValueError, match="summaries: got 'max', expected 'mean', 'minmax' or None"):
+    with pytest.raises(ValueError, match="summaries: got 'max', expected one of 'mean', 'minmax' or None"):
         make_pool("max")
     with pytest.raises(ValueError, match="make the pool with summaries"):
         make_pool(None).layer_summaries(0)
