@@ -64,15 +64,9 @@ def search_cost(
     Raises:
         TypeError, ValueError: an argument is out of range.
     """
-    sizes = {
-        "prompt": prompt,
-        "branches": branches,
-        "generated": generated,
-        "page_size": page_size,
-        "chunk": chunk,
-    }
-    for name, value in sizes.items():
-        integer(name, value, 1)
+    prompt, branches = integer("prompt", prompt, 1), integer("branches", branches, 1)
+    generated, chunk = integer("generated", generated, 1), integer("chunk", chunk, 1)
+    page_size = integer("page_size", page_size, 1)
     instance("shape", shape, ModelShape, "make it with ModelShape.gated")
     if budget is not None:
         _check_budget(shape, instance("budget", budget, SparseBudget, "name its fields"))
