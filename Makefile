@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | sanitize | wheel-check | gpu-check | clean
+# make demo | test | fuzz | lint | bench | sanitize | wheel-check | gpu-check | clean
 # Everything is installed into .venv; nothing but Python >= 3.10, make and a C++20 compiler is needed beforehand.
 # gpu-check alone uses $(PYTHON) as it is, and builds in place.
 
@@ -10,7 +10,7 @@ export PIP_NO_COMPILE := 1
 NATIVE := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint bench sanitize wheel-check gpu-check clean
+.PHONY: demo test fuzz lint bench sanitize wheel-check gpu-check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.stamp
@@ -19,6 +19,14 @@ demo: $(VENV)/demo.stamp
 # Two processes of one thread each: most tests are too small for threads, and the longest compile kernels.
 test: $(VENV)/test.stamp sanitize
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Calls of everything public in tts_kernels with changed arguments; SEED is the number of the first, of which a
+# call is made: python -m fuzz.run --inside --first N --calls 1 makes it again. Half an hour.
+CALLS ?= 100000
+SEED ?= 0
+fuzz: $(VENV)/test.stamp
+	cd tests && TRITON_INTERPRET=1 $(CURDIR)/$(BIN)/python -m fuzz.run --calls $(CALLS) --first $(SEED)
+	cd tests && TRITON_INTERPRET=1 $(CURDIR)/$(BIN)/python -m fuzz.run --slow --calls 1000 --first $(SEED)
 
 lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check .

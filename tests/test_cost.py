@@ -336,7 +336,7 @@ def test_bad_shapes(change: dict[str, Any], error: type[Exception], match: str) 
     [
         ({"pairs": -1}, None, r"counts\.pairs: got -1"),
         ({"page_size": 0}, None, r"counts\.page_size: got 0, expected >= 1"),
-        ({}, SparseCounts(4, 1, 1, 1), r"sparse\.layers: got 4, expected 0 to 3"),
+        ({}, SparseCounts(4, 1, 1, 1), r"sparse\.layers: got 4, expected 0 <= sparse\.layers <= 3"),
         ({}, SparseCounts(1, 1, 1, 3), r"sparse\.vectors: got 3"),
         ({}, SparseCounts(1, 1, -2, 1), r"sparse\.loads: got -2"),
     ],

@@ -439,9 +439,9 @@ SCALES = POOL.scales[0]
 SLOTS = ints(1, 2)
 
 REFUSED: list[tuple[type[Exception], str, Callable[[], object]]] = [
-    (ValueError, "scales: got None", lambda: append_kv(K, V, KP, VP, SLOTS)),
-    (ValueError, "scales: got None", lambda: copy_pages(POOL.k_pages, POOL.v_pages, ints(0, 1).view(1, 2))),
-    (ValueError, "scales: got None", lambda: gather_kv(KP, VP, ints(0), 1)),
+    (TypeError, "scales: got None", lambda: append_kv(K, V, KP, VP, SLOTS)),
+    (TypeError, "scales: got None", lambda: copy_pages(POOL.k_pages, POOL.v_pages, ints(0, 1).view(1, 2))),
+    (TypeError, "scales: got None", lambda: gather_kv(KP, VP, ints(0), 1)),
     (TypeError, "scales: got torch.float64", lambda: gather_kv(KP, VP, ints(0), 1, scales=SCALES.double())),
     (ValueError, "scales: got shape", lambda: gather_kv(KP, VP, ints(0), 1, scales=SCALES[:, :2])),
     (ValueError, "scales: got shape", lambda: gather_kv(KP, VP, ints(0), 1, scales=SCALES[1:])),
@@ -457,7 +457,11 @@ REFUSED: list[tuple[type[Exception], str, Callable[[], object]]] = [
     ),
     (TypeError, "scales: got list", lambda: append_kv(K, V, KP, VP, SLOTS, scales=[1.0])),  # type: ignore[arg-type]
     (TypeError, "k: got torch.int8", lambda: append_kv(K.to(torch.int8), V, KP, VP, SLOTS, scales=SCALES)),
-    (TypeError, "k, v: got .*float32 and .*bfloat16", lambda: POOL.append(0, K, V.bfloat16(), SLOTS)),
+    (
+        TypeError,
+        "v: got torch.bfloat16, expected torch.float32 as k has",
+        lambda: POOL.append(0, K, V.bfloat16(), SLOTS),
+    ),
     (TypeError, "k: got torch.float64", lambda: POOL.append(0, K.double(), V.double(), SLOTS)),
     (ValueError, r"slots\[1\]: got 96", lambda: POOL.append(0, K, V, ints(1, 96))),
     (ValueError, "layer: got 1", lambda: POOL.layer_scales(1)),
@@ -479,7 +483,7 @@ def test_bad_arguments_of_attention() -> None:
     case = make_case([40], [(0, 0)], [2])
     k, v = case.pool.layer(0)
     scales, plan = case.pool.layer_scales(0), case.plan()
-    with pytest.raises(ValueError, match="scales: got None"):
+    with pytest.raises(TypeError, match="scales: got None"):
         tree_attention(case.q, k, v, plan)
     with pytest.raises(TypeError, match=r"q: got torch\.int8"):
         tree_attention(case.q.to(torch.int8), k, v, plan, scales=scales)

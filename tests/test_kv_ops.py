@@ -146,7 +146,7 @@ META = POOL.v_pages.to("meta")
 REFUSED: list[tuple[type[Exception], str, Callable[[], object]]] = [
     (ValueError, "slots.*got 96", lambda: POOL.append(0, K, V, ints(0, 96))),
     (ValueError, "slots.*got -1", lambda: POOL.append(0, K, V, ints(-1, 3))),
-    (ValueError, "k, v, slots", lambda: POOL.append(0, K, V, ints(1))),
+    (ValueError, r"slots: got shape \[1\], expected \[T\] = \[2\]", lambda: POOL.append(0, K, V, ints(1))),
     (TypeError, "slots.*int64", lambda: POOL.append(0, K, V, torch.arange(2))),
     (ValueError, "slots.*shape", lambda: POOL.append(0, K, V, ints(1, 2)[None])),
     (TypeError, "k: .*bfloat16", lambda: POOL.append(0, K.bfloat16(), V, ints(1, 2))),
@@ -169,11 +169,11 @@ REFUSED: list[tuple[type[Exception], str, Callable[[], object]]] = [
     (ValueError, "length: got 33", lambda: POOL.gather(0, ints(0, 1), 33)),
     (ValueError, "length: got -1", lambda: POOL.gather(0, ints(0, 1), -1)),
     (ValueError, "block_table.*got page -1", lambda: POOL.gather(0, ints(0, -1), 17)),
-    (ValueError, "k_pages, v_pages.*shapes", lambda: gather_kv(POOL.v_pages[0], POOL.k_pages[0], ints(0), 1)),
-    (TypeError, "k_pages, v_pages.*float16", lambda: copy_pages(K.half(), V.half(), ints(0, 1).view(1, 2))),
-    (ValueError, "head_dim: got 288", lambda: _gather_head_dim(288)),
-    (ValueError, "head_dim: got 272", lambda: _gather_head_dim(272)),
-    (ValueError, "head_dim: got 40", lambda: _gather_head_dim(40)),
+    (ValueError, "k_pages: got shape", lambda: gather_kv(POOL.v_pages[0], POOL.k_pages[0], ints(0), 1)),
+    (TypeError, "k_pages: got torch.float16", lambda: copy_pages(K.half(), V.half(), ints(0, 1).view(1, 2))),
+    (ValueError, "k_pages, v_pages: got head_dim = 288", lambda: _gather_head_dim(288)),
+    (ValueError, "k_pages, v_pages: got head_dim = 272", lambda: _gather_head_dim(272)),
+    (ValueError, "k_pages, v_pages: got head_dim = 40", lambda: _gather_head_dim(40)),
 ]
 
 

@@ -110,13 +110,13 @@ def test_summaries_of_another_pool_are_refused(shape: tuple[int, ...]) -> None:
     k_pages, v_pages = pool.layer(0)
     before = k_pages.clone()
     k = torch.randn((1, 2, 32))
-    with pytest.raises(ValueError, match="summaries: got shape"):
+    with pytest.raises(ValueError, match=r"summaries: got (shape|S = 3)"):
         append_kv(k, k, k_pages, v_pages, torch.zeros(1, dtype=torch.int32), summaries=torch.zeros(shape))
     assert torch.equal(k_pages.nan_to_num(), before.nan_to_num())
 
 
 def test_wrong_kinds_are_refused() -> None:
-    with pytest.raises(ValueError, match="summaries: got 'max', expected 'mean', 'minmax' or None"):
+    with pytest.raises(ValueError, match="summaries: got 'max', expected one of 'mean', 'minmax' or None"):
         make_pool("max")
     with pytest.raises(ValueError, match="make the pool with summaries"):
         make_pool(None).layer_summaries(0)

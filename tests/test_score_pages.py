@@ -97,15 +97,15 @@ def test_nan_queries_and_foreign_summaries_are_refused() -> None:
     q[1, 0, 3] = torch.nan
     with pytest.raises(ValueError, match="q: row 1 holds NaN or infinity"):
         score_pages(q, summaries, case.plan())
-    with pytest.raises(ValueError, match=r"q: got shape \[2, 4, 64\], expected \[2, num_q_heads, 32\]"):
-        score_pages(case.q, summaries[..., :32], case.plan())
-    with pytest.raises(ValueError, match=r"q: got shape \[1, 4, 64\], expected \[2"):
+    with pytest.raises(ValueError, match=r"q: got shape \[2, 4, 64\], .* = \[2, 4, 32\]"):
+        score_pages(case.q, summaries[..., :32].contiguous(), case.plan())
+    with pytest.raises(ValueError, match=r"q: got shape \[1, 4, 64\], .* = \[2"):
         score_pages(case.q[:1], summaries, case.plan())
     with pytest.raises(ValueError, match="expected 0 <= page"):
         score_pages(case.q, summaries[:2], case.plan())
-    with pytest.raises(ValueError, match="4 heads, expected a multiple of the 3 KV heads"):
+    with pytest.raises(ValueError, match="q: got num_q_heads = 4, num_kv_heads = 3, expected"):
         score_pages(case.q, torch.randn((case.pool.num_pages, 3, 1, 64)), case.plan())
-    with pytest.raises(ValueError, match="got 0 KV heads"):
+    with pytest.raises(ValueError, match="summaries: got num_kv_heads = 0"):
         score_pages(case.q, summaries[:, :0], case.plan())
     with pytest.raises(TypeError, match="summaries: got None; make the pool"):
         score_pages(case.q, None, case.plan())  # type: ignore[arg-type]

@@ -215,7 +215,7 @@ def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="page_size: got 8, expected 16"):
         select_top_pages(scores, replace(made, page_size=8), 2)
     for budget in (0, -3, torch.tensor([1, 0], dtype=torch.int32)):
-        with pytest.raises(ValueError, match=r"budget: got .*, expected at least 1 page"):
+        with pytest.raises(ValueError, match=r"budget: got .*, expected (>= 1|at least 1 page)"):
             select_top_pages(scores, made, budget)
     assert select_top_pages(scores, made, 10**12).to_bools(5).all()  # beyond the pages: dense
     bad: list[tuple[dict[str, Any], str]] = [
@@ -224,23 +224,23 @@ def test_bad_arguments() -> None:
         ({"sink": -1}, "sink: got -1"),
         ({"recent": 0}, "recent: got 0, expected >= 1"),
         ({"tail_begin": rows(0, -1)}, r"tail_begin\[1\]: got -1, expected the index of a page"),
-        ({"tail_begin": rows(0, 0, 0)}, r"tail_begin: got shape \[3\] on cpu, expected contiguous \[2\]"),
+        ({"tail_begin": rows(0, 0, 0)}, r"tail_begin: got shape \[3\], expected \[T\] = \[2\]"),
         ({"groups": rows(0, 2)}, r"groups\[1\]: got 2, expected a number from 0 to 1"),
         ({"groups": rows(-1, 0)}, r"groups\[0\]: got -1, expected a number from 0 to 1"),
-        ({"groups": rows(0, 0, 0, 0)[::2]}, "groups: got shape .*expected contiguous"),
+        ({"groups": rows(0, 0, 0, 0)[::2]}, r"groups: got strides \(2,\), expected a contiguous tensor"),
     ]
     for options, message in bad:
         with pytest.raises(ValueError, match=message):
             select_top_pages(scores, made, 2, **options)
-    with pytest.raises(ValueError, match=r"scores: got shape \[1, 2, 4\], expected \[num_kv_heads, 2, 5\]"):
+    with pytest.raises(ValueError, match=r"scores: got shape \[1, 2, 4\], .* = \[1, 2, 5\]"):
         select_top_pages(scores[..., :4], made, 2)
     with pytest.raises(TypeError, match=r"scores: got torch.float64"):
         select_top_pages(scores.double(), made, 2)
     with pytest.raises(TypeError, match=r"budget: got 2\.5"):
         select_top_pages(scores, made, 2.5)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"groups: got torch.int64, expected a tensor of torch.int32"):
+    with pytest.raises(TypeError, match=r"groups: got torch.int64, expected torch.int32"):
         select_top_pages(scores, made, 2, groups=rows(0, 0).long())
-    with pytest.raises(TypeError, match=r"tail_begin: got 3, expected a tensor of torch.int32"):
+    with pytest.raises(TypeError, match=r"tail_begin: got int, expected a torch.Tensor"):
         select_top_pages(scores, made, 2, tail_begin=3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"budget: got shape \[3\]"):
         select_top_pages(scores, made, torch.ones(3, dtype=torch.int32))

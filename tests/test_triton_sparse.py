@@ -302,7 +302,7 @@ def test_refused(device: torch.device) -> None:
     refused: list[tuple[type[Exception], str, Callable[[], object]]] = [
         (ValueError, "summaries: got shape", lambda: score_pages(case.q, summaries[:, :1], plan)),
         (TypeError, "q: got torch.bfloat16", lambda: score_pages(case.q.bfloat16(), summaries, plan)),
-        (ValueError, "q: got shape", lambda: score_pages(case.q[:2], summaries, plan)),
+        (ValueError, "q: got rows = 2", lambda: score_pages(case.q[:2], summaries, plan)),
         (ValueError, "scale: got 0", lambda: score_pages(case.q, summaries, plan, scale=0.0)),
         (ValueError, "budget: got 0", lambda: select_top_pages(scores, plan, 0)),
         (ValueError, "budget: got shape", lambda: select_top_pages(scores, plan, narrow.mask[0, 0])),

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from tts_kernels.checks import instance, integer, real
+
 if TYPE_CHECKING:
     from tts_kernels.plan import TreePlan
 
@@ -160,6 +162,13 @@ class ModelShape:
         kv_bytes: float = 2,
     ) -> ModelShape:
         """A dense decoder with a gated MLP, as Llama, Mistral and Qwen3 are; its weights are counted."""
+        num_layers, head_dim = integer("num_layers", num_layers, 1), integer("head_dim", head_dim, 1)
+        num_q_heads, num_kv_heads = (
+            integer("num_q_heads", num_q_heads, 1),
+            integer("num_kv_heads", num_kv_heads, 1),
+        )
+        hidden, intermediate = integer("hidden", hidden, 1), integer("intermediate", intermediate, 1)
+        vocab = integer("vocab", vocab, 0)
         attention = 2 * hidden * (num_q_heads + num_kv_heads) * head_dim
         total = num_layers * (attention + 3 * hidden * intermediate) + hidden * vocab
         heads = num_q_heads, num_kv_heads, head_dim
@@ -261,24 +270,25 @@ def _pages_up_to(length: Integers, page_size: int) -> Integers:
 
 
 def _check_counts(shape: ModelShape, counts: StepCounts, sparse: SparseCounts | None) -> None:
-    if counts.page_size < 1 or min(counts) < 0:
-        for name, value in counts._asdict().items():
-            if value < (name == "page_size"):
-                raise ValueError(f"counts.{name}: got {value}, expected >= {int(name == 'page_size')}")
+    instance("shape", shape, ModelShape, "make it with ModelShape.gated")
+    for name, value in (
+        instance("counts", counts, StepCounts, "StepCounts.of_plan makes them")._asdict().items()
+    ):
+        integer(f"counts.{name}", value, int(name == "page_size"))
     if sparse is None:
         return
-    if not 0 <= sparse.layers <= shape.num_layers:
-        raise ValueError(f"sparse.layers: got {sparse.layers}, expected 0 to {shape.num_layers}, all layers")
+    instance("sparse", sparse, SparseCounts, "name its counts")
+    integer("sparse.layers", sparse.layers, 0, int(shape.num_layers))
     if sparse.vectors not in (1, 2):
         raise ValueError(f'sparse.vectors: got {sparse.vectors}, expected 1 ("mean") or 2 ("minmax")')
     for name in ("pairs", "loads"):
-        if getattr(sparse, name) < 0:
+        if not real(f"sparse.{name}", getattr(sparse, name)) >= 0:
             raise ValueError(f"sparse.{name}: got {getattr(sparse, name)}, expected >= 0")
 
 
 def require_positive(name: str, value: float) -> None:
     """TypeError or ValueError unless `value` is a positive finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not isinstance(value, (int, float)):
         raise TypeError(f"{name}: got {value!r}, expected a number")
-    if not 0 < value < math.inf:
+    if not 0 < real(name, value) < math.inf:
         raise ValueError(f"{name}: got {value}, expected a positive number")

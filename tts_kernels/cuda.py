@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tts_kernels import _core
 from tts_kernels.device_plan import AttentionOptions, WorkLaunch
-from tts_kernels.ops._common import token_rows
+from tts_kernels.ops._pages import token_rows
 
 _HEAD_DIMS = (64, 128)  # of tree_attention
 _HALF = (torch.float16, torch.bfloat16)

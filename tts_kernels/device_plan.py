@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tts_kernels._core import TAIL_TOKENS
+from tts_kernels.checks import instance, integer
 
 
 class WorkCapacity(NamedTuple):
@@ -159,6 +160,14 @@ class DevicePlan:
     head_dim: int
     dtype: torch.dtype
 
+    def __post_init__(self) -> None:
+        instance("plan.capacity", self.capacity, WorkCapacity, "take that of the planner")
+        for name in ("num_items", "num_merges", "num_queries", "max_columns"):
+            integer(f"plan.{name}", getattr(self, name), 0, 2**31 - 1)
+        for name in ("page_size", "num_pages", "num_q_heads", "num_kv_heads", "head_dim"):
+            integer(f"plan.{name}", getattr(self, name), 1, 2**31 - 1)
+        instance("plan.dtype", self.dtype, torch.dtype, "take that of the planner")
+
     @property
     def launch(self) -> WorkLaunch:
         return WorkLaunch(self.work, self.partials, self.capacity, self.num_items, self.num_merges)
@@ -171,10 +180,9 @@ def round_up(n: int) -> int:
 
 def check_sizes(**sizes: int) -> None:
     for name, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, int):
+        if not isinstance(value, int):
             raise TypeError(f"{name}: got {value!r}, expected an int")
-        if value < 1:
-            raise ValueError(f"{name}: got {value}, expected >= 1")
+        integer(name, value, 1, 2**31 - 1)
 
 
 def check_group(num_q_heads: int, num_kv_heads: int) -> int:

@@ -11,7 +11,7 @@ from tts_kernels import _core
 from tts_kernels.backend import max_tile_height
 from tts_kernels.device import checked_device
 from tts_kernels.device_plan import DevicePlan, WorkCapacity, check_group, check_sizes, round_up
-from tts_kernels.ops._paged import check_plain
+from tts_kernels.ops._pages import check_plain
 from tts_kernels.plan import Int32Array, int32_array
 
 _STAGES = 4  # updates that may be on their way to the device before the host waits for the first of them

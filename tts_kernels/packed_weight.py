@@ -2,12 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from tts_kernels.checks import Array, Guard, Number, Rule, Signature, flag, integer
+
 PANEL = 16  # outputs of a panel
+FLOAT_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def is_bfloat16(panels: Any) -> bool:
+    return isinstance(panels, Tensor) and panels.dtype == torch.bfloat16
+
+
+def weight_arrays(*, pairs: bool) -> tuple[Array | Rule, ...]:
+    """Panels of bfloat16 pairs or of float32, and their bias, as operators take them."""
+    inputs = "half_inputs" if pairs else "inputs"
+    return (
+        Array("panels", f"num_panels, {inputs}, {PANEL}" + (", 2" if pairs else ""), FLOAT_DTYPES),
+        Array("bias", f"num_panels * {PANEL}", (torch.float32,), optional=True),
+        Rule("panels", f"num_panels >= 1 and {inputs} >= 1"),
+    )
+
+
+def _takes(values: Mapping[str, Any]) -> Signature:
+    gated = values["gated"]
+    columns = f"num_panels * {PANEL}" + (" // 2" if gated else "")
+    return Signature(
+        *weight_arrays(pairs=is_bfloat16(values["panels"])),
+        Number("outputs", "outputs >= 1"),
+        Rule("outputs", f"{columns} - {PANEL} < outputs <= {columns}"),
+        *([Rule("panels", "num_panels % 2 == 0")] if gated else []),
+        home="panels",
+    )
+
+
+_GUARD = Guard("PackedWeight", ("panels", "bias", "outputs", "gated"), _takes)
+
+
+def _weights_take(values: Mapping[str, Any], first: str, *others: Array) -> Signature:
+    inputs = "inputs >= 1 and inputs % 2 == 0" if is_bfloat16(values[first]) else "inputs >= 1"
+    return Signature(
+        Array(first, "outputs, inputs", FLOAT_DTYPES, packed=0),
+        *others,
+        Rule(first, f"outputs >= 1 and {inputs}"),
+        home=first,
+    )
+
+
+_BIAS = Array("bias", "outputs", (*FLOAT_DTYPES, torch.float16, torch.float64), packed=0, optional=True)
+_UP = Array("up", "outputs, inputs", FLOAT_DTYPES, like="gate", packed=0)
+_PACK = Guard("PackedWeight.pack", ("weight", "bias"), lambda v: _weights_take(v, "weight", _BIAS))
+_PACK_GATED = Guard("PackedWeight.pack_gated", ("gate", "up"), lambda v: _weights_take(v, "gate", _UP))
 
 
 @dataclass(frozen=True)
@@ -26,6 +76,15 @@ class PackedWeight:
     outputs: int
     gated: bool = False
 
+    def __post_init__(self) -> None:
+        integer("outputs", self.outputs)
+        flag("gated", self.gated)
+        self.check()
+
+    def check(self) -> None:
+        """Raises TypeError or ValueError unless the tensors fit together and have their memory."""
+        _GUARD.check_all((self.panels, self.bias, self.outputs, self.gated))
+
     @property
     def inputs(self) -> int:
         return self.panels.shape[1] * (2 if self.panels.dtype == torch.bfloat16 else 1)
@@ -42,20 +101,16 @@ class PackedWeight:
         Raises:
             TypeError, ValueError: another dtype or shape; an odd number of inputs in bfloat16.
         """
-        _check(weight, bias)
+        _PACK.check_all((weight, bias))
+        _require_cpu("weight", weight)
         return cls(_panels(weight), None if bias is None else _padded(bias.float()), len(weight))
 
     @classmethod
     def pack_gated(cls, gate: Tensor, up: Tensor) -> PackedWeight:
         """Copies the weights [outputs, inputs] of a SwiGLU layer's two projections (Shazeer,
         arXiv 2002.05202)."""
-        _check(gate, None)
-        _check(up, None)
-        if gate.shape != up.shape or gate.dtype != up.dtype:
-            raise ValueError(
-                f"gate, up: got {gate.dtype} {list(gate.shape)} and {up.dtype} {list(up.shape)}, expected "
-                "the same"
-            )
+        _PACK_GATED.check_all((gate, up))
+        _require_cpu("gate", gate)
         return cls(torch.stack([_panels(gate), _panels(up)], 1).flatten(0, 1), None, len(gate), gated=True)
 
 
@@ -72,14 +127,6 @@ def _padded(rows: Tensor) -> Tensor:
     return torch.cat([rows, rows.new_zeros(short, *rows.shape[1:])]) if short else rows.contiguous()
 
 
-def _check(weight: Tensor, bias: Tensor | None) -> None:
-    if weight.dtype not in (torch.float32, torch.bfloat16):
-        raise TypeError(f"weight: got {weight.dtype}, expected torch.float32 or torch.bfloat16")
-    if weight.dim() != 2 or not weight.numel() or not weight.is_cpu:
-        raise ValueError(
-            f"weight: got shape {list(weight.shape)} on {weight.device}, expected [outputs, inputs] on cpu"
-        )
-    if weight.dtype == torch.bfloat16 and weight.shape[1] % 2:
-        raise ValueError(f"weight: got {weight.shape[1]} inputs, expected an even number in bfloat16")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias: got shape {list(bias.shape)}, expected [{len(weight)}], the outputs")
+def _require_cpu(name: str, weight: Tensor) -> None:
+    if not weight.is_cpu:
+        raise ValueError(f"{name}: got a tensor on {weight.device}, expected the CPU")

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from tts_kernels import _core
+from tts_kernels.checks import check_storage, integer, require_dense
 
 Int32Array = npt.NDArray[np.int32]
 
@@ -53,6 +54,17 @@ class TreePlan:
     page_size: int
     unique_pages: int
     logical_pages: int
+
+    def __post_init__(self) -> None:
+        for name in ("query_order", "query_position", "pages", "segments", "blocks", "branches"):
+            require_dense(name, getattr(self, name), fake=True)
+        for name in ("max_columns", "num_queries", "page_size", "unique_pages", "logical_pages"):
+            integer(f"plan.{name}", getattr(self, name), 0)
+        if self.query_order.shape != (self.num_queries,):
+            raise ValueError(
+                f"plan.num_queries: got {self.num_queries}, expected the length of query_order, of shape "
+                f"{list(self.query_order.shape)}"
+            )
 
 
 def plan(
@@ -110,8 +122,10 @@ def int32_array(name: str, value: torch.Tensor | Int32Array) -> Int32Array:
     if isinstance(value, torch.Tensor):
         if value.device.type != "cpu":
             raise TypeError(f"{name}: got a tensor on {value.device}, expected the CPU; pass {name}.cpu()")
+        require_dense(name, value)
+        check_storage(name, value)
         value = value.detach().numpy()
     if not isinstance(value, np.ndarray) or value.dtype != np.int32:
         got = f"dtype {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
         raise TypeError(f"{name}: got {got}, expected an int32 tensor or array; convert it first")
-    return np.ascontiguousarray(value)
+    return np.asarray(value, order="C")

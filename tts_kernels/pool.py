@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tts_kernels.checks import choice, integer
 from tts_kernels.device import checked_device
 from tts_kernels.device_plan import DevicePlan
-from tts_kernels.ops._common import DTYPES, PAGE_SIZE, page_layout, summary_dtype
-from tts_kernels.ops._paged import check_plain
+from tts_kernels.ops._pages import DTYPES, PAGE_SIZE, check_plain, packed_page, summary_dtype
 from tts_kernels.ops.append_kv import append_kv
 from tts_kernels.ops.copy_pages import copy_pages
 from tts_kernels.ops.gather_kv import gather_kv
@@ -72,18 +72,13 @@ class KVPool:
         layout: str | None = None,
         summaries: str | None = None,
     ) -> None:
-        integers = {
-            "num_layers": num_layers,
-            "num_kv_heads": num_kv_heads,
-            "head_dim": head_dim,
-            "page_size": page_size,
-        }
-        for name, value in (integers | {"num_pages": num_pages, "budget_bytes": budget_bytes}).items():
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise TypeError(f"{name}: got {value!r}, expected an int")
-        for name, value in integers.items():
-            if value < 1:
-                raise ValueError(f"{name}: got {value}, expected >= 1")
+        num_layers, num_kv_heads = (
+            integer("num_layers", num_layers, 1),
+            integer("num_kv_heads", num_kv_heads, 1),
+        )
+        head_dim, page_size = integer("head_dim", head_dim, 1), integer("page_size", page_size, 1)
+        num_pages = None if num_pages is None else integer("num_pages", num_pages)
+        budget_bytes = None if budget_bytes is None else integer("budget_bytes", budget_bytes)
         device = checked_device(device)
         self.layout = _layout(layout, device)
         if self.layout == "packed":
@@ -107,15 +102,26 @@ class KVPool:
                 f"{name}: got {value}, which takes {self.num_pages * self.page_bytes} bytes, more than the "
                 "system grants; ask for less"
             ) from cause
-        # Selecting a layer costs more than a microsecond and happens twice per layer and step.
+        self._select_layers()
+
+    def _select_layers(self) -> None:
+        """Selecting a layer costs more than a microsecond and happens twice per layer and step."""
         self._layers = tuple(zip(self.k_pages.unbind(0), self.v_pages.unbind(0), strict=True))
-        self._layer_scales = (None,) * num_layers if self.scales is None else self.scales.unbind(0)
+        self._layer_scales = (None,) * self.num_layers if self.scales is None else self.scales.unbind(0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_layers", "_layer_scales")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In a copy, a layer is again a view of all layers' pages."""
+        vars(self).update(state)
+        self._select_layers()
 
     def _allocate(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
         heads, page_size, head_dim = self.num_kv_heads, self.page_size, self.head_dim
         if self.layout == "packed":
-            packed = page_layout(head_dim, self.dtype)
-            k_page, v_page = (heads, *packed.k_shape), (heads, *packed.v_shape)
+            k_shape, v_shape = packed_page(head_dim, self.dtype)
+            k_page, v_page = (heads, *k_shape), (heads, *v_shape)
         elif self.layout == "HND":
             k_page = v_page = (heads, page_size, head_dim)
         else:
@@ -129,27 +135,22 @@ class KVPool:
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Key and value pages of one layer, as the operators take them."""
-        if not 0 <= index < self.num_layers:
-            raise ValueError(f"layer: got {index}, expected 0 <= layer < {self.num_layers}")
-        return self._layers[index]
+        return self._layers[integer("layer", index, 0, self.num_layers - 1)]
 
     def layer_summaries(self, index: int) -> Tensor:
         """Summaries [num_pages, num_kv_heads, S, head_dim] of one layer."""
         if self.summaries is None:
             raise ValueError('summaries: got none; make the pool with summaries="mean" or "minmax"')
-        if not 0 <= index < self.num_layers:
-            raise ValueError(f"layer: got {index}, expected 0 <= layer < {self.num_layers}")
-        return self.summaries[index]
+        return self.summaries[integer("layer", index, 0, self.num_layers - 1)]
 
     def layer_scales(self, index: int) -> Tensor | None:
         """Scales of one layer's pages [num_pages, num_kv_heads, 2], None unless they are int8."""
-        self.layer(index)
-        return self._layer_scales[index]
+        return self._layer_scales[integer("layer", index, 0, self.num_layers - 1)]
 
     def append(self, layer: int, k: Tensor, v: Tensor, slots: Tensor) -> None:
         """Writes keys and values [T, num_kv_heads, head_dim] of one layer into int32 slots [T]."""
         summaries = None if self.summaries is None else self.layer_summaries(layer)
-        append_kv(k, v, *self.layer(layer), slots, summaries=summaries, scales=self._layer_scales[layer])
+        append_kv(k, v, *self.layer(layer), slots, summaries=summaries, scales=self.layer_scales(layer))
 
     def copy(self, copies: Tensor) -> None:
         """Copies pages, int32 [C, 2] of (source, destination), in all layers."""
@@ -157,13 +158,13 @@ class KVPool:
 
     def gather(self, layer: int, block_table: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Keys and values [length, num_kv_heads, head_dim] of a branch in one layer, of int8 in float32."""
-        return gather_kv(*self.layer(layer), block_table, length, scales=self._layer_scales[layer])
+        return gather_kv(*self.layer(layer), block_table, length, scales=self.layer_scales(layer))
 
     def attend(
         self, layer: int, q: Tensor, plan: TreePlan | DevicePlan, **options: Any
     ) -> tuple[Tensor, ...]:
         """`tree_attention` of queries [T, num_q_heads, head_dim] over one layer's pages and scales."""
-        return tree_attention(q, *self.layer(layer), plan, scales=self._layer_scales[layer], **options)
+        return tree_attention(q, *self.layer(layer), plan, scales=self.layer_scales(layer), **options)
 
 
 def page_bytes(
@@ -182,8 +183,7 @@ def page_bytes(
 
 def _summary_vectors(summaries: str | None) -> int:
     vectors = {None: 0, "mean": 1, "minmax": 2}
-    if summaries not in vectors:
-        raise ValueError(f"summaries: got {summaries!r}, expected 'mean', 'minmax' or None")
+    choice("summaries", summaries, ("mean", "minmax", None))
     return vectors[summaries]
 
 
@@ -191,8 +191,7 @@ def _layout(layout: str | None, device: torch.device) -> str:
     expected = ("packed", "HND", "NHD") if device.type == "cpu" else ("HND", "NHD")
     if layout is None:
         return expected[0]
-    if layout not in expected:
-        raise ValueError(f"layout: got {layout!r}, expected one of {expected} on {device.type}")
+    choice("layout", layout, expected)
     return layout
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from tts_kernels.checks import choice, instance, integer
 from tts_kernels.cost import ModelShape, SparseCounts, StepCost, StepCounts, seen, step_cost
 
 SHARES = ("branch", "tree")
@@ -63,17 +64,12 @@ def search_cost(
     Raises:
         TypeError, ValueError: an argument is out of range.
     """
-    sizes = {
-        "prompt": prompt,
-        "branches": branches,
-        "generated": generated,
-        "page_size": page_size,
-        "chunk": chunk,
-    }
-    for name, value in sizes.items():
-        _require_at_least(name, value, 1)
+    prompt, branches = integer("prompt", prompt, 1), integer("branches", branches, 1)
+    generated, chunk = integer("generated", generated, 1), integer("chunk", chunk, 1)
+    page_size = integer("page_size", page_size, 1)
+    instance("shape", shape, ModelShape, "make it with ModelShape.gated")
     if budget is not None:
-        _check_budget(shape, budget)
+        _check_budget(shape, instance("budget", budget, SparseBudget, "name its fields"))
     prefill = StepCost()
     for begin in range(0, prompt, chunk):
         end = min(begin + chunk, prompt)
@@ -114,20 +110,11 @@ def _decode_step(
 
 
 def _check_budget(shape: ModelShape, budget: SparseBudget) -> None:
-    _require_at_least("budget.pages", budget.pages, 1)
-    _require_at_least("budget.dense_layers", budget.dense_layers, 0)
-    if budget.share not in SHARES:
-        raise ValueError(f"budget.share: got {budget.share!r}, expected one of {', '.join(SHARES)}")
-    if budget.summaries not in ("mean", "minmax"):
-        raise ValueError(f'budget.summaries: got {budget.summaries!r}, expected "mean" or "minmax"')
+    integer("budget.pages", budget.pages, 1)
+    integer("budget.dense_layers", budget.dense_layers, 0)
+    choice("budget.share", budget.share, SHARES)
+    choice("budget.summaries", budget.summaries, ("mean", "minmax"))
     if budget.dense_layers > shape.num_layers:
         raise ValueError(
             f"budget.dense_layers: got {budget.dense_layers}, but the model has {shape.num_layers} layers"
         )
-
-
-def _require_at_least(name: str, value: int, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: got {value!r}, expected an int")
-    if value < low:
-        raise ValueError(f"{name}: got {value}, expected >= {low}")

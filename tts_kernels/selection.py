@@ -8,6 +8,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tts_kernels.checks import Array, Guard, Number, Rule, Signature, integer, require_dense
+
+_CHOSEN = Guard(
+    "Selection.from_bools",
+    ("chosen",),
+    lambda _: Signature(Array("chosen", "num_kv_heads, T, P", (torch.bool,), packed=0), home="chosen"),
+)
+_MASK = Guard(
+    "Selection.to_bools",
+    ("mask", "columns"),
+    lambda _: Signature(
+        Array("mask", "num_kv_heads, T, words", (torch.int32,), packed=0, label="selection.mask"),
+        Number("columns", "columns >= 0"),
+        Rule("columns", "columns <= 32 * words"),
+        home="mask",
+    ),
+)
+
 
 class SelectionCounts(NamedTuple):
     """What attention over a selection reads.
@@ -33,9 +51,17 @@ class Selection:
 
     mask: Tensor
 
+    def __post_init__(self) -> None:
+        require_dense("selection.mask", self.mask, fake=True)
+
     @classmethod
     def from_bools(cls, chosen: Tensor) -> Selection:
-        """From bool [num_kv_heads, T, P]."""
+        """From bool [num_kv_heads, T, P].
+
+        Raises:
+            TypeError, ValueError: another dtype or number of dimensions.
+        """
+        _CHOSEN.check_all((chosen,))
         heads, queries, columns = chosen.shape
         words = -(-columns // 32)
         bits = torch.zeros((heads, queries, words * 32), dtype=torch.int64, device=chosen.device)
@@ -45,7 +71,12 @@ class Selection:
         return cls((words64 - (words64 >> 31 << 32)).int())  # bit 31 is the sign of an int32
 
     def to_bools(self, columns: int) -> Tensor:
-        """bool [num_kv_heads, T, columns]; the inverse of `from_bools`."""
+        """bool [num_kv_heads, T, columns], columns <= 32 W; the inverse of `from_bools`.
+
+        Raises:
+            TypeError, ValueError: columns is out of range, or the mask is none.
+        """
+        _MASK.check_all((self.mask, integer("columns", columns)))
         shifts = torch.arange(32, dtype=torch.int32, device=self.mask.device)
         bits = (self.mask[..., None] >> shifts) & 1
         return bits.flatten(2)[..., :columns].bool()

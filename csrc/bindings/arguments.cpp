@@ -27,7 +27,11 @@ T to_integer(py::handle value, ArgumentName name, T low) {
   py::object integer = py::reinterpret_borrow<py::object>(value);
   if (!PyLong_CheckExact(value.ptr())) {
     integer = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
-    if (!integer) throw py::error_already_set();
+    if (!integer) {
+      if (!PyErr_ExceptionMatches(PyExc_TypeError)) throw py::error_already_set();
+      PyErr_Clear();  // an array of several numbers, for example
+      throw py::type_error(concat(name.str(), ": got ", describe(value), ", expected an int"));
+    }
   }
   int overflow = 0;
   const long long result = PyLong_AsLongLongAndOverflow(integer.ptr(), &overflow);

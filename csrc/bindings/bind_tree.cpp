@@ -14,6 +14,36 @@
 namespace py = pybind11;
 
 namespace tts {
+
+// A tree as `self` of a method. KVTree.__new__ alone makes an object without one, which pybind11 would take
+// for a tree in uninitialised memory.
+struct Self {
+  KVTree* tree = nullptr;
+
+  KVTree* operator->() const { return tree; }
+};
+
+}  // namespace tts
+
+namespace pybind11::detail {
+
+template <>
+struct type_caster<tts::Self> {
+  PYBIND11_TYPE_CASTER(tts::Self, const_name("KVTree"));
+  bool load(handle source, bool) {
+    if (!isinstance<tts::KVTree>(source)) return false;
+    if (!reinterpret_cast<instance*>(source.ptr())->get_value_and_holder().holder_constructed()) {
+      throw type_error(
+          "KVTree: got an object that __init__ was not called for; make it with KVTree(num_pages)");
+    }
+    value.tree = source.cast<tts::KVTree*>();
+    return true;
+  }
+};
+
+}  // namespace pybind11::detail
+
+namespace tts {
 namespace {
 
 using Array = py::array_t<int32_t, py::array::c_style>;
@@ -35,6 +65,16 @@ struct PyAppend {
   Array copies;
 };
 
+// In place of __new__: such objects come from C++ only.
+PyObject* refuse_new(PyTypeObject* type, PyObject*, PyObject*) {
+  PyErr_Format(PyExc_TypeError, "%s: cannot be made, expected one that a KVTree returns", type->tp_name);
+  return nullptr;
+}
+
+py::custom_type_setup without_new() {
+  return py::custom_type_setup([](PyHeapTypeObject* type) { type->ht_type.tp_new = refuse_new; });
+}
+
 std::optional<int64_t> optional_integer(const std::optional<Int>& value, const char* name) {
   return value ? std::optional(value->get(name)) : std::nullopt;
 }
@@ -45,7 +85,7 @@ std::vector<int64_t> to_ids(const Ints& branches) {
   return ids;
 }
 
-PyAppend append(KVTree& tree, const Ints& branches, const IntLists& tokens) {
+PyAppend append(const Self& tree, const Ints& branches, const IntLists& tokens) {
   const py::tuple lists = to_items(tokens.value, {"tokens"}, "one sequence of token ids a branch");
   std::vector<int32_t> flat;
   std::vector<size_t> ends;
@@ -57,36 +97,36 @@ PyAppend append(KVTree& tree, const Ints& branches, const IntLists& tokens) {
   for (size_t i = 0, begin = 0; i < ends.size(); begin = ends[i++]) {
     spans.emplace_back(flat.data() + begin, ends[i] - begin);
   }
-  const Append done = tree.append(to_ids(branches), spans);
+  const Append done = tree->append(to_ids(branches), spans);
   return {to_array(done.slots), to_array(done.copies)};
 }
 
-int64_t evict(KVTree& tree, const Ints& branches, const Ints& columns) {
+int64_t evict(const Self& tree, const Ints& branches, const Ints& columns) {
   std::vector<int64_t> found;
   append_integers<int64_t>(columns.value, {"columns"}, std::numeric_limits<int64_t>::min(), found);
-  return tree.evict(to_ids(branches), found);
+  return tree->evict(to_ids(branches), found);
 }
 
-py::tuple block_tables(const KVTree& tree, const Ints& branches) {
+py::tuple block_tables(const Self& tree, const Ints& branches) {
   const std::vector<int64_t> ids = to_ids(branches);
   size_t width = 0;
-  for (const int64_t id : ids) width = std::max(width, tree.pages(id).size());
+  for (const int64_t id : ids) width = std::max(width, tree->pages(id).size());
   Array tables(
       std::vector<py::ssize_t>{static_cast<py::ssize_t>(ids.size()), static_cast<py::ssize_t>(width)});
   Array lengths(static_cast<py::ssize_t>(ids.size()));
   int32_t* row = tables.mutable_data();
   for (size_t i = 0; i < ids.size(); ++i, row += width) {
-    const auto pages = tree.pages(ids[i]);
+    const auto pages = tree->pages(ids[i]);
     std::fill(std::copy(pages.begin(), pages.end(), row), row + width, -1);
-    lengths.mutable_data()[i] = tree.length(ids[i]);
+    lengths.mutable_data()[i] = tree->length(ids[i]);
   }
   return py::make_tuple(std::move(tables), std::move(lengths));
 }
 
-std::optional<std::pair<int64_t, int32_t>> match(const KVTree& tree, const Ints& tokens) {
+std::optional<std::pair<int64_t, int32_t>> match(const Self& tree, const Ints& tokens) {
   std::vector<int32_t> ids;
   append_integers<int32_t>(tokens.value, {"tokens"}, 0, ids);
-  const auto found = tree.match(ids);
+  const auto found = tree->match(ids);
   if (!found) return std::nullopt;
   return std::pair(found->holder, found->length);
 }
@@ -109,14 +149,14 @@ std::string describe(const TreeStats& stats) {
 }
 
 void bind_kv_tree(py::module_& m) {
-  py::class_<PyAppend>(m, "Append",
+  py::class_<PyAppend>(m, "Append", without_new(),
                        "What KVTree.append asks its caller to do: first the copies, then the writes.")
       .def_readonly("slots", &PyAppend::slots,
                     "int32 [T]: the slot, page * page_size + offset, of each new token in argument order.")
       .def_readonly("copies", &PyAppend::copies,
                     "int32 [C, 2]: (source page, target page) of each tail that is copied on write.");
 
-  py::class_<TreeStats>(m, "TreeStats", "Counts of a KVTree at one moment.")
+  py::class_<TreeStats>(m, "TreeStats", without_new(), "Counts of a KVTree at one moment.")
       .def_readonly("branches", &TreeStats::branches)
       .def_readonly("pins", &TreeStats::pins)
       .def_readonly("logical_tokens", &TreeStats::logical_tokens, "Sum of the branches' lengths.")
@@ -142,14 +182,15 @@ that raises leaves the tree as it was. Not safe for use by several threads at on
              return KVTree(num_pages.get("num_pages"), page_size.get("page_size"));
            }),
            py::arg("num_pages"), py::arg("page_size") = 16)
-      .def_property_readonly("num_pages", [](const KVTree& tree) { return tree.pool().num_pages(); })
-      .def_property_readonly("page_size", [](const KVTree& tree) { return tree.pool().page_size(); })
-      .def_property_readonly("free_pages", [](const KVTree& tree) { return tree.pool().free_pages(); })
-      .def("create", &KVTree::create, "A new branch without tokens.")
+      .def_property_readonly("num_pages", [](const Self& tree) { return tree->pool().num_pages(); })
+      .def_property_readonly("page_size", [](const Self& tree) { return tree->pool().page_size(); })
+      .def_property_readonly("free_pages", [](const Self& tree) { return tree->pool().free_pages(); })
+      .def(
+          "create", [](const Self& tree) { return tree->create(); }, "A new branch without tokens.")
       .def(
           "fork",
-          [](KVTree& tree, const Int& branch, const Int& n, const std::optional<Int>& at) {
-            return tree.fork(branch.get("branch"), n.get("n"), optional_integer(at, "at"));
+          [](const Self& tree, const Int& branch, const Int& n, const std::optional<Int>& at) {
+            return tree->fork(branch.get("branch"), n.get("n"), optional_integer(at, "at"));
           },
           py::arg("branch"), py::arg("n") = 1, py::arg("at") = py::none(),
           R"(n branches that hold the first `at` tokens (default: all) of a branch or pin. Takes no page.
@@ -164,12 +205,12 @@ that share a partly filled last page, the last one to append writes in place, th
 Raises OutOfPages, before anything changes, if the free pages do not suffice.)")
       .def(
           "truncate",
-          [](KVTree& tree, const Int& branch, const Int& length) {
-            tree.truncate(branch.get("branch"), length.get("length"));
+          [](const Self& tree, const Int& branch, const Int& length) {
+            tree->truncate(branch.get("branch"), length.get("length"));
           },
           py::arg("branch"), py::arg("length"), "Drops the tokens from position `length` on.")
       .def(
-          "release", [](KVTree& tree, const Int& branch) { tree.release(branch.get("branch")); },
+          "release", [](const Self& tree, const Int& branch) { tree->release(branch.get("branch")); },
           py::arg("branch"), "Ends a branch. Pages that nobody else holds are free at once.")
       .def("evict", &evict, py::arg("branches"), py::arg("columns"),
            R"(Drops the pages at `columns` of the block table from each of the branches, for all or none.
@@ -180,24 +221,24 @@ number of pages that became free: those that no other branch holds.
 Raises ValueError for a column that a branch does not have, its last one, one that was evicted from it already,
 and a page that a pin holds.)")
       .def(
-          "length", [](const KVTree& tree, const Int& branch) { return tree.length(branch.get("branch")); },
+          "length", [](const Self& tree, const Int& branch) { return tree->length(branch.get("branch")); },
           py::arg("branch"), "Tokens of a branch or pin.")
       .def(
           "tokens",
-          [](const KVTree& tree, const Int& branch) { return to_array(tree.tokens(branch.get("branch"))); },
+          [](const Self& tree, const Int& branch) { return to_array(tree->tokens(branch.get("branch"))); },
           py::arg("branch"),
           "int32 [length]: the token ids of a branch or pin; -1 where their page was evicted.")
       .def(
           "pin",
-          [](KVTree& tree, const Int& branch, const std::optional<Int>& at) {
-            return tree.pin(branch.get("branch"), optional_integer(at, "at"));
+          [](const Self& tree, const Int& branch, const std::optional<Int>& at) {
+            return tree->pin(branch.get("branch"), optional_integer(at, "at"));
           },
           py::arg("branch"), py::arg("at") = py::none(),
           R"(Keeps the first `at` tokens (default: all) of a branch resident, whatever becomes of the branch.
 
 A pin can be read and forked like a branch, but not appended to, truncated or released, and is not counted as one.)")
       .def(
-          "unpin", [](KVTree& tree, const Int& pin) { tree.unpin(pin.get("pin")); }, py::arg("pin"),
+          "unpin", [](const Self& tree, const Int& pin) { tree->unpin(pin.get("pin")); }, py::arg("pin"),
           "Ends a pin. Pages that nobody else holds are free at once.")
       .def("match", &match, py::arg("tokens"), R"(Finds the longest resident prefix of `tokens`.
 
@@ -208,11 +249,13 @@ branch begins with the first token. An evicted page ends the prefix of its branc
            "behind the last, and their lengths.")
       .def(
           "pages_needed",
-          [](const KVTree& tree, const Int& branch, const Int& n) {
-            return tree.pages_needed(branch.get("branch"), n.get("n"));
+          [](const Self& tree, const Int& branch, const Int& n) {
+            return tree->pages_needed(branch.get("branch"), n.get("n"));
           },
           py::arg("branch"), py::arg("n"), "The most pages that an append of n tokens to this branch takes.")
-      .def("stats", &KVTree::stats, "Counts over all branches and pins, made on demand.");
+      .def(
+          "stats", [](const Self& tree) { return tree->stats(); },
+          "Counts over all branches and pins, made on demand.");
 }
 
 }  // namespace

@@ -213,7 +213,8 @@ class Run {
   // the last.
   static constexpr int kBins = 2048;
   static int bin_of(double score) {
-    const auto bits = static_cast<int64_t>(std::bit_cast<uint64_t>(score) >> 47);
+    // -0.0 counts as a score of 0, but its sign bit would count as the highest exponent: the sum has none.
+    const auto bits = static_cast<int64_t>(std::bit_cast<uint64_t>(score + 0.0) >> 47);
     return static_cast<int>(std::clamp<int64_t>(bits - (int64_t{1023 - 63} << 5), 0, kBins - 1));
   }
 

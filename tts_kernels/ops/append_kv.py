@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from tts_kernels import _core, backend
-from tts_kernels.ops._common import (
-    check_devices,
-    check_int32,
-    check_optional_devices,
-    check_rows,
-    check_scales,
-    check_summaries,
+from tts_kernels.checks import Array, Signature
+from tts_kernels.ops._operator import register
+from tts_kernels.ops._pages import (
+    INT32,
+    are_plain,
+    kind_of_pages,
     kv_view,
-    register,
+    no_scales,
+    page_arrays,
+    row_dtypes,
+    scale_arrays,
+    summary_arrays,
     summary_view,
     token_rows,
 )
-from tts_kernels.ops._paged import are_plain, check_plain_pages
+
+
+def _takes(values: Mapping[str, Any]) -> Signature:
+    dtype, plain = kind_of_pages(values)
+    rows = "T, num_kv_heads, head_dim"
+    return Signature(
+        *page_arrays(dtype, plain=plain, written=True),
+        Array("k", rows, row_dtypes(dtype), packed=1),
+        Array("v", rows, row_dtypes(dtype), like=None if plain else "k", packed=1),
+        Array("slots", "T", INT32),
+        *summary_arrays(dtype),
+        *scale_arrays(dtype, written=True),
+        home="k_pages",
+        absent=no_scales(dtype),
+    )
 
 
 def append_kv(
@@ -61,9 +81,7 @@ def append_kv(
     one slot any may stay. On packed pages the last one does. On plain pages of 8 bits the tokens of a page
     follow each other in the call, in the order of their slots, as `KVTree.append` has them.
     """
-    check_devices(k=k, v=v, k_pages=k_pages, v_pages=v_pages, slots=slots)
-    check_optional_devices(k_pages, summaries=summaries, scales=scales)
-    torch.ops.tts_kernels.append_kv.default(k, v, k_pages, v_pages, slots, summaries, scales)
+    _append_kv(k, v, k_pages, v_pages, slots, summaries, scales)
 
 
 def _append_kv_cpu(
@@ -77,17 +95,13 @@ def _append_kv_cpu(
 ) -> None:
     if are_plain(k_pages, v_pages):
         return _append_kv_plain(k, v, k_pages, v_pages, slots, summaries, scales)
-    kv = kv_view(k_pages, v_pages, scales)
-    _check_tokens(k, v, k_pages, v_pages, slots)
-    if k.dtype != v.dtype:
-        raise TypeError(f"k, v: got {k.dtype} and {v.dtype}, expected one dtype")
     _core.append_kv(
-        kv,
+        kv_view(k_pages, v_pages, scales),
         token_rows(k),
         token_rows(v),
         slots.data_ptr(),
         slots.shape[0],
-        summary_view(summaries, k_pages, v_pages),
+        summary_view(summaries),
         torch.get_num_threads(),
     )
 
@@ -101,29 +115,12 @@ def _append_kv_plain(
     summaries: Tensor | None = None,
     scales: Tensor | None = None,
 ) -> None:
-    check_plain_pages(k_pages, v_pages)
-    check_scales(scales, k_pages)
-    _check_tokens(k, v, k_pages, v_pages, slots)
-    num_pages, num_kv_heads, _, head_dim = k_pages.shape
-    if summaries is not None:
-        check_summaries(summaries, (num_pages, num_kv_heads, head_dim), k_pages)
     if scales is None:
         backend.kernel("append_kv", k_pages)(k, v, k_pages, v_pages, slots)
     else:
         backend.kernel("append_scaled", k_pages)(k, v, k_pages, v_pages, slots, scales)
     if summaries is not None:
         backend.kernel("summarize_pages", k_pages)(k_pages, slots, summaries, scales)
-
-
-def _check_tokens(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
-    heads, head_dim = k_pages.shape[1], v_pages.shape[3]
-    check_rows("k", k, heads, head_dim, k_pages.dtype)
-    check_rows("v", v, heads, head_dim, k_pages.dtype)
-    check_int32("slots", slots)
-    if not k.shape[0] == v.shape[0] == slots.shape[0]:
-        raise ValueError(
-            f"k, v, slots: got {k.shape[0]}, {v.shape[0]} and {slots.shape[0]} tokens, expected equal numbers"
-        )
 
 
 def _append_kv_fake(
@@ -138,9 +135,10 @@ def _append_kv_fake(
     return None
 
 
-register(
+_append_kv = register(
     "append_kv(Tensor k, Tensor v, Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor slots, "
     "Tensor(c!)? summaries=None, Tensor(d!)? scales=None) -> ()",
+    _takes,
     cpu=_append_kv_cpu,
     cuda=_append_kv_plain,
     fake=_append_kv_fake,

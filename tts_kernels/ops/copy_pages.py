@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from tts_kernels import _core, backend
-from tts_kernels.ops._common import (
-    check_devices,
-    check_int32,
-    check_optional_devices,
-    check_scales,
-    check_summaries,
+from tts_kernels.checks import Array, Signature
+from tts_kernels.ops._operator import register
+from tts_kernels.ops._pages import (
+    INT32,
+    are_plain,
+    kind_of_pages,
     kv_view,
-    register,
+    no_scales,
+    page_arrays,
+    scale_arrays,
+    summary_arrays,
     summary_view,
 )
-from tts_kernels.ops._paged import are_plain, check_plain_pages
+
+
+def _takes(values: Mapping[str, Any]) -> Signature:
+    dtype, plain = kind_of_pages(values, layers=1)
+    return Signature(
+        *page_arrays(dtype, plain=plain, layers=True, written=True),
+        Array("copies", "C, 2", INT32),
+        *summary_arrays(dtype, layers=True),
+        *scale_arrays(dtype, layers=True, written=True),
+        home="k_pages",
+        absent=no_scales(dtype),
+    )
 
 
 def copy_pages(
@@ -45,9 +62,7 @@ def copy_pages(
     destinations are distinct and none is a source. Pages are not checked, which would wait for the device:
     a pair that leads outside the pool is left out.
     """
-    check_devices(k_pages=k_pages, v_pages=v_pages, copies=copies)
-    check_optional_devices(k_pages, summaries=summaries, scales=scales)
-    torch.ops.tts_kernels.copy_pages.default(k_pages, v_pages, copies, summaries, scales)
+    _copy_pages(k_pages, v_pages, copies, summaries, scales)
 
 
 def _copy_pages_cpu(
@@ -59,15 +74,13 @@ def _copy_pages_cpu(
 ) -> None:
     if are_plain(k_pages, v_pages, layers=1):
         return _copy_pages_plain(k_pages, v_pages, copies, summaries, scales)
-    kv = kv_view(k_pages, v_pages, scales, layers=1)
-    check_int32("copies", copies, 2)
     _core.copy_pages(
-        kv,
+        kv_view(k_pages, v_pages, scales, layers=1),
         k_pages.shape[0],
         (k_pages.stride(0), v_pages.stride(0)),
         copies.data_ptr(),
         copies.shape[0],
-        summary_view(summaries, k_pages, v_pages, layers=1),
+        summary_view(summaries),
         torch.get_num_threads(),
     )
 
@@ -79,12 +92,6 @@ def _copy_pages_plain(
     summaries: Tensor | None = None,
     scales: Tensor | None = None,
 ) -> None:
-    check_plain_pages(k_pages, v_pages, layers=1)
-    check_scales(scales, k_pages, layers=1)
-    check_int32("copies", copies, 2)
-    layers, num_pages, num_kv_heads, _, head_dim = k_pages.shape
-    if summaries is not None:
-        check_summaries(summaries, (layers, num_pages, num_kv_heads, head_dim), k_pages)
     copy = backend.kernel("copy_pages", k_pages)
     copy(k_pages, v_pages, copies)
     if summaries is not None:  # as keys and values of pages of one token: minima and maxima, or means twice
@@ -103,9 +110,10 @@ def _copy_pages_fake(
     return None
 
 
-register(
+_copy_pages = register(
     "copy_pages(Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor copies, Tensor(c!)? summaries=None, "
     "Tensor(d!)? scales=None) -> ()",
+    _takes,
     cpu=_copy_pages_cpu,
     cuda=_copy_pages_plain,
     fake=_copy_pages_fake,

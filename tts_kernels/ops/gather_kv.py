@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from tts_kernels import _core, backend
-from tts_kernels.ops._common import (
-    PAGE_SIZE,
-    check_devices,
-    check_int32,
-    check_scales,
+from tts_kernels.checks import Array, Number, Rule, Signature, integer
+from tts_kernels.ops._operator import register
+from tts_kernels.ops._pages import (
+    INT32,
+    are_plain,
+    kind_of_pages,
     kv_view,
-    register,
+    no_scales,
+    page_arrays,
+    scale_arrays,
     token_rows,
 )
-from tts_kernels.ops._paged import are_plain, check_plain_pages
+
+
+def _takes(values: Mapping[str, Any]) -> Signature:
+    dtype, plain = kind_of_pages(values)
+    return Signature(
+        *page_arrays(dtype, plain=plain),
+        Array("block_table", "P", INT32),
+        Number("length", "length >= 0"),
+        Rule("length", "length <= P * page_size" if plain else "length <= P * 16"),
+        *scale_arrays(dtype),
+        home="k_pages",
+        absent=no_scales(dtype),
+    )
 
 
 def gather_kv(
@@ -39,10 +57,7 @@ def gather_kv(
     On plain pages the block table is not checked, which would wait for the device: what is in a page outside
     the pool comes back as NaN.
     """
-    check_devices(k_pages=k_pages, v_pages=v_pages, block_table=block_table)
-    if scales is not None:
-        check_devices(k_pages=k_pages, scales=scales)
-    k, v = torch.ops.tts_kernels.gather_kv.default(k_pages, v_pages, block_table, length, scales)
+    k, v = _gather_kv(k_pages, v_pages, block_table, integer("length", length), scales)
     return k, v
 
 
@@ -51,11 +66,9 @@ def _gather_kv_cpu(
 ) -> tuple[Tensor, Tensor]:
     if are_plain(k_pages, v_pages):
         return _gather_kv_plain(k_pages, v_pages, block_table, length, scales)
-    kv = kv_view(k_pages, v_pages, scales)
-    _check_table(block_table, length, PAGE_SIZE)
     k, v = _gather_kv_fake(k_pages, v_pages, block_table, length)
     _core.gather_kv(
-        kv,
+        kv_view(k_pages, v_pages, scales),
         block_table.data_ptr(),
         block_table.shape[0],
         length,
@@ -69,22 +82,9 @@ def _gather_kv_cpu(
 def _gather_kv_plain(
     k_pages: Tensor, v_pages: Tensor, block_table: Tensor, length: int, scales: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    check_plain_pages(k_pages, v_pages)
-    check_scales(scales, k_pages)
-    _check_table(block_table, length, k_pages.shape[2])
     k, v = _gather_kv_fake(k_pages, v_pages, block_table, length)
     backend.kernel("gather_kv", k_pages)(k_pages, v_pages, block_table, k, v, scales)
     return k, v
-
-
-def _check_table(block_table: Tensor, length: int, page_size: int) -> None:
-    check_int32("block_table", block_table)
-    pages = block_table.shape[0]
-    if not 0 <= length <= page_size * pages:
-        raise ValueError(
-            f"length: got {length}, expected 0 <= length <= {page_size * pages} (the block table has {pages} "
-            "pages)"
-        )
 
 
 def _gather_kv_fake(
@@ -95,9 +95,10 @@ def _gather_kv_fake(
     return k_pages.new_empty(shape, dtype=dtype), v_pages.new_empty(shape, dtype=dtype)
 
 
-register(
+_gather_kv = register(
     "gather_kv(Tensor k_pages, Tensor v_pages, Tensor block_table, int length, Tensor? scales=None) "
     "-> (Tensor, Tensor)",
+    _takes,
     cpu=_gather_kv_cpu,
     cuda=_gather_kv_plain,
     fake=_gather_kv_fake,

@@ -6,7 +6,17 @@ import torch
 from torch import Tensor
 
 from tts_kernels import _core
-from tts_kernels.ops._common import check_devices, register
+from tts_kernels.checks import Array, Number, Rule, Signature, real
+from tts_kernels.ops._operator import register
+from tts_kernels.ops._pages import FLOAT32
+
+_TAKES = Signature(
+    Array("x", "T, n", FLOAT32, packed=1),
+    Array("weight", "n", FLOAT32),
+    Number("eps", "2**-126 <= eps <= 2**127"),
+    Rule("x", "n >= 1"),
+    home="x",
+)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -22,24 +32,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     Raises:
         TypeError, ValueError: a dtype, device, shape or stride does not fit.
     """
-    check_devices(x=x, weight=weight)
-    out: Tensor = torch.ops.tts_kernels.rms_norm.default(x, weight, eps)
+    out: Tensor = _rms_norm(x, weight, real("eps", eps))
     return out
 
 
 def _rms_norm_cpu(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    if x.dtype != torch.float32 or weight.dtype != torch.float32:
-        raise TypeError(f"x, weight: got {x.dtype} and {weight.dtype}, expected torch.float32")
-    if x.dim() != 2 or weight.shape != x.shape[1:] or not x.shape[1]:
-        raise ValueError(
-            f"x, weight: got shapes {list(x.shape)} and {list(weight.shape)}, expected [rows, n] and [n]"
-        )
-    if (x.shape[1] > 1 and x.stride(1) != 1) or not weight.is_contiguous():
-        raise ValueError(
-            f"x, weight: got strides {x.stride()} and {weight.stride()}, expected contiguous channels"
-        )
-    if not eps > 0:
-        raise ValueError(f"eps: got {eps}, expected a positive number")
     out = _rms_norm_fake(x, weight, eps)
     rows = _core.TokenRows(x.data_ptr(), (x.stride(0), 0), 4)
     threads = torch.get_num_threads()
@@ -51,8 +48,9 @@ def _rms_norm_fake(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x.new_empty(x.shape)
 
 
-register(
+_rms_norm = register(
     "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor",
+    lambda _: _TAKES,
     cpu=_rms_norm_cpu,
     fake=_rms_norm_fake,
 )

@@ -6,7 +6,24 @@ import torch
 from torch import Tensor
 
 from tts_kernels import _core
-from tts_kernels.ops._common import check_devices, register
+from tts_kernels.checks import Array, Choice, Number, Rule, Signature, dtype_of, integer, real
+from tts_kernels.ops._operator import register
+from tts_kernels.ops._pages import FLOAT32
+
+_DTYPES = (torch.float32, torch.bfloat16)
+_TAKES = Signature(
+    Array("cos", "T, head_dim", FLOAT32),
+    Array("sin", "T, head_dim", FLOAT32),
+    Number("num_q_heads", "1 <= num_q_heads < 2**31"),
+    Number("num_kv_heads", "1 <= num_kv_heads < 2**31"),
+    Rule("cos, sin", "2 <= head_dim <= 256 and head_dim % 2 == 0"),
+    Array("qkv", "T, (num_q_heads + 2 * num_kv_heads) * head_dim", FLOAT32, packed=1),
+    Choice("dtype", _DTYPES),
+    Array("q_norm", "head_dim", FLOAT32, optional=True),
+    Array("k_norm", "head_dim", FLOAT32, optional=True),
+    Number("eps", "2**-126 <= eps <= 2**127"),
+    home="qkv",
+)
 
 
 def rotate_qkv(
@@ -39,10 +56,9 @@ def rotate_qkv(
     Raises:
         TypeError, ValueError: a dtype, device, shape or stride does not fit.
     """
-    check_devices(qkv=qkv, cos=cos, sin=sin)
-    q, k, v = torch.ops.tts_kernels.rotate_qkv.default(
-        qkv, cos, sin, num_q_heads, num_kv_heads, dtype, q_norm, k_norm, eps
-    )
+    heads = integer("num_q_heads", num_q_heads), integer("num_kv_heads", num_kv_heads)
+    dtype_of("dtype", dtype, _DTYPES)
+    q, k, v = _rotate_qkv(qkv, cos, sin, *heads, dtype, q_norm, k_norm, real("eps", eps))
     return q, k, v
 
 
@@ -57,37 +73,6 @@ def _rotate_qkv_cpu(
     k_norm: Tensor | None = None,
     eps: float = 1e-6,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if dtype not in (torch.float32, torch.bfloat16):
-        raise TypeError(f"dtype: got {dtype}, expected torch.float32 or torch.bfloat16")
-    for name, tensor in (("qkv", qkv), ("cos", cos), ("sin", sin)):
-        if tensor.dtype != torch.float32:
-            raise TypeError(f"{name}: got {tensor.dtype}, expected torch.float32")
-    if num_q_heads < 1 or num_kv_heads < 1:
-        raise ValueError(
-            f"num_q_heads, num_kv_heads: got {num_q_heads} and {num_kv_heads}, expected 1 or more"
-        )
-    width = (num_q_heads + 2 * num_kv_heads) * cos.shape[-1]
-    if qkv.dim() != 2 or qkv.shape != (cos.shape[0], width) or qkv.stride(1) != 1:
-        raise ValueError(
-            f"qkv: got shape {list(qkv.shape)} and strides {qkv.stride()}, expected [T, {width}] with "
-            f"contiguous channels beside cos {list(cos.shape)}"
-        )
-    if cos.dim() != 2 or cos.shape != sin.shape or not (cos.is_contiguous() and sin.is_contiguous()):
-        raise ValueError(
-            f"cos, sin: got shapes {list(cos.shape)} and {list(sin.shape)}, expected contiguous [T, head_dim]"
-        )
-    for name, norm in (("q_norm", q_norm), ("k_norm", k_norm)):
-        if norm is not None and (norm.dtype, norm.shape, norm.stride()) != (
-            torch.float32,
-            cos.shape[1:],
-            (1,),
-        ):
-            raise ValueError(
-                f"{name}: got {norm.dtype} of shape {list(norm.shape)} and strides {norm.stride()}, expected "
-                f"contiguous float32 [{cos.shape[1]}]"
-            )
-    if not 0 < eps < float("inf"):
-        raise ValueError(f"eps: got {eps}, expected a positive finite number")
     q, k, v = _rotate_qkv_fake(qkv, cos, sin, num_q_heads, num_kv_heads, dtype)
     _core.rotate_qkv(
         _core.TokenRows(qkv.data_ptr(), (qkv.stride(0), 0), 4),
@@ -120,9 +105,10 @@ def _rotate_qkv_fake(
     return empty(num_q_heads), empty(num_kv_heads), empty(num_kv_heads)
 
 
-register(
+_rotate_qkv = register(
     "rotate_qkv(Tensor qkv, Tensor cos, Tensor sin, int num_q_heads, int num_kv_heads, ScalarType dtype, "
     "Tensor? q_norm=None, Tensor? k_norm=None, float eps=1e-6) -> (Tensor, Tensor, Tensor)",
+    lambda _: _TAKES,
     cpu=_rotate_qkv_cpu,
     fake=_rotate_qkv_fake,
 )

@@ -6,7 +6,19 @@ import torch
 from torch import Tensor
 
 from tts_kernels import _core
-from tts_kernels.ops._common import check_devices, check_int32, register
+from tts_kernels.checks import Array, Rule, Signature
+from tts_kernels.ops._operator import register
+from tts_kernels.ops._pages import FLOAT32, INT32
+
+_TAKES = Signature(
+    Array("logits", "rows, vocab", FLOAT32, packed=1),
+    Rule("logits", "vocab >= 1"),
+    Array("params", "rows, 6", (torch.float64,)),
+    Array("seen", "num_seen, 2", INT32),
+    Array("suppressed", "num_suppressed, 2", INT32),
+    Array("given", "rows", (torch.int64,), optional=True),
+    home="logits",
+)
 
 
 def sample_tokens(
@@ -43,26 +55,14 @@ def sample_tokens(
     """
     none = torch.empty((0, 2), dtype=torch.int32)
     seen, suppressed = none if seen is None else seen, none if suppressed is None else suppressed
-    check_devices(logits=logits, params=params, seen=seen, suppressed=suppressed)
-    if given is not None:
-        check_devices(logits=logits, given=given)
-    tokens, numbers = torch.ops.tts_kernels.sample_tokens.default(logits, params, seen, suppressed, given)
+    tokens, numbers = _sample_tokens(logits, params, seen, suppressed, given)
     return tokens, numbers
 
 
 def _sample_tokens_cpu(
     logits: Tensor, params: Tensor, seen: Tensor, suppressed: Tensor, given: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    _check(logits, params)
-    check_int32("seen", seen, 2)
-    check_int32("suppressed", suppressed, 2)
     tokens, numbers = _sample_tokens_fake(logits, params, seen, suppressed)
-    if given is not None and not (
-        given.dtype is torch.int64 and given.shape == tokens.shape and given.is_contiguous()
-    ):
-        raise ValueError(
-            f"given: got {given.dtype} {list(given.shape)}, expected contiguous torch.int64 [{len(tokens)}]"
-        )
     rows, vocab = logits.shape
     _core.sample_tokens(
         logits.data_ptr(),
@@ -78,23 +78,6 @@ def _sample_tokens_cpu(
     return tokens, numbers
 
 
-def _check(logits: Tensor, params: Tensor) -> None:
-    if logits.dtype != torch.float32:
-        raise TypeError(f"logits: got {logits.dtype}, expected torch.float32")
-    if logits.dim() != 2 or not logits.shape[1] or (logits.shape[1] > 1 and logits.stride(1) != 1):
-        raise ValueError(
-            f"logits: got shape {list(logits.shape)} and strides {logits.stride()}, expected [rows, vocab] "
-            "with contiguous rows"
-        )
-    if params.dtype != torch.float64:
-        raise TypeError(f"params: got {params.dtype}, expected torch.float64")
-    if params.shape != (len(logits), 6) or not params.is_contiguous():
-        raise ValueError(
-            f"params: got shape {list(params.shape)} and strides {params.stride()}, expected contiguous "
-            f"[{len(logits)}, 6], a row for each of logits"
-        )
-
-
 def _sample_tokens_fake(
     logits: Tensor, params: Tensor, seen: Tensor, suppressed: Tensor, given: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -102,9 +85,10 @@ def _sample_tokens_fake(
     return logits.new_empty(rows, dtype=torch.int64), logits.new_empty((3, rows), dtype=torch.float64)
 
 
-register(
+_sample_tokens = register(
     "sample_tokens(Tensor logits, Tensor params, Tensor seen, Tensor suppressed, Tensor? given=None) "
     "-> (Tensor, Tensor)",
+    lambda _: _TAKES,
     cpu=_sample_tokens_cpu,
     fake=_sample_tokens_fake,
 )

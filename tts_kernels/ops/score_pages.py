@@ -6,19 +6,25 @@ import torch
 from torch import Tensor
 
 from tts_kernels import _core
+from tts_kernels.checks import Array, Number, Rule, Signature, real
 from tts_kernels.device_plan import DevicePlan
-from tts_kernels.ops._common import (
-    PAGE_SIZE,
-    check_devices,
-    check_plan_tensors,
-    plan_view,
-    register,
-    token_rows,
-)
+from tts_kernels.ops._operator import register
+from tts_kernels.ops._pages import PACKED_HEAD_DIM, default_scale, token_rows
+from tts_kernels.ops._plans import COLUMNS, PLAN_ARRAYS, packed_plan, plan_tensors, plan_view
 from tts_kernels.ops._sparse_work import score_pages_work
 from tts_kernels.plan import TreePlan
 
 _DTYPES = (torch.float32, torch.bfloat16)
+_TAKES = Signature(
+    Array("summaries", "num_pages, num_kv_heads, S, head_dim", _DTYPES),
+    Rule("summaries", f"num_kv_heads >= 1 and 1 <= S <= 2 and {PACKED_HEAD_DIM}"),
+    *PLAN_ARRAYS,
+    Array("q", "T, num_q_heads, head_dim", _DTYPES, packed=1),
+    Rule("q", "num_q_heads >= 1 and num_q_heads % num_kv_heads == 0"),
+    *COLUMNS,
+    Number("scale", "2**-126 <= scale <= 2**64"),
+    home="summaries",
+)
 
 
 def score_pages(
@@ -52,38 +58,15 @@ def score_pages(
         TypeError, ValueError: a dtype, shape or stride does not fit, an index of the plan leads outside the
             summaries, or a row of q, or a summary that it meets, holds NaN or infinity.
     """
-    if isinstance(plan, DevicePlan):
-        return score_pages_work(q, summaries, plan, scale)
-    if not isinstance(plan, TreePlan):
-        raise TypeError(f"plan: got {type(plan).__name__}, expected a TreePlan (tts_kernels.plan)")
+    scale = None if scale is None else real("scale", scale)
     if summaries is None:
         raise TypeError('summaries: got None; make the pool with KVPool(summaries="mean") or "minmax"')
-    check_devices(summaries=summaries, q=q)
-    if q.dim() != 3 or summaries.dim() != 4 or summaries.shape[2] not in (1, 2):
-        raise ValueError(
-            f"q, summaries: got shapes {list(q.shape)} and {list(summaries.shape)}, expected "
-            "[T, num_q_heads, head_dim] and [num_pages, num_kv_heads, 1 or 2, head_dim]"
-        )
-    if q.shape[2] != summaries.shape[3] or q.shape[2] == 0 or q.shape[0] != plan.num_queries:
-        raise ValueError(
-            f"q: got shape {list(q.shape)}, expected [{plan.num_queries}, num_q_heads, {summaries.shape[3]}] "
-            "for this plan and these summaries"
-        )
-    if plan.page_size != PAGE_SIZE:
-        raise ValueError(
-            f"plan.page_size: got {plan.page_size}, expected {PAGE_SIZE}; plan with page_size=16"
-        )
-    scores: Tensor = torch.ops.tts_kernels.score_pages.default(
-        q,
-        summaries,
-        plan.query_order,
-        plan.query_position,
-        plan.blocks,
-        plan.segments,
-        plan.pages,
-        plan.max_columns,
-        q.shape[-1] ** -0.5 if scale is None else scale,
-    )
+    if isinstance(plan, DevicePlan):
+        return score_pages_work(q, summaries, plan, scale)
+    tensors = plan_tensors(packed_plan(plan))
+    if scale is None:
+        scale = default_scale(q)
+    scores: Tensor = _score_pages(q, summaries, *tensors, plan.max_columns, scale)
     return scores
 
 
@@ -98,16 +81,6 @@ def _score_pages_cpu(
     columns: int,
     scale: float,
 ) -> Tensor:
-    if q.dtype not in _DTYPES or summaries.dtype not in _DTYPES:
-        raise TypeError(
-            f"q, summaries: got {q.dtype} and {summaries.dtype}, expected torch.float32 or torch.bfloat16"
-        )
-    if q.stride(2) != 1 or not summaries.is_contiguous():
-        raise ValueError(
-            f"q, summaries: got strides {q.stride()} and {summaries.stride()}, expected contiguous "
-            "channels of q and contiguous summaries"
-        )
-    check_plan_tensors(query_order, query_position, blocks, segments, pages)
     num_pages, num_kv_heads, vectors, head_dim = summaries.shape
     scores = torch.empty((num_kv_heads, q.shape[0], columns), dtype=torch.float32)
     _core.score_pages(
@@ -139,9 +112,10 @@ def _score_pages_fake(
     return q.new_empty((summaries.shape[1], q.shape[0], columns), dtype=torch.float32)
 
 
-register(
+_score_pages = register(
     "score_pages(Tensor q, Tensor summaries, Tensor query_order, Tensor query_position, Tensor blocks, "
     "Tensor segments, Tensor pages, int columns, float scale) -> Tensor",
+    lambda _: _TAKES,
     cpu=_score_pages_cpu,
     fake=_score_pages_fake,
 )

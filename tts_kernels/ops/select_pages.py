@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tts_kernels import _core
+from tts_kernels.checks import Array, Guard, Signature, instance, integer, real
 from tts_kernels.device_plan import DevicePlan, SelectOptions
-from tts_kernels.ops._common import PAGE_SIZE, check_int32, check_mask, check_plan_tensors, plan_view
-from tts_kernels.ops._sparse_work import check_rows, select_top_pages_work
+from tts_kernels.ops._pages import FLOAT32, INT32
+from tts_kernels.ops._plans import COLUMNS, PLAN_ARRAYS, PLAN_NAMES, packed_plan, plan_tensors, plan_view
+from tts_kernels.ops._sparse_work import select_top_pages_work
 from tts_kernels.ops.score_pages import score_pages
 from tts_kernels.plan import TreePlan
 from tts_kernels.selection import Selection, SelectionCounts
+
+_SELECT = Guard(
+    "select_top_pages",
+    ("scores", *PLAN_NAMES, "branches", "budget", "tail_begin", "groups", "columns"),
+    lambda _: Signature(
+        *PLAN_ARRAYS,
+        *COLUMNS,
+        Array("branches", "num_branches, 3", INT32),
+        Array("scores", "num_kv_heads, T, columns", FLOAT32),
+        Array("budget", "T", INT32),
+        Array("tail_begin", "T", INT32, optional=True),
+        Array("groups", "T", INT32, optional=True),
+        home="query_order",
+    ),
+)
+_COUNT = Guard(
+    "count_selected",
+    ("mask", *PLAN_NAMES),
+    lambda _: Signature(
+        *PLAN_ARRAYS,
+        Array("mask", "num_kv_heads, T, words", INT32, label="selection.mask"),
+        home="query_order",
+    ),
+)
 
 
 def select_pages(
@@ -81,26 +108,25 @@ def select_top_pages(
         TypeError, ValueError: an argument is out of range or does not belong to the plan, or (on the CPU) a
             score is negative, NaN or infinite, or a number in budget, tail_begin or groups out of range.
     """
-    _check(scores, top_p, sink, recent)
-    for name, value in (("tail_begin", tail_begin), ("groups", groups)):
-        if value is not None:
-            check_rows(name, value, scores)
+    known = _checked_options(budget, top_p, sink, recent)._replace(tail_begin=tail_begin, groups=groups)
     if isinstance(plan, DevicePlan):
-        options = SelectOptions(budget, top_p, sink, recent, tail_begin, groups)
-        return select_top_pages_work(scores, plan, options)
-    _check_plan(scores, plan)
-    budgets = _budgets(budget, scores)
+        return select_top_pages_work(scores, plan, known)
+    tensors = plan_tensors(packed_plan(plan))
+    budgets = known.budget
+    if isinstance(budgets, int):
+        budgets = torch.full(plan.query_order.shape[:1], budgets, dtype=torch.int32)
+    _SELECT.check_all((scores, *tensors, plan.branches, budgets, tail_begin, groups, plan.max_columns))
     heads, queries, columns = scores.shape
     mask = torch.empty((heads, queries, -(-columns // 32)), dtype=torch.int32)
     _core.select_top_pages(
         (scores.data_ptr(), columns),
         heads,
-        plan_view(plan.query_order, plan.query_position, plan.blocks, plan.segments, plan.pages),
+        plan_view(*tensors),
         plan.branches.data_ptr(),
         plan.branches.shape[0],
         budgets.data_ptr(),
-        math.inf if top_p is None else top_p,
-        (min(sink, columns), min(recent, columns)),
+        math.inf if known.top_p is None else known.top_p,
+        (min(known.sink, columns), min(known.recent, columns)),
         0 if tail_begin is None else tail_begin.data_ptr(),
         0 if groups is None else groups.data_ptr(),
         mask.data_ptr(),
@@ -111,55 +137,18 @@ def select_top_pages(
 
 def count_selected(selection: Selection, plan: TreePlan) -> SelectionCounts:
     """What `tree_attention` reads with this selection, of the pages that the plan's queries see."""
-    mask = selection.mask
-    check_plan_tensors(plan.query_order, plan.query_position, plan.blocks, plan.segments, plan.pages)
-    check_mask(mask, mask.shape[0], plan.num_queries)
-    view = plan_view(plan.query_order, plan.query_position, plan.blocks, plan.segments, plan.pages)
-    return SelectionCounts(*_core.count_selected(view, (mask.data_ptr(), mask.shape[2]), mask.shape[0]))
+    mask = instance("selection", selection, Selection, "make it with select_pages").mask
+    tensors = plan_tensors(instance("plan", plan, TreePlan, "make it with tts_kernels.plan"))
+    _COUNT.check_all((mask, *tensors))
+    counts = _core.count_selected(plan_view(*tensors), (mask.data_ptr(), mask.shape[2]), mask.shape[0])
+    return SelectionCounts(*counts)
 
 
-def _check(scores: Tensor, top_p: float | None, sink: int, recent: int) -> None:
-    if not isinstance(scores, Tensor) or scores.dtype != torch.float32:
-        got = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
-        raise TypeError(f"scores: got {got}, expected a tensor of torch.float32")
-    if scores.dim() != 3:
-        raise ValueError(f"scores: got shape {list(scores.shape)}, expected [num_kv_heads, T, P]")
-    if top_p is not None and not 0 < top_p <= 1:
+def _checked_options(budget: Any, top_p: Any, sink: Any, recent: Any) -> SelectOptions:
+    most = 2**31 - 1  # more than any path has
+    if not isinstance(budget, Tensor):
+        budget = min(integer("budget", budget, 1), most)
+    if top_p is not None and not 0 < (top_p := real("top_p", top_p)) <= 1:
         raise ValueError(f"top_p: got {top_p}, expected 0 < top_p <= 1, or None for the whole budget")
-    for name, value, least in (("sink", sink, 0), ("recent", recent, 1)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name}: got {value!r}, expected an int")
-        if value < least:
-            raise ValueError(f"{name}: got {value}, expected >= {least} pages")
-
-
-def _check_plan(scores: Tensor, plan: TreePlan) -> None:
-    if not isinstance(plan, TreePlan):
-        raise TypeError(
-            f"plan: got {type(plan).__name__}, expected a TreePlan (tts_kernels.plan) or a DevicePlan "
-            "(DevicePlanner(...).update)"
-        )
-    if scores.shape[1:] != (plan.num_queries, plan.max_columns):
-        raise ValueError(
-            f"scores: got shape {list(scores.shape)}, expected [num_kv_heads, {plan.num_queries}, "
-            f"{plan.max_columns}] for this plan"
-        )
-    if plan.page_size != PAGE_SIZE:
-        raise ValueError(
-            f"plan.page_size: got {plan.page_size}, expected {PAGE_SIZE}; plan with page_size=16"
-        )
-    check_plan_tensors(plan.query_order, plan.query_position, plan.blocks, plan.segments, plan.pages)
-    check_int32("branches", plan.branches, 3)
-    if not scores.is_cpu or not scores.is_contiguous():
-        raise ValueError(
-            f"scores: got strides {scores.stride()} on {scores.device}, expected contiguous on the CPU"
-        )
-
-
-def _budgets(budget: int | Tensor, scores: Tensor) -> Tensor:
-    """int32 [T], one for each query of the scores."""
-    if isinstance(budget, int) and not isinstance(budget, bool):
-        if budget < 1:
-            raise ValueError(f"budget: got {budget}, expected at least 1 page")
-        return torch.full(scores.shape[1:2], min(budget, 2**31 - 1), dtype=torch.int32)
-    return check_rows("budget", budget, scores)
+    sink, recent = min(integer("sink", sink, 0), most), min(integer("recent", recent, 1), most)
+    return SelectOptions(budget, top_p, sink, recent, None, None)

@@ -2,29 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from tts_kernels import _core
+from tts_kernels.checks import Array, Rule, Signature, flag, instance, integer, real
 from tts_kernels.device_plan import DevicePlan
-from tts_kernels.ops._common import (
-    PAGE_SIZE,
-    check_devices,
-    check_mask,
-    check_optional_devices,
-    check_plan_tensors,
-    check_rows,
+from tts_kernels.ops._operator import register
+from tts_kernels.ops._pages import (
+    INT32,
+    default_scale,
+    kind_of_pages,
     kv_view,
-    plan_view,
-    register,
+    no_scales,
+    page_arrays,
+    row_dtypes,
+    scale_arrays,
     token_rows,
 )
-from tts_kernels.ops.tree_attention_work import tree_attention_work
+from tts_kernels.ops._plans import COLUMNS, PLAN_ARRAYS, packed_plan, plan_tensors, plan_view
+from tts_kernels.ops.tree_attention_work import OPTION_NUMBERS, tree_attention_work
 from tts_kernels.plan import TreePlan
 from tts_kernels.selection import Selection
+
+
+def _takes(values: Mapping[str, Any]) -> Signature:
+    dtype, plain = kind_of_pages(values)
+    if plain:
+        raise ValueError(
+            f"k_pages, v_pages: got plain pages {list(values['k_pages'].shape)} with a TreePlan, which is "
+            "for packed pages on the CPU, expected a DevicePlan; make one with DevicePlanner(...).update(...)"
+        )
+    return _described(dtype, "columns" in values)
+
+
+@lru_cache
+def _described(dtype: torch.dtype, mass: bool) -> Signature:
+    return Signature(
+        *page_arrays(dtype, plain=False),
+        *PLAN_ARRAYS,
+        Array("q", "T, num_q_heads, head_dim", row_dtypes(dtype), packed=1),
+        Rule("q", "num_q_heads >= 1 and num_q_heads % num_kv_heads == 0"),
+        *OPTION_NUMBERS,
+        Array("mask", "num_kv_heads, T, words", INT32, optional=True, label="selection.mask"),
+        Rule("selection.mask", "words >= 1"),
+        *scale_arrays(dtype),
+        *(COLUMNS if mass else ()),
+        home="k_pages",
+        absent=no_scales(dtype),
+    )
 
 
 @overload
@@ -85,9 +115,10 @@ def tree_attention(
             checked. q may have more rows than it has queries: behind a DevicePlanner of a fixed capacity
             they are 0 in out and -inf in lse up to capacity.queries, all others hold anything. Where a later
             update put more queries into the plan's memory than q has rows, those queries are left out.
-        scale: factor of the logits, > 0; default head_dim ** -0.5.
+        scale: factor of the logits, > 0 and <= 2**64; default head_dim ** -0.5.
         window: a query at position p sees positions max(0, p - window + 1) .. p; default all up to p.
-        logits_soft_cap: c turns a scaled logit s into c * tanh(s / c); default none.
+        logits_soft_cap: c turns a scaled logit s into c * tanh(s / c), off by up to c * 2**-24; at
+            most 4,096, default none.
         selection: the pages that each query reads (`select_pages`); default all. Pages that nobody reads are
             not loaded; one that several queries read is loaded once for each KV head. On packed pages all
             pages selected give the same bits as no selection.
@@ -111,64 +142,33 @@ def tree_attention(
             TreePlan leads outside the pool.
         ImportError: plain pages, and Triton is not installed.
     """
-    if window is not None and window < 1:
-        raise ValueError(f"window: got {window}, expected >= 1, or None to see everything")
-    if logits_soft_cap is not None and not logits_soft_cap > 0:
-        raise ValueError(f"logits_soft_cap: got {logits_soft_cap}, expected > 0, or None for no cap")
-    if selection is not None and not isinstance(selection, Selection):
-        raise TypeError(f"selection: got {type(selection).__name__}, expected a Selection (select_pages)")
+    scale = None if scale is None else real("scale", scale)
+    window = 0 if window is None else integer("window", window, 1)
+    soft_cap = 0.0 if logits_soft_cap is None else real("logits_soft_cap", logits_soft_cap)
+    if logits_soft_cap is not None and soft_cap == 0:
+        raise ValueError("logits_soft_cap: got 0.0, expected > 0, or None for no cap")
+    mask = None
+    if selection is not None:
+        mask = instance("selection", selection, Selection, "make it with select_pages").mask
     if isinstance(plan, DevicePlan):
-        mask = None if selection is None else selection.mask
-        options = (scale, window or 0, logits_soft_cap or 0.0, mask, scales)
-        results = tree_attention_work(q, k_pages, v_pages, plan, *options, return_mass=return_mass)
-        return (results[0], results[1], results[2]) if return_mass else (results[0], results[1])
-    if not isinstance(plan, TreePlan):
-        raise TypeError(
-            f"plan: got {type(plan).__name__}, expected a TreePlan (tts_kernels.plan) or a DevicePlan "
-            "(DevicePlanner(...).update)"
+        options = (scale, window, soft_cap, mask, scales)
+        results = tree_attention_work(
+            q, k_pages, v_pages, plan, *options, return_mass=flag("return_mass", return_mass)
         )
+        return (results[0], results[1], results[2]) if return_mass else (results[0], results[1])
     if isinstance(q, Tensor) and q.is_cuda:
         raise ValueError(
             f"plan: got a TreePlan for tensors on {q.device}, expected a DevicePlan; make one with "
             "DevicePlanner(...).update(...)"
         )
-    check_devices(
-        q=q,
-        k_pages=k_pages,
-        v_pages=v_pages,
-        query_order=plan.query_order,
-        query_position=plan.query_position,
-        blocks=plan.blocks,
-        segments=plan.segments,
-        pages=plan.pages,
-    )
-    mask = None if selection is None else selection.mask
-    check_optional_devices(k_pages, **{"scales": scales, "selection.mask": mask})
-    if q.dim() != 3 or q.shape[2] == 0:
-        raise ValueError(f"q: got shape {list(q.shape)}, expected [T, num_q_heads, head_dim]")
-    if plan.page_size != PAGE_SIZE:
-        raise ValueError(
-            f"plan.page_size: got {plan.page_size}, expected {PAGE_SIZE}; plan with page_size=16"
-        )
-    arguments = (
-        q,
-        k_pages,
-        v_pages,
-        plan.query_order,
-        plan.query_position,
-        plan.blocks,
-        plan.segments,
-        plan.pages,
-        q.shape[-1] ** -0.5 if scale is None else scale,
-        window or 0,
-        logits_soft_cap or 0.0,
-        mask,
-        scales,
-    )
-    if return_mass:
-        out, lse, mass = torch.ops.tts_kernels.tree_attention.mass(*arguments, plan.max_columns)
+    tensors = plan_tensors(packed_plan(plan))
+    if scale is None:
+        scale = default_scale(q)
+    arguments = (q, k_pages, v_pages, *tensors, scale, window, soft_cap, mask, scales)
+    if flag("return_mass", return_mass):
+        out, lse, mass = _tree_attention_mass(*arguments, plan.max_columns)
         return out, lse, mass
-    out, lse = torch.ops.tts_kernels.tree_attention.default(*arguments)
+    out, lse = _tree_attention(*arguments)
     return out, lse
 
 
@@ -188,21 +188,11 @@ def _tree_attention_cpu(
     scales: Tensor | None = None,
     mass: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    kv = kv_view(k_pages, v_pages, scales)
-    check_rows("q", q, None, v_pages.shape[3], k_pages.dtype)
-    check_plan_tensors(query_order, query_position, blocks, segments, pages)
     tokens, heads, _ = q.shape
-    if not tokens == query_order.shape[0] == query_position.shape[0]:
-        raise ValueError(
-            f"q: got {tokens} rows, expected as many as the plan has queries "
-            f"({query_order.shape[0]} and {query_position.shape[0]})"
-        )
-    if mask is not None:
-        check_mask(mask, k_pages.shape[1], tokens)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     lse = torch.empty((tokens, heads), dtype=torch.float32)
     _core.tree_attention(
-        kv,
+        kv_view(k_pages, v_pages, scales),
         plan_view(query_order, query_position, blocks, segments, pages),
         token_rows(q),
         heads,
@@ -256,14 +246,16 @@ _ARGUMENTS = (
     "(Tensor q, Tensor k_pages, Tensor v_pages, Tensor query_order, Tensor query_position, Tensor blocks, "
     "Tensor segments, Tensor pages, float scale, int window, float logits_soft_cap"
 )
-register(
+_tree_attention = register(
     f"tree_attention{_ARGUMENTS}, Tensor? mask=None, Tensor? scales=None) -> (Tensor out, Tensor lse)",
+    _takes,
     cpu=_tree_attention_cpu,
     fake=_tree_attention_fake,
 )
-register(
+_tree_attention_mass = register(
     f"tree_attention.mass{_ARGUMENTS}, Tensor? mask, Tensor? scales, int columns) "
     "-> (Tensor out, Tensor lse, Tensor mass)",
+    _takes,
     cpu=_tree_attention_mass_cpu,
     fake=_tree_attention_mass_fake,
 )

@@ -2,17 +2,61 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tts_kernels import backend
+from tts_kernels.checks import Array, Number, Rule, Signature, require_dense
 from tts_kernels.device_plan import AttentionOptions, DevicePlan, WorkCapacity, WorkLaunch, WorkLayout
-from tts_kernels.ops._common import check_devices, check_mask, check_rows, check_scales, register
-from tts_kernels.ops._paged import check_plain_pages
+from tts_kernels.ops._operator import register
+from tts_kernels.ops._pages import (
+    FLOAT32,
+    INT32,
+    kind_of_pages,
+    no_scales,
+    page_arrays,
+    row_dtypes,
+    scale_arrays,
+)
+
+# Options of attention. Kernels compute with them in float32, where c * tanh(s / c) is off by c * 2**-24.
+OPTION_NUMBERS = (
+    Number("scale", "2**-126 <= scale <= 2**64"),
+    Number("window", "window >= 0"),
+    Number("logits_soft_cap", "logits_soft_cap == 0 or 2**-126 <= logits_soft_cap <= 2**12"),
+)
+
+
+def _takes(values: Mapping[str, Any]) -> Signature:
+    dtype, _ = kind_of_pages(values)
+    capacity = _capacity(values["capacity"])
+    return Signature(
+        *page_arrays(dtype, plain=True),
+        Array("q", "rows, num_q_heads, head_dim", row_dtypes(dtype), packed=1),
+        Rule("q", "num_q_heads >= 1 and num_q_heads % num_kv_heads == 0"),
+        *OPTION_NUMBERS,
+        Array("mask", "num_kv_heads, rows, words", INT32, optional=True, label="selection.mask"),
+        Rule("selection.mask", "words >= 1"),
+        *scale_arrays(dtype),
+        Array("work", "work_ints", INT32, label="plan.work"),
+        Rule("plan.work", f"work_ints >= {WorkLayout.of(capacity).end}"),
+        Array("partials", "partial_floats", FLOAT32, written=True, label="plan.partials"),
+        Rule("plan.partials", f"partial_floats >= num_kv_heads * {capacity.partials} * (head_dim + 1)"),
+        Number("num_items", f"0 <= num_items <= {capacity.items}"),
+        Number("num_merges", f"0 <= num_merges <= {capacity.queries}"),
+        *([Number("columns", "0 <= columns < 2**31")] if "columns" in values else []),
+        home="k_pages",
+        absent=no_scales(dtype),
+    )
+
+
+def _capacity(capacity: Any) -> WorkCapacity:
+    if not isinstance(capacity, (list, tuple)) or len(capacity) != 5 or min(capacity) < 0:
+        raise ValueError(f"capacity: got {capacity}, expected 5 numbers >= 0 (see WorkCapacity)")
+    return WorkCapacity(*capacity)
 
 
 def tree_attention_work(
@@ -36,18 +80,8 @@ def tree_attention_work(
     out its queries that q has no row for.
     """
     work, partials, capacity, num_items, num_merges = plan.launch
-    given = {name: t for name, t in (("selection", mask), ("scales", scales)) if t is not None}
-    check_devices(q=q, k_pages=k_pages, v_pages=v_pages, plan=work, partials=partials, **given)
-    pages, queries = k_pages.shape, q.shape
-    if not (
-        pages[1:] == (plan.num_kv_heads, plan.page_size, plan.head_dim)
-        and pages[0] >= plan.num_pages
-        and queries[1:] == (plan.num_q_heads, plan.head_dim)
-        and queries[0] >= plan.num_queries
-        and k_pages.dtype is plan.dtype
-    ):
-        _refuse_shapes(q, k_pages, plan)
-    if mask is not None and mask.dim() == 3 and 32 * mask.shape[2] < plan.max_columns:
+    check_planned(plan, k_pages, q)
+    if isinstance(mask, Tensor) and mask.dim() == 3 and 32 * mask.shape[2] < plan.max_columns:
         raise ValueError(
             f"selection.mask: got {mask.shape[2]} words for up to {32 * mask.shape[2]} pages, expected at "
             f"least {-(-plan.max_columns // 32)} for the {plan.max_columns} pages of the plan; select with it"
@@ -68,22 +102,25 @@ def tree_attention_work(
         scales,
     )
     if return_mass:
-        out, lse, mass = torch.ops.tts_kernels.tree_attention.work_mass(*arguments, plan.max_columns)
+        out, lse, mass = _work_mass(*arguments, plan.max_columns)
         return out, lse, mass
-    out, lse = torch.ops.tts_kernels.tree_attention.work(*arguments)
+    out, lse = _work(*arguments)
     return out, lse
 
 
-def _refuse_shapes(q: Tensor, k_pages: Tensor, plan: DevicePlan) -> None:
+def check_planned(plan: DevicePlan, k_pages: Any, q: Any) -> None:
+    """That these pages and rows are those that the plan was made for."""
+    require_dense("k_pages", k_pages)
+    require_dense("q", q)
+    pages, queries = k_pages.shape, q.shape
     if k_pages.dtype != plan.dtype:
         raise TypeError(f"k_pages: got {k_pages.dtype}, expected {plan.dtype} as planned")
-    expected_pages = f"[>= {plan.num_pages}, {plan.num_kv_heads}, {plan.page_size}, {plan.head_dim}]"
-    expected_q = f"[>= {plan.num_queries}, {plan.num_q_heads}, {plan.head_dim}]"
-    if k_pages.shape[1:] != (plan.num_kv_heads, plan.page_size, plan.head_dim) or (
-        k_pages.shape[0] < plan.num_pages
-    ):
-        raise ValueError(f"k_pages: got shape {list(k_pages.shape)}, expected {expected_pages} as planned")
-    raise ValueError(f"q: got shape {list(q.shape)}, expected {expected_q} as planned")
+    if pages[1:] != (plan.num_kv_heads, plan.page_size, plan.head_dim) or pages[0] < plan.num_pages:
+        expected = f"[>= {plan.num_pages}, {plan.num_kv_heads}, {plan.page_size}, {plan.head_dim}]"
+        raise ValueError(f"k_pages: got shape {list(pages)}, expected {expected} as planned")
+    if queries[1:] != (plan.num_q_heads, plan.head_dim) or queries[0] < plan.num_queries:
+        expected = f"[>= {plan.num_queries}, {plan.num_q_heads}, {plan.head_dim}]"
+        raise ValueError(f"q: got shape {list(queries)}, expected {expected} as planned")
 
 
 def _tree_attention_work(
@@ -102,24 +139,8 @@ def _tree_attention_work(
     scales: Tensor | None = None,
     mass: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    check_plain_pages(k_pages, v_pages)
-    check_scales(scales, k_pages)
-    _, num_kv_heads, _, head_dim = k_pages.shape
-    check_rows("q", q, None, head_dim, k_pages.dtype)
     tokens, num_q_heads, _ = q.shape
-    if num_q_heads == 0 or num_q_heads % num_kv_heads != 0:
-        raise ValueError(
-            f"q: got {num_q_heads} heads, expected a multiple of the {num_kv_heads} KV heads of the pages"
-        )
-    if not 0 < scale < math.inf:
-        raise ValueError(f"scale: got {scale}, expected a finite number > 0")
-    if not 0 <= logits_soft_cap < math.inf:
-        raise ValueError(
-            f"logits_soft_cap: got {logits_soft_cap}, expected a finite number > 0, or 0 for none"
-        )
-    launch = _work_launch(work, partials, capacity, num_items, num_merges, num_kv_heads, head_dim)
-    if mask is not None:
-        check_mask(mask, num_kv_heads, tokens)
+    launch = WorkLaunch(work, partials, WorkCapacity(*capacity), num_items, num_merges)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     lse = torch.empty((tokens, num_q_heads), dtype=torch.float32, device=q.device)
     options = AttentionOptions(scale, min(window, 2**30), logits_soft_cap)
@@ -140,39 +161,6 @@ def _tree_attention_work_mass(
     attend: Callable[..., tuple[Tensor, Tensor]] = _tree_attention_work
     out, lse = attend(q, k_pages, v_pages, *options[:-1], mass=mass)
     return out, lse, mass
-
-
-def _work_launch(
-    work: Tensor,
-    partials: Tensor,
-    capacity: list[int],
-    num_items: int,
-    num_merges: int,
-    num_kv_heads: int,
-    head_dim: int,
-) -> WorkLaunch:
-    """Checks that a launch stays inside the buffers, as far as the host can see."""
-    if len(capacity) != 5 or min(capacity) < 0:
-        raise ValueError(f"capacity: got {capacity}, expected 5 numbers >= 0 (see WorkCapacity)")
-    known = WorkCapacity(*capacity)
-    if not (0 <= num_items <= known.items and 0 <= num_merges <= known.queries):
-        raise ValueError(
-            f"num_items, num_merges: got {num_items} and {num_merges}, expected at most the capacity of "
-            f"{known.items} items and {known.queries} queries"
-        )
-    partial_floats = num_kv_heads * known.partials * (head_dim + 1)
-    for name, buffer, dtype, size in (
-        ("work", work, torch.int32, WorkLayout.of(known).end),
-        ("partials", partials, torch.float32, partial_floats),
-    ):
-        if buffer.dtype is not dtype:
-            raise TypeError(f"{name}: got {buffer.dtype}, expected {dtype}")
-        if buffer.dim() != 1 or buffer.shape[0] < size or not buffer.is_contiguous():
-            raise ValueError(
-                f"{name}: got shape {list(buffer.shape)} and strides {buffer.stride()}, expected one "
-                f"dimension of at least {size} contiguous elements for {known}"
-            )
-    return WorkLaunch(work, partials, known, num_items, num_merges)
 
 
 def _tree_attention_work_fake(
@@ -204,15 +192,17 @@ _ARGUMENTS = (
     "(Tensor q, Tensor k_pages, Tensor v_pages, Tensor work, Tensor(a!) partials, int[] capacity, "
     "int num_items, int num_merges, float scale, int window, float logits_soft_cap, "
 )
-register(
+_work_mass = register(
     f"tree_attention.work_mass{_ARGUMENTS}Tensor? mask, Tensor? scales, int columns) "
     "-> (Tensor out, Tensor lse, Tensor mass)",
+    _takes,
     cpu=_tree_attention_work_mass,
     cuda=_tree_attention_work_mass,
     fake=_tree_attention_work_mass_fake,
 )
-register(
+_work = register(
     f"tree_attention.work{_ARGUMENTS}Tensor? mask=None, Tensor? scales=None) -> (Tensor out, Tensor lse)",
+    _takes,
     cpu=_tree_attention_work,
     cuda=_tree_attention_work,
     fake=_tree_attention_work_fake,

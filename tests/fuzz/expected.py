@@ -1,0 +1,113 @@
+"""What accepted calls have to give, in float64 and from the arguments alone, changed or not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tts_kernels import PackedWeight, TreePlan
+
+
+def close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    """Within what the dtype allows; where the numbers are too large, or none, everything passes."""
+    sound = expected.isfinite() & (expected.abs() < 1e4)
+    if not (expected.numel() and sound.all()):
+        return
+    tolerance = 3e-4 if dtype == torch.float32 else 5e-2
+    scale = 1 + expected.abs().max()
+    error = (found.double() - expected).abs().max()
+    assert found.shape == expected.shape
+    assert error <= tolerance * scale, f"off by {error} of {scale}"
+
+
+def slots_of(k_pages: Tensor, v_pages: Tensor, scales: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Packed pages of one layer (csrc/cpu/kv_layout.h) as float64 [num_pages * 16, heads, head_dim]."""
+    pages, heads = k_pages.shape[:2]
+    if k_pages.dtype == torch.bfloat16:
+        k, v = k_pages.permute(0, 3, 1, 2, 4), v_pages.permute(0, 2, 4, 1, 3)
+    else:
+        k, v = k_pages.permute(0, 3, 1, 2), v_pages.permute(0, 2, 1, 3)
+    both = [x.reshape(pages, 16, heads, -1).double() for x in (k, v)]
+    if scales is not None:
+        both = [x * scales[:, None, :, i, None].double() for i, x in enumerate(both)]
+    return both[0].flatten(0, 1), both[1].flatten(0, 1)
+
+
+def matrix_of(weight: PackedWeight) -> Tensor:
+    """[outputs of all panels, inputs], as it was packed."""
+    panels = weight.panels
+    if panels.dtype == torch.bfloat16:
+        return panels.transpose(1, 2).flatten(2).flatten(0, 1).double()
+    return panels.transpose(1, 2).flatten(0, 1).double()
+
+
+def linear(x: Tensor, weight: PackedWeight) -> Tensor:
+    out = x.double() @ matrix_of(weight).T
+    if weight.bias is not None:
+        out = out + weight.bias.double()
+    if weight.gated:
+        gate, up = out.view(len(x), out.shape[1] // 32, 2, 16).unbind(2)
+        out = (torch.nn.functional.silu(gate) * up).flatten(1)
+    return out[:, : weight.outputs]
+
+
+def paths(plan: TreePlan) -> list[tuple[int, int, list[int]]]:
+    """Row of q, position and pages of each query, from the segments that cover it."""
+    order, positions, pages = plan.query_order.tolist(), plan.query_position.tolist(), plan.pages.tolist()
+    found = []
+    for query, (row, position) in enumerate(zip(order, positions, strict=True)):
+        path: list[int] = []
+        for offset, _, count, begin, end in plan.segments.tolist():
+            if begin <= query < end:
+                path += pages[offset : offset + count]
+        found.append((row, position, path[: position // 16 + 1]))
+    return found
+
+
+def attention(
+    q: Tensor,
+    slots: tuple[Tensor, Tensor],
+    plan: TreePlan,
+    scale: float,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    k_slots, v_slots = slots
+    kv_heads, group = k_slots.shape[1], q.shape[1] // k_slots.shape[1]
+    out, lse = (
+        torch.zeros(q.shape, dtype=torch.float64),
+        torch.full(q.shape[:2], -torch.inf, dtype=torch.float64),
+    )
+    for row, position, path in paths(plan):
+        first = 0 if window is None else max(0, position - window + 1)
+        for head in range(kv_heads):
+            seen = [
+                path[p // 16] * 16 + p % 16
+                for p in range(first, position + 1)
+                if path[p // 16] >= 0
+                and (mask is None or int(mask[head, row, p // 512]) >> (p // 16 % 32) & 1)
+            ]
+            if not seen:
+                continue
+            rows = slice(head * group, (head + 1) * group)
+            logits = q[row, rows].double() @ k_slots[seen, head].T * scale
+            if soft_cap:
+                logits = soft_cap * torch.tanh(logits / soft_cap)
+            out[row, rows] = logits.softmax(-1) @ v_slots[seen, head]
+            lse[row, rows] = logits.logsumexp(-1)
+    return out, lse
+
+
+def scores(q: Tensor, summaries: Tensor, plan: TreePlan, scale: float, columns: int) -> Tensor:
+    heads = summaries.shape[1]
+    group = q.shape[1] // heads
+    out = torch.zeros((heads, q.shape[0], columns), dtype=torch.float64)
+    for row, position, path in paths(plan):
+        held = [column for column, page in enumerate(path) if page >= 0]
+        count = torch.tensor([min(16, position + 1 - 16 * c) for c in held], dtype=torch.float64)
+        pages = summaries[[path[c] for c in held]].double().transpose(0, 1)  # [heads, n, S, d]
+        rows = q[row].double().view(heads, group, 1, 1, -1)
+        logits = scale * (rows * pages[:, None]).amax(3).sum(3) + count.log()
+        out[:, row, held] = logits.softmax(-1).mean(1)
+    return out

@@ -1,0 +1,30 @@
+"""What may cross from Python into the kernels: one description of an operator's arguments, checked here.
+
+`Signature` holds the description: `Array` and `Number` entries, with sizes that several of them share, and
+refuses what does not fit, in words made from it. `Guard` checks an operator's calls by it and by where their
+memory lies. `values.py` checks single Python values.
+"""
+
+from tts_kernels.checks.arrays import Array, require_dense
+from tts_kernels.checks.guard import Guard, SignatureOf
+from tts_kernels.checks.memory import check_storage
+from tts_kernels.checks.signature import Choice, Number, Rule, Signature
+from tts_kernels.checks.values import choice, dtype_of, flag, instance, integer, real
+
+__all__ = [
+    "Array",
+    "Choice",
+    "Guard",
+    "Number",
+    "Rule",
+    "Signature",
+    "SignatureOf",
+    "check_storage",
+    "choice",
+    "dtype_of",
+    "flag",
+    "instance",
+    "integer",
+    "real",
+    "require_dense",
+]

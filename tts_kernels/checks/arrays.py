@@ -1,0 +1,136 @@
+"""One tensor argument: its description, and whether a tensor is of a kind that has memory to point at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from tts_kernels.checks.memory import contiguous
+from tts_kernels.checks.values import listed_dtypes
+
+Sizes = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Array:
+    """A tensor argument.
+
+    Attributes:
+        shape: sizes, separated by commas: names, which are the same number wherever they stand in a
+            signature, and expressions of such names and of the signature's numbers.
+        dtypes: those that are served.
+        like: argument that has the same dtype.
+        packed: trailing dimensions that are contiguous among themselves; None: all are.
+        written: changed in place; then no two elements have one address, and no other argument shares memory.
+        optional: None is an argument too.
+        label: the name in an error, where callers know the argument by another.
+    """
+
+    name: str
+    shape: str
+    dtypes: tuple[torch.dtype, ...]
+    like: str | None = None
+    packed: int | None = None
+    written: bool = False
+    optional: bool = False
+    label: str = ""
+
+    @property
+    def title(self) -> str:
+        return self.label or self.name
+
+    @cached_property
+    def sizes(self) -> tuple[str, ...]:
+        return tuple(size.strip() for size in self.shape.split(","))
+
+    def check_kind(self, tensor: Any) -> None:
+        """Dtype and number of dimensions of a dense tensor."""
+        if tensor.dtype not in self.dtypes:
+            raise TypeError(f"{self.title}: got {tensor.dtype}, expected {listed_dtypes(self.dtypes)}")
+        if tensor.dim() != len(self.sizes):
+            raise ValueError(f"{self.title}: got shape {list(tensor.shape)}, expected [{self.shape}]")
+
+    def bind(self, tensor: Tensor, sizes: Sizes, origins: dict[str, str]) -> None:
+        """Notes the sizes that nobody has named before."""
+        for size, found in zip(self.sizes, tensor.shape, strict=True):
+            if size.isidentifier() and size not in sizes:
+                sizes[size] = found
+                origins[size] = self.title
+
+    def check_layout(self, tensor: Tensor, sizes: Sizes, origins: dict[str, str]) -> None:
+        """Sizes, once all are known, and strides."""
+        shape, strides = list(tensor.shape), tensor.stride()
+        expected = [sizes[size] if size in sizes else evaluate(size, sizes) for size in self.sizes]
+        if shape != expected:
+            known = ", ".join(
+                f"{name} = {sizes[name]}" + (f" (as {origins[name]} has)" if name in origins else "")
+                for name in names_in(f"({self.shape})")
+                if origins.get(name) != self.title
+            )
+            raise ValueError(
+                f"{self.title}: got shape {shape}, expected [{self.shape}] = {expected}"
+                + (f" with {known}" if known else "")
+            )
+        if max(shape, default=0) >= 2**31:
+            raise ValueError(f"{self.title}: got shape {shape}, expected sizes below 2**31")
+        inner = 0 if self.packed is None else len(shape) - self.packed
+        if 0 not in shape and not contiguous(shape[inner:], strides[inner:]):
+            words = {None: "a contiguous tensor", 1: "contiguous channels (last stride 1)"}
+            wanted = words.get(self.packed, f"the last {self.packed} dimensions to be contiguous")
+            raise ValueError(f"{self.title}: got strides {strides}, expected {wanted}")
+
+
+def require_dense(name: str, tensor: Any, *, fake: bool = False) -> None:
+    """A plain tensor with memory of its own on the CPU or a GPU. fake: or one that a tracer has made."""
+    if not isinstance(tensor, Tensor):
+        got = "None" if tensor is None else type(tensor).__name__
+        raise TypeError(f"{name}: got {got}, expected a torch.Tensor")
+    if fake and isinstance(tensor, FakeTensor):
+        device = tensor.device
+    elif type(tensor) not in _CLASSES:
+        raise TypeError(
+            f"{name}: got {type(tensor).__name__}, a subclass of torch.Tensor, expected a plain one; pass "
+            f"{name}.as_subclass(torch.Tensor) where its data are those of a plain tensor"
+        )
+    elif tensor.is_nested or tensor.layout is not torch.strided or tensor.is_quantized:
+        found = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else tensor.layout
+        raise TypeError(f"{name}: got a tensor that is {found}, expected a dense one (torch.strided)")
+    elif torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        raise TypeError(
+            f"{name}: got a tensor inside a transform of torch.func, expected a plain one: the kernels have "
+            "no gradient and no batching rule"
+        )
+    else:
+        device = tensor.device
+        if tensor.is_conj() or tensor.is_neg() or tensor._is_zerotensor():
+            raise TypeError(
+                f"{name}: got a lazily negated, conjugated or zero tensor, expected a plain one; pass "
+                f"{name} + 0, which has memory"
+            )
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(
+            f"{name}: got a tensor on {device}, expected cpu or cuda (no kernel for that device)"
+        )
+
+
+_CLASSES = (Tensor, torch.nn.Parameter)
+
+
+def evaluate(expression: str, values: dict[str, Any]) -> Any:
+    """The value of an expression of a description; nothing from outside ever gets here."""
+    return eval(_compiled(expression), {"__builtins__": {}}, values)
+
+
+def names_in(expression: str) -> tuple[str, ...]:
+    return _compiled(expression).co_names
+
+
+@lru_cache
+def _compiled(expression: str) -> CodeType:
+    return compile(expression, "<signature>", "eval")

@@ -1,0 +1,122 @@
+"""Checks the calls of one operator, in few microseconds where an earlier call had arguments of their form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
+
+from tts_kernels.checks.arrays import require_dense
+from tts_kernels.checks.memory import check_storage, share_memory
+from tts_kernels.checks.signature import Footprint, Signature
+
+_MOST_FORMS = 4096
+# The signature of arguments by name: what an operator takes may depend on the dtype of the pages.
+SignatureOf = Callable[[Mapping[str, Any]], Signature]
+
+
+class Guard:
+    """What one operator takes, by name in the order of its arguments; torch leaves trailing defaults out.
+
+    The form of arguments is their dtypes, shapes, strides, devices and numbers. Arguments of a form that was
+    seen are looked at only for what else may change: where their memory lies, and how much there is. A decode
+    step calls the operators once per layer, all with one form.
+    """
+
+    def __init__(
+        self, op: str, names: Sequence[str], signature_of: SignatureOf, defaults: Sequence[Any] = ()
+    ) -> None:
+        self._op, self._names, self._signature_of = op, tuple(names), signature_of
+        self._defaults = tuple(defaults)
+        self._known: dict[tuple[Any, ...], Footprint] = {}
+
+    def by_name(self, args: Sequence[Any]) -> dict[str, Any]:
+        return dict(zip(self._names, (*args, *self._defaults[len(args) :]), strict=True))
+
+    def check(self, args: Sequence[Any]) -> None:
+        """For dense tensors on devices with kernels, as torch's dispatcher lets no others through.
+
+        Raises:
+            TypeError, ValueError: a kernel may not read or write what `args` point at.
+        """
+        form = tuple(
+            [
+                (a.dtype, a.shape, a.stride(), a.device)
+                if isinstance(a, Tensor)
+                else (tuple(a) if isinstance(a, list) else a)
+                for a in args
+            ]
+        )
+        try:
+            known = self._known.get(form)
+        except TypeError:  # no hash: no argument of ours
+            known = None
+        if known is None:
+            values = self.by_name(args)
+            known = self._signature_of(values).footprint(self._names, values)
+            if len(self._known) >= _MOST_FORMS:
+                self._known.clear()
+            self._known[form] = known
+        self._check_memory(args, known)
+
+    def check_all(self, args: Sequence[Any]) -> None:
+        """`check` of arguments that do not come through torch's dispatcher, and hence of any class."""
+        for name, value in zip(self._names, args, strict=True):
+            if isinstance(value, Tensor):
+                require_dense(name, value)
+        self.refuse_gradients(args)
+        self.check(args)
+
+    def explain(self, args: Sequence[Any]) -> None:
+        """Raises what is wrong with arguments that torch refused, if it is theirs."""
+        values = self.by_name(args)
+        self._signature_of(values).check(values)
+        fake = [name for name, value in values.items() if isinstance(value, FakeTensor)]
+        if fake:
+            raise TypeError(f"{fake[0]}: got a fake tensor beside real ones, expected all or none to be fake")
+
+    def check_kinds(self, args: Sequence[Any], keywords: Mapping[str, Any]) -> None:
+        """For tracing: nothing that depends on sizes, which may be symbols."""
+        values = {**self.by_name(args), **keywords}
+        self._signature_of(values).check_kinds(values)
+
+    def refuse_gradients(self, args: Sequence[Any]) -> None:
+        """Nothing here has a derivative, so nothing that asks for one may go on."""
+        if torch.is_grad_enabled():
+            for i, a in enumerate(args):
+                if isinstance(a, Tensor) and a.requires_grad:
+                    raise ValueError(
+                        f"{self._names[i]}: got a tensor that requires a gradient, which {self._op} does not "
+                        f"have; call it under torch.no_grad() or with {self._names[i]}.detach()"
+                    )
+        if forward_ad._current_level < 0:
+            return
+        for i, a in enumerate(args):
+            if isinstance(a, Tensor) and forward_ad.unpack_dual(a).tangent is not None:  # type: ignore[no-untyped-call]
+                raise ValueError(
+                    f"{self._names[i]}: got a tensor with a tangent (forward-mode differentiation), but "
+                    f"{self._op} has no derivative; pass {self._names[i]} without one"
+                )
+
+    def _check_memory(self, args: Sequence[Any], known: Footprint) -> None:
+        for i, reach, item in known.spans:
+            tensor = args[i]
+            if tensor.storage_offset() * item + reach > tensor.untyped_storage().nbytes():
+                check_storage(known.titles[i], tensor, reach)
+        if known.writes:
+            ranges = {}
+            for i, reach, _ in known.spans:
+                begin = args[i].data_ptr()
+                ranges[i] = begin, begin + reach
+            for written, other in known.writes:
+                begin, end = ranges[written]
+                first, last = ranges[other]
+                if begin < last and first < end and share_memory(args[written], args[other]):
+                    raise ValueError(
+                        f"{known.titles[written]}: got memory that {known.titles[other]} shares, expected "
+                        "memory of its own: it is written to"
+                    )

@@ -1,0 +1,142 @@
+"""Pages of keys and values: how operators describe them, and what CPU kernels know of packed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tts_kernels import _core
+from tts_kernels.checks import Array, Rule, require_dense
+from tts_kernels.checks.values import listed_dtypes
+
+PAGE_SIZE = 16
+DTYPES = (torch.float32, torch.bfloat16, torch.int8)  # of packed pages
+SCALED_DTYPES = (torch.int8, torch.float8_e4m3fn)  # of 8 bits, with scales
+PLAIN_DTYPES = (torch.float32, torch.float16, torch.bfloat16, *SCALED_DTYPES)
+FLOAT32 = (torch.float32,)
+INT32 = (torch.int32,)
+PLAIN_HEAD_DIM = "16 <= head_dim <= 256 and head_dim % 8 == 0"
+PACKED_HEAD_DIM = "32 <= head_dim <= 256 and head_dim % 16 == 0"
+
+
+def packed_page(head_dim: int, dtype: torch.dtype) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of the packed K and V page of one head (csrc/cpu/kv_layout.h)."""
+    if dtype == torch.bfloat16:
+        return (head_dim // 2, 16, 2), (8, head_dim, 2)
+    return (head_dim, 16), (16, head_dim)
+
+
+def summary_dtype(pages: torch.dtype) -> torch.dtype:
+    """The dtype of summaries of pages of that dtype."""
+    return pages if pages.itemsize > 1 else torch.bfloat16
+
+
+def row_dtypes(pages: torch.dtype) -> tuple[torch.dtype, ...]:
+    """Of queries, keys, values and outputs beside such pages."""
+    return (pages,) if pages.itemsize > 1 else (torch.float32, torch.bfloat16)
+
+
+def are_plain(k_pages: Tensor, v_pages: Tensor, *, layers: int = 0) -> bool:
+    """Packed pages (csrc/cpu/kv_layout.h) have more dimensions, or end in tokens of K and channels of V."""
+    return k_pages.dim() == v_pages.dim() == 4 + layers and k_pages.shape[-1] == v_pages.shape[-1]
+
+
+def kind_of_pages(values: Mapping[str, Any], *, layers: int = 0) -> tuple[torch.dtype, bool]:
+    """The dtype of k_pages, and whether they are plain: what a description of arguments depends on."""
+    k_pages, v_pages = values["k_pages"], values["v_pages"]
+    require_dense("k_pages", k_pages, fake=True)
+    require_dense("v_pages", v_pages, fake=True)
+    return k_pages.dtype, are_plain(k_pages, v_pages, layers=layers)
+
+
+def default_scale(q: Any) -> float:
+    """1 / sqrt(head_dim)."""
+    require_dense("q", q, fake=True)
+    return float(q.shape[-1] ** -0.5) if q.dim() and q.shape[-1] else 1.0
+
+
+def page_arrays(
+    dtype: torch.dtype, *, plain: bool, layers: bool = False, written: bool = False
+) -> tuple[Array | Rule, ...]:
+    """k_pages and v_pages of that dtype, for one layer or, with another dimension in front, for all."""
+    outer = "num_layers, num_pages" if layers else "num_pages"
+    dtypes: tuple[torch.dtype, ...]
+    if plain:
+        k = v = "num_kv_heads, page_size, head_dim"
+        dtypes, inner, head_dims, slots = PLAIN_DTYPES, 1, PLAIN_HEAD_DIM, "num_pages * page_size <= 2**31"
+        least = "num_kv_heads >= 1 and page_size >= 1"
+    else:
+        k, v = "num_kv_heads, head_dim, 16", "num_kv_heads, 16, head_dim"
+        if dtype == torch.bfloat16:
+            k, v = "num_kv_heads, head_dim // 2, 16, 2", "num_kv_heads, 8, head_dim, 2"
+        dtypes, inner, head_dims, slots = DTYPES, k.count(","), PACKED_HEAD_DIM, "num_pages * 16 <= 2**31"
+        least = "num_kv_heads >= 1"
+    return (
+        Array("k_pages", f"{outer}, {k}", dtypes, packed=inner, written=written),
+        Array("v_pages", f"{outer}, {v}", dtypes, like="k_pages", packed=inner, written=written),
+        Rule("k_pages, v_pages", head_dims),
+        Rule("k_pages, v_pages", least),
+        Rule("k_pages, v_pages", slots),
+    )
+
+
+def scale_arrays(dtype: torch.dtype, *, layers: bool = False, written: bool = False) -> tuple[Array, ...]:
+    """The scales of 8-bit pages; other pages have none."""
+    outer = "num_layers, num_pages" if layers else "num_pages"
+    scales = Array("scales", f"{outer}, num_kv_heads, 2", FLOAT32, written=written)
+    return (scales,) if dtype.itemsize == 1 else ()
+
+
+def no_scales(dtype: torch.dtype) -> dict[str, str]:
+    return {} if dtype.itemsize == 1 else {"scales": f"pages of {dtype} have no scales"}
+
+
+def summary_arrays(dtype: torch.dtype, *, layers: bool = False) -> tuple[Array | Rule, ...]:
+    """Summaries that are kept beside pages of that dtype."""
+    outer = "num_layers, num_pages" if layers else "num_pages"
+    shape = f"{outer}, num_kv_heads, S, head_dim"
+    return (
+        Array("summaries", shape, (summary_dtype(dtype),), written=True, optional=True),
+        Rule("summaries", "1 <= S <= 2"),
+    )
+
+
+def check_plain(head_dim: int, dtype: torch.dtype) -> None:
+    """What the kernels for plain pages serve."""
+    if not 16 <= head_dim <= 256 or head_dim % 8 != 0:
+        raise ValueError(f"head_dim: got {head_dim}, expected a multiple of 8 from 16 to 256")
+    if dtype not in PLAIN_DTYPES:
+        raise TypeError(f"dtype: got {dtype}, expected {listed_dtypes(PLAIN_DTYPES)}")
+
+
+def token_rows(rows: Tensor) -> _core.TokenRows:
+    strides = rows.stride()
+    return _core.TokenRows(rows.data_ptr(), (strides[0], strides[1]), rows.element_size())
+
+
+def kv_view(
+    k_pages: Tensor, v_pages: Tensor, scales: Tensor | None = None, *, layers: int = 0
+) -> _core.KVView:
+    """What C++ needs to know of packed pages; `layers` leading dimensions are skipped."""
+    k_strides, v_strides = k_pages.stride(), v_pages.stride()
+    shape = v_pages.shape
+    return _core.KVView(
+        k_pages.data_ptr(),
+        v_pages.data_ptr(),
+        (k_strides[layers], k_strides[layers + 1]),
+        (v_strides[layers], v_strides[layers + 1]),
+        shape[layers],
+        shape[layers + 1],
+        shape[layers + 3],
+        k_pages.element_size(),
+        0 if scales is None else scales.data_ptr(),
+    )
+
+
+def summary_view(summaries: Tensor | None) -> _core.SummaryView:
+    if summaries is None:
+        return _core.SummaryView(0, 0)
+    return _core.SummaryView(summaries.data_ptr(), summaries.shape[-2])
