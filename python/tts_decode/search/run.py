@@ -348,18 +348,23 @@ class SearchRun(HeldBranches):
         prompts are not, unless they were ended.
 
         The best candidate, unless given, is the highest score among the complete ones, or among all if none
-        is complete; ties go to the one that ended first.
+        is complete; ties go to the first of `candidates`.
         """
         for branch in list(self._held):
             if branch not in self._aside:
                 self.end(branch)
         if not self.candidates:  # stopped before the first fork
             self.end(self.fork(self.root)[0])
+        nodes, ids = self._record.ordered()
+        best, *candidates = (
+            replace(candidate, node=ids[candidate.node])
+            for candidate in (best or max(self.candidates, key=_rank), *self.candidates)
+        )
         return SearchResult(
             self.strategy,
-            max(self.candidates, key=_rank) if best is None else best,
-            tuple(self.candidates),
-            tuple(self.tree),
+            best,
+            tuple(candidates),
+            tuple(nodes),
             SearchStats(self._record.seconds, self._generated, tuple(self._memory), tuple(self._selections)),
             votes,
             self.stopped or self._spent,
