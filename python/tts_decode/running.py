@@ -10,10 +10,16 @@ from typing import Any, Literal, TypeVar, overload
 T = TypeVar("T")
 
 
-class _Place:
-    """Where a task stands among those that `gather` started."""
+class Place:
+    """Where a task stands among those that `gather` started.
 
-    def __init__(self, path: tuple[int, ...] = ()) -> None:
+    Attributes:
+        time: the latest that the task knows of, in a unit of the caller's. Tasks that it starts begin with
+            it, and the latest of theirs comes back when they have ended.
+    """
+
+    def __init__(self, path: tuple[int, ...] = (), time: int = 0) -> None:
+        self.time = time
         self._path = path
         self._events = 0
 
@@ -22,13 +28,14 @@ class _Place:
         return (*self._path, self._events)
 
 
-_place: ContextVar[_Place] = ContextVar("place")
+_place: ContextVar[Place] = ContextVar("place")
 
 
-def _current_place() -> _Place:
+def current_place() -> Place:
+    """The running task's."""
     place = _place.get(None)
     if place is None:
-        place = _Place()
+        place = Place()
         _place.set(place)
     return place
 
@@ -36,10 +43,10 @@ def _current_place() -> _Place:
 def next_event() -> tuple[int, ...]:
     """The next event of the running task.
 
-    The events of all tasks, sorted, are in the order in which they would come if each task of a `gather` ended
-    before the next one began: an order that does not depend on how long anything takes.
+    The events of all tasks, sorted, are in the order in which they would come if each task of a `gather`
+    ended before the next one began: an order that does not depend on how long anything takes.
     """
-    return _current_place().next_event()
+    return current_place().next_event()
 
 
 class Runner:
@@ -102,12 +109,7 @@ async def gather(*awaitables: Awaitable[Any] | Iterable[Awaitable[Any]]) -> list
     """
     if len(awaitables) == 1 and not isinstance(awaitables[0], Awaitable):
         awaitables = tuple(awaitables[0])
-    event = next_event()
-    tasks: list[asyncio.Future[Any]] = []
-    for index, awaitable in enumerate(awaitables):
-        context = copy_context()
-        context.run(_place.set, _Place((*event, index)))
-        tasks.append(context.run(asyncio.ensure_future, awaitable))  # type: ignore[arg-type]
+    tasks, places = _start(awaitables)  # type: ignore[arg-type]
     try:
         return list(await asyncio.gather(*tasks))
     except BaseException:
@@ -115,3 +117,34 @@ async def gather(*awaitables: Awaitable[Any] | Iterable[Awaitable[Any]]) -> list
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+    finally:
+        place = current_place()
+        place.time = max([place.time, *(own.time for own in places)])
+
+
+async def first_of(awaitables: Iterable[Awaitable[T]]) -> T:
+    """The result of the one that ends first; of several at once, of the first given. The others are cancelled
+    and have ended before it returns."""
+    tasks, places = _start(awaitables)
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        first = next(i for i, task in enumerate(tasks) if task in done)
+        current_place().time = places[first].time
+        return tasks[first].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _start(awaitables: Iterable[Awaitable[T]]) -> tuple[list[asyncio.Future[T]], list[Place]]:
+    """A task for each, in a place of its own below the running task's."""
+    place, event = current_place(), next_event()
+    tasks: list[asyncio.Future[T]] = []
+    places: list[Place] = []
+    for index, awaitable in enumerate(awaitables):
+        places.append(Place((*event, index), place.time))
+        context = copy_context()
+        context.run(_place.set, places[-1])
+        tasks.append(context.run(asyncio.ensure_future, awaitable))
+    return tasks, places

@@ -178,14 +178,17 @@ class SearchRun(HeldBranches):
         asked = zlib.crc32(repr(prompt).encode())
         count = self._asked[asked] = self._asked.get(asked, 0) + 1
         sampling = replace(sampling or self.root.sampling, seed=mix(self.root.seed, asked, count))
-        branch = await (decoder or self.root.decoder).root(prompt, sampling, self.root.budget)
+        own = decoder or self.root.decoder
+
+        async def make() -> Branch:
+            return await own.root(prompt, sampling, self.root.budget)
+
+        branch = await (make() if self._journal is None else self._journal.root(f"{asked:x}-{count}", make))
         if question is not None:
             branch.prompt = question
         self._held[branch] = None
         self._aside.add(branch)
         self._record.add_prompt(branch, sources)
-        if self._journal is not None:
-            self._journal.adopt(branch, f"{asked:x}-{count}")
         return branch
 
     async def ask(
