@@ -223,7 +223,9 @@ def sealed(lines):
     return made
 
 
-STEP = b'{"key":"0.1-9 1","text":"a","tokens":[1],"logprobs":[-1.0],"entropies":[0.5],"reason":"eos"}'
+MOMENT = b'"moment":[0,0,0.0,0.0]'
+STEP = b'{"key":"0.1-9 1","text":"a","tokens":[1],"logprobs":[-1.0],"entropies":[0.5],"reason":"eos",'
+STEP += MOMENT + b"}"
 
 
 @pytest.mark.parametrize(
@@ -252,9 +254,12 @@ STEP = b'{"key":"0.1-9 1","text":"a","tokens":[1],"logprobs":[-1.0],"entropies":
                 b'{"key":"0.1-9 1"}',
                 b'{"key":5,"numbers":[]}',
                 b'{"numbers":[1.0]}',
-                b'{"key":"0 x1 1","numbers":["a"]}',
-                b'{"key":"0 x1 1","numbers":[true]}',
-                b'{"key":"0 x1 1","numbers":{"0":1.0}}',
+                b'{"key":"0 x1 1","numbers":["a"],"moment":[0,0,0.0,0.0]}',
+                b'{"key":"0 x1 1","numbers":[true],"moment":[0,0,0.0,0.0]}',
+                b'{"key":"0 x1 1","numbers":{"0":1.0},"moment":[0,0,0.0,0.0]}',
+                b'{"key":"0 x1 1","numbers":[1.0]}',
+                b'{"key":"0 x1 1","numbers":[1.0],"moment":[0,0,0.0]}',
+                b'{"key":"0 x1 1","numbers":[1.0],"moment":[1.5,0,0.0,0.0]}',
                 STEP.replace(b'"a"', b"[]"),
                 STEP.replace(b"[1]", b"[1.5]"),
                 STEP.replace(b"[1]", b"[true]"),
@@ -278,7 +283,7 @@ def test_a_damaged_journal_is_refused(tmp_path, damage, message):
     assert path.read_bytes() == before
 
 
-UNASKED = b'{"key":"0.9-9 1","numbers":[]}'
+UNASKED = b'{"key":"0.9-9 1","numbers":[],"moment":[0,0,0.0,0.0]}'
 
 
 def test_a_strategy_that_takes_another_way_is_found_out(tmp_path, monkeypatch):
