@@ -121,6 +121,30 @@ def test_children_have_seeds_of_their_own(decoder: TreeDecoder) -> None:
     decoder.run(search())
 
 
+def test_a_steps_seed_holds_whatever_the_branchs_is(decoder: TreeDecoder) -> None:
+    """Tokens are drawn by seed and position: whoever steps with seed s draws what a root of it does."""
+
+    async def search() -> None:
+        for own in (0, 7):
+            params = SamplingParams(seed=own, max_step_tokens=12)
+            for seed in (0, 7, 8):
+                alone = await decoder.root(PROMPT, SamplingParams(seed=seed, max_step_tokens=12))
+                root = await decoder.root(PROMPT, params)
+                (child,) = root.fork()
+                assert child.seed not in (0, 7, 8)
+                default = root.fork(1, seeds=[child.seed])[0]
+                branches = (alone, root, child, default)
+                await gather(alone.step(), root.step(seed=seed), child.step(seed=seed), default.step())
+                assert root.tokens == child.tokens == alone.tokens != default.tokens
+                child.truncate(len(PROMPT))
+                await child.step()  # for one step only
+                assert child.tokens == default.tokens
+                for branch in branches:
+                    branch.release()
+
+    decoder.run(search())
+
+
 def test_several_problems_in_one_batch_change_nothing(decoder: TreeDecoder) -> None:
     async def problem(seed: int) -> list[list[int]]:
         rng = random.Random(seed)

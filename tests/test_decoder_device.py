@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import byte_tokenizer, tiny_model
-from tts_decode import Branch, SamplingParams, SparseConfig, Step, TreeDecoder, decoder, gather
+from tts_decode import Branch, SamplingParams, SparseConfig, StaleKV, Step, TreeDecoder, decoder, gather
 from tts_decode.engines import device_steps
 
 from tts_kernels import CapacityExceeded
@@ -109,6 +109,46 @@ def test_decode_steps_are_captured_once_for_each_size(device: str, monkeypatch: 
     assert len(captured) == 3, "steps of 5, 3 and 1 branches, padded to 8, 4 and 1"
 
 
+@pytest.mark.parametrize("change", ["in place", "replaced"])
+def test_changed_weights_reach_captured_steps(
+    device: str, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Graphs read weights where these lay: in place they are replayed, else they are made anew."""
+    captured = []
+    capture = device_steps.DecodeGraphs._capture
+
+    def counting(self: device_steps.DecodeGraphs, forward: Any) -> Any:
+        captured.append(len(self._buckets))
+        return capture(self, forward)
+
+    monkeypatch.setattr(device_steps.DecodeGraphs, "_capture", counting)
+    under_test = make("llama", device)
+    model = under_test.model
+
+    async def train() -> None:
+        root = await under_test.root(PROMPT, SamplingParams(temperature=0))
+        await root.step(max_step_tokens=2)
+        up = model.model.layers[1].mlp.up_proj
+        with torch.no_grad():
+            if change == "in place":
+                up.weight.mul_(1.5)
+            else:
+                up.weight.data = up.weight * 1.5
+        with pytest.raises(StaleKV):
+            await root.step()
+        await root.recompute()
+        step = await root.step(max_step_tokens=3)
+        with torch.no_grad():
+            logprobs = model(torch.tensor([root.tokens], device=device)).logits[0].log_softmax(-1).cpu()
+        wanted = logprobs[-4:-1].max(-1)
+        assert step.tokens == tuple(wanted.indices.tolist())
+        # float32; another order of the sums in attention
+        torch.testing.assert_close(torch.tensor(step.logprobs), wanted.values, atol=3e-4, rtol=0)
+
+    under_test.run(train())
+    assert len(captured) == (1 if change == "in place" else 2)
+
+
 def test_an_outgrown_capacity_runs_without_a_graph(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = make("llama", device, cuda_graphs=False)
     under_test = make("llama", device)
@@ -146,9 +186,9 @@ def test_bad_logits_name_their_row(device: str) -> None:
     under_test = make("llama", device)
 
     async def poisoned() -> None:
-        root = await under_test.root(PROMPT)
         with torch.no_grad():
             under_test.model.lm_head.weight.fill_(torch.nan)
+        root = await under_test.root(PROMPT)
         await root.fork(2)[1].step(max_step_tokens=4)
 
     with pytest.raises(ValueError, match="logits hold NaN or inf"):

@@ -23,7 +23,7 @@ from tts_decode import (
     gather,
 )
 from tts_decode.rewards import mean_logprob
-from tts_decode.search import STRATEGIES, beam_search
+from tts_decode.search import STRATEGIES, SearchResult, beam_search
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPT = list(range(30, 70))
@@ -395,22 +395,26 @@ def test_out_of_pages_fails_one_and_frees_the_others(model: PreTrainedModel) -> 
 @pytest.mark.parametrize(
     "name", ["best_of_n", "self_consistency", "beam_search", "lm_beam_search", "rebase", "ets", "swift"]
 )
-def test_searches_that_run_out_of_pages_leave_nothing(model: PreTrainedModel, name: str) -> None:
+def test_searches_that_run_out_of_pages_end_with_what_they_have(model: PreTrainedModel, name: str) -> None:
     decoder = TreeDecoder(model, byte_tokenizer(), kv_bytes=9 * PAGE_BYTES)
     decoder.eos_token_ids = frozenset()
     options = {"scorer": mean_logprob()} if STRATEGIES[name].needs_scorer else {}
 
-    async def search() -> None:
+    async def search() -> SearchResult:
         root = await decoder.root(PROMPT, SamplingParams(max_tokens=60, max_step_tokens=20))
         try:
-            await STRATEGIES[name](root, n=8, **options)
+            return await STRATEGIES[name](root, n=8, **options)
         finally:
             root.release()
 
-    async def problems() -> list[object]:
-        return await asyncio.gather(*(search() for _ in range(3)), return_exceptions=True)
+    async def problems() -> list[SearchResult]:
+        return await gather(search() for _ in range(3))
 
-    assert all(isinstance(result, OutOfPages) for result in decoder.run(problems()))
+    for result in decoder.run(problems()):
+        assert result.stopped is not None
+        assert "more KV pages" in result.stopped
+        assert result.best in result.candidates
+        assert any(candidate.tokens for candidate in result.candidates)
     assert kv_state(decoder) == (0, 0, 0, 0)
 
 
@@ -477,19 +481,19 @@ def test_a_failing_forward_changes_nothing(
 
 def test_nan_logits_are_reported(decoder: TreeDecoder) -> None:
     async def search() -> None:
-        root = await decoder.root(PROMPT)
         weight = decoder.model.lm_head.weight
         kept = weight[3].clone()
         with torch.no_grad():
             weight[3] = torch.nan
         try:
-            await root.step(max_step_tokens=1)  # from the prompt's own logits
+            root = await decoder.root(PROMPT)
             with pytest.raises(ValueError, match="logits hold NaN or inf"):
                 await root.step()
-            assert root.length == len(PROMPT) + 1
+            assert root.length == len(PROMPT)
         finally:
             with torch.no_grad():
                 weight[3] = kept
+        await root.recompute()
         await root.step(max_step_tokens=2)
 
     decoder.run(search())

@@ -113,6 +113,21 @@ def test_the_distribution_of_draws(level: str, row: tuple[float, ...]) -> None:
     assert scipy.stats.chisquare(observed[kept], expected[kept]).pvalue > 1e-4
 
 
+@pytest.mark.parametrize("vocab", [40, 256, 1000])
+def test_draws_among_ties(level: str, vocab: int) -> None:
+    """Of the tokens tied at the cut of top-p the first ones never come, the others as often as each other."""
+    for seed in range(8):
+        rng = random.Random(seed)
+        logits = torch.randint(0, 3, (1, vocab), generator=torch.Generator().manual_seed(seed)).float()
+        row = (1.0, rng.choice([0, 7, vocab // 2]), rng.uniform(0.1, 1), rng.choice([0.0, 0.2]), 1.0)
+        (probs,), _, _ = reference.sample_tokens(logits, torch.tensor([[*row, 0.0]]).double())
+        kept = probs.nonzero()[:, 0]
+        middle = (probs.cumsum(-1) - probs / 2)[kept]
+        params = torch.tensor([row] * len(kept)).double()
+        tokens, _ = sample_tokens(logits.expand(len(kept), -1), torch.cat([params, middle[:, None]], 1))
+        assert torch.equal(tokens, kept)
+
+
 def test_levels_and_threads_agree() -> None:
     """Draws do not hang on the machine: levels may differ in the last bits of a sum only."""
     logits = torch.randn(20, 5000, generator=torch.Generator().manual_seed(1)) * 3

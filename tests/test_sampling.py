@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 
@@ -10,6 +11,8 @@ import torch
 from transformers.generation import logits_process as hf
 from tts_decode import sampling
 from tts_decode.sampling import SamplingParams, mix, token_logprobs, uniform
+
+from tts_kernels import reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -23,15 +26,15 @@ def sample(request: pytest.FixtureRequest) -> Sampler:
     return sampling.sample if request.param == "kernel" else sampling._sample_on_device
 
 
-def reference_token(logits: torch.Tensor, params: SamplingParams, u: float, history: list[int]) -> int:
-    """transformers' processors in `generate`'s order, then the inverse CDF in vocabulary order, float64."""
+def reference_probs(logits: torch.Tensor, params: SamplingParams, history: list[int]) -> torch.Tensor:
+    """transformers' processors in `generate`'s order: float64 [vocab]."""
     ids, scores = torch.tensor([history]), logits[None].clone()
     if params.repetition_penalty != 1.0:
         scores = hf.RepetitionPenaltyLogitsProcessor(params.repetition_penalty)(ids, scores)
     if params.suppress_token_ids:
         scores = hf.SuppressTokensLogitsProcessor(params.suppress_token_ids)(ids, scores)
     if params.temperature == 0.0:
-        return int(scores.argmax())
+        return torch.nn.functional.one_hot(scores[0].argmax(), len(logits)).double()
     scores = hf.TemperatureLogitsWarper(params.temperature)(ids, scores)
     if params.top_k:
         scores = hf.TopKLogitsWarper(params.top_k)(ids, scores)
@@ -39,7 +42,12 @@ def reference_token(logits: torch.Tensor, params: SamplingParams, u: float, hist
         scores = hf.TopPLogitsWarper(params.top_p)(ids, scores)
     if params.min_p > 0.0:
         scores = hf.MinPLogitsWarper(params.min_p)(ids, scores)
-    cumulative = scores[0].double().softmax(-1).cumsum(-1)
+    return scores[0].double().softmax(-1)
+
+
+def reference_token(logits: torch.Tensor, params: SamplingParams, u: float, history: list[int]) -> int:
+    """The inverse CDF in vocabulary order, float64."""
+    cumulative = reference_probs(logits, params, history).cumsum(-1)
     return int((cumulative > u * cumulative[-1]).nonzero()[0])
 
 
@@ -69,6 +77,56 @@ def test_tokens_are_those_of_transformers_filters(sample: Sampler, vocab: int) -
     for row in range(rows):
         expected = reference_token(logits[row], params[row], uniforms[row], history[row])
         assert tokens[row] == expected, (row, params[row])
+
+
+def assert_drawn_from(
+    sample: Sampler, logits: torch.Tensor, params: SamplingParams, probs: torch.Tensor
+) -> None:
+    """Each token that is not improbable comes at both ends of its interval of the CDF."""
+    tokens = (probs > 1e-5).nonzero()[:, 0]
+    high = probs.cumsum(-1)[tokens]
+    low = high - probs[tokens]
+    inside = 2e-6 + 0.01 * probs[tokens]  # more than float32 sums over the vocabulary are off
+    uniforms = torch.cat([low + inside, high - inside]).tolist()
+    rows = logits.expand(len(uniforms), -1)
+    drawn = sample(rows, [params] * len(uniforms), uniforms, [[]] * len(uniforms)).tokens
+    assert drawn == tokens.tolist() * 2, params
+
+
+def test_ties_at_the_top_k_cut_count_for_top_p(sample: Sampler) -> None:
+    """Of the mass 1, 3 * 0.368 of `[3, 2, 2, 2]` the share 0.73 is cut off behind two of those tied."""
+    logits, params = torch.tensor([3.0, 2.0, 2.0, 2.0, 0.0]), SamplingParams(top_k=2, top_p=0.73)
+    probs = reference_probs(logits.double(), params, [])
+    torch.testing.assert_close(probs, torch.tensor([0.576, 0, 0.212, 0.212, 0]).double(), atol=5e-4, rtol=0)
+    assert_drawn_from(sample, logits, params, probs)
+
+
+@pytest.mark.parametrize("vocab", [1, 2, 5, 16, 40, 256, 257, 1500])
+def test_many_ties_are_cut_as_by_transformers(
+    sample: Sampler, vocab: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of equals top-p drops is up to the sort: torch's is stable up to 16 values, and here beyond."""
+    monkeypatch.setattr(torch, "sort", functools.partial(torch.sort, stable=True))
+    rng = random.Random(vocab)
+    torch.manual_seed(vocab)
+    for _ in range(max(12, 300 // vocab)):
+        levels = rng.choice([1, 2, 4, 12])
+        logits = torch.randint(-levels, levels, (vocab,)) / rng.choice([1.0, 2.0])
+        params = SamplingParams(
+            temperature=rng.choice([0.5, 1.0, 2.0]),
+            top_k=rng.choice([0, 1, 2, 5, vocab - 1, vocab, 300]) if vocab > 1 else 1,
+            top_p=rng.choice([1.0, rng.uniform(0.01, 1), rng.uniform(0.7, 1)]),
+            min_p=rng.choice([0.0, 0.0, rng.uniform(0, 1)]),
+            suppress_token_ids=tuple(rng.sample(range(vocab), rng.choice([0, 0, vocab // 3]))),
+        )
+        probs = reference_probs(logits.double(), params, [])
+        assert_drawn_from(sample, logits, params, probs)
+        row = [params.temperature, params.top_k, params.top_p, params.min_p, 1.0, 0.0]
+        suppressed = torch.tensor([(0, token) for token in params.suppress_token_ids]).reshape(-1, 2)
+        found, _, _ = reference.sample_tokens(
+            logits[None], torch.tensor([row]).double(), suppressed=suppressed
+        )
+        torch.testing.assert_close(found[0], probs)
 
 
 def test_a_row_does_not_depend_on_its_batch(sample: Sampler) -> None:

@@ -206,3 +206,20 @@ def test_another_model_without_a_chat_template_gets_the_bare_text(decoder):
     result = searched(chatting, asks, prompt=[{"role": "user", "content": "Q"}])
     prompts = [node.text for node in result.tree if node.status == "prompt"]
     assert prompts == ["<user>Q", "<user>Same model?", "Other model?"]
+
+
+def test_the_seed_of_a_question_is_the_one_that_is_given():
+    async def seeds(root_seed, **given):
+        decoder = scripted_decoder(script)
+        root = await decoder.root("Q: ", SamplingParams(seed=root_seed))
+        run = SearchRun(root)
+        for _ in range(2):
+            await run.ask("What is it?", max_tokens=3, **given)
+        return [call.request.seed for call in decoder.complete.calls]
+
+    async def search():
+        return await seeds(1), await seeds(2), await seeds(1, seed=2), await seeds(2, seed=2)
+
+    first, second, given, same = asyncio.run(search())
+    assert given == same == second != first
+    assert len(set(first)) == 2

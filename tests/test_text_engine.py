@@ -187,7 +187,7 @@ def tree():
 def over_tree(tree, monkeypatch):
     """A text decoder whose engine is the tree. Its requests carry the branch's own seed: the tree draws by
     seed and position, so it then continues a text with the very tokens of a branch that holds it."""
-    monkeypatch.setattr(text_branch, "_call_seed", lambda branch, params: branch.seed)
+    monkeypatch.setattr(text_branch, "_call_seed", lambda seed, position: seed)
 
     async def complete(request):
         sampling = SamplingParams(
@@ -347,6 +347,25 @@ def test_requests_carry_the_sampling_parameters():
     assert three.prompt == PROMPT + "word\n"
     assert len({one.seed, two.seed, three.seed}) == 3
     assert all(0 <= request.seed < 2**31 for request in (one, two, three))
+
+
+@pytest.mark.parametrize("own", [0, 9])
+def test_a_steps_seed_holds_whatever_the_branchs_is(own):
+    decoder = scripted_decoder(lambda prefix, k: ("word\n", "stop_string"))
+
+    async def search():
+        for seed in (0, 9, 4):
+            alone = await decoder.root(PROMPT, SamplingParams(seed=seed))
+            root = await decoder.root(PROMPT, SamplingParams(seed=own))
+            (child,) = root.fork()
+            await alone.step()
+            await child.step(seed=seed)
+            await root.step(seed=seed)
+
+    decoder.run(search())
+    seeds = [call.request.seed for call in decoder.complete.calls]
+    assert seeds[0::3] == seeds[1::3] == seeds[2::3]
+    assert len(set(seeds)) == 3
 
 
 def test_seeds_are_the_same_in_the_same_search_and_change_with_the_roots():

@@ -31,6 +31,14 @@ Tokens tokens_of_row(const RowToken* tokens, int64_t count, int64_t row) {
   return {begin, std::lower_bound(begin, tokens + count, row + 1, before)};
 }
 
+// A row keeps the scores above `score`, the lowest of which is `above`, and those equal to it that lie at
+// `ties_from` or behind.
+struct Cut {
+  float score = -kInfinity;
+  float above = kInfinity;
+  int64_t ties_from = 0;
+};
+
 class Row {
  public:
   Row(const SampleTask& task, int64_t row)
@@ -94,21 +102,36 @@ class Row {
     if (edits || params_.temperature != 1.0) {
       kernels_.weigh(scores, vocab_, best, scale, -kInfinity, sums.data());
     }
-    float cut = -kInfinity;
-    if (params_.min_p > 0) {
-      cut = static_cast<float>(double{best} + params_.temperature * std::log(params_.min_p));
-    }
+    Cut cut;
     if (params_.top_p < 1.0 || ranks_by_count()) {
       const double total = std::accumulate(sums.begin(), sums.end(), 0.0);
-      cut = std::max(cut, ranked_cut(scores, best, scale, total));
+      cut = ranked_cut(scores, best, scale, total);
     }
-    if (cut > -kInfinity) kernels_.weigh(scores, vocab_, best, scale, cut, sums.data());
+    if (params_.min_p > 0) {
+      const double lowest = double{best} + params_.temperature * std::log(params_.min_p);
+      if (static_cast<float>(lowest) > cut.score) cut = {static_cast<float>(lowest)};
+    }
+    if (cut.score > -kInfinity) weigh_kept(scores, best, scale, cut, sums);
     return inverse_cdf(scores, best, scale, cut, sums);
+  }
+
+  // sums: of the weights of the kept tokens.
+  void weigh_kept(const float* scores, float best, float scale, const Cut& cut,
+                  std::vector<float>& sums) const {
+    const int64_t block = cut.ties_from / kSampleBlock, begin = block * kSampleBlock;
+    kernels_.weigh(scores, begin, best, scale, cut.above, sums.data());
+    kernels_.weigh(scores + begin, vocab_ - begin, best, scale, cut.score, sums.data() + block);
+    if (begin == cut.ties_from) return;
+    const int64_t end = std::min<int64_t>(begin + kSampleBlock, vocab_);
+    float before, behind;
+    kernels_.weigh(scores + begin, cut.ties_from - begin, best, scale, cut.above, &before);
+    kernels_.weigh(scores + cut.ties_from, end - cut.ties_from, best, scale, cut.score, &behind);
+    sums[static_cast<size_t>(block)] = before + behind;
   }
 
   // The first token at which the running sum of the weights exceeds uniform * total; where rounding leaves
   // none, the last one with a weight.
-  int64_t inverse_cdf(const float* scores, float best, float scale, float cut,
+  int64_t inverse_cdf(const float* scores, float best, float scale, const Cut& cut,
                       const std::vector<float>& sums) const {
     const double total = std::accumulate(sums.begin(), sums.end(), 0.0);
     double below = 0;
@@ -128,10 +151,10 @@ class Row {
     float w[kSampleBlock];
     const int64_t begin = static_cast<int64_t>(block) * kSampleBlock;
     const int64_t count = std::min<int64_t>(kSampleBlock, vocab_ - begin);
-    kernels_.weights(scores + begin, count, best, scale, cut, w);
+    kernels_.weights(scores + begin, count, best, scale, cut.score, w);
     int64_t chosen = 0;
     for (int64_t i = 0; i < count; ++i) {
-      if (w[i] <= 0) continue;
+      if (w[i] <= 0 || (begin + i < cut.ties_from && scores[begin + i] == cut.score)) continue;
       chosen = i;
       below += static_cast<double>(w[i]);
       if (below > target) break;
@@ -139,8 +162,8 @@ class Row {
     return begin + chosen;
   }
 
-  // The lowest score that top-k and then top-p keep. total: weight of all tokens.
-  float ranked_cut(const float* scores, float best, float scale, double total) const {
+  // What top-k and then top-p keep. total: weight of all tokens.
+  Cut ranked_cut(const float* scores, float best, float scale, double total) const {
     // Few tokens matter: take those within a few nats of the best, and more where these do not suffice.
     thread_local std::vector<float> top;
     const auto k = static_cast<size_t>(ranks_by_count() ? params_.top_k : 0);
@@ -154,15 +177,18 @@ class Row {
     }
     if (k > 0) {
       std::nth_element(top.begin(), top.begin() + (k - 1), top.end(), std::greater<float>());
-      if (params_.top_p >= 1.0) return top[k - 1];
-      top.resize(k);  // ties of the last one stay, but top-p does not see them
-      total = mass(top.data(), k, best, scale);
+      const float lowest = top[k - 1];
+      if (params_.top_p >= 1.0) return {lowest};
+      const auto ties = std::partition(top.begin() + k, top.end(), [=](float s) { return s == lowest; });
+      top.erase(ties, top.end());
+      total = mass(top.data(), top.size(), best, scale);
     }
-    return mass_cut(top, best, scale, needed(total));
+    return mass_cut(scores, top, best, scale, needed(total));
   }
 
-  // The lowest of the best scores that stay: one does while the weight of those above is less than `needed`.
-  float mass_cut(std::vector<float>& top, float best, float scale, double needed) const {
+  // One of the best scores after the other stays while the weight of those before is less than `needed`; of
+  // equal ones the last in the vocabulary first.
+  Cut mass_cut(const float* scores, std::vector<float>& top, float best, float scale, double needed) const {
     float *begin = top.data(), *end = begin + top.size();
     while (end - begin > 32) {
       float* middle = begin + (end - begin) / 2;
@@ -175,13 +201,36 @@ class Row {
         begin = middle;
       }
     }
+    const float* const sorted = begin;
     std::sort(begin, end, std::greater<float>());
-    float lowest = *begin;
+    Cut cut{*begin};
     for (; begin < end && needed > 0; ++begin) {
-      lowest = *begin;
+      cut.score = *begin;
       needed -= mass(begin, 1, best, scale);
     }
-    return lowest;
+    // What is kept lies before `begin`, and behind it nothing is greater.
+    if (begin < end && *begin < cut.score) return cut;
+    const int64_t dropped = std::count(begin, top.data() + top.size(), cut.score);
+    if (dropped == 0) return cut;
+    for (const float* kept = begin; kept-- > top.data();) {
+      if (*kept > cut.score) cut.above = std::min(cut.above, *kept);
+      if (kept >= sorted && cut.above < kInfinity) break;
+    }
+    cut.ties_from = behind_ties(scores, cut.score, dropped);
+    return cut;
+  }
+
+  // The index behind the first `count` scores that equal `score`.
+  int64_t behind_ties(const float* scores, float score, int64_t count) const {
+    int64_t i = 0;
+    for (; i + kSampleBlock <= vocab_; i += kSampleBlock) {
+      int found = 0;
+      for (int j = 0; j < kSampleBlock; ++j) found += scores[i + j] == score ? 1 : 0;
+      if (found >= count) break;
+      count -= found;
+    }
+    for (; count > 0; ++i) count -= scores[i] == score ? 1 : 0;
+    return i;
   }
 
   bool ranks_by_count() const { return params_.top_k > 0 && params_.top_k < double(vocab_); }
@@ -200,9 +249,16 @@ class Row {
   void collect(const float* scores, float bound, std::vector<float>& found) const {
     found.resize(static_cast<size_t>(vocab_));
     size_t count = 0;
-    for (int64_t i = 0; i < vocab_; ++i) {  // without a branch: it would be taken at random
-      found[count] = scores[i];
-      count += scores[i] >= bound ? 1 : 0;
+    constexpr int64_t kRun = 32;
+    for (int64_t begin = 0; begin < vocab_; begin += kRun) {
+      const int64_t end = std::min(begin + kRun, vocab_);
+      int any = 0;
+      for (int64_t i = begin; i < end; ++i) any |= scores[i] >= bound ? 1 : 0;
+      if (any == 0) continue;
+      for (int64_t i = begin; i < end; ++i) {  // without a branch: it would be taken at random
+        found[count] = scores[i];
+        count += scores[i] >= bound ? 1 : 0;
+      }
     }
     found.resize(count);
   }

@@ -2,6 +2,7 @@
 // last row ends. The comparison with the specification is in tests/test_sample_tokens.py.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -68,6 +69,42 @@ void test_rows(uint32_t seed) {
   CHECK_THROWS(sample_tokens(task, 1), ArgumentError);
 }
 
+// With few distinct logits: all tied at the k-th stay, then top-p drops the first of those tied at its cut.
+void test_ties(uint32_t seed) {
+  Random random(seed);
+  const int vocab = draw(random, 1, 1100), top_k = draw(random, 0, 1) * draw(random, 0, vocab);
+  std::vector<float> logits(static_cast<size_t>(vocab));
+  for (float& logit : logits) logit = static_cast<float>(draw(random, 0, 3));
+  const auto uniform = [&] { return std::uniform_real_distribution<double>(0, 1)(random); };
+  const double top_p = 1 - 0.99 * uniform();
+  std::vector<int> ranked(logits.size());
+  std::iota(ranked.begin(), ranked.end(), 0);
+  const auto logit = [&](int token) { return logits[static_cast<size_t>(token)]; };
+  std::sort(ranked.begin(), ranked.end(),
+            [&](int a, int b) { return logit(a) != logit(b) ? logit(a) > logit(b) : a > b; });
+  if (top_k > 0) {
+    const float least = logit(ranked[static_cast<size_t>(top_k - 1)]);
+    while (logit(ranked.back()) < least) ranked.pop_back();
+  }
+  double total = 0, before = 0;
+  for (const int token : ranked) total += std::exp(double{logit(token)});
+  std::vector<int> kept;
+  for (const int token : ranked) {
+    if (before < top_p * total) kept.push_back(token);
+    if (std::abs(before - top_p * total) < 1e-5 * total) return;  // too near to call
+    before += std::exp(double{logit(token)});
+  }
+  for (int i = 0; i < 20; ++i) {
+    const SampleParams params{1.0, double(top_k), top_p, 0.0, 1.0, i == 0 ? 0.0 : uniform()};
+    int64_t token = 0;
+    double numbers[3];
+    sample_tokens({logits.data(), 1, vocab, vocab, &params, nullptr, 0, nullptr, 0, nullptr, &token, numbers},
+                  1);
+    CHECK(std::find(kept.begin(), kept.end(), token) != kept.end());
+    CHECK(i > 0 || token == *std::min_element(kept.begin(), kept.end()));
+  }
+}
+
 }  // namespace
 }  // namespace tts
 
@@ -75,7 +112,10 @@ int main() {
   for (const tts::CpuIsa& level : tts::cpu_isa_levels()) {
     if (!level.supported()) continue;
     tts::set_cpu_isa(level.name);
-    for (uint32_t seed = 0; seed < 300; ++seed) tts::test_rows(seed);
+    for (uint32_t seed = 0; seed < 300; ++seed) {
+      tts::test_rows(seed);
+      tts::test_ties(seed);
+    }
   }
   return tts::test::failures() == 0 ? 0 : 1;
 }

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         PromptTooLong,
         ResultFileError,
         ScorerError,
+        StaleKV,
         UnsupportedByEngine,
         UnsupportedModel,
     )
@@ -59,6 +60,7 @@ __all__ = [
     "ScoreRequest",
     "ScorerError",
     "SparseConfig",
+    "StaleKV",
     "Step",
     "TextDecoder",
     "TreeDecoder",
@@ -84,6 +86,7 @@ _MODULES = {
         "PromptTooLong",
         "ResultFileError",
         "ScorerError",
+        "StaleKV",
         "UnsupportedByEngine",
         "UnsupportedModel",
     ),

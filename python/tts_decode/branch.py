@@ -13,13 +13,14 @@ from torch import Tensor
 
 from tts_decode.budget import Budget
 from tts_decode.checks import check_embeds, check_recorded, checked_position, checked_rows
+from tts_decode.errors import PromptTooLong
 from tts_decode.lineage import Lineage
 from tts_decode.path import Path
 from tts_decode.prompts import Prompt
 from tts_decode.sampling import SamplingParams
 from tts_decode.state import BranchState
 from tts_decode.steps import FINAL_REASONS, Step
-from tts_decode.text import continuation, written
+from tts_decode.text import continuation
 
 if TYPE_CHECKING:
     from tts_decode.decoder import TreeDecoder
@@ -56,22 +57,23 @@ class Branch(Path):
         # float32 [columns]: attention drawn by each page of the KV, in tokens; what lies behind its last page
         # means nothing. Stays empty where the decoder does not track it.
         self._mass: npt.NDArray[np.float32] = np.zeros(0, np.float32)
+        decoder._branches.add(self)
 
     # -- what it holds
 
     @property
     def text(self) -> str:
-        """Text after the prompt, special tokens left out."""
+        """Text after the prompt, special tokens left out: the texts of its steps and of what was forced
+        between them, joined. A character whose last bytes are missing is not shown yet."""
         return self.text_from(self.prompt_length)
 
     @property
     def full_text(self) -> str:
-        """Text of prompt and continuation, special tokens included."""
-        text: str = self.decoder.tokenizer.decode(written(self.tokens))
-        return text
+        """Text of prompt and continuation, special tokens included; without an incomplete last character."""
+        return continuation(self.decoder.tokenizer, self.tokens, 0, special=True)
 
     def text_from(self, position: int) -> str:
-        """Text that `tokens[position:]` add, special tokens left out."""
+        """Text that `tokens[position:]` add, special tokens left out: the characters that end in them."""
         return continuation(self.decoder.tokenizer, self.tokens, position)
 
     # -- model work
@@ -80,7 +82,7 @@ class Branch(Path):
         """Generates up to the next step boundary.
 
         Args:
-            overrides: fields of `SamplingParams` for this step only.
+            overrides: fields of `SamplingParams` for this step only; `seed` in place of the branch's own.
 
         A model that ends too early is made to go on by taking its end-of-sequence token back,
         `truncate(branch.length - 1)`, and forcing other text in its place by `extend`; so is an end-of-think
@@ -91,15 +93,17 @@ class Branch(Path):
 
         Raises:
             OutOfPages: no page is left and no other branch waiting could go on either.
+            StaleKV: the model's weights changed, before the step or in it; so too of the calls below.
         """
         self._check_idle()
         self.decoder._check_lm_head("step")
         params = replace(self.sampling, **overrides) if overrides else self.sampling
         if self.finish_reason is not None:
             return Step("", (), (), (), self.finish_reason)
+        self._check_computed()
         params.check_vocabulary(self.decoder.vocab_size)
         self._want_logits()
-        return await self.decoder._scheduler.step(self, params)
+        return await self.decoder._scheduler.step(self, params, overrides.get("seed", self.seed))
 
     async def extend(self, tokens: str | Sequence[int]) -> Tensor:
         """Appends forced text or token ids and returns the log-probability of each token, float32 [n], nats.
@@ -107,7 +111,7 @@ class Branch(Path):
         A finished branch is open again afterwards. Forced tokens cost no budget; a call that fails, or is
         cancelled before all tokens are in, changes nothing.
         """
-        self._check_idle()
+        self._check_ready()
         self.decoder._check_lm_head("extend")
         forced = self._forced(tokens)
         self._want_logits()
@@ -126,7 +130,7 @@ class Branch(Path):
         Args:
             rows: indices into `tokens`, ascending.
         """
-        self._check_idle()
+        self._check_ready()
         forced = self._forced(tokens)
         indices = checked_rows(rows, len(forced))
         if not forced:
@@ -148,7 +152,7 @@ class Branch(Path):
             TypeError, ValueError: `embeds` is of another kind or shape, holds NaN or inf, or exceeds the
                 model's positions.
         """
-        self._check_idle()
+        self._check_ready()
         check_embeds(embeds, self.decoder.hidden_size)
         self._check_room(len(embeds))
         if not len(embeds):
@@ -163,6 +167,7 @@ class Branch(Path):
         Of a finished branch whose last token ends the sequence, the continuation comes behind that token; to
         cut it off, ask a `copy(at=length - 1)`.
         """
+        self._check_computed()
         copy = self.copy()
         try:
             return await copy.extend(tokens)
@@ -175,9 +180,12 @@ class Branch(Path):
         of `token_ids` in that order."""
         self._check_idle()
         self.decoder._check_lm_head("next_logprobs")
+        self.decoder._follow_weights()
+        self._check_computed()
         self._want_logits()
         if self._logits is None:
             await self.decoder._scheduler.advance(self)
+            self._check_computed()  # still
         assert self._logits is not None  # `advance` returned
         logprobs = self._logits.log_softmax(-1).cpu()
         if token_ids is None:
@@ -196,7 +204,7 @@ class Branch(Path):
             TypeError, ValueError: `step` is no Step, its lists differ in length or do not fit the model, or
                 the branch is finished.
         """
-        self._check_idle()
+        self._check_ready()
         self.decoder._check_lm_head("replay")
         check_recorded(step)
         self._check_open()
@@ -204,6 +212,38 @@ class Branch(Path):
             await self.decoder._scheduler.replay(self, step)
         elif step.reason in FINAL_REASONS:
             self.finish_reason = step.reason
+
+    async def recompute(self) -> None:
+        """Feeds all of the branch's tokens again where its KV went because the model's weights changed.
+
+        Tokens, embeddings, log-probabilities, steps and scores stay as they are; pages that were evicted are
+        there again. What other branches have recomputed of its prefix is shared. The branch gets a new `id`.
+        Does nothing on a branch that is not stale; a call that fails or is cancelled changes nothing.
+
+        Raises:
+            OutOfPages: other branches hold the pages that it needs.
+        """
+        self._check_idle()
+        self.decoder._follow_weights()
+        if not self.stale:
+            return
+        self._busy = True
+        try:
+            fresh = await self.decoder._make_branch(
+                self.prompt,
+                list(self.tokens),
+                self.prompt_length,
+                self.sampling,
+                self.seed,
+                self.budget,
+                self._embeds,
+            )
+        finally:
+            self._busy = False
+        if self.released:
+            fresh.release()
+            self._check()
+        self._take_kv(fresh)
 
     # -- tree work, immediate
 
@@ -316,6 +356,24 @@ class Branch(Path):
 
     # -- helpers
 
+    def _check_ready(self) -> None:
+        self._check_idle()
+        self._check_computed()
+
+    def _lose_kv(self) -> None:
+        """The model's weights changed: nothing that was computed with the old ones is to be used."""
+        if not self.released and (self._kv_length or self._logits is not None):
+            self.stale = True
+            self._kv_length, self._logits = 0, None
+            self.decoder._tree.truncate(self.id, 0)
+
+    def _take_kv(self, other: Branch) -> None:
+        """Takes over the KV of a branch with the same tokens, which is then released."""
+        self.decoder._tree.release(self.id)
+        self.id, self._kv_length, self._logits = other.id, other._kv_length, other._logits
+        self._mass, self.stale = other._mass, other.stale
+        other.released = True
+
     def _restore(self, state: BranchState) -> None:
         """Takes over what `state` says beyond what the branch was made from."""
         self.logprobs, self.entropies = list(state.logprobs), list(state.entropies)
@@ -378,7 +436,7 @@ class Branch(Path):
             self._drop_logits()
 
     def _forced(self, tokens: str | Sequence[int]) -> list[int]:
-        """Ids of text or ids to append; ValueError where they exceed the model's positions."""
+        """Ids of text or ids to append; PromptTooLong where they exceed the model's positions."""
         forced = self.decoder._reader.ids(tokens)
         self._check_room(len(forced))
         return forced
@@ -386,7 +444,7 @@ class Branch(Path):
     def _check_room(self, count: int) -> None:
         limit = self.decoder.max_positions
         if limit is not None and len(self.tokens) + count > limit:
-            raise ValueError(
+            raise PromptTooLong(
                 f"tokens: {count} more after {len(self.tokens)} exceed the model's {limit} positions"
             )
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from weakref import WeakSet
 
 import torch
+from torch import Tensor
 
 from tts_decode.branch import Branch
 from tts_decode.budget import Budget
@@ -67,6 +69,12 @@ class TreeDecoder(Runner):
     that were computed in the same step. Sparse attention chooses by a branch's own history; where branches
     choose together (`SparseConfig.share`), by those of its tree that are in the same step too.
 
+    The model may be trained between calls. Each step looks whether its weights were written in place, by an
+    optimizer or `load_state_dict` for example, or replaced, modules included (`weights_changed` tells of what
+    cannot be seen). What was computed before is then used no more: pins go, branches raise `StaleKV` until
+    their `recompute`, prompts on their way start over, and a step ends with `StaleKV` and the tokens that it
+    has. Device, dtype, vocabulary and heads must stay. Forwards are in eval mode, whatever the model's is.
+
     Attributes:
         keep_hidden: while above 0 each `Step` carries the mean of its last hidden states, at the price of
             feeding the step's last token before the step returns. A count, to which each search that wants
@@ -126,6 +134,8 @@ class TreeDecoder(Runner):
         own = KVBudget(self._pool.num_pages * self._pool.page_bytes)
         budget = kv_bytes if isinstance(kv_bytes, KVBudget) else own
         self._kv = KVShare(budget, self._tree, self._pool.page_bytes)
+        self._branches: WeakSet[Branch] = WeakSet()
+        self._weights_epoch = self._engine.weights.epoch
         self._reader = PromptReader(tokenizer, self._engine.config.vocab_size)
         self._scheduler = Scheduler(self, max_batch_tokens)
         self.max_positions = self._engine.max_positions
@@ -164,8 +174,8 @@ class TreeDecoder(Runner):
             budget: shared by every branch forked from this root.
 
         Raises:
-            TypeError, ValueError: an argument is of the wrong type, or the prompt is empty, longer than the
-                model allows (`PromptTooLong`), or larger than the KV pool.
+            TypeError, ValueError: an argument is of the wrong type, or the prompt is empty or has more tokens
+                than the model or the KV pool holds (`PromptTooLong`).
             OutOfPages: other branches hold the pages that it needs.
         """
         prompt, tokens = self._reader.prompt(prompt)
@@ -202,8 +212,12 @@ class TreeDecoder(Runner):
         sampling: SamplingParams,
         seed: int,
         budget: Budget | None,
+        embeds: Mapping[int, Tensor] | None = None,
     ) -> Branch:
-        """A branch that holds the tokens, computed where they were not resident."""
+        """A branch that holds the tokens, computed where they were not resident.
+
+        embeds: [hidden], by the positions of id -1.
+        """
         if budget is not None and not isinstance(budget, Budget):
             raise TypeError(f"budget must be a Budget, got {type(budget).__name__}")
         self._check_prompt(tokens)
@@ -211,10 +225,12 @@ class TreeDecoder(Runner):
             budget.start()
 
         def make() -> Branch:
-            # The last token is always fed, for its logits.
-            found = self._tree.match(tokens[:-1] if self.has_lm_head else tokens)
+            # The last token is always fed, for its logits. No tokens are alike behind an embedding.
+            shared = tokens[: min(embeds)] if embeds else tokens
+            found = self._tree.match(shared[: len(tokens) - 1] if self.has_lm_head else shared)
             branch_id = self._tree.create() if found is None else self._tree.fork(found[0], 1, at=found[1])[0]
             branch = Branch(self, branch_id, prompt, list(tokens), prompt_length, sampling, seed, budget)
+            branch._embeds = dict(embeds or {})
             if found is not None:
                 branch._kv_length = found[1]
                 self._kv.used(tokens[: found[1]])
@@ -235,8 +251,11 @@ class TreeDecoder(Runner):
         Raises:
             TypeError, ValueError: an argument is out of range, of another decoder, or nothing is computed.
             BranchReleased: the branch was released.
+            StaleKV: the model's weights changed since it was computed.
         """
         self._check_own(branch, "branch")
+        self._follow_weights()
+        branch._check_computed()
         length = min(branch._kv_length, branch._position("at", at, 1))
         if not length:
             raise ValueError(f"branch {branch.id} has no KV yet: await one of its calls first")
@@ -273,6 +292,7 @@ class TreeDecoder(Runner):
         for branch in branches:
             self._check_own(branch, "branches")
             branch._check_idle()
+            branch._check_computed()
         if recent < 2:
             raise ValueError(
                 f"recent={recent}; expected at least 2, as a last token may have to be fed again"
@@ -297,6 +317,30 @@ class TreeDecoder(Runner):
         tables, lengths = self._tree.block_tables([branch.id for branch in branches])
         pool = self._pool
         return distinct_pages(tables, lengths, pool.num_pages, pool.page_size) * pool.page_bytes
+
+    # -- weights
+
+    @property
+    def weights_epoch(self) -> int:
+        """A number that is another one after each change of the model's weights. Reading it looks for one."""
+        self._follow_weights()
+        return self._weights_epoch
+
+    def weights_changed(self) -> None:
+        """Tells that weights changed where nothing shows it: writes through `.data`, as `param.data.copy_`,
+        into inference tensors, or through another library's view of their memory. Also of what is no tensor
+        but changes the numbers, such as an adapter that was switched off."""
+        self._engine.weights.changed()
+        self._follow_weights()
+
+    def _follow_weights(self) -> None:
+        """Gives up what was computed with weights that are no longer the model's."""
+        epoch = self._engine.weights.check()
+        if epoch != self._weights_epoch:
+            self._weights_epoch = epoch
+            self._kv.drop_pins()
+            for branch in list(self._branches):
+                branch._lose_kv()
 
     def stats(self) -> DecoderStats:
         tree, scheduler, page_bytes = self._tree.stats(), self._scheduler, self._pool.page_bytes
@@ -340,7 +384,7 @@ class TreeDecoder(Runner):
             )
         pages = -(-len(tokens) // self._pool.page_size)
         if pages > self._pool.num_pages:
-            raise ValueError(
+            raise PromptTooLong(
                 f"prompt has {len(tokens)} tokens and needs {pages * self._pool.page_bytes} bytes of KV, but "
                 f"kv_bytes holds {self._pool.num_pages * self._pool.page_bytes}: raise kv_bytes or shorten it"
             )

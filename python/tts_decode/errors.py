@@ -11,6 +11,7 @@ __all__ = [
     "PromptTooLong",
     "ResultFileError",
     "ScorerError",
+    "StaleKV",
     "UnsupportedByEngine",
     "UnsupportedModel",
 ]
@@ -25,7 +26,11 @@ class UnsupportedModel(ValueError):  # noqa: N818
 
 
 class PromptTooLong(ValueError):  # noqa: N818
-    """A prompt has more tokens than the model has positions; the message gives both numbers."""
+    """A prompt or forced text exceeds the model's positions or the KV pool; the message gives the numbers."""
+
+
+class StaleKV(RuntimeError):  # noqa: N818
+    """The model's weights changed after the branch was computed: `Branch.recompute` computes it again."""
 
 
 class ModelLoadError(RuntimeError):

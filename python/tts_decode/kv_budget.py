@@ -82,6 +82,11 @@ class KVShare:
         while self.free_pages < pages and self.budget._drop_pin():
             pass
 
+    def drop_pins(self) -> None:
+        """Drops all pins of the decoder, as when the model's weights changed."""
+        for pin in list(self.pins.values()):
+            pin.release()
+
     def note_peak(self) -> None:
         """To be called after pages were taken."""
         self.budget.peak = max(self.budget.peak, self.budget.resident)
@@ -110,7 +115,8 @@ class KVShare:
 class Pin:
     """A prefix that stays resident without a branch; made by `TreeDecoder.pin`.
 
-    It ends by `release`, at the end of a `with` block, or when its pages are needed.
+    It ends by `release`, at the end of a `with` block, when its pages are needed, or when the model's weights
+    change.
 
     Attributes:
         tokens: ids of the prefix, -1 for embeddings.

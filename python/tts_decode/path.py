@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tts_decode.budget import Budget
 from tts_decode.checks import check_children
-from tts_decode.errors import BranchReleased
+from tts_decode.errors import BranchReleased, StaleKV
 from tts_decode.prompts import Prompt
 from tts_decode.sampling import SamplingParams, mix
 from tts_decode.steps import Step
@@ -29,6 +29,7 @@ class Path:
         scores: one entry a scored step.
         finish_reason: None while the branch can go on.
         parent: the branch it was forked from.
+        stale: whether its KV went because the model's weights changed; see `Branch.recompute`.
         sampling, seed, budget, released
     """
 
@@ -57,6 +58,7 @@ class Path:
         self.scores: list[float] = []
         self.finish_reason: str | None = None
         self.released = False
+        self.stale = False
         self._step_ends: list[int] = []  # len(tokens) at the end of each step
         self._forks = 0
         self._busy = False  # a call of this branch waits for the engine
@@ -94,6 +96,7 @@ class Path:
         self.steps = other.steps[:steps]
         self._step_ends = other._step_ends[:steps]
         self.finish_reason = other.finish_reason if whole else None
+        self.stale = other.stale
 
     def _seeds(self, n: int, seeds: Sequence[int] | None) -> Sequence[int]:
         """Seeds of `n` children: those given, or derived from the branch's, its count of forks and the
@@ -110,6 +113,14 @@ class Path:
         if self._busy:
             raise RuntimeError(
                 f"branch {self.id} already waits for the engine: await that call first, or fork"
+            )
+
+    def _check_computed(self) -> None:
+        self._check()
+        if self.stale:
+            raise StaleKV(
+                f"branch {self.id}: the model's weights changed after it was computed; await "
+                "branch.recompute(), which feeds its tokens again, or make a new root"
             )
 
     def _check_open(self) -> None:

@@ -6,6 +6,8 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tts_decode.text import continuation
+
 if TYPE_CHECKING:
     from tts_decode.branch import Branch
 
@@ -23,10 +25,7 @@ def question_of(branch: Branch) -> str:
     if isinstance(prompt, str):
         return prompt
     if not is_chat(prompt):
-        text: str = branch.decoder.tokenizer.decode(
-            branch.tokens[: branch.prompt_length], skip_special_tokens=True
-        )
-        return text
+        return continuation(branch.decoder.tokenizer, branch.tokens[: branch.prompt_length], 0)
     messages = [item for item in prompt if isinstance(item, Mapping)]
     asked = [message for message in messages if message.get("role") == "user"][-1:]
     return "\n".join(str(message["content"]) for message in asked or messages)

@@ -35,6 +35,7 @@ class Request:
     # Position from which on the missing tokens are forced text, which sparse attention reads whole. Those
     # before, if any, are read as when they were sampled, and fed one by one.
     forced_from = sys.maxsize
+    starts_over = False  # whether it goes on where the branch lost its KV
     branch: Branch
     future: asyncio.Future[Any]
 
@@ -89,12 +90,13 @@ class AdvanceRequest(Request):
 
 class RootRequest(Request):
     """A prompt's way into the tree; its result is the branch that `make` builds from the ids of a tree branch
-    and the length that was resident already.
+    and the length that was resident already. Where the model's weights change meanwhile it starts over.
 
     Without LM head (`logits` False) no logits are computed, and what is resident whole is not fed at all.
     """
 
     forced_from = 0
+    starts_over = True
 
     def __init__(self, tokens: list[int], make: Callable[[], Branch], *, logits: bool = True) -> None:
         super().__init__(None)
@@ -159,7 +161,7 @@ class AppendRequest(Request):
 
     def undo(self) -> None:
         super().undo()
-        if not self.branch.released and self.branch._kv_length != self._kv_before:
+        if not self.branch.released and self.branch._kv_length > self._kv_before:
             self.branch._kv_length = self._kv_before
             self.branch.decoder._tree.truncate(self.branch.id, self._kv_before)
 
@@ -280,10 +282,10 @@ class ReplayRequest(AppendRequest):
 class StepRequest(Request):
     """Generates up to the next step boundary."""
 
-    def __init__(self, branch: Branch, params: SamplingParams) -> None:
+    def __init__(self, branch: Branch, params: SamplingParams, seed: int) -> None:
         super().__init__(branch)
         self.params = params
-        self.seed = branch.seed if params.seed == branch.sampling.seed else params.seed
+        self.seed = seed
         self._start = len(branch.tokens)
         self._reason: str | None = None
         tokenizer = branch.decoder.tokenizer

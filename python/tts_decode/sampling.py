@@ -28,7 +28,8 @@ class SamplingParams:
     """How a branch draws tokens and where its steps and its text end.
 
     The filters have the meaning and the order of `transformers`: repetition penalty, suppressed tokens,
-    temperature, top-k, top-p, min-p. Tokens tied at a cut are all kept.
+    temperature, top-k, top-p, min-p. Tokens tied at the cut of top-k or min-p are all kept, and count for
+    top-p; of those tied at its own cut the lowest ids go first.
 
     Attributes:
         temperature: 0 takes the most probable token (the lowest id among equals).
@@ -207,10 +208,7 @@ def _sample_on_device(
         if any(t != 1.0 for t in temperatures):
             scores = scores / _tensor(temperatures, scores)[:, None]
             masses = scores.exp()
-        floor = _floor(scores, masses, params)
-        if floor is not None:
-            masses = masses.masked_fill(scores < floor[:, None], 0.0)
-        tokens = _inverse_cdf(masses, uniforms)
+        tokens = _inverse_cdf(_filter(scores, masses, params), uniforms)
         if any(greedy):
             tokens = torch.where(_tensor(greedy, scores, torch.bool), _argmax(scores), tokens)
     return Sampled(*_read(logits, tokens, lse, entropies))
@@ -295,8 +293,8 @@ def _suppress(scores: Tensor, params: Sequence[SamplingParams]) -> None:
     scores.index_put_((rows, tokens), scores.new_full((), -math.inf))
 
 
-def _floor(scores: Tensor, masses: Tensor, params: Sequence[SamplingParams]) -> Tensor | None:
-    """The lowest score that each row keeps ([rows]), or None when no row asks for a filter.
+def _filter(scores: Tensor, masses: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    """The masses, 0 where a row's top-k, top-p or min-p leaves a token out.
 
     `scores` have row maximum 0 and `masses` are their exponentials.
     """
@@ -305,22 +303,32 @@ def _floor(scores: Tensor, masses: Tensor, params: Sequence[SamplingParams]) -> 
     for row, p in enumerate(params):
         if 0 < p.top_k < vocab or p.top_p < 1.0:
             groups.setdefault(p.top_k if p.top_k < vocab else 0, []).append(row)
-    min_p = any(p.min_p > 0.0 for p in params)
-    if not groups and not min_p:
-        return None
+    if not groups and all(p.min_p == 0.0 for p in params):
+        return masses
+    # The lowest score that stays, and how many of the tokens tied at it do not.
     floor = _tensor([math.log(p.min_p) if p.min_p else -math.inf for p in params], scores)
+    dropped = torch.zeros(len(params), dtype=torch.long, device=scores.device)
     # To find that the best few do not suffice the host would wait for a GPU, which rather ranks all at once.
     width = _TOP_P_WIDTH if scores.is_cpu else vocab
     for top_k, rows in groups.items():
         top_p = _tensor([params[row].top_p for row in rows], scores, torch.float64)
         index = _tensor(rows, scores, torch.long)
-        cut = _ranked_cut(scores[index], masses[index], top_k, top_p, width)
+        cut, kept = _ranked_cut(scores[index], masses[index], top_k, top_p, width)
+        if any(params[row].top_p < 1.0 for row in rows):
+            surplus = (scores[index] >= cut[:, None]).sum(-1) - kept
+            dropped[index] = torch.where((top_p < 1.0) & (cut >= floor[index]), surplus, 0)
         floor[index] = torch.maximum(floor[index], cut)
-    return floor
+    out = scores < floor[:, None]
+    if any(p.top_p < 1.0 for p in params):
+        tied = scores == floor[:, None]
+        out |= tied & (tied.cumsum(-1, dtype=torch.int32) <= dropped[:, None])
+    return masses.masked_fill(out, 0.0)
 
 
-def _ranked_cut(scores: Tensor, masses: Tensor, top_k: int, top_p: Tensor, width: int) -> Tensor:
-    """Lowest score that top-k (0: all) and then top-p (float64 [rows]) keep, [rows].
+def _ranked_cut(
+    scores: Tensor, masses: Tensor, top_k: int, top_p: Tensor, width: int
+) -> tuple[Tensor, Tensor]:
+    """Lowest score that top-k (0: all) and then top-p (float64 [rows]) keep, and the count of tokens kept.
 
     Without top-k only the `width` best scores are ranked at first, and more for rows that need more.
     """
@@ -328,19 +336,23 @@ def _ranked_cut(scores: Tensor, masses: Tensor, top_k: int, top_p: Tensor, width
     width = top_k or min(width, vocab)
     ranked = scores.topk(width, -1).values
     mass = ranked.double().exp()
-    total = mass.sum(-1) if top_k else masses.sum(-1).double()
-    needed = (top_p * total)[:, None]
-    before = (
-        mass.cumsum(-1) - mass
-    )  # mass of the tokens ranked above; the best token has none and always stays
-    kept = (before < needed).sum(-1, keepdim=True)
-    cut = ranked.gather(-1, (kept - 1).clamp_(min=0))[:, 0]  # none is kept of a row of NaN
-    if top_k or width == vocab:
-        return cut
-    short = (mass.sum(-1) < needed[:, 0]).nonzero()[:, 0]
+    if top_k:
+        last = ranked[:, -1:]
+        ties = (scores == last).sum(-1) - (ranked == last).sum(-1)  # with the k-th token, not ranked
+        total = mass.sum(-1) + ties * mass[:, -1]
+    else:
+        total = masses.sum(-1).double()
+    needed = top_p * total
+    before = mass.cumsum(-1) - mass  # of the tokens ranked above; the best has none and always stays
+    kept = (before < needed[:, None]).sum(-1)
+    cut = ranked.gather(-1, (kept - 1).clamp_(min=0)[:, None])[:, 0]  # none is kept of a row of NaN
+    if top_k:
+        more = ((needed - mass.sum(-1)) / mass[:, -1]).ceil().nan_to_num_().clamp_(min=0)
+        return cut, kept + torch.minimum(more, ties).long()
+    short = (mass.sum(-1) < needed).nonzero()[:, 0] if width < vocab else ()
     if len(short):
-        cut[short] = _ranked_cut(scores[short], masses[short], 0, top_p[short], 16 * width)
-    return cut
+        cut[short], kept[short] = _ranked_cut(scores[short], masses[short], 0, top_p[short], 16 * width)
+    return cut, kept
 
 
 def _inverse_cdf(weights: Tensor, uniforms: Sequence[float]) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 from tts_decode.accounting import CostMeter
 from tts_decode.branch import Branch
 from tts_decode.engines.steps import StepInputs
-from tts_decode.errors import BranchReleased
+from tts_decode.errors import BranchReleased, StaleKV
 from tts_decode.requests import (
     AdvanceRequest,
     EmbedsRequest,
@@ -77,8 +77,8 @@ class Scheduler:
             raise
         return branch
 
-    async def step(self, branch: Branch, params: SamplingParams) -> Step:
-        step: Step = await self._submit(StepRequest(branch, params))
+    async def step(self, branch: Branch, params: SamplingParams, seed: int) -> Step:
+        step: Step = await self._submit(StepRequest(branch, params, seed))
         return step
 
     async def extend(self, branch: Branch, tokens: list[int]) -> list[float]:
@@ -151,11 +151,11 @@ class Scheduler:
     def _tick(self) -> None:
         started = time.perf_counter()
         self._drop_done()  # cancelled ones
+        self._decoder._follow_weights()
         for request in self._waiting:
-            if request.admitted and request.branch.released:
-                self._fail(
-                    [request], BranchReleased(f"branch {request.branch.id} was released while it waited")
-                )
+            if request.admitted:
+                self._check_branch(request)
+        self._drop_done()
         self._admit_roots()
         for request in self._waiting:
             request.begin_tick()
@@ -171,6 +171,19 @@ class Scheduler:
         served = {id(feed.request) for feed in batch}
         self._waiting.sort(key=lambda request: id(request) in served)  # the others come first next time
         self.seconds += time.perf_counter() - started
+
+    def _check_branch(self, request: Request) -> None:
+        """Fails a request whose branch was released, or lost its KV, while it waited."""
+        branch = request.branch
+        if branch.released:
+            self._fail([request], BranchReleased(f"branch {branch.id} was released while it waited"))
+        elif request.starts_over:
+            branch.stale = False
+        else:
+            try:
+                branch._check_computed()
+            except StaleKV as error:
+                self._fail([request], error)
 
     def _fail(self, requests: Iterable[Request], error: Exception) -> None:
         for request in requests:

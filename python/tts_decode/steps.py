@@ -15,7 +15,8 @@ class Step:
     """What one `Branch.step()` generated.
 
     Attributes:
-        text: the step's text, special tokens left out.
+        text: the characters that end in the step, special tokens left out. One that is incomplete at its end
+            begins the text of what follows: as itself, or as U+FFFD if the rest of its bytes never comes.
         tokens, logprobs, entropies: one entry a token; nats, of the model's own distribution (temperature 1,
             before penalty and filters).
         reason: "stop_string", "stop_token" or "max_step_tokens" when the branch can go on; otherwise the

@@ -20,7 +20,8 @@ def sample_tokens(
     """Draws a token of each row, with its log-probability and the row's entropy, in one pass over the logits.
 
     On the CPU only. The filters are those of `transformers`, in its order: repetition penalty, suppressed
-    tokens, temperature, top-k, top-p, min-p; tokens tied at a cut are all kept.
+    tokens, temperature, top-k, top-p, min-p. Tokens tied at the cut of top-k or min-p are all kept, and
+    count for top-p; of those tied at its own cut the lowest ids go first.
 
     Args:
         logits: float32 [R, V], contiguous rows at any stride; left unchanged.

@@ -35,10 +35,9 @@ def _kept(scores: Tensor, temperature: float, top_k: float, top_p: float, min_p:
     if 0 < top_k < len(scores):
         scores[scores < scores.sort(descending=True).values[int(top_k) - 1]] = -torch.inf
     if top_p < 1:
-        ranked = scores.sort(descending=True).values
-        probs = ranked.softmax(-1)
-        before = probs.cumsum(-1) - probs
-        lowest = ranked[before < top_p].min()
-        scores[scores < lowest] = -torch.inf
+        ranked, order = scores.sort(stable=True)  # of equals the lowest index first
+        removed = ranked.softmax(-1).cumsum(-1) <= 1 - top_p
+        removed[-1] = False
+        scores[order[removed]] = -torch.inf
     probs = scores.softmax(-1)
     return torch.where(probs < min_p * probs.max(), 0.0, probs) / probs[probs >= min_p * probs.max()].sum()

@@ -90,6 +90,7 @@ class DecodeGraphs:
         self._sizes = [size for size in _BUCKETS if size <= max_batch_tokens]
         self._workspace: Tensor | None = None  # the graphs run one after the other and share it
         self._buckets: dict[int, _Bucket] = {}
+        self._placing = engine.weights.placing
         self._on_gpu = engine.device.type == "cuda"
         if self._on_gpu:
             self._memory = torch.cuda.graph_pool_handle()
@@ -97,6 +98,8 @@ class DecodeGraphs:
 
     def run(self, step: StepInputs) -> Tensor | None:
         """Logits float32 [T, vocab] of the step; None where no graph serves it."""
+        if self._placing != self._engine.weights.placing:
+            self._forget()
         count = len(step.tokens)
         size = next((size for size in self._sizes if size >= count), None)
         if size is None:
@@ -129,6 +132,13 @@ class DecodeGraphs:
                 self._buckets.clear()
                 return None
         return bucket.replay()[:count].to(torch.float32, copy=True)
+
+    def _forget(self) -> None:
+        """Drops all graphs: they read weights where these lay before."""
+        self._placing = self._engine.weights.placing
+        self._buckets.clear()
+        if self._on_gpu:
+            self._memory = torch.cuda.graph_pool_handle()  # the memory of the old one went with its graphs
 
     def _add(self, size: int) -> _Bucket:
         if self._workspace is None:

@@ -14,18 +14,21 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
 
 from tts_decode.engines.features import (
     AttentionCall,
+    KVShape,
     describe_call,
     refusal,
     refuse_calls,
     refuse_config,
     refuse_placement,
 )
-from tts_decode.engines.lean import LeanModel, lean_model, serves
+from tts_decode.engines.lean import LeanModel, lean_model, packed_others, serves
 from tts_decode.engines.shape import shape_of_model
+from tts_decode.engines.weights import weights_of
+from tts_decode.errors import UnsupportedModel
 from tts_decode.sparse import SparseStep
 from tts_kernels import DevicePlan, KVPool, TreePlan
 from tts_kernels.cost import SparseCounts
@@ -152,6 +155,8 @@ class HFEngine:
 
     Of a model without LM head, such as a bare one or one with a class head, only the base model is run.
     pack_weights: on the CPU, models that `LeanModel` serves run through it.
+
+    A forward uses the weights of `weights.epoch`; whether they changed is for the caller to `check` before.
     """
 
     def __init__(
@@ -171,18 +176,52 @@ class HFEngine:
         self.model = model
         self.has_lm_head = model.get_output_embeddings() is not None
         self.config = model.config.get_text_config(decoder=True)
-        self._configs = list(
-            {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}.values()
-        )
         # A mask of four dimensions goes to the attention function as it is, which does not read it. Without
         # one transformers looks at the positions for packed sequences, and on a GPU waits for the answer.
         self._any_mask = torch.zeros((1, 1, 1, 1), device=self.device)
-        calls = self._probe()
-        self.kv_shape = refuse_calls(model, calls)
+        self._pack_weights = pack_weights
+        self.weights = weights_of(model)
+        self.weights.check()
+        if packed_others(model):
+            self.weights.changed()
+        self._kept = self._properties()
+        self.kv_shape = self._examine()
+        self._placing = self.weights.placing
         self.shape = shape_of_model(model, self.kv_shape)
+
+    def _examine(self) -> KVShape:
+        """Prepares the forward for the modules that the model has now."""
+        model = self.model
+        configs = [getattr(module, "config", None) for module in model.modules()]
+        self._configs = list({id(c): c for c in configs if isinstance(c, PretrainedConfig)}.values())
+        calls = self._probe()
+        shape = refuse_calls(model, calls)
         self._lean: LeanModel | None = None
-        if pack_weights and self.device.type == "cpu" and serves(model):
-            self._lean = lean_model(model, [call.window for call in calls])
+        self._windows = [call.window for call in calls]
+        if self._pack_weights and self.device.type == "cpu" and serves(model):
+            self._lean = lean_model(model, self._windows, self.weights.epoch)
+        return shape
+
+    def _follow_weights(self) -> None:
+        """Takes over what changed since the last forward.
+
+        Raises:
+            UnsupportedModel: what the KV pages and the vocabulary were made for changed too.
+        """
+        if self._placing == self.weights.placing:
+            if self._lean is not None and self._lean.epoch != self.weights.epoch:
+                self._lean = lean_model(self.model, self._windows, self.weights.epoch)
+            return
+        if not self.model.training:
+            self.model.eval()  # modules that are new
+        for name, now in self._properties().items():
+            _refuse_other(name, self._kept[name], now)
+        _refuse_other("attention", self.kv_shape, self._examine())
+        self._placing = self.weights.placing
+
+    def _properties(self) -> dict[str, object]:
+        table: Tensor = self.model.get_input_embeddings().weight  # type: ignore[assignment]
+        return {"device": self.device, "dtype": self.dtype, "embedding table": list(table.shape)}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -221,8 +260,8 @@ class HFEngine:
         Where none does nothing is multiplied with the vocabulary. embeds: float [S, hidden], the inputs of
         the S tokens of id -1, in order.
         """
+        self._follow_weights()
         if self._lean is not None:
-            self._lean = self._lean.current()
             return self._lean_forward(self._lean, tokens, positions, rows, context, hidden, embeds)
         kept: list[Tensor] = []
         base = self.model.base_model
@@ -314,11 +353,25 @@ class HFEngine:
 
     @contextmanager
     def _tree_attention(self) -> Iterator[None]:
+        """Our attention and eval mode, also where the model is being trained."""
         before = [config._attn_implementation_internal for config in self._configs]
         for config in self._configs:
             config._attn_implementation_internal = _NAME
+        training = [m for m in self.model.modules() if m.training] if self.model.training else []
+        for module in training:
+            module.training = False
         try:
             yield
         finally:
+            for module in training:
+                module.training = True
             for config, name in zip(self._configs, before, strict=True):
                 config._attn_implementation_internal = name
+
+
+def _refuse_other(name: str, before: object, now: object) -> None:
+    if before != now:
+        raise UnsupportedModel(
+            f"model: its {name} changed from {before} to {now}, for which the decoder's KV pages were not "
+            "made: make a new TreeDecoder"
+        )

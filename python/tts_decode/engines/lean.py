@@ -7,13 +7,13 @@ MLP, RMS norms before both. Everything between products is float32.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import SiLUActivation
 
 from tts_decode.engines.buffers import Buffers
 from tts_kernels import (
@@ -33,12 +33,19 @@ Attend = Callable[[int, Tensor, Tensor, Tensor, float, int | None], Tensor]
 Dense = tuple[KVPool, Tensor, TreePlan]
 
 _BASES = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model")  # differ in biases, windows, norms
+_PARTS = (
+    nn.Linear,
+    nn.Embedding,
+    nn.ModuleList,
+    nn.SiLU,
+    SiLUActivation,
+)  # beside classes of the model's own
 
 
 class LeanModel:
-    """Weights of a model as the kernels read them: a copy, made once."""
+    """Weights of a model as the kernels read them: a copy, made at an epoch of the weights."""
 
-    def __init__(self, model: Any, windows: Sequence[int | None]) -> None:
+    def __init__(self, model: Any, windows: Sequence[int | None], epoch: int) -> None:
         """windows: of each layer's attention."""
         base = model.base_model
         attention = base.layers[0].self_attn
@@ -48,8 +55,6 @@ class LeanModel:
         self._eps: float = base.norm.variance_epsilon
         self._norm = base.norm.weight.detach().float()
         self._rotary = base.rotary_emb
-        self._model = ref(model)  # which the weights kept here must not keep alive
-        self._windows = list(windows)
         self._layers = DecoderLayers(
             [_layer(*pair) for pair in zip(base.layers, windows, strict=True)],
             num_q_heads=self.num_q_heads,
@@ -60,18 +65,8 @@ class LeanModel:
         head = model.get_output_embeddings()
         self._head = None if head is None else PackedWeight.pack(head.weight.detach())
         self._buffers = Buffers()
-        self._sources = list(model.parameters())
-        self._versions, self._sums = self._version(), _sums(self._sources)
-
-    def current(self) -> LeanModel:
-        """Itself, or its successor where a weight of the model was replaced or written since."""
-        return self if self._versions == self._version() else LeanModel(self._model(), self._windows)
-
-    def is_of(self, model: Any) -> bool:
-        """Whether the model still has the modules that were packed, with the same numbers in them."""
-        weights = list(model.parameters())
-        same = len(weights) == len(self._sources) and all(map(operator.is_, weights, self._sources))
-        return same and self._sums == _sums(weights)
+        self.epoch = epoch
+        self.sums = _sums(model)
 
     def hidden_states(
         self,
@@ -117,19 +112,22 @@ class LeanModel:
         assert self._head is not None  # asked of models with LM head only
         return packed_linear(hidden, self._head, out=self._buffers.empty(len(hidden), self._head.columns))
 
-    def _version(self) -> list[tuple[int, int]]:
-        return [(source.data_ptr(), source._version) for source in self._sources]
-
 
 _made: WeakKeyDictionary[Any, LeanModel] = WeakKeyDictionary()  # by their models
 
 
-def lean_model(model: Any, windows: Sequence[int | None]) -> LeanModel:
+def lean_model(model: Any, windows: Sequence[int | None], epoch: int) -> LeanModel:
     """One for all decoders of a model."""
     made = _made.get(model)
-    made = LeanModel(model, windows) if made is None or not made.is_of(model) else made.current()
-    _made[model] = made
+    if made is None or made.epoch != epoch:
+        made = _made[model] = LeanModel(model, windows, epoch)
     return made
+
+
+def packed_others(model: Any) -> bool:
+    """Whether the numbers that were packed for a decoder of the model are no longer those in its weights."""
+    made = _made.get(model)
+    return made is not None and made.sums != _sums(model)
 
 
 def serves(model: Any) -> bool:
@@ -144,7 +142,9 @@ def serves(model: Any) -> bool:
         if head.bias is not None:
             return False
     return (
-        all(type(linear) is nn.Linear for linear in linears)  # no adapters, no quantised ones
+        all(type(m).__module__ == type(base).__module__ or type(m) in _PARTS for m in base.modules())
+        and not any("forward" in vars(module) for module in model.modules())  # replaced on the object
+        and all(type(linear) is nn.Linear for linear in linears)  # no adapters, no quantised ones
         and base.config.hidden_size % 16 == 0
         and base.config.intermediate_size % 16 == 0
         and not any(weight.is_inference() for weight in model.parameters())  # have no versions to look at
@@ -156,9 +156,9 @@ def serves(model: Any) -> bool:
     )
 
 
-def _sums(weights: Sequence[Tensor]) -> list[float]:
+def _sums(model: Any) -> list[float]:
     """By which writes through `.data` are seen, which change no version."""
-    return [float(weight.detach().sum(dtype=torch.float32)) for weight in weights]
+    return [float(weight.detach().sum(dtype=torch.float32)) for weight in model.parameters()]
 
 
 def _layer(layer: Any, window: int | None) -> DecoderLayer:

@@ -84,7 +84,7 @@ class TextBranch(Path):
         """Generates up to the next step boundary; reasons as those of `Branch.step`.
 
         Args:
-            overrides: fields of `SamplingParams` for this step only.
+            overrides: fields of `SamplingParams` for this step only; `seed` in place of the branch's own.
 
         Raises:
             UnsupportedByEngine: a sampling parameter that a completion request cannot carry.
@@ -96,7 +96,8 @@ class TextBranch(Path):
                 unsupported(f"SamplingParams.{field.name}", "leave it at its default")
         if self.finish_reason is not None:
             return Step("", (), (), (), self.finish_reason)
-        step: Step = await self._exclusively(self._generate(params))
+        seed = overrides.get("seed", self.seed)
+        step: Step = await self._exclusively(self._generate(params, seed))
         return step
 
     async def replay(self, step: Step) -> None:
@@ -195,7 +196,7 @@ class TextBranch(Path):
 
     # -- helpers
 
-    async def _generate(self, params: SamplingParams) -> Step:
+    async def _generate(self, params: SamplingParams, seed: int) -> Step:
         left = params.max_tokens - (len(self.tokens) - self.prompt_length)
         if left <= 0:
             return self._end("max_tokens")
@@ -212,7 +213,7 @@ class TextBranch(Path):
                     temperature=params.temperature,
                     top_p=params.top_p,
                     stop=params.stop,
-                    seed=_call_seed(self, params),
+                    seed=_call_seed(seed, len(self.tokens)),
                     logprobs=self.decoder._logprobs,
                     top_k=params.top_k,
                     min_p=params.min_p,
@@ -348,8 +349,7 @@ def _text_only(tokens: str | Sequence[int]) -> str:
     return tokens
 
 
-def _call_seed(branch: TextBranch, params: SamplingParams) -> int:
+def _call_seed(seed: int, position: int) -> int:
     """31 bits, which every server's seed holds; other ones at each position, as an engine's generator begins
     anew at each call."""
-    seed = branch.seed if params.seed == branch.sampling.seed else params.seed
-    return mix(seed, len(branch.tokens)) >> 33
+    return mix(seed, position) >> 33

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from tts_decode import gather
+from tts_decode.engines.weights import weights_of
+from tts_decode.errors import StaleKV
 from tts_decode.prompts import question_of
 from tts_decode.rewards.readers import Reader, reader_named
-from tts_decode.rewards.readouts import ReadOut
+from tts_decode.rewards.readouts import Head, ReadOut
 from tts_decode.rewards.templates import Positions, Reading
 from tts_decode.select import aggregation
 
@@ -49,7 +51,7 @@ class RewardModel:
 
     A mirror lives as long as the branch of the policy or one forked from it is referenced, released or not:
     a released parent is where its children begin. `close`, or leaving `with`, drops all of them at once; a
-    reward model that was closed reads on from nothing.
+    reward model that was closed reads on from nothing, and so does one whose weights changed.
 
     Args:
         decoder: the reward model, of its own memory or of one `KVBudget` with the policy. It may be the
@@ -89,10 +91,9 @@ class RewardModel:
         self._whole = agg_strategy == "whole"
         self._aggregate = aggregation(agg_strategy)
         self._mirrors: WeakKeyDictionary[Branch, Mirror] = WeakKeyDictionary()
-        readout = self.reader.readout
-        if isinstance(readout, ReadOut):
-            readout = readout.bind(decoder.model, decoder.tokenizer, head)
-        self._head = readout
+        self._own_head = head
+        self._epoch = self._weights_epoch()
+        self._head = self._bind()
         self.reader.template(decoder.tokenizer, "1 + 1 = ?", ["2"])  # a tokenizer that does not fit fails now
 
     async def __call__(self, branches: Sequence[Branch]) -> list[float]:
@@ -107,11 +108,19 @@ class RewardModel:
         Raises:
             ValueError: a text is longer than the reward model allows, or a score is not finite.
             OutOfPages: no page is left for the reward model.
+            StaleKV: the reward model's weights changed while it read.
         """
+        epoch = self._weights_epoch()
+        if epoch != self._epoch:
+            self.close()
+            self._epoch, self._head = epoch, self._bind()
         readings = [self._reading(branch) for branch in branches]
         lacking = {_top(branch): i for i, branch in enumerate(branches) if self._nearest(branch) is None}
         await gather(self._begin(branches[i], readings[i]) for i in lacking.values())
-        return await gather(map(self._scores, branches, readings))
+        scores = await gather(map(self._scores, branches, readings))
+        if self._weights_epoch() != epoch:
+            raise StaleKV(f"{self.__name__}: its weights changed while it read: score the branches again")
+        return scores
 
     def close(self) -> None:
         """Gives all mirrors back; scores are read from the start afterwards."""
@@ -124,6 +133,18 @@ class RewardModel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _bind(self) -> Head:
+        """The read-out, which has a copy of the head's weights."""
+        readout = self.reader.readout
+        if isinstance(readout, ReadOut):
+            return readout.bind(self.decoder.model, self.decoder.tokenizer, self._own_head)
+        return readout
+
+    def _weights_epoch(self) -> tuple[int, ...]:
+        """Another one after each change of the weights, the head's included."""
+        heads = [] if self._own_head is None else [weights_of(self._own_head)]
+        return (self.decoder.weights_epoch, *(head.check() for head in heads))
 
     def _reading(self, branch: Branch) -> Reading:
         """The whole text of a branch as the reward model reads it, checked."""
@@ -147,9 +168,10 @@ class RewardModel:
         return reading
 
     def _nearest(self, branch: Branch | None) -> Mirror | None:
-        """The mirror of a branch or its nearest ancestor that has one."""
+        """The mirror of a branch or its nearest ancestor that has one, of the weights as they are."""
         while branch is not None:
-            if (mirror := self._mirrors.get(branch)) is not None:
+            mirror = self._mirrors.get(branch)
+            if mirror is not None and not mirror.branch.stale:
                 return mirror
             branch = branch.parent
         return None

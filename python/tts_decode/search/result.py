@@ -113,7 +113,8 @@ class SearchStats:
 class SearchResult:
     """candidates: in the order in which they ended. tree: nodes by id, the prompt first, parents before
     children. votes: answers and their votes, most voted first, for strategies that vote. stopped: why the
-    search ended before its time (the budget is used up, a scorer failed), None if it came to its own end."""
+    search, or a line of it, ended before its time (the budget is used up, a scorer failed, no position or KV
+    page was left), None if it came to its own end."""
 
     strategy: str
     best: Candidate

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tts_decode import gather
 from tts_decode.blocking import wait_within
-from tts_decode.errors import ScorerError
+from tts_decode.errors import PromptTooLong, ScorerError
 from tts_decode.prompts import is_chat, question_of
 from tts_decode.rewards.scorer import Scorer, score_branches
 from tts_decode.sampling import SamplingParams, mix
@@ -71,6 +71,7 @@ class SearchRun(HeldBranches):
         self.strategy = ""
         self._scorer_timeout = scorer_timeout
         self._steps_left: int | None = None
+        self._cut: str | None = None  # why a prompt was not made
         self._asked: dict[int, int] = {}  # hash of a prompt -> how many roots were made of it
         self._selections: list[Selection] = []
 
@@ -104,6 +105,12 @@ class SearchRun(HeldBranches):
     def over(self) -> bool:
         """Whether the budget is used up: every further step would return at once, with nothing."""
         return self.root.budget is not None and self.root.budget.exhausted
+
+    def check_room(self) -> None:
+        """Ends the search where the root leaves no position for an answer."""
+        limit = self.root.decoder.max_positions
+        if limit is not None and self.root.length >= limit:
+            raise SearchStopped(f"the root's {self.root.length} tokens fill the model's {limit} positions")
 
     # -- model work
 
@@ -162,6 +169,7 @@ class SearchRun(HeldBranches):
         sources: Sequence[int] = (),
         decoder: TreeDecoder | None = None,
         sampling: SamplingParams | None = None,
+        seed: int | None = None,
         question: str | None = None,
     ) -> Branch:
         """A new root in the same search, held by the run; what is resident of it already is shared.
@@ -169,7 +177,8 @@ class SearchRun(HeldBranches):
         prompt: text becomes a user's turn where the search's own root was given as messages, and another
             model has a chat template.
         sources: nodes that it was made from. decoder: of another model; default: the root's.
-        sampling: default: the root's. Roots of the same prompt get different seeds.
+        sampling: default: the root's; its seed does not count. seed: from which the branch's own is made,
+            another one each time that the same prompt is given; default: the root's.
         question: what its answers are to be scored as answers to, by reward models; default: the prompt.
         """
         knows_chat = decoder is None or decoder.tokenizer.chat_template is not None
@@ -177,13 +186,19 @@ class SearchRun(HeldBranches):
             prompt = [{"role": "user", "content": prompt}]
         asked = zlib.crc32(repr(prompt).encode())
         count = self._asked[asked] = self._asked.get(asked, 0) + 1
-        sampling = replace(sampling or self.root.sampling, seed=mix(self.root.seed, asked, count))
+        seed = mix(self.root.seed if seed is None else seed, asked, count)
+        sampling = replace(sampling or self.root.sampling, seed=seed)
         own = decoder or self.root.decoder
 
         async def make() -> Branch:
             return await own.root(prompt, sampling, self.root.budget)
 
-        branch = await (make() if self._journal is None else self._journal.root(f"{asked:x}-{count}", make))
+        try:
+            key = f"{asked:x}-{count}"
+            branch = await (make() if self._journal is None else self._journal.root(key, make))
+        except PromptTooLong as error:  # which a strategy may take for the end of one line of several
+            self._cut = self._cut or str(error)
+            raise
         if question is not None:
             branch.prompt = question
         self._held[branch] = None
@@ -206,7 +221,8 @@ class SearchRun(HeldBranches):
         """
         at_least(1, n=n)
         params = self.whole_reply(**sampling)
-        root = await self.prompt(prompt, sources=sources, decoder=decoder, sampling=params)
+        seed = sampling.get("seed")
+        root = await self.prompt(prompt, sources=sources, decoder=decoder, sampling=params, seed=seed)
         branches = [root, *(self.fork(root, n - 1) if n > 1 else [])]
         try:
             await gather(self.complete(branch) for branch in branches)
@@ -370,7 +386,7 @@ class SearchRun(HeldBranches):
             tuple(nodes),
             SearchStats(self._record.seconds, self._generated, tuple(self._memory), tuple(self._selections)),
             votes,
-            self.stopped or self._spent,
+            self.stopped or self._spent or self._cut,
         )
 
     @property

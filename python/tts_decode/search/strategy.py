@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec
 
-from tts_decode.errors import PromptTooLong
+from tts_decode.errors import OutOfPages, PromptTooLong, StaleKV
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, SearchStopped
 
@@ -43,18 +43,31 @@ class Strategy(Generic[Options]):
         """Searches from `root`, which stays the caller's. Nothing that the search forked outlives it. A root
         that is finished, or whose budget is used up, is its own answer.
 
+        A search ends with what it has, and `stopped` says why, where the model has no position left for a
+        prompt, a forced text or any answer, where KV pages run out, and where a scorer fails.
+
         root: a branch, or a `SearchRun` made of one, which says how the search is recorded and limited.
         options: those of the function; see `help(strategy.body)`.
+
+        Raises:
+            StaleKV: the model's weights changed while the search ran.
         """
         run = root if isinstance(root, SearchRun) else SearchRun(root)
         with run.of(self.name, options):
             try:
+                run.check_room()
                 if run.root.finished or run.over:
                     return run.result()
-                return await self.body(run, *args, **options)
-            except (SearchStopped, PromptTooLong) as stop:
+                result = await self.body(run, *args, **options)
+            except (SearchStopped, PromptTooLong, OutOfPages) as stop:
                 run.stopped = str(stop)
-                return run.result()
+                result = run.result()
+            if run.root.stale:
+                raise StaleKV(
+                    f"{self.name}: the model's weights changed while it searched; search again from a new "
+                    "root, or from this one after root.recompute()"
+                )
+            return result
 
     @property
     def parameters(self) -> dict[str, inspect.Parameter]:

@@ -70,7 +70,7 @@ async def qalign(
         states: list[Candidate] = []
         (state,) = run.fork(root)
         reward = await completed(state)
-        if state.finish_reason == "budget":
+        if state.finish_reason == "budget" or state.length == root.length:
             return states
         for t in range(n // chains):
             if t > 0:
