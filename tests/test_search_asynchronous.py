@@ -138,7 +138,9 @@ def test_no_answer_waits_for_another():
         script, latency=latency, logprobs_of=lambda prefix, text: [-1.0] * len(words(text))
     )
     result = run_scripted(decoder, atts, PROMPT, sampling=STEPS, n=4, alpha=0.0)
-    assert ["slow" in candidate.text for candidate in result.candidates] == [False, False, False, True]
+    assert ["slow" in candidate.text for candidate in result.candidates] == [True, False, False, False]
+    by_time = sorted(result.candidates, key=lambda candidate: result.tree[candidate.node].ended)
+    assert "slow" in by_time[-1].text
     slow = [i for i, call in enumerate(decoder.complete.calls) if "slow" in call.prefix]
     assert min(slow) >= len(decoder.complete.calls) - 4
 

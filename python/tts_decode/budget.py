@@ -57,6 +57,12 @@ class Budget:
         """Takes a forward, or a branch's share of one, out of the budget."""
         self.cost_used += flops + self.intensity * read_bytes
 
+    def resume(self, tokens: int, cost: float, seconds: float) -> None:
+        """Counts as spent what a search had spent when it was interrupted, in place of what was counted so
+        far."""
+        self.tokens_used, self.cost_used = tokens, cost
+        self._started = time.monotonic() - seconds
+
     @property
     def seconds_used(self) -> float:
         return 0.0 if self._started is None else time.monotonic() - self._started

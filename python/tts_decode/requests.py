@@ -242,31 +242,35 @@ class EmbedsRequest(ReadRequest):
 
 
 class ReplayRequest(AppendRequest):
-    """A recorded step: its tokens are fed but for the last, as when they were sampled."""
+    """A recorded step: its tokens are fed as when they were sampled, all of them where their hidden states
+    were kept, else all but the last."""
 
     def __init__(self, branch: Branch, step: Step) -> None:
         super().__init__(branch, list(step.tokens))
         self.forced_from = sys.maxsize
         self._step = step
         self._logprobs, self._entropies = list(step.logprobs), list(step.entropies)
+        self._end = len(self._tokens) - (step.hidden is None)
 
     def begin_tick(self) -> None:
         if not self.missing():
-            self._close()
+            self._close(None)
 
     def missing(self) -> list[int]:
-        return super().missing()[:-1]
+        return self._tokens[self.branch._kv_length : self._end]
 
     def logit_rows(self, count: int) -> range:
-        return range(0)
+        last = len(self._tokens) - 1 - self.branch._kv_length  # fed where hidden states were kept
+        return range(last, count)
 
     def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
         self.branch._kv_length += count
-        self.begin_tick()
+        if not self.missing():
+            self._close(logits[-1].clone() if len(logits) else None)
 
-    def _close(self) -> None:
+    def _close(self, logits: Tensor | None) -> None:
         branch, step = self.branch, self._step
-        self.finish(None, step)
+        self.finish(logits, step)
         if step.reason in FINAL_REASONS:
             branch.finish_reason = step.reason
         branch.steps.append(step)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tts_decode.running import next_event
 from tts_decode.search.journal import Journal
 from tts_decode.search.record import TreeRecord
 from tts_decode.search.result import Candidate, KVSample
@@ -21,12 +23,14 @@ class HeldBranches:
     it at once, so that its pages return. The root stays the caller's.
 
     Attributes:
-        candidates: those that ended so far.
+        candidates: those that ended so far; of concurrent branches in the order of their `gather`, whichever
+            was faster.
     """
 
     def __init__(self, root: Branch, journal: Journal | None) -> None:
         self.root = root
         self.candidates: list[Candidate] = []
+        self._ends: list[tuple[int, ...]] = []  # one a candidate, as `next_event` gave it; ascending
         self._journal = journal
         self._agg_strategy = "last"
         self._record = TreeRecord()
@@ -112,7 +116,10 @@ class HeldBranches:
             node=node.id,
         )
         self._note_end(branch)
-        self.candidates.append(candidate)
+        event = next_event()
+        place = bisect(self._ends, event)
+        self._ends.insert(place, event)
+        self.candidates.insert(place, candidate)
         self._release(branch)
         return candidate
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from tts_decode.errors import JournalError
 from tts_decode.record_file import RecordFile
+from tts_decode.search.resuming import Moment, Timeline
 from tts_decode.steps import Step
 from tts_decode.strict_json import dumps, loads
 
@@ -39,6 +40,7 @@ _PATIENCE = 30.0  # seconds without any progress after which a replay is given u
 class _Entry(NamedTuple):
     turn: int  # its place in the file
     data: dict[str, Any]
+    moment: Moment
 
 
 class Journal:
@@ -69,6 +71,7 @@ class Journal:
         self._waiting: dict[int, list[asyncio.Future[None]]] = {}  # callers by the turn that they wait for
         self._passed: set[int] = set()  # entries that were handed out, or whose caller was cancelled
         self._in_flight = 0  # recorded calls that the engine is still working on
+        self._timeline: Timeline | None = None  # from `begin` on
 
     # -- the search, as it tells who is who
 
@@ -92,12 +95,9 @@ class Journal:
                         f"{recorded.get(name)!r:.200}, here it is {value!r:.200}; "
                         "remove it to start anew, or take another file"
                     )
-        self.adopt(root, "0")
+        self._timeline = Timeline(root, [entry.moment for entry in self._recorded.values()])
+        self._keys[root] = "0"
         self._call_next()
-
-    def adopt(self, branch: Branch, key: str) -> None:
-        """A root of the search."""
-        self._keys[branch] = key
 
     def follow(self, children: Sequence[Branch], parent: Branch) -> None:
         """The children of one fork."""
@@ -107,9 +107,22 @@ class Journal:
             self._keys[child] = f"{key}.{count}-{i}"
 
     def close(self) -> None:
+        if self._timeline is not None:
+            self._timeline.close()
         self._file.close()
 
     # -- calls
+
+    async def root(self, key: str, call: Callable[[], Awaitable[Branch]]) -> Branch:
+        """The branch of a further prompt, which is computed again in a replay. key: like no other's."""
+        entry = self._recorded.get(key)
+        if entry is None:
+            branch = await self._live(key, call, lambda _: {"numbers": []})
+        else:
+            async with self._handing_out(entry):
+                branch = await call()
+        self._keys[branch] = key
+        return branch
 
     async def step(self, branch: Branch, sampling: dict[str, Any]) -> Step:
         """`branch.step(**sampling)`, or what it returned."""
@@ -143,8 +156,10 @@ class Journal:
     ) -> T:
         """A call that is not recorded: it was in progress, or further on, when the search was interrupted."""
         await self._reach(len(self._recorded))
+        timeline = self._begun()
+        await timeline.start()
         result = await call()
-        self._file.write({"key": key} | pack(result))
+        self._file.write({"key": key, "moment": timeline.now()} | pack(result))
         return result
 
     @asynccontextmanager
@@ -157,6 +172,7 @@ class Journal:
             finally:
                 self._in_flight -= 1
             await self._reach(entry.turn)
+            self._begun().replayed(entry.moment)
         finally:
             self._passed.add(entry.turn)
             self._call_next()
@@ -188,6 +204,11 @@ class Journal:
             if not call.done():
                 call.set_result(None)
 
+    def _begun(self) -> Timeline:
+        if self._timeline is None:
+            raise RuntimeError(f"journal {self.path}: `begin` was not called")
+        return self._timeline
+
     def _key(self, branch: Branch) -> str:
         key = self._keys[branch]
         count = self._calls[key] = self._calls.get(key, 0) + 1
@@ -201,7 +222,7 @@ class Journal:
             if not _is_entry(data) or data["key"] in self._recorded:
                 self._file.close()
                 raise self._file.damaged(turn + 2, "is no entry of a journal, or there twice")
-            self._recorded[data["key"]] = _Entry(turn, data)
+            self._recorded[data["key"]] = _Entry(turn, data, _moment(data))
         if not self._recorded:
             self._file.restart()
 
@@ -211,6 +232,7 @@ def _is_entry(data: Any) -> bool:
     if not isinstance(data, dict) or not isinstance(data.get("key"), str):
         return False
     try:
+        _moment(data)
         if "numbers" in data:
             _floats(data["numbers"])
             return True
@@ -230,6 +252,13 @@ def _floats(values: list[Any]) -> list[float]:
     if not isinstance(values, list) or any(type(value) not in (int, float, str) for value in values):
         raise TypeError(f"expected a list of numbers, got {values!r:.80}")
     return [float(value) for value in values]
+
+
+def _moment(data: dict[str, Any]) -> Moment:
+    forwards, tokens, cost, seconds = data["moment"]
+    if not type(forwards) is type(tokens) is int:
+        raise TypeError(f"expected numbers of forwards and tokens, got {forwards!r:.80} and {tokens!r:.80}")
+    return Moment(forwards, tokens, *_floats([cost, seconds]))
 
 
 def _name(value: object) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tts_decode.running import next_event
 from tts_decode.search.tree import Node
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ class TreeRecord:
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
+        self._events: list[tuple[int, ...]] = []  # one a node, as `next_event` gave it
         self._paths: dict[Branch, list[Span]] = {}  # the prompt first
         self._started = time.perf_counter()
 
@@ -36,7 +39,7 @@ class TreeRecord:
         now = self.seconds
         node = Node(len(self.nodes), -1, branch.full_text, tuple(branch.tokens), status="prompt")
         node.sources, node.began, node.ended = tuple(sources), now, now
-        self.nodes.append(node)
+        self._append(node)
         self._paths[branch] = [(node.id, branch.length)]
 
     def add(self, branch: Branch, text: str, *, began: float, forced: bool = False) -> Node:
@@ -71,7 +74,7 @@ class TreeRecord:
         at = None if taken == len(above.tokens) else taken
         node = Node(len(self.nodes), above.id, text, tokens, logprobs, entropies, at)
         node.began = node.ended = self.seconds
-        self.nodes.append(node)
+        self._append(node)
         return node
 
     def follow(self, child: Branch, parent: Branch) -> None:
@@ -97,6 +100,30 @@ class TreeRecord:
         """Tokens of the branch that nodes hold."""
         return self._path(branch)[-1][1]
 
+    def ordered(self) -> tuple[list[Node], list[int]]:
+        """Copies of the nodes in an order that does not depend on which of several concurrent branches was
+        faster, renumbered, and the new id of each node."""
+        ids = [-1] * len(self.nodes)
+        order: list[Node] = []
+        for index in sorted(range(len(self.nodes)), key=self._events.__getitem__):
+            above = [self.nodes[index]]
+            while above[-1].parent >= 0 and ids[above[-1].parent] < 0:  # a parent comes first in any case
+                above.append(self.nodes[above[-1].parent])
+            for node in reversed(above):
+                if ids[node.id] < 0:
+                    ids[node.id] = len(order)
+                    order.append(node)
+        renumbered = [
+            replace(
+                node,
+                id=ids[node.id],
+                parent=-1 if node.parent < 0 else ids[node.parent],
+                sources=tuple(ids[source] for source in node.sources),
+            )
+            for node in order
+        ]
+        return renumbered, ids
+
     def shared_tokens(self, branches: Iterable[Branch]) -> int:
         """Tokens of the branches with every shared one counted once."""
         taken: dict[int, int] = {}  # node -> the most tokens that a branch takes of it
@@ -106,6 +133,10 @@ class TreeRecord:
                 taken[node] = max(taken.get(node, 0), end - begin)
                 begin = end
         return sum(taken.values())
+
+    def _append(self, node: Node) -> None:
+        self.nodes.append(node)
+        self._events.append(next_event())
 
     def _path(self, branch: Branch) -> list[Span]:
         if branch not in self._paths:

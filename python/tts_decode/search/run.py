@@ -188,8 +188,14 @@ class SearchRun(HeldBranches):
         count = self._asked[asked] = self._asked.get(asked, 0) + 1
         seed = mix(self.root.seed if seed is None else seed, asked, count)
         sampling = replace(sampling or self.root.sampling, seed=seed)
+        own = decoder or self.root.decoder
+
+        async def make() -> Branch:
+            return await own.root(prompt, sampling, self.root.budget)
+
         try:
-            branch = await (decoder or self.root.decoder).root(prompt, sampling, self.root.budget)
+            key = f"{asked:x}-{count}"
+            branch = await (make() if self._journal is None else self._journal.root(key, make))
         except PromptTooLong as error:  # which a strategy may take for the end of one line of several
             self._cut = self._cut or str(error)
             raise
@@ -198,8 +204,6 @@ class SearchRun(HeldBranches):
         self._held[branch] = None
         self._aside.add(branch)
         self._record.add_prompt(branch, sources)
-        if self._journal is not None:
-            self._journal.adopt(branch, f"{asked:x}-{count}")
         return branch
 
     async def ask(
@@ -363,18 +367,23 @@ class SearchRun(HeldBranches):
         prompts are not, unless they were ended.
 
         The best candidate, unless given, is the highest score among the complete ones, or among all if none
-        is complete; ties go to the one that ended first.
+        is complete; ties go to the first of `candidates`.
         """
         for branch in list(self._held):
             if branch not in self._aside:
                 self.end(branch)
         if not self.candidates:  # stopped before the first fork
             self.end(self.fork(self.root)[0])
+        nodes, ids = self._record.ordered()
+        best, *candidates = (
+            replace(candidate, node=ids[candidate.node])
+            for candidate in (best or max(self.candidates, key=_rank), *self.candidates)
+        )
         return SearchResult(
             self.strategy,
-            max(self.candidates, key=_rank) if best is None else best,
-            tuple(self.candidates),
-            tuple(self.tree),
+            best,
+            tuple(candidates),
+            tuple(nodes),
             SearchStats(self._record.seconds, self._generated, tuple(self._memory), tuple(self._selections)),
             votes,
             self.stopped or self._spent or self._cut,

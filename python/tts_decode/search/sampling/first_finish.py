@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-
+from tts_decode.running import first_of
 from tts_decode.search.result import SearchResult
 from tts_decode.search.run import SearchRun, at_least
 from tts_decode.search.strategy import strategy
@@ -26,13 +25,6 @@ async def first_finish(run: SearchRun, *, n: int = 4) -> SearchResult:
     """
     at_least(1, n=n)
     branches = run.fork(run.root, n)
-    tasks = [asyncio.ensure_future(run.complete(branch)) for branch in branches]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        first = next(task for task in tasks if task in done).result()
-        run.prune([branch for branch in branches if branch is not first])
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    first = await first_of(run.complete(branch) for branch in branches)
+    run.prune([branch for branch in branches if branch is not first])
     return run.result(run.end(first))
