@@ -54,7 +54,8 @@ class Timeline:
         self._restoring: asyncio.Task[None] | None = None
 
     def now(self) -> Moment:
-        """The moment; the running task knows of it."""
+        """The moment at which a call ended that was not recorded; the running task knows of it."""
+        self._finish_restoring()
         moment = self._moment()
         current_place().time = moment.forwards
         return moment
@@ -80,8 +81,7 @@ class Timeline:
         await self._until(start)
 
     def close(self) -> None:
-        if self._restoring is not None:
-            self._restoring.cancel()
+        self._finish_restoring()
 
     async def _restore(self) -> None:
         """At the moment of the interruption all has been spent that had been spent then. A limit on the cost
@@ -92,6 +92,13 @@ class Timeline:
             self._budget.cost_used = last.cost
         await self._until(last.forwards)
         self._take_over(last)
+
+    def _finish_restoring(self) -> None:
+        """No call that was interrupted can have ended before the interruption. The last forward is spared
+        where a limit was reached in it."""
+        if self._restoring is not None and not self._restoring.done():
+            self._restoring.cancel()
+            self._take_over(self._recorded[-1])
 
     def _moment(self) -> Moment:
         forwards, budget = self._forwards() - self._begin, self._budget
