@@ -536,6 +536,50 @@ def test_a_model_in_training_is_served_in_eval_mode() -> None:
     assert layer(model).self_attn.training
 
 
+def test_parts_in_training_are_served_in_eval_mode() -> None:
+    """As after `model.model.train()`, which leaves the head's flag as it is."""
+    model = tiny_model()
+    adapter_added(model)
+    decoder = make(model)
+    plain = expected(model, PROMPT)
+    model.model.train()
+
+    async def rollout() -> None:
+        root = await decoder.root(PROMPT)
+        close(await root.next_logprobs(), plain)
+        module_replaced(model)  # modules are looked at anew
+        await decoder.root(PROMPT)
+
+    decoder.run(rollout())
+    assert not model.training
+    assert model.model.training
+    assert layer(model).mlp.gate_proj.dropout.training
+
+
+@PATHS
+def test_frequencies_that_each_forward_writes_are_no_change(pack_weights: bool) -> None:
+    """Rotary embeddings of type longrope write theirs, of which equal lists are served."""
+    longrope = {"rope_type": "longrope", "short_factor": [1.5] * 16, "long_factor": [1.5] * 16}
+    model = tiny_model(
+        rope_parameters=longrope | {"rope_theta": 1e4, "original_max_position_embeddings": len(PROMPT) + 2}
+    )
+    decoder = make(model, pack_weights=pack_weights)
+
+    async def rollout() -> None:
+        root = await decoder.root(PROMPT, SamplingParams(max_step_tokens=5))
+        epoch, packed = decoder.weights_epoch, decoder._engine.lean
+        (child,) = root.fork()
+        for branch in (root, child):
+            await branch.step()
+            close(await branch.next_logprobs(), expected(model, branch.tokens))
+        assert make(model, pack_weights=pack_weights).weights_epoch == epoch == decoder.weights_epoch
+        assert decoder._engine.lean is packed
+        model.model.rotary_emb.inv_freq.mul_(0.5)
+        assert decoder.weights_epoch > epoch
+
+    decoder.run(rollout())
+
+
 def test_weights_that_nobody_wrote_stay() -> None:
     """An optimizer of another model, or without gradients, and reading."""
     model, other = tiny_model(), tiny_model()

@@ -365,6 +365,66 @@ def test_a_model_is_checked_once_until_it_changes() -> None:
     assert serve(model).self_check is not first.self_check
 
 
+def shift(x: Tensor) -> Tensor:
+    return x + 0.1 * nn.functional.pad(x, (0, 0, 1, -1))
+
+
+def forward_set(mlp: Any) -> None:
+    mlp.forward = lambda x: type(mlp).forward(mlp, shift(x))
+
+
+def hook_added(mlp: Any) -> None:
+    mlp.register_forward_pre_hook(lambda _module, inputs: (shift(inputs[0]),))
+
+
+def class_set(mlp: Any) -> None:
+    parent = type(mlp)
+    mlp.__class__ = type("Shift", (parent,), {"forward": lambda self, x: parent.forward(self, shift(x))})
+
+
+@pytest.mark.parametrize("change", [forward_set, hook_added, class_set])
+def test_a_model_whose_code_changed_is_checked_again(change: Callable[[Any], None]) -> None:
+    model = tiny_model()
+    serve(model, pack_weights=False)
+    change(model.model.layers[1].mlp)
+    with pytest.raises(UnsupportedModel, match=r"layer 1, at position .*looks at other tokens"):
+        serve(model, pack_weights=False)
+
+
+def scale_set(model: Any) -> None:
+    for layer in model.model.layers:
+        layer.self_attn.scaling *= 0.5
+
+
+def eps_set(model: Any) -> None:
+    for module in model.modules():
+        if hasattr(module, "variance_epsilon"):
+            module.variance_epsilon = 0.5
+
+
+def window_set(model: Any) -> None:
+    model.config.sliding_window = 4
+    for layer in model.model.layers:
+        layer.self_attn.sliding_window = 4
+
+
+@pytest.mark.parametrize("change", [scale_set, eps_set, window_set])
+def test_a_new_decoder_packs_what_was_set_on_modules(change: Callable[[Any], None]) -> None:
+    model = tiny_model("mistral")
+    first = serve(model)
+    change(model)
+    assert largest_difference(serve(model)) < 1e-3
+    assert largest_difference(first) < 1e-3
+
+
+def test_a_new_decoder_checks_what_was_written_through_data() -> None:
+    model = tiny_model()
+    serve(model)
+    model.model.layers[1].mlp.down_proj.weight.data[3] = torch.nan
+    with pytest.raises(UnsupportedModel, match="NaN or inf"):
+        serve(model)
+
+
 @pytest.mark.parametrize("head", [hf.AutoModel, hf.AutoModelForSequenceClassification])
 def test_models_without_lm_head_are_compared_by_their_hidden_states(head: Any) -> None:
     found = serve(tiny_model(auto=head)).self_check

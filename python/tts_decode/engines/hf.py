@@ -243,8 +243,6 @@ class HFEngine:
             if self.lean is not None and self.lean.epoch != self.weights.epoch:
                 self.lean = lean_model(self.model, self.windows, self.weights.epoch)
             return
-        if not self.model.training:
-            self.model.eval()  # modules that are new
         for name, now in self._properties().items():
             _refuse_other(name, self._kept[name], now)
         _refuse_other("attention", self.kv_shape, self._examine())
@@ -430,8 +428,8 @@ class HFEngine:
     @contextmanager
     def attention(self, name: str) -> Iterator[None]:
         """Has the model run with an attention implementation of transformers, and in eval mode, also where it
-        is being trained."""
-        training = [m for m in self.model.modules() if m.training] if self.model.training else []
+        or a part of it is being trained."""
+        training = [module for module in self.model.modules() if module.training]
         for module in training:
             module.training = False
         before = [config._attn_implementation_internal for config in self._configs]

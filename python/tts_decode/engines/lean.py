@@ -118,7 +118,7 @@ class LeanModel(LeanLayers):
         self._head = None if head is None else PackedWeight.pack(head.weight.detach())
         self._buffers = Buffers()
         self.epoch = epoch
-        self.sums = _sums(model)
+        self.numbers = _numbers(model)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [rows, vocab] of last hidden states [rows, hidden]."""
@@ -138,9 +138,9 @@ def lean_model(model: Any, windows: Sequence[int | None], epoch: int) -> LeanMod
 
 
 def packed_others(model: Any) -> bool:
-    """Whether the numbers that were packed for a decoder of the model are no longer those in its weights."""
+    """Whether the numbers that were packed for a decoder of the model are no longer those that it has."""
     made = _made.get(model)
-    return made is not None and made.sums != _sums(model)
+    return made is not None and made.numbers != _numbers(model)
 
 
 def serves(model: Any) -> bool:
@@ -169,9 +169,12 @@ def serves(model: Any) -> bool:
     )
 
 
-def _sums(model: Any) -> list[float]:
-    """By which writes through `.data` are seen, which change no version."""
-    return [float(weight.detach().sum(dtype=torch.float32)) for weight in model.parameters()]
+def _numbers(model: Any) -> list[float]:
+    """Sums of the weights, by which writes through `.data` are seen, and what is set on modules, such as
+    scales and windows: neither changes a version."""
+    sums = [float(weight.detach().sum(dtype=torch.float32)) for weight in model.parameters()]
+    values = (value for module in model.modules() for value in vars(module).values())
+    return sums + [value for value in values if type(value) in (int, float)]
 
 
 def pack_layer(layer: Any, window: int | None) -> DecoderLayer:

@@ -126,16 +126,23 @@ _checked: WeakKeyDictionary[Any, tuple[Any, SelfCheck]] = WeakKeyDictionary()
 def _fingerprint(engine: HFEngine, on_host: bool) -> Any:
     """What a check depends on; None where changes of the weights cannot be seen."""
     model = engine.model
-    weights = [*model.parameters(), *model.buffers()]
-    if any(weight.is_inference() for weight in weights):
+    if any(weight.is_inference() for weight in [*model.parameters(), *model.buffers()]):
         return None
     return (
         on_host,
         engine.lean is not None,
         tuple(engine.windows),
         engine.config._attn_implementation,
-        [type(module) for module in model.modules()],
-        [(weight.data_ptr(), weight._version) for weight in weights],
+        engine.weights.epoch,
+        [
+            (
+                type(module),
+                id(vars(module).get("forward")),
+                *module._forward_hooks,
+                *module._forward_pre_hooks,
+            )
+            for module in model.modules()
+        ],
     )
 
 

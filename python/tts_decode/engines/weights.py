@@ -6,8 +6,11 @@ from operator import is_
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
+import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+
+_SMALL = 4096  # numbers in a tensor whose values are kept, to be compared with
 
 
 class Weights:
@@ -15,8 +18,10 @@ class Weights:
 
     `check` sees tensors that were written in place, by their version counters; other tensors, memory or
     modules in the place of those before; and steps of torch's optimizers, of which the fused ones move no
-    counter. It does not see writes through `.data`, through another library's view of the memory, or into
-    inference tensors: those `changed` tells. No tensor or module is kept alive for it.
+    counter. Small tensors are compared by their values then, as some are written anew in each forward: the
+    frequencies of rotary embeddings of type longrope. It does not see writes through `.data`, through another
+    library's view of the memory, or into inference tensors: those `changed` tells. No tensor or module is
+    kept alive for it.
 
     Attributes:
         epoch: moves on with every change that was noticed.
@@ -38,6 +43,9 @@ class Weights:
             self.placing += 1
         elif list(map(_version, tensors)) == self._versions:
             return self.epoch
+        elif all(map(_alike, tensors, self._versions, self._values)):
+            self._versions = list(map(_version, tensors))
+            return self.epoch
         self._note(modules, tensors)
         self.epoch += 1
         return self.epoch
@@ -54,6 +62,7 @@ class Weights:
         self._memory = [ref(tensor.untyped_storage()) for tensor in tensors]
         self._addresses = [tensor.data_ptr() for tensor in tensors]
         self._versions = list(map(_version, tensors))
+        self._values = [tensor.detach().clone() if tensor.numel() <= _SMALL else None for tensor in tensors]
 
     def _placed_alike(self, modules: list[nn.Module], tensors: list[Tensor]) -> bool:
         return (
@@ -91,6 +100,10 @@ def _parts(model: nn.Module) -> tuple[list[nn.Module], list[Tensor]]:
 
 def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
+
+
+def _alike(tensor: Tensor, version: int, value: Tensor | None) -> bool:
+    return _version(tensor) == version or (value is not None and torch.equal(tensor, value))
 
 
 def _after_step(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
