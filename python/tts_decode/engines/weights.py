@@ -44,7 +44,7 @@ class Weights:
         elif list(map(_version, tensors)) == self._versions:
             return self.epoch
         elif all(map(_alike, tensors, self._versions, self._values)):
-            self._versions = list(map(_version, tensors))
+            self._versions[:] = map(_version, tensors)
             return self.epoch
         self._note(modules, tensors)
         self.epoch += 1
