@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -432,7 +433,6 @@ def test_usage_errors(
         ([*PLAN, "-m", "{folder}/cut.gguf"], "cut.gguf as GGUF; it may be damaged"),
         (["search", "--tasks", "/no/such/file"], "cannot be read: No such file"),
         (["compare", "--tasks", "{folder}/open.jsonl"], "task 1 has no answer to compare with"),
-        (["search", "a" * 400, "-o", "n=64", "-m", "{folder}/tiny.gguf", "--kv-mib", "1"], "page"),
     ],
 )
 def test_failures(
@@ -440,6 +440,14 @@ def test_failures(
 ) -> None:
     assert run([argument.format(folder=folder) for argument in arguments]) == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_search_that_runs_out_of_pages_shows_what_it_has(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["search", "a" * 400, "-o", "n=64", "-m", str(folder / "tiny.gguf"), "--kv-mib", "1"]
+    assert run(arguments) == 0
+    assert re.search(r"ended early: .* KV\s+pages .*raise\s+kv_bytes", capsys.readouterr().out, re.DOTALL)
 
 
 def test_interrupt(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

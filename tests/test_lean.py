@@ -150,6 +150,15 @@ def with_adapter(model: PreTrainedModel) -> None:
     model.model.layers[2].self_attn.v_proj = new
 
 
+class Unpacking(torch.Tensor):
+    """As quantised weights are: a tensor that computes its own numbers, in a plain linear layer."""
+
+
+def with_tensor_of_its_own(model: PreTrainedModel) -> None:
+    linear = model.model.layers[2].mlp.up_proj
+    linear.weight = torch.nn.Parameter(linear.weight.detach().as_subclass(Unpacking))
+
+
 @pytest.mark.parametrize(
     ("family", "options", "change"),
     [
@@ -159,6 +168,7 @@ def with_adapter(model: PreTrainedModel) -> None:
         ("llama", {"mlp_bias": True}, None),
         ("llama", {"intermediate_size": 90}, None),
         ("llama", {}, with_adapter),
+        ("llama", {}, with_tensor_of_its_own),
         ("llama", {}, lambda model: model.model.layers[0].mlp.register_forward_hook(lambda *a: None)),
     ],
 )

@@ -161,6 +161,7 @@ def serves(model: Any) -> bool:
         and base.config.hidden_size % 16 == 0
         and base.config.intermediate_size % 16 == 0
         and not any(weight.is_inference() for weight in model.parameters())  # have no versions to look at
+        and all(type(weight.data) is Tensor for weight in model.parameters())  # none that unpacks itself
         and all(linear.in_features % 2 == 0 for linear in linears)
         and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
         and all(
