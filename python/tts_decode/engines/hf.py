@@ -243,6 +243,8 @@ class HFEngine:
             if self.lean is not None and self.lean.epoch != self.weights.epoch:
                 self.lean = lean_model(self.model, self.windows, self.weights.epoch)
             return
+        if not self.model.training:
+            self.model.eval()  # modules that are new
         for name, now in self._properties().items():
             _refuse_other(name, self._kept[name], now)
         _refuse_other("attention", self.kv_shape, self._examine())
