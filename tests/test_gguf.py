@@ -301,7 +301,8 @@ def test_files_of_any_name_have_a_copy(tmp_path: Path, cache: Path, name: str) -
     file = (tmp_path / "tiny.gguf").rename(tmp_path / f"{name}.gguf")
     load_model(file, "float32")
     (copy,) = cache.iterdir()
-    assert copy.name.isascii() and copy.name.isprintable()
+    assert copy.name.isascii()
+    assert copy.name.isprintable()
     assert load_config(file).vocab_size == len(TOKENS)
 
 

@@ -155,8 +155,8 @@ class _WholeStream:
             new = [token for token in new if self._is_known(token)]
             text = self._decode(self._tokens + new)
         if len(new) > 1 and _UNKNOWN in text[self._length :]:
-            # Some decoders take characters back while one near them is incomplete: what was out token by token
-            # is out in a run too.
+            # Some decoders take characters back while one near them is incomplete. A run gives what its
+            # tokens give one by one.
             middle = len(new) // 2
             return self.add(new[:middle]) + self.add(new[middle:])
         self._tokens += new
