@@ -232,6 +232,25 @@ def test_what_has_no_bytes_is_decoded_by_the_tokenizer(way: str) -> None:
         assert tokenizer.decode(tokens[:cut]) + continuation(tokenizer, tokens, cut) == whole
 
 
+def test_bytes_without_a_table_join_up_wherever_they_are_cut() -> None:
+    """The decoder takes all characters of a run of bytes back while its last one is incomplete."""
+    vocabulary = VOCABULARIES["gemma"]()
+    backend = vocabulary.tokenizer.backend_tokenizer
+    backend.decoder = decoders.Sequence([backend.decoder, decoders.Strip(" ", 2, 0)])
+    tokens = vocabulary.encode("a\u65e5\u672cb\U0001f600")
+    for context in range(len(tokens)):
+        for cut in range(context, len(tokens)):
+            pieces = [
+                continuation(vocabulary.tokenizer, tokens[:end], begin)
+                for begin, end in pairwise([0, context, cut, len(tokens)])
+            ]
+            assert pieces[:2] == [
+                vocabulary.text(tokens[:context]),
+                vocabulary.text(tokens[:cut])[len(vocabulary.text(tokens[:context])) :],
+            ]
+            assert "".join(pieces) == vocabulary.text(tokens)
+
+
 def test_tokens_may_be_added_later() -> None:
     tokenizer = byte_tokenizer()
     assert continuation(tokenizer, [*b"ab", 257, 258], 1) == "b"

@@ -295,6 +295,17 @@ def test_the_copy_of_an_older_version_is_not_read(file: Path, cache: Path) -> No
     assert copy.name.endswith("-v2")
 
 
+@pytest.mark.parametrize("name", ["\u65e5" * 80, "x" * 240, "\udcff", "a\n\x1b[31m"])
+def test_files_of_any_name_have_a_copy(tmp_path: Path, cache: Path, name: str) -> None:
+    write_tiny_gguf(tmp_path / "tiny.gguf")
+    file = (tmp_path / "tiny.gguf").rename(tmp_path / f"{name}.gguf")
+    load_model(file, "float32")
+    (copy,) = cache.iterdir()
+    assert copy.name.isascii()
+    assert copy.name.isprintable()
+    assert load_config(file).vocab_size == len(TOKENS)
+
+
 def test_the_lists_of_keys_do_not_contradict_each_other() -> None:
     for name, architecture in ARCHITECTURES.items():
         served = {key for key in (*NEUTRAL, *HARMLESS) if architecture.serves(key)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from search_options import small_options
 from tiny_models import EOS, byte_tokenizer, tiny_model
 from transformers import PreTrainedModel
-from tts_decode import Branch, BranchState, SamplingParams, SparseConfig, TreeDecoder, gather
+from tts_decode import Branch, BranchState, OutOfPages, SamplingParams, SparseConfig, TreeDecoder, gather
 from tts_decode.rewards import self_evaluation
 from tts_decode.search import STRATEGIES
 
@@ -386,6 +387,64 @@ def test_a_tree_chooses_for_itself(model: PreTrainedModel, share: Any) -> None:
     single, many = make(model, config), make(model, config)
     expected = single.run(tree(single, 5, (2, 3)))
     assert many.run(crowd(many)) == expected
+
+
+@pytest.mark.parametrize(("share", "rows"), [("siblings", 8), ("tree", 5), ("tree", 3)])
+def test_trees_that_do_not_fit_into_a_forward_take_turns(share: Any, rows: int) -> None:
+    """Branches of a tree go on together, whatever rows others want, with forced text and prompts too."""
+    model, config = crowd_model(), replace(CONFIG, share=share)
+
+    async def tree(decoder: TreeDecoder, seed: int) -> Record:
+        root = await decoder.root(PROMPT[:150], SAMPLING)
+        one, two, three = root.fork(3, seeds=[seed, seed + 1, seed + 2])
+
+        async def forced(branch: Branch) -> None:
+            await branch.step(max_step_tokens=3)
+            await branch.extend(PROMPT[: 2 * rows])
+            await branch.step(max_step_tokens=9)
+
+        await gather(forced(one), two.step(max_step_tokens=20), three.step(max_step_tokens=12))
+        await gather(b.step(max_step_tokens=5) for b in (one, three))
+        return [await outcome(b) for b in (one, two, three)]
+
+    async def crowd(decoder: TreeDecoder) -> Record:
+        prompts = [decoder.root([i] * 70) for i in range(3)]
+        return (await gather([*prompts, *(tree(decoder, seed) for seed in (9, 5, 13))]))[4]
+
+    single, many = (make(model, config, max_batch_tokens=rows) for _ in range(2))
+    assert many.run(crowd(many)) == single.run(tree(single, 5))
+
+
+@pytest.mark.parametrize("share", ["branch", "tree"])
+def test_a_tree_out_of_pages_does_not_keep_others_waiting(share: Any) -> None:
+    """Nor does the decoder wait for pages that nobody frees."""
+    page_bytes = 24_576  # 3 layers, 2 KV heads of 32, K and V, 16 tokens, float32
+    decoder = TreeDecoder(
+        crowd_model(),
+        byte_tokenizer(),
+        kv_bytes=14 * page_bytes,
+        sparse=replace(CONFIG, share=share, budget=2),
+        max_batch_tokens=3,
+    )
+
+    async def tree(first: int) -> int:
+        root = await decoder.root([first] * 40, SAMPLING)
+        branches = root.fork(3)
+        root.release()
+        try:
+            for _ in range(8):
+                await gather(b.step(max_step_tokens=16) for b in branches)
+            return branches[0].length
+        finally:
+            for b in branches:
+                b.release()
+
+    async def both() -> list[int | BaseException]:
+        return await asyncio.wait_for(asyncio.gather(tree(1), tree(2), return_exceptions=True), 60)
+
+    lengths = decoder.run(both())
+    assert decoder.stats().resident_bytes == 0
+    assert all(isinstance(length, (int, OutOfPages)) for length in lengths)
 
 
 @pytest.mark.parametrize(

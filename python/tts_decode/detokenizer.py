@@ -145,10 +145,7 @@ class _WholeStream:
         self._tokens: list[int] = []
         self._limit = 2 * _KEPT  # of tokens, before the first ones may go
         self._length = 0  # characters that are out
-        # Some decoders take characters back while the one behind them is incomplete.
-        begun = max(0, len(context) - 3)
-        for run in (context[:begun], *([token] for token in context[begun:])):
-            self.add(run)
+        self.add(context)
 
     def add(self, tokens: Sequence[int]) -> str:
         new = [token for token in tokens if token >= 0]
@@ -157,6 +154,11 @@ class _WholeStream:
         except Exception:  # what a tokenizer raises for an id that it does not know is not agreed upon
             new = [token for token in new if self._is_known(token)]
             text = self._decode(self._tokens + new)
+        if len(new) > 1 and _UNKNOWN in text[self._length :]:
+            # Some decoders take characters back while one near them is incomplete. A run gives what its
+            # tokens give one by one.
+            middle = len(new) // 2
+            return self.add(new[:middle]) + self.add(new[middle:])
         self._tokens += new
         whole = text.rstrip(_UNKNOWN)
         added = whole[self._length :]

@@ -44,6 +44,10 @@ class Request:
             self.branch = branch
         self.admitted = branch is not None
 
+    @property
+    def waits(self) -> bool:
+        return not self.future.done()
+
     def start(self) -> None:
         """Marks the branch as waiting."""
         self.branch._busy = True

@@ -157,19 +157,21 @@ class Scheduler:
                 self._check_branch(request)
         self._drop_done()
         self._admit_roots()
-        for request in self._waiting:
-            request.begin_tick()
-        self._drop_done()
-        batch = self._choose_batch()
+        turn = self._turn()
+        batch = self._begin(turn)
+        if not batch and self._wants_pages(turn):
+            turn = self._waiting  # whoever can goes on
+            batch = self._begin(turn)
         try:
             logits = self._forward(batch) if batch else None
         except Exception as error:
             self._fail([feed.request for feed in batch], error)
         else:
-            self._sample(batch, logits)
+            self._sample(turn, batch, logits)
         self._drop_done()
-        served = {id(feed.request) for feed in batch}
-        self._waiting.sort(key=lambda request: id(request) in served)  # the others come first next time
+        passed = [{id(request) for request in turn}, {id(feed.request) for feed in batch}]
+        # Next time those come first that were not served, and before them those that had no turn.
+        self._waiting.sort(key=lambda request: [id(request) in requests for requests in passed])
         self.seconds += time.perf_counter() - started
 
     def _check_branch(self, request: Request) -> None:
@@ -192,7 +194,7 @@ class Scheduler:
                 request.future.set_exception(error)
 
     def _drop_done(self) -> None:
-        self._waiting = [request for request in self._waiting if not request.future.done()]
+        self._waiting = [request for request in self._waiting if request.waits]
 
     def _admit_roots(self) -> None:
         """Gives waiting prompts their branch. A prompt whose first page is being computed for another prompt
@@ -206,13 +208,51 @@ class Scheduler:
                 root.admit()
                 running.add(first_page)
 
-    def _choose_batch(self) -> list[Feed]:
+    def _turn(self) -> list[Request]:
+        """Requests that go on in this tick.
+
+        Where the branches of a tree choose pages together it is all of a tree or none of it, as far as it
+        fits into a forward: what else is in the batch does not tell who chooses with whom. A run that waits
+        alone in its tree goes on in chunks.
+        """
+        sparse = self._decoder._sparse
+        if sparse is None or sparse.share == "branch":
+            return self._waiting
+        trees: dict[int, list[Request]] = {}
+        for request in self._waiting:
+            if request.admitted:
+                trees.setdefault(request.branch._lineage.tree, []).append(request)
+        rows = self._max_batch_tokens
+        turn: list[Request] = []
+        runs: list[Request] = []
+        for requests in trees.values():
+            count = sum(len(self._next_tokens(request)) for request in requests)
+            if len(requests) == 1 and count > 1:
+                runs += requests
+            elif (needed := min(count, self._max_batch_tokens)) <= rows:
+                turn += requests
+                rows -= needed
+        return turn + runs
+
+    def _wants_pages(self, turn: list[Request]) -> bool:
+        """Whether a turn of some of the requests, which fed nothing, did so for want of pages."""
+        waiting = [request for request in turn if request.waits]
+        return len(waiting) < len(self._waiting) and any(request.missing() for request in waiting)
+
+    def _begin(self, turn: list[Request]) -> list[Feed]:
+        """Closes the requests that need no model, and chooses what the others feed."""
+        for request in turn:
+            request.begin_tick()
+        self._drop_done()
+        return self._choose_batch([request for request in turn if request.waits])
+
+    def _choose_batch(self, turn: list[Request]) -> list[Feed]:
         """Tokens to feed in this tick: single ones first, then runs in chunks; as rows and pages go."""
         tree, kv = self._decoder._tree, self._decoder._kv
         rows, pages, taken = self._max_batch_tokens, kv.free_pages, 0
         batch: list[Feed] = []
         blocked: tuple[Request, int] | None = None
-        wanted = [(request, self._next_tokens(request)) for request in self._waiting if request.admitted]
+        wanted = [(request, self._next_tokens(request)) for request in turn if request.admitted]
         for request, tokens in sorted(wanted, key=lambda item: len(item[1]) > 1):
             count = min(len(tokens), rows)
             if not count:
@@ -227,6 +267,8 @@ class Scheduler:
             taken += needed
             rows -= count
             batch.append(Feed(request, tokens[:count]))
+        if not batch and len(turn) < len(self._waiting):
+            return batch  # others may go on
         stuck = blocked is not None and not batch and all(tokens for _, tokens in wanted)
         kv.serving = None if stuck else self._loop
         alone = stuck and not kv.others_serve(self._loop)
@@ -342,10 +384,12 @@ class Scheduler:
         private = iter(reads.private.tolist())
         return [[_UNMATCHED if next(private) or t < 0 else t for t in feed.tokens] for feed in batch]
 
-    def _sample(self, batch: list[Feed], fresh: Tensor | None) -> None:
+    def _sample(self, turn: list[Request], batch: list[Feed], fresh: Tensor | None) -> None:
         """Draws a token for every branch in a step whose logits are there. `fresh`: the logits of `batch`."""
         stepping = [
-            request for request in self._waiting if isinstance(request, StepRequest) and request.samples
+            request
+            for request in turn
+            if isinstance(request, StepRequest) and request.samples and request.waits
         ]
         if not stepping:
             return

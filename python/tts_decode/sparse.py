@@ -41,7 +41,8 @@ class SparseConfig:
         sink, recent: first and last pages that are always read.
         share: "branch", every branch its own pages; "siblings", one choice for the branches that have the
             same last fork; "tree", one for all branches of a root. One choice is made by the scores of those
-            of them that are in the same forward: whoever waits or ended has no query to judge pages by.
+            of them that are in the same forward: whoever waits or ended has no query to judge pages by. A
+            tree's branches go into a forward together, whatever else is in the batch.
         keep_tail: always read what the branch added since its last fork, the deepest on its path: the page in
             which that lies and all behind it. A branch whose path was never forked has no tail. False where
             the tails are most of the context.

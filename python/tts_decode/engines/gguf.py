@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -37,6 +38,7 @@ from tts_decode.engines.gguf_tokenizer import finish_tokenizer, refuse_tokenizer
 from tts_decode.errors import ModelLoadError
 
 _FORMAT = 2  # of the converted copies: raise it when what `_convert` writes changes
+_LONGEST_STEM = 100  # of the file's name in that of its copy: file systems take 255 bytes
 _PARTIAL = ".partial-"
 _STALE_SECONDS = 24 * 3600.0
 
@@ -83,7 +85,8 @@ def cache_folder() -> Path:
 
 
 def _copy_of(file: Path) -> Path:
-    return cache_folder() / f"{file.stem}-{_digest(file)}-v{_FORMAT}"
+    stem = re.sub(r"[^\w.-]", "_", file.stem, flags=re.ASCII)[:_LONGEST_STEM]
+    return cache_folder() / f"{stem}-{_digest(file)}-v{_FORMAT}"
 
 
 def store(copy: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
