@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -48,7 +49,29 @@ async def sleeps_when_cancelled() -> None:
         time.sleep(BLOCKED)
 
 
-BLOCKING = [sleeps, sleeps_after_an_await, sleeps_in_tasks, computes, waits, sleeps_when_cancelled]
+async def goes_on_when_cancelled() -> None:
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):  # as `except:` around a request that is tried again
+            await asyncio.sleep(BLOCKED)
+
+
+async def goes_on_in_tasks() -> None:
+    await gather(goes_on_when_cancelled() for _ in range(3))
+
+
+async def blocks_when_given_up() -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(BLOCKED)
+    try:
+        await asyncio.sleep(BLOCKED)
+    finally:
+        time.sleep(BLOCKED)
+
+
+BLOCKING = [
+    *(sleeps, sleeps_after_an_await, sleeps_in_tasks, computes, waits, sleeps_when_cancelled),
+    *(goes_on_when_cancelled, goes_on_in_tasks, blocks_when_given_up),
+]
 
 
 @pytest.mark.parametrize("blocks", BLOCKING, ids=lambda f: f.__name__)
@@ -57,6 +80,19 @@ def test_the_wait_ends_in_time(blocks: Callable[[], Any]) -> None:
         with pytest.raises(asyncio.TimeoutError):
             await wait_within(0.1, blocks())
         assert await asyncio.wait_for(asyncio.sleep(0, "the loop goes on"), 5) == "the loop goes on"
+
+    began = time.monotonic()
+    asyncio.run(main())
+    assert time.monotonic() - began < BLOCKED / 2
+
+
+def test_a_caller_that_is_cancelled_is_not_held_up() -> None:
+    async def main() -> None:
+        task = asyncio.ensure_future(wait_within(BLOCKED, goes_on_when_cancelled()))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
     began = time.monotonic()
     asyncio.run(main())

@@ -3,9 +3,11 @@
 import asyncio
 import base64
 import gzip
+import json
 import logging
 import time
 import traceback
+from urllib.parse import quote, quote_plus
 
 import pytest
 from openai_server import PROMPT, choice, complete
@@ -65,6 +67,51 @@ def test_secrets_are_in_no_message_and_no_log(server, caplog, options, user, que
         assert headers["Authorization"] == (login if user else f"Bearer {KEY}")
 
 
+@pytest.mark.parametrize(
+    ("secret", "query"),
+    [
+        ('k"e\\y/<1>', ""),
+        ("päss wörd", "päss+wörd"),
+        ("päss wörd", "p%c3%a4ss%20w%c3%b6rd"),
+        ("a/bc+def", "a%2fbc%2Bdef"),
+        ("a/bc+def", "a/bc%2bdef"),
+    ],
+)
+def test_a_secret_is_known_however_it_is_spelled(server, caplog, secret, query):
+    """In the log of the client, and in what the server says: JSON of JSON, and values of a wrong type."""
+    caplog.set_level(logging.DEBUG)
+    ascii_only, texts = json.dumps(secret), json.dumps(secret, ensure_ascii=False)
+    spelled = [secret, quote(secret), quote_plus(secret), ascii_only[1:-1], texts[1:-1], query or secret]
+    spelled += [text.replace("/", "\\/") for text in spelled] + [json.dumps(ascii_only)[3:-3]]
+    long = "x" * 180 + secret  # cut off in the middle of it
+    answers = [(401, {}, text.encode()) for text in spelled]
+    answers += [choice(secret, "stop", stop_reason=text) for text in (secret, long, [secret])]
+    answers += [choice(secret, "length", token_ids=[text]) for text in (secret, long)]
+    answers += [choice(secret, text) for text in (secret, long)]
+    for url, options in (
+        [(f"?key={query}", {}), (f"?{query}", {}), (f"?v=1&{query}&w=2", {})]
+        if query
+        else [("", {"api_key": secret})]
+    ):
+        engine = OpenAICompletions(server.url + url, "tiny", retries=0, **options)
+        for answer in answers:
+            server.answer = lambda body, answer=answer: answer
+            with pytest.raises(EngineError) as info:
+                asyncio.run(engine(CompletionRequest(PROMPT, 16)))
+            told = "".join(traceback.format_exception(info.value)) + engine.url
+            told += "".join(record.getMessage() for record in caplog.records)
+            assert not [text for text in spelled if text in told or repr(text)[1:-1] in told]
+            assert secret[:8] not in str(info.value)
+            caplog.clear()
+
+
+def test_messages_hold_nothing_that_a_terminal_obeys(server):
+    for answer in ((500, {}, b"\x1b[2J\x07\xc2\x9b31m"), choice("a", "\x1b]0;x\x07\x7f")):
+        with pytest.raises(EngineError) as info:
+            complete(server, answer=answer, retries=0)
+        assert str(info.value).isprintable()
+
+
 @pytest.mark.parametrize("key", [KEY + "\n", KEY + "\r\nX: y", KEY + "\u00e9", " " + KEY, KEY.encode(), 17])
 @pytest.mark.parametrize("url", ["http://localhost", "http://me:" + KEY + "@localhost"])
 def test_a_key_that_no_header_holds_is_refused_without_naming_it(key, url):
@@ -112,13 +159,16 @@ def test_a_rounding_above_0_counts_as_0(server):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (choice("a", "stop", stop_reason="?"), "stop string .*, which was not asked for"),
-        (choice("a", "stop", matched_stop="x" * 100_000), "stop string .*, which was not asked for"),
+        (choice("a", "stop", stop_reason="?"), "a stop string that was not asked for"),
+        (choice("a", "stop", matched_stop="x" * 100_000), "a stop string that was not asked for"),
+        *((choice("a", "stop", stop_reason=other), "stop reason") for other in (["?"], {}, True, 2.5)),
+        (choice("a", {"a": "x" * 100_000}), "finish_reason"),
         (choice("a", "length", token_ids=[-2]), "integer from -1"),
         (choice("a", "length", token_ids=[2**40]), "integer from -1"),
         (choice("a\ud800", "length"), "surrogate"),
         ((200, {}, b"[" * 200_000), "no JSON object"),
         ((200, {}, b'{"choices":' + b'{"a":' * 200_000), "no JSON object"),
+        *((choice("a", "length", more=json.loads("[" * n + "]" * n)), "nested deeply") for n in (40, 900)),
         ((200, {}, b" " * (3 << 20) + b"{}"), "larger than"),
         ((500, {}, b"x" * (3 << 20)), "status 500"),
         ((302, {"Location": "http://127.0.0.1:9/"}, b""), "status 302"),

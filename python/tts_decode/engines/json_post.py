@@ -8,16 +8,17 @@ import json
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
-from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
 import httpx
 
 from tts_decode.engines.redaction import Redaction
 from tts_decode.errors import EngineError
+from tts_decode.visible import visible
 
 _LONGEST_WAIT = 60.0  # seconds that a server's Retry-After is heeded for at most
 _EXCERPT = 200  # characters of a server's answer in an error message
+_DEEPEST = 32  # objects and lists inside each other in an answer
 _ERROR_BYTES = 1 << 16  # of the answer to a call that failed
 
 
@@ -67,10 +68,11 @@ class JSONPost:
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if credentials := _credentials(url, api_key):
             self._headers["Authorization"] = credentials
-        values = [value for _, value in url.params.multi_items()]
-        secrets = [url.userinfo.decode(), url.password, *credentials.split()[1:], *values]
-        self.redact = Redaction(spelled for secret in secrets for spelled in (secret, quote(secret, safe="")))
-        query = "&".join(f"{name}=***" for name in url.params)
+        fields = [field.partition("=") for field in url.query.decode().split("&") if field]
+        values = [value if equals else name for name, equals, value in fields]  # a key may stand alone
+        login = url.userinfo.decode()
+        self.redact = Redaction([login, login.partition(":")[2], *credentials.split()[1:], *values])
+        query = "&".join(f"{name}=***" if equals else "***" for name, equals, _ in fields)
         self.url = str(self._url.copy_with(query=None)) + (f"?{query}" if query else "")
         self._timeout, self._retries, self._backoff = timeout, retries, backoff
         self._max_connections = max_connections
@@ -89,9 +91,13 @@ class JSONPost:
                 raise EngineError(f"POST {self.url}: no answer within {self._timeout:g} s") from None
 
     def error(self, what: str, answer: object) -> EngineError:
-        """`what` is wrong with an answer, whose beginning the message quotes."""
+        """`what` is wrong with an answer; the message has the beginning of both."""
         text = answer if isinstance(answer, str) else json.dumps(answer)
-        return EngineError(f"POST {self.url}: {self.redact(what)}: {self.redact(text)[:_EXCERPT]}")
+        return EngineError(f"POST {self.url}: {self._quoted(what)}: {self._quoted(text)}")
+
+    def _quoted(self, text: str) -> str:
+        """Its beginning, as a message may hold it."""
+        return visible(self.redact(text)[:_EXCERPT])
 
     def _link(self) -> _Link:
         loop = asyncio.get_running_loop()
@@ -120,7 +126,7 @@ class JSONPost:
                 status, after, text = await self._exchange(client, data, max_bytes)
             except httpx.HTTPError as error:
                 if last:
-                    what = self.redact(f"{type(error).__name__}: {error}")
+                    what = self._quoted(f"{type(error).__name__}: {error}")
                     raise EngineError(f"POST {self.url}: {what} (tried {attempt + 1} times)") from None
             else:
                 if status == 200:
@@ -144,7 +150,9 @@ class JSONPost:
                 if failed and len(read) > _ERROR_BYTES:
                     break
                 if not failed and len(read) > max_bytes:
-                    raise self.error(f"the answer is larger than {max_bytes:,} bytes", _decoded(read[:1000]))
+                    raise self.error(
+                        f"the answer is larger than {max_bytes:,} bytes", _decoded(read[:_ERROR_BYTES])
+                    )
         return response.status_code, _seconds(response.headers.get("Retry-After")), _decoded(read)
 
     def _parsed(self, text: str) -> dict[str, Any]:
@@ -152,8 +160,8 @@ class JSONPost:
             answer = json.loads(text, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
             answer = None
-        if not isinstance(answer, dict):
-            raise self.error("the answer is no JSON object", text)
+        if not isinstance(answer, dict) or not _is_flat(answer):
+            raise self.error("the answer is nested deeply, or no JSON object", text)
         return answer
 
 
@@ -201,6 +209,15 @@ def _decoded(data: bytes | bytearray) -> str:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
+
+
+def _is_flat(answer: dict[str, Any]) -> bool:
+    """Whether code that descends into it, such as `repr`, needs no deep stack."""
+    level: list[Any] = [answer]
+    for _ in range(_DEEPEST):
+        inner = [value.values() if isinstance(value, dict) else value for value in level]
+        level = [item for values in inner for item in values if isinstance(item, (dict, list))]
+    return not level
 
 
 def _seconds(header: str | None) -> float | None:

@@ -122,7 +122,7 @@ class OpenAICompletions:
         try:
             echoed = len(output.pieces) - _completion_tokens(answer.get("usage"), 1, unknown=1)
         except (KeyError, TypeError, ValueError) as error:
-            raise self._post.error(f"usage of an unknown form ({error})", answer) from error
+            raise self._post.error(f"usage of an unknown form ({error})", answer) from None
         pieces, logprobs = output.pieces[:echoed], output.logprobs[:echoed]
         first = echoed
         while first > 0 and sum(map(len, pieces[first:])) < len(continuation):
@@ -149,7 +149,7 @@ class OpenAICompletions:
             return _read_output(choice, usage, max_tokens)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             what = f"text, logprobs, token_ids or usage of an unknown form ({error})"
-            raise self._post.error(what, choice) from error
+            raise self._post.error(what, choice) from None  # the cause quotes the server unredacted
 
     def _finished(self, output: _Output, choice: dict[str, Any], stops: Sequence[str]) -> Completion:
         """With the finish reason, and with the stop string that ended it."""
@@ -161,7 +161,9 @@ class OpenAICompletions:
         told = "stop_reason" in choice or "matched_stop" in choice
         stop = choice.get("stop_reason", choice.get("matched_stop"))  # vLLM's and SGLang's names
         if isinstance(stop, str) and stop not in stops:
-            raise self._post.error(f"stop string {stop!r:.50}, which was not asked for", choice)
+            raise self._post.error(f"a stop string that was not asked for, {stop!r}", choice)
+        if isinstance(stop, bool) or not isinstance(stop, str | int | None):  # a number is a token's id
+            raise self._post.error(f"stop reason {stop!r}", choice)
         if isinstance(stop, str):
             kept = _stop_end(output.text, [stop]) is not None
             return (output if kept else output.with_stop(stop)).completion("stop_string")
@@ -245,15 +247,15 @@ def _completion_tokens(usage: object, max_tokens: int, *, unknown: int) -> int:
     if usage is None:
         return unknown
     if not isinstance(usage, dict):
-        raise TypeError(f"usage: expected an object, got {usage!r:.50}")
+        raise TypeError(f"usage: expected an object, got {usage!r}")
     return _integer(usage.get("completion_tokens", unknown), 0, max_tokens + 1)
 
 
 def _integer(value: object, least: int, most: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"expected an integer, got {value!r:.50}")
+        raise TypeError(f"expected an integer, got {value!r}")
     if not least <= value <= most:
-        raise ValueError(f"expected an integer from {least} to {most}, got {value!r:.50}")
+        raise ValueError(f"expected an integer from {least} to {most}, got {value!r}")
     return value
 
 
@@ -261,17 +263,17 @@ def _logprob(value: object) -> float:
     if value is None:
         return math.nan
     if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"expected a log-probability, got {value!r:.50}")
+        raise TypeError(f"expected a log-probability, got {value!r}")
     if not -math.inf < value <= _ROUNDING:
-        raise ValueError(f"expected a log-probability of at most 0, got {value!r:.50}")
+        raise ValueError(f"expected a log-probability of at most 0, got {value!r}")
     return min(float(value), 0.0)
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"expected text, got {value!r:.50}")
+        raise TypeError(f"expected text, got {value!r}")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"expected text, got {value!r:.50} with a surrogate, which is no character")
+        raise ValueError(f"expected text, got a surrogate, which is no character, in {value!r}")
     return value
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 _HIDDEN = "***"
 _SHORTEST = 4  # characters; anything shorter also stands for itself in plenty of texts
@@ -11,11 +13,14 @@ _LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2",
 
 
 class Redaction:
-    """Replaces the given secrets in texts, and in what the HTTP client logs."""
+    """Replaces the given secrets in texts, and in what the HTTP client logs.
+
+    secrets: plain, or as they stand in a URL.
+    """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        # The longest first: one may be a part of another.
-        self._secrets = sorted({s for s in secrets if len(s) >= _SHORTEST}, key=len, reverse=True)
+        spelled = {text for secret in secrets if len(secret) >= _SHORTEST for text in _spellings(secret)}
+        self._secrets = sorted(spelled, key=len, reverse=True)  # one may be a part of another
         if self._secrets:
             _LOG_FILTER.add(self)
 
@@ -23,6 +28,19 @@ class Redaction:
         for secret in self._secrets:
             text = text.replace(secret, _HIDDEN)
         return text
+
+
+def _spellings(secret: str) -> set[str]:
+    """The secret as it is, in a URL, and in JSON, also where that is a text in JSON once more."""
+    spelled = {secret, unquote(secret), unquote_plus(secret)}
+    spelled |= {
+        encode(text, safe=safe) for text in spelled for encode in (quote, quote_plus) for safe in ("", "/")
+    }
+    spelled |= {repr(text)[1:-1] for text in spelled}  # as in the client's log
+    for _ in range(2):
+        spelled |= {json.dumps(text, ensure_ascii=plain)[1:-1] for text in spelled for plain in (False, True)}
+        spelled |= {text.replace("/", "\\/") for text in spelled}
+    return spelled
 
 
 class _LogFilter(logging.Filter):

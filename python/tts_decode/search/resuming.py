@@ -49,7 +49,8 @@ class Timeline:
         self._recorded = recorded
         self._counts = self._decoder.stats().page_bytes > 0  # else an engine of others
         self._begin = self._forwards()  # the decoder's count when the search's was 0
-        self._first = self._moment()
+        self._first = self._replayed = self._moment()
+        self._charged = 0  # tokens that the strategy took out of the budget since the last recorded answer
         self._starts: list[int] = []  # of the calls that are made anew
         self._restoring: asyncio.Task[None] | None = None
 
@@ -64,6 +65,7 @@ class Timeline:
         """The running task gets a recorded answer, and finds the budget as it was then."""
         current_place().time = moment.forwards
         self._take_over(moment)
+        self._replayed = moment
 
     async def start(self) -> None:
         """Waits until a call that is not recorded is to begin. All that is recorded was handed out."""
@@ -76,6 +78,7 @@ class Timeline:
         if self._restoring is None:  # all that were interrupted have come: this is the first to go on
             first = min(self._starts)
             self._begin = self._forwards() - first
+            self._charged = self._moment().tokens - self._replayed.tokens
             self._take_over(max(m for m in (self._first, *self._recorded) if m.forwards <= first))
             self._restoring = asyncio.ensure_future(self._restore())
         await self._until(start)
@@ -108,7 +111,7 @@ class Timeline:
 
     def _take_over(self, moment: Moment) -> None:
         if self._budget is not None:
-            self._budget.resume(moment.tokens, moment.cost, moment.seconds)
+            self._budget.resume(moment.tokens + self._charged, moment.cost, moment.seconds)
 
     async def _until(self, forwards: int) -> None:
         """Waits for that count. Where the decoder does nothing any more, nobody is left to wait for."""
