@@ -15,6 +15,7 @@ from attention_cases import make_case
 from fuzz import targets
 from fuzz.mutations import Subclass
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
 import tts_kernels as tk
@@ -193,6 +194,34 @@ def test_outputs_have_memory_of_their_own() -> None:
     torch.testing.assert_close(out, expected)
 
 
+def test_what_is_written_counts_as_changed() -> None:
+    """torch's autograd keeps tensors for `backward` and refuses those that were changed since."""
+    weight = tk.PackedWeight.pack(torch.eye(16))
+    for name in ("out", "add_to"):
+        out, other = torch.ones(2, 16), torch.ones(2, 16, requires_grad=True)
+        product = (out * other).sum()
+        tk.packed_linear(torch.randn(2, 16), weight, **{name: out})
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            product.backward()
+
+
+@pytest.mark.parametrize("target", [targets.append_kv, targets.copy_pages, targets.decoder_layers])
+def test_each_tensor_that_is_written_counts_as_changed(
+    target: Callable[[random.Random], targets.Case],
+) -> None:
+    args = dict(full_case(target, 3).args)
+    pool = args.get("pool")
+    written = {name: args.get(name) for name in ("x", "k_pages", "v_pages", "summaries", "scales")}
+    if pool is not None:
+        written |= {name: getattr(pool, name) for name in ("k_pages", "v_pages", "summaries", "scales")}
+    kept = {name: value for name, value in args.items() if isinstance(value, Tensor) and name not in written}
+    tensors = [value for value in written.values() if value is not None]
+    before = [tensor._version for tensor in tensors]
+    full_case(target, 3).call(**args)
+    assert all(tensor._version > count for tensor, count in zip(tensors, before, strict=True))
+    assert not any(tensor._version for tensor in kept.values())
+
+
 def test_pages_that_overlap() -> None:
     pool = tk.KVPool(num_layers=1, num_kv_heads=2, head_dim=32, num_pages=3)
     k_pages, v_pages = pool.layer(0)
@@ -321,6 +350,49 @@ def test_a_score_of_minus_zero_is_a_score_of_zero() -> None:
         expected = reference.select_top_pages(scores, tables, length, torch.tensor([1]), budget)
         assert torch.equal(chosen, expected)
         assert chosen.sum() == min(budget, 5)  # the first, the last and three with a score
+
+
+@pytest.mark.parametrize("target", OPS, ids=lambda target: target.__name__)
+def test_defaults_of_torch_change_nothing(target: Callable[[random.Random], targets.Case]) -> None:
+    case = full_case(target)
+    with torch.device("meta"):
+        result = case.call(**case.args)
+    if case.check is not None and target is not targets.decoder_layers:
+        case.check(case.args, result)
+
+
+def test_new_memory_is_real() -> None:
+    """Also what is no operator of torch, which would be traced."""
+    selecting, planning = full_case(targets.select_top_pages), full_case(targets.device_planner)
+    with torch.device("meta"):
+        assert planning.call(**planning.args).work.device.type == "cpu"
+    budgets = torch.ones(selecting.args["scores"].shape[1], dtype=torch.int32)
+    for mode in (FakeTensorMode(), FakeTensorMode(allow_non_fake_inputs=True)):
+        with mode, pytest.raises(TypeError, match="mask: got FakeTensor for new memory"):
+            selecting.call(**(selecting.args | {"budget": budgets}))
+        with mode, pytest.raises(TypeError, match="workspace: got FakeTensor for new memory"):
+            planner()
+    torch.set_default_dtype(torch.float64)
+    try:
+        pool = tk.KVPool(num_layers=1, num_kv_heads=1, head_dim=32, num_pages=1, dtype=torch.int8)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert pool.scales.dtype == torch.float32
+
+
+def test_a_planner_says_that_there_is_no_memory() -> None:
+    sizes = {"num_q_heads": 2**30, "num_kv_heads": 2**30, "head_dim": 256, "page_size": 16, "num_pages": 4}
+    with pytest.raises(MemoryError, match="workspace: the system does not grant"):
+        tk.DevicePlanner(**sizes, dtype=torch.float32, device="cpu")
+
+
+def test_errors_do_not_look_into_tensors() -> None:
+    case = full_case(targets.tree_attention)
+    for bad in (_emptied(torch.ones(1200, 2)), torch.ones(2, device="meta"), 10**5000, "x" * 5000):
+        for name in ("window", "scale", "return_mass"):
+            with pytest.raises((TypeError, ValueError), match=f"{name}: got ") as caught:
+                case.call(**(case.args | {name: bad}))
+            assert len(str(caught.value)) < 150
 
 
 def test_a_copied_pool_is_one_memory() -> None:

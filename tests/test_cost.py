@@ -312,15 +312,31 @@ def test_a_search_ends_when_its_cost_is_reached_and_not_before(decoder: TreeDeco
     assert not budget.exhausted
 
 
+def test_integers_of_numpy_do_not_overflow() -> None:
+    sizes = {"num_q_heads": np.uint8(6), "num_kv_heads": np.uint8(2), "head_dim": np.uint8(32)}
+    assert replace(SHAPE, **sizes) == SHAPE
+    counts, sparse = StepCounts(200, 200, 250, 200, 100, 200), SparseCounts(2, 250.0, 200.0, 2)
+    narrow = StepCounts(*map(np.uint8, counts))
+    expected = step_cost(SHAPE, counts, sparse)
+    assert step_cost(replace(SHAPE, **sizes), narrow, sparse) == expected
+    assert step_cost(SHAPE, narrow, SparseCounts(*map(np.uint8, sparse[:4]))) == expected
+    budget, search = SparseBudget(*map(np.uint8, [4])), {"branches": 3, "generated": 200}
+    found = search_cost(SHAPE, prompt=np.uint8(200), budget=budget, **search)
+    assert found == search_cost(SHAPE, prompt=200, budget=SparseBudget(4), **search)
+
+
 # -- bad input
 
 
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        ({"num_layers": 0}, ValueError, "num_layers: got 0, expected a positive number"),
+        ({"num_layers": 0}, ValueError, "num_layers: got 0, expected >= 1"),
+        ({"num_layers": 1.5}, TypeError, r"num_layers: got 1\.5, expected an int"),
+        ({"num_layers": 2**70}, ValueError, "num_layers: got 1180591620717411303424"),
         ({"weight_bytes": float("nan")}, ValueError, "weight_bytes: got nan"),
-        ({"hidden": "40"}, TypeError, "hidden: got '40', expected a number"),
+        ({"hidden": "40"}, TypeError, "hidden: got '40', expected an int"),
+        ({"kv_bytes": "2"}, TypeError, "kv_bytes: got '2', expected a number"),
         ({"num_kv_heads": 4}, ValueError, "num_q_heads: got 6, expected a multiple of num_kv_heads = 4"),
         ({"active_parameters": 10}, ValueError, "at least the LM head's 3600"),
         ({"parameters": WEIGHTS - 1}, ValueError, "at most parameters"),
@@ -339,6 +355,7 @@ def test_bad_shapes(change: dict[str, Any], error: type[Exception], match: str) 
         ({}, SparseCounts(4, 1, 1, 1), r"sparse\.layers: got 4, expected 0 <= sparse\.layers <= 3"),
         ({}, SparseCounts(1, 1, 1, 3), r"sparse\.vectors: got 3"),
         ({}, SparseCounts(1, 1, -2, 1), r"sparse\.loads: got -2"),
+        ({}, SparseCounts(1, float("inf"), 2, 1), r"sparse\.pairs: got inf"),
     ],
 )
 def test_bad_counts(counts: dict[str, int], sparse: SparseCounts | None, match: str) -> None:
@@ -349,12 +366,22 @@ def test_bad_counts(counts: dict[str, int], sparse: SparseCounts | None, match: 
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        ({"prompt": 0}, ValueError, "prompt: got 0, expected >= 1"),
+        ({"prompt": 0}, ValueError, "prompt: got 0, expected 1 <= prompt"),
         ({"branches": 2.0}, TypeError, r"branches: got 2\.0, expected an int"),
         ({"budget": SparseBudget(0)}, ValueError, r"budget\.pages: got 0"),
         ({"budget": SparseBudget(4, share="siblings")}, ValueError, r"budget\.share: got 'siblings'"),
         ({"budget": SparseBudget(4, summaries="max")}, ValueError, r"budget\.summaries: got 'max'"),
         ({"budget": SparseBudget(4, dense_layers=4)}, ValueError, "but the model has 3 layers"),
+        ({"budget": SparseBudget(True)}, TypeError, r"budget\.pages: got True"),
+        # Every step is counted: billions would take hours.
+        ({"generated": 2**31}, ValueError, "generated: got 2147483648, expected 1 <= generated <= 1000000"),
+        (
+            {"prompt": 2**60},
+            ValueError,
+            "prompt: got 1152921504606846976, expected 1 <= prompt <= 2147483647",
+        ),
+        ({"prompt": 10**9, "chunk": 8}, ValueError, "at most 1000000 chunks of 8 tokens; take larger chunks"),
+        ({"branches": 2**60}, ValueError, "branches: got 1152921504606846976"),
     ],
 )
 def test_bad_searches(change: dict[str, Any], error: type[Exception], match: str) -> None:

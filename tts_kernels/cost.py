@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tts_kernels.checks import instance, integer, real
+from tts_kernels.checks import flag, instance, integer, real, shown
 
 if TYPE_CHECKING:
     from tts_kernels.plan import TreePlan
@@ -134,8 +134,10 @@ class ModelShape:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name != "vocab" or value != 0:
+            if name.endswith("bytes"):
                 require_positive(name, value)
+            else:  # kept as Python's ints, which do not overflow
+                object.__setattr__(self, name, integer(name, value, int(name != "vocab")))
         if self.num_q_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_q_heads: got {self.num_q_heads}, expected a multiple of num_kv_heads = "
@@ -227,7 +229,7 @@ def step_cost(shape: ModelShape, counts: StepCounts, sparse: SparseCounts | None
     Raises:
         ValueError: a count is negative, or there are more sparse layers than layers.
     """
-    _check_counts(shape, counts, sparse)
+    counts, sparse = _checked_counts(shape, counts, sparse)
     head = shape.hidden * shape.vocab
     body = shape.active_parameters - head
     # Tokens of a mixture that choose different experts read that many more: at most all of them.
@@ -269,26 +271,32 @@ def _pages_up_to(length: Integers, page_size: int) -> Integers:
     return page_size * (full * (full + 1) // 2) + rest * (full + 1)
 
 
-def _check_counts(shape: ModelShape, counts: StepCounts, sparse: SparseCounts | None) -> None:
+def _checked_counts(
+    shape: ModelShape, counts: StepCounts, sparse: SparseCounts | None
+) -> tuple[StepCounts, SparseCounts | None]:
+    """The counts as Python's numbers: integers of numpy overflow."""
     instance("shape", shape, ModelShape, "make it with ModelShape.gated")
-    for name, value in (
-        instance("counts", counts, StepCounts, "StepCounts.of_plan makes them")._asdict().items()
-    ):
-        integer(f"counts.{name}", value, int(name == "page_size"))
+    named = instance("counts", counts, StepCounts, "StepCounts.of_plan makes them")._asdict()
+    known = StepCounts(
+        *[integer(f"counts.{name}", value, int(name == "page_size")) for name, value in named.items()]
+    )
     if sparse is None:
-        return
+        return known, None
     instance("sparse", sparse, SparseCounts, "name its counts")
-    integer("sparse.layers", sparse.layers, 0, int(shape.num_layers))
-    if sparse.vectors not in (1, 2):
-        raise ValueError(f'sparse.vectors: got {sparse.vectors}, expected 1 ("mean") or 2 ("minmax")')
-    for name in ("pairs", "loads"):
-        if not real(f"sparse.{name}", getattr(sparse, name)) >= 0:
-            raise ValueError(f"sparse.{name}: got {getattr(sparse, name)}, expected >= 0")
+    layers, vectors = integer("sparse.layers", sparse.layers, 0, shape.num_layers), sparse.vectors
+    if integer("sparse.vectors", vectors) not in (1, 2):
+        raise ValueError(f'sparse.vectors: got {vectors}, expected 1 ("mean") or 2 ("minmax")')
+    pairs, loads = real("sparse.pairs", sparse.pairs), real("sparse.loads", sparse.loads)
+    for name, value in (("pairs", pairs), ("loads", loads)):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"sparse.{name}: got {value}, expected a number >= 0")
+    scored = flag("sparse.scored", sparse.scored)
+    return known, SparseCounts(layers, pairs, loads, int(vectors), scored)
 
 
 def require_positive(name: str, value: float) -> None:
     """TypeError or ValueError unless `value` is a positive finite number."""
     if not isinstance(value, (int, float)):
-        raise TypeError(f"{name}: got {value!r}, expected a number")
+        raise TypeError(f"{name}: got {shown(value)}, expected a number")
     if not 0 < real(name, value) < math.inf:
         raise ValueError(f"{name}: got {value}, expected a positive number")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tts_kernels import _core
-from tts_kernels.checks import Array, Guard, Number, Rule, Signature, dtype_of, instance, integer, real
+from tts_kernels.checks import Array, Guard, Number, Rule, Signature, dtype_of, instance, integer, real, shown
 from tts_kernels.ops._pages import (
     FLOAT32,
     INT32,
@@ -84,7 +84,7 @@ class DecoderLayers:
         try:
             self.layers = tuple(layers)
         except TypeError:
-            raise TypeError(f"layers: got {layers!r}, expected a sequence of DecoderLayer") from None
+            raise TypeError(f"layers: got {shown(layers)}, expected a sequence of DecoderLayer") from None
         if not self.layers:
             raise ValueError("layers: got none, expected at least one")
         for index, layer in enumerate(self.layers):
@@ -183,6 +183,8 @@ class DecoderLayers:
             plan_view(*tensors),
             torch.get_num_threads(),
         )
+        written = x, *pages, pool.summaries, pool.scales
+        torch.autograd.graph.increment_version([tensor for tensor in written if tensor is not None])
 
     def _check_weights(self, x: Tensor) -> None:
         if [tensor.data_ptr() for tensor in self._tensors] != self._addresses:

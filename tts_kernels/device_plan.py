@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tts_kernels._core import TAIL_TOKENS
-from tts_kernels.checks import instance, integer
+from tts_kernels.checks import instance, integer, shown
 
 
 class WorkCapacity(NamedTuple):
@@ -181,7 +181,7 @@ def round_up(n: int) -> int:
 def check_sizes(**sizes: int) -> None:
     for name, value in sizes.items():
         if not isinstance(value, int):
-            raise TypeError(f"{name}: got {value!r}, expected an int")
+            raise TypeError(f"{name}: got {shown(value)}, expected an int")
         integer(name, value, 1, 2**31 - 1)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tts_kernels import _core
 from tts_kernels.backend import max_tile_height
+from tts_kernels.checks import empty, shown
 from tts_kernels.device import checked_device
 from tts_kernels.device_plan import DevicePlan, WorkCapacity, check_group, check_sizes, round_up
 from tts_kernels.ops._pages import check_plain
@@ -179,7 +180,7 @@ class DevicePlanner:
     def _allocate(self, capacity: WorkCapacity, workspace: Tensor | None) -> None:
         needed = capacity.workspace_bytes(self.num_kv_heads, self.head_dim)
         if workspace is None:
-            workspace = torch.empty(needed, dtype=torch.uint8, device=self.device)
+            workspace = empty("workspace", (needed,), torch.uint8, self.device)
         else:
             self._check_workspace(workspace, needed)
         ints = capacity.work_ints()
@@ -209,7 +210,7 @@ class _Stage:
 
     def __init__(self, ints: int, device: torch.device) -> None:
         on_gpu = device.type == "cuda"
-        self.buffer = torch.empty(ints, dtype=torch.int32, pin_memory=on_gpu)
+        self.buffer = empty("plan", (ints,), torch.int32, pinned=on_gpu)
         self.address = self.buffer.data_ptr()
         self.copied = torch.cuda.Event() if on_gpu else None
         self.stamp = 0
@@ -220,7 +221,7 @@ def _checked(capacity: WorkCapacity) -> WorkCapacity:
         raise TypeError(f"capacity: got {type(capacity).__name__}, expected a WorkCapacity")
     for name, value in capacity._asdict().items():
         if not isinstance(value, int):
-            raise TypeError(f"capacity.{name}: got {value!r}, expected an int")
+            raise TypeError(f"capacity.{name}: got {shown(value)}, expected an int")
         if value < 16 or value % 16:
             raise ValueError(f"capacity.{name}: got {value}, expected a positive multiple of 16")
     return capacity

@@ -130,7 +130,9 @@ class KVPool:
         k = torch.empty((*pages, *k_page), dtype=self.dtype, device=device)
         v = torch.empty((*pages, *v_page), dtype=self.dtype, device=device)
         # 0 is the scale of a page that was never written; like the pages, the system commits them on use.
-        scales = torch.zeros((*pages, heads, 2), device=device) if self.dtype.itemsize == 1 else None
+        scales = None
+        if self.dtype.itemsize == 1:
+            scales = torch.zeros((*pages, heads, 2), dtype=torch.float32, device=device)
         return (k.transpose(2, 3), v.transpose(2, 3), scales) if self.layout == "NHD" else (k, v, scales)
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,8 @@ from tts_kernels.checks import choice, instance, integer
 from tts_kernels.cost import ModelShape, SparseCounts, StepCost, StepCounts, seen, step_cost
 
 SHARES = ("branch", "tree")
+_MOST = 2**31 - 1  # tokens, branches: as far as block tables and slots reach
+_MOST_STEPS = 10**6  # each is counted: some ten seconds
 
 
 class SparseBudget(NamedTuple):
@@ -62,14 +64,19 @@ def search_cost(
         chunk: tokens of the prompt in one forward.
 
     Raises:
-        TypeError, ValueError: an argument is out of range.
+        TypeError, ValueError: an argument is out of range, or the search has more than a million steps.
     """
-    prompt, branches = integer("prompt", prompt, 1), integer("branches", branches, 1)
-    generated, chunk = integer("generated", generated, 1), integer("chunk", chunk, 1)
-    page_size = integer("page_size", page_size, 1)
+    prompt, branches = integer("prompt", prompt, 1, _MOST), integer("branches", branches, 1, _MOST)
+    generated, chunk = integer("generated", generated, 1, _MOST_STEPS), integer("chunk", chunk, 1, _MOST)
+    page_size = integer("page_size", page_size, 1, _MOST)
+    if prompt > chunk * _MOST_STEPS:
+        raise ValueError(
+            f"prompt: got {prompt}, expected at most {_MOST_STEPS} chunks of {chunk} tokens; "
+            "take larger chunks"
+        )
     instance("shape", shape, ModelShape, "make it with ModelShape.gated")
     if budget is not None:
-        _check_budget(shape, instance("budget", budget, SparseBudget, "name its fields"))
+        budget = _checked_budget(shape, instance("budget", budget, SparseBudget, "name its fields"))
     prefill = StepCost()
     for begin in range(0, prompt, chunk):
         end = min(begin + chunk, prompt)
@@ -109,12 +116,13 @@ def _decode_step(
     return step_cost(shape, counts, read)
 
 
-def _check_budget(shape: ModelShape, budget: SparseBudget) -> None:
-    integer("budget.pages", budget.pages, 1)
-    integer("budget.dense_layers", budget.dense_layers, 0)
+def _checked_budget(shape: ModelShape, budget: SparseBudget) -> SparseBudget:
+    pages, dense = (
+        integer("budget.pages", budget.pages, 1),
+        integer("budget.dense_layers", budget.dense_layers, 0),
+    )
     choice("budget.share", budget.share, SHARES)
     choice("budget.summaries", budget.summaries, ("mean", "minmax"))
-    if budget.dense_layers > shape.num_layers:
-        raise ValueError(
-            f"budget.dense_layers: got {budget.dense_layers}, but the model has {shape.num_layers} layers"
-        )
+    if dense > shape.num_layers:
+        raise ValueError(f"budget.dense_layers: got {dense}, but the model has {shape.num_layers} layers")
+    return SparseBudget(pages, budget.share, budget.summaries, dense)

@@ -10,24 +10,27 @@ from tts_kernels import PackedWeight, TreePlan
 
 def close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     """Within what the dtype allows; where the numbers are too large, or none, everything passes."""
+    assert found.shape == expected.shape, f"got shape {list(found.shape)}, expected {list(expected.shape)}"
     sound = expected.isfinite() & (expected.abs() < 1e4)
     if not (expected.numel() and sound.all()):
         return
     tolerance = 3e-4 if dtype == torch.float32 else 5e-2
     scale = 1 + expected.abs().max()
     error = (found.double() - expected).abs().max()
-    assert found.shape == expected.shape
     assert error <= tolerance * scale, f"off by {error} of {scale}"
 
 
 def slots_of(k_pages: Tensor, v_pages: Tensor, scales: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Packed pages of one layer (csrc/cpu/kv_layout.h) as float64 [num_pages * 16, heads, head_dim]."""
+    """Pages of one layer as float64 [num_pages * page_size, heads, head_dim]: packed ones
+    (csrc/cpu/kv_layout.h), or plain ones, which end alike: a call may get one for both K and V."""
     pages, heads = k_pages.shape[:2]
-    if k_pages.dtype == torch.bfloat16:
+    if k_pages.dim() == 4 and k_pages.shape[-1] == v_pages.shape[-1]:
+        k, v = k_pages.transpose(1, 2), v_pages.transpose(1, 2)
+    elif k_pages.dtype == torch.bfloat16:
         k, v = k_pages.permute(0, 3, 1, 2, 4), v_pages.permute(0, 2, 4, 1, 3)
     else:
         k, v = k_pages.permute(0, 3, 1, 2), v_pages.permute(0, 2, 1, 3)
-    both = [x.reshape(pages, 16, heads, -1).double() for x in (k, v)]
+    both = [x.reshape(pages, k.shape[1], heads, v.shape[-1]).double() for x in (k, v)]
     if scales is not None:
         both = [x * scales[:, None, :, i, None].double() for i, x in enumerate(both)]
     return both[0].flatten(0, 1), both[1].flatten(0, 1)

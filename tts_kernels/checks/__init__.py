@@ -5,11 +5,11 @@ refuses what does not fit, in words made from it. `Guard` checks an operator's c
 memory lies. `values.py` checks single Python values.
 """
 
-from tts_kernels.checks.arrays import Array, require_dense
+from tts_kernels.checks.arrays import Array, empty, require_dense
 from tts_kernels.checks.guard import Guard, SignatureOf
 from tts_kernels.checks.memory import check_storage
 from tts_kernels.checks.signature import Choice, Number, Rule, Signature
-from tts_kernels.checks.values import choice, dtype_of, flag, instance, integer, real
+from tts_kernels.checks.values import choice, dtype_of, flag, instance, integer, real, shown
 
 __all__ = [
     "Array",
@@ -22,9 +22,11 @@ __all__ = [
     "check_storage",
     "choice",
     "dtype_of",
+    "empty",
     "flag",
     "instance",
     "integer",
     "real",
     "require_dense",
+    "shown",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from types import CodeType
@@ -117,6 +119,33 @@ def require_dense(name: str, tensor: Any, *, fake: bool = False) -> None:
         raise ValueError(
             f"{name}: got a tensor on {device}, expected cpu or cuda (no kernel for that device)"
         )
+
+
+def empty(
+    name: str,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    *,
+    pinned: bool = False,
+) -> Tensor:
+    """Memory for a kernel to write, of any content, whatever torch's default device is.
+
+    Raises:
+        MemoryError: the system does not grant it.
+        TypeError: under a mode that makes tensors without memory, as a tracer does.
+    """
+    try:
+        made = torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned)
+    except RuntimeError as cause:
+        count = math.prod(shape) * dtype.itemsize
+        raise MemoryError(f"{name}: the system does not grant {count} bytes; plan for less") from cause
+    if type(made) is not Tensor:
+        raise TypeError(
+            f"{name}: got {type(made).__name__} for new memory, expected a plain tensor; leave the mode (of "
+            "torch.utils._python_dispatch) that makes such tensors, this is not traced"
+        )
+    return made
 
 
 _CLASSES = (Tensor, torch.nn.Parameter)

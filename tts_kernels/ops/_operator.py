@@ -25,19 +25,25 @@ def register(
     However an operator is called, its arguments meet their description before its kernel meets them. Where
     torch's dispatcher leads to no kernel (tensors that are sparse, quantized, nested, batched by torch.func,
     on a device without a kernel) the description says why, and a tensor that requires a gradient is refused,
-    as nothing here has one. `fake` makes empty outputs, for tracing.
+    as nothing here has one. What is written counts as changed in place: torch's autograd notices where it has
+    kept such a tensor. `fake` makes empty outputs, for tracing.
     """
     name = schema.split("(", 1)[0]
     op, _, variant = name.partition(".")
     _LIBRARY.define(schema)  # type: ignore[no-untyped-call]
     overload = getattr(getattr(torch.ops.tts_kernels, op), variant or "default")
     arguments = overload._schema.arguments
+    written = [i for i, a in enumerate(arguments) if a.is_write]
     guard = Guard(op, [a.name for a in arguments], signature_of, [a.default_value for a in arguments])
 
     def guarded(kernel: Callable[..., Any]) -> Callable[..., Any]:
         def checked(*args: Any) -> Any:
             guard.check(args)
-            return kernel(*args)
+            results = kernel(*args)
+            if written:
+                changed = [args[i] for i in written if i < len(args) and args[i] is not None]
+                torch.autograd.graph.increment_version(changed)
+            return results
 
         return checked
 

@@ -53,7 +53,7 @@ def sample_tokens(
     Raises:
         TypeError, ValueError: a dtype, device, shape, stride, index or parameter does not fit.
     """
-    none = torch.empty((0, 2), dtype=torch.int32)
+    none = torch.empty((0, 2), dtype=torch.int32, device="cpu")
     seen, suppressed = none if seen is None else seen, none if suppressed is None else suppressed
     tokens, numbers = _sample_tokens(logits, params, seen, suppressed, given)
     return tokens, numbers

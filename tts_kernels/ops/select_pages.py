@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tts_kernels import _core
-from tts_kernels.checks import Array, Guard, Signature, instance, integer, real
+from tts_kernels.checks import Array, Guard, Signature, empty, instance, integer, real
 from tts_kernels.device_plan import DevicePlan, SelectOptions
 from tts_kernels.ops._pages import FLOAT32, INT32
 from tts_kernels.ops._plans import COLUMNS, PLAN_ARRAYS, PLAN_NAMES, packed_plan, plan_tensors, plan_view
@@ -114,10 +114,10 @@ def select_top_pages(
     tensors = plan_tensors(packed_plan(plan))
     budgets = known.budget
     if isinstance(budgets, int):
-        budgets = torch.full(plan.query_order.shape[:1], budgets, dtype=torch.int32)
+        budgets = torch.full(plan.query_order.shape[:1], budgets, dtype=torch.int32, device="cpu")
     _SELECT.check_all((scores, *tensors, plan.branches, budgets, tail_begin, groups, plan.max_columns))
     heads, queries, columns = scores.shape
-    mask = torch.empty((heads, queries, -(-columns // 32)), dtype=torch.int32)
+    mask = empty("mask", (heads, queries, -(-columns // 32)), torch.int32)
     _core.select_top_pages(
         (scores.data_ptr(), columns),
         heads,
