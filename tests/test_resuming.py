@@ -63,18 +63,19 @@ def test_a_resumed_search_is_the_uninterrupted_one(tmp_path: Path, model: PreTra
             assert budget.cost_used == pytest.approx(spent.cost_used, rel=1e-12), kept
 
 
-@pytest.mark.parametrize("limits", [{"max_tokens": 90}, {"max_cost": 3e9}], ids=str)
+@pytest.mark.parametrize("name", ["best_of_n", "ets", "beam_search"])
+@pytest.mark.parametrize("limits", [{"max_tokens": 22}, {"max_cost": 3e9}], ids=str)
 def test_a_resumed_search_ends_at_the_same_limit(
-    tmp_path: Path, model: PreTrainedModel, limits: dict[str, Any]
+    tmp_path: Path, model: PreTrainedModel, name: str, limits: dict[str, Any]
 ) -> None:
-    plain, spent = run_search(model, "best_of_n", None, limits)
+    plain, spent = run_search(model, name, None, limits)
     assert plain.stopped is not None
     path = tmp_path / "journal"
-    run_search(model, "best_of_n", path, limits)
+    run_search(model, name, path, limits)
     lines = path.read_bytes().splitlines(keepends=True)
     for kept in range(1, len(lines) + 1, 3):
         path.write_bytes(b"".join(lines[:kept]))
-        result, budget = run_search(model, "best_of_n", path, limits)
+        result, budget = run_search(model, name, path, limits)
         assert (result.candidates, result.tree, result.stopped) == (
             plain.candidates,
             plain.tree,

@@ -49,8 +49,8 @@ class Timeline:
         self._recorded = recorded
         self._counts = self._decoder.stats().page_bytes > 0  # else an engine of others
         self._begin = self._forwards()  # the decoder's count when the search's was 0
-        self._first = self._replayed = self._moment()
-        self._charged = 0  # tokens that the strategy took out of the budget since the last recorded answer
+        self._first = self._moment()
+        self._told = self._sampled = self._first.tokens  # tokens that the budget was told; see `_count`
         self._starts: list[int] = []  # of the calls that are made anew
         self._restoring: asyncio.Task[None] | None = None
 
@@ -64,8 +64,8 @@ class Timeline:
     def replayed(self, moment: Moment) -> None:
         """The running task gets a recorded answer, and finds the budget as it was then."""
         current_place().time = moment.forwards
-        self._take_over(moment)
-        self._replayed = moment
+        self._count()
+        self._take_over(moment, moment.tokens)
 
     async def start(self) -> None:
         """Waits until a call that is not recorded is to begin. All that is recorded was handed out."""
@@ -78,8 +78,9 @@ class Timeline:
         if self._restoring is None:  # all that were interrupted have come: this is the first to go on
             first = min(self._starts)
             self._begin = self._forwards() - first
-            self._charged = self._moment().tokens - self._replayed.tokens
-            self._take_over(max(m for m in (self._first, *self._recorded) if m.forwards <= first))
+            self._count()
+            before = max(m for m in (self._first, *self._recorded) if m.forwards <= first)
+            self._take_over(before, self._sampled)
             self._restoring = asyncio.ensure_future(self._restore())
         await self._until(start)
 
@@ -94,14 +95,22 @@ class Timeline:
         if self._budget is not None:
             self._budget.cost_used = last.cost
         await self._until(last.forwards)
-        self._take_over(last)
+        self._take_over(last, self._moment().tokens)
 
     def _finish_restoring(self) -> None:
         """No call that was interrupted can have ended before the interruption. The last forward is spared
         where a limit was reached in it."""
         if self._restoring is not None and not self._restoring.done():
             self._restoring.cancel()
-            self._take_over(self._recorded[-1])
+            self._take_over(self._recorded[-1], self._moment().tokens)
+
+    def _count(self) -> None:
+        """Adds to `_sampled` what the budget counted by itself since it was told a number: the tokens of
+        recorded steps, and those that the strategy chose. A recorded number holds tokens of interrupted calls
+        too, which are sampled anew."""
+        tokens = self._moment().tokens
+        self._sampled += tokens - self._told
+        self._told = tokens
 
     def _moment(self) -> Moment:
         forwards, budget = self._forwards() - self._begin, self._budget
@@ -109,9 +118,10 @@ class Timeline:
             return Moment(forwards, 0, 0.0, 0.0)
         return Moment(forwards, budget.tokens_used, budget.cost_used, budget.seconds_used)
 
-    def _take_over(self, moment: Moment) -> None:
+    def _take_over(self, moment: Moment, tokens: int) -> None:
         if self._budget is not None:
-            self._budget.resume(moment.tokens + self._charged, moment.cost, moment.seconds)
+            self._budget.resume(tokens, moment.cost, moment.seconds)
+            self._told = tokens
 
     async def _until(self, forwards: int) -> None:
         """Waits for that count. Where the decoder does nothing any more, nobody is left to wait for."""
