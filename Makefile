@@ -20,8 +20,9 @@ demo: $(VENV)/demo.stamp
 test: $(VENV)/test.stamp sanitize
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Calls of everything public in tts_kernels with changed arguments; SEED is the number of the first, of which a
-# call is made: python -m fuzz.run --inside --first N --calls 1 makes it again. Half an hour.
+# Calls of everything public in tts_kernels with changed arguments, in half an hour: make fuzz CALLS=5000 SEED=7.
+# They are numbered from SEED on, and each is made from its number alone: a fault is printed with the command that
+# makes its call again.
 CALLS ?= 100000
 SEED ?= 0
 fuzz: $(VENV)/test.stamp

@@ -1,6 +1,6 @@
-"""python -m fuzz.run --calls 100000: calls in subprocesses, so that one that crashes is seen and named.
+"""make fuzz: calls in subprocesses, so that one that crashes is seen and named.
 
-A call is made from its number alone: `--first N --calls 1 --inside` makes it again in this process.
+A call is made from its number alone: each fault is printed with the command that makes its call again.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def inside(first: int, calls: int, slow: bool) -> int:
     warnings.simplefilter("ignore")
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # plain pages on the CPU
     import torch
 
     torch.set_num_threads(1)
@@ -71,16 +72,19 @@ def inside(first: int, calls: int, slow: bool) -> int:
             make_call(number, slow)
         except Exception:
             failed += 1
-            print(f"call {number}:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+            print(f"{_again(number, slow)}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
     faulthandler.cancel_dump_traceback_later()
     return failed
 
 
 def outside(first: int, calls: int, slow: bool) -> tuple[int, list[str]]:
-    """Calls made, and what was wrong with those that failed or crashed, which is printed as it comes."""
+    """Calls made, and what was wrong with those that failed or crashed, which is printed as it comes.
+
+    A process that makes no call ends it all: there are fewer calls then than were asked for.
+    """
     here = Path(__file__).parents[1]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1", "PYTHONPATH": str(here)}
-    wrong, end, at = [], first + calls, first
+    wrong, made, end, at = [], 0, first + calls, first
     while at < end:
         count = min(CHUNK, end - at)
         command = [sys.executable, "-m", "fuzz.run", "--inside", "--first", str(at), "--calls", str(count)]
@@ -89,25 +93,35 @@ def outside(first: int, calls: int, slow: bool) -> tuple[int, list[str]]:
             wrong.append(done.stderr[-6000:])
             print(wrong[-1], flush=True)
         numbers = done.stdout.split()
+        made += len(numbers)
         if done.returncode not in (0, 1):
-            wrong.append(f"call {numbers[-1] if numbers else at} crashed: exit status {done.returncode}")
+            number = int(numbers[-1]) if numbers else at
+            wrong.append(f"{_again(number, slow)} crashed: exit status {done.returncode}")
             print(wrong[-1], flush=True)
         at = int(numbers[-1]) + 1 if numbers else end
-    return end - first, wrong
+    return made, wrong
+
+
+def _again(number: int, slow: bool) -> str:
+    """Names a call and says how to make it again."""
+    options = f"--inside{' --slow' if slow else ''} --first {number} --calls 1"
+    return f"call {number} (again: cd tests && {sys.executable} -m fuzz.run {options})"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--calls", type=int, default=100_000)
-    parser.add_argument("--first", type=int, default=0, help="number of the first call: the seed")
+    parser.add_argument("--calls", type=int, default=100_000, help="how many (default: 100000)")
+    parser.add_argument(
+        "--first", type=int, default=0, help="number of the first call, by which all are seeded"
+    )
     parser.add_argument("--slow", action="store_true", help="plain pages, in Triton's interpreter")
     parser.add_argument("--inside", action="store_true", help="in this process")
     options = parser.parse_args(arguments)
     if options.inside:
         return int(inside(options.first, options.calls, options.slow) > 0)
     calls, wrong = outside(options.first, options.calls, options.slow)
-    print(f"{calls} calls, {len(wrong)} processes with faults")
-    return int(bool(wrong))
+    print(f"{calls} calls, {len(wrong)} reports of faults")
+    return int(bool(wrong) or calls < options.calls)
 
 
 if __name__ == "__main__":
