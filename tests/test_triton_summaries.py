@@ -96,10 +96,10 @@ def test_refused(device: torch.device) -> None:
     k = torch.zeros((1, HEADS, 80), device=device)
     slot = torch.zeros(1, dtype=torch.int32, device=device)
     wrong = torch.zeros((PAGES, HEADS, 3, 80), device=device)
-    with pytest.raises(ValueError, match="summaries: got shape"):
+    with pytest.raises(ValueError, match="summaries: got S = 3"):
         append_kv(k, k, k_pages, v_pages, slot, summaries=wrong)
     with pytest.raises(TypeError, match=r"summaries: got torch.bfloat16, expected torch.float32"):
         append_kv(k, k, k_pages, v_pages, slot, summaries=wrong[:, :, :1].bfloat16())
-    with pytest.raises(ValueError, match="summaries: got shape"):
+    with pytest.raises(ValueError, match="summaries: got S = 3"):
         copy_pages(pool.k_pages, pool.v_pages, slot.expand(1, 2).contiguous(), summaries=wrong)
     assert pool.k_pages.isnan().all()
