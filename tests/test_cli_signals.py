@@ -34,10 +34,15 @@ STUB = """if True:
 ENDS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 
 
+def default_signals() -> None:
+    """Whoever runs the tests in the background may have had SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class InTerminal:
     """A Python process whose three streams are a terminal."""
 
-    def __init__(self, code: str, *arguments: str, before: Callable[[], object] | None = None) -> None:
+    def __init__(self, code: str, *arguments: str, before: Callable[[], object] = default_signals) -> None:
         ours, self._theirs = pty.openpty()
         self.settings = termios.tcgetattr(self._theirs)
         self.output = b""
@@ -84,7 +89,9 @@ class InTerminal:
 
 
 @contextmanager
-def terminal(code: str, *arguments: str, before: Callable[[], object] | None = None) -> Iterator[InTerminal]:
+def terminal(
+    code: str, *arguments: str, before: Callable[[], object] = default_signals
+) -> Iterator[InTerminal]:
     made = InTerminal(code, *arguments, before=before)
     try:
         yield made
