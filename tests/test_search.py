@@ -417,7 +417,8 @@ def test_a_cancelled_search_leaves_nothing(decoder, name):
     async def cancelled():
         root = await decoder.root(PROMPT)
         task = asyncio.ensure_future(get_strategy(name)(root, **small_options(name)))
-        while decoder.stats().branches < 3:
+        while decoder.stats().branches < (2 if name == "forest_of_thought" else 3):  # its trees grow in turn
+            assert not task.done()
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
