@@ -126,6 +126,7 @@ def test_what_is_in_flight_is_put_in_order(tmp_path: Path) -> None:
     body = """
         async def task(i):
             try:
+                print("started", i, flush=True)
                 await asyncio.sleep(60)
             finally:
                 await asyncio.sleep(0)
@@ -135,7 +136,7 @@ def test_what_is_in_flight_is_put_in_order(tmp_path: Path) -> None:
         asyncio.run(tasks())
     """
     with terminal(STUB.format(body=body), str(tmp_path)) as command:
-        command.wait_for_text(b"ready")
+        command.wait_for_text(b"started 2")
         command.process.send_signal(signal.SIGTERM)
         assert command.ended()[0] == 143
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
