@@ -63,9 +63,9 @@ class TreeDecoder(Runner):
             at its first use.
         check: compare the model's own plain forward of a few random tokens with the decoder's before it
             serves: prefill in chunks, a fork, a truncation, decode steps, over packed weights too where
-            they are. A model that did not change is compared once. No other thread may run the model
-            meanwhile, as weights are substituted in its modules. False serves a model unchecked, right or
-            wrong.
+            they are. A model that did not change is compared once. Modules that take the place of others
+            later are not compared: make a new decoder. No other thread may run the model meanwhile, as
+            weights are substituted in its modules. False serves a model unchecked, right or wrong.
 
     The same seed gives the same text whatever else is in the batch as far as attention and the matrix
     products do. On the CPU attention is bitwise independent of the batch, and with packed weights so is the
