@@ -20,11 +20,11 @@ from typing import NamedTuple
 import pytest
 import torch
 from tts_decode import SamplingParams, TreeDecoder, gather
-from tts_decode.engines.loading import resolve_dtype
-from tts_decode.machine import measure_machine
+from tts_decode.bench.machine import measure_machine
+from tts_decode.cost import Machine, ModelShape, SparseCounts, StepCost, StepCounts, step_cost
+from tts_decode.model.loading import resolve_dtype
 
 from tts_kernels import KVPool, Selection, TreePlan, count_selected, plan, select_pages, tree_attention
-from tts_kernels.cost import Machine, ModelShape, SparseCounts, StepCost, StepCounts, step_cost
 
 PAGE, PRIVATE, ROUNDS = 16, 64, 5
 FAN_OUTS = (1, 4, 16, 64)

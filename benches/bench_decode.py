@@ -17,7 +17,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from transformers import DynamicCache
 from tts_decode import Branch, SamplingParams, TreeDecoder, gather
-from tts_decode.engines.loading import load_model
+from tts_decode.model.loading import load_model
 
 from tts_kernels import KVTree, plan
 

@@ -15,10 +15,10 @@ import torch
 from bench_tree_attention import medians
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch.nn.functional import linear
-from tts_decode.machine import Peaks
+from tts_decode.bench.machine import Peaks
+from tts_decode.cost import Machine
 
 from tts_kernels import KVPool, PackedWeight, packed_linear, sample_tokens
-from tts_kernels.cost import Machine
 
 VOCABULARY = 49152
 Times = dict[str, float]

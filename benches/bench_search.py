@@ -16,7 +16,7 @@ from bench_tree_attention import medians
 from pytest_benchmark.fixture import BenchmarkFixture
 from transformers import DynamicCache
 from tts_decode import Branch, SamplingParams, TreeDecoder
-from tts_decode.engines.loading import load_model
+from tts_decode.model.loading import load_model
 from tts_decode.search import beam_search, best_of_n
 from tts_decode.search.result import SearchResult
 

@@ -22,7 +22,7 @@ import torch
 import typer
 from tts_decode.bench.plots import lines
 from tts_decode.cli.info import collect
-from tts_decode.engines.loading import resolve_dtype
+from tts_decode.model.loading import resolve_dtype
 
 from benches.peers.engines import ENGINES, USUAL, USUAL_BFLOAT16, PeerError, Process, install
 from benches.peers.models import prepare

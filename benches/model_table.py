@@ -16,7 +16,7 @@ import torch
 import transformers
 import typer
 from tts_decode import TreeDecoder, UnsupportedModel
-from tts_decode.engines.lean import serves
+from tts_decode.model.packed_model import serves
 
 from benches.tiny_architectures import MODEL_TYPES, VOCAB, tiny_model
 

@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tts_decode.engines.hf import HFEngine, StepContext
-from tts_decode.lineage import Lineage
-from tts_decode.sparse import SparseConfig, SparseReads
+from tts_decode.core.lineage import Lineage
+from tts_decode.model.hf import HFEngine, StepContext
+from tts_decode.model.sparse import SparseConfig, SparseReads
 
 from tts_kernels import KVPool, KVTree, Selection, TreePlan, plan, score_pages, select_top_pages
 

@@ -31,10 +31,10 @@ import torch
 import transformers
 import typer
 from torch import Tensor
-from tts_decode.engines.hf import HFEngine
-from tts_decode.engines.loading import DEFAULT_MODEL, load_model
-from tts_decode.lineage import Lineage
-from tts_decode.sparse import SparseConfig, SparseStep
+from tts_decode.core.lineage import Lineage
+from tts_decode.model.hf import HFEngine
+from tts_decode.model.loading import DEFAULT_MODEL, load_model
+from tts_decode.model.sparse import SparseConfig, SparseStep
 
 from benches.sparse_probes import (
     PAGE,

@@ -12,7 +12,7 @@ if not torch.cuda.is_available():
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tts_decode import TreeDecoder
-from tts_decode.engines.loading import load_model
+from tts_decode.model.loading import load_model
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parents[1]))  # for benches.gpu; last, so that it hides no installation

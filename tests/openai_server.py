@@ -7,8 +7,8 @@ import time
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from tts_decode.engines.completion import CompletionRequest
-from tts_decode.engines.openai import OpenAICompletions
+from tts_decode.completions.completion import CompletionRequest
+from tts_decode.completions.openai import OpenAICompletions
 
 PROMPT = "Question?\n"
 

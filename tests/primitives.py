@@ -6,10 +6,7 @@ import torch
 import transformers as hf
 from tiny_models import byte_tokenizer
 from transformers import PreTrainedModel
-from tts_decode import (
-    Branch,
-    TreeDecoder,
-)
+from tts_decode import Branch, TreeDecoder
 
 PAGE = 16
 PROMPT = list(b"The quick brown fox jumps over the lazy dog and runs.")  # 53 tokens: 4 pages, 5 of the last

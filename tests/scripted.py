@@ -47,8 +47,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from search_options import small_options
-from tts_decode.engines.completion import Completion, CompletionRequest
-from tts_decode.engines.text import TextDecoder
+from tts_decode.completions.completion import Completion, CompletionRequest
+from tts_decode.completions.decoder import TextDecoder
 from tts_decode.search import get_strategy
 
 NEEDS_A_MODEL = {"lm_beam_search"}  # strategies that want the probabilities of all tokens

@@ -21,9 +21,8 @@ from scripted import (
     words,
 )
 from tts_decode import Budget, SamplingParams, gather
-from tts_decode.ask_tell import AskTell, LogprobRequest, RequestWithdrawn, ScoreRequest
-from tts_decode.engines.completion import Completion, CompletionRequest
-from tts_decode.engines.text import TextDecoder
+from tts_decode.completions.completion import Completion, CompletionRequest
+from tts_decode.completions.decoder import TextDecoder
 from tts_decode.errors import EngineError, UnsupportedByEngine
 from tts_decode.search import (
     STRATEGIES,
@@ -34,6 +33,7 @@ from tts_decode.search import (
     rebase,
     self_consistency,
 )
+from tts_decode.search.ask_tell import AskTell, LogprobRequest, RequestWithdrawn, ScoreRequest
 
 PROMPT = "Question?\n"
 

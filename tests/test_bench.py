@@ -15,21 +15,23 @@ from tiny_gguf import write_tiny_gguf
 from tiny_models import byte_tokenizer
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
-from tts_decode import SamplingParams, TreeDecoder, machine, scheduler
+from tts_decode import SamplingParams, TreeDecoder
+from tts_decode.bench import machine
 from tts_decode.bench.attention import AttentionTimes, make_case, replicated
 from tts_decode.bench.decode import PARTS, measure_decode
+from tts_decode.bench.machine import Peaks
 from tts_decode.bench.plots import lines
 from tts_decode.bench.search import measure_search
 from tts_decode.bench.timing import Quartiles, interleaved, quartiles
 from tts_decode.bench.trees import PAGE, Heads, Tree
 from tts_decode.cli.app import run
-from tts_decode.engines.shape import shape_of_config
-from tts_decode.machine import Peaks
+from tts_decode.cost import Machine
+from tts_decode.decoding import scheduler
+from tts_decode.model.shape import shape_of_config
 from tts_decode.search import STRATEGIES
 from tts_decode.tasks import default_tasks
 
 from tts_kernels import plan, reference
-from tts_kernels.cost import Machine
 
 SMALL = Tree((2, 4, 12), (32, 16, 48))
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from tts_decode import Branch, SamplingParams, TreeDecoder, gather
-from tts_decode.blocking import wait_within
 from tts_decode.rewards import self_evaluation
 from tts_decode.search import SearchRun, best_of_n
+from tts_decode.search.blocking import wait_within
 
 BLOCKED = 20.0  # seconds; a wait that lasted as long would fail its test
 

@@ -12,14 +12,8 @@ import torch
 from primitives import HEADLESS, PROMPT, close, headless, make, pages, plain_logprobs, plain_states, table
 from tiny_models import tiny_model
 from transformers import PreTrainedModel
-from tts_decode import (
-    Branch,
-    SamplingParams,
-    TreeDecoder,
-    gather,
-)
-
-from tts_kernels.cost import Work
+from tts_decode import Branch, SamplingParams, TreeDecoder, gather
+from tts_decode.cost import Work
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tts_decode.engines.buffers import MOST_KEPT, Buffers
+from tts_decode.model.buffers import MOST_KEPT, Buffers
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.booleans(), st.integers(0, 3)), max_size=30))

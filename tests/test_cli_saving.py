@@ -16,8 +16,8 @@ import pytest
 from cli_commands import compare, search, write_files
 from tts_decode.cli.errors import CommandError
 from tts_decode.cli.saving import Saved, open_folder
+from tts_decode.records.strict_json import seal
 from tts_decode.search import SearchResult, SearchRun
-from tts_decode.strict_json import seal
 
 
 @pytest.fixture(scope="module")

@@ -24,11 +24,10 @@ from tts_decode.cli.display import Display, Screen, print_json
 from tts_decode.cli.problems import Outcome, RunStats
 from tts_decode.cli.search import _print_outcomes, _print_search
 from tts_decode.cli.tables import Row, print_tables
+from tts_decode.core.visible import one_line, visible
+from tts_decode.cost import StepCost
 from tts_decode.search import render_tree, self_consistency
 from tts_decode.tasks import Task
-from tts_decode.visible import one_line, visible
-
-from tts_kernels.cost import StepCost
 
 EVIL = [
     "[/b]",

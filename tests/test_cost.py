@@ -14,23 +14,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import FAMILIES, VOCAB, byte_tokenizer, tiny_model
 from tts_decode import Branch, Budget, SamplingParams, TreeDecoder, gather
-from tts_decode.engines.hf import HFEngine
-from tts_decode.engines.shape import shape_of_config
-from tts_decode.engines.steps import distinct_pages
-
-from tts_kernels import plan
-from tts_kernels.cost import (
+from tts_decode.cost import (
     KINETICS_INTENSITY,
     Machine,
     ModelShape,
+    SparseBudget,
     SparseCounts,
     StepCost,
     StepCounts,
     Work,
-    seen,
+    attended_pairs,
+    search_cost,
     step_cost,
 )
-from tts_kernels.search_cost import SparseBudget, search_cost
+from tts_decode.model.hf import HFEngine
+from tts_decode.model.host_steps import distinct_pages
+from tts_decode.model.shape import shape_of_config
+
+from tts_kernels import plan
 
 PAGE = 16
 SHAPE = ModelShape.gated(
@@ -131,10 +132,10 @@ def test_experts_are_read_as_tokens_need_them() -> None:
 def test_seen_counts_tokens_and_pages(length: int, queries: int, page_size: int) -> None:
     queries = min(queries, length)
     positions = range(length - queries, length)
-    tokens, pages = seen(length, queries, page_size)
+    tokens, pages = attended_pairs(length, queries, page_size)
     assert tokens == sum(position + 1 for position in positions)
     assert pages == sum(position // page_size + 1 for position in positions)
-    arrays = seen(np.array([length]), np.array([queries]), page_size)
+    arrays = attended_pairs(np.array([length]), np.array([queries]), page_size)
     assert [int(array[0]) for array in arrays] == [tokens, pages]
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_gguf import write_tiny_gguf
 from transformers import AutoModelForCausalLM, LlamaConfig
-from tts_decode.engines.loading import load_model
+from tts_decode.model.loading import load_model
 
 from benches import decode_comparison
 from benches.decode_comparison import closing, measure_fastest, start, table, tokens_for, try_all

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import byte_tokenizer, tiny_model
-from tts_decode import Branch, SamplingParams, SparseConfig, StaleKV, Step, TreeDecoder, decoder, gather
-from tts_decode.engines import device_steps
+from tts_decode import Branch, SamplingParams, SparseConfig, StaleKV, Step, TreeDecoder, gather
+from tts_decode.decoding import decoder
+from tts_decode.model import device_steps
 
 from tts_kernels import CapacityExceeded
 

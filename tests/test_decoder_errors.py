@@ -464,7 +464,7 @@ def test_a_failing_forward_changes_nothing(
 
         with monkeypatch.context() as patch:
             patch.setattr(decoder._pool, "attend", broken)
-            patch.setattr("tts_decode.engines.lean.rms_norm", broken_norm)
+            patch.setattr("tts_decode.model.packed_model.rms_norm", broken_norm)
             with pytest.raises(MemoryError, match="no memory left"):
                 await gather(child.step() for child in children)
             with pytest.raises(MemoryError):

@@ -10,8 +10,8 @@ import torch
 from search_options import small_options
 from tiny_models import byte_tokenizer, tiny_model
 from tts_decode import Branch, SamplingParams, SparseConfig, TreeDecoder, gather
+from tts_decode.model.sparse import parse_budget
 from tts_decode.search import STRATEGIES
-from tts_decode.sparse import parse_budget
 
 import tts_kernels
 from tts_kernels import Selection
@@ -53,7 +53,7 @@ def test_what_is_not_chosen_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None
         chosen[..., gone] = False
         return Selection.from_bools(chosen)
 
-    monkeypatch.setattr("tts_decode.sparse.select_pages", choose)
+    monkeypatch.setattr("tts_decode.model.sparse.select_pages", choose)
     sparse, evicted = make_decoder(SparseConfig(budget=4, dense_layers=0)), make_decoder(None)
 
     async def without_pages(decoder: TreeDecoder) -> list[torch.Tensor]:
@@ -78,7 +78,7 @@ def test_first_layers_windows_and_prompts_stay_dense(monkeypatch: pytest.MonkeyP
         calls.append(len(q))
         return real(q, *args, **kwargs)
 
-    monkeypatch.setattr("tts_decode.sparse.select_pages", count)
+    monkeypatch.setattr("tts_decode.model.sparse.select_pages", count)
 
     def rows(config: SparseConfig, family: str = "llama") -> list[int]:
         calls.clear()

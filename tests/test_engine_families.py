@@ -10,7 +10,7 @@ import torch
 import transformers as hf
 from tiny_models import FAMILIES, VOCAB, byte_tokenizer, greedy, tiny_model
 from tts_decode import Branch, SamplingParams, TreeDecoder, UnsupportedModel
-from tts_decode.engines.hf import HFEngine
+from tts_decode.model.hf import HFEngine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 KV_BYTES = 1 << 24

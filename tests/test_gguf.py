@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from tiny_gguf import HEAD_DIM, TOKENS, write_tiny_gguf
 from tts_decode import SamplingParams, TreeDecoder
-from tts_decode.engines.gguf_keys import ARCHITECTURES, COMPUTED, HARMLESS, NEUTRAL, ROTARY
-from tts_decode.engines.loading import load_config, load_model
 from tts_decode.errors import ModelLoadError
+from tts_decode.model.gguf.keys import ARCHITECTURES, COMPUTED, HARMLESS, NEUTRAL, ROTARY
+from tts_decode.model.loading import load_config, load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

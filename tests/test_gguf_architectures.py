@@ -10,11 +10,11 @@ import torch
 from tiny_gguf import TOKENS, gguf
 from tiny_gguf_models import CASES, random_model, write_model
 from tts_decode import TreeDecoder
-from tts_decode.engines.gguf_config import config_of
-from tts_decode.engines.gguf_header import Header
-from tts_decode.engines.gguf_keys import ARCHITECTURES, HARMLESS, NEUTRAL
-from tts_decode.engines.loading import load_config, load_model
 from tts_decode.errors import ModelLoadError
+from tts_decode.model.gguf.config import config_of
+from tts_decode.model.gguf.header import Header
+from tts_decode.model.gguf.keys import ARCHITECTURES, HARMLESS, NEUTRAL
+from tts_decode.model.loading import load_config, load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

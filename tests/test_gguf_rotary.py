@@ -13,8 +13,8 @@ import pytest
 import torch
 from tiny_gguf import HEAD_DIM, HEADS, KV_HEADS, LAYERS, TOKENS, write_tiny_gguf
 from tts_decode import TreeDecoder
-from tts_decode.engines.loading import load_config, load_model
 from tts_decode.errors import ModelLoadError
+from tts_decode.model.loading import load_config, load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from tiny_gguf import TOKENS, write_tiny_gguf
 from tiny_gguf_models import CASES, random_model, write_model
-from tts_decode.engines.loading import load_model
 from tts_decode.errors import ModelLoadError
+from tts_decode.model.loading import load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

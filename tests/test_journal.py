@@ -7,11 +7,11 @@ import zlib
 
 import pytest
 from tts_decode import gather
-from tts_decode.engines.completion import Completion
-from tts_decode.engines.text import TextDecoder
+from tts_decode.completions.completion import Completion
+from tts_decode.completions.decoder import TextDecoder
 from tts_decode.errors import JournalError
+from tts_decode.records.strict_json import seal
 from tts_decode.search import STRATEGIES, Journal, SearchRun, beam_search, best_of_n, rebase, strategy
-from tts_decode.strict_json import seal
 
 
 class Crash(BaseException):

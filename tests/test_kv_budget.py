@@ -7,13 +7,7 @@ import asyncio
 import pytest
 from primitives import PROMPT, close, headless, make, pages, plain_logprobs, plain_states, table
 from transformers import PreTrainedModel
-from tts_decode import (
-    KVBudget,
-    OutOfPages,
-    SamplingParams,
-    TreeDecoder,
-    gather,
-)
+from tts_decode import KVBudget, OutOfPages, SamplingParams, TreeDecoder, gather
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

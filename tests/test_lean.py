@@ -13,7 +13,7 @@ from primitives import make
 from tiny_models import tiny_model
 from transformers import PreTrainedModel
 from tts_decode import Branch, SamplingParams, TreeDecoder, gather
-from tts_decode.engines.lean import _made
+from tts_decode.model.packed_model import _made
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from tiny_gguf import write_tiny_gguf
 from transformers import LlamaConfig, LlamaForCausalLM
-from tts_decode.engines import gguf, loading
-from tts_decode.engines.loading import DEFAULT_MODEL, load_model, resolve_dtype
 from tts_decode.errors import ModelLoadError
+from tts_decode.model import loading
+from tts_decode.model.gguf import files as gguf
+from tts_decode.model.loading import DEFAULT_MODEL, load_model, resolve_dtype
 
 
 @pytest.fixture

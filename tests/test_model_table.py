@@ -9,7 +9,7 @@ import torch
 import transformers as hf
 from tiny_models import VOCAB, byte_tokenizer
 from tts_decode import TreeDecoder, UnsupportedModel
-from tts_decode.engines.shape import shape_of_config
+from tts_decode.model.shape import shape_of_config
 
 from benches.model_table import PAGE, fill, row
 from benches.tiny_architectures import MODEL_TYPES, tiny_config, tiny_model

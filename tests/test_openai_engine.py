@@ -9,9 +9,9 @@ import pytest
 from openai_server import PROMPT, choice, complete
 from scripted import counted, random_script, run_scripted, scorer, word_id, words
 from tts_decode import Budget, SamplingParams, gather
-from tts_decode.engines.completion import Completion, CompletionRequest
-from tts_decode.engines.openai import OpenAICompletions
-from tts_decode.engines.text import TextDecoder
+from tts_decode.completions.completion import Completion, CompletionRequest
+from tts_decode.completions.decoder import TextDecoder
+from tts_decode.completions.openai import OpenAICompletions
 from tts_decode.errors import EngineError, UnsupportedByEngine
 from tts_decode.search import best_of_n, rebase
 
@@ -265,7 +265,7 @@ def test_waits_double_and_a_servers_retry_after_goes_before(server, monkeypatch)
     async def sleep(seconds):
         waits.append(seconds)
 
-    monkeypatch.setattr("tts_decode.engines.json_post.asyncio.sleep", sleep)
+    monkeypatch.setattr("tts_decode.completions.json_post.asyncio.sleep", sleep)
     server.answer = failing(3)
     complete(server, backoff=0.5)
     for seconds in ("7", "9999", "Wed, 21 Oct 2026 07:28:00 GMT"):

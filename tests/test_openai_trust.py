@@ -12,8 +12,8 @@ from urllib.parse import quote, quote_plus
 import pytest
 from openai_server import PROMPT, choice, complete
 from tts_decode import gather
-from tts_decode.engines.completion import CompletionRequest
-from tts_decode.engines.openai import OpenAICompletions
+from tts_decode.completions.completion import CompletionRequest
+from tts_decode.completions.openai import OpenAICompletions
 from tts_decode.errors import EngineError
 
 KEY = "sk-4f9a77c1e2"

@@ -10,14 +10,7 @@ import torch
 from primitives import PAGE, PROMPT, close, make, pages, plain_logprobs, plain_states, table
 from tiny_models import EOS
 from transformers import PreTrainedModel
-from tts_decode import (
-    BranchReleased,
-    Budget,
-    SamplingParams,
-    Step,
-    TreeDecoder,
-    gather,
-)
+from tts_decode import BranchReleased, Budget, SamplingParams, Step, TreeDecoder, gather
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

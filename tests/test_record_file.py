@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tts_decode.record_file import RecordFile
+from tts_decode.records.record_file import RecordFile
 
 
 class Refused(ValueError):  # noqa: N818 (of a kind that the file itself catches)

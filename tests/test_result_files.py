@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 from scripted import run_scripted, scorer, scripted_decoder
 from tts_decode.errors import ResultFileError
+from tts_decode.records.strict_json import seal
 from tts_decode.search import best_of_n, read_json, rebase, self_consistency, write_json, write_parquet
-from tts_decode.strict_json import seal
 
 
 def script(prefix, k):

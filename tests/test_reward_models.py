@@ -29,7 +29,7 @@ from tts_decode import (
     TreeDecoder,
     gather,
 )
-from tts_decode.prompts import question_of
+from tts_decode.core.prompts import question_of
 from tts_decode.rewards import (
     READERS,
     ClassHead,

@@ -9,21 +9,22 @@ from collections.abc import Callable
 import pytest
 import torch
 from transformers.generation import logits_process as hf
-from tts_decode import sampling
-from tts_decode.sampling import SamplingParams, mix, token_logprobs, uniform
+from tts_decode.core.params import SamplingParams, mix, uniform
+from tts_decode.decoding import sampler
+from tts_decode.decoding.sampler import token_logprobs
 
 from tts_kernels import reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-Sampler = Callable[..., sampling.Sampled]
+Sampler = Callable[..., sampler.Sampled]
 
 
 @pytest.fixture(params=["kernel", "torch"])
 def sample(request: pytest.FixtureRequest) -> Sampler:
     """As it is on the CPU; and what GPUs run, in torch."""
-    return sampling.sample if request.param == "kernel" else sampling._sample_on_device
+    return sampler.sample if request.param == "kernel" else sampler._sample_on_device
 
 
 def reference_probs(logits: torch.Tensor, params: SamplingParams, history: list[int]) -> torch.Tensor:
@@ -156,7 +157,7 @@ def test_logprobs_and_entropies_are_the_unfiltered_distributions(
     # float32 exp and sums over 777 terms: a few 1e-6 absolute
     torch.testing.assert_close(torch.tensor(sampled.logprobs).double(), chosen, atol=1e-5, rtol=0)
     torch.testing.assert_close(torch.tensor(sampled.entropies).double(), entropies, atol=1e-5, rtol=0)
-    if sample is sampling.sample:
+    if sample is sampler.sample:
         assert token_logprobs(logits, sampled.tokens) == (sampled.logprobs, sampled.entropies)
 
 

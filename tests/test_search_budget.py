@@ -18,7 +18,7 @@ from tts_decode.search import (
     rollout_share,
     shifted_window,
 )
-from tts_decode.search.budget.hint_infer import conjunction_positions
+from tts_decode.search.thinking.hint_infer import conjunction_positions
 from tts_decode.select import fork_points, vote
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -14,8 +14,8 @@ import pytest
 from scipy.stats import chisquare
 from scripted import EOS, run_scripted, scorer, scripted_decoder, words
 from tts_decode import Budget, SamplingParams
-from tts_decode.engines.completion import Completion
-from tts_decode.engines.text import TextDecoder
+from tts_decode.completions.completion import Completion
+from tts_decode.completions.decoder import TextDecoder
 from tts_decode.errors import UnsupportedByEngine
 from tts_decode.search import best_of_n, particle_filter, particle_gibbs, qalign
 from tts_decode.select import extract_answer

@@ -12,7 +12,7 @@ from scripted import run_scripted, scorer, scripted_decoder, words
 from search_options import length_mod_3
 from tiny_models import byte_tokenizer, tiny_model
 from tts_decode import SamplingParams, TreeDecoder
-from tts_decode.prompts import question_of
+from tts_decode.core.prompts import question_of
 from tts_decode.search import (
     SearchRun,
     feedback_edit,

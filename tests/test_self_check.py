@@ -12,8 +12,10 @@ from tiny_models import EOS, VOCAB, byte_tokenizer, tiny_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaAttention
-from tts_decode import SamplingParams, TreeDecoder, UnsupportedModel, decoder
-from tts_decode.engines import lean, self_check
+from tts_decode import SamplingParams, TreeDecoder, UnsupportedModel
+from tts_decode.decoding import decoder
+from tts_decode.model import packed_model
+from tts_decode.model.agreement import self_check
 
 from benches.tiny_architectures import tiny_model as drawn_model
 from tts_kernels import KVPool
@@ -273,13 +275,13 @@ def test_a_small_fault_is_found_in_the_packed_path_as_well(monkeypatch: pytest.M
     model = tiny_model()
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(1000)
-    pack = lean.pack_layer
+    pack = packed_model.pack_layer
 
     def scaled(layer: Any, window: int | None) -> Any:
         packed = pack(layer, window)
         return packed._replace(scale=packed.scale * 1.01)
 
-    for module in (lean, self_check):
+    for module in (packed_model, self_check):
         monkeypatch.setattr(module, "pack_layer", scaled)
     with pytest.raises(UnsupportedModel, match=r"layer 0, at position .* packed path"):
         serve(model)
@@ -293,15 +295,15 @@ def test_a_part_that_the_packed_path_forgets_is_found_at_initial_weights(
     part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Norms are all 1 and biases all 0 there, so that leaving them out changes nothing yet."""
-    pack = lean.pack_layer
+    pack = packed_model.pack_layer
 
     def forgetful(layer: Any, window: int | None) -> Any:
         packed = pack(layer, window)
         if part == "o":
-            return packed._replace(o=lean.PackedWeight.pack(layer.self_attn.o_proj.weight.detach()))
+            return packed._replace(o=packed_model.PackedWeight.pack(layer.self_attn.o_proj.weight.detach()))
         return packed._replace(**{part: torch.ones_like(getattr(packed, part))})
 
-    for module in (lean, self_check):
+    for module in (packed_model, self_check):
         monkeypatch.setattr(module, "pack_layer", forgetful)
     model = tiny_model("qwen3" if part == "q_norm" else "llama", attention_bias=True)
     with pytest.raises(UnsupportedModel, match=r"layer 0, at position .* packed path"):

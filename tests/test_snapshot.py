@@ -9,15 +9,7 @@ import pytest
 import torch
 from primitives import PROMPT, close, make, pages, table
 from transformers import PreTrainedModel
-from tts_decode import (
-    Branch,
-    BranchState,
-    Budget,
-    SamplingParams,
-    Step,
-    TreeDecoder,
-    gather,
-)
+from tts_decode import Branch, BranchState, Budget, SamplingParams, Step, TreeDecoder, gather
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -299,7 +299,7 @@ def tails_read(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
         told.append(tail_begin.tolist())
         return real(*args, tail_begin=tail_begin, **kwargs)
 
-    monkeypatch.setattr("tts_decode.sparse.select_pages", listen)
+    monkeypatch.setattr("tts_decode.model.sparse.select_pages", listen)
     return told
 
 
@@ -484,7 +484,7 @@ def test_who_chooses_together(monkeypatch: pytest.MonkeyPatch, share: Any, group
         told.append(groups)
         return real(*args, groups=groups, **kwargs)
 
-    monkeypatch.setattr("tts_decode.sparse.select_pages", listen)
+    monkeypatch.setattr("tts_decode.model.sparse.select_pages", listen)
     decoder = make(tiny_model(), replace(CONFIG, dense_layers=2, share=share))
 
     async def check() -> None:

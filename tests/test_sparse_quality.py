@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import VOCAB, tiny_model
-from tts_decode.engines.hf import HFEngine
-from tts_decode.lineage import Lineage
-from tts_decode.sparse import SparseConfig
+from tts_decode.core.lineage import Lineage
+from tts_decode.model.hf import HFEngine
+from tts_decode.model.sparse import SparseConfig
 
 from benches.sparse_probes import Captured, Int8Probe, PagedModel, RecallProbe, ShareProbe, Step
 from benches.sparse_quality import Means, Window, next_tokens

@@ -20,9 +20,8 @@ from scripted import (
 )
 from tiny_models import EOS, tiny_model
 from tts_decode import Budget, SamplingParams, TreeDecoder, gather
-from tts_decode.engines import text_branch
-from tts_decode.engines.completion import Completion, CompletionRequest
-from tts_decode.engines.text import TextDecoder, render_turns
+from tts_decode.completions.completion import Completion, CompletionRequest
+from tts_decode.completions.decoder import TextDecoder, render_turns
 from tts_decode.errors import BranchReleased, EngineError, UnsupportedByEngine
 from tts_decode.rewards import mean_logprob, self_evaluation, verifier
 from tts_decode.search import (
@@ -187,7 +186,7 @@ def tree():
 def over_tree(tree, monkeypatch):
     """A text decoder whose engine is the tree. Its requests carry the branch's own seed: the tree draws by
     seed and position, so it then continues a text with the very tokens of a branch that holds it."""
-    monkeypatch.setattr(text_branch, "_call_seed", lambda seed, position: seed)
+    monkeypatch.setattr("tts_decode.completions.branch._call_seed", lambda seed, position: seed)
 
     async def complete(request):
         sampling = SamplingParams(

@@ -7,7 +7,7 @@ from typing import Any
 
 from adapter import serve
 from tts_decode import Branch, SamplingParams, TreeDecoder, gather
-from tts_decode.engines.loading import load_model
+from tts_decode.model.loading import load_model
 
 from tts_kernels import _core
 

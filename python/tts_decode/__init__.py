@@ -8,14 +8,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tts_decode.ask_tell import AskTell, LogprobRequest, RequestWithdrawn, ScoreRequest
-    from tts_decode.branch import Branch
-    from tts_decode.budget import Budget
-    from tts_decode.decoder import TreeDecoder
-    from tts_decode.engines.completion import Completion, CompletionRequest
-    from tts_decode.engines.openai import OpenAICompletions
-    from tts_decode.engines.text import TextDecoder
-    from tts_decode.errors import (
+    from .completions.completion import Completion, CompletionRequest
+    from .completions.decoder import TextDecoder
+    from .completions.openai import OpenAICompletions
+    from .core.budget import Budget
+    from .core.params import SamplingParams
+    from .core.running import gather
+    from .core.state import BranchState
+    from .core.stats import DecoderStats
+    from .core.step import Step
+    from .decoding.branch import Branch
+    from .decoding.decoder import TreeDecoder
+    from .decoding.kv_budget import KVBudget, Pin
+    from .errors import (
         BranchReleased,
         EngineError,
         JournalError,
@@ -28,13 +33,8 @@ if TYPE_CHECKING:
         UnsupportedByEngine,
         UnsupportedModel,
     )
-    from tts_decode.kv_budget import KVBudget, Pin
-    from tts_decode.running import gather
-    from tts_decode.sampling import SamplingParams
-    from tts_decode.sparse import SparseConfig
-    from tts_decode.state import BranchState
-    from tts_decode.stats import DecoderStats
-    from tts_decode.steps import Step
+    from .model.sparse import SparseConfig
+    from .search.ask_tell import AskTell, LogprobRequest, RequestWithdrawn, ScoreRequest
 
 __all__ = [
     "AskTell",
@@ -70,13 +70,13 @@ __all__ = [
 ]
 
 _MODULES = {
-    "ask_tell": ("AskTell", "LogprobRequest", "RequestWithdrawn", "ScoreRequest"),
-    "branch": ("Branch",),
-    "budget": ("Budget",),
-    "decoder": ("TreeDecoder",),
-    "engines.completion": ("Completion", "CompletionRequest"),
-    "engines.openai": ("OpenAICompletions",),
-    "engines.text": ("TextDecoder",),
+    "search.ask_tell": ("AskTell", "LogprobRequest", "RequestWithdrawn", "ScoreRequest"),
+    "decoding.branch": ("Branch",),
+    "core.budget": ("Budget",),
+    "decoding.decoder": ("TreeDecoder",),
+    "completions.completion": ("Completion", "CompletionRequest"),
+    "completions.openai": ("OpenAICompletions",),
+    "completions.decoder": ("TextDecoder",),
     "errors": (
         "BranchReleased",
         "EngineError",
@@ -90,13 +90,13 @@ _MODULES = {
         "UnsupportedByEngine",
         "UnsupportedModel",
     ),
-    "kv_budget": ("KVBudget", "Pin"),
-    "running": ("gather",),
-    "sampling": ("SamplingParams",),
-    "sparse": ("SparseConfig",),
-    "state": ("BranchState",),
-    "stats": ("DecoderStats",),
-    "steps": ("Step",),
+    "decoding.kv_budget": ("KVBudget", "Pin"),
+    "core.running": ("gather",),
+    "core.params": ("SamplingParams",),
+    "model.sparse": ("SparseConfig",),
+    "core.state": ("BranchState",),
+    "core.stats": ("DecoderStats",),
+    "core.step": ("Step",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

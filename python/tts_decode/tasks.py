@@ -12,8 +12,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from tts_decode.select import extract_answer
-from tts_decode.strict_json import loads
+from .records.strict_json import loads
+from .select import extract_answer
 
 _SEED = 20
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")

@@ -9,14 +9,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tts_decode.cost import (
+    Machine,
+    ModelShape,
+    SparseBudget,
+    SparseCounts,
+    StepCounts,
+    search_cost,
+    step_cost,
+)
 
 import tts_kernels as tk
 from fuzz import expected
 from fuzz.mutations import Subclass
 from tts_kernels import reference
 from tts_kernels.checks import check_storage, require_dense
-from tts_kernels.cost import Machine, ModelShape, SparseCounts, StepCounts, step_cost
-from tts_kernels.search_cost import SparseBudget, search_cost
 
 FLOATS = (torch.float32, torch.bfloat16)
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from tts_decode.bench.timing import Quartiles, interleaved
-from tts_decode.bench.trees import PAGE, TREES, Heads, Tree
-from tts_decode.machine import Peaks
 from tts_kernels import KVPool, plan
-from tts_kernels.cost import Machine
+
+from ..cost.forward import Machine
+from .machine import Peaks
+from .timing import Quartiles, interleaved
+from .trees import PAGE, TREES, Heads, Tree
 
 # Fan-outs of one prompt, one path without branches, then the trees that GPU kernels are measured on.
 CPU_TREES = [

@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from tts_decode.bench.timing import Quartiles, quartiles
-from tts_decode.branch import Branch
-from tts_decode.decoder import TreeDecoder
-from tts_decode.machine import Peaks
-from tts_decode.running import gather
-from tts_decode.sampling import SamplingParams
-from tts_kernels.cost import Machine, ModelShape
 from tts_kernels.decoder_layers import seconds_by_part
-from tts_kernels.search_cost import search_cost
+
+from ..core.params import SamplingParams
+from ..core.running import gather
+from ..cost.forward import Machine, ModelShape
+from ..cost.search import search_cost
+from ..decoding.branch import Branch
+from ..decoding.decoder import TreeDecoder
+from .machine import Peaks
+from .timing import Quartiles, quartiles
 
 # What a step consists of. Beside these operators and the parts of `DecoderLayers`: "other operators", and
 # "Python and plan" around them all.

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tts_decode import scheduler
-from tts_decode.decoder import TreeDecoder
-from tts_decode.rewards import mean_probability
-from tts_decode.sampling import SamplingParams
-from tts_decode.search import Strategy
-from tts_decode.tasks import Task
+from ..core.params import SamplingParams
+from ..decoding import scheduler
+from ..decoding.decoder import TreeDecoder
+from ..rewards import mean_probability
+from ..search import Strategy
+from ..tasks import Task
 
 
 class SearchTimes(NamedTuple):

@@ -8,8 +8,8 @@ import sys
 import traceback
 from types import TracebackType
 
-from tts_decode.cli.signals import Signals
-from tts_decode.visible import visible
+from ..core.visible import visible
+from .signals import Signals
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     if on_terminal:  # importing torch and transformers takes seconds
         print("starting ...", end="\r", file=sys.stderr, flush=True)
     try:
-        from tts_decode.cli.app import run
+        from .app import run
     except ModuleNotFoundError as missing:
         if missing.name is None or missing.name.startswith("tts_"):
             raise

@@ -6,15 +6,8 @@ import sys
 
 import typer
 
-from tts_decode.cli.bench import bench
-from tts_decode.cli.compare import compare
-from tts_decode.cli.errors import CommandError, UsageError
-from tts_decode.cli.info import info
-from tts_decode.cli.options import strategies_help
-from tts_decode.cli.plan_budget import plan_budget
-from tts_decode.cli.search import search
-from tts_decode.cli.strategies import strategies
-from tts_decode.errors import (
+from ..core.visible import one_line
+from ..errors import (
     EngineError,
     JournalError,
     ModelLoadError,
@@ -22,8 +15,15 @@ from tts_decode.errors import (
     UnsupportedByEngine,
     UnsupportedModel,
 )
-from tts_decode.tasks import TaskFileError
-from tts_decode.visible import one_line
+from ..tasks import TaskFileError
+from .bench import bench
+from .compare import compare
+from .errors import CommandError, UsageError
+from .info import info
+from .options import strategies_help
+from .plan_budget import plan_budget
+from .search import search
+from .strategies import strategies
 
 app = typer.Typer(
     name="tts-decode",

@@ -12,22 +12,23 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from tts_decode import SamplingParams
-from tts_decode.bench import plots
-from tts_decode.bench.attention import CPU_TREES, AttentionTimes, measure_attention
-from tts_decode.bench.decode import measure_decode
-from tts_decode.bench.search import PARTS, SearchTimes, measure_search
-from tts_decode.bench.timing import Quartiles
-from tts_decode.bench.trees import Heads, Tree
-from tts_decode.cli import options as opt
-from tts_decode.cli.display import Display, Screen, mib, print_json, short
-from tts_decode.cli.errors import UsageError, usage_errors
-from tts_decode.cli.session import Session, open_session
-from tts_decode.engines.loading import DEFAULT_MODEL, resolve_dtype
-from tts_decode.engines.shape import shape_of_config
-from tts_decode.tasks import default_tasks
 from tts_kernels import _core
-from tts_kernels.cost import Machine
+
+from ..bench import plots
+from ..bench.attention import CPU_TREES, AttentionTimes, measure_attention
+from ..bench.decode import measure_decode
+from ..bench.search import PARTS, SearchTimes, measure_search
+from ..bench.timing import Quartiles
+from ..bench.trees import Heads, Tree
+from ..core.params import SamplingParams
+from ..cost.forward import Machine
+from ..model.loading import DEFAULT_MODEL, resolve_dtype
+from ..model.shape import shape_of_config
+from ..tasks import default_tasks
+from . import options as opt
+from .display import Display, Screen, mib, print_json, short
+from .errors import UsageError, usage_errors
+from .session import Session, open_session
 
 bench = typer.Typer(
     no_args_is_help=True,

@@ -7,17 +7,17 @@ from typing import Annotated
 
 import typer
 
-from tts_decode import SamplingParams
-from tts_decode.cli import options as opt
-from tts_decode.cli.display import print_json
-from tts_decode.cli.errors import CommandError, UsageError, usage_errors
-from tts_decode.cli.problems import Settings, require_one, run_problems, run_settings
-from tts_decode.cli.saving import Saved, open_folder, saved_name
-from tts_decode.cli.scorers import check_scorer, open_scorer
-from tts_decode.cli.session import open_session
-from tts_decode.cli.tables import Row, as_json, print_tables
-from tts_decode.engines.loading import DEFAULT_MODEL
-from tts_decode.tasks import default_tasks, read_tasks
+from ..core.params import SamplingParams
+from ..model.loading import DEFAULT_MODEL
+from ..tasks import default_tasks, read_tasks
+from . import options as opt
+from .display import print_json
+from .errors import CommandError, UsageError, usage_errors
+from .problems import Settings, require_one, run_problems, run_settings
+from .saving import Saved, open_folder, saved_name
+from .scorers import check_scorer, open_scorer
+from .session import open_session
+from .tables import Row, as_json, print_tables
 
 _DEFAULT_STRATEGIES = ["best_of_n", "beam_search", "rebase", "ets"]
 _DEFAULT_LIMIT = 8  # a few minutes on two cores

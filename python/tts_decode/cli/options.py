@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from tts_decode.cli.errors import UsageError, usage_errors
-from tts_decode.engines.loading import DEFAULT_MODEL
-from tts_decode.search import STRATEGIES, Strategy
-from tts_decode.sparse import SparseConfig, parse_budget
+from ..model.loading import DEFAULT_MODEL
+from ..model.sparse import SparseConfig, parse_budget
+from ..search import STRATEGIES, Strategy
+from .errors import UsageError, usage_errors
 
 _MODEL, _SPARSE, _SAMPLING, _LIMITS, _OUTPUT = "Model", "Sparse attention", "Sampling", "Limits", "Output"
 

@@ -8,16 +8,17 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from tts_decode.cli import options as opt
-from tts_decode.cli.display import Display, Screen, print_json, short
-from tts_decode.cli.errors import UsageError, usage_errors
-from tts_decode.engines.loading import DEFAULT_MODEL, load_config, resolve_dtype
-from tts_decode.engines.shape import shape_of_config
-from tts_decode.machine import measure_machine
-from tts_decode.sparse import SparseConfig
-from tts_kernels.cost import Machine, ModelShape
 from tts_kernels.device import checked_device
-from tts_kernels.search_cost import SearchCost, SparseBudget, search_cost
+
+from ..bench.machine import measure_machine
+from ..cost.forward import Machine, ModelShape
+from ..cost.search import SearchCost, SparseBudget, search_cost
+from ..model.loading import DEFAULT_MODEL, load_config, resolve_dtype
+from ..model.shape import shape_of_config
+from ..model.sparse import SparseConfig
+from . import options as opt
+from .display import Display, Screen, print_json, short
+from .errors import UsageError, usage_errors
 
 _PAGE_SIZE = 16
 _FRACTIONS = (2, 4, 8, 16, 32)

@@ -10,22 +10,20 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tts_decode import (
-    Budget,
-    DecoderStats,
-    PromptTooLong,
-    SamplingParams,
-    SparseConfig,
-    TreeDecoder,
-    gather,
-)
-from tts_decode.cli.display import mib, short
-from tts_decode.cli.errors import UsageError
-from tts_decode.cli.saving import Saved
-from tts_decode.cli.scorers import ScorerOf
-from tts_decode.search import SearchResult, SearchRun, Strategy
-from tts_decode.tasks import Task
-from tts_kernels.cost import StepCost
+from ..core.budget import Budget
+from ..core.params import SamplingParams
+from ..core.running import gather
+from ..core.stats import DecoderStats
+from ..cost.forward import StepCost
+from ..decoding.decoder import TreeDecoder
+from ..errors import PromptTooLong
+from ..model.sparse import SparseConfig
+from ..search import SearchResult, SearchRun, Strategy
+from ..tasks import Task
+from .display import mib, short
+from .errors import UsageError
+from .saving import Saved
+from .scorers import ScorerOf
 
 _WATCH_SECONDS = 0.02  # between looks at the decoder; a forward takes about as long or longer
 _CORRECT = 0.99  # verifier scores from here on count as solved

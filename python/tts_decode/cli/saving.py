@@ -18,13 +18,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tts_decode import SparseConfig
-from tts_decode.cli.errors import CommandError, UsageError
-from tts_decode.errors import ResultFileError
-from tts_decode.plain_data import read_as
-from tts_decode.record_file import RecordFile, open_locked
-from tts_decode.search import Journal, SearchResult, write_parquet
-from tts_decode.strict_json import dumps, loads
+from ..errors import ResultFileError
+from ..model.sparse import SparseConfig
+from ..records.plain_data import read_as
+from ..records.record_file import RecordFile, open_locked
+from ..records.strict_json import dumps, loads
+from ..search import Journal, SearchResult, write_parquet
+from .errors import CommandError, UsageError
 
 _SCHEMA, _VERSION = "tts-decode/saved", 2
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tts_decode import KVBudget, TreeDecoder
-from tts_decode.cli.errors import UsageError, usage_errors
-from tts_decode.rewards import (
+from ..cost.forward import StepCost
+from ..decoding.decoder import TreeDecoder
+from ..decoding.kv_budget import KVBudget
+from ..rewards import (
     READERS,
     RewardModel,
     Scorer,
@@ -16,9 +17,9 @@ from tts_decode.rewards import (
     self_evaluation,
     verifier,
 )
-from tts_decode.search import Strategy
-from tts_decode.tasks import Task
-from tts_kernels.cost import StepCost
+from ..search import Strategy
+from ..tasks import Task
+from .errors import UsageError, usage_errors
 
 _QUESTION = "Is the answer so far correct? Reply with Yes or No."
 _NAMES = ("mean_probability", "mean_logprob", "self_evaluation", "verifier")

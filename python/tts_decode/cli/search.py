@@ -11,11 +11,15 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from tts_decode import SamplingParams
-from tts_decode.cli import options as opt
-from tts_decode.cli.display import Screen, print_json
-from tts_decode.cli.errors import UsageError, usage_errors
-from tts_decode.cli.problems import (
+from ..core.params import SamplingParams
+from ..core.visible import one_line
+from ..model.loading import DEFAULT_MODEL
+from ..search import SearchResult, render_tree
+from ..tasks import Task, final_answer, read_tasks
+from . import options as opt
+from .display import Screen, print_json
+from .errors import UsageError, usage_errors
+from .problems import (
     Outcome,
     RunStats,
     Settings,
@@ -26,13 +30,9 @@ from tts_decode.cli.problems import (
     summary,
     told,
 )
-from tts_decode.cli.saving import Saved, open_folder, saved_name
-from tts_decode.cli.scorers import check_scorer, open_scorer
-from tts_decode.cli.session import open_session
-from tts_decode.engines.loading import DEFAULT_MODEL
-from tts_decode.search import SearchResult, render_tree
-from tts_decode.tasks import Task, final_answer, read_tasks
-from tts_decode.visible import one_line
+from .saving import Saved, open_folder, saved_name
+from .scorers import check_scorer, open_scorer
+from .session import open_session
 
 
 def search(

@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 
-from tts_decode import DecoderStats, KVBudget, SparseConfig, TreeDecoder
-from tts_decode.cli.display import Display, Rate, mib
-from tts_decode.cli.errors import UsageError, usage_errors
-from tts_decode.engines.loading import load_model
+from ..core.stats import DecoderStats
+from ..decoding.decoder import TreeDecoder
+from ..decoding.kv_budget import KVBudget
+from ..model.loading import load_model
+from ..model.sparse import SparseConfig
+from .display import Display, Rate, mib
+from .errors import UsageError, usage_errors
 
 _MIB = 1 << 20
 

@@ -9,8 +9,8 @@ import typer
 from rich.padding import Padding
 from rich.text import Text
 
-from tts_decode.cli import options as opt
-from tts_decode.cli.display import Screen, print_json
+from . import options as opt
+from .display import Screen, print_json
 
 
 def strategies(

@@ -11,17 +11,12 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from tts_decode import SparseConfig
-from tts_decode.cli.display import Screen, mib, short
-from tts_decode.cli.problems import Outcome, RunStats, describe, told
-from tts_decode.search import SearchResult
-from tts_decode.select.statistics import (
-    Interval,
-    geometric_mean_ratio,
-    paired_proportion_difference,
-    wilson_interval,
-)
-from tts_kernels.cost import KINETICS_INTENSITY, StepCost
+from ..cost.forward import KINETICS_INTENSITY, StepCost
+from ..model.sparse import SparseConfig
+from ..search import SearchResult
+from ..select.statistics import Interval, geometric_mean_ratio, paired_proportion_difference, wilson_interval
+from .display import Screen, mib, short
+from .problems import Outcome, RunStats, describe, told
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,15 @@
 """Scorers: what a search is guided by. Each maps branches to one finite float a branch, larger is better."""
 
-from tts_decode.rewards.loading import load_reward_model
-from tts_decode.rewards.mean_logprob import mean_logprob
-from tts_decode.rewards.mean_probability import mean_probability
-from tts_decode.rewards.readers import READERS, Reader
-from tts_decode.rewards.readouts import ClassHead, TokenSoftmax, ValueHead, VocabularyMean
-from tts_decode.rewards.reward_model import RewardModel
-from tts_decode.rewards.scorer import Scorer, score_branches
-from tts_decode.rewards.self_evaluation import self_evaluation
-from tts_decode.rewards.templates import (
-    ChatTagTemplate,
-    OutcomeTemplate,
-    PieceTemplate,
-    Reading,
-    TagTemplate,
-    TurnTemplate,
-)
-from tts_decode.rewards.verifier import verifier
+from .loading import load_reward_model
+from .mean_logprob import mean_logprob
+from .mean_probability import mean_probability
+from .readers import READERS, Reader
+from .readouts import ClassHead, TokenSoftmax, ValueHead, VocabularyMean
+from .reward_model import RewardModel
+from .scorer import Scorer, score_branches
+from .self_evaluation import self_evaluation
+from .templates import ChatTagTemplate, OutcomeTemplate, PieceTemplate, Reading, TagTemplate, TurnTemplate
+from .verifier import verifier
 
 __all__ = [
     "READERS",

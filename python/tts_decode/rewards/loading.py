@@ -19,14 +19,15 @@ from transformers import (
     AutoTokenizer,
 )
 
-from tts_decode.decoder import TreeDecoder
-from tts_decode.engines import gguf
-from tts_decode.engines.loading import resolve_dtype
-from tts_decode.errors import ModelLoadError
-from tts_decode.rewards.readers import READERS, Reader, reader_named
-from tts_decode.rewards.readouts import ClassHead, ValueHead
-from tts_decode.rewards.reward_model import RewardModel
 from tts_kernels.device import checked_device
+
+from ..decoding.decoder import TreeDecoder
+from ..errors import ModelLoadError
+from ..model.loading import resolve_dtype
+from ..model.transformers_output import first_line, quiet_transformers
+from .readers import READERS, Reader, reader_named
+from .readouts import ClassHead, ValueHead
+from .reward_model import RewardModel
 
 # How a folder's name tells the reader, lower case; the first that it contains.
 _NAMES = {
@@ -80,7 +81,7 @@ def load_reward_model(
             f"reward model: there is no folder {path} with a config.json; give a local folder in the format "
             "of save_pretrained (download a model first)"
         )
-    with gguf.quiet_transformers():
+    with quiet_transformers():
         try:
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
             chosen = _told_by(path, config) if reader is None else reader_named(reader)
@@ -91,7 +92,7 @@ def load_reward_model(
         except Exception as cause:  # parsers of third parties: their exception types are not a contract
             raise ModelLoadError(
                 f"reward model: cannot load the folder {path}; it needs config.json, a tokenizer and "
-                f"safetensors weights (pickled .bin weights are not read). Cause: {gguf.first_line(cause)}"
+                f"safetensors weights (pickled .bin weights are not read). Cause: {first_line(cause)}"
             ) from cause
     decoder = TreeDecoder(model, tokenizer, device=device, **options)
     return RewardModel(decoder, chosen, agg_strategy=agg_strategy, question=question, head=head)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
-    from tts_decode.rewards.scorer import Scorer
+    from ..decoding.branch import Branch
+    from .scorer import Scorer
 
 
 def mean_probability() -> Scorer:

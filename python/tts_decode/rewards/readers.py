@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tts_decode.rewards.readouts import ClassHead, Head, ReadOut, TokenSoftmax, ValueHead, VocabularyMean
-from tts_decode.rewards.templates import (
+from .readouts import ClassHead, Head, ReadOut, TokenSoftmax, ValueHead, VocabularyMean
+from .templates import (
     ChatTagTemplate,
     OutcomeTemplate,
     PieceTemplate,

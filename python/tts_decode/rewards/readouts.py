@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from tts_decode.rewards.templates import single_token
+from .templates import single_token
 
 Head = Callable[[Tensor], Tensor]
 """float32 [n, p, hidden] -> [n]"""

@@ -13,18 +13,18 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from tts_decode import gather
-from tts_decode.engines.weights import weights_of
-from tts_decode.errors import StaleKV
-from tts_decode.prompts import question_of
-from tts_decode.rewards.readers import Reader, reader_named
-from tts_decode.rewards.readouts import Head, ReadOut
-from tts_decode.rewards.templates import Positions, Reading
-from tts_decode.select import aggregation
+from ..core.prompts import question_of
+from ..core.running import gather
+from ..errors import StaleKV
+from ..model.weights import weights_of
+from ..select import aggregation
+from .readers import Reader, reader_named
+from .readouts import Head, ReadOut
+from .templates import Positions, Reading
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
-    from tts_decode.decoder import TreeDecoder
+    from ..decoding.branch import Branch
+    from ..decoding.decoder import TreeDecoder
 
 
 @dataclass(frozen=True)

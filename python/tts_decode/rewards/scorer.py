@@ -6,10 +6,10 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from tts_decode.errors import ScorerError
+from ..errors import ScorerError
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
+    from ..decoding.branch import Branch
 
     Scorer = Callable[[Sequence[Branch]], Awaitable[Sequence[float]]]
     """Scores branches as they stand, in order; leaves them and the KV cache as they were."""

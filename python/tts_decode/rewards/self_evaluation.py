@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tts_decode import gather
+from ..core.running import gather
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
-    from tts_decode.rewards.scorer import Scorer
+    from ..decoding.branch import Branch
+    from .scorer import Scorer
 
 QUESTION = "\nIs the answer so far correct? Reply with Yes or No.\nReply:"
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from tts_decode import gather
+from ..core.running import gather
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
-    from tts_decode.rewards.scorer import Scorer
+    from ..decoding.branch import Branch
+    from .scorer import Scorer
 
 
 def verifier(verify: Callable[[str], float], *, threaded: bool = False) -> Scorer:

@@ -5,7 +5,7 @@ The families, in the order in which commands list them: `sampling`, `steps`, `tr
 """
 
 # isort: off
-from tts_decode.search.sampling import (
+from .sampling import (
     adaptive_consistency,
     b4,
     best_of_n,
@@ -20,7 +20,7 @@ from tts_decode.search.sampling import (
     self_consistency,
     st_bon,
 )
-from tts_decode.search.steps import (
+from .steps import (
     beam_search,
     compute_optimal,
     dvts,
@@ -32,16 +32,9 @@ from tts_decode.search.steps import (
     sentence_embedder,
     swift,
 )
-from tts_decode.search.trees import (
-    ab_mcts,
-    forest_of_thought,
-    mcts,
-    mcts_judge,
-    r2_retrieval,
-    reward_guided_tree_search,
-)
-from tts_decode.search.particles import particle_filter, particle_gibbs, qalign
-from tts_decode.search.budget import (
+from .trees import ab_mcts, forest_of_thought, mcts, mcts_judge, r2_retrieval, reward_guided_tree_search
+from .particles import particle_filter, particle_gibbs, qalign
+from .thinking import (
     budget_forcing,
     entropy_forking,
     hint_infer,
@@ -49,7 +42,7 @@ from tts_decode.search.budget import (
     rollout_share,
     shifted_window,
 )
-from tts_decode.search.refinement import (
+from .refinement import (
     feedback_edit,
     heart,
     iterative_agent_decoding,
@@ -61,16 +54,16 @@ from tts_decode.search.refinement import (
     three_d,
     tpo,
 )
-from tts_decode.search.graphs import adaptive_graph, archon, aries, atom_of_thoughts
-from tts_decode.search.asynchronous import atts
+from .graphs import adaptive_graph, archon, aries, atom_of_thoughts
+from .asynchronous import atts
 
 # isort: on
-from tts_decode.search.files import read_json, write_json, write_parquet
-from tts_decode.search.journal import Journal
-from tts_decode.search.result import Candidate, KVSample, SearchResult, SearchStats, Selection
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import STRATEGIES, Strategy, get_strategy, strategy
-from tts_decode.search.tree import Node, render_tree
+from .files import read_json, write_json, write_parquet
+from .journal import Journal
+from .result import Candidate, KVSample, SearchResult, SearchStats, Selection
+from .run import SearchRun, at_least
+from .strategy import STRATEGIES, Strategy, get_strategy, strategy
+from .tree import Node, render_tree
 
 __all__ = [
     "STRATEGIES",

@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tts_decode import gather
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.result import Candidate, SearchResult
-from tts_decode.search.run import SearchRun
-from tts_decode.select import vote
+from ..core.running import gather
+from ..rewards.scorer import Scorer
+from ..select import vote
+from .result import Candidate, SearchResult
+from .run import SearchRun
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
-    from tts_decode.decoder import TreeDecoder
+    from ..decoding.branch import Branch
+    from ..decoding.decoder import TreeDecoder
 
 Extract = Callable[[str], "str | None"]
 """The answer in a text, or None to abstain."""

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tts_decode.errors import ResultFileError
-from tts_decode.search.result import SCHEMA, VERSION, SearchResult
-from tts_decode.strict_json import loads, seal, unseal
+from ..errors import ResultFileError
+from ..records.strict_json import loads, seal, unseal
+from .result import SCHEMA, VERSION, SearchResult
 
 
 def write_json(result: SearchResult, path: str | os.PathLike[str]) -> None:

@@ -6,16 +6,16 @@ from bisect import bisect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tts_decode.running import next_event
-from tts_decode.search.journal import Journal
-from tts_decode.search.record import TreeRecord
-from tts_decode.search.result import Candidate, KVSample
-from tts_decode.search.tree import Node
-from tts_decode.select import aggregate, aggregation
+from ..core.running import next_event
+from ..select import aggregate, aggregation
+from .journal import Journal
+from .record import TreeRecord
+from .result import Candidate, KVSample
+from .tree import Node
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
-    from tts_decode.steps import Step
+    from ..core.step import Step
+    from ..decoding.branch import Branch
 
 
 class HeldBranches:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tts_decode.decoder import TreeDecoder
+    from ..decoding.decoder import TreeDecoder
 
 
 @contextmanager

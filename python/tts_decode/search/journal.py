@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tts_decode.errors import JournalError
-from tts_decode.record_file import RecordFile
-from tts_decode.search.resuming import Moment, Timeline
-from tts_decode.steps import Step
-from tts_decode.strict_json import dumps, loads
+from ..core.step import Step
+from ..errors import JournalError
+from ..records.record_file import RecordFile
+from ..records.strict_json import dumps, loads
+from .resuming import Moment, Timeline
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
+    from ..decoding.branch import Branch
 
 T = TypeVar("T")
 

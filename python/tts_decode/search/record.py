@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tts_decode.running import next_event
-from tts_decode.search.tree import Node
+from ..core.running import next_event
+from .tree import Node
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
+    from ..decoding.branch import Branch
 
 Span = tuple[int, int]  # a node on a branch's path, and the position in the branch's tokens where it ends
 

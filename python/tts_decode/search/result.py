@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tts_decode.plain_data import read_as
-from tts_decode.search.tree import Node
-from tts_decode.strict_json import finite
+from ..records.plain_data import read_as
+from ..records.strict_json import finite
+from .tree import Node
 
 SCHEMA, VERSION = "tts-decode/search-result", 2
 """Name and version of what `SearchResult.to_dict` gives; docs/results.md lists its fields."""

@@ -13,11 +13,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from tts_decode.running import current_place
+from ..core.running import current_place
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
-    from tts_decode.budget import Budget
+    from ..core.budget import Budget
+    from ..decoding.branch import Branch
 
 # Loop cycles. Those who got their recorded answers take a few to come back with their next calls; between two
 # forwards of a decoder that is at work lie some ten.

@@ -12,24 +12,24 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tts_decode import gather
-from tts_decode.blocking import wait_within
-from tts_decode.errors import PromptTooLong, ScorerError
-from tts_decode.prompts import is_chat, question_of
-from tts_decode.rewards.scorer import Scorer, score_branches
-from tts_decode.sampling import SamplingParams, mix
-from tts_decode.search.held_branches import HeldBranches
-from tts_decode.search.journal import Journal
-from tts_decode.search.result import Candidate, SearchResult, SearchStats, Selection
-from tts_decode.text import continuation
+from ..core.params import SamplingParams, mix
+from ..core.prompts import is_chat, question_of
+from ..core.running import gather
+from ..core.text import continuation
+from ..errors import PromptTooLong, ScorerError
+from ..rewards.scorer import Scorer, score_branches
+from .blocking import wait_within
+from .held_branches import HeldBranches
+from .journal import Journal
+from .result import Candidate, SearchResult, SearchStats, Selection
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tts_decode.branch import Branch
-    from tts_decode.decoder import TreeDecoder
-    from tts_decode.prompts import Prompt
-    from tts_decode.steps import Step
+    from ..core.prompts import Prompt
+    from ..core.step import Step
+    from ..decoding.branch import Branch
+    from ..decoding.decoder import TreeDecoder
 
 
 class SearchStopped(Exception):  # noqa: N818

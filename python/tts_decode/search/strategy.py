@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec
 
-from tts_decode.errors import OutOfPages, PromptTooLong, StaleKV
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, SearchStopped
+from ..errors import OutOfPages, PromptTooLong, StaleKV
+from .result import SearchResult
+from .run import SearchRun, SearchStopped
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
+    from ..decoding.branch import Branch
 
 Options = ParamSpec("Options")
 Body = Callable[Concatenate[SearchRun, Options], Coroutine[Any, Any, SearchResult]]

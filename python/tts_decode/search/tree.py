@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tts_decode.visible import one_line
+from ..core.visible import one_line
 
 Status = Literal["prompt", "kept", "pruned", "finished", "open"]
 

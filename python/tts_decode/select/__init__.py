@@ -4,24 +4,24 @@ Scores are floats where larger is better. Every rule is deterministic (ties go t
 draws from the generator that it is given.
 """
 
-from tts_decode.select.allocation import allocate, rebase_weights
-from tts_decode.select.answers import extract_answer
-from tts_decode.select.b4 import b4_scores
-from tts_decode.select.centrality import hidden_distances, most_central, ngram_distances
-from tts_decode.select.choices import last_choice
-from tts_decode.select.clusters import cluster
-from tts_decode.select.conformal import conformal_p_value, rejects
-from tts_decode.select.consistency import agreement, borda_weights, consistency_weight, majority_probability
-from tts_decode.select.cost_model import ets_objective, ets_select, retained_nodes
-from tts_decode.select.dag import ancestors, earlier_needs, longest_path
-from tts_decode.select.difficulty import difficulty_bin, difficulty_edges
-from tts_decode.select.entropy import fork_points
-from tts_decode.select.eviction import evicted_columns
-from tts_decode.select.merging import hyper_nodes
-from tts_decode.select.metropolis import acceptance
-from tts_decode.select.probable_paths import probable_paths
-from tts_decode.select.ratings import rating
-from tts_decode.select.resampling import (
+from .allocation import allocate, rebase_weights
+from .answers import extract_answer
+from .b4 import b4_scores
+from .centrality import hidden_distances, most_central, ngram_distances
+from .choices import last_choice
+from .clusters import cluster
+from .conformal import conformal_p_value, rejects
+from .consistency import agreement, borda_weights, consistency_weight, majority_probability
+from .cost_model import ets_objective, ets_select, retained_nodes
+from .dag import ancestors, earlier_needs, longest_path
+from .difficulty import difficulty_bin, difficulty_edges
+from .entropy import fork_points
+from .eviction import evicted_columns
+from .merging import hyper_nodes
+from .metropolis import acceptance
+from .probable_paths import probable_paths
+from .ratings import rating
+from .resampling import (
     annealed_temperature,
     effective_sample_size,
     logit,
@@ -30,20 +30,20 @@ from tts_decode.select.resampling import (
     sample_top_k,
     systematic,
 )
-from tts_decode.select.scores import AGG_STRATEGIES, aggregate, aggregation, top_k
-from tts_decode.select.similarity import lexical_similarity, most_similar
-from tts_decode.select.statistics import (
+from .scores import AGG_STRATEGIES, aggregate, aggregation, top_k
+from .similarity import lexical_similarity, most_similar
+from .statistics import (
     Interval,
     geometric_mean_ratio,
     paired_difference,
     paired_proportion_difference,
     wilson_interval,
 )
-from tts_decode.select.thompson import Beta, Gaussian, generate_or_continue, thompson
-from tts_decode.select.tournament import bracket, match_winner, wins_of, within
-from tts_decode.select.uct import puct, self_refine_uct, uct
-from tts_decode.select.vote_confidence import vote_confidence
-from tts_decode.select.votes import vote
+from .thompson import Beta, Gaussian, generate_or_continue, thompson
+from .tournament import bracket, match_winner, wins_of, within
+from .uct import puct, self_refine_uct, uct
+from .vote_confidence import vote_confidence
+from .votes import vote
 
 __all__ = [
     "AGG_STRATEGIES",

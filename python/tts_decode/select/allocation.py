@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-from tts_decode.select.scores import require_finite
+from .scores import require_finite
 
 
 def rebase_weights(scores: Sequence[float], softmax_temperature: float = 0.2) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tts_decode.select.scores import require_finite
+from .scores import require_finite
 
 
 def conformal_p_value(score: float, calibration: Sequence[float]) -> float:

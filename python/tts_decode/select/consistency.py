@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from tts_decode.select.scores import require_finite
+from .scores import require_finite
 
 
 def majority_probability(counts: Sequence[int], criterion: Literal["beta", "dirichlet"] = "beta") -> float:

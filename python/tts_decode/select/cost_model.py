@@ -15,8 +15,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from tts_decode.select.closure import Items, best_choice, greedy_choice, reduced
-from tts_decode.select.scores import require_finite
+from .closure import Items, best_choice, greedy_choice, reduced
+from .scores import require_finite
 
 # Objectives closer than this count as equal; see `ets_select` for what then decides.
 RESOLUTION = 2e-6

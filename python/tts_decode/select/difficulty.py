@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tts_decode.select.scores import require_finite
+from .scores import require_finite
 
 
 def difficulty_edges(mean_scores: Sequence[float], bins: int = 5) -> list[float]:

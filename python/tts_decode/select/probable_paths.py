@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tts_decode.select.scores import require_finite
+from .scores import require_finite
 
 Floats = npt.NDArray[np.float64]
 

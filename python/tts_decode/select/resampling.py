@@ -8,8 +8,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
-from tts_decode.select.allocation import rebase_weights
-from tts_decode.select.scores import require_finite
+from .allocation import rebase_weights
+from .scores import require_finite
 
 _EPSILON = 1e-7  # its_hub's: scores of 0 and 1 count as this far from them
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tts_decode.select.scores import require_finite
+from .scores import require_finite
 
 
 class Interval(NamedTuple):

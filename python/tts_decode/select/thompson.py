@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from tts_decode.select.scores import require_finite
+from .scores import require_finite
 
 P = TypeVar("P", bound="Posterior")
 

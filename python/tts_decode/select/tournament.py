@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from tts_decode.select.scores import require_finite
+from .scores import require_finite
 
 
 def bracket(survivors: Sequence[int]) -> tuple[list[tuple[int, int]], list[int]]:

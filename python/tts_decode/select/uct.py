@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tts_decode.select.scores import require_finite
+from .scores import require_finite
 
 
 def uct(

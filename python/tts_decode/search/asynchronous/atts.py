@@ -6,16 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tts_decode import gather
-from tts_decode.search.answers import Extract, decide, eligible, root_on, score_of
-from tts_decode.search.result import Candidate, SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import extract_answer, rejects
+from ...core.running import gather
+from ...select import extract_answer, rejects
+from ..answers import Extract, decide, eligible, root_on, score_of
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
-    from tts_decode.decoder import TreeDecoder
+    from ...decoding.branch import Branch
+    from ...decoding.decoder import TreeDecoder
 
 
 @strategy("a draft model samples side by side, a target model replaces steps that fail a conformal test")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tts_decode import gather
-from tts_decode.search.answers import finish
-from tts_decode.search.graphs.parsing import listed, with_needs
-from tts_decode.search.graphs.prompting import answer_to, reply_to
-from tts_decode.search.result import Candidate, SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import ancestors
+from ...core.running import gather
+from ...select import ancestors
+from ..answers import finish
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .parsing import listed, with_needs
+from .prompting import answer_to, reply_to
 
 FIRST = """{question}
 

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tts_decode import gather
-from tts_decode.search.answers import finish, spoken
-from tts_decode.search.graphs.parsing import listed, numbered, ranking
-from tts_decode.search.graphs.prompting import answer_to, reply_to
-from tts_decode.search.result import Candidate, SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import top_k
+from ...core.running import gather
+from ...select import top_k
+from ..answers import finish, spoken
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .parsing import listed, numbered, ranking
+from .prompting import answer_to, reply_to
 
 if TYPE_CHECKING:
-    from tts_decode.decoder import TreeDecoder
+    from ...decoding.decoder import TreeDecoder
 
 OPERATORS = ("generate", "rank", "critique", "verify", "test", "fuse")
 NUMBERED = ("generate", "rank", "test", "fuse")  # those that take a number

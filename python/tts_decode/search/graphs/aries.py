@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tts_decode.search.answers import finish, spoken
-from tts_decode.search.graphs.parsing import listed
-from tts_decode.search.graphs.prompting import Reply, answer_to, reply_to
-from tts_decode.search.result import Candidate, SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import vote
+from ...select import vote
+from ..answers import finish, spoken
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .parsing import listed
+from .prompting import Reply, answer_to, reply_to
 
 if TYPE_CHECKING:
-    from tts_decode.decoder import TreeDecoder
+    from ...decoding.decoder import TreeDecoder
 
 POLICY = """{question}
 

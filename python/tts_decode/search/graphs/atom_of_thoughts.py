@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tts_decode import gather
-from tts_decode.search.answers import Extract, concluded, finish, spoken
-from tts_decode.search.graphs.parsing import choice, listed, numbered, with_needs
-from tts_decode.search.graphs.prompting import answer_to, reply_to
-from tts_decode.search.result import Candidate, SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import earlier_needs, extract_answer, longest_path, vote
+from ...core.running import gather
+from ...select import earlier_needs, extract_answer, longest_path, vote
+from ..answers import Extract, concluded, finish, spoken
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .parsing import choice, listed, numbered, with_needs
+from .prompting import answer_to, reply_to
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
+    from ...decoding.branch import Branch
 
 MOST_PARTS = 10  # sub-questions of one decomposition that are read
 

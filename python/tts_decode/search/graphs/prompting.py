@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tts_decode.search.answers import finish, spoken
-from tts_decode.search.result import Candidate
-from tts_decode.search.run import SearchRun
+from ..answers import finish, spoken
+from ..result import Candidate
+from ..run import SearchRun
 
 if TYPE_CHECKING:
-    from tts_decode.decoder import TreeDecoder
+    from ...decoding.decoder import TreeDecoder
 
 
 class Reply(NamedTuple):

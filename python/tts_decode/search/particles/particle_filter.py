@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.particles.population import Resampling, Rule, end_all, propagate
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
+from ...rewards.scorer import Scorer
+from ..result import SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .population import Resampling, Rule, end_all, propagate
 
 
 @strategy("n particles, resampled by their scores after each step")

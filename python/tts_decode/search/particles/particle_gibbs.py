@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.particles.population import Resampling, Rule, end_all, propagate
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import multinomial, particle_weights
+from ...rewards.scorer import Scorer
+from ...select import multinomial, particle_weights
+from ..result import SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .population import Resampling, Rule, end_all, propagate
 
 
 @strategy("rounds of particle filtering around a reference answer")

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.select import aggregate, annealed_temperature, multinomial, particle_weights, systematic
+from ...rewards.scorer import Scorer
+from ...select import aggregate, annealed_temperature, multinomial, particle_weights, systematic
+from ..run import SearchRun, at_least
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
+    from ...decoding.branch import Branch
 
 Resampling = Literal["multinomial", "systematic", "entropic"]
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from tts_decode import gather
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.answers import Extract, decide, score_of
-from tts_decode.search.result import Candidate, SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import acceptance, extract_answer
+from ...core.running import gather
+from ...rewards.scorer import Scorer
+from ...select import acceptance, extract_answer
+from ..answers import Extract, decide, score_of
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
+    from ...decoding.branch import Branch
 
 
 @strategy("Metropolis-Hastings: rewrite the answer from a random token on, accept by reward")

@@ -5,18 +5,18 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tts_decode import gather
-from tts_decode.errors import PromptTooLong
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.answers import finish
-from tts_decode.search.refinement.thread import Thread
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
+from ...core.running import gather
+from ...errors import PromptTooLong
+from ...rewards.scorer import Scorer
+from ..answers import finish
+from ..result import SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .thread import Thread
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
-    from tts_decode.decoder import TreeDecoder
+    from ...decoding.branch import Branch
+    from ...decoding.decoder import TreeDecoder
 
 _DRAFTED = "{question}\n\nA draft of the response:\n{answer}\n\n"
 FEEDBACK = _DRAFTED + "How helpful is the draft? Say what is good about it, what is not, and why."

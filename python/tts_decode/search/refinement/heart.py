@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tts_decode import gather
-from tts_decode.errors import PromptTooLong
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.answers import Extract, concluded, finish, score_of
-from tts_decode.search.refinement.thread import answers_to
-from tts_decode.search.result import Candidate, SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import extract_answer
+from ...core.running import gather
+from ...errors import PromptTooLong
+from ...rewards.scorer import Scorer
+from ...select import extract_answer
+from ..answers import Extract, concluded, finish, score_of
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .thread import answers_to
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
+    from ...decoding.branch import Branch
 
 NEGATIVE = (  # sadness, fear, anger, disgust
     "It saddens me to see you miss this; you had it within reach.",

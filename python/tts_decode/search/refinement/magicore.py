@@ -8,18 +8,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tts_decode import gather
-from tts_decode.errors import PromptTooLong
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.answers import Extract, decide, eligible, score_of
-from tts_decode.search.refinement.thread import Thread
-from tts_decode.search.result import Candidate, SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import extract_answer, vote, vote_confidence
+from ...core.running import gather
+from ...errors import PromptTooLong
+from ...rewards.scorer import Scorer
+from ...select import extract_answer, vote, vote_confidence
+from ..answers import Extract, decide, eligible, score_of
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .thread import Thread
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
+    from ...decoding.branch import Branch
 
 _SOLVED = (
     "{question}\n\nA solution, each step with a score of how likely it is right, 0 to 1:\n{solution}\n\n"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tts_decode import gather
-from tts_decode.search.answers import Extract, decide, eligible
-from tts_decode.search.budget.forcing import complete_answer, fits, force
-from tts_decode.search.result import Candidate, SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import extract_answer
+from ...core.running import gather
+from ...select import extract_answer
+from ..answers import Extract, decide, eligible
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from ..thinking.forcing import complete_answer, fits, force
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
+    from ...decoding.branch import Branch
 
 VERIFY = "\n\nIs this answer right? Reply with Yes or No.\nReply:"
 RETHINK = "\n\nThis is not right yet. I will think it through again.\n"

@@ -5,17 +5,17 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tts_decode import gather
-from tts_decode.errors import PromptTooLong
-from tts_decode.search.answers import Extract, concluded, finish
-from tts_decode.search.refinement.thread import Thread
-from tts_decode.search.result import Candidate, SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import extract_answer, last_choice
+from ...core.running import gather
+from ...errors import PromptTooLong
+from ...select import extract_answer, last_choice
+from ..answers import Extract, concluded, finish
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .thread import Thread
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
+    from ...decoding.branch import Branch
 
 ATTEMPT = "\n\nAttempt:\n{answer}"
 CHECK = "\n\nCheck of this attempt:\n{check}"

@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from tts_decode import gather
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.answers import choose, distinct, eligible, sample, score_of
-from tts_decode.search.refinement.thread import Thread
-from tts_decode.search.result import Candidate, SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.search.tool import Tool, output_of
-from tts_decode.select import last_choice
+from ...core.running import gather
+from ...rewards.scorer import Scorer
+from ...select import last_choice
+from ..answers import choose, distinct, eligible, sample, score_of
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from ..tool import Tool, output_of
+from .thread import Thread
 
 if TYPE_CHECKING:
-    from tts_decode.decoder import TreeDecoder
+    from ...decoding.decoder import TreeDecoder
 
 _ANSWERED = "{question}\n\nA proposed response:\n{answer}\n\n"
 CODE = (

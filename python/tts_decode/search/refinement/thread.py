@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tts_decode import gather
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.sampling import SamplingParams
-from tts_decode.search.answers import finish
-from tts_decode.search.result import Candidate
-from tts_decode.search.run import SearchRun
+from ...core.params import SamplingParams
+from ...core.running import gather
+from ...rewards.scorer import Scorer
+from ..answers import finish
+from ..result import Candidate
+from ..run import SearchRun
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
-    from tts_decode.decoder import TreeDecoder
+    from ...decoding.branch import Branch
+    from ...decoding.decoder import TreeDecoder
 
 
 class Thread:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tts_decode import gather
-from tts_decode.errors import PromptTooLong
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.answers import Extract, concluded, elected, eligible, finish, score_of, spoken
-from tts_decode.search.budget.forcing import complete_answer, force, sample_upto
-from tts_decode.search.refinement.thread import Thread
-from tts_decode.search.result import Candidate, SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import extract_answer
+from ...core.running import gather
+from ...errors import PromptTooLong
+from ...rewards.scorer import Scorer
+from ...select import extract_answer
+from ..answers import Extract, concluded, elected, eligible, finish, score_of, spoken
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from ..thinking.forcing import complete_answer, force, sample_upto
+from .thread import Thread
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
+    from ...decoding.branch import Branch
 
 REFINE = """{question}
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.answers import sample, score_of
-from tts_decode.search.refinement.thread import Thread
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
+from ...rewards.scorer import Scorer
+from ..answers import sample, score_of
+from ..result import SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .thread import Thread
 
 PAIR = """{question}
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Literal
 
-from tts_decode.search.answers import Extract, concluded, sample
-from tts_decode.search.result import Candidate, SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import extract_answer, majority_probability
+from ...select import extract_answer, majority_probability
+from ..answers import Extract, concluded, sample
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
 
 
 @strategy("answers in waves until the majority is settled")

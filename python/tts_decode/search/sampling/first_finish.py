@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tts_decode.running import first_of
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
+from ...core.running import first_of
+from ..result import SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
 
 
 @strategy("n answers in parallel, the first one to end wins")

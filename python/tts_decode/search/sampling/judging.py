@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tts_decode import gather
-from tts_decode.search.result import Candidate
-from tts_decode.search.run import SearchRun
-from tts_decode.select import last_choice
+from ...core.running import gather
+from ...select import last_choice
+from ..result import Candidate
+from ..run import SearchRun
 
 COMPARE = """{question}
 

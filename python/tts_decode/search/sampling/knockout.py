@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tts_decode import gather
-from tts_decode.search.answers import choose, eligible, sample
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.sampling.judging import COMPARE, preferences
-from tts_decode.search.strategy import strategy
-from tts_decode.select import bracket, match_winner
+from ...core.running import gather
+from ...select import bracket, match_winner
+from ..answers import choose, eligible, sample
+from ..result import SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .judging import COMPARE, preferences
 
 
 @strategy("n answers in a knockout tournament of pairwise comparisons")

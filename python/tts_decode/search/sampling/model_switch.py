@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tts_decode.search.answers import Extract, decide, eligible, root_on, sample
-from tts_decode.search.result import Candidate, SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import agreement, consistency_weight, extract_answer
+from ...select import agreement, consistency_weight, extract_answer
+from ..answers import Extract, decide, eligible, root_on, sample
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
 
 if TYPE_CHECKING:
-    from tts_decode.decoder import TreeDecoder
+    from ...decoding.decoder import TreeDecoder
 
 
 @strategy("answers of one model, of the next too if they disagree")

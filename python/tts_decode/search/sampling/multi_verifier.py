@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tts_decode import gather
-from tts_decode.search.answers import choose, distinct, eligible, likeliest, likelihood, sample
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
+from ...core.running import gather
+from ..answers import choose, distinct, eligible, likeliest, likelihood, sample
+from ..result import SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
 
 if TYPE_CHECKING:
-    from tts_decode.decoder import TreeDecoder
+    from ...decoding.decoder import TreeDecoder
 
 VERIFY = """{question}
 

@@ -6,16 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from tts_decode import gather
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.answers import Extract, decide, eligible, finish
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import borda_weights, extract_answer
+from ...core.running import gather
+from ...rewards.scorer import Scorer
+from ...select import borda_weights, extract_answer
+from ..answers import Extract, decide, eligible, finish
+from ..result import SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
+    from ...decoding.branch import Branch
 
 THINKING = "<think>\nOkay, I think I have finished thinking.\n</think>\n\n"
 """The block as models of the DeepSeek-R1 family write it, with the paper's sentence in it."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from tts_decode.errors import UnsupportedByEngine
-from tts_decode.search.answers import Extract, decide, distinct, eligible, likelihood, sample
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import extract_answer, probable_paths
+from ...errors import UnsupportedByEngine
+from ...select import extract_answer, probable_paths
+from ..answers import Extract, decide, distinct, eligible, likelihood, sample
+from ..result import SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
 
 
 @strategy("a vote by probability mass, improbable samples pruned")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from tts_decode import gather
-from tts_decode.search.answers import choose, distinct, eligible, likeliest, likelihood, sample
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.sampling.judging import COMPARE, approvals, preferences
-from tts_decode.search.strategy import strategy
-from tts_decode.select import wins_of, within
+from ...core.running import gather
+from ...select import wins_of, within
+from ..answers import choose, distinct, eligible, likeliest, likelihood, sample
+from ..result import SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .judging import COMPARE, approvals, preferences
 
 VERIFY = """{question}
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.rewards.self_evaluation import self_evaluation
-from tts_decode.search.answers import Extract, decide, eligible, sample
-from tts_decode.search.result import Candidate, SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import extract_answer, vote
+from ...rewards.scorer import Scorer
+from ...rewards.self_evaluation import self_evaluation
+from ...select import extract_answer, vote
+from ..answers import Extract, decide, eligible, sample
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
 
 QUESTION = "\nIs the answer correct? (Yes/No)\n"
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.answers import Extract, decide, eligible, sample
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import extract_answer
+from ...rewards.scorer import Scorer
+from ...select import extract_answer
+from ..answers import Extract, decide, eligible, sample
+from ..result import SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
 
 
 @strategy("n independent answers, a vote decides")

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from tts_decode.search.hidden import hidden_states
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import hidden_distances, most_central, ngram_distances
+from ...select import hidden_distances, most_central, ngram_distances
+from ..hidden import hidden_states
+from ..result import SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
+    from ...decoding.branch import Branch
 
 
 @strategy("n answers begun, the most consistent one finished")

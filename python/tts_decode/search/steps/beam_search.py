@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun
-from tts_decode.search.steps.beams import check_beams, share_out
-from tts_decode.search.strategy import strategy
-from tts_decode.select import top_k
+from ...rewards.scorer import Scorer
+from ...select import top_k
+from ..result import SearchResult
+from ..run import SearchRun
+from ..strategy import strategy
+from .beams import check_beams, share_out
 
 
 @strategy("n beams, the best n/beam_width go on at each step")

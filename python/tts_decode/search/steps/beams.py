@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.select import allocate
+from ...select import allocate
+from ..run import SearchRun, at_least
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
+    from ...decoding.branch import Branch
 
 
 def check_beams(n: int, beam_width: int) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.answers import sample
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.sampling import best_of_n
-from tts_decode.search.steps.beam_search import beam_search
-from tts_decode.search.steps.dvts import dvts
-from tts_decode.search.strategy import Strategy, strategy
-from tts_decode.select import difficulty_bin
+from ...rewards.scorer import Scorer
+from ...select import difficulty_bin
+from ..answers import sample
+from ..result import SearchResult
+from ..run import SearchRun, at_least
+from ..sampling import best_of_n
+from ..strategy import Strategy, strategy
+from .beam_search import beam_search
+from .dvts import dvts
 
 STRATEGIES_BY_DIFFICULTY: tuple[Strategy[...], ...] = (best_of_n, best_of_n, beam_search, beam_search, dvts)
 """A strategy for each of five bins, easiest first."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tts_decode import gather
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.steps.beams import check_beams
-from tts_decode.search.strategy import strategy
-from tts_decode.select import top_k
+from ...core.running import gather
+from ...rewards.scorer import Scorer
+from ...select import top_k
+from ..result import SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .beams import check_beams
 
 
 @strategy("n/beam_width subtrees, each keeps the best of its beam_width steps")

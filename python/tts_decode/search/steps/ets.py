@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.hidden import hidden_states
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.search.tree import Node
-from tts_decode.select import allocate, cluster, ets_select, rebase_weights
+from ...rewards.scorer import Scorer
+from ...select import allocate, cluster, ets_select, rebase_weights
+from ..hidden import hidden_states
+from ..result import SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from ..tree import Node
 
 if TYPE_CHECKING:
-    from tts_decode.steps import Step
+    from ...core.step import Step
 
 Embed = Callable[[Sequence["Step"]], "np.ndarray[Any, Any]"]
 """Embeddings [N, D] of N steps; only their directions matter."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.hidden import hidden_states
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.steps.beams import check_beams
-from tts_decode.search.steps.ets import Embed, mean_hidden
-from tts_decode.search.strategy import strategy
-from tts_decode.select import cluster, hyper_nodes, top_k
+from ...rewards.scorer import Scorer
+from ...select import cluster, hyper_nodes, top_k
+from ..hidden import hidden_states
+from ..result import SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .beams import check_beams
+from .ets import Embed, mean_hidden
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
+    from ...decoding.branch import Branch
 
 
 @strategy("beam search over clusters of steps that say the same")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tts_decode import gather
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.steps.beams import check_beams, share_out
-from tts_decode.search.strategy import strategy
-from tts_decode.select import top_k
+from ...core.running import gather
+from ...rewards.scorer import Scorer
+from ...select import top_k
+from ..result import SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .beams import check_beams, share_out
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
+    from ...decoding.branch import Branch
 
 
 @strategy("beam search that scores each step after k more greedy ones")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import allocate, rebase_weights
+from ...rewards.scorer import Scorer
+from ...select import allocate, rebase_weights
+from ..result import SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
 
 
 @strategy("tree search, continuations shared out by softmax of the scores")

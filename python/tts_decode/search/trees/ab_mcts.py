@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tts_decode import gather
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.answers import finish
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import Beta, Gaussian, generate_or_continue
+from ...core.running import gather
+from ...rewards.scorer import Scorer
+from ...select import Beta, Gaussian, generate_or_continue
+from ..answers import finish
+from ..result import SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
 
 REFINE = """{question}
 

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from tts_decode import gather
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.answers import Extract
-from tts_decode.search.result import Candidate, SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import extract_answer, most_similar, rating, self_refine_uct, vote
+from ...core.running import gather
+from ...rewards.scorer import Scorer
+from ...select import extract_answer, most_similar, rating, self_refine_uct, vote
+from ..answers import Extract
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
+    from ...decoding.branch import Branch
 
 _ANSWERED = "{question}\n\nProposed answer:\n{answer}\n\n"
 RATE = _ANSWERED + "Rate this answer strictly from 0 to 100. Reply with the number alone."

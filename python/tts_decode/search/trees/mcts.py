@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from tts_decode import gather
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.answers import finish
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.search.trees.tree_node import TreeNode, add_children, conclude, grow
-from tts_decode.select import puct, rebase_weights, uct
+from ...core.running import gather
+from ...rewards.scorer import Scorer
+from ...select import puct, rebase_weights, uct
+from ..answers import finish
+from ..result import SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .tree_node import TreeNode, add_children, conclude, grow
 
 
 @strategy("Monte Carlo tree search over steps, guided by their scores")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tts_decode import gather
-from tts_decode.search.answers import choose, distinct, eligible, likeliest, likelihood, sample
-from tts_decode.search.result import Candidate, SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.select import uct
+from ...core.running import gather
+from ...select import uct
+from ..answers import choose, distinct, eligible, likeliest, likelihood, sample
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
 
 _ANSWERED = "{question}\n\nProposed answer:\n{answer}\n\n"
 PERSPECTIVES = (

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from tts_decode import gather
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.result import SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.search.trees.tree_node import TreeNode, add_children, conclude, grow
-from tts_decode.select import most_similar, uct
+from ...core.running import gather
+from ...rewards.scorer import Scorer
+from ...select import most_similar, uct
+from ..result import SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .tree_node import TreeNode, add_children, conclude, grow
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
+    from ...decoding.branch import Branch
 
 TEMPLATE = "{question}\n\nIn one line: what kind of problem is this, and which method solves it?"
 WITH_TEMPLATES = "{retrieved}\n\n{question}"

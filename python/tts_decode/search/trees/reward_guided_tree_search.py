@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tts_decode import gather
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.answers import Extract, finish
-from tts_decode.search.result import Candidate, SearchResult
-from tts_decode.search.run import SearchRun, at_least
-from tts_decode.search.strategy import strategy
-from tts_decode.search.trees.tree_node import TreeNode, add_children, leaves_of, release
-from tts_decode.select import extract_answer, uct
+from ...core.running import gather
+from ...rewards.scorer import Scorer
+from ...select import extract_answer, uct
+from ..answers import Extract, finish
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .tree_node import TreeNode, add_children, leaves_of, release
 
 
 @strategy("expands the best leaf of the whole tree and rolls its children out to answers")

@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tts_decode.rewards.scorer import Scorer
-from tts_decode.search.result import Candidate, SearchResult
-from tts_decode.search.run import SearchRun
+from ...rewards.scorer import Scorer
+from ..result import Candidate, SearchResult
+from ..run import SearchRun
 
 if TYPE_CHECKING:
-    from tts_decode.branch import Branch
+    from ...decoding.branch import Branch
 
 
 @dataclass(eq=False)

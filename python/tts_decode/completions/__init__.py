@@ -1,0 +1,1 @@
+"""Branches over a completion call: any strategy on another engine."""

@@ -1,0 +1,355 @@
+"""A branch that is text, and steps that are completion calls."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Coroutine, Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..core.budget import Budget
+from ..core.checks import checked_position
+from ..core.params import SamplingParams, mix
+from ..core.path import Path
+from ..core.step import FINAL_REASONS, Step
+from ..errors import BranchReleased, UnsupportedByEngine
+from .completion import Completion, CompletionRequest
+
+if TYPE_CHECKING:
+    from ..core.prompts import Prompt
+    from .decoder import TextDecoder
+
+T = TypeVar("T")
+
+# Fields of SamplingParams that a completion request carries, or that the branch sees to itself.
+_SERVED = {
+    *("temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
+    *("seed", "max_tokens", "max_step_tokens", "stop"),
+}
+
+
+class TextBranch(Path):
+    """One path from a prompt to a leaf; made by `TextDecoder.root` and `fork` only. Reads like a `Branch`.
+
+    The prompt counts as one token, a forced text as one (as the engine's own count where it can score). A cut
+    (`fork(at=)`, `truncate`) can lie at the end of the prompt, of a completion or a forced text, before an
+    end token, and between tokens whose texts the engine told; elsewhere it raises `UnsupportedByEngine`.
+
+    A step is one call of the engine. It asks for as many tokens as step, branch and budget allow, so a
+    cancelled or failed one leaves nothing in the branch.
+    """
+
+    parent: TextBranch | None
+
+    def __init__(
+        self,
+        decoder: TextDecoder,
+        prompt: Prompt,
+        full_text: str,
+        tokens: list[int],
+        ends: list[int | None],
+        sampling: SamplingParams,
+        seed: int,
+        purse: Purse | None,
+        parent: TextBranch | None = None,
+    ) -> None:
+        budget = None if purse is None else purse.budget
+        super().__init__(decoder._next_id(), prompt, tokens, 1, sampling, seed, budget, parent)
+        self.decoder = decoder
+        self.full_text = full_text
+        self._ends = ends  # len(full_text) after each token; None: not known
+        self._purse = purse
+        self._work: asyncio.Future[Any] | None = None  # the call that the branch waits for
+        decoder._branches.add(self)
+
+    # -- what it holds
+
+    @property
+    def text(self) -> str:
+        """Text after the prompt."""
+        end = self._ends[self.prompt_length - 1]
+        return self.full_text[end:]
+
+    def text_from(self, position: int) -> str:
+        """Text that `tokens[position:]` add."""
+        return self.full_text[self._ends[self._position("position", position) - 1] :]
+
+    # -- model work
+
+    async def step(self, **overrides: Any) -> Step:
+        """Generates up to the next step boundary; reasons as those of `Branch.step`.
+
+        Args:
+            overrides: fields of `SamplingParams` for this step only; `seed` in place of the branch's own.
+
+        Raises:
+            UnsupportedByEngine: a sampling parameter that a completion request cannot carry.
+        """
+        self._check_idle()
+        params = replace(self.sampling, **overrides) if overrides else self.sampling
+        for field in fields(params):
+            if field.name not in _SERVED and getattr(params, field.name) != field.default:
+                unsupported(f"SamplingParams.{field.name}", "leave it at its default")
+        if self.finish_reason is not None:
+            return Step("", (), (), (), self.finish_reason)
+        seed = overrides.get("seed", self.seed)
+        step: Step = await self._exclusively(self._generate(params, seed))
+        return step
+
+    async def replay(self, step: Step) -> None:
+        """Takes in a step that an earlier `step()` returned, without a call; the budget pays for it. A cut
+        inside it is not possible."""
+        self._check_idle()
+        self._check_open()
+        if self.budget is not None:
+            self.budget.tokens_used += len(step.tokens)
+        if step.reason in FINAL_REASONS:
+            self.finish_reason = step.reason
+        if step.tokens:
+            self._take(step, ())
+
+    async def extend(self, tokens: str | Sequence[int]) -> Tensor:
+        """Appends forced text and returns float32 [n] log-probabilities, nats: one a token where the engine
+        can score, else one NaN for the text, or nothing for no text. A finished branch is open again
+        afterwards; the text of an end token is not in the prompt that the engine then gets."""
+        self._check_idle()
+        text = _text_only(tokens)
+        if not text:
+            return torch.zeros(0)
+        logprobs = [math.nan]
+        if self.decoder._score is not None:
+            logprobs = await self._exclusively(self.decoder._log_probs(self.full_text, text))
+        count = len(logprobs)
+        self._append(text, (-1,) * count, logprobs, [math.nan] * count, ())
+        self.finish_reason = None
+        return torch.tensor(logprobs, dtype=torch.float32)
+
+    async def logprobs_of(self, tokens: str | Sequence[int]) -> Tensor:
+        """Log-probabilities of a continuation that is not kept: float32 [n], nats, one a token. Several such
+        calls may run at a time.
+
+        Raises:
+            UnsupportedByEngine: token ids; or the decoder was made without `score`.
+        """
+        self._check()
+        text = _text_only(tokens)
+        if not text:
+            return torch.zeros(0)
+        logprobs = await self.decoder._log_probs(self.full_text, text)
+        self._check()
+        return torch.tensor(logprobs, dtype=torch.float32)
+
+    async def next_logprobs(self, token_ids: Sequence[int] | None = None) -> Tensor:
+        unsupported("log-probabilities by token id", "score texts with logprobs_of")
+
+    # -- tree work, immediate
+
+    def fork(self, n: int = 1, at: int | None = None, seeds: Sequence[int] | None = None) -> list[TextBranch]:
+        """`n` children, as of `Branch.fork`: the same seeds, steps and scores."""
+        self._check()
+        at = self._position("at", at)
+        seeds = self._seeds(n, seeds)
+        self._forks += 1
+        text = self.full_text[: self._ends[at - 1]]
+        children = []
+        for seed in seeds:
+            child = TextBranch(
+                self.decoder,
+                self.prompt,
+                text,
+                self.tokens[:at],
+                self._ends[:at],
+                self.sampling,
+                seed,
+                self._purse,
+                parent=self,
+            )
+            child._know(self, at)
+            children.append(child)
+        return children
+
+    def truncate(self, length: int) -> None:
+        """Rolls back to `tokens[:length]`. Steps and scores that end beyond it go too; a branch that loses
+        tokens is no longer finished."""
+        self._check_idle()
+        length = self._position("length", length)
+        self._know(self, length)
+        self.full_text = self.full_text[: self._ends[length - 1]]
+        del self.tokens[length:], self._ends[length:]
+
+    def release(self) -> None:
+        """Gives the branch up; a call that it waits for is cancelled."""
+        self._check()
+        self.released = True
+        self.decoder._branches.discard(self)
+        if self._work is not None:
+            self._work.cancel()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("read", "extend_embeds", "snapshot", "evict"):
+            unsupported(f"Branch.{name}", "it needs a model on a TreeDecoder")
+        raise AttributeError(f"TextBranch has no attribute {name!r}")
+
+    # -- helpers
+
+    async def _generate(self, params: SamplingParams, seed: int) -> Step:
+        left = params.max_tokens - (len(self.tokens) - self.prompt_length)
+        if left <= 0:
+            return self._end("max_tokens")
+        wanted = min(left, params.max_step_tokens)
+        granted = wanted if self._purse is None else await self._purse.take(wanted)
+        if not granted:
+            return self._end("budget")
+        used = 0
+        try:
+            completion = await self.decoder._complete(
+                CompletionRequest(
+                    prompt=self.full_text,
+                    max_tokens=granted,
+                    temperature=params.temperature,
+                    top_p=params.top_p,
+                    stop=params.stop,
+                    seed=_call_seed(seed, len(self.tokens)),
+                    logprobs=self.decoder._logprobs,
+                    top_k=params.top_k,
+                    min_p=params.min_p,
+                    repetition_penalty=params.repetition_penalty,
+                )
+            )
+            used = len(completion.ids)
+        finally:
+            if self._purse is not None:
+                self._purse.give_back(granted, used)
+        self._check()
+        reason: str = completion.finish_reason
+        if self.finish_reason is not None:  # declared meanwhile
+            reason = self.finish_reason
+        elif reason == "length":
+            if 0 < len(completion.tokens) < granted or not completion.ids:
+                reason = "length"  # the engine's last position
+            elif granted == left:
+                reason = "max_tokens"
+            elif granted < wanted or (self.budget is not None and self.budget.exhausted):
+                reason = "budget"
+            else:
+                reason = "max_step_tokens"
+        return self._end(reason, completion)
+
+    def _end(self, reason: str, completion: Completion | None = None) -> Step:
+        """Takes a completion in as a step."""
+        if reason in FINAL_REASONS:
+            self.finish_reason = reason
+        if completion is None or not completion.ids:
+            return Step("", (), (), (), reason)
+        unknown = (math.nan,) * len(completion.ids)
+        logprobs, entropies = completion.logprobs or unknown, completion.entropies or unknown
+        step = Step(completion.text, completion.ids, logprobs, entropies, reason)
+        self._take(step, completion.token_texts)
+        return step
+
+    def _take(self, step: Step, texts: Sequence[str]) -> None:
+        self._append(step.text, step.tokens, step.logprobs, step.entropies, texts, step.reason == "eos")
+        self.steps.append(step)
+        self._step_ends.append(len(self.tokens))
+
+    def _append(
+        self,
+        text: str,
+        tokens: Sequence[int],
+        logprobs: Sequence[float],
+        entropies: Sequence[float],
+        texts: Sequence[str],
+        eos: bool = False,
+    ) -> None:
+        end = len(self.full_text)
+        for piece in texts:
+            end += len(piece)
+            self._ends.append(end)
+        if not texts:
+            known = 1 + (eos and len(tokens) > 1)  # an end token has no text
+            self._ends += [None] * (len(tokens) - known)
+            self._ends += [end + len(text)] * known
+        self.full_text += text
+        self.tokens += tokens
+        self.logprobs += logprobs
+        self.entropies += entropies
+
+    def _position(self, name: str, value: int | None) -> int:
+        if value is None:
+            return len(self.tokens)
+        checked_position(name, value, 1, len(self.tokens))
+        if self._ends[value - 1] is None:
+            below = max(i for i, end in enumerate(self._ends[:value], 1) if end is not None)
+            unsupported(
+                f"a cut at {name}={value}, inside a step whose token texts it did not tell",
+                f"cut at a step's end, as at {below}",
+            )
+        return value
+
+    async def _exclusively(self, work: Coroutine[Any, Any, T]) -> T:
+        """Waits for `work` as the one thing that the branch waits for; `release` cancels it."""
+        task: asyncio.Task[T] = asyncio.ensure_future(work)
+        self._work, self._busy = task, True
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if self.released:
+                raise BranchReleased(f"branch {self.id} was released while it waited") from None
+            raise
+        finally:
+            self._work, self._busy = None, False
+
+
+class Purse:
+    """Hands the tokens of a budget out to calls in flight, so that together they stay within it."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self._granted = 0  # to calls in flight
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def take(self, wanted: int) -> int:
+        """Waits until `wanted` tokens are free, or no call is in flight that might give some back. Returns
+        how many the call may use, 0 when the budget is used up."""
+        while True:
+            left = self.budget.remaining_tokens
+            if self.budget.exhausted:
+                return 0
+            if left is None or not self._granted or left - self._granted >= wanted:
+                granted = wanted if left is None else min(left, wanted)
+                self._granted += granted
+                return granted
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            try:
+                await waiter
+            finally:
+                if waiter in self._waiting:
+                    self._waiting.remove(waiter)
+
+    def give_back(self, granted: int, used: int) -> None:
+        self._granted -= granted
+        self.budget.tokens_used += used
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+def unsupported(what: str, instead: str) -> NoReturn:
+    raise UnsupportedByEngine(f"a text engine does not offer {what}: {instead}")
+
+
+def _text_only(tokens: str | Sequence[int]) -> str:
+    if not isinstance(tokens, str):
+        unsupported("token ids", "give text")
+    return tokens
+
+
+def _call_seed(seed: int, position: int) -> int:
+    """31 bits, which every server's seed holds; other ones at each position, as an engine's generator begins
+    anew at each call."""
+    return mix(seed, position) >> 33

@@ -1,0 +1,91 @@
+"""Budgets of tokens, wall time and cost, shared by all branches of one search."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+from ..cost.forward import KINETICS_INTENSITY
+
+
+@dataclass
+class Budget:
+    """What one search may spend; hand the same object to `root()` and every fork inherits it.
+
+    Attributes:
+        max_tokens: sampled tokens over all branches, None for no limit. Prompt and forced tokens are free.
+        max_seconds: wall seconds since the first `root()` that got this budget, None for no limit. The time
+            of other problems that share the batch counts too.
+        max_cost: eFLOPs (flops + intensity * bytes, `tts_decode.cost`) over all branches, None for no limit.
+            Every forward counts, the prompt's too; of one shared with other searches, the branches' share
+            (`CostMeter`).
+        intensity: flops that a byte read is worth in max_cost; default: the one of Kinetics.
+        tokens_used: sampled tokens so far. cost_used: eFLOPs so far.
+
+    The engine checks it before each token. It never samples beyond `max_tokens`. Once `max_cost` is reached
+    no further token is sampled: the forward that reached it goes beyond, and what a scorer still asks for.
+    """
+
+    max_tokens: int | None = None
+    max_seconds: float | None = None
+    max_cost: float | None = None
+    intensity: float = KINETICS_INTENSITY
+    tokens_used: int = field(default=0, init=False)
+    cost_used: float = field(default=0.0, init=False)
+    _started: float | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        tokens, seconds = self.max_tokens, self.max_seconds
+        if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1):
+            raise ValueError(f"max_tokens must be a positive integer or None, got {self.max_tokens!r}")
+        if seconds is not None and not _positive(seconds):
+            raise ValueError(
+                f"max_seconds must be a positive number of seconds or None, got {self.max_seconds!r}"
+            )
+        if self.max_cost is not None and not _positive(self.max_cost):
+            raise ValueError(f"max_cost must be a positive number of eFLOPs or None, got {self.max_cost!r}")
+        if not _positive(self.intensity):
+            raise ValueError(f"intensity must be a positive number of flops per byte, got {self.intensity!r}")
+
+    def start(self) -> None:
+        """Starts the clock; later calls do nothing."""
+        if self._started is None:
+            self._started = time.monotonic()
+
+    def charge(self, flops: float, read_bytes: float) -> None:
+        """Takes a forward, or a branch's share of one, out of the budget."""
+        self.cost_used += flops + self.intensity * read_bytes
+
+    def resume(self, tokens: int, cost: float, seconds: float) -> None:
+        """Counts as spent what a search had spent when it was interrupted, in place of what was counted so
+        far."""
+        self.tokens_used, self.cost_used = tokens, cost
+        self._started = time.monotonic() - seconds
+
+    @property
+    def seconds_used(self) -> float:
+        return 0.0 if self._started is None else time.monotonic() - self._started
+
+    @property
+    def remaining_tokens(self) -> int | None:
+        return None if self.max_tokens is None else max(0, self.max_tokens - self.tokens_used)
+
+    @property
+    def exhausted(self) -> bool:
+        return self.spent is not None
+
+    @property
+    def spent(self) -> str | None:
+        """The limit that is used up, by its name: "max_tokens", "max_cost" or "max_seconds"; else None."""
+        if self.max_tokens is not None and self.tokens_used >= self.max_tokens:
+            return "max_tokens"
+        if self.max_cost is not None and self.cost_used >= self.max_cost:
+            return "max_cost"
+        if self.max_seconds is not None and self.seconds_used >= self.max_seconds:
+            return "max_seconds"
+        return None
+
+
+def _positive(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and 0 < value < math.inf

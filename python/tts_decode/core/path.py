@@ -1,0 +1,128 @@
+"""What every branch knows of its path, whatever engine computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import BranchReleased, StaleKV
+from .budget import Budget
+from .checks import check_children
+from .params import SamplingParams, mix
+from .prompts import Prompt
+from .step import Step
+
+
+class Path:
+    """The record of one path from a prompt to a leaf; `Branch` and `TextBranch` add how it grows.
+
+    Read these, never change them (except `scores`, to which strategies append):
+
+    Attributes:
+        id: the branch's id, its decoder's alone.
+        tokens: prompt and everything after it; -1 where there is no id, as for embeddings.
+        prompt: what was given to `root`: text, token ids or chat messages. Where a search asks its question
+            once more in other words, the question.
+        prompt_length: tokens of the prompt.
+        logprobs, entropies: one entry for each token after the prompt, generated or forced; nats, of the
+            model's own distribution. NaN where unknown.
+        steps: the finished steps. A step that was cancelled or failed has no entry.
+        scores: one entry a scored step.
+        finish_reason: None while the branch can go on.
+        parent: the branch it was forked from.
+        stale: whether its KV went because the model's weights changed; see `Branch.recompute`.
+        sampling, seed, budget, released
+    """
+
+    def __init__(
+        self,
+        branch_id: int,
+        prompt: Prompt,
+        tokens: list[int],
+        prompt_length: int,
+        sampling: SamplingParams,
+        seed: int,
+        budget: Budget | None,
+        parent: Path | None,
+    ) -> None:
+        self.id = branch_id
+        self.prompt = prompt
+        self.tokens = tokens
+        self.prompt_length = prompt_length
+        self.sampling = sampling
+        self.seed = seed
+        self.budget = budget
+        self.parent = parent
+        self.logprobs: list[float] = []
+        self.entropies: list[float] = []
+        self.steps: list[Step] = []
+        self.scores: list[float] = []
+        self.finish_reason: str | None = None
+        self.released = False
+        self.stale = False
+        self._step_ends: list[int] = []  # len(tokens) at the end of each step
+        self._forks = 0
+        self._busy = False  # a call of this branch waits for the engine
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def cum_logprob(self) -> float:
+        """Sum of `logprobs`, nats; NaN where one is unknown."""
+        return sum(self.logprobs)
+
+    @property
+    def finished(self) -> bool:
+        return self.finish_reason is not None
+
+    def finish(self, reason: str = "stop") -> None:
+        """Declares the branch finished, as when its answer appeared; `step()` then does nothing."""
+        self._check()
+        self.finish_reason = reason
+
+    def __repr__(self) -> str:
+        state = "released" if self.released else self.finish_reason or "open"
+        return f"{type(self).__name__}(id={self.id}, length={self.length}, {state})"
+
+    def _know(self, other: Path, length: int) -> None:
+        """Takes over what `other` knows about its first `length` tokens."""
+        steps = sum(end <= length for end in other._step_ends)
+        generated = max(0, length - other.prompt_length)
+        whole = length == len(other.tokens)
+        self.logprobs = other.logprobs[:generated]
+        self.entropies = other.entropies[:generated]
+        self.scores = list(other.scores) if whole else other.scores[:steps]
+        self.steps = other.steps[:steps]
+        self._step_ends = other._step_ends[:steps]
+        self.finish_reason = other.finish_reason if whole else None
+        self.stale = other.stale
+
+    def _seeds(self, n: int, seeds: Sequence[int] | None) -> Sequence[int]:
+        """Seeds of `n` children: those given, or derived from the branch's, its count of forks and the
+        index."""
+        check_children(n, seeds)
+        return [mix(self.seed, self._forks + 1, i) for i in range(n)] if seeds is None else seeds
+
+    def _check(self) -> None:
+        if self.released:
+            raise BranchReleased(f"branch {self.id} was released: fork before releasing, or keep it")
+
+    def _check_idle(self) -> None:
+        self._check()
+        if self._busy:
+            raise RuntimeError(
+                f"branch {self.id} already waits for the engine: await that call first, or fork"
+            )
+
+    def _check_computed(self) -> None:
+        self._check()
+        if self.stale:
+            raise StaleKV(
+                f"branch {self.id}: the model's weights changed after it was computed; await "
+                "branch.recompute(), which feeds its tokens again, or make a new root"
+            )
+
+    def _check_open(self) -> None:
+        if self.finish_reason is not None:
+            raise ValueError(f"branch {self.id} is finished ({self.finish_reason}): no step can follow")

@@ -1,0 +1,81 @@
+"""Prompts and forced text to checked token ids."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .text import continuation
+
+if TYPE_CHECKING:
+    from ..decoding.branch import Branch
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
+
+
+def is_chat(prompt: Prompt) -> bool:
+    return not isinstance(prompt, str) and any(isinstance(item, Mapping) for item in prompt)
+
+
+def question_of(branch: Branch) -> str:
+    """What the user asked: the prompt's text, or of a chat the user's last message (all messages, if none is
+    the user's)."""
+    prompt = branch.prompt
+    if isinstance(prompt, str):
+        return prompt
+    if not is_chat(prompt):
+        return continuation(branch.decoder.tokenizer, branch.tokens[: branch.prompt_length], 0)
+    messages = [item for item in prompt if isinstance(item, Mapping)]
+    asked = [message for message in messages if message.get("role") == "user"][-1:]
+    return "\n".join(str(message["content"]) for message in asked or messages)
+
+
+class PromptReader:
+    """Makes ids of text by a tokenizer, and checks ids against a vocabulary."""
+
+    def __init__(self, tokenizer: Any, vocab_size: int) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+
+    def prompt(self, prompt: Any) -> tuple[Prompt, list[int]]:
+        """The prompt in a form that later changes of the caller's object leave alone, and its ids."""
+        if isinstance(prompt, str):
+            return prompt, self.ids(self._tokenize(prompt))
+        if isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
+            raise TypeError(f"prompt must be text, token ids or chat messages, got {type(prompt).__name__}")
+        items: list[Any] = list(prompt)
+        if not items or not isinstance(items[0], Mapping):
+            ids = self.ids(items)
+            return list(ids), ids
+        if not getattr(self._tokenizer, "chat_template", None):
+            raise ValueError(
+                "prompt: got chat messages, but the tokenizer has no chat template: give text or token ids, "
+                "or set tokenizer.chat_template"
+            )
+        text = self._tokenizer.apply_chat_template(items, tokenize=False, add_generation_prompt=True)
+        return [dict(message) for message in items], self.ids(text)
+
+    def ids(self, tokens: Any) -> list[int]:
+        """Token ids of text without special tokens, or the ids given; checked."""
+        if isinstance(tokens, str):
+            tokens = self._tokenize(tokens, add_special_tokens=False)
+        if not isinstance(tokens, Iterable):
+            raise TypeError(f"tokens must be text or token ids, got {type(tokens).__name__}")
+        ids = []
+        for token in tokens:
+            try:
+                ids.append(operator.index(token))
+            except TypeError:
+                raise TypeError(f"token ids must be integers, got {token!r}") from None
+            if not 0 <= ids[-1] < self._vocab_size:
+                raise ValueError(f"token ids must lie in 0..{self._vocab_size - 1}, got {token}")
+        return ids
+
+    def _tokenize(self, text: str, **options: bool) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as cause:
+            raise ValueError(f"the text is not valid Unicode: {cause.reason} at {cause.start}") from cause
+        ids: list[int] = self._tokenizer(text, **options)["input_ids"]
+        return ids

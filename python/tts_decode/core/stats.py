@@ -1,0 +1,35 @@
+"""What a decoder has done so far, and what it holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..cost.forward import StepCost
+
+
+@dataclass(frozen=True)
+class DecoderStats:
+    """Counters since the decoder was made, and what its KV tree holds now.
+
+    Attributes:
+        steps: forwards of the model. forward_tokens: tokens that went through them, prompts included.
+        generated_tokens: sampled tokens. seconds: wall time inside the engine.
+        cost: flops and bytes of all forwards; `cost.combined()` is their cost in eFLOPs.
+        branches: live branches. logical_tokens: KV tokens summed over them. unique_tokens: KV tokens stored.
+        pins: prefixes pinned.
+        resident_bytes, peak_bytes: KV bytes of the pages in use, now and at most.
+        page_bytes: KV bytes of one page over all layers.
+    """
+
+    steps: int
+    generated_tokens: int
+    forward_tokens: int
+    seconds: float
+    cost: StepCost
+    branches: int
+    pins: int
+    logical_tokens: int
+    unique_tokens: int
+    resident_bytes: int
+    peak_bytes: int
+    page_bytes: int

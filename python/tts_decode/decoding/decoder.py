@@ -1,0 +1,415 @@
+"""The decoder: one model, one KV tree, and every search that runs on them in one batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+
+from tts_kernels import KVTree
+
+from ..core.budget import Budget
+from ..core.params import SamplingParams
+from ..core.prompts import Prompt, PromptReader
+from ..core.running import Runner
+from ..core.state import BranchState
+from ..core.stats import DecoderStats
+from ..errors import PromptTooLong
+from ..model.agreement.self_check import check_agreement
+from ..model.device_steps import DeviceSteps
+from ..model.hf import HFEngine
+from ..model.host_steps import HostSteps, distinct_pages
+from ..model.loading import DEFAULT_MODEL, load_model
+from ..model.sparse import SparseConfig, check_sparse
+from ..select import evicted_columns
+from .branch import Branch
+from .kv_budget import KVBudget, KVShare, Pin
+from .pool import make_pool
+from .requests import RootRequest
+from .scheduler import Scheduler
+
+
+class TreeDecoder(Runner):
+    """Decodes any number of branches of any number of prompts over one shared KV tree.
+
+    Args:
+        model: a transformers causal language model on the CPU, in float32 or bfloat16, or on one GPU, there
+            in float16 too. It is set to eval mode and otherwise stays as it is. One without LM head (a bare
+            model, or one with a class head, of which the base model is run) serves `root` and `Branch.read`.
+        tokenizer: its tokenizer.
+        device: moves the model there first; default: where it is.
+        kv_bytes: bytes for the KV pages. On the CPU memory is taken from the system as pages are first used;
+            default: a quarter of the machine's memory. On a GPU it is taken at once; default: three quarters
+            of what is free. A `KVBudget`, on the CPU only, bounds all decoders that are given it in sum.
+        kv_dtype: of the KV pages; default: the model's. On the CPU torch.int8 halves the bytes of bfloat16,
+            at the price of a rounding of each key and value (see `tts_kernels.append_kv`).
+        max_batch_tokens: tokens in one forward at most; longer prompts go in chunks beside the decoding
+            branches.
+        sampling: default parameters of `root`.
+        track_mass: keep for each branch how much attention its pages have drawn, which `evict` goes by; on
+            the CPU only.
+        sparse: read only part of the KV pages in decode steps; default: all of them. On a GPU such steps run
+            without CUDA graphs, and their cost is estimated: as if every budget were used up.
+        pack_weights: on the CPU, models of the Llama kind (Llama, Mistral, Qwen2, Qwen3) run over a copy of
+            their weights in the order in which the kernels read them, which doubles the weights' memory and
+            makes steps faster. The copy is made anew where a weight is replaced or written in place; writes
+            through its `.data`, and modules put in the place of others, only a new decoder sees. The model's
+            modules are not called, so hooks that are put on them later do not run. Other models, and those
+            with adapters, quantised layers or hooks, run as transformers has them, as all do with False.
+        cuda_graphs: on a GPU, capture decode steps as CUDA graphs: one for each of a few sizes of the batch,
+            at its first use.
+        check: compare the model's own plain forward of a few random tokens with the decoder's before it
+            serves: prefill in chunks, a fork, a truncation, decode steps, over packed weights too where
+            they are. A model that did not change is compared once. Modules that take the place of others
+            later are not compared: make a new decoder. No other thread may run the model meanwhile, as
+            weights are substituted in its modules. False serves a model unchecked, right or wrong.
+
+    The same seed gives the same text whatever else is in the batch as far as attention and the matrix
+    products do. On the CPU attention is bitwise independent of the batch, and with packed weights so is the
+    whole forward; on a GPU the order of its sums depends on the plan. A GEMM library may round a row
+    differently at another batch size. In float32 that moves a log-probability by some 1e-6 and only rarely a
+    token; in bfloat16 tokens do change. In int8 pages a token's rounding depends on the tokens of its page
+    that were computed in the same step. Sparse attention chooses by a branch's own history; where branches
+    choose together (`SparseConfig.share`), by those of its tree that are in the same step too.
+
+    The model may be trained between calls. Each step looks whether its weights were written in place, by an
+    optimizer or `load_state_dict` for example, or replaced, modules included (`weights_changed` tells of what
+    cannot be seen). What was computed before is then used no more: pins go, branches raise `StaleKV` until
+    their `recompute`, prompts on their way start over, and a step ends with `StaleKV` and the tokens that it
+    has. Device, dtype, vocabulary and heads must stay. Forwards are in eval mode, whatever the model's is.
+
+    Attributes:
+        keep_hidden: while above 0 each `Step` carries the mean of its last hidden states, at the price of
+            feeding the step's last token before the step returns. A count, to which each search that wants
+            them adds one.
+        self_check: what the comparison found, a `SelfCheck`; None with check=False.
+
+    Raises:
+        UnsupportedModel: the model needs something that the tree attention path does not serve, or its own
+            forward disagrees with the decoder's.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        device: str | torch.device | None = None,
+        kv_bytes: int | KVBudget | None = None,
+        kv_dtype: torch.dtype | None = None,
+        max_batch_tokens: int = 512,
+        sampling: SamplingParams | None = None,
+        cuda_graphs: bool = True,
+        track_mass: bool = False,
+        sparse: SparseConfig | None = None,
+        pack_weights: bool = True,
+        check: bool = True,
+    ) -> None:
+        if (
+            isinstance(max_batch_tokens, bool)
+            or not isinstance(max_batch_tokens, int)
+            or max_batch_tokens < 1
+        ):
+            raise ValueError(f"max_batch_tokens must be a positive integer, got {max_batch_tokens!r}")
+        if not callable(getattr(tokenizer, "decode", None)):
+            raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}")
+        self.tokenizer = tokenizer
+        self.sampling = SamplingParams() if sampling is None else _checked_sampling(sampling)
+        self.keep_hidden = 0
+        self._engine = HFEngine(model, device, pack_weights=pack_weights)
+        if sparse is not None:
+            check_sparse(sparse, self._engine.kv_shape.num_layers)
+        on_host = _runs_on_host(self._engine.device)
+        self.self_check = check_agreement(self._engine, on_host=on_host) if check else None
+        summaries = None if sparse is None else sparse.summaries
+        self._pool = make_pool(self._engine, kv_bytes, kv_dtype, summaries, on_host=on_host)
+        self._steps: HostSteps | DeviceSteps
+        if on_host:
+            self._steps = HostSteps(self._engine, self._pool, track_mass=track_mass)
+        elif track_mass:
+            raise ValueError(
+                f"track_mass=True with a model on {self._engine.device}; expected False: steps on a GPU do "
+                "not export attention masses"
+            )
+        else:
+            self._steps = DeviceSteps(
+                self._engine, self._pool, max_batch_tokens=max_batch_tokens, graphs=cuda_graphs
+            )
+        self._sparse = sparse
+        self.track_mass = track_mass
+        self._tree = KVTree(self._pool.num_pages, self._pool.page_size)
+        own = KVBudget(self._pool.num_pages * self._pool.page_bytes)
+        budget = kv_bytes if isinstance(kv_bytes, KVBudget) else own
+        self._kv = KVShare(budget, self._tree, self._pool.page_bytes)
+        self._branches: WeakSet[Branch] = WeakSet()
+        self._weights_epoch = self._engine.weights.epoch
+        self._reader = PromptReader(tokenizer, self._engine.config.vocab_size)
+        self._scheduler = Scheduler(self, max_batch_tokens)
+        self.max_positions = self._engine.max_positions
+        self.eos_token_ids = self._engine.eos_token_ids
+        self.has_lm_head = self._engine.has_lm_head
+        self.hidden_size: int = self._engine.config.hidden_size
+        self.vocab_size: int = self._engine.config.vocab_size
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str] = DEFAULT_MODEL,
+        dtype: str | torch.dtype = "auto",
+        *,
+        device: str | torch.device = "cpu",
+        **options: Any,
+    ) -> TreeDecoder:
+        """Loads a model by `load_model`: the default's name, a directory, a GGUF file or a hub id."""
+        model, tokenizer = load_model(name, dtype, device=device)
+        return cls(model, tokenizer, **options)
+
+    @property
+    def model(self) -> Any:
+        return self._engine.model
+
+    # -- branches
+
+    async def root(
+        self, prompt: Prompt, sampling: SamplingParams | None = None, budget: Budget | None = None
+    ) -> Branch:
+        """Computes a prompt and returns the branch at its end. What is resident of it already is shared.
+
+        Args:
+            prompt: text, token ids, or chat messages (dicts of role and content, for the chat template).
+            sampling: default: the decoder's.
+            budget: shared by every branch forked from this root.
+
+        Raises:
+            TypeError, ValueError: an argument is of the wrong type, or the prompt is empty or has more tokens
+                than the model or the KV pool holds (`PromptTooLong`).
+            OutOfPages: other branches hold the pages that it needs.
+        """
+        prompt, tokens = self._reader.prompt(prompt)
+        sampling = self.sampling if sampling is None else _checked_sampling(sampling)
+        return await self._make_branch(prompt, tokens, len(tokens), sampling, sampling.seed, budget)
+
+    async def restore(self, state: BranchState, budget: Budget | None = None) -> Branch:
+        """Makes a branch again from its `Branch.snapshot`, maybe of another run or decoder of the same model.
+
+        What is resident of its tokens is shared, the rest is computed. Its random state is the same: it draws
+        the tokens, and its forks get the seeds, that they would have got. With sparse attention what it had
+        drawn is computed as a prompt is, so that other tokens may follow.
+
+        Args:
+            budget: shared by every branch forked from this one; what was used before is not known.
+
+        Raises:
+            TypeError, ValueError, OutOfPages: as for `root`.
+        """
+        if not isinstance(state, BranchState):
+            raise TypeError(f"state must be a BranchState, got {type(state).__name__}")
+        tokens = self._reader.ids(state.tokens)
+        branch = await self._make_branch(
+            state.prompt, tokens, state.prompt_length, state.sampling, state.seed, budget
+        )
+        branch._restore(state)
+        return branch
+
+    async def _make_branch(
+        self,
+        prompt: Prompt,
+        tokens: list[int],
+        prompt_length: int,
+        sampling: SamplingParams,
+        seed: int,
+        budget: Budget | None,
+        embeds: Mapping[int, Tensor] | None = None,
+    ) -> Branch:
+        """A branch that holds the tokens, computed where they were not resident.
+
+        embeds: [hidden], by the positions of id -1.
+        """
+        if budget is not None and not isinstance(budget, Budget):
+            raise TypeError(f"budget must be a Budget, got {type(budget).__name__}")
+        self._check_prompt(tokens)
+        if budget is not None:
+            budget.start()
+
+        def make() -> Branch:
+            # The last token is always fed, for its logits. No tokens are alike behind an embedding.
+            shared = tokens[: min(embeds)] if embeds else tokens
+            found = self._tree.match(shared[: len(tokens) - 1] if self.has_lm_head else shared)
+            branch_id = self._tree.create() if found is None else self._tree.fork(found[0], 1, at=found[1])[0]
+            branch = Branch(self, branch_id, prompt, list(tokens), prompt_length, sampling, seed, budget)
+            branch._embeds = dict(embeds or {})
+            if found is not None:
+                branch._kv_length = found[1]
+                self._kv.used(tokens[: found[1]])
+            return branch
+
+        return await self._scheduler.root(RootRequest(tokens, make, logits=self.has_lm_head))
+
+    def pin(self, branch: Branch, at: int | None = None) -> Pin:
+        """Keeps a prefix resident when its branches are gone: a later `root` that begins with it shares it.
+
+        Takes no page by itself. Pins last while there is room: when pages run out the one used the longest
+        ago goes first, where a use is its making or a `root` that found what it holds.
+
+        Args:
+            at: position in `branch.tokens`, 1 <= at <= length: `tokens[:at]` are kept, less those whose KV
+                was not computed yet, such as the last token of a step. Default: all.
+
+        Raises:
+            TypeError, ValueError: an argument is out of range, of another decoder, or nothing is computed.
+            BranchReleased: the branch was released.
+            StaleKV: the model's weights changed since it was computed.
+        """
+        self._check_own(branch, "branch")
+        self._follow_weights()
+        branch._check_computed()
+        length = min(branch._kv_length, branch._position("at", at, 1))
+        if not length:
+            raise ValueError(f"branch {branch.id} has no KV yet: await one of its calls first")
+        return self._kv.pin(branch.id, branch.tokens[:length])
+
+    def evict(self, branches: Sequence[Branch], keep: int, *, sink: int = 1, recent: int = 4) -> int:
+        """Drops the KV pages of the branches that have drawn the least attention; `select.evicted_columns`.
+
+        Pages go that all of the branches hold, so pass all that share a prefix: a page stays resident while
+        any branch holds it, and it is shared only by branches that evicted the same pages before it. A
+        branch forked later inherits what its parent lacks. Tokens, text and positions stay as they are, but
+        nothing attends to the tokens of an evicted page any more, and no fork or truncation can end in one.
+        Masses count from the branch's root on: pages of a prompt that was resident already begin with none.
+
+        Args:
+            keep: pages that each of the branches keeps, at least 1.
+            sink: first pages that stay. recent: last pages that stay, at least 2, so that a last token can be
+                fed again.
+
+        Returns:
+            The number of pages that became free.
+
+        Raises:
+            TypeError, ValueError: an argument is out of range, a branch is given twice or is of another
+                decoder, or a page is pinned.
+            BranchReleased: a branch was released.
+            RuntimeError: the decoder does not track masses, or a branch waits for the engine.
+        """
+        if not self.track_mass:
+            raise RuntimeError(
+                "evict needs attention masses, which this decoder does not keep: make it with track_mass=True"
+            )
+        branches = list(branches)
+        for branch in branches:
+            self._check_own(branch, "branches")
+            branch._check_idle()
+            branch._check_computed()
+        if recent < 2:
+            raise ValueError(
+                f"recent={recent}; expected at least 2, as a last token may have to be fed again"
+            )
+        ids = [branch.id for branch in branches]
+        tables, lengths = self._tree.block_tables(ids)
+        columns = -(-lengths // self._tree.page_size)
+        held = [table[:count] for table, count in zip(tables, columns, strict=True)]
+        masses = [branch._masses() for branch in branches]
+        return self._tree.evict(ids, evicted_columns(held, masses, keep, sink=sink, recent=recent))
+
+    def resident_bytes(self, branches: Iterable[Branch]) -> int:
+        """KV bytes of the pages that the branches hold, each page counted once.
+
+        Raises:
+            TypeError, ValueError: a branch is none, or of another decoder.
+            BranchReleased: a branch was released.
+        """
+        branches = list(branches)
+        for branch in branches:
+            self._check_own(branch, "branches")
+        tables, lengths = self._tree.block_tables([branch.id for branch in branches])
+        pool = self._pool
+        return distinct_pages(tables, lengths, pool.num_pages, pool.page_size) * pool.page_bytes
+
+    # -- weights
+
+    @property
+    def weights_epoch(self) -> int:
+        """A number that is another one after each change of the model's weights. Reading it looks for one."""
+        self._follow_weights()
+        return self._weights_epoch
+
+    def weights_changed(self) -> None:
+        """Tells that weights changed where nothing shows it: writes through `.data`, as `param.data.copy_`,
+        into inference tensors, or through another library's view of their memory. Also of what is no tensor
+        but changes the numbers, such as an adapter that was switched off."""
+        self._engine.weights.changed()
+        self._follow_weights()
+
+    def _follow_weights(self) -> None:
+        """Gives up what was computed with weights that are no longer the model's."""
+        epoch = self._engine.weights.check()
+        if epoch != self._weights_epoch:
+            self._weights_epoch = epoch
+            self._kv.drop_pins()
+            for branch in list(self._branches):
+                branch._lose_kv()
+
+    def stats(self) -> DecoderStats:
+        tree, scheduler, page_bytes = self._tree.stats(), self._scheduler, self._pool.page_bytes
+        return DecoderStats(
+            steps=scheduler.steps,
+            generated_tokens=scheduler.generated_tokens,
+            forward_tokens=scheduler.forward_tokens,
+            seconds=scheduler.seconds,
+            cost=scheduler.meter.total,
+            branches=tree.branches,
+            pins=tree.pins,
+            logical_tokens=tree.logical_tokens,
+            unique_tokens=tree.unique_tokens,
+            resident_bytes=tree.resident_pages * page_bytes,
+            peak_bytes=tree.peak_pages * page_bytes,
+            page_bytes=page_bytes,
+        )
+
+    # -- checks
+
+    def _check_own(self, branch: Branch, name: str) -> None:
+        if not isinstance(branch, Branch):
+            raise TypeError(f"{name} must be {_BRANCHES[name]}, got {type(branch).__name__}")
+        if branch.decoder is not self:
+            raise ValueError(f"{name}: branch {branch.id} belongs to another decoder")
+        branch._check()
+
+    def _check_lm_head(self, call: str) -> None:
+        if not self.has_lm_head:
+            raise TypeError(
+                f"{call}: {type(self.model).__name__} has no language-model head and predicts no tokens: use "
+                "Branch.read, or load the model as a causal language model"
+            )
+
+    def _check_prompt(self, tokens: list[int]) -> None:
+        if not tokens:
+            raise ValueError("prompt is empty: give at least one token")
+        if self.max_positions is not None and len(tokens) > self.max_positions:
+            raise PromptTooLong(
+                f"prompt has {len(tokens)} tokens, but the model allows {self.max_positions}: shorten it"
+            )
+        pages = -(-len(tokens) // self._pool.page_size)
+        if pages > self._pool.num_pages:
+            raise PromptTooLong(
+                f"prompt has {len(tokens)} tokens and needs {pages * self._pool.page_bytes} bytes of KV, but "
+                f"kv_bytes holds {self._pool.num_pages * self._pool.page_bytes}: raise kv_bytes or shorten it"
+            )
+
+
+def _checked_sampling(sampling: SamplingParams) -> SamplingParams:
+    if not isinstance(sampling, SamplingParams):
+        raise TypeError(f"sampling must be SamplingParams, got {type(sampling).__name__}")
+    return sampling
+
+
+def _runs_on_host(device: torch.device) -> bool:
+    """Whether the CPU's kernels and their layout of pages serve, or those of GPUs."""
+    return device.type == "cpu"
+
+
+_BRANCHES = {"branch": "a Branch", "branches": "Branch objects"}

@@ -1,0 +1,84 @@
+"""The KV pool of a model: its size, dtype and layout."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from tts_kernels import KVPool
+from tts_kernels.pool import page_bytes
+
+from ..model.hf import HFEngine
+from .kv_budget import KVBudget
+
+_PAGE_SIZE = 16  # tokens; what the CPU kernels serve
+
+
+def make_pool(
+    engine: HFEngine,
+    kv_bytes: int | KVBudget | None,
+    kv_dtype: torch.dtype | None,
+    summaries: str | None,
+    *,
+    on_host: bool,
+) -> KVPool:
+    """A pool for the engine's model.
+
+    Args:
+        kv_bytes, kv_dtype: as `TreeDecoder` takes them.
+        summaries: of pages, as `KVPool` takes them.
+        on_host: whether the CPU's kernels serve.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range, not served, or more than there is.
+    """
+    if isinstance(kv_bytes, KVBudget):
+        if not on_host:
+            raise ValueError(
+                f"kv_bytes: a KVBudget serves models on the CPU, this one is on {engine.device}, where a "
+                "pool takes its memory at once: give each decoder its bytes"
+            )
+        kv_bytes = kv_bytes.total
+    elif kv_bytes is None:
+        kv_bytes = _default_bytes(engine.device)
+    elif isinstance(kv_bytes, bool) or not isinstance(kv_bytes, int):
+        raise TypeError(f"kv_bytes must be an integer or a KVBudget, got {type(kv_bytes).__name__}")
+    shape = engine.kv_shape
+    dtype = _dtype(engine, kv_dtype, on_host=on_host)
+    least = page_bytes(shape.num_layers, shape.num_kv_heads, shape.head_dim, _PAGE_SIZE, dtype, summaries)
+    if kv_bytes < least:
+        raise ValueError(f"kv_bytes must hold one page of {least} bytes at least, got {kv_bytes}")
+    try:
+        return KVPool(
+            num_layers=shape.num_layers,
+            num_kv_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+            budget_bytes=kv_bytes,
+            dtype=dtype,
+            page_size=_PAGE_SIZE,
+            device=engine.device,
+            layout="packed" if on_host else "HND",
+            summaries=summaries,
+        )
+    except MemoryError as cause:
+        raise ValueError(f"kv_bytes = {kv_bytes} is more than the system grants: lower it") from cause
+
+
+def _dtype(engine: HFEngine, kv_dtype: torch.dtype | None, *, on_host: bool) -> torch.dtype:
+    if kv_dtype is None or kv_dtype == engine.dtype:
+        return engine.dtype
+    if kv_dtype != torch.int8:
+        raise ValueError(f"kv_dtype must be None, torch.int8 or the model's {engine.dtype}, got {kv_dtype!r}")
+    if not on_host:
+        raise ValueError(
+            f"kv_dtype = torch.int8 is served on the CPU only as yet, the model is on {engine.device}"
+        )
+    return kv_dtype
+
+
+def _default_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (torch.cuda.mem_get_info(device)[0] + cached) * 3 // 4
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4

@@ -1,1 +1,0 @@
-"""Model back ends of the decoder."""

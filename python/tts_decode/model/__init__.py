@@ -1,0 +1,1 @@
+"""One forward of a Hugging Face model over tree pages; loading, checking and refusing models."""

@@ -1,0 +1,107 @@
+"""The texts of the self-check, and the steps in which a decoder computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tts_kernels import KVTree
+
+from ..host_steps import StepInputs
+
+NUM_PAGES = 16  # more than the steps need
+PAGE_SIZE = 16
+_LOWS, _LOW = 3, 17  # texts that begin at position 0, and tokens of each
+_HIGH = 6  # tokens of the one at high positions
+_FORKS = {1: 13, 2: 15}  # the low text that shares so many tokens with text 0
+_TRUNCATED = 10  # tokens that the branch on text 1 keeps, before it goes on as text 0 does
+_MARGIN = 16  # last positions of a model that stay unused
+
+
+@dataclass(frozen=True)
+class CheckStep:
+    """inputs: of the step. source: int64 [T], which of the program's tokens its tokens are."""
+
+    name: str
+    inputs: StepInputs
+    source: Tensor
+
+
+class CheckProgram:
+    """Random texts, three that share prefixes from position 0 on and one at high positions, and their steps.
+
+    Tokens are numbered text by text, those at high positions last.
+
+    Attributes:
+        low: int64 [3, 17], texts at positions 0, 1, ...
+        high: int64 [1, 6], at `high_positions` [1, 6].
+        steps: a prompt in two chunks, a fork in the middle of a page with ragged branches in one step, a
+            truncation and a decode step; the text at high positions in the same steps.
+        logit_rows: int64, positions of the low texts whose logits are compared.
+        positions: int64, of each token.
+    """
+
+    def __init__(self, vocab_size: int, avoid: set[int], max_positions: int | None) -> None:
+        """avoid: token ids that mean something to the model, such as padding."""
+        generator = torch.Generator().manual_seed(0)
+        usable = torch.tensor([token for token in range(min(vocab_size, 1 << 16)) if token not in avoid])
+        drawn = usable[torch.randint(len(usable), (_LOWS * _LOW + _HIGH,), generator=generator)]
+        self.low, self.high = drawn[: _LOWS * _LOW].view(_LOWS, _LOW), drawn[_LOWS * _LOW :][None]
+        for text, shared in _FORKS.items():
+            self.low[text, :shared] = self.low[0, :shared]
+        first = 0 if max_positions is None else max(0, max_positions - _MARGIN)
+        self.high_positions = torch.arange(first, first + _HIGH)[None]
+        self.positions = torch.cat([torch.arange(_LOW).repeat(_LOWS), self.high_positions[0]])
+        self._tokens = torch.cat([self.low.flatten(), self.high[0]])
+        self.logit_rows = torch.tensor([10, 14, 16])
+        self.steps = self._make_steps()
+
+    @staticmethod
+    def fits(max_positions: int | None) -> bool:
+        return max_positions is None or max_positions >= _LOW
+
+    def _make_steps(self) -> list[CheckStep]:
+        tree = KVTree(NUM_PAGES, PAGE_SIZE)
+        first, high = tree.create(), tree.create()
+        text = {first: 0, high: _LOWS}
+        steps = [
+            self._step("prefill", tree, text, {first: 9, high: 3}),
+            self._step("prefill of a second chunk", tree, text, {first: 6, high: 1}),
+        ]
+        (second,) = tree.fork(first, 1, at=_FORKS[1])
+        (third,) = tree.fork(first, 1, at=_FORKS[2])
+        text |= {second: 1, third: 2}
+        steps.append(self._step("fork", tree, text, {first: 1, second: 3, third: 1, high: 1}))
+        tree.truncate(second, _TRUNCATED)
+        text[second] = 0
+        everyone = dict.fromkeys((first, second, third, high), 1)
+        steps.append(self._step("decode, after a truncation of the second branch", tree, text, everyone))
+        return steps
+
+    def _step(self, name: str, tree: KVTree, text: Mapping[int, int], counts: Mapping[int, int]) -> CheckStep:
+        """Appends so many tokens to each branch, each from its text."""
+        ids = list(counts)
+        lengths = tree.block_tables(ids)[1].tolist()
+        sources = [
+            torch.arange(text[branch] * _LOW + length, text[branch] * _LOW + length + counts[branch])
+            for branch, length in zip(ids, lengths, strict=True)
+        ]
+        appended = tree.append(ids, [self._tokens[source].tolist() for source in sources])
+        tables, after = tree.block_tables(ids)
+        source = torch.cat(sources)
+        in_logits = (source < _LOWS * _LOW) & torch.isin(self.positions[source], self.logit_rows)
+        inputs = StepInputs(
+            tokens=self._tokens[source].tolist(),
+            positions=self.positions[source].tolist(),
+            rows=in_logits.nonzero()[:, 0].tolist(),
+            slots=appended.slots,
+            copies=appended.copies,
+            tables=tables,
+            lengths=after,
+            counts=np.array(list(counts.values()), dtype=np.int32),
+        )
+        return CheckStep(name, inputs, source)

@@ -1,0 +1,1 @@
+"""GGUF files: what their keys mean, and loading them as transformers models."""

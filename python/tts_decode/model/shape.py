@@ -1,0 +1,73 @@
+"""The figures of a model that its cost depends on, from the model or from its config alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from ..cost.forward import ModelShape
+from .support.features import KVShape, refuse_config, refusing
+
+
+def shape_of_model(model: Any, kv: KVShape) -> ModelShape:
+    """The shape of a loaded model, its KV in the dtype of its weights.
+
+    Of a model without LM head the weights of its base model count, which alone are run.
+    """
+    output = model.get_output_embeddings()
+    head = None if output is None else output.weight
+    body = model.base_model if head is None else model
+    tables = {id(m.weight) for m in body.modules() if isinstance(m, torch.nn.Embedding)}
+    weights = {
+        name: weight.numel()
+        for name, weight in body.named_parameters()
+        if weight.dim() >= 2 and id(weight) not in tables and weight is not head
+    }
+    experts = sum(size for name, size in weights.items() if ".experts." in name)
+    config = model.config.get_text_config(decoder=True)
+    vocab, hidden = (0, config.hidden_size) if head is None else head.shape
+    total = sum(weights.values()) + vocab * hidden
+    return ModelShape(
+        num_layers=kv.num_layers,
+        num_q_heads=kv.num_q_heads,
+        num_kv_heads=kv.num_kv_heads,
+        head_dim=kv.head_dim,
+        hidden=hidden,
+        vocab=vocab,
+        active_parameters=total - experts + round(experts * _share_of_experts(config)),
+        parameters=total,
+        weight_bytes=model.dtype.itemsize,
+        kv_bytes=model.dtype.itemsize,
+    )
+
+
+def shape_of_config(config: Any, dtype: torch.dtype) -> ModelShape:
+    """The shape of a model of this config, of which no weight is read or made.
+
+    Raises:
+        UnsupportedModel: the config names a feature that the tree attention path does not serve.
+        ValueError: transformers has no causal language model for it.
+    """
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    refuse_config(model)
+    with refusing(model):
+        text = model.config.get_text_config(decoder=True)
+        heads = text.num_attention_heads
+        kv = KVShape(
+            text.num_hidden_layers,
+            heads,
+            getattr(text, "num_key_value_heads", None) or heads,
+            getattr(text, "head_dim", None) or text.hidden_size // heads,
+        )
+        return shape_of_model(model, kv)
+
+
+def _share_of_experts(config: Any) -> float:
+    """Of a mixture's experts, the part that one token goes through."""
+    for name in ("num_experts", "num_local_experts", "n_routed_experts"):
+        if experts := getattr(config, name, None):
+            return float(config.num_experts_per_tok / experts)
+    return 1.0

@@ -1,0 +1,1 @@
+"""Which models are served, and by which name the others are refused."""

@@ -1,0 +1,169 @@
+"""What a model needs from its attention, and the refusal of what is not served, by the feature's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import UnsupportedModel
+from ..transformers_output import first_line
+from .named_features import attention_modules, unserved_feature, uses_attention_interface
+
+_DTYPES = {
+    "cpu": (torch.float32, torch.bfloat16),
+    "cuda": (torch.float32, torch.bfloat16, torch.float16),
+}
+_HARMLESS_ARGUMENTS = {
+    "dropout",
+    "is_causal",
+    "position_ids",
+    "use_cache",
+    "logits_to_keep",
+    "return_dict",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+}
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """What one attention module handed to the attention function in the probe forward."""
+
+    num_q_heads: int
+    num_kv_heads: int
+    head_dim: int
+    value_dim: int
+    window: int | None
+    causal: bool
+    extra: tuple[str, ...]  # names of further arguments
+
+
+@dataclass(frozen=True)
+class KVShape:
+    """What the KV pool must hold for one token of the model, and how many query heads read it."""
+
+    num_layers: int
+    num_q_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+
+def describe_call(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    window: int | None,
+    arguments: dict[str, Any],
+) -> AttentionCall:
+    """`arguments`: what a module handed over beside query, key, value, scale, window and soft cap."""
+    return AttentionCall(
+        num_q_heads=query.shape[1],
+        num_kv_heads=key.shape[1],
+        head_dim=key.shape[3],
+        value_dim=value.shape[3],
+        window=window,
+        causal=arguments.get("is_causal", getattr(module, "is_causal", True)) is not False,
+        extra=tuple(
+            name for name, v in arguments.items() if v is not None and name not in _HARMLESS_ARGUMENTS
+        ),
+    )
+
+
+def refuse_config(model: Any) -> None:
+    """Raises UnsupportedModel when the model's config or modules show a feature that is not served."""
+    with refusing(model):
+        feature = unserved_feature(model)
+    if feature is not None:
+        raise refusal(model, feature)
+
+
+@contextmanager
+def refusing(model: Any) -> Iterator[None]:
+    """Makes of any exception inside an UnsupportedModel that quotes it, but where memory ran out."""
+    try:
+        yield
+    except (UnsupportedModel, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as cause:  # a model's code may raise anything
+        raise UnsupportedModel(
+            f"{type(model).__name__} cannot be run by the tree attention path, which looks at its config and "
+            f"runs it on two tokens, their ids and position_ids. Cause: {first_line(cause)}"
+        ) from cause
+
+
+def refuse_placement(model: Any) -> None:
+    """Raises UnsupportedModel when the model lies where, or in a dtype that, no kernel serves."""
+    devices = {parameter.device for parameter in model.parameters()}
+    if len(devices) > 1 or {device.type for device in devices} - {"cpu", "cuda"}:
+        got = ", ".join(sorted(map(str, devices)))
+        raise UnsupportedModel(
+            f'model must be on the CPU or on one GPU, got {got}: call model.to("cpu") or model.to("cuda")'
+        )
+    dtype, device = model.dtype, next(iter(devices)).type
+    if dtype not in _DTYPES[device]:
+        names = " or ".join(f'dtype="{str(d).removeprefix("torch.")}"' for d in _DTYPES[device])
+        raise UnsupportedModel(
+            f"{type(model).__name__} has weights in {dtype}, which the KV pages on {device} do not hold: "
+            f"load it with {names}"
+        )
+
+
+def refuse_calls(model: Any, calls: Sequence[AttentionCall], modules: Sequence[nn.Module]) -> KVShape:
+    """Checks the attention calls of a probe forward and returns the KV shape they ask for, a layer a call.
+
+    modules: those that made the calls.
+    """
+    called = {id(module) for module in modules}
+    refuse_own_attention(model, [m for m in attention_modules(model) if id(m) not in called])
+    if not calls:
+        raise refusal(model, "layers without attention")
+    if len(called) < len(modules):
+        raise refusal(model, "layers whose attention runs several times for a token")
+    for call in calls:
+        if call.extra:
+            raise refusal(
+                model, _EXTRA_FEATURES.get(call.extra[0], f"the attention argument {call.extra[0]!r}")
+            )
+        if not call.causal:
+            raise refusal(model, "bidirectional attention")
+        if call.value_dim != call.head_dim:
+            raise refusal(model, f"differing head dims of K ({call.head_dim}) and V ({call.value_dim})")
+        if call.head_dim % 16 or not 32 <= call.head_dim <= 256:
+            raise refusal(model, f"head_dim {call.head_dim} (served: multiples of 16 in 32..256)")
+    if len({(call.num_q_heads, call.num_kv_heads, call.head_dim) for call in calls}) > 1:
+        raise refusal(model, "layers of differing heads or head_dim")
+    return KVShape(len(calls), calls[0].num_q_heads, calls[0].num_kv_heads, calls[0].head_dim)
+
+
+def refuse_own_attention(model: Any, modules: Sequence[nn.Module]) -> None:
+    """Raises UnsupportedModel, if any of the modules cannot call the attention function, by their classes."""
+    own = sorted({type(module).__name__ for module in modules if not uses_attention_interface(module)})
+    if own:
+        raise refusal(
+            model,
+            f"attention code of its own ({', '.join(own)}), which does not go through AttentionInterface",
+        )
+
+
+def refusal(model: Any, feature: str) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"{type(model).__name__} needs {feature}, which the tree attention path does not serve"
+    )
+
+
+# Arguments of the attention function that stand for a feature.
+_EXTRA_FEATURES = {
+    "s_aux": "attention sinks",
+    "sinks": "attention sinks",
+    "position_bias": "relative position biases",
+    "indices": "sparse attention by an indexer",
+    "block_indices": "sparse attention by an indexer",
+    "cu_seq_lens_q": "packed variable-length attention of its own",
+}

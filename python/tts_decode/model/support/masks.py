@@ -1,0 +1,90 @@
+"""Who sees whom, as a model asks transformers for its attention masks, at all lengths that it allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .features import refusal
+
+# Indices of sequence, head, query and key, broadcast -> bool, whether the query sees the key
+MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+# What stands for a mask that was asked for, and its function
+Asked = tuple[Tensor, MaskFunction]
+
+_asked: ContextVar[list[Asked] | None] = ContextVar("asked masks", default=None)
+
+
+@contextmanager
+def recorded_masks() -> Iterator[list[Asked]]:
+    """Collects the masks that models ask for inside; what they get stands for them."""
+    asked: list[Asked] = []
+    token = _asked.set(asked)
+    try:
+        yield asked
+    finally:
+        _asked.reset(token)
+
+
+def asked_mask(
+    *, q_length: int, kv_length: int, mask_function: MaskFunction, device: Any = None, **_: Any
+) -> Tensor | None:
+    """Mask function of transformers' AttentionMaskInterface. None, but inside `recorded_masks`."""
+    asked = _asked.get()
+    if asked is None:
+        return None
+    asked.append((torch.zeros((1, 1, q_length, kv_length), device=device), mask_function))
+    return asked[-1][0]
+
+
+def is_view_of(mask: Tensor, other: Tensor) -> bool:
+    """Whether a mask is another one or a part of it, and no copy."""
+    return mask.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
+def refuse_masks(
+    model: Any,
+    asked: Sequence[Asked],
+    masks: Sequence[Tensor | None],
+    windows: Sequence[int | None],
+    max_positions: int | None,
+) -> None:
+    """Raises UnsupportedModel unless each layer's mask is causal, or causal within the layer's window.
+
+    asked: of `recorded_masks`. masks: what reached each layer's attention, None: no mask. windows: what each
+    layer handed to the attention function. max_positions: up to which the masks are looked at.
+    """
+    for layer, (mask, window) in enumerate(zip(masks, windows, strict=True)):
+        if mask is None:
+            continue
+        functions = [function for made, function in asked if is_view_of(mask, made)]
+        if not functions:
+            raise refusal(model, "an attention mask of its own")
+        if not _is_served(functions[0], window, max_positions or 1 << 20):
+            seen = "all before it" if window is None else f"the last {window}"
+            raise refusal(
+                model,
+                f"an attention mask in layer {layer} by which a token does not see {seen} (chunks or blocks, "
+                "for example)",
+            )
+
+
+def _is_served(function: MaskFunction, window: int | None, max_positions: int) -> bool:
+    """Whether a query at any position sees keys at all distances as the kernels have it."""
+    edges = {window or 0, max_positions - 1} | {1 << power for power in range(max_positions.bit_length())}
+    near = torch.tensor(sorted({max(0, edge + d) for edge in edges for d in (-1, 0, 1)}))
+    query = near[near < max_positions][:, None]
+    key = torch.cat([query - near, query + near], 1)
+    exists = (key >= 0) & (key < max_positions)
+    expected = (key <= query) & (query - key < (window or max_positions))
+    zero = torch.zeros((1, 1, 1, 1), dtype=torch.long)
+    try:
+        sees = function(zero, zero, query[None, None], key.clamp(0, max_positions - 1)[None, None])
+    except (IndexError, RuntimeError):  # it looks the tokens of this text up
+        return False
+    return bool((sees == expected)[..., exists].all())

@@ -1,0 +1,1 @@
+"""Strict JSON, and locked files of records with checksums."""

@@ -1,0 +1,188 @@
+"""A file of JSON lines that grows while something runs, and from which that goes on after a crash.
+
+The first line is a header with the file's schema and version, each line after it a record. A line ends with
+a checksum of itself and of all lines before it, so that one that was changed, lost, doubled or moved is
+noticed.
+The file is locked while it is open; the lock goes with the process, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import io
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from .strict_json import loads, seal, unseal
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class RecordFile:
+    """The file at `path`, created where there is none.
+
+    Args:
+        path: a file in a folder that exists.
+        schema, version: what the header says.
+        resume: keeps what the file holds; else it is emptied. What a crash left of a last line is dropped.
+        error: the type of all that is raised, made from a message that names the file, the line and what to
+            do.
+
+    Attributes:
+        header: None until there is one.
+        records: those after it.
+
+    Raises:
+        error: the file is in use, cannot be read or written, is damaged, or has another schema or version.
+    """
+
+    def __init__(
+        self, path: Path, schema: str, version: int, *, resume: bool, error: type[Exception]
+    ) -> None:
+        self.path = path
+        self.header: dict[str, Any] | None = None
+        self.records: list[dict[str, Any]] = []
+        self._about = {"schema": schema, "version": version}
+        self._error = error
+        self._checksum = 0
+        self._end = 0  # bytes that are whole lines
+        try:
+            self._stream = open_locked(path)
+        except BlockingIOError:
+            raise self._fail(
+                "is in use by another search; wait until that ends, or take another file"
+            ) from None
+        except OSError as cause:
+            raise self._unusable(cause) from cause
+        try:
+            if resume:
+                self._read()
+            self._stream.truncate(self._end)
+        except OSError as cause:
+            self.close()
+            raise self._unusable(cause) from cause
+        except BaseException:
+            self.close()
+            raise
+
+    def restart(self) -> None:
+        """Drops what the file holds."""
+        self.header, self.records = None, []
+        self._checksum = self._end = 0
+        try:
+            self._stream.truncate(0)
+        except OSError as cause:
+            raise self._unusable(cause) from cause
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Appends a record, the header first: all of it or, where that fails, nothing."""
+        header = self.header
+        if header is None:
+            record = header = self._about | record
+        try:
+            text, checksum = seal(record, self._checksum)
+        except ValueError as cause:
+            raise self._fail(f"cannot take a record that {cause}") from cause
+        line = text.encode() + b"\n"
+        written = 0
+        try:
+            while written < len(line):
+                written += os.pwrite(self._stream.fileno(), line[written:], self._end + written)
+        except OSError as cause:
+            with contextlib.suppress(OSError):
+                self._stream.truncate(self._end)
+            raise self._unusable(cause) from cause
+        self.header, self._checksum = header, checksum
+        self._end += len(line)
+
+    def sync(self) -> None:
+        """Returns when the lines would outlast a loss of power."""
+        try:
+            os.fsync(self._stream.fileno())
+        except OSError as cause:
+            raise self._unusable(cause) from cause
+
+    def close(self) -> None:
+        """Gives the file free; a second call does nothing."""
+        self._stream.close()
+
+    def damaged(self, number: int, what: object) -> Exception:
+        """The error to raise where the line of that number, counted from 1, cannot be used."""
+        rest = "that line and all after it to go on from there, or the file to start anew"
+        return self._fail(
+            f"line {number} is damaged: it {what}; remove {'the file to start anew' if number == 1 else rest}"
+        )
+
+    def _read(self) -> None:
+        *lines, rest = self._stream.readall().split(b"\n")
+        if not (lines or self._begins(rest)):
+            raise self._foreign()
+        for number, line in enumerate(lines, start=1):
+            try:
+                data = loads(line)
+                if not isinstance(data, dict):
+                    raise ValueError("is no object")
+            except ValueError as cause:
+                mine = number > 1 or self._begins(line)
+                raise (self.damaged(number, cause) if mine else self._foreign()) from cause
+            if number == 1:
+                self._check_header(data)
+            try:
+                record, self._checksum = unseal(data, self._checksum)
+            except ValueError as cause:
+                raise self.damaged(number, cause) from cause
+            if number == 1:
+                self.header = record
+            else:
+                self.records.append(record)
+            self._end += len(line) + 1
+
+    def _begins(self, line: bytes) -> bool:
+        """Whether a line may be a header, or what a crash left of one."""
+        beginning = seal(self._about)[0].partition(',"version"')[0].encode()
+        return beginning.startswith(line) or line.startswith(beginning)
+
+    def _check_header(self, data: dict[str, Any]) -> None:
+        found = {name: data.get(name) for name in self._about}
+        if found != self._about:
+            mine = found["schema"] == self._about["schema"]
+            raise self._fail(
+                f"is of {found['schema']!r:.60}, version {found['version']!r:.20}; expected "
+                f"{self._about['schema']!r}, version {self._about['version']}: go on with the package that "
+                f"wrote it, or {'remove it to start anew' if mine else 'take another file'}"
+            )
+
+    def _foreign(self) -> Exception:
+        return self._fail(f"holds no {self._about['schema']!r}, and is left as it is; take another file")
+
+    def _unusable(self, cause: OSError) -> Exception:
+        hint = (
+            "free some space and resume: what was written before is whole"
+            if cause.errno in _FULL
+            else "see to it, or take another file"
+        )
+        return self._fail(f"cannot be used: {cause.strerror or cause}; {hint}")
+
+    def _fail(self, what: str) -> Exception:
+        return self._error(f"{self.path}: {what}")
+
+
+def open_locked(path: Path) -> io.FileIO:
+    """The file, created where there is none, open to this call alone until it is closed.
+
+    Raises BlockingIOError where another process or call has it open so, OSError where it is no plain file or
+    cannot be opened.
+    """
+    file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
+    try:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a plain file")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        file.close()
+        raise
+    return file

@@ -1,0 +1,16 @@
+"""Spending more, or less, on one line of thought."""
+
+from .budget_forcing import budget_forcing
+from .entropy_forking import entropy_forking, rollout_share
+from .hint_infer import hint_infer
+from .iterative_deepening import iterative_deepening
+from .shifted_window import shifted_window
+
+__all__ = [
+    "budget_forcing",
+    "entropy_forking",
+    "hint_infer",
+    "iterative_deepening",
+    "rollout_share",
+    "shifted_window",
+]

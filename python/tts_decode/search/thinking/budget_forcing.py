@@ -1,0 +1,75 @@
+"""Budget forcing: a cap on thinking, and no end of it before its time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...core.running import gather
+from ...rewards.scorer import Scorer
+from ...select import extract_answer
+from ..answers import Extract, concluded, finish
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .forcing import complete_answer, force, sample_upto, take_back
+
+if TYPE_CHECKING:
+    from ...decoding.branch import Branch
+
+
+@strategy("thinking goes on when the model would end it, and is cut at a cap")
+async def budget_forcing(
+    run: SearchRun,
+    *,
+    n: int = 1,
+    num_ignore: int = 1,
+    max_tokens_thinking: int = 32000,
+    wait: str = "Wait",
+    end_of_thinking: str = "</think>",
+    final_answer: str = "\n\nFinal answer:",
+    scorer: Scorer | None = None,
+    extract: Extract = extract_answer,
+) -> SearchResult:
+    """Each time the model would end its thinking, the end is dropped and "Wait" put in its place,
+    `num_ignore` times; at `max_tokens_thinking` the thinking is cut and the final answer forced.
+
+    Muennighoff et al., "s1: Simple test-time scaling", arXiv 2501.19393, section 3.1. Defaults are those of
+    its code; its s1-32B was tuned to think, the strategy takes any model.
+
+    n                    lines of thought, side by side.
+    num_ignore           ends of thinking that are dropped; 0 only caps.
+    max_tokens_thinking  tokens of the thinking at most, forced ones included, or the root's `max_tokens` if
+                         that is less. The answer after it may have the root's `max_tokens` again.
+    wait                 what takes the place of a dropped end.
+    end_of_thinking      text that ends the thinking. The end of the sequence does too: it is all there is for
+                         a model that has no such text, for which this is "".
+    final_answer         forced at the cap, after `end_of_thinking`.
+    scorer, extract      which of `n` > 1 lines wins: the best-scored one, or without a scorer a vote over
+                         what `extract` reads from each.
+
+    An end is dropped by rolling the branch back in place, so that nothing is prefilled twice but the token
+    before it, whose logits are needed again.
+
+    Departures: `n`, as in the paper's majority vote over runs.
+    """
+    at_least(1, n=n, max_tokens_thinking=max_tokens_thinking)
+    at_least(0, num_ignore=num_ignore)
+    cap = min(max_tokens_thinking, run.root.sampling.max_tokens)
+    stop = (end_of_thinking,) if end_of_thinking else ()
+
+    async def line(branch: Branch) -> Candidate:
+        for ignored in range(num_ignore + 1):
+            reason = await sample_upto(run, branch, cap, stop)
+            if reason not in ("stop_string", "eos") or ignored == num_ignore:
+                break
+            take_back(run, branch, end_of_thinking)
+            if not await force(run, branch, wait):
+                break
+        if reason == "stop_string" or (
+            reason == "max_tokens" and await force(run, branch, end_of_thinking + final_answer)
+        ):
+            await complete_answer(run, branch)
+        return await finish(run, branch, scorer)
+
+    answers = await gather(line(branch) for branch in run.fork(run.root, n))
+    return concluded(run, scorer, extract, answers)

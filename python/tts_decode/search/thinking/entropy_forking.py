@@ -1,0 +1,71 @@
+"""ETMR: rollouts that fork where the model was least sure, and a vote."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...core.running import gather
+from ...rewards.scorer import Scorer
+from ...select import extract_answer, fork_points
+from ..answers import Extract, concluded, finish
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+
+if TYPE_CHECKING:
+    from ...decoding.branch import Branch
+
+
+@strategy("whole answers, forked again at their tokens of highest entropy, and a vote")
+async def entropy_forking(
+    run: SearchRun,
+    *,
+    n: int = 12,
+    num_forks: int = 2,
+    num_branches: int = 2,
+    scorer: Scorer | None = None,
+    extract: Extract = extract_answer,
+) -> SearchResult:
+    """`n` whole answers; each is forked at the tokens where its entropy was highest, and the forks are
+    completed: n * (1 + num_forks * num_branches) answers, which vote.
+
+    Liu et al., "ETTRL: Balancing Exploration and Exploitation in LLM Test-Time Reinforcement Learning Via
+    Entropy Mechanism", arXiv 2508.11356, Entropy-fork Tree Majority Rollout. Defaults are its experiments':
+    60 answers.
+
+    n                answers sampled from the prompt (the paper's M trees).
+    num_forks        fork points of each (N): its tokens of highest entropy. They are drawn again.
+    num_branches     forks at each point (B).
+    scorer, extract  which answer wins: the best-scored one, or without a scorer the majority of what
+                     `extract` reads from each.
+
+    A fork shares the pages of all tokens before it. With fork points spread evenly the rollouts cost
+    (1 + BN/2) / (1 + BN) of as many independent ones; `rollout_share` says what they did cost. An engine that
+    does not tell entropies gives no forks.
+
+    Departures: the weights do not change (the paper trains on these votes); points are taken over all of an
+    answer.
+    """
+    at_least(1, n=n, num_branches=num_branches)
+    at_least(0, num_forks=num_forks)
+    begin = run.root.length
+
+    async def tree(branch: Branch) -> list[Candidate]:
+        await run.complete(branch)
+        entropies = branch.entropies[begin - branch.prompt_length :]
+        points = [] if run.over else fork_points(entropies, num_forks)
+        forks = [fork for i in points for fork in run.fork(branch, num_branches, at=begin + i)]
+        answer = await finish(run, branch, scorer)
+        return [answer, *await gather(finish(run, fork, scorer) for fork in forks)]
+
+    trees = await gather(tree(branch) for branch in run.fork(run.root, n))
+    return concluded(run, scorer, extract, [answer for answers in trees for answer in answers])
+
+
+def rollout_share(result: SearchResult) -> float:
+    """Tokens that a search sampled, as a share of the tokens that its candidates have: 1 if it shared none.
+
+    Forced tokens count for the candidates; a search that forces none is what this is for.
+    """
+    tokens = sum(len(candidate.tokens) for candidate in result.candidates)
+    return result.stats.generated_tokens / tokens if tokens else 1.0

@@ -1,0 +1,78 @@
+"""Iterative deepening sampling: self-correction is triggered at budgets that grow geometrically."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from ...core.running import gather
+from ...rewards.scorer import Scorer
+from ...select import extract_answer
+from ..answers import Extract, concluded, finish
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .forcing import force, sample_upto, take_back
+
+if TYPE_CHECKING:
+    from ...decoding.branch import Branch
+
+TRIGGER = "\n\nWait, there may be a mistake in this. Let me go through it again.\n\n"
+
+
+@strategy("self-correction triggered at geometrically growing budgets")
+async def iterative_deepening(
+    run: SearchRun,
+    *,
+    n: int = 1,
+    first_budget: int = 128,
+    gamma: float = 2.0,
+    trigger: str = TRIGGER,
+    scorer: Scorer | None = None,
+    extract: Extract = extract_answer,
+) -> SearchResult:
+    """Samples up to a budget of tokens, forces a sentence that makes the model look for its mistakes, samples
+    on up to the next budget, `gamma` times as large, and so on up to the root's `max_tokens`.
+
+    Chen, Koenig and Dilkina, "Iterative Deepening Sampling as Efficient Test-Time Scaling", arXiv 2502.05449.
+
+    n                lines, side by side (the paper's best-of-N and majority vote).
+    first_budget     tokens after the prompt, triggers included, at the first trigger.
+    gamma            growth of the budget from one trigger to the next, above 1: the number of triggers grows
+                     with the logarithm of the length.
+    trigger          the sentence.
+    scorer, extract  which answer wins: the best-scored one, or without a scorer a vote over what `extract`
+                     reads from each. Each stage's answer counts: a line that came to its end within a budget
+                     is a candidate as it stands there, and goes on from a rolled-back end. Ties go to the
+                     answer that came last.
+
+    The paper names KV reuse as the practical cost of its method; here a trigger is appended to the KV that is
+    there.
+
+    Departures: a stage that ends early goes on at once rather than waiting for its budget to fill; the first
+    budget, the default of gamma and the wording are ours.
+    """
+    at_least(1, n=n, first_budget=first_budget)
+    if not 1 < gamma < math.inf:
+        raise ValueError(f"gamma={gamma}; expected a number above 1")
+    last = run.root.sampling.max_tokens
+
+    async def line(branch: Branch) -> list[Candidate]:
+        answers: list[Candidate] = []
+        budget = float(first_budget)
+        while True:
+            cap = min(math.ceil(budget), last)
+            reason = await sample_upto(run, branch, cap)
+            if reason not in ("eos", "max_tokens") or cap == last:
+                break
+            if reason == "eos":
+                answers.append(await finish(run, run.fork(branch)[0], scorer))
+                take_back(run, branch)
+            if not await force(run, branch, trigger):
+                break
+            while budget <= max(cap, branch.length - branch.prompt_length):
+                budget *= gamma
+        return [*answers, await finish(run, branch, scorer)]
+
+    lines = await gather(line(branch) for branch in run.fork(run.root, n))
+    return concluded(run, scorer, extract, [answer for answers in lines for answer in answers][::-1])

@@ -1,0 +1,60 @@
+"""Shifted thinking window: reasoning without tags, up to a cap, then the answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...core.running import gather
+from ...rewards.scorer import Scorer
+from ...select import extract_answer
+from ..answers import Extract, concluded, finish
+from ..result import Candidate, SearchResult
+from ..run import SearchRun, at_least
+from ..strategy import strategy
+from .forcing import complete_answer, force, sample_upto
+
+if TYPE_CHECKING:
+    from ...decoding.branch import Branch
+
+ENOUGH = "\n\nThat is enough thought. The final answer is:\n\n"
+
+
+@strategy("reasoning without think tags, cut at a cap, then a forced answer")
+async def shifted_window(
+    run: SearchRun,
+    *,
+    n: int = 1,
+    max_tokens_thinking: int = 4096,
+    enough: str = ENOUGH,
+    scorer: Scorer | None = None,
+    extract: Extract = extract_answer,
+) -> SearchResult:
+    """Simple problems end inside the window by themselves; a line that fills it gets a sentence forced that
+    asks for the answer, and answers.
+
+    Yu et al., "Z1: Efficient Test-time Scaling with Code", arXiv 2504.00810, the Shifted Thinking Window.
+    Its Z1-7B was tuned on short and long solutions so that the length follows the difficulty; the strategy
+    takes any model.
+
+    n                    lines, side by side.
+    max_tokens_thinking  the window, tokens (default: that of its code), or the root's `max_tokens` if that is
+                         less. A forced answer may have the root's `max_tokens` again.
+    enough               the sentence.
+    scorer, extract      which of `n` > 1 lines wins: the best-scored one, or without a scorer a vote over
+                         what `extract` reads from each.
+
+    The answer goes on from the KV of the window.
+
+    Departures: `n`, and the wording of the sentence.
+    """
+    at_least(1, n=n, max_tokens_thinking=max_tokens_thinking)
+    window = min(max_tokens_thinking, run.root.sampling.max_tokens)
+
+    async def line(branch: Branch) -> Candidate:
+        reason = await sample_upto(run, branch, window)
+        if reason == "max_tokens" and await force(run, branch, enough):
+            await complete_answer(run, branch)
+        return await finish(run, branch, scorer)
+
+    answers = await gather(line(branch) for branch in run.fork(run.root, n))
+    return concluded(run, scorer, extract, answers)
