@@ -23,7 +23,7 @@ def pages(decoder: TreeDecoder) -> int:
 
 
 def table(branch: Branch) -> list[int]:
-    tables, lengths = branch.decoder._tree.block_tables([branch.id])
+    tables, lengths = branch.decoder.runtime.tree.block_tables([branch.id])
     return tables[0, : -(-lengths[0] // PAGE)].tolist()
 
 

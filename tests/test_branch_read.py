@@ -32,7 +32,7 @@ def test_read_gives_the_states_of_a_plain_forward(model: PreTrainedModel, kind: 
         tokens = [rng.randrange(256) for _ in range(rng.randint(1, 40))]
         rows = sorted(rng.sample(range(len(tokens)), rng.randint(0, len(tokens))))
         begin, fed = branch.length, decoder.stats().forward_tokens
-        missing = branch.length - branch._kv_length
+        missing = branch.length - branch.kv_length
         states = await branch.read(tokens, rows)
         assert decoder.stats().forward_tokens - fed == missing + len(tokens)
         assert missing <= 1

@@ -16,7 +16,7 @@ from search_options import small_options
 from tiny_models import byte_tokenizer, tiny_model
 from torch import nn
 from transformers import PreTrainedModel
-from tts_decode import Branch, SamplingParams, StaleKV, TreeDecoder, UnsupportedModel, gather
+from tts_decode import SamplingParams, StaleKV, TreeBranch, TreeDecoder, UnsupportedModel, gather
 from tts_decode.search import STRATEGIES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -228,7 +228,7 @@ def test_nothing_of_the_old_weights_is_used(name: str, pack_weights: bool) -> No
         lambda branch: branch.replay(branch.steps[0]),
     ],
 )
-def test_every_call_says_so(call: Callable[[Branch], Any], pack_weights: bool) -> None:
+def test_every_call_says_so(call: Callable[[TreeBranch], Any], pack_weights: bool) -> None:
     model = tiny_model()
     decoder = make(model, pack_weights=pack_weights)
 
@@ -388,7 +388,7 @@ def test_forced_text_in_flight_is_not_kept_and_prompts_start_over(pack_weights: 
         assert isinstance(forced, StaleKV)
         assert root.tokens == kept
         for branch in (first, second):
-            assert isinstance(branch, Branch)
+            assert isinstance(branch, TreeBranch)
             close(await branch.next_logprobs(), expected(model, branch.tokens))
         await root.recompute()
         tokens = [5] * 40
@@ -405,7 +405,7 @@ def test_random_programs(seed: int, pack_weights: bool) -> None:
     decoder = make(model, pack_weights=pack_weights, max_batch_tokens=rng.choice([8, 512]))
     sampling = SamplingParams(max_step_tokens=3)
 
-    async def renewed(branch: Branch, call: Callable[[], Any]) -> Any:
+    async def renewed(branch: TreeBranch, call: Callable[[], Any]) -> Any:
         """The call, after a recompute where it is due; nothing in between."""
         try:
             return await call()
@@ -415,7 +415,7 @@ def test_random_programs(seed: int, pack_weights: bool) -> None:
             return await call()
 
     async def program() -> None:
-        branches: list[Branch] = [await decoder.root(PROMPT, sampling)]
+        branches: list[TreeBranch] = [await decoder.root(PROMPT, sampling)]
         pins = []
         for _ in range(14):
             branch = rng.choice(branches)
@@ -427,7 +427,7 @@ def test_random_programs(seed: int, pack_weights: bool) -> None:
                     branches.append(await decoder.root(prompt, sampling))
                 case "fork":
                     branches += branch.fork(2, at=rng.randint(1, branch.length))
-                case "pin" if not branch.stale and branch._kv_length:
+                case "pin" if not branch.stale and branch.kv_length:
                     pins.append(await renewed(branch, lambda b=branch: async_pin(decoder, b)))
                 case "release" if len(branches) > 1:
                     branches.remove(branch)
@@ -461,7 +461,7 @@ def alike(actual: torch.Tensor, wanted: torch.Tensor) -> None:
     torch.testing.assert_close(actual, wanted, atol=5e-3, rtol=0)
 
 
-async def async_pin(decoder: TreeDecoder, branch: Branch) -> Any:
+async def async_pin(decoder: TreeDecoder, branch: TreeBranch) -> Any:
     return decoder.pin(branch)
 
 
@@ -481,7 +481,7 @@ def test_decoders_of_a_model_notice_alike_and_share_what_is_packed() -> None:
                 await root.next_logprobs()
             await root.recompute()
             close(await root.next_logprobs(), expected(model, PROMPT))
-        assert first._engine.lean is second._engine.lean
+        assert first.runtime.engine.lean is second.runtime.engine.lean
         assert first.weights_epoch == second.weights_epoch
 
     asyncio.run(train())
@@ -565,13 +565,13 @@ def test_frequencies_that_each_forward_writes_are_no_change(pack_weights: bool) 
 
     async def rollout() -> None:
         root = await decoder.root(PROMPT, SamplingParams(max_step_tokens=5))
-        epoch, packed = decoder.weights_epoch, decoder._engine.lean
+        epoch, packed = decoder.weights_epoch, decoder.runtime.engine.lean
         (child,) = root.fork()
         for branch in (root, child):
             await branch.step()
             close(await branch.next_logprobs(), expected(model, branch.tokens))
         assert make(model, pack_weights=pack_weights).weights_epoch == epoch == decoder.weights_epoch
-        assert decoder._engine.lean is packed
+        assert decoder.runtime.engine.lean is packed
         model.model.rotary_emb.inv_freq.mul_(0.5)
         assert decoder.weights_epoch > epoch
 

@@ -258,7 +258,7 @@ def test_the_decoder_accounts_what_was_foreseen(decoder: TreeDecoder, prompt: in
         await gather(branch.step() for branch in root.fork(branches))
 
     decoder.run(search())
-    foreseen = search_cost(decoder._engine.shape, prompt=prompt, branches=branches, generated=25)
+    foreseen = search_cost(decoder.runtime.engine.shape, prompt=prompt, branches=branches, generated=25)
     assert decoder.stats().cost == foreseen.total
 
 
@@ -287,7 +287,7 @@ def test_budgets_share_all_of_the_cost(decoder: TreeDecoder) -> None:
 
 def test_a_search_ends_when_its_cost_is_reached_and_not_before(decoder: TreeDecoder) -> None:
     params = SamplingParams(max_tokens=40, max_step_tokens=40)
-    shape = decoder._engine.shape
+    shape = decoder.runtime.engine.shape
 
     async def tokens(max_cost: float) -> tuple[int, Budget, Branch]:
         budget = Budget(max_cost=max_cost)

@@ -302,7 +302,7 @@ def test_branches_steps_and_stops_agree_at_every_token(served: tuple[Vocabulary,
         assert branch.full_text == vocabulary.text(branch.tokens, special=True)
         position = rng.randint(0, branch.length)
         assert branch.text_from(position) == truth[position : branch.length]
-        for step, end in zip(branch.steps, branch._step_ends, strict=True):
+        for step, end in zip(branch.steps, branch.step_ends, strict=True):
             assert step.text == truth[end - len(step.tokens) : end]
 
     async def search() -> None:

@@ -186,7 +186,7 @@ def test_resident_pages_are_unique_full_pages_and_a_tail_a_branch(decoder: TreeD
         children = root.fork(6)
         await gather(child.step() for child in children)
         shared = len(PROMPT) // PAGE
-        own = sum(-(-child._kv_length // PAGE) - shared for child in children)
+        own = sum(-(-child.kv_length // PAGE) - shared for child in children)
         root_tail = 1  # 53 tokens: three full pages and a tail
         stats = decoder.stats()
         assert stats.resident_bytes == (shared + root_tail + own) * stats.page_bytes
@@ -466,16 +466,16 @@ def test_a_cancelled_extend_changes_nothing(model: PreTrainedModel) -> None:
     async def search() -> None:
         root = await decoder.root(PROMPT)
         branch = root.fork()[0]
-        before = decoder._tree.length(branch.id)
+        before = decoder.runtime.tree.length(branch.id)
         task = asyncio.create_task(branch.extend(list(range(100))))
-        while decoder._tree.length(branch.id) < before + 16:
+        while decoder.runtime.tree.length(branch.id) < before + 16:
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert branch.tokens == PROMPT
         assert branch.logprobs == []
-        assert decoder._tree.length(branch.id) == before
+        assert decoder.runtime.tree.length(branch.id) == before
         await assert_like_fresh(branch)
         await branch.extend(list(range(100)))
         await assert_like_fresh(branch)
@@ -510,7 +510,7 @@ def test_a_call_may_be_cancelled_at_any_moment(model: PreTrainedModel, call: str
         (branch,) = root.fork()
         if call == "next_logprobs":
             branch.truncate(5)
-        tokens, length = list(branch.tokens), decoder._tree.length(branch.id)
+        tokens, length = list(branch.tokens), decoder.runtime.tree.length(branch.id)
         calls = {
             "step": lambda: branch.step(max_step_tokens=3),
             "extend": lambda: branch.extend([5] * 40),
@@ -529,7 +529,7 @@ def test_a_call_may_be_cancelled_at_any_moment(model: PreTrainedModel, call: str
             task.result().release()
         assert decoder.stats().branches == 2
         if call.startswith("extend") and branch.tokens == tokens:
-            assert decoder._tree.length(branch.id) == length
+            assert decoder.runtime.tree.length(branch.id) == length
         await branch.step(max_step_tokens=2)
         await assert_like_fresh(branch)
         root.release()

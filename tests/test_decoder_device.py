@@ -163,7 +163,7 @@ def test_an_outgrown_capacity_runs_without_a_graph(device: str, monkeypatch: pyt
         root = await decoder.root(PROMPT, SamplingParams(temperature=0))
         branches = root.fork(2)
         await gather(branch.step(max_step_tokens=2) for branch in branches)
-        for bucket in decoder._steps._graphs._buckets.values() if decoder is under_test else ():
+        for bucket in decoder.runtime.steps._graphs._buckets.values() if decoder is under_test else ():
             monkeypatch.setattr(bucket.planner, "update", refuse)
         await gather(branch.step(max_step_tokens=2) for branch in branches)
         return [branch.tokens for branch in branches]

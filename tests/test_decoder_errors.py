@@ -323,7 +323,7 @@ def test_use_from_two_threads_at_once_is_refused(decoder: TreeDecoder) -> None:
 def test_an_interrupt_in_the_model_gives_all_back(
     decoder: TreeDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = decoder._engine.forward
+    forward = decoder.runtime.engine.forward
 
     def interrupted(*args: Any, **options: Any) -> Any:
         if decoder.stats().steps == 7:
@@ -338,7 +338,7 @@ def test_an_interrupt_in_the_model_gives_all_back(
             root.release()
 
     with monkeypatch.context() as patch:
-        patch.setattr(decoder._engine, "forward", interrupted)
+        patch.setattr(decoder.runtime.engine, "forward", interrupted)
         with pytest.raises(KeyboardInterrupt):
             decoder.run(search())
     assert kv_state(decoder) == (0, 0, 0, 0)
@@ -452,7 +452,7 @@ def test_a_failing_forward_changes_nothing(
         await gather(child.step() for child in children)
         before = kv_state(decoder)
         tokens = [list(child.tokens) for child in children]
-        attend = decoder._pool.attend
+        attend = decoder.runtime.pool.attend
 
         def broken(layer: int, *arguments: Any, **options: Any) -> tuple[torch.Tensor, ...]:
             if layer == 1:
@@ -463,7 +463,7 @@ def test_a_failing_forward_changes_nothing(
             raise MemoryError("no memory left")
 
         with monkeypatch.context() as patch:
-            patch.setattr(decoder._pool, "attend", broken)
+            patch.setattr(decoder.runtime.pool, "attend", broken)
             patch.setattr("tts_decode.model.packed_model.rms_norm", broken_norm)
             with pytest.raises(MemoryError, match="no memory left"):
                 await gather(child.step() for child in children)

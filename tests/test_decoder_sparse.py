@@ -58,7 +58,7 @@ def test_what_is_not_chosen_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None
 
     async def without_pages(decoder: TreeDecoder) -> list[torch.Tensor]:
         root = await decoder.root(PROMPT)
-        decoder._tree.evict([root.id], gone)
+        decoder.runtime.tree.evict([root.id], gone)
         found = []
         for token in b"xyz":
             await root.extend([token])
@@ -127,7 +127,7 @@ def test_the_cost_of_a_step_is_that_of_the_pages_read() -> None:
         return before, decoder.stats().cost
 
     before, after = decoder.run(step())
-    shape = decoder._engine.shape
+    shape = decoder.runtime.engine.shape
     page_bytes = 2 * 16 * shape.head_dim * shape.kv_bytes
     # 19 shared pages and 3 tails; of the former the sink and the 4 best are read, one set for all.
     dense_loads, sparse_loads = 22 * 2, 2 * (5 + 3) * 2

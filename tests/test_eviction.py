@@ -136,7 +136,7 @@ def decoder(model: PreTrainedModel) -> TreeDecoder:
 
 
 def table(branch: Branch) -> list[int]:
-    pages: list[int] = branch.decoder._tree.block_tables([branch.id])[0][0].tolist()
+    pages: list[int] = branch.decoder.runtime.tree.block_tables([branch.id])[0][0].tolist()
     return pages
 
 
@@ -161,18 +161,18 @@ def expected_logprobs(
 def test_masses_are_those_of_the_tokens_fed(decoder: TreeDecoder) -> None:
     async def search() -> None:
         root = await decoder.root(PROMPT)
-        assert root._masses().sum() == pytest.approx(len(PROMPT), rel=1e-5)
+        assert root.masses().sum() == pytest.approx(len(PROMPT), rel=1e-5)
         [child, short] = root.fork() + root.fork(at=50)
-        assert (child._masses() == root._masses()).all()
-        assert len(short._masses()) == 4  # its last token is not in yet
-        before = short._masses().sum()
+        assert (child.masses() == root.masses()).all()
+        assert len(short.masses()) == 4  # its last token is not in yet
+        before = short.masses().sum()
         await child.extend(b"and then")
         await short.next_logprobs()
-        assert child._masses().sum() == pytest.approx(len(PROMPT) + 8, rel=1e-5)
-        assert short._masses().sum() == pytest.approx(before + 1, rel=1e-5)
-        assert root._masses().sum() == pytest.approx(len(PROMPT), rel=1e-5)
+        assert child.masses().sum() == pytest.approx(len(PROMPT) + 8, rel=1e-5)
+        assert short.masses().sum() == pytest.approx(before + 1, rel=1e-5)
+        assert root.masses().sum() == pytest.approx(len(PROMPT), rel=1e-5)
         child.truncate(33)
-        assert (child._masses() >= root._masses()[:2]).all()
+        assert (child.masses() >= root.masses()[:2]).all()
 
     decoder.run(search())
 
@@ -184,7 +184,7 @@ def test_evicted_branches_decode_on_as_if_those_tokens_were_masked(
         root = await decoder.root(PROMPT)
         [child] = root.fork()
         resident = decoder.stats().resident_bytes
-        expected = evicted_columns([np.array(table(root), np.int32)], [root._masses()], 7)
+        expected = evicted_columns([np.array(table(root), np.int32)], [root.masses()], 7)
         assert root.evict(7) == 0  # the child holds them
         assert [c for c, page in enumerate(table(root)) if page < 0] == expected
         assert len(expected) == len(table(root)) - 7 > 2
@@ -239,12 +239,12 @@ def test_a_branch_cannot_be_cut_in_an_evicted_page(decoder: TreeDecoder) -> None
         root.evict(6)
         first = table(root).index(-1)
         cut = first * PAGE + 5
-        state = root.length, table(root), root._forks
+        state = root.length, table(root), root.fork_count
         with pytest.raises(ValueError, match=f"at: got {cut - 1}, but positions {first * PAGE} to"):
             root.fork(at=cut)
         with pytest.raises(ValueError, match="length: got"):
             root.truncate(cut)
-        assert (root.length, table(root), root._forks) == state
+        assert (root.length, table(root), root.fork_count) == state
         root.truncate(first * PAGE + 1)  # its last token is fed again
         assert min(table(root)) >= 0
 
@@ -271,11 +271,11 @@ def test_what_cannot_be_evicted_is_refused(decoder: TreeDecoder, model: PreTrain
             (lambda: other.evict(0), ValueError, "keep=0; expected at least 1"),
             (lambda: other.evict(3, recent=1), ValueError, "recent=1; expected at least 2"),
         ]
-        before = decoder._tree.stats().resident_pages, table(other)
+        before = decoder.runtime.tree.stats().resident_pages, table(other)
         for call, error, message in calls:
             with pytest.raises(error, match=message):
                 call()
-        assert (decoder._tree.stats().resident_pages, table(other)) == before
+        assert (decoder.runtime.tree.stats().resident_pages, table(other)) == before
         await task
 
     decoder.run(search())

@@ -30,7 +30,7 @@ async def next_logprobs(decoder: TreeDecoder, prompt: list[int] = PROMPT) -> tor
 
 
 def is_lean(decoder: TreeDecoder) -> bool:
-    return decoder._engine.lean is not None
+    return decoder.runtime.engine.lean is not None
 
 
 @pytest.mark.parametrize("family", SERVED)
@@ -131,7 +131,7 @@ def test_weights_that_change_are_packed_again(how: str) -> None:
 def test_decoders_of_a_model_share_what_is_packed_and_it_goes_with_the_model() -> None:
     model = tiny_model()
     first, second = make(model), make(model)
-    assert first._engine.lean is second._engine.lean
+    assert first.runtime.engine.lean is second.runtime.engine.lean
     gone, packed = weakref.ref(model), len(_made)
     del model, first, second
     gc.collect()

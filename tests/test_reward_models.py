@@ -29,7 +29,7 @@ from tts_decode import (
     TreeDecoder,
     gather,
 )
-from tts_decode.core.prompts import question_of
+from tts_decode.core.prompts import question_in
 from tts_decode.rewards import (
     READERS,
     ClassHead,
@@ -64,6 +64,10 @@ class Answer:
     @property
     def text(self) -> str:
         return "".join(step.text for step in self.steps)
+
+    @property
+    def question(self) -> str | None:
+        return question_in(self.prompt)
 
     def grow(self, step: str) -> Answer:
         """A child with one step more."""
@@ -663,19 +667,19 @@ def test_step_texts_keep_the_whole_text() -> None:
 
 
 def test_questions_of_prompts() -> None:
-    assert question_of(Answer([], prompt="2 + 3")) == "2 + 3"
+    assert question_in("2 + 3") == "2 + 3"
     chat = [
         {"role": "user", "content": "hi"},
         {"role": "user", "content": "2"},
         {"role": "assistant", "content": "3"},
     ]
-    assert question_of(Answer([], prompt=chat)) == "2"
+    assert question_in(chat) == "2"
     decoder = decoder_of(tiny_model(), byte_tokenizer())
 
     async def asked() -> str:
         branch = await decoder.root(list(b"4 + 5"))
         (child,) = branch.fork()
-        return question_of(child)
+        return child.question
 
     assert decoder.run(asked()) == "4 + 5"
 

@@ -12,7 +12,6 @@ from scripted import run_scripted, scorer, scripted_decoder, words
 from search_options import length_mod_3
 from tiny_models import byte_tokenizer, tiny_model
 from tts_decode import SamplingParams, TreeDecoder
-from tts_decode.core.prompts import question_of
 from tts_decode.search import (
     SearchRun,
     feedback_edit,
@@ -651,7 +650,7 @@ def test_later_answers_are_scored_as_answers_to_the_question():
     asked, roots = Counter(), set()
 
     async def judge(branches):
-        asked.update(question_of(branch) for branch in branches)
+        asked.update(branch.question for branch in branches)
         roots.update(branch.full_text[: -len(branch.text)] for branch in branches)
         return [score_of(branch.text) for branch in branches]
 

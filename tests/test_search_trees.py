@@ -8,7 +8,6 @@ from collections import Counter
 import pytest
 from scripted import run_scripted, scorer, scripted_decoder, words
 from tts_decode import SamplingParams
-from tts_decode.rewards.reward_model import question_of
 from tts_decode.search import (
     ab_mcts,
     forest_of_thought,
@@ -688,7 +687,7 @@ def test_answers_to_other_prompts_are_scored_as_answers_to_the_question(strategy
     asked, prompts = set(), set()
 
     async def judge(branches):
-        asked.update(question_of(branch) for branch in branches)
+        asked.update(branch.question for branch in branches)
         prompts.update(branch.full_text[: -len(branch.text)] for branch in branches)
         return [score(branch.text) for branch in branches]
 

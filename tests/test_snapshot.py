@@ -113,7 +113,7 @@ def test_a_replayed_step_leaves_the_branch_as_it_was_after_it(model: PreTrainedM
             logits = other.stats().cost.logits
             await second.replay(step)
             assert other.stats().cost.logits == logits
-            assert second._kv_length == first._kv_length
+            assert second.kv_length == first.kv_length
             assert pages(other) == pages(decoder)
             assert (second.tokens, second.logprobs, second.steps) == (
                 first.tokens,

@@ -382,8 +382,8 @@ def test_messages_are_rendered():
     assert render_turns(messages) == "System: Be brief.\nUser: 2 + 2?\nAssistant:"
     decoder = TextDecoder(_never, render=lambda turns: f"<{turns[-1]['content']}>")
     assert decoder.run(decoder.root(messages)).full_text == "<2 + 2?>"
-    assert decoder.tokenizer.chat_template is not None
-    assert TextDecoder(_never).tokenizer.chat_template is None
+    assert decoder.knows_chat
+    assert not TextDecoder(_never).knows_chat
 
 
 async def _never(request):
@@ -652,7 +652,7 @@ def test_cuts_inside_a_step_need_the_texts_of_its_tokens():
         (lambda branch: branch.step(stop_token_ids=(4,)), "SamplingParams.stop_token_ids"),
         (lambda branch: branch.decoder.root([1, 2]), "token ids"),
         (lambda branch: branch.decoder.root("a", budget=Budget(max_cost=1.0)), "max_cost"),
-        (lambda branch: self_evaluation()([branch]), "tokenizer.encode"),
+        (lambda branch: self_evaluation()([branch]), "token_ids"),
         (lambda branch: branch.read("a", [0]), "Branch.read"),
         (lambda branch: branch.decoder.pin(branch), "TreeDecoder.pin"),
         (lambda branch: lm_beam_search(branch), "log-probabilities by token id"),

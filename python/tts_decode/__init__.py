@@ -8,16 +8,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .completions.branch import TextBranch
     from .completions.completion import Completion, CompletionRequest
     from .completions.decoder import TextDecoder
     from .completions.openai import OpenAICompletions
     from .core.budget import Budget
+    from .core.interfaces import Branch, Decoder
     from .core.params import SamplingParams
     from .core.running import gather
     from .core.state import BranchState
     from .core.stats import DecoderStats
     from .core.step import Step
-    from .decoding.branch import Branch
+    from .decoding.branch import TreeBranch
     from .decoding.decoder import TreeDecoder
     from .decoding.kv_budget import KVBudget, Pin
     from .errors import (
@@ -44,6 +46,7 @@ __all__ = [
     "Budget",
     "Completion",
     "CompletionRequest",
+    "Decoder",
     "DecoderStats",
     "EngineError",
     "JournalError",
@@ -62,7 +65,9 @@ __all__ = [
     "SparseConfig",
     "StaleKV",
     "Step",
+    "TextBranch",
     "TextDecoder",
+    "TreeBranch",
     "TreeDecoder",
     "UnsupportedByEngine",
     "UnsupportedModel",
@@ -71,7 +76,8 @@ __all__ = [
 
 _MODULES = {
     "search.ask_tell": ("AskTell", "LogprobRequest", "RequestWithdrawn", "ScoreRequest"),
-    "decoding.branch": ("Branch",),
+    "completions.branch": ("TextBranch",),
+    "decoding.branch": ("TreeBranch",),
     "core.budget": ("Budget",),
     "decoding.decoder": ("TreeDecoder",),
     "completions.completion": ("Completion", "CompletionRequest"),
@@ -92,6 +98,7 @@ _MODULES = {
     ),
     "decoding.kv_budget": ("KVBudget", "Pin"),
     "core.running": ("gather",),
+    "core.interfaces": ("Branch", "Decoder"),
     "core.params": ("SamplingParams",),
     "model.sparse": ("SparseConfig",),
     "core.state": ("BranchState",),

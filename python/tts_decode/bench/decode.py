@@ -17,7 +17,7 @@ from ..core.params import SamplingParams
 from ..core.running import gather
 from ..cost.forward import Machine, ModelShape
 from ..cost.search import search_cost
-from ..decoding.branch import Branch
+from ..decoding.branch import TreeBranch
 from ..decoding.decoder import TreeDecoder
 from .machine import Peaks
 from .timing import Quartiles, quartiles
@@ -85,7 +85,7 @@ def measure_decode(
     measured = {width: _Measured() for width in branches}
     peak_times: dict[str, list[float]] = {name: [] for name in peaks.calls}
 
-    async def fork(width: int) -> list[Branch]:
+    async def fork(width: int) -> list[TreeBranch]:
         begin = time.perf_counter()
         root = await decoder.root(ids, sampling)
         prefills.append(time.perf_counter() - begin)
@@ -94,7 +94,7 @@ def measure_decode(
         await gather(leaf.step(max_step_tokens=1) for leaf in leaves)  # from the prompt's logits, no forward
         return leaves
 
-    async def grow(leaves: list[Branch]) -> float:
+    async def grow(leaves: list[TreeBranch]) -> float:
         begin = time.perf_counter()
         await gather(leaf.step() for leaf in leaves)
         return (time.perf_counter() - begin) / tokens

@@ -88,7 +88,7 @@ def measure_search(
             root.release()
 
     started = time.perf_counter()
-    with forward.on(decoder._engine, "forward"), draw.on(scheduler, "sample"):
+    with forward.on(decoder.runtime.engine, "forward"), draw.on(scheduler, "sample"):
         for done, task in enumerate(tasks):
             on_task(done)
             decoder.run(search(task))

@@ -6,22 +6,24 @@ import asyncio
 import math
 from collections.abc import Coroutine, Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..core.budget import Budget
 from ..core.checks import checked_position
+from ..core.interfaces import Decoder
 from ..core.params import SamplingParams, mix
 from ..core.path import Path
+from ..core.prompts import Prompt, question_in
+from ..core.state import BranchState
 from ..core.step import FINAL_REASONS, Step
-from ..errors import BranchReleased, UnsupportedByEngine
+from ..errors import BranchReleased
+from .calls import Calls, TokenAllowance, unsupported, unsupported_call
 from .completion import Completion, CompletionRequest
 
 if TYPE_CHECKING:
     from ..core.prompts import Prompt
-    from .decoder import TextDecoder
 
 T = TypeVar("T")
 
@@ -47,24 +49,26 @@ class TextBranch(Path):
 
     def __init__(
         self,
-        decoder: TextDecoder,
+        decoder: Decoder,
+        calls: Calls,
         prompt: Prompt,
         full_text: str,
         tokens: list[int],
         ends: list[int | None],
         sampling: SamplingParams,
         seed: int,
-        purse: Purse | None,
+        allowance: TokenAllowance | None,
         parent: TextBranch | None = None,
     ) -> None:
-        budget = None if purse is None else purse.budget
-        super().__init__(decoder._next_id(), prompt, tokens, 1, sampling, seed, budget, parent)
+        budget = None if allowance is None else allowance.budget
+        super().__init__(calls.next_id(), prompt, tokens, 1, sampling, seed, budget, parent)
         self.decoder = decoder
+        self._calls = calls
         self.full_text = full_text
         self._ends = ends  # len(full_text) after each token; None: not known
-        self._purse = purse
+        self._allowance = allowance
         self._work: asyncio.Future[Any] | None = None  # the call that the branch waits for
-        decoder._branches.add(self)
+        calls.branches.add(self)
 
     # -- what it holds
 
@@ -73,6 +77,12 @@ class TextBranch(Path):
         """Text after the prompt."""
         end = self._ends[self.prompt_length - 1]
         return self.full_text[end:]
+
+    @property
+    def question(self) -> str:
+        """What the user asked: the prompt's text, or of a chat the user's last message."""
+        asked = question_in(self.prompt)
+        return self.full_text[: self._ends[self.prompt_length - 1]] if asked is None else asked
 
     def text_from(self, position: int) -> str:
         """Text that `tokens[position:]` add."""
@@ -89,7 +99,7 @@ class TextBranch(Path):
         Raises:
             UnsupportedByEngine: a sampling parameter that a completion request cannot carry.
         """
-        self._check_idle()
+        self.check_idle()
         params = replace(self.sampling, **overrides) if overrides else self.sampling
         for field in fields(params):
             if field.name not in _SERVED and getattr(params, field.name) != field.default:
@@ -103,8 +113,8 @@ class TextBranch(Path):
     async def replay(self, step: Step) -> None:
         """Takes in a step that an earlier `step()` returned, without a call; the budget pays for it. A cut
         inside it is not possible."""
-        self._check_idle()
-        self._check_open()
+        self.check_idle()
+        self.check_open()
         if self.budget is not None:
             self.budget.tokens_used += len(step.tokens)
         if step.reason in FINAL_REASONS:
@@ -116,13 +126,13 @@ class TextBranch(Path):
         """Appends forced text and returns float32 [n] log-probabilities, nats: one a token where the engine
         can score, else one NaN for the text, or nothing for no text. A finished branch is open again
         afterwards; the text of an end token is not in the prompt that the engine then gets."""
-        self._check_idle()
+        self.check_idle()
         text = _text_only(tokens)
         if not text:
             return torch.zeros(0)
         logprobs = [math.nan]
-        if self.decoder._score is not None:
-            logprobs = await self._exclusively(self.decoder._log_probs(self.full_text, text))
+        if self._calls.scores:
+            logprobs = await self._exclusively(self._calls.logprobs_of(self.full_text, text))
         count = len(logprobs)
         self._append(text, (-1,) * count, logprobs, [math.nan] * count, ())
         self.finish_reason = None
@@ -135,12 +145,12 @@ class TextBranch(Path):
         Raises:
             UnsupportedByEngine: token ids; or the decoder was made without `score`.
         """
-        self._check()
+        self.check_live()
         text = _text_only(tokens)
         if not text:
             return torch.zeros(0)
-        logprobs = await self.decoder._log_probs(self.full_text, text)
-        self._check()
+        logprobs = await self._calls.logprobs_of(self.full_text, text)
+        self.check_live()
         return torch.tensor(logprobs, dtype=torch.float32)
 
     async def next_logprobs(self, token_ids: Sequence[int] | None = None) -> Tensor:
@@ -150,49 +160,68 @@ class TextBranch(Path):
 
     def fork(self, n: int = 1, at: int | None = None, seeds: Sequence[int] | None = None) -> list[TextBranch]:
         """`n` children, as of `Branch.fork`: the same seeds, steps and scores."""
-        self._check()
+        self.check_live()
         at = self._position("at", at)
-        seeds = self._seeds(n, seeds)
-        self._forks += 1
+        seeds = self.child_seeds(n, seeds)
+        self.fork_count += 1
         text = self.full_text[: self._ends[at - 1]]
         children = []
         for seed in seeds:
             child = TextBranch(
                 self.decoder,
+                self._calls,
                 self.prompt,
                 text,
                 self.tokens[:at],
                 self._ends[:at],
                 self.sampling,
                 seed,
-                self._purse,
+                self._allowance,
                 parent=self,
             )
-            child._know(self, at)
+            child.copy_history(self, at)
             children.append(child)
         return children
 
     def truncate(self, length: int) -> None:
         """Rolls back to `tokens[:length]`. Steps and scores that end beyond it go too; a branch that loses
         tokens is no longer finished."""
-        self._check_idle()
+        self.check_idle()
         length = self._position("length", length)
-        self._know(self, length)
+        self.copy_history(self, length)
         self.full_text = self.full_text[: self._ends[length - 1]]
         del self.tokens[length:], self._ends[length:]
 
     def release(self) -> None:
         """Gives the branch up; a call that it waits for is cancelled."""
-        self._check()
+        self.check_live()
         self.released = True
-        self.decoder._branches.discard(self)
+        self._calls.branches.discard(self)
         if self._work is not None:
             self._work.cancel()
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("read", "extend_embeds", "snapshot", "evict"):
-            unsupported(f"Branch.{name}", "it needs a model on a TreeDecoder")
-        raise AttributeError(f"TextBranch has no attribute {name!r}")
+    # -- what needs a model of our own
+
+    async def read(self, tokens: str | Sequence[int], rows: Sequence[int]) -> Tensor:
+        unsupported_call("Branch.read")
+
+    async def extend_embeds(self, embeds: Tensor) -> Tensor:
+        unsupported_call("Branch.extend_embeds")
+
+    async def recompute(self) -> None:
+        """Does nothing: the engine's weights are its own matter."""
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        unsupported("texts of token ids", "use texts")
+
+    def copy(self, at: int | None = None) -> TextBranch:
+        unsupported_call("Branch.copy")
+
+    def evict(self, keep: int, *, sink: int = 1, recent: int = 4) -> int:
+        unsupported_call("Branch.evict")
+
+    def snapshot(self) -> BranchState:
+        unsupported_call("Branch.snapshot")
 
     # -- helpers
 
@@ -201,12 +230,12 @@ class TextBranch(Path):
         if left <= 0:
             return self._end("max_tokens")
         wanted = min(left, params.max_step_tokens)
-        granted = wanted if self._purse is None else await self._purse.take(wanted)
+        granted = wanted if self._allowance is None else await self._allowance.take(wanted)
         if not granted:
             return self._end("budget")
         used = 0
         try:
-            completion = await self.decoder._complete(
+            completion = await self._calls.complete(
                 CompletionRequest(
                     prompt=self.full_text,
                     max_tokens=granted,
@@ -214,7 +243,7 @@ class TextBranch(Path):
                     top_p=params.top_p,
                     stop=params.stop,
                     seed=_call_seed(seed, len(self.tokens)),
-                    logprobs=self.decoder._logprobs,
+                    logprobs=self._calls.logprobs,
                     top_k=params.top_k,
                     min_p=params.min_p,
                     repetition_penalty=params.repetition_penalty,
@@ -222,9 +251,9 @@ class TextBranch(Path):
             )
             used = len(completion.ids)
         finally:
-            if self._purse is not None:
-                self._purse.give_back(granted, used)
-        self._check()
+            if self._allowance is not None:
+                self._allowance.give_back(granted, used)
+        self.check_live()
         reason: str = completion.finish_reason
         if self.finish_reason is not None:  # declared meanwhile
             reason = self.finish_reason
@@ -253,8 +282,7 @@ class TextBranch(Path):
 
     def _take(self, step: Step, texts: Sequence[str]) -> None:
         self._append(step.text, step.tokens, step.logprobs, step.entropies, texts, step.reason == "eos")
-        self.steps.append(step)
-        self._step_ends.append(len(self.tokens))
+        self.record_step(step)
 
     def _append(
         self,
@@ -293,7 +321,7 @@ class TextBranch(Path):
     async def _exclusively(self, work: Coroutine[Any, Any, T]) -> T:
         """Waits for `work` as the one thing that the branch waits for; `release` cancels it."""
         task: asyncio.Task[T] = asyncio.ensure_future(work)
-        self._work, self._busy = task, True
+        self._work, self.busy = task, True
         try:
             return await task
         except asyncio.CancelledError:
@@ -301,46 +329,7 @@ class TextBranch(Path):
                 raise BranchReleased(f"branch {self.id} was released while it waited") from None
             raise
         finally:
-            self._work, self._busy = None, False
-
-
-class Purse:
-    """Hands the tokens of a budget out to calls in flight, so that together they stay within it."""
-
-    def __init__(self, budget: Budget) -> None:
-        self.budget = budget
-        self._granted = 0  # to calls in flight
-        self._waiting: list[asyncio.Future[None]] = []
-
-    async def take(self, wanted: int) -> int:
-        """Waits until `wanted` tokens are free, or no call is in flight that might give some back. Returns
-        how many the call may use, 0 when the budget is used up."""
-        while True:
-            left = self.budget.remaining_tokens
-            if self.budget.exhausted:
-                return 0
-            if left is None or not self._granted or left - self._granted >= wanted:
-                granted = wanted if left is None else min(left, wanted)
-                self._granted += granted
-                return granted
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            try:
-                await waiter
-            finally:
-                if waiter in self._waiting:
-                    self._waiting.remove(waiter)
-
-    def give_back(self, granted: int, used: int) -> None:
-        self._granted -= granted
-        self.budget.tokens_used += used
-        for waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_result(None)
-
-
-def unsupported(what: str, instead: str) -> NoReturn:
-    raise UnsupportedByEngine(f"a text engine does not offer {what}: {instead}")
+            self._work, self.busy = None, False
 
 
 def _text_only(tokens: str | Sequence[int]) -> str:

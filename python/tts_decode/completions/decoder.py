@@ -6,22 +6,20 @@ is merely unknown is NaN (log-probabilities, entropies) or -1 (token ids).
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
-from weakref import WeakSet, WeakValueDictionary
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+from weakref import WeakValueDictionary
 
 from ..core.budget import Budget
 from ..core.params import SamplingParams
 from ..core.prompts import Prompt
 from ..core.running import Runner
+from ..core.state import BranchState
 from ..core.stats import DecoderStats
 from ..cost.forward import StepCost
-from ..errors import EngineError
-from .branch import Purse, TextBranch, unsupported
-from .completion import Complete, Completion, CompletionRequest, Score
+from .branch import TextBranch
+from .calls import Calls, TokenAllowance, unsupported, unsupported_call
+from .completion import Complete, Score
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -41,8 +39,7 @@ class TextDecoder(Runner):
         logprobs: whether to ask the engine for log-probabilities.
 
     Attributes:
-        tokenizer: stands for none: `chat_template` is `render` if one was given, else None; anything else
-            raises `UnsupportedByEngine`.
+        knows_chat: whether `render` was given.
         max_positions: None, the engine knows. eos_token_ids: empty, ends are reported as finish reasons.
     """
 
@@ -69,19 +66,11 @@ class TextDecoder(Runner):
             isinstance(max_concurrency, bool) or not isinstance(max_concurrency, int) or max_concurrency < 1
         ):
             raise ValueError(f"max_concurrency must be a positive integer or None, got {max_concurrency!r}")
-        self.complete = complete
         self.sampling = sampling or SamplingParams()
-        self.tokenizer = _NoTokenizer(render)
-        self.max_concurrency = max_concurrency
-        self._score = score
-        self._logprobs = logprobs
+        self.knows_chat = render is not None
+        self._calls = Calls(complete, score, max_concurrency, logprobs=logprobs)
         self._render = render or render_turns
-        self._branches: WeakSet[TextBranch] = WeakSet()
-        self._purses: WeakValueDictionary[int, Purse] = WeakValueDictionary()  # by id of the budget
-        self._ids = 0
-        self._calls = self._tokens = self._running = 0
-        self._seconds = self._since = 0.0
-        self._slots: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
+        self._allowances: WeakValueDictionary[int, TokenAllowance] = WeakValueDictionary()  # by id of budget
 
     @property
     def keep_hidden(self) -> int:
@@ -91,6 +80,11 @@ class TextDecoder(Runner):
     def keep_hidden(self, count: int) -> None:
         if count:
             unsupported("hidden states", "give the strategy an embedding of its own")
+
+    @property
+    def complete(self) -> Complete:
+        """The function that it was made with."""
+        return self._calls.function
 
     # -- branches
 
@@ -113,26 +107,28 @@ class TextDecoder(Runner):
         sampling = self.sampling if sampling is None else sampling
         if not isinstance(sampling, SamplingParams):
             raise TypeError(f"sampling must be SamplingParams, got {type(sampling).__name__}")
-        purse = None
+        allowance = None
         if budget is not None:
             if not isinstance(budget, Budget):
                 raise TypeError(f"budget must be a Budget, got {type(budget).__name__}")
             if budget.max_cost is not None:
                 unsupported("budget.max_cost", "limit max_tokens or max_seconds")
             budget.start()
-            purse = self._purses.setdefault(id(budget), Purse(budget))
-        return TextBranch(self, prompt, text, [-1], [len(text)], sampling, sampling.seed, purse)
+            allowance = self._allowances.setdefault(id(budget), TokenAllowance(budget))
+        return TextBranch(
+            self, self._calls, prompt, text, [-1], [len(text)], sampling, sampling.seed, allowance
+        )
 
     def stats(self) -> DecoderStats:
         """Calls (`steps`), tokens of their completions and the time in which any was under way; no KV."""
-        running = time.perf_counter() - self._since if self._running else 0.0
+        calls = self._calls
         return DecoderStats(
-            steps=self._calls,
-            generated_tokens=self._tokens,
-            forward_tokens=self._tokens,
-            seconds=self._seconds + running,
+            steps=calls.completions,
+            generated_tokens=calls.tokens,
+            forward_tokens=calls.tokens,
+            seconds=calls.seconds,
             cost=StepCost(),
-            branches=len(self._branches),
+            branches=len(calls.branches),
             logical_tokens=0,
             unique_tokens=0,
             resident_bytes=0,
@@ -141,56 +137,23 @@ class TextDecoder(Runner):
             pins=0,
         )
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("pin", "restore", "evict", "model"):
-            unsupported(f"TreeDecoder.{name}", "it needs a model on a TreeDecoder")
-        raise AttributeError(f"TextDecoder has no attribute {name!r}")
-
-    def resident_bytes(self, branches: Sequence[TextBranch]) -> int:
+    def resident_bytes(self, branches: Iterable[TextBranch]) -> int:
+        """0: the engine's KV is not known."""
         return 0
 
-    # -- the engine
+    # -- what needs a model of our own
 
-    async def _complete(self, request: CompletionRequest) -> Completion:
-        async with self._slot():
-            with self._metered():
-                completion = await self.complete(request)
-        if not isinstance(completion, Completion):
-            raise TypeError(f"complete returned a {type(completion).__name__}, expected a Completion")
-        request.check(completion)
-        self._calls += 1
-        self._tokens += len(completion.ids)
-        return completion
+    def token_ids(self, text: str) -> list[int]:
+        unsupported("token ids (token_ids)", "use texts")
 
-    async def _log_probs(self, prompt: str, text: str) -> list[float]:
-        """One log-probability a token of `text` after `prompt`, nats."""
-        if self._score is None:
-            unsupported("log-probabilities of a given text", "make the decoder with score=")
-        async with self._slot():
-            with self._metered():
-                rows = await self._score(prompt, [text])
-        if len(rows) != 1 or not len(rows[0]):
-            raise EngineError(f"score returned {rows!r} for one continuation; expected one list of numbers")
-        return [float(value) for value in rows[0]]
+    def pin(self, branch: TextBranch, at: int | None = None) -> NoReturn:
+        unsupported_call("TreeDecoder.pin")
 
-    @contextmanager
-    def _metered(self) -> Iterator[None]:
-        if not self._running:
-            self._since = time.perf_counter()
-        self._running += 1
-        try:
-            yield
-        finally:
-            self._running -= 1
-            if not self._running:
-                self._seconds += time.perf_counter() - self._since
+    async def restore(self, state: BranchState, budget: Budget | None = None) -> NoReturn:
+        unsupported_call("TreeDecoder.restore")
 
-    def _slot(self) -> asyncio.Semaphore:
-        """To be held during a call: a semaphore serves one event loop only."""
-        loop = asyncio.get_running_loop()
-        if self._slots is None or self._slots[0] is not loop:
-            self._slots = loop, asyncio.Semaphore(self.max_concurrency or 1 << 30)
-        return self._slots[1]
+    def evict(self, branches: Iterable[TextBranch], keep: int) -> NoReturn:
+        unsupported_call("TreeDecoder.evict")
 
     # -- prompts
 
@@ -209,22 +172,6 @@ class TextDecoder(Runner):
         if not text:
             raise ValueError("prompt is empty: give at least one character")
         return text
-
-    def _next_id(self) -> int:
-        self._ids += 1
-        return self._ids
-
-
-class _NoTokenizer:
-    """Says clearly that there is none, in place of an AttributeError of None."""
-
-    def __init__(self, chat_template: object) -> None:
-        self.chat_template = chat_template
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        unsupported(f"a tokenizer (tokenizer.{name})", "use texts")
 
 
 def render_turns(messages: Messages) -> str:

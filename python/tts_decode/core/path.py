@@ -13,12 +13,12 @@ from .step import Step
 
 
 class Path:
-    """The record of one path from a prompt to a leaf; `Branch` and `TextBranch` add how it grows.
+    """The record of one path from a prompt to a leaf; the branches of each decoder add how it grows.
 
     Read these, never change them (except `scores`, to which strategies append):
 
     Attributes:
-        id: the branch's id, its decoder's alone.
+        id: the branch's id, unique within its decoder.
         tokens: prompt and everything after it; -1 where there is no id, as for embeddings.
         prompt: what was given to `root`: text, token ids or chat messages. Where a search asks its question
             once more in other words, the question.
@@ -26,9 +26,12 @@ class Path:
         logprobs, entropies: one entry for each token after the prompt, generated or forced; nats, of the
             model's own distribution. NaN where unknown.
         steps: the finished steps. A step that was cancelled or failed has no entry.
+        step_ends: len(tokens) at the end of each step.
         scores: one entry a scored step.
         finish_reason: None while the branch can go on.
         parent: the branch it was forked from.
+        fork_count: how many `fork` calls it saw, from which the seeds of its next children follow.
+        busy: whether one of its calls waits for the engine.
         stale: whether its KV went because the model's weights changed; see `Branch.recompute`.
         sampling, seed, budget, released
     """
@@ -55,13 +58,13 @@ class Path:
         self.logprobs: list[float] = []
         self.entropies: list[float] = []
         self.steps: list[Step] = []
+        self.step_ends: list[int] = []
         self.scores: list[float] = []
         self.finish_reason: str | None = None
+        self.fork_count = 0
+        self.busy = False
         self.released = False
         self.stale = False
-        self._step_ends: list[int] = []  # len(tokens) at the end of each step
-        self._forks = 0
-        self._busy = False  # a call of this branch waits for the engine
 
     @property
     def length(self) -> int:
@@ -78,51 +81,58 @@ class Path:
 
     def finish(self, reason: str = "stop") -> None:
         """Declares the branch finished, as when its answer appeared; `step()` then does nothing."""
-        self._check()
+        self.check_live()
         self.finish_reason = reason
 
     def __repr__(self) -> str:
         state = "released" if self.released else self.finish_reason or "open"
         return f"{type(self).__name__}(id={self.id}, length={self.length}, {state})"
 
-    def _know(self, other: Path, length: int) -> None:
+    # -- for the decoders
+
+    def record_step(self, step: Step) -> None:
+        """Adds a step whose tokens are the last ones of `tokens`."""
+        self.steps.append(step)
+        self.step_ends.append(len(self.tokens))
+
+    def copy_history(self, other: Path, length: int) -> None:
         """Takes over what `other` knows about its first `length` tokens."""
-        steps = sum(end <= length for end in other._step_ends)
+        steps = sum(end <= length for end in other.step_ends)
         generated = max(0, length - other.prompt_length)
         whole = length == len(other.tokens)
         self.logprobs = other.logprobs[:generated]
         self.entropies = other.entropies[:generated]
         self.scores = list(other.scores) if whole else other.scores[:steps]
         self.steps = other.steps[:steps]
-        self._step_ends = other._step_ends[:steps]
+        self.step_ends = other.step_ends[:steps]
         self.finish_reason = other.finish_reason if whole else None
         self.stale = other.stale
 
-    def _seeds(self, n: int, seeds: Sequence[int] | None) -> Sequence[int]:
+    def child_seeds(self, n: int, seeds: Sequence[int] | None) -> Sequence[int]:
         """Seeds of `n` children: those given, or derived from the branch's, its count of forks and the
         index."""
         check_children(n, seeds)
-        return [mix(self.seed, self._forks + 1, i) for i in range(n)] if seeds is None else seeds
+        return [mix(self.seed, self.fork_count + 1, i) for i in range(n)] if seeds is None else seeds
 
-    def _check(self) -> None:
+    def check_live(self) -> None:
         if self.released:
             raise BranchReleased(f"branch {self.id} was released: fork before releasing, or keep it")
 
-    def _check_idle(self) -> None:
-        self._check()
-        if self._busy:
+    def check_idle(self) -> None:
+        self.check_live()
+        if self.busy:
             raise RuntimeError(
                 f"branch {self.id} already waits for the engine: await that call first, or fork"
             )
 
-    def _check_computed(self) -> None:
-        self._check()
+    def check_computed(self) -> None:
+        self.check_live()
         if self.stale:
             raise StaleKV(
                 f"branch {self.id}: the model's weights changed after it was computed; await "
                 "branch.recompute(), which feeds its tokens again, or make a new root"
             )
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
         if self.finish_reason is not None:
             raise ValueError(f"branch {self.id} is finished ({self.finish_reason}): no step can follow")

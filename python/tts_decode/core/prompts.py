@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-from .text import continuation
-
-if TYPE_CHECKING:
-    from ..decoding.branch import Branch
+from typing import Any
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
@@ -18,14 +13,13 @@ def is_chat(prompt: Prompt) -> bool:
     return not isinstance(prompt, str) and any(isinstance(item, Mapping) for item in prompt)
 
 
-def question_of(branch: Branch) -> str:
-    """What the user asked: the prompt's text, or of a chat the user's last message (all messages, if none is
-    the user's)."""
-    prompt = branch.prompt
+def question_in(prompt: Prompt) -> str | None:
+    """What the user asked: the text, or of a chat the user's last message (all messages, if none is the
+    user's). None for token ids."""
     if isinstance(prompt, str):
         return prompt
     if not is_chat(prompt):
-        return continuation(branch.decoder.tokenizer, branch.tokens[: branch.prompt_length], 0)
+        return None
     messages = [item for item in prompt if isinstance(item, Mapping)]
     asked = [message for message in messages if message.get("role") == "user"][-1:]
     return "\n".join(str(message["content"]) for message in asked or messages)

@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ..core.budget import Budget
-from ..core.checks import check_embeds, check_recorded, checked_position, checked_rows
-from ..core.lineage import Lineage
+from ..core.checks import check_embeds, check_recorded, checked_rows
+from ..core.interfaces import Decoder
 from ..core.params import SamplingParams
-from ..core.path import Path
-from ..core.prompts import Prompt
+from ..core.prompts import Prompt, question_in
 from ..core.state import BranchState
 from ..core.step import FINAL_REASONS, Step
 from ..core.text import continuation
-from ..errors import PromptTooLong
+from .eviction import evict_columns
+from .forced_requests import EmbedsRequest, ExtendRequest, ReadRequest, ReplayRequest
+from .live_path import LivePath
+from .requests import AdvanceRequest, RootRequest, StepRequest
+from .scheduler import Scheduler
 
-if TYPE_CHECKING:
-    from .decoder import TreeDecoder
 
+class TreeBranch(LivePath):
+    """One path from a prompt to a leaf; made by `TreeDecoder.root` and `fork` only.
 
-class Branch(Path):
-    """One path from a prompt to a leaf; made by `TreeDecoder.root` and `Branch.fork` only.
-
-    What may be read of it says `Path`, beside `decoder`, its TreeDecoder.
+    See `Path` for the attributes to read. `decoder` is the owning TreeDecoder.
     """
 
-    parent: Branch | None
+    parent: TreeBranch | None
 
     def __init__(
         self,
-        decoder: TreeDecoder,
+        decoder: Decoder,
+        scheduler: Scheduler,
         branch_id: int,
         prompt: Prompt,
         tokens: list[int],
@@ -44,20 +43,49 @@ class Branch(Path):
         sampling: SamplingParams,
         seed: int,
         budget: Budget | None,
-        parent: Branch | None = None,
+        parent: TreeBranch | None = None,
     ) -> None:
-        super().__init__(branch_id, prompt, tokens, prompt_length, sampling, seed, budget, parent)
-        self.decoder = decoder
-        self._lineage = Lineage.of_root()
-        self._kv_length = 0  # tokens in the KV tree: at most all of them, but for forced ones on their way in
-        self._embeds: dict[int, Tensor] = {}  # [hidden], by the positions of id -1
-        self._logits: Tensor | None = (
-            None  # float32 [vocab] after the last token; None while its KV is missing
+        super().__init__(
+            scheduler.runtime, branch_id, prompt, tokens, prompt_length, sampling, seed, budget, parent
         )
-        # float32 [columns]: attention drawn by each page of the KV, in tokens; what lies behind its last page
-        # means nothing. Stays empty where the decoder does not track it.
-        self._mass: npt.NDArray[np.float32] = np.zeros(0, np.float32)
-        decoder._branches.add(self)
+        self.decoder = decoder
+        self._scheduler = scheduler
+
+    @classmethod
+    async def grow(
+        cls,
+        decoder: Decoder,
+        scheduler: Scheduler,
+        prompt: Prompt,
+        tokens: list[int],
+        prompt_length: int,
+        sampling: SamplingParams,
+        seed: int,
+        budget: Budget | None,
+        embeds: Mapping[int, Tensor] | None = None,
+    ) -> TreeBranch:
+        """A branch that holds the tokens, computed where they were not resident.
+
+        embeds: [hidden], by the positions of id -1.
+        """
+        if budget is not None and not isinstance(budget, Budget):
+            raise TypeError(f"budget must be a Budget, got {type(budget).__name__}")
+        runtime = scheduler.runtime
+        runtime.check_prompt(tokens)
+        if budget is not None:
+            budget.start()
+
+        def make() -> TreeBranch:
+            branch_id, resident = runtime.place(tokens[: min(embeds)] if embeds else tokens, len(tokens))
+            branch = cls(
+                decoder, scheduler, branch_id, prompt, list(tokens), prompt_length, sampling, seed, budget
+            )
+            branch.embeds = dict(embeds or {})
+            branch.kv_length = resident
+            return branch
+
+        needs_logits = runtime.engine.has_lm_head
+        return await scheduler.submit(RootRequest(tokens, make, needs_logits=needs_logits))
 
     # -- what it holds
 
@@ -70,11 +98,23 @@ class Branch(Path):
     @property
     def full_text(self) -> str:
         """Text of prompt and continuation, special tokens included; without an incomplete last character."""
-        return continuation(self.decoder.tokenizer, self.tokens, 0, special=True)
+        return continuation(self.runtime.tokenizer, self.tokens, 0, special=True)
+
+    @property
+    def question(self) -> str:
+        """What the user asked: the prompt's text, or of a chat the user's last message."""
+        asked = question_in(self.prompt)
+        if asked is None:
+            asked = continuation(self.runtime.tokenizer, self.tokens[: self.prompt_length], 0)
+        return asked
 
     def text_from(self, position: int) -> str:
         """Text that `tokens[position:]` add, special tokens left out: the characters that end in them."""
-        return continuation(self.decoder.tokenizer, self.tokens, position)
+        return continuation(self.runtime.tokenizer, self.tokens, position)
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """Text that these tokens would add, special tokens left out."""
+        return continuation(self.runtime.tokenizer, [*self.tokens, *tokens], len(self.tokens))
 
     # -- model work
 
@@ -95,15 +135,15 @@ class Branch(Path):
             OutOfPages: no page is left and no other branch waiting could go on either.
             StaleKV: the model's weights changed, before the step or in it; so too of the calls below.
         """
-        self._check_idle()
-        self.decoder._check_lm_head("step")
+        self.check_idle()
+        self._check_lm_head("step")
         params = replace(self.sampling, **overrides) if overrides else self.sampling
         if self.finish_reason is not None:
             return Step("", (), (), (), self.finish_reason)
-        self._check_computed()
-        params.check_vocabulary(self.decoder.vocab_size)
+        self.check_computed()
+        params.check_vocabulary(self.runtime.engine.config.vocab_size)
         self._want_logits()
-        return await self.decoder._scheduler.step(self, params, overrides.get("seed", self.seed))
+        return await self._scheduler.submit(StepRequest(self, params, overrides.get("seed", self.seed)))
 
     async def extend(self, tokens: str | Sequence[int]) -> Tensor:
         """Appends forced text or token ids and returns the log-probability of each token, float32 [n], nats.
@@ -112,10 +152,10 @@ class Branch(Path):
         cancelled before all tokens are in, changes nothing.
         """
         self._check_ready()
-        self.decoder._check_lm_head("extend")
-        forced = self._forced(tokens)
+        self._check_lm_head("extend")
+        forced = self.forced(tokens)
         self._want_logits()
-        logprobs = await self.decoder._scheduler.extend(self, forced) if forced else []
+        logprobs = await self._scheduler.submit(ExtendRequest(self, forced)) if forced else []
         return torch.tensor(logprobs, dtype=torch.float32)
 
     async def read(self, tokens: str | Sequence[int], rows: Sequence[int]) -> Tensor:
@@ -131,11 +171,11 @@ class Branch(Path):
             rows: indices into `tokens`, ascending.
         """
         self._check_ready()
-        forced = self._forced(tokens)
+        forced = self.forced(tokens)
         indices = checked_rows(rows, len(forced))
         if not forced:
-            return torch.empty((0, self.decoder.hidden_size))
-        return await self.decoder._scheduler.read(self, forced, indices)
+            return torch.empty((0, self.runtime.engine.config.hidden_size))
+        return await self._scheduler.submit(ReadRequest(self, forced, indices))
 
     async def extend_embeds(self, embeds: Tensor) -> Tensor:
         """Appends input embeddings (soft tokens) and returns the model's last hidden states (after its final
@@ -153,12 +193,12 @@ class Branch(Path):
                 model's positions.
         """
         self._check_ready()
-        check_embeds(embeds, self.decoder.hidden_size)
-        self._check_room(len(embeds))
+        check_embeds(embeds, self.runtime.engine.config.hidden_size)
+        self.check_positions(len(embeds))
         if not len(embeds):
-            return torch.empty((0, self.decoder.hidden_size))
-        kept = embeds.detach().to(self.decoder.model.device, copy=True)
-        return await self.decoder._scheduler.extend_embeds(self, kept)
+            return torch.empty((0, self.runtime.engine.config.hidden_size))
+        kept = embeds.detach().to(self.runtime.engine.device, copy=True)
+        return await self._scheduler.submit(EmbedsRequest(self, kept))
 
     async def logprobs_of(self, tokens: str | Sequence[int]) -> Tensor:
         """Log-probability of each token of a continuation that is not kept: float32 [n], nats.
@@ -167,7 +207,7 @@ class Branch(Path):
         Of a finished branch whose last token ends the sequence, the continuation comes behind that token; to
         cut it off, ask a `copy(at=length - 1)`.
         """
-        self._check_computed()
+        self.check_computed()
         copy = self.copy()
         try:
             return await copy.extend(tokens)
@@ -178,19 +218,19 @@ class Branch(Path):
     async def next_logprobs(self, token_ids: Sequence[int] | None = None) -> Tensor:
         """Log-probabilities of the next token (nats, the model's own distribution): float32 [vocab], or those
         of `token_ids` in that order."""
-        self._check_idle()
-        self.decoder._check_lm_head("next_logprobs")
-        self.decoder._follow_weights()
-        self._check_computed()
+        self.check_idle()
+        self._check_lm_head("next_logprobs")
+        self.runtime.follow_weights()
+        self.check_computed()
         self._want_logits()
-        if self._logits is None:
-            await self.decoder._scheduler.advance(self)
-            self._check_computed()  # still
-        assert self._logits is not None  # `advance` returned
-        logprobs = self._logits.log_softmax(-1).cpu()
+        if self.logits is None:
+            await self._scheduler.submit(AdvanceRequest(self))
+            self.check_computed()  # still
+        assert self.logits is not None  # `advance` returned
+        logprobs = self.logits.log_softmax(-1).cpu()
         if token_ids is None:
             return logprobs
-        ids = torch.tensor(self.decoder._reader.ids(token_ids), dtype=torch.long)
+        ids = torch.tensor(self.runtime.reader.ids(token_ids), dtype=torch.long)
         return logprobs[ids]
 
     async def replay(self, step: Step) -> None:
@@ -205,11 +245,11 @@ class Branch(Path):
                 the branch is finished.
         """
         self._check_ready()
-        self.decoder._check_lm_head("replay")
+        self._check_lm_head("replay")
         check_recorded(step)
-        self._check_open()
-        if self._forced(step.tokens):
-            await self.decoder._scheduler.replay(self, step)
+        self.check_open()
+        if self.forced(step.tokens):
+            await self._scheduler.submit(ReplayRequest(self, step))
         elif step.reason in FINAL_REASONS:
             self.finish_reason = step.reason
 
@@ -223,27 +263,29 @@ class Branch(Path):
         Raises:
             OutOfPages: other branches hold the pages that it needs.
         """
-        self._check_idle()
-        self.decoder._follow_weights()
+        self.check_idle()
+        self.runtime.follow_weights()
         if not self.stale:
             return
-        self._busy = True
+        self.busy = True
         try:
-            fresh = await self.decoder._make_branch(
+            fresh = await TreeBranch.grow(
+                self.decoder,
+                self._scheduler,
                 self.prompt,
                 list(self.tokens),
                 self.prompt_length,
                 self.sampling,
                 self.seed,
                 self.budget,
-                self._embeds,
+                self.embeds,
             )
         finally:
-            self._busy = False
+            self.busy = False
         if self.released:
             fresh.release()
-            self._check()
-        self._take_kv(fresh)
+            self.check_live()
+        self.take_kv(fresh)
 
     # -- tree work, immediate
 
@@ -253,28 +295,14 @@ class Branch(Path):
         Raises:
             ValueError: embeddings were appended to it, which are not kept.
         """
-        self._check_idle()
-        if self._embeds:
+        self.check_idle()
+        if self.embeds:
             raise ValueError(
-                f"branch {self.id} holds {len(self._embeds)} embeddings, which a snapshot does not keep"
+                f"branch {self.id} holds {len(self.embeds)} embeddings, which a snapshot does not keep"
             )
-        steps = zip(self.steps, self._step_ends, strict=True)
-        return BranchState(
-            prompt=self.prompt,
-            tokens=tuple(self.tokens),
-            prompt_length=self.prompt_length,
-            logprobs=tuple(self.logprobs),
-            entropies=tuple(self.entropies),
-            steps=tuple((end - len(step.tokens), end, step.reason) for step, end in steps),
-            scores=tuple(self.scores),
-            finish_reason=self.finish_reason,
-            seed=self.seed,
-            forks=self._forks,
-            fork_positions=tuple(fork.at for fork in self._lineage.forks),
-            sampling=self.sampling,
-        )
+        return self.state()
 
-    def fork(self, n: int = 1, at: int | None = None, seeds: Sequence[int] | None = None) -> list[Branch]:
+    def fork(self, n: int = 1, at: int | None = None, seeds: Sequence[int] | None = None) -> list[TreeBranch]:
         """Makes `n` children that share this branch's KV; at most one page a child is copied, later.
 
         Args:
@@ -284,33 +312,34 @@ class Branch(Path):
             seeds: one a child. Default: derived from this branch's seed, its count of `fork` calls and the
                 index.
         """
-        self._check()
-        at = self._position("at", at, 1)
-        children = self._children(at, self._seeds(n, seeds))
-        self._forks += 1
-        self._lineage = self._lineage.forked(at)
+        self.check_live()
+        at = self.position("at", at)
+        children = self._children(at, self.child_seeds(n, seeds))
+        self.fork_count += 1
+        self.lineage = self.lineage.forked(at)
         for child in children:
-            child._lineage = self._lineage.cut(at)
+            child.lineage = self.lineage.cut(at)
         return children
 
-    def copy(self, at: int | None = None) -> Branch:
+    def copy(self, at: int | None = None) -> TreeBranch:
         """A branch of `tokens[:at]` (default: all) with this one's seed, at its place in the tree.
 
         For questions about a branch that are no part of its search. The branch does not know of its copies; a
         `fork` counts for the seeds of later forks and for what sparse attention reads.
         """
-        self._check()
-        (child,) = self._children(self._position("at", at, 1), [self.seed])
+        self.check_live()
+        (child,) = self._children(self.position("at", at), [self.seed])
         return child
 
-    def _children(self, at: int, seeds: Sequence[int]) -> list[Branch]:
+    def _children(self, at: int, seeds: Sequence[int]) -> list[TreeBranch]:
         """One child a seed, each in this branch's place in the tree; this branch does not know of them."""
-        kv_length = self._kv_after_cut(at)
-        ids = self.decoder._tree.fork(self.id, len(seeds), at=kv_length)
+        kv_length = self.kv_after_cut(at)
+        ids = self.runtime.tree.fork(self.id, len(seeds), at=kv_length)
         children = []
         for child_id, seed in zip(ids, seeds, strict=True):
-            child = Branch(
+            child = TreeBranch(
                 self.decoder,
+                self._scheduler,
                 child_id,
                 self.prompt,
                 self.tokens[:at],
@@ -320,8 +349,8 @@ class Branch(Path):
                 self.budget,
                 parent=self,
             )
-            child._lineage = self._lineage.cut(at)
-            child._inherit(self, at, kv_length)
+            child.lineage = self.lineage.cut(at)
+            child.inherit(self, at, kv_length)
             children.append(child)
         return children
 
@@ -330,125 +359,39 @@ class Branch(Path):
 
         Steps and scores that end beyond `length` go too; a branch that loses tokens is no longer finished.
         """
-        self._check_idle()
-        length = self._position("length", length, 1)
-        kv_length = self._kv_after_cut(length)
-        self.decoder._tree.truncate(self.id, kv_length)
-        self._lineage = self._lineage.cut(length)
-        self._inherit(self, length, kv_length)
+        self.check_idle()
+        length = self.position("length", length)
+        kv_length = self.kv_after_cut(length)
+        self.truncate_kv(kv_length)
+        self.lineage = self.lineage.cut(length)
+        self.inherit(self, length, kv_length)
         del self.tokens[length:]
         self.prompt_length = min(self.prompt_length, length)
 
     def evict(self, keep: int, *, sink: int = 1, recent: int = 4) -> int:
         """`TreeDecoder.evict` of this branch alone."""
-        return self.decoder.evict([self], keep, sink=sink, recent=recent)
+        self.check_live()
+        return evict_columns(self.runtime, [self], keep, sink=sink, recent=recent)
 
     def release(self) -> None:
         """Gives up the branch's KV; pages that no other branch holds return at once. A waiting step fails."""
-        self._check()
-        self.released = True
-        self._logits = None
-        self.decoder._tree.release(self.id)
-
-    def __del__(self) -> None:
-        if not getattr(self, "released", True):
-            self.decoder._tree.release(self.id)
+        self.check_live()
+        self.release_kv()
 
     # -- helpers
 
     def _check_ready(self) -> None:
-        self._check_idle()
-        self._check_computed()
+        self.check_idle()
+        self.check_computed()
 
-    def _lose_kv(self) -> None:
-        """The model's weights changed: nothing that was computed with the old ones is to be used."""
-        if not self.released and (self._kv_length or self._logits is not None):
-            self.stale = True
-            self._kv_length, self._logits = 0, None
-            self.decoder._tree.truncate(self.id, 0)
-
-    def _take_kv(self, other: Branch) -> None:
-        """Takes over the KV of a branch with the same tokens, which is then released."""
-        self.decoder._tree.release(self.id)
-        self.id, self._kv_length, self._logits = other.id, other._kv_length, other._logits
-        self._mass, self.stale = other._mass, other.stale
-        other.released = True
-
-    def _restore(self, state: BranchState) -> None:
-        """Takes over what `state` says beyond what the branch was made from."""
-        self.logprobs, self.entropies = list(state.logprobs), list(state.entropies)
-        self.scores = list(state.scores)
-        self.finish_reason = state.finish_reason
-        self._forks = state.forks
-        self._lineage = Lineage.of_root(state.fork_positions)
-        for begin, end, reason in state.steps:
-            span = slice(begin - state.prompt_length, end - state.prompt_length)
-            self.steps.append(
-                Step(
-                    text=continuation(self.decoder.tokenizer, self.tokens[:end], begin),
-                    tokens=state.tokens[begin:end],
-                    logprobs=state.logprobs[span],
-                    entropies=state.entropies[span],
-                    reason=reason,
-                )
+    def _check_lm_head(self, call: str) -> None:
+        if not self.runtime.engine.has_lm_head:
+            raise TypeError(
+                f"{call}: {type(self.runtime.engine.model).__name__} has no language-model head and predicts "
+                "no tokens: use Branch.read, or load the model as a causal language model"
             )
-            self._step_ends.append(end)
-
-    def _inherit(self, other: Branch, length: int, kv_length: int) -> None:
-        """Takes over what `other` knows about its first `length` tokens."""
-        whole = length == len(other.tokens)
-        self._know(other, length)
-        self._embeds = {at: embeds for at, embeds in other._embeds.items() if at < length}
-        self._logits = other._logits if whole else None
-        self._kv_length = kv_length
-        self._mass = other._masses()[: self._columns(kv_length)]
-
-    def _columns(self, kv_length: int) -> int:
-        return -(-kv_length // self.decoder._tree.page_size)
-
-    def _masses(self) -> npt.NDArray[np.float32]:
-        """float32 [columns], a copy: attention drawn by each page of the KV that is there now."""
-        masses = np.zeros(self._columns(self._kv_length), np.float32)
-        known = self._mass[: len(masses)]
-        masses[: len(known)] = known
-        return masses
-
-    def _add_mass(self, mass: npt.NDArray[np.float32]) -> None:
-        """Before `_kv_length` moves on. mass: float32 [P] of the tokens fed, their own pages included."""
-        known = self._masses()
-        self._mass = mass.copy()
-        self._mass[: len(known)] += known
-
-    def _kv_after_cut(self, length: int) -> int:
-        """KV to keep under `tokens[:length]`: the last token of a cut is left out, to be fed again."""
-        return min(self._kv_length, length if length == len(self.tokens) else length - 1)
-
-    def _drop_logits(self) -> None:
-        """Has the last token fed again before the next one is drawn."""
-        self._logits = None
-        if self._kv_length == len(self.tokens):
-            self._kv_length -= 1
-            self.decoder._tree.truncate(self.id, self._kv_length)
 
     def _want_logits(self) -> None:
         """Where the last token was fed without logits, has it fed again."""
-        if self._logits is None:
-            self._drop_logits()
-
-    def _forced(self, tokens: str | Sequence[int]) -> list[int]:
-        """Ids of text or ids to append; PromptTooLong where they exceed the model's positions."""
-        forced = self.decoder._reader.ids(tokens)
-        self._check_room(len(forced))
-        return forced
-
-    def _check_room(self, count: int) -> None:
-        limit = self.decoder.max_positions
-        if limit is not None and len(self.tokens) + count > limit:
-            raise PromptTooLong(
-                f"tokens: {count} more after {len(self.tokens)} exceed the model's {limit} positions"
-            )
-
-    def _position(self, name: str, value: int | None, low: int) -> int:
-        if value is None:
-            return len(self.tokens)
-        return checked_position(name, value, low, len(self.tokens))
+        if self.logits is None:
+            self.drop_logits()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
-from weakref import WeakSet
 
 import torch
-from torch import Tensor
 
 from tts_kernels import KVTree
 
@@ -18,18 +16,17 @@ from ..core.prompts import Prompt, PromptReader
 from ..core.running import Runner
 from ..core.state import BranchState
 from ..core.stats import DecoderStats
-from ..errors import PromptTooLong
 from ..model.agreement.self_check import check_agreement
 from ..model.device_steps import DeviceSteps
 from ..model.hf import HFEngine
 from ..model.host_steps import HostSteps, distinct_pages
 from ..model.loading import DEFAULT_MODEL, load_model
 from ..model.sparse import SparseConfig, check_sparse
-from ..select import evicted_columns
-from .branch import Branch
+from .branch import TreeBranch
+from .eviction import evict_columns
 from .kv_budget import KVBudget, KVShare, Pin
 from .pool import make_pool
-from .requests import RootRequest
+from .runtime import Runtime
 from .scheduler import Scheduler
 
 
@@ -117,43 +114,46 @@ class TreeDecoder(Runner):
             raise ValueError(f"max_batch_tokens must be a positive integer, got {max_batch_tokens!r}")
         if not callable(getattr(tokenizer, "decode", None)):
             raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}")
-        self.tokenizer = tokenizer
         self.sampling = SamplingParams() if sampling is None else _checked_sampling(sampling)
-        self.keep_hidden = 0
-        self._engine = HFEngine(model, device, pack_weights=pack_weights)
+        engine = HFEngine(model, device, pack_weights=pack_weights)
         if sparse is not None:
-            check_sparse(sparse, self._engine.kv_shape.num_layers)
-        on_host = _runs_on_host(self._engine.device)
-        self.self_check = check_agreement(self._engine, on_host=on_host) if check else None
+            check_sparse(sparse, engine.kv_shape.num_layers)
+        on_host = _runs_on_host(engine.device)
+        self.self_check = check_agreement(engine, on_host=on_host) if check else None
         summaries = None if sparse is None else sparse.summaries
-        self._pool = make_pool(self._engine, kv_bytes, kv_dtype, summaries, on_host=on_host)
-        self._steps: HostSteps | DeviceSteps
+        pool = make_pool(engine, kv_bytes, kv_dtype, summaries, on_host=on_host)
+        steps: HostSteps | DeviceSteps
         if on_host:
-            self._steps = HostSteps(self._engine, self._pool, track_mass=track_mass)
+            steps = HostSteps(engine, pool, track_mass=track_mass)
         elif track_mass:
             raise ValueError(
-                f"track_mass=True with a model on {self._engine.device}; expected False: steps on a GPU do "
-                "not export attention masses"
+                f"track_mass=True with a model on {engine.device}; expected False: steps on a GPU do not "
+                "export attention masses"
             )
         else:
-            self._steps = DeviceSteps(
-                self._engine, self._pool, max_batch_tokens=max_batch_tokens, graphs=cuda_graphs
-            )
-        self._sparse = sparse
-        self.track_mass = track_mass
-        self._tree = KVTree(self._pool.num_pages, self._pool.page_size)
-        own = KVBudget(self._pool.num_pages * self._pool.page_bytes)
+            steps = DeviceSteps(engine, pool, max_batch_tokens=max_batch_tokens, graphs=cuda_graphs)
+        tree = KVTree(pool.num_pages, pool.page_size)
+        own = KVBudget(pool.num_pages * pool.page_bytes)
         budget = kv_bytes if isinstance(kv_bytes, KVBudget) else own
-        self._kv = KVShare(budget, self._tree, self._pool.page_bytes)
-        self._branches: WeakSet[Branch] = WeakSet()
-        self._weights_epoch = self._engine.weights.epoch
-        self._reader = PromptReader(tokenizer, self._engine.config.vocab_size)
-        self._scheduler = Scheduler(self, max_batch_tokens)
-        self.max_positions = self._engine.max_positions
-        self.eos_token_ids = self._engine.eos_token_ids
-        self.has_lm_head = self._engine.has_lm_head
-        self.hidden_size: int = self._engine.config.hidden_size
-        self.vocab_size: int = self._engine.config.vocab_size
+        self.has_lm_head = engine.has_lm_head
+        self.hidden_size: int = engine.config.hidden_size
+        self.vocab_size: int = engine.config.vocab_size
+        self.runtime = Runtime(
+            engine=engine,
+            steps=steps,
+            tree=tree,
+            pool=pool,
+            kv=KVShare(budget, tree, pool.page_bytes),
+            tokenizer=tokenizer,
+            reader=PromptReader(tokenizer, self.vocab_size),
+            sparse=sparse,
+            max_batch_tokens=max_batch_tokens,
+            max_positions=engine.max_positions,
+            eos_token_ids=engine.eos_token_ids,
+            weights_epoch=engine.weights.epoch,
+            track_mass=track_mass,
+        )
+        self._scheduler = Scheduler(self.runtime)
 
     @classmethod
     def from_pretrained(
@@ -170,13 +170,50 @@ class TreeDecoder(Runner):
 
     @property
     def model(self) -> Any:
-        return self._engine.model
+        return self.runtime.engine.model
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.runtime.tokenizer
+
+    @property
+    def max_positions(self) -> int | None:
+        return self.runtime.max_positions
+
+    @property
+    def track_mass(self) -> bool:
+        return self.runtime.track_mass
+
+    @property
+    def knows_chat(self) -> bool:
+        """Whether the tokenizer has a chat template."""
+        return bool(getattr(self.runtime.tokenizer, "chat_template", None))
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        return self.runtime.eos_token_ids
+
+    @eos_token_ids.setter
+    def eos_token_ids(self, ids: frozenset[int]) -> None:
+        self.runtime.eos_token_ids = ids
+
+    @property
+    def keep_hidden(self) -> int:
+        return self.runtime.keep_hidden
+
+    @keep_hidden.setter
+    def keep_hidden(self, count: int) -> None:
+        self.runtime.keep_hidden = count
+
+    def token_ids(self, text: str) -> list[int]:
+        """Ids of a text, without special tokens."""
+        return self.runtime.reader.ids(text)
 
     # -- branches
 
     async def root(
         self, prompt: Prompt, sampling: SamplingParams | None = None, budget: Budget | None = None
-    ) -> Branch:
+    ) -> TreeBranch:
         """Computes a prompt and returns the branch at its end. What is resident of it already is shared.
 
         Args:
@@ -189,11 +226,13 @@ class TreeDecoder(Runner):
                 than the model or the KV pool holds (`PromptTooLong`).
             OutOfPages: other branches hold the pages that it needs.
         """
-        prompt, tokens = self._reader.prompt(prompt)
+        prompt, tokens = self.runtime.reader.prompt(prompt)
         sampling = self.sampling if sampling is None else _checked_sampling(sampling)
-        return await self._make_branch(prompt, tokens, len(tokens), sampling, sampling.seed, budget)
+        return await TreeBranch.grow(
+            self, self._scheduler, prompt, tokens, len(tokens), sampling, sampling.seed, budget
+        )
 
-    async def restore(self, state: BranchState, budget: Budget | None = None) -> Branch:
+    async def restore(self, state: BranchState, budget: Budget | None = None) -> TreeBranch:
         """Makes a branch again from its `Branch.snapshot`, maybe of another run or decoder of the same model.
 
         What is resident of its tokens is shared, the rest is computed. Its random state is the same: it draws
@@ -208,48 +247,21 @@ class TreeDecoder(Runner):
         """
         if not isinstance(state, BranchState):
             raise TypeError(f"state must be a BranchState, got {type(state).__name__}")
-        tokens = self._reader.ids(state.tokens)
-        branch = await self._make_branch(
-            state.prompt, tokens, state.prompt_length, state.sampling, state.seed, budget
+        tokens = self.runtime.reader.ids(state.tokens)
+        branch = await TreeBranch.grow(
+            self,
+            self._scheduler,
+            state.prompt,
+            tokens,
+            state.prompt_length,
+            state.sampling,
+            state.seed,
+            budget,
         )
-        branch._restore(state)
+        branch.restore(state)
         return branch
 
-    async def _make_branch(
-        self,
-        prompt: Prompt,
-        tokens: list[int],
-        prompt_length: int,
-        sampling: SamplingParams,
-        seed: int,
-        budget: Budget | None,
-        embeds: Mapping[int, Tensor] | None = None,
-    ) -> Branch:
-        """A branch that holds the tokens, computed where they were not resident.
-
-        embeds: [hidden], by the positions of id -1.
-        """
-        if budget is not None and not isinstance(budget, Budget):
-            raise TypeError(f"budget must be a Budget, got {type(budget).__name__}")
-        self._check_prompt(tokens)
-        if budget is not None:
-            budget.start()
-
-        def make() -> Branch:
-            # The last token is always fed, for its logits. No tokens are alike behind an embedding.
-            shared = tokens[: min(embeds)] if embeds else tokens
-            found = self._tree.match(shared[: len(tokens) - 1] if self.has_lm_head else shared)
-            branch_id = self._tree.create() if found is None else self._tree.fork(found[0], 1, at=found[1])[0]
-            branch = Branch(self, branch_id, prompt, list(tokens), prompt_length, sampling, seed, budget)
-            branch._embeds = dict(embeds or {})
-            if found is not None:
-                branch._kv_length = found[1]
-                self._kv.used(tokens[: found[1]])
-            return branch
-
-        return await self._scheduler.root(RootRequest(tokens, make, logits=self.has_lm_head))
-
-    def pin(self, branch: Branch, at: int | None = None) -> Pin:
+    def pin(self, branch: TreeBranch, at: int | None = None) -> Pin:
         """Keeps a prefix resident when its branches are gone: a later `root` that begins with it shares it.
 
         Takes no page by itself. Pins last while there is room: when pages run out the one used the longest
@@ -265,14 +277,14 @@ class TreeDecoder(Runner):
             StaleKV: the model's weights changed since it was computed.
         """
         self._check_own(branch, "branch")
-        self._follow_weights()
-        branch._check_computed()
-        length = min(branch._kv_length, branch._position("at", at, 1))
+        self.runtime.follow_weights()
+        branch.check_computed()
+        length = min(branch.kv_length, branch.position("at", at))
         if not length:
             raise ValueError(f"branch {branch.id} has no KV yet: await one of its calls first")
-        return self._kv.pin(branch.id, branch.tokens[:length])
+        return self.runtime.kv.pin(branch.id, branch.tokens[:length])
 
-    def evict(self, branches: Sequence[Branch], keep: int, *, sink: int = 1, recent: int = 4) -> int:
+    def evict(self, branches: Sequence[TreeBranch], keep: int, *, sink: int = 1, recent: int = 4) -> int:
         """Drops the KV pages of the branches that have drawn the least attention; `select.evicted_columns`.
 
         Pages go that all of the branches hold, so pass all that share a prefix: a page stays resident while
@@ -295,27 +307,12 @@ class TreeDecoder(Runner):
             BranchReleased: a branch was released.
             RuntimeError: the decoder does not track masses, or a branch waits for the engine.
         """
-        if not self.track_mass:
-            raise RuntimeError(
-                "evict needs attention masses, which this decoder does not keep: make it with track_mass=True"
-            )
         branches = list(branches)
         for branch in branches:
             self._check_own(branch, "branches")
-            branch._check_idle()
-            branch._check_computed()
-        if recent < 2:
-            raise ValueError(
-                f"recent={recent}; expected at least 2, as a last token may have to be fed again"
-            )
-        ids = [branch.id for branch in branches]
-        tables, lengths = self._tree.block_tables(ids)
-        columns = -(-lengths // self._tree.page_size)
-        held = [table[:count] for table, count in zip(tables, columns, strict=True)]
-        masses = [branch._masses() for branch in branches]
-        return self._tree.evict(ids, evicted_columns(held, masses, keep, sink=sink, recent=recent))
+        return evict_columns(self.runtime, branches, keep, sink=sink, recent=recent)
 
-    def resident_bytes(self, branches: Iterable[Branch]) -> int:
+    def resident_bytes(self, branches: Iterable[TreeBranch]) -> int:
         """KV bytes of the pages that the branches hold, each page counted once.
 
         Raises:
@@ -325,8 +322,8 @@ class TreeDecoder(Runner):
         branches = list(branches)
         for branch in branches:
             self._check_own(branch, "branches")
-        tables, lengths = self._tree.block_tables([branch.id for branch in branches])
-        pool = self._pool
+        tables, lengths = self.runtime.tree.block_tables([branch.id for branch in branches])
+        pool = self.runtime.pool
         return distinct_pages(tables, lengths, pool.num_pages, pool.page_size) * pool.page_bytes
 
     # -- weights
@@ -334,27 +331,19 @@ class TreeDecoder(Runner):
     @property
     def weights_epoch(self) -> int:
         """A number that is another one after each change of the model's weights. Reading it looks for one."""
-        self._follow_weights()
-        return self._weights_epoch
+        self.runtime.follow_weights()
+        return self.runtime.weights_epoch
 
     def weights_changed(self) -> None:
         """Tells that weights changed where nothing shows it: writes through `.data`, as `param.data.copy_`,
         into inference tensors, or through another library's view of their memory. Also of what is no tensor
         but changes the numbers, such as an adapter that was switched off."""
-        self._engine.weights.changed()
-        self._follow_weights()
-
-    def _follow_weights(self) -> None:
-        """Gives up what was computed with weights that are no longer the model's."""
-        epoch = self._engine.weights.check()
-        if epoch != self._weights_epoch:
-            self._weights_epoch = epoch
-            self._kv.drop_pins()
-            for branch in list(self._branches):
-                branch._lose_kv()
+        self.runtime.engine.weights.changed()
+        self.runtime.follow_weights()
 
     def stats(self) -> DecoderStats:
-        tree, scheduler, page_bytes = self._tree.stats(), self._scheduler, self._pool.page_bytes
+        tree, scheduler = self.runtime.tree.stats(), self._scheduler
+        page_bytes = self.runtime.pool.page_bytes
         return DecoderStats(
             steps=scheduler.steps,
             generated_tokens=scheduler.generated_tokens,
@@ -372,33 +361,12 @@ class TreeDecoder(Runner):
 
     # -- checks
 
-    def _check_own(self, branch: Branch, name: str) -> None:
-        if not isinstance(branch, Branch):
+    def _check_own(self, branch: TreeBranch, name: str) -> None:
+        if not isinstance(branch, TreeBranch):
             raise TypeError(f"{name} must be {_BRANCHES[name]}, got {type(branch).__name__}")
         if branch.decoder is not self:
             raise ValueError(f"{name}: branch {branch.id} belongs to another decoder")
-        branch._check()
-
-    def _check_lm_head(self, call: str) -> None:
-        if not self.has_lm_head:
-            raise TypeError(
-                f"{call}: {type(self.model).__name__} has no language-model head and predicts no tokens: use "
-                "Branch.read, or load the model as a causal language model"
-            )
-
-    def _check_prompt(self, tokens: list[int]) -> None:
-        if not tokens:
-            raise ValueError("prompt is empty: give at least one token")
-        if self.max_positions is not None and len(tokens) > self.max_positions:
-            raise PromptTooLong(
-                f"prompt has {len(tokens)} tokens, but the model allows {self.max_positions}: shorten it"
-            )
-        pages = -(-len(tokens) // self._pool.page_size)
-        if pages > self._pool.num_pages:
-            raise PromptTooLong(
-                f"prompt has {len(tokens)} tokens and needs {pages * self._pool.page_bytes} bytes of KV, but "
-                f"kv_bytes holds {self._pool.num_pages * self._pool.page_bytes}: raise kv_bytes or shorten it"
-            )
+        branch.check_live()
 
 
 def _checked_sampling(sampling: SamplingParams) -> SamplingParams:

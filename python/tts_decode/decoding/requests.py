@@ -1,13 +1,12 @@
-"""What a branch can ask of the scheduler: each request knows the tokens it lacks and when it is done."""
+"""What waits for the engine: each request knows the tokens it lacks and when it is done."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,345 +14,202 @@ from torch import Tensor
 from ..core.params import SamplingParams
 from ..core.step import FINAL_REASONS, Step
 from ..core.text import StopFinder, continuation
-from .branch import Branch
-from .sampler import token_logprobs
+from .live_path import LivePath
+
+T = TypeVar("T")
+P = TypeVar("P", bound=LivePath)
 
 
 @dataclass
 class Feed:
     """Tokens of one request in one forward."""
 
-    request: Request
+    request: Request[Any]
     tokens: list[int]
     rows_end: int = 0  # its rows of the logits end here; they begin where those of the feed before end
     tokens_end: int = 0  # the same for the forward's tokens
 
 
-class Request:
-    """A call that waits for the engine. `future` carries its result; `branch` is set once it is admitted."""
+class Request(Generic[T]):
+    """A call that waits for the engine. `future` carries its result; `path` is set once it is admitted."""
 
     needs_hidden = False  # whether `fed` must be given hidden states
     # Position from which on the missing tokens are forced text, which sparse attention reads whole. Those
     # before, if any, are read as when they were sampled, and fed one by one.
     forced_from = sys.maxsize
-    starts_over = False  # whether it goes on where the branch lost its KV
-    branch: Branch
-    future: asyncio.Future[Any]
+    starts_over = False  # whether it goes on where the path lost its KV
+    undone_late = False  # whether it is undone too when it is done, but its caller was cancelled meanwhile
+    path: LivePath
+    future: asyncio.Future[T]
 
-    def __init__(self, branch: Branch | None) -> None:
-        if branch is not None:
-            self.branch = branch
-        self.admitted = branch is not None
-
-    @property
-    def waits(self) -> bool:
-        return not self.future.done()
+    def __init__(self, path: LivePath | None) -> None:
+        if path is not None:
+            self.path = path
+        self.admitted = path is not None
 
     def start(self) -> None:
-        """Marks the branch as waiting."""
-        self.branch._busy = True
+        """Marks the path as waiting."""
+        self.path.busy = True
 
     def begin_tick(self) -> None:
         """Called before each tick: the request may close without the model."""
 
     def missing(self) -> list[int]:
-        """Tokens to feed next, in order; empty when the logits after the branch's last token are there."""
-        return self.branch.tokens[self.branch._kv_length :]
+        """Tokens to feed next, in order; empty when the logits after the path's last token are there."""
+        return self.path.tokens[self.path.kv_length :]
 
     def logit_rows(self, count: int) -> range:
-        """Of the first `count` missing tokens those whose logits are wanted: from the branch's last on."""
-        return range(max(0, len(self.branch.tokens) - 1 - self.branch._kv_length), count)
+        """Which of the first `count` missing tokens need logits: the path's last token and all after it."""
+        return range(max(0, len(self.path.tokens) - 1 - self.path.kv_length), count)
 
     def embeds(self, position: int) -> Tensor:
-        """Input [hidden] of a missing token of id -1, at its position in the branch."""
-        return self.branch._embeds[position]
+        """Input [hidden] of a missing token of id -1, at its position in the path."""
+        return self.path.embeds[position]
 
     def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
         """The first `count` missing tokens are in the tree.
 
-        `logits`: of `logit_rows`, float32; `hidden`: rows of all, float32.
+        logits: of `logit_rows`, float32. hidden: rows of all, float32.
         """
-        branch = self.branch
-        branch._kv_length += count
-        if branch._kv_length == len(branch.tokens):
-            branch._logits = logits[-1].clone()  # not a view, which would keep the whole batch's logits
-            self.resolve(branch)
+        raise NotImplementedError
 
-    def resolve(self, result: Any) -> None:
-        self.branch._busy = False
+    def resolve(self, result: T) -> None:
+        self.path.busy = False
         if not self.future.done():
             self.future.set_result(result)
 
     def undo(self) -> None:
         """The call failed or was cancelled."""
-        self.branch._busy = False
+        self.path.busy = False
 
 
-class AdvanceRequest(Request):
-    """Computes the logits after the branch's last token."""
+class AdvanceRequest(Request[LivePath]):
+    """Computes the logits after the path's last token."""
+
+    def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
+        path = self.path
+        path.kv_length += count
+        if path.kv_length == len(path.tokens):
+            path.logits = logits[-1].clone()  # not a view, which would keep the whole batch's logits
+            self.resolve(path)
 
 
-class RootRequest(Request):
-    """A prompt's way into the tree; its result is the branch that `make` builds from the ids of a tree branch
-    and the length that was resident already. Where the model's weights change meanwhile it starts over.
+class RootRequest(Request[P]):
+    """A prompt's way into the tree. Its result is the path that `make` builds once it is admitted, with what
+    was resident of it already. Where the model's weights change meanwhile it starts over.
 
-    Without LM head (`logits` False) no logits are computed, and what is resident whole is not fed at all.
+    Without LM head (`needs_logits` False) no logits are computed, and what is resident whole is not fed at
+    all.
     """
 
     forced_from = 0
     starts_over = True
+    undone_late = True
+    path: P
 
-    def __init__(self, tokens: list[int], make: Callable[[], Branch], *, logits: bool = True) -> None:
+    def __init__(self, tokens: list[int], make: Callable[[], P], *, needs_logits: bool = True) -> None:
         super().__init__(None)
         self.tokens = tokens
         self._make = make
-        self._logits = logits
+        self._needs_logits = needs_logits
 
     def start(self) -> None:
-        """There is no branch yet."""
+        """There is no path yet."""
 
     def admit(self) -> None:
-        self.branch = self._make()
-        self.branch._busy = True
+        self.path = self._make()
+        self.path.busy = True
         self.admitted = True
 
     def begin_tick(self) -> None:
         if self.admitted and not self.missing():
-            self.resolve(self.branch)
+            self.resolve(self.path)
 
     def logit_rows(self, count: int) -> range:
-        return super().logit_rows(count) if self._logits else range(0)
+        return super().logit_rows(count) if self._needs_logits else range(0)
 
     def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
-        if self._logits:
-            super().fed(count, logits, hidden)
-        else:
-            self.branch._kv_length += count
-            self.begin_tick()
+        path = self.path
+        path.kv_length += count
+        if path.kv_length == len(path.tokens):
+            if self._needs_logits:
+                path.logits = logits[-1].clone()
+            self.resolve(path)
 
     def undo(self) -> None:
-        if self.admitted and not self.branch.released:
-            self.branch.release()
+        if self.admitted and not self.path.released:
+            self.path.release_kv()
 
 
-class AppendRequest(Request):
-    """Forced tokens. The branch's own token list grows only when all of them are in.
-
-    A single token is read as one that was sampled: whoever decodes by hand forces them one by one.
-    """
-
-    def __init__(self, branch: Branch, tokens: list[int]) -> None:
-        super().__init__(branch)
-        self._tokens = branch.tokens + tokens
-        if len(tokens) > 1:
-            self.forced_from = len(branch.tokens)
-        self._kv_before = branch._kv_length
-        self._logprobs: list[float] = []
-        self._entropies: list[float] = []
-
-    def missing(self) -> list[int]:
-        return self._tokens[self.branch._kv_length :]
-
-    def finish(self, logits: Tensor | None, result: Any) -> None:
-        """All is in. logits: after the last token, where they were computed."""
-        branch = self.branch
-        branch.tokens = self._tokens
-        branch.logprobs += self._logprobs
-        branch.entropies += self._entropies
-        branch.finish_reason = None
-        branch._logits = logits
-        self.resolve(result)
-
-    def undo(self) -> None:
-        super().undo()
-        if not self.branch.released and self.branch._kv_length > self._kv_before:
-            self.branch._kv_length = self._kv_before
-            self.branch.decoder._tree.truncate(self.branch.id, self._kv_before)
-
-
-class ExtendRequest(AppendRequest):
-    """Forced tokens and their log-probabilities."""
-
-    def __init__(self, branch: Branch, tokens: list[int]) -> None:
-        super().__init__(branch, tokens)
-        if branch._logits is not None:
-            self._score(branch._logits[None])
-
-    def begin_tick(self) -> None:
-        single = len(self._tokens) == len(self.branch.tokens) + 1
-        if single and self._scored == len(self._tokens):  # its logits were there: it is fed when needed
-            self.finish(None, self._logprobs)
-
-    def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
-        self.branch._kv_length += count
-        self._score(logits)
-        if self.branch._kv_length == len(self._tokens):
-            self.finish(logits[-1].clone(), self._logprobs)
-
-    @property
-    def _scored(self) -> int:
-        return len(self.branch.tokens) + len(self._logprobs)
-
-    def _score(self, logits: Tensor) -> None:
-        """Takes the log-probabilities of the next forced tokens from rows of logits."""
-        targets = self._tokens[self._scored : self._scored + len(logits)]
-        if targets:
-            logprobs, entropies = token_logprobs(logits[: len(targets)], targets)
-            self._logprobs += logprobs
-            self._entropies += entropies
-
-
-class ReadRequest(AppendRequest):
-    """Forced tokens and the last hidden states of some of them, float32 [len(rows), hidden]; no logits.
-
-    rows: indices into the tokens, ascending.
-    """
-
-    needs_hidden = True
-
-    def __init__(self, branch: Branch, tokens: list[int], rows: list[int]) -> None:
-        super().__init__(branch, tokens)
-        self.forced_from = len(branch.tokens)
-        self._positions = [len(branch.tokens) + row for row in rows]
-        self._read: list[Tensor] = []
-        self._logprobs = self._entropies = [math.nan] * len(tokens)
-
-    def logit_rows(self, count: int) -> range:
-        return range(0)
-
-    def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
-        assert hidden is not None  # `needs_hidden`
-        begin = self.branch._kv_length
-        self.branch._kv_length += count
-        wanted = [position - begin for position in self._positions if begin <= position < begin + count]
-        self._read.append(hidden[wanted])
-        if self.branch._kv_length == len(self._tokens):
-            self.finish(None, torch.cat(self._read).cpu())
-
-
-class EmbedsRequest(ReadRequest):
-    """Embeddings [n, hidden] in place of tokens, and the last hidden states of all of them."""
-
-    def __init__(self, branch: Branch, embeds: Tensor) -> None:
-        super().__init__(branch, [-1] * len(embeds), list(range(len(embeds))))
-        self._new = dict(enumerate(embeds, start=len(branch.tokens)))
-
-    def embeds(self, position: int) -> Tensor:
-        return self._new[position] if position in self._new else super().embeds(position)
-
-    def finish(self, logits: Tensor | None, result: Any) -> None:
-        self.branch._embeds = self.branch._embeds | self._new
-        super().finish(logits, result)
-
-
-class ReplayRequest(AppendRequest):
-    """A recorded step: its tokens are fed as when they were sampled, all of them where their hidden states
-    were kept, else all but the last."""
-
-    def __init__(self, branch: Branch, step: Step) -> None:
-        super().__init__(branch, list(step.tokens))
-        self.forced_from = sys.maxsize
-        self._step = step
-        self._logprobs, self._entropies = list(step.logprobs), list(step.entropies)
-        self._end = len(self._tokens) - (step.hidden is None)
-
-    def begin_tick(self) -> None:
-        if not self.missing():
-            self._close(None)
-
-    def missing(self) -> list[int]:
-        return self._tokens[self.branch._kv_length : self._end]
-
-    def logit_rows(self, count: int) -> range:
-        last = len(self._tokens) - 1 - self.branch._kv_length  # fed where hidden states were kept
-        return range(last, count)
-
-    def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
-        self.branch._kv_length += count
-        if not self.missing():
-            self._close(logits[-1].clone() if len(logits) else None)
-
-    def _close(self, logits: Tensor | None) -> None:
-        branch, step = self.branch, self._step
-        self.finish(logits, step)
-        if step.reason in FINAL_REASONS:
-            branch.finish_reason = step.reason
-        branch.steps.append(step)
-        branch._step_ends.append(len(branch.tokens))
-        if branch.budget is not None:
-            branch.budget.tokens_used += len(step.tokens)
-
-
-class StepRequest(Request):
+class StepRequest(Request[Step]):
     """Generates up to the next step boundary."""
 
-    def __init__(self, branch: Branch, params: SamplingParams, seed: int) -> None:
-        super().__init__(branch)
+    def __init__(self, path: LivePath, params: SamplingParams, seed: int) -> None:
+        super().__init__(path)
         self.params = params
         self.seed = seed
-        self._start = len(branch.tokens)
+        self._start = len(path.tokens)
         self._reason: str | None = None
-        tokenizer = branch.decoder.tokenizer
-        self.needs_hidden = branch.decoder.keep_hidden > 0  # for the whole step, whoever else begins or ends
-        self._stops = StopFinder(tokenizer, params.stop, branch.tokens) if params.stop else None
+        self.needs_hidden = path.runtime.keep_hidden > 0  # for the whole step, whoever else begins or ends
+        self._stops = StopFinder(path.runtime.tokenizer, params.stop, path.tokens) if params.stop else None
         self._hidden_sum: Tensor | float = 0.0
 
     @property
     def samples(self) -> bool:
         """Whether it waits for a token and the logits are there."""
-        return self._reason is None and self.branch._logits is not None
+        return self._reason is None and self.path.logits is not None
 
     @property
     def logits(self) -> Tensor:
-        assert self.branch._logits is not None  # `samples`
-        return self.branch._logits
+        assert self.path.logits is not None  # `samples`
+        return self.path.logits
 
     def begin_tick(self) -> None:
         if self._reason is None and (limit := self._limit()):
             self._close(limit)
 
     def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
-        branch = self.branch
+        path = self.path
         if self.needs_hidden and hidden is not None:
-            skipped = max(0, self._start - branch._kv_length)
+            skipped = max(0, self._start - path.kv_length)
             self._hidden_sum = self._hidden_sum + hidden[skipped:].sum(0)
-        branch._kv_length += count
-        if branch._kv_length == len(branch.tokens):
-            branch._logits = logits[-1]
-        if self._reason is not None and branch._logits is not None:
+        path.kv_length += count
+        if path.kv_length == len(path.tokens):
+            path.logits = logits[-1]
+        if self._reason is not None and path.logits is not None:
             self._close(self._reason)
 
     def take(self, token: int, logprob: float, entropy: float) -> int:
-        """Appends a sampled token; returns how many were taken: 0 when another branch used up the budget."""
-        branch = self.branch
+        """Appends a sampled token; returns how many were taken: 0 when another path used up the budget."""
+        path = self.path
         if limit := self._limit():
             self._close(limit)
             return 0
-        branch.tokens.append(token)
-        branch.logprobs.append(logprob)
-        branch.entropies.append(entropy)
-        branch._logits = None
-        if branch.budget is not None:
-            branch.budget.tokens_used += 1
+        path.tokens.append(token)
+        path.logprobs.append(logprob)
+        path.entropies.append(entropy)
+        path.logits = None
+        if path.budget is not None:
+            path.budget.tokens_used += 1
         if reason := self._boundary(token):
             self._close(reason)
         return 1
 
     def _limit(self) -> str | None:
         """Why no further token may be sampled, whatever it would be."""
-        branch = self.branch
-        if branch.finish_reason is not None:
-            return branch.finish_reason
-        if len(branch.tokens) - branch.prompt_length >= self.params.max_tokens:
+        path = self.path
+        if path.finish_reason is not None:
+            return path.finish_reason
+        if len(path.tokens) - path.prompt_length >= self.params.max_tokens:
             return "max_tokens"
-        if branch.decoder.max_positions is not None and len(branch.tokens) >= branch.decoder.max_positions:
+        if path.runtime.max_positions is not None and len(path.tokens) >= path.runtime.max_positions:
             return "length"
-        return "budget" if branch.budget is not None and branch.budget.exhausted else None
+        return "budget" if path.budget is not None and path.budget.exhausted else None
 
     def _boundary(self, token: int) -> str | None:
         """Why the step ends after `token`, if it does."""
-        branch = self.branch
-        if token in branch.decoder.eos_token_ids:
+        path = self.path
+        if token in path.runtime.eos_token_ids:
             return "eos"
         if token in self.params.stop_token_ids:
             return "stop_token"
@@ -361,31 +217,30 @@ class StepRequest(Request):
             return "stop_string"
         if limit := self._limit():
             return limit
-        return "max_step_tokens" if len(branch.tokens) - self._start >= self.params.max_step_tokens else None
+        return "max_step_tokens" if len(path.tokens) - self._start >= self.params.max_step_tokens else None
 
     def _close(self, reason: str) -> None:
         """Ends the step; when hidden states are kept, only after its last token went through the model."""
-        branch = self.branch
+        path = self.path
         self._reason = reason
-        count = len(branch.tokens) - self._start
+        count = len(path.tokens) - self._start
         keep_hidden = self.needs_hidden and count > 0
-        if keep_hidden and branch._logits is None:
+        if keep_hidden and path.logits is None:
             return
-        if branch._logits is not None:
-            branch._logits = branch._logits.clone()  # not a view, which would keep the whole batch's logits
+        if path.logits is not None:
+            path.logits = path.logits.clone()  # not a view, which would keep the whole batch's logits
         if reason in FINAL_REASONS:
-            branch.finish_reason = reason
+            path.finish_reason = reason
         if not count:
             self.resolve(Step("", (), (), (), reason))
             return
         step = Step(
-            text=continuation(branch.decoder.tokenizer, branch.tokens, self._start),
-            tokens=tuple(branch.tokens[self._start :]),
-            logprobs=tuple(branch.logprobs[-count:]),
-            entropies=tuple(branch.entropies[-count:]),
+            text=continuation(path.runtime.tokenizer, path.tokens, self._start),
+            tokens=tuple(path.tokens[self._start :]),
+            logprobs=tuple(path.logprobs[-count:]),
+            entropies=tuple(path.entropies[-count:]),
             reason=reason,
             hidden=torch.as_tensor(self._hidden_sum).cpu() / count if keep_hidden else None,
         )
-        branch.steps.append(step)
-        branch._step_ends.append(len(branch.tokens))
+        path.record_step(step)
         self.resolve(step)

@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,28 +20,16 @@ from torch import Tensor
 
 from tts_kernels import OutOfPages
 
-from ..core.params import SamplingParams, uniform
-from ..core.step import Step
+from ..core.params import uniform
 from ..errors import BranchReleased, StaleKV
 from ..model.host_steps import StepInputs
 from ..model.sparse import SparseReads
-from .branch import Branch
 from .cost_meter import CostMeter
-from .requests import (
-    AdvanceRequest,
-    EmbedsRequest,
-    ExtendRequest,
-    Feed,
-    ReadRequest,
-    ReplayRequest,
-    Request,
-    RootRequest,
-    StepRequest,
-)
+from .requests import Feed, Request, RootRequest, StepRequest
+from .runtime import Runtime
 from .sampler import sample
 
-if TYPE_CHECKING:
-    from .decoder import TreeDecoder
+T = TypeVar("T")
 
 # Loop cycles without a new request before a tick. A resolved future needs a few cycles to wake a strategy
 # behind `gather` and to come back as new requests; a cycle costs microseconds, a tick milliseconds.
@@ -54,16 +42,15 @@ _UNMATCHED = 2**31 - 1
 class Scheduler:
     """The queue of waiting requests and the task that serves them, started lazily on the running loop."""
 
-    def __init__(self, decoder: TreeDecoder, max_batch_tokens: int) -> None:
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
         self.steps = 0
         self.forward_tokens = 0
         self.generated_tokens = 0
         self.seconds = 0.0
-        shape = replace(decoder._engine.shape, kv_bytes=decoder._pool.dtype.itemsize)
-        self.meter = CostMeter(shape, decoder._pool.page_size)
-        self._decoder = decoder
-        self._max_batch_tokens = max_batch_tokens
-        self._waiting: list[Request] = []
+        shape = replace(runtime.engine.shape, kv_bytes=runtime.pool.dtype.itemsize)
+        self.meter = CostMeter(shape, runtime.pool.page_size)
+        self._waiting: list[Request[Any]] = []
         self._arrivals = 0
         self._stuck_alone = False  # at the last tick: out of pages, and nobody else at work to free some
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -71,51 +58,22 @@ class Scheduler:
 
     # -- requests
 
-    async def root(self, request: RootRequest) -> Branch:
-        try:
-            branch: Branch = await self._submit(request)
-        except asyncio.CancelledError:
-            request.undo()  # also a branch that was ready, but did not reach its caller any more
-            raise
-        return branch
-
-    async def step(self, branch: Branch, params: SamplingParams, seed: int) -> Step:
-        step: Step = await self._submit(StepRequest(branch, params, seed))
-        return step
-
-    async def extend(self, branch: Branch, tokens: list[int]) -> list[float]:
-        logprobs: list[float] = await self._submit(ExtendRequest(branch, tokens))
-        return logprobs
-
-    async def read(self, branch: Branch, tokens: list[int], rows: list[int]) -> Tensor:
-        hidden: Tensor = await self._submit(ReadRequest(branch, tokens, rows))
-        return hidden
-
-    async def extend_embeds(self, branch: Branch, embeds: Tensor) -> Tensor:
-        hidden: Tensor = await self._submit(EmbedsRequest(branch, embeds))
-        return hidden
-
-    async def replay(self, branch: Branch, step: Step) -> None:
-        await self._submit(ReplayRequest(branch, step))
-
-    async def advance(self, branch: Branch) -> None:
-        await self._submit(AdvanceRequest(branch))
-
-    async def _submit(self, request: Request) -> Any:
+    async def submit(self, request: Request[T]) -> T:
+        """Queues a request and waits for its result. A call that is cancelled is undone."""
         loop = asyncio.get_running_loop()
         self._join(loop)
         request.future = loop.create_future()
         request.start()
         self._waiting.append(request)
         self._arrivals += 1
-        self._decoder._kv.serving = loop
+        self.runtime.kv.serving = loop
         if self._task is None or self._task.done():
             # Not by a task factory: what that makes of a caller's tasks does not concern the decoder's.
             self._task = asyncio.Task(self._serve(), loop=loop)
         try:
             return await request.future
         except asyncio.CancelledError:
-            if request.future.cancelled():  # else it was done already, and only its caller is cancelled
+            if request.future.cancelled() or request.undone_late:  # else only its caller is cancelled
                 self._drop_done()
                 request.undo()
             raise
@@ -148,12 +106,12 @@ class Scheduler:
             self._fail(self._waiting, error)  # nobody may wait for a task that ended
             raise
         finally:
-            self._decoder._kv.serving = None
+            self.runtime.kv.serving = None
 
     def _tick(self) -> None:
         started = time.perf_counter()
         self._drop_done()  # cancelled ones
-        self._decoder._follow_weights()
+        self.runtime.follow_weights()
         for request in self._waiting:
             if request.admitted:
                 self._check_branch(request)
@@ -176,32 +134,32 @@ class Scheduler:
         self._waiting.sort(key=lambda request: [id(request) in requests for requests in passed])
         self.seconds += time.perf_counter() - started
 
-    def _check_branch(self, request: Request) -> None:
+    def _check_branch(self, request: Request[Any]) -> None:
         """Fails a request whose branch was released, or lost its KV, while it waited."""
-        branch = request.branch
-        if branch.released:
-            self._fail([request], BranchReleased(f"branch {branch.id} was released while it waited"))
+        path = request.path
+        if path.released:
+            self._fail([request], BranchReleased(f"branch {path.id} was released while it waited"))
         elif request.starts_over:
-            branch.stale = False
+            path.stale = False
         else:
             try:
-                branch._check_computed()
+                path.check_computed()
             except StaleKV as error:
                 self._fail([request], error)
 
-    def _fail(self, requests: Iterable[Request], error: Exception) -> None:
+    def _fail(self, requests: Iterable[Request[Any]], error: Exception) -> None:
         for request in requests:
             if not request.future.done():
                 request.undo()
                 request.future.set_exception(error)
 
     def _drop_done(self) -> None:
-        self._waiting = [request for request in self._waiting if request.waits]
+        self._waiting = [request for request in self._waiting if not request.future.done()]
 
     def _admit_roots(self) -> None:
         """Gives waiting prompts their branch. A prompt whose first page is being computed for another prompt
         waits for that one, to share it."""
-        page = self._decoder._tree.page_size
+        page = self.runtime.tree.page_size
         roots = [request for request in self._waiting if isinstance(request, RootRequest)]
         running = {tuple(root.tokens[:page]) for root in roots if root.admitted}
         for root in roots:
@@ -210,59 +168,59 @@ class Scheduler:
                 root.admit()
                 running.add(first_page)
 
-    def _turn(self) -> list[Request]:
+    def _turn(self) -> list[Request[Any]]:
         """Requests that go on in this tick.
 
         Where the branches of a tree choose pages together it is all of a tree or none of it, as far as it
         fits into a forward: what else is in the batch does not tell who chooses with whom. A run that waits
         alone in its tree goes on in chunks.
         """
-        sparse = self._decoder._sparse
+        sparse = self.runtime.sparse
         if sparse is None or sparse.share == "branch":
             return self._waiting
-        trees: dict[int, list[Request]] = {}
+        trees: dict[int, list[Request[Any]]] = {}
         for request in self._waiting:
             if request.admitted:
-                trees.setdefault(request.branch._lineage.tree, []).append(request)
-        rows = self._max_batch_tokens
-        turn: list[Request] = []
-        runs: list[Request] = []
+                trees.setdefault(request.path.lineage.tree, []).append(request)
+        rows = self.runtime.max_batch_tokens
+        turn: list[Request[Any]] = []
+        runs: list[Request[Any]] = []
         for requests in trees.values():
             count = sum(len(self._next_tokens(request)) for request in requests)
             if len(requests) == 1 and count > 1:
                 runs += requests
-            elif (needed := min(count, self._max_batch_tokens)) <= rows:
+            elif (needed := min(count, self.runtime.max_batch_tokens)) <= rows:
                 turn += requests
                 rows -= needed
         return turn + runs
 
-    def _wants_pages(self, turn: list[Request]) -> bool:
+    def _wants_pages(self, turn: list[Request[Any]]) -> bool:
         """Whether a turn of some of the requests, which fed nothing, did so for want of pages."""
-        waiting = [request for request in turn if request.waits]
+        waiting = [request for request in turn if not request.future.done()]
         return len(waiting) < len(self._waiting) and any(request.missing() for request in waiting)
 
-    def _begin(self, turn: list[Request]) -> list[Feed]:
+    def _begin(self, turn: list[Request[Any]]) -> list[Feed]:
         """Closes the requests that need no model, and chooses what the others feed."""
         for request in turn:
             request.begin_tick()
         self._drop_done()
-        return self._choose_batch([request for request in turn if request.waits])
+        return self._choose_batch([request for request in turn if not request.future.done()])
 
-    def _choose_batch(self, turn: list[Request]) -> list[Feed]:
+    def _choose_batch(self, turn: list[Request[Any]]) -> list[Feed]:
         """Tokens to feed in this tick: single ones first, then runs in chunks; as rows and pages go."""
-        tree, kv = self._decoder._tree, self._decoder._kv
-        rows, pages, taken = self._max_batch_tokens, kv.free_pages, 0
+        tree, kv = self.runtime.tree, self.runtime.kv
+        rows, pages, taken = self.runtime.max_batch_tokens, kv.free_pages, 0
         batch: list[Feed] = []
-        blocked: tuple[Request, int] | None = None
+        blocked: tuple[Request[Any], int] | None = None
         wanted = [(request, self._next_tokens(request)) for request in turn if request.admitted]
         for request, tokens in sorted(wanted, key=lambda item: len(item[1]) > 1):
             count = min(len(tokens), rows)
             if not count:
                 continue
-            needed = tree.pages_needed(request.branch.id, count)
+            needed = tree.pages_needed(request.path.id, count)
             if needed > pages - taken and kv.pins_left:
                 kv.make_room(taken + needed)
-                pages, needed = kv.free_pages, tree.pages_needed(request.branch.id, count)
+                pages, needed = kv.free_pages, tree.pages_needed(request.path.id, count)
             if needed > pages - taken:
                 blocked = blocked or (request, needed)
                 continue
@@ -279,15 +237,15 @@ class Scheduler:
         self._stuck_alone = alone
         return batch
 
-    def _next_tokens(self, request: Request) -> list[int]:
+    def _next_tokens(self, request: Request[Any]) -> list[int]:
         """Missing tokens that one forward may take. A token that reads sparsely goes alone: a page's summary
         counts all that is written in it, later tokens of the forward too."""
         tokens = request.missing()
-        alone = self._decoder._sparse is not None and request.branch._kv_length < request.forced_from
+        alone = self.runtime.sparse is not None and request.path.kv_length < request.forced_from
         return tokens[:1] if alone else tokens
 
-    def _out_of_pages(self, request: Request, needed: int) -> OutOfPages:
-        kv = self._decoder._kv
+    def _out_of_pages(self, request: Request[Any], needed: int) -> OutOfPages:
+        kv = self.runtime.kv
         pages, size, budget = kv.tree.num_pages, kv.page_bytes, kv.budget
         limit = f"(kv_bytes = {pages * size}): raise kv_bytes"
         if budget.decoders > 1:
@@ -296,19 +254,19 @@ class Scheduler:
                 f"{budget.resident}): raise it"
             )
         return OutOfPages(
-            f"branch {request.branch.id} needs {needed} more KV pages ({needed * size} bytes), but "
+            f"branch {request.path.id} needs {needed} more KV pages ({needed * size} bytes), but "
             f"{kv.free_pages} of {pages} are free {limit}, lower n, or release branches"
         )
 
     def _forward(self, batch: list[Feed]) -> Tensor:
         """One forward for all feeds; hands out its rows, returns all logits (float32 [rows, vocab])."""
-        decoder = self._decoder
-        tree = decoder._tree
-        branches = [feed.request.branch for feed in batch]
-        ids = [branch.id for branch in branches]
+        runtime = self.runtime
+        tree = runtime.tree
+        paths = [feed.request.path for feed in batch]
+        ids = [path.id for path in paths]
         reads = self._reads(batch)
         appended = tree.append(ids, self._tree_tokens(batch, reads))
-        decoder._kv.note_peak()
+        runtime.kv.note_peak()
         try:
             tables, lengths = tree.block_tables(ids)
             counts = np.array([len(feed.tokens) for feed in batch], dtype=np.int32)
@@ -316,11 +274,11 @@ class Scheduler:
             positions: list[int] = []
             embeds: list[Tensor] = []
             rows: list[int] = []  # tokens whose logits are wanted
-            for branch, feed in zip(branches, batch, strict=True):
+            for path, feed in zip(paths, batch, strict=True):
                 count = len(feed.tokens)
                 rows.extend(len(tokens) + row for row in feed.request.logit_rows(count))
                 tokens.extend(feed.tokens)
-                places = range(branch._kv_length, branch._kv_length + count)
+                places = range(path.kv_length, path.kv_length + count)
                 positions.extend(places)
                 if min(feed.tokens) < 0:
                     embeds.extend(
@@ -343,19 +301,19 @@ class Scheduler:
                 torch.stack(embeds) if embeds else None,
             )
             hidden = any(feed.request.needs_hidden for feed in batch)
-            output = decoder._steps.run(step, hidden=hidden)
+            output = runtime.steps.run(step, hidden=hidden)
         except BaseException:
-            for branch in branches:
-                tree.truncate(branch.id, branch._kv_length)
+            for path in paths:
+                tree.truncate(path.id, path.kv_length)
             raise
-        self.meter.add(branches, step, output.pages, output.sparse)
+        self.meter.add([path.budget for path in paths], step, output.pages, output.sparse)
         self.steps += 1
         self.forward_tokens += len(tokens)
         row = token = 0
         for feed in batch:
             states = None if output.hidden is None else output.hidden[token : feed.tokens_end]
             if output.masses is not None:
-                feed.request.branch._add_mass(output.masses[token : feed.tokens_end].sum(0).numpy())
+                feed.request.path.add_mass(output.masses[token : feed.tokens_end].sum(0).numpy())
             try:
                 feed.request.fed(len(feed.tokens), output.logits[row : feed.rows_end], states)
             except Exception as error:
@@ -365,15 +323,15 @@ class Scheduler:
 
     def _reads(self, batch: list[Feed]) -> SparseReads | None:
         """What each token of a forward reads; None: everything."""
-        sparse = self._decoder._sparse
+        sparse = self.runtime.sparse
         if sparse is None:
             return None
-        branches = [feed.request.branch for feed in batch]
-        begins = np.array([branch._kv_length for branch in branches])
+        paths = [feed.request.path for feed in batch]
+        begins = np.array([path.kv_length for path in paths])
         counts = np.array([len(feed.tokens) for feed in batch])
         forced = np.array([feed.request.forced_from for feed in batch]) <= begins
-        lineages = [branch._lineage for branch in branches]
-        return sparse.reads(begins, counts, forced, lineages, self._decoder._pool.page_size)
+        lineages = [path.lineage for path in paths]
+        return sparse.reads(begins, counts, forced, lineages, self.runtime.pool.page_size)
 
     def _tree_tokens(self, batch: list[Feed], reads: SparseReads | None) -> list[list[int]]:
         """Ids under which the tree keeps the tokens of each feed.
@@ -386,12 +344,12 @@ class Scheduler:
         private = iter(reads.private.tolist())
         return [[_UNMATCHED if next(private) or t < 0 else t for t in feed.tokens] for feed in batch]
 
-    def _sample(self, turn: list[Request], batch: list[Feed], fresh: Tensor | None) -> None:
+    def _sample(self, turn: list[Request[Any]], batch: list[Feed], fresh: Tensor | None) -> None:
         """Draws a token for every branch in a step whose logits are there. `fresh`: the logits of `batch`."""
         stepping = [
             request
             for request in turn
-            if isinstance(request, StepRequest) and request.samples and request.waits
+            if isinstance(request, StepRequest) and request.samples and not request.future.done()
         ]
         if not stepping:
             return
@@ -403,14 +361,14 @@ class Scheduler:
             sampled = sample(
                 logits,
                 [request.params for request in stepping],
-                [uniform(request.seed, len(request.branch.tokens)) for request in stepping],
-                [request.branch.tokens for request in stepping],
+                [uniform(request.seed, len(request.path.tokens)) for request in stepping],
+                [request.path.tokens for request in stepping],
             )
         except ValueError as error:
             for request, finite in zip(stepping, logits.logsumexp(-1).isfinite().tolist(), strict=True):
                 if not finite:
                     self._fail([request], error)
-                    request.branch._drop_logits()
+                    request.path.drop_logits()
             return  # the others are sampled in the next tick
         for request, token, logprob, entropy in zip(stepping, *sampled, strict=True):
             try:

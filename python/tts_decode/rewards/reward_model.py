@@ -13,7 +13,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ..core.prompts import question_of
 from ..core.running import gather
 from ..errors import StaleKV
 from ..model.weights import weights_of
@@ -23,7 +22,8 @@ from .readouts import Head, ReadOut
 from .templates import Positions, Reading
 
 if TYPE_CHECKING:
-    from ..decoding.branch import Branch
+    from ..core.interfaces import Branch
+    from ..decoding.branch import TreeBranch
     from ..decoding.decoder import TreeDecoder
 
 
@@ -34,7 +34,7 @@ class Mirror:
     rows: hidden states at the positions read so far. scores: of steps, by their positions.
     """
 
-    branch: Branch  # of the reward model's tree; released when the mirror is dropped
+    branch: TreeBranch  # of the reward model's tree; released when the mirror is dropped
     ids: list[int]  # all that it holds
     rows: Mapping[int, Tensor]
     scores: Mapping[Positions, float]
@@ -149,7 +149,7 @@ class RewardModel:
     def _reading(self, branch: Branch) -> Reading:
         """The whole text of a branch as the reward model reads it, checked."""
         steps = step_texts(branch)
-        question = question_of(branch) if self._question is None else self._question
+        question = branch.question if self._question is None else self._question
         if self._whole:
             steps = ["".join(steps)]
         reading = self.reader.template(self.decoder.tokenizer, question, steps)
@@ -178,7 +178,7 @@ class RewardModel:
 
     async def _begin(self, branch: Branch, reading: Reading) -> None:
         """Mirrors the root of a branch's tree: what the branch's text shares with an answer of no text."""
-        question = question_of(branch) if self._question is None else self._question
+        question = branch.question if self._question is None else self._question
         empty = self.reader.template(self.decoder.tokenizer, question, [""])
         shared = reading.ids[: max(1, _common(reading.ids, empty.ids))]
         root = await self.decoder.root(shared)
@@ -232,7 +232,7 @@ class RewardModel:
 
     async def _read(
         self, mirror: Mirror, ids: list[int], keep: int, wanted: list[int]
-    ) -> tuple[Branch, Tensor]:
+    ) -> tuple[TreeBranch, Tensor]:
         """A new branch with `ids`, the first `keep` of them the mirror's; float32 [len(wanted), hidden]."""
         if keep:
             (child,) = mirror.branch.fork(1, at=keep)
@@ -240,7 +240,7 @@ class RewardModel:
         else:
             child = await self.decoder.root(ids[:1])
             keep = 1
-        resident = child._kv_length
+        resident = child.kv_length
         try:
             hidden = await child.read(ids[keep:], [position - keep for position in wanted])
         except BaseException:

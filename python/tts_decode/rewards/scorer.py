@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import ScorerError
 
 if TYPE_CHECKING:
-    from ..decoding.branch import Branch
+    from ..core.interfaces import Branch
 
     Scorer = Callable[[Sequence[Branch]], Awaitable[Sequence[float]]]
     """Scores branches as they stand, in order; leaves them and the KV cache as they were."""

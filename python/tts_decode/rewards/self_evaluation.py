@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..core.running import gather
 
 if TYPE_CHECKING:
-    from ..decoding.branch import Branch
+    from ..core.interfaces import Branch, Decoder
     from .scorer import Scorer
 
 QUESTION = "\nIs the answer so far correct? Reply with Yes or No.\nReply:"
@@ -48,8 +48,8 @@ def self_evaluation(
     async def self_evaluation(branches: Sequence[Branch]) -> list[float]:
         if not branches:
             return []
-        tokenizer = branches[0].decoder.tokenizer
-        yes_ids, no_ids = _single_tokens(tokenizer, "yes", yes), _single_tokens(tokenizer, "no", no)
+        decoder = branches[0].decoder
+        yes_ids, no_ids = _single_tokens(decoder, "yes", yes), _single_tokens(decoder, "no", no)
         if not set(yes_ids).isdisjoint(no_ids):
             raise ValueError(f"yes={list(yes)} and no={list(no)} share a token; expected different answers")
         return await gather(ask(branch, yes_ids, no_ids) for branch in branches)
@@ -57,8 +57,8 @@ def self_evaluation(
     return self_evaluation
 
 
-def _single_tokens(tokenizer: Any, name: str, variants: Sequence[str]) -> list[int]:
-    encoded = [tokenizer.encode(variant, add_special_tokens=False) for variant in variants]
+def _single_tokens(decoder: Decoder, name: str, variants: Sequence[str]) -> list[int]:
+    encoded = [decoder.token_ids(variant) for variant in variants]
     ids = sorted({tokens[0] for tokens in encoded if len(tokens) == 1})
     if not ids:
         raise ValueError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..core.running import gather
 
 if TYPE_CHECKING:
-    from ..decoding.branch import Branch
+    from ..core.interfaces import Branch
     from .scorer import Scorer
 
 

@@ -14,8 +14,7 @@ from .result import Candidate, SearchResult
 from .run import SearchRun
 
 if TYPE_CHECKING:
-    from ..decoding.branch import Branch
-    from ..decoding.decoder import TreeDecoder
+    from ..core.interfaces import Branch, Decoder
 
 Extract = Callable[[str], "str | None"]
 """The answer in a text, or None to abstain."""
@@ -39,7 +38,7 @@ async def sample(
     return await gather(finish(run, branch, scorer) for branch in run.fork(root or run.root, n))
 
 
-async def root_on(run: SearchRun, decoder: TreeDecoder) -> Branch:
+async def root_on(run: SearchRun, decoder: Decoder) -> Branch:
     """A branch of another model where the search begins, held by the run; token ids become text for it."""
     root = run.root
     if not isinstance(root.prompt, str) and not all(isinstance(item, Mapping) for item in root.prompt):

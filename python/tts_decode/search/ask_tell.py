@@ -115,7 +115,7 @@ class AskTell:
         async def search() -> SearchResult:
             root = await decoder.root(prompt, sampling, budget)
             try:
-                start = root if journal is None else SearchRun(root, journal=journal)  # type: ignore[arg-type]
+                start = root if journal is None else SearchRun(root, journal=journal)
                 return await strategy(start, **options)
             finally:
                 root.release()

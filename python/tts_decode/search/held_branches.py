@@ -14,8 +14,8 @@ from .result import Candidate, KVSample
 from .tree import Node
 
 if TYPE_CHECKING:
+    from ..core.interfaces import Branch
     from ..core.step import Step
-    from ..decoding.branch import Branch
 
 
 class HeldBranches:

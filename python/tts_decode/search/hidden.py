@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..decoding.decoder import TreeDecoder
+    from ..core.interfaces import Decoder
 
 
 @contextmanager
-def hidden_states(decoder: TreeDecoder, wanted: bool = True) -> Iterator[None]:
+def hidden_states(decoder: Decoder, wanted: bool = True) -> Iterator[None]:
     """Steps carry hidden states meanwhile; counted, as other searches on the decoder may want them too."""
     decoder.keep_hidden += wanted
     try:

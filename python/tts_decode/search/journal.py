@@ -29,7 +29,7 @@ from ..records.strict_json import dumps, loads
 from .resuming import Moment, Timeline
 
 if TYPE_CHECKING:
-    from ..decoding.branch import Branch
+    from ..core.interfaces import Branch
 
 T = TypeVar("T")
 

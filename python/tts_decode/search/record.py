@@ -11,7 +11,7 @@ from ..core.running import next_event
 from .tree import Node
 
 if TYPE_CHECKING:
-    from ..decoding.branch import Branch
+    from ..core.interfaces import Branch
 
 Span = tuple[int, int]  # a node on a branch's path, and the position in the branch's tokens where it ends
 

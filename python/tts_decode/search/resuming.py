@@ -17,7 +17,7 @@ from ..core.running import current_place
 
 if TYPE_CHECKING:
     from ..core.budget import Budget
-    from ..decoding.branch import Branch
+    from ..core.interfaces import Branch
 
 # Loop cycles. Those who got their recorded answers take a few to come back with their next calls; between two
 # forwards of a decoder that is at work lie some ten.

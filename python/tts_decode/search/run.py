@@ -13,9 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.params import SamplingParams, mix
-from ..core.prompts import is_chat, question_of
+from ..core.prompts import is_chat
 from ..core.running import gather
-from ..core.text import continuation
 from ..errors import PromptTooLong, ScorerError
 from ..rewards.scorer import Scorer, score_branches
 from .blocking import wait_within
@@ -26,10 +25,9 @@ from .result import Candidate, SearchResult, SearchStats, Selection
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..core.interfaces import Branch, Decoder
     from ..core.prompts import Prompt
     from ..core.step import Step
-    from ..decoding.branch import Branch
-    from ..decoding.decoder import TreeDecoder
 
 
 class SearchStopped(Exception):  # noqa: N818
@@ -99,7 +97,7 @@ class SearchRun(HeldBranches):
     @property
     def question(self) -> str:
         """What the user asked: the last message of a chat's user, or the prompt's text."""
-        return question_of(self.root)
+        return self.root.question
 
     @property
     def over(self) -> bool:
@@ -167,7 +165,7 @@ class SearchRun(HeldBranches):
         prompt: Prompt,
         *,
         sources: Sequence[int] = (),
-        decoder: TreeDecoder | None = None,
+        decoder: Decoder | None = None,
         sampling: SamplingParams | None = None,
         seed: int | None = None,
         question: str | None = None,
@@ -181,7 +179,7 @@ class SearchRun(HeldBranches):
             another one each time that the same prompt is given; default: the root's.
         question: what its answers are to be scored as answers to, by reward models; default: the prompt.
         """
-        knows_chat = decoder is None or decoder.tokenizer.chat_template is not None
+        knows_chat = decoder is None or decoder.knows_chat
         if isinstance(prompt, str) and is_chat(self.root.prompt) and knows_chat:
             prompt = [{"role": "user", "content": prompt}]
         asked = zlib.crc32(repr(prompt).encode())
@@ -212,7 +210,7 @@ class SearchRun(HeldBranches):
         n: int = 1,
         *,
         sources: Sequence[int] = (),
-        decoder: TreeDecoder | None = None,
+        decoder: Decoder | None = None,
         **sampling: Any,
     ) -> list[str]:
         """Texts of `n` answers to a prompt, each sampled to its end in one step; their branches are released.
@@ -237,7 +235,7 @@ class SearchRun(HeldBranches):
         prompt: Prompt,
         *,
         sources: Sequence[int] = (),
-        decoder: TreeDecoder | None = None,
+        decoder: Decoder | None = None,
         yes: str = "Yes",
         no: str = "No",
     ) -> float:
@@ -354,7 +352,7 @@ class SearchRun(HeldBranches):
 
     def add_leaf(self, branch: Branch, token: int, logprob: float, score: float) -> int:
         """Record a last token after the branch, which itself stays where it is; the id of the new node."""
-        text = continuation(branch.decoder.tokenizer, [*branch.tokens, token], branch.length)
+        text = branch.text_of([token])
         node = self._record.add_below(branch, text, (token,), (logprob,))
         node.score, node.status = score, "finished"
         self._generated += 1

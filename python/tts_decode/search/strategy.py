@@ -11,7 +11,7 @@ from .result import SearchResult
 from .run import SearchRun, SearchStopped
 
 if TYPE_CHECKING:
-    from ..decoding.branch import Branch
+    from ..core.interfaces import Branch
 
 Options = ParamSpec("Options")
 Body = Callable[Concatenate[SearchRun, Options], Coroutine[Any, Any, SearchResult]]

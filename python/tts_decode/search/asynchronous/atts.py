@@ -14,8 +14,7 @@ from ..run import SearchRun, at_least
 from ..strategy import strategy
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
-    from ...decoding.decoder import TreeDecoder
+    from ...core.interfaces import Branch, Decoder
 
 
 @strategy("a draft model samples side by side, a target model replaces steps that fail a conformal test")
@@ -23,7 +22,7 @@ async def atts(
     run: SearchRun,
     *,
     n: int = 16,
-    target: TreeDecoder | None = None,
+    target: Decoder | None = None,
     alpha: float = 0.4,
     calibration: Sequence[float] = (),
     max_steps: int = 40,

@@ -16,7 +16,7 @@ from .parsing import listed, numbered, ranking
 from .prompting import answer_to, reply_to
 
 if TYPE_CHECKING:
-    from ...decoding.decoder import TreeDecoder
+    from ...core.interfaces import Decoder
 
 OPERATORS = ("generate", "rank", "critique", "verify", "test", "fuse")
 NUMBERED = ("generate", "rank", "test", "fuse")  # those that take a number
@@ -101,7 +101,7 @@ async def archon(
     *,
     n: int = 8,
     layers: str | Sequence[str] = "generate rank:5 critique fuse",
-    others: Sequence[TreeDecoder] = (),
+    others: Sequence[Decoder] = (),
 ) -> SearchResult:
     """Layers of operators, each over the responses that the layer before it left.
 

@@ -16,7 +16,7 @@ from .parsing import listed
 from .prompting import Reply, answer_to, reply_to
 
 if TYPE_CHECKING:
-    from ...decoding.decoder import TreeDecoder
+    from ...core.interfaces import Decoder
 
 POLICY = """{question}
 
@@ -85,7 +85,7 @@ async def aries(
     max_steps: int = 12,
     max_parts: int = 4,
     max_tokens_policy: int = 256,
-    policy_model: TreeDecoder | None = None,
+    policy_model: Decoder | None = None,
 ) -> SearchResult:
     """The state is a graph of problems and solutions. A policy, prompted with it and with the actions so far,
     says what is done next: decompose, solve, refine, reduce, aggregate, or stop; `n` samples of it vote. The

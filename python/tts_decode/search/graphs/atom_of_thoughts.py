@@ -15,7 +15,7 @@ from .parsing import choice, listed, numbered, with_needs
 from .prompting import answer_to, reply_to
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 MOST_PARTS = 10  # sub-questions of one decomposition that are read
 

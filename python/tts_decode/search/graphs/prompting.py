@@ -10,7 +10,7 @@ from ..result import Candidate
 from ..run import SearchRun
 
 if TYPE_CHECKING:
-    from ...decoding.decoder import TreeDecoder
+    from ...core.interfaces import Decoder
 
 
 class Reply(NamedTuple):
@@ -23,7 +23,7 @@ async def reply_to(
     prompt: str,
     sources: Sequence[int] = (),
     *,
-    decoder: TreeDecoder | None = None,
+    decoder: Decoder | None = None,
     **sampling: Any,
 ) -> Reply:
     """What the model says to a prompt; not a candidate. sources: nodes that the prompt was made from."""
@@ -37,7 +37,7 @@ async def reply_to(
 
 
 async def answer_to(
-    run: SearchRun, prompt: str, sources: Sequence[int] = (), *, decoder: TreeDecoder | None = None
+    run: SearchRun, prompt: str, sources: Sequence[int] = (), *, decoder: Decoder | None = None
 ) -> Candidate:
     """An answer to the question in the words of this prompt: a candidate."""
     return await finish(run, await run.prompt(prompt, sources=sources, decoder=decoder))

@@ -13,7 +13,7 @@ from ...select import aggregate, annealed_temperature, multinomial, particle_wei
 from ..run import SearchRun, at_least
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 Resampling = Literal["multinomial", "systematic", "entropic"]
 

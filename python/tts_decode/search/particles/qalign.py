@@ -14,7 +14,7 @@ from ..run import SearchRun, at_least
 from ..strategy import strategy
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 
 @strategy("Metropolis-Hastings: rewrite the answer from a random token on, accept by reward")

@@ -15,8 +15,7 @@ from ..strategy import strategy
 from .thread import Thread
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
-    from ...decoding.decoder import TreeDecoder
+    from ...core.interfaces import Branch, Decoder
 
 _DRAFTED = "{question}\n\nA draft of the response:\n{answer}\n\n"
 FEEDBACK = _DRAFTED + "How helpful is the draft? Say what is good about it, what is not, and why."
@@ -31,8 +30,8 @@ async def feedback_edit(
     feedbacks: int = 3,
     edits: int = 2,
     scorer: Scorer,
-    feedback_model: TreeDecoder | None = None,
-    edit_model: TreeDecoder | None = None,
+    feedback_model: Decoder | None = None,
+    edit_model: Decoder | None = None,
     feedback_prompt: str = FEEDBACK,
     edit_prompt: str = EDIT,
 ) -> SearchResult:

@@ -17,7 +17,7 @@ from ..strategy import strategy
 from .thread import answers_to
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 NEGATIVE = (  # sadness, fear, anger, disgust
     "It saddens me to see you miss this; you had it within reach.",

@@ -19,7 +19,7 @@ from ..strategy import strategy
 from .thread import Thread
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 _SOLVED = (
     "{question}\n\nA solution, each step with a score of how likely it is right, 0 to 1:\n{solution}\n\n"

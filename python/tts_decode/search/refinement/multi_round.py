@@ -16,7 +16,7 @@ from ..strategy import strategy
 from .thread import answers_to
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 AGAIN = """{question}
 

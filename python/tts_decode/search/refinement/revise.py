@@ -13,7 +13,7 @@ from ..strategy import strategy
 from ..thinking.forcing import complete_answer, fits, force
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 VERIFY = "\n\nIs this answer right? Reply with Yes or No.\nReply:"
 RETHINK = "\n\nThis is not right yet. I will think it through again.\n"

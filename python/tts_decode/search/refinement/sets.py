@@ -15,7 +15,7 @@ from ..strategy import strategy
 from .thread import Thread
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 ATTEMPT = "\n\nAttempt:\n{answer}"
 CHECK = "\n\nCheck of this attempt:\n{check}"

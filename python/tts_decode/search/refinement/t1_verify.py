@@ -16,7 +16,7 @@ from ..tool import Tool, output_of
 from .thread import Thread
 
 if TYPE_CHECKING:
-    from ...decoding.decoder import TreeDecoder
+    from ...core.interfaces import Decoder
 
 _ANSWERED = "{question}\n\nA proposed response:\n{answer}\n\n"
 CODE = (
@@ -35,7 +35,7 @@ async def t1_verify(
     n: int = 16,
     tool: Tool | None = None,
     scorer: Scorer | None = None,
-    code_model: TreeDecoder | None = None,
+    code_model: Decoder | None = None,
     code_prompt: str = CODE,
     verify_prompt: str = VERIFY,
 ) -> SearchResult:

@@ -17,8 +17,7 @@ from ..result import Candidate
 from ..run import SearchRun
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
-    from ...decoding.decoder import TreeDecoder
+    from ...core.interfaces import Branch, Decoder
 
 
 class Thread:
@@ -39,7 +38,7 @@ class Thread:
         n: int = 1,
         *,
         sources: Sequence[int] = (),
-        decoder: TreeDecoder | None = None,
+        decoder: Decoder | None = None,
     ) -> list[str]:
         """Texts of `n` replies, none of which becomes a candidate; each is sampled in one step."""
         run = self._run
@@ -60,7 +59,7 @@ class Thread:
         scorer: Scorer | None = None,
         *,
         sources: Sequence[int] = (),
-        decoder: TreeDecoder | None = None,
+        decoder: Decoder | None = None,
     ) -> list[Candidate]:
         """`n` answers in order, candidates like the first ones."""
         branches = await self.branches(prompt, n, sources=sources, decoder=decoder)
@@ -72,7 +71,7 @@ class Thread:
         n: int = 1,
         *,
         sources: Sequence[int] = (),
-        decoder: TreeDecoder | None = None,
+        decoder: Decoder | None = None,
     ) -> list[Branch]:
         """`n` forks at the end of the prompt, for answers that are more than sampled."""
         return self._run.fork(await self._next(prompt, sources, decoder), n)
@@ -86,7 +85,7 @@ class Thread:
         self,
         prompt: str,
         sources: Sequence[int],
-        decoder: TreeDecoder | None,
+        decoder: Decoder | None,
         sampling: SamplingParams | None = None,
     ) -> Branch:
         branch = await self._run.prompt(

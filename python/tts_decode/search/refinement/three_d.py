@@ -17,7 +17,7 @@ from ..thinking.forcing import complete_answer, force, sample_upto
 from .thread import Thread
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 REFINE = """{question}
 

@@ -12,7 +12,7 @@ from ..run import SearchRun, at_least
 from ..strategy import strategy
 
 if TYPE_CHECKING:
-    from ...decoding.decoder import TreeDecoder
+    from ...core.interfaces import Decoder
 
 
 @strategy("answers of one model, of the next too if they disagree")
@@ -20,7 +20,7 @@ async def model_switch(
     run: SearchRun,
     *,
     n: int = 5,
-    others: Sequence[TreeDecoder] = (),
+    others: Sequence[Decoder] = (),
     threshold: float = 1.0,
     priors: Sequence[float] | None = None,
     extract: Extract = extract_answer,

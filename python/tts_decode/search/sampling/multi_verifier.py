@@ -12,7 +12,7 @@ from ..run import SearchRun, at_least
 from ..strategy import strategy
 
 if TYPE_CHECKING:
-    from ...decoding.decoder import TreeDecoder
+    from ...core.interfaces import Decoder
 
 VERIFY = """{question}
 
@@ -37,7 +37,7 @@ async def multi_verifier(
     *,
     n: int = 16,
     aspects: Sequence[str] = ASPECTS,
-    verifiers: Sequence[TreeDecoder] = (),
+    verifiers: Sequence[Decoder] = (),
     verify_prompt: str = VERIFY,
 ) -> SearchResult:
     """`n` independent samples; the one that most aspect verifiers approve of wins.

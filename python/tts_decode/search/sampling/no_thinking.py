@@ -15,7 +15,7 @@ from ..run import SearchRun, at_least
 from ..strategy import strategy
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 THINKING = "<think>\nOkay, I think I have finished thinking.\n</think>\n\n"
 """The block as models of the DeepSeek-R1 family write it, with the paper's sentence in it."""

@@ -9,7 +9,7 @@ from ...select import allocate
 from ..run import SearchRun, at_least
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 
 def check_beams(n: int, beam_width: int) -> None:

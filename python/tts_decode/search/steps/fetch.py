@@ -15,7 +15,7 @@ from .beams import check_beams
 from .ets import Embed, mean_hidden
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 
 @strategy("beam search over clusters of steps that say the same")

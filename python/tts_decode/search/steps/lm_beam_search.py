@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from ...core.running import gather
-from ...core.text import continuation
 from ..result import Candidate, SearchResult
 from ..run import SearchRun, at_least
 from ..strategy import strategy
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 
 @strategy("the likeliest text by token-level beam search, no scorer")
@@ -109,10 +108,9 @@ async def _extend(run: SearchRun, live: list[Branch], chosen: list[tuple[int, in
 
 def _candidate(branch: Branch, token: int, logprob: float, score: float, reason: str, node: int) -> Candidate:
     """The branch's text with `token` as its last, which needs no KV of its own any more."""
-    tokens = [*branch.tokens, token]
     return Candidate(
-        text=continuation(branch.decoder.tokenizer, tokens, branch.prompt_length),
-        tokens=tuple(tokens[branch.prompt_length :]),
+        text=branch.text + branch.text_of([token]),
+        tokens=(*branch.tokens[branch.prompt_length :], token),
         logprob=branch.cum_logprob + logprob,
         score=score,
         scores=(),

@@ -13,7 +13,7 @@ from ..strategy import strategy
 from .beams import check_beams, share_out
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 
 @strategy("beam search that scores each step after k more greedy ones")

@@ -14,7 +14,7 @@ from ..strategy import strategy
 from .forcing import complete_answer, force, sample_upto, take_back
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 
 @strategy("thinking goes on when the model would end it, and is cut at a cap")

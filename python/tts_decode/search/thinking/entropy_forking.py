@@ -13,7 +13,7 @@ from ..run import SearchRun, at_least
 from ..strategy import strategy
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 
 @strategy("whole answers, forked again at their tokens of highest entropy, and a vote")

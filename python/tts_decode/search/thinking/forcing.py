@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..run import SearchRun
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 
 async def sample_upto(run: SearchRun, branch: Branch, cap: int, stop: tuple[str, ...] = ()) -> str:

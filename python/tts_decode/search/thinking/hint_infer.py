@@ -18,7 +18,7 @@ from ..tool import Tool, output_of
 from .forcing import force, sample_upto, take_back
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 CONJUNCTIONS = ("wait", "alternatively", "however", "but", "hmm")
 HINTS = (

@@ -15,7 +15,7 @@ from ..strategy import strategy
 from .forcing import force, sample_upto, take_back
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 TRIGGER = "\n\nWait, there may be a mistake in this. Let me go through it again.\n\n"
 

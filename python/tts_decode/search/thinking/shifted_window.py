@@ -14,7 +14,7 @@ from ..strategy import strategy
 from .forcing import complete_answer, force, sample_upto
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 ENOUGH = "\n\nThat is enough thought. The final answer is:\n\n"
 

@@ -15,7 +15,7 @@ from ..run import SearchRun, at_least
 from ..strategy import strategy
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 _ANSWERED = "{question}\n\nProposed answer:\n{answer}\n\n"
 RATE = _ANSWERED + "Rate this answer strictly from 0 to 100. Reply with the number alone."

@@ -14,7 +14,7 @@ from ..strategy import strategy
 from .tree_node import TreeNode, add_children, conclude, grow
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 TEMPLATE = "{question}\n\nIn one line: what kind of problem is this, and which method solves it?"
 WITH_TEMPLATES = "{retrieved}\n\n{question}"

@@ -12,7 +12,7 @@ from ..result import Candidate, SearchResult
 from ..run import SearchRun
 
 if TYPE_CHECKING:
-    from ...decoding.branch import Branch
+    from ...core.interfaces import Branch
 
 
 @dataclass(eq=False)

@@ -1,0 +1,178 @@
+"""A path whose KV lies in the tree: what requests and the scheduler know of a branch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from ..core.budget import Budget
+from ..core.checks import checked_position
+from ..core.lineage import Lineage
+from ..core.params import SamplingParams
+from ..core.path import Path
+from ..core.prompts import Prompt
+from ..core.state import BranchState
+from ..core.step import Step
+from ..core.text import continuation
+from ..errors import PromptTooLong
+from .runtime import Runtime
+
+
+class LivePath(Path):
+    """A path and what is computed of it.
+
+    Attributes:
+        runtime: what it runs on.
+        lineage: where its path was forked.
+        kv_length: tokens in the KV tree: at most all of them, but for forced ones on their way in.
+        embeds: [hidden], by the positions of id -1.
+        logits: float32 [vocab] after the last token; None while its KV is missing.
+        mass: float32 [columns], attention drawn by each page of the KV, in tokens. Entries behind the last
+            page mean nothing. Empty where the decoder does not track it.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        branch_id: int,
+        prompt: Prompt,
+        tokens: list[int],
+        prompt_length: int,
+        sampling: SamplingParams,
+        seed: int,
+        budget: Budget | None,
+        parent: LivePath | None = None,
+    ) -> None:
+        super().__init__(branch_id, prompt, tokens, prompt_length, sampling, seed, budget, parent)
+        self.runtime = runtime
+        self.lineage = Lineage.of_root()
+        self.kv_length = 0
+        self.embeds: dict[int, Tensor] = {}
+        self.logits: Tensor | None = None
+        self.mass: npt.NDArray[np.float32] = np.zeros(0, np.float32)
+        runtime.holders.add(self)
+
+    def __del__(self) -> None:
+        if not getattr(self, "released", True):
+            self.runtime.tree.release(self.id)
+
+    # -- KV
+
+    def truncate_kv(self, kv_length: int) -> None:
+        self.kv_length = kv_length
+        self.runtime.tree.truncate(self.id, kv_length)
+
+    def kv_after_cut(self, length: int) -> int:
+        """KV to keep under `tokens[:length]`: the last token of a cut is left out, to be fed again."""
+        return min(self.kv_length, length if length == len(self.tokens) else length - 1)
+
+    def drop_logits(self) -> None:
+        """Has the last token fed again before the next one is drawn."""
+        self.logits = None
+        if self.kv_length == len(self.tokens):
+            self.truncate_kv(self.kv_length - 1)
+
+    def release_kv(self) -> None:
+        self.released = True
+        self.logits = None
+        self.runtime.tree.release(self.id)
+
+    def lose_kv(self) -> None:
+        """The model's weights changed: nothing that was computed with the old ones is to be used."""
+        if not self.released and (self.kv_length or self.logits is not None):
+            self.stale = True
+            self.logits = None
+            self.truncate_kv(0)
+
+    def take_kv(self, other: LivePath) -> None:
+        """Takes over the KV of a path with the same tokens, which is then released."""
+        self.runtime.tree.release(self.id)
+        self.id, self.kv_length, self.logits = other.id, other.kv_length, other.logits
+        self.mass, self.stale = other.mass, other.stale
+        other.released = True
+
+    def columns(self, kv_length: int) -> int:
+        return -(-kv_length // self.runtime.tree.page_size)
+
+    def masses(self) -> npt.NDArray[np.float32]:
+        """float32 [columns], a copy: attention drawn by each page of the KV that is there now."""
+        masses = np.zeros(self.columns(self.kv_length), np.float32)
+        known = self.mass[: len(masses)]
+        masses[: len(known)] = known
+        return masses
+
+    def add_mass(self, mass: npt.NDArray[np.float32]) -> None:
+        """Before `kv_length` moves on. mass: float32 [P] of the tokens fed, their own pages included."""
+        known = self.masses()
+        self.mass = mass.copy()
+        self.mass[: len(known)] += known
+
+    # -- what it takes over
+
+    def inherit(self, other: LivePath, length: int, kv_length: int) -> None:
+        """Takes over what `other` knows about its first `length` tokens."""
+        self.copy_history(other, length)
+        self.embeds = {at: embeds for at, embeds in other.embeds.items() if at < length}
+        self.logits = other.logits if length == len(other.tokens) else None
+        self.kv_length = kv_length
+        self.mass = other.masses()[: self.columns(kv_length)]
+
+    def restore(self, state: BranchState) -> None:
+        """Takes over what `state` says beyond what the path was made from."""
+        self.logprobs, self.entropies = list(state.logprobs), list(state.entropies)
+        self.scores = list(state.scores)
+        self.finish_reason = state.finish_reason
+        self.fork_count = state.forks
+        self.lineage = Lineage.of_root(state.fork_positions)
+        for begin, end, reason in state.steps:
+            span = slice(begin - state.prompt_length, end - state.prompt_length)
+            self.steps.append(
+                Step(
+                    text=continuation(self.runtime.tokenizer, self.tokens[:end], begin),
+                    tokens=state.tokens[begin:end],
+                    logprobs=state.logprobs[span],
+                    entropies=state.entropies[span],
+                    reason=reason,
+                )
+            )
+            self.step_ends.append(end)
+
+    def state(self) -> BranchState:
+        """Everything but KV and embeddings."""
+        steps = zip(self.steps, self.step_ends, strict=True)
+        return BranchState(
+            prompt=self.prompt,
+            tokens=tuple(self.tokens),
+            prompt_length=self.prompt_length,
+            logprobs=tuple(self.logprobs),
+            entropies=tuple(self.entropies),
+            steps=tuple((end - len(step.tokens), end, step.reason) for step, end in steps),
+            scores=tuple(self.scores),
+            finish_reason=self.finish_reason,
+            seed=self.seed,
+            forks=self.fork_count,
+            fork_positions=tuple(fork.at for fork in self.lineage.forks),
+            sampling=self.sampling,
+        )
+
+    # -- arguments
+
+    def forced(self, tokens: str | Sequence[int]) -> list[int]:
+        """Ids of text or ids to append; PromptTooLong where they exceed the model's positions."""
+        forced = self.runtime.reader.ids(tokens)
+        self.check_positions(len(forced))
+        return forced
+
+    def check_positions(self, count: int) -> None:
+        limit = self.runtime.max_positions
+        if limit is not None and len(self.tokens) + count > limit:
+            raise PromptTooLong(
+                f"tokens: {count} more after {len(self.tokens)} exceed the model's {limit} positions"
+            )
+
+    def position(self, name: str, value: int | None) -> int:
+        """A position in `tokens`, at least 1; None: behind the last."""
+        return len(self.tokens) if value is None else checked_position(name, value, 1, len(self.tokens))

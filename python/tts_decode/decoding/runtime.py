@@ -1,0 +1,88 @@
+"""What the branches of one decoder run on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from weakref import WeakSet
+
+from tts_kernels import KVPool, KVTree
+
+from ..core.prompts import PromptReader
+from ..errors import PromptTooLong
+from ..model.device_steps import DeviceSteps
+from ..model.hf import HFEngine
+from ..model.host_steps import HostSteps
+from ..model.sparse import SparseConfig
+from .kv_budget import KVShare
+
+
+class KVHolder(Protocol):
+    """Whoever holds KV that was computed with the model's weights."""
+
+    def lose_kv(self) -> None: ...
+
+
+@dataclass
+class Runtime:
+    """The parts of a decoder, made by `TreeDecoder`.
+
+    Attributes:
+        engine: the model's forward. steps: runs it for a batch. tree, pool: KV and where it lies.
+        kv: what the decoder has of its budget. reader: text to token ids. sparse: None: attention is dense.
+        max_batch_tokens: tokens in one forward at most. max_positions: None: no limit is known.
+        track_mass, eos_token_ids, keep_hidden: as of `TreeDecoder`; the last two may be set.
+        holders: the branches, as long as they live. weights_epoch: of the weights that their KV comes from.
+    """
+
+    engine: HFEngine
+    steps: HostSteps | DeviceSteps
+    tree: KVTree
+    pool: KVPool
+    kv: KVShare
+    tokenizer: Any
+    reader: PromptReader
+    sparse: SparseConfig | None
+    max_batch_tokens: int
+    max_positions: int | None
+    eos_token_ids: frozenset[int]
+    weights_epoch: int
+    track_mass: bool = False
+    keep_hidden: int = 0
+    holders: WeakSet[KVHolder] = field(default_factory=WeakSet)
+
+    def follow_weights(self) -> None:
+        """Gives up what was computed with weights that are no longer the model's."""
+        epoch = self.engine.weights.check()
+        if epoch != self.weights_epoch:
+            self.weights_epoch = epoch
+            self.kv.drop_pins()
+            for holder in list(self.holders):
+                holder.lose_kv()
+
+    def place(self, tokens: list[int], length: int) -> tuple[int, int]:
+        """A new branch of the tree for a prompt, and how many of its tokens are resident already.
+
+        tokens: the prompt, up to its first embedding. length: of the whole prompt. Its last token is always
+        fed where there is an LM head, for its logits.
+        """
+        found = self.tree.match(tokens[: length - 1] if self.engine.has_lm_head else tokens)
+        if found is None:
+            return self.tree.create(), 0
+        (branch_id,) = self.tree.fork(found[0], 1, at=found[1])
+        self.kv.used(tokens[: found[1]])
+        return branch_id, found[1]
+
+    def check_prompt(self, tokens: list[int]) -> None:
+        if not tokens:
+            raise ValueError("prompt is empty: give at least one token")
+        if self.max_positions is not None and len(tokens) > self.max_positions:
+            raise PromptTooLong(
+                f"prompt has {len(tokens)} tokens, but the model allows {self.max_positions}: shorten it"
+            )
+        pages, page_bytes = -(-len(tokens) // self.pool.page_size), self.pool.page_bytes
+        if pages > self.pool.num_pages:
+            raise PromptTooLong(
+                f"prompt has {len(tokens)} tokens and needs {pages * page_bytes} bytes of KV, but kv_bytes "
+                f"holds {self.pool.num_pages * page_bytes}: raise kv_bytes or shorten it"
+            )
