@@ -15,8 +15,8 @@ from tiny_tokenizers import HOLE, VOCABULARIES, Vocabulary
 from tokenizers import decoders
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from tts_decode import Branch, SamplingParams, TreeDecoder
-from tts_decode.core.detokenizer import text_stream
-from tts_decode.core.text import StopFinder, continuation
+from tts_decode.core.detokenizer import continuation, text_stream
+from tts_decode.core.stop_finder import StopFinder
 
 KINDS = {name: make() for name, make in VOCABULARIES.items()}
 BYTES = [name for name, vocabulary in KINDS.items() if vocabulary.byte_ids]

@@ -23,8 +23,9 @@ Sampler = Callable[..., sampler.Sampled]
 
 @pytest.fixture(params=["kernel", "torch"])
 def sample(request: pytest.FixtureRequest) -> Sampler:
-    """As it is on the CPU; and what GPUs run, in torch."""
-    return sampler.sample if request.param == "kernel" else sampler._sample_on_device
+    """As it is on the CPU; and what GPUs run, in torch. Called with a list for each part of a draw."""
+    run = sampler.sample if request.param == "kernel" else sampler._sample_on_device
+    return lambda logits, *parts: run(logits, [sampler.Draw(*draw) for draw in zip(*parts, strict=True)])
 
 
 def reference_probs(logits: torch.Tensor, params: SamplingParams, history: list[int]) -> torch.Tensor:
@@ -157,11 +158,11 @@ def test_logprobs_and_entropies_are_the_unfiltered_distributions(
     # float32 exp and sums over 777 terms: a few 1e-6 absolute
     torch.testing.assert_close(torch.tensor(sampled.logprobs).double(), chosen, atol=1e-5, rtol=0)
     torch.testing.assert_close(torch.tensor(sampled.entropies).double(), entropies, atol=1e-5, rtol=0)
-    if sample is sampler.sample:
+    if request.node.callspec.params["sample"] == "kernel":
         assert token_logprobs(logits, sampled.tokens) == (sampled.logprobs, sampled.entropies)
 
 
-def test_greedy_takes_the_first_of_equals(sample: Sampler) -> None:
+def test_greedy_takes_the_first_of_equals(sample: Sampler, request: pytest.FixtureRequest) -> None:
     logits = torch.tensor([[0.0, 2.0, 2.0, 1.0]])
     assert sample(logits, [SamplingParams(temperature=0)], [0.9], [[0]]).tokens == [1]
 

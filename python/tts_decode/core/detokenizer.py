@@ -59,13 +59,28 @@ def text_stream(tokenizer: Any, context: Sequence[int], *, special: bool) -> Tex
     return _ByteStream(tables[special], context)
 
 
+def continuation(tokenizer: Any, tokens: Sequence[int], start: int, *, special: bool = False) -> str:
+    """Text that `tokens[start:]` add after `tokens[:start]`: the characters that end in them.
+
+    The texts of the pieces of a sequence join up to the text of the whole, wherever it is cut. An incomplete
+    character at the end is left out; the text of the tokens that complete it begins with it. Where what
+    follows does not complete it, U+FFFD stands there.
+
+    Args:
+        special: whether special tokens have their text, or none.
+    """
+    return text_stream(tokenizer, tokens[:start], special=special).add(tokens[start:])
+
+
 class _ByteStream:
     def __init__(self, table: _TokenBytes, context: Sequence[int]) -> None:
         self._table = table
-        self._leading = all(table.is_silent(token) for token in reversed(context))
+        self._leading = True
         tail = b""
         for token in reversed(context):
-            tail = table[token] + tail
+            piece = table[token]
+            tail = piece + tail
+            self._leading = self._leading and not piece and not table.first(token)
             if len(tail) >= 3:  # an incomplete character has no more bytes
                 break
         self._pending = tail[utf_8_decode(tail, "replace", False)[1] :]

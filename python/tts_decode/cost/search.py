@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tts_decode.cost.forward import ModelShape, SparseCounts, StepCost, StepCounts, attended_pairs, step_cost
 from tts_kernels.checks import choice, instance, integer
+
+from .forward import ModelShape, SparseCounts, StepCost, StepCounts, attended_pairs, step_cost
 
 SHARES = ("branch", "tree")
 _MOST = 2**31 - 1  # tokens, branches: as far as block tables and slots reach

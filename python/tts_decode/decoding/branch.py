@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from ..core.budget import Budget
 from ..core.checks import check_embeds, check_recorded, checked_rows
+from ..core.detokenizer import continuation
 from ..core.interfaces import Decoder
 from ..core.params import SamplingParams
 from ..core.prompts import Prompt, question_in
 from ..core.state import BranchState
 from ..core.step import FINAL_REASONS, Step
-from ..core.text import continuation
 from .eviction import evict_columns
 from .forced_requests import EmbedsRequest, ExtendRequest, ReadRequest, ReplayRequest
 from .live_path import LivePath
@@ -135,14 +135,19 @@ class TreeBranch(LivePath):
             OutOfPages: no page is left and no other branch waiting could go on either.
             StaleKV: the model's weights changed, before the step or in it; so too of the calls below.
         """
-        self.check_idle()
-        self._check_lm_head("step")
+        if self.finish_reason is None:
+            self._check_ready()
+        else:
+            self.check_idle()
+        if not self.runtime.engine.has_lm_head:
+            self._refuse_lm_head("step")
         params = replace(self.sampling, **overrides) if overrides else self.sampling
         if self.finish_reason is not None:
             return Step("", (), (), (), self.finish_reason)
-        self.check_computed()
-        params.check_vocabulary(self.runtime.engine.config.vocab_size)
-        self._want_logits()
+        if params.suppress_token_ids:
+            params.check_vocabulary(self.runtime.engine.config.vocab_size)
+        if self.logits is None:
+            self.drop_logits()
         return await self._scheduler.submit(StepRequest(self, params, overrides.get("seed", self.seed)))
 
     async def extend(self, tokens: str | Sequence[int]) -> Tensor:
@@ -152,9 +157,11 @@ class TreeBranch(LivePath):
         cancelled before all tokens are in, changes nothing.
         """
         self._check_ready()
-        self._check_lm_head("extend")
+        if not self.runtime.engine.has_lm_head:
+            self._refuse_lm_head("extend")
         forced = self.forced(tokens)
-        self._want_logits()
+        if self.logits is None:
+            self.drop_logits()
         logprobs = await self._scheduler.submit(ExtendRequest(self, forced)) if forced else []
         return torch.tensor(logprobs, dtype=torch.float32)
 
@@ -219,10 +226,12 @@ class TreeBranch(LivePath):
         """Log-probabilities of the next token (nats, the model's own distribution): float32 [vocab], or those
         of `token_ids` in that order."""
         self.check_idle()
-        self._check_lm_head("next_logprobs")
+        if not self.runtime.engine.has_lm_head:
+            self._refuse_lm_head("next_logprobs")
         self.runtime.follow_weights()
         self.check_computed()
-        self._want_logits()
+        if self.logits is None:
+            self.drop_logits()
         if self.logits is None:
             await self._scheduler.submit(AdvanceRequest(self))
             self.check_computed()  # still
@@ -245,7 +254,8 @@ class TreeBranch(LivePath):
                 the branch is finished.
         """
         self._check_ready()
-        self._check_lm_head("replay")
+        if not self.runtime.engine.has_lm_head:
+            self._refuse_lm_head("replay")
         check_recorded(step)
         self.check_open()
         if self.forced(step.tokens):
@@ -381,17 +391,12 @@ class TreeBranch(LivePath):
     # -- helpers
 
     def _check_ready(self) -> None:
-        self.check_idle()
-        self.check_computed()
+        if self.released or self.busy or self.stale:
+            self.check_idle()
+            self.check_computed()
 
-    def _check_lm_head(self, call: str) -> None:
-        if not self.runtime.engine.has_lm_head:
-            raise TypeError(
-                f"{call}: {type(self.runtime.engine.model).__name__} has no language-model head and predicts "
-                "no tokens: use Branch.read, or load the model as a causal language model"
-            )
-
-    def _want_logits(self) -> None:
-        """Where the last token was fed without logits, has it fed again."""
-        if self.logits is None:
-            self.drop_logits()
+    def _refuse_lm_head(self, call: str) -> NoReturn:
+        raise TypeError(
+            f"{call}: {type(self.runtime.engine.model).__name__} has no language-model head and predicts no "
+            "tokens: use Branch.read, or load the model as a causal language model"
+        )

@@ -60,7 +60,7 @@ class CostMeter:
         """Accounts one forward. budgets: of its branches, in the order of the step. pages: distinct pages of
         the step. sparse: what its sparse layers read, None if all are dense."""
         forward = _Forward(step.lengths, step.counts, len(step.tokens), len(step.rows), pages, sparse)
-        if any(budget is not None for budget in budgets):
+        if budgets.count(None) < len(budgets):
             cost, columns = self._cost(forward)
             self._total += cost
             self._charge(budgets, forward, cost, columns)

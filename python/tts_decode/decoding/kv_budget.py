@@ -66,7 +66,10 @@ class KVShare:
     @property
     def free_pages(self) -> int:
         """Pages that the decoder can take, pins left alone."""
-        return min(self.tree.free_pages, (self.budget.total - self.budget.resident) // self.page_bytes)
+        free = self.tree.free_pages
+        if len(self.budget._shares) > 1:
+            return min(free, (self.budget.total - self.budget.resident) // self.page_bytes)
+        return min(free, self.budget.total // self.page_bytes - (self.tree.num_pages - free))
 
     @property
     def pins_left(self) -> bool:
@@ -89,7 +92,9 @@ class KVShare:
 
     def note_peak(self) -> None:
         """To be called after pages were taken."""
-        self.budget.peak = max(self.budget.peak, self.budget.resident)
+        shared = len(self.budget._shares) > 1
+        resident = self.budget.resident if shared else self.resident
+        self.budget.peak = max(self.budget.peak, resident)
 
     def pin(self, branch_id: int, tokens: Sequence[int]) -> Pin:
         """Pins the first tokens of a branch, given by their ids."""

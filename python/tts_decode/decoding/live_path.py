@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ..core.budget import Budget
 from ..core.checks import checked_position
+from ..core.detokenizer import continuation
 from ..core.lineage import Lineage
 from ..core.params import SamplingParams
 from ..core.path import Path
 from ..core.prompts import Prompt
 from ..core.state import BranchState
 from ..core.step import Step
-from ..core.text import continuation
 from ..errors import PromptTooLong
 from .runtime import Runtime
 

@@ -11,9 +11,10 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from ..core.detokenizer import continuation
 from ..core.params import SamplingParams
 from ..core.step import FINAL_REASONS, Step
-from ..core.text import StopFinder, continuation
+from ..core.stop_finder import StopFinder
 from .live_path import LivePath
 
 T = TypeVar("T")
@@ -182,8 +183,8 @@ class StepRequest(Request[Step]):
     def take(self, token: int, logprob: float, entropy: float) -> int:
         """Appends a sampled token; returns how many were taken: 0 when another path used up the budget."""
         path = self.path
-        if limit := self._limit():
-            self._close(limit)
+        if path.budget is not None and path.budget.exhausted:
+            self._close("budget")
             return 0
         path.tokens.append(token)
         path.logprobs.append(logprob)

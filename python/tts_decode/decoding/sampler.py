@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,68 +27,56 @@ class Sampled(NamedTuple):
     entropies: list[float]
 
 
-def sample(
-    logits: Tensor,
-    params: Sequence[SamplingParams],
-    uniforms: Sequence[float],
-    history: Sequence[Sequence[int]],
-) -> Sampled:
-    """Draws one token for each row of `logits` (float32 [rows, vocab], left unchanged).
+class Draw(NamedTuple):
+    """What a row is drawn by. uniform: in [0, 1). history: the tokens already in the branch, -1 for
+    embeddings."""
 
-    `params`, `uniforms` (in [0, 1)) and `history` (the tokens already in the branch, -1 for embeddings) have
-    one entry a row. A row's draw depends on that row's entries alone.
+    params: SamplingParams
+    uniform: float
+    history: Sequence[int]
+
+
+def sample(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
+    """Draws one token for each row of `logits` (float32 [rows, vocab], left unchanged), by its entry of
+    `draws` alone.
 
     Raises:
         ValueError: a row holds NaN, +inf or no finite logit.
     """
-    draw = _sample_on_cpu if logits.is_cpu else _sample_on_device
-    return draw(logits, params, uniforms, history)
+    return _sample_on_cpu(logits, draws) if logits.is_cpu else _sample_on_device(logits, draws)
 
 
-def _sample_on_cpu(
-    logits: Tensor,
-    params: Sequence[SamplingParams],
-    uniforms: Sequence[float],
-    history: Sequence[Sequence[int]],
-) -> Sampled:
+def _sample_on_cpu(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
     """By the kernel, which reads the logits where they lie."""
-    numbers = [
-        (p.temperature, p.top_k, p.top_p, p.min_p, p.repetition_penalty, u)
-        for p, u in zip(params, uniforms, strict=True)
-    ]
-    penalised = enumerate(
-        set(tokens) - {-1} if p.repetition_penalty != 1.0 else ()
-        for p, tokens in zip(params, history, strict=True)
-    )
+    numbers: list[tuple[float, ...]] = []
+    penalised: list[tuple[int, int]] = []  # (row, token)
+    suppressed: list[tuple[int, int]] = []
+    for row, (params, uniform, history) in enumerate(draws):
+        penalty = params.repetition_penalty
+        numbers.append((params.temperature, params.top_k, params.top_p, params.min_p, penalty, uniform))
+        if penalty != 1.0:
+            penalised += [(row, token) for token in set(history) - {-1}]
+        if params.suppress_token_ids:
+            suppressed += [(row, token) for token in params.suppress_token_ids]
     tokens, (logprobs, entropies, lse) = sample_tokens(
         logits,
         torch.tensor(numbers, dtype=torch.float64),
-        _pairs(penalised),
-        _pairs(enumerate(p.suppress_token_ids for p in params)),
+        torch.tensor(penalised, dtype=torch.int32) if penalised else None,
+        torch.tensor(suppressed, dtype=torch.int32) if suppressed else None,
     )
     _check_finite(lse.tolist())
     return Sampled(tokens.tolist(), logprobs.tolist(), entropies.tolist())
 
 
-def _pairs(tokens_of_rows: Iterable[tuple[int, Iterable[int]]]) -> Tensor | None:
-    """int32 [n, 2] of (row, token)."""
-    pairs = [(row, token) for row, tokens in tokens_of_rows for token in tokens]
-    return torch.tensor(pairs, dtype=torch.int32) if pairs else None
-
-
-def _sample_on_device(
-    logits: Tensor,
-    params: Sequence[SamplingParams],
-    uniforms: Sequence[float],
-    history: Sequence[Sequence[int]],
-) -> Sampled:
+def _sample_on_device(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
     """In torch, for any device."""
+    params = [draw.params for draw in draws]
     shifted, weights, lse, entropies = _weigh(logits)
     scores, masses = shifted, weights
     penalised = any(p.repetition_penalty != 1.0 for p in params)
     suppressed = any(p.suppress_token_ids for p in params)
     if penalised or suppressed:
-        scores = _penalise(logits, params, history) if penalised else logits.clone()
+        scores = _penalise(logits, draws) if penalised else logits.clone()
         if suppressed:
             _suppress(scores, params)
         scores -= scores.amax(-1, keepdim=True)
@@ -101,7 +89,7 @@ def _sample_on_device(
         if any(t != 1.0 for t in temperatures):
             scores = scores / _tensor(temperatures, scores)[:, None]
             masses = scores.exp()
-        tokens = _inverse_cdf(_filter(scores, masses, params), uniforms)
+        tokens = _inverse_cdf(_filter(scores, masses, params), [draw.uniform for draw in draws])
         if any(greedy):
             tokens = torch.where(_tensor(greedy, scores, torch.bool), _argmax(scores), tokens)
     return Sampled(*_read(logits, tokens, lse, entropies))
@@ -167,13 +155,14 @@ def _argmax(scores: Tensor) -> Tensor:
     return torch.where(scores == scores.amax(-1, keepdim=True), index, vocab - 1).amin(-1)
 
 
-def _penalise(logits: Tensor, params: Sequence[SamplingParams], history: Sequence[Sequence[int]]) -> Tensor:
+def _penalise(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     scores = logits.clone()
-    for row, (param, tokens) in enumerate(zip(params, history, strict=True)):
-        if param.repetition_penalty != 1.0:
-            seen = _tensor(sorted(set(tokens) - {-1}), scores, torch.long)
+    for row, (params, _, history) in enumerate(draws):
+        penalty = params.repetition_penalty
+        if penalty != 1.0:
+            seen = _tensor(sorted(set(history) - {-1}), scores, torch.long)
             old = logits[row, seen]
-            new = torch.where(old < 0, old * param.repetition_penalty, old / param.repetition_penalty)
+            new = torch.where(old < 0, old * penalty, old / penalty)
             scores[row, seen] = new.nan_to_num()  # an extreme penalty leaves float32: 0 / 0 stays 0
     return scores
 

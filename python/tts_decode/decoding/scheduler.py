@@ -23,11 +23,11 @@ from tts_kernels import OutOfPages
 from ..core.params import uniform
 from ..errors import BranchReleased, StaleKV
 from ..model.host_steps import StepInputs
-from ..model.sparse import SparseReads
+from ..model.sparse import SparseConfig, SparseReads
 from .cost_meter import CostMeter
 from .requests import Feed, Request, RootRequest, StepRequest
 from .runtime import Runtime
-from .sampler import sample
+from .sampler import Draw, sample
 
 T = TypeVar("T")
 
@@ -110,12 +110,11 @@ class Scheduler:
 
     def _tick(self) -> None:
         started = time.perf_counter()
-        self._drop_done()  # cancelled ones
         self.runtime.follow_weights()
         for request in self._waiting:
-            if request.admitted:
-                self._check_branch(request)
-        self._drop_done()
+            if request.admitted and (request.path.released or request.path.stale):
+                self._check_path(request)
+        self._drop_done()  # those, and cancelled ones
         self._admit_roots()
         turn = self._turn()
         batch = self._begin(turn)
@@ -129,14 +128,17 @@ class Scheduler:
         else:
             self._sample(turn, batch, logits)
         self._drop_done()
-        passed = [{id(request) for request in turn}, {id(feed.request) for feed in batch}]
-        # Next time those come first that were not served, and before them those that had no turn.
-        self._waiting.sort(key=lambda request: [id(request) in requests for requests in passed])
+        if len(self._waiting) > 1:
+            passed = [{id(request) for request in turn}, {id(feed.request) for feed in batch}]
+            # Next time those come first that were not served, and before them those that had no turn.
+            self._waiting.sort(key=lambda request: [id(request) in requests for requests in passed])
         self.seconds += time.perf_counter() - started
 
-    def _check_branch(self, request: Request[Any]) -> None:
-        """Fails a request whose branch was released, or lost its KV, while it waited."""
+    def _check_path(self, request: Request[Any]) -> None:
+        """Fails a request whose path was released, or lost its KV, while it waited."""
         path = request.path
+        if request.future.done():
+            return
         if path.released:
             self._fail([request], BranchReleased(f"branch {path.id} was released while it waited"))
         elif request.starts_over:
@@ -157,10 +159,12 @@ class Scheduler:
         self._waiting = [request for request in self._waiting if not request.future.done()]
 
     def _admit_roots(self) -> None:
-        """Gives waiting prompts their branch. A prompt whose first page is being computed for another prompt
+        """Gives waiting prompts their path. A prompt whose first page is being computed for another prompt
         waits for that one, to share it."""
         page = self.runtime.tree.page_size
         roots = [request for request in self._waiting if isinstance(request, RootRequest)]
+        if not roots:
+            return
         running = {tuple(root.tokens[:page]) for root in roots if root.admitted}
         for root in roots:
             first_page = tuple(root.tokens[:page])
@@ -212,8 +216,13 @@ class Scheduler:
         rows, pages, taken = self.runtime.max_batch_tokens, kv.free_pages, 0
         batch: list[Feed] = []
         blocked: tuple[Request[Any], int] | None = None
-        wanted = [(request, self._next_tokens(request)) for request in turn if request.admitted]
-        for request, tokens in sorted(wanted, key=lambda item: len(item[1]) > 1):
+        singles: list[tuple[Request[Any], list[int]]] = []
+        runs: list[tuple[Request[Any], list[int]]] = []
+        for request in turn:
+            if request.admitted:
+                tokens = self._next_tokens(request)
+                (runs if len(tokens) > 1 else singles).append((request, tokens))
+        for request, tokens in singles + runs:
             count = min(len(tokens), rows)
             if not count:
                 continue
@@ -229,7 +238,7 @@ class Scheduler:
             batch.append(Feed(request, tokens[:count]))
         if not batch and len(turn) < len(self._waiting):
             return batch  # others may go on
-        stuck = blocked is not None and not batch and all(tokens for _, tokens in wanted)
+        stuck = blocked is not None and not batch and all(tokens for _, tokens in singles)
         kv.serving = None if stuck else self._loop
         alone = stuck and not kv.others_serve(self._loop)
         if blocked and alone and self._stuck_alone:  # twice: who got its answer just now may release branches
@@ -264,7 +273,7 @@ class Scheduler:
         tree = runtime.tree
         paths = [feed.request.path for feed in batch]
         ids = [path.id for path in paths]
-        reads = self._reads(batch)
+        reads = None if runtime.sparse is None else self._reads(batch, runtime.sparse)
         appended = tree.append(ids, self._tree_tokens(batch, reads))
         runtime.kv.note_peak()
         try:
@@ -274,18 +283,18 @@ class Scheduler:
             positions: list[int] = []
             embeds: list[Tensor] = []
             rows: list[int] = []  # tokens whose logits are wanted
+            hidden = False
             for path, feed in zip(paths, batch, strict=True):
                 count = len(feed.tokens)
-                rows.extend(len(tokens) + row for row in feed.request.logit_rows(count))
+                wanted = feed.request.logit_rows(count)
+                rows.extend(range(len(tokens) + wanted.start, len(tokens) + wanted.stop))
                 tokens.extend(feed.tokens)
                 places = range(path.kv_length, path.kv_length + count)
                 positions.extend(places)
                 if min(feed.tokens) < 0:
-                    embeds.extend(
-                        feed.request.embeds(place)
-                        for place, token in zip(places, feed.tokens, strict=True)
-                        if token < 0
-                    )
+                    pairs = zip(places, feed.tokens, strict=True)
+                    embeds += [feed.request.embeds(place) for place, token in pairs if token < 0]
+                hidden = hidden or feed.request.needs_hidden
                 feed.rows_end = len(rows)
                 feed.tokens_end = len(tokens)
             step = StepInputs(
@@ -300,7 +309,6 @@ class Scheduler:
                 reads,
                 torch.stack(embeds) if embeds else None,
             )
-            hidden = any(feed.request.needs_hidden for feed in batch)
             output = runtime.steps.run(step, hidden=hidden)
         except BaseException:
             for path in paths:
@@ -321,11 +329,8 @@ class Scheduler:
             row, token = feed.rows_end, feed.tokens_end
         return output.logits
 
-    def _reads(self, batch: list[Feed]) -> SparseReads | None:
+    def _reads(self, batch: list[Feed], sparse: SparseConfig) -> SparseReads | None:
         """What each token of a forward reads; None: everything."""
-        sparse = self.runtime.sparse
-        if sparse is None:
-            return None
         paths = [feed.request.path for feed in batch]
         begins = np.array([path.kv_length for path in paths])
         counts = np.array([len(feed.tokens) for feed in batch])
@@ -340,17 +345,22 @@ class Scheduler:
         other keys and values.
         """
         if reads is None:
-            return [[t if t >= 0 else _UNMATCHED for t in feed.tokens] for feed in batch]
+            return [
+                feed.tokens if min(feed.tokens) >= 0 else [t if t >= 0 else _UNMATCHED for t in feed.tokens]
+                for feed in batch
+            ]
         private = iter(reads.private.tolist())
         return [[_UNMATCHED if next(private) or t < 0 else t for t in feed.tokens] for feed in batch]
 
     def _sample(self, turn: list[Request[Any]], batch: list[Feed], fresh: Tensor | None) -> None:
-        """Draws a token for every branch in a step whose logits are there. `fresh`: the logits of `batch`."""
-        stepping = [
-            request
-            for request in turn
-            if isinstance(request, StepRequest) and request.samples and not request.future.done()
-        ]
+        """Draws a token for every path in a step whose logits are there. fresh: the logits of `batch`."""
+        stepping: list[StepRequest] = []
+        draws: list[Draw] = []
+        for request in turn:
+            if isinstance(request, StepRequest) and request.samples and not request.future.done():
+                tokens = request.path.tokens
+                stepping.append(request)
+                draws.append(Draw(request.params, uniform(request.seed, len(tokens)), tokens))
         if not stepping:
             return
         if fresh is not None and len(fresh) == len(batch) and stepping == [feed.request for feed in batch]:
@@ -358,12 +368,7 @@ class Scheduler:
         else:
             logits = torch.stack([request.logits for request in stepping])
         try:
-            sampled = sample(
-                logits,
-                [request.params for request in stepping],
-                [uniform(request.seed, len(request.path.tokens)) for request in stepping],
-                [request.path.tokens for request in stepping],
-            )
+            sampled = sample(logits, draws)
         except ValueError as error:
             for request, finite in zip(stepping, logits.logsumexp(-1).isfinite().tolist(), strict=True):
                 if not finite:

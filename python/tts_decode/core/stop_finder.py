@@ -1,4 +1,4 @@
-"""Text of token runs, and stop strings found while tokens arrive."""
+"""Stop strings, found while tokens arrive."""
 
 from __future__ import annotations
 
@@ -6,19 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from .detokenizer import text_stream
-
-
-def continuation(tokenizer: Any, tokens: Sequence[int], start: int, *, special: bool = False) -> str:
-    """Text that `tokens[start:]` add after `tokens[:start]`: the characters that end in them.
-
-    The texts of the pieces of a sequence join up to the text of the whole, wherever it is cut. An incomplete
-    character at the end is left out; the text of the tokens that complete it begins with it. Where what
-    follows does not complete it, U+FFFD stands there.
-
-    Args:
-        special: whether special tokens have their text, or none.
-    """
-    return text_stream(tokenizer, tokens[:start], special=special).add(tokens[start:])
 
 
 class StopFinder:
