@@ -234,10 +234,11 @@ class TreeDecoder(Runner):
         if budget is not None:
             budget.start()
 
-        def make() -> Branch:
+        def make(share_limit: int | None) -> Branch:
             # The last token is always fed, for its logits. No tokens are alike behind an embedding.
             shared = tokens[: min(embeds)] if embeds else tokens
-            found = self._tree.match(shared[: len(tokens) - 1] if self.has_lm_head else shared)
+            shared = shared[: len(tokens) - 1] if self.has_lm_head else shared
+            found = self._tree.match(shared[:share_limit])
             branch_id = self._tree.create() if found is None else self._tree.fork(found[0], 1, at=found[1])[0]
             branch = Branch(self, branch_id, prompt, list(tokens), prompt_length, sampling, seed, budget)
             branch._embeds = dict(embeds or {})

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tts_decode.branch import Branch
+from tts_decode.calls import Call, Hold
 from tts_decode.sampling import SamplingParams, token_logprobs
 from tts_decode.steps import FINAL_REASONS, Step
 from tts_decode.text import StopFinder, continuation
@@ -36,6 +37,12 @@ class Request:
     # before, if any, are read as when they were sampled, and fed one by one.
     forced_from = sys.maxsize
     starts_over = False  # whether it goes on where the branch lost its KV
+    call: Call | None = None  # the call of a search that it belongs to
+    hold: Hold | None = None  # where it stops until its search goes on
+    share_limit: int | None = None  # tokens at most that a prompt shares; None: what is resident
+    shared = 0  # tokens that a prompt shares
+    order = 0  # its place among those that wait
+    seen = False  # by a tick
     branch: Branch
     future: asyncio.Future[Any]
 
@@ -47,6 +54,28 @@ class Request:
     @property
     def waits(self) -> bool:
         return not self.future.done()
+
+    @property
+    def held(self) -> bool:
+        """Whether it stops where it is."""
+        if self.hold is None:
+            return False
+        if not self.admitted:
+            return not self.hold.tokens
+        branch = self.branch
+        return branch._kv_length >= self.hold.resident and len(branch.tokens) >= self.hold.tokens
+
+    @property
+    def progress(self) -> Hold:
+        """Where to hold the same request in another process, so that it is as far."""
+        if not self.admitted:
+            return Hold(0, 0, 0, self.order)
+        return Hold(len(self.branch.tokens), self.branch._kv_length, self.shared, self.order)
+
+    def note_tick(self, order: int) -> None:
+        self.seen, self.order = True, order
+        if self.call is not None:
+            self.call.clock.ticked = True
 
     def start(self) -> None:
         """Marks the branch as waiting."""
@@ -93,8 +122,8 @@ class AdvanceRequest(Request):
 
 
 class RootRequest(Request):
-    """A prompt's way into the tree; its result is the branch that `make` builds from the ids of a tree branch
-    and the length that was resident already. Where the model's weights change meanwhile it starts over.
+    """A prompt's way into the tree; its result is the branch that `make` builds over what is resident, as far
+    as `share_limit` says. Where the model's weights change meanwhile it starts over.
 
     Without LM head (`logits` False) no logits are computed, and what is resident whole is not fed at all.
     """
@@ -102,7 +131,9 @@ class RootRequest(Request):
     forced_from = 0
     starts_over = True
 
-    def __init__(self, tokens: list[int], make: Callable[[], Branch], *, logits: bool = True) -> None:
+    def __init__(
+        self, tokens: list[int], make: Callable[[int | None], Branch], *, logits: bool = True
+    ) -> None:
         super().__init__(None)
         self.tokens = tokens
         self._make = make
@@ -112,7 +143,8 @@ class RootRequest(Request):
         """There is no branch yet."""
 
     def admit(self) -> None:
-        self.branch = self._make()
+        self.branch = self._make(self.share_limit)
+        self.shared = self.branch._kv_length
         self.branch._busy = True
         self.admitted = True
 
@@ -280,7 +312,7 @@ class ReplayRequest(AppendRequest):
         branch.steps.append(step)
         branch._step_ends.append(len(branch.tokens))
         if branch.budget is not None:
-            branch.budget.tokens_used += len(step.tokens)
+            branch.budget.count(len(step.tokens))
 
 
 class StepRequest(Request):
@@ -333,7 +365,7 @@ class StepRequest(Request):
         branch.entropies.append(entropy)
         branch._logits = None
         if branch.budget is not None:
-            branch.budget.tokens_used += 1
+            branch.budget.count(1)
         if reason := self._boundary(token):
             self._close(reason)
         return 1

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tts_decode.accounting import CostMeter
 from tts_decode.branch import Branch
+from tts_decode.calls import current_call
 from tts_decode.engines.steps import StepInputs
 from tts_decode.errors import BranchReleased, StaleKV
 from tts_decode.requests import (
@@ -104,8 +105,10 @@ class Scheduler:
         self._join(loop)
         request.future = loop.create_future()
         request.start()
+        if (call := current_call()) is not None:
+            call.add(request, self._note_arrival)
         self._waiting.append(request)
-        self._arrivals += 1
+        self._note_arrival()
         self._decoder._kv.serving = loop
         if self._task is None or self._task.done():
             # Not by a task factory: what that makes of a caller's tasks does not concern the decoder's.
@@ -117,6 +120,10 @@ class Scheduler:
                 self._drop_done()
                 request.undo()
             raise
+
+    def _note_arrival(self) -> None:
+        """The next tick waits for those that come with it."""
+        self._arrivals += 1
 
     def _join(self, loop: asyncio.AbstractEventLoop) -> None:
         """Serves from this loop from now on. What another one left waiting when it was closed is given up."""
@@ -149,8 +156,23 @@ class Scheduler:
             self._decoder._kv.serving = None
 
     def _tick(self) -> None:
+        """One forward, or less, for those that are not held."""
         started = time.perf_counter()
         self._drop_done()  # cancelled ones
+        held = [request for request in self._waiting if request.held]
+        if held:
+            self._waiting = [request for request in self._waiting if not request.held]
+        for order, request in enumerate(self._waiting):
+            request.note_tick(order)
+        try:
+            if self._waiting:
+                self._serve_waiting()
+        finally:
+            if held:
+                self._waiting = sorted([*self._waiting, *held], key=_held_order)
+        self.seconds += time.perf_counter() - started
+
+    def _serve_waiting(self) -> None:
         self._decoder._follow_weights()
         for request in self._waiting:
             if request.admitted:
@@ -172,7 +194,8 @@ class Scheduler:
         passed = [{id(request) for request in turn}, {id(feed.request) for feed in batch}]
         # Next time those come first that were not served, and before them those that had no turn.
         self._waiting.sort(key=lambda request: [id(request) in requests for requests in passed])
-        self.seconds += time.perf_counter() - started
+        for order, request in enumerate(self._waiting):
+            request.order = order
 
     def _check_branch(self, request: Request) -> None:
         """Fails a request whose branch was released, or lost its KV, while it waited."""
@@ -281,6 +304,8 @@ class Scheduler:
         """Missing tokens that one forward may take. A token that reads sparsely goes alone: a page's summary
         counts all that is written in it, later tokens of the forward too."""
         tokens = request.missing()
+        if request.hold is not None:
+            tokens = tokens[: max(0, request.hold.resident - request.branch._kv_length)]
         alone = self._decoder._sparse is not None and request.branch._kv_length < request.forced_from
         return tokens[:1] if alone else tokens
 
@@ -389,7 +414,7 @@ class Scheduler:
         stepping = [
             request
             for request in turn
-            if isinstance(request, StepRequest) and request.samples and request.waits
+            if isinstance(request, StepRequest) and request.samples and request.waits and not request.held
         ]
         if not stepping:
             return
@@ -415,3 +440,9 @@ class Scheduler:
                 self.generated_tokens += request.take(token, logprob, entropy)
             except Exception as error:
                 self._fail([request], error)
+
+
+def _held_order(request: Request) -> int:
+    """Requests that are held come to wait in the order in which they waited when their search was
+    interrupted."""
+    return request.order if request.hold is None else request.hold.order

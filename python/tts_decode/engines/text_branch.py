@@ -106,7 +106,7 @@ class TextBranch(Path):
         self._check_idle()
         self._check_open()
         if self.budget is not None:
-            self.budget.tokens_used += len(step.tokens)
+            self.budget.count(len(step.tokens))
         if step.reason in FINAL_REASONS:
             self.finish_reason = step.reason
         if step.tokens:
@@ -333,7 +333,7 @@ class Purse:
 
     def give_back(self, granted: int, used: int) -> None:
         self._granted -= granted
-        self.budget.tokens_used += used
+        self.budget.count(used)
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(None)
