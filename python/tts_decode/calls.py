@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class Hold(NamedTuple):
     """Where a request is, or is to be held.
 
-    tokens: of its branch; 0 for a prompt that has none yet. resident: those of them whose KV is computed. shared: those of a prompt that were
-    resident before. order: its place among the requests of its search that wait for a decoder.
+    tokens: of its branch; 0 for a prompt that has none yet. resident: those of them whose KV is computed.
+    shared: those of a prompt that were resident before. order: its place among the requests of its search
+    that wait for a decoder.
     """
 
     tokens: int
@@ -31,9 +32,14 @@ class Hold(NamedTuple):
 
 
 class Clock:
-    """Of one search. ticked: whether a decoder worked for it since this was last set to False."""
+    """Of one search. ticked: whether a decoder worked for it since the last entry of its journal; None: none
+    ever did, as on engines of others."""
 
-    ticked = False
+    ticked: bool | None = None
+
+    def note_entry(self) -> None:
+        if self.ticked:
+            self.ticked = False
 
 
 class Call:

@@ -43,8 +43,8 @@ class Journal:
         resume: goes on with what the file holds, if it exists. A last line that is cut off, as a crash leaves
             it, is dropped.
 
-    The file is locked until `close`, which the end of the search calls. What a cancelled call had sampled is
-    not kept: in a resumed search it is neither in the tree nor paid for.
+    The file is locked until `close`, which the end of the search calls. What a call that was cancelled had
+    sampled is sampled again in a resumed search; it was paid for.
 
     Raises:
         JournalError: the file is in use, damaged, of another version, or cannot be read or written; from the
@@ -217,14 +217,20 @@ def _floats(values: list[Any]) -> list[float]:
 
 def _entry(turn: int, data: dict[str, Any]) -> Entry:
     (tokens, *spent), together, shared = data["spent"], data["together"], data.get("shared", 0)
-    under_way = [
-        UnderWay(call, path, Hold(*place, order))
-        for order, (call, path, *place) in enumerate(data["under_way"])
-    ]
-    counts = [tokens, shared, *(count for _, _, hold in under_way for count in hold)]
+    under_way, cancelled = _requests(data["under_way"]), _requests(data["cancelled"])
+    counts = [tokens, shared, *(count for request in (*under_way, *cancelled) for count in request.hold)]
     if not isinstance(together, bool) or any(type(count) is not int or count < 0 for count in counts):
         raise TypeError(f"expected true or false and counts, got {together!r:.80} and {counts!r:.200}")
-    return Entry(turn, data, Spent(tokens, *_floats(spent)), together, tuple(under_way))
+    return Entry(turn, data, Spent(tokens, *_floats(spent)), together, under_way, cancelled)
+
+
+def _requests(rows: list[Any]) -> tuple[UnderWay, ...]:
+    requests = []
+    for order, (call, path, tokens, resident, shared) in enumerate(rows):
+        if not isinstance(call, str) or not isinstance(path, str):
+            raise TypeError(f"expected a call and a path, got {call!r:.80} and {path!r:.80}")
+        requests.append(UnderWay(call, path, Hold(tokens, resident, shared, order)))
+    return tuple(requests)
 
 
 async def _refuse(data: dict[str, Any]) -> Any:

@@ -37,7 +37,7 @@ class Spent(NamedTuple):
 
 
 class UnderWay(NamedTuple):
-    """A request that was under way, or done but for its call: its call, its path in that, where it was."""
+    """A request of a call that was not over: the call, the request's path in that, where it was."""
 
     call: str
     path: str
@@ -49,7 +49,7 @@ class Entry:
     """What a journal holds of one call.
 
     together: whether no tick lay between it and the entry before. under_way: requests of other calls, in the
-    order in which they waited.
+    order in which they waited. cancelled: those of calls that were cancelled since the entry before.
     """
 
     turn: int  # its place in the journal
@@ -57,6 +57,7 @@ class Entry:
     spent: Spent
     together: bool
     under_way: tuple[UnderWay, ...]
+    cancelled: tuple[UnderWay, ...]
 
 
 class Turns:
@@ -72,8 +73,11 @@ class Turns:
         self._budget = budget
         self._give_up = give_up
         self._calls: dict[str, Call] = {}  # under way
-        self._holds: dict[str, dict[str, Hold]] = {}  # of calls that were, by key and path
-        for call, path, hold in entries[-1].under_way if entries else ():
+        self._cancelled: list[UnderWay] = []  # since the entry before
+        self._holds: dict[str, dict[str, Hold]] = {}  # of calls that came to no end, by key and path
+        last = entries[-1].under_way if entries else ()
+        self._awaited = {call for call, _, _ in last}  # before the last entries are handed out
+        for call, path, hold in (*(request for entry in entries for request in entry.cancelled), *last):
             self._holds.setdefault(call, {})[path] = hold
         self._turn = 0
         self._together = False  # whether what came together with the entry before is due at once
@@ -115,14 +119,20 @@ class Turns:
         """A call that is not recorded: it was under way when the search was interrupted, or is new. Its
         result, and the tokens that a prompt shares."""
         holds = self._holds.get(key)
+        self._awaited.discard(key)
         if not self.live and holds is None:
             await self._until_live(self._new)
         call = Call(self._clock, None if self.live else holds)
         try:
-            result = await self._run(key, work, call)
+            try:
+                result = await self._run(key, work, call)
+            except Exception:
+                await self._until_live(self._ended, holds)
+                raise
             await self._until_live(self._ended, holds)
-        except Exception:
-            await self._until_live(self._ended, holds)
+        except asyncio.CancelledError:
+            if self.live:
+                self._cancelled += _requests(key, call)
             raise
         finally:
             del self._calls[key]
@@ -131,23 +141,20 @@ class Turns:
     def note(self) -> dict[str, Any]:
         """What an entry that is written now says of its time; `Entry` reads it."""
         budget, clock = self._budget, self._clock
-        together, clock.ticked = clock.ticked is False, False
-        under_way = [
-            (key, path, request.progress)
-            for key, call in self._calls.items()
-            for path, request in call.requests.items()
-            if request.seen
-        ]
-        return {
-            "spent": (0, 0.0, 0.0)
-            if budget is None
-            else (budget.tokens_used, budget.cost_used, budget.seconds_used),
-            "together": together,
-            "under_way": [
-                (key, path, hold.tokens, hold.resident, hold.shared)
-                for key, path, hold in sorted(under_way, key=lambda request: request[2].order)
-            ],
+        spent = Spent(0, 0.0, 0.0)
+        if budget is not None:
+            spent = Spent(budget.tokens_used, budget.cost_used, budget.seconds_used)
+        under_way = [request for key, call in self._calls.items() for request in _requests(key, call)]
+        under_way.sort(key=lambda request: request.hold.order)
+        noted = {
+            "spent": spent,
+            "together": clock.ticked is False,
+            "under_way": [_row(request) for request in under_way],
+            "cancelled": [_row(request) for request in self._cancelled],
         }
+        clock.note_entry()
+        self._cancelled = []
+        return noted
 
     async def _run(self, key: str, work: Callable[[], Awaitable[T]], call: Call) -> T:
         self._arrivals += 1
@@ -185,7 +192,9 @@ class Turns:
         while not self.live:
             await self._settle()
             before = self._turn
-            self._hand_out(first=True)
+            last = all(entry.together for entry in self._entries[before + 1 :])
+            if not (last and self._awaited) or idle >= PATIENCE:
+                self._hand_out(first=True)
             if self._turn > before:
                 idle = 0.0
             elif idle < PATIENCE:
@@ -193,7 +202,7 @@ class Turns:
                 idle += _IDLE
             else:
                 self._fail(self._give_up(self._turn))
-                return
+                idle = 0.0
 
     async def _settle(self) -> None:
         """Waits until all that was handed out has led to new calls, and these have done what they can."""
@@ -224,7 +233,7 @@ class Turns:
         self._set_used(self._entries[-1].spent)
         if self._budget is not None:
             self._budget.go_on()
-        self._clock.ticked = False
+        self._clock.note_entry()
         for _, caller in [*self._new, *sorted(self._ended, key=lambda ended: ended[0])]:
             _wake(caller)
 
@@ -236,6 +245,15 @@ class Turns:
     def _set_used(self, spent: Spent) -> None:
         if self._budget is not None:
             self._budget.set_used(*spent)
+
+
+def _requests(key: str, call: Call) -> list[UnderWay]:
+    return [UnderWay(key, path, made.progress) for path, made in call.requests.items() if made.seen]
+
+
+def _row(request: UnderWay) -> tuple[str | int, ...]:
+    """As a journal has it, in its place in the order."""
+    return (*request[:2], *request.hold[:3])
 
 
 _Caller = tuple[int, "asyncio.Future[None]"]  # in order
