@@ -10,6 +10,7 @@ there the budget counts nothing: it is told what was spent.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -188,21 +189,21 @@ class Turns:
         await caller
 
     async def _hand_out_all(self) -> None:
-        idle = 0.0
+        seen, since = (-1, -1), 0.0
         while not self.live:
             await self._settle()
-            before = self._turn
-            last = all(entry.together for entry in self._entries[before + 1 :])
-            if not (last and self._awaited) or idle >= PATIENCE:
+            if seen != (self._arrivals, self._turn):
+                seen, since = (self._arrivals, self._turn), time.monotonic()
+            patient = time.monotonic() - since < PATIENCE
+            last = all(entry.together for entry in self._entries[self._turn + 1 :])
+            if not (last and self._awaited and patient):
                 self._hand_out(first=True)
-            if self._turn > before:
-                idle = 0.0
-            elif idle < PATIENCE:
-                await asyncio.sleep(_IDLE)
-                idle += _IDLE
-            else:
+            if self._turn > seen[1]:
+                continue
+            if not patient:
                 self._fail(self._give_up(self._turn))
-                idle = 0.0
+                seen = (-1, -1)
+            await asyncio.sleep(_IDLE)
 
     async def _settle(self) -> None:
         """Waits until all that was handed out has led to new calls, and these have done what they can."""
