@@ -17,7 +17,8 @@ class Weights:
     """The modules, parameters and buffers of one model, watched for those who keep what they gave.
 
     `check` sees tensors that were written in place, by their version counters; other tensors, memory or
-    modules in the place of those before; and steps of torch's optimizers, of which the fused ones move no
+    modules in the place of those before; modules that got another class, a forward of their own or hooks, or
+    lost them; and steps of torch's optimizers, of which the fused ones move no
     counter. Small tensors are compared by their values then, as some are written anew in each forward: the
     frequencies of rotary embeddings of type longrope. It does not see writes through `.data`, through another
     library's view of the memory, or into inference tensors: those `changed` tells. No tensor or module is
@@ -58,6 +59,7 @@ class Weights:
     def _note(self, modules: list[nn.Module], tensors: list[Tensor]) -> None:
         self._modules = list(map(ref, modules))
         self._tensors = list(map(ref, tensors))
+        self._code = _code(modules)
         # An address alone may be that of memory that was freed and taken again.
         self._memory = [ref(tensor.untyped_storage()) for tensor in tensors]
         self._addresses = [tensor.data_ptr() for tensor in tensors]
@@ -69,6 +71,7 @@ class Weights:
             len(modules) == len(self._modules)
             and len(tensors) == len(self._tensors)
             and all(map(is_, modules, [known() for known in self._modules]))
+            and _code(modules) == self._code
             and all(map(is_, tensors, [known() for known in self._tensors]))
             and all(
                 known() is now.untyped_storage() for known, now in zip(self._memory, tensors, strict=True)
@@ -96,6 +99,16 @@ def _parts(model: nn.Module) -> tuple[list[nn.Module], list[Tensor]]:
             tensors += module._buffers.values()
             modules += module._modules.values()
     return [m for m in modules if m is not None], [t for t in tensors if t is not None]
+
+
+def _code(modules: list[nn.Module]) -> list[object]:
+    """What runs in each module: its class, and of those that have them the ids of a forward and of hooks."""
+    code: list[object] = list(map(type, modules))
+    for module in modules:
+        own = vars(module)
+        if own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own:
+            code.append((*own["_forward_hooks"], None, *own["_forward_pre_hooks"], id(own.get("forward"))))
+    return code
 
 
 def _version(tensor: Tensor) -> int:
