@@ -132,7 +132,7 @@ def _panel_room(outputs: int, projections: int, weight: Tensor) -> Tensor:
 
 def _fill_panels(panels: Tensor, weight: Tensor) -> None:
     """Pairs of bfloat16 are moved as one number of 32 bits, which takes a seventh of the time."""
-    padded = _padded(weight.detach())
+    padded = _padded(weight)
     if weight.dtype == torch.bfloat16:
         padded = padded if padded.storage_offset() % 2 == 0 else padded.clone()
         panels, padded = panels.view(torch.int32)[..., 0], padded.view(torch.int32)
