@@ -63,8 +63,10 @@ class Weights:
         self._memory = list(map(ref, map(_STORAGE, tensors)))
         self._addresses = list(map(_ADDRESS, tensors))
         self._all_count = not any(tensor.is_inference() for tensor in tensors)
-        self._versions = self._count(tensors)
-        self._values = [tensor.detach().clone() if tensor.numel() <= _SMALL else None for tensor in tensors]
+        self._versions: list[int] = self._count(tensors)
+        self._values: list[Tensor | None] = [
+            tensor.detach().clone() if tensor.numel() <= _SMALL else None for tensor in tensors
+        ]
 
     def _placed_alike(self, modules: list[nn.Module], tensors: list[Tensor]) -> bool:
         return (
