@@ -45,7 +45,7 @@ class Weights:
         elif (versions := self._count(tensors)) == self._versions:
             return self.epoch
         elif all(map(_alike, tensors, versions, self._versions, self._values)):
-            self._versions = versions
+            self._versions[:] = versions
             return self.epoch
         self._note(modules, tensors)
         self.epoch += 1
