@@ -329,6 +329,8 @@ class Branch(Path):
         """Rolls back to `tokens[:length]`, 1 <= length <= the branch's length; pages return at once.
 
         Steps and scores that end beyond `length` go too; a branch that loses tokens is no longer finished.
+        In int8 pages the last page keeps the scale that counts the tokens cut from it: what follows may
+        differ in rounding from a branch that never had them.
         """
         self._check_idle()
         length = self._position("length", length, 1)

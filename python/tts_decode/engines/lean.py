@@ -84,7 +84,11 @@ class LeanLayers:
             self._layers(embeds, cos, sin, *attend, dtype)
         else:
             self._attend_with(attend, embeds, cos, sin, dtype)
-        return rms_norm(embeds, self._norm, self._eps)
+        return self.final_norm(embeds)
+
+    def final_norm(self, states: Tensor) -> Tensor:
+        """Of outputs of the last layer, float32 [T, hidden]."""
+        return rms_norm(states, self._norm, self._eps)
 
     def _attend_with(self, attend: Attend, x: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> None:
         """What `DecoderLayers` does, with other attention."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tts_decode import gather
+from tts_decode import UnsupportedByEngine, gather
 from tts_decode.search.answers import Extract, decide, eligible, root_on, score_of
 from tts_decode.search.result import Candidate, SearchResult
 from tts_decode.search.run import SearchRun, at_least
@@ -64,6 +64,11 @@ async def atts(
             (step,) = await run.step([draft])
             if step.text:
                 logprobs = await run.extend(judge, step.text)
+                if any(map(math.isnan, logprobs)):
+                    raise UnsupportedByEngine(
+                        "atts ranks steps by their log-probabilities, which the target engine hides; make it "
+                        "with a function that scores texts (TextDecoder's score=), or take another target"
+                    )
                 perplexity = math.exp(min(-math.fsum(logprobs) / len(logprobs), 700.0))
                 rejected = rejects(perplexity, seen, alpha)
                 seen.append(perplexity)
