@@ -28,6 +28,7 @@ from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.cli.problems import Settings, make_prompt
 from tts_decode.cli.scorers import ScorerOf
 from tts_decode.model.loading import DEFAULT_MODEL, load_model
+from tts_decode.records.record_file import RecordFile
 from tts_decode.search import STRATEGIES, SearchResult
 from tts_decode.select import vote
 from tts_decode.select.statistics import geometric_mean_ratio, paired_proportion_difference, wilson_interval
@@ -42,6 +43,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ets, per token": ("ets", {"node_cost": "token"}),
 }
 BASE = "rebase"
+_SCHEMA = "search-comparison"
 MEANS = ("mean_bytes", "peak_bytes", "ets_kv_tokens", "tokens", "nodes")
 
 
@@ -49,28 +51,22 @@ class Study:
     """The searches of one setting: those in the file, and those that are still to be run."""
 
     def __init__(self, path: Path, settings: Record) -> None:
-        header = json.loads(json.dumps(settings))
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        whole = [line for line in lines if line.endswith(b"\n")]  # the last one may have been cut off
-        if whole and json.loads(whole[0]) != header:
+        self._file = RecordFile(path, _SCHEMA, 1, resume=True, error=typer.BadParameter)
+        self.records = self._file.records
+        expected = json.loads(json.dumps(settings))
+        if self._file.header is None:
+            self._file.write(expected)
+        elif {name: self._file.header.get(name) for name in expected} != expected:
+            self._file.close()
             raise typer.BadParameter(f"{path} is of other settings; remove it, or give another --json")
-        self.records: list[Record] = [json.loads(line) for line in whole[1:]]
-        self._file = path.open("ab")
-        self._file.truncate(sum(map(len, whole)))
-        if not whole:
-            self._write(header)
 
     def find(self, **key: Any) -> list[Record]:
         return [record for record in self.records if all(record[k] == v for k, v in key.items())]
 
     def add(self, record: Record) -> None:
         self.records.append(record)
-        self._write(record)
-
-    def _write(self, line: Record) -> None:
-        self._file.write(json.dumps(line).encode() + b"\n")
-        self._file.flush()
+        self._file.write(record)
 
 
 async def search(

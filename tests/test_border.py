@@ -454,6 +454,17 @@ def test_a_negated_view_is_its_numbers() -> None:
     torch.testing.assert_close(tk.rms_norm(torch._neg_view(x), weight, 1e-5), expected)
 
 
+def test_what_is_advised_for_a_negated_output_works() -> None:
+    """A sum is another tensor: what is written into it would not be in the one that was passed."""
+    x, weight = torch.randn(3, 8), torch.randn(16, 8)
+    packed = tk.PackedWeight.pack(weight)
+    with pytest.raises(TypeError, match=r"out: got a lazily negated.*torch\.empty where it is written to"):
+        tk.packed_linear(x, packed, out=torch._neg_view(torch.empty(3, 16)))
+    out = torch.empty(3, 16)
+    tk.packed_linear(x, packed, out=out)
+    torch.testing.assert_close(out, reference.packed_linear(x, weight).float())
+
+
 def test_operators_are_traced_and_compiled() -> None:
     x, weight = torch.randn(3, 8), torch.ones(8)
     compiled = torch.compile(lambda t: tk.rms_norm(t, weight, 1e-5) + 1, backend="eager", fullgraph=True)

@@ -135,10 +135,31 @@ def adapter_merged(model: PreTrainedModel) -> None:
 
 
 def forward_replaced(model: PreTrainedModel) -> None:
-    """With a module of another kind beside it, as forward alone shows nowhere."""
-    adapter_added(model)
     mlp = layer(model).mlp
     mlp.forward = lambda x: 0.5 * type(mlp).forward(mlp, x)
+
+
+def hook(model: PreTrainedModel) -> None:
+    layer(model).mlp.register_forward_hook(lambda _module, _args, output: 0.5 * output)
+
+
+def pre_hook_of_the_head(model: PreTrainedModel) -> None:
+    model.lm_head.register_forward_pre_hook(lambda _module, args: (0.5 * args[0],))
+
+
+def hook_taken_away(model: PreTrainedModel) -> None:
+    """By another one."""
+    mlp = layer(model).mlp
+    mlp.register_forward_hook(lambda _module, _args, output: 0.5 * output).remove()
+    mlp.register_forward_hook(lambda _module, _args, output: 0.25 * output)
+
+
+def class_replaced(model: PreTrainedModel) -> None:
+    class Halved(type(layer(model).mlp)):  # type: ignore[misc]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 0.5 * super().forward(x)
+
+    layer(model).mlp.__class__ = Halved
 
 
 SEEN = {
@@ -158,6 +179,10 @@ SEEN = {
         adapter_added,
         adapter_merged,
         forward_replaced,
+        hook,
+        pre_hook_of_the_head,
+        hook_taken_away,
+        class_replaced,
     )
 } | {
     "SGD": optimizer(torch.optim.SGD),
@@ -177,12 +202,11 @@ def memory_written(model: PreTrainedModel) -> None:
     array *= 1.5
 
 
-def forward_alone_replaced(model: PreTrainedModel) -> None:
-    mlp = layer(model).mlp
-    mlp.forward = lambda x: 0.5 * type(mlp).forward(mlp, x)
+def attribute(model: PreTrainedModel) -> None:
+    layer(model).self_attn.scaling = 0.01
 
 
-TOLD = {change.__name__: change for change in (data_written, memory_written, forward_alone_replaced)}
+TOLD = {change.__name__: change for change in (data_written, memory_written, attribute)}
 
 
 @PATHS

@@ -12,6 +12,7 @@ import pytest
 from tiny_gguf import HEAD_DIM, TOKENS, write_tiny_gguf
 from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.errors import ModelLoadError
+from tts_decode.model.gguf import files as gguf
 from tts_decode.model.gguf.keys import ARCHITECTURES, COMPUTED, HARMLESS, NEUTRAL, ROTARY
 from tts_decode.model.loading import load_config, load_model
 
@@ -287,12 +288,24 @@ def test_the_end_of_a_turn_ends_a_branch(file: Path) -> None:
     assert len(tokens) <= 3
 
 
-def test_the_copy_of_an_older_version_is_not_read(file: Path, cache: Path) -> None:
-    """Copies made before keep a config without the scaling."""
+def test_the_copy_of_an_older_version_is_not_read(
+    file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies made before keep a config without the scaling: one is put beside a file, changed to be known."""
     write_tiny_gguf(file)
-    load_model(file, "float32")
-    (copy,) = cache.iterdir()
-    assert copy.name.endswith("-v2")
+    monkeypatch.setattr(gguf, "_FORMAT", gguf._FORMAT - 1)
+    right, _ = load_model(file, "float32")
+    (old,) = cache.iterdir()
+    config = json.loads((old / "config.json").read_text())
+    (old / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
+    assert load_model(file, "float32")[0].config.rms_norm_eps == 0.5  # the version it is of reads it
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parents[1]))
+    for _ in range(2):  # converts, then reads its own copy
+        assert load_model(file, "float32")[0].config.rms_norm_eps == right.config.rms_norm_eps
+        assert load_config(file).rms_norm_eps == right.config.rms_norm_eps
+    assert old in set(cache.iterdir())
+    assert len(list(cache.iterdir())) == 2
 
 
 @pytest.mark.parametrize("name", ["\u65e5" * 80, "x" * 240, "\udcff", "a\n\x1b[31m"])

@@ -223,9 +223,10 @@ def sealed(lines):
     return made
 
 
-MOMENT = b'"moment":[0,0,0.0,0.0]'
+MOMENT = b'"spent":[0,0.0,0.0],"together":false,"under_way":[],"cancelled":[]'
 STEP = b'{"key":"0.1-9 1","text":"a","tokens":[1],"logprobs":[-1.0],"entropies":[0.5],"reason":"eos",'
 STEP += MOMENT + b"}"
+NUMBERS = b'{"key":"0 x1 1","numbers":[1.0],' + MOMENT + b"}"
 
 
 @pytest.mark.parametrize(
@@ -233,8 +234,8 @@ STEP += MOMENT + b"}"
     [
         (lambda lines: [b'{"schema":"other"}\n', *lines[1:]], "is of 'other', version None; expected"),
         (
-            lambda lines: [lines[0].replace(b'"version":2', b'"version":1'), *lines[1:]],
-            "is of 'tts-decode/journal', version 1; expected 'tts-decode/journal', version 2: go on with the",
+            lambda lines: [lines[0].replace(b'"version":3', b'"version":1'), *lines[1:]],
+            "is of 'tts-decode/journal', version 1; expected 'tts-decode/journal', version 3: go on with the",
         ),
         (lambda lines: [*lines[:3], b"\x00\x01\n", *lines[3:]], "line 4 is damaged"),
         (lambda lines: [*lines[:3], b"[1]\n", *lines[3:]], "line 4 is damaged"),
@@ -254,12 +255,18 @@ STEP += MOMENT + b"}"
                 b'{"key":"0.1-9 1"}',
                 b'{"key":5,"numbers":[]}',
                 b'{"numbers":[1.0]}',
-                b'{"key":"0 x1 1","numbers":["a"],"moment":[0,0,0.0,0.0]}',
-                b'{"key":"0 x1 1","numbers":[true],"moment":[0,0,0.0,0.0]}',
-                b'{"key":"0 x1 1","numbers":{"0":1.0},"moment":[0,0,0.0,0.0]}',
+                NUMBERS.replace(b"[1.0]", b'["a"]'),
+                NUMBERS.replace(b"[1.0]", b"[true]"),
+                NUMBERS.replace(b"[1.0]", b'{"0":1.0}'),
                 b'{"key":"0 x1 1","numbers":[1.0]}',
-                b'{"key":"0 x1 1","numbers":[1.0],"moment":[0,0,0.0]}',
-                b'{"key":"0 x1 1","numbers":[1.0],"moment":[1.5,0,0.0,0.0]}',
+                NUMBERS.replace(b"[0,0.0,0.0]", b"[0,0.0]"),
+                NUMBERS.replace(b"[0,0.0,0.0]", b"[1.5,0.0,0.0]"),
+                NUMBERS.replace(b"false", b"0"),
+                NUMBERS.replace(b'"under_way":[]', b'"under_way":[["0.1-0 1","1",8,7]]'),
+                NUMBERS.replace(b'"under_way":[]', b'"under_way":[["0.1-0 1","1",8,-7,0]]'),
+                NUMBERS.replace(b'"under_way":[]', b'"under_way":[[1,"1",8,7,0]]'),
+                NUMBERS.replace(b'"cancelled":[]', b'"cancelled":[["0.1-0 1","1",8.5,7,0]]'),
+                NUMBERS.replace(b'"numbers":[1.0]', b'"refused":5'),
                 STEP.replace(b'"a"', b"[]"),
                 STEP.replace(b"[1]", b"[1.5]"),
                 STEP.replace(b"[1]", b"[true]"),
@@ -283,7 +290,7 @@ def test_a_damaged_journal_is_refused(tmp_path, damage, message):
     assert path.read_bytes() == before
 
 
-UNASKED = b'{"key":"0.9-9 1","numbers":[],"moment":[0,0,0.0,0.0]}'
+UNASKED = b'{"key":"0.9-9 1","numbers":[],' + MOMENT + b"}"
 
 
 def test_a_strategy_that_takes_another_way_is_found_out(tmp_path, monkeypatch):
@@ -291,7 +298,7 @@ def test_a_strategy_that_takes_another_way_is_found_out(tmp_path, monkeypatch):
     search(path, body=_by_arrival)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(sealed([*lines[:2], UNASKED, *lines[2:]])))
-    monkeypatch.setattr("tts_decode.search.journal._PATIENCE", 0.05)
+    monkeypatch.setattr("tts_decode.search.resuming.PATIENCE", 0.05)
     with pytest.raises(JournalError, match="takes another way than the recorded one"):
         search(path, body=_by_arrival, resume=True)
 
@@ -302,7 +309,7 @@ def test_a_search_whose_next_calls_are_all_new_is_found_out(tmp_path, monkeypatc
     search(path)
     header, *_ = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(sealed([header, UNASKED])))
-    monkeypatch.setattr("tts_decode.search.journal._PATIENCE", 0.05)
+    monkeypatch.setattr("tts_decode.search.resuming.PATIENCE", 0.05)
     with pytest.raises(JournalError, match="takes another way than the recorded one, which had line 2 next"):
         search(path, resume=True)
 
@@ -351,7 +358,7 @@ def test_a_call_cancelled_during_its_replay_does_not_hold_up_the_others(tmp_path
     expected = decide(Journal(path))
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:
-        patch.setattr("tts_decode.search.journal._PATIENCE", 5.0)
+        patch.setattr("tts_decode.search.resuming.PATIENCE", 5.0)
         result = decide(Journal(path, resume=True), patch)
     assert result.best.text == expected.best.text
 

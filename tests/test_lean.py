@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -157,6 +158,61 @@ class Unpacking(torch.Tensor):
 def with_tensor_of_its_own(model: PreTrainedModel) -> None:
     linear = model.model.layers[2].mlp.up_proj
     linear.weight = torch.nn.Parameter(linear.weight.detach().as_subclass(Unpacking))
+
+
+def with_bias(*names: str) -> Callable[[PreTrainedModel], None]:
+    """Of these linear layers alone."""
+
+    def add(model: PreTrainedModel) -> None:
+        for name in names:
+            linear = model.model.layers[1].get_submodule(name)
+            linear.bias = torch.nn.Parameter(torch.randn(linear.out_features))
+
+    return add
+
+
+def with_epsilon(name: str) -> Callable[[PreTrainedModel], None]:
+    """Of one norm alone."""
+
+    def change(model: PreTrainedModel) -> None:
+        model.model.get_submodule(name).variance_epsilon = 0.5
+
+    return change
+
+
+ALONE = {
+    "q bias": ("llama", with_bias("self_attn.q_proj")),
+    "k bias": ("llama", with_bias("self_attn.k_proj")),
+    "v bias": ("qwen3", with_bias("self_attn.v_proj")),
+    "q and v bias": ("llama", with_bias("self_attn.q_proj", "self_attn.v_proj")),
+    "gate bias": ("llama", with_bias("mlp.gate_proj")),
+    "up bias": ("llama", with_bias("mlp.up_proj")),
+    "down bias": ("llama", with_bias("mlp.down_proj")),
+    "input norm": ("llama", with_epsilon("layers.1.input_layernorm")),
+    "mlp norm": ("llama", with_epsilon("layers.2.post_attention_layernorm")),
+    "final norm": ("llama", with_epsilon("norm")),
+    "q norm": ("qwen3", with_epsilon("layers.0.self_attn.q_norm")),
+}
+
+
+@pytest.mark.parametrize("loaded", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("what", ALONE)
+def test_what_one_layer_has_alone_counts(what: str, loaded: bool) -> None:
+    """loaded: whether the decoder was there before."""
+    family, change = ALONE[what]
+    model = tiny_model(family)
+    if loaded:
+        decoder = make(model)
+        change(model)
+        decoder.weights_changed()
+    else:
+        change(model)
+        decoder = make(model)
+    actual = decoder.run(next_logprobs(decoder))
+    assert not is_lean(decoder)
+    with torch.no_grad():
+        expected = model(torch.tensor([PROMPT])).logits[0, -1].log_softmax(-1)
+    torch.testing.assert_close(actual, expected, atol=2e-4, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tts_decode.errors import ModelLoadError
 from tts_decode.model import loading
 from tts_decode.model.gguf import files as gguf
-from tts_decode.model.loading import DEFAULT_MODEL, load_model, resolve_dtype
+from tts_decode.model.loading import DEFAULT_MODEL, load_config, load_model, resolve_dtype
 
 
 @pytest.fixture
@@ -176,6 +176,14 @@ def test_missing_and_wrong_paths(tmp_path: Path) -> None:
         load_model(tmp_path / "empty")
     with pytest.raises(ModelLoadError, match=r"it holds a\.gguf: pass that file"):
         load_model(tmp_path / "ggufs")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "/tmp/" + "y" * 5000, "~no-such-user-of-this-machine/model"])
+@pytest.mark.parametrize("load", [load_model, load_config])
+def test_names_that_no_file_can_have(name: str, load: Callable[[str], object]) -> None:
+    with pytest.raises(ModelLoadError, match="model: cannot look for") as refused:
+        load(name)
+    assert len(str(refused.value)) < 400
 
 
 def test_directory(tiny: Path, cache: Path, tmp_path: Path) -> None:

@@ -117,6 +117,23 @@ def test_a_rows_bits_do_not_depend_on_the_others_nor_on_threads(level: str, dtyp
         assert torch.equal(packed_linear(x[begin:end], weight), whole[begin:end])
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+def test_weights_of_bfloat16_anywhere_in_memory_are_packed(offset: int) -> None:
+    """Pairs are moved as one number, which memory at an odd place is not."""
+    storage = torch.arange(offset + 2 * 17 * 6).bfloat16()
+    weight, up = storage[offset:].view(2, 17, 6).unbind()
+    panels = PackedWeight.pack(weight).panels
+    gated = PackedWeight.pack_gated(weight, up).panels
+    assert (panels.shape, gated.shape) == ((2, 3, 16, 2), (4, 3, 16, 2))
+    for lane in range(32):
+        for k in range(6):
+            place = lane // 16, k // 2, lane % 16, k % 2
+            expected = weight[lane, k] if lane < 17 else 0
+            assert panels[place] == expected
+            assert gated[(2 * place[0], *place[1:])] == expected
+            assert gated[(2 * place[0] + 1, *place[1:])] == (up[lane, k] if lane < 17 else 0)
+
+
 def test_opcheck() -> None:
     x, weight = torch.randn(3, 32), PackedWeight.pack(torch.randn(48, 32), torch.randn(48))
     arguments = x, weight.panels, weight.bias, torch.zeros(3, 48), 0

@@ -145,7 +145,7 @@ def test_a_row_does_not_depend_on_its_batch(sample: Sampler) -> None:
 
 
 def test_logprobs_and_entropies_are_the_unfiltered_distributions(
-    sample: Sampler,
+    sample: Sampler, request: pytest.FixtureRequest
 ) -> None:
     torch.manual_seed(2)
     logits = torch.randn(20, 777) * 5

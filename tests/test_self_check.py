@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 from tts_decode import SamplingParams, TreeDecoder, UnsupportedModel
 from tts_decode.decoding import decoder
 from tts_decode.model import packed_model
-from tts_decode.model.agreement import self_check
+from tts_decode.model.agreement import compared_paths, self_check
 
 from benches.tiny_architectures import tiny_model as drawn_model
 from tts_kernels import KVPool
@@ -281,7 +281,7 @@ def test_a_small_fault_is_found_in_the_packed_path_as_well(monkeypatch: pytest.M
         packed = pack(layer, window)
         return packed._replace(scale=packed.scale * 1.01)
 
-    for module in (packed_model, self_check):
+    for module in (packed_model, compared_paths):
         monkeypatch.setattr(module, "pack_layer", scaled)
     with pytest.raises(UnsupportedModel, match=r"layer 0, at position .* packed path"):
         serve(model)
@@ -303,7 +303,7 @@ def test_a_part_that_the_packed_path_forgets_is_found_at_initial_weights(
             return packed._replace(o=packed_model.PackedWeight.pack(layer.self_attn.o_proj.weight.detach()))
         return packed._replace(**{part: torch.ones_like(getattr(packed, part))})
 
-    for module in (packed_model, self_check):
+    for module in (packed_model, compared_paths):
         monkeypatch.setattr(module, "pack_layer", forgetful)
     model = tiny_model("qwen3" if part == "q_norm" else "llama", attention_bias=True)
     with pytest.raises(UnsupportedModel, match=r"layer 0, at position .* packed path"):

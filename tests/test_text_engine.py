@@ -27,6 +27,7 @@ from tts_decode.rewards import mean_logprob, self_evaluation, verifier
 from tts_decode.search import (
     STRATEGIES,
     SearchRun,
+    atts,
     beam_search,
     best_of_n,
     ets,
@@ -716,3 +717,11 @@ def test_problems_may_fail_alone():
     assert (first, str(error), last) == ("fine", "this one", "fine")
     with pytest.raises(ValueError, match="this one"):
         decoder.run_all([good(), bad()])
+
+
+def test_atts_says_that_it_needs_an_engine_that_scores():
+    async def complete(request):
+        return Completion("yes", "eos", (5, 6))
+
+    with pytest.raises(UnsupportedByEngine, match=r"log-probabilities.*TextDecoder's score="):
+        run_scripted(TextDecoder(complete), atts, PROMPT, n=2, calibration=[1.0, 2.0, 3.0])

@@ -113,7 +113,7 @@ def require_dense(name: str, tensor: Any, *, fake: bool = False) -> None:
         if tensor.is_conj() or tensor.is_neg() or tensor._is_zerotensor():
             raise TypeError(
                 f"{name}: got a lazily negated, conjugated or zero tensor, expected a plain one; pass "
-                f"{name} + 0, which has memory"
+                f"{name} + 0 where it is read, and a tensor made with torch.empty where it is written to"
             )
     if device.type not in ("cpu", "cuda"):
         raise ValueError(

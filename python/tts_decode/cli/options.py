@@ -51,8 +51,8 @@ Sparse = Annotated[
     str | None,
     typer.Option(
         help="Read only so many of a branch's KV pages, of 16 tokens each, in a decode step: a share such as "
-        "1/8, at least 16 pages, or a number. The first page, the last 4 and what no other branch holds are "
-        "always read.",
+        "1/8, at least 16 pages, or a number. The first page, the last 4 and what the branch added since its "
+        "last fork are always read.",
         rich_help_panel=_SPARSE,
     ),
 ]

@@ -116,7 +116,7 @@ class TextBranch(Path):
         self.check_idle()
         self.check_open()
         if self.budget is not None:
-            self.budget.tokens_used += len(step.tokens)
+            self.budget.count(len(step.tokens))
         if step.reason in FINAL_REASONS:
             self.finish_reason = step.reason
         if step.tokens:

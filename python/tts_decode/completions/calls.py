@@ -115,7 +115,7 @@ class TokenAllowance:
 
     def give_back(self, granted: int, used: int) -> None:
         self._granted -= granted
-        self.budget.tokens_used += used
+        self.budget.count(used)
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(None)

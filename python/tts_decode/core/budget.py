@@ -34,6 +34,7 @@ class Budget:
     tokens_used: int = field(default=0, init=False)
     cost_used: float = field(default=0.0, init=False)
     _started: float | None = field(default=None, init=False, repr=False)
+    _paused_at: float | None = field(default=None, init=False, repr=False)  # seconds used
 
     def __post_init__(self) -> None:
         tokens, seconds = self.max_tokens, self.max_seconds
@@ -55,16 +56,34 @@ class Budget:
 
     def charge(self, flops: float, read_bytes: float) -> None:
         """Takes a forward, or a branch's share of one, out of the budget."""
-        self.cost_used += flops + self.intensity * read_bytes
+        if self._paused_at is None:
+            self.cost_used += flops + self.intensity * read_bytes
 
-    def resume(self, tokens: int, cost: float, seconds: float) -> None:
-        """Counts as spent what a search had spent when it was interrupted, in place of what was counted so
-        far."""
+    def count(self, tokens: int) -> None:
+        """Takes sampled tokens out of the budget."""
+        if self._paused_at is None:
+            self.tokens_used += tokens
+
+    def pause(self) -> None:
+        """What engines do from now on is free, and time stands still: a search repeats what it paid for."""
+        self._paused_at = self.seconds_used
+
+    def set_used(self, tokens: int, cost: float, seconds: float) -> None:
+        """What a search had spent at a moment that it is at again."""
         self.tokens_used, self.cost_used = tokens, cost
         self._started = time.monotonic() - seconds
+        if self._paused_at is not None:
+            self._paused_at = seconds
+
+    def go_on(self) -> None:
+        """Ends a pause."""
+        if self._paused_at is not None:
+            self._started, self._paused_at = time.monotonic() - self._paused_at, None
 
     @property
     def seconds_used(self) -> float:
+        if self._paused_at is not None:
+            return self._paused_at
         return 0.0 if self._started is None else time.monotonic() - self._started
 
     @property

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterable
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import Any, Literal, TypeVar, overload
 
@@ -11,15 +12,9 @@ T = TypeVar("T")
 
 
 class Place:
-    """Where a task stands among those that `gather` started.
+    """Where a task stands among those that `gather` started."""
 
-    Attributes:
-        time: the latest that the task knows of, in a unit of the caller's. Tasks that it starts begin with
-            it, and the latest of theirs comes back when they have ended.
-    """
-
-    def __init__(self, path: tuple[int, ...] = (), time: int = 0) -> None:
-        self.time = time
+    def __init__(self, path: tuple[int, ...] = ()) -> None:
         self._path = path
         self._events = 0
 
@@ -31,22 +26,27 @@ class Place:
 _place: ContextVar[Place] = ContextVar("place")
 
 
-def current_place() -> Place:
-    """The running task's."""
-    place = _place.get(None)
-    if place is None:
-        place = Place()
-        _place.set(place)
-    return place
-
-
 def next_event() -> tuple[int, ...]:
     """The next event of the running task.
 
     The events of all tasks, sorted, are in the order in which they would come if each task of a `gather`
     ended before the next one began: an order that does not depend on how long anything takes.
     """
-    return current_place().next_event()
+    place = _place.get(None)
+    if place is None:
+        place = Place()
+        _place.set(place)
+    return place.next_event()
+
+
+@contextmanager
+def own_place() -> Iterator[None]:
+    """The events inside are counted from the start, and those outside go on as if there had been none."""
+    before = _place.set(Place())
+    try:
+        yield
+    finally:
+        _place.reset(before)
 
 
 class Runner:
@@ -109,7 +109,7 @@ async def gather(*awaitables: Awaitable[Any] | Iterable[Awaitable[Any]]) -> list
     """
     if len(awaitables) == 1 and not isinstance(awaitables[0], Awaitable):
         awaitables = tuple(awaitables[0])
-    tasks, places = _start(awaitables)  # type: ignore[arg-type]
+    tasks = _start(awaitables)  # type: ignore[arg-type]
     try:
         return list(await asyncio.gather(*tasks))
     except BaseException:
@@ -117,34 +117,27 @@ async def gather(*awaitables: Awaitable[Any] | Iterable[Awaitable[Any]]) -> list
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
-    finally:
-        place = current_place()
-        place.time = max([place.time, *(own.time for own in places)])
 
 
 async def first_of(awaitables: Iterable[Awaitable[T]]) -> T:
     """The result of the one that ends first; of several at once, of the first given. The others are cancelled
     and have ended before it returns."""
-    tasks, places = _start(awaitables)
+    tasks = _start(awaitables)
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        first = next(i for i, task in enumerate(tasks) if task in done)
-        current_place().time = places[first].time
-        return tasks[first].result()
+        return next(task for task in tasks if task in done).result()
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _start(awaitables: Iterable[Awaitable[T]]) -> tuple[list[asyncio.Future[T]], list[Place]]:
+def _start(awaitables: Iterable[Awaitable[T]]) -> list[asyncio.Future[T]]:
     """A task for each, in a place of its own below the running task's."""
-    place, event = current_place(), next_event()
+    event = next_event()
     tasks: list[asyncio.Future[T]] = []
-    places: list[Place] = []
     for index, awaitable in enumerate(awaitables):
-        places.append(Place((*event, index), place.time))
         context = copy_context()
-        context.run(_place.set, places[-1])
+        context.run(_place.set, Place((*event, index)))
         tasks.append(context.run(asyncio.ensure_future, awaitable))
-    return tasks, places
+    return tasks

@@ -75,8 +75,9 @@ class TreeBranch(LivePath):
         if budget is not None:
             budget.start()
 
-        def make() -> TreeBranch:
-            branch_id, resident = runtime.place(tokens[: min(embeds)] if embeds else tokens, len(tokens))
+        def make(share_limit: int | None) -> TreeBranch:
+            shared = tokens[: min(embeds)] if embeds else tokens
+            branch_id, resident = runtime.place(shared, len(tokens), share_limit)
             branch = cls(
                 decoder, scheduler, branch_id, prompt, list(tokens), prompt_length, sampling, seed, budget
             )
@@ -368,6 +369,8 @@ class TreeBranch(LivePath):
         """Rolls back to `tokens[:length]`, 1 <= length <= the branch's length; pages return at once.
 
         Steps and scores that end beyond `length` go too; a branch that loses tokens is no longer finished.
+        In int8 pages the last page keeps the scale that counts the tokens cut from it: what follows may
+        differ in rounding from a branch that never had them.
         """
         self.check_idle()
         length = self.position("length", length)

@@ -70,8 +70,9 @@ class TreeDecoder(Runner):
     whole forward; on a GPU the order of its sums depends on the plan. A GEMM library may round a row
     differently at another batch size. In float32 that moves a log-probability by some 1e-6 and only rarely a
     token; in bfloat16 tokens do change. In int8 pages a token's rounding depends on the tokens of its page
-    that were computed in the same step. Sparse attention chooses by a branch's own history; where branches
-    choose together (`SparseConfig.share`), by those of its tree that are in the same step too.
+    that were computed in the same step, and after `Branch.truncate` still on those that were cut. Sparse
+    attention chooses by a branch's own history; where branches choose together (`SparseConfig.share`), by
+    those of its tree that are in the same step too.
 
     The model may be trained between calls. Each step looks whether its weights were written in place, by an
     optimizer or `load_state_dict` for example, or replaced, modules included (`weights_changed` tells of what

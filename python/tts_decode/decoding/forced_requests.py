@@ -160,4 +160,4 @@ class ReplayRequest(AppendRequest[Step]):
             path.finish_reason = step.reason
         path.record_step(step)
         if path.budget is not None:
-            path.budget.tokens_used += len(step.tokens)
+            path.budget.count(len(step.tokens))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..core.detokenizer import continuation
 from ..core.params import SamplingParams
+from ..core.progress import Call, Hold
 from ..core.step import FINAL_REASONS, Step
 from ..core.stop_finder import StopFinder
 from .live_path import LivePath
@@ -40,6 +41,12 @@ class Request(Generic[T]):
     forced_from = sys.maxsize
     starts_over = False  # whether it goes on where the path lost its KV
     undone_late = False  # whether it is undone too when it is done, but its caller was cancelled meanwhile
+    call: Call | None = None  # the call of a search that it belongs to
+    hold: Hold | None = None  # where it stops until its search goes on
+    share_limit: int | None = None  # tokens at most that a prompt shares; None: what is resident
+    shared = 0  # tokens that a prompt shares
+    order = 0  # its place among those that wait
+    seen = False  # by a tick
     path: LivePath
     future: asyncio.Future[T]
 
@@ -47,6 +54,26 @@ class Request(Generic[T]):
         if path is not None:
             self.path = path
         self.admitted = path is not None
+
+    @property
+    def waits(self) -> bool:
+        return not self.future.done()
+
+    @property
+    def held(self) -> bool:
+        """Whether it stops where it is."""
+        if self.hold is None:
+            return False
+        if not self.admitted:
+            return not self.hold.tokens
+        return self.path.kv_length >= self.hold.resident and len(self.path.tokens) >= self.hold.tokens
+
+    @property
+    def progress(self) -> Hold:
+        """Where to hold the same request in another process, so that it is as far."""
+        if not self.admitted:
+            return Hold(0, 0, 0, self.order)
+        return Hold(len(self.path.tokens), self.path.kv_length, self.shared, self.order)
 
     def start(self) -> None:
         """Marks the path as waiting."""
@@ -96,8 +123,8 @@ class AdvanceRequest(Request[LivePath]):
 
 
 class RootRequest(Request[P]):
-    """A prompt's way into the tree. Its result is the path that `make` builds once it is admitted, with what
-    was resident of it already. Where the model's weights change meanwhile it starts over.
+    """A prompt's way into the tree. Its result is the path that `make` builds once it is admitted, over what
+    is resident, as far as `share_limit` says. Where the model's weights change meanwhile it starts over.
 
     Without LM head (`needs_logits` False) no logits are computed, and what is resident whole is not fed at
     all.
@@ -108,7 +135,9 @@ class RootRequest(Request[P]):
     undone_late = True
     path: P
 
-    def __init__(self, tokens: list[int], make: Callable[[], P], *, needs_logits: bool = True) -> None:
+    def __init__(
+        self, tokens: list[int], make: Callable[[int | None], P], *, needs_logits: bool = True
+    ) -> None:
         super().__init__(None)
         self.tokens = tokens
         self._make = make
@@ -118,7 +147,8 @@ class RootRequest(Request[P]):
         """There is no path yet."""
 
     def admit(self) -> None:
-        self.path = self._make()
+        self.path = self._make(self.share_limit)
+        self.shared = self.path.kv_length
         self.path.busy = True
         self.admitted = True
 
@@ -191,7 +221,7 @@ class StepRequest(Request[Step]):
         path.entropies.append(entropy)
         path.logits = None
         if path.budget is not None:
-            path.budget.tokens_used += 1
+            path.budget.count(1)
         if reason := self._boundary(token):
             self._close(reason)
         return 1

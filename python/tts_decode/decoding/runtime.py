@@ -60,13 +60,14 @@ class Runtime:
             for holder in list(self.holders):
                 holder.lose_kv()
 
-    def place(self, tokens: list[int], length: int) -> tuple[int, int]:
+    def place(self, tokens: list[int], length: int, share_limit: int | None) -> tuple[int, int]:
         """A new branch of the tree for a prompt, and how many of its tokens are resident already.
 
         tokens: the prompt, up to its first embedding. length: of the whole prompt. Its last token is always
-        fed where there is an LM head, for its logits.
+        fed where there is an LM head, for its logits. share_limit: how many tokens are shared at most.
         """
-        found = self.tree.match(tokens[: length - 1] if self.engine.has_lm_head else tokens)
+        shared = tokens[: length - 1] if self.engine.has_lm_head else tokens
+        found = self.tree.match(shared[:share_limit])
         if found is None:
             return self.tree.create(), 0
         (branch_id,) = self.tree.fork(found[0], 1, at=found[1])

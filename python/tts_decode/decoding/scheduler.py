@@ -21,6 +21,7 @@ from torch import Tensor
 from tts_kernels import OutOfPages
 
 from ..core.params import uniform
+from ..core.progress import current_call
 from ..errors import BranchReleased, StaleKV
 from ..model.host_steps import StepInputs
 from ..model.sparse import SparseConfig, SparseReads
@@ -64,8 +65,10 @@ class Scheduler:
         self._join(loop)
         request.future = loop.create_future()
         request.start()
+        if (call := current_call()) is not None:
+            call.add(request, self._note_arrival)
         self._waiting.append(request)
-        self._arrivals += 1
+        self._note_arrival()
         self.runtime.kv.serving = loop
         if self._task is None or self._task.done():
             # Not by a task factory: what that makes of a caller's tasks does not concern the decoder's.
@@ -77,6 +80,10 @@ class Scheduler:
                 self._drop_done()
                 request.undo()
             raise
+
+    def _note_arrival(self) -> None:
+        """The next tick waits for those that come with it."""
+        self._arrivals += 1
 
     def _join(self, loop: asyncio.AbstractEventLoop) -> None:
         """Serves from this loop from now on. What another one left waiting when it was closed is given up."""
@@ -109,12 +116,35 @@ class Scheduler:
             self.runtime.kv.serving = None
 
     def _tick(self) -> None:
+        """One forward, or less, for those that are not held."""
         started = time.perf_counter()
+        held: list[Request[Any]] = []
+        going: list[Request[Any]] = []
+        for request in self._waiting:
+            if request.future.done():  # it was cancelled
+                continue
+            if request.hold is not None and request.held:
+                held.append(request)
+                continue
+            request.seen, request.order = True, len(going)
+            if request.call is not None:
+                request.call.clock.ticked = True
+            going.append(request)
+        self._waiting = going
+        try:
+            if going:
+                self._serve_waiting()
+        finally:
+            if held:
+                self._waiting = sorted([*self._waiting, *held], key=_held_order)
+        self.seconds += time.perf_counter() - started
+
+    def _serve_waiting(self) -> None:
         self.runtime.follow_weights()
         for request in self._waiting:
             if request.admitted and (request.path.released or request.path.stale):
                 self._check_path(request)
-        self._drop_done()  # those, and cancelled ones
+        self._drop_done()
         self._admit_roots()
         turn = self._turn()
         batch = self._begin(turn)
@@ -132,7 +162,8 @@ class Scheduler:
             passed = [{id(request) for request in turn}, {id(feed.request) for feed in batch}]
             # Next time those come first that were not served, and before them those that had no turn.
             self._waiting.sort(key=lambda request: [id(request) in requests for requests in passed])
-        self.seconds += time.perf_counter() - started
+        for order, request in enumerate(self._waiting):
+            request.order = order
 
     def _check_path(self, request: Request[Any]) -> None:
         """Fails a request whose path was released, or lost its KV, while it waited."""
@@ -250,6 +281,8 @@ class Scheduler:
         """Missing tokens that one forward may take. A token that reads sparsely goes alone: a page's summary
         counts all that is written in it, later tokens of the forward too."""
         tokens = request.missing()
+        if request.hold is not None:
+            tokens = tokens[: max(0, request.hold.resident - request.path.kv_length)]
         alone = self.runtime.sparse is not None and request.path.kv_length < request.forced_from
         return tokens[:1] if alone else tokens
 
@@ -357,7 +390,9 @@ class Scheduler:
         stepping: list[StepRequest] = []
         draws: list[Draw] = []
         for request in turn:
-            if isinstance(request, StepRequest) and request.samples and not request.future.done():
+            if not isinstance(request, StepRequest) or request.future.done() or request.held:
+                continue
+            if request.samples:
                 tokens = request.path.tokens
                 stepping.append(request)
                 draws.append(Draw(request.params, uniform(request.seed, len(tokens)), tokens))
@@ -380,3 +415,9 @@ class Scheduler:
                 self.generated_tokens += request.take(token, logprob, entropy)
             except Exception as error:
                 self._fail([request], error)
+
+
+def _held_order(request: Request[Any]) -> int:
+    """Requests that are held come to wait in the order in which they waited when their search was
+    interrupted."""
+    return request.order if request.hold is None else request.hold.order

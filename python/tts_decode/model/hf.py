@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -219,7 +220,9 @@ class HFEngine:
     def _examine(self) -> KVShape:
         """Prepares the forward for the modules that the model has now."""
         model = self.model
-        configs = [getattr(module, "config", None) for module in model.modules()]
+        modules = list(model.modules())
+        self._modules = list(map(ref, modules))  # listed once: a walk through all of them takes a millisecond
+        configs = [getattr(module, "config", None) for module in modules]
         self._configs = list({id(c): c for c in configs if isinstance(c, PretrainedConfig)}.values())
         self._own_attention = own_attention(model)
         with refusing(model):
@@ -432,7 +435,7 @@ class HFEngine:
     def attention(self, name: str) -> Iterator[None]:
         """Has the model run with an attention implementation of transformers, and in eval mode, also where it
         or a part of it is being trained."""
-        training = [module for module in self.model.modules() if module.training]
+        training = [module for known in self._modules if (module := known()) is not None and module.training]
         for module in training:
             module.training = False
         before = [config._attn_implementation_internal for config in self._configs]

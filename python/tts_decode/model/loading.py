@@ -109,15 +109,22 @@ def _locate(name: str) -> Path | str:
     """A GGUF file or a model directory as a Path, or the id of a model on the hub as a str."""
     if name == DEFAULT_MODEL:
         return default_model_file()
-    path = Path(name).expanduser()
-    if path.is_file():
+    try:
+        path = Path(name).expanduser()
+        is_file, is_dir = path.is_file(), path.is_dir()
+    except (OSError, RuntimeError) as cause:  # a name too long, no permission; no home folder
+        raise ModelLoadError(
+            f"model: cannot look for {name:.100}: {getattr(cause, 'strerror', None) or cause}; pass the "
+            "default model's name, a GGUF file, a directory or a model id on the hub"
+        ) from cause
+    if is_file:
         if path.suffix.lower() != ".gguf":
             raise ModelLoadError(
                 f"model: {name} is a file but not a .gguf file; pass a GGUF file or the directory "
                 "that holds config.json and the safetensors weights"
             )
         return path
-    if path.is_dir():
+    if is_dir:
         if not (path / "config.json").is_file():
             inside = sorted(entry.name for entry in path.glob("*.gguf"))
             hint = f"; it holds {inside[0]}: pass that file itself" if inside else ""

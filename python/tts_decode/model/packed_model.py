@@ -85,7 +85,11 @@ class LeanLayers:
             self._layers(embeds, cos, sin, *attend, dtype)
         else:
             self._attend_with(attend, embeds, cos, sin, dtype)
-        return rms_norm(embeds, self._norm, self._eps)
+        return self.final_norm(embeds)
+
+    def final_norm(self, states: Tensor) -> Tensor:
+        """Of outputs of the last layer, float32 [T, hidden]."""
+        return rms_norm(states, self._norm, self._eps)
 
     def _attend_with(self, attend: Attend, x: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> None:
         """What `DecoderLayers` does, with other attention."""
@@ -165,10 +169,17 @@ def serves(model: Any) -> bool:
         and all(type(weight.data) is Tensor for weight in model.parameters())  # none that unpacks itself
         and all(linear.in_features % 2 == 0 for linear in linears)
         and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-        and all(
-            layer.mlp.gate_proj.bias is None and layer.mlp.down_proj.bias is None for layer in base.layers
-        )
+        and len({getattr(m, "variance_epsilon", base.norm.variance_epsilon) for m in base.modules()}) == 1
+        and len({layer.self_attn.head_dim for layer in base.layers}) == 1
+        and all(map(_serves_biases, base.layers))
     )
+
+
+def _serves_biases(layer: Any) -> bool:
+    """Whether a layer has biases where a packed one does: of q, k and v together, and of o."""
+    attention, mlp = layer.self_attn, layer.mlp
+    biased = {part.bias is None for part in (attention.q_proj, attention.k_proj, attention.v_proj)}
+    return len(biased) == 1 and all(part.bias is None for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
 
 
 def _numbers(model: Any) -> list[float]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from operator import is_
+from collections.abc import Iterable, Sequence
+from operator import attrgetter, is_
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -17,11 +18,11 @@ class Weights:
     """The modules, parameters and buffers of one model, watched for those who keep what they gave.
 
     `check` sees tensors that were written in place, by their version counters; other tensors, memory or
-    modules in the place of those before; and steps of torch's optimizers, of which the fused ones move no
-    counter. Small tensors are compared by their values then, as some are written anew in each forward: the
-    frequencies of rotary embeddings of type longrope. It does not see writes through `.data`, through another
-    library's view of the memory, or into inference tensors: those `changed` tells. No tensor or module is
-    kept alive for it.
+    modules in the place of those before; modules that got another class, a forward of their own or hooks, or
+    lost them; and steps of torch's optimizers, of which the fused ones move no counter. Small tensors are
+    compared by their values then, as some are written anew in each forward: the frequencies of rotary
+    embeddings of type longrope. It does not see writes through `.data`, through another library's view of the
+    memory, or into inference tensors: those `changed` tells. No tensor or module is kept alive for it.
 
     Attributes:
         epoch: moves on with every change that was noticed.
@@ -41,10 +42,10 @@ class Weights:
         modules, tensors = _parts(model)
         if not self._placed_alike(modules, tensors):
             self.placing += 1
-        elif list(map(_version, tensors)) == self._versions:
+        elif (versions := self._count(tensors)) == self._versions:
             return self.epoch
-        elif all(map(_alike, tensors, self._versions, self._values)):
-            self._versions[:] = map(_version, tensors)
+        elif all(map(_alike, tensors, versions, self._versions, self._values)):
+            self._versions[:] = versions
             return self.epoch
         self._note(modules, tensors)
         self.epoch += 1
@@ -58,23 +59,30 @@ class Weights:
     def _note(self, modules: list[nn.Module], tensors: list[Tensor]) -> None:
         self._modules = list(map(ref, modules))
         self._tensors = list(map(ref, tensors))
+        self._code = _code(modules)
         # An address alone may be that of memory that was freed and taken again.
-        self._memory = [ref(tensor.untyped_storage()) for tensor in tensors]
-        self._addresses = [tensor.data_ptr() for tensor in tensors]
-        self._versions = list(map(_version, tensors))
-        self._values = [tensor.detach().clone() if tensor.numel() <= _SMALL else None for tensor in tensors]
+        self._memory = list(map(ref, map(_STORAGE, tensors)))
+        self._addresses = list(map(_ADDRESS, tensors))
+        self._all_count = not any(tensor.is_inference() for tensor in tensors)
+        self._versions: list[int] = self._count(tensors)
+        self._values: list[Tensor | None] = [
+            tensor.detach().clone() if tensor.numel() <= _SMALL else None for tensor in tensors
+        ]
 
     def _placed_alike(self, modules: list[nn.Module], tensors: list[Tensor]) -> bool:
         return (
-            len(modules) == len(self._modules)
-            and len(tensors) == len(self._tensors)
-            and all(map(is_, modules, [known() for known in self._modules]))
-            and all(map(is_, tensors, [known() for known in self._tensors]))
-            and all(
-                known() is now.untyped_storage() for known, now in zip(self._memory, tensors, strict=True)
-            )
-            and [tensor.data_ptr() for tensor in tensors] == self._addresses
+            _same(modules, self._modules)
+            and _code(modules) == self._code
+            and _same(tensors, self._tensors)
+            and _same(list(map(_STORAGE, tensors)), self._memory)
+            and list(map(_ADDRESS, tensors)) == self._addresses
         )
+
+    def _count(self, tensors: list[Tensor]) -> list[int]:
+        """The version of each; inference tensors have none."""
+        if self._all_count:
+            return list(map(_VERSION, tensors))
+        return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 _watched: WeakKeyDictionary[nn.Module, Weights] = WeakKeyDictionary()
@@ -87,23 +95,42 @@ def weights_of(model: nn.Module) -> Weights:
     return _watched[model]
 
 
+# `check` looks at hundreds of modules and tensors before each step, so without a call in Python for each.
+_VERSION, _STORAGE, _ADDRESS = attrgetter("_version"), Tensor.untyped_storage, Tensor.data_ptr
+
+
 def _parts(model: nn.Module) -> tuple[list[nn.Module], list[Tensor]]:
     """All modules, parameters and buffers, in a third of the time that `Module.parameters` takes."""
     modules, tensors = list[Any]([model]), list[Any]()
     for module in modules:  # which grows meanwhile
-        if module is not None:
-            tensors += module._parameters.values()
-            tensors += module._buffers.values()
-            modules += module._modules.values()
+        if module is None:
+            continue
+        if table := module._parameters:  # most of these are empty
+            tensors += table.values()
+        if table := module._buffers:
+            tensors += table.values()
+        if table := module._modules:
+            modules += table.values()
     return [m for m in modules if m is not None], [t for t in tensors if t is not None]
 
 
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+def _code(modules: list[nn.Module]) -> list[object]:
+    """What runs in each module: its class, and of those that have them the ids of a forward and of hooks."""
+    code: list[object] = list(map(type, modules))
+    for module in modules:
+        own = vars(module)
+        if own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own:
+            code.append((*own["_forward_hooks"], None, *own["_forward_pre_hooks"], id(own.get("forward"))))
+    return code
 
 
-def _alike(tensor: Tensor, version: int, value: Tensor | None) -> bool:
-    return _version(tensor) == version or (value is not None and torch.equal(tensor, value))
+def _same(now: Sequence[Any], known: Iterable[ref[Any]]) -> bool:
+    before = [reference() for reference in known]
+    return len(now) == len(before) and all(map(is_, now, before))
+
+
+def _alike(tensor: Tensor, now: int, before: int, value: Tensor | None) -> bool:
+    return now == before or (value is not None and torch.equal(tensor, value))
 
 
 def _after_step(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:

@@ -8,39 +8,31 @@ all of a step in one forward, for their KV pages.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.progress import Hold
 from ..core.step import Step
-from ..errors import JournalError
+from ..errors import JournalError, PromptTooLong
 from ..records.record_file import RecordFile
 from ..records.strict_json import dumps, loads
-from .resuming import Moment, Timeline
+from .resuming import Entry, Spent, Turns, UnderWay
 
 if TYPE_CHECKING:
     from ..core.interfaces import Branch
 
 T = TypeVar("T")
 
-SCHEMA, VERSION = "tts-decode/journal", 2
-_PATIENCE = 30.0  # seconds without any progress after which a replay is given up
-
-
-class _Entry(NamedTuple):
-    turn: int  # its place in the file
-    data: dict[str, Any]
-    moment: Moment
+SCHEMA, VERSION = "tts-decode/journal", 3
 
 
 class Journal:
@@ -51,8 +43,8 @@ class Journal:
         resume: goes on with what the file holds, if it exists. A last line that is cut off, as a crash leaves
             it, is dropped.
 
-    The file is locked until `close`, which the end of the search calls. What a cancelled call had sampled is
-    not kept: in a resumed search it is neither in the tree nor paid for.
+    The file is locked until `close`, which the end of the search calls. What a call that was cancelled had
+    sampled is sampled again in a resumed search; it was paid for.
 
     Raises:
         JournalError: the file is in use, damaged, of another version, or cannot be read or written; from the
@@ -61,17 +53,13 @@ class Journal:
 
     def __init__(self, path: str | os.PathLike[str], *, resume: bool = False) -> None:
         self.path = Path(path)
-        self._recorded: dict[str, _Entry] = {}
+        self._recorded: dict[str, Entry] = {}
         self._file = RecordFile(self.path, SCHEMA, VERSION, resume=resume, error=JournalError)
         self._take_in()
         self._keys: WeakKeyDictionary[Branch, str] = WeakKeyDictionary()  # its place in the search
         self._forks: dict[str, int] = {}  # key of a branch -> forks made of it
         self._calls: dict[str, int] = {}  # key of a branch -> calls made on it
-        self._turn = 0  # next entry to hand out
-        self._waiting: dict[int, list[asyncio.Future[None]]] = {}  # callers by the turn that they wait for
-        self._passed: set[int] = set()  # entries that were handed out, or whose caller was cancelled
-        self._in_flight = 0  # recorded calls that the engine is still working on
-        self._timeline: Timeline | None = None  # from `begin` on
+        self._turns: Turns | None = None  # from `begin` on
 
     # -- the search, as it tells who is who
 
@@ -95,9 +83,8 @@ class Journal:
                         f"{recorded.get(name)!r:.200}, here it is {value!r:.200}; "
                         "remove it to start anew, or take another file"
                     )
-        self._timeline = Timeline(root, [entry.moment for entry in self._recorded.values()])
         self._keys[root] = "0"
-        self._call_next()
+        self._turns = Turns(list(self._recorded.values()), root.budget, self._give_up)
 
     def follow(self, children: Sequence[Branch], parent: Branch) -> None:
         """The children of one fork."""
@@ -107,107 +94,79 @@ class Journal:
             self._keys[child] = f"{key}.{count}-{i}"
 
     def close(self) -> None:
-        if self._timeline is not None:
-            self._timeline.close()
+        if self._turns is not None:
+            self._turns.close()
         self._file.close()
 
     # -- calls
 
     async def root(self, key: str, call: Callable[[], Awaitable[Branch]]) -> Branch:
         """The branch of a further prompt, which is computed again in a replay. key: like no other's."""
-        entry = self._recorded.get(key)
-        if entry is None:
-            branch = await self._live(key, call, lambda _: {"numbers": []})
-        else:
-            async with self._handing_out(entry):
-                branch = await call()
+        branch = await self._repeated(key, call)
         self._keys[branch] = key
         return branch
 
+    async def repeated_on(self, branch: Branch, call: Callable[[], Awaitable[T]]) -> T:
+        """`await call()` on the branch, in a replay too: its result is not kept."""
+        return await self._repeated(self._key(branch), call)
+
+    async def _repeated(self, key: str, call: Callable[[], Awaitable[T]]) -> T:
+        return await self._call(key, call, lambda _: {"numbers": []}, lambda _: call())
+
     async def step(self, branch: Branch, sampling: dict[str, Any]) -> Step:
         """`branch.step(**sampling)`, or what it returned."""
-        key = self._key(branch)
-        entry = self._recorded.get(key)
-        if entry is None:
-            step = await self._live(key, lambda: branch.step(**sampling), _pack_step)
-        else:
-            step = _unpack_step(entry.data)
-            async with self._handing_out(entry):
-                await branch.replay(step)
-        return step
+
+        async def again(data: dict[str, Any]) -> Step:
+            step = _unpack_step(data)
+            await branch.replay(step)
+            return step
+
+        return await self._call(self._key(branch), lambda: branch.step(**sampling), _pack_step, again)
 
     async def numbers(
         self, branches: Sequence[Branch], call: Callable[[], Awaitable[list[float]]], *, again: bool = False
     ) -> list[float]:
         """`await call()`, or what it returned. again: it changes a branch, so a replay calls it too."""
-        key = f"{self._key(branches[0])} x{len(branches)}"
-        entry = self._recorded.get(key)
-        if entry is None:
-            return await self._live(key, call, lambda numbers: {"numbers": numbers})
-        async with self._handing_out(entry):
+
+        async def recorded(data: dict[str, Any]) -> list[float]:
             if again:
                 await call()
-        return _floats(entry.data["numbers"])
+            return _floats(data["numbers"])
 
-    # -- order
+        key = f"{self._key(branches[0])} x{len(branches)}"
+        return await self._call(key, call, lambda numbers: {"numbers": numbers}, recorded)
 
-    async def _live(
-        self, key: str, call: Callable[[], Awaitable[T]], pack: Callable[[T], dict[str, Any]]
+    async def _call(
+        self,
+        key: str,
+        call: Callable[[], Awaitable[T]],
+        pack: Callable[[T], dict[str, Any]],
+        again: Callable[[dict[str, Any]], Awaitable[T]],
     ) -> T:
-        """A call that is not recorded: it was in progress, or further on, when the search was interrupted."""
-        await self._reach(len(self._recorded))
-        timeline = self._begun()
-        await timeline.start()
-        result = await call()
-        self._file.write({"key": key, "moment": timeline.now()} | pack(result))
+        """`await call()`, recorded as `pack` makes it of the result; or `await again(data)` of what is."""
+        turns = self._turns
+        if turns is None:
+            raise RuntimeError(f"journal {self.path}: `begin` was not called")
+        entry = self._recorded.get(key)
+        if entry is not None:
+            data = entry.data
+            if "refused" in data:
+                again = _refuse
+            return await turns.replay(entry, key, lambda: again(data))
+        try:
+            result, shared = await turns.make(key, call)
+        except PromptTooLong as error:  # which a strategy may live with
+            self._file.write({"key": key, "refused": str(error)} | turns.note())
+            raise
+        self._file.write({"key": key, "shared": shared} | turns.note() | pack(result))
         return result
 
-    @asynccontextmanager
-    async def _handing_out(self, entry: _Entry) -> AsyncIterator[None]:
-        """For the work that a recorded call still has; ends when it is the entry's turn."""
-        try:
-            self._in_flight += 1
-            try:
-                yield
-            finally:
-                self._in_flight -= 1
-            await self._reach(entry.turn)
-            self._begun().replayed(entry.moment)
-        finally:
-            self._passed.add(entry.turn)
-            self._call_next()
-
-    async def _reach(self, turn: int) -> None:
-        """Waits until everything recorded before that turn was handed out."""
-        call = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(turn, []).append(call)
-        self._call_next()
-        try:
-            while not call.done():
-                before = self._turn
-                await asyncio.wait([call], timeout=_PATIENCE)
-                if not call.done() and self._turn == before and not self._in_flight:
-                    raise JournalError(
-                        f"journal {self.path}: the search takes another way than the recorded one, which had "
-                        f"line {before + 2} next; the strategy or what it is given has changed: remove "
-                        "the file to start anew, or take another one"
-                    )
-        finally:
-            self._waiting[turn].remove(call)
-
-    def _call_next(self) -> None:
-        """Wakes those whose turn it is. The turn passes on when that one goes on, not before: so what
-        callers do next they do in the recorded order."""
-        while self._turn in self._passed:
-            self._turn += 1
-        for call in self._waiting.get(self._turn, ()):
-            if not call.done():
-                call.set_result(None)
-
-    def _begun(self) -> Timeline:
-        if self._timeline is None:
-            raise RuntimeError(f"journal {self.path}: `begin` was not called")
-        return self._timeline
+    def _give_up(self, turn: int) -> JournalError:
+        return JournalError(
+            f"journal {self.path}: the search takes another way than the recorded one, which had "
+            f"line {turn + 2} next; the strategy or what it is given has changed: remove "
+            "the file to start anew, or take another one"
+        )
 
     def _key(self, branch: Branch) -> str:
         key = self._keys[branch]
@@ -222,17 +181,19 @@ class Journal:
             if not _is_entry(data) or data["key"] in self._recorded:
                 self._file.close()
                 raise self._file.damaged(turn + 2, "is no entry of a journal, or there twice")
-            self._recorded[data["key"]] = _Entry(turn, data, _moment(data))
+            self._recorded[data["key"]] = _entry(turn, data)
         if not self._recorded:
             self._file.restart()
 
 
 def _is_entry(data: Any) -> bool:
-    """Whether it is of a step, or of numbers."""
+    """Whether it is of a step, of numbers or of a prompt that was too long."""
     if not isinstance(data, dict) or not isinstance(data.get("key"), str):
         return False
     try:
-        _moment(data)
+        _entry(0, data)
+        if "refused" in data:
+            return isinstance(data["refused"], str)
         if "numbers" in data:
             _floats(data["numbers"])
             return True
@@ -254,11 +215,26 @@ def _floats(values: list[Any]) -> list[float]:
     return [float(value) for value in values]
 
 
-def _moment(data: dict[str, Any]) -> Moment:
-    forwards, tokens, cost, seconds = data["moment"]
-    if not type(forwards) is type(tokens) is int:
-        raise TypeError(f"expected numbers of forwards and tokens, got {forwards!r:.80} and {tokens!r:.80}")
-    return Moment(forwards, tokens, *_floats([cost, seconds]))
+def _entry(turn: int, data: dict[str, Any]) -> Entry:
+    (tokens, *spent), together, shared = data["spent"], data["together"], data.get("shared", 0)
+    under_way, cancelled = _requests(data["under_way"]), _requests(data["cancelled"])
+    counts = [tokens, shared, *(count for request in (*under_way, *cancelled) for count in request.hold)]
+    if not isinstance(together, bool) or any(type(count) is not int or count < 0 for count in counts):
+        raise TypeError(f"expected true or false and counts, got {together!r:.80} and {counts!r:.200}")
+    return Entry(turn, data, Spent(tokens, *_floats(spent)), together, under_way, cancelled)
+
+
+def _requests(rows: list[Any]) -> tuple[UnderWay, ...]:
+    requests = []
+    for order, (call, path, tokens, resident, shared) in enumerate(rows):
+        if not isinstance(call, str) or not isinstance(path, str):
+            raise TypeError(f"expected a call and a path, got {call!r:.80} and {path!r:.80}")
+        requests.append(UnderWay(call, path, Hold(tokens, resident, shared, order)))
+    return tuple(requests)
+
+
+async def _refuse(data: dict[str, Any]) -> Any:
+    raise PromptTooLong(data["refused"])
 
 
 def _name(value: object) -> str:

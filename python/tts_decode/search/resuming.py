@@ -1,138 +1,265 @@
-"""Time and cost of a search that goes on after an interruption, as if there had been none.
+"""What was recorded of a search is handed out again, in the order and the company in which it came.
 
-When a search is interrupted, several of its calls are under way, each since another forward of the model. A
-resumed search makes these calls anew. So that they end in the order in which they would have ended, and share
-their forwards with the same others, each begins as many forwards after the first of them as it did before.
-What the search had spent up to its last recorded entry counts as it was recorded; what repeating it costs
-does not.
+A search that is resumed makes its calls anew. Those that the journal holds get their recorded answers, one
+tick of the decoder after the other: all that was answered in one tick together, and what they lead to is done
+before the next. Calls that were under way when the search was interrupted run again, as far as they were.
+When all are there, and all that is recorded is handed out, the search is where it was, and goes on. Up to
+there the budget counts nothing: it is told what was spent.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ..core.running import current_place
+from ..core.progress import Call, Clock, Hold
 
 if TYPE_CHECKING:
     from ..core.budget import Budget
-    from ..core.interfaces import Branch
 
-# Loop cycles. Those who got their recorded answers take a few to come back with their next calls; between two
-# forwards of a decoder that is at work lie some ten.
-_ARRIVAL_CYCLES, _IDLE_CYCLES = 50, 500
+T = TypeVar("T")
+
+# Loop cycles without a new call after which nothing more is to come of what was handed out: as many as a
+# decoder waits before a tick.
+_QUIET_CYCLES = 6
+_IDLE = 0.001  # seconds between looks for a call that does not come, such as of a thread
+PATIENCE = 30.0  # seconds without any progress after which a replay is given up
 
 
-class Moment(NamedTuple):
-    """What an entry of a journal says of the time when it was written.
+class Spent(NamedTuple):
+    """What the search's budget had spent."""
 
-    forwards: of the model since the search began; 0 on engines of others, which tell none.
-    tokens, cost, seconds: what the search's budget had spent.
-    """
-
-    forwards: int
     tokens: int
     cost: float
     seconds: float
 
 
-class Timeline:
-    """The forwards of one search since it began, those before an interruption included.
+class UnderWay(NamedTuple):
+    """A request of a call that was not over: the call, the request's path in that, where it was."""
 
-    recorded: the moments of the journal's entries, in order.
+    call: str
+    path: str
+    hold: Hold
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a journal holds of one call.
+
+    together: whether no tick lay between it and the entry before. under_way: requests of other calls, in the
+    order in which they waited. cancelled: those of calls that were cancelled since the entry before.
     """
 
-    def __init__(self, root: Branch, recorded: Sequence[Moment]) -> None:
-        self._decoder = root.decoder
-        self._budget: Budget | None = root.budget
-        self._recorded = recorded
-        self._counts = self._decoder.stats().page_bytes > 0  # else an engine of others
-        self._begin = self._forwards()  # the decoder's count when the search's was 0
-        self._first = self._moment()
-        self._told = self._sampled = self._first.tokens  # tokens that the budget was told; see `_count`
-        self._starts: list[int] = []  # of the calls that are made anew
-        self._restoring: asyncio.Task[None] | None = None
+    turn: int  # its place in the journal
+    data: dict[str, Any]
+    spent: Spent
+    together: bool
+    under_way: tuple[UnderWay, ...]
+    cancelled: tuple[UnderWay, ...]
 
-    def now(self) -> Moment:
-        """The moment at which a call ended that was not recorded; the running task knows of it."""
-        self._finish_restoring()
-        moment = self._moment()
-        current_place().time = moment.forwards
-        return moment
 
-    def replayed(self, moment: Moment) -> None:
-        """The running task gets a recorded answer, and finds the budget as it was then."""
-        current_place().time = moment.forwards
-        self._count()
-        self._take_over(moment, moment.tokens)
+class Turns:
+    """The calls of one search: hands out recorded ones, and knows how far those under way are.
 
-    async def start(self) -> None:
-        """Waits until a call that is not recorded is to begin. All that is recorded was handed out."""
-        if not self._recorded:
-            return
-        start = current_place().time
-        if self._restoring is None:
-            self._starts.append(start)
-            await self._cycles(_ARRIVAL_CYCLES)
-        if self._restoring is None:  # all that were interrupted have come: this is the first to go on
-            first = min(self._starts)
-            self._begin = self._forwards() - first
-            self._count()
-            before = max(m for m in (self._first, *self._recorded) if m.forwards <= first)
-            self._take_over(before, self._sampled)
-            self._restoring = asyncio.ensure_future(self._restore())
-        await self._until(start)
+    Attributes:
+        live: whether all that is recorded was handed out.
+    """
+
+    def __init__(self, entries: Sequence[Entry], budget: Budget | None, give_up: Callable[[int], Exception]):
+        self.live = not entries
+        self._entries = entries
+        self._budget = budget
+        self._give_up = give_up
+        self._calls: dict[str, Call] = {}  # under way
+        self._cancelled: list[UnderWay] = []  # since the entry before
+        self._holds: dict[str, dict[str, Hold]] = {}  # of calls that came to no end, by key and path
+        last = entries[-1].under_way if entries else ()
+        self._awaited = {call for call, _, _ in last}  # before the last entries are handed out
+        for call, path, hold in (*(request for entry in entries for request in entry.cancelled), *last):
+            self._holds.setdefault(call, {})[path] = hold
+        self._turn = 0
+        self._together = False  # whether what came together with the entry before is due at once
+        self._waiting: dict[int, asyncio.Future[None]] = {}  # callers by their turn
+        self._new: list[_Caller] = []  # who begin when all was handed out
+        self._ended: list[_Caller] = []  # who go on then
+        self._passed: set[int] = set()  # entries whose caller was cancelled
+        self._arrivals = 0
+        self._clock = Clock()
+        self._task: asyncio.Task[None] | None = None
+        if not self.live:
+            if budget is not None:
+                budget.pause()
+            loop = asyncio.get_running_loop()
+            self._task = asyncio.Task(self._hand_out_all(), loop=loop)
 
     def close(self) -> None:
-        self._finish_restoring()
-
-    async def _restore(self) -> None:
-        """At the moment of the interruption all has been spent that had been spent then. A limit on the cost
-        that was reached in that forward has to end its calls too."""
-        last = self._recorded[-1]
-        await self._until(last.forwards - 1)
+        if self._task is not None:
+            self._task.cancel()
         if self._budget is not None:
-            self._budget.cost_used = last.cost
-        await self._until(last.forwards)
-        self._take_over(last, self._moment().tokens)
+            self._budget.go_on()
 
-    def _finish_restoring(self) -> None:
-        """No call that was interrupted can have ended before the interruption. The last forward is spared
-        where a limit was reached in it."""
-        if self._restoring is not None and not self._restoring.done():
-            self._restoring.cancel()
-            self._take_over(self._recorded[-1], self._moment().tokens)
+    # -- calls
 
-    def _count(self) -> None:
-        """Adds to `_sampled` what the budget counted by itself since it was told a number: the tokens of
-        recorded steps, and those that the strategy chose. A recorded number holds tokens of interrupted calls
-        too, which are sampled anew."""
-        tokens = self._moment().tokens
-        self._sampled += tokens - self._told
-        self._told = tokens
+    async def replay(self, entry: Entry, key: str, work: Callable[[], Awaitable[T]]) -> T:
+        """A recorded call, which has this work left; returns when it is the entry's turn."""
+        try:
+            result = await self._run(key, work, Call(self._clock, shared=entry.data.get("shared")))
+            await self._take_turn(entry)
+        except BaseException:
+            self._passed.add(entry.turn)
+            raise
+        finally:
+            del self._calls[key]
+        self._set_used(entry.spent)
+        return result
 
-    def _moment(self) -> Moment:
-        forwards, budget = self._forwards() - self._begin, self._budget
-        if budget is None:
-            return Moment(forwards, 0, 0.0, 0.0)
-        return Moment(forwards, budget.tokens_used, budget.cost_used, budget.seconds_used)
+    async def make(self, key: str, work: Callable[[], Awaitable[T]]) -> tuple[T, int]:
+        """A call that is not recorded: it was under way when the search was interrupted, or is new. Its
+        result, and the tokens that a prompt shares."""
+        holds = self._holds.get(key)
+        self._awaited.discard(key)
+        if not self.live and holds is None:
+            await self._until_live(self._new)
+        call = Call(self._clock, None if self.live else holds)
+        try:
+            try:
+                result = await self._run(key, work, call)
+            except Exception:
+                await self._until_live(self._ended, holds)
+                raise
+            await self._until_live(self._ended, holds)
+        except asyncio.CancelledError:
+            if self.live:
+                self._cancelled += _requests(key, call)
+            raise
+        finally:
+            del self._calls[key]
+        return result, max((request.shared for request in call.requests.values()), default=0)
 
-    def _take_over(self, moment: Moment, tokens: int) -> None:
+    def note(self) -> dict[str, Any]:
+        """What an entry that is written now says of its time; `Entry` reads it."""
+        budget, clock = self._budget, self._clock
+        spent = Spent(0, 0.0, 0.0)
+        if budget is not None:
+            spent = Spent(budget.tokens_used, budget.cost_used, budget.seconds_used)
+        under_way = [request for key, call in self._calls.items() for request in _requests(key, call)]
+        under_way.sort(key=lambda request: request.hold.order)
+        noted = {
+            "spent": spent,
+            "together": clock.ticked is False,
+            "under_way": [_row(request) for request in under_way],
+            "cancelled": [_row(request) for request in self._cancelled],
+        }
+        clock.note_entry()
+        self._cancelled = []
+        return noted
+
+    async def _run(self, key: str, work: Callable[[], Awaitable[T]], call: Call) -> T:
+        self._arrivals += 1
+        self._calls[key] = call
+        try:
+            with call.current():
+                return await work()
+        finally:
+            call.ended = True
+            self._arrivals += 1
+
+    # -- order
+
+    async def _take_turn(self, entry: Entry) -> None:
+        if self._together and entry.turn == self._turn and entry.together:
+            self._turn += 1
+            self._hand_out()
+            return
+        caller = asyncio.get_running_loop().create_future()
+        self._waiting[entry.turn] = caller
+        self._arrivals += 1
+        await caller
+
+    async def _until_live(self, callers: list[_Caller], holds: Mapping[str, Hold] | None = None) -> None:
+        if self.live:
+            return
+        order = max((hold.order for hold in (holds or {}).values()), default=0)
+        caller = asyncio.get_running_loop().create_future()
+        callers.append((order, caller))
+        self._arrivals += 1
+        await caller
+
+    async def _hand_out_all(self) -> None:
+        seen, since = (-1, -1), 0.0
+        while not self.live:
+            await self._settle()
+            if seen != (self._arrivals, self._turn):
+                seen, since = (self._arrivals, self._turn), time.monotonic()
+            patient = time.monotonic() - since < PATIENCE
+            last = all(entry.together for entry in self._entries[self._turn + 1 :])
+            if not (last and self._awaited and patient):
+                self._hand_out(first=True)
+            if self._turn > seen[1]:
+                continue
+            if not patient:
+                self._fail(self._give_up(self._turn))
+                seen = (-1, -1)
+            await asyncio.sleep(_IDLE)
+
+    async def _settle(self) -> None:
+        """Waits until all that was handed out has led to new calls, and these have done what they can."""
+        quiet = 0
+        while quiet < _QUIET_CYCLES:
+            before = self._arrivals
+            await asyncio.sleep(0)
+            settled = self._arrivals == before and all(call.in_place for call in self._calls.values())
+            quiet = quiet + 1 if settled else 0
+
+    def _hand_out(self, *, first: bool = False) -> None:
+        """What came together is handed out together, as far as its callers wait. first: the next entry is,
+        whether it came with the one before or not."""
+        self._together = not first
+        while self._turn < len(self._entries):
+            if self._turn not in self._passed:
+                if not (first or self._entries[self._turn].together) or self._turn not in self._waiting:
+                    return
+                _wake(self._waiting.pop(self._turn))
+                first, self._together = False, True
+            self._turn += 1
+        self._go_live()
+
+    def _go_live(self) -> None:
+        self.live = True
+        for call in self._calls.values():
+            call.go_on()
+        self._set_used(self._entries[-1].spent)
         if self._budget is not None:
-            self._budget.resume(tokens, moment.cost, moment.seconds)
-            self._told = tokens
+            self._budget.go_on()
+        self._clock.note_entry()
+        for _, caller in [*self._new, *sorted(self._ended, key=lambda ended: ended[0])]:
+            _wake(caller)
 
-    async def _until(self, forwards: int) -> None:
-        """Waits for that count. Where the decoder does nothing any more, nobody is left to wait for."""
-        idle, before = 0, self._forwards()
-        while before - self._begin < forwards and idle < _IDLE_CYCLES:
-            await asyncio.sleep(0)
-            idle, before = (idle + 1 if self._forwards() == before else 0), self._forwards()
+    def _fail(self, error: Exception) -> None:
+        for caller in [*self._waiting.values(), *(caller for _, caller in (*self._new, *self._ended))]:
+            if not caller.done():
+                caller.set_exception(error)
 
-    async def _cycles(self, count: int) -> None:
-        for _ in range(count):
-            await asyncio.sleep(0)
+    def _set_used(self, spent: Spent) -> None:
+        if self._budget is not None:
+            self._budget.set_used(*spent)
 
-    def _forwards(self) -> int:
-        return self._decoder.stats().steps if self._counts else 0
+
+def _requests(key: str, call: Call) -> list[UnderWay]:
+    return [UnderWay(key, path, made.progress) for path, made in call.requests.items() if made.seen]
+
+
+def _row(request: UnderWay) -> tuple[str | int, ...]:
+    """As a journal has it, in its place in the order."""
+    return (*request[:2], *request.hold[:3])
+
+
+_Caller = tuple[int, "asyncio.Future[None]"]  # in order
+
+
+def _wake(caller: asyncio.Future[None]) -> None:
+    if not caller.done():
+        caller.set_result(None)

@@ -154,7 +154,14 @@ class SearchRun(HeldBranches):
 
     async def next_logprobs(self, branch: Branch, token_ids: Sequence[int]) -> list[float]:
         """Log-probabilities of these tokens as the branch's next, nats."""
-        return await self._numbers([branch], lambda: _listed(branch.next_logprobs(token_ids)))
+        return await self._numbers([branch], lambda: _listed(branch.next_logprobs(token_ids)), again=True)
+
+    async def all_logprobs(self, branch: Branch) -> Tensor:
+        """Log-probabilities of the branch's next token, nats: float32 [vocab]. A resumed search computes them
+        again, as they are too much for a journal."""
+        if self._journal is None:
+            return await branch.next_logprobs()
+        return await self._journal.repeated_on(branch, branch.next_logprobs)
 
     async def logprobs_of(self, branch: Branch, tokens: str | Sequence[int]) -> list[float]:
         """Log-probabilities of a continuation that is not kept, nats, one a token."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,19 +17,20 @@ from ..host_steps import StepInputs
 NUM_PAGES = 16  # more than the steps need
 PAGE_SIZE = 16
 _LOWS, _LOW = 3, 17  # texts that begin at position 0, and tokens of each
-_HIGH = 6  # tokens of the one at high positions
-_FORKS = {1: 13, 2: 15}  # the low text that shares so many tokens with text 0
-_TRUNCATED = 10  # tokens that the branch on text 1 keeps, before it goes on as text 0 does
+_HIGH = 5  # tokens of the one at high positions
+_FORKS = {1: 10, 2: 12}  # the low text that shares so many tokens with text 0
+_TRUNCATED = 7  # tokens that the branch on text 1 keeps, before it goes on as text 0 does
 _MARGIN = 16  # last positions of a model that stay unused
 
 
 @dataclass(frozen=True)
 class CheckStep:
-    """inputs: of the step. source: int64 [T], which of the program's tokens its tokens are."""
+    """inputs: of the step. source: int64 [T], which of the program's tokens its tokens are. places: the
+    step's name and each token's position, for messages."""
 
-    name: str
     inputs: StepInputs
     source: Tensor
+    places: list[tuple[str, int]]
 
 
 class CheckProgram:
@@ -38,17 +40,22 @@ class CheckProgram:
 
     Attributes:
         low: int64 [3, 17], texts at positions 0, 1, ...
-        high: int64 [1, 6], at `high_positions` [1, 6].
-        steps: a prompt in two chunks, a fork in the middle of a page with ragged branches in one step, a
-            truncation and a decode step; the text at high positions in the same steps.
+        high: int64 [1, 5], at `high_positions` [1, 5].
+        steps: a chunk of a prompt; its second chunk beside ragged branches that were forked in the middle of
+            a page; after a truncation a decode step that begins a page. The text at high positions is in the
+            first two.
         logit_rows: int64, positions of the low texts whose logits are compared.
         positions: int64, of each token.
+        source, places: those of all steps, one behind the other.
+        rows: which tokens of all steps have their logits compared.
+        logit_index: of those rows, the low text and the index among `logit_rows`.
     """
 
     def __init__(self, vocab_size: int, avoid: set[int], max_positions: int | None) -> None:
         """avoid: token ids that mean something to the model, such as padding."""
         generator = torch.Generator().manual_seed(0)
-        usable = torch.tensor([token for token in range(min(vocab_size, 1 << 16)) if token not in avoid])
+        usable = torch.arange(min(vocab_size, 1 << 16))
+        usable = usable[~torch.isin(usable, torch.tensor(sorted(avoid), dtype=torch.long))]
         drawn = usable[torch.randint(len(usable), (_LOWS * _LOW + _HIGH,), generator=generator)]
         self.low, self.high = drawn[: _LOWS * _LOW].view(_LOWS, _LOW), drawn[_LOWS * _LOW :][None]
         for text, shared in _FORKS.items():
@@ -57,8 +64,13 @@ class CheckProgram:
         self.high_positions = torch.arange(first, first + _HIGH)[None]
         self.positions = torch.cat([torch.arange(_LOW).repeat(_LOWS), self.high_positions[0]])
         self._tokens = torch.cat([self.low.flatten(), self.high[0]])
-        self.logit_rows = torch.tensor([10, 14, 16])
+        self.logit_rows = torch.tensor([7, 12, 16])
         self.steps = self._make_steps()
+        self.source = torch.cat([step.source for step in self.steps])
+        self.places = [place for step in self.steps for place in step.places]
+        self.rows = self._in_logits(self.source).nonzero()[:, 0].tolist()
+        compared = self.source[self.rows]
+        self.logit_index = compared // _LOW, torch.searchsorted(self.logit_rows, self.positions[compared])
 
     @staticmethod
     def fits(max_positions: int | None) -> bool:
@@ -68,17 +80,15 @@ class CheckProgram:
         tree = KVTree(NUM_PAGES, PAGE_SIZE)
         first, high = tree.create(), tree.create()
         text = {first: 0, high: _LOWS}
-        steps = [
-            self._step("prefill", tree, text, {first: 9, high: 3}),
-            self._step("prefill of a second chunk", tree, text, {first: 6, high: 1}),
-        ]
+        # 16, 9 and 3 tokens: a product with fewer than 16 rows costs by each three begun.
+        steps = [self._step("prefill", tree, text, {first: 12, high: 4})]
         (second,) = tree.fork(first, 1, at=_FORKS[1])
         (third,) = tree.fork(first, 1, at=_FORKS[2])
         text |= {second: 1, third: 2}
-        steps.append(self._step("fork", tree, text, {first: 1, second: 3, third: 1, high: 1}))
+        steps.append(self._step("fork", tree, text, {first: 4, second: 3, third: 1, high: 1}))
         tree.truncate(second, _TRUNCATED)
         text[second] = 0
-        everyone = dict.fromkeys((first, second, third, high), 1)
+        everyone = dict.fromkeys((first, second, third), 1)
         steps.append(self._step("decode, after a truncation of the second branch", tree, text, everyone))
         return steps
 
@@ -93,15 +103,27 @@ class CheckProgram:
         appended = tree.append(ids, [self._tokens[source].tolist() for source in sources])
         tables, after = tree.block_tables(ids)
         source = torch.cat(sources)
-        in_logits = (source < _LOWS * _LOW) & torch.isin(self.positions[source], self.logit_rows)
         inputs = StepInputs(
             tokens=self._tokens[source].tolist(),
             positions=self.positions[source].tolist(),
-            rows=in_logits.nonzero()[:, 0].tolist(),
+            rows=self._in_logits(source).nonzero()[:, 0].tolist(),
             slots=appended.slots,
             copies=appended.copies,
             tables=tables,
             lengths=after,
             counts=np.array(list(counts.values()), dtype=np.int32),
         )
-        return CheckStep(name, inputs, source)
+        return CheckStep(inputs, source, [(name, position) for position in inputs.positions])
+
+    def _in_logits(self, source: Tensor) -> Tensor:
+        """Whether logits of tokens are compared."""
+        return (source < _LOWS * _LOW) & torch.isin(self.positions[source], self.logit_rows)
+
+
+def special_tokens(config: Any) -> set[int]:
+    """Ids that a config names: of padding, of ends, of places for images."""
+    found = set()
+    for name, value in vars(config).items():
+        if name.endswith(("_token_id", "_token_index")):
+            found |= {token for token in (value if isinstance(value, list) else [value]) if token is not None}
+    return found

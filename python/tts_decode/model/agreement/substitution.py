@@ -179,7 +179,26 @@ class ReplayTopk(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class CountedRows(TorchFunctionMode):
+@contextmanager
+def counted_rows(modules: Sequence[nn.Module], num_tokens: int) -> Iterator[set[int]]:
+    """Collects which modules run where `torch.arange` makes as many numbers as there are tokens."""
+    counted: set[int] = set()
+
+    def watched(index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with _CountedRows(num_tokens) as rows:
+                result = forward(*args, **kwargs)
+            if rows.seen:
+                counted.add(index)
+            return result
+
+        return run
+
+    with replaced_forwards(modules, watched):
+        yield counted
+
+
+class _CountedRows(TorchFunctionMode):
     """Notes whether `torch.arange` made as many numbers as there are tokens."""
 
     def __init__(self, num_tokens: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...core.running import gather
+from ...errors import UnsupportedByEngine
 from ...select import extract_answer, rejects
 from ..answers import Extract, decide, eligible, root_on, score_of
 from ..result import Candidate, SearchResult
@@ -63,6 +64,11 @@ async def atts(
             (step,) = await run.step([draft])
             if step.text:
                 logprobs = await run.extend(judge, step.text)
+                if any(map(math.isnan, logprobs)):
+                    raise UnsupportedByEngine(
+                        "atts ranks steps by their log-probabilities, which the target engine hides; make it "
+                        "with a function that scores texts (TextDecoder's score=), or take another target"
+                    )
                 perplexity = math.exp(min(-math.fsum(logprobs) / len(logprobs), 700.0))
                 rejected = rejects(perplexity, seen, alpha)
                 seen.append(perplexity)

@@ -59,7 +59,7 @@ async def lm_beam_search(
     finished: list[tuple[float, Candidate]] = []  # score and sequence of the best n, best first
 
     for length in range(1, limit + 1):
-        logprobs = torch.stack(await gather(branch.next_logprobs() for branch in live))  # [beams, vocab]
+        logprobs = torch.stack(await gather(run.all_logprobs(branch) for branch in live))  # [beams, vocab]
         run.note_memory()
         flat = (totals[:, None] + logprobs).flatten()
         values, indices = flat.topk(min(max(2, 1 + len(eos)) * n, len(flat)))

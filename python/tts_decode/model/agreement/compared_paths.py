@@ -1,0 +1,190 @@
+"""The two paths of a decoder, the model's modules and the packed weights, beside the plain forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tts_kernels import KVPool, TreePlan, plan
+
+from ..device_steps import make_planner
+from ..hf import HFEngine, Output, StepContext
+from ..packed_model import LeanLayers, PackedModel, pack_layer
+from ..transfer import to_device
+from .check_program import NUM_PAGES, PAGE_SIZE, CheckProgram, CheckStep
+from .differences import Differences
+from .layer_calls import LayerCall
+from .plain_forward import PlainForward
+from .substitution import ReplayTopk, Weights, replaced_forwards
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, and with what.
+
+    dtype: of the computation. on_host: whether the CPU's kernels and their layout of pages serve, or those of
+    GPUs.
+    """
+
+    engine: HFEngine
+    layers: list[nn.Module]
+    weights: Weights
+    program: CheckProgram
+    plain: PlainForward
+    differences: Differences
+    dtype: torch.dtype
+    on_host: bool
+
+    def layer(self, layer: int, got: list[Tensor], path: str) -> None:
+        """got: float [..., T, hidden], the layer's outputs in each step."""
+        states = torch.cat(got, -2)
+        source = self.program.source.to(states.device)
+        before = self.plain.inputs[layer][..., source, :]
+        expected = self.plain.outputs[layer][..., source, :]
+        self.differences.compare_layer(states, before, expected, layer, self.program.places, path)
+
+    def states(self, got: list[Tensor], expected: Tensor, what: str, path: str) -> None:
+        """got: float [..., T, hidden] of each step. expected: float [..., N, hidden], of the texts."""
+        states = torch.cat(got, -2)
+        expected = expected[..., self.program.source.to(states.device), :]
+        self.differences.compare(states, expected, expected, what, self.program.places, path)
+
+    def logits(self, got: Tensor, path: str) -> None:
+        """got: float32 [rows, vocab] of all steps."""
+        assert self.plain.logits is not None
+        text, place = (index.to(got.device) for index in self.program.logit_index)
+        expected = self.plain.logits[text, place].float()
+        places = [self.program.places[row] for row in self.program.rows]
+        dtype = self.engine.dtype
+        self.differences.compare(got, expected, expected, "the logits", places, path, dtype=dtype)
+
+    def pool(self, num_layers: int) -> KVPool:
+        shape = self.engine.kv_shape
+        return KVPool(
+            num_layers=num_layers,
+            num_kv_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+            num_pages=NUM_PAGES,
+            dtype=self.dtype,
+            device=self.engine.device,
+            layout="packed" if self.on_host else "HND",
+        )
+
+
+class GeneralPath:
+    """The model's modules with attention over pages. Made, it has compared what is around the layers."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self._comparison = comparison
+        self._pool = comparison.pool(comparison.engine.kv_shape.num_layers)
+        self._contexts = [self._context(step) for step in comparison.program.steps]
+        self._calls: list[list[LayerCall]] = []  # of each step
+        plain, engine = comparison.plain, comparison.engine
+        outputs = [
+            self._around_layers(*pair) for pair in zip(comparison.program.steps, self._contexts, strict=True)
+        ]
+        for layer, inputs in enumerate(plain.inputs):
+            got = [calls[layer].hidden for calls in self._calls]
+            comparison.states(got, inputs, f"the input of layer {layer}", "general")
+        hidden = [output.hidden for output in outputs if output.hidden is not None]
+        comparison.states(hidden, plain.last, "the last hidden states", "general")
+        if engine.has_lm_head:
+            comparison.logits(torch.cat([output.logits for output in outputs]), "general")
+
+    def compare(self, layer: int) -> None:
+        """Its weights are substituted."""
+        made, plain = self._comparison, self._comparison.plain
+        forward = made.layers[layer].forward
+        got = []
+        for step, context, calls in zip(made.program.steps, self._contexts, self._calls, strict=True):
+            _copy_pages(self._pool, step)
+            source = step.source.to(made.engine.device)
+            chosen = [indices[source] for indices in plain.routing[layer]]
+            with made.engine.tree_attention(context, layer), ReplayTopk(chosen) if chosen else nullcontext():
+                got.append(calls[layer].run(forward, plain.inputs[layer][..., source, :]))
+        made.layer(layer, got, "general")
+
+    def _around_layers(self, step: CheckStep, context: StepContext) -> Output:
+        """The forward of a step in which each layer returns what it did in the plain one."""
+        made, device = self._comparison, self._comparison.engine.device
+        source = step.source.to(device)
+        step_calls: list[LayerCall] = []
+
+        def recorded(index: int, _forward: Callable[..., Any]) -> Callable[..., Any]:
+            def run(*args: Any, **kwargs: Any) -> Any:
+                step_calls.append(LayerCall(args, kwargs))
+                return made.plain.like[index](made.plain.returned[index][..., source, :])
+
+            return run
+
+        with replaced_forwards(made.layers, recorded):
+            output = made.engine.general_forward(
+                torch.tensor(step.inputs.tokens, device=device),
+                torch.tensor(step.inputs.positions, device=device),
+                torch.tensor(
+                    step.inputs.rows if made.engine.has_lm_head else [], dtype=torch.long, device=device
+                ),
+                context,
+                hidden=True,
+            )
+        self._calls.append(step_calls)
+        return output
+
+    def _context(self, step: CheckStep) -> StepContext:
+        made, inputs = self._comparison, step.inputs
+        slots = to_device(torch.from_numpy(inputs.slots), made.engine.device)
+        if made.on_host:
+            return StepContext(self._pool, slots, _host_plan(step))
+        planner = make_planner(
+            made.engine, self._pool
+        )  # each its own, as it writes its plans over one another
+        return StepContext(self._pool, slots, planner.update(inputs.tables, inputs.lengths, inputs.counts))
+
+
+class PackedPath:
+    """Packed weights on the CPU. Made, it has compared what is behind the layers."""
+
+    def __init__(self, comparison: Comparison, lean: PackedModel) -> None:
+        self._comparison = comparison
+        self._lean = lean
+        self._pool = comparison.pool(1)
+        self._plans = [_host_plan(step) for step in comparison.program.steps]
+        program, plain = comparison.program, comparison.plain
+        # Made of the weights outside the layers as they are substituted, unlike `lean`.
+        behind = LeanLayers(comparison.engine.base, lean.layers[:1])
+        normed = behind.final_norm(plain.returned[-1][program.source])
+        comparison.states([normed], plain.last, "the last hidden states", "packed")
+        if comparison.engine.has_lm_head:
+            comparison.logits(lean.logits(plain.last[program.source[program.rows]]), "packed")
+
+    def compare(self, layer: int) -> None:
+        """Its weights are substituted."""
+        made, program = self._comparison, self._comparison.program
+        base: Any = made.engine.base
+        packed = self._lean.layers[layer]
+        if made.weights.changes(layer):
+            packed = pack_layer(base.layers[layer], made.engine.windows[layer])
+        alone = LeanLayers(base, [packed])
+        got = []
+        for step, step_plan in zip(program.steps, self._plans, strict=True):
+            _copy_pages(self._pool, step)
+            states, positions = made.plain.inputs[layer][step.source], program.positions[step.source]
+            pages = self._pool, torch.from_numpy(step.inputs.slots), step_plan
+            alone.hidden_states(states, positions, torch.float32, pages)
+            got.append(states)
+        made.layer(layer, got, "packed")
+
+
+def _copy_pages(pool: KVPool, step: CheckStep) -> None:
+    if len(step.inputs.copies):
+        pool.copy(to_device(torch.from_numpy(step.inputs.copies), pool.k_pages.device))
+
+
+def _host_plan(step: CheckStep) -> TreePlan:
+    inputs = step.inputs
+    return plan(inputs.tables, inputs.lengths, inputs.counts, page_size=PAGE_SIZE)

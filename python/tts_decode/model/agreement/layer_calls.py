@@ -1,0 +1,62 @@
+"""Calls of a model's layers: what they are called with and what they return, whatever the model's class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..support.features import refusal
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """The arguments of one layer's call."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def hidden(self) -> Tensor:
+        """The hidden states that come in, [..., N, hidden], of all texts one behind the other."""
+        states: Tensor = self.args[0] if self.args else self.kwargs["hidden_states"]
+        return states.flatten(-3, -2)
+
+    def run(self, forward: Callable[..., Any], states: Tensor) -> Tensor:
+        """Calls a layer with other hidden states, [..., N, hidden] of one text; returns those it gives."""
+        states = states.unsqueeze(-3)
+        if self.args:
+            return hidden_of(forward(states, *self.args[1:], **self.kwargs))
+        return hidden_of(forward(**self.kwargs | {"hidden_states": states}))
+
+
+def hidden_of(result: Any) -> Tensor:
+    """The hidden states of what a layer returned, [..., N, hidden]."""
+    states: Tensor = result if isinstance(result, Tensor) else result[0]
+    return states.flatten(-3, -2)
+
+
+def returned_like(result: Any) -> Callable[[Tensor], Any]:
+    """What makes hidden states [..., N, hidden] of one text look as a layer returned them."""
+    if isinstance(result, Tensor):
+        return lambda hidden: hidden.unsqueeze(-3)
+    rest = (None,) * (len(result) - 1)
+    return lambda hidden: (hidden.unsqueeze(-3), *rest)
+
+
+def layers_of(model: nn.Module, attention: Sequence[nn.Module]) -> list[nn.Module]:
+    """For each attention module the largest module of a list that holds no other."""
+    names = {id(module): name for name, module in model.named_modules()}
+    paths = [names[id(module)].split(".") for module in attention]
+    layers = []
+    for path in paths:
+        for length in range(1, len(path) + 1):
+            others = sum(other[:length] == path[:length] for other in paths)
+            if others == 1 and isinstance(model.get_submodule(".".join(path[: length - 1])), nn.ModuleList):
+                layers.append(model.get_submodule(".".join(path[:length])))
+                break
+        else:
+            raise refusal(model, "layers that are not in a list")
+    return layers
