@@ -25,30 +25,33 @@ class HeldBranches:
     Attributes:
         candidates: those that ended so far; of concurrent branches in the order of their `gather`, whichever
             was faster.
+        held: the branches, in order. extra_roots: those of further prompts.
+        record: the tree. journal: None: the search is not recorded.
+        memory: samples of what was held. generated: tokens sampled.
     """
 
     def __init__(self, root: Branch, journal: Journal | None) -> None:
         self.root = root
         self.candidates: list[Candidate] = []
         self._ends: list[tuple[int, ...]] = []  # one a candidate, as `next_event` gave it; ascending
-        self._journal = journal
+        self.journal = journal
         self._agg_strategy = "last"
-        self._record = TreeRecord()
-        self._record.add_prompt(root)
-        self._held: dict[Branch, None] = {}  # in order; ids of branches are their decoder's alone
-        self._aside: set[Branch] = set()  # those of further prompts
-        self._memory: list[KVSample] = []
-        self._generated = 0
+        self.record = TreeRecord()
+        self.record.add_prompt(root)
+        self.held: dict[Branch, None] = {}
+        self.extra_roots: set[Branch] = set()
+        self.memory: list[KVSample] = []
+        self.generated = 0
 
     # -- what is known
 
     @property
     def tree(self) -> list[Node]:
-        return self._record.nodes
+        return self.record.nodes
 
     def node(self, branch: Branch) -> int:
         """Id of the branch's last node."""
-        return self._record.node(branch).id
+        return self.record.node(branch).id
 
     def aggregate_by(self, agg_strategy: str) -> None:
         """How the scores of a branch's steps become one, as `select.aggregation` says; "last" until set."""
@@ -62,27 +65,27 @@ class HeldBranches:
 
     def fork(self, branch: Branch, n: int = 1, at: int | None = None) -> list[Branch]:
         """`n` forks of the branch, held by the run; its last node counts as kept. at: as in `Branch.fork`."""
-        self._settle(branch)
+        self.record_new_tokens(branch)
         children = branch.fork(n, at)
-        if self._journal is not None:
-            self._journal.follow(children, branch)
+        if self.journal is not None:
+            self.journal.follow(children, branch)
         for child in children:
-            self._held[child] = None
-            self._record.follow(child, branch)
-            if branch in self._aside:
-                self._aside.add(child)
-        node = self._record.node(children[0])
+            self.held[child] = None
+            self.record.follow(child, branch)
+            if branch in self.extra_roots:
+                self.extra_roots.add(child)
+        node = self.record.node(children[0])
         if node.status == "open":
             node.status = "kept"
         return children
 
     def truncate(self, branch: Branch, length: int) -> None:
         """Rolls the branch back to `length` tokens; a node that it leaves behind counts as pruned."""
-        self._settle(branch)
-        node = self._record.node(branch)
+        self.record_new_tokens(branch)
+        node = self.record.node(branch)
         branch.truncate(length)
-        self._record.cut(branch, length)
-        if node is not self._record.node(branch) and node.status == "open":
+        self.record.cut(branch, length)
+        if node is not self.record.node(branch) and node.status == "open":
             node.status = "pruned"
 
     def prune(self, branches: Sequence[Branch]) -> None:
@@ -90,11 +93,11 @@ class HeldBranches:
         for branch in branches:
             self._check_held(branch)
         for branch in branches:
-            self._settle(branch)
-            node = self._record.node(branch)
+            self.record_new_tokens(branch)
+            node = self.record.node(branch)
             if node.status == "open":
                 node.status = "pruned"
-            self._release(branch)
+            self.release(branch)
 
     def end(self, branch: Branch, score: float | None = None) -> Candidate:
         """Make a candidate of the branch and release it.
@@ -104,8 +107,8 @@ class HeldBranches:
         self._check_held(branch)
         if score is None and branch.scores:
             score = self.aggregated([branch])[0]
-        self._settle(branch)
-        node = self._record.node(branch)
+        self.record_new_tokens(branch)
+        node = self.record.node(branch)
         candidate = Candidate(
             text=branch.text,
             tokens=tuple(branch.tokens[branch.prompt_length :]),
@@ -115,58 +118,58 @@ class HeldBranches:
             finish_reason=branch.finish_reason,
             node=node.id,
         )
-        self._note_end(branch)
+        self.note_end(branch)
         event = next_event()
         place = bisect(self._ends, event)
         self._ends.insert(place, event)
         self.candidates.insert(place, candidate)
-        self._release(branch)
+        self.release(branch)
         return candidate
 
     def note_memory(self) -> None:
         """Sample what the search holds; for after each forward, when tails are longest."""
-        branches = [self.root, *self._held]
+        branches = [self.root, *self.held]
         decoders = {id(branch.decoder): branch.decoder for branch in branches}
         resident = sum(
             decoder.resident_bytes([branch for branch in branches if branch.decoder is decoder])
             for decoder in decoders.values()
         )
         logical = sum(branch.length for branch in branches)
-        self._memory.append(KVSample(self._record.seconds, len(branches), logical, resident))
+        self.memory.append(KVSample(self.record.seconds, len(branches), logical, resident))
 
     # -- what becomes of branches
 
-    def _settle(self, branch: Branch, made: Step | None = None, began: float | None = None) -> Node | None:
+    def record_new_tokens(self, branch: Branch, made: Step | None = None, began: float | None = None) -> Node | None:
         """Records sampled tokens that are in no node yet: of the step `made`, or of one that was cancelled or
         still runs."""
-        recorded = self._record.end(branch)
+        recorded = self.record.end(branch)
         grown = branch.length - recorded
         if not grown:
             return None
-        self._generated += grown
+        self.generated += grown
         whole = made is not None and len(made.tokens) == grown
         text = made.text if made is not None and whole else branch.text_from(recorded)
-        return self._record.add(branch, text, began=self._record.seconds if began is None else began)
+        return self.record.add(branch, text, began=self.record.seconds if began is None else began)
 
-    def _note_end(self, branch: Branch) -> None:
-        node = self._record.node(branch)
+    def note_end(self, branch: Branch) -> None:
+        node = self.record.node(branch)
         if branch.finish_reason not in (None, "budget") and node.status != "prompt":
             node.status = "finished"
 
-    def _drop(self, branches: Sequence[Branch]) -> None:
+    def drop(self, branches: Sequence[Branch]) -> None:
         """Prunes those that are still held: the search may have ended first."""
-        self.prune([branch for branch in branches if branch in self._held])
+        self.prune([branch for branch in branches if branch in self.held])
 
     def _check_held(self, branch: Branch) -> None:
-        if branch not in self._held:
+        if branch not in self.held:
             raise ValueError(
                 f"{branch!r} is not held by this search: it ended, was pruned, or is the root or another "
                 "search's; fork it first"
             )
 
-    def _release(self, branch: Branch) -> None:
-        del self._held[branch]
-        self._aside.discard(branch)
-        self._record.forget(branch)
+    def release(self, branch: Branch) -> None:
+        del self.held[branch]
+        self.extra_roots.discard(branch)
+        self.record.forget(branch)
         if not branch.released:
             branch.release()

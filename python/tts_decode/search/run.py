@@ -83,14 +83,14 @@ class SearchRun(HeldBranches):
             )
         self.strategy = strategy
         try:
-            if self._journal is not None:
-                self._journal.begin(strategy, options, self.root)
+            if self.journal is not None:
+                self.journal.begin(strategy, options, self.root)
             yield
         finally:
-            for branch in list(self._held):
-                self._release(branch)
-            if self._journal is not None:
-                self._journal.close()
+            for branch in list(self.held):
+                self.release(branch)
+            if self.journal is not None:
+                self.journal.close()
 
     # -- what it knows
 
@@ -116,19 +116,19 @@ class SearchRun(HeldBranches):
         """One step each, to its own boundary; each becomes a node of the tree. sampling: as in
         `Branch.step`."""
         for branch in branches:
-            self._settle(branch)
-        began = self._record.seconds
+            self.record_new_tokens(branch)
+        began = self.record.seconds
 
         async def step(branch: Branch) -> tuple[Step, float]:
-            if self._journal is None:
+            if self.journal is None:
                 made = await branch.step(**sampling)
             else:
-                made = await self._journal.step(branch, sampling)
-            return made, self._record.seconds
+                made = await self.journal.step(branch, sampling)
+            return made, self.record.seconds
 
         steps = await gather(step(branch) for branch in branches)
         for branch, (made, ended) in zip(branches, steps, strict=True):
-            if node := self._settle(branch, made, began):
+            if node := self.record_new_tokens(branch, made, began):
                 node.ended = ended
         self.note_memory()
         return [made for made, _ in steps]
@@ -144,12 +144,12 @@ class SearchRun(HeldBranches):
 
         A finished branch is open again afterwards.
         """
-        self._settle(branch)
-        began, before = self._record.seconds, branch.length
+        self.record_new_tokens(branch)
+        began, before = self.record.seconds, branch.length
         logprobs = await self._numbers([branch], lambda: _listed(branch.extend(tokens)), again=True)
         if branch.length > before:
             text = tokens if isinstance(tokens, str) else branch.text_from(before)
-            self._record.add(branch, text, began=began, forced=True)
+            self.record.add(branch, text, began=began, forced=True)
         return logprobs
 
     async def next_logprobs(self, branch: Branch, token_ids: Sequence[int]) -> list[float]:
@@ -159,9 +159,9 @@ class SearchRun(HeldBranches):
     async def all_logprobs(self, branch: Branch) -> Tensor:
         """Log-probabilities of the branch's next token, nats: float32 [vocab]. A resumed search computes them
         again, as they are too much for a journal."""
-        if self._journal is None:
+        if self.journal is None:
             return await branch.next_logprobs()
-        return await self._journal.repeated_on(branch, branch.next_logprobs)
+        return await self.journal.repeated_on(branch, branch.next_logprobs)
 
     async def logprobs_of(self, branch: Branch, tokens: str | Sequence[int]) -> list[float]:
         """Log-probabilities of a continuation that is not kept, nats, one a token."""
@@ -200,15 +200,15 @@ class SearchRun(HeldBranches):
 
         try:
             key = f"{asked:x}-{count}"
-            branch = await (make() if self._journal is None else self._journal.root(key, make))
+            branch = await (make() if self.journal is None else self.journal.root(key, make))
         except PromptTooLong as error:  # which a strategy may take for the end of one line of several
             self._cut = self._cut or str(error)
             raise
         if question is not None:
             branch.prompt = question
-        self._held[branch] = None
-        self._aside.add(branch)
-        self._record.add_prompt(branch, sources)
+        self.held[branch] = None
+        self.extra_roots.add(branch)
+        self.record.add_prompt(branch, sources)
         return branch
 
     async def ask(
@@ -232,10 +232,10 @@ class SearchRun(HeldBranches):
         try:
             await gather(self.complete(branch) for branch in branches)
             for branch in branches:
-                self._note_end(branch)
+                self.note_end(branch)
             return [branch.text for branch in branches]
         finally:
-            self._drop(branches)
+            self.drop(branches)
 
     async def p_yes(
         self,
@@ -251,7 +251,7 @@ class SearchRun(HeldBranches):
         try:
             return await self.p_first(asked, yes, no)
         finally:
-            self._drop([asked])
+            self.drop([asked])
 
     async def p_first(self, branch: Branch, first: str, second: str) -> float:
         """P(first) / (P(first) + P(second)) as continuations of the branch, neither of which is kept."""
@@ -267,9 +267,9 @@ class SearchRun(HeldBranches):
         self, branches: Sequence[Branch], call: Callable[[], Awaitable[list[float]]], *, again: bool = False
     ) -> list[float]:
         """What the engine or a scorer says of branches. again: as in `Journal.numbers`."""
-        if self._journal is None:
+        if self.journal is None:
             return await call()
-        return await self._journal.numbers(branches, call, again=again)
+        return await self.journal.numbers(branches, call, again=again)
 
     # -- scores
 
@@ -280,7 +280,7 @@ class SearchRun(HeldBranches):
         scores = await self._numbers(branches, lambda: self._scored(branches, scorer))
         for branch, score in zip(branches, scores, strict=True):
             branch.scores.append(score)
-            self._record.node(branch).score = score
+            self.record.node(branch).score = score
         return scores
 
     async def _scored(self, branches: Sequence[Branch], scorer: Scorer) -> list[float]:
@@ -328,7 +328,7 @@ class SearchRun(HeldBranches):
         """Replace each branch by `counts[i]` forks of itself, in order; 0 prunes it."""
         children = []
         kept = [branch for branch, count in zip(live, counts, strict=True) if count]
-        kv_tokens, kept_tokens = self._record.shared_tokens(live), self._record.shared_tokens(kept)
+        kv_tokens, kept_tokens = self.record.shared_tokens(live), self.record.shared_tokens(kept)
         for branch, count in zip(live, counts, strict=True):
             if count:
                 children += self.fork(branch, count)
@@ -352,17 +352,17 @@ class SearchRun(HeldBranches):
 
     async def append(self, branch: Branch, token: int) -> None:
         """A token that the strategy chose, as a sampled one: a node, and counted as generated."""
-        self._settle(branch)
-        began = self._record.seconds
+        self.record_new_tokens(branch)
+        began = self.record.seconds
         await self._numbers([branch], lambda: _listed(branch.extend([token])), again=True)
-        self._settle(branch, began=began)
+        self.record_new_tokens(branch, began=began)
 
     def add_leaf(self, branch: Branch, token: int, logprob: float, score: float) -> int:
         """Record a last token after the branch, which itself stays where it is; the id of the new node."""
         text = branch.text_of([token])
-        node = self._record.add_below(branch, text, (token,), (logprob,))
+        node = self.record.add_below(branch, text, (token,), (logprob,))
         node.score, node.status = score, "finished"
-        self._generated += 1
+        self.generated += 1
         return node.id
 
     # -- the end
@@ -374,12 +374,12 @@ class SearchRun(HeldBranches):
         The best candidate, unless given, is the highest score among the complete ones, or among all if none
         is complete; ties go to the first of `candidates`.
         """
-        for branch in list(self._held):
-            if branch not in self._aside:
+        for branch in list(self.held):
+            if branch not in self.extra_roots:
                 self.end(branch)
         if not self.candidates:  # stopped before the first fork
             self.end(self.fork(self.root)[0])
-        nodes, ids = self._record.ordered()
+        nodes, ids = self.record.ordered()
         best, *candidates = (
             replace(candidate, node=ids[candidate.node])
             for candidate in (best or max(self.candidates, key=_rank), *self.candidates)
@@ -389,7 +389,7 @@ class SearchRun(HeldBranches):
             best,
             tuple(candidates),
             tuple(nodes),
-            SearchStats(self._record.seconds, self._generated, tuple(self._memory), tuple(self._selections)),
+            SearchStats(self.record.seconds, self.generated, tuple(self.memory), tuple(self._selections)),
             votes,
             self.stopped or self._spent or self._cut,
         )
