@@ -505,7 +505,7 @@ def test_decoders_of_a_model_notice_alike_and_share_what_is_packed() -> None:
                 await root.next_logprobs()
             await root.recompute()
             close(await root.next_logprobs(), expected(model, PROMPT))
-        assert first.runtime.engine.lean is second.runtime.engine.lean
+        assert first.runtime.engine.packed is second.runtime.engine.packed
         assert first.weights_epoch == second.weights_epoch
 
     asyncio.run(train())
@@ -589,13 +589,13 @@ def test_frequencies_that_each_forward_writes_are_no_change(pack_weights: bool) 
 
     async def rollout() -> None:
         root = await decoder.root(PROMPT, SamplingParams(max_step_tokens=5))
-        epoch, packed = decoder.weights_epoch, decoder.runtime.engine.lean
+        epoch, packed = decoder.weights_epoch, decoder.runtime.engine.packed
         (child,) = root.fork()
         for branch in (root, child):
             await branch.step()
             close(await branch.next_logprobs(), expected(model, branch.tokens))
         assert make(model, pack_weights=pack_weights).weights_epoch == epoch == decoder.weights_epoch
-        assert decoder.runtime.engine.lean is packed
+        assert decoder.runtime.engine.packed is packed
         model.model.rotary_emb.inv_freq.mul_(0.5)
         assert decoder.weights_epoch > epoch
 

@@ -40,7 +40,7 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
 def make(model: PreTrainedModel, config: SparseConfig | None = CONFIG, **options: Any) -> TreeDecoder:
     decoder = TreeDecoder(model, byte_tokenizer(), kv_bytes=1 << 24, sparse=config, **options)
     assert (
-        decoder.runtime.engine.lean is not None
+        decoder.runtime.engine.packed is not None
     )  # the packed path, whose products do not depend on the batch
     return decoder
 

@@ -92,12 +92,12 @@ class Call:
     @contextmanager
     def current(self) -> Iterator[None]:
         """The requests made inside are its own, those of tasks that are started there too."""
-        before = _current.set(self)
+        before = current_call.set(self)
         try:
             with own_place():
                 yield
         finally:
-            _current.reset(before)
+            current_call.reset(before)
 
     def add(self, request: Tracked, released: Callable[[], None]) -> None:
         """released: called when it is not held any more."""
@@ -127,9 +127,5 @@ class Call:
         return self.ended or (bool(waiting) and all(request.held for request in waiting))
 
 
-def current_call() -> Call | None:
-    return _current.get()
-
-
-_current: ContextVar[Call | None] = ContextVar("call", default=None)
+current_call: ContextVar[Call | None] = ContextVar("call", default=None)  # whose requests are made now
 _BEGINNING = Hold(0, 0, 0, 1 << 30)  # last in order

@@ -147,7 +147,7 @@ class TreeBranch(LivePath):
             return Step("", (), (), (), self.finish_reason)
         if params.suppress_token_ids:
             params.check_vocabulary(self.runtime.engine.config.vocab_size)
-        if self.logits is None:
+        if self.logits is None and self.kv_length == len(self.tokens):
             self.drop_logits()
         return await self._scheduler.submit(StepRequest(self, params, overrides.get("seed", self.seed)))
 

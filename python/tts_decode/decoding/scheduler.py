@@ -26,6 +26,7 @@ from ..errors import BranchReleased, StaleKV
 from ..model.host_steps import StepInputs
 from ..model.sparse import SparseConfig, SparseReads
 from .cost_meter import CostMeter
+from .live_path import LivePath
 from .requests import Feed, Request, RootRequest, StepRequest
 from .runtime import Runtime
 from .sampler import Draw, sample
@@ -65,7 +66,7 @@ class Scheduler:
         self._join(loop)
         request.future = loop.create_future()
         request.start()
-        if (call := current_call()) is not None:
+        if (call := current_call.get()) is not None:
             call.add(request, self._note_arrival)
         self._waiting.append(request)
         self._note_arrival()
@@ -140,7 +141,8 @@ class Scheduler:
         self.seconds += time.perf_counter() - started
 
     def _serve_waiting(self) -> None:
-        self.runtime.follow_weights()
+        if self.runtime.engine.weights.check() != self.runtime.weights_epoch:
+            self.runtime.follow_weights()
         for request in self._waiting:
             if request.admitted and (request.path.released or request.path.stale):
                 self._check_path(request)
@@ -239,7 +241,7 @@ class Scheduler:
         for request in turn:
             request.begin_tick()
         self._drop_done()
-        return self._choose_batch([request for request in turn if not request.future.done()])
+        return self._choose_batch(turn)
 
     def _choose_batch(self, turn: list[Request[Any]]) -> list[Feed]:
         """Tokens to feed in this tick: single ones first, then runs in chunks; as rows and pages go."""
@@ -249,7 +251,11 @@ class Scheduler:
         blocked: tuple[Request[Any], int] | None = None
         singles: list[tuple[Request[Any], list[int]]] = []
         runs: list[tuple[Request[Any], list[int]]] = []
+        others = len(self._waiting)  # who have no turn
         for request in turn:
+            if request.future.done():
+                continue
+            others -= 1
             if request.admitted:
                 tokens = self._next_tokens(request)
                 (runs if len(tokens) > 1 else singles).append((request, tokens))
@@ -267,8 +273,8 @@ class Scheduler:
             taken += needed
             rows -= count
             batch.append(Feed(request, tokens[:count]))
-        if not batch and len(turn) < len(self._waiting):
-            return batch  # others may go on
+        if not batch and others:
+            return batch  # they may go on
         stuck = blocked is not None and not batch and all(tokens for _, tokens in singles)
         kv.serving = None if stuck else self._loop
         alone = stuck and not kv.others_serve(self._loop)
@@ -304,21 +310,24 @@ class Scheduler:
         """One forward for all feeds; hands out its rows, returns all logits (float32 [rows, vocab])."""
         runtime = self.runtime
         tree = runtime.tree
-        paths = [feed.request.path for feed in batch]
-        ids = [path.id for path in paths]
+        paths: list[LivePath] = []
+        ids: list[int] = []
+        counts: list[int] = []
+        for feed in batch:
+            paths.append(feed.request.path)
+            ids.append(feed.request.path.id)
+            counts.append(len(feed.tokens))
         reads = None if runtime.sparse is None else self._reads(batch, runtime.sparse)
         appended = tree.append(ids, self._tree_tokens(batch, reads))
         runtime.kv.note_peak()
         try:
             tables, lengths = tree.block_tables(ids)
-            counts = np.array([len(feed.tokens) for feed in batch], dtype=np.int32)
             tokens: list[int] = []
             positions: list[int] = []
             embeds: list[Tensor] = []
             rows: list[int] = []  # tokens whose logits are wanted
             hidden = False
-            for path, feed in zip(paths, batch, strict=True):
-                count = len(feed.tokens)
+            for path, feed, count in zip(paths, batch, counts, strict=True):
                 wanted = feed.request.logit_rows(count)
                 rows.extend(range(len(tokens) + wanted.start, len(tokens) + wanted.stop))
                 tokens.extend(feed.tokens)
@@ -338,7 +347,7 @@ class Scheduler:
                 appended.copies,
                 tables,
                 lengths,
-                counts,
+                np.array(counts, dtype=np.int32),
                 reads,
                 torch.stack(embeds) if embeds else None,
             )

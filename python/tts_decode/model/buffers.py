@@ -31,9 +31,14 @@ class Buffers:
         if not 0 < 4 * size <= MOST_KEPT:
             return torch.empty((rows, columns))
         with self._lock:
-            in_use = [(memory, used) for memory, used in self._kept if used() is not None]
-            free = [memory for memory, used in self._kept if used() is None and len(memory) >= size]
-            memory = free[0] if free else np.empty(size, np.float32)
+            memory, kept = None, []
+            for known, used in self._kept:
+                if used() is not None:
+                    kept.append((known, used))
+                elif memory is None and len(known) >= size:
+                    memory = known
+            if memory is None:
+                memory = np.empty(size, np.float32)
             part = memory[:size]
-            self._kept = [*in_use, (memory, weakref.ref(part))]
+            self._kept = [*kept, (memory, weakref.ref(part))]
         return torch.from_numpy(part).view(rows, columns)

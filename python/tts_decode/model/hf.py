@@ -24,7 +24,7 @@ from tts_kernels.device import checked_device
 
 from ..cost.forward import SparseCounts
 from ..errors import UnsupportedModel
-from .packed_model import PackedModel, lean_model, packed_others, serves
+from .packed_model import PackedModel, pack_model, packed_others, serves
 from .shape import shape_of_model
 from .sparse import SparseStep
 from .support.features import (
@@ -206,6 +206,7 @@ class HFEngine:
         refuse_placement(model)
         model.eval()
         self.model = model
+        self.dtype = model.dtype
         self.has_lm_head = model.get_output_embeddings() is not None
         self.config = model.config.get_text_config(decoder=True)
         self._pack_weights = pack_weights
@@ -232,9 +233,9 @@ class HFEngine:
             self.base = self._check_structure(probe)  # what gives the last hidden states, without head
             self.shape = shape_of_model(model, kv_shape)
         self.attention_modules = tuple(probe.modules)
-        self.lean: PackedModel | None = None
+        self.packed: PackedModel | None = None
         if self._pack_weights and self.device.type == "cpu" and serves(model):
-            self.lean = lean_model(model, self.windows, self.weights.epoch)
+            self.packed = pack_model(model, self.windows, self.weights.epoch)
         return kv_shape
 
     def _follow_weights(self) -> None:
@@ -244,8 +245,8 @@ class HFEngine:
             UnsupportedModel: what the KV pages and the vocabulary were made for changed too.
         """
         if self._placing == self.weights.placing:
-            if self.lean is not None and self.lean.epoch != self.weights.epoch:
-                self.lean = lean_model(self.model, self.windows, self.weights.epoch)
+            if self.packed is not None and self.packed.epoch != self.weights.epoch:
+                self.packed = pack_model(self.model, self.windows, self.weights.epoch)
             return
         if not self.model.training:
             self.model.eval()  # modules that are new
@@ -256,11 +257,7 @@ class HFEngine:
 
     def _properties(self) -> dict[str, object]:
         table: Tensor = self.model.get_input_embeddings().weight  # type: ignore[assignment]
-        return {"device": self.device, "dtype": self.dtype, "embedding table": list(table.shape)}
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.model.dtype
+        return {"device": self.device, "dtype": self.model.dtype, "embedding table": list(table.shape)}
 
     @property
     def max_positions(self) -> int | None:
@@ -296,8 +293,8 @@ class HFEngine:
         the S tokens of id -1, in order.
         """
         self._follow_weights()
-        if self.lean is not None:
-            return self._packed_forward(self.lean, tokens, positions, rows, context, hidden, embeds)
+        if self.packed is not None:
+            return self._packed_forward(self.packed, tokens, positions, rows, context, hidden, embeds)
         return self.general_forward(tokens, positions, rows, context, hidden=hidden, embeds=embeds)
 
     def general_forward(
@@ -335,7 +332,7 @@ class HFEngine:
 
     def _packed_forward(
         self,
-        lean: PackedModel,
+        packed: PackedModel,
         tokens: Tensor,
         positions: Tensor,
         rows: Tensor | None,
@@ -347,7 +344,7 @@ class HFEngine:
         if isinstance(context.plan, TreePlan) and context.masses is None and context.sparse is None:
             dense = context.pool, context.slots, context.plan
         with torch.inference_mode():
-            states = lean.hidden_states(
+            states = packed.hidden_states(
                 self._embed(tokens, embeds).float(),
                 positions,
                 self.dtype,
@@ -356,7 +353,7 @@ class HFEngine:
             if rows is not None and not len(rows):
                 logits = torch.empty((0, self.config.vocab_size))
             else:
-                logits = lean.logits(states if rows is None else states[rows])
+                logits = packed.logits(states if rows is None else states[rows])
         masses = None if context.masses is None else context.masses.mean()
         return Output(logits, states if hidden else None, masses)
 

@@ -43,7 +43,7 @@ _PARTS = (
 )  # beside classes of the model's own
 
 
-class LeanLayers:
+class PackedLayers:
     """The forward over packed layers of a base model, and over its final norm."""
 
     def __init__(self, base: Any, layers: Sequence[DecoderLayer]) -> None:
@@ -80,7 +80,8 @@ class LeanLayers:
         queries, keys and values.
         attend: how, or where to all that the plan has.
         """
-        cos, sin = (part[0].contiguous() for part in self._rotary(embeds, positions[None]))
+        cos, sin = self._rotary(embeds, positions[None])
+        cos, sin = cos[0].contiguous(), sin[0].contiguous()
         if isinstance(attend, tuple):
             self._layers(embeds, cos, sin, *attend, dtype)
         else:
@@ -112,7 +113,7 @@ class LeanLayers:
             packed_linear(gated, layer.down, add_to=x)
 
 
-class PackedModel(LeanLayers):
+class PackedModel(PackedLayers):
     """Weights of a model as the kernels read them: a copy, made at an epoch of the weights."""
 
     def __init__(self, model: Any, windows: Sequence[int | None], epoch: int) -> None:
@@ -134,7 +135,7 @@ class PackedModel(LeanLayers):
 _made: WeakKeyDictionary[Any, PackedModel] = WeakKeyDictionary()  # by their models
 
 
-def lean_model(model: Any, windows: Sequence[int | None], epoch: int) -> PackedModel:
+def pack_model(model: Any, windows: Sequence[int | None], epoch: int) -> PackedModel:
     """One for all decoders of a model."""
     made = _made.get(model)
     if made is None or made.epoch != epoch:

@@ -139,7 +139,9 @@ class HeldBranches:
 
     # -- what becomes of branches
 
-    def record_new_tokens(self, branch: Branch, made: Step | None = None, began: float | None = None) -> Node | None:
+    def record_new_tokens(
+        self, branch: Branch, made: Step | None = None, began: float | None = None
+    ) -> Node | None:
         """Records sampled tokens that are in no node yet: of the step `made`, or of one that was cancelled or
         still runs."""
         recorded = self.record.end(branch)

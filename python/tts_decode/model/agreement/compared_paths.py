@@ -14,7 +14,7 @@ from tts_kernels import KVPool, TreePlan, plan
 
 from ..device_steps import make_planner
 from ..hf import HFEngine, Output, StepContext
-from ..packed_model import LeanLayers, PackedModel, pack_layer
+from ..packed_model import PackedLayers, PackedModel, pack_layer
 from ..transfer import to_device
 from .check_program import NUM_PAGES, PAGE_SIZE, CheckProgram, CheckStep
 from .differences import Differences
@@ -149,27 +149,27 @@ class GeneralPath:
 class PackedPath:
     """Packed weights on the CPU. Made, it has compared what is behind the layers."""
 
-    def __init__(self, comparison: Comparison, lean: PackedModel) -> None:
+    def __init__(self, comparison: Comparison, packed: PackedModel) -> None:
         self._comparison = comparison
-        self._lean = lean
+        self._model = packed
         self._pool = comparison.pool(1)
         self._plans = [_host_plan(step) for step in comparison.program.steps]
         program, plain = comparison.program, comparison.plain
-        # Made of the weights outside the layers as they are substituted, unlike `lean`.
-        behind = LeanLayers(comparison.engine.base, lean.layers[:1])
+        # Made of the weights outside the layers as they are substituted, unlike `packed`.
+        behind = PackedLayers(comparison.engine.base, packed.layers[:1])
         normed = behind.final_norm(plain.returned[-1][program.source])
         comparison.states([normed], plain.last, "the last hidden states", "packed")
         if comparison.engine.has_lm_head:
-            comparison.logits(lean.logits(plain.last[program.source[program.rows]]), "packed")
+            comparison.logits(packed.logits(plain.last[program.source[program.rows]]), "packed")
 
     def compare(self, layer: int) -> None:
         """Its weights are substituted."""
         made, program = self._comparison, self._comparison.program
         base: Any = made.engine.base
-        packed = self._lean.layers[layer]
+        packed = self._model.layers[layer]
         if made.weights.changes(layer):
             packed = pack_layer(base.layers[layer], made.engine.windows[layer])
-        alone = LeanLayers(base, [packed])
+        alone = PackedLayers(base, [packed])
         got = []
         for step, step_plan in zip(program.steps, self._plans, strict=True):
             _copy_pages(self._pool, step)

@@ -95,7 +95,7 @@ def check_agreement(engine: HFEngine, *, on_host: bool) -> SelfCheck:
             f"{type(model).__name__} cannot be compared with its own forward ({type(error).__name__}: "
             f"{error}): pass check=False to use it unchecked"
         ) from error
-    paths = ("general", "packed") if engine.lean is not None else ("general",)
+    paths = ("general", "packed") if engine.packed is not None else ("general",)
     done = SelfCheck(time.perf_counter() - started, check.worst, check.place, check.tolerance, paths)
     if key is not None:
         _checked[model] = key, done
@@ -112,7 +112,7 @@ def _fingerprint(engine: HFEngine, on_host: bool) -> Any:
         return None
     return (
         on_host,
-        engine.lean is not None,
+        engine.packed is not None,
         tuple(engine.windows),
         engine.config._attn_implementation,
         engine.weights.epoch,
@@ -167,8 +167,8 @@ def _compare(engine: HFEngine, on_host: bool) -> Differences:
         plain = PlainForward(engine, layers, weights, program)
         comparison = Comparison(engine, layers, weights, program, plain, differences, dtype, on_host)
         paths: list[GeneralPath | PackedPath] = [GeneralPath(comparison)]
-        if engine.lean is not None:
-            paths.append(PackedPath(comparison, engine.lean))
+        if engine.packed is not None:
+            paths.append(PackedPath(comparison, engine.packed))
         for layer in range(len(layers)):
             with weights.layer(layer):
                 plain.finish(layer)

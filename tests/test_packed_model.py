@@ -30,8 +30,8 @@ async def next_logprobs(decoder: TreeDecoder, prompt: list[int] = PROMPT) -> tor
         root.release()
 
 
-def is_lean(decoder: TreeDecoder) -> bool:
-    return decoder.runtime.engine.lean is not None
+def is_packed(decoder: TreeDecoder) -> bool:
+    return decoder.runtime.engine.packed is not None
 
 
 @pytest.mark.parametrize("family", SERVED)
@@ -50,10 +50,10 @@ def test_both_forwards_agree(family: str, chunk: int) -> None:
         soft = await three.extend_embeds(torch.ones(2, 64))
         return [*await texts, soft, *(await gather(b.next_logprobs() for b in (one, two, three)))]
 
-    lean, plain = make(model, max_batch_tokens=chunk), make(model, pack_weights=False)
-    assert is_lean(lean)
-    assert not is_lean(plain)
-    for ours, theirs in zip(lean.run(search(lean)), plain.run(search(plain)), strict=True):
+    packed, plain = make(model, max_batch_tokens=chunk), make(model, pack_weights=False)
+    assert is_packed(packed)
+    assert not is_packed(plain)
+    for ours, theirs in zip(packed.run(search(packed)), plain.run(search(plain)), strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=0)
 
 
@@ -64,9 +64,9 @@ def test_bfloat16_is_no_worse_than_the_models_own(family: str) -> None:
     exact = tiny_model(family, seed=1)
     exact.load_state_dict(model.state_dict())
     error = {
-        lean: (decoder.run(next_logprobs(decoder)) - truth).abs().mean()
-        for lean in (True, False)
-        for decoder in [make(model, pack_weights=lean)]
+        packed: (decoder.run(next_logprobs(decoder)) - truth).abs().mean()
+        for packed in (True, False)
+        for decoder in [make(model, pack_weights=packed)]
         for truth in [make(exact, pack_weights=False).run(next_logprobs(make(exact, pack_weights=False)))]
     }
     assert error[True] <= 1.1 * error[False]
@@ -102,8 +102,8 @@ def test_steps_draw_the_same_tokens() -> None:
         await gather(branch.step() for branch in branches)
         return [branch.tokens for branch in branches]
 
-    lean, plain = make(model), make(model, pack_weights=False)
-    assert lean.run(texts(lean)) == plain.run(texts(plain))
+    packed, plain = make(model), make(model, pack_weights=False)
+    assert packed.run(texts(packed)) == plain.run(texts(plain))
 
 
 @pytest.mark.parametrize("how", ["in place", "replaced", "data", "module"])
@@ -132,7 +132,7 @@ def test_weights_that_change_are_packed_again(how: str) -> None:
 def test_decoders_of_a_model_share_what_is_packed_and_it_goes_with_the_model() -> None:
     model = tiny_model()
     first, second = make(model), make(model)
-    assert first.runtime.engine.lean is second.runtime.engine.lean
+    assert first.runtime.engine.packed is second.runtime.engine.packed
     gone, packed = weakref.ref(model), len(_made)
     del model, first, second
     gc.collect()
@@ -209,7 +209,7 @@ def test_what_one_layer_has_alone_counts(what: str, loaded: bool) -> None:
         change(model)
         decoder = make(model)
     actual = decoder.run(next_logprobs(decoder))
-    assert not is_lean(decoder)
+    assert not is_packed(decoder)
     with torch.no_grad():
         expected = model(torch.tensor([PROMPT])).logits[0, -1].log_softmax(-1)
     torch.testing.assert_close(actual, expected, atol=2e-4, rtol=0)
@@ -233,7 +233,7 @@ def test_other_models_run_as_transformers_has_them(family: str, options: dict[st
     if change is not None:
         change(model)
     decoder = make(model)
-    assert not is_lean(decoder)
+    assert not is_packed(decoder)
     with torch.no_grad():
         expected = model(torch.tensor([PROMPT])).logits[0, -1].log_softmax(-1)
     torch.testing.assert_close(decoder.run(next_logprobs(decoder)), expected, atol=2e-4, rtol=0)
@@ -244,7 +244,7 @@ def test_models_made_in_inference_mode_are_served_without_packing() -> None:
     with torch.inference_mode():
         model = tiny_model()
     decoder, plain = make(model), make(tiny_model())
-    assert not is_lean(decoder)
+    assert not is_packed(decoder)
     expected = plain.run(next_logprobs(plain))
     torch.testing.assert_close(decoder.run(next_logprobs(decoder)), expected, atol=2e-4, rtol=0)
 
@@ -255,7 +255,7 @@ def test_biases_of_attention_are_added() -> None:
         for projection in ("q_proj", "k_proj", "v_proj", "o_proj"):
             torch.nn.init.normal_(getattr(layer.self_attn, projection).bias)
     decoder = make(model)
-    assert is_lean(decoder)
+    assert is_packed(decoder)
     with torch.no_grad():
         expected = model(torch.tensor([PROMPT])).logits[0, -1].log_softmax(-1)
     torch.testing.assert_close(decoder.run(next_logprobs(decoder)), expected, atol=2e-4, rtol=0)
@@ -263,11 +263,11 @@ def test_biases_of_attention_are_added() -> None:
 
 def test_a_class_head_does_not_matter() -> None:
     model = tiny_model(auto=hf.AutoModelForSequenceClassification, num_labels=2)
-    lean, plain = make(model), make(model, pack_weights=False)
-    assert is_lean(lean)
+    packed, plain = make(model), make(model, pack_weights=False)
+    assert is_packed(packed)
 
     async def states(decoder: TreeDecoder) -> torch.Tensor:
         root = await decoder.root(PROMPT)
         return await root.read([1, 2, 3], [0, 1, 2])
 
-    torch.testing.assert_close(lean.run(states(lean)), plain.run(states(plain)), atol=2e-4, rtol=0)
+    torch.testing.assert_close(packed.run(states(packed)), plain.run(states(plain)), atol=2e-4, rtol=0)
