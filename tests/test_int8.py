@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tts_kernels import KVPool, KVTree, _core, append_kv, copy_pages, gather_kv, reference, tree_attention
-from tts_kernels.selection import Selection
+from tts_kernels.plans.selection import Selection
 
 ROW_DTYPES = [torch.float32, torch.bfloat16]
 HEAD_DIMS = [32, 48, 64, 80, 96, 112, 128, 192, 256]

@@ -18,7 +18,7 @@ from tts_kernels import (
     score_pages,
     select_top_pages,
 )
-from tts_kernels.selection import Selection
+from tts_kernels.plans.selection import Selection
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

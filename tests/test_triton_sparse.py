@@ -23,8 +23,8 @@ from tts_kernels import (
     select_top_pages,
     tree_attention,
 )
-from tts_kernels.device_plan import SelectOptions, WorkLayout
-from tts_kernels.selection import Selection
+from tts_kernels.backends.launch import SelectOptions, WorkLayout
+from tts_kernels.plans.selection import Selection
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

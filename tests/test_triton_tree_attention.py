@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from paged_cases import LAYOUTS, PagedCase, far_pages, in_layout, make_paged_case
 from torch import Tensor
 
-from tts_kernels import DevicePlan, WorkCapacity, backend, tree_attention
-from tts_kernels.device_plan import AttentionOptions, WorkLaunch, WorkLayout
+from tts_kernels import DevicePlan, WorkCapacity, tree_attention
+from tts_kernels.backends import choice
+from tts_kernels.backends.launch import AttentionOptions, WorkLaunch, WorkLayout
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -253,7 +254,7 @@ def merge_only(
     pages = torch.zeros((1, 1, 16, head_dim), device=device)
     out, lse = torch.full_like(q, torch.nan), torch.full(q.shape[:2], torch.nan, device=device)
     launch = WorkLaunch(work.to(device), partials, capacity, 0, 16)
-    kernel = backend.kernel("tree_attention", pages)
+    kernel = choice.kernel("tree_attention", pages)
     kernel(q, pages, pages, launch, AttentionOptions(1.0, 0, 0.0), out, lse)
     return out.cpu(), lse.cpu()
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from tts_kernels.checks.memory import contiguous
-from tts_kernels.checks.values import listed_dtypes
+from .memory import contiguous
+from .values import listed_dtypes
 
 Sizes = dict[str, int]
 

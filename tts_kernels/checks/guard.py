@@ -10,9 +10,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
-from tts_kernels.checks.arrays import require_dense
-from tts_kernels.checks.memory import check_storage, share_memory
-from tts_kernels.checks.signature import Footprint, Signature
+from .arrays import require_dense
+from .memory import check_storage, share_memory
+from .signature import Footprint, Signature
 
 _MOST_FORMS = 4096
 # The signature of arguments by name: what an operator takes may depend on the dtype of the pages.

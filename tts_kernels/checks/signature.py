@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tts_kernels.checks.arrays import Array, Sizes, evaluate, names_in, require_dense
-from tts_kernels.checks.memory import extent, overlaps_itself
+from .arrays import Array, Sizes, evaluate, names_in, require_dense
+from .memory import extent, overlaps_itself
 
 
 class Number(NamedTuple):

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tts_kernels import _core, backend
-from tts_kernels.checks import Array, Signature
-from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import (
+from .. import _core
+from ..backends.choice import kernel
+from ..checks import Array, Signature
+from ..checks.pages import (
     INT32,
     are_plain,
     kind_of_pages,
@@ -24,6 +24,7 @@ from tts_kernels.ops._pages import (
     summary_view,
     token_rows,
 )
+from .operator import register
 
 
 def _takes(values: Mapping[str, Any]) -> Signature:
@@ -116,11 +117,11 @@ def _append_kv_plain(
     scales: Tensor | None = None,
 ) -> None:
     if scales is None:
-        backend.kernel("append_kv", k_pages)(k, v, k_pages, v_pages, slots)
+        kernel("append_kv", k_pages)(k, v, k_pages, v_pages, slots)
     else:
-        backend.kernel("append_scaled", k_pages)(k, v, k_pages, v_pages, slots, scales)
+        kernel("append_scaled", k_pages)(k, v, k_pages, v_pages, slots, scales)
     if summaries is not None:
-        backend.kernel("summarize_pages", k_pages)(k_pages, slots, summaries, scales)
+        kernel("summarize_pages", k_pages)(k_pages, slots, summaries, scales)
 
 
 def _append_kv_fake(

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tts_kernels import _core, backend
-from tts_kernels.checks import Array, Signature
-from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import (
+from .. import _core
+from ..backends.choice import kernel
+from ..checks import Array, Signature
+from ..checks.pages import (
     INT32,
     are_plain,
     kind_of_pages,
@@ -22,6 +22,7 @@ from tts_kernels.ops._pages import (
     summary_arrays,
     summary_view,
 )
+from .operator import register
 
 
 def _takes(values: Mapping[str, Any]) -> Signature:
@@ -92,7 +93,7 @@ def _copy_pages_plain(
     summaries: Tensor | None = None,
     scales: Tensor | None = None,
 ) -> None:
-    copy = backend.kernel("copy_pages", k_pages)
+    copy = kernel("copy_pages", k_pages)
     copy(k_pages, v_pages, copies)
     if summaries is not None:  # as keys and values of pages of one token: minima and maxima, or means twice
         copy(summaries[..., :1, :], summaries[..., -1:, :], copies)

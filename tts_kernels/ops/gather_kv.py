@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tts_kernels import _core, backend
-from tts_kernels.checks import Array, Number, Rule, Signature, integer
-from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import (
+from .. import _core
+from ..backends.choice import kernel
+from ..checks import Array, Number, Rule, Signature, integer
+from ..checks.pages import (
     INT32,
     are_plain,
     kind_of_pages,
@@ -21,6 +21,7 @@ from tts_kernels.ops._pages import (
     scale_arrays,
     token_rows,
 )
+from .operator import register
 
 
 def _takes(values: Mapping[str, Any]) -> Signature:
@@ -83,7 +84,7 @@ def _gather_kv_plain(
     k_pages: Tensor, v_pages: Tensor, block_table: Tensor, length: int, scales: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     k, v = _gather_kv_fake(k_pages, v_pages, block_table, length)
-    backend.kernel("gather_kv", k_pages)(k_pages, v_pages, block_table, k, v, scales)
+    kernel("gather_kv", k_pages)(k_pages, v_pages, block_table, k, v, scales)
     return k, v
 
 

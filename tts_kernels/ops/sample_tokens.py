@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.checks import Array, Rule, Signature
-from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import FLOAT32, INT32
+from .. import _core
+from ..checks import Array, Rule, Signature
+from ..checks.pages import FLOAT32, INT32
+from .operator import register
 
 _TAKES = Signature(
     Array("logits", "rows, vocab", FLOAT32, packed=1),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.checks import Array, Number, Rule, Signature, real
-from tts_kernels.device_plan import DevicePlan
-from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import PACKED_HEAD_DIM, default_scale, token_rows
-from tts_kernels.ops._plans import COLUMNS, PLAN_ARRAYS, packed_plan, plan_tensors, plan_view
-from tts_kernels.ops._sparse_work import score_pages_work
-from tts_kernels.plan import TreePlan
+from .. import _core
+from ..checks import Array, Number, Rule, Signature, real
+from ..checks.pages import PACKED_HEAD_DIM, default_scale, token_rows
+from ..plans.arrays import COLUMNS, PLAN_ARRAYS, packed_plan, plan_tensors, plan_view
+from ..plans.device_plan import DevicePlan
+from ..plans.tree_plan import TreePlan
+from .operator import register
+from .sparse_work import score_pages_work
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _TAKES = Signature(

@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.checks import Array, Guard, Signature, empty, instance, integer, real
-from tts_kernels.device_plan import DevicePlan, SelectOptions
-from tts_kernels.ops._pages import FLOAT32, INT32
-from tts_kernels.ops._plans import COLUMNS, PLAN_ARRAYS, PLAN_NAMES, packed_plan, plan_tensors, plan_view
-from tts_kernels.ops._sparse_work import select_top_pages_work
-from tts_kernels.ops.score_pages import score_pages
-from tts_kernels.plan import TreePlan
-from tts_kernels.selection import Selection, SelectionCounts
+from .. import _core
+from ..backends.launch import SelectOptions
+from ..checks import Array, Guard, Signature, empty, instance, integer, real
+from ..checks.pages import FLOAT32, INT32
+from ..plans.arrays import COLUMNS, PLAN_ARRAYS, PLAN_NAMES, packed_plan, plan_tensors, plan_view
+from ..plans.device_plan import DevicePlan
+from ..plans.selection import Selection, SelectionCounts
+from ..plans.tree_plan import TreePlan
+from .score_pages import score_pages
+from .sparse_work import select_top_pages_work
 
 _SELECT = Guard(
     "select_top_pages",

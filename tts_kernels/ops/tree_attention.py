@@ -9,11 +9,9 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.checks import Array, Rule, Signature, flag, instance, integer, real
-from tts_kernels.device_plan import DevicePlan
-from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import (
+from .. import _core
+from ..checks import Array, Rule, Signature, flag, instance, integer, real
+from ..checks.pages import (
     INT32,
     default_scale,
     kind_of_pages,
@@ -24,10 +22,12 @@ from tts_kernels.ops._pages import (
     scale_arrays,
     token_rows,
 )
-from tts_kernels.ops._plans import COLUMNS, PLAN_ARRAYS, packed_plan, plan_tensors, plan_view
-from tts_kernels.ops.tree_attention_work import OPTION_NUMBERS, tree_attention_work
-from tts_kernels.plan import TreePlan
-from tts_kernels.selection import Selection
+from ..plans.arrays import COLUMNS, PLAN_ARRAYS, packed_plan, plan_tensors, plan_view
+from ..plans.device_plan import DevicePlan
+from ..plans.selection import Selection
+from ..plans.tree_plan import TreePlan
+from .operator import register
+from .tree_attention_work import OPTION_NUMBERS, tree_attention_work
 
 
 def _takes(values: Mapping[str, Any]) -> Signature:

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tts_kernels import backend
-from tts_kernels.checks import Array, Number, Rule, Signature, require_dense
-from tts_kernels.device_plan import AttentionOptions, DevicePlan, WorkCapacity, WorkLaunch, WorkLayout
-from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import (
+from ..backends.choice import kernel
+from ..backends.launch import AttentionOptions, WorkCapacity, WorkLaunch, WorkLayout
+from ..checks import Array, Number, Rule, Signature, require_dense
+from ..checks.pages import (
     FLOAT32,
     INT32,
     kind_of_pages,
@@ -21,6 +20,8 @@ from tts_kernels.ops._pages import (
     row_dtypes,
     scale_arrays,
 )
+from ..plans.device_plan import DevicePlan
+from .operator import register
 
 # Options of attention. Kernels compute with them in float32, where c * tanh(s / c) is off by c * 2**-24.
 OPTION_NUMBERS = (
@@ -145,12 +146,12 @@ def _tree_attention_work(
     lse = torch.empty((tokens, num_q_heads), dtype=torch.float32, device=q.device)
     options = AttentionOptions(scale, min(window, 2**30), logits_soft_cap)
     if mask is None and scales is None:
-        backend.kernel("tree_attention", k_pages)(q, k_pages, v_pages, launch, options, out, lse)
+        kernel("tree_attention", k_pages)(q, k_pages, v_pages, launch, options, out, lse)
     else:
-        attend = backend.kernel("sparse_attention", k_pages)
+        attend = kernel("sparse_attention", k_pages)
         attend(q, k_pages, v_pages, launch, options, out, lse, mask, scales)
     if mass is not None:
-        backend.kernel("page_mass", k_pages)(q, k_pages, launch, options, mask, mass, scales)
+        kernel("page_mass", k_pages)(q, k_pages, launch, options, mask, mass, scales)
     return out, lse
 
 

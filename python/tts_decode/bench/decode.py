@@ -18,7 +18,7 @@ from tts_decode.machine import Peaks
 from tts_decode.running import gather
 from tts_decode.sampling import SamplingParams
 from tts_kernels.cost import Machine, ModelShape
-from tts_kernels.decoder_layers import seconds_by_part
+from tts_kernels.layers.decoder_layers import seconds_by_part
 from tts_kernels.search_cost import search_cost
 
 # What a step consists of. Beside these operators and the parts of `DecoderLayers`: "other operators", and

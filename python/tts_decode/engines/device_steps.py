@@ -14,7 +14,7 @@ from tts_decode.engines.steps import StepInputs, distinct_pages
 from tts_decode.sparse import SparseStep
 from tts_decode.transfer import pinned, to_device
 from tts_kernels import CapacityExceeded, DevicePlanner, KVPool, WorkCapacity
-from tts_kernels.device_planner import num_multiprocessors
+from tts_kernels.plans.device_planner import num_multiprocessors
 
 # Branches of a decode step that one graph serves; a step is padded to the next. Padding costs little where
 # the weights are read once for all rows, and every graph costs memory and its capture. Not measured yet.

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.checks import Array, Number, Rule, Signature, instance, require_dense
-from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import FLOAT32
-from tts_kernels.packed_weight import FLOAT_DTYPES, PANEL, PackedWeight, is_bfloat16, weight_arrays
+from .. import _core
+from ..checks import Array, Number, Rule, Signature, instance, require_dense
+from ..checks.pages import FLOAT32
+from ..ops.operator import register
+from .packed_weight import FLOAT_DTYPES, PANEL, PackedWeight, is_bfloat16, weight_arrays
 
 _STORE, _ADD, _GATED = range(3)  # csrc/cpu/packed_linear_kernels.h: LinearEnd
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.checks import Array, Rule, require_dense
-from tts_kernels.checks.values import listed_dtypes
+from .. import _core
+from . import Array, Rule, require_dense
+from .values import listed_dtypes
 
 PAGE_SIZE = 16
 DTYPES = (torch.float32, torch.bfloat16, torch.int8)  # of packed pages

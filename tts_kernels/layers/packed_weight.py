@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tts_kernels.checks import Array, Guard, Number, Rule, Signature, flag, integer
+from ..checks import Array, Guard, Number, Rule, Signature, flag, integer
 
 PANEL = 16  # outputs of a panel
 FLOAT_DTYPES = (torch.float32, torch.bfloat16)

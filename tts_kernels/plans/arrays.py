@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.checks import Array, Number, Rule, instance
-from tts_kernels.ops._pages import INT32, PAGE_SIZE
-from tts_kernels.plan import TreePlan
+from .. import _core
+from ..checks import Array, Number, Rule, instance
+from ..checks.pages import INT32, PAGE_SIZE
+from .tree_plan import TreePlan
 
 PLAN_ARRAYS = (
     Array("query_order", "T", INT32),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.checks import Array, Number, Rule, Signature, real
-from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import FLOAT32
+from .. import _core
+from ..checks import Array, Number, Rule, Signature, real
+from ..checks.pages import FLOAT32
+from ..ops.operator import register
 
 _TAKES = Signature(
     Array("x", "T, n", FLOAT32, packed=1),

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.checks import Array, Guard, Number, Rule, Signature, dtype_of, instance, integer, real, shown
-from tts_kernels.ops._pages import (
+from .. import _core
+from ..checks import Array, Guard, Number, Rule, Signature, dtype_of, instance, integer, real, shown
+from ..checks.pages import (
     FLOAT32,
     INT32,
     PACKED_HEAD_DIM,
@@ -23,10 +23,10 @@ from tts_kernels.ops._pages import (
     summary_arrays,
     summary_view,
 )
-from tts_kernels.ops._plans import PLAN_ARRAYS, PLAN_NAMES, packed_plan, plan_tensors, plan_view
-from tts_kernels.packed_weight import PANEL, PackedWeight
-from tts_kernels.plan import TreePlan
-from tts_kernels.pool import KVPool
+from ..plans.arrays import PLAN_ARRAYS, PLAN_NAMES, packed_plan, plan_tensors, plan_view
+from ..plans.tree_plan import TreePlan
+from ..pool import KVPool
+from .packed_weight import PANEL, PackedWeight
 
 PARTS = ("matrix products", "attention", "append", "norms and rotary")  # csrc/cpu/decoder_layers.h
 

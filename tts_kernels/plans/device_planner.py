@@ -7,13 +7,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.backend import max_tile_height
-from tts_kernels.checks import empty, shown
-from tts_kernels.device import checked_device
-from tts_kernels.device_plan import DevicePlan, WorkCapacity, check_group, check_sizes, round_up
-from tts_kernels.ops._pages import check_plain
-from tts_kernels.plan import Int32Array, int32_array
+from .. import _core
+from ..backends.choice import max_tile_height
+from ..backends.launch import WorkCapacity, check_group, check_sizes, round_up
+from ..checks import empty, shown
+from ..checks.pages import check_plain
+from ..device import checked_device
+from .device_plan import DevicePlan
+from .tree_plan import Int32Array, int32_array
 
 _STAGES = 4  # updates that may be on their way to the device before the host waits for the first of them
 

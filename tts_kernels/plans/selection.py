@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tts_kernels.checks import Array, Guard, Number, Rule, Signature, integer, require_dense
+from ..checks import Array, Guard, Number, Rule, Signature, integer, require_dense
 
 _CHOSEN = Guard(
     "Selection.from_bools",

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tts_kernels import backend
-from tts_kernels.checks import Array, Guard, Number, Rule, Signature
-from tts_kernels.device_plan import DevicePlan, SelectOptions
-from tts_kernels.ops._pages import FLOAT32, INT32, summary_dtype
-from tts_kernels.selection import Selection
+from ..backends.choice import kernel
+from ..backends.launch import SelectOptions
+from ..checks import Array, Guard, Number, Rule, Signature
+from ..checks.pages import FLOAT32, INT32, summary_dtype
+from ..plans.device_plan import DevicePlan
+from ..plans.selection import Selection
 
 
 def _score_takes(values: Mapping[str, Any]) -> Signature:
@@ -68,7 +69,7 @@ def score_pages_work(q: Tensor, summaries: Tensor, plan: DevicePlan, scale: floa
     _SCORE.check_all((q, summaries, plan.work, scale, plan.dtype, *planned))
     shape = (plan.num_kv_heads, q.shape[0], plan.max_columns)
     scores = torch.empty(shape, dtype=torch.float32, device=q.device)
-    backend.kernel("score_pages", summaries)(q, summaries, plan.launch, plan.page_size, scale, scores)
+    kernel("score_pages", summaries)(q, summaries, plan.launch, plan.page_size, scale, scores)
     return scores
 
 
@@ -80,5 +81,5 @@ def select_top_pages_work(scores: Tensor, plan: DevicePlan, options: SelectOptio
     heads, rows, columns = scores.shape
     options = options._replace(sink=min(options.sink, columns), recent=min(options.recent, columns))
     mask = torch.empty((heads, rows, -(-columns // 32)), dtype=torch.int32, device=scores.device)
-    backend.kernel("select_top_pages", scores)(scores, plan.launch, plan.page_size, options, mask)
+    kernel("select_top_pages", scores)(scores, plan.launch, plan.page_size, options, mask)
     return Selection(mask)

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tts_kernels import _core
-from tts_kernels.checks import check_storage, integer, require_dense
+from .. import _core
+from ..checks import check_storage, integer, require_dense
 
 Int32Array = npt.NDArray[np.int32]
 

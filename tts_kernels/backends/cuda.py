@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.device_plan import AttentionOptions, WorkLaunch
-from tts_kernels.ops._pages import token_rows
+from .. import _core
+from ..checks.pages import token_rows
+from .launch import AttentionOptions, WorkLaunch
 
 _HEAD_DIMS = (64, 128)  # of tree_attention
 _HALF = (torch.float16, torch.bfloat16)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tts_kernels.checks import Guard, SignatureOf
+from ..checks import Guard, SignatureOf
 
 _LIBRARY = torch.library.Library("tts_kernels", "DEF")  # type: ignore[no-untyped-call]
 
