@@ -3,13 +3,14 @@
 import atexit
 
 try:
-    from ._core import Append, CapacityExceeded, KVTree, OutOfPages, TreeStats
+    from ._core import Append, KVTree, TreeStats
 except ModuleNotFoundError as missing:
     raise ImportError(
         f"{__path__[0]} lacks its compiled module, as a source tree does: run Python in another folder, or "
         "install with pip install --editable ."
     ) from missing
 from .backends.launch import WorkCapacity
+from .errors import CapacityExceeded, OutOfPages, TTSError
 from .layers.decoder_layers import DecoderLayer, DecoderLayers
 from .layers.packed_linear import packed_linear
 from .layers.packed_weight import PackedWeight
@@ -25,6 +26,7 @@ from .ops import (
     select_pages,
     select_top_pages,
     tree_attention,
+    tree_attention_with_mass,
 )
 from .plans.device_plan import DevicePlan
 from .plans.device_planner import DevicePlanner
@@ -46,6 +48,7 @@ __all__ = [
     "PackedWeight",
     "Selection",
     "SelectionCounts",
+    "TTSError",
     "TreePlan",
     "TreeStats",
     "WorkCapacity",
@@ -62,6 +65,7 @@ __all__ = [
     "select_pages",
     "select_top_pages",
     "tree_attention",
+    "tree_attention_with_mass",
 ]
 
 atexit.register(park_daemon_threads)

@@ -8,14 +8,18 @@ memory lies. `values.py` checks single Python values.
 from .arrays import Array, empty, require_dense
 from .guard import Guard, SignatureOf
 from .memory import check_storage
-from .signature import Choice, Number, Rule, Signature
+from .signature import Argument, Choice, Footprint, Number, Numbers, Result, Rule, Signature
 from .values import choice, dtype_of, flag, instance, integer, real, shown
 
 __all__ = [
+    "Argument",
     "Array",
     "Choice",
+    "Footprint",
     "Guard",
     "Number",
+    "Numbers",
+    "Result",
     "Rule",
     "Signature",
     "SignatureOf",

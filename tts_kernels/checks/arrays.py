@@ -31,6 +31,7 @@ class Array:
         packed: trailing dimensions that are contiguous among themselves; None: all are.
         written: changed in place; then no two elements have one address, and no other argument shares memory.
         optional: None is an argument too.
+        absent: why None is the only argument, where it is.
         label: the name in an error, where callers know the argument by another.
     """
 
@@ -41,6 +42,7 @@ class Array:
     packed: int | None = None
     written: bool = False
     optional: bool = False
+    absent: str = ""
     label: str = ""
 
     @property

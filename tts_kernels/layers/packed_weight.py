@@ -83,7 +83,7 @@ class PackedWeight:
 
     def check(self) -> None:
         """Raises TypeError or ValueError unless the tensors fit together and have their memory."""
-        _GUARD.check_all((self.panels, self.bias, self.outputs, self.gated))
+        _GUARD.check((self.panels, self.bias, self.outputs, self.gated))
 
     @property
     def inputs(self) -> int:
@@ -101,7 +101,7 @@ class PackedWeight:
         Raises:
             TypeError, ValueError: another dtype or shape; an odd number of inputs in bfloat16.
         """
-        _PACK.check_all((weight, bias))
+        _PACK.check((weight, bias))
         _require_cpu("weight", weight)
         return cls(_panels(weight), None if bias is None else _padded(bias.float()), len(weight))
 
@@ -109,7 +109,7 @@ class PackedWeight:
     def pack_gated(cls, gate: Tensor, up: Tensor) -> PackedWeight:
         """Copies the weights [outputs, inputs] of a SwiGLU layer's two projections (Shazeer,
         arXiv 2002.05202)."""
-        _PACK_GATED.check_all((gate, up))
+        _PACK_GATED.check((gate, up))
         _require_cpu("gate", gate)
         return cls(torch.stack([_panels(gate), _panels(up)], 1).flatten(0, 1), None, len(gate), gated=True)
 

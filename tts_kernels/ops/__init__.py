@@ -6,7 +6,7 @@ from .gather_kv import gather_kv
 from .sample_tokens import sample_tokens
 from .score_pages import score_pages
 from .select_pages import count_selected, select_pages, select_top_pages
-from .tree_attention import tree_attention
+from .tree_attention import tree_attention, tree_attention_with_mass
 
 __all__ = [
     "append_kv",
@@ -18,4 +18,5 @@ __all__ = [
     "select_pages",
     "select_top_pages",
     "tree_attention",
+    "tree_attention_with_mass",
 ]

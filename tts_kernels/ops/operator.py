@@ -1,55 +1,76 @@
-"""Registration with torch: an operator's schema, the description of its arguments, its kernels, its fake."""
+"""Registration with torch: an operator's schema, checks and fake, made of one description."""
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from ..checks import Guard, SignatureOf
+from .._namespace import NAMESPACE
+from ..checks import Guard, Signature, SignatureOf
 
-_LIBRARY = torch.library.Library("tts_kernels", "DEF")  # type: ignore[no-untyped-call]
+_LIBRARY = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
+# Takes an operator's arguments and results by name, and writes the results.
+Kernel = Callable[[Any], None]
 
 
 def register(
-    schema: str,
+    op: str,
+    order: str,
     signature_of: SignatureOf,
+    described: Signature,
     *,
-    cpu: Callable[..., Any],
-    cuda: Callable[..., Any] | None = None,
-    fake: Callable[..., Any],
+    cpu: Kernel | None = None,
+    plain: Kernel | None = None,
 ) -> Callable[..., Any]:
-    """Defines torch.ops.tts_kernels.<name>; returns what calls it and says in our words why torch refuses.
+    """Defines torch.ops.<namespace>.<op>; returns what calls it and says in our words why torch refuses.
 
     However an operator is called, its arguments meet their description before its kernel meets them. Where
     torch's dispatcher leads to no kernel (tensors that are sparse, quantized, nested, batched by torch.func,
     on a device without a kernel) the description says why, and a tensor that requires a gradient is refused,
     as nothing here has one. What is written counts as changed in place: torch's autograd notices where it has
-    kept such a tensor. `fake` makes empty outputs, for tracing.
+    kept such a tensor.
+
+    Args:
+        order: names of the arguments.
+        signature_of: their description, which may depend on the dtype of the pages.
+        described: one of these, of which the schema is made: those of an operator differ in sizes and dtypes.
+        cpu: the kernel for the CPU, plain: for plain pages on any device.
     """
-    name = schema.split("(", 1)[0]
-    op, _, variant = name.partition(".")
-    _LIBRARY.define(schema)  # type: ignore[no-untyped-call]
-    overload = getattr(getattr(torch.ops.tts_kernels, op), variant or "default")
+    names = order.split()
+    _LIBRARY.define(described.schema(op, names))  # type: ignore[no-untyped-call]
+    overload = getattr(getattr(torch.ops, NAMESPACE), op).default
     arguments = overload._schema.arguments
     written = [i for i, a in enumerate(arguments) if a.is_write]
-    guard = Guard(op, [a.name for a in arguments], signature_of, [a.default_value for a in arguments])
+    defaults = tuple(a.default_value for a in arguments)
+    guard = Guard(op, names, signature_of, defaults, direct=False)
+    by_name: Any = namedtuple(op, [*names, *described.result_names])
+    look, increment_version = guard.look, torch.autograd.graph.increment_version
 
-    def guarded(kernel: Callable[..., Any]) -> Callable[..., Any]:
-        def checked(*args: Any) -> Any:
-            guard.check(args)
-            results = kernel(*args)
-            if written:
-                changed = [args[i] for i in written if i < len(args) and args[i] is not None]
-                torch.autograd.graph.increment_version(changed)
-            return results
-
-        return checked
+    def checked(*args: Any) -> Any:
+        known = look(args) or guard.settle(args)
+        kernel = plain if known.plain else cpu
+        if kernel is None or (kernel is cpu and known.device.type != "cpu"):
+            raise ValueError(
+                f"k_pages, v_pages: got packed pages on {known.device}, expected the CPU, or plain pages"
+            )
+        results = []
+        for shape, dtype in known.results:
+            results.append(torch.empty(shape, dtype=dtype, device=known.device))
+        kernel(by_name(*args, *defaults[len(args) :], *results))
+        if written:
+            changed = []
+            for i in written:
+                if i < len(args) and args[i] is not None:
+                    changed.append(args[i])
+            increment_version(changed)
+        return results[0] if len(results) == 1 else tuple(results) or None
 
     def traced(*args: Any, **keywords: Any) -> Any:
-        guard.check_kinds(args, keywords)
-        return fake(*args, **keywords)
+        results = guard.trace(args, keywords)
+        return results[0] if len(results) == 1 else tuple(results) or None
 
     def differentiated(*args: Any) -> Any:
         guard.refuse_gradients(args)
@@ -60,13 +81,12 @@ def register(
         guard.explain(args)
         raise TypeError(f"{op}: got tensors that torch has no kernel of ours for, expected dense ones")
 
-    _LIBRARY.impl(name, guarded(cpu), "CPU")  # type: ignore[no-untyped-call]
-    if cuda is not None:
-        _LIBRARY.impl(name, guarded(cuda), "CUDA")  # type: ignore[no-untyped-call]
-    _LIBRARY.impl(name, differentiated, "Autograd")  # type: ignore[no-untyped-call]
+    for key in ("CPU", "CUDA") if plain else ("CPU",):
+        _LIBRARY.impl(op, checked, key)  # type: ignore[no-untyped-call]
+    _LIBRARY.impl(op, differentiated, "Autograd")  # type: ignore[no-untyped-call]
     for key in ("CompositeExplicitAutograd", "NestedTensorCPU", "NestedTensorCUDA", "FuncTorchBatched"):
-        _LIBRARY.impl(name, refused, key)  # type: ignore[no-untyped-call]
-    torch.library.register_fake(f"tts_kernels::{name}", traced, lib=_LIBRARY)
+        _LIBRARY.impl(op, refused, key)  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"{NAMESPACE}::{op}", traced, lib=_LIBRARY)
 
     def call(*args: Any) -> Any:
         try:

@@ -66,7 +66,7 @@ def score_pages_work(q: Tensor, summaries: Tensor, plan: DevicePlan, scale: floa
     """`tts_kernels.score_pages` with a DevicePlan."""
     scale = plan.head_dim**-0.5 if scale is None else scale
     planned = plan.num_q_heads, plan.num_kv_heads, plan.head_dim, plan.num_pages, plan.num_queries
-    _SCORE.check_all((q, summaries, plan.work, scale, plan.dtype, *planned))
+    _SCORE.check((q, summaries, plan.work, scale, plan.dtype, *planned))
     shape = (plan.num_kv_heads, q.shape[0], plan.max_columns)
     scores = torch.empty(shape, dtype=torch.float32, device=q.device)
     kernel("score_pages", summaries)(q, summaries, plan.launch, plan.page_size, scale, scores)
@@ -77,7 +77,7 @@ def select_top_pages_work(scores: Tensor, plan: DevicePlan, options: SelectOptio
     """`tts_kernels.select_top_pages` with a DevicePlan and options that are in range."""
     budget = options.budget if isinstance(options.budget, Tensor) else None
     numbers = plan.num_kv_heads, plan.num_queries, plan.max_columns
-    _SELECT.check_all((scores, plan.work, budget, options.tail_begin, options.groups, *numbers))
+    _SELECT.check((scores, plan.work, budget, options.tail_begin, options.groups, *numbers))
     heads, rows, columns = scores.shape
     options = options._replace(sink=min(options.sink, columns), recent=min(options.recent, columns))
     mask = torch.empty((heads, rows, -(-columns // 32)), dtype=torch.int32, device=scores.device)

@@ -13,6 +13,7 @@ from ..backends.launch import WorkCapacity, check_group, check_sizes, round_up
 from ..checks import empty, shown
 from ..checks.pages import check_plain
 from ..device import checked_device
+from ..errors import CapacityExceeded
 from .device_plan import DevicePlan
 from .tree_plan import Int32Array, int32_array
 
@@ -144,7 +145,7 @@ class DevicePlanner:
     def _check_columns(self, lengths: Int32Array) -> None:
         longest = int(lengths.max(initial=0))
         if longest > self._max_columns * self.page_size:
-            raise _core.CapacityExceeded(
+            raise CapacityExceeded(
                 f"max_columns: got {self._max_columns} pages of {self.page_size} tokens, but a branch has "
                 f"{longest} tokens; plan with more (and capture graphs anew)"
             )

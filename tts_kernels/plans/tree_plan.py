@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from .. import _core
-from ..checks import check_storage, integer, require_dense
+from ..checks import check_storage, instance, integer, require_dense
 
 Int32Array = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False)
 class TreePlan:
-    """Work list of `tree_attention` for T queries, as contiguous int32 CPU tensors.
+    """Work list of `tree_attention` for T queries on a CPU.
 
     Queries are numbered depth-first, so that the queries below any shared run of pages are contiguous.
 
@@ -25,46 +26,84 @@ class TreePlan:
     query of the block: p decides what is visible.
 
     Attributes:
-        query_order: [T] row of q of each query.
-        query_position: [T] position of each query on its path; it sees position + 1 tokens.
-        pages: [N] physical pages of all segments; -1: an evicted page, which nobody attends to.
-        segments: [S, 5] (offset into pages, first page on the path, number of pages, first query, end of
-            queries). These pages of the path are the same for all these queries. No segment crosses a
-            multiple of TILE_PAGES on the path.
-        blocks: [K, 4] (first query, end of queries, first segment, end of segments). Blocks cover the queries
-            in order; the segments of a block are sorted by (tile, first query, first page).
-        branches: [B, 3] of the branches that have queries, depth-first: (first query, end of queries, leading
-            pages shared with the branch before).
-        max_columns: most pages that a query sees.
+        buffer: int32 on the CPU, all that kernels read: csrc/tree/plan_buffer.h says what lies where.
         num_queries: T.
+        max_columns: most pages that a query sees.
         page_size: tokens of a page.
         unique_pages: pages of the tree, shared ones counted once, but again for branches that have other
             holes before them. logical_pages: sum over the branches that have queries, as if nothing were
             shared. Evicted pages count in neither.
     """
 
-    query_order: torch.Tensor
-    query_position: torch.Tensor
-    pages: torch.Tensor
-    segments: torch.Tensor
-    blocks: torch.Tensor
-    branches: torch.Tensor
-    max_columns: int
+    buffer: torch.Tensor
     num_queries: int
+    max_columns: int
     page_size: int
     unique_pages: int
     logical_pages: int
 
     def __post_init__(self) -> None:
-        for name in ("query_order", "query_position", "pages", "segments", "blocks", "branches"):
-            require_dense(name, getattr(self, name), fake=True)
-        for name in ("max_columns", "num_queries", "page_size", "unique_pages", "logical_pages"):
-            integer(f"plan.{name}", getattr(self, name), 0)
-        if self.query_order.shape != (self.num_queries,):
-            raise ValueError(
-                f"plan.num_queries: got {self.num_queries}, expected the length of query_order, of shape "
-                f"{list(self.query_order.shape)}"
-            )
+        if type(self.buffer) is not torch.Tensor:
+            require_dense("plan.buffer", self.buffer, fake=True)
+        for name in _COUNTS:
+            if type(value := getattr(self, name)) is not int or value < 0:
+                integer(f"plan.{name}", value, 0)
+
+    @property
+    def query_order(self) -> torch.Tensor:
+        """[T] row of q of each query."""
+        return self._part(0)
+
+    @property
+    def query_position(self) -> torch.Tensor:
+        """[T] position of each query on its path; it sees position + 1 tokens."""
+        return self._part(1)
+
+    @property
+    def pages(self) -> torch.Tensor:
+        """[N] physical pages of all segments; -1: an evicted page, which nobody attends to."""
+        return self._part(2)
+
+    @property
+    def segments(self) -> torch.Tensor:
+        """[S, 5] (offset into pages, first page on the path, number of pages, first query, end of queries).
+
+        These pages of the path are the same for all these queries. No segment crosses a multiple of
+        TILE_PAGES on the path.
+        """
+        return self._part(3).view(-1, 5)
+
+    @property
+    def blocks(self) -> torch.Tensor:
+        """[K, 4] (first query, end of queries, first segment, end of segments).
+
+        Blocks cover the queries in order; the segments of a block are sorted by (tile, first query, first
+        page).
+        """
+        return self._part(4).view(-1, 4)
+
+    @property
+    def branches(self) -> torch.Tensor:
+        """[B, 3] of the branches that have queries, depth-first: (first query, end of queries, leading pages
+        shared with the branch before)."""
+        return self._part(5).view(-1, 3)
+
+    def _part(self, index: int) -> torch.Tensor:
+        queries, pages, segments, blocks, branches, *_ = self.buffer[:_HEADER].tolist()
+        sizes = [_HEADER, queries, queries, pages, 5 * segments, 4 * blocks, 3 * branches]
+        return self.buffer.split(sizes)[index + 1]
+
+
+_HEADER = 8  # ints
+_COUNTS = ("num_queries", "max_columns", "page_size", "unique_pages", "logical_pages")
+
+
+def packed_plan(plan: Any) -> TreePlan:
+    """The plan, if it is one for packed pages."""
+    remedy = (
+        "make it with tts_kernels.plan, or for plain pages a DevicePlan with DevicePlanner(...).update(...)"
+    )
+    return instance("plan", plan, TreePlan, remedy)
 
 
 def plan(
@@ -95,27 +134,15 @@ def plan(
         TypeError: an argument is not an int32 CPU tensor or array.
         ValueError: a shape, a length, a query length or a page id is out of range.
     """
-    tables = int32_array("block_tables", block_tables)
-    queries = (
-        np.ones(tables.shape[:1], np.int32) if query_lens is None else int32_array("query_lens", query_lens)
-    )
-    *arrays, max_columns, unique_pages, logical_pages = _core.plan(
-        tables, int32_array("lengths", lengths), queries, page_size, query_block
-    )
-    order, position, pages, segments, blocks, branches = (torch.from_numpy(array) for array in arrays)
-    return TreePlan(
-        query_order=order,
-        query_position=position,
-        pages=pages,
-        segments=segments,
-        blocks=blocks,
-        branches=branches,
-        max_columns=max_columns,
-        num_queries=len(order),
-        page_size=page_size,
-        unique_pages=unique_pages,
-        logical_pages=logical_pages,
-    )
+    if type(block_tables) is not np.ndarray or block_tables.dtype != np.int32:
+        block_tables = int32_array("block_tables", block_tables)
+    if type(lengths) is not np.ndarray or lengths.dtype != np.int32:
+        lengths = int32_array("lengths", lengths)
+    if query_lens is not None and (type(query_lens) is not np.ndarray or query_lens.dtype != np.int32):
+        query_lens = int32_array("query_lens", query_lens)
+    buffer, *counts = _core.plan(block_tables, lengths, query_lens, page_size, query_block)
+    queries, columns, unique_pages, logical_pages = counts
+    return TreePlan(torch.from_numpy(buffer), queries, columns, int(page_size), unique_pages, logical_pages)
 
 
 def int32_array(name: str, value: torch.Tensor | Int32Array) -> Int32Array:
