@@ -171,7 +171,7 @@ def bad_inputs() -> list[tuple[str, type[Exception], str]]:
         ("x dtype", TypeError, "x: got torch.float64, expected torch.float32"),
         ("cos", ValueError, "cos: got shape"),
         ("slots", ValueError, "slots.0.: got 100000"),
-        ("plan", ValueError, r"query_order: got shape \[4\], expected \[T\] = \[5\]"),
+        ("plan", ValueError, r"plan: got one of 4 queries, expected 5"),
         ("page", ValueError, "pages"),
         ("pool layers", ValueError, "pool: got 2 layers, expected 3"),
         ("dtype", TypeError, "dtype: got torch.float64"),

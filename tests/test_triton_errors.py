@@ -133,8 +133,8 @@ def test_heads_must_divide(device: torch.device) -> None:
     case = make_paged_case([40], [(0, 0)], [1], device=device)
     plan = case.plan()
     with pytest.raises(ValueError, match="q: got num_q_heads = 3, num_kv_heads = 2, expected"):
-        torch.ops.tts_kernels.tree_attention.work(
-            case.q[:, :3].contiguous(), case.k_pages, case.v_pages, *plan.launch, 1.0, 0, 0.0
+        torch.ops.tts_kernels.tree_attention_work(
+            case.q[:, :3].contiguous(), case.k_pages, case.v_pages, *plan.launch, 1.0, None, None
         )
 
 

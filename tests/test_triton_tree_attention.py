@@ -283,13 +283,13 @@ def test_merging_empty_partials(device: torch.device) -> None:
 def op_arguments(case: PagedCase) -> tuple[object, ...]:
     plan = case.plan()
     plan.partials.zero_()  # compared before and after, which NaN would fail
-    return (case.q, case.k_pages, case.v_pages, *plan.launch, 0.125, 0, 0.0)
+    return (case.q, case.k_pages, case.v_pages, *plan.launch, 0.125, None, None)
 
 
 def test_opcheck(device: torch.device) -> None:
     case = make_paged_case(*FAMILY, device=device)
     case = replace(case, k_pages=case.k_pages.nan_to_num(1.0), v_pages=case.v_pages.nan_to_num(1.0))
-    torch.library.opcheck(torch.ops.tts_kernels.tree_attention.work, op_arguments(case))
+    torch.library.opcheck(torch.ops.tts_kernels.tree_attention_work.default, op_arguments(case))
 
 
 def test_branch_invariant_bits(device: torch.device) -> None:

@@ -13,7 +13,7 @@ from .device import checked_device
 from .ops.append_kv import append_kv
 from .ops.copy_pages import copy_pages
 from .ops.gather_kv import gather_kv
-from .ops.tree_attention import tree_attention
+from .ops.tree_attention import tree_attention, tree_attention_with_mass
 from .plans.device_plan import DevicePlan
 from .plans.tree_plan import TreePlan
 
@@ -164,9 +164,16 @@ class KVPool:
 
     def attend(
         self, layer: int, q: Tensor, plan: TreePlan | DevicePlan, **options: Any
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor, Tensor]:
         """`tree_attention` of queries [T, num_q_heads, head_dim] over one layer's pages and scales."""
         return tree_attention(q, *self.layer(layer), plan, scales=self.layer_scales(layer), **options)
+
+    def attend_with_mass(
+        self, layer: int, q: Tensor, plan: TreePlan | DevicePlan, **options: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`tree_attention_with_mass` of queries over one layer's pages and scales."""
+        scales = self.layer_scales(layer)
+        return tree_attention_with_mass(q, *self.layer(layer), plan, scales=scales, **options)
 
 
 def page_bytes(

@@ -264,7 +264,6 @@ def tree_attention(rng: random.Random) -> Case:
     if rng.random() < 0.3:
         shape = (t.pool.num_kv_heads, t.plan.num_queries, max(t.plan.max_columns, 1))
         args["selection"] = tk.Selection.from_bools(torch.rand(shape) < 0.6)
-    args["return_mass"] = rng.random() < 0.3
 
     def check(a: dict[str, Any], result: Any) -> None:
         slots = expected.slots_of(a["k_pages"], a["v_pages"], a["scales"])
@@ -283,7 +282,7 @@ def tree_attention(rng: random.Random) -> Case:
         reads = lse > -torch.inf
         expected.close(result[1][reads], lse[reads], a["k_pages"].dtype)
 
-    return Case(tk.tree_attention, args, check)
+    return Case(rng.choice([tk.tree_attention, tk.tree_attention_with_mass]), args, check)
 
 
 def score_pages(rng: random.Random) -> Case:
@@ -607,7 +606,6 @@ def direct(rng: random.Random) -> Case:
     ops = torch.ops.tts_kernels
     t = tree(rng, rng.choice(FLOATS))
     p, q = t.plan, queries(rng, t)
-    plan_tensors = (p.query_order, p.query_position, p.blocks, p.segments, p.pages)
     x, rows = torch.randn(3, 32), torch.randn(2, t.pool.num_kv_heads, t.pool.head_dim).to(t.pool.dtype)
     weight = tk.PackedWeight.pack(torch.randn(16, 32))
     angles = torch.randn(3, 8)
@@ -619,12 +617,12 @@ def direct(rng: random.Random) -> Case:
         (ops.append_kv, (rows, rows.clone(), *t.pool.layer(0), ints(0, 1), t.pool.layer_summaries(0), None)),
         (ops.copy_pages, (t.pool.k_pages, t.pool.v_pages, ints((0, 1)), t.pool.summaries, None)),
         (ops.gather_kv, (*t.pool.layer(0), ints(0, 1), 20, None)),
-        (ops.tree_attention, (q, *t.pool.layer(0), *plan_tensors, 0.1, 0, 0.0, None, None)),
+        (ops.tree_attention, (q, *t.pool.layer(0), p.buffer, 0.1, None, None, None, None)),
         (
-            ops.tree_attention.mass,
-            (q, *t.pool.layer(0), *plan_tensors, 0.1, 0, 0.0, None, None, p.max_columns),
+            ops.tree_attention_with_mass,
+            (q, *t.pool.layer(0), p.buffer, 0.1, 20, 5.0, None, None, p.max_columns),
         ),
-        (ops.score_pages, (q, t.pool.layer_summaries(0), *plan_tensors, p.max_columns, 0.1)),
+        (ops.score_pages, (q, t.pool.layer_summaries(0), p.buffer, p.max_columns, 0.1)),
     ]
     op, args = rng.choice(known)
     return Case(lambda **a: op(*a.values()), {f"_{i}": value for i, value in enumerate(args)}, direct=True)

@@ -150,7 +150,8 @@ def _attend(
     selection = None
     if context.sparse is not None and window is None:
         selection = context.sparse.select(layer, context.pool, q, scale)
-    out, *mass = context.pool.attend(
+    attend = context.pool.attend if context.masses is None else context.pool.attend_with_mass
+    out, *others = attend(
         layer,
         q,
         context.plan,
@@ -158,10 +159,9 @@ def _attend(
         window=window,
         logits_soft_cap=soft_cap,
         selection=selection,
-        return_mass=context.masses is not None,
     )
     if context.masses is not None:
-        context.masses.add(mass[-1])
+        context.masses.add(others[-1])
     return out
 
 
