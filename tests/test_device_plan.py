@@ -17,7 +17,6 @@ from tts_kernels import (
     DevicePlanner,
     KVTree,
     WorkCapacity,
-    device_planner,
     reference,
 )
 
@@ -413,7 +412,7 @@ def test_a_failed_growth_leaves_a_planner_that_plans(monkeypatch: pytest.MonkeyP
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(device_planner, "_Stage", no_memory)
+        patch.setattr("tts_kernels.plans.device_planner._Stage", no_memory)
         with pytest.raises(MemoryError):
             planner.update(tables, lengths)
     for step in range(3):

@@ -13,6 +13,7 @@ from paged_cases import PagedCase, make_paged_case
 from torch import Tensor
 
 from tts_kernels import (
+    CapacityExceeded,
     DevicePlan,
     WorkCapacity,
     reference,

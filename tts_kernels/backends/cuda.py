@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from ..checks.pages import token_rows
 from .launch import AttentionOptions, WorkLaunch
+from .views import token_rows
 
 _HEAD_DIMS = (64, 128)  # of tree_attention
 _HALF = (torch.float16, torch.bfloat16)

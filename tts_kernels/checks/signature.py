@@ -107,7 +107,8 @@ class Signature:
 
     def schema(self, name: str, order: Sequence[str]) -> str:
         """For torch: the operator `name` with its arguments in that order."""
-        parts, letters = [], iter("abcdefgh")
+        parts: list[str] = []
+        letters = iter("abcdefgh")
         for argument in reversed(order):
             known = self.arguments[argument]
             trailing = all("=" in part for part in parts)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ def register(
     written = [i for i, a in enumerate(arguments) if a.is_write]
     defaults = tuple(a.default_value for a in arguments)
     guard = Guard(op, names, signature_of, defaults, direct=False)
-    by_name: Any = namedtuple(op, [*names, *described.result_names])
+    fields = *names, *described.result_names
     look, increment_version = guard.look, torch.autograd.graph.increment_version
 
     def checked(*args: Any) -> Any:
@@ -59,7 +59,8 @@ def register(
         results = []
         for shape, dtype in known.results:
             results.append(torch.empty(shape, dtype=dtype, device=known.device))
-        kernel(by_name(*args, *defaults[len(args) :], *results))
+        values = *args, *defaults[len(args) :], *results
+        kernel(SimpleNamespace(**dict(zip(fields, values, strict=True))))
         if written:
             changed = []
             for i in written:

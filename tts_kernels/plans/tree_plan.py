@@ -91,7 +91,7 @@ class TreePlan:
     def _part(self, index: int) -> torch.Tensor:
         queries, pages, segments, blocks, branches, *_ = self.buffer[:_HEADER].tolist()
         sizes = [_HEADER, queries, queries, pages, 5 * segments, 4 * blocks, 3 * branches]
-        return self.buffer.split(sizes)[index + 1]
+        return torch.split(self.buffer, sizes)[index + 1]
 
 
 _HEADER = 8  # ints
