@@ -1,5 +1,5 @@
-// Tensors come as addresses, sizes and strides in elements: csrc knows no torch. The Python ops check dtype,
-// device and shape before they call; the kernels check every index.
+// Pages and rows come as tensors, all else as addresses, sizes and strides in elements. The Python ops check
+// dtype, device and shape before they call; the kernels check every index.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -10,6 +10,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
+#include "bindings/tensors.h"
 #include "common/error.h"
 #include "cpu/decoder_layers.h"
 #include "cpu/isa.h"
@@ -44,15 +45,33 @@ DType dtype_of(int element_bytes) {
   return element_bytes == 2 ? DType::kBFloat16 : DType::kFloat32;
 }
 
-KVView make_view(uintptr_t k, uintptr_t v, Strides k_strides, Strides v_strides, int num_pages,
-                 int num_kv_heads, int head_dim, int element_bytes, uintptr_t scales) {
-  return {pointer<void>(k),      pointer<void>(v), k_strides.first, k_strides.second, v_strides.first,
-          v_strides.second,      num_pages,        num_kv_heads,    head_dim,         dtype_of(element_bytes),
-          pointer<float>(scales)};
+// One layer of packed pages, or the first of all layers, whose `layers` leading dimensions are skipped.
+KVView make_view(const py::object& k_pages, const py::object& v_pages, const py::object& scales,
+                 size_t layers) {
+  const Extents k = Extents::strides(k_pages), v = Extents::strides(v_pages), sizes = Extents::sizes(v_pages);
+  return {pointer<void>(address_of(k_pages)),
+          pointer<void>(address_of(v_pages)),
+          k[layers],
+          k[layers + 1],
+          v[layers],
+          v[layers + 1],
+          static_cast<int>(sizes[layers]),
+          static_cast<int>(sizes[layers + 1]),
+          static_cast<int>(sizes[layers + 3]),
+          dtype_of(element_bytes_of(k_pages)),
+          scales.is_none() ? nullptr : pointer<float>(address_of(scales))};
 }
 
-TokenRows make_rows(uintptr_t data, Strides strides, int element_bytes) {
-  return {pointer<void>(data), strides.first, strides.second, dtype_of(element_bytes)};
+// Of [tokens, heads, ...] or, with one head, [tokens, ...].
+TokenRows make_rows(const py::object& rows, bool heads) {
+  const Extents strides = Extents::strides(rows);
+  return {pointer<void>(address_of(rows)), strides[0], heads ? strides[1] : 0,
+          dtype_of(element_bytes_of(rows))};
+}
+
+SummaryView make_summaries(const py::object& summaries, size_t layers) {
+  if (summaries.is_none()) return {nullptr, 0};
+  return {pointer<void>(address_of(summaries)), static_cast<int>(Extents::sizes(summaries)[layers + 2])};
 }
 
 // Address and length of a TreePlan's buffer of int32.
@@ -317,14 +336,12 @@ void bind_isa(py::module_& m) {
 
 void bind_cpu(py::module_& m) {
   py::class_<KVView>(m, "KVView", py::module_local())
-      .def(py::init(&make_view), py::arg("k"), py::arg("v"), py::arg("k_strides"), py::arg("v_strides"),
-           py::arg("num_pages"), py::arg("num_kv_heads"), py::arg("head_dim"), py::arg("element_bytes"),
-           py::arg("scales"));
+      .def(py::init(&make_view), py::arg("k_pages"), py::arg("v_pages"), py::arg("scales") = py::none(),
+           py::arg("layers") = 0);
   py::class_<SummaryView>(m, "SummaryView", py::module_local())
-      .def(py::init([](uintptr_t data, int vectors) { return SummaryView{pointer<void>(data), vectors}; }),
-           py::arg("data"), py::arg("vectors"));
+      .def(py::init(&make_summaries), py::arg("summaries"), py::arg("layers") = 0);
   py::class_<TokenRows>(m, "TokenRows", py::module_local())
-      .def(py::init(&make_rows), py::arg("data"), py::arg("strides"), py::arg("element_bytes"));
+      .def(py::init(&make_rows), py::arg("rows"), py::arg("heads") = true);
   bind_ops(m);
   bind_page_choice(m);
   bind_selection(m);

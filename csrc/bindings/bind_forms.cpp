@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/tensors.h"
 #include "common/error.h"
 
 namespace py = pybind11;
@@ -32,33 +33,6 @@ struct FormHash {
     return static_cast<size_t>(hash ^ (hash >> 32));
   }
 };
-
-// Names of attributes and methods, made once.
-struct Names {
-  py::str dtype{"dtype"}, shape{"shape"}, stride{"stride"}, device{"device"}, is_cpu{"is_cpu"}, type{"type"},
-      layout{"layout"}, is_quantized{"is_quantized"}, is_nested{"is_nested"}, requires_grad{"requires_grad"},
-      is_conj{"is_conj"}, is_neg{"is_neg"}, is_zerotensor{"_is_zerotensor"}, data_ptr{"data_ptr"},
-      storage_offset{"storage_offset"}, untyped_storage{"untyped_storage"}, nbytes{"nbytes"},
-      current_level{"_current_level"};
-};
-
-py::object attribute(PyObject* owner, const py::str& name) {
-  auto value = py::reinterpret_steal<py::object>(PyObject_GetAttr(owner, name.ptr()));
-  if (!value) throw py::error_already_set();
-  return value;
-}
-
-py::object call(PyObject* owner, const py::str& name) {
-  auto value = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(owner, name.ptr()));
-  if (!value) throw py::error_already_set();
-  return value;
-}
-
-int64_t integer(const py::object& value) {
-  const int64_t result = PyLong_AsLongLong(value.ptr());
-  if (result == -1 && PyErr_Occurred()) throw py::error_already_set();
-  return result;
-}
 
 // A tensor of a known form: its index among the arguments, the bytes that its elements reach over, and the
 // bytes of one.
@@ -99,6 +73,16 @@ class Forms {
     return seen ? seen->footprint : py::none();
   }
 
+  // Whether one of the tensors may ask for a derivative: then Python has to look.
+  bool wants_derivative(const py::tuple& args) const {
+    if (integer(py::object(forward_ad_.attr("_current_level"))) >= 0) return true;
+    if (is_grad_enabled_().ptr() != Py_True) return false;
+    return std::any_of(args.begin(), args.end(), [&](py::handle arg) {
+      return PyObject_TypeCheck(arg.ptr(), type_of(tensor_)) &&
+             attribute(arg.ptr(), names_.requires_grad).ptr() != Py_False;
+    });
+  }
+
   // footprint: has `spans` and `writes`. Nothing is kept of arguments that have no form.
   void learn(const py::tuple& args, py::object footprint) {
     std::optional<Form> form = form_of(args);
@@ -129,7 +113,7 @@ class Forms {
   std::optional<Form> form_of(const py::tuple& args) {
     Form form;
     form.reserve(16 * args.size());
-    if (direct_ && integer(attribute(forward_ad_.ptr(), names_.current_level)) >= 0) return std::nullopt;
+    if (direct_ && integer(py::object(forward_ad_.attr("_current_level"))) >= 0) return std::nullopt;
     const bool no_gradients = direct_ && is_grad_enabled_().ptr() == Py_True;
     for (const py::handle arg : args) {
       if (!add(arg.ptr(), no_gradients, form)) return std::nullopt;
@@ -190,7 +174,7 @@ class Forms {
     for (size_t i = 0; i < devices_.size(); ++i) {
       if (devices_[i].equal(device)) return static_cast<int64_t>(i) + 1;
     }
-    if (!attribute(device.ptr(), names_.type).equal(py::str("cuda"))) return -1;
+    if (!py::object(device.attr("type")).equal(py::str("cuda"))) return -1;
     devices_.push_back(device);
     return static_cast<int64_t>(devices_.size());
   }
@@ -237,7 +221,7 @@ class Forms {
 
   static PyTypeObject* type_of(const py::object& type) { return reinterpret_cast<PyTypeObject*>(type.ptr()); }
 
-  const Names names_;
+  const TensorNames& names_ = tensor_names();
   const bool direct_;
   const py::object tensor_, parameter_, dtype_, strided_, is_grad_enabled_, forward_ad_, is_wrapped_;
   std::vector<py::object> devices_;
@@ -276,7 +260,7 @@ class Places {
   }
 
  private:
-  const Names names_;
+  const TensorNames& names_ = tensor_names();
   std::vector<py::object> tensors_;
   std::vector<int64_t> begins_, ends_;
 };
@@ -289,6 +273,8 @@ void bind_forms(py::module_& m) {
       .def("look", &Forms::look, py::arg("args"),
            "The footprint learnt with arguments of this form, if their memory is there and lies apart.")
       .def("find", &Forms::find, py::arg("args"), "The footprint learnt with arguments of this form.")
+      .def("wants_derivative", &Forms::wants_derivative, py::arg("args"),
+           "Whether a tensor may ask for a derivative.")
       .def("learn", &Forms::learn, py::arg("args"), py::arg("footprint"));
   py::class_<Places>(m, "Places", py::module_local(), "Where tensors lie.")
       .def(py::init<const py::sequence&>(), py::arg("tensors"))

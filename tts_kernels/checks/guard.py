@@ -44,6 +44,7 @@ class Guard:
         self._direct = direct
         self._forms = _core.Forms(torch, direct)
         self.look = self._forms.look  # args -> Footprint, or None where they are for `settle`
+        self.wants_derivative = self._forms.wants_derivative  # args -> whether `refuse_gradients` has to look
 
     def by_name(self, args: Sequence[Any]) -> dict[str, Any]:
         return dict(zip(self._names, (*args, *self._defaults[len(args) :]), strict=True))

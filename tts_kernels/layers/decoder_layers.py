@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from ..backends.views import kv_view, summary_view
 from ..checks import Array, Choice, Guard, Number, Rule, Signature, instance, integer, real, shown
 from ..checks.pages import (
     FLOAT32,
@@ -199,9 +198,9 @@ class DecoderLayers:
             x.data_ptr(),
             (cos.data_ptr(), sin.data_ptr()),
             dtype == torch.bfloat16,
-            kv_view(*pages, scales, layers=1),
+            _core.KVView(*pages, scales, layers=1),
             (pages[0].stride(0), pages[1].stride(0)),
-            summary_view(summaries),
+            _core.SummaryView(summaries, layers=1),
             slots.data_ptr(),
             (buffer.data_ptr(), buffer.shape[0]),
             x.shape[0],

@@ -80,7 +80,7 @@ def packed_linear(
 def _multiply(a: Any) -> None:
     x, panels = a.x, a.panels
     _core.packed_linear(
-        _core.TokenRows(x.data_ptr(), (x.stride(0), 0), x.element_size()),
+        _core.TokenRows(x, heads=False),
         (x.shape[0], x.shape[1], panels.shape[0]),
         panels.data_ptr(),
         panels.dtype == torch.bfloat16,

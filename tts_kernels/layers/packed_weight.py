@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -85,11 +86,11 @@ class PackedWeight:
         """Raises TypeError or ValueError unless the tensors fit together and have their memory."""
         _GUARD.check((self.panels, self.bias, self.outputs, self.gated))
 
-    @property
+    @cached_property
     def inputs(self) -> int:
         return self.panels.shape[1] * (2 if self.panels.dtype == torch.bfloat16 else 1)
 
-    @property
+    @cached_property
     def columns(self) -> int:
         """Outputs with those that fill the last panel up."""
         return len(self.panels) * PANEL // (2 if self.gated else 1)

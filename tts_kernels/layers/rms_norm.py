@@ -40,7 +40,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def _norm_rows(a: Any) -> None:
-    rows = _core.TokenRows(a.x.data_ptr(), (a.x.stride(0), 0), 4)
+    rows = _core.TokenRows(a.x, heads=False)
     threads = torch.get_num_threads()
     _core.rms_norm(rows, a.weight.data_ptr(), a.x.shape, a.eps, a.out.data_ptr(), threads)
 

@@ -72,12 +72,12 @@ def rotate_qkv(
 def _rotate(a: Any) -> None:
     norms = (0 if norm is None else norm.data_ptr() for norm in (a.q_norm, a.k_norm))
     _core.rotate_qkv(
-        _core.TokenRows(a.qkv.data_ptr(), (a.qkv.stride(0), 0), 4),
+        _core.TokenRows(a.qkv, heads=False),
         (a.qkv.shape[0], a.num_q_heads, a.num_kv_heads, a.cos.shape[1]),
         a.cos.data_ptr(),
         a.sin.data_ptr(),
         (*norms, a.eps),
-        _core.TokenRows(a.q.data_ptr(), (0, 0), a.q.element_size()),
+        _core.TokenRows(a.q),
         a.k.data_ptr(),
         a.v.data_ptr(),
         torch.get_num_threads(),

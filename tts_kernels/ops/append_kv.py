@@ -9,7 +9,6 @@ from torch import Tensor
 
 from .. import _core
 from ..backends.choice import kernel
-from ..backends.views import kv_view, summary_view, token_rows
 from ..checks import Array, Signature
 from ..checks.pages import INT32, kind_of_pages, page_arrays, row_dtypes, scale_arrays, summary_arrays
 from .operator import register
@@ -74,12 +73,12 @@ def append_kv(
 
 def _append_packed(a: Any) -> None:
     _core.append_kv(
-        kv_view(a.k_pages, a.v_pages, a.scales),
-        token_rows(a.k),
-        token_rows(a.v),
+        _core.KVView(a.k_pages, a.v_pages, a.scales),
+        _core.TokenRows(a.k),
+        _core.TokenRows(a.v),
         a.slots.data_ptr(),
         a.slots.shape[0],
-        summary_view(a.summaries),
+        _core.SummaryView(a.summaries),
         torch.get_num_threads(),
     )
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from .. import _core
 from ..backends.choice import kernel
-from ..backends.views import kv_view, summary_view
 from ..checks import Array, Signature
 from ..checks.pages import INT32, kind_of_pages, page_arrays, scale_arrays, summary_arrays
 from .operator import register
@@ -57,12 +56,12 @@ def copy_pages(
 
 def _copy_packed(a: Any) -> None:
     _core.copy_pages(
-        kv_view(a.k_pages, a.v_pages, a.scales, layers=1),
+        _core.KVView(a.k_pages, a.v_pages, a.scales, layers=1),
         a.k_pages.shape[0],
         (a.k_pages.stride(0), a.v_pages.stride(0)),
         a.copies.data_ptr(),
         a.copies.shape[0],
-        summary_view(a.summaries),
+        _core.SummaryView(a.summaries, layers=1),
         torch.get_num_threads(),
     )
 

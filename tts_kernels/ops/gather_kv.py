@@ -9,7 +9,6 @@ from torch import Tensor
 
 from .. import _core
 from ..backends.choice import kernel
-from ..backends.views import kv_view, token_rows
 from ..checks import Array, Number, Result, Rule, Signature, integer
 from ..checks.pages import INT32, kind_of_pages, page_arrays, scale_arrays
 from .operator import register
@@ -57,12 +56,12 @@ def gather_kv(
 
 def _gather_packed(a: Any) -> None:
     _core.gather_kv(
-        kv_view(a.k_pages, a.v_pages, a.scales),
+        _core.KVView(a.k_pages, a.v_pages, a.scales),
         a.block_table.data_ptr(),
         a.block_table.shape[0],
         a.length,
-        token_rows(a.k),
-        token_rows(a.v),
+        _core.TokenRows(a.k),
+        _core.TokenRows(a.v),
         torch.get_num_threads(),
     )
 

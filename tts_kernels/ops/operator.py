@@ -47,7 +47,8 @@ def register(
     defaults = tuple(a.default_value for a in arguments)
     guard = Guard(op, names, signature_of, defaults, direct=False)
     fields = *names, *described.result_names
-    look, increment_version = guard.look, torch.autograd.graph.increment_version
+    look, wants_derivative = guard.look, guard.wants_derivative
+    increment_version = torch.autograd.graph.increment_version
 
     def checked(*args: Any) -> Any:
         known = look(args) or guard.settle(args)
@@ -74,7 +75,8 @@ def register(
         return results[0] if len(results) == 1 else tuple(results) or None
 
     def differentiated(*args: Any) -> Any:
-        guard.refuse_gradients(args)
+        if wants_derivative(args):
+            guard.refuse_gradients(args)
         with torch._C._AutoDispatchBelowAutograd():
             return overload(*args)
 

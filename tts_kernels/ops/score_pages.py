@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from ..backends.views import token_rows
 from ..checks import Array, Number, Result, Rule, Signature, real
 from ..checks.pages import COLUMNS, PACKED_HEAD_DIM, PLAN
 from ..plans.device_plan import DevicePlan
@@ -73,13 +72,13 @@ def score_pages(
 
 
 def _score_packed(a: Any) -> None:
-    num_pages, num_kv_heads, vectors, head_dim = a.summaries.shape
+    num_pages, num_kv_heads, _, head_dim = a.summaries.shape
     _core.score_pages(
-        _core.SummaryView(a.summaries.data_ptr(), vectors),
+        _core.SummaryView(a.summaries),
         (num_pages, num_kv_heads, head_dim),
         a.summaries.dtype is torch.bfloat16,
         (a.plan.data_ptr(), a.plan.shape[0]),
-        token_rows(a.q),
+        _core.TokenRows(a.q),
         a.q.shape[:2],
         a.q.dtype is torch.bfloat16,
         head_dim**-0.5 if a.scale is None else a.scale,

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from .. import _core
 from ..backends.launch import WorkCapacity
-from ..backends.views import kv_view, token_rows
 from ..checks import Array, Number, Result, Rule, Signature, instance, integer, real
 from ..checks.pages import (
     COLUMNS,
@@ -194,9 +193,9 @@ def _attend(
 def _attend_packed(a: Any) -> None:
     mass = getattr(a, "mass", None)
     _core.tree_attention(
-        kv_view(a.k_pages, a.v_pages, a.scales),
+        _core.KVView(a.k_pages, a.v_pages, a.scales),
         (a.plan.data_ptr(), a.plan.shape[0]),
-        token_rows(a.q),
+        _core.TokenRows(a.q),
         a.q.shape[:2],
         a.out.data_ptr(),
         a.lse.data_ptr(),

@@ -343,16 +343,9 @@ class HFEngine:
         if isinstance(context.plan, TreePlan) and context.masses is None and context.sparse is None:
             dense = context.pool, context.slots, context.plan
         with torch.inference_mode():
-            states = lean.hidden_states(
-                self._embed(tokens, embeds).float(),
-                positions,
-                self.dtype,
-                dense or partial(_attend, context),
-            )
-            if rows is not None and not len(rows):
-                logits = torch.empty((0, self.config.vocab_size))
-            else:
-                logits = lean.logits(states if rows is None else states[rows])
+            inputs = self._embed(tokens, embeds).float()
+            attend = dense or partial(_attend, context)
+            states, logits = lean.forward(inputs, positions, self.dtype, attend, rows)
         masses = None if context.masses is None else context.masses.mean()
         return Output(logits, states if hidden else None, masses)
 
