@@ -177,7 +177,7 @@ def test_a_decoders_weights_are_looked_at_in_each_call() -> None:
     args = dict(case.args)
     layers = tk.DecoderLayers(
         args.pop("layers"),
-        **{name: args.pop(name) for name in ("num_q_heads", "num_kv_heads", "head_dim", "eps")},
+        **{name: args.pop(name) for name in targets.DECODER_SIZES},
     )
     layers.layers[0].down.panels.untyped_storage().resize_(8)
     with pytest.raises(ValueError, match=r"layers\[0\].panels: got a storage of 8 bytes"):
@@ -423,7 +423,7 @@ def test_a_copied_pool_is_one_memory() -> None:
 def test_other_copies() -> None:
     case = full_case(targets.decoder_layers)
     args = dict(case.args)
-    sizes = {name: args.pop(name) for name in ("num_q_heads", "num_kv_heads", "head_dim", "eps")}
+    sizes = {name: args.pop(name) for name in targets.DECODER_SIZES}
     layers = tk.DecoderLayers(args.pop("layers"), **sizes)
     results = []
     for same in (layers, copy.deepcopy(layers), pickle.loads(pickle.dumps(layers)), copy.copy(layers)):

@@ -1,6 +1,7 @@
 """Shared-prefix KV storage and attention over search trees."""
 
 import atexit
+import logging
 
 try:
     from ._core import Append, KVTree, TreeStats
@@ -68,4 +69,5 @@ __all__ = [
     "tree_attention_with_mass",
 ]
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 atexit.register(park_daemon_threads)

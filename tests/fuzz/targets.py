@@ -507,6 +507,16 @@ def pack(rng: random.Random) -> Case:
     return Case(tk.PackedWeight.pack, {"weight": weight, "bias": torch.randn(outputs)}, check)
 
 
+DECODER_SIZES = (
+    "num_q_heads",
+    "num_kv_heads",
+    "head_dim",
+    "eps",
+    "norm",
+    "head",
+)  # of DecoderLayers.__init__
+
+
 def decoder_layers(rng: random.Random) -> Case:
     t = tree(rng, rng.choice(FLOATS), layers=1)
     dtype, heads, d, hidden = rng.choice(FLOATS), t.pool.num_kv_heads, t.pool.head_dim, 32
@@ -527,11 +537,14 @@ def decoder_layers(rng: random.Random) -> Case:
     ]).int()  # fmt: skip
     args |= {"eps": 1e-5, "x": torch.randn(tokens, hidden), "cos": torch.randn(tokens, d)}
     args |= {"sin": torch.randn(tokens, d), "pool": t.pool, "slots": slots, "plan": t.plan, "dtype": None}
+    rows = torch.randint(0, max(tokens, 1), (rng.randint(0, 3) if tokens else 0,))
+    args |= {"norm": torch.rand(hidden) + 0.5, "head": packed(20, hidden), "rows": rows}
+    args["logits"] = torch.zeros(len(rows), 32)
 
-    def call(layers: Any, num_q_heads: Any, num_kv_heads: Any, head_dim: Any, eps: Any, **step: Any) -> Any:
-        sizes = {"num_q_heads": num_q_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim, "eps": eps}
-        before = copy_of(step["x"])
-        tk.DecoderLayers(layers, **sizes)(**step)
+    def call(layers: Any, x: Any, **others: Any) -> Any:
+        sizes = {name: others.pop(name) for name in DECODER_SIZES}
+        before = copy_of(x)
+        tk.DecoderLayers(layers, **sizes)(x, **others)
         return before
 
     def check(a: dict[str, Any], x: Tensor) -> None:
@@ -547,6 +560,11 @@ def decoder_layers(rng: random.Random) -> Case:
         h = x.double() + expected.linear(out.flatten(1), one.o)
         mlp = expected.linear(reference.rms_norm(h, one.mlp_norm, float(a["eps"])), one.gate_up)
         expected.close(a["x"], h + expected.linear(mlp, one.down), torch.bfloat16)
+        if a["norm"] is not None and a["head"] is not None and a["logits"] is not None:
+            rows = range(len(a["logits"])) if a["rows"] is None else a["rows"].tolist()
+            states = reference.rms_norm(a["x"], a["norm"], float(a["eps"]))[list(rows)]
+            wanted = expected.linear(states, a["head"])
+            expected.close(a["logits"][:, : wanted.shape[1]], wanted, torch.bfloat16)
 
     return Case(call, args, check)
 

@@ -6,6 +6,7 @@ Triton has. It is read when an operator first meets a device, a dtype and a head
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from functools import lru_cache
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from .. import _core
 
+_log = logging.getLogger(__name__)
 _VARIABLE = "TTS_KERNELS_BACKEND"
 _IN_CUDA = ("append_kv", "copy_pages", "tree_attention")  # the others are Triton's alone
 
@@ -103,6 +105,7 @@ def _launcher(op: str, device: torch.device, dtype: torch.dtype, head_dim: int) 
             "k_pages, v_pages: got plain pages on the CPU, which run in Triton's interpreter only; set "
             "TRITON_INTERPRET=1 before Python starts, or make the pool with layout='packed'"
         )
+    _log.info("%s on %s, %s, head_dim %d: %s", op, device, dtype, head_dim, name)
     launcher: Callable[..., None] = getattr(module, op)
     return launcher if device.type == "cpu" else _guarded(launcher, device)
 

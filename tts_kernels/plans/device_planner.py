@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import torch
@@ -17,6 +18,7 @@ from ..errors import CapacityExceeded
 from .device_plan import DevicePlan
 from .tree_plan import Int32Array, int32_array
 
+_log = logging.getLogger(__name__)
 _STAGES = 4  # updates that may be on their way to the device before the host waits for the first of them
 
 
@@ -135,6 +137,7 @@ class DevicePlanner:
             if any(map(int.__gt__, counts, self.capacity)):
                 grown = (2 * n if n > room else room for n, room in zip(counts, self.capacity, strict=True))
                 self._allocate(WorkCapacity(*map(round_up, grown)), None)
+                _log.info("the plan outgrew its buffers, which now have room for %s", self.capacity)
             plan = self._describe(counts)
         elif not self._fixed and plan.max_columns != self._core.max_columns:
             plan = replace(plan, max_columns=self._core.max_columns)

@@ -83,7 +83,7 @@ class LeanLayers:
         embeds: float32 [T, hidden], becomes the output of the last layer. positions: int64 [T]. dtype: of
         queries, keys and values.
         attend: how, or where to all that the plan has.
-        logits: float32 [R, columns of the head], where those of int64 `rows` [R] go, of all tokens by default.
+        logits: float32 [R, columns of the head], where those of int64 `rows` [R] go; default: of all tokens.
         """
         cos, sin = (part[0].contiguous() for part in self._rotary(embeds, positions[None]))
         if isinstance(attend, tuple):
