@@ -28,6 +28,7 @@ class Guard:
     decode step calls the operators once per layer, all with one form.
 
     direct: calls do not come through torch's dispatcher, and hence with arguments of any class.
+    accept: raises where there is no kernel for arguments that fit.
     """
 
     def __init__(
@@ -38,10 +39,11 @@ class Guard:
         defaults: Sequence[Any] = (),
         *,
         direct: bool = True,
+        accept: Callable[[Footprint], None] = lambda known: None,
     ) -> None:
         self._op, self._names, self._signature_of = op, tuple(names), signature_of
         self._defaults = tuple(defaults)
-        self._direct = direct
+        self._direct, self._accept = direct, accept
         self._forms = _core.Forms(torch, direct)
         self.look = self._forms.look  # args -> Footprint, or None where they are for `settle`
         self.wants_derivative = self._forms.wants_derivative  # args -> whether `refuse_gradients` has to look
@@ -68,6 +70,7 @@ class Guard:
         if known is None:
             values = self.by_name(args)
             known = self._signature_of(values).footprint(self._names, values)
+            self._accept(known)
             self._forms.learn(args, known)
         self._check_memory(args, known)
         return known

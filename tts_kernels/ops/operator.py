@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from .._namespace import NAMESPACE
-from ..checks import Guard, Signature, SignatureOf
+from ..checks import Footprint, Guard, Signature, SignatureOf
 
 _LIBRARY = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
 # Takes an operator's arguments and results by name, and writes the results.
@@ -45,27 +45,32 @@ def register(
     arguments = overload._schema.arguments
     written = [i for i, a in enumerate(arguments) if a.is_write]
     defaults = tuple(a.default_value for a in arguments)
-    guard = Guard(op, names, signature_of, defaults, direct=False)
-    fields = *names, *described.result_names
-    look, wants_derivative = guard.look, guard.wants_derivative
-    increment_version = torch.autograd.graph.increment_version
 
-    def checked(*args: Any) -> Any:
-        known = look(args) or guard.settle(args)
-        kernel = plain if known.plain else cpu
-        if kernel is None or (kernel is cpu and known.device.type != "cpu"):
+    def accept(known: Footprint) -> None:
+        if (plain if known.plain else cpu) is None or not (known.plain or known.device.type == "cpu"):
             raise ValueError(
                 f"k_pages, v_pages: got packed pages on {known.device}, expected the CPU, or plain pages"
             )
+
+    guard = Guard(op, names, signature_of, defaults, direct=False, accept=accept)
+    named: Any = namedtuple  # of which mypy wants literal fields
+    by_name = named(op, (*names, *described.result_names))
+    look, wants_derivative = guard.look, guard.wants_derivative
+    empty, increment_version = torch.empty, torch.autograd.graph.increment_version
+
+    def checked(*args: Any) -> Any:
+        known = look(args) or guard.settle(args)
+        if len(args) < len(defaults):
+            args += defaults[len(args) :]
         results = []
         for shape, dtype in known.results:
-            results.append(torch.empty(shape, dtype=dtype, device=known.device))
-        values = *args, *defaults[len(args) :], *results
-        kernel(SimpleNamespace(**dict(zip(fields, values, strict=True))))
+            results.append(empty(shape, dtype=dtype, device=known.device))
+        kernel: Any = plain if known.plain else cpu
+        kernel(by_name(*args, *results))
         if written:
             changed = []
             for i in written:
-                if i < len(args) and args[i] is not None:
+                if args[i] is not None:
                     changed.append(args[i])
             increment_version(changed)
         return results[0] if len(results) == 1 else tuple(results) or None
