@@ -222,7 +222,7 @@ def test_each_tensor_that_is_written_counts_as_changed(
 ) -> None:
     args = dict(full_case(target, 3).args)
     pool = args.get("pool")
-    written = {name: args.get(name) for name in ("x", "k_pages", "v_pages", "summaries", "scales")}
+    written = {name: args.get(name) for name in ("x", "logits", "k_pages", "v_pages", "summaries", "scales")}
     if pool is not None:
         written |= {name: getattr(pool, name) for name in ("k_pages", "v_pages", "summaries", "scales")}
     kept = {name: value for name, value in args.items() if isinstance(value, Tensor) and name not in written}
