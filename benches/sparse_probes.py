@@ -149,7 +149,7 @@ class Chooser:
 
 
 def exact_masses(step: Step, layer: int, pool: KVPool, q: Tensor, scale: float | None) -> Tensor:
-    return pool.attend(layer, q, step.plan, scale=scale, return_mass=True)[2]
+    return pool.attend_with_mass(layer, q, step.plan, scale=scale)[2]
 
 
 def latest_first(step: Step, num_kv_heads: int) -> Tensor:

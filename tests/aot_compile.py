@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tts_kernels.device_plan import AttentionOptions, SelectOptions, WorkCapacity, WorkLaunch, WorkLayout
+from tts_kernels.backends.launch import AttentionOptions, SelectOptions, WorkCapacity, WorkLaunch, WorkLayout
 
 ARCHITECTURES = (80, 90, 100)
 KERNELS = {
@@ -132,7 +132,7 @@ class _Recorder:
 
 def call_of(variant: Variant) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """The kernel and the arguments with which its launcher calls it."""
-    modules = {op: import_module(f"tts_kernels.triton.{op}") for op in KERNELS}
+    modules = {op: import_module(f"tts_kernels.backends.triton.{op}") for op in KERNELS}
     kept = {(op, name): getattr(modules[op], name) for op, names in KERNELS.items() for name in names}
     recorder = _Recorder()
     for op, name in kept:

@@ -8,8 +8,9 @@ import torch
 from attention_cases import live_slots, random_tables
 from torch import Tensor
 
-from tts_kernels import DevicePlan, DevicePlanner, backend, reference
-from tts_kernels.device_plan import AttentionOptions
+from tts_kernels import DevicePlan, DevicePlanner, reference
+from tts_kernels.backends import choice
+from tts_kernels.backends.launch import AttentionOptions
 
 LAYOUTS = ["HND", "NHD", "vLLM"]
 
@@ -61,10 +62,10 @@ class PagedCase:
         options = self.options(scale, window, logits_soft_cap)
         tensors = (self.q, self.k_pages, self.v_pages)
         if mask is None:
-            kernel = backend.kernel("tree_attention", self.k_pages)
+            kernel = choice.kernel("tree_attention", self.k_pages)
             kernel(*tensors, plan.launch, options, out[:rows], lse[:rows])
         else:
-            kernel = backend.kernel("sparse_attention", self.k_pages)
+            kernel = choice.kernel("sparse_attention", self.k_pages)
             kernel(*tensors, plan.launch, options, out[:rows], lse[:rows], mask)
         assert out[rows:].isnan().all()
         assert lse[rows:].isnan().all()
@@ -88,7 +89,7 @@ class PagedCase:
         shape = (plan.num_kv_heads, self.q.shape[0], plan.max_columns)
         mass = torch.full(shape, torch.nan, device=self.q.device)
         options = self.options(scale, window, logits_soft_cap)
-        kernel = backend.kernel("page_mass", self.k_pages)
+        kernel = choice.kernel("page_mass", self.k_pages)
         kernel(self.q, self.k_pages, plan.launch, options, mask, mass)
         return mass
 

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import tts_kernels.cuda
 from tts_kernels import _core
-from tts_kernels.device_plan import AttentionOptions, WorkCapacity, WorkLaunch
+from tts_kernels.backends import cuda
+from tts_kernels.backends.launch import AttentionOptions, WorkCapacity, WorkLaunch
 
 CSRC = Path(__file__).parent.parent / "csrc"
 NVCC = shutil.which("nvcc")
@@ -59,7 +59,7 @@ def test_two_blocks_fit_a_multiprocessor(head_dim: int, tmp_path: Path) -> None:
 
 @BUILT
 def test_what_is_served() -> None:
-    supports = tts_kernels.cuda.supports
+    supports = cuda.supports
     for dtype in (torch.float16, torch.bfloat16):
         assert [d for d in (32, 64, 80, 96, 128, 256) if supports("tree_attention", dtype, d)] == [64, 128]
     assert not supports("tree_attention", torch.float32, 64)
@@ -75,7 +75,7 @@ def test_refusals_name_what_is_missing() -> None:
     launch = WorkLaunch(torch.zeros(1), torch.zeros(1), WorkCapacity(16, 16, 16, 16, 16), 1, 0)
     expected = "head_dim 96" if _core.cuda_archs else "no CUDA kernels"
     with pytest.raises(ValueError, match=expected):
-        tts_kernels.cuda.tree_attention(q, pages, pages, launch, AttentionOptions(1.0, 0, 0.0), q, lse)
+        cuda.tree_attention(q, pages, pages, launch, AttentionOptions(1.0, 0, 0.0), q, lse)
 
 
 @BUILT
@@ -109,16 +109,16 @@ def test_without_a_driver_launches_raise(monkeypatch: pytest.MonkeyPatch) -> Non
     pages = torch.zeros(3, 2, 2, 16, 64, dtype=torch.bfloat16)  # three layers
     rows, slots = torch.zeros(5, 2, 64, dtype=torch.bfloat16), torch.arange(5, dtype=torch.int32)
     with pytest.raises(RuntimeError, match=r"append_kv: .*\(cudaError"):
-        tts_kernels.cuda.append_kv(rows, rows, pages[0], pages[0], slots)
+        cuda.append_kv(rows, rows, pages[0], pages[0], slots)
     with pytest.raises(RuntimeError, match=r"copy_pages: .*\(cudaError"):
-        tts_kernels.cuda.copy_pages(pages, pages, torch.tensor([[0, 1]], dtype=torch.int32))
+        cuda.copy_pages(pages, pages, torch.tensor([[0, 1]], dtype=torch.int32))
     capacity = WorkCapacity(16, 16, 16, 16, 16)
     work, partials = torch.zeros(1024, dtype=torch.int32), torch.zeros(1024)
     options = AttentionOptions(0.125, 2**30, 0.0)
     for items, merges, kernel in ((1, 0, "tree_attention"), (0, 1, "merge_partials")):
         launch = WorkLaunch(work, partials, capacity, items, merges)
         with pytest.raises(RuntimeError, match=rf"{kernel}: .*\(cudaError"):
-            tts_kernels.cuda.tree_attention(
+            cuda.tree_attention(
                 rows, pages[0], pages[0], launch, options, torch.empty_like(rows), torch.empty(5, 2)
             )
-    tts_kernels.cuda.append_kv(rows[:0], rows[:0], pages[0], pages[0], slots[:0])  # nothing to launch
+    cuda.append_kv(rows[:0], rows[:0], pages[0], pages[0], slots[:0])  # nothing to launch

@@ -142,6 +142,52 @@ def test_equal_to_the_operators_one_by_one(
             assert bits_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("rows", [None, [4, 0, 4]])
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_the_norm_and_the_head_behind_the_last_layer(weights: torch.dtype, rows: list[int] | None) -> None:
+    torch.manual_seed(2)
+    bare = make_layers(weights, 2, head_norms=False, biases=False, window=None)
+    norm, head = torch.rand(HIDDEN) + 0.5, PackedWeight.pack(torch.randn(20, HIDDEN).to(weights))
+    heads = {"num_q_heads": Q_HEADS, "num_kv_heads": KV_HEADS, "head_dim": HEAD_DIM}
+    layers = DecoderLayers(bare.layers, **heads, eps=EPS, norm=norm, head=head)
+    tree, pools = KVTree(num_pages=24), [make_pool(weights, 2) for _ in range(2)]
+    step = make_step(tree, [tree.create()], 5)
+    x, chosen = step.x.clone(), None if rows is None else torch.tensor(rows)
+    logits = torch.full((3, 40), 7.0)
+    states = layers(x, *step[1:3], pools[0], *step[3:], rows=chosen, logits=logits[:, :32])
+    expected = rms_norm(one_by_one(bare, step, pools[1], weights), norm, EPS)
+    assert states is not None
+    assert bits_equal(states, expected)
+    expected = expected[:3] if rows is None else expected[rows]
+    assert bits_equal(logits[:, :20], packed_linear(expected, head))
+    assert logits[:, 32:].eq(7).all()
+    refused: list[tuple[DecoderLayers, dict[str, Any], str]] = [
+        (layers, {"rows": torch.tensor([5, 0, 1]), "logits": logits[:, :32]}, r"rows\[0\]: got 5"),
+        (layers, {"rows": torch.tensor([-1, 0, 1]), "logits": logits[:, :32]}, r"rows\[0\]: got -1"),
+        (layers, {"logits": torch.zeros(6, 32)}, "rows: got 6, expected at most the 5 tokens"),
+        (layers, {"rows": torch.tensor([1]), "logits": logits[:, :32]}, r"logits: got shape \[3, 32\]"),
+        (layers, {"logits": logits[:, :31]}, r"logits: got shape \[3, 31\]"),
+        (
+            layers,
+            {"logits": head.panels.flatten()[:64].float().view(2, 32)},
+            "logits: got memory that",
+        ),
+        (bare, {"logits": logits[:, :32]}, "logits: got a tensor, expected None: there is no head"),
+    ]
+    for made, options, message in refused[: None if weights == torch.float32 else -2]:
+        before = contents(pools[0])
+        with pytest.raises(ValueError, match=message):
+            made(x, *step[1:3], pools[0], *step[3:], **options)
+        assert all(map(bits_equal, contents(pools[0]), before))
+    for wrong, message in (
+        ({"head": head}, "norm: got None beside a head"),
+        ({"norm": norm[:-1]}, "norm: got shape"),
+        ({"norm": norm, "head": PackedWeight.pack(torch.ones(16, 32))}, "head: got"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            DecoderLayers(bare.layers, **heads, eps=EPS, **wrong)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
 def test_a_long_prompt_goes_through_in_chunks(weights: torch.dtype, threads: int) -> None:
@@ -171,7 +217,7 @@ def bad_inputs() -> list[tuple[str, type[Exception], str]]:
         ("x dtype", TypeError, "x: got torch.float64, expected torch.float32"),
         ("cos", ValueError, "cos: got shape"),
         ("slots", ValueError, "slots.0.: got 100000"),
-        ("plan", ValueError, r"query_order: got shape \[4\], expected \[T\] = \[5\]"),
+        ("plan", ValueError, r"plan: got one of 4 queries, expected 5"),
         ("page", ValueError, "pages"),
         ("pool layers", ValueError, "pool: got 2 layers, expected 3"),
         ("dtype", TypeError, "dtype: got torch.float64"),

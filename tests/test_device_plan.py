@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 import pytest
@@ -16,8 +17,9 @@ from tts_kernels import (
     DevicePlan,
     DevicePlanner,
     KVTree,
+    OutOfPages,
+    TTSError,
     WorkCapacity,
-    device_planner,
     reference,
 )
 
@@ -413,7 +415,7 @@ def test_a_failed_growth_leaves_a_planner_that_plans(monkeypatch: pytest.MonkeyP
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(device_planner, "_Stage", no_memory)
+        patch.setattr("tts_kernels.plans.device_planner._Stage", no_memory)
         with pytest.raises(MemoryError):
             planner.update(tables, lengths)
     for step in range(3):
@@ -543,3 +545,30 @@ def test_bad_tables(
     with pytest.raises(ValueError, match=message):
         planner.update(*(a and torch.tensor(a, dtype=torch.int32) for a in (tables, lengths, query_lens)))
     assert torch.equal(plan.work, before)
+
+
+def test_what_outgrows_its_buffers_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """By a library logger that is silent unless an application asks."""
+    assert [type(handler) for handler in logging.getLogger("tts_kernels").handlers] == [logging.NullHandler]
+    planner = Branches(page_size=16, num_pages=400).planner()
+    tables = torch.arange(400, dtype=torch.int32).view(40, 10)
+    with caplog.at_level(logging.INFO, logger="tts_kernels"):
+        planner.update(tables[:1], torch.tensor([9], dtype=torch.int32))
+        assert not caplog.records
+        planner.update(tables, torch.full((40,), 160, dtype=torch.int32))
+    (record,) = caplog.records
+    assert record.name == "tts_kernels.plans.device_planner"
+    assert str(planner.capacity) in record.getMessage()
+
+
+def test_own_exceptions_have_one_base() -> None:
+    tree = KVTree(1)
+    with pytest.raises(OutOfPages) as full:
+        tree.append([tree.create()], [[1] * 40])
+    planner = Branches(page_size=16, num_pages=40).planner(capacity=WorkCapacity(*[16] * 5), max_columns=1)
+    with pytest.raises(CapacityExceeded) as outgrown:
+        planner.update(torch.zeros((1, 2), dtype=torch.int32), torch.tensor([30], dtype=torch.int32))
+    assert isinstance(full.value, TTSError)
+    assert isinstance(full.value, RuntimeError)
+    assert isinstance(outgrown.value, TTSError)
+    assert isinstance(outgrown.value, ValueError)

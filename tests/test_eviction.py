@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 from tts_decode import Branch, BranchReleased, SamplingParams, TreeDecoder
 from tts_decode.select import evicted_columns
 
-from tts_kernels import _core, reference, tree_attention
+from tts_kernels import _core, reference, tree_attention_with_mass
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PAGE = 16
@@ -103,7 +103,7 @@ def test_nobody_attends_to_an_evicted_page(data: st.DataObject, level: str, dtyp
     _core.set_cpu_isa(level)
     try:
         plan = case.plan(query_block=data.draw(st.sampled_from([1, 32])))
-        found = tree_attention(case.q, *case.pool.layer(0), plan, window=window, return_mass=True)
+        found = tree_attention_with_mass(case.q, *case.pool.layer(0), plan, window=window)
     finally:
         _core.set_cpu_isa(None)
     pairs = level in PAIR_LEVELS and dtype == torch.bfloat16

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tts_kernels import KVPool, KVTree, _core, append_kv, copy_pages, gather_kv, reference, tree_attention
-from tts_kernels.selection import Selection
+from tts_kernels.plans.selection import Selection
 
 ROW_DTYPES = [torch.float32, torch.bfloat16]
 HEAD_DIMS = [32, 48, 64, 80, 96, 112, 128, 192, 256]
@@ -401,7 +401,7 @@ def test_chosen_pages(level: str, group: int) -> None:
     assert same_bits(case.pool.attend(0, case.q, tree, selection=every), case.attend())
     chosen = torch.rand((2, tree.num_queries, tree.max_columns)) < 0.5
     some = Selection.from_bools(chosen)
-    out, lse, mass = case.pool.attend(0, case.q, tree, selection=some, return_mass=True)
+    out, lse, mass = case.pool.attend_with_mass(0, case.q, tree, selection=some)
     args = (case.q, case.k_slots, case.v_slots, case.tables, case.lengths, case.query_lens)
     expected = reference.tree_attention(*args, chosen=chosen)
     for actual, exact in zip((out, lse, mass), expected, strict=True):
@@ -508,6 +508,5 @@ def test_opcheck() -> None:
         ops.copy_pages.default, (pool.k_pages, pool.v_pages, ints(0, 1).view(1, 2)), {"scales": pool.scales}
     )
     check(ops.gather_kv.default, (*pages[:2], ints(0), 4), {"scales": pages[2]})
-    tensors = (p.query_order, p.query_position, p.blocks, p.segments, p.pages)
-    args = (case.q, *pages[:2], *tensors, 0.125, 0, 0.0)
+    args = (case.q, *pages[:2], p.buffer, 0.125)
     check(ops.tree_attention.default, args, {"scales": pages[2]})

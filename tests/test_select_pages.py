@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -213,7 +212,7 @@ def test_bad_arguments() -> None:
         with pytest.raises(ValueError, match="scores: row 1 holds a negative number, NaN or infinity"):
             select_top_pages(broken, made, 2)
     with pytest.raises(ValueError, match="page_size: got 8, expected 16"):
-        select_top_pages(scores, replace(made, page_size=8), 2)
+        select_top_pages(torch.rand((1, 2, 1)), plan(rows(0, 1).view(2, 1), rows(3, 3), page_size=8), 2)
     for budget in (0, -3, torch.tensor([1, 0], dtype=torch.int32)):
         with pytest.raises(ValueError, match=r"budget: got .*, expected (>= 1|at least 1 page)"):
             select_top_pages(scores, made, budget)

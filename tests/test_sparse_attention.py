@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tts_kernels import Selection, _core, reference, tree_attention
+from tts_kernels import Selection, _core, reference, tree_attention, tree_attention_with_mass
 
 DTYPES = [torch.float32, torch.bfloat16]
 CASES = random_cases(head_dims=[32, 64, 80, 128], groups=[1, 2, 3, 4, 8], longest=1300)
@@ -38,7 +38,7 @@ def attend(
 ) -> tuple[Tensor, Tensor, Tensor]:
     selection = None if chosen is None else Selection.from_bools(chosen)
     plan = case.plan(query_block=query_block)
-    return tree_attention(case.q, *case.pool.layer(0), plan, selection=selection, return_mass=True, **options)
+    return tree_attention_with_mass(case.q, *case.pool.layer(0), plan, selection=selection, **options)
 
 
 def check(case: Case, chosen: Tensor | None, level: str, **options: float | None) -> None:
@@ -152,11 +152,10 @@ def test_selections_of_other_queries_are_refused() -> None:
 def test_opcheck(mass: bool) -> None:
     case = make_case([40, 50], [(0, 0), (0, 32)], [1, 2])
     plan = case.plan()
-    tensors = (plan.query_order, plan.query_position, plan.blocks, plan.segments, plan.pages)
     mask = Selection.from_bools(random_choice(case, 0.5, torch.Generator())).mask
-    arguments = (case.q, *case.pool.layer(0), *tensors, 0.1, 0, 0.0, mask)
-    op = torch.ops.tts_kernels.tree_attention
+    arguments = (case.q, *case.pool.layer(0), plan.buffer, 0.1, None, None, mask)
+    ops = torch.ops.tts_kernels
     if mass:
-        torch.library.opcheck(op.mass, (*arguments, None, plan.max_columns))
+        torch.library.opcheck(ops.tree_attention_with_mass.default, (*arguments, None, plan.max_columns))
     else:
-        torch.library.opcheck(op.default, arguments)
+        torch.library.opcheck(ops.tree_attention.default, arguments)

@@ -13,7 +13,8 @@ import torch
 from paged_cases import make_paged_case
 from torch import Tensor
 
-from tts_kernels import KVPool, append_kv, backend, copy_pages, gather_kv, plan, tree_attention
+from tts_kernels import KVPool, append_kv, copy_pages, gather_kv, plan, tree_attention
+from tts_kernels.backends import choice
 
 Refused = tuple[type[Exception], str, Callable[[], object]]
 
@@ -21,11 +22,11 @@ Refused = tuple[type[Exception], str, Callable[[], object]]
 @pytest.fixture
 def fresh_choice() -> Iterator[None]:
     """The choice of a backend is made once for each device, dtype and head_dim."""
-    backend.choose.cache_clear()
-    backend._launcher.cache_clear()
+    choice.choose.cache_clear()
+    choice._launcher.cache_clear()
     yield
-    backend.choose.cache_clear()
-    backend._launcher.cache_clear()
+    choice.choose.cache_clear()
+    choice._launcher.cache_clear()
 
 
 def check(refused: list[Refused]) -> None:
@@ -132,8 +133,8 @@ def test_heads_must_divide(device: torch.device) -> None:
     case = make_paged_case([40], [(0, 0)], [1], device=device)
     plan = case.plan()
     with pytest.raises(ValueError, match="q: got num_q_heads = 3, num_kv_heads = 2, expected"):
-        torch.ops.tts_kernels.tree_attention.work(
-            case.q[:, :3].contiguous(), case.k_pages, case.v_pages, *plan.launch, 1.0, 0, 0.0
+        torch.ops.tts_kernels.tree_attention_work(
+            case.q[:, :3].contiguous(), case.k_pages, case.v_pages, *plan.launch, 1.0, None, None
         )
 
 
@@ -169,22 +170,22 @@ def test_the_forced_backend(
     pages = torch.zeros((1, 1, 16, 80), device=device)
     monkeypatch.setenv("TTS_KERNELS_BACKEND", "rocm")
     with pytest.raises(ValueError, match="TTS_KERNELS_BACKEND: got 'rocm', expected 'triton' or 'cuda'"):
-        backend.kernel("append_kv", pages)
+        choice.kernel("append_kv", pages)
     monkeypatch.setenv("TTS_KERNELS_BACKEND", "cuda")
     if device.type == "cuda":
         with pytest.raises(ValueError, match="TTS_KERNELS_BACKEND: got 'cuda', "):
-            backend.kernel("tree_attention", pages)
+            choice.kernel("tree_attention", pages)
     monkeypatch.setenv("TTS_KERNELS_BACKEND", "triton")
-    backend.choose.cache_clear()
-    assert backend.kernel("append_kv", pages) is not None
+    choice.choose.cache_clear()
+    assert choice.kernel("append_kv", pages) is not None
 
 
 def test_triton_is_missing(device: torch.device, fresh_choice: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("tts_kernels.triton")]:
+    for name in [name for name in sys.modules if name.startswith("tts_kernels.backends.triton")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "triton", None)
     with pytest.raises(ImportError, match=r"append_kv: .*pip install 'tts-kernels\[gpu\]'"):
-        backend.kernel("append_kv", torch.zeros((1, 1, 16, 64), device=device))
+        choice.kernel("append_kv", torch.zeros((1, 1, 16, 64), device=device))
 
 
 def test_plain_pages_on_the_cpu_without_the_interpreter() -> None:

@@ -12,13 +12,13 @@ from torch import Tensor
 from tts_kernels import (
     DevicePlanner,
     KVPool,
-    backend,
     gather_kv,
     reference,
     score_pages,
     select_top_pages,
 )
-from tts_kernels.selection import Selection
+from tts_kernels.backends import choice
+from tts_kernels.plans.selection import Selection
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,7 +26,7 @@ HEADS, PAGES, HEAD_DIM = 2, 5, 80
 
 
 def launch(op: str, pages: Tensor, *arguments: Tensor | None) -> None:
-    backend.kernel(op, pages)(*arguments)
+    choice.kernel(op, pages)(*arguments)
 
 
 def scaled_append(stored: Tensor, scale: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,10 +111,10 @@ def test_attention_and_gather(device: torch.device, dtype: torch.dtype, share: f
     lse = torch.full(case.q.shape[:2], torch.nan, device=device)
     mass = torch.full(shape, torch.nan, device=device)
     options = case.options(None, None, None)
-    backend.kernel("sparse_attention", k_pages)(
+    choice.kernel("sparse_attention", k_pages)(
         case.q, k_pages, v_pages, plan.launch, options, out, lse, mask, on_device
     )
-    backend.kernel("page_mass", k_pages)(case.q, k_pages, plan.launch, options, mask, mass, on_device)
+    choice.kernel("page_mass", k_pages)(case.q, k_pages, plan.launch, options, mask, mass, on_device)
     rtol, atol = (1e-4, 2e-5) if dtype == torch.float32 else (2**-6, 1e-2)
     for found, wanted in zip((out, lse, mass), expected, strict=True):
         torch.testing.assert_close(found.cpu().double(), wanted, rtol=rtol, atol=atol)
@@ -186,7 +186,7 @@ def test_a_pool_of_int8(device: torch.device) -> None:
     selection = select_top_pages(scores, plan, 2)
     chosen = reference.select_top_pages(scores.cpu(), *arguments, 2)
     expected = reference.tree_attention(q.cpu(), *slots_now, *arguments, chosen=chosen)
-    results = pool.attend(1, q, plan, selection=selection, return_mass=True)
+    results = pool.attend_with_mass(1, q, plan, selection=selection)
     for found, wanted in zip(results, expected, strict=True):
         torch.testing.assert_close(found.cpu().double(), wanted, rtol=1e-4, atol=2e-5)
 

@@ -13,18 +13,19 @@ from paged_cases import PagedCase, make_paged_case
 from torch import Tensor
 
 from tts_kernels import (
+    CapacityExceeded,
     DevicePlan,
     WorkCapacity,
-    _core,
-    backend,
     reference,
     score_pages,
     select_pages,
     select_top_pages,
     tree_attention,
+    tree_attention_with_mass,
 )
-from tts_kernels.device_plan import SelectOptions, WorkLayout
-from tts_kernels.selection import Selection
+from tts_kernels.backends import choice
+from tts_kernels.backends.launch import SelectOptions, WorkLayout
+from tts_kernels.plans.selection import Selection
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,7 +69,7 @@ def score(case: PagedCase, summaries: Tensor, plan: DevicePlan, scale: float) ->
     scores = torch.full(
         (plan.num_kv_heads, case.q.shape[0], plan.max_columns), torch.nan, device=case.q.device
     )
-    kernel = backend.kernel("score_pages", case.k_pages)
+    kernel = choice.kernel("score_pages", case.k_pages)
     kernel(case.q, summaries, plan.launch, plan.page_size, scale, scores)
     return scores
 
@@ -131,7 +132,7 @@ def select(case: PagedCase, scores: Tensor, plan: DevicePlan, options: SelectOpt
     """bool [num_kv_heads, T, P]."""
     heads, rows, columns = scores.shape
     mask = torch.full((heads, rows, -(-columns // 32)), -1, dtype=torch.int32, device=scores.device)
-    kernel = backend.kernel("select_top_pages", case.k_pages)
+    kernel = choice.kernel("select_top_pages", case.k_pages)
     kernel(scores, plan.launch, plan.page_size, options, mask)
     return Selection(mask).to_bools(columns).cpu()
 
@@ -285,7 +286,7 @@ def test_operators(device: torch.device, together: bool) -> None:
     expected = reference.tree_attention(
         case.q.cpu(), case.k_slots, case.v_slots, *arguments, page_size=8, chosen=chosen
     )
-    results = tree_attention(case.q, case.k_pages, case.v_pages, plan, selection=selection, return_mass=True)
+    results = tree_attention_with_mass(case.q, case.k_pages, case.v_pages, plan, selection=selection)
     for result, wanted in zip(results, expected, strict=True):
         torch.testing.assert_close(result.cpu().double(), wanted, rtol=1e-4, atol=2e-5)
 
@@ -320,7 +321,7 @@ def test_refused(device: torch.device) -> None:
     for error, message, call in refused:
         with pytest.raises(error, match=message):
             call()
-    with pytest.raises(_core.CapacityExceeded, match="max_columns: got 2"):
+    with pytest.raises(CapacityExceeded, match="max_columns: got 2"):
         case.plan(capacity=WorkCapacity(32, 16, 64, 64, 128), max_columns=2)
     with pytest.raises(ValueError, match="max_columns: got 2 without a capacity"):
         case.planner(max_columns=2)
@@ -332,6 +333,7 @@ def test_opcheck(device: torch.device) -> None:
     plan.partials.zero_()  # compared before and after, which NaN would fail
     k_pages, v_pages = case.k_pages.nan_to_num(1.0), case.v_pages.nan_to_num(1.0)
     mask = Selection.from_bools(random_choice(case, plan, 0.5)).mask.to(device)
-    arguments = (case.q, k_pages, v_pages, *plan.launch, 0.125, 0, 0.0, mask, None)
-    torch.library.opcheck(torch.ops.tts_kernels.tree_attention.work, arguments)
-    torch.library.opcheck(torch.ops.tts_kernels.tree_attention.work_mass, (*arguments, plan.max_columns))
+    arguments = (case.q, k_pages, v_pages, *plan.launch, 0.125, None, None, mask, None)
+    ops = torch.ops.tts_kernels
+    torch.library.opcheck(ops.tree_attention_work.default, arguments)
+    torch.library.opcheck(ops.tree_attention_work_with_mass.default, (*arguments, plan.max_columns))

@@ -1,36 +1,40 @@
 """Shared-prefix KV storage and attention over search trees."""
 
 import atexit
+import logging
 
 try:
-    from tts_kernels._core import Append, CapacityExceeded, KVTree, OutOfPages, TreeStats
+    from ._core import Append, KVTree, TreeStats
 except ModuleNotFoundError as missing:
     raise ImportError(
         f"{__path__[0]} lacks its compiled module, as a source tree does: run Python in another folder, or "
         "install with pip install --editable ."
     ) from missing
-from tts_kernels.decoder_layers import DecoderLayer, DecoderLayers
-from tts_kernels.device_plan import DevicePlan, WorkCapacity
-from tts_kernels.device_planner import DevicePlanner
-from tts_kernels.ops import (
+from .backends.launch import WorkCapacity
+from .errors import CapacityExceeded, OutOfPages, TTSError
+from .layers.decoder_layers import DecoderLayer, DecoderLayers
+from .layers.packed_linear import packed_linear
+from .layers.packed_weight import PackedWeight
+from .layers.rms_norm import rms_norm
+from .layers.rotate_qkv import rotate_qkv
+from .ops import (
     append_kv,
     copy_pages,
     count_selected,
     gather_kv,
-    packed_linear,
-    rms_norm,
-    rotate_qkv,
     sample_tokens,
     score_pages,
     select_pages,
     select_top_pages,
     tree_attention,
+    tree_attention_with_mass,
 )
-from tts_kernels.packed_weight import PackedWeight
-from tts_kernels.plan import TreePlan, plan
-from tts_kernels.pool import KVPool
-from tts_kernels.selection import Selection, SelectionCounts
-from tts_kernels.shutdown import park_daemon_threads
+from .plans.device_plan import DevicePlan
+from .plans.device_planner import DevicePlanner
+from .plans.selection import Selection, SelectionCounts
+from .plans.tree_plan import TreePlan, plan
+from .pool import KVPool
+from .shutdown import park_daemon_threads
 
 __all__ = [
     "Append",
@@ -45,6 +49,7 @@ __all__ = [
     "PackedWeight",
     "Selection",
     "SelectionCounts",
+    "TTSError",
     "TreePlan",
     "TreeStats",
     "WorkCapacity",
@@ -61,6 +66,8 @@ __all__ = [
     "select_pages",
     "select_top_pages",
     "tree_attention",
+    "tree_attention_with_mass",
 ]
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 atexit.register(park_daemon_threads)

@@ -1,16 +1,16 @@
 from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 Int32Array = npt.NDArray[np.int32]
 IntegerArray = npt.NDArray[np.integer]
 
 TILE_PAGES: int
 TAIL_TOKENS: int
-
-class OutOfPages(RuntimeError): ...  # noqa: N818
-class CapacityExceeded(ValueError): ...  # noqa: N818
 
 class Append:
     @property
@@ -66,10 +66,10 @@ class KVTree:
 def plan(
     block_tables: Int32Array,
     lengths: Int32Array,
-    query_lens: Int32Array,
+    query_lens: Int32Array | None,
     page_size: int,
     query_block: int,
-) -> tuple[Int32Array, Int32Array, Int32Array, Int32Array, Int32Array, Int32Array, int, int, int]: ...
+) -> tuple[Int32Array, int, int, int, int]: ...
 
 class WorkPlanner:
     def __init__(
@@ -99,39 +99,28 @@ class WorkPlanner:
     ) -> bool: ...
     def write(self, buffer: int, size: int, capacity: tuple[int, int, int, int, int], stamp: int) -> int: ...
 
+class Forms:
+    def __init__(self, torch: ModuleType, direct: bool) -> None: ...
+    def look(self, args: tuple[Any, ...]) -> Any: ...
+    def find(self, args: tuple[Any, ...]) -> Any: ...
+    def wants_derivative(self, args: tuple[Any, ...]) -> bool: ...
+    def learn(self, args: tuple[Any, ...], footprint: Any) -> None: ...
+
+class Places:
+    def __init__(self, tensors: Sequence[Tensor]) -> None: ...
+    def hold(self) -> bool: ...
+    def overlap(self, tensor: Tensor) -> bool: ...
+
 class KVView:
     def __init__(
-        self,
-        k: int,
-        v: int,
-        k_strides: tuple[int, int],
-        v_strides: tuple[int, int],
-        num_pages: int,
-        num_kv_heads: int,
-        head_dim: int,
-        element_bytes: int,
-        scales: int,
+        self, k_pages: Tensor, v_pages: Tensor, scales: Tensor | None = None, layers: int = 0
     ) -> None: ...
 
 class SummaryView:
-    def __init__(self, data: int, vectors: int) -> None: ...
+    def __init__(self, summaries: Tensor | None, layers: int = 0) -> None: ...
 
 class TokenRows:
-    def __init__(self, data: int, strides: tuple[int, int], element_bytes: int) -> None: ...
-
-class PlanView:
-    def __init__(
-        self,
-        query_order: int,
-        query_position: int,
-        num_queries: int,
-        blocks: int,
-        num_blocks: int,
-        segments: int,
-        num_segments: int,
-        pages: int,
-        num_pages: int,
-    ) -> None: ...
+    def __init__(self, rows: Tensor, heads: bool = True) -> None: ...
 
 class PackedMatrix:
     def __init__(self, panels: int, num_panels: int, bias: int) -> None: ...
@@ -152,19 +141,27 @@ class DecoderLayer:
 class DecoderShape:
     def __init__(self, hidden: int, heads: tuple[int, int, int], bfloat16: bool, eps: float) -> None: ...
 
-def decoder_layers(
-    shape: DecoderShape,
-    layers: list[DecoderLayer],
-    x: int,
-    cos_sin: tuple[int, int],
-    bfloat16: bool,
-    kv: KVView,
-    layer_strides: tuple[int, int],
-    summaries: SummaryView,
-    slots: int,
-    plan: PlanView,
-    num_threads: int,
-) -> None: ...
+class Decoder:
+    def __init__(
+        self, shape: DecoderShape, layers: list[DecoderLayer], norm: int, head: PackedMatrix | None
+    ) -> None: ...
+    def run(
+        self,
+        x: int,
+        cos_sin: tuple[int, int],
+        bfloat16: bool,
+        kv: KVView,
+        layer_strides: tuple[int, int],
+        summaries: SummaryView,
+        slots: int,
+        plan: tuple[int, int],
+        tokens: int,
+        states: int,
+        rows: tuple[int, int],
+        logits_stride: tuple[int, int],
+        num_threads: int,
+    ) -> None: ...
+
 def decoder_layers_seconds() -> list[float]: ...
 def append_kv(
     kv: KVView,
@@ -195,9 +192,9 @@ def gather_kv(
 ) -> None: ...
 def tree_attention(
     kv: KVView,
-    plan: PlanView,
+    plan: tuple[int, int],
     q: TokenRows,
-    num_q_heads: int,
+    rows_heads: tuple[int, int],
     out: int,
     lse: int,
     scale: float,
@@ -211,15 +208,17 @@ def score_pages(
     summaries: SummaryView,
     pages: tuple[int, int, int],
     bfloat16_summaries: bool,
-    plan: PlanView,
+    plan: tuple[int, int],
     q: TokenRows,
-    num_q_heads: int,
+    rows_heads: tuple[int, int],
     bfloat16_q: bool,
     scale: float,
     scores: tuple[int, int],
     num_threads: int,
 ) -> None: ...
-def count_selected(plan: PlanView, mask: tuple[int, int], num_kv_heads: int) -> tuple[int, int]: ...
+def count_selected(
+    plan: tuple[int, int], mask: tuple[int, int], heads_rows: tuple[int, int]
+) -> tuple[int, int]: ...
 def packed_linear(
     x: TokenRows,
     rows_inputs_panels: tuple[int, int, int],
@@ -258,10 +257,8 @@ def sample_tokens(
 ) -> None: ...
 def select_top_pages(
     scores: tuple[int, int],
-    num_kv_heads: int,
-    plan: PlanView,
-    branches: int,
-    num_branches: int,
+    heads_rows: tuple[int, int],
+    plan: tuple[int, int],
     budget: int,
     top_p: float,
     sink_recent: tuple[int, int],

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tts_kernels.checks import choice, integer
-from tts_kernels.device import checked_device
-from tts_kernels.device_plan import DevicePlan
-from tts_kernels.ops._pages import DTYPES, PAGE_SIZE, check_plain, packed_page, summary_dtype
-from tts_kernels.ops.append_kv import append_kv
-from tts_kernels.ops.copy_pages import copy_pages
-from tts_kernels.ops.gather_kv import gather_kv
-from tts_kernels.ops.tree_attention import tree_attention
-from tts_kernels.plan import TreePlan
+from .checks import choice, integer
+from .checks.pages import DTYPES, PAGE_SIZE, check_plain, packed_page, summary_dtype
+from .device import checked_device
+from .ops.append_kv import append_kv
+from .ops.copy_pages import copy_pages
+from .ops.gather_kv import gather_kv
+from .ops.tree_attention import tree_attention, tree_attention_with_mass
+from .plans.device_plan import DevicePlan
+from .plans.tree_plan import TreePlan
 
 
 class KVPool:
@@ -164,9 +164,16 @@ class KVPool:
 
     def attend(
         self, layer: int, q: Tensor, plan: TreePlan | DevicePlan, **options: Any
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor, Tensor]:
         """`tree_attention` of queries [T, num_q_heads, head_dim] over one layer's pages and scales."""
         return tree_attention(q, *self.layer(layer), plan, scales=self.layer_scales(layer), **options)
+
+    def attend_with_mass(
+        self, layer: int, q: Tensor, plan: TreePlan | DevicePlan, **options: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`tree_attention_with_mass` of queries over one layer's pages and scales."""
+        scales = self.layer_scales(layer)
+        return tree_attention_with_mass(q, *self.layer(layer), plan, scales=scales, **options)
 
 
 def page_bytes(

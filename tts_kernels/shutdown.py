@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 
-from tts_kernels import _core
+from . import _core
 
 _PATIENCE = 5.0  # seconds until the exit goes on in any case
 _STILL = (

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from tts_decode.bench.trees import PAGE, Heads, Tree
 
-from tts_kernels import DevicePlanner, WorkCapacity, backend, tree_attention
+from tts_kernels import DevicePlanner, WorkCapacity, tree_attention
+from tts_kernels.backends import choice
 
 Call = Callable[[], Tensor]
 WORKSPACE_BYTES = 512 << 20  # of FlashInfer, four times what it recommends: partial results of 1,024 queries
@@ -111,8 +112,8 @@ def forced(name: str) -> Iterator[None]:
 
 def _forget_choices() -> None:
     """The environment is read once otherwise."""
-    backend.choose.cache_clear()
-    backend._launcher.cache_clear()
+    choice.choose.cache_clear()
+    choice._launcher.cache_clear()
 
 
 def flashinfer_decode(case: Case, *, tensor_cores: bool) -> Call:

@@ -1,5 +1,5 @@
-// Tensors come as addresses, sizes and strides in elements: csrc knows no torch. The Python ops check dtype,
-// device and shape before they call; the kernels check every index.
+// Pages and rows come as tensors, all else as addresses, sizes and strides in elements. The Python ops check
+// dtype, device and shape before they call; the kernels check every index.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -10,6 +10,8 @@
 
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
+#include "bindings/tensors.h"
+#include "common/error.h"
 #include "cpu/decoder_layers.h"
 #include "cpu/isa.h"
 #include "cpu/kv_ops.h"
@@ -20,6 +22,7 @@
 #include "cpu/score_pages.h"
 #include "cpu/select_top_pages.h"
 #include "cpu/tree_attention.h"
+#include "tree/plan_buffer.h"
 
 namespace py = pybind11;
 
@@ -42,29 +45,59 @@ DType dtype_of(int element_bytes) {
   return element_bytes == 2 ? DType::kBFloat16 : DType::kFloat32;
 }
 
-KVView make_view(uintptr_t k, uintptr_t v, Strides k_strides, Strides v_strides, int num_pages,
-                 int num_kv_heads, int head_dim, int element_bytes, uintptr_t scales) {
-  return {pointer<void>(k),      pointer<void>(v), k_strides.first, k_strides.second, v_strides.first,
-          v_strides.second,      num_pages,        num_kv_heads,    head_dim,         dtype_of(element_bytes),
-          pointer<float>(scales)};
+// One layer of packed pages, or the first of all layers, whose `layers` leading dimensions are skipped.
+KVView make_view(const py::object& k_pages, const py::object& v_pages, const py::object& scales,
+                 size_t layers) {
+  const Extents k = Extents::strides(k_pages), v = Extents::strides(v_pages), sizes = Extents::sizes(v_pages);
+  return {pointer<void>(address_of(k_pages)),
+          pointer<void>(address_of(v_pages)),
+          k[layers],
+          k[layers + 1],
+          v[layers],
+          v[layers + 1],
+          static_cast<int>(sizes[layers]),
+          static_cast<int>(sizes[layers + 1]),
+          static_cast<int>(sizes[layers + 3]),
+          dtype_of(element_bytes_of(k_pages)),
+          scales.is_none() ? nullptr : pointer<float>(address_of(scales))};
 }
 
-TokenRows make_rows(uintptr_t data, Strides strides, int element_bytes) {
-  return {pointer<void>(data), strides.first, strides.second, dtype_of(element_bytes)};
+// Of [tokens, heads, ...] or, with one head, [tokens, ...].
+TokenRows make_rows(const py::object& rows, bool heads) {
+  const Extents strides = Extents::strides(rows);
+  return {pointer<void>(address_of(rows)), strides[0], heads ? strides[1] : 0,
+          dtype_of(element_bytes_of(rows))};
 }
 
-PlanView make_plan(uintptr_t query_order, uintptr_t query_position, int64_t num_queries, uintptr_t blocks,
-                   int64_t num_blocks, uintptr_t segments, int64_t num_segments, uintptr_t pages,
-                   int64_t num_pages) {
-  return {pointer<int32_t>(query_order),
-          pointer<int32_t>(query_position),
-          pointer<QueryBlock>(blocks),
-          pointer<Segment>(segments),
-          pointer<int32_t>(pages),
-          num_queries,
-          num_blocks,
-          num_segments,
-          num_pages};
+SummaryView make_summaries(const py::object& summaries, size_t layers) {
+  if (summaries.is_none()) return {nullptr, 0};
+  return {pointer<void>(address_of(summaries)), static_cast<int>(Extents::sizes(summaries)[layers + 2])};
+}
+
+// Address and length of a TreePlan's buffer of int32.
+using PlanInts = std::pair<uintptr_t, int64_t>;
+
+// rows: of q, or of what else has a row for each query.
+PlanBuffer open_plan(PlanInts ints, int64_t rows) {
+  const PlanBuffer plan = read_plan(pointer<int32_t>(ints.first), ints.second);
+  require(plan.header->page_size == kPageSize, "plan.page_size: got ", plan.header->page_size, ", expected ",
+          kPageSize, "; plan with page_size=", kPageSize);
+  require(plan.header->num_queries == rows, "plan: got one of ", plan.header->num_queries,
+          " queries, expected ", rows, ", the rows of q");
+  return plan;
+}
+
+PlanView view_plan(PlanInts ints, int64_t rows) {
+  const PlanBuffer plan = open_plan(ints, rows);
+  return {plan.query_order,
+          plan.query_position,
+          plan.blocks,
+          plan.segments,
+          plan.pages,
+          plan.header->num_queries,
+          plan.header->num_blocks,
+          plan.header->num_segments,
+          plan.header->num_pages};
 }
 
 void bind_ops(py::module_& m) {
@@ -98,16 +131,18 @@ void bind_ops(py::module_& m) {
       py::arg("v"), py::arg("num_threads"));
   m.def(
       "tree_attention",
-      [](const KVView& kv, const PlanView& plan, const TokenRows& q, int num_q_heads, uintptr_t out,
-         uintptr_t lse, float scale, int window, float logits_soft_cap, Columns mask, Columns mass,
-         int num_threads) {
+      [](const KVView& kv, PlanInts plan, const TokenRows& q, std::pair<int64_t, int> rows_heads,
+         uintptr_t out, uintptr_t lse, float scale, int window, float logits_soft_cap, Columns mask,
+         Columns mass, int num_threads) {
+        const auto [rows, num_q_heads] = rows_heads;
+        const PlanView view = view_plan(plan, rows);
         GilRelease release;
-        tree_attention({kv, plan, q.data, q.dtype, q.token_stride, q.head_stride, num_q_heads,
+        tree_attention({kv, view, q.data, q.dtype, q.token_stride, q.head_stride, num_q_heads,
                         pointer<void>(out), pointer<float>(lse), scale, window, logits_soft_cap,
                         pointer<int32_t>(mask.first), mask.second, pointer<float>(mass.first), mass.second},
                        num_threads);
       },
-      py::arg("kv"), py::arg("plan"), py::arg("q"), py::arg("num_q_heads"), py::arg("out"), py::arg("lse"),
+      py::arg("kv"), py::arg("plan"), py::arg("q"), py::arg("rows_heads"), py::arg("out"), py::arg("lse"),
       py::arg("scale"), py::arg("window"), py::arg("logits_soft_cap"), py::arg("mask"), py::arg("mass"),
       py::arg("num_threads"));
 }
@@ -116,46 +151,50 @@ void bind_page_choice(py::module_& m) {
   m.def(
       "score_pages",
       [](const SummaryView& summaries, std::tuple<int, int, int> pages, bool bfloat16_summaries,
-         const PlanView& plan, const TokenRows& q, int num_q_heads, bool bfloat16_q, float scale,
+         PlanInts plan, const TokenRows& q, std::pair<int64_t, int> rows_heads, bool bfloat16_q, float scale,
          Columns scores, int num_threads) {
+        const auto [rows, num_q_heads] = rows_heads;
+        const PlanView view = view_plan(plan, rows);
         GilRelease release;
         const auto [num_pages, num_kv_heads, head_dim] = pages;
-        score_pages({summaries, num_pages, num_kv_heads, head_dim, float_dtype(bfloat16_summaries), plan,
+        score_pages({summaries, num_pages, num_kv_heads, head_dim, float_dtype(bfloat16_summaries), view,
                      q.data, float_dtype(bfloat16_q), q.token_stride, q.head_stride, num_q_heads, scale,
                      pointer<float>(scores.first), scores.second},
                     num_threads);
       },
       py::arg("summaries"), py::arg("pages"), py::arg("bfloat16_summaries"), py::arg("plan"), py::arg("q"),
-      py::arg("num_q_heads"), py::arg("bfloat16_q"), py::arg("scale"), py::arg("scores"),
+      py::arg("rows_heads"), py::arg("bfloat16_q"), py::arg("scale"), py::arg("scores"),
       py::arg("num_threads"));
   m.def(
       "select_top_pages",
-      [](Columns scores, int num_kv_heads, const PlanView& plan, uintptr_t branches, int64_t num_branches,
-         uintptr_t budget, double top_p, std::pair<int, int> sink_recent, uintptr_t tail_begin,
-         uintptr_t groups, uintptr_t mask, int num_threads) {
+      [](Columns scores, std::pair<int, int64_t> heads_rows, PlanInts plan, uintptr_t budget, double top_p,
+         std::pair<int, int> sink_recent, uintptr_t tail_begin, uintptr_t groups, uintptr_t mask,
+         int num_threads) {
+        const auto [num_kv_heads, rows] = heads_rows;
+        const PlanBuffer known = open_plan(plan, rows);
         GilRelease release;
-        select_top_pages(
-            {pointer<float>(scores.first), num_kv_heads, plan.num_queries, scores.second, plan.query_order,
-             plan.query_position, pointer<PlannedBranch>(branches), num_branches, pointer<int32_t>(budget),
-             top_p, sink_recent.first, sink_recent.second, pointer<int32_t>(tail_begin),
-             pointer<int32_t>(groups), pointer<int32_t>(mask)},
-            num_threads);
+        select_top_pages({pointer<float>(scores.first), num_kv_heads, rows, scores.second, known.query_order,
+                          known.query_position, known.branches, known.header->num_branches,
+                          pointer<int32_t>(budget), top_p, sink_recent.first, sink_recent.second,
+                          pointer<int32_t>(tail_begin), pointer<int32_t>(groups), pointer<int32_t>(mask)},
+                         num_threads);
       },
-      py::arg("scores"), py::arg("num_kv_heads"), py::arg("plan"), py::arg("branches"),
-      py::arg("num_branches"), py::arg("budget"), py::arg("top_p"), py::arg("sink_recent"),
-      py::arg("tail_begin"), py::arg("groups"), py::arg("mask"), py::arg("num_threads"));
+      py::arg("scores"), py::arg("heads_rows"), py::arg("plan"), py::arg("budget"), py::arg("top_p"),
+      py::arg("sink_recent"), py::arg("tail_begin"), py::arg("groups"), py::arg("mask"),
+      py::arg("num_threads"));
 }
 
 void bind_selection(py::module_& m) {
   m.def(
       "count_selected",
-      [](const PlanView& plan, Columns mask, int num_kv_heads) {
+      [](PlanInts plan, Columns mask, std::pair<int, int64_t> heads_rows) {
+        const PlanView view = view_plan(plan, heads_rows.second);
         GilRelease release;
         const SelectionCounts counts =
-            count_selected(plan, pointer<int32_t>(mask.first), num_kv_heads, mask.second, INT32_MAX);
+            count_selected(view, pointer<int32_t>(mask.first), heads_rows.first, mask.second, INT32_MAX);
         return std::pair(counts.pairs, counts.loads);
       },
-      py::arg("plan"), py::arg("mask"), py::arg("num_kv_heads"));
+      py::arg("plan"), py::arg("mask"), py::arg("heads_rows"));
 }
 
 void bind_sampling(py::module_& m) {
@@ -223,12 +262,12 @@ void bind_rows(py::module_& m) {
 }
 
 void bind_decoder(py::module_& m) {
-  py::class_<PackedMatrix>(m, "PackedMatrix")
+  py::class_<PackedMatrix>(m, "PackedMatrix", py::module_local())
       .def(py::init([](uintptr_t panels, int64_t num_panels, uintptr_t bias) {
              return PackedMatrix{pointer<void>(panels), num_panels, pointer<float>(bias)};
            }),
            py::arg("panels"), py::arg("num_panels"), py::arg("bias"));
-  py::class_<DecoderLayer>(m, "DecoderLayer")
+  py::class_<DecoderLayer>(m, "DecoderLayer", py::module_local())
       .def(py::init([](std::pair<uintptr_t, uintptr_t> norms, std::pair<uintptr_t, uintptr_t> head_norms,
                        const PackedMatrix& qkv, const PackedMatrix& o, const PackedMatrix& gate_up,
                        const PackedMatrix& down, float scale, int window) {
@@ -245,27 +284,38 @@ void bind_decoder(py::module_& m) {
            }),
            py::arg("norms"), py::arg("head_norms"), py::arg("qkv"), py::arg("o"), py::arg("gate_up"),
            py::arg("down"), py::arg("scale"), py::arg("window"));
-  py::class_<DecoderShape>(m, "DecoderShape")
+  py::class_<DecoderShape>(m, "DecoderShape", py::module_local())
       .def(py::init([](int64_t hidden, std::tuple<int, int, int> heads, bool bfloat16, float eps) {
              const auto [q_heads, kv_heads, head_dim] = heads;
              return DecoderShape{hidden, q_heads, kv_heads, head_dim, float_dtype(bfloat16), eps};
            }),
            py::arg("hidden"), py::arg("heads"), py::arg("bfloat16"), py::arg("eps"));
-  m.def(
-      "decoder_layers",
-      [](const DecoderShape& shape, const std::vector<DecoderLayer>& layers, uintptr_t x,
-         std::pair<uintptr_t, uintptr_t> cos_sin, bool bfloat16, const KVView& kv, Strides layer_strides,
-         const SummaryView& summaries, uintptr_t slots, const PlanView& plan, int num_threads) {
-        GilRelease release;
-        decoder_layers(
-            shape, layers,
-            {pointer<float>(cos_sin.first), pointer<float>(cos_sin.second), float_dtype(bfloat16), kv,
-             layer_strides.first, layer_strides.second, summaries, pointer<int32_t>(slots), plan},
-            pointer<float>(x), num_threads);
-      },
-      py::arg("shape"), py::arg("layers"), py::arg("x"), py::arg("cos_sin"), py::arg("bfloat16"),
-      py::arg("kv"), py::arg("layer_strides"), py::arg("summaries"), py::arg("slots"), py::arg("plan"),
-      py::arg("num_threads"));
+  py::class_<Decoder>(m, "Decoder", py::module_local())
+      .def(py::init([](const DecoderShape& shape, std::vector<DecoderLayer> layers, uintptr_t norm,
+                       const std::optional<PackedMatrix>& head) {
+             return Decoder{shape, std::move(layers), pointer<float>(norm), head};
+           }),
+           py::arg("shape"), py::arg("layers"), py::arg("norm"), py::arg("head"))
+      .def(
+          "run",
+          [](const Decoder& decoder, uintptr_t x, std::pair<uintptr_t, uintptr_t> cos_sin, bool bfloat16,
+             const KVView& kv, Strides layer_strides, const SummaryView& summaries, uintptr_t slots,
+             PlanInts plan, int64_t tokens, uintptr_t states, std::pair<uintptr_t, int64_t> rows,
+             std::pair<uintptr_t, int64_t> logits_stride, int num_threads) {
+            const PlanView view = view_plan(plan, tokens);
+            GilRelease release;
+            run_decoder(
+                decoder,
+                {pointer<float>(cos_sin.first), pointer<float>(cos_sin.second), float_dtype(bfloat16), kv,
+                 layer_strides.first, layer_strides.second, summaries, pointer<int32_t>(slots), view},
+                pointer<float>(x),
+                {pointer<float>(states), pointer<int64_t>(rows.first), rows.second,
+                 pointer<float>(logits_stride.first), logits_stride.second},
+                num_threads);
+          },
+          py::arg("x"), py::arg("cos_sin"), py::arg("bfloat16"), py::arg("kv"), py::arg("layer_strides"),
+          py::arg("summaries"), py::arg("slots"), py::arg("plan"), py::arg("tokens"), py::arg("states"),
+          py::arg("rows"), py::arg("logits_stride"), py::arg("num_threads"));
   m.def("decoder_layers_seconds", &decoder_layers_seconds);
 }
 
@@ -285,19 +335,13 @@ void bind_isa(py::module_& m) {
 }  // namespace
 
 void bind_cpu(py::module_& m) {
-  py::class_<KVView>(m, "KVView")
-      .def(py::init(&make_view), py::arg("k"), py::arg("v"), py::arg("k_strides"), py::arg("v_strides"),
-           py::arg("num_pages"), py::arg("num_kv_heads"), py::arg("head_dim"), py::arg("element_bytes"),
-           py::arg("scales"));
-  py::class_<SummaryView>(m, "SummaryView")
-      .def(py::init([](uintptr_t data, int vectors) { return SummaryView{pointer<void>(data), vectors}; }),
-           py::arg("data"), py::arg("vectors"));
-  py::class_<TokenRows>(m, "TokenRows")
-      .def(py::init(&make_rows), py::arg("data"), py::arg("strides"), py::arg("element_bytes"));
-  py::class_<PlanView>(m, "PlanView")
-      .def(py::init(&make_plan), py::arg("query_order"), py::arg("query_position"), py::arg("num_queries"),
-           py::arg("blocks"), py::arg("num_blocks"), py::arg("segments"), py::arg("num_segments"),
-           py::arg("pages"), py::arg("num_pages"));
+  py::class_<KVView>(m, "KVView", py::module_local())
+      .def(py::init(&make_view), py::arg("k_pages"), py::arg("v_pages"), py::arg("scales") = py::none(),
+           py::arg("layers") = 0);
+  py::class_<SummaryView>(m, "SummaryView", py::module_local())
+      .def(py::init(&make_summaries), py::arg("summaries"), py::arg("layers") = 0);
+  py::class_<TokenRows>(m, "TokenRows", py::module_local())
+      .def(py::init(&make_rows), py::arg("rows"), py::arg("heads") = true);
   bind_ops(m);
   bind_page_choice(m);
   bind_selection(m);

@@ -1,5 +1,5 @@
 // Launches of the CUDA kernels. Tensors come as in bind_cpu.cpp, a stream as the integer that torch shows;
-// the Python module tts_kernels.cuda checks dtypes, shapes and devices.
+// the Python module tts_kernels.backends.cuda checks dtypes, shapes and devices.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -103,11 +103,12 @@ void bind_launches(py::module_& m) {
 
 void bind_cuda(py::module_& m) {
   m.attr("cuda_archs") = built_archs();
-  py::module_ launches = m.def_submodule("cuda", "Launches of CUDA kernels; tts_kernels.cuda calls them.");
-  py::class_<Pages>(launches, "Pages")
+  py::module_ launches =
+      m.def_submodule("cuda", "Launches of CUDA kernels; tts_kernels.backends.cuda calls them.");
+  py::class_<Pages>(launches, "Pages", py::module_local())
       .def(py::init(&make_pages), py::arg("k"), py::arg("v"), py::arg("k_strides"), py::arg("v_strides"),
            py::arg("shape"), py::arg("element_bytes"));
-  py::class_<WorkLaunch>(launches, "WorkLaunch")
+  py::class_<WorkLaunch>(launches, "WorkLaunch", py::module_local())
       .def(py::init(&make_launch), py::arg("work"), py::arg("partials"), py::arg("capacity"),
            py::arg("num_items"), py::arg("num_merges"));
   bind_launches(launches);

@@ -9,7 +9,7 @@
 #include "bindings/arguments.h"
 #include "bindings/bindings.h"
 #include "tree/kv_tree.h"
-#include "tree/plan.h"
+#include "tree/plan_buffer.h"
 
 namespace py = pybind11;
 
@@ -131,14 +131,18 @@ std::optional<std::pair<int64_t, int32_t>> match(const Self& tree, const Ints& t
   return std::pair(found->holder, found->length);
 }
 
-py::tuple plan_arrays(const Array& block_tables, const Array& lengths, const Array& query_lens,
+py::tuple plan_buffer(const Array& block_tables, const Array& lengths, const std::optional<Array>& query_lens,
                       const Int& page_size, const Int& query_block) {
+  const int64_t tokens = page_size.get("page_size");
   const TreePlan plan =
-      tts::plan({branch_tables(block_tables, lengths, query_lens, page_size.get("page_size")),
-                 query_block.get("query_block")});
-  return py::make_tuple(to_array(plan.query_order), to_array(plan.query_position), to_array(plan.pages),
-                        to_array(plan.segments), to_array(plan.blocks), to_array(plan.branches),
-                        plan.max_columns, plan.unique_pages, plan.logical_pages);
+      tts::plan({branch_tables(block_tables, lengths, query_lens, tokens), query_block.get("query_block")});
+  const int64_t ints = plan_ints(plan);
+  require(ints <= std::numeric_limits<int32_t>::max(), "query_block: the plan has ", ints,
+          " numbers; use larger blocks or plan fewer queries at once");
+  Array buffer(static_cast<py::ssize_t>(ints));
+  write_plan(plan, static_cast<int32_t>(tokens), buffer.mutable_data());
+  return py::make_tuple(std::move(buffer), plan.query_order.size(), plan.max_columns, plan.unique_pages,
+                        plan.logical_pages);
 }
 
 std::string describe(const TreeStats& stats) {
@@ -149,14 +153,15 @@ std::string describe(const TreeStats& stats) {
 }
 
 void bind_kv_tree(py::module_& m) {
-  py::class_<PyAppend>(m, "Append", without_new(),
+  py::class_<PyAppend>(m, "Append", py::module_local(), without_new(),
                        "What KVTree.append asks its caller to do: first the copies, then the writes.")
       .def_readonly("slots", &PyAppend::slots,
                     "int32 [T]: the slot, page * page_size + offset, of each new token in argument order.")
       .def_readonly("copies", &PyAppend::copies,
                     "int32 [C, 2]: (source page, target page) of each tail that is copied on write.");
 
-  py::class_<TreeStats>(m, "TreeStats", without_new(), "Counts of a KVTree at one moment.")
+  py::class_<TreeStats>(m, "TreeStats", py::module_local(), without_new(),
+                        "Counts of a KVTree at one moment.")
       .def_readonly("branches", &TreeStats::branches)
       .def_readonly("pins", &TreeStats::pins)
       .def_readonly("logical_tokens", &TreeStats::logical_tokens, "Sum of the branches' lengths.")
@@ -169,7 +174,8 @@ void bind_kv_tree(py::module_& m) {
                     "Share of the resident slots that nobody sees.")
       .def("__repr__", &describe);
 
-  py::class_<KVTree>(m, "KVTree", R"(Branches over shared, reference-counted pages of a fixed pool.
+  py::class_<KVTree>(m, "KVTree", py::module_local(),
+                     R"(Branches over shared, reference-counted pages of a fixed pool.
 
 Holds ids only; K and V live where the caller keeps them. Position p of a branch lives in slot p % page_size of
 page block_table[p // page_size], which is -1 where that page was evicted. Full pages are shared by all branches
@@ -263,11 +269,11 @@ branch begins with the first token. An evicted page ends the prefix of its branc
 void bind_tree(py::module_& m) {
   bind_kv_tree(m);
   m.attr("TILE_PAGES") = kTilePages;
-  m.def(
-      "plan", &plan_arrays, py::arg("block_tables").noconvert(), py::arg("lengths").noconvert(),
-      py::arg("query_lens").noconvert(), py::arg("page_size"), py::arg("query_block"),
-      "tts_kernels.plan on int32 arrays: its tensors in order as arrays, then max_columns, unique_pages and "
-      "logical_pages.");
+  m.def("plan", &plan_buffer, py::arg("block_tables").noconvert(), py::arg("lengths").noconvert(),
+        py::arg("query_lens").noconvert(), py::arg("page_size"), py::arg("query_block"),
+        "tts_kernels.plan on int32 arrays: its buffer, num_queries, max_columns, unique_pages and "
+        "logical_pages. "
+        "query_lens None: one query a branch.");
 }
 
 }  // namespace tts

@@ -44,7 +44,8 @@ int64_t write(const WorkPlanner& planner, uintptr_t buffer, int64_t size, const 
 
 void bind_work_plan(py::module_& m) {
   m.attr("TAIL_TOKENS") = kTailTokens;
-  py::class_<WorkPlanner>(m, "WorkPlanner", "Makes work lists for a GPU; tts_kernels.DevicePlanner owns one.")
+  py::class_<WorkPlanner>(m, "WorkPlanner", py::module_local(),
+                          "Makes work lists for a GPU; tts_kernels.DevicePlanner owns one.")
       .def(py::init([](int32_t num_kv_heads, int32_t group, int32_t head_dim, int32_t kv_bytes,
                        int32_t max_height, int32_t num_sms, int64_t page_size, int64_t num_pages,
                        bool branch_invariant) {

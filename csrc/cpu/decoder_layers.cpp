@@ -200,21 +200,57 @@ class Layers {
   const AllRows rows_;
 };
 
+// Logits of the wanted rows, which are gathered first where they are not the first ones.
+void multiply_head(const Decoder& decoder, const DecoderOutput& output, int num_threads) {
+  const int64_t hidden = decoder.shape.hidden;
+  const float* inputs = output.states;
+  thread_local Scratch memory;
+  if (output.rows != nullptr) {
+    auto* gathered = reinterpret_cast<float*>(memory.reserve(static_cast<size_t>(output.num_rows * hidden)));
+    for (int64_t i = 0; i < output.num_rows; ++i) {
+      std::copy_n(output.states + output.rows[i] * hidden, hidden, gathered + i * hidden);
+    }
+    inputs = gathered;
+  }
+  packed_linear({inputs, DType::kFloat32, output.num_rows, hidden, hidden, decoder.head->panels,
+                 decoder.shape.weight_dtype, decoder.head->num_panels, decoder.head->bias, output.logits,
+                 output.logits_stride, LinearEnd::kStore},
+                num_threads);
+}
+
 }  // namespace
 
-void decoder_layers(const DecoderShape& shape, const std::vector<DecoderLayer>& layers,
-                    const DecoderStep& step, float* x, int num_threads) {
+void run_decoder(const Decoder& decoder, const DecoderStep& step, float* x, const DecoderOutput& output,
+                 int num_threads) {
+  const DecoderShape& shape = decoder.shape;
+  const int64_t tokens = step.plan.num_queries;
   check_view(step.kv);
   require(step.kv.num_kv_heads == shape.num_kv_heads && step.kv.head_dim == shape.head_dim, "pool: got ",
           step.kv.num_kv_heads, " KV heads of head_dim ", step.kv.head_dim, ", expected ", shape.num_kv_heads,
           " of ", shape.head_dim);
   require(step.row_dtype == step.kv.dtype || step.kv.dtype == DType::kInt8,
           "dtype: expected that of the pool, or any beside int8 pages");
-  check_slots(step.kv, step.slots, step.plan.num_queries);
+  require(output.states == nullptr || decoder.norm != nullptr, "states: expected none without a norm");
+  require(output.num_rows == 0 || (output.states != nullptr && decoder.head),
+          "logits: expected none without a norm and a head");
+  require(output.rows != nullptr || output.num_rows <= tokens, "rows: got ", output.num_rows,
+          ", expected at most the ", tokens, " tokens");
+  for (int64_t i = 0; output.rows != nullptr && i < output.num_rows; ++i) {
+    require(output.rows[i] >= 0 && output.rows[i] < tokens, "rows[", i, "]: got ", output.rows[i],
+            ", expected 0 <= row < ", tokens);
+  }
+  check_slots(step.kv, step.slots, tokens);
   check_plan(step.plan, step.kv.num_pages);
-  if (step.plan.num_queries == 0 || layers.empty()) return;
-  Layers run(shape, step, x, num_threads);
-  for (size_t i = 0; i < layers.size(); ++i) run.run(static_cast<int64_t>(i), layers[i]);
+  if (tokens == 0) return;
+  if (!decoder.layers.empty()) {
+    Layers run(shape, step, x, num_threads);
+    for (size_t i = 0; i < decoder.layers.size(); ++i) run.run(static_cast<int64_t>(i), decoder.layers[i]);
+  }
+  if (output.states == nullptr) return;
+  Stopwatch watch;
+  rms_norm(x, shape.hidden, decoder.norm, tokens, shape.hidden, shape.eps, output.states, num_threads);
+  watch.lap(LayerPart::kNormsAndRotary);
+  if (output.num_rows > 0) multiply_head(decoder, output, num_threads);
 }
 
 std::array<double, 4> decoder_layers_seconds() {

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "cpu/kv_layout.h"
@@ -45,10 +46,27 @@ struct DecoderStep {
   PlanView plan;         // a query for each token
 };
 
+// A model's layers, and what follows them where norm is set.
+struct Decoder {
+  DecoderShape shape;
+  std::vector<DecoderLayer> layers;
+  const float* norm = nullptr;       // [hidden], weight of the last norm; null: none
+  std::optional<PackedMatrix> head;  // hidden -> logits
+};
+
+// What is wanted of a step behind the last norm.
+struct DecoderOutput {
+  float* states = nullptr;        // [tokens, hidden]: last hidden states; null: none, and no logits
+  const int64_t* rows = nullptr;  // [num_rows]: tokens whose logits are wanted; null: the first num_rows
+  int64_t num_rows = 0;
+  float* logits = nullptr;  // [num_rows, 16 head panels]
+  int64_t logits_stride = 0;
+};
+
 // x: [tokens, hidden], the inputs of the first layer, becomes the outputs of the last one. Throws
 // ArgumentError before anything is written.
-void decoder_layers(const DecoderShape& shape, const std::vector<DecoderLayer>& layers,
-                    const DecoderStep& step, float* x, int num_threads);
+void run_decoder(const Decoder& decoder, const DecoderStep& step, float* x, const DecoderOutput& output,
+                 int num_threads);
 
 // Where the time of all calls so far went, in seconds.
 enum class LayerPart { kProducts, kAttention, kAppend, kNormsAndRotary };

@@ -122,14 +122,14 @@ void test_layers(uint32_t seed) {
   const PlanView plan{order.data(), position.data(), blocks.data(), segments.data(), pages.data(),
                       tokens,       tokens,          tokens,        tokens};
   std::vector<float> x = normals(random, tokens * hidden), alone(x.begin(), x.begin() + hidden);
-  const DecoderShape shape{hidden, q_heads, kv_heads, d, DType::kFloat32, 1e-5f};
+  const Decoder decoder{{hidden, q_heads, kv_heads, d, DType::kFloat32, 1e-5f}, {layer, layer}, nullptr, {}};
   const DecoderStep step{angles.data(), angles.data(), DType::kFloat32, kv,  stride,
                          stride,        {nullptr, 0},  slots.data(),    plan};
-  decoder_layers(shape, {layer, layer}, step, x.data(), 2);
+  run_decoder(decoder, step, x.data(), {}, 2);
   for (float value : x) CHECK(std::isfinite(value));
   DecoderStep first = step;
   first.plan.num_queries = first.plan.num_blocks = first.plan.num_segments = first.plan.num_pages = 1;
-  decoder_layers(shape, {layer, layer}, first, alone.data(), 1);
+  run_decoder(decoder, first, alone.data(), {}, 1);
   for (size_t i = 0; i < alone.size(); ++i) CHECK(alone[i] == x[i]);
 }
 

@@ -271,7 +271,6 @@ def tree_attention(rng: random.Random) -> Case:
     if rng.random() < 0.3:
         shape = (t.pool.num_kv_heads, t.plan.num_queries, max(t.plan.max_columns, 1))
         args["selection"] = tk.Selection.from_bools(torch.rand(shape) < 0.6)
-    args["return_mass"] = rng.random() < 0.3
 
     def check(a: dict[str, Any], result: Any) -> None:
         slots = expected.slots_of(a["k_pages"], a["v_pages"], a["scales"])
@@ -290,7 +289,7 @@ def tree_attention(rng: random.Random) -> Case:
         reads = lse > -torch.inf
         expected.close(result[1][reads], lse[reads], a["k_pages"].dtype)
 
-    return Case(tk.tree_attention, args, check)
+    return Case(rng.choice([tk.tree_attention, tk.tree_attention_with_mass]), args, check)
 
 
 def score_pages(rng: random.Random) -> Case:
@@ -515,6 +514,16 @@ def pack(rng: random.Random) -> Case:
     return Case(tk.PackedWeight.pack, {"weight": weight, "bias": torch.randn(outputs)}, check)
 
 
+DECODER_SIZES = (
+    "num_q_heads",
+    "num_kv_heads",
+    "head_dim",
+    "eps",
+    "norm",
+    "head",
+)  # of DecoderLayers.__init__
+
+
 def decoder_layers(rng: random.Random) -> Case:
     t = tree(rng, rng.choice(FLOATS), layers=1)
     dtype, heads, d, hidden = rng.choice(FLOATS), t.pool.num_kv_heads, t.pool.head_dim, 32
@@ -535,11 +544,14 @@ def decoder_layers(rng: random.Random) -> Case:
     ]).int()  # fmt: skip
     args |= {"eps": 1e-5, "x": torch.randn(tokens, hidden), "cos": torch.randn(tokens, d)}
     args |= {"sin": torch.randn(tokens, d), "pool": t.pool, "slots": slots, "plan": t.plan, "dtype": None}
+    rows = torch.randint(0, max(tokens, 1), (rng.randint(0, 3) if tokens else 0,))
+    args |= {"norm": torch.rand(hidden) + 0.5, "head": packed(20, hidden), "rows": rows}
+    args["logits"] = torch.zeros(len(rows), 32)
 
-    def call(layers: Any, num_q_heads: Any, num_kv_heads: Any, head_dim: Any, eps: Any, **step: Any) -> Any:
-        sizes = {"num_q_heads": num_q_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim, "eps": eps}
-        before = copy_of(step["x"])
-        tk.DecoderLayers(layers, **sizes)(**step)
+    def call(layers: Any, x: Any, **others: Any) -> Any:
+        sizes = {name: others.pop(name) for name in DECODER_SIZES}
+        before = copy_of(x)
+        tk.DecoderLayers(layers, **sizes)(x, **others)
         return before
 
     def check(a: dict[str, Any], x: Tensor) -> None:
@@ -555,6 +567,11 @@ def decoder_layers(rng: random.Random) -> Case:
         h = x.double() + expected.linear(out.flatten(1), one.o)
         mlp = expected.linear(reference.rms_norm(h, one.mlp_norm, float(a["eps"])), one.gate_up)
         expected.close(a["x"], h + expected.linear(mlp, one.down), torch.bfloat16)
+        if a["norm"] is not None and a["head"] is not None and a["logits"] is not None:
+            rows = range(len(a["logits"])) if a["rows"] is None else a["rows"].tolist()
+            states = reference.rms_norm(a["x"], a["norm"], float(a["eps"]))[list(rows)]
+            wanted = expected.linear(states, a["head"])
+            expected.close(a["logits"][:, : wanted.shape[1]], wanted, torch.bfloat16)
 
     return Case(call, args, check)
 
@@ -614,7 +631,6 @@ def direct(rng: random.Random) -> Case:
     ops = torch.ops.tts_kernels
     t = tree(rng, rng.choice(FLOATS))
     p, q = t.plan, queries(rng, t)
-    plan_tensors = (p.query_order, p.query_position, p.blocks, p.segments, p.pages)
     x, rows = torch.randn(3, 32), torch.randn(2, t.pool.num_kv_heads, t.pool.head_dim).to(t.pool.dtype)
     weight = tk.PackedWeight.pack(torch.randn(16, 32))
     angles = torch.randn(3, 8)
@@ -626,12 +642,12 @@ def direct(rng: random.Random) -> Case:
         (ops.append_kv, (rows, rows.clone(), *t.pool.layer(0), ints(0, 1), t.pool.layer_summaries(0), None)),
         (ops.copy_pages, (t.pool.k_pages, t.pool.v_pages, ints((0, 1)), t.pool.summaries, None)),
         (ops.gather_kv, (*t.pool.layer(0), ints(0, 1), 20, None)),
-        (ops.tree_attention, (q, *t.pool.layer(0), *plan_tensors, 0.1, 0, 0.0, None, None)),
+        (ops.tree_attention, (q, *t.pool.layer(0), p.buffer, 0.1, None, None, None, None)),
         (
-            ops.tree_attention.mass,
-            (q, *t.pool.layer(0), *plan_tensors, 0.1, 0, 0.0, None, None, p.max_columns),
+            ops.tree_attention_with_mass,
+            (q, *t.pool.layer(0), p.buffer, 0.1, 20, 5.0, None, None, p.max_columns),
         ),
-        (ops.score_pages, (q, t.pool.layer_summaries(0), *plan_tensors, p.max_columns, 0.1)),
+        (ops.score_pages, (q, t.pool.layer_summaries(0), p.buffer, p.max_columns, 0.1)),
     ]
     op, args = rng.choice(known)
     return Case(lambda **a: op(*a.values()), {f"_{i}": value for i, value in enumerate(args)}, direct=True)

@@ -5,17 +5,21 @@ refuses what does not fit, in words made from it. `Guard` checks an operator's c
 memory lies. `values.py` checks single Python values.
 """
 
-from tts_kernels.checks.arrays import Array, empty, require_dense
-from tts_kernels.checks.guard import Guard, SignatureOf
-from tts_kernels.checks.memory import check_storage
-from tts_kernels.checks.signature import Choice, Number, Rule, Signature
-from tts_kernels.checks.values import choice, dtype_of, flag, instance, integer, real, shown
+from .arrays import Array, empty, require_dense
+from .guard import Guard, SignatureOf
+from .memory import check_storage
+from .signature import Argument, Choice, Footprint, Number, Numbers, Result, Rule, Signature
+from .values import choice, dtype_of, flag, instance, integer, real, shown
 
 __all__ = [
+    "Argument",
     "Array",
     "Choice",
+    "Footprint",
     "Guard",
     "Number",
+    "Numbers",
+    "Result",
     "Rule",
     "Signature",
     "SignatureOf",

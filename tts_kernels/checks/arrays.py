@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from tts_kernels.checks.memory import contiguous
-from tts_kernels.checks.values import listed_dtypes
+from .memory import contiguous
+from .values import listed_dtypes
 
 Sizes = dict[str, int]
 
@@ -31,6 +31,7 @@ class Array:
         packed: trailing dimensions that are contiguous among themselves; None: all are.
         written: changed in place; then no two elements have one address, and no other argument shares memory.
         optional: None is an argument too.
+        absent: why None is the only argument, where it is.
         label: the name in an error, where callers know the argument by another.
     """
 
@@ -41,6 +42,7 @@ class Array:
     packed: int | None = None
     written: bool = False
     optional: bool = False
+    absent: str = ""
     label: str = ""
 
     @property

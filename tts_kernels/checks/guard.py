@@ -10,11 +10,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
-from tts_kernels.checks.arrays import require_dense
-from tts_kernels.checks.memory import check_storage, share_memory
-from tts_kernels.checks.signature import Footprint, Signature
+from .. import _core
+from .arrays import require_dense
+from .memory import check_storage, share_memory
+from .signature import Footprint, Signature
 
-_MOST_FORMS = 4096
 # The signature of arguments by name: what an operator takes may depend on the dtype of the pages.
 SignatureOf = Callable[[Mapping[str, Any]], Signature]
 
@@ -22,54 +22,58 @@ SignatureOf = Callable[[Mapping[str, Any]], Signature]
 class Guard:
     """What one operator takes, by name in the order of its arguments; torch leaves trailing defaults out.
 
-    The form of arguments is their dtypes, shapes, strides, devices and numbers. Arguments of a form that was
-    seen are looked at only for what else may change: where their memory lies, and how much there is. A decode
-    step calls the operators once per layer, all with one form.
+    The form of arguments is their dtypes, shapes, strides, devices and numbers. `look` is a function in C++
+    that knows the forms that were found to fit, and sees in some microseconds whether what else may change is
+    as it must be: where the memory of the arguments lies, and how much there is. `settle` does the rest. A
+    decode step calls the operators once per layer, all with one form.
+
+    direct: calls do not come through torch's dispatcher, and hence with arguments of any class.
+    accept: raises where there is no kernel for arguments that fit.
     """
 
     def __init__(
-        self, op: str, names: Sequence[str], signature_of: SignatureOf, defaults: Sequence[Any] = ()
+        self,
+        op: str,
+        names: Sequence[str],
+        signature_of: SignatureOf,
+        defaults: Sequence[Any] = (),
+        *,
+        direct: bool = True,
+        accept: Callable[[Footprint], None] = lambda known: None,
     ) -> None:
         self._op, self._names, self._signature_of = op, tuple(names), signature_of
         self._defaults = tuple(defaults)
-        self._known: dict[tuple[Any, ...], Footprint] = {}
+        self._direct, self._accept = direct, accept
+        self._forms = _core.Forms(torch, direct)
+        self.look = self._forms.look  # args -> Footprint, or None where they are for `settle`
+        self.wants_derivative = self._forms.wants_derivative  # args -> whether `refuse_gradients` has to look
 
     def by_name(self, args: Sequence[Any]) -> dict[str, Any]:
         return dict(zip(self._names, (*args, *self._defaults[len(args) :]), strict=True))
 
-    def check(self, args: Sequence[Any]) -> None:
-        """For dense tensors on devices with kernels, as torch's dispatcher lets no others through.
+    def check(self, args: tuple[Any, ...]) -> Footprint:
+        """What there is to know of arguments that may be read and written.
 
         Raises:
             TypeError, ValueError: a kernel may not read or write what `args` point at.
         """
-        form = tuple(
-            [
-                (a.dtype, a.shape, a.stride(), a.device)
-                if isinstance(a, Tensor)
-                else (tuple(a) if isinstance(a, list) else a)
-                for a in args
-            ]
-        )
-        try:
-            known = self._known.get(form)
-        except TypeError:  # no hash: no argument of ours
-            known = None
+        return self.look(args) or self.settle(args)
+
+    def settle(self, args: tuple[Any, ...]) -> Footprint:
+        """`check` of arguments that `look` had no answer for."""
+        if self._direct:
+            for name, value in zip(self._names, args, strict=True):
+                if isinstance(value, Tensor):
+                    require_dense(name, value)
+            self.refuse_gradients(args)
+        known: Footprint | None = self._forms.find(args)
         if known is None:
             values = self.by_name(args)
             known = self._signature_of(values).footprint(self._names, values)
-            if len(self._known) >= _MOST_FORMS:
-                self._known.clear()
-            self._known[form] = known
+            self._accept(known)
+            self._forms.learn(args, known)
         self._check_memory(args, known)
-
-    def check_all(self, args: Sequence[Any]) -> None:
-        """`check` of arguments that do not come through torch's dispatcher, and hence of any class."""
-        for name, value in zip(self._names, args, strict=True):
-            if isinstance(value, Tensor):
-                require_dense(name, value)
-        self.refuse_gradients(args)
-        self.check(args)
+        return known
 
     def explain(self, args: Sequence[Any]) -> None:
         """Raises what is wrong with arguments that torch refused, if it is theirs."""
@@ -79,10 +83,13 @@ class Guard:
         if fake:
             raise TypeError(f"{fake[0]}: got a fake tensor beside real ones, expected all or none to be fake")
 
-    def check_kinds(self, args: Sequence[Any], keywords: Mapping[str, Any]) -> None:
-        """For tracing: nothing that depends on sizes, which may be symbols."""
+    def trace(self, args: Sequence[Any], keywords: Mapping[str, Any]) -> list[Tensor]:
+        """Empty results for a tracer. Checks nothing that depends on sizes, which may be symbols."""
         values = {**self.by_name(args), **keywords}
-        self._signature_of(values).check_kinds(values)
+        signature = self._signature_of(values)
+        signature.check_kinds(values)
+        device = signature.device_of(values)
+        return [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in signature.results(values)]
 
     def refuse_gradients(self, args: Sequence[Any]) -> None:
         """Nothing here has a derivative, so nothing that asks for one may go on."""

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
-from tts_kernels.checks.arrays import Array, Sizes, evaluate, names_in, require_dense
-from tts_kernels.checks.memory import extent, overlaps_itself
+import torch
+
+from .arrays import Array, Sizes, evaluate, names_in, require_dense
+from .memory import extent, overlaps_itself
 
 
 class Number(NamedTuple):
-    """A number argument and the range that it has to be in, as an expression: "0 < scale < inf"."""
+    """A number argument and the range that it has to be in, as an expression: "0 < scale < inf".
+
+    optional: None is an argument too. default: what torch's dispatcher takes where it is left out.
+    """
 
     name: str
     range: str
+    kind: type[int] | type[float] = int
+    optional: bool = False
+    default: float | None = None
+
+
+class Numbers(NamedTuple):
+    """An argument that is a list of numbers."""
+
+    name: str
 
 
 class Choice(NamedTuple):
-    """An argument that is one of a few values."""
+    """A dtype, one of a few."""
 
     name: str
-    values: tuple[Any, ...]
+    values: tuple[torch.dtype, ...]
+
+
+Argument: TypeAlias = "Array | Number | Numbers | Choice"
 
 
 class Rule(NamedTuple):
@@ -33,17 +50,30 @@ class Rule(NamedTuple):
     holds: str
 
 
+class Result(NamedTuple):
+    """A tensor that an operator returns: sizes as of an `Array`, and a dtype or the name of the argument that
+    has it."""
+
+    name: str
+    shape: str
+    dtype: torch.dtype | str
+
+
 class Footprint(NamedTuple):
     """What has to be looked at in each call, once the dtypes, shapes, strides and numbers are known to fit.
 
     spans: index of each tensor, with the bytes that its elements reach over and its bytes an element.
     writes: pairs of indices: a tensor that is written, and one that must not share memory with it.
     titles: by index, the names in errors.
+    results: shape and dtype of each result. device: theirs. plain: whether pages are plain.
     """
 
     spans: tuple[tuple[int, int, int], ...]
     writes: tuple[tuple[int, int], ...]
     titles: dict[int, str]
+    results: tuple[tuple[tuple[int, ...], torch.dtype], ...]
+    device: torch.device
+    plain: bool
 
 
 class Signature:
@@ -51,22 +81,62 @@ class Signature:
 
     Args:
         arguments: in the order in which sizes get their meaning: the first to name one decides it.
-        home: argument on whose device all others have to be.
-        absent: arguments that must be None, with the reason.
+        home: argument on whose device all others, and the results, have to be.
+        results: what the operator returns.
+        plain: it is for plain pages.
     """
 
     def __init__(
         self,
-        *arguments: Array | Number | Choice | Rule,
+        *arguments: Argument | Rule,
         home: str,
-        absent: Mapping[str, str] | None = None,
+        results: Sequence[Result] = (),
+        plain: bool = False,
     ) -> None:
-        self._arrays = [a for a in arguments if isinstance(a, Array)]
+        self._arrays = [a for a in arguments if isinstance(a, Array) and not a.absent]
+        self._absent = [a for a in arguments if isinstance(a, Array) and a.absent]
         self._numbers = [a for a in arguments if isinstance(a, Number)]
         self._choices = [a for a in arguments if isinstance(a, Choice)]
         self._rules = [a for a in arguments if isinstance(a, Rule)]
-        self._home = home
-        self._absent = absent or {}
+        self._home, self._results, self._plain = home, tuple(results), plain
+        self.arguments = {a.name: a for a in arguments if not isinstance(a, Rule)}
+
+    @property
+    def result_names(self) -> list[str]:
+        return [result.name for result in self._results]
+
+    def schema(self, name: str, order: Sequence[str]) -> str:
+        """For torch: the operator `name` with its arguments in that order."""
+        parts: list[str] = []
+        letters = iter("abcdefgh")
+        for argument in reversed(order):
+            known = self.arguments[argument]
+            trailing = all("=" in part for part in parts)
+            parts.append(_declared(known, letters, with_default=trailing))
+        results = [f"Tensor {result.name}" for result in self._results]
+        returned = results[0].split()[0] if len(results) == 1 else f"({', '.join(results)})"
+        return f"{name}({', '.join(reversed(parts))}) -> {returned}"
+
+    def device_of(self, values: Mapping[str, Any]) -> torch.device:
+        """Where the results are."""
+        device: torch.device = values[self._home].device
+        return device
+
+    def results(self, values: Mapping[str, Any]) -> list[tuple[tuple[Any, ...], torch.dtype]]:
+        """Shape and dtype of each result for arguments that fit; sizes may be a tracer's symbols."""
+        if not self._results:
+            return []
+        sizes: Sizes = {number.name: values[number.name] for number in self._numbers}
+        for array in self._arrays:
+            if values.get(array.name) is not None:
+                array.bind(values[array.name], sizes, {})
+        return [
+            (
+                tuple(evaluate(size.strip(), sizes) for size in result.shape.split(",")),
+                _dtype_of(values[result.dtype]) if isinstance(result.dtype, str) else result.dtype,
+            )
+            for result in self._results
+        ]
 
     def check_kinds(self, values: Mapping[str, Any]) -> None:
         """Classes, devices, dtypes and numbers of dimensions: all that a tracer has to know."""
@@ -88,9 +158,9 @@ class Signature:
                 raise TypeError(
                     f"{array.title}: got {tensor.dtype}, expected {like.dtype} as {array.like} has"
                 )
-        for name, reason in self._absent.items():
-            if values.get(name) is not None:
-                raise ValueError(f"{name}: got a tensor, expected None: {reason}")
+        for array in self._absent:
+            if values.get(array.name) is not None:
+                raise ValueError(f"{array.name}: got a tensor, expected None: {array.absent}")
 
     def check(self, values: Mapping[str, Any]) -> Sizes:
         """All that can be known without a look at memory. The sizes, by name.
@@ -99,8 +169,9 @@ class Signature:
             TypeError, ValueError: an argument does not fit.
         """
         self.check_kinds(values)
-        sizes: Sizes = {number.name: values[number.name] for number in self._numbers}
-        for number in self._numbers:
+        given = [n for n in self._numbers if not (n.optional and values[n.name] is None)]
+        sizes: Sizes = {number.name: values[number.name] for number in given}
+        for number in given:
             if not evaluate(number.range, sizes):
                 raise ValueError(f"{number.name}: got {sizes[number.name]}, expected {number.range}")
         for name, allowed in self._choices:
@@ -117,8 +188,10 @@ class Signature:
             if all(name in sizes for name in names) and not evaluate(rule.holds, sizes):
                 found = [f"{name} = {sizes[name]}" for name in names if name != rule.blames]
                 if rule.blames in names:
-                    given = f" with {', '.join(found)}" if found else ""
-                    raise ValueError(f"{rule.blames}: got {sizes[rule.blames]}, expected {rule.holds}{given}")
+                    beside = f" with {', '.join(found)}" if found else ""
+                    raise ValueError(
+                        f"{rule.blames}: got {sizes[rule.blames]}, expected {rule.holds}{beside}"
+                    )
                 raise ValueError(f"{rule.blames}: got {', '.join(found)}, expected {rule.holds}")
         for array, tensor in present:
             if array.written and overlaps_itself(tensor.shape, tensor.stride()):
@@ -148,4 +221,26 @@ class Signature:
             for other in indices
             if other != one and not (other in written and written.index(other) < written.index(one))
         ]
-        return Footprint(tuple(spans), tuple(writes), titles)
+        results, device = tuple(self.results(values)), self.device_of(values)
+        return Footprint(tuple(spans), tuple(writes), titles, results, device, self._plain)
+
+
+def _declared(argument: Argument, letters: Iterator[str], *, with_default: bool) -> str:
+    """An argument as a schema has it, with its default where all arguments behind it have one."""
+    if isinstance(argument, Array):
+        kind = f"Tensor({next(letters)}!)" if argument.written else "Tensor"
+        optional = argument.optional or bool(argument.absent)
+        return (
+            f"{kind}? {argument.name}" + ("=None" if with_default else "")
+            if optional
+            else f"{kind} {argument.name}"
+        )
+    if isinstance(argument, Number):
+        kind = argument.kind.__name__ + ("?" if argument.optional else "")
+        has_default = with_default and (argument.optional or argument.default is not None)
+        return f"{kind} {argument.name}" + (f"={argument.default}" if has_default else "")
+    return f"{'int[]' if isinstance(argument, Numbers) else 'ScalarType'} {argument.name}"
+
+
+def _dtype_of(value: Any) -> torch.dtype:
+    return value if isinstance(value, torch.dtype) else value.dtype

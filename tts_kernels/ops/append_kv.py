@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tts_kernels import _core, backend
-from tts_kernels.checks import Array, Signature
-from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import (
-    INT32,
-    are_plain,
-    kind_of_pages,
-    kv_view,
-    no_scales,
-    page_arrays,
-    row_dtypes,
-    scale_arrays,
-    summary_arrays,
-    summary_view,
-    token_rows,
-)
+from .. import _core
+from ..backends.choice import kernel
+from ..checks import Array, Signature
+from ..checks.pages import INT32, kind_of_pages, page_arrays, row_dtypes, scale_arrays, summary_arrays
+from .operator import register
 
 
-def _takes(values: Mapping[str, Any]) -> Signature:
-    dtype, plain = kind_of_pages(values)
+def _describe(dtype: torch.dtype, plain: bool) -> Signature:
     rows = "T, num_kv_heads, head_dim"
     return Signature(
         *page_arrays(dtype, plain=plain, written=True),
@@ -37,7 +24,7 @@ def _takes(values: Mapping[str, Any]) -> Signature:
         *summary_arrays(dtype),
         *scale_arrays(dtype, written=True),
         home="k_pages",
-        absent=no_scales(dtype),
+        plain=plain,
     )
 
 
@@ -84,62 +71,32 @@ def append_kv(
     _append_kv(k, v, k_pages, v_pages, slots, summaries, scales)
 
 
-def _append_kv_cpu(
-    k: Tensor,
-    v: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    slots: Tensor,
-    summaries: Tensor | None = None,
-    scales: Tensor | None = None,
-) -> None:
-    if are_plain(k_pages, v_pages):
-        return _append_kv_plain(k, v, k_pages, v_pages, slots, summaries, scales)
+def _append_packed(a: Any) -> None:
     _core.append_kv(
-        kv_view(k_pages, v_pages, scales),
-        token_rows(k),
-        token_rows(v),
-        slots.data_ptr(),
-        slots.shape[0],
-        summary_view(summaries),
+        _core.KVView(a.k_pages, a.v_pages, a.scales),
+        _core.TokenRows(a.k),
+        _core.TokenRows(a.v),
+        a.slots.data_ptr(),
+        a.slots.shape[0],
+        _core.SummaryView(a.summaries),
         torch.get_num_threads(),
     )
 
 
-def _append_kv_plain(
-    k: Tensor,
-    v: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    slots: Tensor,
-    summaries: Tensor | None = None,
-    scales: Tensor | None = None,
-) -> None:
-    if scales is None:
-        backend.kernel("append_kv", k_pages)(k, v, k_pages, v_pages, slots)
+def _append_plain(a: Any) -> None:
+    if a.scales is None:
+        kernel("append_kv", a.k_pages)(a.k, a.v, a.k_pages, a.v_pages, a.slots)
     else:
-        backend.kernel("append_scaled", k_pages)(k, v, k_pages, v_pages, slots, scales)
-    if summaries is not None:
-        backend.kernel("summarize_pages", k_pages)(k_pages, slots, summaries, scales)
-
-
-def _append_kv_fake(
-    k: Tensor,
-    v: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    slots: Tensor,
-    summaries: Tensor | None = None,
-    scales: Tensor | None = None,
-) -> None:
-    return None
+        kernel("append_scaled", a.k_pages)(a.k, a.v, a.k_pages, a.v_pages, a.slots, a.scales)
+    if a.summaries is not None:
+        kernel("summarize_pages", a.k_pages)(a.k_pages, a.slots, a.summaries, a.scales)
 
 
 _append_kv = register(
-    "append_kv(Tensor k, Tensor v, Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor slots, "
-    "Tensor(c!)? summaries=None, Tensor(d!)? scales=None) -> ()",
-    _takes,
-    cpu=_append_kv_cpu,
-    cuda=_append_kv_plain,
-    fake=_append_kv_fake,
+    "append_kv",
+    "k v k_pages v_pages slots summaries scales",
+    lambda values: _describe(*kind_of_pages(values)),
+    _describe(torch.float32, plain=False),
+    cpu=_append_packed,
+    plain=_append_plain,
 )

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tts_kernels import _core, backend
-from tts_kernels.checks import Array, Signature
-from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import (
-    INT32,
-    are_plain,
-    kind_of_pages,
-    kv_view,
-    no_scales,
-    page_arrays,
-    scale_arrays,
-    summary_arrays,
-    summary_view,
-)
+from .. import _core
+from ..backends.choice import kernel
+from ..checks import Array, Signature
+from ..checks.pages import INT32, kind_of_pages, page_arrays, scale_arrays, summary_arrays
+from .operator import register
 
 
-def _takes(values: Mapping[str, Any]) -> Signature:
-    dtype, plain = kind_of_pages(values, layers=1)
+def _describe(dtype: torch.dtype, plain: bool) -> Signature:
     return Signature(
         *page_arrays(dtype, plain=plain, layers=True, written=True),
         Array("copies", "C, 2", INT32),
         *summary_arrays(dtype, layers=True),
         *scale_arrays(dtype, layers=True, written=True),
         home="k_pages",
-        absent=no_scales(dtype),
+        plain=plain,
     )
 
 
@@ -65,56 +54,32 @@ def copy_pages(
     _copy_pages(k_pages, v_pages, copies, summaries, scales)
 
 
-def _copy_pages_cpu(
-    k_pages: Tensor,
-    v_pages: Tensor,
-    copies: Tensor,
-    summaries: Tensor | None = None,
-    scales: Tensor | None = None,
-) -> None:
-    if are_plain(k_pages, v_pages, layers=1):
-        return _copy_pages_plain(k_pages, v_pages, copies, summaries, scales)
+def _copy_packed(a: Any) -> None:
     _core.copy_pages(
-        kv_view(k_pages, v_pages, scales, layers=1),
-        k_pages.shape[0],
-        (k_pages.stride(0), v_pages.stride(0)),
-        copies.data_ptr(),
-        copies.shape[0],
-        summary_view(summaries),
+        _core.KVView(a.k_pages, a.v_pages, a.scales, layers=1),
+        a.k_pages.shape[0],
+        (a.k_pages.stride(0), a.v_pages.stride(0)),
+        a.copies.data_ptr(),
+        a.copies.shape[0],
+        _core.SummaryView(a.summaries, layers=1),
         torch.get_num_threads(),
     )
 
 
-def _copy_pages_plain(
-    k_pages: Tensor,
-    v_pages: Tensor,
-    copies: Tensor,
-    summaries: Tensor | None = None,
-    scales: Tensor | None = None,
-) -> None:
-    copy = backend.kernel("copy_pages", k_pages)
-    copy(k_pages, v_pages, copies)
-    if summaries is not None:  # as keys and values of pages of one token: minima and maxima, or means twice
-        copy(summaries[..., :1, :], summaries[..., -1:, :], copies)
-    if scales is not None:
-        copy(scales[..., None, :1], scales[..., None, 1:], copies)
-
-
-def _copy_pages_fake(
-    k_pages: Tensor,
-    v_pages: Tensor,
-    copies: Tensor,
-    summaries: Tensor | None = None,
-    scales: Tensor | None = None,
-) -> None:
-    return None
+def _copy_plain(a: Any) -> None:
+    copy = kernel("copy_pages", a.k_pages)
+    copy(a.k_pages, a.v_pages, a.copies)
+    if a.summaries is not None:  # as keys and values of pages of one token: minima and maxima, or means twice
+        copy(a.summaries[..., :1, :], a.summaries[..., -1:, :], a.copies)
+    if a.scales is not None:
+        copy(a.scales[..., None, :1], a.scales[..., None, 1:], a.copies)
 
 
 _copy_pages = register(
-    "copy_pages(Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor copies, Tensor(c!)? summaries=None, "
-    "Tensor(d!)? scales=None) -> ()",
-    _takes,
-    cpu=_copy_pages_cpu,
-    cuda=_copy_pages_plain,
-    fake=_copy_pages_fake,
+    "copy_pages",
+    "k_pages v_pages copies summaries scales",
+    lambda values: _describe(*kind_of_pages(values, layers=1)),
+    _describe(torch.float32, plain=False),
+    cpu=_copy_packed,
+    plain=_copy_plain,
 )

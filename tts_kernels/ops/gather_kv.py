@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tts_kernels import _core, backend
-from tts_kernels.checks import Array, Number, Rule, Signature, integer
-from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import (
-    INT32,
-    are_plain,
-    kind_of_pages,
-    kv_view,
-    no_scales,
-    page_arrays,
-    scale_arrays,
-    token_rows,
-)
+from .. import _core
+from ..backends.choice import kernel
+from ..checks import Array, Number, Result, Rule, Signature, integer
+from ..checks.pages import INT32, kind_of_pages, page_arrays, scale_arrays
+from .operator import register
 
 
-def _takes(values: Mapping[str, Any]) -> Signature:
-    dtype, plain = kind_of_pages(values)
+def _describe(dtype: torch.dtype, plain: bool) -> Signature:
+    rows = "length, num_kv_heads, head_dim"
+    values: torch.dtype | str = torch.float32 if dtype.itemsize == 1 else "k_pages"
     return Signature(
         *page_arrays(dtype, plain=plain),
         Array("block_table", "P", INT32),
@@ -32,7 +24,8 @@ def _takes(values: Mapping[str, Any]) -> Signature:
         Rule("length", "length <= P * page_size" if plain else "length <= P * 16"),
         *scale_arrays(dtype),
         home="k_pages",
-        absent=no_scales(dtype),
+        results=(Result("k", rows, values), Result("v", rows, values)),
+        plain=plain,
     )
 
 
@@ -61,45 +54,27 @@ def gather_kv(
     return k, v
 
 
-def _gather_kv_cpu(
-    k_pages: Tensor, v_pages: Tensor, block_table: Tensor, length: int, scales: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    if are_plain(k_pages, v_pages):
-        return _gather_kv_plain(k_pages, v_pages, block_table, length, scales)
-    k, v = _gather_kv_fake(k_pages, v_pages, block_table, length)
+def _gather_packed(a: Any) -> None:
     _core.gather_kv(
-        kv_view(k_pages, v_pages, scales),
-        block_table.data_ptr(),
-        block_table.shape[0],
-        length,
-        token_rows(k),
-        token_rows(v),
+        _core.KVView(a.k_pages, a.v_pages, a.scales),
+        a.block_table.data_ptr(),
+        a.block_table.shape[0],
+        a.length,
+        _core.TokenRows(a.k),
+        _core.TokenRows(a.v),
         torch.get_num_threads(),
     )
-    return k, v
 
 
-def _gather_kv_plain(
-    k_pages: Tensor, v_pages: Tensor, block_table: Tensor, length: int, scales: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    k, v = _gather_kv_fake(k_pages, v_pages, block_table, length)
-    backend.kernel("gather_kv", k_pages)(k_pages, v_pages, block_table, k, v, scales)
-    return k, v
-
-
-def _gather_kv_fake(
-    k_pages: Tensor, v_pages: Tensor, block_table: Tensor, length: int, scales: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    shape = (length, k_pages.shape[1], v_pages.shape[3])
-    dtype = torch.float32 if k_pages.dtype.itemsize == 1 else k_pages.dtype
-    return k_pages.new_empty(shape, dtype=dtype), v_pages.new_empty(shape, dtype=dtype)
+def _gather_plain(a: Any) -> None:
+    kernel("gather_kv", a.k_pages)(a.k_pages, a.v_pages, a.block_table, a.k, a.v, a.scales)
 
 
 _gather_kv = register(
-    "gather_kv(Tensor k_pages, Tensor v_pages, Tensor block_table, int length, Tensor? scales=None) "
-    "-> (Tensor, Tensor)",
-    _takes,
-    cpu=_gather_kv_cpu,
-    cuda=_gather_kv_plain,
-    fake=_gather_kv_fake,
+    "gather_kv",
+    "k_pages v_pages block_table length scales",
+    lambda values: _describe(*kind_of_pages(values)),
+    _describe(torch.float32, plain=False),
+    cpu=_gather_packed,
+    plain=_gather_plain,
 )

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.checks import Array, Rule, Signature
-from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import FLOAT32, INT32
+from .. import _core
+from ..checks import Array, Result, Rule, Signature
+from ..checks.pages import FLOAT32, INT32
+from .operator import register
 
 _TAKES = Signature(
     Array("logits", "rows, vocab", FLOAT32, packed=1),
     Rule("logits", "vocab >= 1"),
     Array("params", "rows, 6", (torch.float64,)),
-    Array("seen", "num_seen, 2", INT32),
-    Array("suppressed", "num_suppressed, 2", INT32),
+    Array("seen", "num_seen, 2", INT32, optional=True),
+    Array("suppressed", "num_suppressed, 2", INT32, optional=True),
     Array("given", "rows", (torch.int64,), optional=True),
     home="logits",
+    results=(Result("tokens", "rows", torch.int64), Result("numbers", "3, rows", torch.float64)),
 )
 
 
@@ -53,42 +56,25 @@ def sample_tokens(
     Raises:
         TypeError, ValueError: a dtype, device, shape, stride, index or parameter does not fit.
     """
-    none = torch.empty((0, 2), dtype=torch.int32, device="cpu")
-    seen, suppressed = none if seen is None else seen, none if suppressed is None else suppressed
-    tokens, numbers = _sample_tokens(logits, params, seen, suppressed, given)
-    return tokens, numbers
+    results: tuple[Tensor, Tensor] = _sample_tokens(logits, params, seen, suppressed, given)
+    return results
 
 
-def _sample_tokens_cpu(
-    logits: Tensor, params: Tensor, seen: Tensor, suppressed: Tensor, given: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    tokens, numbers = _sample_tokens_fake(logits, params, seen, suppressed)
-    rows, vocab = logits.shape
+def _sample(a: Any) -> None:
+    rows, vocab = a.logits.shape
     _core.sample_tokens(
-        logits.data_ptr(),
-        (rows, vocab, logits.stride(0)),
-        params.data_ptr(),
-        (seen.data_ptr(), len(seen)),
-        (suppressed.data_ptr(), len(suppressed)),
-        0 if given is None else given.data_ptr(),
-        tokens.data_ptr(),
-        numbers.data_ptr(),
+        a.logits.data_ptr(),
+        (rows, vocab, a.logits.stride(0)),
+        a.params.data_ptr(),
+        (0, 0) if a.seen is None else (a.seen.data_ptr(), a.seen.shape[0]),
+        (0, 0) if a.suppressed is None else (a.suppressed.data_ptr(), a.suppressed.shape[0]),
+        0 if a.given is None else a.given.data_ptr(),
+        a.tokens.data_ptr(),
+        a.numbers.data_ptr(),
         torch.get_num_threads(),
     )
-    return tokens, numbers
-
-
-def _sample_tokens_fake(
-    logits: Tensor, params: Tensor, seen: Tensor, suppressed: Tensor, given: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    rows = logits.shape[0]
-    return logits.new_empty(rows, dtype=torch.int64), logits.new_empty((3, rows), dtype=torch.float64)
 
 
 _sample_tokens = register(
-    "sample_tokens(Tensor logits, Tensor params, Tensor seen, Tensor suppressed, Tensor? given=None) "
-    "-> (Tensor, Tensor)",
-    lambda _: _TAKES,
-    cpu=_sample_tokens_cpu,
-    fake=_sample_tokens_fake,
+    "sample_tokens", "logits params seen suppressed given", lambda _: _TAKES, _TAKES, cpu=_sample
 )

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.checks import Array, Number, Rule, Signature, real
-from tts_kernels.device_plan import DevicePlan
-from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import PACKED_HEAD_DIM, default_scale, token_rows
-from tts_kernels.ops._plans import COLUMNS, PLAN_ARRAYS, packed_plan, plan_tensors, plan_view
-from tts_kernels.ops._sparse_work import score_pages_work
-from tts_kernels.plan import TreePlan
+from .. import _core
+from ..checks import Array, Number, Result, Rule, Signature, real
+from ..checks.pages import COLUMNS, PACKED_HEAD_DIM, PLAN
+from ..plans.device_plan import DevicePlan
+from ..plans.tree_plan import TreePlan, packed_plan
+from .operator import register
+from .sparse_work import score_pages_work
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _TAKES = Signature(
     Array("summaries", "num_pages, num_kv_heads, S, head_dim", _DTYPES),
     Rule("summaries", f"num_kv_heads >= 1 and 1 <= S <= 2 and {PACKED_HEAD_DIM}"),
-    *PLAN_ARRAYS,
+    PLAN,
     Array("q", "T, num_q_heads, head_dim", _DTYPES, packed=1),
     Rule("q", "num_q_heads >= 1 and num_q_heads % num_kv_heads == 0"),
     *COLUMNS,
-    Number("scale", "2**-126 <= scale <= 2**64"),
+    Number("scale", "2**-126 <= scale <= 2**64", float, optional=True),
     home="summaries",
+    results=(Result("scores", "num_kv_heads, T, columns", torch.float32),),
 )
 
 
@@ -63,59 +65,28 @@ def score_pages(
         raise TypeError('summaries: got None; make the pool with KVPool(summaries="mean") or "minmax"')
     if isinstance(plan, DevicePlan):
         return score_pages_work(q, summaries, plan, scale)
-    tensors = plan_tensors(packed_plan(plan))
-    if scale is None:
-        scale = default_scale(q)
-    scores: Tensor = _score_pages(q, summaries, *tensors, plan.max_columns, scale)
+    if type(plan) is not TreePlan:
+        plan = packed_plan(plan)
+    scores: Tensor = _score_pages(q, summaries, plan.buffer, plan.max_columns, scale)
     return scores
 
 
-def _score_pages_cpu(
-    q: Tensor,
-    summaries: Tensor,
-    query_order: Tensor,
-    query_position: Tensor,
-    blocks: Tensor,
-    segments: Tensor,
-    pages: Tensor,
-    columns: int,
-    scale: float,
-) -> Tensor:
-    num_pages, num_kv_heads, vectors, head_dim = summaries.shape
-    scores = torch.empty((num_kv_heads, q.shape[0], columns), dtype=torch.float32)
+def _score_packed(a: Any) -> None:
+    num_pages, num_kv_heads, _, head_dim = a.summaries.shape
     _core.score_pages(
-        _core.SummaryView(summaries.data_ptr(), vectors),
+        _core.SummaryView(a.summaries),
         (num_pages, num_kv_heads, head_dim),
-        summaries.dtype is torch.bfloat16,
-        plan_view(query_order, query_position, blocks, segments, pages),
-        token_rows(q),
-        q.shape[1],
-        q.dtype is torch.bfloat16,
-        scale,
-        (scores.data_ptr(), columns),
+        a.summaries.dtype is torch.bfloat16,
+        (a.plan.data_ptr(), a.plan.shape[0]),
+        _core.TokenRows(a.q),
+        a.q.shape[:2],
+        a.q.dtype is torch.bfloat16,
+        head_dim**-0.5 if a.scale is None else a.scale,
+        (a.scores.data_ptr(), a.columns),
         torch.get_num_threads(),
     )
-    return scores
-
-
-def _score_pages_fake(
-    q: Tensor,
-    summaries: Tensor,
-    query_order: Tensor,
-    query_position: Tensor,
-    blocks: Tensor,
-    segments: Tensor,
-    pages: Tensor,
-    columns: int,
-    scale: float,
-) -> Tensor:
-    return q.new_empty((summaries.shape[1], q.shape[0], columns), dtype=torch.float32)
 
 
 _score_pages = register(
-    "score_pages(Tensor q, Tensor summaries, Tensor query_order, Tensor query_position, Tensor blocks, "
-    "Tensor segments, Tensor pages, int columns, float scale) -> Tensor",
-    lambda _: _TAKES,
-    cpu=_score_pages_cpu,
-    fake=_score_pages_fake,
+    "score_pages", "q summaries plan columns scale", lambda _: _TAKES, _TAKES, cpu=_score_packed
 )

@@ -8,37 +8,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.checks import Array, Guard, Signature, empty, instance, integer, real
-from tts_kernels.device_plan import DevicePlan, SelectOptions
-from tts_kernels.ops._pages import FLOAT32, INT32
-from tts_kernels.ops._plans import COLUMNS, PLAN_ARRAYS, PLAN_NAMES, packed_plan, plan_tensors, plan_view
-from tts_kernels.ops._sparse_work import select_top_pages_work
-from tts_kernels.ops.score_pages import score_pages
-from tts_kernels.plan import TreePlan
-from tts_kernels.selection import Selection, SelectionCounts
+from .. import _core
+from ..backends.launch import SelectOptions
+from ..checks import Array, Guard, Signature, empty, instance, integer, real
+from ..checks.pages import COLUMNS, FLOAT32, INT32, PLAN
+from ..plans.device_plan import DevicePlan
+from ..plans.selection import Selection, SelectionCounts
+from ..plans.tree_plan import TreePlan, packed_plan
+from .score_pages import score_pages
+from .sparse_work import select_top_pages_work
 
 _SELECT = Guard(
     "select_top_pages",
-    ("scores", *PLAN_NAMES, "branches", "budget", "tail_begin", "groups", "columns"),
+    ("scores", "plan", "budget", "tail_begin", "groups", "columns"),
     lambda _: Signature(
-        *PLAN_ARRAYS,
+        PLAN,
         *COLUMNS,
-        Array("branches", "num_branches, 3", INT32),
         Array("scores", "num_kv_heads, T, columns", FLOAT32),
         Array("budget", "T", INT32),
         Array("tail_begin", "T", INT32, optional=True),
         Array("groups", "T", INT32, optional=True),
-        home="query_order",
+        home="plan",
     ),
 )
 _COUNT = Guard(
     "count_selected",
-    ("mask", *PLAN_NAMES),
+    ("mask", "plan"),
     lambda _: Signature(
-        *PLAN_ARRAYS,
+        PLAN,
         Array("mask", "num_kv_heads, T, words", INT32, label="selection.mask"),
-        home="query_order",
+        home="plan",
     ),
 )
 
@@ -111,19 +110,17 @@ def select_top_pages(
     known = _checked_options(budget, top_p, sink, recent)._replace(tail_begin=tail_begin, groups=groups)
     if isinstance(plan, DevicePlan):
         return select_top_pages_work(scores, plan, known)
-    tensors = plan_tensors(packed_plan(plan))
+    plan = packed_plan(plan)
     budgets = known.budget
     if isinstance(budgets, int):
-        budgets = torch.full(plan.query_order.shape[:1], budgets, dtype=torch.int32, device="cpu")
-    _SELECT.check_all((scores, *tensors, plan.branches, budgets, tail_begin, groups, plan.max_columns))
+        budgets = torch.full((plan.num_queries,), budgets, dtype=torch.int32, device="cpu")
+    _SELECT.check((scores, plan.buffer, budgets, tail_begin, groups, plan.max_columns))
     heads, queries, columns = scores.shape
     mask = empty("mask", (heads, queries, -(-columns // 32)), torch.int32)
     _core.select_top_pages(
         (scores.data_ptr(), columns),
-        heads,
-        plan_view(*tensors),
-        plan.branches.data_ptr(),
-        plan.branches.shape[0],
+        (heads, queries),
+        (plan.buffer.data_ptr(), plan.buffer.shape[0]),
         budgets.data_ptr(),
         math.inf if known.top_p is None else known.top_p,
         (min(known.sink, columns), min(known.recent, columns)),
@@ -138,10 +135,12 @@ def select_top_pages(
 def count_selected(selection: Selection, plan: TreePlan) -> SelectionCounts:
     """What `tree_attention` reads with this selection, of the pages that the plan's queries see."""
     mask = instance("selection", selection, Selection, "make it with select_pages").mask
-    tensors = plan_tensors(instance("plan", plan, TreePlan, "make it with tts_kernels.plan"))
-    _COUNT.check_all((mask, *tensors))
-    counts = _core.count_selected(plan_view(*tensors), (mask.data_ptr(), mask.shape[2]), mask.shape[0])
-    return SelectionCounts(*counts)
+    buffer = instance("plan", plan, TreePlan, "make it with tts_kernels.plan").buffer
+    _COUNT.check((mask, buffer))
+    heads, rows, words = mask.shape
+    return SelectionCounts(
+        *_core.count_selected((buffer.data_ptr(), buffer.shape[0]), (mask.data_ptr(), words), (heads, rows))
+    )
 
 
 def _checked_options(budget: Any, top_p: Any, sink: Any, recent: Any) -> SelectOptions:

@@ -2,62 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Literal, overload
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.checks import Array, Rule, Signature, flag, instance, integer, real
-from tts_kernels.device_plan import DevicePlan
-from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import (
+from .. import _core
+from ..backends.launch import WorkCapacity
+from ..checks import Array, Number, Result, Rule, Signature, instance, integer, real
+from ..checks.pages import (
+    COLUMNS,
     INT32,
-    default_scale,
+    PLAN,
     kind_of_pages,
-    kv_view,
-    no_scales,
     page_arrays,
     row_dtypes,
     scale_arrays,
-    token_rows,
 )
-from tts_kernels.ops._plans import COLUMNS, PLAN_ARRAYS, packed_plan, plan_tensors, plan_view
-from tts_kernels.ops.tree_attention_work import OPTION_NUMBERS, tree_attention_work
-from tts_kernels.plan import TreePlan
-from tts_kernels.selection import Selection
+from ..plans.device_plan import DevicePlan
+from ..plans.selection import Selection
+from ..plans.tree_plan import TreePlan, packed_plan
+from .operator import register
+from .tree_attention_work import attend_plain, capacity_of, planned, work_arguments
+
+# Kernels compute in float32, where c * tanh(s / c) is off by c * 2**-24.
+_OPTIONS = (
+    Number("scale", "2**-126 <= scale <= 2**64", float, optional=True),
+    Number("window", "window >= 1", optional=True),
+    Number("logits_soft_cap", "2**-126 <= logits_soft_cap <= 2**12", float, optional=True),
+)
+_ORDER = "scale window logits_soft_cap mask scales"
 
 
-def _takes(values: Mapping[str, Any]) -> Signature:
+@lru_cache
+def _describe(dtype: torch.dtype, capacity: WorkCapacity | None, mass: bool) -> Signature:
+    """capacity: of a DevicePlan, for plain pages; None: a TreePlan, for packed ones."""
+    plain, rows = capacity is not None, "rows" if capacity is not None else "T"
+    results = [Result("out", f"{rows}, num_q_heads, head_dim", "q")]
+    results += [Result("lse", f"{rows}, num_q_heads", torch.float32)]
+    if mass:
+        results += [Result("mass", f"num_kv_heads, {rows}, columns", torch.float32)]
+    return Signature(
+        *page_arrays(dtype, plain=plain),
+        Array("q", f"{rows}, num_q_heads, head_dim", row_dtypes(dtype), packed=1),
+        Rule("q", "num_q_heads >= 1 and num_q_heads % num_kv_heads == 0"),
+        *((PLAN,) if capacity is None else work_arguments(capacity)),
+        *_OPTIONS,
+        Array("mask", f"num_kv_heads, {rows}, words", INT32, optional=True, label="selection.mask"),
+        Rule("selection.mask", "words >= 1"),
+        *scale_arrays(dtype),
+        *(COLUMNS if mass else ()),
+        home="k_pages",
+        results=results,
+        plain=plain,
+    )
+
+
+def _packed(values: Mapping[str, Any]) -> Signature:
     dtype, plain = kind_of_pages(values)
     if plain:
         raise ValueError(
             f"k_pages, v_pages: got plain pages {list(values['k_pages'].shape)} with a TreePlan, which is "
             "for packed pages on the CPU, expected a DevicePlan; make one with DevicePlanner(...).update(...)"
         )
-    return _described(dtype, "columns" in values)
+    return _describe(dtype, None, "columns" in values)
 
 
-@lru_cache
-def _described(dtype: torch.dtype, mass: bool) -> Signature:
-    return Signature(
-        *page_arrays(dtype, plain=False),
-        *PLAN_ARRAYS,
-        Array("q", "T, num_q_heads, head_dim", row_dtypes(dtype), packed=1),
-        Rule("q", "num_q_heads >= 1 and num_q_heads % num_kv_heads == 0"),
-        *OPTION_NUMBERS,
-        Array("mask", "num_kv_heads, T, words", INT32, optional=True, label="selection.mask"),
-        Rule("selection.mask", "words >= 1"),
-        *scale_arrays(dtype),
-        *(COLUMNS if mass else ()),
-        home="k_pages",
-        absent=no_scales(dtype),
-    )
+def _plain(values: Mapping[str, Any]) -> Signature:
+    dtype, _ = kind_of_pages(values)
+    return _describe(dtype, capacity_of(values["capacity"]), "columns" in values)
 
 
-@overload
 def tree_attention(
     q: Tensor,
     k_pages: Tensor,
@@ -68,36 +85,8 @@ def tree_attention(
     window: int | None = None,
     logits_soft_cap: float | None = None,
     selection: Selection | None = None,
-    return_mass: Literal[False] = False,
     scales: Tensor | None = None,
-) -> tuple[Tensor, Tensor]: ...
-@overload
-def tree_attention(
-    q: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    plan: TreePlan | DevicePlan,
-    *,
-    scale: float | None = None,
-    window: int | None = None,
-    logits_soft_cap: float | None = None,
-    selection: Selection | None = None,
-    return_mass: Literal[True],
-    scales: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]: ...
-def tree_attention(
-    q: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    plan: TreePlan | DevicePlan,
-    *,
-    scale: float | None = None,
-    window: int | None = None,
-    logits_soft_cap: float | None = None,
-    selection: Selection | None = None,
-    return_mass: bool = False,
-    scales: Tensor | None = None,
-) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Softmax attention of T queries, each over the tokens up to its own position of its branch.
 
     Each page that branches share is read once for all of them. On packed pages (a `KVPool` on the CPU) the
@@ -122,15 +111,12 @@ def tree_attention(
         selection: the pages that each query reads (`select_pages`); default all. Pages that nobody reads are
             not loaded; one that several queries read is loaded once for each KV head. On packed pages all
             pages selected give the same bits as no selection.
-        return_mass: also return the share of each page in each query's softmax.
         scales: of int8 pages, float32 [num_pages, num_kv_heads, 2]: values are bytes times scales.
 
     Returns:
         out: [T, num_q_heads, head_dim] of q's dtype.
         lse: [T, num_q_heads] float32, natural logarithm of the sum of the exponentials of the logits.
-        mass, with return_mass: [num_kv_heads, T, P] float32, P = plan.max_columns, mean over the query heads
-            of a KV head; 0 for pages that the query does not read.
-        A query that reads no page has 0, -inf and 0.
+        A query that reads no page has 0 and -inf.
 
     Sums are float32. GPUs and the CPU levels with a bfloat16 dot product (amx, avx512_bf16) round
     probabilities to the dtype of the values before they multiply them; other CPU levels, and all with int8
@@ -142,120 +128,102 @@ def tree_attention(
             TreePlan leads outside the pool.
         ImportError: plain pages, and Triton is not installed.
     """
-    scale = None if scale is None else real("scale", scale)
-    window = 0 if window is None else integer("window", window, 1)
-    soft_cap = 0.0 if logits_soft_cap is None else real("logits_soft_cap", logits_soft_cap)
-    if logits_soft_cap is not None and soft_cap == 0:
-        raise ValueError("logits_soft_cap: got 0.0, expected > 0, or None for no cap")
-    mask = None
+    results: tuple[Tensor, Tensor] = _attend(
+        False, q, k_pages, v_pages, plan, scale, window, logits_soft_cap, selection, scales
+    )
+    return results
+
+
+def tree_attention_with_mass(
+    q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: TreePlan | DevicePlan, **options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`tree_attention`, and the share of each page in each query's softmax.
+
+    Args:
+        q, k_pages, v_pages, plan: as of `tree_attention`. options: its arguments by name.
+
+    Returns:
+        out, lse: as of `tree_attention`.
+        mass: [num_kv_heads, T, P] float32, P = plan.max_columns, mean over the query heads of a KV head; 0
+            for pages that the query does not read.
+
+    Raises:
+        As `tree_attention`.
+    """
+    results: tuple[Tensor, Tensor, Tensor] = _attend(True, q, k_pages, v_pages, plan, **options)
+    return results
+
+
+def _attend(
+    mass: bool,
+    q: Any,
+    k_pages: Any,
+    v_pages: Any,
+    plan: Any,
+    scale: Any = None,
+    window: Any = None,
+    logits_soft_cap: Any = None,
+    selection: Any = None,
+    scales: Any = None,
+) -> Any:
+    if scale is not None:
+        scale = real("scale", scale)
+    if window is not None:
+        window = integer("window", window, 1)
+    if logits_soft_cap is not None:
+        logits_soft_cap = real("logits_soft_cap", logits_soft_cap)
     if selection is not None:
-        mask = instance("selection", selection, Selection, "make it with select_pages").mask
+        selection = instance("selection", selection, Selection, "make it with select_pages").mask
+    columns = (plan.max_columns,) if mass and isinstance(plan, (TreePlan, DevicePlan)) else ()
     if isinstance(plan, DevicePlan):
-        options = (scale, window, soft_cap, mask, scales)
-        results = tree_attention_work(
-            q, k_pages, v_pages, plan, *options, return_mass=flag("return_mass", return_mass)
-        )
-        return (results[0], results[1], results[2]) if return_mass else (results[0], results[1])
+        args = (q, k_pages, v_pages, *planned(plan, k_pages, q, selection))
+        call = _work_with_mass if mass else _work
+        return call(*args, scale, window, logits_soft_cap, selection, scales, *columns)
     if isinstance(q, Tensor) and q.is_cuda:
         raise ValueError(
             f"plan: got a TreePlan for tensors on {q.device}, expected a DevicePlan; make one with "
             "DevicePlanner(...).update(...)"
         )
-    tensors = plan_tensors(packed_plan(plan))
-    if scale is None:
-        scale = default_scale(q)
-    arguments = (q, k_pages, v_pages, *tensors, scale, window, soft_cap, mask, scales)
-    if flag("return_mass", return_mass):
-        out, lse, mass = _tree_attention_mass(*arguments, plan.max_columns)
-        return out, lse, mass
-    out, lse = _tree_attention(*arguments)
-    return out, lse
+    if type(plan) is not TreePlan:
+        plan = packed_plan(plan)
+    call = _packed_with_mass if mass else _packed_alone
+    return call(q, k_pages, v_pages, plan.buffer, scale, window, logits_soft_cap, selection, scales, *columns)
 
 
-def _tree_attention_cpu(
-    q: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    query_order: Tensor,
-    query_position: Tensor,
-    blocks: Tensor,
-    segments: Tensor,
-    pages: Tensor,
-    scale: float,
-    window: int,
-    logits_soft_cap: float,
-    mask: Tensor | None = None,
-    scales: Tensor | None = None,
-    mass: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    tokens, heads, _ = q.shape
-    out = torch.empty_like(q, memory_format=torch.contiguous_format)
-    lse = torch.empty((tokens, heads), dtype=torch.float32)
+def _attend_packed(a: Any) -> None:
+    mass = getattr(a, "mass", None)
     _core.tree_attention(
-        kv_view(k_pages, v_pages, scales),
-        plan_view(query_order, query_position, blocks, segments, pages),
-        token_rows(q),
-        heads,
-        out.data_ptr(),
-        lse.data_ptr(),
-        scale,
-        min(window, 2**30),
-        logits_soft_cap,
-        (0, 0) if mask is None else (mask.data_ptr(), mask.shape[2]),
+        _core.KVView(a.k_pages, a.v_pages, a.scales),
+        (a.plan.data_ptr(), a.plan.shape[0]),
+        _core.TokenRows(a.q),
+        a.q.shape[:2],
+        a.out.data_ptr(),
+        a.lse.data_ptr(),
+        a.q.shape[2] ** -0.5 if a.scale is None else a.scale,
+        0 if a.window is None else min(a.window, 2**30),
+        a.logits_soft_cap or 0.0,
+        (0, 0) if a.mask is None else (a.mask.data_ptr(), a.mask.shape[2]),
         (0, 0) if mass is None else (mass.data_ptr(), mass.shape[2]),
         torch.get_num_threads(),
     )
-    return out, lse
 
 
-def _tree_attention_mass_cpu(
-    q: Tensor, k_pages: Tensor, v_pages: Tensor, *options: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    mass = torch.empty((k_pages.shape[1], q.shape[0], options[-1]), dtype=torch.float32)
-    attend: Callable[..., tuple[Tensor, Tensor]] = _tree_attention_cpu
-    out, lse = attend(q, k_pages, v_pages, *options[:-1], mass=mass)
-    return out, lse, mass
-
-
-def _tree_attention_fake(
-    q: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
-    query_order: Tensor,
-    query_position: Tensor,
-    blocks: Tensor,
-    segments: Tensor,
-    pages: Tensor,
-    scale: float,
-    window: int,
-    logits_soft_cap: float,
-    mask: Tensor | None = None,
-    scales: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32)
-
-
-def _tree_attention_mass_fake(
-    q: Tensor, k_pages: Tensor, v_pages: Tensor, *options: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    mass = q.new_empty((k_pages.shape[1], q.shape[0], options[-1]), dtype=torch.float32)
-    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32), mass
-
-
-_ARGUMENTS = (
-    "(Tensor q, Tensor k_pages, Tensor v_pages, Tensor query_order, Tensor query_position, Tensor blocks, "
-    "Tensor segments, Tensor pages, float scale, int window, float logits_soft_cap"
+_packed_order, _work_order = (
+    f"q k_pages v_pages {where} {_ORDER}" for where in ("plan", "work partials capacity num_items num_merges")
 )
-_tree_attention = register(
-    f"tree_attention{_ARGUMENTS}, Tensor? mask=None, Tensor? scales=None) -> (Tensor out, Tensor lse)",
-    _takes,
-    cpu=_tree_attention_cpu,
-    fake=_tree_attention_fake,
+_example = _describe(torch.float32, None, False), _describe(torch.float32, None, True)
+_packed_alone = register("tree_attention", _packed_order, _packed, _example[0], cpu=_attend_packed)
+_packed_with_mass = register(
+    "tree_attention_with_mass", f"{_packed_order} columns", _packed, _example[1], cpu=_attend_packed
 )
-_tree_attention_mass = register(
-    f"tree_attention.mass{_ARGUMENTS}, Tensor? mask, Tensor? scales, int columns) "
-    "-> (Tensor out, Tensor lse, Tensor mass)",
-    _takes,
-    cpu=_tree_attention_mass_cpu,
-    fake=_tree_attention_mass_fake,
+_least = WorkCapacity(*[16] * 5)
+_work = register(
+    "tree_attention_work", _work_order, _plain, _describe(torch.float32, _least, False), plain=attend_plain
+)
+_work_with_mass = register(
+    "tree_attention_work_with_mass",
+    f"{_work_order} columns",
+    _plain,
+    _describe(torch.float32, _least, True),
+    plain=attend_plain,
 )

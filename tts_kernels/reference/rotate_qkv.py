@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tts_kernels.reference.rms_norm import rms_norm
+from .rms_norm import rms_norm
 
 
 def rotate_qkv(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tts_kernels.reference.gather_kv import gather_kv
+from .gather_kv import gather_kv
 
 
 def tree_attention(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from tts_kernels.decoder_layers import seconds_by_part
+from tts_kernels.layers.decoder_layers import seconds_by_part
 
 from ..core.params import SamplingParams
 from ..core.running import gather

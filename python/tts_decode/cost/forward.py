@@ -26,7 +26,7 @@ import numpy.typing as npt
 from tts_kernels.checks import flag, instance, integer, real, shown
 
 if TYPE_CHECKING:
-    from tts_kernels.plan import TreePlan
+    from tts_kernels.plans.tree_plan import TreePlan
 
 Integers = TypeVar("Integers", int, npt.NDArray[np.int64])
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tts_kernels import CapacityExceeded, DevicePlanner, KVPool, WorkCapacity
-from tts_kernels.device_planner import num_multiprocessors
+from tts_kernels.plans.device_planner import num_multiprocessors
 
 from .hf import HFEngine, Output, StepContext
 from .host_steps import StepInputs, distinct_pages

@@ -152,7 +152,8 @@ def _attend(
     selection = None
     if context.sparse is not None and window is None:
         selection = context.sparse.select(layer, context.pool, q, scale)
-    out, *mass = context.pool.attend(
+    attend = context.pool.attend if context.masses is None else context.pool.attend_with_mass
+    out, *others = attend(
         layer,
         q,
         context.plan,
@@ -160,10 +161,9 @@ def _attend(
         window=window,
         logits_soft_cap=soft_cap,
         selection=selection,
-        return_mass=context.masses is not None,
     )
     if context.masses is not None:
-        context.masses.add(mass[-1])
+        context.masses.add(others[-1])
     return out
 
 
@@ -344,16 +344,9 @@ class HFEngine:
         if isinstance(context.plan, TreePlan) and context.masses is None and context.sparse is None:
             dense = context.pool, context.slots, context.plan
         with torch.inference_mode():
-            states = packed.hidden_states(
-                self._embed(tokens, embeds).float(),
-                positions,
-                self.dtype,
-                dense or partial(_attend, context),
-            )
-            if rows is not None and not len(rows):
-                logits = torch.empty((0, self.config.vocab_size))
-            else:
-                logits = packed.logits(states if rows is None else states[rows])
+            inputs = self._embed(tokens, embeds).float()
+            attend = dense or partial(_attend, context)
+            states, logits = packed.forward(inputs, positions, self.dtype, attend, rows)
         masses = None if context.masses is None else context.masses.mean()
         return Output(logits, states if hidden else None, masses)
 

@@ -46,7 +46,7 @@ _PARTS = (
 class PackedLayers:
     """The forward over packed layers of a base model, and over its final norm."""
 
-    def __init__(self, base: Any, layers: Sequence[DecoderLayer]) -> None:
+    def __init__(self, base: Any, layers: Sequence[DecoderLayer], head: PackedWeight | None = None) -> None:
         """layers: of `pack_layer`, those of the base model in order or some of them."""
         attention = base.layers[0].self_attn
         self.head_dim: int = attention.head_dim
@@ -61,6 +61,8 @@ class PackedLayers:
             num_kv_heads=self.num_kv_heads,
             head_dim=self.head_dim,
             eps=self._eps,
+            norm=self._norm,
+            head=head,
         )
 
     @property
@@ -73,20 +75,28 @@ class PackedLayers:
         positions: Tensor,
         dtype: torch.dtype,
         attend: Attend | Dense,
+        *,
+        rows: Tensor | None = None,
+        logits: Tensor | None = None,
     ) -> Tensor:
         """Last hidden states, after the final norm, float32 [T, hidden].
 
         embeds: float32 [T, hidden], becomes the output of the last layer. positions: int64 [T]. dtype: of
         queries, keys and values.
         attend: how, or where to all that the plan has.
+        logits: float32 [R, columns of the head], where those of int64 `rows` [R] go; default: of all tokens.
         """
         cos, sin = self._rotary(embeds, positions[None])
         cos, sin = cos[0].contiguous(), sin[0].contiguous()
         if isinstance(attend, tuple):
-            self._layers(embeds, cos, sin, *attend, dtype)
-        else:
-            self._attend_with(attend, embeds, cos, sin, dtype)
-        return self.final_norm(embeds)
+            states = self._layers(embeds, cos, sin, *attend, dtype, rows=rows, logits=logits)
+            assert states is not None  # there is a norm
+            return states
+        self._attend_with(attend, embeds, cos, sin, dtype)
+        states = self.final_norm(embeds)
+        if logits is not None and self._layers.head is not None:
+            packed_linear(states if rows is None else states[rows], self._layers.head, out=logits)
+        return states
 
     def final_norm(self, states: Tensor) -> Tensor:
         """Of outputs of the last layer, float32 [T, hidden]."""
@@ -119,12 +129,31 @@ class PackedModel(PackedLayers):
     def __init__(self, model: Any, windows: Sequence[int | None], epoch: int) -> None:
         """windows: of each layer's attention."""
         base = model.base_model
-        super().__init__(base, [pack_layer(*pair) for pair in zip(base.layers, windows, strict=True)])
         head = model.get_output_embeddings()
         self._head = None if head is None else PackedWeight.pack(head.weight.detach())
+        layers = [pack_layer(*pair) for pair in zip(base.layers, windows, strict=True)]
+        super().__init__(base, layers, self._head)
+        self._vocab: int = model.config.get_text_config(decoder=True).vocab_size
         self._buffers = Buffers()
         self.epoch = epoch
         self.numbers = _numbers(model)
+
+    def forward(
+        self,
+        embeds: Tensor,
+        positions: Tensor,
+        dtype: torch.dtype,
+        attend: Attend | Dense,
+        rows: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """`hidden_states`, and float32 [R, vocab] logits of int64 `rows` [R], None: of all tokens."""
+        count = len(positions) if rows is None else len(rows)
+        if not count:
+            return self.hidden_states(embeds, positions, dtype, attend), torch.empty((0, self._vocab))
+        assert self._head is not None  # logits are asked of models with LM head only
+        logits = self._buffers.empty(count, self._head.columns)
+        states = self.hidden_states(embeds, positions, dtype, attend, rows=rows, logits=logits)
+        return states, logits if self._head.columns == self._vocab else logits[:, : self._vocab]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [rows, vocab] of last hidden states [rows, hidden]."""

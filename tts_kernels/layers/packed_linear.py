@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.checks import Array, Number, Rule, Signature, instance, require_dense
-from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import FLOAT32
-from tts_kernels.packed_weight import FLOAT_DTYPES, PANEL, PackedWeight, is_bfloat16, weight_arrays
+from .. import _core
+from ..checks import Array, Number, Rule, Signature, instance, require_dense
+from ..checks.pages import FLOAT32
+from ..ops.operator import register
+from .packed_weight import FLOAT_DTYPES, PANEL, PackedWeight, is_bfloat16, weight_arrays
 
 _STORE, _ADD, _GATED = range(3)  # csrc/cpu/packed_linear_kernels.h: LinearEnd
 
 
-def _takes(values: Mapping[str, Any]) -> Signature:
-    pairs, gated = is_bfloat16(values["panels"]), values["end"] == _GATED
+def _describe(pairs: bool, end: int) -> Signature:
+    gated = end == _GATED
     columns = f"num_panels * {PANEL}" + (" // 2" if gated else "")
     return Signature(
         *weight_arrays(pairs=pairs),
@@ -29,7 +28,7 @@ def _takes(values: Mapping[str, Any]) -> Signature:
             FLOAT32,
             packed=1,
             written=True,
-            label="add_to" if values["end"] == _ADD else "out",
+            label="add_to" if end == _ADD else "out",
         ),
         Number("end", f"{_STORE} <= end <= {_GATED}"),
         *([Rule("panels", "num_panels % 2 == 0")] if gated else []),
@@ -58,7 +57,8 @@ def packed_linear(
     Raises:
         TypeError, ValueError: a dtype, device, shape or stride does not fit.
     """
-    instance("weight", weight, PackedWeight, "make it with PackedWeight.pack")
+    if type(weight) is not PackedWeight:
+        instance("weight", weight, PackedWeight, "make it with PackedWeight.pack")
     if add_to is None:
         end = _GATED if weight.gated else _STORE
         if out is None:
@@ -77,27 +77,25 @@ def packed_linear(
     return out if weight.columns == weight.outputs else out[:, : weight.outputs]
 
 
-def _packed_linear_cpu(x: Tensor, panels: Tensor, bias: Tensor | None, out: Tensor, end: int) -> None:
+def _multiply(a: Any) -> None:
+    x, panels = a.x, a.panels
     _core.packed_linear(
-        _core.TokenRows(x.data_ptr(), (x.stride(0), 0), x.element_size()),
+        _core.TokenRows(x, heads=False),
         (x.shape[0], x.shape[1], panels.shape[0]),
         panels.data_ptr(),
         panels.dtype == torch.bfloat16,
-        0 if bias is None else bias.data_ptr(),
-        out.data_ptr(),
-        out.stride(0),
-        end,
+        0 if a.bias is None else a.bias.data_ptr(),
+        a.out.data_ptr(),
+        a.out.stride(0),
+        a.end,
         torch.get_num_threads(),
     )
 
 
-def _packed_linear_fake(x: Tensor, panels: Tensor, bias: Tensor | None, out: Tensor, end: int) -> None:
-    return None
-
-
 _packed_linear = register(
-    "packed_linear(Tensor x, Tensor panels, Tensor? bias, Tensor(a!) out, int end) -> ()",
-    _takes,
-    cpu=_packed_linear_cpu,
-    fake=_packed_linear_fake,
+    "packed_linear",
+    "x panels bias out end",
+    lambda values: _describe(is_bfloat16(values["panels"]), values["end"]),
+    _describe(pairs=False, end=_STORE),
+    cpu=_multiply,
 )

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.checks import Array, Guard, Number, Rule, Signature, dtype_of, instance, integer, real, shown
-from tts_kernels.ops._pages import (
+from .. import _core
+from ..checks import Array, Choice, Guard, Number, Rule, Signature, instance, integer, real, shown
+from ..checks.pages import (
     FLOAT32,
     INT32,
     PACKED_HEAD_DIM,
-    kv_view,
-    no_scales,
+    PLAN,
     page_arrays,
     scale_arrays,
     summary_arrays,
-    summary_view,
 )
-from tts_kernels.ops._plans import PLAN_ARRAYS, PLAN_NAMES, packed_plan, plan_tensors, plan_view
-from tts_kernels.packed_weight import PANEL, PackedWeight
-from tts_kernels.plan import TreePlan
-from tts_kernels.pool import KVPool
+from ..plans.tree_plan import TreePlan, packed_plan
+from ..pool import KVPool
+from .packed_weight import FLOAT_DTYPES, PANEL, PackedWeight
 
 PARTS = ("matrix products", "attention", "append", "norms and rotary")  # csrc/cpu/decoder_layers.h
 
@@ -67,6 +63,8 @@ class DecoderLayers:
         layers: in order; kept, and not copied.
         num_q_heads, num_kv_heads, head_dim: of the attention.
         eps: of all norms.
+        norm: float32 [hidden], weight of the norm behind the last layer, where there is one.
+        head: hidden -> logits, behind that norm, where there is one.
 
     Raises:
         TypeError, ValueError: sizes or dtypes do not fit together.
@@ -80,6 +78,8 @@ class DecoderLayers:
         num_kv_heads: int,
         head_dim: int,
         eps: float,
+        norm: Tensor | None = None,
+        head: PackedWeight | None = None,
     ) -> None:
         try:
             self.layers = tuple(layers)
@@ -100,10 +100,17 @@ class DecoderLayers:
         self.head_dim, self.eps = integer("head_dim", head_dim, 1), real("eps", eps)
         self._heads = (*heads, self.head_dim)
         self.hidden = self.layers[0].qkv.inputs
+        if head is not None:
+            instance("head", head, PackedWeight, "make it with PackedWeight.pack")
+            if norm is None:
+                raise ValueError("norm: got None beside a head, which is behind a norm; pass it")
+        self.norm, self.head = norm, head
+        logits = 0 if head is None else head.columns
+        self._numbers = len(self.layers), self.hidden, heads[1], self.head_dim, logits
         self._prepare()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _made_again, (self.layers, *self._heads, self.eps)
+        return _made_again, (self.layers, *self._heads, self.eps, self.norm, self.head)
 
     def _prepare(self) -> None:
         """Checks the weights and notes where they lie, which changes if somebody resizes their storage."""
@@ -120,18 +127,21 @@ class DecoderLayers:
                 norms = layer.input_norm, layer.mlp_norm, layer.q_norm, layer.k_norm
                 window = 0 if layer.window is None else integer("window", layer.window, 1)
                 options = real("scale", layer.scale), self.eps, *self._heads, self.hidden
-                _LAYER.check_all((*norms, *options))
+                _LAYER.check((*norms, *options))
             except (TypeError, ValueError) as error:
                 raise type(error)(f"layers[{index}].{error}") from None
             made.append(_core_layer(layer, options[0], min(window, 2**30)))
-        self._tensors = [
-            tensor for layer in self.layers for tensor in _tensors_of(layer) if tensor is not None
-        ]
-        self._addresses = [tensor.data_ptr() for tensor in self._tensors]
-        self._begins = np.array(self._addresses)
-        self._ends = self._begins + [tensor.nbytes for tensor in self._tensors]
-        self._shape = _core.DecoderShape(self.hidden, self._heads, weights == torch.bfloat16, self.eps)
-        self._layers = made
+        tensors = [tensor for layer in self.layers for tensor in _tensors_of(layer)]
+        if self.norm is not None:
+            _NORM.check((self.norm, self.hidden))
+            tensors.append(self.norm)
+        if self.head is not None:
+            _check_weight("head", self.head, self.hidden, self.head.outputs, weights)
+            tensors += self.head.panels, self.head.bias
+        self._places = _core.Places([tensor for tensor in tensors if tensor is not None])
+        shape = _core.DecoderShape(self.hidden, self._heads, weights == torch.bfloat16, self.eps)
+        head = None if self.head is None else _matrix(self.head)
+        self._run = _core.Decoder(shape, made, _address(self.norm), head).run
 
     def __call__(
         self,
@@ -142,7 +152,10 @@ class DecoderLayers:
         slots: Tensor,
         plan: TreePlan,
         dtype: torch.dtype | None = None,
-    ) -> None:
+        *,
+        rows: Tensor | None = None,
+        logits: Tensor | None = None,
+    ) -> Tensor | None:
         """Runs T tokens through all layers; their keys and values go to the pool.
 
         Args:
@@ -152,80 +165,113 @@ class DecoderLayers:
             slots: int32 [T], where the tokens' keys and values go.
             plan: of the T queries, the new tokens included.
             dtype: of queries, keys and values; beside int8 pages float32 or bfloat16. Default: the pool's.
+            rows: int64 [R], tokens whose logits are wanted. Default: the first R.
+            logits: float32 [R, head.columns], contiguous rows at any stride, where the logits go. Default:
+                none are wanted.
+
+        Returns:
+            float32 [T, hidden], the outputs of the norm behind the last layer; None where there is no norm.
 
         Raises:
             TypeError, ValueError: a dtype, device, shape or stride does not fit, or an index leads outside
                 the pool. Nothing has been written.
         """
-        instance("pool", pool, KVPool, "make it with KVPool(...)")
+        if type(pool) is not KVPool:
+            instance("pool", pool, KVPool, "make it with KVPool(...)")
+        if type(plan) is not TreePlan:
+            plan = packed_plan(plan)
+        buffer, pages = plan.buffer, (pool.k_pages, pool.v_pages)
+        summaries, scales = pool.summaries, pool.scales
+        dtype = pool.dtype if dtype is None else dtype
+        args = (x, cos, sin, slots, buffer, *pages, summaries, scales, rows, logits, dtype, *self._numbers)
+        if not self._places.hold():
+            self._prepare()
+        if _STEP.look(args) is None:
+            self._settle(args, pool, dtype)
+        for name, tensor in ("x", x), ("logits", logits):
+            if tensor is not None and self._places.overlap(tensor):
+                raise ValueError(
+                    f"{name}: got memory that a weight shares, expected memory of its own: it is written to"
+                )
+        states = None if self.norm is None else torch.empty(x.shape, dtype=torch.float32, device="cpu")
+        self._run(
+            x.data_ptr(),
+            (cos.data_ptr(), sin.data_ptr()),
+            dtype == torch.bfloat16,
+            _core.KVView(*pages, scales, layers=1),
+            (pages[0].stride(0), pages[1].stride(0)),
+            _core.SummaryView(summaries, layers=1),
+            slots.data_ptr(),
+            (buffer.data_ptr(), buffer.shape[0]),
+            x.shape[0],
+            0 if states is None else states.data_ptr(),
+            (0 if rows is None else rows.data_ptr(), 0 if logits is None else logits.shape[0]),
+            (0, 0) if logits is None else (logits.data_ptr(), logits.stride(0)),
+            torch.get_num_threads(),
+        )
+        written = [x, *pages]
+        for tensor in (summaries, scales, logits):
+            if tensor is not None:
+                written.append(tensor)
+        torch.autograd.graph.increment_version(written)
+        return states
+
+    def _settle(self, args: tuple[Any, ...], pool: KVPool, dtype: Any) -> None:
+        """Checks arguments whose form is new."""
         if pool.layout != "packed":
             raise ValueError(f"pool: got layout {pool.layout!r}, expected 'packed'")
         if pool.num_layers != len(self.layers):
             raise ValueError(f"pool: got {pool.num_layers} layers, expected {len(self.layers)}")
-        dtype = dtype_of("dtype", pool.dtype if dtype is None else dtype, (torch.float32, torch.bfloat16))
-        if dtype != pool.dtype and pool.dtype != torch.int8:
+        if dtype in FLOAT_DTYPES and dtype != pool.dtype and pool.dtype != torch.int8:
             raise TypeError(f"dtype: got {dtype}, expected {pool.dtype}, the dtype of the pool")
-        tensors = plan_tensors(packed_plan(plan))
-        pages = pool.k_pages, pool.v_pages
-        sizes = self.hidden, self._heads[1], self.head_dim
-        _STEP.check_all((x, cos, sin, slots, *tensors, *pages, pool.summaries, pool.scales, *sizes))
-        self._check_weights(x)
-        _core.decoder_layers(
-            self._shape,
-            self._layers,
-            x.data_ptr(),
-            (cos.data_ptr(), sin.data_ptr()),
-            dtype == torch.bfloat16,
-            kv_view(*pages, pool.scales, layers=1),
-            (pages[0].stride(0), pages[1].stride(0)),
-            summary_view(pool.summaries),
-            slots.data_ptr(),
-            plan_view(*tensors),
-            torch.get_num_threads(),
-        )
-        written = x, *pages, pool.summaries, pool.scales
-        torch.autograd.graph.increment_version([tensor for tensor in written if tensor is not None])
-
-    def _check_weights(self, x: Tensor) -> None:
-        if [tensor.data_ptr() for tensor in self._tensors] != self._addresses:
-            self._prepare()
-        begin = x.data_ptr()
-        if x.numel() and ((self._begins < begin + x.nbytes) & (self._ends > begin)).any():
-            raise ValueError(
-                "x: got memory that a weight shares, expected memory of its own: it is written to"
-            )
+        _STEP.settle(args)
 
 
 @lru_cache
 def _step_takes(dtype: torch.dtype) -> Signature:
     return Signature(
+        Number("num_layers", "num_layers >= 1"),
         Number("hidden", "hidden >= 1"),
         Number("num_kv_heads", "num_kv_heads >= 1"),
         Number("head_dim", "head_dim >= 1"),
+        Number("head_columns", "head_columns >= 0"),
+        Choice("dtype", FLOAT_DTYPES),
         Array("slots", "T", INT32),
         Array("x", "T, hidden", FLOAT32, written=True),
         Array("cos", "T, head_dim", FLOAT32),
         Array("sin", "T, head_dim", FLOAT32),
-        *PLAN_ARRAYS,
+        PLAN,
         *page_arrays(dtype, plain=False, layers=True, written=True),
         *summary_arrays(dtype, layers=True),
         *scale_arrays(dtype, layers=True, written=True),
+        Array("rows", "R", (torch.int64,), optional=True),
+        Array("logits", "R, head_columns", FLOAT32, packed=1, written=True, optional=True),
         home="k_pages",
-        absent=no_scales(dtype),
     )
+
+
+def _step_of(values: Mapping[str, Any]) -> Signature:
+    if values["logits"] is not None and not values["head_columns"]:
+        raise ValueError("logits: got a tensor, expected None: there is no head")
+    return _step_takes(values["k_pages"].dtype)
 
 
 _STEP = Guard(
     "DecoderLayers",
     (
-        *("x", "cos", "sin", "slots", *PLAN_NAMES, "k_pages", "v_pages", "summaries", "scales"),
-        *("hidden", "num_kv_heads", "head_dim"),
+        *("x", "cos", "sin", "slots", "plan", "k_pages", "v_pages", "summaries", "scales", "rows", "logits"),
+        *("dtype", "num_layers", "hidden", "num_kv_heads", "head_dim", "head_columns"),
     ),
-    lambda values: _step_takes(values["k_pages"].dtype),
+    _step_of,
+)
+_NORM = Guard(
+    "DecoderLayers",
+    ("norm", "hidden"),
+    lambda _: Signature(Number("hidden", "hidden >= 1"), Array("norm", "hidden", FLOAT32), home="norm"),
 )
 _NUMBERS = (
-    Number("scale", "2**-126 <= scale <= 2**64"),
-    Number("eps", "2**-126 <= eps <= 2**127"),
+    Number("scale", "2**-126 <= scale <= 2**64", float),
+    Number("eps", "2**-126 <= eps <= 2**127", float),
     Number("num_q_heads", "1 <= num_q_heads < 2**31"),
     Number("num_kv_heads", "1 <= num_kv_heads < 2**31"),
     Number("head_dim", PACKED_HEAD_DIM),
@@ -247,11 +293,16 @@ _LAYER = Guard(
 
 
 def _made_again(
-    layers: Sequence[DecoderLayer], num_q_heads: int, num_kv_heads: int, head_dim: int, eps: float
+    layers: Sequence[DecoderLayer],
+    num_q_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    eps: float,
+    norm: Tensor | None,
+    head: PackedWeight | None,
 ) -> DecoderLayers:
-    return DecoderLayers(
-        layers, num_q_heads=num_q_heads, num_kv_heads=num_kv_heads, head_dim=head_dim, eps=eps
-    )
+    heads = {"num_q_heads": num_q_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
+    return DecoderLayers(layers, **heads, eps=eps, norm=norm, head=head)
 
 
 def _tensors_of(layer: DecoderLayer) -> tuple[Tensor | None, ...]:
@@ -292,5 +343,5 @@ def _check_weight(
             f"{name}: got {weight.inputs} inputs, {weight.outputs} outputs, gated: {weight.gated}, expected "
             f"{inputs}, {outputs}, {gated}"
         )
-    if name != "qkv" and outputs % PANEL:
+    if name not in ("qkv", "head") and outputs % PANEL:
         raise ValueError(f"{name}: got {outputs} outputs, expected a multiple of {PANEL}")

@@ -1,4 +1,4 @@
-"""Pages of keys and values: how operators describe them, and what CPU kernels know of packed ones."""
+"""Pages of keys and values, and plans over them: how operators describe them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.checks import Array, Rule, require_dense
-from tts_kernels.checks.values import listed_dtypes
+from .arrays import Array, require_dense
+from .signature import Number, Rule
+from .values import listed_dtypes
 
 PAGE_SIZE = 16
 DTYPES = (torch.float32, torch.bfloat16, torch.int8)  # of packed pages
@@ -20,6 +20,11 @@ FLOAT32 = (torch.float32,)
 INT32 = (torch.int32,)
 PLAIN_HEAD_DIM = "16 <= head_dim <= 256 and head_dim % 8 == 0"
 PACKED_HEAD_DIM = "32 <= head_dim <= 256 and head_dim % 16 == 0"
+# A TreePlan. Its kernels look at the header and at every index themselves (csrc/tree/plan_buffer.h,
+# csrc/cpu/check_plan.cpp).
+PLAN = Array("plan", "plan_ints", INT32)
+# P of scores and masses: most pages that a query sees.
+COLUMNS = (Number("columns", "0 <= columns < 2**31"), Rule("plan.max_columns", "columns <= plan_ints"))
 
 
 def packed_page(head_dim: int, dtype: torch.dtype) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -52,12 +57,6 @@ def kind_of_pages(values: Mapping[str, Any], *, layers: int = 0) -> tuple[torch.
     return k_pages.dtype, are_plain(k_pages, v_pages, layers=layers)
 
 
-def default_scale(q: Any) -> float:
-    """1 / sqrt(head_dim)."""
-    require_dense("q", q, fake=True)
-    return float(q.shape[-1] ** -0.5) if q.dim() and q.shape[-1] else 1.0
-
-
 def page_arrays(
     dtype: torch.dtype, *, plain: bool, layers: bool = False, written: bool = False
 ) -> tuple[Array | Rule, ...]:
@@ -86,12 +85,8 @@ def page_arrays(
 def scale_arrays(dtype: torch.dtype, *, layers: bool = False, written: bool = False) -> tuple[Array, ...]:
     """The scales of 8-bit pages; other pages have none."""
     outer = "num_layers, num_pages" if layers else "num_pages"
-    scales = Array("scales", f"{outer}, num_kv_heads, 2", FLOAT32, written=written)
-    return (scales,) if dtype.itemsize == 1 else ()
-
-
-def no_scales(dtype: torch.dtype) -> dict[str, str]:
-    return {} if dtype.itemsize == 1 else {"scales": f"pages of {dtype} have no scales"}
+    absent = "" if dtype.itemsize == 1 else f"pages of {dtype} have no scales"
+    return (Array("scales", f"{outer}, num_kv_heads, 2", FLOAT32, written=written, absent=absent),)
 
 
 def summary_arrays(dtype: torch.dtype, *, layers: bool = False) -> tuple[Array | Rule, ...]:
@@ -110,33 +105,3 @@ def check_plain(head_dim: int, dtype: torch.dtype) -> None:
         raise ValueError(f"head_dim: got {head_dim}, expected a multiple of 8 from 16 to 256")
     if dtype not in PLAIN_DTYPES:
         raise TypeError(f"dtype: got {dtype}, expected {listed_dtypes(PLAIN_DTYPES)}")
-
-
-def token_rows(rows: Tensor) -> _core.TokenRows:
-    strides = rows.stride()
-    return _core.TokenRows(rows.data_ptr(), (strides[0], strides[1]), rows.element_size())
-
-
-def kv_view(
-    k_pages: Tensor, v_pages: Tensor, scales: Tensor | None = None, *, layers: int = 0
-) -> _core.KVView:
-    """What C++ needs to know of packed pages; `layers` leading dimensions are skipped."""
-    k_strides, v_strides = k_pages.stride(), v_pages.stride()
-    shape = v_pages.shape
-    return _core.KVView(
-        k_pages.data_ptr(),
-        v_pages.data_ptr(),
-        (k_strides[layers], k_strides[layers + 1]),
-        (v_strides[layers], v_strides[layers + 1]),
-        shape[layers],
-        shape[layers + 1],
-        shape[layers + 3],
-        k_pages.element_size(),
-        0 if scales is None else scales.data_ptr(),
-    )
-
-
-def summary_view(summaries: Tensor | None) -> _core.SummaryView:
-    if summaries is None:
-        return _core.SummaryView(0, 0)
-    return _core.SummaryView(summaries.data_ptr(), summaries.shape[-2])

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tts_kernels.device_plan import WorkLaunch, WorkLayout
+from ...backends.launch import WorkLaunch, WorkLayout
 
 # Tiles of one run of pages begin at least so many rows apart, and so have lists of their own.
 _TILE_ROWS = 64

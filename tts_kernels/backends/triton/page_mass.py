@@ -7,10 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tts_kernels.device_plan import AttentionOptions, WorkLaunch, WorkLayout
-from tts_kernels.triton.chosen_pages import chosen_offset, list_chosen_pages
-from tts_kernels.triton.score_pages import normalize
-from tts_kernels.triton.tree_attention import COMPUTE, logit_factors
+from ...backends.launch import AttentionOptions, WorkLaunch, WorkLayout
+from .chosen_pages import chosen_offset, list_chosen_pages
+from .score_pages import normalize
+from .tree_attention import COMPUTE, logit_factors
 
 
 def page_mass(

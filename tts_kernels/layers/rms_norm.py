@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.checks import Array, Number, Rule, Signature, real
-from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import FLOAT32
+from .. import _core
+from ..checks import Array, Number, Result, Rule, Signature, real
+from ..checks.pages import FLOAT32
+from ..ops.operator import register
 
 _TAKES = Signature(
     Array("x", "T, n", FLOAT32, packed=1),
     Array("weight", "n", FLOAT32),
-    Number("eps", "2**-126 <= eps <= 2**127"),
+    Number("eps", "2**-126 <= eps <= 2**127", float),
     Rule("x", "n >= 1"),
     home="x",
+    results=(Result("out", "T, n", torch.float32),),
 )
 
 
@@ -36,21 +39,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return out
 
 
-def _rms_norm_cpu(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    out = _rms_norm_fake(x, weight, eps)
-    rows = _core.TokenRows(x.data_ptr(), (x.stride(0), 0), 4)
+def _norm_rows(a: Any) -> None:
+    rows = _core.TokenRows(a.x, heads=False)
     threads = torch.get_num_threads()
-    _core.rms_norm(rows, weight.data_ptr(), (x.shape[0], x.shape[1]), eps, out.data_ptr(), threads)
-    return out
+    _core.rms_norm(rows, a.weight.data_ptr(), a.x.shape, a.eps, a.out.data_ptr(), threads)
 
 
-def _rms_norm_fake(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-_rms_norm = register(
-    "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor",
-    lambda _: _TAKES,
-    cpu=_rms_norm_cpu,
-    fake=_rms_norm_fake,
-)
+_rms_norm = register("rms_norm", "x weight eps", lambda _: _TAKES, _TAKES, cpu=_norm_rows)

@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tts_kernels.device_plan import AttentionOptions, WorkLaunch, WorkLayout
-from tts_kernels.triton.chosen_pages import chosen_offset, list_chosen_pages
+from ...backends.launch import AttentionOptions, WorkLaunch, WorkLayout
+from .chosen_pages import chosen_offset, list_chosen_pages
 
 LOG2_E = math.log2(math.e)
 

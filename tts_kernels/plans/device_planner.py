@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.backend import max_tile_height
-from tts_kernels.checks import empty, shown
-from tts_kernels.device import checked_device
-from tts_kernels.device_plan import DevicePlan, WorkCapacity, check_group, check_sizes, round_up
-from tts_kernels.ops._pages import check_plain
-from tts_kernels.plan import Int32Array, int32_array
+from .. import _core
+from ..backends.choice import max_tile_height
+from ..backends.launch import WorkCapacity, check_group, check_sizes, round_up
+from ..checks import empty, shown
+from ..checks.pages import check_plain
+from ..device import checked_device
+from ..errors import CapacityExceeded
+from .device_plan import DevicePlan
+from .tree_plan import Int32Array, int32_array
 
+_log = logging.getLogger(__name__)
 _STAGES = 4  # updates that may be on their way to the device before the host waits for the first of them
 
 
@@ -133,6 +137,7 @@ class DevicePlanner:
             if any(map(int.__gt__, counts, self.capacity)):
                 grown = (2 * n if n > room else room for n, room in zip(counts, self.capacity, strict=True))
                 self._allocate(WorkCapacity(*map(round_up, grown)), None)
+                _log.info("the plan outgrew its buffers, which now have room for %s", self.capacity)
             plan = self._describe(counts)
         elif not self._fixed and plan.max_columns != self._core.max_columns:
             plan = replace(plan, max_columns=self._core.max_columns)
@@ -143,7 +148,7 @@ class DevicePlanner:
     def _check_columns(self, lengths: Int32Array) -> None:
         longest = int(lengths.max(initial=0))
         if longest > self._max_columns * self.page_size:
-            raise _core.CapacityExceeded(
+            raise CapacityExceeded(
                 f"max_columns: got {self._max_columns} pages of {self.page_size} tokens, but a branch has "
                 f"{longest} tokens; plan with more (and capture graphs anew)"
             )

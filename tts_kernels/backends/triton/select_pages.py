@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tts_kernels.device_plan import SelectOptions, WorkLaunch, WorkLayout
+from ...backends.launch import SelectOptions, WorkLaunch, WorkLayout
 
 # A query's columns are ranked in the registers of one program: at most 32 in each of 1,024 threads.
 MAX_COLUMNS = 2**15

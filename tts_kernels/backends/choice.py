@@ -6,6 +6,7 @@ Triton has. It is read when an operator first meets a device, a dtype and a head
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from functools import lru_cache
@@ -15,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
+from .. import _core
 
+_log = logging.getLogger(__name__)
 _VARIABLE = "TTS_KERNELS_BACKEND"
 _IN_CUDA = ("append_kv", "copy_pages", "tree_attention")  # the others are Triton's alone
 
@@ -80,7 +82,7 @@ def _check_cuda(op: str, dtype: torch.dtype, head_dim: int) -> None:
         raise ValueError(
             f"{_VARIABLE}: got 'cuda', but this build has no CUDA kernels; build with TTS_CUDA=ON"
         )
-    if not import_module("tts_kernels.cuda").supports(op, dtype, head_dim):
+    if not import_module(".cuda", __package__).supports(op, dtype, head_dim):
         raise ValueError(
             f"{_VARIABLE}: got 'cuda', whose {op} serves torch.float16 and torch.bfloat16 with head_dim 64 "
             f"or 128, and pages of {dtype} with head_dim {head_dim}; expected 'triton'"
@@ -91,7 +93,7 @@ def _check_cuda(op: str, dtype: torch.dtype, head_dim: int) -> None:
 def _launcher(op: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> Callable[..., None]:
     name = choose(op, device, dtype, head_dim)
     try:
-        module: Any = import_module(f"tts_kernels.{name}")
+        module: Any = import_module(f".{name}", __package__)
     except ModuleNotFoundError as missing:
         if missing.name != "triton":
             raise
@@ -103,6 +105,7 @@ def _launcher(op: str, device: torch.device, dtype: torch.dtype, head_dim: int) 
             "k_pages, v_pages: got plain pages on the CPU, which run in Triton's interpreter only; set "
             "TRITON_INTERPRET=1 before Python starts, or make the pool with layout='packed'"
         )
+    _log.info("%s on %s, %s, head_dim %d: %s", op, device, dtype, head_dim, name)
     launcher: Callable[..., None] = getattr(module, op)
     return launcher if device.type == "cpu" else _guarded(launcher, device)
 

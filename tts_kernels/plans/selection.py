@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tts_kernels.checks import Array, Guard, Number, Rule, Signature, integer, require_dense
+from ..checks import Array, Guard, Number, Rule, Signature, integer, require_dense
 
 _CHOSEN = Guard(
     "Selection.from_bools",
@@ -61,7 +61,7 @@ class Selection:
         Raises:
             TypeError, ValueError: another dtype or number of dimensions.
         """
-        _CHOSEN.check_all((chosen,))
+        _CHOSEN.check((chosen,))
         heads, queries, columns = chosen.shape
         words = -(-columns // 32)
         bits = torch.zeros((heads, queries, words * 32), dtype=torch.int64, device=chosen.device)
@@ -76,7 +76,7 @@ class Selection:
         Raises:
             TypeError, ValueError: columns is out of range, or the mask is none.
         """
-        _MASK.check_all((self.mask, integer("columns", columns)))
+        _MASK.check((self.mask, integer("columns", columns)))
         shifts = torch.arange(32, dtype=torch.int32, device=self.mask.device)
         bits = (self.mask[..., None] >> shifts) & 1
         return bits.flatten(2)[..., :columns].bool()

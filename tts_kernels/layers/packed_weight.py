@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tts_kernels.checks import Array, Guard, Number, Rule, Signature, flag, integer
+from ..checks import Array, Guard, Number, Rule, Signature, flag, integer
 
 PANEL = 16  # outputs of a panel
 FLOAT_DTYPES = (torch.float32, torch.bfloat16)
@@ -83,13 +84,13 @@ class PackedWeight:
 
     def check(self) -> None:
         """Raises TypeError or ValueError unless the tensors fit together and have their memory."""
-        _GUARD.check_all((self.panels, self.bias, self.outputs, self.gated))
+        _GUARD.check((self.panels, self.bias, self.outputs, self.gated))
 
-    @property
+    @cached_property
     def inputs(self) -> int:
         return self.panels.shape[1] * (2 if self.panels.dtype == torch.bfloat16 else 1)
 
-    @property
+    @cached_property
     def columns(self) -> int:
         """Outputs with those that fill the last panel up."""
         return len(self.panels) * PANEL // (2 if self.gated else 1)
@@ -101,7 +102,7 @@ class PackedWeight:
         Raises:
             TypeError, ValueError: another dtype or shape; an odd number of inputs in bfloat16.
         """
-        _PACK.check_all((weight, bias))
+        _PACK.check((weight, bias))
         _require_cpu("weight", weight)
         return cls(_panels(weight), None if bias is None else _padded(bias.float()), len(weight))
 
@@ -109,7 +110,7 @@ class PackedWeight:
     def pack_gated(cls, gate: Tensor, up: Tensor) -> PackedWeight:
         """Copies the weights [outputs, inputs] of a SwiGLU layer's two projections (Shazeer,
         arXiv 2002.05202)."""
-        _PACK_GATED.check_all((gate, up))
+        _PACK_GATED.check((gate, up))
         _require_cpu("gate", gate)
         panels = _panel_room(len(gate), 2, gate)
         for projection, weight in enumerate((gate, up)):

@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tts_kernels.device_plan import WorkLaunch, WorkLayout
-from tts_kernels.triton.tree_attention import COMPUTE, LOG2_E
+from ...backends.launch import WorkLaunch, WorkLayout
+from .tree_attention import COMPUTE, LOG2_E
 
 # Pages of a step: two products of 64 rows with 64 summaries of 128 channels fit the registers of 4 warps.
 BLOCK_P = 64

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tts_kernels import backend
-from tts_kernels.checks import Array, Guard, Number, Rule, Signature
-from tts_kernels.device_plan import DevicePlan, SelectOptions
-from tts_kernels.ops._pages import FLOAT32, INT32, summary_dtype
-from tts_kernels.selection import Selection
+from ..backends.choice import kernel
+from ..backends.launch import SelectOptions
+from ..checks import Array, Guard, Number, Rule, Signature
+from ..checks.pages import FLOAT32, INT32, summary_dtype
+from ..plans.device_plan import DevicePlan
+from ..plans.selection import Selection
 
 
 def _score_takes(values: Mapping[str, Any]) -> Signature:
@@ -65,10 +66,10 @@ def score_pages_work(q: Tensor, summaries: Tensor, plan: DevicePlan, scale: floa
     """`tts_kernels.score_pages` with a DevicePlan."""
     scale = plan.head_dim**-0.5 if scale is None else scale
     planned = plan.num_q_heads, plan.num_kv_heads, plan.head_dim, plan.num_pages, plan.num_queries
-    _SCORE.check_all((q, summaries, plan.work, scale, plan.dtype, *planned))
+    _SCORE.check((q, summaries, plan.work, scale, plan.dtype, *planned))
     shape = (plan.num_kv_heads, q.shape[0], plan.max_columns)
     scores = torch.empty(shape, dtype=torch.float32, device=q.device)
-    backend.kernel("score_pages", summaries)(q, summaries, plan.launch, plan.page_size, scale, scores)
+    kernel("score_pages", summaries)(q, summaries, plan.launch, plan.page_size, scale, scores)
     return scores
 
 
@@ -76,9 +77,9 @@ def select_top_pages_work(scores: Tensor, plan: DevicePlan, options: SelectOptio
     """`tts_kernels.select_top_pages` with a DevicePlan and options that are in range."""
     budget = options.budget if isinstance(options.budget, Tensor) else None
     numbers = plan.num_kv_heads, plan.num_queries, plan.max_columns
-    _SELECT.check_all((scores, plan.work, budget, options.tail_begin, options.groups, *numbers))
+    _SELECT.check((scores, plan.work, budget, options.tail_begin, options.groups, *numbers))
     heads, rows, columns = scores.shape
     options = options._replace(sink=min(options.sink, columns), recent=min(options.recent, columns))
     mask = torch.empty((heads, rows, -(-columns // 32)), dtype=torch.int32, device=scores.device)
-    backend.kernel("select_top_pages", scores)(scores, plan.launch, plan.page_size, options, mask)
+    kernel("select_top_pages", scores)(scores, plan.launch, plan.page_size, options, mask)
     return Selection(mask)

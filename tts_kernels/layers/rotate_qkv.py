@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from tts_kernels import _core
-from tts_kernels.checks import Array, Choice, Number, Rule, Signature, dtype_of, integer, real
-from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import FLOAT32
+from .. import _core
+from ..checks import Array, Choice, Number, Result, Rule, Signature, dtype_of, integer, real
+from ..checks.pages import FLOAT32
+from ..ops.operator import register
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _TAKES = Signature(
@@ -21,8 +23,13 @@ _TAKES = Signature(
     Choice("dtype", _DTYPES),
     Array("q_norm", "head_dim", FLOAT32, optional=True),
     Array("k_norm", "head_dim", FLOAT32, optional=True),
-    Number("eps", "2**-126 <= eps <= 2**127"),
+    Number("eps", "2**-126 <= eps <= 2**127", float, default=1e-6),
     home="qkv",
+    results=(
+        Result("q", "T, num_q_heads, head_dim", "dtype"),
+        Result("k", "T, num_kv_heads, head_dim", "dtype"),
+        Result("v", "T, num_kv_heads, head_dim", "dtype"),
+    ),
 )
 
 
@@ -62,53 +69,25 @@ def rotate_qkv(
     return q, k, v
 
 
-def _rotate_qkv_cpu(
-    qkv: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    num_q_heads: int,
-    num_kv_heads: int,
-    dtype: torch.dtype,
-    q_norm: Tensor | None = None,
-    k_norm: Tensor | None = None,
-    eps: float = 1e-6,
-) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v = _rotate_qkv_fake(qkv, cos, sin, num_q_heads, num_kv_heads, dtype)
+def _rotate(a: Any) -> None:
+    norms = (0 if norm is None else norm.data_ptr() for norm in (a.q_norm, a.k_norm))
     _core.rotate_qkv(
-        _core.TokenRows(qkv.data_ptr(), (qkv.stride(0), 0), 4),
-        (qkv.shape[0], num_q_heads, num_kv_heads, cos.shape[1]),
-        cos.data_ptr(),
-        sin.data_ptr(),
-        (0 if q_norm is None else q_norm.data_ptr(), 0 if k_norm is None else k_norm.data_ptr(), eps),
-        _core.TokenRows(q.data_ptr(), (0, 0), q.element_size()),
-        k.data_ptr(),
-        v.data_ptr(),
+        _core.TokenRows(a.qkv, heads=False),
+        (a.qkv.shape[0], a.num_q_heads, a.num_kv_heads, a.cos.shape[1]),
+        a.cos.data_ptr(),
+        a.sin.data_ptr(),
+        (*norms, a.eps),
+        _core.TokenRows(a.q),
+        a.k.data_ptr(),
+        a.v.data_ptr(),
         torch.get_num_threads(),
     )
-    return q, k, v
-
-
-def _rotate_qkv_fake(
-    qkv: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    num_q_heads: int,
-    num_kv_heads: int,
-    dtype: torch.dtype,
-    q_norm: Tensor | None = None,
-    k_norm: Tensor | None = None,
-    eps: float = 1e-6,
-) -> tuple[Tensor, Tensor, Tensor]:
-    def empty(heads: int) -> Tensor:
-        return qkv.new_empty((qkv.shape[0], heads, cos.shape[1]), dtype=dtype)
-
-    return empty(num_q_heads), empty(num_kv_heads), empty(num_kv_heads)
 
 
 _rotate_qkv = register(
-    "rotate_qkv(Tensor qkv, Tensor cos, Tensor sin, int num_q_heads, int num_kv_heads, ScalarType dtype, "
-    "Tensor? q_norm=None, Tensor? k_norm=None, float eps=1e-6) -> (Tensor, Tensor, Tensor)",
+    "rotate_qkv",
+    "qkv cos sin num_q_heads num_kv_heads dtype q_norm k_norm eps",
     lambda _: _TAKES,
-    cpu=_rotate_qkv_cpu,
-    fake=_rotate_qkv_fake,
+    _TAKES,
+    cpu=_rotate,
 )

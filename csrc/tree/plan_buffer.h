@@ -1,0 +1,38 @@
+// A TreePlan as one run of int32: the header, then
+//   query_order [T], query_position [T], pages [N], segments [S, 5], blocks [K, 4], branches [B, 3]
+// as plan.h and plan_records.h describe them.
+#pragma once
+
+#include <cstdint>
+
+#include "tree/plan.h"
+
+namespace tts {
+
+struct PlanHeader {
+  int32_t num_queries;   // T
+  int32_t num_pages;     // N
+  int32_t num_segments;  // S
+  int32_t num_blocks;    // K
+  int32_t num_branches;  // B
+  int32_t max_columns;   // most pages that a query sees
+  int32_t page_size;     // tokens of a page
+  int32_t unused;
+};
+
+struct PlanBuffer {
+  const PlanHeader* header;
+  const int32_t *query_order, *query_position, *pages;
+  const Segment* segments;
+  const QueryBlock* blocks;
+  const PlannedBranch* branches;
+};
+
+int64_t plan_ints(const TreePlan& plan);
+
+void write_plan(const TreePlan& plan, int32_t page_size, int32_t* buffer);  // of plan_ints(plan)
+
+// Throws ArgumentError unless the header describes exactly these `ints`. Looks at no index behind it.
+PlanBuffer read_plan(const int32_t* buffer, int64_t ints);
+
+}  // namespace tts

@@ -1,0 +1,68 @@
+"""A copy of tts_kernels under another name, as kernel hubs load packages: both work in one process."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tts_kernels
+from tts_kernels import _core
+
+SCRIPT = """
+import importlib, sys
+import torch
+import tts_kernels as first
+second = importlib.import_module(sys.argv[1])
+assert second is not first
+
+q, k, v = torch.randn(3, 4, 32), torch.randn(40, 2, 32), torch.randn(40, 2, 32)
+results = []
+for tk in first, second:
+    tree = tk.KVTree(8)
+    pool = tk.KVPool(num_layers=1, num_kv_heads=2, head_dim=32, num_pages=8)
+    branch = tree.create()
+    pool.append(0, k, v, torch.from_numpy(tree.append([branch], [range(40)]).slots))
+    tables, lengths = map(torch.from_numpy, tree.block_tables([branch]))
+    plan = tk.plan(tables, lengths, torch.tensor([3], dtype=torch.int32))
+    results.append(tk.tree_attention(q, *pool.layer(0), plan))
+    try:
+        tree.append([branch], [range(1000)])
+    except tk.OutOfPages as error:
+        assert isinstance(error, tk.TTSError) and isinstance(error, RuntimeError)
+    else:
+        raise AssertionError("no OutOfPages")
+assert all(map(torch.equal, *results))
+assert first.OutOfPages is not second.OutOfPages and first.KVTree is not second.KVTree
+names = ["tts_kernels", sys.argv[1].replace(".", "_")]
+operators = [getattr(torch.ops, name).tree_attention.default for name in names]
+assert operators[0] is not operators[1]
+try:
+    second.tree_attention(q, *pool.layer(0), first.plan(tables, lengths))
+except TypeError as error:
+    assert "plan: got TreePlan, expected a TreePlan" in str(error), error
+else:
+    raise AssertionError("a plan of the other copy was taken")
+print("same bits")
+"""
+
+
+@pytest.mark.parametrize("name", ["copied_kernels", "hub.kernels_4f2a"])
+def test_a_copy_under_another_name(name: str, tmp_path: Path) -> None:
+    copy = tmp_path.joinpath(*name.split("."))
+    copy.parent.mkdir(exist_ok=True)
+    shutil.copytree(
+        Path(tts_kernels.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__", "_core.*.so")
+    )
+    shutil.copy(_core.__file__, copy)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, name],
+        env={"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout == "same bits\n", done.stderr

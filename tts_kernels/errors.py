@@ -1,0 +1,15 @@
+"""Exceptions of this package. Its functions raise TypeError, ValueError and MemoryError besides."""
+
+from __future__ import annotations
+
+
+class TTSError(Exception):
+    """Base of the exceptions that tts-kernels defines."""
+
+
+class OutOfPages(TTSError, RuntimeError):  # noqa: N818
+    """A `KVTree` has fewer free pages than a call needs. Raised before anything has changed."""
+
+
+class CapacityExceeded(TTSError, ValueError):  # noqa: N818
+    """A plan outgrew the fixed capacity of its `DevicePlanner`. The plan before stays as it was."""
