@@ -13,8 +13,8 @@ from primitives import make
 from search_options import SMALL, small_options
 from transformers import PreTrainedModel
 from tts_decode import Budget, SamplingParams
+from tts_decode.core.running import first_of
 from tts_decode.errors import PromptTooLong
-from tts_decode.running import first_of
 from tts_decode.search import STRATEGIES, Journal, SearchResult, SearchRun, get_strategy, strategy
 
 SAMPLING = SamplingParams(stop=(".", "e", "\n"), max_tokens=24, max_step_tokens=8, seed=3)
