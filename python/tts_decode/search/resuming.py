@@ -90,6 +90,7 @@ class Turns:
         self._turn = 0
         self._together = False  # whether what came together with the entry before is due at once
         self._waiting: dict[int, asyncio.Future[None]] = {}  # callers by their turn
+        self._woken: set[asyncio.Future[None]] = set()  # those of them who have not gone on yet
         self._new: list[_Caller] = []  # who begin when all was handed out
         self._ended: list[_Caller] = []  # who go on then
         self._passed: set[int] = set()  # entries whose caller was cancelled
@@ -183,14 +184,20 @@ class Turns:
 
     async def _take_turn(self, entry: Entry) -> None:
         self._check()
-        if self._together and entry.turn == self._turn and entry.together:
+        at_once = self._together and entry.turn == self._turn and entry.together
+        if at_once and not self._woken:
             self._turn += 1
             self._hand_out()
             return
-        caller = asyncio.get_running_loop().create_future()
-        self._waiting[entry.turn] = caller
+        loop = asyncio.get_running_loop()
+        caller = self._waiting[entry.turn] = loop.create_future()
         self._arrivals += 1
-        await caller
+        if at_once:  # behind those
+            loop.call_soon(self._hand_out)
+        try:
+            await caller
+        finally:
+            self._woken.discard(caller)
 
     async def _until_live(self, callers: list[_Caller], holds: Mapping[str, Hold] | None = None) -> None:
         if self.live:
@@ -213,7 +220,9 @@ class Turns:
                 quiet, seen = 0, self._events()
             elif quiet >= _QUIET_CYCLES and not any(call.at_work for call in self._calls.values()):
                 patient = (quiet - _BUSY_CYCLES) * _IDLE < PATIENCE
-                if not patient or self._is_due():
+                # A scorer with a state of its own may ask for less the second time.
+                in_place = quiet >= _BUSY_CYCLES or all(call.in_place for call in self._calls.values())
+                if not patient or (in_place and not self._awaits_calls()):
                     self._hand_out(first=True)
                 if not patient and self._events() == seen and not self.live:
                     self._fail(self._give_up(self._turn))
@@ -223,22 +232,24 @@ class Turns:
         """Counts of all that happens: one of them rises whenever the replay gets further."""
         return self._arrivals, self._turn, self._clock.requests, self._clock.ticks
 
-    def _is_due(self) -> bool:
-        """Whether the calls are where they were when the next entry came. With the last ones, all calls that
-        were under way are to be there."""
-        if not all(call.in_place for call in self._calls.values()):
-            return False
-        return not self._awaited or not all(entry.together for entry in self._entries[self._turn + 1 :])
+    def _awaits_calls(self) -> bool:
+        """Whether the next entry is one of the last, which came together, and calls are not made yet that
+        were under way when these came."""
+        return bool(self._awaited) and all(entry.together for entry in self._entries[self._turn + 1 :])
 
     def _hand_out(self, *, first: bool = False) -> None:
         """What came together is handed out together, as far as its callers wait. first: the next entry is,
         whether it came with the one before or not."""
+        if self.live or self._error is not None:
+            return
         self._together = not first
         while self._turn < len(self._entries):
             if self._turn not in self._passed:
                 if not (first or self._entries[self._turn].together) or self._turn not in self._waiting:
                     return
-                _wake(self._waiting.pop(self._turn))
+                caller = self._waiting.pop(self._turn)
+                self._woken.add(caller)
+                _wake(caller)
                 first, self._together = False, True
             self._turn += 1
         self._go_live()
