@@ -2,10 +2,10 @@
 
 A search that is resumed makes its calls anew. There are three kinds:
 
-* Recorded ones do what is left of their work, such as computing KV, and wait for their turn. Entries are handed
-  out in the journal's order. What was answered in one tick of the decoder is handed out together, and what that
-  leads to is done before the next.
-* Those that were under way when the search was interrupted run again, as far as they were, and are held there.
+* Recorded ones do what is left of their work, such as computing KV, and wait for their turn. Entries are
+  handed out in the journal's order. What was answered in one tick of the decoder is handed out together, and
+  what that leads to is done before the next.
+* Those that were under way when the search was interrupted run again, as far as they were, and are held.
 * New ones wait.
 
 When all is handed out and all calls are in place, the search is where it was: it is live. Up to there the
