@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from weakref import WeakSet
 
 from ..core.budget import Budget
+from ..core.progress import current_call
 from ..errors import EngineError, UnsupportedByEngine
 from .completion import Complete, Completion, CompletionRequest, Score
 
@@ -115,7 +116,10 @@ class TokenAllowance:
 
     def give_back(self, granted: int, used: int) -> None:
         self._granted -= granted
+        before = self.budget.tokens_used
         self.budget.count(used)
+        if (call := current_call()) is not None:
+            call.tokens += self.budget.tokens_used - before
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(None)

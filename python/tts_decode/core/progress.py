@@ -35,7 +35,8 @@ class Tracked(Protocol):
         call: of the search. hold: where the request stops until its search goes on; None: nowhere.
         share_limit: tokens at most that a prompt shares; None: what is resident. shared: those that it does.
         order: its place among the requests that wait. seen: whether a decoder looked at it.
-        waits: whether it is not done. held: whether it stops where it is.
+        waits: whether it is not done. held: whether it stops where it is, for its hold; every other request
+            that waits gets further in each tick that has room for it.
         progress: where to hold the same request in another process, so that it is as far.
     """
 
@@ -52,17 +53,18 @@ class Tracked(Protocol):
     def held(self) -> bool: ...
     @property
     def progress(self) -> Hold: ...
+    def fail(self, error: Exception) -> None: ...
 
 
 class Clock:
-    """Of one search. ticked: whether a decoder worked for it since the last entry of its journal; None: none
-    ever did, as on engines of others."""
+    """What decoders did for one search so far; it stands still on engines of others.
 
-    ticked: bool | None = None
+    Attributes:
+        requests: that they got. ticks: of them, one for every request that one served.
+    """
 
-    def note_entry(self) -> None:
-        if self.ticked:
-            self.ticked = False
+    requests = 0
+    ticks = 0
 
 
 class Call:
@@ -76,7 +78,9 @@ class Call:
 
     Attributes:
         requests: by their paths, which tell what a request is in the call, whatever takes how long.
-        ended: whether it only waits for its turn.
+        ended: whether its work is done.
+        tokens: that it took out of the budget all at once, on an engine of others. Should the search be
+            interrupted before the call returns, they are sampled again.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class Call:
         self.clock = clock
         self.requests: dict[str, Tracked] = {}
         self.ended = False
+        self.tokens = 0
         self._holds = holds
         self._released: list[Callable[[], None]] = []
         self._shared = shared
@@ -103,6 +108,7 @@ class Call:
         """released: called when it is not held any more."""
         path = ".".join(map(str, next_event()))
         self.requests[path] = request
+        self.clock.requests += 1
         request.call, request.share_limit = self, self._shared
         if self._holds is not None:
             self._released.append(released)
@@ -120,11 +126,30 @@ class Call:
         for released in self._released:
             released()
 
+    def fail(self, error: Exception) -> None:
+        """Ends its requests with the error."""
+        for request in self.requests.values():
+            if request.waits:
+                request.fail(error)
+
     @property
     def in_place(self) -> bool:
-        """Whether it can do no more before it goes on."""
-        waiting = [request for request in self.requests.values() if request.waits]
-        return self.ended or (bool(waiting) and all(request.held for request in waiting))
+        """Whether it is as far as it was: its work is done, or it made each request at which it is held, and
+        those that are not done are held. A call that is not held has to end."""
+        if self.ended or self._holds is None:
+            return self.ended
+        return self._holds.keys() <= self.requests.keys() and not self._served
+
+    @property
+    def at_work(self) -> bool:
+        """Whether it is not in place and may get there by itself: a decoder serves it, or it waits for
+        something else, such as a server or a thread, which takes what time it takes."""
+        stopped = not self._served and any(request.waits for request in self.requests.values())
+        return not self.in_place and not stopped
+
+    @property
+    def _served(self) -> bool:
+        return any(request.waits and not request.held for request in self.requests.values())
 
 
 current_call: ContextVar[Call | None] = ContextVar("call", default=None)  # whose requests are made now

@@ -61,12 +61,13 @@ class Request(Generic[T]):
 
     @property
     def held(self) -> bool:
-        """Whether it stops where it is."""
+        """Whether it stops where it is. It feeds no token beyond its hold, so one that has to feed to get
+        further is held there, whatever the hold says of tokens."""
         if self.hold is None:
             return False
         if not self.admitted:
             return not self.hold.tokens
-        return self.path.kv_length >= self.hold.resident and len(self.path.tokens) >= self.hold.tokens
+        return self.path.kv_length >= self.hold.resident
 
     @property
     def progress(self) -> Hold:
@@ -105,6 +106,11 @@ class Request(Generic[T]):
         self.path.busy = False
         if not self.future.done():
             self.future.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.undo()
+            self.future.set_exception(error)
 
     def undo(self) -> None:
         """The call failed or was cancelled."""
@@ -194,6 +200,12 @@ class StepRequest(Request[Step]):
     def logits(self) -> Tensor:
         assert self.path.logits is not None  # `samples`
         return self.path.logits
+
+    @property
+    def held(self) -> bool:
+        """As of all requests, and it has sampled what it can and may."""
+        may_sample = self.hold is not None and len(self.path.tokens) < self.hold.tokens and self.samples
+        return super().held and not may_sample
 
     def begin_tick(self) -> None:
         if self._reason is None and (limit := self._limit()):

@@ -36,6 +36,7 @@ T = TypeVar("T")
 # Loop cycles without a new request before a tick. A resolved future needs a few cycles to wake a strategy
 # behind `gather` and to come back as new requests; a cycle costs microseconds, a tick milliseconds.
 _QUIET_CYCLES = 6
+_IDLE = 0.001  # seconds between ticks while all that wait are held
 
 # Id in the tree of a token that no prompt is to match: above every vocabulary, within int32.
 _UNMATCHED = 2**31 - 1
@@ -110,6 +111,8 @@ class Scheduler:
                     await asyncio.sleep(0)
                     quiet = quiet + 1 if self._arrivals == arrivals else 0
                 self._tick()
+                if self._waiting and all(request.held for request in self._waiting):
+                    await asyncio.sleep(_IDLE)
         except Exception as error:
             self._fail(self._waiting, error)  # nobody may wait for a task that ended
             raise
@@ -129,7 +132,7 @@ class Scheduler:
                 continue
             request.seen, request.order = True, len(going)
             if request.call is not None:
-                request.call.clock.ticked = True
+                request.call.clock.ticks += 1
             going.append(request)
         self._waiting = going
         try:
@@ -184,9 +187,7 @@ class Scheduler:
 
     def _fail(self, requests: Iterable[Request[Any]], error: Exception) -> None:
         for request in requests:
-            if not request.future.done():
-                request.undo()
-                request.future.set_exception(error)
+            request.fail(error)
 
     def _drop_done(self) -> None:
         self._waiting = [request for request in self._waiting if not request.future.done()]

@@ -118,7 +118,8 @@ class Journal:
 
         async def again(data: dict[str, Any]) -> Step:
             step = _unpack_step(data)
-            await branch.replay(step)
+            if step.tokens or not branch.finished:  # else the branch was finished before
+                await branch.replay(step)
             return step
 
         return await self._call(self._key(branch), lambda: branch.step(**sampling), _pack_step, again)

@@ -1,16 +1,20 @@
 """What was recorded of a search is handed out again, in the order and the company in which it came.
 
-A search that is resumed makes its calls anew. Those that the journal holds get their recorded answers, one
-tick of the decoder after the other: all that was answered in one tick together, and what they lead to is done
-before the next. Calls that were under way when the search was interrupted run again, as far as they were.
-When all are there, and all that is recorded is handed out, the search is where it was, and goes on. Up to
-there the budget counts nothing: it is told what was spent.
+A search that is resumed makes its calls anew. There are three kinds:
+
+* Recorded ones do what is left of their work, such as computing KV, and wait for their turn. Entries are
+  handed out in the journal's order. What was answered in one tick of the decoder is handed out together, and
+  what that leads to is done before the next.
+* Those that were under way when the search was interrupted run again, as far as they were, and are held.
+* New ones wait.
+
+When all is handed out and all calls are in place, the search is where it was: it is live. Up to there the
+budget counts nothing: it is told what was spent.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -22,11 +26,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Loop cycles without a new call after which nothing more is to come of what was handed out: as many as a
-# decoder waits before a tick.
+# Loop cycles in which nothing happens after which nothing more is to come of what was handed out: as many as
+# a decoder waits before a tick.
 _QUIET_CYCLES = 6
-_IDLE = 0.001  # seconds between looks for a call that does not come, such as of a thread
-PATIENCE = 30.0  # seconds without any progress after which a replay is given up
+_BUSY_CYCLES = 1000  # quiet cycles after which the loop sleeps between them
+_IDLE = 0.001  # seconds of such a sleep
+# Seconds of sleep after which a replay is given up in which nothing happens and no call is at work. They are
+# counted by sleeps, so a machine that is late is not out of patience.
+PATIENCE = 30.0
 
 
 class Spent(NamedTuple):
@@ -83,11 +90,14 @@ class Turns:
         self._turn = 0
         self._together = False  # whether what came together with the entry before is due at once
         self._waiting: dict[int, asyncio.Future[None]] = {}  # callers by their turn
+        self._woken: set[asyncio.Future[None]] = set()  # those of them who have not gone on yet
         self._new: list[_Caller] = []  # who begin when all was handed out
         self._ended: list[_Caller] = []  # who go on then
         self._passed: set[int] = set()  # entries whose caller was cancelled
         self._arrivals = 0
         self._clock = Clock()
+        self._ticks = 0  # of the clock, at the last entry
+        self._error: Exception | None = None  # with which the replay was given up
         self._task: asyncio.Task[None] | None = None
         if not self.live:
             if budget is not None:
@@ -105,6 +115,7 @@ class Turns:
 
     async def replay(self, entry: Entry, key: str, work: Callable[[], Awaitable[T]]) -> T:
         """A recorded call, which has this work left; returns when it is the entry's turn."""
+        self._check()
         try:
             result = await self._run(key, work, Call(self._clock, shared=entry.data.get("shared")))
             await self._take_turn(entry)
@@ -119,6 +130,7 @@ class Turns:
     async def make(self, key: str, work: Callable[[], Awaitable[T]]) -> tuple[T, int]:
         """A call that is not recorded: it was under way when the search was interrupted, or is new. Its
         result, and the tokens that a prompt shares."""
+        self._check()
         holds = self._holds.get(key)
         self._awaited.discard(key)
         if not self.live and holds is None:
@@ -141,19 +153,20 @@ class Turns:
 
     def note(self) -> dict[str, Any]:
         """What an entry that is written now says of its time; `Entry` reads it."""
-        budget, clock = self._budget, self._clock
+        budget, ticks = self._budget, self._clock.ticks
         spent = Spent(0, 0.0, 0.0)
         if budget is not None:
-            spent = Spent(budget.tokens_used, budget.cost_used, budget.seconds_used)
+            again = sum(call.tokens for call in self._calls.values())
+            spent = Spent(budget.tokens_used - again, budget.cost_used, budget.seconds_used)
         under_way = [request for key, call in self._calls.items() for request in _requests(key, call)]
         under_way.sort(key=lambda request: request.hold.order)
         noted = {
             "spent": spent,
-            "together": clock.ticked is False,
+            "together": 0 < ticks == self._ticks,
             "under_way": [_row(request) for request in under_way],
             "cancelled": [_row(request) for request in self._cancelled],
         }
-        clock.note_entry()
+        self._ticks = ticks
         self._cancelled = []
         return noted
 
@@ -170,18 +183,26 @@ class Turns:
     # -- order
 
     async def _take_turn(self, entry: Entry) -> None:
-        if self._together and entry.turn == self._turn and entry.together:
+        self._check()
+        at_once = self._together and entry.turn == self._turn and entry.together
+        if at_once and not self._woken:
             self._turn += 1
             self._hand_out()
             return
-        caller = asyncio.get_running_loop().create_future()
-        self._waiting[entry.turn] = caller
+        loop = asyncio.get_running_loop()
+        caller = self._waiting[entry.turn] = loop.create_future()
         self._arrivals += 1
-        await caller
+        if at_once:  # behind those
+            loop.call_soon(self._hand_out)
+        try:
+            await caller
+        finally:
+            self._woken.discard(caller)
 
     async def _until_live(self, callers: list[_Caller], holds: Mapping[str, Hold] | None = None) -> None:
         if self.live:
             return
+        self._check()
         order = max((hold.order for hold in (holds or {}).values()), default=0)
         caller = asyncio.get_running_loop().create_future()
         callers.append((order, caller))
@@ -189,40 +210,46 @@ class Turns:
         await caller
 
     async def _hand_out_all(self) -> None:
-        seen, since = (-1, -1), 0.0
+        """Hands out entry after entry, each when nothing more is to come of those before. Gives the replay up
+        when nothing can happen any more; calls at work are waited for."""
+        quiet, seen = 0, self._events()  # quiet: loop cycles in which nothing happened
         while not self.live:
-            await self._settle()
-            if seen != (self._arrivals, self._turn):
-                seen, since = (self._arrivals, self._turn), time.monotonic()
-            patient = time.monotonic() - since < PATIENCE
-            last = all(entry.together for entry in self._entries[self._turn + 1 :])
-            if not (last and self._awaited and patient):
-                self._hand_out(first=True)
-            if self._turn > seen[1]:
-                continue
-            if not patient:
-                self._fail(self._give_up(self._turn))
-                seen = (-1, -1)
-            await asyncio.sleep(_IDLE)
+            await asyncio.sleep(0 if quiet < _BUSY_CYCLES else _IDLE)
+            quiet += 1
+            if self._events() != seen:
+                quiet, seen = 0, self._events()
+            elif quiet >= _QUIET_CYCLES and not any(call.at_work for call in self._calls.values()):
+                patient = (quiet - _BUSY_CYCLES) * _IDLE < PATIENCE
+                # A scorer with a state of its own may ask for less the second time.
+                in_place = quiet >= _BUSY_CYCLES or all(call.in_place for call in self._calls.values())
+                if not patient or (in_place and not self._awaits_calls()):
+                    self._hand_out(first=True)
+                if not patient and self._events() == seen and not self.live:
+                    self._fail(self._give_up(self._turn))
+                    return
 
-    async def _settle(self) -> None:
-        """Waits until all that was handed out has led to new calls, and these have done what they can."""
-        quiet = 0
-        while quiet < _QUIET_CYCLES:
-            before = self._arrivals
-            await asyncio.sleep(0)
-            settled = self._arrivals == before and all(call.in_place for call in self._calls.values())
-            quiet = quiet + 1 if settled else 0
+    def _events(self) -> tuple[int, int, int, int]:
+        """Counts of all that happens: one of them rises whenever the replay gets further."""
+        return self._arrivals, self._turn, self._clock.requests, self._clock.ticks
+
+    def _awaits_calls(self) -> bool:
+        """Whether the next entry is one of the last, which came together, and calls are not made yet that
+        were under way when these came."""
+        return bool(self._awaited) and all(entry.together for entry in self._entries[self._turn + 1 :])
 
     def _hand_out(self, *, first: bool = False) -> None:
         """What came together is handed out together, as far as its callers wait. first: the next entry is,
         whether it came with the one before or not."""
+        if self.live or self._error is not None:
+            return
         self._together = not first
         while self._turn < len(self._entries):
             if self._turn not in self._passed:
                 if not (first or self._entries[self._turn].together) or self._turn not in self._waiting:
                     return
-                _wake(self._waiting.pop(self._turn))
+                caller = self._waiting.pop(self._turn)
+                self._woken.add(caller)
+                _wake(caller)
                 first, self._together = False, True
             self._turn += 1
         self._go_live()
@@ -234,14 +261,22 @@ class Turns:
         self._set_used(self._entries[-1].spent)
         if self._budget is not None:
             self._budget.go_on()
-        self._clock.note_entry()
+        self._ticks = self._clock.ticks
         for _, caller in [*self._new, *sorted(self._ended, key=lambda ended: ended[0])]:
             _wake(caller)
 
     def _fail(self, error: Exception) -> None:
+        """Every call that waits, or that is made from now on, ends with the error."""
+        self._error = error
         for caller in [*self._waiting.values(), *(caller for _, caller in (*self._new, *self._ended))]:
             if not caller.done():
                 caller.set_exception(error)
+        for call in self._calls.values():
+            call.fail(error)
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
 
     def _set_used(self, spent: Spent) -> None:
         if self._budget is not None:
