@@ -31,8 +31,9 @@ import torch
 import transformers
 import typer
 from torch import Tensor
+from tts_decode.default_model import DEFAULT_MODEL
 from tts_decode.engines.hf import HFEngine
-from tts_decode.engines.loading import DEFAULT_MODEL, load_model
+from tts_decode.engines.loading import load_model
 from tts_decode.lineage import Lineage
 from tts_decode.sparse import SparseConfig, SparseStep
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from tts_decode.branch import Branch
 from tts_decode.budget import Budget
+from tts_decode.default_model import DEFAULT_MODEL
 from tts_decode.engines.device_steps import DeviceSteps
 from tts_decode.engines.hf import HFEngine
-from tts_decode.engines.loading import DEFAULT_MODEL, load_model
+from tts_decode.engines.loading import load_model
 from tts_decode.engines.pool import make_pool
 from tts_decode.engines.self_check import check_agreement
 from tts_decode.engines.steps import HostSteps, distinct_pages

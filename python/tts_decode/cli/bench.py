@@ -23,7 +23,8 @@ from tts_decode.cli import options as opt
 from tts_decode.cli.display import Display, Screen, mib, print_json, short
 from tts_decode.cli.errors import UsageError, usage_errors
 from tts_decode.cli.session import Session, open_session
-from tts_decode.engines.loading import DEFAULT_MODEL, resolve_dtype
+from tts_decode.default_model import DEFAULT_MODEL
+from tts_decode.engines.loading import resolve_dtype
 from tts_decode.engines.shape import shape_of_config
 from tts_decode.tasks import default_tasks
 from tts_kernels import _core

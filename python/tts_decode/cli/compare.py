@@ -16,7 +16,7 @@ from tts_decode.cli.saving import Saved, open_folder, saved_name
 from tts_decode.cli.scorers import check_scorer, open_scorer
 from tts_decode.cli.session import open_session
 from tts_decode.cli.tables import Row, as_json, print_tables
-from tts_decode.engines.loading import DEFAULT_MODEL
+from tts_decode.default_model import DEFAULT_MODEL
 from tts_decode.tasks import default_tasks, read_tasks
 
 _DEFAULT_STRATEGIES = ["best_of_n", "beam_search", "rebase", "ets"]

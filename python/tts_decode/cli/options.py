@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from tts_decode.cli.errors import UsageError, usage_errors
-from tts_decode.engines.loading import DEFAULT_MODEL
+from tts_decode.default_model import DEFAULT_MODEL
 from tts_decode.search import STRATEGIES, Strategy
 from tts_decode.sparse import SparseConfig, parse_budget
 

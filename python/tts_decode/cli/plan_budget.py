@@ -11,7 +11,8 @@ from rich.table import Table
 from tts_decode.cli import options as opt
 from tts_decode.cli.display import Display, Screen, print_json, short
 from tts_decode.cli.errors import UsageError, usage_errors
-from tts_decode.engines.loading import DEFAULT_MODEL, load_config, resolve_dtype
+from tts_decode.default_model import DEFAULT_MODEL
+from tts_decode.engines.loading import load_config, resolve_dtype
 from tts_decode.engines.shape import shape_of_config
 from tts_decode.machine import measure_machine
 from tts_decode.sparse import SparseConfig

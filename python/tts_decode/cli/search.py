@@ -29,7 +29,7 @@ from tts_decode.cli.problems import (
 from tts_decode.cli.saving import Saved, open_folder, saved_name
 from tts_decode.cli.scorers import check_scorer, open_scorer
 from tts_decode.cli.session import open_session
-from tts_decode.engines.loading import DEFAULT_MODEL
+from tts_decode.default_model import DEFAULT_MODEL
 from tts_decode.search import SearchResult, render_tree
 from tts_decode.tasks import Task, final_answer, read_tasks
 from tts_decode.visible import one_line
