@@ -1,11 +1,14 @@
 """Decoding API over search trees: branches, strategies, scorers.
 
-Names are imported when they are first used: importing torch and transformers takes seconds, in which the
-command already says something.
+Names are imported when they are first used. Importing torch and transformers takes seconds, and
+`OpenAICompletions` needs no transformers.
 """
 
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from tts_decode.extras import MissingExtraError, explained
 
 if TYPE_CHECKING:
     from tts_decode.ask_tell import AskTell, LogprobRequest, RequestWithdrawn, ScoreRequest
@@ -49,6 +52,7 @@ __all__ = [
     "JournalError",
     "KVBudget",
     "LogprobRequest",
+    "MissingExtraError",
     "ModelLoadError",
     "OpenAICompletions",
     "OutOfPages",
@@ -66,8 +70,14 @@ __all__ = [
     "TreeDecoder",
     "UnsupportedByEngine",
     "UnsupportedModel",
+    "__version__",
     "gather",
 ]
+
+try:
+    __version__ = version("tts-kernels")
+except PackageNotFoundError:  # built in place and not installed, as `make gpu-check` does
+    __version__ = "unknown"
 
 _MODULES = {
     "ask_tell": ("AskTell", "LogprobRequest", "RequestWithdrawn", "ScoreRequest"),
@@ -104,7 +114,10 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    try:
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    except ModuleNotFoundError as missing:
+        raise explained(missing) from missing
     globals()[name] = value
     return value
 

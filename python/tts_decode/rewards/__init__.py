@@ -1,6 +1,11 @@
-"""Scorers: what a search is guided by. Each maps branches to one finite float a branch, larger is better."""
+"""Scorers: what a search is guided by. Each maps branches to one finite float a branch, larger is better.
 
-from tts_decode.rewards.loading import load_reward_model
+`load_reward_model` is imported when it is first used: it needs transformers, which no other scorer does.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from tts_decode.extras import explained
 from tts_decode.rewards.mean_logprob import mean_logprob
 from tts_decode.rewards.mean_probability import mean_probability
 from tts_decode.rewards.readers import READERS, Reader
@@ -17,6 +22,9 @@ from tts_decode.rewards.templates import (
     TurnTemplate,
 )
 from tts_decode.rewards.verifier import verifier
+
+if TYPE_CHECKING:
+    from tts_decode.rewards.loading import load_reward_model
 
 __all__ = [
     "READERS",
@@ -40,3 +48,13 @@ __all__ = [
     "self_evaluation",
     "verifier",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "load_reward_model":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from tts_decode.rewards.loading import load_reward_model
+    except ModuleNotFoundError as missing:
+        raise explained(missing) from missing
+    return load_reward_model

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tts_decode.extras import require
 from tts_decode.rewards.scorer import Scorer
 from tts_decode.search.hidden import hidden_states
 from tts_decode.search.result import SearchResult
@@ -113,7 +114,8 @@ def mean_hidden(steps: Sequence[Step]) -> np.ndarray[Any, Any]:
 
 def sentence_embedder(model: str = "math-similarity/Bert-MLM_arXiv-MP-class_zbMath") -> Embed:
     """An `embed` for `ets` from the steps' texts, by a sentence-transformers model (default: the paper's)."""
-    from sentence_transformers import SentenceTransformer  # not a dependency of this package
+    require("sentence_transformers")
+    from sentence_transformers import SentenceTransformer
 
     encoder = SentenceTransformer(model)
     return lambda steps: np.asarray(encoder.encode([step.text for step in steps], batch_size=64))
