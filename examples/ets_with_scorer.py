@@ -10,7 +10,7 @@ from tts_decode.search import SearchResult, ets
 
 
 async def mentions_numbers(branches: Sequence[Branch]) -> list[float]:
-    """A scorer gives each branch a finite float, larger is better: here the share of words that hold a digit."""
+    """A scorer gives each branch a finite float: here the share of words that hold a digit."""
     scores = []
     for branch in branches:
         words = branch.text.split()
