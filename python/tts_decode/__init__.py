@@ -5,12 +5,13 @@ Names are imported when they are first used. Importing torch and transformers ta
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from tts_decode.extras import MissingExtraError, explained
 
 if TYPE_CHECKING:
+    __version__: str
+
     from tts_decode.ask_tell import AskTell, LogprobRequest, RequestWithdrawn, ScoreRequest
     from tts_decode.branch import Branch
     from tts_decode.budget import Budget
@@ -74,11 +75,6 @@ __all__ = [
     "gather",
 ]
 
-try:
-    __version__ = version("tts-kernels")
-except PackageNotFoundError:  # built in place and not installed, as `make gpu-check` does
-    __version__ = "unknown"
-
 _MODULES = {
     "ask_tell": ("AskTell", "LogprobRequest", "RequestWithdrawn", "ScoreRequest"),
     "branch": ("Branch",),
@@ -112,6 +108,8 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
@@ -120,6 +118,15 @@ def __getattr__(name: str) -> Any:
         raise explained(missing) from missing
     globals()[name] = value
     return value
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # longer to import than all else here
+
+    try:
+        return version("tts-kernels")
+    except PackageNotFoundError:  # built in place and not installed, as `make gpu-check` does
+        return "unknown"
 
 
 def __dir__() -> list[str]:
