@@ -1,6 +1,7 @@
 """Shared-prefix KV storage and attention over search trees."""
 
 import atexit
+from importlib.metadata import PackageNotFoundError, version
 
 try:
     from tts_kernels._core import Append, CapacityExceeded, KVTree, OutOfPages, TreeStats
@@ -48,6 +49,7 @@ __all__ = [
     "TreePlan",
     "TreeStats",
     "WorkCapacity",
+    "__version__",
     "append_kv",
     "copy_pages",
     "count_selected",
@@ -62,5 +64,10 @@ __all__ = [
     "select_top_pages",
     "tree_attention",
 ]
+
+try:
+    __version__ = version("tts-kernels")
+except PackageNotFoundError:  # built in place and not installed, as `make gpu-check` does
+    __version__ = "unknown"
 
 atexit.register(park_daemon_threads)

@@ -9,59 +9,128 @@ IntegerArray = npt.NDArray[np.integer]
 TILE_PAGES: int
 TAIL_TOKENS: int
 
-class OutOfPages(RuntimeError): ...  # noqa: N818
-class CapacityExceeded(ValueError): ...  # noqa: N818
+class OutOfPages(RuntimeError):  # noqa: N818
+    """The free pages do not suffice; nothing has changed."""
+
+class CapacityExceeded(ValueError):  # noqa: N818
+    """Inappropriate argument value (of correct type)."""
 
 class Append:
+    """What KVTree.append asks its caller to do: first the copies, then the writes."""
+
     @property
-    def slots(self) -> Int32Array: ...
+    def slots(self) -> Int32Array:
+        """int32 [T]: the slot, page * page_size + offset, of each new token in argument order."""
     @property
-    def copies(self) -> Int32Array: ...
+    def copies(self) -> Int32Array:
+        """int32 [C, 2]: (source page, target page) of each tail that is copied on write."""
 
 class TreeStats:
+    """Counts of a KVTree at one moment."""
+
     @property
-    def branches(self) -> int: ...
+    def branches(self) -> int:
+        """Branches that live."""
     @property
-    def pins(self) -> int: ...
+    def pins(self) -> int:
+        """Pins that live."""
     @property
-    def logical_tokens(self) -> int: ...
+    def logical_tokens(self) -> int:
+        """Sum of the branches' lengths."""
     @property
-    def evicted_tokens(self) -> int: ...
+    def evicted_tokens(self) -> int:
+        """Those of them that lie in evicted pages, which no branch sees."""
     @property
-    def unique_tokens(self) -> int: ...
+    def unique_tokens(self) -> int:
+        """Distinct slots that a branch or a pin sees."""
     @property
-    def resident_pages(self) -> int: ...
+    def resident_pages(self) -> int:
+        """Pages that a branch or a pin holds."""
     @property
-    def peak_pages(self) -> int: ...
+    def peak_pages(self) -> int:
+        """Most pages ever resident at once."""
     @property
-    def fragmentation(self) -> float: ...
+    def fragmentation(self) -> float:
+        """Share of the resident slots that nobody sees."""
 
 class KVTree:
-    def __init__(self, num_pages: int, page_size: int = 16) -> None: ...
+    """Branches over shared, reference-counted pages of a fixed pool.
+
+    Holds ids only; K and V live where the caller keeps them. Position p of a branch lives in slot p %
+    page_size of page block_table[p // page_size], which is -1 where that page was evicted. Full pages
+    are shared by all branches that fork from one another; a partly filled last page is copied when a
+    branch appends to it while another holds it.
+
+    Branch ids are unique in the process, so one that was released or is of another tree raises
+    ValueError. A call that raises leaves the tree as it was. Not safe for use by several threads at
+    once."""
+
+    def __init__(self, num_pages: int, page_size: int = 16) -> None:
+        """A tree without branches over pages 0 to num_pages - 1 of page_size tokens each."""
     @property
-    def num_pages(self) -> int: ...
+    def num_pages(self) -> int:
+        """Pages of the pool."""
     @property
-    def page_size(self) -> int: ...
+    def page_size(self) -> int:
+        """Tokens of a page."""
     @property
-    def free_pages(self) -> int: ...
-    def create(self) -> int: ...
-    def fork(self, branch: int, n: int = 1, at: int | None = None) -> list[int]: ...
+    def free_pages(self) -> int:
+        """Pages that no branch or pin holds."""
+    def create(self) -> int:
+        """A new branch without tokens."""
+    def fork(self, branch: int, n: int = 1, at: int | None = None) -> list[int]:
+        """n branches that hold the first `at` tokens (default: all) of a branch or pin. Takes no page.
+
+        Here, in pin() and in truncate(), a length that ends in an evicted page is refused."""
     def append(
         self,
         branches: Sequence[int] | IntegerArray,
         tokens: Sequence[Sequence[int] | IntegerArray],
-    ) -> Append: ...
-    def truncate(self, branch: int, length: int) -> None: ...
-    def release(self, branch: int) -> None: ...
-    def evict(self, branches: Sequence[int] | IntegerArray, columns: Sequence[int] | IntegerArray) -> int: ...
-    def length(self, branch: int) -> int: ...
-    def tokens(self, branch: int) -> Int32Array: ...
-    def pin(self, branch: int, at: int | None = None) -> int: ...
-    def unpin(self, pin: int) -> None: ...
-    def match(self, tokens: Sequence[int] | IntegerArray) -> tuple[int, int] | None: ...
-    def block_tables(self, branches: Sequence[int] | IntegerArray) -> tuple[Int32Array, Int32Array]: ...
-    def pages_needed(self, branch: int, n: int) -> int: ...
-    def stats(self) -> TreeStats: ...
+    ) -> Append:
+        """Appends tokens[i] to branches[i], for all i or none.
+
+        The caller does the copies of the result before it writes the new tokens' K and V to the slots.
+        Of the branches that share a partly filled last page, the last one to append writes in place,
+        the others get copies.
+
+        Raises OutOfPages, before anything changes, if the free pages do not suffice."""
+    def truncate(self, branch: int, length: int) -> None:
+        """Drops the tokens from position `length` on."""
+    def release(self, branch: int) -> None:
+        """Ends a branch. Pages that nobody else holds are free at once."""
+    def evict(self, branches: Sequence[int] | IntegerArray, columns: Sequence[int] | IntegerArray) -> int:
+        """Drops the pages at `columns` of the block table from each of the branches, for all or none.
+
+        The entries become -1, also in what is forked from the branches later. Positions stay as they
+        are. Returns the number of pages that became free: those that no other branch holds.
+
+        Raises ValueError for a column that a branch does not have, its last one, one that was evicted
+        from it already, and a page that a pin holds."""
+    def length(self, branch: int) -> int:
+        """Tokens of a branch or pin."""
+    def tokens(self, branch: int) -> Int32Array:
+        """int32 [length]: the token ids of a branch or pin; -1 where their page was evicted."""
+    def pin(self, branch: int, at: int | None = None) -> int:
+        """Keeps the first `at` tokens (default: all) of a branch resident, whatever becomes of the
+        branch.
+
+        A pin can be read and forked like a branch, but not appended to, truncated or released, and is
+        not counted as one."""
+    def unpin(self, pin: int) -> None:
+        """Ends a pin. Pages that nobody else holds are free at once."""
+    def match(self, tokens: Sequence[int] | IntegerArray) -> tuple[int, int] | None:
+        """Finds the longest resident prefix of `tokens`.
+
+        Returns (branch or pin, length), the oldest where several are equal, for fork(id, at=length);
+        None where no branch begins with the first token. An evicted page ends the prefix of its
+        branch."""
+    def block_tables(self, branches: Sequence[int] | IntegerArray) -> tuple[Int32Array, Int32Array]:
+        """(int32 [B, max_pages], int32 [B]): pages of each branch or pin, -1 where one was evicted and
+        behind the last, and their lengths."""
+    def pages_needed(self, branch: int, n: int) -> int:
+        """The most pages that an append of n tokens to this branch takes."""
+    def stats(self) -> TreeStats:
+        """Counts over all branches and pins, made on demand."""
 
 def plan(
     block_tables: Int32Array,
@@ -69,9 +138,13 @@ def plan(
     query_lens: Int32Array,
     page_size: int,
     query_block: int,
-) -> tuple[Int32Array, Int32Array, Int32Array, Int32Array, Int32Array, Int32Array, int, int, int]: ...
+) -> tuple[Int32Array, Int32Array, Int32Array, Int32Array, Int32Array, Int32Array, int, int, int]:
+    """tts_kernels.plan on int32 arrays: its tensors in order as arrays, then max_columns, unique_pages
+    and logical_pages."""
 
 class WorkPlanner:
+    """Makes work lists for a GPU; tts_kernels.DevicePlanner owns one."""
+
     def __init__(
         self,
         num_kv_heads: int,
@@ -83,12 +156,16 @@ class WorkPlanner:
         page_size: int,
         num_pages: int,
         branch_invariant: bool,
-    ) -> None: ...
+    ) -> None:
+        """A planner for one shape of heads on a GPU with num_sms multiprocessors."""
     @property
-    def stamp(self) -> int: ...
+    def stamp(self) -> int:
+        """What a buffer holds that is written now."""
     @property
-    def max_columns(self) -> int: ...
-    def counts(self) -> list[int]: ...
+    def max_columns(self) -> int:
+        """Most pages that a query sees."""
+    def counts(self) -> list[int]:
+        """Items, queries, merges, pages and partials of the plan."""
     def update(
         self,
         block_tables: Int32Array,
@@ -96,10 +173,15 @@ class WorkPlanner:
         query_lens: Int32Array | None,
         page_size: int,
         capacity: tuple[int, int, int, int, int] | None,
-    ) -> bool: ...
-    def write(self, buffer: int, size: int, capacity: tuple[int, int, int, int, int], stamp: int) -> int: ...
+    ) -> bool:
+        """Plans; True if the plan before was only advanced. query_lens None: one query a branch."""
+    def write(self, buffer: int, size: int, capacity: tuple[int, int, int, int, int], stamp: int) -> int:
+        """Writes the plan to the address of `size` ints, last written at `stamp` (0: never). Returns how
+        many of them hold it."""
 
 class KVView:
+    """K and V of one layer in packed pages."""
+
     def __init__(
         self,
         k: int,
@@ -111,15 +193,25 @@ class KVView:
         head_dim: int,
         element_bytes: int,
         scales: int,
-    ) -> None: ...
+    ) -> None:
+        """Addresses of k and v; strides: (page, head). element_bytes: 4, 2 (bfloat16), 1 (int8 with
+        scales)."""
 
 class SummaryView:
-    def __init__(self, data: int, vectors: int) -> None: ...
+    """Page summaries of one layer."""
+
+    def __init__(self, data: int, vectors: int) -> None:
+        """vectors: 1 for the mean of a page's keys, 2 for their minimum and maximum, 0 for no summaries."""
 
 class TokenRows:
-    def __init__(self, data: int, strides: tuple[int, int], element_bytes: int) -> None: ...
+    """Rows of one token each: q, k, v, or hidden states."""
+
+    def __init__(self, data: int, strides: tuple[int, int], element_bytes: int) -> None:
+        """strides: (token, head). element_bytes: 4 for float32, 2 for bfloat16."""
 
 class PlanView:
+    """The arrays of a TreePlan."""
+
     def __init__(
         self,
         query_order: int,
@@ -131,12 +223,18 @@ class PlanView:
         num_segments: int,
         pages: int,
         num_pages: int,
-    ) -> None: ...
+    ) -> None:
+        """Addresses and lengths of the arrays, in the order of `plan`."""
 
 class PackedMatrix:
-    def __init__(self, panels: int, num_panels: int, bias: int) -> None: ...
+    """A weight in panels of 16 outputs."""
+
+    def __init__(self, panels: int, num_panels: int, bias: int) -> None:
+        """Addresses of the panels and of the float32 bias, 0 for none."""
 
 class DecoderLayer:
+    """The weights of one layer, borrowed."""
+
     def __init__(
         self,
         norms: tuple[int, int],
@@ -147,10 +245,14 @@ class DecoderLayer:
         down: PackedMatrix,
         scale: float,
         window: int,
-    ) -> None: ...
+    ) -> None:
+        """norms: before attention and MLP. head_norms: of q and k, 0 for none. window: 0 for none."""
 
 class DecoderShape:
-    def __init__(self, hidden: int, heads: tuple[int, int, int], bfloat16: bool, eps: float) -> None: ...
+    """What all layers of a model share."""
+
+    def __init__(self, hidden: int, heads: tuple[int, int, int], bfloat16: bool, eps: float) -> None:
+        """heads: (query heads, KV heads, head_dim). bfloat16: of the packed weights."""
 
 def decoder_layers(
     shape: DecoderShape,
@@ -164,8 +266,12 @@ def decoder_layers(
     slots: int,
     plan: PlanView,
     num_threads: int,
-) -> None: ...
-def decoder_layers_seconds() -> list[float]: ...
+) -> None:
+    """All layers of a step in place on x, float32 [tokens, hidden]; appends K and V first."""
+
+def decoder_layers_seconds() -> list[float]:
+    """Seconds of all calls so far in products, attention, appending, and norms with rotary positions."""
+
 def append_kv(
     kv: KVView,
     k: TokenRows,
@@ -174,7 +280,9 @@ def append_kv(
     num_tokens: int,
     summaries: SummaryView,
     num_threads: int,
-) -> None: ...
+) -> None:
+    """Writes K and V of num_tokens tokens to their slots, int32 [num_tokens], and updates summaries."""
+
 def copy_pages(
     kv: KVView,
     num_layers: int,
@@ -183,7 +291,10 @@ def copy_pages(
     num_copies: int,
     summaries: SummaryView,
     num_threads: int,
-) -> None: ...
+) -> None:
+    """Copies whole pages in every layer, in order; copies: int32 [num_copies, 2] of source and target
+    page."""
+
 def gather_kv(
     kv: KVView,
     block_table: int,
@@ -192,7 +303,9 @@ def gather_kv(
     k: TokenRows,
     v: TokenRows,
     num_threads: int,
-) -> None: ...
+) -> None:
+    """Copies K and V of the first `length` positions of one block table into rows."""
+
 def tree_attention(
     kv: KVView,
     plan: PlanView,
@@ -206,7 +319,9 @@ def tree_attention(
     mask: tuple[int, int],
     mass: tuple[int, int],
     num_threads: int,
-) -> None: ...
+) -> None:
+    """Attention of all rows of a plan; lse, mask and mass may be 0."""
+
 def score_pages(
     summaries: SummaryView,
     pages: tuple[int, int, int],
@@ -218,8 +333,12 @@ def score_pages(
     scale: float,
     scores: tuple[int, int],
     num_threads: int,
-) -> None: ...
-def count_selected(plan: PlanView, mask: tuple[int, int], num_kv_heads: int) -> tuple[int, int]: ...
+) -> None:
+    """Scores of each page of the plan by its summary for each query."""
+
+def count_selected(plan: PlanView, mask: tuple[int, int], num_kv_heads: int) -> tuple[int, int]:
+    """(pairs of query and page, loads of pages) of a selection over a plan."""
+
 def packed_linear(
     x: TokenRows,
     rows_inputs_panels: tuple[int, int, int],
@@ -230,10 +349,14 @@ def packed_linear(
     out_stride: int,
     end: int,
     num_threads: int,
-) -> None: ...
+) -> None:
+    """x times a packed weight. end: 0 writes the sums, 1 adds them to out, 2 applies SwiGLU."""
+
 def rms_norm(
     x: TokenRows, weight: int, shape: tuple[int, int], eps: float, out: int, num_threads: int
-) -> None: ...
+) -> None:
+    """RMS norm of float32 rows, shape: (rows, width)."""
+
 def rotate_qkv(
     qkv: TokenRows,
     shape: tuple[int, int, int, int],
@@ -244,7 +367,9 @@ def rotate_qkv(
     k: int,
     v: int,
     num_threads: int,
-) -> None: ...
+) -> None:
+    """Norms and rotates q and k, and splits q, k and v; shape: (tokens, q heads, KV heads, head_dim)."""
+
 def sample_tokens(
     logits: int,
     rows_vocab_stride: tuple[int, int, int],
@@ -255,7 +380,9 @@ def sample_tokens(
     tokens: int,
     numbers: int,
     num_threads: int,
-) -> None: ...
+) -> None:
+    """Draws a token for each row of logits, or scores the `given` ones."""
+
 def select_top_pages(
     scores: tuple[int, int],
     num_kv_heads: int,
@@ -269,18 +396,35 @@ def select_top_pages(
     groups: int,
     mask: int,
     num_threads: int,
-) -> None: ...
-def cpu_isa() -> str: ...
-def cpu_isa_levels() -> list[tuple[str, bool]]: ...
-def set_cpu_isa(name: str | None) -> None: ...
-def parallel_backend() -> str: ...
-def park_threads() -> None: ...
-def unparked_threads() -> set[int]: ...
+) -> None:
+    """Marks the pages that each query reads in a mask, by scores and budget."""
+
+def cpu_isa() -> str:
+    """Name of the instruction-set level that is used."""
+
+def cpu_isa_levels() -> list[tuple[str, bool]]:
+    """Levels of this build, best first, and whether the machine supports each."""
+
+def set_cpu_isa(name: str | None) -> None:
+    """Forces a level; None goes back to the best one. ValueError where it is unknown or unsupported."""
+
+def parallel_backend() -> str:
+    """Whose threads run the operators: an OpenMP runtime's library, or std::thread."""
+
+def park_threads() -> None:
+    """From now on every other thread that begins or ends a kernel call sleeps for good."""
+
+def unparked_threads() -> set[int]:
+    """Threads that have called a kernel and are not parked, by `threading.get_ident`."""
 
 cuda_archs: tuple[str, ...]  # as CMake names them; () in a build without CUDA kernels
 
 class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
+    """Launches of CUDA kernels; tts_kernels.cuda calls them."""
+
     class Pages:
+        """K and V of one layer in plain pages."""
+
         def __init__(
             self,
             k: int,
@@ -289,9 +433,13 @@ class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
             v_strides: Sequence[int],
             shape: Sequence[int],
             element_bytes: int,
-        ) -> None: ...
+        ) -> None:
+            """shape: the four sizes of the pages; three strides each of k and v, channels being
+            contiguous."""
 
     class WorkLaunch:
+        """One launch of a work list."""
+
         def __init__(
             self,
             work: int,
@@ -299,12 +447,14 @@ class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
             capacity: tuple[int, int, int, int, int],
             num_items: int,
             num_merges: int,
-        ) -> None: ...
+        ) -> None:
+            """Addresses of the work list and of the memory for partial results."""
 
     @staticmethod
     def append_kv(
         pages: cuda.Pages, k: TokenRows, v: TokenRows, slots: int, num_tokens: int, stream: int
-    ) -> None: ...
+    ) -> None:
+        """Writes K and V of num_tokens tokens to their slots."""
     @staticmethod
     def copy_pages(
         pages: cuda.Pages,
@@ -313,7 +463,8 @@ class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
         copies: int,
         num_copies: int,
         stream: int,
-    ) -> None: ...
+    ) -> None:
+        """Copies whole pages in every layer."""
     @staticmethod
     def tree_attention(
         pages: cuda.Pages,
@@ -328,4 +479,5 @@ class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
         window: int,
         logits_soft_cap: float,
         stream: int,
-    ) -> None: ...
+    ) -> None:
+        """Attention of all rows of a work list."""
