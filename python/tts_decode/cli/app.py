@@ -12,9 +12,9 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from tts_decode import __version__
 from tts_decode.cli.errors import CommandError, UsageError
 from tts_decode.extras import MissingExtraError, explained
+from tts_decode.version import package_version
 from tts_decode.visible import one_line
 
 _HELP = (
@@ -115,7 +115,7 @@ def _listed() -> None:
 
 def _show_version(asked: bool) -> None:
     if asked:
-        print(f"tts-decode {__version__}")
+        print(f"tts-decode {package_version()}")
         raise typer.Exit
 
 
