@@ -15,6 +15,7 @@ SOURCES = {"tts_decode": ROOT / "python/tts_decode", "tts_kernels": ROOT / "tts_
 MAY_IMPORT = {
     "errors": set(),
     "extras": set(),
+    "version": set(),
     "default_model": {"errors"},
     "records": set(),
     "select": {"extras"},
@@ -28,7 +29,18 @@ MAY_IMPORT = {
     "search": {"errors", "extras", "cost", "core", "records", "select", "rewards", "completions"},
     "bench": {"errors", "extras", "cost", "core", "model", "decoding", "rewards", "search", "tasks"},
     "cli": {
-        *("errors", "extras", "default_model", "cost", "core", "records", "model", "decoding", "completions"),
+        *(
+            "errors",
+            "extras",
+            "version",
+            "default_model",
+            "cost",
+            "core",
+            "records",
+            "model",
+            "decoding",
+            "completions",
+        ),
         *("select", "rewards", "search", "bench", "tasks"),
     },
 }

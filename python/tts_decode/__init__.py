@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .extras import MissingExtraError, explained
+from .version import package_version
 
 if TYPE_CHECKING:
     __version__: str
@@ -116,7 +117,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return _version()
+        return package_version()
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
@@ -125,15 +126,6 @@ def __getattr__(name: str) -> Any:
         raise explained(missing) from missing
     globals()[name] = value
     return value
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version  # longer to import than all else here
-
-    try:
-        return version("tts-kernels")
-    except PackageNotFoundError:  # built in place and not installed, as `make gpu-check` does
-        return "unknown"
 
 
 def __dir__() -> list[str]:

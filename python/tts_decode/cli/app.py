@@ -12,9 +12,9 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from .. import __version__
 from ..core.visible import one_line
 from ..extras import MissingExtraError, explained
+from ..version import package_version
 from .errors import CommandError, UsageError
 
 _HELP = (
@@ -115,7 +115,7 @@ def _listed() -> None:
 
 def _show_version(asked: bool) -> None:
     if asked:
-        print(f"tts-decode {__version__}")
+        print(f"tts-decode {package_version()}")
         raise typer.Exit
 
 
