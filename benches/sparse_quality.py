@@ -32,8 +32,9 @@ import transformers
 import typer
 from torch import Tensor
 from tts_decode.core.lineage import Lineage
+from tts_decode.default_model import DEFAULT_MODEL
 from tts_decode.model.hf import HFEngine
-from tts_decode.model.loading import DEFAULT_MODEL, load_model
+from tts_decode.model.loading import load_model
 from tts_decode.model.sparse import SparseConfig, SparseStep
 
 from benches.sparse_probes import (

@@ -15,7 +15,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from tts_decode import SamplingParams, TreeDecoder
-from tts_decode.model.loading import DEFAULT_MODEL, load_model
+from tts_decode.default_model import DEFAULT_MODEL
+from tts_decode.model.loading import load_model
 from tts_decode.rewards import mean_probability
 from tts_decode.search import STRATEGIES
 from tts_decode.tasks import Task, default_tasks

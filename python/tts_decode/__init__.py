@@ -1,13 +1,18 @@
 """Decoding API over search trees: branches, strategies, scorers.
 
-Names are imported when they are first used: importing torch and transformers takes seconds, in which the
-command already says something.
+Names are imported when they are first used. Importing torch and transformers takes seconds, and
+`OpenAICompletions` needs no transformers.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .extras import MissingExtraError, explained
+from .version import package_version
+
 if TYPE_CHECKING:
+    __version__: str
+
     from .completions.branch import TextBranch
     from .completions.completion import Completion, CompletionRequest
     from .completions.decoder import TextDecoder
@@ -52,6 +57,7 @@ __all__ = [
     "JournalError",
     "KVBudget",
     "LogprobRequest",
+    "MissingExtraError",
     "ModelLoadError",
     "OpenAICompletions",
     "OutOfPages",
@@ -71,6 +77,7 @@ __all__ = [
     "TreeDecoder",
     "UnsupportedByEngine",
     "UnsupportedModel",
+    "__version__",
     "gather",
 ]
 
@@ -109,9 +116,14 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return package_version()
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    try:
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    except ModuleNotFoundError as missing:
+        raise explained(missing) from missing
     globals()[name] = value
     return value
 

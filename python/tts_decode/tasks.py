@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from .extras import require
 from .records.strict_json import loads
 from .select import extract_answer
 
@@ -55,15 +56,12 @@ def default_tasks(limit: int | None = None, shots: int = 0) -> list[Task]:
     every `limit`, that stand solved before each one; some 30 tokens each. A text is judged by reasoning-gym's
     own verifier, which is handed the last number of the text's final answer.
 
-    Raises ValueError where the families have too few different problems.
+    Raises ValueError where the families have too few different problems, MissingExtraError without
+    reasoning-gym.
     """
-    try:
-        import reasoning_gym
-    except ImportError as cause:
-        raise ImportError(
-            "the default problems need the package reasoning-gym; run: pip install reasoning-gym "
-            "(or pass a task file)"
-        ) from cause
+    require("reasoning_gym")
+    import reasoning_gym
+
     count = _PER_FAMILY * len(_FAMILIES)  # the shots come right after these, the tasks beyond after the shots
     limit = count if limit is None else limit
     per_family = -(-(max(limit, count) + shots) // len(_FAMILIES))

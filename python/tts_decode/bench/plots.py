@@ -7,6 +7,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..extras import require
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -53,6 +55,7 @@ def lines(
 
 def styled_pyplot() -> Any:
     """matplotlib.pyplot, set to draw into files as all our plots look."""
+    require("matplotlib")
     import matplotlib
 
     matplotlib.use("agg")

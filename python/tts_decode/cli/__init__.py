@@ -9,6 +9,7 @@ import traceback
 from types import TracebackType
 
 from ..core.visible import visible
+from ..extras import MissingExtraError, require
 from .signals import Signals
 
 
@@ -25,17 +26,21 @@ def main() -> None:
     on_terminal = sys.stderr.isatty()
     if on_terminal:  # importing torch and transformers takes seconds
         print("starting ...", end="\r", file=sys.stderr, flush=True)
+
+    def imported() -> None:
+        if on_terminal:
+            print("\x1b[2K", end="\r", file=sys.stderr, flush=True)
+        signals.started()
+
+    try:
+        require("typer")
+        require("rich")
+    except MissingExtraError as error:
+        sys.exit(f"tts-decode: {error}")
     try:
         from .app import run
-    except ModuleNotFoundError as missing:
-        if missing.name is None or missing.name.startswith("tts_"):
-            raise
-        sys.exit(f"tts-decode: needs the package {missing.name}; run: pip install 'tts-kernels[search]'")
-    if on_terminal:
-        print("\x1b[2K", end="\r", file=sys.stderr, flush=True)
-    try:
-        signals.started()
-        code = run(sys.argv[1:])
+
+        code = run(sys.argv[1:], imported)
     except BaseException:
         if signals.caught is None:
             raise

@@ -1,72 +1,149 @@
-"""The subcommands, and errors as one line on stderr."""
+"""The subcommands, and errors as one line on stderr.
+
+Only the subcommand that is called is imported, so that `--help` and `--version` answer at once.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, NamedTuple
 
 import typer
 
 from ..core.visible import one_line
-from ..errors import (
-    EngineError,
-    JournalError,
-    ModelLoadError,
-    OutOfPages,
-    UnsupportedByEngine,
-    UnsupportedModel,
-)
-from ..tasks import TaskFileError
-from .bench import bench
-from .compare import compare
+from ..extras import MissingExtraError, explained
+from ..version import package_version
 from .errors import CommandError, UsageError
-from .info import info
-from .options import strategies_help
-from .plan_budget import plan_budget
-from .search import search
-from .strategies import strategies
 
-app = typer.Typer(
-    name="tts-decode",
-    help="Search a language model's continuations on one shared KV tree.\n\n"
+_HELP = (
+    "Search a language model's continuations on one shared KV tree.\n\n"
     'Start with [bold]tts-decode search "What is 3 + 4?"[/bold] or, for a table of strategies on small '
-    "problems, [bold]tts-decode compare[/bold].",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
-app.command(epilog=strategies_help())(search)
-app.command(epilog=strategies_help())(compare)
-app.command()(strategies)
-app.command()(plan_budget)
-app.command()(info)
-app.add_typer(bench, name="bench")
-
-
-_FAILURES = (
-    CommandError,
-    EngineError,
-    JournalError,
-    ModelLoadError,
-    OutOfPages,
-    TaskFileError,
-    UnsupportedByEngine,
-    UnsupportedModel,
+    "problems, [bold]tts-decode compare[/bold]."
 )
 
 
-def run(arguments: list[str]) -> int:
-    """Runs the command on `arguments` and returns its exit code."""
+class _Command(NamedTuple):
+    """module: of `tts_decode.cli`; holds a function or a `typer.Typer` of the same name.
+
+    summary: what `tts-decode --help` says, the first line of the command's own help.
+    """
+
+    module: str
+    summary: str
+    lists_strategies: bool = False
+
+
+COMMANDS = {
+    "search": _Command("search", "Search the answers to one prompt, or to each problem of a file.", True),
+    "compare": _Command(
+        "compare",
+        "Run several strategies on the same problems and print what each solved and what it cost.",
+        True,
+    ),
+    "strategies": _Command(
+        "strategies", "List the strategies by family, or show one strategy's description and options."
+    ),
+    "plan-budget": _Command(
+        "plan_budget",
+        "Say what a search would cost with dense and with sparse attention, and which budget costs least.",
+    ),
+    "info": _Command(
+        "info", "Show versions, instruction sets, threads and devices; of a model, whether it is served."
+    ),
+    "bench": _Command(
+        "bench", "Measure attention, decoding and searches on this machine (CPU), beside its own limits."
+    ),
+}
+
+
+def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> int:
+    """Runs the command on `arguments` and returns its exit code.
+
+    imported: called once when everything is imported and the command begins.
+    """
+    try:
+        app = _app(next((argument for argument in arguments if not argument.startswith("-")), None))
+    except MissingExtraError as error:
+        return _fail(str(error), 1)
+    imported()
     try:
         return int(app(arguments, prog_name="tts-decode", standalone_mode=False) or 0)
     except typer.TyperException as error:
         return _fail(f"{error.format_message()} (see: tts-decode --help)", 2)
     except UsageError as error:
         return _fail(f"{error} (see: tts-decode --help)", 2)
-    except _FAILURES as error:
-        return _fail(str(error), 1)
     except typer.Abort:
         return _fail("interrupted", 130)
+    except Exception as error:
+        if not isinstance(error, _failures()):
+            raise
+        return _fail(str(error), 1)
+
+
+def _app(called: str | None) -> typer.Typer:
+    """The command with all its subcommands, of which only `called` can do more than be listed."""
+    app = typer.Typer(
+        name="tts-decode",
+        help=_HELP,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+    )
+    app.callback()(_options)
+    for name, (module, summary, lists_strategies) in COMMANDS.items():
+        if name != called:
+            app.command(name, help=summary)(_listed)
+            continue
+        try:
+            command = getattr(import_module(f".{module}", __package__), module)
+            epilog = import_module(".options", __package__).strategies_help() if lists_strategies else None
+        except ModuleNotFoundError as missing:
+            raise explained(missing) from missing
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name, epilog=epilog)(command)
+    return app
+
+
+def _listed() -> None:
+    """Stands for a subcommand that is not called."""
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"tts-decode {package_version()}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """The options before a subcommand."""
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What ends in one line. Imported late: these modules import torch, and a failure comes after that."""
+    from .. import errors
+    from ..tasks import TaskFileError
+
+    return (
+        CommandError,
+        MissingExtraError,
+        TaskFileError,
+        errors.EngineError,
+        errors.JournalError,
+        errors.ModelLoadError,
+        errors.OutOfPages,
+        errors.UnsupportedByEngine,
+        errors.UnsupportedModel,
+    )
 
 
 def _fail(message: str, code: int) -> int:

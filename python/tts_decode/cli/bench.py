@@ -22,7 +22,8 @@ from ..bench.timing import Quartiles
 from ..bench.trees import Heads, Tree
 from ..core.params import SamplingParams
 from ..cost.forward import Machine
-from ..model.loading import DEFAULT_MODEL, resolve_dtype
+from ..default_model import DEFAULT_MODEL
+from ..model.loading import resolve_dtype
 from ..model.shape import shape_of_config
 from ..tasks import default_tasks
 from . import options as opt

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..core.params import SamplingParams
-from ..model.loading import DEFAULT_MODEL
+from ..default_model import DEFAULT_MODEL
 from ..tasks import default_tasks, read_tasks
 from . import options as opt
 from .display import print_json

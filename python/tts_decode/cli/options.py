@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..model.loading import DEFAULT_MODEL
+from ..default_model import DEFAULT_MODEL
 from ..model.sparse import SparseConfig, parse_budget
 from ..search import STRATEGIES, Strategy
 from .errors import UsageError, usage_errors

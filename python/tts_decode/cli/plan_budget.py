@@ -13,7 +13,8 @@ from tts_kernels.device import checked_device
 from ..bench.machine import measure_machine
 from ..cost.forward import Machine, ModelShape
 from ..cost.search import SearchCost, SparseBudget, search_cost
-from ..model.loading import DEFAULT_MODEL, load_config, resolve_dtype
+from ..default_model import DEFAULT_MODEL
+from ..model.loading import load_config, resolve_dtype
 from ..model.shape import shape_of_config
 from ..model.sparse import SparseConfig
 from . import options as opt

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ..core.params import SamplingParams
 from ..core.visible import one_line
-from ..model.loading import DEFAULT_MODEL
+from ..default_model import DEFAULT_MODEL
 from ..search import SearchResult, render_tree
 from ..tasks import Task, final_answer, read_tasks
 from . import options as opt

@@ -241,7 +241,7 @@ class TextBranch(Path):
                     max_tokens=granted,
                     temperature=params.temperature,
                     top_p=params.top_p,
-                    stop=params.stop,
+                    stop=tuple(params.stop),
                     seed=_call_seed(seed, len(self.tokens)),
                     logprobs=self._calls.logprobs,
                     top_k=params.top_k,

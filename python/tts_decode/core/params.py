@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _MASK = (1 << 64) - 1
@@ -28,8 +28,9 @@ class SamplingParams:
         seed: any integer; the branch's randomness.
         max_tokens: tokens after the prompt before the branch is finished.
         max_step_tokens: tokens before `step()` returns at the latest.
-        stop: strings that end a step. The step ends with the token that completes the string, which may carry
-            characters beyond it. A string is looked for within one step, special tokens included.
+        stop: a string that ends a step, or several; kept as a tuple. The step ends with the token that
+            completes the string, which may carry characters beyond it. A string is looked for within one
+            step, special tokens included.
         stop_token_ids: tokens that end a step. End-of-sequence tokens always end the branch.
         suppress_token_ids: tokens that are never drawn, end-of-sequence ones too if they are among them.
             Log-probabilities stay those of the model's own distribution.
@@ -43,9 +44,9 @@ class SamplingParams:
     seed: int = 0
     max_tokens: int = 512
     max_step_tokens: int = 256
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
-    suppress_token_ids: tuple[int, ...] = ()
+    stop: Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    suppress_token_ids: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         for name in ("stop", *_TOKEN_IDS):

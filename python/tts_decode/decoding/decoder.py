@@ -16,11 +16,12 @@ from ..core.prompts import Prompt, PromptReader
 from ..core.running import Runner
 from ..core.state import BranchState
 from ..core.stats import DecoderStats
+from ..default_model import DEFAULT_MODEL
 from ..model.agreement.self_check import check_agreement
 from ..model.device_steps import DeviceSteps
 from ..model.hf import HFEngine
 from ..model.host_steps import HostSteps, distinct_pages
-from ..model.loading import DEFAULT_MODEL, load_model
+from ..model.loading import load_model
 from ..model.sparse import SparseConfig, check_sparse
 from .branch import TreeBranch
 from .eviction import evict_columns

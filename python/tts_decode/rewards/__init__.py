@@ -1,6 +1,11 @@
-"""Scorers: what a search is guided by. Each maps branches to one finite float a branch, larger is better."""
+"""Scorers: what a search is guided by. Each maps branches to one finite float a branch, larger is better.
 
-from .loading import load_reward_model
+`load_reward_model` is imported when it is first used: it needs transformers, which no other scorer does.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from ..extras import explained
 from .mean_logprob import mean_logprob
 from .mean_probability import mean_probability
 from .readers import READERS, Reader
@@ -10,6 +15,9 @@ from .scorer import Scorer, score_branches
 from .self_evaluation import self_evaluation
 from .templates import ChatTagTemplate, OutcomeTemplate, PieceTemplate, Reading, TagTemplate, TurnTemplate
 from .verifier import verifier
+
+if TYPE_CHECKING:
+    from .loading import load_reward_model
 
 __all__ = [
     "READERS",
@@ -33,3 +41,13 @@ __all__ = [
     "self_evaluation",
     "verifier",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "load_reward_model":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from .loading import load_reward_model
+    except ModuleNotFoundError as missing:
+        raise explained(missing) from missing
+    return load_reward_model

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ResultFileError
+from ..extras import require
 from ..records.strict_json import loads, seal, unseal
 from .result import SCHEMA, VERSION, SearchResult
 
@@ -100,13 +101,12 @@ _COLUMNS: dict[str, dict[str, str]] = {
 def write_parquet(results: Sequence[SearchResult], folder: str | os.PathLike[str]) -> None:
     """Writes searches.parquet, nodes.parquet, candidates.parquet and memory.parquet into a folder.
 
-    Needs the package pyarrow. Raises ResultFileError where a file cannot be written.
+    Raises ResultFileError where a file cannot be written, MissingExtraError without pyarrow.
     """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as cause:
-        raise ImportError("Parquet files need the package pyarrow; run: pip install pyarrow") from cause
+    require("pyarrow")
+    import pyarrow
+    import pyarrow.parquet
+
     target = Path(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)

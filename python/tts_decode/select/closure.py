@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..extras import require
+
 # Gains are scaled by this for HiGHS, whose tolerances, 1e-7 and an absolute gap of 1e-6, then lie far below
 # every difference that counts in an objective of order 1.
 _SCALE = 1e6
@@ -187,7 +189,8 @@ def best_choice(items: Items, worth: float, *, nonempty: bool = False) -> list[i
     integer one. nonempty: something must be held."""
     if len(items) == 1:
         return list(items.held[0])
-    from scipy.optimize import Bounds, LinearConstraint, milp  # SciPy comes with the [search] extra
+    require("scipy")
+    from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import coo_array
 
     # Variables: x_v for the items but the root, then c_k for each cover.

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..extras import require
+
 
 def cluster(
     embeddings: Sequence[Sequence[float]] | np.ndarray[Any, Any], threshold: float = 0.05
@@ -16,7 +18,8 @@ def cluster(
     Labels are 0..K-1 in order of first appearance. The rule and the threshold are those of ETS's code.
     A row of zeros is at distance 1 from every other row.
     """
-    from scipy.cluster.hierarchy import fcluster, linkage  # SciPy comes with the [search] extra
+    require("scipy")
+    from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import squareform
 
     rows = np.asarray(embeddings, dtype=np.float64)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+from ..extras import require
 from .scores import require_finite
 
 
@@ -27,7 +28,8 @@ def majority_probability(counts: Sequence[int], criterion: Literal["beta", "diri
         first, second = ranked[0], ranked[1] if len(ranked) > 1 else 0
         tosses = first + second + 1  # P(Beta(a + 1, b + 1) > 1/2) = P(Binomial(a + b + 1, 1/2) <= a)
         return math.fsum(math.comb(tosses, i) / 2**tosses for i in range(first + 1))
-    from scipy import integrate, special  # of the extra "search"
+    require("scipy")
+    from scipy import integrate, special
 
     # Shares are gamma variables over their sum, so the largest share is the largest gamma variable. The
     # integral over the first one's quantiles has the others' distribution functions as its integrand.

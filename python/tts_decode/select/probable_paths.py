@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ..extras import require
 from .scores import require_finite
 
 Floats = npt.NDArray[np.float64]
@@ -41,7 +42,8 @@ def probable_paths(probabilities: Sequence[float]) -> list[bool]:
 
 def _fit(x: Floats) -> list[float]:
     """Maximum-likelihood weight of the first component, then shape and scale of each."""
-    from scipy import optimize  # of the extra "search"
+    require("scipy")
+    from scipy import optimize
 
     def cost(parameters: Floats) -> float:
         weight, k1, scale1, k2, scale2 = parameters

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..extras import require
 from .scores import require_finite
 
 
@@ -122,10 +123,9 @@ def _t_interval(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any], confid
     rounding = 4 * np.finfo(np.float64).eps * max(np.abs(ours).max(), np.abs(theirs).max())
     if values.max() - values.min() <= rounding:
         return Interval(mean, math.nan, math.nan)
-    try:
-        from scipy.stats import ttest_1samp
-    except ImportError as cause:
-        raise ImportError("intervals of means need the package scipy; run: pip install scipy") from cause
+    require("scipy")
+    from scipy.stats import ttest_1samp
+
     found = ttest_1samp(values, 0.0).confidence_interval(confidence)
     return Interval(mean, float(found.low), float(found.high))
 

@@ -196,7 +196,7 @@ def _parsing(file: Path) -> Iterator[None]:
 
 
 def _lacks_gguf(file: Path) -> ModelLoadError:
-    return ModelLoadError(f"model: reading {file} needs the package gguf; run: pip install gguf")
+    return ModelLoadError(f"model: reading {file} needs the package gguf; run: pip install 'tts-kernels[hf]'")
 
 
 def _unreadable(file: Path, cause: Exception) -> ModelLoadError:

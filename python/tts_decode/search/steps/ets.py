@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ...extras import require
 from ...rewards.scorer import Scorer
 from ...select import allocate, cluster, ets_select, rebase_weights
 from ..hidden import hidden_states
@@ -113,7 +114,8 @@ def mean_hidden(steps: Sequence[Step]) -> np.ndarray[Any, Any]:
 
 def sentence_embedder(model: str = "math-similarity/Bert-MLM_arXiv-MP-class_zbMath") -> Embed:
     """An `embed` for `ets` from the steps' texts, by a sentence-transformers model (default: the paper's)."""
-    from sentence_transformers import SentenceTransformer  # not a dependency of this package
+    require("sentence_transformers")
+    from sentence_transformers import SentenceTransformer
 
     encoder = SentenceTransformer(model)
     return lambda steps: np.asarray(encoder.encode([step.text for step in steps], batch_size=64))

@@ -1,0 +1,5 @@
+"""`python -m tts_decode`: the command `tts-decode`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,55 @@
+"""Optional packages: what `pip` installs for each, and the one line that a user sees where one is missing.
+
+The base installation has numpy, torch and httpx. Every other package is imported where it is used, after
+`require`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+# Module to what `pip install` takes.
+INSTALLS = {
+    "accelerate": "tts-kernels[hf]",
+    "gguf": "tts-kernels[hf]",
+    "huggingface_hub": "tts-kernels[hf]",
+    "safetensors": "tts-kernels[hf]",
+    "tokenizers": "tts-kernels[hf]",
+    "transformers": "tts-kernels[hf]",
+    "rich": "tts-kernels[search]",
+    "scipy": "tts-kernels[search]",
+    "typer": "tts-kernels[search]",
+    "reasoning_gym": "tts-kernels[demo]",
+    "pyarrow": "tts-kernels[results]",
+    "matplotlib": "tts-kernels[bench]",
+    "sentence_transformers": "sentence-transformers",
+}
+
+
+class MissingExtraError(ImportError):
+    """A feature needs a package that is not installed; the message names the command that brings it."""
+
+
+def require(module: str) -> None:
+    """Imports an optional module, so that an import statement after it succeeds.
+
+    Raises:
+        MissingExtraError: its package is not installed.
+        ImportError: the package is there but cannot be imported.
+    """
+    try:
+        import_module(module)
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name != module.partition(".")[0]:
+            raise
+        raise explained(missing) from missing
+
+
+def explained(missing: ModuleNotFoundError) -> ImportError:
+    """`missing` as MissingExtraError where it is about an optional package, else `missing` itself."""
+    package = (missing.name or "").partition(".")[0]
+    if package not in INSTALLS:
+        return missing
+    return MissingExtraError(
+        f"{package}: not installed; run: pip install '{INSTALLS[package]}'", name=missing.name
+    )

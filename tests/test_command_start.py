@@ -1,0 +1,61 @@
+"""`--help` and `--version` need no torch; the list of subcommands says what they say; versions agree."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import entry_points, version
+
+import pytest
+import tts_decode
+from tts_decode.cli.app import COMMANDS, run
+
+import tts_kernels
+
+PROBE = """if True:
+    import atexit, json, sys
+    def tell():
+        print(json.dumps(sorted({"torch", "transformers", "numpy", "scipy"} & set(sys.modules))))
+    atexit.register(tell)
+    from tts_decode.cli import main
+    main()
+"""
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_answers_at_once(argument: str) -> None:
+    done = subprocess.run([sys.executable, "-c", PROBE, argument], capture_output=True, text=True, check=True)
+    *shown, imported = done.stdout.splitlines()
+    assert json.loads(imported) == []
+    if argument == "--version":
+        assert shown == [f"tts-decode {version('tts-kernels')}"]
+    else:
+        assert all(any(f"{name} " in line for line in shown) for name in COMMANDS)
+
+
+def test_strategies_are_listed_without_transformers() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, "strategies"], capture_output=True, text=True, check=True
+    )
+    assert "transformers" not in json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_says_what_each_command_says(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([name, "--help"]) == 0
+    shown = " ".join(word for word in capsys.readouterr().out.split() if word != "│")
+    assert COMMANDS[name].summary in shown
+
+
+def test_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tts_decode", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"tts-decode {version('tts-kernels')}\n"
+
+
+def test_one_version() -> None:
+    assert tts_decode.__version__ == tts_kernels.__version__ == version("tts-kernels")
+    scripts = entry_points(group="console_scripts", name="tts-decode")
+    assert {script.value for script in scripts} == {"tts_decode.cli:main"}

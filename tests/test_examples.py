@@ -1,0 +1,94 @@
+"""Every file of `examples/` runs, and what it shows is true."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from openai_server import Server, choice
+from tts_decode import TreeDecoder
+from tts_decode.select import extract_answer
+
+FOLDER = Path(__file__).parent.parent / "examples"
+
+
+def load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"examples.{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def default_model(monkeypatch: pytest.MonkeyPatch, real_model: tuple[Any, Any]) -> None:
+    """`TreeDecoder.from_pretrained` takes the model that other tests have loaded already."""
+    monkeypatch.setattr(sys.modules[TreeDecoder.__module__], "load_model", lambda *a, **options: real_model)
+
+
+def test_every_example_has_a_test() -> None:
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {file.stem for file in FOLDER.glob("*.py")} <= tested
+
+
+@pytest.mark.model
+def test_first_search(default_model: None) -> None:
+    result = load("first_search").main(n=4)
+    votes = Counter(extract_answer(candidate.text) for candidate in result.candidates)
+    assert votes.total() == 4
+    assert votes[extract_answer(result.best.text)] == max(votes.values())
+
+
+@pytest.mark.model
+def test_own_strategy(default_model: None) -> None:
+    result = load("own_strategy").main()
+    assert max(result.votes.values()) == 2 or sum(result.votes.values()) == 8
+    assert sum(result.votes.values()) == len(result.candidates)
+
+
+@pytest.mark.model
+def test_ets_with_scorer(default_model: None) -> None:
+    result = load("ets_with_scorer").main(n=3)
+    assert 0 < result.stats.generated_tokens <= 400
+    for candidate in result.candidates:
+        words = candidate.text.split()
+        with_digit = [word for word in words if set(word) & set("0123456789")]
+        assert candidate.score == pytest.approx(len(with_digit) / max(len(words), 1))
+    assert result.best.score == max(candidate.score for candidate in result.candidates)
+
+
+@pytest.mark.model
+def test_branches(default_model: None, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = load("branches").main()
+    assert first != second
+    assert {first[:6], second[:6]} == {"A bird"}  # likelier to answer what can fly than a stone is
+    assert "0 bytes of KV are still held" in capsys.readouterr().out
+
+
+def test_kernels_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    largest = load("kernels_alone").main(prompt_tokens=100, num_branches=8)
+    assert largest < 1e-5  # float32 sums of some 100 products in another order
+    # Pages of 16 tokens: each branch has a copy of the last 4 of the prompt, and one token of its own.
+    assert "908 tokens in 140 slots" in capsys.readouterr().out
+
+
+def test_openai_endpoint(server: Server) -> None:
+    """Beams on "So" are left for those on "12 - 5 = 7", as the scorer prefers them."""
+
+    def answer(body: dict[str, Any]) -> Any:
+        if body["prompt"].endswith("Answer:\n"):
+            first = "12 - 5 = 7" if len(server.bodies) % 2 else "So"
+            return choice(first, "stop", 4, stop_reason="\n")
+        return choice("It is 7." if "= 7" in body["prompt"] else "It is 8.", "stop", 4, stop_reason=None)
+
+    server.answer = answer
+    result = load("openai_endpoint").main(server.url, "tiny")
+    assert result.best.text == "12 - 5 = 7\nIt is 7."
+    assert {body["model"] for body in server.bodies} == {"tiny"}
+    assert {tuple(body["stop"]) for body in server.bodies} == {("\n",)}

@@ -1,0 +1,123 @@
+"""What works without the optional packages, and the line that names a missing one. Modules are hidden in a
+process of its own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tts_decode.extras import INSTALLS, MissingExtraError, require
+
+ROOT = Path(__file__).parent.parent
+
+HIDE = """if True:
+    import sys
+    class Hide:
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] in {hidden}:
+                raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+    sys.meta_path.insert(0, Hide())
+"""
+MODEL_STACK = ("transformers", "safetensors", "tokenizers", "gguf", "accelerate", "huggingface_hub")
+
+
+def run_without(hidden: tuple[str, ...], code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", HIDE.format(hidden=set(hidden)) + code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_search_over_a_server_needs_the_base_installation_only() -> None:
+    code = """
+    sys.path.insert(0, sys.argv[1])
+    from openai_server import Server, choice
+    from tts_decode import OpenAICompletions, SamplingParams, TextDecoder
+    from tts_decode.rewards import verifier
+    from tts_decode.search import beam_search, self_consistency
+    server = Server()
+    server.answer = lambda body: choice("The answer is 4.", "stop", stop_reason=None)
+    decoder = TextDecoder(OpenAICompletions(server.url, "tiny"), sampling=SamplingParams(stop="\\n"))
+    async def search(strategy, **options):
+        return await strategy(await decoder.root("2 + 2 =\\n"), n=2, **options)
+    print(decoder.run(search(self_consistency)).answer)
+    print(decoder.run(search(beam_search, beam_width=1, scorer=verifier(lambda text: "4" in text))).answer)
+    server.close()
+    """
+    done = run_without(tuple(INSTALLS), code, str(Path(__file__).parent))
+    assert done.stdout == "The answer is 4.\n" * 2, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("hidden", "statement", "missing"),
+    [
+        (MODEL_STACK, "from tts_decode import TreeDecoder", "transformers"),
+        (MODEL_STACK, "from tts_decode.rewards import load_reward_model", "safetensors"),
+        (("scipy",), "from tts_decode.select import cluster; cluster([[1.0], [2.0]])", "scipy"),
+        (("reasoning_gym",), "from tts_decode.tasks import default_tasks; default_tasks()", "reasoning_gym"),
+        (("pyarrow",), "from tts_decode.search import write_parquet; write_parquet([], '.')", "pyarrow"),
+        (("matplotlib",), "from tts_decode.bench.plots import styled_pyplot as p; p()", "matplotlib"),
+        (
+            ("sentence_transformers",),
+            "from tts_decode.search import sentence_embedder; sentence_embedder()",
+            "sentence_transformers",
+        ),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(
+    hidden: tuple[str, ...], statement: str, missing: str
+) -> None:
+    done = run_without(hidden, f"\n    {statement}")
+    last = done.stderr.splitlines()[-1]
+    assert last == (
+        f"tts_decode.extras.MissingExtraError: {missing}: not installed; "
+        f"run: pip install '{INSTALLS[missing]}'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("hidden", "arguments", "line"),
+    [
+        (("typer",), ["--version"], "typer: not installed; run: pip install 'tts-kernels[search]'"),
+        (
+            MODEL_STACK,
+            ["search", "1 + 1"],
+            "transformers: not installed; run: pip install 'tts-kernels[hf]'",
+        ),
+        (
+            ("reasoning_gym",),
+            ["compare", "--limit", "1"],
+            "reasoning_gym: not installed; run: pip install 'tts-kernels[demo]'",
+        ),
+    ],
+)
+def test_the_command_says_in_one_line_what_is_missing(
+    hidden: tuple[str, ...], arguments: list[str], line: str
+) -> None:
+    done = run_without(hidden, "\n    from tts_decode.cli import main\n    main()", *arguments)
+    assert done.stderr == f"tts-decode: {line}\n"
+    assert done.returncode == 1
+
+
+def test_a_broken_package_is_not_called_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sentence_transformers.py").write_text("import a_module_that_nobody_has")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="a_module_that_nobody_has") as caught:
+        require("sentence_transformers")
+    assert not isinstance(caught.value, MissingExtraError)
+
+
+def test_the_extras_bring_what_the_messages_promise() -> None:
+    """Each module's package is required by the extra itself."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    section = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    extras = {name: body for name, body in re.findall(r"^(\w+) = \[(.*?)\]\n", section, re.M | re.S)}
+    for module, target in INSTALLS.items():
+        extra = re.fullmatch(r"tts-kernels\[(\w+)\]", target)
+        if extra:
+            assert re.search(f'"{module.replace("_", "[_-]")}[">]', extras[extra[1]]), module
