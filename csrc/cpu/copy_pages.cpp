@@ -3,7 +3,7 @@
 #include "common/error.h"
 #include "cpu/kv_ops.h"
 #include "cpu/page_summaries.h"
-#include "cpu/parallel.h"
+#include "cpu/runtime/parallel.h"
 
 namespace tts {
 namespace {

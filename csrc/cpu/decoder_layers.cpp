@@ -9,9 +9,9 @@
 #include "cpu/check_plan.h"
 #include "cpu/kv_ops.h"
 #include "cpu/packed_linear.h"
-#include "cpu/parallel.h"
 #include "cpu/row_ops.h"
-#include "cpu/scratch.h"
+#include "cpu/runtime/parallel.h"
+#include "cpu/runtime/scratch.h"
 
 namespace tts {
 namespace {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "cpu/bfloat16.h"
+#include "cpu/runtime/bfloat16.h"
 
 namespace tts {
 namespace {

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "common/error.h"
-#include "cpu/isa.h"
 #include "cpu/kv_ops.h"
+#include "cpu/runtime/isa.h"
 #include "cpu/score_pages.h"
 #include "cpu/select_top_pages.h"
 #include "cpu/tree_attention.h"

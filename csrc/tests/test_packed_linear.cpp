@@ -7,8 +7,8 @@
 #include <random>
 #include <vector>
 
-#include "cpu/isa.h"
 #include "cpu/packed_linear.h"
+#include "cpu/runtime/isa.h"
 #include "tests/check.h"
 
 namespace tts {

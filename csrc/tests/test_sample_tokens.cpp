@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "common/error.h"
-#include "cpu/isa.h"
+#include "cpu/runtime/isa.h"
 #include "cpu/sample_tokens.h"
 #include "tests/check.h"
 

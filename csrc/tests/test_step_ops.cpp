@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "cpu/decoder_layers.h"
-#include "cpu/isa.h"
 #include "cpu/packed_linear.h"
 #include "cpu/row_ops.h"
+#include "cpu/runtime/isa.h"
 #include "tests/check.h"
 
 namespace tts {

@@ -14,7 +14,7 @@ from tts_kernels.ops._operator import register
 from tts_kernels.ops._pages import FLOAT32
 from tts_kernels.packed_weight import FLOAT_DTYPES, PANEL, PackedWeight, is_bfloat16, weight_arrays
 
-_STORE, _ADD, _GATED = range(3)  # csrc/cpu/packed_linear_kernels.h: LinearEnd
+_STORE, _ADD, _GATED = range(3)  # csrc/cpu/kernels/packed_linear_kernels.h: LinearEnd
 
 
 def _takes(values: Mapping[str, Any]) -> Signature:

@@ -1,0 +1,28 @@
+// What becomes of the sums of a row of a product: LinearEnd.
+#pragma once
+
+#include "cpu/kernels/vec_math-inl.h"
+
+// g / (1 + e^-g)
+inline F silu(F g) {
+  const F one = Vec::set1(1.0f), zero = Vec::set1(0.0f);
+  const F e = exp2_flushed(Vec::mul(Vec::abs(g), Vec::set1(-1.44269504f)));  // e^-|g|
+  const F share = Vec::add(e, Vec::zero_below(g, zero, Vec::sub(one, e)));   // 1, or e where g < 0
+  return Vec::mul(g, Vec::div(share, Vec::add(one, e)));
+}
+
+// The sums of N panels, bias included. `out` is the first output of the first panel.
+template <int N>
+[[gnu::always_inline]] inline void finish_row(const F (&sum)[N * kVecs], LinearEnd end, float* out) {
+  if (end == LinearEnd::kSwiGLU) {
+    for (int n = 0; n + 1 < N; n += 2) {
+      for (int i = 0; i < kVecs; ++i, out += Vec::kLanes) {
+        Vec::store(out, Vec::mul(silu(sum[n * kVecs + i]), sum[(n + 1) * kVecs + i]));
+      }
+    }
+    return;
+  }
+  for (int j = 0; j < N * kVecs; ++j, out += Vec::kLanes) {
+    Vec::store(out, end == LinearEnd::kAdd ? Vec::add(Vec::load(out), sum[j]) : sum[j]);
+  }
+}

@@ -1,0 +1,90 @@
+// Products of rows and packed weights. Every output sums its terms in the order of the inputs, whatever rows
+// and panels are beside it.
+#pragma once
+
+#include "cpu/kernels/linear_end-inl.h"
+#include "cpu/kernels/micro_kernels-inl.h"
+
+// Panels of gate and up are multiplied together, so there are two at least.
+constexpr int kLinearPanels = Vec::kColumns > 1 ? Vec::kColumns : 2;
+constexpr int kLinearRows = Vec::kColumns > 1 ? Vec::kRows : Vec::kRows / 2;
+
+template <Product kProduct, int M, int N>
+void linear_block(const LinearBlock& block) {
+  constexpr int kColumns = N * kVecs, kSteps = kStepsPerWord<kProduct>;
+  Vec::F sum[M][kColumns];
+#pragma GCC unroll 8
+  for (int r = 0; r < M; ++r) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumns; ++j) {
+      sum[r][j] = block.first ? Vec::set1(0.0f) : Vec::load(block.sums + (r * kColumns + j) * Vec::kLanes);
+    }
+  }
+  const uint32_t* x = block.x;
+  int fetched = block.ahead == nullptr ? block.words : block.fetch_first;
+  for (int word = 0; word < block.words; ++word, x += kSteps) {
+    Vec::F words[kColumns];
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumns; ++j) {
+      words[j] = Vec::load(block.panels + (j / kVecs) * block.panel_stride + word * kPanelOutputs +
+                           (j % kVecs) * Vec::kLanes);
+    }
+    if (word == fetched) {
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) {
+        __builtin_prefetch(block.ahead + n * block.panel_stride + word * kPanelOutputs, 0, 2);
+      }
+      fetched += block.fetch_stride;
+    }
+    add_products<kProduct>(x, static_cast<int>(block.x_stride), words, sum);
+  }
+  if (!block.last) {
+#pragma GCC unroll 8
+    for (int r = 0; r < M; ++r) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kColumns; ++j) {
+        Vec::store(block.sums + (r * kColumns + j) * Vec::kLanes, sum[r][j]);
+      }
+    }
+    return;
+  }
+  if (block.bias != nullptr) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumns; ++j) {
+      const Vec::F bias = Vec::load(block.bias + j * Vec::kLanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < M; ++r) sum[r][j] = Vec::add(sum[r][j], bias);
+    }
+  }
+  for (int r = 0; r < M; ++r) finish_row<N>(sum[r], block.end, block.out + r * block.out_stride);
+}
+
+template <Product kProduct>
+struct LinearRows {
+  const LinearBlock& block;
+  int num_panels;
+
+  template <int M>
+  void run() const {
+    columns<M, kLinearPanels>(num_panels);
+  }
+
+  template <int M, int N>
+  void columns(int n) const {
+    if constexpr (N > 1) {
+      if (n < N) return columns<M, N - 1>(n);
+    }
+    linear_block<kProduct, M, N>(block);
+  }
+};
+
+template <Product kProduct>
+void multiply_panels(const LinearBlock& block, int rows, int num_panels) {
+  with_rows<kLinearRows>(rows, LinearRows<kProduct>{block, num_panels});
+}
+
+template <Product kProduct>
+constexpr LinearKernels linear_kernels() {
+  return {kLinearRows, kLinearPanels, kProduct == Product::kPairs ? LinearX::kPairs : LinearX::kFloats,
+          multiply_panels<kProduct>};
+}
