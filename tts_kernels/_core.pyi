@@ -1,3 +1,4 @@
+import enum
 from collections.abc import Sequence
 
 import numpy as np
@@ -99,6 +100,13 @@ class WorkPlanner:
     ) -> bool: ...
     def write(self, buffer: int, size: int, capacity: tuple[int, int, int, int, int], stamp: int) -> int: ...
 
+class DType(enum.Enum):
+    """Element type of an array that a CPU kernel reads."""
+
+    float32 = ...
+    bfloat16 = ...
+    int8 = ...
+
 class KVView:
     def __init__(
         self,
@@ -109,7 +117,7 @@ class KVView:
         num_pages: int,
         num_kv_heads: int,
         head_dim: int,
-        element_bytes: int,
+        dtype: DType,
         scales: int,
     ) -> None: ...
 
@@ -117,7 +125,7 @@ class SummaryView:
     def __init__(self, data: int, vectors: int) -> None: ...
 
 class TokenRows:
-    def __init__(self, data: int, strides: tuple[int, int], element_bytes: int) -> None: ...
+    def __init__(self, data: int, strides: tuple[int, int], dtype: DType) -> None: ...
 
 class PlanView:
     def __init__(
@@ -150,14 +158,14 @@ class DecoderLayer:
     ) -> None: ...
 
 class DecoderShape:
-    def __init__(self, hidden: int, heads: tuple[int, int, int], bfloat16: bool, eps: float) -> None: ...
+    def __init__(self, hidden: int, heads: tuple[int, int, int], weight_dtype: DType, eps: float) -> None: ...
 
 def decoder_layers(
     shape: DecoderShape,
     layers: list[DecoderLayer],
     x: int,
     cos_sin: tuple[int, int],
-    bfloat16: bool,
+    row_dtype: DType,
     kv: KVView,
     layer_strides: tuple[int, int],
     summaries: SummaryView,
@@ -210,11 +218,10 @@ def tree_attention(
 def score_pages(
     summaries: SummaryView,
     pages: tuple[int, int, int],
-    bfloat16_summaries: bool,
+    summary_dtype: DType,
     plan: PlanView,
     q: TokenRows,
     num_q_heads: int,
-    bfloat16_q: bool,
     scale: float,
     scores: tuple[int, int],
     num_threads: int,
@@ -224,7 +231,7 @@ def packed_linear(
     x: TokenRows,
     rows_inputs_panels: tuple[int, int, int],
     weight: int,
-    bfloat16: bool,
+    weight_dtype: DType,
     bias: int,
     out: int,
     out_stride: int,
@@ -291,6 +298,9 @@ class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
             element_bytes: int,
         ) -> None: ...
 
+    class Rows:
+        def __init__(self, data: int, strides: tuple[int, int]) -> None: ...
+
     class WorkLaunch:
         def __init__(
             self,
@@ -303,7 +313,7 @@ class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
 
     @staticmethod
     def append_kv(
-        pages: cuda.Pages, k: TokenRows, v: TokenRows, slots: int, num_tokens: int, stream: int
+        pages: cuda.Pages, k: cuda.Rows, v: cuda.Rows, slots: int, num_tokens: int, stream: int
     ) -> None: ...
     @staticmethod
     def copy_pages(
@@ -317,7 +327,7 @@ class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
     @staticmethod
     def tree_attention(
         pages: cuda.Pages,
-        q: TokenRows,
+        q: cuda.Rows,
         num_q_rows: int,
         num_q_heads: int,
         bfloat16: bool,

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from tts_kernels import _core
 from tts_kernels.device_plan import AttentionOptions, WorkLaunch
-from tts_kernels.ops._pages import token_rows
 
 _HEAD_DIMS = (64, 128)  # of tree_attention
 _HALF = (torch.float16, torch.bfloat16)
@@ -35,8 +34,8 @@ def append_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Ten
     _check("append_kv", k_pages)
     _core.cuda.append_kv(
         _pages(k_pages, v_pages),
-        token_rows(k),
-        token_rows(v),
+        _rows(k),
+        _rows(v),
         slots.data_ptr(),
         slots.shape[0],
         _stream(k_pages),
@@ -85,7 +84,7 @@ def tree_attention(
     _check("tree_attention", k_pages)
     _core.cuda.tree_attention(
         _pages(k_pages, v_pages),
-        token_rows(q),
+        _rows(q),
         q.shape[0],
         q.shape[1],
         q.dtype is torch.bfloat16,
@@ -131,6 +130,10 @@ def _pages(k_pages: Tensor, v_pages: Tensor) -> _core.cuda.Pages:
         k_pages.shape,
         k_pages.element_size(),
     )
+
+
+def _rows(rows: Tensor) -> _core.cuda.Rows:
+    return _core.cuda.Rows(rows.data_ptr(), (rows.stride(0), rows.stride(1)))
 
 
 def _stream(tensor: Tensor) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 from tts_kernels import _core
 from tts_kernels.checks import Array, Guard, Number, Rule, Signature, dtype_of, instance, integer, real, shown
 from tts_kernels.ops._pages import (
+    CORE_DTYPES,
     FLOAT32,
     INT32,
     PACKED_HEAD_DIM,
@@ -130,7 +131,7 @@ class DecoderLayers:
         self._addresses = [tensor.data_ptr() for tensor in self._tensors]
         self._begins = np.array(self._addresses)
         self._ends = self._begins + [tensor.nbytes for tensor in self._tensors]
-        self._shape = _core.DecoderShape(self.hidden, self._heads, weights == torch.bfloat16, self.eps)
+        self._shape = _core.DecoderShape(self.hidden, self._heads, CORE_DTYPES[weights], self.eps)
         self._layers = made
 
     def __call__(
@@ -175,7 +176,7 @@ class DecoderLayers:
             self._layers,
             x.data_ptr(),
             (cos.data_ptr(), sin.data_ptr()),
-            dtype == torch.bfloat16,
+            CORE_DTYPES[dtype],
             kv_view(*pages, pool.scales, layers=1),
             (pages[0].stride(0), pages[1].stride(0)),
             summary_view(pool.summaries),

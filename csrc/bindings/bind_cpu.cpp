@@ -1,5 +1,6 @@
 // Tensors come as addresses, sizes and strides in elements: csrc knows no torch. The Python ops check dtype,
 // device and shape before they call; the kernels check every index.
+#include <pybind11/native_enum.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -30,27 +31,20 @@ using Strides = std::pair<int64_t, int64_t>;
 using Columns =
     std::pair<uintptr_t, int64_t>;  // an array [num_kv_heads, T, columns or words]; address 0: none
 
-DType float_dtype(bool bfloat16) { return bfloat16 ? DType::kBFloat16 : DType::kFloat32; }
-
 template <class T>
 T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-DType dtype_of(int element_bytes) {
-  if (element_bytes == 1) return DType::kInt8;
-  return element_bytes == 2 ? DType::kBFloat16 : DType::kFloat32;
-}
-
 KVView make_view(uintptr_t k, uintptr_t v, Strides k_strides, Strides v_strides, int num_pages,
-                 int num_kv_heads, int head_dim, int element_bytes, uintptr_t scales) {
+                 int num_kv_heads, int head_dim, DType dtype, uintptr_t scales) {
   return {pointer<void>(k),      pointer<void>(v), k_strides.first, k_strides.second, v_strides.first,
-          v_strides.second,      num_pages,        num_kv_heads,    head_dim,         dtype_of(element_bytes),
+          v_strides.second,      num_pages,        num_kv_heads,    head_dim,         dtype,
           pointer<float>(scales)};
 }
 
-TokenRows make_rows(uintptr_t data, Strides strides, int element_bytes) {
-  return {pointer<void>(data), strides.first, strides.second, dtype_of(element_bytes)};
+TokenRows make_rows(uintptr_t data, Strides strides, DType dtype) {
+  return {pointer<void>(data), strides.first, strides.second, dtype};
 }
 
 PlanView make_plan(uintptr_t query_order, uintptr_t query_position, int64_t num_queries, uintptr_t blocks,
@@ -115,19 +109,18 @@ void bind_ops(py::module_& m) {
 void bind_page_choice(py::module_& m) {
   m.def(
       "score_pages",
-      [](const SummaryView& summaries, std::tuple<int, int, int> pages, bool bfloat16_summaries,
-         const PlanView& plan, const TokenRows& q, int num_q_heads, bool bfloat16_q, float scale,
-         Columns scores, int num_threads) {
+      [](const SummaryView& summaries, std::tuple<int, int, int> pages, DType summary_dtype,
+         const PlanView& plan, const TokenRows& q, int num_q_heads, float scale, Columns scores,
+         int num_threads) {
         GilRelease release;
         const auto [num_pages, num_kv_heads, head_dim] = pages;
-        score_pages({summaries, num_pages, num_kv_heads, head_dim, float_dtype(bfloat16_summaries), plan,
-                     q.data, float_dtype(bfloat16_q), q.token_stride, q.head_stride, num_q_heads, scale,
-                     pointer<float>(scores.first), scores.second},
-                    num_threads);
+        score_pages(
+            {summaries, num_pages, num_kv_heads, head_dim, summary_dtype, plan, q.data, q.dtype,
+             q.token_stride, q.head_stride, num_q_heads, scale, pointer<float>(scores.first), scores.second},
+            num_threads);
       },
-      py::arg("summaries"), py::arg("pages"), py::arg("bfloat16_summaries"), py::arg("plan"), py::arg("q"),
-      py::arg("num_q_heads"), py::arg("bfloat16_q"), py::arg("scale"), py::arg("scores"),
-      py::arg("num_threads"));
+      py::arg("summaries"), py::arg("pages"), py::arg("summary_dtype"), py::arg("plan"), py::arg("q"),
+      py::arg("num_q_heads"), py::arg("scale"), py::arg("scores"), py::arg("num_threads"));
   m.def(
       "select_top_pages",
       [](Columns scores, int num_kv_heads, const PlanView& plan, uintptr_t branches, int64_t num_branches,
@@ -182,16 +175,16 @@ void bind_linear(py::module_& m) {
   m.def(
       "packed_linear",
       [](const TokenRows& x, std::tuple<int64_t, int64_t, int64_t> rows_inputs_panels, uintptr_t weight,
-         bool bfloat16, uintptr_t bias, uintptr_t out, int64_t out_stride, int end, int num_threads) {
+         DType weight_dtype, uintptr_t bias, uintptr_t out, int64_t out_stride, int end, int num_threads) {
         GilRelease release;
         const auto [rows, inputs, panels] = rows_inputs_panels;
         packed_linear(
-            {x.data, x.dtype, rows, inputs, x.token_stride, pointer<void>(weight), float_dtype(bfloat16),
-             panels, pointer<float>(bias), pointer<float>(out), out_stride, static_cast<LinearEnd>(end)},
+            {x.data, x.dtype, rows, inputs, x.token_stride, pointer<void>(weight), weight_dtype, panels,
+             pointer<float>(bias), pointer<float>(out), out_stride, static_cast<LinearEnd>(end)},
             num_threads);
       },
-      py::arg("x"), py::arg("rows_inputs_panels"), py::arg("weight"), py::arg("bfloat16"), py::arg("bias"),
-      py::arg("out"), py::arg("out_stride"), py::arg("end"), py::arg("num_threads"));
+      py::arg("x"), py::arg("rows_inputs_panels"), py::arg("weight"), py::arg("weight_dtype"),
+      py::arg("bias"), py::arg("out"), py::arg("out_stride"), py::arg("end"), py::arg("num_threads"));
 }
 
 void bind_rows(py::module_& m) {
@@ -246,24 +239,23 @@ void bind_decoder(py::module_& m) {
            py::arg("norms"), py::arg("head_norms"), py::arg("qkv"), py::arg("o"), py::arg("gate_up"),
            py::arg("down"), py::arg("scale"), py::arg("window"));
   py::class_<DecoderShape>(m, "DecoderShape")
-      .def(py::init([](int64_t hidden, std::tuple<int, int, int> heads, bool bfloat16, float eps) {
+      .def(py::init([](int64_t hidden, std::tuple<int, int, int> heads, DType weight_dtype, float eps) {
              const auto [q_heads, kv_heads, head_dim] = heads;
-             return DecoderShape{hidden, q_heads, kv_heads, head_dim, float_dtype(bfloat16), eps};
+             return DecoderShape{hidden, q_heads, kv_heads, head_dim, weight_dtype, eps};
            }),
-           py::arg("hidden"), py::arg("heads"), py::arg("bfloat16"), py::arg("eps"));
+           py::arg("hidden"), py::arg("heads"), py::arg("weight_dtype"), py::arg("eps"));
   m.def(
       "decoder_layers",
       [](const DecoderShape& shape, const std::vector<DecoderLayer>& layers, uintptr_t x,
-         std::pair<uintptr_t, uintptr_t> cos_sin, bool bfloat16, const KVView& kv, Strides layer_strides,
+         std::pair<uintptr_t, uintptr_t> cos_sin, DType row_dtype, const KVView& kv, Strides layer_strides,
          const SummaryView& summaries, uintptr_t slots, const PlanView& plan, int num_threads) {
         GilRelease release;
-        decoder_layers(
-            shape, layers,
-            {pointer<float>(cos_sin.first), pointer<float>(cos_sin.second), float_dtype(bfloat16), kv,
-             layer_strides.first, layer_strides.second, summaries, pointer<int32_t>(slots), plan},
-            pointer<float>(x), num_threads);
+        decoder_layers(shape, layers,
+                       {pointer<float>(cos_sin.first), pointer<float>(cos_sin.second), row_dtype, kv,
+                        layer_strides.first, layer_strides.second, summaries, pointer<int32_t>(slots), plan},
+                       pointer<float>(x), num_threads);
       },
-      py::arg("shape"), py::arg("layers"), py::arg("x"), py::arg("cos_sin"), py::arg("bfloat16"),
+      py::arg("shape"), py::arg("layers"), py::arg("x"), py::arg("cos_sin"), py::arg("row_dtype"),
       py::arg("kv"), py::arg("layer_strides"), py::arg("summaries"), py::arg("slots"), py::arg("plan"),
       py::arg("num_threads"));
   m.def("decoder_layers_seconds", &decoder_layers_seconds);
@@ -285,15 +277,20 @@ void bind_isa(py::module_& m) {
 }  // namespace
 
 void bind_cpu(py::module_& m) {
+  py::native_enum<DType>(m, "DType", "enum.Enum", "Element type of an array that a CPU kernel reads.")
+      .value("float32", DType::kFloat32)
+      .value("bfloat16", DType::kBFloat16)
+      .value("int8", DType::kInt8)
+      .finalize();
   py::class_<KVView>(m, "KVView")
       .def(py::init(&make_view), py::arg("k"), py::arg("v"), py::arg("k_strides"), py::arg("v_strides"),
-           py::arg("num_pages"), py::arg("num_kv_heads"), py::arg("head_dim"), py::arg("element_bytes"),
+           py::arg("num_pages"), py::arg("num_kv_heads"), py::arg("head_dim"), py::arg("dtype"),
            py::arg("scales"));
   py::class_<SummaryView>(m, "SummaryView")
       .def(py::init([](uintptr_t data, int vectors) { return SummaryView{pointer<void>(data), vectors}; }),
            py::arg("data"), py::arg("vectors"));
   py::class_<TokenRows>(m, "TokenRows")
-      .def(py::init(&make_rows), py::arg("data"), py::arg("strides"), py::arg("element_bytes"));
+      .def(py::init(&make_rows), py::arg("data"), py::arg("strides"), py::arg("dtype"));
   py::class_<PlanView>(m, "PlanView")
       .def(py::init(&make_plan), py::arg("query_order"), py::arg("query_position"), py::arg("num_queries"),
            py::arg("blocks"), py::arg("num_blocks"), py::arg("segments"), py::arg("num_segments"),

@@ -18,6 +18,11 @@ SCALED_DTYPES = (torch.int8, torch.float8_e4m3fn)  # of 8 bits, with scales
 PLAIN_DTYPES = (torch.float32, torch.float16, torch.bfloat16, *SCALED_DTYPES)
 FLOAT32 = (torch.float32,)
 INT32 = (torch.int32,)
+CORE_DTYPES = {  # as C++ names them
+    torch.float32: _core.DType.float32,
+    torch.bfloat16: _core.DType.bfloat16,
+    torch.int8: _core.DType.int8,
+}
 PLAIN_HEAD_DIM = "16 <= head_dim <= 256 and head_dim % 8 == 0"
 PACKED_HEAD_DIM = "32 <= head_dim <= 256 and head_dim % 16 == 0"
 
@@ -114,7 +119,7 @@ def check_plain(head_dim: int, dtype: torch.dtype) -> None:
 
 def token_rows(rows: Tensor) -> _core.TokenRows:
     strides = rows.stride()
-    return _core.TokenRows(rows.data_ptr(), (strides[0], strides[1]), rows.element_size())
+    return _core.TokenRows(rows.data_ptr(), (strides[0], strides[1]), CORE_DTYPES[rows.dtype])
 
 
 def kv_view(
@@ -131,7 +136,7 @@ def kv_view(
         shape[layers],
         shape[layers + 1],
         shape[layers + 3],
-        k_pages.element_size(),
+        CORE_DTYPES[k_pages.dtype],
         0 if scales is None else scales.data_ptr(),
     )
 

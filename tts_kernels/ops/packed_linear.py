@@ -11,7 +11,7 @@ from torch import Tensor
 from tts_kernels import _core
 from tts_kernels.checks import Array, Number, Rule, Signature, instance, require_dense
 from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import FLOAT32
+from tts_kernels.ops._pages import CORE_DTYPES, FLOAT32
 from tts_kernels.packed_weight import FLOAT_DTYPES, PANEL, PackedWeight, is_bfloat16, weight_arrays
 
 _STORE, _ADD, _GATED = range(3)  # csrc/cpu/kernels/packed_linear_kernels.h: LinearEnd
@@ -79,10 +79,10 @@ def packed_linear(
 
 def _packed_linear_cpu(x: Tensor, panels: Tensor, bias: Tensor | None, out: Tensor, end: int) -> None:
     _core.packed_linear(
-        _core.TokenRows(x.data_ptr(), (x.stride(0), 0), x.element_size()),
+        _core.TokenRows(x.data_ptr(), (x.stride(0), 0), CORE_DTYPES[x.dtype]),
         (x.shape[0], x.shape[1], panels.shape[0]),
         panels.data_ptr(),
-        panels.dtype == torch.bfloat16,
+        CORE_DTYPES[panels.dtype],
         0 if bias is None else bias.data_ptr(),
         out.data_ptr(),
         out.stride(0),

@@ -8,7 +8,7 @@ from torch import Tensor
 from tts_kernels import _core
 from tts_kernels.checks import Array, Number, Rule, Signature, real
 from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import FLOAT32
+from tts_kernels.ops._pages import CORE_DTYPES, FLOAT32
 
 _TAKES = Signature(
     Array("x", "T, n", FLOAT32, packed=1),
@@ -38,7 +38,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def _rms_norm_cpu(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     out = _rms_norm_fake(x, weight, eps)
-    rows = _core.TokenRows(x.data_ptr(), (x.stride(0), 0), 4)
+    rows = _core.TokenRows(x.data_ptr(), (x.stride(0), 0), CORE_DTYPES[x.dtype])
     threads = torch.get_num_threads()
     _core.rms_norm(rows, weight.data_ptr(), (x.shape[0], x.shape[1]), eps, out.data_ptr(), threads)
     return out

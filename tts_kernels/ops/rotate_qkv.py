@@ -8,7 +8,7 @@ from torch import Tensor
 from tts_kernels import _core
 from tts_kernels.checks import Array, Choice, Number, Rule, Signature, dtype_of, integer, real
 from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import FLOAT32
+from tts_kernels.ops._pages import CORE_DTYPES, FLOAT32
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _TAKES = Signature(
@@ -75,12 +75,12 @@ def _rotate_qkv_cpu(
 ) -> tuple[Tensor, Tensor, Tensor]:
     q, k, v = _rotate_qkv_fake(qkv, cos, sin, num_q_heads, num_kv_heads, dtype)
     _core.rotate_qkv(
-        _core.TokenRows(qkv.data_ptr(), (qkv.stride(0), 0), 4),
+        _core.TokenRows(qkv.data_ptr(), (qkv.stride(0), 0), CORE_DTYPES[qkv.dtype]),
         (qkv.shape[0], num_q_heads, num_kv_heads, cos.shape[1]),
         cos.data_ptr(),
         sin.data_ptr(),
         (0 if q_norm is None else q_norm.data_ptr(), 0 if k_norm is None else k_norm.data_ptr(), eps),
-        _core.TokenRows(q.data_ptr(), (0, 0), q.element_size()),
+        _core.TokenRows(q.data_ptr(), (0, 0), CORE_DTYPES[dtype]),
         k.data_ptr(),
         v.data_ptr(),
         torch.get_num_threads(),

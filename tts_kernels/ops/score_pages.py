@@ -9,7 +9,7 @@ from tts_kernels import _core
 from tts_kernels.checks import Array, Number, Rule, Signature, real
 from tts_kernels.device_plan import DevicePlan
 from tts_kernels.ops._operator import register
-from tts_kernels.ops._pages import PACKED_HEAD_DIM, default_scale, token_rows
+from tts_kernels.ops._pages import CORE_DTYPES, PACKED_HEAD_DIM, default_scale, token_rows
 from tts_kernels.ops._plans import COLUMNS, PLAN_ARRAYS, packed_plan, plan_tensors, plan_view
 from tts_kernels.ops._sparse_work import score_pages_work
 from tts_kernels.plan import TreePlan
@@ -86,11 +86,10 @@ def _score_pages_cpu(
     _core.score_pages(
         _core.SummaryView(summaries.data_ptr(), vectors),
         (num_pages, num_kv_heads, head_dim),
-        summaries.dtype is torch.bfloat16,
+        CORE_DTYPES[summaries.dtype],
         plan_view(query_order, query_position, blocks, segments, pages),
         token_rows(q),
         q.shape[1],
-        q.dtype is torch.bfloat16,
         scale,
         (scores.data_ptr(), columns),
         torch.get_num_threads(),
