@@ -43,5 +43,11 @@ extern const BFloat16Kernels kKernels;
 namespace amx {
 extern const BFloat16Kernels kKernels;
 }
+namespace neon {
+extern const LevelKernels kKernels;
+}
+namespace neon_bf16 {
+extern const BFloat16Kernels kKernels;
+}
 
 }  // namespace tts

@@ -1,7 +1,9 @@
 // 256-bit vectors of floats with FMA.
 #pragma once
 
-struct Vec {
+#include "cpu/levels/vec_base-inl.h"
+
+struct Vec : VecBase {
   using F = __m256;
   static constexpr int kLanes = 8;
   // 6 x 2 vectors of sums (a column is two vectors) + 2 operands + 1 broadcast of the 16 registers.
@@ -49,11 +51,4 @@ struct Vec {
   // The two bfloat16 of each word as floats: bits 0..15, bits 16..31.
   static F low_half(F words) { return bits_shifted_left(words, 16); }
   static F high_half(F words) { return _mm256_and_ps(words, _mm256_castsi256_ps(_mm256_set1_epi32(-65536))); }
-
-  // out[16 i + j] = rows[j][i] for 16 rows of 16 words.
-  static void transpose_words(const uint32_t* const* rows, uint32_t* out) {
-    for (int i = 0; i < 16; ++i) {
-      for (int j = 0; j < 16; ++j) out[16 * i + j] = rows[j][i];
-    }
-  }
 };

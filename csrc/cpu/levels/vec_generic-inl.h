@@ -2,7 +2,9 @@
 // (-ffp-contract=off), so every machine gives the same bits.
 #pragma once
 
-struct Vec {
+#include "cpu/levels/vec_base-inl.h"
+
+struct Vec : VecBase {
   typedef float F __attribute__((vector_size(16)));
   typedef uint32_t U __attribute__((vector_size(16)));
   static constexpr int kLanes = 4;
@@ -46,11 +48,4 @@ struct Vec {
   static F high_half(F words) { return (F)((U)words & 0xffff0000u); }
 
   static F select(U mask, F a, F b) { return (F)(((U)a & mask) | ((U)b & ~mask)); }
-
-  // out[16 i + j] = rows[j][i] for 16 rows of 16 words.
-  static void transpose_words(const uint32_t* const* rows, uint32_t* out) {
-    for (int i = 0; i < 16; ++i) {
-      for (int j = 0; j < 16; ++j) out[16 * i + j] = rows[j][i];
-    }
-  }
 };

@@ -8,6 +8,12 @@
 #include <unistd.h>
 #endif
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
 #include "common/error.h"
 
 namespace tts {
@@ -45,6 +51,22 @@ bool has_amx() {
   return granted;
 }
 #endif
+
+#if defined(__aarch64__)
+bool has_neon_bf16() {
+#if defined(__linux__)
+  constexpr unsigned long kBFloat16 = 1ul << 14;  // HWCAP2_BF16
+  return (getauxval(AT_HWCAP2) & kBFloat16) != 0;
+#elif defined(__APPLE__)
+  int found = 0;
+  size_t size = sizeof(found);
+  return sysctlbyname("hw.optional.arm.FEAT_BF16", &found, &size, nullptr, 0) == 0 && found != 0;
+#else
+  return false;
+#endif
+}
+#endif
+
 bool always() { return true; }
 
 [[maybe_unused]] LevelKernels with_bfloat16(LevelKernels kernels, const BFloat16Kernels& bfloat16) {
@@ -90,6 +112,11 @@ const std::vector<CpuIsa>& cpu_isa_levels() {
        .kernels = with_bfloat16(avx512::kKernels, avx512_bf16::kKernels)},
       {.name = "avx512", .supported = has_avx512, .kernels = avx512::kKernels},
       {.name = "avx2", .supported = has_avx2, .kernels = avx2::kKernels},
+#elif defined(__aarch64__)
+      {.name = "neon_bf16",
+       .supported = has_neon_bf16,
+       .kernels = with_bfloat16(neon::kKernels, neon_bf16::kKernels)},
+      {.name = "neon", .supported = always, .kernels = neon::kKernels},
 #endif
       {.name = "generic", .supported = always, .kernels = generic::kKernels},
   };
