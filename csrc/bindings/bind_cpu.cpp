@@ -9,6 +9,7 @@
 #include <tuple>
 #include <utility>
 
+#include "bindings/arguments.h"
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
 #include "cpu/decoder_layers.h"
@@ -30,11 +31,6 @@ namespace {
 using Strides = std::pair<int64_t, int64_t>;
 using Columns =
     std::pair<uintptr_t, int64_t>;  // an array [num_kv_heads, T, columns or words]; address 0: none
-
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
 
 KVView make_view(uintptr_t k, uintptr_t v, Strides k_strides, Strides v_strides, int num_pages,
                  int num_kv_heads, int head_dim, DType dtype, uintptr_t scales) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "bindings/arguments.h"
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
 
@@ -26,11 +27,6 @@ namespace {
 using cuda::Pages;
 using cuda::Rows;
 using cuda::WorkLaunch;
-
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
 
 Pages make_pages(uintptr_t k, uintptr_t v, const std::array<int64_t, 3>& k_strides,
                  const std::array<int64_t, 3>& v_strides, const std::array<int64_t, 4>& shape,

@@ -165,58 +165,46 @@ inline int even_part(int n, int limit) {
   return (n + parts - 1) / parts;
 }
 
-// Calls body.template run<M>() for M = m; m is at most Vec::kRows.
-template <int M, class Body>
-inline void with_rows(int m, const Body& body) {
+// Calls body.template run<m, n>() for 1 <= m <= M and 1 <= n <= N.
+template <int M, int N, class Body>
+inline void with_block(int m, int n, const Body& body) {
   if constexpr (M > 1) {
-    if (m < M) return with_rows<M - 1>(m, body);
+    if (m < M) return with_block<M - 1, N>(m, n, body);
   }
-  body.template run<M>();
+  if constexpr (N > 1) {
+    if (n < N) return with_block<M, N - 1>(m, n, body);
+  }
+  body.template run<M, N>();
 }
 
-// Scores of `rows` rows against `num_pages` pages, words [begin, end) of a row.
+// Scores of M rows against N pages, words [begin, end) of a row.
 template <Product kProduct>
 struct ScoreRows {
   const uint32_t* q;
   int q_stride;
   const uint32_t* const* k;
-  int num_pages, begin, end;
+  int begin, end;
   uint32_t* s;
   const float* scales = nullptr;
   Ahead ahead{};
 
-  template <int M>
-  void run() const {
-    columns<M, Vec::kColumns>(num_pages);
-  }
-
   template <int M, int N>
-  void columns(int n) const {
-    if constexpr (N > 1) {
-      if (n < N) return columns<M, N - 1>(n);
-    }
+  void run() const {
     score_block<kProduct, M, N>(q, q_stride, k, begin, end, scales, ahead, s);
   }
 };
 
+// Values of `num_pages` pages for M rows and 16 N channels.
 template <Product kProduct>
 struct ValueRows {
   const uint32_t* p;
   const uint32_t* const* v;
-  int num_pages, steps, channel, num_blocks, head_dim;
+  int num_pages, steps, channel, head_dim;
   float* acc;
   Ahead ahead{};
 
-  template <int M>
-  void run() const {
-    columns<M, Vec::kColumns>(num_blocks);
-  }
-
   template <int M, int N>
-  void columns(int n) const {
-    if constexpr (N > 1) {
-      if (n < N) return columns<M, N - 1>(n);
-    }
+  void run() const {
     value_block<kProduct, M, N>(p, v, num_pages, steps, channel, head_dim, ahead, acc);
   }
 };

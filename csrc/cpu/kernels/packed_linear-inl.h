@@ -62,25 +62,16 @@ void linear_block(const LinearBlock& block) {
 template <Product kProduct>
 struct LinearRows {
   const LinearBlock& block;
-  int num_panels;
-
-  template <int M>
-  void run() const {
-    columns<M, kLinearPanels>(num_panels);
-  }
 
   template <int M, int N>
-  void columns(int n) const {
-    if constexpr (N > 1) {
-      if (n < N) return columns<M, N - 1>(n);
-    }
+  void run() const {
     linear_block<kProduct, M, N>(block);
   }
 };
 
 template <Product kProduct>
 void multiply_panels(const LinearBlock& block, int rows, int num_panels) {
-  with_rows<kLinearRows>(rows, LinearRows<kProduct>{block, num_panels});
+  with_block<kLinearRows, kLinearPanels>(rows, num_panels, LinearRows<kProduct>{block});
 }
 
 template <Product kProduct>

@@ -19,10 +19,10 @@ void multiply_by(const float* q, int rows, int channels, const uint32_t* const* 
     step = even_part(rows - r, Vec::kRows);
     for (int n = 0, columns; n < count; n += columns) {
       columns = even_part(count - n, Vec::kColumns);
-      with_rows<Vec::kRows>(
-          step, ScoreRows<kProduct>{reinterpret_cast<const uint32_t*>(q + r * channels), channels, tiles + n,
-                                    columns, 0, channels,
-                                    reinterpret_cast<uint32_t*>(s + r * kScoreRow + n * kPageSize)});
+      with_block<Vec::kRows, Vec::kColumns>(
+          step, columns,
+          ScoreRows<kProduct>{reinterpret_cast<const uint32_t*>(q + r * channels), channels, tiles + n, 0,
+                              channels, reinterpret_cast<uint32_t*>(s + r * kScoreRow + n * kPageSize)});
     }
   }
 }

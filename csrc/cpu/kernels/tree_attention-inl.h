@@ -187,9 +187,11 @@ struct Chunk {
         rows = even_part(row_end - r, Vec::kRows);
         for_columns(count, [&](int n, int column) {
           const float* scales = kInt8 && end == q_words ? k_scales + column : nullptr;
-          with_rows<Vec::kRows>(rows, ScoreRows<kBy>{scratch.q + r * head_dim, head_dim, k + column, n, begin,
-                                                     end, s + r * kScoreRow + column * kPageSize, scales,
-                                                     share(ahead, i, row_end - row, column)});
+          with_block<Vec::kRows, Vec::kColumns>(
+              rows, n,
+              ScoreRows<kBy>{scratch.q + r * head_dim, head_dim, k + column, begin, end,
+                             s + r * kScoreRow + column * kPageSize, scales,
+                             share(ahead, i, row_end - row, column)});
         });
       }
     }
@@ -240,9 +242,10 @@ struct Chunk {
         rows = even_part(row_end - r, Vec::kRows);
         for_columns(pass_blocks, [&](int n, int column) {
           const int channel = (pass_begin + column) * 16;
-          with_rows<Vec::kRows>(
-              rows, ValueRows<kBy>{scratch.s + r * kScoreRow + p_word, v, count, steps, channel, n, head_dim,
-                                   state.acc + r * head_dim + channel, share(ahead, i, row_end - row, 0)});
+          with_block<Vec::kRows, Vec::kColumns>(
+              rows, n,
+              ValueRows<kBy>{scratch.s + r * kScoreRow + p_word, v, count, steps, channel, head_dim,
+                             state.acc + r * head_dim + channel, share(ahead, i, row_end - row, 0)});
         });
       }
     }
