@@ -110,7 +110,7 @@ def _check(op: str, k_pages: Tensor) -> None:
         return
     if not _core.cuda_archs:
         raise ValueError(
-            f"{op}: this build has no CUDA kernels; build with nvcc, or use the backend 'triton'"
+            f"{op}: this build has no CUDA kernels; build with TTS_CUDA=ON, or use the backend 'triton'"
         )
     expected = "torch.float32, torch.float16 or torch.bfloat16"
     if op == "tree_attention":
