@@ -165,16 +165,22 @@ inline int even_part(int n, int limit) {
   return (n + parts - 1) / parts;
 }
 
+// Calls body.template run<M, n>() for 1 <= n <= N.
+template <int M, int N, class Body>
+inline void with_columns(int n, const Body& body) {
+  if constexpr (N > 1) {
+    if (n < N) return with_columns<M, N - 1>(n, body);
+  }
+  body.template run<M, N>();
+}
+
 // Calls body.template run<m, n>() for 1 <= m <= M and 1 <= n <= N.
 template <int M, int N, class Body>
 inline void with_block(int m, int n, const Body& body) {
   if constexpr (M > 1) {
     if (m < M) return with_block<M - 1, N>(m, n, body);
   }
-  if constexpr (N > 1) {
-    if (n < N) return with_block<M, N - 1>(m, n, body);
-  }
-  body.template run<M, N>();
+  with_columns<M, N>(n, body);
 }
 
 // Scores of M rows against N pages, words [begin, end) of a row.

@@ -2,12 +2,20 @@
 // and panels are beside it.
 #pragma once
 
-#include "cpu/kernels/linear_end-inl.h"
 #include "cpu/kernels/micro_kernels-inl.h"
+#include "cpu/kernels/vec_math-inl.h"
 
 // Panels of gate and up are multiplied together, so there are two at least.
 constexpr int kLinearPanels = Vec::kColumns > 1 ? Vec::kColumns : 2;
 constexpr int kLinearRows = Vec::kColumns > 1 ? Vec::kRows : Vec::kRows / 2;
+
+// g / (1 + e^-g)
+inline F silu(F g) {
+  const F one = Vec::set1(1.0f), zero = Vec::set1(0.0f);
+  const F e = exp2_flushed(Vec::mul(Vec::abs(g), Vec::set1(-1.44269504f)));  // e^-|g|
+  const F share = Vec::add(e, Vec::zero_below(g, zero, Vec::sub(one, e)));   // 1, or e where g < 0
+  return Vec::mul(g, Vec::div(share, Vec::add(one, e)));
+}
 
 template <Product kProduct, int M, int N>
 void linear_block(const LinearBlock& block) {
@@ -56,7 +64,20 @@ void linear_block(const LinearBlock& block) {
       for (int r = 0; r < M; ++r) sum[r][j] = Vec::add(sum[r][j], bias);
     }
   }
-  for (int r = 0; r < M; ++r) finish_row<N>(sum[r], block.end, block.out + r * block.out_stride);
+  for (int r = 0; r < M; ++r) {
+    float* out = block.out + r * block.out_stride;
+    if (block.end == LinearEnd::kSwiGLU) {
+      for (int n = 0; n + 1 < N; n += 2) {
+        for (int i = 0; i < kVecs; ++i, out += Vec::kLanes) {
+          Vec::store(out, Vec::mul(silu(sum[r][n * kVecs + i]), sum[r][(n + 1) * kVecs + i]));
+        }
+      }
+      continue;
+    }
+    for (int j = 0; j < kColumns; ++j, out += Vec::kLanes) {
+      Vec::store(out, block.end == LinearEnd::kAdd ? Vec::add(Vec::load(out), sum[r][j]) : sum[r][j]);
+    }
+  }
 }
 
 template <Product kProduct>
