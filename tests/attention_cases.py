@@ -12,7 +12,7 @@ from tts_kernels import KVPool, TreePlan, _core, plan, reference
 
 PAGE = 16
 LEVELS = [name for name, supported in _core.cpu_isa_levels() if supported]
-PAIR_LEVELS = ("amx", "avx512_bf16")  # that multiply pairs of bfloat16
+PAIR_LEVELS = ("amx", "avx512_bf16", "neon_bf16")  # that multiply pairs of bfloat16
 
 
 @dataclass

@@ -33,6 +33,8 @@ def stub_surface(body: list[ast.stmt], prefix: str = "") -> Surface:
             surface[prefix + node.name] = "property" if is_property else parameters(node)
         elif isinstance(node, ast.AnnAssign):
             surface[prefix + ast.unparse(node.target)] = "attribute"
+        elif isinstance(node, ast.Assign) and prefix:  # a member of an enumeration
+            surface[prefix + ast.unparse(node.targets[0])] = "attribute"
     return surface
 
 

@@ -94,7 +94,7 @@ def test_launches_check_what_the_host_knows(changes: dict[str, float], message: 
     strides, capacity = (1024, 1024, 64), (16, 16, 16, 16, 16)
     pages = _core.cuda.Pages(64, 64, strides, strides, (2, 1, 16, int(given["head_dim"])), 2)
     launch = _core.cuda.WorkLaunch(64, 64, capacity, int(given["num_items"]), int(given["num_merges"]))
-    q = _core.TokenRows(64, (64, 64), 2)
+    q = _core.cuda.Rows(64, (64, 64))
     with pytest.raises(ValueError, match=message):
         _core.cuda.tree_attention(
             pages, q, 1, 1, True, launch, int(given["out"]), 64, given["scale"], 0, 0.0, 0

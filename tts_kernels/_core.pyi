@@ -99,6 +99,11 @@ class WorkPlanner:
     ) -> bool: ...
     def write(self, buffer: int, size: int, capacity: tuple[int, int, int, int, int], stamp: int) -> int: ...
 
+class DType:
+    float32: DType
+    bfloat16: DType
+    int8: DType
+
 class Forms:
     def __init__(self, torch: ModuleType, direct: bool) -> None: ...
     def look(self, args: tuple[Any, ...]) -> Any: ...
@@ -139,7 +144,7 @@ class DecoderLayer:
     ) -> None: ...
 
 class DecoderShape:
-    def __init__(self, hidden: int, heads: tuple[int, int, int], bfloat16: bool, eps: float) -> None: ...
+    def __init__(self, hidden: int, heads: tuple[int, int, int], weight_dtype: DType, eps: float) -> None: ...
 
 class Decoder:
     def __init__(
@@ -149,7 +154,7 @@ class Decoder:
         self,
         x: int,
         cos_sin: tuple[int, int],
-        bfloat16: bool,
+        row_dtype: DType,
         kv: KVView,
         layer_strides: tuple[int, int],
         summaries: SummaryView,
@@ -207,11 +212,10 @@ def tree_attention(
 def score_pages(
     summaries: SummaryView,
     pages: tuple[int, int, int],
-    bfloat16_summaries: bool,
+    summary_dtype: DType,
     plan: tuple[int, int],
     q: TokenRows,
     rows_heads: tuple[int, int],
-    bfloat16_q: bool,
     scale: float,
     scores: tuple[int, int],
     num_threads: int,
@@ -223,7 +227,7 @@ def packed_linear(
     x: TokenRows,
     rows_inputs_panels: tuple[int, int, int],
     weight: int,
-    bfloat16: bool,
+    weight_dtype: DType,
     bias: int,
     out: int,
     out_stride: int,
@@ -288,6 +292,9 @@ class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
             element_bytes: int,
         ) -> None: ...
 
+    class Rows:
+        def __init__(self, data: int, strides: tuple[int, int]) -> None: ...
+
     class WorkLaunch:
         def __init__(
             self,
@@ -300,7 +307,7 @@ class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
 
     @staticmethod
     def append_kv(
-        pages: cuda.Pages, k: TokenRows, v: TokenRows, slots: int, num_tokens: int, stream: int
+        pages: cuda.Pages, k: cuda.Rows, v: cuda.Rows, slots: int, num_tokens: int, stream: int
     ) -> None: ...
     @staticmethod
     def copy_pages(
@@ -314,7 +321,7 @@ class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
     @staticmethod
     def tree_attention(
         pages: cuda.Pages,
-        q: TokenRows,
+        q: cuda.Rows,
         num_q_rows: int,
         num_q_heads: int,
         bfloat16: bool,

@@ -23,6 +23,12 @@ struct ArgumentName {
   std::string str() const { return index < 0 ? std::string(name) : concat(name, "[", index, "]"); }
 };
 
+// An address as torch shows it.
+template <class T>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
 // Whatever Python takes for an integer (__index__), except bool. Raises TypeError, or ValueError outside T
 // and below `low`.
 template <class T>
@@ -41,16 +47,19 @@ using Int32Array = pybind11::array_t<int32_t, pybind11::array::c_style>;
 BranchTables branch_tables(const Int32Array& block_tables, const Int32Array& lengths,
                            const std::optional<Int32Array>& query_lens, int64_t page_size);
 
-// Parameters that show in the signature as what they should be, and take anything.
+// Parameters that take anything, and show in the signature as what they should be.
 struct Int {
+  static constexpr auto kShown = pybind11::detail::const_name("int");
   pybind11::object value;
 
   int64_t get(const char* name) const { return to_integer<int64_t>(value, {name}); }
 };
-struct Ints {  // Sequence[int]
+struct Ints {
+  static constexpr auto kShown = pybind11::detail::const_name("Sequence[int]");
   pybind11::object value;
 };
-struct IntLists {  // Sequence[Sequence[int]]
+struct IntLists {
+  static constexpr auto kShown = pybind11::detail::const_name("Sequence[Sequence[int]]");
   pybind11::object value;
 };
 
@@ -58,29 +67,19 @@ struct IntLists {  // Sequence[Sequence[int]]
 
 namespace pybind11::detail {
 
-template <>
-struct type_caster<tts::Int> {
-  PYBIND11_TYPE_CASTER(tts::Int, const_name("int"));
+template <class Parameter>
+struct any_caster {
+  PYBIND11_TYPE_CASTER(Parameter, Parameter::kShown);
   bool load(handle source, bool) {
     value.value = reinterpret_borrow<object>(source);
     return true;
   }
 };
 template <>
-struct type_caster<tts::Ints> {
-  PYBIND11_TYPE_CASTER(tts::Ints, const_name("Sequence[int]"));
-  bool load(handle source, bool) {
-    value.value = reinterpret_borrow<object>(source);
-    return true;
-  }
-};
+struct type_caster<tts::Int> : any_caster<tts::Int> {};
 template <>
-struct type_caster<tts::IntLists> {
-  PYBIND11_TYPE_CASTER(tts::IntLists, const_name("Sequence[Sequence[int]]"));
-  bool load(handle source, bool) {
-    value.value = reinterpret_borrow<object>(source);
-    return true;
-  }
-};
+struct type_caster<tts::Ints> : any_caster<tts::Ints> {};
+template <>
+struct type_caster<tts::IntLists> : any_caster<tts::IntLists> {};
 
 }  // namespace pybind11::detail

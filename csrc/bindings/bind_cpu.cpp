@@ -8,16 +8,17 @@
 #include <tuple>
 #include <utility>
 
+#include "bindings/arguments.h"
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
 #include "bindings/tensors.h"
 #include "common/error.h"
 #include "cpu/decoder_layers.h"
-#include "cpu/isa.h"
 #include "cpu/kv_ops.h"
 #include "cpu/packed_linear.h"
-#include "cpu/parallel.h"
 #include "cpu/row_ops.h"
+#include "cpu/runtime/isa.h"
+#include "cpu/runtime/parallel.h"
 #include "cpu/sample_tokens.h"
 #include "cpu/score_pages.h"
 #include "cpu/select_top_pages.h"
@@ -33,18 +34,6 @@ using Strides = std::pair<int64_t, int64_t>;
 using Columns =
     std::pair<uintptr_t, int64_t>;  // an array [num_kv_heads, T, columns or words]; address 0: none
 
-DType float_dtype(bool bfloat16) { return bfloat16 ? DType::kBFloat16 : DType::kFloat32; }
-
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
-
-DType dtype_of(int element_bytes) {
-  if (element_bytes == 1) return DType::kInt8;
-  return element_bytes == 2 ? DType::kBFloat16 : DType::kFloat32;
-}
-
 // One layer of packed pages, or the first of all layers, whose `layers` leading dimensions are skipped.
 KVView make_view(const py::object& k_pages, const py::object& v_pages, const py::object& scales,
                  size_t layers) {
@@ -58,15 +47,14 @@ KVView make_view(const py::object& k_pages, const py::object& v_pages, const py:
           static_cast<int>(sizes[layers]),
           static_cast<int>(sizes[layers + 1]),
           static_cast<int>(sizes[layers + 3]),
-          dtype_of(element_bytes_of(k_pages)),
+          dtype_of(k_pages),
           scales.is_none() ? nullptr : pointer<float>(address_of(scales))};
 }
 
 // Of [tokens, heads, ...] or, with one head, [tokens, ...].
 TokenRows make_rows(const py::object& rows, bool heads) {
   const Extents strides = Extents::strides(rows);
-  return {pointer<void>(address_of(rows)), strides[0], heads ? strides[1] : 0,
-          dtype_of(element_bytes_of(rows))};
+  return {pointer<void>(address_of(rows)), strides[0], heads ? strides[1] : 0, dtype_of(rows)};
 }
 
 SummaryView make_summaries(const py::object& summaries, size_t layers) {
@@ -150,21 +138,20 @@ void bind_ops(py::module_& m) {
 void bind_page_choice(py::module_& m) {
   m.def(
       "score_pages",
-      [](const SummaryView& summaries, std::tuple<int, int, int> pages, bool bfloat16_summaries,
-         PlanInts plan, const TokenRows& q, std::pair<int64_t, int> rows_heads, bool bfloat16_q, float scale,
-         Columns scores, int num_threads) {
+      [](const SummaryView& summaries, std::tuple<int, int, int> pages, DType summary_dtype, PlanInts plan,
+         const TokenRows& q, std::pair<int64_t, int> rows_heads, float scale, Columns scores,
+         int num_threads) {
         const auto [rows, num_q_heads] = rows_heads;
         const PlanView view = view_plan(plan, rows);
         GilRelease release;
         const auto [num_pages, num_kv_heads, head_dim] = pages;
-        score_pages({summaries, num_pages, num_kv_heads, head_dim, float_dtype(bfloat16_summaries), view,
-                     q.data, float_dtype(bfloat16_q), q.token_stride, q.head_stride, num_q_heads, scale,
-                     pointer<float>(scores.first), scores.second},
-                    num_threads);
+        score_pages(
+            {summaries, num_pages, num_kv_heads, head_dim, summary_dtype, view, q.data, q.dtype,
+             q.token_stride, q.head_stride, num_q_heads, scale, pointer<float>(scores.first), scores.second},
+            num_threads);
       },
-      py::arg("summaries"), py::arg("pages"), py::arg("bfloat16_summaries"), py::arg("plan"), py::arg("q"),
-      py::arg("rows_heads"), py::arg("bfloat16_q"), py::arg("scale"), py::arg("scores"),
-      py::arg("num_threads"));
+      py::arg("summaries"), py::arg("pages"), py::arg("summary_dtype"), py::arg("plan"), py::arg("q"),
+      py::arg("rows_heads"), py::arg("scale"), py::arg("scores"), py::arg("num_threads"));
   m.def(
       "select_top_pages",
       [](Columns scores, std::pair<int, int64_t> heads_rows, PlanInts plan, uintptr_t budget, double top_p,
@@ -221,16 +208,16 @@ void bind_linear(py::module_& m) {
   m.def(
       "packed_linear",
       [](const TokenRows& x, std::tuple<int64_t, int64_t, int64_t> rows_inputs_panels, uintptr_t weight,
-         bool bfloat16, uintptr_t bias, uintptr_t out, int64_t out_stride, int end, int num_threads) {
+         DType weight_dtype, uintptr_t bias, uintptr_t out, int64_t out_stride, int end, int num_threads) {
         GilRelease release;
         const auto [rows, inputs, panels] = rows_inputs_panels;
         packed_linear(
-            {x.data, x.dtype, rows, inputs, x.token_stride, pointer<void>(weight), float_dtype(bfloat16),
-             panels, pointer<float>(bias), pointer<float>(out), out_stride, static_cast<LinearEnd>(end)},
+            {x.data, x.dtype, rows, inputs, x.token_stride, pointer<void>(weight), weight_dtype, panels,
+             pointer<float>(bias), pointer<float>(out), out_stride, static_cast<LinearEnd>(end)},
             num_threads);
       },
-      py::arg("x"), py::arg("rows_inputs_panels"), py::arg("weight"), py::arg("bfloat16"), py::arg("bias"),
-      py::arg("out"), py::arg("out_stride"), py::arg("end"), py::arg("num_threads"));
+      py::arg("x"), py::arg("rows_inputs_panels"), py::arg("weight"), py::arg("weight_dtype"),
+      py::arg("bias"), py::arg("out"), py::arg("out_stride"), py::arg("end"), py::arg("num_threads"));
 }
 
 void bind_rows(py::module_& m) {
@@ -285,11 +272,11 @@ void bind_decoder(py::module_& m) {
            py::arg("norms"), py::arg("head_norms"), py::arg("qkv"), py::arg("o"), py::arg("gate_up"),
            py::arg("down"), py::arg("scale"), py::arg("window"));
   py::class_<DecoderShape>(m, "DecoderShape", py::module_local())
-      .def(py::init([](int64_t hidden, std::tuple<int, int, int> heads, bool bfloat16, float eps) {
+      .def(py::init([](int64_t hidden, std::tuple<int, int, int> heads, DType weight_dtype, float eps) {
              const auto [q_heads, kv_heads, head_dim] = heads;
-             return DecoderShape{hidden, q_heads, kv_heads, head_dim, float_dtype(bfloat16), eps};
+             return DecoderShape{hidden, q_heads, kv_heads, head_dim, weight_dtype, eps};
            }),
-           py::arg("hidden"), py::arg("heads"), py::arg("bfloat16"), py::arg("eps"));
+           py::arg("hidden"), py::arg("heads"), py::arg("weight_dtype"), py::arg("eps"));
   py::class_<Decoder>(m, "Decoder", py::module_local())
       .def(py::init([](const DecoderShape& shape, std::vector<DecoderLayer> layers, uintptr_t norm,
                        const std::optional<PackedMatrix>& head) {
@@ -298,22 +285,21 @@ void bind_decoder(py::module_& m) {
            py::arg("shape"), py::arg("layers"), py::arg("norm"), py::arg("head"))
       .def(
           "run",
-          [](const Decoder& decoder, uintptr_t x, std::pair<uintptr_t, uintptr_t> cos_sin, bool bfloat16,
+          [](const Decoder& decoder, uintptr_t x, std::pair<uintptr_t, uintptr_t> cos_sin, DType row_dtype,
              const KVView& kv, Strides layer_strides, const SummaryView& summaries, uintptr_t slots,
              PlanInts plan, int64_t tokens, uintptr_t states, std::pair<uintptr_t, int64_t> rows,
              std::pair<uintptr_t, int64_t> logits_stride, int num_threads) {
             const PlanView view = view_plan(plan, tokens);
             GilRelease release;
-            run_decoder(
-                decoder,
-                {pointer<float>(cos_sin.first), pointer<float>(cos_sin.second), float_dtype(bfloat16), kv,
-                 layer_strides.first, layer_strides.second, summaries, pointer<int32_t>(slots), view},
-                pointer<float>(x),
-                {pointer<float>(states), pointer<int64_t>(rows.first), rows.second,
-                 pointer<float>(logits_stride.first), logits_stride.second},
-                num_threads);
+            run_decoder(decoder,
+                        {pointer<float>(cos_sin.first), pointer<float>(cos_sin.second), row_dtype, kv,
+                         layer_strides.first, layer_strides.second, summaries, pointer<int32_t>(slots), view},
+                        pointer<float>(x),
+                        {pointer<float>(states), pointer<int64_t>(rows.first), rows.second,
+                         pointer<float>(logits_stride.first), logits_stride.second},
+                        num_threads);
           },
-          py::arg("x"), py::arg("cos_sin"), py::arg("bfloat16"), py::arg("kv"), py::arg("layer_strides"),
+          py::arg("x"), py::arg("cos_sin"), py::arg("row_dtype"), py::arg("kv"), py::arg("layer_strides"),
           py::arg("summaries"), py::arg("slots"), py::arg("plan"), py::arg("tokens"), py::arg("states"),
           py::arg("rows"), py::arg("logits_stride"), py::arg("num_threads"));
   m.def("decoder_layers_seconds", &decoder_layers_seconds);
@@ -335,6 +321,10 @@ void bind_isa(py::module_& m) {
 }  // namespace
 
 void bind_cpu(py::module_& m) {
+  py::enum_<DType>(m, "DType", "Element type of an array that a CPU kernel reads.", py::module_local())
+      .value("float32", DType::kFloat32)
+      .value("bfloat16", DType::kBFloat16)
+      .value("int8", DType::kInt8);
   py::class_<KVView>(m, "KVView", py::module_local())
       .def(py::init(&make_view), py::arg("k_pages"), py::arg("v_pages"), py::arg("scales") = py::none(),
            py::arg("layers") = 0);

@@ -8,11 +8,11 @@
 #include <string>
 #include <utility>
 
+#include "bindings/arguments.h"
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
 
 #ifdef TTS_CUDA_ARCHS
-#include "cpu/kv_ops.h"
 #include "cuda/tree_attention.h"
 #endif
 
@@ -25,12 +25,8 @@ namespace tts {
 namespace {
 
 using cuda::Pages;
+using cuda::Rows;
 using cuda::WorkLaunch;
-
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
 
 Pages make_pages(uintptr_t k, uintptr_t v, const std::array<int64_t, 3>& k_strides,
                  const std::array<int64_t, 3>& v_strides, const std::array<int64_t, 4>& shape,
@@ -43,8 +39,6 @@ Pages make_pages(uintptr_t k, uintptr_t v, const std::array<int64_t, 3>& k_strid
           static_cast<int32_t>(shape[3]),
           element_bytes};
 }
-
-cuda::Rows make_rows(const TokenRows& rows) { return {rows.data, rows.token_stride, rows.head_stride}; }
 
 WorkLaunch make_launch(uintptr_t work, uintptr_t partials, const std::array<int64_t, 5>& capacity,
                        int64_t num_items, int64_t num_merges) {
@@ -65,11 +59,10 @@ py::tuple built_archs() {  // of "80-real,90-real,..."
 void bind_launches(py::module_& m) {
   m.def(
       "append_kv",
-      [](const Pages& pages, const TokenRows& k, const TokenRows& v, uintptr_t slots, int64_t num_tokens,
+      [](const Pages& pages, const Rows& k, const Rows& v, uintptr_t slots, int64_t num_tokens,
          uintptr_t stream) {
         GilRelease release;
-        cuda::append_kv(pages, make_rows(k), make_rows(v), pointer<int32_t>(slots), num_tokens,
-                        pointer<void>(stream));
+        cuda::append_kv(pages, k, v, pointer<int32_t>(slots), num_tokens, pointer<void>(stream));
       },
       py::arg("pages"), py::arg("k"), py::arg("v"), py::arg("slots"), py::arg("num_tokens"),
       py::arg("stream"));
@@ -85,14 +78,14 @@ void bind_launches(py::module_& m) {
       py::arg("num_copies"), py::arg("stream"));
   m.def(
       "tree_attention",
-      [](const Pages& pages, const TokenRows& q, int64_t num_q_rows, int32_t num_q_heads, bool bfloat16,
+      [](const Pages& pages, const Rows& q, int64_t num_q_rows, int32_t num_q_heads, bool bfloat16,
          const WorkLaunch& launch, uintptr_t out, uintptr_t lse, float scale, int32_t window,
          float logits_soft_cap, uintptr_t stream) {
         GilRelease release;
-        cuda::tree_attention({pages, make_rows(q), num_q_rows, num_q_heads,
-                              bfloat16 ? cuda::DType::kBFloat16 : cuda::DType::kFloat16, launch,
-                              pointer<void>(out), pointer<float>(lse), scale, window, logits_soft_cap},
-                             pointer<void>(stream));
+        cuda::tree_attention(
+            {pages, q, num_q_rows, num_q_heads, bfloat16 ? cuda::DType::kBFloat16 : cuda::DType::kFloat16,
+             launch, pointer<void>(out), pointer<float>(lse), scale, window, logits_soft_cap},
+            pointer<void>(stream));
       },
       py::arg("pages"), py::arg("q"), py::arg("num_q_rows"), py::arg("num_q_heads"), py::arg("bfloat16"),
       py::arg("launch"), py::arg("out"), py::arg("lse"), py::arg("scale"), py::arg("window"),
@@ -108,6 +101,11 @@ void bind_cuda(py::module_& m) {
   py::class_<Pages>(launches, "Pages", py::module_local())
       .def(py::init(&make_pages), py::arg("k"), py::arg("v"), py::arg("k_strides"), py::arg("v_strides"),
            py::arg("shape"), py::arg("element_bytes"));
+  py::class_<Rows>(launches, "Rows", py::module_local())
+      .def(py::init([](uintptr_t data, std::pair<int64_t, int64_t> strides) {
+             return Rows{pointer<void>(data), strides.first, strides.second};
+           }),
+           py::arg("data"), py::arg("strides"));
   py::class_<WorkLaunch>(launches, "WorkLaunch", py::module_local())
       .def(py::init(&make_launch), py::arg("work"), py::arg("partials"), py::arg("capacity"),
            py::arg("num_items"), py::arg("num_merges"));

@@ -1,8 +1,9 @@
 #include "bindings/gil.h"
 
 #include <atomic>
-#include <condition_variable>
+#include <chrono>
 #include <mutex>
+#include <thread>
 
 namespace tts {
 namespace {
@@ -10,11 +11,10 @@ namespace {
 struct Parking {
   std::atomic<unsigned long> open_to{0};  // the only thread that goes on; 0: all do
   std::mutex mutex;
-  std::condition_variable never;
   std::set<unsigned long> unparked;  // guarded by mutex
 };
 
-// Never destroyed: threads sleep in it while the process exits.
+// Never destroyed: threads may still read it while the process exits.
 Parking& parking() {
   static Parking* const instance = new Parking;
   return *instance;
@@ -24,9 +24,12 @@ void park_if_closed() {
   Parking& lot = parking();
   const unsigned long open_to = lot.open_to.load();
   if (open_to == 0 || open_to == PyThread_get_thread_ident()) return;
-  std::unique_lock lock(lot.mutex);
-  lot.unparked.erase(PyThread_get_thread_ident());
-  for (;;) lot.never.wait(lock);
+  {
+    const std::lock_guard lock(lot.mutex);
+    lot.unparked.erase(PyThread_get_thread_ident());
+  }
+  // Not std::condition_variable: its wait() of GCC 12 keeps wheels off systems with glibc 2.34 (RHEL 9).
+  for (;;) std::this_thread::sleep_for(std::chrono::hours(24));
 }
 
 void enlist() {

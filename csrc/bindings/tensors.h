@@ -1,9 +1,12 @@
 // Tensors as bindings read them: through their attributes and methods in Python, as csrc knows no torch.
 #pragma once
 
+#include <pybind11/gil_safe_call_once.h>
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+
+#include "cpu/kv_layout.h"
 
 namespace tts {
 
@@ -43,8 +46,23 @@ inline uintptr_t address_of(const pybind11::object& tensor) {
   return static_cast<uintptr_t>(integer(call(tensor.ptr(), tensor_names().data_ptr)));
 }
 
-inline int element_bytes_of(const pybind11::object& tensor) {
-  return static_cast<int>(integer(call(tensor.ptr(), tensor_names().element_size)));
+// The dtype of a tensor that the checks let through.
+inline DType dtype_of(const pybind11::object& tensor) {
+  struct Known {
+    pybind11::object float32, bfloat16, int8;
+  };
+  PYBIND11_CONSTINIT static pybind11::gil_safe_call_once_and_store<Known> storage;
+  const Known& known = storage
+                           .call_once_and_store_result([] {
+                             const auto torch = pybind11::module_::import("torch");
+                             return Known{torch.attr("float32"), torch.attr("bfloat16"), torch.attr("int8")};
+                           })
+                           .get_stored();
+  const pybind11::object dtype = attribute(tensor.ptr(), tensor_names().dtype);
+  if (dtype.is(known.float32)) return DType::kFloat32;
+  if (dtype.is(known.bfloat16)) return DType::kBFloat16;
+  if (dtype.is(known.int8)) return DType::kInt8;
+  throw pybind11::type_error("a tensor of float32, bfloat16 or int8 was expected");
 }
 
 // Sizes or strides of a tensor of few dimensions.

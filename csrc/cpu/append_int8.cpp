@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "cpu/bfloat16.h"
+#include "cpu/runtime/bfloat16.h"
 
 namespace tts {
 namespace {

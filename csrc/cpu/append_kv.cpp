@@ -5,7 +5,7 @@
 #include "cpu/append_int8.h"
 #include "cpu/kv_ops.h"
 #include "cpu/page_summaries.h"
-#include "cpu/parallel.h"
+#include "cpu/runtime/parallel.h"
 
 namespace tts {
 namespace {

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "common/error.h"
-#include "cpu/tree_attention_kernels.h"
+#include "cpu/kernels/tree_attention_kernels.h"
 
 namespace tts {
 namespace {

@@ -3,22 +3,25 @@
 #include "common/error.h"
 #include "cpu/kv_ops.h"
 #include "cpu/page_summaries.h"
-#include "cpu/parallel.h"
+#include "cpu/runtime/parallel.h"
 
 namespace tts {
 namespace {
 
-template <class Element>
 void copy_layer(const KVView& kv, const int32_t* copies, int64_t num_copies) {
-  const size_t head_bytes = sizeof(Element) * kPageSize * static_cast<size_t>(kv.head_dim);
+  const int64_t element = element_bytes(kv.dtype), k_head = kv.k_head_stride * element,
+                v_head = kv.v_head_stride * element;
+  const size_t head_bytes = static_cast<size_t>(element) * kPageSize * static_cast<size_t>(kv.head_dim);
+  const auto k = [&](int64_t page) { return static_cast<char*>(kv.k) + page * kv.k_page_stride * element; };
+  const auto v = [&](int64_t page) { return static_cast<char*>(kv.v) + page * kv.v_page_stride * element; };
   for (int64_t i = 0; i < num_copies; ++i) {
     const int32_t source = copies[2 * i], destination = copies[2 * i + 1];
     if (source == destination) continue;
-    for (int head = 0; head < kv.num_kv_heads; ++head) {
-      std::memcpy(k_page<Element>(kv, destination, head), k_page<Element>(kv, source, head), head_bytes);
-      std::memcpy(v_page<Element>(kv, destination, head), v_page<Element>(kv, source, head), head_bytes);
+    for (int64_t head = 0; head < kv.num_kv_heads; ++head) {
+      std::memcpy(k(destination) + head * k_head, k(source) + head * k_head, head_bytes);
+      std::memcpy(v(destination) + head * v_head, v(source) + head * v_head, head_bytes);
     }
-    if (kv.dtype == DType::kInt8) {
+    if (kv.scales != nullptr) {
       std::memcpy(page_scales(kv, destination, 0), page_scales(kv, source, 0),
                   sizeof(float) * 2 * static_cast<size_t>(kv.num_kv_heads));
     }
@@ -35,22 +38,8 @@ void copy_pages(const KVView& kv, int num_layers, int64_t k_layer_stride, int64_
             copies[i], ", expected 0 <= page < ", kv.num_pages);
   }
   parallel_for(num_copies > 0 ? num_threads : 1, num_layers, [&](int64_t layer) {
-    KVView view = kv;
-    if (kv.dtype == DType::kInt8) {
-      view.k = static_cast<int8_t*>(kv.k) + layer * k_layer_stride;
-      view.v = static_cast<int8_t*>(kv.v) + layer * v_layer_stride;
-      view.scales = page_scales(kv, layer * kv.num_pages, 0);  // layers follow each other
-      copy_layer<int8_t>(view, copies, num_copies);
-    } else if (kv.dtype == DType::kFloat32) {
-      view.k = static_cast<float*>(kv.k) + layer * k_layer_stride;
-      view.v = static_cast<float*>(kv.v) + layer * v_layer_stride;
-      copy_layer<float>(view, copies, num_copies);
-    } else {
-      view.k = static_cast<uint16_t*>(kv.k) + layer * k_layer_stride;
-      view.v = static_cast<uint16_t*>(kv.v) + layer * v_layer_stride;
-      copy_layer<uint16_t>(view, copies, num_copies);
-    }
-    copy_summaries(kv, layer, copies, num_copies, summaries);
+    copy_layer(layer_of(kv, layer, k_layer_stride, v_layer_stride), copies, num_copies);
+    copy_summaries(layer_of(summaries, layer, kv), kv, copies, num_copies);
   });
 }
 

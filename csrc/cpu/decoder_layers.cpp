@@ -9,21 +9,14 @@
 #include "cpu/check_plan.h"
 #include "cpu/kv_ops.h"
 #include "cpu/packed_linear.h"
-#include "cpu/parallel.h"
 #include "cpu/row_ops.h"
-#include "cpu/scratch.h"
+#include "cpu/runtime/parallel.h"
+#include "cpu/runtime/scratch.h"
 
 namespace tts {
 namespace {
 
 int64_t columns(const PackedMatrix& weight) { return weight.num_panels * kPanelOutputs; }
-
-int64_t element_bytes(DType dtype) { return dtype == DType::kInt8 ? 1 : dtype == DType::kBFloat16 ? 2 : 4; }
-
-template <class T>
-T* shifted(T* data, int64_t bytes) {
-  return data == nullptr ? nullptr : reinterpret_cast<T*>(reinterpret_cast<char*>(data) + bytes);
-}
 
 // Rows between the operators, as long as all tokens; each is written before it is read.
 struct AllRows {
@@ -135,7 +128,7 @@ class Layers {
   }
 
   float* row_at(float* rows, int64_t element) const {
-    return shifted(rows, element * element_bytes(step_.row_dtype));
+    return reinterpret_cast<float*>(reinterpret_cast<char*>(rows) + element * element_bytes(step_.row_dtype));
   }
 
   void norm(const float* weight, const Chunk& chunk, Stopwatch& watch) const {
@@ -156,10 +149,10 @@ class Layers {
   void attend(int64_t index, const DecoderLayer& layer) const {
     Stopwatch watch;
     const int q_heads = shape_.num_q_heads, kv_heads = shape_.num_kv_heads, d = shape_.head_dim;
-    const KVView kv = pages(index);
+    const KVView kv = layer_of(step_.kv, index, step_.k_layer_stride, step_.v_layer_stride);
     const TokenRows k{rows_.k, int64_t{kv_heads} * d, d, step_.row_dtype};
     const TokenRows v{rows_.v, int64_t{kv_heads} * d, d, step_.row_dtype};
-    append_kv(kv, k, v, step_.slots, tokens(), summaries(index), threads_);
+    append_kv(kv, k, v, step_.slots, tokens(), layer_of(step_.summaries, index, kv), threads_);
     watch.lap(LayerPart::kAppend);
     TreeAttentionParams params{};
     params.kv = kv;
@@ -175,22 +168,6 @@ class Layers {
     params.window = layer.window;
     tree_attention(params, threads_);
     watch.lap(LayerPart::kAttention);
-  }
-
-  KVView pages(int64_t index) const {
-    KVView kv = step_.kv;
-    kv.k = shifted(kv.k, index * step_.k_layer_stride * element_bytes(kv.dtype));
-    kv.v = shifted(kv.v, index * step_.v_layer_stride * element_bytes(kv.dtype));
-    const int64_t scales = int64_t{kv.num_pages} * kv.num_kv_heads * 2;
-    kv.scales = shifted(kv.scales, index * scales * int64_t{sizeof(float)});
-    return kv;
-  }
-
-  SummaryView summaries(int64_t index) const {
-    const KVView& kv = step_.kv;
-    const int64_t elements = int64_t{kv.num_pages} * kv.num_kv_heads * step_.summaries.vectors * kv.head_dim;
-    const int64_t bytes = kv.dtype == DType::kFloat32 ? 4 : 2;
-    return {shifted(step_.summaries.data, index * elements * bytes), step_.summaries.vectors};
   }
 
   const DecoderShape& shape_;

@@ -1,6 +1,6 @@
 #include "common/error.h"
 #include "cpu/kv_ops.h"
-#include "cpu/parallel.h"
+#include "cpu/runtime/parallel.h"
 
 namespace tts {
 namespace {

@@ -42,6 +42,14 @@ struct SummaryView {
   int vectors;  // 1: mean; 2: minimum, maximum; 0: there are none
 };
 
+int64_t element_bytes(DType dtype);
+DType summary_dtype(DType page_dtype);  // float32 beside float32 pages, else bfloat16
+
+// Layer `layer` of a pool whose layer 0 is `first`; strides in elements from layer to layer. Scales and
+// summaries of the layers follow each other.
+KVView layer_of(const KVView& first, int64_t layer, int64_t k_layer_stride, int64_t v_layer_stride);
+SummaryView layer_of(const SummaryView& first, int64_t layer, const KVView& kv);
+
 // Throws ArgumentError unless the view's sizes are ones that the kernels serve.
 void check_view(const KVView& kv);
 

@@ -13,7 +13,7 @@ namespace tts {
 struct TokenRows {
   void* data;
   int64_t token_stride, head_stride;
-  DType dtype = DType::kFloat32;  // read where pages are int8; else rows have the pages' dtype
+  DType dtype;  // that of the pages, or float32 or bfloat16 beside int8 pages
 };
 
 // Throws ArgumentError unless all slots are in the pool.

@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "common/error.h"
-#include "cpu/isa.h"
-#include "cpu/parallel.h"
-#include "cpu/scratch.h"
+#include "cpu/runtime/isa.h"
+#include "cpu/runtime/parallel.h"
+#include "cpu/runtime/scratch.h"
 
 namespace tts {
 namespace {
@@ -35,8 +35,8 @@ void convert_row(const PackedLinearTask& task, int64_t row, bool pairs, uint32_t
   if (!pairs) {
     for (int64_t i = 0; i < task.inputs; ++i) out[i] = uint32_t{halves[i]} << 16;
   } else if (task.x_dtype == DType::kFloat32) {
-    cpu_isa().rows.to_bfloat16(static_cast<const float*>(task.x) + at, task.inputs,
-                               reinterpret_cast<uint16_t*>(out));
+    cpu_isa().kernels.rows.to_bfloat16(static_cast<const float*>(task.x) + at, task.inputs,
+                                       reinterpret_cast<uint16_t*>(out));
   } else {
     std::memcpy(out, halves, static_cast<size_t>(task.inputs) * sizeof(uint16_t));
   }
@@ -110,7 +110,8 @@ void packed_linear(const PackedLinearTask& task, int num_threads) {
           " inputs, expected at least 1, an even number in bfloat16");
   require(!swiglu || task.num_panels % 2 == 0, "weight: got ", task.num_panels,
           " panels, expected an even number for swiglu");
-  const LinearKernels& kernels = bfloat16 ? cpu_isa().linear_bfloat16 : cpu_isa().linear_float32;
+  const LinearKernels& kernels =
+      bfloat16 ? cpu_isa().kernels.linear_bfloat16 : cpu_isa().kernels.linear_float32;
   thread_local Scratch memory;
   const RowWords x = pack_rows(task, kernels.x, memory, num_threads);
   const int64_t words = bfloat16 ? task.inputs / 2 : task.inputs;

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
+#include "cpu/kernels/packed_linear_kernels.h"
 #include "cpu/kv_layout.h"
-#include "cpu/packed_linear_kernels.h"
 
 namespace tts {
 

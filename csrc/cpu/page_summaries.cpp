@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "cpu/bfloat16.h"
+#include "cpu/runtime/bfloat16.h"
 
 namespace tts {
 namespace {
@@ -55,13 +55,12 @@ void summarize_pages(const KVView& kv, int head, const std::vector<FilledPage>& 
   }
 }
 
-void copy_summaries(const KVView& kv, int64_t layer, const int32_t* copies, int64_t num_copies,
-                    const SummaryView& summaries) {
-  const size_t element = kv.dtype == DType::kFloat32 ? 4 : 2;
-  const size_t page_bytes =
-      element * static_cast<size_t>(kv.num_kv_heads) * static_cast<size_t>(summaries.vectors * kv.head_dim);
+void copy_summaries(const SummaryView& summaries, const KVView& kv, const int32_t* copies,
+                    int64_t num_copies) {
+  const size_t page_bytes = static_cast<size_t>(element_bytes(summary_dtype(kv.dtype)) * kv.num_kv_heads *
+                                                summaries.vectors * kv.head_dim);
   if (page_bytes == 0) return;
-  char* pages = static_cast<char*>(summaries.data) + static_cast<size_t>(layer * kv.num_pages) * page_bytes;
+  char* pages = static_cast<char*>(summaries.data);
   for (int64_t i = 0; i < num_copies; ++i) {
     const int32_t source = copies[2 * i], destination = copies[2 * i + 1];
     if (source == destination) continue;

@@ -19,7 +19,7 @@ void summarize_pages(const KVView& kv, int head, const std::vector<FilledPage>& 
                      const SummaryView& summaries);
 
 // Copies the summaries of one layer from page to page, (source, destination) pairs in order.
-void copy_summaries(const KVView& kv, int64_t layer, const int32_t* copies, int64_t num_copies,
-                    const SummaryView& summaries);
+void copy_summaries(const SummaryView& summaries, const KVView& kv, const int32_t* copies,
+                    int64_t num_copies);
 
 }  // namespace tts

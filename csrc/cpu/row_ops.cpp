@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "common/error.h"
-#include "cpu/isa.h"
-#include "cpu/parallel.h"
+#include "cpu/runtime/isa.h"
+#include "cpu/runtime/parallel.h"
 
 namespace tts {
 namespace {
@@ -24,7 +24,7 @@ void for_rows(int64_t rows, int64_t floats, int num_threads, const Body& body) {
 
 void rms_norm(const float* x, int64_t x_stride, const float* weight, int64_t rows, int64_t n, float eps,
               float* out, int num_threads) {
-  const RowKernels& kernels = cpu_isa().rows;
+  const RowKernels& kernels = cpu_isa().kernels.rows;
   for_rows(rows, rows * n, num_threads,
            [&](int64_t row) { kernels.rms_norm(x + row * x_stride, weight, n, eps, out + row * n); });
 }
@@ -33,7 +33,7 @@ void rotate_qkv(const RotateTask& task, int num_threads) {
   const int d = task.head_dim, heads = task.num_q_heads + 2 * task.num_kv_heads;
   require(d >= 2 && d % 2 == 0 && d <= kMaxHeadDim, "head_dim: got ", d, ", expected an even number up to ",
           kMaxHeadDim);
-  const RowKernels& kernels = cpu_isa().rows;
+  const RowKernels& kernels = cpu_isa().kernels.rows;
   const bool bfloat16 = task.dtype == DType::kBFloat16;
   for_rows(task.tokens, task.tokens * heads * d, num_threads, [&](int64_t token) {
     const float *cos = task.cos + token * d, *sin = task.sin + token * d;

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "common/error.h"
-#include "cpu/isa.h"
-#include "cpu/parallel.h"
+#include "cpu/runtime/isa.h"
+#include "cpu/runtime/parallel.h"
 
 namespace tts {
 namespace {
@@ -43,7 +43,7 @@ class Row {
  public:
   Row(const SampleTask& task, int64_t row)
       : task_(task),
-        kernels_(cpu_isa().sampling),
+        kernels_(cpu_isa().kernels.sampling),
         params_(task.params[row]),
         row_(row),
         vocab_(task.vocab),

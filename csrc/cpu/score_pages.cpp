@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "common/error.h"
-#include "cpu/bfloat16.h"
 #include "cpu/check_plan.h"
-#include "cpu/isa.h"
-#include "cpu/parallel.h"
+#include "cpu/runtime/bfloat16.h"
+#include "cpu/runtime/isa.h"
+#include "cpu/runtime/parallel.h"
 
 namespace tts {
 namespace {
@@ -28,7 +28,7 @@ class Run {
  public:
   Run(const ScorePagesParams& params, int num_threads)
       : p_(params),
-        kernels_(cpu_isa().page_scores),
+        kernels_(cpu_isa().kernels.page_scores),
         group_(params.num_q_heads / params.num_kv_heads),
         channels_(params.summaries.vectors * params.head_dim),
         pairs_(params.summary_dtype == DType::kBFloat16),

@@ -10,7 +10,7 @@
 #include "common/error.h"
 #include "cpu/check_plan.h"
 #include "cpu/kv_layout.h"
-#include "cpu/parallel.h"
+#include "cpu/runtime/parallel.h"
 
 namespace tts {
 namespace {

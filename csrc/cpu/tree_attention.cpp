@@ -10,11 +10,11 @@
 #include <vector>
 
 #include "common/error.h"
-#include "cpu/bfloat16.h"
 #include "cpu/check_plan.h"
-#include "cpu/isa.h"
-#include "cpu/parallel.h"
-#include "cpu/scratch.h"
+#include "cpu/runtime/bfloat16.h"
+#include "cpu/runtime/isa.h"
+#include "cpu/runtime/parallel.h"
+#include "cpu/runtime/scratch.h"
 
 namespace tts {
 namespace {
@@ -63,8 +63,9 @@ void merge(const AttentionState& into, const AttentionState& next, int rows, int
 }
 
 const AttentionKernels& kernels_for(DType dtype) {
-  if (dtype == DType::kInt8) return cpu_isa().int8;
-  return dtype == DType::kFloat32 ? cpu_isa().float32 : cpu_isa().bfloat16;
+  const LevelKernels& kernels = cpu_isa().kernels;
+  if (dtype == DType::kInt8) return kernels.attention_int8;
+  return dtype == DType::kFloat32 ? kernels.attention_float32 : kernels.attention_bfloat16;
 }
 
 class Run {

@@ -3,17 +3,19 @@
 // product where the CPU has AVX-512. The comparison over all shapes is in tests/test_tree_attention.py.
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <vector>
 
 #include "common/error.h"
-#include "cpu/isa.h"
 #include "cpu/kv_ops.h"
+#include "cpu/runtime/isa.h"
 #include "cpu/score_pages.h"
 #include "cpu/select_top_pages.h"
 #include "cpu/tree_attention.h"
 #include "tests/check.h"
+#include "tests/levels.h"
 #include "tree/plan.h"
 
 namespace tts {
@@ -352,21 +354,17 @@ void test_kv_ops(uint32_t seed) {
 }  // namespace
 }  // namespace tts
 
-int main() {
-  for (const tts::CpuIsa& level : tts::cpu_isa_levels()) {
-    if (!level.supported()) continue;
-    tts::set_cpu_isa(level.name);
-    const int before = tts::test::failures();
-    for (uint32_t seed = 0; seed < 15; ++seed) {
-      tts::test_forest<float>(seed);
-      tts::test_forest<uint16_t>(seed);
-      tts::test_forest<int8_t>(seed);
-      tts::test_sparse<float>(seed);
-      tts::test_sparse<uint16_t>(seed);
-      tts::test_sparse<int8_t>(seed);
-    }
-    std::printf("%s: %d failures\n", level.name, tts::test::failures() - before);
-  }
+// Arguments: the number of random cases; all of them, 15, take long in an emulator.
+int main(int argc, char** argv) {
+  const uint32_t cases = argc > 1 ? static_cast<uint32_t>(std::atoi(argv[1])) : 15;
+  tts::test::at_each_level(cases, [](uint32_t seed) {
+    tts::test_forest<float>(seed);
+    tts::test_forest<uint16_t>(seed);
+    tts::test_forest<int8_t>(seed);
+    tts::test_sparse<float>(seed);
+    tts::test_sparse<uint16_t>(seed);
+    tts::test_sparse<int8_t>(seed);
+  });
   for (uint32_t seed = 0; seed < 10; ++seed) tts::test_kv_ops(seed);
   CHECK_THROWS(tts::set_cpu_isa("sse9"), tts::ArgumentError);
   return tts::test::failures() == 0 ? 0 : 1;

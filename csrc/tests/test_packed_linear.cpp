@@ -7,9 +7,9 @@
 #include <random>
 #include <vector>
 
-#include "cpu/isa.h"
 #include "cpu/packed_linear.h"
 #include "tests/check.h"
+#include "tests/levels.h"
 
 namespace tts {
 namespace {
@@ -132,17 +132,11 @@ void test_rows_apart(const Product& product, Random& random) {
 }  // namespace tts
 
 int main() {
-  for (const tts::CpuIsa& level : tts::cpu_isa_levels()) {
-    if (!level.supported()) continue;
-    tts::set_cpu_isa(level.name);
-    const int before = tts::test::failures();
-    for (uint32_t seed = 0; seed < 60; ++seed) {
-      tts::Random random(seed);
-      const tts::Product product(random);
-      tts::test_against_float64(product);
-      tts::test_rows_apart(product, random);
-    }
-    std::printf("%s: %d failures\n", level.name, tts::test::failures() - before);
-  }
+  tts::test::at_each_level(60, [](uint32_t seed) {
+    tts::Random random(seed);
+    const tts::Product product(random);
+    tts::test_against_float64(product);
+    tts::test_rows_apart(product, random);
+  });
   return tts::test::failures() == 0 ? 0 : 1;
 }

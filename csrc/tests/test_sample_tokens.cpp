@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "common/error.h"
-#include "cpu/isa.h"
 #include "cpu/sample_tokens.h"
 #include "tests/check.h"
+#include "tests/levels.h"
 
 namespace tts {
 namespace {
@@ -109,13 +109,9 @@ void test_ties(uint32_t seed) {
 }  // namespace tts
 
 int main() {
-  for (const tts::CpuIsa& level : tts::cpu_isa_levels()) {
-    if (!level.supported()) continue;
-    tts::set_cpu_isa(level.name);
-    for (uint32_t seed = 0; seed < 300; ++seed) {
-      tts::test_rows(seed);
-      tts::test_ties(seed);
-    }
-  }
+  tts::test::at_each_level(300, [](uint32_t seed) {
+    tts::test_rows(seed);
+    tts::test_ties(seed);
+  });
   return tts::test::failures() == 0 ? 0 : 1;
 }

@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "cpu/decoder_layers.h"
-#include "cpu/isa.h"
 #include "cpu/packed_linear.h"
 #include "cpu/row_ops.h"
 #include "tests/check.h"
+#include "tests/levels.h"
 
 namespace tts {
 namespace {
@@ -137,14 +137,10 @@ void test_layers(uint32_t seed) {
 }  // namespace tts
 
 int main() {
-  for (const tts::CpuIsa& level : tts::cpu_isa_levels()) {
-    if (!level.supported()) continue;
-    tts::set_cpu_isa(level.name);
-    for (uint32_t seed = 0; seed < 100; ++seed) {
-      tts::test_linear(seed);
-      tts::test_rows(seed);
-      tts::test_layers(seed);
-    }
-  }
+  tts::test::at_each_level(100, [](uint32_t seed) {
+    tts::test_linear(seed);
+    tts::test_rows(seed);
+    tts::test_layers(seed);
+  });
   return tts::test::failures() == 0 ? 0 : 1;
 }

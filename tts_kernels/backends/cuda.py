@@ -34,8 +34,8 @@ def append_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Ten
     _check("append_kv", k_pages)
     _core.cuda.append_kv(
         _pages(k_pages, v_pages),
-        _core.TokenRows(k),
-        _core.TokenRows(v),
+        _rows(k),
+        _rows(v),
         slots.data_ptr(),
         slots.shape[0],
         _stream(k_pages),
@@ -84,7 +84,7 @@ def tree_attention(
     _check("tree_attention", k_pages)
     _core.cuda.tree_attention(
         _pages(k_pages, v_pages),
-        _core.TokenRows(q),
+        _rows(q),
         q.shape[0],
         q.shape[1],
         q.dtype is torch.bfloat16,
@@ -110,7 +110,7 @@ def _check(op: str, k_pages: Tensor) -> None:
         return
     if not _core.cuda_archs:
         raise ValueError(
-            f"{op}: this build has no CUDA kernels; build with nvcc, or use the backend 'triton'"
+            f"{op}: this build has no CUDA kernels; build with TTS_CUDA=ON, or use the backend 'triton'"
         )
     expected = "torch.float32, torch.float16 or torch.bfloat16"
     if op == "tree_attention":
@@ -130,6 +130,10 @@ def _pages(k_pages: Tensor, v_pages: Tensor) -> _core.cuda.Pages:
         k_pages.shape,
         k_pages.element_size(),
     )
+
+
+def _rows(rows: Tensor) -> _core.cuda.Rows:
+    return _core.cuda.Rows(rows.data_ptr(), (rows.stride(0), rows.stride(1)))
 
 
 def _stream(tensor: Tensor) -> int:

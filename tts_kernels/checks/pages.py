@@ -18,6 +18,11 @@ SCALED_DTYPES = (torch.int8, torch.float8_e4m3fn)  # of 8 bits, with scales
 PLAIN_DTYPES = (torch.float32, torch.float16, torch.bfloat16, *SCALED_DTYPES)
 FLOAT32 = (torch.float32,)
 INT32 = (torch.int32,)
+CORE_DTYPES = {  # as C++ names them
+    torch.float32: _core.DType.float32,
+    torch.bfloat16: _core.DType.bfloat16,
+    torch.int8: _core.DType.int8,
+}
 PLAIN_HEAD_DIM = "16 <= head_dim <= 256 and head_dim % 8 == 0"
 PACKED_HEAD_DIM = "32 <= head_dim <= 256 and head_dim % 16 == 0"
 # A TreePlan. Its kernels look at the header and at every index themselves (csrc/tree/plan_buffer.h,

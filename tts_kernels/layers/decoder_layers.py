@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import _core
 from ..checks import Array, Choice, Guard, Number, Rule, Signature, instance, integer, real, shown
 from ..checks.pages import (
+    CORE_DTYPES,
     FLOAT32,
     INT32,
     PACKED_HEAD_DIM,
@@ -139,7 +140,7 @@ class DecoderLayers:
             _check_weight("head", self.head, self.hidden, self.head.outputs, weights)
             tensors += self.head.panels, self.head.bias
         self._places = _core.Places([tensor for tensor in tensors if tensor is not None])
-        shape = _core.DecoderShape(self.hidden, self._heads, weights == torch.bfloat16, self.eps)
+        shape = _core.DecoderShape(self.hidden, self._heads, CORE_DTYPES[weights], self.eps)
         head = None if self.head is None else _matrix(self.head)
         self._run = _core.Decoder(shape, made, _address(self.norm), head).run
 
@@ -197,7 +198,7 @@ class DecoderLayers:
         self._run(
             x.data_ptr(),
             (cos.data_ptr(), sin.data_ptr()),
-            dtype == torch.bfloat16,
+            CORE_DTYPES[dtype],
             _core.KVView(*pages, scales, layers=1),
             (pages[0].stride(0), pages[1].stride(0)),
             _core.SummaryView(summaries, layers=1),

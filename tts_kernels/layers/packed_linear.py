@@ -9,11 +9,11 @@ from torch import Tensor
 
 from .. import _core
 from ..checks import Array, Number, Rule, Signature, instance, require_dense
-from ..checks.pages import FLOAT32
+from ..checks.pages import CORE_DTYPES, FLOAT32
 from ..ops.operator import register
 from .packed_weight import FLOAT_DTYPES, PANEL, PackedWeight, is_bfloat16, weight_arrays
 
-_STORE, _ADD, _GATED = range(3)  # csrc/cpu/packed_linear_kernels.h: LinearEnd
+_STORE, _ADD, _GATED = range(3)  # csrc/cpu/kernels/packed_linear_kernels.h: LinearEnd
 
 
 def _describe(pairs: bool, end: int) -> Signature:
@@ -83,7 +83,7 @@ def _multiply(a: Any) -> None:
         _core.TokenRows(x, heads=False),
         (x.shape[0], x.shape[1], panels.shape[0]),
         panels.data_ptr(),
-        panels.dtype == torch.bfloat16,
+        CORE_DTYPES[panels.dtype],
         0 if a.bias is None else a.bias.data_ptr(),
         a.out.data_ptr(),
         a.out.stride(0),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import _core
 from ..checks import Array, Number, Result, Rule, Signature, real
-from ..checks.pages import COLUMNS, PACKED_HEAD_DIM, PLAN
+from ..checks.pages import COLUMNS, CORE_DTYPES, PACKED_HEAD_DIM, PLAN
 from ..plans.device_plan import DevicePlan
 from ..plans.tree_plan import TreePlan, packed_plan
 from .operator import register
@@ -76,11 +76,10 @@ def _score_packed(a: Any) -> None:
     _core.score_pages(
         _core.SummaryView(a.summaries),
         (num_pages, num_kv_heads, head_dim),
-        a.summaries.dtype is torch.bfloat16,
+        CORE_DTYPES[a.summaries.dtype],
         (a.plan.data_ptr(), a.plan.shape[0]),
         _core.TokenRows(a.q),
         a.q.shape[:2],
-        a.q.dtype is torch.bfloat16,
         head_dim**-0.5 if a.scale is None else a.scale,
         (a.scores.data_ptr(), a.columns),
         torch.get_num_threads(),

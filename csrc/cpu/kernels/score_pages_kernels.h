@@ -1,0 +1,28 @@
+// What one instruction-set level provides to score_pages.cpp. Plain data only, as in
+// tree_attention_kernels.h.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/kv_layout.h"
+
+namespace tts {
+
+// Summaries of 16 pages lie together as the tokens of a packed K page do (kv_layout.h): the score of a page
+// is to its summary what the logit of a token is to its key. So many are multiplied at a time.
+constexpr int kScoreTiles = 4;
+constexpr int kScoreStride = 272;  // floats from row to row of the products: kScoreRow
+
+struct PageScoreKernels {
+  // Packs the summaries of 16 pages, `words` >= 16 words each: tile[16 i + j] = rows[j][i].
+  void (*pack)(const uint32_t* const* rows, int words, uint32_t* tile);
+  // s[r * kScoreStride + 16 n + j] = sum over c of q[r * channels + c] * channel c of summary j of tiles[n],
+  // for n < count <= kScoreTiles. A word of a tile is a float or, `pairs`, two bfloat16.
+  void (*multiply)(const float* q, int rows, int channels, bool pairs, const uint32_t* const* tiles,
+                   int count, float* s);
+  // scores[i] += weight * softmax(logits)[i], logits in units of log2, count a multiple of 16; -inf counts as
+  // absent. Overwrites the logits. False, and nothing added, where the sum is not a finite number.
+  bool (*add_softmax)(float* logits, int64_t count, float weight, float* scores);
+};
+
+}  // namespace tts

@@ -1,0 +1,89 @@
+// packed_linear with bfloat16 weights on AMX tiles: a panel's [words][16] pairs are what its product takes as
+// they lie, 16 words at a time.
+//
+// This kernel serves any number of rows: the dot product of avx512_bf16 rounds otherwise, so a second kernel
+// for few rows would let a row's bits depend on how many are beside it. Nor is one needed: with one row both
+// take the time in which the weights are read.
+#pragma once
+
+#include "cpu/kernels/packed_linear-inl.h"
+#include "cpu/kernels/tile_block-inl.h"
+
+// With 64 rows 2 and 4 are a quarter and a tenth slower, 8 is as fast.
+constexpr int kTilePanels = 16;
+
+// The end of a row of N panels. linear_block has a loop of its own: with one for both, 64 rows were 15 %
+// slower here.
+template <int N>
+void finish_row(const LinearBlock& block, int panel, const float* sums, float* out) {
+  F sum[N];
+  for (int n = 0; n < N; ++n) {
+    sum[n] = Vec::load(sums + n * kPanelOutputs);
+    if (block.bias != nullptr) sum[n] = Vec::add(sum[n], Vec::load(block.bias + (panel + n) * kPanelOutputs));
+  }
+  if (block.end == LinearEnd::kSwiGLU) {
+    out += panel / 2 * kPanelOutputs;
+    for (int n = 0; n + 1 < N; n += 2, out += kPanelOutputs) {
+      Vec::store(out, Vec::mul(silu(sum[n]), sum[n + 1]));
+    }
+    return;
+  }
+  out += panel * kPanelOutputs;
+  for (int n = 0; n < N; ++n, out += kPanelOutputs) {
+    Vec::store(out, block.end == LinearEnd::kAdd ? Vec::add(Vec::load(out), sum[n]) : sum[n]);
+  }
+}
+
+// Up to 32 rows times panels.
+struct LinearRowsOnTiles {
+  const LinearBlock& block;
+  const uint32_t* x;
+  float* out;
+  int rows;
+
+  // N panels from `panel` on.
+  template <int M, int N>
+  void run(int panel) const {
+    for_sums<M, N>([](auto tile, int, int) { zero_tile<tile.kIndex>(); });
+    const uint32_t* columns[N];
+    for (int n = 0; n < N; ++n) columns[n] = block.panels + (panel + n) * block.panel_stride;
+    const uint32_t* words = x;
+    int left = block.words;
+    for (; left >= kTileWords; left -= kTileWords, words += kTileRows * kTileWords) {
+      add_tiles<M, N>(words, words + block.x_stride, 4 * kTileWords, columns, 4 * kPanelOutputs);
+      for (int n = 0; n < N; ++n) columns[n] += kTileWords * kPanelOutputs;
+    }
+    if (left > 0) {  // copies with zeros behind them, as x has
+      alignas(64) uint32_t padded[N][kTileWords * kPanelOutputs] = {};
+      for (int n = 0; n < N; ++n) {
+        __builtin_memcpy(padded[n], columns[n], 4u * static_cast<unsigned>(left) * kPanelOutputs);
+        columns[n] = padded[n];
+      }
+      add_tiles<M, N>(words, words + block.x_stride, 4 * kTileWords, columns, 4 * kPanelOutputs);
+    }
+    alignas(64) float sums[M * kTileRows][N * kPanelOutputs];
+    for_sums<M, N>([&](auto tile, int row, int n) {
+      store_tile<tile.kIndex>(sums[row] + n * kPanelOutputs, sizeof(sums[0]));
+    });
+    for (int row = 0; row < rows; ++row) finish_row<N>(block, panel, sums[row], out + row * block.out_stride);
+  }
+};
+
+// While a block of rows stays in the L1 cache, or streams from the L2 cache, the panels stream by.
+void multiply_panels_on_tiles(const LinearBlock& block, int rows, int num_panels) {
+  for (int row = 0, configured = 0, n; row < rows; row += n) {
+    n = min_of(rows - row, kBlockRows);
+    if (n != configured) {
+      if (configured > 0) release_tiles();
+      configure_tiles(block_shapes(n, kTileWords));
+      configured = n;
+    }
+    const uint32_t* x = block.x + row / kTileRows * block.x_stride;
+    for_columns_of(n, num_panels, LinearRowsOnTiles{block, x, block.out + row * block.out_stride, n});
+  }
+  release_tiles();
+}
+
+constexpr LinearKernels tile_linear_kernels() {
+  return {kBlockRows, kTilePanels, LinearX::kTiles, multiply_panels_on_tiles};
+}

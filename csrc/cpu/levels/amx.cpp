@@ -1,0 +1,23 @@
+// bfloat16 storage on AMX tiles: products with weights, and pages that rows see as a whole. Pages that a row
+// sees in part, and scores where head_dim is no multiple of 32, take the dot product of avx512_bf16. Which of
+// the two multiplies a row and page is decided by these alone, so a row's bits do not depend on the rows
+// beside it.
+#include <immintrin.h>
+
+#include "cpu/levels/level_kernels.h"
+
+#define TTS_DOT_PAIRS
+#define TTS_TILES
+
+namespace tts::amx {
+namespace {
+#include "cpu/levels/vec_avx512-inl.h"
+// after Vec
+#include "cpu/kernels/tile_linear-inl.h"
+#include "cpu/kernels/tree_attention-inl.h"
+}  // namespace
+
+constinit const BFloat16Kernels kKernels = {.attention = attention_kernels<Storage::kPairs>(),
+                                            .linear = tile_linear_kernels()};
+
+}  // namespace tts::amx

@@ -1,0 +1,14 @@
+#include <immintrin.h>
+
+#include "cpu/levels/level_kernels.h"
+
+namespace tts::avx512 {
+namespace {
+#include "cpu/levels/vec_avx512-inl.h"
+// after Vec
+#include "cpu/levels/all_kernels-inl.h"
+}  // namespace
+
+constinit const LevelKernels kKernels = all_kernels();
+
+}  // namespace tts::avx512

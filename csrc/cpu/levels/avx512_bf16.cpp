@@ -1,0 +1,18 @@
+// bfloat16 storage through the dot product of bfloat16 pairs: probabilities are rounded to bfloat16 before P
+// V, where the other levels keep them in float. Float32 and int8 storage are served by the avx512 level.
+#include <immintrin.h>
+
+#include "cpu/levels/level_kernels.h"
+
+#define TTS_DOT_PAIRS
+
+namespace tts::avx512_bf16 {
+namespace {
+#include "cpu/levels/vec_avx512-inl.h"
+// after Vec
+#include "cpu/levels/pair_kernels-inl.h"
+}  // namespace
+
+constinit const BFloat16Kernels kKernels = pair_kernels();
+
+}  // namespace tts::avx512_bf16

@@ -1,0 +1,14 @@
+#include <arm_neon.h>
+
+#include "cpu/levels/level_kernels.h"
+
+namespace tts::neon {
+namespace {
+#include "cpu/levels/vec_neon-inl.h"
+// after Vec
+#include "cpu/levels/all_kernels-inl.h"
+}  // namespace
+
+constinit const LevelKernels kKernels = all_kernels();
+
+}  // namespace tts::neon

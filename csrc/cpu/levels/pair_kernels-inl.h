@@ -1,0 +1,9 @@
+// The kernels of a level whose instructions multiply pairs of bfloat16, after its `Vec`.
+#pragma once
+
+#include "cpu/kernels/packed_linear-inl.h"
+#include "cpu/kernels/tree_attention-inl.h"
+
+constexpr BFloat16Kernels pair_kernels() {
+  return {.attention = attention_kernels<Storage::kPairs>(), .linear = linear_kernels<Product::kPairs>()};
+}
