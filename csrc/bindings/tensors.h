@@ -15,8 +15,7 @@ struct TensorNames {
   pybind11::str dtype{"dtype"}, shape{"shape"}, stride{"stride"}, device{"device"}, is_cpu{"is_cpu"},
       layout{"layout"}, is_quantized{"is_quantized"}, is_nested{"is_nested"}, requires_grad{"requires_grad"},
       is_conj{"is_conj"}, is_neg{"is_neg"}, is_zerotensor{"_is_zerotensor"}, data_ptr{"data_ptr"},
-      element_size{"element_size"}, storage_offset{"storage_offset"}, untyped_storage{"untyped_storage"},
-      nbytes{"nbytes"};
+      storage_offset{"storage_offset"}, untyped_storage{"untyped_storage"}, nbytes{"nbytes"};
 };
 
 inline const TensorNames& tensor_names() {

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _core
 from .arrays import Array, require_dense
 from .signature import Number, Rule
 from .values import listed_dtypes
