@@ -23,7 +23,7 @@ async def atts(
     run: SearchRun,
     *,
     n: int = 16,
-    target: Decoder | None = None,
+    target_decoder: Decoder | None = None,
     alpha: float = 0.4,
     calibration: Sequence[float] = (),
     max_steps: int = 40,
@@ -39,13 +39,13 @@ async def atts(
     works on at most a share `alpha` of the steps. No answer waits for another, as a ranking of all steps
     of a turn would make it.
 
-    n            answers.
-    target       the judge and rescuer; None: the draft model itself.
-    alpha        rejection rate; the code takes over from the 60th percentile on.
-    calibration  perplexities known from earlier questions. Those of this search join them as they come
-                 (online calibration); with fewer than 1 / alpha - 1 in all nothing is rejected.
-    max_steps    steps of an answer, after which it ends as it stands.
-    extract      the answer in a text, or None to abstain.
+    n               answers.
+    target_decoder  the judge and rescuer; None: the draft model itself.
+    alpha           rejection rate; the code takes over from the 60th percentile on.
+    calibration     perplexities known from earlier questions. Those of this search join them as they come
+                    (online calibration); with fewer than 1 / alpha - 1 in all nothing is rejected.
+    max_steps       steps of an answer, after which it ends as it stands.
+    extract         the answer in a text, or None to abstain.
 
     The answer that most gave wins; `best` is the one of these that the target finds likeliest, `score` the
     target's mean log-probability of an answer's tokens. The target follows each answer on a branch of its
@@ -86,7 +86,7 @@ async def atts(
         return run.end(draft, math.fsum(judge.logprobs) / max(len(judge.logprobs), 1))
 
     drafts = run.fork(run.root, n)
-    judged = run.root if target is None else await root_on(run, target)
+    judged = run.root if target_decoder is None else await root_on(run, target_decoder)
     judges = run.fork(judged, n)
     if judged is not run.root:
         run.prune([judged])

@@ -65,7 +65,7 @@ class Thought:
 
 @strategy("a graph of subproblems, layer by layer, nested where one is complex")
 async def adaptive_graph(
-    run: SearchRun, *, n: int = 3, max_layers: int = 2, max_depth: int = 1, threshold: float = 0.5
+    run: SearchRun, *, max_parts: int = 3, max_layers: int = 2, max_depth: int = 1, threshold: float = 0.5
 ) -> SearchResult:
     """Subproblems are solved layer by layer: those of a layer at the same time, each with what it rests on in
     the layers before. One that is complex is solved by a graph of its own. At the end the model answers from
@@ -74,7 +74,7 @@ async def adaptive_graph(
     Pandey et al., "Adaptive Graph of Thoughts: Test-Time Adaptive Reasoning Unifying Chain, Tree, and Graph
     Structures", arXiv 2502.05078, section 3 (defaults of its code).
 
-    n           subproblems of a layer at most.
+    max_parts   subproblems of a layer at most.
     max_layers  layers of a graph.
     max_depth   graphs within graphs; 0 nests none.
     threshold   a subproblem is complex if the model's probability of Yes to that question exceeds it.
@@ -88,7 +88,7 @@ async def adaptive_graph(
     text; a direct answer is sampled beside the first layer, so that a search cut short has one; the last
     layer is not followed by another question for layers.
     """
-    at_least(1, n=n, max_layers=max_layers)
+    at_least(1, max_parts=max_parts, max_layers=max_layers)
     at_least(0, max_depth=max_depth)
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold={threshold}; expected a probability")
@@ -97,9 +97,11 @@ async def adaptive_graph(
         thoughts: list[Thought] = []
         for layer in range(max_layers):
             template = NEXT if layer else FIRST
-            prompt = template.format(question=question, n=n, graph=as_text(thoughts, range(len(thoughts))))
+            prompt = template.format(
+                question=question, n=max_parts, graph=as_text(thoughts, range(len(thoughts)))
+            )
             reply = await reply_to(run, prompt, [thought.node for thought in thoughts])
-            tasks, wanted = with_needs(listed(reply.text, n))
+            tasks, wanted = with_needs(listed(reply.text, max_parts))
             if run.over or len(tasks) < (1 if layer else 2):
                 break
             earlier = range(len(thoughts))

@@ -33,9 +33,9 @@ async def t1_verify(
     run: SearchRun,
     *,
     n: int = 16,
-    tool: Tool | None = None,
     scorer: Scorer | None = None,
-    code_model: Decoder | None = None,
+    code_decoder: Decoder | None = None,
+    tool: Tool | None = None,
     code_prompt: str = CODE,
     verify_prompt: str = VERIFY,
 ) -> SearchResult:
@@ -46,10 +46,10 @@ async def t1_verify(
     passes. The paper distils both verifiers into the small model itself.
 
     n              number of answers.
+    scorer         of finished answers, in [0, 1]; None: P(Yes) as the reply to `verify_prompt`.
+    code_decoder   writes the code; None: the root's own.
     tool           runs code and returns what it printed; the text of an exception, if it raises one. It is
                    called in a thread, and again when a journal is resumed. None: nothing is filtered.
-    scorer         of finished answers, in [0, 1]; None: P(Yes) as the reply to `verify_prompt`.
-    code_model     writes the code; None: the root's own.
     code_prompt    with the fields {question} and {answer}. An answer is refuted if the last "True" or "False"
                    of what its code printed is "False".
     verify_prompt  with the same fields.
@@ -69,7 +69,7 @@ async def t1_verify(
         sources, passed, thread = (answer.node,), True, Thread(run)
         if tool is not None:
             prompt = code_prompt.format(**fields)
-            (code,) = await thread.replies(prompt, sources=sources, decoder=code_model)
+            (code,) = await thread.replies(prompt, sources=sources, decoder=code_decoder)
             passed = last_choice(await output_of(tool, code_in(code)), ("True", "False")) != "False"
         if scorer is not None:
             score = score_of(answer)

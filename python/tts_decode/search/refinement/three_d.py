@@ -32,21 +32,21 @@ async def three_d(
     run: SearchRun,
     *,
     n: int = 4,
-    turns: int = 2,
+    scorer: Scorer | None = None,
+    max_rounds: int = 1,
     max_tokens_thinking: int = 32000,
     end_of_thinking: str = "</think>",
     final_answer: str = "\n\nFinal answer:",
     refine_prompt: str = REFINE,
-    scorer: Scorer | None = None,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`turns` turns of `n` samples; each turn after the first refines the preferred sample of the one before.
+    """`n` samples, then turns of `n` more, each of which refines the preferred sample of the turn before.
 
     Yu et al., "Extending Test-Time Scaling: A 3D Perspective with Context, Batch, and Turn", arXiv
     2511.15738: each of the three dimensions helps up to a bound of its own, together they go further.
 
     n                    the batch: samples of a turn, side by side.
-    turns                the first one included.
+    max_rounds           turns after the first.
     max_tokens_thinking  the context: tokens of a sample's thinking at most, or the root's `max_tokens` if
                          that is less; at the cap the final answer is forced. The answer after it may have the
                          root's `max_tokens` again.
@@ -61,7 +61,8 @@ async def three_d(
     Departures: the turns of its experiments with people in the loop, whose preference and advice take the
     place of the vote, are left to the caller's scorer; defaults and wording are ours.
     """
-    at_least(1, n=n, turns=turns, max_tokens_thinking=max_tokens_thinking)
+    at_least(1, n=n, max_tokens_thinking=max_tokens_thinking)
+    at_least(0, max_rounds=max_rounds)
     cap = min(max_tokens_thinking, run.root.sampling.max_tokens)
     stop = (end_of_thinking,) if end_of_thinking else ()
 
@@ -76,7 +77,7 @@ async def three_d(
     turn = await gather(think(branch) for branch in run.fork(run.root, n))
     thread = Thread(run)
     with suppress(PromptTooLong):
-        for _ in range(turns - 1):
+        for _ in range(max_rounds):
             if run.over:
                 break
             pool = eligible(turn)

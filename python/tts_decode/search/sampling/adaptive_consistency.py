@@ -16,8 +16,8 @@ from ..strategy import strategy
 async def adaptive_consistency(
     run: SearchRun,
     *,
-    n: int = 40,
-    wave: int = 4,
+    max_samples: int = 40,
+    parallel: int = 4,
     threshold: float = 0.95,
     criterion: Literal["beta", "dirichlet"] = "beta",
     extract: Extract = extract_answer,
@@ -27,11 +27,12 @@ async def adaptive_consistency(
     Aggarwal et al., "Let's Sample Step by Step: Adaptive-Consistency for Efficient Reasoning and Coding with
     LLMs", arXiv 2305.11860, section 2 (its code: Pranjal2041/AdaptiveConsistency).
 
-    n          number of samples at most.
-    wave       samples drawn together; the criterion is looked at after each wave. 1 is the paper's algorithm.
-    threshold  posterior probability that ends the search.
-    criterion  "beta": the first answer against the second one; "dirichlet": against all that were seen.
-    extract    the answer in a sample's text, or None to abstain.
+    max_samples  number of samples at most.
+    parallel     samples drawn together; the criterion is looked at after each wave. 1 is the paper's
+                 algorithm.
+    threshold    posterior probability that ends the search.
+    criterion    "beta": the first answer against the second one; "dirichlet": against all that were seen.
+    extract      the answer in a sample's text, or None to abstain.
 
     The winner and `best` are found as in `self_consistency`.
 
@@ -40,14 +41,14 @@ async def adaptive_consistency(
     The Dirichlet probability is integrated exactly over all answers, where the code draws random points for
     the five most frequent ones.
     """
-    at_least(1, n=n, wave=wave)
+    at_least(1, max_samples=max_samples, parallel=parallel)
     if not 0 < threshold < 1:
         raise ValueError(f"threshold={threshold}; expected a probability between 0 and 1")
     majority_probability([], criterion)  # checks it
     drawn: list[Candidate] = []
     counts: Counter[str] = Counter()
-    while len(drawn) < n and not run.over:
-        latest = await sample(run, min(wave, n - len(drawn)))
+    while len(drawn) < max_samples and not run.over:
+        latest = await sample(run, min(parallel, max_samples - len(drawn)))
         drawn += latest
         counts.update(answer for c in latest if (answer := extract(c.text)) is not None)
         if majority_probability(list(counts.values()), criterion) >= threshold:

@@ -44,9 +44,9 @@ async def b4(
 
     n                 number of samples.
     num_tests         how many tests the model writes, without `run_tests`.
-    run_tests         whether a sample's text passes each test, the same tests each time: for code, runs it
-                      on generated tests. It is called in a thread. None: the model writes yes/no questions
-                      about a response and answers them itself.
+    run_tests         whether a sample's text passes each test, the same tests each time: for code, runs it on
+                      generated tests. It is called in a thread. None: the model writes yes/no questions about
+                      a response and answers them itself.
     beta_0, alpha_xy  of the priors.
     write_prompt      with the field {question}.
     check_prompt      with the fields {question}, {answer} and {check}.

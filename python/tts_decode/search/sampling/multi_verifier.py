@@ -36,8 +36,8 @@ async def multi_verifier(
     run: SearchRun,
     *,
     n: int = 16,
+    verifier_decoders: Sequence[Decoder] = (),
     aspects: Sequence[str] = ASPECTS,
-    verifiers: Sequence[Decoder] = (),
     verify_prompt: str = VERIFY,
 ) -> SearchResult:
     """`n` independent samples; the one that most aspect verifiers approve of wins.
@@ -45,11 +45,11 @@ async def multi_verifier(
     Lifshitz, McIlraith, Du, "Multi-Agent Verification: Scaling Test-Time Compute with Multiple Verifiers",
     arXiv 2502.20379, section 4 (BoN-MAV).
 
-    n              number of samples.
-    aspects        questions about an answer, whose "Yes" speaks for it.
-    verifiers      models, each of which is asked every aspect; none: the root's own.
-    verify_prompt  with the fields {question}, {answer} and {aspect}: what all verifiers of an answer share
-                   comes first, so that its KV is computed once.
+    n                  number of samples.
+    verifier_decoders  models, each of which is asked every aspect; none: the root's own.
+    aspects            questions about an answer, whose "Yes" speaks for it.
+    verify_prompt      with the fields {question}, {answer} and {aspect}: what all verifiers of an answer
+                       share comes first, so that its KV is computed once.
 
     A sample's score is the share of approvals; of equal ones the likelier sample wins.
 
@@ -63,7 +63,7 @@ async def multi_verifier(
     pool = distinct(eligible(await sample(run, n)))
     if len(pool) == 1 or run.over:
         return run.result(likeliest(pool))
-    judges = [(decoder, aspect) for decoder in verifiers or (None,) for aspect in aspects]
+    judges = [(decoder, aspect) for decoder in verifier_decoders or (None,) for aspect in aspects]
     opinions = await gather(
         run.p_yes(
             verify_prompt.format(question=run.question, answer=c.text, aspect=aspect),

@@ -27,9 +27,9 @@ async def no_thinking(
     *,
     n: int = 16,
     scorer: Scorer | None = None,
-    decide_by: Literal["borda", "score", "majority"] = "borda",
     power: float = 1.0,
     thinking: str = THINKING,
+    decide_by: Literal["borda", "score", "majority"] = "borda",
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` samples in parallel after a thinking block that is already closed; the best one or a vote wins.
@@ -40,11 +40,11 @@ async def no_thinking(
     n          number of samples.
     scorer     scores finished samples: a verifier, or a measure of confidence; None: mean log-probability of
                the tokens after the block.
-    decide_by  "score": the highest score wins, which is for verifiers; "borda": a vote in which the k-th best
-               score of n weighs (n - k + 1) ** power; "majority": a plain vote.
     power      of the Borda vote; 0 makes it a majority vote.
     thinking   the block, forced once; all samples share its KV. Where the chat template opens the block
                itself, leave the opening tag out.
+    decide_by  "score": the highest score wins, which is for verifiers; "borda": a vote in which the k-th best
+               score of n weighs (n - k + 1) ** power; "majority": a plain vote.
     extract    the answer in a sample's text, or None to abstain.
 
     The forced block is part of the candidates' texts and of `max_tokens`.

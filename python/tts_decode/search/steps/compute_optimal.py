@@ -25,7 +25,7 @@ async def compute_optimal(
     *,
     n: int = 16,
     scorer: Scorer,
-    probes: int = 4,
+    num_probes: int = 4,
     edges: Sequence[float] = (0.8, 0.6, 0.4, 0.2),
     strategies: Sequence[Strategy[...]] = STRATEGIES_BY_DIFFICULTY,
     agg_strategy: str = "last",
@@ -38,7 +38,7 @@ async def compute_optimal(
 
     n             of the chosen strategy; the probes come on top.
     scorer        in both phases; the default edges expect scores in [0, 1].
-    probes        answers sampled to tell the difficulty. They stay candidates.
+    num_probes    answers sampled to tell the difficulty. They stay candidates.
     edges         falling mean scores that divide the bins. `select.difficulty_edges` takes them from the mean
                   scores of questions like those to come, so that the bins are quantiles, as published; the
                   default cuts [0, 1] evenly and knows nothing of your model.
@@ -51,7 +51,7 @@ async def compute_optimal(
     Departures. The paper estimates the difficulty from 2048 samples a question and leaves their cost out; it
     chooses the strategy of each bin by its accuracy on held-out questions, which here is the caller's to do.
     """
-    at_least(1, n=n, probes=probes)
+    at_least(1, n=n, num_probes=num_probes)
     if len(strategies) != len(edges) + 1:
         raise ValueError(
             f"strategies has {len(strategies)} entries for {len(edges)} edges; expected one more"
@@ -62,9 +62,9 @@ async def compute_optimal(
         if isinstance(width, int) and n % width:
             raise ValueError(f"beam_width={width} of {chosen.name} does not divide n={n}")
     run.aggregate_by(agg_strategy)
-    samples = await sample(run, probes, scorer)
+    samples = await sample(run, num_probes, scorer)
     if run.over:
         return run.result()
-    chosen = strategies[difficulty_bin(math.fsum(c.scores[-1] for c in samples) / probes, edges)]
+    chosen = strategies[difficulty_bin(math.fsum(c.scores[-1] for c in samples) / num_probes, edges)]
     options = {"n": n, "scorer": scorer, "agg_strategy": agg_strategy}
     return await chosen.body(run, **{name: options[name] for name in options if name in chosen.parameters})

@@ -16,8 +16,8 @@ async def dvts(
     run: SearchRun,
     *,
     n: int = 16,
-    beam_width: int = 4,
     scorer: Scorer,
+    beam_width: int = 4,
     max_steps: int = 40,
     agg_strategy: str = "last",
 ) -> SearchResult:

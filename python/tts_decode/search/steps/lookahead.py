@@ -21,9 +21,9 @@ async def lookahead(
     run: SearchRun,
     *,
     n: int = 16,
+    scorer: Scorer,
     beam_width: int = 4,
     k: int = 1,
-    scorer: Scorer,
     max_steps: int = 40,
     agg_strategy: str = "last",
 ) -> SearchResult:
@@ -33,8 +33,8 @@ async def lookahead(
     and 3); also `lookahead` of Hugging Face's search-and-learn. With `k` = 0 it is `beam_search`.
 
     n, beam_width, max_steps, agg_strategy   as in `beam_search`.
-    k             steps of a rollout; one that finishes its answer stops there. Each costs a step of every
-                  unfinished beam: n (k + 1) steps at a time in all.
+    k  steps of a rollout; one that finishes its answer stops there. Each costs a step of every unfinished
+       beam: n (k + 1) steps at a time in all.
 
     A rollout is a fork of its beam: it shares the beam's pages, and its own return once it is scored. In the
     result's tree its nodes are pruned ones below the step that they speak for, and both carry the score.

@@ -15,8 +15,8 @@ async def swift(
     run: SearchRun,
     *,
     n: int = 16,
-    beam_width: int = 4,
     scorer: Scorer,
+    beam_width: int = 4,
     max_steps: int = 40,
     softmax_temperature: float = 0.01,
     agg_strategy: str = "last",
@@ -27,8 +27,8 @@ async def swift(
     probability-based top-K pruning with beam search, made there for video models and taken here as a rule for
     any scored steps. The draw is without replacement (`select.sample_top_k`).
 
-    n, beam_width, max_steps, agg_strategy   as in `beam_search`. The paper keeps sqrt(n) beams, which is
-                         what n = 16 and beam_width = 4 come to.
+    n, beam_width, max_steps, agg_strategy   as in `beam_search`. The paper keeps sqrt(n) beams, which is what
+                         n = 16 and beam_width = 4 come to.
     softmax_temperature  of the draw; the default is that of the published code, for scores whose differences
                          are hundredths. Near 0 the search is `beam_search`.
 

@@ -22,12 +22,12 @@ async def budget_forcing(
     run: SearchRun,
     *,
     n: int = 1,
+    scorer: Scorer | None = None,
     num_ignore: int = 1,
     max_tokens_thinking: int = 32000,
-    wait: str = "Wait",
+    rethink: str = "Wait",
     end_of_thinking: str = "</think>",
     final_answer: str = "\n\nFinal answer:",
-    scorer: Scorer | None = None,
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """Each time the model would end its thinking, the end is dropped and "Wait" put in its place,
@@ -40,7 +40,7 @@ async def budget_forcing(
     num_ignore           ends of thinking that are dropped; 0 only caps.
     max_tokens_thinking  tokens of the thinking at most, forced ones included, or the root's `max_tokens` if
                          that is less. The answer after it may have the root's `max_tokens` again.
-    wait                 what takes the place of a dropped end.
+    rethink              what takes the place of a dropped end.
     end_of_thinking      text that ends the thinking. The end of the sequence does too: it is all there is for
                          a model that has no such text, for which this is "".
     final_answer         forced at the cap, after `end_of_thinking`.
@@ -63,7 +63,7 @@ async def budget_forcing(
             if reason not in ("stop_string", "eos") or ignored == num_ignore:
                 break
             take_back(run, branch, end_of_thinking)
-            if not await force(run, branch, wait):
+            if not await force(run, branch, rethink):
                 break
         if reason == "stop_string" or (
             reason == "max_tokens" and await force(run, branch, end_of_thinking + final_answer)

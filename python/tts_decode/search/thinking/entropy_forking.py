@@ -21,9 +21,9 @@ async def entropy_forking(
     run: SearchRun,
     *,
     n: int = 12,
+    scorer: Scorer | None = None,
     num_forks: int = 2,
     num_branches: int = 2,
-    scorer: Scorer | None = None,
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` whole answers; each is forked at the tokens where its entropy was highest, and the forks are

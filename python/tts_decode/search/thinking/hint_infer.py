@@ -35,12 +35,12 @@ async def hint_infer(
     run: SearchRun,
     *,
     n: int = 1,
+    scorer: Scorer | None = None,
     num_hints: int = 1,
     num_forks: int = 0,
     hints: Sequence[str] | None = None,
     tool: Tool | None = None,
     conjunctions: Sequence[str] = CONJUNCTIONS,
-    scorer: Scorer | None = None,
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """Each time a line would end, the end is dropped, a hint is forced and the line goes on; forks of it take

@@ -25,10 +25,10 @@ async def iterative_deepening(
     run: SearchRun,
     *,
     n: int = 1,
+    scorer: Scorer | None = None,
     first_budget: int = 128,
     gamma: float = 2.0,
-    trigger: str = TRIGGER,
-    scorer: Scorer | None = None,
+    rethink: str = TRIGGER,
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """Samples up to a budget of tokens, forces a sentence that makes the model look for its mistakes, samples
@@ -40,7 +40,7 @@ async def iterative_deepening(
     first_budget     tokens after the prompt, triggers included, at the first trigger.
     gamma            growth of the budget from one trigger to the next, above 1: the number of triggers grows
                      with the logarithm of the length.
-    trigger          the sentence.
+    rethink          the sentence.
     scorer, extract  which answer wins: the best-scored one, or without a scorer a vote over what `extract`
                      reads from each. Each stage's answer counts: a line that came to its end within a budget
                      is a candidate as it stands there, and goes on from a rolled-back end. Ties go to the
@@ -68,7 +68,7 @@ async def iterative_deepening(
             if reason == "eos":
                 answers.append(await finish(run, run.fork(branch)[0], scorer))
                 take_back(run, branch)
-            if not await force(run, branch, trigger):
+            if not await force(run, branch, rethink):
                 break
             while budget <= max(cap, branch.length - branch.prompt_length):
                 budget *= gamma

@@ -24,9 +24,9 @@ async def shifted_window(
     run: SearchRun,
     *,
     n: int = 1,
-    max_tokens_thinking: int = 4096,
-    enough: str = ENOUGH,
     scorer: Scorer | None = None,
+    max_tokens_thinking: int = 4096,
+    final_answer: str = ENOUGH,
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """Simple problems end inside the window by themselves; a line that fills it gets a sentence forced that
@@ -39,7 +39,7 @@ async def shifted_window(
     n                    lines, side by side.
     max_tokens_thinking  the window, tokens (default: that of its code), or the root's `max_tokens` if that is
                          less. A forced answer may have the root's `max_tokens` again.
-    enough               the sentence.
+    final_answer         the sentence.
     scorer, extract      which of `n` > 1 lines wins: the best-scored one, or without a scorer a vote over
                          what `extract` reads from each.
 
@@ -52,7 +52,7 @@ async def shifted_window(
 
     async def line(branch: Branch) -> Candidate:
         reason = await sample_upto(run, branch, window)
-        if reason == "max_tokens" and await force(run, branch, enough):
+        if reason == "max_tokens" and await force(run, branch, final_answer):
             await complete_answer(run, branch)
         return await finish(run, branch, scorer)
 
