@@ -25,11 +25,12 @@ async def beam_search(
     Snell et al., "Scaling LLM Test-Time Compute Optimally", arXiv 2408.03314, section 5.2 and its figure 2.
 
     n             beams alive at a time.
+    scorer        scores every step.
     beam_width    continuations of each kept beam, a divisor of `n`: the paper's M and the meaning of Hugging
                   Face's search-and-learn. Elsewhere (its_hub, vLLM, SGLang, `generate(num_beams=)`) the word
                   means the number of beams kept.
     max_steps     steps before the search ends with what it has.
-    agg_strategy  ranks beams by their step scores, as `select.aggregation` makes one of them.
+    agg_strategy  makes one score of a beam's step scores, by a name of `select.aggregation`.
 
     A finished beam leaves the search as a candidate and frees its place: the kept beams, which may then be
     fewer than `n // beam_width`, always share `n` continuations. The search ends when `n` beams are finished;
