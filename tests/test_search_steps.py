@@ -200,7 +200,7 @@ def test_lookahead_gives_the_pages_of_rollouts_back():
     held = []
 
     async def watching(branches):
-        held.append(len(branches[0].decoder.runtime.holders))
+        held.append(branches[0].decoder.stats().branches)
         return [random_score(0)(branch.text) for branch in branches]
 
     _, result = search(lookahead, random_script(0, depth=4), n=4, beam_width=2, k=2, scorer=watching)

@@ -22,13 +22,13 @@ async def adaptive_consistency(
     criterion: Literal["beta", "dirichlet"] = "beta",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Samples answers until the most frequent one is, by its posterior, the model's most probable one.
+    """Samples answers until the most frequent one is probably the model's most probable one.
 
     Aggarwal et al., "Let's Sample Step by Step: Adaptive-Consistency for Efficient Reasoning and Coding with
     LLMs", arXiv 2305.11860, section 2 (its code: Pranjal2041/AdaptiveConsistency).
 
-    max_samples  number of samples at most.
-    parallel     samples drawn together; the criterion is looked at after each wave. 1 is the paper's
+    max_samples  samples at most.
+    parallel     samples drawn together; the criterion is checked after each batch. 1 is the paper's
                  algorithm.
     threshold    posterior probability that ends the search.
     criterion    "beta": the first answer against the second one; "dirichlet": against all that were seen.
@@ -36,10 +36,9 @@ async def adaptive_consistency(
 
     The winner and `best` are found as in `self_consistency`.
 
-    Departures. Samples come in waves rather than one by one, so that they share the batch: at the default
-    threshold no fewer than four samples can settle a vote, so four at once cost none that the paper saves.
-    The Dirichlet probability is integrated exactly over all answers, where the code draws random points for
-    the five most frequent ones.
+    Departures. Samples come in batches rather than one by one. At the default threshold a vote needs four
+    samples at least, so a first batch of four wastes none. The Dirichlet probability is integrated exactly
+    over all answers, where the code draws random points for the five most frequent ones.
     """
     at_least(1, max_samples=max_samples, parallel=parallel)
     if not 0 < threshold < 1:

@@ -25,23 +25,23 @@ async def model_switch(
     priors: Sequence[float] | None = None,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` samples of one model after another, until one model's answers agree; a weighted vote over all.
+    """Samples `n` answers of one model after another until the answers of one agree; then a weighted vote.
 
     Chen et al., "Do We Truly Need So Many Samples? Multi-LLM Repeated Sampling Efficiently Scales Test-Time
     Compute", arXiv 2504.00762, section 3 (its code: JianhaoChen-nju/ModelSwitch).
 
     n          samples of each model.
-    decoders   the models to switch to, in order; the first is the root's.
-    threshold  share of a model's answers that must agree for no further model to be asked.
-    priors     weight of each model, the root's first; None: 1 each. The paper sets them by what is known of
-               the models.
+    decoders   models to switch to, in order, after the root's own.
+    threshold  share of a model's answers that must agree to end the search.
+    priors     weight of each model, the root's first; None: 1 each. The paper sets them from what is known
+               about the models.
     extract    the answer in a sample's text, or None to abstain.
 
     A sample's vote weighs its model's prior times the agreement of that model's own answers
     (`select.consistency_weight`); `best` is found as in `self_consistency`, likelihoods being each model's
     own. Without `decoders` it is self-consistency.
 
-    Departures. None; what the root has generated already, every model goes on from.
+    Departures. None. Every model goes on from what the root has generated already.
     """
     at_least(1, n=n)
     if not 0 < threshold <= 1:

@@ -40,22 +40,22 @@ async def multi_verifier(
     aspects: Sequence[str] = ASPECTS,
     verify_prompt: str = VERIFY,
 ) -> SearchResult:
-    """`n` independent samples; the one that most aspect verifiers approve of wins.
+    """`n` independent samples; the one that most verifiers of single aspects approve wins.
 
     Lifshitz, McIlraith, Du, "Multi-Agent Verification: Scaling Test-Time Compute with Multiple Verifiers",
     arXiv 2502.20379, section 4 (BoN-MAV).
 
     n                  number of samples.
-    verifier_decoders  models, each of which is asked every aspect; none: the root's own.
-    aspects            questions about an answer, whose "Yes" speaks for it.
-    verify_prompt      with the fields {question}, {answer} and {aspect}: what all verifiers of an answer
-                       share comes first, so that its KV is computed once.
+    verifier_decoders  models, each of which judges every aspect; empty: the root's own.
+    aspects            questions about an answer whose Yes speaks for it.
+    verify_prompt      with the fields {question}, {answer} and {aspect}: the part that all verifiers of an
+                       answer share comes first, so its KV is computed once.
 
-    A sample's score is the share of approvals; of equal ones the likelier sample wins.
+    A sample's score is the share of approvals; if scores are equal, the likelier sample wins.
 
-    Departures. A verifier approves if P(Yes) > P(No) as its first word, in place of a verdict sampled after
-    an explanation; nothing is generated. A text that came twice is verified once. The paper chooses aspects
-    and models for each task on a validation set.
+    Departures. A verifier approves if P(Yes) > P(No) for its first word; the paper samples an explanation and
+    a verdict. A text sampled twice is verified once. The paper chooses aspects and models for each task on a
+    validation set.
     """
     at_least(1, n=n)
     if not aspects:

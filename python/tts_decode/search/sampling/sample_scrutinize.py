@@ -32,7 +32,7 @@ async def sample_scrutinize(
     verify_prompt: str = VERIFY,
     compare_prompt: str = COMPARE,
 ) -> SearchResult:
-    """Samples answers, has the model verify each one, and compares those that it verifies best in pairs.
+    """Samples answers, has the model verify each one, and compares the best-verified ones in pairs.
 
     Zhao, Awasthi, Gollapudi, "Sample, Scrutinize and Scale: Effective Inference-Time Search by Scaling
     Verification", arXiv 2502.01839, algorithm 1. The paper's numbers are 200 samples, 50 verifications and
@@ -41,16 +41,15 @@ async def sample_scrutinize(
     n                  number of samples.
     num_verifications  verdicts on each sample; a sample's score is the share of those that call it correct.
     num_comparisons    verdicts on each pair of samples whose score is within `margin` of the best.
-    margin             as a share of all verdicts.
+    margin             distance from the best score, as a share of all verdicts.
     verify_prompt      with the fields {question} and {answer}; its last "correct" or "wrong" counts.
     compare_prompt     with the fields {question}, {first} and {second}; its last "A" or "B" counts.
 
-    Of the compared samples the one that wins most pairs wins; then the better score; then the likelier one.
+    The sample that wins most pairs wins; ties go to the better score, then to the likelier sample.
 
-    Departures. A text that came twice is verified once. The paper rewrites each response as theorem, lemmas
-    and proof in a call of its own; here the verification does so before its verdict. Half of a pair's
-    comparisons show the two in the other order. A reply without a verdict speaks against the response, or
-    for none of a pair.
+    Departures. A text sampled twice is verified once. The paper rewrites each response as theorem, lemmas and
+    proof in a separate call; here the verification does so before its verdict. Half of a pair's comparisons
+    swap the two. A reply without a verdict speaks against a response, and for neither of a pair.
     """
     at_least(1, n=n, num_verifications=num_verifications, num_comparisons=num_comparisons)
     if not 0 <= margin <= 1:

@@ -26,27 +26,26 @@ async def self_calibration(
     decide_by: Literal["score", "vote"] = "score",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Samples answers until the model says of one, or of a vote, that it is right.
+    """Samples answers until the model is confident of one of them, or of a vote.
 
     Huang et al., "Efficient Test-Time Scaling via Self-Calibration", arXiv 2503.00031, section 4 (its code:
     Chengsong-Huang/Self-Calibration).
 
-    max_samples  number of samples at most.
-    scorer       confidence of finished samples, in [0, 1]; None: P(yes) after a question forced behind the
-                 answer, whose tokens are the only ones computed, and are released
-                 (`rewards.self_evaluation`). A chat model wants `self_evaluation(question)` with the question
-                 as its next user turn.
+    max_samples  samples at most.
+    scorer       confidence of finished samples, in [0, 1]; None: P(yes) after a question appended to the
+                 answer (`rewards.self_evaluation`), which costs the question's tokens alone. For a chat model
+                 pass `self_evaluation(question)` with the question as its next user turn.
     parallel     samples drawn together; 1 is the paper's order.
     threshold    confidence, or share of the votes, that ends the search.
     decide_by    "score": early stopping best-of-n: the first answer whose confidence reaches the threshold,
-                 or else the most confident one. "vote": confidence-weighted self-consistency, over once two
-                 samples or more gave the first answer that share of all confidence.
+                 or else the most confident one. "vote": confidence-weighted self-consistency, which ends once
+                 the leading answer of two samples or more holds that share of all confidence.
     extract      the answer in a sample's text, or None to abstain.
 
     Departures. The paper asks a model trained to answer that question with a calibrated confidence; here any
-    model serves, at the price of its own calibration. P(yes) is P(yes) / (P(yes) + P(no)), where the code
-    takes the bare P("Yes"). Where no sample reaches the threshold, the most confident one wins rather than
-    the last one of the code.
+    model serves, as well calibrated as it is. P(yes) is P(yes) / (P(yes) + P(no)), where the code takes the
+    bare P("Yes"). If no sample reaches the threshold, the most confident one wins; in the code the last one
+    does.
     """
     at_least(1, max_samples=max_samples, parallel=parallel)
     if not 0 < threshold <= 1:
