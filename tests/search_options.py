@@ -60,7 +60,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "ab_mcts": {"max_samples": 6, "parallel": 3},
     "mcts_judge": {"n": 3, "num_simulations": 2, "num_tests": 1, "aspects": ("Is it right?", "Is it whole?")},
     "forest_of_thought": {
-        "num_trees": 2,
+        "max_trees": 2,
         "scorer": verifier(vowels),
         "correct_threshold": -99.0,
         "extract": length_mod_3,

@@ -33,7 +33,7 @@ def word_for(option: str) -> Word | None:
     return min(rows, key=lambda word: "*" in word.name, default=None)
 
 
-SIZES = ("n", "max_samples", "num_simulations", "num_trees", "num_votes", "max_parts")
+SIZES = ("n", "max_samples", "num_simulations", "max_trees", "num_votes", "max_parts")
 """What the first option may be called: how much is searched."""
 
 OWN: dict[str, set[str]] = {
@@ -49,7 +49,7 @@ OWN: dict[str, set[str]] = {
     "lm_beam_search": {"length_penalty", "early_stopping"},
     "lookahead": {"k"},
     "ab_mcts": {"posterior", "feedback"},
-    "forest_of_thought": {"num_trees", "examples"},
+    "forest_of_thought": {"max_trees", "examples"},
     "mcts": {"selection", "simulate", "pb_c_base", "pb_c_init"},
     "mcts_judge": {"self_assessment"},
     "r2_retrieval": {"retrieve"},

@@ -389,6 +389,26 @@ def test_compute_optimal_chooses_by_the_mean_score_of_the_probes(scores, expecte
     assert result.answer == "= 0"
 
 
+def test_compute_optimal_sizes_a_strategy_by_its_first_option():
+    sizes = []
+
+    async def body(run, *, max_samples, scorer):
+        sizes.append(max_samples)
+        return run.result()
+
+    _, result = search(
+        compute_optimal,
+        random_script(0),
+        n=6,
+        num_probes=2,
+        scorer=scorer(random_score(0)),
+        edges=(),
+        strategies=[Strategy(body, "all questions")],
+    )
+    assert sizes == [6]
+    assert len(result.candidates) == 2
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(("level", "chosen"), [(0.9, best_of_n), (0.5, beam_search), (0.1, dvts)])
 def test_compute_optimal_goes_on_in_the_same_run(seed, level, chosen):

@@ -452,7 +452,7 @@ def test_forest_of_thought_grows_the_plain_trees_and_decides(seed, decide_by):
         return [math.log(p if text == "Yes" else 1 - p)]
 
     decoder = scripted_decoder(script, logprobs_of=believed)
-    options = {"num_trees": 4, "max_rounds": 5, "decide_by": decide_by, "correct_threshold": -math.inf}
+    options = {"max_trees": 4, "max_rounds": 5, "decide_by": decide_by, "correct_threshold": -math.inf}
     result = run_scripted(decoder, forest_of_thought, PROMPT, sampling=WHOLE, extract=str, **options)
 
     ask, leaders = Asked(script), []
@@ -480,7 +480,7 @@ def test_forest_of_thought_corrects_what_it_is_unsure_of():
     def script(prefix, k):
         return ("first" if prefix == PROMPT else "second"), "eos", [logprobs[prefix]]
 
-    options = {"num_trees": 1, "max_rounds": 0, "scorer": scorer(score)}
+    options = {"max_trees": 1, "max_rounds": 0, "scorer": scorer(score)}
     for threshold, answer in ((-1.0, "second"), (-2.0, "first")):  # the mean counts the end token
         decoder = scripted_decoder(script)
         result = run_scripted(
@@ -495,7 +495,7 @@ def test_forest_of_thought_corrects_what_it_is_unsure_of():
 def test_forest_of_thought_begins_later_trees_with_the_likest_example():
     examples = [("Name a prime", "Seven"), ("What is Q", "It is 3")]
     decoder = scripted_decoder(answers)
-    options = {"num_trees": 3, "max_rounds": 0, "decide_by": "score", "scorer": scorer(score), "extract": str}
+    options = {"max_trees": 3, "max_rounds": 0, "decide_by": "score", "scorer": scorer(score), "extract": str}
     run_scripted(decoder, forest_of_thought, PROMPT, sampling=WHOLE, examples=examples, **options)
     shown = EXAMPLE.format(example="What is Q", solution="It is 3", question=PROMPT)
     assert prefixes(decoder) == [PROMPT, shown, shown]
@@ -703,7 +703,7 @@ def test_r2_retrieval_finds_like_steps_elsewhere_in_its_tree():
     ("strategy", "options"),
     [
         (ab_mcts, {"max_samples": 24}),
-        (forest_of_thought, {"num_trees": 1, "max_rounds": 2, "correct_threshold": 0.0}),
+        (forest_of_thought, {"max_trees": 1, "max_rounds": 2, "correct_threshold": 0.0}),
         (forest_of_thought, {"examples": [("Q: 1", "= 1")]}),
         (r2_retrieval, {"num_simulations": 2, "retrieve": lambda query: "Sums are added up."}),
     ],

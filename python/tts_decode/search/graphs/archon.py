@@ -121,9 +121,9 @@ async def archon(
                             which most are rather Yes than No stay (all, ordered, without k).
               "fuse:k"      k new responses (1) made of all.
 
-    The first response of the last layer is the best. Of a ranking the numbers that can be read come first,
-    the others follow; tests that cannot be read leave the responses as they are. All prompts begin with the
-    question and share its KV with the root.
+    The first response of the last layer is the best. A ranking puts the numbers that can be read first and
+    the others after them; tests that cannot be read leave the responses as they are. All prompts begin with
+    the question and share its KV with the root.
 
     Departures: a critic and a verifier see one response at a time; verdicts are probabilities of Yes and need
     an engine that scores text; the search over architectures is the caller's, over `layers`.

@@ -87,29 +87,29 @@ async def aries(
     max_parts: int = 4,
     max_tokens_policy: int = 256,
 ) -> SearchResult:
-    """The state is a graph of problems and solutions. A policy, prompted with it and with the actions so far,
-    says what is done next: decompose, solve, refine, reduce, aggregate, or stop; `num_votes` samples of it
-    vote. The root's model does what they say.
+    """The state is a graph of problems and solutions. A policy sees it and the actions so far, and chooses
+    the next action: decompose, solve, refine, reduce, aggregate or stop; `num_votes` samples of the policy
+    vote. The root's model carries out the action.
 
     Gimenes et al., "ARIES: Autonomous Reasoning with LLMs on Interactive Thought Graph Environments", arXiv
     2502.21208: transformations as the actions of a Markov decision process, an ensemble of policies.
 
-    num_votes          samples of the policy a step; the most frequent action is taken.
-    policy_decoder     the policy's model; None: the root's own.
+    num_votes          samples of the policy for each action; the most frequent one decides.
+    policy_decoder     model of the policy; None: the root's own.
     max_actions        actions at most.
-    max_parts          parts of a decomposition at most.
-    max_tokens_policy  length of a policy's reply at most.
+    max_parts          parts of a decomposition, 2 or more, at most.
+    max_tokens_policy  tokens of a policy's reply at most.
 
     Replies that name no action, or one that the graph does not allow, abstain. If all do, the next action of
     a static schedule is taken: aggregate what has all its parts solved, else solve the first unsolved leaf,
-    else stop. A decomposition into less than two readable parts changes nothing. If the whole is unsolved
-    when the steps are used up, its parts are aggregated, or it is solved directly. Every solution of the
-    whole is a candidate, the last complete one the best.
+    else stop. A decomposition with fewer than two readable parts changes nothing. If the whole is unsolved
+    after the last action, its parts are aggregated, or it is solved directly. Every solution of the whole is
+    a candidate, the last complete one the best.
 
     The policy's prompts begin with the problem and share its KV with the root.
 
     Departures: one prompt for all tasks in place of the paper's task-specific ones with examples; an action
-    names one node, refinement and reduction included; numbers of defaults are ours.
+    names one node, refinement and reduction included; defaults are ours.
     """
     at_least(1, num_votes=num_votes, max_actions=max_actions, max_tokens_policy=max_tokens_policy)
     at_least(2, max_parts=max_parts)

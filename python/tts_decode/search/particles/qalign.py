@@ -28,12 +28,13 @@ async def qalign(
     parallel: int = 1,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Cut the answer at a random token, sample the rest anew, accept it by Metropolis and Hastings' rule.
+    """Cuts the answer at a random token, samples the rest anew, and accepts it by the Metropolis-Hastings
+    rule.
 
     Faria and Smith, "Sample, Don't Search: Rethinking Test-Time Alignment for Language Models", arXiv
     2504.03790; the proposal is that of QUEST (Faria et al., arXiv 2406.00049). In the limit the states of a
-    chain are samples of p(answer) exp(reward / beta), p being what the root's sampling parameters draw from:
-    no log-probability is needed. A new answer shares the pages of the part that it keeps.
+    chain are samples of p(answer) exp(reward / beta), where p is what the root's sampling parameters draw
+    from. No log-probability is needed. A new answer shares the pages of the part that it keeps.
 
     max_samples  answers sampled by all chains together, a multiple of `parallel`.
     scorer       the reward of finished answers, of any range.
@@ -42,10 +43,10 @@ async def qalign(
     parallel     independent chains side by side, so that the engine has a batch; the paper runs one.
     extract      the answer in a text, or None to abstain.
 
-    The cut is uniform over the answer's tokens, its end token included; the longer the new answer, the less
-    easily it is accepted, as its own way back is one of more cuts (`select.acceptance`). Candidates are the
-    chain's states: one that stays is a candidate once for each time. The answer is the majority's, in the
-    best-scored text that gives it.
+    The cut is uniform over the answer's tokens, its end token included; a longer new answer is accepted less
+    easily, since more cuts are possible on the way back (`select.acceptance`). Candidates are the chain's
+    states; a state that stays counts each time. The majority decides, and `best` is the best-scored text with
+    its answer.
 
     Departures. The published code limits the log of the acceptance ratio to 20 either way; here it is exact.
     For free text the paper takes the state with the least expected ROUGE loss instead of a vote: that is for

@@ -38,7 +38,7 @@ async def feedback_edit(
     """`n` drafts; each gets `num_feedbacks` comments, then `num_edits` edits made in view of all comments.
 
     Wang et al., "Dedicated Feedback and Edit Models Empower Inference-Time Scaling for Open-Ended
-    General-Domain Tasks" (HelpSteer3), arXiv 2503.04378, which scales the number of each.
+    General-Domain Tasks" (HelpSteer3), arXiv 2503.04378, which scales all three numbers.
 
     n                 drafts.
     scorer            selects among the edited responses; drafts are not scored.
@@ -50,9 +50,9 @@ async def feedback_edit(
     feedback_prompt   with the fields {question} and {answer}.
     edit_prompt       with the field {feedback} too.
 
-    Nothing waits for other drafts. The two prompts begin alike: with one model for both, question and draft
-    are prefilled once. Departures: which comments are effective is left to the edit model, which gets all of
-    them; defaults and prompts are ours.
+    Drafts do not wait for each other. The two prompts begin alike, so one model for both prefills question
+    and draft once. Departures: the edit model gets all comments and judges which are effective; defaults and
+    prompts are ours.
     """
     at_least(1, n=n, num_feedbacks=num_feedbacks, num_edits=num_edits)
 

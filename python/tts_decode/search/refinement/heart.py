@@ -63,18 +63,17 @@ async def heart(
 
     n                   lines, side by side; each begins with another phrase.
     max_rounds          corrections of a line at most.
-    scorer, threshold   a line is over once an answer of it scores `threshold`, and the best-scored answer
-                        wins: the paper's setting with a verifier. Without a scorer every round takes place
-                        and in the end the model writes one answer in view of all (the setting without).
-    negative, positive  phrases; the first round takes one of the negative ones, the next a positive one, and
-                        so on, each kind in turn.
+    scorer, threshold   a line ends once one of its answers scores `threshold`, and the best-scored answer
+                        wins: the paper's setting with a verifier. Without a scorer all rounds take place,
+                        then the model writes one answer in view of all: the setting without.
+    negative, positive  phrases; the first round takes a negative one, the next a positive one, and so on.
     refine_prompt       with the fields {question}, {answer} and {cue}.
     synthesis_prompt    with the fields {question} and {answers}.
-    extract             the answer in a text: a vote decides where budget or positions do not suffice for the
-                        synthesis.
+    extract             the answer in a text, for the vote that decides if budget or positions do not suffice
+                        for the synthesis.
 
-    The phrases are ours. Departures: `n`; all lines keep to the alternation, while the phrase is not drawn at
-    random, so that the search stays the same whatever ends first.
+    The phrases are ours. Departures: `n`; all lines alternate, and phrases are not drawn at random, so the
+    search is the same whatever ends first.
     """
     at_least(1, n=n)
     at_least(0, max_rounds=max_rounds)

@@ -63,7 +63,8 @@ async def magicore(
     agg_strategy: str = "prod",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` solutions; while the question looks hard, each is reviewed by its step scores and written anew.
+    """Writes `n` solutions; while the question looks hard, reviews each by its step scores and writes it
+    anew.
 
     Chen et al., "MAgICoRe: Multi-Agent, Iterative, Coarse-to-Fine Refinement for Reasoning", arXiv
     2409.12147 (its code: dinobby/MAgICoRe). The question is easy if the majority's answer has a
@@ -71,24 +72,25 @@ async def magicore(
 
     n                     solutions (40 in the paper).
     scorer                a process reward model, called after every step; scores of 0 to 1 weigh votes as
-                          they are. Where a reward is negative, votes weigh the exponential, and "prod" wants
-                          another `agg_strategy`.
-    outcome_scorer        a second one for whole answers. A solution's reward is the sum of both; each must be
-                          confident of its own vote. None: the process scores alone.
-    max_rounds            of review and refinement at most. The newest solutions are judged easy or hard
-                          again.
-    reward_threshold      of the majority's mean. The code takes the mean reward over a dataset's first
-                          samples; with two scorers it lies between 0 and 2.
-    confidence_threshold  1 for a unanimous vote, 0.5 for three answers of equal weight.
+                          they are. If a reward is negative, votes weigh its exponential; choose another
+                          `agg_strategy` than "prod" then.
+    outcome_scorer        a second scorer, for whole answers. A solution's reward is the sum of both, and each
+                          must be confident of its own vote. None: the process scores alone.
+    max_rounds            rounds of review and refinement, after each of which the newest solutions decide
+                          again whether the question is easy.
+    reward_threshold      mean reward of the majority above which the question is easy. The code takes the
+                          mean over a dataset's first samples; with two scorers rewards lie between 0 and 2.
+    confidence_threshold  confidence of the vote above which the question is easy: 1 for a unanimous vote, 0.5
+                          for three answers of equal weight.
     review_prompt         with the fields {question} and {solution}, its steps with their scores.
     refine_prompt         with the field {review} too.
-    agg_strategy          one process reward from the scores of the steps.
+    agg_strategy          makes one process reward of the scores of the steps.
     extract               the answer in a text, or None to abstain.
 
-    Of old and new solutions the `n` best-rewarded ones stay, and vote with their rewards; the winning
-    answer's best-rewarded solution is the best. Departures: solver, reviewer and refiner have no worked
-    example in their prompts, whose wording is ours; abstentions have no part in a vote; new solutions join
-    all that stayed, where the code's third iteration forgets the first.
+    The `n` best-rewarded solutions, old and new, stay and vote with their rewards; `best` is the
+    best-rewarded solution with the winning answer. Departures: prompts are ours and have no worked examples;
+    abstentions have no part in a vote; new solutions join all that stayed, where the code's third iteration
+    forgets the first.
     """
     at_least(1, n=n)
     at_least(0, max_rounds=max_rounds)

@@ -39,21 +39,22 @@ async def multi_round(
     refine_prompt: str = AGAIN,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` answers, each written again `max_rounds` times from the question and the answer before, no more.
+    """`n` answers; the model writes each again `max_rounds` times from the question and the last answer
+    alone.
 
     Tian et al., "Think Twice: Enhancing LLM Reasoning by Scaling Multi-round Test-time Thinking", arXiv
-    2503.19855; the paper counts the first answer as a round and goes up to
-    4, here `max_rounds=3`.
+    2503.19855; the paper counts the first answer as a round and goes up to 4, here `max_rounds=3`.
 
     n                lines, side by side.
     max_rounds       answers of a line after its first.
-    end_of_thinking  only what follows its last occurrence is handed on; "" hands on the whole text.
+    end_of_thinking  text that ends the thinking; the next prompt holds only what follows it. "": the whole
+                     answer.
     refine_prompt    with the fields {question} and {answer}.
     scorer, extract  which answer wins: the best-scored one of all rounds, or without a scorer a vote over
                      what `extract` reads from each line's last answer.
 
-    The question comes first, so that its KV is found resident in every round. Departures: `n`, where the
-    paper reports the mean accuracy of one line; the wording.
+    Prompts begin with the question, so every round finds its KV resident. Departures: `n` lines, where the
+    paper reports the mean accuracy of one; the wording.
     """
     at_least(1, n=n)
     at_least(0, max_rounds=max_rounds)

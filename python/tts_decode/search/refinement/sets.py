@@ -38,7 +38,7 @@ async def sets(
     refine_prompt: str = CORRECT,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` samples; each is verified by the model and, while it finds it wrong, corrected; then they vote.
+    """`n` samples; the model verifies each and corrects it while it finds it wrong; then they vote.
 
     Chen et al., "SETS: Leveraging Self-Verification and Self-Correction for Improved Test-Time Scaling",
     arXiv 2501.19306.
@@ -50,9 +50,9 @@ async def sets(
     refine_prompt  with the same field, here with the check last.
     extract        the answer in an attempt's text, or None to abstain.
 
-    The vote is over the last attempt of each sample. Each prompt of a sample begins with the history of the
-    one before, whose KV is found resident. Departures: a reply without a verdict counts as "wrong"; the
-    prompts are not those of the paper, which has its own for each task.
+    The vote is over the last attempt of each sample. Each prompt begins with the history of the prompt
+    before, whose KV is resident. Departures: a reply without a verdict counts as "wrong"; the prompts are
+    ours; the paper has its own for each task.
     """
     at_least(1, n=n)
     at_least(0, max_rounds=max_rounds)

@@ -43,23 +43,23 @@ async def three_d(
     """`n` samples, then turns of `n` more, each of which refines the preferred sample of the turn before.
 
     Yu et al., "Extending Test-Time Scaling: A 3D Perspective with Context, Batch, and Turn", arXiv
-    2511.15738: each of the three dimensions helps up to a bound of its own, together they go further.
+    2511.15738: each of the three dimensions helps up to its own bound; together they go further.
 
     n                    the batch: samples of a turn, side by side.
     max_rounds           turns after the first.
-    max_tokens_thinking  the context: tokens of a sample's thinking at most, or the root's `max_tokens` if
-                         that is less; at the cap the final answer is forced. The answer after it may have the
+    max_tokens_thinking  the context: the cap on the tokens of a sample's thinking, or the root's `max_tokens`
+                         if that is less; at the cap the final answer is forced. The answer may have the
                          root's `max_tokens` again.
     end_of_thinking      text that ends the thinking; "" for a model without it. Only what follows it is
                          refined.
     final_answer         forced at the cap, after `end_of_thinking`.
-    refine_prompt        of the later turns, with the fields {question} and {answer}.
-    scorer, extract      which sample is preferred: the best-scored one, in the end of all turns; or without a
-                         scorer the likeliest of those that agree with most of their turn, in the end of the
-                         last one.
+    refine_prompt        with the fields {question} and {answer}.
+    scorer, extract      the preferred sample of a turn is the best-scored one, or without a scorer the
+                         likeliest with the majority's answer. The result is the preferred sample of all
+                         turns, or without a scorer of the last turn.
 
-    Departures: the turns of its experiments with people in the loop, whose preference and advice take the
-    place of the vote, are left to the caller's scorer; defaults and wording are ours.
+    Departures: in some of the paper's experiments people prefer and advise in place of the vote; here that is
+    up to the caller's scorer. Defaults and wording are ours.
     """
     at_least(1, n=n, max_tokens_thinking=max_tokens_thinking)
     at_least(0, max_rounds=max_rounds)

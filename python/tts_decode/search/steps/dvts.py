@@ -33,12 +33,12 @@ async def dvts(
     max_steps     depth at which the search ends with what it has.
     agg_strategy  makes one score of the scores on a step's path, by a name of `select.aggregation`.
 
-    A subtree ends when its best step finishes the answer; other finished
-    samples of that step are candidates too. The answer is the best-scored candidate.
+    A subtree ends when its best step finishes the answer; other finished samples of that step are candidates
+    too. The answer is the best-scored candidate.
 
-    Departures. Subtrees do not wait for each other, so the scorer gets one subtree at a time. At `max_steps`
-    the search ends, where the code samples the rest of every answer in one go. The code also ends a subtree
-    when the text holds a boxed answer: give the root stop strings and end-of-sequence tokens to that effect.
+    Departures. Subtrees do not wait for each other, so the scorer gets one subtree at a time. The search ends
+    at `max_steps`; the code samples the rest of every answer in one go. The code also ends a subtree when the
+    text holds a boxed answer: give the root stop strings or end-of-sequence tokens for that.
     """
     check_beams(n, beam_width)
     at_least(1, max_steps=max_steps)

@@ -33,9 +33,8 @@ async def rebase(
                          `select.aggregation`.
 
     The paper samples at temperature 1. Departures: largest remainders allocate the width, which always adds
-    up; the published walk of ceilings does not treat equal scores equally (`select.allocate`). The
-    answer is the best-scored finished branch; the paper also votes, which `select.vote` does on
-    `result.candidates`.
+    up; the published walk of ceilings does not treat equal scores equally (`select.allocate`). The answer is
+    the best-scored finished branch; the paper also votes, as `select.vote` does on `result.candidates`.
     """
     at_least(1, n=n)
     run.aggregate_by(agg_strategy)

@@ -24,8 +24,8 @@ async def swift(
     """`beam_search`, but the `n // beam_width` beams that live on are drawn by softmax(score / temperature).
 
     Cong et al., "Can Test-Time Scaling Improve World Foundation Model?", arXiv 2503.24320: SWIFT's
-    probability-based top-K pruning with beam search, made for video models; here the rule serves any
-    scored steps. The draw is without replacement (`select.sample_top_k`).
+    probability-based top-K pruning with beam search, made for video models; here the rule serves any scored
+    steps. The draw is without replacement (`select.sample_top_k`).
 
     n, scorer, beam_width, max_steps, agg_strategy   as in `beam_search`. The paper keeps sqrt(n) beams, as
                          n = 16 and beam_width = 4 do.

@@ -46,7 +46,7 @@ async def hint_infer(
     """A line that would end gets a hint in place of its end and goes on; its forks get a hint where it
     hesitated.
 
-    Li et al., "START: Self-taught Reasoner with Tools", arXiv 2503.04625, Hint-infer (the part that needs no
+    Li et al., "START: Self-taught Reasoner with Tools", arXiv 2503.04625, Hint-infer (the part without
     training).
 
     n                lines, side by side.
@@ -62,10 +62,10 @@ async def hint_infer(
     scorer, extract  which answer wins: the best-scored one, earlier answers included, or without a scorer a
                      vote over what `extract` reads from the last answer of each line and fork.
 
-    All within the root's `max_tokens`: a line that they cut gets no hint.
+    The root's `max_tokens` hold for a line with all its hints; a line that they cut gets no hint.
 
     Departures: only the code that answers a hint is run, not what the model opens by itself later; a hint
-    replaces the conjunction, rather than following it, and begins with its own; the wording.
+    replaces the conjunction instead of following it; the wording.
     """
     at_least(1, n=n)
     at_least(0, num_hints=num_hints, num_forks=num_forks)

@@ -55,16 +55,16 @@ async def ab_mcts(
     answer it asks for a better one, given the answer and its score.
 
     max_samples    answers in all.
-    scorer         scores finished answers: the external feedback that the method needs. In [0, 1] for "beta".
-    posterior      of scores: "gaussian" (normal-inverse-chi-squared) or "beta".
+    scorer         scores finished answers, in [0, 1] for "beta": the external feedback that the method needs.
+    posterior      distribution of scores: "gaussian" (normal-inverse-chi-squared) or "beta".
     parallel       answers sampled side by side, each chosen before the others' scores are known. The authors
                    advise at most 5.
     feedback       text about an answer for the refinement prompt, such as test output; None gives the score
                    alone.
     refine_prompt  with the fields {question}, {answer}, {score} and {feedback}.
 
-    Departures: one model and one kind of refinement, so the choice between generators falls away; the
-    variant with a mixed model (AB-MCTS-M) is left out.
+    Departures: one model and one kind of refinement leave no choice between generators; the variant with a
+    mixed model (AB-MCTS-M) is left out.
     """
     at_least(1, max_samples=max_samples, parallel=parallel)
     if posterior not in ("gaussian", "beta"):

@@ -35,32 +35,33 @@ async def mcts(
 ) -> SearchResult:
     """Each simulation goes from the root to the most promising leaf, which gets `num_children` next steps.
 
-    With the defaults the search of openr ("VanilaMCTS": Wang et al., "OpenR: An Open Source Framework for
-    Advanced Reasoning with Large Language Models", arXiv 2410.09671), whose rule is AlphaZero's; with
-    selection="uct" that of RAP (Hao et al., "Reasoning with Language Model is Planning with World Model",
-    arXiv 2305.14992, algorithm 1) on the scores of steps.
+    The defaults make the search of openr ("VanilaMCTS": Wang et al., "OpenR: An Open Source Framework for
+    Advanced Reasoning with Large Language Models", arXiv 2410.09671), whose rule is AlphaZero's;
+    selection="uct" makes that of RAP (Hao et al., "Reasoning with Language Model is Planning with World
+    Model", arXiv 2305.14992, algorithm 1) on the scores of steps.
 
     num_simulations       simulations in all.
-    scorer                values of partial answers, in [0, 1]: the bounds' constants are made for that.
+    scorer                values of partial answers, in [0, 1], for which the constants of the bounds are
+                          made.
     num_children          steps sampled when a leaf is expanded; equal ones are one child.
     max_steps             steps on a path, after which it ends as a candidate that is not complete.
-    selection             "puct": value + prior * c, the prior being the step's probability per token,
-                          normalised over its siblings; "uct".
-    simulate              "descend": a simulation expands one leaf after the other down to an answer, which
-                          stays in the tree; its score is the value. "rollout": it expands one leaf, and an
-                          answer sampled from the best new child, outside the tree, gives the value. "value":
-                          the new child's own score.
+    selection             "puct": value + prior * c, where the prior is the step's probability per token,
+                          normalised over its siblings; or "uct".
+    simulate              "descend": a simulation expands leaf after leaf down to an answer, which stays in
+                          the tree; the answer's score is the value. "rollout": it expands one leaf; the value
+                          comes from an answer sampled from the best new child, outside the tree. "value": it
+                          expands one leaf; the value is the new child's score.
     exploration           weight of UCT's bonus, `w_exp` of llm-reasoners.
     pb_c_base, pb_c_init  PUCT's constants.
-    parallel              simulations in the same forwards. More than 1 changes the search: each chooses
-                          before the others' values are known, though not their way.
+    parallel              simulations in the same forwards. More than 1 changes the search: each knows the
+                          paths of the others, but not yet their values.
     decide_by             "score": the best-scored answer; "visits": the one at the end of the most visited
                           path.
-    agg_strategy          score of an answer from those of its steps, for "score".
+    agg_strategy          makes an answer's score of its steps' scores, for decide_by="score".
 
     A node's branch is released when it is expanded: its KV lives on in its children. Departures: the value of
-    a path is the score of its end, where RAP sums rewards over the steps; the prior of a step is that of the
-    words as sampled, without a correction for how often they were drawn.
+    a path is the score of its end, where RAP sums rewards over the steps; the prior of a step is the
+    probability of its words, not corrected for how often they were drawn.
     """
     at_least(
         1, num_simulations=num_simulations, num_children=num_children, max_steps=max_steps, parallel=parallel

@@ -55,8 +55,8 @@ async def mcts_judge(
 
     Wang et al., "MCTS-Judge: Test-Time Scaling in LLM-as-a-Judge for Code Correctness Evaluation", arXiv
     2502.12468. A trajectory takes up one perspective after the other. The next one is chosen by UCT, which
-    speaks for all trajectories so far, and by self-assessment: P(yes) that it is worth asking after what this
-    trajectory found. Its verdict is that of most of its perspectives. Its reward is whether that agrees with
+    sums up all trajectories so far, and by self-assessment, P(yes) that it is worth asking after what this
+    trajectory found. Most of its perspectives make its verdict. Its reward is whether the verdict agrees with
     a simulated execution: the model writes tests for the question, once, and walks the answer through each.
 
     n                answers to judge.
@@ -68,10 +68,10 @@ async def mcts_judge(
     aspects          questions about an answer whose Yes speaks for it: the paper's perspectives.
 
     A candidate's `score` is the mean P(yes) of its trajectories, weighted with their rewards (evenly if none
-    was rewarded); of equal ones the likelier answer wins. Verdicts of a node are asked for once and kept, and
-    a text that came twice is judged once. Departures: the paper judges one given program as right or wrong,
-    here the judge picks among sampled answers to any question; perspectives and prompts are ours, and so are
-    the defaults.
+    was rewarded); of equal ones the likelier answer wins. A node's verdict is asked for once and kept, and a
+    text sampled twice is judged once. Departures: the paper judges one given program as right or wrong, here
+    the judge picks among sampled answers to any question; perspectives and prompts are ours, and so are the
+    defaults.
     """
     at_least(1, n=n, num_simulations=num_simulations, max_depth=max_depth)
     at_least(0, num_tests=num_tests)

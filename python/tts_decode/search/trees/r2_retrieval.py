@@ -36,20 +36,20 @@ async def r2_retrieval(
     """Simulations of `mcts` (UCT, down to an answer) that sample steps with what `retrieve` finds in view.
 
     Dou et al., "Enhancing Test-Time Scaling of Large Language Models with Hierarchical Retrieval-Augmented
-    MCTS", arXiv 2507.05557 (R2-LLMs). Coarse level: the model abstracts the question to a line on its kind,
-    and what is retrieved for that (solved problems) comes before the question. Fine level: at each node what
-    is retrieved for its last step (steps of other solutions) is inserted before the next steps are sampled.
-    A process reward model scores the steps.
+    MCTS", arXiv 2507.05557 (R2-LLMs). Coarse level: the model describes the question's kind in a line; solved
+    problems retrieved for that line come before the question. Fine level: at each node, steps of other
+    solutions are retrieved for its last step and inserted before the next steps are sampled. A process reward
+    model scores the steps.
 
     num_simulations, num_children, max_steps, exploration, agg_strategy   as in `mcts`.
     scorer    values of partial answers, in [0, 1].
-    retrieve  text for a query, "" for nothing. None: the search's own steps elsewhere in the tree, the one
-              most like the query in its words, and nothing at the coarse level.
+    retrieve  returns text for a query, "" for nothing. None: retrieves from the search's own tree the step
+              whose words are most like the query, and nothing at the coarse level.
 
-    What is inserted at a node serves its next steps only. It goes into a fork, in which the step is sampled;
-    the step's text then continues the path without it, in one forward, and the fork is released. So paths
-    share their KV as in `mcts`, and a scorer never sees what was retrieved. The first child of a node is
-    sampled without, so that the scorer can prefer it. Departures: the paper retrieves with embeddings from a
+    Text inserted at a node serves its next steps only. A fork takes the text and samples the step; the path
+    then takes the step without the text, in one forward, and the fork is released. So paths share their KV as
+    in `mcts`, and a scorer never sees what was retrieved. The first child of a node is sampled without
+    retrieved text, so that the scorer can prefer it. Departures: the paper retrieves with embeddings from a
     data set of solved problems, here that is the caller's `retrieve`; the unaided child is ours.
     """
     at_least(1, num_simulations=num_simulations, num_children=num_children, max_steps=max_steps)

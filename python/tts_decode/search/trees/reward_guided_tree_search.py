@@ -37,16 +37,16 @@ async def reward_guided_tree_search(
     max_samples         answers in all.
     scorer              the reward model, in [0, 1].
     num_children        children of an expanded leaf; equal ones are one child.
-    pre_expansion       children of the root, so that the search begins broad.
+    pre_expansion       children of the root, for a broad begin.
     max_steps           steps on a path.
     exploration         weight of the bonus in UCT.
     consistency_weight  weight of agreement in the reward of an answer: the share of all answers so far that
                         conclude the same. The rest is the scorer's. 0: the scorer alone.
-    extract             the answer in a text, or None: it then agrees with none.
+    extract             the answer in a text; a text of which it makes None agrees with none.
 
-    `best` has the highest reward when the search ends; `votes` counts the conclusions. Departures: policy and
-    reward model of the paper are trained for this search, here they are given; its calculator for equations
-    is left out. The defaults of `exploration`, `consistency_weight` and `pre_expansion` are ours.
+    `best` has the highest reward when the search ends; `votes` counts the conclusions. Departures: the paper
+    trains policy and reward model for this search, here they are given; its calculator for equations is left
+    out. The defaults of `exploration`, `consistency_weight` and `pre_expansion` are ours.
     """
     at_least(
         1,
