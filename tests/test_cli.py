@@ -48,7 +48,7 @@ FIRST_OF_FAMILIES = [members[0].name for members in families().values()]
 def test_search_prints_answer_tree_and_cost(
     folder: Path, capsys: pytest.CaptureFixture[str], strategy: str
 ) -> None:
-    assert search(folder, "hello", "-s", strategy, "-o", "n=4") == 0
+    assert search(folder, "hello", "-s", strategy, "-o", f"{STRATEGIES[strategy].size}=4") == 0
     out, err = capsys.readouterr()
     assert strategy in out
     assert "└─" in out
@@ -154,7 +154,7 @@ def test_all_strategies_run_side_by_side(
     monkeypatch.setattr("tts_decode.cli.session.gc.collect", lambda: 0)  # takes longer than the searches
     chosen = [argument for name in STRATEGIES for argument in ("-s", name)]
     arguments = [*chosen, "--scorer", "verifier", "--max-tokens", "4", "--max-step-tokens", "2"]
-    small = ["n=4", "max_samples=4", "num_simulations=4", "num_votes=4", "max_parts=4", "max_trees=4"]
+    small = ["n=4", "max_samples=4", "num_simulations=4", "max_trees=4", "num_votes=4", "max_parts=4"]
     for option in [*small, "mcts_judge.num_simulations=1", "b4.num_tests=2"]:
         arguments += ["-o", option]
     arguments += ["--tasks", str(folder / "tasks.jsonl"), "--limit", "1", "--save", str(tmp_path)]

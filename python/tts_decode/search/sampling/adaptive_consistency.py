@@ -12,7 +12,7 @@ from ..run import SearchRun, at_least
 from ..strategy import strategy
 
 
-@strategy("answers in waves until the majority is settled")
+@strategy("answers in batches until the majority is settled")
 async def adaptive_consistency(
     run: SearchRun,
     *,
