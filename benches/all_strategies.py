@@ -48,7 +48,7 @@ def run(record: Record, path: Path) -> None:
     for number, strategy in enumerate(STRATEGIES.values(), start=1):
         if strategy.name in record["strategies"]:
             continue
-        options = {"n": min(record["n"], strategy.parameters["n"].default)}
+        options = {strategy.size: min(record["n"], strategy.parameters[strategy.size].default)}
         decoder = TreeDecoder(model, tokenizer)
         outcomes, stats = run_problems(
             decoder, tasks, strategy, options, Settings(sampling), ScorerOf(None), parallel=len(tasks)
@@ -97,7 +97,7 @@ def _line(row: list[str]) -> str:
 def main(
     model: str = DEFAULT_MODEL,
     problems: int = 12,
-    n: Annotated[int, typer.Option(help="of each strategy whose own default is not smaller")] = 8,
+    n: Annotated[int, typer.Option(help="size of each search, or the strategy's default if less")] = 8,
     seed: int = 0,
     temperature: float = 0.8,
     max_tokens: int = 64,

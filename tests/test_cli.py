@@ -48,7 +48,7 @@ FIRST_OF_FAMILIES = [members[0].name for members in families().values()]
 def test_search_prints_answer_tree_and_cost(
     folder: Path, capsys: pytest.CaptureFixture[str], strategy: str
 ) -> None:
-    assert search(folder, "hello", "-s", strategy, "-o", "n=4") == 0
+    assert search(folder, "hello", "-s", strategy, "-o", f"{STRATEGIES[strategy].size}=4") == 0
     out, err = capsys.readouterr()
     assert strategy in out
     assert "└─" in out
@@ -153,8 +153,10 @@ def test_all_strategies_run_side_by_side(
     are too long for the tiny model."""
     monkeypatch.setattr("tts_decode.cli.session.gc.collect", lambda: 0)  # takes longer than the searches
     chosen = [argument for name in STRATEGIES for argument in ("-s", name)]
-    arguments = [*chosen, "-o", "n=4", "--scorer", "verifier", "--max-tokens", "4", "--max-step-tokens", "2"]
-    arguments += ["-o", "forest_of_thought.max_iter=1", "-o", "mcts_judge.rollouts=1", "-o", "b4.num_tests=2"]
+    arguments = [*chosen, "--scorer", "verifier", "--max-tokens", "4", "--max-step-tokens", "2"]
+    small = ["n=4", "max_samples=4", "num_simulations=4", "max_trees=4", "num_votes=4", "max_parts=4"]
+    for option in [*small, "mcts_judge.num_simulations=1", "b4.num_tests=2"]:
+        arguments += ["-o", option]
     arguments += ["--tasks", str(folder / "tasks.jsonl"), "--limit", "1", "--save", str(tmp_path)]
     assert compare(folder, *arguments, "--json") == 0
     rows = json.loads(capsys.readouterr().out)["strategies"]
@@ -366,6 +368,10 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["search", "a", "-o", "n"], "option 'n': expected KEY=VALUE"),
         (["search", "a", "-o", "n=x"], "option 'n=x': expected an integer, got 'x'"),
         (["search", "a", "-o", "beams=3"], "unknown option 'beams'; known: ets (n=16"),
+        (
+            ["search", "a", "-o", "lamda_d=3"],
+            "unknown option 'lamda_d'; did you mean lambda_d or lambda_b? known: ",
+        ),
         (["search", "a", "-o", "rebase.n=3"], "'rebase' is not among the strategies"),
         (["search", "a", "--temperature", "-1"], "temperature must lie in"),
         (["search", "a", "--max-tokens", "0"], "max_tokens must be at least 1"),

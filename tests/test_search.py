@@ -14,7 +14,7 @@ from search_options import small_options, vowels
 from tiny_models import byte_tokenizer, tiny_model
 from tts_decode import Budget, SamplingParams, TreeDecoder, gather
 from tts_decode.rewards import mean_logprob, verifier
-from tts_decode.search import STRATEGIES, SearchRun, ets, get_strategy, rebase, sentence_embedder
+from tts_decode.search import STRATEGIES, SearchRun, Strategy, ets, get_strategy, rebase, sentence_embedder
 from tts_decode.select import allocate, ets_select, rebase_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -446,7 +446,7 @@ def test_one_failure_ends_the_searches_beside_it(decoder):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        *((name, {"n": 0}, "n=0; expected at least 1") for name in STRATEGIES),
+        *((s.name, {s.size: 0}, f"{s.size}=0; expected at least 1") for s in STRATEGIES.values()),
         ("beam_search", {"beam_width": 3}, "beam_width=3 does not divide n=8"),
         ("beam_search", {"beam_width": 0}, "beam_width=0"),
         ("beam_search", {"max_steps": 0}, "max_steps=0"),
@@ -470,6 +470,34 @@ def test_bad_options_are_named(decoder, name, changes, message):
 def test_a_count_that_is_no_integer_is_refused(decoder):
     with pytest.raises(TypeError, match=r"n=2\.5"):
         run(decoder, "rebase", n=2.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "message"),
+    [
+        ("tpo", "rounds", r"tpo: unknown option 'rounds'; did you mean max_rounds\?$"),
+        ("first_finish", "zzz", "first_finish: unknown option 'zzz'; expected one of n$"),
+    ],
+)
+def test_an_unknown_option_is_refused_with_the_nearest_one(decoder, name, option, message):
+    steps = decoder.stats().steps
+    with pytest.raises(TypeError, match=message):
+        run(decoder, name, **{option: 1})
+    assert decoder.stats().steps == steps + 1  # the prompt's
+
+
+def test_a_strategy_with_open_options_takes_any(decoder):
+    async def told(run, **options):
+        (branch,) = run.fork(run.root)
+        return run.result(run.end(await run.complete(branch)), options)
+
+    async def searched():
+        root = await decoder.root(PROMPT)
+        result = await Strategy(told, "what it was told")(root, beta=2.0)
+        root.release()
+        return result
+
+    assert decoder.run(searched()).votes == {"beta": 2.0}
 
 
 def test_every_strategy_is_exported():

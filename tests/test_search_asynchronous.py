@@ -63,7 +63,7 @@ def test_one_answer_is_written_as_by_the_plain_loop(seed):
     calibration = [1 + number(seed, i) % 100 / 20 for i in range(6)]
     draft, target = decoders(seed)
     result = run_scripted(
-        draft, atts, PROMPT, sampling=STEPS, n=1, target=target, alpha=0.4, calibration=calibration
+        draft, atts, PROMPT, sampling=STEPS, n=1, target_decoder=target, alpha=0.4, calibration=calibration
     )
 
     seen, text, said_by_target = list(calibration), "", 0
@@ -90,7 +90,7 @@ def test_several_answers_share_one_calibration_set_as_it_grows(seed):
     in no answer, an accepted one is."""
     record = []
     draft, target = decoders(seed, record, latency=lambda prefix, k: number(seed, prefix, k) % 5)
-    result = run_scripted(draft, atts, PROMPT, sampling=STEPS, n=6, target=target, alpha=0.3)
+    result = run_scripted(draft, atts, PROMPT, sampling=STEPS, n=6, target_decoder=target, alpha=0.3)
     read = [entry for entry in record if entry[1].startswith(("d", "="))]
     rescued = Counter(call.prefix for call in target.complete.calls)
     rejected = Counter()
@@ -114,7 +114,7 @@ def test_the_target_takes_over_at_the_rate_alpha(alpha):
         record = []
         calibration = [math.exp((number(seed, "earlier", i) % 900) / 300) for i in range(50)]
         draft, target = decoders(seed, record)
-        options = {"n": 4, "target": target, "alpha": alpha, "calibration": calibration}
+        options = {"n": 4, "target_decoder": target, "alpha": alpha, "calibration": calibration}
         run_scripted(draft, atts, PROMPT, sampling=STEPS, **options)
         read += len(record)
         rejected += len(target.complete.calls)

@@ -111,7 +111,7 @@ def test_budget_forcing_does_what_the_paper_says(num_ignore):
             n=1,
             num_ignore=num_ignore,
             max_tokens_thinking=14,
-            wait="Wait ",
+            rethink="Wait ",
             final_answer=" Answer: ",
         )
         assert result.answer == plain_budget_forcing(Plain(script), "Q: ", num_ignore, 14, 40)
@@ -168,7 +168,9 @@ def test_budget_forcing_prefills_nothing_twice():
     end = next(char for char in line[4:30] if char.isascii() and char.isalnum())
     before = decoder.stats().forward_tokens
     result = decoder.run(
-        search(decoder, budget_forcing, num_ignore=3, max_tokens_thinking=40, end_of_thinking=end, wait="hm")
+        search(
+            decoder, budget_forcing, num_ignore=3, max_tokens_thinking=40, end_of_thinking=end, rethink="hm"
+        )
     )
     waits = [node for node in result.tree if node.forced and node.text == "hm"]
     assert waits
@@ -214,7 +216,7 @@ def test_shifted_window_forces_an_answer_only_where_the_window_is_full():
             "Q: ",
             sampling=SamplingParams(max_tokens=12),
             max_tokens_thinking=5,
-            enough="Enough. ",
+            final_answer="Enough. ",
         )
         model = Plain(script)
         thought, reason = model("Q: ", 5)
@@ -259,7 +261,7 @@ def test_iterative_deepening_triggers_at_growing_budgets(gamma):
             sampling=SamplingParams(max_tokens=40),
             first_budget=5,
             gamma=gamma,
-            trigger="Look again. ",
+            rethink="Look again. ",
             extract=length_mod_3,
         )
         expected = plain_iterative_deepening(Plain(script), "Q: ", 5, gamma, 40)

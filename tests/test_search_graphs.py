@@ -124,7 +124,7 @@ def test_atom_of_thoughts_contracts_while_the_judge_likes_it(max_depth):
     seen = set()
     for seed in SEEDS:
         decoder = scripted_decoder(atoms(seed))
-        result = run_scripted(decoder, atom_of_thoughts, QUESTION, sampling=LONG, max_depth=max_depth)
+        result = run_scripted(decoder, atom_of_thoughts, QUESTION, sampling=LONG, max_rounds=max_depth)
         expected, contractions = plain_atom_of_thoughts(Plain(atoms(seed)), QUESTION, max_depth)
         assert result.answer == expected
         seen.add(contractions)
@@ -313,7 +313,9 @@ def test_aries_takes_the_actions_that_its_policies_vote_for(n):
     taken = Counter()
     for seed in SEEDS:
         decoder = scripted_decoder(thoughts(seed))
-        result = run_scripted(decoder, aries, QUESTION, sampling=LONG, n=n, max_steps=12, max_parts=3)
+        result = run_scripted(
+            decoder, aries, QUESTION, sampling=LONG, num_votes=n, max_actions=12, max_parts=3
+        )
         model = Plain(thoughts(seed))
         answer, actions = plain_aries(model, QUESTION, n, 12, 3)
         assert result.answer == answer
@@ -327,7 +329,7 @@ def test_aries_with_a_silent_policy_solves_the_whole():
         return ("Hmm.", "eos") if "Possible actions" in prompt else ("Ann is 40.", "eos")
 
     decoder = scripted_decoder(script)
-    result = run_scripted(decoder, aries, QUESTION, n=3)
+    result = run_scripted(decoder, aries, QUESTION, num_votes=3)
     assert result.answer == "Ann is 40."
     assert len(decoder.complete.calls) == 3 + 1 + 3  # a vote, the solution, a vote to stop
 
@@ -422,7 +424,7 @@ def test_archon_names_what_is_wrong_with_its_layers(layers, message):
 
 def test_archon_shares_out_samples_between_models():
     first, second = scripted_decoder(techniques(1)), scripted_decoder(techniques(2))
-    result = run_scripted(first, archon, QUESTION, n=5, layers="generate", others=[second])
+    result = run_scripted(first, archon, QUESTION, n=5, layers="generate", decoders=[second])
     assert [len(decoder.complete.calls) for decoder in (first, second)] == [3, 2]
     assert len(result.candidates) == 5
     assert second.stats().branches == 0
@@ -432,9 +434,9 @@ def test_archon_shares_out_samples_between_models():
 
 
 OPTIONS = {
-    "atom_of_thoughts": {"n": 2, "max_depth": 1},
+    "atom_of_thoughts": {"n": 2, "max_rounds": 1},
     "adaptive_graph": {"threshold": 1.0},
-    "aries": {"n": 2, "max_steps": 2},
+    "aries": {"num_votes": 2, "max_actions": 2},
     "archon": {"n": 2, "layers": "generate critique verify test fuse"},
 }
 

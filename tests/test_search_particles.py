@@ -270,7 +270,7 @@ def test_particle_gibbs(seed, rule, n, iterations, max_steps):
         "Q: ",
         sampling=sampling(seed),
         n=n,
-        num_iterations=iterations,
+        max_rounds=iterations - 1,
         scorer=scorer(score),
         max_steps=max_steps,
         resampling=rule,
@@ -313,7 +313,7 @@ def test_particle_gibbs_references_have_the_law_of_the_state_space_model():
         "Q: ",
         sampling=sampling(5),
         n=3,
-        num_iterations=1500,
+        max_rounds=1499,
         scorer=scorer(score_of),
     )
     references = [letters(c.text) for c in result.candidates[5::15]]
@@ -326,7 +326,7 @@ def test_particle_gibbs_references_have_the_law_of_the_state_space_model():
 
 def test_particle_gibbs_needs_room_beside_the_reference():
     decoder = scripted_decoder(random_script(0))
-    with pytest.raises(ValueError, match="expected at least 2 with num_iterations > 1"):
+    with pytest.raises(ValueError, match="expected at least 2 unless max_rounds is 0"):
         run_scripted(decoder, particle_gibbs, "Q: ", n=1, scorer=scorer(lambda text: 0.5))
 
 
@@ -381,7 +381,7 @@ def test_qalign(seed, beta, burn_in):
         qalign,
         "Q: ",
         sampling=sampling(seed),
-        n=25,
+        max_samples=25,
         beta=beta,
         burn_in=burn_in,
         scorer=scorer(reward),
@@ -427,7 +427,7 @@ def test_qalign_states_have_the_tilted_law():
         qalign,
         "Q: ",
         sampling=sampling(1),
-        n=3000,
+        max_samples=3000,
         beta=beta,
         scorer=scorer(lambda text: rewards[said(text)]),
     )
@@ -444,7 +444,13 @@ def test_qalign_chains_are_independent_of_how_they_interleave():
     def states(latency):
         decoder = scripted_decoder(step_script(3), latency=latency)
         result = run_scripted(
-            decoder, qalign, "Q: ", sampling=sampling(3), n=20, chains=2, scorer=scorer(random_score(3))
+            decoder,
+            qalign,
+            "Q: ",
+            sampling=sampling(3),
+            max_samples=20,
+            parallel=2,
+            scorer=scorer(random_score(3)),
         )
         return Counter(c.text for c in result.candidates), result.votes, result.best.text
 
@@ -456,7 +462,7 @@ def test_qalign_chains_are_independent_of_how_they_interleave():
 @pytest.mark.parametrize("tokens", range(3, 60, 7))
 def test_qalign_keeps_what_the_budget_paid_for(tokens):
     """Whole candidates are the chain's first states, and the answer is one of them if there are any."""
-    options = {"sampling": sampling(2), "n": 30, "burn_in": 2, "scorer": scorer(random_score(2))}
+    options = {"sampling": sampling(2), "max_samples": 30, "burn_in": 2, "scorer": scorer(random_score(2))}
     free = run_scripted(scripted_decoder(step_script(2)), qalign, "Q: ", **(options | {"burn_in": 0}))
     states = [c.text for c in free.candidates]
     short = run_scripted(
@@ -475,7 +481,13 @@ def test_qalign_keeps_the_prefix_and_drops_the_rest():
     """A proposal's node hangs inside the step that the cut went through, and says how much of it it took."""
     decoder = scripted_decoder(step_script(0))
     result = run_scripted(
-        decoder, qalign, "Q: ", sampling=sampling(0), n=30, beta=10.0, scorer=scorer(random_score(0))
+        decoder,
+        qalign,
+        "Q: ",
+        sampling=sampling(0),
+        max_samples=30,
+        beta=10.0,
+        scorer=scorer(random_score(0)),
     )
     cut = [node for node in result.tree if node.at is not None]
     assert cut
@@ -490,15 +502,17 @@ def test_qalign_needs_token_texts():
 
     decoder = TextDecoder(whole)
     with pytest.raises(UnsupportedByEngine, match="inside a step whose token texts"):
-        run_scripted(decoder, qalign, "Q: ", n=20, sampling=sampling(0), scorer=scorer(lambda text: 0.5))
+        run_scripted(
+            decoder, qalign, "Q: ", max_samples=20, sampling=sampling(0), scorer=scorer(lambda text: 0.5)
+        )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"beta": 0.0}, "beta=0"),
-        ({"n": 5, "chains": 2}, "chains=2 does not divide n=5"),
-        ({"n": 8, "chains": 2, "burn_in": 4}, "burn_in=4; expected less than the 4 states"),
+        ({"max_samples": 5, "parallel": 2}, "parallel=2 does not divide max_samples=5"),
+        ({"max_samples": 8, "parallel": 2, "burn_in": 4}, "burn_in=4; expected less than the 4 states"),
         ({"burn_in": -1}, "burn_in=-1"),
     ],
 )
@@ -511,7 +525,7 @@ def test_qalign_names_bad_options(options, message):
 
 def test_qalign_with_one_state_is_one_sample():
     result = run_scripted(
-        scripted_decoder(step_script(4)), qalign, "Q: ", n=1, scorer=scorer(lambda text: 0.5)
+        scripted_decoder(step_script(4)), qalign, "Q: ", max_samples=1, scorer=scorer(lambda text: 0.5)
     )
     alone = run_scripted(
         scripted_decoder(step_script(4)), best_of_n, "Q: ", n=1, scorer=scorer(lambda text: 0.5)

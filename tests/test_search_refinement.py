@@ -114,8 +114,8 @@ def test_multi_round_hands_on_the_last_answer_alone(seed, scored):
         multi_round,
         QUESTION,
         n=5,
-        rounds=3,
-        again_prompt="{question}<{answer}> again",
+        max_rounds=2,
+        refine_prompt="{question}<{answer}> again",
         scorer=scorer(score_of) if scored else None,
         extract=answer_of,
     )
@@ -149,9 +149,9 @@ def test_sets_corrects_what_it_finds_wrong():
             sets,
             QUESTION,
             n=5,
-            rounds=2,
+            max_rounds=2,
             verify_prompt="{history}check",
-            correct_prompt="{history}again",
+            refine_prompt="{history}again",
             extract=answer_of,
         )
         assert len(result.candidates) == 5 + corrections
@@ -171,9 +171,9 @@ def test_sets_takes_a_check_without_a_verdict_as_wrong():
         sets,
         QUESTION,
         n=1,
-        rounds=3,
+        max_rounds=3,
         verify_prompt="{history}check",
-        correct_prompt="{history}again",
+        refine_prompt="{history}again",
     )
     assert len(result.candidates) == 4
     assert result.best == result.candidates[-1]
@@ -209,9 +209,9 @@ def test_revise_goes_on_behind_what_it_would_not_accept(rounds):
             revise,
             QUESTION,
             n=6,
-            rounds=rounds,
+            max_rounds=rounds,
             threshold=0.6,
-            verify="ok? ",
+            verify_prompt="ok? ",
             accept="yes",
             refine="no",
             rethink=" Wait: ",
@@ -247,7 +247,7 @@ def test_iad_shows_the_best_and_the_worst_so_far(n):
             iterative_agent_decoding,
             QUESTION,
             n=n,
-            rounds=3,
+            max_rounds=2,
             scorer=scorer(score_of),
             refine_prompt="{question}+{best_score:.3f} {best}-{worst_score:.3f} {worst}",
         )
@@ -269,7 +269,7 @@ def test_tpo_turns_the_preference_into_words_and_the_words_into_answers():
             tpo,
             QUESTION,
             n=4,
-            depth=2,
+            max_rounds=2,
             scorer=scorer(score_of),
             loss_prompt="{question}{chosen} | {rejected} why?",
             gradient_prompt="{question}{chosen} | {rejected} {loss} how?",
@@ -282,7 +282,7 @@ def test_tpo_turns_the_preference_into_words_and_the_words_into_answers():
 HEART = {
     "negative": ["bad", "sad"],
     "positive": ["good"],
-    "again_prompt": "{question}{answer} {cue}",
+    "refine_prompt": "{question}{answer} {cue}",
     "synthesis_prompt": "{question}{answers} all",
     "extract": answer_of,
 }
@@ -311,7 +311,7 @@ def test_heart_alternates_its_tone_until_the_verifier_accepts():
             heart,
             QUESTION,
             n=3,
-            rounds=5,
+            max_rounds=5,
             scorer=scorer(score_of),
             threshold=0.7,
             **HEART,
@@ -327,7 +327,7 @@ def test_heart_without_a_verifier_writes_one_answer_of_all():
         model = Model(seed)
         texts = plain_heart(model, 2, 3, lambda text: False)
         shown = "\n\n".join(f"Attempt {i}:\n{text}" for i, text in enumerate(texts, 1))
-        result = run_scripted(scripted_decoder(Model(seed)), heart, QUESTION, n=2, rounds=3, **HEART)
+        result = run_scripted(scripted_decoder(Model(seed)), heart, QUESTION, n=2, max_rounds=3, **HEART)
         assert result.answer == model.ask(f"{QUESTION}{shown} all")
         assert found(result) == sorted([*texts, result.answer])
 
@@ -408,10 +408,10 @@ def test_magicore_refines_hard_questions_alone():
             QUESTION,
             sampling=SamplingParams(stop=("\n",), max_step_tokens=512),
             n=5,
-            rounds=2,
+            max_rounds=2,
             scorer=scorer(score_of),
             outcome_scorer=scorer(lambda text: draw("outcome", text)),
-            min_reward=0.9,
+            reward_threshold=0.9,
             review_prompt="{question}{solution} review",
             refine_prompt="{question}{solution} {review} refine",
             extract=answer_of,
@@ -436,7 +436,7 @@ def test_magicore_votes_with_rewards_below_zero():
         magicore,
         QUESTION,
         n=7,
-        rounds=0,
+        max_rounds=0,
         scorer=scorer(below),
         agg_strategy="last",
         extract=answer_of,
@@ -461,11 +461,11 @@ def test_feedback_edit_has_a_model_for_each_stage():
             feedback_edit,
             QUESTION,
             n=3,
-            feedbacks=2,
-            edits=2,
+            num_feedbacks=2,
+            num_edits=2,
             scorer=scorer(score_of),
-            feedback_model=decoders[1],
-            edit_model=decoders[2],
+            feedback_decoder=decoders[1],
+            edit_decoder=decoders[2],
             feedback_prompt="{question}{answer} say",
             edit_prompt="{question}{answer}: {feedback} edit",
         )
@@ -516,7 +516,7 @@ def test_three_d_refines_the_preferred_sample_of_a_turn(scored):
             three_d,
             QUESTION,
             n=4,
-            turns=3,
+            max_rounds=2,
             max_tokens_thinking=4,
             final_answer="Final: ",
             refine_prompt="{question}{answer} again",
@@ -592,15 +592,15 @@ def test_t1_without_a_tool_asks_for_no_code():
 @pytest.mark.parametrize(
     ("strategy", "options", "message"),
     [
-        (multi_round, {"rounds": 0}, "rounds=0"),
-        (sets, {"rounds": -1}, "rounds=-1"),
+        (multi_round, {"max_rounds": -1}, "max_rounds=-1"),
+        (sets, {"max_rounds": -1}, "max_rounds=-1"),
         (revise, {"threshold": 1.5}, r"threshold=1\.5; expected a probability"),
-        (iterative_agent_decoding, {"rounds": 0, "scorer": scorer(score_of)}, "rounds=0"),
+        (iterative_agent_decoding, {"max_rounds": -1, "scorer": scorer(score_of)}, "max_rounds=-1"),
         (magicore, {"agg_strategy": "mode", "scorer": scorer(score_of)}, "agg_strategy='mode'"),
-        (tpo, {"depth": -1, "scorer": scorer(score_of)}, "depth=-1"),
+        (tpo, {"max_rounds": -1, "scorer": scorer(score_of)}, "max_rounds=-1"),
         (heart, {"negative": []}, "negative is empty; expected at least one phrase"),
-        (feedback_edit, {"edits": 0, "scorer": scorer(score_of)}, "edits=0"),
-        (three_d, {"turns": 0}, "turns=0"),
+        (feedback_edit, {"num_edits": 0, "scorer": scorer(score_of)}, "num_edits=0"),
+        (three_d, {"max_rounds": -1}, "max_rounds=-1"),
     ],
 )
 def test_bad_options_are_named_before_anything_is_asked(strategy, options, message):
@@ -628,8 +628,8 @@ async def search(decoder, strategy, **options):
 def test_prompts_of_a_line_compute_what_they_share_once():
     """Of each prompt only what the root and the prompt before have not is computed."""
     decoder = tiny()
-    prompts = {"verify_prompt": "{history}\nCheck!", "correct_prompt": "{history}\nAgain!"}
-    result = decoder.run(search(decoder, sets, n=1, rounds=3, **prompts))
+    prompts = {"verify_prompt": "{history}\nCheck!", "refine_prompt": "{history}\nAgain!"}
+    result = decoder.run(search(decoder, sets, n=1, max_rounds=3, **prompts))
     asked = [node.tokens for node in result.tree if node.status == "prompt"]
     assert len(asked) == 7
 
@@ -657,7 +657,11 @@ def test_later_answers_are_scored_as_answers_to_the_question():
     for strategy in (feedback_edit, heart, iterative_agent_decoding, magicore, multi_round, three_d, tpo):
         asked.clear()
         roots.clear()
-        hard = {"min_reward": 3.0, "min_confidence": 2.0, "rounds": 1} if strategy is magicore else {}
+        hard = (
+            {"reward_threshold": 3.0, "confidence_threshold": 2.0, "max_rounds": 1}
+            if strategy is magicore
+            else {}
+        )
         run_scripted(scripted_decoder(Model(2)), strategy, QUESTION, n=3, scorer=judge, **hard)
         assert set(asked) == {QUESTION}
         assert len(roots - {QUESTION}) >= 1
@@ -671,8 +675,8 @@ def test_lines_end_where_the_next_prompt_would_be_too_long():
             decoder,
             multi_round,
             n=4,
-            rounds=3,
-            again_prompt="{question}{answer}" + "x" * 520,
+            max_rounds=2,
+            refine_prompt="{question}{answer}" + "x" * 520,
             extract=length_mod_3,
         )
     )

@@ -96,8 +96,8 @@ def test_adaptive_consistency_stops_where_the_paper_stops(seed):
         scripted_decoder(script),
         adaptive_consistency,
         QUESTION,
-        n=20,
-        wave=1,
+        max_samples=20,
+        parallel=1,
         threshold=0.9,
         extract=answer_of,
     )
@@ -112,7 +112,7 @@ def test_adaptive_consistency_samples_whole_waves():
         script = Sampler(seed, kinds=3)
         settled = len(plain_adaptive_consistency(script.texts(20), 0.95))
         result = run_scripted(
-            scripted_decoder(script), adaptive_consistency, QUESTION, n=20, extract=answer_of
+            scripted_decoder(script), adaptive_consistency, QUESTION, max_samples=20, extract=answer_of
         )
         assert len(result.candidates) % 4 == 0
         assert len(result.candidates) >= settled or len(result.candidates) == 20
@@ -122,7 +122,7 @@ def test_adaptive_consistency_samples_whole_waves():
 
 def test_adaptive_consistency_by_all_answers_needs_more_of_them():
     script = Sampler(0, kinds=5)
-    options = {"n": 30, "wave": 1, "threshold": 0.8, "extract": answer_of}
+    options = {"max_samples": 30, "parallel": 1, "threshold": 0.8, "extract": answer_of}
     beta, dirichlet = (
         run_scripted(scripted_decoder(script), adaptive_consistency, QUESTION, criterion=criterion, **options)
         for criterion in ("beta", "dirichlet")
@@ -202,8 +202,8 @@ def test_self_calibration_stops_at_the_threshold(seed, decide_by, threshold):
         scripted_decoder(script),
         self_calibration,
         QUESTION,
-        n=12,
-        wave=1,
+        max_samples=12,
+        parallel=1,
         threshold=threshold,
         decide_by=decide_by,
         scorer=scorer(confidence),
@@ -220,7 +220,7 @@ def test_self_calibration_in_waves_takes_the_answer_that_one_by_one_would():
     script = Sampler(3)
     used, expected = plain_self_calibration(script.texts(12), confidence, 0.8, "score")
     result = run_scripted(
-        scripted_decoder(script), self_calibration, QUESTION, n=12, scorer=scorer(confidence)
+        scripted_decoder(script), self_calibration, QUESTION, max_samples=12, scorer=scorer(confidence)
     )
     assert result.answer == expected
     assert len(result.candidates) == 4 * math.ceil(used / 4)
@@ -282,7 +282,7 @@ def test_model_switch_asks_on_until_a_model_agrees_with_itself(seed, threshold, 
         model_switch,
         QUESTION,
         n=5,
-        others=decoders[1:],
+        decoders=decoders[1:],
         threshold=threshold,
         priors=priors,
         extract=answer_of,
@@ -302,7 +302,9 @@ def test_other_models_begin_where_the_root_stands(strategy):
         )
         for seed in (1, 100)
     )
-    other = {"target": second, "calibration": [0.1] * 9} if strategy is atts else {"others": [second]}
+    other = (
+        {"target_decoder": second, "calibration": [0.1] * 9} if strategy is atts else {"decoders": [second]}
+    )
 
     async def search():
         root = await first.root(QUESTION)
@@ -539,8 +541,8 @@ def test_sample_scrutinize_is_algorithm_1(seed):
         sample_scrutinize,
         QUESTION,
         n=7,
-        verifications=4,
-        comparisons=3,
+        num_verifications=4,
+        num_comparisons=3,
         margin=0.25,
         verify_prompt=VERIFY,
         compare_prompt=COMPARE,
@@ -569,7 +571,7 @@ def test_knockout_is_won_by_the_winner_of_all_matches(seed, n):
         bye = survivors[2 * len(matches) :]
         survivors = bye + [s if s == t or beats(s, t) else t for s, t in matches]
     result = run_scripted(
-        scripted_decoder(script), knockout, QUESTION, n=n, comparisons=3, compare_prompt=COMPARE
+        scripted_decoder(script), knockout, QUESTION, n=n, num_comparisons=3, compare_prompt=COMPARE
     )
     assert result.answer == survivors[0]
     assert result.best.score == max(c.score for c in result.candidates) > 0
@@ -604,7 +606,7 @@ def test_multi_verifier_counts_approvals_of_all_models(seed):
         QUESTION,
         n=6,
         aspects=aspects,
-        verifiers=judges,
+        verifier_decoders=judges,
         verify_prompt=verify_prompt,
     )
     assert result.answer == max(texts, key=rank)
@@ -698,7 +700,7 @@ def test_answers_that_are_all_the_same_need_no_judge(strategy):
 @pytest.mark.parametrize(
     ("strategy", "options", "message"),
     [
-        (adaptive_consistency, {"wave": 0}, "wave=0; expected at least 1"),
+        (adaptive_consistency, {"parallel": 0}, "parallel=0; expected at least 1"),
         (adaptive_consistency, {"threshold": 1.0}, "threshold=1.0; expected a probability"),
         (adaptive_consistency, {"criterion": "gamma"}, "criterion='gamma'"),
         (self_calibration, {"threshold": 0.0}, "threshold=0.0"),
@@ -709,9 +711,9 @@ def test_answers_that_are_all_the_same_need_no_judge(strategy):
         (st_bon, {"tau_coeff": -1.0}, "tau_coeff=-1.0"),
         (st_bon, {"consistency": "layers"}, "consistency='layers'"),
         (sample_scrutinize, {"margin": 2.0}, "margin=2.0"),
-        (sample_scrutinize, {"verifications": 0}, "verifications=0"),
+        (sample_scrutinize, {"num_verifications": 0}, "num_verifications=0"),
         (multi_verifier, {"aspects": []}, "aspects is empty"),
-        (knockout, {"comparisons": 0}, "comparisons=0"),
+        (knockout, {"num_comparisons": 0}, "num_comparisons=0"),
         (b4, {"alpha_xy": 0.0}, "alpha_xy=0.0"),
     ],
 )

@@ -200,7 +200,7 @@ def test_lookahead_gives_the_pages_of_rollouts_back():
     held = []
 
     async def watching(branches):
-        held.append(len(branches[0].decoder.runtime.holders))
+        held.append(branches[0].decoder.stats().branches)
         return [random_score(0)(branch.text) for branch in branches]
 
     _, result = search(lookahead, random_script(0, depth=4), n=4, beam_width=2, k=2, scorer=watching)
@@ -379,7 +379,7 @@ def test_compute_optimal_chooses_by_the_mean_score_of_the_probes(scores, expecte
         compute_optimal,
         script,
         n=4,
-        probes=2,
+        num_probes=2,
         scorer=scorer(score),
         edges=(0.7, 0.5),
         strategies=[recording(name, seen) for name in ("easy", "medium", "hard")],
@@ -387,6 +387,26 @@ def test_compute_optimal_chooses_by_the_mean_score_of_the_probes(scores, expecte
     assert seen == [(expected, 4)]
     assert [c.text for c in result.candidates] == [f"= {k}" for k in range(6)]
     assert result.answer == "= 0"
+
+
+def test_compute_optimal_sizes_a_strategy_by_its_first_option():
+    sizes = []
+
+    async def body(run, *, max_samples, scorer):
+        sizes.append(max_samples)
+        return run.result()
+
+    _, result = search(
+        compute_optimal,
+        random_script(0),
+        n=6,
+        num_probes=2,
+        scorer=scorer(random_score(0)),
+        edges=(),
+        strategies=[Strategy(body, "all questions")],
+    )
+    assert sizes == [6]
+    assert len(result.candidates) == 2
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -408,7 +428,7 @@ def test_compute_optimal_goes_on_in_the_same_run(seed, level, chosen):
             return await chosen.body(run, n=8, scorer=scorer(score))
 
     _, expected = search(by_hand, random_script(seed))
-    _, result = search(compute_optimal, random_script(seed), n=8, probes=3, scorer=scorer(score))
+    _, result = search(compute_optimal, random_script(seed), n=8, num_probes=3, scorer=scorer(score))
     assert found(result.candidates) == found(expected.candidates)
     assert result.best == expected.best
     assert sum(c.complete for c in result.candidates) >= 3 + (8 if chosen is not dvts else 2)
@@ -422,7 +442,7 @@ def test_compute_optimal_with_the_budget_gone_ends_with_its_probes():
         "Q: ",
         sampling=SAMPLING,
         budget=Budget(max_tokens=3),
-        probes=2,
+        num_probes=2,
         scorer=scorer(random_score(1)),
     )
     assert len(result.candidates) == 2
@@ -435,7 +455,7 @@ def test_compute_optimal_with_the_budget_gone_ends_with_its_probes():
         ({"edges": (0.5,)}, "strategies has 5 entries for 1 edges"),
         ({"edges": (0.2, 0.4, 0.6, 0.8)}, "expected falling numbers"),
         ({"n": 6}, "beam_width=4 of beam_search does not divide n=6"),
-        ({"probes": 0}, "probes=0"),
+        ({"num_probes": 0}, "probes=0"),
     ],
 )
 def test_compute_optimal_names_bad_options_before_it_samples(options, message):

@@ -144,7 +144,14 @@ def test_mcts_makes_the_choices_of_the_plain_search(seed, selection, bound):
     script = make_script(seed)
     decoder = scripted_decoder(script)
     result = run_scripted(
-        decoder, mcts, PROMPT, sampling=STEPS, n=12, width=3, selection=selection, scorer=scorer(score)
+        decoder,
+        mcts,
+        PROMPT,
+        sampling=STEPS,
+        num_simulations=12,
+        num_children=3,
+        selection=selection,
+        scorer=scorer(score),
     )
     root, asked, ends = plain_mcts(script, 12, 3, bound)
     assert prefixes(decoder) == asked
@@ -155,8 +162,8 @@ def test_mcts_makes_the_choices_of_the_plain_search(seed, selection, bound):
         mcts,
         PROMPT,
         sampling=STEPS,
-        n=12,
-        width=3,
+        num_simulations=12,
+        num_children=3,
         selection=selection,
         decide_by="visits",
         scorer=scorer(score),
@@ -200,7 +207,7 @@ def test_mcts_expands_what_llm_reasoners_expands(seed):
     theirs = MCTS(n_iters=8, depth_limit=40, cum_reward=lambda rewards: rewards[-1])
     found = theirs(Words(), Scores())
     decoder = scripted_decoder(script)
-    options = {"n": 8, "width": 3, "selection": "uct", "scorer": scorer(score)}
+    options = {"num_simulations": 8, "num_children": 3, "selection": "uct", "scorer": scorer(score)}
     result = run_scripted(decoder, mcts, PROMPT, sampling=STEPS, **options)
     assert prefixes(decoder) == asked
     assert found.terminal_state[0] in {candidate.text for candidate in result.candidates}
@@ -211,7 +218,13 @@ def test_mcts_backs_up_rollouts_or_values(simulate):
     """One expansion a simulation; its value from an answer sampled beyond the tree, or from the new child."""
     script = make_script(3)
     decoder = scripted_decoder(script)
-    options = {"n": 9, "width": 2, "selection": "uct", "simulate": simulate, "scorer": scorer(score)}
+    options = {
+        "num_simulations": 9,
+        "num_children": 2,
+        "selection": "uct",
+        "simulate": simulate,
+        "scorer": scorer(score),
+    }
     result = run_scripted(decoder, mcts, PROMPT, sampling=STEPS, **options)
 
     root, asked, rolled = Plain(), [], []
@@ -240,7 +253,7 @@ def test_mcts_backs_up_rollouts_or_values(simulate):
 def test_parallel_simulations_share_forwards_and_spread_out():
     """Four at once: every expansion but the root's serves several leaves, and no leaf is expanded twice."""
     decoder, calls = scripted_decoder(make_script(1)), []
-    options = {"n": 8, "width": 3, "parallel": 4, "exploration": 2.0, "selection": "uct"}
+    options = {"num_simulations": 8, "num_children": 3, "parallel": 4, "exploration": 2.0, "selection": "uct"}
     run_scripted(decoder, mcts, PROMPT, sampling=STEPS, scorer=scorer(score, calls), **options)
     assert max(len(texts) for texts in calls) > 3
     asked = prefixes(decoder)
@@ -255,7 +268,9 @@ def test_mcts_takes_unknown_probabilities_as_equal():
         return text, reason, [value] * len(logprobs)
 
     decoder = scripted_decoder(script)
-    run_scripted(decoder, mcts, PROMPT, sampling=STEPS, n=6, width=3, scorer=scorer(score))
+    run_scripted(
+        decoder, mcts, PROMPT, sampling=STEPS, num_simulations=6, num_children=3, scorer=scorer(score)
+    )
     _, asked, _ = plain_mcts(lambda prefix, k: script(prefix, k, 0.0), 6, 3, puct_bound)
     assert prefixes(decoder) == asked
 
@@ -271,11 +286,13 @@ def test_mcts_takes_unknown_probabilities_as_equal():
 )
 def test_bad_options_of_mcts_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        run_scripted(scripted_decoder(answers), mcts, PROMPT, n=2, scorer=scorer(score), **options)
+        run_scripted(
+            scripted_decoder(answers), mcts, PROMPT, num_simulations=2, scorer=scorer(score), **options
+        )
 
 
 def test_max_depth_ends_paths_as_they_stand():
-    options = {"n": 3, "width": 2, "max_depth": 2, "scorer": scorer(score)}
+    options = {"num_simulations": 3, "num_children": 2, "max_steps": 2, "scorer": scorer(score)}
     decoder = scripted_decoder(lambda prefix, k: (f"s{k} {len(prefix)}\n", "stop_string"))
     result = run_scripted(decoder, mcts, PROMPT, sampling=STEPS, **options)
     assert {candidate.text.count("\n") for candidate in result.candidates} == {2}
@@ -339,7 +356,7 @@ def plain_ab_mcts(n, draw, rng):
 def test_ab_mcts_samples_and_refines_as_the_plain_search(seed, posterior, draw):
     decoder = scripted_decoder(answers)
     sampling = SamplingParams(seed=seed)
-    options = {"n": 25, "posterior": posterior, "scorer": scorer(score)}
+    options = {"max_samples": 25, "posterior": posterior, "scorer": scorer(score)}
     result = run_scripted(decoder, ab_mcts, PROMPT, sampling=sampling, **options)
     asked = plain_ab_mcts(25, draw, random.Random(seed))
     assert prefixes(decoder) == asked
@@ -349,7 +366,11 @@ def test_ab_mcts_samples_and_refines_as_the_plain_search(seed, posterior, draw):
 
 def test_ab_mcts_shows_feedback_and_names_the_answer_it_refines():
     decoder = scripted_decoder(answers)
-    options = {"n": 12, "scorer": scorer(lambda text: 0.0), "feedback": lambda text: f"tests of {text}: 3"}
+    options = {
+        "max_samples": 12,
+        "scorer": scorer(lambda text: 0.0),
+        "feedback": lambda text: f"tests of {text}: 3",
+    }
     result = run_scripted(decoder, ab_mcts, PROMPT, sampling=WHOLE, **options)
     nodes = {candidate.node: candidate.text for candidate in result.candidates}
     prompts = [node for node in result.tree[1:] if node.status == "prompt"]
@@ -431,7 +452,7 @@ def test_forest_of_thought_grows_the_plain_trees_and_decides(seed, decide_by):
         return [math.log(p if text == "Yes" else 1 - p)]
 
     decoder = scripted_decoder(script, logprobs_of=believed)
-    options = {"n": 4, "max_iter": 5, "decide_by": decide_by, "correct_threshold": -math.inf}
+    options = {"max_trees": 4, "max_rounds": 5, "decide_by": decide_by, "correct_threshold": -math.inf}
     result = run_scripted(decoder, forest_of_thought, PROMPT, sampling=WHOLE, extract=str, **options)
 
     ask, leaders = Asked(script), []
@@ -459,7 +480,7 @@ def test_forest_of_thought_corrects_what_it_is_unsure_of():
     def script(prefix, k):
         return ("first" if prefix == PROMPT else "second"), "eos", [logprobs[prefix]]
 
-    options = {"n": 1, "max_iter": 0, "scorer": scorer(score)}
+    options = {"max_trees": 1, "max_rounds": 0, "scorer": scorer(score)}
     for threshold, answer in ((-1.0, "second"), (-2.0, "first")):  # the mean counts the end token
         decoder = scripted_decoder(script)
         result = run_scripted(
@@ -474,7 +495,7 @@ def test_forest_of_thought_corrects_what_it_is_unsure_of():
 def test_forest_of_thought_begins_later_trees_with_the_likest_example():
     examples = [("Name a prime", "Seven"), ("What is Q", "It is 3")]
     decoder = scripted_decoder(answers)
-    options = {"n": 3, "max_iter": 0, "decide_by": "score", "scorer": scorer(score), "extract": str}
+    options = {"max_trees": 3, "max_rounds": 0, "decide_by": "score", "scorer": scorer(score), "extract": str}
     run_scripted(decoder, forest_of_thought, PROMPT, sampling=WHOLE, examples=examples, **options)
     shown = EXAMPLE.format(example="What is Q", solution="It is 3", question=PROMPT)
     assert prefixes(decoder) == [PROMPT, shown, shown]
@@ -489,10 +510,10 @@ def test_reward_guided_tree_search_expands_the_best_leaf_of_all(seed, consistenc
     script = make_script(seed, 12, 9, 9)
     decoder = scripted_decoder(script)
     options = {
-        "n": 30,
-        "width": 2,
+        "max_samples": 30,
+        "num_children": 2,
         "pre_expansion": 4,
-        "consistency": consistency,
+        "consistency_weight": consistency,
         "extract": lambda t: t[-1],
     }
     result = run_scripted(
@@ -548,7 +569,7 @@ def test_mcts_judge_judges_as_the_plain_search(seed, num_tests):
         return [math.log(p_yes(prompt) if text == "Yes" else 1 - p_yes(prompt))]
 
     decoder = scripted_decoder(script, logprobs_of=believed)
-    options = {"n": 3, "rollouts": 7, "max_depth": 3, "num_tests": num_tests, "self_assessment": 0.5}
+    options = {"n": 3, "num_simulations": 7, "max_depth": 3, "num_tests": num_tests, "self_assessment": 0.5}
     result = run_scripted(decoder, mcts_judge, PROMPT, sampling=WHOLE, **options)
 
     def judge(answer):
@@ -644,7 +665,7 @@ def test_r2_retrieval_samples_in_view_of_what_it_retrieves_and_keeps_none_of_it(
         return f"hint {draw}" if draw else ""
 
     decoder, calls = scripted_decoder(script), []
-    options = {"n": 6, "width": 3, "retrieve": retrieve, "scorer": scorer(score, calls)}
+    options = {"num_simulations": 6, "num_children": 3, "retrieve": retrieve, "scorer": scorer(score, calls)}
     result = run_scripted(decoder, r2_retrieval, PROMPT, sampling=STEPS, **options)
     asked, ends = plain_r2(script, 6, 3, retrieve)
     assert Counter(prefixes(decoder)[1:]) == Counter(asked)
@@ -664,7 +685,11 @@ def test_r2_retrieval_finds_like_steps_elsewhere_in_its_tree():
         return "= 5", "eos"
 
     decoder = scripted_decoder(script)
-    options = {"n": 1, "width": 3, "scorer": scorer(lambda text: float("numbers" in text))}
+    options = {
+        "num_simulations": 1,
+        "num_children": 3,
+        "scorer": scorer(lambda text: float("numbers" in text)),
+    }
     run_scripted(decoder, r2_retrieval, PROMPT, sampling=STEPS, **options)
     assert lexical_similarity("add the numbers\n", steps[PROMPT][1]) > 0
     shown = PROMPT + "add the numbers\n" + WITH_STEP.format(retrieved="add the primes")
@@ -677,10 +702,10 @@ def test_r2_retrieval_finds_like_steps_elsewhere_in_its_tree():
 @pytest.mark.parametrize(
     ("strategy", "options"),
     [
-        (ab_mcts, {"n": 24}),
-        (forest_of_thought, {"n": 1, "max_iter": 2, "correct_threshold": 0.0}),
+        (ab_mcts, {"max_samples": 24}),
+        (forest_of_thought, {"max_trees": 1, "max_rounds": 2, "correct_threshold": 0.0}),
         (forest_of_thought, {"examples": [("Q: 1", "= 1")]}),
-        (r2_retrieval, {"n": 2, "retrieve": lambda query: "Sums are added up."}),
+        (r2_retrieval, {"num_simulations": 2, "retrieve": lambda query: "Sums are added up."}),
     ],
 )
 def test_answers_to_other_prompts_are_scored_as_answers_to_the_question(strategy, options):

@@ -74,8 +74,13 @@ def measure_search(
     sampling: SamplingParams,
     on_task: Callable[[int], object] = lambda done: None,
 ) -> SearchTimes:
-    """Times of the strategy's searches on the tasks, by a new decoder, whose counters are zero."""
-    options: dict[str, Any] = {"n": n} | ({"scorer": mean_probability()} if strategy.needs_scorer else {})
+    """Times of the strategy's searches on the tasks, by a new decoder, whose counters are zero.
+
+    n: the value of the option `strategy.size`.
+    """
+    options: dict[str, Any] = {strategy.size: n} | (
+        {"scorer": mean_probability()} if strategy.needs_scorer else {}
+    )
     forward, draw = _Clock(), _Clock()
 
     async def search(task: Task) -> None:

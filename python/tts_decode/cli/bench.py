@@ -212,7 +212,7 @@ def search(
     strategy: Annotated[
         list[str], typer.Argument(metavar="[STRATEGY]...", help="Default: four of them.", show_default=False)
     ] = ["best_of_n", "beam_search", "rebase", "ets"],  # noqa: B006
-    n: Annotated[int, typer.Option("--branches", "-n", help="Branches of a search.")] = 64,
+    n: Annotated[int, typer.Option("--branches", "-n", help="Size of a search: its first option.")] = 64,
     limit: Annotated[int, typer.Option(help="Problems, one after the other.")] = 3,
     max_tokens: opt.MaxTokens = 64,
     max_step_tokens: opt.MaxStepTokens = 32,

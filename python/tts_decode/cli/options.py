@@ -173,7 +173,10 @@ def parse_options(strategies: Sequence[Strategy[...]], pairs: Sequence[str]) -> 
             if owner in ("", strategy.name) and name in plain_options(strategy)
         ]
         if not takers:
-            raise UsageError(f"unknown option {key!r}; known: {_known(strategies)}")
+            names = dict.fromkeys(known for strategy in strategies for known in plain_options(strategy))
+            close = difflib.get_close_matches(name, names)
+            meant = f"did you mean {' or '.join(close)}? " if close else ""
+            raise UsageError(f"unknown option {key!r}; {meant}known: {_known(strategies)}")
         for strategy, options in takers:
             options[name] = _convert(pair, value, plain_options(strategy)[name][0])
     return parsed

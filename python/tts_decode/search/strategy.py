@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec
 
 from ..errors import OutOfPages, PromptTooLong, StaleKV
@@ -51,7 +52,9 @@ class Strategy(Generic[Options]):
 
         Raises:
             StaleKV: the model's weights changed while the search ran.
+            TypeError: the function has no such option; nothing was searched.
         """
+        self._refuse_unknown(options)
         run = root if isinstance(root, SearchRun) else SearchRun(root)
         with run.of(self.name, options):
             try:
@@ -76,6 +79,11 @@ class Strategy(Generic[Options]):
         return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
     @property
+    def size(self) -> str:
+        """Name of the option that says how much is searched, by convention the first: `n` for most."""
+        return next(iter(self.parameters), "n")
+
+    @property
     def options(self) -> dict[str, object]:
         """Options that are plain numbers, strings or truth values, with their defaults."""
         return {
@@ -88,6 +96,14 @@ class Strategy(Generic[Options]):
     def needs_scorer(self) -> bool:
         scorer = self.parameters.get("scorer")
         return scorer is not None and scorer.default is inspect.Parameter.empty
+
+    def _refuse_unknown(self, options: Iterable[str]) -> None:
+        parameters = inspect.signature(self.body).parameters
+        if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+            return
+        for name in options:
+            if name not in parameters:
+                raise TypeError(f"{self.name}: unknown option {name!r}; {nearest(name, self.parameters)}")
 
     def __repr__(self) -> str:
         return f"<strategy {self.name}: {self.summary}>"
@@ -108,6 +124,13 @@ def strategy(summary: str) -> Callable[[Body[Options]], Strategy[Options]]:
         return made
 
     return make
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """For an error message: the known names most like an unknown one, or all if none is like it."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names)
+    return f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(names)}"
 
 
 def get_strategy(name: str) -> Strategy[...]:

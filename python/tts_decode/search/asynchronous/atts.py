@@ -23,35 +23,34 @@ async def atts(
     run: SearchRun,
     *,
     n: int = 16,
-    target: Decoder | None = None,
+    target_decoder: Decoder | None = None,
     alpha: float = 0.4,
     calibration: Sequence[float] = (),
     max_steps: int = 40,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` answers, each on its own: the draft model takes a step, the target reads it, and where its
-    perplexity is among the largest the target takes the step instead.
+    """`n` answers, each on its own: the draft model takes a step and the target reads it; if its perplexity
+    is among the largest, the target takes the step instead.
 
     Xiong et al., "ATTS: Asynchronous Test-Time Scaling via Conformal Prediction", arXiv 2509.15148, and its
-    code. Three stages a turn: the draft model (the root's) samples a step; the target model's perplexity of
-    that step is ranked among the calibration perplexities, with the conformal p-value of its rank; a step
-    with p <= alpha is rejected and the target samples one in its place. Under exchangeability the target
-    works on at most a share `alpha` of the steps. No answer waits for another, as a ranking of all steps
-    of a turn would make it.
+    code. A turn has three stages. The draft model (the root's) samples a step. The target's perplexity of the
+    step is ranked among the calibration perplexities, which gives a conformal p-value. If p <= alpha, the
+    step is rejected and the target samples another. Under exchangeability the target replaces at most a share
+    `alpha` of the steps. No answer waits for another, since steps are not ranked within a turn.
 
-    n            answers.
-    target       the judge and rescuer; None: the draft model itself.
-    alpha        rejection rate; the code takes over from the 60th percentile on.
-    calibration  perplexities known from earlier questions. Those of this search join them as they come
-                 (online calibration); with fewer than 1 / alpha - 1 in all nothing is rejected.
-    max_steps    steps of an answer, after which it ends as it stands.
-    extract      the answer in a text, or None to abstain.
+    n               answers.
+    target_decoder  the target model; None: the draft model itself.
+    alpha           rejection rate; the code rejects from the 60th percentile on, as 0.4 does.
+    calibration     perplexities known from earlier questions; those of this search join them (online
+                    calibration). Nothing is rejected while there are fewer than 1 / alpha - 1.
+    max_steps       steps of an answer, after which it ends as it stands.
+    extract         the answer in a text, or None to abstain.
 
-    The answer that most gave wins; `best` is the one of these that the target finds likeliest, `score` the
-    target's mean log-probability of an answer's tokens. The target follows each answer on a branch of its
-    own, so that it reads every step once; of a rejected step both models roll back. Step length is that of
-    the root's sampling (200 to 500 tokens in the code). Departures: a rejected step is removed, where the
-    code leaves it in the text before the target's own; steps with no text are accepted unread.
+    The most frequent answer wins; `best` is its likeliest text for the target, and `score` the target's mean
+    log-probability of a text's tokens. The target follows each answer on a branch of its own, so it reads
+    every step once; both models roll back a rejected step. The root's sampling sets the length of steps (200
+    to 500 tokens in the code). Departures: a rejected step is removed, where the code leaves it in the text
+    before the target's own; steps with no text are accepted unread.
     """
     at_least(1, n=n, max_steps=max_steps)
     if not 0 <= alpha < 1:
@@ -86,7 +85,7 @@ async def atts(
         return run.end(draft, math.fsum(judge.logprobs) / max(len(judge.logprobs), 1))
 
     drafts = run.fork(run.root, n)
-    judged = run.root if target is None else await root_on(run, target)
+    judged = run.root if target_decoder is None else await root_on(run, target_decoder)
     judges = run.fork(judged, n)
     if judged is not run.root:
         run.prune([judged])

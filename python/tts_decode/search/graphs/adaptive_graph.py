@@ -65,30 +65,29 @@ class Thought:
 
 @strategy("a graph of subproblems, layer by layer, nested where one is complex")
 async def adaptive_graph(
-    run: SearchRun, *, n: int = 3, max_layers: int = 2, max_depth: int = 1, threshold: float = 0.5
+    run: SearchRun, *, max_parts: int = 3, max_layers: int = 2, max_depth: int = 1, threshold: float = 0.5
 ) -> SearchResult:
-    """Subproblems are solved layer by layer: those of a layer at the same time, each with what it rests on in
-    the layers before. One that is complex is solved by a graph of its own. At the end the model answers from
-    the graph.
+    """Solves subproblems layer by layer: those of a layer at the same time, each given what it rests on in
+    earlier layers. A complex subproblem gets a graph of its own. At the end the model answers from the graph.
 
     Pandey et al., "Adaptive Graph of Thoughts: Test-Time Adaptive Reasoning Unifying Chain, Tree, and Graph
     Structures", arXiv 2502.05078, section 3 (defaults of its code).
 
-    n           subproblems of a layer at most.
+    max_parts   subproblems of a layer at most.
     max_layers  layers of a graph.
-    max_depth   graphs within graphs; 0 nests none.
-    threshold   a subproblem is complex if the model's probability of Yes to that question exceeds it.
+    max_depth   levels of graphs within graphs; 0 nests none.
+    threshold   a subproblem is complex if the model's probability of Yes to that question exceeds this.
 
-    A first layer of less than two readable subproblems means that the question is atomic: nothing is built,
-    the direct answer stands; a later layer without any ends its graph, as the reply DONE does. A subproblem
-    that names nothing it rests on gets all earlier ones. The outer graph's prompts begin with the question
-    and share its KV with the root.
+    If the first layer has fewer than two readable subproblems, the question is atomic: nothing is built and
+    the direct answer stands. A later layer without subproblems ends its graph, as the reply DONE does. A
+    subproblem that names no others rests on all earlier ones. The outer graph's prompts begin with the
+    question and share its KV with the root.
 
     Departures: complexity is the probability of Yes, not a sampled verdict, and needs an engine that scores
-    text; a direct answer is sampled beside the first layer, so that a search cut short has one; the last
-    layer is not followed by another question for layers.
+    text; a direct answer is sampled beside the first layer, so that a search cut short has one; after the
+    last layer the model is not asked for another.
     """
-    at_least(1, n=n, max_layers=max_layers)
+    at_least(1, max_parts=max_parts, max_layers=max_layers)
     at_least(0, max_depth=max_depth)
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold={threshold}; expected a probability")
@@ -97,9 +96,11 @@ async def adaptive_graph(
         thoughts: list[Thought] = []
         for layer in range(max_layers):
             template = NEXT if layer else FIRST
-            prompt = template.format(question=question, n=n, graph=as_text(thoughts, range(len(thoughts))))
+            prompt = template.format(
+                question=question, n=max_parts, graph=as_text(thoughts, range(len(thoughts)))
+            )
             reply = await reply_to(run, prompt, [thought.node for thought in thoughts])
-            tasks, wanted = with_needs(listed(reply.text, n))
+            tasks, wanted = with_needs(listed(reply.text, max_parts))
             if run.over or len(tasks) < (1 if layer else 2):
                 break
             earlier = range(len(thoughts))

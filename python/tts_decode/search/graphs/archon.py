@@ -100,8 +100,8 @@ async def archon(
     run: SearchRun,
     *,
     n: int = 8,
+    decoders: Sequence[Decoder] = (),
     layers: str | Sequence[str] = "generate rank:5 critique fuse",
-    others: Sequence[Decoder] = (),
 ) -> SearchResult:
     """Layers of operators, each over the responses that the layer before it left.
 
@@ -109,21 +109,21 @@ async def archon(
     2409.15254, section 3. The default stack is the form of its general-purpose architectures: an ensemble,
     the top 5, a critic, a fuser.
 
-    n       responses that "generate" samples unless it has a number.
-    layers  operators in order, in one text or one a string, each a name or "name:number":
-            "generate:k"  k samples of the question; first and only there.
-            "rank:k"      one prompt ranks all responses, the best k stay (all, without k).
-            "critique"    strengths and weaknesses of each, which later rank and fuse layers get to read.
-            "verify"      each is checked in writing; those whose verdict is rather Yes than No stay, or all
-                          if there are none.
-            "test:k"      the model writes statements that must be true of a response; the k responses for
-                          which most are rather Yes than No stay (all, ordered, without k).
-            "fuse:k"      k new responses (1) made of all.
-    others  further models: "generate" and "fuse" take the root's own and these in turn.
+    n         responses that "generate" samples unless it has a number.
+    decoders  further models: "generate" and "fuse" take the root's own and these in turn.
+    layers    operators in order, in one text or one a string, each a name or "name:number":
+              "generate:k"  k samples of the question; first and only there.
+              "rank:k"      one prompt ranks all responses, the best k stay (all, without k).
+              "critique"    strengths and weaknesses of each, which later rank and fuse layers get to read.
+              "verify"      each is checked in writing; those whose verdict is rather Yes than No stay, or all
+                            if there are none.
+              "test:k"      the model writes statements that must be true of a response; the k responses for
+                            which most are rather Yes than No stay (all, ordered, without k).
+              "fuse:k"      k new responses (1) made of all.
 
-    The first response of the last layer is the best. Of a ranking the numbers that can be read come first,
-    the others follow; tests that cannot be read leave the responses as they are. All prompts begin with the
-    question and share its KV with the root.
+    The first response of the last layer is the best. A ranking puts the numbers that can be read first and
+    the others after them; tests that cannot be read leave the responses as they are. All prompts begin with
+    the question and share its KV with the root.
 
     Departures: a critic and a verifier see one response at a time; verdicts are probabilities of Yes and need
     an engine that scores text; the search over architectures is the caller's, over `layers`.
@@ -135,10 +135,10 @@ async def archon(
     at_least(1, n=n)
     stack = parse_layers(layers)
     question = run.question
-    decoders = (None, *others)  # None: the root's own
+    models = (None, *decoders)  # None: the root's own
 
     async def generate(state: State, k: int | None) -> None:
-        takers = [decoders[i % len(decoders)] for i in range(n if k is None else k)]
+        takers = [models[i % len(models)] for i in range(n if k is None else k)]
         own = iter(run.fork(run.root, takers.count(None)))
         state.responses = await gather(
             finish(run, next(own)) if taker is None else answer_to(run, question, decoder=taker)
@@ -191,7 +191,7 @@ async def archon(
 
     async def fuse(state: State, k: int | None) -> None:
         prompt = FUSE.format(question=question, responses=state.text())
-        takers = [decoders[i % len(decoders)] for i in range(k or 1)]
+        takers = [models[i % len(models)] for i in range(k or 1)]
         state.responses = await gather(answer_to(run, prompt, state.nodes, decoder=taker) for taker in takers)
 
     operators = dict(zip(OPERATORS, (generate, rank, critique, verify, test, fuse), strict=True))

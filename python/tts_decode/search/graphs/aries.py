@@ -81,37 +81,37 @@ Graph = dict[int, Problem]  # by number; dropped ones are not in it
 async def aries(
     run: SearchRun,
     *,
-    n: int = 5,
-    max_steps: int = 12,
+    num_votes: int = 5,
+    policy_decoder: Decoder | None = None,
+    max_actions: int = 12,
     max_parts: int = 4,
     max_tokens_policy: int = 256,
-    policy_model: Decoder | None = None,
 ) -> SearchResult:
-    """The state is a graph of problems and solutions. A policy, prompted with it and with the actions so far,
-    says what is done next: decompose, solve, refine, reduce, aggregate, or stop; `n` samples of it vote. The
-    model of the root does it.
+    """The state is a graph of problems and solutions. A policy sees it and the actions so far, and chooses
+    the next action: decompose, solve, refine, reduce, aggregate or stop; `num_votes` samples of the policy
+    vote. The root's model carries out the action.
 
     Gimenes et al., "ARIES: Autonomous Reasoning with LLMs on Interactive Thought Graph Environments", arXiv
     2502.21208: transformations as the actions of a Markov decision process, an ensemble of policies.
 
-    n                  samples of the policy a step; the most frequent action is taken.
-    max_steps          actions at most.
-    max_parts          parts of a decomposition at most.
-    max_tokens_policy  length of a policy's reply at most.
-    policy_model       of the policy; None: the root's own.
+    num_votes          samples of the policy for each action; the most frequent one decides.
+    policy_decoder     model of the policy; None: the root's own.
+    max_actions        actions at most.
+    max_parts          parts of a decomposition, 2 or more, at most.
+    max_tokens_policy  tokens of a policy's reply at most.
 
     Replies that name no action, or one that the graph does not allow, abstain. If all do, the next action of
     a static schedule is taken: aggregate what has all its parts solved, else solve the first unsolved leaf,
-    else stop. A decomposition into less than two readable parts changes nothing. If the whole is unsolved
-    when the steps are used up, its parts are aggregated, or it is solved directly. Every solution of the
-    whole is a candidate, the last complete one the best.
+    else stop. A decomposition with fewer than two readable parts changes nothing. If the whole is unsolved
+    after the last action, its parts are aggregated, or it is solved directly. Every solution of the whole is
+    a candidate, the last complete one the best.
 
     The policy's prompts begin with the problem and share its KV with the root.
 
     Departures: one prompt for all tasks in place of the paper's task-specific ones with examples; an action
-    names one node, refinement and reduction included; numbers of defaults are ours.
+    names one node, refinement and reduction included; defaults are ours.
     """
-    at_least(1, n=n, max_steps=max_steps, max_tokens_policy=max_tokens_policy)
+    at_least(1, num_votes=num_votes, max_actions=max_actions, max_tokens_policy=max_tokens_policy)
     at_least(2, max_parts=max_parts)
     graph: Graph = {1: Problem(run.question)}
     history: list[str] = []
@@ -151,12 +151,12 @@ async def aries(
         elif name == "reduce":
             drop(graph, k)
 
-    for _ in range(max_steps):
+    for _ in range(max_actions):
         allowed = allowed_actions(graph)
         prompt = POLICY.format(
             question=run.question, graph=as_text(graph), history=", ".join(history) or "none"
         )
-        replies = await run.ask(prompt, n, decoder=policy_model, max_tokens=max_tokens_policy)
+        replies = await run.ask(prompt, num_votes, decoder=policy_decoder, max_tokens=max_tokens_policy)
         votes = vote([read_action(spoken(reply), allowed) for reply in replies])
         action = next(iter(votes), None) or scheduled_action(graph)
         if run.over or action == "stop":

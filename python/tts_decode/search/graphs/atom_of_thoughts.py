@@ -51,41 +51,40 @@ async def atom_of_thoughts(
     run: SearchRun,
     *,
     n: int = 1,
-    max_depth: int = 3,
+    max_rounds: int = 3,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Each state is a question. It is answered directly and by decomposition into a DAG of sub-questions;
-    what rests on nothing is then given, the rest contracted to a new question, which is answered too. A judge
-    picks among the three. While it picks the new question's answer, that question is the next state, and
-    everything before it is dropped.
+    """Each state is a question. The model answers it directly and by decomposition into a DAG of
+    sub-questions. Sub-questions that rest on nothing become given facts; the rest is contracted to a new
+    question, which the model answers too. A judge picks one of the three answers. While it picks the new
+    question's, that question is the next state, and everything before it is dropped.
 
     Teng et al., "Atom of Thoughts for Markov LLM Test-Time Scaling", arXiv 2502.12018, section 3 (defaults of
     its code).
 
-    n          chains, side by side; their answers vote, by what `extract` reads.
-    max_depth  contractions at most; not more than the sub-questions on the longest chain of needs in the
-               first DAG.
-    extract    the answer in a text, or None to abstain.
+    n           chains of states, side by side; their answers vote.
+    max_rounds  contractions at most, 1 or more; also limited by the longest chain of needs in the first DAG.
+    extract     the answer in a text, or None to abstain.
 
-    A decomposition of less than two readable parts, or an empty contraction, means that the question is
-    atomic: its direct answer stands. A judge without a readable number is replaced by a vote of the three,
-    ties to the contraction, then the decomposition. Those prompts of the first state share the KV of its
-    question with the root; later states hold nothing of it.
+    If a decomposition has fewer than two readable parts, or a contraction is empty, the question is atomic
+    and its direct answer stands. If the judge names no readable number, the three answers vote; ties go to
+    the contraction, then to the decomposition. Prompts of the first state share the KV of its question with
+    the root; later states hold nothing of it.
 
     Departures: decomposition and its dependencies come from one prompt, not two with retries; the judge names
     an answer instead of writing one that is then compared.
     """
-    at_least(1, n=n, max_depth=max_depth)
+    at_least(1, n=n, max_rounds=max_rounds)
 
     async def chain(branch: Branch) -> Candidate:
-        question, limit = run.question, max_depth
+        question, limit = run.question, max_rounds
         direct: Candidate
         direct, whole = await gather(finish(run, branch), answer_to(run, DECOMPOSE.format(question=question)))
-        for depth in range(max_depth):
+        for depth in range(max_rounds):
             parts, needs = with_needs(listed(spoken(whole.text), MOST_PARTS))
             needs = earlier_needs(needs)
             if depth == 0:
-                limit = min(max_depth, longest_path(needs))
+                limit = min(max_rounds, longest_path(needs))
             if len(parts) < 2 or depth == limit or run.over:
                 break
             new = await reply_to(run, contraction(question, parts, needs), [whole.node])

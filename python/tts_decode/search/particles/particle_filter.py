@@ -29,25 +29,26 @@ async def particle_filter(
     and the score its likelihood, so the search draws from the likely answers instead of climbing to the best.
 
     n                    particles.
-    scorer               gives probabilities, or log-probabilities, which are negative; ValueError above 1.
+    scorer               gives probabilities, or log-probabilities, which are negative; scores above 1 raise
+                         ValueError.
     max_steps            steps before the search ends with what it has.
-    softmax_temperature  T: low follows the best, high leaves the particles alone.
+    softmax_temperature  T: low follows the best, high keeps the particles as they are.
     resampling           "multinomial" as published; "systematic" adds less noise of its own; "entropic" is
                          systematic with weights flattened while early steps leave few effective particles:
                          the entropic annealing of Giannone et al., "Mitigating Premature Exploitation in
                          Particle-based Monte Carlo for Inference-Time Scaling", arXiv 2510.05825.
-    ess_threshold        of "entropic": share of effective particles below which it acts.
-    early_phase          of "entropic": share of `max_steps` in which it acts.
-    agg_strategy         the score of a particle from its steps': "last" as published, or another of
+    ess_threshold        share of effective particles below which "entropic" acts.
+    early_phase          share of `max_steps` in which "entropic" acts.
+    agg_strategy         makes a particle's score of its steps' scores: "last" as published, or another of
                          `select.aggregation`.
 
     Finished particles stay in the draw with their last score: they may be copied and may die out. The answer
     is the best-scored particle; the candidates are the particles, copies included, so that a vote over them
-    is one of the posterior.
+    is a vote of the posterior.
 
-    Departures. The last step's particles are not resampled: the package its_hub does, and may lose the best
-    one before it chooses. The paper's look-ahead modulation for "entropic" is left out; `max_steps` should be
-    near the steps that answers take, or the early phase never ends.
+    Departures. The last step's particles are not resampled; the package its_hub resamples them and may lose
+    the best one. The paper's look-ahead modulation for "entropic" is left out; `max_steps` should be near the
+    steps that answers take, or the early phase never ends.
     """
     at_least(1, n=n)
     rule = Rule(max_steps, softmax_temperature, resampling, ess_threshold, early_phase, agg_strategy)

@@ -21,42 +21,45 @@ if TYPE_CHECKING:
 async def qalign(
     run: SearchRun,
     *,
-    n: int = 16,
+    max_samples: int = 16,
     scorer: Scorer,
     beta: float = 0.1,
     burn_in: int = 0,
-    chains: int = 1,
+    parallel: int = 1,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Cut the answer at a random token, sample the rest anew, accept it by Metropolis and Hastings' rule.
+    """Cuts the answer at a random token, samples the rest anew, and accepts it by the Metropolis-Hastings
+    rule.
 
     Faria and Smith, "Sample, Don't Search: Rethinking Test-Time Alignment for Language Models", arXiv
     2504.03790; the proposal is that of QUEST (Faria et al., arXiv 2406.00049). In the limit the states of a
-    chain are samples of p(answer) exp(reward / beta), p being what the root's sampling parameters draw from:
-    no log-probability is needed. A new answer shares the pages of the part that it keeps.
+    chain are samples of p(answer) exp(reward / beta), where p is what the root's sampling parameters draw
+    from. No log-probability is needed. A new answer shares the pages of the part that it keeps.
 
-    n        answers sampled, over all chains, a multiple of `chains`.
-    scorer   the reward of finished answers, of any range.
-    beta     how far the reward tilts the model: near 0 only improvements are kept, at large values all.
-    burn_in  states at the start of each chain that are not candidates.
-    chains   independent chains side by side, so that the engine has a batch; the paper runs one.
-    extract  the answer in a text, or None to abstain.
+    max_samples  answers sampled by all chains together, a multiple of `parallel`.
+    scorer       the reward of finished answers, of any range.
+    beta         how far the reward tilts the model: near 0 only improvements are kept, at large values all.
+    burn_in      states at the start of each chain that are not candidates.
+    parallel     independent chains side by side, so that the engine has a batch; the paper runs one.
+    extract      the answer in a text, or None to abstain.
 
-    The cut is uniform over the answer's tokens, its end token included; the longer the new answer, the less
-    easily it is accepted, as its own way back is one of more cuts (`select.acceptance`). Candidates are the
-    chain's states: one that stays is a candidate once for each time. The answer is the majority's, in the
-    best-scored text that gives it.
+    The cut is uniform over the answer's tokens, its end token included; a longer new answer is accepted less
+    easily, since more cuts are possible on the way back (`select.acceptance`). Candidates are the chain's
+    states; a state that stays counts each time. The majority decides, and `best` is the best-scored text with
+    its answer.
 
     Departures. The published code limits the log of the acceptance ratio to 20 either way; here it is exact.
     For free text the paper takes the state with the least expected ROUGE loss instead of a vote: that is for
     the caller to do, on `result.candidates`. An engine must be able to cut between any two tokens.
     """
-    at_least(1, n=n, chains=chains)
+    at_least(1, max_samples=max_samples, parallel=parallel)
     at_least(0, burn_in=burn_in)
-    if n % chains:
-        raise ValueError(f"chains={chains} does not divide n={n}")
-    if burn_in >= n // chains:
-        raise ValueError(f"burn_in={burn_in}; expected less than the {n // chains} states of a chain")
+    if max_samples % parallel:
+        raise ValueError(f"parallel={parallel} does not divide max_samples={max_samples}")
+    if burn_in >= max_samples // parallel:
+        raise ValueError(
+            f"burn_in={burn_in}; expected less than the {max_samples // parallel} states of a chain"
+        )
     acceptance(0.0, 0.0, 1, 1, beta)  # checks it
     root = run.root
 
@@ -72,7 +75,7 @@ async def qalign(
         reward = await completed(state)
         if state.finish_reason == "budget" or state.length == root.length:
             return states
-        for t in range(n // chains):
+        for t in range(max_samples // parallel):
             if t > 0:
                 (proposal,) = run.fork(state, at=root.length + rng.randrange(state.length - root.length))
                 proposed = await completed(proposal)
@@ -88,7 +91,7 @@ async def qalign(
             run.prune([state])
         return states
 
-    found = await gather(chain(random.Random(run.rng.getrandbits(64))) for _ in range(chains))
+    found = await gather(chain(random.Random(run.rng.getrandbits(64))) for _ in range(parallel))
     voters = [candidate for states in found for candidate in states]
     if not voters:
         return run.result()

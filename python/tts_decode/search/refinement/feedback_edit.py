@@ -27,31 +27,34 @@ async def feedback_edit(
     run: SearchRun,
     *,
     n: int = 4,
-    feedbacks: int = 3,
-    edits: int = 2,
     scorer: Scorer,
-    feedback_model: Decoder | None = None,
-    edit_model: Decoder | None = None,
+    feedback_decoder: Decoder | None = None,
+    edit_decoder: Decoder | None = None,
+    num_feedbacks: int = 3,
+    num_edits: int = 2,
     feedback_prompt: str = FEEDBACK,
     edit_prompt: str = EDIT,
 ) -> SearchResult:
-    """`n` drafts; each gets `feedbacks` comments and, in view of all of them, `edits` edited responses.
+    """`n` drafts; each gets `num_feedbacks` comments, then `num_edits` edits made in view of all comments.
 
     Wang et al., "Dedicated Feedback and Edit Models Empower Inference-Time Scaling for Open-Ended
-    General-Domain Tasks" (HelpSteer3), arXiv 2503.04378, which scales the number of each.
+    General-Domain Tasks" (HelpSteer3), arXiv 2503.04378, which scales all three numbers.
 
-    n, feedbacks, edits   drafts; comments on a draft; edited responses of a draft.
-    scorer           selects among the edited responses; drafts are not scored.
-    feedback_model, edit_model   None: the root's own. The paper's are trained for it on human feedback and
-                     edits; any model serves, at the price of its own skill.
-    feedback_prompt  with the fields {question} and {answer}.
-    edit_prompt      with the field {feedback} too.
+    n                 drafts.
+    scorer            selects among the edited responses; drafts are not scored.
+    feedback_decoder  writes the comments; None: the root's own model.
+    edit_decoder      writes the edits; None: the root's own model. The paper trains both models on human
+                      feedback and edits; any model serves, at the price of its own skill.
+    num_feedbacks     comments on a draft.
+    num_edits         edited responses of a draft.
+    feedback_prompt   with the fields {question} and {answer}.
+    edit_prompt       with the field {feedback} too.
 
-    Nothing waits for other drafts. The two prompts begin alike: with one model for both, question and draft
-    are prefilled once. Departures: which comments are effective is left to the edit model, which gets all of
-    them; defaults and prompts are ours.
+    Drafts do not wait for each other. The two prompts begin alike, so one model for both prefills question
+    and draft once. Departures: the edit model gets all comments and judges which are effective; defaults and
+    prompts are ours.
     """
-    at_least(1, n=n, feedbacks=feedbacks, edits=edits)
+    at_least(1, n=n, num_feedbacks=num_feedbacks, num_edits=num_edits)
 
     async def draft(branch: Branch) -> None:
         drafted = await finish(run, branch)
@@ -61,11 +64,11 @@ async def feedback_edit(
         sources, thread = (drafted.node,), Thread(run)
         with suppress(PromptTooLong):
             said = await thread.replies(
-                feedback_prompt.format(**fields), feedbacks, sources=sources, decoder=feedback_model
+                feedback_prompt.format(**fields), num_feedbacks, sources=sources, decoder=feedback_decoder
             )
             if not run.over:
                 prompt = edit_prompt.format(feedback="\n\n".join(said), **fields)
-                await thread.answers(prompt, edits, scorer, sources=sources, decoder=edit_model)
+                await thread.answers(prompt, num_edits, scorer, sources=sources, decoder=edit_decoder)
         thread.close()
 
     await gather(draft(branch) for branch in run.fork(run.root, n))

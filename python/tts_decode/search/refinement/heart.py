@@ -47,37 +47,36 @@ async def heart(
     run: SearchRun,
     *,
     n: int = 1,
-    rounds: int = 6,
     scorer: Scorer | None = None,
+    max_rounds: int = 6,
     threshold: float = 1.0,
     negative: Sequence[str] = NEGATIVE,
     positive: Sequence[str] = POSITIVE,
-    again_prompt: str = AGAIN,
+    refine_prompt: str = AGAIN,
     synthesis_prompt: str = SYNTHESIS,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` lines; an answer that is not accepted goes back with a phrase of feeling, `rounds` times at most.
+    """`n` lines; an answer that is not accepted goes back with a phrase of feeling, up to `max_rounds` times.
 
     Pinto et al., "HEART: Emotionally-driven test-time scaling of Language Models", arXiv 2509.22876: feedback
     of short phrases for Ekman's six emotions, whose tone changes from iteration to iteration.
 
     n                   lines, side by side; each begins with another phrase.
-    rounds              corrections of a line at most.
-    scorer, threshold   a line is over once an answer of it scores `threshold`, and the best-scored answer
-                        wins: the paper's setting with a verifier. Without a scorer every round takes place
-                        and in the end the model writes one answer in view of all (the setting without).
-    negative, positive  phrases; the first round takes one of the negative ones, the next a positive one, and
-                        so on, each kind in turn.
-    again_prompt        with the fields {question}, {answer} and {cue}.
+    max_rounds          corrections of a line at most.
+    scorer, threshold   a line ends once one of its answers scores `threshold`, and the best-scored answer
+                        wins: the paper's setting with a verifier. Without a scorer all rounds take place,
+                        then the model writes one answer in view of all: the setting without.
+    negative, positive  phrases; the first round takes a negative one, the next a positive one, and so on.
+    refine_prompt       with the fields {question}, {answer} and {cue}.
     synthesis_prompt    with the fields {question} and {answers}.
-    extract             the answer in a text: a vote decides where budget or positions do not suffice for the
-                        synthesis.
+    extract             the answer in a text, for the vote that decides if budget or positions do not suffice
+                        for the synthesis.
 
-    The phrases are ours. Departures: `n`; all lines keep to the alternation, while the phrase is not drawn at
-    random, so that the search stays the same whatever ends first.
+    The phrases are ours. Departures: `n`; all lines alternate, and phrases are not drawn at random, so the
+    search is the same whatever ends first.
     """
     at_least(1, n=n)
-    at_least(0, rounds=rounds)
+    at_least(0, max_rounds=max_rounds)
     for name, cues in (("negative", negative), ("positive", positive)):
         if not cues:
             raise ValueError(f"{name} is empty; expected at least one phrase")
@@ -86,12 +85,12 @@ async def heart(
         answer = await finish(run, branch, scorer)
         attempts = [answer]
         with suppress(PromptTooLong):
-            for i in range(rounds):
+            for i in range(max_rounds):
                 if run.over or (scorer is not None and score_of(answer) >= threshold):
                     break
                 cues = positive if i % 2 else negative
                 cue = cues[(number + i // 2) % len(cues)]
-                said = again_prompt.format(question=run.question, answer=answer.text, cue=cue)
+                said = refine_prompt.format(question=run.question, answer=answer.text, cue=cue)
                 (answer,) = await answers_to(run, said, scorer=scorer, sources=(answer.node,))
                 attempts.append(answer)
         return attempts

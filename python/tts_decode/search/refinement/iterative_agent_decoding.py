@@ -23,26 +23,27 @@ what made the other worse."""
 
 @strategy("rounds of answers, each shown the verifier's best and worst ones so far")
 async def iterative_agent_decoding(
-    run: SearchRun, *, n: int = 4, rounds: int = 4, scorer: Scorer, refine_prompt: str = REFINE
+    run: SearchRun, *, n: int = 4, scorer: Scorer, max_rounds: int = 3, refine_prompt: str = REFINE
 ) -> SearchResult:
-    """`rounds` rounds of `n` answers; after the first, each is asked for in view of the best and the worst.
+    """`n` answers, then rounds of `n` more, each written in view of the best and the worst so far.
 
     Chakraborty et al., "Review, Refine, Repeat: Understanding Iterative Decoding of AI Agents with Dynamic
     Evaluation and Selection", arXiv 2504.01931 (IAD).
 
-    n              answers of a round, side by side; 1 is the sequential search, whose second round shows the
+    n              answers of a round, side by side; 1 is the sequential search, whose first prompt shows the
                    one answer as best and worst.
-    rounds         the first one included.
-    scorer         the verifier, of finished answers.
+    scorer         the verifier; it scores finished answers.
+    max_rounds     rounds after the first answers.
     refine_prompt  with the fields {question}, {best}, {best_score}, {worst} and {worst_score}.
 
-    The best answer is replaced only by one that the verifier rates higher, so the result is never rated below
-    that of the first round. Departures: the feedback is the two answers with their ratings, where the paper
-    also has feedback of its tasks' environments in words; the wording.
+    Only an answer that the verifier rates higher replaces the best one, so the result is never rated below
+    the first answers. Departures: the feedback is the two answers with their ratings; the paper adds feedback
+    in words from the environments of its tasks; the wording.
     """
-    at_least(1, n=n, rounds=rounds)
+    at_least(1, n=n)
+    at_least(0, max_rounds=max_rounds)
     answers = await sample(run, n, scorer)
-    for _ in range(rounds - 1):
+    for _ in range(max_rounds):
         if run.over:
             break
         best, worst = max(answers, key=score_of), min(answers, key=score_of)

@@ -53,44 +53,47 @@ async def magicore(
     run: SearchRun,
     *,
     n: int = 16,
-    rounds: int = 3,
     scorer: Scorer,
     outcome_scorer: Scorer | None = None,
-    min_reward: float = 0.5,
-    min_confidence: float = 0.5,
-    agg_strategy: str = "prod",
+    max_rounds: int = 3,
+    reward_threshold: float = 0.5,
+    confidence_threshold: float = 0.5,
     review_prompt: str = REVIEW,
     refine_prompt: str = REFINE,
+    agg_strategy: str = "prod",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` solutions; while the question looks hard, each is reviewed by its step scores and written anew.
+    """Writes `n` solutions; while the question looks hard, reviews each by its step scores and writes it
+    anew.
 
     Chen et al., "MAgICoRe: Multi-Agent, Iterative, Coarse-to-Fine Refinement for Reasoning", arXiv
     2409.12147 (its code: dinobby/MAgICoRe). The question is easy if the majority's answer has a
-    mean reward of `min_reward`, or if the weighted votes are confident (`select.vote_confidence`).
+    mean reward of `reward_threshold`, or if the weighted votes are confident (`select.vote_confidence`).
 
-    n               solutions (40 in the paper).
-    rounds          of review and refinement at most. The newest solutions are judged easy or hard again.
-    scorer          a process reward model, called after every step; scores of 0 to 1 weigh votes as they
-                    are. Where a reward is negative, votes weigh the exponential, and "prod" wants another
-                    `agg_strategy`.
-    outcome_scorer  a second one for whole answers. A solution's reward is the sum of both; each must be
-                    confident of its own vote. None: the process scores alone.
-    min_reward      of the majority's mean. The code takes the mean reward over a dataset's first samples;
-                    with two scorers it lies between 0 and 2.
-    min_confidence  1 for a unanimous vote, 0.5 for three answers of equal weight.
-    agg_strategy    one process reward from the scores of the steps.
-    review_prompt   with the fields {question} and {solution}, its steps with their scores.
-    refine_prompt   with the field {review} too.
-    extract         the answer in a text, or None to abstain.
+    n                     solutions (40 in the paper).
+    scorer                a process reward model, called after every step; scores of 0 to 1 weigh votes as
+                          they are. If a reward is negative, votes weigh its exponential; choose another
+                          `agg_strategy` than "prod" then.
+    outcome_scorer        a second scorer, for whole answers. A solution's reward is the sum of both, and each
+                          must be confident of its own vote. None: the process scores alone.
+    max_rounds            rounds of review and refinement, after each of which the newest solutions decide
+                          again whether the question is easy.
+    reward_threshold      mean reward of the majority above which the question is easy. The code takes the
+                          mean over a dataset's first samples; with two scorers rewards lie between 0 and 2.
+    confidence_threshold  confidence of the vote above which the question is easy: 1 for a unanimous vote, 0.5
+                          for three answers of equal weight.
+    review_prompt         with the fields {question} and {solution}, its steps with their scores.
+    refine_prompt         with the field {review} too.
+    agg_strategy          makes one process reward of the scores of the steps.
+    extract               the answer in a text, or None to abstain.
 
-    Of old and new solutions the `n` best-rewarded ones stay, and vote with their rewards; the winning
-    answer's best-rewarded solution is the best. Departures: solver, reviewer and refiner have no worked
-    example in their prompts, whose wording is ours; abstentions have no part in a vote; new solutions join
-    all that stayed, where the code's third iteration forgets the first.
+    The `n` best-rewarded solutions, old and new, stay and vote with their rewards; `best` is the
+    best-rewarded solution with the winning answer. Departures: prompts are ours and have no worked examples;
+    abstentions have no part in a vote; new solutions join all that stayed, where the code's third iteration
+    forgets the first.
     """
     at_least(1, n=n)
-    at_least(0, rounds=rounds)
+    at_least(0, max_rounds=max_rounds)
     run.aggregate_by(agg_strategy)
 
     async def solve(branch: Branch) -> _Solution:
@@ -120,15 +123,15 @@ async def magicore(
         majority = next(iter(vote(answers)), None)
         rewards = [s.reward for s, answer in zip(solutions, answers, strict=True) if answer == majority]
         columns = zip(*(solution.rewards for solution in solutions), strict=True)
-        return sum(rewards) / len(rewards) >= min_reward or all(
-            vote_confidence(list(vote(answers, vote_weights(column)).values())) >= min_confidence
+        return sum(rewards) / len(rewards) >= reward_threshold or all(
+            vote_confidence(list(vote(answers, vote_weights(column)).values())) >= confidence_threshold
             for column in columns
         )
 
     latest = await gather(solve(branch) for branch in run.fork(run.root, n))
     kept = latest
     with suppress(PromptTooLong):
-        for _ in range(rounds):
+        for _ in range(max_rounds):
             if run.over or easy(latest):
                 break
             latest = await gather(refine(solution) for solution in latest)

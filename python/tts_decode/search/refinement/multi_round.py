@@ -33,36 +33,41 @@ async def multi_round(
     run: SearchRun,
     *,
     n: int = 1,
-    rounds: int = 2,
-    end_of_thinking: str = "</think>",
-    again_prompt: str = AGAIN,
     scorer: Scorer | None = None,
+    max_rounds: int = 1,
+    end_of_thinking: str = "</think>",
+    refine_prompt: str = AGAIN,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` lines of `rounds` answers; each prompt holds the question and the line's last answer, no more.
+    """`n` answers; the model writes each again `max_rounds` times from the question and the last answer
+    alone.
 
     Tian et al., "Think Twice: Enhancing LLM Reasoning by Scaling Multi-round Test-time Thinking", arXiv
-    2503.19855; the paper goes up to 4 rounds.
+    2503.19855; the paper counts the first answer as a round and goes up to 4, here `max_rounds=3`.
 
     n                lines, side by side.
-    rounds           answers of a line, the first one included.
-    end_of_thinking  only what follows its last occurrence is handed on; "" hands on the whole text.
-    again_prompt     with the fields {question} and {answer}.
+    max_rounds       answers of a line after its first.
+    end_of_thinking  text that ends the thinking; the next prompt holds only what follows it. "": the whole
+                     answer.
+    refine_prompt    with the fields {question} and {answer}.
     scorer, extract  which answer wins: the best-scored one of all rounds, or without a scorer a vote over
                      what `extract` reads from each line's last answer.
 
-    The question comes first, so that its KV is found resident in every round. Departures: `n`, where the
-    paper reports the mean accuracy of one line; the wording.
+    Prompts begin with the question, so every round finds its KV resident. Departures: `n` lines, where the
+    paper reports the mean accuracy of one; the wording.
     """
-    at_least(1, n=n, rounds=rounds)
+    at_least(1, n=n)
+    at_least(0, max_rounds=max_rounds)
 
     async def line(branch: Branch) -> Candidate:
         answer = await finish(run, branch, scorer)
         with suppress(PromptTooLong):
-            for _ in range(rounds - 1):
+            for _ in range(max_rounds):
                 if run.over:
                     break
-                said = again_prompt.format(question=run.question, answer=spoken(answer.text, end_of_thinking))
+                said = refine_prompt.format(
+                    question=run.question, answer=spoken(answer.text, end_of_thinking)
+                )
                 (latest,) = await answers_to(run, said, scorer=scorer, sources=(answer.node,))
                 answer = latest if latest.complete else answer
         return answer

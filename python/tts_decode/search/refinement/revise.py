@@ -24,45 +24,44 @@ async def revise(
     run: SearchRun,
     *,
     n: int = 16,
-    rounds: int = 1,
+    max_rounds: int = 1,
     threshold: float = 0.5,
-    verify: str = VERIFY,
     accept: str = " Yes",
     refine: str = " No",
     rethink: str = RETHINK,
+    verify_prompt: str = VERIFY,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` lines; where the model would rather refine than accept an answer, the line goes on behind it.
+    """`n` lines; a line goes on behind an answer that the model would rather refine than accept.
 
     Lee et al., "ReVISE: Learning to Refine at Test-Time via Intrinsic Self-Verification", arXiv 2502.14565.
-    Its model is trained to end an answer with the end of the sequence or with a token
-    that stands for refinement: for such a model verify="", accept is the text of the one, refine and rethink
-    that of the other. With the defaults any model serves, at the price of its own calibration.
+    Its model is trained to end an answer with the end of the sequence or with a refinement token. For such a
+    model `verify_prompt` is "", `accept` is the text of the first, `refine` and `rethink` are the text of the
+    second. With the defaults any model serves, as well calibrated as it is.
 
-    n          lines, side by side.
-    rounds     how often a line goes on at most; the paper's model is trained for once.
-    threshold  an answer with a smaller P(accept) is refined.
-    verify     text behind an answer before `accept` or `refine`; it does not stay.
-    accept, refine   continuations that are weighed: P(accept) is the probability of the one over that of
-               both.
-    rethink    text that a line goes on with; it stays, as does the answer before it.
-    extract    the last answer in a line's text, or None to abstain.
+    n               lines, side by side.
+    max_rounds      how often a line may go on; the paper's model is trained for once.
+    threshold       an answer with a smaller P(accept) is refined.
+    accept, refine  two continuations: P(accept) is the probability of the first, divided by the sum of both.
+    rethink         text that a line goes on with; it stays, as does the answer before it.
+    verify_prompt   text between an answer and `accept` or `refine`, without fields; it does not stay.
+    extract         the last answer in a line's text, or None to abstain.
 
     Confidence-aware decoding: the last answer of each line votes with its P(accept), which is also the
     candidates' score. An answer's end token is rolled back before the line goes on, and nothing is prefilled
     again. What follows may have the root's `max_tokens` of its own. Departures: `threshold`, where the
-    paper's model samples one of its two tokens; an answer that the token limit cut is not refined, and one
-    behind which the model has no position left for the question is not accepted.
+    paper's model samples one of its two tokens; an answer that the token limit cut is not refined; an answer
+    is not accepted if the model has no positions left for the question.
     """
     at_least(1, n=n)
-    at_least(0, rounds=rounds)
+    at_least(0, max_rounds=max_rounds)
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold={threshold}; expected a probability, 0 to 1")
 
     async def line(branch: Branch) -> Candidate:
         await run.complete(branch)
         answer: Candidate | None = None
-        left = rounds
+        left = max_rounds
         while not run.over:
             ended = branch.finish_reason == "eos"
             (behind,) = run.fork(branch, at=branch.length - 1 if ended else None)
@@ -77,9 +76,9 @@ async def revise(
         return latest if latest.complete or answer is None else answer
 
     async def accepted(branch: Branch) -> float:
-        if not fits(branch, verify + max(accept, refine, key=len)):
+        if not fits(branch, verify_prompt + max(accept, refine, key=len)):
             return 0.0
-        return await run.p_first(branch, verify + accept, verify + refine)
+        return await run.p_first(branch, verify_prompt + accept, verify_prompt + refine)
 
     last = await gather(line(branch) for branch in run.fork(run.root, n))
     voters = eligible(last)

@@ -33,35 +33,35 @@ async def sets(
     run: SearchRun,
     *,
     n: int = 16,
-    rounds: int = 3,
+    max_rounds: int = 3,
     verify_prompt: str = VERIFY,
-    correct_prompt: str = CORRECT,
+    refine_prompt: str = CORRECT,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` samples; each is verified by the model and, while it finds it wrong, corrected; then they vote.
+    """`n` samples; the model verifies each and corrects it while it finds it wrong; then they vote.
 
     Chen et al., "SETS: Leveraging Self-Verification and Self-Correction for Improved Test-Time Scaling",
     arXiv 2501.19306.
 
-    n               number of samples.
-    rounds          corrections of a sample at most; the last one is not verified.
-    verify_prompt   with the field {history}: question, attempts and checks so far, the attempt to verify
-                    last. The last "correct" or "wrong" of the reply counts.
-    correct_prompt  with the same field, here with the check last.
-    extract         the answer in an attempt's text, or None to abstain.
+    n              number of samples.
+    max_rounds     corrections of a sample at most; the last one is not verified.
+    verify_prompt  with the field {history}: question, attempts and checks so far, the attempt to verify last.
+                   The last "correct" or "wrong" of the reply counts.
+    refine_prompt  with the same field, here with the check last.
+    extract        the answer in an attempt's text, or None to abstain.
 
-    The vote is over the last attempt of each sample. Each prompt of a sample begins with the history of the
-    one before, whose KV is found resident. Departures: a reply without a verdict counts as "wrong"; the
-    prompts are not those of the paper, which has its own for each task.
+    The vote is over the last attempt of each sample. Each prompt begins with the history of the prompt
+    before, whose KV is resident. Departures: a reply without a verdict counts as "wrong"; the prompts are
+    ours; the paper has its own for each task.
     """
     at_least(1, n=n)
-    at_least(0, rounds=rounds)
+    at_least(0, max_rounds=max_rounds)
 
     async def line(branch: Branch) -> Candidate:
         attempt = await finish(run, branch)
         history, thread = run.question, Thread(run)
         with suppress(PromptTooLong):
-            for _ in range(rounds):
+            for _ in range(max_rounds):
                 if run.over:
                     break
                 history += ATTEMPT.format(answer=attempt.text)
@@ -70,7 +70,7 @@ async def sets(
                 if run.over or last_choice(check, ("correct", "wrong")) == "correct":
                     break
                 history += CHECK.format(check=check)
-                (latest,) = await thread.answers(correct_prompt.format(history=history), sources=sources)
+                (latest,) = await thread.answers(refine_prompt.format(history=history), sources=sources)
                 attempt = latest if latest.complete else attempt
         thread.close()
         return attempt

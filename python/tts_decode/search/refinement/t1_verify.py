@@ -33,30 +33,30 @@ async def t1_verify(
     run: SearchRun,
     *,
     n: int = 16,
-    tool: Tool | None = None,
     scorer: Scorer | None = None,
-    code_model: Decoder | None = None,
+    code_decoder: Decoder | None = None,
+    tool: Tool | None = None,
     code_prompt: str = CODE,
     verify_prompt: str = VERIFY,
 ) -> SearchResult:
-    """`n` answers; those that a tool refutes are dropped, of the others the best-scored one wins.
+    """`n` answers; a tool refutes some of them, and the best-scored one of the others wins.
 
     Kang, Jeong, Cho, "T1: Tool-integrated Self-verification for Test-time Compute Scaling in Small Language
-    Models", arXiv 2504.04718: first a verifier that writes code and has it run, then a reward model for what
+    Models", arXiv 2504.04718: first a verifier writes code and runs it, then a reward model scores what
     passes. The paper distils both verifiers into the small model itself.
 
     n              number of answers.
-    tool           runs code and returns what it printed; the text of an exception, if it raises one. It is
-                   called in a thread, and again when a journal is resumed. None: nothing is filtered.
-    scorer         of finished answers, in [0, 1]; None: P(Yes) as the reply to `verify_prompt`.
-    code_model     writes the code; None: the root's own.
+    scorer         scores finished answers, in [0, 1]; None: P(Yes) as the reply to `verify_prompt`.
+    code_decoder   writes the code; None: the root's own.
+    tool           runs code and returns what it printed; if it raises an exception, the exception's text
+                   counts. It runs in a thread, and again when a journal is resumed. None: nothing is refuted.
     code_prompt    with the fields {question} and {answer}. An answer is refuted if the last "True" or "False"
-                   of what its code printed is "False".
+                   that its code printed is "False".
     verify_prompt  with the same fields.
 
-    A candidate's score is 0 if it was refuted; where all were, the best-scored one wins all the same.
-    Departures: code that prints neither word (it failed, or is none) refutes nothing; a text that came twice
-    is verified once; prompts are ours.
+    A refuted candidate's score is 0; if all are refuted, the best-scored one wins all the same. Departures:
+    code that prints neither word, or fails, refutes nothing; a text sampled twice is verified once; prompts
+    are ours.
     """
     at_least(1, n=n)
     pool = eligible(await sample(run, n, scorer))
@@ -69,7 +69,7 @@ async def t1_verify(
         sources, passed, thread = (answer.node,), True, Thread(run)
         if tool is not None:
             prompt = code_prompt.format(**fields)
-            (code,) = await thread.replies(prompt, sources=sources, decoder=code_model)
+            (code,) = await thread.replies(prompt, sources=sources, decoder=code_decoder)
             passed = last_choice(await output_of(tool, code_in(code)), ("True", "False")) != "False"
         if scorer is not None:
             score = score_of(answer)

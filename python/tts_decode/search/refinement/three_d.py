@@ -32,36 +32,37 @@ async def three_d(
     run: SearchRun,
     *,
     n: int = 4,
-    turns: int = 2,
+    scorer: Scorer | None = None,
+    max_rounds: int = 1,
     max_tokens_thinking: int = 32000,
     end_of_thinking: str = "</think>",
     final_answer: str = "\n\nFinal answer:",
     refine_prompt: str = REFINE,
-    scorer: Scorer | None = None,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`turns` turns of `n` samples; each turn after the first refines the preferred sample of the one before.
+    """`n` samples, then turns of `n` more, each of which refines the preferred sample of the turn before.
 
     Yu et al., "Extending Test-Time Scaling: A 3D Perspective with Context, Batch, and Turn", arXiv
-    2511.15738: each of the three dimensions helps up to a bound of its own, together they go further.
+    2511.15738: each of the three dimensions helps up to its own bound; together they go further.
 
     n                    the batch: samples of a turn, side by side.
-    turns                the first one included.
-    max_tokens_thinking  the context: tokens of a sample's thinking at most, or the root's `max_tokens` if
-                         that is less; at the cap the final answer is forced. The answer after it may have the
+    max_rounds           turns after the first.
+    max_tokens_thinking  the context: the cap on the tokens of a sample's thinking, or the root's `max_tokens`
+                         if that is less; at the cap the final answer is forced. The answer may have the
                          root's `max_tokens` again.
     end_of_thinking      text that ends the thinking; "" for a model without it. Only what follows it is
                          refined.
     final_answer         forced at the cap, after `end_of_thinking`.
-    refine_prompt        of the later turns, with the fields {question} and {answer}.
-    scorer, extract      which sample is preferred: the best-scored one, in the end of all turns; or without a
-                         scorer the likeliest of those that agree with most of their turn, in the end of the
-                         last one.
+    refine_prompt        with the fields {question} and {answer}.
+    scorer, extract      the preferred sample of a turn is the best-scored one, or without a scorer the
+                         likeliest with the majority's answer. The result is the preferred sample of all
+                         turns, or without a scorer of the last turn.
 
-    Departures: the turns of its experiments with people in the loop, whose preference and advice take the
-    place of the vote, are left to the caller's scorer; defaults and wording are ours.
+    Departures: in some of the paper's experiments people prefer and advise in place of the vote; here that is
+    up to the caller's scorer. Defaults and wording are ours.
     """
-    at_least(1, n=n, turns=turns, max_tokens_thinking=max_tokens_thinking)
+    at_least(1, n=n, max_tokens_thinking=max_tokens_thinking)
+    at_least(0, max_rounds=max_rounds)
     cap = min(max_tokens_thinking, run.root.sampling.max_tokens)
     stop = (end_of_thinking,) if end_of_thinking else ()
 
@@ -76,7 +77,7 @@ async def three_d(
     turn = await gather(think(branch) for branch in run.fork(run.root, n))
     thread = Thread(run)
     with suppress(PromptTooLong):
-        for _ in range(turns - 1):
+        for _ in range(max_rounds):
             if run.over:
                 break
             pool = eligible(turn)

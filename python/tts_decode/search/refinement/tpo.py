@@ -46,34 +46,33 @@ async def tpo(
     run: SearchRun,
     *,
     n: int = 5,
-    depth: int = 2,
     scorer: Scorer,
+    max_rounds: int = 2,
     loss_prompt: str = LOSS,
     gradient_prompt: str = GRADIENT,
     update_prompt: str = UPDATE,
 ) -> SearchResult:
-    """`n` answers, then `depth` updates: the best is compared in words with the worst, the comparison becomes
-    advice, the advice becomes `n` new answers.
+    """`n` answers, then updates: the model compares the best with the worst in words, turns the comparison
+    into advice, and writes `n` new answers by that advice.
 
     Li et al., "Test-Time Preference Optimization: On-the-Fly Alignment via Iterative Textual Feedback", arXiv
     2501.12895 (its code: yafuly/TPO, over TextGrad). Defaults are the paper's D2-N5.
 
-    n       width: answers of a round.
-    depth   updates after the first round.
-    scorer  the reward model, of finished answers.
+    n           answers of a round, side by side.
+    scorer      the reward model; it scores finished answers.
+    max_rounds  updates after the first round.
     loss_prompt, gradient_prompt, update_prompt   with the fields {question}, {chosen} and {rejected}; the
-            second and third also with {loss}, the third with {gradient}. They begin alike, so that the KV of
-            question and pair is found resident.
+                second and third also with {loss}, the third with {gradient}. They begin alike, so that the KV
+                of question and pair is resident.
 
     Chosen and rejected are the best- and worst-scored answers of all rounds, and the best one is the result.
-    Departures: the wording; a first round whose answers are all the same text is still compared with itself,
-    as in the code.
+    Departures: the wording. As in the code, the comparison takes place even if all answers are the same text.
     """
     at_least(1, n=n)
-    at_least(0, depth=depth)
+    at_least(0, max_rounds=max_rounds)
     answers = await sample(run, n, scorer)
     thread = Thread(run)
-    for _ in range(depth):
+    for _ in range(max_rounds):
         if run.over:
             break
         chosen, rejected = max(answers, key=score_of), min(answers, key=score_of)

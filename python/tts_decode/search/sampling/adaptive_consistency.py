@@ -12,42 +12,42 @@ from ..run import SearchRun, at_least
 from ..strategy import strategy
 
 
-@strategy("answers in waves until the majority is settled")
+@strategy("answers in batches until the majority is settled")
 async def adaptive_consistency(
     run: SearchRun,
     *,
-    n: int = 40,
-    wave: int = 4,
+    max_samples: int = 40,
+    parallel: int = 4,
     threshold: float = 0.95,
     criterion: Literal["beta", "dirichlet"] = "beta",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Samples answers until the most frequent one is, by its posterior, the model's most probable one.
+    """Samples answers until the most frequent one is probably the model's most probable one.
 
     Aggarwal et al., "Let's Sample Step by Step: Adaptive-Consistency for Efficient Reasoning and Coding with
     LLMs", arXiv 2305.11860, section 2 (its code: Pranjal2041/AdaptiveConsistency).
 
-    n          number of samples at most.
-    wave       samples drawn together; the criterion is looked at after each wave. 1 is the paper's algorithm.
-    threshold  posterior probability that ends the search.
-    criterion  "beta": the first answer against the second one; "dirichlet": against all that were seen.
-    extract    the answer in a sample's text, or None to abstain.
+    max_samples  samples at most.
+    parallel     samples drawn together; the criterion is checked after each batch. 1 is the paper's
+                 algorithm.
+    threshold    posterior probability that ends the search.
+    criterion    "beta": the first answer against the second one; "dirichlet": against all that were seen.
+    extract      the answer in a sample's text, or None to abstain.
 
     The winner and `best` are found as in `self_consistency`.
 
-    Departures. Samples come in waves rather than one by one, so that they share the batch: at the default
-    threshold no fewer than four samples can settle a vote, so four at once cost none that the paper saves.
-    The Dirichlet probability is integrated exactly over all answers, where the code draws random points for
-    the five most frequent ones.
+    Departures. Samples come in batches rather than one by one. At the default threshold a vote needs four
+    samples at least, so a first batch of four wastes none. The Dirichlet probability is integrated exactly
+    over all answers, where the code draws random points for the five most frequent ones.
     """
-    at_least(1, n=n, wave=wave)
+    at_least(1, max_samples=max_samples, parallel=parallel)
     if not 0 < threshold < 1:
         raise ValueError(f"threshold={threshold}; expected a probability between 0 and 1")
     majority_probability([], criterion)  # checks it
     drawn: list[Candidate] = []
     counts: Counter[str] = Counter()
-    while len(drawn) < n and not run.over:
-        latest = await sample(run, min(wave, n - len(drawn)))
+    while len(drawn) < max_samples and not run.over:
+        latest = await sample(run, min(parallel, max_samples - len(drawn)))
         drawn += latest
         counts.update(answer for c in latest if (answer := extract(c.text)) is not None)
         if majority_probability(list(counts.values()), criterion) >= threshold:

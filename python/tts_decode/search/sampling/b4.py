@@ -37,25 +37,26 @@ async def b4(
     write_prompt: str = WRITE,
     check_prompt: str = CHECK,
 ) -> SearchResult:
-    """`n` independent samples; one of those that pass the same tests wins, by the posterior of being right.
+    """`n` independent samples; the group that passes the same tests and is most probably right wins.
 
     Chen et al., "B4: Towards Optimal Assessment of Plausible Code Solutions with Plausible Tests", arXiv
     2409.08692 (its code: ZJU-CTAG/B4). The rule is `select.b4_scores`.
 
     n                 number of samples.
-    num_tests         how many tests the model writes, without `run_tests`.
-    run_tests         whether a sample's text passes each test, the same tests each time: for code, runs it
-                      on generated tests. It is called in a thread. None: the model writes yes/no questions
-                      about a response and answers them itself.
-    beta_0, alpha_xy  of the priors.
+    num_tests         tests that the model writes where `run_tests` is None.
+    run_tests         takes a sample's text and says which tests it passes, the same tests for each text. It
+                      runs in a thread. None: the model writes yes/no questions about a response and answers
+                      them itself.
+    beta_0, alpha_xy  parameters of the priors.
     write_prompt      with the field {question}.
     check_prompt      with the fields {question}, {answer} and {check}.
 
-    A candidate's consensus is those that pass just the same tests; in the best one the likeliest sample wins.
-    Scores are log-posteriors, up to a constant.
+    Candidates that pass exactly the same tests form a consensus; the likeliest sample of the best consensus
+    wins. Scores are log-posteriors, up to a constant.
 
-    Departures. The paper tests code; the model's own questions are this package's way to have tests for any
-    answer: one is passed if P(Yes) > P(No). A text that came twice is tested once, but counts twice.
+    Departures. The paper tests code; this package lets the model ask questions, so that any answer can be
+    tested. An answer passes a question if P(Yes) > P(No). A text sampled twice is tested once and counts
+    twice.
     """
     at_least(1, n=n, num_tests=num_tests)
     b4_scores([], beta_0, alpha_xy)

@@ -24,8 +24,8 @@ async def best_of_n(
     "Large Language Monkeys", arXiv 2407.21787.
 
     n             number of samples.
-    scorer        scores finished samples; with `agg_strategy` other than "last", every step of them too.
-    agg_strategy  how step scores become one: a name of `select.aggregation`.
+    scorer        scores finished samples; also each of their steps, unless `agg_strategy` is "last".
+    agg_strategy  makes one score of the scores of steps: a name of `select.aggregation`.
 
     There is no barrier: a sample is scored and its pages return as soon as it ends.
     """

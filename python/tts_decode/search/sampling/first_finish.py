@@ -13,15 +13,15 @@ async def first_finish(run: SearchRun, *, n: int = 4) -> SearchResult:
     """`n` independent samples in parallel; returns as soon as one ends and cancels the others.
 
     Agarwal, Sengupta, Chakraborty, "First Finish Search: Efficient Test-Time Scaling in Large Language
-    Models", arXiv 2505.18149: of a reasoning model's traces the shorter ones are more often right.
+    Models", arXiv 2505.18149: the shorter traces of a reasoning model are more often right.
 
     n  number of samples.
 
-    Of samples that end at the same token the first fork wins. The others' pages are back before the model's
-    next forward; their tokens so far stay in the tree as pruned nodes.
+    If several samples end at the same token, the lowest fork wins. The others return their pages before the
+    model's next forward; their tokens stay in the tree as pruned nodes.
 
-    Departures. None from its synchronous variant, in which all samples go through the same forwards. An end
-    by `max_tokens` counts as one, since no other sample could be shorter then.
+    Departures. None from the paper's synchronous variant, in which all samples go through the same forwards.
+    A sample that `max_tokens` cuts counts as ended, since no other one can be shorter by then.
     """
     at_least(1, n=n)
     branches = run.fork(run.root, n)

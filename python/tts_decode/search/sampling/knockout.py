@@ -13,33 +13,33 @@ from .judging import COMPARE, preferences
 
 @strategy("n answers in a knockout tournament of pairwise comparisons")
 async def knockout(
-    run: SearchRun, *, n: int = 16, comparisons: int = 2, compare_prompt: str = COMPARE
+    run: SearchRun, *, n: int = 16, num_comparisons: int = 2, compare_prompt: str = COMPARE
 ) -> SearchResult:
-    """`n` independent samples, then rounds in which each meets another; a match is won by a majority.
+    """`n` independent samples meet in pairs, round by round; the majority of comparisons wins a match.
 
     Chen et al., "A Simple and Provable Scaling Law for the Test-Time Compute of Large Language Models",
     arXiv 2411.19477, section 2: if the model answers rightly with p_gen > 0 and compares rightly with
     p_comp > 1/2, the failure probability is at most (1 - p_gen)^n + ceil(log2 n) exp(-2 k (p_comp - 1/2)^2)
     with k comparisons a match.
 
-    n               number of samples.
-    comparisons     k. Half of them show the two in the other order, as the authors' code does.
-    compare_prompt  with the fields {question}, {first} and {second}; its last "A" or "B" counts.
+    n                number of samples.
+    num_comparisons  comparisons of a match, k. Half of them swap the two answers, as in the authors' code.
+    compare_prompt   with the fields {question}, {first} and {second}; its last "A" or "B" counts.
 
-    n + k (n - 1) calls of the model at most. All matches of a round run together. Of an odd number the last
-    one goes on without a match, to the front, and equal texts meet without a comparison. A candidate's score
-    is the number of matches that it won.
+    The search calls the model n + k (n - 1) times at most. All matches of a round run together. If the number
+    is odd, the last answer goes on without a match and plays first in the next round. Equal texts need no
+    comparison. A candidate's score is the number of matches that it won.
 
-    Departures. A reply without a verdict counts for neither; draws are decided by the run's generator.
+    Departures. A reply without a verdict counts for neither; the run's generator decides draws.
     """
-    at_least(1, n=n, comparisons=comparisons)
+    at_least(1, n=n, num_comparisons=num_comparisons)
     pool = eligible(await sample(run, n))
     survivors, wins = list(range(len(pool))), [0] * len(pool)
     while len(survivors) > 1 and not run.over:
         pairs, survivors = bracket(survivors)  # those without a match come first, to play the next one
         played = [pair for pair in pairs if pool[pair[0]].text != pool[pair[1]].text]
         preferred = await gather(
-            preferences(run, pool[i], pool[j], comparisons, compare_prompt) for i, j in played
+            preferences(run, pool[i], pool[j], num_comparisons, compare_prompt) for i, j in played
         )
         results = dict(zip(played, preferred, strict=True))
         winners = [

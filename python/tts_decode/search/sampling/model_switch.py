@@ -20,42 +20,42 @@ async def model_switch(
     run: SearchRun,
     *,
     n: int = 5,
-    others: Sequence[Decoder] = (),
+    decoders: Sequence[Decoder] = (),
     threshold: float = 1.0,
     priors: Sequence[float] | None = None,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` samples of one model after another, until one model's answers agree; a weighted vote over all.
+    """Samples `n` answers of one model after another until the answers of one agree; then a weighted vote.
 
     Chen et al., "Do We Truly Need So Many Samples? Multi-LLM Repeated Sampling Efficiently Scales Test-Time
     Compute", arXiv 2504.00762, section 3 (its code: JianhaoChen-nju/ModelSwitch).
 
     n          samples of each model.
-    others     the models to switch to, in order; the first is the root's.
-    threshold  share of a model's answers that must agree for no further model to be asked.
-    priors     weight of each model, the root's first; None: 1 each. The paper sets them by what is known of
-               the models.
+    decoders   models to switch to, in order, after the root's own.
+    threshold  share of a model's answers that must agree to end the search.
+    priors     weight of each model, the root's first; None: 1 each. The paper sets them from what is known
+               about the models.
     extract    the answer in a sample's text, or None to abstain.
 
     A sample's vote weighs its model's prior times the agreement of that model's own answers
     (`select.consistency_weight`); `best` is found as in `self_consistency`, likelihoods being each model's
-    own. Without `others` it is self-consistency.
+    own. Without `decoders` it is self-consistency.
 
-    Departures. None; what the root has generated already, every model goes on from.
+    Departures. None. Every model goes on from what the root has generated already.
     """
     at_least(1, n=n)
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold={threshold}; expected more than 0, at most 1")
     if priors is None:
-        priors = [1.0] * (1 + len(others))
-    if len(priors) != 1 + len(others):
+        priors = [1.0] * (1 + len(decoders))
+    if len(priors) != 1 + len(decoders):
         raise ValueError(
-            f"priors has {len(priors)} entries; expected one for each of {1 + len(others)} models, the "
+            f"priors has {len(priors)} entries; expected one for each of {1 + len(decoders)} models, the "
             "root's first"
         )
     voters: list[Candidate] = []
     weights: list[float] = []
-    for decoder, prior in zip([None, *others], priors, strict=True):
+    for decoder, prior in zip([None, *decoders], priors, strict=True):
         if decoder is None:
             samples = eligible(await sample(run, n))
         else:

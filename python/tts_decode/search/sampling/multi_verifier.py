@@ -36,26 +36,26 @@ async def multi_verifier(
     run: SearchRun,
     *,
     n: int = 16,
+    verifier_decoders: Sequence[Decoder] = (),
     aspects: Sequence[str] = ASPECTS,
-    verifiers: Sequence[Decoder] = (),
     verify_prompt: str = VERIFY,
 ) -> SearchResult:
-    """`n` independent samples; the one that most aspect verifiers approve of wins.
+    """`n` independent samples; the one that most verifiers of single aspects approve wins.
 
     Lifshitz, McIlraith, Du, "Multi-Agent Verification: Scaling Test-Time Compute with Multiple Verifiers",
     arXiv 2502.20379, section 4 (BoN-MAV).
 
-    n              number of samples.
-    aspects        questions about an answer, whose "Yes" speaks for it.
-    verifiers      models, each of which is asked every aspect; none: the root's own.
-    verify_prompt  with the fields {question}, {answer} and {aspect}: what all verifiers of an answer share
-                   comes first, so that its KV is computed once.
+    n                  number of samples.
+    verifier_decoders  models, each of which judges every aspect; empty: the root's own.
+    aspects            questions about an answer whose Yes speaks for it.
+    verify_prompt      with the fields {question}, {answer} and {aspect}: the part that all verifiers of an
+                       answer share comes first, so its KV is computed once.
 
-    A sample's score is the share of approvals; of equal ones the likelier sample wins.
+    A sample's score is the share of approvals; if scores are equal, the likelier sample wins.
 
-    Departures. A verifier approves if P(Yes) > P(No) as its first word, in place of a verdict sampled after
-    an explanation; nothing is generated. A text that came twice is verified once. The paper chooses aspects
-    and models for each task on a validation set.
+    Departures. A verifier approves if P(Yes) > P(No) for its first word; the paper samples an explanation and
+    a verdict. A text sampled twice is verified once. The paper chooses aspects and models for each task on a
+    validation set.
     """
     at_least(1, n=n)
     if not aspects:
@@ -63,7 +63,7 @@ async def multi_verifier(
     pool = distinct(eligible(await sample(run, n)))
     if len(pool) == 1 or run.over:
         return run.result(likeliest(pool))
-    judges = [(decoder, aspect) for decoder in verifiers or (None,) for aspect in aspects]
+    judges = [(decoder, aspect) for decoder in verifier_decoders or (None,) for aspect in aspects]
     opinions = await gather(
         run.p_yes(
             verify_prompt.format(question=run.question, answer=c.text, aspect=aspect),

@@ -27,9 +27,9 @@ async def no_thinking(
     *,
     n: int = 16,
     scorer: Scorer | None = None,
-    decide_by: Literal["borda", "score", "majority"] = "borda",
     power: float = 1.0,
     thinking: str = THINKING,
+    decide_by: Literal["borda", "score", "majority"] = "borda",
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` samples in parallel after a thinking block that is already closed; the best one or a vote wins.
@@ -38,13 +38,13 @@ async def no_thinking(
     aggregation, section 4.
 
     n          number of samples.
-    scorer     scores finished samples: a verifier, or a measure of confidence; None: mean log-probability of
-               the tokens after the block.
-    decide_by  "score": the highest score wins, which is for verifiers; "borda": a vote in which the k-th best
-               score of n weighs (n - k + 1) ** power; "majority": a plain vote.
-    power      of the Borda vote; 0 makes it a majority vote.
-    thinking   the block, forced once; all samples share its KV. Where the chat template opens the block
-               itself, leave the opening tag out.
+    scorer     scores finished samples: a verifier, or a measure of confidence. None: the mean log-probability
+               of the tokens after the block.
+    power      exponent of the Borda vote; 0 makes it a majority vote.
+    thinking   the block, forced once; all samples share its KV. Leave the opening tag out if the chat
+               template writes it.
+    decide_by  "score": the highest score wins, for verifiers; "borda": a vote in which the k-th best score of
+               n weighs (n - k + 1) ** power; "majority": a plain vote.
     extract    the answer in a sample's text, or None to abstain.
 
     The forced block is part of the candidates' texts and of `max_tokens`.

@@ -21,18 +21,18 @@ async def rpc(
     Zhou et al., "A Theoretical Study on Bridging Internal Probability and Self-Consistency for LLM
     Reasoning", arXiv 2510.15444, section 4; its first version is arXiv 2502.00511 (its code: WNJXYK/RPC).
     Perplexity Consistency: a sample's vote weighs the probability that the model itself gave it, so that the
-    error falls exponentially rather than linearly in `n`. Reasoning Pruning: samples that belong to the
-    improbable one of two populations do not vote; see `select.probable_paths`.
+    error falls exponentially rather than linearly in `n`. Reasoning Pruning: samples fall into two
+    populations, and those of the improbable one do not vote; see `select.probable_paths`.
 
     n        number of samples.
-    prune    whether improbable samples are dropped.
+    prune    drops improbable samples.
     extract  the answer in a sample's text, or None to abstain.
 
-    As in the code, a text that came twice counts once, and a sample's probability is the geometric mean over
+    As in the code, a text sampled twice counts once, and a sample's probability is the geometric mean over
     its tokens: products over hundreds of tokens would let a single sample decide.
 
-    Departures. Answers are the same if `extract` gives the same text; the code asks a mathematics
-    checker. Of equal masses the answer that was sampled first wins, where the code counts each for its share.
+    Departures. Answers are the same if `extract` gives the same text; the code asks a mathematics checker. If
+    masses are equal, the answer sampled first wins; the code counts each for its share.
     """
     at_least(1, n=n)
     paths = distinct(eligible(await sample(run, n)))

@@ -26,46 +26,49 @@ async def sample_scrutinize(
     run: SearchRun,
     *,
     n: int = 16,
-    verifications: int = 4,
-    comparisons: int = 4,
+    num_verifications: int = 4,
+    num_comparisons: int = 4,
     margin: float = 0.05,
     verify_prompt: str = VERIFY,
     compare_prompt: str = COMPARE,
 ) -> SearchResult:
-    """Samples answers, has the model verify each one, and compares those that it verifies best in pairs.
+    """Samples answers, has the model verify each one, and compares the best-verified ones in pairs.
 
     Zhao, Awasthi, Gollapudi, "Sample, Scrutinize and Scale: Effective Inference-Time Search by Scaling
     Verification", arXiv 2502.01839, algorithm 1. The paper's numbers are 200 samples, 50 verifications and
     100 comparisons.
 
-    n               number of samples.
-    verifications   verdicts on each sample; a sample's score is the share of those that call it correct.
-    comparisons     verdicts on each pair of samples whose score is within `margin` of the best.
-    margin          as a share of all verdicts.
-    verify_prompt   with the fields {question} and {answer}; its last "correct" or "wrong" counts.
-    compare_prompt  with the fields {question}, {first} and {second}; its last "A" or "B" counts.
+    n                  number of samples.
+    num_verifications  verdicts on each sample; a sample's score is the share of those that call it correct.
+    num_comparisons    verdicts on each pair of samples whose score is within `margin` of the best.
+    margin             distance from the best score, as a share of all verdicts.
+    verify_prompt      with the fields {question} and {answer}; its last "correct" or "wrong" counts.
+    compare_prompt     with the fields {question}, {first} and {second}; its last "A" or "B" counts.
 
-    Of the compared samples the one that wins most pairs wins; then the better score; then the likelier one.
+    The sample that wins most pairs wins; ties go to the better score, then to the likelier sample.
 
-    Departures. A text that came twice is verified once. The paper rewrites each response as theorem, lemmas
-    and proof in a call of its own; here the verification does so before its verdict. Half of a pair's
-    comparisons show the two in the other order. A reply without a verdict speaks against the response, or
-    for none of a pair.
+    Departures. A text sampled twice is verified once. The paper rewrites each response as theorem, lemmas and
+    proof in a separate call; here the verification does so before its verdict. Half of a pair's comparisons
+    swap the two. A reply without a verdict speaks against a response, and for neither of a pair.
     """
-    at_least(1, n=n, verifications=verifications, comparisons=comparisons)
+    at_least(1, n=n, num_verifications=num_verifications, num_comparisons=num_comparisons)
     if not 0 <= margin <= 1:
         raise ValueError(f"margin={margin}; expected a share, 0 to 1")
     pool = distinct(eligible(await sample(run, n)))
     if len(pool) == 1 or run.over:
         return run.result(likeliest(pool))
     replies = await gather(
-        run.ask(verify_prompt.format(question=run.question, answer=c.text), verifications, sources=(c.node,))
+        run.ask(
+            verify_prompt.format(question=run.question, answer=c.text), num_verifications, sources=(c.node,)
+        )
         for c in pool
     )
-    scores = [approvals(texts, "correct", "wrong") / verifications for texts in replies]
+    scores = [approvals(texts, "correct", "wrong") / num_verifications for texts in replies]
     best = within(scores, margin)
     pairs = list(combinations(best, 2))
-    matches = await gather(preferences(run, pool[i], pool[j], comparisons, compare_prompt) for i, j in pairs)
+    matches = await gather(
+        preferences(run, pool[i], pool[j], num_comparisons, compare_prompt) for i, j in pairs
+    )
     wins = wins_of(len(pool), pairs, matches)
     chosen = max(best, key=lambda i: (wins[i], scores[i], likelihood(pool[i])))
     return choose(run, pool[chosen], {c.text: score for c, score in zip(pool, scores, strict=True)})

@@ -19,44 +19,43 @@ QUESTION = "\nIs the answer correct? (Yes/No)\n"
 async def self_calibration(
     run: SearchRun,
     *,
-    n: int = 16,
-    wave: int = 4,
+    max_samples: int = 16,
+    scorer: Scorer | None = None,
+    parallel: int = 4,
     threshold: float = 0.8,
     decide_by: Literal["score", "vote"] = "score",
-    scorer: Scorer | None = None,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Samples answers until the model says of one, or of a vote, that it is right.
+    """Samples answers until the model is confident of one of them, or of a vote.
 
     Huang et al., "Efficient Test-Time Scaling via Self-Calibration", arXiv 2503.00031, section 4 (its code:
     Chengsong-Huang/Self-Calibration).
 
-    n          number of samples at most.
-    wave       samples drawn together; 1 is the paper's order.
-    threshold  confidence, or share of the votes, that ends the search.
-    decide_by  "score": early stopping best-of-n: the first answer whose confidence reaches the threshold, or
-               else the most confident one. "vote": confidence-weighted self-consistency, over once two
-               samples or more gave the first answer that share of all confidence.
-    scorer     confidence of finished samples, in [0, 1]; None: P(yes) after a question forced behind the
-               answer, whose tokens are the only ones computed, and are released
-               (`rewards.self_evaluation`). A chat model wants `self_evaluation(question)` with the question
-               as its next user turn.
-    extract    the answer in a sample's text, or None to abstain.
+    max_samples  samples at most.
+    scorer       confidence of finished samples, in [0, 1]; None: P(yes) after a question appended to the
+                 answer (`rewards.self_evaluation`), which costs the question's tokens alone. For a chat model
+                 pass `self_evaluation(question)` with the question as its next user turn.
+    parallel     samples drawn together; 1 is the paper's order.
+    threshold    confidence, or share of the votes, that ends the search.
+    decide_by    "score": early stopping best-of-n: the first answer whose confidence reaches the threshold,
+                 or else the most confident one. "vote": confidence-weighted self-consistency, which ends once
+                 the leading answer of two samples or more holds that share of all confidence.
+    extract      the answer in a sample's text, or None to abstain.
 
     Departures. The paper asks a model trained to answer that question with a calibrated confidence; here any
-    model serves, at the price of its own calibration. P(yes) is P(yes) / (P(yes) + P(no)), where the code
-    takes the bare P("Yes"). Where no sample reaches the threshold, the most confident one wins rather than
-    the last one of the code.
+    model serves, as well calibrated as it is. P(yes) is P(yes) / (P(yes) + P(no)), where the code takes the
+    bare P("Yes"). If no sample reaches the threshold, the most confident one wins; in the code the last one
+    does.
     """
-    at_least(1, n=n, wave=wave)
+    at_least(1, max_samples=max_samples, parallel=parallel)
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold={threshold}; expected more than 0, at most 1")
     if decide_by not in ("score", "vote"):
         raise ValueError(f"decide_by={decide_by!r}; expected 'score' or 'vote'")
     scorer = scorer or self_evaluation(QUESTION)
     drawn: list[Candidate] = []
-    while len(drawn) < n and not run.over:
-        latest = await sample(run, min(wave, n - len(drawn)), scorer)
+    while len(drawn) < max_samples and not run.over:
+        latest = await sample(run, min(parallel, max_samples - len(drawn)), scorer)
         drawn += latest
         if decide_by == "score":
             for candidate in latest:

@@ -18,18 +18,18 @@ async def self_consistency(
     scorer: Scorer | None = None,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` independent samples to their end; the answer that most of them give wins.
+    """`n` independent samples; the answer that most of them give wins.
 
     Wang et al., "Self-Consistency Improves Chain of Thought Reasoning in Language Models", arXiv 2203.11171,
     section 2; with `scorer`, its weighted variant.
 
     n        number of samples.
-    scorer   None: one vote each. Else a sample's vote weighs its score, which must not be negative.
+    scorer   None: one vote each. Otherwise a sample's score, not negative, is the weight of its vote.
     extract  the answer in a sample's text, or None to abstain.
 
     Only samples that came to their own end vote, unless none did. Ties go to the answer of the lower fork.
-    `best` is the likeliest sample (mean log-probability a token, as lengths differ) of those that gave the
-    winning answer, `votes` the count; if all abstain, the likeliest sample of all.
+    `best` is the likeliest sample with the winning answer, by mean log-probability of a token, or of all
+    samples if all abstain. `votes` has the counts.
     """
     at_least(1, n=n)
     voters = eligible(await sample(run, n, scorer))

@@ -25,25 +25,25 @@ async def st_bon(
     tau_coeff: float = 1.0,
     consistency: Literal["hidden", "string"] = "hidden",
 ) -> SearchResult:
-    """`n` samples until their beginnings tell which one agrees best with the others; only that one goes on.
+    """Begins `n` samples, then goes on only with the one whose beginning agrees best with the others.
 
     Wang et al., "Sampling-Efficient Test-Time Scaling: Self-Estimating the Best-of-N Sampling in Early
     Decoding", arXiv 2503.01422, section 3 (its code: Alsace08/ST-BoN).
 
     n            number of samples.
-    tau_coeff    length of the window in which they are compared, as a multiple of the time c at which all
-                 samples are pairwise distinct or the first one ends; a token at least.
-    consistency  what is compared: "hidden": mean of the model's last hidden states over a sample so far;
-                 "string": the pairs of neighbouring words in it, which any engine serves.
+    tau_coeff    length of the window in which samples are compared, as a multiple of c; at least a token. c
+                 is the number of tokens after which all samples differ or the first one ends.
+    consistency  what is compared. "hidden": the mean of the model's last hidden states over a sample so far;
+                 "string": the sample's pairs of neighbouring words, which any engine has.
 
     At each token of the window the sample with the smallest mean distance to the others gets a vote; most
-    votes win (ties: the lower fork). The losers are released before the winner's next token, so that n
-    samples are held for c + tau tokens only, and the winner goes on in its own pages.
+    votes win (ties: the lower fork). The losers are released before the winner's next token, so `n` samples
+    are held for c + tau tokens only. The winner goes on in its own pages.
 
     Departures. The paper's "chain of embedding" compares how a sample's state moves through all layers; an
-    engine step offers the last layer's, so hidden states are compared themselves, by squared distance. The
-    code prefills the winner again; here nothing is computed twice. Up to the window's end each token is a
-    step, and so a node, of its own.
+    engine step offers the last layer's alone, so hidden states themselves are compared, by squared distance.
+    The code prefills the winner again; here nothing is computed twice. Up to the end of the window each token
+    is a step and a node.
     """
     at_least(1, n=n)
     if not (tau_coeff >= 0 and np.isfinite(tau_coeff)):

@@ -15,25 +15,26 @@ async def beam_search(
     run: SearchRun,
     *,
     n: int = 16,
-    beam_width: int = 4,
     scorer: Scorer,
+    beam_width: int = 4,
     max_steps: int = 40,
     agg_strategy: str = "last",
 ) -> SearchResult:
-    """`n` beams take a step each; the best `n // beam_width` live on, with `beam_width` continuations each.
+    """`n` beams take a step each; the best `n // beam_width` go on, with `beam_width` continuations each.
 
     Snell et al., "Scaling LLM Test-Time Compute Optimally", arXiv 2408.03314, section 5.2 and its figure 2.
 
     n             beams alive at a time.
-    beam_width    continuations of each kept beam, a divisor of `n`: the paper's M and the meaning of Hugging
-                  Face's search-and-learn. Elsewhere (its_hub, vLLM, SGLang, `generate(num_beams=)`) the word
-                  means the number of beams kept.
+    scorer        scores every step.
+    beam_width    continuations of each kept beam, a divisor of `n`: the paper's M, as in Hugging Face's
+                  search-and-learn. In its_hub, vLLM, SGLang and `generate(num_beams=)` the word means the
+                  number of beams kept.
     max_steps     steps before the search ends with what it has.
-    agg_strategy  ranks beams by their step scores, as `select.aggregation` makes one of them.
+    agg_strategy  makes one score of a beam's step scores, by a name of `select.aggregation`.
 
-    A finished beam leaves the search as a candidate and frees its place: the kept beams, which may then be
-    fewer than `n // beam_width`, always share `n` continuations. The search ends when `n` beams are finished;
-    unfinished ones win only if none is.
+    A finished beam leaves the search as a candidate and frees its place. The kept beams always share `n`
+    continuations, even if they are fewer than `n // beam_width`. The search ends when `n` beams are finished;
+    an unfinished beam wins only if none is finished.
     """
     check_beams(n, beam_width)
     run.aggregate_by(agg_strategy)

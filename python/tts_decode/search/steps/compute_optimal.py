@@ -25,7 +25,7 @@ async def compute_optimal(
     *,
     n: int = 16,
     scorer: Scorer,
-    probes: int = 4,
+    num_probes: int = 4,
     edges: Sequence[float] = (0.8, 0.6, 0.4, 0.2),
     strategies: Sequence[Strategy[...]] = STRATEGIES_BY_DIFFICULTY,
     agg_strategy: str = "last",
@@ -34,24 +34,24 @@ async def compute_optimal(
 
     Snell et al., "Scaling LLM Test-Time Compute Optimally", arXiv 2408.03314, section 3 (model-predicted
     difficulty); Liu et al., "Can 1B LLM Surpass 405B LLM?", arXiv 2502.06703, make the choice depend on the
-    model and the scorer too: on small models search wins where best-of-n does on large ones.
+    model and the scorer too: search wins on small models, best-of-n on large ones.
 
-    n             of the chosen strategy; the probes come on top.
-    scorer        in both phases; the default edges expect scores in [0, 1].
-    probes        answers sampled to tell the difficulty. They stay candidates.
-    edges         falling mean scores that divide the bins. `select.difficulty_edges` takes them from the mean
-                  scores of questions like those to come, so that the bins are quantiles, as published; the
-                  default cuts [0, 1] evenly and knows nothing of your model.
-    strategies    one more than `edges`, easiest bin first; each gets `n`, `scorer` and `agg_strategy`, as far
-                  as it has them. Default: best-of-n for the two easiest of five bins and beam search for the
-                  next two, as published; diverse verifier tree search for the hardest, where the paper finds
-                  no method that helps.
+    n             size of the chosen strategy; the probes come on top.
+    scorer        scores probes and search; the default edges expect scores in [0, 1].
+    num_probes    answers sampled to estimate the difficulty; they stay candidates.
+    edges         falling mean scores that divide the bins. `select.difficulty_edges` makes quantiles, as
+                  published, of the mean scores of similar questions; the default cuts [0, 1] evenly, whatever
+                  your model is.
+    strategies    one more than `edges`, easiest bin first. Each gets `n` as its size, and `scorer` and
+                  `agg_strategy` if it has them. Default: best-of-n for the two easiest of five bins and beam
+                  search for the next two, as published; diverse verifier tree search for the hardest, where
+                  the paper finds no method that helps.
     agg_strategy  as in `beam_search`.
 
-    Departures. The paper estimates the difficulty from 2048 samples a question and leaves their cost out; it
-    chooses the strategy of each bin by its accuracy on held-out questions, which here is the caller's to do.
+    Departures. The paper estimates the difficulty from 2048 samples a question and does not count their cost.
+    It chooses the strategy of each bin by accuracy on held-out questions; here the caller does.
     """
-    at_least(1, n=n, probes=probes)
+    at_least(1, n=n, num_probes=num_probes)
     if len(strategies) != len(edges) + 1:
         raise ValueError(
             f"strategies has {len(strategies)} entries for {len(edges)} edges; expected one more"
@@ -62,9 +62,9 @@ async def compute_optimal(
         if isinstance(width, int) and n % width:
             raise ValueError(f"beam_width={width} of {chosen.name} does not divide n={n}")
     run.aggregate_by(agg_strategy)
-    samples = await sample(run, probes, scorer)
+    samples = await sample(run, num_probes, scorer)
     if run.over:
         return run.result()
-    chosen = strategies[difficulty_bin(math.fsum(c.scores[-1] for c in samples) / probes, edges)]
-    options = {"n": n, "scorer": scorer, "agg_strategy": agg_strategy}
+    chosen = strategies[difficulty_bin(math.fsum(c.scores[-1] for c in samples) / num_probes, edges)]
+    options = {chosen.size: n, "scorer": scorer, "agg_strategy": agg_strategy}
     return await chosen.body(run, **{name: options[name] for name in options if name in chosen.parameters})

@@ -16,28 +16,29 @@ async def dvts(
     run: SearchRun,
     *,
     n: int = 16,
-    beam_width: int = 4,
     scorer: Scorer,
+    beam_width: int = 4,
     max_steps: int = 40,
     agg_strategy: str = "last",
 ) -> SearchResult:
-    """`n // beam_width` subtrees that know nothing of each other: each samples `beam_width` steps, keeps one.
+    """`n // beam_width` independent subtrees, each of which samples `beam_width` steps and keeps the best.
 
     Beeching, Tunstall and Rush, "Scaling Test-Time Compute with Open Models", Hugging Face 2024, and its code
     search-and-learn. Beam search puts all its width where scores are high early on; here the width stays
     spread over the subtrees.
 
     n             steps sampled at a time, over all subtrees.
-    beam_width    steps sampled of each subtree, a divisor of `n`: the M of beam search.
+    scorer        scores every step.
+    beam_width    steps sampled in each subtree, a divisor of `n`: the M of beam search.
     max_steps     depth at which the search ends with what it has.
-    agg_strategy  ranks steps by the scores on their path, as `select.aggregation` makes one of them.
+    agg_strategy  makes one score of the scores on a step's path, by a name of `select.aggregation`.
 
-    A subtree ends when its best step finishes the answer; those of that last step's samples that are finished
-    too are candidates with it. The answer is the best-scored candidate.
+    A subtree ends when its best step finishes the answer; other finished samples of that step are candidates
+    too. The answer is the best-scored candidate.
 
-    Departures. Subtrees do not wait for each other, so the scorer gets one subtree at a time. At `max_steps`
-    the search ends, where the code samples the rest of every answer in one go. The code also ends a subtree
-    when the text holds a boxed answer: give the root stop strings and end-of-sequence tokens to that effect.
+    Departures. Subtrees do not wait for each other, so the scorer gets one subtree at a time. The search ends
+    at `max_steps`; the code samples the rest of every answer in one go. The code also ends a subtree when the
+    text holds a boxed answer: give the root stop strings or end-of-sequence tokens for that.
     """
     check_beams(n, beam_width)
     at_least(1, max_steps=max_steps)

@@ -38,31 +38,30 @@ async def ets(
     embed: Embed | None = None,
     agg_strategy: str = "last",
 ) -> SearchResult:
-    """REBASE, but before the width is shared out, leaves that cost more KV than they bring are dropped.
+    """REBASE that drops leaves which cost more KV than they bring, before it shares out the width.
 
     Hooper et al., "ETS: Efficient Tree Search for Inference-Time Scaling", arXiv 2502.13575. The leaves kept
     are the exact optimum of the cost model in `select.cost_model`; REBASE then gives the survivors the full
-    remaining width, so pruning lowers the number of distinct nodes, not that of continuations. Defaults are
-    those of its code for width 16 (it takes lambda_d = 1.4 and 1.45 for 64 and 256).
+    remaining width, so pruning lowers the number of distinct nodes, not of continuations. Defaults are those
+    of its code for width 16 (it takes lambda_d = 1.4 and 1.45 for 64 and 256).
 
-    n, max_steps, softmax_temperature, agg_strategy   as in `rebase`.
+    n, scorer, max_steps, softmax_temperature, agg_strategy   as in `rebase`.
     lambda_b           price of KV: weight of the share of the tree's cost that the kept leaves need.
     lambda_d           worth of diversity: weight of the share of step clusters that they cover. With 0 the
                        clusters are not made.
     node_cost          "node": every step costs the same, as in the published code; "token": a step costs its
-                       tokens, which is what stays resident. The prompt then costs nothing: every choice keeps
-                       it.
+                       tokens, as in memory, and the prompt costs nothing, since every choice keeps it.
     cluster_threshold  cosine distance below which steps count as saying the same (average linkage). The
                        paper's 0.05 is for its sentence encoder; between hidden states of the default model it
                        leaves 0.95 clusters a leaf, which makes every leaf worth keeping.
     embed              embeddings of the new steps; None takes the mean of the model's own last hidden states
                        over each step. `sentence_embedder` is the published kind.
 
-    Departures. A leaf's outcome O_i is its share of an exact allocation, where the published code takes that
-    of its ceiling walk (see `rebase`). Objectives within 2e-6 are ties, broken towards more leaves. With
-    lambda_b = 0 every leaf is kept and the search is REBASE; the published code gets there by a reward of
-    1e-4 a node. Clusters come from the model's hidden states by default, where the paper runs a math sentence
-    encoder beside it.
+    Departures. A leaf's outcome O_i is its share of an exact allocation, where the published code takes its
+    share of a walk of ceilings (see `rebase`). Objectives within 2e-6 are ties, broken towards more leaves.
+    With lambda_b = 0 every leaf is kept and the search is REBASE; the published code gets there by a reward
+    of 1e-4 a node. Clusters come from the model's hidden states by default, where the paper runs a math
+    sentence encoder beside it.
     """
     if node_cost not in ("node", "token"):
         raise ValueError(f"node_cost={node_cost!r}; expected 'node' or 'token'")

@@ -23,8 +23,8 @@ async def fetch(
     run: SearchRun,
     *,
     n: int = 16,
-    beam_width: int = 4,
     scorer: Scorer,
+    beam_width: int = 4,
     max_steps: int = 50,
     cluster_threshold: float = 0.15,
     embed: Embed | None = None,
@@ -37,15 +37,16 @@ async def fetch(
     and `cluster_threshold` are its code's, whose beam is 5 hyper-nodes with 5 steps each (n = 25,
     beam_width = 5).
 
-    n                  at most so many steps are sampled at a time: `n // beam_width` hyper-nodes go on. The
-                       first step samples `beam_width` only, the root being one state.
-    beam_width         steps sampled of each hyper-node, a divisor of `n`, from its members in turn, best
-                       first. Members beyond that many return their pages.
+    n                  steps sampled at a time, at most: `n // beam_width` hyper-nodes go on. The first step
+                       samples `beam_width` only, since the root is one state.
+    scorer             scores every step.
+    beam_width         steps sampled of each hyper-node, a divisor of `n`. Members of the hyper-node take
+                       turns, best first; members beyond `beam_width` return their pages.
     max_steps          depth at which the search ends with what it has.
     cluster_threshold  cosine distance below which sibling steps are one state (average linkage).
     embed              embeddings of the new steps; None takes the mean of the model's own last hidden states
                        over each step.
-    agg_strategy       the score of a state from its path's: "last" as published, or another of
+    agg_strategy       makes a state's score of the scores on its path: "last" as published, or another of
                        `select.aggregation`.
 
     A hyper-node's value is its best member's. Finished states merge among themselves; they become candidates,
@@ -53,9 +54,9 @@ async def fetch(
     `n // beam_width` are all finished.
 
     Departures. The paper's clusters come from a SimCSE model trained on steps that were judged equal; here
-    from the model's hidden states, or from `embed` (`sentence_embedder`). Its other half, verifiers trained
-    by temporal differences and averaged in an ensemble, is the scorer's business. Its code also drops steps
-    that repeat the one before or are too long.
+    from the model's hidden states, or from `embed` (`sentence_embedder`). The paper's other half trains
+    verifiers by temporal differences and averages them; here that is the scorer's business. Its code also
+    drops steps that repeat the one before or are too long.
     """
     check_beams(n, beam_width)
     at_least(1, max_steps=max_steps)

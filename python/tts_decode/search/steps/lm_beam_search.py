@@ -27,9 +27,10 @@ async def lm_beam_search(
     """The `n` likeliest continuations that a beam of `n` finds: no sampling, no scorer.
 
     Finds the sequences and scores of transformers' `generate(num_beams=n, do_sample=False)`: a sequence's
-    score is its log-probability over length ** length_penalty, its length counted in tokens generated, the
-    closing end-of-sequence token included; of the best 2n extensions of a step (n for each end-of-sequence
-    token more) those that end among the first n are finished, and the first n that do not end go on.
+    score is its log-probability over length ** length_penalty, whose length is the number of tokens
+    generated, the closing end-of-sequence token included; each step looks at the best 2n extensions, and n
+    more for each further end-of-sequence token: those that end among the first n are finished, and the first
+    n that do not end go on.
 
     n               beams, and sequences returned (`candidates`, best first).
     length_penalty  above 0 favours long sequences, below 0 short ones.
@@ -37,7 +38,7 @@ async def lm_beam_search(
                     beam, at its present length, is no better than the worst finished. "never": when it could
                     not become better at any length up to the limit, for a positive length_penalty.
 
-    The root's `max_tokens` limits the length; its other sampling parameters have no say in log-probabilities.
+    The root's `max_tokens` limits the length; its other sampling parameters do not change log-probabilities.
     Beam tokens count against the root's budget. A step is one forward of all beams, and a beam that drops out
     returns its pages before the next one.
     """

@@ -21,9 +21,9 @@ async def lookahead(
     run: SearchRun,
     *,
     n: int = 16,
+    scorer: Scorer,
     beam_width: int = 4,
     k: int = 1,
-    scorer: Scorer,
     max_steps: int = 40,
     agg_strategy: str = "last",
 ) -> SearchResult:
@@ -32,12 +32,12 @@ async def lookahead(
     Snell et al., "Scaling LLM Test-Time Compute Optimally", arXiv 2408.03314, section 5.2 (they run k = 1
     and 3); also `lookahead` of Hugging Face's search-and-learn. With `k` = 0 it is `beam_search`.
 
-    n, beam_width, max_steps, agg_strategy   as in `beam_search`.
-    k             steps of a rollout; one that finishes its answer stops there. Each costs a step of every
-                  unfinished beam: n (k + 1) steps at a time in all.
+    n, scorer, beam_width, max_steps, agg_strategy   as in `beam_search`.
+    k  steps of a rollout, which stops early if it finishes its answer. `n` beams cost up to n (k + 1) steps
+       at a time.
 
-    A rollout is a fork of its beam: it shares the beam's pages, and its own return once it is scored. In the
-    result's tree its nodes are pruned ones below the step that they speak for, and both carry the score.
+    A rollout is a fork of its beam: it shares the beam's pages and returns its own once it is scored. The
+    result's tree keeps its nodes as pruned ones below the step that was scored; both carry the score.
 
     Departures. As in `beam_search`, a finished beam becomes a candidate and frees its place.
     """

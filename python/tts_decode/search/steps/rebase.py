@@ -24,17 +24,17 @@ async def rebase(
     Wu et al., "Inference Scaling Laws: An Empirical Analysis of Compute-Optimal Inference for Problem-Solving
     with Language Models", arXiv 2408.00724, Reward Balanced Search. Defaults are those of its code.
 
-    n                    width: continuations at the first step. It shrinks by one for each finished branch.
+    n                    continuations at the first step; one less for each branch that has finished.
+    scorer               scores every step.
     max_steps            depth at which the search ends with what it has.
-    softmax_temperature  of the balance between nodes: low follows the best, high spreads evenly. It is made
-                         for scores in [0, 1].
-    agg_strategy         the score of a node from its path's: "last" as published, or another of
+    softmax_temperature  balances nodes: low follows the best, high spreads evenly. The default suits scores
+                         in [0, 1].
+    agg_strategy         makes a node's score of the scores on its path: "last" as published, or another of
                          `select.aggregation`.
 
-    The paper samples at temperature 1. Departures: the width is allocated by largest remainder and always
-    sums up; the published walk of ceilings does not treat equal scores equally (`select.allocate`). The
-    answer is the best-scored finished branch; the paper also votes, which `select.vote` does on
-    `result.candidates`.
+    The paper samples at temperature 1. Departures: largest remainders allocate the width, which always adds
+    up; the published walk of ceilings does not treat equal scores equally (`select.allocate`). The answer is
+    the best-scored finished branch; the paper also votes, as `select.vote` does on `result.candidates`.
     """
     at_least(1, n=n)
     run.aggregate_by(agg_strategy)

@@ -15,8 +15,8 @@ async def swift(
     run: SearchRun,
     *,
     n: int = 16,
-    beam_width: int = 4,
     scorer: Scorer,
+    beam_width: int = 4,
     max_steps: int = 40,
     softmax_temperature: float = 0.01,
     agg_strategy: str = "last",
@@ -24,13 +24,13 @@ async def swift(
     """`beam_search`, but the `n // beam_width` beams that live on are drawn by softmax(score / temperature).
 
     Cong et al., "Can Test-Time Scaling Improve World Foundation Model?", arXiv 2503.24320: SWIFT's
-    probability-based top-K pruning with beam search, made there for video models and taken here as a rule for
-    any scored steps. The draw is without replacement (`select.sample_top_k`).
+    probability-based top-K pruning with beam search, made for video models; here the rule serves any scored
+    steps. The draw is without replacement (`select.sample_top_k`).
 
-    n, beam_width, max_steps, agg_strategy   as in `beam_search`. The paper keeps sqrt(n) beams, which is
-                         what n = 16 and beam_width = 4 come to.
-    softmax_temperature  of the draw; the default is that of the published code, for scores whose differences
-                         are hundredths. Near 0 the search is `beam_search`.
+    n, scorer, beam_width, max_steps, agg_strategy   as in `beam_search`. The paper keeps sqrt(n) beams, as
+                         n = 16 and beam_width = 4 do.
+    softmax_temperature  of the draw. The default is the published code's, for scores that differ by
+                         hundredths. Near 0 the search is `beam_search`.
 
     Departures. The published code exponentiates the scores themselves and cannot draw K beams when fewer than
     K of the weights are above 0; the draw here has the same law and no such limit. The paper's videos all

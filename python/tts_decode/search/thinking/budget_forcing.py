@@ -22,35 +22,34 @@ async def budget_forcing(
     run: SearchRun,
     *,
     n: int = 1,
+    scorer: Scorer | None = None,
     num_ignore: int = 1,
     max_tokens_thinking: int = 32000,
-    wait: str = "Wait",
+    rethink: str = "Wait",
     end_of_thinking: str = "</think>",
     final_answer: str = "\n\nFinal answer:",
-    scorer: Scorer | None = None,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Each time the model would end its thinking, the end is dropped and "Wait" put in its place,
-    `num_ignore` times; at `max_tokens_thinking` the thinking is cut and the final answer forced.
+    """Replaces the end of the model's thinking by "Wait", `num_ignore` times; cuts the thinking at
+    `max_tokens_thinking` and forces the final answer.
 
     Muennighoff et al., "s1: Simple test-time scaling", arXiv 2501.19393, section 3.1. Defaults are those of
-    its code; its s1-32B was tuned to think, the strategy takes any model.
+    its code; its s1-32B was tuned to think; the strategy takes any model.
 
     n                    lines of thought, side by side.
-    num_ignore           ends of thinking that are dropped; 0 only caps.
+    num_ignore           ends of thinking that are replaced; 0: the cap alone acts.
     max_tokens_thinking  tokens of the thinking at most, forced ones included, or the root's `max_tokens` if
                          that is less. The answer after it may have the root's `max_tokens` again.
-    wait                 what takes the place of a dropped end.
-    end_of_thinking      text that ends the thinking. The end of the sequence does too: it is all there is for
-                         a model that has no such text, for which this is "".
+    rethink              what replaces an end.
+    end_of_thinking      text that ends the thinking, as the end of the sequence does too; "" for a model that
+                         has no such text.
     final_answer         forced at the cap, after `end_of_thinking`.
     scorer, extract      which of `n` > 1 lines wins: the best-scored one, or without a scorer a vote over
                          what `extract` reads from each.
 
-    An end is dropped by rolling the branch back in place, so that nothing is prefilled twice but the token
-    before it, whose logits are needed again.
+    The branch rolls back in place, so only the token before the end is computed again, for its logits.
 
-    Departures: `n`, as in the paper's majority vote over runs.
+    Departures: `n` lines, as in the paper's majority vote over runs.
     """
     at_least(1, n=n, max_tokens_thinking=max_tokens_thinking)
     at_least(0, num_ignore=num_ignore)
@@ -63,7 +62,7 @@ async def budget_forcing(
             if reason not in ("stop_string", "eos") or ignored == num_ignore:
                 break
             take_back(run, branch, end_of_thinking)
-            if not await force(run, branch, wait):
+            if not await force(run, branch, rethink):
                 break
         if reason == "stop_string" or (
             reason == "max_tokens" and await force(run, branch, end_of_thinking + final_answer)

@@ -21,30 +21,30 @@ async def entropy_forking(
     run: SearchRun,
     *,
     n: int = 12,
+    scorer: Scorer | None = None,
     num_forks: int = 2,
     num_branches: int = 2,
-    scorer: Scorer | None = None,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` whole answers; each is forked at the tokens where its entropy was highest, and the forks are
-    completed: n * (1 + num_forks * num_branches) answers, which vote.
+    """Samples `n` answers, forks each where its entropy was highest and completes the forks; all n * (1 +
+    num_forks * num_branches) answers vote.
 
     Liu et al., "ETTRL: Balancing Exploration and Exploitation in LLM Test-Time Reinforcement Learning Via
     Entropy Mechanism", arXiv 2508.11356, Entropy-fork Tree Majority Rollout. Defaults are its experiments':
     60 answers.
 
     n                answers sampled from the prompt (the paper's M trees).
-    num_forks        fork points of each (N): its tokens of highest entropy. They are drawn again.
+    num_forks        fork points of each answer (N): its tokens of highest entropy, which are drawn again.
     num_branches     forks at each point (B).
     scorer, extract  which answer wins: the best-scored one, or without a scorer the majority of what
                      `extract` reads from each.
 
-    A fork shares the pages of all tokens before it. With fork points spread evenly the rollouts cost
-    (1 + BN/2) / (1 + BN) of as many independent ones; `rollout_share` says what they did cost. An engine that
-    does not tell entropies gives no forks.
+    A fork shares the pages of all tokens before it. If fork points are spread evenly, the rollouts cost (1 +
+    BN/2) / (1 + BN) of as many independent ones; `rollout_share` says what they did cost. Without entropies
+    from the engine there are no forks.
 
-    Departures: the weights do not change (the paper trains on these votes); points are taken over all of an
-    answer.
+    Departures: the weights do not change (the paper trains on these votes); fork points may lie anywhere in
+    an answer.
     """
     at_least(1, n=n, num_branches=num_branches)
     at_least(0, num_forks=num_forks)

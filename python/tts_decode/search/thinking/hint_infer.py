@@ -35,36 +35,37 @@ async def hint_infer(
     run: SearchRun,
     *,
     n: int = 1,
+    scorer: Scorer | None = None,
     num_hints: int = 1,
     num_forks: int = 0,
     hints: Sequence[str] | None = None,
     tool: Tool | None = None,
     conjunctions: Sequence[str] = CONJUNCTIONS,
-    scorer: Scorer | None = None,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Each time a line would end, the end is dropped, a hint is forced and the line goes on; forks of it take
-    a hint where it hesitated instead.
+    """A line that would end gets a hint in place of its end and goes on; its forks get a hint where it
+    hesitated.
 
-    Li et al., "START: Self-taught Reasoner with Tools", arXiv 2503.04625, Hint-infer (the part that needs no
+    Li et al., "START: Self-taught Reasoner with Tools", arXiv 2503.04625, Hint-infer (the part without
     training).
 
     n                lines, side by side.
     num_hints        hints one after another in a line, each at its end (the paper's sequential scaling).
-    num_forks        forks of each line's first answer (the parallel ones), each with a hint in the place of
-                     one of `conjunctions`: those where the entropy was highest.
+    num_forks        forks of each line's first answer (the paper's parallel scaling). Each replaces one of
+                     the `conjunctions` of highest entropy with a hint.
     hints            texts, taken in turn. Default: two that ask to check and to try otherwise; with a tool,
                      one that opens a block of Python.
-    tool             is given the text that follows a hint up to the next ``` and returns what is forced after
-                     it as output; the text of an exception, if it raises one. It runs in a thread, and again
-                     when a journal is resumed.
+    tool             gets the text between a hint and the next ``` and returns the output, which is forced
+                     behind it; an exception's text is output too. It runs in a thread, and again when a
+                     journal is resumed.
+    conjunctions     words at which a fork may begin.
     scorer, extract  which answer wins: the best-scored one, earlier answers included, or without a scorer a
                      vote over what `extract` reads from the last answer of each line and fork.
 
-    All within the root's `max_tokens`: a line that they cut gets no hint.
+    The root's `max_tokens` hold for a line with all its hints; a line that they cut gets no hint.
 
     Departures: only the code that answers a hint is run, not what the model opens by itself later; a hint
-    replaces the conjunction, rather than following it, and begins with its own; the wording.
+    replaces the conjunction instead of following it; the wording.
     """
     at_least(1, n=n)
     at_least(0, num_hints=num_hints, num_forks=num_forks)

@@ -25,14 +25,14 @@ async def iterative_deepening(
     run: SearchRun,
     *,
     n: int = 1,
+    scorer: Scorer | None = None,
     first_budget: int = 128,
     gamma: float = 2.0,
-    trigger: str = TRIGGER,
-    scorer: Scorer | None = None,
+    rethink: str = TRIGGER,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Samples up to a budget of tokens, forces a sentence that makes the model look for its mistakes, samples
-    on up to the next budget, `gamma` times as large, and so on up to the root's `max_tokens`.
+    """Samples up to a budget of tokens, forces a sentence that makes the model look for its mistakes, and
+    samples on up to a budget `gamma` times as large, until the root's `max_tokens`.
 
     Chen, Koenig and Dilkina, "Iterative Deepening Sampling as Efficient Test-Time Scaling", arXiv 2502.05449.
 
@@ -40,17 +40,16 @@ async def iterative_deepening(
     first_budget     tokens after the prompt, triggers included, at the first trigger.
     gamma            growth of the budget from one trigger to the next, above 1: the number of triggers grows
                      with the logarithm of the length.
-    trigger          the sentence.
+    rethink          the sentence, the paper's trigger.
     scorer, extract  which answer wins: the best-scored one, or without a scorer a vote over what `extract`
-                     reads from each. Each stage's answer counts: a line that came to its end within a budget
-                     is a candidate as it stands there, and goes on from a rolled-back end. Ties go to the
-                     answer that came last.
+                     reads from each. The answer of each stage counts: a line that ends within a budget
+                     becomes a candidate and goes on from before its end. Ties go to the last answer.
 
-    The paper names KV reuse as the practical cost of its method; here a trigger is appended to the KV that is
-    there.
+    The paper names KV reuse as the practical cost of its method; here the trigger goes behind the resident
+    KV.
 
-    Departures: a stage that ends early goes on at once rather than waiting for its budget to fill; the first
-    budget, the default of gamma and the wording are ours.
+    Departures: a stage that ends early goes on at once instead of filling its budget; the first budget, the
+    default of `gamma` and the wording are ours.
     """
     at_least(1, n=n, first_budget=first_budget)
     if not 1 < gamma < math.inf:
@@ -68,7 +67,7 @@ async def iterative_deepening(
             if reason == "eos":
                 answers.append(await finish(run, run.fork(branch)[0], scorer))
                 take_back(run, branch)
-            if not await force(run, branch, trigger):
+            if not await force(run, branch, rethink):
                 break
             while budget <= max(cap, branch.length - branch.prompt_length):
                 budget *= gamma

@@ -24,13 +24,13 @@ async def shifted_window(
     run: SearchRun,
     *,
     n: int = 1,
-    max_tokens_thinking: int = 4096,
-    enough: str = ENOUGH,
     scorer: Scorer | None = None,
+    max_tokens_thinking: int = 4096,
+    final_answer: str = ENOUGH,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Simple problems end inside the window by themselves; a line that fills it gets a sentence forced that
-    asks for the answer, and answers.
+    """Samples inside a window, in which simple problems end by themselves; a line that fills it gets a
+    sentence that asks for the answer, and answers.
 
     Yu et al., "Z1: Efficient Test-time Scaling with Code", arXiv 2504.00810, the Shifted Thinking Window.
     Its Z1-7B was tuned on short and long solutions so that the length follows the difficulty; the strategy
@@ -39,7 +39,7 @@ async def shifted_window(
     n                    lines, side by side.
     max_tokens_thinking  the window, tokens (default: that of its code), or the root's `max_tokens` if that is
                          less. A forced answer may have the root's `max_tokens` again.
-    enough               the sentence.
+    final_answer         the sentence, forced where the window ends.
     scorer, extract      which of `n` > 1 lines wins: the best-scored one, or without a scorer a vote over
                          what `extract` reads from each.
 
@@ -52,7 +52,7 @@ async def shifted_window(
 
     async def line(branch: Branch) -> Candidate:
         reason = await sample_upto(run, branch, window)
-        if reason == "max_tokens" and await force(run, branch, enough):
+        if reason == "max_tokens" and await force(run, branch, final_answer):
             await complete_answer(run, branch)
         return await finish(run, branch, scorer)
 

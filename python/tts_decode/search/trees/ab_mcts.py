@@ -39,14 +39,14 @@ class _Answer:
 async def ab_mcts(
     run: SearchRun,
     *,
-    n: int = 16,
+    max_samples: int = 16,
     scorer: Scorer,
     posterior: Literal["gaussian", "beta"] = "gaussian",
-    batch_size: int = 1,
+    parallel: int = 1,
     feedback: Callable[[str], str] | None = None,
     refine_prompt: str = REFINE,
 ) -> SearchResult:
-    """`n` answers; each is either sampled anew or refines one there is, as its posterior score suggests.
+    """`max_samples` answers; the posteriors of scores decide whether each is sampled anew or refines one.
 
     Inoue et al., "Wider or Deeper? Scaling LLM Inference-Time Compute with Adaptive Branching Tree Search",
     arXiv 2503.04412, AB-MCTS-A (node aggregation), with the priors of its code (treequest). From the root
@@ -54,19 +54,19 @@ async def ab_mcts(
     its children (CONT, with a second draw between those). GEN at the root samples the question again; at an
     answer it asks for a better one, given the answer and its score.
 
-    n              answers in all.
-    scorer         scores finished answers: the external feedback that the method needs. In [0, 1] for "beta".
-    posterior      of scores: "gaussian" (normal-inverse-chi-squared) or "beta".
-    batch_size     answers sampled side by side, each chosen before the others' scores are known. The authors
+    max_samples    answers in all.
+    scorer         scores finished answers, in [0, 1] for "beta": the external feedback that the method needs.
+    posterior      distribution of scores: "gaussian" (normal-inverse-chi-squared) or "beta".
+    parallel       answers sampled side by side, each chosen before the others' scores are known. The authors
                    advise at most 5.
     feedback       text about an answer for the refinement prompt, such as test output; None gives the score
                    alone.
     refine_prompt  with the fields {question}, {answer}, {score} and {feedback}.
 
-    Departures: one model and one kind of refinement, so the choice between generators falls away; the
-    variant with a mixed model (AB-MCTS-M) is left out.
+    Departures: one model and one kind of refinement leave no choice between generators; the variant with a
+    mixed model (AB-MCTS-M) is left out.
     """
-    at_least(1, n=n, batch_size=batch_size)
+    at_least(1, max_samples=max_samples, parallel=parallel)
     if posterior not in ("gaussian", "beta"):
         raise ValueError(f"posterior={posterior!r}; expected 'gaussian' or 'beta'")
     prior = Gaussian() if posterior == "gaussian" else Beta()
@@ -91,9 +91,9 @@ async def ab_mcts(
         return _Answer(candidate.text, candidate.node, parent, list(candidate.scores[-1:]))
 
     root = _Answer()
-    while n > 0 and not run.over:
-        parents = [choose(root) for _ in range(min(batch_size, n))]
-        n -= len(parents)
+    while max_samples > 0 and not run.over:
+        parents = [choose(root) for _ in range(min(parallel, max_samples))]
+        max_samples -= len(parents)
         for answer in await gather(generate(parent) for parent in parents):
             above = answer.parent
             assert above is not None

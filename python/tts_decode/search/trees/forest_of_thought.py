@@ -62,39 +62,41 @@ class _Tree:
 async def forest_of_thought(
     run: SearchRun,
     *,
-    n: int = 2,
-    max_iter: int = 1,
+    max_trees: int = 2,
     scorer: Scorer | None = None,
+    max_rounds: int = 1,
     correct_threshold: float = -1.0,
     exploration: float = 0.014,
-    decide_by: Literal["cgdm", "majority", "score"] = "cgdm",
     examples: Sequence[tuple[str, str]] = (),
+    decide_by: Literal["cgdm", "majority", "score"] = "cgdm",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` trees one after the other, each a small Monte Carlo tree of self-refined answers; then a decision.
+    """Grows up to `max_trees` trees in turn, small Monte Carlo trees of self-refined answers; then decides.
 
     Bi et al., "Forest-of-Thought: Scaling Test-Time Compute for Enhancing LLM Reasoning", arXiv 2412.09078;
     its trees are MCTSr (Zhang et al., arXiv 2406.07394). A tree begins with an answer and a blank one; each
     iteration rates the most promising answer once more, criticises it, refines it and rates the refinement.
-    Trees stop as soon as more than half of `n` of them agree.
+    Trees stop as soon as more than half of `max_trees` of them agree.
 
-    n, max_iter        trees, and iterations of each. Defaults are those of its code.
+    max_trees          trees at most; the default is that of its code, as for `max_rounds`.
     scorer             rewards of answers, in [0, 1]; None: the model rates them itself.
-    correct_threshold  dynamic self-correction: an answer less likely than this (mean log-probability a token,
-                       nats) is asked for again, and the more confident of the two stays. -inf: never.
+    max_rounds         refinements in each tree.
+    correct_threshold  dynamic self-correction: the model answers again where an answer is less likely than
+                       this (mean log-probability of a token, nats), and the more confident answer stays.
+                       -inf: never.
     exploration        weight of the bonus in the bound; the code's 1.4 for ratings of 0 to 100.
-    decide_by          "majority" of the trees; the highest "score"; "cgdm", consensus-guided: the answer of
-                       more than half of the trees, else the one that the model most believes correct.
-    examples           solved questions: each tree after the first has the one most like the question before
-                       it. None by default.
+    examples           solved questions; each tree after the first shows the one most like the question.
+    decide_by          "majority": the answer of most trees; "score": the best-scored answer; "cgdm"
+                       (consensus-guided): the answer of more than half of the trees, else the one that the
+                       model most believes correct.
     extract            the answer in a text, or None to abstain.
 
-    Sparse activation: of each tree only the answer with the highest Q takes part in the decision. Departures:
-    nothing is compared with the true answer, as the code's default stop does; trees vote with extracted
+    Sparse activation: only the answer with the highest Q of each tree takes part in the decision. Departures:
+    nothing is compared with the true answer, unlike in the code's default stop; trees vote with extracted
     answers, not whole texts; ratings are shares of 1; the expert of "cgdm" is P(yes), not a written verdict.
     """
-    at_least(1, n=n)
-    at_least(0, max_iter=max_iter)
+    at_least(1, max_trees=max_trees)
+    at_least(0, max_rounds=max_rounds)
     if decide_by not in ("cgdm", "majority", "score"):
         raise ValueError(f"decide_by={decide_by!r}; expected one of cgdm, majority, score")
 
@@ -131,11 +133,11 @@ async def forest_of_thought(
             prompt = EXAMPLE.format(example=example, solution=solution, question=run.question)
             first = await run.prompt(prompt, question=run.question)
         await add(tree, first, -1)
-        if max_iter and not run.over:
+        if max_rounds and not run.over:
             tree.answers.append(None)
             tree.parents.append(-1)
             tree.rewards.append([await rate(NO_ANSWER) if scorer is None else 0.0])
-        for _ in range(max_iter):
+        for _ in range(max_rounds):
             if run.over:
                 break
             i = tree.to_explore(exploration)
@@ -150,10 +152,10 @@ async def forest_of_thought(
 
     activated: list[tuple[Candidate, float]] = []
     votes: dict[str, float] = {}
-    while len(activated) < n and not run.over:
+    while len(activated) < max_trees and not run.over:
         activated.append((await grow(len(activated))).best())
         votes = vote([extract(candidate.text) for candidate, _ in activated])
-        if max(votes.values(), default=0) > n / 2 and len(activated) > 1:
+        if max(votes.values(), default=0) > max_trees / 2 and len(activated) > 1:
             break
     if not activated:
         return run.result()

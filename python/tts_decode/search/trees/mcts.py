@@ -20,10 +20,10 @@ from .tree_node import TreeNode, add_children, conclude, grow
 async def mcts(
     run: SearchRun,
     *,
-    n: int = 16,
+    num_simulations: int = 16,
     scorer: Scorer,
-    width: int = 4,
-    max_depth: int = 40,
+    num_children: int = 4,
+    max_steps: int = 40,
     selection: Literal["puct", "uct"] = "puct",
     simulate: Literal["descend", "rollout", "value"] = "descend",
     exploration: float = 1.0,
@@ -33,34 +33,39 @@ async def mcts(
     decide_by: Literal["score", "visits"] = "score",
     agg_strategy: str = "last",
 ) -> SearchResult:
-    """`n` simulations; each goes from the root to the most promising leaf, which gets `width` next steps.
+    """Each simulation goes from the root to the most promising leaf, which gets `num_children` next steps.
 
-    With the defaults the search of openr ("VanilaMCTS": Wang et al., "OpenR: An Open Source Framework for
-    Advanced Reasoning with Large Language Models", arXiv 2410.09671), whose rule is AlphaZero's; with
-    selection="uct" that of RAP (Hao et al., "Reasoning with Language Model is Planning with World Model",
-    arXiv 2305.14992, algorithm 1) on the scores of steps.
+    The defaults make the search of openr ("VanilaMCTS": Wang et al., "OpenR: An Open Source Framework for
+    Advanced Reasoning with Large Language Models", arXiv 2410.09671), whose rule is AlphaZero's;
+    selection="uct" makes that of RAP (Hao et al., "Reasoning with Language Model is Planning with World
+    Model", arXiv 2305.14992, algorithm 1) on the scores of steps.
 
-    n            simulations.
-    scorer       values of partial answers, in [0, 1]: the bounds' constants are made for that.
-    width        steps sampled when a leaf is expanded; equal ones are one child.
-    max_depth    steps on a path, after which it ends as a candidate that is not complete.
-    selection    "puct": value + prior * c, the prior being the step's probability per token, normalised over
-                 its siblings; "uct".
-    simulate     "descend": a simulation expands one leaf after the other down to an answer, which stays in
-                 the tree; its score is the value. "rollout": it expands one leaf, and an answer sampled from
-                 the best new child, outside the tree, gives the value. "value": the new child's own score.
-    exploration  weight of UCT's bonus, `w_exp` of llm-reasoners.
-    pb_c_base, pb_c_init   PUCT's constants.
-    parallel     simulations in the same forwards. More than 1 changes the search: each chooses before the
-                 others' values are known, though not their way.
-    decide_by    "score": the best-scored answer; "visits": the one at the end of the most visited path.
-    agg_strategy   score of an answer from those of its steps, for "score".
+    num_simulations       simulations in all.
+    scorer                values of partial answers, in [0, 1], for which the constants of the bounds are
+                          made.
+    num_children          steps sampled when a leaf is expanded; equal ones are one child.
+    max_steps             steps on a path, after which it ends as a candidate that is not complete.
+    selection             "puct": value + prior * c, where the prior is the step's probability per token,
+                          normalised over its siblings; or "uct".
+    simulate              "descend": a simulation expands leaf after leaf down to an answer, which stays in
+                          the tree; the answer's score is the value. "rollout": it expands one leaf; the value
+                          comes from an answer sampled from the best new child, outside the tree. "value": it
+                          expands one leaf; the value is the new child's score.
+    exploration           weight of UCT's bonus, `w_exp` of llm-reasoners.
+    pb_c_base, pb_c_init  PUCT's constants.
+    parallel              simulations in the same forwards. More than 1 changes the search: each knows the
+                          paths of the others, but not yet their values.
+    decide_by             "score": the best-scored answer; "visits": the one at the end of the most visited
+                          path.
+    agg_strategy          makes an answer's score of its steps' scores, for decide_by="score".
 
     A node's branch is released when it is expanded: its KV lives on in its children. Departures: the value of
-    a path is the score of its end, where RAP sums rewards over the steps; the prior of a step is that of the
-    words as sampled, without a correction for how often they were drawn.
+    a path is the score of its end, where RAP sums rewards over the steps; the prior of a step is the
+    probability of its words, not corrected for how often they were drawn.
     """
-    at_least(1, n=n, width=width, max_depth=max_depth, parallel=parallel)
+    at_least(
+        1, num_simulations=num_simulations, num_children=num_children, max_steps=max_steps, parallel=parallel
+    )
     for name, value, known in (
         ("selection", selection, ("puct", "uct")),
         ("simulate", simulate, ("descend", "rollout", "value")),
@@ -82,9 +87,9 @@ async def mcts(
         return max(range(len(bounds)), key=bounds.__getitem__)
 
     async def expand(nodes: Sequence[TreeNode]) -> None:
-        families = [(node, run.fork(node.branch, width)) for node in nodes if node.branch is not None]
+        families = [(node, run.fork(node.branch, num_children)) for node in nodes if node.branch is not None]
         await run.step([branch for _, branches in families for branch in branches])
-        await add_children(run, scorer, families, max_depth)
+        await add_children(run, scorer, families, max_steps)
 
     async def roll_out(leaf: TreeNode) -> float:
         if leaf.branch is None:
@@ -98,7 +103,7 @@ async def mcts(
 
     root = TreeNode(run.fork(run.root)[0])
     ends_below = None if simulate == "descend" else values_of
-    await grow(run, root, n, select, expand, parallel=parallel, simulate=ends_below)
+    await grow(run, root, num_simulations, select, expand, parallel=parallel, simulate=ends_below)
     return await conclude(run, root, scorer, by_visits=decide_by == "visits")
 
 

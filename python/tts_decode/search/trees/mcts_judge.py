@@ -44,39 +44,40 @@ async def mcts_judge(
     run: SearchRun,
     *,
     n: int = 4,
-    rollouts: int = 8,
+    num_simulations: int = 8,
     max_depth: int = 3,
     num_tests: int = 3,
     exploration: float = 1.0,
     self_assessment: float = 1.0,
-    perspectives: Sequence[str] = PERSPECTIVES,
+    aspects: Sequence[str] = PERSPECTIVES,
 ) -> SearchResult:
-    """`n` independent answers; each is judged by `rollouts` trajectories through the perspectives.
+    """`n` independent answers; each is judged by `num_simulations` trajectories through the perspectives.
 
     Wang et al., "MCTS-Judge: Test-Time Scaling in LLM-as-a-Judge for Code Correctness Evaluation", arXiv
     2502.12468. A trajectory takes up one perspective after the other. The next one is chosen by UCT, which
-    speaks for all rollouts so far, and by self-assessment: P(yes) that it is worth asking after what this
-    trajectory found. Its verdict is that of most of its perspectives. Its reward is whether that agrees with
+    sums up all trajectories so far, and by self-assessment, P(yes) that it is worth asking after what this
+    trajectory found. Most of its perspectives make its verdict. Its reward is whether the verdict agrees with
     a simulated execution: the model writes tests for the question, once, and walks the answer through each.
 
     n                answers to judge.
-    rollouts, max_depth   trajectories for each answer, and perspectives on one.
+    num_simulations  trajectories for each answer.
+    max_depth        perspectives on a trajectory.
     num_tests        tests of the simulated execution; 0: none, and every trajectory is rewarded.
     exploration      weight of the bonus in UCT.
     self_assessment  weight of P(yes) beside UCT; 0: UCT alone.
-    perspectives     questions with the answer yes where all is well.
+    aspects          questions about an answer whose Yes speaks for it: the paper's perspectives.
 
     A candidate's `score` is the mean P(yes) of its trajectories, weighted with their rewards (evenly if none
-    was rewarded); of equal ones the likelier answer wins. Verdicts of a node are asked for once and kept, and
-    a text that came twice is judged once. Departures: the paper judges one given program as right or wrong,
-    here the judge picks among sampled answers to any question; perspectives and prompts are ours, and so are
-    the defaults.
+    was rewarded); of equal ones the likelier answer wins. A node's verdict is asked for once and kept, and a
+    text sampled twice is judged once. Departures: the paper judges one given program as right or wrong, here
+    the judge picks among sampled answers to any question; perspectives and prompts are ours, and so are the
+    defaults.
     """
-    at_least(1, n=n, rollouts=rollouts, max_depth=max_depth)
+    at_least(1, n=n, num_simulations=num_simulations, max_depth=max_depth)
     at_least(0, num_tests=num_tests)
-    if not perspectives:
-        raise ValueError("perspectives is empty; give at least one")
-    perspectives = list(dict.fromkeys(perspectives))
+    if not aspects:
+        raise ValueError("aspects is empty; expected at least one question")
+    aspects = list(dict.fromkeys(aspects))
     pool = distinct(eligible(await sample(run, n)))
     if run.over:
         return run.result(likeliest(pool))
@@ -91,7 +92,7 @@ async def mcts_judge(
 
         async def open_views(path: list[_View]) -> list[_View]:
             """The perspectives that are left after a path, each with its worth there."""
-            left = [p for p in perspectives if all(p != view.perspective for view in path)]
+            left = [p for p in aspects if all(p != view.perspective for view in path)]
             findings = _findings(path)
             worth = await gather(
                 run.p_yes(WORTH_ASKING.format(findings=findings, perspective=p, **about), sources=sources)
@@ -110,9 +111,9 @@ async def mcts_judge(
         )
         root = _View("", 1.0)
         weighted: list[tuple[float, float]] = []  # (mean verdict, reward) of each trajectory
-        for _ in range(rollouts):
+        for _ in range(num_simulations):
             view, path = root, list[_View]()
-            while len(path) < min(max_depth, len(perspectives)):
+            while len(path) < min(max_depth, len(aspects)):
                 if not view.children:
                     view.children = await open_views(path)
                 values = [child.total / max(child.visits, 1) for child in view.children]

@@ -25,34 +25,34 @@ WITH_STEP = "(A similar step elsewhere: {retrieved})\n"
 async def r2_retrieval(
     run: SearchRun,
     *,
-    n: int = 16,
+    num_simulations: int = 16,
     scorer: Scorer,
-    width: int = 4,
-    max_depth: int = 40,
+    num_children: int = 4,
+    max_steps: int = 40,
     exploration: float = 1.0,
     retrieve: Callable[[str], str] | None = None,
     agg_strategy: str = "last",
 ) -> SearchResult:
-    """`n` simulations of `mcts` (UCT, down to an answer); what `retrieve` finds is put into view.
+    """Simulations of `mcts` (UCT, down to an answer) that sample steps with what `retrieve` finds in view.
 
     Dou et al., "Enhancing Test-Time Scaling of Large Language Models with Hierarchical Retrieval-Augmented
-    MCTS", arXiv 2507.05557 (R2-LLMs). Coarse level: the model abstracts the question to a line on its kind,
-    and what is retrieved for that (solved problems) comes before the question. Fine level: at each node what
-    is retrieved for its last step (steps of other solutions) is inserted before the next steps are sampled.
-    A process reward model scores the steps.
+    MCTS", arXiv 2507.05557 (R2-LLMs). Coarse level: the model describes the question's kind in a line; solved
+    problems retrieved for that line come before the question. Fine level: at each node, steps of other
+    solutions are retrieved for its last step and inserted before the next steps are sampled. A process reward
+    model scores the steps.
 
-    n, width, max_depth, exploration, agg_strategy   as in `mcts`.
-    scorer     values of partial answers, in [0, 1].
-    retrieve   text for a query, "" for nothing. None: the search's own steps elsewhere in the tree, the one
-               most like the query in its words, and nothing at the coarse level.
+    num_simulations, num_children, max_steps, exploration, agg_strategy   as in `mcts`.
+    scorer    values of partial answers, in [0, 1].
+    retrieve  returns text for a query, "" for nothing. None: retrieves from the search's own tree the step
+              whose words are most like the query, and nothing at the coarse level.
 
-    What is inserted at a node serves its next steps only. It goes into a fork, in which the step is sampled;
-    the step's text then continues the path without it, in one forward, and the fork is released. So paths
-    share their KV as in `mcts`, and a scorer never sees what was retrieved. The first child of a node is
-    sampled without, so that the scorer can prefer it. Departures: the paper retrieves with embeddings from a
+    Text inserted at a node serves its next steps only. A fork takes the text and samples the step; the path
+    then takes the step without the text, in one forward, and the fork is released. So paths share their KV as
+    in `mcts`, and a scorer never sees what was retrieved. The first child of a node is sampled without
+    retrieved text, so that the scorer can prefer it. Departures: the paper retrieves with embeddings from a
     data set of solved problems, here that is the caller's `retrieve`; the unaided child is ours.
     """
-    at_least(1, n=n, width=width, max_depth=max_depth)
+    at_least(1, num_simulations=num_simulations, num_children=num_children, max_steps=max_steps)
     run.aggregate_by(agg_strategy)
 
     def select(node: TreeNode) -> int:
@@ -96,7 +96,7 @@ async def r2_retrieval(
     async def grow_one(node: TreeNode) -> tuple[TreeNode, list[Branch]]:
         assert node.branch is not None  # a leaf keeps its branch until it is expanded
         retrieved = hint(node, node.branch).strip()
-        branches = run.fork(node.branch, width)
+        branches = run.fork(node.branch, num_children)
         if not retrieved:
             await run.step(branches)
             return node, branches
@@ -106,7 +106,7 @@ async def r2_retrieval(
         return node, [first, *(branch for branch in grown if branch is not None)]
 
     async def expand(nodes: Sequence[TreeNode]) -> None:
-        await add_children(run, scorer, await gather(map(grow_one, nodes)), max_depth)
+        await add_children(run, scorer, await gather(map(grow_one, nodes)), max_steps)
 
     start: Branch | None = None
     if retrieve is not None:
@@ -116,5 +116,5 @@ async def r2_retrieval(
             said = WITH_TEMPLATES.format(retrieved=retrieved, question=run.question)
             start = await run.prompt(said, question=run.question)
     root = TreeNode(start or run.fork(run.root)[0])
-    await grow(run, root, n, select, expand)
+    await grow(run, root, num_simulations, select, expand)
     return await conclude(run, root, scorer)

@@ -18,46 +18,52 @@ from .tree_node import TreeNode, add_children, leaves_of, release
 async def reward_guided_tree_search(
     run: SearchRun,
     *,
-    n: int = 16,
+    max_samples: int = 16,
     scorer: Scorer,
-    width: int = 4,
+    num_children: int = 4,
     pre_expansion: int = 8,
-    max_depth: int = 40,
+    max_steps: int = 40,
     exploration: float = 1.0,
-    consistency: float = 0.5,
+    consistency_weight: float = 0.5,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Rollouts until there are `n` answers, from the children of whichever leaf has the highest UCT.
+    """Rolls out the children of whichever leaf has the highest UCT, until there are `max_samples` answers.
 
     Jiang et al., "Enhancing LLM Reasoning with Reward-guided Tree Search", arXiv 2411.11694 (STILL-1), the
     part at inference time: a policy model navigates a tree that it expands as it goes, a reward model guides
     it. Each iteration chooses among all leaves at once (not level by level from the root), expands the chosen
-    one by `width` steps, samples from each new child an answer to its end, and backs its reward up.
+    one by `num_children` steps, samples from each new child an answer to its end, and backs its reward up.
 
-    n              answers.
-    scorer         the reward model, in [0, 1].
-    width          children of an expanded leaf; equal ones are one child.
-    pre_expansion  children of the root, so that the search begins broad.
-    max_depth      steps on a path.
-    exploration    weight of the bonus in UCT.
-    consistency    weight of agreement in the reward of an answer: the share of all answers so far that
-                   conclude the same. The rest is the scorer's. 0: the scorer alone.
-    extract        the answer in a text, or None: it then agrees with none.
+    max_samples         answers in all.
+    scorer              the reward model, in [0, 1].
+    num_children        children of an expanded leaf; equal ones are one child.
+    pre_expansion       children of the root, for a broad begin.
+    max_steps           steps on a path.
+    exploration         weight of the bonus in UCT.
+    consistency_weight  weight of agreement in the reward of an answer: the share of all answers so far that
+                        conclude the same. The rest is the scorer's. 0: the scorer alone.
+    extract             the answer in a text; a text of which it makes None agrees with none.
 
-    `best` has the highest reward when the search ends; `votes` counts the conclusions. Departures: policy and
-    reward model of the paper are trained for this search, here they are given; its calculator for equations
-    is left out. The defaults of `exploration`, `consistency` and `pre_expansion` are ours.
+    `best` has the highest reward when the search ends; `votes` counts the conclusions. Departures: the paper
+    trains policy and reward model for this search, here they are given; its calculator for equations is left
+    out. The defaults of `exploration`, `consistency_weight` and `pre_expansion` are ours.
     """
-    at_least(1, n=n, width=width, pre_expansion=pre_expansion, max_depth=max_depth)
-    if not 0 <= consistency <= 1:
-        raise ValueError(f"consistency={consistency}; expected a weight in [0, 1]")
+    at_least(
+        1,
+        max_samples=max_samples,
+        num_children=num_children,
+        pre_expansion=pre_expansion,
+        max_steps=max_steps,
+    )
+    if not 0 <= consistency_weight <= 1:
+        raise ValueError(f"consistency_weight={consistency_weight}; expected a weight in [0, 1]")
     conclusions: Counter[str] = Counter()
     answers: list[tuple[Candidate, float]] = []
 
     def reward(candidate: Candidate, score: float) -> float:
         conclusion = extract(candidate.text)
         share = 0.0 if conclusion is None else conclusions[conclusion] / len(answers)
-        return (1 - consistency) * score + consistency * share
+        return (1 - consistency_weight) * score + consistency_weight * share
 
     def bound(leaf: TreeNode) -> float:
         above = leaf.visits if leaf.parent is None else leaf.parent.visits
@@ -76,14 +82,14 @@ async def reward_guided_tree_search(
             child.back_up(reward(*answers[-1]))
 
     root = TreeNode(run.fork(run.root)[0])
-    while len(answers) < n and not run.over and (leaves := leaves_of(root)):
+    while len(answers) < max_samples and not run.over and (leaves := leaves_of(root)):
         leaf = max(leaves, key=bound)
         assert leaf.branch is not None  # a leaf keeps its branch until it is expanded
-        branches = run.fork(leaf.branch, pre_expansion if leaf is root else width)
+        branches = run.fork(leaf.branch, pre_expansion if leaf is root else num_children)
         await run.step(branches)
-        await add_children(run, scorer, [(leaf, branches)], max_depth)
+        await add_children(run, scorer, [(leaf, branches)], max_steps)
         if not run.over:
-            await simulate(leaf.children[: n - len(answers)])
+            await simulate(leaf.children[: max_samples - len(answers)])
     if not run.over:
         release(run, leaves_of(root))
     best = max(answers, key=lambda pair: (pair[0].complete, reward(*pair)), default=None)
