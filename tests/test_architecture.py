@@ -48,8 +48,9 @@ MAY_IMPORT = {
 # Names with an underscore that belong to other projects, which have no public ones for the same.
 FOREIGN = {
     *("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks", "_version"),  # torch
+    *("_C", "_AutoDispatchBelowAutograd", "_schema", "_functorch", "_current_level", "_is_zerotensor"),
     *("_attn_implementation", "_attn_implementation_internal"),  # transformers
-    *("_set_running_loop", "_enter_task", "_leave_task", "_exit"),  # asyncio, os
+    *("_set_running_loop", "_enter_task", "_leave_task", "_exit", "_current_frames"),  # asyncio, os, sys
     *("_replace", "_asdict", "_fields"),  # named tuples
 }
 

@@ -13,55 +13,121 @@ TILE_PAGES: int
 TAIL_TOKENS: int
 
 class Append:
+    """What KVTree.append asks its caller to do: first the copies, then the writes."""
+
     @property
-    def slots(self) -> Int32Array: ...
+    def slots(self) -> Int32Array:
+        """int32 [T]: the slot, page * page_size + offset, of each new token in argument order."""
     @property
-    def copies(self) -> Int32Array: ...
+    def copies(self) -> Int32Array:
+        """int32 [C, 2]: (source page, target page) of each tail that is copied on write."""
 
 class TreeStats:
+    """Counts of a KVTree at one moment."""
+
     @property
-    def branches(self) -> int: ...
+    def branches(self) -> int:
+        """Branches that live."""
     @property
-    def pins(self) -> int: ...
+    def pins(self) -> int:
+        """Pins that live."""
     @property
-    def logical_tokens(self) -> int: ...
+    def logical_tokens(self) -> int:
+        """Sum of the branches' lengths."""
     @property
-    def evicted_tokens(self) -> int: ...
+    def evicted_tokens(self) -> int:
+        """Those of them that lie in evicted pages, which no branch sees."""
     @property
-    def unique_tokens(self) -> int: ...
+    def unique_tokens(self) -> int:
+        """Distinct slots that a branch or a pin sees."""
     @property
-    def resident_pages(self) -> int: ...
+    def resident_pages(self) -> int:
+        """Pages that a branch or a pin holds."""
     @property
-    def peak_pages(self) -> int: ...
+    def peak_pages(self) -> int:
+        """Most pages ever resident at once."""
     @property
-    def fragmentation(self) -> float: ...
+    def fragmentation(self) -> float:
+        """Share of the resident slots that nobody sees."""
 
 class KVTree:
-    def __init__(self, num_pages: int, page_size: int = 16) -> None: ...
+    """Branches over shared, reference-counted pages of a fixed pool.
+
+    Holds ids only; K and V live where the caller keeps them. Position p of a branch lives in slot p %
+    page_size of page block_table[p // page_size], which is -1 where that page was evicted. Full pages
+    are shared by all branches that fork from one another; a partly filled last page is copied when a
+    branch appends to it while another holds it.
+
+    Branch ids are unique in the process, so one that was released or is of another tree raises
+    ValueError. A call that raises leaves the tree as it was. Not safe for use by several threads at
+    once."""
+
+    def __init__(self, num_pages: int, page_size: int = 16) -> None:
+        """A tree without branches over pages 0 to num_pages - 1 of page_size tokens each."""
     @property
-    def num_pages(self) -> int: ...
+    def num_pages(self) -> int:
+        """Pages of the pool."""
     @property
-    def page_size(self) -> int: ...
+    def page_size(self) -> int:
+        """Tokens of a page."""
     @property
-    def free_pages(self) -> int: ...
-    def create(self) -> int: ...
-    def fork(self, branch: int, n: int = 1, at: int | None = None) -> list[int]: ...
+    def free_pages(self) -> int:
+        """Pages that no branch or pin holds."""
+    def create(self) -> int:
+        """A new branch without tokens."""
+    def fork(self, branch: int, n: int = 1, at: int | None = None) -> list[int]:
+        """n branches that hold the first `at` tokens (default: all) of a branch or pin. Takes no page.
+
+        Here, in pin() and in truncate(), a length that ends in an evicted page is refused."""
     def append(
         self,
         branches: Sequence[int] | IntegerArray,
         tokens: Sequence[Sequence[int] | IntegerArray],
-    ) -> Append: ...
-    def truncate(self, branch: int, length: int) -> None: ...
-    def release(self, branch: int) -> None: ...
-    def evict(self, branches: Sequence[int] | IntegerArray, columns: Sequence[int] | IntegerArray) -> int: ...
-    def length(self, branch: int) -> int: ...
-    def tokens(self, branch: int) -> Int32Array: ...
-    def pin(self, branch: int, at: int | None = None) -> int: ...
-    def unpin(self, pin: int) -> None: ...
-    def match(self, tokens: Sequence[int] | IntegerArray) -> tuple[int, int] | None: ...
-    def block_tables(self, branches: Sequence[int] | IntegerArray) -> tuple[Int32Array, Int32Array]: ...
-    def pages_needed(self, branch: int, n: int) -> int: ...
-    def stats(self) -> TreeStats: ...
+    ) -> Append:
+        """Appends tokens[i] to branches[i], for all i or none.
+
+        The caller does the copies of the result before it writes the new tokens' K and V to the slots.
+        Of the branches that share a partly filled last page, the last one to append writes in place,
+        the others get copies.
+
+        Raises OutOfPages, before anything changes, if the free pages do not suffice."""
+    def truncate(self, branch: int, length: int) -> None:
+        """Drops the tokens from position `length` on."""
+    def release(self, branch: int) -> None:
+        """Ends a branch. Pages that nobody else holds are free at once."""
+    def evict(self, branches: Sequence[int] | IntegerArray, columns: Sequence[int] | IntegerArray) -> int:
+        """Drops the pages at `columns` of the block table from each of the branches, for all or none.
+
+        The entries become -1, also in what is forked from the branches later. Positions stay as they
+        are. Returns the number of pages that became free: those that no other branch holds.
+
+        Raises ValueError for a column that a branch does not have, its last one, one that was evicted
+        from it already, and a page that a pin holds."""
+    def length(self, branch: int) -> int:
+        """Tokens of a branch or pin."""
+    def tokens(self, branch: int) -> Int32Array:
+        """int32 [length]: the token ids of a branch or pin; -1 where their page was evicted."""
+    def pin(self, branch: int, at: int | None = None) -> int:
+        """Keeps the first `at` tokens (default: all) of a branch resident, whatever becomes of the
+        branch.
+
+        A pin can be read and forked like a branch, but not appended to, truncated or released, and is
+        not counted as one."""
+    def unpin(self, pin: int) -> None:
+        """Ends a pin. Pages that nobody else holds are free at once."""
+    def match(self, tokens: Sequence[int] | IntegerArray) -> tuple[int, int] | None:
+        """Finds the longest resident prefix of `tokens`.
+
+        Returns (branch or pin, length), the oldest where several are equal, for fork(id, at=length);
+        None where no branch begins with the first token. An evicted page ends the prefix of its
+        branch."""
+    def block_tables(self, branches: Sequence[int] | IntegerArray) -> tuple[Int32Array, Int32Array]:
+        """(int32 [B, max_pages], int32 [B]): pages of each branch or pin, -1 where one was evicted and
+        behind the last, and their lengths."""
+    def pages_needed(self, branch: int, n: int) -> int:
+        """The most pages that an append of n tokens to this branch takes."""
+    def stats(self) -> TreeStats:
+        """Counts over all branches and pins, made on demand."""
 
 def plan(
     block_tables: Int32Array,
@@ -69,9 +135,13 @@ def plan(
     query_lens: Int32Array | None,
     page_size: int,
     query_block: int,
-) -> tuple[Int32Array, int, int, int, int]: ...
+) -> tuple[Int32Array, int, int, int, int]:
+    """tts_kernels.plan on int32 arrays: its buffer, num_queries, max_columns, unique_pages and
+    logical_pages. query_lens None: one query a branch."""
 
 class WorkPlanner:
+    """Makes work lists for a GPU; tts_kernels.DevicePlanner owns one."""
+
     def __init__(
         self,
         num_kv_heads: int,
@@ -83,12 +153,16 @@ class WorkPlanner:
         page_size: int,
         num_pages: int,
         branch_invariant: bool,
-    ) -> None: ...
+    ) -> None:
+        """A planner for one shape of heads on a GPU with num_sms multiprocessors."""
     @property
-    def stamp(self) -> int: ...
+    def stamp(self) -> int:
+        """What a buffer holds that is written now."""
     @property
-    def max_columns(self) -> int: ...
-    def counts(self) -> list[int]: ...
+    def max_columns(self) -> int:
+        """Most pages that a query sees."""
+    def counts(self) -> list[int]:
+        """Items, queries, merges, pages and partials of the plan."""
     def update(
         self,
         block_tables: Int32Array,
@@ -96,41 +170,82 @@ class WorkPlanner:
         query_lens: Int32Array | None,
         page_size: int,
         capacity: tuple[int, int, int, int, int] | None,
-    ) -> bool: ...
-    def write(self, buffer: int, size: int, capacity: tuple[int, int, int, int, int], stamp: int) -> int: ...
+    ) -> bool:
+        """Plans; True if the plan before was only advanced. query_lens None: one query a branch."""
+    def write(self, buffer: int, size: int, capacity: tuple[int, int, int, int, int], stamp: int) -> int:
+        """Writes the plan to the address of `size` ints, last written at `stamp` (0: never). Returns how
+        many of them hold it."""
 
 class DType:
+    """Element type of an array that a CPU kernel reads."""
+
     float32: DType
     bfloat16: DType
     int8: DType
 
+    def __init__(self, value: int) -> None:
+        """A member by its number."""
+    @property
+    def name(self) -> str:
+        """As torch calls it."""
+    @property
+    def value(self) -> int:
+        """As C++ numbers it."""
+
 class Forms:
-    def __init__(self, torch: ModuleType, direct: bool) -> None: ...
-    def look(self, args: tuple[Any, ...]) -> Any: ...
-    def find(self, args: tuple[Any, ...]) -> Any: ...
-    def wants_derivative(self, args: tuple[Any, ...]) -> bool: ...
-    def learn(self, args: tuple[Any, ...], footprint: Any) -> None: ...
+    """Forms of arguments that a description was found to fit."""
+
+    def __init__(self, torch: ModuleType, direct: bool) -> None:
+        """direct: whether arguments come without torch's dispatcher."""
+    def look(self, args: tuple[Any, ...]) -> Any:
+        """The footprint learnt with arguments of this form, if their memory is there and lies apart."""
+    def find(self, args: tuple[Any, ...]) -> Any:
+        """The footprint learnt with arguments of this form."""
+    def wants_derivative(self, args: tuple[Any, ...]) -> bool:
+        """Whether a tensor may ask for a derivative."""
+    def learn(self, args: tuple[Any, ...], footprint: Any) -> None:
+        """Arguments of this form fit."""
 
 class Places:
-    def __init__(self, tensors: Sequence[Tensor]) -> None: ...
-    def hold(self) -> bool: ...
-    def overlap(self, tensor: Tensor) -> bool: ...
+    """Where tensors lie."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        """The places where the tensors lie now."""
+    def hold(self) -> bool:
+        """Whether all tensors lie where they lay."""
+    def overlap(self, tensor: Tensor) -> bool:
+        """Whether any of them lay where this one may be written."""
 
 class KVView:
+    """K and V of one layer in packed pages."""
+
     def __init__(
         self, k_pages: Tensor, v_pages: Tensor, scales: Tensor | None = None, layers: int = 0
-    ) -> None: ...
+    ) -> None:
+        """Addresses of k and v; strides: (page, head). element_bytes: 4, 2 (bfloat16), 1 (int8 with
+        scales)."""
 
 class SummaryView:
-    def __init__(self, summaries: Tensor | None, layers: int = 0) -> None: ...
+    """Page summaries of one layer."""
+
+    def __init__(self, summaries: Tensor | None, layers: int = 0) -> None:
+        """vectors: 1 for the mean of a page's keys, 2 for their minimum and maximum, 0 for no summaries."""
 
 class TokenRows:
-    def __init__(self, rows: Tensor, heads: bool = True) -> None: ...
+    """Rows of one token each: q, k, v, or hidden states."""
+
+    def __init__(self, rows: Tensor, heads: bool = True) -> None:
+        """strides: (token, head). element_bytes: 4 for float32, 2 for bfloat16."""
 
 class PackedMatrix:
-    def __init__(self, panels: int, num_panels: int, bias: int) -> None: ...
+    """A weight in panels of 16 outputs."""
+
+    def __init__(self, panels: int, num_panels: int, bias: int) -> None:
+        """Addresses of the panels and of the float32 bias, 0 for none."""
 
 class DecoderLayer:
+    """The weights of one layer, borrowed."""
+
     def __init__(
         self,
         norms: tuple[int, int],
@@ -141,15 +256,22 @@ class DecoderLayer:
         down: PackedMatrix,
         scale: float,
         window: int,
-    ) -> None: ...
+    ) -> None:
+        """norms: before attention and MLP. head_norms: of q and k, 0 for none. window: 0 for none."""
 
 class DecoderShape:
-    def __init__(self, hidden: int, heads: tuple[int, int, int], weight_dtype: DType, eps: float) -> None: ...
+    """What all layers of a model share."""
+
+    def __init__(self, hidden: int, heads: tuple[int, int, int], weight_dtype: DType, eps: float) -> None:
+        """heads: (query heads, KV heads, head_dim). bfloat16: of the packed weights."""
 
 class Decoder:
+    """All layers of a model and its head, borrowed."""
+
     def __init__(
         self, shape: DecoderShape, layers: list[DecoderLayer], norm: int, head: PackedMatrix | None
-    ) -> None: ...
+    ) -> None:
+        """norm: address of the final norm's weight. head: None where logits are never wanted."""
     def run(
         self,
         x: int,
@@ -165,9 +287,12 @@ class Decoder:
         rows: tuple[int, int],
         logits_stride: tuple[int, int],
         num_threads: int,
-    ) -> None: ...
+    ) -> None:
+        """One forward: appends K and V, attends, and leaves hidden states and logits where asked."""
 
-def decoder_layers_seconds() -> list[float]: ...
+def decoder_layers_seconds() -> list[float]:
+    """Seconds of all calls so far in products, attention, appending, and norms with rotary positions."""
+
 def append_kv(
     kv: KVView,
     k: TokenRows,
@@ -176,7 +301,9 @@ def append_kv(
     num_tokens: int,
     summaries: SummaryView,
     num_threads: int,
-) -> None: ...
+) -> None:
+    """Writes K and V of num_tokens tokens to their slots, int32 [num_tokens], and updates summaries."""
+
 def copy_pages(
     kv: KVView,
     num_layers: int,
@@ -185,7 +312,10 @@ def copy_pages(
     num_copies: int,
     summaries: SummaryView,
     num_threads: int,
-) -> None: ...
+) -> None:
+    """Copies whole pages in every layer, in order; copies: int32 [num_copies, 2] of source and target
+    page."""
+
 def gather_kv(
     kv: KVView,
     block_table: int,
@@ -194,7 +324,9 @@ def gather_kv(
     k: TokenRows,
     v: TokenRows,
     num_threads: int,
-) -> None: ...
+) -> None:
+    """Copies K and V of the first `length` positions of one block table into rows."""
+
 def tree_attention(
     kv: KVView,
     plan: tuple[int, int],
@@ -208,7 +340,9 @@ def tree_attention(
     mask: tuple[int, int],
     mass: tuple[int, int],
     num_threads: int,
-) -> None: ...
+) -> None:
+    """Attention of all rows of a plan; lse, mask and mass may be 0."""
+
 def score_pages(
     summaries: SummaryView,
     pages: tuple[int, int, int],
@@ -219,10 +353,14 @@ def score_pages(
     scale: float,
     scores: tuple[int, int],
     num_threads: int,
-) -> None: ...
+) -> None:
+    """Scores of each page of the plan by its summary for each query."""
+
 def count_selected(
     plan: tuple[int, int], mask: tuple[int, int], heads_rows: tuple[int, int]
-) -> tuple[int, int]: ...
+) -> tuple[int, int]:
+    """(pairs of query and page, loads of pages) of a selection over a plan."""
+
 def packed_linear(
     x: TokenRows,
     rows_inputs_panels: tuple[int, int, int],
@@ -233,10 +371,14 @@ def packed_linear(
     out_stride: int,
     end: int,
     num_threads: int,
-) -> None: ...
+) -> None:
+    """x times a packed weight. end: 0 writes the sums, 1 adds them to out, 2 applies SwiGLU."""
+
 def rms_norm(
     x: TokenRows, weight: int, shape: tuple[int, int], eps: float, out: int, num_threads: int
-) -> None: ...
+) -> None:
+    """RMS norm of float32 rows, shape: (rows, width)."""
+
 def rotate_qkv(
     qkv: TokenRows,
     shape: tuple[int, int, int, int],
@@ -247,7 +389,9 @@ def rotate_qkv(
     k: int,
     v: int,
     num_threads: int,
-) -> None: ...
+) -> None:
+    """Norms and rotates q and k, and splits q, k and v; shape: (tokens, q heads, KV heads, head_dim)."""
+
 def sample_tokens(
     logits: int,
     rows_vocab_stride: tuple[int, int, int],
@@ -258,7 +402,9 @@ def sample_tokens(
     tokens: int,
     numbers: int,
     num_threads: int,
-) -> None: ...
+) -> None:
+    """Draws a token for each row of logits, or scores the `given` ones."""
+
 def select_top_pages(
     scores: tuple[int, int],
     heads_rows: tuple[int, int],
@@ -270,18 +416,35 @@ def select_top_pages(
     groups: int,
     mask: int,
     num_threads: int,
-) -> None: ...
-def cpu_isa() -> str: ...
-def cpu_isa_levels() -> list[tuple[str, bool]]: ...
-def set_cpu_isa(name: str | None) -> None: ...
-def parallel_backend() -> str: ...
-def park_threads() -> None: ...
-def unparked_threads() -> set[int]: ...
+) -> None:
+    """Marks the pages that each query reads in a mask, by scores and budget."""
+
+def cpu_isa() -> str:
+    """Name of the instruction-set level that is used."""
+
+def cpu_isa_levels() -> list[tuple[str, bool]]:
+    """Levels of this build, best first, and whether the machine supports each."""
+
+def set_cpu_isa(name: str | None) -> None:
+    """Forces a level; None goes back to the best one. ValueError where it is unknown or unsupported."""
+
+def parallel_backend() -> str:
+    """Whose threads run the operators: an OpenMP runtime's library, or std::thread."""
+
+def park_threads() -> None:
+    """From now on every other thread that begins or ends a kernel call sleeps for good."""
+
+def unparked_threads() -> set[int]:
+    """Threads that have called a kernel and are not parked, by `threading.get_ident`."""
 
 cuda_archs: tuple[str, ...]  # as CMake names them; () in a build without CUDA kernels
 
 class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
+    """Kernels in CUDA C++; all run on `stream`, in the current device."""
+
     class Pages:
+        """K and V of one layer in plain pages."""
+
         def __init__(
             self,
             k: int,
@@ -290,12 +453,19 @@ class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
             v_strides: Sequence[int],
             shape: Sequence[int],
             element_bytes: int,
-        ) -> None: ...
+        ) -> None:
+            """shape: the four sizes of the pages; three strides each of k and v, channels being
+            contiguous."""
 
     class Rows:
-        def __init__(self, data: int, strides: tuple[int, int]) -> None: ...
+        """Rows of one token each."""
+
+        def __init__(self, data: int, strides: tuple[int, int]) -> None:
+            """data: an address. strides: (token, head), in elements."""
 
     class WorkLaunch:
+        """One launch of a work list."""
+
         def __init__(
             self,
             work: int,
@@ -303,12 +473,14 @@ class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
             capacity: tuple[int, int, int, int, int],
             num_items: int,
             num_merges: int,
-        ) -> None: ...
+        ) -> None:
+            """Addresses of the work list and of the memory for partial results."""
 
     @staticmethod
     def append_kv(
         pages: cuda.Pages, k: cuda.Rows, v: cuda.Rows, slots: int, num_tokens: int, stream: int
-    ) -> None: ...
+    ) -> None:
+        """Writes K and V of num_tokens tokens to their slots."""
     @staticmethod
     def copy_pages(
         pages: cuda.Pages,
@@ -317,7 +489,8 @@ class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
         copies: int,
         num_copies: int,
         stream: int,
-    ) -> None: ...
+    ) -> None:
+        """Copies whole pages in every layer."""
     @staticmethod
     def tree_attention(
         pages: cuda.Pages,
@@ -332,4 +505,5 @@ class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
         window: int,
         logits_soft_cap: float,
         stream: int,
-    ) -> None: ...
+    ) -> None:
+        """Attention of all rows of a work list."""

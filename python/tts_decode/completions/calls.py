@@ -118,7 +118,7 @@ class TokenAllowance:
         self._granted -= granted
         before = self.budget.tokens_used
         self.budget.count(used)
-        if (call := current_call()) is not None:
+        if (call := current_call.get()) is not None:
             call.tokens += self.budget.tokens_used - before
         for waiter in self._waiting:
             if not waiter.done():
