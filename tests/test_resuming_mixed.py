@@ -239,7 +239,9 @@ def check_cuts(path: Path, model: PreTrainedModel, body: Any) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("wait", [asyncio.sleep, partial(asyncio.to_thread, time.sleep)], ids=str)
+@pytest.mark.parametrize(
+    "wait", [asyncio.sleep, partial(asyncio.to_thread, time.sleep)], ids=["loop", "thread"]
+)
 def test_a_scorer_that_takes_longer_than_the_patience(
     tmp_path: Path, model: PreTrainedModel, wait: Any
 ) -> None:

@@ -177,7 +177,16 @@ class WorkPlanner:
         many of them hold it."""
 
 class DType:
-    """Element type of an array that a CPU kernel reads."""
+    """Element type of an array that a CPU kernel reads.
+
+    Members:
+
+    float32
+
+    bfloat16
+
+    int8
+    """
 
     float32: DType
     bfloat16: DType
