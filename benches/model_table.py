@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import torch
 import transformers
 import typer
-from tts_decode import TreeDecoder, UnsupportedModel
+from tts_decode import TreeDecoder, UnsupportedModelError
 from tts_decode.model.packed_model import serves
 
 from benches.tiny_architectures import MODEL_TYPES, VOCAB, tiny_model
@@ -100,7 +100,7 @@ def outcome(model_type: str) -> str:
         return f"not built here: it needs {library[1] if library else cause}"
     try:
         worst = largest_difference(model)
-    except UnsupportedModel as refusal:
+    except UnsupportedModelError as refusal:
         text = str(refusal)
         if disagrees := re.search(r"does not agree with its own forward: (.*?), at position", text):
             return f"refused by the self-check: {disagrees[1]} differs"

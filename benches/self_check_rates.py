@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
-from tts_decode import TreeDecoder, UnsupportedModel
+from tts_decode import TreeDecoder, UnsupportedModelError
 
 from benches.model_table import IdsOnly
 from benches.tiny_architectures import MODEL_TYPES, VOCAB, randomise, tiny_config, tiny_model
@@ -89,11 +89,11 @@ def outcome(model_type: str, state: str) -> str | None:
     try:
         TreeDecoder(model, IdsOnly(), kv_bytes=_KV_BYTES)
         accepted = True
-    except UnsupportedModel:
+    except UnsupportedModelError:
         accepted = False
         try:
             TreeDecoder(model, IdsOnly(), kv_bytes=_KV_BYTES, check=False)
-        except UnsupportedModel:
+        except UnsupportedModelError:
             return "refused by name"
     if state == "initial weights":
         randomise(model)

@@ -23,7 +23,7 @@ from scripted import (
 from tts_decode import Budget, SamplingParams, gather
 from tts_decode.completions.completion import Completion, CompletionRequest
 from tts_decode.completions.decoder import TextDecoder
-from tts_decode.errors import EngineError, UnsupportedByEngine
+from tts_decode.errors import EngineError, UnsupportedByEngineError
 from tts_decode.search import (
     STRATEGIES,
     Journal,
@@ -33,7 +33,7 @@ from tts_decode.search import (
     rebase,
     self_consistency,
 )
-from tts_decode.search.ask_tell import AskTell, LogprobRequest, RequestWithdrawn, ScoreRequest
+from tts_decode.search.ask_tell import AskTell, LogprobRequest, RequestWithdrawnError, ScoreRequest
 
 PROMPT = "Question?\n"
 
@@ -119,7 +119,7 @@ def test_every_strategy_can_be_asked_and_told(name):
             for request in search.ask():
                 of_model = isinstance(request, CompletionRequest)
                 answer = asyncio.run(model(request)) if of_model else caller.answer(request)
-                with suppress(RequestWithdrawn):  # by a strategy that takes the first to finish
+                with suppress(RequestWithdrawnError):  # by a strategy that takes the first to finish
                     search.tell(request.id, answer)
     assert search.result.answer == expected.answer
 
@@ -234,7 +234,7 @@ def test_unknown_and_late_answers_are_told_apart():
     search.tell(two.id, Completion("fast", "eos"))
     assert search.done
     assert search.result == "fast"
-    with pytest.raises(RequestWithdrawn, match="id=1"):
+    with pytest.raises(RequestWithdrawnError, match="id=1"):
         search.tell(one.id, Completion("slow", "eos"))
     search.tell(two.id, Completion("fast", "eos"))
     with pytest.raises(ValueError, match="id=2 was answered already"):
@@ -253,13 +253,13 @@ def test_errors_of_the_strategy_come_out_of_ask_and_tell():
     for call in (search.ask, lambda: search.result):
         with pytest.raises(ConnectionError, match="engine gone"):
             call()
-    with pytest.raises(RequestWithdrawn):
+    with pytest.raises(RequestWithdrawnError):
         search.tell(two.id, Completion("a", "eos"))
 
     async def asks_too_much(root):
         await root.next_logprobs()
 
-    with pytest.raises(UnsupportedByEngine):
+    with pytest.raises(UnsupportedByEngineError):
         AskTell(asks_too_much, PROMPT).ask()
 
 
@@ -294,7 +294,7 @@ def test_close_cancels_the_search():
     assert ended == [4]
     assert search.done
     assert search.ask() == []
-    with pytest.raises(RequestWithdrawn):
+    with pytest.raises(RequestWithdrawnError):
         search.tell(request.id, Completion("a", "eos"))
     with pytest.raises(RuntimeError, match="closed before its end"):
         _ = search.result

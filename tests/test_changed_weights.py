@@ -16,7 +16,7 @@ from search_options import small_options
 from tiny_models import byte_tokenizer, tiny_model
 from torch import nn
 from transformers import PreTrainedModel
-from tts_decode import SamplingParams, StaleKV, TreeBranch, TreeDecoder, UnsupportedModel, gather
+from tts_decode import SamplingParams, StaleKVError, TreeBranch, TreeDecoder, UnsupportedModelError, gather
 from tts_decode.search import STRATEGIES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -231,7 +231,7 @@ def test_nothing_of_the_old_weights_is_used(name: str, pack_weights: bool) -> No
         close(await fresh.next_logprobs(), expected(model, child.tokens))
         assert not pin.resident
         for branch in (root, child, *child.fork(), *child.fork(at=len(PROMPT))):
-            with pytest.raises(StaleKV, match=r"await branch.recompute\(\)"):
+            with pytest.raises(StaleKVError, match=r"await branch.recompute\(\)"):
                 await branch.step()
             await branch.recompute()
             close(await branch.next_logprobs(), expected(model, branch.tokens))
@@ -263,9 +263,9 @@ def test_every_call_says_so(call: Callable[[TreeBranch], Any], pack_weights: boo
         tokens = list(child.tokens)
         in_place(model)
         for _ in range(2):  # as it is noticed, and later
-            with pytest.raises(StaleKV):
+            with pytest.raises(StaleKVError):
                 await call(child)
-        with pytest.raises(StaleKV):
+        with pytest.raises(StaleKVError):
             decoder.pin(root)
         assert child.tokens == tokens
         assert len(child.logprobs) == 3
@@ -384,7 +384,7 @@ def test_a_step_in_flight_ends_with_the_tokens_it_has(pack_weights: bool) -> Non
             await asyncio.sleep(0)
         in_place(model)
         results = await asyncio.gather(*steps, return_exceptions=True)
-        assert all(isinstance(result, StaleKV) for result in results)
+        assert all(isinstance(result, StaleKVError) for result in results)
         for branch in branches:
             assert branch.length == len(PROMPT) + 5
             assert len(branch.logprobs) == 5
@@ -409,7 +409,7 @@ def test_forced_text_in_flight_is_not_kept_and_prompts_start_over(pack_weights: 
             await asyncio.sleep(0)
         in_place(model)
         forced, first, second = await asyncio.gather(*tasks, return_exceptions=True)
-        assert isinstance(forced, StaleKV)
+        assert isinstance(forced, StaleKVError)
         assert root.tokens == kept
         for branch in (first, second):
             assert isinstance(branch, TreeBranch)
@@ -433,7 +433,7 @@ def test_random_programs(seed: int, pack_weights: bool) -> None:
         """The call, after a recompute where it is due; nothing in between."""
         try:
             return await call()
-        except StaleKV:
+        except StaleKVError:
             assert branch.stale
             await branch.recompute()
             return await call()
@@ -501,7 +501,7 @@ def test_decoders_of_a_model_notice_alike_and_share_what_is_packed() -> None:
         data_written(model)
         first.weights_changed()
         for root in roots:
-            with pytest.raises(StaleKV):
+            with pytest.raises(StaleKVError):
                 await root.next_logprobs()
             await root.recompute()
             close(await root.next_logprobs(), expected(model, PROMPT))
@@ -527,9 +527,9 @@ def test_a_model_that_no_longer_fits_is_refused(change: Any, match: str, pack_we
         root = await decoder.root(PROMPT)
         change(model)
         for _ in range(2):
-            with pytest.raises(UnsupportedModel, match=match):
+            with pytest.raises(UnsupportedModelError, match=match):
                 await decoder.root(PROMPT)
-        with pytest.raises(StaleKV):
+        with pytest.raises(StaleKVError):
             await root.step()
         fresh = await make(model, pack_weights=pack_weights).root(PROMPT)
         torch.testing.assert_close(
@@ -630,7 +630,7 @@ def test_a_search_over_changed_weights_ends_with_an_error(name: str) -> None:
     async def search() -> None:
         root = await decoder.root("What is 2 + 3?", sampling)
         training = asyncio.ensure_future(train())
-        with pytest.raises(StaleKV):
+        with pytest.raises(StaleKVError):
             await STRATEGIES[name](root, **small_options(name))
         await training
         root.release()

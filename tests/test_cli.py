@@ -178,14 +178,15 @@ def test_a_failed_problem_leaves_the_others(folder: Path, capsys: pytest.Capture
     for row in json.loads(capsys.readouterr().out)["strategies"]:
         assert (row["problems"], row["failed"]) == (3, 1)
         assert [outcome["error"] is None for outcome in row["outcomes"]] == [True, False, True]
-        assert row["outcomes"][1]["error"].startswith("PromptTooLong: prompt has 600 tokens")
+        assert row["outcomes"][1]["error"].startswith("PromptTooLongError: prompt has 600 tokens")
         assert row["outcomes"][1]["solved"] is False
     assert compare(folder, *arguments) == 0
     assert (
-        "rebase: 1 of 3 failed, first long: PromptTooLong: prompt has 600 tokens" in capsys.readouterr().out
+        "rebase: 1 of 3 failed, first long: PromptTooLongError: prompt has 600 tokens"
+        in capsys.readouterr().out
     )
     assert search(folder, *arguments[:4], "-o", "n=2") == 0
-    assert "failed: long: PromptTooLong: prompt has 600 tokens" in capsys.readouterr().out
+    assert "failed: long: PromptTooLongError: prompt has 600 tokens" in capsys.readouterr().out
 
 
 def test_a_strategy_that_fails_everywhere_leaves_the_others(

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import byte_tokenizer, tiny_model
-from tts_decode import Branch, SamplingParams, SparseConfig, StaleKV, Step, TreeDecoder, gather
+from tts_decode import Branch, SamplingParams, SparseConfig, StaleKVError, Step, TreeDecoder, gather
 from tts_decode.decoding import decoder
 from tts_decode.model import device_steps
 
-from tts_kernels import CapacityExceeded
+from tts_kernels import CapacityError
 
 PROMPT = list(b"A prompt that is longer than a page of tokens.")
 DEVICES = ["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -137,7 +137,7 @@ def test_changed_weights_reach_captured_steps(
                 up.weight.mul_(1.5)
             else:
                 up.weight.data = up.weight * 1.5
-        with pytest.raises(StaleKV):
+        with pytest.raises(StaleKVError):
             await root.step()
         await root.recompute()
         step = await root.step(max_step_tokens=3)
@@ -157,7 +157,7 @@ def test_an_outgrown_capacity_runs_without_a_graph(device: str, monkeypatch: pyt
     under_test = make("llama", device)
 
     def refuse(*args: Any) -> None:
-        raise CapacityExceeded("capacity: too small")
+        raise CapacityError("capacity: too small")
 
     async def texts(decoder: TreeDecoder) -> list[list[int]]:
         root = await decoder.root(PROMPT, SamplingParams(temperature=0))

@@ -14,10 +14,10 @@ from tiny_models import byte_tokenizer, tiny_model
 from transformers import PreTrainedModel
 from tts_decode import (
     Branch,
-    BranchReleased,
+    BranchReleasedError,
     Budget,
     DecoderStats,
-    OutOfPages,
+    OutOfPagesError,
     SamplingParams,
     TreeDecoder,
     gather,
@@ -197,7 +197,7 @@ def test_use_after_release(decoder: TreeDecoder, use: Callable[[Branch], Awaitab
         branch = root.fork()[0]
         branch.release()
         before = kv_state(decoder)
-        with pytest.raises(BranchReleased, match=f"branch {branch.id} was released"):
+        with pytest.raises(BranchReleasedError, match=f"branch {branch.id} was released"):
             await use(branch)
         assert kv_state(decoder) == before
         await root.step(max_step_tokens=2)
@@ -278,7 +278,7 @@ def test_releasing_a_waiting_branch_fails_its_step(decoder: TreeDecoder) -> None
         task = asyncio.create_task(branch.step())
         await asyncio.sleep(0)
         branch.release()
-        with pytest.raises(BranchReleased, match="released while it waited"):
+        with pytest.raises(BranchReleasedError, match="released while it waited"):
             await task
         await root.step(max_step_tokens=2)
 
@@ -372,7 +372,7 @@ def test_out_of_pages_fails_one_and_frees_the_others(model: PreTrainedModel) -> 
         async def step_or_release(child: Branch) -> str:
             try:
                 return (await child.step()).reason
-            except OutOfPages as error:
+            except OutOfPagesError as error:
                 child.release()
                 return str(error)
 
@@ -425,7 +425,7 @@ def test_a_failed_step_can_be_taken_again(model: PreTrainedModel) -> None:
     async def search() -> None:
         root = await decoder.root(PROMPT, SamplingParams(temperature=0, max_step_tokens=50))
         other = await decoder.root([1] * 30)
-        with pytest.raises(OutOfPages, match="needs 1 more KV pages"):
+        with pytest.raises(OutOfPagesError, match="needs 1 more KV pages"):
             await root.step()
         length = root.length
         other.release()

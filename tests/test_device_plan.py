@@ -13,11 +13,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from torch import Tensor
 
 from tts_kernels import (
-    CapacityExceeded,
+    CapacityError,
     DevicePlan,
     DevicePlanner,
     KVTree,
-    OutOfPages,
+    OutOfPagesError,
     TTSError,
     WorkCapacity,
     reference,
@@ -464,7 +464,7 @@ def test_outgrown_capacity_leaves_the_plan_as_it_was() -> None:
     tables, lengths = decode_tables(4, 10, 2)
     plan = planner.update(tables, lengths)
     before = plan.work.clone()
-    with pytest.raises(CapacityExceeded, match=r"capacity: got room for 16 items, .* need .* 17 queries"):
+    with pytest.raises(CapacityError, match=r"capacity: got room for 16 items, .* need .* 17 queries"):
         planner.update(*decode_tables(17, 1, 1))
     assert torch.equal(plan.work, before)
     pool.check(planner.update(tables, lengths + 1), tables, lengths + 1, torch.ones(4, dtype=torch.int32))
@@ -563,10 +563,10 @@ def test_what_outgrows_its_buffers_is_logged(caplog: pytest.LogCaptureFixture) -
 
 def test_own_exceptions_have_one_base() -> None:
     tree = KVTree(1)
-    with pytest.raises(OutOfPages) as full:
+    with pytest.raises(OutOfPagesError) as full:
         tree.append([tree.create()], [[1] * 40])
     planner = Branches(page_size=16, num_pages=40).planner(capacity=WorkCapacity(*[16] * 5), max_columns=1)
-    with pytest.raises(CapacityExceeded) as outgrown:
+    with pytest.raises(CapacityError) as outgrown:
         planner.update(torch.zeros((1, 2), dtype=torch.int32), torch.tensor([30], dtype=torch.int32))
     assert isinstance(full.value, TTSError)
     assert isinstance(full.value, RuntimeError)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers as hf
 from tiny_models import FAMILIES, VOCAB, byte_tokenizer, greedy, tiny_model
-from tts_decode import Branch, SamplingParams, TreeDecoder, UnsupportedModel
+from tts_decode import Branch, SamplingParams, TreeDecoder, UnsupportedModelError
 from tts_decode.model.hf import HFEngine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -143,7 +143,7 @@ def test_unserved_features_are_refused_by_name(config: Any, feature: str) -> Non
     torch.manual_seed(0)
     model = hf.AutoModelForCausalLM.from_config(config)
     before = model.config._attn_implementation
-    with pytest.raises(UnsupportedModel, match=feature):
+    with pytest.raises(UnsupportedModelError, match=feature):
         TreeDecoder(model, byte_tokenizer(), kv_bytes=KV_BYTES)
     assert model.config._attn_implementation == before
 
@@ -159,14 +159,14 @@ def test_encoder_decoders_are_refused() -> None:
     config = hf.BartConfig(
         vocab_size=VOCAB, encoder_attention_heads=2, decoder_attention_heads=2, pad_token_id=1, **shape
     )
-    with pytest.raises(UnsupportedModel, match=r"encoder-decoder \(cross-attention\)"):
+    with pytest.raises(UnsupportedModelError, match=r"encoder-decoder \(cross-attention\)"):
         TreeDecoder(hf.BartForConditionalGeneration(config), byte_tokenizer(), kv_bytes=KV_BYTES)
 
 
 def test_other_dtypes_devices_and_objects_are_refused() -> None:
-    with pytest.raises(UnsupportedModel, match=r'load it with dtype="float32"'):
+    with pytest.raises(UnsupportedModelError, match=r'load it with dtype="float32"'):
         TreeDecoder(tiny_model(dtype=torch.float16), byte_tokenizer(), kv_bytes=KV_BYTES)
-    with pytest.raises(UnsupportedModel, match="on the CPU or on one GPU, got meta"):
+    with pytest.raises(UnsupportedModelError, match="on the CPU or on one GPU, got meta"):
         TreeDecoder(tiny_model().to("meta"), byte_tokenizer(), kv_bytes=KV_BYTES)
     with pytest.raises(TypeError, match="model must be a transformers causal language model, got Linear"):
         TreeDecoder(torch.nn.Linear(2, 2), byte_tokenizer(), kv_bytes=KV_BYTES)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import byte_tokenizer, tiny_model
 from transformers import DynamicCache, PreTrainedModel
-from tts_decode import Branch, BranchReleased, SamplingParams, TreeDecoder
+from tts_decode import Branch, BranchReleasedError, SamplingParams, TreeDecoder
 from tts_decode.select import evicted_columns
 
 from tts_kernels import _core, reference, tree_attention_with_mass
@@ -263,7 +263,7 @@ def test_what_cannot_be_evicted_is_refused(decoder: TreeDecoder, model: PreTrain
         unseen = await blind.root(PROMPT)
         calls: list[tuple[Any, type[Exception], str]] = [
             (lambda: busy.evict(3), RuntimeError, "already waits for the engine"),
-            (lambda: decoder.evict([other, gone], 3), BranchReleased, "was released"),
+            (lambda: decoder.evict([other, gone], 3), BranchReleasedError, "was released"),
             (lambda: unseen.evict(3), RuntimeError, "track_mass=True"),
             (lambda: decoder.evict([other, stranger], 3), ValueError, "belongs to another decoder"),
             (lambda: decoder.evict([other, other], 3), ValueError, "twice"),

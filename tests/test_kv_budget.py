@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from primitives import PROMPT, close, headless, make, pages, plain_logprobs, plain_states, table
 from transformers import PreTrainedModel
-from tts_decode import KVBudget, OutOfPages, SamplingParams, TreeDecoder, gather
+from tts_decode import KVBudget, OutOfPagesError, SamplingParams, TreeDecoder, gather
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,10 +34,10 @@ def test_decoders_on_one_budget_never_exceed_it_in_sum(model: PreTrainedModel) -
             assert policy.stats().resident_bytes + reader.stats().resident_bytes == budget.resident
             assert budget.resident <= budget.peak <= budget.total
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        errors = [error for error in results if isinstance(error, OutOfPages)]
+        errors = [error for error in results if isinstance(error, OutOfPagesError)]
         assert len(errors) == 6
         assert f"a KVBudget of {budget.total} bytes, of which 2 decoders hold" in str(errors[0])
-        with pytest.raises(OutOfPages, match="needs 16 more KV pages"):
+        with pytest.raises(OutOfPagesError, match="needs 16 more KV pages"):
             await mirror.read([1] * 260, [])
         for child in children:
             child.release()
@@ -70,7 +70,7 @@ def test_a_decoder_waits_for_pages_that_another_may_give_back(model: PreTrainedM
         await root.step(max_step_tokens=6)
         close((await read)[0], plain_states(model, mirror.tokens)[-1])
         late = asyncio.create_task(mirror.read([1] * 60, []))
-        with pytest.raises(OutOfPages, match="more KV pages"):  # nobody else is at work
+        with pytest.raises(OutOfPagesError, match="more KV pages"):  # nobody else is at work
             await late
         for branch in (root, mirror):
             branch.release()
@@ -130,7 +130,7 @@ def test_pins_go_by_least_recent_use_before_pages_run_out(model: PreTrainedModel
         await root.extend([8] * 32)
         assert [pin.resident for pin in pins] == [True, False, False]
         children = root.fork(3)
-        with pytest.raises(OutOfPages, match=r"needs 1 more KV pages .* 0 of 8 are free"):
+        with pytest.raises(OutOfPagesError, match=r"needs 1 more KV pages .* 0 of 8 are free"):
             await gather(branch.extend([8] * 16) for branch in (root, *children))
         assert [pin.resident for pin in pins] == [False, False, False]
         for branch in (root, *children):

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tts_kernels import KVTree, OutOfPages
+from tts_kernels import KVTree, OutOfPagesError
 
 PAGE_SIZE = 4
 NUM_PAGES = 20
@@ -140,7 +140,7 @@ class TreeMachine(RuleBasedStateMachine):
         for branch, new in zip(branches, tokens, strict=True):
             model.append(branch, new)
         if len(model.visible_slots()) > NUM_PAGES:
-            with pytest.raises(OutOfPages, match=f"of {NUM_PAGES} free"):
+            with pytest.raises(OutOfPagesError, match=f"of {NUM_PAGES} free"):
                 self.tree.append(ids, given)
             assert self.snapshot() == before
             return
@@ -470,7 +470,11 @@ BAD_CALLS: dict[str, tuple[Call, type[Exception], str]] = {
     "pages_needed negative": (lambda t, b: t.pages_needed(b, -1), ValueError, "n: got -1"),
     "pages_needed huge": (lambda t, b: t.pages_needed(b, 2**62), ValueError, "n: got"),
     "match a string": (lambda t, b: t.match("abc"), TypeError, r"tokens\[0\]: got 'a'"),
-    "out of pages": (lambda t, b: t.append([b], [[0] * 99]), OutOfPages, "26 needed, 6 of 8 free; release"),
+    "out of pages": (
+        lambda t, b: t.append([b], [[0] * 99]),
+        OutOfPagesError,
+        "26 needed, 6 of 8 free; release",
+    ),
 }
 
 
@@ -512,7 +516,7 @@ def test_pool_sizes_are_ints() -> None:
 
 def test_a_batch_that_does_not_fit_appends_to_none() -> None:
     tree, [first, second] = tree_of(4, 4, num_pages=4)
-    with pytest.raises(OutOfPages, match="3 needed, 2 of 4 free"):
+    with pytest.raises(OutOfPagesError, match="3 needed, 2 of 4 free"):
         tree.append([first, second], [[1], [1] * 5])
     assert (tree.length(first), tree.length(second), tree.free_pages) == (4, 4, 2)
     tree.append([first, second], [[1], [1] * 4])

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers as hf
 from tiny_models import VOCAB, byte_tokenizer
-from tts_decode import TreeDecoder, UnsupportedModel
+from tts_decode import TreeDecoder, UnsupportedModelError
 from tts_decode.model.shape import shape_of_config
 
 from benches.model_table import PAGE, fill, row
@@ -68,7 +68,7 @@ def test_nothing_that_is_served_is_wrong() -> None:
 def test_the_refusal_names_what_the_setting_brings(
     model_type: str, options: dict[str, object], feature: str
 ) -> None:
-    with pytest.raises(UnsupportedModel, match=f"needs .*{feature}.*, which the tree attention path"):
+    with pytest.raises(UnsupportedModelError, match=f"needs .*{feature}.*, which the tree attention path"):
         TreeDecoder(tiny_model(model_type, options=options), byte_tokenizer(), kv_bytes=1 << 22)
 
 
@@ -89,7 +89,7 @@ def test_any_exception_of_the_model_is_quoted() -> None:
     for cls, cause in ((Moody, "AttributeError: .*mood"), (WithoutKeywords, "TypeError: .*position_ids")):
         model = cls(config)
         with pytest.raises(
-            UnsupportedModel, match=f"{cls.__name__} cannot be run .*Cause: {cause}"
+            UnsupportedModelError, match=f"{cls.__name__} cannot be run .*Cause: {cause}"
         ) as caught:
             TreeDecoder(model, byte_tokenizer(), kv_bytes=1 << 22)
         assert caught.value.__cause__ is not None
@@ -103,7 +103,7 @@ def test_one_layer_of_other_code_is_enough_to_refuse() -> None:
 
     model = tiny_model("llama")
     model.model.layers[1].self_attn = OwnAttention()
-    with pytest.raises(UnsupportedModel, match=r"attention code of its own \(OwnAttention\)"):
+    with pytest.raises(UnsupportedModelError, match=r"attention code of its own \(OwnAttention\)"):
         TreeDecoder(model, byte_tokenizer(), kv_bytes=1 << 22)
 
 
@@ -121,5 +121,5 @@ def test_memory_that_runs_out_is_no_feature() -> None:
 
 @pytest.mark.parametrize("model_type", ["bloom", "deepseek_v3", "gemma4_text", "dots3_note_text", "mamba"])
 def test_a_config_alone_is_refused_too(model_type: str) -> None:
-    with pytest.raises(UnsupportedModel):
+    with pytest.raises(UnsupportedModelError):
         shape_of_config(tiny_config(model_type), torch.float32)

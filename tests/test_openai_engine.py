@@ -12,7 +12,7 @@ from tts_decode import Budget, SamplingParams, gather
 from tts_decode.completions.completion import Completion, CompletionRequest
 from tts_decode.completions.decoder import TextDecoder
 from tts_decode.completions.openai import OpenAICompletions
-from tts_decode.errors import EngineError, UnsupportedByEngine
+from tts_decode.errors import EngineError, UnsupportedByEngineError
 from tts_decode.search import best_of_n, rebase
 
 # -- a server of each kind, with a script behind it
@@ -132,7 +132,7 @@ def test_what_is_sent(server):
     assert "stop" not in server.bodies[1]
     assert "logprobs" not in server.bodies[1]
 
-    with pytest.raises(UnsupportedByEngine, match="top_k"):
+    with pytest.raises(UnsupportedByEngineError, match="top_k"):
         complete(server, CompletionRequest(PROMPT, 20, top_k=5), answer, extensions=False)
     complete(server, CompletionRequest(PROMPT, 20), answer, extensions=False)
     assert set(server.bodies[2]) == set(plain) - {"stop"}

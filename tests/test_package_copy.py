@@ -31,12 +31,12 @@ for tk in first, second:
     results.append(tk.tree_attention(q, *pool.layer(0), plan))
     try:
         tree.append([branch], [range(1000)])
-    except tk.OutOfPages as error:
+    except tk.OutOfPagesError as error:
         assert isinstance(error, tk.TTSError) and isinstance(error, RuntimeError)
     else:
-        raise AssertionError("no OutOfPages")
+        raise AssertionError("no OutOfPagesError")
 assert all(map(torch.equal, *results))
-assert first.OutOfPages is not second.OutOfPages and first.KVTree is not second.KVTree
+assert first.OutOfPagesError is not second.OutOfPagesError and first.KVTree is not second.KVTree
 names = ["tts_kernels", sys.argv[1].replace(".", "_")]
 operators = [getattr(torch.ops, name).tree_attention.default for name in names]
 assert operators[0] is not operators[1]

@@ -10,7 +10,7 @@ import torch
 from primitives import PAGE, PROMPT, close, make, pages, plain_logprobs, plain_states, table
 from tiny_models import EOS
 from transformers import PreTrainedModel
-from tts_decode import BranchReleased, Budget, SamplingParams, Step, TreeDecoder, gather
+from tts_decode import BranchReleasedError, Budget, SamplingParams, Step, TreeDecoder, gather
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -226,7 +226,7 @@ def test_resident_bytes_count_each_page_once(decoder: TreeDecoder, model: PreTra
             make(model).resident_bytes(branches)
         for branch in branches:
             branch.release()
-        with pytest.raises(BranchReleased):
+        with pytest.raises(BranchReleasedError):
             decoder.resident_bytes(branches)
 
     decoder.run(search())

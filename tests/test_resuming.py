@@ -15,7 +15,7 @@ from search_options import SMALL, small_options
 from transformers import PreTrainedModel
 from tts_decode import Budget, SamplingParams
 from tts_decode.core.running import first_of
-from tts_decode.errors import PromptTooLong
+from tts_decode.errors import PromptTooLongError
 from tts_decode.search import STRATEGIES, Journal, SearchResult, SearchRun, get_strategy, strategy
 
 SAMPLING = SamplingParams(stop=(".", "e", "\n"), max_tokens=24, max_step_tokens=8, seed=3)
@@ -171,7 +171,7 @@ def test_a_prompt_that_was_too_long_is_so_again(tmp_path: Path, model: PreTraine
             await run.step([branch])
             try:
                 await run.prompt("x" * 600)
-            except PromptTooLong:
+            except PromptTooLongError:
                 refused += 1
             await run.step([branch])
         return run.result()

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from tts_decode import (
     KVBudget,
     ModelLoadError,
-    OutOfPages,
+    OutOfPagesError,
     SamplingParams,
-    StaleKV,
+    StaleKVError,
     Step,
     TreeDecoder,
     gather,
@@ -403,7 +403,7 @@ def test_weights_that_change_while_it_reads_are_an_error() -> None:
                 await asyncio.sleep(0)
             with torch.no_grad():
                 layer.weight.add_(0.5)
-            with pytest.raises(StaleKV):
+            with pytest.raises(StaleKVError):
                 await reading
             ids = tokenizer(f"q {'ab' * 20} ки")["input_ids"]
             expected = plain_logits(model, ids).softmax(-1)[torch.tensor(ids) == 257, 1].tolist()
@@ -561,7 +561,7 @@ def test_policy_and_reward_model_share_one_budget() -> None:
         held = policy.stats().resident_bytes, decoder.stats().resident_bytes
         assert budget.resident == sum(held) <= budget.total
         assert sum(held) + held[1] > budget.total > 2 * held[1]  # no room for two until the policy goes
-        with pytest.raises(OutOfPages):
+        with pytest.raises(OutOfPagesError):
             await prm(answers)
         assert decoder.stats().resident_bytes == held[1]
         root.release()
@@ -594,7 +594,7 @@ def test_a_cancelled_or_failed_call_changes_nothing() -> None:
 
     fed = decoder.stats().forward_tokens
     decoder.run(cancelled())
-    with pytest.raises(OutOfPages):
+    with pytest.raises(OutOfPagesError):
         decoder.run(too_much())
     gc.collect()
     assert (decoder.stats().branches, decoder.stats().resident_bytes) == (branches, resident)

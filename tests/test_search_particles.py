@@ -16,7 +16,7 @@ from scripted import EOS, run_scripted, scorer, scripted_decoder, words
 from tts_decode import Budget, SamplingParams
 from tts_decode.completions.completion import Completion
 from tts_decode.completions.decoder import TextDecoder
-from tts_decode.errors import UnsupportedByEngine
+from tts_decode.errors import UnsupportedByEngineError
 from tts_decode.search import best_of_n, particle_filter, particle_gibbs, qalign
 from tts_decode.select import extract_answer
 
@@ -501,7 +501,7 @@ def test_qalign_needs_token_texts():
         return Completion("one two three", "eos", (5, 6, 7, EOS))
 
     decoder = TextDecoder(whole)
-    with pytest.raises(UnsupportedByEngine, match="inside a step whose token texts"):
+    with pytest.raises(UnsupportedByEngineError, match="inside a step whose token texts"):
         run_scripted(
             decoder, qalign, "Q: ", max_samples=20, sampling=sampling(0), scorer=scorer(lambda text: 0.5)
         )

@@ -7,7 +7,7 @@ import pytest
 from scripted import scripted_decoder
 from tiny_models import EOS, byte_tokenizer, tiny_model
 from tts_decode import Budget, SamplingParams, TreeDecoder
-from tts_decode.errors import UnsupportedByEngine
+from tts_decode.errors import UnsupportedByEngineError
 from tts_decode.rewards import verifier
 from tts_decode.search import STRATEGIES, SearchRun, best_of_n, strategy
 
@@ -130,7 +130,7 @@ def test_questions_that_fail_or_are_cancelled_leave_no_branch(question):
     async def asks(run):
         before = decoder.stats().branches
         if question == "p_yes":
-            with pytest.raises(UnsupportedByEngine):
+            with pytest.raises(UnsupportedByEngineError):
                 await run.p_yes("Is it?")
         else:
             task = asyncio.ensure_future(run.ask("What is it?", 3))

@@ -15,7 +15,7 @@ from scripted import run_scripted, scorer, scripted_decoder, words
 from test_select_sampling import plain_b4, plain_kept
 from tiny_models import EOS, byte_tokenizer, tiny_model
 from tts_decode import SamplingParams, TreeDecoder
-from tts_decode.errors import UnsupportedByEngine
+from tts_decode.errors import UnsupportedByEngineError
 from tts_decode.rewards import verifier
 from tts_decode.search import (
     adaptive_consistency,
@@ -249,7 +249,7 @@ def test_rpc_votes_by_the_mass_of_probable_samples(seed, prune):
 
 def test_rpc_says_that_it_needs_log_probabilities():
     decoder = scripted_decoder(lambda prefix, k: ("1", "eos", [math.nan]))
-    with pytest.raises(UnsupportedByEngine, match="rpc weighs samples by their log-probabilities"):
+    with pytest.raises(UnsupportedByEngineError, match="rpc weighs samples by their log-probabilities"):
         run_scripted(decoder, rpc, QUESTION, n=3)
 
 

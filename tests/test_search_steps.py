@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import chisquare
 from scripted import run_scripted, scorer, scripted_decoder
 from tts_decode import Budget, SamplingParams, gather
-from tts_decode.errors import UnsupportedByEngine
+from tts_decode.errors import UnsupportedByEngineError
 from tts_decode.search import (
     SearchRun,
     Strategy,
@@ -345,7 +345,7 @@ def test_fetch(seed, n, m, iterations, classes):
 
 
 def test_fetch_without_an_embedding_says_what_a_text_engine_lacks():
-    with pytest.raises(UnsupportedByEngine, match="embedding of its own"):
+    with pytest.raises(UnsupportedByEngineError, match="embedding of its own"):
         search(fetch, random_script(0), n=4, beam_width=2, scorer=scorer(random_score(0)))
 
 

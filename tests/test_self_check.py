@@ -12,7 +12,7 @@ from tiny_models import EOS, VOCAB, byte_tokenizer, tiny_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaAttention
-from tts_decode import SamplingParams, TreeDecoder, UnsupportedModel
+from tts_decode import SamplingParams, TreeDecoder, UnsupportedModelError
 from tts_decode.decoding import decoder
 from tts_decode.model import packed_model
 from tts_decode.model.agreement import compared_paths, self_check
@@ -76,7 +76,7 @@ def test_doge_is_refused_also_while_its_mask_is_still_nothing(randomised: bool) 
     """Its attention builds a mask from `A`, which begins as 0."""
     model = made(hf.DogeConfig(**_DECODER, keep_window_size=2048), randomised=randomised)
     assert randomised or not model.model.layers[0].self_attn.A.any()
-    with pytest.raises(UnsupportedModel, match="DogeForCausalLM needs an attention mask of its own"):
+    with pytest.raises(UnsupportedModelError, match="DogeForCausalLM needs an attention mask of its own"):
         serve(model)
 
 
@@ -95,7 +95,7 @@ _ROBERTAS = (
 @pytest.mark.parametrize("head", [True, False])
 def test_positions_that_begin_elsewhere_are_refused(config: Callable[..., Any], head: bool) -> None:
     model = made(config(**_SHAPE, max_position_embeddings=130, is_decoder=True))
-    with pytest.raises(UnsupportedModel, match=r"the input of layer 0.*positions may not begin at 0"):
+    with pytest.raises(UnsupportedModelError, match=r"the input of layer 0.*positions may not begin at 0"):
         serve(model if head else model.base_model)
 
 
@@ -120,7 +120,7 @@ def llama4(**options: Any) -> PreTrainedModel:
 @pytest.mark.parametrize("floor_scale", [4, 8192])
 def test_llama4_whose_scale_goes_by_the_row_is_refused(floor_scale: int) -> None:
     """At 8192 the scale is 1 in all that a short forward sees."""
-    with pytest.raises(UnsupportedModel, match=r"(counts its rows itself|does not agree)"):
+    with pytest.raises(UnsupportedModelError, match=r"(counts its rows itself|does not agree)"):
         serve(llama4(attn_temperature_tuning=True, floor_scale=floor_scale))
 
 
@@ -141,14 +141,14 @@ class OwnMask(LlamaAttention):
 def test_a_mask_of_its_own_is_refused() -> None:
     model = tiny_model()
     model.model.layers[2].self_attn.__class__ = OwnMask
-    with pytest.raises(UnsupportedModel, match="an attention mask of its own"):
+    with pytest.raises(UnsupportedModelError, match="an attention mask of its own"):
         serve(model)
 
 
 def test_a_mask_that_comes_later_is_refused_too() -> None:
     served = serve(tiny_model(), pack_weights=False)
     served.model.model.layers[2].self_attn.__class__ = OwnMask
-    with pytest.raises(UnsupportedModel, match="an attention mask of its own"):
+    with pytest.raises(UnsupportedModelError, match="an attention mask of its own"):
         served.run(served.root([1, 2, 3]))
 
 
@@ -166,7 +166,7 @@ class Shifted(nn.Module):
 def test_what_looks_at_other_tokens_beside_attention_is_refused() -> None:
     model = tiny_model()
     model.model.layers[1].mlp = Shifted(model.model.layers[1].mlp)
-    with pytest.raises(UnsupportedModel, match=r"layer 1, at position .*looks at other tokens"):
+    with pytest.raises(UnsupportedModelError, match=r"layer 1, at position .*looks at other tokens"):
         serve(model, pack_weights=False)
 
 
@@ -176,14 +176,14 @@ def test_what_looks_at_other_tokens_beside_attention_is_refused() -> None:
 def test_windows_that_do_not_reach_the_attention_function_are_refused() -> None:
     """Phi-MoE masks by its window, which is longer than the texts of the check, and hands it to nobody."""
     config = hf.PhimoeConfig(**_DECODER, sliding_window=100, num_local_experts=2, num_experts_per_tok=1)
-    with pytest.raises(UnsupportedModel, match="a token does not see all before it"):
+    with pytest.raises(UnsupportedModelError, match="a token does not see all before it"):
         serve(made(config))
 
 
 def test_settings_of_long_texts_that_nobody_knows_are_refused_by_name() -> None:
     config = hf.LlamaConfig(**_DECODER, attention_floor=8192)
     model = made(config)
-    with pytest.raises(UnsupportedModel, match=r"attention_floor = 8192 in its config.*check=False"):
+    with pytest.raises(UnsupportedModelError, match=r"attention_floor = 8192 in its config.*check=False"):
         serve(model)
     assert serve(model, check=False).self_check is None
 
@@ -191,7 +191,7 @@ def test_settings_of_long_texts_that_nobody_knows_are_refused_by_name() -> None:
 def test_other_kinds_of_rotary_scaling_are_refused_by_name() -> None:
     model = made(hf.LlamaConfig(**_DECODER))
     model.config.rope_parameters["rope_type"] = "stretched"
-    with pytest.raises(UnsupportedModel, match="rotary scaling of type stretched"):
+    with pytest.raises(UnsupportedModelError, match="rotary scaling of type stretched"):
         serve(model)
 
 
@@ -267,7 +267,7 @@ def test_a_small_fault_is_found_in_a_large_residual_stream(
 
     monkeypatch.setattr(KVPool, "attend", scaled)
     monkeypatch.setattr(self_check, "_checked", {})
-    with pytest.raises(UnsupportedModel, match=r"layer 1, at position .* general path"):
+    with pytest.raises(UnsupportedModelError, match=r"layer 1, at position .* general path"):
         serve(model)
 
 
@@ -283,7 +283,7 @@ def test_a_small_fault_is_found_in_the_packed_path_as_well(monkeypatch: pytest.M
 
     for module in (packed_model, compared_paths):
         monkeypatch.setattr(module, "pack_layer", scaled)
-    with pytest.raises(UnsupportedModel, match=r"layer 0, at position .* packed path"):
+    with pytest.raises(UnsupportedModelError, match=r"layer 0, at position .* packed path"):
         serve(model)
 
 
@@ -306,14 +306,14 @@ def test_a_part_that_the_packed_path_forgets_is_found_at_initial_weights(
     for module in (packed_model, compared_paths):
         monkeypatch.setattr(module, "pack_layer", forgetful)
     model = tiny_model("qwen3" if part == "q_norm" else "llama", attention_bias=True)
-    with pytest.raises(UnsupportedModel, match=r"layer 0, at position .* packed path"):
+    with pytest.raises(UnsupportedModelError, match=r"layer 0, at position .* packed path"):
         serve(model)
 
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_pages_that_are_not_copied_at_a_fork_are_found(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(KVPool, "copy", lambda pool, copies: None)
-    with pytest.raises(UnsupportedModel, match="in the step 'fork' of the"):
+    with pytest.raises(UnsupportedModelError, match="in the step 'fork' of the"):
         serve(tiny_model(), pack_weights=packed)
 
 
@@ -322,7 +322,7 @@ def test_windows_that_our_attention_ignores_are_found(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         KVPool, "attend", lambda pool, *args, window, **options: attend(pool, *args, window=None, **options)
     )
-    with pytest.raises(UnsupportedModel, match=r"layer 0, at position \d+ in the step 'prefill"):
+    with pytest.raises(UnsupportedModelError, match=r"layer 0, at position \d+ in the step 'prefill"):
         serve(tiny_model("gemma3"))
 
 
@@ -350,7 +350,7 @@ def test_a_check_leaves_the_model_as_it_was(family: str, dtype: torch.dtype) -> 
 def test_a_refused_model_is_left_as_it_was() -> None:
     model = made(hf.RobertaConfig(**_SHAPE, max_position_embeddings=130, is_decoder=True), randomised=False)
     before = [(id(weight), weight._version) for weight in model.parameters()]
-    with pytest.raises(UnsupportedModel):
+    with pytest.raises(UnsupportedModelError):
         serve(model)
     assert [(id(weight), weight._version) for weight in model.parameters()] == before
     assert all("forward" not in module.__dict__ for module in model.modules())
@@ -389,7 +389,7 @@ def test_a_model_whose_code_changed_is_checked_again(change: Callable[[Any], Non
     model = tiny_model()
     serve(model, pack_weights=False)
     change(model.model.layers[1].mlp)
-    with pytest.raises(UnsupportedModel, match=r"layer 1, at position .*looks at other tokens"):
+    with pytest.raises(UnsupportedModelError, match=r"layer 1, at position .*looks at other tokens"):
         serve(model, pack_weights=False)
 
 
@@ -423,7 +423,7 @@ def test_a_new_decoder_checks_what_was_written_through_data() -> None:
     model = tiny_model()
     serve(model)
     model.model.layers[1].mlp.down_proj.weight.data[3] = torch.nan
-    with pytest.raises(UnsupportedModel, match="NaN or inf"):
+    with pytest.raises(UnsupportedModelError, match="NaN or inf"):
         serve(model)
 
 
@@ -433,7 +433,7 @@ def test_models_without_lm_head_are_compared_by_their_hidden_states(head: Any) -
     assert found is not None
     assert found.paths == ("general", "packed")
     model = hf.RobertaModel(hf.RobertaConfig(**_SHAPE, max_position_embeddings=130, is_decoder=True))
-    with pytest.raises(UnsupportedModel, match="the input of layer 0"):
+    with pytest.raises(UnsupportedModelError, match="the input of layer 0"):
         serve(model)
 
 
@@ -448,7 +448,7 @@ def test_weights_that_are_nan_are_named() -> None:
     model = tiny_model()
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[3] = torch.nan
-    with pytest.raises(UnsupportedModel, match="its own forward has NaN or inf in the input of layer 2"):
+    with pytest.raises(UnsupportedModelError, match="its own forward has NaN or inf in the input of layer 2"):
         serve(model)
 
 
@@ -463,7 +463,7 @@ def test_steps_of_a_gpu_are_checked_as_well(monkeypatch: pytest.MonkeyPatch) -> 
     assert serve(model).self_check is not None
     monkeypatch.setattr(KVPool, "copy", lambda pool, copies: None)
     monkeypatch.setattr(self_check, "_checked", {})
-    with pytest.raises(UnsupportedModel, match="in the step 'fork' of the general path"):
+    with pytest.raises(UnsupportedModelError, match="in the step 'fork' of the general path"):
         serve(model)
 
 

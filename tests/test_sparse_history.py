@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from search_options import small_options
 from tiny_models import EOS, byte_tokenizer, tiny_model
 from transformers import PreTrainedModel
-from tts_decode import Branch, BranchState, OutOfPages, SamplingParams, SparseConfig, TreeDecoder, gather
+from tts_decode import Branch, BranchState, OutOfPagesError, SamplingParams, SparseConfig, TreeDecoder, gather
 from tts_decode.rewards import self_evaluation
 from tts_decode.search import STRATEGIES
 
@@ -446,7 +446,7 @@ def test_a_tree_out_of_pages_does_not_keep_others_waiting(share: Any) -> None:
 
     lengths = decoder.run(both())
     assert decoder.stats().resident_bytes == 0
-    assert all(isinstance(length, (int, OutOfPages)) for length in lengths)
+    assert all(isinstance(length, (int, OutOfPagesError)) for length in lengths)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from tiny_models import EOS, tiny_model
 from tts_decode import Budget, SamplingParams, TreeDecoder, gather
 from tts_decode.completions.completion import Completion, CompletionRequest
 from tts_decode.completions.decoder import TextDecoder, render_turns
-from tts_decode.errors import BranchReleased, EngineError, UnsupportedByEngine
+from tts_decode.errors import BranchReleasedError, EngineError, UnsupportedByEngineError
 from tts_decode.rewards import mean_logprob, self_evaluation, verifier
 from tts_decode.search import (
     STRATEGIES,
@@ -124,7 +124,7 @@ def test_every_strategy_runs_on_a_completion_call(name):
         return run_scripted(decoder, get_strategy(name), PROMPT, **text_options(name))
 
     if name in NEEDS_A_MODEL:
-        with pytest.raises(UnsupportedByEngine):
+        with pytest.raises(UnsupportedByEngineError):
             run()
         return
     result = run()
@@ -545,11 +545,11 @@ def test_release_and_cancellation_end_the_call():
             await released.step()
         released.release()
         steps[1].cancel()
-        with pytest.raises(BranchReleased):
+        with pytest.raises(BranchReleasedError):
             await steps[0]
         with pytest.raises(asyncio.CancelledError):
             await steps[1]
-        with pytest.raises(BranchReleased):
+        with pytest.raises(BranchReleasedError):
             released.fork()
         assert dropped.length == 1
         waiting = asyncio.ensure_future(dropped.step())  # all of the budget is free again
@@ -573,7 +573,7 @@ def test_what_happens_to_a_branch_while_it_waits():
         await asyncio.sleep(0)
         declared.finish("answer")
         released.release()
-        with pytest.raises(BranchReleased):
+        with pytest.raises(BranchReleasedError):
             await steps[1]
         assert (await steps[0]).reason == "answer"
         assert (declared.text, declared.finish_reason) == ("yes\n", "answer")
@@ -632,9 +632,9 @@ def test_cuts_inside_a_step_need_the_texts_of_its_tokens():
     async def search(decoder):
         root = await decoder.root(PROMPT)
         await root.step()
-        with pytest.raises(UnsupportedByEngine, match=r"at=2, inside a step .* as at 1"):
+        with pytest.raises(UnsupportedByEngineError, match=r"at=2, inside a step .* as at 1"):
             root.fork(at=2)
-        with pytest.raises(UnsupportedByEngine, match="length=2"):
+        with pytest.raises(UnsupportedByEngineError, match="length=2"):
             root.truncate(2)
         assert root.length == 4
         (before_end,) = root.fork(at=3)
@@ -666,7 +666,7 @@ def test_what_is_not_there_is_named(call, message):
         await call(root)
 
     decoder = scripted_decoder(random_script(0))
-    with pytest.raises(UnsupportedByEngine, match=message):
+    with pytest.raises(UnsupportedByEngineError, match=message):
         decoder.run(search(decoder))
 
 
@@ -723,5 +723,5 @@ def test_atts_says_that_it_needs_an_engine_that_scores():
     async def complete(request):
         return Completion("yes", "eos", (5, 6))
 
-    with pytest.raises(UnsupportedByEngine, match=r"log-probabilities.*TextDecoder's score="):
+    with pytest.raises(UnsupportedByEngineError, match=r"log-probabilities.*TextDecoder's score="):
         run_scripted(TextDecoder(complete), atts, PROMPT, n=2, calibration=[1.0, 2.0, 3.0])

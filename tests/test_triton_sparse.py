@@ -13,7 +13,7 @@ from paged_cases import PagedCase, make_paged_case
 from torch import Tensor
 
 from tts_kernels import (
-    CapacityExceeded,
+    CapacityError,
     DevicePlan,
     WorkCapacity,
     reference,
@@ -321,7 +321,7 @@ def test_refused(device: torch.device) -> None:
     for error, message, call in refused:
         with pytest.raises(error, match=message):
             call()
-    with pytest.raises(CapacityExceeded, match="max_columns: got 2"):
+    with pytest.raises(CapacityError, match="max_columns: got 2"):
         case.plan(capacity=WorkCapacity(32, 16, 64, 64, 128), max_columns=2)
     with pytest.raises(ValueError, match="max_columns: got 2 without a capacity"):
         case.planner(max_columns=2)

@@ -12,7 +12,7 @@ except ModuleNotFoundError as missing:
         "install with pip install --editable ."
     ) from missing
 from .backends.launch import WorkCapacity
-from .errors import CapacityExceeded, OutOfPages, TTSError
+from .errors import CapacityError, OutOfPagesError, TTSError
 from .layers.decoder_layers import DecoderLayer, DecoderLayers
 from .layers.packed_linear import packed_linear
 from .layers.packed_weight import PackedWeight
@@ -39,14 +39,14 @@ from .shutdown import park_daemon_threads
 
 __all__ = [
     "Append",
-    "CapacityExceeded",
+    "CapacityError",
     "DecoderLayer",
     "DecoderLayers",
     "DevicePlan",
     "DevicePlanner",
     "KVPool",
     "KVTree",
-    "OutOfPages",
+    "OutOfPagesError",
     "PackedWeight",
     "Selection",
     "SelectionCounts",

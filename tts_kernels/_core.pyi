@@ -90,7 +90,7 @@ class KVTree:
         Of the branches that share a partly filled last page, the last one to append writes in place,
         the others get copies.
 
-        Raises OutOfPages, before anything changes, if the free pages do not suffice."""
+        Raises OutOfPagesError, before anything changes, if the free pages do not suffice."""
     def truncate(self, branch: int, length: int) -> None:
         """Drops the tokens from position `length` on."""
     def release(self, branch: int) -> None:

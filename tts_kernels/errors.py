@@ -7,9 +7,9 @@ class TTSError(Exception):
     """Base of the exceptions that tts-kernels defines."""
 
 
-class OutOfPages(TTSError, RuntimeError):  # noqa: N818
+class OutOfPagesError(TTSError, RuntimeError):
     """A `KVTree` has fewer free pages than a call needs. Raised before anything has changed."""
 
 
-class CapacityExceeded(TTSError, ValueError):  # noqa: N818
+class CapacityError(TTSError, ValueError):
     """A plan outgrew the fixed capacity of its `DevicePlanner`. The plan before stays as it was."""

@@ -208,7 +208,7 @@ Here, in pin() and in truncate(), a length that ends in an evicted page is refus
 The caller does the copies of the result before it writes the new tokens' K and V to the slots. Of the branches
 that share a partly filled last page, the last one to append writes in place, the others get copies.
 
-Raises OutOfPages, before anything changes, if the free pages do not suffice.)")
+Raises OutOfPagesError, before anything changes, if the free pages do not suffice.)")
       .def(
           "truncate",
           [](const Self& tree, const Int& branch, const Int& length) {

@@ -18,9 +18,9 @@ Errors* errors;
 void translate(std::exception_ptr thrown) {
   try {
     if (thrown) std::rethrow_exception(thrown);
-  } catch (const tts::OutOfPages& error) {
+  } catch (const tts::OutOfPagesError& error) {
     py::set_error(errors->out_of_pages, error.what());
-  } catch (const tts::CapacityExceeded& error) {
+  } catch (const tts::CapacityError& error) {
     py::set_error(errors->capacity_exceeded, error.what());
   }
 }
@@ -32,7 +32,7 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "C++ core of tts_kernels: page pool, KV tree, planner, CPU and CUDA kernels. Links to no torch.";
   const auto name = m.attr("__name__").cast<std::string>();
   const py::module_ module = py::module_::import((name.substr(0, name.rfind('.')) + ".errors").c_str());
-  errors = new Errors{module.attr("OutOfPages"), module.attr("CapacityExceeded")};
+  errors = new Errors{module.attr("OutOfPagesError"), module.attr("CapacityError")};
   py::register_local_exception_translator(&translate);
   tts::bind_tree(m);
   tts::bind_work_plan(m);

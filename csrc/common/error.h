@@ -13,13 +13,13 @@ struct ArgumentError : std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
 
-// Python: tts_kernels.CapacityExceeded, a ValueError. The plan before stays as it was.
-struct CapacityExceeded : ArgumentError {
+// Python: tts_kernels.CapacityError, a ValueError. The plan before stays as it was.
+struct CapacityError : ArgumentError {
   using ArgumentError::ArgumentError;
 };
 
-// Python: tts_kernels.OutOfPages. Thrown before anything is written.
-struct OutOfPages : std::runtime_error {
+// Python: tts_kernels.OutOfPagesError. Thrown before anything is written.
+struct OutOfPagesError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 

@@ -107,7 +107,7 @@ struct Walk {
     Append done;
     try {
       done = tree.append(ids, spans);
-    } catch (const OutOfPages&) {
+    } catch (const OutOfPagesError&) {
       CHECK(tree.pool().free_pages() == free_pages);
       return;
     }

@@ -18,8 +18,9 @@ PagePool::PagePool(int64_t num_pages, int64_t page_size) {
 
 void PagePool::reserve(int64_t pages) {
   if (pages > free_pages()) {
-    throw OutOfPages(concat("out of pages: ", pages, " needed, ", free_pages(), " of ", num_pages_,
-                            " free; release or truncate branches, unpin prefixes, or make the pool larger"));
+    throw OutOfPagesError(
+        concat("out of pages: ", pages, " needed, ", free_pages(), " of ", num_pages_,
+               " free; release or truncate branches, unpin prefixes, or make the pool larger"));
   }
   const int64_t fresh = pages - static_cast<int64_t>(free_.size());
   if (fresh <= 0) return;

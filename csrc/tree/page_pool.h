@@ -21,7 +21,7 @@ class PagePool {
   // Pages handed out at least once: every page id that exists is below it.
   int32_t used_pages() const { return static_cast<int32_t>(holders_.size()); }
 
-  // Makes the next `pages` calls of take() succeed without allocating memory, or throws OutOfPages.
+  // Makes the next `pages` calls of take() succeed without allocating memory, or throws OutOfPagesError.
   void reserve(int64_t pages);
   // A page with one holder. Its token slots hold whatever was there before. Only after reserve().
   int32_t take();

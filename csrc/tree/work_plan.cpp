@@ -60,9 +60,8 @@ class Choice {
       return concat(c.items, " items, ", c.queries, " queries, ", c.merges, " merges, ", c.pages, " pages, ",
                     c.partials, " partials");
     };
-    throw CapacityExceeded(concat("capacity: got room for ", each(capacity_), ", but these branches need ",
-                                  each(*smallest_),
-                                  "; plan with a larger capacity (and capture graphs anew)"));
+    throw CapacityError(concat("capacity: got room for ", each(capacity_), ", but these branches need ",
+                               each(*smallest_), "; plan with a larger capacity (and capture graphs anew)"));
   }
 
   const WorkShape& shape_;

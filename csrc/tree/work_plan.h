@@ -21,7 +21,7 @@ class WorkPlanner {
   WorkPlanner(const WorkShape& shape, int64_t page_size, int64_t num_pages, bool branch_invariant);
 
   // Returns whether the plan was only advanced: then its counts are what they were. Throws ArgumentError for
-  // bad tables, CapacityExceeded if no schedule fits; the plan stays as it was.
+  // bad tables, CapacityError if no schedule fits; the plan stays as it was.
   bool update(const BranchTables& tables, const std::optional<WorkCapacity>& capacity);
 
   WorkCounts counts() const { return list_.counts(); }

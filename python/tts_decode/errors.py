@@ -1,57 +1,59 @@
-"""Errors of the decoding API; `OutOfPages` is the kernel package's own."""
+"""Errors of the decoding API. `TTSError`, the base of all, and `OutOfPagesError` are the kernel package's."""
 
-from tts_kernels import OutOfPages
+from tts_kernels import OutOfPagesError
+from tts_kernels.errors import TTSError
 
 __all__ = [
-    "BranchReleased",
+    "BranchReleasedError",
     "EngineError",
     "JournalError",
     "ModelLoadError",
-    "OutOfPages",
-    "PromptTooLong",
+    "OutOfPagesError",
+    "PromptTooLongError",
     "ResultFileError",
     "ScorerError",
-    "StaleKV",
-    "UnsupportedByEngine",
-    "UnsupportedModel",
+    "StaleKVError",
+    "TTSError",
+    "UnsupportedByEngineError",
+    "UnsupportedModelError",
 ]
 
 
-class BranchReleased(RuntimeError):  # noqa: N818
+class BranchReleasedError(TTSError, RuntimeError):
     """A branch was used after `release()`; its KV pages may belong to somebody else by now."""
 
 
-class UnsupportedModel(ValueError):  # noqa: N818
+class UnsupportedModelError(TTSError, ValueError):
     """The model has a feature that the tree attention path does not serve; the message names it."""
 
 
-class PromptTooLong(ValueError):  # noqa: N818
+class PromptTooLongError(TTSError, ValueError):
     """A prompt or forced text exceeds the model's positions or the KV pool; the message gives the numbers."""
 
 
-class StaleKV(RuntimeError):  # noqa: N818
+class StaleKVError(TTSError, RuntimeError):
     """The model's weights changed after the branch was computed: `Branch.recompute` computes it again."""
 
 
-class ModelLoadError(RuntimeError):
+class ModelLoadError(TTSError, RuntimeError):
     """A model could not be loaded; the message names what was asked for and what to do."""
 
 
-class ScorerError(RuntimeError):
+class ScorerError(TTSError, RuntimeError):
     """A scorer raised; the message names it and what it raised."""
 
 
-class JournalError(ValueError):
+class JournalError(TTSError, ValueError):
     """A search cannot be resumed from a journal; the message names the file and why."""
 
 
-class UnsupportedByEngine(RuntimeError):  # noqa: N818
+class UnsupportedByEngineError(TTSError, RuntimeError):
     """A strategy asked a text engine for what a completion call cannot give; the message names it."""
 
 
-class ResultFileError(ValueError):
+class ResultFileError(TTSError, ValueError):
     """A file of a search's result cannot be read; the message names it and why."""
 
 
-class EngineError(RuntimeError):
+class EngineError(TTSError, RuntimeError):
     """An engine outside this process failed, or its answer cannot be right; the message says how."""

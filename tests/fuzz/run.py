@@ -28,7 +28,7 @@ def make_call(number: int, slow: bool) -> tuple[str, Any]:
 
     from fuzz.mutations import mutated
     from fuzz.targets import SLOW, TARGETS
-    from tts_kernels import CapacityExceeded, OutOfPages
+    from tts_kernels import CapacityError, OutOfPagesError
 
     torch.manual_seed(number)
     rng = random.Random(number)
@@ -42,7 +42,13 @@ def make_call(number: int, slow: bool) -> tuple[str, Any]:
             case.args[name] = mutated(case.args[name], rng, others)
         except (TypeError, ValueError):  # a plan, a weight or a selection that refuses the change itself
             return target.__name__, None
-    refusals: tuple[type[Exception], ...] = (TypeError, ValueError, OutOfPages, CapacityExceeded, MemoryError)
+    refusals: tuple[type[Exception], ...] = (
+        TypeError,
+        ValueError,
+        OutOfPagesError,
+        CapacityError,
+        MemoryError,
+    )
     if case.direct:
         refusals = (*refusals, RuntimeError, AssertionError)  # torch's, about its schema and fake tensors
     try:

@@ -38,7 +38,7 @@ class WorkCapacity(NamedTuple):
 
         It is made for paths with up to eight forks, and for the splits that keep a device of `num_sms`
         multiprocessors busy: some four tiles of 128 rows for each. What does not fit is planned with fewer
-        splits, and raises CapacityExceeded if that does not fit either.
+        splits, and raises CapacityError if that does not fit either.
 
         Raises:
             TypeError, ValueError: an argument is no positive integer, or num_q_heads no multiple of

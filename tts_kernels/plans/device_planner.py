@@ -14,7 +14,7 @@ from ..backends.launch import WorkCapacity, check_group, check_sizes, round_up
 from ..checks import empty, shown
 from ..checks.pages import check_plain
 from ..device import checked_device
-from ..errors import CapacityExceeded
+from ..errors import CapacityError
 from .device_plan import DevicePlan
 from .tree_plan import Int32Array, int32_array
 
@@ -122,7 +122,7 @@ class DevicePlanner:
 
         Raises:
             TypeError, ValueError: an argument is out of range.
-            CapacityExceeded: the plan outgrew a fixed capacity. The plan before stays as it was.
+            CapacityError: the plan outgrew a fixed capacity. The plan before stays as it was.
         """
         tables = int32_array("block_tables", block_tables)
         queries = None if query_lens is None else int32_array("query_lens", query_lens)
@@ -148,7 +148,7 @@ class DevicePlanner:
     def _check_columns(self, lengths: Int32Array) -> None:
         longest = int(lengths.max(initial=0))
         if longest > self._max_columns * self.page_size:
-            raise CapacityExceeded(
+            raise CapacityError(
                 f"max_columns: got {self._max_columns} pages of {self.page_size} tokens, but a branch has "
                 f"{longest} tokens; plan with more (and capture graphs anew)"
             )

@@ -140,9 +140,9 @@ def _failures() -> tuple[type[Exception], ...]:
         errors.EngineError,
         errors.JournalError,
         errors.ModelLoadError,
-        errors.OutOfPages,
-        errors.UnsupportedByEngine,
-        errors.UnsupportedModel,
+        errors.OutOfPagesError,
+        errors.UnsupportedByEngineError,
+        errors.UnsupportedModelError,
     )
 
 

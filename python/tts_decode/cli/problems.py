@@ -16,7 +16,7 @@ from ..core.running import gather
 from ..core.stats import DecoderStats
 from ..cost.forward import StepCost
 from ..decoding.decoder import TreeDecoder
-from ..errors import PromptTooLong
+from ..errors import PromptTooLongError
 from ..model.sparse import SparseConfig
 from ..search import SearchResult, SearchRun, Strategy
 from ..tasks import Task
@@ -192,7 +192,7 @@ def require_one(outcomes: Sequence[Outcome]) -> None:
     """Raises the first error if no search came to a result, as one of usage where an argument was refused."""
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
     if errors and len(errors) == len(outcomes):
-        refused = type(errors[0]) in (ValueError, PromptTooLong)
+        refused = type(errors[0]) in (ValueError, PromptTooLongError)
         raise UsageError(str(errors[0])) if refused else errors[0]
 
 

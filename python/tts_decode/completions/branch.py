@@ -18,7 +18,7 @@ from ..core.path import Path
 from ..core.prompts import Prompt, question_in
 from ..core.state import BranchState
 from ..core.step import FINAL_REASONS, Step
-from ..errors import BranchReleased
+from ..errors import BranchReleasedError
 from .calls import Calls, TokenAllowance, unsupported, unsupported_call
 from .completion import Completion, CompletionRequest
 
@@ -39,7 +39,7 @@ class TextBranch(Path):
 
     The prompt counts as one token, a forced text as one (as the engine's own count where it can score). A cut
     (`fork(at=)`, `truncate`) can lie at the end of the prompt, of a completion or a forced text, before an
-    end token, and between tokens whose texts the engine told; elsewhere it raises `UnsupportedByEngine`.
+    end token, and between tokens whose texts the engine told; elsewhere it raises `UnsupportedByEngineError`.
 
     A step is one call of the engine. It asks for as many tokens as step, branch and budget allow, so a
     cancelled or failed one leaves nothing in the branch.
@@ -97,7 +97,7 @@ class TextBranch(Path):
             overrides: fields of `SamplingParams` for this step only; `seed` in place of the branch's own.
 
         Raises:
-            UnsupportedByEngine: a sampling parameter that a completion request cannot carry.
+            UnsupportedByEngineError: a sampling parameter that a completion request cannot carry.
         """
         self.check_idle()
         params = replace(self.sampling, **overrides) if overrides else self.sampling
@@ -143,7 +143,7 @@ class TextBranch(Path):
         calls may run at a time.
 
         Raises:
-            UnsupportedByEngine: token ids; or the decoder was made without `score`.
+            UnsupportedByEngineError: token ids; or the decoder was made without `score`.
         """
         self.check_live()
         text = _text_only(tokens)
@@ -326,7 +326,7 @@ class TextBranch(Path):
             return await task
         except asyncio.CancelledError:
             if self.released:
-                raise BranchReleased(f"branch {self.id} was released while it waited") from None
+                raise BranchReleasedError(f"branch {self.id} was released while it waited") from None
             raise
         finally:
             self._work, self.busy = None, False

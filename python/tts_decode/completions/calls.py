@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 from ..core.budget import Budget
 from ..core.progress import current_call
-from ..errors import EngineError, UnsupportedByEngine
+from ..errors import EngineError, UnsupportedByEngineError
 from .completion import Complete, Completion, CompletionRequest, Score
 
 
@@ -126,7 +126,7 @@ class TokenAllowance:
 
 
 def unsupported(what: str, instead: str) -> NoReturn:
-    raise UnsupportedByEngine(f"a text engine does not offer {what}: {instead}")
+    raise UnsupportedByEngineError(f"a text engine does not offer {what}: {instead}")
 
 
 def unsupported_call(name: str) -> NoReturn:

@@ -1,7 +1,7 @@
 """Branches backed by text and a completion call: any strategy on an engine that is not ours.
 
-A completion call gives less than a KV tree. What a strategy asks beyond it raises `UnsupportedByEngine`; what
-is merely unknown is NaN (log-probabilities, entropies) or -1 (token ids).
+A completion call gives less than a KV tree. What a strategy asks beyond it raises `UnsupportedByEngineError`.
+Unknown log-probabilities and entropies are NaN, unknown token ids -1.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class TextDecoder(Runner):
 
         Raises:
             TypeError, ValueError: an argument is of the wrong type, or the prompt is empty.
-            UnsupportedByEngine: a prompt of token ids; a budget of cost.
+            UnsupportedByEngineError: a prompt of token ids; a budget of cost.
         """
         text = self._prompt_text(prompt)
         sampling = self.sampling if sampling is None else sampling

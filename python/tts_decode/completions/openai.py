@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import EngineError, UnsupportedByEngine
+from ..errors import EngineError, UnsupportedByEngineError
 from .completion import Completion, CompletionRequest, FinishReason
 from .json_post import JSONPost
 
@@ -91,7 +91,7 @@ class OpenAICompletions:
         if self._extensions:
             body |= _extended(request)
         elif (request.top_k, request.min_p, request.repetition_penalty) != (0, 0.0, 1.0):
-            raise UnsupportedByEngine(
+            raise UnsupportedByEngineError(
                 "OpenAI's API has no top_k, min_p, repetition_penalty: leave them at their defaults, or let "
                 "OpenAICompletions use extensions"
             )

@@ -1,7 +1,7 @@
 """What searches and scorers know of branches and decoders, whatever engine computes them.
 
-`TreeDecoder` and its branches serve all of it. `TextDecoder` raises `UnsupportedByEngine` where a completion
-call gives less.
+`TreeDecoder` and its branches serve all of it. `TextDecoder` raises `UnsupportedByEngineError` where a
+completion call gives less.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import BranchReleased, StaleKV
+from ..errors import BranchReleasedError, StaleKVError
 from .budget import Budget
 from .checks import check_children
 from .params import SamplingParams, mix
@@ -116,7 +116,7 @@ class Path:
 
     def check_live(self) -> None:
         if self.released:
-            raise BranchReleased(f"branch {self.id} was released: fork before releasing, or keep it")
+            raise BranchReleasedError(f"branch {self.id} was released: fork before releasing, or keep it")
 
     def check_idle(self) -> None:
         self.check_live()
@@ -128,7 +128,7 @@ class Path:
     def check_computed(self) -> None:
         self.check_live()
         if self.stale:
-            raise StaleKV(
+            raise StaleKVError(
                 f"branch {self.id}: the model's weights changed after it was computed; await "
                 "branch.recompute(), which feeds its tokens again, or make a new root"
             )

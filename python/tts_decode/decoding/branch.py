@@ -133,8 +133,8 @@ class TreeBranch(LivePath):
         failed step leaves the tokens generated so far in the branch.
 
         Raises:
-            OutOfPages: no page is left and no other branch waiting could go on either.
-            StaleKV: the model's weights changed, before the step or in it; so too of the calls below.
+            OutOfPagesError: no page is left and no other branch waiting could go on either.
+            StaleKVError: the model's weights changed, before the step or in it; so too of the calls below.
         """
         if self.finish_reason is None:
             self._check_ready()
@@ -272,7 +272,7 @@ class TreeBranch(LivePath):
         Does nothing on a branch that is not stale; a call that fails or is cancelled changes nothing.
 
         Raises:
-            OutOfPages: other branches hold the pages that it needs.
+            OutOfPagesError: other branches hold the pages that it needs.
         """
         self.check_idle()
         self.runtime.follow_weights()

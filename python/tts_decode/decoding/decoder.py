@@ -77,9 +77,10 @@ class TreeDecoder(Runner):
 
     The model may be trained between calls. Each step looks whether its weights were written in place, by an
     optimizer or `load_state_dict` for example, or replaced, modules included (`weights_changed` tells of what
-    cannot be seen). What was computed before is then used no more: pins go, branches raise `StaleKV` until
-    their `recompute`, prompts on their way start over, and a step ends with `StaleKV` and the tokens that it
-    has. Device, dtype, vocabulary and heads must stay. Forwards are in eval mode, whatever the model's is.
+    cannot be seen). What was computed before is then used no more: pins go, branches raise `StaleKVError`
+    until their `recompute`, prompts on their way start over, and a step ends with `StaleKVError` and the
+    tokens that it has. Device, dtype, vocabulary and heads must stay. Forwards are in eval mode, whatever the
+    model's is.
 
     Attributes:
         keep_hidden: while above 0 each `Step` carries the mean of its last hidden states, at the price of
@@ -88,8 +89,8 @@ class TreeDecoder(Runner):
         self_check: what the comparison found, a `SelfCheck`; None with check=False.
 
     Raises:
-        UnsupportedModel: the model needs something that the tree attention path does not serve, or its own
-            forward disagrees with the decoder's.
+        UnsupportedModelError: the model needs something that the tree attention path does not serve, or its
+            own forward disagrees with the decoder's.
     """
 
     def __init__(
@@ -225,8 +226,8 @@ class TreeDecoder(Runner):
 
         Raises:
             TypeError, ValueError: an argument is of the wrong type, or the prompt is empty or has more tokens
-                than the model or the KV pool holds (`PromptTooLong`).
-            OutOfPages: other branches hold the pages that it needs.
+                than the model or the KV pool holds (`PromptTooLongError`).
+            OutOfPagesError: other branches hold the pages that it needs.
         """
         prompt, tokens = self.runtime.reader.prompt(prompt)
         sampling = self.sampling if sampling is None else _checked_sampling(sampling)
@@ -245,7 +246,7 @@ class TreeDecoder(Runner):
             budget: shared by every branch forked from this one; what was used before is not known.
 
         Raises:
-            TypeError, ValueError, OutOfPages: as for `root`.
+            TypeError, ValueError, OutOfPagesError: as for `root`.
         """
         if not isinstance(state, BranchState):
             raise TypeError(f"state must be a BranchState, got {type(state).__name__}")
@@ -275,8 +276,8 @@ class TreeDecoder(Runner):
 
         Raises:
             TypeError, ValueError: an argument is out of range, of another decoder, or nothing is computed.
-            BranchReleased: the branch was released.
-            StaleKV: the model's weights changed since it was computed.
+            BranchReleasedError: the branch was released.
+            StaleKVError: the model's weights changed since it was computed.
         """
         self._check_own(branch, "branch")
         self.runtime.follow_weights()
@@ -306,7 +307,7 @@ class TreeDecoder(Runner):
         Raises:
             TypeError, ValueError: an argument is out of range, a branch is given twice or is of another
                 decoder, or a page is pinned.
-            BranchReleased: a branch was released.
+            BranchReleasedError: a branch was released.
             RuntimeError: the decoder does not track masses, or a branch waits for the engine.
         """
         branches = list(branches)
@@ -319,7 +320,7 @@ class TreeDecoder(Runner):
 
         Raises:
             TypeError, ValueError: a branch is none, or of another decoder.
-            BranchReleased: a branch was released.
+            BranchReleasedError: a branch was released.
         """
         branches = list(branches)
         for branch in branches:

@@ -17,7 +17,7 @@ from ..core.path import Path
 from ..core.prompts import Prompt
 from ..core.state import BranchState
 from ..core.step import Step
-from ..errors import PromptTooLong
+from ..errors import PromptTooLongError
 from .runtime import Runtime
 
 
@@ -161,7 +161,7 @@ class LivePath(Path):
     # -- arguments
 
     def forced(self, tokens: str | Sequence[int]) -> list[int]:
-        """Ids of text or ids to append; PromptTooLong where they exceed the model's positions."""
+        """Ids of text or ids to append; PromptTooLongError where they exceed the model's positions."""
         forced = self.runtime.reader.ids(tokens)
         self.check_positions(len(forced))
         return forced
@@ -169,7 +169,7 @@ class LivePath(Path):
     def check_positions(self, count: int) -> None:
         limit = self.runtime.max_positions
         if limit is not None and len(self.tokens) + count > limit:
-            raise PromptTooLong(
+            raise PromptTooLongError(
                 f"tokens: {count} more after {len(self.tokens)} exceed the model's {limit} positions"
             )
 

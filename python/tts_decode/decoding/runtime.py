@@ -9,7 +9,7 @@ from weakref import WeakSet
 from tts_kernels import KVPool, KVTree
 
 from ..core.prompts import PromptReader
-from ..errors import PromptTooLong
+from ..errors import PromptTooLongError
 from ..model.device_steps import DeviceSteps
 from ..model.hf import HFEngine
 from ..model.host_steps import HostSteps
@@ -78,12 +78,12 @@ class Runtime:
         if not tokens:
             raise ValueError("prompt is empty: give at least one token")
         if self.max_positions is not None and len(tokens) > self.max_positions:
-            raise PromptTooLong(
+            raise PromptTooLongError(
                 f"prompt has {len(tokens)} tokens, but the model allows {self.max_positions}: shorten it"
             )
         pages, page_bytes = -(-len(tokens) // self.pool.page_size), self.pool.page_bytes
         if pages > self.pool.num_pages:
-            raise PromptTooLong(
+            raise PromptTooLongError(
                 f"prompt has {len(tokens)} tokens and needs {pages * page_bytes} bytes of KV, but kv_bytes "
                 f"holds {self.pool.num_pages * page_bytes}: raise kv_bytes or shorten it"
             )

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tts_kernels import OutOfPages
+from tts_kernels import OutOfPagesError
 
 from ..core.params import uniform
 from ..core.progress import current_call
-from ..errors import BranchReleased, StaleKV
+from ..errors import BranchReleasedError, StaleKVError
 from ..model.host_steps import StepInputs
 from ..model.sparse import SparseConfig, SparseReads
 from .cost_meter import CostMeter
@@ -176,13 +176,13 @@ class Scheduler:
         if request.future.done():
             return
         if path.released:
-            self._fail([request], BranchReleased(f"branch {path.id} was released while it waited"))
+            self._fail([request], BranchReleasedError(f"branch {path.id} was released while it waited"))
         elif request.starts_over:
             path.stale = False
         else:
             try:
                 path.check_computed()
-            except StaleKV as error:
+            except StaleKVError as error:
                 self._fail([request], error)
 
     def _fail(self, requests: Iterable[Request[Any]], error: Exception) -> None:
@@ -293,7 +293,7 @@ class Scheduler:
         alone = self.runtime.sparse is not None and request.path.kv_length < request.forced_from
         return tokens[:1] if alone else tokens
 
-    def _out_of_pages(self, request: Request[Any], needed: int) -> OutOfPages:
+    def _out_of_pages(self, request: Request[Any], needed: int) -> OutOfPagesError:
         kv = self.runtime.kv
         pages, size, budget = kv.tree.num_pages, kv.page_bytes, kv.budget
         limit = f"(kv_bytes = {pages * size}): raise kv_bytes"
@@ -302,7 +302,7 @@ class Scheduler:
                 f"(a KVBudget of {budget.total} bytes, of which {budget.decoders} decoders hold "
                 f"{budget.resident}): raise it"
             )
-        return OutOfPages(
+        return OutOfPagesError(
             f"branch {request.path.id} needs {needed} more KV pages ({needed * size} bytes), but "
             f"{kv.free_pages} of {pages} are free {limit}, lower n, or release branches"
         )

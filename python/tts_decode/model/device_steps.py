@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tts_kernels import CapacityExceeded, DevicePlanner, KVPool, WorkCapacity
+from tts_kernels import CapacityError, DevicePlanner, KVPool, WorkCapacity
 from tts_kernels.plans.device_planner import num_multiprocessors
 
 from .hf import HFEngine, Output, StepContext
@@ -108,7 +108,7 @@ class DecodeGraphs:
         bucket = self._buckets.get(size) or self._add(size)
         try:
             plan = bucket.planner.update(step.tables, step.lengths)
-        except CapacityExceeded:
+        except CapacityError:
             return None
         inputs = np.zeros((3, size), dtype=np.int64)
         inputs[2] = -1

@@ -23,7 +23,7 @@ from tts_kernels import DevicePlan, KVPool, TreePlan
 from tts_kernels.device import checked_device
 
 from ..cost.forward import SparseCounts
-from ..errors import UnsupportedModel
+from ..errors import UnsupportedModelError
 from .packed_model import PackedModel, pack_model, packed_others, serves
 from .shape import shape_of_model
 from .sparse import SparseStep
@@ -242,7 +242,7 @@ class HFEngine:
         """Takes over what changed since the last forward.
 
         Raises:
-            UnsupportedModel: what the KV pages and the vocabulary were made for changed too.
+            UnsupportedModelError: what the KV pages and the vocabulary were made for changed too.
         """
         if self._placing == self.weights.placing:
             if self.packed is not None and self.packed.epoch != self.weights.epoch:
@@ -442,7 +442,7 @@ class HFEngine:
 
 def _refuse_other(name: str, before: object, now: object) -> None:
     if before != now:
-        raise UnsupportedModel(
+        raise UnsupportedModelError(
             f"model: its {name} changed from {before} to {now}, for which the decoder's KV pages were not "
             "made: make a new TreeDecoder"
         )

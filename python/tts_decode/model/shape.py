@@ -47,7 +47,7 @@ def shape_of_config(config: Any, dtype: torch.dtype) -> ModelShape:
     """The shape of a model of this config, of which no weight is read or made.
 
     Raises:
-        UnsupportedModel: the config names a feature that the tree attention path does not serve.
+        UnsupportedModelError: the config names a feature that the tree attention path does not serve.
         ValueError: transformers has no causal language model for it.
     """
     with torch.device("meta"):

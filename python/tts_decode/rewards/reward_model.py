@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core.running import gather
-from ..errors import StaleKV
+from ..errors import StaleKVError
 from ..model.weights import weights_of
 from ..select import aggregation
 from .readers import Reader, reader_named
@@ -107,8 +107,8 @@ class RewardModel:
 
         Raises:
             ValueError: a text is longer than the reward model allows, or a score is not finite.
-            OutOfPages: no page is left for the reward model.
-            StaleKV: the reward model's weights changed while it read.
+            OutOfPagesError: no page is left for the reward model.
+            StaleKVError: the reward model's weights changed while it read.
         """
         epoch = self._weights_epoch()
         if epoch != self._epoch:
@@ -119,7 +119,9 @@ class RewardModel:
         await gather(self._begin(branches[i], readings[i]) for i in lacking.values())
         scores = await gather(map(self._scores, branches, readings))
         if self._weights_epoch() != epoch:
-            raise StaleKV(f"{self.__name__}: its weights changed while it read: score the branches again")
+            raise StaleKVError(
+                f"{self.__name__}: its weights changed while it read: score the branches again"
+            )
         return scores
 
     def close(self) -> None:

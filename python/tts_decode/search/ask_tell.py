@@ -7,7 +7,7 @@
     print(search.result.answer)
 
 A strategy that cancels requests, such as one that takes the first answer to finish, makes `tell` raise
-`RequestWithdrawn` for those of a batch that come after.
+`RequestWithdrawnError` for those of a batch that come after.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ..completions.completion import Completion, CompletionRequest
 from ..completions.decoder import Messages, TextDecoder
 from ..core.budget import Budget
 from ..core.params import SamplingParams
+from ..errors import TTSError
 from . import Journal, SearchRun
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 Answer = Completion | Sequence[float] | Exception
 
 
-class RequestWithdrawn(LookupError):  # noqa: N818
+class RequestWithdrawnError(TTSError, LookupError):
     """The strategy does not wait for this answer any more: it cancelled the request, or it is over."""
 
 
@@ -68,7 +69,7 @@ class AskTell:
         sampling, budget: of the root.
         render: text of chat messages; see `TextDecoder`.
         logprobs_of: whether log-probabilities of given texts are asked for too, also of those that the
-            strategy forces; else a strategy that cannot do without meets `UnsupportedByEngine`.
+            strategy forces; else a strategy that cannot do without meets `UnsupportedByEngineError`.
         journal: keeps the answers; a search that is resumed from it asks for those that it lacks only. For
             strategies of `tts_decode.search`.
         options: the strategy's. Where it needs a scorer and none is given, or `scorer="ask"`, scores are
@@ -153,7 +154,7 @@ class AskTell:
                 an answer.
 
         Raises:
-            LookupError: nothing was asked under this id. RequestWithdrawn: the answer came too late.
+            LookupError: nothing was asked under this id. RequestWithdrawnError: the answer came too late.
             TypeError, ValueError, EngineError: the answer does not fit the request, which stays open.
         """
         if id in self._told:
@@ -164,7 +165,7 @@ class AskTell:
         if id not in self._open:
             if not isinstance(id, int) or not 1 <= id <= self._asked:
                 raise LookupError(f"id={id!r} was never asked; open are {sorted(self._open)}")
-            raise RequestWithdrawn(f"id={id}: the strategy does not wait for this answer any more")
+            raise RequestWithdrawnError(f"id={id}: the strategy does not wait for this answer any more")
         request, future = self._open[id]
         answer = _checked(request, answer)
         del self._open[id]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..core.progress import Hold
 from ..core.step import Step
-from ..errors import JournalError, PromptTooLong
+from ..errors import JournalError, PromptTooLongError
 from ..records.record_file import RecordFile
 from ..records.strict_json import dumps, loads
 from .resuming import Entry, Spent, Turns, UnderWay
@@ -156,7 +156,7 @@ class Journal:
             return await turns.replay(entry, key, lambda: again(data))
         try:
             result, shared = await turns.make(key, call)
-        except PromptTooLong as error:  # which a strategy may live with
+        except PromptTooLongError as error:  # which a strategy may live with
             self._file.write({"key": key, "refused": str(error)} | turns.note())
             raise
         self._file.write({"key": key, "shared": shared} | turns.note() | pack(result))
@@ -235,7 +235,7 @@ def _requests(rows: list[Any]) -> tuple[UnderWay, ...]:
 
 
 async def _refuse(data: dict[str, Any]) -> Any:
-    raise PromptTooLong(data["refused"])
+    raise PromptTooLongError(data["refused"])
 
 
 def _name(value: object) -> str:

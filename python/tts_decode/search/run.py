@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.params import SamplingParams, mix
 from ..core.prompts import is_chat
 from ..core.running import gather
-from ..errors import PromptTooLong, ScorerError
+from ..errors import PromptTooLongError, ScorerError, TTSError
 from ..rewards.scorer import Scorer, score_branches
 from .blocking import wait_within
 from .held_branches import HeldBranches
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..core.step import Step
 
 
-class SearchStopped(Exception):  # noqa: N818
+class SearchStoppedError(TTSError):
     """Ends a search with what it has; the message says why."""
 
 
@@ -108,7 +108,9 @@ class SearchRun(HeldBranches):
         """Ends the search where the root leaves no position for an answer."""
         limit = self.root.decoder.max_positions
         if limit is not None and self.root.length >= limit:
-            raise SearchStopped(f"the root's {self.root.length} tokens fill the model's {limit} positions")
+            raise SearchStoppedError(
+                f"the root's {self.root.length} tokens fill the model's {limit} positions"
+            )
 
     # -- model work
 
@@ -201,7 +203,7 @@ class SearchRun(HeldBranches):
         try:
             key = f"{asked:x}-{count}"
             branch = await (make() if self.journal is None else self.journal.root(key, make))
-        except PromptTooLong as error:  # which a strategy may take for the end of one line of several
+        except PromptTooLongError as error:  # which a strategy may take for the end of one line of several
             self._cut = self._cut or str(error)
             raise
         if question is not None:
@@ -294,12 +296,12 @@ class SearchRun(HeldBranches):
         began = time.monotonic()
         try:
             return await wait_within(seconds, _scores(scorer, branches))
-        except (asyncio.TimeoutError, SearchStopped):
+        except (asyncio.TimeoutError, SearchStoppedError):
             if time.monotonic() - began < seconds:  # the scorer raised it
                 raise
             name = getattr(scorer, "__name__", type(scorer).__name__)
             late = f"scorer {name} gave no scores within {seconds:g} s"
-            raise SearchStopped(self._spent or late) from None
+            raise SearchStoppedError(self._spent or late) from None
 
     # -- search step by step
 
@@ -404,7 +406,7 @@ async def _scores(scorer: Scorer, branches: Sequence[Branch]) -> list[float]:
     try:
         return await score_branches(scorer, branches)
     except ScorerError as error:
-        raise SearchStopped(str(error)) from error
+        raise SearchStoppedError(str(error)) from error
 
 
 async def _listed(numbers: Awaitable[Tensor]) -> list[float]:

@@ -7,9 +7,9 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec
 
-from ..errors import OutOfPages, PromptTooLong, StaleKV
+from ..errors import OutOfPagesError, PromptTooLongError, StaleKVError
 from .result import SearchResult
-from .run import SearchRun, SearchStopped
+from .run import SearchRun, SearchStoppedError
 
 if TYPE_CHECKING:
     from ..core.interfaces import Branch
@@ -51,7 +51,7 @@ class Strategy(Generic[Options]):
         options: those of the function; see `help(strategy.body)`.
 
         Raises:
-            StaleKV: the model's weights changed while the search ran.
+            StaleKVError: the model's weights changed while the search ran.
             TypeError: the function has no such option; nothing was searched.
         """
         self._refuse_unknown(options)
@@ -62,11 +62,11 @@ class Strategy(Generic[Options]):
                 if run.root.finished or run.over:
                     return run.result()
                 result = await self.body(run, *args, **options)
-            except (SearchStopped, PromptTooLong, OutOfPages) as stop:
+            except (SearchStoppedError, PromptTooLongError, OutOfPagesError) as stop:
                 run.stopped = str(stop)
                 result = run.result()
             if run.root.stale:
-                raise StaleKV(
+                raise StaleKVError(
                     f"{self.name}: the model's weights changed while it searched; search again from a new "
                     "root, or from this one after root.recompute()"
                 )

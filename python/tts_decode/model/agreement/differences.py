@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ...errors import UnsupportedModel
+from ...errors import UnsupportedModelError
 
 _HINT = "The model has something beside attention that looks at other tokens, or attention of its own"
 _HINTS = {
@@ -55,13 +55,13 @@ class Differences:
         *,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Raises UnsupportedModel where a row differs by more than is allowed of its largest `scale`.
+        """Raises UnsupportedModelError where a row differs by more than is allowed of its largest `scale`.
 
         got, expected, scale: [..., T, size]. dtype: of the computation; default: that of the decoder's.
         """
         tolerance = _TOLERANCE[dtype or self._dtype]
         if got.shape != expected.shape:
-            raise UnsupportedModel(
+            raise UnsupportedModelError(
                 f"{self._name}: {what} has shape {list(got.shape)} in the {path} path and "
                 f"{list(expected.shape)} in the model's own forward"
             )
@@ -80,7 +80,7 @@ class Differences:
         """Names the worst row of the first step that differs; those after it may only follow from it."""
         differences = rows.nan_to_num(nan=math.inf).tolist()
         if not finite:
-            raise UnsupportedModel(
+            raise UnsupportedModelError(
                 f"{self._name}: its own forward has NaN or inf in {what}: look at its weights"
             )
         first = next(places[row][0] for row, value in enumerate(differences) if value > tolerance)
@@ -89,7 +89,7 @@ class Differences:
             for value, (step, position) in zip(differences, places, strict=True)
             if step == first
         )
-        raise UnsupportedModel(
+        raise UnsupportedModelError(
             f"{self._name} does not agree with its own forward: {what}, at position {-position} in the step "
             f"'{first}' of the {path} path, differs by {largest:.2g} of its size, where rounding is "
             f"below {tolerance:g}. {_HINTS.get(what, _HINT)}, which is not served: use the model's own "

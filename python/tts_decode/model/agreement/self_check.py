@@ -33,7 +33,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ...errors import UnsupportedModel
+from ...errors import UnsupportedModelError
 from ..hf import HFEngine
 from ..support.length_settings import refuse_length_settings
 from .check_program import CheckProgram, special_tokens
@@ -71,12 +71,12 @@ def check_agreement(engine: HFEngine, *, on_host: bool) -> SelfCheck:
     on_host: whether the CPU's kernels and their layout of pages serve, or those of GPUs.
 
     Raises:
-        UnsupportedModel: they disagree, or cannot be compared.
+        UnsupportedModelError: they disagree, or cannot be compared.
     """
     model = engine.model
     refuse_length_settings(model)
     if not CheckProgram.fits(engine.max_positions):
-        raise UnsupportedModel(
+        raise UnsupportedModelError(
             f"{type(model).__name__} has {engine.max_positions} positions, too few for the self-check: pass "
             "check=False to use it unchecked"
         )
@@ -88,10 +88,10 @@ def check_agreement(engine: HFEngine, *, on_host: bool) -> SelfCheck:
     try:
         with torch.inference_mode(), _full_float32(), _threads_for(engine):
             check = _compare(engine, on_host)
-    except (UnsupportedModel, MemoryError, torch.OutOfMemoryError):
+    except (UnsupportedModelError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise UnsupportedModel(
+        raise UnsupportedModelError(
             f"{type(model).__name__} cannot be compared with its own forward ({type(error).__name__}: "
             f"{error}): pass check=False to use it unchecked"
         ) from error

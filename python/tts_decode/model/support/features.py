@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...errors import UnsupportedModel
+from ...errors import UnsupportedModelError
 from ..transformers_output import first_line
 from .named_features import attention_modules, unserved_feature, uses_attention_interface
 
@@ -77,7 +77,7 @@ def describe_call(
 
 
 def refuse_config(model: Any) -> None:
-    """Raises UnsupportedModel when the model's config or modules show a feature that is not served."""
+    """Raises UnsupportedModelError when the model's config or modules show a feature that is not served."""
     with refusing(model):
         feature = unserved_feature(model)
     if feature is not None:
@@ -86,30 +86,30 @@ def refuse_config(model: Any) -> None:
 
 @contextmanager
 def refusing(model: Any) -> Iterator[None]:
-    """Makes of any exception inside an UnsupportedModel that quotes it, but where memory ran out."""
+    """Makes of any exception inside an UnsupportedModelError that quotes it, but where memory ran out."""
     try:
         yield
-    except (UnsupportedModel, MemoryError, torch.OutOfMemoryError):
+    except (UnsupportedModelError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as cause:  # a model's code may raise anything
-        raise UnsupportedModel(
+        raise UnsupportedModelError(
             f"{type(model).__name__} cannot be run by the tree attention path, which looks at its config and "
             f"runs it on two tokens, their ids and position_ids. Cause: {first_line(cause)}"
         ) from cause
 
 
 def refuse_placement(model: Any) -> None:
-    """Raises UnsupportedModel when the model lies where, or in a dtype that, no kernel serves."""
+    """Raises UnsupportedModelError when the model lies where, or in a dtype that, no kernel serves."""
     devices = {parameter.device for parameter in model.parameters()}
     if len(devices) > 1 or {device.type for device in devices} - {"cpu", "cuda"}:
         got = ", ".join(sorted(map(str, devices)))
-        raise UnsupportedModel(
+        raise UnsupportedModelError(
             f'model must be on the CPU or on one GPU, got {got}: call model.to("cpu") or model.to("cuda")'
         )
     dtype, device = model.dtype, next(iter(devices)).type
     if dtype not in _DTYPES[device]:
         names = " or ".join(f'dtype="{str(d).removeprefix("torch.")}"' for d in _DTYPES[device])
-        raise UnsupportedModel(
+        raise UnsupportedModelError(
             f"{type(model).__name__} has weights in {dtype}, which the KV pages on {device} do not hold: "
             f"load it with {names}"
         )
@@ -143,7 +143,7 @@ def refuse_calls(model: Any, calls: Sequence[AttentionCall], modules: Sequence[n
 
 
 def refuse_own_attention(model: Any, modules: Sequence[nn.Module]) -> None:
-    """Raises UnsupportedModel, if any of the modules cannot call the attention function, by their classes."""
+    """Raises UnsupportedModelError if a module, by its class, cannot call the attention function."""
     own = sorted({type(module).__name__ for module in modules if not uses_attention_interface(module)})
     if own:
         raise refusal(
@@ -152,8 +152,8 @@ def refuse_own_attention(model: Any, modules: Sequence[nn.Module]) -> None:
         )
 
 
-def refusal(model: Any, feature: str) -> UnsupportedModel:
-    return UnsupportedModel(
+def refusal(model: Any, feature: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
         f"{type(model).__name__} needs {feature}, which the tree attention path does not serve"
     )
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...errors import UnsupportedModel
+from ...errors import UnsupportedModelError
 from .features import refusal
 
 # Names of such settings, known and to come.
@@ -41,14 +41,14 @@ _ROPE_TYPES = ("default", "linear", "llama3", "yarn", "longrope")
 
 
 def refuse_length_settings(model: Any) -> None:
-    """Raises UnsupportedModel where a setting that acts on long texts only is not known to be served."""
+    """Raises UnsupportedModelError where a setting that acts on long texts only is not known to be served."""
     config = model.config.get_text_config(decoder=True)
     rope = getattr(config, "rope_parameters", None) or {}
     by_layer = [value for value in rope.values() if isinstance(value, Mapping)]
     for settings in [vars(config), *(by_layer or [rope])]:
         for name, value in _late(settings):
             if name not in _SERVED:
-                raise UnsupportedModel(
+                raise UnsupportedModelError(
                     f"{type(model).__name__} has {name} = {value} in its config, which may act on texts "
                     "longer than those of the self-check and is not known to be served: pass check=False if "
                     "it does not"

@@ -54,7 +54,7 @@ def refuse_masks(
     windows: Sequence[int | None],
     max_positions: int | None,
 ) -> None:
-    """Raises UnsupportedModel unless each layer's mask is causal, or causal within the layer's window.
+    """Raises UnsupportedModelError unless each layer's mask is causal, or causal within the layer's window.
 
     asked: of `recorded_masks`. masks: what reached each layer's attention, None: no mask. windows: what each
     layer handed to the attention function. max_positions: up to which the masks are looked at.

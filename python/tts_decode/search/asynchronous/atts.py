@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...core.running import gather
-from ...errors import UnsupportedByEngine
+from ...errors import UnsupportedByEngineError
 from ...select import extract_answer, rejects
 from ..answers import Extract, decide, eligible, root_on, score_of
 from ..result import Candidate, SearchResult
@@ -64,7 +64,7 @@ async def atts(
             if step.text:
                 logprobs = await run.extend(judge, step.text)
                 if any(map(math.isnan, logprobs)):
-                    raise UnsupportedByEngine(
+                    raise UnsupportedByEngineError(
                         "atts ranks steps by their log-probabilities, which the target engine hides; make it "
                         "with a function that scores texts (TextDecoder's score=), or take another target"
                     )

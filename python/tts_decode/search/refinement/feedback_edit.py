@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ...core.running import gather
-from ...errors import PromptTooLong
+from ...errors import PromptTooLongError
 from ...rewards.scorer import Scorer
 from ..answers import finish
 from ..result import SearchResult
@@ -62,7 +62,7 @@ async def feedback_edit(
             return
         fields = {"question": run.question, "answer": drafted.text}
         sources, thread = (drafted.node,), Thread(run)
-        with suppress(PromptTooLong):
+        with suppress(PromptTooLongError):
             said = await thread.replies(
                 feedback_prompt.format(**fields), num_feedbacks, sources=sources, decoder=feedback_decoder
             )

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ...core.running import gather
-from ...errors import PromptTooLong
+from ...errors import PromptTooLongError
 from ...rewards.scorer import Scorer
 from ...select import extract_answer
 from ..answers import Extract, concluded, finish, score_of
@@ -84,7 +84,7 @@ async def heart(
     async def line(number: int, branch: Branch) -> list[Candidate]:
         answer = await finish(run, branch, scorer)
         attempts = [answer]
-        with suppress(PromptTooLong):
+        with suppress(PromptTooLongError):
             for i in range(max_rounds):
                 if run.over or (scorer is not None and score_of(answer) >= threshold):
                     break
@@ -101,7 +101,7 @@ async def heart(
         return concluded(run, scorer, extract, attempts)
     shown = "\n\n".join(f"Attempt {i}:\n{answer.text}" for i, answer in enumerate(attempts, 1))
     said = synthesis_prompt.format(question=run.question, answers=shown)
-    with suppress(PromptTooLong):
+    with suppress(PromptTooLongError):
         (final,) = await answers_to(run, said, sources=[answer.node for answer in attempts])
         if final.complete:
             return run.result(final)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...core.running import gather
-from ...errors import PromptTooLong
+from ...errors import PromptTooLongError
 from ...rewards.scorer import Scorer
 from ...select import extract_answer, vote, vote_confidence
 from ..answers import Extract, decide, eligible, score_of
@@ -130,7 +130,7 @@ async def magicore(
 
     latest = await gather(solve(branch) for branch in run.fork(run.root, n))
     kept = latest
-    with suppress(PromptTooLong):
+    with suppress(PromptTooLongError):
         for _ in range(max_rounds):
             if run.over or easy(latest):
                 break

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ...core.running import gather
-from ...errors import PromptTooLong
+from ...errors import PromptTooLongError
 from ...rewards.scorer import Scorer
 from ...select import extract_answer
 from ..answers import Extract, concluded, finish, spoken
@@ -61,7 +61,7 @@ async def multi_round(
 
     async def line(branch: Branch) -> Candidate:
         answer = await finish(run, branch, scorer)
-        with suppress(PromptTooLong):
+        with suppress(PromptTooLongError):
             for _ in range(max_rounds):
                 if run.over:
                     break

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ...core.running import gather
-from ...errors import PromptTooLong
+from ...errors import PromptTooLongError
 from ...select import extract_answer, last_choice
 from ..answers import Extract, concluded, finish
 from ..result import Candidate, SearchResult
@@ -60,7 +60,7 @@ async def sets(
     async def line(branch: Branch) -> Candidate:
         attempt = await finish(run, branch)
         history, thread = run.question, Thread(run)
-        with suppress(PromptTooLong):
+        with suppress(PromptTooLongError):
             for _ in range(max_rounds):
                 if run.over:
                     break

@@ -1,7 +1,7 @@
 """What strategies that write answers again share: sampling from a prompt, scoring, choosing among them.
 
 Prompts grow with the answers that they hold. Where one would have more tokens than the model has positions,
-`PromptTooLong` is raised, at which strategies end the line and choose among the answers that there are.
+`PromptTooLongError` is raised, at which strategies end the line and choose among the answers that there are.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ...core.running import gather
-from ...errors import PromptTooLong
+from ...errors import PromptTooLongError
 from ...rewards.scorer import Scorer
 from ...select import extract_answer
 from ..answers import Extract, concluded, elected, eligible, finish, score_of, spoken
@@ -76,7 +76,7 @@ async def three_d(
 
     turn = await gather(think(branch) for branch in run.fork(run.root, n))
     thread = Thread(run)
-    with suppress(PromptTooLong):
+    with suppress(PromptTooLongError):
         for _ in range(max_rounds):
             if run.over:
                 break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ...errors import UnsupportedByEngine
+from ...errors import UnsupportedByEngineError
 from ...select import extract_answer, probable_paths
 from ..answers import Extract, decide, distinct, eligible, likelihood, sample
 from ..result import SearchResult
@@ -37,7 +37,9 @@ async def rpc(
     at_least(1, n=n)
     paths = distinct(eligible(await sample(run, n)))
     if all(math.isnan(path.logprob) for path in paths):
-        raise UnsupportedByEngine("rpc weighs samples by their log-probabilities, which the engine hides")
+        raise UnsupportedByEngineError(
+            "rpc weighs samples by their log-probabilities, which the engine hides"
+        )
     probabilities = [math.exp(likelihood(path)) for path in paths]
     kept = probable_paths(probabilities) if prune else [True] * len(paths)
     weights = [p if keep else 0.0 for p, keep in zip(probabilities, kept, strict=True)]
