@@ -175,7 +175,7 @@ def test_one_prompt_is_saved_too(folder: Path, tmp_path: Path, capsys: pytest.Ca
 HOLDER = """
 import sys
 from pathlib import Path
-from tts_decode.record_file import open_locked
+from tts_decode.records.record_file import open_locked
 lock = open_locked(Path(sys.argv[1]))
 lock.write(b"process 1 \\x1b[31m on another machine")
 print("held", flush=True)

@@ -22,6 +22,7 @@ from tts_decode import (
     TreeDecoder,
     gather,
 )
+from tts_decode.model.packed_model import PackedModel
 from tts_decode.rewards import mean_logprob
 from tts_decode.search import STRATEGIES, SearchResult, beam_search
 
@@ -459,12 +460,15 @@ def test_a_failing_forward_changes_nothing(
                 raise MemoryError("no memory left")
             return attend(layer, *arguments, **options)
 
-        def broken_norm(*arguments: Any) -> torch.Tensor:
+        forward = PackedModel.forward
+
+        def broken_end(*arguments: Any) -> None:
+            forward(*arguments)
             raise MemoryError("no memory left")
 
         with monkeypatch.context() as patch:
             patch.setattr(decoder.runtime.pool, "attend", broken)
-            patch.setattr("tts_decode.model.packed_model.rms_norm", broken_norm)
+            patch.setattr(PackedModel, "forward", broken_end)
             with pytest.raises(MemoryError, match="no memory left"):
                 await gather(child.step() for child in children)
             with pytest.raises(MemoryError):

@@ -166,7 +166,7 @@ def test_two_never_write_at_once(path: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from tts_decode.record_file import RecordFile
+from tts_decode.records.record_file import RecordFile
 file = RecordFile(Path(sys.argv[1]), "tests/records", 2, resume=True, error=ValueError)
 file.write({"n": "theirs"})
 print("held", flush=True)

@@ -273,15 +273,15 @@ def test_bad_arguments_name_the_argument() -> None:
         (ValueError, "v_pages: .*meta", lambda: tree_attention(case.q, k, v.to("meta"), good)),
         (
             ValueError,
-            "pages: .*meta",
-            lambda: tree_attention(case.q, k, v, replace(good, pages=good.pages.to("meta"))),
+            "plan: .*meta",
+            lambda: tree_attention(case.q, k, v, replace(good, buffer=good.buffer.to("meta"))),
         ),
         (TypeError, "k_pages", lambda: tree_attention(case.q, k.half(), v.half(), good)),
         (ValueError, "k_pages", lambda: tree_attention(case.q, v, k, good)),
         (ValueError, "k_pages.*strides", lambda: tree_attention(case.q, k.mT.contiguous().mT, v, good)),
         (
             TypeError,
-            "segments",
+            "plan: .*int64",
             lambda: tree_attention(case.q, k, v, replace(good, buffer=good.buffer.long())),
         ),
         (ValueError, "page_size", lambda: tree_attention(case.q, k, v, replace(good, page_size=32))),
