@@ -284,7 +284,6 @@ def test_bad_arguments_name_the_argument() -> None:
             "plan: .*int64",
             lambda: tree_attention(case.q, k, v, replace(good, buffer=good.buffer.long())),
         ),
-        (ValueError, "page_size", lambda: tree_attention(case.q, k, v, replace(good, page_size=32))),
     ]
     for error, message, call in refused:
         with pytest.raises(error, match=message):
