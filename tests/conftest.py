@@ -15,7 +15,8 @@ from tts_decode.default_model import default_model_file
 from tts_decode.errors import ModelLoadError
 from tts_decode.model.loading import load_model
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent))  # for fuzz
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 sys.path.append(str(Path(__file__).parents[1]))  # for benches.gpu; last, so that it hides no installation
 
 from openai_server import Server

@@ -1,5 +1,5 @@
 // Random rows through every instruction-set level, meant to run under the sanitizers: logits end where their
-// last row ends. The comparison with the specification is in tests/test_sample_tokens.py.
+// last row ends. The comparison with the specification is in tests/kernels/test_sample_tokens.py.
 #include <algorithm>
 #include <cmath>
 #include <numeric>

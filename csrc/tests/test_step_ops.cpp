@@ -1,7 +1,7 @@
 // The products and row operations of a decode step through every instruction-set level, meant to run under
 // the sanitizers: arrays end where their last element ends. bfloat16 weights are in
-// test_packed_linear.cpp; the comparison over all shapes is in tests/test_packed_linear.py,
-// tests/test_row_ops.py and tests/test_decoder_layers.py.
+// test_packed_linear.cpp; the comparison over all shapes is in tests/kernels/test_packed_linear.py,
+// tests/kernels/test_row_ops.py and tests/kernels/test_decoder_layers.py.
 #include <cmath>
 #include <random>
 #include <vector>

@@ -1,5 +1,5 @@
 // Random walks over the tree and the planner, meant to run under the sanitizers; the full model is in
-// tests/test_kv_tree.py and tests/test_plan.py.
+// tests/kernels/test_kv_tree.py and tests/kernels/test_plan.py.
 #include <algorithm>
 #include <map>
 #include <random>

@@ -14,7 +14,7 @@ _ACTS_LATE = re.compile(
     "window|chunk|floor|temperature_tuning|log_scaling|scaling_beta|index_topk|indexer|topk_block|block_size|"
     "dilat|max_distance|bucket|sparse_attention|long_factor|local_attention"
 )
-# By what each of these is right at every length; tests/test_self_check.py has each at low limits.
+# By what each of these is right at every length; tests/decode/test_self_check.py has each at low limits.
 _SERVED = {
     **dict.fromkeys(
         ("sliding_window", "local_attention", "attention_chunk_size"), "masks are asked for at all lengths"

@@ -329,7 +329,7 @@ def test_the_lists_of_keys_do_not_contradict_each_other() -> None:
 
 
 def test_the_documentation_lists_every_key() -> None:
-    text = (Path(__file__).parent.parent / "docs" / "gguf.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "gguf.md").read_text(encoding="utf-8")
     keys = {*ROTARY, *COMPUTED, *NEUTRAL, *HARMLESS, *ARCHITECTURES}
     for architecture in ARCHITECTURES.values():
         keys |= {*architecture.integers, *architecture.numbers, *architecture.computed, *architecture.neutral}

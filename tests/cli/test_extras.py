@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tts_decode.extras import INSTALLS, MissingExtraError, require
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 HIDE = """if True:
     import sys
@@ -49,7 +49,7 @@ def test_a_search_over_a_server_needs_the_base_installation_only() -> None:
     print(decoder.run(search(beam_search, beam_width=1, scorer=verifier(lambda text: "4" in text))).answer)
     server.close()
     """
-    done = run_without(tuple(INSTALLS), code, str(Path(__file__).parent))
+    done = run_without(tuple(INSTALLS), code, str(ROOT / "tests/helpers"))
     assert done.stdout == "The answer is 4.\n" * 2, done.stderr
 
 

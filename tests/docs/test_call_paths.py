@@ -16,7 +16,7 @@ from tts_decode import SamplingParams, TreeBranch, TreeDecoder
 
 from tts_kernels import KVPool, KVTree, plan, tree_attention
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FIGURE = re.compile(r"^### (.+?)\n.*?^```mermaid\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 

@@ -26,7 +26,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     environment.pop("TRITON_INTERPRET", None)
-    script = Path(__file__).with_name("aot_compile.py")
+    script = Path(__file__).parents[1] / "helpers" / "aot_compile.py"
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     results: dict[str, Any] = json.loads(done.stdout)

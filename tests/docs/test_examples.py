@@ -14,7 +14,7 @@ from openai_server import Server, choice
 from tts_decode import TreeDecoder
 from tts_decode.select import extract_answer
 
-FOLDER = Path(__file__).parent.parent / "examples"
+FOLDER = Path(__file__).parents[2] / "examples"
 
 
 def load(name: str) -> Any:

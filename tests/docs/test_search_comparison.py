@@ -47,7 +47,7 @@ def test_other_settings_are_refused(path: Path) -> None:
 
 
 def test_the_results_in_the_repository_can_be_gone_on_from(tmp_path: Path) -> None:
-    results = Path(__file__).parents[1] / "benches/results/search_comparison.jsonl"
+    results = Path(__file__).parents[2] / "benches/results/search_comparison.jsonl"
     copy = Path(shutil.copy(results, tmp_path))
     settings = json.loads(copy.read_text().partition("\n")[0])
     for name in ("schema", "version", "crc32"):

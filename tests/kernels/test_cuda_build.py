@@ -18,7 +18,7 @@ from tts_kernels import _core
 from tts_kernels.backends import cuda
 from tts_kernels.backends.launch import AttentionOptions, WorkCapacity, WorkLaunch
 
-CSRC = Path(__file__).parent.parent / "csrc"
+CSRC = Path(__file__).parents[2] / "csrc"
 NVCC = shutil.which("nvcc")
 BUILT = pytest.mark.skipif(not _core.cuda_archs, reason="this build has no CUDA kernels")
 RESOURCES = re.compile(

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-PAGE = Path(__file__).parents[1] / "docs/own-strategy.md"
+PAGE = Path(__file__).parents[2] / "docs/own-strategy.md"
 _ROW = re.compile(r"^\| `([a-z_*]+)` \| `([^`]+)` \| (.+) \|$", re.MULTILINE)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SOURCES = {"tts_decode": ROOT / "python/tts_decode", "tts_kernels": ROOT / "tts_kernels"}
 
 # Room of tts_decode -> rooms that it may import. A module beside the rooms counts as one.
