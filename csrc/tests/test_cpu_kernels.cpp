@@ -1,6 +1,7 @@
 // Random trees through every instruction-set level, meant to run under the sanitizers: pools end where their
 // last page ends, so a read too far is seen. In this build the levels avx512_bf16 and amx run an emulated dot
-// product where the CPU has AVX-512. The comparison over all shapes is in tests/kernels/test_tree_attention.py.
+// product where the CPU has AVX-512. The comparison over all shapes is in
+// tests/kernels/test_tree_attention.py.
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
