@@ -4,6 +4,7 @@ Names are imported when they are first used. Importing torch and transformers ta
 `OpenAICompletions` needs no transformers.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,9 @@ _MODULES = {
     "core.step": ("Step",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the application listens
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -29,6 +30,8 @@ from .kv_budget import KVBudget, KVShare, Pin
 from .pool import make_pool
 from .runtime import Runtime
 from .scheduler import Scheduler
+
+_log = logging.getLogger(__name__)
 
 
 class TreeDecoder(Runner):
@@ -157,6 +160,14 @@ class TreeDecoder(Runner):
             track_mass=track_mass,
         )
         self._scheduler = Scheduler(self.runtime)
+        _log.info(
+            "%s on %s: %s path, %d KV pages; self-check: %s",
+            type(engine.model).__name__,
+            engine.device,
+            "general" if engine.packed is None else "packed",
+            pool.num_pages,
+            self.self_check,
+        )
 
     @classmethod
     def from_pretrained(

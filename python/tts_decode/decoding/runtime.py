@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from weakref import WeakSet
@@ -15,6 +16,8 @@ from ..model.hf import HFEngine
 from ..model.host_steps import HostSteps
 from ..model.sparse import SparseConfig
 from .kv_budget import KVShare
+
+_log = logging.getLogger(__name__)
 
 
 class KVHolder(Protocol):
@@ -56,6 +59,7 @@ class Runtime:
         epoch = self.engine.weights.check()
         if epoch != self.weights_epoch:
             self.weights_epoch = epoch
+            _log.info("the model's weights changed: pins go, branches are stale until they are recomputed")
             self.kv.drop_pins()
             for holder in list(self.holders):
                 holder.lose_kv()
