@@ -7,6 +7,7 @@ import json
 import logging
 import time
 import traceback
+import tracemalloc
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -144,7 +145,9 @@ def test_a_number_of_tokens_is_within_what_was_asked(server, usage, message):
         complete(server, answer=(200, {}, choice("a", "length")[2] | {"usage": {"completion_tokens": usage}}))
 
 
-@pytest.mark.parametrize("number", ["0.5", "1e400", "-1e400", "NaN", "Infinity", "true", '"-1"', "9" * 5000])
+@pytest.mark.parametrize(
+    "number", ["0.5", "1e400", "-1e400", "NaN", "Infinity", "true", '"-1"', "9" * 5000, "-1" + "0" * 400]
+)
 def test_log_probabilities_are_finite_and_at_most_0(server, number):
     body = '{"choices": [{"text": "a", "finish_reason": "length", "logprobs": {"tokens": ["a"], '
     with pytest.raises(EngineError, match=r"log-probability|no JSON object"):
@@ -180,10 +183,22 @@ def test_answers_that_cannot_be_are_errors(server, answer, message):
     assert len(str(info.value)) < 500
 
 
-def test_a_compressed_answer_counts_by_what_it_holds(server):
-    bomb = gzip.compress(b" " * (64 << 20))
-    with pytest.raises(EngineError, match="larger than"):
-        complete(server, answer=(200, {"Content-Encoding": "gzip"}, bomb))
+@pytest.mark.parametrize("status", [200, 401])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_compressed_answer_is_refused_before_it_is_unpacked(server, status, times):
+    """Packed twice, 64 MiB are some hundred bytes."""
+    bomb = b" " * (64 << 20)
+    for _ in range(times):
+        bomb = gzip.compress(bomb)
+    coding = ", ".join(["gzip"] * times)
+    tracemalloc.start()
+    try:
+        with pytest.raises(EngineError, match=f"Content-Encoding '{coding}', which was not asked for"):
+            complete(server, answer=(status, {"Content-Encoding": coding}, bomb), retries=0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 << 20
 
 
 def test_the_time_limit_holds_for_the_whole_call(server):

@@ -145,7 +145,14 @@ class JSONPost:
         read = bytearray()
         async with client.stream("POST", self._url, content=data, headers=self._headers) as response:
             failed = response.status_code != 200
-            async for chunk in response.aiter_bytes():
+            after = _seconds(response.headers.get("Retry-After"))
+            coding = response.headers.get("Content-Encoding", "identity")
+            if coding.lower() != "identity":  # some bytes of it may decompress to gigabytes
+                what = f"Content-Encoding {coding!r}, which was not asked for"
+                if not failed:
+                    raise self.error(what, "")
+                return response.status_code, after, what
+            async for chunk in response.aiter_raw():
                 read += chunk
                 if failed and len(read) > _ERROR_BYTES:
                     break
@@ -153,7 +160,7 @@ class JSONPost:
                     raise self.error(
                         f"the answer is larger than {max_bytes:,} bytes", _decoded(read[:_ERROR_BYTES])
                     )
-        return response.status_code, _seconds(response.headers.get("Retry-After")), _decoded(read)
+        return response.status_code, after, _decoded(read)
 
     def _parsed(self, text: str) -> dict[str, Any]:
         try:

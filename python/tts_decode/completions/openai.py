@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -264,7 +265,7 @@ def _logprob(value: object) -> float:
         return math.nan
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"expected a log-probability, got {value!r}")
-    if not -math.inf < value <= _ROUNDING:
+    if not -sys.float_info.max <= value <= _ROUNDING:  # an integer may be beyond what float64 holds
         raise ValueError(f"expected a log-probability of at most 0, got {value!r}")
     return min(float(value), 0.0)
 

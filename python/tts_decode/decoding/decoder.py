@@ -66,8 +66,9 @@ class TreeDecoder(Runner):
         check: compare the model's own plain forward of a few random tokens with the decoder's before it
             serves: prefill in chunks, a fork, a truncation, decode steps, over packed weights too where
             they are. A model that did not change is compared once. Modules that take the place of others
-            later are not compared: make a new decoder. No other thread may run the model meanwhile, as
-            weights are substituted in its modules. False serves a model unchecked, right or wrong.
+            later are not compared: make a new decoder. No other thread may run the model by itself
+            meanwhile, as weights are substituted in its modules. False serves a model unchecked, right or
+            wrong.
 
     The same seed gives the same text whatever else is in the batch as far as attention and the matrix
     products do. On the CPU attention is bitwise independent of the batch, and with packed weights so is the
@@ -125,7 +126,8 @@ class TreeDecoder(Runner):
         if sparse is not None:
             check_sparse(sparse, engine.kv_shape.num_layers)
         on_host = _runs_on_host(engine.device)
-        self.self_check = check_agreement(engine, on_host=on_host) if check else None
+        with engine.weights.lock:
+            self.self_check = check_agreement(engine, on_host=on_host) if check else None
         summaries = None if sparse is None else sparse.summaries
         pool = make_pool(engine, kv_bytes, kv_dtype, summaries, on_host=on_host)
         steps: HostSteps | DeviceSteps

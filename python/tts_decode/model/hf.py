@@ -215,7 +215,8 @@ class HFEngine:
         if packed_others(model):
             self.weights.changed()
         self._kept = self._properties()
-        self.kv_shape = self._examine()
+        with self.weights.lock:
+            self.kv_shape = self._examine()
         self._placing = self.weights.placing
 
     def _examine(self) -> KVShape:
@@ -292,7 +293,8 @@ class HFEngine:
         Where none does nothing is multiplied with the vocabulary. embeds: float [S, hidden], the inputs of
         the S tokens of id -1, in order.
         """
-        self._follow_weights()
+        with self.weights.lock:
+            self._follow_weights()
         if self.packed is not None:
             return self._packed_forward(self.packed, tokens, positions, rows, context, hidden, embeds)
         return self.general_forward(tokens, positions, rows, context, hidden=hidden, embeds=embeds)
@@ -307,7 +309,19 @@ class HFEngine:
         hidden: bool,
         embeds: Tensor | None = None,
     ) -> Output:
-        """`forward` through the modules of the model, whatever is packed."""
+        """`forward` through the modules of the model, whatever is packed. One thread at a time runs them."""
+        with self.weights.lock:
+            return self._general_forward(tokens, positions, rows, context, hidden, embeds)
+
+    def _general_forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        rows: Tensor | None,
+        context: StepContext,
+        hidden: bool,
+        embeds: Tensor | None,
+    ) -> Output:
         kept: list[Tensor] = []
         hook = self.base.register_forward_hook(lambda _m, _a, out: kept.append(out[0])) if hidden else None
         try:
@@ -344,7 +358,8 @@ class HFEngine:
         if isinstance(context.plan, TreePlan) and context.masses is None and context.sparse is None:
             dense = context.pool, context.slots, context.plan
         with torch.inference_mode():
-            inputs = self._embed(tokens, embeds).float()
+            with self.weights.lock:
+                inputs = self._embed(tokens, embeds).float()
             attend = dense or partial(_attend, context)
             states, logits = packed.forward(inputs, positions, self.dtype, attend, rows)
         masses = None if context.masses is None else context.masses.mean()
@@ -425,19 +440,22 @@ class HFEngine:
     def attention(self, name: str) -> Iterator[None]:
         """Has the model run with an attention implementation of transformers, and in eval mode, also where it
         or a part of it is being trained."""
-        training = [module for known in self._modules if (module := known()) is not None and module.training]
-        for module in training:
-            module.training = False
-        before = [config._attn_implementation_internal for config in self._configs]
-        for config in self._configs:
-            config._attn_implementation_internal = name
-        try:
-            yield
-        finally:
+        with self.weights.lock:
+            training = [
+                module for known in self._modules if (module := known()) is not None and module.training
+            ]
             for module in training:
-                module.training = True
-            for config, own in zip(self._configs, before, strict=True):
-                config._attn_implementation_internal = own
+                module.training = False
+            before = [config._attn_implementation_internal for config in self._configs]
+            for config in self._configs:
+                config._attn_implementation_internal = name
+            try:
+                yield
+            finally:
+                for module in training:
+                    module.training = True
+                for config, own in zip(self._configs, before, strict=True):
+                    config._attn_implementation_internal = own
 
 
 def _refuse_other(name: str, before: object, now: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from operator import attrgetter, is_
 from typing import Any
@@ -27,16 +28,23 @@ class Weights:
     Attributes:
         epoch: moves on with every change that was noticed.
         placing: moves on where a module, a tensor or its memory may be another one than before.
+        lock: held by the thread that has put something else into the model for a forward: an attention
+            implementation, hooks, weights.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.epoch = 0
         self.placing = 0
+        self.lock = threading.RLock()
         self._model = ref(model)
         self._note(*_parts(model))
 
     def check(self) -> int:
         """The epoch, a new one where something changed since the last call."""
+        with self.lock:
+            return self._checked()
+
+    def _checked(self) -> int:
         model = self._model()
         assert model is not None  # whoever asks holds it
         modules, tensors = _parts(model)
@@ -86,13 +94,15 @@ class Weights:
 
 
 _watched: WeakKeyDictionary[nn.Module, Weights] = WeakKeyDictionary()
+_watching = threading.Lock()
 
 
 def weights_of(model: nn.Module) -> Weights:
     """One for all who ask for the same model."""
-    if model not in _watched:
-        _watched[model] = Weights(model)
-    return _watched[model]
+    with _watching:
+        if model not in _watched:
+            _watched[model] = Weights(model)
+        return _watched[model]
 
 
 # `check` looks at hundreds of modules and tensors before each step, so without a call in Python for each.
