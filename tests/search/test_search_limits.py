@@ -118,3 +118,27 @@ def test_what_does_not_fit_ends_a_strategy_of_ones_own(decoder: TreeDecoder, whe
     result = decoder.run(search())
     assert f"the model{' allows' if where == 'prompt' else chr(39) + 's'} {POSITIONS}" in result.stopped
     assert [len(candidate.tokens) for candidate in result.candidates] == [6, 6]
+
+
+@pytest.mark.parametrize("length", [20, 511])
+def test_a_template_that_gives_nothing_ends_the_search(decoder: TreeDecoder, length: int) -> None:
+    """Behind a prompt of 511 tokens the answers are too short to hold any text."""
+
+    @strategy("asks again with nothing but the answer")
+    async def bare(run: SearchRun, *, n: int = 2) -> SearchResult:
+        branches = run.fork(run.root, n)
+        await run.step(branches)
+        await run.ask("")
+        return run.result()
+
+    async def search() -> SearchResult:
+        root = await decoder.root(prompt(length))
+        try:
+            return await bare(root)
+        finally:
+            root.release()
+
+    result = decoder.run(search())
+    assert result.stopped == "a prompt of the search's own is empty"
+    assert [bool(candidate.tokens) for candidate in result.candidates] == [True, True]
+    assert decoder.stats().branches == 0

@@ -191,6 +191,8 @@ class SearchRun(HeldBranches):
         knows_chat = decoder is None or decoder.knows_chat
         if isinstance(prompt, str) and is_chat(self.root.prompt) and knows_chat:
             prompt = [{"role": "user", "content": prompt}]
+        if not prompt:  # as where a template is all answer, and the answer is empty
+            raise SearchStoppedError("a prompt of the search's own is empty")
         asked = zlib.crc32(repr(prompt).encode())
         count = self._asked[asked] = self._asked.get(asked, 0) + 1
         seed = mix(self.root.seed if seed is None else seed, asked, count)
