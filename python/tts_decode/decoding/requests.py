@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -32,7 +33,7 @@ class Feed:
     tokens_end: int = 0  # the same for the forward's tokens
 
 
-class Request(Generic[T]):
+class Request(ABC, Generic[T]):
     """A call that waits for the engine. `future` carries its result; `path` is set once it is admitted."""
 
     needs_hidden = False  # whether `fed` must be given hidden states
@@ -95,12 +96,12 @@ class Request(Generic[T]):
         """Input [hidden] of a missing token of id -1, at its position in the path."""
         return self.path.embeds[position]
 
+    @abstractmethod
     def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
         """The first `count` missing tokens are in the tree.
 
         logits: of `logit_rows`, float32. hidden: rows of all, float32.
         """
-        raise NotImplementedError
 
     def resolve(self, result: T) -> None:
         self.path.busy = False
