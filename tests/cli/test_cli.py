@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from cli_commands import search
-from tiny_models import EOS, VOCAB, byte_tokenizer
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from tiny_models import byte_tokenizer, tiny_model
+from transformers import AutoModelForSequenceClassification
 from tts_decode.cli.app import run
 from tts_decode.cli.options import families
 from tts_decode.search import STRATEGIES
@@ -86,21 +85,10 @@ def test_cost_budget(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_reward_model_as_scorer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.manual_seed(3)
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        num_labels=1,
-        pad_token_id=EOS,
-    )
-    LlamaForSequenceClassification(config).save_pretrained(folder / "reward")
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
-    tokenizer.save_pretrained(folder / "reward")
+    model = tiny_model(seed=3, auto=AutoModelForSequenceClassification, num_labels=1)
+    model.save_pretrained(folder / "reward")
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    byte_tokenizer(chat_template=template).save_pretrained(folder / "reward")
     arguments = ["-s", "beam_search", "-o", "n=4", "-o", "beam_width=2", "--kv-mib", "64", "--json"]
     reports = []
     for scorer in ("mean_probability", f"outcome:{folder / 'reward'}"):

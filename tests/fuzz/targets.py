@@ -103,14 +103,8 @@ def decoder_layers(rng: random.Random) -> Case:
 
 
 def costs(rng: random.Random) -> Case:
-    sizes: dict[str, Any] = {
-        "num_layers": 2,
-        "num_q_heads": 4,
-        "num_kv_heads": 2,
-        "head_dim": 32,
-        "hidden": 64,
-    }
-    sizes |= {"intermediate": 128, "vocab": 100}
+    sizes: dict[str, Any] = {"num_layers": 2, "num_q_heads": 4, "num_kv_heads": 2, "head_dim": 32}
+    sizes |= {"hidden": 64, "intermediate": 128, "vocab": 100}
     if rng.random() < 0.3:
         return Case(ModelShape.gated, sizes)
     shape = ModelShape.gated(**sizes)

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from plain_scripts import draw
-from scripted import words
+from scripted import run_scripted, scripted_decoder, words
 
 QUESTION = "Q: "
 
@@ -39,3 +39,8 @@ def judged(seed, kinds, reply):
     """Answers to the question, `reply(prefix, k)` to any other prompt."""
     script = Sampler(seed, kinds)
     return script, lambda prefix, k: script(prefix, k) if prefix == QUESTION else (reply(prefix, k), "eos")
+
+
+def sampled(script, strategy, **options):
+    """The result of a strategy over answers of the script."""
+    return run_scripted(scripted_decoder(script), strategy, QUESTION, **options)

@@ -55,8 +55,16 @@ def search(path, *, body=rebase, resume=False, engine=None, prompt="Q: ", seen=N
     return decoder.run(run()), engine
 
 
-@strategy("for this test: votes are the texts of first steps in the order of their arrival")
+def unregistered(body):
+    """A strategy of one test only."""
+    made = strategy("for this test")(body)
+    del STRATEGIES[body.__name__]
+    return made
+
+
+@unregistered
 async def by_arrival(run, *, n=5, scorer=None):
+    """Votes are the texts of first steps in the order of their arrival."""
     arrived = {}
 
     async def first(branch):
@@ -65,9 +73,6 @@ async def by_arrival(run, *, n=5, scorer=None):
 
     await gather(first(branch) for branch in run.fork(run.root, 12))
     return run.result(votes=arrived)
-
-
-del STRATEGIES["by_arrival"]
 
 
 def sealed(lines):

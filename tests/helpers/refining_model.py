@@ -3,7 +3,7 @@
 from collections import Counter
 
 from plain_scripts import answer_of, draw
-from scripted import words
+from scripted import run_scripted, scripted_decoder, words
 
 QUESTION = "Q: "
 SEEDS = range(8)
@@ -56,3 +56,8 @@ class Model:
 
 def found(result):
     return sorted(candidate.text for candidate in result.candidates)
+
+
+def refined(model, strategy, **options):
+    """The result of a strategy on the script of a model that nobody asked yet."""
+    return run_scripted(scripted_decoder(model), strategy, QUESTION, **options)

@@ -4,7 +4,7 @@ import random
 import zlib
 from collections import Counter
 
-from scripted import words
+from scripted import run_scripted, scripted_decoder, words
 from search_options import length_mod_3
 from tiny_models import byte_tokenizer, tiny_model
 from tts_decode import SamplingParams, TreeDecoder
@@ -69,3 +69,9 @@ async def search(decoder, strategy, **options):
     result = await strategy(root, **options)
     root.release()
     return result
+
+
+def think(script, strategy, max_tokens, **options):
+    """The result of a strategy on the script; max_tokens: of a line."""
+    sampling = SamplingParams(max_tokens=max_tokens)
+    return run_scripted(scripted_decoder(script), strategy, "Q: ", sampling=sampling, **options)

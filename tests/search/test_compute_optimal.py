@@ -3,7 +3,7 @@
 import pytest
 from plain_scripts import random_score, step_script
 from scripted import run_scripted, scorer, scripted_decoder
-from step_searches import SAMPLING, SEEDS, found, search
+from step_searches import SEEDS, found, search
 from tts_decode import Budget, gather
 from tts_decode.search import SearchRun, Strategy, beam_search, best_of_n, compute_optimal, dvts
 
@@ -91,16 +91,8 @@ def test_compute_optimal_goes_on_in_the_same_run(seed, level, chosen):
 
 
 def test_compute_optimal_with_the_budget_gone_ends_with_its_probes():
-    decoder = scripted_decoder(step_script(1))
-    result = run_scripted(
-        decoder,
-        compute_optimal,
-        "Q: ",
-        sampling=SAMPLING,
-        budget=Budget(max_tokens=3),
-        num_probes=2,
-        scorer=scorer(random_score(1)),
-    )
+    options = {"budget": Budget(max_tokens=3), "num_probes": 2, "scorer": scorer(random_score(1))}
+    _, result = search(compute_optimal, step_script(1), **options)
     assert len(result.candidates) == 2
     assert result.stopped is not None
 

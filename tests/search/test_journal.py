@@ -5,10 +5,10 @@ import json
 import math
 
 import pytest
-from journaled import Crash, Engine, by_arrival, search
+from journaled import Crash, Engine, by_arrival, search, unregistered
 from tts_decode.completions.completion import Completion
 from tts_decode.completions.decoder import TextDecoder
-from tts_decode.search import STRATEGIES, Journal, SearchRun, beam_search, best_of_n, rebase, strategy
+from tts_decode.search import Journal, SearchRun, beam_search, best_of_n, rebase
 
 
 @pytest.mark.parametrize("crash_after", [0, 1, 4, 7, 11])
@@ -84,8 +84,7 @@ def test_a_cancelled_call_does_not_hold_up_a_replay(tmp_path):
         await asyncio.gather(*tasks, return_exceptions=True)
         return run.result()
 
-    made = strategy("for this test")(first_of)
-    del STRATEGIES["first_of"]
+    made = unregistered(first_of)
     path = tmp_path / "search.jsonl"
     expected, _ = search(path, body=made)
     result, engine = search(path, body=made, resume=True)
@@ -105,8 +104,7 @@ def test_numbers_are_those_of_the_first_time(tmp_path):
             branch.scores.append(sum(await run.logprobs_of(branch, "Yes")))
         return run.result()
 
-    made = strategy("for this test")(judged)
-    del STRATEGIES["judged"]
+    made = unregistered(judged)
 
     def decide(journal, values):
         async def score(prompt, continuations):
@@ -145,8 +143,7 @@ def test_a_call_cancelled_during_its_replay_does_not_hold_up_the_others(tmp_path
         await run.complete(one)
         return run.result()
 
-    made = strategy("for this test")(first_of)
-    del STRATEGIES["first_of"]
+    made = unregistered(first_of)
 
     def decide(journal, replay=None):
         decoder = TextDecoder(Engine())
@@ -191,8 +188,7 @@ def test_numbers_that_json_lacks_are_handed_out_again(tmp_path):
         await run.step(branches)
         return run.result()
 
-    made = strategy("for this test")(judged)
-    del STRATEGIES["judged"]
+    made = unregistered(judged)
     path = tmp_path / "search.jsonl"
     expected, _ = search(path, body=made, engine=Untold(), n=2)
     before = path.read_bytes()

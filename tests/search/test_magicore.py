@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 from plain_scripts import answer_of, draw
-from refining_model import QUESTION, Model, found, score_of
+from refining_model import QUESTION, Model, found, refined, score_of
 from scipy.special import expit
 from scipy.stats import entropy
-from scripted import run_scripted, scorer, scripted_decoder
+from scripted import scorer
 from tts_decode import SamplingParams
 from tts_decode.search import magicore
 from tts_decode.select import vote_confidence
@@ -84,10 +84,9 @@ def test_magicore_refines_hard_questions_alone():
     iterations = Counter()
     for seed in range(24):
         best, everything, used = plain_magicore(Model(seed, kinds=4, steps=3), 5, 2, 0.9)
-        result = run_scripted(
-            scripted_decoder(Model(seed, kinds=4, steps=3)),
+        result = refined(
+            Model(seed, kinds=4, steps=3),
             magicore,
-            QUESTION,
             sampling=SamplingParams(stop=("\n",), max_step_tokens=512),
             n=5,
             max_rounds=2,
@@ -113,14 +112,7 @@ def test_magicore_votes_with_rewards_below_zero():
     tally = Counter()
     for text in texts:
         tally[answer_of(text)] += math.exp(below(text))
-    result = run_scripted(
-        scripted_decoder(Model(1)),
-        magicore,
-        QUESTION,
-        n=7,
-        max_rounds=0,
-        scorer=scorer(below),
-        agg_strategy="last",
-        extract=answer_of,
+    result = refined(
+        Model(1), magicore, n=7, max_rounds=0, scorer=scorer(below), agg_strategy="last", extract=answer_of
     )
     assert result.votes == pytest.approx(dict(tally))

@@ -11,14 +11,13 @@ import pytest
 from plain_scripts import PlainModel, asked, number, random_score, step_sampling
 from scipy.stats import chisquare
 from scripted import EOS, run_scripted, scorer, scripted_decoder, words
+from step_searches import SEEDS, search
 from tts_decode import Budget
 from tts_decode.completions.completion import Completion
 from tts_decode.completions.decoder import TextDecoder
 from tts_decode.errors import UnsupportedByEngineError
 from tts_decode.search import best_of_n, qalign
 from tts_decode.select import extract_answer
-
-SEEDS = range(6)
 
 
 def plain_chain(model, reward, rng, *, states, beta):
@@ -63,17 +62,8 @@ def test_qalign(seed, beta, burn_in):
     model = PlainModel(long_step_script(seed))
     rng = random.Random(random.Random(seed).getrandbits(64))
     chain = plain_chain(model, reward, rng, states=25, beta=beta)[burn_in:]
-    decoder = scripted_decoder(long_step_script(seed))
-    result = run_scripted(
-        decoder,
-        qalign,
-        "Q: ",
-        sampling=step_sampling(seed),
-        max_samples=25,
-        beta=beta,
-        burn_in=burn_in,
-        scorer=scorer(reward),
-    )
+    options = {"max_samples": 25, "beta": beta, "burn_in": burn_in, "scorer": scorer(reward)}
+    decoder, result = search(qalign, long_step_script(seed), seed=seed, **options)
     assert [c.text for c in result.candidates] == chain
     assert [c.score for c in result.candidates] == [reward(text) for text in chain]
     assert asked(decoder) == model.asked
@@ -109,16 +99,8 @@ def test_qalign_states_have_the_tilted_law():
         for i, char in enumerate(text):
             p *= (1 - end[i]) * (letter[text[:i]] if char == "a" else 1 - letter[text[:i]])
         law[text] = p * math.exp(rewards[text] / beta)
-    decoder = scripted_decoder(script)
-    result = run_scripted(
-        decoder,
-        qalign,
-        "Q: ",
-        sampling=step_sampling(1),
-        max_samples=3000,
-        beta=beta,
-        scorer=scorer(lambda text: rewards[said(text)]),
-    )
+    options = {"max_samples": 3000, "beta": beta, "scorer": scorer(lambda text: rewards[said(text)])}
+    _, result = search(qalign, script, seed=1, **options)
     states = [said(c.text) for c in result.candidates[::5]]
     counts, total = Counter(states), sum(law.values())
     expected = [len(states) * p / total for p in law.values()]
@@ -130,16 +112,8 @@ def test_qalign_chains_are_independent_of_how_they_interleave():
     """Two chains, the first of them slow or fast: the same states come of each."""
 
     def states(latency):
-        decoder = scripted_decoder(long_step_script(3), latency=latency)
-        result = run_scripted(
-            decoder,
-            qalign,
-            "Q: ",
-            sampling=step_sampling(3),
-            max_samples=20,
-            parallel=2,
-            scorer=scorer(random_score(3)),
-        )
+        options = {"max_samples": 20, "parallel": 2, "scorer": scorer(random_score(3))}
+        _, result = search(qalign, long_step_script(3), seed=3, latency=latency, **options)
         return Counter(c.text for c in result.candidates), result.votes, result.best.text
 
     even = states(None)
@@ -150,17 +124,10 @@ def test_qalign_chains_are_independent_of_how_they_interleave():
 @pytest.mark.parametrize("tokens", range(3, 60, 7))
 def test_qalign_keeps_what_the_budget_paid_for(tokens):
     """Whole candidates are the chain's first states, and the answer is one of them if there are any."""
-    options = {
-        "sampling": step_sampling(2),
-        "max_samples": 30,
-        "burn_in": 2,
-        "scorer": scorer(random_score(2)),
-    }
-    free = run_scripted(scripted_decoder(long_step_script(2)), qalign, "Q: ", **(options | {"burn_in": 0}))
+    options = {"max_samples": 30, "burn_in": 2, "scorer": scorer(random_score(2))}
+    _, free = search(qalign, long_step_script(2), seed=2, **(options | {"burn_in": 0}))
     states = [c.text for c in free.candidates]
-    short = run_scripted(
-        scripted_decoder(long_step_script(2)), qalign, "Q: ", budget=Budget(max_tokens=tokens), **options
-    )
+    _, short = search(qalign, long_step_script(2), seed=2, budget=Budget(max_tokens=tokens), **options)
     whole = [c.text for c in short.candidates if c.complete]
     assert short.stopped is not None
     if whole and len(short.candidates) > 2:
@@ -172,16 +139,8 @@ def test_qalign_keeps_what_the_budget_paid_for(tokens):
 
 def test_qalign_keeps_the_prefix_and_drops_the_rest():
     """A proposal's node hangs inside the step that the cut went through, and says how much of it it took."""
-    decoder = scripted_decoder(long_step_script(0))
-    result = run_scripted(
-        decoder,
-        qalign,
-        "Q: ",
-        sampling=step_sampling(0),
-        max_samples=30,
-        beta=10.0,
-        scorer=scorer(random_score(0)),
-    )
+    options = {"max_samples": 30, "beta": 10.0, "scorer": scorer(random_score(0))}
+    _, result = search(qalign, long_step_script(0), seed=0, **options)
     cut = [node for node in result.tree if node.at is not None]
     assert cut
     assert all(0 < node.at < len(result.tree[node.parent].tokens) for node in cut)

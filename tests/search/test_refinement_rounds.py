@@ -2,8 +2,8 @@
 
 import pytest
 from plain_scripts import answer_of
-from refining_model import QUESTION, SEEDS, Model, found, score_of
-from scripted import run_scripted, scorer, scripted_decoder
+from refining_model import QUESTION, SEEDS, Model, found, refined, score_of
+from scripted import scorer
 from tts_decode.search import heart, iterative_agent_decoding, tpo
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -18,10 +18,9 @@ def test_iad_shows_the_best_and_the_worst_so_far(n):
             best, worst = max(texts, key=score_of), min(texts, key=score_of)
             prompt = f"{QUESTION}+{score_of(best):.3f} {best}-{score_of(worst):.3f} {worst}"
             texts += [model.ask(prompt) for _ in range(n)]
-        result = run_scripted(
-            scripted_decoder(Model(seed)),
+        result = refined(
+            Model(seed),
             iterative_agent_decoding,
-            QUESTION,
             n=n,
             max_rounds=2,
             scorer=scorer(score_of),
@@ -40,10 +39,9 @@ def test_tpo_turns_the_preference_into_words_and_the_words_into_answers():
             loss = model.ask(f"{pair} why?")
             gradient = model.ask(f"{pair} {loss} how?")
             texts += [model.ask(f"{pair} {loss} {gradient} do") for _ in range(4)]
-        result = run_scripted(
-            scripted_decoder(Model(seed)),
+        result = refined(
+            Model(seed),
             tpo,
-            QUESTION,
             n=4,
             max_rounds=2,
             scorer=scorer(score_of),
@@ -82,15 +80,8 @@ def test_heart_alternates_its_tone_until_the_verifier_accepts():
     counts = set()
     for seed in SEEDS:
         texts = plain_heart(Model(seed), 3, 5, lambda text: score_of(text) >= 0.7)
-        result = run_scripted(
-            scripted_decoder(Model(seed)),
-            heart,
-            QUESTION,
-            n=3,
-            max_rounds=5,
-            scorer=scorer(score_of),
-            threshold=0.7,
-            **HEART,
+        result = refined(
+            Model(seed), heart, n=3, max_rounds=5, scorer=scorer(score_of), threshold=0.7, **HEART
         )
         assert found(result) == sorted(texts)
         assert result.answer == max(texts, key=score_of)
@@ -103,6 +94,6 @@ def test_heart_without_a_verifier_writes_one_answer_of_all():
         model = Model(seed)
         texts = plain_heart(model, 2, 3, lambda text: False)
         shown = "\n\n".join(f"Attempt {i}:\n{text}" for i, text in enumerate(texts, 1))
-        result = run_scripted(scripted_decoder(Model(seed)), heart, QUESTION, n=2, max_rounds=3, **HEART)
+        result = refined(Model(seed), heart, n=2, max_rounds=3, **HEART)
         assert result.answer == model.ask(f"{QUESTION}{shown} all")
         assert found(result) == sorted([*texts, result.answer])

@@ -50,11 +50,15 @@ def text_ids(template: Callable[[str, list[str]], str]) -> Callable[[Any, str, l
     return lambda tokenizer, question, steps: tokenizer(template(question, steps))["input_ids"]
 
 
-def softmax_at(tag: int, tokens: list[int], index: int) -> Callable[[Any, Any, list[int]], Tensor]:
-    def scores(model: Any, head: Any, ids: list[int]) -> Tensor:
-        return plain_logits(model, ids)[:, tokens].softmax(-1)[torch.tensor(ids) == tag, index]
+def tagged(
+    family: str, tags: tuple[str, ...], choices: list[int], index: int, text: Callable[[str, list[str]], str]
+) -> Published:
+    """Scores are the share of one choice's probability among all of them, at each first tag."""
 
-    return scores
+    def scores(model: Any, head: Any, ids: list[int]) -> Tensor:
+        return plain_logits(model, ids)[:, choices].softmax(-1)[torch.tensor(ids) == 257, index]
+
+    return Published(family, tags, text_ids(text), scores)
 
 
 def chat_ids(tokenizer: Any, messages: list[tuple[str, str]]) -> list[int]:
@@ -75,11 +79,12 @@ def skywork_scores(model: Any, head: nn.Module, ids: list[int]) -> Tensor:
 
 
 PUBLISHED = {
-    "math_shepherd": Published(
+    "math_shepherd": tagged(
         "mistral",
         ("ки",),
-        text_ids(lambda q, s: f"{q} Step 1: {s[0]} ки\nStep 2: {s[1]} ки\nStep 3: {s[2]} ки"),
-        softmax_at(257, [PLUS, MINUS], 0),
+        [PLUS, MINUS],
+        0,
+        lambda q, s: f"{q} Step 1: {s[0]} ки\nStep 2: {s[1]} ки\nStep 3: {s[2]} ки",
     ),
     "rebase_llemma": Published(
         "llama",
@@ -100,11 +105,8 @@ PUBLISHED = {
     "skywork_o1": Published(
         "qwen2", (), skywork_ids, skywork_scores, auto=hf.AutoModel, head=lambda: nn.Linear(64, 1)
     ),
-    "er_prm": Published(
-        "llama",
-        (" ки", " +", " -"),
-        text_ids(lambda q, s: f"{q} {s[0]} ки{s[1]} ки{s[2]} ки"),
-        softmax_at(257, [258, 259], 0),
+    "er_prm": tagged(
+        "llama", (" ки", " +", " -"), [258, 259], 0, lambda q, s: f"{q} {s[0]} ки{s[1]} ки{s[2]} ки"
     ),
     "pqm": Published(
         "qwen2",
@@ -119,11 +121,12 @@ PUBLISHED = {
         lambda model, head, ids: head(plain_states(model, ids))[torch.tensor(ids) == 257, 0],
         head=lambda: nn.Linear(64, 1),
     ),
-    "versa_prm": Published(
+    "versa_prm": tagged(
         "llama",
         (" \n\n\n\n",),
-        text_ids(lambda q, s: f"{q} \n\n{s[0]} \n\n\n\n{s[1]} \n\n\n\n{s[2]} \n\n\n\n"),
-        softmax_at(257, [MINUS, PLUS], 1),
+        [MINUS, PLUS],
+        1,
+        lambda q, s: f"{q} \n\n{s[0]} \n\n\n\n{s[1]} \n\n\n\n{s[2]} \n\n\n\n",
     ),
     "outcome": Published(
         "llama",
@@ -217,7 +220,7 @@ def test_token_classifiers_and_capped_logits(family: str) -> None:
     assert decoder.run(prm.step_scores([answer]))[0] == pytest.approx(expected.tolist(), abs=5e-5)
 
 
-# -- the mirrored tree
+# -- readers of one's own
 
 
 def test_several_positions_and_a_function_of_ones_own() -> None:

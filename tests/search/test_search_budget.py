@@ -6,7 +6,7 @@ import zlib
 import pytest
 from scripted import run_scripted, scorer, scripted_decoder
 from search_options import length_mod_3
-from thinking_scripts import SEEDS, Plain, majority, search, texts, tiny, wild
+from thinking_scripts import SEEDS, Plain, majority, search, texts, think, tiny, wild
 from tiny_models import byte_tokenizer, tiny_model
 from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.search import budget_forcing, iterative_deepening, shifted_window
@@ -44,11 +44,10 @@ def test_budget_forcing_does_what_the_paper_says(num_ignore):
     cut = 0
     for seed in SEEDS:
         script = wild(seed, ("eos", "stop_string"))
-        result = run_scripted(
-            scripted_decoder(script),
+        result = think(
+            script,
             budget_forcing,
-            "Q: ",
-            sampling=SamplingParams(max_tokens=40),
+            40,
             n=1,
             num_ignore=num_ignore,
             max_tokens_thinking=14,
@@ -139,14 +138,7 @@ def test_shifted_window_forces_an_answer_only_where_the_window_is_full():
     kinds = set()
     for seed in SEEDS:
         script = wild(seed)
-        result = run_scripted(
-            scripted_decoder(script),
-            shifted_window,
-            "Q: ",
-            sampling=SamplingParams(max_tokens=12),
-            max_tokens_thinking=5,
-            final_answer="Enough. ",
-        )
+        result = think(script, shifted_window, 12, max_tokens_thinking=5, final_answer="Enough. ")
         model = Plain(script)
         thought, reason = model("Q: ", 5)
         expected = "".join(thought)
@@ -183,11 +175,10 @@ def test_iterative_deepening_triggers_at_growing_budgets(gamma):
     stages = []
     for seed in SEEDS:
         script = wild(seed, longest=20)
-        result = run_scripted(
-            scripted_decoder(script),
+        result = think(
+            script,
             iterative_deepening,
-            "Q: ",
-            sampling=SamplingParams(max_tokens=40),
+            40,
             first_budget=5,
             gamma=gamma,
             rethink="Look again. ",

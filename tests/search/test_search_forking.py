@@ -6,8 +6,7 @@ import random
 import pytest
 from scripted import run_scripted, scripted_decoder
 from search_options import length_mod_3
-from thinking_scripts import SEEDS, Plain, majority, search, texts, tiny, wild
-from tts_decode import SamplingParams
+from thinking_scripts import SEEDS, Plain, majority, search, texts, think, tiny, wild
 from tts_decode.search import entropy_forking, hint_infer, rollout_share
 from tts_decode.search.thinking.hint_infer import conjunction_positions
 from tts_decode.select import fork_points
@@ -56,11 +55,10 @@ def test_hint_infer_hints_at_ends_and_at_uncertain_conjunctions(num_hints, num_f
     forked = 0
     for seed in SEEDS:
         script = wild(seed)
-        result = run_scripted(
-            scripted_decoder(script),
+        result = think(
+            script,
             hint_infer,
-            "Q: ",
-            sampling=SamplingParams(max_tokens=30),
+            30,
             num_hints=num_hints,
             num_forks=num_forks,
             hints=hints,
@@ -137,14 +135,7 @@ def plain_entropy_forking(model, prompt, n, num_forks, num_branches, total):
 def test_entropy_forking_forks_where_entropy_was_highest():
     for seed in SEEDS:
         script = wild(seed)
-        result = run_scripted(
-            scripted_decoder(script),
-            entropy_forking,
-            "Q: ",
-            sampling=SamplingParams(max_tokens=30),
-            n=3,
-            extract=length_mod_3,
-        )
+        result = think(script, entropy_forking, 30, n=3, extract=length_mod_3)
         expected = plain_entropy_forking(Plain(script), "Q: ", 3, 2, 2, 30)
         assert len(expected) == 3 * (1 + 2 * 2)
         assert texts(result) == sorted(expected)
@@ -174,9 +165,7 @@ def test_an_engine_without_entropies_gives_no_forks():
     def script(prefix, k):
         return "a b c", "length", [-1.0] * 3, [math.nan] * 3
 
-    result = run_scripted(
-        scripted_decoder(script), entropy_forking, "Q", sampling=SamplingParams(max_tokens=3), n=2
-    )
+    result = think(script, entropy_forking, 3, n=2)
     assert len(result.candidates) == 2
 
 

@@ -6,10 +6,10 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from answer_sampler import QUESTION, Sampler, judged
+from answer_sampler import QUESTION, Sampler, judged, sampled
 from plain_scripts import answer_of, draw
+from plain_selection import plain_b4
 from scripted import run_scripted, scripted_decoder
-from test_select_sampling import plain_b4
 from tiny_models import byte_tokenizer, tiny_model
 from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.search import b4, knockout, multi_verifier, sample_scrutinize
@@ -54,10 +54,9 @@ def test_sample_scrutinize_is_algorithm_1(seed):
     texts = sampler.texts(7)
     likelihoods = {text: sampler.likelihood(k) for k, text in reversed(list(enumerate(texts)))}
     expected = plain_scrutinize(texts, likelihoods, reply, 4, 3, 0.25)
-    result = run_scripted(
-        scripted_decoder(script),
+    result = sampled(
+        script,
         sample_scrutinize,
-        QUESTION,
         n=7,
         num_verifications=4,
         num_comparisons=3,
@@ -88,9 +87,7 @@ def test_knockout_is_won_by_the_winner_of_all_matches(seed, n):
         matches = list(zip(survivors[::2], survivors[1::2], strict=False))
         bye = survivors[2 * len(matches) :]
         survivors = bye + [s if s == t or beats(s, t) else t for s, t in matches]
-    result = run_scripted(
-        scripted_decoder(script), knockout, QUESTION, n=n, num_comparisons=3, compare_prompt=COMPARE
-    )
+    result = sampled(script, knockout, n=n, num_comparisons=3, compare_prompt=COMPARE)
     assert result.answer == survivors[0]
     assert result.best.score == max(c.score for c in result.candidates) > 0
 
@@ -118,14 +115,8 @@ def test_multi_verifier_counts_approvals_of_all_models(seed):
         return votes, script.likelihood(texts.index(text))
 
     judges = [scripted_decoder(script, logprobs_of=opinion(model)) for model in ("one", "two")]
-    result = run_scripted(
-        scripted_decoder(script),
-        multi_verifier,
-        QUESTION,
-        n=6,
-        aspects=aspects,
-        verifier_decoders=judges,
-        verify_prompt=verify_prompt,
+    result = sampled(
+        script, multi_verifier, n=6, aspects=aspects, verifier_decoders=judges, verify_prompt=verify_prompt
     )
     assert result.answer == max(texts, key=rank)
     assert {c.text: c.score for c in result.candidates} == {text: rank(text)[0] / 6 for text in texts}
@@ -167,7 +158,7 @@ def test_b4_takes_the_likeliest_of_the_best_consensus(seed):
 
     script = Sampler(seed)
     best, _ = plain_b4_choice(script, 10, passes)
-    result = run_scripted(scripted_decoder(script), b4, QUESTION, n=10, run_tests=passes)
+    result = sampled(script, b4, n=10, run_tests=passes)
     assert result.answer in best
     likely = max((c for c in result.candidates if c.text in best), key=lambda c: c.logprob / len(c.tokens))
     assert result.best == likely
@@ -202,9 +193,7 @@ def test_b4_without_tests_asks_the_model_for_checks(seed):
 
 def test_b4_wants_the_same_tests_each_time():
     with pytest.raises(ValueError, match=r"run_tests gave \[\d+, .*\] results"):
-        run_scripted(
-            scripted_decoder(Sampler(0)), b4, QUESTION, n=6, run_tests=lambda text: [True] * len(text)
-        )
+        sampled(Sampler(0), b4, n=6, run_tests=lambda text: [True] * len(text))
 
 
 @pytest.mark.parametrize("strategy", [sample_scrutinize, knockout, multi_verifier, b4])

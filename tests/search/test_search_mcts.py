@@ -36,31 +36,14 @@ def plain_mcts(script, n, width, bound):
 def test_mcts_makes_the_choices_of_the_plain_search(seed, selection, bound):
     script = make_script(seed)
     decoder = scripted_decoder(script)
-    result = run_scripted(
-        decoder,
-        mcts,
-        PROMPT,
-        sampling=STEPS,
-        num_simulations=12,
-        num_children=3,
-        selection=selection,
-        scorer=scorer(score),
-    )
+    options = {"num_simulations": 12, "num_children": 3, "selection": selection, "scorer": scorer(score)}
+    result = run_scripted(decoder, mcts, PROMPT, sampling=STEPS, **options)
     root, asked, ends = plain_mcts(script, 12, 3, bound)
     assert prompts(decoder) == asked
     assert {end.text for end in ends} <= {candidate.text for candidate in result.candidates}
     assert result.best.score == max(score(candidate.text) for candidate in result.candidates)
-    visits = run_scripted(
-        scripted_decoder(script),
-        mcts,
-        PROMPT,
-        sampling=STEPS,
-        num_simulations=12,
-        num_children=3,
-        selection=selection,
-        decide_by="visits",
-        scorer=scorer(score),
-    )
+    again = scripted_decoder(script)
+    visits = run_scripted(again, mcts, PROMPT, sampling=STEPS, decide_by="visits", **options)
     while root.children:
         root = max(root.children, key=lambda child: (child.visits, child.value))
     assert visits.answer == root.text

@@ -13,9 +13,8 @@ import pytest
 from plain_scripts import PlainModel, asked, random_score, step_sampling, step_script
 from scipy.stats import chisquare
 from scripted import run_scripted, scorer, scripted_decoder
+from step_searches import SEEDS, search
 from tts_decode.search import particle_filter, particle_gibbs
-
-SEEDS = range(6)
 
 
 def odds(score):
@@ -81,18 +80,9 @@ def test_particle_filter(seed, rule, n, temperature, max_steps):
         temperature=temperature,
         max_steps=max_steps,
     )
-    decoder = scripted_decoder(step_script(seed))
-    result = run_scripted(
-        decoder,
-        particle_filter,
-        "Q: ",
-        sampling=step_sampling(seed),
-        n=n,
-        scorer=scorer(random_score(seed)),
-        resampling=rule,
-        softmax_temperature=temperature,
-        max_steps=max_steps,
-    )
+    options = {"n": n, "resampling": rule, "softmax_temperature": temperature, "max_steps": max_steps}
+    options["scorer"] = scorer(random_score(seed))
+    decoder, result = search(particle_filter, step_script(seed), seed=seed, **options)
     expected = [("".join(steps), scores[-1], ended) for steps, scores, ended in particles]
     assert [(c.text, c.score, c.complete) for c in result.candidates] == expected
     assert asked(decoder) == model.asked
@@ -186,17 +176,8 @@ def test_its_hub_asks_the_model_for_the_same_steps(seed, rule, monkeypatch):
     name = "ParticleFiltering" if rule == "multinomial" else "EntropicParticleFiltering"
     asyncio.run(getattr(peer, name)(steps, Scorer()).ainfer(Model(), "Q: ", 6, return_response_only=False))
 
-    decoder = scripted_decoder(step_script(seed))
-    run_scripted(
-        decoder,
-        particle_filter,
-        "Q: ",
-        sampling=step_sampling(seed),
-        n=6,
-        max_steps=10,
-        scorer=scorer(random_score(seed, 0.9)),
-        resampling=rule,
-    )
+    options = {"n": 6, "max_steps": 10, "resampling": rule, "scorer": scorer(random_score(seed, 0.9))}
+    decoder, _ = search(particle_filter, step_script(seed), seed=seed, **options)
     assert asked(decoder) == model.asked
 
 
@@ -216,18 +197,8 @@ def test_particle_gibbs(seed, rule, n, iterations, max_steps):
             weights = shares([scores[-1] for _, scores, _ in particles], 1.0)
             (chosen,) = draw_indices(weights, 1, rng)
             reference = particles[chosen]
-    decoder = scripted_decoder(step_script(seed))
-    result = run_scripted(
-        decoder,
-        particle_gibbs,
-        "Q: ",
-        sampling=step_sampling(seed),
-        n=n,
-        max_rounds=iterations - 1,
-        scorer=scorer(score),
-        max_steps=max_steps,
-        resampling=rule,
-    )
+    options = {"n": n, "max_rounds": iterations - 1, "max_steps": max_steps, "resampling": rule}
+    decoder, result = search(particle_gibbs, step_script(seed), seed=seed, scorer=scorer(score), **options)
     assert [(c.text, c.score, c.complete) for c in result.candidates] == expected
     assert asked(decoder) == model.asked
 

@@ -5,23 +5,11 @@ from collections import Counter
 
 import pytest
 from plain_scripts import answer_of, draw
-from refining_model import QUESTION, SEEDS, Model, found, score_of
+from refining_model import QUESTION, SEEDS, Model, found, refined, score_of
 from scripted import run_scripted, scorer, scripted_decoder
 from search_options import length_mod_3
 from tiny_models import byte_tokenizer, tiny_model
-from tts_decode import SamplingParams, TreeDecoder
-from tts_decode.search import (
-    SearchRun,
-    feedback_edit,
-    heart,
-    iterative_agent_decoding,
-    magicore,
-    multi_round,
-    revise,
-    sets,
-    three_d,
-    tpo,
-)
+from tts_decode import SamplingParams, TreeDecoder, search
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -39,10 +27,9 @@ def test_multi_round_hands_on_the_last_answer_alone(seed, scored):
             answer = model.ask(f"{QUESTION}<{answer.split('</think> ')[1]}> again")
             all_of_them.append(answer)
         last.append(answer)
-    result = run_scripted(
-        scripted_decoder(Model(seed)),
-        multi_round,
-        QUESTION,
+    result = refined(
+        Model(seed),
+        search.multi_round,
         n=5,
         max_rounds=2,
         refine_prompt="{question}<{answer}> again",
@@ -51,6 +38,9 @@ def test_multi_round_hands_on_the_last_answer_alone(seed, scored):
     )
     assert found(result) == sorted(all_of_them)
     assert result.answer == (max(all_of_them, key=score_of) if scored else model.voted(last))
+
+
+CHECKS = {"verify_prompt": "{history}check", "refine_prompt": "{history}again"}
 
 
 def plain_sets(model, n, rounds):
@@ -74,16 +64,7 @@ def test_sets_corrects_what_it_finds_wrong():
     for seed in SEEDS:
         model = Model(seed)
         last, corrections = plain_sets(model, 5, 2)
-        result = run_scripted(
-            scripted_decoder(Model(seed)),
-            sets,
-            QUESTION,
-            n=5,
-            max_rounds=2,
-            verify_prompt="{history}check",
-            refine_prompt="{history}again",
-            extract=answer_of,
-        )
+        result = refined(Model(seed), search.sets, n=5, max_rounds=2, extract=answer_of, **CHECKS)
         assert len(result.candidates) == 5 + corrections
         assert set(last) <= set(found(result))
         assert result.answer == model.voted(last)
@@ -96,15 +77,7 @@ def test_sets_takes_a_check_without_a_verdict_as_wrong():
     def script(prefix, k):
         return ("I cannot tell." if prefix.endswith("check") else f"say {len(prefix)}"), "eos"
 
-    result = run_scripted(
-        scripted_decoder(script),
-        sets,
-        QUESTION,
-        n=1,
-        max_rounds=3,
-        verify_prompt="{history}check",
-        refine_prompt="{history}again",
-    )
+    result = run_scripted(scripted_decoder(script), search.sets, QUESTION, n=1, max_rounds=3, **CHECKS)
     assert len(result.candidates) == 4
     assert result.best == result.candidates[-1]
 
@@ -136,7 +109,7 @@ def test_revise_goes_on_behind_what_it_would_not_accept(rounds):
                 Model(seed),
                 logprobs_of=lambda prefix, text: [0.0] if text == " Wait: " else logprobs_of(prefix, text),
             ),
-            revise,
+            search.revise,
             QUESTION,
             n=6,
             max_rounds=rounds,
@@ -160,21 +133,21 @@ def test_revise_goes_on_behind_what_it_would_not_accept(rounds):
     assert len(lengths) > 1 or rounds == 0
 
 
-# -- stages
+# -- options
 
 
 @pytest.mark.parametrize(
     ("strategy", "options", "message"),
     [
-        (multi_round, {"max_rounds": -1}, "max_rounds=-1"),
-        (sets, {"max_rounds": -1}, "max_rounds=-1"),
-        (revise, {"threshold": 1.5}, r"threshold=1\.5; expected a probability"),
-        (iterative_agent_decoding, {"max_rounds": -1, "scorer": scorer(score_of)}, "max_rounds=-1"),
-        (magicore, {"agg_strategy": "mode", "scorer": scorer(score_of)}, "agg_strategy='mode'"),
-        (tpo, {"max_rounds": -1, "scorer": scorer(score_of)}, "max_rounds=-1"),
-        (heart, {"negative": []}, "negative is empty; expected at least one phrase"),
-        (feedback_edit, {"num_edits": 0, "scorer": scorer(score_of)}, "num_edits=0"),
-        (three_d, {"max_rounds": -1}, "max_rounds=-1"),
+        (search.multi_round, {"max_rounds": -1}, "max_rounds=-1"),
+        (search.sets, {"max_rounds": -1}, "max_rounds=-1"),
+        (search.revise, {"threshold": 1.5}, r"threshold=1\.5; expected a probability"),
+        (search.iterative_agent_decoding, {"max_rounds": -1, "scorer": scorer(score_of)}, "max_rounds=-1"),
+        (search.magicore, {"agg_strategy": "mode", "scorer": scorer(score_of)}, "agg_strategy='mode'"),
+        (search.tpo, {"max_rounds": -1, "scorer": scorer(score_of)}, "max_rounds=-1"),
+        (search.heart, {"negative": []}, "negative is empty; expected at least one phrase"),
+        (search.feedback_edit, {"num_edits": 0, "scorer": scorer(score_of)}, "num_edits=0"),
+        (search.three_d, {"max_rounds": -1}, "max_rounds=-1"),
     ],
 )
 def test_bad_options_are_named_before_anything_is_asked(strategy, options, message):
@@ -192,9 +165,9 @@ def tiny(max_tokens=24):
     return TreeDecoder(tiny_model(), byte_tokenizer(), kv_bytes=64 << 20, sampling=sampling)
 
 
-async def search(decoder, strategy, **options):
+async def searched(decoder, strategy, **options):
     root = await decoder.root("What is 2 + 3?")
-    result = await strategy(SearchRun(root), **options)
+    result = await strategy(search.SearchRun(root), **options)
     root.release()
     return result
 
@@ -203,7 +176,7 @@ def test_prompts_of_a_line_compute_what_they_share_once():
     """Of each prompt only what the root and the prompt before have not is computed."""
     decoder = tiny()
     prompts = {"verify_prompt": "{history}\nCheck!", "refine_prompt": "{history}\nAgain!"}
-    result = decoder.run(search(decoder, sets, n=1, max_rounds=3, **prompts))
+    result = decoder.run(searched(decoder, search.sets, n=1, max_rounds=3, **prompts))
     asked = [node.tokens for node in result.tree if node.status == "prompt"]
     assert len(asked) == 7
 
@@ -228,15 +201,16 @@ def test_later_answers_are_scored_as_answers_to_the_question():
         roots.update(branch.full_text[: -len(branch.text)] for branch in branches)
         return [score_of(branch.text) for branch in branches]
 
-    for strategy in (feedback_edit, heart, iterative_agent_decoding, magicore, multi_round, three_d, tpo):
+    scored = (search.feedback_edit, search.heart, search.iterative_agent_decoding, search.magicore)
+    for strategy in (*scored, search.multi_round, search.three_d, search.tpo):
         asked.clear()
         roots.clear()
         hard = (
             {"reward_threshold": 3.0, "confidence_threshold": 2.0, "max_rounds": 1}
-            if strategy is magicore
+            if strategy is search.magicore
             else {}
         )
-        run_scripted(scripted_decoder(Model(2)), strategy, QUESTION, n=3, scorer=judge, **hard)
+        refined(Model(2), strategy, n=3, scorer=judge, **hard)
         assert set(asked) == {QUESTION}
         assert len(roots - {QUESTION}) >= 1
 
@@ -245,9 +219,9 @@ def test_lines_end_where_the_next_prompt_would_be_too_long():
     """Those that vote still vote; all say why lines ended."""
     decoder = tiny()
     voted = decoder.run(
-        search(
+        searched(
             decoder,
-            multi_round,
+            search.multi_round,
             n=4,
             max_rounds=2,
             refine_prompt="{question}{answer}" + "x" * 520,
@@ -258,9 +232,9 @@ def test_lines_end_where_the_next_prompt_would_be_too_long():
     assert "but the model allows 512" in voted.stopped
     assert sum(voted.votes.values()) == 4
     scored = decoder.run(
-        search(
+        searched(
             decoder,
-            iterative_agent_decoding,
+            search.iterative_agent_decoding,
             n=4,
             scorer=scorer(score_of),
             refine_prompt="{best}" + "x" * 600,

@@ -4,28 +4,20 @@ import math
 from collections import Counter
 
 import pytest
-from answer_sampler import QUESTION, Sampler, tally
+from answer_sampler import QUESTION, Sampler, sampled, tally
 from plain_scripts import answer_of, draw
+from plain_selection import plain_kept
 from scipy import integrate
 from scripted import run_scripted, scorer, scripted_decoder, words
-from test_select_sampling import plain_kept
 from tiny_models import byte_tokenizer, tiny_model
-from tts_decode import SamplingParams, TreeDecoder
+from tts_decode import SamplingParams, TreeDecoder, search
 from tts_decode.errors import UnsupportedByEngineError
-from tts_decode.search import (
-    adaptive_consistency,
-    atts,
-    b4,
-    knockout,
-    model_switch,
-    multi_verifier,
-    no_thinking,
-    rpc,
-    sample_scrutinize,
-    self_calibration,
-    self_consistency,
-    st_bon,
-)
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    return TreeDecoder(tiny_model(), byte_tokenizer(), kv_bytes=64 << 20)
+
 
 # -- adaptive consistency
 
@@ -46,14 +38,8 @@ def plain_adaptive_consistency(texts, threshold):
 def test_adaptive_consistency_stops_where_the_paper_stops(seed):
     script = Sampler(seed, kinds=3)
     used = plain_adaptive_consistency(script.texts(20), 0.9)
-    result = run_scripted(
-        scripted_decoder(script),
-        adaptive_consistency,
-        QUESTION,
-        max_samples=20,
-        parallel=1,
-        threshold=0.9,
-        extract=answer_of,
+    result = sampled(
+        script, search.adaptive_consistency, max_samples=20, parallel=1, threshold=0.9, extract=answer_of
     )
     assert [c.text for c in result.candidates] == used
     assert result.votes == tally(map(answer_of, used))
@@ -65,9 +51,7 @@ def test_adaptive_consistency_samples_whole_waves():
     for seed in range(6):
         script = Sampler(seed, kinds=3)
         settled = len(plain_adaptive_consistency(script.texts(20), 0.95))
-        result = run_scripted(
-            scripted_decoder(script), adaptive_consistency, QUESTION, max_samples=20, extract=answer_of
-        )
+        result = sampled(script, search.adaptive_consistency, max_samples=20, extract=answer_of)
         assert len(result.candidates) % 4 == 0
         assert len(result.candidates) >= settled or len(result.candidates) == 20
         counts.add(len(result.candidates))
@@ -78,18 +62,10 @@ def test_adaptive_consistency_by_all_answers_needs_more_of_them():
     script = Sampler(0, kinds=5)
     options = {"max_samples": 30, "parallel": 1, "threshold": 0.8, "extract": answer_of}
     beta, dirichlet = (
-        run_scripted(scripted_decoder(script), adaptive_consistency, QUESTION, criterion=criterion, **options)
+        sampled(script, search.adaptive_consistency, criterion=criterion, **options)
         for criterion in ("beta", "dirichlet")
     )
     assert len(dirichlet.candidates) >= len(beta.candidates) > 1
-
-
-# -- first finish
-
-
-@pytest.fixture(scope="module")
-def decoder():
-    return TreeDecoder(tiny_model(), byte_tokenizer(), kv_bytes=64 << 20)
 
 
 # -- self-calibration
@@ -118,10 +94,9 @@ def test_self_calibration_stops_at_the_threshold(seed, decide_by, threshold):
 
     script = Sampler(seed)
     used, expected = plain_self_calibration(script.texts(12), confidence, threshold, decide_by)
-    result = run_scripted(
-        scripted_decoder(script),
-        self_calibration,
-        QUESTION,
+    result = sampled(
+        script,
+        search.self_calibration,
         max_samples=12,
         parallel=1,
         threshold=threshold,
@@ -139,9 +114,7 @@ def test_self_calibration_in_waves_takes_the_answer_that_one_by_one_would():
 
     script = Sampler(3)
     used, expected = plain_self_calibration(script.texts(12), confidence, 0.8, "score")
-    result = run_scripted(
-        scripted_decoder(script), self_calibration, QUESTION, max_samples=12, scorer=scorer(confidence)
-    )
+    result = sampled(script, search.self_calibration, max_samples=12, scorer=scorer(confidence))
     assert result.answer == expected
     assert len(result.candidates) == 4 * math.ceil(used / 4)
 
@@ -162,7 +135,7 @@ def test_rpc_votes_by_the_mass_of_probable_samples(seed, prune):
     expected = tally(
         map(answer_of, paths), [p if keep else 0 for p, keep in zip(paths.values(), kept, strict=True)]
     )
-    result = run_scripted(scripted_decoder(script), rpc, QUESTION, n=24, prune=prune, extract=answer_of)
+    result = sampled(script, search.rpc, n=24, prune=prune, extract=answer_of)
     assert result.votes == pytest.approx(expected)
     assert answer_of(result.answer) == max(expected, key=expected.get)
 
@@ -170,7 +143,7 @@ def test_rpc_votes_by_the_mass_of_probable_samples(seed, prune):
 def test_rpc_says_that_it_needs_log_probabilities():
     decoder = scripted_decoder(lambda prefix, k: ("1", "eos", [math.nan]))
     with pytest.raises(UnsupportedByEngineError, match="rpc weighs samples by their log-probabilities"):
-        run_scripted(decoder, rpc, QUESTION, n=3)
+        run_scripted(decoder, search.rpc, QUESTION, n=3)
 
 
 # -- ModelSwitch
@@ -199,7 +172,7 @@ def test_model_switch_asks_on_until_a_model_agrees_with_itself(seed, threshold, 
     decoders = [scripted_decoder(script) for script in scripts]
     result = run_scripted(
         decoders[0],
-        model_switch,
+        search.model_switch,
         QUESTION,
         n=5,
         decoders=decoders[1:],
@@ -213,7 +186,7 @@ def test_model_switch_asks_on_until_a_model_agrees_with_itself(seed, threshold, 
     assert all(d.stats().branches == 0 for d in decoders)
 
 
-@pytest.mark.parametrize("strategy", [model_switch, atts])
+@pytest.mark.parametrize("strategy", [search.model_switch, search.atts])
 def test_other_models_begin_where_the_root_stands(strategy):
     said = "So far. "
     first, second = (
@@ -222,11 +195,11 @@ def test_other_models_begin_where_the_root_stands(strategy):
         )
         for seed in (1, 100)
     )
-    other = (
-        {"target_decoder": second, "calibration": [0.1] * 9} if strategy is atts else {"decoders": [second]}
-    )
+    other = {"decoders": [second]}
+    if strategy is search.atts:
+        other = {"target_decoder": second, "calibration": [0.1] * 9}
 
-    async def search():
+    async def searched():
         root = await first.root(QUESTION)
         try:
             await root.extend(said)
@@ -234,7 +207,7 @@ def test_other_models_begin_where_the_root_stands(strategy):
         finally:
             root.release()
 
-    result = first.run(search())
+    result = first.run(searched())
     asked = [call.prefix for call in second.complete.calls]
     assert set(asked) == {QUESTION + said}
     assert all(candidate.text.startswith(said) for candidate in result.candidates)
@@ -243,7 +216,7 @@ def test_other_models_begin_where_the_root_stands(strategy):
 
 def test_model_switch_wants_a_prior_for_each_model():
     with pytest.raises(ValueError, match="priors has 2 entries; expected one for each of 1 models"):
-        run_scripted(scripted_decoder(Sampler(0)), model_switch, QUESTION, priors=[1, 1])
+        sampled(Sampler(0), search.model_switch, priors=[1, 1])
 
 
 # -- NoThinking
@@ -258,7 +231,7 @@ def test_no_thinking_votes_by_the_rank_of_the_confidence(seed, power):
     expected = tally([answer_of(samples[k][0]) for k in ranked], [(9 - rank) ** power for rank in range(9)])
     decoder = scripted_decoder(script)
     result = run_scripted(
-        decoder, no_thinking, QUESTION, n=9, thinking="<think></think>", power=power, extract=answer_of
+        decoder, search.no_thinking, QUESTION, n=9, thinking="<think></think>", power=power, extract=answer_of
     )
     assert {call.prefix for call in decoder.complete.calls} == {prefix}
     assert result.votes == expected
@@ -268,64 +241,56 @@ def test_no_thinking_votes_by_the_rank_of_the_confidence(seed, power):
 def test_no_thinking_with_a_verifier_takes_the_best():
     script, prefix = Sampler(1), QUESTION + "<t/>"
     expected = max((script(prefix, k)[0] for k in range(6)), key=lambda text: draw("<t/>" + text))
-    result = run_scripted(
-        scripted_decoder(script),
-        no_thinking,
-        QUESTION,
-        n=6,
-        scorer=scorer(draw),
-        decide_by="score",
-        thinking="<t/>",
-    )
+    result = sampled(script, search.no_thinking, n=6, scorer=scorer(draw), decide_by="score", thinking="<t/>")
     assert result.answer == "<t/>" + expected
 
 
 @pytest.mark.usefixtures("one_thread")
 def test_no_thinking_computes_the_block_once(decoder):
-    async def search():
+    async def searched():
         root = await decoder.root("What is 2 + 3?", SamplingParams(max_tokens=20, seed=5))
         before = decoder.stats().forward_tokens
-        result = await no_thinking(root, n=6, thinking="<think></think>")
+        result = await search.no_thinking(root, n=6, thinking="<think></think>")
         fed = decoder.stats().forward_tokens - before
         root.release()
         return result, fed
 
-    result, fed = decoder.run(search())
+    result, fed = decoder.run(searched())
     forced = len("<think></think>")
     assert [node.forced for node in result.tree[:3]] == [False, True, False]
     assert all(c.text.startswith("<think></think>") for c in result.candidates)
     assert fed == forced + sum(len(c.tokens) - forced - 1 for c in result.candidates)
 
 
-# -- strategies in which a model judges answers
+# -- options
 
 
 @pytest.mark.parametrize(
     ("strategy", "options", "message"),
     [
-        (adaptive_consistency, {"parallel": 0}, "parallel=0; expected at least 1"),
-        (adaptive_consistency, {"threshold": 1.0}, "threshold=1.0; expected a probability"),
-        (adaptive_consistency, {"criterion": "gamma"}, "criterion='gamma'"),
-        (self_calibration, {"threshold": 0.0}, "threshold=0.0"),
-        (self_calibration, {"decide_by": "sum"}, "decide_by='sum'"),
-        (model_switch, {"threshold": 1.5}, "threshold=1.5"),
-        (no_thinking, {"decide_by": "vote"}, "decide_by='vote'"),
-        (no_thinking, {"power": math.nan}, "power=nan"),
-        (st_bon, {"tau_coeff": -1.0}, "tau_coeff=-1.0"),
-        (st_bon, {"consistency": "layers"}, "consistency='layers'"),
-        (sample_scrutinize, {"margin": 2.0}, "margin=2.0"),
-        (sample_scrutinize, {"num_verifications": 0}, "num_verifications=0"),
-        (multi_verifier, {"aspects": []}, "aspects is empty"),
-        (knockout, {"num_comparisons": 0}, "num_comparisons=0"),
-        (b4, {"alpha_xy": 0.0}, "alpha_xy=0.0"),
+        (search.adaptive_consistency, {"parallel": 0}, "parallel=0; expected at least 1"),
+        (search.adaptive_consistency, {"threshold": 1.0}, "threshold=1.0; expected a probability"),
+        (search.adaptive_consistency, {"criterion": "gamma"}, "criterion='gamma'"),
+        (search.self_calibration, {"threshold": 0.0}, "threshold=0.0"),
+        (search.self_calibration, {"decide_by": "sum"}, "decide_by='sum'"),
+        (search.model_switch, {"threshold": 1.5}, "threshold=1.5"),
+        (search.no_thinking, {"decide_by": "vote"}, "decide_by='vote'"),
+        (search.no_thinking, {"power": math.nan}, "power=nan"),
+        (search.st_bon, {"tau_coeff": -1.0}, "tau_coeff=-1.0"),
+        (search.st_bon, {"consistency": "layers"}, "consistency='layers'"),
+        (search.sample_scrutinize, {"margin": 2.0}, "margin=2.0"),
+        (search.sample_scrutinize, {"num_verifications": 0}, "num_verifications=0"),
+        (search.multi_verifier, {"aspects": []}, "aspects is empty"),
+        (search.knockout, {"num_comparisons": 0}, "num_comparisons=0"),
+        (search.b4, {"alpha_xy": 0.0}, "alpha_xy=0.0"),
     ],
 )
 def test_bad_options_are_named(strategy, options, message):
     with pytest.raises(ValueError, match=message):
-        run_scripted(scripted_decoder(Sampler(0)), strategy, QUESTION, **options)
+        sampled(Sampler(0), strategy, **options)
 
 
 def test_self_consistency_of_the_script():
     script = Sampler(7)
-    result = run_scripted(scripted_decoder(script), self_consistency, QUESTION, n=11, extract=answer_of)
+    result = sampled(script, search.self_consistency, n=11, extract=answer_of)
     assert result.votes == tally(map(answer_of, script.texts(11)))

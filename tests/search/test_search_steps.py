@@ -4,10 +4,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from plain_scripts import PlainModel, asked, number, random_score, step_script
+from plain_scripts import PlainModel, number, random_score, step_script
 from scipy.stats import chisquare
 from scripted import run_scripted, scorer, scripted_decoder
-from step_searches import SAMPLING, SEEDS, found, search
+from step_searches import SAMPLING, SEEDS, check_same, search
 from tts_decode import SamplingParams
 from tts_decode.errors import UnsupportedByEngineError
 from tts_decode.search import beam_search, dvts, fetch, lookahead, swift
@@ -44,19 +44,9 @@ def plain_dvts(model, score, *, n, m, iterations, agg):
 def test_dvts(seed, n, m, iterations, agg):
     model = PlainModel(step_script(seed))
     answers = plain_dvts(model, random_score(seed), n=n, m=m, iterations=iterations, agg=agg)
-    decoder, result = search(
-        dvts,
-        step_script(seed),
-        n=n,
-        beam_width=m,
-        scorer=scorer(random_score(seed)),
-        max_steps=iterations,
-        agg_strategy=agg,
-    )
-    assert found(result.candidates) == sorted((text, score) for text, score, _ in answers)
-    best = max(answers, key=lambda a: (a[2], a[1]))
-    assert (result.answer, result.best.score) == best[:2]
-    assert asked(decoder) == model.asked
+    options = {"n": n, "beam_width": m, "max_steps": iterations, "agg_strategy": agg}
+    decoder, result = search(dvts, step_script(seed), scorer=scorer(random_score(seed)), **options)
+    check_same(decoder, result, model, answers)
 
 
 def test_dvts_subtrees_do_not_wait_for_each_other():
@@ -117,19 +107,9 @@ def plain_beams(model, score, *, n, m, k, iterations, agg):
 def test_lookahead(seed, n, m, k, agg):
     model = PlainModel(step_script(seed))
     answers = plain_beams(model, random_score(seed), n=n, m=m, k=k, iterations=40, agg=agg)
-    decoder, result = search(
-        lookahead,
-        step_script(seed),
-        n=n,
-        beam_width=m,
-        k=k,
-        scorer=scorer(random_score(seed)),
-        agg_strategy=agg,
-    )
-    assert found(result.candidates) == sorted((text, score) for text, score, _ in answers)
-    best = max(answers, key=lambda a: (a[2], a[1]))
-    assert (result.answer, result.best.score) == best[:2]
-    assert asked(decoder) == model.asked
+    options = {"n": n, "beam_width": m, "k": k, "agg_strategy": agg}
+    decoder, result = search(lookahead, step_script(seed), scorer=scorer(random_score(seed)), **options)
+    check_same(decoder, result, model, answers)
     greedy = [call for call in decoder.complete.calls if call.request.temperature == 0]
     assert bool(greedy) == (k > 0)
 
@@ -268,19 +248,9 @@ def test_fetch(seed, n, m, iterations, classes):
     answers = plain_fetch(
         model, random_score(seed), beam=n // m, samples=m, iterations=iterations, classes=classes
     )
-    decoder, result = search(
-        fetch,
-        step_script(seed),
-        n=n,
-        beam_width=m,
-        scorer=scorer(random_score(seed)),
-        max_steps=iterations,
-        embed=embed,
-    )
-    assert found(result.candidates) == sorted(answer[:2] for answer in answers)
-    best = max(answers, key=lambda a: (a[2], a[1]))
-    assert (result.answer, result.best.score) == best[:2]
-    assert asked(decoder) == model.asked
+    options = {"n": n, "beam_width": m, "max_steps": iterations, "embed": embed}
+    decoder, result = search(fetch, step_script(seed), scorer=scorer(random_score(seed)), **options)
+    check_same(decoder, result, model, answers)
 
 
 def test_fetch_without_an_embedding_says_what_a_text_engine_lacks():
@@ -288,7 +258,7 @@ def test_fetch_without_an_embedding_says_what_a_text_engine_lacks():
         search(fetch, step_script(0), n=4, beam_width=2, scorer=scorer(random_score(0)))
 
 
-# -- compute-optimal
+# -- options
 
 
 @pytest.mark.parametrize("strategy", [dvts, lookahead, swift, fetch])
