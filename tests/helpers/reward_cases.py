@@ -47,9 +47,11 @@ def decoder_of(model: Any, tokenizer: Any, **options: Any) -> TreeDecoder:
 
 
 def plain_logits(model: Any, ids: list[int]) -> Tensor:
+    """float32 [T, outputs]: of one forward over the whole text."""
     with torch.no_grad():
         return model(torch.tensor([ids])).logits[0]
 
 
 def stack() -> nn.Module:
+    """A head of two layers over the tiny model's 64 features, with two outputs."""
     return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
