@@ -143,6 +143,15 @@ def test_what_is_in_flight_is_put_in_order(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
 
 
+def outlives_the_first_signal(command: InTerminal) -> None:
+    """Sends it two signals, the second one after it went on for a while."""
+    command.wait_for_text(b"ready")
+    command.process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    assert command.process.poll() is None
+    command.process.send_signal(signal.SIGTERM)
+
+
 def test_the_second_signal_ends_what_does_not_listen() -> None:
     """As a long call into C, or cleaning up that hangs."""
     for body in (
@@ -155,11 +164,7 @@ def test_the_second_signal_ends_what_does_not_listen() -> None:
         """,
     ):
         with terminal(STUB.format(body=body)) as command:
-            command.wait_for_text(b"ready")
-            command.process.send_signal(signal.SIGINT)
-            time.sleep(0.2)
-            assert command.process.poll() is None
-            command.process.send_signal(signal.SIGTERM)
+            outlives_the_first_signal(command)
             assert command.ended() == (130, "tts-decode: interrupted\r\n")
 
 
@@ -168,11 +173,7 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     with terminal(STUB.format(body="sys.stdin.read()"), before=ignored) as command:
-        command.wait_for_text(b"ready")
-        command.process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
-        assert command.process.poll() is None
-        command.process.send_signal(signal.SIGTERM)
+        outlives_the_first_signal(command)
         assert command.ended() == (143, "tts-decode: terminated\r\n")
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from tiny_gguf import write_tiny_gguf
 from tts_decode.cli.app import run
 
 SMALL = ["--max-tokens", "12", "--max-step-tokens", "5", "--dtype", "float32"]
+PLAN = ["plan-budget", "--dense-layers", "0", "--flops", "1e12", "--bandwidth", "1e10", "--dtype", "bfloat16"]
+TASKS = ["--tasks", "{folder}/tasks.jsonl", "-s", "best_of_n", "-o", "n=2"]
 
 
 def write_files(folder: Path) -> None:
@@ -26,3 +29,11 @@ def search(folder: Path, *arguments: str) -> int:
 
 def compare(folder: Path, *arguments: str) -> int:
     return run(["compare", "-m", str(folder / "tiny.gguf"), *SMALL, *arguments])
+
+
+def search_tasks(folder: Path, *arguments: str) -> int:
+    return search(folder, *(argument.format(folder=folder) for argument in TASKS), *arguments)
+
+
+def last_error(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err.splitlines()[-1]

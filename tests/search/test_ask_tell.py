@@ -1,14 +1,11 @@
 """AskTell: the same search as with an event loop, whatever the order of the answers."""
 
 import asyncio
-import math
 import random
-import zlib
-from collections import Counter
 from contextlib import suppress
 
-import numpy as np
 import pytest
+from ask_tell_caller import PROMPT, Caller, grade, logprobs_of
 from scripted import (
     NEEDS_A_MODEL,
     ScriptedModel,
@@ -18,12 +15,10 @@ from scripted import (
     scorer,
     scripted_decoder,
     text_options,
-    words,
 )
-from tts_decode import Budget, SamplingParams, gather
+from tts_decode import Budget, SamplingParams
 from tts_decode.completions.completion import Completion, CompletionRequest
 from tts_decode.completions.decoder import TextDecoder
-from tts_decode.errors import EngineError, UnsupportedByEngineError
 from tts_decode.search import (
     STRATEGIES,
     Journal,
@@ -33,40 +28,7 @@ from tts_decode.search import (
     rebase,
     self_consistency,
 )
-from tts_decode.search.ask_tell import AskTell, LogprobRequest, RequestWithdrawnError, ScoreRequest
-
-PROMPT = "Question?\n"
-
-
-def grade(text):
-    return sum(ord(char) * (i % 5 + 1) for i, char in enumerate(text)) % 101 / 101
-
-
-def logprobs_of(prefix, text):
-    return [-1.0 - zlib.crc32((prefix + word).encode()) % 8 / 8 for word in words(text)]
-
-
-class Caller:
-    """Answers by a script, whose k-th answer to a prefix goes to the k-th request with it as asked for."""
-
-    def __init__(self, seed):
-        self.script = random_script(seed)
-        self.k = {}  # request id -> which request with its prefix it is
-        self.asked = Counter()
-
-    def answer(self, request):
-        if isinstance(request, ScoreRequest):
-            assert all(prompt.startswith("Question?\n") for prompt in request.prompts)
-            return [grade(text) for text in request.texts]
-        if isinstance(request, LogprobRequest):
-            return logprobs_of(request.prompt, request.text)
-        return Completion(*self.script(request.prompt, self.k[request.id]))
-
-    def see(self, requests):
-        for request in requests:
-            if isinstance(request, CompletionRequest) and request.id not in self.k:
-                self.k[request.id] = self.asked[request.prompt]
-                self.asked[request.prompt] += 1
+from tts_decode.search.ask_tell import AskTell, RequestWithdrawnError, ScoreRequest
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -188,121 +150,6 @@ def test_requests_carry_sampling_budget_and_rendered_messages():
     assert budget.tokens_used == 4
 
 
-def test_wrong_answers_are_refused_and_the_request_stays_open():
-    with AskTell(best_of_n, PROMPT, n=1, sampling=SamplingParams(stop=";", max_tokens=2)) as search:
-        (request,) = search.ask()
-        for answer, error, message in (
-            ("4", TypeError, "expects a Completion, got str"),
-            ([0.5], TypeError, "expects a Completion, got list"),
-            (Completion("4", "stop_string"), EngineError, "holds none of"),
-            (Completion("a b c", "length", (1, 2, 3)), EngineError, "has 3 tokens; at most 2"),
-        ):
-            with pytest.raises(error, match=message):
-                search.tell(request.id, answer)
-            assert search.ask() == [request]
-        search.tell(request.id, Completion("4", "eos"))
-        (request,) = search.ask()
-        for answer, error, message in (
-            (Completion("4", "eos"), TypeError, "expects a list of numbers, got Completion"),
-            (0.5, TypeError, "got float"),
-            ([0.5, 0.5], ValueError, "expects 1 scores, one a text, got 2"),
-            ([math.nan], ValueError, "finite"),
-        ):
-            with pytest.raises(error, match=message):
-                search.tell(request.id, answer)
-            assert search.ask() == [request]
-        search.tell(request.id, np.array([0.25], np.float32))
-        assert search.result.best.score == 0.25
-
-
-def test_unknown_and_late_answers_are_told_apart():
-    async def first_of_two(root):
-        branches = root.fork(2)
-        steps = [asyncio.ensure_future(branch.step()) for branch in branches]
-        done, waiting = await asyncio.wait(steps, return_when=asyncio.FIRST_COMPLETED)
-        for step in waiting:
-            step.cancel()
-        for branch in branches:
-            branch.release()
-        return done.pop().result().text
-
-    search = AskTell(first_of_two, PROMPT)
-    one, two = search.ask()
-    for unknown in (0, 3, "1"):
-        with pytest.raises(LookupError, match=rf"id={unknown!r} was never asked; open are \[1, 2\]"):
-            search.tell(unknown, Completion("a", "eos"))
-    search.tell(two.id, Completion("fast", "eos"))
-    assert search.done
-    assert search.result == "fast"
-    with pytest.raises(RequestWithdrawnError, match="id=1"):
-        search.tell(one.id, Completion("slow", "eos"))
-    search.tell(two.id, Completion("fast", "eos"))
-    with pytest.raises(ValueError, match="id=2 was answered already"):
-        search.tell(two.id, Completion("other", "eos"))
-
-
-def test_errors_of_the_strategy_come_out_of_ask_and_tell():
-    with pytest.raises(ValueError, match="n=0"):
-        AskTell(best_of_n, PROMPT, n=0).ask()
-
-    search = AskTell(beam_search, PROMPT, n=2, beam_width=2)
-    one, two = search.ask()
-    with pytest.raises(ConnectionError, match="engine gone"):
-        search.tell(one.id, ConnectionError("engine gone"))
-    assert search.done
-    for call in (search.ask, lambda: search.result):
-        with pytest.raises(ConnectionError, match="engine gone"):
-            call()
-    with pytest.raises(RequestWithdrawnError):
-        search.tell(two.id, Completion("a", "eos"))
-
-    async def asks_too_much(root):
-        await root.next_logprobs()
-
-    with pytest.raises(UnsupportedByEngineError):
-        AskTell(asks_too_much, PROMPT).ask()
-
-
-def test_a_strategy_meets_an_error_as_its_engines():
-    async def tries_again(root):
-        try:
-            await root.step()
-        except ConnectionError:
-            await root.step()
-        return root.text
-
-    search = AskTell(tries_again, PROMPT)
-    search.tell(search.ask()[0].id, ConnectionError())
-    (again,) = search.ask()
-    assert again.prompt == PROMPT
-    search.tell(again.id, Completion("yes", "eos"))
-    assert search.result == "yes"
-
-
-def test_close_cancels_the_search():
-    ended = []
-
-    async def strategy(root):
-        branches = root.fork(3)
-        try:
-            await gather(branch.step() for branch in branches)
-        finally:
-            ended.append(root.decoder.stats().branches)
-
-    with AskTell(strategy, PROMPT) as search:
-        (request, _, _) = search.ask()
-    assert ended == [4]
-    assert search.done
-    assert search.ask() == []
-    with pytest.raises(RequestWithdrawnError):
-        search.tell(request.id, Completion("a", "eos"))
-    with pytest.raises(RuntimeError, match="closed before its end"):
-        _ = search.result
-    search.close()
-    AskTell(strategy, PROMPT).close()  # before it began
-    assert ended == [4]
-
-
 def test_what_a_strategy_waits_for_elsewhere_is_waited_for():
     """A scorer in a thread, and one that sleeps: `ask` returns when there is something to answer."""
 
@@ -341,11 +188,3 @@ def test_several_searches_take_turns_in_one_thread():
             scripted_decoder(random_script(seed)), rebase, PROMPT, n=3, scorer=scorer(grade)
         )
         assert search.result.answer == expected.answer
-
-
-def test_inside_an_event_loop_it_says_what_to_use_instead():
-    async def inside():
-        AskTell(best_of_n, PROMPT, n=1)
-
-    with pytest.raises(RuntimeError, match="await the strategy on a TextDecoder's root instead"):
-        asyncio.run(inside())

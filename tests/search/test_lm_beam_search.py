@@ -26,19 +26,11 @@ ENDS = [[256], [256, *range(0, 256, 16)]]
 def generate(model, n, length_penalty, early_stopping, max_tokens):
     """Tokens after the prompt and scores of the sequences that transformers returns."""
     ids = torch.tensor([PROMPT])
+    options = {"num_beams": n, "length_penalty": length_penalty, "early_stopping": early_stopping}
+    options |= {"num_return_sequences": n, "max_new_tokens": max_tokens, "do_sample": False}
+    returned = {"return_dict_in_generate": True, "output_scores": True}
     with torch.no_grad():
-        found = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            num_beams=n,
-            num_return_sequences=n,
-            do_sample=False,
-            length_penalty=length_penalty,
-            early_stopping=early_stopping,
-            max_new_tokens=max_tokens,
-            return_dict_in_generate=True,
-            output_scores=True,
-        )
+        found = model.generate(ids, attention_mask=torch.ones_like(ids), **options, **returned)
     ends = model.generation_config.eos_token_id
     sequences = []
     for tokens in found.sequences[:, len(PROMPT) :].tolist():

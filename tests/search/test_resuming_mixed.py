@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from journaled import sealed, unregistered
 from primitives import make
 from search_options import vowels
 from tiny_models import byte_tokenizer, tiny_model
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from tts_decode import Budget, Completion, SamplingParams, TextDecoder, TreeDecoder, gather
 from tts_decode.errors import JournalError
-from tts_decode.records.strict_json import seal
 from tts_decode.rewards import ClassHead, Reader, Reading, RewardModel, verifier
-from tts_decode.search import STRATEGIES, Journal, SearchResult, SearchRun, get_strategy, strategy
+from tts_decode.search import Journal, SearchResult, SearchRun, get_strategy
 from tts_decode.search.ask_tell import AskTell, LogprobRequest
 
 SAMPLING = SamplingParams(stop=(".", "e", "\n"), max_tokens=24, max_step_tokens=8, seed=3)
@@ -38,26 +38,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tts_decode.search.resuming.PATIENCE", 0.05)
 
 
-def unregistered(body: Any) -> Any:
-    """A strategy of this test only."""
-    made = strategy("for this test")(body)
-    del STRATEGIES[body.__name__]
-    return made
-
-
 def lines_of(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines(keepends=True)
-
-
-def seal_all(lines: Sequence[bytes]) -> bytes:
-    """With checksums that agree, as of a file that was always like that."""
-    made, checksum = [], 0
-    for line in lines:
-        record = json.loads(line)
-        record.pop("crc32", None)
-        text, checksum = seal(record, checksum)
-        made.append(text.encode() + b"\n")
-    return b"".join(made)
 
 
 def check_same(resumed: Outcome, whole: Outcome, kept: int) -> None:
@@ -162,10 +144,7 @@ def test_a_reward_model_in_a_search_that_is_told(
 
     def run(journal: Journal | None, limit: int | None = None) -> tuple[list[Any], SearchResult | None]:
         asked = []
-        with (
-            make_reward(reward) as scorer,
-            AskTell(made, "Q: ", scorer=scorer, journal=journal) as search,
-        ):
+        with make_reward(reward) as scorer, AskTell(made, "Q: ", scorer=scorer, journal=journal) as search:
             while not search.done:
                 for request in search.ask()[:1]:
                     if len(asked) == limit:
@@ -328,7 +307,7 @@ def test_entries_that_are_missing_or_swapped(tmp_path: Path, model: PreTrainedMo
     altered += [[*lines[:a], lines[b], *lines[a + 1 : b], lines[a], *lines[b + 1 :]] for a, b in swaps]
     given_up = []
     for other in altered:
-        path.write_bytes(seal_all(other))
+        path.write_bytes(b"".join(sealed(other)))
         try:
             assert search().candidates == plain.candidates
         except JournalError:
@@ -356,7 +335,7 @@ def test_an_entry_that_is_never_asked_for_while_the_only_call_is_held(
     on_tree(model, path, made)
     header, entry = lines_of(path)
     under_way = [[json.loads(entry)["key"], "1", 1, 1, 0]]
-    path.write_bytes(seal_all([header, edited(entry, key="0.9-9 1", under_way=under_way)]))
+    path.write_bytes(b"".join(sealed([header, edited(entry, key="0.9-9 1", under_way=under_way)])))
     with pytest.raises(JournalError, match="had line 2 next"):
         on_tree(model, path, made)
 
@@ -371,6 +350,6 @@ def test_places_that_a_request_never_comes_to(tmp_path: Path, model: PreTrainedM
     rows = json.loads(lines[kept])["under_way"]
     for tokens, resident in ((5000, 5000), (5000, 3), (0, 5000), (1, 0)):
         other = [[call, path, tokens, resident, shared] for call, path, _, _, shared in rows]
-        path.write_bytes(seal_all([*lines[:kept], edited(lines[kept], under_way=other)]))
+        path.write_bytes(b"".join(sealed([*lines[:kept], edited(lines[kept], under_way=other)])))
         result, _ = on_tree(model, path, body, **options)
         assert result.candidates == plain[0].candidates, (tokens, resident)

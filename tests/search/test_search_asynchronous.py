@@ -1,10 +1,10 @@
 """ATTS against a plain transcription of its loop, and its guarantees with several answers in flight."""
 
 import math
-import zlib
 from collections import Counter
 
 import pytest
+from plain_scripts import number
 from scripted import run_scripted, scripted_decoder, words
 from tts_decode import SamplingParams
 from tts_decode.search import atts
@@ -12,10 +12,6 @@ from tts_decode.select import conformal_p_value
 
 STEPS = SamplingParams(stop=("\n",), seed=1)
 PROMPT = "Q: "
-
-
-def number(*parts):
-    return zlib.crc32(repr(parts).encode())
 
 
 def draft_script(seed):

@@ -1,78 +1,17 @@
-"""Step searches against plain transcriptions of their papers' algorithms, on a scripted model."""
+"""DVTS, look-ahead, SWIFT and FETCH against plain transcriptions of their papers' algorithms, on a script."""
 
-import zlib
 from collections import Counter
 
 import numpy as np
 import pytest
+from plain_scripts import PlainModel, number, random_score, step_script
 from scipy.stats import chisquare
 from scripted import run_scripted, scorer, scripted_decoder
-from tts_decode import Budget, SamplingParams, gather
+from step_searches import SAMPLING, SEEDS, check_same, search
+from tts_decode import SamplingParams
 from tts_decode.errors import UnsupportedByEngineError
-from tts_decode.search import (
-    SearchRun,
-    Strategy,
-    beam_search,
-    best_of_n,
-    compute_optimal,
-    dvts,
-    fetch,
-    lookahead,
-    swift,
-)
+from tts_decode.search import beam_search, dvts, fetch, lookahead, swift
 from tts_decode.select import aggregate
-
-SAMPLING = SamplingParams(stop=("\n",), max_tokens=500, seed=11)
-SEEDS = range(6)
-
-
-def number(*values):
-    return zlib.crc32(repr(values).encode())
-
-
-def random_script(seed, depth=5):
-    """Steps of one word; after the first step one in four ends the answer, at the latest at `depth`."""
-
-    def script(prefix, k):
-        steps, drawn = prefix.count("\n"), number(seed, prefix, k)
-        if steps >= depth - 1 or (steps > 0 and drawn % 4 == 0):
-            return f"= {drawn % 97}", "eos"
-        return f"{drawn % 9973}\n", "stop_string"
-
-    return script
-
-
-def random_score(seed):
-    return lambda text: number("score", seed, text) / 2**32
-
-
-class Plain:
-    """The model of a transcription: the same script, with no engine."""
-
-    def __init__(self, script):
-        self.script, self.asked = script, Counter()
-
-    def __call__(self, prefix):
-        """(text, whether it ends the answer) of one more sample after `prefix`."""
-        k = self.asked[prefix]
-        self.asked[prefix] += 1
-        text, reason = self.script(prefix, k)
-        return text, reason == "eos"
-
-
-def asked(decoder):
-    return Counter(call.prefix for call in decoder.complete.calls)
-
-
-def found(candidates):
-    """Candidates as a sorted list of (text, score); the order in which they ended is the engine's."""
-    return sorted((c.text, c.score) for c in candidates)
-
-
-def search(strategy, script, **options):
-    decoder = scripted_decoder(script)
-    return decoder, run_scripted(decoder, strategy, "Q: ", sampling=SAMPLING, **options)
-
 
 # -- DVTS
 
@@ -85,7 +24,7 @@ def plain_dvts(model, score, *, n, m, iterations, agg):
         for text, scores in live:
             samples = []
             for _ in range(m):
-                step, ended = model("Q: " + text)
+                step, ended = model.step("Q: " + text)
                 samples.append((text + step, [*scores, score(text + step)], ended))
             best = max(samples, key=lambda s: aggregate(s[1], agg))
             if best[2]:
@@ -103,21 +42,11 @@ def plain_dvts(model, score, *, n, m, iterations, agg):
     ("n", "m", "iterations", "agg"), [(8, 4, 40, "last"), (9, 3, 3, "min"), (4, 1, 40, "prod")]
 )
 def test_dvts(seed, n, m, iterations, agg):
-    model = Plain(random_script(seed))
+    model = PlainModel(step_script(seed))
     answers = plain_dvts(model, random_score(seed), n=n, m=m, iterations=iterations, agg=agg)
-    decoder, result = search(
-        dvts,
-        random_script(seed),
-        n=n,
-        beam_width=m,
-        scorer=scorer(random_score(seed)),
-        max_steps=iterations,
-        agg_strategy=agg,
-    )
-    assert found(result.candidates) == sorted((text, score) for text, score, _ in answers)
-    best = max(answers, key=lambda a: (a[2], a[1]))
-    assert (result.answer, result.best.score) == best[:2]
-    assert asked(decoder) == model.asked
+    options = {"n": n, "beam_width": m, "max_steps": iterations, "agg_strategy": agg}
+    decoder, result = search(dvts, step_script(seed), scorer=scorer(random_score(seed)), **options)
+    check_same(decoder, result, model, answers)
 
 
 def test_dvts_subtrees_do_not_wait_for_each_other():
@@ -145,14 +74,14 @@ def plain_beams(model, score, *, n, m, k, iterations, agg):
     for iteration in range(iterations):
         sampled = []
         for text, scores in beams:
-            step, ended = model("Q: " + text)
+            step, ended = model.step("Q: " + text)
             sampled.append((text + step, scores, ended))
         going = []
         for text, scores, ended in sampled:
             ahead, over = text, ended
             for _ in range(k):
                 if not over:
-                    step, over = model("Q: " + ahead)
+                    step, over = model.step("Q: " + ahead)
                     ahead += step
             beam = (text, [*scores, score(ahead)])
             if ended or iteration == iterations - 1:
@@ -176,21 +105,11 @@ def plain_beams(model, score, *, n, m, k, iterations, agg):
     ("n", "m", "k", "agg"), [(6, 3, 1, "last"), (8, 2, 2, "last"), (4, 2, 3, "mean"), (6, 2, 0, "last")]
 )
 def test_lookahead(seed, n, m, k, agg):
-    model = Plain(random_script(seed))
+    model = PlainModel(step_script(seed))
     answers = plain_beams(model, random_score(seed), n=n, m=m, k=k, iterations=40, agg=agg)
-    decoder, result = search(
-        lookahead,
-        random_script(seed),
-        n=n,
-        beam_width=m,
-        k=k,
-        scorer=scorer(random_score(seed)),
-        agg_strategy=agg,
-    )
-    assert found(result.candidates) == sorted((text, score) for text, score, _ in answers)
-    best = max(answers, key=lambda a: (a[2], a[1]))
-    assert (result.answer, result.best.score) == best[:2]
-    assert asked(decoder) == model.asked
+    options = {"n": n, "beam_width": m, "k": k, "agg_strategy": agg}
+    decoder, result = search(lookahead, step_script(seed), scorer=scorer(random_score(seed)), **options)
+    check_same(decoder, result, model, answers)
     greedy = [call for call in decoder.complete.calls if call.request.temperature == 0]
     assert bool(greedy) == (k > 0)
 
@@ -203,7 +122,7 @@ def test_lookahead_gives_the_pages_of_rollouts_back():
         held.append(branches[0].decoder.stats().branches)
         return [random_score(0)(branch.text) for branch in branches]
 
-    _, result = search(lookahead, random_script(0, depth=4), n=4, beam_width=2, k=2, scorer=watching)
+    _, result = search(lookahead, step_script(0, depth=4), n=4, beam_width=2, k=2, scorer=watching)
     assert max(held) <= 1 + 4 + 4  # root, beams, a rollout of each
     scored = [node for node in result.tree if node.score is not None and node.status == "kept"]
     ends = {}
@@ -231,8 +150,8 @@ def test_lookahead_gives_the_pages_of_rollouts_back():
 @pytest.mark.parametrize("seed", SEEDS)
 def test_swift_at_temperature_near_zero_is_beam_search(seed):
     options = {"n": 6, "beam_width": 3, "scorer": scorer(random_score(seed))}
-    _, ranked = search(beam_search, random_script(seed), **options)
-    _, drawn = search(swift, random_script(seed), softmax_temperature=1e-9, **options)
+    _, ranked = search(beam_search, step_script(seed), **options)
+    _, drawn = search(swift, step_script(seed), softmax_temperature=1e-9, **options)
     assert (drawn.best, drawn.candidates, drawn.tree) == (ranked.best, ranked.candidates, ranked.tree)
 
 
@@ -291,7 +210,7 @@ def plain_fetch(model, score, *, beam, samples, iterations, classes):
             siblings = []
             for j in range(samples):
                 text, _ = node[j % len(node)]
-                step, over = model("Q: " + text)
+                step, over = model.step("Q: " + text)
                 siblings.append((text + step, score(text + step), over, meaning(step, classes)))
             for finished in (True, False):
                 groups = {}
@@ -325,150 +244,27 @@ def test_fetch(seed, n, m, iterations, classes):
             vectors[row, order.index(meaning(step.text, classes))] = 1
         return vectors
 
-    model = Plain(random_script(seed))
+    model = PlainModel(step_script(seed))
     answers = plain_fetch(
         model, random_score(seed), beam=n // m, samples=m, iterations=iterations, classes=classes
     )
-    decoder, result = search(
-        fetch,
-        random_script(seed),
-        n=n,
-        beam_width=m,
-        scorer=scorer(random_score(seed)),
-        max_steps=iterations,
-        embed=embed,
-    )
-    assert found(result.candidates) == sorted(answer[:2] for answer in answers)
-    best = max(answers, key=lambda a: (a[2], a[1]))
-    assert (result.answer, result.best.score) == best[:2]
-    assert asked(decoder) == model.asked
+    options = {"n": n, "beam_width": m, "max_steps": iterations, "embed": embed}
+    decoder, result = search(fetch, step_script(seed), scorer=scorer(random_score(seed)), **options)
+    check_same(decoder, result, model, answers)
 
 
 def test_fetch_without_an_embedding_says_what_a_text_engine_lacks():
     with pytest.raises(UnsupportedByEngineError, match="embedding of its own"):
-        search(fetch, random_script(0), n=4, beam_width=2, scorer=scorer(random_score(0)))
+        search(fetch, step_script(0), n=4, beam_width=2, scorer=scorer(random_score(0)))
 
 
-# -- compute-optimal
-
-
-def recording(name, seen):
-    async def body(run, *, n, scorer):
-        seen.append((name, n))
-        return await best_of_n.body(run, n=n, scorer=scorer)
-
-    return Strategy(body, name)
-
-
-@pytest.mark.parametrize(
-    ("scores", "expected"),
-    [((0.9, 0.7), "easy"), ((0.8, 0.6), "easy"), ((0.9, 0.4), "medium"), ((0.5, 0.3), "hard")],
-)
-def test_compute_optimal_chooses_by_the_mean_score_of_the_probes(scores, expected):
-    """A mean on an edge belongs to the easier bin."""
-    seen = []
-
-    def script(prefix, k):
-        return f"= {k}", "eos"
-
-    def score(text):
-        k = int(text.split()[1])
-        return scores[k] if k < 2 else 0.1 + k / 100
-
-    _, result = search(
-        compute_optimal,
-        script,
-        n=4,
-        num_probes=2,
-        scorer=scorer(score),
-        edges=(0.7, 0.5),
-        strategies=[recording(name, seen) for name in ("easy", "medium", "hard")],
-    )
-    assert seen == [(expected, 4)]
-    assert [c.text for c in result.candidates] == [f"= {k}" for k in range(6)]
-    assert result.answer == "= 0"
-
-
-def test_compute_optimal_sizes_a_strategy_by_its_first_option():
-    sizes = []
-
-    async def body(run, *, max_samples, scorer):
-        sizes.append(max_samples)
-        return run.result()
-
-    _, result = search(
-        compute_optimal,
-        random_script(0),
-        n=6,
-        num_probes=2,
-        scorer=scorer(random_score(0)),
-        edges=(),
-        strategies=[Strategy(body, "all questions")],
-    )
-    assert sizes == [6]
-    assert len(result.candidates) == 2
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize(("level", "chosen"), [(0.9, best_of_n), (0.5, beam_search), (0.1, dvts)])
-def test_compute_optimal_goes_on_in_the_same_run(seed, level, chosen):
-    """The default table's strategy runs as by itself, after the probes; probes do not fill its places."""
-
-    def score(text):
-        return level + 0.01 * random_score(seed)(text)
-
-    async def by_hand(root):
-        run = SearchRun(root)
-        with run.of("by_hand", {}):
-            probes = run.fork(root, 3)
-            await gather(run.complete(branch) for branch in probes)
-            await run.score(probes, scorer(score))
-            for branch in probes:
-                run.end(branch)
-            return await chosen.body(run, n=8, scorer=scorer(score))
-
-    _, expected = search(by_hand, random_script(seed))
-    _, result = search(compute_optimal, random_script(seed), n=8, num_probes=3, scorer=scorer(score))
-    assert found(result.candidates) == found(expected.candidates)
-    assert result.best == expected.best
-    assert sum(c.complete for c in result.candidates) >= 3 + (8 if chosen is not dvts else 2)
-
-
-def test_compute_optimal_with_the_budget_gone_ends_with_its_probes():
-    decoder = scripted_decoder(random_script(1))
-    result = run_scripted(
-        decoder,
-        compute_optimal,
-        "Q: ",
-        sampling=SAMPLING,
-        budget=Budget(max_tokens=3),
-        num_probes=2,
-        scorer=scorer(random_score(1)),
-    )
-    assert len(result.candidates) == 2
-    assert result.stopped is not None
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"edges": (0.5,)}, "strategies has 5 entries for 1 edges"),
-        ({"edges": (0.2, 0.4, 0.6, 0.8)}, "expected falling numbers"),
-        ({"n": 6}, "beam_width=4 of beam_search does not divide n=6"),
-        ({"num_probes": 0}, "probes=0"),
-    ],
-)
-def test_compute_optimal_names_bad_options_before_it_samples(options, message):
-    decoder = scripted_decoder(random_script(0))
-    with pytest.raises(ValueError, match=message):
-        run_scripted(decoder, compute_optimal, "Q: ", scorer=scorer(random_score(0)), **options)
-    assert not decoder.complete.calls
+# -- options
 
 
 @pytest.mark.parametrize("strategy", [dvts, lookahead, swift, fetch])
 def test_beam_width_divides_n(strategy):
     with pytest.raises(ValueError, match="beam_width=3 does not divide n=8"):
-        search(strategy, random_script(0), n=8, beam_width=3, scorer=scorer(random_score(0)))
+        search(strategy, step_script(0), n=8, beam_width=3, scorer=scorer(random_score(0)))
 
 
 @pytest.mark.parametrize(
@@ -482,4 +278,4 @@ def test_beam_width_divides_n(strategy):
 )
 def test_bad_options_are_named(strategy, options, message):
     with pytest.raises(ValueError, match=message):
-        search(strategy, random_script(0), scorer=scorer(random_score(0)), **options)
+        search(strategy, step_script(0), scorer=scorer(random_score(0)), **options)

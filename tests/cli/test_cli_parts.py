@@ -1,0 +1,66 @@
+"""Parts of the command by themselves: options, chat templates, the display."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+from tts_decode.cli.display import Display, Rate, mib
+from tts_decode.cli.errors import UsageError
+from tts_decode.cli.options import parse_options, plain_options, unescape
+from tts_decode.cli.scorers import chat_question
+from tts_decode.search import STRATEGIES, SearchRun, Strategy
+
+
+def test_options_without_a_default_have_the_type_of_their_annotation() -> None:
+    async def made(
+        run: SearchRun, *, n: int = 1, limit: int | None = None, scale: float | None = None
+    ) -> None:
+        """Nothing."""
+
+    chosen = Strategy(made, "nothing")  # type: ignore[arg-type]
+    assert plain_options(chosen) == {"n": (int, 1), "limit": (int, None), "scale": (float, None)}
+    assert parse_options([chosen], ["limit=3", "scale=2"]) == [{"limit": 3, "scale": 2.0}]
+    with pytest.raises(UsageError, match="'limit=x': expected an integer"):
+        parse_options([chosen], ["limit=x"])
+
+
+def test_options_go_to_the_strategies_that_have_them() -> None:
+    chosen = [STRATEGIES["rebase"], STRATEGIES["ets"]]
+    rebase, ets = parse_options(chosen, ["n=8", "lambda_b=2", "ets.n=4", "node_cost=token"])
+    assert rebase == {"n": 8}
+    assert ets == {"n": 4, "lambda_b": 2.0, "node_cost": "token"}
+    (lm,) = parse_options([STRATEGIES["lm_beam_search"]], ["early_stopping=true"])
+    assert lm == {"early_stopping": True}
+    with pytest.raises(UsageError, match="expected true or false"):
+        parse_options([STRATEGIES["lm_beam_search"]], ["early_stopping=perhaps"])
+
+
+def test_chat_question_continues_a_conversation() -> None:
+    class Tokenizer:
+        def apply_chat_template(self, messages: list[dict[str, str]], **options: object) -> str:
+            assert options == {"tokenize": False, "add_generation_prompt": True}
+            return "".join(f"<{m['role']}>{m['content']}</>" for m in messages) + "<assistant>"
+
+    question = chat_question(Tokenizer())
+    assert question.startswith("</><user>")
+    assert question.endswith("</><assistant>")
+
+
+def test_display_on_a_terminal_leaves_nothing_behind() -> None:
+    stream = io.StringIO()
+    with Display(Console(file=stream, force_terminal=True, width=80)) as display:
+        display.stage("ets: 3 problems")
+        display.update("1 done · 17 tokens")
+    assert "17 tokens" in stream.getvalue()
+    assert stream.getvalue().endswith("\x1b[2K")  # the line is erased
+
+
+def test_small_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 2.0, 10.0, 11.0])
+    monkeypatch.setattr("tts_decode.cli.display.time.monotonic", lambda: next(clock))
+    rate = Rate(window=3.0)
+    assert [round(rate(total)) for total in (0, 50, 100, 100, 400)] == [0, 50, 50, 0, 300]
+    assert (mib(1 << 19), mib(300 << 20)) == ("0.5", "300")
+    assert unescape("a\\n\\tb") == "a\n\tb"

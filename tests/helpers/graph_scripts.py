@@ -1,0 +1,36 @@
+"""What scripts of strategies on graphs of prompts are made of."""
+
+import math
+import random
+import zlib
+
+from tts_decode import SamplingParams
+
+QUESTION = "How old is Ann, who is twice as old as Bob?"
+SEEDS = range(25)
+LONG = SamplingParams(max_tokens=400)
+
+
+def generator(*key):
+    """A generator of random numbers that depends on the key alone."""
+    return random.Random(zlib.crc32(repr(key).encode()))
+
+
+def some_list(rng, most, needs=True):
+    """A reply with 0..most list items."""
+    count = rng.randint(0, most)
+    lines = ["Let me see."]
+    for i in range(1, count + 1):
+        rests = f" (needs: {rng.randint(1, count)}, {rng.randint(1, count)})" if rng.random() < 0.6 else ""
+        lines.append(f"{i}. part {rng.randint(0, 99)} -> {rng.randint(0, 9)}{rests if needs else ''}")
+    return "\n".join(lines)
+
+
+def yes_log_prob(prompt, text):
+    """Log-probabilities of " Yes" and "No" after a prompt, as one token."""
+    p = generator("yes", prompt).random()
+    return [math.log(p if text == "Yes" else 1 - p)]
+
+
+def p_yes(prompt):
+    return math.exp(yes_log_prob(prompt, "Yes")[0])

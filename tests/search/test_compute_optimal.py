@@ -1,0 +1,113 @@
+"""Compute-optimal scaling: what the probes choose, at which size, and that it goes on in the same run."""
+
+import pytest
+from plain_scripts import random_score, step_script
+from scripted import run_scripted, scorer, scripted_decoder
+from step_searches import SEEDS, found, search
+from tts_decode import Budget, gather
+from tts_decode.search import SearchRun, Strategy, beam_search, best_of_n, compute_optimal, dvts
+
+
+def recording(name, seen):
+    async def body(run, *, n, scorer):
+        seen.append((name, n))
+        return await best_of_n.body(run, n=n, scorer=scorer)
+
+    return Strategy(body, name)
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [((0.9, 0.7), "easy"), ((0.8, 0.6), "easy"), ((0.9, 0.4), "medium"), ((0.5, 0.3), "hard")],
+)
+def test_compute_optimal_chooses_by_the_mean_score_of_the_probes(scores, expected):
+    """A mean on an edge belongs to the easier bin."""
+    seen = []
+
+    def script(prefix, k):
+        return f"= {k}", "eos"
+
+    def score(text):
+        k = int(text.split()[1])
+        return scores[k] if k < 2 else 0.1 + k / 100
+
+    _, result = search(
+        compute_optimal,
+        script,
+        n=4,
+        num_probes=2,
+        scorer=scorer(score),
+        edges=(0.7, 0.5),
+        strategies=[recording(name, seen) for name in ("easy", "medium", "hard")],
+    )
+    assert seen == [(expected, 4)]
+    assert [c.text for c in result.candidates] == [f"= {k}" for k in range(6)]
+    assert result.answer == "= 0"
+
+
+def test_compute_optimal_sizes_a_strategy_by_its_first_option():
+    sizes = []
+
+    async def body(run, *, max_samples, scorer):
+        sizes.append(max_samples)
+        return run.result()
+
+    _, result = search(
+        compute_optimal,
+        step_script(0),
+        n=6,
+        num_probes=2,
+        scorer=scorer(random_score(0)),
+        edges=(),
+        strategies=[Strategy(body, "all questions")],
+    )
+    assert sizes == [6]
+    assert len(result.candidates) == 2
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("level", "chosen"), [(0.9, best_of_n), (0.5, beam_search), (0.1, dvts)])
+def test_compute_optimal_goes_on_in_the_same_run(seed, level, chosen):
+    """The default table's strategy runs as by itself, after the probes; probes do not fill its places."""
+
+    def score(text):
+        return level + 0.01 * random_score(seed)(text)
+
+    async def by_hand(root):
+        run = SearchRun(root)
+        with run.of("by_hand", {}):
+            probes = run.fork(root, 3)
+            await gather(run.complete(branch) for branch in probes)
+            await run.score(probes, scorer(score))
+            for branch in probes:
+                run.end(branch)
+            return await chosen.body(run, n=8, scorer=scorer(score))
+
+    _, expected = search(by_hand, step_script(seed))
+    _, result = search(compute_optimal, step_script(seed), n=8, num_probes=3, scorer=scorer(score))
+    assert found(result.candidates) == found(expected.candidates)
+    assert result.best == expected.best
+    assert sum(c.complete for c in result.candidates) >= 3 + (8 if chosen is not dvts else 2)
+
+
+def test_compute_optimal_with_the_budget_gone_ends_with_its_probes():
+    options = {"budget": Budget(max_tokens=3), "num_probes": 2, "scorer": scorer(random_score(1))}
+    _, result = search(compute_optimal, step_script(1), **options)
+    assert len(result.candidates) == 2
+    assert result.stopped is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"edges": (0.5,)}, "strategies has 5 entries for 1 edges"),
+        ({"edges": (0.2, 0.4, 0.6, 0.8)}, "expected falling numbers"),
+        ({"n": 6}, "beam_width=4 of beam_search does not divide n=6"),
+        ({"num_probes": 0}, "probes=0"),
+    ],
+)
+def test_compute_optimal_names_bad_options_before_it_samples(options, message):
+    decoder = scripted_decoder(step_script(0))
+    with pytest.raises(ValueError, match=message):
+        run_scripted(decoder, compute_optimal, "Q: ", scorer=scorer(random_score(0)), **options)
+    assert not decoder.complete.calls
