@@ -35,7 +35,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 
 def make(family: str, device: str, **options: Any) -> TreeDecoder:
-    """Unchecked, as the interpreter is slow; tests/decode/test_self_check.py has the check."""
+    """Unchecked, as the interpreter is slow; test_self_check_faults.py has the check."""
     model = tiny_model(family).to(device)
     made = TreeDecoder(model, byte_tokenizer(), kv_bytes=1 << 21, check=False, **options)
     made.eos_token_ids = frozenset()  # a random model ends its texts at random
