@@ -1,4 +1,4 @@
-"""OpenAICompletions against a server that is busy, answers wrong, hangs or is gone: tries, errors, cancelling."""
+"""OpenAICompletions against a server that is busy, wrong, slow or gone: tries, errors, cancelled calls."""
 
 import asyncio
 import select

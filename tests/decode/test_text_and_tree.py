@@ -39,14 +39,10 @@ def over_tree(tree, monkeypatch):
     monkeypatch.setattr("tts_decode.completions.branch._call_seed", lambda seed, position: seed)
 
     async def complete(request):
-        sampling = SamplingParams(
-            temperature=request.temperature,
-            top_k=request.top_k,
-            seed=request.seed,
-            max_tokens=request.max_tokens,
-            max_step_tokens=request.max_tokens,
-            stop=request.stop,
-        )
+        told = {
+            name: getattr(request, name) for name in ("temperature", "top_k", "seed", "max_tokens", "stop")
+        }
+        sampling = SamplingParams(**told, max_step_tokens=request.max_tokens)
         root = await tree.root(request.prompt, sampling)
         step = await root.step()
         root.release()

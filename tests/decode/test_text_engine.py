@@ -3,14 +3,16 @@
 import asyncio
 import math
 import random
+import zlib
 
 import pytest
-from scripted import random_script, run_scripted, scorer, scripted_decoder
+from scripted import NEEDS_A_MODEL, random_script, run_scripted, scorer, scripted_decoder, text_options, words
 from text_cases import PROMPT, grade, never
 from tts_decode import Budget, SamplingParams, gather
 from tts_decode.completions.completion import Completion, CompletionRequest
 from tts_decode.completions.decoder import TextDecoder, render_turns
-from tts_decode.search import best_of_n
+from tts_decode.errors import UnsupportedByEngineError
+from tts_decode.search import STRATEGIES, best_of_n, get_strategy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -167,3 +169,23 @@ def test_calls_in_flight_are_limited_and_metered():
     assert (stats.steps, stats.generated_tokens) == (14, 28)
     assert (stats.branches, stats.resident_bytes, stats.cost.combined()) == (0, 0, 0)
     assert stats.seconds >= 2 * 3 * 0.002
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_runs_on_a_completion_call(name):
+    def logprobs_of(prefix, text):
+        return [-1.0 - zlib.crc32((prefix + word).encode()) % 8 / 8 for word in words(text)]
+
+    def run():
+        decoder = scripted_decoder(random_script(3), logprobs_of=logprobs_of)
+        return run_scripted(decoder, get_strategy(name), PROMPT, **text_options(name))
+
+    if name in NEEDS_A_MODEL:
+        with pytest.raises(UnsupportedByEngineError):
+            run()
+        return
+    result = run()
+    assert result.candidates
+    assert result.best.text
+    again = run()
+    assert (again.answer, again.candidates) == (result.answer, result.candidates)

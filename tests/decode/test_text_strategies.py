@@ -1,32 +1,13 @@
-"""Strategies over a completion call: as plain transcriptions of their algorithms, and resumed from journals."""
+"""Strategies over a completion call: plain transcriptions of their algorithms, searches that are resumed."""
 
 import math
-import zlib
 from collections import Counter
 
 import pytest
-from scripted import (
-    NEEDS_A_MODEL,
-    counted,
-    random_script,
-    run_scripted,
-    scorer,
-    scripted_decoder,
-    text_options,
-    words,
-)
+from scripted import counted, random_script, run_scripted, scorer, scripted_decoder
 from text_cases import PROMPT, grade
 from tts_decode import Budget, SamplingParams
-from tts_decode.errors import UnsupportedByEngineError
-from tts_decode.search import (
-    STRATEGIES,
-    SearchRun,
-    beam_search,
-    best_of_n,
-    get_strategy,
-    rebase,
-    self_consistency,
-)
+from tts_decode.search import SearchRun, beam_search, best_of_n, rebase, self_consistency
 from tts_decode.search.journal import Journal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -94,26 +75,6 @@ def test_strategies_decide_as_their_plain_transcriptions(seed):
     ):
         assert [c.text for c in result.candidates if c.complete] == expected
         assert result.answer == max(expected, key=grade)
-
-
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_every_strategy_runs_on_a_completion_call(name):
-    def logprobs_of(prefix, text):
-        return [-1.0 - zlib.crc32((prefix + word).encode()) % 8 / 8 for word in words(text)]
-
-    def run():
-        decoder = scripted_decoder(random_script(3), logprobs_of=logprobs_of)
-        return run_scripted(decoder, get_strategy(name), PROMPT, **text_options(name))
-
-    if name in NEEDS_A_MODEL:
-        with pytest.raises(UnsupportedByEngineError):
-            run()
-        return
-    result = run()
-    assert result.candidates
-    assert result.best.text
-    again = run()
-    assert (again.answer, again.candidates) == (result.answer, result.candidates)
 
 
 def test_a_search_is_resumed_from_its_journal_without_asking_again(tmp_path):

@@ -13,20 +13,20 @@ from tts_kernels import KVPool, TreePlan, plan, reference
 PAGE = 16
 
 
-@dataclass(kw_only=True)
+@dataclass
 class Forest:
     """Branches over one layer; every slot that no branch owns holds NaN or infinity.
 
     k_slots, v_slots: [num_pages * page_size, kv_heads, d] float64, the values that the pages stand for.
     """
 
+    page_size: int
     k_slots: Tensor
     v_slots: Tensor
     tables: Tensor
     lengths: Tensor
     query_lens: Tensor
     q: Tensor
-    page_size: int = PAGE
 
     def expected(self, **options: float | None) -> tuple[Tensor, Tensor]:
         return self.expected_with_mass(**options)[:2]
@@ -38,7 +38,7 @@ class Forest:
         return reference.tree_attention(*args, page_size=self.page_size, chosen=chosen, **options)
 
 
-@dataclass(kw_only=True)
+@dataclass
 class Case(Forest):
     pool: KVPool
 
@@ -136,15 +136,7 @@ def make_case(
         every_page = torch.arange(num_pages, dtype=torch.int32)
         k_slots, v_slots = (x.double() for x in pool.gather(0, every_page, num_pages * PAGE))
     query_tensor, q = random_queries(query_lens, kv_heads * group, head_dim, generator)
-    return Case(
-        pool=pool,
-        k_slots=k_slots,
-        v_slots=v_slots,
-        tables=tables,
-        lengths=length_tensor,
-        query_lens=query_tensor,
-        q=q.to(dtype),
-    )
+    return Case(PAGE, k_slots, v_slots, tables, length_tensor, query_tensor, q.to(dtype), pool)
 
 
 def poisoned_pool(

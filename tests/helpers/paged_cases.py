@@ -15,7 +15,7 @@ from tts_kernels.backends.launch import AttentionOptions
 LAYOUTS = ["HND", "NHD", "vLLM"]
 
 
-@dataclass(kw_only=True)
+@dataclass
 class PagedCase(Forest):
     k_pages: Tensor
     v_pages: Tensor
@@ -118,17 +118,8 @@ def make_paged_case(
     )
     query_tensor, q = random_queries(query_lens, kv_heads * group, head_dim, generator)
     k_slots, v_slots = stored.double()
-    return PagedCase(
-        k_pages=k_pages,
-        v_pages=v_pages,
-        k_slots=k_slots,
-        v_slots=v_slots,
-        tables=tables,
-        lengths=length_tensor,
-        query_lens=query_tensor,
-        q=q.to(dtype).to(device),
-        page_size=page_size,
-    )
+    tensors = (k_slots, v_slots, tables, length_tensor, query_tensor, q.to(dtype).to(device))
+    return PagedCase(page_size, *tensors, k_pages, v_pages)
 
 
 def far_pages(device: torch.device) -> tuple[Tensor, Tensor]:

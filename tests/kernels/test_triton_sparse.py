@@ -142,9 +142,7 @@ def check_selection(case: PagedCase, scores: Tensor, plan: DevicePlan, options: 
     budget = options.budget if isinstance(options.budget, int) else options.budget.tolist()
     expected = reference.select_top_pages(
         scores,
-        case.tables,
-        case.lengths,
-        case.query_lens,
+        *(case.tables, case.lengths, case.query_lens),
         budget,
         top_p=options.top_p,
         sink=options.sink,
