@@ -108,7 +108,7 @@ def test_a_server_that_hangs_or_is_gone(server):
     server.answer = answer
     with pytest.raises(EngineError, match=r"no answer within 0\.05 s"):
         complete(server, timeout=0.05)
-    assert len(server.bodies) == 1
+    assert len(server.bodies) <= 1  # it is not tried again; a busy machine may not have read it yet
     release.set()
     gone = OpenAICompletions("http://127.0.0.1:9", "tiny", retries=1, backoff=0.001)
     with pytest.raises(EngineError, match=r"127\.0\.0\.1:9/.*ConnectError.* \(tried 2 times\)"):

@@ -140,9 +140,10 @@ def select(case: PagedCase, scores: Tensor, plan: DevicePlan, options: SelectOpt
 def check_selection(case: PagedCase, scores: Tensor, plan: DevicePlan, options: SelectOptions) -> None:
     found = select(case, scores.to(case.q.device), plan, options)
     budget = options.budget if isinstance(options.budget, int) else options.budget.tolist()
+    arguments = (case.tables, case.lengths, case.query_lens)
     expected = reference.select_top_pages(
         scores,
-        *(case.tables, case.lengths, case.query_lens),
+        *arguments,
         budget,
         top_p=options.top_p,
         sink=options.sink,

@@ -210,7 +210,7 @@ def test_offsets_beyond_int32(device: torch.device) -> None:
     q = torch.randn((2, 2, 64)).half()
     length, count = torch.tensor([5], dtype=torch.int32), torch.tensor([2], dtype=torch.int32)
     slots = [torch.cat([rows[3:], rows[:1], rows[:3]]).double() for rows in (k, v)]  # slot 2 is not used
-    PagedCase(k_pages, v_pages, *slots, tables, length, count, q.to(device)).check()
+    PagedCase(3, *slots, tables, length, count, q.to(device), k_pages, v_pages).check()
 
 
 def merge_only(
