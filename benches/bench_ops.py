@@ -12,12 +12,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from bench_tree_attention import medians
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch.nn.functional import linear
 from tts_decode.bench.machine import Peaks
 from tts_decode.cost import Machine
 
+from benches.timing import medians, print_info
 from tts_kernels import KVPool, PackedWeight, packed_linear, sample_tokens
 
 VOCABULARY = 49152
@@ -39,7 +39,7 @@ def report(benchmark: BenchmarkFixture, seconds: Times, floor: float) -> None:
         "microseconds": {name: round(value * 1e6) for name, value in seconds.items()},
         "floor_microseconds": round(floor * 1e6),
     }
-    print("\n" + ", ".join(f"{name} {value}" for name, value in benchmark.extra_info.items()))
+    print_info(benchmark)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])

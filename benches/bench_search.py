@@ -12,13 +12,14 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from bench_tree_attention import medians
 from pytest_benchmark.fixture import BenchmarkFixture
 from transformers import DynamicCache
 from tts_decode import Branch, SamplingParams, TreeDecoder
 from tts_decode.model.loading import load_model
 from tts_decode.search import beam_search, best_of_n
 from tts_decode.search.result import SearchResult
+
+from benches.timing import medians, print_info
 
 BRANCHES, TOKENS = 16, 32
 
@@ -55,7 +56,7 @@ def test_prefill(decoder: TreeDecoder, benchmark: BenchmarkFixture, length: int)
     t = medians({"tree": lambda: decoder.run(prefill()), "transformers": forward}, rounds=2)
     benchmark.extra_info |= {name: round(seconds, 3) for name, seconds in t.items()}
     benchmark.extra_info["of_transformers"] = round(t["tree"] / t["transformers"], 2)
-    print("\n" + ", ".join(f"{name} {value}" for name, value in benchmark.extra_info.items()))
+    print_info(benchmark)
     benchmark.pedantic(lambda: decoder.run(prefill()), rounds=1)
 
 
@@ -78,4 +79,4 @@ def test_search(decoder: TreeDecoder, benchmark: BenchmarkFixture, strategy: str
     benchmark.pedantic(lambda: decoder.run(search()), rounds=1)
     benchmark.extra_info["tokens"] = stats.generated_tokens
     benchmark.extra_info["tokens_per_second"] = round(stats.generated_tokens / benchmark.stats.stats.median)
-    print("\n" + ", ".join(f"{name} {value}" for name, value in benchmark.extra_info.items()))
+    print_info(benchmark)

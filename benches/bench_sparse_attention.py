@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from bench_tree_attention import medians
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benches.timing import medians, print_info
 from tts_kernels import KVPool, TreePlan, plan, score_pages, select_pages, select_top_pages, tree_attention
 
 CONTEXT = 32768
@@ -82,5 +82,5 @@ def test_sparse_step(
         "distinct_pages": round(distinct),
         "budget": budget,
     }
-    print("\n" + ", ".join(f"{name} {value}" for name, value in benchmark.extra_info.items()))
+    print_info(benchmark)
     benchmark.pedantic(sparse, rounds=3)

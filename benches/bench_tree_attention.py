@@ -14,9 +14,6 @@ faster product.
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,10 +23,10 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from benches.timing import medians, print_info
 from tts_kernels import KVPool, TreePlan, _core, plan, tree_attention
 
 BRANCHES, PREFIX, PRIVATE = 64, 2048, 64
-ROUNDS = 9
 SHAPES = [(32, 8, 128), (9, 3, 64)]  # query heads, KV heads, head_dim
 DTYPES = [torch.bfloat16, torch.float32]
 
@@ -104,19 +101,6 @@ def folded_matmul(s: Setting) -> Tensor:
     return torch.matmul(logits.softmax(-1), s.prefix_v)
 
 
-def medians(calls: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Median seconds of each call, timed in turn round by round after one call to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    for _ in range(rounds):
-        for name, call in calls.items():
-            begin = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=["bfloat16", "float32"])
 @pytest.mark.parametrize(("heads", "kv_heads", "d"), SHAPES, ids=["32/8/128", "9/3/64"])
 def test_tree_attention(
@@ -153,7 +137,7 @@ def test_tree_attention(
         "prefix_times_folded_sdpa": round(t["folded_sdpa"] / t["prefix"], 2),
         "prefix_times_folded_matmul": round(t["folded_matmul"] / t["prefix"], 2),
     }
-    print("\n" + ", ".join(f"{name} {value}" for name, value in benchmark.extra_info.items()))
+    print_info(benchmark)
     benchmark.pedantic(lambda: tree_attention(s.q, *s.pages, s.tree), rounds=5)
 
 
@@ -187,7 +171,7 @@ def test_int8_pages(
         "int8_bytes": round(pools["int8"].page_bytes / pools["bfloat16"].page_bytes, 3),
         "relative_error": round(((outs[1] - outs[0]).norm() / outs[0].norm()).item(), 4),
     }
-    print("\n" + ", ".join(f"{name} {value}" for name, value in benchmark.extra_info.items()))
+    print_info(benchmark)
     benchmark.pedantic(lambda: pools["int8"].attend(0, q, tree), rounds=5)
 
 

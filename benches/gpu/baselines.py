@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -123,17 +124,20 @@ def flashinfer_decode(case: Case, *, tensor_cores: bool) -> Call:
     branches, pages = case.tables.shape
     workspace = torch.empty(WORKSPACE_BYTES, dtype=torch.uint8, device=case.q.device)
     wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(workspace, "HND", use_tensor_cores=tensor_cores)
-    wrapper.plan(
+    return _planned(
+        case,
+        wrapper,
         case.index(np.arange(branches + 1) * pages),
         case.index(case.tables.reshape(-1)),
         case.index(np.full(branches, PAGE)),
-        case.heads.q,
-        case.heads.kv,
-        case.heads.d,
-        PAGE,
-        q_data_type=case.q.dtype,
-        kv_data_type=case.k_pages.dtype,
     )
+
+
+def _planned(case: Case, wrapper: Any, *indices: object) -> Call:
+    """A wrapper of FlashInfer behind its plan; indices: pages of each request, as the wrapper takes them."""
+    heads = case.heads
+    dtypes = {"q_data_type": case.q.dtype, "kv_data_type": case.k_pages.dtype}
+    wrapper.plan(*indices, heads.q, heads.kv, heads.d, PAGE, **dtypes)
     return lambda: wrapper.run(case.q, (case.k_pages, case.v_pages))
 
 
@@ -144,19 +148,14 @@ def flashinfer_cascade(case: Case) -> Call:
     workspace = torch.empty(WORKSPACE_BYTES, dtype=torch.uint8, device=case.q.device)
     wrapper = flashinfer.MultiLevelCascadeAttentionWrapper(len(case.levels), workspace, "HND")
     queries = case.tree.queries
-    wrapper.plan(
+    return _planned(
+        case,
+        wrapper,
         [case.index(np.arange(len(level) + 1) * (queries // len(level))) for level in case.levels],
         [case.index(np.arange(len(level) + 1) * level.shape[1]) for level in case.levels],
         [case.index(level.reshape(-1)) for level in case.levels],
         [case.index(np.full(len(level), PAGE)) for level in case.levels],
-        case.heads.q,
-        case.heads.kv,
-        case.heads.d,
-        PAGE,
-        q_data_type=case.q.dtype,
-        kv_data_type=case.k_pages.dtype,
     )
-    return lambda: wrapper.run(case.q, (case.k_pages, case.v_pages))
 
 
 def flex_attention(case: Case, *, compiled: bool = True) -> Call:

@@ -24,6 +24,20 @@ class Peer(Protocol):
         nothing ends early. 0 seconds of decoding: not known, this time."""
 
 
+class WholeRuns(Peer):
+    """A peer whose runs can only be timed whole, on a prompt that it caches."""
+
+    def measure(self, prompt: list[int], branches: int, tokens: int) -> tuple[float, float]:
+        prefill = self.run(prompt, 1, 1)
+        self.run(prompt, branches, 1)  # takes longer than the same once more
+        runs = [self.run(prompt, branches, count) for count in (1, tokens + 1, 1)]
+        return prefill, difference(*runs)
+
+    def run(self, prompt: list[int], branches: int, tokens: int) -> float:
+        """Seconds of the prompt and that many tokens of each branch."""
+        raise NotImplementedError
+
+
 def difference(before: float, whole: float, after: float) -> float:
     """Seconds of decoding where only whole runs can be timed: what `whole` took longer than runs of one token
     before and after it. 0 where these two differ by more than half of that, so that it says nothing."""

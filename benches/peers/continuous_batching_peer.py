@@ -12,7 +12,7 @@ import torch
 import transformers
 from adapter import serve
 from transformers import ContinuousBatchingConfig, GenerationConfig
-from transformers_peer import load
+from transformers_peer import SAMPLING, load
 
 PAGE = 64  # tokens; a fork copies the last one
 
@@ -30,10 +30,7 @@ class ContinuousBatching:
     def measure(self, prompt: list[int], branches: int, tokens: int) -> tuple[float, float]:
         sampling = GenerationConfig(
             max_new_tokens=tokens + 1,  # the first is drawn from the prompt's logits
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
+            **SAMPLING,
             num_return_sequences=branches,
             eos_token_id=-1,
             pad_token_id=0,

@@ -1,5 +1,4 @@
-"""OpenVINO GenAI: continuous batching over a paged cache with prefix caching. Decoding is the difference
-between runs on the cached prompt."""
+"""OpenVINO GenAI: continuous batching over a paged cache with prefix caching."""
 
 from __future__ import annotations
 
@@ -9,10 +8,10 @@ from typing import Any
 import numpy as np
 import openvino
 import openvino_genai as genai
-from adapter import difference, serve
+from adapter import WholeRuns, serve
 
 
-class OpenVino:
+class OpenVino(WholeRuns):
     """options: model, kv (f32, bf16, u8), branches (the most). The cache grows as it is needed."""
 
     def __init__(self, options: dict[str, Any]) -> None:
@@ -29,13 +28,7 @@ class OpenVino:
             "kv": options["kv"],
         }
 
-    def measure(self, prompt: list[int], branches: int, tokens: int) -> tuple[float, float]:
-        prefill = self._run(prompt, 1, 1)
-        self._run(prompt, branches, 1)  # takes longer than the same once more
-        runs = [self._run(prompt, branches, count) for count in (1, tokens + 1, 1)]
-        return prefill, difference(*runs)
-
-    def _run(self, prompt: list[int], branches: int, tokens: int) -> float:
+    def run(self, prompt: list[int], branches: int, tokens: int) -> float:
         config = genai.GenerationConfig()
         config.max_new_tokens, config.ignore_eos = tokens, True
         config.do_sample, config.temperature = True, 1.0

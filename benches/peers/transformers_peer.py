@@ -13,6 +13,9 @@ import transformers
 from adapter import serve
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
+# From the whole vocabulary.
+SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+
 
 def load(options: dict[str, Any]) -> PreTrainedModel:
     model = AutoModelForCausalLM.from_pretrained(options["model"], dtype=getattr(torch, options["dtype"]))
@@ -55,10 +58,7 @@ class Transformers:
                 past_key_values=cache,
                 max_new_tokens=tokens,
                 min_new_tokens=tokens,
-                do_sample=True,
-                temperature=1.0,
-                top_k=0,
-                top_p=1.0,
+                **SAMPLING,
             )
             return prefill, time.perf_counter() - begin
 

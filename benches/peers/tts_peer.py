@@ -1,4 +1,4 @@
-"""Ours: TreeDecoder."""
+"""Ours: TreeDecoder, whose branches fork from a prompt that is read once."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""vLLM on the CPU, eager, with its prefix cache. Decoding is the difference between runs on the cached
-prompt."""
+"""vLLM on the CPU, eager, with its prefix cache."""
 
 from __future__ import annotations
 
@@ -7,10 +6,10 @@ import time
 from typing import Any
 
 import vllm
-from adapter import difference, serve
+from adapter import WholeRuns, serve
 
 
-class Vllm:
+class Vllm(WholeRuns):
     def __init__(self, options: dict[str, Any]) -> None:
         self.llm = vllm.LLM(
             options["model"],
@@ -24,13 +23,7 @@ class Vllm:
         )
         self.about = {"version": vllm.__version__, "weights": options["dtype"], "kv": options["dtype"]}
 
-    def measure(self, prompt: list[int], branches: int, tokens: int) -> tuple[float, float]:
-        prefill = self._run(prompt, 1, 1)
-        self._run(prompt, branches, 1)  # takes longer than the same once more
-        runs = [self._run(prompt, branches, count) for count in (1, tokens + 1, 1)]
-        return prefill, difference(*runs)
-
-    def _run(self, prompt: list[int], branches: int, tokens: int) -> float:
+    def run(self, prompt: list[int], branches: int, tokens: int) -> float:
         sampling = vllm.SamplingParams(
             n=branches, temperature=1.0, max_tokens=tokens, ignore_eos=True, detokenize=False
         )

@@ -5,11 +5,22 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from contextlib import suppress
 
 import pytest
 import torch
-from primitives import HEADLESS, PROMPT, close, headless, make, pages, plain_logprobs, plain_states, table
+from primitives import (
+    HEADLESS,
+    PROMPT,
+    at_every_cycle,
+    cancel_after,
+    close,
+    headless,
+    make,
+    pages,
+    plain_logprobs,
+    plain_states,
+    table,
+)
 from tiny_models import tiny_model
 from transformers import PreTrainedModel
 from tts_decode import Branch, SamplingParams, TreeDecoder, gather
@@ -135,12 +146,7 @@ def test_a_cancelled_read_changes_nothing(model: PreTrainedModel, kind: str) -> 
         await branch.read([1, 2], [])
         tokens, logprobs, resident = list(branch.tokens), len(branch.logprobs), pages(decoder)
         task = asyncio.create_task(branch.read([5] * 40, [39]))
-        for _ in range(cycles):
-            await asyncio.sleep(0)
-        done = task.done()
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        done = await cancel_after(task, cycles)
         if not done and branch.tokens == tokens:
             assert (len(branch.logprobs), pages(decoder)) == (logprobs, resident)
         states = await branch.read([3], [0])
@@ -149,11 +155,7 @@ def test_a_cancelled_read_changes_nothing(model: PreTrainedModel, kind: str) -> 
         branch.release()
         return done
 
-    cycles = 0
-    while not decoder.run(cancelled_after(cycles)):
-        cycles += 1
-    assert cycles > 6
-    assert decoder.stats().resident_bytes == 0
+    at_every_cycle(decoder, cancelled_after)
 
 
 def test_roots_without_logits_feed_only_what_is_not_resident(model: PreTrainedModel) -> None:

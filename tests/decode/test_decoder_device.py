@@ -35,7 +35,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 
 def make(family: str, device: str, **options: Any) -> TreeDecoder:
-    """Unchecked, as the interpreter is slow; tests/decode/test_self_check.py has the check."""
+    """Unchecked, as the interpreter is slow; test_self_check_faults.py has the check."""
     model = tiny_model(family).to(device)
     made = TreeDecoder(model, byte_tokenizer(), kv_bytes=1 << 21, check=False, **options)
     made.eos_token_ids = frozenset()  # a random model ends its texts at random
@@ -89,7 +89,9 @@ def test_same_text_as_on_the_cpu(
     assert under_test.stats().resident_bytes == 0
 
 
-def test_decode_steps_are_captured_once_for_each_size(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many graphs there were before each that was captured."""
     captured = []
     capture = device_steps.DecodeGraphs._capture
 
@@ -98,6 +100,10 @@ def test_decode_steps_are_captured_once_for_each_size(device: str, monkeypatch: 
         return capture(self, forward)
 
     monkeypatch.setattr(device_steps.DecodeGraphs, "_capture", counting)
+    return captured
+
+
+def test_decode_steps_are_captured_once_for_each_size(device: str, captured: list[int]) -> None:
     under_test = make("llama", device)
 
     async def grow() -> None:
@@ -113,18 +119,8 @@ def test_decode_steps_are_captured_once_for_each_size(device: str, monkeypatch: 
 
 
 @pytest.mark.parametrize("change", ["in place", "replaced"])
-def test_changed_weights_reach_captured_steps(
-    device: str, change: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_weights_reach_captured_steps(device: str, change: str, captured: list[int]) -> None:
     """Graphs read weights where these lay: in place they are replayed, else they are made anew."""
-    captured = []
-    capture = device_steps.DecodeGraphs._capture
-
-    def counting(self: device_steps.DecodeGraphs, forward: Any) -> Any:
-        captured.append(len(self._buckets))
-        return capture(self, forward)
-
-    monkeypatch.setattr(device_steps.DecodeGraphs, "_capture", counting)
     under_test = make("llama", device)
     model = under_test.model
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attention_cases import LEVELS, PAIR_LEVELS, make_case
+from attention_cases import make_case
+from attention_checks import LEVELS, PAIR_LEVELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import byte_tokenizer, tiny_model

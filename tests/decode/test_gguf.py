@@ -9,29 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_gguf import HEAD_DIM, TOKENS, write_tiny_gguf
+from tiny_gguf import HEAD_DIM, IDS, PAIRS, TOKENS, write_tiny_gguf
 from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.errors import ModelLoadError
 from tts_decode.model.gguf import files as gguf
 from tts_decode.model.gguf.keys import ARCHITECTURES, COMPUTED, HARMLESS, NEUTRAL, ROTARY
 from tts_decode.model.loading import load_config, load_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-PAIRS = HEAD_DIM // 2
-LENGTH = 90
-IDS = np.random.default_rng(3).integers(3, len(TOKENS), LENGTH)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "tts-kernels" / "models"
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "tiny.gguf"
+pytestmark = pytest.mark.usefixtures("one_thread", "cache")
 
 
 NAN, INFINITE = float("nan"), float("inf")

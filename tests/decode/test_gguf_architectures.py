@@ -16,12 +16,7 @@ from tts_decode.model.gguf.header import Header
 from tts_decode.model.gguf.keys import ARCHITECTURES, HARMLESS, NEUTRAL
 from tts_decode.model.loading import load_config, load_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("one_thread", "cache")
 
 
 def test_every_architecture_has_a_case() -> None:

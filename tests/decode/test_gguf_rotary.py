@@ -11,26 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_gguf import HEAD_DIM, HEADS, KV_HEADS, LAYERS, TOKENS, write_tiny_gguf
+from tiny_gguf import HEAD_DIM, HEADS, IDS, KV_HEADS, LAYERS, LENGTH, PAIRS, write_tiny_gguf
 from tts_decode import TreeDecoder
 from tts_decode.errors import ModelLoadError
 from tts_decode.model.loading import load_config, load_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-PAIRS = HEAD_DIM // 2
-LENGTH = 90
-IDS = np.random.default_rng(3).integers(3, len(TOKENS), LENGTH)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "tiny.gguf"
+pytestmark = pytest.mark.usefixtures("one_thread", "cache")
 
 
 def reference(tensors: Mapping[str, np.ndarray], cos: np.ndarray, sin: np.ndarray) -> np.ndarray:

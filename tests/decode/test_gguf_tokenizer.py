@@ -11,14 +11,9 @@ from tiny_gguf_models import CASES, random_model, write_model
 from tts_decode.errors import ModelLoadError
 from tts_decode.model.loading import load_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "cache")
 
 BOS, EOS = 1, 2
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 class Read:

@@ -18,12 +18,6 @@ from tts_decode.model.loading import load_config, load_model, resolve_dtype
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "tts-kernels" / "models"
-
-
-@pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     file = tmp_path / "tiny.gguf"
     write_tiny_gguf(file)

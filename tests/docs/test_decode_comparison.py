@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_gguf import write_tiny_gguf
-from transformers import AutoModelForCausalLM, LlamaConfig
+from tiny_models import tiny_model
 from tts_decode.model.loading import load_model
 
 from benches import decode_comparison
@@ -236,21 +236,11 @@ def test_gguf_holds_the_same_model(tmp_path: Path, kind: str, monkeypatch: pytes
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     write_tiny_gguf(tmp_path / "tokenizer.gguf")
     _, tokenizer = load_model(tmp_path / "tokenizer.gguf", "float32")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-    )
-    model = AutoModelForCausalLM.from_config(config).float().eval()
+    model = tiny_model(vocab_size=len(tokenizer), num_hidden_layers=2, head_dim=16, tie_word_embeddings=True)
     if kind == "BF16":
-        model = model.bfloat16().float()
+        with torch.no_grad():
+            for weight in model.parameters():  # rotary frequencies stay as they are
+                weight.copy_(weight.bfloat16())
     write_gguf(model, kind, tmp_path / "tiny.gguf", tmp_path / "tokenizer.gguf")
     read, copied = load_model(tmp_path / "tiny.gguf", "float32")
     assert copied("Yes, he").input_ids == tokenizer("Yes, he").input_ids

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tts_kernels import KVPool, TreePlan, _core, plan, reference
+from tts_kernels import KVPool, TreePlan, plan, reference
 
 PAGE = 16
-LEVELS = [name for name, supported in _core.cpu_isa_levels() if supported]
-PAIR_LEVELS = ("amx", "avx512_bf16", "neon_bf16")  # that multiply pairs of bfloat16
 
 
 @dataclass
-class Case:
-    """Branches over one layer; every slot that no branch owns holds NaN or infinity."""
+class Forest:
+    """Branches over one layer; every slot that no branch owns holds NaN or infinity.
 
-    pool: KVPool
+    k_slots, v_slots: [num_pages * page_size, kv_heads, d] float64, the values that the pages stand for.
+    """
+
+    page_size: int
     k_slots: Tensor
     v_slots: Tensor
     tables: Tensor
@@ -27,29 +28,36 @@ class Case:
     query_lens: Tensor
     q: Tensor
 
+    def expected(self, **options: float | None) -> tuple[Tensor, Tensor]:
+        return self.expected_with_mass(**options)[:2]
+
+    def expected_with_mass(
+        self, chosen: Tensor | None = None, **options: float | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        args = (self.q.cpu(), self.k_slots, self.v_slots, self.tables, self.lengths, self.query_lens)
+        return reference.tree_attention(*args, page_size=self.page_size, chosen=chosen, **options)
+
+
+@dataclass
+class Case(Forest):
+    pool: KVPool
+
     def plan(self, **options: int) -> TreePlan:
         return plan(self.tables, self.lengths, self.query_lens, **options)
 
     def attend(self, query_block: int = 32, **options: float | None) -> tuple[Tensor, Tensor]:
         return self.pool.attend(0, self.q, self.plan(query_block=query_block), **options)
 
-    def expected(self, **options: float | None) -> tuple[Tensor, Tensor]:
-        args = (self.q, self.k_slots, self.v_slots, self.tables, self.lengths, self.query_lens)
-        return reference.tree_attention(*args, **options)[:2]
-
     def only(self, branch: int) -> Case:
         """The same branch on the same pages, alone."""
         begin = int(self.query_lens[:branch].sum())
-        q = self.q[begin : begin + int(self.query_lens[branch])]
         one = slice(branch, branch + 1)
-        return Case(
-            self.pool,
-            self.k_slots,
-            self.v_slots,
-            self.tables[one],
-            self.lengths[one],
-            self.query_lens[one],
-            q,
+        return replace(
+            self,
+            tables=self.tables[one],
+            lengths=self.lengths[one],
+            query_lens=self.query_lens[one],
+            q=self.q[begin : begin + int(self.query_lens[branch])],
         )
 
 
@@ -82,6 +90,17 @@ def live_slots(tables: Tensor, lengths: Tensor, page_size: int = PAGE) -> Tensor
     return torch.cat(slots).unique().int()
 
 
+def random_queries(
+    query_lens: list[int], heads: int, head_dim: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """query_lens as a tensor, and q [T, heads, d].
+
+    Logits are a few units: the softmax is neither flat nor one-hot.
+    """
+    q = 2 * torch.randn((sum(query_lens), heads, head_dim), generator=generator)
+    return torch.tensor(query_lens, dtype=torch.int32), q
+
+
 def make_case(
     lengths: list[int],
     parents: list[tuple[int, int]],
@@ -91,61 +110,107 @@ def make_case(
     group: int = 2,
     head_dim: int = 64,
     dtype: torch.dtype = torch.float32,
+    kv_dtype: torch.dtype | None = None,
     seed: int = 0,
 ) -> Case:
+    """dtype: of queries, and of pages if kv_dtype is None; else that one is int8.
+
+    A page that branches share only in part still has one scale, which belongs to the longest of them.
+    """
     generator = torch.Generator().manual_seed(seed)
     tables, num_pages = random_tables(lengths, parents, generator)
-    pool = KVPool(num_layers=1, num_kv_heads=kv_heads, head_dim=head_dim, num_pages=num_pages, dtype=dtype)
-    poison(pool, generator)
+    pool = poisoned_pool(generator, num_pages, kv_heads=kv_heads, head_dim=head_dim, dtype=kv_dtype or dtype)
     length_tensor = torch.tensor(lengths, dtype=torch.int32)
     slots = live_slots(tables, length_tensor)
-    k, v = torch.randn((2, len(slots), kv_heads, head_dim), generator=generator).to(dtype)
-    pool.append(0, k, v, slots)
-    k_slots = torch.full((num_pages * PAGE, kv_heads, head_dim), torch.nan, dtype=torch.float64)
-    v_slots = k_slots.clone()
-    reference.append_kv(k, v, k_slots, v_slots, slots)
-    # Logits of a few units: the softmax is neither flat nor one-hot.
-    q = 2 * torch.randn((sum(query_lens), kv_heads * group, head_dim), generator=generator)
-    query_tensor = torch.tensor(query_lens, dtype=torch.int32)
-    return Case(pool, k_slots, v_slots, tables, length_tensor, query_tensor, q.to(dtype))
+    k, v = torch.randn((2, len(slots), kv_heads, head_dim), generator=generator)
+    if kv_dtype is None:
+        k, v = k.to(dtype), v.to(dtype)
+        pool.append(0, k, v, slots)
+        k_slots = torch.full((num_pages * PAGE, kv_heads, head_dim), torch.nan, dtype=torch.float64)
+        v_slots = k_slots.clone()
+        reference.append_kv(k, v, k_slots, v_slots, slots)
+    else:
+        # Tokens of very different sizes, so that pages have scales of their own.
+        size = torch.rand((num_pages, 1, 1), generator=generator)[slots.long() // PAGE] + 0.1
+        pool.append(0, k * size, v * size, slots)
+        every_page = torch.arange(num_pages, dtype=torch.int32)
+        k_slots, v_slots = (x.double() for x in pool.gather(0, every_page, num_pages * PAGE))
+    query_tensor, q = random_queries(query_lens, kv_heads * group, head_dim, generator)
+    return Case(PAGE, k_slots, v_slots, tables, length_tensor, query_tensor, q.to(dtype), pool)
 
 
-def poison(pool: KVPool, generator: torch.Generator) -> None:
+def poisoned_pool(
+    generator: torch.Generator,
+    num_pages: int,
+    *,
+    layers: int = 1,
+    kv_heads: int = 2,
+    head_dim: int = 64,
+    dtype: torch.dtype,
+) -> KVPool:
+    """Pages that were never written hold NaN and infinity; of int8, any bytes and scales of NaN."""
+    pool = KVPool(
+        num_layers=layers, num_kv_heads=kv_heads, head_dim=head_dim, num_pages=num_pages, dtype=dtype
+    )
     bad = torch.tensor([torch.nan, torch.inf, -torch.inf])
     for pages in (pool.k_pages, pool.v_pages):
-        pages.copy_(bad[torch.randint(0, 3, pages.shape, generator=generator)])
+        if pool.scales is None:
+            pages.copy_(bad[torch.randint(0, 3, pages.shape, generator=generator)])
+        else:
+            pages.copy_(torch.randint(-128, 128, pages.shape, generator=generator))
+            pool.scales.fill_(torch.nan)
+    return pool
 
 
 @st.composite
-def random_cases(draw: st.DrawFn, *, head_dims: list[int], groups: list[int], longest: int) -> Case:
-    """Branches that fork anywhere, end inside pages that others go on in, or share nothing."""
+def forests(
+    draw: st.DrawFn, *, branches: int, longest: int, most_queries: int
+) -> tuple[list[int], list[tuple[int, int]], list[int]]:
+    """Lengths, parents and query_lens: branches fork anywhere, end inside pages that others go on in, or
+    share nothing."""
     lengths: list[int] = []
     parents: list[tuple[int, int]] = []
-    for branch in range(draw(st.integers(1, 7))):
+    for branch in range(draw(st.integers(1, branches))):
         parent = draw(st.integers(0, branch - 1)) if branch else 0
         shared = draw(st.integers(0, lengths[parent])) if branch else 0
         parents.append((parent, shared))
         # A length may end inside the shared pages (a truncated branch) or go on past them.
         lengths.append(draw(st.integers(max(1, shared - 20), shared + 40) | st.integers(1, longest)))
-    query_lens = [draw(st.integers(1, min(length, 3)) | st.integers(0, length)) for length in lengths]
+    query_lens = [
+        draw(st.integers(1, min(length, 3)) | st.integers(0, min(length, most_queries))) for length in lengths
+    ]
     query_lens[0] = max(query_lens[0], 1)
+    return lengths, parents, query_lens
+
+
+@st.composite
+def random_cases(
+    draw: st.DrawFn,
+    *,
+    head_dims: list[int],
+    groups: list[int],
+    longest: int,
+    kv_dtype: torch.dtype | None = None,
+) -> Case:
     return make_case(
-        lengths,
-        parents,
-        [min(n, 60) for n in query_lens],
+        *draw(forests(branches=7, longest=longest, most_queries=60)),
         kv_heads=draw(st.integers(1, 3)),
         group=draw(st.sampled_from(groups)),
         head_dim=draw(st.sampled_from(head_dims)),
         dtype=draw(st.sampled_from([torch.float32, torch.bfloat16])),
+        kv_dtype=kv_dtype,
         seed=draw(st.integers(0, 2**31)),
     )
 
 
 @st.composite
-def random_options(draw: st.DrawFn) -> dict[str, float | None]:
-    """Window, soft cap and scale of tree_attention; logits stay within some ten units, as tolerances ask."""
+def random_options(
+    draw: st.DrawFn, *, widest: int = 600, largest_scale: float = 0.12
+) -> dict[str, float | None]:
+    """Window, soft cap and scale of tree_attention; logits stay within what the caller's tolerances ask:
+    some ten units at a scale of 0.12, some 50 at 0.3."""
     return {
-        "window": draw(st.none() | st.integers(1, 600)),
+        "window": draw(st.none() | st.integers(1, widest)),
         "logits_soft_cap": draw(st.none() | st.floats(1.0, 50.0)),
-        "scale": draw(st.none() | st.floats(0.01, 0.12)),
+        "scale": draw(st.none() | st.floats(0.01, largest_scale)),
     }

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from attention_cases import live_slots, random_tables
+from attention_cases import Forest, live_slots, random_queries, random_tables
 from torch import Tensor
 
-from tts_kernels import DevicePlan, DevicePlanner, reference
+from tts_kernels import DevicePlan, DevicePlanner
 from tts_kernels.backends import choice
 from tts_kernels.backends.launch import AttentionOptions
 
@@ -16,17 +16,9 @@ LAYOUTS = ["HND", "NHD", "vLLM"]
 
 
 @dataclass
-class PagedCase:
-    """Branches over one layer; every slot that no branch owns holds NaN or infinity."""
-
+class PagedCase(Forest):
     k_pages: Tensor
     v_pages: Tensor
-    k_slots: Tensor
-    v_slots: Tensor
-    tables: Tensor
-    lengths: Tensor
-    query_lens: Tensor
-    q: Tensor
 
     def planner(self, **options: object) -> DevicePlanner:
         num_pages, num_kv_heads, page_size, head_dim = self.k_pages.shape
@@ -45,13 +37,7 @@ class PagedCase:
         return self.planner(**options).update(self.tables, self.lengths, self.query_lens)
 
     def attend(
-        self,
-        plan: DevicePlan,
-        *,
-        scale: float | None = None,
-        window: int | None = None,
-        logits_soft_cap: float | None = None,
-        mask: Tensor | None = None,
+        self, plan: DevicePlan, *, mask: Tensor | None = None, **options: float | None
     ) -> tuple[Tensor, Tensor]:
         """As the operator does, with NaN in every buffer that the kernels are to write, and behind."""
         plan.partials.fill_(torch.nan)
@@ -59,52 +45,33 @@ class PagedCase:
         room = max(plan.num_queries, rows) + 3
         out = torch.full((room, heads, head_dim), torch.nan, dtype=self.q.dtype, device=self.q.device)
         lse = torch.full((room, heads), torch.nan, device=self.q.device)
-        options = self.options(scale, window, logits_soft_cap)
-        tensors = (self.q, self.k_pages, self.v_pages)
+        arguments = (self.q, self.k_pages, self.v_pages, plan.launch, self.options(**options))
         if mask is None:
             kernel = choice.kernel("tree_attention", self.k_pages)
-            kernel(*tensors, plan.launch, options, out[:rows], lse[:rows])
+            kernel(*arguments, out[:rows], lse[:rows])
         else:
             kernel = choice.kernel("sparse_attention", self.k_pages)
-            kernel(*tensors, plan.launch, options, out[:rows], lse[:rows], mask)
+            kernel(*arguments, out[:rows], lse[:rows], mask)
         assert out[rows:].isnan().all()
         assert lse[rows:].isnan().all()
         return out[:rows], lse[:rows]
 
     def options(
-        self, scale: float | None, window: int | None, logits_soft_cap: float | None
-    ) -> AttentionOptions:
-        scale = self.q.shape[2] ** -0.5 if scale is None else scale
-        return AttentionOptions(scale, window or 0, logits_soft_cap or 0.0)
-
-    def mass(
         self,
-        plan: DevicePlan,
         *,
         scale: float | None = None,
         window: int | None = None,
         logits_soft_cap: float | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
+    ) -> AttentionOptions:
+        scale = self.q.shape[2] ** -0.5 if scale is None else scale
+        return AttentionOptions(scale, window or 0, logits_soft_cap or 0.0)
+
+    def mass(self, plan: DevicePlan, *, mask: Tensor | None = None, **options: float | None) -> Tensor:
         shape = (plan.num_kv_heads, self.q.shape[0], plan.max_columns)
         mass = torch.full(shape, torch.nan, device=self.q.device)
-        options = self.options(scale, window, logits_soft_cap)
         kernel = choice.kernel("page_mass", self.k_pages)
-        kernel(self.q, self.k_pages, plan.launch, options, mask, mass)
+        kernel(self.q, self.k_pages, plan.launch, self.options(**options), mask, mass)
         return mass
-
-    def expected(self, **options: float | None) -> tuple[Tensor, Tensor]:
-        page_size = self.k_pages.shape[2]
-        return reference.tree_attention(
-            self.q.cpu(),
-            self.k_slots,
-            self.v_slots,
-            self.tables,
-            self.lengths,
-            self.query_lens,
-            page_size=page_size,
-            **options,
-        )[:2]
 
     def check(self, plan: DevicePlan | None = None, **options: float | None) -> None:
         """Compares with the reference.
@@ -149,13 +116,10 @@ def make_paged_case(
     k_pages, v_pages = (
         in_layout(x.view(num_pages, page_size, kv_heads, head_dim).to(device), layout) for x in stored
     )
-    # Logits of a few units: the softmax is neither flat nor one-hot.
-    q = 2 * torch.randn((sum(query_lens), kv_heads * group, head_dim), generator=generator)
-    query_tensor = torch.tensor(query_lens, dtype=torch.int32)
+    query_tensor, q = random_queries(query_lens, kv_heads * group, head_dim, generator)
     k_slots, v_slots = stored.double()
-    return PagedCase(
-        k_pages, v_pages, k_slots, v_slots, tables, length_tensor, query_tensor, q.to(dtype).to(device)
-    )
+    tensors = (k_slots, v_slots, tables, length_tensor, query_tensor, q.to(dtype).to(device))
+    return PagedCase(page_size, *tensors, k_pages, v_pages)
 
 
 def far_pages(device: torch.device) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
 import torch
 import transformers as hf
 from tiny_models import byte_tokenizer
@@ -39,8 +44,44 @@ def plain_logprobs(model: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
         return model(torch.tensor([tokens])).logits[0].log_softmax(-1)
 
 
+def plain_next_logprobs(model: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
+    return plain_logprobs(model, tokens)[-1]
+
+
 def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual, expected, atol=2e-4, rtol=0)  # float32, other GEMM shapes
+
+
+async def fresh_logprobs(branch: Branch) -> torch.Tensor:
+    """The next-token distribution of a new prompt with the branch's tokens, computed on an empty tree."""
+    root = await make(branch.decoder.model).root(branch.tokens)
+    logprobs = await root.next_logprobs()
+    root.release()
+    return logprobs
+
+
+async def assert_like_fresh(branch: Branch) -> None:
+    close(await branch.next_logprobs(), await fresh_logprobs(branch))
+
+
+async def cancel_after(task: asyncio.Task[Any], cycles: int) -> bool:
+    """Whether it was done before that many cycles of the event loop were over."""
+    for _ in range(cycles):
+        await asyncio.sleep(0)
+    done = task.done()
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    return done
+
+
+def at_every_cycle(decoder: TreeDecoder, cancelled_after: Callable[[int], Coroutine[Any, Any, bool]]) -> None:
+    """cancelled_after(cycles): whether its call was done by then."""
+    cycles = 0
+    while not decoder.run(cancelled_after(cycles)):
+        cycles += 1
+    assert cycles > 6
+    assert decoder.stats().resident_bytes == 0
 
 
 HEADLESS = {

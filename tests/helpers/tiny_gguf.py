@@ -28,6 +28,9 @@ TOKENIZER: dict[str, Any] = {
     "tokenizer.ggml.unknown_token_id": 0,
     "tokenizer.ggml.padding_token_id": 2,
 }
+PAIRS = HEAD_DIM // 2  # of a head's dimensions, which rotate together
+LENGTH = 90
+IDS = np.random.default_rng(3).integers(3, len(TOKENS), LENGTH)
 KEYS: dict[str, Any] = {
     "llama.context_length": 512,
     "llama.embedding_length": HIDDEN,

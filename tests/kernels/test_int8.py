@@ -1,44 +1,26 @@
-"""int8 pages: quantization against its specification, attention against the reference over the values that
-the pages stand for, and the promises of the other dtypes. The error of quantizing is bounded apart.
+"""int8 pages: what is appended, copied and gathered is what the specification quantizes, and bad calls change
+nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 
 import pytest
 import torch
-from attention_cases import LEVELS, PAGE, Case, live_slots, random_tables
+from attention_cases import PAGE, poisoned_pool
+from attention_checks import HEAD_DIMS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tts_kernels import KVPool, KVTree, _core, append_kv, copy_pages, gather_kv, reference, tree_attention
-from tts_kernels.plans.selection import Selection
+from tts_kernels import KVPool, KVTree, append_kv, copy_pages, gather_kv, reference
 
 ROW_DTYPES = [torch.float32, torch.bfloat16]
-HEAD_DIMS = [32, 48, 64, 80, 96, 112, 128, 192, 256]
 
 
-@pytest.fixture(autouse=True)
-def _default_level() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    _core.set_cpu_isa(None)
-    torch.set_num_threads(threads)
-
-
-def make_pool(*, layers: int = 1, heads: int = 2, head_dim: int = 64, num_pages: int = 8) -> KVPool:
-    """Never-written pages hold any bytes, and scales of NaN."""
-    pool = KVPool(
-        num_layers=layers, num_kv_heads=heads, head_dim=head_dim, num_pages=num_pages, dtype=torch.int8
-    )
-    for pages in (pool.k_pages, pool.v_pages):
-        pages.copy_(torch.randint(-128, 128, pages.shape))
-    assert pool.scales is not None
-    pool.scales.fill_(torch.nan)
-    return pool
+def make_pool(num_pages: int = 8, **sizes: int) -> KVPool:
+    return poisoned_pool(torch.Generator().manual_seed(0), num_pages, dtype=torch.int8, **sizes)
 
 
 def read_bytes(pool: KVPool, layer: int, page: int) -> tuple[Tensor, Tensor]:
@@ -49,54 +31,6 @@ def read_bytes(pool: KVPool, layer: int, page: int) -> tuple[Tensor, Tensor]:
 
 def ints(*values: int) -> Tensor:
     return torch.tensor(values, dtype=torch.int32)
-
-
-def make_case(
-    lengths: list[int],
-    parents: list[tuple[int, int]],
-    query_lens: list[int],
-    *,
-    kv_heads: int = 2,
-    group: int = 2,
-    head_dim: int = 64,
-    q_dtype: torch.dtype = torch.float32,
-    seed: int = 0,
-) -> Case:
-    """As in attention_cases; k_slots and v_slots are the values that the pages stand for.
-
-    A page that branches share only in part still has one scale, so it belongs to the longest of them.
-    """
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    tables, num_pages = random_tables(lengths, parents, generator)
-    pool = make_pool(heads=kv_heads, head_dim=head_dim, num_pages=num_pages)
-    length_tensor = torch.tensor(lengths, dtype=torch.int32)
-    slots = live_slots(tables, length_tensor)
-    # Tokens of very different sizes, so that pages have scales of their own.
-    k, v = torch.randn((2, len(slots), kv_heads, head_dim), generator=generator)
-    size = torch.rand((num_pages, 1, 1), generator=generator)[slots.long() // PAGE] + 0.1
-    pool.append(0, k * size, v * size, slots)
-    every_page = torch.arange(num_pages, dtype=torch.int32)
-    k_slots, v_slots = (x.double() for x in pool.gather(0, every_page, num_pages * PAGE))
-    q = 2 * torch.randn((sum(query_lens), kv_heads * group, head_dim), generator=generator)
-    query_tensor = torch.tensor(query_lens, dtype=torch.int32)
-    return Case(pool, k_slots, v_slots, tables, length_tensor, query_tensor, q.to(q_dtype))
-
-
-def check(case: Case, level: str, **options: float | None) -> None:
-    """The kernel's own error: sums of some 100 float32 terms, of logits up to some 50 at the largest `scale`
-    that is drawn; a bfloat16 output is rounded once.
-    """
-    _core.set_cpu_isa(level)
-    out, lse = case.attend(**options)
-    expected, expected_lse, *_ = case.expected(**options)
-    rtol = 2**-8 if case.q.dtype == torch.bfloat16 else 1e-5
-    assert out.dtype == case.q.dtype
-    torch.testing.assert_close(out.double(), expected, rtol=rtol, atol=5e-5)
-    torch.testing.assert_close(lse.double(), expected_lse, rtol=1e-6, atol=2e-5)
-
-
-# -- quantization
 
 
 @settings(max_examples=60, deadline=None)
@@ -112,7 +46,7 @@ def test_appends_are_those_of_the_specification(
     counts: list[int], heads: int, head_dim: int, dtype: torch.dtype, size: float, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    pool = make_pool(heads=heads, head_dim=head_dim)
+    pool = make_pool(kv_heads=heads, head_dim=head_dim)
     stored = [torch.zeros((0, heads, head_dim), dtype=torch.int8) for _ in "kv"]
     scales = [torch.zeros(heads) for _ in "kv"]
     begin = 0
@@ -206,7 +140,7 @@ def test_what_is_not_finite_shows_until_the_page_starts_anew(bad: float) -> None
 def test_threads_quantize_alike() -> None:
     k, v = torch.randn((2, 320, 8, 128))
     slots = (torch.randperm(20).int()[:, None] * PAGE + torch.arange(PAGE, dtype=torch.int32)).flatten()
-    pools = [make_pool(heads=8, head_dim=128, num_pages=20) for _ in range(2)]
+    pools = [make_pool(kv_heads=8, head_dim=128, num_pages=20) for _ in range(2)]
     for threads, pool in enumerate(pools, 1):
         torch.set_num_threads(threads)
         pool.append(0, k, v, slots)
@@ -218,7 +152,7 @@ def test_threads_quantize_alike() -> None:
 @settings(max_examples=40, deadline=None)
 @given(copies=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=8))
 def test_copies_take_their_scales_along(copies: list[tuple[int, int]]) -> None:
-    pool = make_pool(layers=2, heads=3, head_dim=48, num_pages=6)
+    pool = make_pool(layers=2, kv_heads=3, head_dim=48, num_pages=6)
     pool.scales.copy_(torch.rand(pool.scales.shape))
     expected = [x.clone() for x in (pool.k_pages, pool.v_pages, pool.scales)]
     pool.copy(torch.tensor(copies, dtype=torch.int32).reshape(-1, 2))
@@ -274,165 +208,9 @@ def test_summaries_are_of_the_values(kind: str) -> None:
     torch.testing.assert_close(pool.layer_summaries(0), expected, rtol=2**-8, atol=1e-6)
 
 
-# -- attention
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> tuple[Case, dict[str, float | None]]:
-    lengths: list[int] = []
-    parents: list[tuple[int, int]] = []
-    for branch in range(draw(st.integers(1, 7))):
-        parent = draw(st.integers(0, branch - 1)) if branch else 0
-        shared = draw(st.integers(0, lengths[parent])) if branch else 0
-        parents.append((parent, shared))
-        lengths.append(draw(st.integers(max(1, shared - 20), shared + 40) | st.integers(1, 1500)))
-    query_lens = [
-        draw(st.integers(1, min(length, 3)) | st.integers(0, min(length, 60))) for length in lengths
-    ]
-    query_lens[0] = max(query_lens[0], 1)
-    case = make_case(
-        lengths,
-        parents,
-        query_lens,
-        kv_heads=draw(st.integers(1, 3)),
-        group=draw(st.sampled_from([1, 2, 3, 4, 7, 8, 16])),
-        head_dim=draw(st.sampled_from(HEAD_DIMS)),
-        q_dtype=draw(st.sampled_from(ROW_DTYPES)),
-        seed=draw(st.integers(0, 2**31)),
-    )
-    options = {
-        "window": draw(st.none() | st.integers(1, 600)),
-        "logits_soft_cap": draw(st.none() | st.floats(1.0, 50.0)),
-        "scale": draw(st.none() | st.floats(0.01, 0.3)),
-    }
-    return case, options
-
-
-@pytest.mark.parametrize("level", LEVELS)
-@settings(max_examples=20, deadline=None)
-@given(drawn=cases())
-def test_random_forests(level: str, drawn: tuple[Case, dict[str, float | None]]) -> None:
-    case, options = drawn
-    check(case, level, **options)
-
-
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("q_dtype", ROW_DTYPES)
-@pytest.mark.parametrize("head_dim", HEAD_DIMS)
-def test_head_dims(level: str, q_dtype: torch.dtype, head_dim: int) -> None:
-    case = make_case([70, 85, 33], [(0, 0), (0, 60), (1, 30)], [2, 1, 3], head_dim=head_dim, q_dtype=q_dtype)
-    check(case, level)
-
-
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 6, 7, 8, 12, 16])
-def test_gqa_ratios(level: str, group: int) -> None:
-    check(make_case([40, 47], [(0, 0), (0, 32)], [1, 5], group=group), level, window=21)
-
-
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("length", [1, 15, 16, 17, 255, 256, 257, 1023, 1024, 1025, 2049])
-def test_page_tile_and_chunk_boundaries(level: str, length: int) -> None:
-    check(make_case([length], [(0, 0)], [1], head_dim=32), level)
-
-
-def same_bits(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-# Lengths that end inside pages, tiles and chunks; shared prefixes that end inside pages; several queries.
-FAMILY = {
-    "lengths": [1300, 1311, 1290, 1302, 40, 2100, 1296],
-    "parents": [(0, 0), (0, 1296), (1, 1290), (0, 1200), (3, 40), (0, 700), (0, 1296)],
-    "query_lens": [1, 12, 3, 2, 1, 40, 1],
-}
-
-
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("window", [None, 300])
-def test_siblings_leave_a_branch_as_it_is(level: str, window: int | None) -> None:
-    _core.set_cpu_isa(level)
-    case = make_case(**FAMILY, group=3)
-    out, lse = case.attend(window=window)
-    begin = 0
-    for branch, count in enumerate(FAMILY["query_lens"]):
-        rows = slice(begin, begin + count)
-        assert same_bits(case.only(branch).attend(window=window), (out[rows], lse[rows])), branch
-        begin += count
-
-
-@pytest.mark.parametrize("level", LEVELS)
-def test_an_unshared_copy_gives_the_same_bits(level: str) -> None:
-    _core.set_cpu_isa(level)
-    case = make_case(**FAMILY, group=3)
-    first, width = case.pool.num_pages, case.tables.shape[1]
-    pool = make_pool(num_pages=first + case.tables.numel())
-    for own, shared in ((pool.k_pages, case.pool.k_pages), (pool.v_pages, case.pool.v_pages)):
-        own[:, :first] = shared
-    pool.scales[:, :first] = case.pool.scales
-    tables = first + torch.arange(case.tables.numel(), dtype=torch.int32).view(-1, width)
-    held = case.tables >= 0
-    pool.copy(torch.stack([case.tables[held], tables[held]], dim=1))
-    assert same_bits(replace(case, pool=pool, tables=tables).attend(), case.attend())
-
-
-@pytest.mark.parametrize("level", LEVELS)
-def test_threads_and_query_blocks_do_not_change_bits(level: str) -> None:
-    _core.set_cpu_isa(level)
-    case = make_case(**FAMILY, group=3)
-    alone = case.only(5)  # one block of several chunks: threads share it chunk by chunk
-    torch.set_num_threads(1)
-    expected, expected_alone = case.attend(), alone.attend()
-    for threads in (1, 2, 4):
-        torch.set_num_threads(threads)
-        assert same_bits(alone.attend(), expected_alone)
-        for query_block in (1, 5, 32, 256):
-            assert same_bits(case.attend(query_block), expected)
-
-
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("group", [1, 3])
-def test_chosen_pages(level: str, group: int) -> None:
-    _core.set_cpu_isa(level)
-    case = make_case(**FAMILY, group=group)
-    tree = case.plan()
-    shape = (2, tree.num_queries, -(-tree.max_columns // 32))
-    every = Selection(torch.full(shape, -1, dtype=torch.int32))
-    assert same_bits(case.pool.attend(0, case.q, tree, selection=every), case.attend())
-    chosen = torch.rand((2, tree.num_queries, tree.max_columns)) < 0.5
-    some = Selection.from_bools(chosen)
-    out, lse, mass = case.pool.attend_with_mass(0, case.q, tree, selection=some)
-    args = (case.q, case.k_slots, case.v_slots, case.tables, case.lengths, case.query_lens)
-    expected = reference.tree_attention(*args, chosen=chosen)
-    for actual, exact in zip((out, lse, mass), expected, strict=True):
-        torch.testing.assert_close(actual.double(), exact, rtol=1e-5, atol=5e-5)
-
-
-@pytest.mark.parametrize("level", LEVELS)
-def test_error_of_the_quantization(level: str) -> None:
-    """Against exact values: a score is off by at most scale * |q|_1 * step / 2, a value by step / 2."""
-    _core.set_cpu_isa(level)
-    case = make_case([500, 480], [(0, 0), (0, 400)], [2, 3])
-    slots = live_slots(case.tables, case.lengths)
-    torch.manual_seed(1)
-    k, v = torch.randn((2, len(slots), 2, 64))
-    case.pool.append(0, k, v, slots)
-    step = case.pool.scales[0, slots.long() // PAGE].amax(dim=(0, 1))
-    assert (step < 6 / 127).all()  # the largest of some 1000 normal numbers
-    exact = replace(case, k_slots=torch.zeros_like(case.k_slots), v_slots=torch.zeros_like(case.v_slots))
-    reference.append_kv(k, v, exact.k_slots, exact.v_slots, slots)
-    out, lse = case.attend()
-    expected, expected_lse, *_ = exact.expected()
-    logit_error = case.q.abs().sum(2).max() * 64**-0.5 * step[0] / 2
-    assert (lse - expected_lse).abs().max() <= logit_error
-    # Errors of tokens are independent: far below the bound, and a few percent of outputs of size 1.
-    assert (out - expected).abs().max() < 0.05
-    assert (out - expected).pow(2).mean().sqrt() < 0.01
-
-
 # -- bad arguments
 
-POOL = make_pool(heads=3, head_dim=48, num_pages=6)
+POOL = make_pool(kv_heads=3, head_dim=48, num_pages=6)
 K, V = torch.randn((2, 2, 3, 48))
 KP, VP = POOL.layer(0)
 SCALES = POOL.scales[0]
@@ -479,34 +257,12 @@ def test_bad_arguments_are_refused_and_nothing_is_written(
     assert POOL.scales.isnan().all()
 
 
-def test_bad_arguments_of_attention() -> None:
-    case = make_case([40], [(0, 0)], [2])
-    k, v = case.pool.layer(0)
-    scales, plan = case.pool.layer_scales(0), case.plan()
-    with pytest.raises(TypeError, match="scales: got None"):
-        tree_attention(case.q, k, v, plan)
-    with pytest.raises(TypeError, match=r"q: got torch\.int8"):
-        tree_attention(case.q.to(torch.int8), k, v, plan, scales=scales)
-    with pytest.raises(ValueError, match=r"scales: .*meta"):
-        tree_attention(case.q, k, v, plan, scales=scales.to("meta"))
-    floats = KVPool(num_layers=1, num_kv_heads=2, head_dim=64, num_pages=case.pool.num_pages)
-    with pytest.raises(ValueError, match="scales: got a tensor, expected None"):
-        tree_attention(case.q, *floats.layer(0), plan, scales=scales)
-    assert floats.layer_scales(0) is None
-
-
 def test_opcheck() -> None:
-    case = make_case([40, 35], [(0, 0), (0, 32)], [2, 1])
-    pool, p, ops = case.pool, case.plan(), torch.ops.tts_kernels
+    pool, ops, check = make_pool(num_pages=6), torch.ops.tts_kernels, torch.library.opcheck
     pool.scales.nan_to_num_()  # it takes NaN for a difference
-    pages = (*pool.layer(0), pool.layer_scales(0))
+    pages, scales = pool.layer(0), {"scales": pool.layer_scales(0)}
     k, v = torch.randn((2, 4, 2, 64))
-    slots = torch.arange(4, dtype=torch.int32)
-    check = torch.library.opcheck
-    check(ops.append_kv.default, (k, v, *pages[:2], slots), {"scales": pages[2]})
-    check(
-        ops.copy_pages.default, (pool.k_pages, pool.v_pages, ints(0, 1).view(1, 2)), {"scales": pool.scales}
-    )
-    check(ops.gather_kv.default, (*pages[:2], ints(0), 4), {"scales": pages[2]})
-    args = (case.q, *pages[:2], p.buffer, 0.125)
-    check(ops.tree_attention.default, args, {"scales": pages[2]})
+    check(ops.append_kv.default, (k, v, *pages, torch.arange(4, dtype=torch.int32)), scales)
+    copies = ints(0, 1).view(1, 2)
+    check(ops.copy_pages.default, (pool.k_pages, pool.v_pages, copies), {"scales": pool.scales})
+    check(ops.gather_kv.default, (*pages, ints(0), 4), scales)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from attention_cases import LEVELS, PAIR_LEVELS
+from attention_checks import LEVELS, PAIR_LEVELS
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -14,12 +12,6 @@ from torch import Tensor
 from tts_kernels import PackedWeight, _core, packed_linear, reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(autouse=True)
-def _default_level() -> Iterator[None]:
-    yield
-    _core.set_cpu_isa(None)
 
 
 FLOATS = st.sampled_from([torch.float32, torch.bfloat16])

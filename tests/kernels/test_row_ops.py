@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from attention_cases import LEVELS
+from attention_checks import LEVELS
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -15,12 +14,6 @@ from torch import Tensor
 from tts_kernels import _core, reference, rms_norm, rotate_qkv
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(autouse=True)
-def _default_level() -> Iterator[None]:
-    yield
-    _core.set_cpu_isa(None)
 
 
 def random(seed: int, rows: int, width: int, apart: int) -> Tensor:

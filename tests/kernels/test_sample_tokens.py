@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import scipy.stats
 import torch
-from attention_cases import LEVELS
+from attention_checks import LEVELS
 from torch import Tensor
 
 from tts_kernels import _core, reference, sample_tokens

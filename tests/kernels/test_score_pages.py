@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from attention_cases import LEVELS, PAGE, Case, make_case, random_cases
+from attention_cases import PAGE, Case, make_case, random_cases
+from attention_checks import LEVELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from tts_kernels import KVPool, _core, plan, reference, score_pages
-
-
-@pytest.fixture(autouse=True)
-def _default_level() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    _core.set_cpu_isa(None)
-    torch.set_num_threads(threads)
 
 
 def random_summaries(case: Case, kind: str, generator: torch.Generator) -> Tensor:

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from attention_cases import LEVELS, PAIR_LEVELS, Case, make_case, random_cases, random_options
+from attention_cases import Case, make_case, random_cases, random_options
+from attention_checks import LEVELS, assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tts_kernels import Selection, _core, reference, tree_attention, tree_attention_with_mass
+from tts_kernels import Selection, _core, tree_attention, tree_attention_with_mass
 
 DTYPES = [torch.float32, torch.bfloat16]
 CASES = random_cases(head_dims=[32, 64, 80, 128], groups=[1, 2, 3, 4, 8], longest=1300)
-
-
-@pytest.fixture(autouse=True)
-def _default_level() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    _core.set_cpu_isa(None)
-    torch.set_num_threads(threads)
 
 
 def random_choice(case: Case, share: float, generator: torch.Generator) -> Tensor:
@@ -42,18 +33,12 @@ def attend(
 
 
 def check(case: Case, chosen: Tensor | None, level: str, **options: float | None) -> None:
-    """As in test_tree_attention; a page's mass is a sum of probabilities of float32 logits."""
+    """A page's mass is a sum of probabilities of float32 logits."""
     _core.set_cpu_isa(level)
-    out, lse, mass = attend(case, chosen, **options)
-    args = (case.q, case.k_slots, case.v_slots, case.tables, case.lengths, case.query_lens)
-    expected = reference.tree_attention(*args, chosen=chosen, **options)
-    bfloat16 = case.q.dtype == torch.bfloat16
-    pairs = bfloat16 and level in PAIR_LEVELS
-    torch.testing.assert_close(
-        out.double(), expected[0], rtol=2**-8 if bfloat16 else 1e-5, atol=2**-8 if pairs else 2e-5
-    )
-    torch.testing.assert_close(lse.double(), expected[1], rtol=1e-6, atol=2e-5)
-    torch.testing.assert_close(mass.double(), expected[2], rtol=1e-4, atol=2e-6)
+    *found, mass = attend(case, chosen, **options)
+    *expected, expected_mass = case.expected_with_mass(chosen, **options)
+    assert_close(case, level, found, expected)
+    torch.testing.assert_close(mass.double(), expected_mass, rtol=1e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("level", LEVELS)

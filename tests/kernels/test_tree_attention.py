@@ -5,54 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
-from attention_cases import (
-    LEVELS,
-    PAGE,
-    PAIR_LEVELS,
-    Case,
-    live_slots,
-    make_case,
-    random_cases,
-    random_options,
-)
+from attention_cases import PAGE, Case, live_slots, make_case, random_cases, random_options
+from attention_checks import FAMILY, GROUPS, HEAD_DIMS, LEVELS, check, same_bits
 from hypothesis import given, settings
 
 from tts_kernels import KVPool, _core, plan, tree_attention
 
 DTYPES = [torch.float32, torch.bfloat16]
-HEAD_DIMS = [32, 48, 64, 80, 96, 112, 128, 192, 256]
-GROUPS = [1, 2, 3, 4, 7, 8, 16]
-
-
-@pytest.fixture(autouse=True)
-def _default_level() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    _core.set_cpu_isa(None)
-    torch.set_num_threads(threads)
-
-
-def check(case: Case, level: str, **options: float | None) -> None:
-    """Compares with the reference.
-
-    Float32 sums of some 100 terms of logits of a few units: relative error 1e-5 of the softmax, hence of
-    outputs of unit size. A bfloat16 output is rounded once more, to 2^-9 relative. The level with the
-    bfloat16 dot product rounds each probability to 2^-9 too.
-    """
-    _core.set_cpu_isa(level)
-    out, lse = case.attend(**options)
-    expected, expected_lse = case.expected(**options)
-    bfloat16 = case.q.dtype == torch.bfloat16
-    pairs = bfloat16 and level in PAIR_LEVELS
-    torch.testing.assert_close(
-        out.double(), expected, rtol=2**-8 if bfloat16 else 1e-5, atol=2**-8 if pairs else 2e-5
-    )
-    torch.testing.assert_close(lse.double(), expected_lse, rtol=1e-6, atol=2e-5)
+# Of queries and pages, and of queries over int8 pages.
+STORED = pytest.mark.parametrize(
+    "stored",
+    [{"dtype": dtype, "kv_dtype": kv_dtype} for kv_dtype in (None, torch.int8) for dtype in DTYPES],
+    ids=["float32", "bfloat16", "float32 over int8", "bfloat16 over int8"],
+)
+Stored = dict[str, torch.dtype | None]
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -63,25 +33,25 @@ def test_random_forests(level: str, case: Case, options: dict[str, float | None]
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@STORED
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
-def test_head_dims(level: str, dtype: torch.dtype, head_dim: int) -> None:
-    case = make_case([70, 85, 33], [(0, 0), (0, 60), (1, 30)], [2, 1, 3], head_dim=head_dim, dtype=dtype)
+def test_head_dims(level: str, stored: Stored, head_dim: int) -> None:
+    case = make_case([70, 85, 33], [(0, 0), (0, 60), (1, 30)], [2, 1, 3], head_dim=head_dim, **stored)
     check(case, level)
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@STORED
 @pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 6, 7, 8, 12, 16])
-def test_gqa_ratios(level: str, dtype: torch.dtype, group: int) -> None:
-    check(make_case([40, 47], [(0, 0), (0, 32)], [1, 5], group=group, dtype=dtype), level, window=21)
+def test_gqa_ratios(level: str, stored: Stored, group: int) -> None:
+    check(make_case([40, 47], [(0, 0), (0, 32)], [1, 5], group=group, **stored), level, window=21)
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@STORED
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 255, 256, 257, 1023, 1024, 1025, 2049])
-def test_page_tile_and_chunk_boundaries(level: str, dtype: torch.dtype, length: int) -> None:
-    check(make_case([length], [(0, 0)], [1], dtype=dtype, head_dim=32), level)
+def test_page_tile_and_chunk_boundaries(level: str, stored: Stored, length: int) -> None:
+    check(make_case([length], [(0, 0)], [1], **stored, head_dim=32), level)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -92,26 +62,12 @@ def test_500_branches(dtype: torch.dtype) -> None:
     check(make_case(lengths, parents, [1] * 500, kv_heads=1, dtype=dtype, head_dim=32), LEVELS[0])
 
 
-def same_bits(a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor, torch.Tensor]) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-# Lengths that end inside pages, tiles and chunks; shared prefixes that end inside pages; several queries.
-FAMILY = {
-    "lengths": [1300, 1311, 1290, 1302, 40, 2100, 1296],
-    "parents": [(0, 0), (0, 1296), (1, 1290), (0, 1200), (3, 40), (0, 700), (0, 1296)],
-    "query_lens": [1, 12, 3, 2, 1, 40, 1],
-}
-
-
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@STORED
 @pytest.mark.parametrize("window", [None, 300])
-def test_siblings_and_pruning_leave_a_branch_as_it_is(
-    level: str, dtype: torch.dtype, window: int | None
-) -> None:
+def test_siblings_and_pruning_leave_a_branch_as_it_is(level: str, stored: Stored, window: int | None) -> None:
     _core.set_cpu_isa(level)
-    case = make_case(**FAMILY, group=3, dtype=dtype)
+    case = make_case(**FAMILY, group=3, **stored)
     out, lse = case.attend(window=window)
     begin = 0
     for branch, count in enumerate(FAMILY["query_lens"]):
@@ -144,10 +100,10 @@ def test_an_unshared_copy_gives_the_same_bits(level: str, dtype: torch.dtype) ->
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_threads_and_query_blocks_do_not_change_bits(level: str, dtype: torch.dtype) -> None:
+@STORED
+def test_threads_and_query_blocks_do_not_change_bits(level: str, stored: Stored) -> None:
     _core.set_cpu_isa(level)
-    case = make_case(**FAMILY, group=3, dtype=dtype)
+    case = make_case(**FAMILY, group=3, **stored)
     alone = case.only(5)  # one block of several chunks: threads share it chunk by chunk
     torch.set_num_threads(1)
     expected, expected_alone = case.attend(), alone.attend()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from paged_cases import far_pages
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from tts_kernels import KVPool, append_kv, copy_pages, gather_kv, reference
 
-# page_size, head_dim, heads, layers, dtype, layout
+# page_size, head_dim, num_kv_heads, num_layers, dtype, layout
 SHAPES = [
     (1, 64, 3, 1, torch.float32, "NHD"),
     (16, 80, 2, 1, torch.bfloat16, "HND"),
@@ -20,26 +22,9 @@ SHAPES = [
 ]
 
 
-def make_pool(
-    device: torch.device,
-    *,
-    page_size: int = 16,
-    head_dim: int = 64,
-    heads: int = 2,
-    layers: int = 2,
-    dtype: torch.dtype = torch.float32,
-    layout: str = "HND",
-) -> KVPool:
-    pool = KVPool(
-        num_layers=layers,
-        num_kv_heads=heads,
-        head_dim=head_dim,
-        num_pages=6,
-        dtype=dtype,
-        page_size=page_size,
-        device=device,
-        layout=layout,
-    )
+def make_pool(device: torch.device, shape: tuple[Any, ...] = (16, 64, 2, 2, torch.float32, "HND")) -> KVPool:
+    names = ("page_size", "head_dim", "num_kv_heads", "num_layers", "dtype", "layout")
+    pool = KVPool(num_pages=6, device=device, **dict(zip(names, shape, strict=True)))
     pool.k_pages.fill_(torch.nan)
     pool.v_pages.fill_(torch.nan)
     return pool
@@ -54,25 +39,10 @@ def same(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a.cpu().double(), b.cpu().double(), rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize(("page_size", "head_dim", "heads", "layers", "dtype", "layout"), SHAPES)
-def test_append_copy_and_gather(
-    device: torch.device,
-    page_size: int,
-    head_dim: int,
-    heads: int,
-    layers: int,
-    dtype: torch.dtype,
-    layout: str,
-) -> None:
-    pool = make_pool(
-        device,
-        page_size=page_size,
-        head_dim=head_dim,
-        heads=heads,
-        layers=layers,
-        dtype=dtype,
-        layout=layout,
-    )
+@pytest.mark.parametrize("shape", SHAPES)
+def test_append_copy_and_gather(device: torch.device, shape: tuple[Any, ...]) -> None:
+    page_size, head_dim, heads, layers, dtype, _ = shape
+    pool = make_pool(device, shape)
     last = layers - 1
     expected = [slots_of(pages) for pages in pool.layer(last)]
     tokens = min(4 * page_size, 20)

@@ -9,14 +9,7 @@ import torch
 from paged_cases import make_paged_case
 from torch import Tensor
 
-from tts_kernels import (
-    DevicePlanner,
-    KVPool,
-    gather_kv,
-    reference,
-    score_pages,
-    select_top_pages,
-)
+from tts_kernels import DevicePlanner, KVPool, gather_kv, reference, score_pages, select_top_pages
 from tts_kernels.backends import choice
 from tts_kernels.plans.selection import Selection
 
@@ -103,14 +96,12 @@ def test_attention_and_gather(device: torch.device, dtype: torch.dtype, share: f
     shape = (heads, case.q.shape[0], plan.max_columns)
     chosen = None if share is None else torch.rand(shape, generator=generator) < share
     mask = None if chosen is None else Selection.from_bools(chosen).mask.to(device)
-    expected = reference.tree_attention(
-        case.q.cpu(), k_slots, v_slots, case.tables, case.lengths, case.query_lens, chosen=chosen
-    )
+    expected = case.expected_with_mass(chosen)
     on_device = scales.to(device)
     out = torch.full_like(case.q, torch.nan)
     lse = torch.full(case.q.shape[:2], torch.nan, device=device)
     mass = torch.full(shape, torch.nan, device=device)
-    options = case.options(None, None, None)
+    options = case.options()
     choice.kernel("sparse_attention", k_pages)(
         case.q, k_pages, v_pages, plan.launch, options, out, lse, mask, on_device
     )

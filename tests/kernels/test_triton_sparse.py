@@ -140,11 +140,10 @@ def select(case: PagedCase, scores: Tensor, plan: DevicePlan, options: SelectOpt
 def check_selection(case: PagedCase, scores: Tensor, plan: DevicePlan, options: SelectOptions) -> None:
     found = select(case, scores.to(case.q.device), plan, options)
     budget = options.budget if isinstance(options.budget, int) else options.budget.tolist()
+    arguments = (case.tables, case.lengths, case.query_lens)
     expected = reference.select_top_pages(
         scores,
-        case.tables,
-        case.lengths,
-        case.query_lens,
+        *arguments,
         budget,
         top_p=options.top_p,
         sink=options.sink,
@@ -227,17 +226,7 @@ def check_attention(case: PagedCase, share: float | None, **options: float | Non
     plan = case.plan()
     chosen = None if share is None else random_choice(case, plan, share)
     mask = None if chosen is None else Selection.from_bools(chosen).mask.to(case.q.device)
-    expected_out, expected_lse, expected_mass = reference.tree_attention(
-        case.q.cpu(),
-        case.k_slots,
-        case.v_slots,
-        case.tables,
-        case.lengths,
-        case.query_lens,
-        page_size=plan.page_size,
-        chosen=chosen,
-        **options,  # type: ignore[arg-type]
-    )
+    expected_out, expected_lse, expected_mass = case.expected_with_mass(chosen, **options)
     out, lse = case.attend(plan, mask=mask, **options)
     atol, rtol = (2e-5, 1e-5) if case.q.dtype == torch.float32 else (4e-3, 2**-7)
     torch.testing.assert_close(out.cpu().double(), expected_out, rtol=rtol, atol=atol)
@@ -283,9 +272,7 @@ def test_operators(device: torch.device, together: bool) -> None:
     found = selection.to_bools(plan.max_columns).cpu()
     visible = scores.cpu() > 0
     assert torch.equal(found & visible, chosen & visible)
-    expected = reference.tree_attention(
-        case.q.cpu(), case.k_slots, case.v_slots, *arguments, page_size=8, chosen=chosen
-    )
+    expected = case.expected_with_mass(chosen)
     results = tree_attention_with_mass(case.q, case.k_pages, case.v_pages, plan, selection=selection)
     for result, wanted in zip(results, expected, strict=True):
         torch.testing.assert_close(result.cpu().double(), wanted, rtol=1e-4, atol=2e-5)

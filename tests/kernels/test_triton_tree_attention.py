@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from attention_cases import forests, random_options
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paged_cases import LAYOUTS, PagedCase, far_pages, in_layout, make_paged_case
@@ -98,46 +100,26 @@ def test_truncated_siblings_share_a_page(device: torch.device) -> None:
     ).check()
 
 
-@st.composite
-def forests(draw: st.DrawFn) -> tuple[dict[str, object], dict[str, float | None]]:
-    lengths: list[int] = []
-    parents: list[tuple[int, int]] = []
-    for branch in range(draw(st.integers(1, 5))):
-        parent = draw(st.integers(0, branch - 1)) if branch else 0
-        shared = draw(st.integers(0, lengths[parent])) if branch else 0
-        parents.append((parent, shared))
-        lengths.append(draw(st.integers(max(1, shared - 20), shared + 40) | st.integers(1, 300)))
-    query_lens = [
-        draw(st.integers(1, min(length, 3)) | st.integers(0, min(length, 40))) for length in lengths
-    ]
-    query_lens[0] = max(query_lens[0], 1)
-    case = {
-        "lengths": lengths,
-        "parents": parents,
-        "query_lens": query_lens,
-        "kv_heads": draw(st.integers(1, 2)),
-        "group": draw(st.sampled_from([1, 2, 3, 4, 7])),
-        "head_dim": draw(st.sampled_from([64, 80])),
-        "page_size": draw(st.sampled_from([1, 8, 16, 32])),
-        "dtype": draw(st.sampled_from(DTYPES)),
-        "layout": draw(st.sampled_from(LAYOUTS)),
-        "seed": draw(st.integers(0, 2**31)),
-    }
-    options = {
-        "window": draw(st.none() | st.integers(1, 200)),
-        "logits_soft_cap": draw(st.none() | st.floats(1.0, 50.0)),
-        "scale": draw(st.none() | st.floats(0.01, 0.3)),
-    }
-    return case, options
-
-
 @settings(max_examples=10, deadline=None)
-@given(drawn=forests())
+@given(
+    forest=forests(branches=5, longest=300, most_queries=40),
+    shape=st.fixed_dictionaries(
+        {
+            "kv_heads": st.integers(1, 2),
+            "group": st.sampled_from([1, 2, 3, 4, 7]),
+            "head_dim": st.sampled_from([64, 80]),
+            "page_size": st.sampled_from([1, 8, 16, 32]),
+            "dtype": st.sampled_from(DTYPES),
+            "layout": st.sampled_from(LAYOUTS),
+            "seed": st.integers(0, 2**31),
+        }
+    ),
+    options=random_options(widest=200, largest_scale=0.3),
+)
 def test_random_forests(
-    device: torch.device, drawn: tuple[dict[str, object], dict[str, float | None]]
+    device: torch.device, forest: Any, shape: dict[str, Any], options: dict[str, float | None]
 ) -> None:
-    case, options = drawn
-    make_paged_case(**case, device=device).check(**options)
+    make_paged_case(*forest, **shape, device=device).check(**options)
 
 
 def test_rows_beyond_the_plan(device: torch.device) -> None:
@@ -228,7 +210,7 @@ def test_offsets_beyond_int32(device: torch.device) -> None:
     q = torch.randn((2, 2, 64)).half()
     length, count = torch.tensor([5], dtype=torch.int32), torch.tensor([2], dtype=torch.int32)
     slots = [torch.cat([rows[3:], rows[:1], rows[:3]]).double() for rows in (k, v)]  # slot 2 is not used
-    PagedCase(k_pages, v_pages, *slots, tables, length, count, q.to(device)).check()
+    PagedCase(3, *slots, tables, length, count, q.to(device), k_pages, v_pages).check()
 
 
 def merge_only(
