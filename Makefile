@@ -20,9 +20,9 @@ demo: $(VENV)/demo.stamp
 test: $(VENV)/test.stamp sanitize test-arm64
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Calls of everything public in tts_kernels with changed arguments, in half an hour: make fuzz CALLS=5000 SEED=7.
-# They are numbered from SEED on, and each is made from its number alone: a fault is printed with the command that
-# makes its call again.
+# Calls of everything public in tts_kernels with changed arguments: 100,000 in half an hour. Fewer, or others:
+# make fuzz CALLS=5000 SEED=7. They are numbered from SEED on, and each is made from its number alone: a fault is
+# printed with the command that makes its call again.
 CALLS ?= 100000
 SEED ?= 0
 fuzz: $(VENV)/test.stamp

@@ -126,7 +126,7 @@ def print_tables(title: str, rows: Sequence[Row]) -> None:
     screen.print(first)
     screen.print(
         "solved: the chosen answer is right (95 % interval); found: a candidate is.\n"
-        "KV: pages of one search's branches, averaged over its time, and at most."
+        "KV mean and peak: memory of one search, averaged over its run, and at its highest."
     )
     if len(rows) > 1:
         against = _table("solved, points", "tokens", "KV mean", title=f"against {rows[0].label}")
