@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from tts_kernels.checks import instance
+
 from ..core.budget import Budget
 from ..core.checks import check_embeds, check_recorded, checked_rows
 from ..core.detokenizer import continuation
@@ -68,9 +70,9 @@ class TreeBranch(LivePath):
 
         embeds: [hidden], by the positions of id -1.
         """
-        if budget is not None and not isinstance(budget, Budget):
-            raise TypeError(f"budget must be a Budget, got {type(budget).__name__}")
         runtime = scheduler.runtime
+        if budget is not None:
+            instance("budget", budget, Budget)
         runtime.check_prompt(tokens)
         if budget is not None:
             budget.start()
@@ -309,7 +311,8 @@ class TreeBranch(LivePath):
         self.check_idle()
         if self.embeds:
             raise ValueError(
-                f"branch {self.id} holds {len(self.embeds)} embeddings, which a snapshot does not keep"
+                f"branch {self.id}: got one with {len(self.embeds)} embeddings, expected none, as a snapshot "
+                "does not keep them"
             )
         return self.state()
 

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from tts_kernels.checks import integer
+
 from ..core.budget import Budget
-from ..core.checks import checked_position
 from ..core.detokenizer import continuation
 from ..core.lineage import Lineage
 from ..core.params import SamplingParams
@@ -175,4 +176,4 @@ class LivePath(Path):
 
     def position(self, name: str, value: int | None) -> int:
         """A position in `tokens`, at least 1; None: behind the last."""
-        return len(self.tokens) if value is None else checked_position(name, value, 1, len(self.tokens))
+        return len(self.tokens) if value is None else integer(name, value, 1, len(self.tokens))
