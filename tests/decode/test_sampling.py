@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Callable
+from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 from transformers.generation import logits_process as hf
@@ -229,19 +231,19 @@ def test_uniform_is_a_function_of_seed_and_position() -> None:
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"temperature": -0.1}, "temperature must lie in"),
-        ({"temperature": float("nan")}, "temperature must lie in"),
-        ({"temperature": float("inf")}, "temperature must lie in"),
-        ({"top_p": 0.0}, "top_p must lie in"),
-        ({"top_p": 1.1}, "top_p must lie in"),
-        ({"min_p": -0.5}, "min_p must lie in"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty must lie in"),
-        ({"top_k": -1}, "top_k must be at least 0"),
-        ({"max_tokens": 0}, "max_tokens must be at least 1"),
-        ({"max_step_tokens": 0}, "max_step_tokens must be at least 1"),
-        ({"stop": ("",)}, "stop must hold non-empty strings"),
-        ({"stop_token_ids": (-1,)}, "stop_token_ids must be at least 0"),
-        ({"suppress_token_ids": (3, -1)}, "suppress_token_ids must be at least 0"),
+        ({"temperature": -0.1}, "temperature: got -0.1, expected a finite number >= 0"),
+        ({"temperature": float("nan")}, "temperature: got nan, expected"),
+        ({"temperature": float("inf")}, "temperature: got inf, expected"),
+        ({"top_p": 0.0}, "top_p: got 0.0, expected a finite number, 0 < top_p <= 1"),
+        ({"top_p": 1.1}, "top_p: got 1.1, expected"),
+        ({"min_p": -0.5}, "min_p: got -0.5, expected a finite number, 0 <= min_p <= 1"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty: got 0.0, expected a finite number > 0"),
+        ({"top_k": -1}, "top_k: got -1, expected >= 0"),
+        ({"max_tokens": 0}, "max_tokens: got 0, expected >= 1"),
+        ({"max_step_tokens": 0}, "max_step_tokens: got 0, expected >= 1"),
+        ({"stop": ("",)}, r"stop\[0\]: got '', expected a text that is not empty"),
+        ({"stop_token_ids": (-1,)}, r"stop_token_ids\[0\]: got -1, expected >= 0"),
+        ({"suppress_token_ids": (3, -1)}, r"suppress_token_ids\[1\]: got -1, expected >= 0"),
     ],
 )
 def test_parameters_out_of_range(options: dict[str, object], error: str) -> None:
@@ -286,3 +288,19 @@ def test_suppressed_tokens_are_never_drawn_and_leave_the_log_probabilities(
             expected = logits[1].log_softmax(-1)[drawn.tokens[1]].item()
             assert drawn.logprobs[1] == pytest.approx(expected, abs=1e-6)
             assert drawn.entropies[1] == drawn.entropies[2]
+
+
+def test_numbers_of_numpy_are_kept_as_python_s() -> None:
+    """They go to JSON, and integers of numpy overflow in the hash of the seed."""
+    given = {
+        "temperature": np.float32(0.5),
+        "top_k": np.int64(3),
+        "seed": np.uint64(2**64 - 1),
+        "stop_token_ids": np.array([1]),
+    }
+    params = SamplingParams(**given)
+    assert params == SamplingParams(0.5, 3, seed=2**64 - 1, stop_token_ids=(1,))
+    assert [type(value) for value in asdict(params).values()] == [
+        type(value) for value in asdict(SamplingParams(0.5, 3)).values()
+    ]
+    assert type(params.stop_token_ids[0]) is int

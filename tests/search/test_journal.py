@@ -4,11 +4,12 @@ import asyncio
 import json
 import math
 
+import numpy as np
 import pytest
 from journaled import Crash, Engine, by_arrival, search, unregistered
 from tts_decode.completions.completion import Completion
 from tts_decode.completions.decoder import TextDecoder
-from tts_decode.search import Journal, SearchRun, beam_search, best_of_n, rebase
+from tts_decode.search import Journal, JournalError, SearchRun, beam_search, best_of_n, rebase
 
 
 @pytest.mark.parametrize("crash_after", [0, 1, 4, 7, 11])
@@ -202,8 +203,18 @@ def test_numbers_that_json_lacks_are_handed_out_again(tmp_path):
 def test_a_journal_without_an_entry_is_begun_anew(tmp_path):
     """Such as of a search that refused its options."""
     path = tmp_path / "search.jsonl"
-    with pytest.raises(ValueError, match="n=0"):
+    with pytest.raises(ValueError, match="n: got 0"):
         search(path, n=0)
     result, _ = search(path, resume=True, n=4)
     assert len(result.candidates) == 4
     assert json.loads(path.read_text().splitlines()[0])["options"]["n"] == 4
+
+
+def test_an_option_of_numpy_is_the_number_that_it_is(tmp_path):
+    path = tmp_path / "search.jsonl"
+    result, _ = search(path, n=np.int64(5), softmax_temperature=np.float32(0.25))
+    resumed, engine = search(path, resume=True, n=5, softmax_temperature=0.25)
+    assert resumed.best == result.best
+    assert engine.asked == []
+    with pytest.raises(JournalError, match="its options"):
+        search(path, resume=True, n=np.int64(6), softmax_temperature=0.25)

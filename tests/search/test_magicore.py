@@ -27,7 +27,7 @@ def test_vote_confidence_is_the_rule_of_the_code(seed):
     assert vote_confidence([5.0]) == 1
     assert vote_confidence([0.0, 0.0, 0.0]) == pytest.approx(0.5)
     assert vote_confidence([]) == 0
-    with pytest.raises(ValueError, match=r"votes=\[1.0, -0.5\]"):
+    with pytest.raises(ValueError, match=r"votes: got \[1.0, -0.5\]"):
         vote_confidence([1.0, -0.5])
 
 

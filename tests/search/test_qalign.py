@@ -162,10 +162,10 @@ def test_qalign_needs_token_texts():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beta": 0.0}, "beta=0"),
-        ({"max_samples": 5, "parallel": 2}, "parallel=2 does not divide max_samples=5"),
-        ({"max_samples": 8, "parallel": 2, "burn_in": 4}, "burn_in=4; expected less than the 4 states"),
-        ({"burn_in": -1}, "burn_in=-1"),
+        ({"beta": 0.0}, "beta: got 0"),
+        ({"max_samples": 5, "parallel": 2}, "parallel: got 2, expected a divisor of max_samples = 5"),
+        ({"max_samples": 8, "parallel": 2, "burn_in": 4}, "burn_in: got 4, expected less than the 4 states"),
+        ({"burn_in": -1}, "burn_in: got -1"),
     ],
 )
 def test_qalign_names_bad_options(options, message):

@@ -65,20 +65,24 @@ def test_a_search_is_the_same_alone_and_beside_others(decoder, name):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        *((s.name, {s.size: 0}, f"{s.size}=0; expected at least 1") for s in STRATEGIES.values()),
-        ("beam_search", {"beam_width": 3}, "beam_width=3 does not divide n=8"),
-        ("beam_search", {"beam_width": 0}, "beam_width=0"),
-        ("beam_search", {"max_steps": 0}, "max_steps=0"),
-        ("rebase", {"agg_strategy": "mode"}, "agg_strategy='mode'; expected one of last, min, prod, mean"),
-        ("best_of_n", {"agg_strategy": "mode"}, "agg_strategy='mode'"),
-        ("rebase", {"softmax_temperature": 0.0}, "softmax_temperature=0"),
-        ("ets", {"softmax_temperature": -1.0}, "softmax_temperature=-1"),
-        ("ets", {"lambda_b": -0.5}, "lambda_b=-0.5"),
-        ("ets", {"lambda_d": math.inf}, "lambda_d=inf"),
-        ("ets", {"cluster_threshold": -1.0}, "cluster_threshold=-1"),
-        ("ets", {"node_cost": "byte"}, "node_cost='byte'"),
-        ("lm_beam_search", {"length_penalty": math.nan}, "length_penalty=nan"),
-        ("lm_beam_search", {"early_stopping": "always"}, "early_stopping='always'"),
+        *((s.name, {s.size: 0}, f"{s.size}: got 0, expected >= 1") for s in STRATEGIES.values()),
+        ("beam_search", {"beam_width": 3}, "beam_width: got 3, expected a divisor of n = 8"),
+        ("beam_search", {"beam_width": 0}, "beam_width: got 0"),
+        ("beam_search", {"max_steps": 0}, "max_steps: got 0"),
+        (
+            "rebase",
+            {"agg_strategy": "mode"},
+            "agg_strategy: got 'mode', expected one of last, min, prod, mean",
+        ),
+        ("best_of_n", {"agg_strategy": "mode"}, "agg_strategy: got 'mode'"),
+        ("rebase", {"softmax_temperature": 0.0}, "softmax_temperature: got 0"),
+        ("ets", {"softmax_temperature": -1.0}, "softmax_temperature: got -1"),
+        ("ets", {"lambda_b": -0.5}, "lambda_b: got -0.5"),
+        ("ets", {"lambda_d": math.inf}, "lambda_d: got inf"),
+        ("ets", {"cluster_threshold": -1.0}, "cluster_threshold: got -1"),
+        ("ets", {"node_cost": "byte"}, "node_cost: got 'byte'"),
+        ("lm_beam_search", {"length_penalty": math.nan}, "length_penalty: got nan"),
+        ("lm_beam_search", {"early_stopping": "always"}, "early_stopping: got 'always'"),
     ],
 )
 def test_bad_options_are_named(decoder, name, changes, message):
@@ -87,7 +91,7 @@ def test_bad_options_are_named(decoder, name, changes, message):
 
 
 def test_a_count_that_is_no_integer_is_refused(decoder):
-    with pytest.raises(TypeError, match=r"n=2\.5"):
+    with pytest.raises(TypeError, match=r"n: got 2\.5"):
         run(decoder, "rebase", n=2.5)
 
 
@@ -137,7 +141,7 @@ def test_registry():
     }
     assert {"best_of_n", "beam_search", "rebase", "ets"} <= set(SCORED)
     with pytest.raises(
-        ValueError, match="unknown strategy 'oracle'; expected one of adaptive_consistency, b4, best_of_n"
+        ValueError, match="strategy: got 'oracle', expected one of adaptive_consistency, b4, best_of_n"
     ):
         get_strategy("oracle")
 

@@ -68,9 +68,9 @@ def test_a_finished_root_is_the_answer(decoder, name):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (lambda branches: [math.nan] * len(branches), r"scorer broken gave branch \d+ the score nan"),
-        (lambda branches: [math.inf] * len(branches), r"scorer broken gave branch \d+ the score inf"),
-        (lambda branches: [0.5] * (len(branches) + 1), r"scorer broken returned \d+ scores for \d+ branches"),
+        (lambda branches: [math.nan] * len(branches), r"scorer broken: got the score nan for branch \d+"),
+        (lambda branches: [math.inf] * len(branches), r"scorer broken: got the score inf for branch \d+"),
+        (lambda branches: [0.5] * (len(branches) + 1), r"scorer broken: got \d+ scores for \d+ branches"),
     ],
 )
 def test_bad_scores_name_the_scorer_and_leave_nothing(decoder, name, values, message):
@@ -143,6 +143,6 @@ def test_one_failure_ends_the_searches_beside_it(decoder):
     async def both():
         await gather(search(decoder, "rebase"), search(decoder, "beam_search", beam_width=3))
 
-    with pytest.raises(ValueError, match="beam_width=3 does not divide n=8"):
+    with pytest.raises(ValueError, match="beam_width: got 3, expected a divisor of n = 8"):
         decoder.run(both())
     assert decoder.stats().branches == 0

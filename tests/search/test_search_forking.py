@@ -180,5 +180,5 @@ def test_fork_points_are_the_highest_entropies():
         left = [i for i in known if i not in points]
         assert all((-entropies[p], p) < (-entropies[q], q) for p in points for q in left)
         assert points == sorted(points, key=lambda i: (-entropies[i], i))
-    with pytest.raises(ValueError, match="k=-1"):
+    with pytest.raises(ValueError, match="k: got -1"):
         fork_points([1.0], -1)

@@ -206,9 +206,12 @@ def test_archon_applies_its_operators_in_order(layers):
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ("generate vote", "holds 'vote'; expected one of generate, rank, critique, verify, test, fuse"),
-        ("generate rank:0", "holds 'rank:0'"),
-        ("generate verify:2", "holds 'verify:2'"),
+        (
+            "generate vote",
+            "layers: got 'vote' in .*, expected one of generate, rank, critique, verify, test, fuse",
+        ),
+        ("generate rank:0", "layers: got 'rank:0'"),
+        ("generate verify:2", "layers: got 'verify:2'"),
         ("rank", "expected generate as the first layer"),
         (["generate", "fuse", "generate"], "expected generate as the first layer, and nowhere else"),
         ("", "expected at least generate"),

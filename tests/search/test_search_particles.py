@@ -128,9 +128,12 @@ def test_particles_need_probabilities():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"resampling": "residual"}, "resampling='residual'; expected one of multinomial, systematic"),
-        ({"softmax_temperature": 0.0}, "softmax_temperature=0"),
-        ({"max_steps": 0}, "max_steps=0"),
+        (
+            {"resampling": "residual"},
+            "resampling: got 'residual', expected one of 'multinomial', 'systematic'",
+        ),
+        ({"softmax_temperature": 0.0}, "softmax_temperature: got 0"),
+        ({"max_steps": 0}, "max_steps: got 0"),
     ],
 )
 def test_bad_options_are_named(strategy, options, message):
@@ -141,7 +144,7 @@ def test_bad_options_are_named(strategy, options, message):
 
 
 def test_entropic_options_are_shares():
-    with pytest.raises(ValueError, match=r"ess_threshold=1\.5"):
+    with pytest.raises(ValueError, match=r"ess_threshold: got 1\.5"):
         run_scripted(scripted_decoder(step_script(0)), particle_filter, "Q: ", scorer=None, ess_threshold=1.5)
 
 

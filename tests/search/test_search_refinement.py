@@ -139,15 +139,19 @@ def test_revise_goes_on_behind_what_it_would_not_accept(rounds):
 @pytest.mark.parametrize(
     ("strategy", "options", "message"),
     [
-        (search.multi_round, {"max_rounds": -1}, "max_rounds=-1"),
-        (search.sets, {"max_rounds": -1}, "max_rounds=-1"),
-        (search.revise, {"threshold": 1.5}, r"threshold=1\.5; expected a probability"),
-        (search.iterative_agent_decoding, {"max_rounds": -1, "scorer": scorer(score_of)}, "max_rounds=-1"),
-        (search.magicore, {"agg_strategy": "mode", "scorer": scorer(score_of)}, "agg_strategy='mode'"),
-        (search.tpo, {"max_rounds": -1, "scorer": scorer(score_of)}, "max_rounds=-1"),
-        (search.heart, {"negative": []}, "negative is empty; expected at least one phrase"),
-        (search.feedback_edit, {"num_edits": 0, "scorer": scorer(score_of)}, "num_edits=0"),
-        (search.three_d, {"max_rounds": -1}, "max_rounds=-1"),
+        (search.multi_round, {"max_rounds": -1}, "max_rounds: got -1"),
+        (search.sets, {"max_rounds": -1}, "max_rounds: got -1"),
+        (search.revise, {"threshold": 1.5}, r"threshold: got 1\.5"),
+        (
+            search.iterative_agent_decoding,
+            {"max_rounds": -1, "scorer": scorer(score_of)},
+            "max_rounds: got -1",
+        ),
+        (search.magicore, {"agg_strategy": "mode", "scorer": scorer(score_of)}, "agg_strategy: got 'mode'"),
+        (search.tpo, {"max_rounds": -1, "scorer": scorer(score_of)}, "max_rounds: got -1"),
+        (search.heart, {"negative": []}, "negative: got nothing, expected at least one phrase"),
+        (search.feedback_edit, {"num_edits": 0, "scorer": scorer(score_of)}, "num_edits: got 0"),
+        (search.three_d, {"max_rounds": -1}, "max_rounds: got -1"),
     ],
 )
 def test_bad_options_are_named_before_anything_is_asked(strategy, options, message):

@@ -215,7 +215,7 @@ def test_other_models_begin_where_the_root_stands(strategy):
 
 
 def test_model_switch_wants_a_prior_for_each_model():
-    with pytest.raises(ValueError, match="priors has 2 entries; expected one for each of 1 models"):
+    with pytest.raises(ValueError, match="priors: got 2 entries, expected one for each of 1 models"):
         sampled(Sampler(0), search.model_switch, priors=[1, 1])
 
 
@@ -268,21 +268,21 @@ def test_no_thinking_computes_the_block_once(decoder):
 @pytest.mark.parametrize(
     ("strategy", "options", "message"),
     [
-        (search.adaptive_consistency, {"parallel": 0}, "parallel=0; expected at least 1"),
-        (search.adaptive_consistency, {"threshold": 1.0}, "threshold=1.0; expected a probability"),
-        (search.adaptive_consistency, {"criterion": "gamma"}, "criterion='gamma'"),
-        (search.self_calibration, {"threshold": 0.0}, "threshold=0.0"),
-        (search.self_calibration, {"decide_by": "sum"}, "decide_by='sum'"),
-        (search.model_switch, {"threshold": 1.5}, "threshold=1.5"),
-        (search.no_thinking, {"decide_by": "vote"}, "decide_by='vote'"),
-        (search.no_thinking, {"power": math.nan}, "power=nan"),
-        (search.st_bon, {"tau_coeff": -1.0}, "tau_coeff=-1.0"),
-        (search.st_bon, {"consistency": "layers"}, "consistency='layers'"),
-        (search.sample_scrutinize, {"margin": 2.0}, "margin=2.0"),
-        (search.sample_scrutinize, {"num_verifications": 0}, "num_verifications=0"),
-        (search.multi_verifier, {"aspects": []}, "aspects is empty"),
-        (search.knockout, {"num_comparisons": 0}, "num_comparisons=0"),
-        (search.b4, {"alpha_xy": 0.0}, "alpha_xy=0.0"),
+        (search.adaptive_consistency, {"parallel": 0}, "parallel: got 0, expected >= 1"),
+        (search.adaptive_consistency, {"threshold": 1.0}, "threshold: got 1.0"),
+        (search.adaptive_consistency, {"criterion": "gamma"}, "criterion: got 'gamma'"),
+        (search.self_calibration, {"threshold": 0.0}, "threshold: got 0.0"),
+        (search.self_calibration, {"decide_by": "sum"}, "decide_by: got 'sum'"),
+        (search.model_switch, {"threshold": 1.5}, "threshold: got 1.5"),
+        (search.no_thinking, {"decide_by": "vote"}, "decide_by: got 'vote'"),
+        (search.no_thinking, {"power": math.nan}, "power: got nan"),
+        (search.st_bon, {"tau_coeff": -1.0}, "tau_coeff: got -1.0"),
+        (search.st_bon, {"consistency": "layers"}, "consistency: got 'layers'"),
+        (search.sample_scrutinize, {"margin": 2.0}, "margin: got 2.0"),
+        (search.sample_scrutinize, {"num_verifications": 0}, "num_verifications: got 0"),
+        (search.multi_verifier, {"aspects": []}, "aspects: got nothing"),
+        (search.knockout, {"num_comparisons": 0}, "num_comparisons: got 0"),
+        (search.b4, {"alpha_xy": 0.0}, "alpha_xy: got 0.0"),
     ],
 )
 def test_bad_options_are_named(strategy, options, message):

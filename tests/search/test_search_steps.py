@@ -263,17 +263,17 @@ def test_fetch_without_an_embedding_says_what_a_text_engine_lacks():
 
 @pytest.mark.parametrize("strategy", [dvts, lookahead, swift, fetch])
 def test_beam_width_divides_n(strategy):
-    with pytest.raises(ValueError, match="beam_width=3 does not divide n=8"):
+    with pytest.raises(ValueError, match="beam_width: got 3, expected a divisor of n = 8"):
         search(strategy, step_script(0), n=8, beam_width=3, scorer=scorer(random_score(0)))
 
 
 @pytest.mark.parametrize(
     ("strategy", "options", "message"),
     [
-        (lookahead, {"k": -1}, "k=-1; expected at least 0"),
-        (swift, {"softmax_temperature": 0.0}, "softmax_temperature=0"),
-        (fetch, {"cluster_threshold": -0.1}, "cluster_threshold=-0.1"),
-        (dvts, {"max_steps": 0}, "max_steps=0"),
+        (lookahead, {"k": -1}, "k: got -1, expected >= 0"),
+        (swift, {"softmax_temperature": 0.0}, "softmax_temperature: got 0"),
+        (fetch, {"cluster_threshold": -0.1}, "cluster_threshold: got -0.1"),
+        (dvts, {"max_steps": 0}, "max_steps: got 0"),
     ],
 )
 def test_bad_options_are_named(strategy, options, message):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from tts_kernels.checks import any_integer, integer, number, shown
 
 _MASK = (1 << 64) - 1
 _TOKEN_IDS = ("stop_token_ids", "suppress_token_ids")
@@ -51,50 +53,40 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name in ("stop", *_TOKEN_IDS):
             if not isinstance(value := getattr(self, name), Iterable):
-                raise TypeError(f"{name} must be a tuple, got {type(value).__name__}")
+                raise TypeError(f"{name}: got {type(value).__name__}, expected a tuple")
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        object.__setattr__(self, "stop", stop)
-        for name in _TOKEN_IDS:
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        _number("temperature", self.temperature, 0.0, math.inf)
-        _number("top_p", self.top_p, 0.0, 1.0, open_low=True)
-        _number("min_p", self.min_p, 0.0, 1.0)
-        _number("repetition_penalty", self.repetition_penalty, 0.0, math.inf, open_low=True)
-        _integer("top_k", self.top_k, 0)
-        _integer("max_tokens", self.max_tokens, 1)
-        _integer("max_step_tokens", self.max_step_tokens, 1)
-        _integer("seed", self.seed, None)
-        for text in stop:
+        for i, text in enumerate(stop):
             if not isinstance(text, str) or not text:
-                raise ValueError(f"stop must hold non-empty strings, got {text!r}")
+                raise ValueError(f"stop[{i}]: got {shown(text)}, expected a text that is not empty")
+        self._keep("stop", stop)
+        self._keep("temperature", number("temperature", self.temperature, low=0))
+        self._keep("top_p", number("top_p", self.top_p, above=0, high=1))
+        self._keep("min_p", number("min_p", self.min_p, low=0, high=1))
+        self._keep("repetition_penalty", number("repetition_penalty", self.repetition_penalty, above=0))
+        self._keep("top_k", integer("top_k", self.top_k, 0))
+        self._keep("max_tokens", integer("max_tokens", self.max_tokens, 1))
+        self._keep("max_step_tokens", integer("max_step_tokens", self.max_step_tokens, 1))
+        self._keep("seed", any_integer("seed", self.seed))
         for name in _TOKEN_IDS:
-            for token in getattr(self, name):
-                _integer(name, token, 0)
+            ids = enumerate(getattr(self, name))
+            self._keep(name, tuple(integer(f"{name}[{i}]", token, 0) for i, token in ids))
+
+    def _keep(self, name: str, value: Any) -> None:
+        """Takes a checked value in place of the one given."""
+        object.__setattr__(self, name, value)
 
     def check_vocabulary(self, size: int) -> None:
         """ValueError where a vocabulary of `size` lacks a suppressed token, or has no other."""
         ids = self.suppress_token_ids
         if ids and max(ids) >= size:
-            raise ValueError(f"suppress_token_ids must lie in 0..{size - 1}, got {max(ids)}")
+            raise ValueError(
+                f"suppress_token_ids: got {max(ids)}, expected ids of the vocabulary, 0..{size - 1}"
+            )
         if len(ids) >= size and len(set(ids)) == size:
             raise ValueError(
-                f"suppress_token_ids holds all {size} tokens of the vocabulary: leave one to draw"
+                f"suppress_token_ids: got all {size} tokens of the vocabulary, expected fewer; leave one "
+                "to draw"
             )
-
-
-def _number(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not (low < value if open_low else low <= value) or value > high or math.isinf(value):
-        bound = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if math.isinf(high) else ']'}"
-        raise ValueError(f"{name} must lie in {bound}, got {value!r}")
-
-
-def _integer(name: str, value: int, low: int | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if low is not None and value < low:
-        raise ValueError(f"{name} must be at least {low}, got {value}")
 
 
 def mix(*values: int) -> int:

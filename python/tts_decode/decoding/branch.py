@@ -9,12 +9,13 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from tts_kernels.checks import instance
+
 from ..core.budget import Budget
 from ..core.checks import check_embeds, check_recorded, checked_rows
-from ..core.detokenizer import continuation
 from ..core.interfaces import Decoder
 from ..core.params import SamplingParams
-from ..core.prompts import Prompt, question_in
+from ..core.prompts import Prompt
 from ..core.state import BranchState
 from ..core.step import FINAL_REASONS, Step
 from .eviction import evict_columns
@@ -68,9 +69,9 @@ class TreeBranch(LivePath):
 
         embeds: [hidden], by the positions of id -1.
         """
-        if budget is not None and not isinstance(budget, Budget):
-            raise TypeError(f"budget must be a Budget, got {type(budget).__name__}")
         runtime = scheduler.runtime
+        if budget is not None:
+            instance("budget", budget, Budget)
         runtime.check_prompt(tokens)
         if budget is not None:
             budget.start()
@@ -87,35 +88,6 @@ class TreeBranch(LivePath):
 
         needs_logits = runtime.engine.has_lm_head
         return await scheduler.submit(RootRequest(tokens, make, needs_logits=needs_logits))
-
-    # -- what it holds
-
-    @property
-    def text(self) -> str:
-        """Text after the prompt, special tokens left out: the texts of its steps and of what was forced
-        between them, joined. A character whose last bytes are missing is not shown yet."""
-        return self.text_from(self.prompt_length)
-
-    @property
-    def full_text(self) -> str:
-        """Text of prompt and continuation, special tokens included; without an incomplete last character."""
-        return continuation(self.runtime.tokenizer, self.tokens, 0, special=True)
-
-    @property
-    def question(self) -> str:
-        """What the user asked: the prompt's text, or of a chat the user's last message."""
-        asked = question_in(self.prompt)
-        if asked is None:
-            asked = continuation(self.runtime.tokenizer, self.tokens[: self.prompt_length], 0)
-        return asked
-
-    def text_from(self, position: int) -> str:
-        """Text that `tokens[position:]` add, special tokens left out: the characters that end in them."""
-        return continuation(self.runtime.tokenizer, self.tokens, position)
-
-    def text_of(self, tokens: Sequence[int]) -> str:
-        """Text that these tokens would add, special tokens left out."""
-        return continuation(self.runtime.tokenizer, [*self.tokens, *tokens], len(self.tokens))
 
     # -- model work
 
@@ -309,7 +281,8 @@ class TreeBranch(LivePath):
         self.check_idle()
         if self.embeds:
             raise ValueError(
-                f"branch {self.id} holds {len(self.embeds)} embeddings, which a snapshot does not keep"
+                f"branch {self.id}: got one with {len(self.embeds)} embeddings, expected none, as a snapshot "
+                "does not keep them"
             )
         return self.state()
 

@@ -6,7 +6,8 @@ import asyncio
 import weakref
 from collections.abc import Sequence
 
-from tts_kernels import KVTree
+from tts_kernels import KVTree, OutOfPagesError
+from tts_kernels.checks import integer
 
 
 class KVBudget:
@@ -21,11 +22,7 @@ class KVBudget:
     """
 
     def __init__(self, total: int) -> None:
-        if isinstance(total, bool) or not isinstance(total, int):
-            raise TypeError(f"total must be an integer, a number of bytes, got {type(total).__name__}")
-        if total < 1:
-            raise ValueError(f"total must be a positive number of bytes, got {total}")
-        self.total = total
+        self.total = integer("total", total, 1)
         self.peak = 0
         self._shares: weakref.WeakSet[KVShare] = weakref.WeakSet()
         self._uses = 0
@@ -84,6 +81,20 @@ class KVShare:
         """Drops pins, of other decoders on the budget too, until so many pages are free or no pin is left."""
         while self.free_pages < pages and self.budget._drop_pin():
             pass
+
+    def out_of_pages(self, branch_id: int, needed: int) -> OutOfPagesError:
+        """The error for a branch that needs more pages than can be had."""
+        pages, size, budget = self.tree.num_pages, self.page_bytes, self.budget
+        limit = f"(kv_bytes = {pages * size}): raise kv_bytes"
+        if budget.decoders > 1:
+            limit = (
+                f"(a KVBudget of {budget.total} bytes, of which {budget.decoders} decoders hold "
+                f"{budget.resident}): raise it"
+            )
+        return OutOfPagesError(
+            f"branch {branch_id} needs {needed} more KV pages ({needed * size} bytes), but "
+            f"{self.free_pages} of {pages} are free {limit}, lower n, or release branches"
+        )
 
     def drop_pins(self) -> None:
         """Drops all pins of the decoder, as when the model's weights changed."""

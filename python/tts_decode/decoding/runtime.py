@@ -80,7 +80,7 @@ class Runtime:
 
     def check_prompt(self, tokens: list[int]) -> None:
         if not tokens:
-            raise ValueError("prompt is empty: give at least one token")
+            raise ValueError("prompt: got no tokens, expected at least one")
         if self.max_positions is not None and len(tokens) > self.max_positions:
             raise PromptTooLongError(
                 f"prompt has {len(tokens)} tokens, but the model allows {self.max_positions}: shorten it"

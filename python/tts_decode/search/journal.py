@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tts_kernels.checks import is_integer, is_real
+
 from ..core.progress import Hold
 from ..core.step import Step
 from ..errors import JournalError, PromptTooLongError
@@ -64,7 +66,7 @@ class Journal:
     # -- the search, as it tells who is who
 
     def begin(self, strategy: str, options: Mapping[str, object], root: Branch) -> None:
-        plain = {k: v if isinstance(v, (int, float, str, bool)) else _name(v) for k, v in options.items()}
+        plain = {name: _plain(value) for name, value in options.items()}
         header = {
             "strategy": strategy,
             "options": plain,
@@ -238,7 +240,12 @@ async def _refuse(data: dict[str, Any]) -> Any:
     raise PromptTooLongError(data["refused"])
 
 
-def _name(value: object) -> str:
+def _plain(value: object) -> object:
+    """An option as JSON holds it: of functions and other objects the name."""
+    if isinstance(value, (str, bool)):
+        return value
+    if is_integer(value) or is_real(value):
+        return int(value) if is_integer(value) else float(value)
     return str(getattr(value, "__name__", type(value).__name__))
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec
 
 from ..errors import OutOfPagesError, PromptTooLongError, StaleKVError
+from .model_calls import SearchStoppedError
 from .result import SearchResult
-from .run import SearchRun, SearchStoppedError
+from .run import SearchRun
 
 if TYPE_CHECKING:
     from ..core.interfaces import Branch
@@ -136,5 +137,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def get_strategy(name: str) -> Strategy[...]:
     """The strategy called `name`; ValueError that lists the known ones if there is none."""
     if name not in STRATEGIES:
-        raise ValueError(f"unknown strategy {name!r}; expected one of {', '.join(STRATEGIES)}")
+        raise ValueError(f"strategy: got {name!r}, expected one of {', '.join(STRATEGIES)}")
     return STRATEGIES[name]

@@ -6,12 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tts_kernels.checks import number
+
+from ...core.checks import at_least
 from ...core.running import gather
 from ...errors import UnsupportedByEngineError
 from ...select import extract_answer, rejects
 from ..answers import Extract, decide, eligible, root_on, score_of
 from ..result import Candidate, SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 
 if TYPE_CHECKING:
@@ -53,8 +56,7 @@ async def atts(
     before the target's own; steps with no text are accepted unread.
     """
     at_least(1, n=n, max_steps=max_steps)
-    if not 0 <= alpha < 1:
-        raise ValueError(f"alpha={alpha}; expected a rejection rate, 0 or more and below 1")
+    number("alpha", alpha, low=0, below=1)
     seen = list(calibration)
 
     async def answer(draft: Branch, judge: Branch) -> Candidate:

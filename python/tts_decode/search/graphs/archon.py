@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ...core.checks import at_least
 from ...core.running import gather
 from ...select import top_k
 from ..answers import finish, spoken
 from ..result import Candidate, SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 from .parsing import listed, numbered, ranking
 from .prompting import answer_to, reply_to
@@ -212,12 +213,14 @@ def parse_layers(layers: str | Sequence[str]) -> list[tuple[str, int | None]]:
         fits = name in NUMBERED and number.isdecimal() and int(number) > 0
         if name not in OPERATORS or (colon and not fits):
             raise ValueError(
-                f"layers={layers!r} holds {layer!r}; expected one of {', '.join(OPERATORS)}, for "
+                f"layers: got {layer!r} in {layers!r}, expected one of {', '.join(OPERATORS)}, for "
                 f"{', '.join(NUMBERED)} also with a number such as rank:5"
             )
         if (name == "generate") != (not stack):
-            raise ValueError(f"layers={layers!r}; expected generate as the first layer, and nowhere else")
+            raise ValueError(
+                f"layers: got {layers!r}, expected generate as the first layer, and nowhere else"
+            )
         stack.append((name, int(number) if number else None))
     if not stack:
-        raise ValueError(f"layers={layers!r}; expected at least generate")
+        raise ValueError(f"layers: got {layers!r}, expected at least generate")
     return stack

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ...core.checks import at_least
 from ...core.running import gather
 from ..answers import choose, distinct, eligible, likeliest, likelihood, sample
 from ..result import SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ async def multi_verifier(
     """
     at_least(1, n=n)
     if not aspects:
-        raise ValueError("aspects is empty; expected at least one question")
+        raise ValueError("aspects: got nothing, expected at least one question")
     pool = distinct(eligible(await sample(run, n)))
     if len(pool) == 1 or run.over:
         return run.result(likeliest(pool))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from itertools import combinations
 
+from tts_kernels.checks import number
+
+from ...core.checks import at_least
 from ...core.running import gather
 from ...select import wins_of, within
 from ..answers import choose, distinct, eligible, likeliest, likelihood, sample
 from ..result import SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 from .judging import COMPARE, approvals, preferences
 
@@ -52,8 +55,7 @@ async def sample_scrutinize(
     swap the two. A reply without a verdict speaks against a response, and for neither of a pair.
     """
     at_least(1, n=n, num_verifications=num_verifications, num_comparisons=num_comparisons)
-    if not 0 <= margin <= 1:
-        raise ValueError(f"margin={margin}; expected a share, 0 to 1")
+    number("margin", margin, low=0, high=1)
     pool = distinct(eligible(await sample(run, n)))
     if len(pool) == 1 or run.over:
         return run.result(likeliest(pool))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ...core.checks import at_least
 from ...select import allocate
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 
 if TYPE_CHECKING:
     from ...core.interfaces import Branch
@@ -16,7 +17,7 @@ def check_beams(n: int, beam_width: int) -> None:
     """Both count from 1, and the second divides the first."""
     at_least(1, n=n, beam_width=beam_width)
     if n % beam_width:
-        raise ValueError(f"beam_width={beam_width} does not divide n={n}")
+        raise ValueError(f"beam_width: got {beam_width}, expected a divisor of n = {n}")
 
 
 def share_out(run: SearchRun, live: Sequence[Branch], kept: Sequence[int], n: int) -> list[Branch]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ...core.checks import at_least
 from ...rewards.scorer import Scorer
 from ...select import cluster, hyper_nodes, top_k
 from ..hidden import hidden_states
 from ..result import SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 from .beams import check_beams
 from .ets import Embed, mean_hidden
@@ -61,7 +62,7 @@ async def fetch(
     check_beams(n, beam_width)
     at_least(1, max_steps=max_steps)
     if not cluster_threshold >= 0:
-        raise ValueError(f"cluster_threshold={cluster_threshold}; expected 0 or more")
+        raise ValueError(f"cluster_threshold: got {cluster_threshold}, expected 0 or more")
     run.aggregate_by(agg_strategy)
 
     def merged(siblings: list[Branch]) -> list[list[Branch]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ...core.checks import at_least
 from ...core.running import gather
 from ...select import uct
 from ..answers import choose, distinct, eligible, likeliest, likelihood, sample
 from ..result import Candidate, SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 
 _ANSWERED = "{question}\n\nProposed answer:\n{answer}\n\n"
@@ -76,7 +77,7 @@ async def mcts_judge(
     at_least(1, n=n, num_simulations=num_simulations, max_depth=max_depth)
     at_least(0, num_tests=num_tests)
     if not aspects:
-        raise ValueError("aspects is empty; expected at least one question")
+        raise ValueError("aspects: got nothing, expected at least one question")
     aspects = list(dict.fromkeys(aspects))
     pool = distinct(eligible(await sample(run, n)))
     if run.over:
