@@ -8,7 +8,7 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .extras import MissingExtraError, explained
+from .extras import explained
 from .version import package_version
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         BranchReleasedError,
         EngineError,
         JournalError,
+        MissingExtraError,
         ModelLoadError,
         OutOfPagesError,
         PromptTooLongError,
@@ -97,6 +98,7 @@ _MODULES = {
         "BranchReleasedError",
         "EngineError",
         "JournalError",
+        "MissingExtraError",
         "ModelLoadError",
         "OutOfPagesError",
         "PromptTooLongError",

@@ -7,6 +7,7 @@ __all__ = [
     "BranchReleasedError",
     "EngineError",
     "JournalError",
+    "MissingExtraError",
     "ModelLoadError",
     "OutOfPagesError",
     "PromptTooLongError",
@@ -37,6 +38,10 @@ class StaleKVError(TTSError, RuntimeError):
 
 class ModelLoadError(TTSError, RuntimeError):
     """A model could not be loaded; the message names what was asked for and what to do."""
+
+
+class MissingExtraError(TTSError, ImportError):
+    """A feature needs a package that is not installed; the message names the command that brings it."""
 
 
 class ScorerError(TTSError, RuntimeError):

@@ -26,10 +26,6 @@ INSTALLS = {
 }
 
 
-class MissingExtraError(ImportError):
-    """A feature needs a package that is not installed; the message names the command that brings it."""
-
-
 def require(module: str) -> None:
     """Imports an optional module, so that an import statement after it succeeds.
 
@@ -50,6 +46,8 @@ def explained(missing: ModuleNotFoundError) -> ImportError:
     package = (missing.name or "").partition(".")[0]
     if package not in INSTALLS:
         return missing
+    from .errors import MissingExtraError  # imports torch, which the command's --help does without
+
     return MissingExtraError(
         f"{package}: not installed; run: pip install '{INSTALLS[package]}'", name=missing.name
     )

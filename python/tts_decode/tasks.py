@@ -14,6 +14,7 @@ from typing import Any
 
 from tts_kernels.checks import is_real
 
+from .errors import TTSError
 from .extras import require
 from .records.strict_json import loads
 from .select import extract_answer
@@ -33,7 +34,7 @@ _PER_FAMILY = 6
 _HINT = "\nThink step by step, then give the final answer."
 
 
-class TaskFileError(ValueError):
+class TaskFileError(TTSError, ValueError):
     """A task file cannot be used; the message names the file, the line and what is wrong."""
 
 

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tts_decode.extras import INSTALLS, MissingExtraError, require
+from tts_decode.errors import MissingExtraError
+from tts_decode.extras import INSTALLS, require
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,7 +76,7 @@ def test_a_missing_package_is_named_with_its_extra(
     done = run_without(hidden, f"\n    {statement}")
     last = done.stderr.splitlines()[-1]
     assert last == (
-        f"tts_decode.extras.MissingExtraError: {missing}: not installed; "
+        f"tts_decode.errors.MissingExtraError: {missing}: not installed; "
         f"run: pip install '{INSTALLS[missing]}'"
     )
 

@@ -9,7 +9,7 @@ import traceback
 from types import TracebackType
 
 from ..core.visible import visible
-from ..extras import MissingExtraError, require
+from ..extras import require
 from .signals import Signals
 
 
@@ -35,7 +35,11 @@ def main() -> None:
     try:
         require("typer")
         require("rich")
-    except MissingExtraError as error:
+    except ImportError as error:
+        from ..errors import MissingExtraError  # imports torch, as `require` did for this error
+
+        if not isinstance(error, MissingExtraError):
+            raise
         sys.exit(f"tts-decode: {error}")
     try:
         from .app import run

@@ -13,9 +13,8 @@ from typing import Annotated, NamedTuple
 import typer
 
 from ..core.visible import one_line
-from ..extras import MissingExtraError, explained
+from ..extras import explained
 from ..version import package_version
-from .errors import CommandError, UsageError
 
 _HELP = (
     "Search a language model's continuations on one shared KV tree.\n\n"
@@ -65,21 +64,17 @@ def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> in
     """
     try:
         app = _app(next((argument for argument in arguments if not argument.startswith("-")), None))
-    except MissingExtraError as error:
-        return _fail(str(error), 1)
-    imported()
-    try:
+        imported()
         return int(app(arguments, prog_name="tts-decode", standalone_mode=False) or 0)
     except typer.TyperException as error:
-        return _fail(f"{error.format_message()} (see: tts-decode --help)", 2)
-    except UsageError as error:
-        return _fail(f"{error} (see: tts-decode --help)", 2)
+        return _fail(error.format_message(), 2)
     except typer.Abort:
         return _fail("interrupted", 130)
     except Exception as error:
-        if not isinstance(error, _failures()):
+        code = _exit_code(error)
+        if code is None:
             raise
-        return _fail(str(error), 1)
+        return _fail(str(error), code)
 
 
 def _app(called: str | None) -> typer.Typer:
@@ -128,24 +123,30 @@ def _options(
     """The options before a subcommand."""
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    """What ends in one line. Imported late: these modules import torch, and a failure comes after that."""
+def _exit_code(error: Exception) -> int | None:
+    """Of an error that ends in one line; None for any other.
+
+    The modules that define them are imported here: they import torch, which `--help` does without.
+    """
     from .. import errors
     from ..tasks import TaskFileError
+    from .errors import CommandError, UsageError
 
-    return (
+    failures = (
         CommandError,
-        MissingExtraError,
         TaskFileError,
         errors.EngineError,
         errors.JournalError,
+        errors.MissingExtraError,
         errors.ModelLoadError,
         errors.OutOfPagesError,
         errors.UnsupportedByEngineError,
         errors.UnsupportedModelError,
     )
+    return 2 if isinstance(error, UsageError) else 1 if isinstance(error, failures) else None
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"tts-decode: {one_line(message)}", file=sys.stderr)
+    hint = " (see: tts-decode --help)" if code == 2 else ""
+    print(f"tts-decode: {one_line(message)}{hint}", file=sys.stderr)
     return code

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..errors import TTSError
 
-class UsageError(Exception):
+
+class UsageError(TTSError):
     """An argument of the command is wrong; exit code 2."""
 
 
-class CommandError(Exception):
+class CommandError(TTSError):
     """The command was right but cannot be carried out; exit code 1."""
 
 

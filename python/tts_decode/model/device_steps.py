@@ -12,6 +12,7 @@ from torch import Tensor
 from tts_kernels import CapacityError, DevicePlanner, KVPool, WorkCapacity
 from tts_kernels.plans.device_planner import num_multiprocessors
 
+from ..errors import TTSError
 from .hf import HFEngine, Inputs, Output
 from .host_steps import StepInputs, distinct_pages
 from .sparse import SparseStep
@@ -191,7 +192,7 @@ class DecodeGraphs:
             torch.cuda.set_stream(current)  # a failed capture leaves its own
 
 
-class NotCapturableError(RuntimeError):
+class NotCapturableError(TTSError, RuntimeError):
     """The forward does what no CUDA graph can hold, such as waiting for the device."""
 
 

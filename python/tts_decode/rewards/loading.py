@@ -22,7 +22,7 @@ from transformers import (
 from tts_kernels.device import checked_device
 
 from ..decoding.decoder import TreeDecoder
-from ..errors import ModelLoadError
+from ..errors import ModelLoadError, TTSError
 from ..model.loading import resolve_dtype
 from ..model.transformers_output import first_line, quiet_transformers
 from .readers import READERS, Reader, reader_named
@@ -98,7 +98,7 @@ def load_reward_model(
     return RewardModel(decoder, chosen, agg_strategy=agg_strategy, question=question, head=head)
 
 
-class _UnknownReaderError(ValueError):
+class _UnknownReaderError(TTSError, ValueError):
     """Neither the caller nor the folder names the reader."""
 
 

@@ -1,0 +1,131 @@
+"""The plan of the house as data: what each room of the packages may import, and which private names of other
+projects are used where. A room is a folder of a package, or a module beside the folders."""
+
+from __future__ import annotations
+
+# Package -> room -> rooms of the same package that it may import. The face of a package, "", imports any.
+MAY_IMPORT: dict[str, dict[str, set[str]]] = {
+    "tts_kernels": {
+        "_core": set(),
+        "_namespace": set(),
+        "errors": set(),
+        "device": set(),
+        "reference": set(),
+        "checks": {"_core"},
+        "shutdown": {"_core"},
+        "backends": {"_core", "checks"},
+        "plans": {"_core", "backends", "checks", "device", "errors"},
+        "ops": {"_core", "_namespace", "backends", "checks", "plans"},
+        "pool": {"checks", "device", "ops", "plans"},
+        "layers": {"_core", "checks", "ops", "plans", "pool"},
+    },
+    "tts_decode": {
+        "errors": set(),
+        "extras": {"errors"},
+        "version": set(),
+        "default_model": {"errors"},
+        "records": set(),
+        "select": {"extras"},
+        "cost": set(),
+        "core": {"errors", "cost"},
+        "tasks": {"errors", "extras", "records", "select"},
+        "model": {"errors", "default_model", "cost", "core"},
+        "completions": {"errors", "cost", "core"},
+        "decoding": {"errors", "default_model", "cost", "core", "model", "select"},
+        "rewards": {"errors", "extras", "core", "model", "decoding", "select"},
+        "search": {"errors", "extras", "cost", "core", "records", "select", "rewards", "completions"},
+        "bench": {"errors", "extras", "cost", "core", "model", "decoding", "rewards", "search", "tasks"},
+        "cli": {
+            *("errors", "extras", "version", "default_model", "cost", "core", "records", "select", "tasks"),
+            *("model", "decoding", "completions", "rewards", "search", "bench"),
+        },
+        "__main__": {"cli"},
+    },
+}
+
+# Package -> room -> other packages that it may import anywhere. Rooms that are not named import none.
+PACKAGES: dict[str, dict[str, set[str]]] = {
+    "tts_kernels": {
+        "device": {"torch"},
+        "reference": {"torch"},
+        "checks": {"torch", "numpy"},
+        "backends": {"torch", "triton"},
+        "plans": {"torch", "numpy"},
+        "ops": {"torch"},
+        "pool": {"torch"},
+        "layers": {"torch"},
+    },
+    "tts_decode": {
+        "errors": {"tts_kernels"},
+        "select": {"tts_kernels", "numpy"},
+        "cost": {"tts_kernels", "numpy"},
+        "core": {"tts_kernels", "torch"},
+        "tasks": {"tts_kernels"},
+        "model": {"tts_kernels", "torch", "numpy", "transformers", "tokenizers"},
+        "completions": {"tts_kernels", "torch", "httpx"},
+        "decoding": {"tts_kernels", "torch", "numpy"},
+        "rewards": {"tts_kernels", "torch", "transformers", "safetensors"},
+        "search": {"tts_kernels", "torch", "numpy"},
+        "bench": {"tts_kernels", "torch", "numpy"},
+        "cli": {"tts_kernels", "torch", "typer", "rich"},
+    },
+}
+
+# The same for imports inside functions, and those for type checking.
+LATE_PACKAGES: dict[str, dict[str, set[str]]] = {
+    "tts_kernels": {},
+    "tts_decode": {
+        "select": {"scipy"},
+        "core": {"transformers", "typing_extensions"},
+        "tasks": {"reasoning_gym"},
+        "model": {"gguf"},
+        "search": {"pyarrow", "sentence_transformers"},
+        "bench": {"matplotlib"},
+    },
+}
+
+# Modules of tts_kernels that tts_decode uses, -> its rooms that do; None: all.
+KERNEL_MODULES: dict[str, set[str] | None] = {
+    "tts_kernels": None,
+    "tts_kernels.checks": None,
+    "tts_kernels.errors": {"errors"},
+    "tts_kernels.device": {"model", "rewards", "cli"},
+    "tts_kernels.pool": {"decoding"},
+    "tts_kernels.plans.tree_plan": {"cost"},
+    "tts_kernels.plans.device_planner": {"model"},
+    "tts_kernels.layers.decoder_layers": {"bench"},
+    "tts_kernels._core": {"cli"},
+}
+
+# Modules that import others by a computed name, or evaluate text (checks.arrays: a description's sizes).
+DYNAMIC = {
+    *("tts_decode", "tts_decode.extras", "tts_decode.cli.app"),
+    *("tts_kernels.backends.choice", "tts_kernels.checks.arrays"),
+}
+
+# Module or folder -> names with an underscore of other projects, which have no public ones for the same.
+FOREIGN: dict[str, set[str]] = {
+    "tts_decode.cli.signals": {"_exit"},
+    "tts_decode.core.detokenizer": {"_decode"},
+    "tts_decode.model.agreement": {
+        *("_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks"),
+        *("_attn_implementation", "_supports_sdpa"),
+    },
+    "tts_decode.model.hf": {"_attn_implementation_internal"},
+    "tts_decode.model.packed_model": {"_forward_hooks", "_forward_pre_hooks"},
+    "tts_decode.model.weights": {
+        *("_parameters", "_buffers", "_modules", "_version", "_forward_hooks", "_forward_pre_hooks"),
+    },
+    "tts_decode.search.blocking": {"_set_running_loop", "_enter_task", "_leave_task"},
+    "tts_kernels.checks": {"_C", "_functorch", "_current_level", "_is_zerotensor"},
+    "tts_kernels.ops.operator": {"_C", "_AutoDispatchBelowAutograd", "_schema"},
+    "tts_kernels.shutdown": {"_current_frames"},
+}
+NAMED_TUPLE = {"_replace", "_asdict", "_fields"}
+
+# Module -> private names that one class of it reads of another, or a function of a class.
+FRIENDS: dict[str, set[str]] = {
+    "tts_decode.core.state": {"_check"},
+    "tts_decode.decoding.kv_budget": {"_shares", "_uses", "_drop_pin"},
+    "tts_decode.search.result": {"_check_nodes"},
+}
