@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("cache")
         (["search", "a", "--kv-mib", "0"], "--kv-mib: got 0"),
         (["search", "a", "--kv-dtype", "int4"], "--kv-dtype: got 'int4', expected auto or int8"),
         (["search", "a", "--kv-mib", "99999999999"], "more than the system grants"),
-        (["search", "a\udc80"], "text is not valid Unicode"),
+        (["search", "a\udc80"], "text: got surrogates not allowed at 1, expected valid Unicode"),
         (["search", "a", "-o", "softmax_temperature=nan"], "softmax_temperature: got nan"),
         (["search", "a", "--dtype", "float64"], "dtype: got 'float64'"),
         (["search", "a", "-s", "best_of"], "unknown strategy 'best_of'; did you mean best_of_n"),

@@ -9,7 +9,8 @@ import pytest
 from journaled import Crash, Engine, by_arrival, search, unregistered
 from tts_decode.completions.completion import Completion
 from tts_decode.completions.decoder import TextDecoder
-from tts_decode.search import Journal, JournalError, SearchRun, beam_search, best_of_n, rebase
+from tts_decode.errors import JournalError
+from tts_decode.search import Journal, SearchRun, beam_search, best_of_n, rebase
 
 
 @pytest.mark.parametrize("crash_after", [0, 1, 4, 7, 11])
