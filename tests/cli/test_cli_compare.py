@@ -105,7 +105,7 @@ def test_a_strategy_that_fails_everywhere_leaves_the_others(
     assert compare(folder, *arguments) == 0
     rows = json.loads(capsys.readouterr().out)["strategies"]
     assert [row["failed"] for row in rows] == [2, 0]
-    assert "n=3" in rows[0]["outcomes"][0]["error"]
+    assert "n = 3" in rows[0]["outcomes"][0]["error"]
     assert rows[1]["against_first"]["mean_kv_bytes"] is None
 
 
