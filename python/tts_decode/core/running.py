@@ -101,6 +101,14 @@ class Runner:
         )
 
 
+@overload
+async def gather(*awaitables: Awaitable[T]) -> list[T]: ...
+
+
+@overload
+async def gather(awaitables: Iterable[Awaitable[T]], /) -> list[T]: ...
+
+
 async def gather(*awaitables: Awaitable[Any] | Iterable[Awaitable[Any]]) -> list[Any]:
     """Waits for all and returns their results in order; takes awaitables or one iterable of them.
 
