@@ -23,4 +23,6 @@ def test_exceptions_have_one_base(package: str) -> None:
         if isinstance(value, type) and issubclass(value, Exception) and value.__module__.startswith(package)
     }
     assert len(found) > 2
-    assert [kind for kind in found if not issubclass(kind, TTSError) or not kind.__name__.endswith("Error")] == []
+    assert [
+        kind for kind in found if not issubclass(kind, TTSError) or not kind.__name__.endswith("Error")
+    ] == []
