@@ -259,7 +259,7 @@ def test_iterative_deepening_triggers_at_growing_budgets(gamma):
             iterative_deepening,
             "Q: ",
             sampling=SamplingParams(max_tokens=40),
-            first_budget=5,
+            max_tokens_first=5,
             gamma=gamma,
             rethink="Look again. ",
             extract=length_mod_3,
