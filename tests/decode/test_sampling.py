@@ -301,9 +301,13 @@ def test_suppressed_tokens_are_never_drawn_and_leave_the_log_probabilities(
 
 def test_numbers_of_numpy_are_kept_as_python_s() -> None:
     """They go to JSON, and integers of numpy overflow in the hash of the seed."""
-    params = SamplingParams(
-        np.float32(0.5), np.int64(3), seed=np.uint64(2**64 - 1), stop_token_ids=np.array([1])
-    )  # type: ignore[arg-type]
+    given = {
+        "temperature": np.float32(0.5),
+        "top_k": np.int64(3),
+        "seed": np.uint64(2**64 - 1),
+        "stop_token_ids": np.array([1]),
+    }
+    params = SamplingParams(**given)
     assert params == SamplingParams(0.5, 3, seed=2**64 - 1, stop_token_ids=(1,))
     assert [type(value) for value in asdict(params).values()] == [
         type(value) for value in asdict(SamplingParams(0.5, 3)).values()
