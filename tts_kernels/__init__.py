@@ -78,3 +78,7 @@ except PackageNotFoundError:  # built in place and not installed, as `make gpu-c
     __version__ = "unknown"
 
 atexit.register(park_daemon_threads)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

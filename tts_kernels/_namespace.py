@@ -1,8 +1,11 @@
 """The name under which torch knows the operators: torch.ops.<NAMESPACE>.
 
 It is the package's own name, so that a copy of the package under another name has operators of its own.
+What is no letter, digit or underscore of ASCII, such as a dot or a hyphen, becomes an underscore.
 """
 
 from __future__ import annotations
 
-NAMESPACE = (__package__ or "").replace(".", "_")
+import re
+
+NAMESPACE = re.sub(r"^(?=\d)|\W", "_", __package__ or "", flags=re.ASCII)

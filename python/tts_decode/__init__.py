@@ -8,7 +8,7 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .extras import explained
+from .extras import installed, unavailable
 from .version import package_version
 
 if TYPE_CHECKING:
@@ -85,6 +85,9 @@ __all__ = [
     "gather",
 ]
 
+if not installed("transformers"):  # import * and help() then do without what needs it
+    __all__[:] = [name for name in __all__ if name not in ("TreeBranch", "TreeDecoder")]
+
 _MODULES = {
     "search.ask_tell": ("AskTell", "LogprobRequest", "RequestWithdrawnError", "ScoreRequest"),
     "completions.branch": ("TextBranch",),
@@ -132,10 +135,10 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     except ModuleNotFoundError as missing:
-        raise explained(missing) from missing
+        raise unavailable(__name__, name, missing) from missing
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -7,6 +7,7 @@ The base installation has numpy, torch and httpx. Every other package is importe
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 
 # Module to what `pip install` takes.
 INSTALLS = {
@@ -39,6 +40,26 @@ def require(module: str) -> None:
         if missing.name is None or missing.name != module.partition(".")[0]:
             raise
         raise explained(missing) from missing
+
+
+def installed(module: str) -> bool:
+    return find_spec(module) is not None
+
+
+def unavailable(owner: str, name: str, missing: ModuleNotFoundError) -> Exception:
+    """What `__getattr__` of the module `owner` raises where the import behind `name` failed with `missing`.
+
+    AttributeError, so that hasattr says False. An import statement would make "cannot import name" of it
+    without a reason, so it gets MissingExtraError.
+    """
+    from inspect import currentframe  # slow to import, and seldom needed
+
+    error = explained(missing)
+    frame = currentframe()
+    asking = frame and frame.f_back and frame.f_back.f_back
+    if error is missing or (asking and asking.f_code.co_name == "_handle_fromlist"):  # of importlib
+        return error
+    return AttributeError(f"module {owner!r} has no attribute {name!r}: {error}")
 
 
 def explained(missing: ModuleNotFoundError) -> ImportError:

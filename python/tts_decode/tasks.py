@@ -19,6 +19,16 @@ from .extras import require
 from .records.strict_json import loads
 from .select import extract_answer
 
+__all__ = [
+    "Task",
+    "TaskFileError",
+    "default_tasks",
+    "final_answer",
+    "final_number",
+    "read_tasks",
+    "same_answer",
+]
+
 _SEED = 20
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 

@@ -3,9 +3,12 @@ process of its own."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -16,11 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 HIDE = """if True:
     import sys
-    class Hide:
-        def find_spec(self, name, path=None, target=None):
-            if name.partition(".")[0] in {hidden}:
-                raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-    sys.meta_path.insert(0, Hide())
+    sys.modules.update(dict.fromkeys({hidden}))  # None: not found
 """
 MODEL_STACK = ("transformers", "safetensors", "tokenizers", "gguf", "accelerate", "huggingface_hub")
 
@@ -82,9 +81,52 @@ def test_a_missing_package_is_named_with_its_extra(
 
 
 @pytest.mark.parametrize(
+    ("module", "absent"),
+    [("tts_decode", {"TreeBranch", "TreeDecoder"}), ("tts_decode.rewards", {"load_reward_model"})],
+)
+def test_names_that_need_a_missing_package_are_no_attributes(module: str, absent: set[str]) -> None:
+    code = f"""
+    import importlib, inspect, json, pydoc
+    module = importlib.import_module("{module}")
+    from {module} import *
+    print(json.dumps(sorted({absent} & set(dir(module)))))
+    print(json.dumps(sorted({absent} & set(globals()))))
+    print(json.dumps([hasattr(module, name) for name in {absent}]))
+    members = [name for name, _ in inspect.getmembers(module)]
+    print(json.dumps(sorted(set(module.__all__) - set(members))))
+    print("Scorer" in pydoc.render_doc(module))
+    try:
+        module.{min(absent)}
+    except AttributeError as error:
+        print(error)
+    """
+    done = run_without(MODEL_STACK, code)
+    *lists, documented, told = done.stdout.splitlines()
+    assert [json.loads(line) for line in lists] == [[], [], [False] * len(absent), []], done.stderr
+    assert documented == "True"
+    assert re.fullmatch(
+        rf"module '{module}' has no attribute '{min(absent)}': \w+: not installed; "
+        r"run: pip install 'tts-kernels\[hf\]'",
+        told,
+    )
+
+
+@pytest.mark.parametrize("module", ["tts_decode", "tts_kernels"])
+def test_the_faces_list_what_they_export(module: str) -> None:
+    face = import_module(module)
+    assert {name for name in dir(face) if not name.startswith("__")} == set(face.__all__) - {"__version__"}
+    assert {"__all__", "__doc__", "__name__", "__version__"} <= set(dir(face))
+
+
+def test_the_version_is_told_without_typer() -> None:
+    done = run_without(("typer", "rich"), "\n    from tts_decode.cli import main\n    main()", "--version")
+    assert (done.stdout, done.returncode) == (f"tts-decode {version('tts-kernels')}\n", 0)
+
+
+@pytest.mark.parametrize(
     ("hidden", "arguments", "line"),
     [
-        (("typer",), ["--version"], "typer: not installed; run: pip install 'tts-kernels[search]'"),
+        (("typer",), ["info"], "typer: not installed; run: pip install 'tts-kernels[search]'"),
         (
             MODEL_STACK,
             ["search", "1 + 1"],

@@ -91,7 +91,7 @@ def test_bad_prompts(decoder: TreeDecoder, prompt: str | list[int], match: str) 
     [
         ((None,), "prompt: got NoneType, expected text, token ids or chat messages"),
         ((5,), "prompt: got int, expected text, token ids or chat messages"),
-        (({"role": "user"},), "prompt: got dict, expected"),
+        (({"role": "user"},), "prompt: got dict, expected .*; put the message into a list"),
         (([1, 2.7],), r"tokens\[1\]: got 2.7, expected a token id"),
         ((["a"],), r"tokens\[0\]: got 'a', expected a token id"),
         (([[1]],), r"tokens\[0\]: got \[1\], expected a token id"),
@@ -275,3 +275,14 @@ def test_run_inside_a_running_loop(decoder: TreeDecoder) -> None:
         await decoder.root(PROMPT)
 
     asyncio.run(search())
+
+
+def test_run_of_what_is_no_coroutine(decoder: TreeDecoder) -> None:
+    async def search() -> None: ...
+
+    with pytest.raises(
+        TypeError, match=r"coroutine: got function, expected a coroutine; call it: run\(f\(\)\)"
+    ):
+        decoder.run(search)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"coroutine: got int, expected a coroutine$"):
+        decoder.run(3)  # type: ignore[arg-type]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from tiny_gguf import write_tiny_gguf
 from transformers import LlamaConfig, LlamaForCausalLM
 from tts_decode.default_model import DEFAULT_MODEL, default_model_file
@@ -15,6 +17,7 @@ from tts_decode.errors import ModelLoadError
 from tts_decode.model import loading
 from tts_decode.model.gguf import files as gguf
 from tts_decode.model.loading import load_config, load_model, resolve_dtype
+from tts_decode.model.transformers_output import quiet_transformers
 
 
 @pytest.fixture
@@ -179,6 +182,21 @@ def test_names_that_no_file_can_have(name: str, load: Callable[[str], object]) -
     with pytest.raises(ModelLoadError, match="model: cannot look for") as refused:
         load(name)
     assert len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize("load", [load_model, load_config])
+def test_a_model_needs_a_name(load: Callable[[Any], object]) -> None:
+    with pytest.raises(TypeError, match="name: got int, expected a model's name"):
+        load(3)
+
+
+def test_the_hub_warns_of_nothing_while_a_model_is_loaded(caplog: pytest.LogCaptureFixture) -> None:
+    logger = hub_logging.get_logger("huggingface_hub.utils._http")
+    with quiet_transformers():
+        logger.warning("a retry")
+        logger.error("an error")
+    logger.warning("another")
+    assert caplog.messages == ["an error", "another"]
 
 
 def test_directory(tiny: Path, cache: Path, tmp_path: Path) -> None:

@@ -267,6 +267,15 @@ def test_parameters_of_wrong_type(options: dict[str, object]) -> None:
         SamplingParams(**options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("stop", "a string or a sequence of strings"), ("suppress_token_ids", "a sequence of token ids")],
+)
+def test_what_is_no_sequence_is_told_what_is_taken(name: str, expected: str) -> None:
+    with pytest.raises(TypeError, match=f"{name}: got int, expected {expected}$"):
+        SamplingParams(**{name: 1})  # type: ignore[arg-type]
+
+
 def test_one_stop_string_may_be_given_bare() -> None:
     assert SamplingParams(stop="\n\n").stop == ("\n\n",)  # type: ignore[arg-type]
 

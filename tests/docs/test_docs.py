@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from tts_decode.search import STRATEGIES
 
 from benches.all_strategies import RESULTS, fill
@@ -33,8 +35,40 @@ def test_python_blocks_run(file: Path, real_model: object) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_local_links_exist(file: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text(encoding="utf-8")):
-        assert (file.parent / target).exists(), f"{file.name}: {target}"
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", file.read_text(encoding="utf-8")):
+        page = file.parent / target if target else file
+        assert page.exists(), f"{file.name}: {target}"
+        assert not anchor or anchor in anchors(page), f"{file.name}: {target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Of a page's headings, as GitHub makes them: lower case, hyphens for blanks, other signs left out."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.S), re.M)
+    texts = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in texts}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_named_paths_exist(file: Path) -> None:
+    """Those in back-ticks that begin with a folder of the repository; words in capitals stand for others."""
+    folders = {folder.name for folder in ROOT.iterdir() if folder.is_dir() and folder.name[0] != "."}
+    pattern = rf"`((?:{'|'.join(folders - {'build'})})/[\w./-]+)`"
+    named = re.findall(pattern, file.read_text(encoding="utf-8"))
+    paths = [name for name in named if not re.search("NAME|FAMILY", name)]
+    assert [name for name in paths if not (ROOT / name).exists()] == []
+
+
+def test_every_registered_operator_is_listed() -> None:
+    section = (ROOT / "docs/stability.md").read_text("utf-8").partition("Registered with torch")[2]
+    listed = set(re.findall(r"`(\w+)`", section.partition(". ")[0])) - {"tts_kernels"}
+    assert listed == {name for name in dir(torch.ops.tts_kernels) if name[0] != "_"} - {"name"}
+
+
+@pytest.mark.parametrize("module", ["", ".search", ".rewards", ".select", ".cost", ".tasks"])
+def test_public_modules_list_what_they_export(module: str) -> None:
+    face = import_module(f"tts_decode{module}")
+    assert len(set(face.__all__)) == len(face.__all__)
+    assert [name for name in face.__all__ if not hasattr(face, name)] == []
 
 
 def test_architecture_maps_every_folder() -> None:

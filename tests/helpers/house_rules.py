@@ -61,7 +61,7 @@ PACKAGES: dict[str, dict[str, set[str]]] = {
         "cost": {"tts_kernels", "numpy"},
         "core": {"tts_kernels", "torch"},
         "tasks": {"tts_kernels"},
-        "model": {"tts_kernels", "torch", "numpy", "transformers", "tokenizers"},
+        "model": {"tts_kernels", "torch", "numpy", "transformers", "tokenizers", "huggingface_hub"},
         "completions": {"tts_kernels", "torch", "httpx"},
         "decoding": {"tts_kernels", "torch", "numpy"},
         "rewards": {"tts_kernels", "torch", "transformers", "safetensors"},

@@ -79,7 +79,7 @@ SMALL: dict[str, dict[str, Any]] = {
     # budget
     "budget_forcing": {"n": 3, "max_tokens_thinking": 12, "extract": length_mod_3},
     "shifted_window": {"n": 3, "max_tokens_thinking": 12, "extract": length_mod_3},
-    "iterative_deepening": {"n": 3, "first_budget": 6, "rethink": "Wait", "extract": length_mod_3},
+    "iterative_deepening": {"n": 3, "max_tokens_first": 6, "rethink": "Wait", "extract": length_mod_3},
     "hint_infer": {"n": 3, "num_forks": 1, "conjunctions": ("e", "a"), "extract": length_mod_3},
     "entropy_forking": {"n": 2, "extract": length_mod_3},
     # refinement

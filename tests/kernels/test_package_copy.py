@@ -13,7 +13,7 @@ import tts_kernels
 from tts_kernels import _core
 
 SCRIPT = """
-import importlib, sys
+import importlib, re, sys
 import torch
 import tts_kernels as first
 second = importlib.import_module(sys.argv[1])
@@ -37,7 +37,7 @@ for tk in first, second:
         raise AssertionError("no OutOfPagesError")
 assert all(map(torch.equal, *results))
 assert first.OutOfPagesError is not second.OutOfPagesError and first.KVTree is not second.KVTree
-names = ["tts_kernels", sys.argv[1].replace(".", "_")]
+names = ["tts_kernels", re.sub(r"[.-]", "_", sys.argv[1])]
 operators = [getattr(torch.ops, name).tree_attention.default for name in names]
 assert operators[0] is not operators[1]
 try:
@@ -50,19 +50,39 @@ print("same bits")
 """
 
 
-@pytest.mark.parametrize("name", ["copied_kernels", "hub.kernels_4f2a"])
+@pytest.mark.parametrize("name", ["copied_kernels", "hub.kernels-4f2a"])
 def test_a_copy_under_another_name(name: str, tmp_path: Path) -> None:
-    copy = tmp_path.joinpath(*name.split("."))
+    make_copy(tmp_path, name)
+    done = run(tmp_path, SCRIPT, name)
+    assert done.stdout == "same bits\n", done.stderr
+
+
+def test_two_copies_for_one_namespace(tmp_path: Path) -> None:
+    for name in ("kernels-v2", "kernels_v2"):
+        make_copy(tmp_path, name)
+    script = "import importlib; [importlib.import_module(name) for name in ('kernels-v2', 'kernels_v2')]"
+    done = run(tmp_path, script)
+    assert done.stderr.splitlines()[-1] == (
+        "ImportError: kernels_v2.ops: got torch.ops.kernels_v2 of another package, expected a name of its "
+        "own; rename one of the two copies"
+    )
+
+
+def make_copy(folder: Path, name: str) -> None:
+    copy = folder.joinpath(*name.split("."))
     copy.parent.mkdir(exist_ok=True)
     shutil.copytree(
         Path(tts_kernels.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__", "_core.*.so")
     )
     shutil.copy(_core.__file__, copy)
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, name],
-        env={"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
+
+
+def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env={"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
+        check=False,
     )
-    assert done.stdout == "same bits\n", done.stderr

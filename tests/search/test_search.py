@@ -66,7 +66,8 @@ def test_a_search_is_the_same_alone_and_beside_others(decoder, name):
     ("name", "changes", "message"),
     [
         *((s.name, {s.size: 0}, f"{s.size}: got 0, expected >= 1") for s in STRATEGIES.values()),
-        ("beam_search", {"beam_width": 3}, "beam_width: got 3, expected a divisor of n = 8"),
+        ("beam_search", {"beam_width": 3}, "expected a divisor of n = 8; set beam_width=2 or n=9"),
+        ("beam_search", {"n": 2}, "beam_width: got 4, expected a divisor of n = 2; set beam_width=2 or n=4"),
         ("beam_search", {"beam_width": 0}, "beam_width: got 0"),
         ("beam_search", {"max_steps": 0}, "max_steps: got 0"),
         (

@@ -179,7 +179,7 @@ def test_iterative_deepening_triggers_at_growing_budgets(gamma):
             script,
             iterative_deepening,
             40,
-            first_budget=5,
+            max_tokens_first=5,
             gamma=gamma,
             rethink="Look again. ",
             extract=length_mod_3,

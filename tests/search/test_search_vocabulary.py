@@ -28,8 +28,10 @@ def test_what_two_strategies_have_is_in_the_vocabulary() -> None:
 
 
 def test_the_vocabulary_holds_what_is_shared() -> None:
-    """A name that one strategy has alone is that strategy's own; a pattern may be of one."""
-    assert [w.name for w in VOCABULARY if "*" not in w.name and len(USERS[w.name]) < 2] == []
+    """A name that one strategy has alone is that strategy's own; a pattern, or a size, may be of one."""
+    shared = [w.name for w in VOCABULARY if "*" not in w.name and w.name not in SIZES]
+    assert [name for name in shared if len(USERS[name]) < 2] == []
+    assert set(SIZES) <= {w.name for w in VOCABULARY}
     assert {w.name for w in VOCABULARY if "*" in w.name} <= {
         w.name for o in list(USERS) if (w := word_for(o))
     }

@@ -11,7 +11,13 @@ import torch
 from .._namespace import NAMESPACE
 from ..checks import Footprint, Guard, Signature, SignatureOf
 
-_LIBRARY = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
+try:
+    _LIBRARY = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
+except RuntimeError as cause:
+    raise ImportError(
+        f"{__package__}: got torch.ops.{NAMESPACE} of another package, expected a name of its own; rename "
+        "one of the two copies"
+    ) from cause
 # Takes an operator's arguments and results by name, and writes the results.
 Kernel = Callable[[Any], None]
 

@@ -10,6 +10,7 @@ from types import TracebackType
 
 from ..core.visible import visible
 from ..extras import require
+from ..version import package_version
 from .signals import Signals
 
 
@@ -40,6 +41,9 @@ def main() -> None:
 
         if not isinstance(error, MissingExtraError):
             raise
+        if sys.argv[1:] == ["--version"]:
+            print(f"tts-decode {package_version()}")
+            return
         sys.exit(f"tts-decode: {error}")
     try:
         from .app import run

@@ -15,7 +15,7 @@ from tts_kernels.checks import instance
 from ..core.budget import Budget
 from ..core.checks import checked_count
 from ..core.params import SamplingParams
-from ..core.prompts import Prompt
+from ..core.prompts import Prompt, wrong_prompt
 from ..core.running import Runner
 from ..core.state import BranchState
 from ..core.stats import DecoderStats
@@ -158,7 +158,7 @@ class TextDecoder(Runner):
         if isinstance(prompt, str):
             text = prompt
         elif isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
-            raise TypeError(f"prompt: got {type(prompt).__name__}, expected text or chat messages")
+            raise wrong_prompt(prompt, "text or chat messages")
         else:
             items: list[Any] = list(prompt)
             if not all(isinstance(item, Mapping) for item in items):

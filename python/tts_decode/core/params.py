@@ -51,9 +51,13 @@ class SamplingParams:
     suppress_token_ids: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        for name in ("stop", *_TOKEN_IDS):
+        kinds = {
+            "stop": "a string or a sequence of strings",
+            **dict.fromkeys(_TOKEN_IDS, "a sequence of token ids"),
+        }
+        for name, expected in kinds.items():
             if not isinstance(value := getattr(self, name), Iterable):
-                raise TypeError(f"{name}: got {type(value).__name__}, expected a tuple")
+                raise TypeError(f"{name}: got {type(value).__name__}, expected {expected}")
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         for i, text in enumerate(stop):
             if not isinstance(text, str) or not text:

@@ -27,6 +27,12 @@ def question_in(prompt: Prompt) -> str | None:
     return "\n".join(str(message["content"]) for message in asked or messages)
 
 
+def wrong_prompt(prompt: object, expected: str) -> TypeError:
+    """For what is no prompt; of one chat message it says what to do."""
+    advice = "; put the message into a list" if isinstance(prompt, Mapping) else ""
+    return TypeError(f"prompt: got {type(prompt).__name__}, expected {expected}{advice}")
+
+
 class PromptReader:
     """Makes ids of text by a tokenizer, and checks ids against a vocabulary."""
 
@@ -39,7 +45,7 @@ class PromptReader:
         if isinstance(prompt, str):
             return prompt, self.ids(self._tokenize(prompt))
         if isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
-            raise TypeError(f"prompt: got {type(prompt).__name__}, expected text, token ids or chat messages")
+            raise wrong_prompt(prompt, "text, token ids or chat messages")
         items: list[Any] = list(prompt)
         if not items or not isinstance(items[0], Mapping):
             ids = self.ids(items)

@@ -57,6 +57,9 @@ class Runner:
 
         Where a loop runs already, as in a notebook, await the coroutine instead.
         """
+        if not isinstance(coroutine, Coroutine):
+            called = "; call it: run(f())" if callable(coroutine) else ""
+            raise TypeError(f"coroutine: got {type(coroutine).__name__}, expected a coroutine{called}")
         self._refuse_running_loop("run", [coroutine])
         return asyncio.run(coroutine)
 
@@ -99,6 +102,14 @@ class Runner:
             f"{type(self).__name__}.{name} was called where an event loop runs already: await the coroutine "
             "instead"
         )
+
+
+@overload
+async def gather(*awaitables: Awaitable[T]) -> list[T]: ...
+
+
+@overload
+async def gather(awaitables: Iterable[Awaitable[T]], /) -> list[T]: ...
 
 
 async def gather(*awaitables: Awaitable[Any] | Iterable[Awaitable[Any]]) -> list[Any]:

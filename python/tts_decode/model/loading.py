@@ -56,7 +56,7 @@ def load_model(
     resolved = resolve_dtype(dtype, device)
     report = on_progress or (lambda _: None)
     with quiet_transformers():
-        source = _locate(os.fspath(name))
+        source = _locate(name)
         if isinstance(source, Path) and source.is_file():
             model, tokenizer = load_gguf(source, resolved, report)
         else:
@@ -72,7 +72,7 @@ def load_config(name: str | os.PathLike[str] = DEFAULT_MODEL) -> Any:
     Raises ModelLoadError. Of a GGUF file it is checked as for `load_model`, from the header alone.
     """
     with quiet_transformers():
-        source = _locate(os.fspath(name))
+        source = _locate(name)
         if isinstance(source, Path) and source.is_file():
             return load_gguf_config(source)
         try:
@@ -102,8 +102,13 @@ def _native_bfloat16() -> bool:
     return any(capabilities.get(feature, False) for feature in ("avx512_bf16", "amx_bf16"))
 
 
-def _locate(name: str) -> Path | str:
+def _locate(name: str | os.PathLike[str]) -> Path | str:
     """A GGUF file or a model directory as a Path, or the id of a model on the hub as a str."""
+    if not isinstance(name, (str, os.PathLike)):
+        raise TypeError(
+            f"name: got {type(name).__name__}, expected a model's name: a directory, a GGUF file or a hub id"
+        )
+    name = os.fspath(name)
     if name == DEFAULT_MODEL:
         return default_model_file()
     try:

@@ -1,10 +1,11 @@
-"""What transformers says while it loads: its progress bars silenced, its errors in a line."""
+"""What transformers says while it loads: its progress bars and warnings silenced, its errors in a line."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
+from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging
 
 
@@ -19,11 +20,17 @@ def first_line(cause: BaseException) -> str:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silences the progress bars of transformers: stages are reported through `on_progress`."""
+    """Silences the progress bars of transformers: stages are reported through `on_progress`.
+
+    The warnings of the hub are silenced too: one for each of several tries, before the error that is ours.
+    """
     shown = logging.is_progress_bar_enabled()
+    level = hub_logging.get_verbosity()
     logging.disable_progress_bar()
+    hub_logging.set_verbosity(max(level, hub_logging.ERROR))
     try:
         yield
     finally:
+        hub_logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()

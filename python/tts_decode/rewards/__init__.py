@@ -5,7 +5,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ..extras import explained
+from ..extras import installed, unavailable
 from .mean_logprob import mean_logprob
 from .mean_probability import mean_probability
 from .readers import READERS, Reader
@@ -42,6 +42,9 @@ __all__ = [
     "verifier",
 ]
 
+if not (installed("transformers") and installed("safetensors")):  # import * and help() then do without it
+    __all__[:] = [name for name in __all__ if name != "load_reward_model"]
+
 
 def __getattr__(name: str) -> Any:
     if name != "load_reward_model":
@@ -49,5 +52,5 @@ def __getattr__(name: str) -> Any:
     try:
         from .loading import load_reward_model
     except ModuleNotFoundError as missing:
-        raise explained(missing) from missing
+        raise unavailable(__name__, name, missing) from missing
     return load_reward_model

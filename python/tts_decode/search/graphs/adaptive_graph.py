@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tts_kernels.checks import number
 
@@ -128,7 +129,8 @@ async def adaptive_graph(
         reply = await reply_to(run, EVALUATE.format(**fields), sources)
         return Thought(task, needs, reply.text, reply.node)
 
-    thoughts, direct = await gather(explore(run.question, 0), finish(run, run.fork(run.root)[0]))
+    both: list[Any] = await gather(explore(run.question, 0), finish(run, run.fork(run.root)[0]))
+    thoughts, direct = both
     best: Candidate = direct
     if thoughts:
         prompt = FINAL.format(question=run.question, graph=as_text(thoughts, range(len(thoughts))))

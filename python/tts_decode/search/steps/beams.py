@@ -17,7 +17,11 @@ def check_beams(n: int, beam_width: int) -> None:
     """Both count from 1, and the second divides the first."""
     at_least(1, n=n, beam_width=beam_width)
     if n % beam_width:
-        raise ValueError(f"beam_width: got {beam_width}, expected a divisor of n = {n}")
+        width = next(width for width in range(min(n, beam_width), 0, -1) if n % width == 0)
+        raise ValueError(
+            f"beam_width: got {beam_width}, expected a divisor of n = {n}; set beam_width={width} or "
+            f"n={-(-n // beam_width) * beam_width}"
+        )
 
 
 def share_out(run: SearchRun, live: Sequence[Branch], kept: Sequence[int], n: int) -> list[Branch]:

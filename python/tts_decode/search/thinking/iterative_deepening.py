@@ -29,7 +29,7 @@ async def iterative_deepening(
     *,
     n: int = 1,
     scorer: Scorer | None = None,
-    first_budget: int = 128,
+    max_tokens_first: int = 128,
     gamma: float = 2.0,
     rethink: str = TRIGGER,
     extract: Extract = extract_answer,
@@ -39,14 +39,14 @@ async def iterative_deepening(
 
     Chen, Koenig and Dilkina, "Iterative Deepening Sampling as Efficient Test-Time Scaling", arXiv 2502.05449.
 
-    n                lines, side by side (the paper's best-of-N and majority vote).
-    first_budget     tokens after the prompt, triggers included, at the first trigger.
-    gamma            growth of the budget from one trigger to the next, above 1: the number of triggers grows
-                     with the logarithm of the length.
-    rethink          the sentence, the paper's trigger.
-    scorer, extract  which answer wins: the best-scored one, or without a scorer a vote over what `extract`
-                     reads from each. The answer of each stage counts: a line that ends within a budget
-                     becomes a candidate and goes on from before its end. Ties go to the last answer.
+    n                 lines, side by side (the paper's best-of-N and majority vote).
+    max_tokens_first  tokens after the prompt, triggers included, at the first trigger.
+    gamma             growth of the budget from one trigger to the next, above 1: the number of triggers grows
+                      with the logarithm of the length.
+    rethink           the sentence, the paper's trigger.
+    scorer, extract   which answer wins: the best-scored one, or without a scorer a vote over what `extract`
+                      reads from each. The answer of each stage counts: a line that ends within a budget
+                      becomes a candidate and goes on from before its end. Ties go to the last answer.
 
     The paper names KV reuse as the practical cost of its method; here the trigger goes behind the resident
     KV.
@@ -54,13 +54,13 @@ async def iterative_deepening(
     Departures: a stage that ends early goes on at once instead of filling its budget; the first budget, the
     default of `gamma` and the wording are ours.
     """
-    at_least(1, n=n, first_budget=first_budget)
+    at_least(1, n=n, max_tokens_first=max_tokens_first)
     number("gamma", gamma, above=1)
     last = run.root.sampling.max_tokens
 
     async def line(branch: Branch) -> list[Candidate]:
         answers: list[Candidate] = []
-        budget = float(first_budget)
+        budget = float(max_tokens_first)
         while True:
             cap = min(math.ceil(budget), last)
             reason = await sample_upto(run, branch, cap)

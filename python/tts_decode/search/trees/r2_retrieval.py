@@ -78,6 +78,10 @@ async def r2_retrieval(
             return elsewhere(run.node(branch))
         return retrieve(run.question if node.parent is None else run.tree[run.node(branch)].text)
 
+    async def unaided(branch: Branch) -> Branch | None:
+        await run.step([branch])
+        return branch
+
     async def aided(branch: Branch, text: str) -> Branch | None:
         """The branch, one step further, which was sampled with the text in view; None if nothing came."""
         (sight,) = run.fork(branch)
@@ -103,8 +107,8 @@ async def r2_retrieval(
             return node, branches
         first, *others = branches
         text = WITH_STEP.format(retrieved=retrieved)
-        _, *grown = await gather([run.step([first]), *(aided(branch, text) for branch in others)])
-        return node, [first, *(branch for branch in grown if branch is not None)]
+        grown = await gather([unaided(first), *(aided(branch, text) for branch in others)])
+        return node, [branch for branch in grown if branch is not None]
 
     async def expand(nodes: Sequence[TreeNode]) -> None:
         await add_children(run, scorer, await gather(map(grow_one, nodes)), max_steps)
