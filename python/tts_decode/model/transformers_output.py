@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 
 from huggingface_hub.utils import logging as hub_logging
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 
 def first_line(cause: BaseException) -> str:
@@ -24,13 +25,13 @@ def quiet_transformers() -> Iterator[None]:
 
     The warnings of the hub are silenced too: one for each of several tries, before the error that is ours.
     """
-    shown = logging.is_progress_bar_enabled()
+    shown = transformers_logging.is_progress_bar_enabled()
     level = hub_logging.get_verbosity()
-    logging.disable_progress_bar()
-    hub_logging.set_verbosity(max(level, hub_logging.ERROR))
+    transformers_logging.disable_progress_bar()
+    hub_logging.set_verbosity(max(level, logging.ERROR))
     try:
         yield
     finally:
         hub_logging.set_verbosity(level)
         if shown:
-            logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
