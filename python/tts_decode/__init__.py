@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .core.running import gather
     from .core.state import BranchState
     from .core.stats import DecoderStats
-    from .core.step import Step
+    from .core.step import Step, StepPiece
     from .decoding.branch import TreeBranch
     from .decoding.decoder import TreeDecoder
     from .decoding.kv_budget import KVBudget, Pin
@@ -73,6 +73,7 @@ __all__ = [
     "SparseConfig",
     "StaleKVError",
     "Step",
+    "StepPiece",
     "TTSError",
     "TextBranch",
     "TextDecoder",
@@ -114,7 +115,7 @@ _MODULES = {
     "model.sparse": ("SparseConfig",),
     "core.state": ("BranchState",),
     "core.stats": ("DecoderStats",),
-    "core.step": ("Step",),
+    "core.step": ("Step", "StepPiece"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -194,7 +194,7 @@ def test_an_extreme_penalty_repeats_or_avoids_what_was_seen(sample: Sampler, pen
     logits = torch.tensor([[3.0, 0.0, 1.0, -2.0]])
     for temperature in (0.0, 1.0):
         params = SamplingParams(temperature=temperature, repetition_penalty=penalty)
-        (token,), (logprob,), _ = sample(logits, [params], [0.5], [[0, 3]])
+        (token,), (logprob,), _, _ = sample(logits, [params], [0.5], [[0, 3]])
         assert token == 0 if penalty < 1 else token in (1, 2)
         assert logprob == pytest.approx(float(logits.log_softmax(-1)[0, token]))
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from tts_kernels.checks import integer, real
 
 _MASK = (1 << 64) - 1
 _TOKEN_IDS = ("stop_token_ids", "suppress_token_ids")
@@ -14,9 +16,10 @@ _TOKEN_IDS = ("stop_token_ids", "suppress_token_ids")
 class SamplingParams:
     """How a branch draws tokens and where its steps and its text end.
 
-    The filters have the meaning and the order of `transformers`: repetition penalty, suppressed tokens,
-    temperature, top-k, top-p, min-p. Tokens tied at the cut of top-k or min-p are all kept, and count for
-    top-p; of those tied at its own cut the lowest ids go first.
+    The order is that of vLLM and `transformers`: logit bias, repetition penalty, frequency and presence
+    penalty, suppressed tokens, temperature, top-k, top-p, min-p. Tokens tied at the cut of top-k or
+    min-p are all kept, and count for top-p; of those tied at its own cut the lowest ids go first.
+    Log-probabilities and entropies stay those of the model's own distribution, whatever is set here.
 
     Attributes:
         temperature: 0 takes the most probable token (the lowest id among equals).
@@ -33,7 +36,12 @@ class SamplingParams:
             step, special tokens included.
         stop_token_ids: tokens that end a step. End-of-sequence tokens always end the branch.
         suppress_token_ids: tokens that are never drawn, end-of-sequence ones too if they are among them.
-            Log-probabilities stay those of the model's own distribution.
+        frequency_penalty: -2 to 2; taken off a token's logit once for each time that the token stands after
+            the prompt. Sampled and forced tokens count alike, embeddings do not.
+        presence_penalty: -2 to 2; taken off the logit of each token that stands after the prompt.
+        logit_bias: -100 to 100 by token id, added to the logits; a mapping or pairs, kept as pairs in
+            ascending order. -100 bans a token in practice, 100 lets hardly any other be drawn.
+        top_logprobs: how many of the most probable tokens `Step.top_logprobs` lists at each token.
     """
 
     temperature: float = 1.0
@@ -47,6 +55,10 @@ class SamplingParams:
     stop: Sequence[str] = ()
     stop_token_ids: Sequence[int] = ()
     suppress_token_ids: Sequence[int] = ()
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] = ()
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
         for name in ("stop", *_TOKEN_IDS):
@@ -70,9 +82,21 @@ class SamplingParams:
         for name in _TOKEN_IDS:
             for token in getattr(self, name):
                 _integer(name, token, 0)
+        for name in ("frequency_penalty", "presence_penalty"):
+            object.__setattr__(self, name, _within(name, getattr(self, name), 2.0))
+        object.__setattr__(self, "logit_bias", _pairs(self.logit_bias))
+        object.__setattr__(self, "top_logprobs", integer("top_logprobs", self.top_logprobs, 0))
+
+    @property
+    def bias_pairs(self) -> tuple[tuple[int, float], ...]:
+        """`logit_bias` as it is kept: (token id, bias), ids ascending."""
+        return self.logit_bias  # type: ignore[return-value]  # set so by __post_init__
 
     def check_vocabulary(self, size: int) -> None:
-        """ValueError where a vocabulary of `size` lacks a suppressed token, or has no other."""
+        """ValueError where a vocabulary of `size` lacks a suppressed or biased token, or all tokens are
+        suppressed."""
+        if self.bias_pairs and (last := self.bias_pairs[-1][0]) >= size:
+            raise ValueError(f"logit_bias: got token {last}, expected ids in 0..{size - 1}")
         ids = self.suppress_token_ids
         if ids and max(ids) >= size:
             raise ValueError(f"suppress_token_ids must lie in 0..{size - 1}, got {max(ids)}")
@@ -80,6 +104,27 @@ class SamplingParams:
             raise ValueError(
                 f"suppress_token_ids holds all {size} tokens of the vocabulary: leave one to draw"
             )
+
+
+def _within(name: str, value: float, bound: float) -> float:
+    """A number of at most the bound's size."""
+    if not abs(number := real(name, value)) <= bound:
+        raise ValueError(f"{name}: got {value!r}, expected {-bound:g} <= {name} <= {bound:g}")
+    return number
+
+
+def _pairs(bias: Mapping[int, float] | Iterable[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    """A bias for each token, tokens ascending."""
+    pairs = list(bias.items() if isinstance(bias, Mapping) else bias) if isinstance(bias, Iterable) else None
+    if pairs is None or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
+        raise TypeError(f"logit_bias: got {bias!r:.80}, expected a mapping from token ids to numbers")
+    found: dict[int, float] = {}
+    for token, value in pairs:
+        token = integer("logit_bias: a token id", token, 0)
+        if token in found:
+            raise ValueError(f"logit_bias: got token {token} twice, expected one bias for each token")
+        found[token] = _within(f"logit_bias[{token}]", value, 100.0)
+    return tuple(sorted(found.items()))
 
 
 def _number(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:

@@ -9,6 +9,8 @@ from torch import Tensor
 # Reasons for which a branch is finished, not only its step.
 FINAL_REASONS = frozenset({"eos", "max_tokens", "length", "budget"})
 
+TopLogprobs = tuple[tuple[int, float], ...]  # (token id, log-probability), best first
+
 
 @dataclass(frozen=True)
 class Step:
@@ -24,6 +26,9 @@ class Step:
             what `Branch.finish` was given.
         hidden: mean of the model's last hidden states over the step's tokens (float32 [hidden]) when
             `decoder.keep_hidden` is set, else None.
+        top_logprobs: one entry a token: the (token id, log-probability) pairs of the tokens that were most
+            probable in its place, best first, of equals the lowest id; nats, of the model's own distribution.
+            Empty unless `SamplingParams.top_logprobs` asks for them. The token itself need not be among them.
     """
 
     text: str
@@ -32,3 +37,24 @@ class Step:
     entropies: tuple[float, ...]
     reason: str
     hidden: Tensor | None = None
+    top_logprobs: tuple[TopLogprobs, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepPiece:
+    """What `Branch.stream` gives: a part of a step. The pieces of a step add up to what `step()` returns.
+
+    Attributes:
+        text: whole characters. Those that a later token may complete to a stop string are held back with
+            their tokens until that is decided, so a stop string begins and ends in the last piece.
+        tokens, logprobs, entropies, top_logprobs: as of `Step`. A token that ends inside a character comes
+            before that character does.
+        reason: of the last piece as of `Step`; None of those before.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    entropies: tuple[float, ...]
+    reason: str | None = None
+    top_logprobs: tuple[TopLogprobs, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -16,12 +16,13 @@ from ..core.interfaces import Decoder
 from ..core.params import SamplingParams
 from ..core.prompts import Prompt, question_in
 from ..core.state import BranchState
-from ..core.step import FINAL_REASONS, Step
+from ..core.step import FINAL_REASONS, Step, StepPiece
 from .eviction import evict_columns
 from .forced_requests import EmbedsRequest, ExtendRequest, ReadRequest, ReplayRequest
 from .live_path import LivePath
 from .requests import AdvanceRequest, RootRequest, StepRequest
 from .scheduler import Scheduler
+from .streaming import step_pieces
 
 
 class TreeBranch(LivePath):
@@ -136,6 +137,29 @@ class TreeBranch(LivePath):
             OutOfPagesError: no page is left and no other branch waiting could go on either.
             StaleKVError: the model's weights changed, before the step or in it; so too of the calls below.
         """
+        request = self._step_request(overrides)
+        if request is None:
+            return Step("", (), (), (), str(self.finish_reason))
+        return await self._scheduler.submit(request)
+
+    def stream(self, **overrides: Any) -> AsyncGenerator[StepPiece, None]:
+        """Generates as `step` does and gives the tokens as they come: `async for piece in branch.stream()`.
+
+        The pieces add up to the step, bit for bit; the last one says the reason. The branch grows with the
+        first piece that is asked for. Whoever stops early closes the generator (`contextlib.aclosing`) or is
+        cancelled, which leaves the branch as a cancelled `step` does; a slow consumer does not hold up the
+        batch.
+
+        Args:
+            overrides: as of `step`.
+
+        Raises:
+            As `step`, from the loop.
+        """
+        return step_pieces(self._scheduler, self, lambda: self._step_request(overrides))
+
+    def _step_request(self, overrides: dict[str, Any]) -> StepRequest | None:
+        """None: the branch is finished."""
         if self.finish_reason is None:
             self._check_ready()
         else:
@@ -144,12 +168,12 @@ class TreeBranch(LivePath):
             self._refuse_lm_head("step")
         params = replace(self.sampling, **overrides) if overrides else self.sampling
         if self.finish_reason is not None:
-            return Step("", (), (), (), self.finish_reason)
-        if params.suppress_token_ids:
+            return None
+        if params.suppress_token_ids or params.logit_bias:
             params.check_vocabulary(self.runtime.engine.config.vocab_size)
         if self.logits is None and self.kv_length == len(self.tokens):
             self.drop_logits()
-        return await self._scheduler.submit(StepRequest(self, params, overrides.get("seed", self.seed)))
+        return StepRequest(self, params, overrides.get("seed", self.seed))
 
     async def extend(self, tokens: str | Sequence[int]) -> Tensor:
         """Appends forced text or token ids and returns the log-probability of each token, float32 [n], nats.

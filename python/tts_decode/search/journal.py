@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.params import SamplingParams
 from ..core.progress import Hold
 from ..core.step import Step
 from ..errors import JournalError, PromptTooLongError
@@ -65,7 +66,7 @@ class Journal:
 
     def begin(self, strategy: str, options: Mapping[str, object], root: Branch) -> None:
         plain = {k: v if isinstance(v, (int, float, str, bool)) else _name(v) for k, v in options.items()}
-        header = {
+        header: dict[str, Any] = {
             "strategy": strategy,
             "options": plain,
             "sampling": asdict(root.sampling),
@@ -75,8 +76,11 @@ class Journal:
         if self._file.header is None:
             self._file.write(header)
         else:
-            recorded = self._file.header
-            for name, value in loads(dumps(header).encode()).items():
+            header, defaults = loads(dumps([header, asdict(SamplingParams())]).encode())
+            recorded = dict(self._file.header)
+            if isinstance(sampling := recorded.get("sampling"), dict):
+                recorded["sampling"] = defaults | sampling  # parameters that are newer than the file
+            for name, value in header.items():
                 if recorded.get(name) != value:
                     raise JournalError(
                         f"journal {self.path} belongs to another search: its {name} is "
@@ -250,6 +254,8 @@ def _pack_step(step: Step) -> dict[str, Any]:
         "entropies": step.entropies,
         "reason": step.reason,
     }
+    if step.top_logprobs:
+        data["top_logprobs"] = [list(zip(*top, strict=True)) for top in step.top_logprobs]
     if step.hidden is not None:
         data["hidden"] = base64.b64encode(step.hidden.numpy().astype("<f4").tobytes()).decode()
     return data
@@ -260,4 +266,7 @@ def _unpack_step(data: dict[str, Any]) -> Step:
     if "hidden" in data:
         hidden = torch.from_numpy(np.frombuffer(base64.b64decode(data["hidden"]), "<f4").copy())
     logprobs, entropies = (tuple(_floats(data[name])) for name in ("logprobs", "entropies"))
-    return Step(data["text"], tuple(data["tokens"]), logprobs, entropies, data["reason"], hidden)
+    tops = tuple(
+        tuple(zip(ids, _floats(numbers), strict=True)) for ids, numbers in data.get("top_logprobs", ())
+    )
+    return Step(data["text"], tuple(data["tokens"]), logprobs, entropies, data["reason"], hidden, tops)
