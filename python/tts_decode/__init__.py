@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .completions.decoder import TextDecoder
     from .completions.openai import OpenAICompletions
     from .core.budget import Budget
+    from .core.constraints.grammars import Choice, Grammar, JSONSchema, Regex
+    from .core.constraints.protocol import Constraint, ConstraintState
     from .core.interfaces import Branch, Decoder
     from .core.params import SamplingParams
     from .core.running import gather
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from .decoding.kv_budget import KVBudget, Pin
     from .errors import (
         BranchReleasedError,
+        ConstraintError,
         EngineError,
         JournalError,
         ModelLoadError,
@@ -51,11 +54,17 @@ __all__ = [
     "BranchReleasedError",
     "BranchState",
     "Budget",
+    "Choice",
     "Completion",
     "CompletionRequest",
+    "Constraint",
+    "ConstraintError",
+    "ConstraintState",
     "Decoder",
     "DecoderStats",
     "EngineError",
+    "Grammar",
+    "JSONSchema",
     "JournalError",
     "KVBudget",
     "LogprobRequest",
@@ -65,6 +74,7 @@ __all__ = [
     "OutOfPagesError",
     "Pin",
     "PromptTooLongError",
+    "Regex",
     "RequestWithdrawnError",
     "ResultFileError",
     "SamplingParams",
@@ -90,12 +100,15 @@ _MODULES = {
     "completions.branch": ("TextBranch",),
     "decoding.branch": ("TreeBranch",),
     "core.budget": ("Budget",),
+    "core.constraints.grammars": ("Choice", "Grammar", "JSONSchema", "Regex"),
+    "core.constraints.protocol": ("Constraint", "ConstraintState"),
     "decoding.decoder": ("TreeDecoder",),
     "completions.completion": ("Completion", "CompletionRequest"),
     "completions.openai": ("OpenAICompletions",),
     "completions.decoder": ("TextDecoder",),
     "errors": (
         "BranchReleasedError",
+        "ConstraintError",
         "EngineError",
         "JournalError",
         "ModelLoadError",

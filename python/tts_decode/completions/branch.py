@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import torch
 from torch import Tensor
 
-from ..core.checks import checked_position
+from tts_kernels.checks import integer
+
 from ..core.interfaces import Decoder
 from ..core.params import SamplingParams, mix
 from ..core.path import Path
@@ -324,7 +325,7 @@ class TextBranch(Path):
     def _position(self, name: str, value: int | None) -> int:
         if value is None:
             return len(self.tokens)
-        checked_position(name, value, 1, len(self.tokens))
+        value = integer(name, value, 1, len(self.tokens))
         if self._ends[value - 1] is None:
             below = max(i for i, end in enumerate(self._ends[:value], 1) if end is not None)
             unsupported(

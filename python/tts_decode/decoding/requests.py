@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from ..core.constraints.guide import Guide
 from ..core.detokenizer import continuation
 from ..core.params import SamplingParams
 from ..core.progress import Call, Hold
@@ -190,14 +191,15 @@ class StepRequest(Request[Step]):
         on_token: called for each token that was taken.
     """
 
-    def __init__(self, path: LivePath, params: SamplingParams, seed: int) -> None:
+    def __init__(self, path: LivePath, params: SamplingParams, seed: int, guide: Guide | None = None) -> None:
         super().__init__(path)
         self.params = params
         self.seed = seed
         self.begin = len(path.tokens)
         self.edits: LogitEdits | None = None
-        if params.frequency_penalty or params.presence_penalty or params.logit_bias:
-            self.edits = LogitEdits(params, path.tokens[path.prompt_length :])
+        if params.frequency_penalty or params.presence_penalty or params.logit_bias or guide is not None:
+            vocab = path.runtime.engine.config.vocab_size
+            self.edits = LogitEdits(params, path.tokens[path.prompt_length :], guide, vocab)
         self.tops: list[TopLogprobs] = []
         self.on_token: Callable[[], None] | None = None
         self._reason: str | None = None
@@ -267,7 +269,9 @@ class StepRequest(Request[Step]):
             return "max_tokens"
         if path.runtime.max_positions is not None and len(path.tokens) >= path.runtime.max_positions:
             return "length"
-        return "budget" if path.budget is not None and path.budget.exhausted else None
+        if path.budget is not None and path.budget.exhausted:
+            return "budget"
+        return None if self.edits is None else self.edits.blocked
 
     def _boundary(self, token: int) -> str | None:
         """Why the step ends after `token`, if it does."""

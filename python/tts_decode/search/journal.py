@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -19,6 +19,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor
+
+from tts_kernels.checks import is_integer, is_real
 
 from ..core.params import SamplingParams
 from ..core.progress import Hold
@@ -65,18 +67,18 @@ class Journal:
     # -- the search, as it tells who is who
 
     def begin(self, strategy: str, options: Mapping[str, object], root: Branch) -> None:
-        plain = {k: v if isinstance(v, (int, float, str, bool)) else _name(v) for k, v in options.items()}
+        plain = {name: _plain(value) for name, value in options.items()}
         header: dict[str, Any] = {
             "strategy": strategy,
             "options": plain,
-            "sampling": asdict(root.sampling),
+            "sampling": _sampling(root.sampling),
             "seed": root.seed,
             "prompt": root.full_text,
         }
         if self._file.header is None:
             self._file.write(header)
         else:
-            header, defaults = loads(dumps([header, asdict(SamplingParams())]).encode())
+            header, defaults = loads(dumps([header, SamplingParams().to_dict()]).encode())
             recorded = dict(self._file.header)
             if isinstance(sampling := recorded.get("sampling"), dict):
                 recorded["sampling"] = defaults | sampling  # parameters that are newer than the file
@@ -242,7 +244,20 @@ async def _refuse(data: dict[str, Any]) -> Any:
     raise PromptTooLongError(data["refused"])
 
 
-def _name(value: object) -> str:
+def _sampling(params: SamplingParams) -> dict[str, Any]:
+    """The parameters as JSON holds them: of a constraint that is none of ours the name."""
+    try:
+        return params.to_dict()
+    except ValueError:
+        return replace(params, constraint=None).to_dict() | {"constraint": _plain(params.constraint)}
+
+
+def _plain(value: object) -> object:
+    """An option as JSON holds it: of functions and other objects the name."""
+    if isinstance(value, (str, bool)):
+        return value
+    if is_integer(value) or is_real(value):
+        return int(value) if is_integer(value) else float(value)
     return str(getattr(value, "__name__", type(value).__name__))
 
 
