@@ -614,7 +614,7 @@ def test_wrong_completions_are_refused(completion, error, message):
         (("a b", "length", (), (-1.0,)), "logprobs: got 1 entries for 0 tokens"),
         (("a b", "length", (1, 2), (), (), ("a", "b")), "expected what adds up"),
         (("ab", "eos", (1, 2), (), (), ("a", "b")), "expected '' for the end token"),
-        (("", "stop_string"), "empty"),
+        (("", "stop_string"), "text: got none after 'stop_string'"),
     ],
 )
 def test_inconsistent_completions_cannot_be_made(arguments, message):

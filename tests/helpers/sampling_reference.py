@@ -17,7 +17,7 @@ def reference_probs(
     allowed: Collection[int] | None = None,
 ) -> torch.Tensor:
     """The distribution of the next token, float64 [vocab]: transformers' processors in `generate`'s order,
-    and what OpenAI's documentation says of biases and of frequency and presence penalties, where vLLM has them.
+    and what OpenAI's documentation says of biases, frequency and presence penalties, where vLLM has them.
 
     history: the branch's tokens. allowed: ids that a constraint allows; None: all.
     """

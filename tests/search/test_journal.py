@@ -400,7 +400,7 @@ def test_two_searches_never_write_one_journal(tmp_path):
 def test_a_journal_without_an_entry_is_begun_anew(tmp_path):
     """Such as of a search that refused its options."""
     path = tmp_path / "search.jsonl"
-    with pytest.raises(ValueError, match="n=0"):
+    with pytest.raises(ValueError, match="n: got 0"):
         search(path, n=0)
     result, _ = search(path, resume=True, n=4)
     assert len(result.candidates) == 4

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from ...core.checks import at_least
 from ...core.running import gather
 from ...select import b4_scores
 from ..answers import choose, distinct, eligible, likeliest, likelihood, sample
 from ..result import Candidate, SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 
 WRITE = """{question}
