@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Callable
+from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 from sampling_reference import reference_probs, reference_token
@@ -261,3 +263,19 @@ def test_suppressed_tokens_are_never_drawn_and_leave_the_log_probabilities(
             expected = logits[1].log_softmax(-1)[drawn.tokens[1]].item()
             assert drawn.logprobs[1] == pytest.approx(expected, abs=1e-6)
             assert drawn.entropies[1] == drawn.entropies[2]
+
+
+def test_numbers_of_numpy_are_kept_as_python_s() -> None:
+    """They go to JSON, and integers of numpy overflow in the hash of the seed."""
+    given = {
+        "temperature": np.float32(0.5),
+        "top_k": np.int64(3),
+        "seed": np.uint64(2**64 - 1),
+        "stop_token_ids": np.array([1]),
+    }
+    params = SamplingParams(**given)
+    assert params == SamplingParams(0.5, 3, seed=2**64 - 1, stop_token_ids=(1,))
+    assert [type(value) for value in asdict(params).values()] == [
+        type(value) for value in asdict(SamplingParams(0.5, 3)).values()
+    ]
+    assert type(params.stop_token_ids[0]) is int

@@ -683,7 +683,7 @@ def test_b4_without_tests_asks_the_model_for_checks(seed):
 
 
 def test_b4_wants_the_same_tests_each_time():
-    with pytest.raises(ValueError, match=r"run_tests gave \[\d+, .*\] results"):
+    with pytest.raises(ValueError, match=r"run_tests: got \[\d+, .*\] results"):
         run_scripted(
             scripted_decoder(Sampler(0)), b4, QUESTION, n=6, run_tests=lambda text: [True] * len(text)
         )

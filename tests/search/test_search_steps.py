@@ -452,7 +452,7 @@ def test_compute_optimal_with_the_budget_gone_ends_with_its_probes():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"edges": (0.5,)}, "strategies has 5 entries for 1 edges"),
+        ({"edges": (0.5,)}, "strategies: got 5 entries for 1 edges"),
         ({"edges": (0.2, 0.4, 0.6, 0.8)}, "expected falling numbers"),
         ({"n": 6}, "beam_width: got 4 of beam_search, expected a divisor of n = 6"),
         ({"num_probes": 0}, "num_probes: got 0"),

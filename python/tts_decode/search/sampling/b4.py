@@ -69,7 +69,7 @@ async def b4(
         rows = await gather(asyncio.to_thread(run_tests, c.text) for c in texts)
         if len({len(row) for row in rows}) > 1:
             raise ValueError(
-                f"run_tests gave {sorted({len(row) for row in rows})} results; expected one for each of the "
+                f"run_tests: got {sorted({len(row) for row in rows})} results, expected one for each of the "
                 "same tests, whatever the text"
             )
     else:
