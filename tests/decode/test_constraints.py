@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -200,6 +201,33 @@ def test_where_nothing_may_follow_the_branch_ends(decoder: TreeDecoder) -> None:
     asyncio.run(search())
 
 
+def test_a_dead_end_of_a_grammar_can_be_cut_off(decoder: TreeDecoder) -> None:
+    """After "bx" no text matches, which shows only there."""
+    grammar = Grammar('start: "ok" | "bx" NONE\nNONE: /[a-z]/ & /[0-9]/')
+
+    async def search() -> None:
+        branch = await decoder.root(PROMPT, params(grammar, logit_bias={98: 100.0}))
+        step = await branch.step()
+        assert (step.text, step.reason) == ("bx", "dead_end")
+        (child,) = branch.fork()
+        assert (await child.step()).reason == "dead_end"
+        with pytest.raises(ConstraintError):
+            await branch.extend("a")
+        branch.truncate(len(PROMPT) + 1)
+        assert (await branch.step()).text == "x"
+        (other,) = branch.fork(at=len(PROMPT))
+        step = await other.step(logit_bias={111: 100.0})
+        assert (step.text, step.reason) == ("ok", "eos")
+
+    asyncio.run(search())
+
+
+def test_where_the_package_is_missing_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(ImportError, match=r"tts-kernels\[grammar\]"):
+        Regex("a").start(TOKENIZER)
+
+
 def test_penalties_cannot_force_what_is_forbidden(decoder: TreeDecoder) -> None:
     async def search() -> None:
         sampling = params(Regex("[ab]{6}"), logit_bias={120: 100.0, 97: -100.0}, presence_penalty=2.0)
@@ -351,8 +379,17 @@ def test_a_saved_branch_whose_tokens_break_it_is_refused(decoder: TreeDecoder) -
     [
         (Regex("("), "pattern: got what llguidance refuses"),
         (JSONSchema({"type": "objec"}), "schema: got what llguidance refuses"),
-        (Grammar("root ::= ("), "grammar: got text that is neither GBNF nor Lark"),
+        (Grammar("root ::= ("), "grammar: got what llguidance refuses"),
         (Grammar("start: missing"), "grammar: got what llguidance refuses"),
+        (Grammar(""), "grammar: got what llguidance refuses"),
+        (Grammar("root ::= " + "(" * 50_000), "grammar: got what llguidance refuses"),
+        (Grammar("start: start"), "grammar: got what no text matches"),
+        (Regex("(" * 50_000 + ")" * 50_000), "pattern: got what llguidance refuses"),
+        (Regex("\ud800"), "pattern: got what llguidance refuses"),
+        (JSONSchema({"not": {}}), "schema: got what llguidance refuses"),
+        (JSONSchema({"type": "integer", "minimum": 2, "maximum": 1}), "schema: got what llguidance refuses"),
+        (JSONSchema({"$ref": "http://elsewhere/schema"}), "schema: got what llguidance refuses"),
+        (JSONSchema('{"items":' * 300 + "{}" + "}" * 300), "schema: got what llguidance refuses"),
     ],
 )
 def test_a_malformed_constraint_is_refused_at_the_root(
@@ -363,6 +400,7 @@ def test_a_malformed_constraint_is_refused_at_the_root(
         with pytest.raises(ConstraintError, match=words) as refused:
             await decoder.root(PROMPT, params(constraint))
         assert "<state>" not in str(refused.value)
+        assert len(str(refused.value)) < 400
         branch = await decoder.root(PROMPT)
         fed = decoder.stats().forward_tokens
         with pytest.raises(ConstraintError, match=words):

@@ -35,7 +35,7 @@ class JSONSchema:
             raise TypeError(f"schema: got {shown(schema)}, expected a mapping or a JSON text")
         try:
             parsed = json.loads(schema) if isinstance(schema, str) else schema
-            text = json.dumps(parsed, ensure_ascii=False)
+            text = json.dumps(parsed, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as cause:
             raise ValueError(f"schema: got {shown(schema)}, expected JSON ({cause})") from cause
         if not isinstance(parsed, Mapping):
@@ -46,7 +46,7 @@ class JSONSchema:
     def start(self, tokenizer: Any) -> ConstraintState:
         matcher = _matcher()
         state: ConstraintState = matcher.start(
-            matcher.json_grammar(str(self.schema), self.whitespace), tokenizer, "schema"
+            "schema", lambda: matcher.json_grammar(str(self.schema), self.whitespace), tokenizer
         )
         return state
 
@@ -62,7 +62,9 @@ class Regex:
 
     def start(self, tokenizer: Any) -> ConstraintState:
         matcher = _matcher()
-        state: ConstraintState = matcher.start(matcher.regex_grammar(self.pattern), tokenizer, "pattern")
+        state: ConstraintState = matcher.start(
+            "pattern", lambda: matcher.regex_grammar(self.pattern), tokenizer
+        )
         return state
 
 
@@ -78,7 +80,9 @@ class Grammar:
 
     def start(self, tokenizer: Any) -> ConstraintState:
         matcher = _matcher()
-        state: ConstraintState = matcher.start(matcher.grammar(self.text), tokenizer, "grammar")
+        state: ConstraintState = matcher.start(
+            "grammar", lambda: matcher.context_free_grammar(self.text), tokenizer
+        )
         return state
 
 
@@ -99,7 +103,9 @@ class Choice:
 
     def start(self, tokenizer: Any) -> ConstraintState:
         matcher = _matcher()
-        state: ConstraintState = matcher.start(matcher.choice_grammar(self.options), tokenizer, "options")
+        state: ConstraintState = matcher.start(
+            "options", lambda: matcher.choice_grammar(self.options), tokenizer
+        )
         return state
 
 

@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
-from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
+from llguidance.gbnf_to_lark import any_to_lark
 
 from ...errors import ConstraintError
 from ..detokenizer import token_bytes
 from .protocol import ConstraintState
+
+
+def start(name: str, source: Callable[[], str], tokenizer: Any) -> ConstraintState:
+    """Before the first token of a text.
+
+    Args:
+        name: of what the grammar comes from.
+        source: makes it as llguidance writes it, by one of the functions below.
+
+    Raises:
+        ConstraintError: the grammar is malformed, or no text matches it.
+        TypeError: the tokenizer's tokens have no bytes of their own.
+    """
+    vocabulary = _compiled(tokenizer)
+    try:
+        matcher = LLMatcher(vocabulary, source(), log_level=0)
+    except Exception as cause:  # plain ones too, for a grammar without a root
+        raise ConstraintError(f"{name}: got what llguidance refuses: {cause!s:.300}") from cause
+    if matcher.is_error():
+        raise ConstraintError(f"{name}: got what llguidance refuses: {_error(matcher)}")
+    state = _State(matcher, len(tokenizer))
+    if not (state.mask().any() or state.accepts):
+        raise ConstraintError(f"{name}: got what no text matches")
+    return state
 
 
 def json_grammar(schema: str, whitespace: bool) -> str:
@@ -25,56 +49,70 @@ def regex_grammar(pattern: str) -> str:
     return LLMatcher.grammar_from_regex(pattern)
 
 
-def grammar(text: str) -> str:
-    try:
-        return LLMatcher.grammar_from_lark(any_to_lark(text))
-    except GbnfToLarkError as cause:
-        raise ConstraintError(f"grammar: got text that is neither GBNF nor Lark: {cause}") from cause
+def context_free_grammar(text: str) -> str:
+    return LLMatcher.grammar_from_lark(any_to_lark(text))
 
 
 def choice_grammar(options: Sequence[str]) -> str:
     return regex_grammar("|".join(map(_escaped, options)))
 
 
-def start(source: str, tokenizer: Any, name: str) -> ConstraintState:
-    """Before the first token of a text. source: of a function above. name: of what it comes from.
-
-    Raises:
-        ConstraintError: the grammar is malformed, or the tokenizer's tokens have no bytes of their own.
-    """
-    state = _State(LLMatcher(_compiled(tokenizer), source, log_level=0), _size(tokenizer))
-    state.check(name)
-    return state
-
-
 class _State:
-    def __init__(self, matcher: LLMatcher, size: int) -> None:
-        self._matcher, self._size = matcher, size
+    """After an error a matcher of llguidance is of no use any more, so another takes its place then.
+
+    first: a matcher before the first token, which stays there.
+    """
+
+    def __init__(self, first: LLMatcher, size: int) -> None:
+        self._first, self._size = first, size
+        self._tokens: list[int] = []
+        self._matcher = first.deep_copy()
+        self._dead = False  # whether nothing may come next, as was seen
 
     @property
     def accepts(self) -> bool:
         return self._matcher.is_accepting()
 
     def mask(self) -> npt.NDArray[np.bool_]:
-        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        self.check("constraint")
-        return np.unpackbits(bits, count=self._size, bitorder="little").view(np.bool_)
+        if not self._dead:
+            bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+            if not self._matcher.is_error():
+                return np.unpackbits(bits, count=self._size, bitorder="little").view(np.bool_)
+            self._recover()
+        return np.zeros(self._size, np.bool_)
 
     def advance(self, token: int) -> bool:
-        return token < self._size and self._matcher.try_consume_tokens([token]) == 1
+        fits = token < self._size and self._matcher.try_consume_tokens([token]) == 1
+        if fits:
+            self._tokens.append(token)
+        return fits
 
     def fork(self) -> _State:
-        return _State(self._matcher.deep_copy(), self._size)
+        other = _State(self._first, self._size)
+        other._matcher = self._matcher.deep_copy()
+        other._tokens, other._dead = list(self._tokens), self._dead
+        return other
 
     def rollback(self, count: int) -> None:
         if count:
             self._matcher.rollback(count)
-            self.check("constraint")
+            del self._tokens[len(self._tokens) - count :]
+            self._dead = False
 
-    def check(self, name: str) -> None:
-        if self._matcher.is_error():
-            what, _, _ = self._matcher.get_error().partition("\n<state>")
-            raise ConstraintError(f"{name}: got what llguidance refuses: {' '.join(what.split())}")
+    def _recover(self) -> None:
+        """From an error, which is a dead end of the grammar or a limit that was exceeded."""
+        error = _error(self._matcher)
+        self._matcher = self._first.deep_copy()
+        self._matcher.try_consume_tokens(self._tokens)
+        self._dead = "NoExtension" in error
+        if not self._dead:
+            raise ConstraintError(f"constraint: llguidance gave up after {len(self._tokens)} tokens: {error}")
+
+
+def _error(matcher: LLMatcher) -> str:
+    """In a line, without the state of the parser."""
+    what, _, _ = matcher.get_error().partition("\n<state>")
+    return f"{' '.join(what.split()):.300}"
 
 
 _TOKENIZERS: WeakKeyDictionary[Any, LLTokenizer] = WeakKeyDictionary()
@@ -94,17 +132,13 @@ class _Vocabulary:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self.eos_token_id = _size(tokenizer)
+        self.eos_token_id = len(tokenizer)
         self.special_token_ids = [self.eos_token_id]
         self.tokens = [*token_bytes(tokenizer, self.eos_token_id), b"<eos>"]
 
     def __call__(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
-
-
-def _size(tokenizer: Any) -> int:
-    return len(tokenizer)
 
 
 def _escaped(text: str) -> str:
