@@ -337,7 +337,7 @@ def test_integers_of_numpy_do_not_overflow() -> None:
         ({"num_layers": 2**70}, ValueError, "num_layers: got 1180591620717411303424"),
         ({"weight_bytes": float("nan")}, ValueError, "weight_bytes: got nan"),
         ({"hidden": "40"}, TypeError, "hidden: got '40', expected an int"),
-        ({"kv_bytes": "2"}, TypeError, "kv_bytes: got '2', expected a number"),
+        ({"kv_bytes": "2"}, TypeError, "kv_bytes: got '2', expected a finite number > 0"),
         ({"num_kv_heads": 4}, ValueError, "num_q_heads: got 6, expected a multiple of num_kv_heads = 4"),
         ({"active_parameters": 10}, ValueError, "at least the LM head's 3600"),
         ({"parameters": WEIGHTS - 1}, ValueError, "at most parameters"),
@@ -392,5 +392,5 @@ def test_bad_searches(change: dict[str, Any], error: type[Exception], match: str
 
 @pytest.mark.parametrize(("flops", "bandwidth"), [(0, 1), (1, -1), (float("inf"), 1)])
 def test_bad_machines(flops: float, bandwidth: float) -> None:
-    with pytest.raises(ValueError, match="expected a positive number"):
+    with pytest.raises(ValueError, match="expected a finite number > 0"):
         Machine(flops, bandwidth)

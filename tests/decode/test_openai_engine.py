@@ -405,9 +405,9 @@ def test_a_failed_call_ends_the_search_and_leaves_nothing(server):
         ({"api_key": ""}, "api_key"),
         ({"api_key": "one", "base_url": "http://user:password@host"}, "api_key: got a key beside a user"),
         ({"base_url": "ftp://host/v1"}, "base_url"),
-        ({"timeout": 0}, "timeout=0"),
-        ({"retries": -1}, "retries=-1"),
-        ({"max_connections": 0}, "max_connections=0"),
+        ({"timeout": 0}, "timeout: got 0, expected a number of seconds > 0"),
+        ({"retries": -1}, "retries: got -1, expected >= 0"),
+        ({"max_connections": 0}, "max_connections: got 0, expected >= 1"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
