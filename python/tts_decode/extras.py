@@ -12,6 +12,7 @@ from importlib.util import find_spec
 # Module to what `pip install` takes.
 INSTALLS = {
     "accelerate": "tts-kernels[hf]",
+    "llguidance": "tts-kernels[grammar]",
     "gguf": "tts-kernels[hf]",
     "huggingface_hub": "tts-kernels[hf]",
     "safetensors": "tts-kernels[hf]",

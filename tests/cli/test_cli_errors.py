@@ -29,6 +29,12 @@ pytestmark = pytest.mark.usefixtures("cache")
         (["search", "a", "-o", "rebase.n=3"], "'rebase' is not among the strategies"),
         (["search", "a", "--temperature", "-1"], "temperature: got -1.0, expected a finite number >= 0"),
         (["search", "a", "--max-tokens", "0"], "max_tokens: got 0, expected >= 1"),
+        (["search", "a", "--frequency-penalty", "3"], "frequency_penalty: got 3.0, expected a finite number"),
+        (
+            ["search", "a", "--regex", "a", "--grammar", "b"],
+            "--regex: got --grammar too, expected one of them",
+        ),
+        (["search", "a", "--json-schema", "missing.json"], "--json-schema: "),
         (["search", "a", "--kv-mib", "0"], "--kv-mib: got 0"),
         (["search", "a", "--kv-dtype", "int4"], "--kv-dtype: got 'int4', expected auto or int8"),
         (["search", "a", "--kv-mib", "99999999999"], "more than the system grants"),

@@ -10,7 +10,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from transformers.generation import logits_process as hf
+from sampling_reference import reference_probs, reference_token
 from tts_decode.core.params import SamplingParams, mix, uniform
 from tts_decode.decoding import sampler
 from tts_decode.decoding.sampler import token_logprobs
@@ -28,31 +28,6 @@ def sample(request: pytest.FixtureRequest) -> Sampler:
     """As it is on the CPU; and what GPUs run, in torch. Called with a list for each part of a draw."""
     run = sampler.sample if request.param == "kernel" else sampler._sample_on_device
     return lambda logits, *parts: run(logits, [sampler.Draw(*draw) for draw in zip(*parts, strict=True)])
-
-
-def reference_probs(logits: torch.Tensor, params: SamplingParams, history: list[int]) -> torch.Tensor:
-    """transformers' processors in `generate`'s order: float64 [vocab]."""
-    ids, scores = torch.tensor([history]), logits[None].clone()
-    if params.repetition_penalty != 1.0:
-        scores = hf.RepetitionPenaltyLogitsProcessor(params.repetition_penalty)(ids, scores)
-    if params.suppress_token_ids:
-        scores = hf.SuppressTokensLogitsProcessor(params.suppress_token_ids)(ids, scores)
-    if params.temperature == 0.0:
-        return torch.nn.functional.one_hot(scores[0].argmax(), len(logits)).double()
-    scores = hf.TemperatureLogitsWarper(params.temperature)(ids, scores)
-    if params.top_k:
-        scores = hf.TopKLogitsWarper(params.top_k)(ids, scores)
-    if params.top_p < 1.0:
-        scores = hf.TopPLogitsWarper(params.top_p)(ids, scores)
-    if params.min_p > 0.0:
-        scores = hf.MinPLogitsWarper(params.min_p)(ids, scores)
-    return scores[0].double().softmax(-1)
-
-
-def reference_token(logits: torch.Tensor, params: SamplingParams, u: float, history: list[int]) -> int:
-    """The inverse CDF in vocabulary order, float64."""
-    cumulative = reference_probs(logits, params, history).cumsum(-1)
-    return int((cumulative > u * cumulative[-1]).nonzero()[0])
 
 
 def random_params(rng: random.Random, vocab: int) -> SamplingParams:
@@ -196,7 +171,7 @@ def test_an_extreme_penalty_repeats_or_avoids_what_was_seen(sample: Sampler, pen
     logits = torch.tensor([[3.0, 0.0, 1.0, -2.0]])
     for temperature in (0.0, 1.0):
         params = SamplingParams(temperature=temperature, repetition_penalty=penalty)
-        (token,), (logprob,), _ = sample(logits, [params], [0.5], [[0, 3]])
+        (token,), (logprob,), _, _ = sample(logits, [params], [0.5], [[0, 3]])
         assert token == 0 if penalty < 1 else token in (1, 2)
         assert logprob == pytest.approx(float(logits.log_softmax(-1)[0, token]))
 

@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
         "records": set(),
         "select": {"extras"},
         "cost": set(),
-        "core": {"errors", "cost"},
+        "core": {"errors", "extras", "cost"},
         "tasks": {"errors", "extras", "records", "select"},
         "model": {"errors", "default_model", "cost", "core"},
         "completions": {"errors", "cost", "core"},
@@ -76,7 +76,7 @@ LATE_PACKAGES: dict[str, dict[str, set[str]]] = {
     "tts_kernels": {},
     "tts_decode": {
         "select": {"scipy"},
-        "core": {"transformers", "typing_extensions"},
+        "core": {"transformers", "typing_extensions", "llguidance"},
         "tasks": {"reasoning_gym"},
         "model": {"gguf"},
         "search": {"pyarrow", "sentence_transformers"},

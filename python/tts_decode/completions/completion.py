@@ -25,6 +25,9 @@ class CompletionRequest:
         seed: 0 <= seed < 2**31, another one for each branch and each position of it: the same request made
             again has the same seed, two requests with the same prompt have different ones.
         logprobs: whether the caller wants log-probabilities, where the engine has them.
+        frequency_penalty, presence_penalty: not both 0 only where nothing was generated or forced before, so
+            that the engine counts what they mean: the tokens of this completion.
+        logit_bias: (token id, bias) pairs; ids are the engine's own.
         id: what `AskTell.tell` takes with the answer; 0 elsewhere.
     """
 
@@ -39,6 +42,9 @@ class CompletionRequest:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     id: int = 0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def check(self, completion: Completion) -> None:
         """Raises EngineError if that cannot be an answer to this request."""

@@ -91,6 +91,11 @@ class OpenAICompletions:
             body["stop"] = list(request.stop)
         if request.logprobs:
             body["logprobs"] = 1
+        for name in ("frequency_penalty", "presence_penalty"):
+            if penalty := getattr(request, name):
+                body[name] = penalty
+        if request.logit_bias:
+            body["logit_bias"] = {str(token): bias for token, bias in request.logit_bias}
         if self._extensions:
             body |= _extended(request)
         elif (request.top_k, request.min_p, request.repetition_penalty) != (0, 0.0, 1.0):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from tts_kernels.checks import is_integer, is_real
@@ -43,8 +43,12 @@ class BranchState:
     sampling: SamplingParams
 
     def to_dict(self) -> dict[str, Any]:
-        """Values that JSON holds: lists, numbers, texts and None; a log-probability of NaN is None."""
-        data = asdict(self)
+        """Values that JSON holds: lists, numbers, texts and None; a log-probability of NaN is None.
+
+        Raises:
+            ValueError: the branch's constraint is of a class that is not this package's.
+        """
+        data = asdict(replace(self, sampling=SamplingParams())) | {"sampling": self.sampling.to_dict()}
         for name in ("logprobs", "entropies"):
             data[name] = [None if math.isnan(value) else value for value in data[name]]
         data |= {name: list(data[name]) for name in ("tokens", "scores", "fork_positions")}
@@ -70,7 +74,7 @@ class BranchState:
             values[name] = tuple(math.nan if value is None else value for value in values[name])
         values["steps"] = tuple((begin, end, reason) for begin, end, reason in values["steps"])
         try:
-            values["sampling"] = SamplingParams(**values["sampling"])
+            values["sampling"] = SamplingParams.from_dict(values["sampling"])
         except (TypeError, ValueError) as cause:
             raise ValueError(f"branch state: sampling: {cause}") from cause
         state = cls(**values)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +17,13 @@ from ..core.interfaces import Decoder
 from ..core.params import SamplingParams
 from ..core.prompts import Prompt
 from ..core.state import BranchState
-from ..core.step import FINAL_REASONS, Step
+from ..core.step import FINAL_REASONS, Step, StepPiece
 from .eviction import evict_columns
 from .forced_requests import EmbedsRequest, ExtendRequest, ReadRequest, ReplayRequest
 from .live_path import LivePath
 from .requests import AdvanceRequest, RootRequest, StepRequest
 from .scheduler import Scheduler
+from .streaming import step_pieces
 
 
 class TreeBranch(LivePath):
@@ -95,7 +96,8 @@ class TreeBranch(LivePath):
         """Generates up to the next step boundary.
 
         Args:
-            overrides: fields of `SamplingParams` for this step only; `seed` in place of the branch's own.
+            overrides: fields of `SamplingParams` for this step only; `seed` in place of the branch's own. A
+                `constraint` begins and ends with the step; a branch that has one takes no other.
 
         A model that ends too early is made to go on by taking its end-of-sequence token back,
         `truncate(branch.length - 1)`, and forcing other text in its place by `extend`; so is an end-of-think
@@ -108,20 +110,39 @@ class TreeBranch(LivePath):
             OutOfPagesError: no page is left and no other branch waiting could go on either.
             StaleKVError: the model's weights changed, before the step or in it; so too of the calls below.
         """
+        request = self._step_request(overrides)
+        if request is None:
+            return Step("", (), (), (), str(self.finish_reason))
+        return await self._scheduler.submit(request)
+
+    def stream(self, **overrides: Any) -> AsyncGenerator[StepPiece, None]:
+        """Generates as `step` does, with its overrides and errors, and gives the tokens as they come:
+        `async for piece in branch.stream()`.
+
+        The pieces add up to the step, bit for bit; the last one says the reason. Nothing happens before the
+        first one is asked for, and a slow consumer holds up no one. Whoever stops early closes the generator
+        (`contextlib.aclosing`) or is cancelled, which leaves the branch as a cancelled `step` does.
+        """
+        return step_pieces(self._scheduler, self, lambda: self._step_request(overrides))
+
+    def _step_request(self, overrides: dict[str, Any]) -> StepRequest | None:
+        """None: the branch is finished."""
         if self.finish_reason is None:
             self._check_ready()
         else:
             self.check_idle()
         if not self.runtime.engine.has_lm_head:
-            self._refuse_lm_head("step")
+            self.refuse_lm_head("step")
         params = replace(self.sampling, **overrides) if overrides else self.sampling
         if self.finish_reason is not None:
-            return Step("", (), (), (), self.finish_reason)
-        if params.suppress_token_ids:
+            return None
+        if params.suppress_token_ids or params.logit_bias:
             params.check_vocabulary(self.runtime.engine.config.vocab_size)
         if self.logits is None and self.kv_length == len(self.tokens):
             self.drop_logits()
-        return await self._scheduler.submit(StepRequest(self, params, overrides.get("seed", self.seed)))
+        held = params.constraint is not None or self.sampling.constraint is not None
+        guide = self.step_guide(params.constraint) if held else None
+        return StepRequest(self, params, overrides.get("seed", self.seed), guide)
 
     async def extend(self, tokens: str | Sequence[int]) -> Tensor:
         """Appends forced text or token ids and returns the log-probability of each token, float32 [n], nats.
@@ -131,7 +152,7 @@ class TreeBranch(LivePath):
         """
         self._check_ready()
         if not self.runtime.engine.has_lm_head:
-            self._refuse_lm_head("extend")
+            self.refuse_lm_head("extend")
         forced = self.forced(tokens)
         if self.logits is None:
             self.drop_logits()
@@ -175,6 +196,7 @@ class TreeBranch(LivePath):
         self._check_ready()
         check_embeds(embeds, self.runtime.engine.config.hidden_size)
         self.check_positions(len(embeds))
+        self.check_constraint([-1] * len(embeds))
         if not len(embeds):
             return torch.empty((0, self.runtime.engine.config.hidden_size))
         kept = embeds.detach().to(self.runtime.engine.device, copy=True)
@@ -200,7 +222,7 @@ class TreeBranch(LivePath):
         of `token_ids` in that order."""
         self.check_idle()
         if not self.runtime.engine.has_lm_head:
-            self._refuse_lm_head("next_logprobs")
+            self.refuse_lm_head("next_logprobs")
         self.runtime.follow_weights()
         self.check_computed()
         if self.logits is None:
@@ -228,7 +250,7 @@ class TreeBranch(LivePath):
         """
         self._check_ready()
         if not self.runtime.engine.has_lm_head:
-            self._refuse_lm_head("replay")
+            self.refuse_lm_head("replay")
         check_recorded(step)
         self.check_open()
         if self.forced(step.tokens):
@@ -298,7 +320,7 @@ class TreeBranch(LivePath):
         """
         self.check_live()
         at = self.position("at", at)
-        children = self._children(at, self.child_seeds(n, seeds))
+        children = self._children(at, self.child_seeds(n, seeds), self.sampling)
         self.fork_count += 1
         self.lineage = self.lineage.forked(at)
         for child in children:
@@ -308,14 +330,17 @@ class TreeBranch(LivePath):
     def copy(self, at: int | None = None) -> TreeBranch:
         """A branch of `tokens[:at]` (default: all) with this one's seed, at its place in the tree.
 
-        For questions about a branch that are no part of its search. The branch does not know of its copies; a
-        `fork` counts for the seeds of later forks and for what sparse attention reads.
+        For questions about a branch that are no part of its search, so it has no constraint. The branch does
+        not know of its copies; a `fork` counts for the seeds of later forks and for what sparse attention
+        reads.
         """
         self.check_live()
-        (child,) = self._children(self.position("at", at), [self.seed])
+        own = self.sampling
+        free = own if own.constraint is None else replace(own, constraint=None)
+        (child,) = self._children(self.position("at", at), [self.seed], free)
         return child
 
-    def _children(self, at: int, seeds: Sequence[int]) -> list[TreeBranch]:
+    def _children(self, at: int, seeds: Sequence[int], sampling: SamplingParams) -> list[TreeBranch]:
         """One child a seed, each in this branch's place in the tree; this branch does not know of them."""
         kv_length = self.kv_after_cut(at)
         ids = self.runtime.tree.fork(self.id, len(seeds), at=kv_length)
@@ -328,7 +353,7 @@ class TreeBranch(LivePath):
                 self.prompt,
                 self.tokens[:at],
                 min(self.prompt_length, at),
-                self.sampling,
+                sampling,
                 seed,
                 self.budget,
                 parent=self,
@@ -370,9 +395,3 @@ class TreeBranch(LivePath):
         if self.released or self.busy or self.stale:
             self.check_idle()
             self.check_computed()
-
-    def _refuse_lm_head(self, call: str) -> NoReturn:
-        raise TypeError(
-            f"{call}: {type(self.runtime.engine.model).__name__} has no language-model head and predicts no "
-            "tokens: use Branch.read, or load the model as a causal language model"
-        )

@@ -238,13 +238,17 @@ class TreeDecoder(Runner):
         Raises:
             TypeError, ValueError: an argument is of the wrong type, or the prompt is empty or has more tokens
                 than the model or the KV pool holds (`PromptTooLongError`).
+            ConstraintError: the constraint of `sampling` is malformed.
             OutOfPagesError: other branches hold the pages that it needs.
         """
         prompt, tokens = self.runtime.reader.prompt(prompt)
         sampling = self.sampling if sampling is None else instance("sampling", sampling, SamplingParams)
-        return await TreeBranch.grow(
+        guide = self.runtime.guide(sampling.constraint)
+        branch = await TreeBranch.grow(
             self, self._scheduler, prompt, tokens, len(tokens), sampling, sampling.seed, budget
         )
+        branch.guide = guide
+        return branch
 
     async def restore(self, state: BranchState, budget: Budget | None = None) -> TreeBranch:
         """Makes a branch again from its `Branch.snapshot`, maybe of another run or decoder of the same model.
@@ -258,9 +262,11 @@ class TreeDecoder(Runner):
 
         Raises:
             TypeError, ValueError, OutOfPagesError: as for `root`.
+            ConstraintError: its tokens break its constraint.
         """
         instance("state", state, BranchState)
         tokens = self.runtime.reader.ids(state.tokens)
+        guide = self.runtime.guide(state.sampling.constraint, tokens[state.prompt_length :])
         branch = await TreeBranch.grow(
             self,
             self._scheduler,
@@ -272,6 +278,7 @@ class TreeDecoder(Runner):
             budget,
         )
         branch.restore(state)
+        branch.guide = guide
         return branch
 
     def pin(self, branch: TreeBranch, at: int | None = None) -> Pin:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from weakref import WeakSet
 
 from tts_kernels import KVPool, KVTree
 
+from ..core.constraints.guide import Guide
+from ..core.constraints.protocol import Constraint
 from ..core.prompts import PromptReader
 from ..errors import PromptTooLongError
 from ..model.device_steps import DeviceSteps
@@ -63,6 +66,18 @@ class Runtime:
             self.kv.drop_pins()
             for holder in list(self.holders):
                 holder.lose_kv()
+
+    def guide(self, constraint: Constraint | None, tokens: Sequence[int] = ()) -> Guide | None:
+        """Where a path stands in the constraint after those tokens behind its prompt; None: without one.
+
+        Raises:
+            ConstraintError: it is malformed, or the tokens break it.
+        """
+        if constraint is None:
+            return None
+        guide = Guide.start(constraint, self.tokenizer, self.eos_token_ids)
+        guide.follow(tokens)
+        return guide
 
     def place(self, tokens: list[int], length: int, share_limit: int | None) -> tuple[int, int]:
         """A new branch of the tree for a prompt, and how many of its tokens are resident already.

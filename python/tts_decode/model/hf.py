@@ -20,6 +20,7 @@ from ..cost.forward import SparseCounts
 from ..errors import UnsupportedModelError
 from .packed_model import PackedModel, pack_model, packed_others, serves
 from .shape import shape_of_model
+from .support.adapters import without_wrapper
 from .support.features import (
     KVShape,
     refusal,
@@ -78,6 +79,7 @@ class HFEngine:
         *,
         pack_weights: bool = True,
     ) -> None:
+        model = without_wrapper(model)
         if not isinstance(model, PreTrainedModel):
             raise TypeError(
                 f"model: got {type(model).__name__}, expected a causal language model of transformers"
