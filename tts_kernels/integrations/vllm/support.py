@@ -14,8 +14,9 @@ VARIABLE = "TTS_KERNELS_VLLM"
 _REMEDY = f"set {VARIABLE}=0 to run vLLM's own attention"
 
 
-class VLLMIntegrationError(TTSError, ValueError):
-    """vLLM asks for what the kernels do not serve, or is of another version."""
+class VLLMIntegrationError(TTSError, RuntimeError):
+    """vLLM asks for what the kernels do not serve, or is of another version. No ValueError: vLLM would print
+    its whole configuration around one."""
 
 
 def switched_on() -> bool:
