@@ -108,7 +108,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         print(_line(name, rates[name]), flush=True)
     for arm in arms.values():
         arm.close()
-    machine = {name: value for name, value in collect().items() if name != "model_cache"}
+    machine = {
+        name: value for name, value in collect().items() if name not in ("model_cache", "default_model")
+    }
     about = {name: arm.about for name, arm in arms.items()}
     told = {"model": model, "tokens": options.tokens, "machine": machine, "load": os.getloadavg()}
     return told | {"arms": about, "rates": rates}

@@ -18,10 +18,10 @@ class VLLMProcess:
 
     Args:
         ours: whether our attention is on. workers: whether an engine computes in processes of its own, as it
-            does by default, or here, where the next engine starts sooner.
+            does by default, or here, where the next engine starts sooner. env: further variables.
     """
 
-    def __init__(self, *, ours: bool, workers: bool = False) -> None:
+    def __init__(self, *, ours: bool, workers: bool = False, **env: str) -> None:
         self._log = tempfile.NamedTemporaryFile("w+")  # noqa: SIM115
         variables = {
             "TTS_KERNELS_VLLM": str(int(ours)),
@@ -34,7 +34,7 @@ class VLLMProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=os.environ | variables,
+            env=os.environ | variables | env,
             text=True,
         )
 
@@ -47,8 +47,9 @@ class VLLMProcess:
 
         Returns:
             runs: of each, its prompts' sequences as pairs of tokens and their log-probabilities; preemptions,
-            cached_tokens: counts of the engine; report: as of WorkerReport; libraries: OpenMP runtimes in the
-            worker's memory; threads: of the worker; log: of the process since it started.
+            cached_tokens: counts of the engine; report: as of WorkerReport; torch_runtime,
+            our_runtime: files of the OpenMP runtimes that compute in the worker; threads, cores: all of the
+            worker, and those that torch computes with; log: of the process since it started.
 
         Raises RuntimeError with the message of whatever the engine raises.
         """
@@ -108,10 +109,17 @@ def _sequence(sequence: Any) -> tuple[list[int], list[float]]:
 
 
 def _process(worker: Any) -> dict[str, Any]:
-    with open("/proc/self/maps") as lines:
-        files = {line.split()[-1] for line in lines if "/" in line}
-    runtimes = [file for file in files if Path(file).name.startswith(("libgomp", "libiomp", "libomp"))]
-    return {"libraries": sorted(runtimes), "threads": len(os.listdir("/proc/self/task"))}
+    import torch
+
+    from tts_kernels import _core
+
+    libraries = os.listdir(Path(torch.__file__).with_name("lib"))
+    return {
+        "torch_runtime": [name for name in libraries if name.startswith(("libgomp", "libiomp", "libomp"))],
+        "our_runtime": _core.parallel_backend(),
+        "threads": len(os.listdir("/proc/self/task")),
+        "cores": torch.get_num_threads(),
+    }
 
 
 if __name__ == "__main__":
