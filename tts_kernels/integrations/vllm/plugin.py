@@ -8,24 +8,40 @@ from typing import Any
 import torch
 
 from ...checks.pages import PAGE_SIZE
-from .support import VARIABLE, check_cache_dtype, check_config, check_dtype, check_version, switched_on
+from .support import (
+    VARIABLE,
+    VLLMIntegrationError,
+    check_cache_dtype,
+    check_config,
+    check_dtype,
+    check_version,
+    switched_on,
+)
 
 
 def register() -> None:
     """On a CPU the backend takes the place of vLLM's own, which vLLM lets nobody choose there. Elsewhere it
     is the backend CUSTOM, for who asks for it.
 
-    Raises VLLMIntegrationError for versions of vLLM that it was not tested with: vLLM then does not start.
+    Versions of vLLM that it was not tested with are refused: on a CPU by VLLMIntegrationError, so that vLLM
+    does not start; elsewhere there is no backend CUSTOM, and an error in vLLM's log.
     """
     from vllm import __version__
     from vllm.logger import init_logger
+    from vllm.platforms import current_platform
 
     # Below vLLM's own logger, whose handler and level apply.
     logger = init_logger("vllm.tts_kernels")
     if not switched_on():
         logger.warning_once("tts_kernels is installed, but %s=0 turns it off", VARIABLE)
         return
-    check_version(__version__)
+    try:
+        check_version(__version__)
+    except VLLMIntegrationError as refusal:
+        if current_platform.is_cpu():
+            raise
+        logger.error("%s", refusal)
+        return
     _register()
 
 
