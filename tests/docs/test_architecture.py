@@ -25,6 +25,18 @@ def test_the_lists_of_exceptions_name_modules_that_are_there() -> None:
     assert {*DYNAMIC, *FOREIGN, *FRIENDS, *KERNEL_MODULES} <= known_modules()
 
 
+def test_nothing_in_the_kernels_needs_an_integration() -> None:
+    """An integration is imported by the engine that it serves, and imports no other one."""
+    known = modules("tts_kernels")
+    wrong = [
+        f"{name}:{node.lineno} imports {target}"
+        for name, file in known.items()
+        for target, node in imported(name, file, known)
+        if room(target) == "integrations" and name.split(".")[:3] != target.split(".")[:3]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 @pytest.mark.parametrize("package", SOURCES)
 def test_no_circles(package: str) -> None:
     """Those that are closed by imports for type checking, or inside functions, are circles too."""

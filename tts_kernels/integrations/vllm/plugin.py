@@ -1,0 +1,78 @@
+"""What vLLM calls in each of its processes, through the entry point `vllm.general_plugins`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from ...checks.pages import PAGE_SIZE
+from .support import (
+    VARIABLE,
+    VLLMIntegrationError,
+    check_cache_dtype,
+    check_config,
+    check_dtype,
+    check_version,
+    switched_on,
+)
+
+
+def register() -> None:
+    """On a CPU the backend takes the place of vLLM's own, which vLLM lets nobody choose there. Elsewhere it
+    is the backend CUSTOM, for who asks for it.
+
+    Versions of vLLM that it was not tested with are refused: on a CPU by VLLMIntegrationError, so that vLLM
+    does not start; elsewhere there is no backend CUSTOM, and an error in vLLM's log.
+    """
+    from vllm import __version__
+    from vllm.logger import init_logger
+    from vllm.platforms import current_platform
+
+    # Below vLLM's own logger, whose handler and level apply.
+    logger = init_logger("vllm.tts_kernels")
+    if not switched_on():
+        logger.warning_once("tts_kernels is installed, but %s=0 turns it off", VARIABLE)
+        return
+    try:
+        check_version(__version__)
+    except VLLMIntegrationError as refusal:
+        if current_platform.is_cpu():
+            raise
+        logger.error("%s", refusal)
+        return
+    _register()
+
+
+@lru_cache  # vLLM may call a plugin several times in a process
+def _register() -> None:
+    from vllm.platforms import current_platform
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
+
+    if current_platform.is_cpu():
+        register_backend(AttentionBackendEnum.CPU_ATTN, f"{__package__}.packed.PackedBackend")
+        _adjust_configurations(type(current_platform))
+    else:
+        register_backend(AttentionBackendEnum.CUSTOM, f"{__package__}.plain.PlainBackend")
+
+
+def _adjust_configurations(platform: Any) -> None:
+    """Blocks have the size of a page where the user does not say otherwise, and what is not served is refused
+    before a process is started for it.
+
+    vLLM would make them 128 tokens. Up to 127 tokens at the end of a prompt would then be computed and kept
+    once for each sequence.
+    """
+    before = platform.check_and_update_config
+
+    def check_and_update_config(cls: Any, config: Any) -> None:
+        before(config)
+        if not config.cache_config.user_specified_block_size:
+            config.cache_config.block_size = PAGE_SIZE
+        if config.model_config is not None:
+            check_dtype(config.model_config.dtype, (torch.float32, torch.bfloat16))
+            check_cache_dtype(config.cache_config.cache_dtype, config.model_config.dtype)
+        check_config(config)
+
+    platform.check_and_update_config = classmethod(check_and_update_config)
