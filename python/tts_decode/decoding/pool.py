@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from tts_kernels import KVPool
-from tts_kernels.pool import page_bytes
+from tts_kernels.pool import default_bytes, page_bytes
 
 from ..model.hf import HFEngine
 from .kv_budget import KVBudget
@@ -41,7 +39,7 @@ def make_pool(
             )
         kv_bytes = kv_bytes.total
     elif kv_bytes is None:
-        kv_bytes = _default_bytes(engine.device)
+        kv_bytes = default_bytes(engine.device)
     elif isinstance(kv_bytes, bool) or not isinstance(kv_bytes, int):
         raise TypeError(f"kv_bytes must be an integer or a KVBudget, got {type(kv_bytes).__name__}")
     shape = engine.kv_shape
@@ -75,10 +73,3 @@ def _dtype(engine: HFEngine, kv_dtype: torch.dtype | None, *, on_host: bool) -> 
             f"kv_dtype = torch.int8 is served on the CPU only as yet, the model is on {engine.device}"
         )
     return kv_dtype
-
-
-def _default_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return (torch.cuda.mem_get_info(device)[0] + cached) * 3 // 4
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4

@@ -1,0 +1,1 @@
+"""The kernels inside frameworks that people run. Nothing here is imported with `tts_kernels` itself."""
