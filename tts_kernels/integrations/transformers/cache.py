@@ -15,6 +15,7 @@ from .errors import UnsupportedError
 from .new_kv import NewKV
 from .rows import Rows
 from .support import refuse_config
+from .versions import cache_argument
 
 
 class CacheUse(NamedTuple):
@@ -155,6 +156,8 @@ class TreeCache(Cache):
             cache.prefill(model, input_ids, copies=64)
             model.generate(input_ids, cache=cache, num_return_sequences=64, do_sample=True)
 
+        Before transformers 5.24 the argument of `generate` is called past_key_values.
+
         Args:
             model: of attn_implementation="tts".
             input_ids: int64 [B, S]. attention_mask: [B, S], 0 for padding, which is on the left.
@@ -171,7 +174,8 @@ class TreeCache(Cache):
             return
         positions = None if mask is None else (mask.long().cumsum(-1) - 1).clamp_min(0)
         with torch.no_grad():  # the model without its head: nobody reads the logits
-            model.base_model(ids, attention_mask=mask, position_ids=positions, cache=self, use_cache=True)
+            cache: dict[str, Any] = {cache_argument(): self}
+            model.base_model(ids, attention_mask=mask, position_ids=positions, use_cache=True, **cache)
         self.batch_repeat_interleave(copies)
 
     def reset(self) -> None:

@@ -83,9 +83,25 @@ class Rows:
     ) -> Tensor:
         """Stores keys and values [B, num_kv_heads, S, head_dim]; [B, S, num_q_heads, head_dim] for queries
         [B, num_q_heads, S, head_dim]."""
-        if layer == 0:
+        try:
+            if layer == 0:
+                self.settle()
+                self._step = self._begin(query, keys, values, mask)
+            return self._attend(layer, query, keys, values, mask.window, scale, soft_cap)
+        except BaseException:
             self.settle()
-            self._step = self._begin(query, keys, values, mask)
+            raise
+
+    def _attend(
+        self,
+        layer: int,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        window: int | None,
+        scale: float | None,
+        soft_cap: float | None,
+    ) -> Tensor:
         step = self._step
         if step is None or step.layer != layer or step.columns != keys.shape[2]:
             raise UnsupportedError(
@@ -101,9 +117,7 @@ class Rows:
         if writes.tokens is not None:
             k, v = k[writes.tokens], v[writes.tokens]
         self.pool.append(layer, k, v, writes.slots)
-        out, _ = self.pool.attend(
-            layer, q, step.plan, scale=scale, window=mask.window, logits_soft_cap=soft_cap
-        )
+        out, _ = self.pool.attend(layer, q, step.plan, scale=scale, window=window, logits_soft_cap=soft_cap)
         if step.kept is not None:
             places = out.new_zeros((batch * columns, heads, head_dim))
             out = places.index_copy_(0, step.kept, out)

@@ -6,7 +6,12 @@ from importlib.metadata import PackageNotFoundError, version
 
 from .errors import VersionError
 
-TESTED = (5, 20), (5, 24)  # first and last minor version
+TESTED = (5, 19), (5, 24)  # first and last minor version
+
+
+def cache_argument() -> str:
+    """The name under which this version's models take a cache."""
+    return "cache" if _minor(version("transformers")) >= (5, 24) else "past_key_values"
 
 
 def check_version() -> None:
@@ -17,6 +22,9 @@ def check_version() -> None:
         found = version("transformers")
     except PackageNotFoundError as missing:
         raise VersionError(f"transformers: got none, expected {first} to {last}; {remedy}") from missing
-    minor = tuple(int(part) if part.isdigit() else 0 for part in found.split(".")[:2])
-    if not TESTED[0] <= minor <= TESTED[1]:
+    if not TESTED[0] <= _minor(found) <= TESTED[1]:
         raise VersionError(f"transformers: got {found}, expected {first} to {last}; {remedy}")
+
+
+def _minor(found: str) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else 0 for part in found.split(".")[:2])
