@@ -10,7 +10,7 @@ export PIP_NO_COMPILE := 1
 NATIVE := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-arm64 fuzz lint bench sanitize wheel-check gpu-check clean
+.PHONY: demo test test-arm64 fuzz integrations lint bench sanitize wheel-check gpu-check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.stamp
@@ -28,6 +28,19 @@ SEED ?= 0
 fuzz: $(VENV)/test.stamp
 	cd tests && TRITON_INTERPRET=1 $(CURDIR)/$(BIN)/python -m fuzz.run --calls $(CALLS) --first $(SEED)
 	cd tests && TRITON_INTERPRET=1 $(CURDIR)/$(BIN)/python -m fuzz.run --slow --calls 1000 --first $(SEED)
+
+# The kernels inside frameworks. What these need beside .venv lies in build/integrations.
+OTHER_TRANSFORMERS := $(foreach version,5.19.0 5.20.2 5.21.1 5.22.2 5.23.0,build/integrations/transformers-$(version))
+integrations: $(VENV)/test.stamp $(OTHER_TRANSFORMERS) build/integrations/kernels/installed.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integrations
+
+build/integrations/transformers-%: | $(VENV)/test.stamp
+	$(BIN)/pip install --no-deps --target $@ transformers==$*
+
+build/integrations/kernels/installed.stamp:
+	$(PYTHON) -m venv build/integrations/kernels
+	build/integrations/kernels/bin/pip install kernels==0.17.2
+	touch $@
 
 lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check .

@@ -96,6 +96,19 @@ def test_the_rooms_are_those_that_are_there() -> None:
     assert set(MAY_IMPORT) == {room(name) for name in modules("tts_decode")} - {"", "__main__"}
 
 
+def test_no_room_of_the_kernels_imports_an_integration() -> None:
+    """Each needs a framework, which `import tts_kernels` does without."""
+    known = modules("tts_kernels")
+    wrong = [
+        f"{name}:{node.lineno} imports {target}"
+        for name, file in known.items()
+        if room(name) != "integrations"
+        for target, node in imported(name, file, known)
+        if room(target) == "integrations"
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 @pytest.mark.parametrize("package", SOURCES)
 def test_no_circles(package: str) -> None:
     """Those that are closed by imports for type checking, or inside functions, are circles too."""

@@ -1,4 +1,4 @@
-"""The build folder for Hugging Face's `kernels`, and that package with it where build/integrations has one."""
+"""The build folder for Hugging Face's `kernels`, and loading it with that package, where it is installed."""
 
 from __future__ import annotations
 

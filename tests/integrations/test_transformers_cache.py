@@ -111,6 +111,15 @@ def test_memory_is_that_of_the_tree(tree: PreTrainedModel) -> None:
     assert cache.use() == CacheUse(0, 0, 12, 12 * PAGE_BYTES, 0, 0)
 
 
+def test_memory_of_beams(tree: PreTrainedModel) -> None:
+    """Sixteen beams on four pages of prompt: each ends in pages of its own, two for twenty tokens at most."""
+    cache = TreeCache(tree.config, kv_bytes=1 << 24)
+    given = {cache_argument(): cache}
+    tree.generate(random_ids(1, 64), num_beams=16, max_new_tokens=20, **given)
+    assert cache.use().pages <= cache.use().peak_pages <= 4 + 16 * 2
+    assert cache.use().row_tokens == 16 * (64 + 19)
+
+
 def test_rows_that_begin_alike_share_pages(own: PreTrainedModel, tree: PreTrainedModel) -> None:
     """Three equal prompts, one that leaves them in its third page, one padded, and one of its own."""
     prompt = random_ids(1, 50)
@@ -185,6 +194,23 @@ def test_too_few_pages_change_nothing(own: PreTrainedModel, tree: PreTrainedMode
     new = random_ids(2, 2, seed=4)
     expected = forward(own, torch.cat([prompt, new], 1), None)[:, -2:]
     torch.testing.assert_close(forward(tree, new, cache), expected, atol=1e-4, rtol=0)
+
+
+def test_a_plan_that_cannot_be_made_leaves_no_trace(
+    tree: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    cache = TreeCache(tree.config, kv_bytes=1 << 24)
+    for length in 30, 5:
+        with monkeypatch.context() as patched:
+            patched.setattr(rows, "plan", fail)
+            with pytest.raises(MemoryError):
+                forward(tree, random_ids(2, length), cache)
+        assert cache.use().row_tokens == 2 * cache.get_seq_length()
+        forward(tree, random_ids(2, length), cache)
+    assert cache.use().row_tokens == 2 * 35
 
 
 def test_a_forward_that_ends_in_the_middle_leaves_no_trace(own: PreTrainedModel) -> None:

@@ -33,7 +33,12 @@ MODES: dict[str, dict[str, Any]] = {
     },
 }
 # (longest, lengths of the rows): the others are padded on the left
-BATCHES = {"one": (37, [37]), "ragged": (45, [45, 3, 17, 32]), "page": (32, [32, 16])}
+BATCHES = {
+    "one": (37, [37]),
+    "ragged": (45, [45, 3, 17, 32]),
+    "page": (32, [32, 16]),
+    "padded": (40, [20, 28]),
+}
 
 
 def prompts(name: str, seed: int = 0) -> tuple[Tensor, Tensor]:

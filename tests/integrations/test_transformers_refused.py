@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import subprocess
 import sys
@@ -282,6 +283,33 @@ def test_arguments(tree: PreTrainedModel, name: str) -> None:
     call, error, words = ARGUMENTS[name]
     with pytest.raises(error, match=words):
         call(tree)
+
+
+def test_layers_of_differing_heads() -> None:
+    model = tiny_model()
+    model.set_attn_implementation("tts")
+    config = copy.deepcopy(model.config)
+    config.num_key_value_heads = 4
+    model.model.layers[1].self_attn = type(model.model.layers[1].self_attn)(config, 1).eval()
+    cache = cache_of(model)
+    with pytest.raises(UnsupportedError, match="layer 1: got 4 KV heads of 32 channels, expected 2 of 32"):
+        generate(model, cache)
+    assert (cache.batch_size, cache.use().pages) == (0, 0)
+
+
+def test_layers_that_run_twice() -> None:
+    model = tiny_model()
+    model.set_attn_implementation("tts")
+    model.model.layers[2].self_attn = model.model.layers[1].self_attn
+    with pytest.raises(
+        UnsupportedError, match="layer: got 1, expected 2; TreeCache serves models whose layers"
+    ):
+        generate(model, cache_of(model))
+
+
+def test_copies(tree: PreTrainedModel) -> None:
+    with pytest.raises(UnsupportedError, match="fork its rows with batch_repeat_interleave"):
+        copy.deepcopy(cache_of(tree))
 
 
 def test_rows_that_are_not_there(tree: PreTrainedModel) -> None:

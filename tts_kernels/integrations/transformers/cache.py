@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -106,6 +106,12 @@ class TreeCache(Cache):
         use = self.use()
         rows = f"{self.batch_size} rows of {self._rows.columns} tokens"
         return f"TreeCache({rows} in {use.pages} pages, {use.bytes} bytes)"
+
+    def __deepcopy__(self, _: Any) -> NoReturn:
+        raise UnsupportedError(
+            "cache: got a TreeCache to copy, which its pages are too large for; fork its rows with "
+            "batch_repeat_interleave, and drop what a use added with crop"
+        )
 
     @property
     def tree(self) -> KVTree | None:

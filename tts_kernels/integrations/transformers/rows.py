@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,24 +14,10 @@ from ... import DevicePlan, DevicePlanner, KVPool, KVTree, OutOfPagesError, Tree
 from ...checks import integer
 from ...checks.pages import PAGE_SIZE
 from ...pool import default_bytes, page_bytes
+from .appending import Int32Array, Writes, append, new_tokens
 from .errors import UnsupportedError
 from .masks import StepMask
-from .prefixes import Borrowed, shared_prefixes
 from .support import refuse_tensors
-
-Int32Array = npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class Writes:
-    """Where keys and values of a step's T new tokens go.
-
-    slots: int32 [W]. tokens: int64 [W], which of the T they are; None: all. borrowed: the others, None: none.
-    """
-
-    slots: Tensor
-    tokens: Tensor | None = None
-    borrowed: Borrowed | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +95,12 @@ class Rows:
             )
         assert self.pool is not None
         batch, heads, columns, head_dim = query.shape
+        got, expected = (keys.shape[1], keys.shape[3]), (self.pool.num_kv_heads, self.pool.head_dim)
+        if got != expected:
+            raise UnsupportedError(
+                f"layer {layer}: got {got[0]} KV heads of {got[1]} channels, expected {expected[0]} of "
+                f"{expected[1]} as in the first layer; a TreeCache has the same pages for all layers"
+            )
         q, k, v = (_tokens(rows, step.kept) for rows in (query, keys, values))
         writes = step.writes
         if writes.borrowed is not None:
@@ -129,12 +120,15 @@ class Rows:
     def settle(self) -> None:
         """Takes back what a forward added that ended before its last layer."""
         step, self._step = self._step, None
-        if step is None or self.tree is None:
-            return
-        if step.created:
+        if step is not None:
+            self._take_back(step.before, step.created)
+
+    def _take_back(self, before: Sequence[int], created: bool) -> None:
+        """before, created: as of `Step`."""
+        if created:
             self.clear()
-        else:
-            for branch, length in zip(self.branches, step.before, strict=True):
+        elif self.tree is not None:
+            for branch, length in zip(self.branches, before, strict=True):
                 self.tree.truncate(branch, length)
 
     def clear(self) -> None:
@@ -182,97 +176,45 @@ class Rows:
         created = not self.branches
         before = [0] * batch if created else [tree.length(branch) for branch in self.branches]
         tokens = mask.tokens(batch, self.columns, columns)
-        counts = self._counts(tokens, before, columns)
+        counts = new_tokens(tokens, before, self.columns, columns)
         if created:
             self.branches = [tree.create() for _ in range(batch)]
         try:
-            writes = self._append(tree, pool, keys, values, counts, share=not any(before))
+            share = self._share and not any(before)
+            self.branches, writes = append(tree, pool, self.branches, (keys, values), counts, share=share)
+            step_plan = self._plan(tree, pool, query, counts)
         except OutOfPagesError as cause:
-            if created:
-                self.clear()
+            self._take_back(before, created)
             raise OutOfPagesError(
                 f"kv_bytes: got {pool.num_pages * pool.page_bytes}, which hold {pool.num_pages} pages of "
                 f"{pool.page_size} tokens, too few for {int(counts.sum())} more tokens; make the TreeCache "
                 "with more, or generate fewer rows"
             ) from cause
+        except BaseException:
+            self._take_back(before, created)
+            raise
         kept = None
         if (counts < columns).any():
             places = np.arange(columns) >= columns - counts[:, None]
             kept = torch.from_numpy(np.flatnonzero(places)).to(keys.device)
-        tables, lengths = tree.block_tables(self.branches)
-        if pool.layout == "packed":
-            step_plan: TreePlan | DevicePlan = plan(tables, lengths, counts, page_size=pool.page_size)
-        else:
-            step_plan = self._device_planner(query, pool).update(tables, lengths, counts)
         return Step(columns, kept, writes, step_plan, before, created)
 
-    def _counts(self, tokens: npt.NDArray[np.bool_] | None, before: list[int], columns: int) -> Int32Array:
-        """int32 [B], new tokens of each row: its last ones. tokens: bool [B, past + columns], None: all."""
-        lengths = np.array(before)
-        if tokens is None:
-            if (lengths != self.columns).any():
-                raise UnsupportedError(
-                    "attention_mask: got none, but rows of the cache have padding; pass the mask of the "
-                    "forwards before, with a column of ones for each new token"
-                )
-            return np.full(len(before), columns, dtype=np.int32)
-        past, new = np.split(tokens, [self.columns], axis=1)
-        counts: Int32Array = new.sum(1, dtype=np.int32)
-        if (past.sum(1) != lengths).any():
-            raise UnsupportedError(
-                f"attention_mask: got rows of {past.sum(1).tolist()} tokens before the new ones, expected "
-                f"{before}, which the cache holds; it cannot hide tokens later"
+    def _plan(self, tree: KVTree, pool: KVPool, query: Tensor, counts: Int32Array) -> TreePlan | DevicePlan:
+        """One plan for all layers."""
+        tables, lengths = tree.block_tables(self.branches)
+        if pool.layout == "packed":
+            return plan(tables, lengths, counts, page_size=pool.page_size)
+        if self._planner is None:
+            self._planner = DevicePlanner(
+                num_q_heads=query.shape[1],
+                num_kv_heads=pool.num_kv_heads,
+                head_dim=pool.head_dim,
+                page_size=pool.page_size,
+                num_pages=pool.num_pages,
+                dtype=pool.dtype,
+                device=query.device,
             )
-        at_the_end = new == (np.arange(columns) >= columns - counts[:, None])
-        if not at_the_end.all() or ((counts < columns) & (lengths > 0)).any():
-            raise UnsupportedError(
-                "attention_mask: got zeros behind a row's first token, expected padding on the left only; "
-                'make the batch with padding_side="left"'
-            )
-        return counts
-
-    def _append(
-        self, tree: KVTree, pool: KVPool, keys: Tensor, values: Tensor, counts: Int32Array, *, share: bool
-    ) -> Writes:
-        """Takes slots for the new tokens. Rows that begin alike take them once, where `share`."""
-        unnamed = np.zeros(int(counts.max(initial=0)), dtype=np.int32)  # token ids are not known here
-        if share and self._share and len(counts) > 1:
-            starts = (keys.shape[2] - counts).tolist()
-            prefixes = shared_prefixes(keys, values, starts, pool.page_size)
-            if any(common for _, common in prefixes):
-                return self._append_shared(tree, prefixes, counts, keys.device)
-        added = tree.append(self.branches, [unnamed[:count] for count in counts])
-        if len(added.copies):
-            pool.copy(torch.from_numpy(added.copies).to(keys.device))
-        return Writes(torch.from_numpy(added.slots).to(keys.device))
-
-    def _append_shared(
-        self, tree: KVTree, prefixes: Sequence[tuple[int, int]], counts: Int32Array, device: torch.device
-    ) -> Writes:
-        """prefixes: of `shared_prefixes`; what rows have in common are whole pages, so nothing is copied."""
-        unnamed = np.zeros(int(counts.max()), dtype=np.int32)
-        owner = np.arange(counts.sum())
-        ends = np.cumsum(counts)
-        branches: list[int] = []
-        slots = []
-        try:
-            for row, (other, common) in enumerate(prefixes):
-                branches += tree.fork(branches[other], at=common) if common else [tree.create()]
-                slots.append(tree.append(branches[-1:], [unnamed[: counts[row] - common]]).slots)
-                begin, earlier = ends[row] - counts[row], ends[other] - counts[other]
-                owner[begin : begin + common] = owner[earlier : earlier + common]
-        except OutOfPagesError:
-            for branch in branches:
-                tree.release(branch)
-            raise
-        for branch in self.branches:
-            tree.release(branch)
-        self.branches = branches
-        own = owner == np.arange(len(owner))
-        taken, borrowing = np.flatnonzero(own), np.flatnonzero(~own)
-        to_device = [torch.from_numpy(a).to(device) for a in (np.concatenate(slots), taken, borrowing)]
-        borrowed = Borrowed(to_device[2], torch.from_numpy(owner[borrowing]).to(device))
-        return Writes(to_device[0], to_device[1], borrowed)
+        return self._planner.update(tables, lengths, counts)
 
     def _pages(self, keys: Tensor) -> tuple[KVPool, KVTree]:
         """The pool and its tree, made for keys like these the first time."""
@@ -292,19 +234,6 @@ class Rows:
                 )
             self.tree = KVTree(self.pool.num_pages, self.pool.page_size)
         return self.pool, self.tree
-
-    def _device_planner(self, query: Tensor, pool: KVPool) -> DevicePlanner:
-        if self._planner is None:
-            self._planner = DevicePlanner(
-                num_q_heads=query.shape[1],
-                num_kv_heads=pool.num_kv_heads,
-                head_dim=pool.head_dim,
-                page_size=pool.page_size,
-                num_pages=pool.num_pages,
-                dtype=pool.dtype,
-                device=query.device,
-            )
-        return self._planner
 
 
 def _tokens(rows: Tensor, kept: Tensor | None) -> Tensor:
