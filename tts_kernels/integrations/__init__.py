@@ -1,1 +1,1 @@
-"""The kernels inside other projects' engines. Nothing here is imported before such an engine asks for it."""
+"""The kernels inside frameworks that people run. Nothing here is imported with `tts_kernels` itself."""

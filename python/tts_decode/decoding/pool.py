@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from tts_kernels import KVPool
 from tts_kernels.checks import is_integer, shown
-from tts_kernels.pool import page_bytes
+from tts_kernels.pool import default_bytes, page_bytes
 
 from ..model.hf import HFEngine
 from .kv_budget import KVBudget
@@ -42,7 +40,7 @@ def make_pool(
             )
         kv_bytes = kv_bytes.total
     elif kv_bytes is None:
-        kv_bytes = _default_bytes(engine.device)
+        kv_bytes = default_bytes(engine.device)
     elif not is_integer(kv_bytes):
         raise TypeError(f"kv_bytes: got {shown(kv_bytes)}, expected an int or a KVBudget")
     shape = engine.kv_shape
@@ -79,10 +77,3 @@ def _dtype(engine: HFEngine, kv_dtype: torch.dtype | None, *, on_host: bool) -> 
             "served on the CPU only as yet"
         )
     return kv_dtype
-
-
-def _default_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return (torch.cuda.mem_get_info(device)[0] + cached) * 3 // 4
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4

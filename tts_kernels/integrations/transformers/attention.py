@@ -1,0 +1,57 @@
+"""attn_implementation="tts": attention over the pages of a `TreeCache`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from .errors import UnsupportedError, WrongCacheError
+from .masks import StepMask, tree_mask
+from .new_kv import NewKV
+from .support import refuse_arguments
+
+NAME = "tts"
+
+
+def register() -> None:
+    """Makes attn_implementation="tts" known to transformers. Call it as often as you like."""
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(
+        NAME, tree_mask
+    )  # without one transformers would hand over no mask at all
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: NewKV,
+    value: NewKV,
+    attention_mask: StepMask | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **arguments: Any,
+) -> tuple[Tensor, None]:
+    """Attention function of transformers: stores the new keys and values, then attends to all.
+
+    query [B, num_q_heads, S, head_dim] -> [B, S, num_q_heads, head_dim]; key is value, from
+    `TreeCache.update`. The mask's window counts; as with "sdpa", `sliding_window` alone changes nothing.
+    """
+    if not isinstance(key, NewKV) or value is not key:
+        raise WrongCacheError(
+            f'cache: {type(module).__name__} runs with attn_implementation="tts", but got no TreeCache, or '
+            "changed what it returned; pass cache=TreeCache(model.config) to generate, or call "
+            'model.set_attn_implementation("sdpa")'
+        )
+    if not isinstance(attention_mask, StepMask):
+        got = "none" if attention_mask is None else f"a {type(attention_mask).__name__}"
+        raise UnsupportedError(
+            f"attention_mask: {type(module).__name__} got {got} not made by transformers' mask functions, "
+            "expected one of two dimensions [batch, columns], or none, given to the model"
+        )
+    refuse_arguments(module, arguments)
+    out = key.rows.attend(
+        key.layer, query, key.keys, key.values, attention_mask, scale=scaling, soft_cap=softcap
+    )
+    return out, None

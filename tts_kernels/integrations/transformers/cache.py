@@ -1,0 +1,213 @@
+"""The cache that goes into `model.generate`."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from ... import KVPool, KVTree
+from ...checks import flag, integer
+from .errors import UnsupportedError
+from .new_kv import NewKV
+from .rows import Rows
+from .support import refuse_config
+from .versions import cache_argument
+
+
+class CacheUse(NamedTuple):
+    """What a `TreeCache` holds.
+
+    pages, bytes: of all rows, shared pages counted once. peak_pages, peak_bytes: the most since the cache was
+    made. tokens: stored ones. row_tokens: the sum over the rows, as if nothing were shared.
+    """
+
+    pages: int
+    bytes: int
+    peak_pages: int
+    peak_bytes: int
+    tokens: int
+    row_tokens: int
+
+
+class TreeLayer(CacheLayerMixin):
+    """What transformers asks one layer of a `TreeCache`."""
+
+    is_croppable = True
+    is_sliding = False  # a window hides tokens, the cache keeps them
+    supports_early_init = False
+
+    def __init__(self, rows: Rows, index: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._rows, self._index = rows, index
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing: pages are made in the first forward."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[NewKV, NewKV]:  # type: ignore[override]
+        """Both are the new tokens, for attn_implementation="tts", which stores them."""
+        new = NewKV(self._rows, self._index, key_states, value_states)
+        return new, new
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self._rows.columns + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self._rows.columns
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class TreeCache(Cache):
+    """A cache of transformers whose rows are branches of one tree: what they share is stored and read once.
+
+    Pass it to `model.generate(..., cache=TreeCache(model.config))` with a model of attn_implementation="tts"
+    (`register`). Rows that begin with the same tokens are found in the first forward and share whole pages;
+    with `prefill` the prompt is also computed once. Beam search forks and releases branches, where other
+    caches copy tensors.
+
+    Args:
+        config: of the model.
+        kv_bytes: for pages; default: a quarter of the memory, on a GPU three quarters of what is free. On the
+            CPU the system gives memory as pages are first written.
+        layout: of the pages, as `KVPool` takes it; default: "packed" on the CPU, "HND" elsewhere.
+        share: whether rows that begin alike share pages from the first forward on.
+
+    Models of decoder layers with causal attention are served, also within a window or with a soft cap, in
+    float32 and bfloat16. Batches are padded on the left.
+
+    Raises:
+        UnsupportedError: the model has a feature that is not served; the message names it. So do forwards.
+        OutOfPagesError: in a forward that needs more pages than are free. The cache is as it was before.
+    """
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        *,
+        kv_bytes: int | None = None,
+        layout: str | None = None,
+        share: bool = True,
+    ) -> None:
+        if not isinstance(config, PreTrainedConfig):
+            raise TypeError(f"config: got {type(config).__name__}, expected a config; pass model.config")
+        refuse_config(config)
+        config = config.get_text_config(decoder=True)
+        refuse_config(config)
+        budget = None if kv_bytes is None else integer("kv_bytes", kv_bytes, 1)
+        self._rows = Rows(config.num_hidden_layers, budget, layout, flag("share", share))
+        super().__init__(layers=[TreeLayer(self._rows, index) for index in range(config.num_hidden_layers)])
+
+    def __repr__(self) -> str:
+        use = self.use()
+        rows = f"{self.batch_size} rows of {self._rows.columns} tokens"
+        return f"TreeCache({rows} in {use.pages} pages, {use.bytes} bytes)"
+
+    def __deepcopy__(self, _: Any) -> NoReturn:
+        raise UnsupportedError(
+            "cache: got a TreeCache to copy, which its pages are too large for; fork its rows with "
+            "batch_repeat_interleave, and drop what a use added with crop"
+        )
+
+    @property
+    def tree(self) -> KVTree | None:
+        """The tree of the rows; None before the first forward."""
+        return self._rows.tree
+
+    @property
+    def pool(self) -> KVPool | None:
+        """The pages; None before the first forward."""
+        return self._rows.pool
+
+    @property
+    def branches(self) -> list[int]:
+        """The branch of each row."""
+        return list(self._rows.branches)
+
+    @property
+    def batch_size(self) -> int:
+        return len(self._rows.branches)
+
+    def use(self) -> CacheUse:
+        """Pages and bytes that the rows take now, and have taken at most."""
+        if self.tree is None or self.pool is None:
+            return CacheUse(0, 0, 0, 0, 0, 0)
+        stats, page = self.tree.stats(), self.pool.page_bytes
+        return CacheUse(
+            stats.resident_pages,
+            stats.resident_pages * page,
+            stats.peak_pages,
+            stats.peak_pages * page,
+            stats.unique_tokens,
+            stats.logical_tokens,
+        )
+
+    def prefill(
+        self,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        copies: int = 1,
+    ) -> None:
+        """Computes all but the last token of each prompt once, and forks each row into `copies`.
+
+        `generate` repeats prompts num_return_sequences or num_beams times before it computes them. After this
+        call, with as many copies, it computes their last token only:
+
+            cache.prefill(model, input_ids, copies=64)
+            model.generate(input_ids, cache=cache, num_return_sequences=64, do_sample=True)
+
+        Before transformers 5.24 the argument of `generate` is called past_key_values.
+
+        Args:
+            model: of attn_implementation="tts".
+            input_ids: int64 [B, S]. attention_mask: [B, S], 0 for padding, which is on the left.
+            copies: the larger of num_return_sequences and num_beams.
+
+        Raises:
+            ValueError: the cache holds rows already.
+        """
+        copies = integer("copies", copies, 1)
+        if self.batch_size:
+            raise ValueError(f"cache: got one that holds {self.batch_size} rows, expected none; call reset()")
+        ids, mask = input_ids[:, :-1], None if attention_mask is None else attention_mask[:, :-1]
+        if not ids.shape[1]:
+            return
+        positions = None if mask is None else (mask.long().cumsum(-1) - 1).clamp_min(0)
+        with torch.no_grad():  # the model without its head: nobody reads the logits
+            cache: dict[str, Any] = {cache_argument(): self}
+            model.base_model(ids, attention_mask=mask, position_ids=positions, use_cache=True, **cache)
+        self.batch_repeat_interleave(copies)
+
+    def reset(self) -> None:
+        """Ends all rows. The pages stay with the cache, for the next ones."""
+        self._rows.clear()
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Row i becomes what row beam_idx[i] is: a fork, which copies nothing."""
+        self._rows.select(beam_idx.tolist())
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keeps the rows of these indices, or where a bool tensor is True."""
+        self._rows.select(torch.arange(self.batch_size)[indices.cpu()].tolist())
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Row i becomes rows i * repeats .. (i + 1) * repeats - 1: forks, which copy nothing."""
+        repeats = integer("repeats", repeats, 1)
+        self._rows.select([row for row in range(self.batch_size) for _ in range(repeats)])
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Drops the last tokens of each row. tokens_to_remove: minus their number, as transformers has it."""
+        if tokens_to_remove > 0:
+            raise ValueError(
+                f"tokens_to_remove: got {tokens_to_remove}, expected 0 or less: minus the tokens to drop"
+            )
+        self._rows.crop(-int(tokens_to_remove))
+
+    def early_initialization(self, *_: Any, **__: Any) -> None:
+        raise UnsupportedError("cache: got a TreeCache for an exported graph, which it does not serve")

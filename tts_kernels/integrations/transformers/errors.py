@@ -1,0 +1,17 @@
+"""Exceptions of this integration."""
+
+from __future__ import annotations
+
+from ...errors import TTSError
+
+
+class UnsupportedError(TTSError, ValueError):
+    """A model, a mask or a call of `generate` needs what is not served; the message names it."""
+
+
+class WrongCacheError(TTSError, TypeError):
+    """A `TreeCache` met another attention implementation, or attn_implementation="tts" another cache."""
+
+
+class VersionError(TTSError, ImportError):
+    """transformers is missing, or of a version that this integration was not tested with."""

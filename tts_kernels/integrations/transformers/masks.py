@@ -1,0 +1,93 @@
+"""What stands for an attention mask: the tree knows who sees whom, but for padding and windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers.masking_utils import causal_mask_function
+
+from .errors import UnsupportedError
+
+# Indices of row, head, query and key, broadcast -> bool, whether the query sees the key
+MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+_CAUSAL: Any = causal_mask_function
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class StepMask:
+    """Causal attention, within a window if there is one, of rows padded on the left.
+
+    padding: bool [B, columns], False where a row has no token; None: nowhere.
+    window: a query at position p sees max(0, p - window + 1) .. p.
+    """
+
+    padding: Tensor | None
+    window: int | None
+
+    def tokens(self, batch: int, past: int, new: int) -> BoolArray | None:
+        """[B, past + new], which columns hold tokens; None: all. Waits for the device if there is padding."""
+        if self.padding is None:
+            return None
+        got = list(self.padding.shape)
+        if len(got) != 2 or got[0] != batch or got[1] < past + new:
+            raise UnsupportedError(
+                f"attention_mask: got {got}, expected [{batch}, {past + new}]: a column for each token that "
+                "the cache holds, padding included, and for each new one"
+            )
+        tokens: BoolArray = self.padding[:, : past + new].cpu().numpy()
+        return tokens
+
+
+def tree_mask(
+    *,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    kv_offset: int = 0,
+    mask_function: MaskFunction,
+    attention_mask: Tensor | None = None,
+    local_size: int | None = None,
+    allow_is_causal_skip: bool = True,
+    use_vmap: bool = False,
+    **_: Any,
+) -> StepMask:
+    """Mask function of transformers' AttentionMaskInterface.
+
+    Raises UnsupportedError for a mask that is neither causal nor causal within a window.
+    """
+    if use_vmap or not allow_is_causal_skip:
+        raise UnsupportedError(
+            "attention_mask: the model adds a mask of its own to the causal one (blocks or images, for "
+            'example), which attn_implementation="tts" does not serve; use "sdpa" without TreeCache'
+        )
+    if local_size is not None or mask_function is not _CAUSAL:
+        _check_mask_function(mask_function, int(q_offset), q_length, kv_offset + kv_length, local_size)
+    return StepMask(attention_mask, local_size)
+
+
+def _check_mask_function(
+    function: MaskFunction, past: int, new: int, columns: int, window: int | None
+) -> None:
+    """Looks at the first and the last new query, over all keys."""
+    query = torch.tensor([past, past + new - 1])[None, None, :, None]
+    key = torch.arange(columns)[None, None, None]
+    zero = torch.zeros((1, 1, 1, 1), dtype=torch.long)
+    expected = (key <= query) & (query - key < (columns if window is None else window))
+    try:
+        sees = function(zero, zero, query, key)
+    except (IndexError, RuntimeError):  # it looks something of this batch up, perhaps on another device
+        sees = ~expected
+    if not torch.equal(sees.expand_as(expected), expected):
+        seen = "all before it" if window is None else f"the last {window}"
+        raise UnsupportedError(
+            f"attention_mask: the model asks for a mask by which a token does not see {seen} (chunked or "
+            'bidirectional attention, for example), which attn_implementation="tts" does not serve; use '
+            '"sdpa" without TreeCache'
+        )

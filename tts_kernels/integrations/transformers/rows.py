@@ -1,0 +1,242 @@
+"""The rows of a batch as branches of one tree of KV pages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ... import DevicePlan, DevicePlanner, KVPool, KVTree, OutOfPagesError, TreePlan, plan
+from ...checks import integer
+from ...checks.pages import PAGE_SIZE
+from ...pool import default_bytes, page_bytes
+from .appending import Int32Array, Writes, append, new_tokens
+from .errors import UnsupportedError
+from .masks import StepMask
+from .support import refuse_tensors
+
+
+@dataclass(frozen=True)
+class Step:
+    """A forward under way: S new columns of B rows, T of whose B * S places hold tokens.
+
+    kept: int64 [T], the places that hold them; None: all. before: tokens of each row when it began. created:
+    the rows began with it. layer: the next one.
+    """
+
+    columns: int
+    kept: Tensor | None
+    writes: Writes
+    plan: TreePlan | DevicePlan
+    before: list[int]
+    created: bool
+    layer: int = 0
+
+
+class Rows:
+    """Branches of a tree, one for each row of a batch that may be padded on the left; padding is not stored.
+
+    columns: tokens of a row with its padding, as transformers counts. branches: one a row, none before the
+    first forward. tree, pool: made in the first forward, which shows what a page must hold.
+
+    What a forward adds counts when its last layer is through. One that ended before leaves no trace.
+    """
+
+    def __init__(self, num_layers: int, kv_bytes: int | None, layout: str | None, share: bool) -> None:
+        self.columns = 0
+        self.branches: list[int] = []
+        self.tree: KVTree | None = None
+        self.pool: KVPool | None = None
+        self._num_layers, self._kv_bytes, self._layout, self._share = num_layers, kv_bytes, layout, share
+        self._planner: DevicePlanner | None = None
+        self._step: Step | None = None
+
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: StepMask,
+        *,
+        scale: float | None,
+        soft_cap: float | None,
+    ) -> Tensor:
+        """Stores keys and values [B, num_kv_heads, S, head_dim]; [B, S, num_q_heads, head_dim] for queries
+        [B, num_q_heads, S, head_dim]."""
+        try:
+            if layer == 0:
+                self.settle()
+                self._step = self._begin(query, keys, values, mask)
+            return self._attend(layer, query, keys, values, mask.window, scale, soft_cap)
+        except BaseException:
+            self.settle()
+            raise
+
+    def _attend(
+        self,
+        layer: int,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        window: int | None,
+        scale: float | None,
+        soft_cap: float | None,
+    ) -> Tensor:
+        step = self._step
+        if step is None or step.layer != layer or step.columns != keys.shape[2]:
+            raise UnsupportedError(
+                f"layer: got {layer}, expected {0 if step is None else step.layer}; TreeCache serves models "
+                "whose layers each run once, one after the other"
+            )
+        assert self.pool is not None
+        batch, heads, columns, head_dim = query.shape
+        got, expected = (keys.shape[1], keys.shape[3]), (self.pool.num_kv_heads, self.pool.head_dim)
+        if got != expected:
+            raise UnsupportedError(
+                f"layer {layer}: got {got[0]} KV heads of {got[1]} channels, expected {expected[0]} of "
+                f"{expected[1]} as in the first layer; a TreeCache has the same pages for all layers"
+            )
+        q, k, v = (_tokens(rows, step.kept) for rows in (query, keys, values))
+        writes = step.writes
+        if writes.borrowed is not None:
+            writes.borrowed.check(layer, k, v)
+        if writes.tokens is not None:
+            k, v = k[writes.tokens], v[writes.tokens]
+        self.pool.append(layer, k, v, writes.slots)
+        out, _ = self.pool.attend(layer, q, step.plan, scale=scale, window=window, logits_soft_cap=soft_cap)
+        if step.kept is not None:
+            places = out.new_zeros((batch * columns, heads, head_dim))
+            out = places.index_copy_(0, step.kept, out)
+        self._step = replace(step, layer=layer + 1)
+        if layer + 1 == self._num_layers:
+            self.columns, self._step = self.columns + columns, None
+        return out.view(batch, columns, heads, head_dim)
+
+    def settle(self) -> None:
+        """Takes back what a forward added that ended before its last layer."""
+        step, self._step = self._step, None
+        if step is not None:
+            self._take_back(step.before, step.created)
+
+    def _take_back(self, before: Sequence[int], created: bool) -> None:
+        """before, created: as of `Step`."""
+        if created:
+            self.clear()
+        elif self.tree is not None:
+            for branch, length in zip(self.branches, before, strict=True):
+                self.tree.truncate(branch, length)
+
+    def clear(self) -> None:
+        """Ends all rows."""
+        self._step = None
+        if self.tree is not None:
+            for branch in self.branches:
+                self.tree.release(branch)
+        self.branches, self.columns = [], 0
+
+    def crop(self, columns: int) -> None:
+        """Drops the last columns of all rows."""
+        self.settle()
+        columns = min(columns, self.columns)
+        if self.tree is not None:
+            for branch in self.branches:
+                self.tree.truncate(branch, max(0, self.tree.length(branch) - columns))
+        self.columns -= columns
+
+    def select(self, indices: Sequence[int]) -> None:
+        """Row i becomes what row indices[i] is: forks of those that come again, and an end of the others."""
+        self.settle()
+        if not self.branches or self.tree is None:
+            return
+        count = len(self.branches)
+        if any(not -count <= index < count for index in indices):
+            raise IndexError(f"indices: got {list(indices)}, expected rows of a cache that has {count}")
+        uses = Counter(index % count for index in indices)
+        copies = {
+            row: [self.branches[row], *self.tree.fork(self.branches[row], uses[row] - 1)] for row in uses
+        }
+        for row in set(range(count)) - uses.keys():
+            self.tree.release(self.branches[row])
+        self.branches = [copies[index % count].pop() for index in indices]
+
+    def _begin(self, query: Tensor, keys: Tensor, values: Tensor, mask: StepMask) -> Step:
+        refuse_tensors(keys, values)
+        batch, _, columns, _ = keys.shape
+        if self.branches and len(self.branches) != batch:
+            raise UnsupportedError(
+                f"cache: got a batch of {batch} rows, but the cache holds {len(self.branches)}; call "
+                "cache.batch_repeat_interleave(n) to have n copies of each, or cache.reset() to start over"
+            )
+        pool, tree = self._pages(keys)
+        created = not self.branches
+        before = [0] * batch if created else [tree.length(branch) for branch in self.branches]
+        tokens = mask.tokens(batch, self.columns, columns)
+        counts = new_tokens(tokens, before, self.columns, columns)
+        if created:
+            self.branches = [tree.create() for _ in range(batch)]
+        try:
+            share = self._share and not any(before)
+            self.branches, writes = append(tree, pool, self.branches, (keys, values), counts, share=share)
+            step_plan = self._plan(tree, pool, query, counts)
+        except OutOfPagesError as cause:
+            self._take_back(before, created)
+            raise OutOfPagesError(
+                f"kv_bytes: got {pool.num_pages * pool.page_bytes}, which hold {pool.num_pages} pages of "
+                f"{pool.page_size} tokens, too few for {int(counts.sum())} more tokens; make the TreeCache "
+                "with more, or generate fewer rows"
+            ) from cause
+        except BaseException:
+            self._take_back(before, created)
+            raise
+        kept = None
+        if (counts < columns).any():
+            places = np.arange(columns) >= columns - counts[:, None]
+            kept = torch.from_numpy(np.flatnonzero(places)).to(keys.device)
+        return Step(columns, kept, writes, step_plan, before, created)
+
+    def _plan(self, tree: KVTree, pool: KVPool, query: Tensor, counts: Int32Array) -> TreePlan | DevicePlan:
+        """One plan for all layers."""
+        tables, lengths = tree.block_tables(self.branches)
+        if pool.layout == "packed":
+            return plan(tables, lengths, counts, page_size=pool.page_size)
+        if self._planner is None:
+            self._planner = DevicePlanner(
+                num_q_heads=query.shape[1],
+                num_kv_heads=pool.num_kv_heads,
+                head_dim=pool.head_dim,
+                page_size=pool.page_size,
+                num_pages=pool.num_pages,
+                dtype=pool.dtype,
+                device=query.device,
+            )
+        return self._planner.update(tables, lengths, counts)
+
+    def _pages(self, keys: Tensor) -> tuple[KVPool, KVTree]:
+        """The pool and its tree, made for keys like these the first time."""
+        if self.pool is None or self.tree is None:
+            shape = self._num_layers, keys.shape[1], keys.shape[3], PAGE_SIZE, keys.dtype
+            budget = default_bytes(keys.device) if self._kv_bytes is None else self._kv_bytes
+            integer("kv_bytes", budget, page_bytes(*shape))
+            with torch.inference_mode(False):  # pages of inference mode could not be written outside it
+                self.pool = KVPool(
+                    num_layers=self._num_layers,
+                    num_kv_heads=keys.shape[1],
+                    head_dim=keys.shape[3],
+                    budget_bytes=budget,
+                    dtype=keys.dtype,
+                    device=keys.device,
+                    layout=self._layout,
+                )
+            self.tree = KVTree(self.pool.num_pages, self.pool.page_size)
+        return self.pool, self.tree
+
+
+def _tokens(rows: Tensor, kept: Tensor | None) -> Tensor:
+    """[B, heads, S, head_dim] -> [T, heads, head_dim], row after row."""
+    tokens = rows.transpose(1, 2).flatten(0, 1)
+    return tokens if kept is None else tokens[kept]

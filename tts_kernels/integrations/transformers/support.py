@@ -1,0 +1,94 @@
+"""What is refused by its name: models by their config, layers by the arguments of their attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import UnsupportedError
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+
+# Field of a config -> what a model with it has. In order: the first that applies is named.
+_FEATURES = {
+    "is_encoder_decoder": "an encoder-decoder (cross-attention)",
+    "add_cross_attention": "cross-attention",
+    "kv_lora_rank": "multi-head latent attention (MLA)",
+    "alibi": "ALiBi positions",
+    "num_kv_shared_layers": "layers that share the KV of others",
+    "kv_sharing_modes": "layers that share the KV of others",
+    "use_bidirectional_attention": "bidirectional attention",
+    "attention_chunk_size": "chunked attention",
+}
+
+# Arguments of an attention function that change nothing here.
+_HARMLESS = {
+    *("position_ids", "use_cache", "sliding_window", "is_causal", "dropout", "logits_to_keep", "return_dict"),
+    *("output_hidden_states", "output_router_logits", "num_items_in_batch"),
+}
+_ARGUMENTS = {
+    "s_aux": "attention sinks",
+    "sinks": "attention sinks",
+    "position_bias": "relative position biases",
+    "indices": "sparse attention by an indexer",
+    "block_indices": "sparse attention by an indexer",
+    "cu_seq_lens_q": "packed sequences",
+    "cu_seq_lens_k": "packed sequences",
+}
+
+
+def refuse_config(config: Any) -> None:
+    """Raises UnsupportedError for a model whose config shows a feature that is not served."""
+    for name, feature in _FEATURES.items():
+        if getattr(config, name, None):
+            raise _refusal(config.model_type, feature)
+    if others := sorted(set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES):
+        raise _refusal(config.model_type, f"layers of type {', '.join(others)}")
+
+
+def refuse_arguments(module: nn.Module, arguments: Mapping[str, Any]) -> None:
+    """Raises UnsupportedError for what a layer hands to the attention function beyond what is served."""
+    name = type(module).__name__
+    if arguments.get("output_attentions"):
+        raise UnsupportedError(
+            'output_attentions: got True, expected False; attn_implementation="tts" has no attention weights'
+        )
+    if arguments.get("dropout"):
+        raise UnsupportedError(f"{name}: got dropout of attention weights, expected none; call model.eval()")
+    causal = arguments.get("is_causal")
+    if not (getattr(module, "is_causal", True) if causal is None else causal):
+        raise _refusal(name, "bidirectional attention")
+    for argument, value in arguments.items():
+        if value is not None and argument not in _HARMLESS and argument != "output_attentions":
+            raise _refusal(name, _ARGUMENTS.get(argument, f"the attention argument {argument!r}"))
+
+
+def refuse_tensors(key: torch.Tensor, value: torch.Tensor) -> None:
+    """Raises UnsupportedError for keys and values that no page holds."""
+    if key.dtype not in DTYPES or value.dtype != key.dtype:
+        raise UnsupportedError(
+            f"dtype: got {key.dtype} keys and {value.dtype} values, expected torch.float32 or "
+            "torch.bfloat16; load the model with dtype=torch.float32"
+        )
+    if key.device.type not in ("cpu", "cuda"):
+        raise UnsupportedError(f"device: got {key.device}, expected the CPU or a GPU of NVIDIA")
+    if key.shape != value.shape:
+        raise UnsupportedError(
+            f"head_dim: got keys of {key.shape[-1]} channels, values of {value.shape[-1]}, expected as many"
+        )
+    if torch.is_grad_enabled() and (key.requires_grad or value.requires_grad):
+        raise UnsupportedError(
+            "model: got a forward with gradients, expected none; call it under torch.no_grad()"
+        )
+
+
+def _refusal(subject: str, feature: str) -> UnsupportedError:
+    return UnsupportedError(
+        f'{subject}: got {feature}, which attn_implementation="tts" does not serve; use "sdpa" or "eager" '
+        "without TreeCache"
+    )
