@@ -21,7 +21,7 @@ from tts_decode import Branch
 from tts_decode.cli.app import run
 from tts_decode.cli.display import Display, Rate, mib
 from tts_decode.cli.errors import UsageError
-from tts_decode.cli.options import families, parse_options, plain_options, unescape
+from tts_decode.cli.options import families, parse_options, unescape
 from tts_decode.cli.scorers import chat_question
 from tts_decode.search import STRATEGIES, SearchResult, SearchRun, Strategy
 from tts_decode.select.statistics import wilson_interval
@@ -472,7 +472,7 @@ def test_options_without_a_default_have_the_type_of_their_annotation() -> None:
         """Nothing."""
 
     chosen = Strategy(made, "nothing")  # type: ignore[arg-type]
-    assert plain_options(chosen) == {"n": (int, 1), "limit": (int, None), "scale": (float, None)}
+    assert chosen.plain_options == {"n": (int, 1), "limit": (int, None), "scale": (float, None)}
     assert parse_options([chosen], ["limit=3", "scale=2"]) == [{"limit": 3, "scale": 2.0}]
     with pytest.raises(UsageError, match="'limit=x': expected an integer"):
         parse_options([chosen], ["limit=x"])
