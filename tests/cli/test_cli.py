@@ -22,7 +22,7 @@ from tts_decode.cli.app import run
 from tts_decode.cli.display import Display, Rate, mib
 from tts_decode.cli.errors import UsageError
 from tts_decode.cli.options import families, parse_options, unescape
-from tts_decode.cli.scorers import chat_question
+from tts_decode.rewards.self_evaluation import chat_question
 from tts_decode.search import STRATEGIES, SearchResult, SearchRun, Strategy
 from tts_decode.select.statistics import wilson_interval
 
