@@ -286,7 +286,8 @@ void check_params(const SampleTask& task) {
       require(fits, "params[", row, "]: got ", name, " ", value, ", expected ", expected);
     };
     check("temperature", p.temperature, p.temperature >= 0 && std::isfinite(p.temperature), "0 or more");
-    check("top_k", p.top_k, p.top_k >= 0 && p.top_k < 0x1p53, "0 or more");
+    const bool whole = p.top_k >= 0 && p.top_k < 0x1p53 && p.top_k == std::floor(p.top_k);
+    check("top_k", p.top_k, whole, "a whole number, 0 or more");
     check("top_p", p.top_p, p.top_p > 0 && p.top_p <= 1, "0 < top_p <= 1");
     check("min_p", p.min_p, p.min_p >= 0 && p.min_p <= 1, "0 <= min_p <= 1");
     check("repetition_penalty", p.repetition_penalty,

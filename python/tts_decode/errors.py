@@ -5,6 +5,7 @@ from tts_kernels.errors import TTSError
 
 __all__ = [
     "BranchReleasedError",
+    "ConstraintError",
     "EngineError",
     "JournalError",
     "ModelLoadError",
@@ -21,6 +22,10 @@ __all__ = [
 
 class BranchReleasedError(TTSError, RuntimeError):
     """A branch was used after `release()`; its KV pages may belong to somebody else by now."""
+
+
+class ConstraintError(TTSError, ValueError):
+    """A constraint is malformed, or tokens break it; the message says where."""
 
 
 class UnsupportedModelError(TTSError, ValueError):

@@ -11,6 +11,7 @@ from importlib import import_module
 # Module to what `pip install` takes.
 INSTALLS = {
     "accelerate": "tts-kernels[hf]",
+    "llguidance": "tts-kernels[grammar]",
     "gguf": "tts-kernels[hf]",
     "huggingface_hub": "tts-kernels[hf]",
     "safetensors": "tts-kernels[hf]",

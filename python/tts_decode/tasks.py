@@ -12,6 +12,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from tts_kernels.checks import is_real
+
 from .extras import require
 from .records.strict_json import loads
 from .select import extract_answer
@@ -91,7 +93,7 @@ def _distinct(family: str, dataset: Any, count: int) -> list[Task]:
         if len(tasks) == count:
             return list(tasks.values())
     raise ValueError(
-        f"limit, shots: {family} has {len(tasks)} different problems, {count} are needed; ask for fewer"
+        f"limit, shots: got {count} problems of {family}, expected at most its {len(tasks)}; ask for fewer"
     )
 
 
@@ -145,10 +147,10 @@ def _parse(file: Path, number: int, line: bytes) -> Task:
     prompt, answer = fields.get("prompt"), fields.get("answer")
     if not isinstance(prompt, str) or not prompt.strip():
         raise fail(f'"prompt" must be a text that is not empty, got {prompt!r:.80}')
-    if isinstance(answer, bool) or not isinstance(answer, str | int | float | None):
+    if not (answer is None or isinstance(answer, str) or is_real(answer)):
         raise fail(f'"answer" must be a text or a number, got {answer!r:.80}')
     name = fields.get("name", number)
-    if isinstance(name, bool) or not isinstance(name, str | int | float):
+    if not (isinstance(name, str) or is_real(name)):
         raise fail(f'"name" must be a text or a number, got {name!r:.80}')
     if answer is None:
         return Task(str(name), prompt)

@@ -179,7 +179,7 @@ def test_roots_without_logits_feed_only_what_is_not_resident(model: PreTrainedMo
 def test_read_refuses_bad_rows(decoder: TreeDecoder, rows: list[int]) -> None:
     async def search() -> None:
         root = await decoder.root(PROMPT)
-        with pytest.raises(ValueError, match=r"rows must ascend and lie in 0\.\.2, as tokens has 3"):
+        with pytest.raises(ValueError, match=r"rows: got .*, expected ascending indices in 0\.\.2"):
             await root.read([1, 2, 3], rows)
         with pytest.raises(ValueError, match="exceed the model's 512 positions"):
             await root.read([1] * 500, [0])
@@ -281,11 +281,15 @@ def test_embeddings_have_no_text_and_match_no_prompt(decoder: TreeDecoder) -> No
 @pytest.mark.parametrize(
     ("embeds", "error", "match"),
     [
-        (torch.zeros(64), ValueError, r"embeds must have shape \[n, 64\], got \[64\]"),
-        (torch.zeros(2, 32), ValueError, r"embeds must have shape \[n, 64\], got \[2, 32\]"),
-        (torch.zeros(2, 64, dtype=torch.long), TypeError, "embeds must be a tensor of floating point"),
-        ([[0.0] * 64], TypeError, "embeds must be a tensor of floating point, got list"),
-        (torch.full((1, 64), math.nan), ValueError, "embeds must be finite"),
+        (torch.zeros(64), ValueError, r"embeds: got shape \[64\], expected \[n, 64\]"),
+        (torch.zeros(2, 32), ValueError, r"embeds: got shape \[2, 32\], expected \[n, 64\]"),
+        (
+            torch.zeros(2, 64, dtype=torch.long),
+            TypeError,
+            "embeds: got torch.int64, expected a tensor of floating point",
+        ),
+        ([[0.0] * 64], TypeError, "embeds: got list, expected a tensor of floating point"),
+        (torch.full((1, 64), math.nan), ValueError, "embeds: got NaN or inf, expected finite"),
         (torch.zeros(500, 64), ValueError, "500 more after 53 exceed the model's 512 positions"),
     ],
 )

@@ -235,7 +235,7 @@ def test_a_refused_device_leaves_the_weights() -> None:
     with pytest.raises(ValueError, match="device: got 'meta', expected cpu or cuda"):
         TreeDecoder(model, byte_tokenizer(), device="meta")
     assert model.device.type == "cpu"
-    with pytest.raises(TypeError, match="model must be a transformers causal language model, got str"):
+    with pytest.raises(TypeError, match="model: got str, expected a causal language model of transformers"):
         TreeDecoder("model", byte_tokenizer(), device="cpu")
 
 

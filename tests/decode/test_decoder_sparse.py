@@ -137,21 +137,24 @@ def test_the_cost_of_a_step_is_that_of_the_pages_read() -> None:
 
 def test_bad_settings_are_refused() -> None:
     for options, message in [
-        ({"budget": 0}, "budget must be at least 1 page, got 0"),
-        ({"budget": 1.5}, "budget as a share must lie between 0 and 1, got 1.5"),
-        ({"top_p": 0.0}, "top_p must lie in"),
-        ({"summaries": "max"}, "summaries must be one of mean, minmax, got 'max'"),
-        ({"share": "all"}, "share must be one of branch, siblings, tree, got 'all'"),
-        ({"recent": 0}, "recent must be an integer of at least 1, got 0"),
-        ({"dense_layers": -1}, "dense_layers must be an integer of at least 0, got -1"),
+        ({"budget": 0}, "budget: got 0, expected >= 1"),
+        (
+            {"budget": 1.5},
+            "budget: got 1.5, expected an int, pages, or a float, a share of them, 0 < budget < 1",
+        ),
+        ({"top_p": 0.0}, "top_p: got 0.0, expected a finite number, 0 < top_p <= 1"),
+        ({"summaries": "max"}, "summaries: got 'max', expected one of 'mean', 'minmax'"),
+        ({"share": "all"}, "share: got 'all', expected one of 'branch', 'siblings', 'tree'"),
+        ({"recent": 0}, "recent: got 0, expected >= 1"),
+        ({"dense_layers": -1}, "dense_layers: got -1, expected >= 0"),
     ]:
         with pytest.raises(ValueError, match=message):
             SparseConfig(**options)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="budget must be a number"):
+    with pytest.raises(TypeError, match="budget: got .*, expected an int, pages"):
         SparseConfig(budget="1/8")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="dense_layers must be below 3, the layers of the model, got 3"):
+    with pytest.raises(ValueError, match="dense_layers: got 3, expected fewer than the model's 3 layers"):
         make_decoder(SparseConfig(dense_layers=3))
-    with pytest.raises(TypeError, match="sparse must be a SparseConfig, got dict"):
+    with pytest.raises(TypeError, match="sparse: got dict, expected a SparseConfig"):
         make_decoder({"budget": 4})  # type: ignore[arg-type]
 
 

@@ -168,7 +168,9 @@ def test_other_dtypes_devices_and_objects_are_refused() -> None:
         TreeDecoder(tiny_model(dtype=torch.float16), byte_tokenizer(), kv_bytes=KV_BYTES)
     with pytest.raises(UnsupportedModelError, match="on the CPU or on one GPU, got meta"):
         TreeDecoder(tiny_model().to("meta"), byte_tokenizer(), kv_bytes=KV_BYTES)
-    with pytest.raises(TypeError, match="model must be a transformers causal language model, got Linear"):
+    with pytest.raises(
+        TypeError, match="model: got Linear, expected a causal language model of transformers"
+    ):
         TreeDecoder(torch.nn.Linear(2, 2), byte_tokenizer(), kv_bytes=KV_BYTES)
-    with pytest.raises(TypeError, match="tokenizer must be a transformers tokenizer, got NoneType"):
+    with pytest.raises(TypeError, match="tokenizer: got NoneType, expected one of transformers"):
         TreeDecoder(tiny_model(), None, kv_bytes=KV_BYTES)

@@ -64,14 +64,22 @@ def test_of_no_branches_nothing_goes() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"keep": 0}, ValueError, "keep=0; expected at least 1"),
-        ({"keep": 2.0}, TypeError, r"keep=2\.0; expected an int"),
-        ({"keep": True}, TypeError, "keep=True"),
-        ({"sink": -1}, ValueError, "sink=-1; expected at least 0"),
-        ({"recent": 0}, ValueError, "recent=0; expected at least 1"),
-        ({"masses": []}, ValueError, "1 tables but 0 masses"),
-        ({"masses": [np.zeros(3, np.float32)]}, ValueError, r"masses\[0\] has shape \(3,\); expected \(2,\)"),
-        ({"masses": [np.array([0, np.nan], np.float32)]}, ValueError, r"masses\[0\]\[1\] is not finite"),
+        ({"keep": 0}, ValueError, "keep: got 0, expected >= 1"),
+        ({"keep": 2.0}, TypeError, r"keep: got 2\.0, expected an int"),
+        ({"keep": True}, TypeError, "keep: got True"),
+        ({"sink": -1}, ValueError, "sink: got -1, expected >= 0"),
+        ({"recent": 0}, ValueError, "recent: got 0, expected >= 1"),
+        ({"masses": []}, ValueError, "masses: got 0 for 1 tables"),
+        (
+            {"masses": [np.zeros(3, np.float32)]},
+            ValueError,
+            r"masses\[0\]: got shape \(3,\), expected \(2,\)",
+        ),
+        (
+            {"masses": [np.array([0, np.nan], np.float32)]},
+            ValueError,
+            r"masses\[0\]\[1\]: got nan, expected a finite number",
+        ),
     ],
 )
 def test_bad_arguments(change: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -267,9 +275,9 @@ def test_what_cannot_be_evicted_is_refused(decoder: TreeDecoder, model: PreTrain
             (lambda: unseen.evict(3), RuntimeError, "track_mass=True"),
             (lambda: decoder.evict([other, stranger], 3), ValueError, "belongs to another decoder"),
             (lambda: decoder.evict([other, other], 3), ValueError, "twice"),
-            (lambda: decoder.evict([other, 3], 3), TypeError, "must be Branch objects, got int"),  # type: ignore[list-item]
-            (lambda: other.evict(0), ValueError, "keep=0; expected at least 1"),
-            (lambda: other.evict(3, recent=1), ValueError, "recent=1; expected at least 2"),
+            (lambda: decoder.evict([other, 3], 3), TypeError, ": got int, expected Branch objects"),  # type: ignore[list-item]
+            (lambda: other.evict(0), ValueError, "keep: got 0, expected >= 1"),
+            (lambda: other.evict(3, recent=1), ValueError, "recent: got 1, expected >= 2"),
         ]
         before = decoder.runtime.tree.stats().resident_pages, table(other)
         for call, error, message in calls:

@@ -81,9 +81,9 @@ def test_a_decoder_waits_for_pages_that_another_may_give_back(model: PreTrainedM
 
 @pytest.mark.parametrize(("total", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError)])
 def test_bad_budgets(model: PreTrainedModel, total: object, error: type[Exception]) -> None:
-    with pytest.raises(error, match="total must be"):
+    with pytest.raises(error, match="total: got "):
         KVBudget(total)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="kv_bytes must hold one page"):
+    with pytest.raises(ValueError, match="kv_bytes: got .*, expected at least one page"):
         make(model, kv_bytes=KVBudget(100))
 
 
@@ -183,13 +183,13 @@ def test_bad_pins(decoder: TreeDecoder, model: PreTrainedModel) -> None:
     async def search() -> None:
         root = await decoder.root(PROMPT)
         for at in (0, 54):
-            with pytest.raises(ValueError, match=r"at must lie in 1\.\.53"):
+            with pytest.raises(ValueError, match="at: got .*, expected 1 <= at <= 53"):
                 decoder.pin(root, at=at)
         with pytest.raises(ValueError, match="belongs to another decoder"):
             make(model).pin(root)
         with pytest.raises(ValueError, match="has no KV yet"):
             decoder.pin(root.fork(1, at=1)[0])
-        with pytest.raises(TypeError, match="branch must be a Branch, got int"):
+        with pytest.raises(TypeError, match="branch: got int, expected a Branch"):
             decoder.pin(root.id)  # type: ignore[arg-type]
         root.release()
 

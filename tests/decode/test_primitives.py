@@ -61,7 +61,10 @@ def test_a_suppressed_end_token_is_never_drawn(decoder: TreeDecoder, model: PreT
         close(torch.tensor(branch.logprobs), logprobs[range(40), branch.tokens[len(PROMPT) :]])
         logprobs[:, end] = -torch.inf
         assert branch.tokens[len(PROMPT) :] == logprobs.argmax(-1).tolist()
-        for ids, text in ((range(260), "holds all 260 tokens"), ((260,), r"must lie in 0\.\.259, got 260")):
+        for ids, text in (
+            (range(260), "got all 260 tokens"),
+            ((260,), r"got 260, expected ids of the vocabulary, 0\.\.259"),
+        ):
             with pytest.raises(ValueError, match=text):
                 await root.step(suppress_token_ids=tuple(ids))
         for b in (root, free, branch):

@@ -194,7 +194,7 @@ def test_an_extreme_penalty_repeats_or_avoids_what_was_seen(sample: Sampler, pen
     logits = torch.tensor([[3.0, 0.0, 1.0, -2.0]])
     for temperature in (0.0, 1.0):
         params = SamplingParams(temperature=temperature, repetition_penalty=penalty)
-        (token,), (logprob,), _ = sample(logits, [params], [0.5], [[0, 3]])
+        (token,), (logprob,), _, _ = sample(logits, [params], [0.5], [[0, 3]])
         assert token == 0 if penalty < 1 else token in (1, 2)
         assert logprob == pytest.approx(float(logits.log_softmax(-1)[0, token]))
 
@@ -229,19 +229,19 @@ def test_uniform_is_a_function_of_seed_and_position() -> None:
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"temperature": -0.1}, "temperature must lie in"),
-        ({"temperature": float("nan")}, "temperature must lie in"),
-        ({"temperature": float("inf")}, "temperature must lie in"),
-        ({"top_p": 0.0}, "top_p must lie in"),
-        ({"top_p": 1.1}, "top_p must lie in"),
-        ({"min_p": -0.5}, "min_p must lie in"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty must lie in"),
-        ({"top_k": -1}, "top_k must be at least 0"),
-        ({"max_tokens": 0}, "max_tokens must be at least 1"),
-        ({"max_step_tokens": 0}, "max_step_tokens must be at least 1"),
-        ({"stop": ("",)}, "stop must hold non-empty strings"),
-        ({"stop_token_ids": (-1,)}, "stop_token_ids must be at least 0"),
-        ({"suppress_token_ids": (3, -1)}, "suppress_token_ids must be at least 0"),
+        ({"temperature": -0.1}, "temperature: got -0.1, expected a finite number >= 0"),
+        ({"temperature": float("nan")}, "temperature: got nan, expected"),
+        ({"temperature": float("inf")}, "temperature: got inf, expected"),
+        ({"top_p": 0.0}, "top_p: got 0.0, expected a finite number, 0 < top_p <= 1"),
+        ({"top_p": 1.1}, "top_p: got 1.1, expected"),
+        ({"min_p": -0.5}, "min_p: got -0.5, expected a finite number, 0 <= min_p <= 1"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty: got 0.0, expected a finite number > 0"),
+        ({"top_k": -1}, "top_k: got -1, expected >= 0"),
+        ({"max_tokens": 0}, "max_tokens: got 0, expected >= 1"),
+        ({"max_step_tokens": 0}, "max_step_tokens: got 0, expected >= 1"),
+        ({"stop": ("",)}, r"stop\[0\]: got '', expected a text that is not empty"),
+        ({"stop_token_ids": (-1,)}, r"stop_token_ids\[0\]: got -1, expected >= 0"),
+        ({"suppress_token_ids": (3, -1)}, r"suppress_token_ids\[1\]: got -1, expected >= 0"),
     ],
 )
 def test_parameters_out_of_range(options: dict[str, object], error: str) -> None:

@@ -587,7 +587,7 @@ def test_what_happens_to_a_branch_while_it_waits():
 @pytest.mark.parametrize(
     ("completion", "error", "message"),
     [
-        ("text", TypeError, "complete returned a str"),
+        ("text", TypeError, "complete: got a str from it"),
         (Completion("a b c", "length", (1, 2, 3)), EngineError, "has 3 tokens; at most 2 were asked"),
         (Completion("a", "stop_string", (1,)), EngineError, "holds none of"),
     ],
@@ -609,10 +609,10 @@ def test_wrong_completions_are_refused(completion, error, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("a", "stop"), "finish_reason='stop'"),
-        (("a b", "eos", (1, 2, 3), (0.0,)), "logprobs has 1 entries for 3 tokens"),
-        (("a b", "length", (), (-1.0,)), "logprobs has 1 entries for 0 tokens"),
-        (("a b", "length", (1, 2), (), (), ("a", "b")), "do not add up"),
+        (("a", "stop"), "finish_reason: got 'stop'"),
+        (("a b", "eos", (1, 2, 3), (0.0,)), "logprobs: got 1 entries for 3 tokens"),
+        (("a b", "length", (), (-1.0,)), "logprobs: got 1 entries for 0 tokens"),
+        (("a b", "length", (1, 2), (), (), ("a", "b")), "expected what adds up"),
         (("ab", "eos", (1, 2), (), (), ("a", "b")), "expected '' for the end token"),
         (("", "stop_string"), "empty"),
     ],
@@ -685,10 +685,10 @@ def test_unknown_log_probabilities_are_nan_and_no_score():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"complete": "http://..."}, "complete must be a function, got str"),
-        ({"score": 3}, "score must be a function"),
-        ({"sampling": {}}, "sampling must be SamplingParams"),
-        ({"max_concurrency": 0}, "max_concurrency must be a positive integer"),
+        ({"complete": "http://..."}, "complete: got str, expected a function"),
+        ({"score": 3}, "score: got int, expected a function"),
+        ({"sampling": {}}, "sampling: got dict, expected a SamplingParams"),
+        ({"max_concurrency": 0}, "max_concurrency: got 0, expected >= 1"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

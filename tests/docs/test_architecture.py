@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "records": set(),
     "select": {"extras"},
     "cost": set(),
-    "core": {"errors", "cost"},
+    "core": {"errors", "extras", "cost"},
     "tasks": {"extras", "records", "select"},
     "model": {"errors", "default_model", "cost", "core"},
     "completions": {"errors", "cost", "core"},

@@ -9,7 +9,19 @@ from .arrays import Array, empty, require_dense
 from .guard import Guard, SignatureOf
 from .memory import check_storage
 from .signature import Argument, Choice, Footprint, Number, Numbers, Result, Rule, Signature
-from .values import choice, dtype_of, flag, instance, integer, real, shown
+from .values import (
+    any_integer,
+    choice,
+    dtype_of,
+    flag,
+    instance,
+    integer,
+    is_integer,
+    is_real,
+    number,
+    real,
+    shown,
+)
 
 __all__ = [
     "Argument",
@@ -23,6 +35,7 @@ __all__ = [
     "Rule",
     "Signature",
     "SignatureOf",
+    "any_integer",
     "check_storage",
     "choice",
     "dtype_of",
@@ -30,6 +43,9 @@ __all__ = [
     "flag",
     "instance",
     "integer",
+    "is_integer",
+    "is_real",
+    "number",
     "real",
     "require_dense",
     "shown",

@@ -58,9 +58,9 @@ class Tree(NamedTuple):
             )
         nodes, tokens = (tuple(map(int, side)) for side in parts)
         if any(below % above for above, below in pairwise(nodes)):
-            raise ValueError(f"{text!r}: the nodes of a level have to be a multiple of those above")
+            raise ValueError(f"{text!r}: expected the nodes of a level to be a multiple of those above")
         if any(count % PAGE for count in tokens):
-            raise ValueError(f"{text!r}: tokens have to be multiples of the page size, {PAGE}")
+            raise ValueError(f"{text!r}: expected tokens that are multiples of the page size, {PAGE}")
         return cls(nodes, tokens)
 
     @property

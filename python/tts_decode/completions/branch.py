@@ -6,12 +6,13 @@ import asyncio
 import math
 from collections.abc import Coroutine, Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..core.checks import checked_position
+from tts_kernels.checks import integer
+
 from ..core.interfaces import Decoder
 from ..core.params import SamplingParams, mix
 from ..core.path import Path
@@ -29,7 +30,8 @@ T = TypeVar("T")
 
 # Fields of SamplingParams that a completion request carries, or that the branch sees to itself.
 _SERVED = {
-    *("temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
+    *("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "logit_bias"),
+    *("frequency_penalty", "presence_penalty"),
     *("seed", "max_tokens", "max_step_tokens", "stop"),
 }
 
@@ -106,9 +108,20 @@ class TextBranch(Path):
                 unsupported(f"SamplingParams.{field.name}", "leave it at its default")
         if self.finish_reason is not None:
             return Step("", (), (), (), self.finish_reason)
+        if len(self.tokens) > self.prompt_length:
+            for name in ("frequency_penalty", "presence_penalty"):
+                if getattr(params, name):
+                    unsupported(
+                        f"SamplingParams.{name} over several steps",
+                        "an engine counts the tokens of one call: raise max_step_tokens and give no stop, or "
+                        "leave it at 0",
+                    )
         seed = overrides.get("seed", self.seed)
         step: Step = await self._exclusively(self._generate(params, seed))
         return step
+
+    def stream(self, **overrides: Any) -> NoReturn:
+        unsupported("tokens as they come (Branch.stream)", "await Branch.step, a call each")
 
     async def replay(self, step: Step) -> None:
         """Takes in a step that an earlier `step()` returned, without a call; the budget pays for it. A cut
@@ -247,6 +260,9 @@ class TextBranch(Path):
                     top_k=params.top_k,
                     min_p=params.min_p,
                     repetition_penalty=params.repetition_penalty,
+                    frequency_penalty=params.frequency_penalty,
+                    presence_penalty=params.presence_penalty,
+                    logit_bias=params.bias_pairs,
                 )
             )
             used = len(completion.ids)
@@ -309,7 +325,7 @@ class TextBranch(Path):
     def _position(self, name: str, value: int | None) -> int:
         if value is None:
             return len(self.tokens)
-        checked_position(name, value, 1, len(self.tokens))
+        value = integer(name, value, 1, len(self.tokens))
         if self._ends[value - 1] is None:
             below = max(i for i, end in enumerate(self._ends[:value], 1) if end is not None)
             unsupported(

@@ -48,7 +48,7 @@ class Calls:
         async with self._slot():
             completion = await self.function(request)
         if not isinstance(completion, Completion):
-            raise TypeError(f"complete returned a {type(completion).__name__}, expected a Completion")
+            raise TypeError(f"complete: got a {type(completion).__name__} from it, expected a Completion")
         request.check(completion)
         self.completions += 1
         self.tokens += len(completion.ids)

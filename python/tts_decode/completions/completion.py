@@ -6,6 +6,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from tts_kernels.checks import shown
+
+from ..core.checks import check_choice
 from ..errors import EngineError
 
 FinishReason = Literal["stop_string", "eos", "length"]
@@ -22,6 +25,9 @@ class CompletionRequest:
         seed: 0 <= seed < 2**31, another one for each branch and each position of it: the same request made
             again has the same seed, two requests with the same prompt have different ones.
         logprobs: whether the caller wants log-probabilities, where the engine has them.
+        frequency_penalty, presence_penalty: not both 0 only where nothing was generated or forced before, so
+            that the engine counts what they mean: the tokens of this completion.
+        logit_bias: (token id, bias) pairs; ids are the engine's own.
         id: what `AskTell.tell` takes with the answer; 0 elsewhere.
     """
 
@@ -36,6 +42,9 @@ class CompletionRequest:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     id: int = 0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def check(self, completion: Completion) -> None:
         """Raises EngineError if that cannot be an answer to this request."""
@@ -77,27 +86,27 @@ class Completion:
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
-            raise TypeError(f"text must be a string, got {type(self.text).__name__}")
-        if self.finish_reason not in get_args(FinishReason):
-            raise ValueError(
-                f"finish_reason={self.finish_reason!r}; expected one of {', '.join(get_args(FinishReason))}"
-            )
+            raise TypeError(f"text: got {type(self.text).__name__}, expected a string")
+        check_choice("finish_reason", self.finish_reason, get_args(FinishReason))
         for name in ("tokens", "logprobs", "entropies", "token_texts"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("logprobs", "entropies", "token_texts"):
             if (count := len(getattr(self, name))) not in (0, len(self.tokens)):
                 raise ValueError(
-                    f"{name} has {count} entries for {len(self.tokens)} tokens; expected one a token (-1 as "
+                    f"{name}: got {count} entries for {len(self.tokens)} tokens, expected one a token (-1 as "
                     "the id of a token whose id is not known), or none"
                 )
         if self.token_texts and "".join(self.token_texts) != self.text:
-            raise ValueError(f"token_texts {self.token_texts} do not add up to the text {self.text!r}")
+            raise ValueError(
+                f"token_texts: got {shown(self.token_texts)}, expected what adds up to the text "
+                f"{shown(self.text)}"
+            )
         if self.token_texts and self.finish_reason == "eos" and self.token_texts[-1]:
             raise ValueError(
-                f"token_texts end with {self.token_texts[-1]!r} after 'eos'; expected '' for the end token"
+                f"token_texts: got {self.token_texts[-1]!r} last after 'eos', expected '' for the end token"
             )
         if self.finish_reason == "stop_string" and not self.text:
-            raise ValueError("text is empty after 'stop_string'; expected it to end with the stop string")
+            raise ValueError("text: got none after 'stop_string', expected it to end with the stop string")
 
     @property
     def ids(self) -> tuple[int, ...]:

@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
+from tts_kernels.checks import instance
+
 from ..core.budget import Budget
+from ..core.checks import checked_count
 from ..core.params import SamplingParams
 from ..core.prompts import Prompt
 from ..core.running import Runner
@@ -59,14 +62,11 @@ class TextDecoder(Runner):
     ) -> None:
         for name, function in (("complete", complete), ("score", score), ("render", render)):
             if not callable(function) and (function is not None or name == "complete"):
-                raise TypeError(f"{name} must be a function, got {type(function).__name__}")
-        if sampling is not None and not isinstance(sampling, SamplingParams):
-            raise TypeError(f"sampling must be SamplingParams, got {type(sampling).__name__}")
-        if max_concurrency is not None and (
-            isinstance(max_concurrency, bool) or not isinstance(max_concurrency, int) or max_concurrency < 1
-        ):
-            raise ValueError(f"max_concurrency must be a positive integer or None, got {max_concurrency!r}")
-        self.sampling = sampling or SamplingParams()
+                raise TypeError(f"{name}: got {type(function).__name__}, expected a function")
+        if max_concurrency is not None:
+            max_concurrency = checked_count("max_concurrency", max_concurrency)
+        sampling = SamplingParams() if sampling is None else sampling
+        self.sampling = instance("sampling", sampling, SamplingParams)
         self.knows_chat = render is not None
         self._calls = Calls(complete, score, max_concurrency, logprobs=logprobs)
         self._render = render or render_turns
@@ -104,13 +104,10 @@ class TextDecoder(Runner):
             UnsupportedByEngineError: a prompt of token ids; a budget of cost.
         """
         text = self._prompt_text(prompt)
-        sampling = self.sampling if sampling is None else sampling
-        if not isinstance(sampling, SamplingParams):
-            raise TypeError(f"sampling must be SamplingParams, got {type(sampling).__name__}")
+        sampling = self.sampling if sampling is None else instance("sampling", sampling, SamplingParams)
         allowance = None
         if budget is not None:
-            if not isinstance(budget, Budget):
-                raise TypeError(f"budget must be a Budget, got {type(budget).__name__}")
+            instance("budget", budget, Budget)
             if budget.max_cost is not None:
                 unsupported("budget.max_cost", "limit max_tokens or max_seconds")
             budget.start()
@@ -161,16 +158,18 @@ class TextDecoder(Runner):
         if isinstance(prompt, str):
             text = prompt
         elif isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
-            raise TypeError(f"prompt must be text or chat messages, got {type(prompt).__name__}")
+            raise TypeError(f"prompt: got {type(prompt).__name__}, expected text or chat messages")
         else:
             items: list[Any] = list(prompt)
             if not all(isinstance(item, Mapping) for item in items):
                 unsupported("a prompt of token ids", "give text or chat messages")
             if not all("role" in item and "content" in item for item in items):
-                raise ValueError(f"prompt: each chat message needs a role and a content, got {items!r:.200}")
+                raise ValueError(
+                    f"prompt: got {items!r:.200}, expected chat messages with a role and a content each"
+                )
             text = self._render(items) if items else ""
         if not text:
-            raise ValueError("prompt is empty: give at least one character")
+            raise ValueError("prompt: got no text, expected at least one character")
         return text
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import httpx
 
+from tts_kernels.checks import number
+
+from ..core.checks import checked_count
 from ..core.visible import visible
 from ..errors import EngineError
 from .redaction import Redaction
@@ -55,14 +57,10 @@ class JSONPost:
         backoff: float,
         max_connections: int,
     ) -> None:
-        for name, value, least in (("retries", retries, 0), ("max_connections", max_connections, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r}; expected an integer of at least {least}")
-        for name, seconds in (("timeout", timeout), ("backoff", backoff)):
-            if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-                raise TypeError(f"{name}={seconds!r}; expected a number of seconds")
-            if not 0 < seconds < math.inf:
-                raise ValueError(f"{name}={seconds}; expected a positive number of seconds")
+        self._retries = checked_count("retries", retries, 0)
+        self._max_connections = checked_count("max_connections", max_connections)
+        self._timeout = number("timeout", timeout, above=0, what="a number of seconds")
+        self._backoff = number("backoff", backoff, above=0, what="a number of seconds")
         url = _parsed_url(base_url)
         self._url = url.copy_with(raw_path=_raw_path(url, path), userinfo=b"", fragment=None)
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
@@ -74,8 +72,6 @@ class JSONPost:
         self.redact = Redaction([login, login.partition(":")[2], *credentials.split()[1:], *values])
         query = "&".join(f"{name}=***" if equals else "***" for name, equals, _ in fields)
         self.url = str(self._url.copy_with(query=None)) + (f"?{query}" if query else "")
-        self._timeout, self._retries, self._backoff = timeout, retries, backoff
-        self._max_connections = max_connections
         self._links: WeakKeyDictionary[asyncio.AbstractEventLoop, _Link] = WeakKeyDictionary()
 
     async def __call__(self, body: Mapping[str, Any], max_bytes: int) -> dict[str, Any]:

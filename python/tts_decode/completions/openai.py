@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tts_kernels.checks import is_integer, is_real
+
 from ..errors import EngineError, UnsupportedByEngineError
 from .completion import Completion, CompletionRequest, FinishReason
 from .json_post import JSONPost
@@ -89,6 +91,11 @@ class OpenAICompletions:
             body["stop"] = list(request.stop)
         if request.logprobs:
             body["logprobs"] = 1
+        for name in ("frequency_penalty", "presence_penalty"):
+            if penalty := getattr(request, name):
+                body[name] = penalty
+        if request.logit_bias:
+            body["logit_bias"] = {str(token): bias for token, bias in request.logit_bias}
         if self._extensions:
             body |= _extended(request)
         elif (request.top_k, request.min_p, request.repetition_penalty) != (0, 0.0, 1.0):
@@ -163,7 +170,7 @@ class OpenAICompletions:
         stop = choice.get("stop_reason", choice.get("matched_stop"))  # vLLM's and SGLang's names
         if isinstance(stop, str) and stop not in stops:
             raise self._post.error(f"a stop string that was not asked for, {stop!r}", choice)
-        if isinstance(stop, bool) or not isinstance(stop, str | int | None):  # a number is a token's id
+        if not (stop is None or isinstance(stop, str) or is_integer(stop)):  # a number is a token's id
             raise self._post.error(f"stop reason {stop!r}", choice)
         if isinstance(stop, str):
             kept = _stop_end(output.text, [stop]) is not None
@@ -253,7 +260,7 @@ def _completion_tokens(usage: object, max_tokens: int, *, unknown: int) -> int:
 
 
 def _integer(value: object, least: int, most: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not is_integer(value):
         raise TypeError(f"expected an integer, got {value!r}")
     if not least <= value <= most:
         raise ValueError(f"expected an integer from {least} to {most}, got {value!r}")
@@ -263,7 +270,7 @@ def _integer(value: object, least: int, most: int) -> int:
 def _logprob(value: object) -> float:
     if value is None:
         return math.nan
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not is_real(value):
         raise TypeError(f"expected a log-probability, got {value!r}")
     if not -sys.float_info.max <= value <= _ROUNDING:  # an integer may be beyond what float64 holds
         raise ValueError(f"expected a log-probability of at most 0, got {value!r}")

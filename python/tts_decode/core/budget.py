@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field
 
 from ..cost.forward import KINETICS_INTENSITY
+from .checks import checked_count, checked_positive
 
 
 @dataclass
@@ -37,17 +37,13 @@ class Budget:
     _paused_at: float | None = field(default=None, init=False, repr=False)  # seconds used
 
     def __post_init__(self) -> None:
-        tokens, seconds = self.max_tokens, self.max_seconds
-        if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1):
-            raise ValueError(f"max_tokens must be a positive integer or None, got {self.max_tokens!r}")
-        if seconds is not None and not _positive(seconds):
-            raise ValueError(
-                f"max_seconds must be a positive number of seconds or None, got {self.max_seconds!r}"
-            )
-        if self.max_cost is not None and not _positive(self.max_cost):
-            raise ValueError(f"max_cost must be a positive number of eFLOPs or None, got {self.max_cost!r}")
-        if not _positive(self.intensity):
-            raise ValueError(f"intensity must be a positive number of flops per byte, got {self.intensity!r}")
+        if self.max_tokens is not None:
+            self.max_tokens = checked_count("max_tokens", self.max_tokens)
+        if self.max_seconds is not None:
+            self.max_seconds = checked_positive("max_seconds", self.max_seconds, "a number of seconds")
+        if self.max_cost is not None:
+            self.max_cost = checked_positive("max_cost", self.max_cost, "a number of eFLOPs")
+        self.intensity = checked_positive("intensity", self.intensity, "a number of flops per byte")
 
     def start(self) -> None:
         """Starts the clock; later calls do nothing."""
@@ -104,7 +100,3 @@ class Budget:
         if self.max_seconds is not None and self.seconds_used >= self.max_seconds:
             return "max_seconds"
         return None
-
-
-def _positive(value: object) -> bool:
-    return not isinstance(value, bool) and isinstance(value, (int, float)) and 0 < value < math.inf

@@ -1,44 +1,66 @@
-"""Checks of what callers hand to a branch; an error names the argument, what it got, and what is expected."""
+"""Checks of arguments that the decoder has beside those of `tts_kernels.checks`, in the same words."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor
+
+from tts_kernels.checks import any_integer, instance, integer, number, shown
 
 from .step import Step
 
 
-def checked_position(name: str, value: int, low: int, length: int) -> int:
-    """A position in a branch of so many tokens, at least `low`."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if not low <= value <= length:
-        raise ValueError(f"{name} must lie in {low}..{length}, the branch's length, got {value}")
-    return value
+@contextmanager
+def value_errors() -> Iterator[None]:
+    """ValueError where a check says TypeError: for arguments that promise one exception whatever is wrong."""
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def checked_count(name: str, value: Any, least: int = 1) -> int:
+    """An int of at least `least`; ValueError for all else."""
+    with value_errors():
+        return integer(name, value, least)
+
+
+def checked_positive(name: str, value: Any, what: str) -> float:
+    """A finite number above 0; ValueError for all else. what: what it is, in an error."""
+    with value_errors():
+        return number(name, value, above=0, what=what)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    """ValueError unless it is one of them."""
+    if value not in choices:
+        raise ValueError(f"{name}: got {shown(value)}, expected one of {', '.join(map(repr, choices))}")
 
 
 def checked_rows(rows: Sequence[int], count: int) -> list[int]:
     """Ascending indices into `count` tokens."""
     indices = [operator.index(row) for row in rows]
     if indices != sorted(set(indices)) or not all(0 <= row < count for row in indices):
-        raise ValueError(f"rows must ascend and lie in 0..{count - 1}, as tokens has {count}, got {indices}")
+        raise ValueError(f"rows: got {shown(indices)}, expected ascending indices in 0..{count - 1}")
     return indices
 
 
 def check_embeds(embeds: Tensor, hidden: int) -> None:
     if not isinstance(embeds, Tensor) or not embeds.is_floating_point():
-        raise TypeError(f"embeds must be a tensor of floating point, got {type(embeds).__name__}")
+        got = embeds.dtype if isinstance(embeds, Tensor) else type(embeds).__name__
+        raise TypeError(f"embeds: got {got}, expected a tensor of floating point")
     if embeds.dim() != 2 or embeds.shape[1] != hidden:
-        raise ValueError(f"embeds must have shape [n, {hidden}], got {list(embeds.shape)}")
+        raise ValueError(f"embeds: got shape {list(embeds.shape)}, expected [n, {hidden}]")
     if not embeds.isfinite().all():
-        raise ValueError("embeds must be finite, got NaN or inf")
+        raise ValueError("embeds: got NaN or inf, expected finite numbers")
 
 
 def check_recorded(step: Step) -> None:
-    if not isinstance(step, Step):
-        raise TypeError(f"step must be a Step, got {type(step).__name__}")
+    instance("step", step, Step)
     if not len(step.tokens) == len(step.logprobs) == len(step.entropies):
         raise ValueError(
             f"step: got {len(step.tokens)} tokens, {len(step.logprobs)} logprobs and {len(step.entropies)} "
@@ -46,11 +68,11 @@ def check_recorded(step: Step) -> None:
         )
 
 
-def check_children(n: int, seeds: Sequence[int] | None) -> None:
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n must be a positive integer, got {n!r}")
-    if seeds is not None and len(seeds) != n:
-        raise ValueError(f"seeds must have n = {n} entries, got {len(seeds)}")
-    for seed in seeds or ():
-        if not isinstance(seed, int):
-            raise TypeError(f"seeds must be integers, got {seed!r}")
+def checked_seeds(n: int, seeds: Sequence[int] | None) -> list[int] | None:
+    """Seeds of `n` children, where they are given."""
+    checked_count("n", n)
+    if seeds is None:
+        return None
+    if len(seeds) != n:
+        raise ValueError(f"seeds: got {len(seeds)} entries, expected {n}, one a child")
+    return [any_integer(f"seeds[{i}]", seed) for i, seed in enumerate(seeds)]

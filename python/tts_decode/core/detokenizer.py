@@ -72,6 +72,24 @@ def continuation(tokenizer: Any, tokens: Sequence[int], start: int, *, special: 
     return text_stream(tokenizer, tokens[:start], special=special).add(tokens[start:])
 
 
+def token_bytes(tokenizer: Any, size: int) -> list[bytes]:
+    """The bytes of each token id below `size` that has text before it; special tokens have none.
+
+    Raises:
+        TypeError: the tokens have no bytes of their own, as those of a tokenizer in Python.
+    """
+    tables = _tables(tokenizer)
+    if tables is None:
+        raise TypeError(
+            f"tokenizer: got a {type(tokenizer).__name__}, expected a fast one of transformers whose tokens "
+            "decode each on its own"
+        )
+    pieces = [tables[False][token] for token in range(size)]
+    for old, new in tables[False].replaced:
+        pieces = [piece.replace(old.encode(), new.encode()) for piece in pieces]
+    return pieces
+
+
 class _ByteStream:
     def __init__(self, table: _TokenBytes, context: Sequence[int]) -> None:
         self._table = table

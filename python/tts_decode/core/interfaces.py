@@ -6,7 +6,7 @@ completion call gives less.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from torch import Tensor
@@ -16,7 +16,7 @@ from .params import SamplingParams
 from .prompts import Prompt
 from .state import BranchState
 from .stats import DecoderStats
-from .step import Step
+from .step import Step, StepPiece
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -64,6 +64,7 @@ class Branch(Protocol):
     def text_of(self, tokens: Sequence[int]) -> str: ...
 
     async def step(self, **overrides: Any) -> Step: ...
+    def stream(self, **overrides: Any) -> AsyncGenerator[StepPiece, None]: ...
     async def extend(self, tokens: str | Sequence[int]) -> Tensor: ...
     async def replay(self, step: Step) -> None: ...
     async def read(self, tokens: str | Sequence[int], rows: Sequence[int]) -> Tensor: ...

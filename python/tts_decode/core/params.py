@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from tts_kernels.checks import any_integer, integer, number, shown
+
+from .constraints.grammars import constraint_data, constraint_of
+from .constraints.protocol import Constraint
 
 _MASK = (1 << 64) - 1
 _TOKEN_IDS = ("stop_token_ids", "suppress_token_ids")
@@ -14,9 +19,10 @@ _TOKEN_IDS = ("stop_token_ids", "suppress_token_ids")
 class SamplingParams:
     """How a branch draws tokens and where its steps and its text end.
 
-    The filters have the meaning and the order of `transformers`: repetition penalty, suppressed tokens,
-    temperature, top-k, top-p, min-p. Tokens tied at the cut of top-k or min-p are all kept, and count for
-    top-p; of those tied at its own cut the lowest ids go first.
+    The order is that of vLLM and `transformers`: logit bias, repetition penalty, frequency and presence
+    penalty, suppressed tokens and the constraint, temperature, top-k, top-p, min-p. Tokens tied at the cut of
+    top-k or min-p are all kept, and count for top-p; of those tied at its own cut the lowest ids go first.
+    Log-probabilities and entropies stay those of the model's own distribution, whatever is set here.
 
     Attributes:
         temperature: 0 takes the most probable token (the lowest id among equals).
@@ -33,7 +39,14 @@ class SamplingParams:
             step, special tokens included.
         stop_token_ids: tokens that end a step. End-of-sequence tokens always end the branch.
         suppress_token_ids: tokens that are never drawn, end-of-sequence ones too if they are among them.
-            Log-probabilities stay those of the model's own distribution.
+        frequency_penalty: -2 to 2; taken off a token's logit once for each time that the token stands after
+            the prompt. Sampled and forced tokens count alike, embeddings do not.
+        presence_penalty: -2 to 2; taken off the logit of each token that stands after the prompt.
+        logit_bias: -100 to 100 by token id, added to the logits; a mapping or pairs, kept as pairs in
+            ascending order. -100 bans a token in practice, 100 lets hardly any other be drawn.
+        top_logprobs: how many of the most probable tokens `Step.top_logprobs` lists at each token.
+        constraint: what the text after the prompt has to match: `JSONSchema`, `Regex`, `Grammar`, `Choice` or
+            another `Constraint`. The end of the sequence is drawn only where the text matches.
     """
 
     temperature: float = 1.0
@@ -47,54 +60,100 @@ class SamplingParams:
     stop: Sequence[str] = ()
     stop_token_ids: Sequence[int] = ()
     suppress_token_ids: Sequence[int] = ()
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] = ()
+    top_logprobs: int = 0
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         for name in ("stop", *_TOKEN_IDS):
             if not isinstance(value := getattr(self, name), Iterable):
-                raise TypeError(f"{name} must be a tuple, got {type(value).__name__}")
+                raise TypeError(f"{name}: got {type(value).__name__}, expected a tuple")
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        object.__setattr__(self, "stop", stop)
-        for name in _TOKEN_IDS:
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        _number("temperature", self.temperature, 0.0, math.inf)
-        _number("top_p", self.top_p, 0.0, 1.0, open_low=True)
-        _number("min_p", self.min_p, 0.0, 1.0)
-        _number("repetition_penalty", self.repetition_penalty, 0.0, math.inf, open_low=True)
-        _integer("top_k", self.top_k, 0)
-        _integer("max_tokens", self.max_tokens, 1)
-        _integer("max_step_tokens", self.max_step_tokens, 1)
-        _integer("seed", self.seed, None)
-        for text in stop:
+        for i, text in enumerate(stop):
             if not isinstance(text, str) or not text:
-                raise ValueError(f"stop must hold non-empty strings, got {text!r}")
+                raise ValueError(f"stop[{i}]: got {shown(text)}, expected a text that is not empty")
+        self._keep("stop", stop)
+        self._keep("temperature", number("temperature", self.temperature, low=0))
+        self._keep("top_p", number("top_p", self.top_p, above=0, high=1))
+        self._keep("min_p", number("min_p", self.min_p, low=0, high=1))
+        self._keep("repetition_penalty", number("repetition_penalty", self.repetition_penalty, above=0))
+        self._keep("top_k", integer("top_k", self.top_k, 0))
+        self._keep("max_tokens", integer("max_tokens", self.max_tokens, 1))
+        self._keep("max_step_tokens", integer("max_step_tokens", self.max_step_tokens, 1))
+        self._keep("seed", any_integer("seed", self.seed))
         for name in _TOKEN_IDS:
-            for token in getattr(self, name):
-                _integer(name, token, 0)
+            ids = enumerate(getattr(self, name))
+            self._keep(name, tuple(integer(f"{name}[{i}]", token, 0) for i, token in ids))
+        for name in ("frequency_penalty", "presence_penalty"):
+            self._keep(name, number(name, getattr(self, name), low=-2, high=2))
+        self._keep("logit_bias", _pairs(self.logit_bias))
+        self._keep("top_logprobs", integer("top_logprobs", self.top_logprobs, 0))
+        if self.constraint is not None and not callable(getattr(self.constraint, "start", None)):
+            raise TypeError(
+                f"constraint: got {shown(self.constraint)}, expected a Constraint, such as "
+                'Regex("[0-9]+"), or an object with a method start(tokenizer)'
+            )
+
+    def _keep(self, name: str, value: Any) -> None:
+        """Takes a checked value in place of the one given."""
+        object.__setattr__(self, name, value)
+
+    @property
+    def bias_pairs(self) -> tuple[tuple[int, float], ...]:
+        """`logit_bias` as it is kept: (token id, bias), ids ascending."""
+        return self.logit_bias  # type: ignore[return-value]  # set so by __post_init__
+
+    def to_dict(self) -> dict[str, Any]:
+        """Values that JSON holds, for `from_dict`.
+
+        Raises:
+            ValueError: the constraint is of a class that is not this package's.
+        """
+        data = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in ("stop", *_TOKEN_IDS):
+            data[name] = list(data[name])
+        data["logit_bias"] = [list(pair) for pair in self.bias_pairs]
+        data["constraint"] = None if self.constraint is None else constraint_data(self.constraint)
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SamplingParams:
+        """The parameters of a `to_dict`; one that is missing is at its default."""
+        constraint = data.get("constraint")
+        return cls(**{**data, "constraint": None if constraint is None else constraint_of(constraint)})
 
     def check_vocabulary(self, size: int) -> None:
-        """ValueError where a vocabulary of `size` lacks a suppressed token, or has no other."""
+        """ValueError where a vocabulary of `size` lacks a suppressed or biased token, or all tokens are
+        suppressed."""
+        if self.bias_pairs and (last := self.bias_pairs[-1][0]) >= size:
+            raise ValueError(f"logit_bias: got token {last}, expected ids of the vocabulary, 0..{size - 1}")
         ids = self.suppress_token_ids
         if ids and max(ids) >= size:
-            raise ValueError(f"suppress_token_ids must lie in 0..{size - 1}, got {max(ids)}")
+            raise ValueError(
+                f"suppress_token_ids: got {max(ids)}, expected ids of the vocabulary, 0..{size - 1}"
+            )
         if len(ids) >= size and len(set(ids)) == size:
             raise ValueError(
-                f"suppress_token_ids holds all {size} tokens of the vocabulary: leave one to draw"
+                f"suppress_token_ids: got all {size} tokens of the vocabulary, expected fewer; leave one "
+                "to draw"
             )
 
 
-def _number(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not (low < value if open_low else low <= value) or value > high or math.isinf(value):
-        bound = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if math.isinf(high) else ']'}"
-        raise ValueError(f"{name} must lie in {bound}, got {value!r}")
-
-
-def _integer(name: str, value: int, low: int | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if low is not None and value < low:
-        raise ValueError(f"{name} must be at least {low}, got {value}")
+def _pairs(bias: Mapping[int, float] | Iterable[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    """A bias for each token, tokens ascending."""
+    if isinstance(bias, str) or not isinstance(bias, Iterable):
+        raise TypeError(f"logit_bias: got {shown(bias)}, expected a mapping from token ids to numbers")
+    found: dict[int, float] = {}
+    for pair in bias.items() if isinstance(bias, Mapping) else bias:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"logit_bias: got {shown(pair)}, expected pairs of a token id and a number")
+        token = integer("a token id of logit_bias", pair[0], 0)
+        if token in found:
+            raise ValueError(f"logit_bias: got token {token} twice, expected one bias for each token")
+        found[token] = number(f"logit_bias[{token}]", pair[1], low=-100, high=100)
+    return tuple(sorted(found.items()))
 
 
 def mix(*values: int) -> int:

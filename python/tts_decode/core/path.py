@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..errors import BranchReleasedError, StaleKVError
 from .budget import Budget
-from .checks import check_children
+from .checks import checked_seeds
 from .params import SamplingParams, mix
 from .prompts import Prompt
 from .step import Step
@@ -111,8 +111,8 @@ class Path:
     def child_seeds(self, n: int, seeds: Sequence[int] | None) -> Sequence[int]:
         """Seeds of `n` children: those given, or derived from the branch's, its count of forks and the
         index."""
-        check_children(n, seeds)
-        return [mix(self.seed, self.fork_count + 1, i) for i in range(n)] if seeds is None else seeds
+        given = checked_seeds(n, seeds)
+        return [mix(self.seed, self.fork_count + 1, i) for i in range(n)] if given is None else given
 
     def check_live(self) -> None:
         if self.released:

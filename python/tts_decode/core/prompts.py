@@ -6,6 +6,8 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tts_kernels.checks import shown
+
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
 
@@ -37,14 +39,14 @@ class PromptReader:
         if isinstance(prompt, str):
             return prompt, self.ids(self._tokenize(prompt))
         if isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
-            raise TypeError(f"prompt must be text, token ids or chat messages, got {type(prompt).__name__}")
+            raise TypeError(f"prompt: got {type(prompt).__name__}, expected text, token ids or chat messages")
         items: list[Any] = list(prompt)
         if not items or not isinstance(items[0], Mapping):
             ids = self.ids(items)
             return list(ids), ids
         if not getattr(self._tokenizer, "chat_template", None):
             raise ValueError(
-                "prompt: got chat messages, but the tokenizer has no chat template: give text or token ids, "
+                "prompt: got chat messages, but the tokenizer has no chat template; give text or token ids, "
                 "or set tokenizer.chat_template"
             )
         text = self._tokenizer.apply_chat_template(items, tokenize=False, add_generation_prompt=True)
@@ -55,21 +57,24 @@ class PromptReader:
         if isinstance(tokens, str):
             tokens = self._tokenize(tokens, add_special_tokens=False)
         if not isinstance(tokens, Iterable):
-            raise TypeError(f"tokens must be text or token ids, got {type(tokens).__name__}")
+            raise TypeError(f"tokens: got {type(tokens).__name__}, expected text or token ids")
         ids = []
-        for token in tokens:
+        for i, token in enumerate(tokens):
             try:
                 ids.append(operator.index(token))
             except TypeError:
-                raise TypeError(f"token ids must be integers, got {token!r}") from None
+                raise TypeError(f"tokens[{i}]: got {shown(token)}, expected a token id, an int") from None
             if not 0 <= ids[-1] < self._vocab_size:
-                raise ValueError(f"token ids must lie in 0..{self._vocab_size - 1}, got {token}")
+                raise ValueError(
+                    f"tokens[{i}]: got {shown(ids[-1])}, expected an id of the vocabulary, "
+                    f"0..{self._vocab_size - 1}"
+                )
         return ids
 
     def _tokenize(self, text: str, **options: bool) -> list[int]:
         try:
             text.encode()
         except UnicodeEncodeError as cause:
-            raise ValueError(f"the text is not valid Unicode: {cause.reason} at {cause.start}") from cause
+            raise ValueError(f"text: got {cause.reason} at {cause.start}, expected valid Unicode") from cause
         ids: list[int] = self._tokenizer(text, **options)["input_ids"]
         return ids

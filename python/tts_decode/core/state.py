@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
+
+from tts_kernels.checks import is_integer, is_real
 
 from .params import SamplingParams
 from .prompts import Prompt
@@ -41,8 +43,12 @@ class BranchState:
     sampling: SamplingParams
 
     def to_dict(self) -> dict[str, Any]:
-        """Values that JSON holds: lists, numbers, texts and None; a log-probability of NaN is None."""
-        data = asdict(self)
+        """Values that JSON holds: lists, numbers, texts and None; a log-probability of NaN is None.
+
+        Raises:
+            ValueError: the branch's constraint is of a class that is not this package's.
+        """
+        data = asdict(replace(self, sampling=SamplingParams())) | {"sampling": self.sampling.to_dict()}
         for name in ("logprobs", "entropies"):
             data[name] = [None if math.isnan(value) else value for value in data[name]]
         data |= {name: list(data[name]) for name in ("tokens", "scores", "fork_positions")}
@@ -57,10 +63,10 @@ class BranchState:
             ValueError: it is of another version, or damaged; the message says where.
         """
         if not isinstance(data, Mapping):
-            raise ValueError(f"branch state: expected an object, got {type(data).__name__}")
+            raise ValueError(f"branch state: got {type(data).__name__}, expected an object")
         if data.get("version") != _VERSION:
             raise ValueError(
-                f"branch state: got version {data.get('version')!r}, expected {_VERSION}: it was written by "
+                f"branch state: got version {data.get('version')!r}, expected {_VERSION}; it was written by "
                 "another version of this package"
             )
         values = {name: _read(data, name) for name in (field.name for field in fields(cls))}
@@ -68,7 +74,7 @@ class BranchState:
             values[name] = tuple(math.nan if value is None else value for value in values[name])
         values["steps"] = tuple((begin, end, reason) for begin, end, reason in values["steps"])
         try:
-            values["sampling"] = SamplingParams(**values["sampling"])
+            values["sampling"] = SamplingParams.from_dict(values["sampling"])
         except (TypeError, ValueError) as cause:
             raise ValueError(f"branch state: sampling: {cause}") from cause
         state = cls(**values)
@@ -106,14 +112,6 @@ def _read(data: Mapping[str, Any], name: str) -> Any:
     return tuple(value) if isinstance(value, (list, tuple)) and name != "prompt" else value
 
 
-def _integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _list_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, (list, tuple)) and all(map(fits, value))
 
@@ -122,22 +120,22 @@ def _step(value: Any) -> bool:
     return (
         isinstance(value, (list, tuple))
         and len(value) == 3
-        and all(map(_integer, value[:2]))
+        and all(map(is_integer, value[:2]))
         and isinstance(value[2], str)
     )
 
 
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "prompt": ("a text, a list of ids or of messages", lambda value: isinstance(value, (str, list, tuple))),
-    "tokens": ("a list of ids", _list_of(_integer)),
-    "prompt_length": ("an integer", _integer),
-    "logprobs": ("a list of numbers or null", _list_of(lambda value: value is None or _number(value))),
-    "entropies": ("a list of numbers or null", _list_of(lambda value: value is None or _number(value))),
+    "tokens": ("a list of ids", _list_of(is_integer)),
+    "prompt_length": ("an integer", is_integer),
+    "logprobs": ("a list of numbers or null", _list_of(lambda value: value is None or is_real(value))),
+    "entropies": ("a list of numbers or null", _list_of(lambda value: value is None or is_real(value))),
     "steps": ("a list of [begin, end, reason]", _list_of(_step)),
-    "scores": ("a list of numbers", _list_of(_number)),
+    "scores": ("a list of numbers", _list_of(is_real)),
     "finish_reason": ("a text or null", lambda value: value is None or isinstance(value, str)),
-    "seed": ("an integer", _integer),
-    "forks": ("an integer", _integer),
-    "fork_positions": ("a list of integers", _list_of(_integer)),
+    "seed": ("an integer", is_integer),
+    "forks": ("an integer", is_integer),
+    "fork_positions": ("a list of integers", _list_of(is_integer)),
     "sampling": ("an object", lambda value: isinstance(value, Mapping)),
 }

@@ -16,14 +16,13 @@ the writing of new keys and values. A sliding window counts as full attention.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from tts_kernels.checks import flag, instance, integer, real, shown
+from tts_kernels.checks import flag, instance, integer, number
 
 if TYPE_CHECKING:
     from tts_kernels.plans.tree_plan import TreePlan
@@ -43,7 +42,7 @@ class Machine:
 
     def __post_init__(self) -> None:
         for name in ("flops", "bandwidth"):
-            require_positive(name, getattr(self, name))
+            number(name, getattr(self, name), above=0)
 
     @property
     def intensity(self) -> float:
@@ -135,7 +134,7 @@ class ModelShape:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if name.endswith("bytes"):
-                require_positive(name, value)
+                number(name, value, above=0)
             else:  # kept as Python's ints, which do not overflow
                 object.__setattr__(self, name, integer(name, value, int(name != "vocab")))
         if self.num_q_heads % self.num_kv_heads:
@@ -286,17 +285,6 @@ def _checked_counts(
     layers, vectors = integer("sparse.layers", sparse.layers, 0, shape.num_layers), sparse.vectors
     if integer("sparse.vectors", vectors) not in (1, 2):
         raise ValueError(f'sparse.vectors: got {vectors}, expected 1 ("mean") or 2 ("minmax")')
-    pairs, loads = real("sparse.pairs", sparse.pairs), real("sparse.loads", sparse.loads)
-    for name, value in (("pairs", pairs), ("loads", loads)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"sparse.{name}: got {value}, expected a number >= 0")
+    pairs, loads = number("sparse.pairs", sparse.pairs, low=0), number("sparse.loads", sparse.loads, low=0)
     scored = flag("sparse.scored", sparse.scored)
     return known, SparseCounts(layers, pairs, loads, int(vectors), scored)
-
-
-def require_positive(name: str, value: float) -> None:
-    """TypeError or ValueError unless `value` is a positive finite number."""
-    if not isinstance(value, (int, float)):
-        raise TypeError(f"{name}: got {shown(value)}, expected a number")
-    if not 0 < real(name, value) < math.inf:
-        raise ValueError(f"{name}: got {value}, expected a positive number")

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
+from tts_kernels.checks import instance
+
 from ..core.budget import Budget
 from ..core.checks import check_embeds, check_recorded, checked_rows
+from ..core.constraints.guide import Guide
+from ..core.constraints.protocol import Constraint
 from ..core.detokenizer import continuation
 from ..core.interfaces import Decoder
 from ..core.params import SamplingParams
 from ..core.prompts import Prompt, question_in
 from ..core.state import BranchState
-from ..core.step import FINAL_REASONS, Step
+from ..core.step import FINAL_REASONS, Step, StepPiece
 from .eviction import evict_columns
 from .forced_requests import EmbedsRequest, ExtendRequest, ReadRequest, ReplayRequest
 from .live_path import LivePath
 from .requests import AdvanceRequest, RootRequest, StepRequest
 from .scheduler import Scheduler
+from .streaming import step_pieces
 
 
 class TreeBranch(LivePath):
@@ -68,9 +73,9 @@ class TreeBranch(LivePath):
 
         embeds: [hidden], by the positions of id -1.
         """
-        if budget is not None and not isinstance(budget, Budget):
-            raise TypeError(f"budget must be a Budget, got {type(budget).__name__}")
         runtime = scheduler.runtime
+        if budget is not None:
+            instance("budget", budget, Budget)
         runtime.check_prompt(tokens)
         if budget is not None:
             budget.start()
@@ -123,7 +128,8 @@ class TreeBranch(LivePath):
         """Generates up to the next step boundary.
 
         Args:
-            overrides: fields of `SamplingParams` for this step only; `seed` in place of the branch's own.
+            overrides: fields of `SamplingParams` for this step only; `seed` in place of the branch's own. A
+                `constraint` begins and ends with the step; a branch that has one takes no other.
 
         A model that ends too early is made to go on by taking its end-of-sequence token back,
         `truncate(branch.length - 1)`, and forcing other text in its place by `extend`; so is an end-of-think
@@ -136,6 +142,29 @@ class TreeBranch(LivePath):
             OutOfPagesError: no page is left and no other branch waiting could go on either.
             StaleKVError: the model's weights changed, before the step or in it; so too of the calls below.
         """
+        request = self._step_request(overrides)
+        if request is None:
+            return Step("", (), (), (), str(self.finish_reason))
+        return await self._scheduler.submit(request)
+
+    def stream(self, **overrides: Any) -> AsyncGenerator[StepPiece, None]:
+        """Generates as `step` does and gives the tokens as they come: `async for piece in branch.stream()`.
+
+        The pieces add up to the step, bit for bit; the last one says the reason. The branch grows with the
+        first piece that is asked for. Whoever stops early closes the generator (`contextlib.aclosing`) or is
+        cancelled, which leaves the branch as a cancelled `step` does; a slow consumer does not hold up the
+        batch.
+
+        Args:
+            overrides: as of `step`.
+
+        Raises:
+            As `step`, from the loop.
+        """
+        return step_pieces(self._scheduler, self, lambda: self._step_request(overrides))
+
+    def _step_request(self, overrides: dict[str, Any]) -> StepRequest | None:
+        """None: the branch is finished."""
         if self.finish_reason is None:
             self._check_ready()
         else:
@@ -144,12 +173,27 @@ class TreeBranch(LivePath):
             self._refuse_lm_head("step")
         params = replace(self.sampling, **overrides) if overrides else self.sampling
         if self.finish_reason is not None:
-            return Step("", (), (), (), self.finish_reason)
-        if params.suppress_token_ids:
+            return None
+        if params.suppress_token_ids or params.logit_bias:
             params.check_vocabulary(self.runtime.engine.config.vocab_size)
         if self.logits is None and self.kv_length == len(self.tokens):
             self.drop_logits()
-        return await self._scheduler.submit(StepRequest(self, params, overrides.get("seed", self.seed)))
+        guide = self._step_guide(params.constraint)
+        return StepRequest(self, params, overrides.get("seed", self.seed), guide)
+
+    def _step_guide(self, constraint: Constraint | None) -> Guide | None:
+        """Where the next step stands in its constraint: the branch's, or one of its own."""
+        own = self.sampling.constraint
+        if own is None and constraint is None:
+            return None
+        if own is None:
+            return self.runtime.guide(constraint)
+        if constraint != own:
+            raise ValueError(
+                f"constraint: got {constraint!r:.80}, expected the branch's own, which holds from its prompt "
+                "on; step without the override, or make the root without a constraint"
+            )
+        return self.guided()
 
     async def extend(self, tokens: str | Sequence[int]) -> Tensor:
         """Appends forced text or token ids and returns the log-probability of each token, float32 [n], nats.
@@ -203,6 +247,7 @@ class TreeBranch(LivePath):
         self._check_ready()
         check_embeds(embeds, self.runtime.engine.config.hidden_size)
         self.check_positions(len(embeds))
+        self.check_constraint([-1] * len(embeds))
         if not len(embeds):
             return torch.empty((0, self.runtime.engine.config.hidden_size))
         kept = embeds.detach().to(self.runtime.engine.device, copy=True)
@@ -309,7 +354,8 @@ class TreeBranch(LivePath):
         self.check_idle()
         if self.embeds:
             raise ValueError(
-                f"branch {self.id} holds {len(self.embeds)} embeddings, which a snapshot does not keep"
+                f"branch {self.id}: got one with {len(self.embeds)} embeddings, expected none, as a snapshot "
+                "does not keep them"
             )
         return self.state()
 
@@ -325,7 +371,7 @@ class TreeBranch(LivePath):
         """
         self.check_live()
         at = self.position("at", at)
-        children = self._children(at, self.child_seeds(n, seeds))
+        children = self._children(at, self.child_seeds(n, seeds), self.sampling)
         self.fork_count += 1
         self.lineage = self.lineage.forked(at)
         for child in children:
@@ -335,14 +381,16 @@ class TreeBranch(LivePath):
     def copy(self, at: int | None = None) -> TreeBranch:
         """A branch of `tokens[:at]` (default: all) with this one's seed, at its place in the tree.
 
-        For questions about a branch that are no part of its search. The branch does not know of its copies; a
-        `fork` counts for the seeds of later forks and for what sparse attention reads.
+        For questions about a branch that are no part of its search, so it has no constraint. The branch does
+        not know of its copies; a `fork` counts for the seeds of later forks and for what sparse attention
+        reads.
         """
         self.check_live()
-        (child,) = self._children(self.position("at", at), [self.seed])
+        free = replace(self.sampling, constraint=None) if self.sampling.constraint else self.sampling
+        (child,) = self._children(self.position("at", at), [self.seed], free)
         return child
 
-    def _children(self, at: int, seeds: Sequence[int]) -> list[TreeBranch]:
+    def _children(self, at: int, seeds: Sequence[int], sampling: SamplingParams) -> list[TreeBranch]:
         """One child a seed, each in this branch's place in the tree; this branch does not know of them."""
         kv_length = self.kv_after_cut(at)
         ids = self.runtime.tree.fork(self.id, len(seeds), at=kv_length)
@@ -355,7 +403,7 @@ class TreeBranch(LivePath):
                 self.prompt,
                 self.tokens[:at],
                 min(self.prompt_length, at),
-                self.sampling,
+                sampling,
                 seed,
                 self.budget,
                 parent=self,

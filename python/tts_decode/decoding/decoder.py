@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from tts_kernels import KVTree
+from tts_kernels.checks import instance
 
 from ..core.budget import Budget
+from ..core.checks import checked_count
 from ..core.params import SamplingParams
 from ..core.prompts import Prompt, PromptReader
 from ..core.running import Runner
@@ -113,15 +115,11 @@ class TreeDecoder(Runner):
         pack_weights: bool = True,
         check: bool = True,
     ) -> None:
-        if (
-            isinstance(max_batch_tokens, bool)
-            or not isinstance(max_batch_tokens, int)
-            or max_batch_tokens < 1
-        ):
-            raise ValueError(f"max_batch_tokens must be a positive integer, got {max_batch_tokens!r}")
+        max_batch_tokens = checked_count("max_batch_tokens", max_batch_tokens)
         if not callable(getattr(tokenizer, "decode", None)):
-            raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(tokenizer).__name__}")
-        self.sampling = SamplingParams() if sampling is None else _checked_sampling(sampling)
+            raise TypeError(f"tokenizer: got {type(tokenizer).__name__}, expected one of transformers")
+        sampling = SamplingParams() if sampling is None else sampling
+        self.sampling = instance("sampling", sampling, SamplingParams)
         engine = HFEngine(model, device, pack_weights=pack_weights)
         if sparse is not None:
             check_sparse(sparse, engine.kv_shape.num_layers)
@@ -135,7 +133,7 @@ class TreeDecoder(Runner):
             steps = HostSteps(engine, pool, track_mass=track_mass)
         elif track_mass:
             raise ValueError(
-                f"track_mass=True with a model on {engine.device}; expected False: steps on a GPU do not "
+                f"track_mass: got True, expected False for a model on {engine.device}: steps on a GPU do not "
                 "export attention masses"
             )
         else:
@@ -240,13 +238,17 @@ class TreeDecoder(Runner):
         Raises:
             TypeError, ValueError: an argument is of the wrong type, or the prompt is empty or has more tokens
                 than the model or the KV pool holds (`PromptTooLongError`).
+            ConstraintError: the constraint of `sampling` is malformed.
             OutOfPagesError: other branches hold the pages that it needs.
         """
         prompt, tokens = self.runtime.reader.prompt(prompt)
-        sampling = self.sampling if sampling is None else _checked_sampling(sampling)
-        return await TreeBranch.grow(
+        sampling = self.sampling if sampling is None else instance("sampling", sampling, SamplingParams)
+        guide = self.runtime.guide(sampling.constraint)
+        branch = await TreeBranch.grow(
             self, self._scheduler, prompt, tokens, len(tokens), sampling, sampling.seed, budget
         )
+        branch.guide = guide
+        return branch
 
     async def restore(self, state: BranchState, budget: Budget | None = None) -> TreeBranch:
         """Makes a branch again from its `Branch.snapshot`, maybe of another run or decoder of the same model.
@@ -260,10 +262,11 @@ class TreeDecoder(Runner):
 
         Raises:
             TypeError, ValueError, OutOfPagesError: as for `root`.
+            ConstraintError: its tokens break its constraint.
         """
-        if not isinstance(state, BranchState):
-            raise TypeError(f"state must be a BranchState, got {type(state).__name__}")
+        instance("state", state, BranchState)
         tokens = self.runtime.reader.ids(state.tokens)
+        guide = self.runtime.guide(state.sampling.constraint, tokens[state.prompt_length :])
         branch = await TreeBranch.grow(
             self,
             self._scheduler,
@@ -275,6 +278,7 @@ class TreeDecoder(Runner):
             budget,
         )
         branch.restore(state)
+        branch.guide = guide
         return branch
 
     def pin(self, branch: TreeBranch, at: int | None = None) -> Pin:
@@ -379,16 +383,10 @@ class TreeDecoder(Runner):
 
     def _check_own(self, branch: TreeBranch, name: str) -> None:
         if not isinstance(branch, TreeBranch):
-            raise TypeError(f"{name} must be {_BRANCHES[name]}, got {type(branch).__name__}")
+            raise TypeError(f"{name}: got {type(branch).__name__}, expected {_BRANCHES[name]}")
         if branch.decoder is not self:
-            raise ValueError(f"{name}: branch {branch.id} belongs to another decoder")
+            raise ValueError(f"{name}: got branch {branch.id} of another decoder, expected one of this")
         branch.check_live()
-
-
-def _checked_sampling(sampling: SamplingParams) -> SamplingParams:
-    if not isinstance(sampling, SamplingParams):
-        raise TypeError(f"sampling must be SamplingParams, got {type(sampling).__name__}")
-    return sampling
 
 
 def _runs_on_host(device: torch.device) -> bool:

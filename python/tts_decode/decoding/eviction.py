@@ -19,7 +19,7 @@ def evict_columns(runtime: Runtime, paths: Sequence[LivePath], keep: int, *, sin
         path.check_idle()
         path.check_computed()
     if recent < 2:
-        raise ValueError(f"recent={recent}; expected at least 2, as a last token may have to be fed again")
+        raise ValueError(f"recent: got {recent}, expected >= 2, as a last token may have to be fed again")
     ids = [path.id for path in paths]
     tables, lengths = runtime.tree.block_tables(ids)
     columns = -(-lengths // runtime.tree.page_size)

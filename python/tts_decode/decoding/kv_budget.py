@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Sequence
 
 from tts_kernels import KVTree
+from tts_kernels.checks import integer
 
 
 class KVBudget:
@@ -21,11 +22,7 @@ class KVBudget:
     """
 
     def __init__(self, total: int) -> None:
-        if isinstance(total, bool) or not isinstance(total, int):
-            raise TypeError(f"total must be an integer, a number of bytes, got {type(total).__name__}")
-        if total < 1:
-            raise ValueError(f"total must be a positive number of bytes, got {total}")
-        self.total = total
+        self.total = integer("total", total, 1)
         self.peak = 0
         self._shares: weakref.WeakSet[KVShare] = weakref.WeakSet()
         self._uses = 0

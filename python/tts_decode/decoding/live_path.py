@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from tts_kernels.checks import integer
+
 from ..core.budget import Budget
-from ..core.checks import checked_position
+from ..core.constraints.guide import Guide
 from ..core.detokenizer import continuation
 from ..core.lineage import Lineage
 from ..core.params import SamplingParams
@@ -30,6 +32,7 @@ class LivePath(Path):
         kv_length: tokens in the KV tree: at most all of them, but for forced ones on their way in.
         embeds: [hidden], by the positions of id -1.
         logits: float32 [vocab] after the last token; None while its KV is missing.
+        guide: where it stands in its constraint, after some or all of its tokens; None: see `guided`.
         mass: float32 [columns], attention drawn by each page of the KV, in tokens. Entries behind the last
             page mean nothing. Empty where the decoder does not track it.
     """
@@ -52,6 +55,7 @@ class LivePath(Path):
         self.kv_length = 0
         self.embeds: dict[int, Tensor] = {}
         self.logits: Tensor | None = None
+        self.guide: Guide | None = None
         self.mass: npt.NDArray[np.float32] = np.zeros(0, np.float32)
         runtime.holders.add(self)
 
@@ -118,6 +122,8 @@ class LivePath(Path):
         self.embeds = {at: embeds for at, embeds in other.embeds.items() if at < length}
         self.logits = other.logits if length == len(other.tokens) else None
         self.kv_length = kv_length
+        if other.guide is not None and self.sampling.constraint is not None:
+            self.guide = other.guide.cut(max(0, min(other.guide.count, length - other.prompt_length)))
         self.mass = other.masses()[: self.columns(kv_length)]
 
     def restore(self, state: BranchState) -> None:
@@ -161,10 +167,29 @@ class LivePath(Path):
     # -- arguments
 
     def forced(self, tokens: str | Sequence[int]) -> list[int]:
-        """Ids of text or ids to append; PromptTooLongError where they exceed the model's positions."""
+        """Ids of text or ids to append.
+
+        Raises:
+            PromptTooLongError: they exceed the model's positions.
+            ConstraintError: they break the branch's constraint.
+        """
         forced = self.runtime.reader.ids(tokens)
         self.check_positions(len(forced))
+        self.check_constraint(forced)
         return forced
+
+    def check_constraint(self, forced: Sequence[int]) -> None:
+        """ConstraintError where tokens to append break the constraint."""
+        if (guide := self.guided()) is not None:
+            guide.check(forced)
+
+    def guided(self) -> Guide | None:
+        """Where it stands in its constraint after its last token; None: it has none."""
+        if self.guide is None:
+            self.guide = self.runtime.guide(self.sampling.constraint)
+        if self.guide is not None:
+            self.guide.follow(self.tokens[self.prompt_length + self.guide.count :])
+        return self.guide
 
     def check_positions(self, count: int) -> None:
         limit = self.runtime.max_positions
@@ -175,4 +200,4 @@ class LivePath(Path):
 
     def position(self, name: str, value: int | None) -> int:
         """A position in `tokens`, at least 1; None: behind the last."""
-        return len(self.tokens) if value is None else checked_position(name, value, 1, len(self.tokens))
+        return len(self.tokens) if value is None else integer(name, value, 1, len(self.tokens))

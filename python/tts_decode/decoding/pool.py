@@ -7,6 +7,7 @@ import os
 import torch
 
 from tts_kernels import KVPool
+from tts_kernels.checks import is_integer, shown
 from tts_kernels.pool import page_bytes
 
 from ..model.hf import HFEngine
@@ -37,18 +38,18 @@ def make_pool(
         if not on_host:
             raise ValueError(
                 f"kv_bytes: a KVBudget serves models on the CPU, this one is on {engine.device}, where a "
-                "pool takes its memory at once: give each decoder its bytes"
+                "pool takes its memory at once; give each decoder its bytes"
             )
         kv_bytes = kv_bytes.total
     elif kv_bytes is None:
         kv_bytes = _default_bytes(engine.device)
-    elif isinstance(kv_bytes, bool) or not isinstance(kv_bytes, int):
-        raise TypeError(f"kv_bytes must be an integer or a KVBudget, got {type(kv_bytes).__name__}")
+    elif not is_integer(kv_bytes):
+        raise TypeError(f"kv_bytes: got {shown(kv_bytes)}, expected an int or a KVBudget")
     shape = engine.kv_shape
     dtype = _dtype(engine, kv_dtype, on_host=on_host)
     least = page_bytes(shape.num_layers, shape.num_kv_heads, shape.head_dim, _PAGE_SIZE, dtype, summaries)
     if kv_bytes < least:
-        raise ValueError(f"kv_bytes must hold one page of {least} bytes at least, got {kv_bytes}")
+        raise ValueError(f"kv_bytes: got {kv_bytes}, expected at least one page of {least} bytes")
     try:
         return KVPool(
             num_layers=shape.num_layers,
@@ -62,17 +63,20 @@ def make_pool(
             summaries=summaries,
         )
     except MemoryError as cause:
-        raise ValueError(f"kv_bytes = {kv_bytes} is more than the system grants: lower it") from cause
+        raise ValueError(f"kv_bytes: got {kv_bytes}, more than the system grants; lower it") from cause
 
 
 def _dtype(engine: HFEngine, kv_dtype: torch.dtype | None, *, on_host: bool) -> torch.dtype:
     if kv_dtype is None or kv_dtype == engine.dtype:
         return engine.dtype
     if kv_dtype != torch.int8:
-        raise ValueError(f"kv_dtype must be None, torch.int8 or the model's {engine.dtype}, got {kv_dtype!r}")
+        raise ValueError(
+            f"kv_dtype: got {shown(kv_dtype)}, expected None, torch.int8 or the model's {engine.dtype}"
+        )
     if not on_host:
         raise ValueError(
-            f"kv_dtype = torch.int8 is served on the CPU only as yet, the model is on {engine.device}"
+            f"kv_dtype: got torch.int8 with a model on {engine.device}, expected {engine.dtype}; int8 is "
+            "served on the CPU only as yet"
         )
     return kv_dtype
 

@@ -12,12 +12,14 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from ..core.constraints.guide import Guide
 from ..core.detokenizer import continuation
 from ..core.params import SamplingParams
 from ..core.progress import Call, Hold
-from ..core.step import FINAL_REASONS, Step
+from ..core.step import FINAL_REASONS, Step, TopLogprobs
 from ..core.stop_finder import StopFinder
 from .live_path import LivePath
+from .logit_edits import LogitEdits
 
 T = TypeVar("T")
 P = TypeVar("P", bound=LivePath)
@@ -180,13 +182,26 @@ class RootRequest(Request[P]):
 
 
 class StepRequest(Request[Step]):
-    """Generates up to the next step boundary."""
+    """Generates up to the next step boundary.
 
-    def __init__(self, path: LivePath, params: SamplingParams, seed: int) -> None:
+    Attributes:
+        params, seed: what it draws by. begin: length of the path at its beginning.
+        edits: what changes its logits; None: nothing does.
+        tops: the most probable tokens in the place of each token, where they are asked for.
+        on_token: called for each token that was taken.
+    """
+
+    def __init__(self, path: LivePath, params: SamplingParams, seed: int, guide: Guide | None = None) -> None:
         super().__init__(path)
         self.params = params
         self.seed = seed
-        self._start = len(path.tokens)
+        self.begin = len(path.tokens)
+        self.edits: LogitEdits | None = None
+        if params.frequency_penalty or params.presence_penalty or params.logit_bias or guide is not None:
+            vocab = path.runtime.engine.config.vocab_size
+            self.edits = LogitEdits(params, path.tokens[path.prompt_length :], guide, vocab)
+        self.tops: list[TopLogprobs] = []
+        self.on_token: Callable[[], None] | None = None
         self._reason: str | None = None
         self.needs_hidden = path.runtime.keep_hidden > 0  # for the whole step, whoever else begins or ends
         self._stops = StopFinder(path.runtime.tokenizer, params.stop, path.tokens) if params.stop else None
@@ -215,7 +230,7 @@ class StepRequest(Request[Step]):
     def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
         path = self.path
         if self.needs_hidden and hidden is not None:
-            skipped = max(0, self._start - path.kv_length)
+            skipped = max(0, self.begin - path.kv_length)
             self._hidden_sum = self._hidden_sum + hidden[skipped:].sum(0)
         path.kv_length += count
         if path.kv_length == len(path.tokens):
@@ -223,7 +238,7 @@ class StepRequest(Request[Step]):
         if self._reason is not None and path.logits is not None:
             self._close(self._reason)
 
-    def take(self, token: int, logprob: float, entropy: float) -> int:
+    def take(self, token: int, logprob: float, entropy: float, top: TopLogprobs | None) -> int:
         """Appends a sampled token; returns how many were taken: 0 when another path used up the budget."""
         path = self.path
         if path.budget is not None and path.budget.exhausted:
@@ -233,8 +248,14 @@ class StepRequest(Request[Step]):
         path.logprobs.append(logprob)
         path.entropies.append(entropy)
         path.logits = None
+        if top is not None:
+            self.tops.append(top)
+        if self.edits is not None:
+            self.edits.take(token)
         if path.budget is not None:
             path.budget.count(1)
+        if self.on_token is not None:
+            self.on_token()
         if reason := self._boundary(token):
             self._close(reason)
         return 1
@@ -248,7 +269,9 @@ class StepRequest(Request[Step]):
             return "max_tokens"
         if path.runtime.max_positions is not None and len(path.tokens) >= path.runtime.max_positions:
             return "length"
-        return "budget" if path.budget is not None and path.budget.exhausted else None
+        if path.budget is not None and path.budget.exhausted:
+            return "budget"
+        return None if self.edits is None else self.edits.blocked
 
     def _boundary(self, token: int) -> str | None:
         """Why the step ends after `token`, if it does."""
@@ -261,13 +284,13 @@ class StepRequest(Request[Step]):
             return "stop_string"
         if limit := self._limit():
             return limit
-        return "max_step_tokens" if len(path.tokens) - self._start >= self.params.max_step_tokens else None
+        return "max_step_tokens" if len(path.tokens) - self.begin >= self.params.max_step_tokens else None
 
     def _close(self, reason: str) -> None:
         """Ends the step; when hidden states are kept, only after its last token went through the model."""
         path = self.path
         self._reason = reason
-        count = len(path.tokens) - self._start
+        count = len(path.tokens) - self.begin
         keep_hidden = self.needs_hidden and count > 0
         if keep_hidden and path.logits is None:
             return
@@ -279,12 +302,13 @@ class StepRequest(Request[Step]):
             self.resolve(Step("", (), (), (), reason))
             return
         step = Step(
-            text=continuation(path.runtime.tokenizer, path.tokens, self._start),
-            tokens=tuple(path.tokens[self._start :]),
+            text=continuation(path.runtime.tokenizer, path.tokens, self.begin),
+            tokens=tuple(path.tokens[self.begin :]),
             logprobs=tuple(path.logprobs[-count:]),
             entropies=tuple(path.entropies[-count:]),
             reason=reason,
             hidden=torch.as_tensor(self._hidden_sum).cpu() / count if keep_hidden else None,
+            top_logprobs=tuple(self.tops),
         )
         path.record_step(step)
         self.resolve(step)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from weakref import WeakSet
 
 from tts_kernels import KVPool, KVTree
 
+from ..core.constraints.guide import Guide
+from ..core.constraints.protocol import Constraint
 from ..core.prompts import PromptReader
 from ..errors import PromptTooLongError
 from ..model.device_steps import DeviceSteps
@@ -64,6 +67,18 @@ class Runtime:
             for holder in list(self.holders):
                 holder.lose_kv()
 
+    def guide(self, constraint: Constraint | None, tokens: Sequence[int] = ()) -> Guide | None:
+        """Where a path stands in the constraint after those tokens behind its prompt; None: without one.
+
+        Raises:
+            ConstraintError: it is malformed, or the tokens break it.
+        """
+        if constraint is None:
+            return None
+        guide = Guide.start(constraint, self.tokenizer, self.eos_token_ids)
+        guide.follow(tokens)
+        return guide
+
     def place(self, tokens: list[int], length: int, share_limit: int | None) -> tuple[int, int]:
         """A new branch of the tree for a prompt, and how many of its tokens are resident already.
 
@@ -80,7 +95,7 @@ class Runtime:
 
     def check_prompt(self, tokens: list[int]) -> None:
         if not tokens:
-            raise ValueError("prompt is empty: give at least one token")
+            raise ValueError("prompt: got no tokens, expected at least one")
         if self.max_positions is not None and len(tokens) > self.max_positions:
             raise PromptTooLongError(
                 f"prompt has {len(tokens)} tokens, but the model allows {self.max_positions}: shorten it"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor
 from tts_kernels import sample_tokens
 
 from ..core.params import SamplingParams
+from ..core.step import TopLogprobs
 from ..model.transfer import to_device
+from .logit_edits import LogitEdits, penalise, suppress
 
 _BLOCK = 256  # tokens summed together before the inverse CDF walks them
 _TOP_P_WIDTH = 128  # most probable tokens that top-p ranks at first
@@ -20,20 +22,25 @@ _TOP_P_WIDTH = 128  # most probable tokens that top-p ranks at first
 
 class Sampled(NamedTuple):
     """One token a row. Log-probability and entropy (nats) are of the model's own distribution: temperature 1,
-    before penalty and filters."""
+    before penalties and filters. log_sums: the log-sum-exp of the logits."""
 
     tokens: list[int]
     logprobs: list[float]
     entropies: list[float]
+    log_sums: list[float]
 
 
 class Draw(NamedTuple):
     """What a row is drawn by. uniform: in [0, 1). history: the tokens already in the branch, -1 for
-    embeddings."""
+    embeddings. edits: what else changes the logits, if anything."""
 
     params: SamplingParams
     uniform: float
     history: Sequence[int]
+    edits: LogitEdits | None = None
+
+
+_GREEDY = Draw(SamplingParams(temperature=0.0), 0.0, ())
 
 
 def sample(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
@@ -43,29 +50,66 @@ def sample(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
     Raises:
         ValueError: a row holds NaN, +inf or no finite logit.
     """
-    return _sample_on_cpu(logits, draws) if logits.is_cpu else _sample_on_device(logits, draws)
+    run = _sample_on_cpu if logits.is_cpu else _sample_on_device
+    for draw in draws:
+        if draw.edits is not None:
+            return _sample_edited(run, logits, draws)
+    return run(logits, draws)
+
+
+def _sample_edited(
+    run: Callable[[Tensor, Sequence[Draw]], Sampled], logits: Tensor, draws: Sequence[Draw]
+) -> Sampled:
+    """As `sample` where some rows have edits: those are drawn from a changed copy of theirs."""
+    tokens, logprobs, entropies, log_sums = run(
+        logits, [draw if draw.edits is None else _GREEDY for draw in draws]
+    )
+    rows = [row for row, draw in enumerate(draws) if draw.edits is not None]
+    scores = logits[rows]  # a copy
+    filtered = []
+    for row, changed in zip(rows, scores, strict=True):
+        params, uniform, history, edits = draws[row]
+        assert edits is not None  # the rows that have them
+        edits.apply(changed, params, history)
+        filtered.append(Draw(edits.filters, uniform, history))
+    drawn = run(scores, filtered).tokens
+    own: list[float] = logits[rows, drawn].double().tolist()
+    for row, token, logit in zip(rows, drawn, own, strict=True):
+        tokens[row], logprobs[row] = token, logit - log_sums[row]
+    return Sampled(tokens, logprobs, entropies, log_sums)
+
+
+def top_logprobs(logits: Tensor, count: int, log_sum: float) -> TopLogprobs:
+    """The `count` most probable tokens of a row (float32 [vocab]) of that log-sum-exp, of equals the lowest
+    ids; nats."""
+    cut = logits.topk(min(count, len(logits))).values[-1]
+    above, tied = (logits > cut).nonzero()[:, 0], (logits == cut).nonzero()[:, 0]
+    ids = torch.cat([above, tied[: count - len(above)]])
+    pairs = zip(ids.tolist(), logits[ids].tolist(), strict=True)
+    return tuple((token, logit - log_sum) for token, logit in sorted(pairs, key=lambda pair: -pair[1]))
 
 
 def _sample_on_cpu(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
     """By the kernel, which reads the logits where they lie."""
     numbers: list[tuple[float, ...]] = []
-    penalised: list[tuple[int, int]] = []  # (row, token)
+    seen: list[tuple[int, int]] = []  # (row, token)
     suppressed: list[tuple[int, int]] = []
-    for row, (params, uniform, history) in enumerate(draws):
+    for row, (params, uniform, history, _) in enumerate(draws):
         penalty = params.repetition_penalty
         numbers.append((params.temperature, params.top_k, params.top_p, params.min_p, penalty, uniform))
         if penalty != 1.0:
-            penalised += [(row, token) for token in set(history) - {-1}]
+            seen += [(row, token) for token in set(history) - {-1}]
         if params.suppress_token_ids:
             suppressed += [(row, token) for token in params.suppress_token_ids]
     tokens, (logprobs, entropies, lse) = sample_tokens(
         logits,
         torch.tensor(numbers, dtype=torch.float64),
-        torch.tensor(penalised, dtype=torch.int32) if penalised else None,
+        torch.tensor(seen, dtype=torch.int32) if seen else None,
         torch.tensor(suppressed, dtype=torch.int32) if suppressed else None,
     )
-    _check_finite(lse.tolist())
-    return Sampled(tokens.tolist(), logprobs.tolist(), entropies.tolist())
+    log_sums: list[float] = lse.tolist()
+    _check_finite(log_sums)
+    return Sampled(tokens.tolist(), logprobs.tolist(), entropies.tolist(), log_sums)
 
 
 def _sample_on_device(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
@@ -73,12 +117,14 @@ def _sample_on_device(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
     params = [draw.params for draw in draws]
     shifted, weights, lse, entropies = _weigh(logits)
     scores, masses = shifted, weights
-    penalised = any(p.repetition_penalty != 1.0 for p in params)
-    suppressed = any(p.suppress_token_ids for p in params)
+    penalised = [row for row, p in enumerate(params) if p.repetition_penalty != 1.0]
+    suppressed = [(row, token) for row, p in enumerate(params) for token in p.suppress_token_ids]
     if penalised or suppressed:
-        scores = _penalise(logits, draws) if penalised else logits.clone()
+        scores = logits.clone()
+        for row in penalised:
+            penalise(scores[row], draws[row].history, params[row].repetition_penalty)
         if suppressed:
-            _suppress(scores, params)
+            suppress(scores, suppressed)
         scores -= scores.amax(-1, keepdim=True)
         masses = scores.exp()
     greedy = [p.temperature == 0.0 for p in params]
@@ -92,7 +138,7 @@ def _sample_on_device(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
         tokens = _inverse_cdf(_filter(scores, masses, params), [draw.uniform for draw in draws])
         if any(greedy):
             tokens = torch.where(_tensor(greedy, scores, torch.bool), _argmax(scores), tokens)
-    return Sampled(*_read(logits, tokens, lse, entropies))
+    return _read(logits, tokens, lse, entropies)
 
 
 def token_logprobs(logits: Tensor, tokens: Sequence[int]) -> tuple[list[float], list[float]]:
@@ -103,17 +149,15 @@ def token_logprobs(logits: Tensor, tokens: Sequence[int]) -> tuple[list[float], 
         _check_finite(lse.tolist())
         return logprobs.tolist(), entropies.tolist()
     _, _, lse, spread = _weigh(logits)
-    return _read(logits, _tensor(tokens, logits, torch.long), lse, spread)[1:]
+    return _read(logits, _tensor(tokens, logits, torch.long), lse, spread)[1:3]
 
 
-def _read(
-    logits: Tensor, tokens: Tensor, lse: Tensor, entropies: Tensor
-) -> tuple[list[int], list[float], list[float]]:
+def _read(logits: Tensor, tokens: Tensor, lse: Tensor, entropies: Tensor) -> Sampled:
     """Tokens, their log-probabilities and the entropies on the host: the one wait for the device."""
     logprobs = logits.gather(-1, tokens[:, None])[:, 0].double() - lse
     columns: list[list[float]] = torch.stack([tokens.double(), logprobs, entropies, lse]).tolist()
     _check_finite(columns[3])
-    return [int(token) for token in columns[0]], columns[1], columns[2]
+    return Sampled([int(token) for token in columns[0]], *columns[1:])
 
 
 def _check_finite(lse: Sequence[float]) -> None:
@@ -153,26 +197,6 @@ def _argmax(scores: Tensor) -> Tensor:
     vocab = scores.shape[-1]
     index = torch.arange(vocab, device=scores.device)
     return torch.where(scores == scores.amax(-1, keepdim=True), index, vocab - 1).amin(-1)
-
-
-def _penalise(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    scores = logits.clone()
-    for row, (params, _, history) in enumerate(draws):
-        penalty = params.repetition_penalty
-        if penalty != 1.0:
-            seen = _tensor(sorted(set(history) - {-1}), scores, torch.long)
-            old = logits[row, seen]
-            new = torch.where(old < 0, old * penalty, old / penalty)
-            scores[row, seen] = new.nan_to_num()  # an extreme penalty leaves float32: 0 / 0 stays 0
-    return scores
-
-
-def _suppress(scores: Tensor, params: Sequence[SamplingParams]) -> None:
-    """Sets the scores of suppressed tokens to -inf, and only theirs: a row always keeps one to draw."""
-    scores.clamp_(min=torch.finfo(scores.dtype).min)
-    index = [(row, token) for row, p in enumerate(params) for token in p.suppress_token_ids]
-    rows, tokens = _tensor(index, scores, torch.long).unbind(-1)
-    scores.index_put_((rows, tokens), scores.new_full((), -math.inf))
 
 
 def _filter(scores: Tensor, masses: Tensor, params: Sequence[SamplingParams]) -> Tensor:

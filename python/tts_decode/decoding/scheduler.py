@@ -29,7 +29,7 @@ from .cost_meter import CostMeter
 from .live_path import LivePath
 from .requests import Feed, Request, RootRequest, StepRequest
 from .runtime import Runtime
-from .sampler import Draw, sample
+from .sampler import Draw, sample, top_logprobs
 
 T = TypeVar("T")
 
@@ -63,6 +63,15 @@ class Scheduler:
 
     async def submit(self, request: Request[T]) -> T:
         """Queues a request and waits for its result. A call that is cancelled is undone."""
+        self.enqueue(request)
+        try:
+            return await request.future
+        except asyncio.CancelledError:
+            if request.future.cancelled() or request.undone_late:  # else only its caller is cancelled
+                self.withdraw(request)
+            raise
+
+    def enqueue(self, request: Request[Any]) -> None:
         loop = asyncio.get_running_loop()
         self._join(loop)
         request.future = loop.create_future()
@@ -75,13 +84,11 @@ class Scheduler:
         if self._task is None or self._task.done():
             # Not by a task factory: what that makes of a caller's tasks does not concern the decoder's.
             self._task = asyncio.Task(self._serve(), loop=loop)
-        try:
-            return await request.future
-        except asyncio.CancelledError:
-            if request.future.cancelled() or request.undone_late:  # else only its caller is cancelled
-                self._drop_done()
-                request.undo()
-            raise
+
+    def withdraw(self, request: Request[Any]) -> None:
+        """Undoes a request whose future was cancelled, or whose result nobody takes."""
+        self._drop_done()
+        request.undo()
 
     def _note_arrival(self) -> None:
         """The next tick waits for those that come with it."""
@@ -405,7 +412,7 @@ class Scheduler:
             if request.samples:
                 tokens = request.path.tokens
                 stepping.append(request)
-                draws.append(Draw(request.params, uniform(request.seed, len(tokens)), tokens))
+                draws.append(Draw(request.params, uniform(request.seed, len(tokens)), tokens, request.edits))
         if not stepping:
             return
         if fresh is not None and len(fresh) == len(batch) and stepping == [feed.request for feed in batch]:
@@ -420,9 +427,13 @@ class Scheduler:
                     self._fail([request], error)
                     request.path.drop_logits()
             return  # the others are sampled in the next tick
-        for request, token, logprob, entropy in zip(stepping, *sampled, strict=True):
+        for row, (request, token, logprob, entropy, log_sum) in enumerate(
+            zip(stepping, *sampled, strict=True)
+        ):
             try:
-                self.generated_tokens += request.take(token, logprob, entropy)
+                count = request.params.top_logprobs
+                top = top_logprobs(logits[row], count, log_sum) if count else None
+                self.generated_tokens += request.take(token, logprob, entropy, top)
             except Exception as error:
                 self._fail([request], error)
 

@@ -199,7 +199,9 @@ class HFEngine:
         pack_weights: bool = True,
     ) -> None:
         if not isinstance(model, PreTrainedModel):
-            raise TypeError(f"model must be a transformers causal language model, got {type(model).__name__}")
+            raise TypeError(
+                f"model: got {type(model).__name__}, expected a causal language model of transformers"
+            )
         refuse_config(model)
         if device is not None:
             model.to(checked_device(device))  # type: ignore[arg-type]

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from tts_kernels import DevicePlan, KVPool, Selection, TreePlan, count_selected, select_pages
+from tts_kernels.checks import instance, integer, is_integer, number
 
+from ..core.checks import check_choice, checked_count
 from ..core.lineage import Lineage
 from ..cost.forward import SparseCounts
 from .transfer import to_device
@@ -64,21 +66,21 @@ class SparseConfig:
     prompts: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.budget, bool) or not isinstance(self.budget, (int, float)):
-            raise TypeError(f"budget must be a number of pages or a share of them, got {self.budget!r}")
-        if isinstance(self.budget, int) and self.budget < 1:
-            raise ValueError(f"budget must be at least 1 page, got {self.budget}")
-        if isinstance(self.budget, float) and not 0 < self.budget < 1:
-            raise ValueError(f"budget as a share must lie between 0 and 1, got {self.budget}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1] or be None, got {self.top_p}")
-        for name, known in (("summaries", ("mean", "minmax")), ("share", ("branch", "siblings", "tree"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if is_integer(self.budget):
+            self._keep("budget", integer("budget", self.budget, 1))
+        else:
+            what = "an int, pages, or a float, a share of them"
+            self._keep("budget", number("budget", self.budget, above=0, below=1, what=what))
+        if self.top_p is not None:
+            self._keep("top_p", number("top_p", self.top_p, above=0, high=1))
+        check_choice("summaries", self.summaries, ("mean", "minmax"))
+        check_choice("share", self.share, ("branch", "siblings", "tree"))
         for name, least in (("sink", 0), ("recent", 1), ("dense_layers", 0), ("min_pages", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+            self._keep(name, checked_count(name, getattr(self, name), least))
+
+    def _keep(self, name: str, value: Any) -> None:
+        """Takes a checked value in place of the one given."""
+        object.__setattr__(self, name, value)
 
     def reads(
         self,
@@ -209,12 +211,11 @@ class SparseStep:
 
 def check_sparse(sparse: SparseConfig, num_layers: int) -> None:
     """TypeError or ValueError unless the settings fit a model of so many layers."""
-    if not isinstance(sparse, SparseConfig):
-        raise TypeError(f"sparse must be a SparseConfig, got {type(sparse).__name__}")
+    instance("sparse", sparse, SparseConfig)
     if sparse.dense_layers >= num_layers:
         raise ValueError(
-            f"sparse.dense_layers must be below {num_layers}, the layers of the model, got "
-            f"{sparse.dense_layers}"
+            f"sparse.dense_layers: got {sparse.dense_layers}, expected fewer than the model's {num_layers} "
+            "layers"
         )
 
 

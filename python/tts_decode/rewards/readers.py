@@ -126,5 +126,5 @@ def reader_named(reader: str | Reader) -> Reader:
     if isinstance(reader, Reader):
         return reader
     if reader not in READERS:
-        raise ValueError(f"reader={reader!r}; expected a Reader or one of {', '.join(READERS)}")
+        raise ValueError(f"reader: got {reader!r}, expected a Reader or one of {', '.join(READERS)}")
     return READERS[reader]

@@ -98,7 +98,7 @@ class ValueHead:
     def bind(self, model: Any, tokenizer: Any, head: torch.nn.Module | None) -> Head:
         module = _own_head(model, head, ("v_head", "value_head", "score"))
         if _width(module) != 1:
-            raise ValueError(f"head: it has {_width(module)} outputs, expected a value head with 1")
+            raise ValueError(f"head: got one with {_width(module)} outputs, expected a value head with 1")
 
         def read(hidden: Tensor) -> Tensor:
             values: Tensor = module(hidden[:, -1])[:, 0]
@@ -159,4 +159,4 @@ def _width(head: torch.nn.Module) -> int:
 
 def _require_index(index: int, count: int, what: str) -> None:
     if not 0 <= index < count:
-        raise ValueError(f"index={index}; expected 0..{count - 1}, as there are {count} {what}")
+        raise ValueError(f"index: got {index}, expected 0..{count - 1}, as there are {count} {what}")

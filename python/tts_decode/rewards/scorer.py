@@ -21,7 +21,7 @@ async def score_branches(scorer: Scorer, branches: Sequence[Branch]) -> list[flo
     """One finite float a branch, in order; else TypeError or ValueError that names scorer and branch, or
     ScorerError if the scorer itself raised."""
     if not callable(scorer):
-        raise TypeError(f"scorer must be an async function of branches, got {type(scorer).__name__}")
+        raise TypeError(f"scorer: got {type(scorer).__name__}, expected an async function of branches")
     name = getattr(scorer, "__name__", type(scorer).__name__)
     try:
         call = scorer(branches)
@@ -30,17 +30,17 @@ async def score_branches(scorer: Scorer, branches: Sequence[Branch]) -> list[flo
         raise ScorerError(f"scorer {name} raised {type(error).__name__}: {error}") from error
     if not isinstance(call, Awaitable):
         raise TypeError(
-            f"scorer {name} returned a {type(call).__name__}, expected an awaitable: write it as async def"
+            f"scorer {name}: got a {type(call).__name__} of it, expected an awaitable; write it as async def"
         )
     if not hasattr(values, "__len__"):
-        raise TypeError(f"scorer {name} returned a {type(values).__name__}, expected a sequence of numbers")
+        raise TypeError(f"scorer {name}: got a {type(values).__name__} of it, expected a list of numbers")
     if len(values) != len(branches):
         raise ValueError(
-            f"scorer {name} returned {len(values)} scores for {len(branches)} branches; expected one each"
+            f"scorer {name}: got {len(values)} scores for {len(branches)} branches, expected one each"
         )
     scores = []
     for branch, value in zip(branches, values, strict=True):
-        what = f"scorer {name} gave branch {branch.id} the score {value}; expected a finite number"
+        what = f"scorer {name}: got the score {value} for branch {branch.id}, expected a finite number"
         try:
             scores.append(float(value))
         except (TypeError, ValueError) as error:

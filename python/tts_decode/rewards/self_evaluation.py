@@ -33,7 +33,7 @@ def self_evaluation(
     branches are asked alike.
     """
     if not question:
-        raise ValueError("question is empty; expected the text to append before reading P(yes)")
+        raise ValueError("question: got nothing, expected the text to append before reading P(yes)")
 
     async def ask(branch: Branch, yes_ids: list[int], no_ids: list[int]) -> float:
         ended = branch.finish_reason == "eos"
@@ -52,7 +52,9 @@ def self_evaluation(
         decoder = branches[0].decoder
         yes_ids, no_ids = _single_tokens(decoder, "yes", yes), _single_tokens(decoder, "no", no)
         if not set(yes_ids).isdisjoint(no_ids):
-            raise ValueError(f"yes={list(yes)} and no={list(no)} share a token; expected different answers")
+            raise ValueError(
+                f"yes: got {list(yes)}, which shares a token with no = {list(no)}, expected different answers"
+            )
         return await gather(ask(branch, yes_ids, no_ids) for branch in branches)
 
     return self_evaluation
@@ -73,6 +75,6 @@ def _single_tokens(decoder: Decoder, name: str, variants: Sequence[str]) -> list
     ids = sorted({tokens[0] for tokens in encoded if len(tokens) == 1})
     if not ids:
         raise ValueError(
-            f"{name}={list(variants)}: none is a single token of this model; add a variant that is"
+            f"{name}: got {list(variants)}, expected one that is a single token of this model; add it"
         )
     return ids

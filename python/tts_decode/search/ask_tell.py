@@ -160,7 +160,7 @@ class AskTell:
         if id in self._told:
             request, before = self._told[id]
             if _checked(request, answer) != before:
-                raise ValueError(f"id={id} was answered already, with something else")
+                raise ValueError(f"id {id}: got another answer, expected the one that it has already")
             return
         if id not in self._open:
             if not isinstance(id, int) or not 1 <= id <= self._asked:
@@ -272,16 +272,16 @@ def _checked(request: Request, answer: Any) -> Answer:
         return answer
     if isinstance(request, CompletionRequest):
         if not isinstance(answer, Completion):
-            raise TypeError(f"id={request.id} expects a Completion, got {type(answer).__name__}")
+            raise TypeError(f"id {request.id}: got {type(answer).__name__}, expected a Completion")
         request.check(answer)
         return answer
     if isinstance(answer, str) or not hasattr(answer, "__len__"):
-        raise TypeError(f"id={request.id} expects a list of numbers, got {type(answer).__name__}")
+        raise TypeError(f"id {request.id}: got {type(answer).__name__}, expected a list of numbers")
     numbers = [float(number) for number in answer]
     if isinstance(request, ScoreRequest) and len(numbers) != len(request.texts):
         raise ValueError(
-            f"id={request.id} expects {len(request.texts)} scores, one a text, got {len(numbers)}"
+            f"id {request.id}: got {len(numbers)} scores, expected {len(request.texts)}, one a text"
         )
     if not numbers or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"id={request.id} expects finite numbers, got {numbers}")
+        raise ValueError(f"id {request.id}: got {numbers}, expected finite numbers")
     return numbers

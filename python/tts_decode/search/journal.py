@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -20,6 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tts_kernels.checks import is_integer, is_real
+
+from ..core.params import SamplingParams
 from ..core.progress import Hold
 from ..core.step import Step
 from ..errors import JournalError, PromptTooLongError
@@ -64,19 +67,22 @@ class Journal:
     # -- the search, as it tells who is who
 
     def begin(self, strategy: str, options: Mapping[str, object], root: Branch) -> None:
-        plain = {k: v if isinstance(v, (int, float, str, bool)) else _name(v) for k, v in options.items()}
-        header = {
+        plain = {name: _plain(value) for name, value in options.items()}
+        header: dict[str, Any] = {
             "strategy": strategy,
             "options": plain,
-            "sampling": asdict(root.sampling),
+            "sampling": _sampling(root.sampling),
             "seed": root.seed,
             "prompt": root.full_text,
         }
         if self._file.header is None:
             self._file.write(header)
         else:
-            recorded = self._file.header
-            for name, value in loads(dumps(header).encode()).items():
+            header, defaults = loads(dumps([header, SamplingParams().to_dict()]).encode())
+            recorded = dict(self._file.header)
+            if isinstance(sampling := recorded.get("sampling"), dict):
+                recorded["sampling"] = defaults | sampling  # parameters that are newer than the file
+            for name, value in header.items():
                 if recorded.get(name) != value:
                     raise JournalError(
                         f"journal {self.path} belongs to another search: its {name} is "
@@ -238,7 +244,20 @@ async def _refuse(data: dict[str, Any]) -> Any:
     raise PromptTooLongError(data["refused"])
 
 
-def _name(value: object) -> str:
+def _sampling(params: SamplingParams) -> dict[str, Any]:
+    """The parameters as JSON holds them: of a constraint that is none of ours the name."""
+    try:
+        return params.to_dict()
+    except ValueError:
+        return replace(params, constraint=None).to_dict() | {"constraint": _plain(params.constraint)}
+
+
+def _plain(value: object) -> object:
+    """An option as JSON holds it: of functions and other objects the name."""
+    if isinstance(value, (str, bool)):
+        return value
+    if is_integer(value) or is_real(value):
+        return int(value) if is_integer(value) else float(value)
     return str(getattr(value, "__name__", type(value).__name__))
 
 
@@ -250,6 +269,8 @@ def _pack_step(step: Step) -> dict[str, Any]:
         "entropies": step.entropies,
         "reason": step.reason,
     }
+    if step.top_logprobs:
+        data["top_logprobs"] = [list(zip(*top, strict=True)) for top in step.top_logprobs]
     if step.hidden is not None:
         data["hidden"] = base64.b64encode(step.hidden.numpy().astype("<f4").tobytes()).decode()
     return data
@@ -260,4 +281,7 @@ def _unpack_step(data: dict[str, Any]) -> Step:
     if "hidden" in data:
         hidden = torch.from_numpy(np.frombuffer(base64.b64decode(data["hidden"]), "<f4").copy())
     logprobs, entropies = (tuple(_floats(data[name])) for name in ("logprobs", "entropies"))
-    return Step(data["text"], tuple(data["tokens"]), logprobs, entropies, data["reason"], hidden)
+    tops = tuple(
+        tuple(zip(ids, _floats(numbers), strict=True)) for ids, numbers in data.get("top_logprobs", ())
+    )
+    return Step(data["text"], tuple(data["tokens"]), logprobs, entropies, data["reason"], hidden, tops)

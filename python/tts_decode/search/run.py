@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from tts_kernels.checks import integer, number
+
 from ..core.params import SamplingParams, mix
 from ..core.prompts import is_chat
 from ..core.running import gather
@@ -57,11 +59,11 @@ class SearchRun(HeldBranches):
     def __init__(
         self, root: Branch, *, journal: Journal | None = None, scorer_timeout: float | None = None
     ) -> None:
-        if scorer_timeout is not None and not (0 < scorer_timeout < math.inf):
-            raise ValueError(f"scorer_timeout={scorer_timeout}; expected a positive number of seconds")
+        if scorer_timeout is not None:
+            scorer_timeout = number("scorer_timeout", scorer_timeout, above=0, what="a number of seconds")
         if not callable(getattr(root, "fork", None)):
             raise TypeError(
-                f"root is a {type(root).__name__}; expected a branch, as `await decoder.root(prompt)` makes"
+                f"root: got {type(root).__name__}, expected a branch, as `await decoder.root(prompt)` makes"
             )
         super().__init__(root, journal)
         self.rng = random.Random(root.seed)
@@ -425,7 +427,4 @@ def _rank(candidate: Candidate) -> tuple[bool, bool, float]:
 def at_least(least: int, **values: int) -> None:
     """TypeError or ValueError, naming the argument, unless each is an integer of at least `least`."""
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name}={value!r}; expected an integer")
-        if value < least:
-            raise ValueError(f"{name}={value}; expected at least {least}")
+        integer(name, value, least)

@@ -149,5 +149,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def get_strategy(name: str) -> Strategy[...]:
     """The strategy called `name`; ValueError that lists the known ones if there is none."""
     if name not in STRATEGIES:
-        raise ValueError(f"unknown strategy {name!r}; expected one of {', '.join(STRATEGIES)}")
+        raise ValueError(f"strategy: got {name!r}, expected one of {', '.join(STRATEGIES)}")
     return STRATEGIES[name]

@@ -59,7 +59,7 @@ def render_tree(
     tokens of the one above.
     """
     if width < 20:
-        raise ValueError(f"width={width}; expected at least 20 columns")
+        raise ValueError(f"width: got {width}, expected at least 20 columns")
     children: dict[int, list[Node]] = {}
     for node in nodes:
         children.setdefault(node.parent, []).append(node)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
+from tts_kernels.checks import number
+
 from .scores import require_finite
 
 
@@ -15,10 +17,9 @@ def rebase_weights(scores: Sequence[float], softmax_temperature: float = 0.2) ->
     The balancing rule of REBASE (Wu et al., "Inference Scaling Laws", arXiv 2408.00724), whose code takes a
     temperature of 0.2 for scores in [0, 1].
     """
-    if not (softmax_temperature > 0 and math.isfinite(softmax_temperature)):
-        raise ValueError(f"softmax_temperature={softmax_temperature}; expected a positive finite number")
+    number("softmax_temperature", softmax_temperature, above=0)
     if not scores:
-        raise ValueError("scores is empty; expected at least one")
+        raise ValueError("scores: got nothing, expected at least one")
     require_finite("scores", scores)
     top = max(scores)
     exps = [math.exp((score - top) / softmax_temperature) for score in scores]
@@ -37,13 +38,13 @@ def allocate(width: int, weights: Sequence[float]) -> list[int]:
     float64; its rounding residue gives 16 equal scores at width 16 the split [1 x 5, 2, 1 x 9, 0].
     """
     if width < 0:
-        raise ValueError(f"width={width}; expected 0 or more")
+        raise ValueError(f"width: got {width}, expected 0 or more")
     require_finite("weights", weights)
     if any(w < 0 for w in weights):
-        raise ValueError(f"weights={list(weights)}; expected no negative weight")
+        raise ValueError(f"weights: got {list(weights)}, expected no negative weight")
     total = sum((Fraction(w) for w in weights), Fraction(0))
     if total == 0:
-        raise ValueError(f"weights={list(weights)}; expected at least one positive weight")
+        raise ValueError(f"weights: got {list(weights)}, expected at least one positive weight")
     quotas = [width * Fraction(w) / total for w in weights]
     counts = [math.floor(quota) for quota in quotas]
     by_remainder = sorted(range(len(quotas)), key=lambda i: counts[i] - quotas[i])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from tts_kernels.checks import number
+
 
 def b4_scores(passed: Sequence[Sequence[bool]], beta_0: float = 1e5, alpha_xy: float = 1e3) -> list[float]:
     """Log-posterior, up to a constant, of each of N solutions together with those that pass the same tests.
@@ -19,10 +21,9 @@ def b4_scores(passed: Sequence[Sequence[bool]], beta_0: float = 1e5, alpha_xy: f
     """
     rows = [tuple(bool(value) for value in row) for row in passed]
     if len({len(row) for row in rows}) > 1:
-        raise ValueError(f"passed has rows of lengths {[len(row) for row in rows]}; expected equal lengths")
+        raise ValueError(f"passed: got rows of lengths {[len(row) for row in rows]}, expected equal lengths")
     for name, value in (("beta_0", beta_0), ("alpha_xy", alpha_xy)):
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name}={value}; expected a positive number")
+        number(name, value, above=0)
     posterior: dict[tuple[bool, ...], float] = {}
     for row in dict.fromkeys(rows):
         wrong = [other for other in rows if other != row]

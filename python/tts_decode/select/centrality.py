@@ -19,9 +19,9 @@ def most_central(distances: npt.ArrayLike) -> int:
     """
     d = np.asarray(distances, np.float64)
     if d.ndim != 2 or d.shape[0] != d.shape[1] or not len(d):
-        raise ValueError(f"distances has shape {d.shape}; expected [N, N] with N of at least 1")
+        raise ValueError(f"distances: got shape {d.shape}, expected [N, N] with N of at least 1")
     if not np.isfinite(d).all():
-        raise ValueError("distances holds NaN or infinity; expected finite numbers")
+        raise ValueError("distances: got NaN or infinity, expected finite numbers")
     sums = d.sum(1)
     return int((sums <= sums.min() * (1 + 1e-9)).argmax())  # equal ones differ by rounding: the first
 
@@ -39,6 +39,6 @@ def ngram_distances(sequences: Sequence[Sequence[Hashable]], n: int = 2) -> Floa
     A sequence shorter than `n` is one n-gram.
     """
     if n < 1:
-        raise ValueError(f"n={n}; expected at least 1")
+        raise ValueError(f"n: got {n}, expected at least 1")
     grams = [{tuple(s[i : i + n]) for i in range(max(len(s) - n + 1, 1))} for s in sequences]
     return np.array([[1 - len(a & b) / len(a | b) for b in grams] for a in grams])

@@ -24,11 +24,12 @@ def cluster(
 
     rows = np.asarray(embeddings, dtype=np.float64)
     if rows.ndim != 2 or len(rows) == 0:
-        raise ValueError(f"embeddings has shape {rows.shape}; expected [N, D] with N >= 1")
+        raise ValueError(f"embeddings: got shape {rows.shape}, expected [N, D] with N >= 1")
     if not np.isfinite(rows).all():
-        raise ValueError(f"embeddings[{np.argwhere(~np.isfinite(rows))[0][0]}] is not finite")
+        row = np.argwhere(~np.isfinite(rows))[0][0]
+        raise ValueError(f"embeddings[{row}]: got NaN or infinity, expected finite numbers")
     if not threshold >= 0:
-        raise ValueError(f"threshold={threshold}; expected 0 or more")
+        raise ValueError(f"threshold: got {threshold}, expected 0 or more")
     if len(rows) == 1:
         return [0]
     norms = np.linalg.norm(rows, axis=1, keepdims=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tts_kernels.checks import number
+
 from .scores import require_finite
 
 
@@ -24,6 +26,5 @@ def rejects(score: float, calibration: Sequence[float], alpha: float) -> bool:
 
     With fewer than 1 / alpha - 1 calibration scores nothing is rejected: that few cannot tell.
     """
-    if not 0 <= alpha < 1:
-        raise ValueError(f"alpha={alpha}; expected a rejection rate, 0 or more and below 1")
+    number("alpha", alpha, low=0, below=1)
     return conformal_p_value(score, calibration) <= alpha + 1e-12  # 0.3 may be the quotient 3 / 10 rounded up

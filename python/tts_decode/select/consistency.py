@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+from tts_kernels.checks import number
+
 from ..extras import require
 from .scores import require_finite
 
@@ -18,9 +20,9 @@ def majority_probability(counts: Sequence[int], criterion: Literal["beta", "diri
     "beta" only with the second one, which is 0 where there is none. No counts give 0.
     """
     if any(count < 0 for count in counts):
-        raise ValueError(f"counts={list(counts)}; expected no negative count")
+        raise ValueError(f"counts: got {list(counts)}, expected no negative count")
     if criterion not in ("beta", "dirichlet"):
-        raise ValueError(f"criterion={criterion!r}; expected 'beta' or 'dirichlet'")
+        raise ValueError(f"criterion: got {criterion!r}, expected 'beta' or 'dirichlet'")
     ranked = sorted(counts, reverse=True)
     if not ranked:
         return 0.0
@@ -68,8 +70,7 @@ def borda_weights(scores: Sequence[float], power: float = 1.0) -> list[float]:
     2502.18581, section 4: power 0 is a majority vote, a large one lets the most confident sample decide.
     """
     require_finite("scores", scores)
-    if not (math.isfinite(power) and power >= 0):
-        raise ValueError(f"power={power}; expected a finite number, 0 or more")
+    number("power", power, low=0)
     ranked = sorted(range(len(scores)), key=lambda i: -scores[i])
     rank = {index: position for position, index in enumerate(ranked)}
     return [float((len(scores) - rank[i]) ** power) for i in range(len(scores))]

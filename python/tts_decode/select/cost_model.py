@@ -15,6 +15,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+from tts_kernels.checks import number
+
 from .closure import Items, best_choice, greedy_choice, reduced
 from .scores import require_finite
 
@@ -89,7 +91,7 @@ def ets_select(
     """
     n = _check(outcomes, parents, leaves, costs, clusters, lambda_b, lambda_d)
     if method not in ("exact", "greedy"):
-        raise ValueError(f"method={method!r}; expected 'exact' or 'greedy'")
+        raise ValueError(f"method: got {method!r}, expected 'exact' or 'greedy'")
     if n == 1 or lambda_b == 0:
         return [True] * n  # a further leaf costs nothing, and never lowers the other two terms
 
@@ -144,25 +146,26 @@ def _check(
     """The number of leaves; ValueError for arguments that do not describe a tree with costs."""
     n = len(leaves)
     for name, value in (("lambda_b", lambda_b), ("lambda_d", lambda_d)):
-        if not (value >= 0 and math.isfinite(value)):
-            raise ValueError(f"{name}={value}; expected a finite number, 0 or more")
+        number(name, value, low=0)
     if n == 0:
-        raise ValueError("leaves is empty; expected at least one")
+        raise ValueError("leaves: got nothing, expected at least one")
     if len(outcomes) != n or (clusters is not None and len(clusters) != n):
         labels = None if clusters is None else len(clusters)
-        raise ValueError(f"{n} leaves but {len(outcomes)} outcomes and {labels} clusters; expected one each")
+        raise ValueError(
+            f"leaves: got {n} beside {len(outcomes)} outcomes and {labels} clusters, expected one each"
+        )
     if len(costs) != len(parents):
-        raise ValueError(f"{len(parents)} nodes but {len(costs)} costs; expected one each")
+        raise ValueError(f"costs: got {len(costs)} for {len(parents)} nodes, expected one each")
     for name, values in (("outcomes", outcomes), ("costs", costs)):
         require_finite(name, values)
         if any(value < 0 for value in values):
-            raise ValueError(f"{name}={list(values)}; expected no negative number")
+            raise ValueError(f"{name}: got {list(values)}, expected no negative number")
     for node, parent in enumerate(parents):
         if not -1 <= parent < node:
-            raise ValueError(f"parents[{node}]={parent}; expected -1 or a smaller node id")
+            raise ValueError(f"parents[{node}]: got {parent}, expected -1 or a smaller node id")
     if any(not 0 <= leaf < len(parents) for leaf in leaves):
-        raise ValueError(f"leaves={list(leaves)}; expected node ids in 0..{len(parents) - 1}")
+        raise ValueError(f"leaves: got {list(leaves)}, expected node ids in 0..{len(parents) - 1}")
     inner = retained_nodes(parents, [parents[leaf] for leaf in leaves if parents[leaf] >= 0])
     if len(set(leaves)) != n or not set(leaves).isdisjoint(inner):
-        raise ValueError(f"leaves={list(leaves)}; expected distinct nodes, none of them above another")
+        raise ValueError(f"leaves: got {list(leaves)}, expected distinct nodes, none of them above another")
     return n

@@ -16,7 +16,7 @@ def difficulty_edges(mean_scores: Sequence[float], bins: int = 5) -> list[float]
     require_finite("mean_scores", mean_scores)
     if bins < 2 or len(mean_scores) < bins:
         raise ValueError(
-            f"bins={bins} for {len(mean_scores)} mean_scores; expected 2 or more, and a score each"
+            f"bins: got {bins} for {len(mean_scores)} mean_scores, expected 2 or more, and a score each"
         )
     falling = sorted(mean_scores, reverse=True)
     return [falling[-(-i * len(falling) // bins) - 1] for i in range(1, bins)]
@@ -26,5 +26,7 @@ def difficulty_bin(mean_score: float, edges: Sequence[float]) -> int:
     """0 for the easiest bin, len(edges) for the hardest: the number of edges above the score."""
     require_finite("edges", edges)
     if list(edges) != sorted(edges, reverse=True):
-        raise ValueError(f"edges={list(edges)}; expected falling numbers, the easiest bin's lower end first")
+        raise ValueError(
+            f"edges: got {list(edges)}, expected falling numbers, the easiest bin's lower end first"
+        )
     return sum(mean_score < edge for edge in edges)

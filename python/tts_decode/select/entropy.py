@@ -15,6 +15,6 @@ def fork_points(entropies: Sequence[float], k: int) -> list[int]:
     Entropy Mechanism", arXiv 2508.11356: the fork points of its tree rollouts.
     """
     if k < 0:
-        raise ValueError(f"k={k}; expected at least 0")
+        raise ValueError(f"k: got {k}, expected at least 0")
     known = [i for i, entropy in enumerate(entropies) if not math.isnan(entropy)]
     return sorted(known, key=lambda i: -entropies[i])[:k]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from tts_kernels.checks import integer
+
 
 def evicted_columns(
     tables: Sequence[npt.NDArray[np.int32]],
@@ -31,22 +33,18 @@ def evicted_columns(
     than tokens and of all heads together; sink and recent pages are kept as there and in SnapKV (Li et al.,
     arXiv 2404.14469).
     """
-    if isinstance(keep, bool) or not isinstance(keep, int):
-        raise TypeError(f"keep={keep!r}; expected an int")
-    if keep < 1:
-        raise ValueError(f"keep={keep}; expected at least 1")
-    for name, value, least in (("sink", sink, 0), ("recent", recent, 1)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name}={value!r}; expected an int")
-        if value < least:
-            raise ValueError(f"{name}={value}; expected at least {least}")
+    for name, value, least in (("keep", keep, 1), ("sink", sink, 0), ("recent", recent, 1)):
+        integer(name, value, least)
     if len(tables) != len(masses):
-        raise ValueError(f"{len(tables)} tables but {len(masses)} masses; expected one each a branch")
+        raise ValueError(f"masses: got {len(masses)} for {len(tables)} tables, expected one each a branch")
     for b, (table, mass) in enumerate(zip(tables, masses, strict=True)):
         if table.shape != mass.shape or table.ndim != 1:
-            raise ValueError(f"masses[{b}] has shape {mass.shape}; expected {table.shape}, that of its table")
+            raise ValueError(
+                f"masses[{b}]: got shape {mass.shape}, expected {table.shape}, that of its table"
+            )
         if not np.isfinite(mass).all():
-            raise ValueError(f"masses[{b}][{np.flatnonzero(~np.isfinite(mass))[0]}] is not finite")
+            at = np.flatnonzero(~np.isfinite(mass))[0]
+            raise ValueError(f"masses[{b}][{at}]: got {mass[at]}, expected a finite number")
     if not tables:
         return []
     columns = max(0, min(map(len, tables)) - recent)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from tts_kernels.checks import number
+
 
 def acceptance(
     reward: float, proposed_reward: float, length: int, proposed_length: int, beta: float
@@ -14,7 +16,6 @@ def acceptance(
     tokens and the rest drawn from p, all of p cancels, and what remains is
     min(1, exp((proposed_reward - reward) / beta) length / proposed_length).
     """
-    if not (beta > 0 and math.isfinite(beta)):
-        raise ValueError(f"beta={beta}; expected a positive finite number")
+    number("beta", beta, above=0)
     log_ratio = (proposed_reward - reward) / beta + math.log(length / proposed_length)
     return math.exp(min(log_ratio, 0.0))

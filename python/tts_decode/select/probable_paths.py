@@ -30,7 +30,7 @@ def probable_paths(probabilities: Sequence[float]) -> list[bool]:
     require_finite("probabilities", probabilities)
     for i, value in enumerate(probabilities):
         if not 0 <= value <= 1:
-            raise ValueError(f"probabilities[{i}] is {value}; expected 0 to 1")
+            raise ValueError(f"probabilities[{i}]: got {value}, expected 0 to 1")
     x = np.maximum(np.array(probabilities, np.float64), 1e-300)
     if len(x) < 2 or x.min() == x.max():
         return [True] * len(x)

@@ -8,6 +8,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
+from tts_kernels.checks import number
+
 from .allocation import rebase_weights
 from .scores import require_finite
 
@@ -21,7 +23,7 @@ def logit(score: float) -> float:
     exponential.
     """
     if not score <= 1:
-        raise ValueError(f"score={score}; particles need probabilities, or log-probabilities: at most 1")
+        raise ValueError(f"score: got {score}, expected a probability or a log-probability, at most 1")
     p = min(max(score if score >= 0 else math.exp(score), _EPSILON), 1 - _EPSILON)
     return math.log(p / (1 - p))
 
@@ -83,9 +85,8 @@ def sample_top_k(
     other and, unlike exponentials, no score that underflows to weight 0.
     """
     if k < 1:
-        raise ValueError(f"k={k}; expected at least 1")
-    if not (softmax_temperature > 0 and math.isfinite(softmax_temperature)):
-        raise ValueError(f"softmax_temperature={softmax_temperature}; expected a positive finite number")
+        raise ValueError(f"k: got {k}, expected at least 1")
+    number("softmax_temperature", softmax_temperature, above=0)
     require_finite("scores", scores)
     keys = [score / softmax_temperature - math.log(rng.expovariate(1.0) or 5e-324) for score in scores]
     return sorted(range(len(keys)), key=lambda i: -keys[i])[:k]
@@ -94,5 +95,5 @@ def sample_top_k(
 def _total(weights: Sequence[float]) -> float:
     require_finite("weights", weights)
     if any(w < 0 for w in weights) or not any(weights):
-        raise ValueError(f"weights={list(weights)}; expected none negative and at least one positive")
+        raise ValueError(f"weights: got {list(weights)}, expected none negative and at least one positive")
     return math.fsum(weights)

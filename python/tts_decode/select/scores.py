@@ -35,7 +35,7 @@ def require_finite(name: str, values: Sequence[float]) -> None:
     """Raise ValueError, naming the argument and the index, if a value is NaN or infinite."""
     for i, value in enumerate(values):
         if not math.isfinite(value):
-            raise ValueError(f"{name}[{i}] is {value}; expected a finite number")
+            raise ValueError(f"{name}[{i}]: got {value}, expected a finite number")
 
 
 def aggregation(agg_strategy: str) -> Aggregation:
@@ -62,7 +62,7 @@ def aggregation(agg_strategy: str) -> Aggregation:
         return lambda scores: math.fsum(scores[-count:]) / len(scores[-count:])
     if agg_strategy not in AGG_STRATEGIES:
         known = ", ".join(AGG_STRATEGIES)
-        raise ValueError(f"agg_strategy={agg_strategy!r}; expected one of {known} or window:k")
+        raise ValueError(f"agg_strategy: got {agg_strategy!r}, expected one of {known} or window:k")
     return AGG_STRATEGIES[agg_strategy]
 
 
@@ -70,13 +70,13 @@ def aggregate(scores: Sequence[float], agg_strategy: str = "last") -> float:
     """One score for a branch from the scores of its steps, in order, as `aggregation` describes."""
     fold = aggregation(agg_strategy)
     if not scores:
-        raise ValueError("scores is empty; expected at least one step score")
+        raise ValueError("scores: got nothing, expected at least one step score")
     return fold(scores)
 
 
 def top_k(scores: Sequence[float], k: int) -> list[int]:
     """Indices of the `k` largest scores (all if there are fewer), best first, ties to the lower index."""
     if k < 1:
-        raise ValueError(f"k={k}; expected at least 1")
+        raise ValueError(f"k: got {k}, expected at least 1")
     require_finite("scores", scores)
     return sorted(range(len(scores)), key=lambda i: -scores[i])[:k]

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tts_kernels.checks import number
+
 from ..extras import require
 from .scores import require_finite
 
@@ -35,7 +37,9 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> In
     few trials and for shares near 0 and 1.
     """
     if not 0 <= successes <= trials or trials < 1:
-        raise ValueError(f"successes={successes} of trials={trials}; expected 0..trials of at least 1")
+        raise ValueError(
+            f"successes: got {successes} of {trials} trials, expected 0..trials, and 1 trial or more"
+        )
     z = _quantile(confidence)
     share = successes / trials
     scale = 1 + z * z / trials
@@ -61,7 +65,7 @@ def paired_proportion_difference(
     for name, values in zip(("ours", "theirs"), pairs, strict=True):
         if (wrong := (values != 0) & (values != 1)).any():
             i = int(np.argmax(wrong))
-            raise ValueError(f"{name}[{i}] is {values[i]}; expected 0 or 1")
+            raise ValueError(f"{name}[{i}]: got {values[i]}, expected 0 or 1")
     differences = np.subtract(*pairs)
     size = len(differences) + 2
     won, lost = (float(np.sum(differences == sign) + 1) / size for sign in (1, -1))
@@ -97,7 +101,7 @@ def geometric_mean_ratio(
     for name, values in zip(("ours", "theirs"), pairs, strict=True):
         if (values <= 0).any():
             i = int(np.argmax(values <= 0))
-            raise ValueError(f"{name}[{i}] is {values[i]}; expected a positive number")
+            raise ValueError(f"{name}[{i}]: got {values[i]}, expected a positive number")
     with np.errstate(over="ignore"):
         return Interval(*np.exp(_t_interval(np.log(pairs[0]), np.log(pairs[1]), confidence)).tolist())
 
@@ -107,8 +111,8 @@ def _pairs(
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     if len(ours) != len(theirs) or len(ours) == 0:
         raise ValueError(
-            f"{len(ours)} numbers in ours and {len(theirs)} in theirs; expected one each a problem, "
-            "for at least one problem"
+            f"ours: got {len(ours)} numbers beside {len(theirs)} in theirs, expected one each for at "
+            "least one problem"
         )
     require_finite("ours", ours)
     require_finite("theirs", theirs)
@@ -132,6 +136,5 @@ def _t_interval(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any], confid
 
 def _quantile(confidence: float) -> float:
     """Of the standard normal distribution, for a two-sided interval."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence}; expected a number between 0 and 1")
+    number("confidence", confidence, above=0, below=1)
     return NormalDist().inv_cdf((1 + confidence) / 2)

@@ -70,7 +70,7 @@ class Beta:
         require_finite("scores", scores)
         for score in scores:
             if not 0 <= score <= 1:
-                raise ValueError(f"score {score}; a beta posterior expects scores in [0, 1]")
+                raise ValueError(f"scores: got {score}, expected scores in [0, 1] for a beta posterior")
         total = math.fsum(scores)
         return Beta(self.a + total, self.b + len(scores) - total)
 

@@ -26,7 +26,7 @@ def within(scores: Sequence[float], margin: float) -> list[int]:
     """Indices of the scores that are at most `margin` below the largest."""
     require_finite("scores", scores)
     if not scores:
-        raise ValueError("scores is empty; expected at least one")
+        raise ValueError("scores: got nothing, expected at least one")
     least = max(scores) - margin - 1e-9  # shares such as 0.95 and 1 - 0.05 differ in the last bit
     return [i for i, score in enumerate(scores) if score >= least]
 

@@ -44,7 +44,7 @@ def puct(
     _check(values, visits, parent_visits)
     require_finite("priors", priors)
     if not pb_c_base > 0:
-        raise ValueError(f"pb_c_base={pb_c_base}; expected a positive number")
+        raise ValueError(f"pb_c_base: got {pb_c_base}, expected a positive number")
     c = math.log((parent_visits + pb_c_base + 1) / pb_c_base) + pb_c_init
     return [
         value + c * prior * math.sqrt(parent_visits) / (1 + count)
@@ -68,9 +68,9 @@ def self_refine_uct(
     for i, (given, parent) in enumerate(zip(rewards, parents, strict=True)):
         require_finite(f"rewards[{i}]", given)
         if not given:
-            raise ValueError(f"rewards[{i}] is empty; expected at least one reward")
+            raise ValueError(f"rewards[{i}]: got nothing, expected at least one reward")
         if not -1 <= parent < i:
-            raise ValueError(f"parents[{i}] is {parent}; expected -1 or an index below {i}")
+            raise ValueError(f"parents[{i}]: got {parent}, expected -1 or an index below {i}")
     q = [(min(given) + math.fsum(given) / len(given)) / 2 for given in rewards]
     best_below: dict[int, float] = {}
     for i in reversed(range(len(q))):
@@ -88,4 +88,4 @@ def self_refine_uct(
 def _check(values: Sequence[float], visits: Sequence[int], parent_visits: int) -> None:
     require_finite("values", values)
     if parent_visits < 0 or any(count < 0 for count in visits):
-        raise ValueError(f"visits={list(visits)} below {parent_visits}; expected counts of 0 or more")
+        raise ValueError(f"visits: got {list(visits)} below {parent_visits}, expected counts of 0 or more")

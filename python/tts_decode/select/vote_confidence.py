@@ -16,7 +16,7 @@ def vote_confidence(votes: Sequence[float]) -> float:
     """
     require_finite("votes", votes)
     if any(weight < 0 for weight in votes):
-        raise ValueError(f"votes={list(votes)}; expected no negative number")
+        raise ValueError(f"votes: got {list(votes)}, expected no negative number")
     if not votes:
         return 0.0
     total = math.fsum(votes)

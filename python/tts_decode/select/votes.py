@@ -16,12 +16,12 @@ def vote(answers: Sequence[str | None], weights: Sequence[float] | None = None) 
     if weights is None:
         weights = [1.0] * len(answers)
     if len(weights) != len(answers):
-        raise ValueError(f"weights has {len(weights)} entries for {len(answers)} answers; expected one each")
+        raise ValueError(f"weights: got {len(weights)} entries for {len(answers)} answers, expected one each")
     require_finite("weights", weights)
     tally: dict[str, float] = {}
     for answer, weight in zip(answers, weights, strict=True):
         if weight < 0:
-            raise ValueError(f"weights={list(weights)}; expected no negative weight")
+            raise ValueError(f"weights: got {list(weights)}, expected no negative weight")
         if answer is not None:
             tally[answer] = tally.get(answer, 0.0) + weight
     return dict(sorted(tally.items(), key=lambda item: -item[1]))

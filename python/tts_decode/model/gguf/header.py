@@ -11,6 +11,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from tts_kernels.checks import is_integer, is_real
+
 from ...errors import ModelLoadError
 from .keys import ARCHITECTURES, Architecture
 
@@ -59,17 +61,16 @@ class Header:
 
     def integer(self, key: str, default: int | None = None, *, low: int = 1, high: int = _LARGEST) -> int:
         value = self.metadata.get(self.path(key), default)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        if not is_integer(value) or not low <= value <= high:
             raise self.refuse(self.path(key), f"an integer from {low} to {high}, the same in all layers")
         return value
 
     def number(self, key: str, default: float | None = None, *, zero: bool = False) -> float:
         """A finite number above 0, or with `zero` also 0."""
         value = self.metadata.get(self.path(key), default)
-        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not good or value < 0 or (value == 0 and not zero):  # type: ignore[operator]
+        if not is_real(value) or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
             raise self.refuse(self.path(key), f"a finite number {'from' if zero else 'above'} 0")
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.metadata.get(self.path(key), default)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tts_kernels.checks import number
+
 from ...core.running import gather
 from ...errors import UnsupportedByEngineError
 from ...select import extract_answer, rejects
@@ -53,8 +55,7 @@ async def atts(
     before the target's own; steps with no text are accepted unread.
     """
     at_least(1, n=n, max_steps=max_steps)
-    if not 0 <= alpha < 1:
-        raise ValueError(f"alpha={alpha}; expected a rejection rate, 0 or more and below 1")
+    number("alpha", alpha, low=0, below=1)
     seen = list(calibration)
 
     async def answer(draft: Branch, judge: Branch) -> Candidate:

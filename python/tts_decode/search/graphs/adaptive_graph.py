@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tts_kernels.checks import number
+
 from ...core.running import gather
 from ...select import ancestors
 from ..answers import finish
@@ -89,8 +91,7 @@ async def adaptive_graph(
     """
     at_least(1, max_parts=max_parts, max_layers=max_layers)
     at_least(0, max_depth=max_depth)
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold={threshold}; expected a probability")
+    number("threshold", threshold, low=0, high=1)
 
     async def explore(question: str, depth: int) -> list[Thought]:
         thoughts: list[Thought] = []

@@ -212,12 +212,14 @@ def parse_layers(layers: str | Sequence[str]) -> list[tuple[str, int | None]]:
         fits = name in NUMBERED and number.isdecimal() and int(number) > 0
         if name not in OPERATORS or (colon and not fits):
             raise ValueError(
-                f"layers={layers!r} holds {layer!r}; expected one of {', '.join(OPERATORS)}, for "
+                f"layers: got {layer!r} in {layers!r}, expected one of {', '.join(OPERATORS)}, for "
                 f"{', '.join(NUMBERED)} also with a number such as rank:5"
             )
         if (name == "generate") != (not stack):
-            raise ValueError(f"layers={layers!r}; expected generate as the first layer, and nowhere else")
+            raise ValueError(
+                f"layers: got {layers!r}, expected generate as the first layer, and nowhere else"
+            )
         stack.append((name, int(number) if number else None))
     if not stack:
-        raise ValueError(f"layers={layers!r}; expected at least generate")
+        raise ValueError(f"layers: got {layers!r}, expected at least generate")
     return stack

@@ -42,7 +42,7 @@ async def particle_gibbs(
     at_least(1, n=n)
     at_least(0, max_rounds=max_rounds)
     if n == 1 and max_rounds:
-        raise ValueError("n=1; expected at least 2 unless max_rounds is 0: one particle is the reference")
+        raise ValueError("n: got 1, expected 2 or more unless max_rounds is 0: one particle is the reference")
     rule = Rule(max_steps, softmax_temperature, resampling, agg_strategy=agg_strategy)
     run.aggregate_by(agg_strategy)
     reference = None

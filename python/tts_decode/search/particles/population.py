@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from tts_kernels.checks import number
+
+from ...core.checks import check_choice
 from ...rewards.scorer import Scorer
 from ...select import aggregate, annealed_temperature, multinomial, particle_weights, systematic
 from ..run import SearchRun, at_least
@@ -31,17 +33,10 @@ class Rule:
 
     def __post_init__(self) -> None:
         at_least(1, max_steps=self.max_steps)
-        if not (self.softmax_temperature > 0 and math.isfinite(self.softmax_temperature)):
-            raise ValueError(
-                f"softmax_temperature={self.softmax_temperature}; expected a positive finite number"
-            )
-        if self.resampling not in get_args(Resampling):
-            raise ValueError(
-                f"resampling={self.resampling!r}; expected one of {', '.join(get_args(Resampling))}"
-            )
+        number("softmax_temperature", self.softmax_temperature, above=0)
+        check_choice("resampling", self.resampling, get_args(Resampling))
         for name in ("ess_threshold", "early_phase"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}; expected a share between 0 and 1")
+            number(name, getattr(self, name), low=0, high=1)
 
     def weights(self, scores: Sequence[float], step: int) -> list[float]:
         """Of particles with these scores after `step` steps; they sum to 1."""

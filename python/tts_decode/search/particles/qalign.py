@@ -55,10 +55,10 @@ async def qalign(
     at_least(1, max_samples=max_samples, parallel=parallel)
     at_least(0, burn_in=burn_in)
     if max_samples % parallel:
-        raise ValueError(f"parallel={parallel} does not divide max_samples={max_samples}")
+        raise ValueError(f"parallel: got {parallel}, expected a divisor of max_samples = {max_samples}")
     if burn_in >= max_samples // parallel:
         raise ValueError(
-            f"burn_in={burn_in}; expected less than the {max_samples // parallel} states of a chain"
+            f"burn_in: got {burn_in}, expected less than the {max_samples // parallel} states of a chain"
         )
     acceptance(0.0, 0.0, 1, 1, beta)  # checks it
     root = run.root

@@ -79,7 +79,7 @@ async def heart(
     at_least(0, max_rounds=max_rounds)
     for name, cues in (("negative", negative), ("positive", positive)):
         if not cues:
-            raise ValueError(f"{name} is empty; expected at least one phrase")
+            raise ValueError(f"{name}: got nothing, expected at least one phrase")
 
     async def line(number: int, branch: Branch) -> list[Candidate]:
         answer = await finish(run, branch, scorer)

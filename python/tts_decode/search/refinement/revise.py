@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tts_kernels.checks import number
+
 from ...core.running import gather
 from ...select import extract_answer
 from ..answers import Extract, decide, eligible
@@ -55,8 +57,7 @@ async def revise(
     """
     at_least(1, n=n)
     at_least(0, max_rounds=max_rounds)
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold={threshold}; expected a probability, 0 to 1")
+    number("threshold", threshold, low=0, high=1)
 
     async def line(branch: Branch) -> Candidate:
         await run.complete(branch)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Literal
 
+from tts_kernels.checks import number
+
 from ...select import extract_answer, majority_probability
 from ..answers import Extract, concluded, sample
 from ..result import Candidate, SearchResult
@@ -41,8 +43,7 @@ async def adaptive_consistency(
     over all answers, where the code draws random points for the five most frequent ones.
     """
     at_least(1, max_samples=max_samples, parallel=parallel)
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold={threshold}; expected a probability between 0 and 1")
+    number("threshold", threshold, above=0, below=1)
     majority_probability([], criterion)  # checks it
     drawn: list[Candidate] = []
     counts: Counter[str] = Counter()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tts_kernels.checks import number
+
 from ...select import agreement, consistency_weight, extract_answer
 from ..answers import Extract, decide, eligible, root_on, sample
 from ..result import Candidate, SearchResult
@@ -44,13 +46,12 @@ async def model_switch(
     Departures. None. Every model goes on from what the root has generated already.
     """
     at_least(1, n=n)
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold={threshold}; expected more than 0, at most 1")
+    number("threshold", threshold, above=0, high=1)
     if priors is None:
         priors = [1.0] * (1 + len(decoders))
     if len(priors) != 1 + len(decoders):
         raise ValueError(
-            f"priors has {len(priors)} entries; expected one for each of {1 + len(decoders)} models, the "
+            f"priors: got {len(priors)} entries, expected one for each of {1 + len(decoders)} models, the "
             "root's first"
         )
     voters: list[Candidate] = []

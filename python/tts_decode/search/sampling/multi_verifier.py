@@ -59,7 +59,7 @@ async def multi_verifier(
     """
     at_least(1, n=n)
     if not aspects:
-        raise ValueError("aspects is empty; expected at least one question")
+        raise ValueError("aspects: got nothing, expected at least one question")
     pool = distinct(eligible(await sample(run, n)))
     if len(pool) == 1 or run.over:
         return run.result(likeliest(pool))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from ...core.checks import check_choice
 from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import borda_weights, extract_answer
@@ -53,8 +54,7 @@ async def no_thinking(
     probabilities of the whole vocabulary at every token; steps keep those of the tokens drawn.
     """
     at_least(1, n=n)
-    if decide_by not in ("borda", "score", "majority"):
-        raise ValueError(f"decide_by={decide_by!r}; expected 'borda', 'score' or 'majority'")
+    check_choice("decide_by", decide_by, ("borda", "score", "majority"))
     borda_weights([], power)
     (stem,) = run.fork(run.root)
     await run.extend(stem, thinking)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import combinations
 
+from tts_kernels.checks import number
+
 from ...core.running import gather
 from ...select import wins_of, within
 from ..answers import choose, distinct, eligible, likeliest, likelihood, sample
@@ -52,8 +54,7 @@ async def sample_scrutinize(
     swap the two. A reply without a verdict speaks against a response, and for neither of a pair.
     """
     at_least(1, n=n, num_verifications=num_verifications, num_comparisons=num_comparisons)
-    if not 0 <= margin <= 1:
-        raise ValueError(f"margin={margin}; expected a share, 0 to 1")
+    number("margin", margin, low=0, high=1)
     pool = distinct(eligible(await sample(run, n)))
     if len(pool) == 1 or run.over:
         return run.result(likeliest(pool))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from tts_kernels.checks import number
+
+from ...core.checks import check_choice
 from ...rewards.scorer import Scorer
 from ...rewards.self_evaluation import self_evaluation
 from ...select import extract_answer, vote
@@ -48,10 +51,8 @@ async def self_calibration(
     does.
     """
     at_least(1, max_samples=max_samples, parallel=parallel)
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold={threshold}; expected more than 0, at most 1")
-    if decide_by not in ("score", "vote"):
-        raise ValueError(f"decide_by={decide_by!r}; expected 'score' or 'vote'")
+    number("threshold", threshold, above=0, high=1)
+    check_choice("decide_by", decide_by, ("score", "vote"))
     scorer = scorer or self_evaluation(QUESTION)
     drawn: list[Candidate] = []
     while len(drawn) < max_samples and not run.over:

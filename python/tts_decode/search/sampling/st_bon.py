@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from tts_kernels.checks import number
+
+from ...core.checks import check_choice
 from ...select import hidden_distances, most_central, ngram_distances
 from ..hidden import hidden_states
 from ..result import SearchResult
@@ -46,10 +49,8 @@ async def st_bon(
     is a step and a node.
     """
     at_least(1, n=n)
-    if not (tau_coeff >= 0 and np.isfinite(tau_coeff)):
-        raise ValueError(f"tau_coeff={tau_coeff}; expected a finite number, 0 or more")
-    if consistency not in ("hidden", "string"):
-        raise ValueError(f"consistency={consistency!r}; expected 'hidden' or 'string'")
+    number("tau_coeff", tau_coeff, low=0)
+    check_choice("consistency", consistency, ("hidden", "string"))
     branches = run.fork(run.root, n)
     winner = branches[0]
     with hidden_states(run.root.decoder, consistency == "hidden"):

@@ -16,7 +16,7 @@ def check_beams(n: int, beam_width: int) -> None:
     """Both count from 1, and the second divides the first."""
     at_least(1, n=n, beam_width=beam_width)
     if n % beam_width:
-        raise ValueError(f"beam_width={beam_width} does not divide n={n}")
+        raise ValueError(f"beam_width: got {beam_width}, expected a divisor of n = {n}")
 
 
 def share_out(run: SearchRun, live: Sequence[Branch], kept: Sequence[int], n: int) -> list[Branch]:

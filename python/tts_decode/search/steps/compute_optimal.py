@@ -54,13 +54,13 @@ async def compute_optimal(
     at_least(1, n=n, num_probes=num_probes)
     if len(strategies) != len(edges) + 1:
         raise ValueError(
-            f"strategies has {len(strategies)} entries for {len(edges)} edges; expected one more"
+            f"strategies: got {len(strategies)} entries for {len(edges)} edges, expected one more"
         )
     difficulty_bin(0.0, edges)  # checks them
     for chosen in strategies:
         width = chosen.options.get("beam_width")
         if isinstance(width, int) and n % width:
-            raise ValueError(f"beam_width={width} of {chosen.name} does not divide n={n}")
+            raise ValueError(f"beam_width: got {width} of {chosen.name}, expected a divisor of n = {n}")
     run.aggregate_by(agg_strategy)
     samples = await sample(run, num_probes, scorer)
     if run.over:

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tts_kernels.checks import number
+
+from ...core.checks import check_choice
 from ...extras import require
 from ...rewards.scorer import Scorer
 from ...select import allocate, cluster, ets_select, rebase_weights
@@ -63,15 +66,13 @@ async def ets(
     of 1e-4 a node. Clusters come from the model's hidden states by default, where the paper runs a math
     sentence encoder beside it.
     """
-    if node_cost not in ("node", "token"):
-        raise ValueError(f"node_cost={node_cost!r}; expected 'node' or 'token'")
+    check_choice("node_cost", node_cost, ("node", "token"))
     for name, value in (
         ("lambda_b", lambda_b),
         ("lambda_d", lambda_d),
         ("cluster_threshold", cluster_threshold),
     ):
-        if not (value >= 0 and np.isfinite(value)):
-            raise ValueError(f"{name}={value}; expected a finite number, 0 or more")
+        number(name, value, low=0)
     at_least(1, n=n)
     run.aggregate_by(agg_strategy)
     run.limit_steps(max_steps)

@@ -61,7 +61,7 @@ async def fetch(
     check_beams(n, beam_width)
     at_least(1, max_steps=max_steps)
     if not cluster_threshold >= 0:
-        raise ValueError(f"cluster_threshold={cluster_threshold}; expected 0 or more")
+        raise ValueError(f"cluster_threshold: got {cluster_threshold}, expected 0 or more")
     run.aggregate_by(agg_strategy)
 
     def merged(siblings: list[Branch]) -> list[list[Branch]]:

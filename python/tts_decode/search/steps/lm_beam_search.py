@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Literal
 
 import torch
+
+from tts_kernels.checks import number
 
 from ...core.running import gather
 from ..result import Candidate, SearchResult
@@ -42,10 +43,9 @@ async def lm_beam_search(
     Beam tokens count against the root's budget. A step is one forward of all beams, and a beam that drops out
     returns its pages before the next one.
     """
-    if not math.isfinite(length_penalty):
-        raise ValueError(f"length_penalty={length_penalty}; expected a finite number")
+    number("length_penalty", length_penalty)
     if early_stopping not in (True, False, "never"):
-        raise ValueError(f"early_stopping={early_stopping!r}; expected True, False or 'never'")
+        raise ValueError(f"early_stopping: got {early_stopping!r}, expected True, False or 'never'")
     at_least(1, n=n)
     root = run.root
     live = run.fork(root, 1)

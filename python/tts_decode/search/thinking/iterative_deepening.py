@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from tts_kernels.checks import number
+
 from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import extract_answer
@@ -52,8 +54,7 @@ async def iterative_deepening(
     default of `gamma` and the wording are ours.
     """
     at_least(1, n=n, first_budget=first_budget)
-    if not 1 < gamma < math.inf:
-        raise ValueError(f"gamma={gamma}; expected a number above 1")
+    number("gamma", gamma, above=1)
     last = run.root.sampling.max_tokens
 
     async def line(branch: Branch) -> list[Candidate]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ...core.checks import check_choice
 from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import Beta, Gaussian, generate_or_continue
@@ -67,8 +68,7 @@ async def ab_mcts(
     mixed model (AB-MCTS-M) is left out.
     """
     at_least(1, max_samples=max_samples, parallel=parallel)
-    if posterior not in ("gaussian", "beta"):
-        raise ValueError(f"posterior={posterior!r}; expected 'gaussian' or 'beta'")
+    check_choice("posterior", posterior, ("gaussian", "beta"))
     prior = Gaussian() if posterior == "gaussian" else Beta()
 
     def choose(node: _Answer) -> _Answer:

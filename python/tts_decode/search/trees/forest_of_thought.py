@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from ...core.checks import check_choice
 from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import extract_answer, most_similar, rating, self_refine_uct, vote
@@ -97,8 +98,7 @@ async def forest_of_thought(
     """
     at_least(1, max_trees=max_trees)
     at_least(0, max_rounds=max_rounds)
-    if decide_by not in ("cgdm", "majority", "score"):
-        raise ValueError(f"decide_by={decide_by!r}; expected one of cgdm, majority, score")
+    check_choice("decide_by", decide_by, ("cgdm", "majority", "score"))
 
     async def rate(answer: str) -> float:
         (reply,) = await run.ask(RATE.format(question=run.question, answer=answer))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+from ...core.checks import check_choice
 from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import puct, rebase_weights, uct
@@ -66,13 +67,9 @@ async def mcts(
     at_least(
         1, num_simulations=num_simulations, num_children=num_children, max_steps=max_steps, parallel=parallel
     )
-    for name, value, known in (
-        ("selection", selection, ("puct", "uct")),
-        ("simulate", simulate, ("descend", "rollout", "value")),
-        ("decide_by", decide_by, ("score", "visits")),
-    ):
-        if value not in known:
-            raise ValueError(f"{name}={value!r}; expected one of {', '.join(known)}")
+    check_choice("selection", selection, ("puct", "uct"))
+    check_choice("simulate", simulate, ("descend", "rollout", "value"))
+    check_choice("decide_by", decide_by, ("score", "visits"))
     run.aggregate_by(agg_strategy)
 
     def select(node: TreeNode) -> int:

@@ -76,7 +76,7 @@ async def mcts_judge(
     at_least(1, n=n, num_simulations=num_simulations, max_depth=max_depth)
     at_least(0, num_tests=num_tests)
     if not aspects:
-        raise ValueError("aspects is empty; expected at least one question")
+        raise ValueError("aspects: got nothing, expected at least one question")
     aspects = list(dict.fromkeys(aspects))
     pool = distinct(eligible(await sample(run, n)))
     if run.over:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from tts_kernels.checks import number
+
 from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import extract_answer, uct
@@ -55,8 +57,7 @@ async def reward_guided_tree_search(
         pre_expansion=pre_expansion,
         max_steps=max_steps,
     )
-    if not 0 <= consistency_weight <= 1:
-        raise ValueError(f"consistency_weight={consistency_weight}; expected a weight in [0, 1]")
+    number("consistency_weight", consistency_weight, low=0, high=1)
     conclusions: Counter[str] = Counter()
     answers: list[tuple[Candidate, float]] = []
 

@@ -1,0 +1,1 @@
+"""What the text of a branch has to match, and where a branch stands in it."""
