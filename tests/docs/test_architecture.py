@@ -28,6 +28,9 @@ MAY_IMPORT = {
     "rewards": {"errors", "extras", "core", "model", "decoding", "select"},
     "search": {"errors", "extras", "cost", "core", "records", "select", "rewards", "completions"},
     "bench": {"errors", "extras", "cost", "core", "model", "decoding", "rewards", "search", "tasks"},
+    "serve": {
+        *("errors", "extras", "core", "records", "model", "decoding", "completions", "rewards", "search"),
+    },
     "cli": {
         *(
             "errors",
@@ -41,7 +44,7 @@ MAY_IMPORT = {
             "decoding",
             "completions",
         ),
-        *("select", "rewards", "search", "bench", "tasks"),
+        *("select", "rewards", "search", "bench", "tasks", "serve"),
     },
 }
 

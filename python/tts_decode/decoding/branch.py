@@ -20,7 +20,7 @@ from ..core.interfaces import Decoder
 from ..core.params import SamplingParams
 from ..core.prompts import Prompt, question_in
 from ..core.state import BranchState
-from ..core.step import FINAL_REASONS, Step, StepPiece
+from ..core.step import FINAL_REASONS, Step, StepPiece, TopLogprobs
 from .eviction import evict_columns
 from .forced_requests import EmbedsRequest, ExtendRequest, ReadRequest, ReplayRequest
 from .live_path import LivePath
@@ -87,7 +87,7 @@ class TreeBranch(LivePath):
                 decoder, scheduler, branch_id, prompt, list(tokens), prompt_length, sampling, seed, budget
             )
             branch.embeds = dict(embeds or {})
-            branch.kv_length = resident
+            branch.kv_length = branch.cached_tokens = resident
             return branch
 
         needs_logits = runtime.engine.has_lm_head
@@ -209,6 +209,22 @@ class TreeBranch(LivePath):
             self.drop_logits()
         logprobs = await self._scheduler.submit(ExtendRequest(self, forced)) if forced else []
         return torch.tensor(logprobs, dtype=torch.float32)
+
+    async def extend_listing(
+        self, tokens: str | Sequence[int], top_logprobs: int
+    ) -> tuple[list[float], list[TopLogprobs]]:
+        """As `extend`, and lists so many of the most probable tokens in the place of each, as
+        `Step.top_logprobs` does."""
+        self._check_ready()
+        if not self.runtime.engine.has_lm_head:
+            self._refuse_lm_head("extend_listing")
+        forced = self.forced(tokens)
+        if not forced:
+            return [], []
+        if self.logits is None:
+            self.drop_logits()
+        request = ExtendRequest(self, forced, top_logprobs)
+        return await self._scheduler.submit(request), request.tops
 
     async def read(self, tokens: str | Sequence[int], rows: Sequence[int]) -> Tensor:
         """Appends forced text or token ids and returns the model's last hidden states (after its final norm)

@@ -61,8 +61,8 @@ def self_evaluation(
 
 
 def chat_question(tokenizer: Any) -> str:
-    """A `question` for `self_evaluation`: the text from the end of an assistant's turn to the beginning of its
-    next, the question as the user's turn between."""
+    """A `question` for `self_evaluation`: the text from the end of an assistant's turn to the beginning of
+    the next one, with the question as the user's turn between."""
     mark = "@@answer@@"
     turns = [("user", "?"), ("assistant", mark), ("user", _ASKED)]
     messages = [{"role": role, "content": content} for role, content in turns]

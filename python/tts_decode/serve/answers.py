@@ -24,7 +24,11 @@ class Form:
     kind = chunk_kind = prefix = ""
 
     def __init__(self, model: str, *, logprobs: bool = False, token_ids: bool = False) -> None:
-        self._head = {"id": f"{self.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
+        self._head = {
+            "id": f"{self.prefix}-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": model,
+        }
         self._logprobs, self._token_ids = logprobs, token_ids
 
     def whole(self, pieces: Sequence[Piece], usage: Usage) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from ..decoding.decoder import TreeDecoder
 from .admission import Admission
 from .answers import ChatForm, CompletionForm, Form
+from .bodies import DisconnectedError, read_json
 from .config import ServerConfig
 from .engine import EngineThread, Ferry
 from .errors import APIError
@@ -25,7 +26,6 @@ from .metrics import CONTENT_TYPE, Metrics
 from .prompts import chat_prompt, completion_prompts
 from .protocol import ChatBody, CompletionBody, Generating, read_body
 from .reply import Desk, Reply, Work, error_response
-from .requests import DisconnectedError, read_json
 from .retained import RetainedTexts
 from .searching import PATH, read_search, run_search
 from .trees import KeptTrees
@@ -46,22 +46,22 @@ def create_app(decoder: TreeDecoder, config: ServerConfig) -> FastAPI:
         finally:
             await server.close()
 
-    app = FastAPI(
-        lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
-    )
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.server = server
-    post = {"/v1/completions": server.completions, "/v1/chat/completions": server.chat}
-    get = {
+    post: dict[str, Callable[..., Any]] = {
+        "/v1/completions": server.completions,
+        "/v1/chat/completions": server.chat,
+    }
+    get: dict[str, Callable[..., Any]] = {
         "/v1/models": server.models,
         "/v1/models/{model:path}": server.model,
         f"{PATH}{{tree}}": server.tree,
         "/health": server.health,
         "/metrics": server.metrics_text,
     }
-    for path, endpoint in post.items():
-        app.add_api_route(path, endpoint, methods=["POST"], response_model=None)
-    for path, reader in get.items():
-        app.add_api_route(path, reader, methods=["GET"], response_model=None)
+    for method, endpoints in (("POST", post), ("GET", get)):
+        for path, endpoint in endpoints.items():
+            app.add_api_route(path, endpoint, methods=[method], response_model=None)
     app.add_exception_handler(APIError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(DisconnectedError, _on_disconnect)
@@ -191,7 +191,9 @@ async def _on_api_error(_: Request, error: Exception) -> Response:
 async def _on_http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     told = {404: "no such path", 405: "this path does not serve the method"}
-    return error_response(APIError(error.status_code, told.get(error.status_code, "not served"), None, "not_served"))
+    return error_response(
+        APIError(error.status_code, told.get(error.status_code, "not served"), None, "not_served")
+    )
 
 
 async def _on_disconnect(_: Request, error: Exception) -> Response:

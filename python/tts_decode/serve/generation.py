@@ -21,9 +21,7 @@ _CONTEXT = 8  # tokens before another one that say what it adds to the text; a c
 _STOPPED = ("eos", "stop_string", "stop_token")  # all other reasons are limits
 
 
-async def generate(
-    decoder: TreeDecoder, retained: RetainedTexts, job: Job, emit: Emit, usage: Usage
-) -> None:
+async def generate(decoder: TreeDecoder, retained: RetainedTexts, job: Job, emit: Emit, usage: Usage) -> None:
     """Gives the pieces of all choices as they come. Whether it returns, fails or is cancelled, no branch is
     left; finished ones are retained."""
     await gather(
@@ -89,7 +87,9 @@ class _Samples:
                 self._usage.completion += len(piece.tokens)
                 if piece.reason is not None:
                     self._retained.keep(branch, self._prompt.text)
-                self._emit(choice.piece(piece, piece.reason))
+                made = choice.piece(piece, piece.reason)
+                if made.text or made.tokens or made.finish_reason is not None:  # else half a character
+                    self._emit(made)
         finally:
             await pieces.aclose()
 
@@ -109,8 +109,8 @@ class _Samples:
         if job.logprobs is not None and len(ids) > 1:
             reader = await self._decoder.root(ids[:1], self._sampling)
             try:
-                found = await reader.extend_with_tops(ids[1:], job.logprobs)
-                logprobs[1:], tops[1:] = found
+                logprobs[1:], listed = await reader.extend_listing(ids[1:], job.logprobs)
+                tops[1:] = listed or tops[1:]
             finally:
                 reader.release()
         stream = text_stream(tokenizer, (), special=True)
@@ -120,9 +120,7 @@ class _Samples:
 class _Choice:
     """Makes pieces of what a branch generates. echo: text and tokens that come before."""
 
-    def __init__(
-        self, branch: TreeBranch, index: int, job: Job, echo: str, echoed: Sequence[Token]
-    ) -> None:
+    def __init__(self, branch: TreeBranch, index: int, job: Job, echo: str, echoed: Sequence[Token]) -> None:
         self.branch = branch
         self._index, self._job = index, job
         self._echo, self._echoed = echo, echoed
@@ -133,8 +131,9 @@ class _Choice:
         self._told = branch.prompt_length  # tokens of the branch that are out
 
     def piece(self, part: Step | StepPiece, reason: str | None) -> Piece:
-        branch, job = self.branch, self._job
-        text, stop_reason = part.text, None
+        branch = self.branch
+        text = part.text
+        stop_reason: str | int | None = None
         if reason == "stop_string":
             text, stop_reason = self._cut(part.text)
         elif reason == "stop_token":
@@ -175,9 +174,7 @@ def _told(
     path = [*context]
     told = []
     for i, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
-        top = [
-            (_spelled(tokenizer, path, other), value) for other, value in (tops[i] if tops else ())
-        ]
+        top = [(_spelled(tokenizer, path, other), value) for other, value in (tops[i] if tops else ())]
         told.append(Token(token, stream.add((token,)), logprob, top))
         path.append(token)
     return told

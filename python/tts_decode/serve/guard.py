@@ -71,12 +71,15 @@ class Guard:
             return APIError(403, message, None, "host_not_allowed")
         if not self._key.asks or scope["path"] in _OPEN or self._key(headers.get(b"authorization", "")):
             return None
-        return APIError(401, "Authorization: expected a bearer token that is an API key", None, "invalid_api_key")
+        return APIError(
+            401, "Authorization: expected a bearer token that is an API key", None, "invalid_api_key"
+        )
 
 
 def _is_local(host: str) -> bool:
     """Whether a Host header names this machine by itself."""
-    name = host.rpartition(":")[0] if host.count(":") == 1 or host.startswith("[") and "]:" in host else host
+    ported = host.count(":") == 1 or "]:" in host
+    name = host.rpartition(":")[0] if ported else host
     name = name.strip("[]").lower().rstrip(".")
     try:
         return name == "localhost" or ipaddress.ip_address(name).is_loopback

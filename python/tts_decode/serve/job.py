@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..core.constraints.grammars import JSONSchema
 from ..core.params import SamplingParams
 from .config import Limits
-from .errors import invalid
+from .errors import APIError, invalid, unsupported
 from .prompts import Prompt
-from .protocol import ChatBody, CompletionBody, Generating
+from .protocol import ChatBody, CompletionBody, Generating, ResponseFormat
 
 _DEFAULT_TOKENS = 16  # of a completion, as at OpenAI
 
@@ -58,9 +60,12 @@ class Token:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of one choice; the parts add up to it. tokens: only where they are told. finish_reason: of the
-    last piece. stop_reason: the stop string, or the id of the stop token. more: further fields of the answer, or
-    of the chunk."""
+    """A part of one choice; the parts add up to it.
+
+    Attributes:
+        tokens: where they are told. finish_reason: of the last piece. stop_reason: the stop string, or the id
+            of the stop token. more: further fields of the answer, or of the chunk.
+    """
 
     choice: int
     text: str
@@ -94,7 +99,9 @@ def completion_job(body: CompletionBody, prompts: list[Prompt], limits: Limits, 
     if best_of < n:
         raise invalid("best_of", f"got {best_of}, expected at least n = {n}")
     if stream and best_of > n:
-        raise invalid("best_of", f"got {best_of} beside stream, expected n = {n}: the best are known at the end")
+        raise invalid(
+            "best_of", f"got {best_of} beside stream, expected n = {n}: the best are known at the end"
+        )
     _at_most("best_of" if body.best_of else "n", best_of, limits.choices)
     _at_most("logprobs", body.logprobs or 0, limits.logprobs)
     tokens = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
@@ -119,7 +126,9 @@ def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, vocabulary: int) ->
     _at_most("n", n, limits.choices)
     given = {t for t in (body.max_tokens, body.max_completion_tokens) if t is not None}
     if len(given) == 2:
-        problem = f"got {body.max_completion_tokens} beside max_tokens = {body.max_tokens}, expected one of them"
+        problem = (
+            f"got {body.max_completion_tokens} beside max_tokens = {body.max_tokens}, expected one of them"
+        )
         raise invalid("max_completion_tokens", problem)
     if 0 in given:
         name = "max_tokens" if body.max_tokens == 0 else "max_completion_tokens"
@@ -140,9 +149,7 @@ def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, vocabulary: int) ->
     )
 
 
-def _sampling(
-    body: Generating, max_tokens: int, top: int, limits: Limits, vocabulary: int
-) -> SamplingParams:
+def _sampling(body: Generating, max_tokens: int, top: int, limits: Limits, vocabulary: int) -> SamplingParams:
     _at_most("max_tokens", max_tokens, limits.max_tokens)
     _at_most("stop", len(body.stop), limits.stops, "strings")
     for stop in body.stop:
@@ -171,7 +178,28 @@ def _sampling(
         presence_penalty=body.presence_penalty or 0.0,
         logit_bias=_bias(body.logit_bias or {}, limits, vocabulary),
         top_logprobs=top,
+        constraint=_constraint(body.response_format, limits),
     )
+
+
+def _constraint(form: ResponseFormat | None, limits: Limits) -> JSONSchema | None:
+    name = "response_format"
+    if form is None or form.type == "text":
+        return None
+    if importlib.util.find_spec("llguidance") is None:
+        raise unsupported(name, "the server lacks the package llguidance (tts-kernels[grammar])")
+    if form.type == "json_object":
+        return JSONSchema({"type": "object"})
+    if form.json_schema is None:
+        raise APIError(
+            400, f"{name}.json_schema: missing", f"{name}.json_schema", "missing_required_parameter"
+        )
+    try:
+        constraint = JSONSchema(form.json_schema.schema_)
+    except (TypeError, ValueError):
+        raise invalid(f"{name}.json_schema.schema", "expected a JSON schema") from None
+    _at_most(f"{name}.json_schema.schema", len(str(constraint.schema).encode()), limits.schema_bytes, "bytes")
+    return constraint
 
 
 def _bias(given: dict[str, float], limits: Limits, vocabulary: int) -> dict[int, float]:

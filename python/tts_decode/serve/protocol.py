@@ -31,7 +31,9 @@ def _prompts(value: Any) -> list[str] | list[list[int]]:
             return given
         if all(isinstance(item, list) and item and all(map(_is_id, item)) for item in given):
             return given
-    raise ValueError("expected a text, a list of texts, a list of token ids, or a list of such lists; none empty")
+    raise ValueError(
+        "expected a text, a list of texts, a list of token ids, or a list of such lists; none empty"
+    )
 
 
 def _is_id(item: Any) -> bool:
@@ -41,13 +43,14 @@ def _is_id(item: Any) -> bool:
 def _content(value: Any) -> str:
     if isinstance(value, str):
         return value
-    parts = value if isinstance(value, list) else [None]
-    for part in parts:
+    if not isinstance(value, list):
+        raise ValueError("expected a text or a list of parts")
+    for part in value:
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
             raise ValueError('expected a text, or parts of the form {"type": "text", "text": "..."} only')
         if set(part) != {"type", "text"}:
             raise ValueError("expected a text part to hold type and text only")
-    return "".join(part["text"] for part in parts)
+    return "".join(part["text"] for part in value)
 
 
 class Body(BaseModel):

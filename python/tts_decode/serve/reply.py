@@ -16,12 +16,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from tts_kernels import OutOfPagesError
 
-from ..errors import PromptTooLongError
+from ..errors import ConstraintError, PromptTooLongError
 from .admission import Admission
 from .answers import DONE, Form, event, merged
 from .config import Limits
 from .engine import EngineThread, Ferry, Inbox
-from .errors import APIError, unavailable
+from .errors import APIError, invalid, unavailable
 from .generation import Emit
 from .job import Piece, Usage
 from .metrics import Metrics
@@ -72,6 +72,7 @@ class Reply(Response):
     """The response to one request. Whatever ends it early, the work is cancelled and gives its pages back."""
 
     def __init__(self, desk: Desk, work: Work) -> None:
+        super().__init__()
         self._desk, self._work = desk, work
         self._began = time.monotonic()
 
@@ -139,7 +140,9 @@ class Reply(Response):
             data = b"".join(event(work.form.chunk(piece)) for piece in merged(news))
             if ended:
                 data += last + DONE
-            if not await self._send(send, {"type": "http.response.body", "body": data, "more_body": not ended}):
+            if not await self._send(
+                send, {"type": "http.response.body", "body": data, "more_body": not ended}
+            ):
                 return
             if ended:
                 return
@@ -204,7 +207,11 @@ def as_api_error(error: BaseException) -> APIError:
     if isinstance(error, OutOfPagesError):
         return unavailable("no memory is left for the KV of this request; try again, or ask for less")
     if isinstance(error, PromptTooLongError):
-        return APIError(400, "the prompt is too long for the model or its memory", None, "context_length_exceeded")
+        return APIError(
+            400, "the prompt is too long for the model or its memory", None, "context_length_exceeded"
+        )
+    if isinstance(error, ConstraintError):
+        return invalid("response_format", str(error))
     _log.error("a request failed:\n%s", "".join(traceback.format_exception(error)))
     return APIError(500, "the server failed; its log says more", None, "internal_error")
 

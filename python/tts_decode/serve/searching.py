@@ -58,7 +58,9 @@ def read_search(
     strategy = STRATEGIES[asked.strategy]
     options = _options(strategy, asked.model_extra or {}, limits)
     if asked.max_step_tokens > limits.max_tokens:
-        raise invalid("tts.max_step_tokens", f"got {asked.max_step_tokens}, expected at most {limits.max_tokens}")
+        raise invalid(
+            "tts.max_step_tokens", f"got {asked.max_step_tokens}, expected at most {limits.max_tokens}"
+        )
     if len(asked.step_stop) > limits.stops or any(len(s) > limits.stop_characters for s in asked.step_stop):
         problem = f"expected at most {limits.stops} texts of {limits.stop_characters} characters"
         raise invalid("tts.step_stop", problem)
@@ -90,7 +92,9 @@ def _refuse_fields(body: Generating, job: Job) -> None:
     for name, present in given.items():
         if present:
             hint = "; tts.step_stop ends steps" if name == "stop" else ""
-            raise invalid(name, f"not served beside tts: a search has one answer{hint}", "unsupported_parameter")
+            raise invalid(
+                name, f"not served beside tts: a search has one answer{hint}", "unsupported_parameter"
+            )
 
 
 def _options(strategy: Strategy[...], given: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
@@ -215,5 +219,3 @@ def _as_json(result: SearchResult) -> bytes:
 
 def _finite(score: float | None) -> float | None:
     return score if score is not None and math.isfinite(score) else None
-
-
