@@ -146,11 +146,8 @@ def _alternatives(token: Token) -> dict[str, float] | None:
     """The token itself is always among them, as at OpenAI. None: a prompt's first token."""
     if token.logprob is None:
         return None
-    found: dict[str, float] = {}
-    for text, value in token.top:
-        found.setdefault(text, _lowest(value))
-    found.setdefault(token.text, _lowest(token.logprob))
-    return found
+    found = {text: _lowest(value) for text, value in token.top}
+    return found | {token.text: _lowest(token.logprob)}
 
 
 def _entry(text: str, logprob: float | None) -> dict[str, Any]:

@@ -174,15 +174,29 @@ def _told(
     path = [*context]
     told = []
     for i, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
-        top = [(_spelled(tokenizer, path, other), value) for other, value in (tops[i] if tops else ())]
-        told.append(Token(token, stream.add((token,)), logprob, top))
+        text = stream.add((token,))
+        top = _listed(tokenizer, path, token, text, tops[i] if tops else ())
+        told.append(Token(token, text, logprob, top))
         path.append(token)
     return told
 
 
-def _spelled(tokenizer: object, context: Sequence[int], token: int) -> str:
-    """Text that a token would add, or its id in brackets where it completes no character."""
-    return text_stream(tokenizer, context[-_CONTEXT:], special=True).add((token,)) or f"<{token}>"
+def _listed(
+    tokenizer: object, context: Sequence[int], token: int, text: str, top: TopLogprobs
+) -> list[tuple[str, float]]:
+    """Alternatives by text, each text once: tokens that complete no character, or the same one as another,
+    have their ids in brackets instead."""
+    used = {text, ""}
+    listed = []
+    for other, value in top:
+        spelled = text
+        if other != token:
+            stream = text_stream(tokenizer, context[-_CONTEXT:], special=True)
+            spelled = stream.add((other,))
+            spelled = f"<{other}>" if spelled in used else spelled
+            used.add(spelled)
+        listed.append((spelled, value))
+    return listed
 
 
 def _mean(logprobs: Sequence[float]) -> float:

@@ -21,7 +21,7 @@ from .config import ServerConfig
 
 _CONNECTIONS = 1024  # at a time; more are answered 503
 _HEADER_BYTES = 1 << 16
-_LOGGERS = ("tts_decode", "uvicorn.error")
+_LOGGERS = {"tts_decode": logging.INFO, "uvicorn.error": logging.WARNING}
 
 
 def is_loopback(host: str) -> bool:
@@ -107,8 +107,8 @@ class _Formatter(logging.Formatter):
 def _log_to_stderr(secrets: Sequence[str]) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(secrets))
-    for name in _LOGGERS:
+    for name, level in _LOGGERS.items():
         logger = logging.getLogger(name)
         logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+        logger.setLevel(level)
         logger.propagate = False
