@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx
 import uvicorn
+from tiny_models import byte_tokenizer
+from transformers import PreTrainedModel
 from tts_decode import TreeDecoder
 from tts_decode.serve.config import Limits, ServerConfig
 from tts_decode.serve.run import http_config
@@ -18,6 +20,13 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+
+
+def make_chatty(model: PreTrainedModel, **options: Any) -> TreeDecoder:
+    """A decoder over bytes that knows a chat template."""
+    decoder = TreeDecoder(model, byte_tokenizer(chat_template=CHAT_TEMPLATE), kv_bytes=1 << 24, **options)
+    decoder.eos_token_ids = frozenset()
+    return decoder
 
 
 class Served:

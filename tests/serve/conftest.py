@@ -3,17 +3,9 @@ from typing import Any
 
 import pytest
 from primitives import make
-from serving import CHAT_TEMPLATE, Served
-from tiny_models import byte_tokenizer
+from serving import Served, make_chatty
 from transformers import PreTrainedModel
 from tts_decode import TreeDecoder
-
-
-def make_chatty(model: PreTrainedModel, **options: Any) -> TreeDecoder:
-    """A decoder over bytes that knows a chat template."""
-    decoder = TreeDecoder(model, byte_tokenizer(chat_template=CHAT_TEMPLATE), kv_bytes=1 << 24, **options)
-    decoder.eos_token_ids = frozenset()
-    return decoder
 
 
 @pytest.fixture

@@ -48,7 +48,12 @@ def content(answer):
             "<user>Hi there\n<assistant>Well",
         ),
         (
-            [{"role": "user", "content": [{"type": "text", "text": "Hi "}, {"type": "text", "text": "there"}]}],
+            [
+                {
+                    "role": "user",
+                    "content": [{"type": "text", "text": "Hi "}, {"type": "text", "text": "there"}],
+                }
+            ],
             {},
             "<user>Hi there\n<assistant>",
         ),

@@ -89,7 +89,7 @@ class SearchOptions(BaseModel):
     strategy: str
     scorer: str | None = None
     step_stop: Annotated[Any, AfterValidator(_stops)] = ("\n",)
-    max_step_tokens: int = Field(default=64, ge=1)
+    max_step_tokens: int | None = Field(default=None, ge=1)
     budget_tokens: int | None = Field(default=None, ge=1)
 
 

@@ -25,6 +25,7 @@ from .trees import KeptTrees
 
 PATH = "/v1/tts/trees/"
 _PROGRESS_SECONDS = 0.25
+_STEP_TOKENS = 64  # at most, where the request does not say
 _LONGEST_OPTION = 256  # characters
 
 _BUILT_IN: dict[str, Callable[[], Scorer]] = {
@@ -57,10 +58,9 @@ def read_search(
         raise invalid("tts.strategy", f"got {asked.strategy[:40]!r}, expected one of {', '.join(names)}")
     strategy = STRATEGIES[asked.strategy]
     options = _options(strategy, asked.model_extra or {}, limits)
-    if asked.max_step_tokens > limits.max_tokens:
-        raise invalid(
-            "tts.max_step_tokens", f"got {asked.max_step_tokens}, expected at most {limits.max_tokens}"
-        )
+    step_tokens = asked.max_step_tokens or min(_STEP_TOKENS, limits.max_tokens)
+    if step_tokens > limits.max_tokens:
+        raise invalid("tts.max_step_tokens", f"got {step_tokens}, expected at most {limits.max_tokens}")
     if len(asked.step_stop) > limits.stops or any(len(s) > limits.stop_characters for s in asked.step_stop):
         problem = f"expected at most {limits.stops} texts of {limits.stop_characters} characters"
         raise invalid("tts.step_stop", problem)
@@ -72,7 +72,7 @@ def read_search(
         strategy,
         options,
         _scorer(strategy, asked, decoder, scorers, chat=bool(job.prompts[0].messages)),
-        replace(job.sampling, stop=asked.step_stop, max_step_tokens=asked.max_step_tokens),
+        replace(job.sampling, stop=asked.step_stop, max_step_tokens=step_tokens),
         budget,
         max(1, min(size, limits.choices)) if isinstance(size, int) else 1,
     )
