@@ -86,6 +86,8 @@ class Served:
 
     def assert_empties(self) -> None:
         """All branches go, and with what is retained every page."""
+        if not self._thread.is_alive():
+            return
         until(self.idle)
         self._on_engine(self.server.retained.clear)
         assert self.decoder.stats().resident_bytes == 0
@@ -96,11 +98,15 @@ class Served:
 
         return self.server.desk.engine.submit(run()).result(10)
 
+    def assert_ends(self) -> None:
+        """It ends by itself when it is told to."""
+        self._uvicorn.should_exit = True
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
     def close(self) -> None:
         self.http.close()
-        self._uvicorn.should_exit = True
-        self._thread.join(20)
-        assert not self._thread.is_alive()
+        self.assert_ends()
 
 
 def until(condition: Any, seconds: float = 30.0) -> None:
