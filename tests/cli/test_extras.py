@@ -89,6 +89,7 @@ def test_a_missing_package_is_named_with_its_extra(
             ["search", "1 + 1"],
             "transformers: not installed; run: pip install 'tts-kernels[hf]'",
         ),
+        (("fastapi",), ["serve"], "fastapi: not installed; run: pip install 'tts-kernels[serve]'"),
         (
             ("reasoning_gym",),
             ["compare", "--limit", "1"],

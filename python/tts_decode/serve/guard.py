@@ -66,7 +66,7 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> APIError | None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        if self._local and not _is_local(headers.get(b"host", "")):
+        if self._local and not is_local(headers.get(b"host", "")):
             message = "Host: without API keys the server answers to localhost only"
             return APIError(403, message, None, "host_not_allowed")
         if not self._key.asks or scope["path"] in _OPEN or self._key(headers.get(b"authorization", "")):
@@ -76,7 +76,7 @@ class Guard:
         )
 
 
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
     """Whether a Host header names this machine by itself."""
     ported = host.count(":") == 1 or "]:" in host
     name = host.rpartition(":")[0] if ported else host

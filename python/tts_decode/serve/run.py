@@ -93,7 +93,7 @@ def _protocol(idle_seconds: float) -> type[asyncio.Protocol]:
     return ImpatientProtocol
 
 
-class _Formatter(logging.Formatter):
+class LogFormatter(logging.Formatter):
     """Lines without keys, and without what a terminal obeys."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
@@ -106,7 +106,7 @@ class _Formatter(logging.Formatter):
 
 def _log_to_stderr(secrets: Sequence[str]) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(secrets))
+    handler.setFormatter(LogFormatter(secrets))
     for name, level in _LOGGERS.items():
         logger = logging.getLogger(name)
         logger.addHandler(handler)
