@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from tts_decode.core.lineage import Lineage
-from tts_decode.model.hf import HFEngine, StepContext
+from tts_decode.model.hf import HFEngine, Inputs
 from tts_decode.model.sparse import SparseConfig, SparseReads
+from tts_decode.model.tree_attention import StepContext
 
 from tts_kernels import KVPool, KVTree, Selection, TreePlan, plan, score_pages, select_top_pages
 
@@ -90,9 +91,8 @@ class PagedModel:
         positions = [np.arange(end - n, end) for end, n in zip(lengths, counts, strict=True)]
         ids = torch.tensor([token for part in tokens for token in part])
         rows = None if every else torch.from_numpy(counts.cumsum() - 1)
-        return self.engine.forward(
-            ids, torch.from_numpy(np.concatenate(positions)).long(), rows, context, hidden=False
-        ).logits
+        inputs = Inputs(ids, torch.from_numpy(np.concatenate(positions)).long(), rows)
+        return self.engine.forward(inputs, context).logits
 
     def prefill(self, tokens: list[int]) -> int:
         root = self.tree.create()

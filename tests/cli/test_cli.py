@@ -86,6 +86,25 @@ def test_same_seed_same_text(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert answers[0] == answers[1] != answers[2]
 
 
+def test_answers_match_what_they_are_held_to(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("llguidance")
+    common = ["hi", "-s", "best_of_n", "-o", "n=2", "--json"]
+    assert search(folder, *common, "--regex", "[a-c]{3}!", "--presence-penalty", "1") == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    texts = [candidate["text"] for candidate in result["search"]["candidates"]]
+    assert all(re.fullmatch("[a-c]{3}!", text) for text in texts)
+    (folder / "answer.json").write_text('{"enum": ["left", "right"]}')
+    assert search(folder, *common, "--json-schema", str(folder / "answer.json")) == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    assert {c["text"] for c in result["search"]["candidates"]} <= {'"left"', '"right"'}
+    (folder / "answer.gbnf").write_text('root ::= "no" | "yes"')
+    assert search(folder, *common, "--grammar", str(folder / "answer.gbnf")) == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    assert {c["text"] for c in result["search"]["candidates"]} <= {"no", "yes"}
+    assert search(folder, *common, "--regex", "(") == 2
+    assert "pattern: got what llguidance refuses" in capsys.readouterr().err
+
+
 def test_search_of_a_task_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert search(folder, "--tasks", str(folder / "tasks.jsonl"), "-s", "best_of_n", "-o", "n=2") == 0
     out = capsys.readouterr().out
@@ -375,12 +394,18 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (["search", "a", "-o", "rebase.n=3"], "'rebase' is not among the strategies"),
         (["search", "a", "--temperature", "-1"], "temperature: got -1.0, expected a finite number >= 0"),
+        (["search", "a", "--frequency-penalty", "3"], "frequency_penalty: got 3.0, expected a finite number"),
+        (
+            ["search", "a", "--regex", "a", "--grammar", "b"],
+            "--regex: got --grammar too, expected one of them",
+        ),
+        (["search", "a", "--json-schema", "missing.json"], "--json-schema: "),
         (["search", "a", "--max-tokens", "0"], "max_tokens: got 0, expected >= 1"),
         (["search", "a", "--kv-mib", "0"], "--kv-mib: got 0"),
         (["search", "a", "--kv-dtype", "int4"], "--kv-dtype: got 'int4', expected auto or int8"),
         (["search", "a", "--kv-mib", "99999999999"], "more than the system grants"),
         (["search", "a\udc80"], "text is not valid Unicode"),
-        (["search", "a", "-o", "softmax_temperature=nan"], "softmax_temperature=nan"),
+        (["search", "a", "-o", "softmax_temperature=nan"], "softmax_temperature: got nan"),
         (["search", "a", "--dtype", "float64"], "dtype: got 'float64'"),
         (["search", "a", "-s", "best_of"], "unknown strategy 'best_of'; did you mean best_of_n"),
         (["search", "a", "--scorer", "oracle"], "unknown scorer 'oracle'"),
@@ -396,7 +421,7 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["search", "a", "--resume"], "--resume: needs --save FOLDER"),
         (["search", "a", "--budget-tokens", "0"], "max_tokens: got 0, expected >= 1"),
         (["search", "", "-o", "n=2"], "prompt"),
-        (["search", "a", "-s", "beam_search", "-o", "n=5", "-o", "beam_width=2"], "beam_width=2"),
+        (["search", "a", "-s", "beam_search", "-o", "n=5", "-o", "beam_width=2"], "beam_width: got 2"),
         (["search", "a" * 2000], "2000 tokens"),
         (["compare", "--limit", "0"], "--limit: got 0"),
         (["compare", "--parallel", "0"], "--parallel: got 0"),

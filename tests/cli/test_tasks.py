@@ -32,7 +32,7 @@ def test_more_default_tasks_leave_the_first_ones_and_the_shots_as_they_are(shots
 
 def test_too_many_default_tasks() -> None:
     assert len(default_tasks(380)) == 380
-    with pytest.raises(ValueError, match="product has 100 different problems, 125 are needed"):
+    with pytest.raises(ValueError, match="got 125 problems of product, expected at most its 100"):
         default_tasks(500)
 
 

@@ -270,7 +270,7 @@ def test_embeddings_have_no_text_and_match_no_prompt(decoder: TreeDecoder) -> No
         fed = decoder.stats().forward_tokens
         other = await decoder.root([*PROMPT, *b"done"])
         assert decoder.stats().forward_tokens - fed == 4
-        with pytest.raises(ValueError, match="holds 3 embeddings, which a snapshot does not keep"):
+        with pytest.raises(ValueError, match="got one with 3 embeddings, expected none, as a snapshot"):
             root.snapshot()
         for b in (root, twin, other):
             b.release()

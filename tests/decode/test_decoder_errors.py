@@ -57,7 +57,7 @@ def kv_state(decoder: TreeDecoder) -> tuple[int, ...]:
         ({"kv_bytes": PAGE_BYTES - 1}, ValueError, f"expected at least one page of {PAGE_BYTES} bytes"),
         ({"kv_bytes": -5}, ValueError, "kv_bytes: got -5, expected at least one page"),
         ({"kv_bytes": 1e9}, TypeError, "kv_bytes: got 1000000000.0, expected an int"),
-        ({"kv_bytes": 10**15}, ValueError, "kv_bytes = 1000000000000000 is more than the system grants"),
+        ({"kv_bytes": 10**15}, ValueError, "kv_bytes: got 1000000000000000, more than the system grants"),
         ({"kv_dtype": torch.int8, "kv_bytes": 6191}, ValueError, "expected at least one page of 6192 bytes"),
         (
             {"kv_dtype": torch.bfloat16},
@@ -245,7 +245,7 @@ def test_bad_step_and_extend_arguments(decoder: TreeDecoder) -> None:
         before = kv_state(decoder)
         with pytest.raises(TypeError, match="temprature"):
             await root.step(temprature=0.5)
-        with pytest.raises(ValueError, match="top_p: got .*, expected a finite number, 0 < top_p <= 1"):
+        with pytest.raises(ValueError, match="top_p: got 7, expected a finite number, 0 < top_p <= 1"):
             await root.step(top_p=7)
         with pytest.raises(ValueError, match="expected an id of the vocabulary"):
             await root.extend([1, 999])

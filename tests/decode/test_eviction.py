@@ -273,7 +273,7 @@ def test_what_cannot_be_evicted_is_refused(decoder: TreeDecoder, model: PreTrain
             (lambda: busy.evict(3), RuntimeError, "already waits for the engine"),
             (lambda: decoder.evict([other, gone], 3), BranchReleasedError, "was released"),
             (lambda: unseen.evict(3), RuntimeError, "track_mass=True"),
-            (lambda: decoder.evict([other, stranger], 3), ValueError, "belongs to another decoder"),
+            (lambda: decoder.evict([other, stranger], 3), ValueError, "of another decoder"),
             (lambda: decoder.evict([other, other], 3), ValueError, "twice"),
             (lambda: decoder.evict([other, 3], 3), TypeError, ": got int, expected Branch objects"),  # type: ignore[list-item]
             (lambda: other.evict(0), ValueError, "keep: got 0, expected >= 1"),

@@ -83,7 +83,7 @@ def test_a_decoder_waits_for_pages_that_another_may_give_back(model: PreTrainedM
 def test_bad_budgets(model: PreTrainedModel, total: object, error: type[Exception]) -> None:
     with pytest.raises(error, match="total: got "):
         KVBudget(total)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="kv_bytes: got .*, expected at least one page"):
+    with pytest.raises(ValueError, match="kv_bytes: got 100, expected at least one page"):
         make(model, kv_bytes=KVBudget(100))
 
 
@@ -183,9 +183,9 @@ def test_bad_pins(decoder: TreeDecoder, model: PreTrainedModel) -> None:
     async def search() -> None:
         root = await decoder.root(PROMPT)
         for at in (0, 54):
-            with pytest.raises(ValueError, match="at: got .*, expected 1 <= at <= 53"):
+            with pytest.raises(ValueError, match=f"at: got {at}, expected 1 <= at <= 53"):
                 decoder.pin(root, at=at)
-        with pytest.raises(ValueError, match="belongs to another decoder"):
+        with pytest.raises(ValueError, match="of another decoder"):
             make(model).pin(root)
         with pytest.raises(ValueError, match="has no KV yet"):
             decoder.pin(root.fork(1, at=1)[0])

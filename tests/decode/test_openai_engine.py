@@ -132,6 +132,17 @@ def test_what_is_sent(server):
     assert "stop" not in server.bodies[1]
     assert "logprobs" not in server.bodies[1]
 
+    penalised = CompletionRequest(
+        PROMPT, 20, frequency_penalty=0.5, presence_penalty=-1.0, logit_bias=((5, -100.0), (7, 2.5))
+    )
+    for extensions in (True, False):  # they are OpenAI's own
+        complete(server, penalised, answer, extensions=extensions)
+        body = server.bodies.pop()
+        assert (body["frequency_penalty"], body["presence_penalty"]) == (0.5, -1.0)
+        assert body["logit_bias"] == {"5": -100.0, "7": 2.5}
+    assert "frequency_penalty" not in server.bodies[0]
+    assert "logit_bias" not in server.bodies[0]
+
     with pytest.raises(UnsupportedByEngineError, match="top_k"):
         complete(server, CompletionRequest(PROMPT, 20, top_k=5), answer, extensions=False)
     complete(server, CompletionRequest(PROMPT, 20), answer, extensions=False)

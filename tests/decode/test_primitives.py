@@ -114,7 +114,7 @@ def test_forks_know_what_the_root_was_given(decoder: TreeDecoder) -> None:
     messages = [{"role": "user", "content": "hi"}]
 
     async def search() -> None:
-        with pytest.raises(ValueError, match="the tokenizer has no chat template: give text or token ids"):
+        with pytest.raises(ValueError, match="the tokenizer has no chat template; give text or token ids"):
             await decoder.root(messages)
         decoder.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}?"
         for prompt in ("some text", [1, 2, 3], messages):
@@ -225,7 +225,7 @@ def test_resident_bytes_count_each_page_once(decoder: TreeDecoder, model: PreTra
             distinct = {page for branch in some for page in table(branch)}
             assert decoder.resident_bytes(some) == len(distinct) * decoder.stats().page_bytes
         assert decoder.resident_bytes(branches) == decoder.stats().resident_bytes
-        with pytest.raises(ValueError, match=r"branches: branch .* belongs to another decoder"):
+        with pytest.raises(ValueError, match=r"branches: got branch .* of another decoder"):
             make(model).resident_bytes(branches)
         for branch in branches:
             branch.release()

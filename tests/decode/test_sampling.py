@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Callable
+from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
-from transformers.generation import logits_process as hf
+from sampling_reference import reference_probs, reference_token
 from tts_decode.core.params import SamplingParams, mix, uniform
 from tts_decode.decoding import sampler
 from tts_decode.decoding.sampler import token_logprobs
@@ -26,31 +28,6 @@ def sample(request: pytest.FixtureRequest) -> Sampler:
     """As it is on the CPU; and what GPUs run, in torch. Called with a list for each part of a draw."""
     run = sampler.sample if request.param == "kernel" else sampler._sample_on_device
     return lambda logits, *parts: run(logits, [sampler.Draw(*draw) for draw in zip(*parts, strict=True)])
-
-
-def reference_probs(logits: torch.Tensor, params: SamplingParams, history: list[int]) -> torch.Tensor:
-    """transformers' processors in `generate`'s order: float64 [vocab]."""
-    ids, scores = torch.tensor([history]), logits[None].clone()
-    if params.repetition_penalty != 1.0:
-        scores = hf.RepetitionPenaltyLogitsProcessor(params.repetition_penalty)(ids, scores)
-    if params.suppress_token_ids:
-        scores = hf.SuppressTokensLogitsProcessor(params.suppress_token_ids)(ids, scores)
-    if params.temperature == 0.0:
-        return torch.nn.functional.one_hot(scores[0].argmax(), len(logits)).double()
-    scores = hf.TemperatureLogitsWarper(params.temperature)(ids, scores)
-    if params.top_k:
-        scores = hf.TopKLogitsWarper(params.top_k)(ids, scores)
-    if params.top_p < 1.0:
-        scores = hf.TopPLogitsWarper(params.top_p)(ids, scores)
-    if params.min_p > 0.0:
-        scores = hf.MinPLogitsWarper(params.min_p)(ids, scores)
-    return scores[0].double().softmax(-1)
-
-
-def reference_token(logits: torch.Tensor, params: SamplingParams, u: float, history: list[int]) -> int:
-    """The inverse CDF in vocabulary order, float64."""
-    cumulative = reference_probs(logits, params, history).cumsum(-1)
-    return int((cumulative > u * cumulative[-1]).nonzero()[0])
 
 
 def random_params(rng: random.Random, vocab: int) -> SamplingParams:
@@ -286,3 +263,19 @@ def test_suppressed_tokens_are_never_drawn_and_leave_the_log_probabilities(
             expected = logits[1].log_softmax(-1)[drawn.tokens[1]].item()
             assert drawn.logprobs[1] == pytest.approx(expected, abs=1e-6)
             assert drawn.entropies[1] == drawn.entropies[2]
+
+
+def test_numbers_of_numpy_are_kept_as_python_s() -> None:
+    """They go to JSON, and integers of numpy overflow in the hash of the seed."""
+    given = {
+        "temperature": np.float32(0.5),
+        "top_k": np.int64(3),
+        "seed": np.uint64(2**64 - 1),
+        "stop_token_ids": np.array([1]),
+    }
+    params = SamplingParams(**given)
+    assert params == SamplingParams(0.5, 3, seed=2**64 - 1, stop_token_ids=(1,))
+    assert [type(value) for value in asdict(params).values()] == [
+        type(value) for value in asdict(SamplingParams(0.5, 3)).values()
+    ]
+    assert type(params.stop_token_ids[0]) is int

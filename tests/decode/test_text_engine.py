@@ -19,7 +19,7 @@ from scripted import (
     words,
 )
 from tiny_models import EOS, tiny_model
-from tts_decode import Budget, SamplingParams, TreeDecoder, gather
+from tts_decode import Budget, Choice, SamplingParams, TreeDecoder, gather
 from tts_decode.completions.completion import Completion, CompletionRequest
 from tts_decode.completions.decoder import TextDecoder, render_turns
 from tts_decode.errors import BranchReleasedError, EngineError, UnsupportedByEngineError
@@ -349,6 +349,46 @@ def test_requests_carry_the_sampling_parameters():
     assert all(0 <= request.seed < 2**31 for request in (one, two, three))
 
 
+def test_biases_go_to_the_engine_and_penalties_while_it_can_count():
+    decoder = scripted_decoder(lambda prefix, k: ("word\n", "stop_string"))
+    biased = SamplingParams(logit_bias={7: -100, 3: 2}, stop="\n")
+
+    async def search():
+        root = await decoder.root(PROMPT, biased)
+        await root.step(frequency_penalty=0.5, presence_penalty=-0.5)
+        for name in ("frequency_penalty", "presence_penalty"):  # a call counts its own tokens alone
+            with pytest.raises(UnsupportedByEngineError, match=f"SamplingParams.{name} over several steps"):
+                await root.step(**{name: 0.5})
+        await root.step()
+
+    decoder.run(search())
+    first, second = (call.request for call in decoder.complete.calls)
+    assert first.logit_bias == second.logit_bias == ((3, 2.0), (7, -100.0))
+    assert (first.frequency_penalty, first.presence_penalty) == (0.5, -0.5)
+    assert (second.frequency_penalty, second.presence_penalty) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("top_logprobs", 3),
+        ("constraint", Choice(["a"])),
+        ("suppress_token_ids", (1,)),
+        ("stop_token_ids", (1,)),
+    ],
+)
+def test_parameters_that_no_completion_call_has_are_refused_by_name(name, value):
+    decoder = scripted_decoder(lambda prefix, k: ("word\n", "stop_string"))
+
+    async def search():
+        root = await decoder.root(PROMPT, SamplingParams(stop="\n", **{name: value}))
+        with pytest.raises(UnsupportedByEngineError, match=f"SamplingParams.{name}: leave it at its default"):
+            await root.step()
+
+    decoder.run(search())
+    assert decoder.complete.calls == []
+
+
 @pytest.mark.parametrize("own", [0, 9])
 def test_a_steps_seed_holds_whatever_the_branchs_is(own):
     decoder = scripted_decoder(lambda prefix, k: ("word\n", "stop_string"))
@@ -614,7 +654,7 @@ def test_wrong_completions_are_refused(completion, error, message):
         (("a b", "length", (), (-1.0,)), "logprobs: got 1 entries for 0 tokens"),
         (("a b", "length", (1, 2), (), (), ("a", "b")), "expected what adds up"),
         (("ab", "eos", (1, 2), (), (), ("a", "b")), "expected '' for the end token"),
-        (("", "stop_string"), "empty"),
+        (("", "stop_string"), "text: got none after 'stop_string'"),
     ],
 )
 def test_inconsistent_completions_cannot_be_made(arguments, message):

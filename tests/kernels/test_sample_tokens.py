@@ -180,6 +180,7 @@ FINE = (1.0, 0.0, 1.0, 0.0, 1.0, 0.5)
                 (0, "temperature", -1.0),
                 (0, "temperature", torch.nan),
                 (1, "top_k", -1.0),
+                (1, "top_k 2.5, expected a whole number", 2.5),
                 (2, "top_p", 0.0),
                 (3, "min_p", 1.5),
                 (4, "repetition_penalty", 0.0),

@@ -192,8 +192,8 @@ def test_wrong_answers_are_refused_and_the_request_stays_open():
     with AskTell(best_of_n, PROMPT, n=1, sampling=SamplingParams(stop=";", max_tokens=2)) as search:
         (request,) = search.ask()
         for answer, error, message in (
-            ("4", TypeError, "expects a Completion, got str"),
-            ([0.5], TypeError, "expects a Completion, got list"),
+            ("4", TypeError, "got str, expected a Completion"),
+            ([0.5], TypeError, "got list, expected a Completion"),
             (Completion("4", "stop_string"), EngineError, "holds none of"),
             (Completion("a b c", "length", (1, 2, 3)), EngineError, "has 3 tokens; at most 2"),
         ):
@@ -203,9 +203,9 @@ def test_wrong_answers_are_refused_and_the_request_stays_open():
         search.tell(request.id, Completion("4", "eos"))
         (request,) = search.ask()
         for answer, error, message in (
-            (Completion("4", "eos"), TypeError, "expects a list of numbers, got Completion"),
+            (Completion("4", "eos"), TypeError, "got Completion, expected a list of numbers"),
             (0.5, TypeError, "got float"),
-            ([0.5, 0.5], ValueError, "expects 1 scores, one a text, got 2"),
+            ([0.5, 0.5], ValueError, "got 2 scores, expected 1, one a text"),
             ([math.nan], ValueError, "finite"),
         ):
             with pytest.raises(error, match=message):
@@ -237,12 +237,12 @@ def test_unknown_and_late_answers_are_told_apart():
     with pytest.raises(RequestWithdrawnError, match="id=1"):
         search.tell(one.id, Completion("slow", "eos"))
     search.tell(two.id, Completion("fast", "eos"))
-    with pytest.raises(ValueError, match="id=2 was answered already"):
+    with pytest.raises(ValueError, match="id 2: got another answer"):
         search.tell(two.id, Completion("other", "eos"))
 
 
 def test_errors_of_the_strategy_come_out_of_ask_and_tell():
-    with pytest.raises(ValueError, match="n=0"):
+    with pytest.raises(ValueError, match="n: got 0"):
         AskTell(best_of_n, PROMPT, n=0).ask()
 
     search = AskTell(beam_search, PROMPT, n=2, beam_width=2)

@@ -5,6 +5,7 @@ import json
 import math
 import zlib
 
+import numpy as np
 import pytest
 from tts_decode import gather
 from tts_decode.completions.completion import Completion
@@ -400,7 +401,7 @@ def test_two_searches_never_write_one_journal(tmp_path):
 def test_a_journal_without_an_entry_is_begun_anew(tmp_path):
     """Such as of a search that refused its options."""
     path = tmp_path / "search.jsonl"
-    with pytest.raises(ValueError, match="n=0"):
+    with pytest.raises(ValueError, match="n: got 0"):
         search(path, n=0)
     result, _ = search(path, resume=True, n=4)
     assert len(result.candidates) == 4
@@ -422,3 +423,13 @@ def test_a_journal_of_a_root_with_another_seed_is_refused(tmp_path):
 
 async def some_scores(branches):
     return [0.5] * len(branches)
+
+
+def test_an_option_of_numpy_is_the_number_that_it_is(tmp_path):
+    path = tmp_path / "search.jsonl"
+    result, _ = search(path, n=np.int64(5), softmax_temperature=np.float32(0.25))
+    resumed, engine = search(path, resume=True, n=5, softmax_temperature=0.25)
+    assert content(resumed.best) == content(result.best)
+    assert engine.asked == []
+    with pytest.raises(JournalError, match="its options"):
+        search(path, resume=True, n=np.int64(6), softmax_temperature=0.25)

@@ -699,7 +699,13 @@ TAG = TagTemplate("{question}", "{step} ки", tag="ки")
         ("rlhflow", (), {}, ValueError, "has no chat template"),
         ("outcome", (), {"auto": SEQUENCE, "num_labels": 1}, ValueError, "has no chat template"),
         ("math_shepherd", ("ки",), {"auto": SEQUENCE}, TypeError, "has no LM head.*AutoModelForCausalLM"),
-        (Reader("r", TAG, ClassHead(2)), ("ки",), {"auto": TOKEN}, ValueError, r"index=2; expected 0..1"),
+        (
+            Reader("r", TAG, ClassHead(2)),
+            ("ки",),
+            {"auto": TOKEN},
+            ValueError,
+            r"index: got 2, expected 0..1",
+        ),
         (Reader("r", TAG, ValueHead()), ("ки",), {"auto": TOKEN}, ValueError, "2 outputs, expected a value"),
         (
             Reader("r", TAG, ClassHead(0)),
@@ -709,9 +715,15 @@ TAG = TagTemplate("{question}", "{step} ки", tag="ки")
             "takes 32 features",
         ),
         (Reader("r", TAG, ClassHead(0)), ("ки",), {"head": nn.ReLU()}, ValueError, "takes None features"),
-        (Reader("r", TAG, TokenSoftmax(("+",), 1)), ("ки",), {}, ValueError, r"index=1; expected 0..0"),
+        (Reader("r", TAG, TokenSoftmax(("+",), 1)), ("ки",), {}, ValueError, r"index: got 1, expected 0..0"),
         (Reader("r", TAG, VocabularyMean()), ("ки",), {"family": "gemma2"}, ValueError, "caps its logits"),
-        ("shepherd", (), {}, ValueError, "reader='shepherd'; expected a Reader or one of math_shepherd, "),
+        (
+            "shepherd",
+            (),
+            {},
+            ValueError,
+            "reader: got 'shepherd', expected a Reader or one of math_shepherd, ",
+        ),
     ],
 )
 def test_what_does_not_belong_together_is_refused(

@@ -93,10 +93,10 @@ def test_self_evaluation_leaves_a_closing_end_token_out(decoder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"question": ""}, "question is empty"),
-        ({"yes": ("Yes",)}, r"yes=\['Yes'\]: none is a single token"),
-        ({"yes": YES, "no": ("No",)}, r"no=\['No'\]: none is a single token"),
-        ({"yes": YES, "no": ("y",)}, "share a token"),
+        ({"question": ""}, "question: got nothing"),
+        ({"yes": ("Yes",)}, r"yes: got \['Yes'\], expected one that is a single token"),
+        ({"yes": YES, "no": ("No",)}, r"no: got \['No'\], expected one that is a single token"),
+        ({"yes": YES, "no": ("y",)}, "which shares a token with no"),
     ],
 )
 def test_self_evaluation_checks_its_wording(decoder, arguments, message):
@@ -160,7 +160,7 @@ def returning(values):
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(math.nan, "scorer verifier gave branch {} the score nan"), (-math.inf, "the score -inf")],
+    [(math.nan, "scorer verifier: got the score nan for branch {}"), (-math.inf, "the score -inf")],
 )
 def test_scores_are_checked(decoder, value, message):
     async def score():
@@ -178,7 +178,9 @@ def test_a_score_that_is_no_number_is_named(decoder):
     async def score():
         branches = await branches_of(decoder, 1)
         try:
-            with pytest.raises(ValueError, match="the score high; expected a finite number"):
+            with pytest.raises(
+                ValueError, match=r"got the score high for branch \d+, expected a finite number"
+            ):
                 await score_branches(returning(["high"]), branches)
         finally:
             branches[0].release()
@@ -189,10 +191,10 @@ def test_a_score_that_is_no_number_is_named(decoder):
 @pytest.mark.parametrize(
     ("scorer", "message"),
     [
-        (None, "scorer must be an async function of branches, got NoneType"),
-        (lambda branches: [1.0], "scorer <lambda> returned a list, expected an awaitable"),
-        (returning([None]), "scorer wrong gave branch {} the score None; expected a finite number"),
-        (returning(1.0), "scorer wrong returned a float, expected a sequence"),
+        (None, "scorer: got NoneType, expected an async function of branches"),
+        (lambda branches: [1.0], "scorer <lambda>: got a list of it, expected an awaitable"),
+        (returning([None]), "scorer wrong: got the score None for branch {}, expected a finite number"),
+        (returning(1.0), "scorer wrong: got a float of it, expected a list"),
     ],
 )
 def test_what_is_no_scorer_is_refused(decoder, scorer, message):

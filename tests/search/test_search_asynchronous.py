@@ -170,7 +170,7 @@ def test_max_steps_ends_answers_as_they_stand():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"alpha": 1.0}, r"alpha=1\.0"), ({"max_steps": 0}, "max_steps=0")]
+    ("options", "message"), [({"alpha": 1.0}, r"alpha: got 1\.0"), ({"max_steps": 0}, "max_steps: got 0")]
 )
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):

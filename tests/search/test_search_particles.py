@@ -183,9 +183,12 @@ def test_particles_need_probabilities():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"resampling": "residual"}, "resampling='residual'; expected one of multinomial, systematic"),
-        ({"softmax_temperature": 0.0}, "softmax_temperature=0"),
-        ({"max_steps": 0}, "max_steps=0"),
+        (
+            {"resampling": "residual"},
+            "resampling: got 'residual', expected one of 'multinomial', 'systematic'",
+        ),
+        ({"softmax_temperature": 0.0}, "softmax_temperature: got 0"),
+        ({"max_steps": 0}, "max_steps: got 0"),
     ],
 )
 def test_bad_options_are_named(strategy, options, message):
@@ -196,7 +199,7 @@ def test_bad_options_are_named(strategy, options, message):
 
 
 def test_entropic_options_are_shares():
-    with pytest.raises(ValueError, match=r"ess_threshold=1\.5"):
+    with pytest.raises(ValueError, match=r"ess_threshold: got 1\.5"):
         run_scripted(
             scripted_decoder(random_script(0)), particle_filter, "Q: ", scorer=None, ess_threshold=1.5
         )
@@ -510,10 +513,10 @@ def test_qalign_needs_token_texts():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beta": 0.0}, "beta=0"),
-        ({"max_samples": 5, "parallel": 2}, "parallel=2 does not divide max_samples=5"),
-        ({"max_samples": 8, "parallel": 2, "burn_in": 4}, "burn_in=4; expected less than the 4 states"),
-        ({"burn_in": -1}, "burn_in=-1"),
+        ({"beta": 0.0}, "beta: got 0"),
+        ({"max_samples": 5, "parallel": 2}, "parallel: got 2, expected a divisor of max_samples = 5"),
+        ({"max_samples": 8, "parallel": 2, "burn_in": 4}, "burn_in: got 4, expected less than the 4 states"),
+        ({"burn_in": -1}, "burn_in: got -1"),
     ],
 )
 def test_qalign_names_bad_options(options, message):

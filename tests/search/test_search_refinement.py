@@ -345,7 +345,7 @@ def test_vote_confidence_is_the_rule_of_the_code(seed):
     assert vote_confidence([5.0]) == 1
     assert vote_confidence([0.0, 0.0, 0.0]) == pytest.approx(0.5)
     assert vote_confidence([]) == 0
-    with pytest.raises(ValueError, match=r"votes=\[1.0, -0.5\]"):
+    with pytest.raises(ValueError, match=r"votes: got \[1.0, -0.5\]"):
         vote_confidence([1.0, -0.5])
 
 
@@ -592,15 +592,15 @@ def test_t1_without_a_tool_asks_for_no_code():
 @pytest.mark.parametrize(
     ("strategy", "options", "message"),
     [
-        (multi_round, {"max_rounds": -1}, "max_rounds=-1"),
-        (sets, {"max_rounds": -1}, "max_rounds=-1"),
-        (revise, {"threshold": 1.5}, r"threshold=1\.5; expected a probability"),
-        (iterative_agent_decoding, {"max_rounds": -1, "scorer": scorer(score_of)}, "max_rounds=-1"),
-        (magicore, {"agg_strategy": "mode", "scorer": scorer(score_of)}, "agg_strategy='mode'"),
-        (tpo, {"max_rounds": -1, "scorer": scorer(score_of)}, "max_rounds=-1"),
-        (heart, {"negative": []}, "negative is empty; expected at least one phrase"),
-        (feedback_edit, {"num_edits": 0, "scorer": scorer(score_of)}, "num_edits=0"),
-        (three_d, {"max_rounds": -1}, "max_rounds=-1"),
+        (multi_round, {"max_rounds": -1}, "max_rounds: got -1"),
+        (sets, {"max_rounds": -1}, "max_rounds: got -1"),
+        (revise, {"threshold": 1.5}, r"threshold: got 1\.5, expected a finite number, 0 <= threshold <= 1"),
+        (iterative_agent_decoding, {"max_rounds": -1, "scorer": scorer(score_of)}, "max_rounds: got -1"),
+        (magicore, {"agg_strategy": "mode", "scorer": scorer(score_of)}, "agg_strategy: got 'mode'"),
+        (tpo, {"max_rounds": -1, "scorer": scorer(score_of)}, "max_rounds: got -1"),
+        (heart, {"negative": []}, "negative: got nothing, expected at least one phrase"),
+        (feedback_edit, {"num_edits": 0, "scorer": scorer(score_of)}, "num_edits: got 0"),
+        (three_d, {"max_rounds": -1}, "max_rounds: got -1"),
     ],
 )
 def test_bad_options_are_named_before_anything_is_asked(strategy, options, message):

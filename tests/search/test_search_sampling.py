@@ -322,7 +322,7 @@ def test_other_models_begin_where_the_root_stands(strategy):
 
 
 def test_model_switch_wants_a_prior_for_each_model():
-    with pytest.raises(ValueError, match="priors has 2 entries; expected one for each of 1 models"):
+    with pytest.raises(ValueError, match="priors: got 2 entries, expected one for each of 1 models"):
         run_scripted(scripted_decoder(Sampler(0)), model_switch, QUESTION, priors=[1, 1])
 
 
@@ -683,7 +683,7 @@ def test_b4_without_tests_asks_the_model_for_checks(seed):
 
 
 def test_b4_wants_the_same_tests_each_time():
-    with pytest.raises(ValueError, match=r"run_tests gave \[\d+, .*\] results"):
+    with pytest.raises(ValueError, match=r"run_tests: got \[\d+, .*\] results"):
         run_scripted(
             scripted_decoder(Sampler(0)), b4, QUESTION, n=6, run_tests=lambda text: [True] * len(text)
         )
@@ -700,21 +700,25 @@ def test_answers_that_are_all_the_same_need_no_judge(strategy):
 @pytest.mark.parametrize(
     ("strategy", "options", "message"),
     [
-        (adaptive_consistency, {"parallel": 0}, "parallel=0; expected at least 1"),
-        (adaptive_consistency, {"threshold": 1.0}, "threshold=1.0; expected a probability"),
-        (adaptive_consistency, {"criterion": "gamma"}, "criterion='gamma'"),
-        (self_calibration, {"threshold": 0.0}, "threshold=0.0"),
-        (self_calibration, {"decide_by": "sum"}, "decide_by='sum'"),
-        (model_switch, {"threshold": 1.5}, "threshold=1.5"),
-        (no_thinking, {"decide_by": "vote"}, "decide_by='vote'"),
-        (no_thinking, {"power": math.nan}, "power=nan"),
-        (st_bon, {"tau_coeff": -1.0}, "tau_coeff=-1.0"),
-        (st_bon, {"consistency": "layers"}, "consistency='layers'"),
-        (sample_scrutinize, {"margin": 2.0}, "margin=2.0"),
-        (sample_scrutinize, {"num_verifications": 0}, "num_verifications=0"),
-        (multi_verifier, {"aspects": []}, "aspects is empty"),
-        (knockout, {"num_comparisons": 0}, "num_comparisons=0"),
-        (b4, {"alpha_xy": 0.0}, "alpha_xy=0.0"),
+        (adaptive_consistency, {"parallel": 0}, "parallel: got 0, expected >= 1"),
+        (
+            adaptive_consistency,
+            {"threshold": 1.0},
+            "threshold: got 1.0, expected a finite number, 0 < threshold < 1",
+        ),
+        (adaptive_consistency, {"criterion": "gamma"}, "criterion: got 'gamma'"),
+        (self_calibration, {"threshold": 0.0}, "threshold: got 0.0"),
+        (self_calibration, {"decide_by": "sum"}, "decide_by: got 'sum'"),
+        (model_switch, {"threshold": 1.5}, "threshold: got 1.5"),
+        (no_thinking, {"decide_by": "vote"}, "decide_by: got 'vote'"),
+        (no_thinking, {"power": math.nan}, "power: got nan"),
+        (st_bon, {"tau_coeff": -1.0}, "tau_coeff: got -1.0"),
+        (st_bon, {"consistency": "layers"}, "consistency: got 'layers'"),
+        (sample_scrutinize, {"margin": 2.0}, "margin: got 2.0"),
+        (sample_scrutinize, {"num_verifications": 0}, "num_verifications: got 0"),
+        (multi_verifier, {"aspects": []}, "aspects: got nothing"),
+        (knockout, {"num_comparisons": 0}, "num_comparisons: got 0"),
+        (b4, {"alpha_xy": 0.0}, "alpha_xy: got 0.0"),
     ],
 )
 def test_bad_options_are_named(strategy, options, message):

@@ -452,10 +452,10 @@ def test_compute_optimal_with_the_budget_gone_ends_with_its_probes():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"edges": (0.5,)}, "strategies has 5 entries for 1 edges"),
+        ({"edges": (0.5,)}, "strategies: got 5 entries for 1 edges"),
         ({"edges": (0.2, 0.4, 0.6, 0.8)}, "expected falling numbers"),
-        ({"n": 6}, "beam_width=4 of beam_search does not divide n=6"),
-        ({"num_probes": 0}, "probes=0"),
+        ({"n": 6}, "beam_width: got 4 of beam_search, expected a divisor of n = 6"),
+        ({"num_probes": 0}, "num_probes: got 0"),
     ],
 )
 def test_compute_optimal_names_bad_options_before_it_samples(options, message):
@@ -467,17 +467,17 @@ def test_compute_optimal_names_bad_options_before_it_samples(options, message):
 
 @pytest.mark.parametrize("strategy", [dvts, lookahead, swift, fetch])
 def test_beam_width_divides_n(strategy):
-    with pytest.raises(ValueError, match="beam_width=3 does not divide n=8"):
+    with pytest.raises(ValueError, match="beam_width: got 3, expected a divisor of n = 8"):
         search(strategy, random_script(0), n=8, beam_width=3, scorer=scorer(random_score(0)))
 
 
 @pytest.mark.parametrize(
     ("strategy", "options", "message"),
     [
-        (lookahead, {"k": -1}, "k=-1; expected at least 0"),
-        (swift, {"softmax_temperature": 0.0}, "softmax_temperature=0"),
-        (fetch, {"cluster_threshold": -0.1}, "cluster_threshold=-0.1"),
-        (dvts, {"max_steps": 0}, "max_steps=0"),
+        (lookahead, {"k": -1}, "k: got -1, expected >= 0"),
+        (swift, {"softmax_temperature": 0.0}, "softmax_temperature: got 0"),
+        (fetch, {"cluster_threshold": -0.1}, "cluster_threshold: got -0.1"),
+        (dvts, {"max_steps": 0}, "max_steps: got 0"),
     ],
 )
 def test_bad_options_are_named(strategy, options, message):

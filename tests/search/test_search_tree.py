@@ -43,7 +43,7 @@ def test_long_text_is_cut_to_the_width():
     (line,) = render_tree(nodes, width=40).splitlines()
     assert len(line) == 40
     assert line.endswith("...")
-    with pytest.raises(ValueError, match="width=5"):
+    with pytest.raises(ValueError, match="width: got 5"):
         render_tree(nodes, width=5)
 
 

@@ -278,10 +278,10 @@ def test_mcts_takes_unknown_probabilities_as_equal():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"selection": "ucb"}, "selection='ucb'; expected one of puct, uct"),
-        ({"simulate": "none"}, "simulate='none'"),
-        ({"decide_by": "mean"}, "decide_by='mean'"),
-        ({"parallel": 0}, "parallel=0"),
+        ({"selection": "ucb"}, "selection: got 'ucb', expected one of 'puct', 'uct'"),
+        ({"simulate": "none"}, "simulate: got 'none'"),
+        ({"decide_by": "mean"}, "decide_by: got 'mean'"),
+        ({"parallel": 0}, "parallel: got 0"),
     ],
 )
 def test_bad_options_of_mcts_are_named(options, message):

@@ -55,9 +55,9 @@ def test_dirichlet_is_how_often_the_first_share_is_the_largest(counts):
 def test_majority_probability_of_two_answers_is_the_same_by_both_criteria():
     assert majority_probability([7, 2], "dirichlet") == majority_probability([7, 2], "beta")
     assert majority_probability([]) == 0
-    with pytest.raises(ValueError, match=r"counts=\[1, -1\]"):
+    with pytest.raises(ValueError, match=r"counts: got \[1, -1\]"):
         majority_probability([1, -1])
-    with pytest.raises(ValueError, match="criterion='gamma'"):
+    with pytest.raises(ValueError, match="criterion: got 'gamma'"):
         majority_probability([1, 1, 1], "gamma")
 
 
@@ -83,7 +83,7 @@ def test_borda_weights_are_powers_of_the_rank_from_below():
     assert borda_weights([0.1, 0.9, 0.5], 2.0) == [1, 9, 4]
     assert borda_weights([0.5, 0.5], 1.0) == [2, 1]
     assert set(borda_weights([3.0, 1.0, 2.0], 0.0)) == {1}
-    with pytest.raises(ValueError, match="power=-1"):
+    with pytest.raises(ValueError, match="power: got -1"):
         borda_weights([1.0], -1)
 
 
@@ -125,7 +125,7 @@ def test_paths_that_are_all_alike_are_kept():
     assert probable_paths([0.3]) == [True]
     assert probable_paths([]) == []
     assert any(probable_paths([0.0, 0.0, 0.7]))
-    with pytest.raises(ValueError, match=r"probabilities\[1\] is 1.5"):
+    with pytest.raises(ValueError, match=r"probabilities\[1\]: got 1.5"):
         probable_paths([0.5, 1.5])
 
 
@@ -149,7 +149,7 @@ def test_ngram_distances_are_one_less_the_jaccard_overlap():
     assert distances[0, 3] == 1
     assert (distances == distances.T).all()
     assert most_central(distances) == 0
-    with pytest.raises(ValueError, match="n=0"):
+    with pytest.raises(ValueError, match="n: got 0"):
         ngram_distances([[1]], 0)
 
 
@@ -185,7 +185,7 @@ def test_a_match_goes_to_the_majority_and_a_draw_to_either():
 def test_within_keeps_scores_near_the_best():
     assert within([0.95, 1.0, 0.9], 0.05) == [0, 1]
     assert within([0.2, 0.4, 0.4], 0.0) == [1, 2]
-    with pytest.raises(ValueError, match="scores is empty"):
+    with pytest.raises(ValueError, match="scores: got nothing"):
         within([], 0.1)
 
 
@@ -246,5 +246,5 @@ def test_b4_prefers_a_large_consensus_on_many_tests():
     assert b4_scores([]) == []
     with pytest.raises(ValueError, match=r"rows of lengths \[1, 2\]"):
         b4_scores([[1], [1, 0]])
-    with pytest.raises(ValueError, match="beta_0=0"):
+    with pytest.raises(ValueError, match="beta_0: got 0"):
         b4_scores([], beta_0=0)

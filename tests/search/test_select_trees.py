@@ -70,16 +70,16 @@ def test_self_refine_uct_on_random_trees(rewards, rng):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: uct([math.nan], [1], 1), r"values\[0\] is nan"),
-        (lambda: uct([0.1], [-1], 1), r"visits=\[-1\]"),
+        (lambda: uct([math.nan], [1], 1), r"values\[0\]: got nan"),
+        (lambda: uct([0.1], [-1], 1), r"visits: got \[-1\]"),
         (lambda: puct([0.1], [1.0], [0], -1), "below -1"),
-        (lambda: puct([0.1], [1.0], [0], 1, pb_c_base=0), "pb_c_base=0"),
-        (lambda: self_refine_uct([[]], [-1]), r"rewards\[0\] is empty"),
-        (lambda: self_refine_uct([[1.0]], [0]), r"parents\[0\] is 0"),
-        (lambda: Beta().given([1.5]), r"score 1\.5; a beta posterior"),
-        (lambda: Gaussian().given([math.inf]), r"scores\[0\] is inf"),
-        (lambda: rejects(1.0, [], 1.0), r"alpha=1\.0"),
-        (lambda: conformal_p_value(math.nan, []), r"score\[0\] is nan"),
+        (lambda: puct([0.1], [1.0], [0], 1, pb_c_base=0), "pb_c_base: got 0"),
+        (lambda: self_refine_uct([[]], [-1]), r"rewards\[0\]: got nothing"),
+        (lambda: self_refine_uct([[1.0]], [0]), r"parents\[0\]: got 0"),
+        (lambda: Beta().given([1.5]), r"scores: got 1\.5, expected scores in"),
+        (lambda: Gaussian().given([math.inf]), r"scores\[0\]: got inf"),
+        (lambda: rejects(1.0, [], 1.0), r"alpha: got 1\.0"),
+        (lambda: conformal_p_value(math.nan, []), r"score\[0\]: got nan"),
     ],
 )
 def test_bad_numbers_are_named(call, message):

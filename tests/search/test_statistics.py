@@ -148,16 +148,16 @@ def test_student_covers_the_truth(size):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: wilson_interval(3, 2), "successes=3 of trials=2"),
-        (lambda: wilson_interval(0, 0), "trials=0"),
-        (lambda: wilson_interval(1, 2, 1.0), "confidence=1.0"),
-        (lambda: paired_difference([1], [1, 2]), "1 numbers in ours and 2"),
+        (lambda: wilson_interval(3, 2), "successes: got 3 of 2 trials"),
+        (lambda: wilson_interval(0, 0), "successes: got 0 of 0 trials"),
+        (lambda: wilson_interval(1, 2, 1.0), "confidence: got 1.0"),
+        (lambda: paired_difference([1], [1, 2]), "ours: got 1 numbers beside 2 in theirs"),
         (lambda: paired_difference([], []), "at least one problem"),
-        (lambda: paired_difference([math.nan], [1]), r"ours\[0\] is nan"),
-        (lambda: paired_difference([1, 2], [1, 1], confidence=0), "confidence=0"),
-        (lambda: paired_proportion_difference([1, 0.5], [1, 0]), r"ours\[1\] is 0.5; expected 0 or 1"),
-        (lambda: paired_proportion_difference([1], [1], confidence=1), "confidence=1"),
-        (lambda: geometric_mean_ratio([1, 0], [1, 1]), r"ours\[1\] is 0.0"),
+        (lambda: paired_difference([math.nan], [1]), r"ours\[0\]: got nan"),
+        (lambda: paired_difference([1, 2], [1, 1], confidence=0), "confidence: got 0"),
+        (lambda: paired_proportion_difference([1, 0.5], [1, 0]), r"ours\[1\]: got 0.5, expected 0 or 1"),
+        (lambda: paired_proportion_difference([1], [1], confidence=1), "confidence: got 1"),
+        (lambda: geometric_mean_ratio([1, 0], [1, 1]), r"ours\[1\]: got 0.0"),
     ],
 )
 def test_bad_arguments_are_named(call, message):

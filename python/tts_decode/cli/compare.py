@@ -50,6 +50,8 @@ def compare(
     sparse_summaries: opt.SparseSummaries = "mean",
     sparse_dense_layers: opt.SparseDenseLayers = 2,
     temperature: opt.Temperature = 0.8,
+    frequency_penalty: opt.FrequencyPenalty = 0.0,
+    presence_penalty: opt.PresencePenalty = 0.0,
     seed: opt.Seed = 0,
     stop: opt.Stop = "\\n",
     max_tokens: opt.MaxTokens = 64,
@@ -105,6 +107,8 @@ def compare(
             stop=(opt.unescape(stop),),
             max_tokens=max_tokens,
             max_step_tokens=max_step_tokens,
+            frequency_penalty=frequency_penalty,
+            presence_penalty=presence_penalty,
         )
         settings = Settings(sampling, budget_tokens, budget_seconds, budget_cost, scorer_timeout)
         problems = (

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..core.constraints.grammars import Grammar, JSONSchema, Regex
+from ..core.constraints.protocol import Constraint
 from ..default_model import DEFAULT_MODEL
 from ..model.sparse import SparseConfig, parse_budget
 from ..search import STRATEGIES, Strategy
@@ -95,6 +97,32 @@ ScorerTimeout = Annotated[
     ),
 ]
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.", rich_help_panel=_SAMPLING)]
+FrequencyPenalty = Annotated[
+    float,
+    typer.Option(
+        help="-2 to 2: off a token's logit for each time that the answer has it.", rich_help_panel=_SAMPLING
+    ),
+]
+PresencePenalty = Annotated[
+    float,
+    typer.Option(help="-2 to 2: off the logit of each token of the answer.", rich_help_panel=_SAMPLING),
+]
+JSONSchemaFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--json-schema", help="File of a JSON schema that answers have to match.", rich_help_panel=_SAMPLING
+    ),
+]
+RegexOption = Annotated[
+    str | None,
+    typer.Option("--regex", help="Regular expression that answers have to match.", rich_help_panel=_SAMPLING),
+]
+GrammarFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--grammar", help="File of a grammar, GBNF or Lark, of all answers.", rich_help_panel=_SAMPLING
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Same seed, same text.", rich_help_panel=_SAMPLING)]
 Stop = Annotated[
     str,
@@ -136,6 +164,22 @@ def sparse_config(budget: str | None, share: str, summaries: str, dense_layers: 
         raise UsageError(f"--sparse: {error}") from None
     with usage_errors():
         return SparseConfig(pages, share=share, summaries=summaries, dense_layers=dense_layers)  # type: ignore[arg-type]
+
+
+def constraint(json_schema: Path | None, regex: str | None, grammar: Path | None) -> Constraint | None:
+    """What --json-schema, --regex or --grammar says."""
+    given = {"--json-schema": json_schema, "--regex": regex, "--grammar": grammar}
+    flags = [flag for flag, value in given.items() if value is not None]
+    if len(flags) > 1:
+        raise UsageError(f"{flags[0]}: got {' and '.join(flags[1:])} too, expected one of them")
+    try:
+        if json_schema is not None:
+            return JSONSchema(json_schema.read_text(encoding="utf-8"))
+        if grammar is not None:
+            return Grammar(grammar.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{flags[0]}: {error}") from None
+    return None if regex is None else Regex(regex)
 
 
 def check_positions(flag: str, prompt: int, tokens: int, config: Any) -> None:

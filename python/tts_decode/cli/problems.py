@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..core.budget import Budget
@@ -16,7 +16,7 @@ from ..core.running import gather
 from ..core.stats import DecoderStats
 from ..cost.forward import StepCost
 from ..decoding.decoder import TreeDecoder
-from ..errors import PromptTooLongError
+from ..errors import ConstraintError, PromptTooLongError
 from ..model.sparse import SparseConfig
 from ..search import SearchResult, SearchRun, Strategy
 from ..tasks import Task
@@ -142,7 +142,8 @@ def run_settings(
         "sparse": None if sparse is None else asdict(sparse),
         "problems": len(tasks),
         "problems_crc32": zlib.crc32(told.encode(errors="surrogatepass")),
-        **asdict(settings),
+        **asdict(replace(settings, sampling=SamplingParams())),
+        "sampling": settings.sampling.to_dict(),
     }
 
 
@@ -192,7 +193,7 @@ def require_one(outcomes: Sequence[Outcome]) -> None:
     """Raises the first error if no search came to a result, as one of usage where an argument was refused."""
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
     if errors and len(errors) == len(outcomes):
-        refused = type(errors[0]) in (ValueError, PromptTooLongError)
+        refused = type(errors[0]) in (ValueError, PromptTooLongError, ConstraintError)
         raise UsageError(str(errors[0])) if refused else errors[0]
 
 

@@ -56,6 +56,11 @@ def search(
     sparse_summaries: opt.SparseSummaries = "mean",
     sparse_dense_layers: opt.SparseDenseLayers = 2,
     temperature: opt.Temperature = 0.8,
+    frequency_penalty: opt.FrequencyPenalty = 0.0,
+    presence_penalty: opt.PresencePenalty = 0.0,
+    json_schema: opt.JSONSchemaFile = None,
+    regex: opt.RegexOption = None,
+    grammar: opt.GrammarFile = None,
     seed: opt.Seed = 0,
     stop: opt.Stop = "\\n",
     max_tokens: opt.MaxTokens = 256,
@@ -78,6 +83,8 @@ def search(
 
       tts-decode search "Name a prime above 20." -s beam_search -o n=8
 
+      tts-decode search "Is 91 a prime? Answer in JSON." --json-schema answer.json
+
       tts-decode search --tasks problems.jsonl -s rebase --json > out.json
 
       tts-decode search --tasks problems.jsonl -s rebase --save results
@@ -96,6 +103,9 @@ def search(
                 stop=(opt.unescape(stop),),
                 max_tokens=max_tokens,
                 max_step_tokens=max_step_tokens,
+                frequency_penalty=frequency_penalty,
+                presence_penalty=presence_penalty,
+                constraint=opt.constraint(json_schema, regex, grammar),
             ),
             budget_tokens,
             budget_seconds,

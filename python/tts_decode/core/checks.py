@@ -23,6 +23,12 @@ def value_errors() -> Iterator[None]:
         raise ValueError(str(error)) from None
 
 
+def at_least(least: int, **values: int) -> None:
+    """TypeError or ValueError, naming the argument, unless each is an integer of at least `least`."""
+    for name, value in values.items():
+        integer(name, value, least)
+
+
 def checked_count(name: str, value: Any, least: int = 1) -> int:
     """An int of at least `least`; ValueError for all else."""
     with value_errors():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,12 +13,9 @@ from tts_kernels.checks import instance
 
 from ..core.budget import Budget
 from ..core.checks import check_embeds, check_recorded, checked_rows
-from ..core.constraints.guide import Guide
-from ..core.constraints.protocol import Constraint
-from ..core.detokenizer import continuation
 from ..core.interfaces import Decoder
 from ..core.params import SamplingParams
-from ..core.prompts import Prompt, question_in
+from ..core.prompts import Prompt
 from ..core.state import BranchState
 from ..core.step import FINAL_REASONS, Step, StepPiece, TopLogprobs
 from .eviction import evict_columns
@@ -93,35 +90,6 @@ class TreeBranch(LivePath):
         needs_logits = runtime.engine.has_lm_head
         return await scheduler.submit(RootRequest(tokens, make, needs_logits=needs_logits))
 
-    # -- what it holds
-
-    @property
-    def text(self) -> str:
-        """Text after the prompt, special tokens left out: the texts of its steps and of what was forced
-        between them, joined. A character whose last bytes are missing is not shown yet."""
-        return self.text_from(self.prompt_length)
-
-    @property
-    def full_text(self) -> str:
-        """Text of prompt and continuation, special tokens included; without an incomplete last character."""
-        return continuation(self.runtime.tokenizer, self.tokens, 0, special=True)
-
-    @property
-    def question(self) -> str:
-        """What the user asked: the prompt's text, or of a chat the user's last message."""
-        asked = question_in(self.prompt)
-        if asked is None:
-            asked = continuation(self.runtime.tokenizer, self.tokens[: self.prompt_length], 0)
-        return asked
-
-    def text_from(self, position: int) -> str:
-        """Text that `tokens[position:]` add, special tokens left out: the characters that end in them."""
-        return continuation(self.runtime.tokenizer, self.tokens, position)
-
-    def text_of(self, tokens: Sequence[int]) -> str:
-        """Text that these tokens would add, special tokens left out."""
-        return continuation(self.runtime.tokenizer, [*self.tokens, *tokens], len(self.tokens))
-
     # -- model work
 
     async def step(self, **overrides: Any) -> Step:
@@ -148,18 +116,12 @@ class TreeBranch(LivePath):
         return await self._scheduler.submit(request)
 
     def stream(self, **overrides: Any) -> AsyncGenerator[StepPiece, None]:
-        """Generates as `step` does and gives the tokens as they come: `async for piece in branch.stream()`.
+        """Generates as `step` does, with its overrides and errors, and gives the tokens as they come:
+        `async for piece in branch.stream()`.
 
-        The pieces add up to the step, bit for bit; the last one says the reason. The branch grows with the
-        first piece that is asked for. Whoever stops early closes the generator (`contextlib.aclosing`) or is
-        cancelled, which leaves the branch as a cancelled `step` does; a slow consumer does not hold up the
-        batch.
-
-        Args:
-            overrides: as of `step`.
-
-        Raises:
-            As `step`, from the loop.
+        The pieces add up to the step, bit for bit; the last one says the reason. Nothing happens before the
+        first one is asked for, and a slow consumer holds up no one. Whoever stops early closes the generator
+        (`contextlib.aclosing`) or is cancelled, which leaves the branch as a cancelled `step` does.
         """
         return step_pieces(self._scheduler, self, lambda: self._step_request(overrides))
 
@@ -170,7 +132,7 @@ class TreeBranch(LivePath):
         else:
             self.check_idle()
         if not self.runtime.engine.has_lm_head:
-            self._refuse_lm_head("step")
+            self.refuse_lm_head("step")
         params = replace(self.sampling, **overrides) if overrides else self.sampling
         if self.finish_reason is not None:
             return None
@@ -178,22 +140,9 @@ class TreeBranch(LivePath):
             params.check_vocabulary(self.runtime.engine.config.vocab_size)
         if self.logits is None and self.kv_length == len(self.tokens):
             self.drop_logits()
-        guide = self._step_guide(params.constraint)
+        held = params.constraint is not None or self.sampling.constraint is not None
+        guide = self.step_guide(params.constraint) if held else None
         return StepRequest(self, params, overrides.get("seed", self.seed), guide)
-
-    def _step_guide(self, constraint: Constraint | None) -> Guide | None:
-        """Where the next step stands in its constraint: the branch's, or one of its own."""
-        own = self.sampling.constraint
-        if own is None and constraint is None:
-            return None
-        if own is None:
-            return self.runtime.guide(constraint)
-        if constraint != own:
-            raise ValueError(
-                f"constraint: got {constraint!r:.80}, expected the branch's own, which holds from its prompt "
-                "on; step without the override, or make the root without a constraint"
-            )
-        return self.guided()
 
     async def extend(self, tokens: str | Sequence[int]) -> Tensor:
         """Appends forced text or token ids and returns the log-probability of each token, float32 [n], nats.
@@ -203,7 +152,7 @@ class TreeBranch(LivePath):
         """
         self._check_ready()
         if not self.runtime.engine.has_lm_head:
-            self._refuse_lm_head("extend")
+            self.refuse_lm_head("extend")
         forced = self.forced(tokens)
         if self.logits is None:
             self.drop_logits()
@@ -289,7 +238,7 @@ class TreeBranch(LivePath):
         of `token_ids` in that order."""
         self.check_idle()
         if not self.runtime.engine.has_lm_head:
-            self._refuse_lm_head("next_logprobs")
+            self.refuse_lm_head("next_logprobs")
         self.runtime.follow_weights()
         self.check_computed()
         if self.logits is None:
@@ -317,7 +266,7 @@ class TreeBranch(LivePath):
         """
         self._check_ready()
         if not self.runtime.engine.has_lm_head:
-            self._refuse_lm_head("replay")
+            self.refuse_lm_head("replay")
         check_recorded(step)
         self.check_open()
         if self.forced(step.tokens):
@@ -402,7 +351,8 @@ class TreeBranch(LivePath):
         reads.
         """
         self.check_live()
-        free = replace(self.sampling, constraint=None) if self.sampling.constraint else self.sampling
+        own = self.sampling
+        free = own if own.constraint is None else replace(own, constraint=None)
         (child,) = self._children(self.position("at", at), [self.seed], free)
         return child
 
@@ -461,9 +411,3 @@ class TreeBranch(LivePath):
         if self.released or self.busy or self.stale:
             self.check_idle()
             self.check_computed()
-
-    def _refuse_lm_head(self, call: str) -> NoReturn:
-        raise TypeError(
-            f"{call}: {type(self.runtime.engine.model).__name__} has no language-model head and predicts no "
-            "tokens: use Branch.read, or load the model as a causal language model"
-        )

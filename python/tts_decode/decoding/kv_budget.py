@@ -6,7 +6,7 @@ import asyncio
 import weakref
 from collections.abc import Sequence
 
-from tts_kernels import KVTree
+from tts_kernels import KVTree, OutOfPagesError
 from tts_kernels.checks import integer
 
 
@@ -81,6 +81,20 @@ class KVShare:
         """Drops pins, of other decoders on the budget too, until so many pages are free or no pin is left."""
         while self.free_pages < pages and self.budget._drop_pin():
             pass
+
+    def out_of_pages(self, branch_id: int, needed: int) -> OutOfPagesError:
+        """The error for a branch that needs more pages than can be had."""
+        pages, size, budget = self.tree.num_pages, self.page_bytes, self.budget
+        limit = f"(kv_bytes = {pages * size}): raise kv_bytes"
+        if budget.decoders > 1:
+            limit = (
+                f"(a KVBudget of {budget.total} bytes, of which {budget.decoders} decoders hold "
+                f"{budget.resident}): raise it"
+            )
+        return OutOfPagesError(
+            f"branch {branch_id} needs {needed} more KV pages ({needed * size} bytes), but "
+            f"{self.free_pages} of {pages} are free {limit}, lower n, or release branches"
+        )
 
     def drop_pins(self) -> None:
         """Drops all pins of the decoder, as when the model's weights changed."""

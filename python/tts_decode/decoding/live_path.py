@@ -1,22 +1,24 @@
-"""A path whose KV lies in the tree: what requests and the scheduler know of a branch."""
+"""A path whose KV lies in the tree: what requests and the scheduler know of a branch, and its text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from tts_kernels.checks import integer
+from tts_kernels.checks import integer, shown
 
 from ..core.budget import Budget
 from ..core.constraints.guide import Guide
+from ..core.constraints.protocol import Constraint
 from ..core.detokenizer import continuation
 from ..core.lineage import Lineage
 from ..core.params import SamplingParams
 from ..core.path import Path
-from ..core.prompts import Prompt
+from ..core.prompts import Prompt, question_in
 from ..core.state import BranchState
 from ..core.step import Step
 from ..errors import PromptTooLongError
@@ -64,6 +66,35 @@ class LivePath(Path):
     def __del__(self) -> None:
         if not getattr(self, "released", True):
             self.runtime.tree.release(self.id)
+
+    # -- text
+
+    @property
+    def text(self) -> str:
+        """Text after the prompt, special tokens left out: the texts of its steps and of what was forced
+        between them, joined. A character whose last bytes are missing is not shown yet."""
+        return self.text_from(self.prompt_length)
+
+    @property
+    def full_text(self) -> str:
+        """Text of prompt and continuation, special tokens included; without an incomplete last character."""
+        return continuation(self.runtime.tokenizer, self.tokens, 0, special=True)
+
+    @property
+    def question(self) -> str:
+        """What the user asked: the prompt's text, or of a chat the user's last message."""
+        asked = question_in(self.prompt)
+        if asked is None:
+            asked = continuation(self.runtime.tokenizer, self.tokens[: self.prompt_length], 0)
+        return asked
+
+    def text_from(self, position: int) -> str:
+        """Text that `tokens[position:]` add, special tokens left out: the characters that end in them."""
+        return continuation(self.runtime.tokenizer, self.tokens, position)
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """Text that these tokens would add, special tokens left out."""
+        return continuation(self.runtime.tokenizer, [*self.tokens, *tokens], len(self.tokens))
 
     # -- KV
 
@@ -185,6 +216,18 @@ class LivePath(Path):
         if (guide := self.guided()) is not None:
             guide.check(forced)
 
+    def step_guide(self, constraint: Constraint | None) -> Guide | None:
+        """Where a step stands in its constraint: the branch's, or one that begins with the step."""
+        own = self.sampling.constraint
+        if own is None:
+            return self.runtime.guide(constraint)
+        if constraint != own:
+            raise ValueError(
+                f"constraint: got {shown(constraint)}, expected the branch's own, which holds from its "
+                "prompt on; step without the override, or make the root without a constraint"
+            )
+        return self.guided()
+
     def guided(self) -> Guide | None:
         """Where it stands in its constraint after its last token; None: it has none."""
         if self.guide is None:
@@ -203,3 +246,9 @@ class LivePath(Path):
     def position(self, name: str, value: int | None) -> int:
         """A position in `tokens`, at least 1; None: behind the last."""
         return len(self.tokens) if value is None else integer(name, value, 1, len(self.tokens))
+
+    def refuse_lm_head(self, call: str) -> NoReturn:
+        raise TypeError(
+            f"{call}: {type(self.runtime.engine.model).__name__} has no language-model head and predicts no "
+            "tokens: use Branch.read, or load the model as a causal language model"
+        )

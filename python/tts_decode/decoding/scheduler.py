@@ -18,18 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tts_kernels import OutOfPagesError
-
 from ..core.params import uniform
 from ..core.progress import current_call
 from ..errors import BranchReleasedError, StaleKVError
 from ..model.host_steps import StepInputs
-from ..model.sparse import SparseConfig, SparseReads
+from ..model.sparse import SparseReads
 from .cost_meter import CostMeter
 from .live_path import LivePath
 from .requests import Feed, Request, RootRequest, StepRequest
 from .runtime import Runtime
 from .sampler import Draw, sample, top_logprobs
+from .sparse_batch import reads_of, whole_trees
 
 T = TypeVar("T")
 
@@ -214,30 +213,11 @@ class Scheduler:
                 running.add(first_page)
 
     def _turn(self) -> list[Request[Any]]:
-        """Requests that go on in this tick.
-
-        Where the branches of a tree choose pages together it is all of a tree or none of it, as far as it
-        fits into a forward: what else is in the batch does not tell who chooses with whom. A run that waits
-        alone in its tree goes on in chunks.
-        """
+        """Requests that go on in this tick."""
         sparse = self.runtime.sparse
         if sparse is None or sparse.share == "branch":
             return self._waiting
-        trees: dict[int, list[Request[Any]]] = {}
-        for request in self._waiting:
-            if request.admitted:
-                trees.setdefault(request.path.lineage.tree, []).append(request)
-        rows = self.runtime.max_batch_tokens
-        turn: list[Request[Any]] = []
-        runs: list[Request[Any]] = []
-        for requests in trees.values():
-            count = sum(len(self._next_tokens(request)) for request in requests)
-            if len(requests) == 1 and count > 1:
-                runs += requests
-            elif (needed := min(count, self.runtime.max_batch_tokens)) <= rows:
-                turn += requests
-                rows -= needed
-        return turn + runs
+        return whole_trees(self._waiting, self._next_tokens, self.runtime.max_batch_tokens)
 
     def _wants_pages(self, turn: list[Request[Any]]) -> bool:
         """Whether a turn of some of the requests, which fed nothing, did so for want of pages."""
@@ -287,7 +267,7 @@ class Scheduler:
         kv.serving = None if stuck else self._loop
         alone = stuck and not kv.others_serve(self._loop)
         if blocked and alone and self._stuck_alone:  # twice: who got its answer just now may release branches
-            self._fail([blocked[0]], self._out_of_pages(*blocked))
+            self._fail([blocked[0]], kv.out_of_pages(blocked[0].path.id, blocked[1]))
         self._stuck_alone = alone
         return batch
 
@@ -300,20 +280,6 @@ class Scheduler:
         alone = self.runtime.sparse is not None and request.path.kv_length < request.forced_from
         return tokens[:1] if alone else tokens
 
-    def _out_of_pages(self, request: Request[Any], needed: int) -> OutOfPagesError:
-        kv = self.runtime.kv
-        pages, size, budget = kv.tree.num_pages, kv.page_bytes, kv.budget
-        limit = f"(kv_bytes = {pages * size}): raise kv_bytes"
-        if budget.decoders > 1:
-            limit = (
-                f"(a KVBudget of {budget.total} bytes, of which {budget.decoders} decoders hold "
-                f"{budget.resident}): raise it"
-            )
-        return OutOfPagesError(
-            f"branch {request.path.id} needs {needed} more KV pages ({needed * size} bytes), but "
-            f"{kv.free_pages} of {pages} are free {limit}, lower n, or release branches"
-        )
-
     def _forward(self, batch: list[Feed]) -> Tensor:
         """One forward for all feeds; hands out its rows, returns all logits (float32 [rows, vocab])."""
         runtime = self.runtime
@@ -325,7 +291,7 @@ class Scheduler:
             paths.append(feed.request.path)
             ids.append(feed.request.path.id)
             counts.append(len(feed.tokens))
-        reads = None if runtime.sparse is None else self._reads(batch, runtime.sparse)
+        reads = None if runtime.sparse is None else reads_of(batch, runtime.sparse, runtime.pool.page_size)
         appended = tree.append(ids, self._tree_tokens(batch, reads))
         runtime.kv.note_peak()
         try:
@@ -379,15 +345,6 @@ class Scheduler:
             row, token = feed.rows_end, feed.tokens_end
         return output.logits
 
-    def _reads(self, batch: list[Feed], sparse: SparseConfig) -> SparseReads | None:
-        """What each token of a forward reads; None: everything."""
-        paths = [feed.request.path for feed in batch]
-        begins = np.array([path.kv_length for path in paths])
-        counts = np.array([len(feed.tokens) for feed in batch])
-        forced = np.array([feed.request.forced_from for feed in batch]) <= begins
-        lineages = [path.lineage for path in paths]
-        return sparse.reads(begins, counts, forced, lineages, self.runtime.pool.page_size)
-
     def _tree_tokens(self, batch: list[Feed], reads: SparseReads | None) -> list[list[int]]:
         """Ids under which the tree keeps the tokens of each feed.
 
@@ -427,9 +384,8 @@ class Scheduler:
                     self._fail([request], error)
                     request.path.drop_logits()
             return  # the others are sampled in the next tick
-        for row, (request, token, logprob, entropy, log_sum) in enumerate(
-            zip(stepping, *sampled, strict=True)
-        ):
+        drawn = zip(stepping, *sampled, strict=True)
+        for row, (request, token, logprob, entropy, log_sum) in enumerate(drawn):
             try:
                 count = request.params.top_logprobs
                 top = top_logprobs(logits[row], count, log_sum) if count else None

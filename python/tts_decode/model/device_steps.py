@@ -12,10 +12,11 @@ from torch import Tensor
 from tts_kernels import CapacityError, DevicePlanner, KVPool, WorkCapacity
 from tts_kernels.plans.device_planner import num_multiprocessors
 
-from .hf import HFEngine, Output, StepContext
+from .hf import HFEngine, Inputs, Output
 from .host_steps import StepInputs, distinct_pages
 from .sparse import SparseStep
 from .transfer import pinned, to_device
+from .tree_attention import StepContext
 
 # Branches of a decode step that one graph serves; a step is padded to the next. Padding costs little where
 # the weights are read once for all rows, and every graph costs memory and its capture. Not measured yet.
@@ -63,7 +64,7 @@ class DeviceSteps:
         context = StepContext(self._pool, slots, plan, sparse=sparse)
         tokens, positions = to_device(torch.tensor([step.tokens, step.positions]), device).unbind()
         rows = to_device(torch.tensor(step.rows, dtype=torch.long), device)
-        output = self._engine.forward(tokens, positions, rows, context, hidden=hidden, embeds=step.embeds)
+        output = self._engine.forward(Inputs(tokens, positions, rows, hidden, step.embeds), context)
         pages = self._pages(step)
         if sparse is None or step.reads is None:
             return output._replace(pages=pages)
@@ -119,7 +120,7 @@ class DecodeGraphs:
             def forward() -> Tensor:
                 tokens, positions, slots = bucket.inputs.unbind()
                 context = StepContext(self._pool, slots.int(), plan)
-                return self._engine.forward(tokens, positions, None, context, hidden=False).logits
+                return self._engine.forward(Inputs(tokens, positions), context).logits
 
             try:
                 bucket.replay = self._capture(forward)

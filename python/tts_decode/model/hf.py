@@ -1,36 +1,28 @@
-"""Runs a Hugging Face decoder-only model with its attention over the tree's pages.
-
-The attention function and the mask function are registered with transformers under one name; the model is
-switched to that name during a forward only, so `model.generate` keeps working on the same object.
-"""
+"""Runs a Hugging Face decoder-only model with its attention over the tree's pages."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from functools import cache, partial
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import ref
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from tts_kernels import DevicePlan, KVPool, TreePlan
+from tts_kernels import TreePlan
 from tts_kernels.device import checked_device
 
 from ..cost.forward import SparseCounts
 from ..errors import UnsupportedModelError
 from .packed_model import PackedModel, pack_model, packed_others, serves
 from .shape import shape_of_model
-from .sparse import SparseStep
+from .support.adapters import without_wrapper
 from .support.features import (
-    AttentionCall,
     KVShape,
-    describe_call,
     refusal,
     refuse_calls,
     refuse_config,
@@ -38,61 +30,29 @@ from .support.features import (
     refuse_placement,
     refusing,
 )
-from .support.masks import asked_mask, is_view_of, recorded_masks, refuse_masks
+from .support.masks import is_view_of, recorded_masks, refuse_masks
 from .support.named_features import attention_modules
 from .support.own_attention import own_attention, rerouted
+from .tree_attention import (
+    NAME,
+    Probe,
+    StepContext,
+    any_mask,
+    attend_pages,
+    forward_under_way,
+    tree_attention,
+)
 from .weights import weights_of
 
-_NAME = "tts_tree"
 
+class Inputs(NamedTuple):
+    """T new tokens of any number of branches, for one forward."""
 
-@dataclass
-class PageMasses:
-    """Collects how each token's attention spreads over the pages of its path, layer after layer."""
-
-    total: Tensor | float = 0.0  # float32 [T, P], summed over layers
-    layers: int = 0
-
-    def add(self, mass: Tensor) -> None:
-        """mass: float32 [num_kv_heads, T, P] of one layer; each row sums to 1."""
-        self.total = self.total + mass.mean(0)
-        self.layers += 1
-
-    def mean(self) -> Tensor:
-        return torch.as_tensor(self.total) / self.layers
-
-
-@dataclass(frozen=True)
-class StepContext:
-    """What the attention layers of one forward need."""
-
-    pool: KVPool
-    slots: Tensor  # int32 [T], where each new token's K and V go
-    plan: TreePlan | DevicePlan
-    masses: PageMasses | None = None  # where they are wanted
-    sparse: SparseStep | None = None  # None: everything is read
-
-
-@dataclass
-class Probe:
-    """Takes the place of `StepContext` in the one forward at load that records what each layer asks for."""
-
-    calls: list[AttentionCall] = field(default_factory=list)
-    modules: list[torch.nn.Module] = field(default_factory=list)  # that made the calls
-    ran: list[torch.nn.Module] = field(default_factory=list)  # of those that are watched
-    masks: list[Tensor | None] = field(default_factory=list)
-
-
-@dataclass
-class _Forward:
-    """A forward under way."""
-
-    context: StepContext | Probe
-    calls: int = 0  # of attention so far; a call's number is its layer of the KV pool
-
-
-# Found by the attention function here, as not every model hands keyword arguments through to it.
-_forward: ContextVar[_Forward | None] = ContextVar("forward of a TreeDecoder", default=None)
+    tokens: Tensor  # int64 [T] on the model's device
+    positions: Tensor  # int64 [T] on the model's device
+    rows: Tensor | None = None  # int64, which tokens need logits; None: all
+    hidden: bool = False  # whether the last hidden states are wanted
+    embeds: Tensor | None = None  # float [S, hidden], inputs of the S tokens of id -1, in order
 
 
 class Output(NamedTuple):
@@ -101,85 +61,6 @@ class Output(NamedTuple):
     masses: Tensor | None = None  # float32 [T, P], the share of each page in each token's attention
     pages: int = 0  # distinct pages of the step's plan
     sparse: SparseCounts | None = None  # what its sparse layers read
-
-
-def _tree_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Attention function of transformers.
-
-    query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]
-    """
-    forward = _forward.get()
-    if forward is None:
-        raise RuntimeError(
-            f'{type(module).__name__} was called outside a decoder: the attention implementation "{_NAME}" '
-            "runs under TreeDecoder only; choose another with model.set_attn_implementation"
-        )
-    layer, context = forward.calls, forward.context
-    forward.calls += 1
-    if isinstance(context, Probe):
-        context.modules.append(module)
-        context.masks.append(attention_mask)
-        context.calls.append(describe_call(module, query, key, value, sliding_window, kwargs))
-        return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
-    if attention_mask is not None and not is_view_of(attention_mask, any_mask(query.device)):
-        raise refusal(module, "an attention mask of its own")
-    q, k, v = (heads[0].transpose(0, 1) for heads in (query, key, value))
-    return _attend(context, layer, q, k, v, scaling, sliding_window, softcap)[None], None
-
-
-def _attend(
-    context: StepContext,
-    layer: int,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float | None,
-    window: int | None,
-    soft_cap: float | None = None,
-) -> Tensor:
-    """Stores the keys and values [T, kv_heads, d] of the new tokens; [T, heads, d] for queries like it."""
-    context.pool.append(layer, k, v, context.slots)
-    selection = None
-    if context.sparse is not None and window is None:
-        selection = context.sparse.select(layer, context.pool, q, scale)
-    attend = context.pool.attend if context.masses is None else context.pool.attend_with_mass
-    out, *others = attend(
-        layer,
-        q,
-        context.plan,
-        scale=scale,
-        window=window,
-        logits_soft_cap=soft_cap,
-        selection=selection,
-    )
-    if context.masses is not None:
-        context.masses.add(others[-1])
-    return out
-
-
-@cache
-def any_mask(device: torch.device) -> Tensor:
-    """The mask that models are handed.
-
-    One of four dimensions goes to the attention function as it is, which does not read it. Without one
-    transformers looks at the positions for packed sequences, and on a GPU waits for the answer.
-    """
-    with torch.inference_mode(False):
-        return torch.zeros((1, 1, 1, 1), device=device)
-
-
-AttentionInterface.register(_NAME, _tree_attention)
-AttentionMaskInterface.register(_NAME, asked_mask)  # the kernel knows who sees what: no [T, T] mask is built
 
 
 class HFEngine:
@@ -198,6 +79,7 @@ class HFEngine:
         *,
         pack_weights: bool = True,
     ) -> None:
+        model = without_wrapper(model)
         if not isinstance(model, PreTrainedModel):
             raise TypeError(
                 f"model: got {type(model).__name__}, expected a causal language model of transformers"
@@ -279,93 +161,50 @@ class HFEngine:
     def device(self) -> torch.device:
         return self.model.device
 
-    def forward(
-        self,
-        tokens: Tensor,
-        positions: Tensor,
-        rows: Tensor | None,
-        context: StepContext,
-        *,
-        hidden: bool,
-        embeds: Tensor | None = None,
-    ) -> Output:
-        """Runs T new tokens of any number of branches through the model; their K and V go to the pool.
+    def forward(self, inputs: Inputs, context: StepContext) -> Output:
+        """Runs new tokens through the model; their K and V go to the pool.
 
-        tokens, positions: int64 [T] on the model's device. rows: int64, which of them need logits; None: all.
-        Where none does nothing is multiplied with the vocabulary. embeds: float [S, hidden], the inputs of
-        the S tokens of id -1, in order.
+        Where no token needs logits nothing is multiplied with the vocabulary.
         """
         with self.weights.lock:
             self._follow_weights()
-        if self.packed is not None:
-            return self._packed_forward(self.packed, tokens, positions, rows, context, hidden, embeds)
-        return self.general_forward(tokens, positions, rows, context, hidden=hidden, embeds=embeds)
-
-    def general_forward(
-        self,
-        tokens: Tensor,
-        positions: Tensor,
-        rows: Tensor | None,
-        context: StepContext,
-        *,
-        hidden: bool,
-        embeds: Tensor | None = None,
-    ) -> Output:
-        """`forward` through the modules of the model, whatever is packed. One thread at a time runs them."""
-        with self.weights.lock:
-            return self._general_forward(tokens, positions, rows, context, hidden, embeds)
-
-    def _general_forward(
-        self,
-        tokens: Tensor,
-        positions: Tensor,
-        rows: Tensor | None,
-        context: StepContext,
-        hidden: bool,
-        embeds: Tensor | None,
-    ) -> Output:
-        kept: list[Tensor] = []
-        hook = self.base.register_forward_hook(lambda _m, _a, out: kept.append(out[0])) if hidden else None
-        try:
-            with torch.inference_mode(), self.tree_attention(context):
-                if rows is not None and not len(rows):
-                    self._call(self.base, tokens, positions, embeds)
-                    logits = torch.empty((0, self.config.vocab_size), device=self.device)
-                else:
-                    keep = 0 if rows is None else rows
-                    output = self._call(self.model, tokens, positions, embeds, logits_to_keep=keep)
-                    logits = output.logits[0].float()
-                    if rows is not None and len(logits) != len(rows):  # a class without logits_to_keep
-                        logits = logits[rows]
-        finally:
-            if hook is not None:
-                hook.remove()
-        return Output(
-            logits,
-            kept[0][0].float() if kept else None,
-            None if context.masses is None else context.masses.mean(),
-        )
-
-    def _packed_forward(
-        self,
-        packed: PackedModel,
-        tokens: Tensor,
-        positions: Tensor,
-        rows: Tensor | None,
-        context: StepContext,
-        hidden: bool,
-        embeds: Tensor | None,
-    ) -> Output:
+        packed = self.packed
+        if packed is None:
+            return self.general_forward(inputs, context)
         dense = None
         if isinstance(context.plan, TreePlan) and context.masses is None and context.sparse is None:
             dense = context.pool, context.slots, context.plan
         with torch.inference_mode():
             with self.weights.lock:
-                inputs = self._embed(tokens, embeds).float()
-            attend = dense or partial(_attend, context)
-            states, logits = packed.forward(inputs, positions, self.dtype, attend, rows)
+                embedded = self._embed(inputs.tokens, inputs.embeds).float()
+            attend = dense or partial(attend_pages, context)
+            states, logits = packed.forward(embedded, inputs.positions, self.dtype, attend, inputs.rows)
         masses = None if context.masses is None else context.masses.mean()
-        return Output(logits, states if hidden else None, masses)
+        return Output(logits, states if inputs.hidden else None, masses)
+
+    def general_forward(self, inputs: Inputs, context: StepContext) -> Output:
+        """`forward` through the modules of the model, whatever is packed. One thread at a time runs them."""
+        rows, kept = inputs.rows, list[Tensor]()
+        with self.weights.lock, torch.inference_mode(), self.tree_attention(context), ExitStack() as hooks:
+            if inputs.hidden:
+                keep = self.base.register_forward_hook(lambda _module, _args, out: kept.append(out[0]))
+                hooks.callback(keep.remove)
+            if rows is not None and not len(rows):
+                self._call(self.base, inputs.tokens, inputs.positions, inputs.embeds)
+                logits = torch.empty((0, self.config.vocab_size), device=self.device)
+            else:
+                wanted = 0 if rows is None else rows
+                output = self._call(
+                    self.model, inputs.tokens, inputs.positions, inputs.embeds, logits_to_keep=wanted
+                )
+                logits = output.logits[0].float()
+                if rows is not None and len(logits) != len(rows):  # a class without logits_to_keep
+                    logits = logits[rows]
+        return Output(
+            logits,
+            kept[0][0].float() if kept else None,
+            None if context.masses is None else context.masses.mean(),
+        )
 
     def _embed(self, tokens: Tensor, embeds: Tensor | None) -> Tensor:
         """Inputs of the first layer, [T, hidden]; `embeds` for the tokens of id -1."""
@@ -431,12 +270,12 @@ class HFEngine:
     @contextmanager
     def tree_attention(self, context: StepContext | Probe, layer: int = 0) -> Iterator[None]:
         """Inside, the model's attention is the tree's; its first call is of this layer of the pool."""
-        token = _forward.set(_Forward(context, layer))
-        try:
-            with self.attention(_NAME), rerouted(self._own_attention, _tree_attention):
-                yield
-        finally:
-            _forward.reset(token)
+        with (
+            forward_under_way(context, layer),
+            self.attention(NAME),
+            rerouted(self._own_attention, tree_attention),
+        ):
+            yield
 
     @contextmanager
     def attention(self, name: str) -> Iterator[None]:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from tts_kernels import KVPool, plan
 
-from .hf import HFEngine, Output, PageMasses, StepContext
+from .hf import HFEngine, Inputs, Output
 from .sparse import SparseReads, SparseStep
+from .tree_attention import PageMasses, StepContext
 
 Int32Array = npt.NDArray[np.int32]
 
@@ -55,9 +56,7 @@ class HostSteps:
         sparse = None if step.reads is None else SparseStep(tree_plan, step.reads)
         context = StepContext(self._pool, torch.from_numpy(step.slots), tree_plan, masses, sparse)
         tokens, positions, rows = map(torch.tensor, (step.tokens, step.positions, step.rows))
-        output = self._engine.forward(
-            tokens, positions, rows.long(), context, hidden=hidden, embeds=step.embeds
-        )
+        output = self._engine.forward(Inputs(tokens, positions, rows.long(), hidden, step.embeds), context)
         counts = None if sparse is None else sparse.counts()
         return output._replace(pages=tree_plan.unique_pages, sparse=counts)
 

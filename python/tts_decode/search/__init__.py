@@ -58,10 +58,11 @@ from .graphs import adaptive_graph, archon, aries, atom_of_thoughts
 from .asynchronous import atts
 
 # isort: on
+from ..core.checks import at_least
 from .files import read_json, write_json, write_parquet
 from .journal import Journal
 from .result import Candidate, KVSample, SearchResult, SearchStats, Selection
-from .run import SearchRun, at_least
+from .run import SearchRun
 from .strategy import STRATEGIES, Strategy, get_strategy, strategy
 from .tree import Node, render_tree
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec
 
 from ..errors import OutOfPagesError, PromptTooLongError, StaleKVError
+from .model_calls import SearchStoppedError
 from .result import SearchResult
-from .run import SearchRun, SearchStoppedError
+from .run import SearchRun
 
 if TYPE_CHECKING:
     from ..core.interfaces import Branch

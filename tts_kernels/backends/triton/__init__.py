@@ -7,11 +7,12 @@ from .append_kv import append_kv
 from .append_scaled import append_scaled
 from .copy_pages import copy_pages
 from .gather_kv import gather_kv
+from .launch_config import INTERPRETED
 from .page_mass import page_mass
 from .page_summaries import summarize_pages
 from .score_pages import score_pages
 from .select_pages import select_top_pages
-from .tree_attention import INTERPRETED, sparse_attention, tree_attention
+from .tree_attention import sparse_attention, tree_attention
 
 __all__ = [
     "INTERPRETED",

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ...backends.launch import AttentionOptions, WorkLaunch, WorkLayout
 from .chosen_pages import chosen_offset, list_chosen_pages
+from .launch_config import COMPUTE, logit_factors
 from .score_pages import normalize
-from .tree_attention import COMPUTE, logit_factors
+from .tile_rows import load_queries, rows_of_tile
 
 
 def page_mass(
@@ -101,7 +102,7 @@ def _page_logits(
     record_ptr = work_ptr + 16 + item * 8
     group = heads[1]
     first_column = tl.load(record_ptr + 1) // PAGE_SIZE
-    row_end = tl.load(record_ptr + 5)
+    num_rows = tl.load(record_ptr + 5) - tl.load(record_ptr + 4)
     channel = tl.arange(0, BLOCK_D)
     in_head = channel < HEAD_DIM
     k_head_ptr = k_ptr + kv_head.to(tl.int64) * k_strides[1] + channel[None, :]
@@ -111,15 +112,12 @@ def _page_logits(
     else:
         pages_ptr = work_ptr + offsets[2] + tl.load(record_ptr)
         num_pages = tl.cdiv(tl.load(record_ptr + 2), PAGE_SIZE)
-    for first_row in range(tl.load(record_ptr + 4), row_end, BLOCK_M):
-        row = first_row + tl.arange(0, BLOCK_M)
-        query = row // group
-        q_row = tl.load(work_ptr + offsets[0] + query, mask=row < row_end, other=num_q_rows)
-        live = q_row < num_q_rows
+    for first_row in range(0, num_rows, BLOCK_M):
+        row, live, query, q_row, head = rows_of_tile(
+            work_ptr, record_ptr, first_row, offsets, num_q_rows, heads, kv_head, BLOCK_M
+        )
         position = tl.load(work_ptr + offsets[1] + query, mask=live, other=-1)
-        q_offset = q_row.to(tl.int64) * q_strides[0] + (kv_head * group + row % group) * q_strides[1]
-        q_mask = live[:, None] & in_head[None, :]
-        q = tl.load(q_ptr + q_offset[:, None] + channel[None, :], mask=q_mask, other=0.0).to(COMPUTE)
+        q = load_queries(q_ptr, q_strides, q_row, head, live, HEAD_DIM, BLOCK_D, COMPUTE)
         head_row = kv_head.to(tl.int64) * num_q_rows + q_row
         to = (head_row * group + row % group) * columns
         for i in range(0, num_pages):

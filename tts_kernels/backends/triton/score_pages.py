@@ -8,7 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ...backends.launch import WorkLaunch, WorkLayout
-from .tree_attention import COMPUTE, LOG2_E
+from .launch_config import COMPUTE, LOG2_E
+from .tile_rows import load_queries, rows_of_tile
 
 # Pages of a step: two products of 64 rows with 64 summaries of 128 channels fit the registers of 4 warps.
 BLOCK_P = 64
@@ -133,21 +134,15 @@ def _score_rows(
     pages_ptr = work_ptr + offsets[2] + tl.load(record_ptr)
     first_column = tl.load(record_ptr + 1) // PAGE_SIZE
     num_pages = tl.cdiv(tl.load(record_ptr + 2), PAGE_SIZE)
-    row_end = tl.load(record_ptr + 5)
+    num_rows = tl.load(record_ptr + 5) - tl.load(record_ptr + 4)
     channel = tl.arange(0, BLOCK_D)
     in_head = channel < HEAD_DIM
-    for first_row in range(tl.load(record_ptr + 4), row_end, BLOCK_M):
-        row = first_row + tl.arange(0, BLOCK_M)
-        in_item = row < row_end
-        query = row // group
-        q_row = tl.load(work_ptr + offsets[0] + query, mask=in_item, other=num_q_rows)
-        live = q_row < num_q_rows
-        position = tl.load(work_ptr + offsets[1] + query, mask=live, other=-1)
-        q_offset = q_row.to(tl.int64) * q_strides[0] + (kv_head * group + row % group) * q_strides[1]
-        q = tl.load(
-            q_ptr + q_offset[:, None] + channel[None, :], mask=live[:, None] & in_head[None, :], other=0.0
+    for first_row in range(0, num_rows, BLOCK_M):
+        row, live, query, q_row, head = rows_of_tile(
+            work_ptr, record_ptr, first_row, offsets, num_q_rows, heads, kv_head, BLOCK_M
         )
-        q = q.to(COMPUTE)
+        position = tl.load(work_ptr + offsets[1] + query, mask=live, other=-1)
+        q = load_queries(q_ptr, q_strides, q_row, head, live, HEAD_DIM, BLOCK_D, COMPUTE)
         to = (kv_head.to(tl.int64) * num_q_rows + q_row) * group + row % group
         for start in range(0, num_pages, BLOCK_P):
             index = start + tl.arange(0, BLOCK_P)

@@ -2,63 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ...backends.launch import AttentionOptions, WorkLaunch, WorkLayout
 from .chosen_pages import chosen_offset, list_chosen_pages
-
-LOG2_E = math.log2(math.e)
-
-# A storage dtype is computed with as it is on a GPU. The interpreter multiplies bfloat16 as if its bits were
-# integers, without a word, so there everything is computed in float32.
-INTERPRETED = bool(triton.knobs.runtime.interpret)
-COMPUTE = {
-    dtype: tl.float32 if INTERPRETED else compiled
-    for dtype, compiled in (
-        (torch.float32, tl.float32),
-        (torch.float16, tl.float16),
-        (torch.bfloat16, tl.bfloat16),
-    )
-}
-
-
-class LaunchConfig(NamedTuple):
-    """Tokens of a step, and of a step of a tile of 128 rows; the tallest tile that is computed at once."""
-
-    block_n: int
-    tall_block_n: int
-    max_block_m: int
-    num_warps: int
-    num_stages: int
-
-
-# By head_dim rounded up to a power of two and by bytes of an element. Nothing is measured yet: the choice
-# rests on what the compiler reports. Triton spreads num_stages over the loads of page ids and those of K
-# and V that depend on them: 3 stages load K and V one step ahead of their use into 2 buffers, 5 two steps
-# ahead into 3. These buffers of block_n * head_dim elements and q, from 64 rows on, fill the shared memory.
-# An SM of sm_80 has 164 KiB, of sm_90 228 KiB, and two programs on an SM hide each other's start and end:
-#   64: 3 * (8 + 8) KiB + 64 rows of q = 56 KiB; at 128 rows, steps of 64 tokens overflow the registers
-#   128: 2 * (16 + 16) KiB + 64 rows of q = 80 KiB; the same at 128 rows
-#   256: 3 * (16 + 16) KiB + 64 rows of q = 128 KiB; 8 warps, for the registers of 64 rows of 256 channels
-# Products of float32 have no tensor cores and unroll to single instructions: tiles go 16 rows at a time.
-_CONFIGS = {
-    (64, 2): LaunchConfig(64, 32, 128, 4, 5),
-    (128, 2): LaunchConfig(64, 32, 128, 4, 3),
-    (256, 2): LaunchConfig(32, 32, 64, 8, 5),
-    (64, 4): LaunchConfig(32, 32, 16, 4, 3),
-    (128, 4): LaunchConfig(32, 32, 16, 4, 3),
-    (256, 4): LaunchConfig(32, 32, 16, 8, 3),
-}
-
-
-def launch_config(head_dim: int, itemsize: int) -> LaunchConfig:
-    return _CONFIGS[max(64, triton.next_power_of_2(head_dim)), itemsize]
+from .launch_config import COMPUTE, launch_config, logit_factors
+from .tile_rows import load_queries, rows_of_tile
 
 
 def tree_attention(
@@ -149,13 +100,6 @@ def sparse_attention(
 ) -> None:
     """`tree_attention` over chosen pages or pages of 8 bits, which only Triton has."""
     tree_attention(q, k_pages, v_pages, launch, options, out, lse, mask, scales)
-
-
-def logit_factors(options: AttentionOptions) -> tuple[float, float]:
-    """(a, b) such that the logit over ln 2 of a product s is b * s, or b * tanh(a * s / (2 log2 e))."""
-    if options.soft_cap > 0:
-        return options.scale / options.soft_cap * 2 * LOG2_E, options.soft_cap * LOG2_E
-    return 1.0, options.scale * LOG2_E
 
 
 @triton.jit(do_not_specialize=["num_q_rows", "window"])
@@ -255,12 +199,10 @@ def _attend_tile(
     num_tokens = tl.load(record_ptr + 2)
     channel = tl.arange(0, BLOCK_D)
     in_head = channel < HEAD_DIM
-    _, live, query, q_row, head = _rows_of_tile(
+    _, live, query, q_row, head = rows_of_tile(
         work_ptr, record_ptr, first_row, offsets, num_q_rows, heads, kv_head, BLOCK_M
     )
-    q_offset = q_row * q_strides[0] + head.to(tl.int64) * q_strides[1]
-    q_mask = live[:, None] & in_head[None, :]
-    q = tl.load(q_ptr + q_offset[:, None] + channel[None, :], mask=q_mask, other=0.0).to(COMPUTE)
+    q = load_queries(q_ptr, q_strides, q_row, head, live, HEAD_DIM, BLOCK_D, COMPUTE)
 
     # Relative to the item's first token, a row sees the tokens last - window + 1 .. last.
     position = tl.load(work_ptr + offsets[1] + query, mask=live, other=2**30)
@@ -341,7 +283,7 @@ def _attend_tile(
     # Looked up again: kept all through the loop, the rows in the layout of stores made other registers spill.
     partial_base = tl.load(record_ptr + 6)
     if partial_base == -(2**31):
-        _, live, _, q_row, head = _rows_of_tile(
+        _, live, _, q_row, head = rows_of_tile(
             work_ptr, record_ptr, first_row, offsets, num_q_rows, heads, kv_head, BLOCK_M
         )
         to = q_row * (heads[0] * heads[1]) + head
@@ -353,7 +295,7 @@ def _attend_tile(
         )
         tl.store(lse_ptr + to, result_lse, mask=live)
     else:
-        row, live, _, _, _ = _rows_of_tile(
+        row, live, _, _, _ = rows_of_tile(
             work_ptr, record_ptr, first_row, offsets, num_q_rows, heads, kv_head, BLOCK_M
         )
         to = kv_head.to(tl.int64) * partials_capacity + partial_base + row
@@ -368,19 +310,6 @@ def _bits(words_ptr, column, mask):
     """[rows, columns]: whether each row reads each column, where the mask has it; 0 elsewhere."""
     word = tl.load(words_ptr[:, None] + column[None, :] // 32, mask=mask, other=0)
     return (word >> (column % 32)[None, :]) & 1
-
-
-@triton.jit
-def _rows_of_tile(
-    work_ptr, record_ptr, first_row, offsets, num_q_rows, heads, kv_head, BLOCK_M: tl.constexpr
-):
-    """Of BLOCK_M rows of an item: number, whether item and q have the row, query, row of q, query head."""
-    group = heads[1]
-    row = tl.load(record_ptr + 4) + first_row + tl.arange(0, BLOCK_M)
-    in_item = row < tl.load(record_ptr + 5)
-    query = row // group
-    q_row = tl.load(work_ptr + offsets[0] + query, mask=in_item, other=num_q_rows)
-    return row, q_row < num_q_rows, query, q_row.to(tl.int64), kv_head * group + row % group
 
 
 @triton.jit(do_not_specialize=["num_q_rows"])

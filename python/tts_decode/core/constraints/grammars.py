@@ -1,5 +1,7 @@
-"""Constraints by a JSON schema, a regular expression, a grammar or a list of texts. They are data; `start` needs
-the package llguidance."""
+"""Constraints by a JSON schema, a regular expression, a grammar or a list of texts.
+
+They are data; `start` needs the package llguidance.
+"""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class _State:
     def check(self, name: str) -> None:
         if self._matcher.is_error():
             what, _, _ = self._matcher.get_error().partition("\n<state>")
-            raise ConstraintError(f"{name}: got what llguidance refuses: {what}")
+            raise ConstraintError(f"{name}: got what llguidance refuses: {' '.join(what.split())}")
 
 
 _TOKENIZERS: WeakKeyDictionary[Any, LLTokenizer] = WeakKeyDictionary()

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from tts_kernels import KVPool, TreePlan, plan
 
 from ..device_steps import make_planner
-from ..hf import HFEngine, Output, StepContext
+from ..hf import HFEngine, Inputs, Output
 from ..packed_model import PackedLayers, PackedModel, pack_layer
 from ..transfer import to_device
+from ..tree_attention import StepContext
 from .check_program import NUM_PAGES, PAGE_SIZE, CheckProgram, CheckStep
 from .differences import Differences
 from .layer_calls import LayerCall
@@ -123,15 +124,14 @@ class GeneralPath:
             return run
 
         with replaced_forwards(made.layers, recorded):
-            output = made.engine.general_forward(
+            rows = step.inputs.rows if made.engine.has_lm_head else []
+            inputs = Inputs(
                 torch.tensor(step.inputs.tokens, device=device),
                 torch.tensor(step.inputs.positions, device=device),
-                torch.tensor(
-                    step.inputs.rows if made.engine.has_lm_head else [], dtype=torch.long, device=device
-                ),
-                context,
+                torch.tensor(rows, dtype=torch.long, device=device),
                 hidden=True,
             )
+            output = made.engine.general_forward(inputs, context)
         self._calls.append(step_calls)
         return output
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from tts_kernels.checks import number
 
+from ...core.checks import at_least
 from ...core.running import gather
 from ...errors import UnsupportedByEngineError
 from ...select import extract_answer, rejects
 from ..answers import Extract, decide, eligible, root_on, score_of
 from ..result import Candidate, SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 
 if TYPE_CHECKING:

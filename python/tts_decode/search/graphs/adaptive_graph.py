@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from tts_kernels.checks import number
 
+from ...core.checks import at_least
 from ...core.running import gather
 from ...select import ancestors
 from ..answers import finish
 from ..result import Candidate, SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 from .parsing import listed, with_needs
 from .prompting import answer_to, reply_to

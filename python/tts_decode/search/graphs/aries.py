@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ...core.checks import at_least
 from ...select import vote
 from ..answers import finish, spoken
 from ..result import Candidate, SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 from .parsing import listed
 from .prompting import Reply, answer_to, reply_to

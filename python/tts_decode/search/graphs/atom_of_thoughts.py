@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ...core.checks import at_least
 from ...core.running import gather
 from ...select import earlier_needs, extract_answer, longest_path, vote
 from ..answers import Extract, concluded, finish, spoken
 from ..result import Candidate, SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 from .parsing import choice, listed, numbered, with_needs
 from .prompting import answer_to, reply_to

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ...core.checks import at_least
 from ...rewards.scorer import Scorer
 from ..result import SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 from .population import Resampling, Rule, end_all, propagate
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from tts_kernels.checks import number
 
-from ...core.checks import check_choice
+from ...core.checks import at_least, check_choice
 from ...rewards.scorer import Scorer
 from ...select import aggregate, annealed_temperature, multinomial, particle_weights, systematic
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 
 if TYPE_CHECKING:
     from ...core.interfaces import Branch

@@ -8,13 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...core.checks import at_least
 from ...core.running import gather
 from ...errors import PromptTooLongError
 from ...rewards.scorer import Scorer
 from ...select import extract_answer, vote, vote_confidence
 from ..answers import Extract, decide, eligible, score_of
 from ..result import Candidate, SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 from .thread import Thread
 

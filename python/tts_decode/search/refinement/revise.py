@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from tts_kernels.checks import number
 
+from ...core.checks import at_least
 from ...core.running import gather
 from ...select import extract_answer
 from ..answers import Extract, decide, eligible
 from ..result import Candidate, SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 from ..thinking.forcing import complete_answer, fits, force
 

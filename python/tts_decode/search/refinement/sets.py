@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ...core.checks import at_least
 from ...core.running import gather
 from ...errors import PromptTooLongError
 from ...select import extract_answer, last_choice
 from ..answers import Extract, concluded, finish
 from ..result import Candidate, SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 from .thread import Thread
 

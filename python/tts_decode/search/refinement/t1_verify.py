@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from ...core.checks import at_least
 from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import last_choice
 from ..answers import choose, distinct, eligible, sample, score_of
 from ..result import Candidate, SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 from ..tool import Tool, output_of
 from .thread import Thread

@@ -7,10 +7,11 @@ from typing import Literal
 
 from tts_kernels.checks import number
 
+from ...core.checks import at_least
 from ...select import extract_answer, majority_probability
 from ..answers import Extract, concluded, sample
 from ..result import Candidate, SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 
 

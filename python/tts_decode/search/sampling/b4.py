@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from ...core.checks import at_least
 from ...core.running import gather
 from ...select import b4_scores
 from ..answers import choose, distinct, eligible, likeliest, likelihood, sample
 from ..result import Candidate, SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 
 WRITE = """{question}
@@ -68,7 +69,7 @@ async def b4(
         rows = await gather(asyncio.to_thread(run_tests, c.text) for c in texts)
         if len({len(row) for row in rows}) > 1:
             raise ValueError(
-                f"run_tests gave {sorted({len(row) for row in rows})} results; expected one for each of the "
+                f"run_tests: got {sorted({len(row) for row in rows})} results, expected one for each of the "
                 "same tests, whatever the text"
             )
     else:

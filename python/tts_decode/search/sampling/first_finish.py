@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ...core.checks import at_least
 from ...core.running import first_of
 from ..result import SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 
 

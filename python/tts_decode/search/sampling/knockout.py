@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ...core.checks import at_least
 from ...core.running import gather
 from ...select import bracket, match_winner
 from ..answers import choose, eligible, sample
 from ..result import SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 from .judging import COMPARE, preferences
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from tts_kernels.checks import number
 
+from ...core.checks import at_least
 from ...select import agreement, consistency_weight, extract_answer
 from ..answers import Extract, decide, eligible, root_on, sample
 from ..result import Candidate, SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 
 if TYPE_CHECKING:

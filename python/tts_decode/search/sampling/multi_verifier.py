@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ...core.checks import at_least
 from ...core.running import gather
 from ..answers import choose, distinct, eligible, likeliest, likelihood, sample
 from ..result import SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 
 if TYPE_CHECKING:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+from ...core.checks import at_least
 from ...errors import UnsupportedByEngineError
 from ...select import extract_answer, probable_paths
 from ..answers import Extract, decide, distinct, eligible, likelihood, sample
 from ..result import SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 
 

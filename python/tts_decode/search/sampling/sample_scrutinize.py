@@ -6,11 +6,12 @@ from itertools import combinations
 
 from tts_kernels.checks import number
 
+from ...core.checks import at_least
 from ...core.running import gather
 from ...select import wins_of, within
 from ..answers import choose, distinct, eligible, likeliest, likelihood, sample
 from ..result import SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 from .judging import COMPARE, approvals, preferences
 

@@ -6,13 +6,13 @@ from typing import Literal
 
 from tts_kernels.checks import number
 
-from ...core.checks import check_choice
+from ...core.checks import at_least, check_choice
 from ...rewards.scorer import Scorer
 from ...rewards.self_evaluation import self_evaluation
 from ...select import extract_answer, vote
 from ..answers import Extract, decide, eligible, sample
 from ..result import Candidate, SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 
 QUESTION = "\nIs the answer correct? (Yes/No)\n"

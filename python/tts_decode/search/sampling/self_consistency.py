@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ...core.checks import at_least
 from ...rewards.scorer import Scorer
 from ...select import extract_answer
 from ..answers import Extract, decide, eligible, sample
 from ..result import SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from tts_kernels.checks import number
 
-from ...core.checks import check_choice
+from ...core.checks import at_least, check_choice
 from ...select import hidden_distances, most_central, ngram_distances
 from ..hidden import hidden_states
 from ..result import SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 
 if TYPE_CHECKING:

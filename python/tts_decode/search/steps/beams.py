@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ...core.checks import at_least
 from ...select import allocate
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 
 if TYPE_CHECKING:
     from ...core.interfaces import Branch

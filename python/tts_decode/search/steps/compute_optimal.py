@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ...core.checks import at_least
 from ...rewards.scorer import Scorer
 from ...select import difficulty_bin
 from ..answers import sample
 from ..result import SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..sampling import best_of_n
 from ..strategy import Strategy, strategy
 from .beam_search import beam_search

@@ -9,13 +9,13 @@ import numpy as np
 
 from tts_kernels.checks import number
 
-from ...core.checks import check_choice
+from ...core.checks import at_least, check_choice
 from ...extras import require
 from ...rewards.scorer import Scorer
 from ...select import allocate, cluster, ets_select, rebase_weights
 from ..hidden import hidden_states
 from ..result import SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 from ..tree import Node
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ...core.checks import at_least
 from ...rewards.scorer import Scorer
 from ...select import cluster, hyper_nodes, top_k
 from ..hidden import hidden_states
 from ..result import SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 from .beams import check_beams
 from .ets import Embed, mean_hidden

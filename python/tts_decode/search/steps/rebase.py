@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from ...core.checks import at_least
 from ...rewards.scorer import Scorer
 from ...select import allocate, rebase_weights
 from ..result import SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 
 

@@ -7,12 +7,13 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ...core.checks import at_least
 from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import extract_answer, fork_points
 from ..answers import Extract, concluded, finish
 from ..result import Candidate, SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 from ..tool import Tool, output_of
 from .forcing import force, sample_upto, take_back

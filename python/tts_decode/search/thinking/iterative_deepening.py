@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from tts_kernels.checks import number
 
+from ...core.checks import at_least
 from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import extract_answer
 from ..answers import Extract, concluded, finish
 from ..result import Candidate, SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 from .forcing import force, sample_upto, take_back
 

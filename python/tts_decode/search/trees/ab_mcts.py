@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ...core.checks import check_choice
+from ...core.checks import at_least, check_choice
 from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import Beta, Gaussian, generate_or_continue
 from ..answers import finish
 from ..result import SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 
 REFINE = """{question}

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from ...core.checks import check_choice
+from ...core.checks import at_least, check_choice
 from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import extract_answer, most_similar, rating, self_refine_uct, vote
 from ..answers import Extract
 from ..result import Candidate, SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from ...core.checks import check_choice
+from ...core.checks import at_least, check_choice
 from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import puct, rebase_weights, uct
 from ..answers import finish
 from ..result import SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 from .tree_node import TreeNode, add_children, conclude, grow
 

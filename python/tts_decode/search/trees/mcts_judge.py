@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ...core.checks import at_least
 from ...core.running import gather
 from ...select import uct
 from ..answers import choose, distinct, eligible, likeliest, likelihood, sample
 from ..result import Candidate, SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 
 _ANSWERED = "{question}\n\nProposed answer:\n{answer}\n\n"

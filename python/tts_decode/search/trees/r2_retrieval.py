@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ...core.checks import at_least
 from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import most_similar, uct
 from ..result import SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 from .tree_node import TreeNode, add_children, conclude, grow
 

@@ -6,12 +6,13 @@ from collections import Counter
 
 from tts_kernels.checks import number
 
+from ...core.checks import at_least
 from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import extract_answer, uct
 from ..answers import Extract, finish
 from ..result import Candidate, SearchResult
-from ..run import SearchRun, at_least
+from ..run import SearchRun
 from ..strategy import strategy
 from .tree_node import TreeNode, add_children, leaves_of, release
 

@@ -1,0 +1,164 @@
+"""The attention function that models of transformers call: attention over the tree's pages.
+
+It and the mask function are registered under one name. `HFEngine` switches a model to that name during a
+forward only, so `model.generate` keeps working on the same object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from tts_kernels import DevicePlan, KVPool, TreePlan
+
+from .sparse import SparseStep
+from .support.features import AttentionCall, describe_call, refusal
+from .support.masks import asked_mask, is_view_of
+
+NAME = "tts_tree"  # of the attention implementation
+
+
+@dataclass
+class PageMasses:
+    """Collects how each token's attention spreads over the pages of its path, layer after layer."""
+
+    total: Tensor | float = 0.0  # float32 [T, P], summed over layers
+    layers: int = 0
+
+    def add(self, mass: Tensor) -> None:
+        """mass: float32 [num_kv_heads, T, P] of one layer; each row sums to 1."""
+        self.total = self.total + mass.mean(0)
+        self.layers += 1
+
+    def mean(self) -> Tensor:
+        return torch.as_tensor(self.total) / self.layers
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What the attention layers of one forward need."""
+
+    pool: KVPool
+    slots: Tensor  # int32 [T], where each new token's K and V go
+    plan: TreePlan | DevicePlan
+    masses: PageMasses | None = None  # where they are wanted
+    sparse: SparseStep | None = None  # None: everything is read
+
+
+@dataclass
+class Probe:
+    """Takes the place of `StepContext` in the one forward at load that records what each layer asks for."""
+
+    calls: list[AttentionCall] = field(default_factory=list)
+    modules: list[torch.nn.Module] = field(default_factory=list)  # that made the calls
+    ran: list[torch.nn.Module] = field(default_factory=list)  # of those that are watched
+    masks: list[Tensor | None] = field(default_factory=list)
+
+
+@dataclass
+class _Forward:
+    """A forward under way."""
+
+    context: StepContext | Probe
+    calls: int = 0  # of attention so far; a call's number is its layer of the KV pool
+
+
+# Found by the attention function here, as not every model hands keyword arguments through to it.
+_forward: ContextVar[_Forward | None] = ContextVar("forward of a TreeDecoder", default=None)
+
+
+@contextmanager
+def forward_under_way(context: StepContext | Probe, layer: int = 0) -> Iterator[None]:
+    """Inside, `tree_attention` serves this forward; its first call is of this layer of the pool."""
+    token = _forward.set(_Forward(context, layer))
+    try:
+        yield
+    finally:
+        _forward.reset(token)
+
+
+def tree_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention function of transformers.
+
+    query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]
+    """
+    forward = _forward.get()
+    if forward is None:
+        raise RuntimeError(
+            f'{type(module).__name__} was called outside a decoder: the attention implementation "{NAME}" '
+            "runs under TreeDecoder only; choose another with model.set_attn_implementation"
+        )
+    layer, context = forward.calls, forward.context
+    forward.calls += 1
+    if isinstance(context, Probe):
+        context.modules.append(module)
+        context.masks.append(attention_mask)
+        context.calls.append(describe_call(module, query, key, value, sliding_window, kwargs))
+        return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
+    if attention_mask is not None and not is_view_of(attention_mask, any_mask(query.device)):
+        raise refusal(module, "an attention mask of its own")
+    q, k, v = (heads[0].transpose(0, 1) for heads in (query, key, value))
+    return attend_pages(context, layer, q, k, v, scaling, sliding_window, softcap)[None], None
+
+
+def attend_pages(
+    context: StepContext,
+    layer: int,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None,
+    window: int | None,
+    soft_cap: float | None = None,
+) -> Tensor:
+    """Stores the keys and values [T, kv_heads, d] of the new tokens; [T, heads, d] for queries like it."""
+    context.pool.append(layer, k, v, context.slots)
+    selection = None
+    if context.sparse is not None and window is None:
+        selection = context.sparse.select(layer, context.pool, q, scale)
+    attend = context.pool.attend if context.masses is None else context.pool.attend_with_mass
+    out, *others = attend(
+        layer,
+        q,
+        context.plan,
+        scale=scale,
+        window=window,
+        logits_soft_cap=soft_cap,
+        selection=selection,
+    )
+    if context.masses is not None:
+        context.masses.add(others[-1])
+    return out
+
+
+@cache
+def any_mask(device: torch.device) -> Tensor:
+    """The mask that models are handed.
+
+    One of four dimensions goes to the attention function as it is, which does not read it. Without one
+    transformers looks at the positions for packed sequences, and on a GPU waits for the answer.
+    """
+    with torch.inference_mode(False):
+        return torch.zeros((1, 1, 1, 1), device=device)
+
+
+AttentionInterface.register(NAME, tree_attention)
+AttentionMaskInterface.register(NAME, asked_mask)  # the kernel knows who sees what: no [T, T] mask is built

@@ -1,0 +1,215 @@
+"""What a search asks of the model: steps, forced text, log-probabilities, and further prompts."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..core.checks import at_least
+from ..core.params import SamplingParams, mix
+from ..core.prompts import is_chat
+from ..core.running import gather
+from ..errors import PromptTooLongError, TTSError
+from .held_branches import HeldBranches
+from .journal import Journal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..core.interfaces import Branch, Decoder
+    from ..core.prompts import Prompt
+    from ..core.step import Step
+
+
+class SearchStoppedError(TTSError):
+    """Ends a search with what it has; the message says why."""
+
+
+class ModelCalls(HeldBranches):
+    """The branches of a search and what they are asked. Where there is a journal it records each answer, and
+    gives those that it has without a call.
+
+    Attributes:
+        cut_prompt: why a prompt was not made, if one was too long.
+    """
+
+    def __init__(self, root: Branch, journal: Journal | None) -> None:
+        super().__init__(root, journal)
+        self.cut_prompt: str | None = None
+        self._asked: dict[int, int] = {}  # hash of a prompt -> how many roots were made of it
+
+    async def step(self, branches: Sequence[Branch], **sampling: Any) -> list[Step]:
+        """One step each, to its own boundary; each becomes a node of the tree. sampling: as in
+        `Branch.step`."""
+        for branch in branches:
+            self.record_new_tokens(branch)
+        began = self.record.seconds
+
+        async def step(branch: Branch) -> tuple[Step, float]:
+            if self.journal is None:
+                made = await branch.step(**sampling)
+            else:
+                made = await self.journal.step(branch, sampling)
+            return made, self.record.seconds
+
+        steps = await gather(step(branch) for branch in branches)
+        for branch, (made, ended) in zip(branches, steps, strict=True):
+            if node := self.record_new_tokens(branch, made, began):
+                node.ended = ended
+        self.note_memory()
+        return [made for made, _ in steps]
+
+    async def complete(self, branch: Branch, **sampling: Any) -> Branch:
+        """Steps of the branch until it is finished."""
+        while not branch.finished:
+            await self.step([branch], **sampling)
+        return branch
+
+    async def extend(self, branch: Branch, tokens: str | Sequence[int]) -> list[float]:
+        """Appends forced text or token ids as a node of their own; log-probabilities of the tokens, nats.
+
+        A finished branch is open again afterwards.
+        """
+        self.record_new_tokens(branch)
+        began, before = self.record.seconds, branch.length
+        logprobs = await self.numbers([branch], lambda: _listed(branch.extend(tokens)), again=True)
+        if branch.length > before:
+            text = tokens if isinstance(tokens, str) else branch.text_from(before)
+            self.record.add(branch, text, began=began, forced=True)
+        return logprobs
+
+    async def append(self, branch: Branch, token: int) -> None:
+        """A token that the strategy chose, as a sampled one: a node, and counted as generated."""
+        self.record_new_tokens(branch)
+        began = self.record.seconds
+        await self.numbers([branch], lambda: _listed(branch.extend([token])), again=True)
+        self.record_new_tokens(branch, began=began)
+
+    async def next_logprobs(self, branch: Branch, token_ids: Sequence[int]) -> list[float]:
+        """Log-probabilities of these tokens as the branch's next, nats."""
+        return await self.numbers([branch], lambda: _listed(branch.next_logprobs(token_ids)), again=True)
+
+    async def all_logprobs(self, branch: Branch) -> Tensor:
+        """Log-probabilities of the branch's next token, nats: float32 [vocab]. A resumed search computes them
+        again, as they are too much for a journal."""
+        if self.journal is None:
+            return await branch.next_logprobs()
+        return await self.journal.repeated_on(branch, branch.next_logprobs)
+
+    async def logprobs_of(self, branch: Branch, tokens: str | Sequence[int]) -> list[float]:
+        """Log-probabilities of a continuation that is not kept, nats, one a token."""
+        return await self.numbers([branch], lambda: _listed(branch.logprobs_of(tokens)))
+
+    async def prompt(
+        self,
+        prompt: Prompt,
+        *,
+        sources: Sequence[int] = (),
+        decoder: Decoder | None = None,
+        sampling: SamplingParams | None = None,
+        seed: int | None = None,
+        question: str | None = None,
+    ) -> Branch:
+        """A new root in the same search, held by the run; what is resident of it already is shared.
+
+        prompt: text becomes a user's turn where the search's own root was given as messages, and another
+            model has a chat template.
+        sources: nodes that it was made from. decoder: of another model; default: the root's.
+        sampling: default: the root's; its seed does not count. seed: from which the branch's own is made,
+            another one each time that the same prompt is given; default: the root's.
+        question: what its answers are to be scored as answers to, by reward models; default: the prompt.
+        """
+        knows_chat = decoder is None or decoder.knows_chat
+        if isinstance(prompt, str) and is_chat(self.root.prompt) and knows_chat:
+            prompt = [{"role": "user", "content": prompt}]
+        if not prompt:  # as where a template is all answer, and the answer is empty
+            raise SearchStoppedError("a prompt of the search's own is empty")
+        asked = zlib.crc32(repr(prompt).encode())
+        count = self._asked[asked] = self._asked.get(asked, 0) + 1
+        seed = mix(self.root.seed if seed is None else seed, asked, count)
+        sampling = replace(sampling or self.root.sampling, seed=seed)
+        own = decoder or self.root.decoder
+
+        async def make() -> Branch:
+            return await own.root(prompt, sampling, self.root.budget)
+
+        try:
+            key = f"{asked:x}-{count}"
+            branch = await (make() if self.journal is None else self.journal.root(key, make))
+        except PromptTooLongError as error:  # which a strategy may take for the end of one line of several
+            self.cut_prompt = self.cut_prompt or str(error)
+            raise
+        if question is not None:
+            branch.prompt = question
+        self.held[branch] = None
+        self.extra_roots.add(branch)
+        self.record.add_prompt(branch, sources)
+        return branch
+
+    async def ask(
+        self,
+        prompt: Prompt,
+        n: int = 1,
+        *,
+        sources: Sequence[int] = (),
+        decoder: Decoder | None = None,
+        **sampling: Any,
+    ) -> list[str]:
+        """Texts of `n` answers to a prompt, each sampled to its end in one step; their branches are released.
+
+        sampling: fields of `SamplingParams` that differ from the root's.
+        """
+        at_least(1, n=n)
+        params = self.whole_reply(**sampling)
+        seed = sampling.get("seed")
+        root = await self.prompt(prompt, sources=sources, decoder=decoder, sampling=params, seed=seed)
+        branches = [root, *(self.fork(root, n - 1) if n > 1 else [])]
+        try:
+            await gather(self.complete(branch) for branch in branches)
+            for branch in branches:
+                self.note_end(branch)
+            return [branch.text for branch in branches]
+        finally:
+            self.drop(branches)
+
+    async def p_yes(
+        self,
+        prompt: Prompt,
+        *,
+        sources: Sequence[int] = (),
+        decoder: Decoder | None = None,
+        yes: str = "Yes",
+        no: str = "No",
+    ) -> float:
+        """P(yes) / (P(yes) + P(no)) as the answer to a prompt; nothing is sampled, nothing is kept."""
+        asked = await self.prompt(prompt, sources=sources, decoder=decoder)
+        try:
+            return await self.p_first(asked, yes, no)
+        finally:
+            self.drop([asked])
+
+    async def p_first(self, branch: Branch, first: str, second: str) -> float:
+        """P(first) / (P(first) + P(second)) as continuations of the branch, neither of which is kept."""
+        p, q = await gather(self.logprobs_of(branch, text) for text in (first, second))
+        return 1 / (1 + math.exp(min(math.fsum(q) - math.fsum(p), 700.0)))
+
+    def whole_reply(self, **sampling: Any) -> SamplingParams:
+        """The root's sampling, but for the fields given, for a reply that is taken in one step."""
+        whole = {"stop": (), "max_step_tokens": sampling.get("max_tokens", self.root.sampling.max_tokens)}
+        return replace(self.root.sampling, **(whole | sampling))
+
+    async def numbers(
+        self, branches: Sequence[Branch], call: Callable[[], Awaitable[list[float]]], *, again: bool = False
+    ) -> list[float]:
+        """What the engine or a scorer says of branches. again: as in `Journal.numbers`."""
+        if self.journal is None:
+            return await call()
+        return await self.journal.numbers(branches, call, again=again)
+
+
+async def _listed(numbers: Awaitable[Tensor]) -> list[float]:
+    listed: list[float] = (await numbers).tolist()
+    return listed
