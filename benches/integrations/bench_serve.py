@@ -2,8 +2,8 @@
 
     python -m benches.integrations.bench_serve --json build/serve.json
 
-Clients run in a process of their own, whose CPU time is reported: on a machine with few cores the server lacks
-it. Every sequence has its own prompt, and no end of sequence is drawn.
+Clients run in a process of their own, whose CPU time is reported: where cores are few, the server lacks it.
+Every sequence has its own prompt, and no end of sequence is drawn.
 """
 
 from __future__ import annotations

@@ -131,8 +131,7 @@ class TreeBranch(LivePath):
             self._check_ready()
         else:
             self.check_idle()
-        if not self.runtime.engine.has_lm_head:
-            self.refuse_lm_head("step")
+        self.require_lm_head("step")
         params = replace(self.sampling, **overrides) if overrides else self.sampling
         if self.finish_reason is not None:
             return None
@@ -150,30 +149,20 @@ class TreeBranch(LivePath):
         A finished branch is open again afterwards. Forced tokens cost no budget; a call that fails, or is
         cancelled before all tokens are in, changes nothing.
         """
-        self._check_ready()
-        if not self.runtime.engine.has_lm_head:
-            self.refuse_lm_head("extend")
-        forced = self.forced(tokens)
-        if self.logits is None:
-            self.drop_logits()
-        logprobs = await self._scheduler.submit(ExtendRequest(self, forced)) if forced else []
+        logprobs, _ = await self.extend_listing(tokens, 0)
         return torch.tensor(logprobs, dtype=torch.float32)
 
     async def extend_listing(
         self, tokens: str | Sequence[int], top_logprobs: int
     ) -> tuple[list[float], list[TopLogprobs]]:
-        """As `extend`, and lists so many of the most probable tokens in the place of each, as
-        `Step.top_logprobs` does."""
+        """As `extend`; with so many of the likeliest tokens in each place, as `Step.top_logprobs` has them."""
         self._check_ready()
-        if not self.runtime.engine.has_lm_head:
-            self._refuse_lm_head("extend_listing")
+        self.require_lm_head("extend")
         forced = self.forced(tokens)
-        if not forced:
-            return [], []
         if self.logits is None:
             self.drop_logits()
         request = ExtendRequest(self, forced, top_logprobs)
-        return await self._scheduler.submit(request), request.tops
+        return (await self._scheduler.submit(request) if forced else []), request.tops
 
     async def read(self, tokens: str | Sequence[int], rows: Sequence[int]) -> Tensor:
         """Appends forced text or token ids and returns the model's last hidden states (after its final norm)
@@ -237,8 +226,7 @@ class TreeBranch(LivePath):
         """Log-probabilities of the next token (nats, the model's own distribution): float32 [vocab], or those
         of `token_ids` in that order."""
         self.check_idle()
-        if not self.runtime.engine.has_lm_head:
-            self.refuse_lm_head("next_logprobs")
+        self.require_lm_head("next_logprobs")
         self.runtime.follow_weights()
         self.check_computed()
         if self.logits is None:
@@ -265,8 +253,7 @@ class TreeBranch(LivePath):
                 the branch is finished.
         """
         self._check_ready()
-        if not self.runtime.engine.has_lm_head:
-            self.refuse_lm_head("replay")
+        self.require_lm_head("replay")
         check_recorded(step)
         self.check_open()
         if self.forced(step.tokens):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -247,8 +246,10 @@ class LivePath(Path):
         """A position in `tokens`, at least 1; None: behind the last."""
         return len(self.tokens) if value is None else integer(name, value, 1, len(self.tokens))
 
-    def refuse_lm_head(self, call: str) -> NoReturn:
-        raise TypeError(
-            f"{call}: {type(self.runtime.engine.model).__name__} has no language-model head and predicts no "
-            "tokens: use Branch.read, or load the model as a causal language model"
-        )
+    def require_lm_head(self, call: str) -> None:
+        """TypeError where the model predicts no tokens."""
+        if not self.runtime.engine.has_lm_head:
+            raise TypeError(
+                f"{call}: {type(self.runtime.engine.model).__name__} has no language-model head and predicts no "
+                "tokens: use Branch.read, or load the model as a causal language model"
+            )
