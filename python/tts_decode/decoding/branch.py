@@ -131,7 +131,8 @@ class TreeBranch(LivePath):
             self._check_ready()
         else:
             self.check_idle()
-        self.require_lm_head("step")
+        if not self.runtime.engine.has_lm_head:
+            self.require_lm_head("step")
         params = replace(self.sampling, **overrides) if overrides else self.sampling
         if self.finish_reason is not None:
             return None
@@ -149,13 +150,12 @@ class TreeBranch(LivePath):
         A finished branch is open again afterwards. Forced tokens cost no budget; a call that fails, or is
         cancelled before all tokens are in, changes nothing.
         """
-        logprobs, _ = await self.extend_listing(tokens, 0)
-        return torch.tensor(logprobs, dtype=torch.float32)
+        return torch.tensor((await self.extend_listing(tokens, 0))[0], dtype=torch.float32)
 
     async def extend_listing(
         self, tokens: str | Sequence[int], top_logprobs: int
     ) -> tuple[list[float], list[TopLogprobs]]:
-        """As `extend`; with so many of the likeliest tokens in each place, as `Step.top_logprobs` has them."""
+        """As `extend`, with so many of the likeliest tokens in each place, as of `Step.top_logprobs`."""
         self._check_ready()
         self.require_lm_head("extend")
         forced = self.forced(tokens)

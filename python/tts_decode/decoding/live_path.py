@@ -249,7 +249,8 @@ class LivePath(Path):
     def require_lm_head(self, call: str) -> None:
         """TypeError where the model predicts no tokens."""
         if not self.runtime.engine.has_lm_head:
+            model = type(self.runtime.engine.model).__name__
             raise TypeError(
-                f"{call}: {type(self.runtime.engine.model).__name__} has no language-model head and predicts no "
-                "tokens: use Branch.read, or load the model as a causal language model"
+                f"{call}: {model} has no language-model head and predicts no tokens: use Branch.read, or "
+                "load the model as a causal language model"
             )
