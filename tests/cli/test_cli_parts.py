@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 from tts_decode.cli.display import Display, Rate, mib
 from tts_decode.cli.errors import UsageError
-from tts_decode.cli.options import parse_options, plain_options, unescape
-from tts_decode.cli.scorers import chat_question
+from tts_decode.cli.options import parse_options, unescape
+from tts_decode.rewards.self_evaluation import chat_question
 from tts_decode.search import STRATEGIES, SearchRun, Strategy
 
 
@@ -20,7 +20,7 @@ def test_options_without_a_default_have_the_type_of_their_annotation() -> None:
         """Nothing."""
 
     chosen = Strategy(made, "nothing")  # type: ignore[arg-type]
-    assert plain_options(chosen) == {"n": (int, 1), "limit": (int, None), "scale": (float, None)}
+    assert chosen.plain_options == {"n": (int, 1), "limit": (int, None), "scale": (float, None)}
     assert parse_options([chosen], ["limit=3", "scale=2"]) == [{"limit": 3, "scale": 2.0}]
     with pytest.raises(UsageError, match="'limit=x': expected an integer"):
         parse_options([chosen], ["limit=x"])

@@ -132,6 +132,7 @@ def test_the_version_is_told_without_typer() -> None:
             ["search", "1 + 1"],
             "transformers: not installed; run: pip install 'tts-kernels[hf]'",
         ),
+        (("fastapi",), ["serve"], "fastapi: not installed; run: pip install 'tts-kernels[serve]'"),
         (
             ("reasoning_gym",),
             ["compare", "--limit", "1"],

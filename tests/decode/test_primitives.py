@@ -272,3 +272,27 @@ def test_problems_may_fail_alone(decoder: TreeDecoder) -> None:
     assert (first, str(error), last) == (1, "this one", 3)
     with pytest.raises(ValueError, match="this one"):
         decoder.run_all([good(1), bad(), good(3)])
+
+
+def test_forced_tokens_list_what_was_most_probable_in_their_places(decoder, model):
+    async def run():
+        root = await decoder.root(PROMPT[:20])
+        found = await root.extend_listing(PROMPT[20:40], 3)
+        nothing = await root.extend_listing([], 3)
+        again = await decoder.root(PROMPT[:30])  # of which all but the last token is resident
+        cached = root.cached_tokens, again.cached_tokens
+        root.release()
+        again.release()
+        return found, nothing, cached
+
+    (logprobs, tops), nothing, cached = decoder.run(run())
+    expected = plain_logprobs(model, PROMPT[:40])[19:39]
+    assert logprobs == pytest.approx(
+        expected.gather(1, torch.tensor(PROMPT[20:40])[:, None])[:, 0].tolist(), abs=2e-4
+    )
+    for row, top in zip(expected, tops, strict=True):
+        values, ids = row.topk(3)
+        assert [token for token, _ in top] == ids.tolist()
+        assert [value for _, value in top] == pytest.approx(values.tolist(), abs=2e-4)
+    assert nothing == ([], [])
+    assert cached == (0, 29)

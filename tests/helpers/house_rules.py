@@ -3,7 +3,8 @@ projects are used where. A room is a folder of a package, or a module beside the
 
 from __future__ import annotations
 
-# Package -> room -> rooms of the same package that it may import. The face of a package, "", imports any.
+# Package -> room -> rooms of the same package that it may import. The face of a package, "", imports any; only what
+# stands outside, as an integration does, imports the face.
 MAY_IMPORT: dict[str, dict[str, set[str]]] = {
     "tts_kernels": {
         "_core": set(),
@@ -18,6 +19,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
         "ops": {"_core", "_namespace", "backends", "checks", "plans"},
         "pool": {"checks", "device", "ops", "plans"},
         "layers": {"_core", "checks", "ops", "plans", "pool"},
+        "integrations": {"", "_core", "_namespace", "checks", "device", "errors", "ops", "plans", "pool"},
     },
     "tts_decode": {
         "errors": set(),
@@ -35,9 +37,12 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
         "rewards": {"errors", "extras", "core", "model", "decoding", "select"},
         "search": {"errors", "extras", "cost", "core", "records", "select", "rewards", "completions"},
         "bench": {"errors", "extras", "cost", "core", "model", "decoding", "rewards", "search", "tasks"},
+        "serve": {
+            *("errors", "extras", "core", "records", "model", "decoding", "completions", "rewards", "search"),
+        },
         "cli": {
             *("errors", "extras", "version", "default_model", "cost", "core", "records", "select", "tasks"),
-            *("model", "decoding", "completions", "rewards", "search", "bench"),
+            *("model", "decoding", "completions", "rewards", "search", "bench", "serve"),
         },
         "__main__": {"cli"},
     },
@@ -54,12 +59,13 @@ PACKAGES: dict[str, dict[str, set[str]]] = {
         "ops": {"torch"},
         "pool": {"torch"},
         "layers": {"torch"},
+        "integrations": {"torch", "numpy", "vllm", "transformers"},
     },
     "tts_decode": {
         "errors": {"tts_kernels"},
         "select": {"tts_kernels", "numpy"},
         "cost": {"tts_kernels", "numpy"},
-        "core": {"tts_kernels", "torch"},
+        "core": {"tts_kernels", "torch", "numpy", "llguidance"},
         "tasks": {"tts_kernels"},
         "model": {"tts_kernels", "torch", "numpy", "transformers", "tokenizers", "huggingface_hub"},
         "completions": {"tts_kernels", "torch", "httpx"},
@@ -67,6 +73,7 @@ PACKAGES: dict[str, dict[str, set[str]]] = {
         "rewards": {"tts_kernels", "torch", "transformers", "safetensors"},
         "search": {"tts_kernels", "torch", "numpy"},
         "bench": {"tts_kernels", "torch", "numpy"},
+        "serve": {"tts_kernels", "torch", "fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"},
         "cli": {"tts_kernels", "torch", "typer", "rich"},
     },
 }
@@ -76,7 +83,7 @@ LATE_PACKAGES: dict[str, dict[str, set[str]]] = {
     "tts_kernels": {},
     "tts_decode": {
         "select": {"scipy"},
-        "core": {"transformers", "typing_extensions", "llguidance"},
+        "core": {"transformers", "typing_extensions"},
         "tasks": {"reasoning_gym"},
         "model": {"gguf"},
         "search": {"pyarrow", "sentence_transformers"},
@@ -126,6 +133,8 @@ NAMED_TUPLE = {"_replace", "_asdict", "_fields"}
 # Module -> private names that one class of it reads of another, or a function of a class.
 FRIENDS: dict[str, set[str]] = {
     "tts_decode.core.state": {"_check"},
+    "tts_decode.core.constraints.guide": {"_ended", "_state"},
+    "tts_decode.core.constraints.matcher": {"_matcher", "_dead", "_tokens"},
     "tts_decode.decoding.kv_budget": {"_shares", "_uses", "_drop_pin"},
     "tts_decode.search.result": {"_check_nodes"},
 }

@@ -41,6 +41,9 @@ COMMANDS = {
         "Run several strategies on the same problems and print what each solved and what it cost.",
         True,
     ),
+    "serve": _Command(
+        "serve", "Serve OpenAI's protocol: completions and chats, whole or streamed, and searches."
+    ),
     "strategies": _Command(
         "strategies", "List the strategies by family, or show one strategy's description and options."
     ),

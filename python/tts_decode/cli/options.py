@@ -214,30 +214,16 @@ def parse_options(strategies: Sequence[Strategy[...]], pairs: Sequence[str]) -> 
         takers = [
             (strategy, options)
             for strategy, options in zip(strategies, parsed, strict=True)
-            if owner in ("", strategy.name) and name in plain_options(strategy)
+            if owner in ("", strategy.name) and name in strategy.plain_options
         ]
         if not takers:
-            names = dict.fromkeys(known for strategy in strategies for known in plain_options(strategy))
+            names = dict.fromkeys(known for strategy in strategies for known in strategy.plain_options)
             close = difflib.get_close_matches(name, names)
             meant = f"did you mean {' or '.join(close)}? " if close else ""
             raise UsageError(f"unknown option {key!r}; {meant}known: {_known(strategies)}")
         for strategy, options in takers:
-            options[name] = _convert(pair, value, plain_options(strategy)[name][0])
+            options[name] = _convert(pair, value, strategy.plain_options[name][0])
     return parsed
-
-
-def plain_options(strategy: Strategy[...]) -> dict[str, tuple[type, object]]:
-    """The options that fit into text, by name: type and default, None for one that is left open."""
-    found: dict[str, tuple[type, object]] = {}
-    for name, parameter in strategy.parameters.items():
-        if isinstance(parameter.default, (bool, int, float, str)):
-            found[name] = type(parameter.default), parameter.default
-        elif parameter.default is None and (kind := _KINDS.get(str(parameter.annotation))):
-            found[name] = kind, None
-    return found
-
-
-_KINDS: dict[str, type] = {f"{kind.__name__} | None": kind for kind in (bool, int, float, str)}
 
 
 def _convert(pair: str, text: str, kind: type) -> bool | int | float | str:
@@ -260,7 +246,7 @@ def _known(strategies: Sequence[Strategy[...]]) -> str:
 def shown_options(strategy: Strategy[...]) -> str:
     """The options that fit into text with their defaults, in a line."""
     shown = []
-    for name, (kind, default) in plain_options(strategy).items():
+    for name, (kind, default) in strategy.plain_options.items():
         text = kind.__name__.upper() if default is None else str(default).replace("\n", "\\n")
         text = text.lower() if kind is bool and default is not None else text
         shown.append(f"{name}={text if len(text) <= 24 else '...'}")

@@ -17,11 +17,11 @@ from ..rewards import (
     self_evaluation,
     verifier,
 )
+from ..rewards.self_evaluation import chat_question
 from ..search import Strategy
 from ..tasks import Task
 from .errors import UsageError, usage_errors
 
-_QUESTION = "Is the answer so far correct? Reply with Yes or No."
 _NAMES = ("mean_probability", "mean_logprob", "self_evaluation", "verifier")
 
 
@@ -88,12 +88,3 @@ def open_scorer(
         with usage_errors():
             reward_model = load_reward_model(folder, reader, device=device, kv_bytes=kv_bytes)
     return ScorerOf(name, chat=chat, reward_model=reward_model)
-
-
-def chat_question(tokenizer: Any) -> str:
-    """The text from the end of an assistant's turn to the beginning of its next, a question between."""
-    mark = "@@answer@@"
-    turns = [("user", "?"), ("assistant", mark), ("user", _QUESTION)]
-    messages = [{"role": role, "content": content} for role, content in turns]
-    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return text.partition(mark)[2]

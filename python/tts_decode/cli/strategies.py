@@ -33,7 +33,7 @@ def strategies(
                 "family": strategy.family,
                 "summary": strategy.summary,
                 "needs_scorer": strategy.needs_scorer,
-                "options": {key: default for key, (_, default) in opt.plain_options(strategy).items()},
+                "options": {key: default for key, (_, default) in strategy.plain_options.items()},
             }
             for strategy in chosen
         ]

@@ -17,7 +17,7 @@ from ..core.interfaces import Decoder
 from ..core.params import SamplingParams
 from ..core.prompts import Prompt
 from ..core.state import BranchState
-from ..core.step import FINAL_REASONS, Step, StepPiece
+from ..core.step import FINAL_REASONS, Step, StepPiece, TopLogprobs
 from .eviction import evict_columns
 from .forced_requests import EmbedsRequest, ExtendRequest, ReadRequest, ReplayRequest
 from .live_path import LivePath
@@ -84,7 +84,7 @@ class TreeBranch(LivePath):
                 decoder, scheduler, branch_id, prompt, list(tokens), prompt_length, sampling, seed, budget
             )
             branch.embeds = dict(embeds or {})
-            branch.kv_length = resident
+            branch.kv_length = branch.cached_tokens = resident
             return branch
 
         needs_logits = runtime.engine.has_lm_head
@@ -132,7 +132,7 @@ class TreeBranch(LivePath):
         else:
             self.check_idle()
         if not self.runtime.engine.has_lm_head:
-            self.refuse_lm_head("step")
+            self.require_lm_head("step")
         params = replace(self.sampling, **overrides) if overrides else self.sampling
         if self.finish_reason is not None:
             return None
@@ -150,14 +150,19 @@ class TreeBranch(LivePath):
         A finished branch is open again afterwards. Forced tokens cost no budget; a call that fails, or is
         cancelled before all tokens are in, changes nothing.
         """
+        return torch.tensor((await self.extend_listing(tokens, 0))[0], dtype=torch.float32)
+
+    async def extend_listing(
+        self, tokens: str | Sequence[int], top_logprobs: int
+    ) -> tuple[list[float], list[TopLogprobs]]:
+        """As `extend`, with so many of the likeliest tokens in each place, as of `Step.top_logprobs`."""
         self._check_ready()
-        if not self.runtime.engine.has_lm_head:
-            self.refuse_lm_head("extend")
+        self.require_lm_head("extend")
         forced = self.forced(tokens)
         if self.logits is None:
             self.drop_logits()
-        logprobs = await self._scheduler.submit(ExtendRequest(self, forced)) if forced else []
-        return torch.tensor(logprobs, dtype=torch.float32)
+        request = ExtendRequest(self, forced, top_logprobs)
+        return (await self._scheduler.submit(request) if forced else []), request.tops
 
     async def read(self, tokens: str | Sequence[int], rows: Sequence[int]) -> Tensor:
         """Appends forced text or token ids and returns the model's last hidden states (after its final norm)
@@ -221,8 +226,7 @@ class TreeBranch(LivePath):
         """Log-probabilities of the next token (nats, the model's own distribution): float32 [vocab], or those
         of `token_ids` in that order."""
         self.check_idle()
-        if not self.runtime.engine.has_lm_head:
-            self.refuse_lm_head("next_logprobs")
+        self.require_lm_head("next_logprobs")
         self.runtime.follow_weights()
         self.check_computed()
         if self.logits is None:
@@ -249,8 +253,7 @@ class TreeBranch(LivePath):
                 the branch is finished.
         """
         self._check_ready()
-        if not self.runtime.engine.has_lm_head:
-            self.refuse_lm_head("replay")
+        self.require_lm_head("replay")
         check_recorded(step)
         self.check_open()
         if self.forced(step.tokens):

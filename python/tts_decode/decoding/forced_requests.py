@@ -9,10 +9,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ..core.step import FINAL_REASONS, Step
+from ..core.step import FINAL_REASONS, Step, TopLogprobs
 from .live_path import LivePath
 from .requests import Request
-from .sampler import token_logprobs
+from .sampler import token_logprobs, top_logprobs
 
 T = TypeVar("T")
 
@@ -52,10 +52,16 @@ class AppendRequest(Request[T]):
 
 
 class ExtendRequest(AppendRequest[list[float]]):
-    """Forced tokens and their log-probabilities."""
+    """Forced tokens and their log-probabilities.
 
-    def __init__(self, path: LivePath, tokens: list[int]) -> None:
+    Attributes:
+        tops: the `top_logprobs` most probable tokens in the place of each, where there are to be any.
+    """
+
+    def __init__(self, path: LivePath, tokens: list[int], top_logprobs: int = 0) -> None:
         super().__init__(path, tokens)
+        self.tops: list[TopLogprobs] = []
+        self._listed = top_logprobs
         if path.logits is not None:
             self._score(path.logits[None])
 
@@ -81,6 +87,9 @@ class ExtendRequest(AppendRequest[list[float]]):
             logprobs, entropies = token_logprobs(logits[: len(targets)], targets)
             self._logprobs += logprobs
             self._entropies += entropies
+            if self._listed:
+                for row, target, logprob in zip(logits, targets, logprobs, strict=False):
+                    self.tops.append(top_logprobs(row, self._listed, float(row[target]) - logprob))
 
 
 class ReadRequest(AppendRequest[Tensor]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +30,7 @@ class LivePath(Path):
     Attributes:
         runtime: what it runs on.
         lineage: where its path was forked.
+        cached_tokens: tokens of its prompt that were resident when it was made.
         kv_length: tokens in the KV tree: at most all of them, but for forced ones on their way in.
         embeds: [hidden], by the positions of id -1.
         logits: float32 [vocab] after the last token; None while its KV is missing.
@@ -54,6 +54,7 @@ class LivePath(Path):
         super().__init__(branch_id, prompt, tokens, prompt_length, sampling, seed, budget, parent)
         self.runtime = runtime
         self.lineage = Lineage.of_root()
+        self.cached_tokens = 0
         self.kv_length = 0
         self.embeds: dict[int, Tensor] = {}
         self.logits: Tensor | None = None
@@ -245,8 +246,11 @@ class LivePath(Path):
         """A position in `tokens`, at least 1; None: behind the last."""
         return len(self.tokens) if value is None else integer(name, value, 1, len(self.tokens))
 
-    def refuse_lm_head(self, call: str) -> NoReturn:
-        raise TypeError(
-            f"{call}: {type(self.runtime.engine.model).__name__} has no language-model head and predicts no "
-            "tokens: use Branch.read, or load the model as a causal language model"
-        )
+    def require_lm_head(self, call: str) -> None:
+        """TypeError where the model predicts no tokens."""
+        if not self.runtime.engine.has_lm_head:
+            model = type(self.runtime.engine.model).__name__
+            raise TypeError(
+                f"{call}: {model} has no language-model head and predicts no tokens: use Branch.read, or "
+                "load the model as a causal language model"
+            )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.running import gather
 
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from ..core.interfaces import Branch, Decoder
     from .scorer import Scorer
 
-QUESTION = "\nIs the answer so far correct? Reply with Yes or No.\nReply:"
+_ASKED = "Is the answer so far correct? Reply with Yes or No."
+QUESTION = f"\n{_ASKED}\nReply:"
 
 
 def self_evaluation(
@@ -57,6 +58,16 @@ def self_evaluation(
         return await gather(ask(branch, yes_ids, no_ids) for branch in branches)
 
     return self_evaluation
+
+
+def chat_question(tokenizer: Any) -> str:
+    """A `question` for `self_evaluation`: the text from the end of an assistant's turn to the beginning of
+    the next one, with the question as the user's turn between."""
+    mark = "@@answer@@"
+    turns = [("user", "?"), ("assistant", mark), ("user", _ASKED)]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return text.partition(mark)[2]
 
 
 def _single_tokens(decoder: Decoder, name: str, variants: Sequence[str]) -> list[int]:

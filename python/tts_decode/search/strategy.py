@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Options = ParamSpec("Options")
 Body = Callable[Concatenate[SearchRun, Options], Coroutine[Any, Any, SearchResult]]
 
+_KINDS: dict[str, type] = {f"{kind.__name__} | None": kind for kind in (bool, int, float, str)}
+
 STRATEGIES: dict[str, Strategy[...]] = {}
 """Every strategy by name, in the order of their families."""
 
@@ -92,6 +94,17 @@ class Strategy(Generic[Options]):
             for name, p in self.parameters.items()
             if isinstance(p.default, (int, float, str, bool))
         }
+
+    @property
+    def plain_options(self) -> dict[str, tuple[type, object]]:
+        """The options that fit into text, by name: type and default, None for one that is left open."""
+        found: dict[str, tuple[type, object]] = {}
+        for name, parameter in self.parameters.items():
+            if isinstance(parameter.default, (bool, int, float, str)):
+                found[name] = type(parameter.default), parameter.default
+            elif parameter.default is None and (kind := _KINDS.get(str(parameter.annotation))):
+                found[name] = kind, None
+        return found
 
     @property
     def needs_scorer(self) -> bool:

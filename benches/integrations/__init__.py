@@ -1,0 +1,1 @@
+"""Measurements of the integrations, each beside what it is built into."""

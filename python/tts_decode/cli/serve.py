@@ -1,0 +1,142 @@
+"""`tts-decode serve`: an HTTP server of OpenAI's protocol on one decoder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..default_model import DEFAULT_MODEL
+from ..extras import require
+from ..rewards import READERS, Scorer, load_reward_model
+from . import options as opt
+from .display import Screen
+from .errors import CommandError, UsageError, usage_errors
+from .session import Session, open_session
+
+_NETWORK, _LIMITS = "Network", "Limits of a request"
+
+Host = Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=_NETWORK)]
+Port = Annotated[int, typer.Option(help="0: one that is free.", rich_help_panel=_NETWORK)]
+Keys = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of API keys, one a line, beside those of TTS_DECODE_API_KEYS, which have commas.",
+        rich_help_panel=_NETWORK,
+    ),
+]
+Name = Annotated[str | None, typer.Option(help="The model's name for clients. Default: that of --model.")]
+Scorers = Annotated[
+    list[str],
+    typer.Option(
+        "--scorer",
+        metavar="NAME=READER:FOLDER",
+        help="A reward model that searches may name; may be repeated.",
+    ),
+]
+
+
+def serve(
+    model: opt.Model = DEFAULT_MODEL,
+    dtype: opt.Dtype = "auto",
+    device: opt.Device = "cpu",
+    kv_mib: opt.KvMib = None,
+    kv_dtype: opt.KvDtype = "auto",
+    name: Name = None,
+    scorer: Scorers = [],  # noqa: B006 (typer copies it)
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    api_keys: Keys = None,
+    grace: Annotated[
+        float, typer.Option(help="Seconds that requests get to end after a signal.", rich_help_panel=_NETWORK)
+    ] = 10.0,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of one choice.", rich_help_panel=_LIMITS)] = 8192,
+    max_choices: Annotated[
+        int, typer.Option(help="n, best_of, and the width of a search.", rich_help_panel=_LIMITS)
+    ] = 128,
+    max_search_tokens: Annotated[
+        int, typer.Option(help="Tokens that one search samples.", rich_help_panel=_LIMITS)
+    ] = 131072,
+    max_seconds: Annotated[
+        float, typer.Option(help="Until an answer is whole.", rich_help_panel=_LIMITS)
+    ] = 600.0,
+    max_body_kib: Annotated[int, typer.Option(help="Size of a request.", rich_help_panel=_LIMITS)] = 4096,
+    max_sequences: Annotated[
+        int, typer.Option(help="Choices at a time, of all requests; more get 429.", rich_help_panel=_LIMITS)
+    ] = 256,
+    retain: Annotated[
+        int,
+        typer.Option(help="Finished texts kept for requests that go on with them.", rich_help_panel=_LIMITS),
+    ] = 256,
+) -> None:
+    """Serve OpenAI's protocol: completions and chats, whole or streamed, and searches.
+
+    All requests share one KV tree: what two of them have in common, and what a finished one left behind, is
+    computed once. A request that goes on with an earlier answer computes only what is new.
+
+    Examples:
+
+      tts-decode serve
+
+      curl localhost:8000/v1/chat/completions -H "Content-Type: application/json" -d '{"messages":
+      [{"role": "user", "content": "What is 3 + 4?"}], "n": 4}'
+
+      A search: add "tts": {"strategy": "ets", "n": 16}; an OpenAI client takes it as extra_body.
+
+      TTS_DECODE_API_KEYS=$(openssl rand -hex 24) tts-decode serve --host 0.0.0.0
+    """
+    require("fastapi")
+    from ..serve.config import Limits, ServerConfig
+    from ..serve.keys import read_keys
+    from ..serve.run import is_loopback, listen
+    from ..serve.run import serve as run
+
+    with usage_errors():
+        keys = read_keys(api_keys)
+        limits = Limits(
+            max_tokens=max_tokens,
+            choices=max_choices,
+            search_tokens=max_search_tokens,
+            request_seconds=max_seconds,
+            body_bytes=max_body_kib << 10,
+            sequences=max_sequences,
+            retained=retain,
+        )
+    wanted = [_named_reader(text) for text in scorer]
+    try:
+        listener = listen(host, port)
+    except (OSError, OverflowError) as error:
+        raise CommandError(f"--host {host} --port {port}: cannot listen there: {error}") from error
+    with listener:
+        with open_session(model, dtype, device, kv_mib, kv_dtype, shared=bool(wanted)) as session:
+            scorers = {label: _loaded(session, reader, folder, device) for label, reader, folder in wanted}
+            decoder = session.decoder()
+        local = is_loopback(host)
+        config = ServerConfig(name or Path(model).name or model, keys, scorers, limits, local)
+        screen = Screen(sys.stderr)
+        if not local and not keys:
+            screen.print(f"warning: whoever reaches {host} can use this server; give --api-keys")
+        address = f"[{host}]" if ":" in host else host
+        screen.print(
+            f"serving {config.model} on http://{address}:{listener.getsockname()[1]}/v1 (Ctrl-C ends it)",
+            soft_wrap=True,
+        )
+        run(decoder, config, listener, grace=grace)
+
+
+def _named_reader(text: str) -> tuple[str, str, str]:
+    label, equals, source = text.partition("=")
+    reader, colon, folder = source.partition(":")
+    if not (label and equals and colon and folder):
+        raise UsageError(f"--scorer: got {text!r}, expected NAME=READER:FOLDER")
+    if reader not in READERS:
+        raise UsageError(f"--scorer: got the reader {reader!r}, expected one of {', '.join(READERS)}")
+    return label, reader, folder
+
+
+def _loaded(session: Session, reader: str, folder: str, device: str) -> Scorer:
+    with usage_errors():
+        scorer: Any = load_reward_model(folder, reader, device=device, kv_bytes=session.kv_bytes)
+    return scorer  # type: ignore[no-any-return]

@@ -1,0 +1,9 @@
+"""An HTTP server of OpenAI's protocol over one decoder: all requests share one tree.
+
+Needs the packages of `tts-kernels[serve]`.
+"""
+
+from ..extras import require
+
+for _module in ("fastapi", "uvicorn", "prometheus_client"):
+    require(_module)

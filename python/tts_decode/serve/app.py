@@ -1,0 +1,200 @@
+"""The application: its routes, over one decoder."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from ..decoding.decoder import TreeDecoder
+from .admission import Admission
+from .answers import ChatForm, CompletionForm, Form
+from .bodies import DisconnectedError, read_json
+from .config import ServerConfig
+from .engine import EngineThread, Ferry
+from .errors import APIError
+from .generation import Emit, generate
+from .guard import Guard
+from .job import Job, Usage, chat_job, completion_job
+from .metrics import CONTENT_TYPE, Metrics
+from .prompts import chat_prompt, completion_prompts
+from .protocol import ChatBody, CompletionBody, Generating, read_body
+from .reply import Desk, Reply, Work, error_response
+from .retained import RetainedTexts
+from .searching import PATH, read_search, run_search
+from .trees import KeptTrees
+
+
+def create_app(decoder: TreeDecoder, config: ServerConfig) -> FastAPI:
+    """An ASGI application that serves a decoder; one process, one application, one decoder.
+
+    While it runs, the decoder belongs to it: everything that touches it goes through `app.state.server`.
+    """
+    server = Server(decoder, config)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        server.open()
+        try:
+            yield
+        finally:
+            await server.close()
+
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app.state.server = server
+    post: dict[str, Callable[..., Any]] = {
+        "/v1/completions": server.completions,
+        "/v1/chat/completions": server.chat,
+    }
+    get: dict[str, Callable[..., Any]] = {
+        "/v1/models": server.models,
+        "/v1/models/{model:path}": server.model,
+        f"{PATH}{{tree}}": server.tree,
+        "/health": server.health,
+        "/metrics": server.metrics_text,
+    }
+    for method, endpoints in (("POST", post), ("GET", get)):
+        for path, endpoint in endpoints.items():
+            app.add_api_route(path, endpoint, methods=[method], response_model=None)
+    app.add_exception_handler(APIError, _on_api_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(DisconnectedError, _on_disconnect)
+    app.add_middleware(Guard, config=config, metrics=server.metrics, paths=frozenset([*post, *get]))
+    return app
+
+
+class Server:
+    """What an application serves with.
+
+    Attributes:
+        decoder, config. metrics, admission, trees. retained: for the engine's thread only.
+    """
+
+    def __init__(self, decoder: TreeDecoder, config: ServerConfig) -> None:
+        self.decoder, self.config = decoder, config
+        limits = config.limits
+        self.metrics = Metrics()
+        self.admission = Admission(limits.sequences)
+        self.retained = RetainedTexts(decoder, limits.retained, limits.retained_tokens)
+        self.trees = KeptTrees(limits.trees, limits.tree_bytes)
+        self._created = int(time.time())
+        self._desk: Desk | None = None
+
+    def open(self) -> None:
+        """For the loop that speaks HTTP."""
+        ferry = Ferry(asyncio.get_running_loop())
+        self.admission.closed = False
+        self._desk = Desk(EngineThread(), ferry, self.admission, self.metrics, self.config.limits)
+
+    async def close(self) -> None:
+        """Gives back every page."""
+        self.admission.closed = True
+        engine = self.desk.engine
+        await asyncio.to_thread(engine.close)
+        self.retained.clear()
+
+    @property
+    def desk(self) -> Desk:
+        if self._desk is None:
+            raise RuntimeError("the server is not open: run its application by an ASGI server with lifespan")
+        return self._desk
+
+    # -- routes
+
+    async def completions(self, request: Request) -> Response:
+        limits = self.config.limits
+        body = read_body(CompletionBody, await read_json(request, limits))
+        self._check_model(body.model)
+        prompts = await completion_prompts(body, self.decoder, limits)
+        job = completion_job(body, prompts, limits, self.decoder.vocab_size)
+        return self._reply(body, job, CompletionForm)
+
+    async def chat(self, request: Request) -> Response:
+        limits = self.config.limits
+        body = read_body(ChatBody, await read_json(request, limits))
+        self._check_model(body.model)
+        prompt = await chat_prompt(body, self.decoder, limits)
+        job = chat_job(body, prompt, limits, self.decoder.vocab_size)
+        return self._reply(body, job, ChatForm)
+
+    async def models(self) -> Response:
+        return JSONResponse({"object": "list", "data": [self._card()]})
+
+    async def model(self, model: str) -> Response:
+        self._check_model(model)
+        return JSONResponse(self._card())
+
+    async def tree(self, tree: str) -> Response:
+        found = self.trees.get(tree)
+        if found is None:
+            raise APIError(404, "this tree is not kept, or not any more", None, "tree_not_found")
+        return Response(found, media_type="application/json")
+
+    async def health(self) -> Response:
+        if self.admission.closed or not self.desk.engine.alive:
+            raise APIError(503, "the server is shutting down", None, "unavailable")
+        return JSONResponse({"status": "ok"})
+
+    async def metrics_text(self) -> Response:
+        stats = await self.desk.engine.call(self.decoder.stats)
+        text = self.metrics.exposed(stats, self.admission.running, len(self.retained))
+        return Response(text, media_type=CONTENT_TYPE)
+
+    # -- what they share
+
+    def _reply(self, body: Generating, job: Job, form: type[Form]) -> Reply:
+        limits, usage = self.config.limits, Usage()
+        decoder, retained = self.decoder, self.retained
+        sequences = job.sequences
+        if body.tts is None:
+
+            def run(emit: Emit) -> Any:
+                return generate(decoder, retained, job, emit, usage)
+        else:
+            search = read_search(body, job, decoder, limits, self.config.scorers)
+            sequences = search.sequences
+
+            def run(emit: Emit) -> Any:
+                return run_search(decoder, retained, self.trees, job, search, emit, usage)
+
+        written = form(self.config.model, logprobs=job.logprobs is not None, token_ids=job.token_ids)
+        options = body.stream_options
+        include_usage = options is not None and bool(options.include_usage)
+        return Reply(self.desk, Work(run, written, usage, sequences, job.stream, include_usage))
+
+    def _check_model(self, name: str | None) -> None:
+        if name is not None and name != self.config.model:
+            message = f"model: got {name[:80]!r}, expected {self.config.model!r}"
+            raise APIError(404, message, "model", "model_not_found")
+
+    def _card(self) -> dict[str, Any]:
+        return {
+            "id": self.config.model,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "tts-kernels",
+            "max_model_len": self.decoder.max_positions,
+        }
+
+
+async def _on_api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, APIError)  # as registered
+    return error_response(error)
+
+
+async def _on_http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    told = {404: "no such path", 405: "this path does not serve the method"}
+    return error_response(
+        APIError(error.status_code, told.get(error.status_code, "not served"), None, "not_served")
+    )
+
+
+async def _on_disconnect(_: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it

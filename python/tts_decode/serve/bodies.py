@@ -1,0 +1,49 @@
+"""Bodies of requests, read within their limits."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from ..errors import TTSError
+from ..records.strict_json import loads
+from .config import Limits
+from .errors import APIError
+
+
+class DisconnectedError(TTSError):
+    """The client is gone: there is nobody to answer."""
+
+
+async def read_json(request: Request, limits: Limits) -> Any:
+    """The value of a JSON body. Raises APIError for one that is too large, too slow or none."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise APIError(415, "Content-Type: expected application/json", None, "unsupported_media_type")
+    too_large = APIError(413, f"the body: expected at most {limits.body_bytes} bytes", None, "body_too_large")
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and len(length) < 20 and int(length) > limits.body_bytes:
+        raise too_large
+
+    async def read() -> bytes:
+        data = bytearray()
+        async for part in request.stream():
+            data += part
+            if len(data) > limits.body_bytes:
+                raise too_large
+        return bytes(data)
+
+    try:
+        data = await asyncio.wait_for(read(), limits.idle_seconds)
+    except asyncio.TimeoutError:
+        message = f"the body did not come within {limits.idle_seconds:g} s"
+        raise APIError(408, message, None, "timeout") from None
+    except ClientDisconnect:
+        raise DisconnectedError from None
+    try:
+        return loads(data)
+    except ValueError as error:
+        raise APIError(400, f"the body {error}", None, "invalid_json") from None

@@ -1,0 +1,111 @@
+"""The decoder's own thread: its event loop, and what crosses to the loop that speaks HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+class EngineThread:
+    """Runs an event loop in a thread, for everything that touches the decoder.
+
+    HTTP and the model then do not wait for each other: a forward leaves Python to the other thread.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._threads = torch.get_num_threads()
+        self._thread = threading.Thread(target=self._run, name="tts-decoder", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Starts a coroutine there; cancelling the future cancels it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    async def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """What a function returns there."""
+
+        async def run() -> T:
+            return function(*arguments)
+
+        return await asyncio.wrap_future(self.submit(run()))
+
+    def close(self) -> None:
+        """Cancels what still runs, waits for its end, and ends the thread."""
+        if self.alive:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+
+    def _run(self) -> None:
+        torch.set_num_threads(self._threads)  # OpenMP keeps this by thread
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            tasks = asyncio.all_tasks(self._loop)
+            for task in tasks:
+                task.cancel()
+            self._loop.run_until_complete(_ended(tasks))
+            self._loop.close()
+
+
+async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Inbox(Generic[T]):
+    """Items that come from another thread, for one reader."""
+
+    def __init__(self) -> None:
+        self._items: list[T] = []
+        self._news = asyncio.Event()
+
+    def add(self, item: T) -> None:
+        self._items.append(item)
+        self._news.set()
+
+    async def take(self) -> list[T]:
+        """All that came since the last call, one at least."""
+        await self._news.wait()
+        self._news.clear()
+        items, self._items = self._items, []
+        return items
+
+
+class Ferry:
+    """Takes items from the engine's thread to inboxes of another loop.
+
+    What all requests put in during one turn of the engine's loop crosses in one call: one wake-up of the
+    other thread for each forward, however many streams there are.
+    """
+
+    def __init__(self, to: asyncio.AbstractEventLoop) -> None:
+        self._to = to
+        self._load: list[tuple[Inbox[Any], Any]] = []
+
+    def put(self, inbox: Inbox[T], item: T) -> None:
+        """For the engine's thread."""
+        if not self._load:
+            asyncio.get_running_loop().call_soon(self._cross)
+        self._load.append((inbox, item))
+
+    def _cross(self) -> None:
+        load, self._load = self._load, []
+        if not self._to.is_closed():
+            self._to.call_soon_threadsafe(_deliver, load)
+
+
+def _deliver(load: list[tuple[Inbox[Any], Any]]) -> None:
+    for inbox, item in load:
+        inbox.add(item)

@@ -1,0 +1,203 @@
+"""Carries a job out on the decoder, in the decoder's own thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from ..core.detokenizer import TextStream, continuation, text_stream
+from ..core.running import gather
+from ..core.step import Step, StepPiece, TopLogprobs
+from ..decoding.branch import TreeBranch
+from ..decoding.decoder import TreeDecoder
+from .job import Job, Piece, Token, Usage
+from .prompts import Prompt
+from .retained import RetainedTexts
+from .stops import cut_at_stop
+
+Emit = Callable[[Piece], None]
+
+_CONTEXT = 8  # tokens before another one that say what it adds to the text; a character has at most 4 bytes
+_STOPPED = ("eos", "stop_string", "stop_token")  # all other reasons are limits
+
+
+async def generate(decoder: TreeDecoder, retained: RetainedTexts, job: Job, emit: Emit, usage: Usage) -> None:
+    """Gives the pieces of all choices as they come. Whether it returns, fails or is cancelled, no branch is
+    left; finished ones are retained."""
+    await gather(
+        _Samples(decoder, retained, job, emit, usage, number).run() for number in range(len(job.prompts))
+    )
+
+
+class _Samples:
+    """The choices of one prompt: forks of its branch."""
+
+    def __init__(
+        self, decoder: TreeDecoder, retained: RetainedTexts, job: Job, emit: Emit, usage: Usage, number: int
+    ) -> None:
+        self._decoder, self._retained, self._job = decoder, retained, job
+        self._emit, self._usage = emit, usage
+        self._prompt: Prompt = job.prompts[number]
+        self._first = number * job.n  # index of its first choice
+        self._sampling = replace(job.sampling, seed=job.sampling.seed + number)
+
+    async def run(self) -> None:
+        prompt, job = self._prompt, self._job
+        ids = prompt.ids if prompt.text is None else self._retained.ids(prompt.text, prompt.ids)
+        echoed = await self._echo(ids) if job.echo else ()
+        root = await self._decoder.root(ids, self._sampling)
+        branches = [root]
+        try:
+            self._usage.prompt += len(ids)
+            if not (job.echo and job.logprobs is not None):
+                self._usage.cached += root.cached_tokens
+            text = (prompt.text or root.full_text) if job.echo else ""
+            if not job.generates:
+                for index in range(job.n):
+                    self._emit(Piece(self._first + index, text, echoed, "length"))
+                return
+            if job.best_of > 1:
+                branches += root.fork(job.best_of)
+            samples = branches[-job.best_of :]
+            if job.best_of > job.n:
+                steps = await gather(self._whole(branch) for branch in samples)
+                ranked = sorted(range(job.best_of), key=lambda i: -_mean(steps[i].logprobs))
+                for index, i in enumerate(ranked[: job.n]):
+                    choice = _Choice(samples[i], self._first + index, job, text, echoed)
+                    self._emit(choice.piece(steps[i], steps[i].reason))
+            else:
+                await gather(
+                    self._sample(_Choice(branch, self._first + index, job, text, echoed))
+                    for index, branch in enumerate(samples)
+                )
+        finally:
+            for branch in branches:
+                if not branch.released:
+                    branch.release()
+
+    async def _sample(self, choice: _Choice) -> None:
+        branch = choice.branch
+        if not self._job.stream:
+            step = await self._whole(branch)
+            self._emit(choice.piece(step, step.reason))
+            return
+        pieces = branch.stream()
+        try:
+            async for piece in pieces:
+                self._usage.completion += len(piece.tokens)
+                if piece.reason is not None:
+                    self._retained.keep(branch, self._prompt.text)
+                made = choice.piece(piece, piece.reason)
+                if made.text or made.tokens or made.finish_reason is not None:  # else half a character
+                    self._emit(made)
+        finally:
+            await pieces.aclose()
+
+    async def _whole(self, branch: TreeBranch) -> Step:
+        step = await branch.step()
+        self._usage.completion += len(step.tokens)
+        self._retained.keep(branch, self._prompt.text)
+        return step
+
+    async def _echo(self, ids: Sequence[int]) -> Sequence[Token]:
+        """The tokens of the prompt, where they are told."""
+        job, tokenizer = self._job, self._decoder.tokenizer
+        if job.logprobs is None and not job.token_ids:
+            return ()
+        logprobs: list[float | None] = [None] * len(ids)
+        tops: list[TopLogprobs] = [()] * len(ids)
+        if job.logprobs is not None and len(ids) > 1:
+            reader = await self._decoder.root(ids[:1], self._sampling)
+            try:
+                logprobs[1:], listed = await reader.extend_listing(ids[1:], job.logprobs)
+                tops[1:] = listed or tops[1:]
+            finally:
+                reader.release()
+        stream = text_stream(tokenizer, (), special=True)
+        return _told(tokenizer, stream, (), ids, logprobs, tops)
+
+
+class _Choice:
+    """Makes pieces of what a branch generates. echo: text and tokens that come before."""
+
+    def __init__(self, branch: TreeBranch, index: int, job: Job, echo: str, echoed: Sequence[Token]) -> None:
+        self.branch = branch
+        self._index, self._job = index, job
+        self._echo, self._echoed = echo, echoed
+        self._stream: TextStream | None = None
+        if job.logprobs is not None or job.token_ids:
+            before = branch.tokens[: branch.prompt_length]
+            self._stream = text_stream(branch.runtime.tokenizer, before, special=True)
+        self._told = branch.prompt_length  # tokens of the branch that are out
+
+    def piece(self, part: Step | StepPiece, reason: str | None) -> Piece:
+        branch = self.branch
+        text = part.text
+        stop_reason: str | int | None = None
+        if reason == "stop_string":
+            text, stop_reason = self._cut(part.text)
+        elif reason == "stop_token":
+            stop_reason = part.tokens[-1]
+        tokens: Sequence[Token] = ()
+        if self._stream is not None:
+            tokenizer = branch.runtime.tokenizer
+            context = branch.tokens[max(0, self._told - _CONTEXT) : self._told]
+            tokens = _told(tokenizer, self._stream, context, part.tokens, part.logprobs, part.top_logprobs)
+        self._told += len(part.tokens)
+        finish = None if reason is None else "stop" if reason in _STOPPED else "length"
+        made = Piece(self._index, self._echo + text, [*self._echoed, *tokens], finish, stop_reason)
+        self._echo, self._echoed = "", ()
+        return made
+
+    def _cut(self, text: str) -> tuple[str, str | None]:
+        """Text that ends with its stop string; one that holds a special token has no place in the text."""
+        branch, stops, tokenizer = self.branch, self._job.sampling.stop, self.branch.runtime.tokenizer
+        last = branch.length - 1
+        shown = len(continuation(tokenizer, branch.tokens, last))
+        text, stop = cut_at_stop(text, shown, stops, include=self._job.include_stop)
+        if stop is None:
+            whole = continuation(tokenizer, branch.tokens, branch.prompt_length, special=True)
+            spelled = len(continuation(tokenizer, branch.tokens, last, special=True))
+            _, stop = cut_at_stop(whole, spelled, stops, include=True)
+        return text, stop
+
+
+def _told(
+    tokenizer: object,
+    stream: TextStream,
+    context: Sequence[int],
+    tokens: Sequence[int],
+    logprobs: Sequence[float | None],
+    tops: Sequence[TopLogprobs],
+) -> list[Token]:
+    """The tokens with their texts. stream: of the text before them, `context` its tokens."""
+    path = [*context]
+    told = []
+    for i, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
+        text = stream.add((token,))
+        top = _listed(tokenizer, path, token, text, tops[i] if tops else ())
+        told.append(Token(token, text, logprob, top))
+        path.append(token)
+    return told
+
+
+def _listed(
+    tokenizer: object, context: Sequence[int], token: int, text: str, top: TopLogprobs
+) -> list[tuple[str, float]]:
+    """Alternatives by text, each text once: tokens that complete no character, or the same one as another,
+    have their ids in brackets instead."""
+    used = {text, ""}
+    listed = []
+    for other, value in top:
+        spelled = text
+        if other != token:
+            stream = text_stream(tokenizer, context[-_CONTEXT:], special=True)
+            spelled = stream.add((other,))
+            spelled = f"<{other}>" if spelled in used else spelled
+            used.add(spelled)
+        listed.append((spelled, value))
+    return listed
+
+
+def _mean(logprobs: Sequence[float]) -> float:
+    return sum(logprobs) / max(len(logprobs), 1)

@@ -1,0 +1,227 @@
+"""What a request asks of the decoder, checked against the limits, and the pieces of its answer."""
+
+from __future__ import annotations
+
+import importlib.util
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..core.constraints.grammars import JSONSchema
+from ..core.params import SamplingParams
+from .config import Limits
+from .errors import APIError, invalid, unsupported
+from .prompts import Prompt
+from .protocol import ChatBody, CompletionBody, Generating, ResponseFormat
+
+_DEFAULT_TOKENS = 16  # of a completion, as at OpenAI
+
+
+@dataclass(frozen=True)
+class Job:
+    """Attributes:
+    prompts: each of which gets its own choices. sampling: its seed is that of the first prompt; each further
+        prompt has the next number.
+    n: choices of a prompt. best_of: how many are drawn for them.
+    include_stop: whether a text ends with its stop string. echo: whether it begins with its prompt.
+    logprobs: how many alternatives are told beside each token's log-probability; None: nothing is.
+    token_ids: whether the ids of tokens are told.
+    stream: whether pieces go out as they come.
+    generates: whether anything is sampled.
+    """
+
+    prompts: list[Prompt]
+    sampling: SamplingParams
+    n: int = 1
+    best_of: int = 1
+    include_stop: bool = False
+    echo: bool = False
+    logprobs: int | None = None
+    token_ids: bool = False
+    stream: bool = False
+    generates: bool = True
+
+    @property
+    def sequences(self) -> int:
+        return len(self.prompts) * self.best_of
+
+
+@dataclass(frozen=True)
+class Token:
+    """text: that the token adds; a character belongs to the token that completes it. logprob: nats, None of a
+    prompt's first token. top: alternatives, best first."""
+
+    id: int
+    text: str
+    logprob: float | None
+    top: Sequence[tuple[str, float]] = ()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of one choice; the parts add up to it.
+
+    Attributes:
+        tokens: where they are told. finish_reason: of the last piece. stop_reason: the stop string, or the id
+            of the stop token. more: further fields of the answer, or of the chunk.
+    """
+
+    choice: int
+    text: str
+    tokens: Sequence[Token] = ()
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Usage:
+    """Tokens: of the prompts; of those, resident ones; sampled."""
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.completion,
+            "total_tokens": self.prompt + self.completion,
+            "prompt_tokens_details": {"cached_tokens": self.cached},
+        }
+
+
+def completion_job(body: CompletionBody, prompts: list[Prompt], limits: Limits, vocabulary: int) -> Job:
+    n = body.n or 1
+    best_of = body.best_of or n
+    stream = bool(body.stream)
+    if best_of < n:
+        raise invalid("best_of", f"got {best_of}, expected at least n = {n}")
+    if stream and best_of > n:
+        raise invalid(
+            "best_of", f"got {best_of} beside stream, expected n = {n}: the best are known at the end"
+        )
+    _at_most("best_of" if body.best_of else "n", best_of, limits.choices)
+    _at_most("logprobs", body.logprobs or 0, limits.logprobs)
+    tokens = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
+    if not tokens and not body.echo:
+        raise invalid("max_tokens", "got 0, expected at least 1, or echo")
+    return Job(
+        prompts,
+        _sampling(body, max(tokens, 1), body.logprobs or 0, limits, vocabulary),
+        n,
+        best_of,
+        bool(body.include_stop_str_in_output or body.no_stop_trim),
+        bool(body.echo),
+        body.logprobs,
+        bool(body.return_token_ids),
+        stream,
+        generates=tokens > 0,
+    )
+
+
+def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, vocabulary: int) -> Job:
+    n = body.n or 1
+    _at_most("n", n, limits.choices)
+    given = {t for t in (body.max_tokens, body.max_completion_tokens) if t is not None}
+    if len(given) == 2:
+        problem = (
+            f"got {body.max_completion_tokens} beside max_tokens = {body.max_tokens}, expected one of them"
+        )
+        raise invalid("max_completion_tokens", problem)
+    if 0 in given:
+        name = "max_tokens" if body.max_tokens == 0 else "max_completion_tokens"
+        raise invalid(name, "got 0, expected at least 1")
+    if body.top_logprobs is not None and not body.logprobs:
+        raise invalid("top_logprobs", "got a number without logprobs, expected logprobs = true beside it")
+    _at_most("top_logprobs", body.top_logprobs or 0, limits.logprobs)
+    top = (body.top_logprobs or 0) if body.logprobs else None
+    return Job(
+        [prompt],
+        _sampling(body, min(given, default=limits.max_tokens), top or 0, limits, vocabulary),
+        n,
+        n,
+        bool(body.include_stop_str_in_output or body.no_stop_trim),
+        logprobs=top,
+        token_ids=bool(body.return_token_ids),
+        stream=bool(body.stream),
+    )
+
+
+def _sampling(body: Generating, max_tokens: int, top: int, limits: Limits, vocabulary: int) -> SamplingParams:
+    _at_most("max_tokens", max_tokens, limits.max_tokens)
+    _at_most("stop", len(body.stop), limits.stops, "strings")
+    for stop in body.stop:
+        _at_most("stop", len(stop), limits.stop_characters, "characters")
+    stop_ids = tuple(body.stop_token_ids or ())
+    _at_most("stop_token_ids", len(stop_ids), limits.stops, "tokens")
+    for token in stop_ids:
+        _check_token("stop_token_ids", token, vocabulary)
+    penalties = {p for p in (body.repetition_penalty, body.repeat_penalty) if p is not None}
+    if len(penalties) == 2:
+        raise invalid("repeat_penalty", "got another value than repetition_penalty, expected one of them")
+    if body.stream_options is not None and not body.stream:
+        raise invalid("stream_options", "got options without stream, expected stream = true beside them")
+    return SamplingParams(
+        temperature=1.0 if body.temperature is None else body.temperature,
+        top_k=max(body.top_k or 0, 0),
+        top_p=1.0 if body.top_p is None else body.top_p,
+        min_p=body.min_p or 0.0,
+        repetition_penalty=min(penalties, default=1.0),
+        seed=secrets.randbits(62) if body.seed is None else body.seed,
+        max_tokens=max_tokens,
+        max_step_tokens=max_tokens,
+        stop=body.stop,
+        stop_token_ids=stop_ids,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        presence_penalty=body.presence_penalty or 0.0,
+        logit_bias=_bias(body.logit_bias or {}, limits, vocabulary),
+        top_logprobs=top,
+        constraint=_constraint(body.response_format, limits),
+    )
+
+
+def _constraint(form: ResponseFormat | None, limits: Limits) -> JSONSchema | None:
+    name = "response_format"
+    if form is None or form.type == "text":
+        return None
+    if importlib.util.find_spec("llguidance") is None:
+        raise unsupported(name, "the server lacks the package llguidance (tts-kernels[grammar])")
+    if form.type == "json_object":
+        return JSONSchema({"type": "object"})
+    if form.json_schema is None:
+        raise APIError(
+            400, f"{name}.json_schema: missing", f"{name}.json_schema", "missing_required_parameter"
+        )
+    try:
+        constraint = JSONSchema(form.json_schema.schema_)
+    except (TypeError, ValueError):
+        raise invalid(f"{name}.json_schema.schema", "expected a JSON schema") from None
+    _at_most(f"{name}.json_schema.schema", len(str(constraint.schema).encode()), limits.schema_bytes, "bytes")
+    return constraint
+
+
+def _bias(given: dict[str, float], limits: Limits, vocabulary: int) -> dict[int, float]:
+    _at_most("logit_bias", len(given), limits.bias_tokens, "tokens")
+    bias = {}
+    for name, value in given.items():
+        if not name.isascii() or not name.isdigit() or len(name) > 9:
+            raise invalid("logit_bias", f"got the key {name[:20]!r}, expected a token id")
+        _check_token("logit_bias", int(name), vocabulary)
+        if not -100 <= value <= 100:
+            raise invalid("logit_bias", f"got {value:g} for token {name}, expected -100 to 100")
+        bias[int(name)] = value
+    return bias
+
+
+def _check_token(name: str, token: int, vocabulary: int) -> None:
+    if not 0 <= token < vocabulary:
+        raise invalid(name, f"got token {str(token)[:20]}, expected ids from 0 to {vocabulary - 1}")
+
+
+def _at_most(name: str, value: int, limit: int, what: str = "") -> None:
+    """what: is counted."""
+    if value > limit:
+        got = f"{str(value)[:20]} {what}".strip()
+        raise invalid(name, f"got {got}, expected at most {limit}")

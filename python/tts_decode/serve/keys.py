@@ -1,0 +1,51 @@
+"""API keys: where they come from, and whether a request carries one."""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+VARIABLE = "TTS_DECODE_API_KEYS"
+_SHORTEST = 8  # characters
+
+
+def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Keys of a file, one a line, and of the environment's variable, with commas.
+
+    Raises ValueError for a file that cannot be read or holds none, and for a key that is too short.
+    """
+    keys = [key.strip() for key in environment.get(VARIABLE, "").split(",") if key.strip()]
+    if file is not None:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as cause:
+            raise ValueError(f"{file}: cannot be read as a file of keys: {cause}") from cause
+        found = [line.strip() for line in lines if line.strip()]
+        if not found:
+            raise ValueError(f"{file}: holds no key, expected one a line")
+        keys += found
+    for key in keys:
+        if len(key) < _SHORTEST or not key.isascii() or not key.isprintable() or " " in key:
+            raise ValueError(f"an API key: expected at least {_SHORTEST} characters of ASCII without blanks")
+    return tuple(dict.fromkeys(keys))
+
+
+class KeyCheck:
+    """Compares in a time that tells nothing about the keys."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._digests = [sha256(key.encode()).digest() for key in keys]
+
+    @property
+    def asks(self) -> bool:
+        return bool(self._digests)
+
+    def __call__(self, authorization: str) -> bool:
+        """Whether the value of a request's Authorization header carries a key."""
+        scheme, _, key = authorization.partition(" ")
+        given = sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
+        found = [hmac.compare_digest(given, digest) for digest in self._digests]
+        return scheme.lower() == "bearer" and any(found)

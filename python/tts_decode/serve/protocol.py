@@ -1,0 +1,179 @@
+"""Bodies of requests, as OpenAI's protocol has them, and what vLLM and others add to it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import APIError, unsupported
+from .refused import OF_MESSAGES, without_refused
+
+B = TypeVar("B", bound="Body")
+
+_LONGEST_NAME = 80  # characters of a client's own field name that an error repeats
+
+
+def _stops(value: Any) -> tuple[str, ...]:
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
+        raise ValueError("expected a text or a list of texts, none of them empty")
+    return tuple(stops)
+
+
+def _prompts(value: Any) -> list[str] | list[list[int]]:
+    """Prompts as texts or as ids, one at least."""
+    given = [value] if isinstance(value, str) else value
+    if isinstance(given, list) and given and all(_is_id(item) for item in given):
+        given = [given]
+    if isinstance(given, list) and given:
+        if all(isinstance(item, str) and item for item in given):
+            return given
+        if all(isinstance(item, list) and item and all(map(_is_id, item)) for item in given):
+            return given
+    raise ValueError(
+        "expected a text, a list of texts, a list of token ids, or a list of such lists; none empty"
+    )
+
+
+def _is_id(item: Any) -> bool:
+    return isinstance(item, int) and not isinstance(item, bool)
+
+
+def _content(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise ValueError("expected a text or a list of parts")
+    for part in value:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise ValueError('expected a text, or parts of the form {"type": "text", "text": "..."} only')
+        if set(part) != {"type", "text"}:
+            raise ValueError("expected a text part to hold type and text only")
+    return "".join(part["text"] for part in value)
+
+
+class Body(BaseModel):
+    """null stands for the default everywhere. Numbers are numbers: no text is read as one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+
+class StreamOptions(Body):
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+
+
+class SchemaFormat(Body):
+    name: str | None = None
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaFormat | None = None
+
+
+class SearchOptions(BaseModel):
+    """Of a request that is a search. What is not named here is an option of the strategy.
+
+    Attributes:
+        step_stop: texts that end a step. max_step_tokens: of a step.
+        budget_tokens: sampled by the whole search.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    strategy: str
+    scorer: str | None = None
+    step_stop: Annotated[Any, AfterValidator(_stops)] = ("\n",)
+    max_step_tokens: int | None = Field(default=None, ge=1)
+    budget_tokens: int | None = Field(default=None, ge=1)
+
+
+class Generating(Body):
+    """What both endpoints take."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=0)
+    seed: int | None = Field(default=None, ge=-(1 << 63), lt=1 << 64)
+    temperature: float | None = Field(default=None, ge=0, le=100)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=100)
+    repeat_penalty: float | None = Field(default=None, gt=0, le=100)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    logit_bias: dict[str, float] | None = None
+    stop: Annotated[Any, AfterValidator(_stops)] = ()
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool | None = None
+    no_stop_trim: bool | None = None
+    return_token_ids: bool | None = None
+    response_format: ResponseFormat | None = None
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+    tts: SearchOptions | None = None
+
+
+class CompletionBody(Generating):
+    prompt: Annotated[Any, AfterValidator(_prompts)]
+    best_of: int | None = Field(default=None, ge=1)
+    echo: bool | None = None
+    logprobs: int | None = Field(default=None, ge=0)
+
+
+class Message(Body):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[Any, AfterValidator(_content)]
+
+
+class ChatBody(Generating):
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(default=None, ge=0)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0)
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+
+
+def read_body(kind: type[B], data: Any) -> B:
+    """Raises APIError, 400, with the field that is wrong."""
+    if not isinstance(data, dict):
+        raise APIError(400, f"the body is a {type(data).__name__}, expected an object", None, "invalid_value")
+    given = without_refused("chat" if kind is ChatBody else "completions", _without_nulls(data))
+    if isinstance(messages := given.get("messages"), list):
+        given["messages"] = [_without_nulls(item) if isinstance(item, dict) else item for item in messages]
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        raise _as_api_error(error) from None
+
+
+def _without_nulls(data: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if value is not None}
+
+
+def _as_api_error(error: ValidationError) -> APIError:
+    """The first thing that is wrong."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    param = ""
+    for part in first["loc"]:
+        param += f"[{part}]" if isinstance(part, int) else f".{part}" if param else str(part)
+    param = param[:_LONGEST_NAME].replace("schema_", "schema")
+    if first["type"] == "missing":
+        return APIError(400, f"{param}: missing", param, "missing_required_parameter")
+    if first["type"] == "extra_forbidden":
+        if param.startswith("messages[") and (name := str(first["loc"][-1])) in OF_MESSAGES:
+            return unsupported(param, OF_MESSAGES[name])
+        return APIError(400, f"{param}: unknown field", param, "unknown_parameter")
+    problem = first["msg"].removeprefix("Value error, ")
+    return APIError(400, f"{param}: {problem[:1].lower()}{problem[1:]}", param, "invalid_value")

@@ -1,0 +1,221 @@
+"""Requests that are searches: a strategy of the list, with options that are plain values."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..core.budget import Budget
+from ..core.params import SamplingParams
+from ..decoding.decoder import TreeDecoder
+from ..rewards import Scorer, mean_logprob, mean_probability, self_evaluation
+from ..rewards.self_evaluation import chat_question
+from ..search import STRATEGIES, SearchResult, SearchRun, Strategy
+from .config import Limits
+from .errors import invalid
+from .generation import Emit
+from .job import Job, Piece, Usage
+from .protocol import Generating, SearchOptions
+from .retained import RetainedTexts
+from .trees import KeptTrees
+
+PATH = "/v1/tts/trees/"
+_PROGRESS_SECONDS = 0.25
+_STEP_TOKENS = 64  # at most, where the request does not say
+_LONGEST_OPTION = 256  # characters
+
+_BUILT_IN: dict[str, Callable[[], Scorer]] = {
+    "mean_probability": mean_probability,
+    "mean_logprob": mean_logprob,
+}
+
+
+@dataclass(frozen=True)
+class Search:
+    """scorer: None: the strategy gets none. sequences: that it holds side by side."""
+
+    strategy: Strategy[...]
+    options: Mapping[str, Any]
+    scorer: Scorer | None
+    sampling: SamplingParams
+    budget_tokens: int
+    sequences: int
+
+
+def read_search(
+    body: Generating, job: Job, decoder: TreeDecoder, limits: Limits, scorers: Mapping[str, Scorer]
+) -> Search:
+    """Raises APIError, 400, for what cannot be searched; nothing was done."""
+    asked = body.tts
+    assert asked is not None  # the caller's matter
+    _refuse_fields(body, job)
+    if asked.strategy not in STRATEGIES or STRATEGIES[asked.strategy].family == "own":
+        names = [s.name for s in STRATEGIES.values() if s.family != "own"]
+        raise invalid("tts.strategy", f"got {asked.strategy[:40]!r}, expected one of {', '.join(names)}")
+    strategy = STRATEGIES[asked.strategy]
+    options = _options(strategy, asked.model_extra or {}, limits)
+    step_tokens = asked.max_step_tokens or min(_STEP_TOKENS, limits.max_tokens)
+    if step_tokens > limits.max_tokens:
+        raise invalid("tts.max_step_tokens", f"got {step_tokens}, expected at most {limits.max_tokens}")
+    if len(asked.step_stop) > limits.stops or any(len(s) > limits.stop_characters for s in asked.step_stop):
+        problem = f"expected at most {limits.stops} texts of {limits.stop_characters} characters"
+        raise invalid("tts.step_stop", problem)
+    budget = limits.search_tokens if asked.budget_tokens is None else asked.budget_tokens
+    if budget > limits.search_tokens:
+        raise invalid("tts.budget_tokens", f"got {budget}, expected at most {limits.search_tokens}")
+    size = options.get(strategy.size, strategy.options.get(strategy.size, 1))
+    return Search(
+        strategy,
+        options,
+        _scorer(strategy, asked, decoder, scorers, chat=bool(job.prompts[0].messages)),
+        replace(job.sampling, stop=asked.step_stop, max_step_tokens=step_tokens),
+        budget,
+        max(1, min(size, limits.choices)) if isinstance(size, int) else 1,
+    )
+
+
+def _refuse_fields(body: Generating, job: Job) -> None:
+    given = {
+        "n": job.best_of > 1,
+        "prompt": len(job.prompts) > 1,
+        "stop": bool(body.stop),
+        "stop_token_ids": bool(body.stop_token_ids),
+        "echo": job.echo,
+        "logprobs": job.logprobs is not None,
+        "return_token_ids": job.token_ids,
+        "response_format": body.response_format is not None and body.response_format.type != "text",
+    }
+    for name, present in given.items():
+        if present:
+            hint = "; tts.step_stop ends steps" if name == "stop" else ""
+            raise invalid(
+                name, f"not served beside tts: a search has one answer{hint}", "unsupported_parameter"
+            )
+
+
+def _options(strategy: Strategy[...], given: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
+    """Options that are plain values of their types, within the limits. Templates stay the server's: one that
+    is filled in reaches what no client should see."""
+    kinds = strategy.plain_options
+    options = {}
+    for name, value in given.items():
+        param = f"tts.{name[:40]}"
+        if name not in kinds or _is_template(kinds[name][1]):
+            known = [other for other, (_, default) in kinds.items() if not _is_template(default)]
+            raise invalid(param, f"unknown option of {strategy.name}, expected one of {', '.join(known)}")
+        kind = kinds[name][0]
+        fits = type(value) is kind or (kind is float and type(value) is int)
+        if not fits or (isinstance(value, float) and not math.isfinite(value)):
+            raise invalid(param, f"got {value!r:.40}, expected {_WANTED[kind]}")
+        limit = limits.max_tokens if "token" in name or "budget" in name else limits.choices
+        if kind is int and abs(value) > limit:
+            raise invalid(param, f"got {str(value)[:20]}, expected at most {limit}")
+        if kind is str and len(value) > _LONGEST_OPTION:
+            raise invalid(param, f"got {len(value)} characters, expected at most {_LONGEST_OPTION}")
+        options[name] = value
+    for name, parameter in strategy.parameters.items():
+        if parameter.default is parameter.empty and name not in ("scorer", *options):
+            raise invalid("tts.strategy", f"{strategy.name} needs {name}, which a request cannot give")
+    return options
+
+
+_WANTED = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+
+
+def _is_template(default: object) -> bool:
+    return isinstance(default, str) and "{" in default
+
+
+def _scorer(
+    strategy: Strategy[...],
+    asked: SearchOptions,
+    decoder: TreeDecoder,
+    scorers: Mapping[str, Scorer],
+    *,
+    chat: bool,
+) -> Scorer | None:
+    name = asked.scorer
+    if name is None:
+        return mean_probability() if strategy.needs_scorer else None
+    if "scorer" not in strategy.parameters:
+        raise invalid("tts.scorer", f"{strategy.name} takes no scorer")
+    if name in scorers:
+        return scorers[name]
+    if name == "self_evaluation":
+        return self_evaluation(chat_question(decoder.tokenizer)) if chat else self_evaluation()
+    if name not in _BUILT_IN:
+        known = ", ".join((*_BUILT_IN, "self_evaluation", *scorers))
+        raise invalid("tts.scorer", f"got {name[:40]!r}, expected one of {known}")
+    return _BUILT_IN[name]()
+
+
+async def run_search(
+    decoder: TreeDecoder,
+    retained: RetainedTexts,
+    trees: KeptTrees,
+    job: Job,
+    search: Search,
+    emit: Emit,
+    usage: Usage,
+) -> None:
+    """Gives pieces without text while it runs, then the answer as one. No branch is left."""
+    prompt = job.prompts[0]
+    ids = prompt.ids if prompt.text is None else retained.ids(prompt.text, prompt.ids)
+    root = await decoder.root(ids, search.sampling, Budget(max_tokens=search.budget_tokens))
+    usage.prompt, usage.cached = len(ids), root.cached_tokens
+    if prompt.messages:
+        root.prompt = list(prompt.messages)  # what the strategy asks further is a turn, too
+    elif prompt.text is not None:
+        root.prompt = prompt.text
+    run = SearchRun(root)
+    watch = asyncio.ensure_future(_watch(run, search, emit)) if job.stream else None
+    scorer = {} if search.scorer is None else {"scorer": search.scorer}
+    try:
+        result = await search.strategy(run, **search.options, **scorer)
+    except (TypeError, ValueError) as error:
+        raise invalid("tts", str(error)) from error
+    finally:
+        if watch is not None:
+            watch.cancel()
+        root.release()
+    usage.completion = result.stats.generated_tokens
+    tree = trees.add(await asyncio.to_thread(_as_json, result))
+    told = {
+        "strategy": search.strategy.name,
+        "candidates": len(result.candidates),
+        "score": _finite(result.best.score),
+        "votes": result.votes,
+        "stopped": result.stopped,
+        "seconds": result.stats.seconds,
+        "tree": None if tree is None else f"{PATH}{tree}",
+    }
+    finish = "length" if result.best.finish_reason in ("max_tokens", "length", "budget", None) else "stop"
+    emit(Piece(0, result.answer, finish_reason=finish, more={"tts": told}))
+
+
+async def _watch(run: SearchRun, search: Search, emit: Emit) -> None:
+    while True:
+        await asyncio.sleep(_PROGRESS_SECONDS)
+        scores = [node.score for node in run.tree if node.score is not None]
+        told = {
+            "strategy": search.strategy.name,
+            "seconds": run.record.seconds,
+            "generated_tokens": run.generated,
+            "branches": len(run.held),
+            "nodes": len(run.tree),
+            "candidates": len(run.candidates),
+            "best_score": _finite(max(scores, default=None)),
+        }
+        emit(Piece(0, "", more={"tts": {"progress": told}}))
+
+
+def _as_json(result: SearchResult) -> bytes:
+    return json.dumps(result.to_dict(), separators=(",", ":")).encode()
+
+
+def _finite(score: float | None) -> float | None:
+    return score if score is not None and math.isfinite(score) else None
