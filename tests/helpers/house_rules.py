@@ -3,8 +3,8 @@ projects are used where. A room is a folder of a package, or a module beside the
 
 from __future__ import annotations
 
-# Package -> room -> rooms of the same package that it may import. The face of a package, "", imports any; only what
-# stands outside, as an integration does, imports the face.
+# Package -> room -> rooms of the same package that it may import. The face of a package, "", imports any. An
+# integration stands outside and imports the face.
 MAY_IMPORT: dict[str, dict[str, set[str]]] = {
     "tts_kernels": {
         "_core": set(),
