@@ -70,7 +70,7 @@ def test_logit_undoes_the_sigmoid(p):
 
 @pytest.mark.parametrize("score", [1.01, 7.0, math.nan])
 def test_weights_need_probabilities(score):
-    with pytest.raises(ValueError, match="particles need probabilities, or log-probabilities: at most 1"):
+    with pytest.raises(ValueError, match="expected a probability or a log-probability, at most 1"):
         particle_weights([0.5, score])
 
 

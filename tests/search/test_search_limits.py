@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from journaled import unregistered
 from search_options import small_options
 from tiny_models import byte_tokenizer, tiny_model
 from tts_decode import Branch, Budget, SamplingParams, TreeDecoder
-from tts_decode.search import STRATEGIES, SearchResult, SearchRun, get_strategy, strategy
+from tts_decode.search import STRATEGIES, SearchResult, SearchRun, get_strategy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -106,8 +107,7 @@ def test_what_does_not_fit_ends_a_strategy_of_ones_own(decoder: TreeDecoder, whe
             await run.logprobs_of(branches[0], "x" * POSITIONS)
         raise AssertionError("it does not fit")
 
-    made = strategy("for this test")(own)
-    del STRATEGIES[made.name]
+    made = unregistered(own)
 
     async def search() -> SearchResult:
         root = await decoder.root(prompt(20))
@@ -124,7 +124,7 @@ def test_what_does_not_fit_ends_a_strategy_of_ones_own(decoder: TreeDecoder, whe
 def test_a_template_that_gives_nothing_ends_the_search(decoder: TreeDecoder, length: int) -> None:
     """Behind a prompt of 511 tokens the answers are too short to hold any text."""
 
-    @strategy("asks again with nothing but the answer")
+    @unregistered
     async def bare(run: SearchRun, *, n: int = 2) -> SearchResult:
         branches = run.fork(run.root, n)
         await run.step(branches)
