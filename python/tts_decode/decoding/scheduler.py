@@ -379,10 +379,7 @@ class Scheduler:
         try:
             sampled = sample(logits, draws)
         except ValueError as error:
-            for request, finite in zip(stepping, logits.logsumexp(-1).isfinite().tolist(), strict=True):
-                if not finite:
-                    self._fail([request], error)
-                    request.path.drop_logits()
+            self._fail_unsampled(stepping, draws, logits, error)
             return  # the others are sampled in the next tick
         drawn = zip(stepping, *sampled, strict=True)
         for row, (request, token, logprob, entropy, log_sum) in enumerate(drawn):
@@ -392,6 +389,20 @@ class Scheduler:
                 self.generated_tokens += request.take(token, logprob, entropy, top)
             except Exception as error:
                 self._fail([request], error)
+
+    def _fail_unsampled(
+        self, stepping: list[StepRequest], draws: list[Draw], logits: Tensor, error: ValueError
+    ) -> None:
+        """Fails those whose own row cannot be sampled; all, where each can alone: a tick must not repeat."""
+        failed: list[tuple[StepRequest, ValueError]] = []
+        for row, request in enumerate(stepping):
+            try:
+                sample(logits[row : row + 1], draws[row : row + 1])
+            except ValueError as own:
+                failed.append((request, own))
+        for request, reason in failed or [(request, error) for request in stepping]:
+            self._fail([request], reason)
+            request.path.drop_logits()
 
 
 def _held_order(request: Request[Any]) -> int:

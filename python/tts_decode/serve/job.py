@@ -165,7 +165,7 @@ def _sampling(body: Generating, max_tokens: int, top: int, limits: Limits, vocab
         raise invalid("stream_options", "got options without stream, expected stream = true beside them")
     return SamplingParams(
         temperature=1.0 if body.temperature is None else body.temperature,
-        top_k=max(body.top_k or 0, 0),
+        top_k=min(max(body.top_k or 0, 0), vocabulary),
         top_p=1.0 if body.top_p is None else body.top_p,
         min_p=body.min_p or 0.0,
         repetition_penalty=min(penalties, default=1.0),

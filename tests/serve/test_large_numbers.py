@@ -1,0 +1,42 @@
+"""A number of any size in a request, or in a branch's parameters, ends that request alone."""
+
+import asyncio
+
+import pytest
+from tts_decode import SamplingParams
+from tts_decode.decoding import scheduler
+
+PROMPT = "The quick brown"
+
+
+@pytest.mark.parametrize("top_k", [2**53, 10**20])
+def test_any_top_k_above_the_vocabulary_keeps_all_tokens(served, top_k):
+    body = {"seed": 3, "max_tokens": 5}
+    expected = served.complete(PROMPT, **body)["choices"][0]["text"]
+    assert served.complete(PROMPT, **body, top_k=top_k)["choices"][0]["text"] == expected
+
+
+def test_a_row_that_the_sampler_refuses_fails_alone(alone, monkeypatch):
+    """Its logits are finite: only its parameters are at fault."""
+    sample = scheduler.sample
+
+    def refusing(logits, draws):
+        if any(draw.params.top_k == 7 for draw in draws):
+            raise ValueError("top_k: refused")
+        return sample(logits, draws)
+
+    monkeypatch.setattr(scheduler, "sample", refusing)
+
+    async def run():
+        good = await alone.root(PROMPT, SamplingParams(max_step_tokens=4))
+        bad = await alone.root(PROMPT, SamplingParams(max_step_tokens=4, top_k=7))
+        try:
+            return await asyncio.gather(good.step(), bad.step(), return_exceptions=True)
+        finally:
+            good.release()
+            bad.release()
+
+    step, error = alone.run(run())
+    assert len(step.tokens) == 4
+    assert isinstance(error, ValueError)
+    assert "refused" in str(error)
