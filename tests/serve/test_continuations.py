@@ -130,13 +130,13 @@ def kept(model, one_thread):
 AB = EOS + 1
 
 
-def keep(decoder, retained, prompt, generated):
+def keep(decoder, retained, prompt, generated, **text):
     """As if the model had sampled these ids after the prompt."""
 
     async def run():
         root = await decoder.root(prompt, SamplingParams())
         await root.extend(generated)
-        retained.keep(root, prompt)
+        retained.keep(root, text.get("text", prompt))
         root.release()
 
     decoder.run(run())
@@ -197,3 +197,24 @@ def test_a_longer_text_takes_the_place_of_its_beginning(kept):
     assert decoder.stats().pins == 1
     retained.clear()
     assert decoder.stats().resident_bytes == 0
+
+
+def test_ids_that_a_client_gave_do_not_become_those_of_their_text(kept):
+    """Else one client's ids would answer for another one's text."""
+    decoder, retained = kept
+    keep(decoder, retained, list(b"ab" * 20), list(b"x"), text=None)
+    text = "ab" * 20 + "x!"
+    assert retained.ids(text, decoder.token_ids(text)) == [AB] * 20 + list(b"x!")
+    assert len(retained) == 0
+
+
+def test_ids_that_their_text_has_anyway_are_kept(kept):
+    decoder, retained = kept
+    keep(decoder, retained, [AB] * 20, list(b"ab" * 20), text=None)
+    text = "ab" * 40
+    assert retained.ids(text, decoder.token_ids(text))[:60] == [AB] * 20 + list(b"ab" * 20)
+
+
+def test_tokens_chosen_by_a_bias_are_not_kept(served):
+    served.complete(PROMPT, logit_bias={"97": 100}, **SAMPLED)
+    assert served.decoder.stats().pins == 0

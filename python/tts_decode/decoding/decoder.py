@@ -223,6 +223,10 @@ class TreeDecoder(Runner):
         """Ids of a text, without special tokens."""
         return self.runtime.reader.ids(text)
 
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """Ids that `root` computes for a prompt, with the special tokens that the tokenizer adds."""
+        return self.runtime.reader.prompt(prompt)[1]
+
     # -- branches
 
     async def root(

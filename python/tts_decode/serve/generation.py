@@ -86,7 +86,7 @@ class _Samples:
             async for piece in pieces:
                 self._usage.completion += len(piece.tokens)
                 if piece.reason is not None:
-                    self._retained.keep(branch, self._prompt.text)
+                    self._keep(branch)
                 made = choice.piece(piece, piece.reason)
                 if made.text or made.tokens or made.finish_reason is not None:  # else half a character
                     self._emit(made)
@@ -96,8 +96,12 @@ class _Samples:
     async def _whole(self, branch: TreeBranch) -> Step:
         step = await branch.step()
         self._usage.completion += len(step.tokens)
-        self._retained.keep(branch, self._prompt.text)
+        self._keep(branch)
         return step
+
+    def _keep(self, branch: TreeBranch) -> None:
+        if not self._job.sampling.logit_bias:  # by which a client chooses how a text is spelled
+            self._retained.keep(branch, self._prompt.text)
 
     async def _echo(self, ids: Sequence[int]) -> Sequence[Token]:
         """The tokens of the prompt, where they are told."""

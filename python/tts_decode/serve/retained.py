@@ -71,16 +71,22 @@ class RetainedTexts:
         rest = text[entry.ends[known - entry.begin - 1] :]
         ids = tokens + self._decoder.token_ids(rest)
         stream = text_stream(self._decoder.tokenizer, tokens, special=True)
-        return ids if stream.add(ids[known:]) == rest else canonical  # some tokenizers add to a text's start
+        if stream.add(ids[known:]) != rest:  # some tokenizers add to a text's start
+            return canonical
+        return ids if self._special(ids) == self._special(canonical) else canonical
 
     def keep(self, branch: TreeBranch, prompt: str | None) -> None:
-        """Keeps a finished branch. prompt: the text of its prompt; None: that of its ids."""
+        """Keeps a finished branch. prompt: the text of its prompt; None: that of its ids, where the text alone
+        would get these, too. Else one client could choose the ids that another one's text gets."""
         if not self._texts or branch.length > self._tokens:
             return
         tokens = branch.tokens
         if prompt is None:
             stream = text_stream(self._decoder.tokenizer, [], special=True)
-            prompt = stream.add(tokens[: branch.prompt_length])
+            given = tokens[: branch.prompt_length]
+            prompt = stream.add(given)
+            if not prompt or self.ids(prompt, self._decoder.prompt_ids(prompt)) != given:
+                return
         base, known = self._best(prompt)
         if base is not None and base.tokens[:known].tolist() == tokens[:known]:
             begin, ends = base.begin, base.ends[: known - base.begin]
@@ -96,6 +102,11 @@ class RetainedTexts:
         self._size += len(tokens)
         while len(self._entries) > self._texts or self._size > self._tokens:
             self._drop(next(iter(self._entries.values())))
+
+    def _special(self, ids: Sequence[int]) -> list[int]:
+        """Special tokens among ids: no other tokens may stand for them, nor they for plain text."""
+        special = set(getattr(self._decoder.tokenizer, "all_special_ids", ()))
+        return [token for token in ids if token in special]
 
     def clear(self) -> None:
         for entry in list(self._entries.values()):
