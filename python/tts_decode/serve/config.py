@@ -20,6 +20,8 @@ class Limits:
         stops: stop strings of a request. stop_characters: of each.
         logprobs: alternatives of a token. bias_tokens: entries of `logit_bias`.
         schema_bytes: of a JSON schema.
+        told_entries: tokens and alternatives that one answer lists, echoed ones counted for each choice.
+        search_products: of a search's counts, such as n and num_comparisons, multiplied.
         sequences: choices that are generated at a time, of all requests; a search counts as its `n`.
         request_seconds: for an answer as a whole.
         idle_seconds: for a client to send its body, and to take a part of its answer.
@@ -39,6 +41,8 @@ class Limits:
     logprobs: int = 20
     bias_tokens: int = 1024
     schema_bytes: int = 1 << 16
+    told_entries: int = 1 << 20
+    search_products: int = 1 << 12
     sequences: int = 256
     request_seconds: float = 600.0
     idle_seconds: float = 30.0

@@ -107,7 +107,7 @@ def completion_job(body: CompletionBody, prompts: list[Prompt], limits: Limits, 
     tokens = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
     if not tokens and not body.echo:
         raise invalid("max_tokens", "got 0, expected at least 1, or echo")
-    return Job(
+    job = Job(
         prompts,
         _sampling(body, max(tokens, 1), body.logprobs or 0, limits, vocabulary),
         n,
@@ -119,6 +119,7 @@ def completion_job(body: CompletionBody, prompts: list[Prompt], limits: Limits, 
         stream,
         generates=tokens > 0,
     )
+    return _told_within(job, tokens, limits)
 
 
 def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, vocabulary: int) -> Job:
@@ -137,9 +138,10 @@ def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, vocabulary: int) ->
         raise invalid("top_logprobs", "got a number without logprobs, expected logprobs = true beside it")
     _at_most("top_logprobs", body.top_logprobs or 0, limits.logprobs)
     top = (body.top_logprobs or 0) if body.logprobs else None
-    return Job(
+    tokens = min(given, default=limits.max_tokens)
+    job = Job(
         [prompt],
-        _sampling(body, min(given, default=limits.max_tokens), top or 0, limits, vocabulary),
+        _sampling(body, tokens, top or 0, limits, vocabulary),
         n,
         n,
         bool(body.include_stop_str_in_output or body.no_stop_trim),
@@ -147,6 +149,22 @@ def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, vocabulary: int) ->
         token_ids=bool(body.return_token_ids),
         stream=bool(body.stream),
     )
+    return _told_within(job, tokens, limits)
+
+
+def _told_within(job: Job, tokens: int, limits: Limits) -> Job:
+    """The job, if its answer lists no more than it may. tokens: sampled for each choice, at most."""
+    if job.logprobs is None and not job.token_ids:
+        return job
+    echoed = sum(len(prompt.ids) for prompt in job.prompts) if job.echo else 0
+    entries = job.n * (echoed + len(job.prompts) * tokens) * (1 + (job.logprobs or 0))
+    if entries > limits.told_entries:
+        name = "return_token_ids" if job.logprobs is None else "logprobs"
+        problem = (
+            f"got {entries} tokens and alternatives in the answer, expected at most {limits.told_entries}"
+        )
+        raise invalid(name, f"{problem}; ask for fewer choices, tokens or alternatives")
+    return job
 
 
 def _sampling(body: Generating, max_tokens: int, top: int, limits: Limits, vocabulary: int) -> SamplingParams:

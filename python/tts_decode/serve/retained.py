@@ -76,8 +76,8 @@ class RetainedTexts:
         return ids if self._special(ids) == self._special(canonical) else canonical
 
     def keep(self, branch: TreeBranch, prompt: str | None) -> None:
-        """Keeps a finished branch. prompt: the text of its prompt; None: that of its ids, where the text alone
-        would get these, too. Else one client could choose the ids that another one's text gets."""
+        """Keeps a finished branch. prompt: the text of its prompt; None: that of its ids, where the text
+        alone would get these, too. Else one client could choose the ids that another one's text gets."""
         if not self._texts or branch.length > self._tokens:
             return
         tokens = branch.tokens

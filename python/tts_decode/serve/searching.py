@@ -117,12 +117,29 @@ def _options(strategy: Strategy[...], given: Mapping[str, Any], limits: Limits) 
         if kind is str and len(value) > _LONGEST_OPTION:
             raise invalid(param, f"got {len(value)} characters, expected at most {_LONGEST_OPTION}")
         options[name] = value
+    _check_product(kinds, options, limits)
     for name, parameter in strategy.parameters.items():
         if parameter.default is parameter.empty and name not in ("scorer", *options):
             raise invalid("tts.strategy", f"{strategy.name} needs {name}, which a request cannot give")
     return options
 
 
+def _check_product(
+    kinds: Mapping[str, tuple[type, object]], options: Mapping[str, Any], limits: Limits
+) -> None:
+    """Holds the branches that nested counts make, whose prompts are in no budget."""
+    product, names = 1, []
+    for name, (kind, default) in kinds.items():
+        if kind is int and not any(part in name for part in _NO_COUNT):
+            product *= max(1, abs(int(options.get(name, default) or 1)))
+            names.append(name)
+    if product > limits.search_products:
+        raise invalid(
+            "tts", f"got {' x '.join(names)} = {product}, expected at most {limits.search_products}"
+        )
+
+
+_NO_COUNT = ("seed", "max_", "token", "budget")  # in the names of integers that make nothing more of anything
 _WANTED = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 
 
