@@ -44,10 +44,13 @@ class _Samples:
     async def run(self) -> None:
         prompt, job = self._prompt, self._job
         ids = prompt.ids if prompt.text is None else self._retained.ids(prompt.text, prompt.ids)
-        echoed = await self._echo(ids) if job.echo else ()
-        root = await self._decoder.root(ids, self._sampling)
-        branches = [root]
+        branches: list[TreeBranch] = []
         try:
+            echoed = await self._echo(ids, branches) if job.echo else ()
+            root = await self._decoder.root(ids, self._sampling)
+            while branches:
+                branches.pop().release()
+            branches.append(root)
             self._usage.prompt += len(ids)
             if not (job.echo and job.logprobs is not None):
                 self._usage.cached += root.cached_tokens
@@ -103,20 +106,19 @@ class _Samples:
         if not self._job.sampling.logit_bias:  # by which a client chooses how a text is spelled
             self._retained.keep(branch, self._prompt.text)
 
-    async def _echo(self, ids: Sequence[int]) -> Sequence[Token]:
-        """The tokens of the prompt, where they are told."""
+    async def _echo(self, ids: Sequence[int], readers: list[TreeBranch]) -> Sequence[Token]:
+        """The tokens of the prompt, where they are told. readers: gets the branch that read them, whose KV
+        the root shares."""
         job, tokenizer = self._job, self._decoder.tokenizer
         if job.logprobs is None and not job.token_ids:
             return ()
         logprobs: list[float | None] = [None] * len(ids)
         tops: list[TopLogprobs] = [()] * len(ids)
         if job.logprobs is not None and len(ids) > 1:
-            reader = await self._decoder.root(ids[:1], self._sampling)
-            try:
-                logprobs[1:], listed = await reader.extend_listing(ids[1:], job.logprobs)
-                tops[1:] = listed or tops[1:]
-            finally:
-                reader.release()
+            reader = await self._decoder.root(ids[:1], replace(self._sampling, constraint=None))
+            readers.append(reader)
+            logprobs[1:], listed = await reader.extend_listing(ids[1:], job.logprobs)
+            tops[1:] = listed or tops[1:]
         stream = text_stream(tokenizer, (), special=True)
         return _told(tokenizer, stream, (), ids, logprobs, tops)
 
