@@ -1,5 +1,8 @@
 """Requests that are searches: answer and tree as in process, progress, the link, scorers of the server."""
 
+import dataclasses
+import math
+
 import pytest
 from tts_decode import Budget, SamplingParams
 from tts_decode.rewards import mean_probability, verifier
@@ -147,3 +150,17 @@ def test_self_evaluation_can_be_named(served):
     assert answer.status_code in (200, 400)
     if answer.status_code == 200:
         assert "single token" in answer.json()["tts"]["stopped"]
+
+
+def test_votes_without_a_number_are_null(serve, monkeypatch):
+    """JSON has no NaN."""
+    served = serve()
+    strategy = STRATEGIES["self_consistency"]
+    call = type(strategy).__call__
+
+    async def vote(self, *args, **options):
+        return dataclasses.replace(await call(self, *args, **options), votes={"a": math.nan, "b": 1.0})
+
+    monkeypatch.setattr(type(strategy), "__call__", vote)
+    answer = served.complete(**BODY, tts={"strategy": "self_consistency", "n": 2})
+    assert answer["tts"]["votes"] == {"a": None, "b": 1.0}

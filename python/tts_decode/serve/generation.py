@@ -13,12 +13,11 @@ from ..decoding.decoder import TreeDecoder
 from .job import Job, Piece, Token, Usage
 from .prompts import Prompt
 from .retained import RetainedTexts
-from .stops import cut_at_stop
+from .stops import cut_at_stop, finish_reason
 
 Emit = Callable[[Piece], None]
 
 _CONTEXT = 8  # tokens before another one that say what it adds to the text; a character has at most 4 bytes
-_STOPPED = ("eos", "stop_string", "stop_token")  # all other reasons are limits
 
 
 async def generate(decoder: TreeDecoder, retained: RetainedTexts, job: Job, emit: Emit, usage: Usage) -> None:
@@ -150,7 +149,7 @@ class _Choice:
             context = branch.tokens[max(0, self._told - _CONTEXT) : self._told]
             tokens = _told(tokenizer, self._stream, context, part.tokens, part.logprobs, part.top_logprobs)
         self._told += len(part.tokens)
-        finish = None if reason is None else "stop" if reason in _STOPPED else "length"
+        finish = None if reason is None else finish_reason(reason)
         made = Piece(self._index, self._echo + text, [*self._echoed, *tokens], finish, stop_reason)
         self._echo, self._echoed = "", ()
         return made

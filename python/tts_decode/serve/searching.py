@@ -21,6 +21,7 @@ from .generation import Emit
 from .job import Job, Piece, Usage
 from .protocol import Generating, SearchOptions
 from .retained import RetainedTexts
+from .stops import finish_reason
 from .trees import KeptTrees
 
 PATH = "/v1/tts/trees/"
@@ -201,16 +202,17 @@ async def run_search(
         root.release()
     usage.completion = result.stats.generated_tokens
     tree = trees.add(await asyncio.to_thread(_as_json, result))
+    votes = None if result.votes is None else {a: _finite(vote) for a, vote in result.votes.items()}
     told = {
         "strategy": search.strategy.name,
         "candidates": len(result.candidates),
         "score": _finite(result.best.score),
-        "votes": result.votes,
+        "votes": votes,
         "stopped": result.stopped,
         "seconds": result.stats.seconds,
         "tree": None if tree is None else f"{PATH}{tree}",
     }
-    finish = "length" if result.best.finish_reason in ("max_tokens", "length", "budget", None) else "stop"
+    finish = finish_reason(result.best.finish_reason)
     emit(Piece(0, result.answer, finish_reason=finish, more={"tts": told}))
 
 

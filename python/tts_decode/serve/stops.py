@@ -1,8 +1,15 @@
-"""Where a text ends for a client: at its stop string, which it may want to see or not."""
+"""Where and why a text ends for a client: at its stop string, which it may want to see or not."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+_STOPPED = frozenset({"eos", "stop_string", "stop_token", "complete"})
+
+
+def finish_reason(reason: str | None) -> str:
+    """As OpenAI has it, of a branch that ended. A dead end is a limit: what is there lacks its end."""
+    return "stop" if reason in _STOPPED else "length"
 
 
 def cut_at_stop(text: str, last: int, stops: Sequence[str], *, include: bool) -> tuple[str, str | None]:
