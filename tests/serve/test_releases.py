@@ -1,6 +1,7 @@
 """Whatever ends a request, its branches and pages are free again: clients that leave, limits, shutdowns."""
 
 import asyncio
+import contextlib
 import json
 import socket
 
@@ -28,6 +29,15 @@ def send(served, path, body):
     return connection
 
 
+def refused(connection):
+    """Whether the other side has dropped it: it takes no more bytes."""
+    try:
+        connection.send(b"\r\n")
+    except ConnectionError:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("path", "body"), [*PATHS.items(), ("/v1/completions", SEARCH)])
 def test_a_client_that_leaves_frees_its_branches_at_once(served, path, body, stream):
@@ -50,6 +60,24 @@ def test_a_client_that_reads_nothing_is_given_up(serve):
     connection.close()
 
 
+@pytest.mark.parametrize("requests", [1, 2])
+def test_a_connection_that_is_not_read_is_dropped(serve, requests):
+    """One answer is written at once, beyond what the sockets hold. With two, the second waits to be sent."""
+    served = serve(limits=Limits(idle_seconds=0.5, sequences=256))
+    body = {"prompt": "The quick brown fox", "max_tokens": 200, "n": 64, "logprobs": 20}
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", served.port))
+    data = json.dumps(body).encode()
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    connection.sendall((f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data) * requests)
+    until(lambda: served.decoder.stats().branches >= 64)
+    until(served.idle, 60)
+    until(lambda: refused(connection), 30)
+    connection.close()
+    until(served.idle)
+
+
 def test_a_body_that_does_not_come_is_not_waited_for(serve):
     served = serve(limits=Limits(idle_seconds=0.3))
     head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -64,6 +92,21 @@ def test_a_head_that_does_not_come_is_not_waited_for(serve):
         connection.settimeout(10)
         connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: loc")
         assert connection.recv(100) == b""
+
+
+def test_a_head_that_trickles_is_not_waited_for(serve):
+    served = serve(limits=Limits(idle_seconds=0.3))
+    with socket.create_connection(("127.0.0.1", served.port)) as connection:
+        connection.settimeout(0.05)
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: ")
+        for _ in range(600):
+            with contextlib.suppress(TimeoutError):
+                answer = connection.recv(100)
+                break
+            connection.sendall(b"x")
+        else:
+            pytest.fail("the connection is still open")
+    assert answer == b""
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from fastapi import Request
@@ -12,6 +13,8 @@ from ..errors import TTSError
 from ..records.strict_json import loads
 from .config import Limits
 from .errors import APIError
+
+_SLOWEST = 20  # times `Limits.idle_seconds` that a body may take in all: 4 MiB in 600 s
 
 
 class DisconnectedError(TTSError):
@@ -28,22 +31,23 @@ async def read_json(request: Request, limits: Limits) -> Any:
     if length.isdigit() and len(length) < 20 and int(length) > limits.body_bytes:
         raise too_large
 
-    async def read() -> bytes:
-        data = bytearray()
-        async for part in request.stream():
+    data = bytearray()
+    parts = request.stream()
+    end = time.monotonic() + _SLOWEST * limits.idle_seconds
+    try:
+        while (part := await asyncio.wait_for(anext(parts, None), limits.idle_seconds)) is not None:
             data += part
             if len(data) > limits.body_bytes:
                 raise too_large
-        return bytes(data)
-
-    try:
-        data = await asyncio.wait_for(read(), limits.idle_seconds)
+            if time.monotonic() > end:
+                raise asyncio.TimeoutError
     except asyncio.TimeoutError:
-        message = f"the body did not come within {limits.idle_seconds:g} s"
+        idle = limits.idle_seconds
+        message = f"the body: expected a part every {idle:g} s, and the end within {_SLOWEST * idle:g} s"
         raise APIError(408, message, None, "timeout") from None
     except ClientDisconnect:
         raise DisconnectedError from None
     try:
-        return loads(data)
+        return loads(bytes(data))
     except ValueError as error:
         raise APIError(400, f"the body {error}", None, "invalid_json") from None

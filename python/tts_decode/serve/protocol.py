@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from .errors import APIError, unsupported
 from .refused import OF_MESSAGES, without_refused
@@ -12,6 +12,8 @@ from .refused import OF_MESSAGES, without_refused
 B = TypeVar("B", bound="Body")
 
 _LONGEST_NAME = 80  # characters of a client's own field name that an error repeats
+_MOST_FIELDS = 200  # of an object: pydantic describes each unknown one, and only the first is told
+_MOST_MESSAGES = 4096
 
 
 def _stops(value: Any) -> tuple[str, ...]:
@@ -137,7 +139,7 @@ class Message(Body):
 
 
 class ChatBody(Generating):
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], FailFast()] = Field(min_length=1, max_length=_MOST_MESSAGES)
     max_completion_tokens: int | None = Field(default=None, ge=0)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0)
@@ -149,16 +151,23 @@ def read_body(kind: type[B], data: Any) -> B:
     """Raises APIError, 400, with the field that is wrong."""
     if not isinstance(data, dict):
         raise APIError(400, f"the body is a {type(data).__name__}, expected an object", None, "invalid_value")
-    given = without_refused("chat" if kind is ChatBody else "completions", _without_nulls(data))
+    given = without_refused("chat" if kind is ChatBody else "completions", _without_nulls(data, None))
     if isinstance(messages := given.get("messages"), list):
-        given["messages"] = [_without_nulls(item) if isinstance(item, dict) else item for item in messages]
+        given["messages"] = [
+            _without_nulls(item, f"messages[{i}]") if isinstance(item, dict) else item
+            for i, item in enumerate(messages)
+        ]
     try:
         return kind.model_validate(given)
     except ValidationError as error:
         raise _as_api_error(error) from None
 
 
-def _without_nulls(data: dict[str, Any]) -> dict[str, Any]:
+def _without_nulls(data: dict[str, Any], param: str | None) -> dict[str, Any]:
+    if len(data) > _MOST_FIELDS:
+        where = "the body" if param is None else param
+        message = f"{where}: got {len(data)} fields, expected {_MOST_FIELDS} at most"
+        raise APIError(400, message, param, "invalid_value")
     return {name: value for name, value in data.items() if value is not None}
 
 

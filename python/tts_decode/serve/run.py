@@ -66,29 +66,37 @@ def http_config(decoder: TreeDecoder, config: ServerConfig, *, grace: float = 1.
 
 
 def _protocol(idle_seconds: float) -> type[asyncio.Protocol]:
-    """HTTP that closes a connection on which a request's head does not come to its end."""
+    """HTTP that gives up a connection whose client does not send a head to its end, or does not read."""
 
     class ImpatientProtocol(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._received = self.loop.time()
-            self._watch = self.loop.call_later(idle_seconds, self._look)
+            self._begun: float | None = self.loop.time()  # when a head was first waited for; None: none is
+            self._unsent, self._moved = 0, self._begun  # bytes that the client has not read, and since when
+            self._watch = self.loop.call_later(0.1 * idle_seconds, self._look)
 
         def data_received(self, data: bytes) -> None:
-            self._received = self.loop.time()
+            if self._begun is None and (self.cycle is None or self.cycle.response_complete):
+                self._begun = self.loop.time()  # of the next head: more bytes of it do not put it off
             super().data_received(data)
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._begun = None
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._watch.cancel()
             super().connection_lost(exc)
 
         def _look(self) -> None:
-            waits = self.cycle is None or self.cycle.response_complete
-            left = self._received + idle_seconds - self.loop.time()
-            if waits and left <= 0:
+            now = self.loop.time()
+            unsent = self.transport.get_write_buffer_size()
+            if not unsent or unsent != self._unsent:
+                self._unsent, self._moved = unsent, now
+            if unsent and now - self._moved >= idle_seconds:
+                self.transport.abort()  # close() would wait until the client has read it all
+            elif self._begun is not None and now - self._begun >= idle_seconds:
                 self.transport.close()
             else:
-                self._watch = self.loop.call_later(max(left, 0.1 * idle_seconds), self._look)
+                self._watch = self.loop.call_later(0.1 * idle_seconds, self._look)
 
     return ImpatientProtocol
 
