@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -33,9 +34,9 @@ class WholeRuns(Peer):
         runs = [self.run(prompt, branches, count) for count in (1, tokens + 1, 1)]
         return prefill, difference(*runs)
 
+    @abstractmethod
     def run(self, prompt: list[int], branches: int, tokens: int) -> float:
         """Seconds of the prompt and that many tokens of each branch."""
-        raise NotImplementedError
 
 
 def difference(before: float, whole: float, after: float) -> float:
