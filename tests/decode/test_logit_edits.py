@@ -7,6 +7,8 @@ import json
 import random
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -33,13 +35,16 @@ PENALISED = SamplingParams(
 @pytest.fixture(params=["kernel", "torch"])
 def sample(request: pytest.FixtureRequest) -> Callable[..., sampler.Sampled]:
     """As it is on the CPU; and what GPUs run, in torch."""
-    if request.param == "kernel":
-        return sampler.sample
-    return lambda logits, draws: sampler._sample_edited(sampler._sample_on_device, logits, draws)
+    return sampler.sample if request.param == "kernel" else sampler._sample_on_device
+
+
+def seen(history: list[int]) -> npt.NDArray[np.int64]:
+    """What stands in a history, in no order that a set would give."""
+    return np.array(sorted(set(history) - {-1}, reverse=True), np.int64)
 
 
 def draw(params: SamplingParams, u: float, history: list[int], prompt: int, vocab: int) -> sampler.Draw:
-    return sampler.Draw(params, u, history, LogitEdits(params, history[prompt:], None, vocab))
+    return sampler.Draw(params, u, seen(history), LogitEdits(params, history[prompt:], None, vocab))
 
 
 @pytest.mark.parametrize("vocab", [2, 300, 3000])
@@ -64,7 +69,7 @@ def test_tokens_are_those_of_the_reference(sample: Callable[..., sampler.Sampled
             logit_bias=bias,
         )
         plain = rng.random() < 0.2  # drawn beside the others, by nothing but the filters
-        draws.append(sampler.Draw(PLAIN, u, history) if plain else draw(params, u, history, prompt, vocab))
+        draws.append(sampler.Draw(PLAIN, u) if plain else draw(params, u, history, prompt, vocab))
         expected.append(reference_token(row, PLAIN if plain else params, u, history, prompt))
     sampled = sample(logits, draws)
     assert torch.equal(logits, before)
@@ -81,7 +86,7 @@ def test_a_row_draws_alone_what_it_draws_beside_others(sample: Callable[..., sam
     logits = torch.randn(30, 700) * 3
     history = [[row, row, 5] for row in range(30)]
     edited = [draw(PENALISED, row / 30, history[row], 1, 700) for row in range(30)]
-    draws = [d if row % 3 else sampler.Draw(PLAIN, d.uniform, d.history) for row, d in enumerate(edited)]
+    draws = [d if row % 3 else sampler.Draw(PLAIN, d.uniform) for row, d in enumerate(edited)]
     together = sample(logits, draws)
     for row in range(30):
         alone = sampler.sample(logits[row : row + 1], draws[row : row + 1])
@@ -222,7 +227,7 @@ def test_top_logprobs_are_the_models_own(model: PreTrainedModel) -> None:
 def test_of_equally_probable_tokens_the_lowest_ids_are_listed() -> None:
     row = torch.tensor([0.0, 2.0, 1.0, 2.0, 1.0, 1.0])
     lse = float(row.double().logsumexp(-1))
-    listed = sampler.top_logprobs(row, 4, lse)
+    (listed,) = sampler.top_logprobs(row[None], 4, [lse])
     assert [token for token, _ in listed] == [1, 3, 2, 4]
     assert listed[0][1] == pytest.approx(2 - lse)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +70,11 @@ class LivePath(Path):
     # -- text
 
     @property
+    def tokenizer(self) -> Any:
+        """The decoder's, which its texts are made by."""
+        return self.runtime.tokenizer
+
+    @property
     def text(self) -> str:
         """Text after the prompt, special tokens left out: the texts of its steps and of what was forced
         between them, joined. A character whose last bytes are missing is not shown yet."""
@@ -87,9 +93,10 @@ class LivePath(Path):
             asked = continuation(self.runtime.tokenizer, self.tokens[: self.prompt_length], 0)
         return asked
 
-    def text_from(self, position: int) -> str:
-        """Text that `tokens[position:]` add, special tokens left out: the characters that end in them."""
-        return continuation(self.runtime.tokenizer, self.tokens, position)
+    def text_from(self, position: int, *, special: bool = False) -> str:
+        """Text that `tokens[position:]` add: the characters that end in them. Special tokens are left out,
+        unless `special`."""
+        return continuation(self.runtime.tokenizer, self.tokens, position, special=special)
 
     def text_of(self, tokens: Sequence[int]) -> str:
         """Text that these tokens would add, special tokens left out."""
@@ -197,6 +204,12 @@ class LivePath(Path):
         )
 
     # -- arguments
+
+    def check_ready(self) -> None:
+        """Raises where no call that asks the model may begin."""
+        if self.released or self.busy or self.stale:
+            self.check_idle()
+            self.check_computed()
 
     def forced(self, tokens: str | Sequence[int]) -> list[int]:
         """Ids of text or ids to append.
