@@ -7,8 +7,6 @@ import json
 import random
 from collections.abc import Callable, Sequence
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -38,13 +36,8 @@ def sample(request: pytest.FixtureRequest) -> Callable[..., sampler.Sampled]:
     return sampler.sample if request.param == "kernel" else sampler._sample_on_device
 
 
-def seen(history: list[int]) -> npt.NDArray[np.int64]:
-    """What stands in a history, in no order that a set would give."""
-    return np.array(sorted(set(history) - {-1}, reverse=True), np.int64)
-
-
 def draw(params: SamplingParams, u: float, history: list[int], prompt: int, vocab: int) -> sampler.Draw:
-    return sampler.Draw(params, u, seen(history), LogitEdits(params, history[prompt:], None, vocab))
+    return sampler.Draw(params, u, edits=LogitEdits(params, history, prompt, None, vocab))
 
 
 @pytest.mark.parametrize("vocab", [2, 300, 3000])
@@ -193,7 +186,7 @@ def test_only_those_who_ask_are_edited(model: PreTrainedModel, monkeypatch: pyte
         raise AssertionError
 
     monkeypatch.setattr(LogitEdits, "__init__", refuse)
-    monkeypatch.setattr(sampler, "_sample_edited", refuse)
+    monkeypatch.setattr(sampler, "changed_logits", refuse)
     plain = SamplingParams(max_step_tokens=4, repetition_penalty=1.2, suppress_token_ids=(3,))
 
     async def search() -> None:

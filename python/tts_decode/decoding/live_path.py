@@ -242,11 +242,13 @@ class LivePath(Path):
 
     def guided(self) -> Guide | None:
         """Where it stands in its constraint after its last token; None: it has none."""
-        if self.guide is None:
-            self.guide = self.runtime.guide(self.sampling.constraint)
-        if self.guide is not None:
-            self.guide.follow(self.tokens[self.prompt_length + self.guide.count :])
-        return self.guide
+        guide, self.guide = self.guide, None  # which stays so if it fails: its place is not known then
+        if guide is None:
+            guide = self.runtime.guide(self.sampling.constraint)
+        if guide is not None:
+            guide.follow(self.tokens[self.prompt_length + guide.count :])
+        self.guide = guide
+        return guide
 
     def check_positions(self, count: int) -> None:
         limit = self.runtime.max_positions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,55 +16,64 @@ from torch import Tensor
 from ..core.constraints.guide import Guide
 from ..core.params import SamplingParams
 from ..model.transfer import to_device
-from .token_counts import TokenCounts
+from .token_table import TokenTable
 
-Pairs = tuple[
-    npt.NDArray[np.int64], npt.NDArray[np.floating[Any]]
-]  # tokens, each once, and a number for each
+Array = npt.NDArray[Any]
 
 
 class LogitEdits:
-    """Changes of one branch's logits in one step: `SamplingParams` says which, and in what order. What a
-    token changes of them is changed when it is taken, so that nothing grows with the text.
+    """Changes of one branch's logits in one step: `SamplingParams` says which, and in what order. A token
+    changes one entry of them when it is taken, however long the text is.
 
     Args:
-        generated: the tokens after the prompt, -1 for embeddings.
+        tokens: of the branch, -1 for embeddings. prompt_length: how many of them are the prompt.
         guide: where the step stands in its constraint; it is advanced by each token drawn.
         vocab: size of the vocabulary.
 
     Attributes:
-        filters: what is left to do when they are applied.
+        repetition_penalty: of the entries that are `seen`. filters: what is left to do behind the edits.
         blocked: the reason for which the branch is finished, as no token may be drawn; None while one may.
-        bias: what is added first.
-        suppressed: tokens that are never drawn; those of `forbidden` may be others.
-        forbidden: bool [vocab], what the constraint does not allow, nor `suppressed`; None: no constraint.
+        suppressed: int64, tokens that are never drawn.
+        forbidden: bool [vocab], these and what the constraint does not allow; None: no constraint.
 
     Raises:
         ConstraintError: the constraint needs more than its limits allow.
     """
 
     def __init__(
-        self, params: SamplingParams, generated: Sequence[int], guide: Guide | None, vocab: int
+        self,
+        params: SamplingParams,
+        tokens: Sequence[int],
+        prompt_length: int,
+        guide: Guide | None,
+        vocab: int,
     ) -> None:
+        self.repetition_penalty = params.repetition_penalty
         self.filters = replace(params, repetition_penalty=1.0, suppress_token_ids=(), logit_bias=())
         self.suppressed = np.array(params.suppress_token_ids, np.int64)
         self.blocked: str | None = None
-        self.forbidden: Tensor | None = None
-        tokens, bias = zip(*params.bias_pairs, strict=True) if params.bias_pairs else ((), ())
-        self.bias: Pairs = np.array(tokens, np.int64), np.array(bias, np.float64)
+        self.forbidden: Array | None = None
         self._frequency, self._presence = params.frequency_penalty, params.presence_penalty
-        penalised = self._frequency or self._presence
-        self._counts = TokenCounts(generated) if penalised else None
+        self._repeats = params.repetition_penalty != 1.0
+        self._counts = bool(self._frequency or self._presence)
         self._guide, self._vocab = guide, vocab
+        bias = dict(params.bias_pairs)
+        seen = tokens if self._repeats else ()
+        counted = Counter(tokens[prompt_length:] if self._counts else ())
+        counted.pop(-1, None)
+        self._table = TokenTable([*bias, *seen, *counted])
+        entries = self._table.entries
+        entries["bias"][: len(bias)] = list(bias.values())
+        entries["seen"] = self._repeats and np.isin(entries["token"], tokens)
+        entries["count"] = [counted[token] for token in entries["token"].tolist()]
+        amounts = -(entries["count"] * self._frequency + self._presence)
+        entries["penalty"] = np.where(entries["count"] > 0, amounts, 0.0)
         self._look_ahead()
 
     @property
-    def taken_off(self) -> Pairs | None:
-        """What the frequency and presence penalties add, after the repetition penalty."""
-        if self._counts is None:
-            return None
-        amounts = self._counts.counts * self._frequency + self._presence
-        return self._counts.ids, -amounts
+    def entries(self) -> Array:
+        """`ENTRY` [n], of the tokens whose logits change."""
+        return self._table.entries
 
     def take(self, token: int) -> None:
         """A token was drawn.
@@ -74,8 +84,14 @@ class LogitEdits:
         if self._guide is not None:
             self._guide.advance(token)
             self._look_ahead()
-        if self._counts is not None:
-            self._counts.add(token)
+        if self._repeats or self._counts:
+            place = self._table.place(token)
+            entries = self._table.entries
+            entries["seen"][place] = self._repeats
+            if self._counts:
+                entries["count"][place] += 1
+                count = int(entries["count"][place])
+                entries["penalty"][place] = -(count * self._frequency + self._presence)
 
     def _look_ahead(self) -> None:
         """What the constraint forbids next."""
@@ -85,61 +101,44 @@ class LogitEdits:
         allowed[self.suppressed] = False
         if not allowed.any():
             self.blocked = "complete" if self._guide.accepts else "dead_end"
-        self.forbidden = torch.from_numpy(np.logical_not(allowed, out=allowed))
+        self.forbidden = np.logical_not(allowed, out=allowed)
 
 
-def apply_edits(scores: Tensor, rows: Sequence[tuple[LogitEdits, npt.NDArray[np.int64], float]]) -> None:
-    """Changes rows of logits (float32 [rows, vocab], contiguous) in place.
+def changed_logits(logits: Tensor, rows: Sequence[tuple[int, LogitEdits]]) -> tuple[Array, Tensor]:
+    """What the edits of some rows make of logits (float32 [rows, vocab]), suppressed tokens aside.
 
-    rows: edits of each, the distinct tokens of its branch, and its repetition penalty.
+    Returns:
+        index: int64 [2, n], row and token, rows as they come. values: float32 [n], on the logits' device.
     """
-    edits = [edit for edit, _, _ in rows]
-    _add(scores, [(row, *edit.bias) for row, edit in enumerate(edits)])
-    penalise(scores, [(row, seen, penalty) for row, (_, seen, penalty) in enumerate(rows)])
-    _add(scores, [(row, *pairs) for row, edit in enumerate(edits) if (pairs := edit.taken_off) is not None])
-    suppress(scores, [(row, edit.suppressed) for row, edit in enumerate(edits) if edit.forbidden is None])
-    for row, edit in zip(scores, edits, strict=True):
-        if edit.forbidden is not None:
-            row.clamp_(min=torch.finfo(scores.dtype).min)  # as `suppress`
-            row.masked_fill_(to_device(edit.forbidden, scores.device), -math.inf)
+    entries = np.concatenate([edits.entries for _, edits in rows])
+    counts = [len(edits.entries) for _, edits in rows]
+    index = np.stack([np.repeat([row for row, _ in rows], counts), entries["token"]])
+    place = to_device(torch.from_numpy(index), logits.device)
+    values = logits[place[0], place[1]]
+    values += _sent(entries["bias"], logits)
+    penalties = np.repeat([edits.repetition_penalty for _, edits in rows], counts)
+    for penalty in np.unique(penalties[entries["seen"]]).tolist():
+        own = _sent(np.flatnonzero(entries["seen"] & (penalties == penalty)), logits)
+        values[own] = penalised(values[own], penalty)
+    values += _sent(entries["penalty"], logits)
+    return index, values
 
 
-def penalise(scores: Tensor, rows: Sequence[tuple[int, npt.NDArray[np.int64], float]]) -> None:
-    """Applies the repetition penalty to rows of logits (float32 [rows, vocab], contiguous), in place.
-
-    rows: number, distinct tokens and penalty of each; 1 does nothing.
-    """
-    for penalty in {penalty for *_, penalty in rows} - {1.0}:
-        index = _index(scores, [(row, tokens) for row, tokens, own in rows if own == penalty])
-        flat = scores.view(-1)
-        old = flat[index]
-        new = torch.where(old < 0, old * penalty, old / penalty)
-        flat[index] = new.nan_to_num()  # an extreme penalty leaves float32: 0 / 0 stays 0
+def penalised(logits: Tensor, penalty: float) -> Tensor:
+    """By the repetition penalty."""
+    changed = torch.where(logits < 0, logits * penalty, logits / penalty)
+    return changed.nan_to_num()  # an extreme penalty leaves float32: 0 / 0 stays 0
 
 
-def suppress(scores: Tensor, rows: Sequence[tuple[int, npt.NDArray[np.int64]]]) -> None:
-    """Sets logits (float32 [rows, vocab], contiguous) to -inf, in place, and only those at the tokens of
-    each row: a row always keeps one to draw."""
-    rows = [(row, tokens) for row, tokens in rows if len(tokens)]
-    for row, _ in rows:
-        scores[row].clamp_(min=torch.finfo(scores.dtype).min)
-    if rows:
-        scores.view(-1)[_index(scores, rows)] = -math.inf
+def suppress(scores: Tensor, rows: Sequence[tuple[int, Array]]) -> None:
+    """Sets logits (float32 [rows, vocab]) to -inf, in place, and only those at the tokens of each row (or
+    those that are True, of bool [vocab]): a row always keeps one to draw."""
+    for row, tokens in rows:
+        if len(tokens):
+            scores[row].clamp_(min=torch.finfo(scores.dtype).min)
+            scores[row, _sent(tokens, scores)] = -math.inf
 
 
-def _add(
-    scores: Tensor, rows: Sequence[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.floating[Any]]]]
-) -> None:
-    """rows: number, tokens, each once, and what is added to each."""
-    if sum(len(tokens) for _, tokens, _ in rows):
-        values = torch.from_numpy(np.concatenate([values for *_, values in rows]).astype(np.float32))
-        index = _index(scores, [(row, tokens) for row, tokens, _ in rows])
-        scores.view(-1)[index] += to_device(values, scores.device)
-
-
-def _index(scores: Tensor, rows: Sequence[tuple[int, npt.NDArray[np.int64]]]) -> Tensor:
-    """int64 [n], into the flat scores."""
-    vocab = scores.shape[1]
-    return to_device(
-        torch.from_numpy(np.concatenate([row * vocab + tokens for row, tokens in rows])), scores.device
-    )
+def _sent(values: Array, like: Tensor) -> Tensor:
+    """To the device of another tensor."""
+    return to_device(torch.from_numpy(np.ascontiguousarray(values)), like.device)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from tts_kernels import sample_tokens
 from ..core.params import SamplingParams
 from ..core.step import TopLogprobs
 from ..model.transfer import to_device
-from .logit_edits import LogitEdits, apply_edits, penalise, suppress
+from .logit_edits import Array, LogitEdits, changed_logits, penalised, suppress
 
 _BLOCK = 256  # tokens summed together before the inverse CDF walks them
 _TOP_P_WIDTH = 128  # most probable tokens that top-p ranks at first
@@ -32,7 +31,7 @@ class Sampled(NamedTuple):
     log_sums: list[float]
 
 
-_NONE: npt.NDArray[np.int64] = np.empty(0, np.int64)
+_NONE: Array = np.empty(0, np.int64)
 
 
 class Draw(NamedTuple):
@@ -41,11 +40,8 @@ class Draw(NamedTuple):
 
     params: SamplingParams
     uniform: float
-    seen: npt.NDArray[np.int64] = _NONE
+    seen: Array = _NONE
     edits: LogitEdits | None = None
-
-
-_GREEDY = Draw(SamplingParams(temperature=0.0), 0.0)
 
 
 def sample(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
@@ -55,32 +51,7 @@ def sample(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
     Raises:
         ValueError: a row holds NaN, +inf or no finite logit.
     """
-    if not logits.is_cpu:
-        return _sample_on_device(logits, draws)
-    edited = [row for row, draw in enumerate(draws) if draw.edits is not None]
-    return _sample_edited(logits, draws, edited) if edited else _sample_on_cpu(logits, draws)
-
-
-def _sample_edited(logits: Tensor, draws: Sequence[Draw], edited: list[int]) -> Sampled:
-    """As `_sample_on_cpu` where some rows have edits: those are drawn from a changed copy of theirs."""
-    tokens, logprobs, entropies, log_sums = _sample_on_cpu(
-        logits, [draw if draw.edits is None else _GREEDY for draw in draws]
-    )
-    changed = [draws[row] for row in edited]
-    scores = _edited(logits[edited], changed)
-    filtered = [draw._replace(params=draw.edits.filters) for draw in changed if draw.edits is not None]
-    drawn = _sample_on_cpu(scores, filtered).tokens
-    own: list[float] = logits[edited, drawn].double().tolist()
-    for row, token, logit in zip(edited, drawn, own, strict=True):
-        tokens[row], logprobs[row] = token, logit - log_sums[row]
-    return Sampled(tokens, logprobs, entropies, log_sums)
-
-
-def _edited(scores: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """The rows of logits, changed in place by the edits of their draws."""
-    rows = [(d.edits, d.seen, d.params.repetition_penalty) for d in draws if d.edits is not None]
-    apply_edits(scores, rows)
-    return scores
+    return (_sample_on_cpu if logits.is_cpu else _sample_on_device)(logits, draws)
 
 
 def top_logprobs(logits: Tensor, count: int, log_sums: Sequence[float]) -> list[TopLogprobs]:
@@ -102,50 +73,72 @@ def top_logprobs(logits: Tensor, count: int, log_sums: Sequence[float]) -> list[
 
 
 def _sample_on_cpu(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
-    """By the kernel, which reads the logits where they lie. Edits are left out."""
+    """By the kernel, which reads the logits where they lie."""
     numbers: list[tuple[float, ...]] = []
-    seen: list[tuple[int, npt.NDArray[np.int64]]] = []
-    suppressed: list[tuple[int, npt.NDArray[np.int64]]] = []
-    for row, (params, uniform, tokens, _) in enumerate(draws):
+    seen: list[tuple[int, Array]] = []
+    suppressed: list[tuple[int, Array]] = []
+    edited: list[tuple[int, LogitEdits]] = []
+    for row, (params, uniform, tokens, edits) in enumerate(draws):
         penalty = params.repetition_penalty
+        if edits is not None:
+            edited.append((row, edits))
+            suppressed.append((row, edits.suppressed))
+            penalty = 1.0  # it is in the edits
+        else:
+            if penalty != 1.0:
+                seen.append((row, tokens))
+            if params.suppress_token_ids:
+                suppressed.append((row, np.array(params.suppress_token_ids, np.int64)))
         numbers.append((params.temperature, params.top_k, params.top_p, params.min_p, penalty, uniform))
-        if penalty != 1.0:
-            seen.append((row, tokens))
-        if params.suppress_token_ids:
-            suppressed.append((row, np.array(params.suppress_token_ids, np.int64)))
+    changed = values = forbidden = None
+    if edited:
+        index, values = changed_logits(logits, edited)
+        changed = torch.from_numpy(np.ascontiguousarray(index.T, np.int32))
+        forbidden = _forbidden(edited, logits)
     chosen, (logprobs, entropies, lse) = sample_tokens(
-        logits, torch.tensor(numbers, dtype=torch.float64), _row_tokens(seen), _row_tokens(suppressed)
+        logits,
+        torch.tensor(numbers, dtype=torch.float64),
+        _row_tokens(seen),
+        _row_tokens(suppressed),
+        changed=changed,
+        values=values,
+        forbidden=forbidden,
     )
     log_sums: list[float] = lse.tolist()
     _check_finite(log_sums)
     return Sampled(chosen.tolist(), logprobs.tolist(), entropies.tolist(), log_sums)
 
 
-def _row_tokens(rows: Sequence[tuple[int, npt.NDArray[np.int64]]]) -> Tensor | None:
+def _row_tokens(rows: Sequence[tuple[int, Array]]) -> Tensor | None:
     """int32 [n, 2] of (row, token); None: there are none."""
     count = sum(len(tokens) for _, tokens in rows)
     if not count:
         return None
     pairs = np.empty((count, 2), np.int32)
     pairs[:, 0] = np.repeat([row for row, _ in rows], [len(tokens) for _, tokens in rows])
-    np.concatenate([tokens for _, tokens in rows], out=pairs[:, 1], casting="same_kind")
+    pairs[:, 1] = np.concatenate([tokens for _, tokens in rows])
     return torch.from_numpy(pairs)
 
 
+def _forbidden(edited: Sequence[tuple[int, LogitEdits]], logits: Tensor) -> Tensor | None:
+    """bool [rows, vocab], what the constraints of some rows forbid; None: there are none."""
+    if all(edits.forbidden is None for _, edits in edited):
+        return None
+    forbidden = np.zeros(tuple(logits.shape), np.bool_)
+    for row, edits in edited:
+        if edits.forbidden is not None:
+            forbidden[row] = edits.forbidden
+    return torch.from_numpy(forbidden)
+
+
 def _sample_on_device(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
-    """In torch, for any device, edits included."""
-    edited = [row for row, draw in enumerate(draws) if draw.edits is not None]
-    params = [draw.params if draw.edits is None else draw.edits.filters for draw in draws]
+    """In torch, for any device."""
+    params = [draw.params for draw in draws]
     shifted, weights, lse, entropies = _weigh(logits)
     scores, masses = shifted, weights
-    changes = any(p.repetition_penalty != 1.0 or p.suppress_token_ids for p in params)
-    if changes or edited:
-        scores = logits.clone(memory_format=torch.contiguous_format)
-        rows = list(enumerate(zip(draws, params, strict=True)))
-        penalise(scores, [(row, draw.seen, p.repetition_penalty) for row, (draw, p) in rows])
-        suppress(scores, [(row, np.array(p.suppress_token_ids, np.int64)) for row, (_, p) in rows])
-        if edited:
-            scores[edited] = _edited(scores[edited], [draws[row] for row in edited])
+    edited = [(row, draw.edits) for row, draw in enumerate(draws) if draw.edits is not None]
+    if edited or any(p.repetition_penalty != 1.0 or p.suppress_token_ids for p in params):
+        scores = _edited(logits, draws, edited)
         scores -= scores.amax(-1, keepdim=True)
         masses = scores.exp()
     greedy = [p.temperature == 0.0 for p in params]
@@ -160,6 +153,24 @@ def _sample_on_device(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
         if any(greedy):
             tokens = torch.where(_tensor(greedy, scores, torch.bool), _argmax(scores), tokens)
     return _read(logits, tokens, lse, entropies)
+
+
+def _edited(logits: Tensor, draws: Sequence[Draw], edited: Sequence[tuple[int, LogitEdits]]) -> Tensor:
+    """A copy of the logits, changed by what their draws ask for before temperature and filters."""
+    scores = logits.clone(memory_format=torch.contiguous_format)
+    if edited:
+        index, values = changed_logits(logits, edited)
+        place = to_device(torch.from_numpy(index), logits.device)
+        scores[place[0], place[1]] = values
+    for row, (params, _, seen, edits) in enumerate(draws):
+        if edits is not None:
+            suppress(scores, [(row, edits.suppressed if edits.forbidden is None else edits.forbidden)])
+            continue
+        if params.repetition_penalty != 1.0:
+            tokens = to_device(torch.from_numpy(np.ascontiguousarray(seen)), logits.device)
+            scores[row, tokens] = penalised(scores[row, tokens], params.repetition_penalty)
+        suppress(scores, [(row, np.array(params.suppress_token_ids, np.int64))])
+    return scores
 
 
 def token_logprobs(logits: Tensor, tokens: Sequence[int]) -> tuple[list[float], list[float]]:

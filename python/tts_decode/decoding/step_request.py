@@ -19,7 +19,7 @@ from .live_path import LivePath
 from .logit_edits import LogitEdits
 from .requests import Request
 from .sampler import Draw
-from .token_counts import TokenCounts
+from .token_table import TokenTable
 
 
 async def step_request(path: LivePath, overrides: Mapping[str, Any]) -> StepRequest | None:
@@ -59,10 +59,12 @@ class StepRequest(Request[Step]):
         self.seed = seed
         self.begin = len(path.tokens)
         self.edits: LogitEdits | None = None
-        self._seen_tokens = TokenCounts(path.tokens) if params.repetition_penalty != 1.0 else None
+        self._seen: TokenTable | None = None  # where the repetition penalty is all there is
         if params.frequency_penalty or params.presence_penalty or params.logit_bias or guide is not None:
             vocab = path.runtime.engine.config.vocab_size
-            self.edits = LogitEdits(params, path.tokens[path.prompt_length :], guide, vocab)
+            self.edits = LogitEdits(params, path.tokens, path.prompt_length, guide, vocab)
+        elif params.repetition_penalty != 1.0:
+            self._seen = TokenTable(path.tokens)
         self.tops: list[TopLogprobs] = []
         self.on_token: Callable[[], None] | None = None
         self._reason: str | None = None
@@ -104,9 +106,9 @@ class StepRequest(Request[Step]):
     def draw(self) -> Draw:
         """What its next token is drawn by."""
         u = uniform(self.seed, len(self.path.tokens))
-        if self._seen_tokens is None:
+        if self._seen is None:
             return Draw(self.params, u, edits=self.edits)
-        return Draw(self.params, u, self._seen_tokens.ids, self.edits)
+        return Draw(self.params, u, self._seen.entries["token"])
 
     def take(self, token: int, logprob: float, entropy: float, top: TopLogprobs | None) -> int:
         """Appends a sampled token; returns how many were taken: 0 when another path used up the budget.
@@ -130,8 +132,8 @@ class StepRequest(Request[Step]):
         path.logits = None
         if path.budget is not None:
             path.budget.count(1)
-        if self._seen_tokens is not None:
-            self._seen_tokens.add(token)
+        if self._seen is not None:
+            self._seen.place(token)
         if top is not None:
             self.tops.append(top)
         if self.on_token is not None:

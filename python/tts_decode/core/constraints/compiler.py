@@ -32,8 +32,12 @@ class Compiler:
         self._lock = Lock()
 
     def holds(self, key: Hashable) -> bool:
+        """Whether `start` would neither compile nor wait. To ask is a use."""
         with self._lock:
-            return key in self._kept and self._kept[key].done()
+            if key not in self._kept:
+                return False
+            self._kept.move_to_end(key)
+            return self._kept[key].done()
 
     def start(self, key: Hashable, name: str, source: Callable[[], str]) -> MatcherState:
         """Before the first token of a text.
@@ -96,7 +100,7 @@ def compiler_for(tokenizer: Any) -> Compiler:
 
 
 def is_compiled(tokenizer: Any, key: Hashable) -> bool:
-    """Whether `Compiler.start` of the tokenizer's own would neither compile nor wait."""
+    """Whether the tokenizer's own holds it; see `Compiler.holds`."""
     compiler = _COMPILERS.get(tokenizer)
     return compiler is not None and compiler.size == len(tokenizer) and compiler.holds(key)
 
