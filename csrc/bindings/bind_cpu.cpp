@@ -194,13 +194,12 @@ void bind_sampling(py::module_& m) {
          uintptr_t tokens, uintptr_t numbers, int num_threads) {
         GilRelease release;
         const auto [rows, vocab, stride] = rows_vocab_stride;
-        sample_tokens(
-            {pointer<float>(logits), rows, vocab, stride, pointer<SampleParams>(params),
-             pointer<RowToken>(seen.first), seen.second, pointer<RowToken>(suppressed.first),
-             suppressed.second, pointer<int64_t>(given), pointer<int64_t>(tokens), pointer<double>(numbers),
-             pointer<RowToken>(changed.first), pointer<float>(values), changed.second,
-             pointer<bool>(forbidden)},
-            num_threads);
+        sample_tokens({pointer<float>(logits), rows, vocab, stride, pointer<SampleParams>(params),
+                       pointer<RowToken>(seen.first), seen.second, pointer<RowToken>(suppressed.first),
+                       suppressed.second, pointer<int64_t>(given), pointer<int64_t>(tokens),
+                       pointer<double>(numbers), pointer<RowToken>(changed.first), pointer<float>(values),
+                       changed.second, pointer<bool>(forbidden)},
+                      num_threads);
       },
       py::arg("logits"), py::arg("rows_vocab_stride"), py::arg("params"), py::arg("seen"),
       py::arg("suppressed"), py::arg("given"), py::arg("changed"), py::arg("values"), py::arg("forbidden"),

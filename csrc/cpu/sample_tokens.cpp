@@ -316,7 +316,8 @@ void sample_tokens(const SampleTask& task, int num_threads) {
   check_tokens("suppressed", task.suppressed, task.num_suppressed, task.rows, task.vocab);
   check_tokens("changed", task.changed, task.num_changed, task.rows, task.vocab);
   for (int64_t i = 0; i < task.num_changed; ++i) {
-    require(task.values[i] < kInfinity, "values[", i, "]: got ", task.values[i], ", expected a number or -inf");
+    require(task.values[i] < kInfinity, "values[", i, "]: got ", task.values[i],
+            ", expected a number or -inf");
   }
   for (int64_t row = 0; task.given != nullptr && row < task.rows; ++row) {
     require(task.given[row] >= 0 && task.given[row] < task.vocab, "given[", row, "]: got ", task.given[row],

@@ -24,7 +24,8 @@ from .token_table import TokenTable
 
 async def step_request(path: LivePath, overrides: Mapping[str, Any]) -> StepRequest | None:
     """A request for the next step with other fields of `SamplingParams`; None: the branch is finished."""
-    await compile_aside(overrides.get("constraint"), path.runtime.tokenizer)
+    if "constraint" in overrides:
+        await compile_aside(overrides["constraint"], path.runtime.tokenizer)
     if path.finish_reason is None:
         path.check_ready()
     else:
