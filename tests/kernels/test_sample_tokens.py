@@ -168,9 +168,7 @@ def test_what_is_changed_is_drawn_as_if_the_model_said_so() -> None:
     forbidden[::2] = False
     written = logits.clone()
     written[changed[:, 0].long(), changed[:, 1].long()] = values
-    tokens, numbers = sample_tokens(
-        logits, params, seen, changed=changed, values=values, forbidden=forbidden
-    )
+    tokens, numbers = sample_tokens(logits, params, seen, changed=changed, values=values, forbidden=forbidden)
     expected, _ = sample_tokens(written, params, seen, forbidden.nonzero().int().contiguous())
     assert torch.equal(tokens, expected)
     assert torch.equal(numbers, sample_tokens(logits, params, given=tokens)[1])

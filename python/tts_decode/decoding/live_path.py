@@ -251,8 +251,8 @@ class LivePath(Path):
         return guide
 
     def check_positions(self, count: int) -> None:
-        limit = self.runtime.max_positions
-        if limit is not None and len(self.tokens) + count > limit:
+        if count > self.runtime.positions_left(len(self.tokens)):
+            limit = self.runtime.max_positions
             raise PromptTooLongError(
                 f"tokens: {count} more after {len(self.tokens)} exceed the model's {limit} positions"
             )

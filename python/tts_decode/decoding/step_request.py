@@ -155,7 +155,7 @@ class StepRequest(Request[Step]):
             return path.finish_reason
         if len(path.tokens) - path.prompt_length >= self.params.max_tokens:
             return "max_tokens"
-        if path.runtime.max_positions is not None and len(path.tokens) >= path.runtime.max_positions:
+        if path.runtime.positions_left(len(path.tokens)) <= 0:
             return "length"
         if path.budget is not None and path.budget.exhausted:
             return "budget"
