@@ -167,6 +167,14 @@ def test_edits_grown_token_by_token_are_those_of_the_whole_text(
         assert changed.get(token, old) == pytest.approx(new, abs=1e-5)
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_logits_that_are_no_numbers_are_named(sample: Callable[..., sampler.Sampled], bad: float) -> None:
+    logits = torch.zeros(3, 200)
+    logits[1, 101] = bad  # which has a bias
+    with pytest.raises(ValueError, match="output logits hold NaN or inf in row 1"):
+        sample(logits, [draw(PENALISED, 0.5, [1, 2], 1, 200)] * 3)
+
+
 def test_all_rows_are_drawn_by_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, whole = [], sampler.sample_tokens
 

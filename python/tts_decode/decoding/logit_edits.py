@@ -130,13 +130,12 @@ def penalised(logits: Tensor, penalty: float) -> Tensor:
     return changed.nan_to_num()  # an extreme penalty leaves float32: 0 / 0 stays 0
 
 
-def suppress(scores: Tensor, rows: Sequence[tuple[int, Array]]) -> None:
-    """Sets logits (float32 [rows, vocab]) to -inf, in place, and only those at the tokens of each row (or
-    those that are True, of bool [vocab]): a row always keeps one to draw."""
-    for row, tokens in rows:
-        if len(tokens):
-            scores[row].clamp_(min=torch.finfo(scores.dtype).min)
-            scores[row, _sent(tokens, scores)] = -math.inf
+def suppress(scores: Tensor, tokens: Array) -> None:
+    """Sets logits of a row (float32 [vocab]) to -inf, in place, and only those at the tokens (ids, or True in
+    bool [vocab]): a row always keeps one to draw."""
+    if len(tokens):
+        scores.clamp_(min=torch.finfo(scores.dtype).min)
+        scores[_sent(tokens, scores)] = -math.inf
 
 
 def _sent(values: Array, like: Tensor) -> Tensor:

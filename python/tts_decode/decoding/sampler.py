@@ -93,6 +93,7 @@ def _sample_on_cpu(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
     changed = values = forbidden = None
     if edited:
         index, values = changed_logits(logits, edited)
+        values = values.nan_to_num(0.0, 0.0, -math.inf)  # of rows that are refused below
         changed = torch.from_numpy(np.ascontiguousarray(index.T, np.int32))
         forbidden = _forbidden(edited, logits)
     chosen, (logprobs, entropies, lse) = sample_tokens(
@@ -164,12 +165,12 @@ def _edited(logits: Tensor, draws: Sequence[Draw], edited: Sequence[tuple[int, L
         scores[place[0], place[1]] = values
     for row, (params, _, seen, edits) in enumerate(draws):
         if edits is not None:
-            suppress(scores, [(row, edits.suppressed if edits.forbidden is None else edits.forbidden)])
+            suppress(scores[row], edits.suppressed if edits.forbidden is None else edits.forbidden)
             continue
         if params.repetition_penalty != 1.0:
             tokens = to_device(torch.from_numpy(np.ascontiguousarray(seen)), logits.device)
             scores[row, tokens] = penalised(scores[row, tokens], params.repetition_penalty)
-        suppress(scores, [(row, np.array(params.suppress_token_ids, np.int64))])
+        suppress(scores[row], np.array(params.suppress_token_ids, np.int64))
     return scores
 
 
