@@ -190,18 +190,20 @@ void bind_sampling(py::module_& m) {
   m.def(
       "sample_tokens",
       [](uintptr_t logits, std::tuple<int64_t, int64_t, int64_t> rows_vocab_stride, uintptr_t params,
-         Array seen, Array suppressed, uintptr_t given, uintptr_t tokens, uintptr_t numbers,
-         int num_threads) {
+         Array seen, Array suppressed, uintptr_t given, Array changed, uintptr_t values, uintptr_t forbidden,
+         uintptr_t tokens, uintptr_t numbers, int num_threads) {
         GilRelease release;
         const auto [rows, vocab, stride] = rows_vocab_stride;
-        sample_tokens(
-            {pointer<float>(logits), rows, vocab, stride, pointer<SampleParams>(params),
-             pointer<RowToken>(seen.first), seen.second, pointer<RowToken>(suppressed.first),
-             suppressed.second, pointer<int64_t>(given), pointer<int64_t>(tokens), pointer<double>(numbers)},
-            num_threads);
+        sample_tokens({pointer<float>(logits), rows, vocab, stride, pointer<SampleParams>(params),
+                       pointer<RowToken>(seen.first), seen.second, pointer<RowToken>(suppressed.first),
+                       suppressed.second, pointer<int64_t>(given), pointer<int64_t>(tokens),
+                       pointer<double>(numbers), pointer<RowToken>(changed.first), pointer<float>(values),
+                       changed.second, pointer<bool>(forbidden)},
+                      num_threads);
       },
       py::arg("logits"), py::arg("rows_vocab_stride"), py::arg("params"), py::arg("seen"),
-      py::arg("suppressed"), py::arg("given"), py::arg("tokens"), py::arg("numbers"), py::arg("num_threads"));
+      py::arg("suppressed"), py::arg("given"), py::arg("changed"), py::arg("values"), py::arg("forbidden"),
+      py::arg("tokens"), py::arg("numbers"), py::arg("num_threads"));
 }
 
 void bind_linear(py::module_& m) {

@@ -72,13 +72,22 @@ class Row {
   }
 
  private:
-  // The logits with the row's penalty and suppressed tokens; false where it has none.
+  // The logits with the row's changes, penalty and suppressed tokens; false where it has none.
   bool edit(std::vector<float>& scores) const {
+    const Tokens changed = tokens_of_row(task_.changed, task_.num_changed, row_);
+    const bool* forbidden = task_.forbidden == nullptr ? nullptr : task_.forbidden + row_ * vocab_;
+    if (forbidden != nullptr && std::find(forbidden, forbidden + vocab_, true) == forbidden + vocab_) {
+      forbidden = nullptr;
+    }
     const Tokens suppressed = tokens_of_row(task_.suppressed, task_.num_suppressed, row_);
     const Tokens seen = params_.repetition_penalty == 1.0 ? Tokens{nullptr, nullptr}
                                                           : tokens_of_row(task_.seen, task_.num_seen, row_);
-    if (seen.first == seen.second && suppressed.first == suppressed.second) return false;
+    const bool suppresses = suppressed.first != suppressed.second || forbidden != nullptr;
+    if (changed.first == changed.second && seen.first == seen.second && !suppresses) return false;
     scores.assign(logits_, logits_ + vocab_);
+    for (const RowToken* t = changed.first; t != changed.second; ++t) {
+      scores[static_cast<size_t>(t->token)] = task_.values[t - task_.changed];
+    }
     const float penalty = static_cast<float>(params_.repetition_penalty);
     for (const RowToken* t = seen.first; t != seen.second; ++t) {
       float& score = scores[static_cast<size_t>(t->token)];
@@ -86,11 +95,14 @@ class Row {
       score = score < 0 ? score * penalty : score / penalty;
       score = std::isnan(score) ? 0.0f : std::clamp(score, kLowest, -kLowest);
     }
-    if (suppressed.first != suppressed.second) {
+    if (suppresses) {
       // Only these become -inf, so that one to draw remains whatever the model thinks of it.
       for (float& score : scores) score = std::max(score, kLowest);
       for (const RowToken* t = suppressed.first; t != suppressed.second; ++t) {
         scores[static_cast<size_t>(t->token)] = -kInfinity;
+      }
+      for (size_t i = 0; forbidden != nullptr && i < scores.size(); ++i) {
+        scores[i] = forbidden[i] ? -kInfinity : scores[i];
       }
     }
     return true;
@@ -302,6 +314,11 @@ void sample_tokens(const SampleTask& task, int num_threads) {
   check_params(task);
   check_tokens("seen", task.seen, task.num_seen, task.rows, task.vocab);
   check_tokens("suppressed", task.suppressed, task.num_suppressed, task.rows, task.vocab);
+  check_tokens("changed", task.changed, task.num_changed, task.rows, task.vocab);
+  for (int64_t i = 0; i < task.num_changed; ++i) {
+    require(task.values[i] < kInfinity, "values[", i, "]: got ", task.values[i],
+            ", expected a number or -inf");
+  }
   for (int64_t row = 0; task.given != nullptr && row < task.rows; ++row) {
     require(task.given[row] >= 0 && task.given[row] < task.vocab, "given[", row, "]: got ", task.given[row],
             ", expected 0 <= token < ", task.vocab);

@@ -33,6 +33,10 @@ struct SampleTask {
   // [3, rows]: log-probability of the token, entropy, log-sum-exp; nats, of the logits as they are. Where a
   // row holds NaN or +inf, or nothing finite, its log-sum-exp is no finite number and its token 0.
   double* numbers;
+  const RowToken* changed = nullptr;  // [num_changed] by row, each token once: drawn by another logit
+  const float* values = nullptr;      // [num_changed] those logits, before the repetition penalty
+  int64_t num_changed = 0;
+  const bool* forbidden = nullptr;  // [rows, vocab]: never drawn either; null: none
 };
 
 // Throws ArgumentError where an index is out of range.

@@ -2,6 +2,7 @@
 // last row ends. The comparison with the specification is in tests/kernels/test_sample_tokens.py.
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <vector>
@@ -105,6 +106,42 @@ void test_ties(uint32_t seed) {
   }
 }
 
+// The greatest logit is a changed one; where it is forbidden, it is the greatest of the others.
+void test_changes(uint32_t seed) {
+  Random random(seed);
+  const int rows = draw(random, 1, 5), vocab = draw(random, 2, 700);
+  const std::vector<float> logits(static_cast<size_t>(rows * vocab), 0.5f);
+  const std::vector<SampleParams> params(static_cast<size_t>(rows), {0.0, 0.0, 1.0, 0.0, 1.0, 0.5});
+  std::vector<RowToken> changed;
+  std::vector<float> values;
+  const auto forbidden = std::make_unique<bool[]>(logits.size());
+  for (int row = 0; row < rows; ++row) {
+    changed.push_back({row, draw(random, 0, vocab - 1)});
+    values.push_back(draw(random, 0, 1) ? 9.0f : 0.75f);
+    forbidden[static_cast<size_t>(row * vocab + changed.back().token)] = draw(random, 0, 1) == 1;
+  }
+  std::vector<int64_t> tokens(static_cast<size_t>(rows));
+  std::vector<double> numbers(static_cast<size_t>(3 * rows));
+  SampleTask task{logits.data(), rows, vocab,   vocab,         params.data(), nullptr, 0,
+                  nullptr,       0,    nullptr, tokens.data(), numbers.data()};
+  task.changed = changed.data();
+  task.values = values.data();
+  task.num_changed = rows;
+  task.forbidden = forbidden.get();
+  sample_tokens(task, 2);
+  for (size_t row = 0; row < tokens.size(); ++row) {
+    const int64_t token = changed[row].token;
+    const bool out = forbidden[row * static_cast<size_t>(vocab) + static_cast<size_t>(token)];
+    CHECK(tokens[row] == (!out ? token : token == 0 ? 1 : 0));
+    CHECK(std::abs(numbers[row] + std::log(double(vocab))) < 1e-5);
+  }
+  values.back() = std::nanf("");
+  CHECK_THROWS(sample_tokens(task, 1), ArgumentError);
+  values.back() = 0;
+  changed.back().row = rows;
+  CHECK_THROWS(sample_tokens(task, 1), ArgumentError);
+}
+
 }  // namespace
 }  // namespace tts
 
@@ -112,6 +149,7 @@ int main() {
   tts::test::at_each_level(300, [](uint32_t seed) {
     tts::test_rows(seed);
     tts::test_ties(seed);
+    tts::test_changes(seed);
   });
   return tts::test::failures() == 0 ? 0 : 1;
 }

@@ -1,4 +1,4 @@
-"""Forks, cuts, forced text, snapshots and steps in any order, under penalties and a constraint."""
+"""Forks, cuts, forced text, snapshots, steps and failures in any order, under penalties and a constraint."""
 
 from __future__ import annotations
 
@@ -12,13 +12,23 @@ import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, multiple, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 from sampling_reference import reference_probs
 from tiny_models import EOS, byte_tokenizer, tiny_model
-from tts_decode import BranchState, ConstraintError, Regex, SamplingParams, TreeBranch, TreeDecoder, gather
+from tts_decode import (
+    BranchState,
+    Budget,
+    ConstraintError,
+    Regex,
+    SamplingParams,
+    TreeBranch,
+    TreeDecoder,
+    gather,
+)
 from tts_decode.core.params import uniform
 
 pytest.importorskip("llguidance")
+from tts_decode.core.constraints.matcher import MatcherState  # needs llguidance
 
 PROMPT = list(b"abc;a;cc;;ab")
 MODEL = tiny_model()
@@ -68,6 +78,7 @@ class Branches(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
+        self.budget, self.sampled = Budget(max_tokens=10_000), 0
         torch.set_num_threads(1)
 
     def teardown(self) -> None:
@@ -79,7 +90,7 @@ class Branches(RuleBasedStateMachine):
     @initialize(target=branches)
     def begin(self) -> Modelled:
         self.decoder = TreeDecoder(MODEL, byte_tokenizer(), kv_bytes=1 << 22)
-        return Modelled(self.run(self.decoder.root(PROMPT, SAMPLING)), list(PROMPT))
+        return Modelled(self.run(self.decoder.root(PROMPT, SAMPLING, self.budget)), list(PROMPT))
 
     @rule(some=st.lists(branches, min_size=1, max_size=4), streamed=st.booleans())
     def step(self, some: list[Modelled], streamed: bool) -> None:
@@ -98,17 +109,59 @@ class Branches(RuleBasedStateMachine):
         finished = [one.branch.finished for one in some]
         self.run(together())
         for one, was_finished in zip(some, finished, strict=True):
-            begin = len(one.tokens)
-            new = one.branch.tokens[begin:]
-            assert one.branch.tokens[:begin] == one.tokens
-            assert not (new and was_finished)
-            assert new or was_finished
-            with torch.no_grad():
-                logits = MODEL(torch.tensor([one.branch.tokens])).logits[0].double()
-            for token in new:
-                self.check_drawn(one, logits[len(one.tokens) - 1], token)
-                one.tokens.append(token)
-            assert one.branch.finished == (EOS in one.generated)
+            assert bool(self.take_in(one)) != was_finished
+
+    @rule(
+        one=branches,
+        others=st.lists(branches, max_size=2),
+        call=st.sampled_from(["advance", "mask"]),
+        after=st.integers(0, 4),
+    )
+    def fail(self, one: Modelled, others: list[Modelled], call: str, after: int) -> None:
+        """The constraint gives up in the middle of steps: one of them fails, the others end as ever."""
+        some = list({id(each): each for each in [one, *others]}.values())
+        whole, calls = getattr(MatcherState, call), 0
+
+        def unreliable(state: MatcherState, *args: int) -> Any:
+            nonlocal calls
+            calls += 1
+            result = whole(state, *args)
+            if calls == after + 1:
+                raise ConstraintError("it gave up")
+            return result
+
+        async def together() -> list[Any]:
+            return await asyncio.gather(*(each.branch.step() for each in some), return_exceptions=True)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MatcherState, call, unreliable)
+            results = self.run(together())
+        failed = [result for result in results if isinstance(result, BaseException)]
+        assert [str(error) for error in failed] == ["it gave up"] * (calls > after)
+        for each, result in zip(some, results, strict=True):
+            new = self.take_in(each)
+            assert not each.branch.busy
+            assert isinstance(result, BaseException) or new == list(result.tokens)
+
+    def take_in(self, one: Modelled) -> list[int]:
+        """Checks what was drawn since; returns it."""
+        branch, begin = one.branch, len(one.tokens)
+        new = branch.tokens[begin:]
+        assert branch.tokens[:begin] == one.tokens
+        with torch.no_grad():
+            logits = MODEL(torch.tensor([branch.tokens])).logits[0].double()
+        for token in new:
+            self.check_drawn(one, logits[len(one.tokens) - 1], token)
+            one.tokens.append(token)
+        assert branch.finished == (EOS in one.generated)
+        assert len(branch.logprobs) == len(branch.entropies) == len(one.generated)
+        if branch.budget is not None:
+            self.sampled += len(new)
+        return new
+
+    @invariant()
+    def the_budget_counts_what_was_drawn(self) -> None:
+        assert self.budget.tokens_used == self.sampled
 
     def check_drawn(self, one: Modelled, logits: torch.Tensor, token: int) -> None:
         """It is the one at whose place in the CDF the branch's random number lies."""
@@ -160,6 +213,7 @@ class Branches(RuleBasedStateMachine):
             step, seed = branch.steps[-1], branch.snapshot()
             branch.truncate(branch.length - len(step.tokens))
             self.run(branch.replay(step))
+            self.sampled += len(step.tokens) * (branch.budget is not None)
             assert branch.snapshot().tokens == seed.tokens
             assert branch.finish_reason == ("eos" if EOS in one.generated else None)
 

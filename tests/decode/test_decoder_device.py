@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_models import byte_tokenizer, tiny_model
 from tts_decode import Branch, SamplingParams, SparseConfig, StaleKVError, Step, TreeDecoder, gather
-from tts_decode.decoding import decoder
+from tts_decode.decoding import assembly
 from tts_decode.model import device_steps
 
 from tts_kernels import CapacityError
@@ -30,7 +30,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
         return "cuda"
     if torch.cuda.is_available():
         pytest.skip("the interpreter stands in where there is no GPU")
-    monkeypatch.setattr(decoder, "_runs_on_host", lambda device: False)
+    monkeypatch.setattr(assembly, "_runs_on_host", lambda device: False)
     return "cpu"
 
 
@@ -44,7 +44,7 @@ def make(family: str, device: str, **options: Any) -> TreeDecoder:
 
 def host(family: str, monkeypatch: pytest.MonkeyPatch) -> TreeDecoder:
     with monkeypatch.context() as patch:
-        patch.setattr(decoder, "_runs_on_host", lambda device: True)
+        patch.setattr(assembly, "_runs_on_host", lambda device: True)
         return make(family, "cpu")
 
 
@@ -247,7 +247,7 @@ def test_sparse_steps_give_the_text_of_the_cpu(device: str, monkeypatch: pytest.
         return [branch.tokens for branch in branches]
 
     with monkeypatch.context() as patch:
-        patch.setattr(decoder, "_runs_on_host", lambda device: True)
+        patch.setattr(assembly, "_runs_on_host", lambda device: True)
         on_host = make("llama", "cpu", sparse=sparse)
     on_device = make("llama", device, sparse=sparse)
     assert on_device.run(sample(on_device)) == on_host.run(sample(on_host))

@@ -16,8 +16,8 @@ from sampling_reference import reference_probs, reference_token
 from transformers import PreTrainedModel
 from tts_decode import Branch, BranchState, SamplingParams, gather
 from tts_decode.core.params import uniform
-from tts_decode.decoding import sampler
-from tts_decode.decoding.logit_edits import LogitEdits
+from tts_decode.decoding import sampler, scheduler
+from tts_decode.decoding.logit_edits import LogitEdits, changed_logits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,13 +33,11 @@ PENALISED = SamplingParams(
 @pytest.fixture(params=["kernel", "torch"])
 def sample(request: pytest.FixtureRequest) -> Callable[..., sampler.Sampled]:
     """As it is on the CPU; and what GPUs run, in torch."""
-    if request.param == "kernel":
-        return sampler.sample
-    return lambda logits, draws: sampler._sample_edited(sampler._sample_on_device, logits, draws)
+    return sampler.sample if request.param == "kernel" else sampler._sample_on_device
 
 
 def draw(params: SamplingParams, u: float, history: list[int], prompt: int, vocab: int) -> sampler.Draw:
-    return sampler.Draw(params, u, history, LogitEdits(params, history[prompt:], None, vocab))
+    return sampler.Draw(params, u, edits=LogitEdits(params, history, prompt, None, vocab))
 
 
 @pytest.mark.parametrize("vocab", [2, 300, 3000])
@@ -64,7 +62,7 @@ def test_tokens_are_those_of_the_reference(sample: Callable[..., sampler.Sampled
             logit_bias=bias,
         )
         plain = rng.random() < 0.2  # drawn beside the others, by nothing but the filters
-        draws.append(sampler.Draw(PLAIN, u, history) if plain else draw(params, u, history, prompt, vocab))
+        draws.append(sampler.Draw(PLAIN, u) if plain else draw(params, u, history, prompt, vocab))
         expected.append(reference_token(row, PLAIN if plain else params, u, history, prompt))
     sampled = sample(logits, draws)
     assert torch.equal(logits, before)
@@ -81,7 +79,7 @@ def test_a_row_draws_alone_what_it_draws_beside_others(sample: Callable[..., sam
     logits = torch.randn(30, 700) * 3
     history = [[row, row, 5] for row in range(30)]
     edited = [draw(PENALISED, row / 30, history[row], 1, 700) for row in range(30)]
-    draws = [d if row % 3 else sampler.Draw(PLAIN, d.uniform, d.history) for row, d in enumerate(edited)]
+    draws = [d if row % 3 else sampler.Draw(PLAIN, d.uniform) for row, d in enumerate(edited)]
     together = sample(logits, draws)
     for row in range(30):
         alone = sampler.sample(logits[row : row + 1], draws[row : row + 1])
@@ -128,6 +126,66 @@ def test_greedy_takes_the_greatest_changed_logit(
         torch.tensor([whole], dtype=torch.float32), [draw(params, 0.0, history, 0, vocab)]
     ).tokens
     assert changed[token] > max(changed) - 1e-4  # float32 at logits of up to 130
+
+
+@given(
+    st.lists(st.integers(-1, 20), max_size=30),
+    st.integers(0, 30),
+    st.lists(st.integers(0, 40), max_size=60),
+    st.sampled_from([1.0, 1.3]),
+    st.sampled_from([0.0, 0.7]),
+    st.sampled_from([0.0, -0.9]),
+)
+@settings(max_examples=60, deadline=None)
+def test_edits_grown_token_by_token_are_those_of_the_whole_text(
+    history: list[int], prompt: int, more: list[int], repetition: float, frequency: float, presence: float
+) -> None:
+    """Against the formulas, in float64."""
+    prompt = min(prompt, len(history))
+    params = SamplingParams(
+        repetition_penalty=repetition,
+        frequency_penalty=frequency,
+        presence_penalty=presence,
+        logit_bias={3: 1.5, 40: -2.0},
+    )
+    edits = LogitEdits(params, history, prompt, None, 41)
+    for token in more:
+        edits.take(token)
+    logits = torch.randn(2, 41, generator=torch.Generator().manual_seed(len(more)))
+    index, values = changed_logits(logits, [(1, edits)])
+    assert set(index[0].tolist()) == {1}
+    changed = dict(zip(index[1].tolist(), values.tolist(), strict=True))
+    assert len(changed) == len(values)
+    text = history + more
+    for token in range(41):
+        old = float(logits[1, token])
+        new = old + {3: 1.5, 40: -2.0}.get(token, 0.0)
+        if token in text:
+            new = new * repetition if new < 0 else new / repetition
+        if count := text[prompt:].count(token):
+            new -= count * frequency + presence
+        assert changed.get(token, old) == pytest.approx(new, abs=1e-5)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_logits_that_are_no_numbers_are_named(sample: Callable[..., sampler.Sampled], bad: float) -> None:
+    logits = torch.zeros(3, 200)
+    logits[1, 101] = bad  # which has a bias
+    with pytest.raises(ValueError, match="output logits hold NaN or inf in row 1"):
+        sample(logits, [draw(PENALISED, 0.5, [1, 2], 1, 200)] * 3)
+
+
+def test_all_rows_are_drawn_by_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, whole = [], sampler.sample_tokens
+
+    def counted(logits: torch.Tensor, *args: object, **options: object) -> object:
+        calls.append(len(logits))
+        return whole(logits, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sampler, "sample_tokens", counted)
+    draws = [draw(PENALISED, 0.5, [1, 2], 1, 300), sampler.Draw(PLAIN, 0.5)] * 3
+    sampler.sample(torch.randn(6, 300), draws)
+    assert calls == [6]
 
 
 # -- branches
@@ -188,7 +246,7 @@ def test_only_those_who_ask_are_edited(model: PreTrainedModel, monkeypatch: pyte
         raise AssertionError
 
     monkeypatch.setattr(LogitEdits, "__init__", refuse)
-    monkeypatch.setattr(sampler, "_sample_edited", refuse)
+    monkeypatch.setattr(sampler, "changed_logits", refuse)
     plain = SamplingParams(max_step_tokens=4, repetition_penalty=1.2, suppress_token_ids=(3,))
 
     async def search() -> None:
@@ -219,10 +277,49 @@ def test_top_logprobs_are_the_models_own(model: PreTrainedModel) -> None:
     asyncio.run(search())
 
 
+def test_the_likeliest_of_all_branches_are_listed_at_once(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those who ask for the same number."""
+    decoder, calls, whole = make(model), [], scheduler.top_logprobs
+
+    def counted(logits: torch.Tensor, count: int, log_sums: list[float]) -> object:
+        calls.append((len(logits), count))
+        return whole(logits, count, log_sums)
+
+    monkeypatch.setattr(scheduler, "top_logprobs", counted)
+
+    async def search() -> None:
+        root = await decoder.root(PROMPT, SamplingParams(max_step_tokens=2))
+        counts = [3, 0, 3, 5, 3]
+        steps = await gather(
+            branch.step(top_logprobs=count) for branch, count in zip(root.fork(5), counts, strict=True)
+        )
+        assert [[len(top) for top in step.top_logprobs] for step in steps] == [
+            [count] * 2 if count else [] for count in counts
+        ]
+        alone = await root.copy().step(top_logprobs=3, max_step_tokens=1)
+        assert alone.top_logprobs[0] == steps[0].top_logprobs[0]
+
+    asyncio.run(search())
+    assert sorted(calls) == [(1, 3), *[(1, 5)] * 2, *[(3, 3)] * 2]
+
+
+@given(
+    st.lists(st.lists(st.integers(-3, 3), min_size=9, max_size=9), min_size=1, max_size=4), st.integers(1, 12)
+)
+@settings(max_examples=80, deadline=None)
+def test_lists_are_by_probability_and_then_by_id(rows: list[list[int]], count: int) -> None:
+    listed = sampler.top_logprobs(torch.tensor(rows, dtype=torch.float32), count, [0.5] * len(rows))
+    for row, top in zip(rows, listed, strict=True):
+        ranked = sorted(enumerate(row), key=lambda pair: (-pair[1], pair[0]))
+        assert list(top) == [(token, logit - 0.5) for token, logit in ranked[:count]]
+
+
 def test_of_equally_probable_tokens_the_lowest_ids_are_listed() -> None:
     row = torch.tensor([0.0, 2.0, 1.0, 2.0, 1.0, 1.0])
     lse = float(row.double().logsumexp(-1))
-    listed = sampler.top_logprobs(row, 4, lse)
+    (listed,) = sampler.top_logprobs(row[None], 4, [lse])
     assert [token for token, _ in listed] == [1, 3, 2, 4]
     assert listed[0][1] == pytest.approx(2 - lse)
 

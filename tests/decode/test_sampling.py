@@ -6,6 +6,7 @@ import functools
 import random
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,12 @@ Sampler = Callable[..., sampler.Sampled]
 def sample(request: pytest.FixtureRequest) -> Sampler:
     """As it is on the CPU; and what GPUs run, in torch. Called with a list for each part of a draw."""
     run = sampler.sample if request.param == "kernel" else sampler._sample_on_device
-    return lambda logits, *parts: run(logits, [sampler.Draw(*draw) for draw in zip(*parts, strict=True)])
+
+    def sampled(logits: torch.Tensor, *parts: list[Any]) -> sampler.Sampled:
+        draws = zip(*parts, strict=True)
+        return run(logits, [sampler.Draw(params, u, np.unique(history)) for params, u, history in draws])
+
+    return sampled
 
 
 def random_params(rng: random.Random, vocab: int) -> SamplingParams:

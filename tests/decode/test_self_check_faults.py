@@ -10,7 +10,7 @@ import transformers as hf
 from checked_models import DECODER_SHAPE, made, serve
 from tiny_models import tiny_model
 from tts_decode import UnsupportedModelError
-from tts_decode.decoding import decoder
+from tts_decode.decoding import assembly
 from tts_decode.model import packed_model
 from tts_decode.model.agreement import compared_paths, self_check
 
@@ -111,7 +111,7 @@ def test_steps_of_a_gpu_are_checked_as_well(monkeypatch: pytest.MonkeyPatch) -> 
         device = "cuda"
     else:
         device = "cpu"
-        monkeypatch.setattr(decoder, "_runs_on_host", lambda device: False)
+        monkeypatch.setattr(assembly, "_runs_on_host", lambda device: False)
     model = made(hf.Gemma2Config(**DECODER_SHAPE, sliding_window=6, query_pre_attn_scalar=32)).to(device)
     assert serve(model).self_check is not None
     monkeypatch.setattr(KVPool, "copy", lambda pool, copies: None)

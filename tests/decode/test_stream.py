@@ -156,6 +156,34 @@ def test_whoever_stops_leaves_the_branch_as_a_cancelled_step(model: PreTrainedMo
     asyncio.run(search())
 
 
+@pytest.mark.parametrize("change", ["truncate", "step", "extend"])
+def test_the_last_piece_is_the_steps_whatever_became_of_the_branch(
+    model: PreTrainedModel, change: str
+) -> None:
+    """A slow consumer reads it when the branch is already another one."""
+    decoder = make(model)
+
+    async def search() -> None:
+        sampling = SamplingParams(max_step_tokens=8, top_logprobs=2, stop="zzz")
+        root = await decoder.root(PROMPT, sampling)
+        streamed, stepped, other = root.fork(3, seeds=[3, 3, 4])
+        step = await stepped.step()
+        stream = streamed.stream()
+        pieces = [await anext(stream)]
+        await other.step(max_step_tokens=20)
+        assert not streamed.busy
+        if change == "truncate":
+            streamed.truncate(len(PROMPT) + 3)
+        elif change == "extend":
+            await streamed.extend("forced")
+        else:
+            await streamed.step()
+        pieces += [piece async for piece in stream]
+        assert joined(pieces) == step
+
+    asyncio.run(search())
+
+
 def test_a_stream_that_is_not_read_does_nothing(model: PreTrainedModel) -> None:
     decoder = make(model)
 

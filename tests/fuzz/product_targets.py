@@ -86,6 +86,8 @@ def sample_tokens(rng: random.Random) -> Case:
     pairs = sorted({(rng.randrange(rows), rng.randrange(vocab - 1)) for _ in range(4)}) if rows else []
     args |= {"seen": ints(*pairs).view(-1, 2), "suppressed": rng.choice([None, ints(*pairs).view(-1, 2)])}
     args |= {"given": rng.choice([None, torch.zeros(rows, dtype=torch.int64)])}
+    args |= {"changed": ints(*pairs).view(-1, 2), "values": torch.randn(len(pairs))}
+    args |= {"forbidden": rng.choice([None, torch.zeros(rows, vocab, dtype=torch.bool)])}
 
     def check(a: dict[str, Any], result: Any) -> None:
         tokens, numbers = result

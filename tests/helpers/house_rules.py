@@ -134,7 +134,7 @@ NAMED_TUPLE = {"_replace", "_asdict", "_fields"}
 FRIENDS: dict[str, set[str]] = {
     "tts_decode.core.state": {"_check"},
     "tts_decode.core.constraints.guide": {"_ended", "_state"},
-    "tts_decode.core.constraints.matcher": {"_matcher", "_dead", "_tokens"},
+    "tts_decode.core.constraints.matcher": {"_first", "_size", "_matcher", "_mask", "_tokens"},
     "tts_decode.decoding.kv_budget": {"_shares", "_uses", "_drop_pin"},
     "tts_decode.search.result": {"_check_nodes"},
 }

@@ -49,7 +49,8 @@ def random_pairs(rng: random.Random, rows: int, vocab: int) -> Tensor:
 
 @pytest.mark.parametrize("vocab", [1, 3, 16, 255, 257, 4099])
 @pytest.mark.parametrize("spread", [0.01, 1.0, 6.0])
-def test_draws_are_those_of_the_specification(level: str, vocab: int, spread: float) -> None:
+@pytest.mark.parametrize("edited", [False, True])
+def test_draws_are_those_of_the_specification(level: str, vocab: int, spread: float, edited: bool) -> None:
     """The inverse CDF in float64 gives the same token, but where the uniform number is within the rounding
     of float32 sums of a boundary; log-probabilities and entropies to that rounding too."""
     rng = random.Random(vocab)
@@ -59,11 +60,21 @@ def test_draws_are_those_of_the_specification(level: str, vocab: int, spread: fl
     logits.copy_(torch.randn(rows, vocab, generator=torch.Generator().manual_seed(vocab)) * spread)
     params = random_params(rng, rows)
     seen, suppressed = random_pairs(rng, rows, vocab), random_pairs(rng, rows, vocab)
+    edits: dict[str, Tensor] = {}
+    if edited:
+        changed = random_pairs(rng, rows, vocab)
+        values = torch.tensor([rng.choice([rng.gauss(0, spread), -torch.inf]) for _ in changed])
+        values[changed[:, 1] == 0] = 0.5  # each row keeps its first token
+        forbidden = torch.rand(rows, vocab, generator=torch.Generator().manual_seed(1)) < 0.3
+        forbidden[::3] = False
+        forbidden[:, 0] = False
+        suppressed = suppressed[suppressed[:, 1] != 0]
+        edits = {"changed": changed, "values": values, "forbidden": forbidden}
     before = logits.clone()
-    tokens, numbers = sample_tokens(logits, params, seen, suppressed)
+    tokens, numbers = sample_tokens(logits, params, seen, suppressed, **edits)
     assert torch.equal(logits, before)
     probs, logprobs, entropies = reference.sample_tokens(
-        logits, params, seen[params[seen[:, 0].long(), 4] != 1], suppressed
+        logits, params, seen[params[seen[:, 0].long(), 4] != 1], suppressed, **edits
     )
     index = torch.arange(rows)
     cdf = probs.cumsum(-1)
@@ -146,14 +157,34 @@ def test_levels_and_threads_agree() -> None:
         assert torch.equal(one[1], two[1])
 
 
+def test_what_is_changed_is_drawn_as_if_the_model_said_so() -> None:
+    """Bit for bit, in one call; the numbers stay those of the model."""
+    rng, rows, vocab = random.Random(4), 40, 900
+    logits = torch.randn(rows, vocab, generator=torch.Generator().manual_seed(4)) * 4
+    params = random_params(rng, rows)
+    seen, changed = random_pairs(rng, rows, vocab), random_pairs(rng, rows, vocab)
+    values = torch.randn(len(changed), generator=torch.Generator().manual_seed(5)) * 8
+    forbidden = torch.rand(rows, vocab, generator=torch.Generator().manual_seed(6)) < 0.5
+    forbidden[::2] = False
+    written = logits.clone()
+    written[changed[:, 0].long(), changed[:, 1].long()] = values
+    tokens, numbers = sample_tokens(logits, params, seen, changed=changed, values=values, forbidden=forbidden)
+    expected, _ = sample_tokens(written, params, seen, forbidden.nonzero().int().contiguous())
+    assert torch.equal(tokens, expected)
+    assert torch.equal(numbers, sample_tokens(logits, params, given=tokens)[1])
+
+
 def test_opcheck() -> None:
     logits, params = torch.randn(3, 40), random_params(random.Random(0), 3)
     pairs = torch.tensor([[0, 1], [2, 5]], dtype=torch.int32)
     operator = torch.ops.tts_kernels.sample_tokens.default
     torch.library.opcheck(operator, (logits, params, pairs, pairs[:0]))
     torch.library.opcheck(operator, (logits, params, pairs, pairs, torch.zeros(3, dtype=torch.int64)))
+    edits = (pairs, torch.zeros(2), torch.zeros(3, 40, dtype=torch.bool))
+    torch.library.opcheck(operator, (logits, params, None, None, None, *edits))
 
 
+PAIR = torch.tensor([[1, 2]]).int()
 FINE = (1.0, 0.0, 1.0, 0.0, 1.0, 0.5)
 
 
@@ -170,6 +201,12 @@ FINE = (1.0, 0.0, 1.0, 0.0, 1.0, 0.5)
         ({"suppressed": torch.tensor([[1, 0], [0, 0]]).int()}, ValueError, r"suppressed\[1\]: got row 0"),
         ({"given": torch.tensor([0, -1])}, ValueError, r"given\[1\]: got -1"),
         ({"given": torch.tensor([0])}, ValueError, r"given: got shape \[1\]"),
+        ({"changed": PAIR}, ValueError, "values: got None"),
+        ({"changed": PAIR, "values": torch.zeros(2)}, ValueError, "num_changed"),
+        ({"changed": PAIR, "values": torch.tensor([torch.nan])}, ValueError, r"values\[0\]: got nan"),
+        ({"changed": PAIR + 4, "values": torch.zeros(1)}, ValueError, r"changed\[0\]: got row 5"),
+        ({"forbidden": torch.zeros(2, 3, dtype=torch.bool)}, ValueError, r"forbidden: got shape \[2, 3\]"),
+        ({"forbidden": torch.zeros(2, 4)}, TypeError, "forbidden: got torch.float32"),
         *(
             (
                 {"params": torch.tensor([FINE, (*FINE[:i], value, *FINE[i + 1 :])]).double()},

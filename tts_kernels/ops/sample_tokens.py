@@ -19,6 +19,9 @@ _TAKES = Signature(
     Array("seen", "num_seen, 2", INT32, optional=True),
     Array("suppressed", "num_suppressed, 2", INT32, optional=True),
     Array("given", "rows", (torch.int64,), optional=True),
+    Array("changed", "num_changed, 2", INT32, optional=True),
+    Array("values", "num_changed", FLOAT32, optional=True),
+    Array("forbidden", "rows, vocab", (torch.bool,), optional=True),
     home="logits",
     results=(Result("tokens", "rows", torch.int64), Result("numbers", "3, rows", torch.float64)),
 )
@@ -31,6 +34,9 @@ def sample_tokens(
     suppressed: Tensor | None = None,
     *,
     given: Tensor | None = None,
+    changed: Tensor | None = None,
+    values: Tensor | None = None,
+    forbidden: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draws a token of each row, with its log-probability and the row's entropy, in one pass over the logits.
 
@@ -46,6 +52,10 @@ def sample_tokens(
         seen: int32 [S, 2] of (row, token), ascending rows, each pair once: to what the penalty applies.
         suppressed: int32 [U, 2] alike: tokens that are never drawn. A row has to keep one.
         given: int64 [R], tokens that are there already: nothing is drawn, the numbers are theirs.
+        changed: int32 [C, 2] of (row, token), ascending rows, each pair once: tokens that are drawn by other
+            logits than the model's. values: float32 [C], those, finite or -inf; the repetition penalty and
+            the filters come after.
+        forbidden: bool [R, V]: tokens that are never drawn, as `suppressed`, where there are many.
 
     Returns:
         tokens: int64 [R].
@@ -54,13 +64,18 @@ def sample_tokens(
             or +inf or nothing finite, and its token and other numbers mean nothing.
 
     Raises:
-        TypeError, ValueError: a dtype, device, shape, stride, index or parameter does not fit.
+        TypeError, ValueError: a dtype, device, shape, stride, index or parameter does not fit, or `changed`
+            comes without `values`.
     """
-    results: tuple[Tensor, Tensor] = _sample_tokens(logits, params, seen, suppressed, given)
+    results: tuple[Tensor, Tensor] = _sample_tokens(
+        logits, params, seen, suppressed, given, changed, values, forbidden
+    )
     return results
 
 
 def _sample(a: Any) -> None:
+    if a.changed is not None and a.values is None:
+        raise ValueError("values: got None, expected a tensor, as there is one of what is changed")
     rows, vocab = a.logits.shape
     _core.sample_tokens(
         a.logits.data_ptr(),
@@ -69,6 +84,9 @@ def _sample(a: Any) -> None:
         (0, 0) if a.seen is None else (a.seen.data_ptr(), a.seen.shape[0]),
         (0, 0) if a.suppressed is None else (a.suppressed.data_ptr(), a.suppressed.shape[0]),
         0 if a.given is None else a.given.data_ptr(),
+        (0, 0) if a.changed is None else (a.changed.data_ptr(), a.changed.shape[0]),
+        0 if a.values is None else a.values.data_ptr(),
+        0 if a.forbidden is None else a.forbidden.data_ptr(),
         a.tokens.data_ptr(),
         a.numbers.data_ptr(),
         torch.get_num_threads(),
@@ -76,5 +94,9 @@ def _sample(a: Any) -> None:
 
 
 _sample_tokens = register(
-    "sample_tokens", "logits params seen suppressed given", lambda _: _TAKES, _TAKES, cpu=_sample
+    "sample_tokens",
+    "logits params seen suppressed given changed values forbidden",
+    lambda _: _TAKES,
+    _TAKES,
+    cpu=_sample,
 )

@@ -7,7 +7,13 @@ from torch import Tensor
 
 
 def sample_tokens(
-    logits: Tensor, params: Tensor, seen: Tensor | None = None, suppressed: Tensor | None = None
+    logits: Tensor,
+    params: Tensor,
+    seen: Tensor | None = None,
+    suppressed: Tensor | None = None,
+    changed: Tensor | None = None,
+    values: Tensor | None = None,
+    forbidden: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Arguments as of the operator.
 
@@ -18,11 +24,16 @@ def sample_tokens(
     """
     model = logits.double().log_softmax(-1)
     scores = logits.double().clone()
+    if changed is not None and values is not None:
+        for (row, token), value in zip(changed.tolist(), values.tolist(), strict=True):
+            scores[row, token] = value
     for row, token in [] if seen is None else seen.tolist():
         old, penalty = scores[row, token], params[row, 4]
         scores[row, token] = old * penalty if old < 0 else old / penalty
     for row, token in [] if suppressed is None else suppressed.tolist():
         scores[row, token] = -torch.inf
+    if forbidden is not None:
+        scores[forbidden] = -torch.inf
     probs = torch.stack([_kept(row, *param[:4].tolist()) for row, param in zip(scores, params, strict=True)])
     entropies = -(model.exp() * model.clamp(min=-1e300)).sum(-1)
     return probs, model, entropies

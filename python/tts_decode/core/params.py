@@ -11,6 +11,9 @@ from tts_kernels.checks import any_integer, integer, number, shown
 from .constraints.grammars import constraint_data, constraint_of
 from .constraints.protocol import Constraint
 
+MOST_BIAS = 100.0  # of a token's logit, either way
+MOST_PENALTY = 2.0  # for frequency and presence, either way
+
 _MASK = (1 << 64) - 1
 _TOKEN_IDS = ("stop_token_ids", "suppress_token_ids")
 
@@ -91,7 +94,7 @@ class SamplingParams:
             ids = enumerate(getattr(self, name))
             self._keep(name, tuple(integer(f"{name}[{i}]", token, 0) for i, token in ids))
         for name in ("frequency_penalty", "presence_penalty"):
-            self._keep(name, number(name, getattr(self, name), low=-2, high=2))
+            self._keep(name, number(name, getattr(self, name), low=-MOST_PENALTY, high=MOST_PENALTY))
         self._keep("logit_bias", _pairs(self.logit_bias))
         self._keep("top_logprobs", integer("top_logprobs", self.top_logprobs, 0))
         if self.constraint is not None and not callable(getattr(self.constraint, "start", None)):
@@ -156,7 +159,7 @@ def _pairs(bias: Mapping[int, float] | Iterable[tuple[int, float]]) -> tuple[tup
         token = integer("a token id of logit_bias", pair[0], 0)
         if token in found:
             raise ValueError(f"logit_bias: got token {token} twice, expected one bias for each token")
-        found[token] = number(f"logit_bias[{token}]", pair[1], low=-100, high=100)
+        found[token] = number(f"logit_bias[{token}]", pair[1], low=-MOST_BIAS, high=MOST_BIAS)
     return tuple(sorted(found.items()))
 
 

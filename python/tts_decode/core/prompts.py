@@ -40,23 +40,31 @@ class PromptReader:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
 
-    def prompt(self, prompt: Any) -> tuple[Prompt, list[int]]:
-        """The prompt in a form that later changes of the caller's object leave alone, and its ids."""
+    def prompt(self, prompt: Any, ids: Sequence[int] | None = None) -> tuple[Prompt, list[int]]:
+        """The prompt in a form that later changes of the caller's object leave alone, and its ids.
+
+        ids: those to take instead of the ones that the tokenizer makes of it.
+        """
         if isinstance(prompt, str):
-            return prompt, self.ids(self._tokenize(prompt))
+            return prompt, self.ids(self._tokenize(prompt) if ids is None else ids)
         if isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
             raise wrong_prompt(prompt, "text, token ids or chat messages")
         items: list[Any] = list(prompt)
         if not items or not isinstance(items[0], Mapping):
-            ids = self.ids(items)
-            return list(ids), ids
+            own = self.ids(items)
+            return list(own), own if ids is None else self.ids(ids)
+        own = self.ids(self._filled_in(items) if ids is None else ids)
+        return [dict(message) for message in items], own
+
+    def _filled_in(self, messages: list[Any]) -> str:
+        """The text of a chat."""
         if not getattr(self._tokenizer, "chat_template", None):
             raise ValueError(
                 "prompt: got chat messages, but the tokenizer has no chat template; give text or token ids, "
                 "or set tokenizer.chat_template"
             )
-        text = self._tokenizer.apply_chat_template(items, tokenize=False, add_generation_prompt=True)
-        return [dict(message) for message in items], self.ids(text)
+        text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return text
 
     def ids(self, tokens: Any) -> list[int]:
         """Token ids of text without special tokens, or the ids given; checked."""

@@ -21,8 +21,9 @@ from ..core.step import FINAL_REASONS, Step, StepPiece, TopLogprobs
 from .eviction import evict_columns
 from .forced_requests import EmbedsRequest, ExtendRequest, ReadRequest, ReplayRequest
 from .live_path import LivePath
-from .requests import AdvanceRequest, RootRequest, StepRequest
+from .requests import AdvanceRequest, RootRequest
 from .scheduler import Scheduler
+from .step_request import step_request
 from .streaming import step_pieces
 
 
@@ -110,7 +111,7 @@ class TreeBranch(LivePath):
             OutOfPagesError: no page is left and no other branch waiting could go on either.
             StaleKVError: the model's weights changed, before the step or in it; so too of the calls below.
         """
-        request = self._step_request(overrides)
+        request = await step_request(self, overrides)
         if request is None:
             return Step("", (), (), (), str(self.finish_reason))
         return await self._scheduler.submit(request)
@@ -123,26 +124,7 @@ class TreeBranch(LivePath):
         first one is asked for, and a slow consumer holds up no one. Whoever stops early closes the generator
         (`contextlib.aclosing`) or is cancelled, which leaves the branch as a cancelled `step` does.
         """
-        return step_pieces(self._scheduler, self, lambda: self._step_request(overrides))
-
-    def _step_request(self, overrides: dict[str, Any]) -> StepRequest | None:
-        """None: the branch is finished."""
-        if self.finish_reason is None:
-            self._check_ready()
-        else:
-            self.check_idle()
-        if not self.runtime.engine.has_lm_head:
-            self.require_lm_head("step")
-        params = replace(self.sampling, **overrides) if overrides else self.sampling
-        if self.finish_reason is not None:
-            return None
-        if params.suppress_token_ids or params.logit_bias:
-            params.check_vocabulary(self.runtime.engine.config.vocab_size)
-        if self.logits is None and self.kv_length == len(self.tokens):
-            self.drop_logits()
-        held = params.constraint is not None or self.sampling.constraint is not None
-        guide = self.step_guide(params.constraint) if held else None
-        return StepRequest(self, params, overrides.get("seed", self.seed), guide)
+        return step_pieces(self._scheduler, self, lambda: step_request(self, overrides))
 
     async def extend(self, tokens: str | Sequence[int]) -> Tensor:
         """Appends forced text or token ids and returns the log-probability of each token, float32 [n], nats.
@@ -156,7 +138,7 @@ class TreeBranch(LivePath):
         self, tokens: str | Sequence[int], top_logprobs: int
     ) -> tuple[list[float], list[TopLogprobs]]:
         """As `extend`, with so many of the likeliest tokens in each place, as of `Step.top_logprobs`."""
-        self._check_ready()
+        self.check_ready()
         self.require_lm_head("extend")
         forced = self.forced(tokens)
         if self.logits is None:
@@ -176,7 +158,7 @@ class TreeBranch(LivePath):
         Args:
             rows: indices into `tokens`, ascending.
         """
-        self._check_ready()
+        self.check_ready()
         forced = self.forced(tokens)
         indices = checked_rows(rows, len(forced))
         if not forced:
@@ -198,7 +180,7 @@ class TreeBranch(LivePath):
             TypeError, ValueError: `embeds` is of another kind or shape, holds NaN or inf, or exceeds the
                 model's positions.
         """
-        self._check_ready()
+        self.check_ready()
         check_embeds(embeds, self.runtime.engine.config.hidden_size)
         self.check_positions(len(embeds))
         self.check_constraint([-1] * len(embeds))
@@ -252,7 +234,7 @@ class TreeBranch(LivePath):
             TypeError, ValueError: `step` is no Step, its lists differ in length or do not fit the model, or
                 the branch is finished.
         """
-        self._check_ready()
+        self.check_ready()
         self.require_lm_head("replay")
         check_recorded(step)
         self.check_open()
@@ -391,10 +373,3 @@ class TreeBranch(LivePath):
         """Gives up the branch's KV; pages that no other branch holds return at once. A waiting step fails."""
         self.check_live()
         self.release_kv()
-
-    # -- helpers
-
-    def _check_ready(self) -> None:
-        if self.released or self.busy or self.stale:
-            self.check_idle()
-            self.check_computed()

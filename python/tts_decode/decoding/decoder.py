@@ -9,28 +9,25 @@ from typing import Any
 
 import torch
 
-from tts_kernels import KVTree
-from tts_kernels.checks import instance
+from tts_kernels.checks import instance, shown
 
 from ..core.budget import Budget
 from ..core.checks import checked_count
+from ..core.constraints.grammars import compile_aside
+from ..core.constraints.protocol import Constraint
 from ..core.params import SamplingParams
-from ..core.prompts import Prompt, PromptReader
+from ..core.prompts import Prompt
 from ..core.running import Runner
 from ..core.state import BranchState
 from ..core.stats import DecoderStats
 from ..default_model import DEFAULT_MODEL
-from ..model.agreement.self_check import check_agreement
-from ..model.device_steps import DeviceSteps
-from ..model.hf import HFEngine
-from ..model.host_steps import HostSteps, distinct_pages
+from ..model.host_steps import distinct_pages
 from ..model.loading import load_model
-from ..model.sparse import SparseConfig, check_sparse
+from ..model.sparse import SparseConfig
+from .assembly import assemble
 from .branch import TreeBranch
 from .eviction import evict_columns
-from .kv_budget import KVBudget, KVShare, Pin
-from .pool import make_pool
-from .runtime import Runtime
+from .kv_budget import KVBudget, Pin
 from .scheduler import Scheduler
 
 _log = logging.getLogger(__name__)
@@ -120,52 +117,30 @@ class TreeDecoder(Runner):
             raise TypeError(f"tokenizer: got {type(tokenizer).__name__}, expected one of transformers")
         sampling = SamplingParams() if sampling is None else sampling
         self.sampling = instance("sampling", sampling, SamplingParams)
-        engine = HFEngine(model, device, pack_weights=pack_weights)
-        if sparse is not None:
-            check_sparse(sparse, engine.kv_shape.num_layers)
-        on_host = _runs_on_host(engine.device)
-        with engine.weights.lock:
-            self.self_check = check_agreement(engine, on_host=on_host) if check else None
-        summaries = None if sparse is None else sparse.summaries
-        pool = make_pool(engine, kv_bytes, kv_dtype, summaries, on_host=on_host)
-        steps: HostSteps | DeviceSteps
-        if on_host:
-            steps = HostSteps(engine, pool, track_mass=track_mass)
-        elif track_mass:
-            raise ValueError(
-                f"track_mass: got True, expected False for a model on {engine.device}: steps on a GPU do not "
-                "export attention masses"
-            )
-        else:
-            steps = DeviceSteps(engine, pool, max_batch_tokens=max_batch_tokens, graphs=cuda_graphs)
-        tree = KVTree(pool.num_pages, pool.page_size)
-        own = KVBudget(pool.num_pages * pool.page_bytes)
-        budget = kv_bytes if isinstance(kv_bytes, KVBudget) else own
+        self.runtime, self.self_check = assemble(
+            model,
+            tokenizer,
+            device=device,
+            kv_bytes=kv_bytes,
+            kv_dtype=kv_dtype,
+            max_batch_tokens=max_batch_tokens,
+            cuda_graphs=cuda_graphs,
+            track_mass=track_mass,
+            sparse=sparse,
+            pack_weights=pack_weights,
+            check=check,
+        )
+        engine = self.runtime.engine
         self.has_lm_head = engine.has_lm_head
         self.hidden_size: int = engine.config.hidden_size
         self.vocab_size: int = engine.config.vocab_size
-        self.runtime = Runtime(
-            engine=engine,
-            steps=steps,
-            tree=tree,
-            pool=pool,
-            kv=KVShare(budget, tree, pool.page_bytes),
-            tokenizer=tokenizer,
-            reader=PromptReader(tokenizer, self.vocab_size),
-            sparse=sparse,
-            max_batch_tokens=max_batch_tokens,
-            max_positions=engine.max_positions,
-            eos_token_ids=engine.eos_token_ids,
-            weights_epoch=engine.weights.epoch,
-            track_mass=track_mass,
-        )
         self._scheduler = Scheduler(self.runtime)
         _log.info(
             "%s on %s: %s path, %d KV pages; self-check: %s",
             type(engine.model).__name__,
             engine.device,
             "general" if engine.packed is None else "packed",
-            pool.num_pages,
+            self.runtime.pool.num_pages,
             self.self_check,
         )
 
@@ -229,8 +204,29 @@ class TreeDecoder(Runner):
 
     # -- branches
 
+    async def compile(self, constraint: Constraint) -> None:
+        """Compiles a constraint in a worker thread, and keeps it for all branches that have an equal one.
+
+        `root`, `restore`, `step` and `stream` do so by themselves. Call it where a malformed constraint is to
+        be found before there is work in the queue; any event loop may await it. The last 32 used are kept for
+        each tokenizer, so that another branch starts with one in microseconds, as a fork does. A constraint
+        that is written in Python has nothing to compile.
+
+        Raises:
+            ConstraintError: it is malformed, or no text matches it.
+            TypeError: it is none, or the tokenizer's tokens have no bytes of their own.
+        """
+        if not callable(getattr(constraint, "start", None)):
+            raise TypeError(f"constraint: got {shown(constraint)}, expected a Constraint")
+        await compile_aside(constraint, self.runtime.tokenizer)
+
     async def root(
-        self, prompt: Prompt, sampling: SamplingParams | None = None, budget: Budget | None = None
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams | None = None,
+        budget: Budget | None = None,
+        *,
+        ids: Sequence[int] | None = None,
     ) -> TreeBranch:
         """Computes a prompt and returns the branch at its end. What is resident of it already is shared.
 
@@ -238,6 +234,8 @@ class TreeDecoder(Runner):
             prompt: text, token ids, or chat messages (dicts of role and content, for the chat template).
             sampling: default: the decoder's.
             budget: shared by every branch forked from this root.
+            ids: what is computed, where that is not `prompt_ids(prompt)`: another spelling of the text, or
+                other options of the chat template. `Branch.prompt` and `question` are by `prompt` still.
 
         Raises:
             TypeError, ValueError: an argument is of the wrong type, or the prompt is empty or has more tokens
@@ -245,8 +243,9 @@ class TreeDecoder(Runner):
             ConstraintError: the constraint of `sampling` is malformed.
             OutOfPagesError: other branches hold the pages that it needs.
         """
-        prompt, tokens = self.runtime.reader.prompt(prompt)
+        prompt, tokens = self.runtime.reader.prompt(prompt, ids)
         sampling = self.sampling if sampling is None else instance("sampling", sampling, SamplingParams)
+        await compile_aside(sampling.constraint, self.runtime.tokenizer)
         guide = self.runtime.guide(sampling.constraint)
         branch = await TreeBranch.grow(
             self, self._scheduler, prompt, tokens, len(tokens), sampling, sampling.seed, budget
@@ -270,6 +269,7 @@ class TreeDecoder(Runner):
         """
         instance("state", state, BranchState)
         tokens = self.runtime.reader.ids(state.tokens)
+        await compile_aside(state.sampling.constraint, self.runtime.tokenizer)
         guide = self.runtime.guide(state.sampling.constraint, tokens[state.prompt_length :])
         branch = await TreeBranch.grow(
             self,
@@ -369,11 +369,11 @@ class TreeDecoder(Runner):
         tree, scheduler = self.runtime.tree.stats(), self._scheduler
         page_bytes = self.runtime.pool.page_bytes
         return DecoderStats(
-            steps=scheduler.steps,
+            steps=scheduler.forwards.steps,
             generated_tokens=scheduler.generated_tokens,
-            forward_tokens=scheduler.forward_tokens,
+            forward_tokens=scheduler.forwards.tokens,
             seconds=scheduler.seconds,
-            cost=scheduler.meter.total,
+            cost=scheduler.forwards.meter.total,
             branches=tree.branches,
             pins=tree.pins,
             logical_tokens=tree.logical_tokens,
@@ -391,11 +391,6 @@ class TreeDecoder(Runner):
         if branch.decoder is not self:
             raise ValueError(f"{name}: got branch {branch.id} of another decoder, expected one of this")
         branch.check_live()
-
-
-def _runs_on_host(device: torch.device) -> bool:
-    """Whether the CPU's kernels and their layout of pages serve, or those of GPUs."""
-    return device.type == "cpu"
 
 
 _BRANCHES = {"branch": "a Branch", "branches": "Branch objects"}

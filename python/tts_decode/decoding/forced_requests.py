@@ -88,8 +88,10 @@ class ExtendRequest(AppendRequest[list[float]]):
             self._logprobs += logprobs
             self._entropies += entropies
             if self._listed:
-                for row, target, logprob in zip(logits, targets, logprobs, strict=False):
-                    self.tops.append(top_logprobs(row, self._listed, float(row[target]) - logprob))
+                rows = logits[: len(targets)]
+                own: list[float] = rows[torch.arange(len(targets)), targets].tolist()
+                log_sums = [logit - logprob for logit, logprob in zip(own, logprobs, strict=True)]
+                self.tops += top_logprobs(rows, self._listed, log_sums)
 
 
 class ReadRequest(AppendRequest[Tensor]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +70,11 @@ class LivePath(Path):
     # -- text
 
     @property
+    def tokenizer(self) -> Any:
+        """The decoder's, which its texts are made by."""
+        return self.runtime.tokenizer
+
+    @property
     def text(self) -> str:
         """Text after the prompt, special tokens left out: the texts of its steps and of what was forced
         between them, joined. A character whose last bytes are missing is not shown yet."""
@@ -87,9 +93,10 @@ class LivePath(Path):
             asked = continuation(self.runtime.tokenizer, self.tokens[: self.prompt_length], 0)
         return asked
 
-    def text_from(self, position: int) -> str:
-        """Text that `tokens[position:]` add, special tokens left out: the characters that end in them."""
-        return continuation(self.runtime.tokenizer, self.tokens, position)
+    def text_from(self, position: int, *, special: bool = False) -> str:
+        """Text that `tokens[position:]` add: the characters that end in them. Special tokens are left out,
+        unless `special`."""
+        return continuation(self.runtime.tokenizer, self.tokens, position, special=special)
 
     def text_of(self, tokens: Sequence[int]) -> str:
         """Text that these tokens would add, special tokens left out."""
@@ -198,6 +205,12 @@ class LivePath(Path):
 
     # -- arguments
 
+    def check_ready(self) -> None:
+        """Raises where no call that asks the model may begin."""
+        if self.released or self.busy or self.stale:
+            self.check_idle()
+            self.check_computed()
+
     def forced(self, tokens: str | Sequence[int]) -> list[int]:
         """Ids of text or ids to append.
 
@@ -229,15 +242,17 @@ class LivePath(Path):
 
     def guided(self) -> Guide | None:
         """Where it stands in its constraint after its last token; None: it has none."""
-        if self.guide is None:
-            self.guide = self.runtime.guide(self.sampling.constraint)
-        if self.guide is not None:
-            self.guide.follow(self.tokens[self.prompt_length + self.guide.count :])
-        return self.guide
+        guide, self.guide = self.guide, None  # which stays so if it fails: its place is not known then
+        if guide is None:
+            guide = self.runtime.guide(self.sampling.constraint)
+        if guide is not None:
+            guide.follow(self.tokens[self.prompt_length + guide.count :])
+        self.guide = guide
+        return guide
 
     def check_positions(self, count: int) -> None:
-        limit = self.runtime.max_positions
-        if limit is not None and len(self.tokens) + count > limit:
+        if count > self.runtime.positions_left(len(self.tokens)):
+            limit = self.runtime.max_positions
             raise PromptTooLongError(
                 f"tokens: {count} more after {len(self.tokens)} exceed the model's {limit} positions"
             )

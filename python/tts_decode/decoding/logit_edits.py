@@ -6,98 +6,138 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ..core.constraints.guide import Guide
 from ..core.params import SamplingParams
 from ..model.transfer import to_device
+from .token_table import TokenTable
+
+Array = npt.NDArray[Any]
 
 
 class LogitEdits:
-    """Changes of one branch's logits in one step: `SamplingParams` says which, and in what order.
+    """Changes of one branch's logits in one step: `SamplingParams` says which, and in what order. A token
+    changes one entry of them when it is taken, however long the text is.
 
     Args:
-        generated: the tokens after the prompt, -1 for embeddings.
+        tokens: of the branch, -1 for embeddings. prompt_length: how many of them are the prompt.
         guide: where the step stands in its constraint; it is advanced by each token drawn.
         vocab: size of the vocabulary.
 
     Attributes:
-        filters: what is left to do when they are applied.
+        repetition_penalty: of the entries that are `seen`. filters: what is left to do behind the edits.
         blocked: the reason for which the branch is finished, as no token may be drawn; None while one may.
+        suppressed: int64, tokens that are never drawn.
+        forbidden: bool [vocab], these and what the constraint does not allow; None: no constraint.
 
     Raises:
         ConstraintError: the constraint needs more than its limits allow.
     """
 
     def __init__(
-        self, params: SamplingParams, generated: Sequence[int], guide: Guide | None, vocab: int
+        self,
+        params: SamplingParams,
+        tokens: Sequence[int],
+        prompt_length: int,
+        guide: Guide | None,
+        vocab: int,
     ) -> None:
+        self.repetition_penalty = params.repetition_penalty
         self.filters = replace(params, repetition_penalty=1.0, suppress_token_ids=(), logit_bias=())
-        self._suppressed = list(params.suppress_token_ids)
-        self._counts = Counter(token for token in generated if token >= 0)
-        self._guide, self._vocab = guide, vocab
-        self._forbidden: Tensor | None = None  # bool [vocab]
+        self.suppressed = np.array(params.suppress_token_ids, np.int64)
         self.blocked: str | None = None
+        self.forbidden: Array | None = None
+        self._frequency, self._presence = params.frequency_penalty, params.presence_penalty
+        self._repeats = params.repetition_penalty != 1.0
+        self._counts = bool(self._frequency or self._presence)
+        self._guide, self._vocab = guide, vocab
+        bias = dict(params.bias_pairs)
+        seen = tokens if self._repeats else ()
+        counted = Counter(tokens[prompt_length:] if self._counts else ())
+        counted.pop(-1, None)
+        self._table = TokenTable([*bias, *seen, *counted])
+        entries = self._table.entries
+        entries["bias"][: len(bias)] = list(bias.values())
+        entries["seen"] = self._repeats and np.isin(entries["token"], tokens)
+        entries["count"] = [counted[token] for token in entries["token"].tolist()]
+        amounts = -(entries["count"] * self._frequency + self._presence)
+        entries["penalty"] = np.where(entries["count"] > 0, amounts, 0.0)
         self._look_ahead()
 
+    @property
+    def entries(self) -> Array:
+        """`ENTRY` [n], of the tokens whose logits change."""
+        return self._table.entries
+
     def take(self, token: int) -> None:
-        """A token was drawn."""
-        self._counts[token] += 1
+        """A token was drawn.
+
+        Raises:
+            ConstraintError: the constraint needs more than its limits allow; this serves no more.
+        """
         if self._guide is not None:
             self._guide.advance(token)
             self._look_ahead()
+        if self._repeats or self._counts:
+            place = self._table.place(token)
+            entries = self._table.entries
+            entries["seen"][place] = self._repeats
+            if self._counts:
+                entries["count"][place] += 1
+                count = int(entries["count"][place])
+                entries["penalty"][place] = -(count * self._frequency + self._presence)
 
     def _look_ahead(self) -> None:
         """What the constraint forbids next."""
         if self._guide is None:
             return
         allowed = self._guide.allowed(self._vocab)
-        allowed[self._suppressed] = False
-        self._forbidden = torch.from_numpy(~allowed)
+        allowed[self.suppressed] = False
         if not allowed.any():
             self.blocked = "complete" if self._guide.accepts else "dead_end"
-
-    def apply(self, scores: Tensor, params: SamplingParams, history: Sequence[int]) -> None:
-        """Changes a row of logits (float32 [vocab]) in place. history: the branch's tokens, -1 for
-        embeddings."""
-        if params.bias_pairs:
-            tokens, bias = zip(*params.bias_pairs, strict=True)
-            _add(scores, tokens, bias)
-        if params.repetition_penalty != 1.0:
-            penalise(scores, history, params.repetition_penalty)
-        frequency, presence = params.frequency_penalty, params.presence_penalty
-        if (frequency or presence) and self._counts:
-            taken_off = [-(count * frequency + presence) for count in self._counts.values()]
-            _add(scores, list(self._counts), taken_off)
-        if self._forbidden is not None:
-            scores.clamp_(min=torch.finfo(scores.dtype).min)  # as `suppress`
-            scores.masked_fill_(to_device(self._forbidden, scores.device), -math.inf)
-        elif self._suppressed:
-            suppress(scores[None], [(0, token) for token in self._suppressed])
+        self.forbidden = np.logical_not(allowed, out=allowed)
 
 
-def penalise(scores: Tensor, history: Sequence[int], penalty: float) -> None:
-    """Applies the repetition penalty to a row of logits, in place."""
-    seen = _on(scores, sorted(set(history) - {-1}), torch.long)
-    old = scores[seen]
-    new = torch.where(old < 0, old * penalty, old / penalty)
-    scores[seen] = new.nan_to_num()  # an extreme penalty leaves float32: 0 / 0 stays 0
+def changed_logits(logits: Tensor, rows: Sequence[tuple[int, LogitEdits]]) -> tuple[Array, Tensor]:
+    """What the edits of some rows make of logits (float32 [rows, vocab]), suppressed tokens aside.
+
+    Returns:
+        index: int64 [2, n], row and token, rows as they come. values: float32 [n], on the logits' device.
+    """
+    entries = np.concatenate([edits.entries for _, edits in rows])
+    counts = [len(edits.entries) for _, edits in rows]
+    index = np.stack([np.repeat([row for row, _ in rows], counts), entries["token"]])
+    place = to_device(torch.from_numpy(index), logits.device)
+    values = logits[place[0], place[1]]
+    values += _sent(entries["bias"], logits)
+    penalties = np.repeat([edits.repetition_penalty for _, edits in rows], counts)
+    for penalty in np.unique(penalties[entries["seen"]]).tolist():
+        own = _sent(np.flatnonzero(entries["seen"] & (penalties == penalty)), logits)
+        values[own] = penalised(values[own], penalty)
+    values += _sent(entries["penalty"], logits)
+    return index, values
 
 
-def suppress(scores: Tensor, index: Sequence[tuple[int, int]]) -> None:
-    """Sets scores (float32 [rows, vocab]) to -inf, in place, and only those at (row, token): a row always
-    keeps one to draw."""
-    scores.clamp_(min=torch.finfo(scores.dtype).min)
-    rows, tokens = _on(scores, index, torch.long).unbind(-1)
-    scores.index_put_((rows, tokens), scores.new_full((), -math.inf))
+def penalised(logits: Tensor, penalty: float) -> Tensor:
+    """By the repetition penalty."""
+    changed = torch.where(logits < 0, logits * penalty, logits / penalty)
+    return changed.nan_to_num()  # an extreme penalty leaves float32: 0 / 0 stays 0
 
 
-def _add(scores: Tensor, tokens: Sequence[int], values: Sequence[float]) -> None:
-    """tokens: each once."""
-    scores[_on(scores, tokens, torch.long)] += _on(scores, values, scores.dtype)
+def suppress(scores: Tensor, tokens: Array) -> None:
+    """Sets logits of a row (float32 [vocab]) to -inf, in place, and only those at the tokens (ids, or True in
+    bool [vocab]): a row always keeps one to draw."""
+    if len(tokens):
+        scores.clamp_(min=torch.finfo(scores.dtype).min)
+        scores[_sent(tokens, scores)] = -math.inf
 
 
-def _on(scores: Tensor, values: Sequence[float] | Sequence[tuple[int, int]], dtype: torch.dtype) -> Tensor:
-    return to_device(torch.tensor(values, dtype=dtype), scores.device)
+def _sent(values: Array, like: Tensor) -> Tensor:
+    """To the device of another tensor."""
+    return to_device(torch.from_numpy(np.ascontiguousarray(values)), like.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -93,10 +94,14 @@ class Runtime:
         self.kv.used(tokens[: found[1]])
         return branch_id, found[1]
 
+    def positions_left(self, length: int) -> float:
+        """How many tokens the model takes behind so many; inf: no limit is known."""
+        return math.inf if self.max_positions is None else self.max_positions - length
+
     def check_prompt(self, tokens: list[int]) -> None:
         if not tokens:
             raise ValueError("prompt: got no tokens, expected at least one")
-        if self.max_positions is not None and len(tokens) > self.max_positions:
+        if self.positions_left(len(tokens)) < 0:
             raise PromptTooLongError(
                 f"prompt has {len(tokens)} tokens, but the model allows {self.max_positions}: shorten it"
             )

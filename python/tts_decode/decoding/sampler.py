@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from tts_kernels import sample_tokens
 from ..core.params import SamplingParams
 from ..core.step import TopLogprobs
 from ..model.transfer import to_device
-from .logit_edits import LogitEdits, penalise, suppress
+from .logit_edits import Array, LogitEdits, changed_logits, penalised, suppress
 
 _BLOCK = 256  # tokens summed together before the inverse CDF walks them
 _TOP_P_WIDTH = 128  # most probable tokens that top-p ranks at first
@@ -30,17 +31,17 @@ class Sampled(NamedTuple):
     log_sums: list[float]
 
 
+_NONE: Array = np.empty(0, np.int64)
+
+
 class Draw(NamedTuple):
-    """What a row is drawn by. uniform: in [0, 1). history: the tokens already in the branch, -1 for
-    embeddings. edits: what else changes the logits, if anything."""
+    """What a row is drawn by. uniform: in [0, 1). seen: int64, the distinct tokens of the branch, where the
+    repetition penalty asks for them. edits: what else changes the logits, if anything."""
 
     params: SamplingParams
     uniform: float
-    history: Sequence[int]
+    seen: Array = _NONE
     edits: LogitEdits | None = None
-
-
-_GREEDY = Draw(SamplingParams(temperature=0.0), 0.0, ())
 
 
 def sample(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
@@ -50,66 +51,85 @@ def sample(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
     Raises:
         ValueError: a row holds NaN, +inf or no finite logit.
     """
-    run = _sample_on_cpu if logits.is_cpu else _sample_on_device
-    for draw in draws:
-        if draw.edits is not None:
-            return _sample_edited(run, logits, draws)
-    return run(logits, draws)
+    return (_sample_on_cpu if logits.is_cpu else _sample_on_device)(logits, draws)
 
 
-def _sample_edited(
-    run: Callable[[Tensor, Sequence[Draw]], Sampled], logits: Tensor, draws: Sequence[Draw]
-) -> Sampled:
-    """As `sample` where some rows have edits: those are drawn from a changed copy of theirs."""
-    tokens, logprobs, entropies, log_sums = run(
-        logits, [draw if draw.edits is None else _GREEDY for draw in draws]
-    )
-    rows = [row for row, draw in enumerate(draws) if draw.edits is not None]
-    scores = logits[rows]  # a copy
-    filtered = []
-    for row, changed in zip(rows, scores, strict=True):
-        params, uniform, history, edits = draws[row]
-        assert edits is not None  # the rows that have them
-        edits.apply(changed, params, history)
-        filtered.append(Draw(edits.filters, uniform, history))
-    drawn = run(scores, filtered).tokens
-    own: list[float] = logits[rows, drawn].double().tolist()
-    for row, token, logit in zip(rows, drawn, own, strict=True):
-        tokens[row], logprobs[row] = token, logit - log_sums[row]
-    return Sampled(tokens, logprobs, entropies, log_sums)
-
-
-def top_logprobs(logits: Tensor, count: int, log_sum: float) -> TopLogprobs:
-    """The `count` most probable tokens of a row (float32 [vocab]) of that log-sum-exp, of equals the lowest
-    ids; nats."""
-    cut = logits.topk(min(count, len(logits))).values[-1]
-    above, tied = (logits > cut).nonzero()[:, 0], (logits == cut).nonzero()[:, 0]
-    ids = torch.cat([above, tied[: count - len(above)]])
-    pairs = zip(ids.tolist(), logits[ids].tolist(), strict=True)
-    return tuple((token, logit - log_sum) for token, logit in sorted(pairs, key=lambda pair: -pair[1]))
+def top_logprobs(logits: Tensor, count: int, log_sums: Sequence[float]) -> list[TopLogprobs]:
+    """The `count` most probable tokens of each row (float32 [rows, vocab]) of those log-sum-exps, of equals
+    the lowest ids; nats."""
+    vocab = logits.shape[1]
+    best = logits.topk(min(count + 1, vocab), -1)
+    values, ids = best.values.tolist(), best.indices.tolist()
+    tops: list[TopLogprobs] = []
+    for row, log_sum in enumerate(log_sums):
+        pairs = list(zip(ids[row], values[row], strict=True))
+        if count < vocab and pairs[-1][1] == pairs[-2][1]:  # which of them topk took is not said
+            cut = pairs[-1][1]
+            tied = (logits[row] == cut).nonzero()[:, 0].tolist()
+            pairs = [pair for pair in pairs if pair[1] > cut] + [(token, cut) for token in tied]
+        pairs.sort(key=lambda pair: (-pair[1], pair[0]))
+        tops.append(tuple((token, logit - log_sum) for token, logit in pairs[:count]))
+    return tops
 
 
 def _sample_on_cpu(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
     """By the kernel, which reads the logits where they lie."""
     numbers: list[tuple[float, ...]] = []
-    seen: list[tuple[int, int]] = []  # (row, token)
-    suppressed: list[tuple[int, int]] = []
-    for row, (params, uniform, history, _) in enumerate(draws):
+    seen: list[tuple[int, Array]] = []
+    suppressed: list[tuple[int, Array]] = []
+    edited: list[tuple[int, LogitEdits]] = []
+    for row, (params, uniform, tokens, edits) in enumerate(draws):
         penalty = params.repetition_penalty
+        if edits is not None:
+            edited.append((row, edits))
+            suppressed.append((row, edits.suppressed))
+            penalty = 1.0  # it is in the edits
+        else:
+            if penalty != 1.0:
+                seen.append((row, tokens))
+            if params.suppress_token_ids:
+                suppressed.append((row, np.array(params.suppress_token_ids, np.int64)))
         numbers.append((params.temperature, params.top_k, params.top_p, params.min_p, penalty, uniform))
-        if penalty != 1.0:
-            seen += [(row, token) for token in set(history) - {-1}]
-        if params.suppress_token_ids:
-            suppressed += [(row, token) for token in params.suppress_token_ids]
-    tokens, (logprobs, entropies, lse) = sample_tokens(
+    changed = values = forbidden = None
+    if edited:
+        index, values = changed_logits(logits, edited)
+        values = values.nan_to_num(0.0, 0.0, -math.inf)  # of rows that are refused below
+        changed = torch.from_numpy(np.ascontiguousarray(index.T, np.int32))
+        forbidden = _forbidden(edited, logits)
+    chosen, (logprobs, entropies, lse) = sample_tokens(
         logits,
         torch.tensor(numbers, dtype=torch.float64),
-        torch.tensor(seen, dtype=torch.int32) if seen else None,
-        torch.tensor(suppressed, dtype=torch.int32) if suppressed else None,
+        _row_tokens(seen),
+        _row_tokens(suppressed),
+        changed=changed,
+        values=values,
+        forbidden=forbidden,
     )
     log_sums: list[float] = lse.tolist()
     _check_finite(log_sums)
-    return Sampled(tokens.tolist(), logprobs.tolist(), entropies.tolist(), log_sums)
+    return Sampled(chosen.tolist(), logprobs.tolist(), entropies.tolist(), log_sums)
+
+
+def _row_tokens(rows: Sequence[tuple[int, Array]]) -> Tensor | None:
+    """int32 [n, 2] of (row, token); None: there are none."""
+    count = sum(len(tokens) for _, tokens in rows)
+    if not count:
+        return None
+    pairs = np.empty((count, 2), np.int32)
+    pairs[:, 0] = np.repeat([row for row, _ in rows], [len(tokens) for _, tokens in rows])
+    pairs[:, 1] = np.concatenate([tokens for _, tokens in rows])
+    return torch.from_numpy(pairs)
+
+
+def _forbidden(edited: Sequence[tuple[int, LogitEdits]], logits: Tensor) -> Tensor | None:
+    """bool [rows, vocab], what the constraints of some rows forbid; None: there are none."""
+    if all(edits.forbidden is None for _, edits in edited):
+        return None
+    forbidden = np.zeros(tuple(logits.shape), np.bool_)
+    for row, edits in edited:
+        if edits.forbidden is not None:
+            forbidden[row] = edits.forbidden
+    return torch.from_numpy(forbidden)
 
 
 def _sample_on_device(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
@@ -117,14 +137,9 @@ def _sample_on_device(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
     params = [draw.params for draw in draws]
     shifted, weights, lse, entropies = _weigh(logits)
     scores, masses = shifted, weights
-    penalised = [row for row, p in enumerate(params) if p.repetition_penalty != 1.0]
-    suppressed = [(row, token) for row, p in enumerate(params) for token in p.suppress_token_ids]
-    if penalised or suppressed:
-        scores = logits.clone()
-        for row in penalised:
-            penalise(scores[row], draws[row].history, params[row].repetition_penalty)
-        if suppressed:
-            suppress(scores, suppressed)
+    edited = [(row, draw.edits) for row, draw in enumerate(draws) if draw.edits is not None]
+    if edited or any(p.repetition_penalty != 1.0 or p.suppress_token_ids for p in params):
+        scores = _edited(logits, draws, edited)
         scores -= scores.amax(-1, keepdim=True)
         masses = scores.exp()
     greedy = [p.temperature == 0.0 for p in params]
@@ -139,6 +154,24 @@ def _sample_on_device(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
         if any(greedy):
             tokens = torch.where(_tensor(greedy, scores, torch.bool), _argmax(scores), tokens)
     return _read(logits, tokens, lse, entropies)
+
+
+def _edited(logits: Tensor, draws: Sequence[Draw], edited: Sequence[tuple[int, LogitEdits]]) -> Tensor:
+    """A copy of the logits, changed by what their draws ask for before temperature and filters."""
+    scores = logits.clone(memory_format=torch.contiguous_format)
+    if edited:
+        index, values = changed_logits(logits, edited)
+        place = to_device(torch.from_numpy(index), logits.device)
+        scores[place[0], place[1]] = values
+    for row, (params, _, seen, edits) in enumerate(draws):
+        if edits is not None:
+            suppress(scores[row], edits.suppressed if edits.forbidden is None else edits.forbidden)
+            continue
+        if params.repetition_penalty != 1.0:
+            tokens = to_device(torch.from_numpy(np.ascontiguousarray(seen)), logits.device)
+            scores[row, tokens] = penalised(scores[row, tokens], params.repetition_penalty)
+        suppress(scores[row], np.array(params.suppress_token_ids, np.int64))
+    return scores
 
 
 def token_logprobs(logits: Tensor, tokens: Sequence[int]) -> tuple[list[float], list[float]]:

@@ -11,24 +11,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.params import uniform
 from ..core.progress import current_call
+from ..core.step import TopLogprobs
 from ..errors import BranchReleasedError, StaleKVError
-from ..model.host_steps import StepInputs
-from ..model.sparse import SparseReads
-from .cost_meter import CostMeter
-from .live_path import LivePath
-from .requests import Feed, Request, RootRequest, StepRequest
+from .forwards import Forwards
+from .requests import Feed, Request, RootRequest
 from .runtime import Runtime
 from .sampler import Draw, sample, top_logprobs
-from .sparse_batch import reads_of, whole_trees
+from .sparse_batch import whole_trees
+from .step_request import StepRequest
 
 T = TypeVar("T")
 
@@ -37,21 +33,15 @@ T = TypeVar("T")
 _QUIET_CYCLES = 6
 _IDLE = 0.001  # seconds between ticks while all that wait are held
 
-# Id in the tree of a token that no prompt is to match: above every vocabulary, within int32.
-_UNMATCHED = 2**31 - 1
-
 
 class Scheduler:
     """The queue of waiting requests and the task that serves them, started lazily on the running loop."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        self.steps = 0
-        self.forward_tokens = 0
+        self.forwards = Forwards(runtime)
         self.generated_tokens = 0
         self.seconds = 0.0
-        shape = replace(runtime.engine.shape, kv_bytes=runtime.pool.dtype.itemsize)
-        self.meter = CostMeter(shape, runtime.pool.page_size)
         self._waiting: list[Request[Any]] = []
         self._arrivals = 0
         self._stuck_alone = False  # at the last tick: out of pages, and nobody else at work to free some
@@ -163,7 +153,7 @@ class Scheduler:
             turn = self._waiting  # whoever can goes on
             batch = self._begin(turn)
         try:
-            logits = self._forward(batch) if batch else None
+            logits = self.forwards.run(batch) if batch else None
         except Exception as error:
             self._fail([feed.request for feed in batch], error)
         else:
@@ -280,85 +270,6 @@ class Scheduler:
         alone = self.runtime.sparse is not None and request.path.kv_length < request.forced_from
         return tokens[:1] if alone else tokens
 
-    def _forward(self, batch: list[Feed]) -> Tensor:
-        """One forward for all feeds; hands out its rows, returns all logits (float32 [rows, vocab])."""
-        runtime = self.runtime
-        tree = runtime.tree
-        paths: list[LivePath] = []
-        ids: list[int] = []
-        counts: list[int] = []
-        for feed in batch:
-            paths.append(feed.request.path)
-            ids.append(feed.request.path.id)
-            counts.append(len(feed.tokens))
-        reads = None if runtime.sparse is None else reads_of(batch, runtime.sparse, runtime.pool.page_size)
-        appended = tree.append(ids, self._tree_tokens(batch, reads))
-        runtime.kv.note_peak()
-        try:
-            tables, lengths = tree.block_tables(ids)
-            tokens: list[int] = []
-            positions: list[int] = []
-            embeds: list[Tensor] = []
-            rows: list[int] = []  # tokens whose logits are wanted
-            hidden = False
-            for path, feed, count in zip(paths, batch, counts, strict=True):
-                wanted = feed.request.logit_rows(count)
-                rows.extend(range(len(tokens) + wanted.start, len(tokens) + wanted.stop))
-                tokens.extend(feed.tokens)
-                places = range(path.kv_length, path.kv_length + count)
-                positions.extend(places)
-                if min(feed.tokens) < 0:
-                    pairs = zip(places, feed.tokens, strict=True)
-                    embeds += [feed.request.embeds(place) for place, token in pairs if token < 0]
-                hidden = hidden or feed.request.needs_hidden
-                feed.rows_end = len(rows)
-                feed.tokens_end = len(tokens)
-            step = StepInputs(
-                tokens,
-                positions,
-                rows,
-                appended.slots,
-                appended.copies,
-                tables,
-                lengths,
-                np.array(counts, dtype=np.int32),
-                reads,
-                torch.stack(embeds) if embeds else None,
-            )
-            output = runtime.steps.run(step, hidden=hidden)
-        except BaseException:
-            for path in paths:
-                tree.truncate(path.id, path.kv_length)
-            raise
-        self.meter.add([path.budget for path in paths], step, output.pages, output.sparse)
-        self.steps += 1
-        self.forward_tokens += len(tokens)
-        row = token = 0
-        for feed in batch:
-            states = None if output.hidden is None else output.hidden[token : feed.tokens_end]
-            if output.masses is not None:
-                feed.request.path.add_mass(output.masses[token : feed.tokens_end].sum(0).numpy())
-            try:
-                feed.request.fed(len(feed.tokens), output.logits[row : feed.rows_end], states)
-            except Exception as error:
-                self._fail([feed.request], error)
-            row, token = feed.rows_end, feed.tokens_end
-        return output.logits
-
-    def _tree_tokens(self, batch: list[Feed], reads: SparseReads | None) -> list[list[int]]:
-        """Ids under which the tree keeps the tokens of each feed.
-
-        No prompt matches embeddings, nor tokens that read only part of the pages: in a prompt they would get
-        other keys and values.
-        """
-        if reads is None:
-            return [
-                feed.tokens if min(feed.tokens) >= 0 else [t if t >= 0 else _UNMATCHED for t in feed.tokens]
-                for feed in batch
-            ]
-        private = iter(reads.private.tolist())
-        return [[_UNMATCHED if next(private) or t < 0 else t for t in feed.tokens] for feed in batch]
-
     def _sample(self, turn: list[Request[Any]], batch: list[Feed], fresh: Tensor | None) -> None:
         """Draws a token for every path in a step whose logits are there. fresh: the logits of `batch`."""
         stepping: list[StepRequest] = []
@@ -367,9 +278,8 @@ class Scheduler:
             if not isinstance(request, StepRequest) or request.future.done() or request.held:
                 continue
             if request.samples:
-                tokens = request.path.tokens
                 stepping.append(request)
-                draws.append(Draw(request.params, uniform(request.seed, len(tokens)), tokens, request.edits))
+                draws.append(request.draw())
         if not stepping:
             return
         if fresh is not None and len(fresh) == len(batch) and stepping == [feed.request for feed in batch]:
@@ -381,12 +291,11 @@ class Scheduler:
         except ValueError as error:
             self._fail_unsampled(stepping, draws, logits, error)
             return  # the others are sampled in the next tick
-        drawn = zip(stepping, *sampled, strict=True)
-        for row, (request, token, logprob, entropy, log_sum) in enumerate(drawn):
+        tops = _listed(stepping, logits, sampled.log_sums)
+        for row, request in enumerate(stepping):
+            token, logprob, entropy = sampled.tokens[row], sampled.logprobs[row], sampled.entropies[row]
             try:
-                count = request.params.top_logprobs
-                top = top_logprobs(logits[row], count, log_sum) if count else None
-                self.generated_tokens += request.take(token, logprob, entropy, top)
+                self.generated_tokens += request.take(token, logprob, entropy, tops.get(row))
             except Exception as error:
                 self._fail([request], error)
 
@@ -403,6 +312,19 @@ class Scheduler:
         for request, reason in failed or [(request, error) for request in stepping]:
             self._fail([request], reason)
             request.path.drop_logits()
+
+
+def _listed(stepping: list[StepRequest], logits: Tensor, log_sums: list[float]) -> dict[int, TopLogprobs]:
+    """By row of the logits, the most probable tokens of those who asked for them."""
+    rows: dict[int, list[int]] = {}  # those of each count, so that each group is ranked at once
+    for row, request in enumerate(stepping):
+        if request.params.top_logprobs:
+            rows.setdefault(request.params.top_logprobs, []).append(row)
+    listed: dict[int, TopLogprobs] = {}
+    for count, group in rows.items():
+        tops = top_logprobs(logits[group], count, [log_sums[row] for row in group])
+        listed |= zip(group, tops, strict=True)
+    return listed
 
 
 def _held_order(request: Request[Any]) -> int:

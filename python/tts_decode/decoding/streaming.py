@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from ..core.detokenizer import text_stream
-from ..core.step import StepPiece
+from ..core.step import Step, StepPiece
 from .live_path import LivePath
-from .requests import StepRequest
 from .scheduler import Scheduler
+from .step_request import StepRequest
 
 
 async def step_pieces(
-    scheduler: Scheduler, path: LivePath, make: Callable[[], StepRequest | None]
+    scheduler: Scheduler, path: LivePath, make: Callable[[], Awaitable[StepRequest | None]]
 ) -> AsyncGenerator[StepPiece, None]:
     """Makes a request (None: the path is finished), and gives what it generates.
 
     The request is withdrawn where the generator ends before it.
     """
-    request = make()
+    request = await make()
     if request is None:
         yield StepPiece("", (), (), (), path.finish_reason)
         return
@@ -35,7 +35,7 @@ async def step_pieces(
             news.clear()
             if not future.done() and (piece := cutter.next_piece()):
                 yield piece
-        yield cutter.last_piece(future.result().reason)
+        yield cutter.last_piece(future.result())
     finally:
         if future.cancel():
             scheduler.withdraw(request)
@@ -59,7 +59,7 @@ class _Cutter:
         """What no stop string can begin in."""
         tokens = self._path.tokens
         if not self._stops:
-            return self._piece(len(tokens), None) if len(tokens) > self._out else None
+            return self._piece(len(tokens)) if len(tokens) > self._out else None
         self._held += [self._whole.add([token]) for token in tokens[self._read :]]
         self._read = len(tokens)
         text = "".join(self._held)
@@ -69,12 +69,22 @@ class _Cutter:
             free -= len(self._held[count])
             count += 1
         del self._held[:count]
-        return self._piece(self._out + count, None) if count else None
+        return self._piece(self._out + count) if count else None
 
-    def last_piece(self, reason: str) -> StepPiece:
-        return self._piece(len(self._path.tokens), reason)
+    def last_piece(self, step: Step) -> StepPiece:
+        """What is not out of the step. The branch may have changed since it was done."""
+        out = self._out - self._request.begin
+        return StepPiece(
+            text=self._text.add(step.tokens[out:]),
+            tokens=step.tokens[out:],
+            logprobs=step.logprobs[out:],
+            entropies=step.entropies[out:],
+            reason=step.reason,
+            top_logprobs=step.top_logprobs[out:],
+        )
 
-    def _piece(self, end: int, reason: str | None) -> StepPiece:
+    def _piece(self, end: int) -> StepPiece:
+        """What the path has up to a position."""
         path, begin, first = self._path, self._out, self._request.begin
         self._out = end
         numbers = slice(begin - path.prompt_length, end - path.prompt_length)
@@ -83,7 +93,7 @@ class _Cutter:
             tokens=tuple(path.tokens[begin:end]),
             logprobs=tuple(path.logprobs[numbers]),
             entropies=tuple(path.entropies[numbers]),
-            reason=reason,
+            reason=None,
             top_logprobs=tuple(self._request.tops[begin - first : end - first]),
         )
 

@@ -5,10 +5,12 @@ They are data; `start` needs the package llguidance.
 
 from __future__ import annotations
 
+import asyncio
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from tts_kernels.checks import flag, instance, shown
 
@@ -16,8 +18,47 @@ from ...extras import require
 from .protocol import Constraint, ConstraintState
 
 
+class Compiled(ABC):
+    """A constraint that llguidance compiles to a grammar, once for a tokenizer while it is in use."""
+
+    _field: ClassVar[str]  # name of what the grammar comes from
+
+    def start(self, tokenizer: Any) -> ConstraintState:
+        """Before the first token.
+
+        Raises:
+            ConstraintError: it is malformed, or no text matches it.
+            TypeError: the tokenizer's tokens have no bytes of their own.
+        """
+        require("llguidance")
+        from .compiler import compiler_for
+
+        return compiler_for(tokenizer).start(self, self._field, self._grammar)
+
+    def is_compiled(self, tokenizer: Any) -> bool:
+        """Whether `start` has nothing to compile."""
+        require("llguidance")
+        from .compiler import is_compiled
+
+        return is_compiled(tokenizer, self)
+
+    @abstractmethod
+    def _grammar(self) -> str:
+        """As llguidance writes it."""
+
+
+async def compile_aside(constraint: Constraint | None, tokenizer: Any) -> None:
+    """Compiles what llguidance has to compile, in a worker thread, so that `start` is quick.
+
+    Raises:
+        ConstraintError, TypeError: as `Compiled.start`.
+    """
+    if isinstance(constraint, Compiled) and not constraint.is_compiled(tokenizer):
+        await asyncio.to_thread(constraint.start, tokenizer)
+
+
 @dataclass(frozen=True)
-class JSONSchema:
+class JSONSchema(Compiled):
     """JSON that is valid under a schema.
 
     Args:
@@ -43,16 +84,16 @@ class JSONSchema:
         object.__setattr__(self, "schema", text)
         flag("whitespace", self.whitespace)
 
-    def start(self, tokenizer: Any) -> ConstraintState:
-        matcher = _matcher()
-        state: ConstraintState = matcher.start(
-            "schema", lambda: matcher.json_grammar(str(self.schema), self.whitespace), tokenizer
-        )
-        return state
+    _field = "schema"
+
+    def _grammar(self) -> str:
+        from .matcher import json_grammar
+
+        return json_grammar(str(self.schema), self.whitespace)
 
 
 @dataclass(frozen=True)
-class Regex:
+class Regex(Compiled):
     """Text of which all matches a regular expression, in the syntax of Rust's crate `regex`."""
 
     pattern: str
@@ -60,16 +101,16 @@ class Regex:
     def __post_init__(self) -> None:
         instance("pattern", self.pattern, str)
 
-    def start(self, tokenizer: Any) -> ConstraintState:
-        matcher = _matcher()
-        state: ConstraintState = matcher.start(
-            "pattern", lambda: matcher.regex_grammar(self.pattern), tokenizer
-        )
-        return state
+    _field = "pattern"
+
+    def _grammar(self) -> str:
+        from .matcher import regex_grammar
+
+        return regex_grammar(self.pattern)
 
 
 @dataclass(frozen=True)
-class Grammar:
+class Grammar(Compiled):
     """Text that a context-free grammar derives: GBNF, as llama.cpp's (`root ::= "a" | "b" root`), or Lark's
     notation (`start: "a" | "b" start`)."""
 
@@ -78,16 +119,16 @@ class Grammar:
     def __post_init__(self) -> None:
         instance("text", self.text, str)
 
-    def start(self, tokenizer: Any) -> ConstraintState:
-        matcher = _matcher()
-        state: ConstraintState = matcher.start(
-            "grammar", lambda: matcher.context_free_grammar(self.text), tokenizer
-        )
-        return state
+    _field = "grammar"
+
+    def _grammar(self) -> str:
+        from .matcher import context_free_grammar
+
+        return context_free_grammar(self.text)
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Compiled):
     """One of some texts; kept as a tuple."""
 
     options: Sequence[str]
@@ -101,12 +142,12 @@ class Choice:
                 raise ValueError(f"options[{i}]: got {shown(option)}, expected a text that is not empty")
         object.__setattr__(self, "options", tuple(options))
 
-    def start(self, tokenizer: Any) -> ConstraintState:
-        matcher = _matcher()
-        state: ConstraintState = matcher.start(
-            "options", lambda: matcher.choice_grammar(self.options), tokenizer
-        )
-        return state
+    _field = "options"
+
+    def _grammar(self) -> str:
+        from .matcher import choice_grammar
+
+        return choice_grammar(self.options)
 
 
 _KINDS: dict[str, type[JSONSchema | Regex | Grammar | Choice]] = {
@@ -134,10 +175,3 @@ def constraint_of(data: object) -> Constraint:
     if not isinstance(data, Mapping) or not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(f"constraint: got {shown(data)}, expected an object of kind {', '.join(_KINDS)}")
     return _KINDS[kind](**{name: value for name, value in data.items() if name != "kind"})
-
-
-def _matcher() -> Any:
-    require("llguidance")
-    from . import matcher
-
-    return matcher

@@ -3,42 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
-from weakref import WeakKeyDictionary
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import any_to_lark
 
 from ...errors import ConstraintError
-from ..detokenizer import token_bytes
-from .protocol import ConstraintState
-
-
-def start(name: str, source: Callable[[], str], tokenizer: Any) -> ConstraintState:
-    """Before the first token of a text.
-
-    Args:
-        name: of what the grammar comes from.
-        source: makes it as llguidance writes it, by one of the functions below.
-
-    Raises:
-        ConstraintError: the grammar is malformed, or no text matches it.
-        TypeError: the tokenizer's tokens have no bytes of their own.
-    """
-    vocabulary = _compiled(tokenizer)
-    try:
-        matcher = LLMatcher(vocabulary, source(), log_level=0)
-    except Exception as cause:  # plain ones too, for a grammar without a root
-        raise ConstraintError(f"{name}: got what llguidance refuses: {cause!s:.300}") from cause
-    if matcher.is_error():
-        raise ConstraintError(f"{name}: got what llguidance refuses: {_error(matcher)}")
-    state = _State(matcher, len(tokenizer))
-    if not (state.mask().any() or state.accepts):
-        raise ConstraintError(f"{name}: got what no text matches")
-    return state
 
 
 def json_grammar(schema: str, whitespace: bool) -> str:
@@ -57,88 +29,80 @@ def choice_grammar(options: Sequence[str]) -> str:
     return regex_grammar("|".join(map(_escaped, options)))
 
 
-class _State:
+class MatcherState:
     """After an error a matcher of llguidance is of no use any more, so another takes its place then.
 
-    first: a matcher before the first token, which stays there.
+    first: a matcher before the first token, which stays there. A copy of one shares its grammar and costs
+    microseconds. size: of the vocabulary.
     """
 
     def __init__(self, first: LLMatcher, size: int) -> None:
         self._first, self._size = first, size
         self._tokens: list[int] = []
         self._matcher = first.deep_copy()
-        self._dead = False  # whether nothing may come next, as was seen
+        self._mask: npt.NDArray[np.bool_] | None = None  # as was computed for this place; never written to
 
     @property
     def accepts(self) -> bool:
         return self._matcher.is_accepting()
 
     def mask(self) -> npt.NDArray[np.bool_]:
-        if not self._dead:
+        if self._mask is None:
             bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-            if not self._matcher.is_error():
-                return np.unpackbits(bits, count=self._size, bitorder="little").view(np.bool_)
-            self._recover()
-        return np.zeros(self._size, np.bool_)
+            if self._matcher.is_error():
+                self._recover()
+                self._mask = np.zeros(self._size, np.bool_)
+            else:
+                self._mask = np.unpackbits(bits, count=self._size, bitorder="little").view(np.bool_)
+            self._mask.flags.writeable = False
+        return self._mask
 
     def advance(self, token: int) -> bool:
-        fits = token < self._size and self._matcher.try_consume_tokens([token]) == 1
+        if token >= self._size:
+            return False
+        fits = self._matcher.try_consume_tokens([token]) == 1
+        if self._matcher.is_error():
+            self._recover()
+            return False
         if fits:
             self._tokens.append(token)
+            self._mask = None
         return fits
 
-    def fork(self) -> _State:
-        other = _State(self._first, self._size)
+    def fork(self) -> MatcherState:
+        other = MatcherState.__new__(MatcherState)
+        other._first, other._size = self._first, self._size
+        other._tokens, other._mask = list(self._tokens), self._mask
         other._matcher = self._matcher.deep_copy()
-        other._tokens, other._dead = list(self._tokens), self._dead
         return other
 
     def rollback(self, count: int) -> None:
         if count:
-            self._matcher.rollback(count)
             del self._tokens[len(self._tokens) - count :]
-            self._dead = False
+            self._mask = None
+            self._matcher.rollback(count)
+            if self._matcher.is_error():
+                self._matcher = self._replayed()
 
     def _recover(self) -> None:
-        """From an error, which is a dead end of the grammar or a limit that was exceeded."""
-        error = _error(self._matcher)
-        self._matcher = self._first.deep_copy()
-        self._matcher.try_consume_tokens(self._tokens)
-        self._dead = "NoExtension" in error
-        if not self._dead:
+        """From an error after its tokens: a dead end of the grammar, which is all that is left of it then, or
+        a limit that was exceeded."""
+        error = matcher_error(self._matcher)
+        self._matcher = self._replayed()
+        if "NoExtension" not in error:
             raise ConstraintError(f"constraint: llguidance gave up after {len(self._tokens)} tokens: {error}")
 
+    def _replayed(self) -> LLMatcher:
+        """Another one in the same place."""
+        matcher = self._first.deep_copy()
+        matcher.try_consume_tokens(self._tokens)
+        return matcher
 
-def _error(matcher: LLMatcher) -> str:
+
+def matcher_error(matcher: LLMatcher) -> str:
     """In a line, without the state of the parser."""
     what, _, _ = matcher.get_error().partition("\n<state>")
     return f"{' '.join(what.split()):.300}"
-
-
-_TOKENIZERS: WeakKeyDictionary[Any, LLTokenizer] = WeakKeyDictionary()
-
-
-def _compiled(tokenizer: Any) -> LLTokenizer:
-    if tokenizer not in _TOKENIZERS:
-        _TOKENIZERS[tokenizer] = LLTokenizer(TokenizerWrapper(_Vocabulary(tokenizer)))
-    return _TOKENIZERS[tokenizer]
-
-
-class _Vocabulary:
-    """The bytes of all tokens; special ones have none, so that no grammar allows them. As the end of the
-    sequence is the decoder's matter, it is an id behind all others here."""
-
-    bos_token_id = None
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self.eos_token_id = len(tokenizer)
-        self.special_token_ids = [self.eos_token_id]
-        self.tokens = [*token_bytes(tokenizer, self.eos_token_id), b"<eos>"]
-
-    def __call__(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
 
 
 def _escaped(text: str) -> str:

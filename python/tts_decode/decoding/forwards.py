@@ -1,0 +1,115 @@
+"""One forward of the model for what the requests of a batch feed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..model.host_steps import StepInputs
+from ..model.sparse import SparseReads
+from .cost_meter import CostMeter
+from .live_path import LivePath
+from .requests import Feed
+from .runtime import Runtime
+from .sparse_batch import reads_of
+
+# Id in the tree of a token that no prompt is to match: above every vocabulary, within int32.
+_UNMATCHED = 2**31 - 1
+
+
+class Forwards:
+    """Runs batches, and counts what they were.
+
+    Attributes:
+        steps: forwards so far. tokens: fed in them. meter: what they cost.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.steps = 0
+        self.tokens = 0
+        shape = replace(runtime.engine.shape, kv_bytes=runtime.pool.dtype.itemsize)
+        self.meter = CostMeter(shape, runtime.pool.page_size)
+
+    def run(self, batch: list[Feed]) -> Tensor:
+        """One forward for all feeds; hands out its rows, returns all logits (float32 [rows, vocab])."""
+        runtime = self._runtime
+        tree = runtime.tree
+        paths: list[LivePath] = []
+        ids: list[int] = []
+        counts: list[int] = []
+        for feed in batch:
+            paths.append(feed.request.path)
+            ids.append(feed.request.path.id)
+            counts.append(len(feed.tokens))
+        reads = None if runtime.sparse is None else reads_of(batch, runtime.sparse, runtime.pool.page_size)
+        appended = tree.append(ids, _tree_tokens(batch, reads))
+        runtime.kv.note_peak()
+        try:
+            tables, lengths = tree.block_tables(ids)
+            tokens: list[int] = []
+            positions: list[int] = []
+            embeds: list[Tensor] = []
+            rows: list[int] = []  # tokens whose logits are wanted
+            hidden = False
+            for path, feed, count in zip(paths, batch, counts, strict=True):
+                wanted = feed.request.logit_rows(count)
+                rows.extend(range(len(tokens) + wanted.start, len(tokens) + wanted.stop))
+                tokens.extend(feed.tokens)
+                places = range(path.kv_length, path.kv_length + count)
+                positions.extend(places)
+                if min(feed.tokens) < 0:
+                    pairs = zip(places, feed.tokens, strict=True)
+                    embeds += [feed.request.embeds(place) for place, token in pairs if token < 0]
+                hidden = hidden or feed.request.needs_hidden
+                feed.rows_end = len(rows)
+                feed.tokens_end = len(tokens)
+            step = StepInputs(
+                tokens,
+                positions,
+                rows,
+                appended.slots,
+                appended.copies,
+                tables,
+                lengths,
+                np.array(counts, dtype=np.int32),
+                reads,
+                torch.stack(embeds) if embeds else None,
+            )
+            output = runtime.steps.run(step, hidden=hidden)
+        except BaseException:
+            for path in paths:
+                tree.truncate(path.id, path.kv_length)
+            raise
+        self.meter.add([path.budget for path in paths], step, output.pages, output.sparse)
+        self.steps += 1
+        self.tokens += len(tokens)
+        row = token = 0
+        for feed in batch:
+            states = None if output.hidden is None else output.hidden[token : feed.tokens_end]
+            if output.masses is not None:
+                feed.request.path.add_mass(output.masses[token : feed.tokens_end].sum(0).numpy())
+            try:
+                feed.request.fed(len(feed.tokens), output.logits[row : feed.rows_end], states)
+            except Exception as error:
+                feed.request.fail(error)
+            row, token = feed.rows_end, feed.tokens_end
+        return output.logits
+
+
+def _tree_tokens(batch: list[Feed], reads: SparseReads | None) -> list[list[int]]:
+    """Ids under which the tree keeps the tokens of each feed.
+
+    No prompt matches embeddings, nor tokens that read only part of the pages: in a prompt they would get
+    other keys and values.
+    """
+    if reads is None:
+        return [
+            feed.tokens if min(feed.tokens) >= 0 else [t if t >= 0 else _UNMATCHED for t in feed.tokens]
+            for feed in batch
+        ]
+    private = iter(reads.private.tolist())
+    return [[_UNMATCHED if next(private) or t < 0 else t for t in feed.tokens] for feed in batch]
