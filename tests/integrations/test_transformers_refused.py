@@ -293,7 +293,7 @@ def test_layers_of_differing_heads() -> None:
     model.model.layers[1].self_attn = type(model.model.layers[1].self_attn)(config, 1).eval()
     cache = cache_of(model)
     with pytest.raises(
-        UnsupportedError, match="layer 1: got 4 KV heads of 32 channels.* expected 2 KV heads of 32"
+        UnsupportedError, match=r"layer 1: got 4 KV heads of 32 channels.* expected 2 KV heads of 32"
     ):
         generate(model, cache)
     assert (cache.batch_size, cache.use().pages) == (0, 0)
