@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from tiny_models import byte_tokenizer
+from tiny_models import byte_tokenizer, tiny_model
 from transformers import PreTrainedModel
 from tree_caches import NEW, cache_of, generate, longer, model_of, prompts
 
@@ -29,6 +29,7 @@ def tree() -> PreTrainedModel:
 
 
 SECOND: dict[str, dict[str, Any]] = {
+    "an assistant": {"assistant_model": tiny_model(seed=1)},
     "prompt lookup": {"prompt_lookup_num_tokens": 3},
     "use_cache=False": {"use_cache": False},
 }
@@ -64,6 +65,18 @@ def test_going_on_after_beam_search_and_crop(own: PreTrainedModel, tree: PreTrai
     mask = longer(mask.repeat_interleave(3, 0), answers)
     cache.crop(-NEW)  # the beams of the cache are the last ones, the answers the best ones
     assert torch.equal(generate(tree, answers, mask, cache), generate(own, answers, mask))
+
+
+def test_going_on_with_rows_that_ended_before_others(tree: PreTrainedModel) -> None:
+    """Their padding lies behind their tokens, of which the cache holds keys and values."""
+    ids, mask = prompts(30, 4)
+    cache = cache_of(tree)
+    answers = generate(tree, ids, mask, cache)
+    mask = longer(mask, answers)
+    mask[0, 35:] = 0
+    answers, mask = torch.cat([answers, ids[:, -3:]], 1), torch.cat([mask, mask.new_ones(2, 3)], 1)
+    with pytest.raises(UnsupportedError, match=r"rows of \[35, 15\] tokens .* expected \[41, 15\]"):
+        generate(tree, answers, mask, cache)
 
 
 def test_stop_strings(own: PreTrainedModel, tree: PreTrainedModel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import re
 import subprocess
 import sys
@@ -309,9 +310,10 @@ def test_layers_that_run_twice() -> None:
         generate(model, cache_of(model))
 
 
-def test_copies(tree: PreTrainedModel) -> None:
+@pytest.mark.parametrize("call", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_copies(tree: PreTrainedModel, call: Callable[[Any], Any]) -> None:
     with pytest.raises(UnsupportedError, match="fork its rows with batch_repeat_interleave"):
-        copy.deepcopy(cache_of(tree))
+        call(cache_of(tree))
 
 
 def test_rows_that_are_not_there(tree: PreTrainedModel) -> None:

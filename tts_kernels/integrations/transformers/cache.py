@@ -113,10 +113,10 @@ class TreeCache(Cache):
         rows = f"{self.batch_size} rows of {self._rows.columns} tokens"
         return f"TreeCache({rows} in {use.pages} pages, {use.bytes} bytes)"
 
-    def __deepcopy__(self, _: Any) -> NoReturn:
+    def __reduce_ex__(self, _: Any) -> NoReturn:
         raise UnsupportedError(
-            "cache: got a TreeCache to copy, which its pages are too large for; fork its rows with "
-            "batch_repeat_interleave, and drop what a use added with crop"
+            "cache: got a TreeCache to copy or to pickle, which its pages are too large for; fork its rows "
+            "with batch_repeat_interleave, and drop what a use added with crop"
         )
 
     @eager
