@@ -63,6 +63,23 @@ def new_tokens(
     return counts
 
 
+def refuse_second_prompt(positions: Tensor | None, before: Sequence[int], counts: Int32Array) -> None:
+    """Raises UnsupportedError where the first of several new tokens of a row stands before the row's end.
+
+    positions: [B or 1, S] of the new columns, None: not known. before: tokens of each row. counts: new ones.
+    """
+    if positions is None or positions.dim() != 2 or positions.shape[1] == 1 or not any(before):
+        return
+    at = positions.expand(len(before), -1).cpu().numpy()
+    for row, (old, new) in enumerate(zip(before, counts.tolist(), strict=True)):
+        if new and at[row, -new] < old:
+            raise UnsupportedError(
+                f"position_ids: got {at[row, -new]} for the first new token of row {row}, of which the "
+                f"cache holds {old}: it is another prompt, or the same again; call cache.reset() before it. "
+                "Prompt lookup, an assistant and use_cache=False go without cache.prefill"
+            )
+
+
 def append(
     tree: KVTree,
     pool: KVPool,

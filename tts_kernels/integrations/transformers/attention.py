@@ -7,10 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from .eager import eager
 from .errors import UnsupportedError, WrongCacheError
 from .masks import StepMask, tree_mask
 from .new_kv import NewKV
-from .support import refuse_arguments
+from .support import refuse_arguments, refuse_other_layers
 
 NAME = "tts"
 
@@ -23,6 +24,7 @@ def register() -> None:
     )  # without one transformers would hand over no mask at all
 
 
+@eager
 def attention(
     module: nn.Module,
     query: Tensor,
@@ -51,7 +53,16 @@ def attention(
             "expected one of two dimensions [batch, columns], or none, given to the model"
         )
     refuse_arguments(module, arguments)
+    if key.layer == 0:
+        refuse_other_layers(module, key.rows.num_layers)
     out = key.rows.attend(
-        key.layer, query, key.keys, key.values, attention_mask, scale=scaling, soft_cap=softcap
+        key.layer,
+        query,
+        key.keys,
+        key.values,
+        attention_mask,
+        positions=arguments.get("position_ids"),
+        scale=scaling,
+        soft_cap=softcap,
     )
     return out, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -10,7 +11,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from ... import KVPool, KVTree
-from ...checks import flag, integer
+from ...checks import flag, instance, integer
+from .eager import eager
 from .errors import UnsupportedError
 from .new_kv import NewKV
 from .rows import Rows
@@ -52,9 +54,11 @@ class TreeLayer(CacheLayerMixin):
         new = NewKV(self._rows, self._index, key_states, value_states)
         return new, new
 
+    @eager
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self._rows.columns + query_length, 0
 
+    @eager
     def get_seq_length(self) -> int:
         return self._rows.columns
 
@@ -103,19 +107,26 @@ class TreeCache(Cache):
         super().__init__(layers=[TreeLayer(self._rows, index) for index in range(config.num_hidden_layers)])
 
     def __repr__(self) -> str:
+        if self._rows.in_forward:  # which a debugger may be looking at
+            return f"TreeCache({len(self._rows.branches)} rows in a forward, or in one that was interrupted)"
         use = self.use()
         rows = f"{self.batch_size} rows of {self._rows.columns} tokens"
         return f"TreeCache({rows} in {use.pages} pages, {use.bytes} bytes)"
 
-    def __deepcopy__(self, _: Any) -> NoReturn:
+    def __reduce_ex__(self, _: Any) -> NoReturn:
         raise UnsupportedError(
-            "cache: got a TreeCache to copy, which its pages are too large for; fork its rows with "
-            "batch_repeat_interleave, and drop what a use added with crop"
+            "cache: got a TreeCache to copy or to pickle, which its pages are too large for; fork its rows "
+            "with batch_repeat_interleave, and drop what a use added with crop"
         )
+
+    @eager
+    def update(self, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        return super().update(*args, **options)
 
     @property
     def tree(self) -> KVTree | None:
         """The tree of the rows; None before the first forward."""
+        self._rows.settle(get_ident())
         return self._rows.tree
 
     @property
@@ -126,11 +137,12 @@ class TreeCache(Cache):
     @property
     def branches(self) -> list[int]:
         """The branch of each row."""
+        self._rows.settle(get_ident())
         return list(self._rows.branches)
 
     @property
     def batch_size(self) -> int:
-        return len(self._rows.branches)
+        return len(self.branches)
 
     def use(self) -> CacheUse:
         """Pages and bytes that the rows take now, and have taken at most."""
@@ -173,6 +185,7 @@ class TreeCache(Cache):
             ValueError: the cache holds rows already.
         """
         copies = integer("copies", copies, 1)
+        _check_prompts(input_ids, attention_mask)
         if self.batch_size:
             raise ValueError(f"cache: got one that holds {self.batch_size} rows, expected none; call reset()")
         ids, mask = input_ids[:, :-1], None if attention_mask is None else attention_mask[:, :-1]
@@ -194,7 +207,8 @@ class TreeCache(Cache):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keeps the rows of these indices, or where a bool tensor is True."""
-        self._rows.select(torch.arange(self.batch_size)[indices.cpu()].tolist())
+        if self.batch_size:
+            self._rows.select(torch.arange(self.batch_size)[indices.cpu()].tolist())
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Row i becomes rows i * repeats .. (i + 1) * repeats - 1: forks, which copy nothing."""
@@ -211,3 +225,12 @@ class TreeCache(Cache):
 
     def early_initialization(self, *_: Any, **__: Any) -> None:
         raise UnsupportedError("cache: got a TreeCache for an exported graph, which it does not serve")
+
+
+def _check_prompts(input_ids: Tensor, attention_mask: Tensor | None) -> None:
+    """Raises TypeError or ValueError unless both are tensors [B, S]."""
+    given = {"input_ids": input_ids} | ({} if attention_mask is None else {"attention_mask": attention_mask})
+    for name, value in given.items():
+        instance(name, value, Tensor, 'pass return_tensors="pt" to the tokenizer')
+        if value.dim() != 2 or value.shape != input_ids.shape:
+            raise ValueError(f"{name}: got {list(value.shape)}, expected [B, S], the same for both")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from transformers.masking_utils import causal_mask_function
 
-from .errors import UnsupportedError
+from .eager import eager
+from .errors import UnsupportedError, WrongCacheError
 
 # Indices of row, head, query and key, broadcast -> bool, whether the query sees the key
 MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -31,6 +32,14 @@ class StepMask:
     padding: Tensor | None
     window: int | None
 
+    @property
+    def ndim(self) -> NoReturn:
+        """transformers asks for it where it made this mask ahead of the forward, for a static cache."""
+        raise WrongCacheError(
+            'cache: got a static cache with attn_implementation="tts", expected a TreeCache; leave '
+            "cache_implementation out and pass cache=TreeCache(model.config) to generate"
+        )
+
     def tokens(self, batch: int, past: int, new: int) -> BoolArray | None:
         """[B, past + new], which columns hold tokens; None: all. Waits for the device if there is padding."""
         if self.padding is None:
@@ -45,6 +54,7 @@ class StepMask:
         return tokens
 
 
+@eager
 def tree_mask(
     *,
     q_length: int,

@@ -25,6 +25,8 @@ class NewKV:
         self.keys, self.values = keys, values
 
     def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):  # Python and torch.compile look for these in any object
+            raise AttributeError(name)
         _refuse()
 
     def __getitem__(self, index: Any) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,30 +21,22 @@ def shared_prefixes(
     """For each row an earlier one that begins like it, and how many tokens they share: whole pages.
 
     keys, values: [B, num_kv_heads, S, head_dim] of the first layer, which depend on a token and its position
-    alone. starts: the first column of each row that holds a token. (0, 0) where there is no such row.
+    alone. starts: the first column of each row that holds a token. (0, 0) where there is no such row. Each
+    key is read once, whatever the number of rows.
     """
     shared = []
-    seen: dict[bytes, list[int]] = {}  # first page of keys -> rows that begin with it
+    seen: dict[bytes, int] = {}  # digest of some leading pages -> the first row that begins with them
     for row, start in enumerate(starts):
-        page = keys[row, :, start : start + page_size].contiguous().view(torch.uint8)
-        others = seen.setdefault(page.cpu().numpy().tobytes(), [])
-        best = (0, 0)
-        for other in others:
-            common = _common(keys, values, (row, start), (other, starts[other])) // page_size * page_size
-            best = max(best, (common, -other))
-        others.append(row)
-        shared.append((-best[1], best[0]))
+        tokens = torch.cat([keys[row, :, start:], values[row, :, start:]]).transpose(0, 1).contiguous()
+        content = tokens.view(torch.uint8).flatten(1).cpu().numpy()
+        prefix, owner, common = hashlib.blake2b(digest_size=16), 0, 0
+        for end in range(page_size, len(content) + 1, page_size):
+            prefix.update(content[end - page_size : end].data)
+            first = seen.setdefault(prefix.digest(), row)
+            if first != row:
+                owner, common = first, end
+        shared.append((owner, common))
     return shared
-
-
-def _common(keys: Tensor, values: Tensor, first: tuple[int, int], second: tuple[int, int]) -> int:
-    """Leading tokens with equal keys and values; first, second: row and first column."""
-    count = keys.shape[2] - max(first[1], second[1])
-    same = torch.ones(count, dtype=torch.bool, device=keys.device)
-    for rows in keys, values:
-        one, other = (rows[row, :, start : start + count] for row, start in (first, second))
-        same &= (one == other).all(-1).all(0)
-    return int(same.int().cumprod(0).sum())
 
 
 @dataclass(frozen=True)
@@ -60,8 +53,8 @@ class Borrowed:
         """
         for rows in written:
             difference = (rows[self.tokens] - rows[self.owners]).abs().max()
-            if difference > _ROUNDING[rows.dtype] * rows.abs().max():
+            if not difference <= _ROUNDING[rows.dtype] * rows.abs().max():  # NaN is no agreement
                 raise UnsupportedError(
                     "share: got True, but rows whose keys and values agree in the first layer differ in "
-                    f"layer {layer}; pass share=False to TreeCache"
+                    f"layer {layer}; pass share=False to TreeCache, and look for NaN"
                 )

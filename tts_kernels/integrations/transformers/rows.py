@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from threading import RLock, get_ident
 
 import numpy as np
 import torch
@@ -14,18 +15,18 @@ from ... import DevicePlan, DevicePlanner, KVPool, KVTree, OutOfPagesError, Tree
 from ...checks import integer
 from ...checks.pages import PAGE_SIZE
 from ...pool import default_bytes, page_bytes
-from .appending import Int32Array, Writes, append, new_tokens
+from .appending import Int32Array, Writes, append, new_tokens, refuse_second_prompt
 from .errors import UnsupportedError
 from .masks import StepMask
-from .support import refuse_tensors
+from .support import refuse_other_pages, refuse_tensors
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Step:
     """A forward under way: S new columns of B rows, T of whose B * S places hold tokens.
 
     kept: int64 [T], the places that hold them; None: all. before: tokens of each row when it began. created:
-    the rows began with it. layer: the next one.
+    the rows began with it. thread: that runs it. layer: the next one.
     """
 
     columns: int
@@ -34,6 +35,7 @@ class Step:
     plan: TreePlan | DevicePlan
     before: list[int]
     created: bool
+    thread: int
     layer: int = 0
 
 
@@ -43,7 +45,8 @@ class Rows:
     columns: tokens of a row with its padding, as transformers counts. branches: one a row, none before the
     first forward. tree, pool: made in the first forward, which shows what a page must hold.
 
-    What a forward adds counts when its last layer is through. One that ended before leaves no trace.
+    What a forward adds counts when its last layer is through. What one added that ended before is taken back
+    by the next call. Layers of several threads' forwards take turns, and all but the last that began raise.
     """
 
     def __init__(self, num_layers: int, kv_bytes: int | None, layout: str | None, share: bool) -> None:
@@ -51,9 +54,16 @@ class Rows:
         self.branches: list[int] = []
         self.tree: KVTree | None = None
         self.pool: KVPool | None = None
-        self._num_layers, self._kv_bytes, self._layout, self._share = num_layers, kv_bytes, layout, share
+        self.num_layers = num_layers
+        self._kv_bytes, self._layout, self._share = kv_bytes, layout, share
         self._planner: DevicePlanner | None = None
         self._step: Step | None = None
+        self._turn = RLock()
+
+    @property
+    def in_forward(self) -> bool:
+        """Whether a forward is under way, or ended in the middle."""
+        return self._step is not None
 
     def attend(
         self,
@@ -63,19 +73,21 @@ class Rows:
         values: Tensor,
         mask: StepMask,
         *,
+        positions: Tensor | None,
         scale: float | None,
         soft_cap: float | None,
     ) -> Tensor:
         """Stores keys and values [B, num_kv_heads, S, head_dim]; [B, S, num_q_heads, head_dim] for queries
-        [B, num_q_heads, S, head_dim]."""
-        try:
-            if layer == 0:
-                self.settle()
-                self._step = self._begin(query, keys, values, mask)
-            return self._attend(layer, query, keys, values, mask.window, scale, soft_cap)
-        except BaseException:
-            self.settle()
-            raise
+        [B, num_q_heads, S, head_dim]. positions: [B or 1, S] of the new columns, None: not known."""
+        with self._turn:
+            try:
+                if layer == 0:
+                    self.settle()
+                    self._step = self._begin(query, keys, values, mask, positions)
+                return self._attend(layer, query, keys, values, mask.window, scale, soft_cap)
+            except BaseException:
+                self.settle(get_ident())
+                raise
 
     def _attend(
         self,
@@ -87,41 +99,42 @@ class Rows:
         scale: float | None,
         soft_cap: float | None,
     ) -> Tensor:
-        step = self._step
-        if step is None or step.layer != layer or step.columns != keys.shape[2]:
+        step, pool = self._step, self.pool
+        if step is not None and step.thread != get_ident():
+            raise UnsupportedError(
+                "cache: got forwards of two threads at once, expected one after the other; make a TreeCache "
+                "for each thread"
+            )
+        if step is None or pool is None or step.layer != layer or step.columns != keys.shape[2]:
             raise UnsupportedError(
                 f"layer: got {layer}, expected {0 if step is None else step.layer}; TreeCache serves models "
-                "whose layers each run once, one after the other"
+                "whose layers each run once, one after the other, and is not looked at or changed in between"
             )
-        assert self.pool is not None
+        refuse_other_pages(layer, keys, pool)
         batch, heads, columns, head_dim = query.shape
-        got, expected = (keys.shape[1], keys.shape[3]), (self.pool.num_kv_heads, self.pool.head_dim)
-        if got != expected:
-            raise UnsupportedError(
-                f"layer {layer}: got {got[0]} KV heads of {got[1]} channels, expected {expected[0]} of "
-                f"{expected[1]} as in the first layer; a TreeCache has the same pages for all layers"
-            )
         q, k, v = (_tokens(rows, step.kept) for rows in (query, keys, values))
         writes = step.writes
         if writes.borrowed is not None:
             writes.borrowed.check(layer, k, v)
         if writes.tokens is not None:
             k, v = k[writes.tokens], v[writes.tokens]
-        self.pool.append(layer, k, v, writes.slots)
-        out, _ = self.pool.attend(layer, q, step.plan, scale=scale, window=window, logits_soft_cap=soft_cap)
+        pool.append(layer, k, v, writes.slots)
+        out, _ = pool.attend(layer, q, step.plan, scale=scale, window=window, logits_soft_cap=soft_cap)
         if step.kept is not None:
             places = out.new_zeros((batch * columns, heads, head_dim))
             out = places.index_copy_(0, step.kept, out)
-        self._step = replace(step, layer=layer + 1)
-        if layer + 1 == self._num_layers:
+        step.layer += 1
+        if step.layer == self.num_layers:
             self.columns, self._step = self.columns + columns, None
         return out.view(batch, columns, heads, head_dim)
 
-    def settle(self) -> None:
-        """Takes back what a forward added that ended before its last layer."""
-        step, self._step = self._step, None
-        if step is not None:
-            self._take_back(step.before, step.created)
+    def settle(self, thread: int | None = None) -> None:
+        """Takes back what a forward added that ended before its last layer. thread: if it ran there."""
+        with self._turn:
+            step = self._step
+            if step is not None and thread in (None, step.thread):
+                self._step = None
+                self._take_back(step.before, step.created)
 
     def _take_back(self, before: Sequence[int], created: bool) -> None:
         """before, created: as of `Step`."""
@@ -153,6 +166,8 @@ class Rows:
         self.settle()
         if not self.branches or self.tree is None:
             return
+        if not indices:
+            raise ValueError("indices: got none, expected at least one; call reset() to end all rows")
         count = len(self.branches)
         if any(not -count <= index < count for index in indices):
             raise IndexError(f"indices: got {list(indices)}, expected rows of a cache that has {count}")
@@ -164,7 +179,9 @@ class Rows:
             self.tree.release(self.branches[row])
         self.branches = [copies[index % count].pop() for index in indices]
 
-    def _begin(self, query: Tensor, keys: Tensor, values: Tensor, mask: StepMask) -> Step:
+    def _begin(
+        self, query: Tensor, keys: Tensor, values: Tensor, mask: StepMask, positions: Tensor | None
+    ) -> Step:
         refuse_tensors(keys, values)
         batch, _, columns, _ = keys.shape
         if self.branches and len(self.branches) != batch:
@@ -173,10 +190,12 @@ class Rows:
                 "cache.batch_repeat_interleave(n) to have n copies of each, or cache.reset() to start over"
             )
         pool, tree = self._pages(keys)
+        refuse_other_pages(0, keys, pool)
         created = not self.branches
         before = [0] * batch if created else [tree.length(branch) for branch in self.branches]
         tokens = mask.tokens(batch, self.columns, columns)
         counts = new_tokens(tokens, before, self.columns, columns)
+        refuse_second_prompt(positions, before, counts)
         if created:
             self.branches = [tree.create() for _ in range(batch)]
         try:
@@ -197,7 +216,7 @@ class Rows:
         if (counts < columns).any():
             places = np.arange(columns) >= columns - counts[:, None]
             kept = torch.from_numpy(np.flatnonzero(places)).to(keys.device)
-        return Step(columns, kept, writes, step_plan, before, created)
+        return Step(columns, kept, writes, step_plan, before, created, get_ident())
 
     def _plan(self, tree: KVTree, pool: KVPool, query: Tensor, counts: Int32Array) -> TreePlan | DevicePlan:
         """One plan for all layers."""
@@ -219,12 +238,12 @@ class Rows:
     def _pages(self, keys: Tensor) -> tuple[KVPool, KVTree]:
         """The pool and its tree, made for keys like these the first time."""
         if self.pool is None or self.tree is None:
-            shape = self._num_layers, keys.shape[1], keys.shape[3], PAGE_SIZE, keys.dtype
+            shape = self.num_layers, keys.shape[1], keys.shape[3], PAGE_SIZE, keys.dtype
             budget = default_bytes(keys.device) if self._kv_bytes is None else self._kv_bytes
             integer("kv_bytes", budget, page_bytes(*shape))
             with torch.inference_mode(False):  # pages of inference mode could not be written outside it
                 self.pool = KVPool(
-                    num_layers=self._num_layers,
+                    num_layers=self.num_layers,
                     num_kv_heads=keys.shape[1],
                     head_dim=keys.shape[3],
                     budget_bytes=budget,
@@ -238,5 +257,5 @@ class Rows:
 
 def _tokens(rows: Tensor, kept: Tensor | None) -> Tensor:
     """[B, heads, S, head_dim] -> [T, heads, head_dim], row after row."""
-    tokens = rows.transpose(1, 2).flatten(0, 1)
+    tokens = rows.squeeze(2) if rows.shape[2] == 1 else rows.transpose(1, 2).flatten(0, 1)
     return tokens if kept is None else tokens[kept]

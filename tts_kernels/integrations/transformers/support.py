@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .errors import UnsupportedError
+from ... import KVPool
+from .errors import UnsupportedError, WrongCacheError
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -30,6 +31,7 @@ _FEATURES = {
 _HARMLESS = {
     *("position_ids", "use_cache", "sliding_window", "is_causal", "dropout", "logits_to_keep", "return_dict"),
     *("output_hidden_states", "output_router_logits", "num_items_in_batch"),
+    *("tokenizer", "assistant_tokenizer"),  # of `generate`, which hands them on
 }
 _ARGUMENTS = {
     "s_aux": "attention sinks",
@@ -73,7 +75,7 @@ def refuse_tensors(key: torch.Tensor, value: torch.Tensor) -> None:
     if key.dtype not in DTYPES or value.dtype != key.dtype:
         raise UnsupportedError(
             f"dtype: got {key.dtype} keys and {value.dtype} values, expected torch.float32 or "
-            "torch.bfloat16; load the model with dtype=torch.float32"
+            "torch.bfloat16; load the model with dtype=torch.float32, and leave torch.autocast out"
         )
     if key.device.type not in ("cpu", "cuda"):
         raise UnsupportedError(f"device: got {key.device}, expected the CPU or a GPU of NVIDIA")
@@ -84,6 +86,28 @@ def refuse_tensors(key: torch.Tensor, value: torch.Tensor) -> None:
     if torch.is_grad_enabled() and (key.requires_grad or value.requires_grad):
         raise UnsupportedError(
             "model: got a forward with gradients, expected none; call it under torch.no_grad()"
+        )
+
+
+def refuse_other_pages(layer: int, key: torch.Tensor, pool: KVPool) -> None:
+    """Raises UnsupportedError for keys [B, num_kv_heads, S, head_dim] other than those of the pool."""
+    got = key.shape[1], key.shape[3], key.dtype, key.device
+    expected = pool.num_kv_heads, pool.head_dim, pool.dtype, pool.k_pages.device
+    if got != expected:
+        described = ["{} KV heads of {} channels, {} on {}".format(*form) for form in (got, expected)]
+        raise UnsupportedError(
+            f"layer {layer}: got {described[0]}, expected {described[1]}, which the cache's pages were made "
+            "for; make another TreeCache for another model, dtype or device. All layers have the same pages"
+        )
+
+
+def refuse_other_layers(module: nn.Module, num_layers: int) -> None:
+    """Raises WrongCacheError for a layer of a model that has more or fewer than the cache."""
+    got = getattr(getattr(module, "config", None), "num_hidden_layers", num_layers)
+    if got != num_layers:
+        raise WrongCacheError(
+            f"cache: got a TreeCache of {num_layers} layers, expected {got} as the model has; make it with "
+            "TreeCache(model.config)"
         )
 
 
