@@ -214,6 +214,8 @@ class Forms:
         """Whether a tensor may ask for a derivative."""
     def learn(self, args: tuple[Any, ...], footprint: Any) -> None:
         """Arguments of this form fit."""
+    def learn_apart(self, args: tuple[Any, ...], written: int, other: int) -> None:
+        """These two of them share no memory where they lie, nor wherever they lie as far from each other."""
 
 class Places:
     """Where tensors lie."""
