@@ -354,6 +354,22 @@ def tree_attention(
 ) -> None:
     """Attention of all rows of a plan; lse, mask and mass may be 0."""
 
+def append_and_attend(
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    slots: Tensor | None,
+    plan: Tensor,
+    out: Tensor,
+    scale: float,
+    window: int,
+    logits_soft_cap: float,
+    num_threads: int,
+) -> None:
+    """append_kv, unless k is None, then tree_attention. All is checked before anything is written."""
+
 def score_pages(
     summaries: SummaryView,
     pages: tuple[int, int, int],
