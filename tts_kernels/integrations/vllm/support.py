@@ -59,6 +59,7 @@ def _unserved(config: Any) -> Iterator[str]:
         "encoder attention": model.is_encoder_decoder,
         "state-space layers": model.is_hybrid or model.is_attention_free,
         "attention to later tokens of an image": model.is_mm_prefix_lm,
+        "local attention in chunks": bool(model.attention_chunk_size),
         "reference sliding window attention": model.rswa_window is not None,
         "speculative decoding": config.speculative_config is not None,
         "KV transfer": config.kv_transfer_config is not None,
@@ -99,3 +100,12 @@ def check_layer(head_size: int, attn_type: str, plain: bool, options: dict[str, 
     if not least <= head_size <= 256 or head_size % step:
         expected = PLAIN_HEAD_DIM if plain else PACKED_HEAD_DIM
         raise VLLMIntegrationError(f"head_size: got {head_size}, expected {expected}; {_REMEDY}")
+
+
+def check_output(scale: Any, block_scale: Any) -> None:
+    """Results have the model's dtype: kernels of ours do not quantize them."""
+    for name, value in {"output_scale": scale, "output_block_scale": block_scale}.items():
+        if value is not None:
+            raise VLLMIntegrationError(
+                f"{name}: got one, expected None: outputs are not quantized; {_REMEDY}"
+            )
