@@ -11,7 +11,7 @@ from torch import Tensor
 import tts_kernels as tk
 from fuzz import expected
 from fuzz.cases import FLOATS, Case, copy_of, queries, slots_of_queries, tree
-from tts_kernels.layers.paged_attention import append_and_attend
+from tts_kernels.ops.paged_attention import append_and_attend
 
 
 def tree_attention(rng: random.Random) -> Case:

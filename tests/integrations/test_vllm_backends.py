@@ -179,7 +179,7 @@ def test_other_attention_is_refused(backend: Any) -> None:
     with pytest.raises(VLLMIntegrationError, match="layer: got a ChunkedLocalAttentionSpec, expected"):
         backend.get_builder_cls()(local, ["layer"], None, torch.device("cpu"))
     spec = FullAttentionSpec(dtype=torch.float32, head_size_v=16, **SIZES)
-    with pytest.raises(VLLMIntegrationError, match="layer: got values of 16 channels, expected 32"):
+    with pytest.raises(VLLMIntegrationError, match=r"layer: got values of 16 channels.*TTS_KERNELS_VLLM=0"):
         backend.get_builder_cls()(spec, ["layer"], None, torch.device("cpu"))
     builder = make_builder(backend, FullAttentionSpec(dtype=torch.float32, **SIZES))
     step = metadata(STEPS[0], 0)

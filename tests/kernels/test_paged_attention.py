@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tts_kernels import KVPool, TreePlan, append_kv, plan, tree_attention
-from tts_kernels.layers.paged_attention import append_and_attend
+from tts_kernels.ops.paged_attention import append_and_attend
 
 HEADS, KV_HEADS, DIM = 6, 2, 64
 TABLES = np.array([[4, 1, 2, 7], [4, 1, 3, 0], [5, 0, 0, 0]], np.int32)

@@ -17,6 +17,7 @@ from ...plans.device_plan import DevicePlan
 from ...plans.tree_plan import Int32Array, TreePlan
 from .block_tables import joined_behind_window
 from .support import (
+    REMEDY,
     VARIABLE,
     VLLMIntegrationError,
     check_cache_dtype,
@@ -46,12 +47,12 @@ class TreeMetadataBuilder(AttentionMetadataBuilder[TreeMetadata]):
         if type(kv_cache_spec) not in (FullAttentionSpec, SlidingWindowSpec):
             raise VLLMIntegrationError(
                 f"{layer_names[0]}: got a {type(kv_cache_spec).__name__}, expected that of full or sliding "
-                "window attention"
+                f"window attention; {REMEDY}"
             )
         if kv_cache_spec.head_size_v != kv_cache_spec.head_size:
             raise VLLMIntegrationError(
                 f"{layer_names[0]}: got values of {kv_cache_spec.head_size_v} channels, expected "
-                f"{kv_cache_spec.head_size}, as keys have"
+                f"{kv_cache_spec.head_size}, as keys have; {REMEDY}"
             )
         # Where layers with and without a window are one group, vLLM keeps all blocks.
         self._window = kv_cache_spec.sliding_window if isinstance(kv_cache_spec, SlidingWindowSpec) else None
@@ -68,7 +69,9 @@ class TreeMetadataBuilder(AttentionMetadataBuilder[TreeMetadata]):
     ) -> TreeMetadata:
         step = common_attn_metadata
         if step.causal is not True:
-            raise VLLMIntegrationError("causal: got attention to later tokens, expected causal attention")
+            raise VLLMIntegrationError(
+                f"causal: got attention to later tokens, expected causal attention; {REMEDY}"
+            )
         ends = step.query_start_loc_cpu.numpy()
         query_lens = np.diff(ends)
         tables, lengths = self.tables(step)

@@ -10,7 +10,7 @@ from vllm.v1.kv_cache_interface import KVCacheLayout
 
 from ... import _core
 from ...checks.pages import PAGE_SIZE, packed_page
-from ...layers.paged_attention import append_and_attend
+from ...ops.paged_attention import append_and_attend
 from ...plans.tree_plan import Int32Array, TreePlan, plan
 from .attention import TreeAttentionImpl, TreeBackend, TreeMetadata, TreeMetadataBuilder
 from .support import VLLMIntegrationError

@@ -13,7 +13,7 @@ from ...plans.device_plan import DevicePlan
 from ...plans.device_planner import DevicePlanner
 from ...plans.tree_plan import Int32Array
 from .attention import TreeAttentionImpl, TreeBackend, TreeMetadata, TreeMetadataBuilder
-from .support import VLLMIntegrationError
+from .support import REMEDY, VLLMIntegrationError
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -54,7 +54,7 @@ class PlainMetadataBuilder(TreeMetadataBuilder):
         if len(heads) > 1:  # the plan depends on their number
             raise VLLMIntegrationError(
                 f"{layer_names[0]}: got layers of {' and '.join(map(str, sorted(heads)))} query heads in one "
-                "group of KV memory, expected one number"
+                f"group of KV memory, expected one number; {REMEDY}"
             )
         self._planner: DevicePlanner | None = None
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from .. import _core
 from ..checks import Array, Guard, Rule, Signature, integer, real
 from ..checks.pages import INT32, PLAN, kind_of_pages, page_arrays, row_dtypes
-from ..ops.tree_attention import OPTIONS
 from ..plans.tree_plan import TreePlan, packed_plan
+from .tree_attention import OPTIONS
 
 
 def append_and_attend(
