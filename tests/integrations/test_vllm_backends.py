@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from vllm_process import VLLMProcess
 
 if find_spec("vllm") is None:
@@ -161,6 +162,28 @@ def test_blocks_behind_a_window_are_read_once(backend: Any) -> None:
     torch.testing.assert_close(together, alone)
     if backend is PackedBackend:  # the first five are one path
         assert step.plan.unique_pages == 5 + 3
+
+
+def test_a_layer_computes_into_the_output_of_vllm() -> None:
+    """On a CPU, with views of one projection: no copy, no tensor of its own, nothing through a dispatcher."""
+    memory = torch.zeros(BLOCKS, KV_HEADS, BLOCK, 2 * DIM)
+    builder = make_builder(PackedBackend, FullAttentionSpec(dtype=torch.float32, **SIZES))
+    impl = PackedBackend.get_impl_cls()(HEADS, DIM, SCALE, KV_HEADS)
+    step = builder.build(0, metadata(STEPS[0], 0))
+    q, k, v = torch.randn(40, HEADS + 2 * KV_HEADS, DIM).split([HEADS, KV_HEADS, KV_HEADS], dim=1)
+    first, second = torch.empty(40, HEADS, DIM), torch.empty(40, HEADS, DIM)
+    impl.forward(None, q, k, v, memory, step, first)
+    called: list[Any] = []
+
+    class Calls(TorchDispatchMode):
+        def __torch_dispatch__(self, f: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            called.append(f)
+            return f(*args, **(kwargs or {}))
+
+    with Calls():
+        impl.forward(None, q, k, v, memory, step, second)
+    assert called == []
+    assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("backend", [PackedBackend, PlainBackend])
