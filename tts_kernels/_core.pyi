@@ -214,6 +214,8 @@ class Forms:
         """Whether a tensor may ask for a derivative."""
     def learn(self, args: tuple[Any, ...], footprint: Any) -> None:
         """Arguments of this form fit."""
+    def learn_apart(self, args: tuple[Any, ...], written: int, other: int) -> None:
+        """These two of them share no memory where they lie, nor wherever they lie as far from each other."""
 
 class Places:
     """Where tensors lie."""
@@ -351,6 +353,22 @@ def tree_attention(
     num_threads: int,
 ) -> None:
     """Attention of all rows of a plan; lse, mask and mass may be 0."""
+
+def append_and_attend(
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    slots: Tensor | None,
+    plan: Tensor,
+    out: Tensor,
+    scale: float,
+    window: int,
+    logits_soft_cap: float,
+    num_threads: int,
+) -> None:
+    """append_kv, unless k is None, then tree_attention. All is checked before anything is written."""
 
 def score_pages(
     summaries: SummaryView,

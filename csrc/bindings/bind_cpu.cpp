@@ -135,6 +135,43 @@ void bind_ops(py::module_& m) {
       py::arg("num_threads"));
 }
 
+// Tensors as they are: reading them in one call costs less than an object for each. k: None to append
+// nothing.
+void append_and_attend(const py::object& q, const py::object& k, const py::object& v,
+                       const py::object& k_pages, const py::object& v_pages, const py::object& slots,
+                       const py::object& plan, const py::object& out, float scale, int window,
+                       float logits_soft_cap, int num_threads) {
+  const TokenRows rows = make_rows(q, true);
+  const Extents sizes = Extents::sizes(q);
+  const int64_t tokens = sizes[0];
+  TreeAttentionParams params{};
+  params.kv = make_view(k_pages, v_pages, py::none(), 0);
+  params.plan = view_plan({address_of(plan), Extents::sizes(plan)[0]}, tokens);
+  params.q = rows.data;
+  params.q_dtype = rows.dtype;
+  params.q_token_stride = rows.token_stride;
+  params.q_head_stride = rows.head_stride;
+  params.num_q_heads = static_cast<int>(sizes[1]);
+  params.out = pointer<void>(address_of(out));
+  params.scale = scale;
+  params.window = window;
+  params.soft_cap = logits_soft_cap;
+  const bool append = !k.is_none();
+  const TokenRows keys = append ? make_rows(k, true) : TokenRows{};
+  const TokenRows values = append ? make_rows(v, true) : TokenRows{};
+  const auto* const places = append ? pointer<int32_t>(address_of(slots)) : nullptr;
+  GilRelease release;
+  check_tree_attention(params);
+  if (append) append_kv(params.kv, keys, values, places, tokens, {nullptr, 0}, num_threads);
+  run_tree_attention(params, num_threads);
+}
+
+void bind_step(py::module_& m) {
+  m.def("append_and_attend", &append_and_attend, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("k_pages"),
+        py::arg("v_pages"), py::arg("slots"), py::arg("plan"), py::arg("out"), py::arg("scale"),
+        py::arg("window"), py::arg("logits_soft_cap"), py::arg("num_threads"));
+}
+
 void bind_page_choice(py::module_& m) {
   m.def(
       "score_pages",
@@ -335,6 +372,7 @@ void bind_cpu(py::module_& m) {
   py::class_<TokenRows>(m, "TokenRows", py::module_local())
       .def(py::init(&make_rows), py::arg("rows"), py::arg("heads") = true);
   bind_ops(m);
+  bind_step(m);
   bind_page_choice(m);
   bind_selection(m);
   bind_sampling(m);

@@ -40,10 +40,20 @@ struct Span {
   int64_t index, reach, item;
 };
 
+// What is written, and what must lie apart from it, as indices of spans. Where the bytes that they reach over
+// overlap, as those of interleaved pages do, the distance from one to the other says whether they share any:
+// `apart` has distances at which they share none.
+struct Write {
+  size_t written, other;
+  std::vector<int64_t> apart;
+};
+
+constexpr size_t kMostDistances = 16;
+
 struct Seen {
   py::object footprint;
   std::vector<Span> spans;
-  std::vector<std::pair<int64_t, int64_t>> writes;  // indices: what is written, and what must lie apart
+  std::vector<Write> writes;
 };
 
 class Forms {
@@ -87,23 +97,36 @@ class Forms {
   void learn(const py::tuple& args, py::object footprint) {
     std::optional<Form> form = form_of(args);
     if (!form) return;
-    Seen seen{footprint, {}, footprint.attr("writes").cast<std::vector<std::pair<int64_t, int64_t>>>()};
+    Seen seen{footprint, {}, {}};
     for (const py::handle item : py::tuple(footprint.attr("spans"))) {
       const auto [index, reach, bytes] = item.cast<std::tuple<int64_t, int64_t, int64_t>>();
       require(index >= 0 && index < static_cast<int64_t>(args.size()), "spans: got index ", index);
       seen.spans.push_back({index, reach, bytes});
     }
-    for (const auto& [written, other] : seen.writes) {
-      require(find_span(seen, written) != nullptr && find_span(seen, other) != nullptr, "writes: got ",
-              written, " and ", other, ", expected indices of spans");
+    for (const py::handle pair : py::tuple(footprint.attr("writes"))) {
+      const auto [written, other] = pair.cast<std::pair<int64_t, int64_t>>();
+      seen.writes.push_back({find_span(seen, written), find_span(seen, other), {}});
     }
     if (seen_.size() >= kMostForms) seen_.clear();
-    seen_.insert_or_assign(std::move(*form), std::make_shared<const Seen>(std::move(seen)));
+    seen_.insert_or_assign(std::move(*form), std::make_shared<Seen>(std::move(seen)));
+  }
+
+  // Two of the arguments, of a form that was learnt, were found to share no memory where they lie.
+  void learn_apart(const py::tuple& args, int64_t written, int64_t other) {
+    const auto seen = find_seen(args);
+    if (!seen) return;
+    const size_t one = find_span(*seen, written), two = find_span(*seen, other);
+    const int64_t distance = address(args, seen->spans[two]) - address(args, seen->spans[one]);
+    for (Write& write : seen->writes) {
+      if (write.written != one || write.other != two) continue;
+      if (write.apart.size() >= kMostDistances) write.apart.clear();
+      write.apart.push_back(distance);
+    }
   }
 
  private:
   // Shared, as torch's methods may let another thread run, and that one may clear seen_.
-  std::shared_ptr<const Seen> find_seen(const py::tuple& args) {
+  std::shared_ptr<Seen> find_seen(const py::tuple& args) {
     const std::optional<Form> form = form_of(args);
     if (!form) return nullptr;
     const auto found = seen_.find(*form);
@@ -196,16 +219,19 @@ class Forms {
   }
 
   bool lies_well(const py::tuple& args, const Seen& seen) const {
+    std::vector<int64_t> begins;
+    begins.reserve(seen.spans.size());
     for (const Span& span : seen.spans) {
       PyObject* const tensor = PyTuple_GET_ITEM(args.ptr(), span.index);
       const int64_t offset = integer(call(tensor, names_.storage_offset)) * span.item;
       const py::object storage = call(tensor, names_.untyped_storage);
       if (offset + span.reach > integer(call(storage.ptr(), names_.nbytes))) return false;
+      if (!seen.writes.empty()) begins.push_back(address(args, span));
     }
-    return std::none_of(seen.writes.begin(), seen.writes.end(), [&](const auto& pair) {
-      const Span &written = *find_span(seen, pair.first), &other = *find_span(seen, pair.second);
-      const int64_t begin = address(args, written), first = address(args, other);
-      return begin < first + other.reach && first < begin + written.reach;
+    return std::all_of(seen.writes.begin(), seen.writes.end(), [&](const Write& write) {
+      const int64_t distance = begins[write.other] - begins[write.written];
+      return distance >= seen.spans[write.written].reach || -distance >= seen.spans[write.other].reach ||
+             std::find(write.apart.begin(), write.apart.end(), distance) != write.apart.end();
     });
   }
 
@@ -213,10 +239,12 @@ class Forms {
     return integer(call(PyTuple_GET_ITEM(args.ptr(), span.index), names_.data_ptr));
   }
 
-  static const Span* find_span(const Seen& seen, int64_t index) {
+  // Where the span of that argument is.
+  static size_t find_span(const Seen& seen, int64_t index) {
     const auto found = std::find_if(seen.spans.begin(), seen.spans.end(),
                                     [&](const Span& span) { return span.index == index; });
-    return found == seen.spans.end() ? nullptr : &*found;
+    require(found != seen.spans.end(), "writes: got ", index, ", expected the index of a span");
+    return static_cast<size_t>(found - seen.spans.begin());
   }
 
   static PyTypeObject* type_of(const py::object& type) { return reinterpret_cast<PyTypeObject*>(type.ptr()); }
@@ -225,7 +253,7 @@ class Forms {
   const bool direct_;
   const py::object tensor_, parameter_, dtype_, strided_, is_grad_enabled_, forward_ad_, is_wrapped_;
   std::vector<py::object> devices_;
-  std::unordered_map<Form, std::shared_ptr<const Seen>, FormHash> seen_;
+  std::unordered_map<Form, std::shared_ptr<Seen>, FormHash> seen_;
 };
 
 // Where the weights of a model lay when their addresses were handed out.
@@ -275,7 +303,8 @@ void bind_forms(py::module_& m) {
       .def("find", &Forms::find, py::arg("args"), "The footprint learnt with arguments of this form.")
       .def("wants_derivative", &Forms::wants_derivative, py::arg("args"),
            "Whether a tensor may ask for a derivative.")
-      .def("learn", &Forms::learn, py::arg("args"), py::arg("footprint"));
+      .def("learn", &Forms::learn, py::arg("args"), py::arg("footprint"))
+      .def("learn_apart", &Forms::learn_apart, py::arg("args"), py::arg("written"), py::arg("other"));
   py::class_<Places>(m, "Places", py::module_local(), "Where tensors lie.")
       .def(py::init<const py::sequence&>(), py::arg("tensors"))
       .def("hold", &Places::hold, "Whether all tensors lie where they lay.")

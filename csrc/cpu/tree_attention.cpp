@@ -276,7 +276,7 @@ class Run {
           static_cast<uint16_t*>(p_.out)[index * d + c] = round_to_bfloat16(acc[c] * inverse);
         }
       }
-      p_.lse[index] = (state.m[row] + std::log2(state.l[row])) * 0.693147181f;
+      if (p_.lse != nullptr) p_.lse[index] = (state.m[row] + std::log2(state.l[row])) * 0.693147181f;
     });
     if (p_.mass != nullptr) write_mass(unit, state);
   }
@@ -314,7 +314,7 @@ class Run {
 
 }  // namespace
 
-void tree_attention(const TreeAttentionParams& params, int num_threads) {
+void check_tree_attention(const TreeAttentionParams& params) {
   check_view(params.kv);
   require(params.num_q_heads >= 1 && params.num_q_heads % params.kv.num_kv_heads == 0, "q: got ",
           params.num_q_heads, " heads, expected a multiple of the ", params.kv.num_kv_heads, " KV heads");
@@ -333,7 +333,15 @@ void tree_attention(const TreeAttentionParams& params, int num_threads) {
             params.plan.query_position[i], ", expected a position on the first ", params.mass_columns,
             " pages");
   }
+}
+
+void run_tree_attention(const TreeAttentionParams& params, int num_threads) {
   if (params.plan.num_queries > 0) Run(params, num_threads);
+}
+
+void tree_attention(const TreeAttentionParams& params, int num_threads) {
+  check_tree_attention(params);
+  run_tree_attention(params, num_threads);
 }
 
 }  // namespace tts

@@ -26,7 +26,7 @@ struct TreeAttentionParams {
   int64_t q_token_stride, q_head_stride;
   int num_q_heads;
   void* out;   // [num_queries, num_q_heads, head_dim], contiguous
-  float* lse;  // [num_queries, num_q_heads], natural logarithm
+  float* lse;  // [num_queries, num_q_heads], natural logarithm; or null
   float scale;
   int window;      // a query sees at most so many tokens, itself included; 0: all
   float soft_cap;  // c > 0: logits become c tanh(logit / c); 0: none
@@ -43,5 +43,9 @@ struct TreeAttentionParams {
 // pool. A row that reads nothing is (0, -inf). The bits of a row depend on its own query, path and position
 // only: not on the other rows, the blocks or the threads.
 void tree_attention(const TreeAttentionParams& params, int num_threads);
+
+// The same in two parts: all that throws ArgumentError, and the rest.
+void check_tree_attention(const TreeAttentionParams& params);
+void run_tree_attention(const TreeAttentionParams& params, int num_threads);
 
 }  // namespace tts

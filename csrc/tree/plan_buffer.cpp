@@ -1,6 +1,7 @@
 #include "tree/plan_buffer.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <limits>
 
@@ -27,18 +28,26 @@ const Record* take(const int32_t*& ints, int64_t count) {
 
 int64_t described_ints(const PlanHeader& h) {
   return kInts<PlanHeader> + 2 * int64_t{h.num_queries} + h.num_pages + kInts<Segment> * h.num_segments +
-         kInts<QueryBlock> * h.num_blocks + kInts<PlannedBranch> * h.num_branches;
+         kInts<QueryBlock> * h.num_blocks + kInts<PlannedBranch> * h.num_branches + h.padding;
+}
+
+// Four sizes an octave.
+int64_t padding_for(int64_t ints) {
+  const int64_t step = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(ints))) / 4;
+  return (ints + step - 1) / step * step - ints;
 }
 
 PlanHeader header_of(const TreePlan& plan, int32_t page_size) {
-  return {static_cast<int32_t>(plan.query_order.size()),
-          static_cast<int32_t>(plan.pages.size()),
-          static_cast<int32_t>(plan.segments.size()),
-          static_cast<int32_t>(plan.blocks.size()),
-          static_cast<int32_t>(plan.branches.size()),
-          plan.max_columns,
-          page_size,
-          0};
+  PlanHeader header{static_cast<int32_t>(plan.query_order.size()),
+                    static_cast<int32_t>(plan.pages.size()),
+                    static_cast<int32_t>(plan.segments.size()),
+                    static_cast<int32_t>(plan.blocks.size()),
+                    static_cast<int32_t>(plan.branches.size()),
+                    plan.max_columns,
+                    page_size,
+                    0};
+  header.padding = static_cast<int32_t>(padding_for(described_ints(header)));
+  return header;
 }
 
 }  // namespace
@@ -54,7 +63,8 @@ void write_plan(const TreePlan& plan, int32_t page_size, int32_t* buffer) {
   out = put(plan.pages, out);
   out = put(plan.segments, out);
   out = put(plan.blocks, out);
-  put(plan.branches, out);
+  out = put(plan.branches, out);
+  std::fill_n(out, header.padding, 0);
 }
 
 PlanBuffer read_plan(const int32_t* buffer, int64_t ints) {
@@ -64,8 +74,8 @@ PlanBuffer read_plan(const int32_t* buffer, int64_t ints) {
   const int32_t* rest = buffer;
   plan.header = take<PlanHeader>(rest, 1);
   const PlanHeader& h = *plan.header;
-  require(std::min({h.num_queries, h.num_pages, h.num_segments, h.num_blocks, h.num_branches,
-                    h.max_columns}) >= 0 &&
+  require(std::min({h.num_queries, h.num_pages, h.num_segments, h.num_blocks, h.num_branches, h.max_columns,
+                    h.padding}) >= 0 &&
               described_ints(h) == ints,
           "plan: got a header of ", h.num_queries, " queries, ", h.num_pages, " pages, ", h.num_segments,
           " segments, ", h.num_blocks, " blocks and ", h.num_branches, " branches, expected what fills its ",

@@ -10,7 +10,8 @@ from torch import Tensor
 
 import tts_kernels as tk
 from fuzz import expected
-from fuzz.cases import FLOATS, Case, copy_of, queries, tree
+from fuzz.cases import FLOATS, Case, copy_of, queries, slots_of_queries, tree
+from tts_kernels.ops.paged_attention import append_and_attend
 
 
 def tree_attention(rng: random.Random) -> Case:
@@ -46,6 +47,28 @@ def tree_attention(rng: random.Random) -> Case:
         expected.close(result[1][reads], lse[reads], a["k_pages"].dtype)
 
     return Case(rng.choice([tk.tree_attention, tk.tree_attention_with_mass]), args, check)
+
+
+def paged_attention(rng: random.Random) -> Case:
+    t = tree(rng, rng.choice(FLOATS))
+    q = queries(rng, t)
+    kv = torch.randn(2, len(q), t.pool.num_kv_heads, t.pool.head_dim).to(q.dtype)
+    args: dict[str, Any] = {"q": q, "k": kv[0].clone(), "v": kv[1].clone(), "slots": slots_of_queries(t)}
+    args |= dict(zip(("k_pages", "v_pages"), t.pool.layer(0), strict=True))
+    args |= {"plan": t.plan, "out": torch.zeros_like(q), "scale": 0.1}
+    args |= {"window": rng.choice([None, rng.randint(1, 60)]), "logits_soft_cap": rng.choice([None, 5.0])}
+
+    def call(k: Any, v: Any, slots: Any, out: Any, **a: Any) -> Any:
+        append_and_attend(new=(k, v, slots), out=out, **a)
+        return out
+
+    def check(a: dict[str, Any], result: Tensor) -> None:
+        slots = expected.slots_of(a["k_pages"], a["v_pages"])
+        cap = a["logits_soft_cap"] and float(a["logits_soft_cap"])
+        out, _ = expected.attention(a["q"], slots, a["plan"], float(a["scale"]), a["window"], cap)
+        expected.close(result, out, a["k_pages"].dtype)
+
+    return Case(call, args, check)
 
 
 def score_pages(rng: random.Random) -> Case:

@@ -90,3 +90,11 @@ def queries(rng: random.Random, t: Tree) -> Tensor:
     dtype = torch.float32 if t.pool.dtype == torch.int8 else t.pool.dtype
     heads = t.pool.num_kv_heads * rng.randint(1, 3)
     return torch.randn(t.plan.num_queries, heads, t.pool.head_dim).to(dtype)
+
+
+def slots_of_queries(t: Tree) -> Tensor:
+    """int32 [T], where the keys and values of a tree's queries go."""
+    return torch.cat([
+        t.tables[row].long()[torch.arange(n - m, n) // 16] * 16 + torch.arange(n - m, n) % 16
+        for row, (n, m) in enumerate(zip(t.lengths.tolist(), t.query_lens.tolist(), strict=True))
+    ]).int()  # fmt: skip

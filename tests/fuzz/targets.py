@@ -27,6 +27,7 @@ from fuzz.attention_targets import (
     capacity,
     count_selected,
     device_planner,
+    paged_attention,
     plain_attention,
     plan,
     score_pages,
@@ -35,7 +36,7 @@ from fuzz.attention_targets import (
     selection,
     tree_attention,
 )
-from fuzz.cases import FLOATS, Case, copy_of, ints, queries, tree
+from fuzz.cases import FLOATS, Case, copy_of, ints, queries, slots_of_queries, tree
 from fuzz.page_targets import append_kv, copy_pages, gather_kv, kv_tree, pool
 from fuzz.product_targets import pack, packed_linear, rms_norm, rotate_qkv, sample_tokens
 from tts_kernels import reference
@@ -64,12 +65,14 @@ def decoder_layers(rng: random.Random) -> Case:
     )  # fmt: skip
     args: dict[str, Any] = {"layers": [layer], "num_q_heads": heads, "num_kv_heads": heads, "head_dim": d}
     tokens = t.plan.num_queries
-    slots = torch.cat([
-        t.tables[row].long()[torch.arange(n - m, n) // 16] * 16 + torch.arange(n - m, n) % 16
-        for row, (n, m) in enumerate(zip(t.lengths.tolist(), t.query_lens.tolist(), strict=True))
-    ]).int()  # fmt: skip
     args |= {"eps": 1e-5, "x": torch.randn(tokens, hidden), "cos": torch.randn(tokens, d)}
-    args |= {"sin": torch.randn(tokens, d), "pool": t.pool, "slots": slots, "plan": t.plan, "dtype": None}
+    args |= {
+        "sin": torch.randn(tokens, d),
+        "pool": t.pool,
+        "slots": slots_of_queries(t),
+        "plan": t.plan,
+        "dtype": None,
+    }
     rows = torch.randint(0, max(tokens, 1), (rng.randint(0, 3) if tokens else 0,))
     args |= {"norm": torch.rand(hidden) + 0.5, "head": packed(20, hidden), "rows": rows}
     args["logits"] = torch.zeros(len(rows), 32)
@@ -154,6 +157,7 @@ TARGETS: dict[Callable[[random.Random], Case], int] = {
     copy_pages: 4,
     gather_kv: 4,
     tree_attention: 9,
+    paged_attention: 4,
     score_pages: 5,
     select_top_pages: 6,
     select_pages: 2,

@@ -25,6 +25,7 @@ OPS = [
     targets.count_selected,
     targets.decoder_layers,
     targets.pack,
+    targets.paged_attention,
 ]
 
 

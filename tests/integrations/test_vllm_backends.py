@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from vllm_process import VLLMProcess
 
 if find_spec("vllm") is None:
@@ -18,7 +20,7 @@ if find_spec("vllm") is None:
 
 import vllm
 from tiny_models import tiny_model
-from transformers import BloomConfig, DeepseekV2Config
+from transformers import BloomConfig, DeepseekV2Config, Llama4TextConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.platforms import current_platform
 from vllm.v1.attention.backend import CommonAttentionMetadata
@@ -61,10 +63,17 @@ def metadata(requests: list[tuple[list[int], int, int]], padding: int) -> Common
         num_reqs=len(requests),
         num_actual_tokens=sum(lens) + padding,
         max_query_len=max(lens),
-        max_seq_len=64,
+        max_seq_len=max(before + new for _, before, new in requests),
         block_table_tensor=torch.tensor([table for table, _, _ in requests], dtype=torch.int32),
         slot_mapping=torch.tensor(slots + [-1] * padding),
     )
+
+
+def make_builder(backend: Any, spec: Any, *layers: Any) -> Any:
+    """Of a group of these layers, or of one."""
+    named = {f"layer{i}": layer for i, layer in enumerate(layers or [SimpleNamespace(num_heads=HEADS)])}
+    config = SimpleNamespace(compilation_config=SimpleNamespace(static_forward_context=named))
+    return backend.get_builder_cls()(spec, list(named), config, torch.device("cpu"))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None, cap: float | None) -> Tensor:
@@ -94,8 +103,7 @@ def test_steps_equal_a_plain_computation(
     else:
         spec = SlidingWindowSpec(dtype=torch.float32, sliding_window=window, **SIZES)
     layer = SimpleNamespace(num_heads=HEADS, kv_cache=memory)
-    config = SimpleNamespace(compilation_config=SimpleNamespace(static_forward_context={"layer": layer}))
-    builder = backend.get_builder_cls()(spec, ["layer"], config, torch.device("cpu"))
+    builder = make_builder(backend, spec, layer)
     sizes = (HEADS, DIM, SCALE, KV_HEADS)
     options: dict[str, Any] = {"sliding_window": window, "logits_soft_cap": cap}
     first = backend.get_impl_cls()(*sizes, **options)
@@ -126,6 +134,59 @@ def test_steps_equal_a_plain_computation(
 
 
 @pytest.mark.parametrize("backend", [PackedBackend, PlainBackend])
+def test_blocks_behind_a_window_are_read_once(backend: Any) -> None:
+    """Three sequences went on from 80 tokens that they share. vLLM takes blocks back as they leave a window
+    of 20 tokens: other ones of each sequence, as these are not of one length, and not yet all of them."""
+    lengths = [85, 95, 81]
+    tables = [[0, 0, 0, 4, 5, 6], [0, 0, 0, 0, 5, 7], [0, 2, 3, 4, 5, 9]]
+    torch.manual_seed(0)
+    memory = torch.randn(BLOCKS, KV_HEADS, BLOCK, 2 * DIM)
+    memory[0] = torch.nan
+    spec = SlidingWindowSpec(dtype=torch.float32, sliding_window=20, **SIZES)
+    layer = SimpleNamespace(num_heads=HEADS, kv_cache=memory)
+    builder = make_builder(backend, spec, layer)
+    impl = backend.get_impl_cls()(HEADS, DIM, SCALE, KV_HEADS, sliding_window=20)
+    requests = [(table, length - 1, 1) for table, length in zip(tables, lengths, strict=True)]
+    rows = [torch.randn(3, heads, DIM) for heads in (HEADS, KV_HEADS, KV_HEADS)]
+
+    def attended(chosen: slice) -> tuple[Any, Tensor]:
+        given = metadata(requests[chosen], 0)
+        before = given.block_table_tensor.clone()
+        step, own = builder.build(0, given), [row[chosen] for row in rows]
+        output = impl.forward(layer, *own, memory, step, torch.empty_like(own[0]))
+        assert torch.equal(given.block_table_tensor, before)
+        return step, output
+
+    alone = torch.cat([attended(slice(i, i + 1))[1] for i in range(3)])
+    step, together = attended(slice(3))
+    torch.testing.assert_close(together, alone)
+    if backend is PackedBackend:  # the first five are one path
+        assert step.plan.unique_pages == 5 + 3
+
+
+def test_a_layer_computes_into_the_output_of_vllm() -> None:
+    """On a CPU, with views of one projection: no copy, no tensor of its own, nothing through a dispatcher."""
+    memory = torch.zeros(BLOCKS, KV_HEADS, BLOCK, 2 * DIM)
+    builder = make_builder(PackedBackend, FullAttentionSpec(dtype=torch.float32, **SIZES))
+    impl = PackedBackend.get_impl_cls()(HEADS, DIM, SCALE, KV_HEADS)
+    step = builder.build(0, metadata(STEPS[0], 0))
+    q, k, v = torch.randn(40, HEADS + 2 * KV_HEADS, DIM).split([HEADS, KV_HEADS, KV_HEADS], dim=1)
+    first, second = torch.empty(40, HEADS, DIM), torch.empty(40, HEADS, DIM)
+    impl.forward(None, q, k, v, memory, step, first)
+    called: list[Any] = []
+
+    class Calls(TorchDispatchMode):
+        def __torch_dispatch__(self, f: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            called.append(f)
+            return f(*args, **(kwargs or {}))
+
+    with Calls():
+        impl.forward(None, q, k, v, memory, step, second)
+    assert called == []
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("backend", [PackedBackend, PlainBackend])
 def test_a_run_without_a_batch_gives_zeros(backend: Any) -> None:
     impl = backend.get_impl_cls()(HEADS, DIM, SCALE, KV_HEADS)
     rows = torch.randn(3, HEADS, DIM)
@@ -141,16 +202,58 @@ def test_other_attention_is_refused(backend: Any) -> None:
     with pytest.raises(VLLMIntegrationError, match="layer: got a ChunkedLocalAttentionSpec, expected"):
         backend.get_builder_cls()(local, ["layer"], None, torch.device("cpu"))
     spec = FullAttentionSpec(dtype=torch.float32, head_size_v=16, **SIZES)
-    with pytest.raises(VLLMIntegrationError, match="layer: got values of 16 channels, expected 32"):
+    with pytest.raises(VLLMIntegrationError, match=r"layer: got values of 16 channels.*TTS_KERNELS_VLLM=0"):
         backend.get_builder_cls()(spec, ["layer"], None, torch.device("cpu"))
-    builder = backend.get_builder_cls()(
-        FullAttentionSpec(dtype=torch.float32, **SIZES), ["layer"], None, torch.device("cpu")
-    )
+    builder = make_builder(backend, FullAttentionSpec(dtype=torch.float32, **SIZES))
     step = metadata(STEPS[0], 0)
     with pytest.raises(VLLMIntegrationError, match="causal: got attention to later tokens"):
         builder.build(0, step.replace(causal=False))
     with pytest.raises(VLLMIntegrationError, match="sinks: got one"):
         backend.get_impl_cls()(HEADS, DIM, SCALE, KV_HEADS, sinks=torch.zeros(HEADS))
+    impl, rows = backend.get_impl_cls()(HEADS, DIM, SCALE, KV_HEADS), torch.zeros(1, HEADS, DIM)
+    for name in ("output_scale", "output_block_scale"):
+        with pytest.raises(VLLMIntegrationError, match=f"{name}: got one, expected None"):
+            impl.forward(None, rows, rows, rows, rows, None, rows, **{name: torch.ones(1)})
+
+
+def test_layers_of_one_plan_have_one_number_of_heads() -> None:
+    """A plan for a GPU depends on it, one for a CPU does not."""
+    spec = FullAttentionSpec(dtype=torch.float32, **SIZES)
+    layers = [SimpleNamespace(num_heads=heads) for heads in (4, 8)]
+    make_builder(PackedBackend, spec, *layers)
+    with pytest.raises(VLLMIntegrationError, match="layer0: got layers of 4 and 8 query heads"):
+        make_builder(PlainBackend, spec, *layers)
+
+
+def test_each_group_of_each_engine_is_announced(caplog: pytest.LogCaptureFixture) -> None:
+    spec = FullAttentionSpec(dtype=torch.float32, **SIZES)
+    for backend, place in ((PackedBackend, "at CPU level "), (PlainBackend, "on cpu")):
+        caplog.clear()
+        for _ in range(2):
+            make_builder(backend, spec)
+        warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert len(warnings) == 2
+        assert all(f"attention of this engine, in float32 {place}" in warning for warning in warnings)
+
+
+def test_the_device_is_asked_once_a_step() -> None:
+    """And for the used columns of the block tables alone."""
+    spec = FullAttentionSpec(dtype=torch.float32, **SIZES)
+    layer = SimpleNamespace(num_heads=HEADS, kv_cache=torch.zeros(BLOCKS, KV_HEADS, BLOCK, 2 * DIM))
+    builder = make_builder(PlainBackend, spec, layer)
+    given = metadata(STEPS[1], 0)
+    tables = torch.cat([given.block_table_tensor, torch.zeros(3, 1000, dtype=torch.int32)], dim=1)
+    copied: list[tuple[int, ...]] = []
+
+    class Copies(TorchFunctionMode):
+        def __torch_function__(self, f: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if f is Tensor.cpu:
+                copied.append(tuple(args[0].shape))
+            return f(*args, **(kwargs or {}))
+
+    with Copies():
+        builder.build(0, given.replace(block_table_tensor=tables))
+    assert copied == [(3, 1 + 3)]  # 44 tokens are the most
 
 
 def test_the_plugin_registers_once_and_refuses_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +308,20 @@ def test_mla_is_refused(tmp_path: Path) -> None:
     )
     config.save_pretrained(tmp_path)
     with pytest.raises(VLLMIntegrationError, match=r"^MLA: not served by tts_kernels"):
+        EngineArgs(model=str(tmp_path), skip_tokenizer_init=True, dtype="float32").create_engine_config()
+
+
+def test_local_attention_in_chunks_is_refused_at_the_start(tmp_path: Path) -> None:
+    config = Llama4TextConfig(
+        hidden_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        attention_chunk_size=32,
+        architectures=["Llama4ForCausalLM"],
+    )
+    config.save_pretrained(tmp_path)
+    with pytest.raises(VLLMIntegrationError, match=r"^local attention in chunks: not served by tts_kernels"):
         EngineArgs(model=str(tmp_path), skip_tokenizer_init=True, dtype="float32").create_engine_config()
 
 

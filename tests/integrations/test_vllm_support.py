@@ -8,11 +8,13 @@ from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from tts_kernels import TTSError
-from tts_kernels.integrations.vllm import support
+from tts_kernels.integrations.vllm import cli, support
+from tts_kernels.integrations.vllm.block_tables import joined_behind_window
 
 
 def config(**changes: Any) -> Any:
@@ -21,7 +23,7 @@ def config(**changes: Any) -> Any:
         "model_config": dict.fromkeys(
             ["use_mla", "is_encoder_decoder", "is_hybrid", "is_attention_free", "is_mm_prefix_lm"], False
         )
-        | {"rswa_window": None},
+        | {"rswa_window": None, "attention_chunk_size": None},
         "parallel_config": {"decode_context_parallel_size": 1, "prefill_context_parallel_size": 1},
         "cache_config": {"kv_sharing_fast_prefill": False, "block_size": 16},
     }
@@ -53,6 +55,7 @@ def test_a_plain_decoder_is_served() -> None:
         ({"is_attention_free": True}, "state-space layers"),
         ({"is_mm_prefix_lm": True}, "attention to later tokens of an image"),
         ({"rswa_window": 128}, "reference sliding window attention"),
+        ({"attention_chunk_size": 8192}, "local attention in chunks"),
         ({"speculative_config": object()}, "speculative decoding"),
         ({"kv_transfer_config": object()}, "KV transfer"),
         ({"decode_context_parallel_size": 2}, "context parallelism"),
@@ -111,6 +114,57 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TTS_KERNELS_VLLM", "off")
     with pytest.raises(TTSError, match=r"TTS_KERNELS_VLLM: got 'off', expected '0' \(off\) or '1' \(on\)"):
         support.switched_on()
+
+
+@pytest.mark.parametrize(
+    ("report", "answer"),
+    [
+        ([], "vLLM 0.32.0 reported no attention layers"),
+        ([("vllm.Other", 2, 0)], "vLLM 0.32.0 ran 2 layers on vllm.Other"),
+        ([("tts_kernels.integrations.vllm.packed.PackedBackend", 2, 0)], "vLLM 0.32.0 ran 2 layers on tts_k"),
+    ],
+)
+def test_the_command_names_what_vllm_reported(
+    report: list[tuple[str, int, int]], answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"find_spec": lambda _: True, "_run_tiny_model": lambda: report}.items():
+        monkeypatch.setattr(cli, name, value)
+    monkeypatch.setattr(cli, "entry_points", lambda group: [SimpleNamespace(name="tts_kernels")])
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__="0.32.0"))
+    monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+    monkeypatch.delenv("TTS_KERNELS_VLLM", raising=False)
+    served, reason = cli.check_installation()
+    assert not served
+    assert reason.startswith(answer)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_tables_joined_behind_a_window(seed: int) -> None:
+    """Whatever blocks are gone: what a sequence reads stays, and the rows of two that read one block begin
+    with equal ids up to it."""
+    rng = np.random.default_rng(seed)
+    window, size, branches = int(rng.integers(1, 70)), 16, 12
+    tables = np.zeros((branches, 12), np.int32)
+    for row in range(branches):
+        if row:
+            shared = int(rng.integers(0, 12))
+            tables[row, :shared] = tables[rng.integers(row), :shared]
+            tables[row, shared:] = 100 * row + np.arange(shared, 12)
+        else:
+            tables[row] = 1 + np.arange(12)
+    lengths = rng.integers(1, 12 * size, branches).astype(np.int32)
+    query_lens = np.minimum(lengths, rng.integers(1, 30, branches)).astype(np.int32)
+    first = [max(0, n - m - window + 1) // size for n, m in zip(lengths, query_lens, strict=True)]
+    whole = tables.copy()
+    for row in range(branches):
+        tables[row, : rng.integers(0, first[row] + 1)] = 0  # gone
+    joined = joined_behind_window(tables, lengths, query_lens, window, size)
+    for row in range(branches):
+        assert np.array_equal(joined[row, first[row] :], tables[row, first[row] :])
+        for other in range(row):
+            both = max(first[row], first[other])
+            if whole[row, both] == whole[other, both]:
+                assert np.array_equal(joined[row, : both + 1], joined[other, : both + 1])
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vllm is installed")

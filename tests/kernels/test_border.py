@@ -16,7 +16,9 @@ from torch.autograd import forward_ad
 import tts_kernels as tk
 from tts_kernels import reference
 
-DISPATCHED = [op for op in OPS if op not in (targets.select_top_pages, targets.decoder_layers, targets.pack)]
+NOT_DISPATCHED = targets.select_top_pages, targets.decoder_layers, targets.pack, targets.paged_attention
+WRITTEN = ("x", "logits", "k_pages", "v_pages", "summaries", "scales", "out")
+DISPATCHED = [op for op in OPS if op not in NOT_DISPATCHED]
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -59,6 +61,7 @@ def test_the_buffer_of_a_plan(target: Callable[[random.Random], targets.Case], k
         targets.select_top_pages,
         targets.count_selected,
         targets.decoder_layers,
+        targets.paged_attention,
     ],
     ids=lambda target: target.__name__,
 )
@@ -149,13 +152,15 @@ def test_what_is_written_counts_as_changed() -> None:
             product.backward()
 
 
-@pytest.mark.parametrize("target", [targets.append_kv, targets.copy_pages, targets.decoder_layers])
+@pytest.mark.parametrize(
+    "target", [targets.append_kv, targets.copy_pages, targets.decoder_layers, targets.paged_attention]
+)
 def test_each_tensor_that_is_written_counts_as_changed(
     target: Callable[[random.Random], targets.Case],
 ) -> None:
     args = dict(full_case(target, 3).args)
     pool = args.get("pool")
-    written = {name: args.get(name) for name in ("x", "logits", "k_pages", "v_pages", "summaries", "scales")}
+    written = {name: args.get(name) for name in WRITTEN}
     if pool is not None:
         written |= {name: getattr(pool, name) for name in ("k_pages", "v_pages", "summaries", "scales")}
     kept = {name: value for name, value in args.items() if isinstance(value, Tensor) and name not in written}

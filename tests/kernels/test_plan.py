@@ -318,3 +318,17 @@ def test_bad_input_names_the_argument(
 ) -> None:
     with pytest.raises(error, match=message):
         plan(**{**GOOD, argument: value})
+
+
+def test_plans_of_successive_steps_have_few_lengths() -> None:
+    """Checks of arguments remember forms, of which the length of the buffer is a part."""
+    tables = np.arange(8 * 40, dtype=np.int32).reshape(8, 40)
+    made = [plan(tables, np.full(8, length, np.int32)) for length in range(200, 600)]
+    assert len({one.pages.numel() for one in made}) > 20
+    assert len({one.buffer.numel() for one in made}) <= 8
+    for one in made:
+        ints = one.buffer.numel()
+        padding = ints - (8 + 2 * 8 + one.pages.numel() + one.segments.numel() + one.blocks.numel() + 3 * 8)
+        assert 0 <= padding <= ints / 4
+        assert padding == one.buffer[7]
+        assert not one.buffer[ints - padding :].any()

@@ -109,7 +109,7 @@ class Guard:
                     f"{self._op} has no derivative; pass {self._names[i]} without one"
                 )
 
-    def _check_memory(self, args: Sequence[Any], known: Footprint) -> None:
+    def _check_memory(self, args: tuple[Any, ...], known: Footprint) -> None:
         for i, reach, item in known.spans:
             tensor = args[i]
             if tensor.storage_offset() * item + reach > tensor.untyped_storage().nbytes():
@@ -122,8 +122,11 @@ class Guard:
             for written, other in known.writes:
                 begin, end = ranges[written]
                 first, last = ranges[other]
-                if begin < last and first < end and share_memory(args[written], args[other]):
+                if end <= first or last <= begin:
+                    continue
+                if share_memory(args[written], args[other]):
                     raise ValueError(
                         f"{known.titles[written]}: got memory that {known.titles[other]} shares, expected "
                         "memory of its own: it is written to"
                     )
+                self._forms.learn_apart(args, written, other)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
 from torch import Tensor
 
-_MAX_WORK = 100_000  # steps of numpy's search for a common address; what takes more counts as shared
+_MAX_WORK = 100_000  # steps of a search for a common address
 
 
 def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
@@ -56,7 +56,7 @@ def check_storage(name: str, tensor: Tensor, reach: int | None = None) -> None:
 
 
 class Span(NamedTuple):
-    """A tensor as numpy sees it. `address` and `strides` are in bytes."""
+    """Where the elements of a tensor lie, in bytes; item: of an element."""
 
     address: int
     shape: tuple[int, ...]
@@ -68,31 +68,41 @@ class Span(NamedTuple):
         item = tensor.element_size()
         return cls(tensor.data_ptr(), tuple(tensor.shape), tuple(s * item for s in tensor.stride()), item)
 
-    @property
-    def __array_interface__(self) -> dict[str, object]:
-        return {
-            "version": 3,
-            "data": (self.address, True),
-            "shape": self.shape,
-            "strides": self.strides,
-            "typestr": f"|V{self.item}",
-        }
-
 
 def share_memory(a: Tensor, b: Tensor) -> bool:
     """Whether an element of one lies in an element of the other. Reads addresses, not memory."""
-    one, other = Span.of(a), Span.of(b)
-    first = min(one.address, other.address)
-    # From one step to the next everything keeps its distance: the answer is known.
-    return _share(
-        one._replace(address=one.address - first + 64), other._replace(address=other.address - first + 64)
-    )
+    return spans_meet(Span.of(a), Span.of(b))
 
 
-@lru_cache(maxsize=1024)
-def _share(one: Span, other: Span) -> bool:
-    try:
-        # Any number of steps is allowed, whatever numpy's annotation says.
-        return bool(np.shares_memory(np.asarray(one), np.asarray(other), max_work=_MAX_WORK))  # type: ignore[arg-type]
-    except np.exceptions.TooHardError:
-        return True
+def spans_meet(one: Span, other: Span) -> bool:
+    """Whether two spans have a byte in common.
+
+    A byte of one is at address + sum(stride * index) + byte of the element. Two are the same where a sum of
+    all strides of both, each taken 0 .. `most` times, is `distance`: the indices of `other` count backwards.
+    Strides are taken from the largest down. What is then left must be within the reach of the smaller ones
+    and a multiple of their common divisor. Of tensors whose dimensions nest, as those of pages do, few
+    remainders are left at each stride; more than `_MAX_WORK` count as a common byte.
+    """
+    if 0 in one.shape or 0 in other.shape:
+        return False
+    most = Counter({1: one.item + other.item - 2})
+    distance = other.address - one.address + other.item - 1
+    for size, stride in zip(one.shape, one.strides, strict=True):
+        most[stride] += size - 1
+    for size, stride in zip(other.shape, other.strides, strict=True):
+        most[stride] += size - 1
+        distance += stride * (size - 1)
+    strides = sorted((stride for stride, times in most.items() if stride and times), reverse=True)
+    left, work = {distance}, 0
+    for i, stride in enumerate(strides):
+        smaller = strides[i + 1 :]
+        reach, divisor = sum(s * most[s] for s in smaller), math.gcd(*smaller) or 1
+        remainders: set[int] = set()
+        for rest in left:
+            first, last = max(0, -((reach - rest) // stride)), min(most[stride], rest // stride)
+            work += max(0, last - first + 1)
+            if work > _MAX_WORK:
+                return True
+            remainders.update(r for n in range(first, last + 1) if (r := rest - n * stride) % divisor == 0)
+        left = remainders
+    return 0 in left

@@ -113,7 +113,7 @@ def select_top_pages(
     plan = packed_plan(plan)
     budgets = known.budget
     if isinstance(budgets, int):
-        budgets = torch.full((plan.num_queries,), budgets, dtype=torch.int32, device="cpu")
+        budgets = empty("budget", (plan.num_queries,), torch.int32).fill_(budgets)
     _SELECT.check((scores, plan.buffer, budgets, tail_begin, groups, plan.max_columns))
     heads, queries, columns = scores.shape
     mask = empty("mask", (heads, queries, -(-columns // 32)), torch.int32)

@@ -28,7 +28,7 @@ from .operator import register
 from .tree_attention_work import attend_plain, capacity_of, planned, work_arguments
 
 # Kernels compute in float32, where c * tanh(s / c) is off by c * 2**-24.
-_OPTIONS = (
+OPTIONS = (
     Number("scale", "2**-126 <= scale <= 2**64", float, optional=True),
     Number("window", "window >= 1", optional=True),
     Number("logits_soft_cap", "2**-126 <= logits_soft_cap <= 2**12", float, optional=True),
@@ -49,7 +49,7 @@ def _describe(dtype: torch.dtype, capacity: WorkCapacity | None, mass: bool) -> 
         Array("q", f"{rows}, num_q_heads, head_dim", row_dtypes(dtype), packed=1),
         Rule("q", "num_q_heads >= 1 and num_q_heads % num_kv_heads == 0"),
         *((PLAN,) if capacity is None else work_arguments(capacity)),
-        *_OPTIONS,
+        *OPTIONS,
         Array("mask", f"num_kv_heads, {rows}, words", INT32, optional=True, label="selection.mask"),
         Rule("selection.mask", "words >= 1"),
         *scale_arrays(dtype),

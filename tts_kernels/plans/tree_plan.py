@@ -89,8 +89,8 @@ class TreePlan:
         return self._part(5).view(-1, 3)
 
     def _part(self, index: int) -> torch.Tensor:
-        queries, pages, segments, blocks, branches, *_ = self.buffer[:_HEADER].tolist()
-        sizes = [_HEADER, queries, queries, pages, 5 * segments, 4 * blocks, 3 * branches]
+        queries, pages, segments, blocks, branches, _, _, padding = self.buffer[:_HEADER].tolist()
+        sizes = [_HEADER, queries, queries, pages, 5 * segments, 4 * blocks, 3 * branches, padding]
         return torch.split(self.buffer, sizes)[index + 1]
 
 

@@ -1,4 +1,4 @@
-"""Attention of one step: one plan for all layers of a KV cache group, two operators for each layer."""
+"""Attention of one step: one plan for all layers of a KV cache group, and what each layer does with it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,22 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from vllm.logger import init_logger
 from vllm.v1.attention.backend import AttentionBackend, AttentionImpl, AttentionMetadataBuilder
 from vllm.v1.kv_cache_interface import FullAttentionSpec, SlidingWindowSpec
 
-from ...ops import append_kv, tree_attention
 from ...plans.device_plan import DevicePlan
 from ...plans.tree_plan import Int32Array, TreePlan
-from .support import VLLMIntegrationError, check_cache_dtype, check_dtype, check_layer
+from .block_tables import joined_behind_window
+from .support import (
+    REMEDY,
+    VARIABLE,
+    VLLMIntegrationError,
+    check_cache_dtype,
+    check_dtype,
+    check_layer,
+    check_output,
+)
 
 
 @dataclass
@@ -38,29 +47,52 @@ class TreeMetadataBuilder(AttentionMetadataBuilder[TreeMetadata]):
         if type(kv_cache_spec) not in (FullAttentionSpec, SlidingWindowSpec):
             raise VLLMIntegrationError(
                 f"{layer_names[0]}: got a {type(kv_cache_spec).__name__}, expected that of full or sliding "
-                "window attention"
+                f"window attention; {REMEDY}"
             )
         if kv_cache_spec.head_size_v != kv_cache_spec.head_size:
             raise VLLMIntegrationError(
                 f"{layer_names[0]}: got values of {kv_cache_spec.head_size_v} channels, expected "
-                f"{kv_cache_spec.head_size}, as keys have"
+                f"{kv_cache_spec.head_size}, as keys have; {REMEDY}"
             )
+        # Where layers with and without a window are one group, vLLM keeps all blocks.
+        self._window = kv_cache_spec.sliding_window if isinstance(kv_cache_spec, SlidingWindowSpec) else None
         self.steps = 0
+        init_logger("vllm.tts_kernels").warning(
+            "tts_kernels computes the attention of this engine, in %s %s. %s=0 turns it off.",
+            str(kv_cache_spec.dtype).removeprefix("torch."),
+            self.place(),
+            VARIABLE,
+        )
 
     def build(
         self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False
     ) -> TreeMetadata:
         step = common_attn_metadata
         if step.causal is not True:
-            raise VLLMIntegrationError("causal: got attention to later tokens, expected causal attention")
+            raise VLLMIntegrationError(
+                f"causal: got attention to later tokens, expected causal attention; {REMEDY}"
+            )
         ends = step.query_start_loc_cpu.numpy()
-        plan = self.plan(step, np.diff(ends))
+        query_lens = np.diff(ends)
+        tables, lengths = self.tables(step)
+        if self._window is not None:
+            block_size = self.kv_cache_spec.block_size
+            tables = joined_behind_window(tables, lengths, query_lens, self._window, block_size)
+        plan = self.plan(tables, lengths, query_lens)
         self.steps += 1
         return TreeMetadata(plan, step.slot_mapping[: ends[-1]].to(torch.int32))
 
     @abstractmethod
-    def plan(self, step: Any, query_lens: Int32Array) -> TreePlan | DevicePlan:
-        """step: vLLM's CommonAttentionMetadata of B requests. query_lens: int32 [B]."""
+    def place(self) -> str:
+        """Where attention is computed, in words."""
+
+    @abstractmethod
+    def tables(self, step: Any) -> tuple[Int32Array, Int32Array]:
+        """Block tables [B, P] and lengths [B] of vLLM's CommonAttentionMetadata of B requests."""
+
+    @abstractmethod
+    def plan(self, tables: Int32Array, lengths: Int32Array, query_lens: Int32Array) -> TreePlan | DevicePlan:
+        """query_lens: int32 [B]."""
 
 
 class TreeAttentionImpl(AttentionImpl[TreeMetadata]):
@@ -109,32 +141,35 @@ class TreeAttentionImpl(AttentionImpl[TreeMetadata]):
     ) -> Tensor:
         """query, output: [T or more, num_heads, head_size]. key, value: those of num_kv_heads. kv_cache:
         [num_blocks, num_kv_heads, block_size, 2 * head_size] as vLLM allots it; what lies in it is ours."""
+        if output_scale is not None or output_block_scale is not None:
+            check_output(output_scale, output_block_scale)
         if attn_metadata is None:  # a run without a batch, to measure memory
             return output.zero_()
         if kv_cache is not self._kv_cache:
             self._pages, self._kv_cache = self.pages(kv_cache), kv_cache
-        slots = attn_metadata.slots
-        rows = slots.shape[0]
-        if query.shape[0] != rows:
-            query, key, value, written = query[:rows], key[:rows], value[:rows], output[:rows]
+        rows = attn_metadata.slots.shape[0]
+        if query.shape[0] == rows:
+            self.attend(query, key, value, self._pages, attn_metadata, output)
         else:
-            written = output
-        if self.kv_sharing_target_layer_name is None:
-            append_kv(key, value, *self._pages, slots)
-        attended, _ = tree_attention(
-            query,
-            *self._pages,
-            attn_metadata.plan,
-            scale=self.scale,
-            window=self.sliding_window,
-            logits_soft_cap=self.logits_soft_cap,
-        )
-        written.copy_(attended)
+            self.attend(query[:rows], key[:rows], value[:rows], self._pages, attn_metadata, output[:rows])
         return output
 
     @abstractmethod
     def pages(self, kv_cache: Tensor) -> tuple[Tensor, Tensor]:
         """Key and value pages in that memory, as views."""
+
+    @abstractmethod
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pages: tuple[Tensor, Tensor],
+        step: TreeMetadata,
+        out: Tensor,
+    ) -> None:
+        """Writes k and v into the pages, unless the layer reads those of another one; then attention of the T
+        queries into out."""
 
 
 class TreeBackend(AttentionBackend):

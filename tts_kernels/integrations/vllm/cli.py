@@ -47,6 +47,8 @@ def check_installation() -> tuple[bool, str]:
         report = _run_tiny_model()
     except Exception as error:  # of another package: it may be anything
         return False, f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if not report:
+        return False, f"vLLM {vllm.__version__} reported no attention layers"
     own = __package__ + "."
     for backend, layers, steps in report:
         if not backend.startswith(own) or steps == 0:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
-from vllm.logger import init_logger
 from vllm.v1.kv_cache_interface import KVCacheLayout
 
 from ... import _core
 from ...checks.pages import PAGE_SIZE, packed_page
+from ...ops.paged_attention import append_and_attend
 from ...plans.tree_plan import Int32Array, TreePlan, plan
-from .attention import TreeAttentionImpl, TreeBackend, TreeMetadataBuilder
-from .support import VARIABLE, VLLMIntegrationError
+from .attention import TreeAttentionImpl, TreeBackend, TreeMetadata, TreeMetadataBuilder
+from .support import VLLMIntegrationError
 
 _DTYPES = (torch.float32, torch.bfloat16)
 
@@ -48,17 +48,14 @@ class PackedBackend(TreeBackend):
 
 
 class PackedMetadataBuilder(TreeMetadataBuilder):
-    def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: Any) -> None:
-        super().__init__(kv_cache_spec, layer_names, vllm_config, device)
-        init_logger("vllm.tts_kernels").warning_once(
-            "tts_kernels computes the attention of this engine, in %s at CPU level %s. %s=0 turns it off.",
-            str(kv_cache_spec.dtype).removeprefix("torch."),
-            _core.cpu_isa(),
-            VARIABLE,
-        )
+    def place(self) -> str:
+        return f"at CPU level {_core.cpu_isa()}"
 
-    def plan(self, step: Any, query_lens: Int32Array) -> TreePlan:
-        return plan(step.block_table_tensor.numpy(), step.seq_lens.numpy(), query_lens)
+    def tables(self, step: Any) -> tuple[Int32Array, Int32Array]:
+        return step.block_table_tensor.numpy(), step.seq_lens.numpy()
+
+    def plan(self, tables: Int32Array, lengths: Int32Array, query_lens: Int32Array) -> TreePlan:
+        return plan(tables, lengths, query_lens)
 
 
 class PackedAttentionImpl(TreeAttentionImpl):
@@ -77,3 +74,24 @@ class PackedAttentionImpl(TreeAttentionImpl):
         k_page, v_page = packed_page(self.head_size, kv_cache.dtype)
         lead = num_blocks, num_kv_heads
         return halves[:, :, 0].view(*lead, *k_page), halves[:, :, 1].view(*lead, *v_page)
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pages: tuple[Tensor, Tensor],
+        step: TreeMetadata,
+        out: Tensor,
+    ) -> None:
+        new = (k, v, step.slots) if self.kv_sharing_target_layer_name is None else None
+        append_and_attend(
+            q,
+            *pages,
+            cast(TreePlan, step.plan),
+            out,
+            new=new,
+            scale=self.scale,
+            window=self.sliding_window,
+            logits_soft_cap=self.logits_soft_cap,
+        )

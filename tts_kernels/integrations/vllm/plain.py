@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from vllm.logger import init_logger
 from vllm.v1.attention.backend import MultipleOf
 
+from ...ops import append_kv, tree_attention
 from ...plans.device_plan import DevicePlan
 from ...plans.device_planner import DevicePlanner
 from ...plans.tree_plan import Int32Array
-from .attention import TreeAttentionImpl, TreeBackend, TreeMetadataBuilder
-from .support import VARIABLE
+from .attention import TreeAttentionImpl, TreeBackend, TreeMetadata, TreeMetadataBuilder
+from .support import REMEDY, VLLMIntegrationError
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -49,18 +49,28 @@ class PlainMetadataBuilder(TreeMetadataBuilder):
 
     def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: Any) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
-        init_logger("vllm.tts_kernels").warning_once(
-            "tts_kernels computes the attention of this engine, in %s on %s. %s=0 turns it off.",
-            str(kv_cache_spec.dtype).removeprefix("torch."),
-            str(device),
-            VARIABLE,
-        )
+        layers = vllm_config.compilation_config.static_forward_context
+        heads = {layers[name].num_heads for name in layer_names}
+        if len(heads) > 1:  # the plan depends on their number
+            raise VLLMIntegrationError(
+                f"{layer_names[0]}: got layers of {' and '.join(map(str, sorted(heads)))} query heads in one "
+                f"group of KV memory, expected one number; {REMEDY}"
+            )
         self._planner: DevicePlanner | None = None
 
-    def plan(self, step: Any, query_lens: Int32Array) -> DevicePlan:
+    def place(self) -> str:
+        return f"on {self.device}"
+
+    def tables(self, step: Any) -> tuple[Int32Array, Int32Array]:
+        """In one copy from the device, of the columns that hold blocks."""
+        columns = -(-step.max_seq_len // self.kv_cache_spec.block_size)
+        used = torch.cat([step.seq_lens[:, None], step.block_table_tensor[:, :columns]], dim=1).cpu().numpy()
+        return used[:, 1:], used[:, 0]
+
+    def plan(self, tables: Int32Array, lengths: Int32Array, query_lens: Int32Array) -> DevicePlan:
         if self._planner is None:
             self._planner = self._make_planner()
-        return self._planner.update(step.block_table_tensor.cpu(), step.seq_lens.cpu(), query_lens)
+        return self._planner.update(tables, lengths, query_lens)
 
     def _make_planner(self) -> DevicePlanner:
         """At the first step, when the layers have their memory."""
@@ -83,3 +93,24 @@ class PlainAttentionImpl(TreeAttentionImpl):
 
     def pages(self, kv_cache: Tensor) -> tuple[Tensor, Tensor]:
         return kv_cache[..., : self.head_size], kv_cache[..., self.head_size :]
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pages: tuple[Tensor, Tensor],
+        step: TreeMetadata,
+        out: Tensor,
+    ) -> None:
+        if self.kv_sharing_target_layer_name is None:
+            append_kv(k, v, *pages, step.slots)
+        attended, _ = tree_attention(
+            q,
+            *pages,
+            step.plan,
+            scale=self.scale,
+            window=self.sliding_window,
+            logits_soft_cap=self.logits_soft_cap,
+        )
+        out.copy_(attended)

