@@ -4,7 +4,7 @@ import pytest
 from tts_decode.serve.config import Limits
 
 PROMPT = "The quick brown"
-LIMITS = Limits(told_entries=400, search_products=100, idle_seconds=5.0)
+LIMITS = Limits(answer_entries=400, search_products=100, idle_seconds=5.0)
 
 
 @pytest.fixture
