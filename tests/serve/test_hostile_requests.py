@@ -136,6 +136,30 @@ CASES = [
         400,
         "continue_final_message",
     ),
+    (C, {"prompt": "x", "logit_bias": {"01": 1, "1": 2}}, 400, "logit_bias"),
+    (C, {"prompt": "x", "logit_bias": {"\u0661": 1}}, 400, "logit_bias"),
+    (C, {"prompt": "x", "logit_bias": {"1": None}}, 400, "logit_bias.1"),
+    (
+        C,
+        {"prompt": "x", "stream": True, "stream_options": {"include_obfuscation": True}},
+        400,
+        "stream_options.include_obfuscation",
+    ),
+    (
+        C,
+        {"prompt": "x", "response_format": {"type": "json_schema", "json_schema": {"schema": 5}}},
+        400,
+        "response_format.json_schema.schema",
+    ),
+    (
+        C,
+        {
+            "prompt": "x",
+            "response_format": {"type": "json_schema", "json_schema": {"schema_": 5, "schema": {}}},
+        },
+        400,
+        "response_format.json_schema.schema_",
+    ),
     # searches
     (C, {"prompt": "x", "tts": {}}, 400, "tts.strategy"),
     (C, {"prompt": "x", "tts": {"strategy": "os.system"}}, 400, "tts.strategy"),
@@ -200,6 +224,22 @@ RAW = [
     (b'{"prompt": "' + b"x" * 20000 + b'"}', 413),
     (b"[" * 10000, 400),
 ]
+
+
+NULLS = [
+    {"scorer": None},
+    {"step_stop": None, "max_step_tokens": None, "budget_tokens": None},
+    {"n": None, "beam_width": None},
+]
+
+
+@pytest.mark.parametrize("options", NULLS)
+def test_null_is_the_default_in_a_search_too(refusing, options):
+    body = {"prompt": "x", "seed": 1, "max_tokens": 8}
+    given = {"strategy": "beam_search", "n": 2, "beam_width": 1} | options
+    left = {name: value for name, value in given.items() if value is not None}
+    one, other = (refusing.complete(**body, tts=tts) for tts in (given, left))
+    assert one["choices"] == other["choices"]
 
 
 @pytest.mark.parametrize(("body", "status"), RAW, ids=range(len(RAW)))

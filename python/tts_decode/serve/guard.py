@@ -17,6 +17,7 @@ from .metrics import Metrics
 
 _log = logging.getLogger(__name__)
 CLIENT = "tts_decode_client"  # of a request's state: whom it counts for
+HEAD_BYTES = 1 << 16
 _OPEN = ("/health",)  # paths that need no key
 _UNKNOWN = "other"  # in counters, for every path that is not a route: clients do not make labels
 
@@ -72,6 +73,8 @@ class Guard:
         return str((scope.get("client") or ("-",))[0])
 
     def _refusal(self, scope: Scope) -> APIError | None:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_BYTES:
+            return APIError(431, f"the headers: expected at most {HEAD_BYTES} bytes", None, "head_too_large")
         if self._local and not is_local(_header(scope, b"host")):
             message = "Host: without API keys the server answers to localhost only"
             return APIError(403, message, None, "host_not_allowed")

@@ -17,8 +17,8 @@ from ..decoding.decoder import TreeDecoder
 from .app import create_app
 from .config import ServerConfig
 from .connection import CONNECTIONS, impatient
+from .guard import HEAD_BYTES
 
-_HEADER_BYTES = 1 << 16
 _LOGGERS = {"tts_decode": logging.INFO, "uvicorn.error": logging.WARNING}
 
 
@@ -58,7 +58,7 @@ def http_config(decoder: TreeDecoder, config: ServerConfig, *, grace: float = 1.
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=None if math.isinf(grace) else grace,  # type: ignore[arg-type]  # a float
-        h11_max_incomplete_event_size=_HEADER_BYTES,
+        h11_max_incomplete_event_size=HEAD_BYTES,
     )
 
 
