@@ -2,8 +2,9 @@
 
     python -m benches.integrations.serve_soak --requests 10000
 
-starts a server over a tiny random model, and fails unless every page is free at the end, no connection is open,
-and the process has neither grown nor more open files than after the first tenth of the requests. For Linux.
+starts a server over a tiny random model, and fails unless every page is free at the end, no connection is
+open, and the process has neither grown nor more open files than after the first tenth of the requests. For
+Linux.
 """
 
 from __future__ import annotations
