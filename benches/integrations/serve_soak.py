@@ -2,8 +2,9 @@
 
     python -m benches.integrations.serve_soak --requests 10000
 
-starts a server over a tiny random model, and fails unless every page is free at the end and the process has
-not grown since the first tenth of the requests.
+starts a server over a tiny random model, and fails unless every page is free at the end, no connection is
+open, and the process has neither grown nor more open files than after the first tenth of the requests. For
+Linux.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
-import resource
 import sys
 from collections import Counter
 from pathlib import Path
@@ -31,13 +32,8 @@ _HEAD = "\r\n".join(
 _SECONDS = 60.0
 
 
-async def soak(
-    port: int, requests: int, *, seed: int = 0, workers: int = 16, step: Any = None
-) -> Counter[str]:
-    """Sends the requests, some at a time, and returns how they ended: a status or a kind of break.
-
-    step: called after each with the number of those that are done.
-    """
+async def soak(port: int, requests: int, *, seed: int = 0, workers: int = 16) -> Counter[str]:
+    """Sends the requests, some at a time, and returns how they ended: a status or a kind of break."""
     rng = random.Random(seed)
     numbers = iter(range(requests))
     ends: Counter[str] = Counter()
@@ -48,8 +44,6 @@ async def soak(
             ends[await _one(port, random.Random(f"{seed} {number}"), held)] += 1
             if len(held) > 50:
                 held.pop(rng.randrange(len(held))).close()
-            if step is not None:
-                step(ends.total())
 
     await asyncio.gather(*(work() for _ in range(workers)))
     for writer in held:
@@ -120,31 +114,35 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parents[2] / "tests/helpers"))
-    from serving import Served, make_chatty
+    from serving import Served, make_chatty, until
     from tiny_models import tiny_model
     from tts_decode.serve.config import Limits
 
     served = Served(make_chatty(tiny_model()), limits=Limits(idle_seconds=2.0, sequences=64))
+    tenth = max(1, arguments.requests // 10)
+    ends: Counter[str] = Counter()
     sizes: list[int] = []
-
-    def step(done: int) -> None:
-        if done % max(1, arguments.requests // 10) == 0:
-            sizes.append(_resident_kib())
-            print(f"{done} requests, {sizes[-1] / 1024:.0f} MiB", flush=True)
-
-    ends = asyncio.run(soak(served.port, arguments.requests, seed=arguments.seed, step=step))
-    served.assert_empties()
+    files: list[int] = []
+    for number in range(0, arguments.requests, tenth):
+        seed = arguments.seed + number
+        ends += asyncio.run(soak(served.port, min(tenth, arguments.requests - number), seed=seed))
+        served.assert_empties()
+        until(lambda: served.connections == 0)
+        sizes.append(_resident_bytes())
+        files.append(len(os.listdir("/proc/self/fd")))
+        print(f"{ends.total()} requests, {sizes[-1] >> 20} MiB, {files[-1]} open files", flush=True)
     served.close()
     print(dict(ends))
-    grown = sizes[-1] - sizes[0]
-    print(f"peak memory grew by {grown / 1024:.1f} MiB since the first tenth; no page is left")
-    if grown > 32 * 1024:
-        sys.exit("memory grew")
+    grown = (sizes[-1] - sizes[0]) >> 20
+    print(f"memory grew by {grown} MiB since the first tenth; no page is left, and no connection")
+    if grown > 32 or files[-1] > files[0]:
+        sys.exit("memory or the number of open files grew")
 
 
-def _resident_kib() -> int:
-    """At most so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _resident_bytes() -> int:
+    """Of this process, at present."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 if __name__ == "__main__":

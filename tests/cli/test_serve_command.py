@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from tiny_models import byte_tokenizer, tiny_model
 from tts_decode.cli.app import run
+from tts_decode.cli.serve import Settings
+from tts_decode.serve.config import Limits
 
 COMMAND = [sys.executable, "-m", "tts_decode", "serve"]
 KEY = "a-key-for-the-test"
@@ -26,36 +31,89 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_it_serves_until_a_signal_ends_it(folder: Path) -> None:
-    command = [*COMMAND, "--model", str(folder), "--dtype", "float32", "--port", "0", "--kv-mib", "16"]
-    environment = {"TTS_DECODE_API_KEYS": KEY, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
-    assert process.stderr is not None
-    try:
+@pytest.fixture
+def start(folder: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], httpx.Client]]]:
+    """Starts the command; gives its process and a client of it."""
+    running: list[tuple[subprocess.Popen[str], httpx.Client]] = []
+
+    def begin(*options: str) -> tuple[subprocess.Popen[str], httpx.Client]:
+        command = [*COMMAND, "--model", str(folder), "--dtype", "float32", "--port", "0", "--kv-mib", "16"]
+        environment = os.environ | {"TTS_DECODE_API_KEYS": KEY, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, env=environment)
+        assert process.stderr is not None
         for line in process.stderr:
             if found := re.search(r"serving little on (http://127\.0\.0\.1:\d+)/v1", line):
                 break
         else:
             raise AssertionError("it does not serve")
-        with httpx.Client(
-            base_url=found[1], headers={"Authorization": f"Bearer {KEY}"}, timeout=60
-        ) as client:
-            for _ in range(300):
-                try:
-                    client.get("/health")
-                    break
-                except httpx.ConnectError:
-                    continue
-            answer = client.post("/v1/completions", json={"prompt": "x", "max_tokens": 4, "model": "little"})
-            assert answer.status_code == 200, answer.text
-        process.send_signal(signal.SIGTERM)
-        _, rest = process.communicate(timeout=60)
-    finally:
+        headers = {"Authorization": f"Bearer {KEY}"}
+        running.append((process, httpx.Client(base_url=found[1], headers=headers, timeout=60)))
+        for _ in range(300):
+            with contextlib.suppress(httpx.ConnectError):
+                running[-1][1].get("/health")
+                break
+        return running[-1]
+
+    yield begin
+    for process, client in running:
+        client.close()
         process.kill()
+        process.communicate()
+
+
+def test_it_serves_until_a_signal_ends_it(start: Callable[..., Any]) -> None:
+    process, client = start()
+    answer = client.post("/v1/completions", json={"prompt": "x", "max_tokens": 4, "model": "little"})
+    assert answer.status_code == 200, answer.text
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "POST /v1/completions 200" in rest
     assert KEY not in rest
     assert "Traceback" not in rest
+
+
+LONG = {"prompt": "x", "n": 128, "max_tokens": 500, "stream": True, "logit_bias": {"256": -100}}
+
+
+def test_a_second_signal_ends_it_at_once(start: Callable[..., Any]) -> None:
+    process, client = start("--grace", "inf")
+    with client.stream("POST", "/v1/completions", json=LONG) as answer:
+        chunks = answer.iter_raw()
+        next(chunks)
+        process.send_signal(signal.SIGTERM)
+        while _takes_connections(client):  # until it has seen the signal; the request goes on
+            pass
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143
+        with pytest.raises(httpx.RemoteProtocolError):
+            for _ in chunks:
+                pass
+
+
+@pytest.mark.parametrize("grace", ["0", "0.2"])
+def test_requests_get_the_time_that_is_asked_for(start: Callable[..., Any], grace: str) -> None:
+    process, client = start("--grace", grace)
+    with client.stream("POST", "/v1/completions", json=LONG) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        process.send_signal(signal.SIGTERM)
+        *_, error, _, done, _ = lines
+    assert done == "data: [DONE]"
+    assert "the server is shutting down" in error
+    assert process.wait(30) == 143
+
+
+def _takes_connections(client: httpx.Client) -> bool:
+    try:
+        httpx.get(f"{client.base_url}/health")
+    except httpx.TransportError:
+        return False
+    return True
+
+
+def test_the_defaults_of_the_options_are_those_of_the_limits() -> None:
+    assert Limits(**Settings().limits()) == Limits()
 
 
 @pytest.mark.parametrize(
@@ -63,6 +121,9 @@ def test_it_serves_until_a_signal_ends_it(folder: Path) -> None:
     [
         (["--api-keys", "/no/such/file"], 2, "cannot be read as a file of keys"),
         (["--max-tokens", "0"], 2, "max_tokens: got 0"),
+        (["--max-client-sequences", "0"], 2, "client_sequences: got 0"),
+        (["--grace", "-1"], 2, "--grace: got -1"),
+        (["--grace", "nan"], 2, "--grace: got nan"),
         (["--scorer", "x"], 2, "expected NAME=READER:FOLDER"),
         (["--scorer", "x=nothing:folder"], 2, "expected one of"),
         (["--port", "70000"], 1, "cannot listen there"),

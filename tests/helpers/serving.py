@@ -36,8 +36,10 @@ class Served:
         decoder: what it serves; for looks only. url: its base. http: a client of it.
     """
 
-    def __init__(self, decoder: TreeDecoder, *, limits: Limits | None = None, **config: Any) -> None:
-        self.decoder = decoder
+    def __init__(
+        self, decoder: TreeDecoder, *, limits: Limits | None = None, grace: float = 1.0, **config: Any
+    ) -> None:
+        self.decoder, self._grace = decoder, grace
         settings = ServerConfig(MODEL, limits=limits or Limits(idle_seconds=5.0), **config)
         self._uvicorn = uvicorn.Server(self._config(settings))
         self._thread = threading.Thread(target=self._uvicorn.run, daemon=True)
@@ -48,13 +50,18 @@ class Served:
         self.http = httpx.Client(base_url=self.url, timeout=60.0)
 
     def _config(self, settings: ServerConfig) -> uvicorn.Config:
-        config = http_config(self.decoder, settings)
+        config = http_config(self.decoder, settings, grace=self._grace)
         config.port = 0
         return config
 
     @property
     def server(self) -> Any:
         return self._uvicorn.config.app.state.server
+
+    @property
+    def connections(self) -> int:
+        """That are open."""
+        return len(self._uvicorn.server_state.connections)
 
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         return self.http.post(path, json=body, **options)

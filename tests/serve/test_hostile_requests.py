@@ -136,6 +136,30 @@ CASES = [
         400,
         "continue_final_message",
     ),
+    (C, {"prompt": "x", "logit_bias": {"01": 1, "1": 2}}, 400, "logit_bias"),
+    (C, {"prompt": "x", "logit_bias": {"\u0661": 1}}, 400, "logit_bias"),
+    (C, {"prompt": "x", "logit_bias": {"1": None}}, 400, "logit_bias.1"),
+    (
+        C,
+        {"prompt": "x", "stream": True, "stream_options": {"include_obfuscation": True}},
+        400,
+        "stream_options.include_obfuscation",
+    ),
+    (
+        C,
+        {"prompt": "x", "response_format": {"type": "json_schema", "json_schema": {"schema": 5}}},
+        400,
+        "response_format.json_schema.schema",
+    ),
+    (
+        C,
+        {
+            "prompt": "x",
+            "response_format": {"type": "json_schema", "json_schema": {"schema_": 5, "schema": {}}},
+        },
+        400,
+        "response_format.json_schema.schema_",
+    ),
     # searches
     (C, {"prompt": "x", "tts": {}}, 400, "tts.strategy"),
     (C, {"prompt": "x", "tts": {"strategy": "os.system"}}, 400, "tts.strategy"),
@@ -186,6 +210,38 @@ def test_a_refused_request_names_its_field(refusing, path, body, status, param):
     refused(refusing.post(path, body), status, param)
 
 
+# Against the limits that a server has where none are named.
+LARGE = [
+    (C, {"prompt": "x", "n": 129}, 400, "n"),
+    (C, {"prompt": ["x"] * 65}, 400, "prompt"),
+    (C, {"prompt": ["x"] * 3, "n": 100, "max_tokens": 1}, 400, "n"),
+    (C, {"prompt": "x", "max_tokens": 8193}, 400, "max_tokens"),
+    (C, {"prompt": "x" * 3_000_000}, 400, "prompt"),
+    (C, {"prompt": ["x" * 60_000] * 60}, 400, "prompt"),
+    (C, {"prompt": [1] * 1_000_000}, 400, "prompt"),
+    (C, {"prompt": "x", "stop": ["a"] * 17}, 400, "stop"),
+    (C, {"prompt": "x", "stop": "a" * 257}, 400, "stop"),
+    (C, {"prompt": "x", "stop_token_ids": [1] * 100_000}, 400, "stop_token_ids"),
+    (C, {"prompt": "x", "logit_bias": {str(i): 1 for i in range(100_000)}}, 400, "logit_bias"),
+    (C, {"prompt": "x", "logprobs": 21}, 400, "logprobs"),
+    (C, {"prompt": "x", "user": "x" * 4_300_000}, 413, None),
+    (CHAT, {"messages": [{"role": "user", "content": "x"}] * 5000}, 400, "messages"),
+    (CHAT, {"messages": [{"role": "user", "content": "x" * 1000}] * 4000}, 400, "messages"),
+    (C, {"prompt": "x", "tts": {"strategy": "beam_search", "n": 129}}, 400, "tts.n"),
+    (
+        C,
+        {"prompt": "x", "tts": {"strategy": "beam_search", "budget_tokens": 1 << 18}},
+        400,
+        "tts.budget_tokens",
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "status", "param"), LARGE, ids=range(len(LARGE)))
+def test_a_server_as_it_comes_refuses_what_is_too_large(served, path, body, status, param):
+    refused(served.post(path, body), status, param)
+
+
 RAW = [
     (b"", 400),
     (b"null", 400),
@@ -200,6 +256,22 @@ RAW = [
     (b'{"prompt": "' + b"x" * 20000 + b'"}', 413),
     (b"[" * 10000, 400),
 ]
+
+
+NULLS = [
+    {"scorer": None},
+    {"step_stop": None, "max_step_tokens": None, "budget_tokens": None},
+    {"n": None, "beam_width": None},
+]
+
+
+@pytest.mark.parametrize("options", NULLS)
+def test_null_is_the_default_in_a_search_too(refusing, options):
+    body = {"prompt": "x", "seed": 1, "max_tokens": 8}
+    given = {"strategy": "beam_search", "n": 2, "beam_width": 1} | options
+    left = {name: value for name, value in given.items() if value is not None}
+    one, other = (refusing.complete(**body, tts=tts) for tts in (given, left))
+    assert one["choices"] == other["choices"]
 
 
 @pytest.mark.parametrize(("body", "status"), RAW, ids=range(len(RAW)))

@@ -5,6 +5,11 @@ import asyncio
 import pytest
 from tts_decode import SamplingParams
 from tts_decode.decoding import scheduler
+from tts_decode.serve.config import Limits
+from tts_decode.serve.errors import APIError
+from tts_decode.serve.job import Facts, completion_job
+from tts_decode.serve.prompts import Prompt
+from tts_decode.serve.protocol import CompletionBody
 
 PROMPT = "The quick brown"
 
@@ -40,3 +45,15 @@ def test_a_row_that_the_sampler_refuses_fails_alone(alone, monkeypatch):
     assert len(step.tokens) == 4
     assert isinstance(error, ValueError)
     assert "refused" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("temperature", float("inf")), ("repetition_penalty", -1.0), ("frequency_penalty", 3.0), ("top_p", 2.0)],
+)
+def test_what_only_the_sampler_refuses_names_its_field(field, value):
+    """The body was not validated: whatever its checks may miss is still the client's fault."""
+    body = CompletionBody.model_construct(prompt=["x"], **{field: value})
+    with pytest.raises(APIError, match=f"^{field}: ") as caught:
+        completion_job(body, [Prompt("x", [1])], Limits(), Facts(260))
+    assert (caught.value.status, caught.value.param) == (400, field)

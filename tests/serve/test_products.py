@@ -4,12 +4,30 @@ import pytest
 from tts_decode.serve.config import Limits
 
 PROMPT = "The quick brown"
-LIMITS = Limits(told_entries=400, search_products=100, idle_seconds=5.0)
+LIMITS = Limits(answer_entries=400, search_products=100, idle_seconds=5.0)
 
 
 @pytest.fixture
 def small(serve):
     return serve(limits=LIMITS)
+
+
+def test_choices_multiply_with_their_tokens(serve, alone):
+    served = serve(limits=Limits(request_tokens=100, idle_seconds=5.0))
+    for more in ({"n": 11, "max_tokens": 10}, {"n": 2, "best_of": 6, "max_tokens": 17}, {"n": 101}):
+        answer = served.post("/v1/completions", {"prompt": PROMPT, "max_tokens": 1, **more})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "max_tokens")
+    answer = served.post("/v1/completions", {"prompt": [PROMPT] * 11, "max_tokens": 10})
+    assert answer.json()["error"]["param"] == "max_tokens"
+    assert served.complete(PROMPT, n=10, max_tokens=10)["usage"]["completion_tokens"] == 100
+    # 512 positions hold 64 tokens behind this prompt, whatever a request names.
+    served = serve(alone, limits=Limits(request_tokens=100, idle_seconds=5.0))
+    assert served.complete("x" * 448, max_tokens=5000)["usage"]["completion_tokens"] == 64
+
+
+def test_tokens_of_the_ones_that_are_not_best_are_listed_first_too(small):
+    body = {"prompt": PROMPT, "n": 1, "best_of": 8, "max_tokens": 10, "logprobs": 5}
+    assert small.post("/v1/completions", body).json()["error"]["param"] == "logprobs"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import socket
 
 import httpx
 import pytest
+from raw_http import drops, send
 from serving import until
 from tts_decode.serve.config import Limits
 
@@ -20,28 +21,10 @@ PATHS = {
 SEARCH = {"prompt": "The quick", "max_tokens": 400, "tts": {"strategy": "beam_search", "n": 8}}
 
 
-def send(served, path, body):
-    """A connection on which a request was sent."""
-    data = json.dumps(body).encode()
-    connection = socket.create_connection(("127.0.0.1", served.port))
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
-    return connection
-
-
-def refused(connection):
-    """Whether the other side has dropped it: it takes no more bytes."""
-    try:
-        connection.send(b"\r\n")
-    except ConnectionError:
-        return True
-    return False
-
-
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("path", "body"), [*PATHS.items(), ("/v1/completions", SEARCH)])
 def test_a_client_that_leaves_frees_its_branches_at_once(served, path, body, stream):
-    connection = send(served, path, body | {"stream": stream})
+    connection = send(served.port, path, body | {"stream": stream})
     until(lambda: served.decoder.stats().branches >= 8)
     connection.close()
     until(served.idle)
@@ -52,10 +35,11 @@ def test_a_client_that_leaves_frees_its_branches_at_once(served, path, body, str
 def test_a_client_that_reads_nothing_is_given_up(serve):
     served = serve(limits=Limits(idle_seconds=0.5))
     body = {"prompt": "The quick brown fox", "max_tokens": 480, "n": 64, "logprobs": 20, "stream": True}
-    connection = send(served, "/v1/completions", body)
+    connection = send(served.port, "/v1/completions", body)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     until(lambda: served.decoder.stats().branches >= 64)
     until(served.idle, 60)
+    until(lambda: drops(connection), 60)
     assert "tts_decode_cancelled_requests_total 1.0" in served.http.get("/metrics").text
     connection.close()
 
@@ -73,7 +57,7 @@ def test_a_connection_that_is_not_read_is_dropped(serve, requests):
     connection.sendall((f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data) * requests)
     until(lambda: served.decoder.stats().branches >= 64)
     until(served.idle, 60)
-    until(lambda: refused(connection), 30)
+    until(lambda: drops(connection), 30)
     connection.close()
     until(served.idle)
 
@@ -121,7 +105,7 @@ def test_an_answer_that_takes_too_long_ends_with_an_error(serve, stream):
 
 def test_more_sequences_than_there_may_be_are_refused_for_now(serve):
     served = serve(limits=Limits(sequences=8, idle_seconds=5.0))
-    connection = send(served, "/v1/completions", LONG)
+    connection = send(served.port, "/v1/completions", LONG)
     until(lambda: served.decoder.stats().branches >= 8)
     answer = served.post("/v1/completions", {"prompt": "x"})
     assert answer.status_code == 429
@@ -146,7 +130,7 @@ def test_a_pool_without_room_says_so(serve, model):
 
 
 def test_a_server_that_ends_cancels_what_runs(serve, served):
-    connection = send(served, "/v1/completions", LONG | {"stream": True})
+    connection = send(served.port, "/v1/completions", LONG | {"stream": True})
     until(lambda: served.decoder.stats().branches >= 8)
     served.assert_ends()
     connection.close()
@@ -174,3 +158,4 @@ def test_300_requests_of_all_kinds_leave_no_page(serve):
     assert ends["broken off"] > 50
     assert "500" not in ends
     served.assert_empties()
+    until(lambda: served.connections == 0)

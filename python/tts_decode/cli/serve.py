@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from ..rewards import READERS, Scorer, load_reward_model
 from . import options as opt
 from .display import Screen
 from .errors import CommandError, UsageError, usage_errors
+from .filled import filled
 from .session import Session, open_session
 
 _NETWORK, _LIMITS = "Network", "Limits of a request"
@@ -38,39 +40,73 @@ Scorers = Annotated[
 ]
 
 
-def serve(
-    model: opt.Model = DEFAULT_MODEL,
-    dtype: opt.Dtype = "auto",
-    device: opt.Device = "cpu",
-    kv_mib: opt.KvMib = None,
-    kv_dtype: opt.KvDtype = "auto",
-    name: Name = None,
-    scorer: Scorers = [],  # noqa: B006 (typer copies it)
-    host: Host = "127.0.0.1",
-    port: Port = 8000,
-    api_keys: Keys = None,
+@dataclass(frozen=True)
+class Settings:
+    """What the options of the command say."""
+
+    model: opt.Model = DEFAULT_MODEL
+    dtype: opt.Dtype = "auto"
+    device: opt.Device = "cpu"
+    kv_mib: opt.KvMib = None
+    kv_dtype: opt.KvDtype = "auto"
+    name: Name = None
+    scorer: Scorers = field(default_factory=list)
+    host: Host = "127.0.0.1"
+    port: Port = 8000
+    api_keys: Keys = None
     grace: Annotated[
-        float, typer.Option(help="Seconds that requests get to end after a signal.", rich_help_panel=_NETWORK)
-    ] = 10.0,
-    max_tokens: Annotated[int, typer.Option(help="Tokens of one choice.", rich_help_panel=_LIMITS)] = 8192,
+        float,
+        typer.Option(
+            help="Seconds that requests get to end after a signal; inf: all that they take.",
+            rich_help_panel=_NETWORK,
+        ),
+    ] = 10.0
+    max_tokens: Annotated[int, typer.Option(help="Tokens of one choice.", rich_help_panel=_LIMITS)] = 8192
     max_choices: Annotated[
         int, typer.Option(help="n, best_of, and the width of a search.", rich_help_panel=_LIMITS)
-    ] = 128,
+    ] = 128
+    max_request_tokens: Annotated[
+        int, typer.Option(help="Tokens of all choices of a request.", rich_help_panel=_LIMITS)
+    ] = 524288
     max_search_tokens: Annotated[
         int, typer.Option(help="Tokens that one search samples.", rich_help_panel=_LIMITS)
-    ] = 131072,
-    max_seconds: Annotated[
-        float, typer.Option(help="Until an answer is whole.", rich_help_panel=_LIMITS)
-    ] = 600.0,
-    max_body_kib: Annotated[int, typer.Option(help="Size of a request.", rich_help_panel=_LIMITS)] = 4096,
+    ] = 131072
+    max_seconds: Annotated[float, typer.Option(help="Until an answer is whole.", rich_help_panel=_LIMITS)] = (
+        600.0
+    )
+    max_body_kib: Annotated[int, typer.Option(help="Size of a request.", rich_help_panel=_LIMITS)] = 4096
     max_sequences: Annotated[
         int, typer.Option(help="Choices at a time, of all requests; more get 429.", rich_help_panel=_LIMITS)
-    ] = 256,
+    ] = 256
+    max_client_sequences: Annotated[
+        int | None,
+        typer.Option(
+            help="Of them, those of one API key, or without keys of one address. Default: all.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = None
     retain: Annotated[
         int,
         typer.Option(help="Finished texts kept for requests that go on with them.", rich_help_panel=_LIMITS),
-    ] = 256,
-) -> None:
+    ] = 256
+
+    def limits(self) -> dict[str, Any]:
+        """Those of `tts_decode.serve.config.Limits` that an option sets, by their names there."""
+        return {
+            "max_tokens": self.max_tokens,
+            "choices": self.max_choices,
+            "request_tokens": self.max_request_tokens,
+            "search_tokens": self.max_search_tokens,
+            "request_seconds": self.max_seconds,
+            "body_bytes": self.max_body_kib << 10,
+            "sequences": self.max_sequences,
+            "client_sequences": self.max_client_sequences,
+            "retained": self.retain,
+        }
+
+
+@filled(Settings)
+def serve(settings: Settings) -> None:
     """Serve OpenAI's protocol: completions and chats, whole or streamed, and searches.
 
     All requests share one KV tree: what two of them have in common, and what a finished one left behind, is
@@ -93,28 +129,26 @@ def serve(
     from ..serve.run import is_loopback, listen
     from ..serve.run import serve as run
 
+    host, port, model, device = settings.host, settings.port, settings.model, settings.device
+    if not settings.grace >= 0:
+        raise UsageError(f"--grace: got {settings.grace:g}, expected seconds, 0 or more")
     with usage_errors():
-        keys = read_keys(api_keys)
-        limits = Limits(
-            max_tokens=max_tokens,
-            choices=max_choices,
-            search_tokens=max_search_tokens,
-            request_seconds=max_seconds,
-            body_bytes=max_body_kib << 10,
-            sequences=max_sequences,
-            retained=retain,
-        )
-    wanted = [_named_reader(text) for text in scorer]
+        keys = read_keys(settings.api_keys)
+        limits = Limits(**settings.limits())
+    wanted = [_named_reader(text) for text in settings.scorer]
     try:
         listener = listen(host, port)
     except (OSError, OverflowError) as error:
         raise CommandError(f"--host {host} --port {port}: cannot listen there: {error}") from error
     with listener:
-        with open_session(model, dtype, device, kv_mib, kv_dtype, shared=bool(wanted)) as session:
+        session_of = open_session(
+            model, settings.dtype, device, settings.kv_mib, settings.kv_dtype, shared=bool(wanted)
+        )
+        with session_of as session:
             scorers = {label: _loaded(session, reader, folder, device) for label, reader, folder in wanted}
             decoder = session.decoder()
         local = is_loopback(host)
-        config = ServerConfig(name or Path(model).name or model, keys, scorers, limits, local)
+        config = ServerConfig(settings.name or Path(model).name or model, keys, scorers, limits, local)
         screen = Screen(sys.stderr)
         if not local and not keys:
             screen.print(f"warning: whoever reaches {host} can use this server; give --api-keys")
@@ -123,7 +157,7 @@ def serve(
             f"serving {config.model} on http://{address}:{listener.getsockname()[1]}/v1 (Ctrl-C ends it)",
             soft_wrap=True,
         )
-        run(decoder, config, listener, grace=grace)
+        run(decoder, config, listener, grace=settings.grace)
 
 
 def _named_reader(text: str) -> tuple[str, str, str]:

@@ -1,36 +1,84 @@
-"""How many sequences are generated at a time, of all requests."""
+"""How many sequences are generated at a time, of all requests and of one client."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .config import Limits
 from .errors import busy, invalid, unavailable
+
+
+class Ticket:
+    """Sequences that one request holds: from before its prompts are read, until its work has ended."""
+
+    def __init__(self, admission: Admission, client: str) -> None:
+        self._admission, self._client = admission, client
+        self._sequences = 0
+
+    def widen(self, sequences: int, param: str = "n") -> None:
+        """Holds so many in all. Raises APIError, and holds what it held: 400 for what can never fit, 429."""
+        more = sequences - self._sequences
+        if more > 0:
+            self._admission.take(more, sequences, self._client, param)
+            self._sequences = sequences
+
+    def release(self) -> None:
+        """Gives all back; at the second call nothing is left to give."""
+        self._admission.give(self._sequences, self._client)
+        self._sequences = 0
 
 
 class Admission:
     """A request comes in whole or is refused at once: a queue would only hold connections open.
 
+    For the loop that speaks HTTP.
+
     Attributes:
-        running: sequences that are generated now. closed: whether nothing is admitted any more.
+        running: sequences that are held now. closed: whether nothing is admitted any more.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limits: Limits) -> None:
+        self._limit = limits.sequences
+        self._share = self._limit if limits.client_sequences is None else limits.client_sequences
+        self._clients: Counter[str] = Counter()
         self.running = 0
         self.closed = False
 
-    @contextmanager
-    def admit(self, sequences: int, param: str = "n") -> Iterator[None]:
-        """For as long as a request runs. Raises APIError: 400 for what can never fit, 429, 503."""
+    def admit(self, sequences: int, client: str) -> Ticket:
+        """Raises APIError: 400 for what can never fit, 429, 503."""
         if self.closed:
             raise unavailable("the server is shutting down")
-        if sequences > self._limit:
-            raise invalid(param, f"got {sequences} sequences in one request, expected at most {self._limit}")
-        if self.running + sequences > self._limit:
+        ticket = Ticket(self, client)
+        ticket.widen(sequences)
+        return ticket
+
+    def take(self, more: int, sequences: int, client: str, param: str) -> None:
+        """For a ticket. sequences: that it then holds."""
+        most = min(self._limit, self._share)
+        if sequences > most:
+            raise invalid(param, f"got {sequences} sequences in one request, expected at most {most}")
+        if self.running + more > self._limit:
             raise busy(f"{self.running} of {self._limit} sequences are in use; try again")
-        self.running += sequences
-        try:
-            yield
-        finally:
-            self.running -= sequences
+        if self._clients[client] + more > self._share:
+            raise busy(f"{self._clients[client]} of your {self._share} sequences are in use; try again")
+        self.running += more
+        self._clients[client] += more
+
+    def give(self, sequences: int, client: str) -> None:
+        """For a ticket."""
+        self.running -= sequences
+        self._clients[client] -= sequences
+        if not self._clients[client]:
+            del self._clients[client]  # clients come and go
+
+
+@contextmanager
+def released_on_error(ticket: Ticket) -> Iterator[None]:
+    """The ticket stays held where the body ends well: then its work has it."""
+    try:
+        yield
+    except BaseException:
+        ticket.release()
+        raise

@@ -1,20 +1,29 @@
-"""Answers in OpenAI's form, made of a job's pieces: whole ones, and the chunks of a stream."""
+"""Answers in OpenAI's form, made of a job's pieces: whole ones, and the events of a stream.
+
+What is the same in all chunks is written once. JSON is put together from parts that are JSON already, so that
+a chunk of a stream costs little beside its token.
+"""
 
 from __future__ import annotations
 
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from .job import Piece, Token, Usage
 
+DONE = b"data: [DONE]\n\n"
+_BLOCK = 256  # tokens
 _LOWEST = -9999.0  # for a log-probability of -inf, which JSON does not have
 
+to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
-class Form:
+
+class Form(ABC):
     """How one answer is written.
 
     Args:
@@ -24,38 +33,45 @@ class Form:
     kind = chunk_kind = prefix = ""
 
     def __init__(self, model: str, *, logprobs: bool = False, token_ids: bool = False) -> None:
-        self._head = {
-            "id": f"{self.prefix}-{secrets.token_hex(12)}",
-            "created": int(time.time()),
-            "model": model,
-        }
+        head = {"id": f"{self.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
+        self._head = to_json(head)[:-1]
+        self._chunk = f'data: {self._head},"object":{to_json(self.chunk_kind)},"choices":['
         self._logprobs, self._token_ids = logprobs, token_ids
 
-    def whole(self, pieces: Sequence[Piece], usage: Usage) -> dict[str, Any]:
-        whole = sorted(merged(pieces), key=lambda piece: piece.choice)
-        choices = [self._choice(piece) for piece in whole]
-        answer = self._head | {"object": self.kind, "choices": choices, "usage": usage.to_dict()}
-        for piece in whole:
-            answer |= piece.more
-        return answer
+    def whole(self, pieces: Sequence[Piece], usage: Usage) -> bytes:
+        """The body of an answer."""
+        pieces = sorted(merged(pieces), key=lambda piece: piece.choice)
+        choices = ",".join([self.choice(piece) for piece in pieces])
+        more = "".join([_more(piece.more) for piece in pieces])
+        end = f'"usage":{to_json(usage.to_dict())}{more}}}'
+        return f'{self._head},"object":{to_json(self.kind)},"choices":[{choices}],{end}'.encode()
 
-    def chunk(self, piece: Piece) -> dict[str, Any]:
-        return self._head | {"object": self.chunk_kind, "choices": [self._delta(piece)], **piece.more}
+    def chunks(self, pieces: Sequence[Piece]) -> bytes:
+        """Events of a stream, one for each choice that goes on."""
+        begin = self._chunk
+        return "".join(
+            [f"{begin}{self.delta(piece)}]{_more(piece.more)}}}\n\n" for piece in merged(pieces)]
+        ).encode()
 
-    def usage_chunk(self, usage: Usage) -> dict[str, Any]:
-        return self._head | {"object": self.chunk_kind, "choices": [], "usage": usage.to_dict()}
+    def usage_chunk(self, usage: Usage) -> bytes:
+        return f'{self._chunk}],"usage":{to_json(usage.to_dict())}}}\n\n'.encode()
 
-    def _choice(self, piece: Piece) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def choice(self, piece: Piece) -> str:
+        """A choice of a whole answer, as JSON."""
 
-    def _delta(self, piece: Piece) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def delta(self, piece: Piece) -> str:
+        """What a piece adds to its choice, as JSON."""
 
-    def _ends(self, piece: Piece) -> dict[str, Any]:
-        fields: dict[str, Any] = {"finish_reason": piece.finish_reason, "stop_reason": piece.stop_reason}
+    def _ends(self, piece: Piece) -> str:
+        ids = ""
         if self._token_ids:
-            fields["token_ids"] = [token.id for token in piece.tokens]
-        return fields
+            ids = f',"token_ids":{to_json([token.id for token in (*piece.echoed, *piece.tokens)])}'
+        if piece.finish_reason is None:
+            return f'"finish_reason":null,"stop_reason":null{ids}}}'
+        stop = to_json(piece.stop_reason)
+        return f'"finish_reason":"{piece.finish_reason}","stop_reason":{stop}{ids}}}'
 
 
 class CompletionForm(Form):
@@ -67,66 +83,107 @@ class CompletionForm(Form):
     def __init__(self, model: str, **options: bool) -> None:
         super().__init__(model, **options)
         self._offsets: dict[int, int] = {}  # characters of each choice that are out
+        self._echo: tuple[Sequence[Token], _Columns] = (), _Columns((), 0)  # the last one that was written
 
-    def _choice(self, piece: Piece) -> dict[str, Any]:
-        return {"index": piece.choice, "text": piece.text, "logprobs": self._told(piece), **self._ends(piece)}
+    def choice(self, piece: Piece) -> str:
+        logprobs = self._listed(piece) if self._logprobs else "null"
+        text = to_json(piece.text)
+        return f'{{"index":{piece.choice},"text":{text},"logprobs":{logprobs},{self._ends(piece)}'
 
-    _delta = _choice
+    delta = choice
 
-    def _told(self, piece: Piece) -> dict[str, Any] | None:
-        if not self._logprobs:
-            return None
-        offset = self._offsets.get(piece.choice, 0)
-        offsets = []
-        for token in piece.tokens:
-            offsets.append(offset)
-            offset += len(token.text)
-        self._offsets[piece.choice] = offset
-        return {
-            "tokens": [token.text for token in piece.tokens],
-            "token_logprobs": [_number(token.logprob) for token in piece.tokens],
-            "top_logprobs": [_alternatives(token) for token in piece.tokens],
-            "text_offset": offsets,
-        }
+    def _listed(self, piece: Piece) -> str:
+        columns = _Columns(piece.tokens, self._offsets.get(piece.choice, 0))
+        if piece.echoed:
+            if piece.echoed is not self._echo[0]:
+                self._echo = piece.echoed, _Columns(piece.echoed, 0)
+            columns = self._echo[1].before(_Columns(piece.tokens, self._echo[1].end))
+        self._offsets[piece.choice] = columns.end
+        return columns.to_json()
 
 
 class ChatForm(Form):
-    """Of /v1/chat/completions."""
+    """Of /v1/chat/completions.
+
+    Args:
+        token_bytes: of each token by its id; b"" where they are not known.
+    """
 
     kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
-    def __init__(self, model: str, **options: bool) -> None:
+    def __init__(self, model: str, token_bytes: Sequence[bytes] = (), **options: bool) -> None:
         super().__init__(model, **options)
+        self._bytes = token_bytes
         self._begun: set[int] = set()  # choices that said their role
 
-    def _choice(self, piece: Piece) -> dict[str, Any]:
-        message = {"role": "assistant", "content": piece.text, "refusal": None}
-        return {"index": piece.choice, "message": message, "logprobs": self._told(piece), **self._ends(piece)}
+    def choice(self, piece: Piece) -> str:
+        message = f'{{"role":"assistant","content":{to_json(piece.text)},"refusal":null}}'
+        logprobs, ends = self._listed(piece), self._ends(piece)
+        return f'{{"index":{piece.choice},"message":{message},"logprobs":{logprobs},{ends}'
 
-    def _delta(self, piece: Piece) -> dict[str, Any]:
-        delta = {"content": piece.text} if piece.text or piece.finish_reason is None else {}
+    def delta(self, piece: Piece) -> str:
+        delta = f'"content":{to_json(piece.text)}' if piece.text or piece.finish_reason is None else ""
         if piece.choice not in self._begun:
             self._begun.add(piece.choice)
-            delta = {"role": "assistant", "content": piece.text}
-        return {"index": piece.choice, "delta": delta, "logprobs": self._told(piece), **self._ends(piece)}
+            delta = f'"role":"assistant","content":{to_json(piece.text)}'
+        logprobs, ends = self._listed(piece), self._ends(piece)
+        return f'{{"index":{piece.choice},"delta":{{{delta}}},"logprobs":{logprobs},{ends}'
 
-    def _told(self, piece: Piece) -> dict[str, Any] | None:
+    def _listed(self, piece: Piece) -> str:
         if not self._logprobs:
-            return None
-        content = [
-            _entry(token.text, token.logprob)
-            | {"top_logprobs": [_entry(text, value) for text, value in token.top]}
-            for token in piece.tokens
-        ]
-        return {"content": content, "refusal": None}
+            return "null"
+        content = _items([self._entry(token) for token in piece.tokens])
+        return f'{{"content":[{content}],"refusal":null}}'
+
+    def _entry(self, token: Token) -> dict[str, Any]:
+        top = [self._named(id, text, value) for id, text, value in token.top]
+        return self._named(token.id, token.text, token.logprob) | {"top_logprobs": top}
+
+    def _named(self, id: int, text: str, logprob: float | None) -> dict[str, Any]:
+        own = self._bytes[id]
+        return {"token": text, "logprob": _number(logprob), "bytes": list(own) if own else None}
 
 
-def event(data: dict[str, Any]) -> bytes:
+class _Columns:
+    """Tokens as the lists that completions have of them.
+
+    begin: characters of the text before them. end: and with them. lists: each as JSON without its brackets.
+    """
+
+    def __init__(self, tokens: Sequence[Token], begin: int) -> None:
+        offsets = []
+        for token in tokens:
+            offsets.append(begin)
+            begin += len(token.text)
+        self.end = begin
+        columns: dict[str, list[Any]] = {
+            "tokens": [token.text for token in tokens],
+            "token_logprobs": [_number(token.logprob) for token in tokens],
+            "top_logprobs": [_alternatives(token) for token in tokens],
+            "text_offset": offsets,
+        }
+        self.lists = {name: _items(column) for name, column in columns.items()}
+
+    def before(self, other: _Columns) -> _Columns:
+        """These, then others."""
+        joined = _Columns((), other.end)
+        for name, column in self.lists.items():
+            joined.lists[name] = ",".join(filter(None, (column, other.lists[name])))
+        return joined
+
+    def to_json(self) -> str:
+        return "{" + ",".join([f'"{name}":[{column}]' for name, column in self.lists.items()]) + "}"
+
+
+def _items(column: Sequence[Any]) -> str:
+    """As JSON without brackets; in blocks, as no other thread runs while one is written."""
+    blocks = (column[at : at + _BLOCK] for at in range(0, len(column), _BLOCK))
+    return ",".join([to_json(block)[1:-1] for block in blocks])
+
+
+def event(data: Mapping[str, Any]) -> bytes:
     """One event of a stream."""
-    return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
-
-
-DONE = b"data: [DONE]\n\n"
+    return f"data: {to_json(data)}\n\n".encode()
 
 
 def merged(pieces: Sequence[Piece]) -> list[Piece]:
@@ -137,26 +194,27 @@ def merged(pieces: Sequence[Piece]) -> list[Piece]:
         if before is not None:
             text, tokens = before.text + piece.text, [*before.tokens, *piece.tokens]
             more = {**before.more, **piece.more}
-            piece = replace(piece, text=text, tokens=tokens, more=more)
+            piece = replace(piece, text=text, tokens=tokens, more=more, echoed=before.echoed)
         found[piece.choice] = piece
     return list(found.values())
+
+
+def _more(fields: Mapping[str, Any]) -> str:
+    """Further fields behind others."""
+    return "," + to_json(fields)[1:-1] if fields else ""
 
 
 def _alternatives(token: Token) -> dict[str, float] | None:
     """The token itself is always among them, as at OpenAI. None: a prompt's first token."""
     if token.logprob is None:
         return None
-    found = {text: _lowest(value) for text, value in token.top}
-    return found | {token.text: _lowest(token.logprob)}
-
-
-def _entry(text: str, logprob: float | None) -> dict[str, Any]:
-    return {"token": text, "logprob": _number(logprob), "bytes": list(text.encode())}
+    found = {text: _finite(value) for _, text, value in token.top}
+    return found | {token.text: _finite(token.logprob)}
 
 
 def _number(logprob: float | None) -> float | None:
-    return None if logprob is None else _lowest(logprob)
+    return None if logprob is None else _finite(logprob)
 
 
-def _lowest(logprob: float) -> float:
+def _finite(logprob: float) -> float:
     return logprob if logprob > _LOWEST else _LOWEST

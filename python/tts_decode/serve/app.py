@@ -13,19 +13,19 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from ..decoding.decoder import TreeDecoder
-from .admission import Admission
+from .admission import Admission, Ticket, released_on_error
 from .answers import ChatForm, CompletionForm, Form
-from .bodies import DisconnectedError, read_json
+from .bodies import DisconnectedError, body_of
 from .config import ServerConfig
 from .engine import EngineThread, Ferry
-from .errors import APIError
+from .errors import APIError, error_response
 from .generation import Emit, generate
-from .guard import Guard
-from .job import Job, Usage, chat_job, completion_job
+from .guard import CLIENT, Guard
+from .job import Facts, Job, Usage, chat_job, completion_job, sequences_of
 from .metrics import CONTENT_TYPE, Metrics
-from .prompts import chat_prompt, completion_prompts
-from .protocol import ChatBody, CompletionBody, Generating, read_body
-from .reply import Desk, Reply, Work, error_response
+from .prompts import Prompts
+from .protocol import ChatBody, CompletionBody
+from .reply import Desk, Reply, Work
 from .retained import RetainedTexts
 from .searching import PATH, read_search, run_search
 from .trees import KeptTrees
@@ -80,17 +80,19 @@ class Server:
         self.decoder, self.config = decoder, config
         limits = config.limits
         self.metrics = Metrics()
-        self.admission = Admission(limits.sequences)
+        self.admission = Admission(limits)
         self.retained = RetainedTexts(decoder, limits.retained, limits.retained_tokens)
         self.trees = KeptTrees(limits.trees, limits.tree_bytes)
+        self._facts = Facts(decoder.vocab_size, decoder.max_positions)
         self._created = int(time.time())
         self._desk: Desk | None = None
 
     def open(self) -> None:
         """For the loop that speaks HTTP."""
-        ferry = Ferry(asyncio.get_running_loop())
+        limits = self.config.limits
+        ferry, prompts = Ferry(asyncio.get_running_loop()), Prompts(self.decoder, limits)
         self.admission.closed = False
-        self._desk = Desk(EngineThread(), ferry, self.admission, self.metrics, self.config.limits)
+        self._desk = Desk(EngineThread(), ferry, self.admission, self.metrics, limits, prompts)
 
     async def close(self) -> None:
         """Gives back every page."""
@@ -108,20 +110,23 @@ class Server:
     # -- routes
 
     async def completions(self, request: Request) -> Response:
-        limits = self.config.limits
-        body = read_body(CompletionBody, await read_json(request, limits))
-        self._check_model(body.model)
-        prompts = await completion_prompts(body, self.decoder, limits)
-        job = completion_job(body, prompts, limits, self.decoder.vocab_size)
-        return self._reply(body, job, CompletionForm)
+        body = await body_of(request, CompletionBody, self.config.limits)
+        ticket = self._admitted(request, body)
+        with released_on_error(ticket):
+            prompts = await self.desk.prompts.of_completion(body)
+            job = completion_job(body, prompts, self.config.limits, self._facts)
+            form = CompletionForm(self.config.model, **_listed(job))
+            return self._reply(body, job, form, ticket)
 
     async def chat(self, request: Request) -> Response:
-        limits = self.config.limits
-        body = read_body(ChatBody, await read_json(request, limits))
-        self._check_model(body.model)
-        prompt = await chat_prompt(body, self.decoder, limits)
-        job = chat_job(body, prompt, limits, self.decoder.vocab_size)
-        return self._reply(body, job, ChatForm)
+        body = await body_of(request, ChatBody, self.config.limits)
+        ticket = self._admitted(request, body)
+        with released_on_error(ticket):
+            prompt = await self.desk.prompts.of_chat(body)
+            job = chat_job(body, prompt, self.config.limits, self._facts)
+            known = () if job.logprobs is None else await self.desk.prompts.token_bytes()
+            form = ChatForm(self.config.model, known, **_listed(job))
+            return self._reply(body, job, form, ticket)
 
     async def models(self) -> Response:
         return JSONResponse({"object": "list", "data": [self._card()]})
@@ -142,31 +147,34 @@ class Server:
         return JSONResponse({"status": "ok"})
 
     async def metrics_text(self) -> Response:
-        stats = await self.desk.engine.call(self.decoder.stats)
-        text = self.metrics.exposed(stats, self.admission.running, len(self.retained))
+        stats, retained = await self.desk.engine.call(lambda: (self.decoder.stats(), len(self.retained)))
+        text = self.metrics.exposed(stats, self.admission.running, retained)
         return Response(text, media_type=CONTENT_TYPE)
 
     # -- what they share
 
-    def _reply(self, body: Generating, job: Job, form: type[Form]) -> Reply:
+    def _admitted(self, request: Request, body: CompletionBody | ChatBody) -> Ticket:
+        self._check_model(body.model)
+        sequences = sequences_of(body, self.config.limits)
+        return self.admission.admit(sequences, getattr(request.state, CLIENT))
+
+    def _reply(self, body: CompletionBody | ChatBody, job: Job, form: Form, ticket: Ticket) -> Reply:
         limits, usage = self.config.limits, Usage()
         decoder, retained = self.decoder, self.retained
-        sequences = job.sequences
         if body.tts is None:
 
             def run(emit: Emit) -> Any:
                 return generate(decoder, retained, job, emit, usage)
         else:
             search = read_search(body, job, decoder, limits, self.config.scorers)
-            sequences = search.sequences
+            ticket.widen(search.sequences, "tts")
 
             def run(emit: Emit) -> Any:
                 return run_search(decoder, retained, self.trees, job, search, emit, usage)
 
-        written = form(self.config.model, logprobs=job.logprobs is not None, token_ids=job.token_ids)
         options = body.stream_options
         include_usage = options is not None and bool(options.include_usage)
-        return Reply(self.desk, Work(run, written, usage, sequences, job.stream, include_usage))
+        return Reply(self.desk, Work(run, form, usage, ticket, job.stream, include_usage))
 
     def _check_model(self, name: str | None) -> None:
         if name is not None and name != self.config.model:
@@ -183,6 +191,10 @@ class Server:
         }
 
 
+def _listed(job: Job) -> dict[str, bool]:
+    return {"logprobs": job.logprobs is not None, "token_ids": job.token_ids}
+
+
 async def _on_api_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, APIError)  # as registered
     return error_response(error)
@@ -190,10 +202,9 @@ async def _on_api_error(_: Request, error: Exception) -> Response:
 
 async def _on_http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    told = {404: "no such path", 405: "this path does not serve the method"}
-    return error_response(
-        APIError(error.status_code, told.get(error.status_code, "not served"), None, "not_served")
-    )
+    reasons = {404: "no such path", 405: "this path does not serve the method"}
+    reason = reasons.get(error.status_code, "not served")
+    return error_response(APIError(error.status_code, reason, None, "not_served"))
 
 
 async def _on_disconnect(_: Request, error: Exception) -> Response:

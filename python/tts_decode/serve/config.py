@@ -10,7 +10,7 @@ from ..rewards.scorer import Scorer
 
 @dataclass(frozen=True)
 class Limits:
-    """Every number that a client sends is held against one of these; the answer to more is an error.
+    """What a client sends is held against these; the answer to more is an error.
 
     Attributes:
         body_bytes: of a request.
@@ -20,11 +20,13 @@ class Limits:
         stops: stop strings of a request. stop_characters: of each.
         logprobs: alternatives of a token. bias_tokens: entries of `logit_bias`.
         schema_bytes: of a JSON schema.
-        told_entries: tokens and alternatives that one answer lists, echoed ones counted for each choice.
+        request_tokens: that all choices of one request may come to, those of `best_of` too.
+        answer_entries: tokens and alternatives that one answer lists, echoed ones counted for each choice.
         search_products: of a search's counts, such as n and num_comparisons, multiplied.
         sequences: choices that are generated at a time, of all requests; a search counts as its `n`.
+        client_sequences: of them, those of one API key, or without keys of one address; None: all.
         request_seconds: for an answer as a whole.
-        idle_seconds: for a client to send its body, and to take a part of its answer.
+        idle_seconds: for a client to send its head or a part of its body, and to take a part of its answer.
         retained: finished texts that are kept for requests that go on with them.
         retained_tokens: of them all, prompts counted each time.
         trees: of searches, kept for their links. tree_bytes: of them all.
@@ -41,9 +43,11 @@ class Limits:
     logprobs: int = 20
     bias_tokens: int = 1024
     schema_bytes: int = 1 << 16
-    told_entries: int = 1 << 20
+    request_tokens: int = 1 << 19
+    answer_entries: int = 1 << 20
     search_products: int = 1 << 12
     sequences: int = 256
+    client_sequences: int | None = None
     request_seconds: float = 600.0
     idle_seconds: float = 30.0
     retained: int = 256

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import traceback
+from asyncio import CancelledError
 from typing import Any
 
-from ..errors import TTSError
+from starlette.responses import JSONResponse
+
+from tts_kernels import OutOfPagesError
+
+from ..errors import ConstraintError, PromptTooLongError, TTSError
+
+_log = logging.getLogger(__name__)
 
 _TYPES = {
     401: "authentication_error",
@@ -16,6 +25,7 @@ _TYPES = {
     504: "timeout_error",
 }
 _RETRY_SECONDS = 1
+_LONGEST_REASON = 300  # characters of a grammar's own message
 
 
 class APIError(TTSError):
@@ -56,3 +66,29 @@ def busy(message: str) -> APIError:
 
 def unavailable(message: str) -> APIError:
     return APIError(503, message, None, "unavailable")
+
+
+def internal() -> APIError:
+    """500, in a text that says nothing of the inside."""
+    return APIError(500, "the server failed; its log says more", None, "internal_error")
+
+
+def as_api_error(error: BaseException) -> APIError:
+    """What a client is told of a failure; what it is not told goes to the log."""
+    if isinstance(error, APIError):
+        return error
+    if isinstance(error, CancelledError):
+        return unavailable("the server is shutting down")
+    if isinstance(error, OutOfPagesError):
+        return unavailable("no memory is left for the KV of this request; try again, or ask for less")
+    if isinstance(error, PromptTooLongError):
+        problem = "the prompt is too long for the model or its memory"
+        return APIError(400, problem, None, "context_length_exceeded")
+    if isinstance(error, ConstraintError):
+        return invalid("response_format", str(error)[:_LONGEST_REASON])
+    _log.error("a request failed:\n%s", "".join(traceback.format_exception(error)))
+    return internal()
+
+
+def error_response(error: APIError) -> JSONResponse:
+    return JSONResponse(error.body, error.status, error.headers)

@@ -56,7 +56,7 @@ class _Samples:
             text = (prompt.text or root.full_text) if job.echo else ""
             if not job.generates:
                 for index in range(job.n):
-                    self._emit(Piece(self._first + index, text, echoed, "length"))
+                    self._emit(Piece(self._first + index, text, (), "length", echoed=echoed))
                 return
             if job.best_of > 1:
                 branches += root.fork(job.best_of)
@@ -90,8 +90,8 @@ class _Samples:
                 if piece.reason is not None:
                     self._keep(branch)
                 made = choice.piece(piece, piece.reason)
-                if made.text or made.tokens or made.finish_reason is not None:  # else half a character
-                    self._emit(made)
+                if made.text or made.tokens or made.echoed or made.finish_reason is not None:
+                    self._emit(made)  # else it is half a character
         finally:
             await pieces.aclose()
 
@@ -150,7 +150,7 @@ class _Choice:
             tokens = _told(tokenizer, self._stream, context, part.tokens, part.logprobs, part.top_logprobs)
         self._told += len(part.tokens)
         finish = None if reason is None else finish_reason(reason)
-        made = Piece(self._index, self._echo + text, [*self._echoed, *tokens], finish, stop_reason)
+        made = Piece(self._index, self._echo + text, tokens, finish, stop_reason, echoed=self._echoed)
         self._echo, self._echoed = "", ()
         return made
 
@@ -188,7 +188,7 @@ def _told(
 
 def _listed(
     tokenizer: object, context: Sequence[int], token: int, text: str, top: TopLogprobs
-) -> list[tuple[str, float]]:
+) -> list[tuple[int, str, float]]:
     """Alternatives by text, each text once: tokens that complete no character, or the same one as another,
     have their ids in brackets instead."""
     used = {text, ""}
@@ -200,7 +200,7 @@ def _listed(
             spelled = stream.add((other,))
             spelled = f"<{other}>" if spelled in used else spelled
             used.add(spelled)
-        listed.append((spelled, value))
+        listed.append((other, spelled, value))
     return listed
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import ipaddress
 import logging
 import time
-import traceback
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .config import ServerConfig
-from .errors import APIError
+from .errors import APIError, as_api_error, error_response
 from .keys import KeyCheck
 from .metrics import Metrics
-from .reply import error_response
 
 _log = logging.getLogger(__name__)
+CLIENT = "tts_decode_client"  # of a request's state: whom it counts for
+HEAD_BYTES = 1 << 16
 _OPEN = ("/health",)  # paths that need no key
 _UNKNOWN = "other"  # in counters, for every path that is not a route: clients do not make labels
 
@@ -48,15 +50,15 @@ class Guard:
         path = scope["path"]
         try:
             refusal = self._refusal(scope)
+            scope["state"] = scope.get("state", {}) | {CLIENT: self._client(scope)}
             if refusal is not None:
                 await error_response(refusal)(scope, receive, noting)
             else:
                 await self._app(scope, receive, noting)
-        except Exception:
-            _log.error("%s failed:\n%s", scope["method"], traceback.format_exc())
+        except (Exception, asyncio.CancelledError) as error:  # only a server that ends cancels requests
+            answer = error_response(as_api_error(error))
             if not status:
-                error = APIError(500, "the server failed; its log says more", None, "internal_error")
-                await error_response(error)(scope, receive, noting)
+                await answer(scope, receive, noting)
         finally:
             known = path if path in self._paths else _UNKNOWN
             self._metrics.answered(known, status)
@@ -64,16 +66,29 @@ class Guard:
             seconds = time.monotonic() - began
             _log.info("%s %s %s %d %.0f ms", client, scope["method"][:16], known, status, seconds * 1e3)
 
+    def _client(self, scope: Scope) -> str:
+        """Whom a request counts for: its key's digest, or without keys its address."""
+        if self._key.asks:
+            return hashlib.sha256(_header(scope, b"authorization").encode()).hexdigest()
+        return str((scope.get("client") or ("-",))[0])
+
     def _refusal(self, scope: Scope) -> APIError | None:
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        if self._local and not is_local(headers.get(b"host", "")):
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_BYTES:
+            return APIError(431, f"the headers: expected at most {HEAD_BYTES} bytes", None, "head_too_large")
+        if self._local and not is_local(_header(scope, b"host")):
             message = "Host: without API keys the server answers to localhost only"
             return APIError(403, message, None, "host_not_allowed")
-        if not self._key.asks or scope["path"] in _OPEN or self._key(headers.get(b"authorization", "")):
+        if not self._key.asks or scope["path"] in _OPEN or self._key(_header(scope, b"authorization")):
             return None
         return APIError(
             401, "Authorization: expected a bearer token that is an API key", None, "invalid_api_key"
         )
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    """The value of a header; of several the last, and "" of none."""
+    values = [value for given, value in scope["headers"] if given == name]
+    return values[-1].decode("latin-1") if values else ""
 
 
 def is_local(host: str) -> bool:

@@ -19,14 +19,26 @@ _DEFAULT_TOKENS = 16  # of a completion, as at OpenAI
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What a request is checked against beside the limits.
+
+    Attributes:
+        vocabulary: tokens of the model. positions: of its longest text; None: any.
+    """
+
+    vocabulary: int
+    positions: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """Attributes:
     prompts: each of which gets its own choices. sampling: its seed is that of the first prompt; each further
         prompt has the next number.
     n: choices of a prompt. best_of: how many are drawn for them.
     include_stop: whether a text ends with its stop string. echo: whether it begins with its prompt.
-    logprobs: how many alternatives are told beside each token's log-probability; None: nothing is.
-    token_ids: whether the ids of tokens are told.
+    logprobs: how many alternatives are listed beside each token's log-probability; None: nothing is.
+    token_ids: whether the ids of tokens are listed.
     stream: whether pieces go out as they come.
     generates: whether anything is sampled.
     """
@@ -50,12 +62,12 @@ class Job:
 @dataclass(frozen=True)
 class Token:
     """text: that the token adds; a character belongs to the token that completes it. logprob: nats, None of a
-    prompt's first token. top: alternatives, best first."""
+    prompt's first token. top: alternatives as (id, text, log-probability), best first."""
 
     id: int
     text: str
     logprob: float | None
-    top: Sequence[tuple[str, float]] = ()
+    top: Sequence[tuple[int, str, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -63,8 +75,9 @@ class Piece:
     """A part of one choice; the parts add up to it.
 
     Attributes:
-        tokens: where they are told. finish_reason: of the last piece. stop_reason: the stop string, or the id
-            of the stop token. more: further fields of the answer, or of the chunk.
+        tokens: where they are listed. finish_reason: of the last piece. stop_reason: the stop string, or the
+            id of the stop token. more: further fields of the answer, or of the chunk.
+        echoed: tokens of the prompt, which come before the others; one list for all choices of a prompt.
     """
 
     choice: int
@@ -73,6 +86,7 @@ class Piece:
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
+    echoed: Sequence[Token] = ()
 
 
 @dataclass
@@ -92,39 +106,49 @@ class Usage:
         }
 
 
-def completion_job(body: CompletionBody, prompts: list[Prompt], limits: Limits, vocabulary: int) -> Job:
+def sequences_of(body: CompletionBody | ChatBody, limits: Limits) -> int:
+    """How many are drawn side by side, which is known before the prompts are read."""
     n = body.n or 1
+    if isinstance(body, ChatBody):
+        _at_most("n", n, limits.choices)
+        return n
+    _at_most("prompt", len(body.prompt), limits.prompts, "prompts")
     best_of = body.best_of or n
-    stream = bool(body.stream)
+    _at_most("best_of" if body.best_of else "n", best_of, limits.choices)
     if best_of < n:
         raise invalid("best_of", f"got {best_of}, expected at least n = {n}")
-    if stream and best_of > n:
-        raise invalid(
-            "best_of", f"got {best_of} beside stream, expected n = {n}: the best are known at the end"
-        )
-    _at_most("best_of" if body.best_of else "n", best_of, limits.choices)
+    return len(body.prompt) * best_of
+
+
+def completion_job(body: CompletionBody, prompts: list[Prompt], limits: Limits, facts: Facts) -> Job:
+    """The job of a body whose `sequences_of` are within the limits."""
+    n = body.n or 1
+    best_of = body.best_of or n
+    if body.stream and best_of > n:
+        problem = f"got {best_of} beside stream, expected n = {n}: the best are known at the end"
+        raise invalid("best_of", problem)
     _at_most("logprobs", body.logprobs or 0, limits.logprobs)
     tokens = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
     if not tokens and not body.echo:
         raise invalid("max_tokens", "got 0, expected at least 1, or echo")
     job = Job(
-        prompts,
-        _sampling(body, max(tokens, 1), body.logprobs or 0, limits, vocabulary),
-        n,
-        best_of,
-        bool(body.include_stop_str_in_output or body.no_stop_trim),
-        bool(body.echo),
-        body.logprobs,
-        bool(body.return_token_ids),
-        stream,
+        prompts=prompts,
+        sampling=_sampling(body, max(tokens, 1), body.logprobs or 0, limits, facts.vocabulary),
+        n=n,
+        best_of=best_of,
+        include_stop=bool(body.include_stop_str_in_output or body.no_stop_trim),
+        echo=bool(body.echo),
+        logprobs=body.logprobs,
+        token_ids=bool(body.return_token_ids),
+        stream=bool(body.stream),
         generates=tokens > 0,
     )
-    return _told_within(job, tokens, limits)
+    return _within(job, tokens, limits, facts)
 
 
-def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, vocabulary: int) -> Job:
+def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, facts: Facts) -> Job:
+    """The job of a body whose `sequences_of` are within the limits."""
     n = body.n or 1
-    _at_most("n", n, limits.choices)
     given = {t for t in (body.max_tokens, body.max_completion_tokens) if t is not None}
     if len(given) == 2:
         problem = (
@@ -140,29 +164,33 @@ def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, vocabulary: int) ->
     top = (body.top_logprobs or 0) if body.logprobs else None
     tokens = min(given, default=limits.max_tokens)
     job = Job(
-        [prompt],
-        _sampling(body, tokens, top or 0, limits, vocabulary),
-        n,
-        n,
-        bool(body.include_stop_str_in_output or body.no_stop_trim),
+        prompts=[prompt],
+        sampling=_sampling(body, tokens, top or 0, limits, facts.vocabulary),
+        n=n,
+        best_of=n,
+        include_stop=bool(body.include_stop_str_in_output or body.no_stop_trim),
         logprobs=top,
         token_ids=bool(body.return_token_ids),
         stream=bool(body.stream),
     )
-    return _told_within(job, tokens, limits)
+    return _within(job, tokens, limits, facts)
 
 
-def _told_within(job: Job, tokens: int, limits: Limits) -> Job:
-    """The job, if its answer lists no more than it may. tokens: sampled for each choice, at most."""
+def _within(job: Job, tokens: int, limits: Limits, facts: Facts) -> Job:
+    """The job, if its numbers multiply to no more than they may. tokens: sampled for each choice, at most."""
+    positions = facts.positions
+    rooms = [tokens if positions is None else min(tokens, positions - len(p.ids)) for p in job.prompts]
+    sampled = job.best_of * sum(rooms)
+    if sampled > limits.request_tokens:
+        problem = f"got choices of {sampled} tokens in all, expected at most {limits.request_tokens}"
+        raise invalid("max_tokens", f"{problem}; ask for fewer choices, or shorter ones")
     if job.logprobs is None and not job.token_ids:
         return job
     echoed = sum(len(prompt.ids) for prompt in job.prompts) if job.echo else 0
-    entries = job.n * (echoed + len(job.prompts) * tokens) * (1 + (job.logprobs or 0))
-    if entries > limits.told_entries:
+    entries = (job.n * echoed + sampled) * (1 + (job.logprobs or 0))
+    if entries > limits.answer_entries:
         name = "return_token_ids" if job.logprobs is None else "logprobs"
-        problem = (
-            f"got {entries} tokens and alternatives in the answer, expected at most {limits.told_entries}"
-        )
+        problem = f"got {entries} tokens and alternatives to list, expected at most {limits.answer_entries}"
         raise invalid(name, f"{problem}; ask for fewer choices, tokens or alternatives")
     return job
 
@@ -181,7 +209,7 @@ def _sampling(body: Generating, max_tokens: int, top: int, limits: Limits, vocab
         raise invalid("repeat_penalty", "got another value than repetition_penalty, expected one of them")
     if body.stream_options is not None and not body.stream:
         raise invalid("stream_options", "got options without stream, expected stream = true beside them")
-    return SamplingParams(
+    settings: dict[str, Any] = dict(
         temperature=1.0 if body.temperature is None else body.temperature,
         top_k=min(max(body.top_k or 0, 0), vocabulary),
         top_p=1.0 if body.top_p is None else body.top_p,
@@ -198,6 +226,13 @@ def _sampling(body: Generating, max_tokens: int, top: int, limits: Limits, vocab
         top_logprobs=top,
         constraint=_constraint(body.response_format, limits),
     )
+    try:
+        return SamplingParams(**settings)
+    except ValueError as error:
+        # What is refused there only has the name of its field, by which the client may know it.
+        name = str(error).partition(":")[0].partition("[")[0]
+        problem = "got a value that cannot be sampled with"
+        raise invalid(name if name in settings else "sampling", problem) from None
 
 
 def _constraint(form: ResponseFormat | None, limits: Limits) -> JSONSchema | None:
@@ -224,7 +259,7 @@ def _bias(given: dict[str, float], limits: Limits, vocabulary: int) -> dict[int,
     _at_most("logit_bias", len(given), limits.bias_tokens, "tokens")
     bias = {}
     for name, value in given.items():
-        if not name.isascii() or not name.isdigit() or len(name) > 9:
+        if not name.isascii() or not name.isdigit() or len(name) > 9 or name != str(int(name)):
             raise invalid("logit_bias", f"got the key {name[:20]!r}, expected a token id")
         _check_token("logit_bias", int(name), vocabulary)
         if not -100 <= value <= 100:

@@ -23,8 +23,8 @@ class Metrics:
         self._seconds = self._histogram("request_seconds", "From a request's body to the end of its answer")
         self._first = self._histogram("first_piece_seconds", "From a request's body to its first piece")
         self._gauges = {
-            name: Gauge(f"tts_decode_{name}", told, registry=self._registry)
-            for name, told in {
+            name: Gauge(f"tts_decode_{name}", about, registry=self._registry)
+            for name, about in {
                 "running_sequences": "Sequences that are generated now",
                 "retained_texts": "Finished texts kept for requests that go on with them",
                 "kv_bytes": "Bytes of the KV pages in use",
@@ -45,14 +45,16 @@ class Metrics:
     def began(self, seconds: float) -> None:
         self._first.observe(seconds)
 
-    def ended(self, seconds: float, usage: Usage) -> None:
+    def replied(self, seconds: float) -> None:
         self._seconds.observe(seconds)
+
+    def used(self, usage: Usage) -> None:
         self._prompt.inc(usage.prompt)
         self._cached.inc(usage.cached)
         self._generated.inc(usage.completion)
 
     def exposed(self, stats: DecoderStats, running: int, retained: int) -> bytes:
-        """The text that Prometheus reads."""
+        """The text that Prometheus reads. stats, retained: as the engine's thread saw them."""
         values = {
             "running_sequences": running,
             "retained_texts": retained,
@@ -67,8 +69,8 @@ class Metrics:
             self._gauges[name].set(value)
         return generate_latest(self._registry)
 
-    def _counter(self, name: str, told: str, *labels: str) -> Counter:
-        return Counter(f"tts_decode_{name}", told, labels, registry=self._registry)
+    def _counter(self, name: str, about: str, *labels: str) -> Counter:
+        return Counter(f"tts_decode_{name}", about, labels, registry=self._registry)
 
-    def _histogram(self, name: str, told: str) -> Histogram:
-        return Histogram(f"tts_decode_{name}", told, registry=self._registry, buckets=_SECONDS)
+    def _histogram(self, name: str, about: str) -> Histogram:
+        return Histogram(f"tts_decode_{name}", about, registry=self._registry, buckets=_SECONDS)

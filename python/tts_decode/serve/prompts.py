@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from ..core.detokenizer import token_bytes
+from ..core.prompts import PromptReader
 from ..decoding.decoder import TreeDecoder
 from .config import Limits
 from .errors import APIError, invalid
 from .protocol import ChatBody, CompletionBody
 
+T = TypeVar("T")
+
 _MARK = "\N{WHITE SQUARE}final-message\N{WHITE SQUARE}"  # stands for a message while a template is filled in
-_LONG = 1 << 15  # characters; texts from here on are read beside the event loop
+_LONG = 1 << 15  # characters of a request; from here on they are read beside the event loop
+_PER_MESSAGE = 32  # characters that take as long as a template does with one more message
 
 
 @dataclass(frozen=True)
@@ -25,78 +31,117 @@ class Prompt:
     messages: tuple[dict[str, str], ...] = ()
 
 
-async def completion_prompts(body: CompletionBody, decoder: TreeDecoder, limits: Limits) -> list[Prompt]:
-    if len(body.prompt) > limits.prompts:
-        raise invalid("prompt", f"got {len(body.prompt)} prompts, expected at most {limits.prompts}")
-    prompts = []
-    for given in body.prompt:
-        if isinstance(given, str):
-            prompts.append(Prompt(given, await _ids(given, decoder, "prompt", special=True)))
-        else:
-            prompts.append(Prompt(None, _checked(given, decoder)))
-    for prompt in prompts:
-        _check_length(prompt, "prompt", decoder, limits)
-    return prompts
+class Prompts:
+    """Reads prompts for the loop that speaks HTTP, one request at a time.
+
+    It has a copy of the tokenizer: the engine's thread uses the decoder's own, which is not made for two.
+    """
+
+    def __init__(self, decoder: TreeDecoder, limits: Limits) -> None:
+        self._tokenizer = copy.deepcopy(decoder.tokenizer)
+        self._reader = PromptReader(self._tokenizer, decoder.vocab_size)
+        self._vocabulary, self._knows_chat = decoder.vocab_size, decoder.knows_chat
+        sizes = [size for size in (limits.prompt_tokens, decoder.max_positions) if size is not None]
+        self._tokens = min(sizes, default=None)
+        # No text that is longer has so few tokens.
+        self._characters = None if self._tokens is None else self._tokens * _longest(self._tokenizer)
+        self._bytes: list[bytes] | None = None
+        self._lock = asyncio.Lock()
+
+    async def of_completion(self, body: CompletionBody) -> list[Prompt]:
+        """Raises APIError."""
+        given: list[Any] = body.prompt
+        for item in given:
+            self._check_length("prompt", item)
+        texts = [item for item in given if isinstance(item, str)]
+        if texts:
+            return await self._apart(
+                sum(map(len, texts)),
+                lambda: [self._made("prompt", text, self._reader.prompt(text)[1]) for text in texts],
+            )
+        return [self._made("prompt", None, self._checked(ids)) for ids in given]
+
+    async def of_chat(self, body: ChatBody) -> Prompt:
+        """Raises APIError."""
+        if not self._knows_chat:
+            problem = "the model has no chat template; use /v1/completions"
+            raise invalid("messages", problem, "no_chat_template")
+        messages = [{"role": m.role, "content": m.content} for m in body.messages]
+        goes_on = bool(body.continue_final_message)
+        adds = not goes_on if body.add_generation_prompt is None else body.add_generation_prompt
+        if goes_on and adds:
+            problem = "got true beside add_generation_prompt, expected one of them"
+            raise invalid("continue_final_message", problem)
+        if goes_on and messages[-1]["role"] != "assistant":
+            raise invalid("continue_final_message", "the last message is not an assistant's")
+        contents = "".join(message["content"] for message in messages)
+        self._check_length("messages", contents)
+
+        def read() -> Prompt:
+            text = self._rendered(messages, adds, goes_on)
+            self._check_length("messages", text)
+            return self._made("messages", text, self._reader.ids(text), tuple(messages))
+
+        return await self._apart(len(contents) + _PER_MESSAGE * len(messages), read)
+
+    async def token_bytes(self) -> list[bytes]:
+        """The bytes of each token; none of special ones, and of all where they depend on their neighbours."""
+
+        def read() -> list[bytes]:
+            try:
+                return token_bytes(self._tokenizer, self._vocabulary)
+            except TypeError:
+                return [b""] * self._vocabulary
+
+        if self._bytes is None:
+            self._bytes = await self._apart(_LONG, read)
+        return self._bytes
+
+    async def _apart(self, size: int, read: Callable[[], T]) -> T:
+        """What `read` returns; alone with the tokenizer, and beside the event loop where it takes long."""
+        async with self._lock:
+            return read() if size < _LONG else await asyncio.to_thread(read)
+
+    def _rendered(self, messages: list[dict[str, str]], adds: bool, goes_on: bool) -> str:
+        """The chat as text. A message that goes on stands at its end letter by letter, whatever the template
+        does to the ends of messages."""
+        given = [*messages[:-1], messages[-1] | {"content": _MARK}] if goes_on else messages
+        try:
+            text: str = self._tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=adds)
+        except Exception as error:  # a template's own refusals, such as of roles out of turn
+            own = type(error).__name__ == "TemplateError"
+            reason = str(error)[:200] if own else "it cannot be filled in"
+            raise invalid("messages", f"the model's chat template refuses them: {reason}") from None
+        if not goes_on:
+            return text
+        before, mark, _ = text.rpartition(_MARK)
+        if not mark:
+            raise invalid("continue_final_message", "the model's chat template leaves the last message out")
+        return before + messages[-1]["content"]
+
+    def _made(
+        self, param: str, text: str | None, ids: list[int], messages: tuple[dict[str, str], ...] = ()
+    ) -> Prompt:
+        if not ids:
+            raise invalid(param, "holds no token")
+        self._check_length(param, ids)
+        return Prompt(text, ids, messages)
+
+    def _checked(self, ids: Sequence[Any]) -> list[int]:
+        for token in ids:
+            if not 0 <= token < self._vocabulary:
+                problem = f"got the token id {str(token)[:20]}, expected 0 to {self._vocabulary - 1}"
+                raise invalid("prompt", problem)
+        return list(ids)
+
+    def _check_length(self, param: str, given: str | Sequence[int]) -> None:
+        """Of a text that is not read yet, or of ids."""
+        what, most = ("characters", self._characters) if isinstance(given, str) else ("tokens", self._tokens)
+        if most is not None and len(given) > most:
+            message = f"{param}: got {len(given)} {what}, expected at most {most}"
+            raise APIError(400, message, param, "context_length_exceeded")
 
 
-async def chat_prompt(body: ChatBody, decoder: TreeDecoder, limits: Limits) -> Prompt:
-    if not decoder.knows_chat:
-        raise invalid("messages", "the model has no chat template; use /v1/completions", "no_chat_template")
-    messages = [{"role": m.role, "content": m.content} for m in body.messages]
-    goes_on = bool(body.continue_final_message)
-    adds = not goes_on if body.add_generation_prompt is None else body.add_generation_prompt
-    if goes_on and adds:
-        problem = "got true beside add_generation_prompt, expected one of them"
-        raise invalid("continue_final_message", problem)
-    if goes_on and messages[-1]["role"] != "assistant":
-        raise invalid("continue_final_message", "the last message is not an assistant's")
-    text = _rendered(messages, decoder, adds, goes_on)
-    prompt = Prompt(text, await _ids(text, decoder, "messages", special=False), tuple(messages))
-    _check_length(prompt, "messages", decoder, limits)
-    return prompt
-
-
-def _rendered(messages: list[dict[str, str]], decoder: TreeDecoder, adds: bool, goes_on: bool) -> str:
-    """The chat as text. A message that goes on stands at its end letter by letter, whatever the template does
-    to the ends of messages."""
-    given = [*messages[:-1], messages[-1] | {"content": _MARK}] if goes_on else messages
-    try:
-        text: str = decoder.tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=adds)
-    except Exception as error:  # a template's own refusals, such as of roles out of turn
-        told = str(error)[:200] if type(error).__name__ == "TemplateError" else "it cannot be filled in"
-        raise invalid("messages", f"the model's chat template refuses them: {told}") from None
-    if not goes_on:
-        return text
-    before, mark, _ = text.rpartition(_MARK)
-    if not mark:
-        raise invalid("continue_final_message", "the model's chat template leaves the last message out")
-    return before + messages[-1]["content"]
-
-
-async def _ids(text: str, decoder: TreeDecoder, param: str, *, special: bool) -> list[int]:
-    reader = decoder.runtime.reader
-
-    def read() -> list[int]:
-        return reader.prompt(text)[1] if special else reader.ids(text)
-
-    try:
-        return await asyncio.to_thread(read) if len(text) > _LONG else read()
-    except ValueError as error:
-        raise invalid(param, str(error)) from None
-
-
-def _checked(ids: Sequence[Any], decoder: TreeDecoder) -> list[int]:
-    for token in ids:
-        if not 0 <= token < decoder.vocab_size:
-            problem = f"got the token id {str(token)[:20]}, expected 0 to {decoder.vocab_size - 1}"
-            raise invalid("prompt", problem)
-    return list(ids)
-
-
-def _check_length(prompt: Prompt, param: str, decoder: TreeDecoder, limits: Limits) -> None:
-    sizes = [size for size in (limits.prompt_tokens, decoder.max_positions) if size is not None]
-    if not prompt.ids:
-        raise invalid(param, "holds no token")
-    if sizes and len(prompt.ids) > min(sizes):
-        message = f"{param}: got {len(prompt.ids)} tokens, expected at most {min(sizes)}"
-        raise APIError(400, message, param, "context_length_exceeded")
+def _longest(tokenizer: Any) -> int:
+    """Characters of the longest token."""
+    return max(map(len, tokenizer.get_vocab()), default=1)

@@ -157,6 +157,8 @@ def read_body(kind: type[B], data: Any) -> B:
             _without_nulls(item, f"messages[{i}]") if isinstance(item, dict) else item
             for i, item in enumerate(messages)
         ]
+    if isinstance(search := given.get("tts"), dict):
+        given["tts"] = _without_nulls(search, "tts")
     try:
         return kind.model_validate(given)
     except ValidationError as error:
@@ -177,7 +179,7 @@ def _as_api_error(error: ValidationError) -> APIError:
     param = ""
     for part in first["loc"]:
         param += f"[{part}]" if isinstance(part, int) else f".{part}" if param else str(part)
-    param = param[:_LONGEST_NAME].replace("schema_", "schema")
+    param = param[:_LONGEST_NAME]
     if first["type"] == "missing":
         return APIError(400, f"{param}: missing", param, "missing_required_parameter")
     if first["type"] == "extra_forbidden":

@@ -3,45 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import time
-import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-from tts_kernels import OutOfPagesError
-
-from ..errors import ConstraintError, PromptTooLongError
-from .admission import Admission
-from .answers import DONE, Form, event, merged
+from .admission import Admission, Ticket
+from .answers import DONE, Form, event
 from .config import Limits
 from .engine import EngineThread, Ferry, Inbox
-from .errors import APIError, invalid, unavailable
+from .errors import APIError, as_api_error, error_response, unavailable
 from .generation import Emit
 from .job import Piece, Usage
 from .metrics import Metrics
+from .prompts import Prompts
+from .sending import NotTakenError, Sender
+from .working import Working
 
-_log = logging.getLogger(__name__)
+_JSON = (b"content-type", b"application/json")
 _EVENTS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+_LONG = 2048  # tokens and alternatives; answers from here on are written beside the event loop
 
 
 @dataclass(frozen=True)
 class Work:
-    """run: the coroutine for the engine; it gives pieces to its argument. usage: counted by it."""
+    """run: the coroutine for the engine; it gives pieces to its argument. usage: counted by it.
+
+    ticket: held until the coroutine has ended.
+    """
 
     run: Callable[[Emit], Coroutine[Any, Any, None]]
     form: Form
     usage: Usage
-    sequences: int
+    ticket: Ticket
     stream: bool
     include_usage: bool
 
@@ -55,10 +57,11 @@ class Desk:
     admission: Admission
     metrics: Metrics
     limits: Limits
+    prompts: Prompts
 
 
 class _Gone:
-    """Comes into an inbox when the client went away, or did not take its answer."""
+    """Comes into an inbox when the client went away."""
 
 
 class _Late:
@@ -75,87 +78,90 @@ class Reply(Response):
         super().__init__()
         self._desk, self._work = desk, work
         self._began = time.monotonic()
+        self._inbox: Inbox[_Item] = Inbox()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        desk = self._desk
-        inbox: Inbox[_Item] = Inbox()
+        desk, loop = self._desk, asyncio.get_running_loop()
+        working = self._start()
+        watch = asyncio.ensure_future(_disconnected(receive))
+        watch.add_done_callback(lambda _: self._inbox.add(_Gone()))
+        timer = loop.call_later(desk.limits.request_seconds, self._inbox.add, _Late())
+        sender = Sender(send, desk.limits.idle_seconds)
         try:
-            with desk.admission.admit(self._work.sequences):
-                await self._serve(inbox, receive, send)
+            await (self._stream if self._work.stream else self._whole)(working, sender)
         except APIError as error:
-            await error_response(error)(scope, receive, send)
+            await error_response(error)(scope, receive, sender)
+        except NotTakenError:
+            desk.metrics.cancelled()
         finally:
-            desk.metrics.ended(time.monotonic() - self._began, self._work.usage)
+            sender.close()
+            timer.cancel()
+            watch.cancel()
+            working.cancel()
+            desk.metrics.replied(time.monotonic() - self._began)
 
-    async def _serve(self, inbox: Inbox[_Item], receive: Receive, send: Send) -> None:
-        desk, work, loop = self._desk, self._work, asyncio.get_running_loop()
+    def _start(self) -> Working:
+        """Sequences are free, and tokens are counted, when the work has really ended."""
+        desk, work, inbox = self._desk, self._work, self._inbox
 
         def emit(piece: Piece) -> None:
             desk.ferry.put(inbox, piece)
 
-        result = asyncio.wrap_future(desk.engine.submit(work.run(emit)))
-        result.add_done_callback(lambda _: inbox.add(None))
-        watch = asyncio.ensure_future(_disconnected(receive))
-        watch.add_done_callback(lambda _: inbox.add(_Gone()))
-        timer = loop.call_later(desk.limits.request_seconds, inbox.add, _Late())
-        try:
-            await (self._stream if work.stream else self._whole)(inbox, result, send)
-        finally:
-            timer.cancel()
-            watch.cancel()
-            result.cancel()
+        def ended() -> None:
+            work.ticket.release()
+            desk.metrics.used(work.usage)
+            inbox.add(None)
 
-    async def _whole(self, inbox: Inbox[_Item], result: asyncio.Future[None], send: Send) -> None:
+        return Working(desk.engine, work.run(emit), ended)
+
+    async def _whole(self, working: Working, send: Sender) -> None:
         pieces: list[Piece] = []
         ended = False
         while not ended:
-            news, ended = await self._news(inbox, result)
+            news, ended = await self._news(working)
             if news is None:
                 return
             pieces += news
-        answer = self._work.form.whole(pieces, self._work.usage)
-        body = json.dumps(answer, separators=(",", ":")).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        form, usage = self._work.form, self._work.usage
+        body = await _apart(pieces, partial(form.whole, pieces, usage))
+        headers = [_JSON, (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await self._send(send, {"type": "http.response.body", "body": body})
+        await send({"type": "http.response.body", "body": body})
 
-    async def _stream(self, inbox: Inbox[_Item], result: asyncio.Future[None], send: Send) -> None:
-        work = self._work
-        started = False
-        while True:
+    async def _stream(self, working: Working, send: Sender) -> None:
+        form, usage = self._work.form, self._work.usage
+        started = ended = False
+        while not ended:
             try:
-                news, ended = await self._news(inbox, result)
+                news, ended = await self._news(working)
+                data = await _apart(news or [], partial(form.chunks, news or []))
+                if ended and self._work.include_usage:
+                    data += form.usage_chunk(usage)
             except APIError as error:
                 if not started:
                     raise
-                news, ended, last = [], True, event(error.body)
-            else:
-                last = event(work.form.usage_chunk(work.usage)) if ended and work.include_usage else b""
+                news, ended, data = [], True, event(error.body)
             if news is None:
                 return
             if not started:
                 await send({"type": "http.response.start", "status": 200, "headers": _EVENTS})
                 started = True
                 self._desk.metrics.began(time.monotonic() - self._began)
-            data = b"".join(event(work.form.chunk(piece)) for piece in merged(news))
             if ended:
-                data += last + DONE
-            if not await self._send(
-                send, {"type": "http.response.body", "body": data, "more_body": not ended}
-            ):
-                return
-            if ended:
-                return
+                data += DONE
+            await send({"type": "http.response.body", "body": data, "more_body": not ended})
 
-    async def _news(
-        self, inbox: Inbox[_Item], result: asyncio.Future[None]
-    ) -> tuple[list[Piece] | None, bool]:
+    async def _news(self, working: Working) -> tuple[list[Piece] | None, bool]:
         """What came, and whether it is the end; None: the client went away.
 
-        Raises APIError where the work failed, or the time is over.
+        Raises APIError where the work failed, the time is over, or the server ends.
         """
         pieces: list[Piece] = []
-        for item in await inbox.take():
+        try:
+            items = await self._inbox.take()
+        except asyncio.CancelledError:  # only a server that ends cancels its requests
+            raise unavailable("the server is shutting down") from None
+        for item in items:
             if isinstance(item, Piece):
                 pieces.append(item)
             elif isinstance(item, _Gone):
@@ -165,55 +171,17 @@ class Reply(Response):
                 message = f"the answer took longer than {self._desk.limits.request_seconds:g} s"
                 raise APIError(504, message, None, "timeout")
             else:
-                if result.cancelled():
-                    raise unavailable("the server is shutting down")
-                if (error := result.exception()) is not None:
+                if (error := working.error) is not None:
                     raise as_api_error(error)
                 return pieces, True
         return pieces, False
 
-    async def _send(self, send: Send, message: Message) -> bool:
-        """False where the client does not take it in time."""
-        task = asyncio.current_task()
-        assert task is not None  # a coroutine of the loop
-        late = False
 
-        def give_up() -> None:
-            nonlocal late
-            late = True
-            task.cancel()
-
-        timer = asyncio.get_running_loop().call_later(self._desk.limits.idle_seconds, give_up)
-        try:
-            await send(message)
-        except asyncio.CancelledError:
-            if not late:
-                raise
-            self._desk.metrics.cancelled()
-            return False
-        finally:
-            timer.cancel()
-        return True
-
-
-def error_response(error: APIError) -> JSONResponse:
-    return JSONResponse(error.body, error.status, error.headers)
-
-
-def as_api_error(error: BaseException) -> APIError:
-    """What a client is told of a failure; what it is not told goes to the log."""
-    if isinstance(error, APIError):
-        return error
-    if isinstance(error, OutOfPagesError):
-        return unavailable("no memory is left for the KV of this request; try again, or ask for less")
-    if isinstance(error, PromptTooLongError):
-        return APIError(
-            400, "the prompt is too long for the model or its memory", None, "context_length_exceeded"
-        )
-    if isinstance(error, ConstraintError):
-        return invalid("response_format", str(error))
-    _log.error("a request failed:\n%s", "".join(traceback.format_exception(error)))
-    return APIError(500, "the server failed; its log says more", None, "internal_error")
+async def _apart(pieces: Sequence[Piece], write: Callable[[], bytes]) -> bytes:
+    """What `write` makes of the pieces; beside the event loop where that takes long."""
+    listed = [tokens for piece in pieces for tokens in (piece.echoed, piece.tokens) if tokens]
+    size = sum(len(tokens) * (1 + len(tokens[-1].top)) for tokens in listed)
+    return write() if size < _LONG else await asyncio.to_thread(write)
 
 
 async def _disconnected(receive: Receive) -> None:

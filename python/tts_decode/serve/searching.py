@@ -233,7 +233,7 @@ async def _watch(run: SearchRun, search: Search, emit: Emit) -> None:
 
 
 def _as_json(result: SearchResult) -> bytes:
-    return json.dumps(result.to_dict(), separators=(",", ":")).encode()
+    return json.dumps(result.to_dict(), separators=(",", ":"), allow_nan=False).encode()
 
 
 def _finite(score: float | None) -> float | None:
