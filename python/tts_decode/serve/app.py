@@ -20,6 +20,7 @@ from .config import ServerConfig
 from .engine import EngineThread, Ferry
 from .errors import APIError
 from .generation import Emit, generate
+from .grammars import warm
 from .guard import Guard
 from .job import Job, Usage, chat_job, completion_job
 from .metrics import CONTENT_TYPE, Metrics
@@ -88,9 +89,10 @@ class Server:
 
     def open(self) -> None:
         """For the loop that speaks HTTP."""
-        ferry = Ferry(asyncio.get_running_loop())
+        engine, ferry = EngineThread(), Ferry(asyncio.get_running_loop())
+        engine.submit(warm(self.decoder.tokenizer))
         self.admission.closed = False
-        self._desk = Desk(EngineThread(), ferry, self.admission, self.metrics, self.config.limits)
+        self._desk = Desk(engine, ferry, self.admission, self.metrics, self.config.limits)
 
     async def close(self) -> None:
         """Gives back every page."""
@@ -113,7 +115,7 @@ class Server:
         self._check_model(body.model)
         prompts = await completion_prompts(body, self.decoder, limits)
         job = completion_job(body, prompts, limits, self.decoder.vocab_size)
-        return self._reply(body, job, CompletionForm)
+        return self._reply(request, body, job, CompletionForm)
 
     async def chat(self, request: Request) -> Response:
         limits = self.config.limits
@@ -121,7 +123,7 @@ class Server:
         self._check_model(body.model)
         prompt = await chat_prompt(body, self.decoder, limits)
         job = chat_job(body, prompt, limits, self.decoder.vocab_size)
-        return self._reply(body, job, ChatForm)
+        return self._reply(request, body, job, ChatForm)
 
     async def models(self) -> Response:
         return JSONResponse({"object": "list", "data": [self._card()]})
@@ -142,26 +144,26 @@ class Server:
         return JSONResponse({"status": "ok"})
 
     async def metrics_text(self) -> Response:
-        stats = await self.desk.engine.call(self.decoder.stats)
-        text = self.metrics.exposed(stats, self.admission.running, len(self.retained))
+        stats, retained = await self.desk.engine.call(lambda: (self.decoder.stats(), len(self.retained)))
+        text = self.metrics.exposed(stats, self.admission.running, retained)
         return Response(text, media_type=CONTENT_TYPE)
 
     # -- what they share
 
-    def _reply(self, body: Generating, job: Job, form: type[Form]) -> Reply:
+    def _reply(self, request: Request, body: Generating, job: Job, form: type[Form]) -> Reply:
         limits, usage = self.config.limits, Usage()
-        decoder, retained = self.decoder, self.retained
+        decoder, owner = self.decoder, request.headers.get("authorization", "") if self.config.keys else ""
         sequences = job.sequences
         if body.tts is None:
 
-            def run(emit: Emit) -> Any:
-                return generate(decoder, retained, job, emit, usage)
+            async def run(emit: Emit) -> None:
+                await generate(decoder, self.retained.of(owner), job, emit, usage)
         else:
             search = read_search(body, job, decoder, limits, self.config.scorers)
             sequences = search.sequences
 
-            def run(emit: Emit) -> Any:
-                return run_search(decoder, retained, self.trees, job, search, emit, usage)
+            async def run(emit: Emit) -> None:
+                await run_search(decoder, self.retained.of(owner), self.trees, job, search, emit, usage)
 
         written = form(self.config.model, logprobs=job.logprobs is not None, token_ids=job.token_ids)
         options = body.stream_options

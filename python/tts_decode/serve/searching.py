@@ -20,7 +20,7 @@ from .errors import invalid
 from .generation import Emit
 from .job import Job, Piece, Usage
 from .protocol import Generating, SearchOptions
-from .retained import RetainedTexts
+from .retained import OwnTexts
 from .stops import finish_reason
 from .trees import KeptTrees
 
@@ -173,7 +173,7 @@ def _scorer(
 
 async def run_search(
     decoder: TreeDecoder,
-    retained: RetainedTexts,
+    retained: OwnTexts,
     trees: KeptTrees,
     job: Job,
     search: Search,
