@@ -213,5 +213,5 @@ def test_tokens_chosen_by_a_bias_do_not_become_those_of_their_text(served):
     first = served.complete([97, 98], logit_bias={"97": 100}, return_token_ids=True, **SAMPLED)
     assert served.decoder.stats().pins == 1
     ids = [97, 98, *first["choices"][0]["token_ids"]]
-    again, tokens = computed(served, lambda: served.complete(ids, max_tokens=2))
+    _, tokens = computed(served, lambda: served.complete(ids, max_tokens=2))
     assert tokens <= PAGE  # by its ids it is found

@@ -22,6 +22,7 @@ class Limits:
         schema_bytes: of a JSON schema.
         told_entries: tokens and alternatives that one answer lists, echoed ones counted for each choice.
         search_products: of a search's counts, such as n and num_comparisons, multiplied.
+        search_branches: that a search holds at a time, those of its further prompts too.
         sequences: choices that are generated at a time, of all requests; a search counts as its `n`.
         request_seconds: for an answer as a whole.
         idle_seconds: for a client to send its body, and to take a part of its answer.
@@ -43,6 +44,7 @@ class Limits:
     schema_bytes: int = 1 << 16
     told_entries: int = 1 << 20
     search_products: int = 1 << 12
+    search_branches: int = 512
     sequences: int = 256
     request_seconds: float = 600.0
     idle_seconds: float = 30.0

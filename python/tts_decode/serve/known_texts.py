@@ -60,8 +60,8 @@ class TextIndex:
         return (None, 0) if found is None else (found, found.tokens_in(common(found.text, text)))
 
     def _nearest(self, text: str, places: Iterable[int]) -> tuple[int, KnownText | None]:
-        """Characters shared with the first one that shares its own first ones. What stands further away shares
-        no more, so that most are passed over by a number."""
+        """Characters shared with the first one that shares its own first ones. What stands further away
+        shares no more, so that most are passed over by a number."""
         limit: int | None = None
         for place in places:
             known = self._texts[place]

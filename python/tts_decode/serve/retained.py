@@ -143,11 +143,16 @@ class OwnTexts:
     def keep(self, branch: TreeBranch, prompt: str | None) -> None:
         """Keeps what is computed of a branch. prompt: the text of its prompt; None: later prompts find it by
         its ids only."""
-        if not branch.kv_length or branch.stale or not self._store.has_room(branch.length):
+        if branch.kv_length and not branch.stale and self._store.has_room(branch.length):
+            self.take(self._store.decoder.pin(branch), branch.tokens, branch.prompt_length, prompt)
+
+    def take(self, pin: Pin, tokens: Sequence[int], prompt_length: int, prompt: str | None) -> None:
+        """As `keep`, of tokens that a pin holds. The pin is given up with them."""
+        if not pin.resident or not self._store.has_room(len(tokens)):
+            pin.release()
             return
-        known = None if prompt is None else self._known(branch, prompt)
-        tokens = array("q", branch.tokens) if known is None else known.tokens
-        entry = _Entry(self, tokens, known, self._store.decoder.pin(branch))
+        known = None if prompt is None else self._known(tokens, prompt_length, prompt)
+        entry = _Entry(self, array("q", tokens) if known is None else known.tokens, known, pin)
         if known is not None:
             self._index.add(known)
             self._entries[known] = entry
@@ -166,14 +171,13 @@ class OwnTexts:
             known, count = self._index.best(text)
         return known, count
 
-    def _known(self, branch: TreeBranch, prompt: str) -> KnownText:
-        tokens = branch.tokens
+    def _known(self, tokens: Sequence[int], prompt_length: int, prompt: str) -> KnownText:
         base, count = self._best(prompt)
-        if base is not None and base.tokens[:count].tolist() == tokens[:count]:
+        if base is not None and base.tokens[:count].tolist() == list(tokens[:count]):
             begin, ends = base.begin, base.ends[: count - base.begin]
             text = prompt[: ends[-1]]
         else:
-            begin, ends, text = branch.prompt_length - 1, array("q", [len(prompt)]), prompt
+            begin, ends, text = prompt_length - 1, array("q", [len(prompt)]), prompt
         start = begin + len(ends)
         grown = self._spelled(tokens[:start], tokens[start:], ends)
         return KnownText(text + grown, array("q", tokens), begin, ends)
@@ -201,7 +205,7 @@ class OwnTexts:
         return [token for token in ids if token in self._special]
 
     def _spelled(self, before: Sequence[int], tokens: Sequence[int], ends: array[int]) -> str:
-        """Text of tokens behind others. Their ends are added to `ends`, whose last one is where they begin. One
+        """Text of tokens behind others. Their ends are added to `ends`, whose last is where they begin. One
         that ends inside a character ends, as seen from the text, with it."""
         stream = text_stream(self._store.decoder.tokenizer, before, special=True)
         pieces, length = [], ends[-1]
@@ -213,8 +217,8 @@ class OwnTexts:
 
 
 def _special_ids(tokenizer: Any) -> frozenset[int]:
-    """Tokens that stand for themselves in a text: special ones, and those that were added to the vocabulary, but
-    for runs of blanks, which some have among them."""
+    """Tokens that stand for themselves in a text: special ones, and those that were added to the vocabulary,
+    but for runs of blanks, which some have among them."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     controls = [token for token, told in added.items() if told.special or told.content.strip()]
     return frozenset([*getattr(tokenizer, "all_special_ids", ()), *controls])
