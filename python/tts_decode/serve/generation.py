@@ -119,10 +119,7 @@ class _Samples:
 
     @cached_property
     def _known_text(self) -> str | None:
-        """Of the prompt; None where a client chose how its text, or the answer's, is spelled in tokens."""
-        if self._job.sampling.logit_bias:
-            return None
-        return self._retained.text_of(self._prompt.ids) if self._prompt.text is None else self._prompt.text
+        return self._retained.known_text(self._prompt, self._job.sampling)
 
     async def _echo(self, ids: Sequence[int]) -> Sequence[Token]:
         """The tokens of the prompt, where they are told. The branch that reads them is held, so that what is

@@ -16,10 +16,12 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ..core.detokenizer import text_stream
+from ..core.params import SamplingParams
 from ..decoding.branch import TreeBranch
 from ..decoding.decoder import TreeDecoder
 from ..decoding.kv_budget import Pin
 from .known_texts import KnownText, TextIndex, common
+from .prompts import Prompt
 
 _PAGE = 16  # tokens that another tokenization of a known text may lose
 
@@ -129,6 +131,12 @@ class OwnTexts:
             return canonical
         ids = self._continued(known, count, text, canonical)
         return ids if self._controls(ids[same:]) == self._controls(canonical[same:]) else canonical
+
+    def known_text(self, prompt: Prompt, sampling: SamplingParams) -> str | None:
+        """Of a prompt, for `keep`; None where a client chose how it, or its answer, is spelled in tokens."""
+        if sampling.logit_bias:
+            return None
+        return self.text_of(prompt.ids) if prompt.text is None else prompt.text
 
     def text_of(self, ids: list[int]) -> str | None:
         """The text of ids that a client gave, where it would get these anyway; None: others may not get them

@@ -187,7 +187,7 @@ async def run_search(
     answer are retained."""
     prompt = job.prompts[0]
     ids = prompt.ids if prompt.text is None else retained.ids(prompt.text, prompt.ids)
-    text = retained.text_of(ids) if prompt.text is None else prompt.text
+    text = retained.known_text(prompt, job.sampling)
     root = await decoder.root(ids, search.sampling, Budget(max_tokens=search.budget_tokens))
     usage.prompt, usage.cached = len(ids), root.cached_tokens
     if prompt.messages:
