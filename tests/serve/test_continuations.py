@@ -139,7 +139,8 @@ def keep(decoder, retained, prompt, generated):
     async def run():
         root = await decoder.root(prompt, SamplingParams())
         await root.extend(generated)
-        retained.keep(root, prompt if isinstance(prompt, str) else retained.text_of(prompt))
+        text = prompt if isinstance(prompt, str) else retained.text_of(prompt)
+        retained.keep(root, root.prompt_length, text)
         root.release()
 
     decoder.run(run())

@@ -16,11 +16,11 @@ def kept(model, one_thread):
     tokenizer = byte_tokenizer(pairs=["ab", "cd"])
     decoder = TreeDecoder(model, tokenizer, kv_bytes=1 << 22)
 
-    def keep(store, owner, prompt, generated):
+    def keep(store, owner, prompt, generated, length=None):
         async def run():
-            root = await decoder.root(prompt, SamplingParams())
+            root = await decoder.root(prompt[:1] if length else prompt, SamplingParams())
             await root.extend(generated)
-            store.of(owner).keep(root, prompt)
+            store.of(owner).keep(root, length or root.prompt_length, prompt)
             root.release()
 
         decoder.run(run())
@@ -64,6 +64,17 @@ def test_ids_are_joined_where_a_tokenizer_adds_to_the_start_of_a_text(kept, monk
     canonical = decoder.token_ids(text)
     monkeypatch.setattr(type(decoder), "token_ids", lambda self, rest: [*b" ", *rest.encode()])
     assert store.of("").ids(text, canonical) == [*b"x", *sampled, EOS + 1, *b"!"]
+    store.clear()
+
+
+def test_a_prompt_that_was_read_behind_its_first_token_is_known_as_a_whole(kept):
+    decoder, keep = kept
+    store = RetainedTexts(decoder, 8, 1000)
+    sampled = list(b"ab" * 12)
+    keep(store, "", "xyz", [*b"yz", *sampled], length=3)
+    keep(store, "", "xab", list(b"a"), length=4)  # broken off before its end
+    text = "xyz" + "ab" * 12
+    assert store.of("").ids(text, decoder.token_ids(text)) == [*b"xyz", *sampled]
     store.clear()
 
 

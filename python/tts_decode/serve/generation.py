@@ -44,6 +44,7 @@ class _Samples:
         self._prompt: Prompt = job.prompts[number]
         self._first = number * job.n  # index of its first choice
         self._sampling = replace(job.sampling, seed=job.sampling.seed + number)
+        self._length = 0  # tokens of the prompt
         self._branches: list[TreeBranch] = []  # all that are held; those that are drawn come last
         self._drawn: list[TreeBranch] = []
         self._kept: set[TreeBranch] = set()
@@ -51,6 +52,7 @@ class _Samples:
     async def run(self) -> None:
         prompt, job = self._prompt, self._job
         ids = prompt.ids if prompt.text is None else self._retained.ids(prompt.text, prompt.ids)
+        self._length = len(ids)
         self._usage.prompt += len(ids)
         try:
             echoed = await self._echo(ids) if job.echo else ()
@@ -115,7 +117,7 @@ class _Samples:
     def _keep(self, branch: TreeBranch) -> None:
         if branch not in self._kept and not branch.released:
             self._kept.add(branch)
-            self._retained.keep(branch, self._known_text)
+            self._retained.keep(branch, self._length, self._known_text)
 
     @cached_property
     def _known_text(self) -> str | None:

@@ -148,18 +148,24 @@ class OwnTexts:
                 return text
         return None
 
-    def keep(self, branch: TreeBranch, prompt: str | None) -> None:
-        """Keeps what is computed of a branch. prompt: the text of its prompt; None: later prompts find it by
-        its ids only."""
+    def keep(self, branch: TreeBranch, prompt_length: int, prompt: str | None) -> None:
+        """Keeps what is computed of a branch.
+
+        Args:
+            prompt_length: its tokens that are the request's prompt. prompt: their text; None: later prompts
+                find them by their ids only, as they do where not all of them are there.
+        """
         if branch.kv_length and not branch.stale and self._store.has_room(branch.length):
-            self.take(self._store.decoder.pin(branch), branch.tokens, branch.prompt_length, prompt)
+            self.take(self._store.decoder.pin(branch), branch.tokens, prompt_length, prompt)
 
     def take(self, pin: Pin, tokens: Sequence[int], prompt_length: int, prompt: str | None) -> None:
         """As `keep`, of tokens that a pin holds. The pin is given up with them."""
         if not pin.resident or not self._store.has_room(len(tokens)):
             pin.release()
             return
-        known = None if prompt is None else self._known(tokens, prompt_length, prompt)
+        known = None
+        if prompt is not None and len(tokens) >= prompt_length:
+            known = self._known(tokens, prompt_length, prompt)
         entry = _Entry(self, array("q", tokens) if known is None else known.tokens, known, pin)
         if known is not None:
             self._index.add(known)

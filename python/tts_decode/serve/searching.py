@@ -206,7 +206,7 @@ async def run_search(
             watch.cancel()
         usage.completion = run.generated
         run.release_candidates()
-        retained.keep(root, text)
+        retained.keep(root, root.length, text)
         root.release()
     tree = trees.add(await asyncio.to_thread(_as_json, result))
     votes = None if result.votes is None else {a: _finite(vote) for a, vote in result.votes.items()}
