@@ -190,6 +190,10 @@ class SearchRun(ModelCalls):
 
     # -- the end
 
+    def stop(self, error: Exception) -> None:
+        """Takes down why the search ended before its time."""
+        self.stopped = str(error)
+
     def result(self, best: Candidate | None = None, votes: dict[str, float] | None = None) -> SearchResult:
         """The result; branches still held are candidates too, though not complete ones. Branches of further
         prompts are not, unless they were ended.

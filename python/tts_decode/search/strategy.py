@@ -66,7 +66,7 @@ class Strategy(Generic[Options]):
                     return run.result()
                 result = await self.body(run, *args, **options)
             except (SearchStoppedError, PromptTooLongError, OutOfPagesError) as stop:
-                run.stopped = str(stop)
+                run.stop(stop)
                 result = run.result()
             if run.root.stale:
                 raise StaleKVError(

@@ -20,6 +20,7 @@ from .config import ServerConfig
 from .engine import EngineThread, Ferry
 from .errors import APIError, error_response
 from .generation import Emit, generate
+from .grammars import warm
 from .guard import CLIENT, Guard
 from .job import Facts, Job, Usage, chat_job, completion_job, sequences_of
 from .metrics import CONTENT_TYPE, Metrics
@@ -90,9 +91,10 @@ class Server:
     def open(self) -> None:
         """For the loop that speaks HTTP."""
         limits = self.config.limits
-        ferry, prompts = Ferry(asyncio.get_running_loop()), Prompts(self.decoder, limits)
+        engine, ferry = EngineThread(), Ferry(asyncio.get_running_loop())
+        engine.submit(warm(self.decoder.tokenizer))
         self.admission.closed = False
-        self._desk = Desk(EngineThread(), ferry, self.admission, self.metrics, limits, prompts)
+        self._desk = Desk(engine, ferry, self.admission, self.metrics, limits, Prompts(self.decoder, limits))
 
     async def close(self) -> None:
         """Gives back every page."""
@@ -116,7 +118,7 @@ class Server:
             prompts = await self.desk.prompts.of_completion(body)
             job = completion_job(body, prompts, self.config.limits, self._facts)
             form = CompletionForm(self.config.model, **_listed(job))
-            return self._reply(body, job, form, ticket)
+            return self._reply(request, body, job, form, ticket)
 
     async def chat(self, request: Request) -> Response:
         body = await body_of(request, ChatBody, self.config.limits)
@@ -126,7 +128,7 @@ class Server:
             job = chat_job(body, prompt, self.config.limits, self._facts)
             known = () if job.logprobs is None else await self.desk.prompts.token_bytes()
             form = ChatForm(self.config.model, known, **_listed(job))
-            return self._reply(body, job, form, ticket)
+            return self._reply(request, body, job, form, ticket)
 
     async def models(self) -> Response:
         return JSONResponse({"object": "list", "data": [self._card()]})
@@ -158,19 +160,21 @@ class Server:
         sequences = sequences_of(body, self.config.limits)
         return self.admission.admit(sequences, getattr(request.state, CLIENT))
 
-    def _reply(self, body: CompletionBody | ChatBody, job: Job, form: Form, ticket: Ticket) -> Reply:
+    def _reply(
+        self, request: Request, body: CompletionBody | ChatBody, job: Job, form: Form, ticket: Ticket
+    ) -> Reply:
         limits, usage = self.config.limits, Usage()
-        decoder, retained = self.decoder, self.retained
+        decoder, owner = self.decoder, request.headers.get("authorization", "") if self.config.keys else ""
         if body.tts is None:
 
-            def run(emit: Emit) -> Any:
-                return generate(decoder, retained, job, emit, usage)
+            async def run(emit: Emit) -> None:
+                await generate(decoder, self.retained.of(owner), job, emit, usage)
         else:
             search = read_search(body, job, decoder, limits, self.config.scorers)
             ticket.widen(search.sequences, "tts")
 
-            def run(emit: Emit) -> Any:
-                return run_search(decoder, retained, self.trees, job, search, emit, usage)
+            async def run(emit: Emit) -> None:
+                await run_search(decoder, self.retained.of(owner), self.trees, job, search, emit, usage)
 
         options = body.stream_options
         include_usage = options is not None and bool(options.include_usage)

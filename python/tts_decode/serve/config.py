@@ -23,6 +23,7 @@ class Limits:
         request_tokens: that all choices of one request may come to, those of `best_of` too.
         answer_entries: tokens and alternatives that one answer lists, echoed ones counted for each choice.
         search_products: of a search's counts, such as n and num_comparisons, multiplied.
+        search_branches: that a search holds at a time, those of its further prompts too.
         sequences: choices that are generated at a time, of all requests; a search counts as its `n`.
         client_sequences: of them, those of one API key, or without keys of one address; None: all.
         request_seconds: for an answer as a whole.
@@ -46,6 +47,7 @@ class Limits:
     request_tokens: int = 1 << 19
     answer_entries: int = 1 << 20
     search_products: int = 1 << 12
+    search_branches: int = 512
     sequences: int = 256
     client_sequences: int | None = None
     request_seconds: float = 600.0

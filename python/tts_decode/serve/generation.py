@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from ..core.detokenizer import TextStream, continuation, text_stream
 from ..core.running import gather
 from ..core.step import Step, StepPiece, TopLogprobs
 from ..decoding.branch import TreeBranch
 from ..decoding.decoder import TreeDecoder
+from .grammars import compiled
 from .job import Job, Piece, Token, Usage
 from .prompts import Prompt
-from .retained import RetainedTexts
+from .retained import OwnTexts
 from .stops import cut_at_stop, finish_reason
 
 Emit = Callable[[Piece], None]
@@ -20,9 +22,12 @@ Emit = Callable[[Piece], None]
 _CONTEXT = 8  # tokens before another one that say what it adds to the text; a character has at most 4 bytes
 
 
-async def generate(decoder: TreeDecoder, retained: RetainedTexts, job: Job, emit: Emit, usage: Usage) -> None:
+async def generate(decoder: TreeDecoder, retained: OwnTexts, job: Job, emit: Emit, usage: Usage) -> None:
     """Gives the pieces of all choices as they come. Whether it returns, fails or is cancelled, no branch is
-    left; finished ones are retained."""
+    left; what they hold by then is retained."""
+    if job.sampling.constraint is not None:
+        constraint = await compiled(job.sampling.constraint, decoder.tokenizer)
+        job = replace(job, sampling=replace(job.sampling, constraint=constraint))
     await gather(
         _Samples(decoder, retained, job, emit, usage, number).run() for number in range(len(job.prompts))
     )
@@ -32,50 +37,58 @@ class _Samples:
     """The choices of one prompt: forks of its branch."""
 
     def __init__(
-        self, decoder: TreeDecoder, retained: RetainedTexts, job: Job, emit: Emit, usage: Usage, number: int
+        self, decoder: TreeDecoder, retained: OwnTexts, job: Job, emit: Emit, usage: Usage, number: int
     ) -> None:
         self._decoder, self._retained, self._job = decoder, retained, job
         self._emit, self._usage = emit, usage
         self._prompt: Prompt = job.prompts[number]
         self._first = number * job.n  # index of its first choice
         self._sampling = replace(job.sampling, seed=job.sampling.seed + number)
+        self._length = 0  # tokens of the prompt
+        self._branches: list[TreeBranch] = []  # all that are held; those that are drawn come last
+        self._drawn: list[TreeBranch] = []
+        self._kept: set[TreeBranch] = set()
 
     async def run(self) -> None:
         prompt, job = self._prompt, self._job
         ids = prompt.ids if prompt.text is None else self._retained.ids(prompt.text, prompt.ids)
-        branches: list[TreeBranch] = []
+        self._length = len(ids)
+        self._usage.prompt += len(ids)
         try:
-            echoed = await self._echo(ids, branches) if job.echo else ()
-            root = await self._decoder.root(ids, self._sampling)
-            while branches:
-                branches.pop().release()
-            branches.append(root)
-            self._usage.prompt += len(ids)
-            if not (job.echo and job.logprobs is not None):
-                self._usage.cached += root.cached_tokens
-            text = (prompt.text or root.full_text) if job.echo else ""
-            if not job.generates:
+            echoed = await self._echo(ids) if job.echo else ()
+            text = (prompt.text or continuation(self._decoder.tokenizer, ids, 0)) if job.echo else ""
+            if job.generates:
+                await self._draw(ids, text, echoed)
+            else:
                 for index in range(job.n):
                     self._emit(Piece(self._first + index, text, (), "length", echoed=echoed))
-                return
-            if job.best_of > 1:
-                branches += root.fork(job.best_of)
-            samples = branches[-job.best_of :]
-            if job.best_of > job.n:
-                steps = await gather(self._whole(branch) for branch in samples)
-                ranked = sorted(range(job.best_of), key=lambda i: -_mean(steps[i].logprobs))
-                for index, i in enumerate(ranked[: job.n]):
-                    choice = _Choice(samples[i], self._first + index, job, text, echoed)
-                    self._emit(choice.piece(steps[i], steps[i].reason))
-            else:
-                await gather(
-                    self._sample(_Choice(branch, self._first + index, job, text, echoed))
-                    for index, branch in enumerate(samples)
-                )
         finally:
-            for branch in branches:
+            for branch in self._drawn or self._branches:  # of requests that were broken off, too
+                self._keep(branch)
+            for branch in self._branches:
                 if not branch.released:
                     branch.release()
+
+    async def _draw(self, ids: Sequence[int], text: str, echoed: Sequence[Token]) -> None:
+        job = self._job
+        root = await self._decoder.root(ids, self._sampling)
+        if not self._branches:  # else it was computed for the echo
+            self._usage.cached += root.cached_tokens
+        self._branches.append(root)
+        if job.best_of > 1:
+            self._branches += root.fork(job.best_of)
+        self._drawn = self._branches[-job.best_of :]
+        if job.best_of == job.n:
+            await gather(
+                self._sample(_Choice(self._decoder, branch, self._first + index, job, text, echoed))
+                for index, branch in enumerate(self._drawn)
+            )
+            return
+        steps = await gather(self._whole(branch) for branch in self._drawn)
+        ranked = sorted(range(job.best_of), key=lambda i: -_mean(steps[i].logprobs))
+        for index, i in enumerate(ranked[: job.n]):
+            choice = _Choice(self._decoder, self._drawn[i], self._first + index, job, text, echoed)
+            self._emit(choice.piece(steps[i], steps[i].reason))
 
     async def _sample(self, choice: _Choice) -> None:
         branch = choice.branch
@@ -102,12 +115,17 @@ class _Samples:
         return step
 
     def _keep(self, branch: TreeBranch) -> None:
-        if not self._job.sampling.logit_bias:  # by which a client chooses how a text is spelled
-            self._retained.keep(branch, self._prompt.text)
+        if branch not in self._kept and not branch.released:
+            self._kept.add(branch)
+            self._retained.keep(branch, self._length, self._known_text)
 
-    async def _echo(self, ids: Sequence[int], readers: list[TreeBranch]) -> Sequence[Token]:
-        """The tokens of the prompt, where they are told. readers: gets the branch that read them, whose KV
-        the root shares."""
+    @cached_property
+    def _known_text(self) -> str | None:
+        return self._retained.known_text(self._prompt, self._job.sampling)
+
+    async def _echo(self, ids: Sequence[int]) -> Sequence[Token]:
+        """The tokens of the prompt, where they are told. The branch that reads them is held, so that what is
+        drawn shares its KV."""
         job, tokenizer = self._job, self._decoder.tokenizer
         if job.logprobs is None and not job.token_ids:
             return ()
@@ -115,7 +133,7 @@ class _Samples:
         tops: list[TopLogprobs] = [()] * len(ids)
         if job.logprobs is not None and len(ids) > 1:
             reader = await self._decoder.root(ids[:1], replace(self._sampling, constraint=None))
-            readers.append(reader)
+            self._branches.append(reader)
             logprobs[1:], listed = await reader.extend_listing(ids[1:], job.logprobs)
             tops[1:] = listed or tops[1:]
         stream = text_stream(tokenizer, (), special=True)
@@ -125,14 +143,22 @@ class _Samples:
 class _Choice:
     """Makes pieces of what a branch generates. echo: text and tokens that come before."""
 
-    def __init__(self, branch: TreeBranch, index: int, job: Job, echo: str, echoed: Sequence[Token]) -> None:
-        self.branch = branch
+    def __init__(
+        self,
+        decoder: TreeDecoder,
+        branch: TreeBranch,
+        index: int,
+        job: Job,
+        echo: str,
+        echoed: Sequence[Token],
+    ) -> None:
+        self.branch, self._tokenizer = branch, decoder.tokenizer
         self._index, self._job = index, job
         self._echo, self._echoed = echo, echoed
         self._stream: TextStream | None = None
         if job.logprobs is not None or job.token_ids:
             before = branch.tokens[: branch.prompt_length]
-            self._stream = text_stream(branch.runtime.tokenizer, before, special=True)
+            self._stream = text_stream(self._tokenizer, before, special=True)
         self._told = branch.prompt_length  # tokens of the branch that are out
 
     def piece(self, part: Step | StepPiece, reason: str | None) -> Piece:
@@ -145,9 +171,10 @@ class _Choice:
             stop_reason = part.tokens[-1]
         tokens: Sequence[Token] = ()
         if self._stream is not None:
-            tokenizer = branch.runtime.tokenizer
             context = branch.tokens[max(0, self._told - _CONTEXT) : self._told]
-            tokens = _told(tokenizer, self._stream, context, part.tokens, part.logprobs, part.top_logprobs)
+            tokens = _told(
+                self._tokenizer, self._stream, context, part.tokens, part.logprobs, part.top_logprobs
+            )
         self._told += len(part.tokens)
         finish = None if reason is None else finish_reason(reason)
         made = Piece(self._index, self._echo + text, tokens, finish, stop_reason, echoed=self._echoed)
@@ -156,7 +183,7 @@ class _Choice:
 
     def _cut(self, text: str) -> tuple[str, str | None]:
         """Text that ends with its stop string; one that holds a special token has no place in the text."""
-        branch, stops, tokenizer = self.branch, self._job.sampling.stop, self.branch.runtime.tokenizer
+        branch, stops, tokenizer = self.branch, self._job.sampling.stop, self._tokenizer
         last = branch.length - 1
         shown = len(continuation(tokenizer, branch.tokens, last))
         text, stop = cut_at_stop(text, shown, stops, include=self._job.include_stop)

@@ -12,34 +12,37 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
 
 from ..core.detokenizer import text_stream
+from ..core.params import SamplingParams
 from ..decoding.branch import TreeBranch
 from ..decoding.decoder import TreeDecoder
 from ..decoding.kv_budget import Pin
+from .known_texts import KnownText, TextIndex, common
+from .prompts import Prompt
 
 _PAGE = 16  # tokens that another tokenization of a known text may lose
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Entry:
-    """text: as a client sees it, special tokens included. tokens: all ids.
+    """What was kept for an owner. known: None where only a prompt of ids finds it."""
 
-    begin: index of the first token whose end in the text is known. ends: of those from there on, ascending.
-    """
-
-    text: str
+    owner: OwnTexts
     tokens: array[int]
-    begin: int
-    ends: array[int]
+    known: KnownText | None
     pin: Pin
 
-    def known_in(self, text: str) -> int:
-        """How many of the tokens are the beginning of a text; 0 where that is not known."""
-        first = self.ends[0]
-        if not text.startswith(self.text[:first]):
-            return 0
-        return self.begin + bisect_right(self.ends, _common(text, self.text, first))
+    def holds(self, other: _Entry) -> bool:
+        """Whether all of another one is in this one."""
+        count = len(other.tokens)
+        if other.owner is not self.owner or count > len(self.tokens):
+            return False
+        if self.tokens[count - 1] != other.tokens[-1] or self.tokens[:count] != other.tokens:
+            return False
+        return other.known is None or (self.known is not None and self.known.begin <= other.known.begin)
 
 
 class RetainedTexts:
@@ -50,101 +53,186 @@ class RetainedTexts:
     """
 
     def __init__(self, decoder: TreeDecoder, texts: int, tokens: int) -> None:
-        self._decoder = decoder
+        self.decoder = decoder
         self._texts, self._tokens = texts, tokens
         self._entries: OrderedDict[int, _Entry] = OrderedDict()  # by the ids of pins
+        self._owners: WeakValueDictionary[str, OwnTexts] = WeakValueDictionary()
         self._size = 0
+        self._special = _special_ids(decoder.tokenizer)
 
     def __len__(self) -> int:
+        """How many are resident."""
+        self._drop_lost()
         return len(self._entries)
+
+    def of(self, owner: str) -> OwnTexts:
+        """Those of one owner, such as an API key: no other's decide what ids a text gets."""
+        own = self._owners.get(owner)
+        if own is None:
+            own = self._owners[owner] = OwnTexts(self, self._special)
+        return own
+
+    def clear(self) -> None:
+        for entry in list(self._entries.values()):
+            self.drop(entry)
+
+    def has_room(self, tokens: int) -> bool:
+        """Whether a text of so many tokens can be kept at all."""
+        return bool(self._texts) and tokens <= self._tokens
+
+    def add(self, entry: _Entry) -> None:
+        for other in list(self._entries.values()):
+            if entry.holds(other):
+                self.drop(other)
+        self._entries[entry.pin.id] = entry
+        self._size += len(entry.tokens)
+        if len(self._entries) > self._texts or self._size > self._tokens:
+            self._drop_lost()
+        while len(self._entries) > self._texts or self._size > self._tokens:
+            self.drop(next(iter(self._entries.values())))
+
+    def used(self, pin: Pin) -> None:
+        self._entries.move_to_end(pin.id)
+
+    def drop(self, entry: _Entry) -> None:
+        del self._entries[entry.pin.id]
+        self._size -= len(entry.tokens)
+        entry.owner.forget(entry)
+        entry.pin.release()
+
+    def _drop_lost(self) -> None:
+        """Those whose pages were needed."""
+        for entry in list(self._entries.values()):
+            if not entry.pin.resident:
+                self.drop(entry)
+
+
+class OwnTexts:
+    """What is kept for one owner; made by `RetainedTexts.of`.
+
+    Args:
+        special: tokens that no others may stand for, nor they for plain text.
+    """
+
+    def __init__(self, store: RetainedTexts, special: frozenset[int]) -> None:
+        self._store, self._special = store, special
+        self._index = TextIndex()
+        self._entries: dict[KnownText, _Entry] = {}
 
     def ids(self, text: str, canonical: list[int]) -> list[int]:
         """Ids for a text: those of the tokenizer, `canonical`, unless they part from known ones more than a
         page before the end of the known text."""
-        entry, known = self._best(text)
-        if entry is None:
+        known, count = self._best(text)
+        if known is None:
             return canonical
-        self._entries.move_to_end(entry.pin.id)
-        tokens = entry.tokens[:known].tolist()
-        if known - _common(canonical, tokens) <= _PAGE:
+        self._store.used(self._entries[known].pin)
+        same = common(canonical, known.tokens[:count].tolist())
+        if count - same <= _PAGE:
             return canonical
-        rest = text[entry.ends[known - entry.begin - 1] :]
-        ids = tokens + self._decoder.token_ids(rest)
-        stream = text_stream(self._decoder.tokenizer, tokens, special=True)
-        if stream.add(ids[known:]) != rest:  # some tokenizers add to a text's start
-            return canonical
-        return ids if self._special(ids) == self._special(canonical) else canonical
+        ids = self._continued(known, count, text, canonical)
+        return ids if self._controls(ids[same:]) == self._controls(canonical[same:]) else canonical
 
-    def keep(self, branch: TreeBranch, prompt: str | None) -> None:
-        """Keeps a finished branch. prompt: the text of its prompt; None: that of its ids, where the text
-        alone would get these, too. Else one client could choose the ids that another one's text gets."""
-        if not self._texts or branch.length > self._tokens:
+    def known_text(self, prompt: Prompt, sampling: SamplingParams) -> str | None:
+        """Of a prompt, for `keep`; None where a client chose how it, or its answer, is spelled in tokens."""
+        if sampling.logit_bias:
+            return None
+        return self.text_of(prompt.ids) if prompt.text is None else prompt.text
+
+    def text_of(self, ids: list[int]) -> str | None:
+        """The text of ids that a client gave, where it would get these anyway; None: others may not get them
+        for it, as one client could then choose the ids of another one's text."""
+        decoder = self._store.decoder
+        for special in (True, False):
+            text = text_stream(decoder.tokenizer, [], special=special).add(ids)
+            if text and ids in (self.ids(text, decoder.prompt_ids(text)), decoder.token_ids(text)):
+                return text
+        return None
+
+    def keep(self, branch: TreeBranch, prompt_length: int, prompt: str | None) -> None:
+        """Keeps what is computed of a branch.
+
+        Args:
+            prompt_length: its tokens that are the request's prompt. prompt: their text; None: later prompts
+                find them by their ids only, as they do where not all of them are there.
+        """
+        if branch.kv_length and not branch.stale and self._store.has_room(branch.length):
+            self.take(self._store.decoder.pin(branch), branch.tokens, prompt_length, prompt)
+
+    def take(self, pin: Pin, tokens: Sequence[int], prompt_length: int, prompt: str | None) -> None:
+        """As `keep`, of tokens that a pin holds. The pin is given up with them."""
+        if not pin.resident or not self._store.has_room(len(tokens)):
+            pin.release()
             return
-        tokens = branch.tokens
-        if prompt is None:
-            stream = text_stream(self._decoder.tokenizer, [], special=True)
-            given = tokens[: branch.prompt_length]
-            prompt = stream.add(given)
-            if not prompt or self.ids(prompt, self._decoder.prompt_ids(prompt)) != given:
-                return
-        base, known = self._best(prompt)
-        if base is not None and base.tokens[:known].tolist() == tokens[:known]:
-            begin, ends = base.begin, base.ends[: known - base.begin]
+        known = None
+        if prompt is not None and len(tokens) >= prompt_length:
+            known = self._known(tokens, prompt_length, prompt)
+        entry = _Entry(self, array("q", tokens) if known is None else known.tokens, known, pin)
+        if known is not None:
+            self._index.add(known)
+            self._entries[known] = entry
+        self._store.add(entry)
+
+    def forget(self, entry: _Entry) -> None:
+        """For the store."""
+        if entry.known is not None:
+            self._index.remove(entry.known)
+            del self._entries[entry.known]
+
+    def _best(self, text: str) -> tuple[KnownText | None, int]:
+        known, count = self._index.best(text)
+        while known is not None and not self._entries[known].pin.resident:  # its pages were needed
+            self._store.drop(self._entries[known])
+            known, count = self._index.best(text)
+        return known, count
+
+    def _known(self, tokens: Sequence[int], prompt_length: int, prompt: str) -> KnownText:
+        base, count = self._best(prompt)
+        if base is not None and base.tokens[:count].tolist() == list(tokens[:count]):
+            begin, ends = base.begin, base.ends[: count - base.begin]
             text = prompt[: ends[-1]]
         else:
-            begin, ends, text = branch.prompt_length - 1, array("q", [len(prompt)]), prompt
-        grown = self._spelled(tokens, begin + len(ends), ends)
-        entry = _Entry(text + grown, array("q", tokens), begin, ends, self._decoder.pin(branch))
-        for other in list(self._entries.values()):
-            if begin <= other.begin and entry.tokens[: len(other.tokens)] == other.tokens:
-                self._drop(other)  # all of it is in the new one
-        self._entries[entry.pin.id] = entry
-        self._size += len(tokens)
-        while len(self._entries) > self._texts or self._size > self._tokens:
-            self._drop(next(iter(self._entries.values())))
+            begin, ends, text = prompt_length - 1, array("q", [len(prompt)]), prompt
+        start = begin + len(ends)
+        grown = self._spelled(tokens[:start], tokens[start:], ends)
+        return KnownText(text + grown, array("q", tokens), begin, ends)
 
-    def _special(self, ids: Sequence[int]) -> list[int]:
-        """Special tokens among ids: no other tokens may stand for them, nor they for plain text."""
-        special = set(getattr(self._decoder.tokenizer, "all_special_ids", ()))
-        return [token for token in ids if token in special]
+    def _continued(self, known: KnownText, count: int, text: str, canonical: list[int]) -> list[int]:
+        """The known tokens, and those of the rest of the text."""
+        decoder = self._store.decoder
+        tokens, rest = known.tokens[:count].tolist(), text[known.end_of(count) :]
+        added = decoder.token_ids(rest)
+        if text_stream(decoder.tokenizer, tokens, special=True).add(added) == rest:
+            return tokens + added
+        # Some tokenizers add to a text's start. Their ids of the whole text go on where both have a boundary.
+        ends = array("q", [0])
+        spelled = len(self._spelled([], canonical, ends))
+        for kept in range(count, max(count - _PAGE, known.begin), -1):
+            end = (
+                known.end_of(kept) + spelled - len(text)
+            )  # a first token may have text that the client has not
+            place = bisect_right(ends, end)
+            if place and ends[place - 1] == end:
+                return tokens[:kept] + canonical[place - 1 :]
+        return canonical
 
-    def clear(self) -> None:
-        for entry in list(self._entries.values()):
-            self._drop(entry)
+    def _controls(self, ids: Sequence[int]) -> list[int]:
+        return [token for token in ids if token in self._special]
 
-    def _best(self, text: str) -> tuple[_Entry | None, int]:
-        """The entry with the longest known beginning of a text, and how many tokens that is."""
-        for entry in list(self._entries.values()):
-            if not entry.pin.resident:  # its pages were needed
-                self._drop(entry)
-        known = [(entry.known_in(text), entry) for entry in self._entries.values()]
-        count, best = max(known, key=lambda pair: pair[0], default=(0, None))
-        return (best, count) if count else (None, 0)
-
-    def _spelled(self, tokens: Sequence[int], start: int, ends: array[int]) -> str:
-        """Text of `tokens[start:]`, whose ends are added to `ends`. One that ends inside a character ends, as
-        seen from the text, with it."""
-        stream = text_stream(self._decoder.tokenizer, tokens[:start], special=True)
+    def _spelled(self, before: Sequence[int], tokens: Sequence[int], ends: array[int]) -> str:
+        """Text of tokens behind others. Their ends are added to `ends`, whose last is where they begin. One
+        that ends inside a character ends, as seen from the text, with it."""
+        stream = text_stream(self._store.decoder.tokenizer, before, special=True)
         pieces, length = [], ends[-1]
-        for token in tokens[start:]:
+        for token in tokens:
             pieces.append(piece := stream.add((token,)))
             length += len(piece)
             ends.append(length if piece else length + 1)
         return "".join(pieces)
 
-    def _drop(self, entry: _Entry) -> None:
-        del self._entries[entry.pin.id]
-        self._size -= len(entry.tokens)
-        entry.pin.release()
 
-
-def _common(one: Sequence[object], other: Sequence[object], low: int = 0) -> int:
-    """Length of the common beginning of two texts, or of two lists, whose first `low` items are the same."""
-    high = min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def _special_ids(tokenizer: Any) -> frozenset[int]:
+    """Tokens that stand for themselves in a text: special ones, and those that were added to the vocabulary,
+    but for runs of blanks, which some have among them."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    controls = [token for token, told in added.items() if told.special or told.content.strip()]
+    return frozenset([*getattr(tokenizer, "all_special_ids", ()), *controls])

@@ -15,12 +15,13 @@ from ..decoding.decoder import TreeDecoder
 from ..rewards import Scorer, mean_logprob, mean_probability, self_evaluation
 from ..rewards.self_evaluation import chat_question
 from ..search import STRATEGIES, SearchResult, SearchRun, Strategy
+from .bounded_run import BoundedRun
 from .config import Limits
 from .errors import invalid
 from .generation import Emit
 from .job import Job, Piece, Usage
 from .protocol import Generating, SearchOptions
-from .retained import RetainedTexts
+from .retained import OwnTexts
 from .stops import finish_reason
 from .trees import KeptTrees
 
@@ -37,7 +38,7 @@ _BUILT_IN: dict[str, Callable[[], Scorer]] = {
 
 @dataclass(frozen=True)
 class Search:
-    """scorer: None: the strategy gets none. sequences: that it holds side by side."""
+    """scorer: None: the strategy gets none. sequences: that it is admitted as. branches: that it may hold."""
 
     strategy: Strategy[...]
     options: Mapping[str, Any]
@@ -45,6 +46,7 @@ class Search:
     sampling: SamplingParams
     budget_tokens: int
     sequences: int
+    branches: int
 
 
 def read_search(
@@ -76,6 +78,7 @@ def read_search(
         replace(job.sampling, stop=asked.step_stop, max_step_tokens=step_tokens),
         budget,
         max(1, min(size, limits.choices)) if isinstance(size, int) else 1,
+        limits.search_branches,
     )
 
 
@@ -173,54 +176,71 @@ def _scorer(
 
 async def run_search(
     decoder: TreeDecoder,
-    retained: RetainedTexts,
+    retained: OwnTexts,
     trees: KeptTrees,
     job: Job,
     search: Search,
     emit: Emit,
     usage: Usage,
 ) -> None:
-    """Gives pieces without text while it runs, then the answer as one. No branch is left."""
+    """Gives pieces without text while it runs, then the answer as one. No branch is left; the prompt and the
+    answer are retained."""
     prompt = job.prompts[0]
     ids = prompt.ids if prompt.text is None else retained.ids(prompt.text, prompt.ids)
+    text = retained.known_text(prompt, job.sampling)
     root = await decoder.root(ids, search.sampling, Budget(max_tokens=search.budget_tokens))
     usage.prompt, usage.cached = len(ids), root.cached_tokens
     if prompt.messages:
         root.prompt = list(prompt.messages)  # what the strategy asks further is a turn, too
     elif prompt.text is not None:
         root.prompt = prompt.text
-    run = SearchRun(root)
+    run = BoundedRun(decoder, root, search.branches)
     watch = asyncio.ensure_future(_watch(run, search, emit)) if job.stream else None
-    scorer = {} if search.scorer is None else {"scorer": search.scorer}
     try:
-        result = await search.strategy(run, **search.options, **scorer)
-    except (TypeError, ValueError) as error:
-        raise invalid("tts", str(error)) from error
+        result = await _searched(run, search)
+        best = result.best
+        if (pin := run.pin_of(best)) is not None:
+            retained.take(pin, [*root.tokens, *best.tokens], root.length, text)
     finally:
         if watch is not None:
             watch.cancel()
+        usage.completion = run.generated
+        run.release_candidates()
+        retained.keep(root, root.length, text)
         root.release()
-    usage.completion = result.stats.generated_tokens
     tree = trees.add(await asyncio.to_thread(_as_json, result))
     votes = None if result.votes is None else {a: _finite(vote) for a, vote in result.votes.items()}
-    told = {
+    more = {
         "strategy": search.strategy.name,
         "candidates": len(result.candidates),
-        "score": _finite(result.best.score),
+        "score": _finite(best.score),
         "votes": votes,
         "stopped": result.stopped,
         "seconds": result.stats.seconds,
         "tree": None if tree is None else f"{PATH}{tree}",
     }
-    finish = finish_reason(result.best.finish_reason)
-    emit(Piece(0, result.answer, finish_reason=finish, more={"tts": told}))
+    emit(Piece(0, result.answer, finish_reason=finish_reason(best.finish_reason), more={"tts": more}))
+
+
+async def _searched(run: BoundedRun, search: Search) -> SearchResult:
+    """Raises APIError, 400, for options that the strategy refuses before it begins."""
+    scorer = {} if search.scorer is None else {"scorer": search.scorer}
+    try:
+        return await search.strategy(run, **search.options, **scorer)
+    except (TypeError, ValueError) as error:
+        name, _, problem = str(error).partition(": ")
+        if run.began or not name.isidentifier() or not problem.startswith("got "):
+            raise
+        if name in search.strategy.parameters:
+            raise invalid(f"tts.{name}", problem) from error
+        raise invalid("tts", f"{name}: {problem}") from error  # of a part of the strategy
 
 
 async def _watch(run: SearchRun, search: Search, emit: Emit) -> None:
     while True:
         await asyncio.sleep(_PROGRESS_SECONDS)
         scores = [node.score for node in run.tree if node.score is not None]
-        told = {
+        progress = {
             "strategy": search.strategy.name,
             "seconds": run.record.seconds,
             "generated_tokens": run.generated,
@@ -229,7 +249,7 @@ async def _watch(run: SearchRun, search: Search, emit: Emit) -> None:
             "candidates": len(run.candidates),
             "best_score": _finite(max(scores, default=None)),
         }
-        emit(Piece(0, "", more={"tts": {"progress": told}}))
+        emit(Piece(0, "", more={"tts": {"progress": progress}}))
 
 
 def _as_json(result: SearchResult) -> bytes:
