@@ -13,27 +13,18 @@ SCHEMA = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": [
 FORM = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
 
 
-@pytest.fixture
-def starts(monkeypatch):
-    """Names of the threads in which the grammar of FORM was compiled."""
-    names = []
-    start = JSONSchema.start
+def test_all_choices_of_all_prompts_share_one_compilation(served, monkeypatch):
+    compile_one, threads = llguidance.LLMatcher, []
 
-    def noting(self, tokenizer):
-        if "enum" in str(self.schema):
-            names.append(threading.current_thread().name)
-        return start(self, tokenizer)
+    def noting(vocabulary, grammar, **options):
+        threads.append(threading.current_thread().name)
+        return compile_one(vocabulary, grammar, **options)
 
-    monkeypatch.setattr(JSONSchema, "start", noting)
-    return names
-
-
-def test_all_choices_of_all_prompts_share_one_compilation(served, starts):
+    monkeypatch.setattr("tts_decode.core.constraints.compiler.LLMatcher", noting)
     body = {"prompt": [PROMPT, "Another"], "n": 3, "seed": 1, "max_tokens": 40, "response_format": FORM}
-    answer = served.complete(**body)
-    assert len(answer["choices"]) == 6
-    (name,) = starts
-    assert name != "tts-decoder"
+    assert len(served.complete(**body)["choices"]) == 6
+    (thread,) = threads
+    assert thread.startswith("tts-grammars")
 
 
 def test_a_grammar_that_takes_too_long_is_refused_and_holds_up_nobody(served, monkeypatch):

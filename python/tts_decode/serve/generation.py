@@ -11,7 +11,7 @@ from ..core.running import gather
 from ..core.step import Step, StepPiece, TopLogprobs
 from ..decoding.branch import TreeBranch
 from ..decoding.decoder import TreeDecoder
-from .grammars import compiled
+from .grammars import compile_in_time
 from .job import Job, Piece, Token, Usage
 from .prompts import Prompt
 from .retained import OwnTexts
@@ -26,8 +26,7 @@ async def generate(decoder: TreeDecoder, retained: OwnTexts, job: Job, emit: Emi
     """Gives the pieces of all choices as they come. Whether it returns, fails or is cancelled, no branch is
     left; what they hold by then is retained."""
     if job.sampling.constraint is not None:
-        constraint = await compiled(job.sampling.constraint, decoder.tokenizer)
-        job = replace(job, sampling=replace(job.sampling, constraint=constraint))
+        await compile_in_time(job.sampling.constraint, decoder.tokenizer)
     await gather(
         _Samples(decoder, retained, job, emit, usage, number).run() for number in range(len(job.prompts))
     )

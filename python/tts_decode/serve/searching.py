@@ -188,12 +188,11 @@ async def run_search(
     prompt = job.prompts[0]
     ids = prompt.ids if prompt.text is None else retained.ids(prompt.text, prompt.ids)
     text = retained.known_text(prompt, job.sampling)
-    root = await decoder.root(ids, search.sampling, Budget(max_tokens=search.budget_tokens))
+    asked = (
+        list(prompt.messages) or prompt.text or ids
+    )  # of messages, what the strategy asks further is a turn
+    root = await decoder.root(asked, search.sampling, Budget(max_tokens=search.budget_tokens), ids=ids)
     usage.prompt, usage.cached = len(ids), root.cached_tokens
-    if prompt.messages:
-        root.prompt = list(prompt.messages)  # what the strategy asks further is a turn, too
-    elif prompt.text is not None:
-        root.prompt = prompt.text
     run = BoundedRun(decoder, root, search.branches)
     watch = asyncio.ensure_future(_watch(run, search, emit)) if job.stream else None
     try:
