@@ -17,10 +17,10 @@ def reads(monkeypatch):
     for name in ("prompt", "ids"):
         original = getattr(PromptReader, name)
 
-        def noting(self, given, original=original):
+        def noting(self, given, *ids, original=original):
             if isinstance(given, str):
                 seen.append((threading.current_thread().name, vars(self)["_tokenizer"], len(given)))
-            return original(self, given)
+            return original(self, given, *ids)
 
         monkeypatch.setattr(PromptReader, name, noting)
     return seen
