@@ -152,24 +152,25 @@ def test_bfloat16_is_as_close_to_float32_as_the_attention_of_vllm(
     ours: VLLMProcess, theirs: VLLMProcess, smollm2: Path, text: list[int]
 ) -> None:
     prompts = [text[k : k + 250] for k in range(0, 2000, 250)]
-    runs = [{"prompts": prompts, "sampling": {"n": 4, "temperature": 1.0, "max_tokens": 32}}]
+    runs = [{"prompts": prompts, "sampling": {"n": 8, "temperature": 1.0, "max_tokens": 32}}]
     model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.bfloat16).float()
 
-    def error(process: VLLMProcess) -> float:
-        """Root mean square over 1,024 tokens, against a plain forward in float32."""
+    def errors(process: VLLMProcess) -> torch.Tensor:
+        """Mean square of each of 64 sequences of 32 tokens, against a plain forward in float32."""
         answer = process.generate(smollm2, ROOM | {"dtype": "bfloat16"}, runs)
-        differences = []
+        found = []
         for prompt, sequences in zip(prompts, answer["runs"][0], strict=True):
             for tokens, logprobs in sequences:
                 with torch.inference_mode():
                     logits = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
                 exact = logits.log_softmax(-1).gather(-1, torch.tensor(tokens)[:, None])[:, 0]
-                differences.append(torch.tensor(logprobs) - exact)
-        return float(torch.cat(differences).square().mean().sqrt())
+                found.append((torch.tensor(logprobs) - exact).square().mean())
+        return torch.stack(found)
 
-    errors = error(ours), error(theirs)
-    print("root mean square errors, ours and theirs:", *errors)
-    assert errors[0] < 1.05 * errors[1]  # the tokens differ
+    own, other = errors(ours), errors(theirs)
+    deviation = float((own.var() / len(own) + other.var() / len(other)).sqrt())  # the tokens differ
+    print("mean square errors, ours and theirs:", float(own.mean()), float(other.mean()), "+-", deviation)
+    assert own.mean() - other.mean() < 3 * deviation
 
 
 @pytest.mark.parametrize(
