@@ -25,7 +25,7 @@ from its_hub.api import AbstractLanguageModel  # noqa: E402
 _RETAINED_TOKENS = 1 << 20
 _MARK = "\N{WHITE SQUARE}last-message\N{WHITE SQUARE}"  # stands for a message while the template is filled in
 # What asks for nothing, of arguments that are not served.
-_HARMLESS = {
+_HARMLESS: dict[str, tuple[Any, ...]] = {
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
     "response_format": (None, {"type": "text"}),
@@ -78,17 +78,18 @@ class TreeLanguageModel(AbstractLanguageModel):
 
         temperature: for all, or one for each. options: as of `agenerate_single`.
         """
-        if messages and not isinstance(messages[0], list):
-            return await self.agenerate_single(messages, stop, temperature=temperature, **options)
-        each = temperature if isinstance(temperature, Sequence) else [temperature] * len(messages)
-        if len(each) != len(messages):
+        single = bool(messages) and not isinstance(messages[0], list)
+        batch = [messages] if single else messages
+        each = temperature if isinstance(temperature, Sequence) else [temperature] * len(batch)
+        if len(each) != len(batch):
             raise ValueError(
-                f"temperature: got {len(each)} numbers for {len(messages)} conversations, expected one each"
+                f"temperature: got {len(each)} numbers for {len(batch)} conversations, expected one each"
             )
-        return await gather(
+        answers = await gather(
             self.agenerate_single(one, stop, temperature=its, **options)
-            for one, its in zip(messages, each, strict=True)
+            for one, its in zip(batch, each, strict=True)
         )
+        return answers[0] if single else answers
 
     async def agenerate_single(
         self,
