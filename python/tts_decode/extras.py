@@ -28,6 +28,8 @@ INSTALLS = {
     "pyarrow": "tts-kernels[results]",
     "matplotlib": "tts-kernels[bench]",
     "sentence_transformers": "sentence-transformers",
+    "its_hub": "its_hub[lm]",
+    "reasoners": "--no-deps llm-reasoners",
 }
 
 
@@ -71,8 +73,9 @@ def explained(missing: ModuleNotFoundError) -> ImportError:
     package = (missing.name or "").partition(".")[0]
     if package not in INSTALLS:
         return missing
+    from shlex import join
+
     from .errors import MissingExtraError  # imports torch, which the command's --help does without
 
-    return MissingExtraError(
-        f"{package}: not installed; run: pip install '{INSTALLS[package]}'", name=missing.name
-    )
+    arguments = join(INSTALLS[package].split())
+    return MissingExtraError(f"{package}: not installed; run: pip install {arguments}", name=missing.name)

@@ -10,6 +10,7 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from shlex import join
 
 import pytest
 from tts_decode.errors import MissingExtraError
@@ -67,6 +68,8 @@ def test_a_search_over_a_server_needs_the_base_installation_only() -> None:
             "from tts_decode.search import sentence_embedder; sentence_embedder()",
             "sentence_transformers",
         ),
+        (("its_hub",), "import tts_decode.integrations.its_hub", "its_hub"),
+        (("reasoners",), "import tts_decode.integrations.llm_reasoners", "reasoners"),
     ],
 )
 def test_a_missing_package_is_named_with_its_extra(
@@ -76,7 +79,7 @@ def test_a_missing_package_is_named_with_its_extra(
     last = done.stderr.splitlines()[-1]
     assert last == (
         f"tts_decode.errors.MissingExtraError: {missing}: not installed; "
-        f"run: pip install '{INSTALLS[missing]}'"
+        f"run: pip install {join(INSTALLS[missing].split())}"
     )
 
 

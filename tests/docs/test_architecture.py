@@ -25,11 +25,12 @@ def test_the_lists_of_exceptions_name_modules_that_are_there() -> None:
     assert {*DYNAMIC, *FOREIGN, *FRIENDS, *KERNEL_MODULES} <= known_modules()
 
 
-def test_an_integration_imports_no_other_one() -> None:
-    """Each is imported by the framework that it serves, which may be the only one there."""
+@pytest.mark.parametrize("package", SOURCES)
+def test_an_integration_imports_no_other_one(package: str) -> None:
+    """Each serves one framework, which may be the only one there."""
     wrong = [
         f"{name} imports {found.target}"
-        for name, module in read_modules("tts_kernels").items()
+        for name, module in read_modules(package).items()
         for found in module.imports()
         if room(name) == room(found.target) == "integrations"
         and name.split(".")[2:3] != found.target.split(".")[2:3]

@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
         "serve": {
             *("errors", "extras", "core", "records", "model", "decoding", "completions", "rewards", "search"),
         },
+        "integrations": {"extras", "core", "decoding", "rewards", "serve"},
         "cli": {
             *("errors", "extras", "version", "default_model", "cost", "core", "records", "select", "tasks"),
             *("model", "decoding", "completions", "rewards", "search", "bench", "serve"),
@@ -74,6 +75,7 @@ PACKAGES: dict[str, dict[str, set[str]]] = {
         "search": {"tts_kernels", "torch", "numpy"},
         "bench": {"tts_kernels", "torch", "numpy"},
         "serve": {"tts_kernels", "torch", "fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"},
+        "integrations": {"torch", "numpy", "its_hub", "reasoners"},
         "cli": {"tts_kernels", "torch", "typer", "rich"},
     },
 }

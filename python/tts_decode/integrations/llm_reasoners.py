@@ -1,0 +1,193 @@
+"""llm-reasoners' searches on a decoder of this process: its language model, logits and likelihoods included.
+
+Needs `llm-reasoners`, installed with `--no-deps`: what it requires beside torch and transformers is for other
+models of its own.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..core.params import mix
+from ..core.running import gather
+from ..decoding.branch import TreeBranch
+from ..decoding.decoder import TreeDecoder
+from ..decoding.kv_budget import Pin
+from ..extras import require
+
+require("reasoners")
+from reasoners import GenerateOutput, LanguageModel  # noqa: E402
+
+Floats = npt.NDArray[np.float32]
+_POSTPROCESS = {"softmax": torch.softmax, "log_softmax": torch.log_softmax}
+
+
+class TreeLanguageModel(LanguageModel):
+    """What llm-reasoners' world models and search configurations take as their `base_model`.
+
+    The inputs of a call are decoded in one batch, and begin with the KV that earlier calls left resident.
+
+    Args:
+        decoder: its `sampling` has what `generate` does not name.
+        seed: calls draw by it and by their number. retain: texts that stay resident for later calls, as long
+            as nobody else needs their pages.
+    """
+
+    def __init__(self, decoder: TreeDecoder, *, seed: int = 0, retain: int = 256) -> None:
+        super().__init__()
+        self.decoder, self.tokenizer = decoder, decoder.tokenizer
+        self._seed, self._calls = seed, 0
+        self._retain, self._pins = retain, deque[Pin]()
+
+    def generate(
+        self,
+        inputs: Sequence[str],
+        max_length: int | None = None,
+        max_new_tokens: int | None = None,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_k: int | None = 50,
+        top_p: float = 1.0,
+        num_return_sequences: int = 1,
+        eos_token_id: str | int | Sequence[str | int] | None = None,
+        hide_input: bool = True,
+        output_log_probs: bool = False,
+        stopping_criteria: Callable[..., Any] | None = None,
+    ) -> GenerateOutput:
+        """Texts of each input, `num_return_sequences` one after the other, with transformers' meanings.
+
+        Args:
+            max_length: of input and output together; `max_new_tokens` goes before it.
+            do_sample: False takes the most probable tokens, and so does a temperature of 0.
+            eos_token_id: tokens that end a text and stay in it. A text stands for its last token.
+            hide_input: whether the texts leave the inputs out.
+            output_log_probs: also float32 [tokens] for each text: its tokens in the model's distribution.
+            stopping_criteria: called after each token with ids [1, length] and empty scores [1, 0].
+
+        Raises:
+            ValueError: an input is as long as `max_length`, or as of `SamplingParams`.
+        """
+        self._calls += 1
+        ends = [eos_token_id] if isinstance(eos_token_id, (str, int)) else eos_token_id or ()
+        sampling = replace(
+            self.decoder.sampling,
+            temperature=temperature if do_sample else 0.0,
+            top_k=top_k or 0,
+            top_p=top_p,
+            stop=(),
+            stop_token_ids=[end if isinstance(end, int) else self.decoder.token_ids(end)[-1] for end in ends],
+        )
+
+        async def texts(number: int, text: str) -> list[TreeBranch]:
+            most = self._most(text, max_length, max_new_tokens)
+            seed = mix(self._seed, self._calls, number)
+            params = replace(sampling, max_tokens=most, max_step_tokens=most, seed=seed)
+            root = await self.decoder.root(text, params)
+            forks = root.fork(num_return_sequences)
+            root.release()
+            await gather(_finish(fork, stopping_criteria) for fork in forks)
+            return forks
+
+        async def run() -> GenerateOutput:
+            groups = await gather(texts(number, text) for number, text in enumerate(inputs))
+            branches = [branch for group in groups for branch in group]
+            shown = [branch.text_from(branch.prompt_length if hide_input else 0) for branch in branches]
+            logprobs = [np.array(branch.logprobs, np.float32) for branch in branches]
+            self._keep(branches)
+            return GenerateOutput(shown, logprobs if output_log_probs else None)
+
+        return self.decoder.run(run())
+
+    def get_next_token_logits(
+        self,
+        prompt: str | Sequence[str],
+        candidates: Sequence[str] | Sequence[Sequence[str]],
+        postprocess: str | None = None,
+    ) -> list[Floats]:
+        """For each prompt float32 [candidates]: the logits of tokens that may come next.
+
+        Args:
+            candidates: texts of one token each, for all prompts or a list for each. Of one with more tokens
+                the second counts, and a warning says so, as in llm-reasoners' own models.
+            postprocess: "softmax" or "log_softmax", over the vocabulary.
+        """
+        if postprocess is not None and postprocess not in _POSTPROCESS:
+            raise ValueError(
+                f"postprocess: got {postprocess!r}, expected None or {' or '.join(_POSTPROCESS)}"
+            )
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        lists = cast(
+            list[list[str]], [candidates] * len(prompts) if isinstance(candidates[0], str) else candidates
+        )
+        ids = [[self._only_token(text) for text in texts] for texts in lists]
+
+        async def run() -> list[Floats]:
+            branches = await gather(self.decoder.root(text) for text in prompts)
+            rows = [cast(torch.Tensor, branch.logits).cpu() for branch in branches]  # a root has them
+            self._keep(branches)
+            if postprocess is not None:
+                rows = [_POSTPROCESS[postprocess](row, -1) for row in rows]
+            return [row[own].numpy() for row, own in zip(rows, ids, strict=True)]
+
+        return self.decoder.run(run())
+
+    def get_loglikelihood(self, prefix: str, contents: Sequence[str]) -> Floats:
+        """float32 [contents], nats: how likely each text is to go on as it does behind the prefix, with whose
+        tokens it has to begin. No special tokens are added."""
+        begin, *ids = [self.decoder.token_ids(text) for text in (prefix, *contents)]
+        for i, own in enumerate(ids):
+            if own[: len(begin)] != begin:
+                raise ValueError(f"contents[{i}]: got other tokens at its beginning than those of prefix")
+
+        async def run() -> Floats:
+            root = await self.decoder.root(begin)
+            rests = await gather(root.logprobs_of(own[len(begin) :]) for own in ids)
+            self._keep([root])
+            return np.array([float(rest.sum()) for rest in rests], np.float32)
+
+        return self.decoder.run(run())
+
+    def clear(self) -> None:
+        """Gives back the pages that earlier calls left resident."""
+        while self._pins:
+            self._pins.popleft().release()
+
+    def _keep(self, branches: Sequence[TreeBranch]) -> None:
+        """Leaves the KV of branches resident, and releases them."""
+        for branch in branches:
+            self._pins.append(self.decoder.pin(branch))
+            branch.release()
+            if len(self._pins) > self._retain:
+                self._pins.popleft().release()
+
+    def _most(self, text: str, max_length: int | None, max_new_tokens: int | None) -> int:
+        if max_new_tokens is not None:
+            return max_new_tokens
+        if max_length is None:
+            return self.decoder.sampling.max_tokens
+        length = len(self.decoder.prompt_ids(text))
+        if length >= max_length:
+            raise ValueError(f"max_length: got {max_length} for an input of {length} tokens, expected more")
+        return max_length - length
+
+    def _only_token(self, text: str) -> int:
+        ids = self.decoder.token_ids(text)
+        if len(ids) != 1:
+            warnings.warn(f"candidates: got {text!r} of {len(ids)} tokens, expected one", stacklevel=3)
+        return ids[min(1, len(ids) - 1)]
+
+
+async def _finish(branch: TreeBranch, criteria: Callable[..., Any] | None) -> None:
+    """The whole text in one step; token by token where somebody looks at each."""
+    reason, stopped = "", False
+    while not (branch.finished or stopped or reason == "stop_token"):
+        reason = (await branch.step(**({"max_step_tokens": 1} if criteria else {}))).reason
+        stopped = criteria is not None and all(criteria(torch.tensor([branch.tokens]), torch.empty(1, 0)))

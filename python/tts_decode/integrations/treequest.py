@@ -1,0 +1,134 @@
+"""treequest's algorithms over branches of a decoder of this process: the function that makes a node's child.
+
+Needs nothing of treequest, which takes any function from a state to a state and a score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+from weakref import WeakSet
+
+from ..core.params import SamplingParams
+from ..core.prompts import Prompt
+from ..core.running import gather
+from ..core.state import BranchState
+from ..decoding.branch import TreeBranch
+from ..decoding.decoder import TreeDecoder
+from ..rewards.scorer import Scorer, score_branches
+
+
+class TreeState:
+    """A node's state: a text, and the branch that holds its KV while the state lives.
+
+    treequest copies its tree with each step; a copy of a state is the state. A pickled one keeps its tokens,
+    which are computed again when a node below it is made.
+
+    Attributes:
+        text: after the prompt. finished: whether the text has ended. score: as the scorer said.
+    """
+
+    def __init__(self, branch: TreeBranch, score: float) -> None:
+        self.text, self.finished, self.score = branch.text, branch.finished, score
+        self._branch: TreeBranch | None = branch
+        self._saved: BranchState | None = None
+
+    async def fork(self, decoder: TreeDecoder) -> TreeBranch:
+        """A branch that goes on from here."""
+        if self._branch is None:
+            self._branch = await decoder.restore(cast(BranchState, self._saved))
+        return self._branch.fork(1)[0]
+
+    def release(self) -> None:
+        """Gives up its KV; nodes below it keep what they share."""
+        if self._branch is not None and not self._branch.released:
+            self._branch.release()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TreeState:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        saved = self._saved if self._branch is None else self._branch.snapshot()
+        return {**self.__dict__, "_branch": None, "_saved": saved}
+
+    def __repr__(self) -> str:
+        return f"TreeState({self.text!r}, score={self.score:g})"
+
+
+class TreeGenerator:
+    """A `generate_fn`: `algorithm.step(tree, {"step": TreeGenerator(decoder, prompt, scorer)})`.
+
+    A child is a fork of its parent's branch, and of the prompt's for the root, that has taken one step more.
+    The prompt is computed once, and a child computes nothing of its parent's text but the last token.
+
+    Args:
+        prompt: as of `TreeDecoder.root`.
+        scorer: an async function from branches to numbers from 0 to 1, such as `mean_probability()`.
+        sampling: default: the decoder's. `stop` and `max_step_tokens` say what a step is.
+        revision: a text that is put behind a finished parent, so that its child writes a new answer: at a
+            chat model the turns that ask for one. Without it the child of a finished state is the same text.
+    """
+
+    def __init__(
+        self,
+        decoder: TreeDecoder,
+        prompt: Prompt,
+        scorer: Scorer,
+        *,
+        sampling: SamplingParams | None = None,
+        revision: str | None = None,
+    ) -> None:
+        self.decoder = decoder
+        self._prompt, self._scorer, self._sampling = prompt, scorer, sampling
+        self._revision = revision
+        self._root: TreeBranch | None = None
+        self._states: WeakSet[TreeState] = WeakSet()
+
+    def __call__(self, parent: TreeState | None) -> tuple[TreeState, float]:
+        """One child and its score."""
+        return self.batch([parent])[0]
+
+    def batch(self, parents: Sequence[TreeState | None]) -> list[tuple[TreeState, float]]:
+        """A child of each, decoded together: `batch([trial.parent_state for trial in trials])` of the trials
+        of `ask_batch`, to be told one by one."""
+        return self.decoder.run(self.expand(parents))
+
+    async def expand(self, parents: Sequence[TreeState | None]) -> list[tuple[TreeState, float]]:
+        """`batch` for code in an event loop.
+
+        Raises:
+            ValueError: a score is not within 0 to 1, as treequest needs it.
+            BranchReleasedError: a parent was released.
+        """
+        if self._root is None or self._root.stale:
+            self._root = await self.decoder.root(self._prompt, self._sampling)
+        children = await gather(self._child(parent, self._root) for parent in parents)
+        scores = await score_branches(self._scorer, children)
+        for score in scores:
+            if not 0 <= score <= 1:
+                raise ValueError(
+                    f"scorer: got {score:g}, expected a number from 0 to 1, as treequest needs it"
+                )
+        states = [TreeState(child, score) for child, score in zip(children, scores, strict=True)]
+        self._states.update(states)
+        return list(zip(states, scores, strict=True))
+
+    async def _child(self, parent: TreeState | None, root: TreeBranch) -> TreeBranch:
+        if parent is None:
+            child = root.fork(1)[0]
+        else:
+            child = await parent.fork(self.decoder)
+            self._states.add(parent)  # it may be of an earlier process
+        if child.finished and self._revision is not None:
+            await child.extend(self._revision)
+        await child.step()
+        return child
+
+    def release(self) -> None:
+        """Gives back the pages of the prompt and of all states at once; by themselves those of a state go
+        when Python collects it."""
+        for state in self._states:
+            state.release()
+        if self._root is not None:
+            self._root.release()
+            self._root = None
