@@ -63,7 +63,8 @@ class TreeLanguageModel(AbstractLanguageModel):
         self.sampling = decoder.sampling if sampling is None else sampling
         self.prompt_tokens = self.cached_tokens = self.completion_tokens = 0
         self._system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
-        self._retained = RetainedTexts(decoder, retain, _RETAINED_TOKENS)
+        self._texts = RetainedTexts(decoder, retain, _RETAINED_TOKENS)
+        self._retained = self._texts.of("")
         self._calls = 0
 
     async def agenerate(
@@ -133,7 +134,7 @@ class TreeLanguageModel(AbstractLanguageModel):
         branch = await self.decoder.root(ids, params)
         try:
             step = await branch.step(max_step_tokens=params.max_tokens)
-            self._retained.keep(branch, text)
+            self._retained.keep(branch, len(ids), text)
             answer = step.text
             if step.reason == "stop_string":
                 answer = _cut(branch, answer, params.stop, include=bool(include_stop_str_in_output))
@@ -152,15 +153,14 @@ class TreeLanguageModel(AbstractLanguageModel):
 
     def clear(self) -> None:
         """Gives back the pages of the texts that are kept resident."""
-        self._retained.clear()
+        self._texts.clear()
 
     def _prompt(self, messages: Sequence[Any]) -> str:
         chat = [*self._system, *(_plain(index, message) for index, message in enumerate(messages))]
         if not chat or chat[-1]["role"] != "assistant":
             return self._rendered(chat, add_generation_prompt=True)
-        last: str = chat[-1][
-            "content"
-        ]  # goes on letter by letter, whatever the template does to ends of messages
+        # The last message goes on letter by letter, whatever the template does to ends of messages.
+        last: str = chat[-1]["content"]
         return self._rendered([*chat[:-1], {**chat[-1], "content": _MARK}]).rpartition(_MARK)[0] + last
 
     def _rendered(self, chat: Sequence[Any], **options: bool) -> str:
