@@ -75,6 +75,12 @@ def test_an_answer_has_the_form_of_the_protocol(served):
     }
 
 
+def test_fields_in_extra_body_count_as_the_bodys(served):
+    plain = served.complete(PROMPT, **BODY, top_k=3, n=2, stop=[" "])
+    extra = {"seed": 7, "top_k": 3, "stop": [" "], "user": None}
+    assert texts(served.complete(PROMPT, max_tokens=12, n=2, top_k=3, extra_body=extra)) == texts(plain)
+
+
 def test_16_tokens_are_the_default(served):
     assert served.complete(PROMPT)["usage"]["completion_tokens"] == 16
 

@@ -161,6 +161,11 @@ CASES = [
         "response_format.json_schema.schema_",
     ),
     # searches
+    (C, {"prompt": "x", "extra_body": [1]}, 400, "extra_body"),
+    (C, {"prompt": "x", "extra_body": {"extra_body": {}}}, 400, "extra_body.extra_body"),
+    (C, {"prompt": "x", "n": 1, "extra_body": {"n": 2}}, 400, "extra_body.n"),
+    (C, {"prompt": "x", "extra_body": {"nn": 2}}, 400, "nn"),
+    (C, {"prompt": "x", "extra_body": {"n": 0}}, 400, "n"),
     (C, {"prompt": "x", "tts": {}}, 400, "tts.strategy"),
     (C, {"prompt": "x", "tts": {"strategy": "os.system"}}, 400, "tts.strategy"),
     (C, tts(scorer="/etc/passwd"), 400, "tts.scorer"),

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
-from .errors import APIError, unsupported
+from .errors import APIError, invalid, unsupported
 from .refused import OF_MESSAGES, without_refused
 
 B = TypeVar("B", bound="Body")
@@ -151,7 +151,8 @@ def read_body(kind: type[B], data: Any) -> B:
     """Raises APIError, 400, with the field that is wrong."""
     if not isinstance(data, dict):
         raise APIError(400, f"the body is a {type(data).__name__}, expected an object", None, "invalid_value")
-    given = without_refused("chat" if kind is ChatBody else "completions", _without_nulls(data, None))
+    data = _without_nulls(_with_extra(data), None)
+    given = without_refused("chat" if kind is ChatBody else "completions", data)
     if isinstance(messages := given.get("messages"), list):
         given["messages"] = [
             _without_nulls(item, f"messages[{i}]") if isinstance(item, dict) else item
@@ -163,6 +164,21 @@ def read_body(kind: type[B], data: Any) -> B:
         return kind.model_validate(given)
     except ValidationError as error:
         raise _as_api_error(error) from None
+
+
+def _with_extra(data: dict[str, Any]) -> dict[str, Any]:
+    """Some clients send a field `extra_body`: what it holds counts as the body's own."""
+    own = {name: value for name, value in data.items() if name != "extra_body"}
+    extra = data.get("extra_body")
+    if extra is None:
+        return own
+    if not isinstance(extra, dict):
+        raise invalid("extra_body", "expected an object")
+    for name, value in extra.items():
+        if name == "extra_body" or (name in own and own[name] != value):
+            param = f"extra_body.{name[:_LONGEST_NAME]}"
+            raise invalid(param, "got another value than the body's own, expected it in one place")
+    return extra | own
 
 
 def _without_nulls(data: dict[str, Any], param: str | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from serving import make_chatty
+from tiny_models import EOS, VOCAB
 from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.decoding.branch import TreeBranch
 
@@ -135,9 +136,11 @@ def test_a_search_over_the_server_computes_only_what_is_new(
 
 
 def test_texts_of_other_tokens_than_the_tokenizer_makes(model: Any, computed: list[int]) -> None:
-    """A random model over bytes: its texts are no words, and few of them are even text."""
+    """A random model over bytes: its texts are no words, and few of them are even text. Ids that are no bytes
+    are not drawn: a text that comes back does not have them."""
     decoder = make_chatty(model)
-    lm = TreeLanguageModel(decoder, sampling=SamplingParams(seed=3))
+    no_bytes = dict.fromkeys(range(EOS, VOCAB), -100.0)
+    lm = TreeLanguageModel(decoder, sampling=SamplingParams(seed=3, logit_bias=no_bytes))
     search = ParticleFiltering(StepGeneration(6, tokens_per_step=20), Letters())
     search.infer(lm, PROMPT, budget=8)
     assert max(computed[1:]) <= PAGE
