@@ -161,6 +161,23 @@ def test_prompts_share_what_is_resident(decoder: TreeDecoder) -> None:
     decoder.run(search())
 
 
+def test_prompts_that_share_all_or_a_part_come_in_one_forward_after_the_first(decoder: TreeDecoder) -> None:
+    """Not one after the other: each is there two forwards after all came, whatever their number."""
+
+    async def search() -> None:
+        prompts = [PROMPT] * 6 + [[*PROMPT[:37], i, i] for i in range(6)]
+        before = decoder.stats()
+        branches = await gather(decoder.root(prompt) for prompt in prompts)
+        after = decoder.stats()
+        assert after.steps - before.steps == 2
+        assert after.forward_tokens - before.forward_tokens == len(PROMPT) + 5 * 1 + 6 * 2
+        for branch in branches:
+            await assert_like_fresh(branch)
+            branch.release()
+
+    decoder.run(search())
+
+
 def test_resident_pages_are_unique_full_pages_and_a_tail_a_branch(decoder: TreeDecoder) -> None:
     async def search() -> None:
         root = await decoder.root(PROMPT, SamplingParams(max_step_tokens=21))

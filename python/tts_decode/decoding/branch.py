@@ -78,8 +78,9 @@ class TreeBranch(LivePath):
         if budget is not None:
             budget.start()
 
+        shared = tokens[: min(embeds)] if embeds else tokens
+
         def make(share_limit: int | None) -> TreeBranch:
-            shared = tokens[: min(embeds)] if embeds else tokens
             branch_id, resident = runtime.place(shared, len(tokens), share_limit)
             branch = cls(
                 decoder, scheduler, branch_id, prompt, list(tokens), prompt_length, sampling, seed, budget
@@ -89,7 +90,7 @@ class TreeBranch(LivePath):
             return branch
 
         needs_logits = runtime.engine.has_lm_head
-        return await scheduler.submit(RootRequest(tokens, make, needs_logits=needs_logits))
+        return await scheduler.submit(RootRequest(shared, len(tokens), make, needs_logits=needs_logits))
 
     # -- model work
 

@@ -130,6 +130,9 @@ class RootRequest(Request[P]):
 
     Without LM head (`needs_logits` False) no logits are computed, and what is resident whole is not fed at
     all.
+
+    Args:
+        tokens: of the prompt, up to its first embedding: what others may share. length: of the whole prompt.
     """
 
     forced_from = 0
@@ -138,10 +141,10 @@ class RootRequest(Request[P]):
     path: P
 
     def __init__(
-        self, tokens: list[int], make: Callable[[int | None], P], *, needs_logits: bool = True
+        self, tokens: list[int], length: int, make: Callable[[int | None], P], *, needs_logits: bool = True
     ) -> None:
         super().__init__(None)
-        self.tokens = tokens
+        self.tokens, self.length = tokens, length
         self._make = make
         self._needs_logits = needs_logits
 

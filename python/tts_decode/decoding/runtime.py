@@ -83,16 +83,20 @@ class Runtime:
     def place(self, tokens: list[int], length: int, share_limit: int | None) -> tuple[int, int]:
         """A new branch of the tree for a prompt, and how many of its tokens are resident already.
 
-        tokens: the prompt, up to its first embedding. length: of the whole prompt. Its last token is always
-        fed where there is an LM head, for its logits. share_limit: how many tokens are shared at most.
+        tokens: the prompt, up to its first embedding. length: of the whole prompt. share_limit: how many
+        tokens are shared at most.
         """
-        shared = tokens[: length - 1] if self.engine.has_lm_head else tokens
-        found = self.tree.match(shared[:share_limit])
+        found = self.tree.match(self.shareable(tokens, length)[:share_limit])
         if found is None:
             return self.tree.create(), 0
         (branch_id,) = self.tree.fork(found[0], 1, at=found[1])
         self.kv.used(tokens[: found[1]])
         return branch_id, found[1]
+
+    def shareable(self, tokens: list[int], length: int) -> list[int]:
+        """What a prompt may take from others: not its last token, which is fed for its logits where there is
+        an LM head. tokens, length: as of `place`."""
+        return tokens[: length - 1] if self.engine.has_lm_head else tokens
 
     def positions_left(self, length: int) -> float:
         """How many tokens the model takes behind so many; inf: no limit is known."""

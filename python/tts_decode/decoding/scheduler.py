@@ -189,18 +189,23 @@ class Scheduler:
         self._waiting = [request for request in self._waiting if not request.future.done()]
 
     def _admit_roots(self) -> None:
-        """Gives waiting prompts their path. A prompt whose first page is being computed for another prompt
+        """Gives waiting prompts their path. A prompt whose next page is being computed for another prompt
         waits for that one, to share it."""
-        page = self.runtime.tree.page_size
         roots = [request for request in self._waiting if isinstance(request, RootRequest)]
-        if not roots:
-            return
-        running = {tuple(root.tokens[:page]) for root in roots if root.admitted}
+        running = [root.tokens for root in roots if root.admitted]
         for root in roots:
-            first_page = tuple(root.tokens[:page])
-            if not root.admitted and first_page not in running:
+            if not root.admitted and not self._gains(root, running):
                 root.admit()
-                running.add(first_page)
+                running.append(root.tokens)
+
+    def _gains(self, root: RootRequest[Any], running: list[list[int]]) -> bool:
+        """Whether one of the prompts that are being computed will have more of this one than is resident."""
+        tree = self.runtime.tree
+        shared = self.runtime.shareable(root.tokens, root.length)[: root.share_limit]
+        found = tree.match(shared) if running else None
+        resident = 0 if found is None else found[1]
+        needed = shared[: (resident // tree.page_size + 1) * tree.page_size]  # with its next page
+        return len(needed) > resident and any(tokens[: len(needed)] == needed for tokens in running)
 
     def _turn(self) -> list[Request[Any]]:
         """Requests that go on in this tick."""

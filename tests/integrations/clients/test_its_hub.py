@@ -179,7 +179,7 @@ def test_a_list_of_conversations_is_one_batch(real: TreeDecoder) -> None:
     before = real.stats().steps
     answers = lm.generate([CHAT] * 8, temperature=[0.0, *[1.0] * 7])
     assert len({answer["content"] for answer in answers}) > 4  # each draws by itself
-    assert real.stats().steps - before <= 16 + 3
+    assert real.stats().steps - before <= 16 + 3  # the first prompt, then the others
     assert lm.generate([]) == []
 
 
