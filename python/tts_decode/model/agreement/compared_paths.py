@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from tts_kernels import KVPool, TreePlan, plan
 
 from ..device_steps import make_planner
+from ..families.catalogue import family_of
+from ..families.reading import pack_layer
 from ..hf import HFEngine, Inputs, Output
-from ..packed_model import PackedLayers, PackedModel, pack_layer
+from ..packed_model import PackedLayers, PackedModel
 from ..transfer import to_device
 from ..tree_attention import StepContext
 from .check_program import NUM_PAGES, PAGE_SIZE, CheckProgram, CheckStep
@@ -147,7 +149,7 @@ class GeneralPath:
 
 
 class PackedPath:
-    """Packed weights on the CPU. Made, it has compared what is behind the layers."""
+    """Packed weights on the CPU. Made, it has compared what is before and behind the layers."""
 
     def __init__(self, comparison: Comparison, packed: PackedModel) -> None:
         self._comparison = comparison
@@ -155,6 +157,9 @@ class PackedPath:
         self._pool = comparison.pool(1)
         self._plans = [_host_plan(step) for step in comparison.program.steps]
         program, plain = comparison.program, comparison.plain
+        tokens = [token for step in program.steps for token in step.inputs.tokens]
+        first = packed.first_inputs(comparison.engine.embed(torch.tensor(tokens)))
+        comparison.states([first], plain.inputs[0], "the input of layer 0", "packed")
         # Made of the weights outside the layers as they are substituted, unlike `packed`.
         behind = PackedLayers(comparison.engine.base, packed.layers[:1])
         normed = behind.final_norm(plain.returned[-1][program.source])
@@ -168,7 +173,7 @@ class PackedPath:
         base: Any = made.engine.base
         packed = self._model.layers[layer]
         if made.weights.changes(layer):
-            packed = pack_layer(base.layers[layer], made.engine.windows[layer])
+            packed = pack_layer(family_of(base), base.layers[layer], made.engine.calls[layer])
         alone = PackedLayers(base, [packed])
         got = []
         for step, step_plan in zip(program.steps, self._plans, strict=True):
