@@ -1,0 +1,86 @@
+"""What a `DecoderLayer` computes, in float64 torch and as plain as its docstring says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tts_kernels import DecoderLayer
+
+EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """The weights of a layer before they were packed, [outputs, inputs], and their biases."""
+
+    qkv: tuple[Tensor, Tensor | None]
+    o: tuple[Tensor, Tensor | None]
+    gate_up: tuple[Tensor, Tensor | None]
+    down: tuple[Tensor, Tensor | None]
+
+
+def norm(x: Tensor, weights: Tensor | None) -> Tensor:
+    """RMS norm of [n], LayerNorm of [2, n], nothing of None."""
+    if weights is None:
+        return x
+    if weights.dim() == 2:
+        scale, shift = weights.double()
+        return torch.nn.functional.layer_norm(x, x.shape[-1:], scale, shift, EPS)
+    return torch.nn.functional.rms_norm(x, x.shape[-1:], weights.double(), EPS)
+
+
+def linear(x: Tensor, weight: tuple[Tensor, Tensor | None]) -> Tensor:
+    matrix, bias = weight
+    return torch.nn.functional.linear(x, matrix.double(), None if bias is None else bias.double())
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool) -> Tensor:
+    """x: [T, heads, d]; cos and sin: [T, r] for the first r channels."""
+    turned, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+    if pairs:
+        crossed = torch.stack([-turned[..., 1::2], turned[..., ::2]], -1).flatten(-2)
+    else:
+        first, second = turned.chunk(2, -1)
+        crossed = torch.cat([-second, first], -1)
+    return torch.cat([turned * cos[:, None].double() + crossed * sin[:, None].double(), rest], -1)
+
+
+def before_attention(
+    layer: DecoderLayer,
+    weights: Matrices,
+    x: Tensor,
+    angles: tuple[Tensor, Tensor],
+    heads: tuple[int, int, int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """angles: cos and sin [tables, T, r]. heads: of q, of k and v, and head_dim."""
+    q_heads, kv_heads, head_dim = heads
+    widths = [q_heads * head_dim, kv_heads * head_dim, kv_heads * head_dim]
+    sides = list(linear(norm(x.double(), layer.input_norm), weights.qkv).split(widths, -1))
+    made = []
+    for side, side_norm in zip(sides, (layer.q_norm, layer.k_norm, None), strict=True):
+        whole = side_norm is not None and len(side_norm) == side.shape[-1]
+        split = (norm(side, side_norm) if whole else side).unflatten(-1, (-1, head_dim))
+        made.append(split if whole else norm(split, side_norm))
+    if layer.rotary is not None:
+        cos, sin = (part[layer.rotary] for part in angles)
+        made[:2] = [rotated(side, cos, sin, layer.rotary_pairs) for side in made[:2]]
+    return made[0], made[1], made[2]
+
+
+def after_attention(layer: DecoderLayer, weights: Matrices, x: Tensor, attended: Tensor) -> Tensor:
+    x = x.double()
+    added = norm(linear(attended.double().flatten(1), weights.o), layer.out_norm)
+    y = x + added * layer.factor
+    wide = linear(norm(x if layer.parallel else y, layer.mlp_norm), weights.gate_up)
+    if layer.activation == "gelu_tanh":
+        inner = torch.nn.functional.gelu(wide, approximate="tanh")
+    else:
+        gate, up = wide.chunk(2, -1)
+        silu = layer.activation == "swiglu"
+        inner = up * (
+            torch.nn.functional.silu(gate) if silu else torch.nn.functional.gelu(gate, approximate="tanh")
+        )
+    return y + norm(linear(inner, weights.down), layer.mlp_out_norm) * layer.factor
