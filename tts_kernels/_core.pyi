@@ -252,6 +252,20 @@ class PackedMatrix:
     def __init__(self, panels: int, num_panels: int, bias: int) -> None:
         """Addresses of the panels and of the float32 bias, 0 for none."""
 
+class Experts:
+    """A mixture of experts, its weights borrowed."""
+
+    def __init__(
+        self,
+        router: PackedMatrix,
+        gate_up: Sequence[PackedMatrix],
+        down: Sequence[PackedMatrix],
+        top_k: int,
+        normalised: bool,
+    ) -> None:
+        """gate_up, down: of each expert, panels of gate and up taking turns. normalised: the weights of the
+        chosen ones sum to 1."""
+
 class DecoderLayer:
     """What one layer computes, its weights borrowed."""
 
@@ -265,9 +279,11 @@ class DecoderLayer:
         mlp: tuple[int, int],
         parallel: bool,
         factor: float,
+        experts: Experts | None = None,
     ) -> None:
         """norms: address (0 for none) and whether it is a LayerNorm, of input, MLP and what both add.
-        head_norms: of q and k, and whether they are of all heads together. weights: qkv, o, gate_up, down.
+        head_norms: of q and k, and whether they are of all heads together. weights: qkv, o, and without
+        experts gate_up, down.
         rotary: table (-1 for none), in pairs. attention: scale, soft cap, window (0 for none). mlp: codes of
         activation and gate."""
 
@@ -308,11 +324,13 @@ class Decoder:
         slots: int,
         plan: tuple[int, int],
         tokens: int,
+        experts: int,
         output: DecoderOutput,
         num_threads: int,
     ) -> None:
         """One forward: appends K and V, attends, and leaves hidden states and logits where asked. rotary:
-        addresses of cos and sin, and how many tables."""
+        addresses of cos and sin, and how many tables. experts:
+        of the tokens, 0 for those of the routers."""
     def before_attention(
         self,
         layer: int,

@@ -38,11 +38,17 @@ void bind_decoder(py::module_& m) {
              return PackedMatrix{pointer<void>(panels), num_panels, pointer<float>(bias)};
            }),
            py::arg("panels"), py::arg("num_panels"), py::arg("bias"));
+  py::class_<Experts>(m, "Experts", py::module_local())
+      .def(py::init([](const PackedMatrix& router, std::vector<PackedMatrix> gate_up,
+                       std::vector<PackedMatrix> down, int top_k, bool normalised) {
+             return Experts{router, std::move(gate_up), std::move(down), top_k, normalised};
+           }),
+           py::arg("router"), py::arg("gate_up"), py::arg("down"), py::arg("top_k"), py::arg("normalised"));
   py::class_<DecoderLayer>(m, "DecoderLayer", py::module_local())
       .def(py::init([](const std::array<NormAddress, 4>& norms, std::tuple<uintptr_t, uintptr_t, bool> heads,
-                       const std::array<PackedMatrix, 4>& weights, std::pair<int, bool> rotary,
+                       const std::vector<PackedMatrix>& weights, std::pair<int, bool> rotary,
                        std::tuple<float, float, int> attention, std::pair<int, int> mlp, bool parallel,
-                       float factor) {
+                       float factor, const std::optional<Experts>& experts) {
              const auto [q_norm, k_norm, whole] = heads;
              const auto [scale, soft_cap, window] = attention;
              return DecoderLayer{.input_norm = norm_at(norms[0]),
@@ -50,19 +56,21 @@ void bind_decoder(py::module_& m) {
                                  .out_norm = norm_at(norms[2]),
                                  .mlp_out_norm = norm_at(norms[3]),
                                  .head_norms = {pointer<float>(q_norm), pointer<float>(k_norm), whole},
-                                 .qkv = weights[0],
-                                 .o = weights[1],
-                                 .gate_up = weights[2],
-                                 .down = weights[3],
+                                 .qkv = weights.at(0),
+                                 .o = weights.at(1),
+                                 .gate_up = experts ? PackedMatrix{} : weights.at(2),
+                                 .down = experts ? PackedMatrix{} : weights.at(3),
                                  .rotary = {rotary.first, rotary.second},
                                  .attention = {scale, soft_cap, window},
                                  .activation = static_cast<Activation>(mlp.first),
                                  .gate = static_cast<Gate>(mlp.second),
                                  .parallel = parallel,
-                                 .factor = factor};
+                                 .factor = factor,
+                                 .experts = experts};
            }),
            py::arg("norms"), py::arg("head_norms"), py::arg("weights"), py::arg("rotary"),
-           py::arg("attention"), py::arg("mlp"), py::arg("parallel"), py::arg("factor"));
+           py::arg("attention"), py::arg("mlp"), py::arg("parallel"), py::arg("factor"),
+           py::arg("experts") = py::none());
   py::class_<DecoderShape>(m, "DecoderShape", py::module_local())
       .def(py::init([](int64_t hidden, std::tuple<int, int, int> heads, int rotary_dim, DType weight_dtype,
                        float eps) {
@@ -88,17 +96,18 @@ void bind_decoder(py::module_& m) {
           "run",
           [](const Decoder& decoder, uintptr_t x, std::tuple<uintptr_t, uintptr_t, int> rotary,
              DType row_dtype, const KVView& kv, Strides layer_strides, const SummaryView& summaries,
-             uintptr_t slots, PlanInts plan, int64_t tokens, const DecoderOutput& output, int num_threads) {
+             uintptr_t slots, PlanInts plan, int64_t tokens, uintptr_t experts, const DecoderOutput& output,
+             int num_threads) {
             const PlanView view = view_plan(plan, tokens);
             GilRelease release;
             run_decoder(decoder,
                         {tables_at(rotary), row_dtype, kv, layer_strides.first, layer_strides.second,
-                         summaries, pointer<int32_t>(slots), view},
+                         summaries, pointer<int32_t>(slots), view, pointer<int64_t>(experts)},
                         pointer<float>(x), output, num_threads);
           },
           py::arg("x"), py::arg("rotary"), py::arg("row_dtype"), py::arg("kv"), py::arg("layer_strides"),
-          py::arg("summaries"), py::arg("slots"), py::arg("plan"), py::arg("tokens"), py::arg("output"),
-          py::arg("num_threads"))
+          py::arg("summaries"), py::arg("slots"), py::arg("plan"), py::arg("tokens"), py::arg("experts"),
+          py::arg("output"), py::arg("num_threads"))
       .def(
           "before_attention",
           [](const Decoder& decoder, int64_t layer, uintptr_t x, int64_t tokens,

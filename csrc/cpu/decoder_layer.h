@@ -6,17 +6,12 @@
 #include <optional>
 #include <vector>
 
+#include "cpu/experts.h"
 #include "cpu/kernels/row_ops_kernels.h"
 #include "cpu/kv_layout.h"
 #include "cpu/row_ops.h"
 
 namespace tts {
-
-struct PackedMatrix {
-  const void* panels;  // see packed_linear.h
-  int64_t num_panels;
-  const float* bias;  // [16 num_panels]; null: none
-};
 
 // Where the MLP's first product has its gate.
 enum class Gate : int {
@@ -54,6 +49,7 @@ struct DecoderLayer {
   Gate gate;
   bool parallel;
   float factor;
+  std::optional<Experts> experts;  // in place of gate_up and down
 };
 
 struct DecoderShape {

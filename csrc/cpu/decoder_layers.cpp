@@ -86,12 +86,10 @@ class LayerRun {
     });
   }
 
-  void after_attention(const void* attended, DType dtype, float* x) const {
-    const bool gate_behind = layer_.gate == Gate::kInHalves;
-    const int64_t outputs = columns(layer_.gate_up), mlp = outputs / (layer_.gate == Gate::kNone ? 1 : 2);
-    const int64_t width = gate_behind ? outputs : mlp;
-    const bool sums = adds_more(layer_.out_norm) || adds_more(layer_.mlp_out_norm);
-    for_each_chunk(width, sums, [&](const Chunk& chunk) {
+  // chosen: see DecoderStep.
+  void after_attention(const void* attended, DType dtype, const int64_t* chosen, float* x) const {
+    const bool sums = layer_.experts || adds_more(layer_.out_norm) || adds_more(layer_.mlp_out_norm);
+    for_each_chunk(mlp_columns(), sums, [&](const Chunk& chunk) {
       Stopwatch watch(chunk.threads == 1 ? threads_ : 1);
       const int64_t q_width = int64_t{shape_.num_q_heads} * shape_.head_dim;
       float* const rows = rows_of(x, chunk);
@@ -100,15 +98,11 @@ class LayerRun {
       add_product(layer_.o, at(attended, dtype, chunk.begin * q_width), dtype, q_width, q_width,
                   layer_.out_norm, chunk, rows, watch);
       if (!layer_.parallel) input = normed(layer_.mlp_norm, rows, chunk, watch);
-      const bool in_panels = layer_.gate == Gate::kInPanels;
-      multiply(layer_.gate_up, input, DType::kFloat32, shape_.hidden, shape_.hidden, chunk, chunk.wide,
-               in_panels ? LinearEnd::kSwiGLU : LinearEnd::kStore, watch);
-      if (!in_panels) {
-        activate_rows(layer_.activation, gate_behind, chunk.wide, width, chunk.tokens, mlp, chunk.threads);
-        watch.lap(LayerPart::kNormsAndRotary);
+      if (layer_.experts) {
+        add_experts(*layer_.experts, input, chosen, chunk, rows, watch);
+      } else {
+        add_mlp(input, chunk, rows, watch);
       }
-      add_product(layer_.down, chunk.wide, DType::kFloat32, mlp, width, layer_.mlp_out_norm, chunk, rows,
-                  watch);
     });
   }
 
@@ -174,6 +168,36 @@ class LayerRun {
     norm_rows({rows, stride, {weight, false}, chunk.tokens, n, shape_.eps, rows, stride}, chunk.threads);
   }
 
+  // Of the first product's rows.
+  int64_t mlp_columns() const {
+    if (layer_.experts) return 0;
+    return columns(layer_.gate_up) / (layer_.gate == Gate::kInPanels ? 2 : 1);
+  }
+
+  void add_mlp(const float* input, const Chunk& chunk, float* rows, Stopwatch& watch) const {
+    const bool in_panels = layer_.gate == Gate::kInPanels, gate_behind = layer_.gate == Gate::kInHalves;
+    const int64_t width = mlp_columns(), mlp = width / (gate_behind ? 2 : 1);
+    multiply(layer_.gate_up, input, DType::kFloat32, shape_.hidden, shape_.hidden, chunk, chunk.wide,
+             in_panels ? LinearEnd::kSwiGLU : LinearEnd::kStore, watch);
+    if (!in_panels) {
+      activate_rows(layer_.activation, gate_behind, chunk.wide, width, chunk.tokens, mlp, chunk.threads);
+      watch.lap(LayerPart::kNormsAndRotary);
+    }
+    add_product(layer_.down, chunk.wide, DType::kFloat32, mlp, width, layer_.mlp_out_norm, chunk, rows,
+                watch);
+  }
+
+  void add_experts(const Experts& experts, const float* input, const int64_t* chosen, const Chunk& chunk,
+                   float* rows, Stopwatch& watch) const {
+    const int64_t* const of_chunk = chosen == nullptr ? nullptr : chosen + chunk.begin * experts.top_k;
+    run_experts({experts, shape_.weight_dtype, input, chunk.tokens, shape_.hidden, of_chunk, chunk.added},
+                chunk.threads);
+    watch.lap(LayerPart::kProducts);
+    add_rows(chunk.added, layer_.mlp_out_norm, shape_.eps, layer_.factor, chunk.tokens, shape_.hidden, rows,
+             chunk.threads);
+    watch.lap(LayerPart::kNormsAndRotary);
+  }
+
   bool adds_more(const Norm& norm) const { return norm.weight != nullptr || layer_.factor != 1; }
 
   // rows += norm(x weight + bias) factor
@@ -228,6 +252,17 @@ void attend(const DecoderShape& shape, const DecoderStep& step, int64_t index, c
   watch.lap(LayerPart::kAttention);
 }
 
+void check_experts(const Decoder& decoder, const int64_t* chosen, int64_t tokens) {
+  for (const DecoderLayer& layer : decoder.layers) {
+    if (chosen == nullptr || !layer.experts) continue;
+    const auto count = static_cast<int64_t>(layer.experts->down.size());
+    for (int64_t i = 0; i < tokens * layer.experts->top_k; ++i) {
+      require(chosen[i] >= 0 && chosen[i] < count, "experts: got ", chosen[i], ", expected 0 <= expert < ",
+              count);
+    }
+  }
+}
+
 void check_output(const Decoder& decoder, const DecoderOutput& output, int64_t tokens) {
   require(output.states == nullptr || decoder.norm.weight != nullptr, "states: expected none without a norm");
   require(output.num_rows == 0 || (output.states != nullptr && decoder.head),
@@ -253,7 +288,7 @@ void after_attention(const Decoder& decoder, int64_t layer, const void* attended
                      int64_t tokens, int num_threads) {
   if (tokens == 0) return;
   const DecoderLayer& described = decoder.layers.at(static_cast<size_t>(layer));
-  LayerRun(decoder.shape, described, tokens, num_threads).after_attention(attended, dtype, x);
+  LayerRun(decoder.shape, described, tokens, num_threads).after_attention(attended, dtype, nullptr, x);
 }
 
 // The wanted rows are gathered first where they are not the first ones.
@@ -301,6 +336,7 @@ void run_decoder(const Decoder& decoder, const DecoderStep& step, float* x, cons
   require(step.row_dtype == step.kv.dtype || step.kv.dtype == DType::kInt8,
           "dtype: expected that of the pool, or any beside int8 pages");
   check_output(decoder, output, tokens);
+  check_experts(decoder, step.experts, tokens);
   check_slots(step.kv, step.slots, tokens);
   check_plan(step.plan, step.kv.num_pages);
   if (tokens == 0) return;
@@ -309,7 +345,7 @@ void run_decoder(const Decoder& decoder, const DecoderStep& step, float* x, cons
     const LayerRun layer(shape, decoder.layers[i], tokens, num_threads);
     layer.before_attention(x, step.rotary, {rows.q, rows.k, rows.v, step.row_dtype});
     attend(shape, step, static_cast<int64_t>(i), decoder.layers[i].attention, rows, std::max(num_threads, 1));
-    layer.after_attention(rows.attended, step.row_dtype, x);
+    layer.after_attention(rows.attended, step.row_dtype, step.experts, x);
   }
   decoder_output(decoder, x, tokens, output, num_threads);
 }

@@ -25,8 +25,9 @@ struct DecoderStep {
   KVView kv;
   int64_t k_layer_stride, v_layer_stride;
   SummaryView summaries;
-  const int32_t* slots;  // [tokens]
-  PlanView plan;         // a query for each token
+  const int32_t* slots;    // [tokens]
+  PlanView plan;           // a query for each token
+  const int64_t* experts;  // [tokens, top_k], where tokens go in all layers; null: where routers send them
 };
 
 // What is wanted of a step behind the last norm.

@@ -99,6 +99,12 @@ void test_layers(uint32_t seed) {
   const std::vector<float> layer_norm = normals(random, 2 * hidden), whole = normals(random, q_heads * d);
   const Norm rms{norm.data(), false}, centred{layer_norm.data(), true};
   const bool other = seed % 2 == 1;
+  const std::vector<float> router = matrix(16, hidden);
+  const Experts experts{.router = {router.data(), 1, nullptr},
+                        .gate_up = {3, {gate_up.data(), 2 * mlp / 16, nullptr}},
+                        .down = {3, {down.data(), hidden / 16, nullptr}},
+                        .top_k = 2,
+                        .normalised = other};
   const DecoderLayer layer{.input_norm = other ? centred : rms,
                            .mlp_norm = rms,
                            .out_norm = other ? rms : Norm{},
@@ -113,7 +119,8 @@ void test_layers(uint32_t seed) {
                            .activation = other ? Activation::kGeluTanh : Activation::kSilu,
                            .gate = other ? Gate::kInHalves : Gate::kInPanels,
                            .parallel = seed % 3 == 0,
-                           .factor = other ? 0.5f : 1.0f};
+                           .factor = other ? 0.5f : 1.0f,
+                           .experts = seed % 5 == 0 ? std::optional(experts) : std::nullopt};
   const int64_t page = int64_t{kPageSize} * d, stride = tokens * kv_heads * page;
   std::vector<float> k(static_cast<size_t>(2 * stride)), v(k.size());
   const KVView kv{k.data(), v.data(), kv_heads * page, page,   kv_heads * page, page, tokens,
@@ -141,7 +148,8 @@ void test_layers(uint32_t seed) {
                          stride,
                          {nullptr, 0},
                          slots.data(),
-                         plan};
+                         plan,
+                         nullptr};
   run_decoder(decoder, step, x.data(), {}, 2);
   for (float value : x) CHECK(std::isfinite(value));
   DecoderStep first = step;

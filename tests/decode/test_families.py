@@ -34,6 +34,8 @@ def exact_logprobs(model: PreTrainedModel, tokens: list[int]) -> Tensor:
     """float64 [T, vocab], of transformers."""
     exact = type(model)(model.config).double().eval()
     exact.load_state_dict(model.state_dict())
+    if any(name.endswith("experts") for name, _ in exact.named_modules()):
+        exact.set_experts_implementation("eager")  # others know no float64
     with torch.no_grad():
         return exact(torch.tensor([tokens])).logits[0].log_softmax(-1)
 
@@ -131,6 +133,8 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("glm4", {"out_norm": "post_mlp_layernorm", "mlp_out_norm": "post_self_attn_layernorm"}),
     ("stablelm", {"parallel": True}),
     ("exaone4", {"rotates": lambda attention: True}),
+    ("mixtral", {"normalises_experts": False}),
+    ("qwen3_moe", {"normalises_experts": True}),
     ("olmo2", {"out_norm": None, "input_norm": "post_attention_layernorm"}),
 ]
 

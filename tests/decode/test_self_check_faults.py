@@ -30,7 +30,8 @@ def test_experts_that_tie_are_no_disagreement(dtype: torch.dtype) -> None:
             gate[2:] = gate[:2] * (1 + 1e-7)
     found = serve(model).self_check
     assert found is not None
-    assert found.difference < found.tolerance / 10
+    assert found.paths == ("general", "packed")
+    assert found.difference < found.tolerance / 5  # logits of bfloat16 models differ by a tenth
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

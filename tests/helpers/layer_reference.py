@@ -1,15 +1,18 @@
-"""What a `DecoderLayer` computes, in float64 torch and as plain as its docstring says it."""
+"""Random `DecoderLayer`s, and what they compute in float64 torch, as plain as the docstring says it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tts_kernels import DecoderLayer
+from tts_kernels import DecoderLayer, PackedWeight
 
 EPS = 1e-5
+HIDDEN, MLP, HEADS, Q_HEADS, KV_HEADS, HEAD_DIM = 48, 80, (6, 2, 32), 6, 2, 32
+SIZES: dict[str, Any] = {"num_q_heads": 6, "num_kv_heads": 2, "head_dim": 32, "eps": EPS}
 
 
 @dataclass(frozen=True)
@@ -84,3 +87,48 @@ def after_attention(layer: DecoderLayer, weights: Matrices, x: Tensor, attended:
             torch.nn.functional.silu(gate) if silu else torch.nn.functional.gelu(gate, approximate="tanh")
         )
     return y + norm(linear(inner, weights.down), layer.mlp_out_norm) * layer.factor
+
+
+def make(form: dict[str, Any], weights: torch.dtype) -> tuple[DecoderLayer, Matrices]:
+    form = dict(form)
+    kind, biases, heads, fused = (form.pop(key, None) for key in ("norms", "biases", "head_norms", "fused"))
+    gates = 1 if form.get("activation") == "gelu_tanh" else 2
+
+    def drawn_norm(width: int = HIDDEN) -> Tensor:
+        weight = torch.rand(width) + 0.5
+        return torch.stack([weight, torch.randn(width)]) if kind == "layer" else weight
+
+    def matrix(outputs: int, inputs: int) -> tuple[Tensor, Tensor | None]:
+        weight = (torch.randn(outputs, inputs) * inputs**-0.5).to(weights)
+        return weight, torch.randn(outputs) if biases else None
+
+    made = Matrices(
+        qkv=matrix((Q_HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN),
+        o=matrix(HIDDEN, Q_HEADS * HEAD_DIM),
+        gate_up=matrix(gates * MLP, HIDDEN),
+        down=matrix(HIDDEN, MLP),
+    )
+    norms = {name: drawn_norm() for name in ("input_norm", "mlp_norm")}
+    norms |= {name: drawn_norm() for name in ("out_norm", "mlp_out_norm") if form.pop(name, None)}
+    for name, count in (("q_norm", Q_HEADS), ("k_norm", KV_HEADS)):
+        form[name] = (
+            None if heads is None else torch.rand(HEAD_DIM * (count if heads == "whole" else 1)) + 0.5
+        )
+    gate_up = made.gate_up[0]
+    layer = DecoderLayer(
+        qkv=PackedWeight.pack(*made.qkv),
+        o=PackedWeight.pack(*made.o),
+        gate_up=PackedWeight.pack_gated(*gate_up.chunk(2)) if fused else PackedWeight.pack(*made.gate_up),
+        down=PackedWeight.pack(*made.down),
+        scale=0.2,
+        window=None,
+        **(norms | form),
+    )
+    return layer, made
+
+
+def near(actual: Tensor, expected: Tensor, weights: torch.dtype) -> None:
+    """At levels that multiply bfloat16 rows are rounded to it."""
+    rounding = 2**-18 if weights == torch.float32 else 2**-6
+    bound = rounding * float(expected.abs().max())
+    torch.testing.assert_close(actual.double(), expected, atol=bound, rtol=0)

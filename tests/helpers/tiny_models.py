@@ -78,6 +78,15 @@ _CONFIGS = {
         **(_SHAPE | {"hidden_size": 128} | o), rope_parameters=_HALF_ROTARY, use_parallel_residual=True
     ),
     "starcoder2": lambda **o: hf.Starcoder2Config(**_SHAPE, sliding_window=13, **o),
+    "mixtral": lambda **o: hf.MixtralConfig(
+        **_SHAPE, sliding_window=14, num_local_experts=5, num_experts_per_tok=2, **o
+    ),
+    "qwen3_moe": lambda **o: hf.Qwen3MoeConfig(
+        **_SHAPE, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=48, mlp_only_layers=[1], **o
+    ),
+    "olmoe": lambda **o: hf.OlmoeConfig(
+        **(_SHAPE | {"hidden_size": 128}), num_experts=8, num_experts_per_tok=2, norm_topk_prob=True, **o
+    ),
     "ministral": lambda **o: hf.MinistralConfig(**_SHAPE, sliding_window=9, layer_types=_MIXED, **o),
 }
 FAMILIES = tuple(_CONFIGS)

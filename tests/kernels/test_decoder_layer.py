@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 import torch
 from attention_checks import LEVELS
-from layer_reference import EPS, Matrices
+from layer_reference import HEAD_DIM, HEADS, HIDDEN, Q_HEADS, SIZES, make, near
 from torch import Tensor
 
-from tts_kernels import DecoderLayer, DecoderLayers, KVPool, KVTree, PackedWeight, _core, plan
+from tts_kernels import DecoderLayers, KVPool, KVTree, PackedWeight, _core, plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-HIDDEN, MLP, HEADS, Q_HEADS, KV_HEADS, HEAD_DIM = 48, 80, (6, 2, 32), 6, 2, 32
-SIZES: dict[str, Any] = {"num_q_heads": 6, "num_kv_heads": 2, "head_dim": 32, "eps": EPS}
 
 # What each layer has beside plain norms and SwiGLU.
 FORMS: dict[str, dict[str, Any]] = {
@@ -34,51 +32,6 @@ FORMS: dict[str, dict[str, Any]] = {
     "factor and a norm": {"factor": 0.3, "out_norm": True},
     "no rotation": {"rotary": None},
 }
-
-
-def make(form: dict[str, Any], weights: torch.dtype) -> tuple[DecoderLayer, Matrices]:
-    form = dict(form)
-    kind, biases, heads, fused = (form.pop(key, None) for key in ("norms", "biases", "head_norms", "fused"))
-    gates = 1 if form.get("activation") == "gelu_tanh" else 2
-
-    def drawn_norm(width: int = HIDDEN) -> Tensor:
-        weight = torch.rand(width) + 0.5
-        return torch.stack([weight, torch.randn(width)]) if kind == "layer" else weight
-
-    def matrix(outputs: int, inputs: int) -> tuple[Tensor, Tensor | None]:
-        weight = (torch.randn(outputs, inputs) * inputs**-0.5).to(weights)
-        return weight, torch.randn(outputs) if biases else None
-
-    made = Matrices(
-        qkv=matrix((Q_HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN),
-        o=matrix(HIDDEN, Q_HEADS * HEAD_DIM),
-        gate_up=matrix(gates * MLP, HIDDEN),
-        down=matrix(HIDDEN, MLP),
-    )
-    norms = {name: drawn_norm() for name in ("input_norm", "mlp_norm")}
-    norms |= {name: drawn_norm() for name in ("out_norm", "mlp_out_norm") if form.pop(name, None)}
-    for name, count in (("q_norm", Q_HEADS), ("k_norm", KV_HEADS)):
-        form[name] = (
-            None if heads is None else torch.rand(HEAD_DIM * (count if heads == "whole" else 1)) + 0.5
-        )
-    gate_up = made.gate_up[0]
-    layer = DecoderLayer(
-        qkv=PackedWeight.pack(*made.qkv),
-        o=PackedWeight.pack(*made.o),
-        gate_up=PackedWeight.pack_gated(*gate_up.chunk(2)) if fused else PackedWeight.pack(*made.gate_up),
-        down=PackedWeight.pack(*made.down),
-        scale=0.2,
-        window=None,
-        **(norms | form),
-    )
-    return layer, made
-
-
-def near(actual: Tensor, expected: Tensor, weights: torch.dtype) -> None:
-    """At levels that multiply bfloat16 rows are rounded to it."""
-    rounding = 2**-18 if weights == torch.float32 else 2**-6
-    bound = rounding * float(expected.abs().max())
-    torch.testing.assert_close(actual.double(), expected, atol=bound, rtol=0)
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -19,6 +19,22 @@ _MLPS = {"swiglu": (0, 2), "geglu_tanh": (1, 2), "gelu_tanh": (1, 0)}
 _GATE_IN_PANELS = 0, 1
 
 
+class Experts(NamedTuple):
+    """An MLP that is a mixture of experts: the sum of weight * expert(x) over the top_k experts of a token.
+
+    Attributes:
+        router: hidden -> a logit for each expert; weights are their softmax.
+        gate_up, down: of each expert; gate_up gated.
+        normalised: the weights of the chosen experts are scaled to sum to 1.
+    """
+
+    router: PackedWeight
+    gate_up: tuple[PackedWeight, ...]
+    down: tuple[PackedWeight, ...]
+    top_k: int
+    normalised: bool
+
+
 class DecoderLayer(NamedTuple):
     """x += out_norm(o(attention(input_norm(x)))) * factor, then x += mlp_out_norm(mlp(mlp_norm(x))) * factor.
 
@@ -32,6 +48,7 @@ class DecoderLayer(NamedTuple):
             of each head (Qwen3), or [heads * head_dim] of all heads together (OLMo 2).
         o: heads -> hidden.
         gate_up, down: of the MLP. gate_up: gated, or a plain weight whose outputs `activation` describes.
+            None where there are experts.
         scale: of the logits. window: most tokens that a query sees; None: all.
         out_norm, mlp_out_norm: of what attention and MLP add to x.
         activation: "swiglu", silu(gate) * up (Shazeer, arXiv 2002.05202), or "geglu_tanh", gelu(gate) * up,
@@ -41,6 +58,7 @@ class DecoderLayer(NamedTuple):
         soft_cap: c turns a scaled logit s into c * tanh(s / c).
         rotary: which of the step's tables rotates q and k; None: they are not rotated.
         rotary_pairs: channel 2 i turns with 2 i + 1, not i with i + rotary_dim / 2.
+        experts: the MLP, where it is a mixture.
     """
 
     input_norm: Tensor | None
@@ -49,8 +67,8 @@ class DecoderLayer(NamedTuple):
     k_norm: Tensor | None
     o: PackedWeight
     mlp_norm: Tensor | None
-    gate_up: PackedWeight
-    down: PackedWeight
+    gate_up: PackedWeight | None
+    down: PackedWeight | None
     scale: float
     window: int | None
     out_norm: Tensor | None = None
@@ -61,6 +79,7 @@ class DecoderLayer(NamedTuple):
     soft_cap: float | None = None
     rotary: int | None = 0
     rotary_pairs: bool = False
+    experts: Experts | None = None
 
 
 class LayerShape(NamedTuple):
@@ -94,16 +113,9 @@ def checked_layer(index: int, layer: DecoderLayer, shape: LayerShape) -> _core.D
 
 def _checked_layer(layer: DecoderLayer, shape: LayerShape) -> _core.DecoderLayer:
     q_width, kv_width = shape.num_q_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    choice("activation", layer.activation, tuple(_MLPS))
-    gated, gate = layer.gate_up.gated, _MLPS[layer.activation]
-    if gated and layer.activation != "swiglu":
-        raise ValueError(f"activation: got {layer.activation!r}, expected 'swiglu' as gate_up is gated")
-    outputs = layer.gate_up.outputs
-    mlp = outputs if gated or not gate[1] else outputs // 2
     check_weight("qkv", layer.qkv, shape.hidden, q_width + 2 * kv_width, shape.weights)
     check_weight("o", layer.o, q_width, shape.hidden, shape.weights)
-    check_weight("gate_up", layer.gate_up, shape.hidden, outputs, shape.weights, gated=gated)
-    check_weight("down", layer.down, mlp, shape.hidden, shape.weights)
+    codes, experts = _checked_mlp(layer, shape), _checked_experts(layer.experts, shape)
     numbers = real("scale", layer.scale), real("factor", layer.factor)
     soft_cap = 0.0 if layer.soft_cap is None else real("soft_cap", layer.soft_cap)
     capped = None if layer.soft_cap is None else soft_cap
@@ -123,18 +135,64 @@ def _checked_layer(layer: DecoderLayer, shape: LayerShape) -> _core.DecoderLayer
     return _core.DecoderLayer(
         norms,
         (q_norm, k_norm, q_whole or k_whole),
-        [matrix(weight) for weight in (layer.qkv, layer.o, layer.gate_up, layer.down)],
+        [matrix(weight) for weight in (layer.qkv, layer.o, layer.gate_up, layer.down) if weight is not None],
         (table, flag("rotary_pairs", layer.rotary_pairs)),
         (numbers[0], soft_cap, min(window, 2**30)),
-        _GATE_IN_PANELS if gated else gate,
+        codes,
         layer.parallel,
         numbers[1],
+        experts,
     )
+
+
+def _checked_mlp(layer: DecoderLayer, shape: LayerShape) -> tuple[int, int]:
+    """The codes of activation and gate."""
+    choice("activation", layer.activation, tuple(_MLPS))
+    if layer.gate_up is None or layer.down is None:
+        return _GATE_IN_PANELS
+    gated, gate = layer.gate_up.gated, _MLPS[layer.activation]
+    if gated and layer.activation != "swiglu":
+        raise ValueError(f"activation: got {layer.activation!r}, expected 'swiglu' as gate_up is gated")
+    outputs = layer.gate_up.outputs
+    mlp = outputs if gated or not gate[1] else outputs // 2
+    check_weight("gate_up", layer.gate_up, shape.hidden, outputs, shape.weights, gated=gated)
+    check_weight("down", layer.down, mlp, shape.hidden, shape.weights)
+    return _GATE_IN_PANELS if gated else gate
+
+
+def _checked_experts(experts: Experts | None, shape: LayerShape) -> _core.Experts | None:
+    if experts is None:
+        return None
+    count, hidden = len(experts.down), shape.hidden
+    check_weight("router", experts.router, hidden, count, shape.weights)
+    top_k = integer("top_k", experts.top_k, 1)
+    if top_k > count or len(experts.gate_up) != count:
+        raise ValueError(
+            f"experts: got {len(experts.gate_up)} gate_up, {count} down and top_k {top_k}, expected as many "
+            "of both, and top_k of them at most"
+        )
+    for index, (first, second) in enumerate(zip(experts.gate_up, experts.down, strict=True)):
+        mlp = first.outputs
+        check_weight(f"gate_up of expert {index}", first, hidden, mlp, shape.weights, gated=True)
+        check_weight(f"down of expert {index}", second, mlp, hidden, shape.weights)
+    gate_up, down = ([matrix(weight) for weight in side] for side in (experts.gate_up, experts.down))
+    return _core.Experts(matrix(experts.router), gate_up, down, top_k, flag("normalised", experts.normalised))
+
+
+def weights_of(layer: DecoderLayer) -> dict[str, PackedWeight]:
+    """By their names in messages."""
+    named = {name: getattr(layer, name) for name in ("qkv", "o", "gate_up", "down")}
+    if layer.experts is not None:
+        named = {name: named[name] for name in ("qkv", "o")} | {"router": layer.experts.router}
+        for name in ("gate_up", "down"):
+            weights = getattr(layer.experts, name)
+            named |= {f"{name} of expert {index}": weight for index, weight in enumerate(weights)}
+    return named
 
 
 def tensors_of(layer: DecoderLayer) -> list[Tensor]:
     """All that the kernels read."""
-    weights = layer.qkv, layer.o, layer.gate_up, layer.down
+    weights = weights_of(layer).values()
     norms = (layer.input_norm, layer.mlp_norm, layer.out_norm, layer.mlp_out_norm, layer.q_norm, layer.k_norm)
     parts = (*norms, *(weight.panels for weight in weights), *(weight.bias for weight in weights))
     return [part for part in parts if part is not None]
@@ -143,8 +201,11 @@ def tensors_of(layer: DecoderLayer) -> list[Tensor]:
 def refuse_parts(index: int, layer: DecoderLayer) -> None:
     """Raises TypeError where parts of a layer are not of the types that it names."""
     instance(f"layers[{index}]", layer, DecoderLayer, "name its weights")
-    for name in ("qkv", "o", "gate_up", "down"):
-        weight = getattr(layer, name)
+    if layer.experts is not None:
+        instance(f"layers[{index}].experts", layer.experts, Experts, "name its weights")
+        if (layer.gate_up, layer.down) != (None, None):
+            raise TypeError(f"layers[{index}].gate_up, down: got weights beside experts, expected None")
+    for name, weight in weights_of(layer).items():
         instance(f"layers[{index}].{name}", weight, PackedWeight, "make it with PackedWeight.pack")
 
 
@@ -159,7 +220,7 @@ def check_weight(
             f"{name}: got {weight.inputs} inputs, {weight.outputs} outputs, gated: {weight.gated}, expected "
             f"{inputs}, {outputs}, {gated}"
         )
-    if name not in ("qkv", "head") and outputs % PANEL:
+    if name not in ("qkv", "head", "router") and outputs % PANEL:
         raise ValueError(f"{name}: got {outputs} outputs, expected a multiple of {PANEL}")
 
 

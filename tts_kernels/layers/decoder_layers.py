@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _core
-from ..checks import Array, Choice, Guard, Number, Signature, instance, integer, real, shown
-from ..checks.pages import (
-    CORE_DTYPES,
-    FLOAT32,
-    INT32,
-    PLAN,
-    page_arrays,
-    scale_arrays,
-    summary_arrays,
-)
+from ..checks import instance, integer, real, shown
+from ..checks.pages import CORE_DTYPES
 from ..plans.tree_plan import TreePlan, packed_plan
 from ..pool import KVPool
+from .decoder_arguments import AFTER, BEFORE, OUTPUT, STEP
 from .decoder_layer import (
     DecoderLayer,
     LayerShape,
@@ -98,7 +91,9 @@ class DecoderLayers:
                 raise ValueError(f"{name}: got {value}, expected 2**-126 <= {name} <= 2**64")
         self.tables = 1 + max(layer.rotary or 0 for layer in self.layers)
         logits = 0 if head is None else head.columns
-        self._numbers = len(self.layers), self.hidden, heads[1], width, logits, self.tables, rotary
+        chosen = {layer.experts.top_k for layer in self.layers if layer.experts is not None}
+        top_k = 0 if not chosen else chosen.pop() if len(chosen) == 1 else -1  # -1: they differ
+        self._numbers = len(self.layers), self.hidden, heads[1], width, logits, self.tables, rotary, top_k
         self._prepare()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -136,6 +131,7 @@ class DecoderLayers:
         *,
         rows: Tensor | None = None,
         logits: Tensor | None = None,
+        experts: Tensor | None = None,
     ) -> Tensor | None:
         """Runs T tokens through all layers; their keys and values go to the pool.
 
@@ -150,6 +146,8 @@ class DecoderLayers:
             rows: int64 [R], tokens whose logits are wanted. Default: the first R.
             logits: float32 [R, head.columns], contiguous rows at any stride, where the logits go. Default:
                 none are wanted.
+            experts: int64 [T, top_k], distinct experts of each token, in all layers that have any. Default:
+                those that their routers choose.
 
         Returns:
             float32 [T, hidden], the outputs of the norm behind the last layer; None where there is no norm.
@@ -165,10 +163,11 @@ class DecoderLayers:
         buffer, pages = plan.buffer, (pool.k_pages, pool.v_pages)
         summaries, scales = pool.summaries, pool.scales
         dtype = pool.dtype if dtype is None else dtype
-        args = (x, cos, sin, slots, buffer, *pages, summaries, scales, rows, logits, dtype, *self._numbers)
+        tensors = (x, cos, sin, slots, buffer, *pages, summaries, scales, rows, logits, experts)
+        args = (*tensors, dtype, *self._numbers)
         if not self._places.hold():
             self._prepare()
-        if _STEP.look(args) is None:
+        if STEP.look(args) is None:
             self._settle(args, pool, dtype)
         self._refuse_shared(x=x, logits=logits)
         states = None if self.norm is None else torch.empty(x.shape, dtype=torch.float32, device="cpu")
@@ -182,6 +181,7 @@ class DecoderLayers:
             slots.data_ptr(),
             (buffer.data_ptr(), buffer.shape[0]),
             x.shape[0],
+            0 if experts is None else experts.data_ptr(),
             _output(states, rows, logits),
             torch.get_num_threads(),
         )
@@ -203,7 +203,7 @@ class DecoderLayers:
         index = self._checked_index(index)
         if not self._places.hold():
             self._prepare()
-        _BEFORE.check((x, cos, sin, dtype, self.hidden, self.tables, self._shape.rotary_dim))
+        BEFORE.check((x, cos, sin, dtype, self.hidden, self.tables, self._shape.rotary_dim))
         shape, tokens = self._shape, x.shape[0]
         q = torch.empty((tokens, shape.num_q_heads, self.head_dim), dtype=dtype)
         k, v = (torch.empty((tokens, shape.num_kv_heads, self.head_dim), dtype=dtype) for _ in range(2))
@@ -222,7 +222,7 @@ class DecoderLayers:
         index = self._checked_index(index)
         if not self._places.hold():
             self._prepare()
-        _AFTER.check((x, attended, self.hidden, self._shape.num_q_heads, self.head_dim))
+        AFTER.check((x, attended, self.hidden, self._shape.num_q_heads, self.head_dim))
         self._refuse_shared(x=x)
         rows, threads = _core.TokenRows(attended), torch.get_num_threads()
         self._core.after_attention(index, rows, x.data_ptr(), x.shape[0], threads)
@@ -254,7 +254,7 @@ class DecoderLayers:
         if logits is not None and self.head is None:
             raise ValueError("logits: got a tensor, expected None: there is no head")
         columns = 0 if self.head is None else self.head.columns
-        _OUTPUT.check((x, states, rows, logits, self.hidden, columns))
+        OUTPUT.check((x, states, rows, logits, self.hidden, columns))
         if states is None and logits is not None and len(logits) != len(x):
             raise ValueError(f"logits: got {len(logits)} rows, expected {len(x)}, those of states")
         self._refuse_shared(logits=logits)
@@ -280,7 +280,7 @@ class DecoderLayers:
             raise ValueError(f"pool: got {pool.num_layers} layers, expected {len(self.layers)}")
         if dtype in FLOAT_DTYPES and dtype != pool.dtype and pool.dtype != torch.int8:
             raise TypeError(f"dtype: got {dtype}, expected {pool.dtype}, the dtype of the pool")
-        _STEP.settle(args)
+        STEP.settle(args)
 
 
 def _output(states: Tensor | None, rows: Tensor | None, logits: Tensor | None) -> _core.DecoderOutput:
@@ -289,93 +289,6 @@ def _output(states: Tensor | None, rows: Tensor | None, logits: Tensor | None) -
         (0 if rows is None else rows.data_ptr(), 0 if logits is None else logits.shape[0]),
         (0, 0) if logits is None else (logits.data_ptr(), logits.stride(0)),
     )
-
-
-def _angles(values: Mapping[str, Any]) -> tuple[Array | Number, ...]:
-    """Of cos and sin."""
-    shape = "T, rotary_dim" if values["num_tables"] == 1 else "num_tables, T, rotary_dim"
-    return (
-        Number("num_tables", "num_tables >= 1"),
-        Number("rotary_dim", "rotary_dim >= 2"),
-        Array("cos", shape, FLOAT32),
-        Array("sin", shape, FLOAT32),
-    )
-
-
-def _step_of(values: Mapping[str, Any]) -> Signature:
-    if values["logits"] is not None and not values["head_columns"]:
-        raise ValueError("logits: got a tensor, expected None: there is no head")
-    dtype = values["k_pages"].dtype
-    return Signature(
-        Number("num_layers", "num_layers >= 1"),
-        Number("hidden", "hidden >= 1"),
-        Number("num_kv_heads", "num_kv_heads >= 1"),
-        Number("head_dim", "head_dim >= 1"),
-        Number("head_columns", "head_columns >= 0"),
-        Choice("dtype", FLOAT_DTYPES),
-        Array("slots", "T", INT32),
-        Array("x", "T, hidden", FLOAT32, written=True),
-        *_angles(values),
-        PLAN,
-        *page_arrays(dtype, plain=False, layers=True, written=True),
-        *summary_arrays(dtype, layers=True),
-        *scale_arrays(dtype, layers=True, written=True),
-        *_wanted(),
-        home="k_pages",
-    )
-
-
-def _wanted() -> tuple[Array, Array]:
-    return (
-        Array("rows", "R", (torch.int64,), optional=True),
-        Array("logits", "R, head_columns", FLOAT32, packed=1, written=True, optional=True),
-    )
-
-
-_STEP = Guard(
-    "DecoderLayers",
-    (
-        *("x", "cos", "sin", "slots", "plan", "k_pages", "v_pages", "summaries", "scales", "rows", "logits"),
-        *("dtype", "num_layers", "hidden", "num_kv_heads", "head_dim", "head_columns", "num_tables"),
-        "rotary_dim",
-    ),
-    _step_of,
-)
-_BEFORE = Guard(
-    "DecoderLayers",
-    ("x", "cos", "sin", "dtype", "hidden", "num_tables", "rotary_dim"),
-    lambda values: Signature(
-        Number("hidden", "hidden >= 1"),
-        Choice("dtype", FLOAT_DTYPES),
-        Array("x", "T, hidden", FLOAT32),
-        *_angles(values),
-        home="x",
-    ),
-)
-_AFTER = Guard(
-    "DecoderLayers",
-    ("x", "attended", "hidden", "num_q_heads", "head_dim"),
-    lambda _: Signature(
-        Number("hidden", "hidden >= 1"),
-        Number("num_q_heads", "num_q_heads >= 1"),
-        Number("head_dim", "head_dim >= 1"),
-        Array("x", "T, hidden", FLOAT32, written=True),
-        Array("attended", "T, num_q_heads, head_dim", FLOAT_DTYPES),
-        home="x",
-    ),
-)
-_OUTPUT = Guard(
-    "DecoderLayers",
-    ("x", "states", "rows", "logits", "hidden", "head_columns"),
-    lambda _: Signature(
-        Number("hidden", "hidden >= 1"),
-        Number("head_columns", "head_columns >= 0"),
-        Array("x", "T, hidden", FLOAT32),
-        Array("states", "T, hidden", FLOAT32, written=True, optional=True),
-        *_wanted(),
-        home="x",
-    ),
-)
 
 
 def _made_again(layers: Sequence[DecoderLayer], options: dict[str, Any]) -> DecoderLayers:

@@ -75,6 +75,7 @@ class PackedLayers:
         *,
         rows: Tensor | None = None,
         logits: Tensor | None = None,
+        experts: Tensor | None = None,
     ) -> Tensor:
         """Last hidden states, after the final norm, float32 [T, hidden].
 
@@ -82,10 +83,12 @@ class PackedLayers:
         queries, keys and values.
         attend: how, or where to all that the plan has.
         logits: float32 [R, columns of the head], where those of int64 `rows` [R] go; default: of all tokens.
+        experts: int64 [T, top_k], of each token where all that the plan has is attended to; default: those of
+            the routers.
         """
         cos, sin = angles(self._family, self._base, embeds, positions, self._layers.tables)
         if isinstance(attend, tuple):
-            states = self._layers(embeds, cos, sin, *attend, dtype, rows=rows, logits=logits)
+            states = self._layers(embeds, cos, sin, *attend, dtype, rows=rows, logits=logits, experts=experts)
             assert states is not None  # there is a norm
             return states
         for index, layer in enumerate(self.layers):

@@ -180,7 +180,10 @@ class PackedPath:
             _copy_pages(self._pool, step)
             states, positions = made.plain.inputs[layer][step.source], program.positions[step.source]
             pages = self._pool, torch.from_numpy(step.inputs.slots), step_plan
-            alone.hidden_states(states, positions, torch.float32, pages)
+            experts = None
+            if packed.experts is not None:  # near ties are decided alike
+                experts = made.plain.routing[layer][0][step.source]
+            alone.hidden_states(states, positions, torch.float32, pages, experts=experts)
             got.append(states)
         made.layer(layer, got, "packed")
 

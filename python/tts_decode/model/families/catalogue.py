@@ -29,6 +29,7 @@ _GEMMA_OPTIONS = (
     "attn_logit_softcapping",
     "final_logit_softcapping",
 )
+_MIXTURE = ("num_experts_per_tok", "output_router_logits", "router_aux_loss_coef")
 _FUSED_MLP: dict[str, Any] = {"gate_up": ("gate_up_proj",), "activation": "activation_fn"}
 
 _DECLARED = (
@@ -141,6 +142,27 @@ _DECLARED = (
         gated=False,
         down="c_proj",
         activation="act",
+    ),
+    Family(
+        "MixtralModel",
+        (*_MIXTURE, "sliding_window", "num_local_experts", "router_jitter_noise"),
+        normalises_experts=True,
+    ),
+    Family(
+        "Qwen3MoeModel",
+        (
+            *(*_MIXTURE, "num_experts", "norm_topk_prob", "moe_intermediate_size"),
+            *("attention_bias", "sliding_window", "use_sliding_window"),
+            *("decoder_sparse_step", "mlp_only_layers"),
+        ),
+        head_norms=_HEAD_NORMS,
+        normalises_experts="norm_topk_prob",
+    ),
+    Family(
+        "OlmoeModel",
+        (*_MIXTURE, "num_experts", "norm_topk_prob", "attention_bias"),
+        head_norms=_HEAD_NORMS,
+        normalises_experts="norm_topk_prob",
     ),
 )
 FAMILIES = {family.base: family for family in _DECLARED}

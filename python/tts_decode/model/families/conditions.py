@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 
 from .catalogue import FAMILIES
 from .declaration import Family
-from .reading import ACTIVATIONS, activation_of, epsilon_of, is_parallel, layer_norms, part
+from .reading import ACTIVATIONS, activation_of, epsilon_of, is_mixture, is_parallel, layer_norms, part
 
 # Fields of a config that every declaration covers: sizes, tokens, what training alone reads, and rotary
 # angles, scales and activations, which are read from the model's modules.
@@ -100,10 +100,10 @@ def _changed_weight(base: Any, model: Any) -> str | None:
 def _undeclared(family: Family, layer: Any) -> str | None:
     """What a layer has that its declaration does not account for, or lacks."""
     attention, mlp = part(layer, "self_attn"), part(layer, "mlp")
-    linears = {
-        **{f"self_attn.{name}": part(attention, name) for name in (*family.qkv, "o_proj")},
-        **{f"mlp.{name}": part(mlp, name) for name in (*family.gate_up, family.down)},
-    }
+    mixture = is_mixture(family, mlp)
+    linears = {f"self_attn.{name}": part(attention, name) for name in (*family.qkv, "o_proj")}
+    if not mixture:
+        linears |= {f"mlp.{name}": part(mlp, name) for name in (*family.gate_up, family.down)}
     norms = {name: part(layer, name) for name in layer_norms(family)}
     if norms and is_parallel(family, layer) and norms.get(family.mlp_norm or "") is None:
         norms.pop(family.mlp_norm or "", None)  # the MLP reads through input_norm
@@ -112,19 +112,22 @@ def _undeclared(family: Family, layer: Any) -> str | None:
         if module is None:
             return f"it has no {name}"
     declared = {f"{name}.weight" for name in (*linears, *norms)} | {f"{name}.bias" for name in linears}
+    if mixture:
+        declared |= {"mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"}
     if family.norm == "layer":
         declared |= {f"{name}.bias" for name in norms}
     for name, _ in [*layer.named_parameters(), *layer.named_buffers()]:
         if name not in declared:
             return f"{name} is not in the declaration of {family.base}"
-    for side, names in ("self_attn", family.qkv), ("mlp", family.gate_up):
+    for side, names in ("self_attn", family.qkv), ("mlp", () if mixture else family.gate_up):
         if len({linears[f"{side}.{name}"].bias is None for name in names}) > 1:
             return f"only some of {', '.join(names)} have a bias"
-    if activation_of(family, mlp) is None:
-        return f"the activation {type(part(mlp, family.activation)).__name__}"
-    if linears[f"mlp.{family.down}"].in_features % 16:
-        return "the width of the MLP is no multiple of 16"
-    return None
+    inner = mlp.experts if mixture else mlp
+    activation = activation_of(family, inner)
+    if activation is None or (mixture and activation != "swiglu"):
+        return f"the activation {type(part(inner, family.activation)).__name__}"
+    width = inner.down_proj.shape[-1] if mixture else linears[f"mlp.{family.down}"].in_features
+    return "the width of the MLP is no multiple of 16" if width % 16 else None
 
 
 def _differing_layers(base: Any) -> str | None:

@@ -33,6 +33,8 @@ class Family:
         gate_up: modules of the MLP for gate and up, or one likewise; of one without gate, the first module.
         gated: whether there is a gate.
         down, activation: modules of the MLP.
+        normalises_experts: where an MLP is a mixture (`is_mixture`), whether the weights of a token's experts
+            are scaled to sum to 1; a name: an attribute of the router says so. None: there are no mixtures.
         rotates: whether a layer with this attention module rotates q and k.
         rotary_pairs: channel 2 i of a head turns with channel 2 i + 1; else i with i + half.
         angles_in_pairs: the rotary module repeats each angle beside itself; else all angles twice.
@@ -57,6 +59,7 @@ class Family:
     gated: bool = True
     down: str = "down_proj"
     activation: str = "act_fn"
+    normalises_experts: bool | str | None = None
     rotates: Callable[[Any], bool] = _always
     rotary_pairs: bool = False
     angles_in_pairs: bool = False

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import GELUTanh, NewGELUActivation, SiLUActivation
 
-from tts_kernels import DecoderLayer, PackedWeight
+from tts_kernels import DecoderLayer, Experts, PackedWeight
 
 from ..support.features import AttentionCall
 from .declaration import Family
@@ -27,6 +27,11 @@ def activation_of(family: Family, mlp: Any) -> str | None:
     """The name that `DecoderLayer` has for what an MLP does; None: it has none."""
     gated, plain = ACTIVATIONS.get(type(getattr(mlp, family.activation, None)), (None, None))
     return gated if family.gated else plain
+
+
+def is_mixture(family: Family, mlp: Any) -> bool:
+    """An MLP with a router, `gate`, and `experts` whose weights are tensors with all of them."""
+    return family.normalises_experts is not None and part(mlp, "experts") is not None
 
 
 def norm_of(family: Family, norm: Any) -> Tensor | None:
@@ -58,7 +63,8 @@ def pack_layer(family: Family, layer: Any, call: AttentionCall) -> DecoderLayer:
         for name in (family.input_norm, family.mlp_norm, family.out_norm, family.mlp_out_norm)
     )
     q_norm, k_norm = (norm_of(family, part(attention, name)) for name in family.head_norms or (None,) * 2)
-    activation = activation_of(family, mlp)
+    mixture = is_mixture(family, mlp)
+    activation = "swiglu" if mixture else activation_of(family, mlp)
     if activation is None:
         raise ValueError(f"{type(mlp).__name__}: its activation is none that kernels have")
     return DecoderLayer(
@@ -68,8 +74,8 @@ def pack_layer(family: Family, layer: Any, call: AttentionCall) -> DecoderLayer:
         k_norm=k_norm,
         o=_packed([attention.o_proj]),
         mlp_norm=input_norm if parallel and mlp_norm is None else mlp_norm,
-        gate_up=_packed_gate_up(family, [part(mlp, name) for name in family.gate_up], activation),
-        down=_packed([part(mlp, family.down)]),
+        gate_up=None if mixture else _packed_gate_up(family, mlp, activation),
+        down=None if mixture else _packed([part(mlp, family.down)]),
         scale=attention.scaling,
         window=call.window,
         out_norm=out_norm,
@@ -80,6 +86,7 @@ def pack_layer(family: Family, layer: Any, call: AttentionCall) -> DecoderLayer:
         soft_cap=call.soft_cap,
         rotary=_table(family, attention) if family.rotates(attention) else None,
         rotary_pairs=family.rotary_pairs,
+        experts=_packed_experts(family, mlp) if mixture else None,
     )
 
 
@@ -149,8 +156,20 @@ def _packed(linears: list[Any]) -> PackedWeight:
     return PackedWeight.pack(weights[0] if len(weights) == 1 else torch.cat(weights), bias)
 
 
-def _packed_gate_up(family: Family, linears: list[Any], activation: str) -> PackedWeight:
+def _packed_experts(family: Family, mlp: Any) -> Experts:
+    router, experts, named = mlp.gate, mlp.experts, family.normalises_experts
+    return Experts(
+        router=PackedWeight.pack(router.weight.detach()),
+        gate_up=tuple(PackedWeight.pack_gated(*one.chunk(2)) for one in experts.gate_up_proj.detach()),
+        down=tuple(PackedWeight.pack(one) for one in experts.down_proj.detach()),
+        top_k=router.top_k,
+        normalised=bool(getattr(router, named) if isinstance(named, str) else named),
+    )
+
+
+def _packed_gate_up(family: Family, mlp: Any, activation: str) -> PackedWeight:
     """Gated, where the kernel of the product has the activation."""
+    linears = [part(mlp, name) for name in family.gate_up]
     biased = any(linear.bias is not None for linear in linears)
     if not family.gated or activation != "swiglu" or biased:
         return _packed(linears)
