@@ -165,6 +165,44 @@ def test_a_declaration_without_one_of_its_norms_is_not_used(
             assert "is not in the declaration" in (why_general(model) or "")
 
 
+def gemma3_with_images() -> PreTrainedModel:
+    """Text of the family in a model that also takes images."""
+    text = tiny_model("gemma3").config
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(2)
+    config = hf.Gemma3Config(
+        text_config=text.to_dict(),
+        vision_config=vision | {"image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=1,
+        image_token_index=255,
+        boi_token_index=254,
+        eoi_token_index=253,
+    )
+    return hf.Gemma3ForConditionalGeneration(config).eval()
+
+
+def test_a_model_for_more_than_text_runs_packed() -> None:
+    model = gemma3_with_images()
+    assert why_general(model) is None
+    decoder = make(model)
+    assert decoder.runtime.engine.packed is not None
+
+    async def following() -> Tensor:
+        return await (await decoder.root(TEXT)).next_logprobs()
+
+    with torch.no_grad():
+        expected = model(torch.tensor([TEXT])).logits[0, -1].log_softmax(-1)
+    torch.testing.assert_close(decoder.run(following()), expected, atol=2e-4, rtol=0)
+
+
+def test_a_wrapper_that_no_declaration_names_runs_over_the_general_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = "Gemma3TextModel"
+    monkeypatch.setitem(catalogue.FAMILIES, base, dataclasses.replace(catalogue.FAMILIES[base], wrappers=()))
+    assert "is no wrapper in the declaration" in (why_general(gemma3_with_images()) or "")
+
+
 @dataclasses.dataclass
 class GatedConfig(hf.LlamaConfig):
     """As a later release of transformers may have it."""

@@ -25,6 +25,7 @@ from .families.reading import (
     pack_layer,
 )
 from .support.features import AttentionCall
+from .support.named_features import text_body
 
 # Index of a layer, q [T, heads, d], k and v [T, kv_heads, d], logit scale, window, soft cap -> [T, heads, d]
 Attend = Callable[[int, Tensor, Tensor, Tensor, float, int | None, float | None], Tensor]
@@ -116,7 +117,8 @@ class PackedModel(PackedLayers):
 
     def __init__(self, model: Any, calls: Sequence[AttentionCall], epoch: int) -> None:
         """calls: of each layer's attention."""
-        base, family = model.base_model, family_of(model.base_model)
+        base = text_body(model)
+        family = family_of(base)
         head = model.get_output_embeddings()
         self._head = None if head is None else PackedWeight.pack(head.weight.detach())
         layers = [pack_layer(family, *pair) for pair in zip(base.layers, calls, strict=True)]
@@ -174,5 +176,5 @@ def _numbers(model: Any) -> list[float]:
     scales and windows, and of the logits: neither changes a version."""
     sums = [float(weight.detach().sum(dtype=torch.float32)) for weight in model.parameters()]
     values = [value for module in model.modules() for value in vars(module).values()]
-    values += logit_settings(family_of(model.base_model), model)
+    values += logit_settings(family_of(text_body(model)), model)
     return sums + [value for value in values if type(value) in (int, float)]

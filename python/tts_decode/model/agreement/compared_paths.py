@@ -17,6 +17,7 @@ from ..families.catalogue import family_of
 from ..families.reading import pack_layer
 from ..hf import HFEngine, Inputs, Output
 from ..packed_model import PackedLayers, PackedModel
+from ..support.named_features import text_body
 from ..transfer import to_device
 from ..tree_attention import StepContext
 from .check_program import NUM_PAGES, PAGE_SIZE, CheckProgram, CheckStep
@@ -161,7 +162,7 @@ class PackedPath:
         first = packed.first_inputs(comparison.engine.embed(torch.tensor(tokens)))
         comparison.states([first], plain.inputs[0], "the input of layer 0", "packed")
         # Made of the weights outside the layers as they are substituted, unlike `packed`.
-        behind = PackedLayers(comparison.engine.base, packed.layers[:1])
+        behind = PackedLayers(text_body(comparison.engine.model), packed.layers[:1])
         normed = behind.final_norm(plain.returned[-1][program.source])
         comparison.states([normed], plain.last, "the last hidden states", "packed")
         if comparison.engine.has_lm_head:
@@ -170,7 +171,7 @@ class PackedPath:
     def compare(self, layer: int) -> None:
         """Its weights are substituted."""
         made, program = self._comparison, self._comparison.program
-        base: Any = made.engine.base
+        base = text_body(made.engine.model)
         packed = self._model.layers[layer]
         if made.weights.changes(layer):
             packed = pack_layer(family_of(base), base.layers[layer], made.engine.calls[layer])

@@ -34,7 +34,7 @@ _FUSED_MLP: dict[str, Any] = {"gate_up": ("gate_up_proj",), "activation": "activ
 
 _DECLARED = (
     Family("LlamaModel", (*_BIASES, "pretraining_tp")),
-    Family("MistralModel", ("sliding_window",)),
+    Family("MistralModel", ("sliding_window",), wrappers=("Mistral3ForConditionalGeneration",)),
     Family("MinistralModel", _WINDOWS),
     Family("Qwen2Model", (*_WINDOWS, "use_sliding_window", "max_window_layers")),
     Family(
@@ -53,6 +53,7 @@ _DECLARED = (
     Family(
         "Gemma3TextModel",
         (*_GEMMA_OPTIONS, "_sliding_window_pattern"),
+        wrappers=("Gemma3ForConditionalGeneration",),
         **_GEMMA,
         **_SANDWICH,
         head_norms=_HEAD_NORMS,

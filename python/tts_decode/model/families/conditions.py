@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from ..support.named_features import text_body
 from .catalogue import FAMILIES
 from .declaration import Family
 from .reading import ACTIVATIONS, activation_of, epsilon_of, is_mixture, is_parallel, layer_norms, part
@@ -43,10 +44,12 @@ _PARTS = {nn.Linear, nn.Embedding, nn.ModuleList, nn.LayerNorm, nn.Dropout, *ACT
 
 def why_general(model: Any) -> str | None:
     """Why a model runs over the general path; None: it can run over packed weights."""
-    base = model.base_model
+    base = text_body(model)
     family = FAMILIES.get(type(base).__name__)
     if family is None:
         return f"{type(base).__name__} is declared by no family"
+    if base is not model.base_model and type(model).__name__ not in family.wrappers:
+        return f"{type(model).__name__} is no wrapper in the declaration of {family.base}"
     reasons = (
         _unknown_option(family, base.config) or _foreign_part(base, model) or _changed_weight(base, model)
     )

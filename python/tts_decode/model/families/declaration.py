@@ -24,6 +24,7 @@ class Family:
         base: class of the base model.
         options: fields of its config that this declaration covers, beside those of all models
             (`conditions.py`). A model whose config sets another one runs over the general path.
+        wrappers: classes of models for more than text, in which the base model lies deeper.
         norm: "rms", "rms_plus_one" where the weight is stored without the one that it is added to (Gemma), or
             "layer".
         input_norm, out_norm, mlp_norm, mlp_out_norm: modules of a layer; None: no such norm.
@@ -48,6 +49,7 @@ class Family:
 
     base: str
     options: tuple[str, ...] = ()
+    wrappers: tuple[str, ...] = ()
     norm: Literal["rms", "rms_plus_one", "layer"] = "rms"
     input_norm: str | None = "input_layernorm"
     out_norm: str | None = None

@@ -133,7 +133,8 @@ def part(module: Any, name: str | None) -> Any:
 
 
 def attribute(value: Any, path: str) -> Any:
-    return reduce(getattr, path.split("."), value)
+    """None where a wrapper has none of this name."""
+    return reduce(part, path.split("."), value)
 
 
 def _layer_types(config: Any) -> list[str]:
