@@ -16,7 +16,7 @@ import torch
 import transformers
 import typer
 from tts_decode import TreeDecoder, UnsupportedModelError
-from tts_decode.model.packed_model import serves
+from tts_decode.model.families.conditions import why_general
 
 from benches.tiny_architectures import MODEL_TYPES, VOCAB, tiny_model
 
@@ -108,7 +108,7 @@ def outcome(model_type: str) -> str:
         return f"refused: {reason[1] if reason else text}"
     if not worst < TOLERANCE:
         return f"wrong by {worst:.2g} nats"
-    return "packed" if serves(model) else "general"
+    return "packed" if why_general(model) is None else "general"
 
 
 def row(model_type: str) -> str:

@@ -13,7 +13,8 @@ except ModuleNotFoundError as missing:
     ) from missing
 from .backends.launch import WorkCapacity
 from .errors import CapacityError, OutOfPagesError, TTSError
-from .layers.decoder_layers import DecoderLayer, DecoderLayers
+from .layers.decoder_layer import DecoderLayer, Experts
+from .layers.decoder_layers import DecoderLayers
 from .layers.packed_linear import packed_linear
 from .layers.packed_weight import PackedWeight
 from .layers.rms_norm import rms_norm
@@ -44,6 +45,7 @@ __all__ = [
     "DecoderLayers",
     "DevicePlan",
     "DevicePlanner",
+    "Experts",
     "KVPool",
     "KVTree",
     "OutOfPagesError",

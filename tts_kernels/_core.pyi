@@ -254,39 +254,71 @@ class PackedMatrix:
     def __init__(self, panels: int, num_panels: int, bias: int) -> None:
         """Addresses of the panels and of the float32 bias, 0 for none."""
 
-class DecoderLayer:
-    """The weights of one layer, borrowed."""
+class Experts:
+    """A mixture of experts, its weights borrowed."""
 
     def __init__(
         self,
-        norms: tuple[int, int],
-        head_norms: tuple[int, int],
-        qkv: PackedMatrix,
-        o: PackedMatrix,
-        gate_up: PackedMatrix,
-        down: PackedMatrix,
-        scale: float,
-        window: int,
+        router: PackedMatrix,
+        gate_up: Sequence[PackedMatrix],
+        down: Sequence[PackedMatrix],
+        top_k: int,
+        normalised: bool,
     ) -> None:
-        """norms: before attention and MLP. head_norms: of q and k, 0 for none. window: 0 for none."""
+        """gate_up, down: of each expert, panels of gate and up taking turns. normalised: the weights of the
+        chosen ones sum to 1."""
+
+class DecoderLayer:
+    """What one layer computes, its weights borrowed."""
+
+    def __init__(
+        self,
+        norms: Sequence[tuple[int, bool]],
+        head_norms: tuple[int, int, bool],
+        weights: Sequence[PackedMatrix],
+        rotary: tuple[int, bool],
+        attention: tuple[float, float, int],
+        mlp: tuple[int, int],
+        parallel: bool,
+        factor: float,
+        experts: Experts | None = None,
+    ) -> None:
+        """norms: address (0 for none) and whether it is a LayerNorm, of input, MLP and what both add.
+        head_norms: of q and k, and whether they are of all heads together. weights: qkv, o, and without
+        experts gate_up, down.
+        rotary: table (-1 for none), in pairs. attention: scale, soft cap, window (0 for none). mlp: codes of
+        activation and gate."""
 
 class DecoderShape:
     """What all layers of a model share."""
 
-    def __init__(self, hidden: int, heads: tuple[int, int, int], weight_dtype: DType, eps: float) -> None:
-        """heads: (query heads, KV heads, head_dim). bfloat16: of the packed weights."""
+    def __init__(
+        self, hidden: int, heads: tuple[int, int, int], rotary_dim: int, weight_dtype: DType, eps: float
+    ) -> None:
+        """heads: (query heads, KV heads, head_dim). weight_dtype: of the packed weights."""
+
+class DecoderOutput:
+    """What is wanted behind the last norm."""
+
+    def __init__(self, states: int, rows: tuple[int, int], logits: tuple[int, int]) -> None:
+        """Addresses, with the number of rows and the stride of the logits; 0 for none."""
 
 class Decoder:
     """All layers of a model and its head, borrowed."""
 
     def __init__(
-        self, shape: DecoderShape, layers: list[DecoderLayer], norm: int, head: PackedMatrix | None
+        self,
+        shape: DecoderShape,
+        layers: Sequence[DecoderLayer],
+        norm: tuple[int, bool],
+        head: PackedMatrix | None,
+        logits: tuple[float, float],
     ) -> None:
-        """norm: address of the final norm's weight. head: None where logits are never wanted."""
+        """norm: as of a layer. head: None where logits are never wanted. logits: factor and soft cap."""
     def run(
         self,
         x: int,
-        cos_sin: tuple[int, int],
+        rotary: tuple[int, int, int],
         row_dtype: DType,
         kv: KVView,
         layer_strides: tuple[int, int],
@@ -294,12 +326,31 @@ class Decoder:
         slots: int,
         plan: tuple[int, int],
         tokens: int,
-        states: int,
-        rows: tuple[int, int],
-        logits_stride: tuple[int, int],
+        experts: int,
+        output: DecoderOutput,
         num_threads: int,
     ) -> None:
-        """One forward: appends K and V, attends, and leaves hidden states and logits where asked."""
+        """One forward: appends K and V, attends, and leaves hidden states and logits where asked. rotary:
+        addresses of cos and sin, and how many tables. experts:
+        of the tokens, 0 for those of the routers."""
+    def before_attention(
+        self,
+        layer: int,
+        x: int,
+        tokens: int,
+        rotary: tuple[int, int, int],
+        q: TokenRows,
+        k: int,
+        v: int,
+        num_threads: int,
+    ) -> None:
+        """A layer up to its rotated queries and keys."""
+    def after_attention(self, layer: int, attended: TokenRows, x: int, tokens: int, num_threads: int) -> None:
+        """The rest of a layer."""
+    def output(self, x: int, tokens: int, output: DecoderOutput, num_threads: int) -> None:
+        """What follows the layers."""
+    def logits(self, output: DecoderOutput, num_threads: int) -> None:
+        """Logits of the first rows of the output's states."""
 
 def decoder_layers_seconds() -> list[float]:
     """Seconds of all calls so far in products, attention, appending, and norms with rotary positions."""

@@ -11,9 +11,9 @@
 #include "bindings/arguments.h"
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
+#include "bindings/plans.h"
 #include "bindings/tensors.h"
 #include "common/error.h"
-#include "cpu/decoder_layers.h"
 #include "cpu/kv_ops.h"
 #include "cpu/packed_linear.h"
 #include "cpu/row_ops.h"
@@ -23,14 +23,12 @@
 #include "cpu/score_pages.h"
 #include "cpu/select_top_pages.h"
 #include "cpu/tree_attention.h"
-#include "tree/plan_buffer.h"
 
 namespace py = pybind11;
 
 namespace tts {
 namespace {
 
-using Strides = std::pair<int64_t, int64_t>;
 using Columns =
     std::pair<uintptr_t, int64_t>;  // an array [num_kv_heads, T, columns or words]; address 0: none
 
@@ -60,32 +58,6 @@ TokenRows make_rows(const py::object& rows, bool heads) {
 SummaryView make_summaries(const py::object& summaries, size_t layers) {
   if (summaries.is_none()) return {nullptr, 0};
   return {pointer<void>(address_of(summaries)), static_cast<int>(Extents::sizes(summaries)[layers + 2])};
-}
-
-// Address and length of a TreePlan's buffer of int32.
-using PlanInts = std::pair<uintptr_t, int64_t>;
-
-// rows: of q, or of what else has a row for each query.
-PlanBuffer open_plan(PlanInts ints, int64_t rows) {
-  const PlanBuffer plan = read_plan(pointer<int32_t>(ints.first), ints.second);
-  require(plan.header->page_size == kPageSize, "plan.page_size: got ", plan.header->page_size, ", expected ",
-          kPageSize, "; plan with page_size=", kPageSize);
-  require(plan.header->num_queries == rows, "plan: got one of ", plan.header->num_queries,
-          " queries, expected ", rows, ", the rows of q");
-  return plan;
-}
-
-PlanView view_plan(PlanInts ints, int64_t rows) {
-  const PlanBuffer plan = open_plan(ints, rows);
-  return {plan.query_order,
-          plan.query_position,
-          plan.blocks,
-          plan.segments,
-          plan.pages,
-          plan.header->num_queries,
-          plan.header->num_blocks,
-          plan.header->num_segments,
-          plan.header->num_pages};
 }
 
 void bind_ops(py::module_& m) {
@@ -265,8 +237,15 @@ void bind_rows(py::module_& m) {
       [](const TokenRows& x, uintptr_t weight, std::pair<int64_t, int64_t> shape, float eps, uintptr_t out,
          int num_threads) {
         GilRelease release;
-        rms_norm(static_cast<const float*>(x.data), x.token_stride, pointer<float>(weight), shape.first,
-                 shape.second, eps, pointer<float>(out), num_threads);
+        norm_rows({static_cast<const float*>(x.data),
+                   x.token_stride,
+                   {pointer<float>(weight), false},
+                   shape.first,
+                   shape.second,
+                   eps,
+                   pointer<float>(out),
+                   shape.second},
+                  num_threads);
       },
       py::arg("x"), py::arg("weight"), py::arg("shape"), py::arg("eps"), py::arg("out"),
       py::arg("num_threads"));
@@ -278,70 +257,14 @@ void bind_rows(py::module_& m) {
         GilRelease release;
         const auto [tokens, q_heads, kv_heads, head_dim] = shape;
         const auto [q_norm, k_norm, eps] = norms;
-        rotate_qkv({static_cast<const float*>(qkv.data), tokens, qkv.token_stride, q_heads, kv_heads,
-                    head_dim, pointer<float>(cos), pointer<float>(sin), pointer<float>(q_norm),
-                    pointer<float>(k_norm), eps, q.dtype, q.data, pointer<void>(k), pointer<void>(v)},
-                   num_threads);
+        rotate_qkv(
+            {static_cast<const float*>(qkv.data), tokens, qkv.token_stride, q_heads, kv_heads, head_dim,
+             pointer<float>(cos), pointer<float>(sin), pointer<float>(q_norm), pointer<float>(k_norm), eps,
+             q.dtype, q.data, pointer<void>(k), pointer<void>(v), head_dim, false},
+            num_threads);
       },
       py::arg("qkv"), py::arg("shape"), py::arg("cos"), py::arg("sin"), py::arg("norms"), py::arg("q"),
       py::arg("k"), py::arg("v"), py::arg("num_threads"));
-}
-
-void bind_decoder(py::module_& m) {
-  py::class_<PackedMatrix>(m, "PackedMatrix", py::module_local())
-      .def(py::init([](uintptr_t panels, int64_t num_panels, uintptr_t bias) {
-             return PackedMatrix{pointer<void>(panels), num_panels, pointer<float>(bias)};
-           }),
-           py::arg("panels"), py::arg("num_panels"), py::arg("bias"));
-  py::class_<DecoderLayer>(m, "DecoderLayer", py::module_local())
-      .def(py::init([](std::pair<uintptr_t, uintptr_t> norms, std::pair<uintptr_t, uintptr_t> head_norms,
-                       const PackedMatrix& qkv, const PackedMatrix& o, const PackedMatrix& gate_up,
-                       const PackedMatrix& down, float scale, int window) {
-             return DecoderLayer{pointer<float>(norms.first),
-                                 pointer<float>(norms.second),
-                                 pointer<float>(head_norms.first),
-                                 pointer<float>(head_norms.second),
-                                 qkv,
-                                 o,
-                                 gate_up,
-                                 down,
-                                 scale,
-                                 window};
-           }),
-           py::arg("norms"), py::arg("head_norms"), py::arg("qkv"), py::arg("o"), py::arg("gate_up"),
-           py::arg("down"), py::arg("scale"), py::arg("window"));
-  py::class_<DecoderShape>(m, "DecoderShape", py::module_local())
-      .def(py::init([](int64_t hidden, std::tuple<int, int, int> heads, DType weight_dtype, float eps) {
-             const auto [q_heads, kv_heads, head_dim] = heads;
-             return DecoderShape{hidden, q_heads, kv_heads, head_dim, weight_dtype, eps};
-           }),
-           py::arg("hidden"), py::arg("heads"), py::arg("weight_dtype"), py::arg("eps"));
-  py::class_<Decoder>(m, "Decoder", py::module_local())
-      .def(py::init([](const DecoderShape& shape, std::vector<DecoderLayer> layers, uintptr_t norm,
-                       const std::optional<PackedMatrix>& head) {
-             return Decoder{shape, std::move(layers), pointer<float>(norm), head};
-           }),
-           py::arg("shape"), py::arg("layers"), py::arg("norm"), py::arg("head"))
-      .def(
-          "run",
-          [](const Decoder& decoder, uintptr_t x, std::pair<uintptr_t, uintptr_t> cos_sin, DType row_dtype,
-             const KVView& kv, Strides layer_strides, const SummaryView& summaries, uintptr_t slots,
-             PlanInts plan, int64_t tokens, uintptr_t states, std::pair<uintptr_t, int64_t> rows,
-             std::pair<uintptr_t, int64_t> logits_stride, int num_threads) {
-            const PlanView view = view_plan(plan, tokens);
-            GilRelease release;
-            run_decoder(decoder,
-                        {pointer<float>(cos_sin.first), pointer<float>(cos_sin.second), row_dtype, kv,
-                         layer_strides.first, layer_strides.second, summaries, pointer<int32_t>(slots), view},
-                        pointer<float>(x),
-                        {pointer<float>(states), pointer<int64_t>(rows.first), rows.second,
-                         pointer<float>(logits_stride.first), logits_stride.second},
-                        num_threads);
-          },
-          py::arg("x"), py::arg("cos_sin"), py::arg("row_dtype"), py::arg("kv"), py::arg("layer_strides"),
-          py::arg("summaries"), py::arg("slots"), py::arg("plan"), py::arg("tokens"), py::arg("states"),
-          py::arg("rows"), py::arg("logits_stride"), py::arg("num_threads"));
-  m.def("decoder_layers_seconds", &decoder_layers_seconds);
 }
 
 void bind_isa(py::module_& m) {
@@ -378,7 +301,6 @@ void bind_cpu(py::module_& m) {
   bind_sampling(m);
   bind_linear(m);
   bind_rows(m);
-  bind_decoder(m);
   bind_isa(m);
 }
 

@@ -38,6 +38,7 @@ PYBIND11_MODULE(_core, m) {
   tts::bind_work_plan(m);
   tts::bind_forms(m);
   tts::bind_cpu(m);
+  tts::bind_decoder(m);
   tts::bind_cuda(m);
   m.def("park_threads", &tts::park_threads);
   m.def("unparked_threads", &tts::unparked_threads);

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <type_traits>
 
 #include "common/error.h"
 #include "cpu/check_plan.h"
@@ -45,7 +46,8 @@ struct Chunk {
   int64_t begin, tokens;
   int threads;
   float* normed;  // [tokens, hidden]
-  float* wide;    // [tokens, columns of qkv or of gate_up / 2]
+  float* added;   // [tokens, hidden], where the layer's sums take more than the product's own
+  float* wide;    // [tokens, outputs of the first product]
 };
 
 std::atomic<int64_t> nanoseconds[4];  // by LayerPart
@@ -67,118 +69,231 @@ class Stopwatch {
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
-class Layers {
+// A layer over some tokens, but for its attention.
+class LayerRun {
  public:
-  Layers(const DecoderShape& shape, const DecoderStep& step, float* x, int num_threads)
-      : shape_(shape),
-        step_(step),
-        x_(x),
-        threads_(std::max(num_threads, 1)),
-        rows_(shape, step.plan.num_queries) {}
+  LayerRun(const DecoderShape& shape, const DecoderLayer& layer, int64_t tokens, int num_threads)
+      : shape_(shape), layer_(layer), tokens_(tokens), threads_(std::max(num_threads, 1)) {}
 
-  void run(int64_t index, const DecoderLayer& layer) {
-    for_each_chunk(columns(layer.qkv), [&](const Chunk& chunk) { before_attention(layer, chunk); });
-    attend(index, layer);
-    for_each_chunk(columns(layer.gate_up) / 2, [&](const Chunk& chunk) { after_attention(layer, chunk); });
-  }
-
- private:
-  int64_t tokens() const { return step_.plan.num_queries; }
-
-  // Chunks of even length on a thread each, or, where they would be too short, one chunk on all threads.
-  template <class Body>
-  void for_each_chunk(int64_t width, const Body& body) const {
-    const int64_t turns = (tokens() + kMaxChunk * threads_ - 1) / (kMaxChunk * threads_);
-    const int64_t chunks = tokens() < kMinChunk * threads_ ? 1 : turns * threads_;
-    parallel_for(threads_, chunks, [&](int64_t i) {
-      const int64_t begin = i * tokens() / chunks, count = (i + 1) * tokens() / chunks - begin;
-      thread_local Scratch memory;
-      auto* normed =
-          reinterpret_cast<float*>(memory.reserve(static_cast<size_t>(count * (shape_.hidden + width))));
-      body({begin, count, chunks == 1 ? threads_ : 1, normed, normed + count * shape_.hidden});
+  void before_attention(const float* x, const RotaryTables& rotary, const HeadRows& heads) const {
+    for_each_chunk(columns(layer_.qkv), false, [&](const Chunk& chunk) {
+      Stopwatch watch(chunk.threads == 1 ? threads_ : 1);
+      const float* const input = normed(layer_.input_norm, rows_of(x, chunk), chunk, watch);
+      multiply(layer_.qkv, input, DType::kFloat32, shape_.hidden, shape_.hidden, chunk, chunk.wide,
+               LinearEnd::kStore, watch);
+      rotate(rotary, heads, chunk);
+      watch.lap(LayerPart::kNormsAndRotary);
     });
   }
 
-  void before_attention(const DecoderLayer& layer, const Chunk& chunk) const {
-    Stopwatch watch(chunk.threads == 1 ? threads_ : 1);
-    const int q_heads = shape_.num_q_heads, kv_heads = shape_.num_kv_heads, d = shape_.head_dim;
-    norm(layer.input_norm, chunk, watch);
-    multiply(layer.qkv, chunk.normed, DType::kFloat32, shape_.hidden, chunk, chunk.wide, LinearEnd::kStore,
-             watch);
-    const int64_t kv_row = chunk.begin * kv_heads * d;
-    rotate_qkv(
-        {chunk.wide, chunk.tokens, columns(layer.qkv), q_heads, kv_heads, d, step_.cos + chunk.begin * d,
-         step_.sin + chunk.begin * d, layer.q_norm, layer.k_norm, shape_.eps, step_.row_dtype,
-         row_at(rows_.q, chunk.begin * q_heads * d), row_at(rows_.k, kv_row), row_at(rows_.v, kv_row)},
+  // chosen: see DecoderStep.
+  void after_attention(const void* attended, DType dtype, const int64_t* chosen, float* x) const {
+    const bool sums = layer_.experts || adds_more(layer_.out_norm) || adds_more(layer_.mlp_out_norm);
+    for_each_chunk(mlp_columns(), sums, [&](const Chunk& chunk) {
+      Stopwatch watch(chunk.threads == 1 ? threads_ : 1);
+      const int64_t q_width = int64_t{shape_.num_q_heads} * shape_.head_dim;
+      float* const rows = rows_of(x, chunk);
+      const float* input = nullptr;
+      if (layer_.parallel) input = normed(layer_.mlp_norm, rows, chunk, watch);
+      add_product(layer_.o, at(attended, dtype, chunk.begin * q_width), dtype, q_width, q_width,
+                  layer_.out_norm, chunk, rows, watch);
+      if (!layer_.parallel) input = normed(layer_.mlp_norm, rows, chunk, watch);
+      if (layer_.experts) {
+        add_experts(*layer_.experts, input, chosen, chunk, rows, watch);
+      } else {
+        add_mlp(input, chunk, rows, watch);
+      }
+    });
+  }
+
+ private:
+  // Chunks of even length on a thread each, or, where they would be too short, one chunk on all threads.
+  template <class Body>
+  void for_each_chunk(int64_t width, bool sums, const Body& body) const {
+    const int64_t turns = (tokens_ + kMaxChunk * threads_ - 1) / (kMaxChunk * threads_);
+    const int64_t chunks = tokens_ < kMinChunk * threads_ ? 1 : turns * threads_;
+    parallel_for(threads_, chunks, [&](int64_t i) {
+      const int64_t begin = i * tokens_ / chunks, count = (i + 1) * tokens_ / chunks - begin;
+      const int64_t hidden = shape_.hidden, narrow = sums ? 2 * hidden : hidden;
+      thread_local Scratch memory;
+      auto* rows = reinterpret_cast<float*>(memory.reserve(static_cast<size_t>(count * (narrow + width))));
+      body({begin, count, chunks == 1 ? threads_ : 1, rows, rows + count * (narrow - hidden),
+            rows + count * narrow});
+    });
+  }
+
+  template <class Float>
+  Float* rows_of(Float* x, const Chunk& chunk) const {
+    return x + chunk.begin * shape_.hidden;
+  }
+
+  template <class Void>
+  static Void* at(Void* rows, DType dtype, int64_t element) {
+    using Char = std::conditional_t<std::is_const_v<Void>, const char, char>;
+    return static_cast<Char*>(rows) + element * element_bytes(dtype);
+  }
+
+  const float* normed(const Norm& norm, const float* rows, const Chunk& chunk, Stopwatch& watch) const {
+    if (norm.weight == nullptr) return rows;
+    norm_rows(
+        {rows, shape_.hidden, norm, chunk.tokens, shape_.hidden, shape_.eps, chunk.normed, shape_.hidden},
         chunk.threads);
     watch.lap(LayerPart::kNormsAndRotary);
+    return chunk.normed;
   }
 
-  void after_attention(const DecoderLayer& layer, const Chunk& chunk) const {
-    Stopwatch watch(chunk.threads == 1 ? threads_ : 1);
-    const int64_t q_width = int64_t{shape_.num_q_heads} * shape_.head_dim;
-    float* const x = x_ + chunk.begin * shape_.hidden;
-    multiply(layer.o, row_at(rows_.attended, chunk.begin * q_width), step_.row_dtype, q_width, chunk, x,
-             LinearEnd::kAdd, watch);
-    norm(layer.mlp_norm, chunk, watch);
-    multiply(layer.gate_up, chunk.normed, DType::kFloat32, shape_.hidden, chunk, chunk.wide,
-             LinearEnd::kSwiGLU, watch);
-    multiply(layer.down, chunk.wide, DType::kFloat32, columns(layer.gate_up) / 2, chunk, x, LinearEnd::kAdd,
-             watch);
+  void rotate(const RotaryTables& tables, const HeadRows& heads, const Chunk& chunk) const {
+    const int q_heads = shape_.num_q_heads, kv_heads = shape_.num_kv_heads, d = shape_.head_dim;
+    HeadNorms norms = layer_.head_norms;
+    if (norms.whole) {
+      norm_side(norms.q, chunk.wide, int64_t{q_heads} * d, chunk);
+      norm_side(norms.k, chunk.wide + int64_t{q_heads} * d, int64_t{kv_heads} * d, chunk);
+      norms.q = norms.k = nullptr;
+    }
+    const bool turns = layer_.rotary.table >= 0;
+    const int64_t angle = (layer_.rotary.table * tokens_ + chunk.begin) * shape_.rotary_dim;
+    const int64_t kv_row = chunk.begin * kv_heads * d;
+    rotate_qkv({chunk.wide, chunk.tokens, columns(layer_.qkv), q_heads, kv_heads, d,
+                turns ? tables.cos + angle : nullptr, turns ? tables.sin + angle : nullptr, norms.q, norms.k,
+                shape_.eps, heads.dtype, at(heads.q, heads.dtype, chunk.begin * q_heads * d),
+                at(heads.k, heads.dtype, kv_row), at(heads.v, heads.dtype, kv_row),
+                turns ? shape_.rotary_dim : 0, layer_.rotary.pairs},
+               chunk.threads);
   }
 
-  float* row_at(float* rows, int64_t element) const {
-    return reinterpret_cast<float*>(reinterpret_cast<char*>(rows) + element * element_bytes(step_.row_dtype));
+  // The RMS norm of all queries, or keys, of a token together, in place.
+  void norm_side(const float* weight, float* rows, int64_t n, const Chunk& chunk) const {
+    if (weight == nullptr) return;
+    const int64_t stride = columns(layer_.qkv);
+    norm_rows({rows, stride, {weight, false}, chunk.tokens, n, shape_.eps, rows, stride}, chunk.threads);
   }
 
-  void norm(const float* weight, const Chunk& chunk, Stopwatch& watch) const {
-    rms_norm(x_ + chunk.begin * shape_.hidden, shape_.hidden, weight, chunk.tokens, shape_.hidden, shape_.eps,
-             chunk.normed, chunk.threads);
+  // Of the first product's rows.
+  int64_t mlp_columns() const {
+    if (layer_.experts) return 0;
+    return columns(layer_.gate_up) / (layer_.gate == Gate::kInPanels ? 2 : 1);
+  }
+
+  void add_mlp(const float* input, const Chunk& chunk, float* rows, Stopwatch& watch) const {
+    const bool in_panels = layer_.gate == Gate::kInPanels, gate_behind = layer_.gate == Gate::kInHalves;
+    const int64_t width = mlp_columns(), mlp = width / (gate_behind ? 2 : 1);
+    multiply(layer_.gate_up, input, DType::kFloat32, shape_.hidden, shape_.hidden, chunk, chunk.wide,
+             in_panels ? LinearEnd::kSwiGLU : LinearEnd::kStore, watch);
+    if (!in_panels) {
+      activate_rows(layer_.activation, gate_behind, chunk.wide, width, chunk.tokens, mlp, chunk.threads);
+      watch.lap(LayerPart::kNormsAndRotary);
+    }
+    add_product(layer_.down, chunk.wide, DType::kFloat32, mlp, width, layer_.mlp_out_norm, chunk, rows,
+                watch);
+  }
+
+  void add_experts(const Experts& experts, const float* input, const int64_t* chosen, const Chunk& chunk,
+                   float* rows, Stopwatch& watch) const {
+    const int64_t* const of_chunk = chosen == nullptr ? nullptr : chosen + chunk.begin * experts.top_k;
+    run_experts({experts, shape_.weight_dtype, input, chunk.tokens, shape_.hidden, of_chunk, chunk.added},
+                chunk.threads);
+    watch.lap(LayerPart::kProducts);
+    add_rows(chunk.added, layer_.mlp_out_norm, shape_.eps, layer_.factor, chunk.tokens, shape_.hidden, rows,
+             chunk.threads);
     watch.lap(LayerPart::kNormsAndRotary);
   }
 
-  void multiply(const PackedMatrix& weight, const void* x, DType x_dtype, int64_t inputs, const Chunk& chunk,
-                float* out, LinearEnd end, Stopwatch& watch) const {
+  bool adds_more(const Norm& norm) const { return norm.weight != nullptr || layer_.factor != 1; }
+
+  // rows += norm(x weight + bias) factor
+  void add_product(const PackedMatrix& weight, const void* x, DType dtype, int64_t inputs, int64_t stride,
+                   const Norm& norm, const Chunk& chunk, float* rows, Stopwatch& watch) const {
+    const bool more = adds_more(norm);
+    multiply(weight, x, dtype, inputs, stride, chunk, more ? chunk.added : rows,
+             more ? LinearEnd::kStore : LinearEnd::kAdd, watch);
+    if (!more) return;
+    add_rows(chunk.added, norm, shape_.eps, layer_.factor, chunk.tokens, shape_.hidden, rows, chunk.threads);
+    watch.lap(LayerPart::kNormsAndRotary);
+  }
+
+  void multiply(const PackedMatrix& weight, const void* x, DType dtype, int64_t inputs, int64_t stride,
+                const Chunk& chunk, float* out, LinearEnd end, Stopwatch& watch) const {
     const int64_t out_columns = columns(weight) / (end == LinearEnd::kSwiGLU ? 2 : 1);
-    packed_linear({x, x_dtype, chunk.tokens, inputs, inputs, weight.panels, shape_.weight_dtype,
+    packed_linear({x, dtype, chunk.tokens, inputs, stride, weight.panels, shape_.weight_dtype,
                    weight.num_panels, weight.bias, out, out_columns, end},
                   chunk.threads);
     watch.lap(LayerPart::kProducts);
   }
 
-  void attend(int64_t index, const DecoderLayer& layer) const {
-    Stopwatch watch;
-    const int q_heads = shape_.num_q_heads, kv_heads = shape_.num_kv_heads, d = shape_.head_dim;
-    const KVView kv = layer_of(step_.kv, index, step_.k_layer_stride, step_.v_layer_stride);
-    const TokenRows k{rows_.k, int64_t{kv_heads} * d, d, step_.row_dtype};
-    const TokenRows v{rows_.v, int64_t{kv_heads} * d, d, step_.row_dtype};
-    append_kv(kv, k, v, step_.slots, tokens(), layer_of(step_.summaries, index, kv), threads_);
-    watch.lap(LayerPart::kAppend);
-    TreeAttentionParams params{};
-    params.kv = kv;
-    params.plan = step_.plan;
-    params.q = rows_.q;
-    params.q_dtype = step_.row_dtype;
-    params.q_token_stride = int64_t{q_heads} * d;
-    params.q_head_stride = d;
-    params.num_q_heads = q_heads;
-    params.out = rows_.attended;
-    params.lse = rows_.lse;
-    params.scale = layer.scale;
-    params.window = layer.window;
-    tree_attention(params, threads_);
-    watch.lap(LayerPart::kAttention);
-  }
-
   const DecoderShape& shape_;
-  const DecoderStep& step_;
-  float* const x_;
+  const DecoderLayer& layer_;
+  const int64_t tokens_;
   const int threads_;
-  const AllRows rows_;
 };
 
-// Logits of the wanted rows, which are gathered first where they are not the first ones.
-void multiply_head(const Decoder& decoder, const DecoderOutput& output, int num_threads) {
+void attend(const DecoderShape& shape, const DecoderStep& step, int64_t index, const Attention& attention,
+            const AllRows& rows, int num_threads) {
+  Stopwatch watch;
+  const int q_heads = shape.num_q_heads, kv_heads = shape.num_kv_heads, d = shape.head_dim;
+  const KVView kv = layer_of(step.kv, index, step.k_layer_stride, step.v_layer_stride);
+  const TokenRows k{rows.k, int64_t{kv_heads} * d, d, step.row_dtype};
+  const TokenRows v{rows.v, int64_t{kv_heads} * d, d, step.row_dtype};
+  append_kv(kv, k, v, step.slots, step.plan.num_queries, layer_of(step.summaries, index, kv), num_threads);
+  watch.lap(LayerPart::kAppend);
+  TreeAttentionParams params{};
+  params.kv = kv;
+  params.plan = step.plan;
+  params.q = rows.q;
+  params.q_dtype = step.row_dtype;
+  params.q_token_stride = int64_t{q_heads} * d;
+  params.q_head_stride = d;
+  params.num_q_heads = q_heads;
+  params.out = rows.attended;
+  params.lse = rows.lse;
+  params.scale = attention.scale;
+  params.soft_cap = attention.soft_cap;
+  params.window = attention.window;
+  tree_attention(params, num_threads);
+  watch.lap(LayerPart::kAttention);
+}
+
+void check_experts(const Decoder& decoder, const int64_t* chosen, int64_t tokens) {
+  for (const DecoderLayer& layer : decoder.layers) {
+    if (chosen == nullptr || !layer.experts) continue;
+    const auto count = static_cast<int64_t>(layer.experts->down.size());
+    for (int64_t i = 0; i < tokens * layer.experts->top_k; ++i) {
+      require(chosen[i] >= 0 && chosen[i] < count, "experts: got ", chosen[i], ", expected 0 <= expert < ",
+              count);
+    }
+  }
+}
+
+void check_output(const Decoder& decoder, const DecoderOutput& output, int64_t tokens) {
+  require(output.states == nullptr || decoder.norm.weight != nullptr, "states: expected none without a norm");
+  require(output.num_rows == 0 || (output.states != nullptr && decoder.head),
+          "logits: expected none without a norm and a head");
+  require(output.rows != nullptr || output.num_rows <= tokens, "rows: got ", output.num_rows,
+          ", expected at most the ", tokens, " tokens");
+  for (int64_t i = 0; output.rows != nullptr && i < output.num_rows; ++i) {
+    require(output.rows[i] >= 0 && output.rows[i] < tokens, "rows[", i, "]: got ", output.rows[i],
+            ", expected 0 <= row < ", tokens);
+  }
+}
+
+}  // namespace
+
+void before_attention(const Decoder& decoder, int64_t layer, const RotaryTables& rotary, const float* x,
+                      int64_t tokens, const HeadRows& heads, int num_threads) {
+  if (tokens == 0) return;
+  const DecoderLayer& described = decoder.layers.at(static_cast<size_t>(layer));
+  LayerRun(decoder.shape, described, tokens, num_threads).before_attention(x, rotary, heads);
+}
+
+void after_attention(const Decoder& decoder, int64_t layer, const void* attended, DType dtype, float* x,
+                     int64_t tokens, int num_threads) {
+  if (tokens == 0) return;
+  const DecoderLayer& described = decoder.layers.at(static_cast<size_t>(layer));
+  LayerRun(decoder.shape, described, tokens, num_threads).after_attention(attended, dtype, nullptr, x);
+}
+
+// The wanted rows are gathered first where they are not the first ones.
+void decoder_logits(const Decoder& decoder, const DecoderOutput& output, int num_threads) {
+  if (output.num_rows == 0) return;
   const int64_t hidden = decoder.shape.hidden;
   const float* inputs = output.states;
   thread_local Scratch memory;
@@ -193,9 +308,22 @@ void multiply_head(const Decoder& decoder, const DecoderOutput& output, int num_
                  decoder.shape.weight_dtype, decoder.head->num_panels, decoder.head->bias, output.logits,
                  output.logits_stride, LinearEnd::kStore},
                 num_threads);
+  if (decoder.logit_factor == 1 && decoder.logit_cap == 0) return;
+  scale_and_cap_rows(decoder.logit_factor, decoder.logit_cap, output.logits, output.logits_stride,
+                     output.num_rows, columns(*decoder.head), num_threads);
 }
 
-}  // namespace
+void decoder_output(const Decoder& decoder, const float* x, int64_t tokens, const DecoderOutput& output,
+                    int num_threads) {
+  check_output(decoder, output, tokens);
+  if (output.states == nullptr || tokens == 0) return;
+  const DecoderShape& shape = decoder.shape;
+  Stopwatch watch;
+  norm_rows({x, shape.hidden, decoder.norm, tokens, shape.hidden, shape.eps, output.states, shape.hidden},
+            num_threads);
+  watch.lap(LayerPart::kNormsAndRotary);
+  decoder_logits(decoder, output, num_threads);
+}
 
 void run_decoder(const Decoder& decoder, const DecoderStep& step, float* x, const DecoderOutput& output,
                  int num_threads) {
@@ -207,27 +335,19 @@ void run_decoder(const Decoder& decoder, const DecoderStep& step, float* x, cons
           " of ", shape.head_dim);
   require(step.row_dtype == step.kv.dtype || step.kv.dtype == DType::kInt8,
           "dtype: expected that of the pool, or any beside int8 pages");
-  require(output.states == nullptr || decoder.norm != nullptr, "states: expected none without a norm");
-  require(output.num_rows == 0 || (output.states != nullptr && decoder.head),
-          "logits: expected none without a norm and a head");
-  require(output.rows != nullptr || output.num_rows <= tokens, "rows: got ", output.num_rows,
-          ", expected at most the ", tokens, " tokens");
-  for (int64_t i = 0; output.rows != nullptr && i < output.num_rows; ++i) {
-    require(output.rows[i] >= 0 && output.rows[i] < tokens, "rows[", i, "]: got ", output.rows[i],
-            ", expected 0 <= row < ", tokens);
-  }
+  check_output(decoder, output, tokens);
+  check_experts(decoder, step.experts, tokens);
   check_slots(step.kv, step.slots, tokens);
   check_plan(step.plan, step.kv.num_pages);
   if (tokens == 0) return;
-  if (!decoder.layers.empty()) {
-    Layers run(shape, step, x, num_threads);
-    for (size_t i = 0; i < decoder.layers.size(); ++i) run.run(static_cast<int64_t>(i), decoder.layers[i]);
+  const AllRows rows(shape, decoder.layers.empty() ? 0 : tokens);
+  for (size_t i = 0; i < decoder.layers.size(); ++i) {
+    const LayerRun layer(shape, decoder.layers[i], tokens, num_threads);
+    layer.before_attention(x, step.rotary, {rows.q, rows.k, rows.v, step.row_dtype});
+    attend(shape, step, static_cast<int64_t>(i), decoder.layers[i].attention, rows, std::max(num_threads, 1));
+    layer.after_attention(rows.attended, step.row_dtype, step.experts, x);
   }
-  if (output.states == nullptr) return;
-  Stopwatch watch;
-  rms_norm(x, shape.hidden, decoder.norm, tokens, shape.hidden, shape.eps, output.states, num_threads);
-  watch.lap(LayerPart::kNormsAndRotary);
-  if (output.num_rows > 0) multiply_head(decoder, output, num_threads);
+  decoder_output(decoder, x, tokens, output, num_threads);
 }
 
 std::array<double, 4> decoder_layers_seconds() {

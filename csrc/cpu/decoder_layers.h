@@ -1,57 +1,33 @@
-// The layers of a Llama-like model over the tokens of one step, in one call: what packed_linear, rms_norm,
-// rotate_qkv, append_kv and tree_attention do one after the other, to the bit.
+// The layers of a model over the tokens of one step, in one call. Attention of another kind goes between
+// `before_attention` and `after_attention`, which give the same bits.
 #pragma once
 
 #include <array>
 #include <cstdint>
-#include <optional>
-#include <vector>
 
+#include "cpu/decoder_layer.h"
 #include "cpu/kv_layout.h"
 #include "cpu/tree_attention.h"
 
 namespace tts {
 
-struct PackedMatrix {
-  const void* panels;  // see packed_linear.h
-  int64_t num_panels;
-  const float* bias;  // [16 num_panels]; null: none
-};
-
-struct DecoderLayer {
-  const float *input_norm, *mlp_norm;  // [hidden]
-  const float *q_norm, *k_norm;        // [head_dim]; null: none
-  PackedMatrix qkv, o;
-  PackedMatrix gate_up, down;  // gate_up: panels of gate and up take turns
-  float scale;                 // of the logits
-  int window;                  // 0: none
-};
-
-struct DecoderShape {
-  int64_t hidden;  // a multiple of 16
-  int num_q_heads, num_kv_heads, head_dim;
-  DType weight_dtype;
-  float eps;  // of all norms
+// The rotations of the tokens' positions, table after table.
+struct RotaryTables {
+  const float *cos, *sin;  // [num_tables, tokens, rotary_dim]
+  int num_tables;
 };
 
 // What a step's layers share. Pages, their scales and summaries are those of layer 0; the next layers' follow
 // at these strides, in elements.
 struct DecoderStep {
-  const float *cos, *sin;  // [tokens, head_dim]
-  DType row_dtype;         // of queries, keys and values
+  RotaryTables rotary;
+  DType row_dtype;  // of queries, keys and values
   KVView kv;
   int64_t k_layer_stride, v_layer_stride;
   SummaryView summaries;
-  const int32_t* slots;  // [tokens]
-  PlanView plan;         // a query for each token
-};
-
-// A model's layers, and what follows them where norm is set.
-struct Decoder {
-  DecoderShape shape;
-  std::vector<DecoderLayer> layers;
-  const float* norm = nullptr;       // [hidden], weight of the last norm; null: none
-  std::optional<PackedMatrix> head;  // hidden -> logits
+  const int32_t* slots;    // [tokens]
+  PlanView plan;           // a query for each token
+  const int64_t* experts;  // [tokens, top_k], where tokens go in all layers; null: where routers send them
 };
 
 // What is wanted of a step behind the last norm.
@@ -63,10 +39,31 @@ struct DecoderOutput {
   int64_t logits_stride = 0;
 };
 
+// [tokens, heads, head_dim] of `dtype`.
+struct HeadRows {
+  void *q, *k, *v;
+  DType dtype;
+};
+
 // x: [tokens, hidden], the inputs of the first layer, becomes the outputs of the last one. Throws
 // ArgumentError before anything is written.
 void run_decoder(const Decoder& decoder, const DecoderStep& step, float* x, const DecoderOutput& output,
                  int num_threads);
+
+// A layer up to its rotated queries and keys.
+void before_attention(const Decoder& decoder, int64_t layer, const RotaryTables& rotary, const float* x,
+                      int64_t tokens, const HeadRows& heads, int num_threads);
+
+// The rest of it, with attended: [tokens, q heads, head_dim] of `dtype`. x becomes the layer's output.
+void after_attention(const Decoder& decoder, int64_t layer, const void* attended, DType dtype, float* x,
+                     int64_t tokens, int num_threads);
+
+// What follows the layers, of x [tokens, hidden].
+void decoder_output(const Decoder& decoder, const float* x, int64_t tokens, const DecoderOutput& output,
+                    int num_threads);
+
+// Logits of the wanted rows of states [any, hidden].
+void decoder_logits(const Decoder& decoder, const DecoderOutput& output, int num_threads);
 
 // Where the time of all calls so far went, in seconds.
 enum class LayerPart { kProducts, kAttention, kAppend, kNormsAndRotary };

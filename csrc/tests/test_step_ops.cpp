@@ -64,7 +64,7 @@ void test_rows(uint32_t seed) {
   const int64_t rows = draw(random, 1, 9), n = draw(random, 1, 80);
   const std::vector<float> x = normals(random, rows * n), weight = normals(random, n);
   std::vector<float> out(static_cast<size_t>(rows * n));
-  rms_norm(x.data(), n, weight.data(), rows, n, 1e-5f, out.data(), 2);
+  norm_rows({x.data(), n, {weight.data(), false}, rows, n, 1e-5f, out.data(), n}, 2);
   for (float value : out) CHECK(std::isfinite(value));
 
   const int q_heads = draw(random, 1, 4), kv_heads = draw(random, 1, 2), d = 16 * draw(random, 2, 6);
@@ -72,13 +72,14 @@ void test_rows(uint32_t seed) {
   const std::vector<float> angles = normals(random, rows * d), norm = normals(random, d);
   std::vector<uint16_t> q(static_cast<size_t>(rows * q_heads * d)),
       k(static_cast<size_t>(rows * kv_heads * d)), v(k.size());
-  rotate_qkv({qkv.data(), rows, (q_heads + 2 * kv_heads) * d, q_heads, kv_heads, d, angles.data(),
-              angles.data(), norm.data(), nullptr, 1e-5f, DType::kBFloat16, q.data(), k.data(), v.data()},
-             2);
+  rotate_qkv(
+      {qkv.data(), rows, (q_heads + 2 * kv_heads) * d, q_heads, kv_heads, d, angles.data(), angles.data(),
+       norm.data(), nullptr, 1e-5f, DType::kBFloat16, q.data(), k.data(), v.data(), d, false},
+      2);
   std::vector<float> q32(q.size()), k32(k.size()), v32(v.size());
   rotate_qkv(
       {qkv.data(), rows, (q_heads + 2 * kv_heads) * d, q_heads, kv_heads, d, angles.data(), angles.data(),
-       norm.data(), nullptr, 1e-5f, DType::kFloat32, q32.data(), k32.data(), v32.data()},
+       norm.data(), nullptr, 1e-5f, DType::kFloat32, q32.data(), k32.data(), v32.data(), d, false},
       1);
   CHECK(v32[0] == qkv[static_cast<size_t>((q_heads + kv_heads) * d)]);
 }
@@ -94,16 +95,32 @@ void test_layers(uint32_t seed) {
   const std::vector<float> norm = normals(random, hidden), qkv = matrix(heads * d, hidden),
                            o = matrix(hidden, q_heads * d), gate_up = matrix(2 * mlp, hidden),
                            down = matrix(hidden, mlp), angles = normals(random, tokens * d);
-  const DecoderLayer layer{norm.data(),
-                           norm.data(),
-                           nullptr,
-                           nullptr,
-                           {qkv.data(), heads * d / 16, nullptr},
-                           {o.data(), hidden / 16, nullptr},
-                           {gate_up.data(), 2 * mlp / 16, nullptr},
-                           {down.data(), hidden / 16, nullptr},
-                           0.1f,
-                           0};
+  // Norms of both kinds, before and after; a gate of each kind.
+  const std::vector<float> layer_norm = normals(random, 2 * hidden), whole = normals(random, q_heads * d);
+  const Norm rms{norm.data(), false}, centred{layer_norm.data(), true};
+  const bool other = seed % 2 == 1;
+  const std::vector<float> router = matrix(16, hidden);
+  const Experts experts{.router = {router.data(), 1, nullptr},
+                        .gate_up = {3, {gate_up.data(), 2 * mlp / 16, nullptr}},
+                        .down = {3, {down.data(), hidden / 16, nullptr}},
+                        .top_k = 2,
+                        .normalised = other};
+  const DecoderLayer layer{.input_norm = other ? centred : rms,
+                           .mlp_norm = rms,
+                           .out_norm = other ? rms : Norm{},
+                           .mlp_out_norm = other ? centred : Norm{},
+                           .head_norms = {other ? whole.data() : nullptr, nullptr, other},
+                           .qkv = {qkv.data(), heads * d / 16, nullptr},
+                           .o = {o.data(), hidden / 16, nullptr},
+                           .gate_up = {gate_up.data(), 2 * mlp / 16, nullptr},
+                           .down = {down.data(), hidden / 16, nullptr},
+                           .rotary = {0, other},
+                           .attention = {0.1f, other ? 5.0f : 0.0f, 0},
+                           .activation = other ? Activation::kGeluTanh : Activation::kSilu,
+                           .gate = other ? Gate::kInHalves : Gate::kInPanels,
+                           .parallel = seed % 3 == 0,
+                           .factor = other ? 0.5f : 1.0f,
+                           .experts = seed % 5 == 0 ? std::optional(experts) : std::nullopt};
   const int64_t page = int64_t{kPageSize} * d, stride = tokens * kv_heads * page;
   std::vector<float> k(static_cast<size_t>(2 * stride)), v(k.size());
   const KVView kv{k.data(), v.data(), kv_heads * page, page,   kv_heads * page, page, tokens,
@@ -122,9 +139,17 @@ void test_layers(uint32_t seed) {
   const PlanView plan{order.data(), position.data(), blocks.data(), segments.data(), pages.data(),
                       tokens,       tokens,          tokens,        tokens};
   std::vector<float> x = normals(random, tokens * hidden), alone(x.begin(), x.begin() + hidden);
-  const Decoder decoder{{hidden, q_heads, kv_heads, d, DType::kFloat32, 1e-5f}, {layer, layer}, nullptr, {}};
-  const DecoderStep step{angles.data(), angles.data(), DType::kFloat32, kv,  stride,
-                         stride,        {nullptr, 0},  slots.data(),    plan};
+  const Decoder decoder{
+      {hidden, q_heads, kv_heads, d, other ? d / 2 : d, DType::kFloat32, 1e-5f}, {layer, layer}, {}, {}};
+  const DecoderStep step{{angles.data(), angles.data(), 1},
+                         DType::kFloat32,
+                         kv,
+                         stride,
+                         stride,
+                         {nullptr, 0},
+                         slots.data(),
+                         plan,
+                         nullptr};
   run_decoder(decoder, step, x.data(), {}, 2);
   for (float value : x) CHECK(std::isfinite(value));
   DecoderStep first = step;

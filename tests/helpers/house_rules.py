@@ -121,7 +121,7 @@ FOREIGN: dict[str, set[str]] = {
         *("_attn_implementation", "_supports_sdpa"),
     },
     "tts_decode.model.hf": {"_attn_implementation_internal"},
-    "tts_decode.model.packed_model": {"_forward_hooks", "_forward_pre_hooks"},
+    "tts_decode.model.families.conditions": {"_forward_hooks", "_forward_pre_hooks"},
     "tts_decode.model.weights": {
         *("_parameters", "_buffers", "_modules", "_version", "_forward_hooks", "_forward_pre_hooks"),
     },

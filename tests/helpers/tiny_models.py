@@ -28,6 +28,9 @@ _SHAPE: dict[str, Any] = {
     "pad_token_id": EOS,
 }
 
+_HALF_ROTARY = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5}
+_MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
+
 _CONFIGS = {
     "llama": lambda **o: hf.LlamaConfig(**(_SHAPE | o)),
     "qwen2": lambda **o: hf.Qwen2Config(**_SHAPE, **o),
@@ -36,12 +39,55 @@ _CONFIGS = {
     ),
     "qwen3": lambda **o: hf.Qwen3Config(**_SHAPE, **o),
     "mistral": lambda **o: hf.MistralConfig(**(_SHAPE | o), sliding_window=9),
+    "gemma": lambda **o: hf.GemmaConfig(**(_SHAPE | o)),
     "gemma2": lambda **o: hf.Gemma2Config(
-        **(_SHAPE | o), sliding_window=8, query_pre_attn_scalar=32, attn_logit_softcapping=2.0
+        **(_SHAPE | o),
+        sliding_window=8,
+        query_pre_attn_scalar=32,
+        attn_logit_softcapping=2.0,
+        final_logit_softcapping=9.0,
     ),
     "gemma3": lambda **o: hf.Gemma3TextConfig(
         **_SHAPE, sliding_window=11, query_pre_attn_scalar=32, sliding_window_pattern=2, **o
     ),
+    "phi3": lambda **o: hf.Phi3Config(
+        **(_SHAPE | o), sliding_window=12, rope_parameters=_HALF_ROTARY, original_max_position_embeddings=512
+    ),
+    "olmo2": lambda **o: hf.Olmo2Config(**_SHAPE, **o),
+    "olmo3": lambda **o: hf.Olmo3Config(**_SHAPE, sliding_window=10, layer_types=_MIXED, **o),
+    "exaone4": lambda **o: hf.Exaone4Config(**_SHAPE, sliding_window=9, layer_types=_MIXED, **o),
+    "granite": lambda **o: hf.GraniteConfig(
+        **_SHAPE,
+        attention_multiplier=0.15,
+        embedding_multiplier=3.0,
+        residual_multiplier=0.4,
+        logits_scaling=2.0,
+        **o,
+    ),
+    "smollm3": lambda **o: hf.SmolLM3Config(**_SHAPE, no_rope_layers=[1, 0, 1], **o),
+    "cohere": lambda **o: hf.CohereConfig(**_SHAPE, logit_scale=0.5, **o),
+    "cohere2": lambda **o: hf.Cohere2Config(
+        **_SHAPE, sliding_window=9, layer_types=_MIXED, logit_scale=0.5, **o
+    ),
+    "glm": lambda **o: hf.GlmConfig(**_SHAPE, rope_parameters=_HALF_ROTARY, attention_bias=True, **o),
+    "glm4": lambda **o: hf.Glm4Config(**_SHAPE, rope_parameters=_HALF_ROTARY, attention_bias=True, **o),
+    "stablelm": lambda **o: hf.StableLmConfig(
+        **(_SHAPE | {"hidden_size": 128} | o), rope_parameters=_HALF_ROTARY, use_qkv_bias=True
+    ),
+    "stablelm_parallel": lambda **o: hf.StableLmConfig(
+        **(_SHAPE | {"hidden_size": 128} | o), rope_parameters=_HALF_ROTARY, use_parallel_residual=True
+    ),
+    "starcoder2": lambda **o: hf.Starcoder2Config(**_SHAPE, sliding_window=13, **o),
+    "mixtral": lambda **o: hf.MixtralConfig(
+        **_SHAPE, sliding_window=14, num_local_experts=5, num_experts_per_tok=2, **o
+    ),
+    "qwen3_moe": lambda **o: hf.Qwen3MoeConfig(
+        **_SHAPE, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=48, mlp_only_layers=[1], **o
+    ),
+    "olmoe": lambda **o: hf.OlmoeConfig(
+        **(_SHAPE | {"hidden_size": 128}), num_experts=8, num_experts_per_tok=2, norm_topk_prob=True, **o
+    ),
+    "ministral": lambda **o: hf.MinistralConfig(**_SHAPE, sliding_window=9, layer_types=_MIXED, **o),
 }
 FAMILIES = tuple(_CONFIGS)
 

@@ -1,29 +1,30 @@
-"""The layers of Llama-like models over packed weights, all in one call."""
+"""The layers of a model over packed weights, all in one call."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _core
-from ..checks import Array, Choice, Guard, Number, Rule, Signature, instance, integer, real, shown
-from ..checks.pages import (
-    CORE_DTYPES,
-    FLOAT32,
-    INT32,
-    PACKED_HEAD_DIM,
-    PLAN,
-    page_arrays,
-    scale_arrays,
-    summary_arrays,
-)
+from ..checks import instance, integer, real, shown
+from ..checks.pages import CORE_DTYPES
 from ..plans.tree_plan import TreePlan, packed_plan
 from ..pool import KVPool
-from .packed_weight import FLOAT_DTYPES, PANEL, PackedWeight
+from .decoder_arguments import AFTER, BEFORE, OUTPUT, STEP
+from .decoder_layer import (
+    DecoderLayer,
+    LayerShape,
+    check_weight,
+    checked_layer,
+    matrix,
+    norm_address,
+    refuse_parts,
+    tensors_of,
+)
+from .packed_weight import FLOAT_DTYPES, PackedWeight
 
 PARTS = ("matrix products", "attention", "append", "norms and rotary")  # csrc/cpu/decoder_layers.h
 
@@ -33,39 +34,19 @@ def seconds_by_part() -> dict[str, float]:
     return dict(zip(PARTS, _core.decoder_layers_seconds(), strict=True))
 
 
-class DecoderLayer(NamedTuple):
-    """Attention after an RMS norm, then a SwiGLU MLP after another, each added to its input.
-
-    Attributes:
-        input_norm, mlp_norm: float32 [hidden], weights of the norms.
-        qkv: hidden -> queries, keys and values of all heads, side by side.
-        q_norm, k_norm: float32 [head_dim], weights of RMS norms of each head of q, of k (Qwen3), or None.
-        o: heads -> hidden. gate_up, down: of the MLP, the first gated.
-        scale: of the logits. window: most tokens that a query sees; None: all.
-    """
-
-    input_norm: Tensor
-    qkv: PackedWeight
-    q_norm: Tensor | None
-    k_norm: Tensor | None
-    o: PackedWeight
-    mlp_norm: Tensor
-    gate_up: PackedWeight
-    down: PackedWeight
-    scale: float
-    window: int | None
-
-
 class DecoderLayers:
-    """A model's layers for one call a step: to the bit what `rms_norm`, `packed_linear`, `rotate_qkv`,
-    `append_kv` and `tree_attention` give one after the other, without the time between them.
+    """A model's layers for one call a step: what `DecoderLayer` describes, then a norm and the head.
+
+    With attention of another kind `before_attention`, `after_attention` and `output` give the same bits.
 
     Args:
         layers: in order; kept, and not copied.
         num_q_heads, num_kv_heads, head_dim: of the attention.
         eps: of all norms.
-        norm: float32 [hidden], weight of the norm behind the last layer, where there is one.
+        norm: behind the last layer, where there is one, as norms of a `DecoderLayer` are.
         head: hidden -> logits, behind that norm, where there is one.
+        rotary_dim: channels of each head that are rotated, the first ones. Default: all.
+        logit_factor: of the logits. logit_soft_cap: c turns those, l, into c * tanh(l / c).
 
     Raises:
         TypeError, ValueError: sizes or dtypes do not fit together.
@@ -81,6 +62,9 @@ class DecoderLayers:
         eps: float,
         norm: Tensor | None = None,
         head: PackedWeight | None = None,
+        rotary_dim: int | None = None,
+        logit_factor: float = 1.0,
+        logit_soft_cap: float | None = None,
     ) -> None:
         try:
             self.layers = tuple(layers)
@@ -89,60 +73,51 @@ class DecoderLayers:
         if not self.layers:
             raise ValueError("layers: got none, expected at least one")
         for index, layer in enumerate(self.layers):
-            instance(f"layers[{index}]", layer, DecoderLayer, "name its weights")
-            for name in ("qkv", "o", "gate_up", "down"):
-                instance(
-                    f"layers[{index}].{name}",
-                    getattr(layer, name),
-                    PackedWeight,
-                    "make it with PackedWeight.pack",
-                )
+            refuse_parts(index, layer)
         heads = integer("num_q_heads", num_q_heads, 1), integer("num_kv_heads", num_kv_heads, 1)
-        self.head_dim, self.eps = integer("head_dim", head_dim, 1), real("eps", eps)
-        self._heads = (*heads, self.head_dim)
-        self.hidden = self.layers[0].qkv.inputs
+        width = integer("head_dim", head_dim, 1)
+        rotary = width if rotary_dim is None else integer("rotary_dim", rotary_dim, 2)
+        self.hidden, weights = self.layers[0].qkv.inputs, self.layers[0].qkv.panels.dtype
+        self._shape = LayerShape(self.hidden, *heads, width, rotary, real("eps", eps), weights)
+        self.head_dim, self.eps = width, self._shape.eps
         if head is not None:
             instance("head", head, PackedWeight, "make it with PackedWeight.pack")
             if norm is None:
                 raise ValueError("norm: got None beside a head, which is behind a norm; pass it")
         self.norm, self.head = norm, head
+        self._logit_factor, self._logit_cap = real("logit_factor", logit_factor), logit_soft_cap
+        for name, value in ("logit_factor", self._logit_factor), ("logit_soft_cap", logit_soft_cap):
+            if value is not None and not 2**-126 <= real(name, value) <= 2**64:
+                raise ValueError(f"{name}: got {value}, expected 2**-126 <= {name} <= 2**64")
+        self.tables = 1 + max(layer.rotary or 0 for layer in self.layers)
         logits = 0 if head is None else head.columns
-        self._numbers = len(self.layers), self.hidden, heads[1], self.head_dim, logits
+        chosen = {layer.experts.top_k for layer in self.layers if layer.experts is not None}
+        top_k = 0 if not chosen else chosen.pop() if len(chosen) == 1 else -1  # -1: they differ
+        self._numbers = len(self.layers), self.hidden, heads[1], width, logits, self.tables, rotary, top_k
         self._prepare()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _made_again, (self.layers, *self._heads, self.eps, self.norm, self.head)
+        shape = self._shape
+        heads = {name: getattr(shape, name) for name in ("num_q_heads", "num_kv_heads", "head_dim")}
+        options = {"eps": shape.eps, "norm": self.norm, "head": self.head, "rotary_dim": shape.rotary_dim}
+        logits = {"logit_factor": self._logit_factor, "logit_soft_cap": self._logit_cap}
+        return _made_again, (self.layers, {**heads, **options, **logits})
 
     def _prepare(self) -> None:
         """Checks the weights and notes where they lie, which changes if somebody resizes their storage."""
-        q_heads, kv_heads, head_dim = self._heads
-        q_width, kv_width = q_heads * head_dim, kv_heads * head_dim
-        mlp, weights = self.layers[0].gate_up.outputs, self.layers[0].qkv.panels.dtype
-        made = []
-        for index, layer in enumerate(self.layers):
-            try:
-                _check_weight("qkv", layer.qkv, self.hidden, q_width + 2 * kv_width, weights)
-                _check_weight("o", layer.o, q_width, self.hidden, weights)
-                _check_weight("gate_up", layer.gate_up, self.hidden, mlp, weights, gated=True)
-                _check_weight("down", layer.down, mlp, self.hidden, weights)
-                norms = layer.input_norm, layer.mlp_norm, layer.q_norm, layer.k_norm
-                window = 0 if layer.window is None else integer("window", layer.window, 1)
-                options = real("scale", layer.scale), self.eps, *self._heads, self.hidden
-                _LAYER.check((*norms, *options))
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"layers[{index}].{error}") from None
-            made.append(_core_layer(layer, options[0], min(window, 2**30)))
-        tensors = [tensor for layer in self.layers for tensor in _tensors_of(layer)]
+        shape = self._shape
+        made = [checked_layer(index, layer, shape) for index, layer in enumerate(self.layers)]
+        tensors = [tensor for layer in self.layers for tensor in tensors_of(layer)]
+        norm = norm_address("norm", self.norm, self.hidden)
         if self.norm is not None:
-            _NORM.check((self.norm, self.hidden))
             tensors.append(self.norm)
         if self.head is not None:
-            _check_weight("head", self.head, self.hidden, self.head.outputs, weights)
-            tensors += self.head.panels, self.head.bias
-        self._places = _core.Places([tensor for tensor in tensors if tensor is not None])
-        shape = _core.DecoderShape(self.hidden, self._heads, CORE_DTYPES[weights], self.eps)
-        head = None if self.head is None else _matrix(self.head)
-        self._run = _core.Decoder(shape, made, _address(self.norm), head).run
+            check_weight("head", self.head, self.hidden, self.head.outputs, shape.weights)
+            tensors += [part for part in (self.head.panels, self.head.bias) if part is not None]
+        self._places = _core.Places(tensors)
+        head = None if self.head is None else matrix(self.head)
+        logits = self._logit_factor, self._logit_cap or 0.0
+        self._core = _core.Decoder(shape.core(CORE_DTYPES[shape.weights]), made, norm, head, logits)
 
     def __call__(
         self,
@@ -156,12 +131,14 @@ class DecoderLayers:
         *,
         rows: Tensor | None = None,
         logits: Tensor | None = None,
+        experts: Tensor | None = None,
     ) -> Tensor | None:
         """Runs T tokens through all layers; their keys and values go to the pool.
 
         Args:
             x: float32 [T, hidden], contiguous: becomes the output of the last layer.
-            cos, sin: float32 [T, head_dim], contiguous, of the tokens' positions, as `rotate_qkv` takes them.
+            cos, sin: float32 [T, rotary_dim], contiguous, of the tokens' positions, as `rotate_qkv` takes
+                them; [tables, T, rotary_dim] where layers have several.
             pool: packed, of as many layers.
             slots: int32 [T], where the tokens' keys and values go.
             plan: of the T queries, the new tokens included.
@@ -169,6 +146,8 @@ class DecoderLayers:
             rows: int64 [R], tokens whose logits are wanted. Default: the first R.
             logits: float32 [R, head.columns], contiguous rows at any stride, where the logits go. Default:
                 none are wanted.
+            experts: int64 [T, top_k], distinct experts of each token, in all layers that have any. Default:
+                those that their routers choose.
 
         Returns:
             float32 [T, hidden], the outputs of the norm behind the last layer; None where there is no norm.
@@ -184,20 +163,17 @@ class DecoderLayers:
         buffer, pages = plan.buffer, (pool.k_pages, pool.v_pages)
         summaries, scales = pool.summaries, pool.scales
         dtype = pool.dtype if dtype is None else dtype
-        args = (x, cos, sin, slots, buffer, *pages, summaries, scales, rows, logits, dtype, *self._numbers)
+        tensors = (x, cos, sin, slots, buffer, *pages, summaries, scales, rows, logits, experts)
+        args = (*tensors, dtype, *self._numbers)
         if not self._places.hold():
             self._prepare()
-        if _STEP.look(args) is None:
+        if STEP.look(args) is None:
             self._settle(args, pool, dtype)
-        for name, tensor in ("x", x), ("logits", logits):
-            if tensor is not None and self._places.overlap(tensor):
-                raise ValueError(
-                    f"{name}: got memory that a weight shares, expected memory of its own: it is written to"
-                )
+        self._refuse_shared(x=x, logits=logits)
         states = None if self.norm is None else torch.empty(x.shape, dtype=torch.float32, device="cpu")
-        self._run(
+        self._core.run(
             x.data_ptr(),
-            (cos.data_ptr(), sin.data_ptr()),
+            (cos.data_ptr(), sin.data_ptr(), self.tables),
             CORE_DTYPES[dtype],
             _core.KVView(*pages, scales, layers=1),
             (pages[0].stride(0), pages[1].stride(0)),
@@ -205,9 +181,8 @@ class DecoderLayers:
             slots.data_ptr(),
             (buffer.data_ptr(), buffer.shape[0]),
             x.shape[0],
-            0 if states is None else states.data_ptr(),
-            (0 if rows is None else rows.data_ptr(), 0 if logits is None else logits.shape[0]),
-            (0, 0) if logits is None else (logits.data_ptr(), logits.stride(0)),
+            0 if experts is None else experts.data_ptr(),
+            _output(states, rows, logits),
             torch.get_num_threads(),
         )
         written = [x, *pages]
@@ -217,6 +192,86 @@ class DecoderLayers:
         torch.autograd.graph.increment_version(written)
         return states
 
+    def before_attention(
+        self, index: int, x: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The rotated queries and keys, and the values, of a layer for its inputs x; arguments as of a call.
+
+        Returns:
+            q [T, num_q_heads, head_dim], k and v [T, num_kv_heads, head_dim] of `dtype`.
+        """
+        index = self._checked_index(index)
+        if not self._places.hold():
+            self._prepare()
+        BEFORE.check((x, cos, sin, dtype, self.hidden, self.tables, self._shape.rotary_dim))
+        shape, tokens = self._shape, x.shape[0]
+        q = torch.empty((tokens, shape.num_q_heads, self.head_dim), dtype=dtype)
+        k, v = (torch.empty((tokens, shape.num_kv_heads, self.head_dim), dtype=dtype) for _ in range(2))
+        tables = cos.data_ptr(), sin.data_ptr(), self.tables
+        rows, threads = _core.TokenRows(q), torch.get_num_threads()
+        self._core.before_attention(
+            index, x.data_ptr(), tokens, tables, rows, k.data_ptr(), v.data_ptr(), threads
+        )
+        return q, k, v
+
+    def after_attention(self, index: int, x: Tensor, attended: Tensor) -> None:
+        """The rest of a layer: x, its inputs, becomes its outputs.
+
+        attended: float32 or bfloat16 [T, num_q_heads, head_dim], contiguous.
+        """
+        index = self._checked_index(index)
+        if not self._places.hold():
+            self._prepare()
+        AFTER.check((x, attended, self.hidden, self._shape.num_q_heads, self.head_dim))
+        self._refuse_shared(x=x)
+        rows, threads = _core.TokenRows(attended), torch.get_num_threads()
+        self._core.after_attention(index, rows, x.data_ptr(), x.shape[0], threads)
+        torch.autograd.graph.increment_version([x])
+
+    def output(self, x: Tensor, *, rows: Tensor | None = None, logits: Tensor | None = None) -> Tensor:
+        """What is behind the last layer, for its outputs x; arguments and result as of a call."""
+        if self.norm is None:
+            raise ValueError("norm: got None, expected the norm behind the last layer")
+        states = torch.empty_like(x)
+        self._check_output(x, states, rows, logits)
+        self._core.output(x.data_ptr(), x.shape[0], _output(states, rows, logits), torch.get_num_threads())
+        if logits is not None:
+            torch.autograd.graph.increment_version([logits])
+        return states
+
+    def logits(self, states: Tensor, logits: Tensor) -> None:
+        """Those of the outputs of the norm, float32 [R, hidden]: float32 [R, head.columns], rows at any
+        stride."""
+        self._check_output(states, None, None, logits)
+        self._core.logits(_output(states, None, logits), torch.get_num_threads())
+        torch.autograd.graph.increment_version([logits])
+
+    def _check_output(
+        self, x: Tensor, states: Tensor | None, rows: Tensor | None, logits: Tensor | None
+    ) -> None:
+        if not self._places.hold():
+            self._prepare()
+        if logits is not None and self.head is None:
+            raise ValueError("logits: got a tensor, expected None: there is no head")
+        columns = 0 if self.head is None else self.head.columns
+        OUTPUT.check((x, states, rows, logits, self.hidden, columns))
+        if states is None and logits is not None and len(logits) != len(x):
+            raise ValueError(f"logits: got {len(logits)} rows, expected {len(x)}, those of states")
+        self._refuse_shared(logits=logits)
+
+    def _refuse_shared(self, **written: Tensor | None) -> None:
+        for name, tensor in written.items():
+            if tensor is not None and self._places.overlap(tensor):
+                raise ValueError(
+                    f"{name}: got memory that a weight shares, expected memory of its own: it is written to"
+                )
+
+    def _checked_index(self, index: int) -> int:
+        index = integer("index", index, 0)
+        if index >= len(self.layers):
+            raise ValueError(f"index: got {index}, expected less than {len(self.layers)}, the layers")
+        return index
+
     def _settle(self, args: tuple[Any, ...], pool: KVPool, dtype: Any) -> None:
         """Checks arguments whose form is new."""
         if pool.layout != "packed":
@@ -225,124 +280,16 @@ class DecoderLayers:
             raise ValueError(f"pool: got {pool.num_layers} layers, expected {len(self.layers)}")
         if dtype in FLOAT_DTYPES and dtype != pool.dtype and pool.dtype != torch.int8:
             raise TypeError(f"dtype: got {dtype}, expected {pool.dtype}, the dtype of the pool")
-        _STEP.settle(args)
+        STEP.settle(args)
 
 
-@lru_cache
-def _step_takes(dtype: torch.dtype) -> Signature:
-    return Signature(
-        Number("num_layers", "num_layers >= 1"),
-        Number("hidden", "hidden >= 1"),
-        Number("num_kv_heads", "num_kv_heads >= 1"),
-        Number("head_dim", "head_dim >= 1"),
-        Number("head_columns", "head_columns >= 0"),
-        Choice("dtype", FLOAT_DTYPES),
-        Array("slots", "T", INT32),
-        Array("x", "T, hidden", FLOAT32, written=True),
-        Array("cos", "T, head_dim", FLOAT32),
-        Array("sin", "T, head_dim", FLOAT32),
-        PLAN,
-        *page_arrays(dtype, plain=False, layers=True, written=True),
-        *summary_arrays(dtype, layers=True),
-        *scale_arrays(dtype, layers=True, written=True),
-        Array("rows", "R", (torch.int64,), optional=True),
-        Array("logits", "R, head_columns", FLOAT32, packed=1, written=True, optional=True),
-        home="k_pages",
+def _output(states: Tensor | None, rows: Tensor | None, logits: Tensor | None) -> _core.DecoderOutput:
+    return _core.DecoderOutput(
+        0 if states is None else states.data_ptr(),
+        (0 if rows is None else rows.data_ptr(), 0 if logits is None else logits.shape[0]),
+        (0, 0) if logits is None else (logits.data_ptr(), logits.stride(0)),
     )
 
 
-def _step_of(values: Mapping[str, Any]) -> Signature:
-    if values["logits"] is not None and not values["head_columns"]:
-        raise ValueError("logits: got a tensor, expected None: there is no head")
-    return _step_takes(values["k_pages"].dtype)
-
-
-_STEP = Guard(
-    "DecoderLayers",
-    (
-        *("x", "cos", "sin", "slots", "plan", "k_pages", "v_pages", "summaries", "scales", "rows", "logits"),
-        *("dtype", "num_layers", "hidden", "num_kv_heads", "head_dim", "head_columns"),
-    ),
-    _step_of,
-)
-_NORM = Guard(
-    "DecoderLayers",
-    ("norm", "hidden"),
-    lambda _: Signature(Number("hidden", "hidden >= 1"), Array("norm", "hidden", FLOAT32), home="norm"),
-)
-_NUMBERS = (
-    Number("scale", "2**-126 <= scale <= 2**64", float),
-    Number("eps", "2**-126 <= eps <= 2**127", float),
-    Number("num_q_heads", "1 <= num_q_heads < 2**31"),
-    Number("num_kv_heads", "1 <= num_kv_heads < 2**31"),
-    Number("head_dim", PACKED_HEAD_DIM),
-    Number("hidden", "hidden >= 1"),
-)
-_LAYER = Guard(
-    "DecoderLayers",
-    ("input_norm", "mlp_norm", "q_norm", "k_norm", *(number.name for number in _NUMBERS)),
-    lambda _: Signature(
-        *_NUMBERS,
-        Rule("num_q_heads", "num_q_heads % num_kv_heads == 0"),
-        Array("input_norm", "hidden", FLOAT32),
-        Array("mlp_norm", "hidden", FLOAT32),
-        Array("q_norm", "head_dim", FLOAT32, optional=True),
-        Array("k_norm", "head_dim", FLOAT32, optional=True),
-        home="input_norm",
-    ),
-)
-
-
-def _made_again(
-    layers: Sequence[DecoderLayer],
-    num_q_heads: int,
-    num_kv_heads: int,
-    head_dim: int,
-    eps: float,
-    norm: Tensor | None,
-    head: PackedWeight | None,
-) -> DecoderLayers:
-    heads = {"num_q_heads": num_q_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
-    return DecoderLayers(layers, **heads, eps=eps, norm=norm, head=head)
-
-
-def _tensors_of(layer: DecoderLayer) -> tuple[Tensor | None, ...]:
-    weights = layer.qkv, layer.o, layer.gate_up, layer.down
-    norms = layer.input_norm, layer.mlp_norm, layer.q_norm, layer.k_norm
-    return (*norms, *(weight.panels for weight in weights), *(weight.bias for weight in weights))
-
-
-def _core_layer(layer: DecoderLayer, scale: float, window: int) -> _core.DecoderLayer:
-    return _core.DecoderLayer(
-        (layer.input_norm.data_ptr(), layer.mlp_norm.data_ptr()),
-        (_address(layer.q_norm), _address(layer.k_norm)),
-        _matrix(layer.qkv),
-        _matrix(layer.o),
-        _matrix(layer.gate_up),
-        _matrix(layer.down),
-        scale,
-        window,
-    )
-
-
-def _matrix(weight: PackedWeight) -> _core.PackedMatrix:
-    return _core.PackedMatrix(weight.panels.data_ptr(), len(weight.panels), _address(weight.bias))
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def _check_weight(
-    name: str, weight: PackedWeight, inputs: int, outputs: int, dtype: torch.dtype, *, gated: bool = False
-) -> None:
-    weight.check()
-    if weight.panels.dtype != dtype:
-        raise TypeError(f"{name}: got {weight.panels.dtype}, expected {dtype} as the first weight has")
-    if (weight.inputs, weight.outputs, weight.gated) != (inputs, outputs, gated):
-        raise ValueError(
-            f"{name}: got {weight.inputs} inputs, {weight.outputs} outputs, gated: {weight.gated}, expected "
-            f"{inputs}, {outputs}, {gated}"
-        )
-    if name not in ("qkv", "head") and outputs % PANEL:
-        raise ValueError(f"{name}: got {outputs} outputs, expected a multiple of {PANEL}")
+def _made_again(layers: Sequence[DecoderLayer], options: dict[str, Any]) -> DecoderLayers:
+    return DecoderLayers(layers, **options)

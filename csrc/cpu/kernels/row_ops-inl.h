@@ -20,10 +20,103 @@ inline void rms_norm(const float* x, const float* weight, int64_t n, float eps, 
   for (; i < n; ++i) out[i] = x[i] * scale * weight[i];
 }
 
+inline void layer_norm(const float* x, const float* weight, const float* bias, int64_t n, float eps,
+                       float* out) {
+  F sum = Vec::set1(0.0f);
+  int64_t i = 0;
+  for (; i + Vec::kLanes <= n; i += Vec::kLanes) sum = Vec::add(sum, Vec::load(x + i));
+  float mean = Vec::sum(sum);
+  for (int64_t j = i; j < n; ++j) mean += x[j];
+  mean /= static_cast<float>(n);
+  const F means = Vec::set1(mean);
+  sum = Vec::set1(0.0f);
+  for (i = 0; i + Vec::kLanes <= n; i += Vec::kLanes) {
+    const F value = Vec::sub(Vec::load(x + i), means);
+    sum = Vec::fma(value, value, sum);
+  }
+  float squares = Vec::sum(sum);
+  for (int64_t j = i; j < n; ++j) squares += (x[j] - mean) * (x[j] - mean);
+  const float scale = 1.0f / __builtin_sqrtf(squares / static_cast<float>(n) + eps);
+  const F scales = Vec::set1(scale);
+  for (i = 0; i + Vec::kLanes <= n; i += Vec::kLanes) {
+    const F value = Vec::mul(Vec::sub(Vec::load(x + i), means), scales);
+    Vec::store(out + i, Vec::add(Vec::mul(value, Vec::load(weight + i)), Vec::load(bias + i)));
+  }
+  for (; i < n; ++i) out[i] = (x[i] - mean) * scale * weight[i] + bias[i];
+}
+
 inline void rotate(const float* x, const float* cos, const float* sin, int head_dim, float* out) {
   const int half = head_dim / 2;
   for (int i = 0; i < half; ++i) out[i] = x[i] * cos[i] - x[i + half] * sin[i];
   for (int i = half; i < head_dim; ++i) out[i] = x[i] * cos[i] + x[i - half] * sin[i];
+}
+
+inline void rotate_pairs(const float* x, const float* cos, const float* sin, int head_dim, float* out) {
+  for (int i = 0; i < head_dim; i += 2) {
+    out[i] = x[i] * cos[i] - x[i + 1] * sin[i];
+    out[i + 1] = x[i + 1] * cos[i + 1] + x[i] * sin[i + 1];
+  }
+}
+
+// Calls body(i, lanes) for vectors of n floats; the last floats go through a padded copy, so that each has
+// the bits that it has anywhere in a row.
+template <class Body>
+inline void for_vectors(int64_t n, const Body& body) {
+  int64_t i = 0;
+  for (; i + Vec::kLanes <= n; i += Vec::kLanes) body(i, Vec::kLanes);
+  if (i < n) body(i, static_cast<int>(n - i));
+}
+
+inline F load_some(const float* x, int lanes) {
+  if (lanes == Vec::kLanes) return Vec::load(x);
+  float padded[Vec::kLanes] = {};
+  for (int i = 0; i < lanes; ++i) padded[i] = x[i];
+  return Vec::load(padded);
+}
+
+inline void store_some(float* out, int lanes, F x) {
+  if (lanes == Vec::kLanes) return Vec::store(out, x);
+  float padded[Vec::kLanes];
+  Vec::store(padded, x);
+  for (int i = 0; i < lanes; ++i) out[i] = padded[i];
+}
+
+// Hendrycks and Gimpel, arXiv 1606.08415: x / 2 (1 + tanh u) with u = sqrt(2 / pi) (x + 0.044715 x^3), which
+// is x / (1 + e^-2u).
+inline F gelu_tanh(F x) {
+  const F inner = Vec::fma(Vec::mul(Vec::mul(x, x), x), Vec::set1(0.044715f), x);
+  return Vec::mul(x, logistic(Vec::mul(inner, Vec::set1(1.59576912f))));
+}
+
+template <Activation kActivation>
+inline void activate_with(const float* gate, const float* up, int64_t n, float* out) {
+  for_vectors(n, [&](int64_t i, int lanes) {
+    const F x = load_some(gate + i, lanes);
+    const F made = kActivation == Activation::kSilu ? Vec::mul(x, logistic(x)) : gelu_tanh(x);
+    store_some(out + i, lanes, up == nullptr ? made : Vec::mul(made, load_some(up + i, lanes)));
+  });
+}
+
+inline void activate(Activation activation, const float* gate, const float* up, int64_t n, float* out) {
+  if (activation == Activation::kSilu) return activate_with<Activation::kSilu>(gate, up, n, out);
+  activate_with<Activation::kGeluTanh>(gate, up, n, out);
+}
+
+inline void add_scaled(const float* x, float factor, int64_t n, float* out) {
+  const F factors = Vec::set1(factor);
+  for_vectors(n, [&](int64_t i, int lanes) {
+    const F scaled = Vec::mul(load_some(x + i, lanes), factors);
+    store_some(out + i, lanes, Vec::add(load_some(out + i, lanes), scaled));
+  });
+}
+
+inline void scale_and_cap(float factor, float cap, int64_t n, float* x) {
+  const F factors = Vec::set1(factor), caps = Vec::set1(cap);
+  for_vectors(n, [&](int64_t i, int lanes) {
+    F value = Vec::mul(load_some(x + i, lanes), factors);
+    if (cap > 0.0f) value = Vec::mul(caps, tanh_of(Vec::div(value, caps)));
+    store_some(x + i, lanes, value);
+  });
 }
 
 inline void to_bfloat16(const float* x, int64_t n, uint16_t* out) {
@@ -35,4 +128,6 @@ inline void to_bfloat16(const float* x, int64_t n, uint16_t* out) {
   }
 }
 
-constexpr RowKernels row_kernels() { return {rms_norm, rotate, to_bfloat16}; }
+constexpr RowKernels row_kernels() {
+  return {rms_norm, layer_norm, rotate, rotate_pairs, activate, add_scaled, scale_and_cap, to_bfloat16};
+}

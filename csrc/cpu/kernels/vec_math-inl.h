@@ -23,6 +23,14 @@ inline F exp2_flushed(F x) {
   return Vec::zero_below(x, Vec::set1(-125.0f), Vec::mul(p, Vec::bits_shifted_left(biased, 23)));
 }
 
+// 1 / (1 + e^-x)
+inline F logistic(F x) {
+  const F one = Vec::set1(1.0f), zero = Vec::set1(0.0f);
+  const F e = exp2_flushed(Vec::mul(Vec::abs(x), Vec::set1(-1.44269504f)));  // e^-|x|
+  const F share = Vec::add(e, Vec::zero_below(x, zero, Vec::sub(one, e)));   // 1, or e where x < 0
+  return Vec::div(share, Vec::add(one, e));
+}
+
 inline F tanh_of(F x) {
   const F e = exp2_flushed(Vec::mul(Vec::abs(x), Vec::set1(-2.0f * 1.44269504f)));  // e^(-2|x|)
   const F one = Vec::set1(1.0f);

@@ -18,7 +18,8 @@ from tts_kernels.device import checked_device
 
 from ..cost.forward import SparseCounts
 from ..errors import UnsupportedModelError
-from .packed_model import PackedModel, pack_model, packed_others, serves
+from .families.conditions import why_general
+from .packed_model import PackedModel, pack_model, packed_others
 from .shape import shape_of_model
 from .support.adapters import without_wrapper
 from .support.features import (
@@ -114,13 +115,13 @@ class HFEngine:
         with refusing(model):
             probe = self._probe(any_mask(self.device))
             kv_shape = refuse_calls(model, probe.calls, probe.modules)
-            self.windows = [call.window for call in probe.calls]
+            self.calls = tuple(probe.calls)  # what each layer's attention hands over
             self.base = self._check_structure(probe)  # what gives the last hidden states, without head
             self.shape = shape_of_model(model, kv_shape)
         self.attention_modules = tuple(probe.modules)
         self.packed: PackedModel | None = None
-        if self._pack_weights and self.device.type == "cpu" and serves(model):
-            self.packed = pack_model(model, self.windows, self.weights.epoch)
+        if self._pack_weights and self.device.type == "cpu" and why_general(model) is None:
+            self.packed = pack_model(model, self.calls, self.weights.epoch)
         return kv_shape
 
     def _follow_weights(self) -> None:
@@ -131,7 +132,7 @@ class HFEngine:
         """
         if self._placing == self.weights.placing:
             if self.packed is not None and self.packed.epoch != self.weights.epoch:
-                self.packed = pack_model(self.model, self.windows, self.weights.epoch)
+                self.packed = pack_model(self.model, self.calls, self.weights.epoch)
             return
         if not self.model.training:
             self.model.eval()  # modules that are new
@@ -176,7 +177,7 @@ class HFEngine:
             dense = context.pool, context.slots, context.plan
         with torch.inference_mode():
             with self.weights.lock:
-                embedded = self._embed(inputs.tokens, inputs.embeds).float()
+                embedded = self.embed(inputs.tokens, inputs.embeds)
             attend = dense or partial(attend_pages, context)
             states, logits = packed.forward(embedded, inputs.positions, self.dtype, attend, inputs.rows)
         masses = None if context.masses is None else context.masses.mean()
@@ -206,8 +207,8 @@ class HFEngine:
             None if context.masses is None else context.masses.mean(),
         )
 
-    def _embed(self, tokens: Tensor, embeds: Tensor | None) -> Tensor:
-        """Inputs of the first layer, [T, hidden]; `embeds` for the tokens of id -1."""
+    def embed(self, tokens: Tensor, embeds: Tensor | None = None) -> Tensor:
+        """Inputs of the base model, [T, hidden]; `embeds` for the tokens of id -1."""
         inputs: Tensor = self.model.get_input_embeddings()(tokens.clamp(min=0))
         return inputs if embeds is None else inputs.masked_scatter((tokens < 0)[:, None], embeds.to(inputs))
 
@@ -223,7 +224,7 @@ class HFEngine:
         if embeds is None:
             options["input_ids"] = tokens[None]
         else:
-            options["inputs_embeds"] = self._embed(tokens, embeds)[None]
+            options["inputs_embeds"] = self.embed(tokens, embeds)[None]
         return module(position_ids=positions[None], use_cache=False, **options)
 
     def _probe(self, mask: Tensor | None, watched: Sequence[torch.nn.Module] = ()) -> Probe:
@@ -261,7 +262,8 @@ class HFEngine:
         bodies = [self.model.get_submodule(".".join(shared[: i + 1])) for i in range(len(shared))]
         with recorded_masks() as asked:
             second = self._probe(None, bodies)
-        refuse_masks(self.model, asked, second.masks, self.windows, self.max_positions)
+        windows = [call.window for call in self.calls]
+        refuse_masks(self.model, asked, second.masks, windows, self.max_positions)
         if not self.has_lm_head:
             return self.model.base_model
         # Some heads run a part of the base model (OPT), of some it has another name (Llama 4).

@@ -111,7 +111,7 @@ def tree_attention(
     if isinstance(context, Probe):
         context.modules.append(module)
         context.masks.append(attention_mask)
-        context.calls.append(describe_call(module, query, key, value, sliding_window, kwargs))
+        context.calls.append(describe_call(module, query, key, value, sliding_window, softcap, kwargs))
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
     if attention_mask is not None and not is_view_of(attention_mask, any_mask(query.device)):
         raise refusal(module, "an attention mask of its own")

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from tts_kernels import KVPool, TreePlan, plan
 
 from ..device_steps import make_planner
+from ..families.catalogue import family_of
+from ..families.reading import pack_layer
 from ..hf import HFEngine, Inputs, Output
-from ..packed_model import PackedLayers, PackedModel, pack_layer
+from ..packed_model import PackedLayers, PackedModel
+from ..support.named_features import text_body
 from ..transfer import to_device
 from ..tree_attention import StepContext
 from .check_program import NUM_PAGES, PAGE_SIZE, CheckProgram, CheckStep
@@ -147,7 +150,7 @@ class GeneralPath:
 
 
 class PackedPath:
-    """Packed weights on the CPU. Made, it has compared what is behind the layers."""
+    """Packed weights on the CPU. Made, it has compared what is before and behind the layers."""
 
     def __init__(self, comparison: Comparison, packed: PackedModel) -> None:
         self._comparison = comparison
@@ -155,8 +158,11 @@ class PackedPath:
         self._pool = comparison.pool(1)
         self._plans = [_host_plan(step) for step in comparison.program.steps]
         program, plain = comparison.program, comparison.plain
+        tokens = [token for step in program.steps for token in step.inputs.tokens]
+        first = packed.first_inputs(comparison.engine.embed(torch.tensor(tokens)))
+        comparison.states([first], plain.inputs[0], "the input of layer 0", "packed")
         # Made of the weights outside the layers as they are substituted, unlike `packed`.
-        behind = PackedLayers(comparison.engine.base, packed.layers[:1])
+        behind = PackedLayers(text_body(comparison.engine.model), packed.layers[:1])
         normed = behind.final_norm(plain.returned[-1][program.source])
         comparison.states([normed], plain.last, "the last hidden states", "packed")
         if comparison.engine.has_lm_head:
@@ -165,17 +171,20 @@ class PackedPath:
     def compare(self, layer: int) -> None:
         """Its weights are substituted."""
         made, program = self._comparison, self._comparison.program
-        base: Any = made.engine.base
+        base = text_body(made.engine.model)
         packed = self._model.layers[layer]
         if made.weights.changes(layer):
-            packed = pack_layer(base.layers[layer], made.engine.windows[layer])
+            packed = pack_layer(family_of(base), base.layers[layer], made.engine.calls[layer])
         alone = PackedLayers(base, [packed])
         got = []
         for step, step_plan in zip(program.steps, self._plans, strict=True):
             _copy_pages(self._pool, step)
             states, positions = made.plain.inputs[layer][step.source], program.positions[step.source]
             pages = self._pool, torch.from_numpy(step.inputs.slots), step_plan
-            alone.hidden_states(states, positions, torch.float32, pages)
+            experts = None
+            if packed.experts is not None:  # near ties are decided alike
+                experts = made.plain.routing[layer][0][step.source]
+            alone.hidden_states(states, positions, torch.float32, pages, experts=experts)
             got.append(states)
         made.layer(layer, got, "packed")
 

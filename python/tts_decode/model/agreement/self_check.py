@@ -113,7 +113,7 @@ def _fingerprint(engine: HFEngine, on_host: bool) -> Any:
     return (
         on_host,
         engine.packed is not None,
-        tuple(engine.windows),
+        engine.calls,
         engine.config._attn_implementation,
         engine.weights.epoch,
         [

@@ -40,6 +40,7 @@ class AttentionCall:
     head_dim: int
     value_dim: int
     window: int | None
+    soft_cap: float | None
     causal: bool
     extra: tuple[str, ...]  # names of further arguments
 
@@ -60,6 +61,7 @@ def describe_call(
     key: torch.Tensor,
     value: torch.Tensor,
     window: int | None,
+    soft_cap: float | None,
     arguments: dict[str, Any],
 ) -> AttentionCall:
     """`arguments`: what a module handed over beside query, key, value, scale, window and soft cap."""
@@ -69,6 +71,7 @@ def describe_call(
         head_dim=key.shape[3],
         value_dim=value.shape[3],
         window=window,
+        soft_cap=soft_cap,
         causal=arguments.get("is_causal", getattr(module, "is_causal", True)) is not False,
         extra=tuple(
             name for name, v in arguments.items() if v is not None and name not in _HARMLESS_ARGUMENTS

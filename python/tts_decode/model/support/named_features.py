@@ -16,7 +16,7 @@ _LAYER_TYPES = {"full_attention", "sliding_attention", "mlp", "moe"}
 def unserved_feature(model: Any) -> str | None:
     """A feature of the model that the tree attention path does not serve, in words; None where none shows."""
     config = model.config.get_text_config(decoder=True)
-    body = _text_body(model)
+    body = text_body(model)
     for feature, has in _CONFIG_FEATURES.items():
         if has(config):
             return feature
@@ -34,7 +34,7 @@ def unserved_feature(model: Any) -> str | None:
 
 def attention_modules(model: Any) -> list[nn.Module]:
     """The attention modules of the layers of text, of nested ones the innermost."""
-    found = [module for module in _layer_modules(_text_body(model)) if _is_attention(module)]
+    found = [module for module in _layer_modules(text_body(model)) if _is_attention(module)]
     return [m for m in found if not any(_is_attention(part) for part in m.modules() if part is not m)]
 
 
@@ -48,7 +48,7 @@ def _is_attention(module: nn.Module) -> bool:
     return "Attention" in type(module).__name__
 
 
-def _text_body(model: Any) -> Any:
+def text_body(model: Any) -> Any:
     """The decoder of text, without its head."""
     body = model.get_decoder() if hasattr(model, "get_decoder") else None
     return body if isinstance(body, PreTrainedModel) else model.base_model

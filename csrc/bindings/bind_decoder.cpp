@@ -1,0 +1,149 @@
+// A decoder's layers: descriptions with borrowed weights, and their runs. What is checked where:
+// bind_cpu.cpp.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <optional>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "bindings/arguments.h"
+#include "bindings/bindings.h"
+#include "bindings/gil.h"
+#include "bindings/plans.h"
+#include "cpu/decoder_layers.h"
+#include "cpu/kv_ops.h"
+
+namespace py = pybind11;
+
+namespace tts {
+namespace {
+
+using NormAddress = std::pair<uintptr_t, bool>;  // of the weight, and whether it is a LayerNorm; 0: none
+
+Norm norm_at(NormAddress norm) { return {pointer<float>(norm.first), norm.second}; }
+
+RotaryTables tables_at(std::tuple<uintptr_t, uintptr_t, int> rotary) {
+  const auto [cos, sin, tables] = rotary;
+  return {pointer<float>(cos), pointer<float>(sin), tables};
+}
+
+}  // namespace
+
+void bind_decoder(py::module_& m) {
+  py::class_<PackedMatrix>(m, "PackedMatrix", py::module_local())
+      .def(py::init([](uintptr_t panels, int64_t num_panels, uintptr_t bias) {
+             return PackedMatrix{pointer<void>(panels), num_panels, pointer<float>(bias)};
+           }),
+           py::arg("panels"), py::arg("num_panels"), py::arg("bias"));
+  py::class_<Experts>(m, "Experts", py::module_local())
+      .def(py::init([](const PackedMatrix& router, std::vector<PackedMatrix> gate_up,
+                       std::vector<PackedMatrix> down, int top_k, bool normalised) {
+             return Experts{router, std::move(gate_up), std::move(down), top_k, normalised};
+           }),
+           py::arg("router"), py::arg("gate_up"), py::arg("down"), py::arg("top_k"), py::arg("normalised"));
+  py::class_<DecoderLayer>(m, "DecoderLayer", py::module_local())
+      .def(py::init([](const std::array<NormAddress, 4>& norms, std::tuple<uintptr_t, uintptr_t, bool> heads,
+                       const std::vector<PackedMatrix>& weights, std::pair<int, bool> rotary,
+                       std::tuple<float, float, int> attention, std::pair<int, int> mlp, bool parallel,
+                       float factor, const std::optional<Experts>& experts) {
+             const auto [q_norm, k_norm, whole] = heads;
+             const auto [scale, soft_cap, window] = attention;
+             return DecoderLayer{.input_norm = norm_at(norms[0]),
+                                 .mlp_norm = norm_at(norms[1]),
+                                 .out_norm = norm_at(norms[2]),
+                                 .mlp_out_norm = norm_at(norms[3]),
+                                 .head_norms = {pointer<float>(q_norm), pointer<float>(k_norm), whole},
+                                 .qkv = weights.at(0),
+                                 .o = weights.at(1),
+                                 .gate_up = experts ? PackedMatrix{} : weights.at(2),
+                                 .down = experts ? PackedMatrix{} : weights.at(3),
+                                 .rotary = {rotary.first, rotary.second},
+                                 .attention = {scale, soft_cap, window},
+                                 .activation = static_cast<Activation>(mlp.first),
+                                 .gate = static_cast<Gate>(mlp.second),
+                                 .parallel = parallel,
+                                 .factor = factor,
+                                 .experts = experts};
+           }),
+           py::arg("norms"), py::arg("head_norms"), py::arg("weights"), py::arg("rotary"),
+           py::arg("attention"), py::arg("mlp"), py::arg("parallel"), py::arg("factor"),
+           py::arg("experts") = py::none());
+  py::class_<DecoderShape>(m, "DecoderShape", py::module_local())
+      .def(py::init([](int64_t hidden, std::tuple<int, int, int> heads, int rotary_dim, DType weight_dtype,
+                       float eps) {
+             const auto [q_heads, kv_heads, head_dim] = heads;
+             return DecoderShape{hidden, q_heads, kv_heads, head_dim, rotary_dim, weight_dtype, eps};
+           }),
+           py::arg("hidden"), py::arg("heads"), py::arg("rotary_dim"), py::arg("weight_dtype"),
+           py::arg("eps"));
+  py::class_<DecoderOutput>(m, "DecoderOutput", py::module_local())
+      .def(py::init([](uintptr_t states, std::pair<uintptr_t, int64_t> rows,
+                       std::pair<uintptr_t, int64_t> logits) {
+             return DecoderOutput{pointer<float>(states), pointer<int64_t>(rows.first), rows.second,
+                                  pointer<float>(logits.first), logits.second};
+           }),
+           py::arg("states"), py::arg("rows"), py::arg("logits"));
+  py::class_<Decoder>(m, "Decoder", py::module_local())
+      .def(py::init([](const DecoderShape& shape, std::vector<DecoderLayer> layers, NormAddress norm,
+                       const std::optional<PackedMatrix>& head, std::pair<float, float> logits) {
+             return Decoder{shape, std::move(layers), norm_at(norm), head, logits.first, logits.second};
+           }),
+           py::arg("shape"), py::arg("layers"), py::arg("norm"), py::arg("head"), py::arg("logits"))
+      .def(
+          "run",
+          [](const Decoder& decoder, uintptr_t x, std::tuple<uintptr_t, uintptr_t, int> rotary,
+             DType row_dtype, const KVView& kv, Strides layer_strides, const SummaryView& summaries,
+             uintptr_t slots, PlanInts plan, int64_t tokens, uintptr_t experts, const DecoderOutput& output,
+             int num_threads) {
+            const PlanView view = view_plan(plan, tokens);
+            GilRelease release;
+            run_decoder(decoder,
+                        {tables_at(rotary), row_dtype, kv, layer_strides.first, layer_strides.second,
+                         summaries, pointer<int32_t>(slots), view, pointer<int64_t>(experts)},
+                        pointer<float>(x), output, num_threads);
+          },
+          py::arg("x"), py::arg("rotary"), py::arg("row_dtype"), py::arg("kv"), py::arg("layer_strides"),
+          py::arg("summaries"), py::arg("slots"), py::arg("plan"), py::arg("tokens"), py::arg("experts"),
+          py::arg("output"), py::arg("num_threads"))
+      .def(
+          "before_attention",
+          [](const Decoder& decoder, int64_t layer, uintptr_t x, int64_t tokens,
+             std::tuple<uintptr_t, uintptr_t, int> rotary, const TokenRows& q, uintptr_t k, uintptr_t v,
+             int num_threads) {
+            GilRelease release;
+            before_attention(decoder, layer, tables_at(rotary), pointer<float>(x), tokens,
+                             {q.data, pointer<void>(k), pointer<void>(v), q.dtype}, num_threads);
+          },
+          py::arg("layer"), py::arg("x"), py::arg("tokens"), py::arg("rotary"), py::arg("q"), py::arg("k"),
+          py::arg("v"), py::arg("num_threads"))
+      .def(
+          "after_attention",
+          [](const Decoder& decoder, int64_t layer, const TokenRows& attended, uintptr_t x, int64_t tokens,
+             int num_threads) {
+            GilRelease release;
+            after_attention(decoder, layer, attended.data, attended.dtype, pointer<float>(x), tokens,
+                            num_threads);
+          },
+          py::arg("layer"), py::arg("attended"), py::arg("x"), py::arg("tokens"), py::arg("num_threads"))
+      .def(
+          "output",
+          [](const Decoder& decoder, uintptr_t x, int64_t tokens, const DecoderOutput& output,
+             int num_threads) {
+            GilRelease release;
+            decoder_output(decoder, pointer<float>(x), tokens, output, num_threads);
+          },
+          py::arg("x"), py::arg("tokens"), py::arg("output"), py::arg("num_threads"))
+      .def(
+          "logits",
+          [](const Decoder& decoder, const DecoderOutput& output, int num_threads) {
+            GilRelease release;
+            decoder_logits(decoder, output, num_threads);
+          },
+          py::arg("output"), py::arg("num_threads"));
+  m.def("decoder_layers_seconds", &decoder_layers_seconds);
+}
+
+}  // namespace tts

@@ -1,0 +1,37 @@
+// A mixture of experts as a layer's MLP (Shazeer et al., arXiv 1701.06538).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/kv_layout.h"
+
+namespace tts {
+
+struct PackedMatrix {
+  const void* panels;  // see packed_linear.h
+  int64_t num_panels;
+  const float* bias;  // [16 num_panels]; null: none
+};
+
+struct Experts {
+  PackedMatrix router;                      // hidden -> experts
+  std::vector<PackedMatrix> gate_up, down;  // of each expert, panels of gate and up taking turns
+  int top_k;
+  bool normalised;  // the weights of the chosen experts sum to 1; false: those of all do
+};
+
+struct ExpertsTask {
+  const Experts& experts;
+  DType weight_dtype;
+  const float* x;  // [rows, hidden]
+  int64_t rows, hidden;
+  const int64_t* chosen;  // [rows, top_k], each below the number of experts; null: those of largest logits
+  float* out;             // [rows, hidden]
+};
+
+// out[row] = sum of weight * expert(x[row]) over the row's experts, in their order: a row has the same bits
+// whatever rows are beside it. An expert's weights are read once for all rows that chose it.
+void run_experts(const ExpertsTask& task, int num_threads);
+
+}  // namespace tts

@@ -1,0 +1,1 @@
+"""Families of models that run over packed weights: what sets each apart, as data."""

@@ -1,0 +1,142 @@
+"""Whether a model computes what its family's declaration says, part by part, or why it does not."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from ..support.named_features import text_body
+from .catalogue import FAMILIES
+from .declaration import Family
+from .reading import ACTIVATIONS, activation_of, epsilon_of, is_mixture, is_parallel, layer_norms, part
+
+# Fields of a config that every declaration covers: sizes, tokens, what training alone reads, and rotary
+# angles, scales and activations, which are read from the model's modules.
+_COVERED = {
+    "attention_dropout",
+    "bos_token_id",
+    "eos_token_id",
+    "head_dim",
+    "hidden_act",
+    "hidden_activation",
+    "hidden_size",
+    "initializer_range",
+    "intermediate_size",
+    "layer_norm_eps",
+    "max_position_embeddings",
+    "norm_epsilon",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "pad_token_id",
+    "rms_norm_eps",
+    "rope_parameters",
+    "tie_word_embeddings",
+    "use_cache",
+    "vocab_size",
+}
+# Modules beside classes of the model's own file.
+_PARTS = {nn.Linear, nn.Embedding, nn.ModuleList, nn.LayerNorm, nn.Dropout, *ACTIVATIONS}
+
+
+def why_general(model: Any) -> str | None:
+    """Why a model runs over the general path; None: it can run over packed weights."""
+    base = text_body(model)
+    family = FAMILIES.get(type(base).__name__)
+    if family is None:
+        return f"{type(base).__name__} is declared by no family"
+    if base is not model.base_model and type(model).__name__ not in family.wrappers:
+        return f"{type(model).__name__} is no wrapper in the declaration of {family.base}"
+    reasons = (
+        _unknown_option(family, base.config) or _foreign_part(base, model) or _changed_weight(base, model)
+    )
+    if reasons is not None:
+        return reasons
+    for index, layer in enumerate(base.layers):
+        if reason := _undeclared(family, layer):
+            return f"layer {index}: {reason}"
+    return _differing_layers(base)
+
+
+def _unknown_option(family: Family, config: Any) -> str | None:
+    if not dataclasses.is_dataclass(config):
+        return f"{type(config).__name__} does not say which fields it has"
+    known = {field.name for field in dataclasses.fields(PreTrainedConfig)} | _COVERED | {*family.options}
+    for field in dataclasses.fields(config):
+        if field.name not in known and getattr(config, field.name, None) not in (None, False):
+            return f"config.{field.name} is not covered by the declaration of {family.base}"
+    return None
+
+
+def _foreign_part(base: Any, model: Any) -> str | None:
+    """A module that is not the family's own, or was changed on the object."""
+    for name, module in base.named_modules():
+        if type(module).__module__ != type(base).__module__ and type(module) not in _PARTS:
+            return f"{name} is {type(module).__name__}"
+        if hasattr(module, "in_features") and type(module) is not nn.Linear:
+            return f"{name} is {type(module).__name__}"  # adapters, quantised ones
+    for name, module in model.named_modules():
+        if "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
+            return f"{name} has a forward or hooks of its own"
+    head = model.get_output_embeddings()
+    if head is not None and (type(head) is not nn.Linear or head.bias is not None):
+        return "the head is no linear layer without bias"
+    return None
+
+
+def _changed_weight(base: Any, model: Any) -> str | None:
+    """A weight that is no plain tensor, or of a size that panels do not have."""
+    for name, weight in model.named_parameters():
+        if weight.is_inference():
+            return f"{name} was made in inference mode, and has no version to look at"
+        if type(weight.data) is not Tensor:
+            return f"{name} is {type(weight.data).__name__}"  # unpacks itself
+    for name, module in base.named_modules():
+        if isinstance(module, nn.Linear) and module.in_features % 2:
+            return f"{name} has {module.in_features} inputs, no even number"
+    return None if base.config.hidden_size % 16 == 0 else "hidden_size is no multiple of 16"
+
+
+def _undeclared(family: Family, layer: Any) -> str | None:
+    """What a layer has that its declaration does not account for, or lacks."""
+    attention, mlp = part(layer, "self_attn"), part(layer, "mlp")
+    mixture = is_mixture(family, mlp)
+    linears = {f"self_attn.{name}": part(attention, name) for name in (*family.qkv, "o_proj")}
+    if not mixture:
+        linears |= {f"mlp.{name}": part(mlp, name) for name in (*family.gate_up, family.down)}
+    norms = {name: part(layer, name) for name in layer_norms(family)}
+    if norms and is_parallel(family, layer) and norms.get(family.mlp_norm or "") is None:
+        norms.pop(family.mlp_norm or "", None)  # the MLP reads through input_norm
+    norms |= {f"self_attn.{name}": part(attention, name) for name in family.head_norms or ()}
+    for name, module in (linears | norms).items():
+        if module is None:
+            return f"it has no {name}"
+    declared = {f"{name}.weight" for name in (*linears, *norms)} | {f"{name}.bias" for name in linears}
+    if mixture:
+        declared |= {"mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"}
+    if family.norm == "layer":
+        declared |= {f"{name}.bias" for name in norms}
+    for name, _ in [*layer.named_parameters(), *layer.named_buffers()]:
+        if name not in declared:
+            return f"{name} is not in the declaration of {family.base}"
+    for side, names in ("self_attn", family.qkv), ("mlp", () if mixture else family.gate_up):
+        if len({linears[f"{side}.{name}"].bias is None for name in names}) > 1:
+            return f"only some of {', '.join(names)} have a bias"
+    inner = mlp.experts if mixture else mlp
+    activation = activation_of(family, inner)
+    if activation is None or (mixture and activation != "swiglu"):
+        return f"the activation {type(part(inner, family.activation)).__name__}"
+    width = inner.down_proj.shape[-1] if mixture else linears[f"mlp.{family.down}"].in_features
+    return "the width of the MLP is no multiple of 16" if width % 16 else None
+
+
+def _differing_layers(base: Any) -> str | None:
+    """What layers share in a call of all."""
+    norms = [m for m in base.modules() if isinstance(m, nn.LayerNorm) or "Norm" in type(m).__name__]
+    if len({epsilon_of(norm) for norm in norms}) > 1:
+        return "norms differ in their epsilon"
+    heads = {(layer.self_attn.head_dim, layer.self_attn.o_proj.in_features) for layer in base.layers}
+    return None if len(heads) == 1 else "layers differ in their heads"

@@ -1,0 +1,74 @@
+"""What sets a family of models apart, as data: the vocabulary of `catalogue.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+def _always(_attention: Any) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the layers of a base model of transformers compute; the defaults are Llama's.
+
+    Names are those of modules and attributes in the family's classes, so that sizes, biases and numbers are
+    read from the model itself. A layer adds out_norm(attention(input_norm(x))) to x, then
+    mlp_out_norm(mlp(mlp_norm(x))). Windows and soft caps are not declared: the forward at load records what
+    the attention function is handed.
+
+    Attributes:
+        base: class of the base model.
+        options: fields of its config that this declaration covers, beside those of all models
+            (`conditions.py`). A model whose config sets another one runs over the general path.
+        wrappers: classes of models for more than text, in which the base model lies deeper.
+        norm: "rms", "rms_plus_one" where the weight is stored without the one that it is added to (Gemma), or
+            "layer".
+        input_norm, out_norm, mlp_norm, mlp_out_norm: modules of a layer; None: no such norm.
+        head_norms: modules of the attention that norm q and k before the rotation, each head on its own or
+            all together, as their weights say.
+        qkv: modules of the attention for q, k and v, or one whose outputs are these one behind the other.
+        gate_up: modules of the MLP for gate and up, or one likewise; of one without gate, the first module.
+        gated: whether there is a gate.
+        down, activation: modules of the MLP.
+        normalises_experts: where an MLP is a mixture (`is_mixture`), whether the weights of a token's experts
+            are scaled to sum to 1; a name: an attribute of the router says so. None: there are no mixtures.
+        rotates: whether a layer with this attention module rotates q and k.
+        rotary_pairs: channel 2 i of a head turns with channel 2 i + 1; else i with i + half.
+        angles_in_pairs: the rotary module repeats each angle beside itself; else all angles twice.
+        rotary_by_layer_type: the rotary module has angles for each of config.layer_types.
+        parallel: the MLP reads x from before attention, through mlp_norm, or input_norm where that is None. A
+            name: an attribute of the layer says so.
+        factor: attribute of a layer: of both sums. embedding_factor: attribute of the base model: of the
+            inputs of the first layer.
+        logit_factor, logit_divisor, logit_soft_cap: attributes of the model with the head.
+    """
+
+    base: str
+    options: tuple[str, ...] = ()
+    wrappers: tuple[str, ...] = ()
+    norm: Literal["rms", "rms_plus_one", "layer"] = "rms"
+    input_norm: str | None = "input_layernorm"
+    out_norm: str | None = None
+    mlp_norm: str | None = "post_attention_layernorm"
+    mlp_out_norm: str | None = None
+    head_norms: tuple[str, str] | None = None
+    qkv: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
+    gate_up: tuple[str, ...] = ("gate_proj", "up_proj")
+    gated: bool = True
+    down: str = "down_proj"
+    activation: str = "act_fn"
+    normalises_experts: bool | str | None = None
+    rotates: Callable[[Any], bool] = _always
+    rotary_pairs: bool = False
+    angles_in_pairs: bool = False
+    rotary_by_layer_type: bool = False
+    parallel: bool | str = False
+    factor: str | None = None
+    embedding_factor: str | None = None
+    logit_factor: str | None = None
+    logit_divisor: str | None = None
+    logit_soft_cap: str | None = None

@@ -1,0 +1,179 @@
+"""Reads a model as its family declares it: packed layers, norms, angles and factors."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import GELUTanh, NewGELUActivation, SiLUActivation
+
+from tts_kernels import DecoderLayer, Experts, PackedWeight
+
+from ..support.features import AttentionCall
+from .declaration import Family
+
+# By the activation's class, that of the MLP with a gate and without.
+ACTIVATIONS: dict[type, tuple[str, str | None]] = {
+    nn.SiLU: ("swiglu", None),
+    SiLUActivation: ("swiglu", None),
+    GELUTanh: ("geglu_tanh", "gelu_tanh"),
+    NewGELUActivation: ("geglu_tanh", "gelu_tanh"),
+}
+
+
+def activation_of(family: Family, mlp: Any) -> str | None:
+    """The name that `DecoderLayer` has for what an MLP does; None: it has none."""
+    gated, plain = ACTIVATIONS.get(type(getattr(mlp, family.activation, None)), (None, None))
+    return gated if family.gated else plain
+
+
+def is_mixture(family: Family, mlp: Any) -> bool:
+    """An MLP with a router, `gate`, and `experts` whose weights are tensors with all of them."""
+    return family.normalises_experts is not None and part(mlp, "experts") is not None
+
+
+def norm_of(family: Family, norm: Any) -> Tensor | None:
+    """A norm as `DecoderLayer` takes it."""
+    if norm is None:
+        return None
+    weight: Tensor = norm.weight.detach().float()
+    if family.norm == "rms_plus_one":
+        return weight + 1.0
+    if family.norm == "rms":
+        return weight
+    bias = getattr(norm, "bias", None)
+    return torch.stack([weight, torch.zeros_like(weight) if bias is None else bias.detach().float()])
+
+
+def epsilon_of(norm: Any) -> float:
+    return float(norm.eps if hasattr(norm, "eps") else norm.variance_epsilon)
+
+
+def is_parallel(family: Family, layer: Any) -> bool:
+    return getattr(layer, family.parallel) if isinstance(family.parallel, str) else family.parallel
+
+
+def pack_layer(family: Family, layer: Any, call: AttentionCall) -> DecoderLayer:
+    """call: what its attention hands over."""
+    attention, mlp, parallel = layer.self_attn, layer.mlp, is_parallel(family, layer)
+    input_norm, mlp_norm, out_norm, mlp_out_norm = (
+        norm_of(family, part(layer, name))
+        for name in (family.input_norm, family.mlp_norm, family.out_norm, family.mlp_out_norm)
+    )
+    q_norm, k_norm = (norm_of(family, part(attention, name)) for name in family.head_norms or (None,) * 2)
+    mixture = is_mixture(family, mlp)
+    activation = "swiglu" if mixture else activation_of(family, mlp)
+    if activation is None:
+        raise ValueError(f"{type(mlp).__name__}: its activation is none that kernels have")
+    return DecoderLayer(
+        input_norm=input_norm,
+        qkv=_packed([part(attention, name) for name in family.qkv]),
+        q_norm=q_norm,
+        k_norm=k_norm,
+        o=_packed([attention.o_proj]),
+        mlp_norm=input_norm if parallel and mlp_norm is None else mlp_norm,
+        gate_up=None if mixture else _packed_gate_up(family, mlp, activation),
+        down=None if mixture else _packed([part(mlp, family.down)]),
+        scale=attention.scaling,
+        window=call.window,
+        out_norm=out_norm,
+        mlp_out_norm=mlp_out_norm,
+        activation=activation,
+        parallel=parallel,
+        factor=1.0 if family.factor is None else getattr(layer, family.factor),
+        soft_cap=call.soft_cap,
+        rotary=_table(family, attention) if family.rotates(attention) else None,
+        rotary_pairs=family.rotary_pairs,
+        experts=_packed_experts(family, mlp) if mixture else None,
+    )
+
+
+def angles(family: Family, base: Any, x: Tensor, positions: Tensor, tables: int) -> tuple[Tensor, Tensor]:
+    """cos and sin of positions int64 [T]: float32 [T, rotary_dim], or [tables, T, rotary_dim] of the first
+    `tables` where there are several."""
+    if not family.rotary_by_layer_type:
+        cos, sin = (part[0] for part in base.rotary_emb(x, positions[None]))
+    else:
+        kinds = _layer_types(base.config)[:tables]
+        made = [base.rotary_emb(x, positions[None], kind) for kind in kinds]
+        cos, sin = (torch.cat([of_kind[side] for of_kind in made]) for side in (0, 1))
+        if tables == 1:
+            cos, sin = cos[0], sin[0]
+    if family.rotary_pairs and not family.angles_in_pairs:
+        cos, sin = (part[..., : part.shape[-1] // 2].repeat_interleave(2, -1) for part in (cos, sin))
+    return cos.contiguous(), sin.contiguous()
+
+
+def embedding_factor(family: Family, base: Any) -> float:
+    return 1.0 if family.embedding_factor is None else float(getattr(base, family.embedding_factor))
+
+
+def logit_settings(family: Family, model: Any) -> tuple[float, float | None]:
+    """The factor and the soft cap of the logits, where the model has a head."""
+    if model.get_output_embeddings() is None:
+        return 1.0, None
+    factor, divisor, cap = (
+        None if path is None else attribute(model, path)
+        for path in (family.logit_factor, family.logit_divisor, family.logit_soft_cap)
+    )
+    return float(factor or 1.0) / float(divisor or 1.0), cap
+
+
+def layer_norms(family: Family) -> list[str]:
+    """Names of the norms in a layer."""
+    names = (family.input_norm, family.out_norm, family.mlp_norm, family.mlp_out_norm)
+    return [name for name in names if name is not None]
+
+
+def part(module: Any, name: str | None) -> Any:
+    """None where there is none of this name."""
+    return None if name is None else getattr(module, name, None)
+
+
+def attribute(value: Any, path: str) -> Any:
+    """None where a wrapper has none of this name."""
+    return reduce(part, path.split("."), value)
+
+
+def _layer_types(config: Any) -> list[str]:
+    """In the order of the rotary tables."""
+    return sorted(set(config.layer_types))
+
+
+def _table(family: Family, attention: Any) -> int:
+    if not family.rotary_by_layer_type:
+        return 0
+    config = attention.config
+    return _layer_types(config).index(config.layer_types[attention.layer_idx])
+
+
+def _packed(linears: list[Any]) -> PackedWeight:
+    """Of linear layers side by side."""
+    weights = [linear.weight.detach() for linear in linears]
+    biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
+    bias = torch.cat(biases) if biases else None
+    return PackedWeight.pack(weights[0] if len(weights) == 1 else torch.cat(weights), bias)
+
+
+def _packed_experts(family: Family, mlp: Any) -> Experts:
+    router, experts, named = mlp.gate, mlp.experts, family.normalises_experts
+    return Experts(
+        router=PackedWeight.pack(router.weight.detach()),
+        gate_up=tuple(PackedWeight.pack_gated(*one.chunk(2)) for one in experts.gate_up_proj.detach()),
+        down=tuple(PackedWeight.pack(one) for one in experts.down_proj.detach()),
+        top_k=router.top_k,
+        normalised=bool(getattr(router, named) if isinstance(named, str) else named),
+    )
+
+
+def _packed_gate_up(family: Family, mlp: Any, activation: str) -> PackedWeight:
+    """Gated, where the kernel of the product has the activation."""
+    linears = [part(mlp, name) for name in family.gate_up]
+    biased = any(linear.bias is not None for linear in linears)
+    if not family.gated or activation != "swiglu" or biased:
+        return _packed(linears)
+    weights = [linear.weight.detach() for linear in linears]
+    gate, up = weights if len(weights) == 2 else weights[0].chunk(2)
+    return PackedWeight.pack_gated(gate, up)

@@ -1,0 +1,123 @@
+"""Mixtures of experts as the MLP of a layer, against float64 torch at every level."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import layer_reference as reference
+import numpy as np
+import pytest
+import torch
+from attention_checks import LEVELS
+from layer_reference import HEAD_DIM, HIDDEN, MLP, Q_HEADS, SIZES, make, near
+from torch import Tensor
+
+from tts_kernels import DecoderLayer, DecoderLayers, Experts, KVPool, KVTree, PackedWeight, _core, plan
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def mixture(weights: torch.dtype, *, count: int, top_k: int, normalised: bool) -> tuple[DecoderLayer, Any]:
+    """A layer with experts, and their router, gate and up, and down, the last two [E, outputs, inputs]."""
+    layer, matrices = make({}, weights)
+    router = torch.randn(count, HIDDEN).to(weights)
+    gate_up = (torch.randn(count, 2 * MLP, HIDDEN) * HIDDEN**-0.5).to(weights)
+    down = (torch.randn(count, HIDDEN, MLP) * MLP**-0.5).to(weights)
+    experts = Experts(
+        router=PackedWeight.pack(router),
+        gate_up=tuple(PackedWeight.pack_gated(*one.chunk(2)) for one in gate_up),
+        down=tuple(map(PackedWeight.pack, down)),
+        top_k=top_k,
+        normalised=normalised,
+    )
+    return layer._replace(gate_up=None, down=None, experts=experts), (matrices, router, gate_up, down)
+
+
+def mixed(layer: DecoderLayer, parts: Any, x: Tensor, attended: Tensor) -> Tensor:
+    """float64, token by token."""
+    matrices, router, gate_up, down = parts
+    x = x.double() + reference.linear(attended.double().flatten(1), matrices.o)
+    normed = reference.norm(x, layer.mlp_norm)
+    shares = reference.linear(normed, (router, None)).softmax(-1)
+    made = []
+    for row, of_row in zip(normed, shares, strict=True):
+        weights, chosen = of_row.topk(layer.experts.top_k)
+        weights = weights / weights.sum() if layer.experts.normalised else weights
+        total = torch.zeros(HIDDEN, dtype=torch.double)
+        for weight, expert in zip(weights, chosen, strict=True):
+            gate, up = reference.linear(row, (gate_up[expert], None)).chunk(2)
+            inner = torch.nn.functional.silu(gate) * up
+            total += weight * reference.linear(inner, (down[expert], None))
+        made.append(total)
+    return x + torch.stack(made)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("count", "top_k", "normalised"), [(5, 2, True), (33, 8, False), (3, 3, True), (4, 1, False)]
+)
+def test_experts_equal_the_reference(level: str, count: int, top_k: int, normalised: bool) -> None:
+    """Rows have the same bits alone."""
+    _core.set_cpu_isa(level)
+    torch.manual_seed(3)
+    layer, parts = mixture(torch.float32, count=count, top_k=top_k, normalised=normalised)
+    layers = DecoderLayers([layer], **SIZES)
+    x, attended = torch.randn(290, HIDDEN), torch.randn(290, Q_HEADS, HEAD_DIM)
+    out, few = x.clone(), x[7:9].clone()
+    layers.after_attention(0, out, attended)
+    layers.after_attention(0, few, attended[7:9])
+    near(out, mixed(layer, parts, x, attended), torch.float32)
+    assert torch.equal(out[7:9], few)
+
+
+def test_experts_may_be_given() -> None:
+    """Those that the router would choose change nothing, others do; one that is not there is refused."""
+    torch.manual_seed(4)
+    layer, _ = mixture(torch.float32, count=6, top_k=1, normalised=True)
+    layers = DecoderLayers([layer], **SIZES)
+    tree, branch = KVTree(4), 0
+    branch = tree.create()
+    slots = torch.from_numpy(tree.append([branch], [range(9)]).slots)
+    work = plan(*tree.block_tables([branch]), np.array([9], np.int32))
+    x, turns = torch.randn(9, HIDDEN), torch.rand(9, HEAD_DIM)
+
+    def run(experts: Tensor | None) -> Tensor:
+        pool = KVPool(num_layers=1, num_kv_heads=2, head_dim=32, num_pages=4)
+        out = x.clone()
+        layers(out, turns.cos(), turns.sin(), pool, slots, work, experts=experts)
+        return out
+
+    free = run(None)
+    given = torch.stack([run(torch.full((9, 1), expert)) for expert in range(6)])
+    same = given.eq(free).all(-1)
+    assert same.sum(0).eq(1).all()
+    chosen = same.float().argmax(0)[:, None]
+    assert torch.equal(run(chosen), free)
+    with pytest.raises(ValueError, match="experts: got 6, expected 0 <= expert < 6"):
+        run(torch.full((9, 1), 6))
+    with pytest.raises(ValueError, match="experts: got shape"):
+        run(torch.zeros(9, 2, dtype=torch.long))
+
+
+def test_experts_that_do_not_fit_are_named() -> None:
+    layer, _ = mixture(torch.float32, count=4, top_k=2, normalised=True)
+    plain, _ = make({}, torch.float32)
+    experts = layer.experts
+    assert experts is not None
+    for wrong, error, message in (
+        (
+            layer._replace(experts=experts._replace(top_k=5)),
+            ValueError,
+            r"layers\[0\].experts: got 4 gate_up",
+        ),
+        (layer._replace(experts=experts._replace(down=experts.down[:3])), ValueError, r"layers\[0\].router"),
+        (
+            layer._replace(experts=experts._replace(gate_up=experts.down)),
+            ValueError,
+            "gate_up of expert 0: got",
+        ),
+        (layer._replace(down=plain.down), TypeError, "gate_up, down: got weights beside experts"),
+        (layer._replace(experts=None), TypeError, r"layers\[0\].gate_up: got NoneType"),
+    ):
+        with pytest.raises(error, match=message):
+            DecoderLayers([wrong], **SIZES)

@@ -1,0 +1,287 @@
+"""What one layer of a decoder computes, as data, and whether its weights fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import _core
+from ..checks import Array, Guard, Number, Rule, Signature, choice, flag, instance, integer, real
+from ..checks.pages import FLOAT32, PACKED_HEAD_DIM
+from .packed_weight import FLOAT_DTYPES, PANEL, PackedWeight
+
+# Of `DecoderLayer.activation`: csrc/cpu/kernels/row_ops_kernels.h: Activation, csrc/cpu/decoder_layer.h: Gate
+_MLPS = {"swiglu": (0, 2), "geglu_tanh": (1, 2), "gelu_tanh": (1, 0)}
+_GATE_IN_PANELS = 0, 1
+
+
+class Experts(NamedTuple):
+    """An MLP that is a mixture of experts: the sum of weight * expert(x) over the top_k experts of a token.
+
+    Attributes:
+        router: hidden -> a logit for each expert; weights are their softmax.
+        gate_up, down: of each expert; gate_up gated.
+        normalised: the weights of the chosen experts are scaled to sum to 1.
+    """
+
+    router: PackedWeight
+    gate_up: tuple[PackedWeight, ...]
+    down: tuple[PackedWeight, ...]
+    top_k: int
+    normalised: bool
+
+
+class DecoderLayer(NamedTuple):
+    """x += out_norm(o(attention(input_norm(x)))) * factor, then x += mlp_out_norm(mlp(mlp_norm(x))) * factor.
+
+    A norm float32 [hidden] is the weight of an RMS norm; one of [2, hidden] is weight and bias of a LayerNorm
+    (Ba et al., arXiv 1607.06450); None leaves its input as it is.
+
+    Attributes:
+        input_norm, mlp_norm: before attention and MLP.
+        qkv: hidden -> queries, keys and values of all heads, side by side.
+        q_norm, k_norm: weights of RMS norms of q and k before they are rotated, or None: float32 [head_dim]
+            of each head (Qwen3), or [heads * head_dim] of all heads together (OLMo 2).
+        o: heads -> hidden.
+        gate_up, down: of the MLP. gate_up: gated, or a plain weight whose outputs `activation` describes.
+            None where there are experts.
+        scale: of the logits. window: most tokens that a query sees; None: all.
+        out_norm, mlp_out_norm: of what attention and MLP add to x.
+        activation: "swiglu", silu(gate) * up (Shazeer, arXiv 2002.05202), or "geglu_tanh", gelu(gate) * up,
+            of the outputs of gate and behind them those of up; "gelu_tanh", without a gate.
+        parallel: mlp_norm reads the x from before attention (GPT-J).
+        factor: of both sums.
+        soft_cap: c turns a scaled logit s into c * tanh(s / c).
+        rotary: which of the step's tables rotates q and k; None: they are not rotated.
+        rotary_pairs: channel 2 i turns with 2 i + 1, not i with i + rotary_dim / 2.
+        experts: the MLP, where it is a mixture.
+    """
+
+    input_norm: Tensor | None
+    qkv: PackedWeight
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    o: PackedWeight
+    mlp_norm: Tensor | None
+    gate_up: PackedWeight | None
+    down: PackedWeight | None
+    scale: float
+    window: int | None
+    out_norm: Tensor | None = None
+    mlp_out_norm: Tensor | None = None
+    activation: str = "swiglu"
+    parallel: bool = False
+    factor: float = 1.0
+    soft_cap: float | None = None
+    rotary: int | None = 0
+    rotary_pairs: bool = False
+    experts: Experts | None = None
+
+
+class LayerShape(NamedTuple):
+    """What the layers of a decoder share."""
+
+    hidden: int
+    num_q_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rotary_dim: int
+    eps: float
+    weights: torch.dtype
+
+    def core(self, code: Any) -> _core.DecoderShape:
+        """code: of the weights' dtype."""
+        heads = self.num_q_heads, self.num_kv_heads, self.head_dim
+        return _core.DecoderShape(self.hidden, heads, self.rotary_dim, code, self.eps)
+
+
+def checked_layer(index: int, layer: DecoderLayer, shape: LayerShape) -> _core.DecoderLayer:
+    """What the kernels read of a layer.
+
+    Raises:
+        TypeError, ValueError: a weight or a number does not fit.
+    """
+    try:
+        return _checked_layer(layer, shape)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"layers[{index}].{error}") from None
+
+
+def _checked_layer(layer: DecoderLayer, shape: LayerShape) -> _core.DecoderLayer:
+    q_width, kv_width = shape.num_q_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+    check_weight("qkv", layer.qkv, shape.hidden, q_width + 2 * kv_width, shape.weights)
+    check_weight("o", layer.o, q_width, shape.hidden, shape.weights)
+    codes, experts = _checked_mlp(layer, shape), _checked_experts(layer.experts, shape)
+    numbers = real("scale", layer.scale), real("factor", layer.factor)
+    soft_cap = 0.0 if layer.soft_cap is None else real("soft_cap", layer.soft_cap)
+    capped = None if layer.soft_cap is None else soft_cap
+    _NUMBERS.check((layer.qkv.panels, *numbers, capped, shape.eps, *shape[:5]))
+    if flag("parallel", layer.parallel) and layer.mlp_norm is None:
+        raise ValueError("mlp_norm: got None, expected a norm: the MLP is parallel to attention")
+    norms = [
+        norm_address(name, getattr(layer, name), shape.hidden)
+        for name in ("input_norm", "mlp_norm", "out_norm", "mlp_out_norm")
+    ]
+    q_norm, q_whole = _head_norm("q_norm", layer.q_norm, shape.head_dim, q_width)
+    k_norm, k_whole = _head_norm("k_norm", layer.k_norm, shape.head_dim, kv_width)
+    if q_norm and k_norm and q_whole != k_whole and shape.num_q_heads > 1 and shape.num_kv_heads > 1:
+        raise ValueError("k_norm: expected a norm of each head or of all heads together, as q_norm is")
+    window = 0 if layer.window is None else integer("window", layer.window, 1)
+    table = -1 if layer.rotary is None else integer("rotary", layer.rotary, 0)
+    return _core.DecoderLayer(
+        norms,
+        (q_norm, k_norm, q_whole or k_whole),
+        [matrix(weight) for weight in (layer.qkv, layer.o, layer.gate_up, layer.down) if weight is not None],
+        (table, flag("rotary_pairs", layer.rotary_pairs)),
+        (numbers[0], soft_cap, min(window, 2**30)),
+        codes,
+        layer.parallel,
+        numbers[1],
+        experts,
+    )
+
+
+def _checked_mlp(layer: DecoderLayer, shape: LayerShape) -> tuple[int, int]:
+    """The codes of activation and gate."""
+    choice("activation", layer.activation, tuple(_MLPS))
+    if layer.gate_up is None or layer.down is None:
+        return _GATE_IN_PANELS
+    gated, gate = layer.gate_up.gated, _MLPS[layer.activation]
+    if gated and layer.activation != "swiglu":
+        raise ValueError(f"activation: got {layer.activation!r}, expected 'swiglu' as gate_up is gated")
+    outputs = layer.gate_up.outputs
+    mlp = outputs if gated or not gate[1] else outputs // 2
+    check_weight("gate_up", layer.gate_up, shape.hidden, outputs, shape.weights, gated=gated)
+    check_weight("down", layer.down, mlp, shape.hidden, shape.weights)
+    return _GATE_IN_PANELS if gated else gate
+
+
+def _checked_experts(experts: Experts | None, shape: LayerShape) -> _core.Experts | None:
+    if experts is None:
+        return None
+    count, hidden = len(experts.down), shape.hidden
+    check_weight("router", experts.router, hidden, count, shape.weights)
+    top_k = integer("top_k", experts.top_k, 1)
+    if top_k > count or len(experts.gate_up) != count:
+        raise ValueError(
+            f"experts: got {len(experts.gate_up)} gate_up, {count} down and top_k {top_k}, expected as many "
+            "of both, and top_k of them at most"
+        )
+    for index, (first, second) in enumerate(zip(experts.gate_up, experts.down, strict=True)):
+        mlp = first.outputs
+        check_weight(f"gate_up of expert {index}", first, hidden, mlp, shape.weights, gated=True)
+        check_weight(f"down of expert {index}", second, mlp, hidden, shape.weights)
+    gate_up, down = ([matrix(weight) for weight in side] for side in (experts.gate_up, experts.down))
+    return _core.Experts(matrix(experts.router), gate_up, down, top_k, flag("normalised", experts.normalised))
+
+
+def weights_of(layer: DecoderLayer) -> dict[str, PackedWeight]:
+    """By their names in messages."""
+    named = {name: getattr(layer, name) for name in ("qkv", "o", "gate_up", "down")}
+    if layer.experts is not None:
+        named = {name: named[name] for name in ("qkv", "o")} | {"router": layer.experts.router}
+        for name in ("gate_up", "down"):
+            weights = getattr(layer.experts, name)
+            named |= {f"{name} of expert {index}": weight for index, weight in enumerate(weights)}
+    return named
+
+
+def tensors_of(layer: DecoderLayer) -> list[Tensor]:
+    """All that the kernels read."""
+    weights = weights_of(layer).values()
+    norms = (layer.input_norm, layer.mlp_norm, layer.out_norm, layer.mlp_out_norm, layer.q_norm, layer.k_norm)
+    parts = (*norms, *(weight.panels for weight in weights), *(weight.bias for weight in weights))
+    return [part for part in parts if part is not None]
+
+
+def refuse_parts(index: int, layer: DecoderLayer) -> None:
+    """Raises TypeError where parts of a layer are not of the types that it names."""
+    instance(f"layers[{index}]", layer, DecoderLayer, "name its weights")
+    if layer.experts is not None:
+        instance(f"layers[{index}].experts", layer.experts, Experts, "name its weights")
+        if (layer.gate_up, layer.down) != (None, None):
+            raise TypeError(f"layers[{index}].gate_up, down: got weights beside experts, expected None")
+    for name, weight in weights_of(layer).items():
+        instance(f"layers[{index}].{name}", weight, PackedWeight, "make it with PackedWeight.pack")
+
+
+def check_weight(
+    name: str, weight: PackedWeight, inputs: int, outputs: int, dtype: torch.dtype, *, gated: bool = False
+) -> None:
+    weight.check()
+    if weight.panels.dtype != dtype:
+        raise TypeError(f"{name}: got {weight.panels.dtype}, expected {dtype} as the first weight has")
+    if (weight.inputs, weight.outputs, weight.gated) != (inputs, outputs, gated):
+        raise ValueError(
+            f"{name}: got {weight.inputs} inputs, {weight.outputs} outputs, gated: {weight.gated}, expected "
+            f"{inputs}, {outputs}, {gated}"
+        )
+    if name not in ("qkv", "head", "router") and outputs % PANEL:
+        raise ValueError(f"{name}: got {outputs} outputs, expected a multiple of {PANEL}")
+
+
+def matrix(weight: PackedWeight) -> _core.PackedMatrix:
+    bias = 0 if weight.bias is None else weight.bias.data_ptr()
+    return _core.PackedMatrix(weight.panels.data_ptr(), len(weight.panels), bias)
+
+
+def norm_address(name: str, norm: Tensor | None, width: int) -> tuple[int, bool]:
+    """Where a norm lies, 0 for none, and whether it is a LayerNorm."""
+    if norm is None:
+        return 0, False
+    _norm_guard(name).check((norm, width))
+    return norm.data_ptr(), norm.dim() == 2
+
+
+def _head_norm(name: str, norm: Tensor | None, head_dim: int, width: int) -> tuple[int, bool]:
+    """Where a norm of heads lies, and whether it is of all heads together."""
+    if norm is None:
+        return 0, False
+    whole = isinstance(norm, Tensor) and norm.shape == (width,) and width != head_dim
+    _head_guard(name).check((norm, width if whole else head_dim))
+    return norm.data_ptr(), whole
+
+
+@lru_cache
+def _norm_guard(name: str) -> Guard:
+    def takes(values: Mapping[str, Any]) -> Signature:
+        norm = values[name]
+        shape = "2, hidden" if isinstance(norm, Tensor) and norm.dim() == 2 else "hidden"
+        return Signature(Number("hidden", "hidden >= 1"), Array(name, shape, FLOAT32), home=name)
+
+    return Guard("DecoderLayers", (name, "hidden"), takes)
+
+
+@lru_cache
+def _head_guard(name: str) -> Guard:
+    signature = Signature(Number("width", "width >= 1"), Array(name, "width", FLOAT32), home=name)
+    return Guard("DecoderLayers", (name, "width"), lambda _: signature)
+
+
+def _numbers_of(values: Mapping[str, Any]) -> Signature:
+    panels = "num_panels, words, lanes" + (", 2" if values["panels"].dim() == 4 else "")
+    return Signature(
+        *_TAKES,
+        Rule("num_q_heads", "num_q_heads % num_kv_heads == 0"),
+        Rule("rotary_dim", "rotary_dim <= head_dim"),
+        Array("panels", panels, FLOAT_DTYPES),
+        home="panels",
+    )
+
+
+_TAKES = (
+    Number("scale", "2**-126 <= scale <= 2**64", float),
+    Number("factor", "2**-126 <= factor <= 2**64", float),
+    Number("soft_cap", "2**-126 <= soft_cap <= 2**12", float, optional=True),
+    Number("eps", "2**-126 <= eps <= 2**127", float),
+    Number("hidden", "hidden >= 1"),
+    Number("num_q_heads", "1 <= num_q_heads < 2**31"),
+    Number("num_kv_heads", "1 <= num_kv_heads < 2**31"),
+    Number("head_dim", PACKED_HEAD_DIM),
+    Number("rotary_dim", "rotary_dim >= 2 and rotary_dim % 2 == 0"),
+)
+_NUMBERS = Guard("DecoderLayers", ("panels", *(number.name for number in _TAKES)), _numbers_of)
