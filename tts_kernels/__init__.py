@@ -16,6 +16,8 @@ from .errors import CapacityError, OutOfPagesError, TTSError
 from .layers.decoder_layers import DecoderLayer, DecoderLayers
 from .layers.packed_linear import packed_linear
 from .layers.packed_weight import PackedWeight
+from .layers.quant_form import QuantForm
+from .layers.quantised_weight import QuantisedWeight
 from .layers.rms_norm import rms_norm
 from .layers.rotate_qkv import rotate_qkv
 from .ops import (
@@ -48,6 +50,8 @@ __all__ = [
     "KVTree",
     "OutOfPagesError",
     "PackedWeight",
+    "QuantForm",
+    "QuantisedWeight",
     "Selection",
     "SelectionCounts",
     "TTSError",

@@ -14,6 +14,7 @@ from torch import Tensor
 OPS = [
     targets.rms_norm,
     targets.packed_linear,
+    targets.quantised_linear,
     targets.rotate_qkv,
     targets.sample_tokens,
     targets.append_kv,
@@ -25,6 +26,7 @@ OPS = [
     targets.count_selected,
     targets.decoder_layers,
     targets.pack,
+    targets.pack_quantised,
 ]
 
 
