@@ -117,37 +117,43 @@ inline void multiply_rows(const QuantForm& form, const ChunkRows& chunk, int row
   }
 }
 
-// All rows times the panels of a chunk that begins at input `first`.
-inline void multiply_chunks(const QuantBlock& block, const PanelChunk* chunks, int rows, int panels,
+// All rows times `count` panels, the n-th of their sums on, of a chunk that begins at input `first`.
+inline void multiply_chunks(const QuantBlock& block, const PanelChunk* chunks, int rows, int n, int count,
                             int64_t first, int groups) {
   const int blocks = (rows + Ints::kRows - 1) / Ints::kRows;
   for (int i = 0; i < blocks; ++i) {  // as even as they come
-    const int row = i * rows / blocks, count = (i + 1) * rows / blocks - row;
-    for (int n = 0; n < panels; n += kQuantPanels) {
-      const ChunkRows chunk{chunks + n, groups,
+    const int row = i * rows / blocks, row_end = (i + 1) * rows / blocks;
+    for (int c = 0; c < count; c += kQuantPanels) {
+      const ChunkRows chunk{chunks + c, groups,
                             block.x + row * block.x_stride + first / kXGroup * kGroupWords, block.x_stride,
-                            block.sums + row * kSumsRow + n * kPanelOutputs};
-      multiply_rows(block.form, chunk, count, min_of(panels - n, kQuantPanels));
+                            block.sums + row * kSumsRow + (n + c) * kPanelOutputs};
+      multiply_rows(block.form, chunk, row_end - row, min_of(count - c, kQuantPanels));
     }
   }
 }
 
-// Two panels at a time, a chunk of inputs after the other: what is unpacked is multiplied with all rows from
-// the L1 cache.
+// A chunk of inputs after the other: what is unpacked is multiplied with all rows from the L1 cache. Two
+// panels at a time where rows are many, which read x once for both; else one, so that memory is read as it
+// lies.
 inline void multiply_quantised(const QuantBlock& block, int rows, int num_panels) {
   PanelChunk chunks[kPanelsTogether];
   const QuantLayout& layout = block.layout;
+  const int together = rows > Ints::kRows ? kPanelsTogether : 1;
   for (int panel = 0; panel < num_panels; panel += kPanelsTogether) {
     const int panels = min_of(num_panels - panel, kPanelsTogether);
     for (int i = 0; i < rows * kSumsRow; ++i) block.sums[i] = 0.0f;
-    for (int64_t first = 0; first < block.inputs; first += kChunkInputs) {
-      const int64_t left = block.inputs - first;
-      const int inputs = left < kChunkInputs ? static_cast<int>(left) : kChunkInputs;
-      for (int n = 0; n < panels; ++n) {
-        unpack_chunk(block.panels + (panel + n) * block.panel_bytes + first / layout.inputs * layout.bytes,
-                     inputs, block.form, layout, chunks[n]);
+    for (int n = 0; n < panels; n += together) {
+      const int count = min_of(panels - n, together);
+      const uint8_t* at = block.panels + (panel + n) * block.panel_bytes;
+      for (int64_t first = 0; first < block.inputs; first += kChunkInputs) {
+        const int64_t left = block.inputs - first;
+        const int inputs = left < kChunkInputs ? static_cast<int>(left) : kChunkInputs;
+        for (int i = 0; i < count; ++i) {
+          unpack_chunk(at + i * block.panel_bytes, inputs, block.form, layout, chunks[i]);
+        }
+        multiply_chunks(block, chunks, rows, n, count, first, inputs / kXGroup);
+        at += inputs / layout.inputs * layout.bytes;
       }
-      multiply_chunks(block, chunks, rows, panels, first, inputs / kXGroup);
     }
     for (int row = 0; row < rows; ++row) {
       float* const out = block.out + row * block.out_stride;

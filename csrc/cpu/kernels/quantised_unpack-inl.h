@@ -77,7 +77,8 @@ inline void unpack_scales(const uint8_t* scales, int groups, QuantScales kind, c
   }
 }
 
-// Up to 256 inputs of a panel from the block at `at` on; as many behind them are fetched into the L2 cache.
+// Up to 256 inputs of a panel from the block at `at` on. What lies two such chunks ahead is fetched
+// meanwhile.
 inline void unpack_chunk(const uint8_t* at, int inputs, const QuantForm& form, const QuantLayout& layout,
                          PanelChunk& out) {
   const bool bytes = form.bits == 8;
@@ -86,7 +87,7 @@ inline void unpack_chunk(const uint8_t* at, int inputs, const QuantForm& form, c
                      : layout.inputs == kPlaneInputs ? layout.bytes
                                                      : layout.plane_bytes;
   const int groups = layout.inputs / form.group;
-  const int64_t ahead = kChunkInputs / layout.inputs * layout.bytes;
+  const int64_t ahead = 2 * kChunkInputs / layout.inputs * layout.bytes;
   for (int input = 0, group = 0; input < inputs;
        input += layout.inputs, group += groups, at += layout.bytes) {
     for (int64_t line = 0; line < layout.bytes; line += 64) __builtin_prefetch(at + ahead + line, 0, 2);
