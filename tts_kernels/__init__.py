@@ -17,6 +17,8 @@ from .layers.decoder_layer import DecoderLayer, Experts
 from .layers.decoder_layers import DecoderLayers
 from .layers.packed_linear import packed_linear
 from .layers.packed_weight import PackedWeight
+from .layers.quant_form import QuantForm
+from .layers.quantised_weight import QuantisedWeight
 from .layers.rms_norm import rms_norm
 from .layers.rotate_qkv import rotate_qkv
 from .ops import (
@@ -50,6 +52,8 @@ __all__ = [
     "KVTree",
     "OutOfPagesError",
     "PackedWeight",
+    "QuantForm",
+    "QuantisedWeight",
     "Selection",
     "SelectionCounts",
     "TTSError",

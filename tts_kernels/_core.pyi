@@ -452,6 +452,24 @@ def packed_linear(
 ) -> None:
     """x times a packed weight. end: 0 writes the sums, 1 adds them to out, 2 applies SwiGLU."""
 
+def quant_layout(form: Sequence[int]) -> tuple[int, int]:
+    """Inputs and bytes of a block of 16 outputs. form: bits, group, scales (0: float16, 1: bfloat16, 2: two
+    levels), whether there are minima, offset, and the 16 entries of a table where there is one."""
+
+def quantised_linear(
+    x: TokenRows,
+    rows_inputs: tuple[int, int],
+    form: Sequence[int],
+    panels: int,
+    panels_blocks: tuple[int, int],
+    bias: int,
+    out: int,
+    out_stride: int,
+    end: int,
+    num_threads: int,
+) -> None:
+    """As packed_linear, with a weight of [panels, blocks] blocks of this form."""
+
 def rms_norm(
     x: TokenRows, weight: int, shape: tuple[int, int], eps: float, out: int, num_threads: int
 ) -> None:

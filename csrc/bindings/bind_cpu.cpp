@@ -16,6 +16,7 @@
 #include "common/error.h"
 #include "cpu/kv_ops.h"
 #include "cpu/packed_linear.h"
+#include "cpu/quantised_linear.h"
 #include "cpu/row_ops.h"
 #include "cpu/runtime/isa.h"
 #include "cpu/runtime/parallel.h"
@@ -231,6 +232,47 @@ void bind_linear(py::module_& m) {
       py::arg("bias"), py::arg("out"), py::arg("out_stride"), py::arg("end"), py::arg("num_threads"));
 }
 
+// A form as Python has it: bits, group, scales, has_min, offset, and the 16 entries of a table where there is
+// one.
+QuantForm make_form(const std::vector<int>& numbers) {
+  require(numbers.size() == 5 || numbers.size() == 21, "form: got ", numbers.size(),
+          " numbers, expected 5, or 21 with a table");
+  require(numbers[2] >= 0 && numbers[2] <= static_cast<int>(QuantScales::kTwoLevel), "form: got scales ",
+          numbers[2], ", expected 0, 1 or 2");
+  QuantForm form{
+      numbers[0],           numbers[1], static_cast<QuantScales>(numbers[2]), numbers[3] != 0, numbers[4],
+      numbers.size() == 21, {}};
+  for (size_t i = 5; i < numbers.size(); ++i) {
+    require(numbers[i] >= 0 && numbers[i] <= 255, "form: got ", numbers[i], " in a table, expected 0 to 255");
+    form.table[i - 5] = static_cast<uint8_t>(numbers[i]);
+  }
+  return form;
+}
+
+void bind_quantised(py::module_& m) {
+  m.def(
+      "quant_layout",
+      [](const std::vector<int>& form) {
+        const QuantLayout layout = quant_layout(make_form(form));
+        return std::pair(layout.inputs, layout.bytes);
+      },
+      py::arg("form"));
+  m.def(
+      "quantised_linear",
+      [](const TokenRows& x, std::pair<int64_t, int64_t> rows_inputs, const std::vector<int>& form,
+         uintptr_t panels, std::pair<int64_t, int64_t> panels_blocks, uintptr_t bias, uintptr_t out,
+         int64_t out_stride, int end, int num_threads) {
+        const QuantForm known = make_form(form);
+        GilRelease release;
+        quantised_linear({x.data, x.dtype, rows_inputs.first, rows_inputs.second, x.token_stride, known,
+                          pointer<uint8_t>(panels), panels_blocks.first, panels_blocks.second,
+                          pointer<float>(bias), pointer<float>(out), out_stride, static_cast<LinearEnd>(end)},
+                         num_threads);
+      },
+      py::arg("x"), py::arg("rows_inputs"), py::arg("form"), py::arg("panels"), py::arg("panels_blocks"),
+      py::arg("bias"), py::arg("out"), py::arg("out_stride"), py::arg("end"), py::arg("num_threads"));
+}
+
 void bind_rows(py::module_& m) {
   m.def(
       "rms_norm",
@@ -300,6 +342,7 @@ void bind_cpu(py::module_& m) {
   bind_selection(m);
   bind_sampling(m);
   bind_linear(m);
+  bind_quantised(m);
   bind_rows(m);
   bind_isa(m);
 }

@@ -57,6 +57,46 @@ def packed_linear(rng: random.Random) -> Case:
     return Case(call, args, check)
 
 
+# Kind of GGUF blocks -> inputs and bytes of a block, and where its float16 scale begins.
+KINDS = {"Q4_0": (32, 18, 0), "Q5_0": (32, 22, 0), "Q8_0": (32, 34, 0), "Q6_K": (256, 210, 208)}
+
+
+def blocks_of(kind: str, outputs: int, blocks: int) -> Tensor:
+    """Any bits, with scales of 1/256: uint8 [outputs, bytes]."""
+    _, size, at = KINDS[kind]
+    made = torch.randint(0, 256, (outputs, blocks, size), dtype=torch.uint8)
+    made[..., at : at + 2] = torch.tensor([1 / 256], dtype=torch.float16).view(torch.uint8)
+    return made.flatten(1)
+
+
+def quantised_linear(rng: random.Random) -> Case:
+    rows, kind = rng.randint(0, 5), rng.choice(list(KINDS))
+    shape = rng.randint(1, 40), rng.randint(1, 3)
+    if rng.random() < 0.3:
+        gate, up = blocks_of(kind, *shape), blocks_of(kind, *shape)
+        weight = tk.QuantisedWeight.from_gguf_gated(kind, gate, up)
+    else:
+        weight = tk.QuantisedWeight.from_gguf(kind, blocks_of(kind, *shape), torch.randn(shape[0]))
+    args: dict[str, Any] = {"x": torch.randn(rows, weight.inputs).to(rng.choice(FLOATS)), "weight": weight}
+    args["out"] = torch.full((rows, weight.columns), torch.nan) if rng.random() < 0.5 else None
+    return Case(tk.packed_linear, args)  # what comes of it: tests/kernels/test_quantised_linear.py
+
+
+def pack_quantised(rng: random.Random) -> Case:
+    kind, shape = rng.choice(list(KINDS)), (rng.randint(1, 40), rng.randint(1, 3))
+    args: dict[str, Any] = {"kind": kind, "blocks": blocks_of(kind, *shape)}
+    if rng.random() < 0.5:
+        args = {"kind": kind, "gate": args["blocks"], "up": blocks_of(kind, *shape)}
+        return Case(tk.QuantisedWeight.from_gguf_gated, args)
+    args["bias"] = torch.randn(shape[0])
+
+    def check(a: dict[str, Any], made: tk.QuantisedWeight) -> None:
+        inputs, size, _ = KINDS[a["kind"]]
+        assert (made.outputs, made.inputs) == (len(a["blocks"]), a["blocks"].shape[1] // size * inputs)
+
+    return Case(tk.QuantisedWeight.from_gguf, args, check)
+
+
 def rotate_qkv(rng: random.Random) -> Case:
     rows, q, kv, d = rng.randint(0, 4), rng.randint(1, 3), rng.randint(1, 2), 2 * rng.randint(1, 20)
     args: dict[str, Any] = {"qkv": torch.randn(rows, (q + 2 * kv) * d)}

@@ -38,7 +38,16 @@ from fuzz.attention_targets import (
 )
 from fuzz.cases import FLOATS, Case, copy_of, ints, queries, slots_of_queries, tree
 from fuzz.page_targets import append_kv, copy_pages, gather_kv, kv_tree, pool
-from fuzz.product_targets import pack, packed_linear, rms_norm, rotate_qkv, sample_tokens
+from fuzz.product_targets import (
+    blocks_of,
+    pack,
+    pack_quantised,
+    packed_linear,
+    quantised_linear,
+    rms_norm,
+    rotate_qkv,
+    sample_tokens,
+)
 from tts_kernels import reference
 
 DECODER_SIZES = (
@@ -127,10 +136,12 @@ def direct(rng: random.Random) -> Case:
     p, q = t.plan, queries(rng, t)
     x, rows = torch.randn(3, 32), torch.randn(2, t.pool.num_kv_heads, t.pool.head_dim).to(t.pool.dtype)
     weight = tk.PackedWeight.pack(torch.randn(16, 32))
+    few = tk.QuantisedWeight.from_gguf("Q4_0", blocks_of("Q4_0", 16, 1))
     angles = torch.randn(3, 8)
     known: list[tuple[Any, tuple[Any, ...]]] = [
         (ops.rms_norm, (x, torch.randn(32), 1e-5)),
         (ops.packed_linear, (x, weight.panels, None, torch.zeros(3, 16), rng.randint(0, 1))),
+        (ops.packed_linear, (x, few.panels, None, torch.zeros(3, 16), rng.randint(0, 1), few.form.numbers)),
         (ops.rotate_qkv, (x, angles, angles.clone(), 2, 1, torch.float32, None, torch.ones(8), 1e-6)),
         (ops.sample_tokens, (x, torch.ones(3, 6).double() * 0.5, ints().view(0, 2), ints().view(0, 2), None)),
         (ops.append_kv, (rows, rows.clone(), *t.pool.layer(0), ints(0, 1), t.pool.layer_summaries(0), None)),
@@ -151,6 +162,7 @@ def direct(rng: random.Random) -> Case:
 TARGETS: dict[Callable[[random.Random], Case], int] = {
     rms_norm: 4,
     packed_linear: 6,
+    quantised_linear: 4,
     rotate_qkv: 5,
     sample_tokens: 4,
     append_kv: 6,
@@ -167,6 +179,7 @@ TARGETS: dict[Callable[[random.Random], Case], int] = {
     pool: 3,
     kv_tree: 6,
     pack: 3,
+    pack_quantised: 3,
     decoder_layers: 5,
     selection: 2,
     capacity: 1,

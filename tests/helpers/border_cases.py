@@ -14,6 +14,7 @@ from torch import Tensor
 OPS = [
     targets.rms_norm,
     targets.packed_linear,
+    targets.quantised_linear,
     targets.rotate_qkv,
     targets.sample_tokens,
     targets.append_kv,
@@ -26,6 +27,7 @@ OPS = [
     targets.decoder_layers,
     targets.pack,
     targets.paged_attention,
+    targets.pack_quantised,
 ]
 
 

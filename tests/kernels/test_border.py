@@ -16,7 +16,13 @@ from torch.autograd import forward_ad
 import tts_kernels as tk
 from tts_kernels import reference
 
-NOT_DISPATCHED = targets.select_top_pages, targets.decoder_layers, targets.pack, targets.paged_attention
+NOT_DISPATCHED = (
+    targets.select_top_pages,
+    targets.decoder_layers,
+    targets.pack,
+    targets.pack_quantised,
+    targets.paged_attention,
+)
 WRITTEN = ("x", "logits", "k_pages", "v_pages", "summaries", "scales", "out")
 DISPATCHED = [op for op in OPS if op not in NOT_DISPATCHED]
 

@@ -37,6 +37,7 @@ REALS = ["a", True, float("nan"), float("inf"), -1.0, 0.0, 1j, 10**400, torch.on
         (targets.rotate_qkv, "num_q_heads", [*NUMBERS, 0, None]),
         (targets.rotate_qkv, "dtype", ["float32", None, torch.float16, 1]),
         (targets.packed_linear, "weight", [torch.zeros(16, 4), None, "a"]),
+        (targets.pack_quantised, "kind", ["IQ1_S", "q4_0", None, 2, b"Q4_0"]),
         (targets.select_top_pages, "budget", [1.5, True, "1", 0, 2**70, None]),
         (targets.select_top_pages, "top_p", [0.0, 1.5, float("nan"), "a", True]),
         (targets.select_top_pages, "sink", [*NUMBERS, -1, None]),

@@ -25,9 +25,10 @@ class Number(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """An argument that is a list of numbers."""
+    """An argument that is a list of numbers. default: what torch's dispatcher takes where it is left out."""
 
     name: str
+    default: tuple[int, ...] | None = None
 
 
 class Choice(NamedTuple):
@@ -239,7 +240,10 @@ def _declared(argument: Argument, letters: Iterator[str], *, with_default: bool)
         kind = argument.kind.__name__ + ("?" if argument.optional else "")
         has_default = with_default and (argument.optional or argument.default is not None)
         return f"{kind} {argument.name}" + (f"={argument.default}" if has_default else "")
-    return f"{'int[]' if isinstance(argument, Numbers) else 'ScalarType'} {argument.name}"
+    if isinstance(argument, Numbers):
+        has_default = with_default and argument.default is not None
+        return f"int[] {argument.name}" + (f"={list(argument.default or ())}" if has_default else "")
+    return f"ScalarType {argument.name}"
 
 
 def _dtype_of(value: Any) -> torch.dtype:

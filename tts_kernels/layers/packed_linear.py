@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _core
-from ..checks import Array, Number, Rule, Signature, instance, require_dense
+from ..checks import Array, Number, Numbers, Rule, Signature, instance, require_dense
 from ..checks.pages import CORE_DTYPES, FLOAT32
 from ..ops.operator import register
 from .packed_weight import FLOAT_DTYPES, PANEL, PackedWeight, is_bfloat16, weight_arrays
+from .quant_form import QuantForm
+from .quantised_weight import X_GROUP, QuantisedWeight, blocks_of, quantised_arrays
 
 _STORE, _ADD, _GATED = range(3)  # csrc/cpu/kernels/packed_linear_kernels.h: LinearEnd
 
 
 def _describe(pairs: bool, end: int) -> Signature:
+    x = Array("x", "T, 2 * half_inputs" if pairs else "T, inputs", FLOAT_DTYPES, packed=1)
+    return _with_output((*weight_arrays(pairs=pairs), x), end)
+
+
+def _describe_quantised(form: QuantForm, end: int) -> Signature:
+    arguments = (
+        *quantised_arrays(form),
+        Array("x", "T, inputs", FLOAT_DTYPES, packed=1),
+        Rule("x", f"inputs % {X_GROUP} == 0 and num_blocks == {blocks_of('inputs', form)}"),
+    )
+    return _with_output(arguments, end)
+
+
+def _with_output(arguments: tuple[Array | Rule, ...], end: int) -> Signature:
     gated = end == _GATED
     columns = f"num_panels * {PANEL}" + (" // 2" if gated else "")
     return Signature(
-        *weight_arrays(pairs=pairs),
-        Array("x", "T, 2 * half_inputs" if pairs else "T, inputs", FLOAT_DTYPES, packed=1),
+        *arguments,
         Array(
             "out",
             f"T, {columns}",
@@ -31,19 +48,42 @@ def _describe(pairs: bool, end: int) -> Signature:
             label="add_to" if end == _ADD else "out",
         ),
         Number("end", f"{_STORE} <= end <= {_GATED}"),
+        Numbers("form", default=()),
         *([Rule("panels", "num_panels % 2 == 0")] if gated else []),
         home="x",
     )
 
 
+def _signature_of(values: Mapping[str, Any]) -> Signature:
+    panels, form = values["panels"], values["form"]
+    if isinstance(panels, Tensor) and panels.dtype == torch.uint8:
+        return _describe_quantised(_form_of(tuple(form)), values["end"])
+    if form:
+        raise ValueError(f"form: got {form}, expected [] beside panels that are not of uint8")
+    return _describe(is_bfloat16(panels), values["end"])
+
+
+@lru_cache
+def _form_of(numbers: tuple[int, ...]) -> QuantForm:
+    return QuantForm.of(numbers)
+
+
 def packed_linear(
-    x: Tensor, weight: PackedWeight, *, add_to: Tensor | None = None, out: Tensor | None = None
+    x: Tensor,
+    weight: PackedWeight | QuantisedWeight,
+    *,
+    add_to: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """x W^T + bias, or silu(x G^T) * (x U^T) where the weight is gated; on the CPU.
 
     A row's bits depend on that row and the weights only, not on how many rows there are. Sums are in float32.
     bfloat16 weights are multiplied with x in float32, but at the levels `amx` and `avx512_bf16` with x
     rounded to bfloat16.
+
+    Beside quantised weights a row of x becomes int8, with a scale for each 32 inputs, the largest of which is
+    127. Sums within a group are exact, and groups are summed in their order, in float32. A row with a value
+    that is NaN or infinite gives NaN; 32 inputs that are all below 2^-100 count as zeros.
 
     Args:
         x: float32 or bfloat16 [T, inputs], contiguous channels.
@@ -57,8 +97,17 @@ def packed_linear(
     Raises:
         TypeError, ValueError: a dtype, device, shape or stride does not fit.
     """
+    numbers: list[int] = []
     if type(weight) is not PackedWeight:
-        instance("weight", weight, PackedWeight, "make it with PackedWeight.pack")
+        if not isinstance(weight, QuantisedWeight):
+            instance("weight", weight, PackedWeight, "make it with PackedWeight.pack")
+        else:
+            numbers = weight.form.numbers
+            require_dense("x", x, fake=True)
+            if x.dim() != 2 or x.shape[1] != weight.inputs:
+                raise ValueError(
+                    f"x: got shape {list(x.shape)}, expected [T, inputs] with inputs = {weight.inputs}"
+                )
     if add_to is None:
         end = _GATED if weight.gated else _STORE
         if out is None:
@@ -73,12 +122,26 @@ def packed_linear(
                 f"no multiple of {PANEL}"
             )
         out, end = add_to, _ADD
-    _packed_linear(x, weight.panels, weight.bias, out, end)
+    _packed_linear(x, weight.panels, weight.bias, out, end, numbers)
     return out if weight.columns == weight.outputs else out[:, : weight.outputs]
 
 
 def _multiply(a: Any) -> None:
     x, panels = a.x, a.panels
+    if panels.dtype == torch.uint8:
+        _core.quantised_linear(
+            _core.TokenRows(x, heads=False),
+            (x.shape[0], x.shape[1]),
+            a.form,
+            panels.data_ptr(),
+            (panels.shape[0], panels.shape[1]),
+            0 if a.bias is None else a.bias.data_ptr(),
+            a.out.data_ptr(),
+            a.out.stride(0),
+            a.end,
+            torch.get_num_threads(),
+        )
+        return
     _core.packed_linear(
         _core.TokenRows(x, heads=False),
         (x.shape[0], x.shape[1], panels.shape[0]),
@@ -94,8 +157,8 @@ def _multiply(a: Any) -> None:
 
 _packed_linear = register(
     "packed_linear",
-    "x panels bias out end",
-    lambda values: _describe(is_bfloat16(values["panels"]), values["end"]),
+    "x panels bias out end form",
+    _signature_of,
     _describe(pairs=False, end=_STORE),
     cpu=_multiply,
 )

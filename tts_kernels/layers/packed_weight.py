@@ -55,9 +55,9 @@ def _weights_take(values: Mapping[str, Any], first: str, *others: Array) -> Sign
     )
 
 
-_BIAS = Array("bias", "outputs", (*FLOAT_DTYPES, torch.float16, torch.float64), packed=0, optional=True)
+BIAS = Array("bias", "outputs", (*FLOAT_DTYPES, torch.float16, torch.float64), packed=0, optional=True)
 _UP = Array("up", "outputs, inputs", FLOAT_DTYPES, like="gate", packed=0)
-_PACK = Guard("PackedWeight.pack", ("weight", "bias"), lambda v: _weights_take(v, "weight", _BIAS))
+_PACK = Guard("PackedWeight.pack", ("weight", "bias"), lambda v: _weights_take(v, "weight", BIAS))
 _PACK_GATED = Guard("PackedWeight.pack_gated", ("gate", "up"), lambda v: _weights_take(v, "gate", _UP))
 
 
@@ -103,15 +103,15 @@ class PackedWeight:
             TypeError, ValueError: another dtype or shape; an odd number of inputs in bfloat16.
         """
         _PACK.check((weight, bias))
-        _require_cpu("weight", weight)
-        return cls(_panels(weight), None if bias is None else _padded(bias.float()), len(weight))
+        require_cpu("weight", weight)
+        return cls(_panels(weight), None if bias is None else padded(bias.float()), len(weight))
 
     @classmethod
     def pack_gated(cls, gate: Tensor, up: Tensor) -> PackedWeight:
         """Copies the weights [outputs, inputs] of a SwiGLU layer's two projections (Shazeer,
         arXiv 2002.05202)."""
         _PACK_GATED.check((gate, up))
-        _require_cpu("gate", gate)
+        require_cpu("gate", gate)
         panels = _panel_room(len(gate), 2, gate)
         for projection, weight in enumerate((gate, up)):
             _fill_panels(panels[:, projection], weight)
@@ -133,19 +133,19 @@ def _panel_room(outputs: int, projections: int, weight: Tensor) -> Tensor:
 
 def _fill_panels(panels: Tensor, weight: Tensor) -> None:
     """Pairs of bfloat16 are moved as one number of 32 bits, which takes a seventh of the time."""
-    padded = _padded(weight)
+    rows = padded(weight)
     if weight.dtype == torch.bfloat16:
-        padded = padded if padded.storage_offset() % 2 == 0 else padded.clone()
-        panels, padded = panels.view(torch.int32)[..., 0], padded.view(torch.int32)
-    panels.copy_(padded.view(len(panels), PANEL, -1).transpose(1, 2))
+        rows = rows if rows.storage_offset() % 2 == 0 else rows.clone()
+        panels, rows = panels.view(torch.int32)[..., 0], rows.view(torch.int32)
+    panels.copy_(rows.view(len(panels), PANEL, -1).transpose(1, 2))
 
 
-def _padded(rows: Tensor) -> Tensor:
+def padded(rows: Tensor) -> Tensor:
     """With zeros up to whole panels."""
     short = -len(rows) % PANEL
     return torch.cat([rows, rows.new_zeros(short, *rows.shape[1:])]) if short else rows.contiguous()
 
 
-def _require_cpu(name: str, weight: Tensor) -> None:
+def require_cpu(name: str, weight: Tensor) -> None:
     if not weight.is_cpu:
         raise ValueError(f"{name}: got a tensor on {weight.device}, expected the CPU")

@@ -3,6 +3,7 @@
 from .append_kv import append_kv
 from .gather_kv import gather_kv
 from .int8_pages import append_int8, dequantize, quantize
+from .int8_rows import int8_rows
 from .packed_linear import packed_linear
 from .page_summaries import page_summaries
 from .rms_norm import rms_norm
@@ -17,6 +18,7 @@ __all__ = [
     "append_kv",
     "dequantize",
     "gather_kv",
+    "int8_rows",
     "packed_linear",
     "page_summaries",
     "quantize",

@@ -2,20 +2,12 @@
 // and panels are beside it.
 #pragma once
 
+#include "cpu/kernels/linear_end-inl.h"
 #include "cpu/kernels/micro_kernels-inl.h"
-#include "cpu/kernels/vec_math-inl.h"
 
 // Panels of gate and up are multiplied together, so there are two at least.
 constexpr int kLinearPanels = Vec::kColumns > 1 ? Vec::kColumns : 2;
 constexpr int kLinearRows = Vec::kColumns > 1 ? Vec::kRows : Vec::kRows / 2;
-
-// g / (1 + e^-g)
-inline F silu(F g) {
-  const F one = Vec::set1(1.0f), zero = Vec::set1(0.0f);
-  const F e = exp2_flushed(Vec::mul(Vec::abs(g), Vec::set1(-1.44269504f)));  // e^-|g|
-  const F share = Vec::add(e, Vec::zero_below(g, zero, Vec::sub(one, e)));   // 1, or e where g < 0
-  return Vec::mul(g, Vec::div(share, Vec::add(one, e)));
-}
 
 template <Product kProduct, int M, int N>
 void linear_block(const LinearBlock& block) {

@@ -12,28 +12,6 @@
 // With 64 rows 2 and 4 are a quarter and a tenth slower, 8 is as fast.
 constexpr int kTilePanels = 16;
 
-// The end of a row of N panels. linear_block has a loop of its own: with one for both, 64 rows were 15 %
-// slower here.
-template <int N>
-void finish_row(const LinearBlock& block, int panel, const float* sums, float* out) {
-  F sum[N];
-  for (int n = 0; n < N; ++n) {
-    sum[n] = Vec::load(sums + n * kPanelOutputs);
-    if (block.bias != nullptr) sum[n] = Vec::add(sum[n], Vec::load(block.bias + (panel + n) * kPanelOutputs));
-  }
-  if (block.end == LinearEnd::kSwiGLU) {
-    out += panel / 2 * kPanelOutputs;
-    for (int n = 0; n + 1 < N; n += 2, out += kPanelOutputs) {
-      Vec::store(out, Vec::mul(silu(sum[n]), sum[n + 1]));
-    }
-    return;
-  }
-  out += panel * kPanelOutputs;
-  for (int n = 0; n < N; ++n, out += kPanelOutputs) {
-    Vec::store(out, block.end == LinearEnd::kAdd ? Vec::add(Vec::load(out), sum[n]) : sum[n]);
-  }
-}
-
 // Up to 32 rows times panels.
 struct LinearRowsOnTiles {
   const LinearBlock& block;

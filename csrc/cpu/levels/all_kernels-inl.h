@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/kernels/packed_linear-inl.h"
+#include "cpu/kernels/quantised_linear-inl.h"
 #include "cpu/kernels/row_ops-inl.h"
 #include "cpu/kernels/sample_tokens-inl.h"
 #include "cpu/kernels/score_pages-inl.h"
@@ -16,6 +17,7 @@ constexpr LevelKernels all_kernels() {
       .sampling = sample_kernels(),
       .linear_float32 = linear_kernels<Product::kFloats>(),
       .linear_bfloat16 = linear_kernels<Product::kHalves>(),
+      .quantised = quantised_kernels(),
       .rows = row_kernels(),
   };
 }

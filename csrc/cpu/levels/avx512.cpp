@@ -6,6 +6,8 @@ namespace tts::avx512 {
 namespace {
 #include "cpu/levels/vec_avx512-inl.h"
 // after Vec
+#include "cpu/levels/ints_avx512-inl.h"
+// after Ints
 #include "cpu/levels/all_kernels-inl.h"
 }  // namespace
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "cpu/kernels/packed_linear_kernels.h"
+#include "cpu/kernels/quantised_linear_kernels.h"
 #include "cpu/kernels/row_ops_kernels.h"
 #include "cpu/kernels/sample_tokens_kernels.h"
 #include "cpu/kernels/score_pages_kernels.h"
@@ -19,6 +20,7 @@ struct LevelKernels {
   PageScoreKernels page_scores;
   SampleKernels sampling;
   LinearKernels linear_float32, linear_bfloat16;  // by dtype of the weights
+  QuantKernels quantised;
   RowKernels rows;
 };
 
@@ -36,6 +38,9 @@ extern const LevelKernels kKernels;
 }
 namespace avx512 {
 extern const LevelKernels kKernels;
+}
+namespace avx512_vnni {
+extern const QuantKernels kKernels;
 }
 namespace avx512_bf16 {
 extern const BFloat16Kernels kKernels;

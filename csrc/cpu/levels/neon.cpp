@@ -6,6 +6,8 @@ namespace tts::neon {
 namespace {
 #include "cpu/levels/vec_neon-inl.h"
 // after Vec
+#include "cpu/levels/ints_generic-inl.h"
+// after Ints
 #include "cpu/levels/all_kernels-inl.h"
 }  // namespace
 

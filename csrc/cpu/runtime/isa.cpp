@@ -20,15 +20,19 @@ namespace tts {
 namespace {
 
 #if defined(__x86_64__)
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
 bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 #if defined(TTS_EMULATE_BF16_DOT)
+bool has_avx512_vnni() { return has_avx512(); }
 bool has_avx512_bf16() { return has_avx512(); }
 #else
-bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+bool has_avx512_bf16() { return has_avx512_vnni() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 #endif
 
@@ -69,6 +73,11 @@ bool has_neon_bf16() {
 
 bool always() { return true; }
 
+[[maybe_unused]] LevelKernels with_quantised(LevelKernels kernels, const QuantKernels& quantised) {
+  kernels.quantised = quantised;
+  return kernels;
+}
+
 [[maybe_unused]] LevelKernels with_bfloat16(LevelKernels kernels, const BFloat16Kernels& bfloat16) {
   kernels.attention_bfloat16 = bfloat16.attention;
   kernels.linear_bfloat16 = bfloat16.linear;
@@ -102,14 +111,18 @@ const CpuIsa& default_level() {
 }  // namespace
 
 const std::vector<CpuIsa>& cpu_isa_levels() {
+#if defined(__x86_64__)
+  static const LevelKernels vnni = with_quantised(avx512::kKernels, avx512_vnni::kKernels);
+#endif
   static const std::vector<CpuIsa> levels = {
 #if defined(TTS_AMX)
-      {.name = "amx", .supported = has_amx, .kernels = with_bfloat16(avx512::kKernels, amx::kKernels)},
+      {.name = "amx", .supported = has_amx, .kernels = with_bfloat16(vnni, amx::kKernels)},
 #endif
 #if defined(__x86_64__)
       {.name = "avx512_bf16",
        .supported = has_avx512_bf16,
-       .kernels = with_bfloat16(avx512::kKernels, avx512_bf16::kKernels)},
+       .kernels = with_bfloat16(vnni, avx512_bf16::kKernels)},
+      {.name = "avx512_vnni", .supported = has_avx512_vnni, .kernels = vnni},
       {.name = "avx512", .supported = has_avx512, .kernels = avx512::kKernels},
       {.name = "avx2", .supported = has_avx2, .kernels = avx2::kKernels},
 #elif defined(__aarch64__)

@@ -1,0 +1,105 @@
+// Quantised weights of a chunk of inputs as bytes and floats, in the L1 cache.
+#pragma once
+
+#include "cpu/kernels/vec_math-inl.h"
+
+constexpr int kVecBytes = 4 * Vec::kLanes;
+constexpr int kWordBytes = 4 * kPanelOutputs;  // of four inputs of a panel
+
+// A panel's chunk: bytes [words][16 outputs][4 inputs], 64 inputs lying together, and for each group the
+// scales and minima of the 16 outputs.
+struct PanelChunk {
+  alignas(64) uint8_t bytes[kChunkInputs / 4 * kWordBytes];
+  alignas(64) float scales[kChunkInputs / 16][kPanelOutputs];
+  alignas(64) float mins[kChunkInputs / 16][kPanelOutputs];
+  const uint8_t* words;  // `bytes`, or the weights as they lie where they are bytes
+  int64_t plane_stride;  // bytes from 64 inputs to the next
+};
+
+// The high bits of the w-th of 16 words, in bits 4 and 5 of each byte.
+template <int kHighBits>
+inline Ints::I high_bits(const uint8_t* planes, int w) {
+  constexpr int kEach = 8 / kHighBits;  // words that a byte serves
+  const int up = 4 - kHighBits * (w % kEach);
+  const Ints::I bits = Ints::load(planes + w / kEach * kWordBytes);
+  const Ints::I mask = Ints::set1(kHighBits == 1 ? 0x10101010 : 0x30303030);
+  return Ints::both(up >= 0 ? Ints::shifted_left(bits, up) : Ints::shifted_right(bits, -up), mask);
+}
+
+// 64 inputs of planes.
+template <int kBits, bool kTable>
+inline void unpack_planes(const uint8_t* planes, const QuantForm& form, uint8_t* out) {
+  const Ints::I low = Ints::set1(0x0f0f0f0f), table = Ints::load_table(form.table);
+  for (int at = 0; at < kWordBytes; at += kVecBytes) {
+#pragma GCC unroll 8
+    for (int w = 0; w < 8; ++w) {
+      const Ints::I u = Ints::load(planes + at + w * kWordBytes);
+      Ints::I first = Ints::both(u, low), second = Ints::both(Ints::shifted_right(u, 4), low);
+      if constexpr (kBits > 4) {
+        const uint8_t* const high = planes + 8 * kWordBytes + at;
+        first = Ints::either(first, high_bits<kBits - 4>(high, w));
+        second = Ints::either(second, high_bits<kBits - 4>(high, w + 8));
+      }
+      if constexpr (kTable) {
+        first = Ints::look_up(table, first);
+        second = Ints::look_up(table, second);
+      }
+      Ints::store(out + at + w * kWordBytes, first);
+      Ints::store(out + at + (w + 8) * kWordBytes, second);
+    }
+  }
+}
+
+inline void unpack_planes(const uint8_t* planes, const QuantForm& form, uint8_t* out) {
+  if (form.has_table) return unpack_planes<4, true>(planes, form, out);
+  if (form.bits == 4) return unpack_planes<4, false>(planes, form, out);
+  if (form.bits == 5) return unpack_planes<5, false>(planes, form, out);
+  unpack_planes<6, false>(planes, form, out);
+}
+
+// The 16 outputs' numbers of `groups` groups, times `factors` where they are in two levels.
+inline void unpack_scales(const uint8_t* scales, int groups, QuantScales kind, const float* factors,
+                          float (*out)[kPanelOutputs]) {
+  for (int lane = 0; lane < kPanelOutputs; lane += Vec::kLanes) {
+    const F factor = kind == QuantScales::kTwoLevel ? Vec::load(factors + lane) : Vec::set1(1.0f);
+    for (int g = 0; g < groups; ++g) {
+      const int at = g * kPanelOutputs + lane;
+      F scale;
+      if (kind == QuantScales::kTwoLevel) {
+        scale = Vec::mul(factor, Vec::load_int8(reinterpret_cast<const int8_t*>(scales) + at));
+      } else if (kind == QuantScales::kFloat16) {
+        scale = Ints::widen_float16(scales + 2 * at);
+      } else {
+        scale = Ints::widen_bfloat16(scales + 2 * at);
+      }
+      Vec::store(out[g] + lane, scale);
+    }
+  }
+}
+
+// Up to 256 inputs of a panel from the block at `at` on. What lies two such chunks ahead is fetched
+// meanwhile.
+inline void unpack_chunk(const uint8_t* at, int inputs, const QuantForm& form, const QuantLayout& layout,
+                         PanelChunk& out) {
+  const bool bytes = form.bits == 8;
+  out.words = bytes ? at + layout.planes_at : out.bytes;
+  out.plane_stride = !bytes                          ? kPlaneInputs / 4 * kWordBytes
+                     : layout.inputs == kPlaneInputs ? layout.bytes
+                                                     : layout.plane_bytes;
+  const int groups = layout.inputs / form.group;
+  const int64_t ahead = 2 * kChunkInputs / layout.inputs * layout.bytes;
+  for (int input = 0, group = 0; input < inputs;
+       input += layout.inputs, group += groups, at += layout.bytes) {
+    for (int64_t line = 0; line < layout.bytes; line += 64) __builtin_prefetch(at + ahead + line, 0, 2);
+    const auto* const factors = reinterpret_cast<const float*>(at);
+    unpack_scales(at + layout.scales_at, groups, form.scales, factors, out.scales + group);
+    if (form.has_min) {
+      unpack_scales(at + layout.mins_at, groups, form.scales, factors + kPanelOutputs, out.mins + group);
+    }
+    if (bytes) continue;
+    for (int i = 0; i < layout.inputs; i += kPlaneInputs) {
+      unpack_planes(at + layout.planes_at + i / kPlaneInputs * layout.plane_bytes, form,
+                    out.bytes + (input + i) / 4 * kWordBytes);
+    }
+  }
+}

@@ -1,0 +1,198 @@
+// Quantised weights of every form through every instruction-set level, meant to run under the sanitizers:
+// arrays end where their last element ends. In this build the level avx512_vnni runs an emulated instruction.
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "cpu/quantised_linear.h"
+#include "tests/check.h"
+#include "tests/levels.h"
+
+namespace tts {
+namespace {
+
+using Random = std::mt19937;
+
+int draw(Random& random, int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); }
+
+QuantForm random_form(Random& random) {
+  QuantForm form{};
+  const int bits[] = {4, 5, 6, 8};
+  form.bits = bits[draw(random, 0, 3)];
+  form.group = 16 * draw(random, 1, 2);
+  form.scales = static_cast<QuantScales>(draw(random, 0, 2));
+  form.has_min = form.bits < 8 && draw(random, 0, 1) == 1;
+  form.has_table = form.bits == 4 && draw(random, 0, 1) == 1;
+  for (uint8_t& entry : form.table) entry = static_cast<uint8_t>(draw(random, 0, 120));
+  form.offset = form.has_min ? 0 : form.bits == 8 ? 128 : draw(random, 0, 64);
+  return form;
+}
+
+float widened(uint16_t bits, bool bfloat16) {
+  if (bfloat16) {
+    const uint32_t word = uint32_t{bits} << 16;
+    float x;
+    std::memcpy(&x, &word, sizeof(x));
+    return x;
+  }
+  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+  const double size = exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
+  return static_cast<float>(bits >> 15 ? -size : size);
+}
+
+// A product of random shape, over random bytes but for the scales.
+struct Product {
+  QuantForm form;
+  QuantLayout layout;
+  int64_t rows, inputs, panels, stride, blocks;
+  LinearEnd end;
+  bool has_bias;
+  std::vector<uint8_t> weight;
+  std::vector<float> x, bias, before;
+
+  explicit Product(Random& random)
+      : form(random_form(random)),
+        layout(quant_layout(form)),
+        rows(draw(random, 1, 4) == 1 ? draw(random, 100, 300) : draw(random, 1, 20)),
+        inputs(32 * (rows > 20 ? draw(random, 1, 4) : draw(random, 1, 20))),
+        panels(draw(random, 1, rows > 20 ? 3 : 9)),
+        stride(inputs + draw(random, 0, 3)),
+        blocks((inputs + layout.inputs - 1) / layout.inputs),
+        end(static_cast<LinearEnd>(draw(random, 0, 2))),
+        has_bias(draw(random, 0, 1) == 1) {
+    if (end == LinearEnd::kSwiGLU) panels += panels % 2;
+    weight.resize(static_cast<size_t>(panels * blocks * layout.bytes));
+    for (uint8_t& byte : weight) byte = static_cast<uint8_t>(draw(random, 0, 255));
+    for (int64_t block = 0; block < panels * blocks; ++block) {
+      uint8_t* const at = weight.data() + block * layout.bytes;
+      for (int i = 0; i < layout.scales_at / 4; ++i) {
+        const float factor = static_cast<float>(draw(random, 1, 100)) * 1e-6f;
+        std::memcpy(at + 4 * i, &factor, sizeof(factor));
+      }
+      for (int i = layout.scales_at / 2; form.scales != QuantScales::kTwoLevel && i < layout.planes_at / 2;
+           ++i) {
+        // Of some 2^-9; in float16 subnormal ones too.
+        const int base = form.scales == QuantScales::kBFloat16 ? 0x3a80
+                         : draw(random, 0, 1) == 0             ? 0
+                                                               : 0x1800;
+        const auto half = static_cast<uint16_t>(base + draw(random, 0, 127) + 0x8000 * draw(random, 0, 1));
+        std::memcpy(at + 2 * i, &half, sizeof(half));
+      }
+    }
+    std::normal_distribution<float> normal;
+    x.resize(static_cast<size_t>((rows - 1) * stride + inputs));
+    for (float& value : x) value = normal(random);
+    bias.resize(static_cast<size_t>(16 * panels));
+    for (float& value : bias) value = normal(random);
+    before.resize(static_cast<size_t>(rows * columns()));
+    for (float& value : before) value = normal(random);
+  }
+
+  int64_t columns() const { return 16 * panels / (end == LinearEnd::kSwiGLU ? 2 : 1); }
+
+  // Of rows [begin, end).
+  std::vector<float> run(int64_t begin, int64_t row_end, int num_threads) const {
+    std::vector<float> out(before.begin() + begin * columns(), before.begin() + row_end * columns());
+    if (end != LinearEnd::kAdd) out.assign(out.size(), NAN);
+    quantised_linear(
+        {x.data() + begin * stride, DType::kFloat32, row_end - begin, inputs, stride, form, weight.data(),
+         panels, blocks, has_bias ? bias.data() : nullptr, out.data(), columns(), end},
+        num_threads);
+    return out;
+  }
+
+  // The scale or minimum of a group of an output.
+  double number(const uint8_t* block, int at, int factor, int64_t group, int64_t lane) const {
+    const int64_t i = group * 16 + lane;
+    if (form.scales == QuantScales::kTwoLevel) {
+      float shared;
+      std::memcpy(&shared, block + 64 * factor + 4 * lane, sizeof(shared));
+      return double{shared} * static_cast<int8_t>(block[at + i]);
+    }
+    uint16_t half;
+    std::memcpy(&half, block + at + 2 * i, sizeof(half));
+    return widened(half, form.scales == QuantScales::kBFloat16);
+  }
+
+  double weight_at(int64_t panel, int64_t lane, int64_t input) const {
+    const uint8_t* const block = weight.data() + (panel * blocks + input / layout.inputs) * layout.bytes;
+    const int64_t inside = input % layout.inputs, word = inside % 64 / 4, byte = lane * 4 + inside % 4;
+    const uint8_t* const planes = block + layout.planes_at + inside / 64 * layout.plane_bytes;
+    int u = 0;
+    if (form.bits == 8) {
+      u = planes[word * 64 + byte];
+    } else {
+      u = planes[word % 8 * 64 + byte] >> (word < 8 ? 0 : 4) & 15;
+      const uint8_t* const high = planes + 512;
+      if (form.bits == 5) u |= (high[word / 8 * 64 + byte] >> (word % 8) & 1) << 4;
+      if (form.bits == 6) u |= (high[word / 4 * 64 + byte] >> (2 * (word % 4)) & 3) << 4;
+    }
+    if (form.has_table) u = form.table[u];
+    const int64_t group = inside / form.group;
+    const double least = form.has_min ? number(block, layout.mins_at, 1, group, lane) : 0.0;
+    return (u - form.offset) * number(block, layout.scales_at, 0, group, lane) + least;
+  }
+
+  // x as 8 bits have it.
+  double seen(int64_t row, int64_t input) const {
+    const float* const group = x.data() + row * stride + input / 32 * 32;
+    float most = 0.0f;
+    for (int i = 0; i < 32; ++i) most = std::max(most, std::abs(group[i]));
+    return std::nearbyint(group[input % 32] * (127.0f / most)) * double{most / 127.0f};
+  }
+
+  double sum(int64_t row, int64_t panel, int64_t lane) const {
+    double total = has_bias ? double{bias[static_cast<size_t>(16 * panel + lane)]} : 0.0;
+    for (int64_t i = 0; i < inputs; ++i) total += seen(row, i) * weight_at(panel, lane, i);
+    return total;
+  }
+
+  double expected(int64_t row, int64_t column) const {
+    const int64_t panel = column / 16, lane = column % 16;
+    if (end == LinearEnd::kSwiGLU) {
+      const double gate = sum(row, 2 * panel, lane);
+      return gate / (1 + std::exp(-gate)) * sum(row, 2 * panel + 1, lane);
+    }
+    const double old =
+        end == LinearEnd::kAdd ? double{before[static_cast<size_t>(row * columns() + column)]} : 0.0;
+    return old + sum(row, panel, lane);
+  }
+};
+
+void test_against_float64(const Product& product, Random& random) {
+  const std::vector<float> out = product.run(0, product.rows, 2);
+  for (int i = 0; i < 60; ++i) {
+    const int64_t row = draw(random, 0, static_cast<int>(product.rows) - 1);
+    const int64_t column = draw(random, 0, static_cast<int>(product.columns()) - 1);
+    const double expected = product.expected(row, column);
+    CHECK(std::abs(double{out[static_cast<size_t>(row * product.columns() + column)]} - expected) <
+          1e-4 * (1 + std::abs(expected)));
+  }
+}
+
+// A row's bits are the same whatever rows are beside it, and on any number of threads.
+void test_rows_apart(const Product& product, Random& random) {
+  const std::vector<float> whole = product.run(0, product.rows, 2);
+  for (int i = 0; i < 4; ++i) {
+    const int64_t begin = draw(random, 0, static_cast<int>(product.rows) - 1);
+    const int64_t end =
+        i == 0 ? begin + 1 : draw(random, static_cast<int>(begin) + 1, static_cast<int>(product.rows));
+    const std::vector<float> part = product.run(begin, end, 1);
+    CHECK(std::memcmp(part.data(), whole.data() + begin * product.columns(), part.size() * sizeof(part[0])) ==
+          0);
+  }
+}
+
+}  // namespace
+}  // namespace tts
+
+int main() {
+  tts::test::at_each_level(60, [](uint32_t seed) {
+    tts::Random random(seed);
+    const tts::Product product(random);
+    tts::test_against_float64(product, random);
+    tts::test_rows_apart(product, random);
+  });
+  return tts::test::failures() == 0 ? 0 : 1;
+}

@@ -1,0 +1,269 @@
+"""Quantised weights: packed as gguf reads them, and packed_linear against its float64 specification."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import gguf
+import pytest
+import torch
+from attention_checks import LEVELS
+from hypothesis import given
+from hypothesis import strategies as st
+from quantised_cases import KINDS, as_gguf_reads, block_inputs, random_blocks
+from torch import Tensor
+
+from tts_kernels import PackedWeight, QuantForm, QuantisedWeight, _core, packed_linear, reference
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FMA_LEVELS = [level for level in LEVELS if level.startswith("a")]  # of x86-64
+
+
+def random(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_close(out: Tensor, expected: Tensor, x: Tensor, *weights: Tensor) -> None:
+    """Sums of float32 over groups: some 2^-24 of all terms' sizes for each of them."""
+    sizes = x.double().abs() @ weights[0].double().abs().T
+    for other in weights[1:]:
+        sizes = sizes * (x.double().abs() @ other.double().abs().T) + sizes
+    bound = 1e-6 * (1 + x.shape[1] / 256) * (1 + sizes)
+    assert ((out.double() - expected).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_weight_is_what_the_file_says(kind: str) -> None:
+    """Any bits that are finite, also those that no quantiser writes."""
+    inputs = 3 * block_inputs(kind)
+    blocks = random_blocks(kind, 37, inputs, seed=5)
+    weight = QuantisedWeight.from_gguf(kind, blocks)
+    assert (weight.outputs, weight.inputs, weight.columns) == (37, inputs, 48)
+    assert torch.equal(weight.dequantised(), as_gguf_reads(kind, blocks))
+    up = random_blocks(kind, 37, inputs, seed=6)
+    both = QuantisedWeight.from_gguf_gated(kind, blocks, up).dequantised()
+    assert torch.equal(both, torch.stack([as_gguf_reads(kind, blocks), as_gguf_reads(kind, up)]))
+
+
+def test_many_outputs_are_packed_in_bands() -> None:
+    blocks = random_blocks("Q4_K", 2100, 256)
+    weight = QuantisedWeight.from_gguf("Q4_K", blocks)
+    assert torch.equal(weight.dequantised(), as_gguf_reads("Q4_K", blocks))
+
+
+@pytest.mark.parametrize("exponent", [0, 1, 2, 254])
+def test_scales_of_mxfp4_at_the_ends_of_their_range(exponent: int) -> None:
+    blocks = random_blocks("MXFP4", 16, 32)
+    blocks[:, 0] = exponent
+    blocks[:, 1:] &= 0x33  # magnitudes up to 3, as 12 times the largest scale has no float32
+    weight = QuantisedWeight.from_gguf("MXFP4", blocks)
+    assert torch.equal(weight.dequantised(), as_gguf_reads("MXFP4", blocks))
+
+
+def test_memory_is_that_of_the_file() -> None:
+    """Within 15 %, but for the kinds of two and three bits, which take four."""
+    for kind in KINDS:
+        blocks = random_blocks(kind, 64, 1024)
+        share = QuantisedWeight.from_gguf(kind, blocks).panels.nbytes / blocks.nbytes
+        assert share <= {"Q2_K": 2.0, "Q3_K": 1.35}.get(kind, 1.06), kind
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@given(
+    kind=st.sampled_from(KINDS),
+    rows=st.one_of(st.integers(0, 20), st.integers(0, 300)),
+    groups=st.integers(1, 9),
+    outputs=st.integers(1, 100),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    end=st.sampled_from(["plain", "bias", "gated", "add"]),
+    apart=st.integers(0, 3),
+    seed=st.integers(0, 2**31),
+)
+def test_random_layers(
+    level: str,
+    kind: str,
+    rows: int,
+    groups: int,
+    outputs: int,
+    dtype: torch.dtype,
+    end: str,
+    apart: int,
+    seed: int,
+) -> None:
+    _core.set_cpu_isa(level)
+    inputs = groups * 32 if block_inputs(kind) == 32 else 256 * (1 + groups % 3)
+    storage = torch.full((rows, inputs + apart), torch.nan, dtype=dtype)  # what lies between is not read
+    x = storage[:, :inputs]
+    x.copy_(random(seed, rows, inputs))
+    blocks = random_blocks(kind, outputs, inputs, seed)
+    read, seen = as_gguf_reads(kind, blocks), reference.int8_rows(x)
+    weights = [read]
+    if end == "gated":
+        up = random_blocks(kind, outputs, inputs, seed + 1)
+        weights.append(as_gguf_reads(kind, up))
+        out = packed_linear(x, QuantisedWeight.from_gguf_gated(kind, blocks, up))
+        expected = reference.packed_linear(seen, read, up=weights[1])
+    elif end == "bias":
+        bias = random(seed + 1, outputs)
+        out = packed_linear(x, QuantisedWeight.from_gguf(kind, blocks, bias))
+        expected = reference.packed_linear(seen, read, bias)
+    elif end == "add" and outputs % 16 == 0:
+        out = random(seed + 1, rows, outputs)
+        expected = out.double() + reference.packed_linear(seen, read)
+        assert packed_linear(x, QuantisedWeight.from_gguf(kind, blocks), add_to=out) is out
+    else:
+        out = packed_linear(x, QuantisedWeight.from_gguf(kind, blocks))
+        expected = reference.packed_linear(seen, read)
+    assert out.dtype == torch.float32
+    # Minima and offsets: terms larger than the weights that they add up to.
+    sizes = [w.abs() + w.abs().amax() for w in weights]
+    assert_close(out, expected, seen, *sizes)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rows_bits_do_not_depend_on_the_others_nor_on_threads(level: str, kind: str) -> None:
+    _core.set_cpu_isa(level)
+    x, weight = random(3, 300, 512), QuantisedWeight.from_gguf(kind, random_blocks(kind, 80, 512))
+    whole = packed_linear(x, weight)
+    torch.set_num_threads(2)
+    assert torch.equal(packed_linear(x, weight), whole)
+    torch.set_num_threads(1)
+    counts = [*range(1, 20), 31, 33, 64, 65, 127, 200, 299]
+    for count in counts:
+        assert torch.equal(packed_linear(x[:count], weight), whole[:count])
+        assert torch.equal(packed_linear(x[300 - count :], weight), whole[300 - count :])
+
+
+@pytest.mark.parametrize("level", FMA_LEVELS)
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q5_K", "Q6_K", "IQ4_NL"])
+def test_levels_with_fused_multiply_add_give_the_same_bits(level: str, kind: str) -> None:
+    x, weight = random(4, 41, 768), QuantisedWeight.from_gguf(kind, random_blocks(kind, 48, 768))
+    _core.set_cpu_isa("avx2")
+    expected = packed_linear(x, weight)
+    _core.set_cpu_isa(level)
+    assert torch.equal(packed_linear(x, weight), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_eight_bits_of_x_lose(kind: str) -> None:
+    """At most half a step of each value; for normal values some 0.6 % of the result."""
+    x, blocks = random(5, 20, 1024), random_blocks(kind, 64, 1024)
+    read = as_gguf_reads(kind, blocks).double()
+    out, exact = packed_linear(x, QuantisedWeight.from_gguf(kind, blocks)).double(), x.double() @ read.T
+    steps = (x.view(20, -1, 32).abs().amax(-1) / 127).repeat_interleave(32, 1).double()
+    assert ((out - exact).abs() <= 0.501 * steps @ read.abs().T + 1e-6).all()
+    assert (out - exact).norm() < 0.008 * exact.norm()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_rows_that_are_not_finite_or_tiny(level: str) -> None:
+    _core.set_cpu_isa(level)
+    weight = QuantisedWeight.from_gguf("Q8_0", random_blocks("Q8_0", 16, 128))
+    x = random(6, 8, 128)
+    sound = packed_linear(x, weight)
+    for row, value in enumerate([torch.nan, torch.inf, -torch.inf]):
+        x[row, 40] = value
+    x[3], x[4] = 0.0, 1e-40
+    out = packed_linear(x, weight)
+    assert out[:3].isnan().all()
+    assert (out[3:5] == 0).all()
+    assert torch.equal(out[5:], sound[5:])
+
+
+def test_out_gets_the_same_bits() -> None:
+    x, weight = random(7, 5, 96), QuantisedWeight.from_gguf("Q5_0", random_blocks("Q5_0", 37, 96))
+    memory = torch.full((5, 60), torch.nan)
+    out = packed_linear(x, weight, out=memory[:, : weight.columns])
+    assert out.data_ptr() == memory.data_ptr()
+    assert torch.equal(out, packed_linear(x, weight))
+    assert memory[:, weight.columns :].isnan().all()
+
+
+def test_opcheck() -> None:
+    weight = QuantisedWeight.from_gguf("Q4_0", random_blocks("Q4_0", 48, 64), torch.randn(48))
+    arguments = torch.randn(3, 64), weight.panels, weight.bias, torch.zeros(3, 48), 0, weight.form.numbers
+    torch.library.opcheck(torch.ops.tts_kernels.packed_linear.default, arguments)
+
+
+def test_the_form_of_float_weights_is_empty() -> None:
+    panels = PackedWeight.pack(torch.zeros(16, 32)).panels
+    with pytest.raises(ValueError, match="form: got"):
+        torch.ops.tts_kernels.packed_linear(torch.zeros(2, 32), panels, None, torch.zeros(2, 16), 0, [8, 32])
+
+
+BLOCKS = random_blocks("Q4_0", 16, 64)
+WEIGHT = QuantisedWeight.from_gguf("Q4_0", BLOCKS)
+
+
+def with_scale(kind: str, value: float, at: int = 0) -> Tensor:
+    blocks = random_blocks(kind, 20, 256)
+    blocks[17, at : at + 2] = torch.tensor([value], dtype=torch.float16).view(torch.uint8)
+    return blocks
+
+
+def with_exponent(value: int) -> Tensor:
+    blocks = random_blocks("MXFP4", 16, 64)
+    blocks[3, 17] = value
+    return blocks
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: QuantisedWeight.from_gguf("IQ2_XS", BLOCKS),
+            ValueError,
+            "kind: got 'IQ2_XS', expected one of",
+        ),
+        (lambda: QuantisedWeight.from_gguf("F16", BLOCKS), ValueError, "kind: got 'F16'"),
+        (lambda: QuantisedWeight.from_gguf(2, BLOCKS), TypeError, "kind: got 2"),
+        (
+            lambda: QuantisedWeight.from_gguf("Q4_0", BLOCKS[:, :35].contiguous()),
+            ValueError,
+            "blocks: got .*row_bytes = 35.*row_bytes % 18 == 0",
+        ),
+        (lambda: QuantisedWeight.from_gguf("Q4_0", BLOCKS[0]), ValueError, r"blocks: got shape \[36\]"),
+        (lambda: QuantisedWeight.from_gguf("Q4_0", BLOCKS.int()), TypeError, "blocks: got torch.int32"),
+        (lambda: QuantisedWeight.from_gguf("Q4_0", BLOCKS[:0]), ValueError, "blocks: got outputs = 0"),
+        (lambda: QuantisedWeight.from_gguf("Q4_0", BLOCKS, torch.zeros(15)), ValueError, "bias: got shape"),
+        (lambda: QuantisedWeight.from_gguf_gated("Q4_0", BLOCKS, BLOCKS[:8]), ValueError, "up: got shape"),
+        *(
+            (
+                lambda k=kind, v=value, a=at: QuantisedWeight.from_gguf(k, with_scale(k, v, a)),
+                ValueError,
+                "blocks: got .* blocks with a scale that is NaN or infinite",
+            )
+            for kind, at in [("Q4_0", 0), ("Q4_1", 2), ("Q8_0", 0), ("Q4_K", 2), ("Q6_K", 208)]
+            for value in (float("nan"), float("inf"))
+        ),
+        (lambda: QuantisedWeight.from_gguf("MXFP4", with_exponent(255)), ValueError, "NaN or infinite"),
+        (lambda: packed_linear(torch.zeros(2, 32), WEIGHT), ValueError, r"x: got shape \[2, 32\].* = 64"),
+        (lambda: packed_linear(torch.zeros(64), WEIGHT), ValueError, r"x: got shape \[64\]"),
+        (lambda: packed_linear(torch.zeros(2, 64).double(), WEIGHT), TypeError, "x: got torch.float64"),
+        (lambda: replace(WEIGHT, inputs=63), ValueError, "inputs: got 63"),
+        (lambda: replace(WEIGHT, inputs=128), ValueError, "inputs: got 128.*num_blocks"),
+        (lambda: replace(WEIGHT, outputs=33), ValueError, "outputs: got 33"),
+        (lambda: replace(WEIGHT, panels=WEIGHT.panels[:, :, 1:]), ValueError, "panels: got shape"),
+        (lambda: replace(WEIGHT, panels=WEIGHT.panels.float()), TypeError, "panels: got torch.float32"),
+        (lambda: replace(WEIGHT, form="Q4_0"), TypeError, "form: got str"),
+        (lambda: replace(WEIGHT, gated=True), ValueError, "outputs: got 16"),
+        (lambda: QuantForm(7, 32, "float16"), ValueError, "form: got 7 bits"),
+        (lambda: QuantForm(4, 64, "float16"), ValueError, "form: got groups of 64"),
+        (lambda: QuantForm(4, 32, "float32"), ValueError, "scales: got 'float32'"),
+        (lambda: QuantForm(8, 32, "float16", offset=100), ValueError, "form: got values up to 255"),
+        (lambda: QuantForm(4, 32, "float16", True, 8), ValueError, "form: got an offset beside minima"),
+        (lambda: QuantForm(5, 32, "float16", table=(0,) * 16), ValueError, "form: got a table for 5 bits"),
+        (lambda: QuantForm(4, 32, "float16", table=(0,) * 15), ValueError, "table: got"),
+        (lambda: QuantForm.of([4, 32]), ValueError, r"form: got \[4, 32\]"),
+    ],
+)
+def test_bad_arguments(call, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_the_kinds_are_those_that_gguf_knows() -> None:
+    for kind in KINDS:
+        assert kind in gguf.GGMLQuantizationType.__members__

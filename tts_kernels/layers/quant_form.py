@@ -1,0 +1,83 @@
+"""How quantised weights are packed: what a weight is, and where its bits lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from .. import _core
+from ..checks import choice, flag, integer, shown
+
+# csrc/cpu/kernels/quantised_linear_kernels.h: QuantScales
+SCALES = ("float16", "bfloat16", "two-level")
+
+
+@dataclass(frozen=True)
+class QuantForm:
+    """A form of packed weights: a weight is scale * (u - offset), or scale * u + minimum.
+
+    Attributes:
+        bits: 4, 5, 6 or 8, of the number u.
+        group: inputs that share a scale and a minimum, 16 or 32.
+        scales: "float16" or "bfloat16", one for each group; "two-level", an int8 for each group times a
+            float32 for all groups of 256 inputs. Minima are of the same kind.
+        has_min: there are minima.
+        offset: what u is less; 0 beside minima.
+        table: 16 entries that 4 bits lead to: u is one of them. Empty: u is the number itself.
+
+    Raises:
+        TypeError, ValueError: no kernel serves such a form.
+    """
+
+    bits: int
+    group: int
+    scales: str
+    has_min: bool = False
+    offset: int = 0
+    table: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("bits", "group", "offset"):
+            integer(name, getattr(self, name), 0, 255)
+        choice("scales", self.scales, SCALES)
+        flag("has_min", self.has_min)
+        if not isinstance(self.table, tuple) or len(self.table) not in (0, 16):
+            raise ValueError(f"table: got {shown(self.table)}, expected a tuple of 16 integers, or ()")
+        for entry in self.table:
+            integer("table", entry, 0, 255)
+        _core.quant_layout(self.numbers)
+
+    @classmethod
+    def of(cls, numbers: Sequence[int]) -> QuantForm:
+        """The form with these `numbers`."""
+        if len(numbers) not in (5, 21) or not 0 <= numbers[2] < len(SCALES) or numbers[3] not in (0, 1):
+            raise ValueError(
+                f"form: got {shown(list(numbers))}, expected [bits, group, scales, has_min, offset], and 16 "
+                "entries of a table where there is one, as QuantForm.numbers has them"
+            )
+        bits, group, scales, has_min, offset, *table = numbers
+        return cls(bits, group, SCALES[scales], bool(has_min), offset, tuple(table))
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """As operators take it."""
+        kind = SCALES.index(self.scales)
+        return [self.bits, self.group, kind, int(self.has_min), self.offset, *self.table]
+
+    @cached_property
+    def block_inputs(self) -> int:
+        """Inputs of a block, of which a panel has as many as it needs: 64, or 256 for two levels."""
+        return _core.quant_layout(self.numbers)[0]
+
+    @cached_property
+    def block_bytes(self) -> int:
+        """Bytes of a block: 16 outputs, all that belongs to their weights."""
+        return _core.quant_layout(self.numbers)[1]
+
+    @property
+    def scale_dtype(self) -> torch.dtype:
+        """Of scales and minima of the groups."""
+        return (torch.float16, torch.bfloat16, torch.int8)[SCALES.index(self.scales)]

@@ -1,0 +1,184 @@
+"""Weights of a linear layer that stay quantised, in the order in which the CPU kernel reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checks import Array, Guard, Number, Rule, Signature, flag, instance, integer, shown
+from .gguf_blocks import KINDS, GgufKind
+from .packed_weight import BIAS, PANEL, padded, require_cpu
+from .quant_form import QuantForm
+from .quant_panels import QuantMatrix, pack_panels, unpack_panels, weights_of
+
+X_GROUP = 32  # inputs of a row of x that share a scale
+_BAND = 64 * PANEL  # outputs that are packed at once: little memory beside the weight's own
+_BYTES = (torch.uint8,)
+
+
+def quantised_arrays(form: QuantForm) -> tuple[Array | Rule, ...]:
+    """Panels of this form, and their bias, as operators take them."""
+    return (
+        Array("panels", f"num_panels, num_blocks, {form.block_bytes}", _BYTES),
+        Array("bias", f"num_panels * {PANEL}", (torch.float32,), optional=True),
+        Rule("panels", "num_panels >= 1 and num_blocks >= 1"),
+    )
+
+
+def blocks_of(inputs: str, form: QuantForm) -> str:
+    """An expression of signatures: the blocks that hold `inputs`."""
+    return f"({inputs} + {form.block_inputs - 1}) // {form.block_inputs}"
+
+
+def _takes(values: Mapping[str, Any]) -> Signature:
+    form, gated = values["form"], values["gated"]
+    columns = f"num_panels * {PANEL}" + (" // 2" if gated else "")
+    return Signature(
+        *quantised_arrays(form),
+        Number("outputs", "outputs >= 1"),
+        Number("inputs", f"inputs >= 1 and inputs % {X_GROUP} == 0"),
+        Rule("outputs", f"{columns} - {PANEL} < outputs <= {columns}"),
+        Rule("inputs", f"num_blocks == {blocks_of('inputs', form)}"),
+        *([Rule("panels", "num_panels % 2 == 0")] if gated else []),
+        home="panels",
+    )
+
+
+def _blocks_take(kind: GgufKind, first: str, *others: Array) -> Signature:
+    size = kind.size
+    return Signature(
+        Array(first, "outputs, row_bytes", _BYTES, packed=0),
+        *others,
+        Rule(first, f"outputs >= 1 and row_bytes >= 1 and row_bytes % {size} == 0"),
+        home=first,
+    )
+
+
+_UP = Array("up", "outputs, row_bytes", _BYTES, packed=0)
+
+
+@dataclass(frozen=True)
+class QuantisedWeight:
+    """What `packed_linear` multiplies with; made by `from_gguf` or `from_gguf_gated`.
+
+    A weight is the number that its file stands for: nothing is rounded a second time.
+
+    Attributes:
+        panels: uint8 [P, blocks, form.block_bytes]; zero weights fill the last panel and the last block up.
+        bias: float32 [16 P], or None.
+        form: of the bits in the panels.
+        outputs, inputs: of the layer; inputs are a multiple of 32.
+        gated: panels of gate and up take turns, and an output is silu(gate) * up.
+    """
+
+    panels: Tensor
+    bias: Tensor | None
+    form: QuantForm
+    outputs: int
+    inputs: int
+    gated: bool = False
+
+    def __post_init__(self) -> None:
+        instance("form", self.form, QuantForm)
+        integer("outputs", self.outputs)
+        integer("inputs", self.inputs)
+        flag("gated", self.gated)
+        self.check()
+
+    def check(self) -> None:
+        """Raises TypeError or ValueError unless the tensors fit together and have their memory."""
+        known = {"form": self.form, "gated": self.gated}
+        args = self.panels, self.bias, self.outputs, self.inputs
+        names = "panels", "bias", "outputs", "inputs"
+        Guard("QuantisedWeight", names, lambda values: _takes({**values, **known})).check(args)
+
+    @cached_property
+    def columns(self) -> int:
+        """Outputs with those that fill the last panel up."""
+        return len(self.panels) * PANEL // (2 if self.gated else 1)
+
+    @classmethod
+    def from_gguf(cls, kind: str, blocks: Tensor, bias: Tensor | None = None) -> QuantisedWeight:
+        """Packs a tensor of a GGUF file.
+
+        Args:
+            kind: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, MXFP4, IQ4_NL or IQ4_XS.
+            blocks: uint8 [outputs, bytes], as they lie in the file.
+            bias: [outputs].
+
+        Raises:
+            TypeError, ValueError: another kind, dtype or shape; rows that are no whole blocks; a scale that
+                is NaN or infinite.
+        """
+        known = _kind(kind)
+        Guard("from_gguf", ("blocks", "bias"), lambda _: _blocks_take(known, "blocks", BIAS)).check(
+            (blocks, bias)
+        )
+        require_cpu("blocks", blocks)
+        panels = _packed({"blocks": blocks}, kind)
+        wide = None if bias is None else padded(bias.float())
+        return cls(panels, wide, known.form, len(blocks), _inputs(blocks, known))
+
+    @classmethod
+    def from_gguf_gated(cls, kind: str, gate: Tensor, up: Tensor) -> QuantisedWeight:
+        """Packs the two projections of a SwiGLU layer, uint8 [outputs, bytes] as in `from_gguf`."""
+        known = _kind(kind)
+        Guard("from_gguf_gated", ("gate", "up"), lambda _: _blocks_take(known, "gate", _UP)).check((gate, up))
+        require_cpu("gate", gate)
+        panels = _packed({"gate": gate, "up": up}, kind)
+        return cls(panels, None, known.form, len(gate), _inputs(gate, known), gated=True)
+
+    def dequantised(self) -> Tensor:
+        """The weights, each rounded to float32: [outputs, inputs], or [2, outputs, inputs] of gate and up."""
+        projections = 2 if self.gated else 1
+        bands = self.panels.view(-1, projections, *self.panels.shape[1:]).transpose(0, 1)
+        made = torch.empty(projections, self.outputs, self.inputs, dtype=torch.float32, device="cpu")
+        for weights, panels in zip(made, bands, strict=True):
+            for begin in range(0, len(weights), _BAND):
+                band = weights[begin : begin + _BAND]
+                part = panels[begin // PANEL : (begin + _BAND) // PANEL]
+                wide = weights_of(unpack_panels(part, self.form), self.form)
+                band.copy_(wide[: len(band), : self.inputs])
+        return made if self.gated else made[0]
+
+
+def _kind(name: Any) -> GgufKind:
+    if not isinstance(name, str):
+        raise TypeError(f"kind: got {shown(name)}, expected a str")
+    if name not in KINDS:
+        raise ValueError(f"kind: got {name!r}, expected one of {', '.join(KINDS)}; dequantise the tensor")
+    return KINDS[name]
+
+
+def _inputs(blocks: Tensor, kind: GgufKind) -> int:
+    return blocks.shape[1] // kind.size * kind.inputs
+
+
+def _packed(projections: Mapping[str, Tensor], name: str) -> Tensor:
+    """Panels of the projections in turn."""
+    kind, count = KINDS[name], len(projections)
+    outputs, row_bytes = next(iter(projections.values())).shape
+    form, inputs = kind.form, row_bytes // kind.size * kind.inputs
+    shape = -(-outputs // PANEL), count, -(-inputs // form.block_inputs), form.block_bytes
+    panels = torch.empty(shape, dtype=torch.uint8, device="cpu")
+    for index, (argument, blocks) in enumerate(projections.items()):
+        for begin in range(0, outputs, _BAND):
+            band = blocks[begin : begin + _BAND].reshape(-1, row_bytes // kind.size, kind.size)
+            matrix = kind.read(band)
+            _require_finite(argument, matrix, name)
+            panels[begin // PANEL : (begin + _BAND) // PANEL, index] = pack_panels(matrix, form)
+    return panels.flatten(0, 1)
+
+
+def _require_finite(name: str, matrix: QuantMatrix, kind: str) -> None:
+    for part in (matrix.scales, matrix.mins, matrix.factors, matrix.min_factors):
+        if part is not None and part.is_floating_point() and not part.isfinite().all():
+            raise ValueError(
+                f"{name}: got {kind} blocks with a scale that is NaN or infinite, expected finite ones; the "
+                "data are damaged, fetch them again"
+            )
