@@ -12,9 +12,7 @@ from serving import Served
 
 lm_eval = pytest.importorskip("lm_eval")
 
-from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
-from tts_decode.default_model import default_model_file  # noqa: E402
 
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("default")]
 QUESTIONS = [
