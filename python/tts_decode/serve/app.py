@@ -164,7 +164,7 @@ class Server:
         self, request: Request, body: CompletionBody | ChatBody, job: Job, form: Form, ticket: Ticket
     ) -> Reply:
         limits, usage = self.config.limits, Usage()
-        decoder, owner = self.decoder, request.headers.get("authorization", "") if self.config.keys else ""
+        decoder, owner = self.decoder, getattr(request.state, CLIENT) if self.config.keys else ""
         if body.tts is None:
 
             async def run(emit: Emit) -> None:
