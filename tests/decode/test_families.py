@@ -139,7 +139,9 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("family", "wrong"), WRONG, ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("family", "wrong"), WRONG, ids=lambda value: value if isinstance(value, str) else " ".join(value)
+)
 def test_a_wrong_declaration_is_found_at_load(
     family: str, wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

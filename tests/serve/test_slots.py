@@ -68,6 +68,8 @@ def test_a_client_has_its_share(serve):
         assert answer.status_code == 200
         short = {"prompt": PROMPT, "max_tokens": 2}
         assert served.post("/v1/completions", short, headers=first).status_code == 429
+        spelled = {"Authorization": f"bEARER   {KEYS[0]}"}  # the same key
+        assert served.post("/v1/completions", short, headers=spelled).status_code == 429
         assert served.post("/v1/completions", short, headers=second).status_code == 200
     until(served.idle)
     assert served.post("/v1/completions", short, headers=first).status_code == 200

@@ -90,7 +90,9 @@ class TreeBranch(LivePath):
             return branch
 
         needs_logits = runtime.engine.has_lm_head
-        return await scheduler.submit(RootRequest(shared, len(tokens), make, needs_logits=needs_logits))
+        return await scheduler.submit(
+            RootRequest(shared, len(tokens), runtime.tree.page_size, make, needs_logits=needs_logits)
+        )
 
     # -- model work
 

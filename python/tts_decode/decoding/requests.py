@@ -133,6 +133,10 @@ class RootRequest(Request[P]):
 
     Args:
         tokens: of the prompt, up to its first embedding: what others may share. length: of the whole prompt.
+        page_size: of the tree.
+
+    Attributes:
+        page_hashes: [pages + 1] of the tokens before each page.
     """
 
     forced_from = 0
@@ -141,11 +145,20 @@ class RootRequest(Request[P]):
     path: P
 
     def __init__(
-        self, tokens: list[int], length: int, make: Callable[[int | None], P], *, needs_logits: bool = True
+        self,
+        tokens: list[int],
+        length: int,
+        page_size: int,
+        make: Callable[[int | None], P],
+        *,
+        needs_logits: bool = True,
     ) -> None:
         super().__init__(None)
         self.tokens, self.length = tokens, length
-        self._make = make
+        self._page_size, self._make = page_size, make
+        self.page_hashes = [0]
+        for begin in range(0, len(tokens) - page_size + 1, page_size):
+            self.page_hashes.append(hash((self.page_hashes[-1], *tokens[begin : begin + page_size])))
         self._needs_logits = needs_logits
 
     def start(self) -> None:
@@ -156,6 +169,14 @@ class RootRequest(Request[P]):
         self.shared = self.path.kv_length
         self.path.busy = True
         self.admitted = True
+
+    def has(self, other: RootRequest[Any], page: int, tokens: list[int]) -> bool:
+        """Whether this prompt begins as another one does up to a page, and has there `tokens`, which are
+        of that page. It goes by hashes: where two are equal by chance, a prompt waits for nothing."""
+        if page >= len(self.page_hashes) or self.page_hashes[page] != other.page_hashes[page]:
+            return False
+        begin = page * self._page_size
+        return self.tokens[begin : begin + len(tokens)] == tokens
 
     def begin_tick(self) -> None:
         if self.admitted and not self.missing():

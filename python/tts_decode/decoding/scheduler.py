@@ -192,20 +192,23 @@ class Scheduler:
         """Gives waiting prompts their path. A prompt whose next page is being computed for another prompt
         waits for that one, to share it."""
         roots = [request for request in self._waiting if isinstance(request, RootRequest)]
-        running = [root.tokens for root in roots if root.admitted]
+        running = [root for root in roots if root.admitted]
         for root in roots:
-            if not root.admitted and not self._gains(root, running):
+            if not root.admitted and not self._awaits_page(root, running):
                 root.admit()
-                running.append(root.tokens)
+                running.append(root)
 
-    def _gains(self, root: RootRequest[Any], running: list[list[int]]) -> bool:
-        """Whether one of the prompts that are being computed will have more of this one than is resident."""
+    def _awaits_page(self, root: RootRequest[Any], running: list[RootRequest[Any]]) -> bool:
+        """Whether one of the prompts that are being computed will have a page of this one, or the rest that
+        fills none, that is not resident yet."""
         tree = self.runtime.tree
         shared = self.runtime.shareable(root.tokens, root.length)[: root.share_limit]
-        found = tree.match(shared) if running else None
+        alike = [other for other in running if other.has(root, 0, shared[: tree.page_size])]
+        found = tree.match(shared) if alike else None
         resident = 0 if found is None else found[1]
-        needed = shared[: (resident // tree.page_size + 1) * tree.page_size]  # with its next page
-        return len(needed) > resident and any(tokens[: len(needed)] == needed for tokens in running)
+        page = resident // tree.page_size
+        needed = shared[page * tree.page_size : (page + 1) * tree.page_size]
+        return len(shared) > resident and any(other.has(root, page, needed) for other in alike)
 
     def _turn(self) -> list[Request[Any]]:
         """Requests that go on in this tick."""

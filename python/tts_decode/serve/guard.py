@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import ipaddress
 import logging
 import time
@@ -12,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .config import ServerConfig
 from .errors import APIError, as_api_error, error_response
-from .keys import KeyCheck
+from .keys import KeyCheck, owner_of
 from .metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -69,7 +68,7 @@ class Guard:
     def _client(self, scope: Scope) -> str:
         """Whom a request counts for: its key's digest, or without keys its address."""
         if self._key.asks:
-            return hashlib.sha256(_header(scope, b"authorization").encode()).hexdigest()
+            return owner_of(_header(scope, b"authorization"))
         return str((scope.get("client") or ("-",))[0])
 
     def _refusal(self, scope: Scope) -> APIError | None:

@@ -45,7 +45,16 @@ class KeyCheck:
 
     def __call__(self, authorization: str) -> bool:
         """Whether the value of a request's Authorization header carries a key."""
-        scheme, _, key = authorization.partition(" ")
-        given = sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
+        given = _digest(authorization)
         found = [hmac.compare_digest(given, digest) for digest in self._digests]
-        return scheme.lower() == "bearer" and any(found)
+        return authorization.partition(" ")[0].lower() == "bearer" and any(found)
+
+
+def owner_of(authorization: str) -> str:
+    """A name for the key in an Authorization header, however the header is spelled."""
+    return _digest(authorization).hex()
+
+
+def _digest(authorization: str) -> bytes:
+    key = authorization.partition(" ")[2].strip()
+    return sha256(key.encode("utf-8", "surrogateescape")).digest()
