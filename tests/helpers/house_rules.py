@@ -75,7 +75,7 @@ PACKAGES: dict[str, dict[str, set[str]]] = {
         "search": {"tts_kernels", "torch", "numpy"},
         "bench": {"tts_kernels", "torch", "numpy"},
         "serve": {"tts_kernels", "torch", "fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"},
-        "integrations": {"torch", "numpy", "its_hub", "reasoners"},
+        "integrations": {"torch", "numpy", "tts_kernels", "its_hub", "reasoners"},
         "cli": {"tts_kernels", "torch", "typer", "rich"},
     },
 }

@@ -41,11 +41,10 @@ _CONFIGS = {
     "mistral": lambda **o: hf.MistralConfig(**(_SHAPE | o), sliding_window=9),
     "gemma": lambda **o: hf.GemmaConfig(**(_SHAPE | o)),
     "gemma2": lambda **o: hf.Gemma2Config(
-        **(_SHAPE | o),
+        **(_SHAPE | {"final_logit_softcapping": 9.0} | o),
         sliding_window=8,
         query_pre_attn_scalar=32,
         attn_logit_softcapping=2.0,
-        final_logit_softcapping=9.0,
     ),
     "gemma3": lambda **o: hf.Gemma3TextConfig(
         **_SHAPE, sliding_window=11, query_pre_attn_scalar=32, sliding_window_pattern=2, **o

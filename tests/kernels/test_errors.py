@@ -11,7 +11,12 @@ from house_checks import SOURCES, read_modules
 from tts_kernels.errors import TTSError
 
 # Part of a module's name -> the package that it cannot be imported without, where that may be absent.
-OPTIONAL = {".backends.triton": "triton", ".integrations.vllm": "vllm"}
+OPTIONAL = {
+    ".backends.triton": "triton",
+    ".integrations.vllm": "vllm",
+    ".integrations.its_hub": "its_hub",
+    ".integrations.llm_reasoners": "reasoners",
+}
 
 
 @pytest.mark.parametrize("package", SOURCES)
