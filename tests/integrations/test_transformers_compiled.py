@@ -10,22 +10,12 @@ import torch
 import transformers as hf
 from torch import nn
 from transformers import PreTrainedModel
-from tree_caches import cache_of, generate, model_of, prompts
+from tree_caches import cache_of, generate, prompts
 
 from tts_kernels.integrations.transformers import register
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 register()
-
-
-@pytest.fixture(scope="module")
-def own() -> PreTrainedModel:
-    return model_of("sdpa")
-
-
-@pytest.fixture
-def tree() -> PreTrainedModel:
-    return model_of()
 
 
 def _compile_forward(model: PreTrainedModel, **options: Any) -> None:

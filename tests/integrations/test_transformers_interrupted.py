@@ -10,23 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from tree_caches import cache_of, generate, longer, model_of, prompts
+from tree_caches import cache_of, generate, longer, prompts
 
 from tts_kernels.integrations.transformers import TreeCache, UnsupportedError, register
 from tts_kernels.integrations.transformers.versions import cache_argument
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 register()
-
-
-@pytest.fixture(scope="module")
-def own() -> PreTrainedModel:
-    return model_of("sdpa")
-
-
-@pytest.fixture
-def tree() -> PreTrainedModel:
-    return model_of()
 
 
 def raising(result: Callable[[Tensor, Any], Any], error: type[BaseException]) -> Callable[..., Any]:

@@ -18,16 +18,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 register()
 
 
-@pytest.fixture(scope="module")
-def own() -> PreTrainedModel:
-    return model_of("sdpa")
-
-
-@pytest.fixture
-def tree() -> PreTrainedModel:
-    return model_of()
-
-
 SECOND: dict[str, dict[str, Any]] = {
     "an assistant": {"assistant_model": tiny_model(seed=1)},
     "prompt lookup": {"prompt_lookup_num_tokens": 3},

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from tts_kernels import KVPool, KVTree
 from tts_kernels.integrations.transformers import UnsupportedError
+from tts_kernels.integrations.transformers.appending import append
 from tts_kernels.integrations.transformers.prefixes import Borrowed, shared_prefixes
 
 PAGE = 16
@@ -94,3 +97,31 @@ def test_nan_is_no_agreement() -> None:
     values[3, 1, 5] = float("nan")
     with pytest.raises(UnsupportedError, match="differ in layer 1"):
         borrowed.check(1, keys, values)
+
+
+class Interrupted:
+    """A tree whose second append is interrupted."""
+
+    def __init__(self, tree: KVTree) -> None:
+        self.tree, self.calls = tree, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tree, name)
+
+    def append(self, *arguments: Any) -> Any:
+        self.calls += 1
+        if self.calls == 2:
+            raise KeyboardInterrupt
+        return self.tree.append(*arguments)
+
+
+def test_an_interrupt_while_rows_take_slots_leaves_no_branch() -> None:
+    pool = KVPool(num_layers=1, num_kv_heads=2, head_dim=32, num_pages=8)
+    tree = KVTree(pool.num_pages, pool.page_size)
+    branches = [tree.create() for _ in range(3)]
+    kv = kv_of(torch.ones(3, 2 * PAGE, dtype=torch.long), torch.float32)
+    counts = np.full(3, 2 * PAGE, np.int32)
+    stub: Any = Interrupted(tree)
+    with pytest.raises(KeyboardInterrupt):
+        append(stub, pool, branches, kv, counts, share=True)
+    assert (tree.stats().branches, tree.free_pages) == (3, pool.num_pages)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ... import KVPool, KVTree, OutOfPagesError
+from ... import KVPool, KVTree
 from .errors import UnsupportedError
 from .prefixes import Borrowed, shared_prefixes
 
@@ -127,7 +127,7 @@ def _append_shared(
             slots.append(tree.append(branches[-1:], [unnamed[: counts[row] - common]]).slots)
             begin, earlier = ends[row] - counts[row], ends[other] - counts[other]
             owner[begin : begin + common] = owner[earlier : earlier + common]
-    except OutOfPagesError:
+    except BaseException:  # an interrupt too: nobody else knows of these branches
         for branch in branches:
             tree.release(branch)
         raise
