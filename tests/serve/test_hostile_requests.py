@@ -181,6 +181,20 @@ CASES = [
     (C, tts(budget_tokens=501), 400, "tts.budget_tokens"),
     (C, tts() | {"n": 2}, 400, "n"),
     (C, tts() | {"stop": "."}, 400, "stop"),
+    (C, tts() | {"include_stop_str_in_output": True}, 400, "include_stop_str_in_output"),
+    (C, tts() | {"no_stop_trim": True}, 400, "no_stop_trim"),
+    (
+        C,
+        {"prompt": "x", "response_format": {"type": "json_object", "json_schema": {"schema": {}}}},
+        400,
+        "response_format.json_schema",
+    ),
+    (
+        C,
+        {"prompt": "x", "response_format": {"type": "text", "json_schema": {"schema": {}}}},
+        400,
+        "response_format.json_schema",
+    ),
     (C, tts() | {"logprobs": 1}, 400, "logprobs"),
     (
         C,

@@ -237,6 +237,10 @@ def _sampling(body: Generating, max_tokens: int, top: int, limits: Limits, vocab
 
 def _constraint(form: ResponseFormat | None, limits: Limits) -> JSONSchema | None:
     name = "response_format"
+    if form is not None and form.type != "json_schema" and form.json_schema is not None:
+        raise invalid(
+            f"{name}.json_schema", f"got a schema beside type = {form.type!r}, expected json_schema"
+        )
     if form is None or form.type == "text":
         return None
     if importlib.util.find_spec("llguidance") is None:

@@ -89,6 +89,8 @@ def _refuse_fields(body: Generating, job: Job) -> None:
         "stop": bool(body.stop),
         "stop_token_ids": bool(body.stop_token_ids),
         "echo": job.echo,
+        "include_stop_str_in_output": bool(body.include_stop_str_in_output),
+        "no_stop_trim": bool(body.no_stop_trim),
         "logprobs": job.logprobs is not None,
         "return_token_ids": job.token_ids,
         "response_format": body.response_format is not None and body.response_format.type != "text",

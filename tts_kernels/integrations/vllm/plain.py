@@ -20,7 +20,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 class PlainBackend(TreeBackend):
     supported_dtypes: ClassVar[list[Any]] = list(_DTYPES)
-    supported_kv_cache_dtypes: ClassVar[list[Any]] = ["auto", "float16", "bfloat16"]
+    supported_kv_cache_dtypes: ClassVar[list[Any]] = ["auto", "float32", "float16", "bfloat16"]
 
     @staticmethod
     def get_name() -> str:
