@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
+from shlex import join
 
 # Module to what `pip install` takes.
 INSTALLS = {
@@ -48,6 +49,15 @@ def require(module: str) -> None:
         raise explained(missing) from missing
 
 
+def install_command(module: str) -> str:
+    """What brings an optional module. Of an installed package pip finds an extra by name; a checkout is
+    installed again."""
+    installs = INSTALLS[module]
+    command = f"pip install {join(installs.split())}"
+    extra = installs.removeprefix("tts-kernels")
+    return command if extra == installs else f"{command} (in a checkout: '.{extra}')"
+
+
 def installed(module: str) -> bool:
     return find_spec(module) is not None
 
@@ -73,9 +83,6 @@ def explained(missing: ModuleNotFoundError) -> ImportError:
     package = (missing.name or "").partition(".")[0]
     if package not in INSTALLS:
         return missing
-    from shlex import join
-
     from .errors import MissingExtraError  # imports torch, which the command's --help does without
 
-    arguments = join(INSTALLS[package].split())
-    return MissingExtraError(f"{package}: not installed; run: pip install {arguments}", name=missing.name)
+    return MissingExtraError(f"{package}: not installed; run: {install_command(package)}", name=missing.name)

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
         "cost": set(),
         "core": {"errors", "extras", "cost"},
         "tasks": {"errors", "extras", "records", "select"},
-        "model": {"errors", "default_model", "cost", "core"},
+        "model": {"errors", "extras", "default_model", "cost", "core"},
         "completions": {"errors", "cost", "core"},
         "decoding": {"errors", "default_model", "cost", "core", "model", "select"},
         "rewards": {"errors", "extras", "core", "model", "decoding", "select"},

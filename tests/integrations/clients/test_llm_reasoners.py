@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from needed import needs
 from primitives import make
 from tts_decode import TreeDecoder
 
-reasoners = pytest.importorskip("reasoners")
+needs("reasoners")
 
-from reasoners.algorithm import MCTS, BeamSearch  # noqa: E402
-from tts_decode.integrations.llm_reasoners import TreeLanguageModel  # noqa: E402
+import reasoners
+from reasoners.algorithm import MCTS, BeamSearch
+from tts_decode.integrations.llm_reasoners import TreeLanguageModel
 
 PROMPTS = ["One prompt of more than one page.", "Another."]
 

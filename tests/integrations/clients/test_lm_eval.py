@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from needed import needs
 from serving import Served
 
-lm_eval = pytest.importorskip("lm_eval")
+needs("lm_eval")
 
-from lm_eval.tasks import TaskManager  # noqa: E402
+import lm_eval
+from lm_eval.tasks import TaskManager
 
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("default")]
 QUESTIONS = [

@@ -32,6 +32,7 @@ from transformers import (
 )
 
 from ...errors import ModelLoadError
+from ...extras import install_command
 from ..transformers_output import first_line
 from .config import config_of
 from .header import Header
@@ -196,7 +197,7 @@ def _parsing(file: Path) -> Iterator[None]:
 
 
 def _lacks_gguf(file: Path) -> ModelLoadError:
-    return ModelLoadError(f"model: reading {file} needs the package gguf; run: pip install 'tts-kernels[hf]'")
+    return ModelLoadError(f"model: reading {file} needs the package gguf; run: {install_command('gguf')}")
 
 
 def _unreadable(file: Path, cause: Exception) -> ModelLoadError:
