@@ -8,13 +8,13 @@
 #include "cpu/quantised_linear.h"
 #include "tests/check.h"
 #include "tests/levels.h"
+#include "tests/linear_products.h"
 
 namespace tts {
 namespace {
 
-using Random = std::mt19937;
-
-int draw(Random& random, int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); }
+using test::draw;
+using test::Random;
 
 QuantForm random_form(Random& random) {
   QuantForm form{};
@@ -147,17 +147,6 @@ struct Product {
     for (int64_t i = 0; i < inputs; ++i) total += seen(row, i) * weight_at(panel, lane, i);
     return total;
   }
-
-  double expected(int64_t row, int64_t column) const {
-    const int64_t panel = column / 16, lane = column % 16;
-    if (end == LinearEnd::kSwiGLU) {
-      const double gate = sum(row, 2 * panel, lane);
-      return gate / (1 + std::exp(-gate)) * sum(row, 2 * panel + 1, lane);
-    }
-    const double old =
-        end == LinearEnd::kAdd ? double{before[static_cast<size_t>(row * columns() + column)]} : 0.0;
-    return old + sum(row, panel, lane);
-  }
 };
 
 void test_against_float64(const Product& product, Random& random) {
@@ -165,22 +154,7 @@ void test_against_float64(const Product& product, Random& random) {
   for (int i = 0; i < 60; ++i) {
     const int64_t row = draw(random, 0, static_cast<int>(product.rows) - 1);
     const int64_t column = draw(random, 0, static_cast<int>(product.columns()) - 1);
-    const double expected = product.expected(row, column);
-    CHECK(std::abs(double{out[static_cast<size_t>(row * product.columns() + column)]} - expected) <
-          1e-4 * (1 + std::abs(expected)));
-  }
-}
-
-// A row's bits are the same whatever rows are beside it, and on any number of threads.
-void test_rows_apart(const Product& product, Random& random) {
-  const std::vector<float> whole = product.run(0, product.rows, 2);
-  for (int i = 0; i < 4; ++i) {
-    const int64_t begin = draw(random, 0, static_cast<int>(product.rows) - 1);
-    const int64_t end =
-        i == 0 ? begin + 1 : draw(random, static_cast<int>(begin) + 1, static_cast<int>(product.rows));
-    const std::vector<float> part = product.run(begin, end, 1);
-    CHECK(std::memcmp(part.data(), whole.data() + begin * product.columns(), part.size() * sizeof(part[0])) ==
-          0);
+    test::check_entry(product, out, row, column);
   }
 }
 
@@ -189,10 +163,10 @@ void test_rows_apart(const Product& product, Random& random) {
 
 int main() {
   tts::test::at_each_level(60, [](uint32_t seed) {
-    tts::Random random(seed);
+    tts::test::Random random(seed);
     const tts::Product product(random);
     tts::test_against_float64(product, random);
-    tts::test_rows_apart(product, random);
+    tts::test::test_rows_apart(product, random);
   });
   return tts::test::failures() == 0 ? 0 : 1;
 }
