@@ -1,4 +1,5 @@
 # make demo | test | test-arm64 | fuzz | lint | bench | integrations | sanitize | wheel-check | gpu-check | clean
+# Parts of integrations: integration-transformers | integration-kernels | integration-clients | integration-vllm
 # Everything is installed into .venv; nothing but Python >= 3.10, make and a C++20 compiler is needed beforehand.
 # gpu-check alone uses $(PYTHON) as it is, and builds in place.
 
