@@ -47,7 +47,7 @@ _CONFIGS = {
         attn_logit_softcapping=2.0,
     ),
     "gemma3": lambda **o: hf.Gemma3TextConfig(
-        **(_SHAPE | o), sliding_window=11, query_pre_attn_scalar=32, sliding_window_pattern=2
+        **_SHAPE, sliding_window=11, query_pre_attn_scalar=32, sliding_window_pattern=2, **o
     ),
     "phi3": lambda **o: hf.Phi3Config(
         **(_SHAPE | o), sliding_window=12, rope_parameters=_HALF_ROTARY, original_max_position_embeddings=512

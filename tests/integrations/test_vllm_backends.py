@@ -357,7 +357,7 @@ def test_the_backend_of_a_gpu_checks_a_configuration_that_chooses_it(tmp_path: P
         env=os.environ | {"VLLM_LOGGING_LEVEL": "ERROR"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     refusal = "VLLMIntegrationError: speculative decoding: not served by tts_kernels; set TTS_KERNELS_VLLM=0"
     answers = [line for line in done.stderr.splitlines() if line.startswith(("served", "VLLM"))]
