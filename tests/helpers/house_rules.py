@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
         "serve": {
             *("errors", "extras", "core", "records", "model", "decoding", "completions", "rewards", "search"),
         },
-        "integrations": {"extras", "core", "decoding", "rewards", "serve"},
+        "integrations": {"extras", "core", "decoding", "rewards"},
         "cli": {
             *("errors", "extras", "version", "default_model", "cost", "core", "records", "select", "tasks"),
             *("model", "decoding", "completions", "rewards", "search", "bench", "serve"),
