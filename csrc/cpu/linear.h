@@ -8,8 +8,17 @@
 
 namespace tts {
 
-// Weights lie side by side: the columns of the first, then those of the next. Throws ArgumentError where
-// sizes do not fit, before anything is written. An output's bits depend on its row and its weights only.
+struct LinearProduct {
+  LinearRows x;
+  std::span<const Matrix> weights;  // side by side: the columns of the first, then those of the next
+  LinearOut out;
+};
+
+// Several at once, which share parallel regions. Throws ArgumentError where sizes do not fit, before anything
+// is written. An output's bits depend on its row and its weights only.
+void multiply(std::span<const LinearProduct> products, int num_threads);
+
+// One of them.
 void multiply(const LinearRows& x, std::span<const Matrix> weights, const LinearOut& out, int num_threads);
 
 }  // namespace tts
