@@ -59,7 +59,9 @@ def _blocks_take(kind: GgufKind, first: str, *others: Array) -> Signature:
     )
 
 
-_ROWS = Guard("rows", ("indices",), lambda _: Signature(Array("indices", "T", (torch.int64,)), home="indices"))
+_ROWS = Guard(
+    "rows", ("indices",), lambda _: Signature(Array("indices", "T", (torch.int64,)), home="indices")
+)
 _UP = Array("up", "outputs, row_bytes", _BYTES, packed=0)
 
 
@@ -163,7 +165,9 @@ class QuantisedWeight:
         _ROWS.check((indices,))
         if self.gated:
             raise ValueError("rows: got a gated weight, expected one without gate")
-        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < self.outputs:
+        if not len(indices):
+            return torch.empty(0, self.inputs, dtype=torch.float32, device="cpu")
+        if not 0 <= int(indices.min()) <= int(indices.max()) < self.outputs:
             raise IndexError(f"indices: got one that is not from 0 to below {self.outputs}, the outputs")
         panels = panels_of_rows(self.panels, indices, self.form)
         return weights_of(unpack_panels(panels, self.form), self.form)[: len(indices), : self.inputs].float()

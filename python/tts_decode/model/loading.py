@@ -54,8 +54,8 @@ def load_model(
     on_progress: called with a short phrase when a stage begins that may take seconds.
 
     A GGUF file is converted once and the copy kept in the user's cache folder (``gguf/``).
-    Raises ModelLoadError, which names what was asked for and what to do; ValueError for an unknown dtype, other
-    weights, or a device that is not there.
+    Raises ModelLoadError, which names what was asked for and what to do; ValueError for an unknown dtype or
+    other weights, or a device that is not there.
     """
     device = checked_device(device)
     resolved, quantised = resolve_weights(weights, dtype, device)
@@ -102,7 +102,9 @@ def resolve_weights(
     resolved = resolve_dtype(dtype, device)
     if weights == "file":
         if device.type != "cpu":
-            raise ValueError(f"weights: got 'file' for {device}, expected it on the CPU; pass weights='bfloat16'")
+            raise ValueError(
+                f"weights: got 'file' for {device}, expected it on the CPU; pass weights='bfloat16'"
+            )
         return resolved, True
     if weights != "auto":
         raise ValueError(f"weights: got {weights!r}, expected 'auto', 'file' or one of {', '.join(_DTYPES)}")

@@ -1,7 +1,7 @@
 """Models from GGUF files whose weights stay quantised, from file to kernel.
 
-A converted copy holds the weights as the kernels read them, in panels. It is mapped, not read: loading takes the time
-of making the modules, and processes that load the same file share its memory.
+A converted copy holds the weights as the kernels read them, in panels. It is mapped, not read: loading takes
+the time of making the modules, and processes that load the same file share its memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,11 +26,12 @@ from tts_kernels import QuantForm, QuantisedWeight
 
 from ...errors import ModelLoadError
 from ..memory import refuse_beyond_memory
-from ..quantised_modules import QuantisedEmbedding, QuantisedLinear
+from ..quantised_experts import QuantisedExperts
+from ..quantised_modules import Quantised, QuantisedEmbedding, QuantisedLinear
 from ..tensor_file import map_tensors, write_tensors
 from .cache import copy_of, store
 from .header import Header
-from .reading import checked_config, parsing, read_tokenizer
+from .reading import checked_config, parsing, read_tokenizer, skeleton
 from .tensors import Plan, QuantisedPart, plan_of
 
 _VERSION = "q1"  # of the copies: raise it when what is written changes
@@ -39,7 +39,7 @@ _TENSORS, _MODULES = "weights.safetensors", "modules.json"
 
 
 class _Source(NamedTuple):
-    """What a model is made of: its config, the modules that stay quantised, and all tensors by their names."""
+    """What a model is made of: its config, what stays quantised by module, and all tensors by their names."""
 
     config: Any
     modules: Mapping[str, QuantisedPart]
@@ -68,7 +68,7 @@ def load_quantised(
     with parsing(file):
         header = Header.read(file)
         config = checked_config(header)
-        plan = plan_of(header, _skeleton(config, torch.float32), config.to_dict())
+        plan = plan_of(header, skeleton(config, torch.float32), config.to_dict())
         if plan is None:
             return None
         refuse_beyond_memory(file, sum(part.size for part in plan.parts))
@@ -120,18 +120,18 @@ def _read(copy: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTo
     return _assembled(source, dtype), PreTrainedTokenizerFast.from_pretrained(copy)
 
 
-def _skeleton(config: Any, dtype: torch.dtype) -> Any:
-    """A model without memory for its weights."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype)
-
-
 def _assembled(source: _Source, dtype: torch.dtype) -> PreTrainedModel:
-    model = _skeleton(source.config, dtype)
+    model = skeleton(source.config, dtype)
     for name, part in source.modules.items():
         panels, bias = source.tensors[f"{name}.panels"], source.tensors.get(f"{name}.bias")
         weight = QuantisedWeight(panels, bias, QuantForm.of(part.form), part.outputs, part.inputs)
-        _put(model, name, _module_for(model.get_submodule(name), weight, dtype))
+        path, _, leaf = name.rpartition(".")
+        module = getattr(model.get_submodule(path), leaf, None)
+        _put(model, name, _module_for(module, weight, dtype, part.kind))
+    for name, module in list(model.named_modules()):
+        if isinstance(getattr(module, "gate", None), Quantised):
+            experts = QuantisedExperts(module.gate, module.up, module.down, module.num_experts, module.act_fn)
+            _put(model, name, experts)
     for name, tensor in source.tensors.items():
         path, _, leaf = name.rpartition(".")
         if path not in source.modules:
@@ -150,17 +150,19 @@ def _put(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(path), leaf, module)
 
 
-def _module_for(module: Any, weight: QuantisedWeight, dtype: torch.dtype) -> nn.Module:
+def _module_for(module: Any, weight: QuantisedWeight, dtype: torch.dtype, kind: str) -> nn.Module:
+    if module is None:  # of all experts of a layer
+        return Quantised(weight, kind)
     if isinstance(module, nn.Embedding):
-        return QuantisedEmbedding(weight, dtype, getattr(module, "scalar_embed_scale", 1.0))
-    return QuantisedLinear(weight)
+        return QuantisedEmbedding(weight, dtype, getattr(module, "scalar_embed_scale", 1.0), kind)
+    return QuantisedLinear(weight, kind)
 
 
 def _tie_head(model: Any) -> None:
     if model.config.tie_word_embeddings:
         table, head = model.get_input_embeddings(), model.get_output_embeddings()
         if isinstance(table, QuantisedEmbedding):
-            model.set_output_embeddings(QuantisedLinear(table.quantised))
+            model.set_output_embeddings(QuantisedLinear(table.quantised, table.kind))
         else:
             head.weight = table.weight
 

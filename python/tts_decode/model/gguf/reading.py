@@ -1,4 +1,4 @@
-"""What all ways of reading a GGUF file share: its checked config, its tokenizer, and one error for what parsers raise."""
+"""What all ways of reading a GGUF file share: its config, its tokenizer, one error for what parsers raise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ...errors import ModelLoadError
 from ..transformers_output import first_line
@@ -21,6 +22,12 @@ def checked_config(header: Header) -> Any:
     """The config. Raises ModelLoadError for anything in the header that would be lost."""
     refuse_tokenizer(header)
     return config_of(header)
+
+
+def skeleton(config: Any, dtype: torch.dtype) -> Any:
+    """A model without memory for its weights."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
 def read_tokenizer(header: Header) -> PreTrainedTokenizerBase:
