@@ -15,7 +15,7 @@ from .gguf_blocks import KINDS, GgufKind
 from .packed_weight import BIAS, PANEL, padded, require_cpu
 from .quant_form import X_GROUP, QuantForm
 from .quant_groups import groups_of
-from .quant_panels import BAND, QuantMatrix, ReadRows, pack_bands, unpack_panels, weights_of
+from .quant_panels import BAND, QuantMatrix, ReadRows, pack_bands, panels_of_rows, unpack_panels, weights_of
 from .quant_rounding import rounding_of
 
 _BYTES = (torch.uint8,)
@@ -59,6 +59,9 @@ def _blocks_take(kind: GgufKind, first: str, *others: Array) -> Signature:
     )
 
 
+_ROWS = Guard(
+    "rows", ("indices",), lambda _: Signature(Array("indices", "T", (torch.int64,)), home="indices")
+)
 _UP = Array("up", "outputs, row_bytes", _BYTES, packed=0)
 
 
@@ -186,6 +189,27 @@ class QuantisedWeight:
                 wide = weights_of(unpack_panels(part, self.form), self.form)
                 band.copy_(wide[: len(band), : self.inputs])
         return made if self.gated else made[0]
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """Rows of `dequantised()`, as of an embedding table.
+
+        Args:
+            indices: int64 [T], from 0 to below outputs.
+
+        Returns:
+            float32 [T, inputs].
+
+        Raises:
+            TypeError, ValueError, IndexError: another dtype or shape, a gated weight, or an index that is no
+                row.
+        """
+        _ROWS.check((indices,))
+        if self.gated:
+            raise ValueError("rows: got a gated weight, expected one without gate")
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < self.outputs:
+            raise IndexError(f"indices: got one that is not from 0 to below {self.outputs}, the outputs")
+        panels = panels_of_rows(self.panels, indices, self.form)
+        return weights_of(unpack_panels(panels, self.form), self.form)[: len(indices), : self.inputs].float()
 
 
 def _kind(name: Any) -> GgufKind:

@@ -15,7 +15,7 @@ from tts_kernels import _core
 
 from ..default_model import default_model_file
 from ..errors import ModelLoadError
-from ..model.gguf.files import cache_folder
+from ..model.gguf.cache import cache_folder
 from ..model.loading import resolve_dtype
 from .display import Screen, print_json
 from .options import Device, Dtype, Json

@@ -53,7 +53,7 @@ class PackedLayers:
         self._layers = DecoderLayers(
             layers,
             num_q_heads=num_q_heads,
-            num_kv_heads=(layers[0].qkv.outputs // head_dim - num_q_heads) // 2,
+            num_kv_heads=(layers[0].qkv_outputs // head_dim - num_q_heads) // 2,
             head_dim=head_dim,
             eps=epsilon_of(base.norm),
             norm=norm_of(self._family, base.norm),
