@@ -66,5 +66,6 @@ def _require_scales(scales: Tensor, bits: int) -> None:
 
 
 def _require_bits(name: str, numbers: Tensor, bits: int) -> None:
-    if numbers.amax() >= 1 << bits:
-        raise ValueError(f"{name}: got {int(numbers.amax())}, expected integers of {bits} bits")
+    largest = int(numbers.amax())
+    if largest >= 1 << bits:
+        raise ValueError(f"{name}: got {largest}, expected integers of {bits} bits")

@@ -43,8 +43,9 @@ struct QuantForm {
 //     5 bits: and [2][16][4]: the high bit of word w is bit w % 8 of the (w / 8)-th
 //     6 bits: and [4][16][4]: the two high bits of word w are at bit 2 (w % 4) of the (w / 4)-th
 struct QuantLayout {
-  int inputs;                                      // of a block: 64, or 256 for kTwoLevel
-  int scales_at, mins_at, planes_at, plane_bytes;  // mins_at: of minima, or zero points
+  int inputs;  // of a block: 64, or 256 for kTwoLevel
+  int scales_at, planes_at, plane_bytes;
+  int mins_at;  // of minima, or zero points
   int64_t bytes;
 };
 
