@@ -69,7 +69,15 @@ PACKAGES: dict[str, dict[str, set[str]]] = {
         "core": {"tts_kernels", "torch", "numpy", "llguidance"},
         "tasks": {"tts_kernels"},
         "model": {
-            *("tts_kernels", "torch", "numpy", "transformers", "tokenizers", "huggingface_hub", "safetensors"),
+            *(
+                "tts_kernels",
+                "torch",
+                "numpy",
+                "transformers",
+                "tokenizers",
+                "huggingface_hub",
+                "safetensors",
+            ),
         },
         "completions": {"tts_kernels", "torch", "httpx"},
         "decoding": {"tts_kernels", "torch", "numpy"},

@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -26,8 +24,8 @@ from transformers import (
 from tts_kernels import QuantForm, QuantisedWeight
 
 from ...errors import ModelLoadError
+from ..assembly import assembled, skeleton
 from ..memory import refuse_beyond_memory
-from ..quantised_modules import QuantisedEmbedding, QuantisedLinear
 from ..tensor_file import map_tensors, write_tensors
 from .cache import copy_of, store
 from .header import Header
@@ -68,7 +66,7 @@ def load_quantised(
     with parsing(file):
         header = Header.read(file)
         config = checked_config(header)
-        plan = plan_of(header, _skeleton(config, torch.float32), config.to_dict())
+        plan = plan_of(header, skeleton(config, torch.float32), config.to_dict())
         if plan is None:
             return None
         refuse_beyond_memory(file, sum(part.size for part in plan.parts))
@@ -81,7 +79,7 @@ def load_quantised(
         unkept(copy, cause)
     with parsing(file):
         tensors = {part.name: part.make() for part in plan.parts}
-    return _assembled(_Source(config, plan.modules, tensors), dtype), tokenizer
+    return _model_of(_Source(config, plan.modules, tensors), dtype), tokenizer
 
 
 def _store(copy: Path, file: Path, config: Any, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> None:
@@ -117,60 +115,15 @@ def _read(copy: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTo
         raise ModelLoadError(f"model: {copy / _TENSORS} was changed or is damaged")
     modules = {name: QuantisedPart(**part) for name, part in kept["modules"].items()}
     source = _Source(AutoConfig.from_pretrained(copy), modules, map_tensors(copy / _TENSORS))
-    return _assembled(source, dtype), PreTrainedTokenizerFast.from_pretrained(copy)
+    return _model_of(source, dtype), PreTrainedTokenizerFast.from_pretrained(copy)
 
 
-def _skeleton(config: Any, dtype: torch.dtype) -> Any:
-    """A model without memory for its weights."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype)
-
-
-def _assembled(source: _Source, dtype: torch.dtype) -> PreTrainedModel:
-    model = _skeleton(source.config, dtype)
+def _model_of(source: _Source, dtype: torch.dtype) -> PreTrainedModel:
+    weights, floats = dict[str, QuantisedWeight](), dict[str, Tensor]()
     for name, part in source.modules.items():
         panels, bias = source.tensors[f"{name}.panels"], source.tensors.get(f"{name}.bias")
-        weight = QuantisedWeight(panels, bias, QuantForm.of(part.form), part.outputs, part.inputs)
-        _put(model, name, _module_for(model.get_submodule(name), weight, dtype))
+        weights[name] = QuantisedWeight(panels, bias, QuantForm.of(part.form), part.outputs, part.inputs)
     for name, tensor in source.tensors.items():
-        path, _, leaf = name.rpartition(".")
-        if path not in source.modules:
-            setattr(model.get_submodule(path), leaf, nn.Parameter(tensor.to(dtype), requires_grad=False))
-    _tie_head(model)
-    _fill_buffers(model)
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_meta:
-            raise ModelLoadError(f"model: its file does not fill {name} of {type(model).__name__}")
-    model.generation_config = GenerationConfig.from_model_config(model.config)
-    return model.eval()  # type: ignore[no-any-return]
-
-
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
-    path, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(path), leaf, module)
-
-
-def _module_for(module: Any, weight: QuantisedWeight, dtype: torch.dtype) -> nn.Module:
-    if isinstance(module, nn.Embedding):
-        return QuantisedEmbedding(weight, dtype, getattr(module, "scalar_embed_scale", 1.0))
-    return QuantisedLinear(weight)
-
-
-def _tie_head(model: Any) -> None:
-    if model.config.tie_word_embeddings:
-        table, head = model.get_input_embeddings(), model.get_output_embeddings()
-        if isinstance(table, QuantisedEmbedding):
-            model.set_output_embeddings(QuantisedLinear(table.quantised))
-        else:
-            head.weight = table.weight
-
-
-def _fill_buffers(model: Any) -> None:
-    """Buffers that the model computes itself: rotary frequencies, and factors of embeddings."""
-    for name, module in list(model.named_modules()):
-        if not any(buffer.is_meta for buffer in module.buffers(recurse=False)):
-            continue
-        if hasattr(module, "scalar_embed_scale"):
-            module.embed_scale = torch.tensor(module.scalar_embed_scale)
-        else:
-            _put(model, name, type(module)(module.config))
+        if name.rpartition(".")[0] not in weights:
+            floats[name] = tensor.to(dtype)
+    return assembled(skeleton(source.config, dtype), weights, floats, dtype)
