@@ -97,7 +97,11 @@ def grouped(weights: dict[str, Any], **others: Any) -> dict[str, Any]:
             grouped({"strategy": "block"}),
             "weights.strategy: got 'block', expected 'tensor' or 'channel'",
         ),
-        (PACKED, {"config_groups": {"group_0": {"weights": None}}}, "group_0.weights: got None, expected an object"),
+        (
+            PACKED,
+            {"config_groups": {"group_0": {"weights": None}}},
+            "group_0.weights: got None, expected an object",
+        ),
         (
             PACKED,
             grouped({}, output_activations={"num_bits": 8}),

@@ -206,7 +206,9 @@ class QuantisedWeight:
         _ROWS.check((indices,))
         if self.gated:
             raise ValueError("rows: got a gated weight, expected one without gate")
-        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < self.outputs:
+        if not len(indices):
+            return torch.empty(0, self.inputs, dtype=torch.float32, device="cpu")
+        if not 0 <= int(indices.min()) <= int(indices.max()) < self.outputs:
             raise IndexError(f"indices: got one that is not from 0 to below {self.outputs}, the outputs")
         panels = panels_of_rows(self.panels, indices, self.form)
         return weights_of(unpack_panels(panels, self.form), self.form)[: len(indices), : self.inputs].float()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,15 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from tts_kernels import QuantisedWeight
 
 from ..errors import ModelLoadError
-from .quantised_modules import QuantisedEmbedding, QuantisedLinear
+from .quantised_experts import QuantisedExperts
+from .quantised_modules import Quantised, QuantisedEmbedding, QuantisedLinear
+
+
+class Kept(NamedTuple):
+    """A weight that stays quantised. kind: what its file calls it, for people."""
+
+    weight: QuantisedWeight
+    kind: str
 
 
 def skeleton(config: Any, dtype: torch.dtype) -> Any:
@@ -22,7 +30,7 @@ def skeleton(config: Any, dtype: torch.dtype) -> Any:
 
 
 def assembled(
-    model: Any, weights: Mapping[str, QuantisedWeight], floats: Mapping[str, Tensor], dtype: torch.dtype
+    model: Any, weights: Mapping[str, Kept], floats: Mapping[str, Tensor], dtype: torch.dtype
 ) -> PreTrainedModel:
     """Fills a skeleton: weights by the names of their modules, all other tensors by their own.
 
@@ -31,8 +39,14 @@ def assembled(
     Raises:
         ModelLoadError: a tensor of the model is left out.
     """
-    for name, weight in weights.items():
-        _put(model, name, _module_for(model.get_submodule(name), weight, dtype))
+    for name, kept in weights.items():
+        path, _, leaf = name.rpartition(".")
+        module = getattr(model.get_submodule(path), leaf, None)
+        _put(model, name, _module_for(module, kept, dtype))
+    for name, module in list(model.named_modules()):
+        if isinstance(getattr(module, "gate", None), Quantised):
+            experts = QuantisedExperts(module.gate, module.up, module.down, module.num_experts, module.act_fn)
+            _put(model, name, experts)
     for name, tensor in floats.items():
         path, _, leaf = name.rpartition(".")
         module = model.get_submodule(path)
@@ -52,17 +66,20 @@ def _put(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(path), leaf, module)
 
 
-def _module_for(module: Any, weight: QuantisedWeight, dtype: torch.dtype) -> nn.Module:
+def _module_for(module: Any, kept: Kept, dtype: torch.dtype) -> nn.Module:
+    if module is None:  # of all experts of a layer
+        return Quantised(*kept)
     if isinstance(module, nn.Embedding):
-        return QuantisedEmbedding(weight, dtype, getattr(module, "scalar_embed_scale", 1.0))
-    return QuantisedLinear(weight)
+        scale = getattr(module, "scalar_embed_scale", 1.0)
+        return QuantisedEmbedding(kept.weight, dtype, scale, kept.kind)
+    return QuantisedLinear(*kept)
 
 
 def _tie_head(model: Any) -> None:
     if model.config.tie_word_embeddings:
         table, head = model.get_input_embeddings(), model.get_output_embeddings()
         if isinstance(table, QuantisedEmbedding):
-            model.set_output_embeddings(QuantisedLinear(table.quantised))
+            model.set_output_embeddings(QuantisedLinear(table.quantised, table.kind))
         else:
             head.weight = table.weight
 

@@ -57,7 +57,7 @@ def load_model(
     on_progress: called with a short phrase when a stage begins that may take seconds.
 
     A GGUF file is converted once and the copy kept in the user's cache folder (``gguf/``).
-    Raises ModelLoadError, which names what was asked for and what to do; ValueError for an unknown dtype,
+    Raises ModelLoadError, which names what was asked for and what to do; ValueError for an unknown dtype or
     other weights, or a device that is not there.
     """
     device = checked_device(device)

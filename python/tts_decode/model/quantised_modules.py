@@ -22,18 +22,19 @@ class Quantised(nn.Module):
         bias: float32, the weight's, padded to whole panels; or None. A cast of the module leaves both as they
             are.
         form: of the panels.
+        kind: what the weight's file calls it, for people.
     """
 
     panels: Tensor
     bias: Tensor | None
 
-    def __init__(self, weight: QuantisedWeight) -> None:
+    def __init__(self, weight: QuantisedWeight, kind: str = "quantised") -> None:
         super().__init__()
         if not isinstance(weight, QuantisedWeight) or weight.gated:
             raise TypeError(f"weight: got {type(weight).__name__}, expected a QuantisedWeight without gate")
         self.register_buffer("panels", weight.panels)
         self.register_buffer("bias", weight.bias)
-        self.form = weight.form
+        self.form, self.kind = weight.form, kind
         self.training = False
         self._weight = weight
 
@@ -80,8 +81,8 @@ class QuantisedLinear(Quantised):
             sets it for a moment, as the int8 rounding of activations would hide small faults.
     """
 
-    def __init__(self, weight: QuantisedWeight) -> None:
-        super().__init__(weight)
+    def __init__(self, weight: QuantisedWeight, kind: str = "quantised") -> None:
+        super().__init__(weight, kind)
         self.in_features, self.out_features = weight.inputs, weight.outputs
         self.stand_in: Tensor | None = None
 
@@ -105,8 +106,10 @@ class QuantisedEmbedding(Quantised):
         scale: of the rows, rounded to that dtype (Gemma).
     """
 
-    def __init__(self, weight: QuantisedWeight, dtype: torch.dtype, scale: float = 1.0) -> None:
-        super().__init__(weight)
+    def __init__(
+        self, weight: QuantisedWeight, dtype: torch.dtype, scale: float = 1.0, kind: str = "quantised"
+    ) -> None:
+        super().__init__(weight, kind)
         self.num_embeddings, self.embedding_dim = weight.outputs, weight.inputs
         self.dtype, self.scale = dtype, scale
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
 from ..cost.forward import ModelShape
-from .quantised_modules import QuantisedLinear, weight_shape
+from .quantised_modules import Quantised, QuantisedEmbedding, weight_shape
 from .support.features import KVShape, refuse_config, refusing
 
 
@@ -26,15 +27,17 @@ def shape_of_model(model: Any, kv: KVShape) -> ModelShape:
         for name, weight in body.named_parameters()
         if weight.dim() >= 2 and id(weight) not in apart
     }
-    quantised = {name: m for name, m in body.named_modules() if isinstance(m, QuantisedLinear)}
-    weights |= {
-        name: m.in_features * m.out_features for name, m in quantised.items() if m is not head
+    quantised = {
+        name: module
+        for name, module in body.named_modules()
+        if isinstance(module, Quantised) and not isinstance(module, QuantisedEmbedding)
     }
+    weights |= {name: prod(weight_shape(m)) for name, m in quantised.items() if m is not head}
     experts = sum(size for name, size in weights.items() if ".experts." in name)
     config = model.config.get_text_config(decoder=True)
     vocab, hidden = (0, config.hidden_size) if head is None else weight_shape(head)
     total = sum(weights.values()) + vocab * hidden
-    floats = total - sum(m.in_features * m.out_features for m in quantised.values())
+    floats = total - sum(prod(weight_shape(m)) for m in quantised.values())
     size = floats * model.dtype.itemsize + sum(m.panels.nbytes for m in quantised.values())
     return ModelShape(
         num_layers=kv.num_layers,

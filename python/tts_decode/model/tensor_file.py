@@ -1,7 +1,7 @@
 """Files of tensors in the safetensors format: written one tensor at a time, and mapped, not read.
 
-Other processes that map a file share its memory. Tensors whose sizes are multiples of 64 bytes come first, each at
-such a place: panels of quantised weights are read in vectors of that size.
+Other processes that map a file share its memory. Tensors whose sizes are multiples of 64 bytes come first,
+each at such a place: panels of quantised weights are read in vectors of that size.
 """
 
 from __future__ import annotations
@@ -62,5 +62,5 @@ def map_tensors(file: Path) -> dict[str, Tensor]:
 
     Raises what safetensors does where the file is no such one, or cut short.
     """
-    with safe_open(file, framework="pt", device="cpu") as opened:
+    with safe_open(str(file), framework="pt", device="cpu") as opened:
         return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 no dict

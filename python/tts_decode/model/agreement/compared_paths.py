@@ -47,6 +47,8 @@ class Comparison:
 
     def layer(self, layer: int, got: list[Tensor], path: str, tolerance: float | None = None) -> None:
         """got: float [..., T, hidden], the layer's outputs in each step."""
+        if self.weights.rounds(layer):
+            tolerance = QUANTISED_LAYER
         states = torch.cat(got, -2)
         source = self.program.source.to(states.device)
         before = self.plain.inputs[layer][..., source, :]

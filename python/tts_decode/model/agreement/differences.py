@@ -17,7 +17,7 @@ _HINTS = {
 # the tiny models of all architectures, 2e-5 in a trained model of 30 layers, and 3e-5 where weights were a
 # thousand times too large; one step of bfloat16 is 4e-3. The logits of models in bfloat16 differed by 4e-3.
 _TOLERANCE = {torch.float32: 5e-4, torch.bfloat16: 0.03, torch.float16: 0.004}
-# Beside quantised weights activations are rounded to int8: 0.6% of a product's size, several products in a layer.
+# Beside quantised weights activations are rounded to int8: 0.6% of a product's size, several in a layer.
 QUANTISED_LAYER, QUANTISED_HEAD = 0.2, 0.03
 
 Place = tuple[str, int]  # a step's name and a position

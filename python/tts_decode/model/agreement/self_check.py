@@ -181,8 +181,8 @@ def _compare(engine: HFEngine, on_host: bool) -> Differences:
 
 
 def _layers_of_each_kind(engine: HFEngine, layers: list[nn.Module]) -> list[int]:
-    """Which layers are compared: of those with quantised weights, that are dequantised for it, the first of each
-    kind, else all."""
+    """Which layers are compared: all, but of those with quantised weights, which are dequantised for it, the
+    first of each kind."""
     known = set()
     chosen = []
     for index, layer in enumerate(layers):

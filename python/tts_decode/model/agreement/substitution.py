@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..quantised_experts import QuantisedExperts
 from ..quantised_modules import QuantisedEmbedding, QuantisedLinear
 
 _HALF = (torch.bfloat16, torch.float16)
@@ -61,8 +62,8 @@ class Weights:
     """A model's weights in float32 with noise on constant ones, for a layer or for all else at a time.
 
     A weight that is all 0 or all 1, as norms, biases and gates are made, can hide that it is not applied or
-    applied in another place; so it is moved. All others are as they are; those that are quantised have a stand-in in
-    float32 in some of the layers.
+    applied in another place; so it is moved. All others are as they are; those that are quantised have a
+    stand-in in float32 in some of the layers.
 
     Args:
         layers: modules that `layer` substitutes one by one.
@@ -94,6 +95,7 @@ class Weights:
             else []
             for index, layer in enumerate(layers)
         ]
+        self._rounds = [any(isinstance(m, QuantisedExperts) for m in layer.modules()) for layer in layers]
         rest = (module for module in outer if id(module) not in kept)
         self._rest = list(_substitutes(rest, exact, len(layers)))
         self._rest += _substitutes([*self._tables, *([head] if head else [])], False, len(layers) + 1)
@@ -109,6 +111,11 @@ class Weights:
 
     def layer(self, index: int) -> AbstractContextManager[None]:
         return _substituted([*self._layers[index], *self._stand_ins[index]])
+
+    def rounds(self, layer: int) -> bool:
+        """Whether a layer rounds activations to int8 in spite of stand-ins. Experts have none, as those of a
+        layer may take gigabytes."""
+        return self._rounds[layer]
 
     @contextmanager
     def without_stand_ins(self, layer: int) -> Iterator[None]:

@@ -41,6 +41,9 @@ class AWQ:
     def bits_of(self, name: str) -> int:
         return _BITS
 
+    def kind_of(self, name: str) -> str:
+        return f"AWQ, {_BITS} bits"
+
     def read(
         self, tensors: SavedTensors, name: str, outputs: int, inputs: int, bias: Tensor | None
     ) -> QuantisedWeight:

@@ -83,6 +83,9 @@ class CompressedTensors:
     def bits_of(self, name: str) -> int:
         return self.bits
 
+    def kind_of(self, name: str) -> str:
+        return f"compressed-tensors, {self.bits} bits"
+
     def read(
         self, tensors: SavedTensors, name: str, outputs: int, inputs: int, bias: Tensor | None
     ) -> QuantisedWeight:

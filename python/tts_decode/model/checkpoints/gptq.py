@@ -61,6 +61,9 @@ class GPTQ:
     def bits_of(self, name: str) -> int:
         return self.bits
 
+    def kind_of(self, name: str) -> str:
+        return f"GPTQ, {self.bits} bits"
+
     def read(
         self, tensors: SavedTensors, name: str, outputs: int, inputs: int, bias: Tensor | None
     ) -> QuantisedWeight:

@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from tts_kernels import QuantisedWeight
 
 from ...errors import ModelLoadError
-from ..assembly import assembled, skeleton
+from ..assembly import Kept, assembled, skeleton
 from ..memory import refuse_beyond_memory
 from .awq import AWQ
 from .compressed import CompressedTensors
@@ -36,6 +36,9 @@ class Format(Protocol):
 
     def bits_of(self, name: str) -> int:
         """Of each number of one of them."""
+
+    def kind_of(self, name: str) -> str:
+        """What people call its weight."""
 
     def read(
         self, tensors: SavedTensors, name: str, outputs: int, inputs: int, bias: Tensor | None
@@ -103,11 +106,11 @@ def _load(folder: Path, model: Any, known: Format, dtype: torch.dtype, *, quanti
     table, head = (_name_of(model, module) for module in (model.get_input_embeddings(), _head(model)))
     if head in layers:  # it is no copy of the table, whatever the config says
         model.config.tie_word_embeddings = False
-    weights, floats = dict[str, QuantisedWeight](), dict[str, Tensor]()
+    weights, floats = dict[str, Kept](), dict[str, Tensor]()
     for name, layer in layers.items():
         weight = _weight(known, tensors, name, layer)
         if quantised:
-            weights[name] = weight
+            weights[name] = Kept(weight, known.kind_of(name))
             continue
         floats[f"{name}.weight"] = weight.dequantised().to(dtype)
         if layer.bias is not None and weight.bias is not None:

@@ -45,6 +45,9 @@ class Rounded:
     def bits_of(self, name: str) -> int:
         return self.bits[name]
 
+    def kind_of(self, name: str) -> str:
+        return f"int{self.bits[name]}"
+
     def read(
         self, tensors: SavedTensors, name: str, outputs: int, inputs: int, bias: Tensor | None
     ) -> QuantisedWeight:

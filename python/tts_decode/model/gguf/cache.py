@@ -1,9 +1,9 @@
 """Converted copies of GGUF files in the user's cache folder: each a folder that is there whole or not at all.
 
-A copy is named by the digest of its file's bytes, so an updated file is converted again. The digest of a file that
-did not change since is not computed again: it is kept by what the system says of the file, its inode, size and times
-among it. That is trusted for files whose last change is seconds older than their digest only, as a second change in
-the same tick of the clock would not show.
+A copy is named by the digest of its file's bytes, so an updated file is converted again. The digest of a file
+that did not change is not computed again: it is kept by what the system says of the file, its inode, size and
+times among it. That is trusted only where the file's last change is seconds older than its digest, as another
+change in the same tick of the clock would not show.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ def _known_digest(file: Path) -> Path:
     """Where the digest of the file as it is now is kept."""
     found = file.stat()
     facts = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-    return cache_folder().parent / "digests" / hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
+    return (
+        cache_folder().parent / "digests" / hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
+    )
 
 
 def _keep_digest(file: Path, known: Path, digest: str) -> None:
@@ -103,6 +105,8 @@ def _keep_digest(file: Path, known: Path, digest: str) -> None:
         changed = max(file.stat().st_mtime, file.stat().st_ctime)
         if _known_digest(file) == known and time.time() - changed > _SETTLED_SECONDS:
             known.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=known.parent, delete=False, encoding="ascii") as partial:
+            with tempfile.NamedTemporaryFile(
+                "w", dir=known.parent, delete=False, encoding="ascii"
+            ) as partial:
                 partial.write(digest)
             Path(partial.name).replace(known)

@@ -1,7 +1,7 @@
 """GGUF files as models: weights that stay quantised (`quantised.py`), or dequantised by transformers.
 
-Dequantising takes some 15 s for a model of 135M parameters, reading the converted copy half a second. The copy
-holds float32, what dequantising yields, and serves every dtype that a model is loaded in.
+Dequantising takes some 15 s for a model of 135M parameters, reading the converted copy half a second. The
+copy holds float32, what dequantising yields, and serves every dtype that a model is loaded in.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from transformers import (
 )
 
 from ...errors import ModelLoadError
+from ..assembly import skeleton
+from ..memory import refuse_beyond_memory
 from ..transformers_output import first_line
 from .cache import copy_of, store
 from .header import Header
@@ -87,8 +89,8 @@ def _save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
 
 def _warn_unkept(copy: Path, cause: OSError) -> None:
     warnings.warn(
-        f"cannot keep a converted copy in {copy} ({first_line(cause)}); the file will be converted again next "
-        "time",
+        f"cannot keep a converted copy in {copy} ({first_line(cause)}); the file will be converted again "
+        "next time",
         stacklevel=4,
     )
 
@@ -102,6 +104,8 @@ def _convert(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     with parsing(file):
         header = Header.read(file)
         config = checked_config(header)
+        size = torch.float32.itemsize * skeleton(config, torch.float32).num_parameters()
+        refuse_beyond_memory(f"{file}, dequantised,", size)
         tokenizer = read_tokenizer(header)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             file.parent,

@@ -1,7 +1,7 @@
 """Models from GGUF files whose weights stay quantised, from file to kernel.
 
-A converted copy holds the weights as the kernels read them, in panels. It is mapped, not read: loading takes the time
-of making the modules, and processes that load the same file share its memory.
+A converted copy holds the weights as the kernels read them, in panels. It is mapped, not read: loading takes
+the time of making the modules, and processes that load the same file share its memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from transformers import (
 from tts_kernels import QuantForm, QuantisedWeight
 
 from ...errors import ModelLoadError
-from ..assembly import assembled, skeleton
+from ..assembly import Kept, assembled, skeleton
 from ..memory import refuse_beyond_memory
 from ..tensor_file import map_tensors, write_tensors
 from .cache import copy_of, store
@@ -37,7 +37,7 @@ _TENSORS, _MODULES = "weights.safetensors", "modules.json"
 
 
 class _Source(NamedTuple):
-    """What a model is made of: its config, the modules that stay quantised, and all tensors by their names."""
+    """What a model is made of: its config, what stays quantised by module, and all tensors by their names."""
 
     config: Any
     modules: Mapping[str, QuantisedPart]
@@ -119,10 +119,11 @@ def _read(copy: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTo
 
 
 def _model_of(source: _Source, dtype: torch.dtype) -> PreTrainedModel:
-    weights, floats = dict[str, QuantisedWeight](), dict[str, Tensor]()
+    weights, floats = dict[str, Kept](), dict[str, Tensor]()
     for name, part in source.modules.items():
         panels, bias = source.tensors[f"{name}.panels"], source.tensors.get(f"{name}.bias")
-        weights[name] = QuantisedWeight(panels, bias, QuantForm.of(part.form), part.outputs, part.inputs)
+        weight = QuantisedWeight(panels, bias, QuantForm.of(part.form), part.outputs, part.inputs)
+        weights[name] = Kept(weight, part.kind)
     for name, tensor in source.tensors.items():
         if name.rpartition(".")[0] not in weights:
             floats[name] = tensor.to(dtype)

@@ -1,4 +1,4 @@
-"""What all ways of reading a GGUF file share: its checked config, its tokenizer, and one error for what parsers raise."""
+"""What all ways of reading a GGUF file share: its config, its tokenizer, one error for what parsers raise."""
 
 from __future__ import annotations
 

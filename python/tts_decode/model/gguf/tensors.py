@@ -1,13 +1,15 @@
-"""What the tensors of a GGUF file become in a transformers model: weights that stay quantised, and float parameters.
+"""What the tensors of a GGUF file become in a transformers model: quantised weights and float parameters.
 
-The names and the layouts are those of transformers' conversion (`modeling_gguf_pytorch_utils`). What it does to a
-matrix that stays quantised moves whole rows, so the bytes of the rows are moved.
+The names and the layouts are those of transformers' conversion (`modeling_gguf_pytorch_utils`). What it does
+to a matrix that stays quantised moves whole rows, so the bytes of the rows are moved.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +25,7 @@ from .header import Header
 from .names import processor_of, tensor_names
 from .reading import not_finite, wrong_shape
 
+_STACKS = re.compile(r"\.ffn_(gate|up|down)_exps\.weight$")
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -42,15 +45,21 @@ class QuantisedPart(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How a file is read. modules: by the names of modules. parts: the tensors of the converted copy, "panels" and
-    "bias" of those modules among them, by the names that they have in the model."""
+    """How a file is read.
+
+    Attributes:
+        modules: what stays quantised, by the names of modules.
+        parts: the tensors of the converted copy by the names that they have in the model, "panels" and "bias"
+            of those modules among them.
+    """
 
     modules: dict[str, QuantisedPart]
     parts: list[Part]
 
 
 def plan_of(header: Header, model: nn.Module, config: Mapping[str, Any]) -> Plan | None:
-    """None where no weight would stay quantised, or one that is quantised has no module that would take it.
+    """None where no weight would stay quantised, one that is quantised has no module that would take it, or
+    experts are not.
 
     model: of the file's config, on the meta device.
 
@@ -62,33 +71,51 @@ def plan_of(header: Header, model: nn.Module, config: Mapping[str, Any]) -> Plan
     names, processor = tensor_names(header, model, config), processor_of(header, config)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     modules, parts = dict[str, QuantisedPart](), list[Part]()
-    # Mapped so that writes would not reach the file: there are none, but torch wants memory that it may write to.
+    # Writes would not reach the file: there are none, but torch wants memory that could be written.
     tensors = [tensor for tensor in GGUFReader(header.file, mode="c").tensors if tensor.name in names]
     for tensor in tensors:
         target, kind = names[tensor.name], tensor.tensor_type.name
-        name, _, leaf = target.rpartition(".")
         if kind in _FLOATS:
             continue
-        if leaf != "weight" or not _stays_quantised(model.get_submodule(name)):
+        name = _module_of(tensor.name, target, model)
+        if name is None:
             return None
         form = _form_of(header, tensor.name, kind)
-        shape = tuple(reversed(tensor.shape.tolist()))
-        if shape != shapes[target]:
-            raise wrong_shape(header.file, target, shape, shapes[target])
+        *stacked, outputs, inputs = reversed(tensor.shape.tolist())
+        expected = _shape_in_file(tensor.name, shapes[target])
+        if (*stacked, outputs, inputs) != expected:
+            raise wrong_shape(header.file, target, (*stacked, outputs, inputs), expected)
+        if stacked and outputs % 16:  # experts would share panels
+            return None
+        shape = prod(stacked) * outputs, inputs
         modules[name] = QuantisedPart(kind, form.numbers, *shape)
         make = partial(_panels, header, processor, tensor)
         parts.append(Part(f"{name}.panels", torch.uint8, form.panels_shape(*shape), make))
-    if not modules:
+    floats = [tensor for tensor in tensors if tensor.tensor_type.name in _FLOATS]
+    if not modules or any(_STACKS.search(tensor.name) for tensor in floats):
         return None
-    for tensor in tensors:
-        target, kind = names[tensor.name], tensor.tensor_type.name
-        if kind in _FLOATS:
-            parts.append(_float_part(header, processor, tensor, target, shapes[target], modules))
+    for tensor in floats:
+        target = names[tensor.name]
+        parts.append(_float_part(header, processor, tensor, target, shapes[target], modules))
     return Plan(modules, parts)
 
 
-def _stays_quantised(module: nn.Module) -> bool:
-    return type(module) is nn.Linear or isinstance(module, nn.Embedding)
+def _module_of(name: str, target: str, model: nn.Module) -> str | None:
+    """The module that takes a quantised tensor, of all experts' one "gate", "up" or "down"; None: none."""
+    path, _, leaf = target.rpartition(".")
+    if stack := _STACKS.search(name):
+        return f"{path}.{stack[1]}"
+    module = model.get_submodule(path)
+    stays = type(module) is nn.Linear or isinstance(module, nn.Embedding)
+    return path if stays and leaf == "weight" else None
+
+
+def _shape_in_file(name: str, shape: torch.Size) -> tuple[int, ...]:
+    """Of a tensor whose parameter has this shape: experts' gate and up are one parameter."""
+    stack = _STACKS.search(name)
+    if stack and stack[1] != "down":
+        return shape[0], shape[1] // 2, shape[2]
+    return tuple(shape)
 
 
 def _form_of(header: Header, name: str, kind: str) -> QuantForm:
@@ -102,6 +129,7 @@ def _form_of(header: Header, name: str, kind: str) -> QuantForm:
 
 def _panels(header: Header, processor: Any, tensor: Any) -> Tensor:
     blocks = processor.process(weights=tensor.data, name=tensor.name).weights
+    blocks = blocks.reshape(-1, blocks.shape[-1])
     try:
         kind = tensor.tensor_type.name
         return QuantisedWeight.from_gguf(kind, torch.from_numpy(np.ascontiguousarray(blocks))).panels
