@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from saved_checkpoints import Saved, awq, compressed, gptq, int_quantized, pack_quantized
+from tiny_models import greedy
 from torch import Tensor
 from transformers import PreTrainedModel
-from tts_decode import TreeDecoder
+from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.model.loading import load_model
 from tts_decode.model.quantised_modules import QuantisedLinear
 
@@ -118,16 +119,17 @@ def test_dequantised(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", ["gptq", "awq", "int8", "tied"])
-def test_a_decoder_serves_it(case: str, tmp_path: Path) -> None:
+def test_the_packed_path_serves_it(case: str, tmp_path: Path) -> None:
+    """As transformers' own generate runs over the same modules."""
     CASES[case].write(tmp_path)
-    model, tokenizer = load_model(tmp_path)
-    assert layers(model)
-    decoder = TreeDecoder(model, tokenizer, kv_bytes=1 << 22)
+    model, tokenizer = load_model(tmp_path, "float32", weights="file")
+    decoder = TreeDecoder(model, tokenizer, kv_bytes=1 << 22, sampling=SamplingParams(temperature=0.0))
+    assert decoder.runtime.engine.packed is not None
 
     async def run() -> list[int]:
         branch = await decoder.root("some text")
-        step = await branch.step(max_tokens=5)
+        step = await branch.step(max_tokens=6)
         branch.release()
-        return list(step.token_ids)
+        return list(step.tokens)
 
-    assert len(asyncio.run(run())) >= 1
+    assert asyncio.run(run()) == greedy(model, list(b"some text"), 6)

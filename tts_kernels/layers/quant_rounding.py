@@ -39,7 +39,7 @@ def rounding_of(weight: Tensor, bits: int, bias: Tensor | None) -> tuple[QuantFo
     require_cpu("weight", weight)
 
     def read(rows: slice) -> QuantMatrix:
-        parts = weight[rows].split(max(_AT_ONCE // weight.shape[1], 1))
+        parts = torch.split(weight[rows], max(_AT_ONCE // weight.shape[1], 1))
         numbers, *scales = zip(*(_rounded(part, bits) for part in parts), strict=True)
         matrix = QuantMatrix(torch.cat(numbers), *(torch.cat(part) for part in scales))
         for part in matrix[1:]:

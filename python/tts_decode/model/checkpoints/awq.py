@@ -58,4 +58,4 @@ class AWQ:
 
 def _in_order(words: Tensor) -> Tensor:
     """uint8 [outputs, n] of int32 [n, outputs / 8]."""
-    return unpacked(words, _BITS).unflatten(1, (-1, 8))[..., _PLACES].flatten(1).T
+    return unpacked(words, _BITS).view(len(words), -1, 8)[..., _PLACES].flatten(1).T

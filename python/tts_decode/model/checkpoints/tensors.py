@@ -33,7 +33,7 @@ class SavedTensors:
         self._files: dict[str, Any] = {}
         for file in _files_of(folder):
             try:
-                opened = safe_open(file, framework="pt", device="cpu")
+                opened: Any = safe_open(file, framework="pt", device="cpu")
             except (OSError, SafetensorError) as cause:
                 raise self.damaged(f"cannot read {file.name}: {cause}") from cause
             for name in opened.keys():  # noqa: SIM118 no dict
