@@ -30,17 +30,20 @@ QuantLayout quant_layout(const QuantForm& form) {
   require(form.offset >= 0 && form.offset <= 128 && largest - form.offset <= 127, "form: got values up to ",
           largest, " less ", form.offset, ", expected what an int8 holds");
   require(!form.has_min || form.offset == 0, "form: got an offset beside minima, expected one of the two");
+  require(!form.has_min || !form.has_zeros, "form: got minima beside zero points, expected one of the two");
   require(!form.has_table || form.bits == 4, "form: got a table for ", form.bits, " bits, expected 4 bits");
   const bool two_level = form.scales == QuantScales::kTwoLevel;
+  require(!two_level || !form.has_zeros,
+          "form: got zero points beside scales in two levels, expected minima");
   const int inputs = two_level ? kChunkInputs : kPlaneInputs;
-  const int scale_bytes = inputs / form.group * kPanelOutputs * (two_level ? 1 : 2);
+  const int scales = inputs / form.group * kPanelOutputs;
+  const int scale_bytes = scales * (two_level ? 1 : form.scales == QuantScales::kFloat32 ? 4 : 2);
   const int factor_bytes = two_level ? kPanelOutputs * static_cast<int>(sizeof(float)) : 0;
-  const int kinds = form.has_min ? 2 : 1;
   QuantLayout layout{};
   layout.inputs = inputs;
-  layout.scales_at = kinds * factor_bytes;
+  layout.scales_at = (form.has_min ? 2 : 1) * factor_bytes;
   layout.mins_at = layout.scales_at + scale_bytes;
-  layout.planes_at = layout.scales_at + kinds * scale_bytes;
+  layout.planes_at = layout.mins_at + (form.has_min ? scale_bytes : form.has_zeros ? scales : 0);
   layout.plane_bytes = kPlaneInputs * kPanelOutputs * form.bits / 8;
   layout.bytes = layout.planes_at + inputs / kPlaneInputs * layout.plane_bytes;
   return layout;

@@ -21,8 +21,9 @@ inline QuantForm random_form(Random& random) {
   const int bits[] = {4, 5, 6, 8};
   form.bits = bits[draw(random, 0, 3)];
   form.group = 16 * draw(random, 1, 2);
-  form.scales = static_cast<QuantScales>(draw(random, 0, 2));
+  form.scales = static_cast<QuantScales>(draw(random, 0, 3));
   form.has_min = form.bits < 8 && draw(random, 0, 1) == 1;
+  form.has_zeros = !form.has_min && form.scales != QuantScales::kTwoLevel && draw(random, 0, 1) == 1;
   form.has_table = form.bits == 4 && draw(random, 0, 1) == 1;
   for (uint8_t& entry : form.table) entry = static_cast<uint8_t>(draw(random, 0, 120));
   form.offset = form.has_min ? 0 : form.bits == 8 ? 128 : draw(random, 0, 64);
@@ -47,8 +48,13 @@ inline std::vector<uint8_t> random_panels(Random& random, const QuantForm& form,
       const float factor = static_cast<float>(draw(random, 1, 100)) * 1e-6f;
       std::memcpy(at + 4 * i, &factor, sizeof(factor));
     }
-    for (int i = layout.scales_at / 2; form.scales != QuantScales::kTwoLevel && i < layout.planes_at / 2;
-         ++i) {
+    const int scales_end = form.has_min ? layout.planes_at : layout.mins_at;
+    for (int i = layout.scales_at / 4; form.scales == QuantScales::kFloat32 && i < scales_end / 4; ++i) {
+      const float scale = static_cast<float>(draw(random, -1000, 1000)) * 3e-6f;
+      std::memcpy(at + 4 * i, &scale, sizeof(scale));
+    }
+    const bool halves = form.scales == QuantScales::kFloat16 || form.scales == QuantScales::kBFloat16;
+    for (int i = layout.scales_at / 2; halves && i < scales_end / 2; ++i) {
       // Of some 2^-9; in float16 subnormal ones too.
       const int base = form.scales == QuantScales::kBFloat16 ? 0x3a80 : draw(random, 0, 1) == 0 ? 0 : 0x1800;
       const auto half = static_cast<uint16_t>(base + draw(random, 0, 127) + 0x8000 * draw(random, 0, 1));

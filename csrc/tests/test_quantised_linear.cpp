@@ -82,6 +82,11 @@ struct Product {
       std::memcpy(&shared, block + 64 * factor + 4 * lane, sizeof(shared));
       return double{shared} * static_cast<int8_t>(block[at + i]);
     }
+    if (form.scales == QuantScales::kFloat32) {
+      float scale;
+      std::memcpy(&scale, block + at + 4 * i, sizeof(scale));
+      return scale;
+    }
     uint16_t half;
     std::memcpy(&half, block + at + 2 * i, sizeof(half));
     return widened(half, form.scales == QuantScales::kBFloat16);
@@ -103,6 +108,7 @@ struct Product {
     if (form.has_table) u = form.table[u];
     const int64_t group = inside / form.group;
     const double least = form.has_min ? number(block, layout.mins_at, 1, group, lane) : 0.0;
+    if (form.has_zeros) u -= static_cast<int8_t>(block[layout.mins_at + group * 16 + lane]);
     return (u - form.offset) * number(block, layout.scales_at, 0, group, lane) + least;
   }
 

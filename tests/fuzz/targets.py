@@ -41,11 +41,13 @@ from fuzz.page_targets import append_kv, copy_pages, gather_kv, kv_tree, pool
 from fuzz.product_targets import (
     blocks_of,
     pack,
+    pack_groups,
     pack_quantised,
     packed_linear,
     quantised_linear,
     rms_norm,
     rotate_qkv,
+    round_weight,
     sample_tokens,
 )
 from tts_kernels import reference
@@ -188,6 +190,8 @@ TARGETS: dict[Callable[[random.Random], Case], int] = {
     kv_tree: 6,
     pack: 3,
     pack_quantised: 3,
+    pack_groups: 3,
+    round_weight: 2,
     decoder_layers: 5,
     selection: 2,
     capacity: 1,

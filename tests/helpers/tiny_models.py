@@ -33,7 +33,7 @@ _MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 
 _CONFIGS = {
     "llama": lambda **o: hf.LlamaConfig(**(_SHAPE | o)),
-    "qwen2": lambda **o: hf.Qwen2Config(**_SHAPE, **o),
+    "qwen2": lambda **o: hf.Qwen2Config(**(_SHAPE | o)),
     "qwen2_sliding": lambda **o: hf.Qwen2Config(
         **_SHAPE, use_sliding_window=True, sliding_window=7, max_window_layers=1, **o
     ),

@@ -14,8 +14,8 @@ from ..checks import Array, Number, Numbers, Rule, Signature, require_dense
 from ..checks.pages import CORE_DTYPES, FLOAT32
 from ..ops.operator import register
 from .packed_weight import FLOAT_DTYPES, PANEL, PackedWeight, is_bfloat16, weight_arrays
-from .quant_form import QuantForm
-from .quantised_weight import X_GROUP, QuantisedWeight, blocks_of, quantised_arrays
+from .quant_form import X_GROUP, QuantForm
+from .quantised_weight import QuantisedWeight, blocks_of, quantised_arrays
 from .weight import Weight, require_weight
 
 _STORE, _ADD, _GATED = range(3)  # csrc/cpu/kernels/packed_linear_kernels.h: LinearEnd

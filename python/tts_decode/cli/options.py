@@ -37,8 +37,9 @@ Dtype = Annotated[
 Weights = Annotated[
     str,
     typer.Option(
-        help="Of a GGUF file: file (they stay quantised; on a CPU), float32, bfloat16 or float16 "
-        "(dequantised), or auto: file on a CPU unless --dtype is given.",
+        help="Of a GGUF file or a quantised checkpoint: file (they stay quantised; on a CPU), float32, "
+        "bfloat16 or float16 (dequantised), or auto: file on a CPU unless --dtype is given. Of a float "
+        "checkpoint: int8 or int4 (rounded while it is loaded).",
         rich_help_panel=_MODEL,
     ),
 ]

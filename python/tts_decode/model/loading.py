@@ -23,10 +23,12 @@ from tts_kernels.device import checked_device
 
 from ..default_model import DEFAULT_MODEL, default_model_file
 from ..errors import ModelLoadError
+from .checkpoints.loading import load_checkpoint, load_rounded, settings_of
 from .gguf.files import load_gguf, load_gguf_config
 from .transformers_output import first_line, quiet_transformers
 
 _CPU = torch.device("cpu")
+_BITS = {"int8": 8, "int4": 4}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Progress = Callable[[str], None]
@@ -46,10 +48,11 @@ def load_model(
         of ``save_pretrained``, a ``.gguf`` file, or a model id on the Hugging Face hub, in this order.
     dtype: ``"float32"``, ``"bfloat16"``, for a GPU ``"float16"`` (or the torch dtypes), or ``"auto"``:
         bfloat16 on a GPU and where the CPU multiplies it natively (AVX512_BF16 or AMX), else float32.
-    weights: of a GGUF file. ``"file"``: those of its linear layers and its embedding table stay quantised as
-        the file has them, on a CPU only; dtype is then of activations, KV pages and all other weights.
-        ``"float32"``, ``"bfloat16"``, ``"float16"``: dequantised, as `dtype` says too. ``"auto"``: ``"file"``
-        on a CPU where dtype is ``"auto"``, else dequantised. Of other models all but ``"file"`` is `dtype`.
+    weights: of linear layers. ``"file"``: those of a GGUF file or a checkpoint of GPTQ, AWQ or
+        compressed-tensors stay quantised as they are there, on a CPU only; dtype is then of activations, KV
+        pages and all other weights. ``"int8"``, ``"int4"``: those of a float checkpoint are rounded, on a CPU
+        only. ``"float32"``, ``"bfloat16"``, ``"float16"``: dequantised, as `dtype` says too. ``"auto"``:
+        ``"file"`` on a CPU where dtype is ``"auto"``, else dequantised.
     device: where the model goes.
     on_progress: called with a short phrase when a stage begins that may take seconds.
 
@@ -63,12 +66,12 @@ def load_model(
     with quiet_transformers():
         source = _locate(name)
         if isinstance(source, Path) and source.is_file():
+            if weights in _BITS:
+                raise ModelLoadError(f"weights: got {weights!r} for the GGUF file {source}, expected 'file'")
             model, tokenizer = load_gguf(source, resolved, report, quantised=quantised)
         else:
-            if weights == "file":
-                raise ModelLoadError(f"weights: got 'file' for {source}, expected it with a GGUF file only")
             report("loading the weights" if isinstance(source, Path) else f"fetching {source} from the hub")
-            model, tokenizer = _load_pretrained(source, resolved)
+            model, tokenizer = _load_pretrained(source, resolved, weights, quantised)
     model.to(device)  # type: ignore[arg-type]
     return model, tokenizer
 
@@ -100,14 +103,15 @@ def resolve_weights(
             raise ValueError(f"weights: got {weights!r} beside dtype {dtype!r}, expected the same, or 'auto'")
         return _DTYPES[weights], False
     resolved = resolve_dtype(dtype, device)
-    if weights == "file":
+    if weights == "file" or weights in _BITS:
         if device.type != "cpu":
             raise ValueError(
-                f"weights: got 'file' for {device}, expected it on the CPU; pass weights='bfloat16'"
+                f"weights: got {weights!r} for {device}, expected it on the CPU; pass weights='bfloat16'"
             )
         return resolved, True
     if weights != "auto":
-        raise ValueError(f"weights: got {weights!r}, expected 'auto', 'file' or one of {', '.join(_DTYPES)}")
+        known = ", ".join([*_BITS, *_DTYPES])
+        raise ValueError(f"weights: got {weights!r}, expected 'auto', 'file' or one of {known}")
     return resolved, dtype == "auto" and device.type == "cpu"
 
 
@@ -168,13 +172,25 @@ def _locate(name: str | os.PathLike[str]) -> Path | str:
 
 
 def _load_pretrained(
-    source: Path | str, dtype: torch.dtype
+    source: Path | str, dtype: torch.dtype, weights: str, quantised: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     options: dict[str, Any] = {"trust_remote_code": False}
     try:
-        AutoConfig.from_pretrained(source, **options)  # the smallest file first: a wrong name fails soon
+        # The smallest file first: a wrong name fails soon.
+        config = AutoConfig.from_pretrained(source, **options)
+        saved = settings_of(config) is not None
+        if weights in (_BITS if saved else ("file",)):
+            expected = "'file', as its weights are quantised" if saved else "'auto', 'int8' or 'int4'"
+            raise ModelLoadError(f"weights: got {weights!r} for {source}, expected {expected}")
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
+        if saved:
+            model = load_checkpoint(source, config, dtype, quantised=quantised)
+        elif weights in _BITS:
+            model = load_rounded(source, config, dtype, _BITS[weights])
+        else:
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
+    except ModelLoadError:
+        raise
     except Exception as cause:  # parsers of third parties: their exception types are not a contract
         if isinstance(source, str):
             what = (

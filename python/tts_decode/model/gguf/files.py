@@ -25,12 +25,13 @@ from transformers import (
 )
 
 from ...errors import ModelLoadError
+from ..assembly import skeleton
 from ..memory import refuse_beyond_memory
 from ..transformers_output import first_line
 from .cache import copy_of, store
 from .header import Header
 from .quantised import load_quantised, quantised_copy
-from .reading import checked_config, not_finite, parsing, read_tokenizer, skeleton, wrong_shape
+from .reading import checked_config, not_finite, parsing, read_tokenizer, wrong_shape
 
 _FORMAT = 2  # of the converted copies: raise it when what `_convert` writes changes
 

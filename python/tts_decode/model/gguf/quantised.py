@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AutoConfig,
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -25,13 +24,12 @@ from transformers import (
 from tts_kernels import QuantForm, QuantisedWeight
 
 from ...errors import ModelLoadError
+from ..assembly import Kept, assembled, skeleton
 from ..memory import refuse_beyond_memory
-from ..quantised_experts import QuantisedExperts
-from ..quantised_modules import Quantised, QuantisedEmbedding, QuantisedLinear
 from ..tensor_file import map_tensors, write_tensors
 from .cache import copy_of, store
 from .header import Header
-from .reading import checked_config, parsing, read_tokenizer, skeleton
+from .reading import checked_config, parsing, read_tokenizer
 from .tensors import Plan, QuantisedPart, plan_of
 
 _VERSION = "q1"  # of the copies: raise it when what is written changes
@@ -81,7 +79,7 @@ def load_quantised(
         unkept(copy, cause)
     with parsing(file):
         tensors = {part.name: part.make() for part in plan.parts}
-    return _assembled(_Source(config, plan.modules, tensors), dtype), tokenizer
+    return _model_of(_Source(config, plan.modules, tensors), dtype), tokenizer
 
 
 def _store(copy: Path, file: Path, config: Any, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> None:
@@ -117,62 +115,16 @@ def _read(copy: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTo
         raise ModelLoadError(f"model: {copy / _TENSORS} was changed or is damaged")
     modules = {name: QuantisedPart(**part) for name, part in kept["modules"].items()}
     source = _Source(AutoConfig.from_pretrained(copy), modules, map_tensors(copy / _TENSORS))
-    return _assembled(source, dtype), PreTrainedTokenizerFast.from_pretrained(copy)
+    return _model_of(source, dtype), PreTrainedTokenizerFast.from_pretrained(copy)
 
 
-def _assembled(source: _Source, dtype: torch.dtype) -> PreTrainedModel:
-    model = skeleton(source.config, dtype)
+def _model_of(source: _Source, dtype: torch.dtype) -> PreTrainedModel:
+    weights, floats = dict[str, Kept](), dict[str, Tensor]()
     for name, part in source.modules.items():
         panels, bias = source.tensors[f"{name}.panels"], source.tensors.get(f"{name}.bias")
         weight = QuantisedWeight(panels, bias, QuantForm.of(part.form), part.outputs, part.inputs)
-        path, _, leaf = name.rpartition(".")
-        module = getattr(model.get_submodule(path), leaf, None)
-        _put(model, name, _module_for(module, weight, dtype, part.kind))
-    for name, module in list(model.named_modules()):
-        if isinstance(getattr(module, "gate", None), Quantised):
-            experts = QuantisedExperts(module.gate, module.up, module.down, module.num_experts, module.act_fn)
-            _put(model, name, experts)
+        weights[name] = Kept(weight, part.kind)
     for name, tensor in source.tensors.items():
-        path, _, leaf = name.rpartition(".")
-        if path not in source.modules:
-            setattr(model.get_submodule(path), leaf, nn.Parameter(tensor.to(dtype), requires_grad=False))
-    _tie_head(model)
-    _fill_buffers(model)
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_meta:
-            raise ModelLoadError(f"model: its file does not fill {name} of {type(model).__name__}")
-    model.generation_config = GenerationConfig.from_model_config(model.config)
-    return model.eval()  # type: ignore[no-any-return]
-
-
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
-    path, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(path), leaf, module)
-
-
-def _module_for(module: Any, weight: QuantisedWeight, dtype: torch.dtype, kind: str) -> nn.Module:
-    if module is None:  # of all experts of a layer
-        return Quantised(weight, kind)
-    if isinstance(module, nn.Embedding):
-        return QuantisedEmbedding(weight, dtype, getattr(module, "scalar_embed_scale", 1.0), kind)
-    return QuantisedLinear(weight, kind)
-
-
-def _tie_head(model: Any) -> None:
-    if model.config.tie_word_embeddings:
-        table, head = model.get_input_embeddings(), model.get_output_embeddings()
-        if isinstance(table, QuantisedEmbedding):
-            model.set_output_embeddings(QuantisedLinear(table.quantised, table.kind))
-        else:
-            head.weight = table.weight
-
-
-def _fill_buffers(model: Any) -> None:
-    """Buffers that the model computes itself: rotary frequencies, and factors of embeddings."""
-    for name, module in list(model.named_modules()):
-        if not any(buffer.is_meta for buffer in module.buffers(recurse=False)):
-            continue
-        if hasattr(module, "scalar_embed_scale"):
-            module.embed_scale = torch.tensor(module.scalar_embed_scale)
-        else:
-            _put(model, name, type(module)(module.config))
+        if name.rpartition(".")[0] not in weights:
+            floats[name] = tensor.to(dtype)
+    return assembled(skeleton(source.config, dtype), weights, floats, dtype)

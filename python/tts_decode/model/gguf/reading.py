@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ...errors import ModelLoadError
 from ...extras import install_command
@@ -23,12 +22,6 @@ def checked_config(header: Header) -> Any:
     """The config. Raises ModelLoadError for anything in the header that would be lost."""
     refuse_tokenizer(header)
     return config_of(header)
-
-
-def skeleton(config: Any, dtype: torch.dtype) -> Any:
-    """A model without memory for its weights."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
 def read_tokenizer(header: Header) -> PreTrainedTokenizerBase:
