@@ -1,4 +1,4 @@
-# make demo | test | test-arm64 | fuzz | lint | bench | integrations | sanitize | wheel-check | gpu-check | clean
+# make demo | test | test-arm64 | fuzz | lint | bench | bench-quantised | integrations | sanitize | wheel-check | gpu-check | clean
 # Everything is installed into .venv; nothing but Python >= 3.10, make and a C++20 compiler is needed beforehand.
 # gpu-check alone uses $(PYTHON) as it is, and builds in place.
 
@@ -10,7 +10,7 @@ export PIP_NO_COMPILE := 1
 NATIVE := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-arm64 fuzz lint bench integrations sanitize wheel-check gpu-check clean
+.PHONY: demo test test-arm64 fuzz lint bench bench-quantised integrations sanitize wheel-check gpu-check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.stamp
@@ -43,6 +43,12 @@ lint: $(VENV)/lint.stamp
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benches.decode_comparison --setup --json build/decode_smollm2.json
 	$(BIN)/python -m pytest benches
+
+# Quantised models beside the same engines: hours, and some 40 GB of build/peers at most, for files of up to 8B weights.
+# One of them: python -m benches.quantised_decoding --setup llama-1b/Q4_0
+bench-quantised: $(VENV)/bench.stamp
+	$(BIN)/python -m benches.quantised_decoding --setup --discard
+	$(BIN)/python -m benches.quantised_quality --json build/quantised/quantised_quality.json
 
 # The kernels inside other projects, each in an environment of its own: Python 3.11 or later, some 4 GB.
 OTHER_TRANSFORMERS := $(foreach version,5.19.0 5.20.2 5.21.1 5.22.2 5.23.0,build/integrations/transformers-$(version))
