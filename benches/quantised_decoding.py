@@ -3,7 +3,7 @@
 All read the same GGUF file. A prompt is prefilled once by each, then branches that share it are decoded in
 rounds, in turns, from the state that is kept, at temperature 1 and without an end. For each number of branches
 all settings of an engine are tried, and the fastest is measured, on as many threads as the machine has. A read
-stream of the same threads is measured in the same rounds. Cases are named model/kind; default: all of them.
+stream of the same threads is measured before and after. Cases are named model/kind; default: all of them.
 
 Models other than SmolLM2 and Gemma are random, with the tokenizer of SmolLM2; of a larger vocabulary the rest
 are unused tokens, which are drawn like others.
@@ -38,7 +38,7 @@ from benches.decode_comparison import (
 )
 from benches.peers.engines import QUANTISED, PeerError, Process
 from benches.quantised.cases import CASES, Case, find
-from benches.quantised.files import prepare_file, step_bytes
+from benches.quantised.files import prepare_file, remove_files, step_bytes
 from benches.quantised.read_stream import ReadStream
 from benches.quantised.report import memory_table, prefill_table, ratios, stream_shares
 
@@ -75,11 +75,11 @@ def measure(case: Case, path: Path, folder: Path, tokens: int, rounds: int, seco
     """All that is measured of a case, as JSON holds it. seconds: that one measurement may take, about."""
     threads = torch.get_num_threads()
     engines = {name: QUANTISED[name] for name in case.settings}
-    lengths = [*case.prefills, *case.prompts]
+    lengths, most = [*case.prefills, *case.prompts], max(case.branches, default=1)
     options = {
         "threads": threads,
-        "branches": max(case.branches),
-        "context": max(lengths, default=512) + max(case.branches) * (tokens + 16) + 64,
+        "branches": most,
+        "context": max(lengths, default=512) + most * (tokens + 16) + 64,
     }
     failed: dict[str, str] = {}
     about: dict[str, Record] = {}
@@ -104,8 +104,9 @@ def measure(case: Case, path: Path, folder: Path, tokens: int, rounds: int, seco
                 print(f"{case.name}: {length:,} tokens, {branches} branches", file=sys.stderr)
                 now = try_all(processes, (length, branches), seconds, failed, kept)
                 tried += now
-                streams += [stream.rate() for _ in range(rounds)]
+                streams.append(stream.rate())
                 records += measure_fastest(processes, now, tokens, rounds, seconds, failed, kept)
+                streams.append(stream.rate())
     machine = {name: value for name, value in collect().items() if name != "model_cache"}
     told: Record = {"model": case.model, "kind": case.kind, "file_bytes": path.stat().st_size}
     told |= {"step_bytes": step_bytes(path), "tokens": tokens, "rounds": rounds, "machine": machine}
@@ -127,6 +128,15 @@ def report(case: Case, told: Record) -> str:
     return "\n\n".join(parts)
 
 
+def changed(case: Case, settings: list[str] | None, prompts: str | None, branches: str | None) -> Case:
+    """The case with what was given on the command line in place of its own."""
+    changes: dict[str, Any] = {"settings": tuple(settings)} if settings else {}
+    for name, text in (("prompts", prompts), ("branches", branches)):
+        if text is not None:
+            changes[name] = tuple(int(number) for number in text.split(",") if number)
+    return replace(case, **changes)
+
+
 def main(
     cases: Annotated[list[str] | None, typer.Argument(help=f"Default: {' '.join(CASES)}.")] = None,
     setting: Annotated[list[str] | None, typer.Option(help="Only these, of all cases.")] = None,
@@ -136,7 +146,7 @@ def main(
     rounds: int = 3,
     seconds: Annotated[float, typer.Option(help="That one measurement may take, about.")] = 6.0,
     setup: Annotated[bool, typer.Option(help="Install the peers first.")] = False,
-    discard: Annotated[bool, typer.Option(help="Remove what a case left on the disk, files and copies.")] = False,
+    discard: Annotated[bool, typer.Option(help="Remove random models that no later case needs, and packed copies.")] = False,
     folder: Annotated[Path, typer.Option(help="Of the peers' environments and models.")] = ROOT / "build/peers",
     results: Annotated[Path, typer.Option(help="Folder for quantised_MODEL_KIND.json.")] = ROOT
     / "build/quantised",
@@ -154,16 +164,14 @@ def main(
         install_all({engine.environment for engine in QUANTISED.values()} - {""}, folder, failed)
         for name, reason in failed.items():
             print(f"{name}: {reason}", file=sys.stderr)
-    for case in chosen:
-        changes: dict[str, Any] = {}
-        if setting:
-            changes["settings"] = tuple(setting)
-        for name, text in (("prompts", prompts), ("branches", branches)):
-            if text is not None:
-                changes[name] = tuple(int(number) for number in text.split(",") if number)
-        case = replace(case, **changes)
-        print(f"{case.name}: writing the file", file=sys.stderr)
-        path = prepare_file(case.model, case.kind, folder, torch.get_num_threads())
+    for number, case in enumerate(chosen):
+        case = changed(case, setting, prompts, branches)
+        print(f"{case.name}: preparing the file", file=sys.stderr)
+        try:
+            path = prepare_file(case.model, case.kind, folder, torch.get_num_threads())
+        except (PeerError, ValueError) as error:
+            print(f"{case.name}: {error}", file=sys.stderr)
+            continue
         told = measure(case, path, folder, tokens, rounds, seconds)
         print(report(case, told) + "\n")
         for name, reason in told["failed"].items():
@@ -174,8 +182,8 @@ def main(
             plot(told["results"], length, out.with_name(f"{out.stem}_{length}.svg"))
         if discard:
             shutil.rmtree(folder / "cache", ignore_errors=True)
-            if path.parent == folder / "models":
-                path.unlink()
+            if case.model not in {later.model for later in chosen[number + 1 :]}:
+                remove_files(case.model, folder)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ class Tts(KeptPrompt):
         model, tokenizer = load_model(options["model"], **chosen)
         self.decoder = TreeDecoder(model, tokenizer, kv_bytes=options.get("kv_bytes"))
         self.decoder.eos_token_ids = frozenset()
-        self.about = {"weights": str(model.dtype), "kv": str(model.dtype), "isa": _core.cpu_isa()}
+        weights = options.get("weights", str(model.dtype))
+        self.about = {"weights": weights, "kv": str(model.dtype), "isa": _core.cpu_isa()}
 
     def prefill(self, prompt: list[int]) -> float:
         if self.root is not None:

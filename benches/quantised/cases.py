@@ -31,7 +31,8 @@ class Case:
         return f"{self.model}/{self.kind}"
 
 
-# The source of K-kinds is a file in Q8_0, so a case of Q8_0 comes after them: `--discard` removes it then.
+# All settings of a case are loaded at once, so the largest models have fewer. OpenVINO takes several times a file's
+# size while it loads.
 _ALL = (
     Case("smollm2", "Q4_1"),
     Case("gemma3-270m", "Q4_K_M"),
@@ -39,11 +40,8 @@ _ALL = (
     Case("wide", "Q8_0"),
     Case("llama-1b", "Q4_0", prefills=(2048,), plot=True),
     Case("llama-1b", "Q8_0", prefills=(2048,)),
-    Case("olmoe", "Q4_K_M", prompts=(512,), branches=(1, 32)),
-    Case("olmoe", "Q8_0", prompts=(512,), branches=(1, 32)),
-    Case("qwen3-4b", "Q4_K_M", prompts=(512,)),
-    Case("qwen3-4b", "Q8_0", prompts=(512,), branches=(1, 8)),
-    # OpenVINO takes several times the file's size while it loads.
+    Case("olmoe", "Q4_K_M", prompts=(512,), branches=(1, 32), settings=OURS + LLAMA_CPP[:2]),
+    Case("qwen3-4b", "Q4_K_M", prompts=(512,), settings=OURS + LLAMA_CPP[:2] + OPENVINO[:1]),
     Case("llama-8b", "Q4_K_M", prompts=(4096,), branches=(16,), settings=OURS + LLAMA_CPP[:2]),
     Case("llama-8b", "Q5_K_M", prompts=(), settings=OURS),
     Case("llama-8b", "Q4_0", prompts=(), settings=OURS),

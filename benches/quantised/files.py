@@ -46,6 +46,13 @@ def _quantise(source: Path, kind: str, path: Path, folder: Path, threads: int) -
     partial.rename(path)
 
 
+def remove_files(model: str, folder: Path) -> None:
+    """Those of a random model; others stay."""
+    if model in SHAPES:
+        for path in (folder / "models").glob(f"{model}-*.gguf"):
+            path.unlink()
+
+
 def step_bytes(path: Path) -> int:
     """Bytes of the weights that a step of one branch reads: of an embedding apart from the head, next to none.
     Of a mixture only some experts are read; here all count."""

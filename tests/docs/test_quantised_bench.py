@@ -3,6 +3,7 @@ log-probabilities of a text."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import shutil
 import zlib
@@ -20,10 +21,11 @@ from tts_decode import TreeDecoder
 from tts_decode.model.loading import load_model
 
 from benches.decode_comparison import closing, start, try_all
-from benches.peers.engines import Engine
+from benches.peers.engines import Engine, PeerError
 from benches.quantised import random_gguf
 from benches.quantised.cases import CASES, find
 from benches.quantised.files import step_bytes
+from benches.quantised.gemma import join_parts
 from benches.quantised.random_gguf import SHAPES, tensor_shapes, write
 from benches.quantised.read_stream import ReadStream
 from benches.quantised.report import ratios, stream_shares
@@ -206,6 +208,18 @@ def test_ours_decodes_from_a_prompt_again_and_again(tmp_path: Path, tokenizer: P
             assert process.keep(prompt, 60) > 0
             for branches, tokens in ((1, 3), (8, 5), (1, 3)):
                 assert process.decode(branches, tokens, 60)["decode"] > 0
+
+
+def test_parts_of_a_file_are_joined_in_order_and_checked(tmp_path: Path) -> None:
+    parts = [tmp_path / f"model.part{number}" for number in range(3)]
+    for number, part in enumerate(parts):
+        part.write_bytes(bytes([number]) * 5)
+    whole = b"\0" * 5 + b"\1" * 5 + b"\2" * 5
+    join_parts(parts, tmp_path / "model.gguf", hashlib.sha256(whole).hexdigest())
+    assert (tmp_path / "model.gguf").read_bytes() == whole
+    with pytest.raises(PeerError, match="other.gguf: got .* as digest of 3 parts, expected 00"):
+        join_parts(parts, tmp_path / "other.gguf", "00")
+    assert not [*tmp_path.glob("other*")]
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
