@@ -1,9 +1,9 @@
 """Quantised models beside llama.cpp and OpenVINO GenAI: python -m benches.quantised_decoding [CASE ...]
 
 All read the same GGUF file. A prompt is prefilled once by each, then branches that share it are decoded in
-rounds, in turns, from the state that is kept, at temperature 1 and without an end. For each number of branches
-all settings of an engine are tried, and the fastest is measured, on as many threads as the machine has. A read
-stream of the same threads is measured before and after. Cases are named model/kind; default: all of them.
+rounds, in turns, from the state that is kept, at temperature 1 and without an end. For each number of
+branches all settings of an engine are tried, and the fastest is measured, on as many threads as the machine
+has. A read stream of the same threads is measured before and after. Cases are named model/kind; default: all.
 
 Models other than SmolLM2 and Gemma are random, with the tokenizer of SmolLM2; of a larger vocabulary the rest
 are unused tokens, which are drawn like others.
@@ -115,7 +115,10 @@ def measure(case: Case, path: Path, folder: Path, tokens: int, rounds: int, seco
 
 
 def report(case: Case, told: Record) -> str:
-    parts = [f"{case.name}, {told['file_bytes'] / 2**20:.0f} MiB", memory_table(told["engines"], told["file_bytes"])]
+    parts = [
+        f"{case.name}, {told['file_bytes'] / 2**20:.0f} MiB",
+        memory_table(told["engines"], told["file_bytes"]),
+    ]
     parts += [prefill_table(told["prefills"], length) for length in case.prefills]
     for length in case.prompts:
         records = told["results"]
@@ -146,8 +149,11 @@ def main(
     rounds: int = 3,
     seconds: Annotated[float, typer.Option(help="That one measurement may take, about.")] = 6.0,
     setup: Annotated[bool, typer.Option(help="Install the peers first.")] = False,
-    discard: Annotated[bool, typer.Option(help="Remove random models that no later case needs, and packed copies.")] = False,
-    folder: Annotated[Path, typer.Option(help="Of the peers' environments and models.")] = ROOT / "build/peers",
+    discard: Annotated[
+        bool, typer.Option(help="Remove random models that no later case needs, and packed copies.")
+    ] = False,
+    folder: Annotated[Path, typer.Option(help="Of the peers' environments and models.")] = ROOT
+    / "build/peers",
     results: Annotated[Path, typer.Option(help="Folder for quantised_MODEL_KIND.json.")] = ROOT
     / "build/quantised",
 ) -> None:

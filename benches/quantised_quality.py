@@ -1,8 +1,8 @@
 """What quantised arithmetic loses beside the dequantised float32 forward of the same file:
 python -m benches.quantised_quality
 
-Text of this repository, cut into windows that begin anew, is read by `TreeDecoder` over the weights as they are
-loaded, and by the model of transformers over the same weights dequantised to float32. Told are both
+Text of this repository, cut into windows that begin anew, is read by `TreeDecoder` over the weights as they
+are loaded, and by the model of transformers over the same weights dequantised to float32. Told are both
 perplexities, and by how much the log-probability of a token of the text differs.
 """
 
@@ -97,7 +97,8 @@ def main(
     weights: Annotated[list[str] | None, typer.Option(help="As of load_model.")] = None,
     tokens: Annotated[int, typer.Option(help="Of the text, about.")] = 20480,
     window: Annotated[int, typer.Option(help="Tokens that are read in one piece.")] = 512,
-    folder: Annotated[Path, typer.Option(help="Of models and the peers' environments.")] = ROOT / "build/peers",
+    folder: Annotated[Path, typer.Option(help="Of models and the peers' environments.")] = ROOT
+    / "build/peers",
     json_file: Annotated[Path | None, typer.Option("--json", help="Where the results go.")] = None,
 ) -> None:
     text = read_texts()

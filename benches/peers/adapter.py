@@ -101,8 +101,8 @@ def _times(peer: Peer, call: str, **arguments: Any) -> dict[str, float]:
 
 
 def _memory(name: str) -> int:
-    """Bytes that are in memory of this process and those that it started: VmRSS, now, with pages of files that
-    are mapped; RssFile, those alone; VmHWM, the most of each since `_forget_peak`."""
+    """Bytes that are in memory of this process and those that it started: VmRSS, now, with pages of mapped
+    files; RssFile, those alone; VmHWM, the most of each since `_forget_peak`."""
     total = 0
     for process in _processes():
         with open(f"/proc/{process}/status") as lines:

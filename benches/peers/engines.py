@@ -72,7 +72,9 @@ USUAL_BFLOAT16 = ["transformers, bfloat16", "llama.cpp, BF16", "OpenVINO, F16, b
 # Those that read the same GGUF file, weights quantised as they are there.
 QUANTISED = {
     "ours": Engine("tts_peer", "", "file", {"weights": "auto"}),
-    "llama.cpp, F16 KV": Engine("llama_cpp_peer", "llama.cpp", "file", {"kv": "F16", "flash_attention": False}),
+    "llama.cpp, F16 KV": Engine(
+        "llama_cpp_peer", "llama.cpp", "file", {"kv": "F16", "flash_attention": False}
+    ),
     "llama.cpp, F16 KV, flash": Engine(
         "llama_cpp_peer", "llama.cpp", "file", {"kv": "F16", "flash_attention": True}
     ),

@@ -13,7 +13,7 @@ KV_TYPES = {"F32": 0, "F16": 1, "Q8_0": 8, "BF16": 30}  # ggml_type; the binding
 
 
 class LlamaCpp(KeptPrompt):
-    """options: model, kv (F32, F16, Q8_0, BF16), flash_attention, context (tokens over all branches), branches (the
+    """options: model, kv (of KV_TYPES), flash_attention, context (tokens over all branches), branches (the
     most), threads."""
 
     def __init__(self, options: dict[str, Any]) -> None:

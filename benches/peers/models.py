@@ -75,7 +75,7 @@ def write_gguf(model: PreTrainedModel, kind: str, path: Path, tokenizer: Path) -
 
 
 def add_keys(writer: gguf.GGUFWriter, config: Any, tokenizer: Path) -> None:
-    """Sizes of a model of the Llama kind, given as transformers names them, and the tokenizer of another file.
+    """Sizes of a model of the Llama kind, as transformers names them, and the tokenizer of another file.
     Tokens that it lacks in the model's vocabulary become unused ones, as converters write them."""
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)

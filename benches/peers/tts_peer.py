@@ -40,7 +40,9 @@ class Tts(KeptPrompt):
         leaves: list[Branch] = self.root.fork(branches)
         limits = {"max_tokens": tokens + 1}
         try:
-            await gather(leaf.step(max_step_tokens=1, **limits) for leaf in leaves)  # from the prompt's logits
+            await gather(
+                leaf.step(max_step_tokens=1, **limits) for leaf in leaves
+            )  # from the prompt's logits
             begin = time.perf_counter()
             await gather(leaf.step(max_step_tokens=tokens, **limits) for leaf in leaves)
             return time.perf_counter() - begin

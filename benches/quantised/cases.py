@@ -1,4 +1,4 @@
-"""What `make bench-quantised` measures: model and kind of weights, tokens of the prompt, numbers of branches."""
+"""What `make bench-quantised` measures: model, kind of weights, tokens of the prompt, numbers of branches."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ OPENVINO = ("OpenVINO, u8 KV", "OpenVINO, bf16 KV")
 class Case:
     """A GGUF file and what is measured of it.
 
-    settings: names in `engines.QUANTISED`, all loaded at once. prompts: lengths that decoding begins from, each
-    prefilled once. prefills: lengths whose prefill is measured in every round. Without prompts and prefills only
-    the memory after loading is told. plot: whether to draw tokens/s over branches.
+    settings: names in `engines.QUANTISED`, all loaded at once.
+    prompts: lengths that decoding begins from, each prefilled once.
+    prefills: lengths whose prefill is measured in every round. Without any length, only the memory after
+        loading is told.
+    plot: whether to draw tokens/s over branches.
     """
 
     model: str
@@ -31,8 +33,8 @@ class Case:
         return f"{self.model}/{self.kind}"
 
 
-# All settings of a case are loaded at once, so the largest models have fewer. OpenVINO takes several times a file's
-# size while it loads.
+# All settings of a case are loaded at once, so the largest models have fewer. OpenVINO takes several times a
+# file's size while it loads.
 _ALL = (
     Case("smollm2", "Q4_1"),
     Case("gemma3-270m", "Q4_K_M"),
@@ -61,4 +63,6 @@ def find(name: str) -> Case:
     for case in _ALL:
         if case.model == model and kind:
             return replace(case, kind=kind, plot=False)
-    raise ValueError(f"case: got {name!r}, expected one of {', '.join(CASES)}, or another kind of such a model")
+    raise ValueError(
+        f"case: got {name!r}, expected one of {', '.join(CASES)}, or another kind of such a model"
+    )

@@ -16,8 +16,8 @@ WRITTEN = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")  # without llama.cpp's quanti
 
 
 def prepare_file(model: str, kind: str, folder: Path, threads: int) -> Path:
-    """folder: of the peers' environments and models. Raises PeerError where llama.cpp is needed and missing, and
-    ValueError for a kind in which the model does not come."""
+    """folder: of the peers' environments and models. Raises PeerError where llama.cpp is needed and missing,
+    and ValueError for a kind in which the model does not come."""
     models = folder / "models"
     models.mkdir(parents=True, exist_ok=True)
     if model not in SHAPES:
@@ -54,8 +54,8 @@ def remove_files(model: str, folder: Path) -> None:
 
 
 def step_bytes(path: Path) -> int:
-    """Bytes of the weights that a step of one branch reads: of an embedding apart from the head, next to none.
-    Of a mixture only some experts are read; here all count."""
+    """Bytes of the weights that a step of one branch reads. Of an embedding apart from the head it reads next
+    to none; of a mixture only some experts, and here all count."""
     tensors = {tensor.name: int(tensor.n_bytes) for tensor in gguf.GGUFReader(path).tensors}
     if "output.weight" in tensors:
         del tensors["token_embd.weight"]

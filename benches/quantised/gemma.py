@@ -1,4 +1,4 @@
-"""Gemma 3 270M in Q4_K_M, joined from the packages that carry its parts. Google's terms of Gemma apply to it."""
+"""Gemma 3 270M in Q4_K_M, joined from the packages that carry its parts. Google's terms of Gemma apply."""
 
 from __future__ import annotations
 
@@ -39,5 +39,7 @@ def join_parts(parts: list[Path], path: Path, digest: str) -> None:
                     found.update(block)
     if found.hexdigest() != digest:
         partial.unlink()
-        raise PeerError(f"{path.name}: got {found.hexdigest()} as digest of {len(parts)} parts, expected {digest}")
+        raise PeerError(
+            f"{path.name}: got {found.hexdigest()} as digest of {len(parts)} parts, expected {digest}"
+        )
     partial.rename(path)

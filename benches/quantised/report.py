@@ -16,8 +16,8 @@ def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def memory_table(about: Mapping[str, Record], file_bytes: int) -> str:
-    """Resident memory after loading: all of it, with the pages of mapped files, and that beyond what the process
-    had before, as a share of the file."""
+    """Resident memory after loading: all of it, with the pages of mapped files, and what is beyond that
+    before loading, as a share of the file."""
     rows = []
     for name, told in about.items():
         memory = told["memory"]

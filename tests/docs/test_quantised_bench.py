@@ -1,5 +1,5 @@
-"""The benches of quantised models: files of random weights, prompts that are kept, the read stream, reports, and
-log-probabilities of a text."""
+"""The benches of quantised models: files of random weights, prompts that are kept, the read stream, reports,
+and log-probabilities of a text."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_random_tensors_are_what_was_drawn_but_for_rounding(
             continue
         groups = (-1, shape[-1] // 32, 32)
         step = np.abs(expected.reshape(groups)).max(-1, keepdims=True) / steps
-        # Half a step; a whole one at the far end of Q4_0, which has 8 below 0 and 7 above; scales are float16.
+        # Half a step; a whole one at the far end of Q4_0, which has 8 below 0 and 7 above. float16 adds some.
         off = np.abs(values.reshape(groups) - expected.reshape(groups))
         assert (off <= step * (0.57 if kind == "Q8_0" else 1.01)).all()
 
@@ -217,7 +217,7 @@ def test_parts_of_a_file_are_joined_in_order_and_checked(tmp_path: Path) -> None
     whole = b"\0" * 5 + b"\1" * 5 + b"\2" * 5
     join_parts(parts, tmp_path / "model.gguf", hashlib.sha256(whole).hexdigest())
     assert (tmp_path / "model.gguf").read_bytes() == whole
-    with pytest.raises(PeerError, match="other.gguf: got .* as digest of 3 parts, expected 00"):
+    with pytest.raises(PeerError, match=r"other\.gguf: got .* as digest of 3 parts, expected 00"):
         join_parts(parts, tmp_path / "other.gguf", "00")
     assert not [*tmp_path.glob("other*")]
 
