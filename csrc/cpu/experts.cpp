@@ -4,7 +4,8 @@
 #include <cmath>
 #include <numeric>
 
-#include "cpu/packed_linear.h"
+#include "cpu/linear.h"
+#include "cpu/row_ops.h"
 #include "cpu/runtime/isa.h"
 #include "cpu/runtime/scratch.h"
 
@@ -46,23 +47,16 @@ void route(const Experts& experts, const float* logits, int64_t row, const int64
 
 void run_experts(const ExpertsTask& task, int num_threads) {
   const Experts& experts = task.experts;
-  const int64_t hidden = task.hidden, columns = experts.router.num_panels * kPanelOutputs;
+  const int64_t hidden = task.hidden, width = columns(experts.router);
   const size_t num_experts = experts.down.size();
-  const auto product = [&](const PackedMatrix& weight, const float* x, int64_t rows, int64_t inputs,
-                           float* out, LinearEnd end) {
-    const int64_t outputs = weight.num_panels * kPanelOutputs / (end == LinearEnd::kSwiGLU ? 2 : 1);
-    packed_linear({x, DType::kFloat32, rows, inputs, inputs, weight.panels, task.weight_dtype,
-                   weight.num_panels, weight.bias, out, outputs, end},
-                  num_threads);
-  };
   thread_local Scratch logit_memory, memory;
-  auto* const logits =
-      reinterpret_cast<float*>(logit_memory.reserve(static_cast<size_t>(task.rows * columns)));
-  product(experts.router, task.x, task.rows, hidden, logits, LinearEnd::kStore);
+  auto* const logits = reinterpret_cast<float*>(logit_memory.reserve(static_cast<size_t>(task.rows * width)));
+  multiply({task.x, DType::kFloat32, task.rows, hidden, hidden}, {&experts.router, 1}, {logits, width, false},
+           num_threads);
   std::vector<std::vector<Route>> routes(num_experts);
   std::vector<int64_t> order;
   for (int64_t row = 0; row < task.rows; ++row) {
-    const float* const of_row = logits + row * columns;
+    const float* const of_row = logits + row * width;
     const int64_t* chosen = task.chosen == nullptr ? nullptr : task.chosen + row * experts.top_k;
     if (chosen == nullptr) {
       choose(of_row, static_cast<int>(num_experts), experts.top_k, order);
@@ -75,14 +69,19 @@ void run_experts(const ExpertsTask& task, int num_threads) {
   for (size_t e = 0; e < num_experts; ++e) {
     const auto count = static_cast<int64_t>(routes[e].size());
     if (count == 0) continue;
-    const int64_t mlp = experts.gate_up[e].num_panels * kPanelOutputs / 2;
-    auto* const x = reinterpret_cast<float*>(memory.reserve(static_cast<size_t>(count * (hidden + mlp))));
+    const std::vector<Matrix>& gate_up = experts.gate_up[e];
+    const bool gated = gate_up.front().gated;
+    const int64_t inner_width = columns(gate_up), mlp = gated ? inner_width : inner_width / 2;
+    auto* const x =
+        reinterpret_cast<float*>(memory.reserve(static_cast<size_t>(count * (hidden + inner_width))));
     float* const inner = x + count * hidden;
     for (int64_t i = 0; i < count; ++i) {
       std::copy_n(task.x + routes[e][static_cast<size_t>(i)].row * hidden, hidden, x + i * hidden);
     }
-    product(experts.gate_up[e], x, count, hidden, inner, LinearEnd::kSwiGLU);
-    product(experts.down[e], inner, count, mlp, x, LinearEnd::kStore);
+    multiply({x, DType::kFloat32, count, hidden, hidden}, gate_up, {inner, inner_width, false}, num_threads);
+    if (!gated) activate_rows(Activation::kSilu, true, inner, inner_width, count, mlp, num_threads);
+    multiply({inner, DType::kFloat32, count, mlp, inner_width}, {&experts.down[e], 1}, {x, hidden, false},
+             num_threads);
     for (int64_t i = 0; i < count; ++i) {
       const Route& one = routes[e][static_cast<size_t>(i)];
       kernels.add_scaled(x + i * hidden, one.weight, hidden, task.out + one.row * hidden);

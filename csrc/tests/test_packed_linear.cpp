@@ -7,7 +7,7 @@
 #include <random>
 #include <vector>
 
-#include "cpu/packed_linear.h"
+#include "cpu/linear.h"
 #include "tests/check.h"
 #include "tests/levels.h"
 
@@ -75,10 +75,10 @@ struct Product {
     if (end != LinearEnd::kAdd) out.assign(out.size(), NAN);
     const void* first = x_is_float ? static_cast<const void*>(wide_x.data() + begin * stride)
                                    : static_cast<const void*>(x.data() + begin * stride);
-    packed_linear({first, x_is_float ? DType::kFloat32 : DType::kBFloat16, row_end - begin, inputs, stride,
-                   weight.data(), DType::kBFloat16, panels, has_bias ? bias.data() : nullptr, out.data(),
-                   columns(), end},
-                  num_threads);
+    const Matrix matrix{FloatPanels{weight.data(), DType::kBFloat16}, panels,
+                        has_bias ? bias.data() : nullptr, end == LinearEnd::kSwiGLU};
+    multiply({first, x_is_float ? DType::kFloat32 : DType::kBFloat16, row_end - begin, inputs, stride},
+             {&matrix, 1}, {out.data(), columns(), end == LinearEnd::kAdd}, num_threads);
     return out;
   }
 

@@ -5,29 +5,17 @@
 #include <random>
 #include <vector>
 
+#include "cpu/linear.h"
 #include "cpu/quantised_linear.h"
 #include "tests/check.h"
 #include "tests/levels.h"
+#include "tests/random_quantised.h"
 
 namespace tts {
 namespace {
 
-using Random = std::mt19937;
-
-int draw(Random& random, int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); }
-
-QuantForm random_form(Random& random) {
-  QuantForm form{};
-  const int bits[] = {4, 5, 6, 8};
-  form.bits = bits[draw(random, 0, 3)];
-  form.group = 16 * draw(random, 1, 2);
-  form.scales = static_cast<QuantScales>(draw(random, 0, 2));
-  form.has_min = form.bits < 8 && draw(random, 0, 1) == 1;
-  form.has_table = form.bits == 4 && draw(random, 0, 1) == 1;
-  for (uint8_t& entry : form.table) entry = static_cast<uint8_t>(draw(random, 0, 120));
-  form.offset = form.has_min ? 0 : form.bits == 8 ? 128 : draw(random, 0, 64);
-  return form;
-}
+using test::draw;
+using test::Random;
 
 float widened(uint16_t bits, bool bfloat16) {
   if (bfloat16) {
@@ -52,34 +40,17 @@ struct Product {
   std::vector<float> x, bias, before;
 
   explicit Product(Random& random)
-      : form(random_form(random)),
+      : form(test::random_form(random)),
         layout(quant_layout(form)),
         rows(draw(random, 1, 4) == 1 ? draw(random, 100, 300) : draw(random, 1, 20)),
         inputs(32 * (rows > 20 ? draw(random, 1, 4) : draw(random, 1, 20))),
         panels(draw(random, 1, rows > 20 ? 3 : 9)),
         stride(inputs + draw(random, 0, 3)),
-        blocks((inputs + layout.inputs - 1) / layout.inputs),
+        blocks(test::blocks_of(form, inputs)),
         end(static_cast<LinearEnd>(draw(random, 0, 2))),
         has_bias(draw(random, 0, 1) == 1) {
     if (end == LinearEnd::kSwiGLU) panels += panels % 2;
-    weight.resize(static_cast<size_t>(panels * blocks * layout.bytes));
-    for (uint8_t& byte : weight) byte = static_cast<uint8_t>(draw(random, 0, 255));
-    for (int64_t block = 0; block < panels * blocks; ++block) {
-      uint8_t* const at = weight.data() + block * layout.bytes;
-      for (int i = 0; i < layout.scales_at / 4; ++i) {
-        const float factor = static_cast<float>(draw(random, 1, 100)) * 1e-6f;
-        std::memcpy(at + 4 * i, &factor, sizeof(factor));
-      }
-      for (int i = layout.scales_at / 2; form.scales != QuantScales::kTwoLevel && i < layout.planes_at / 2;
-           ++i) {
-        // Of some 2^-9; in float16 subnormal ones too.
-        const int base = form.scales == QuantScales::kBFloat16 ? 0x3a80
-                         : draw(random, 0, 1) == 0             ? 0
-                                                               : 0x1800;
-        const auto half = static_cast<uint16_t>(base + draw(random, 0, 127) + 0x8000 * draw(random, 0, 1));
-        std::memcpy(at + 2 * i, &half, sizeof(half));
-      }
-    }
+    weight = test::random_panels(random, form, panels, inputs);
     std::normal_distribution<float> normal;
     x.resize(static_cast<size_t>((rows - 1) * stride + inputs));
     for (float& value : x) value = normal(random);
@@ -95,10 +66,10 @@ struct Product {
   std::vector<float> run(int64_t begin, int64_t row_end, int num_threads) const {
     std::vector<float> out(before.begin() + begin * columns(), before.begin() + row_end * columns());
     if (end != LinearEnd::kAdd) out.assign(out.size(), NAN);
-    quantised_linear(
-        {x.data() + begin * stride, DType::kFloat32, row_end - begin, inputs, stride, form, weight.data(),
-         panels, blocks, has_bias ? bias.data() : nullptr, out.data(), columns(), end},
-        num_threads);
+    const Matrix matrix{QuantPanels{weight.data(), form, blocks}, panels, has_bias ? bias.data() : nullptr,
+                        end == LinearEnd::kSwiGLU};
+    multiply({x.data() + begin * stride, DType::kFloat32, row_end - begin, inputs, stride}, {&matrix, 1},
+             {out.data(), columns(), end == LinearEnd::kAdd}, num_threads);
     return out;
   }
 

@@ -68,7 +68,17 @@ PACKAGES: dict[str, dict[str, set[str]]] = {
         "cost": {"tts_kernels", "numpy"},
         "core": {"tts_kernels", "torch", "numpy", "llguidance"},
         "tasks": {"tts_kernels"},
-        "model": {"tts_kernels", "torch", "numpy", "transformers", "tokenizers", "huggingface_hub"},
+        "model": {
+            *(
+                "tts_kernels",
+                "torch",
+                "numpy",
+                "transformers",
+                "tokenizers",
+                "huggingface_hub",
+                "safetensors",
+            ),
+        },
         "completions": {"tts_kernels", "torch", "httpx"},
         "decoding": {"tts_kernels", "torch", "numpy"},
         "rewards": {"tts_kernels", "torch", "transformers", "safetensors"},
@@ -103,6 +113,7 @@ KERNEL_MODULES: dict[str, set[str] | None] = {
     "tts_kernels.plans.tree_plan": {"cost"},
     "tts_kernels.plans.device_planner": {"model"},
     "tts_kernels.layers.decoder_layers": {"bench"},
+    "tts_kernels.layers.gguf_blocks": {"model"},
     "tts_kernels._core": {"cli"},
 }
 

@@ -90,6 +90,18 @@ def write_gguf(
     path: Path, architecture: str, keys: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
 ) -> None:
     """keys: with their namespaces; Python types become bool, uint32, float32, string and arrays of them."""
+    writer = gguf.GGUFWriter(path, architecture)
+    add_keys(writer, keys)
+    for name, values in tensors.items():
+        writer.add_tensor(name, np.ascontiguousarray(values, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def add_keys(writer: gguf.GGUFWriter, keys: Mapping[str, Any]) -> None:
+    """As `write_gguf` takes them."""
     kinds = {
         bool: gguf.GGUFValueType.BOOL,
         int: gguf.GGUFValueType.UINT32,
@@ -97,15 +109,8 @@ def write_gguf(
         str: gguf.GGUFValueType.STRING,
         list: gguf.GGUFValueType.ARRAY,
     }
-    writer = gguf.GGUFWriter(path, architecture)
     for key, value in keys.items():
         if value is not None:
             inner = kinds[type(value[0])] if isinstance(value, list) else None
             kind = gguf.GGUFValueType.INT32 if type(value) is int and value < 0 else kinds[type(value)]
             writer.add_key_value(key, value, kind, inner)
-    for name, values in tensors.items():
-        writer.add_tensor(name, np.ascontiguousarray(values, dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()

@@ -46,6 +46,23 @@ def test_a_weight_is_what_the_file_says(kind: str) -> None:
     assert torch.equal(both, torch.stack([as_gguf_reads(kind, blocks), as_gguf_reads(kind, up)]))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_rows_are_those_of_the_dequantised_weight(kind: str, count: int) -> None:
+    weight = QuantisedWeight.from_gguf(kind, random_blocks(kind, 37, 2 * block_inputs(kind), seed=7))
+    rows = torch.randint(37, (count,), generator=torch.Generator().manual_seed(count))
+    assert torch.equal(weight.rows(rows), weight.dequantised()[rows])
+
+
+def test_rows_that_a_weight_does_not_have() -> None:
+    weight = QuantisedWeight.from_gguf("Q4_0", random_blocks("Q4_0", 37, 32))
+    for row in (-1, 37):
+        with pytest.raises(IndexError, match="indices: got one that is not from 0 to below 37"):
+            weight.rows(torch.tensor([3, row]))
+    with pytest.raises(TypeError, match="indices"):
+        weight.rows(torch.tensor([1.0]))
+
+
 def test_many_outputs_are_packed_in_bands() -> None:
     blocks = random_blocks("Q4_K", 2100, 256)
     weight = QuantisedWeight.from_gguf("Q4_K", blocks)

@@ -10,6 +10,7 @@ import torch
 
 from .. import _core
 from ..checks import choice, flag, integer, shown
+from .packed_weight import PANEL
 
 # csrc/cpu/kernels/quantised_linear_kernels.h: QuantScales
 SCALES = ("float16", "bfloat16", "two-level")
@@ -76,6 +77,10 @@ class QuantForm:
     def block_bytes(self) -> int:
         """Bytes of a block: 16 outputs, all that belongs to their weights."""
         return _core.quant_layout(self.numbers)[1]
+
+    def panels_shape(self, outputs: int, inputs: int) -> tuple[int, int, int]:
+        """[P, blocks, block_bytes] of a weight."""
+        return -(-outputs // PANEL), -(-inputs // self.block_inputs), self.block_bytes
 
     @property
     def scale_dtype(self) -> torch.dtype:

@@ -14,7 +14,7 @@ from ..checks import Array, Guard, Number, Rule, Signature, flag, instance, inte
 from .gguf_blocks import KINDS, GgufKind
 from .packed_weight import BIAS, PANEL, padded, require_cpu
 from .quant_form import QuantForm
-from .quant_panels import QuantMatrix, pack_panels, unpack_panels, weights_of
+from .quant_panels import QuantMatrix, pack_panels, panels_of_rows, unpack_panels, weights_of
 
 X_GROUP = 32  # inputs of a row of x that share a scale
 _BAND = 64 * PANEL  # outputs that are packed at once: little memory beside the weight's own
@@ -59,6 +59,9 @@ def _blocks_take(kind: GgufKind, first: str, *others: Array) -> Signature:
     )
 
 
+_ROWS = Guard(
+    "rows", ("indices",), lambda _: Signature(Array("indices", "T", (torch.int64,)), home="indices")
+)
 _UP = Array("up", "outputs, row_bytes", _BYTES, packed=0)
 
 
@@ -146,6 +149,29 @@ class QuantisedWeight:
                 band.copy_(wide[: len(band), : self.inputs])
         return made if self.gated else made[0]
 
+    def rows(self, indices: Tensor) -> Tensor:
+        """Rows of `dequantised()`, as of an embedding table.
+
+        Args:
+            indices: int64 [T], from 0 to below outputs.
+
+        Returns:
+            float32 [T, inputs].
+
+        Raises:
+            TypeError, ValueError, IndexError: another dtype or shape, a gated weight, or an index that is no
+                row.
+        """
+        _ROWS.check((indices,))
+        if self.gated:
+            raise ValueError("rows: got a gated weight, expected one without gate")
+        if not len(indices):
+            return torch.empty(0, self.inputs, dtype=torch.float32, device="cpu")
+        if not 0 <= int(indices.min()) <= int(indices.max()) < self.outputs:
+            raise IndexError(f"indices: got one that is not from 0 to below {self.outputs}, the outputs")
+        panels = panels_of_rows(self.panels, indices, self.form)
+        return weights_of(unpack_panels(panels, self.form), self.form)[: len(indices), : self.inputs].float()
+
 
 def _kind(name: Any) -> GgufKind:
     if not isinstance(name, str):
@@ -164,8 +190,8 @@ def _packed(projections: Mapping[str, Tensor], name: str) -> Tensor:
     kind, count = KINDS[name], len(projections)
     outputs, row_bytes = next(iter(projections.values())).shape
     form, inputs = kind.form, row_bytes // kind.size * kind.inputs
-    shape = -(-outputs // PANEL), count, -(-inputs // form.block_inputs), form.block_bytes
-    panels = torch.empty(shape, dtype=torch.uint8, device="cpu")
+    places, *block = form.panels_shape(outputs, inputs)
+    panels = torch.empty((places, count, *block), dtype=torch.uint8, device="cpu")
     for index, (argument, blocks) in enumerate(projections.items()):
         for begin in range(0, outputs, _BAND):
             band = blocks[begin : begin + _BAND].reshape(-1, row_bytes // kind.size, kind.size)

@@ -124,6 +124,7 @@ def decode(
     temperature: opt.Temperature = 0.8,
     model: opt.Model = DEFAULT_MODEL,
     dtype: opt.Dtype = "auto",
+    weights: opt.Weights = "auto",
     kv_mib: opt.KvMib = None,
     kv_dtype: opt.KvDtype = "auto",
     threads: Threads = None,
@@ -151,7 +152,7 @@ def decode(
     if not all(count.strip().isdecimal() and int(count) for count in counts):
         raise UsageError(f"--branches: got {branches!r}, expected numbers with commas such as 1,8,64")
     widths = sorted({int(count) for count in counts})
-    with open_session(model, dtype, "cpu", kv_mib, kv_dtype) as session, usage_errors():
+    with open_session(model, dtype, "cpu", kv_mib, kv_dtype, weights=weights) as session, usage_errors():
         # The first token comes from the prompt's own forward.
         opt.check_positions("--prompt", prompt, tokens + 1, session.model.config)
         prefill, machine, results = measure_decode(
@@ -219,6 +220,7 @@ def search(
     temperature: opt.Temperature = 0.8,
     model: opt.Model = DEFAULT_MODEL,
     dtype: opt.Dtype = "auto",
+    weights: opt.Weights = "auto",
     kv_mib: opt.KvMib = None,
     kv_dtype: opt.KvDtype = "auto",
     threads: Threads = None,
@@ -246,7 +248,7 @@ def search(
         )
     tasks = default_tasks(limit)
     results = {}
-    with open_session(model, dtype, "cpu", kv_mib, kv_dtype) as session:
+    with open_session(model, dtype, "cpu", kv_mib, kv_dtype, weights=weights) as session:
         for chosen in strategies:
             session.display.stage(f"{chosen.name}, warming up")
             warm = SamplingParams(temperature, max_tokens=8, max_step_tokens=8, stop=("\n",))

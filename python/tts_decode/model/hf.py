@@ -20,6 +20,7 @@ from ..cost.forward import SparseCounts
 from ..errors import UnsupportedModelError
 from .families.conditions import why_general
 from .packed_model import PackedModel, pack_model, packed_others
+from .quantised_modules import weight_shape
 from .shape import shape_of_model
 from .support.adapters import without_wrapper
 from .support.features import (
@@ -142,8 +143,8 @@ class HFEngine:
         self._placing = self.weights.placing
 
     def _properties(self) -> dict[str, object]:
-        table: Tensor = self.model.get_input_embeddings().weight  # type: ignore[assignment]
-        return {"device": self.device, "dtype": self.model.dtype, "embedding table": list(table.shape)}
+        table = weight_shape(self.model.get_input_embeddings())
+        return {"device": self.device, "dtype": self.model.dtype, "embedding table": table}
 
     @property
     def max_positions(self) -> int | None:

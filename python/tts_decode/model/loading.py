@@ -36,6 +36,7 @@ def load_model(
     name: str | os.PathLike[str] = DEFAULT_MODEL,
     dtype: str | torch.dtype = "auto",
     *,
+    weights: str = "auto",
     device: str | torch.device = "cpu",
     on_progress: Progress | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -45,21 +46,27 @@ def load_model(
         of ``save_pretrained``, a ``.gguf`` file, or a model id on the Hugging Face hub, in this order.
     dtype: ``"float32"``, ``"bfloat16"``, for a GPU ``"float16"`` (or the torch dtypes), or ``"auto"``:
         bfloat16 on a GPU and where the CPU multiplies it natively (AVX512_BF16 or AMX), else float32.
+    weights: of a GGUF file. ``"file"``: those of its linear layers and its embedding table stay quantised as
+        the file has them, on a CPU only; dtype is then of activations, KV pages and all other weights.
+        ``"float32"``, ``"bfloat16"``, ``"float16"``: dequantised, as `dtype` says too. ``"auto"``: ``"file"``
+        on a CPU where dtype is ``"auto"``, else dequantised. Of other models all but ``"file"`` is `dtype`.
     device: where the model goes.
     on_progress: called with a short phrase when a stage begins that may take seconds.
 
-    A GGUF file is dequantised once and kept as safetensors in the user's cache folder (``gguf/files.py``).
-    Raises ModelLoadError, which names what was asked for and what to do; ValueError for an unknown dtype or a
-    device that is not there.
+    A GGUF file is converted once and the copy kept in the user's cache folder (``gguf/``).
+    Raises ModelLoadError, which names what was asked for and what to do; ValueError for an unknown dtype or
+    other weights, or a device that is not there.
     """
     device = checked_device(device)
-    resolved = resolve_dtype(dtype, device)
+    resolved, quantised = resolve_weights(weights, dtype, device)
     report = on_progress or (lambda _: None)
     with quiet_transformers():
         source = _locate(name)
         if isinstance(source, Path) and source.is_file():
-            model, tokenizer = load_gguf(source, resolved, report)
+            model, tokenizer = load_gguf(source, resolved, report, quantised=quantised)
         else:
+            if weights == "file":
+                raise ModelLoadError(f"weights: got 'file' for {source}, expected it with a GGUF file only")
             report("loading the weights" if isinstance(source, Path) else f"fetching {source} from the hub")
             model, tokenizer = _load_pretrained(source, resolved)
     model.to(device)  # type: ignore[arg-type]
@@ -82,6 +89,26 @@ def load_config(name: str | os.PathLike[str] = DEFAULT_MODEL) -> Any:
                 f"model: cannot read the config of {source}; check the name, and for a hub id the network. "
                 f"Cause: {first_line(cause)}"
             ) from cause
+
+
+def resolve_weights(
+    weights: str, dtype: str | torch.dtype, device: torch.device = _CPU
+) -> tuple[torch.dtype, bool]:
+    """The dtype of a model, and whether weights that are quantised in its file stay so."""
+    if weights in _DTYPES:
+        if resolve_dtype(weights if dtype == "auto" else dtype, device) != _DTYPES[weights]:
+            raise ValueError(f"weights: got {weights!r} beside dtype {dtype!r}, expected the same, or 'auto'")
+        return _DTYPES[weights], False
+    resolved = resolve_dtype(dtype, device)
+    if weights == "file":
+        if device.type != "cpu":
+            raise ValueError(
+                f"weights: got 'file' for {device}, expected it on the CPU; pass weights='bfloat16'"
+            )
+        return resolved, True
+    if weights != "auto":
+        raise ValueError(f"weights: got {weights!r}, expected 'auto', 'file' or one of {', '.join(_DTYPES)}")
+    return resolved, dtype == "auto" and device.type == "cpu"
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device = _CPU) -> torch.dtype:

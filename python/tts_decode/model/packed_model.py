@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from tts_kernels import DecoderLayer, DecoderLayers, KVPool, PackedWeight, TreePlan
+from tts_kernels import DecoderLayer, DecoderLayers, KVPool, TreePlan, Weight
 
 from .buffers import Buffers
 from .families.catalogue import family_of
@@ -23,6 +23,7 @@ from .families.reading import (
     logit_settings,
     norm_of,
     pack_layer,
+    weight_of,
 )
 from .support.features import AttentionCall
 from .support.named_features import text_body
@@ -40,7 +41,7 @@ class PackedLayers:
         self,
         base: Any,
         layers: Sequence[DecoderLayer],
-        head: PackedWeight | None = None,
+        head: Weight | None = None,
         logits: tuple[float, float | None] = (1.0, None),
     ) -> None:
         """layers: of `pack_layer`, those of the base model in order or some of them. logits: factor and soft
@@ -53,7 +54,7 @@ class PackedLayers:
         self._layers = DecoderLayers(
             layers,
             num_q_heads=num_q_heads,
-            num_kv_heads=(layers[0].qkv.outputs // head_dim - num_q_heads) // 2,
+            num_kv_heads=(layers[0].qkv_outputs // head_dim - num_q_heads) // 2,
             head_dim=head_dim,
             eps=epsilon_of(base.norm),
             norm=norm_of(self._family, base.norm),
@@ -62,6 +63,10 @@ class PackedLayers:
             logit_factor=logits[0],
             logit_soft_cap=logits[1],
         )
+
+    @property
+    def head(self) -> Weight | None:
+        return self._layers.head
 
     @property
     def layers(self) -> tuple[DecoderLayer, ...]:
@@ -113,14 +118,15 @@ class PackedLayers:
 
 
 class PackedModel(PackedLayers):
-    """Weights of a model as the kernels read them: a copy, made at an epoch of the weights."""
+    """Weights of a model as the kernels read them, at an epoch of the weights: its own where they are
+    quantised, a copy of others."""
 
     def __init__(self, model: Any, calls: Sequence[AttentionCall], epoch: int) -> None:
         """calls: of each layer's attention."""
         base = text_body(model)
         family = family_of(base)
         head = model.get_output_embeddings()
-        self._head = None if head is None else PackedWeight.pack(head.weight.detach())
+        self._head = None if head is None else weight_of(head)
         layers = [pack_layer(family, *pair) for pair in zip(base.layers, calls, strict=True)]
         super().__init__(base, layers, self._head, logit_settings(family, model))
         self._vocab: int = model.config.get_text_config(decoder=True).vocab_size

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ...errors import ModelLoadError
 from .header import Header, shown
 from .keys import NEUTRAL, REFUSED_NAMESPACES
+from .names import tensor_names
 from .rope import rope_parameters
 from .tokenizer import end_tokens, special_token, vocabulary_size
 
@@ -217,25 +218,15 @@ def _refuse_tensors(header: Header, attributes: Mapping[str, Any]) -> None:
 
 def _layout(header: Header, attributes: Mapping[str, Any]) -> dict[str, int]:
     """The GGUF tensors that transformers reads for a model of one layer, and how many weights they fill."""
-    from transformers.modeling_gguf_pytorch_utils import (
-        TENSOR_PROCESSORS,
-        TensorProcessor,
-        get_gguf_hf_weights_map,
-    )
-
     with torch.device("meta"):
         config = AutoConfig.for_model(**{**attributes, "num_hidden_layers": 1})
         model = AutoModelForCausalLM.from_config(config)
-    tensor_processor: Any = TENSOR_PROCESSORS.get(header.name, TensorProcessor)
-    names: dict[str, str] = get_gguf_hf_weights_map(model, tensor_processor(config=dict(attributes)))
     sizes = {name: weight.numel() for name, weight in model.state_dict().items()}
     counted: set[str] = set()
     layout = {}
-    for gguf_name, name in names.items():
-        # The stacked weights of experts have no suffix there; two of the file's can fill one of the model.
-        whole = gguf_name if gguf_name.endswith((".weight", ".bias")) else f"{gguf_name}.weight"
-        layout[whole] = 0 if name in counted else sizes.get(name, 0)
-        counted.add(name)
+    for name, target in tensor_names(header, model, attributes).items():
+        layout[name] = 0 if target in counted else sizes.get(target, 0)
+        counted.add(target)
     if attributes["tie_word_embeddings"]:
         layout.pop("output.weight", None)
     return layout

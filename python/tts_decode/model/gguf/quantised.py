@@ -1,0 +1,178 @@
+"""Models from GGUF files whose weights stay quantised, from file to kernel.
+
+A converted copy holds the weights as the kernels read them, in panels. It is mapped, not read: loading takes
+the time of making the modules, and processes that load the same file share its memory.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from tts_kernels import QuantForm, QuantisedWeight
+
+from ...errors import ModelLoadError
+from ..memory import refuse_beyond_memory
+from ..quantised_experts import QuantisedExperts
+from ..quantised_modules import Quantised, QuantisedEmbedding, QuantisedLinear
+from ..tensor_file import map_tensors, write_tensors
+from .cache import copy_of, store
+from .header import Header
+from .reading import checked_config, parsing, read_tokenizer, skeleton
+from .tensors import Plan, QuantisedPart, plan_of
+
+_VERSION = "q1"  # of the copies: raise it when what is written changes
+_TENSORS, _MODULES = "weights.safetensors", "modules.json"
+
+
+class _Source(NamedTuple):
+    """What a model is made of: its config, what stays quantised by module, and all tensors by their names."""
+
+    config: Any
+    modules: Mapping[str, QuantisedPart]
+    tensors: Mapping[str, Tensor]
+
+
+def quantised_copy(file: Path) -> Path:
+    """The folder of the file's copy, which may not be there."""
+    return copy_of(file, _VERSION)
+
+
+def load_quantised(
+    file: Path, dtype: torch.dtype, report: Callable[[str], None], unkept: Callable[[Path, OSError], None]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase] | None:
+    """The model and tokenizer of a GGUF file. None where its weights cannot stay quantised, or are not.
+
+    dtype: of activations, and of what is not quantised. unkept: told where the copy could not be kept.
+    """
+    copy = quantised_copy(file)
+    if copy.is_dir():
+        report("mapping the weights")
+        try:
+            return _read(copy, dtype)
+        except Exception:  # a damaged copy is no loss: the GGUF is still there
+            shutil.rmtree(copy, ignore_errors=True)
+    with parsing(file):
+        header = Header.read(file)
+        config = checked_config(header)
+        plan = plan_of(header, skeleton(config, torch.float32), config.to_dict())
+        if plan is None:
+            return None
+        refuse_beyond_memory(file, sum(part.size for part in plan.parts))
+        tokenizer = read_tokenizer(header)
+    report(f"packing {file.name} (only once)")
+    try:
+        _store(copy, file, config, tokenizer, plan)
+        return _read(copy, dtype)
+    except OSError as cause:
+        unkept(copy, cause)
+    with parsing(file):
+        tensors = {part.name: part.make() for part in plan.parts}
+    return _assembled(_Source(config, plan.modules, tensors), dtype), tokenizer
+
+
+def _store(copy: Path, file: Path, config: Any, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> None:
+    """Raises OSError where it cannot be written, and ModelLoadError for what is wrong with the file."""
+    failed: OSError | None = None
+    with parsing(file):
+        try:
+            store(copy, lambda folder: _write(folder, config, tokenizer, plan))
+        except OSError as cause:
+            failed = cause
+    if failed is not None:
+        raise failed
+
+
+def _write(folder: Path, config: Any, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> None:
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_tensors(folder / _TENSORS, plan.parts)
+    modules = {name: part._asdict() for name, part in plan.modules.items()}
+    text = json.dumps({"file": _facts(folder / _TENSORS), "modules": modules})
+    (folder / _MODULES).write_text(text, encoding="utf-8")
+
+
+def _facts(file: Path) -> list[int]:
+    """By which a file of tensors is known to be as it was written: reading all of it would take its time."""
+    found = file.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _read(copy: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    kept = json.loads((copy / _MODULES).read_text(encoding="utf-8"))
+    if kept["file"] != _facts(copy / _TENSORS):
+        raise ModelLoadError(f"model: {copy / _TENSORS} was changed or is damaged")
+    modules = {name: QuantisedPart(**part) for name, part in kept["modules"].items()}
+    source = _Source(AutoConfig.from_pretrained(copy), modules, map_tensors(copy / _TENSORS))
+    return _assembled(source, dtype), PreTrainedTokenizerFast.from_pretrained(copy)
+
+
+def _assembled(source: _Source, dtype: torch.dtype) -> PreTrainedModel:
+    model = skeleton(source.config, dtype)
+    for name, part in source.modules.items():
+        panels, bias = source.tensors[f"{name}.panels"], source.tensors.get(f"{name}.bias")
+        weight = QuantisedWeight(panels, bias, QuantForm.of(part.form), part.outputs, part.inputs)
+        path, _, leaf = name.rpartition(".")
+        module = getattr(model.get_submodule(path), leaf, None)
+        _put(model, name, _module_for(module, weight, dtype, part.kind))
+    for name, module in list(model.named_modules()):
+        if isinstance(getattr(module, "gate", None), Quantised):
+            experts = QuantisedExperts(module.gate, module.up, module.down, module.num_experts, module.act_fn)
+            _put(model, name, experts)
+    for name, tensor in source.tensors.items():
+        path, _, leaf = name.rpartition(".")
+        if path not in source.modules:
+            setattr(model.get_submodule(path), leaf, nn.Parameter(tensor.to(dtype), requires_grad=False))
+    _tie_head(model)
+    _fill_buffers(model)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_meta:
+            raise ModelLoadError(f"model: its file does not fill {name} of {type(model).__name__}")
+    model.generation_config = GenerationConfig.from_model_config(model.config)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    path, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(path), leaf, module)
+
+
+def _module_for(module: Any, weight: QuantisedWeight, dtype: torch.dtype, kind: str) -> nn.Module:
+    if module is None:  # of all experts of a layer
+        return Quantised(weight, kind)
+    if isinstance(module, nn.Embedding):
+        return QuantisedEmbedding(weight, dtype, getattr(module, "scalar_embed_scale", 1.0), kind)
+    return QuantisedLinear(weight, kind)
+
+
+def _tie_head(model: Any) -> None:
+    if model.config.tie_word_embeddings:
+        table, head = model.get_input_embeddings(), model.get_output_embeddings()
+        if isinstance(table, QuantisedEmbedding):
+            model.set_output_embeddings(QuantisedLinear(table.quantised, table.kind))
+        else:
+            head.weight = table.weight
+
+
+def _fill_buffers(model: Any) -> None:
+    """Buffers that the model computes itself: rotary frequencies, and factors of embeddings."""
+    for name, module in list(model.named_modules()):
+        if not any(buffer.is_meta for buffer in module.buffers(recurse=False)):
+            continue
+        if hasattr(module, "scalar_embed_scale"):
+            module.embed_scale = torch.tensor(module.scalar_embed_scale)
+        else:
+            _put(model, name, type(module)(module.config))

@@ -1,0 +1,200 @@
+"""GGUF files whose weights stay quantised: they compute what dequantised ones do, but for rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_gguf import TOKENS
+from tiny_quantised import MIXED, write_quantised
+from torch import Tensor
+from tts_decode import TreeDecoder, UnsupportedModelError, gather
+from tts_decode.model.families.conditions import why_general
+from tts_decode.model.loading import load_model
+from tts_decode.model.quantised_modules import QuantisedEmbedding, QuantisedLinear
+
+pytestmark = pytest.mark.usefixtures("one_thread", "cache")
+
+IDS = torch.randint(3, len(TOKENS), (70,), generator=torch.Generator().manual_seed(1)).tolist()
+# Eight bits of a row move a product by some 0.6 % of its size; this is behind three layers of them.
+ROUNDING = 0.06
+FILES: dict[str, dict[str, Any]] = {
+    "Q4_0": {"kinds": "Q4_0"},
+    "Q4_1": {"kinds": "Q4_1", "tied": False},
+    "Q5_0": {"kinds": "Q5_0"},
+    "Q8_0": {"kinds": "Q8_0", "tied": False, "biases": True},
+    "Q4_K": {"kinds": "Q4_K"},
+    "Q6_K": {"kinds": "Q6_K"},
+    "IQ4_XS": {"kinds": "IQ4_XS"},
+    "mixed": {"kinds": MIXED, "biases": True},
+    "floats around": {"kinds": MIXED | {"token_embd": "F16", "output": "F32"}, "tied": False},
+}
+
+
+@pytest.fixture(params=FILES)
+def quantised_file(request: pytest.FixtureRequest, file: Path) -> Path:
+    write_quantised(file, **FILES[request.param])
+    return file
+
+
+@contextmanager
+def exact(model: torch.nn.Module) -> Iterator[None]:
+    """Inside, products are with the float weights."""
+    linears = [module for module in model.modules() if isinstance(module, QuantisedLinear)]
+    for linear in linears:
+        linear.stand_in = linear.dequantised()
+    yield
+    for linear in linears:
+        linear.stand_in = None
+
+
+def logits(model: Any, ids: list[int] = IDS) -> Tensor:
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0].float()
+
+
+def share(got: Tensor, expected: Tensor) -> float:
+    return float((got - expected).norm() / expected.norm())
+
+
+def serve(model: Any, tokenizer: Any, **options: Any) -> TreeDecoder:
+    return TreeDecoder(model, tokenizer, kv_bytes=1 << 22, **options)
+
+
+def test_the_weights_are_those_of_the_file(quantised_file: Path) -> None:
+    """As transformers dequantises them, to the last bits; what int8 activations do is apart."""
+    expected, _ = load_model(quantised_file, "float32")
+    for _ in range(2):  # packed, then from the copy
+        model, _ = load_model(quantised_file, "float32", weights="file")
+        assert any(isinstance(module, QuantisedLinear) for module in model.modules())
+        with exact(model):
+            torch.testing.assert_close(logits(model), logits(expected), atol=2e-5, rtol=1e-4)
+        assert 0 < share(logits(model), logits(expected)) < ROUNDING
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "general"])
+@pytest.mark.parametrize("chunk", [9, 512])
+def test_a_decoder_computes_what_the_dequantised_model_does(
+    quantised_file: Path, packed: bool, chunk: int
+) -> None:
+    """A prompt whole and in chunks, single steps, forks inside a page, other text after a truncation."""
+    plain, _ = load_model(quantised_file, "float32")
+    model, tokenizer = load_model(quantised_file, "float32", weights="file")
+    decoder = serve(model, tokenizer, pack_weights=packed, max_batch_tokens=chunk)
+    assert why_general(model) is None
+    assert (decoder.runtime.engine.packed is not None) is packed
+
+    async def search() -> list[tuple[list[int], Tensor]]:
+        root = await decoder.root(IDS[:37])
+        one, two = root.fork(2)
+        await one.extend(IDS[37:60])
+        for token in IDS[60:65]:
+            await two.extend([token])
+        (three,) = one.fork(1)
+        three.truncate(41)
+        await three.extend(IDS[:9])
+        return [(branch.tokens, await branch.next_logprobs()) for branch in (one, two, three)]
+
+    for tokens, got in decoder.run(search()):
+        assert share(got, logits(plain, tokens)[-1].log_softmax(-1)) < ROUNDING
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "general"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_branchs_bits_do_not_depend_on_the_batch(file: Path, packed: bool, dtype: str) -> None:
+    write_quantised(file, MIXED)
+    model, tokenizer = load_model(file, dtype, weights="file")
+
+    async def logprobs(decoder: TreeDecoder, others: int) -> list[Tensor]:
+        root = await decoder.root(IDS[:30])
+        branches = root.fork(1 + others)
+        first, *_ = await gather(branch.extend([i + 1, 2, 3]) for i, branch in enumerate(branches))
+        following, *_ = await gather(branch.next_logprobs() for branch in branches)
+        return [first, following]
+
+    alone = serve(model, tokenizer, pack_weights=packed)
+    expected = alone.run(logprobs(alone, 0))
+    for others, chunk in [(20, 512), (3, 7)]:
+        decoder = serve(model, tokenizer, pack_weights=packed, max_batch_tokens=chunk)
+        for ours, same in zip(decoder.run(logprobs(decoder, others)), expected, strict=True):
+            assert torch.equal(ours, same)
+
+
+def test_no_weight_lies_in_memory_twice(file: Path) -> None:
+    """Head and embedding table share theirs, and the packed path takes the modules' own."""
+    write_quantised(file, MIXED | {"ffn_up": "Q4_0"})
+    model, tokenizer = load_model(file, weights="file")
+    packed = serve(model, tokenizer).runtime.engine.packed
+    assert packed is not None
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    assert table.panels.data_ptr() == head.panels.data_ptr()
+    for layer, module in zip(packed.layers, model.model.layers, strict=True):
+        attention, mlp = module.self_attn, module.mlp
+        linears = [attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj]
+        weights = [*layer.qkv, *layer.gate_up, layer.o, layer.down]
+        for weight, linear in zip(weights, [*linears, attention.o_proj, mlp.down_proj], strict=True):
+            assert weight.panels.data_ptr() == linear.panels.data_ptr()
+
+
+def test_the_dtype_of_the_model_is_that_of_activations(file: Path) -> None:
+    write_quantised(file, "Q4_0")
+    model, tokenizer = load_model(file, "bfloat16", weights="file")
+    assert (model.dtype, logits(model).dtype) == (torch.bfloat16, torch.float32)
+    assert serve(model, tokenizer).runtime.pool.k_pages.dtype == torch.bfloat16
+    before = model.model.layers[0].mlp.up_proj.panels
+    model.float()
+    assert model.model.embed_tokens(torch.tensor([3])).dtype == torch.float32
+    assert model.model.layers[0].mlp.up_proj.panels is before
+
+
+def test_generate_of_transformers_runs(file: Path) -> None:
+    write_quantised(file, MIXED)
+    model, _ = load_model(file, "float32", weights="file")
+    made = model.generate(torch.tensor([IDS[:9]]), max_new_tokens=5, do_sample=False)
+    assert made[0, :9].tolist() == IDS[:9]
+    assert made[0, 9] == logits(model, IDS[:9])[-1].argmax()
+
+
+@pytest.mark.parametrize("act", ["train", "save", "move"])
+def test_what_quantised_weights_are_not_for_is_refused_by_name(file: Path, act: str, tmp_path: Path) -> None:
+    write_quantised(file, "Q4_0")
+    model, _ = load_model(file, weights="file")
+    acts = {
+        "train": model.train,
+        "save": lambda: model.save_pretrained(tmp_path / "saved"),
+        "move": lambda: model.to("meta"),
+    }
+    with pytest.raises(UnsupportedModelError, match=r"Quantised.*expected a quantised weight to stay"):
+        acts[act]()
+
+
+def test_rows_of_an_embedding_table(file: Path) -> None:
+    write_quantised(file, MIXED)
+    model, _ = load_model(file, "float32", weights="file")
+    table = model.get_input_embeddings()
+    assert isinstance(table, QuantisedEmbedding)
+    ids = torch.tensor([[5, 0, len(TOKENS) - 1], [17, 17, 40]])
+    assert torch.equal(table(ids), table.dequantised()[ids])
+    assert table(ids[:, :0]).shape == (2, 0, 256)
+    with pytest.raises(IndexError, match="indices"):
+        table(torch.tensor([len(TOKENS)]))
+
+
+def test_panels_that_are_written_are_noticed(file: Path) -> None:
+    write_quantised(file, "Q8_0")
+    model, tokenizer = load_model(file, weights="file")
+    decoder = serve(model, tokenizer)
+
+    async def following() -> Tensor:
+        root = await decoder.root(IDS[:9])
+        return await root.next_logprobs()
+
+    before = decoder.run(following())
+    model.model.layers[1].mlp.down_proj.panels.zero_()
+    after = decoder.run(following())
+    assert not torch.equal(before, after)
+    assert share(after, logits(model, IDS[:9])[-1].log_softmax(-1)) < ROUNDING
