@@ -1,4 +1,4 @@
-# make demo | test | test-arm64 | fuzz | lint | bench | integrations | sanitize | wheel-check | gpu-check | clean
+# make demo | test | test-arm64 | fuzz | lint | bench | bench-quantised | integrations | sanitize | wheel-check | gpu-check | clean
 # Parts of integrations: integration-transformers | integration-kernels | integration-clients | integration-vllm
 # Everything is installed into .venv; nothing but Python >= 3.10, make and a C++20 compiler is needed beforehand.
 # gpu-check alone uses $(PYTHON) as it is, and builds in place.
@@ -11,7 +11,7 @@ export PIP_NO_COMPILE := 1
 NATIVE := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-arm64 fuzz lint bench integrations sanitize wheel-check gpu-check clean
+.PHONY: demo test test-arm64 fuzz lint bench bench-quantised integrations sanitize wheel-check gpu-check clean
 .PHONY: integration-transformers integration-kernels integration-clients integration-vllm integration-python
 .DELETE_ON_ERROR:
 
@@ -45,6 +45,12 @@ lint: $(VENV)/lint.stamp
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benches.decode_comparison --setup --json build/decode_smollm2.json
 	$(BIN)/python -m pytest benches
+
+# Quantised models beside the same engines: hours, and some 40 GB of build/peers at most, for files of up to 8B weights.
+# One of them: python -m benches.quantised_decoding --setup llama-1b/Q4_0
+bench-quantised: $(VENV)/bench.stamp
+	$(BIN)/python -m benches.quantised_decoding --setup --discard
+	$(BIN)/python -m benches.quantised_quality --json build/quantised/quantised_quality.json
 
 # The kernels inside other projects, each in an environment of its own: Python 3.11 or later, some 4 GB. What a part
 # needs and does not find is a failure. .ci/run runs all parts but vLLM's, which takes longer than all of them together.
