@@ -35,9 +35,9 @@ from ...errors import ModelLoadError
 from ..transformers_output import first_line
 from .config import config_of
 from .header import Header
-from .tokenizer import finish_tokenizer, refuse_tokenizer
+from .tokenizer import read_tokenizer, refuse_tokenizer
 
-_FORMAT = 2  # of the converted copies: raise it when what `_convert` writes changes
+_FORMAT = 3  # of the converted copies: raise it when what `_convert` writes changes
 _LONGEST_STEM = 100  # of the file's name in that of its copy: file systems take 255 bytes
 _PARTIAL = ".partial-"
 _STALE_SECONDS = 24 * 3600.0
@@ -150,9 +150,7 @@ def _convert(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     with _parsing(file), contextlib.redirect_stderr(io.StringIO()):
         header = Header.read(file)
         config = _checked(header)
-        # The classes that AutoTokenizer chooses put rules of their own in the place of what is set here.
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)
-        finish_tokenizer(header, tokenizer)
+        tokenizer = read_tokenizer(header)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,
