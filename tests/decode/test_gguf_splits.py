@@ -30,7 +30,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "smollm": ("starcoder refact command-r codeshell exaone minerva-7b mellum2", DIGITS),
     "llama-bpe": (
         "llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano dbrx smaug-bpe glm4 "
-        "chatglm-bpe",
+        "glm5 chatglm-bpe",
         LLAMA3,
     ),
     "qwen2": ("deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2", QWEN2),
@@ -61,7 +61,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
 }
 NAMES = [(name, texts) for first, (others, texts) in CASES.items() for name in [first, *others.split()]]
 BOTH = {*("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken")}
-WHOLE_WORDS = BOTH | {"jina-v5-nano", "youtu", "minicpm5", "granite-embed-multi-97m"}
+WHOLE_WORDS = BOTH | {"jina-v5-nano", "youtu", "minicpm5", "granite-embed-multi-97m", "glm4", "glm5"}
 BEGINS = BOTH | {"jina-v5-nano", "chameleon"}
 
 

@@ -85,6 +85,7 @@ _GPT2_SPLIT = Split((_GPT2,))
 _DIGITS_SPLIT = Split((r"\p{N}", _GPT2))
 _LLAMA3_SPLIT = Split((_LLAMA3,))
 _LLAMA3_WORDS = Split((_LLAMA3,), whole_words=True, begins=True)
+_GLM_SPLIT = Split((_LLAMA3,), whole_words=True)
 _QWEN2_SPLIT = Split((_QWEN2,))
 _O200K_SPLIT = Split((_O200K,))
 _DEEPSEEK3_SPLIT = Split((r"\p{N}{1,3}", _HAN_KANA, _DEEPSEEK3))
@@ -140,7 +141,8 @@ SPLITS: dict[str, Split] = {
     "falcon-h1": _LLAMA3_WORDS,
     "falcon3": _LLAMA3_WORDS,
     "gigachat": _GPT2_SPLIT,
-    "glm4": _LLAMA3_SPLIT,
+    "glm4": _GLM_SPLIT,
+    "glm5": _GLM_SPLIT,
     "gpt-2": _GPT2_SPLIT,
     "gpt-4o": _O200K_SPLIT,
     "gpt3-finnish": _BLOOM_SPLIT,
