@@ -94,11 +94,12 @@ def roles_of(ids: Mapping[str, int], named: Mapping[str, int | None]) -> Roles:
     infill = {}
     for name, texts in _INFILL.items():
         older = named[_OLDER_KEYS[name]] if name in _OLDER_KEYS else None
-        infill[name] = named[name] if older is None else older
-        if infill[name] is None:
-            infill[name] = min((ids[text] for text in texts if text in ids), default=None)
-            if infill[name] is not None:
-                types[infill[name]] = CONTROL
+        token = named[name] if older is None else older
+        if token is None:
+            token = min((ids[text] for text in texts if text in ids), default=None)
+            if token is not None:
+                types[token] = CONTROL
+        infill[name] = token
     types |= {ids[text]: USER_DEFINED for text in _SHOWN if text in ids}
     by_key = [named[name] for name in ("eos", "eot", "eom")] + [infill[name] for name in _INFILL_ENDS]
     ends = list(dict.fromkeys(token for token in [*by_key, *sorted(found)] if token is not None))

@@ -91,7 +91,7 @@ def _named(header: Header, name: str, size: int, default: int | None) -> int | N
 
 def _tokens(header: Header) -> list[str]:
     key = "tokenizer.ggml.tokens"
-    texts = header.metadata.get(key)
+    texts: Any = header.metadata.get(key)
     if not _are(texts, str) or not texts:
         raise header.refuse(key, "the texts of the tokens")
     tokens = [text or f"[EMPTY_{token}]" for token, text in enumerate(texts)]  # as llama.cpp names them
@@ -109,7 +109,7 @@ def _tokens(header: Header) -> list[str]:
 
 def _types(header: Header, size: int) -> list[int]:
     key = "tokenizer.ggml.token_type"
-    types = header.metadata.get(key)
+    types: Any = header.metadata.get(key)
     if types is None:
         return [NORMAL] * size
     if not _are(types, int) or len(types) != size or not set(types) <= TYPES:
@@ -119,7 +119,7 @@ def _types(header: Header, size: int) -> list[int]:
 
 def _scores(header: Header, size: int, needed: bool) -> list[float]:
     key = "tokenizer.ggml.scores"
-    scores = header.metadata.get(key)
+    scores: Any = header.metadata.get(key)
     if scores is None and not needed:
         return []
     right = (_are(scores, float) or _are(scores, int)) and len(scores) == size
@@ -130,7 +130,7 @@ def _scores(header: Header, size: int, needed: bool) -> list[float]:
 
 def _merges(header: Header, ids: Mapping[str, int]) -> list[tuple[str, str]]:
     key = "tokenizer.ggml.merges"
-    lines = header.metadata.get(key)
+    lines: Any = header.metadata.get(key)
     if not _are(lines, str):
         raise header.refuse(key, "how tokens are merged")
     merges: dict[tuple[str, str], None] = {}  # of a merge that is there twice, the first counts
