@@ -200,6 +200,14 @@ def test_a_model_that_the_file_cannot_hold(file: Path, key: str) -> None:
         load_model(file)
 
 
+@pytest.mark.parametrize("version", [0, 1, 4, 2**24])
+def test_other_versions_of_the_format(file: Path, version: int) -> None:
+    content = write(file).read_bytes()
+    file.write_bytes(content[:4] + version.to_bytes(4, "little") + content[8:])
+    with pytest.raises(ModelLoadError, match=f"it is of version {version} of the format, expected 2 or 3"):
+        load_config(file)
+
+
 def test_a_key_twice(file: Path) -> None:
     write_tiny_gguf(file, keys={"llama.rope.freq_basf": 5000.0})
     file.write_bytes(file.read_bytes().replace(b"llama.rope.freq_basf", b"llama.rope.freq_base"))
