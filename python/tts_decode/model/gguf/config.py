@@ -11,11 +11,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ...errors import ModelLoadError
-from .header import Header, shown
+from .header import Header
 from .keys import NEUTRAL, REFUSED_NAMESPACES
+from .metadata import shown
 from .names import tensor_names
 from .rope import rope_parameters
-from .tokenizer import end_tokens, special_token, vocabulary_size
+from .vocabulary import Vocabulary
 
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 _MOST_BLOCKS = 10_000
@@ -66,16 +67,17 @@ def _attributes(header: Header) -> dict[str, Any]:
     architecture = header.architecture
     layers = header.integer("block_count", high=_MOST_BLOCKS)
     heads = header.integer("attention.head_count")
-    ends = end_tokens(header)
+    vocabulary = Vocabulary.read(header)
+    ends = vocabulary.ends
     attributes: dict[str, Any] = {
         "model_type": architecture.model_type,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "vocab_size": header.integer("vocab_size", vocabulary_size(header)),
+        "vocab_size": len(vocabulary.tokens),
         "tie_word_embeddings": "output.weight" not in header.tensors,
-        "bos_token_id": special_token(header, "bos"),
-        "pad_token_id": special_token(header, "padding"),
-        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
+        "bos_token_id": vocabulary.named["bos"],
+        "pad_token_id": vocabulary.named["padding"],
+        "eos_token_id": ends[0] if len(ends) == 1 else list(ends) or None,
         **architecture.fixed,
     }
     for key, name in architecture.integers.items():

@@ -31,9 +31,10 @@ from ..transformers_output import first_line
 from .cache import copy_of, store
 from .header import Header
 from .quantised import load_quantised, quantised_copy
-from .reading import checked_config, not_finite, parsing, read_tokenizer, wrong_shape
+from .reading import checked_config, not_finite, parsing, wrong_shape
+from .tokenizer import read_tokenizer
 
-_FORMAT = 2  # of the converted copies: raise it when what `_convert` writes changes
+_FORMAT = 3  # of the converted copies: raise it when what `_convert` writes changes
 
 
 def load_gguf(

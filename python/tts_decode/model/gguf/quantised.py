@@ -29,8 +29,9 @@ from ..memory import refuse_beyond_memory
 from ..tensor_file import map_tensors, write_tensors
 from .cache import copy_of, store
 from .header import Header
-from .reading import checked_config, parsing, read_tokenizer
+from .reading import checked_config, parsing
 from .tensors import Plan, QuantisedPart, plan_of
+from .tokenizer import read_tokenizer
 
 _VERSION = "q1"  # of the copies: raise it when what is written changes
 _TENSORS, _MODULES = "weights.safetensors", "modules.json"

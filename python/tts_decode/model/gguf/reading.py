@@ -1,4 +1,4 @@
-"""What all ways of reading a GGUF file share: its config, its tokenizer, one error for what parsers raise."""
+"""What all ways of reading a GGUF file share: its config, one error for what parsers raise."""
 
 from __future__ import annotations
 
@@ -8,29 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
-
 from ...errors import ModelLoadError
 from ...extras import install_command
 from ..transformers_output import first_line
 from .config import config_of
 from .header import Header
-from .tokenizer import finish_tokenizer, refuse_tokenizer
+from .tokenizer import refuse_tokenizer
 
 
 def checked_config(header: Header) -> Any:
     """The config. Raises ModelLoadError for anything in the header that would be lost."""
     refuse_tokenizer(header)
     return config_of(header)
-
-
-def read_tokenizer(header: Header) -> PreTrainedTokenizerBase:
-    """The tokenizer, of a header that was checked."""
-    # The classes that AutoTokenizer chooses put rules of their own in the place of what is set here.
-    file = header.file
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)
-    finish_tokenizer(header, tokenizer)
-    return tokenizer
 
 
 def wrong_shape(file: Path, name: str, got: Any, expected: Any) -> ModelLoadError:
