@@ -47,10 +47,10 @@ void bind_decoder(py::module_& m) {
   py::class_<DecoderLayer>(m, "DecoderLayer", py::module_local())
       .def(py::init([](const std::array<NormAddress, 4>& norms, std::tuple<uintptr_t, uintptr_t, bool> heads,
                        const std::vector<PackedMatrix>& weights, std::pair<int, bool> rotary,
-                       std::tuple<float, float, int> attention, std::pair<int, int> mlp, bool parallel,
-                       float factor, const std::optional<Experts>& experts) {
+                       std::tuple<float, float, int, uintptr_t> attention, std::pair<int, int> mlp,
+                       bool parallel, float factor, const std::optional<Experts>& experts) {
              const auto [q_norm, k_norm, whole] = heads;
-             const auto [scale, soft_cap, window] = attention;
+             const auto [scale, soft_cap, window, sinks] = attention;
              return DecoderLayer{.input_norm = norm_at(norms[0]),
                                  .mlp_norm = norm_at(norms[1]),
                                  .out_norm = norm_at(norms[2]),
@@ -61,7 +61,7 @@ void bind_decoder(py::module_& m) {
                                  .gate_up = experts ? PackedMatrix{} : weights.at(2),
                                  .down = experts ? PackedMatrix{} : weights.at(3),
                                  .rotary = {rotary.first, rotary.second},
-                                 .attention = {scale, soft_cap, window},
+                                 .attention = {scale, soft_cap, window, pointer<float>(sinks)},
                                  .activation = static_cast<Activation>(mlp.first),
                                  .gate = static_cast<Gate>(mlp.second),
                                  .parallel = parallel,

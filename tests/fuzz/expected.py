@@ -75,6 +75,7 @@ def attention(
     window: int | None = None,
     soft_cap: float | None = None,
     mask: Tensor | None = None,
+    sinks: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     k_slots, v_slots = slots
     kv_heads, group = k_slots.shape[1], q.shape[1] // k_slots.shape[1]
@@ -91,13 +92,16 @@ def attention(
                 if path[p // 16] >= 0
                 and (mask is None or int(mask[head, row, p // 512]) >> (p // 16 % 32) & 1)
             ]
-            if not seen:
-                continue
             rows = slice(head * group, (head + 1) * group)
+            if not seen:
+                lse[row, rows] = -torch.inf if sinks is None else sinks[rows].double()
+                continue
             logits = q[row, rows].double() @ k_slots[seen, head].T * scale
             if soft_cap:
                 logits = soft_cap * torch.tanh(logits / soft_cap)
-            out[row, rows] = logits.softmax(-1) @ v_slots[seen, head]
+            if sinks is not None:
+                logits = torch.cat([logits, sinks[rows].double()[:, None]], -1)
+            out[row, rows] = logits.softmax(-1)[:, : len(seen)] @ v_slots[seen, head]
             lse[row, rows] = logits.logsumexp(-1)
     return out, lse
 

@@ -64,6 +64,7 @@ def attend_plain(a: Any) -> None:
         a.q.shape[2] ** -0.5 if a.scale is None else a.scale,
         0 if a.window is None else min(a.window, 2**30),
         a.logits_soft_cap or 0.0,
+        a.sinks,
     )
     if a.mask is None and a.scales is None:
         kernel("tree_attention", a.k_pages)(a.q, a.k_pages, a.v_pages, launch, options, a.out, a.lse)

@@ -65,7 +65,7 @@ def page_mass(
             HAS_SOFT_CAP=options.soft_cap > 0,
             COMPUTE=COMPUTE[q.dtype],
         )
-    normalize(logits, launch, page_size, group, mass)
+    normalize(logits, launch, page_size, group, mass, options.sinks)
 
 
 @triton.jit(do_not_specialize=["num_q_rows", "columns", "window"])

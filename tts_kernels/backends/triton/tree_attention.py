@@ -9,6 +9,7 @@ from torch import Tensor
 from ...backends.launch import AttentionOptions, WorkLaunch, WorkLayout
 from .chosen_pages import chosen_offset, list_chosen_pages
 from .launch_config import COMPUTE, launch_config, logit_factors
+from .sinks import with_sinks
 from .tile_rows import load_queries, rows_of_tile
 
 
@@ -59,6 +60,7 @@ def tree_attention(
             options.window,
             chosen,
             scales,
+            options.sinks,
             HEAD_DIM=head_dim,
             BLOCK_D=triton.next_power_of_2(head_dim),
             PAGE_SIZE=page_size,
@@ -80,6 +82,7 @@ def tree_attention(
             (layout.query_order, layout.merge_begin, layout.merge_base),
             capacity.partials,
             q.shape[0],
+            options.sinks,
             GROUP=group,
             BLOCK_G=triton.next_power_of_2(group),
             HEAD_DIM=head_dim,
@@ -123,6 +126,7 @@ def _attend(
     window,
     chosen,  # ChosenPages, or None
     scales_ptr,  # [num_pages, num_kv_heads, 2], or None
+    sinks_ptr,  # [num_kv_heads * group], or None
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
@@ -146,14 +150,14 @@ def _attend(
             _attend_tile(
                 q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
                 q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-                logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, first_row, kv_head,
-                HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 16,
+                logit_factor, exponent_factor, window, chosen, scales_ptr, sinks_ptr, record_ptr, first_row,
+                kv_head, HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 16,
             )  # fmt: skip
     elif height == 16:
         _attend_tile(
             q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
             q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-            logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, 0, kv_head,
+            logit_factor, exponent_factor, window, chosen, scales_ptr, sinks_ptr, record_ptr, 0, kv_head,
             HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 16,
         )  # fmt: skip
     elif chosen is not None:  # the rows' choices take the registers that a tall tile would need
@@ -161,21 +165,21 @@ def _attend(
             _attend_tile(
                 q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
                 q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-                logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, first_row, kv_head,
-                HEAD_DIM, BLOCK_D, PAGE_SIZE, TALL_BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 64,
+                logit_factor, exponent_factor, window, chosen, scales_ptr, sinks_ptr, record_ptr, first_row,
+                kv_head, HEAD_DIM, BLOCK_D, PAGE_SIZE, TALL_BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 64,
             )  # fmt: skip
     elif MAX_BLOCK_M == 64 or height == 64:
         _attend_tile(
             q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
             q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-            logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, 0, kv_head,
+            logit_factor, exponent_factor, window, chosen, scales_ptr, sinks_ptr, record_ptr, 0, kv_head,
             HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 64,
         )  # fmt: skip
     else:
         _attend_tile(
             q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
             q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-            logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, 0, kv_head,
+            logit_factor, exponent_factor, window, chosen, scales_ptr, sinks_ptr, record_ptr, 0, kv_head,
             HEAD_DIM, BLOCK_D, PAGE_SIZE, TALL_BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 128,
         )  # fmt: skip
 
@@ -184,7 +188,7 @@ def _attend(
 def _attend_tile(
     q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
     q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-    logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, first_row, kv_head,
+    logit_factor, exponent_factor, window, chosen, scales_ptr, sinks_ptr, record_ptr, first_row, kv_head,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
@@ -286,6 +290,8 @@ def _attend_tile(
         _, live, _, q_row, head = rows_of_tile(
             work_ptr, record_ptr, first_row, offsets, num_q_rows, heads, kv_head, BLOCK_M
         )
+        if sinks_ptr is not None:
+            result, result_lse = with_sinks(result, result_lse, sinks_ptr, head, live)
         to = q_row * (heads[0] * heads[1]) + head
         mask = live[:, None] & in_head[None, :]
         tl.store(
@@ -321,6 +327,7 @@ def _merge(
     offsets,  # of query_order, merge_begin and merge_base in the work list
     partials_capacity,
     num_q_rows,
+    sinks_ptr,  # [num_kv_heads * GROUP], or None
     GROUP: tl.constexpr,
     BLOCK_G: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -363,6 +370,9 @@ def _merge(
     row_sum = tl.where(row_sum == 0, 1.0, row_sum)  # a row that saw nothing is (0, -inf)
     result = acc / row_sum[:, None]
     result_lse = row_max + tl.log(row_sum)
+    if sinks_ptr is not None:
+        head = kv_head * GROUP + member
+        result, result_lse = with_sinks(result, result_lse, sinks_ptr, head, live & planned)
     out_row = (q_row * tl.num_programs(1) + kv_head) * GROUP + member
     tl.store(
         out_ptr + out_row[:, None] * HEAD_DIM + channel[None, :],
