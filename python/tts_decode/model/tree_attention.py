@@ -34,7 +34,7 @@ class PageMasses:
     layers: int = 0
 
     def add(self, mass: Tensor) -> None:
-        """mass: float32 [num_kv_heads, T, P] of one layer; each row sums to 1."""
+        """mass: float32 [num_kv_heads, T, P] of one layer; each row sums to 1, less what sinks have."""
         self.total = self.total + mass.mean(0)
         self.layers += 1
 
@@ -94,11 +94,12 @@ def tree_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention function of transformers.
 
-    query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]
+    query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]. s_aux: sinks [heads].
     """
     forward = _forward.get()
     if forward is None:
@@ -111,12 +112,13 @@ def tree_attention(
     if isinstance(context, Probe):
         context.modules.append(module)
         context.masks.append(attention_mask)
-        context.calls.append(describe_call(module, query, key, value, sliding_window, softcap, kwargs))
+        context.calls.append(describe_call(module, query, key, value, sliding_window, softcap, s_aux, kwargs))
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
     if attention_mask is not None and not is_view_of(attention_mask, any_mask(query.device)):
         raise refusal(module, "an attention mask of its own")
     q, k, v = (heads[0].transpose(0, 1) for heads in (query, key, value))
-    return attend_pages(context, layer, q, k, v, scaling, sliding_window, softcap)[None], None
+    sinks = None if s_aux is None else s_aux.float()
+    return attend_pages(context, layer, q, k, v, scaling, sliding_window, softcap, sinks)[None], None
 
 
 def attend_pages(
@@ -128,6 +130,7 @@ def attend_pages(
     scale: float | None,
     window: int | None,
     soft_cap: float | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Stores the keys and values [T, kv_heads, d] of the new tokens; [T, heads, d] for queries like it."""
     context.pool.append(layer, k, v, context.slots)
@@ -143,6 +146,7 @@ def attend_pages(
         window=window,
         logits_soft_cap=soft_cap,
         selection=selection,
+        sinks=sinks,
     )
     if context.masses is not None:
         context.masses.add(others[-1])

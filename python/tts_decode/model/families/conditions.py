@@ -115,6 +115,8 @@ def _undeclared(family: Family, layer: Any) -> str | None:
         if module is None:
             return f"it has no {name}"
     declared = {f"{name}.weight" for name in (*linears, *norms)} | {f"{name}.bias" for name in linears}
+    if family.sinks is not None:
+        declared.add(f"self_attn.{family.sinks}")
     if mixture:
         declared |= {"mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"}
     if family.norm == "layer":

@@ -62,9 +62,12 @@ def describe_call(
     value: torch.Tensor,
     window: int | None,
     soft_cap: float | None,
+    sinks: torch.Tensor | None,
     arguments: dict[str, Any],
 ) -> AttentionCall:
-    """`arguments`: what a module handed over beside query, key, value, scale, window and soft cap."""
+    """`arguments`: what a module handed over beside query, key, value, scale, window, soft cap and sinks."""
+    if sinks is not None and sinks.shape != query.shape[1:2]:
+        arguments = arguments | {"sinks": sinks}
     return AttentionCall(
         num_q_heads=query.shape[1],
         num_kv_heads=key.shape[1],
@@ -163,8 +166,7 @@ def refusal(model: Any, feature: str) -> UnsupportedModelError:
 
 # Arguments of the attention function that stand for a feature.
 _EXTRA_FEATURES = {
-    "s_aux": "attention sinks",
-    "sinks": "attention sinks",
+    "sinks": "attention sinks other than one of each head",
     "position_bias": "relative position biases",
     "indices": "sparse attention by an indexer",
     "block_indices": "sparse attention by an indexer",
