@@ -402,9 +402,11 @@ def tree_attention(
     mask: tuple[int, int],
     mass: tuple[int, int],
     sinks: int,
+    slopes: int,
+    attention_chunk: int,
     num_threads: int,
 ) -> None:
-    """Attention of all rows of a plan; lse, mask, mass and sinks may be 0."""
+    """Attention of all rows of a plan; lse, mask, mass, sinks and slopes may be 0."""
 
 def append_and_attend(
     q: Tensor,

@@ -97,13 +97,19 @@ class Run {
   const Segment& segment(int s) const { return p_.plan.segments[s]; }
   int rows(int b) const { return (block(b).query_end - block(b).query_begin) * group_; }
 
+  int first_visible_at(int position) const {
+    const int first = p_.window > 0 ? std::max(position - p_.window + 1, 0) : 0;
+    return p_.attention_chunk > 0 ? std::max(first, position - position % p_.attention_chunk) : first;
+  }
+
   // Segments of each block by chunk of the path, without the chunks that lie before every window.
   void find_chunks() {
     first_chunk_.push_back(0);
     for (int b = 0; b < p_.plan.num_blocks; ++b) {
-      int first_visible = p_.window > 0 ? INT32_MAX : 0;
-      for (int i = block(b).query_begin; p_.window > 0 && i < block(b).query_end; ++i) {
-        first_visible = std::min(first_visible, std::max(p_.plan.query_position[i] - p_.window + 1, 0));
+      const bool limited = p_.window > 0 || p_.attention_chunk > 0;
+      int first_visible = limited ? INT32_MAX : 0;
+      for (int i = block(b).query_begin; limited && i < block(b).query_end; ++i) {
+        first_visible = std::min(first_visible, first_visible_at(p_.plan.query_position[i]));
       }
       const int first_chunk = first_visible / (kChunkTiles * kTileTokens);
       int previous = -1;
@@ -245,6 +251,8 @@ class Run {
     task.scale = p_.scale;
     task.soft_cap = p_.soft_cap;
     task.window = p_.window;
+    task.attention_chunk = p_.attention_chunk;
+    task.slopes = p_.slopes == nullptr ? nullptr : p_.slopes + unit.head * group_;
     task.mask = p_.mask == nullptr ? nullptr : p_.mask + unit.head * p_.plan.num_queries * p_.mask_words;
     task.mask_words = p_.mask_words;
     task.query_order = p_.plan.query_order;
@@ -340,6 +348,8 @@ void check_tree_attention(const TreeAttentionParams& params) {
   require(params.scale > 0.0f && std::isfinite(params.scale), "scale: got ", params.scale,
           ", expected a finite number > 0");
   require(params.window >= 0, "window: got ", params.window, ", expected >= 1, or 0 for none");
+  require(params.attention_chunk >= 0, "attention_chunk: got ", params.attention_chunk,
+          ", expected >= 1, or 0 for none");
   require(params.soft_cap >= 0.0f && std::isfinite(params.soft_cap), "logits_soft_cap: got ", params.soft_cap,
           ", expected a finite number > 0, or 0 for none");
   require(params.q_dtype != DType::kInt8 &&

@@ -39,6 +39,10 @@ struct TreeAttentionParams {
   int64_t mass_columns = 0;
   // A logit of each query head that takes part in its softmax and has no value; null: none.
   const float* sinks = nullptr;  // [num_q_heads]
+  // What a logit, capped or not, loses with each position that its key is behind the query (ALiBi); null:
+  // nothing.
+  const float* slopes = nullptr;  // [num_q_heads]
+  int attention_chunk = 0;        // a query sees no key before the last multiple of it; 0: none
 };
 
 // Throws ArgumentError before anything is written if an index of the plan leads outside its arrays or the

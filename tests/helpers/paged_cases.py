@@ -64,9 +64,12 @@ class PagedCase(Forest):
         window: int | None = None,
         logits_soft_cap: float | None = None,
         sinks: Tensor | None = None,
+        alibi_slopes: Tensor | None = None,
+        attention_chunk: int | None = None,
     ) -> AttentionOptions:
         scale = self.q.shape[2] ** -0.5 if scale is None else scale
-        return AttentionOptions(scale, window or 0, logits_soft_cap or 0.0, sinks)
+        numbers = scale, window or 0, logits_soft_cap or 0.0
+        return AttentionOptions(*numbers, sinks, alibi_slopes, attention_chunk or 0)
 
     def mass(self, plan: DevicePlan, *, mask: Tensor | None = None, **options: Any) -> Tensor:
         shape = (plan.num_kv_heads, self.q.shape[0], plan.max_columns)
@@ -83,9 +86,8 @@ class PagedCase(Forest):
         rounds each probability to 16-bit dtypes too.
         """
         out, lse = self.attend(self.plan() if plan is None else plan, **options)
-        if options.get("sinks") is not None:
-            options["sinks"] = options["sinks"].cpu()
-        expected, expected_lse = self.expected(**options)
+        on_cpu = {name: x.cpu() if isinstance(x, Tensor) else x for name, x in options.items()}
+        expected, expected_lse = self.expected(**on_cpu)
         rounding = {torch.float32: 0.0, torch.float16: 2**-11, torch.bfloat16: 2**-7}[self.q.dtype]
         atol = 2e-5 + (rounding if out.is_cuda else 0.0)
         torch.testing.assert_close(out.cpu().double(), expected, rtol=max(1e-5, rounding), atol=atol)

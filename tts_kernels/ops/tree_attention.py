@@ -35,7 +35,7 @@ OPTIONS = (
     Number("logits_soft_cap", "2**-126 <= logits_soft_cap <= 2**12", float, optional=True),
 )
 _ORDER = "scale window logits_soft_cap mask scales"
-_LATER = "sinks"  # came after the operators' schemas were public
+_LATER = "sinks alibi_slopes attention_chunk"  # came after the operators' schemas were public
 
 
 @lru_cache
@@ -53,6 +53,8 @@ def _describe(dtype: torch.dtype, capacity: WorkCapacity | None, mass: bool) -> 
         *((PLAN,) if capacity is None else work_arguments(capacity)),
         *OPTIONS,
         Array("sinks", "num_q_heads", FLOAT32, optional=True),
+        Array("alibi_slopes", "num_q_heads", FLOAT32, optional=True),
+        Number("attention_chunk", "attention_chunk >= 1", optional=True),
         Array("mask", f"num_kv_heads, {rows}, words", INT32, optional=True, label="selection.mask"),
         Rule("selection.mask", "words >= 1"),
         *scale_arrays(dtype),
@@ -90,6 +92,8 @@ def tree_attention(
     selection: Selection | None = None,
     scales: Tensor | None = None,
     sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+    attention_chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention of T queries, each over the tokens up to its own position of its branch.
 
@@ -120,6 +124,11 @@ def tree_attention(
             has no value (gpt-oss); neither scaled nor capped; -inf is none. Default: none. They count once
             for a query, behind all its pages. Who merges results over parts of a context by their lse gives
             sinks to one of the calls.
+        alibi_slopes: float32 [num_q_heads] (ALiBi, Press et al., arXiv 2108.12409): a logit, scaled and
+            capped, loses slope * distance, where distance is the query's position less that of the key.
+            Default: nothing.
+        attention_chunk: a query at position p sees the positions p - p % attention_chunk .. p (Llama 4), of
+            a window too those that both let it see. Default: no such limit.
 
     Returns:
         out: [T, num_q_heads, head_dim] of q's dtype.
@@ -138,7 +147,19 @@ def tree_attention(
         ImportError: plain pages, and Triton is not installed.
     """
     results: tuple[Tensor, Tensor] = _attend(
-        False, q, k_pages, v_pages, plan, scale, window, logits_soft_cap, selection, scales, sinks
+        False,
+        q,
+        k_pages,
+        v_pages,
+        plan,
+        scale,
+        window,
+        logits_soft_cap,
+        selection,
+        scales,
+        sinks,
+        alibi_slopes,
+        attention_chunk,
     )
     return results
 
@@ -176,6 +197,8 @@ def _attend(
     selection: Any = None,
     scales: Any = None,
     sinks: Any = None,
+    alibi_slopes: Any = None,
+    attention_chunk: Any = None,
 ) -> Any:
     if scale is not None:
         scale = real("scale", scale)
@@ -183,13 +206,16 @@ def _attend(
         window = integer("window", window, 1)
     if logits_soft_cap is not None:
         logits_soft_cap = real("logits_soft_cap", logits_soft_cap)
+    if attention_chunk is not None:
+        attention_chunk = integer("attention_chunk", attention_chunk, 1)
+    later = sinks, alibi_slopes, attention_chunk
     if selection is not None:
         selection = instance("selection", selection, Selection, "make it with select_pages").mask
     columns = (plan.max_columns,) if mass and isinstance(plan, (TreePlan, DevicePlan)) else ()
     if isinstance(plan, DevicePlan):
         args = (q, k_pages, v_pages, *planned(plan, k_pages, q, selection))
         call = _work_with_mass if mass else _work
-        return call(*args, scale, window, logits_soft_cap, selection, scales, *columns, sinks)
+        return call(*args, scale, window, logits_soft_cap, selection, scales, *columns, *later)
     if isinstance(q, Tensor) and q.is_cuda:
         raise ValueError(
             f"plan: got a TreePlan for tensors on {q.device}, expected a DevicePlan; make one with "
@@ -199,7 +225,7 @@ def _attend(
         plan = packed_plan(plan)
     call = _packed_with_mass if mass else _packed_alone
     args = (q, k_pages, v_pages, plan.buffer, scale, window, logits_soft_cap, selection, scales)
-    return call(*args, *columns, sinks)
+    return call(*args, *columns, *later)
 
 
 def _attend_packed(a: Any) -> None:
@@ -217,6 +243,8 @@ def _attend_packed(a: Any) -> None:
         (0, 0) if a.mask is None else (a.mask.data_ptr(), a.mask.shape[2]),
         (0, 0) if mass is None else (mass.data_ptr(), mass.shape[2]),
         0 if a.sinks is None else a.sinks.data_ptr(),
+        0 if a.alibi_slopes is None else a.alibi_slopes.data_ptr(),
+        0 if a.attention_chunk is None else min(a.attention_chunk, 2**30),
         torch.get_num_threads(),
     )
 

@@ -22,6 +22,8 @@ def tree_attention(
     logits_soft_cap: float | None = None,
     chosen: Tensor | None = None,
     sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+    attention_chunk: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The last query_lens[b] tokens of each branch attend to all tokens up to themselves.
 
@@ -32,6 +34,8 @@ def tree_attention(
             reads.
         chosen: bool [num_kv_heads, T, P], the pages that each query reads; default all.
         sinks: [num_q_heads], a logit of each head that every query sees beside its tokens, without a value.
+        alibi_slopes: [num_q_heads], what a logit loses with each position that its key is behind the query.
+        attention_chunk: a query sees no key before its chunk of so many positions, counted from 0.
 
     Returns:
         out [T, num_q_heads, d], natural-log lse [T, num_q_heads], and mass [num_kv_heads, T, P], the share of
@@ -61,7 +65,11 @@ def tree_attention(
             s = logits_soft_cap * torch.tanh(s / logits_soft_cap)
         key = torch.arange(length)
         position = key[length - len(q_branch) :, None]
+        if alibi_slopes is not None:
+            s = s - alibi_slopes.double()[:, None, None] * (position - key)
         seen = (key <= position) & (key > position - (length + 1 if window is None else window))
+        if attention_chunk is not None:
+            seen = seen & (key >= position - position % attention_chunk)
         queries = slice(row, row + len(q_branch))
         row += len(q_branch)
         reads = (seen & held).expand(kv_heads, -1, -1)
