@@ -14,8 +14,8 @@ def with_sinks(out, lse, sinks_ptr, head, mask):
     """
     sink = tl.load(sinks_ptr + head, mask=mask, other=-float("inf"))
     top = tl.maximum(lse, sink)
-    shift = tl.where(top == -float("inf"), 0.0, top)  # nothing seen and no sink: 0, not NaN
+    nothing = top == -float("inf")  # seen, and no sink: (0, -inf), not NaN
+    shift = tl.where(nothing, 0.0, top)
     share = tl.exp(lse - shift)
-    total = share + tl.exp(sink - shift)
-    weight = share / tl.where(total == 0, 1.0, total)
-    return out * weight[:, None], shift + tl.log(total)
+    total = tl.where(nothing, 1.0, share + tl.exp(sink - shift))
+    return out * (share / total)[:, None], tl.where(nothing, top, shift + tl.log(total))

@@ -388,7 +388,8 @@ def _merge(
     result_lse = row_max + tl.log(row_sum)
     if sinks_ptr is not None:
         head = kv_head * GROUP + member
-        result, result_lse = with_sinks(result, result_lse, sinks_ptr, head, live & planned)
+        counted = member < tl.where(planned, GROUP, 0)
+        result, result_lse = with_sinks(result, result_lse, sinks_ptr, head, counted)
     out_row = (q_row * tl.num_programs(1) + kv_head) * GROUP + member
     tl.store(
         out_ptr + out_row[:, None] * HEAD_DIM + channel[None, :],
