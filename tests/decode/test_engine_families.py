@@ -127,7 +127,6 @@ _MOE = {"num_local_experts": 2, "num_experts_per_tok": 1}
         (hf.MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2), "state-space layers"),
         (hf.BloomConfig(vocab_size=VOCAB, hidden_size=64, n_layer=2, n_head=2), "ALiBi positions"),
         (hf.Gemma3TextConfig(**_SMALL, head_dim=32, use_bidirectional_attention=True), "bidirectional"),
-        (hf.LlamaConfig(**_SMALL, head_dim=24), "head_dim 24"),
         (hf.LlamaConfig(**_SMALL, head_dim=272), "head_dim 272"),
         (
             hf.Qwen2Config(**_SMALL, rope_parameters={"mrope_section": [8, 4, 4], "rope_theta": 1e4}),

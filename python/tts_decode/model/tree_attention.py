@@ -116,9 +116,13 @@ def tree_attention(
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
     if attention_mask is not None and not is_view_of(attention_mask, any_mask(query.device)):
         raise refusal(module, "an attention mask of its own")
-    q, k, v = (heads[0].transpose(0, 1) for heads in (query, key, value))
+    pool = context.pool
+    q, k, v = (_padded(heads[0].transpose(0, 1), pool.head_dim) for heads in (query, key, value))
+    k, v = (_repeated(heads, pool.num_kv_heads) for heads in (k, v))
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
     sinks = None if s_aux is None else s_aux.float()
-    return attend_pages(context, layer, q, k, v, scaling, sliding_window, softcap, sinks)[None], None
+    out = attend_pages(context, layer, q, k, v, scale, sliding_window, softcap, sinks)
+    return out[None, ..., : value.shape[3]], None
 
 
 def attend_pages(
@@ -151,6 +155,18 @@ def attend_pages(
     if context.masses is not None:
         context.masses.add(others[-1])
     return out
+
+
+def _padded(heads: Tensor, channels: int) -> Tensor:
+    """[T, heads, d] with zeros behind the channels of each head."""
+    missing = channels - heads.shape[2]
+    return torch.nn.functional.pad(heads, (0, missing)) if missing else heads
+
+
+def _repeated(heads: Tensor, count: int) -> Tensor:
+    """[T, count, d]: each KV head as often as the pages have it."""
+    times = count // heads.shape[1]
+    return heads.repeat_interleave(times, 1) if times > 1 else heads
 
 
 @cache

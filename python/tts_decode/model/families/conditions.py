@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from ..support.features import stored_head_dim
 from ..support.named_features import text_body
 from .catalogue import FAMILIES
 from .declaration import Family
@@ -141,4 +142,7 @@ def _differing_layers(base: Any) -> str | None:
     if len({epsilon_of(norm) for norm in norms}) > 1:
         return "norms differ in their epsilon"
     heads = {(layer.self_attn.head_dim, layer.self_attn.o_proj.in_features) for layer in base.layers}
-    return None if len(heads) == 1 else "layers differ in their heads"
+    if len(heads) > 1:
+        return "layers differ in their heads"
+    head_dim = next(iter(heads))[0]
+    return None if head_dim == stored_head_dim(head_dim) else f"heads of {head_dim} channels"
