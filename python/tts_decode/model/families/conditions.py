@@ -59,7 +59,7 @@ def why_general(model: Any) -> str | None:
     for index, layer in enumerate(base.layers):
         if reason := _undeclared(family, layer):
             return f"layer {index}: {reason}"
-    return _differing_layers(base)
+    return _differing_layers(family, base)
 
 
 def _unknown_option(family: Family, config: Any) -> str | None:
@@ -136,12 +136,15 @@ def _undeclared(family: Family, layer: Any) -> str | None:
     return "the width of the MLP is no multiple of 16" if width % 16 else None
 
 
-def _differing_layers(base: Any) -> str | None:
+def _differing_layers(family: Family, base: Any) -> str | None:
     """What layers share in a call of all."""
     norms = [m for m in base.modules() if isinstance(m, nn.LayerNorm) or "Norm" in type(m).__name__]
     if len({epsilon_of(norm) for norm in norms}) > 1:
         return "norms differ in their epsilon"
-    heads = {(layer.self_attn.head_dim, layer.self_attn.o_proj.in_features) for layer in base.layers}
+    heads = set()
+    for attention in (layer.self_attn for layer in base.layers):
+        outputs = sum(part(attention, name).out_features for name in family.qkv)
+        heads.add((attention.head_dim, attention.o_proj.in_features, outputs))
     if len(heads) > 1:
         return "layers differ in their heads"
     head_dim = next(iter(heads))[0]
