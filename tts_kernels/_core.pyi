@@ -283,7 +283,7 @@ class DecoderLayer:
         head_norms: tuple[int, int, bool],
         weights: Sequence[Sequence[Matrix]],
         rotary: tuple[int, bool],
-        attention: tuple[float, float, int],
+        attention: tuple[float, float, int, int],
         mlp: tuple[int, bool],
         parallel: bool,
         factor: float,
@@ -292,8 +292,8 @@ class DecoderLayer:
         """norms: address (0 for none) and whether it is a LayerNorm, of input, MLP and what both add.
         head_norms: of q and k, and whether they are of all heads together. weights: qkv, o, and without
         experts gate_up, down, each as those that lie side by side.
-        rotary: table (-1 for none), in pairs. attention: scale, soft cap, window (0 for none). mlp: code of
-        the activation, and whether it has a gate."""
+        rotary: table (-1 for none), in pairs. attention: scale, soft cap, window and address of sinks (0 for
+        none). mlp: code of the activation, and whether it has a gate."""
 
 class DecoderShape:
     """What all layers of a model share."""
@@ -405,9 +405,12 @@ def tree_attention(
     logits_soft_cap: float,
     mask: tuple[int, int],
     mass: tuple[int, int],
+    sinks: int,
+    slopes: int,
+    attention_chunk: int,
     num_threads: int,
 ) -> None:
-    """Attention of all rows of a plan; lse, mask and mass may be 0."""
+    """Attention of all rows of a plan; lse, mask, mass, sinks and slopes may be 0."""
 
 def append_and_attend(
     q: Tensor,
@@ -608,6 +611,7 @@ class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
         scale: float,
         window: int,
         logits_soft_cap: float,
+        sinks: int,
         stream: int,
     ) -> None:
-        """Attention of all rows of a work list."""
+        """Attention of all rows of a work list; sinks may be 0."""

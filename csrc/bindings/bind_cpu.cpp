@@ -94,18 +94,19 @@ void bind_ops(py::module_& m) {
       "tree_attention",
       [](const KVView& kv, PlanInts plan, const TokenRows& q, std::pair<int64_t, int> rows_heads,
          uintptr_t out, uintptr_t lse, float scale, int window, float logits_soft_cap, Columns mask,
-         Columns mass, int num_threads) {
+         Columns mass, uintptr_t sinks, uintptr_t slopes, int attention_chunk, int num_threads) {
         const auto [rows, num_q_heads] = rows_heads;
         const PlanView view = view_plan(plan, rows);
         GilRelease release;
         tree_attention({kv, view, q.data, q.dtype, q.token_stride, q.head_stride, num_q_heads,
                         pointer<void>(out), pointer<float>(lse), scale, window, logits_soft_cap,
-                        pointer<int32_t>(mask.first), mask.second, pointer<float>(mass.first), mass.second},
+                        pointer<int32_t>(mask.first), mask.second, pointer<float>(mass.first), mass.second,
+                        pointer<float>(sinks), pointer<float>(slopes), attention_chunk},
                        num_threads);
       },
       py::arg("kv"), py::arg("plan"), py::arg("q"), py::arg("rows_heads"), py::arg("out"), py::arg("lse"),
       py::arg("scale"), py::arg("window"), py::arg("logits_soft_cap"), py::arg("mask"), py::arg("mass"),
-      py::arg("num_threads"));
+      py::arg("sinks"), py::arg("slopes"), py::arg("attention_chunk"), py::arg("num_threads"));
 }
 
 // Tensors as they are: reading them in one call costs less than an object for each. k: None to append

@@ -58,10 +58,10 @@ void bind_decoder(py::module_& m) {
   py::class_<DecoderLayer>(m, "DecoderLayer", py::module_local())
       .def(py::init([](const std::array<NormAddress, 4>& norms, std::tuple<uintptr_t, uintptr_t, bool> heads,
                        const std::vector<std::vector<Matrix>>& weights, std::pair<int, bool> rotary,
-                       std::tuple<float, float, int> attention, std::pair<int, bool> mlp, bool parallel,
-                       float factor, const std::optional<Experts>& experts) {
+                       std::tuple<float, float, int, uintptr_t> attention, std::pair<int, bool> mlp,
+                       bool parallel, float factor, const std::optional<Experts>& experts) {
              const auto [q_norm, k_norm, whole] = heads;
-             const auto [scale, soft_cap, window] = attention;
+             const auto [scale, soft_cap, window, sinks] = attention;
              return DecoderLayer{.input_norm = norm_at(norms[0]),
                                  .mlp_norm = norm_at(norms[1]),
                                  .out_norm = norm_at(norms[2]),
@@ -72,7 +72,7 @@ void bind_decoder(py::module_& m) {
                                  .o = weights.at(1).at(0),
                                  .down = experts ? Matrix{} : weights.at(3).at(0),
                                  .rotary = {rotary.first, rotary.second},
-                                 .attention = {scale, soft_cap, window},
+                                 .attention = {scale, soft_cap, window, pointer<float>(sinks)},
                                  .activation = static_cast<Activation>(mlp.first),
                                  .has_gate = mlp.second,
                                  .parallel = parallel,

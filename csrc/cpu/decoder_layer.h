@@ -24,9 +24,10 @@ struct Rotary {
 };
 
 struct Attention {
-  float scale;     // of the logits
-  float soft_cap;  // see TreeAttentionParams; 0: none
-  int window;      // 0: none
+  float scale;         // of the logits
+  float soft_cap;      // see TreeAttentionParams; 0: none
+  int window;          // 0: none
+  const float* sinks;  // [num_q_heads], see TreeAttentionParams; null: none
 };
 
 // x += out_norm(o(attention(input_norm(x)))) factor, then x += mlp_out_norm(mlp(mlp_norm(x))) factor. Where

@@ -241,6 +241,7 @@ void attend(const DecoderShape& shape, const DecoderStep& step, int64_t index, c
   params.scale = attention.scale;
   params.soft_cap = attention.soft_cap;
   params.window = attention.window;
+  params.sinks = attention.sinks;
   tree_attention(params, num_threads);
   watch.lap(LayerPart::kAttention);
 }

@@ -116,6 +116,8 @@ def make(
         form[name] = (
             None if heads is None else torch.rand(HEAD_DIM * (count if heads == "whole" else 1)) + 0.5
         )
+    if form.pop("sinks", None):
+        form["sinks"] = 2 * torch.randn(Q_HEADS)
     gate_up = made.gate_up[0]
     layer = DecoderLayer(
         qkv=PackedWeight.pack(*made.qkv),

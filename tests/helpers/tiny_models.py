@@ -63,6 +63,17 @@ _CONFIGS = {
         logits_scaling=2.0,
         **o,
     ),
+    "granite_swa": lambda **o: hf.GraniteSWAConfig(
+        **_SHAPE,
+        sliding_window=9,
+        layer_types=_MIXED,
+        layer_rope_theta=[50_000.0, 1_000.0, 0.0],
+        attention_multiplier=0.15,
+        embedding_multiplier=3.0,
+        residual_multiplier=0.4,
+        logits_scaling=2.0,
+        **o,
+    ),
     "smollm3": lambda **o: hf.SmolLM3Config(**_SHAPE, no_rope_layers=[1, 0, 1], **o),
     "cohere": lambda **o: hf.CohereConfig(**_SHAPE, logit_scale=0.5, **o),
     "cohere2": lambda **o: hf.Cohere2Config(
@@ -88,7 +99,13 @@ _CONFIGS = {
     ),
     "ministral": lambda **o: hf.MinistralConfig(**_SHAPE, sliding_window=9, layer_types=_MIXED, **o),
 }
-FAMILIES = tuple(_CONFIGS)
+_GENERAL_CONFIGS = {
+    "gpt_oss": lambda **o: hf.GptOssConfig(
+        **_SHAPE, sliding_window=9, num_local_experts=4, num_experts_per_tok=2, **o
+    ),
+}
+FAMILIES = tuple(_CONFIGS)  # that run packed
+GENERAL = tuple(_GENERAL_CONFIGS)
 
 
 def tiny_model(
@@ -104,7 +121,7 @@ def tiny_model(
     auto: the transformers auto class of its head; options: of its config, such as num_labels.
     """
     torch.manual_seed(seed)
-    config = _CONFIGS[family](initializer_range=0.2, **options)
+    config = (_CONFIGS | _GENERAL_CONFIGS)[family](initializer_range=0.2, **options)
     model = auto.from_config(config, dtype=dtype)
     model.eval()
     return model

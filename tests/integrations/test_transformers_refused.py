@@ -88,11 +88,13 @@ def test_models_by_their_config(name: str) -> None:
         TreeCache(make())
 
 
-def test_attention_sinks() -> None:
-    model = hf.AutoModelForCausalLM.from_config(hf.GptOssConfig(**SHAPE, num_local_experts=2)).eval()
+def test_sinks_other_than_one_for_each_head() -> None:
+    model = tiny_model("gpt_oss")
     model.set_attn_implementation("tts")
     cache = cache_of(model)
-    with pytest.raises(UnsupportedError, match="GptOssAttention: got attention sinks"):
+    attention = model.model.layers[0].self_attn
+    attention.sinks = torch.nn.Parameter(torch.zeros(1, 4), requires_grad=False)
+    with pytest.raises(UnsupportedError, match="GptOssAttention: got attention sinks other than one of each"):
         generate(model, cache)
     assert (cache.batch_size, cache.use().pages) == (0, 0)
 

@@ -73,6 +73,7 @@ class DecoderLayer(NamedTuple):
         rotary: which of the step's tables rotates q and k; None: they are not rotated.
         rotary_pairs: channel 2 i turns with 2 i + 1, not i with i + rotary_dim / 2.
         experts: the MLP, where it is a mixture.
+        sinks: float32 [num_q_heads], as of `tree_attention`.
     """
 
     input_norm: Tensor | None
@@ -94,6 +95,7 @@ class DecoderLayer(NamedTuple):
     rotary: int | None = 0
     rotary_pairs: bool = False
     experts: Experts | None = None
+    sinks: Tensor | None = None
 
     @property
     def qkv_outputs(self) -> int:
@@ -148,13 +150,14 @@ def _checked_layer(layer: DecoderLayer, shape: LayerShape) -> _core.DecoderLayer
     if q_norm and k_norm and q_whole != k_whole and shape.num_q_heads > 1 and shape.num_kv_heads > 1:
         raise ValueError("k_norm: expected a norm of each head or of all heads together, as q_norm is")
     window = 0 if layer.window is None else integer("window", layer.window, 1)
+    sinks = _vector_address("sinks", layer.sinks, shape.num_q_heads)
     table = -1 if layer.rotary is None else integer("rotary", layer.rotary, 0)
     return _core.DecoderLayer(
         norms,
         (q_norm, k_norm, q_whole or k_whole),
         [matrices(side) for side in (layer.qkv, layer.o, layer.gate_up, layer.down) if side is not None],
         (table, flag("rotary_pairs", layer.rotary_pairs)),
-        (numbers[0], soft_cap, min(window, 2**30)),
+        (numbers[0], soft_cap, min(window, 2**30), sinks),
         codes,
         layer.parallel,
         numbers[1],
@@ -216,7 +219,7 @@ def tensors_of(layer: DecoderLayer) -> list[Tensor]:
     """All that the kernels read."""
     norms = (layer.input_norm, layer.mlp_norm, layer.out_norm, layer.mlp_out_norm, layer.q_norm, layer.k_norm)
     weights = [tensor for one in _weights_of(layer).values() for tensor in tensors_of_weights(one)]
-    return [norm for norm in norms if norm is not None] + weights
+    return [part for part in (*norms, layer.sinks) if part is not None] + weights
 
 
 def refuse_parts(index: int, layer: DecoderLayer) -> None:
@@ -246,11 +249,16 @@ def norm_address(name: str, norm: Tensor | None, width: int) -> tuple[int, bool]
 
 def _head_norm(name: str, norm: Tensor | None, head_dim: int, width: int) -> tuple[int, bool]:
     """Where a norm of heads lies, and whether it is of all heads together."""
-    if norm is None:
-        return 0, False
     whole = isinstance(norm, Tensor) and norm.shape == (width,) and width != head_dim
-    _head_guard(name).check((norm, width if whole else head_dim))
-    return norm.data_ptr(), whole
+    return _vector_address(name, norm, width if whole else head_dim), whole
+
+
+def _vector_address(name: str, vector: Tensor | None, width: int) -> int:
+    """Where it lies, 0 for none."""
+    if vector is None:
+        return 0
+    _vector_guard(name).check((vector, width))
+    return vector.data_ptr()
 
 
 @lru_cache
@@ -264,7 +272,7 @@ def _norm_guard(name: str) -> Guard:
 
 
 @lru_cache
-def _head_guard(name: str) -> Guard:
+def _vector_guard(name: str) -> Guard:
     signature = Signature(Number("width", "width >= 1"), Array(name, "width", FLOAT32), home=name)
     return Guard("DecoderLayers", (name, "width"), lambda _: signature)
 

@@ -32,6 +32,7 @@ from .support.features import (
     refuse_placement,
     refusing,
 )
+from .support.length_settings import text_limit
 from .support.masks import is_view_of, recorded_masks, refuse_masks
 from .support.named_features import attention_modules
 from .support.own_attention import own_attention, rerouted
@@ -148,7 +149,13 @@ class HFEngine:
 
     @property
     def max_positions(self) -> int | None:
-        return getattr(self.config, "max_position_embeddings", None)
+        return text_limit(self.config).tokens
+
+    @property
+    def limit_note(self) -> str:
+        """For errors that name the limit: why it is below the model's positions."""
+        kind = text_limit(self.config).kind
+        return f" (its rotary scaling of type {kind} turns longer texts by other frequencies)" if kind else ""
 
     @property
     def eos_token_ids(self) -> frozenset[int]:

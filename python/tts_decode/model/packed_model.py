@@ -28,8 +28,9 @@ from .families.reading import (
 from .support.features import AttentionCall
 from .support.named_features import text_body
 
-# Index of a layer, q [T, heads, d], k and v [T, kv_heads, d], logit scale, window, soft cap -> [T, heads, d]
-Attend = Callable[[int, Tensor, Tensor, Tensor, float, int | None, float | None], Tensor]
+# Index of a layer, q [T, heads, d], k and v [T, kv_heads, d], logit scale, window, soft cap, sinks [heads] ->
+# [T, heads, d]
+Attend = Callable[[int, Tensor, Tensor, Tensor, float, int | None, float | None, Tensor | None], Tensor]
 # The packed pool, int32 [T] slots of the tokens, and the plan of their queries
 Dense = tuple[KVPool, Tensor, TreePlan]
 
@@ -99,7 +100,7 @@ class PackedLayers:
             return states
         for index, layer in enumerate(self.layers):
             q, k, v = self._layers.before_attention(index, embeds, cos, sin, dtype)
-            attended = attend(index, q, k, v, layer.scale, layer.window, layer.soft_cap)
+            attended = attend(index, q, k, v, layer.scale, layer.window, layer.soft_cap, layer.sinks)
             self._layers.after_attention(index, embeds, attended)
         return self._layers.output(embeds, rows=rows, logits=logits)
 

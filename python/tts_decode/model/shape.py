@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from ..cost.forward import ModelShape
 from .quantised_modules import Quantised, QuantisedEmbedding, weight_shape
-from .support.features import KVShape, refuse_config, refusing
+from .support.features import KVShape, refuse_config, refusing, stored_head_dim
 
 
 def shape_of_model(model: Any, kv: KVShape) -> ModelShape:
@@ -66,11 +66,12 @@ def shape_of_config(config: Any, dtype: torch.dtype) -> ModelShape:
     with refusing(model):
         text = model.config.get_text_config(decoder=True)
         heads = text.num_attention_heads
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
         kv = KVShape(
             text.num_hidden_layers,
             heads,
             getattr(text, "num_key_value_heads", None) or heads,
-            getattr(text, "head_dim", None) or text.hidden_size // heads,
+            stored_head_dim(max(head_dim, getattr(text, "v_head_dim", None) or 0)),
         )
         return shape_of_model(model, kv)
 

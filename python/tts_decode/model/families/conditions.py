@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 
 from ..quantised_experts import QuantisedExperts
 from ..quantised_modules import Quantised, QuantisedEmbedding, QuantisedLinear
+from ..support.features import stored_head_dim
 from ..support.named_features import text_body
 from .catalogue import FAMILIES
 from .declaration import Family
@@ -66,7 +67,7 @@ def why_general(model: Any) -> str | None:
     for index, layer in enumerate(base.layers):
         if reason := _undeclared(family, layer):
             return f"layer {index}: {reason}"
-    return _differing_layers(base)
+    return _differing_layers(family, base)
 
 
 def _unknown_option(family: Family, config: Any) -> str | None:
@@ -128,6 +129,8 @@ def _undeclared(family: Family, layer: Any) -> str | None:
             return f"it has no {name}"
     declared = {f"{name}.weight" for name in (*linears, *norms)}
     declared |= {f"{name}.{tensor}" for name in linears for tensor in ("panels", "bias")}
+    if family.sinks is not None:
+        declared.add(f"self_attn.{family.sinks}")
     if mixture:
         declared |= {"mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"}
         declared |= {f"mlp.experts.{name}.panels" for name in ("gate", "up", "down")}
@@ -153,10 +156,16 @@ def _experts_width(experts: Any) -> int:
     return int(experts.down_proj.shape[-1])
 
 
-def _differing_layers(base: Any) -> str | None:
+def _differing_layers(family: Family, base: Any) -> str | None:
     """What layers share in a call of all."""
     norms = [m for m in base.modules() if isinstance(m, nn.LayerNorm) or "Norm" in type(m).__name__]
     if len({epsilon_of(norm) for norm in norms}) > 1:
         return "norms differ in their epsilon"
-    heads = {(layer.self_attn.head_dim, layer.self_attn.o_proj.in_features) for layer in base.layers}
-    return None if len(heads) == 1 else "layers differ in their heads"
+    heads = set()
+    for attention in (layer.self_attn for layer in base.layers):
+        outputs = sum(part(attention, name).out_features for name in family.qkv)
+        heads.add((attention.head_dim, attention.o_proj.in_features, outputs))
+    if len(heads) > 1:
+        return "layers differ in their heads"
+    head_dim = next(iter(heads))[0]
+    return None if head_dim == stored_head_dim(head_dim) else f"heads of {head_dim} channels"

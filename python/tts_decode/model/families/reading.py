@@ -65,6 +65,7 @@ def pack_layer(family: Family, layer: Any, call: AttentionCall) -> DecoderLayer:
         for name in (family.input_norm, family.mlp_norm, family.out_norm, family.mlp_out_norm)
     )
     q_norm, k_norm = (norm_of(family, part(attention, name)) for name in family.head_norms or (None,) * 2)
+    sinks = part(attention, family.sinks)
     mixture = is_mixture(family, mlp)
     activation = "swiglu" if mixture else activation_of(family, mlp)
     if activation is None:
@@ -89,20 +90,21 @@ def pack_layer(family: Family, layer: Any, call: AttentionCall) -> DecoderLayer:
         rotary=_table(family, attention) if family.rotates(attention) else None,
         rotary_pairs=family.rotary_pairs,
         experts=_packed_experts(family, mlp) if mixture else None,
+        sinks=None if sinks is None else sinks.detach().float(),
     )
 
 
 def angles(family: Family, base: Any, x: Tensor, positions: Tensor, tables: int) -> tuple[Tensor, Tensor]:
     """cos and sin of positions int64 [T]: float32 [T, rotary_dim], or [tables, T, rotary_dim] of the first
     `tables` where there are several."""
-    if not family.rotary_by_layer_type:
-        cos, sin = (part[0] for part in base.rotary_emb(x, positions[None]))
+    if family.rotary_by == "layer_type":
+        made = [base.rotary_emb(x, positions[None], kind) for kind in _layer_types(base.config)[:tables]]
     else:
-        kinds = _layer_types(base.config)[:tables]
-        made = [base.rotary_emb(x, positions[None], kind) for kind in kinds]
-        cos, sin = (torch.cat([of_kind[side] for of_kind in made]) for side in (0, 1))
-        if tables == 1:
-            cos, sin = cos[0], sin[0]
+        modules = list(base.rotary_embs)[:tables] if family.rotary_by == "theta" else []
+        made = [module(x, positions[None]) for module in modules or [base.rotary_emb]]
+    cos, sin = (torch.cat([of_kind[side] for of_kind in made]) for side in (0, 1))
+    if tables == 1:
+        cos, sin = cos[0], sin[0]
     if family.rotary_pairs and not family.angles_in_pairs:
         cos, sin = (part[..., : part.shape[-1] // 2].repeat_interleave(2, -1) for part in (cos, sin))
     return cos.contiguous(), sin.contiguous()
@@ -145,10 +147,13 @@ def _layer_types(config: Any) -> list[str]:
 
 
 def _table(family: Family, attention: Any) -> int:
-    if not family.rotary_by_layer_type:
+    if family.rotary_by is None:
         return 0
-    config = attention.config
-    return _layer_types(config).index(config.layer_types[attention.layer_idx])
+    config, layer = attention.config, attention.layer_idx
+    if family.rotary_by == "layer_type":
+        return _layer_types(config).index(config.layer_types[layer])
+    bases = sorted({theta for theta in config.layer_rope_theta if theta})  # in the order of the modules
+    return bases.index(config.layer_rope_theta[layer])
 
 
 def weight_of(linear: Any) -> Weight:
