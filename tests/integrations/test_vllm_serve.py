@@ -1,4 +1,4 @@
-"""`vllm serve` as it starts by default: our attention computes, the tokens are those of transformers."""
+"""The server of vLLM as it starts by default: our attention computes, tokens are those of transformers."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ def free_port() -> int:
         return port
 
 
-def test_completions_of_vllm_serve(tmp_path: Path) -> None:
+def test_completions_of_the_server(tmp_path: Path) -> None:
     """Its engine is an AsyncLLM in processes of its own."""
     model = tiny_model()
     model.save_pretrained(tmp_path / "model")
     byte_tokenizer().save_pretrained(tmp_path / "model")
     port, log = free_port(), tmp_path / "log"
-    command = [Path(sys.executable).with_name("vllm"), "serve", tmp_path / "model", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--dtype", "float32", "--max-model-len", "256", "--enforce-eager"]
+    command: list[str | Path] = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--model", tmp_path / "model", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--dtype", "float32", "--max-model-len", "256", "--enforce-eager"]
     command += ["--kv-cache-memory-bytes", str(2**24)]
     with log.open("w") as out:
         server = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
@@ -45,8 +46,9 @@ def test_completions_of_vllm_serve(tmp_path: Path) -> None:
             body = {"prompt": PROMPTS, "n": 3, "top_k": 1, "max_tokens": 12, "return_token_ids": True}
             answer = http.post("/v1/completions", json=body | {"ignore_eos": True}).json()
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(60)
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(60)
     got = [choice["token_ids"] for choice in answer["choices"]]
     assert got == [greedy(model, prompt, 12) for prompt in PROMPTS for _ in range(3)]
     assert "tts_kernels computes the attention of this engine, in float32" in log.read_text()
@@ -60,4 +62,4 @@ def wait_for(http: httpx.Client, server: subprocess.Popen[bytes], log: Path) -> 
                 return
         except httpx.TransportError:
             time.sleep(0.5)
-    pytest.fail(f"vllm serve did not start:\n{log.read_text()[-4000:]}")
+    pytest.fail(f"the server did not start:\n{log.read_text()[-4000:]}")

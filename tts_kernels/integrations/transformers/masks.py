@@ -101,7 +101,7 @@ def _check_mask_function(
         sees = function(row, head, query, key)
     except (IndexError, RuntimeError):  # it looks something of this batch up, perhaps on another device
         sees = ~expected
-    if not torch.equal(*torch.broadcast_tensors(sees, expected)):
+    if bool((sees != expected).any()):
         seen = "all before it" if window is None else f"the last {window}"
         raise UnsupportedError(
             f"attention_mask: the model asks for a mask by which a token does not see {seen} (chunked or "
