@@ -224,8 +224,8 @@ def _attend(
     if type(plan) is not TreePlan:
         plan = packed_plan(plan)
     call = _packed_with_mass if mass else _packed_alone
-    args = (q, k_pages, v_pages, plan.buffer, scale, window, logits_soft_cap, selection, scales)
-    return call(*args, *columns, *later)
+    numbers = scale, window, logits_soft_cap
+    return call(q, k_pages, v_pages, plan.buffer, *numbers, selection, scales, *columns, *later)
 
 
 def _attend_packed(a: Any) -> None:
