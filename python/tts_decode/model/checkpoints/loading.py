@@ -187,7 +187,6 @@ def _require_copy(tensors: SavedTensors, head: str, table: str) -> None:
 
 
 def _refuse_left(model: Any, tensors: SavedTensors) -> None:
-    known = [_COMPUTED, *map(re.compile, model._keys_to_ignore_on_load_unexpected or [])]
-    left = [name for name in tensors.left if not any(pattern.search(name) for pattern in known)]
+    left = [name for name in tensors.left if not _COMPUTED.search(name)]
     if left:
         raise tensors.damaged(f"got the tensor {min(left)}, which {type(model).__name__} does not take")
