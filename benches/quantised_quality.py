@@ -1,5 +1,5 @@
-"""What int8 activations beside quantised weights cost: perplexity and log-probabilities of a GGUF file's model
-as it is served, beside those of the same file dequantised to float32 in transformers.
+"""What int8 activations beside quantised weights cost: perplexity and log-probabilities of a GGUF file's
+model as it is served, beside those of the same file dequantised to float32 in transformers.
 
     python -m benches.quantised_quality                    # the default model, over the pages in docs/
     python -m benches.quantised_quality file.gguf --tokens 20000
