@@ -4,24 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny_gguf import TOKENS
-from tiny_quantised import MIXED, write_quantised
+from tiny_gguf_models import CASES, random_model, write_model
+from tiny_quantised import (
+    HEAD_DIM,
+    HEADS,
+    HIDDEN,
+    INNER,
+    KV_HEADS,
+    LAYERS,
+    MIXED,
+    write_quantised,
+)
 from torch import Tensor
 from tts_decode import TreeDecoder, UnsupportedModelError, gather
+from tts_decode.model.agreement import compared_paths
+from tts_decode.model.families import catalogue, reading
 from tts_decode.model.families.conditions import why_general
+from tts_decode.model.hf import HFEngine
 from tts_decode.model.loading import load_model
-from tts_decode.model.quantised_modules import QuantisedEmbedding, QuantisedLinear
+from tts_decode.model.quantised_modules import Quantised, QuantisedEmbedding, QuantisedLinear
+
+from tts_kernels import DecoderLayer
 
 pytestmark = pytest.mark.usefixtures("one_thread", "cache")
 
 IDS = torch.randint(3, len(TOKENS), (70,), generator=torch.Generator().manual_seed(1)).tolist()
 # Eight bits of a row move a product by some 0.6 % of its size; this is behind three layers of them.
 ROUNDING = 0.06
+KINDS = {"QuantisedLinear", "QuantisedEmbedding"}
 FILES: dict[str, dict[str, Any]] = {
     "Q4_0": {"kinds": "Q4_0"},
     "Q4_1": {"kinds": "Q4_1", "tied": False},
@@ -125,6 +142,31 @@ def test_a_branchs_bits_do_not_depend_on_the_batch(file: Path, packed: bool, dty
             assert torch.equal(ours, same)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_every_architecture_keeps_its_weights(name: str, file: Path) -> None:
+    """Layouts that transformers undoes, fused products, experts, scaled embeddings; gpt2's lie transposed."""
+    write_model(file, CASES[name], random_model(CASES[name]), kind="Q8_0")
+    expected, _ = load_model(file, "float32")
+    model, tokenizer = load_model(file, "float32", weights="file")
+    quantised = {type(module).__name__ for module in model.modules() if isinstance(module, Quantised)}
+    experts = "moe" in name
+    assert quantised == (set() if name == "gpt2" else (KINDS | {"Quantised"} if experts else KINDS))
+    if not experts:  # whose products are int8 still
+        with exact(model):
+            torch.testing.assert_close(logits(model), logits(expected), atol=2e-4, rtol=1e-4)
+    if name != "phi3-longrope":  # whose positions are refused
+        decoder = serve(model, tokenizer)
+        assert (decoder.runtime.engine.packed is not None) is (why_general(model) is None)
+        assert why_general(model) is None or name in ("gpt2", "nemotron", "qwen2moe")
+        got = decoder.run(following(decoder, IDS[:40]))
+        assert share(got, logits(expected, IDS[:40])[-1].log_softmax(-1)) < 0.15
+
+
+async def following(decoder: TreeDecoder, ids: list[int]) -> Tensor:
+    root = await decoder.root(ids)
+    return await root.next_logprobs()
+
+
 def test_no_weight_lies_in_memory_twice(file: Path) -> None:
     """Head and embedding table share theirs, and the packed path takes the modules' own."""
     write_quantised(file, MIXED | {"ffn_up": "Q4_0"})
@@ -190,12 +232,47 @@ def test_panels_that_are_written_are_noticed(file: Path) -> None:
     model, tokenizer = load_model(file, weights="file")
     decoder = serve(model, tokenizer)
 
-    async def following() -> Tensor:
-        root = await decoder.root(IDS[:9])
-        return await root.next_logprobs()
-
-    before = decoder.run(following())
+    before = decoder.run(following(decoder, IDS[:9]))
     model.model.layers[1].mlp.down_proj.panels.zero_()
-    after = decoder.run(following())
+    after = decoder.run(following(decoder, IDS[:9]))
     assert not torch.equal(before, after)
     assert share(after, logits(model, IDS[:9])[-1].log_softmax(-1)) < ROUNDING
+
+
+def test_the_self_check_sees_faults_behind_the_rounding(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_quantised(file, MIXED)
+    model, tokenizer = load_model(file, "float32", weights="file")
+    assert serve(model, tokenizer).self_check is not None
+    declared = catalogue.FAMILIES["LlamaModel"]
+    for wrong in ({"rotary_pairs": True}, {"norm": "rms_plus_one"}, {"parallel": True}):
+        monkeypatch.setitem(catalogue.FAMILIES, "LlamaModel", replace(declared, **wrong))
+        with pytest.raises(UnsupportedModelError, match="does not agree with its own forward: layer 0"):
+            serve(load_model(file, "float32", weights="file")[0], tokenizer)
+
+
+def test_the_self_check_looks_at_the_weights_as_they_are_served(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gate and up in the place of each other, only where they stay quantised."""
+    write_quantised(file, "Q4_0")
+    right = reading.pack_layer
+
+    def wrong(*args: Any) -> DecoderLayer:
+        layer = right(*args)
+        return layer._replace(gate_up=layer.gate_up[::-1]) if isinstance(layer.gate_up, tuple) else layer
+
+    monkeypatch.setattr(compared_paths, "pack_layer", wrong)
+    model, tokenizer = load_model(file, "float32", weights="file")
+    with pytest.raises(UnsupportedModelError, match="layer 0, .* packed path"):
+        serve(model, tokenizer)
+
+
+def test_the_cost_of_a_step_counts_the_bytes_of_the_panels(file: Path) -> None:
+    write_quantised(file, "Q4_0", tied=False)
+    model, _ = load_model(file, "bfloat16", weights="file")
+    shape = HFEngine(model).shape
+    layers = LAYERS * (2 * HIDDEN * HEADS * HEAD_DIM + 2 * HIDDEN * KV_HEADS * HEAD_DIM + 3 * HIDDEN * INNER)
+    assert shape.parameters == shape.active_parameters == layers + HIDDEN * len(TOKENS)
+    padded = HIDDEN * -(-len(TOKENS) // 16) * 16
+    assert shape.weight_bytes * shape.parameters == pytest.approx((layers + padded) * 18 / 32)
+    assert shape.kv_bytes == 2
