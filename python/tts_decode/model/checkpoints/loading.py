@@ -113,7 +113,7 @@ def _load(folder: Path, model: Any, known: Format, dtype: torch.dtype, *, quanti
             weights[name] = Kept(weight, known.kind_of(name))
             continue
         floats[f"{name}.weight"] = weight.dequantised().to(dtype)
-        if layer.bias is not None and weight.bias is not None:
+        if weight.bias is not None:
             floats[f"{name}.bias"] = weight.bias[: weight.outputs].to(dtype)
     tied = f"{head}.weight" if model.config.tie_word_embeddings else None
     for name, parameter in model.state_dict().items():
