@@ -230,6 +230,14 @@ def test_what_quantised_weights_are_not_for_is_refused_by_name(file: Path, act: 
         acts[act]()
 
 
+def test_adapters_are_refused_by_name(file: Path) -> None:
+    peft = pytest.importorskip("peft")
+    write_quantised(file, "Q4_0")
+    model, _ = load_model(file, weights="file")
+    with pytest.raises(ValueError, match="QuantisedLinear"):
+        peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"]))
+
+
 def test_rows_of_an_embedding_table(file: Path) -> None:
     write_quantised(file, MIXED)
     model, _ = load_model(file, "float32", weights="file")
