@@ -27,7 +27,9 @@ def read_tokenizer(header: Header) -> PreTrainedTokenizerBase:
     """The tokenizer, of a header that was checked."""
     # The classes that AutoTokenizer chooses put rules of their own in the place of what is set here.
     file = header.file
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)
+    tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(
+        file.parent, gguf_file=file.name
+    )
     finish_tokenizer(header, tokenizer)
     return tokenizer
 
