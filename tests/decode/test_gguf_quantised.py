@@ -30,7 +30,13 @@ from tts_decode.model.families.conditions import why_general
 from tts_decode.model.footprint import packed_bytes, weight_bytes
 from tts_decode.model.hf import HFEngine
 from tts_decode.model.loading import load_model
-from tts_decode.model.quantised_modules import Quantised, QuantisedEmbedding, QuantisedLinear
+from tts_decode.model.quantised_modules import (
+    Quantised,
+    QuantisedEmbedding,
+    QuantisedLinear,
+    weight_rows,
+    weight_shape,
+)
 
 from tts_kernels import DecoderLayer
 
@@ -245,6 +251,10 @@ def test_rows_of_an_embedding_table(file: Path) -> None:
     assert isinstance(table, QuantisedEmbedding)
     ids = torch.tensor([[5, 0, len(TOKENS) - 1], [17, 17, 40]])
     assert torch.equal(table(ids), table.dequantised()[ids])
+    for module in (table, model.get_output_embeddings(), torch.nn.Linear(4, 9)):
+        weight = module.dequantised() if isinstance(module, Quantised) else module.weight.detach()
+        assert weight_shape(module) == list(weight.shape)
+        assert torch.equal(weight_rows(module, [3, 0, 3]), weight[[3, 0, 3]])
     assert table(ids[:, :0]).shape == (2, 0, 256)
     with pytest.raises(IndexError, match="indices"):
         table(torch.tensor([len(TOKENS)]))
