@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from saved_checkpoints import Saved, awq, compressed, gptq, int_quantized, pack_quantized
+from saved_checkpoints import Layer, Saved, awq, compressed, gptq, int_quantized, pack_quantized
 from tiny_models import greedy
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -77,6 +78,23 @@ CASES = {
     ),
     "tied": Saved(4, 32, gptq, GPTQ4, options={"tie_word_embeddings": True}),
 }
+
+
+def with_head(tensors: dict[str, Tensor]) -> None:
+    """Of zeros, but for token 7."""
+    u = np.full((264, 64), 8, np.uint8)
+    u[7] = 15
+    head = Layer(u, np.full((264, 2), 8, np.uint8), torch.ones(264, 2).half(), 4)
+    tensors |= {f"lm_head.{name}": value for name, value in gptq(head).items()}
+
+
+def test_a_head_of_its_own_beside_a_config_that_ties_it(tmp_path: Path) -> None:
+    options = {"tie_word_embeddings": True, "vocab_size": 264}
+    expected = Saved(4, 32, gptq, GPTQ4, options=options).write(tmp_path, with_head)
+    loaded, _ = load_model(tmp_path, "float32", weights="file")
+    assert not loaded.config.tie_word_embeddings
+    assert loaded.lm_head.dequantised().nonzero()[:, 0].unique().tolist() == [7]
+    assert torch.equal(loaded.get_input_embeddings().weight, expected.get_input_embeddings().weight)
 
 
 def logits(model: PreTrainedModel) -> Tensor:

@@ -309,3 +309,14 @@ def test_weights_that_do_not_go_together(tmp_path: Path) -> None:
     for weights in ("int8", "int4"):
         with pytest.raises(ModelLoadError, match=f"weights: got '{weights}' for .*, expected 'file'"):
             load_model(tmp_path, weights=weights)
+
+
+def test_quantised_weights_that_the_config_does_not_tell_of(tmp_path: Path) -> None:
+    """transformers would leave the layers with random numbers."""
+    GPTQ.write(tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    del config["quantization_config"]
+    file.write_text(json.dumps(config))
+    with pytest.raises(ModelLoadError, match=r"does not fill model\.layers\.0.* of LlamaForCausalLM"):
+        load_model(tmp_path)

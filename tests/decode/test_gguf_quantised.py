@@ -4,19 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_gguf import TOKENS
+from tiny_gguf import TOKENS, gguf
 from tiny_gguf_models import CASES, random_model, write_model
-from tiny_quantised import MIXED, write_quantised
+from tiny_quantised import (
+    HEAD_DIM,
+    HEADS,
+    HIDDEN,
+    INNER,
+    KV_HEADS,
+    LAYERS,
+    MIXED,
+    write_quantised,
+)
 from torch import Tensor
 from tts_decode import TreeDecoder, UnsupportedModelError, gather
+from tts_decode.model.agreement import compared_paths
+from tts_decode.model.families import catalogue, reading
 from tts_decode.model.families.conditions import why_general
+from tts_decode.model.footprint import packed_bytes, weight_bytes
+from tts_decode.model.hf import HFEngine
 from tts_decode.model.loading import load_model
-from tts_decode.model.quantised_modules import Quantised, QuantisedEmbedding, QuantisedLinear
+from tts_decode.model.quantised_modules import (
+    Quantised,
+    QuantisedEmbedding,
+    QuantisedLinear,
+    weight_rows,
+    weight_shape,
+)
+
+from tts_kernels import DecoderLayer
 
 pytestmark = pytest.mark.usefixtures("one_thread", "cache")
 
@@ -168,6 +190,20 @@ def test_no_weight_lies_in_memory_twice(file: Path) -> None:
             assert weight.panels.data_ptr() == linear.panels.data_ptr()
 
 
+Q4_K_M = dict.fromkeys(MIXED, "Q4_K") | {"token_embd": "Q6_K", "attn_v": "Q6_K", "ffn_down": "Q6_K"}
+Q5_K_M = Q4_K_M | {name: "Q5_K" for name, kind in Q4_K_M.items() if kind == "Q4_K"}
+
+
+@pytest.mark.parametrize("kinds", ["Q4_0", "Q8_0", Q4_K_M, Q5_K_M], ids=["Q4_0", "Q8_0", "Q4_K_M", "Q5_K_M"])
+def test_memory_is_within_15_percent_of_the_file(kinds: Any, file: Path) -> None:
+    write_quantised(file, kinds)
+    model, tokenizer = load_model(file, weights="file")
+    packed = serve(model, tokenizer).runtime.engine.packed
+    assert packed is not None
+    in_memory = sum(weight_bytes(model).values()) + packed_bytes(packed)
+    assert in_memory < 1.15 * sum(tensor.n_bytes for tensor in gguf.GGUFReader(file).tensors)
+
+
 def test_the_dtype_of_the_model_is_that_of_activations(file: Path) -> None:
     write_quantised(file, "Q4_0")
     model, tokenizer = load_model(file, "bfloat16", weights="file")
@@ -200,6 +236,14 @@ def test_what_quantised_weights_are_not_for_is_refused_by_name(file: Path, act: 
         acts[act]()
 
 
+def test_adapters_are_refused_by_name(file: Path) -> None:
+    peft = pytest.importorskip("peft")
+    write_quantised(file, "Q4_0")
+    model, _ = load_model(file, weights="file")
+    with pytest.raises(ValueError, match="QuantisedLinear"):
+        peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"]))
+
+
 def test_rows_of_an_embedding_table(file: Path) -> None:
     write_quantised(file, MIXED)
     model, _ = load_model(file, "float32", weights="file")
@@ -207,6 +251,10 @@ def test_rows_of_an_embedding_table(file: Path) -> None:
     assert isinstance(table, QuantisedEmbedding)
     ids = torch.tensor([[5, 0, len(TOKENS) - 1], [17, 17, 40]])
     assert torch.equal(table(ids), table.dequantised()[ids])
+    for module in (table, model.get_output_embeddings(), torch.nn.Linear(4, 9)):
+        weight = module.dequantised() if isinstance(module, Quantised) else module.weight.detach()
+        assert weight_shape(module) == list(weight.shape)
+        assert torch.equal(weight_rows(module, [3, 0, 3]), weight[[3, 0, 3]])
     assert table(ids[:, :0]).shape == (2, 0, 256)
     with pytest.raises(IndexError, match="indices"):
         table(torch.tensor([len(TOKENS)]))
@@ -222,3 +270,42 @@ def test_panels_that_are_written_are_noticed(file: Path) -> None:
     after = decoder.run(following(decoder, IDS[:9]))
     assert not torch.equal(before, after)
     assert share(after, logits(model, IDS[:9])[-1].log_softmax(-1)) < ROUNDING
+
+
+def test_the_self_check_sees_faults_behind_the_rounding(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_quantised(file, MIXED)
+    model, tokenizer = load_model(file, "float32", weights="file")
+    assert serve(model, tokenizer).self_check is not None
+    declared = catalogue.FAMILIES["LlamaModel"]
+    for wrong in ({"rotary_pairs": True}, {"norm": "rms_plus_one"}, {"parallel": True}):
+        monkeypatch.setitem(catalogue.FAMILIES, "LlamaModel", replace(declared, **wrong))
+        with pytest.raises(UnsupportedModelError, match="does not agree with its own forward"):
+            serve(load_model(file, "float32", weights="file")[0], tokenizer)
+
+
+def test_the_self_check_looks_at_the_weights_as_they_are_served(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gate and up in the place of each other, only where they stay quantised."""
+    write_quantised(file, "Q4_0")
+    right = reading.pack_layer
+
+    def wrong(*args: Any) -> DecoderLayer:
+        layer = right(*args)
+        return layer._replace(gate_up=layer.gate_up[::-1]) if isinstance(layer.gate_up, tuple) else layer
+
+    monkeypatch.setattr(compared_paths, "pack_layer", wrong)
+    model, tokenizer = load_model(file, "float32", weights="file")
+    with pytest.raises(UnsupportedModelError, match=r"layer 0, .* packed path"):
+        serve(model, tokenizer)
+
+
+def test_the_cost_of_a_step_counts_the_bytes_of_the_panels(file: Path) -> None:
+    write_quantised(file, "Q4_0", tied=False)
+    model, _ = load_model(file, "bfloat16", weights="file")
+    shape = HFEngine(model).shape
+    layers = LAYERS * (2 * HIDDEN * HEADS * HEAD_DIM + 2 * HIDDEN * KV_HEADS * HEAD_DIM + 3 * HIDDEN * INNER)
+    assert shape.parameters == shape.active_parameters == layers + HIDDEN * len(TOKENS)
+    padded = HIDDEN * -(-len(TOKENS) // 16) * 16
+    assert shape.weight_bytes * shape.parameters == pytest.approx((layers + padded) * 18 / 32)
+    assert shape.kv_bytes == 2

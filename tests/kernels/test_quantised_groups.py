@@ -48,6 +48,14 @@ def test_numbers_may_lie_in_any_order() -> None:
     assert torch.equal(turned.packed().panels, groups.packed().panels)
 
 
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize(("bits", "dtype"), [(4, torch.float16), (8, torch.float32)])
+def test_rows_of_it(bits: int, dtype: torch.dtype, zeros: bool) -> None:
+    groups = Groups.random(bits, 40, 192, 96, dtype, zeros)
+    wanted = torch.tensor([39, 0, 17, 17])
+    assert torch.equal(groups.packed().rows(wanted), groups.weights()[wanted].float())
+
+
 @pytest.mark.parametrize(
     ("bits", "dtype", "zeros", "expected"),
     [

@@ -25,7 +25,6 @@ from ..cost.forward import Machine
 from ..default_model import DEFAULT_MODEL
 from ..extras import install_command
 from ..model.loading import resolve_dtype
-from ..model.shape import shape_of_config
 from ..tasks import default_tasks
 from . import options as opt
 from .display import Display, Screen, mib, print_json, short
@@ -156,9 +155,10 @@ def decode(
     with open_session(model, dtype, "cpu", kv_mib, kv_dtype, weights=weights) as session, usage_errors():
         # The first token comes from the prompt's own forward.
         opt.check_positions("--prompt", prompt, tokens + 1, session.model.config)
+        decoder = session.decoder()
         prefill, machine, results = measure_decode(
-            session.decoder(),
-            shape_of_config(session.model.config, session.model.dtype),
+            decoder,
+            decoder.runtime.engine.shape,
             prompt=prompt,
             branches=widths,
             tokens=tokens,

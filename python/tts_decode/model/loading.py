@@ -188,7 +188,7 @@ def _load_pretrained(
         elif weights in _BITS:
             model = load_rounded(source, config, dtype, _BITS[weights])
         else:
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
+            model = _load_whole(source, dtype, options)
     except ModelLoadError:
         raise
     except Exception as cause:  # parsers of third parties: their exception types are not a contract
@@ -204,3 +204,17 @@ def _load_pretrained(
             )
         raise ModelLoadError(f"{what}. Cause: {first_line(cause)}") from cause
     return model, tokenizer
+
+
+def _load_whole(source: Path | str, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedModel:
+    """As transformers loads it. Raises ModelLoadError where it would fill up with random numbers."""
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+    )
+    model: PreTrainedModel = loaded[0]
+    if missing := loaded[1]["missing_keys"]:
+        raise ModelLoadError(
+            f"model: {source} does not fill {min(missing)} of {type(model).__name__}; it may be cut short "
+            "(fetch it again), or its weights lie in another way than its config.json says"
+        )
+    return model

@@ -113,7 +113,7 @@ def _load(folder: Path, model: Any, known: Format, dtype: torch.dtype, *, quanti
             weights[name] = Kept(weight, known.kind_of(name))
             continue
         floats[f"{name}.weight"] = weight.dequantised().to(dtype)
-        if layer.bias is not None and weight.bias is not None:
+        if weight.bias is not None:
             floats[f"{name}.bias"] = weight.bias[: weight.outputs].to(dtype)
     tied = f"{head}.weight" if model.config.tie_word_embeddings else None
     for name, parameter in model.state_dict().items():
@@ -187,7 +187,6 @@ def _require_copy(tensors: SavedTensors, head: str, table: str) -> None:
 
 
 def _refuse_left(model: Any, tensors: SavedTensors) -> None:
-    known = [_COMPUTED, *map(re.compile, model._keys_to_ignore_on_load_unexpected or [])]
-    left = [name for name in tensors.left if not any(pattern.search(name) for pattern in known)]
+    left = [name for name in tensors.left if not _COMPUTED.search(name)]
     if left:
         raise tensors.damaged(f"got the tensor {min(left)}, which {type(model).__name__} does not take")

@@ -26,4 +26,5 @@ def processor_of(header: Header, config: Mapping[str, Any]) -> Any:
     """What undoes the layouts of llama.cpp: `process(weights=, name=).weights`."""
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
-    return TENSOR_PROCESSORS.get(header.name, TensorProcessor)(config=dict(config))
+    processor: Any = TENSOR_PROCESSORS.get(header.name, TensorProcessor)
+    return processor(config=dict(config))

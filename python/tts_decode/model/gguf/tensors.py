@@ -150,7 +150,7 @@ def _float_part(
     name, _, leaf = target.rpartition(".")
     filled = shape
     if leaf == "bias" and name in modules:
-        panels, *_ = QuantForm.of(modules[name].form).panels_shape(*shape, 1)
+        panels, *_ = QuantForm.of(modules[name].form).panels_shape(shape[0], 1)
         filled = torch.Size([panels * 16])
 
     def make() -> Tensor:
