@@ -54,6 +54,15 @@ def test_a_grammar_that_takes_too_long_is_refused_and_holds_up_nobody(served, mo
         go_on.set()
 
 
+def test_a_schema_beyond_the_limits_of_llguidance_is_refused(served):
+    """Its alternatives multiply to 4**7 objects."""
+    parts = [[{"properties": {f"p{i}{j}": {"type": "integer"}}} for j in range(4)] for i in range(7)]
+    form = {"type": "json_schema", "json_schema": {"schema": {"allOf": [{"anyOf": part} for part in parts]}}}
+    answer = served.post("/v1/completions", {"prompt": PROMPT, "response_format": form})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "response_format")
+    assert "too large" in answer.json()["error"]["message"]
+
+
 class Stuck(JSONSchema):
     """Its compilation does not end before `go_on`."""
 
