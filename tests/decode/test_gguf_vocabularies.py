@@ -32,7 +32,8 @@ SPLITS: dict[str, Callable[[], Any]] = {
     "smollm": lambda: pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), BYTE_LEVEL]),
     "falcon": lambda: pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Punctuation("contiguous"),
+            # Punctuation("contiguous"), of a version of Unicode that has all of today's signs
+            pre_tokenizers.Split(Regex(r"[\p{P}$+<=>^~|`]+"), "isolated"),
             BYTE_LEVEL,
             pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated"),
         ]
@@ -61,9 +62,10 @@ def trained(name: str) -> tuple[Tokenizer, Any]:
     return tokenizer, read(keys_of(tokenizer, name, add_bos_token=False))
 
 
+ASSIGNED = st.characters(exclude_categories=["Cs", "Cn"])  # what is not, versions of Unicode differ in
 TEXTS = st.lists(
     st.one_of(
-        st.text(max_size=12),
+        st.text(ASSIGNED, max_size=12),
         st.text("ab'sT1 2\n\t.é日\u0301", max_size=12),
         st.sampled_from([*CONTROLS, *ADDED, "'LL", "1234567", "\r\n", "   ", "HelloWorld", "+=`"]),
         st.sampled_from(CORPUS).flatmap(lambda text: st.integers(0, 60).map(lambda i: text[i : i + 30])),
