@@ -94,7 +94,7 @@ def _variants() -> list[Variant]:
     chosen += [
         ("tree_attention", "_attend", "bfloat16", 64, 16, AttentionOptions(0.1, 128, 0.0, sinks), 80),
         ("tree_attention", "_attend", "bfloat16", 64, 16, AttentionOptions(0.1, 128, 0.0, sinks), 90),
-        ("tree_attention", "_merge", "bfloat16", 64, 16, AttentionOptions(0.1, 128, 0.0, sinks), 90),
+        ("tree_attention", "_merge", "bfloat16", 128, 16, AttentionOptions(0.1, 128, 0.0, sinks), 90),
         ("tree_attention", "_attend", "bfloat16", 128, 16, AttentionOptions(0.1, 0, 0.0, slopes=slopes), 90),
         ("tree_attention", "_attend", "bfloat16", 128, 16, AttentionOptions(0.1, 0, 0.0, chunk=8192), 90),
     ]
