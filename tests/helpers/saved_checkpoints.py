@@ -109,7 +109,7 @@ class Saved:
 
     bits: int
     group: int
-    pack: Callable[[Layer], dict[str, Tensor]]
+    pack: Callable[[Layer], dict[str, Tensor]] = field(repr=False)  # its address would be in names of tests
     settings: dict[str, Any]
     symmetric: bool = False
     scales: torch.dtype = torch.float16
