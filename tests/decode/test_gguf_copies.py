@@ -100,7 +100,7 @@ def test_files_of_floats_are_read_as_before(name: str, file: Path, cache: Path) 
     model, _ = load_model(file, "float32", weights="file")
     torch.testing.assert_close(logits(model), logits(original), atol=2e-3, rtol=0)
     (copy,) = cache.iterdir()
-    assert copy.name.endswith("-v2")
+    assert copy.name.endswith("-v3")
 
 
 def truncated(copy: Path) -> None:

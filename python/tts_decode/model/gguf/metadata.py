@@ -10,6 +10,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from tts_kernels import TTSError
+
 from ...errors import ModelLoadError
 
 _VERSIONS = (2, 3)
@@ -29,7 +31,7 @@ def read_metadata(file: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
             raise ModelLoadError(f"model: {file} is damaged: {cause}; fetch it again") from None
 
 
-class _DamagedError(Exception):
+class _DamagedError(TTSError):
     """The message says where."""
 
 
