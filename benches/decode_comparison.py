@@ -13,7 +13,7 @@ import json
 import random
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +24,7 @@ from tts_decode.bench.plots import lines
 from tts_decode.cli.info import collect
 from tts_decode.model.loading import resolve_dtype
 
-from benches.peers.engines import ENGINES, USUAL, USUAL_BFLOAT16, PeerError, Process, install
+from benches.peers.engines import ENGINES, USUAL, USUAL_BFLOAT16, Engine, PeerError, Process, install
 from benches.peers.models import prepare
 
 Record = dict[str, Any]
@@ -58,25 +58,26 @@ def closing() -> Iterator[dict[str, Process]]:
 
 def start(
     processes: dict[str, Process],
-    names: list[str],
-    paths: dict[str, Path],
+    engines: Mapping[str, Engine],
+    paths: Mapping[str, Path],
     folder: Path,
     options: Record,
     failed: dict[str, str],
+    limit: float = LOAD_SECONDS,
 ) -> None:
     """Starts those that are not in `processes` and can start. folder: of the environments. options: for all
     adapters."""
-    for name in names:
+    for name, engine in engines.items():
         if name in processes or name in failed:
             continue
-        form = ENGINES[name].form
+        form = engine.form
         if form not in paths:
             failed[name] = f"the model does not come as {form}"
             continue
         print(f"loading {name}", file=sys.stderr)
         try:
             model = {"model": str(paths[form])}
-            processes[name] = Process(ENGINES[name], folder, model | options, LOAD_SECONDS)
+            processes[name] = Process(engine, folder, model | options, limit)
         except PeerError as error:
             failed[name] = str(error)
 
@@ -87,6 +88,7 @@ def tokens_for(step: float, most: int, seconds: float) -> int:
 
 
 Setting = tuple[int, int]  # tokens of the prompt, branches
+Measure = Callable[[Process, list[int], int, int, float], Record]  # as Process.measure
 
 
 def engine_of(name: str) -> str:
@@ -103,7 +105,11 @@ def random_prompt(tokens: int) -> list[int]:
 
 
 def try_all(
-    processes: dict[str, Process], setting: Setting, seconds: float, failed: dict[str, str]
+    processes: dict[str, Process],
+    setting: Setting,
+    seconds: float,
+    failed: dict[str, str],
+    measure: Measure = Process.measure,
 ) -> list[Record]:
     """What a few steps of each process take. One that is HOPELESS times slower than another of the same
     engine ends and leaves `processes`, as one does that fails: more branches only ask more of it. `start`
@@ -114,7 +120,7 @@ def try_all(
     best: dict[str, float] = {}
     for name, process in [*processes.items()]:
         try:
-            took = process.measure(ids, branches, TRIED_STEPS, PATIENCE * seconds)
+            took = measure(process, ids, branches, TRIED_STEPS, PATIENCE * seconds)
         except PeerError as error:
             failed[f"{name}, {prompt} tokens, {branches} branches"] = str(error)
             processes.pop(name).close()
@@ -139,6 +145,7 @@ def measure_fastest(
     rounds: int,
     seconds: float,
     failed: dict[str, str],
+    measure: Measure = Process.measure,
 ) -> list[Record]:
     """What each round takes of each engine's fastest process of those that were tried, in turn."""
     fastest: dict[str, Record] = {}
@@ -155,7 +162,7 @@ def measure_fastest(
             prompt, branches, name = record["prompt"], record["branches"], record["setting"]
             ids = random_prompt(prompt)
             try:
-                run = processes[name].measure(ids, branches, record["tokens"], PATIENCE * seconds)
+                run = measure(processes[name], ids, branches, record["tokens"], PATIENCE * seconds)
             except PeerError as error:
                 failed[f"{name}, {prompt} tokens, {branches} branches"] = str(error)
                 processes.pop(name).close()
@@ -243,7 +250,7 @@ def main(
     about: dict[str, Record] = {}
     with closing() as processes:
         for length in lengths:
-            start(processes, names, paths, folder, options, failed)
+            start(processes, {name: ENGINES[name] for name in names}, paths, folder, options, failed)
             about |= {name: process.about for name, process in processes.items()}
             for width in sorted(widths):
                 print(f"{length:,} tokens, {width} branches", file=sys.stderr)

@@ -88,7 +88,7 @@ _SIZES: dict[str, Any] = {
 _HYBRID = {"num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"]}
 _FIRST_ATTENTION = {"num_hidden_layers": 3, "attn_layer_period": 2, "attn_layer_offset": 1}
 _CONV = {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]}
-_GEMMA4 = {"global_head_dim": 64, "hidden_size_per_layer_input": 16}
+_GEMMA4 = {"global_head_dim": 512, "hidden_size_per_layer_input": 16}
 _ASSISTANT = {"text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}}
 _QWEN4 = {
     "indexer_n_heads": 2,

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for fuzz
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 sys.path.append(str(Path(__file__).parents[1]))  # for benches.gpu; last, so that it hides no installation
 
+from needed import missing
 from openai_server import Server
 from primitives import make
 from tiny_models import tiny_model
@@ -67,8 +68,8 @@ def real_model() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The default model in float32 and its tokenizer; the first run on a machine converts it, some 20 s."""
     try:
         default_model_file()
-    except ModelLoadError as missing:
-        pytest.skip(str(missing))
+    except ModelLoadError as error:
+        missing(str(error))
     return load_model(dtype="float32")
 
 

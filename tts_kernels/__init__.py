@@ -21,6 +21,7 @@ from .layers.quant_form import QuantForm
 from .layers.quantised_weight import QuantisedWeight
 from .layers.rms_norm import rms_norm
 from .layers.rotate_qkv import rotate_qkv
+from .layers.weight import Weight
 from .ops import (
     append_kv,
     copy_pages,
@@ -59,6 +60,7 @@ __all__ = [
     "TTSError",
     "TreePlan",
     "TreeStats",
+    "Weight",
     "WorkCapacity",
     "__version__",
     "append_kv",

@@ -248,25 +248,31 @@ class TokenRows:
     def __init__(self, rows: Tensor, heads: bool = True) -> None:
         """strides: (token, head). element_bytes: 4 for float32, 2 for bfloat16."""
 
-class PackedMatrix:
-    """A weight in panels of 16 outputs."""
+class Matrix:
+    """A weight in panels of 16 outputs, borrowed."""
 
-    def __init__(self, panels: int, num_panels: int, bias: int) -> None:
-        """Addresses of the panels and of the float32 bias, 0 for none."""
+def float_matrix(panels: tuple[int, int], dtype: DType, bias: int, gated: bool) -> Matrix:
+    """panels: their address and number. bias: address of float32, 0 for none. gated: panels of gate and up
+    take turns."""
+
+def quantised_matrix(
+    panels: tuple[int, int], form: Sequence[int], blocks: int, bias: int, gated: bool
+) -> Matrix:
+    """The same of panels of quantised weights, of so many blocks each."""
 
 class Experts:
     """A mixture of experts, its weights borrowed."""
 
     def __init__(
         self,
-        router: PackedMatrix,
-        gate_up: Sequence[PackedMatrix],
-        down: Sequence[PackedMatrix],
+        router: Matrix,
+        gate_up: Sequence[Sequence[Matrix]],
+        down: Sequence[Matrix],
         top_k: int,
         normalised: bool,
     ) -> None:
-        """gate_up, down: of each expert, panels of gate and up taking turns. normalised: the weights of the
-        chosen ones sum to 1."""
+        """gate_up, down: of each expert, gate_up as of a layer. normalised: the weights of the chosen ones
+        sum to 1."""
 
 class DecoderLayer:
     """What one layer computes, its weights borrowed."""
@@ -275,27 +281,25 @@ class DecoderLayer:
         self,
         norms: Sequence[tuple[int, bool]],
         head_norms: tuple[int, int, bool],
-        weights: Sequence[PackedMatrix],
+        weights: Sequence[Sequence[Matrix]],
         rotary: tuple[int, bool],
-        attention: tuple[float, float, int],
-        mlp: tuple[int, int],
+        attention: tuple[float, float, int, int],
+        mlp: tuple[int, bool],
         parallel: bool,
         factor: float,
         experts: Experts | None = None,
     ) -> None:
         """norms: address (0 for none) and whether it is a LayerNorm, of input, MLP and what both add.
         head_norms: of q and k, and whether they are of all heads together. weights: qkv, o, and without
-        experts gate_up, down.
-        rotary: table (-1 for none), in pairs. attention: scale, soft cap, window (0 for none). mlp: codes of
-        activation and gate."""
+        experts gate_up, down, each as those that lie side by side.
+        rotary: table (-1 for none), in pairs. attention: scale, soft cap, window and address of sinks (0 for
+        none). mlp: code of the activation, and whether it has a gate."""
 
 class DecoderShape:
     """What all layers of a model share."""
 
-    def __init__(
-        self, hidden: int, heads: tuple[int, int, int], rotary_dim: int, weight_dtype: DType, eps: float
-    ) -> None:
-        """heads: (query heads, KV heads, head_dim). weight_dtype: of the packed weights."""
+    def __init__(self, hidden: int, heads: tuple[int, int, int], rotary_dim: int, eps: float) -> None:
+        """heads: (query heads, KV heads, head_dim)."""
 
 class DecoderOutput:
     """What is wanted behind the last norm."""
@@ -311,7 +315,7 @@ class Decoder:
         shape: DecoderShape,
         layers: Sequence[DecoderLayer],
         norm: tuple[int, bool],
-        head: PackedMatrix | None,
+        head: Matrix | None,
         logits: tuple[float, float],
     ) -> None:
         """norm: as of a layer. head: None where logits are never wanted. logits: factor and soft cap."""
@@ -401,9 +405,12 @@ def tree_attention(
     logits_soft_cap: float,
     mask: tuple[int, int],
     mass: tuple[int, int],
+    sinks: int,
+    slopes: int,
+    attention_chunk: int,
     num_threads: int,
 ) -> None:
-    """Attention of all rows of a plan; lse, mask and mass may be 0."""
+    """Attention of all rows of a plan; lse, mask, mass, sinks and slopes may be 0."""
 
 def append_and_attend(
     q: Tensor,
@@ -454,7 +461,8 @@ def packed_linear(
 
 def quant_layout(form: Sequence[int]) -> tuple[int, int]:
     """Inputs and bytes of a block of 16 outputs. form: bits, group, scales (0: float16, 1: bfloat16, 2: two
-    levels), whether there are minima, offset, and the 16 entries of a table where there is one."""
+    levels, 3: float32), 1 where there are minima and 2 where there are zero points, offset, and the 16
+    entries of a table where there is one."""
 
 def quantised_linear(
     x: TokenRows,
@@ -603,6 +611,7 @@ class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
         scale: float,
         window: int,
         logits_soft_cap: float,
+        sinks: int,
         stream: int,
     ) -> None:
-        """Attention of all rows of a work list."""
+        """Attention of all rows of a work list; sinks may be 0."""

@@ -23,7 +23,7 @@ from rich.table import Table
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from tts_decode.cli.info import collect
 from tts_decode.default_model import DEFAULT_MODEL
-from tts_decode.model.loading import load_model
+from tts_decode.model.loading import load_model, resolve_dtype
 
 from tts_kernels.integrations.transformers import TreeCache, register
 
@@ -147,7 +147,7 @@ def main(
 ) -> None:
     register()
     no_attention.register()
-    model, _ = load_model(dtype=dtype)
+    model, _ = load_model(dtype=resolve_dtype(dtype))  # float weights, for all contestants
     model.generation_config.eos_token_id = None
     cases = {
         "samples": Case(

@@ -1,7 +1,8 @@
 """The measuring end of a peer: a process in the peer's own environment, which needs nothing of ours.
 
 It is started with one argument, a JSON object with the path of the model and what the peer wants to know. It
-says what it is in a JSON line, then answers each line with a request by a line with the result.
+says what it is in a JSON line, then answers each line with a request by a line with the result. "call" in a
+request names a method of the peer, the rest are its arguments.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -25,14 +27,31 @@ class Peer(Protocol):
         nothing ends early. 0 seconds of decoding: not known, this time."""
 
 
-class WholeRuns(Peer):
-    """A peer whose runs can only be timed whole, on a prompt that it caches."""
+class KeptPrompt(Peer):
+    """A peer that keeps what it computed of a prompt, and decodes from there as often as it is asked."""
 
     def measure(self, prompt: list[int], branches: int, tokens: int) -> tuple[float, float]:
-        prefill = self.run(prompt, 1, 1)
-        self.run(prompt, branches, 1)  # takes longer than the same once more
-        runs = [self.run(prompt, branches, count) for count in (1, tokens + 1, 1)]
-        return prefill, difference(*runs)
+        return self.prefill(prompt), self.decode(branches, tokens)
+
+    @abstractmethod
+    def prefill(self, prompt: list[int]) -> float:
+        """Seconds, as of `measure`. The prompt takes the place of the one that was kept."""
+
+    @abstractmethod
+    def decode(self, branches: int, tokens: int) -> float:
+        """Seconds, as of `measure`. The prompt is kept as it was."""
+
+
+class WholeRuns(KeptPrompt):
+    """A peer whose runs can only be timed whole, on a prompt that it caches."""
+
+    def prefill(self, prompt: list[int]) -> float:
+        self.prompt = prompt
+        return self.run(prompt, 1, 1)
+
+    def decode(self, branches: int, tokens: int) -> float:
+        self.run(self.prompt, branches, 1)  # takes longer than the same once more
+        return difference(*(self.run(self.prompt, branches, count) for count in (1, tokens + 1, 1)))
 
     @abstractmethod
     def run(self, prompt: list[int], branches: int, tokens: int) -> float:
@@ -53,28 +72,37 @@ def serve(make: Callable[[dict[str, Any]], Peer]) -> None:
     def answer(result: dict[str, Any]) -> None:
         answers.write(json.dumps(result) + "\n")
 
+    before, begin = _memory("VmRSS"), time.perf_counter()
     try:
         peer = make(json.loads(sys.argv[1]))
+        seconds = time.perf_counter() - begin
         peer.measure(list(range(1000, 1040)), 2, 2)
     except Exception as error:  # of another package: it may be anything
         answer({"error": f"{type(error).__name__}: {error}"})
         return
     loaded = _memory("VmRSS")
-    answer(peer.about)
+    memory = {"before": before, "loaded": loaded, "mapped": _memory("RssFile"), "peak": _memory("VmHWM")}
+    answer(peer.about | {"load_seconds": seconds, "memory": memory})
     for line in sys.stdin:
         loaded = min(loaded, _memory("VmRSS"))  # what it keeps from one request counts as growth of the next
         _forget_peak()
         try:
-            prefill, decode = peer.measure(**json.loads(line))
+            times = _times(peer, **json.loads(line))
         except Exception as error:
             answer({"error": f"{type(error).__name__}: {error}"})
         else:
-            answer({"prefill": prefill, "decode": decode, "growth": _memory("VmHWM") - loaded})
+            answer(times | {"growth": _memory("VmHWM") - loaded})
+
+
+def _times(peer: Peer, call: str, **arguments: Any) -> dict[str, float]:
+    """Seconds by the name of what took them."""
+    result = getattr(peer, call)(**arguments)
+    return dict(zip(("prefill", "decode"), result, strict=True)) if call == "measure" else {call: result}
 
 
 def _memory(name: str) -> int:
-    """Bytes that are in memory of this process and those that it started: VmRSS, now; VmHWM, the most of each
-    since `_forget_peak`."""
+    """Bytes that are in memory of this process and those that it started: VmRSS, now, with pages of mapped
+    files; RssFile, those alone; VmHWM, the most of each since `_forget_peak`."""
     total = 0
     for process in _processes():
         with open(f"/proc/{process}/status") as lines:

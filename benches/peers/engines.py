@@ -69,6 +69,22 @@ USUAL = [
 ]
 USUAL_BFLOAT16 = ["transformers, bfloat16", "llama.cpp, BF16", "OpenVINO, F16, bf16 KV"]
 
+# Those that read the same GGUF file, weights quantised as they are there.
+QUANTISED = {
+    "ours": Engine("tts_peer", "", "file", {"weights": "auto"}),
+    "llama.cpp, F16 KV": Engine(
+        "llama_cpp_peer", "llama.cpp", "file", {"kv": "F16", "flash_attention": False}
+    ),
+    "llama.cpp, F16 KV, flash": Engine(
+        "llama_cpp_peer", "llama.cpp", "file", {"kv": "F16", "flash_attention": True}
+    ),
+    "llama.cpp, Q8_0 KV, flash": Engine(
+        "llama_cpp_peer", "llama.cpp", "file", {"kv": "Q8_0", "flash_attention": True}
+    ),
+    "OpenVINO, u8 KV": Engine("openvino_peer", "openvino", "file", {"kv": "u8"}),
+    "OpenVINO, bf16 KV": Engine("openvino_peer", "openvino", "file", {"kv": "bf16"}),
+}
+
 # The pip commands of each environment, one after the other, and environment variables for them.
 RECIPES: dict[str, list[list[str]]] = {
     "llama.cpp": [["install", "llama-cpp-python"]],
@@ -133,8 +149,21 @@ class Process:
     def measure(self, prompt: list[int], branches: int, tokens: int, limit: float) -> dict[str, float]:
         """Seconds of "prefill" and "decode", and "growth" of the memory in bytes. Raises PeerError, after
         `limit` seconds too; then the process is gone."""
+        request = {"call": "measure", "prompt": prompt, "branches": branches, "tokens": tokens}
+        return self._request(request, limit)
+
+    def keep(self, prompt: list[int], limit: float) -> float:
+        """Seconds of the prefill of a prompt that `decode` goes on from. Of adapters with `KeptPrompt`."""
+        self._kept = self._request({"call": "prefill", "prompt": prompt}, limit)["prefill"]
+        return self._kept
+
+    def decode(self, branches: int, tokens: int, limit: float) -> dict[str, float]:
+        """As `measure`, from the prompt that is kept, whose prefill it tells too."""
+        request = {"call": "decode", "branches": branches, "tokens": tokens}
+        return {"prefill": self._kept} | self._request(request, limit)
+
+    def _request(self, request: Mapping[str, Any], limit: float) -> dict[str, float]:
         assert self._process.stdin is not None
-        request = {"prompt": prompt, "branches": branches, "tokens": tokens}
         self._send(signal.SIGCONT)
         try:
             self._process.stdin.write(json.dumps(request) + "\n")

@@ -6,14 +6,14 @@ import time
 from typing import Any
 
 import llama_cpp as ll
-from adapter import serve
+from adapter import KeptPrompt, serve
 
 CHUNK = 2048  # tokens of a batch
-KV_TYPES = {"F32": 0, "F16": 1, "BF16": 30}  # ggml_type; the binding names not all of them
+KV_TYPES = {"F32": 0, "F16": 1, "Q8_0": 8, "BF16": 30}  # ggml_type; the binding names not all of them
 
 
-class LlamaCpp:
-    """options: model, kv (F32, F16, BF16), flash_attention, context (tokens over all branches), branches (the
+class LlamaCpp(KeptPrompt):
+    """options: model, kv (of KV_TYPES), flash_attention, context (tokens over all branches), branches (the
     most), threads."""
 
     def __init__(self, options: dict[str, Any]) -> None:
@@ -43,23 +43,29 @@ class LlamaCpp:
             "flash attention": options["flash_attention"],
         }
 
-    def measure(self, prompt: list[int], branches: int, tokens: int) -> tuple[float, float]:
+    def prefill(self, prompt: list[int]) -> float:
         ll.llama_memory_clear(self.memory, False)
         begin = time.perf_counter()
         for first in range(0, len(prompt), CHUNK):
             part = prompt[first : first + CHUNK]
             self._decode([(token, first + i, 0) for i, token in enumerate(part)], last_only=True)
-        prefill = time.perf_counter() - begin
-        last = ll.llama_sampler_sample(self.sampler, self.context, -1)
-        for branch in range(1, branches):
+        seconds = time.perf_counter() - begin
+        self.length = len(prompt)
+        self.next_token = ll.llama_sampler_sample(self.sampler, self.context, -1)
+        return seconds
+
+    def decode(self, branches: int, tokens: int) -> float:
+        for branch in range(1, branches + 1):  # the prompt stays alone in sequence 0
             ll.llama_memory_seq_cp(self.memory, 0, branch, -1, -1)
-        drawn = [last] * branches
+        drawn = [self.next_token] * branches
         begin = time.perf_counter()
-        for step in range(tokens):
-            place = len(prompt) + step
-            self._decode([(token, place, branch) for branch, token in enumerate(drawn)])
+        for place in range(self.length, self.length + tokens):
+            self._decode([(token, place, branch) for branch, token in enumerate(drawn, 1)])
             drawn = [ll.llama_sampler_sample(self.sampler, self.context, i) for i in range(branches)]
-        return prefill, time.perf_counter() - begin
+        seconds = time.perf_counter() - begin
+        for branch in range(1, branches + 1):
+            ll.llama_memory_seq_rm(self.memory, branch, -1, -1)
+        return seconds
 
     def _decode(self, rows: list[tuple[int, int, int]], *, last_only: bool = False) -> None:
         batch = self.batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -55,23 +56,7 @@ def write_gguf(model: PreTrainedModel, kind: str, path: Path, tokenizer: Path) -
     config = model.config
     writer = gguf.GGUFWriter(path.with_suffix(".partial"), "llama")
     writer.add_file_type(FILES[kind])
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)  # else readers take embedding length / heads
-    writer.add_value_length(config.head_dim)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
-    source = gguf.GGUFReader(tokenizer)
-    for field in source.fields.values():
-        if field.name.startswith("tokenizer."):
-            inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(field.name, field.contents(), field.types[0], inner)
+    add_keys(writer, config, tokenizer)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for name, weight in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
@@ -87,6 +72,37 @@ def write_gguf(model: PreTrainedModel, kind: str, path: Path, tokenizer: Path) -
     writer.write_tensors_to_file()
     writer.close()
     path.with_suffix(".partial").rename(path)
+
+
+def add_keys(writer: gguf.GGUFWriter, config: Any, tokenizer: Path) -> None:
+    """Sizes of a model of the Llama kind, as transformers names them, and the tokenizer of another file.
+    Tokens that it lacks in the model's vocabulary become unused ones, as converters write them."""
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)  # else readers take embedding length / heads
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    source = gguf.GGUFReader(tokenizer)
+    missing = range(len(source.fields["tokenizer.ggml.tokens"].data), config.vocab_size)
+    unused = {
+        "tokenizer.ggml.tokens": [f"[PAD{i}]" for i in missing],
+        "tokenizer.ggml.token_type": [int(gguf.TokenType.UNUSED) for _ in missing],
+        "tokenizer.ggml.scores": [0.0 for _ in missing],
+    }
+    for field in source.fields.values():
+        if field.name.startswith("tokenizer."):
+            inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            value = field.contents()
+            if field.name in unused:
+                value = value + unused[field.name]
+            writer.add_key_value(field.name, value, field.types[0], inner)
 
 
 def _interleaved(weight: np.ndarray, head_dim: int) -> np.ndarray:

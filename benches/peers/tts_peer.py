@@ -5,34 +5,47 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from adapter import serve
+from adapter import KeptPrompt, serve
 from tts_decode import Branch, SamplingParams, TreeDecoder, gather
 from tts_decode.model.loading import load_model
 
 from tts_kernels import _core
 
 
-class Tts:
+class Tts(KeptPrompt):
+    """options: model, kv_bytes, and those of `load_model`: dtype, weights."""
+
+    root: Branch | None = None
+
     def __init__(self, options: dict[str, Any]) -> None:
-        model, tokenizer = load_model(options["model"], options.get("dtype", "auto"))
+        chosen = {name: options[name] for name in ("dtype", "weights") if name in options}
+        model, tokenizer = load_model(options["model"], **chosen)
         self.decoder = TreeDecoder(model, tokenizer, kv_bytes=options.get("kv_bytes"))
         self.decoder.eos_token_ids = frozenset()
-        self.about = {"weights": str(model.dtype), "kv": str(model.dtype), "isa": _core.cpu_isa()}
+        weights = options.get("weights", str(model.dtype))
+        self.about = {"weights": weights, "kv": str(model.dtype), "isa": _core.cpu_isa()}
 
-    def measure(self, prompt: list[int], branches: int, tokens: int) -> tuple[float, float]:
-        return self.decoder.run(self._measure(prompt, branches, tokens))
-
-    async def _measure(self, prompt: list[int], branches: int, tokens: int) -> tuple[float, float]:
+    def prefill(self, prompt: list[int]) -> float:
+        if self.root is not None:
+            self.root.release()
         begin = time.perf_counter()
-        root = await self.decoder.root(prompt, SamplingParams(1.0, max_tokens=tokens + 1))
-        prefill = time.perf_counter() - begin
-        leaves: list[Branch] = root.fork(branches)
-        root.release()
+        self.root = self.decoder.run(self.decoder.root(prompt, SamplingParams(1.0)))
+        return time.perf_counter() - begin
+
+    def decode(self, branches: int, tokens: int) -> float:
+        return self.decoder.run(self._decode(branches, tokens))
+
+    async def _decode(self, branches: int, tokens: int) -> float:
+        assert self.root is not None
+        leaves: list[Branch] = self.root.fork(branches)
+        limits = {"max_tokens": tokens + 1}
         try:
-            await gather(leaf.step(max_step_tokens=1) for leaf in leaves)  # from the prompt's logits
+            await gather(
+                leaf.step(max_step_tokens=1, **limits) for leaf in leaves
+            )  # from the prompt's logits
             begin = time.perf_counter()
-            await gather(leaf.step(max_step_tokens=tokens) for leaf in leaves)
-            return prefill, time.perf_counter() - begin
+            await gather(leaf.step(max_step_tokens=tokens, **limits) for leaf in leaves)
+            return time.perf_counter() - begin
         finally:
             for leaf in leaves:
                 leaf.release()

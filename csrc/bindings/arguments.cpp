@@ -89,4 +89,21 @@ BranchTables branch_tables(const Int32Array& block_tables, const Int32Array& len
           block_tables.shape(0), block_tables.shape(1), page_size};
 }
 
+QuantForm quant_form(const std::vector<int>& numbers) {
+  require(numbers.size() == 5 || numbers.size() == 21, "form: got ", numbers.size(),
+          " numbers, expected 5, or 21 with a table");
+  require(numbers[2] >= 0 && numbers[2] <= static_cast<int>(QuantScales::kFloat32), "form: got scales ",
+          numbers[2], ", expected 0 to 3");
+  require(numbers[3] >= 0 && numbers[3] <= 3, "form: got minima ", numbers[3], ", expected 0 to 3");
+  const bool has_min = (numbers[3] & 1) != 0, has_zeros = (numbers[3] & 2) != 0;
+  QuantForm form{
+      numbers[0],           numbers[1], static_cast<QuantScales>(numbers[2]), has_min, has_zeros, numbers[4],
+      numbers.size() == 21, {}};
+  for (size_t i = 5; i < numbers.size(); ++i) {
+    require(numbers[i] >= 0 && numbers[i] <= 255, "form: got ", numbers[i], " in a table, expected 0 to 255");
+    form.table[i - 5] = static_cast<uint8_t>(numbers[i]);
+  }
+  return form;
+}
+
 }  // namespace tts

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "common/error.h"
+#include "cpu/kernels/quantised_linear_kernels.h"
 #include "tree/branch_order.h"
 
 namespace tts {
@@ -46,6 +47,10 @@ using Int32Array = pybind11::array_t<int32_t, pybind11::array::c_style>;
 // The tables of a planner, their shapes checked: [B, P], [B], and [B] or none for one query a branch.
 BranchTables branch_tables(const Int32Array& block_tables, const Int32Array& lengths,
                            const std::optional<Int32Array>& query_lens, int64_t page_size);
+
+// A form of quantised weights as Python has it: bits, group, scales, has_min + 2 has_zeros, offset, and the
+// 16 entries of a table where there is one.
+QuantForm quant_form(const std::vector<int>& numbers);
 
 // Parameters that take anything, and show in the signature as what they should be.
 struct Int {

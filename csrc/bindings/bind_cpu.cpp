@@ -15,7 +15,7 @@
 #include "bindings/tensors.h"
 #include "common/error.h"
 #include "cpu/kv_ops.h"
-#include "cpu/packed_linear.h"
+#include "cpu/linear.h"
 #include "cpu/quantised_linear.h"
 #include "cpu/row_ops.h"
 #include "cpu/runtime/isa.h"
@@ -94,18 +94,19 @@ void bind_ops(py::module_& m) {
       "tree_attention",
       [](const KVView& kv, PlanInts plan, const TokenRows& q, std::pair<int64_t, int> rows_heads,
          uintptr_t out, uintptr_t lse, float scale, int window, float logits_soft_cap, Columns mask,
-         Columns mass, int num_threads) {
+         Columns mass, uintptr_t sinks, uintptr_t slopes, int attention_chunk, int num_threads) {
         const auto [rows, num_q_heads] = rows_heads;
         const PlanView view = view_plan(plan, rows);
         GilRelease release;
         tree_attention({kv, view, q.data, q.dtype, q.token_stride, q.head_stride, num_q_heads,
                         pointer<void>(out), pointer<float>(lse), scale, window, logits_soft_cap,
-                        pointer<int32_t>(mask.first), mask.second, pointer<float>(mass.first), mass.second},
+                        pointer<int32_t>(mask.first), mask.second, pointer<float>(mass.first), mass.second,
+                        pointer<float>(sinks), pointer<float>(slopes), attention_chunk},
                        num_threads);
       },
       py::arg("kv"), py::arg("plan"), py::arg("q"), py::arg("rows_heads"), py::arg("out"), py::arg("lse"),
       py::arg("scale"), py::arg("window"), py::arg("logits_soft_cap"), py::arg("mask"), py::arg("mass"),
-      py::arg("num_threads"));
+      py::arg("sinks"), py::arg("slopes"), py::arg("attention_chunk"), py::arg("num_threads"));
 }
 
 // Tensors as they are: reading them in one call costs less than an object for each. k: None to append
@@ -216,6 +217,13 @@ void bind_sampling(py::module_& m) {
       py::arg("tokens"), py::arg("numbers"), py::arg("num_threads"));
 }
 
+// end: a LinearEnd.
+void multiply_one(const LinearRows& x, Matrix weight, float* out, int64_t out_stride, int end,
+                  int num_threads) {
+  weight.gated = static_cast<LinearEnd>(end) == LinearEnd::kSwiGLU;
+  multiply(x, {&weight, 1}, {out, out_stride, static_cast<LinearEnd>(end) == LinearEnd::kAdd}, num_threads);
+}
+
 void bind_linear(py::module_& m) {
   m.def(
       "packed_linear",
@@ -223,37 +231,19 @@ void bind_linear(py::module_& m) {
          DType weight_dtype, uintptr_t bias, uintptr_t out, int64_t out_stride, int end, int num_threads) {
         GilRelease release;
         const auto [rows, inputs, panels] = rows_inputs_panels;
-        packed_linear(
-            {x.data, x.dtype, rows, inputs, x.token_stride, pointer<void>(weight), weight_dtype, panels,
-             pointer<float>(bias), pointer<float>(out), out_stride, static_cast<LinearEnd>(end)},
-            num_threads);
+        multiply_one({x.data, x.dtype, rows, inputs, x.token_stride},
+                     {FloatPanels{pointer<void>(weight), weight_dtype}, panels, pointer<float>(bias)},
+                     pointer<float>(out), out_stride, end, num_threads);
       },
       py::arg("x"), py::arg("rows_inputs_panels"), py::arg("weight"), py::arg("weight_dtype"),
       py::arg("bias"), py::arg("out"), py::arg("out_stride"), py::arg("end"), py::arg("num_threads"));
-}
-
-// A form as Python has it: bits, group, scales, has_min, offset, and the 16 entries of a table where there is
-// one.
-QuantForm make_form(const std::vector<int>& numbers) {
-  require(numbers.size() == 5 || numbers.size() == 21, "form: got ", numbers.size(),
-          " numbers, expected 5, or 21 with a table");
-  require(numbers[2] >= 0 && numbers[2] <= static_cast<int>(QuantScales::kTwoLevel), "form: got scales ",
-          numbers[2], ", expected 0, 1 or 2");
-  QuantForm form{
-      numbers[0],           numbers[1], static_cast<QuantScales>(numbers[2]), numbers[3] != 0, numbers[4],
-      numbers.size() == 21, {}};
-  for (size_t i = 5; i < numbers.size(); ++i) {
-    require(numbers[i] >= 0 && numbers[i] <= 255, "form: got ", numbers[i], " in a table, expected 0 to 255");
-    form.table[i - 5] = static_cast<uint8_t>(numbers[i]);
-  }
-  return form;
 }
 
 void bind_quantised(py::module_& m) {
   m.def(
       "quant_layout",
       [](const std::vector<int>& form) {
-        const QuantLayout layout = quant_layout(make_form(form));
+        const QuantLayout layout = quant_layout(quant_form(form));
         return std::pair(layout.inputs, layout.bytes);
       },
       py::arg("form"));
@@ -262,12 +252,11 @@ void bind_quantised(py::module_& m) {
       [](const TokenRows& x, std::pair<int64_t, int64_t> rows_inputs, const std::vector<int>& form,
          uintptr_t panels, std::pair<int64_t, int64_t> panels_blocks, uintptr_t bias, uintptr_t out,
          int64_t out_stride, int end, int num_threads) {
-        const QuantForm known = make_form(form);
+        const QuantPanels known{pointer<uint8_t>(panels), quant_form(form), panels_blocks.second};
         GilRelease release;
-        quantised_linear({x.data, x.dtype, rows_inputs.first, rows_inputs.second, x.token_stride, known,
-                          pointer<uint8_t>(panels), panels_blocks.first, panels_blocks.second,
-                          pointer<float>(bias), pointer<float>(out), out_stride, static_cast<LinearEnd>(end)},
-                         num_threads);
+        multiply_one({x.data, x.dtype, rows_inputs.first, rows_inputs.second, x.token_stride},
+                     {known, panels_blocks.first, pointer<float>(bias)}, pointer<float>(out), out_stride, end,
+                     num_threads);
       },
       py::arg("x"), py::arg("rows_inputs"), py::arg("form"), py::arg("panels"), py::arg("panels_blocks"),
       py::arg("bias"), py::arg("out"), py::arg("out_stride"), py::arg("end"), py::arg("num_threads"));

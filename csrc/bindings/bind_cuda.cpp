@@ -80,16 +80,17 @@ void bind_launches(py::module_& m) {
       "tree_attention",
       [](const Pages& pages, const Rows& q, int64_t num_q_rows, int32_t num_q_heads, bool bfloat16,
          const WorkLaunch& launch, uintptr_t out, uintptr_t lse, float scale, int32_t window,
-         float logits_soft_cap, uintptr_t stream) {
+         float logits_soft_cap, uintptr_t sinks, uintptr_t stream) {
         GilRelease release;
         cuda::tree_attention(
             {pages, q, num_q_rows, num_q_heads, bfloat16 ? cuda::DType::kBFloat16 : cuda::DType::kFloat16,
-             launch, pointer<void>(out), pointer<float>(lse), scale, window, logits_soft_cap},
+             launch, pointer<void>(out), pointer<float>(lse), scale, window, logits_soft_cap,
+             pointer<float>(sinks)},
             pointer<void>(stream));
       },
       py::arg("pages"), py::arg("q"), py::arg("num_q_rows"), py::arg("num_q_heads"), py::arg("bfloat16"),
       py::arg("launch"), py::arg("out"), py::arg("lse"), py::arg("scale"), py::arg("window"),
-      py::arg("logits_soft_cap"), py::arg("stream"));
+      py::arg("logits_soft_cap"), py::arg("sinks"), py::arg("stream"));
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ namespace py = pybind11;
 namespace tts {
 namespace {
 
+using Panels = std::pair<uintptr_t, int64_t>;    // their address, and how many
 using NormAddress = std::pair<uintptr_t, bool>;  // of the weight, and whether it is a LayerNorm; 0: none
 
 Norm norm_at(NormAddress norm) { return {pointer<float>(norm.first), norm.second}; }
@@ -33,37 +34,47 @@ RotaryTables tables_at(std::tuple<uintptr_t, uintptr_t, int> rotary) {
 }  // namespace
 
 void bind_decoder(py::module_& m) {
-  py::class_<PackedMatrix>(m, "PackedMatrix", py::module_local())
-      .def(py::init([](uintptr_t panels, int64_t num_panels, uintptr_t bias) {
-             return PackedMatrix{pointer<void>(panels), num_panels, pointer<float>(bias)};
-           }),
-           py::arg("panels"), py::arg("num_panels"), py::arg("bias"));
+  py::class_<Matrix>(m, "Matrix", py::module_local());
+  m.def(
+      "float_matrix",
+      [](Panels panels, DType dtype, uintptr_t bias, bool gated) {
+        return Matrix{FloatPanels{pointer<void>(panels.first), dtype}, panels.second, pointer<float>(bias),
+                      gated};
+      },
+      py::arg("panels"), py::arg("dtype"), py::arg("bias"), py::arg("gated"));
+  m.def(
+      "quantised_matrix",
+      [](Panels panels, const std::vector<int>& form, int64_t blocks, uintptr_t bias, bool gated) {
+        return Matrix{QuantPanels{pointer<uint8_t>(panels.first), quant_form(form), blocks}, panels.second,
+                      pointer<float>(bias), gated};
+      },
+      py::arg("panels"), py::arg("form"), py::arg("blocks"), py::arg("bias"), py::arg("gated"));
   py::class_<Experts>(m, "Experts", py::module_local())
-      .def(py::init([](const PackedMatrix& router, std::vector<PackedMatrix> gate_up,
-                       std::vector<PackedMatrix> down, int top_k, bool normalised) {
+      .def(py::init([](const Matrix& router, std::vector<std::vector<Matrix>> gate_up,
+                       std::vector<Matrix> down, int top_k, bool normalised) {
              return Experts{router, std::move(gate_up), std::move(down), top_k, normalised};
            }),
            py::arg("router"), py::arg("gate_up"), py::arg("down"), py::arg("top_k"), py::arg("normalised"));
   py::class_<DecoderLayer>(m, "DecoderLayer", py::module_local())
       .def(py::init([](const std::array<NormAddress, 4>& norms, std::tuple<uintptr_t, uintptr_t, bool> heads,
-                       const std::vector<PackedMatrix>& weights, std::pair<int, bool> rotary,
-                       std::tuple<float, float, int> attention, std::pair<int, int> mlp, bool parallel,
-                       float factor, const std::optional<Experts>& experts) {
+                       const std::vector<std::vector<Matrix>>& weights, std::pair<int, bool> rotary,
+                       std::tuple<float, float, int, uintptr_t> attention, std::pair<int, bool> mlp,
+                       bool parallel, float factor, const std::optional<Experts>& experts) {
              const auto [q_norm, k_norm, whole] = heads;
-             const auto [scale, soft_cap, window] = attention;
+             const auto [scale, soft_cap, window, sinks] = attention;
              return DecoderLayer{.input_norm = norm_at(norms[0]),
                                  .mlp_norm = norm_at(norms[1]),
                                  .out_norm = norm_at(norms[2]),
                                  .mlp_out_norm = norm_at(norms[3]),
                                  .head_norms = {pointer<float>(q_norm), pointer<float>(k_norm), whole},
                                  .qkv = weights.at(0),
-                                 .o = weights.at(1),
-                                 .gate_up = experts ? PackedMatrix{} : weights.at(2),
-                                 .down = experts ? PackedMatrix{} : weights.at(3),
+                                 .gate_up = experts ? std::vector<Matrix>{} : weights.at(2),
+                                 .o = weights.at(1).at(0),
+                                 .down = experts ? Matrix{} : weights.at(3).at(0),
                                  .rotary = {rotary.first, rotary.second},
-                                 .attention = {scale, soft_cap, window},
+                                 .attention = {scale, soft_cap, window, pointer<float>(sinks)},
                                  .activation = static_cast<Activation>(mlp.first),
-                                 .gate = static_cast<Gate>(mlp.second),
+                                 .has_gate = mlp.second,
                                  .parallel = parallel,
                                  .factor = factor,
                                  .experts = experts};
@@ -72,13 +83,11 @@ void bind_decoder(py::module_& m) {
            py::arg("attention"), py::arg("mlp"), py::arg("parallel"), py::arg("factor"),
            py::arg("experts") = py::none());
   py::class_<DecoderShape>(m, "DecoderShape", py::module_local())
-      .def(py::init([](int64_t hidden, std::tuple<int, int, int> heads, int rotary_dim, DType weight_dtype,
-                       float eps) {
+      .def(py::init([](int64_t hidden, std::tuple<int, int, int> heads, int rotary_dim, float eps) {
              const auto [q_heads, kv_heads, head_dim] = heads;
-             return DecoderShape{hidden, q_heads, kv_heads, head_dim, rotary_dim, weight_dtype, eps};
+             return DecoderShape{hidden, q_heads, kv_heads, head_dim, rotary_dim, eps};
            }),
-           py::arg("hidden"), py::arg("heads"), py::arg("rotary_dim"), py::arg("weight_dtype"),
-           py::arg("eps"));
+           py::arg("hidden"), py::arg("heads"), py::arg("rotary_dim"), py::arg("eps"));
   py::class_<DecoderOutput>(m, "DecoderOutput", py::module_local())
       .def(py::init([](uintptr_t states, std::pair<uintptr_t, int64_t> rows,
                        std::pair<uintptr_t, int64_t> logits) {
@@ -88,7 +97,7 @@ void bind_decoder(py::module_& m) {
            py::arg("states"), py::arg("rows"), py::arg("logits"));
   py::class_<Decoder>(m, "Decoder", py::module_local())
       .def(py::init([](const DecoderShape& shape, std::vector<DecoderLayer> layers, NormAddress norm,
-                       const std::optional<PackedMatrix>& head, std::pair<float, float> logits) {
+                       const std::optional<Matrix>& head, std::pair<float, float> logits) {
              return Decoder{shape, std::move(layers), norm_at(norm), head, logits.first, logits.second};
            }),
            py::arg("shape"), py::arg("layers"), py::arg("norm"), py::arg("head"), py::arg("logits"))

@@ -1,5 +1,5 @@
 // What a layer of a decoder computes, as data: which norms, rotations, products and sums there are. Weights
-// are borrowed.
+// are borrowed, and each is of a kind of its own.
 #pragma once
 
 #include <cstdint>
@@ -8,17 +8,10 @@
 
 #include "cpu/experts.h"
 #include "cpu/kernels/row_ops_kernels.h"
-#include "cpu/kv_layout.h"
+#include "cpu/matrix.h"
 #include "cpu/row_ops.h"
 
 namespace tts {
-
-// Where the MLP's first product has its gate.
-enum class Gate : int {
-  kNone,
-  kInPanels,  // panels of gate and up take turns, and the product applies SiLU
-  kInHalves,  // all outputs of the gate, then all of up
-};
 
 struct HeadNorms {
   const float *q, *k;  // weights of RMS norms before the rotation; null: none
@@ -31,9 +24,10 @@ struct Rotary {
 };
 
 struct Attention {
-  float scale;     // of the logits
-  float soft_cap;  // see TreeAttentionParams; 0: none
-  int window;      // 0: none
+  float scale;         // of the logits
+  float soft_cap;      // see TreeAttentionParams; 0: none
+  int window;          // 0: none
+  const float* sinks;  // [num_q_heads], see TreeAttentionParams; null: none
 };
 
 // x += out_norm(o(attention(input_norm(x)))) factor, then x += mlp_out_norm(mlp(mlp_norm(x))) factor. Where
@@ -42,11 +36,12 @@ struct DecoderLayer {
   Norm input_norm, mlp_norm;  // without weight: none
   Norm out_norm, mlp_out_norm;
   HeadNorms head_norms;
-  PackedMatrix qkv, o, gate_up, down;
+  std::vector<Matrix> qkv, gate_up;  // side by side
+  Matrix o, down;
   Rotary rotary;
   Attention attention;
-  Activation activation;
-  Gate gate;
+  Activation activation;  // of gate_up's outputs, where it is not gated itself
+  bool has_gate;          // all outputs of the gate, then all of up
   bool parallel;
   float factor;
   std::optional<Experts> experts;  // in place of gate_up and down
@@ -55,7 +50,6 @@ struct DecoderLayer {
 struct DecoderShape {
   int64_t hidden;  // a multiple of 16
   int num_q_heads, num_kv_heads, head_dim, rotary_dim;
-  DType weight_dtype;
   float eps;  // of all norms
 };
 
@@ -64,7 +58,7 @@ struct Decoder {
   DecoderShape shape;
   std::vector<DecoderLayer> layers;
   Norm norm;                              // the last one; without weight: none
-  std::optional<PackedMatrix> head;       // hidden -> logits
+  std::optional<Matrix> head;             // hidden -> logits
   float logit_factor = 1, logit_cap = 0;  // see scale_and_cap_rows
 };
 

@@ -9,15 +9,13 @@
 #include "common/error.h"
 #include "cpu/check_plan.h"
 #include "cpu/kv_ops.h"
-#include "cpu/packed_linear.h"
+#include "cpu/linear.h"
 #include "cpu/row_ops.h"
 #include "cpu/runtime/parallel.h"
 #include "cpu/runtime/scratch.h"
 
 namespace tts {
 namespace {
-
-int64_t columns(const PackedMatrix& weight) { return weight.num_panels * kPanelOutputs; }
 
 // Rows between the operators, as long as all tokens; each is written before it is read.
 struct AllRows {
@@ -79,8 +77,8 @@ class LayerRun {
     for_each_chunk(columns(layer_.qkv), false, [&](const Chunk& chunk) {
       Stopwatch watch(chunk.threads == 1 ? threads_ : 1);
       const float* const input = normed(layer_.input_norm, rows_of(x, chunk), chunk, watch);
-      multiply(layer_.qkv, input, DType::kFloat32, shape_.hidden, shape_.hidden, chunk, chunk.wide,
-               LinearEnd::kStore, watch);
+      multiply_rows(hidden_rows(input, chunk), layer_.qkv, {chunk.wide, columns(layer_.qkv), false}, chunk,
+                    watch);
       rotate(rotary, heads, chunk);
       watch.lap(LayerPart::kNormsAndRotary);
     });
@@ -95,8 +93,8 @@ class LayerRun {
       float* const rows = rows_of(x, chunk);
       const float* input = nullptr;
       if (layer_.parallel) input = normed(layer_.mlp_norm, rows, chunk, watch);
-      add_product(layer_.o, at(attended, dtype, chunk.begin * q_width), dtype, q_width, q_width,
-                  layer_.out_norm, chunk, rows, watch);
+      add_product({at(attended, dtype, chunk.begin * q_width), dtype, chunk.tokens, q_width, q_width},
+                  layer_.o, layer_.out_norm, chunk, rows, watch);
       if (!layer_.parallel) input = normed(layer_.mlp_norm, rows, chunk, watch);
       if (layer_.experts) {
         add_experts(*layer_.experts, input, chosen, chunk, rows, watch);
@@ -169,29 +167,24 @@ class LayerRun {
   }
 
   // Of the first product's rows.
-  int64_t mlp_columns() const {
-    if (layer_.experts) return 0;
-    return columns(layer_.gate_up) / (layer_.gate == Gate::kInPanels ? 2 : 1);
-  }
+  int64_t mlp_columns() const { return layer_.experts ? 0 : columns(layer_.gate_up); }
 
   void add_mlp(const float* input, const Chunk& chunk, float* rows, Stopwatch& watch) const {
-    const bool in_panels = layer_.gate == Gate::kInPanels, gate_behind = layer_.gate == Gate::kInHalves;
-    const int64_t width = mlp_columns(), mlp = width / (gate_behind ? 2 : 1);
-    multiply(layer_.gate_up, input, DType::kFloat32, shape_.hidden, shape_.hidden, chunk, chunk.wide,
-             in_panels ? LinearEnd::kSwiGLU : LinearEnd::kStore, watch);
-    if (!in_panels) {
-      activate_rows(layer_.activation, gate_behind, chunk.wide, width, chunk.tokens, mlp, chunk.threads);
+    const bool gated = layer_.gate_up.front().gated, gate_before = layer_.has_gate && !gated;
+    const int64_t width = mlp_columns(), mlp = width / (gate_before ? 2 : 1);
+    multiply_rows(hidden_rows(input, chunk), layer_.gate_up, {chunk.wide, width, false}, chunk, watch);
+    if (!gated) {
+      activate_rows(layer_.activation, gate_before, chunk.wide, width, chunk.tokens, mlp, chunk.threads);
       watch.lap(LayerPart::kNormsAndRotary);
     }
-    add_product(layer_.down, chunk.wide, DType::kFloat32, mlp, width, layer_.mlp_out_norm, chunk, rows,
-                watch);
+    add_product({chunk.wide, DType::kFloat32, chunk.tokens, mlp, width}, layer_.down, layer_.mlp_out_norm,
+                chunk, rows, watch);
   }
 
   void add_experts(const Experts& experts, const float* input, const int64_t* chosen, const Chunk& chunk,
                    float* rows, Stopwatch& watch) const {
     const int64_t* const of_chunk = chosen == nullptr ? nullptr : chosen + chunk.begin * experts.top_k;
-    run_experts({experts, shape_.weight_dtype, input, chunk.tokens, shape_.hidden, of_chunk, chunk.added},
-                chunk.threads);
+    run_experts({experts, input, chunk.tokens, shape_.hidden, of_chunk, chunk.added}, chunk.threads);
     watch.lap(LayerPart::kProducts);
     add_rows(chunk.added, layer_.mlp_out_norm, shape_.eps, layer_.factor, chunk.tokens, shape_.hidden, rows,
              chunk.threads);
@@ -201,23 +194,23 @@ class LayerRun {
   bool adds_more(const Norm& norm) const { return norm.weight != nullptr || layer_.factor != 1; }
 
   // rows += norm(x weight + bias) factor
-  void add_product(const PackedMatrix& weight, const void* x, DType dtype, int64_t inputs, int64_t stride,
-                   const Norm& norm, const Chunk& chunk, float* rows, Stopwatch& watch) const {
+  void add_product(const LinearRows& x, const Matrix& weight, const Norm& norm, const Chunk& chunk,
+                   float* rows, Stopwatch& watch) const {
     const bool more = adds_more(norm);
-    multiply(weight, x, dtype, inputs, stride, chunk, more ? chunk.added : rows,
-             more ? LinearEnd::kStore : LinearEnd::kAdd, watch);
+    multiply_rows(x, {&weight, 1}, {more ? chunk.added : rows, shape_.hidden, !more}, chunk, watch);
     if (!more) return;
     add_rows(chunk.added, norm, shape_.eps, layer_.factor, chunk.tokens, shape_.hidden, rows, chunk.threads);
     watch.lap(LayerPart::kNormsAndRotary);
   }
 
-  void multiply(const PackedMatrix& weight, const void* x, DType dtype, int64_t inputs, int64_t stride,
-                const Chunk& chunk, float* out, LinearEnd end, Stopwatch& watch) const {
-    const int64_t out_columns = columns(weight) / (end == LinearEnd::kSwiGLU ? 2 : 1);
-    packed_linear({x, dtype, chunk.tokens, inputs, stride, weight.panels, shape_.weight_dtype,
-                   weight.num_panels, weight.bias, out, out_columns, end},
-                  chunk.threads);
+  void multiply_rows(const LinearRows& x, std::span<const Matrix> weights, const LinearOut& out,
+                     const Chunk& chunk, Stopwatch& watch) const {
+    multiply(x, weights, out, chunk.threads);
     watch.lap(LayerPart::kProducts);
+  }
+
+  LinearRows hidden_rows(const float* rows, const Chunk& chunk) const {
+    return {rows, DType::kFloat32, chunk.tokens, shape_.hidden, shape_.hidden};
   }
 
   const DecoderShape& shape_;
@@ -248,6 +241,7 @@ void attend(const DecoderShape& shape, const DecoderStep& step, int64_t index, c
   params.scale = attention.scale;
   params.soft_cap = attention.soft_cap;
   params.window = attention.window;
+  params.sinks = attention.sinks;
   tree_attention(params, num_threads);
   watch.lap(LayerPart::kAttention);
 }
@@ -304,10 +298,8 @@ void decoder_logits(const Decoder& decoder, const DecoderOutput& output, int num
     }
     inputs = gathered;
   }
-  packed_linear({inputs, DType::kFloat32, output.num_rows, hidden, hidden, decoder.head->panels,
-                 decoder.shape.weight_dtype, decoder.head->num_panels, decoder.head->bias, output.logits,
-                 output.logits_stride, LinearEnd::kStore},
-                num_threads);
+  multiply({inputs, DType::kFloat32, output.num_rows, hidden, hidden}, {&*decoder.head, 1},
+           {output.logits, output.logits_stride, false}, num_threads);
   if (decoder.logit_factor == 1 && decoder.logit_cap == 0) return;
   scale_and_cap_rows(decoder.logit_factor, decoder.logit_cap, output.logits, output.logits_stride,
                      output.num_rows, columns(*decoder.head), num_threads);

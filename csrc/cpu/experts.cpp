@@ -4,12 +4,20 @@
 #include <cmath>
 #include <numeric>
 
-#include "cpu/packed_linear.h"
+#include "cpu/linear.h"
+#include "cpu/row_ops.h"
 #include "cpu/runtime/isa.h"
+#include "cpu/runtime/parallel.h"
 #include "cpu/runtime/scratch.h"
 
 namespace tts {
 namespace {
+
+// Rows of experts that are multiplied together: so many that threads rarely wait for each other, so few that
+// what lies between two products stays in the cache.
+constexpr size_t kTogether = 64;
+constexpr int64_t kSmall = 1 << 15;  // floats below which waking threads costs more than the work
+constexpr int64_t kBand = 256;       // channels that a thread sums at once
 
 struct Route {
   int64_t row;
@@ -42,27 +50,74 @@ void route(const Experts& experts, const float* logits, int64_t row, const int64
   }
 }
 
+// Rows of some experts that are multiplied together, expert after expert.
+struct Batch {
+  std::vector<size_t> experts;
+  std::vector<int64_t> counts;  // rows of each
+  std::vector<Route> routes;
+};
+
+// x becomes the outputs of the batch's experts; both [routes, hidden]. inner: memory between the products.
+void run_mlps(const Experts& experts, const Batch& batch, int64_t hidden, float* x, float* inner,
+              int num_threads) {
+  std::vector<LinearProduct> first, second;
+  for (size_t i = 0; i < batch.experts.size(); ++i) {
+    const std::vector<Matrix>& gate_up = experts.gate_up[batch.experts[i]];
+    const Matrix& down = experts.down[batch.experts[i]];
+    const int64_t count = batch.counts[i], width = columns(gate_up);
+    const int64_t mlp = gate_up.front().gated ? width : width / 2;
+    first.push_back({{x, DType::kFloat32, count, hidden, hidden}, gate_up, {inner, width, false}});
+    second.push_back({{inner, DType::kFloat32, count, mlp, width}, {&down, 1}, {x, hidden, false}});
+    x += count * hidden;
+    inner += count * width;
+  }
+  multiply(first, num_threads);
+  for (const LinearProduct& product : first) {
+    if (product.weights.front().gated) continue;
+    const LinearOut& out = product.out;
+    activate_rows(Activation::kSilu, true, out.data, out.stride, product.x.count, out.stride / 2,
+                  num_threads);
+  }
+  multiply(second, num_threads);
+}
+
+void run_batch(const ExpertsTask& task, const Batch& batch, int num_threads) {
+  const int64_t hidden = task.hidden, rows = static_cast<int64_t>(batch.routes.size());
+  int64_t inner = 0;
+  for (size_t i = 0; i < batch.experts.size(); ++i) {
+    inner += batch.counts[i] * columns(task.experts.gate_up[batch.experts[i]]);
+  }
+  thread_local Scratch memory;
+  auto* const x = reinterpret_cast<float*>(memory.reserve(static_cast<size_t>(rows * hidden + inner)));
+  const int threads = rows * hidden < kSmall ? 1 : num_threads;
+  parallel_for(threads, rows, [&](int64_t i) {
+    std::copy_n(task.x + batch.routes[static_cast<size_t>(i)].row * hidden, hidden, x + i * hidden);
+  });
+  run_mlps(task.experts, batch, hidden, x, x + rows * hidden, num_threads);
+  const RowKernels& kernels = cpu_isa().kernels.rows;
+  parallel_for(threads, (hidden + kBand - 1) / kBand, [&](int64_t band) {
+    const int64_t begin = band * kBand, n = std::min(kBand, hidden - begin);
+    for (int64_t i = 0; i < rows; ++i) {
+      const Route& one = batch.routes[static_cast<size_t>(i)];
+      kernels.add_scaled(x + i * hidden + begin, one.weight, n, task.out + one.row * hidden + begin);
+    }
+  });
+}
+
 }  // namespace
 
 void run_experts(const ExpertsTask& task, int num_threads) {
   const Experts& experts = task.experts;
-  const int64_t hidden = task.hidden, columns = experts.router.num_panels * kPanelOutputs;
+  const int64_t hidden = task.hidden, width = columns(experts.router);
   const size_t num_experts = experts.down.size();
-  const auto product = [&](const PackedMatrix& weight, const float* x, int64_t rows, int64_t inputs,
-                           float* out, LinearEnd end) {
-    const int64_t outputs = weight.num_panels * kPanelOutputs / (end == LinearEnd::kSwiGLU ? 2 : 1);
-    packed_linear({x, DType::kFloat32, rows, inputs, inputs, weight.panels, task.weight_dtype,
-                   weight.num_panels, weight.bias, out, outputs, end},
-                  num_threads);
-  };
-  thread_local Scratch logit_memory, memory;
-  auto* const logits =
-      reinterpret_cast<float*>(logit_memory.reserve(static_cast<size_t>(task.rows * columns)));
-  product(experts.router, task.x, task.rows, hidden, logits, LinearEnd::kStore);
+  thread_local Scratch memory;
+  auto* const logits = reinterpret_cast<float*>(memory.reserve(static_cast<size_t>(task.rows * width)));
+  multiply({task.x, DType::kFloat32, task.rows, hidden, hidden}, {&experts.router, 1}, {logits, width, false},
+           num_threads);
   std::vector<std::vector<Route>> routes(num_experts);
   std::vector<int64_t> order;
   for (int64_t row = 0; row < task.rows; ++row) {
-    const float* const of_row = logits + row * columns;
+    const float* const of_row = logits + row * width;
     const int64_t* chosen = task.chosen == nullptr ? nullptr : task.chosen + row * experts.top_k;
     if (chosen == nullptr) {
       choose(of_row, static_cast<int>(num_experts), experts.top_k, order);
@@ -71,23 +126,18 @@ void run_experts(const ExpertsTask& task, int num_threads) {
     route(experts, of_row, row, chosen, routes);
   }
   std::fill_n(task.out, task.rows * hidden, 0.0f);
-  const RowKernels& kernels = cpu_isa().kernels.rows;
+  Batch batch;
   for (size_t e = 0; e < num_experts; ++e) {
-    const auto count = static_cast<int64_t>(routes[e].size());
-    if (count == 0) continue;
-    const int64_t mlp = experts.gate_up[e].num_panels * kPanelOutputs / 2;
-    auto* const x = reinterpret_cast<float*>(memory.reserve(static_cast<size_t>(count * (hidden + mlp))));
-    float* const inner = x + count * hidden;
-    for (int64_t i = 0; i < count; ++i) {
-      std::copy_n(task.x + routes[e][static_cast<size_t>(i)].row * hidden, hidden, x + i * hidden);
+    if (routes[e].empty()) continue;
+    if (!batch.routes.empty() && batch.routes.size() + routes[e].size() > kTogether) {
+      run_batch(task, batch, num_threads);
+      batch = {};
     }
-    product(experts.gate_up[e], x, count, hidden, inner, LinearEnd::kSwiGLU);
-    product(experts.down[e], inner, count, mlp, x, LinearEnd::kStore);
-    for (int64_t i = 0; i < count; ++i) {
-      const Route& one = routes[e][static_cast<size_t>(i)];
-      kernels.add_scaled(x + i * hidden, one.weight, hidden, task.out + one.row * hidden);
-    }
+    batch.experts.push_back(e);
+    batch.counts.push_back(static_cast<int64_t>(routes[e].size()));
+    batch.routes.insert(batch.routes.end(), routes[e].begin(), routes[e].end());
   }
+  if (!batch.routes.empty()) run_batch(task, batch, num_threads);
 }
 
 }  // namespace tts

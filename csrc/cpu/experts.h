@@ -4,26 +4,21 @@
 #include <cstdint>
 #include <vector>
 
-#include "cpu/kv_layout.h"
+#include "cpu/matrix.h"
 
 namespace tts {
 
-struct PackedMatrix {
-  const void* panels;  // see packed_linear.h
-  int64_t num_panels;
-  const float* bias;  // [16 num_panels]; null: none
-};
-
 struct Experts {
-  PackedMatrix router;                      // hidden -> experts
-  std::vector<PackedMatrix> gate_up, down;  // of each expert, panels of gate and up taking turns
+  Matrix router;  // hidden -> experts
+  // Of each expert, side by side: gated, or all outputs of the gate, then all of up.
+  std::vector<std::vector<Matrix>> gate_up;
+  std::vector<Matrix> down;  // of each expert
   int top_k;
   bool normalised;  // the weights of the chosen experts sum to 1; false: those of all do
 };
 
 struct ExpertsTask {
   const Experts& experts;
-  DType weight_dtype;
   const float* x;  // [rows, hidden]
   int64_t rows, hidden;
   const int64_t* chosen;  // [rows, top_k], each below the number of experts; null: those of largest logits

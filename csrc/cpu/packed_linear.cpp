@@ -6,8 +6,6 @@
 
 #include "common/error.h"
 #include "cpu/runtime/isa.h"
-#include "cpu/runtime/parallel.h"
-#include "cpu/runtime/scratch.h"
 
 namespace tts {
 namespace {
@@ -18,70 +16,21 @@ constexpr int64_t kFirstRows = 96;  // at most; their sums, 24 KiB, and words of
 // Of x, which a unit reads again for each block of panels: a part of an L2 cache.
 constexpr int64_t kUnitRowBytes = 1 << 20;
 constexpr int64_t kTileRows = 16, kTileWords = 16;  // of LinearX::kTiles
-constexpr int64_t kSmall = 1 << 15;                 // elements whose conversion is not worth waking threads
 
 int64_t rounded_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
-
-// Rows as the kernels read them: where they lie, or converted.
-struct RowWords {
-  const uint32_t* data;
-  int64_t stride;
-};
-
-// The words of one row, without gaps.
-void convert_row(const PackedLinearTask& task, int64_t row, bool pairs, uint32_t* out) {
-  const int64_t at = row * task.x_stride;
-  const auto* halves = static_cast<const uint16_t*>(task.x) + at;
-  if (!pairs) {
-    for (int64_t i = 0; i < task.inputs; ++i) out[i] = uint32_t{halves[i]} << 16;
-  } else if (task.x_dtype == DType::kFloat32) {
-    cpu_isa().kernels.rows.to_bfloat16(static_cast<const float*>(task.x) + at, task.inputs,
-                                       reinterpret_cast<uint16_t*>(out));
-  } else {
-    std::memcpy(out, halves, static_cast<size_t>(task.inputs) * sizeof(uint16_t));
-  }
-}
-
-RowWords pack_rows(const PackedLinearTask& task, LinearX layout, Scratch& memory, int num_threads) {
-  if (layout == LinearX::kFloats && task.x_dtype == DType::kFloat32) {
-    return {static_cast<const uint32_t*>(task.x), task.x_stride};
-  }
-  if (layout == LinearX::kPairs && task.x_dtype == DType::kBFloat16 && task.x_stride % 2 == 0) {
-    return {static_cast<const uint32_t*>(task.x), task.x_stride / 2};
-  }
-  const bool pairs = layout != LinearX::kFloats, tiles = layout == LinearX::kTiles;
-  const int64_t words = pairs ? task.inputs / 2 : task.inputs;
-  const int64_t width = tiles ? rounded_up(words, kTileWords) : words;
-  uint32_t* const begin = memory.reserve(static_cast<size_t>(rounded_up(task.rows, kTileRows) * width));
-  const int64_t bands = (task.rows + kTileRows - 1) / kTileRows;
-  parallel_for(task.rows * task.inputs < kSmall ? 1 : num_threads, bands, [&](int64_t band) {
-    uint32_t* out = begin + band * kTileRows * width;
-    thread_local std::vector<uint32_t> whole;
-    if (tiles) whole.assign(static_cast<size_t>(width), 0);
-    const int64_t rows = std::min(kTileRows, task.rows - band * kTileRows);
-    for (int64_t r = 0; r < rows; ++r) {
-      uint32_t* const row = tiles ? whole.data() : out + r * width;
-      convert_row(task, band * kTileRows + r, pairs, row);
-      for (int64_t word = 0; tiles && word < width; word += kTileWords) {
-        std::memcpy(out + word * kTileRows + r * kTileWords, row + word, kTileWords * sizeof(uint32_t));
-      }
-    }
-  });
-  return {begin, tiles ? kTileRows * width : width};
-}
 
 // Rows [begin, end) times the panels of a unit. The first rows take words in runs that stay in the L1 cache
 // while all of them are multiplied; meanwhile the next run comes from memory. Two blocks wait for memory
 // anyway, and later rows have the panels in the L2 cache: those take all words at once.
-void multiply_rows(const LinearKernels& kernels, LinearBlock block, const PackedLinearTask& task,
-                   int64_t words, bool first, int64_t begin, int64_t end, int panels) {
+void multiply_rows(const LinearKernels& kernels, LinearBlock block, int64_t inputs, int64_t words, bool first,
+                   int64_t begin, int64_t end, int panels) {
   // As even blocks as they come: a small one cannot hide the latency of its sums.
   const int64_t blocks = (end - begin + kernels.max_rows - 1) / kernels.max_rows;
   const int64_t run = first && blocks > 2 ? kRunWords : words;
   thread_local std::vector<float> sums;
   const int64_t width = int64_t{kPanelOutputs} * panels;
   if (run < words) sums.resize(std::max(sums.size(), static_cast<size_t>((end - begin) * width)));
-  const int64_t steps = task.inputs / words;  // per word, and so words of x: 2 where x has floats, not pairs
+  const int64_t steps = inputs / words;  // per word, and so words of x: 2 where x has floats, not pairs
   const LinearBlock all = block;
   for (int64_t word = 0; word < words; word += run) {
     block.panels = all.panels + word * kPanelOutputs;
@@ -104,53 +53,98 @@ void multiply_rows(const LinearKernels& kernels, LinearBlock block, const Packed
 
 }  // namespace
 
-void packed_linear(const PackedLinearTask& task, int num_threads) {
-  const bool bfloat16 = task.weight_dtype == DType::kBFloat16, swiglu = task.end == LinearEnd::kSwiGLU;
-  require(task.inputs > 0 && (!bfloat16 || task.inputs % 2 == 0), "weight: got ", task.inputs,
+PackedLinear::PackedLinear(const LinearTask& task, const FloatPanels& panels, int num_threads)
+    : task_(task), panels_(panels) {
+  const bool bfloat16 = panels.dtype == DType::kBFloat16;
+  const int64_t inputs = task.x.inputs, num_panels = task.weight.num_panels;
+  require(inputs > 0 && (!bfloat16 || inputs % 2 == 0), "weight: got ", inputs,
           " inputs, expected at least 1, an even number in bfloat16");
-  require(!swiglu || task.num_panels % 2 == 0, "weight: got ", task.num_panels,
-          " panels, expected an even number for swiglu");
-  const LinearKernels& kernels =
-      bfloat16 ? cpu_isa().kernels.linear_bfloat16 : cpu_isa().kernels.linear_float32;
-  thread_local Scratch memory;
-  const RowWords x = pack_rows(task, kernels.x, memory, num_threads);
-  const int64_t words = bfloat16 ? task.inputs / 2 : task.inputs;
+  kernels_ = bfloat16 ? &cpu_isa().kernels.linear_bfloat16 : &cpu_isa().kernels.linear_float32;
+  words_ = bfloat16 ? inputs / 2 : inputs;
+  x_words_ = kernels_->x == LinearX::kFloats ? inputs : inputs / 2;
 
   // A unit is a block of rows times a block of panels, whose weights are read from memory once, and then from
   // the cache. Blocks of panels are as many as threads can share evenly, and even: gate and up stay together.
-  const int64_t x_words = kernels.x == LinearX::kFloats ? task.inputs : task.inputs / 2;
-  const int64_t unit_rows =
-      std::max(kUnitRowBytes / (4 * x_words) / kernels.max_rows, int64_t{1}) * kernels.max_rows;
-  const int64_t row_units = (task.rows + unit_rows - 1) / unit_rows;
-  const int64_t pairs = (task.num_panels + 1) / 2;
-  const int64_t panel_units = std::min(
-      rounded_up((task.num_panels + kernels.max_panels - 1) / kernels.max_panels, std::max(num_threads, 1)),
-      pairs);
-  parallel_for(num_threads, row_units * panel_units, [&](int64_t unit) {
-    const int64_t begin = unit / panel_units * unit_rows, end = std::min(begin + unit_rows, task.rows);
-    const int64_t u = unit % panel_units, first = 2 * (u * pairs / panel_units);
-    const int64_t last = std::min(2 * ((u + 1) * pairs / panel_units), task.num_panels);
-    const int panels = static_cast<int>(last - first);
-    LinearBlock block{};
-    block.x = x.data;
-    block.x_stride = x.stride;
-    block.panels = static_cast<const uint32_t*>(task.weight) + first * words * kPanelOutputs;
-    block.panel_stride = words * kPanelOutputs;
-    block.bias = task.bias == nullptr ? nullptr : task.bias + first * kPanelOutputs;
-    block.out = task.out + first * kPanelOutputs / (swiglu ? 2 : 1);
-    block.out_stride = task.out_stride;
-    block.end = task.end;
-    if (kernels.x == LinearX::kTiles) {
-      block.words = static_cast<int>(words);
-      block.x += begin / kTileRows * block.x_stride;
-      block.out += begin * block.out_stride;
-      kernels.multiply(block, static_cast<int>(end - begin), panels);
-      return;
+  unit_rows_ = std::max(kUnitRowBytes / (4 * x_words_) / kernels_->max_rows, int64_t{1}) * kernels_->max_rows;
+  row_units_ = (task.x.count + unit_rows_ - 1) / unit_rows_;
+  panel_units_ = std::min(
+      rounded_up((num_panels + kernels_->max_panels - 1) / kernels_->max_panels, std::max(num_threads, 1)),
+      (num_panels + 1) / 2);
+  if (kernels_->x == LinearX::kTiles) x_words_ = rounded_up(x_words_, kTileWords);
+}
+
+bool PackedLinear::reads_rows_as_they_lie() const {
+  if (kernels_->x == LinearX::kFloats) return task_.x.dtype == DType::kFloat32;
+  return kernels_->x == LinearX::kPairs && task_.x.dtype == DType::kBFloat16 && task_.x.stride % 2 == 0;
+}
+
+int64_t PackedLinear::row_words() const {
+  return reads_rows_as_they_lie() ? 0 : rounded_up(task_.x.count, kTileRows) * x_words_;
+}
+
+int64_t PackedLinear::bands() const {
+  return reads_rows_as_they_lie() ? 0 : (task_.x.count + kTileRows - 1) / kTileRows;
+}
+
+// The words of one row, without gaps.
+void PackedLinear::convert_row(int64_t row, uint32_t* out) const {
+  const LinearRows& x = task_.x;
+  const int64_t at = row * x.stride;
+  const auto* halves = static_cast<const uint16_t*>(x.data) + at;
+  if (kernels_->x == LinearX::kFloats) {
+    for (int64_t i = 0; i < x.inputs; ++i) out[i] = uint32_t{halves[i]} << 16;
+  } else if (x.dtype == DType::kFloat32) {
+    cpu_isa().kernels.rows.to_bfloat16(static_cast<const float*>(x.data) + at, x.inputs,
+                                       reinterpret_cast<uint16_t*>(out));
+  } else {
+    std::memcpy(out, halves, static_cast<size_t>(x.inputs) * sizeof(uint16_t));
+  }
+}
+
+void PackedLinear::convert(int64_t band, uint32_t* rows) const {
+  const bool tiles = kernels_->x == LinearX::kTiles;
+  uint32_t* const out = rows + band * kTileRows * x_words_;
+  thread_local std::vector<uint32_t> whole;
+  if (tiles) whole.assign(static_cast<size_t>(x_words_), 0);
+  const int64_t count = std::min(kTileRows, task_.x.count - band * kTileRows);
+  for (int64_t r = 0; r < count; ++r) {
+    uint32_t* const row = tiles ? whole.data() : out + r * x_words_;
+    convert_row(band * kTileRows + r, row);
+    for (int64_t word = 0; tiles && word < x_words_; word += kTileWords) {
+      std::memcpy(out + word * kTileRows + r * kTileWords, row + word, kTileWords * sizeof(uint32_t));
     }
-    const int64_t first_end = std::min(end, begin + kFirstRows);
-    multiply_rows(kernels, block, task, words, true, begin, first_end, panels);
-    if (first_end < end) multiply_rows(kernels, block, task, words, false, first_end, end, panels);
-  });
+  }
+}
+
+void PackedLinear::multiply(int64_t unit, const uint32_t* rows) const {
+  const bool as_they_lie = reads_rows_as_they_lie(), swiglu = task_.end == LinearEnd::kSwiGLU;
+  const int64_t num_panels = task_.weight.num_panels, pairs = (num_panels + 1) / 2;
+  const int64_t begin = unit / panel_units_ * unit_rows_, end = std::min(begin + unit_rows_, task_.x.count);
+  const int64_t u = unit % panel_units_, first = 2 * (u * pairs / panel_units_);
+  const int64_t last = std::min(2 * ((u + 1) * pairs / panel_units_), num_panels);
+  const int panels = static_cast<int>(last - first);
+  LinearBlock block{};
+  block.x = as_they_lie ? static_cast<const uint32_t*>(task_.x.data) : rows;
+  block.x_stride = !as_they_lie                      ? x_words_
+                   : kernels_->x == LinearX::kFloats ? task_.x.stride
+                                                     : task_.x.stride / 2;
+  block.panels = static_cast<const uint32_t*>(panels_.data) + first * words_ * kPanelOutputs;
+  block.panel_stride = words_ * kPanelOutputs;
+  block.bias = task_.weight.bias == nullptr ? nullptr : task_.weight.bias + first * kPanelOutputs;
+  block.out = task_.out + first * kPanelOutputs / (swiglu ? 2 : 1);
+  block.out_stride = task_.out_stride;
+  block.end = task_.end;
+  if (kernels_->x == LinearX::kTiles) {
+    block.words = static_cast<int>(words_);
+    block.x_stride *= kTileRows;
+    block.x += begin / kTileRows * block.x_stride;
+    block.out += begin * block.out_stride;
+    kernels_->multiply(block, static_cast<int>(end - begin), panels);
+    return;
+  }
+  const int64_t first_end = std::min(end, begin + kFirstRows);
+  multiply_rows(*kernels_, block, task_.x.inputs, words_, true, begin, first_end, panels);
+  if (first_end < end) multiply_rows(*kernels_, block, task_.x.inputs, words_, false, first_end, end, panels);
 }
 
 }  // namespace tts

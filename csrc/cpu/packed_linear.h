@@ -1,30 +1,35 @@
-// Products of few rows with a matrix of weights that was packed once: out = x W^T.
+// Products with weights of floats: rows become what kernels read, then units are multiplied, each step on any
+// threads and in any order.
 #pragma once
 
 #include <cstdint>
 
-#include "cpu/kernels/packed_linear_kernels.h"
-#include "cpu/kv_layout.h"
+#include "cpu/matrix.h"
 
 namespace tts {
 
-// Packed weights are panels of 16 outputs, [outputs / 16][inputs][16] floats or
-// [outputs / 16][inputs / 2][16][2] bfloat16, the last panel filled up with zeros. For kSwiGLU panel 2 i is
-// the gate of outputs 16 i .. 16 i + 15 and panel 2 i + 1 their up.
-struct PackedLinearTask {
-  const void* x;  // [rows, inputs] float32 or bfloat16, contiguous channels
-  DType x_dtype;
-  int64_t rows, inputs, x_stride;
-  const void* weight;
-  DType weight_dtype;
-  int64_t num_panels;
-  const float* bias;  // [16 num_panels]; null: none
-  float* out;         // [rows, 16 num_panels], or half as many columns for kSwiGLU
-  int64_t out_stride;
-  LinearEnd end;
-};
+class PackedLinear {
+ public:
+  // Throws ArgumentError where sizes do not fit.
+  PackedLinear(const LinearTask& task, const FloatPanels& panels, int num_threads);
 
-// Throws ArgumentError where sizes do not fit. An output's bits depend on its row and its weights only.
-void packed_linear(const PackedLinearTask& task, int num_threads);
+  int64_t row_words() const;  // of memory for the converted rows; 0: they are read as they lie
+  int64_t bands() const;      // of rows to convert
+  void convert(int64_t band, uint32_t* rows) const;
+
+  int64_t units() const { return row_units_ * panel_units_; }
+  void multiply(int64_t unit, const uint32_t* rows) const;
+
+ private:
+  void convert_row(int64_t row, uint32_t* out) const;
+  bool reads_rows_as_they_lie() const;
+
+  LinearTask task_;
+  FloatPanels panels_;
+  const LinearKernels* kernels_;
+  int64_t words_;    // of an output's weights
+  int64_t x_words_;  // of a converted row; in tiles with what fills them up
+  int64_t unit_rows_, row_units_, panel_units_;
+};
 
 }  // namespace tts

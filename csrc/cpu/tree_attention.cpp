@@ -22,6 +22,8 @@ namespace {
 // A thread is worth waking for so much work (some 20 microseconds).
 constexpr int64_t kMinFlopPerThread = int64_t{1} << 20;
 
+constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
+
 // Split units only while their partial states stay small beside the KV that they stand for.
 constexpr int64_t kMaxPartialFloats = int64_t{1} << 26;
 
@@ -33,6 +35,12 @@ struct Chunk {
 struct Unit {
   int block, head, partial;
   int64_t cost;
+};
+
+// What a row's merged state is finished with: the softmax's denominator in units of 2^m, and the natural
+// logarithm of the sum of the exponentials.
+struct RowEnd {
+  float total, lse;
 };
 
 int64_t state_floats(int rows, int head_dim) { return int64_t{rows} * (head_dim + 2); }
@@ -89,13 +97,19 @@ class Run {
   const Segment& segment(int s) const { return p_.plan.segments[s]; }
   int rows(int b) const { return (block(b).query_end - block(b).query_begin) * group_; }
 
+  int first_visible_at(int position) const {
+    const int first = p_.window > 0 ? std::max(position - p_.window + 1, 0) : 0;
+    return p_.attention_chunk > 0 ? std::max(first, position - position % p_.attention_chunk) : first;
+  }
+
   // Segments of each block by chunk of the path, without the chunks that lie before every window.
   void find_chunks() {
     first_chunk_.push_back(0);
     for (int b = 0; b < p_.plan.num_blocks; ++b) {
-      int first_visible = p_.window > 0 ? INT32_MAX : 0;
-      for (int i = block(b).query_begin; p_.window > 0 && i < block(b).query_end; ++i) {
-        first_visible = std::min(first_visible, std::max(p_.plan.query_position[i] - p_.window + 1, 0));
+      const bool limited = p_.window > 0 || p_.attention_chunk > 0;
+      int first_visible = limited ? INT32_MAX : 0;
+      for (int i = block(b).query_begin; limited && i < block(b).query_end; ++i) {
+        first_visible = std::min(first_visible, first_visible_at(p_.plan.query_position[i]));
       }
       const int first_chunk = first_visible / (kChunkTiles * kTileTokens);
       int previous = -1;
@@ -237,6 +251,8 @@ class Run {
     task.scale = p_.scale;
     task.soft_cap = p_.soft_cap;
     task.window = p_.window;
+    task.attention_chunk = p_.attention_chunk;
+    task.slopes = p_.slopes == nullptr ? nullptr : p_.slopes + unit.head * group_;
     task.mask = p_.mask == nullptr ? nullptr : p_.mask + unit.head * p_.plan.num_queries * p_.mask_words;
     task.mask_words = p_.mask_words;
     task.query_order = p_.plan.query_order;
@@ -263,12 +279,22 @@ class Run {
     });
   }
 
+  // A sink counts here, once, behind the merge of all chunks.
+  RowEnd end_of(const AttentionState& state, int row, int64_t head) const {
+    const float m = state.m[row], l = state.l[row];
+    if (p_.sinks == nullptr || p_.sinks[head] == -INFINITY) return {l, (m + std::log2(l)) * kLn2};
+    const float sink = p_.sinks[head] * kLog2E, top = std::max(m, sink);
+    return {l + std::exp2(sink - m),
+            (top + std::log2(l * std::exp2(m - top) + std::exp2(sink - top))) * kLn2};
+  }
+
   void write_rows(const Unit& unit, const AttentionState& state) {
     const int d = p_.kv.head_dim;
     for_each_row(unit, [&](int row, int64_t token, int64_t head) {
       const int64_t index = token * p_.num_q_heads + head;
       const float* acc = state.acc + int64_t{row} * d;
-      const float inverse = state.l[row] > 0.0f ? 1.0f / state.l[row] : 0.0f;  // 0: it reads nothing
+      const RowEnd end = end_of(state, row, head);
+      const float inverse = end.total == 0.0f ? 0.0f : 1.0f / end.total;  // 0: it reads nothing
       for (int c = 0; c < d; ++c) {
         if (p_.q_dtype == DType::kFloat32) {
           static_cast<float*>(p_.out)[index * d + c] = acc[c] * inverse;
@@ -276,7 +302,7 @@ class Run {
           static_cast<uint16_t*>(p_.out)[index * d + c] = round_to_bfloat16(acc[c] * inverse);
         }
       }
-      if (p_.lse != nullptr) p_.lse[index] = (state.m[row] + std::log2(state.l[row])) * 0.693147181f;
+      if (p_.lse != nullptr) p_.lse[index] = end.lse;
     });
     if (p_.mass != nullptr) write_mass(unit, state);
   }
@@ -288,11 +314,12 @@ class Run {
       float* out = p_.mass + token * p_.mass_columns;
       std::fill_n(out, p_.mass_columns, 0.0f);
       for (int h = 0; h < group_; ++h, ++row) {
+        const float total = end_of(state, row, unit.head * group_ + h).total;
         const float* sums = mass.sums + row * p_.mass_columns;
         for (int64_t c = 0; c < p_.mass_columns; ++c) {
           if (sums[c] == 0.0f) continue;
           const float m = mass.m[row * mass_tiles() + c / kTilePages];
-          out[c] += sums[c] * std::exp2(m - state.m[row]) / (state.l[row] * static_cast<float>(group_));
+          out[c] += sums[c] * std::exp2(m - state.m[row]) / (total * static_cast<float>(group_));
         }
       }
     }
@@ -321,6 +348,8 @@ void check_tree_attention(const TreeAttentionParams& params) {
   require(params.scale > 0.0f && std::isfinite(params.scale), "scale: got ", params.scale,
           ", expected a finite number > 0");
   require(params.window >= 0, "window: got ", params.window, ", expected >= 1, or 0 for none");
+  require(params.attention_chunk >= 0, "attention_chunk: got ", params.attention_chunk,
+          ", expected >= 1, or 0 for none");
   require(params.soft_cap >= 0.0f && std::isfinite(params.soft_cap), "logits_soft_cap: got ", params.soft_cap,
           ", expected a finite number > 0, or 0 for none");
   require(params.q_dtype != DType::kInt8 &&

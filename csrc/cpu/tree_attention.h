@@ -26,7 +26,7 @@ struct TreeAttentionParams {
   int64_t q_token_stride, q_head_stride;
   int num_q_heads;
   void* out;   // [num_queries, num_q_heads, head_dim], contiguous
-  float* lse;  // [num_queries, num_q_heads], natural logarithm; or null
+  float* lse;  // [num_queries, num_q_heads], natural logarithm, sinks included; or null
   float scale;
   int window;      // a query sees at most so many tokens, itself included; 0: all
   float soft_cap;  // c > 0: logits become c tanh(logit / c); 0: none
@@ -37,11 +37,17 @@ struct TreeAttentionParams {
   // Share of each page in the softmax, mean over the query heads of a KV head; 0 where a query does not read.
   float* mass = nullptr;  // [num_kv_heads, num_queries, mass_columns], or null
   int64_t mass_columns = 0;
+  // A logit of each query head that takes part in its softmax and has no value; null: none.
+  const float* sinks = nullptr;  // [num_q_heads]
+  // What a logit, capped or not, loses with each position that its key is behind the query (ALiBi); null:
+  // nothing.
+  const float* slopes = nullptr;  // [num_q_heads]
+  int attention_chunk = 0;        // a query sees no key before the last multiple of it; 0: none
 };
 
 // Throws ArgumentError before anything is written if an index of the plan leads outside its arrays or the
-// pool. A row that reads nothing is (0, -inf). The bits of a row depend on its own query, path and position
-// only: not on the other rows, the blocks or the threads.
+// pool. A row that reads nothing is (0, -inf), with a sink (0, sink). The bits of a row depend on its own
+// query, path and position only: not on the other rows, the blocks or the threads.
 void tree_attention(const TreeAttentionParams& params, int num_threads);
 
 // The same in two parts: all that throws ArgumentError, and the rest.

@@ -3,6 +3,7 @@
 
 #include "cuda/launch.cuh"
 #include "cuda/ptx.cuh"
+#include "cuda/sinks.cuh"
 #include "cuda/tree_attention_kernels.h"
 
 namespace tts::cuda {
@@ -17,6 +18,7 @@ struct MergeArgs {
   int64_t partials_capacity;
   uint16_t* out;
   float* lse;
+  const float* sinks;  // see TreeAttention
   int64_t num_q_rows;
   int32_t num_kv_heads, group, head_dim;
 };
@@ -50,11 +52,14 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(MergeArgs args) {
       acc = {acc.x + part.x * weight, acc.y + part.y * weight, acc.z + part.z * weight,
              acc.w + part.w * weight};
     }
-    const float factor = sum > 0 ? 1 / sum : 0;
+    float factor = sum > 0 ? 1 / sum : 0, lse = sum > 0 ? shift + logf(sum) : -INFINITY;
+    if (args.sinks != nullptr && planned) {
+      factor *= count_sink(args.sinks[kv_head * args.group + member], lse);
+    }
     const int64_t out_row = (q_row * args.num_kv_heads + kv_head) * args.group + member;
     *reinterpret_cast<uint2*>(args.out + out_row * args.head_dim + channel) = {
         pack<kType>(acc.x * factor, acc.y * factor), pack<kType>(acc.z * factor, acc.w * factor)};
-    if (channel == 0) args.lse[out_row] = sum > 0 ? shift + logf(sum) : -INFINITY;
+    if (channel == 0) args.lse[out_row] = lse;
   }
 }
 
@@ -70,6 +75,7 @@ void launch_merge(const TreeAttention& call, void* stream) {
       work.capacity.partials,
       static_cast<uint16_t*>(call.out),
       call.lse,
+      call.sinks,
       call.num_q_rows,
       pages.num_kv_heads,
       call.num_q_heads / pages.num_kv_heads,

@@ -24,6 +24,7 @@ AttentionArgs make_args(const TreeAttention& call) {
       .partials_capacity = call.launch.capacity.partials,
       .out = static_cast<uint16_t*>(call.out),
       .lse = call.lse,
+      .sinks = call.sinks,
       .num_q_rows = call.num_q_rows,
       .num_kv_heads = pages.num_kv_heads,
       .group = call.num_q_heads / pages.num_kv_heads,

@@ -12,6 +12,7 @@
 #include "common/work_records.h"
 #include "cuda/launch.cuh"
 #include "cuda/ptx.cuh"
+#include "cuda/sinks.cuh"
 #include "cuda/tree_attention.h"
 #include "cuda/tree_attention_kernels.h"
 
@@ -321,14 +322,17 @@ __device__ void store_row(const AttentionArgs& args, const WorkItem& item, int32
   if (item.partial_base == kDirect) {
     const int64_t q_row = args.work[args.layout.query_order + row / args.group];
     if (q_row >= args.num_q_rows) return;
-    const int64_t out_row = (q_row * args.num_kv_heads + kv_head) * args.group + row % args.group;
+    const int32_t head = kv_head * args.group + row % args.group;
+    const int64_t out_row = q_row * args.num_kv_heads * args.group + head;
+    float factor = 1, lse = result.lse;
+    if (args.sinks != nullptr) factor = count_sink(args.sinks[head], lse);
 #pragma unroll
     for (int i = 0; i < kHeadDim / 32; ++i) {
       const float4& x = result.out[i];
-      *reinterpret_cast<uint2*>(args.out + out_row * kHeadDim + 32 * i + channel) = {pack<kType>(x.x, x.y),
-                                                                                     pack<kType>(x.z, x.w)};
+      *reinterpret_cast<uint2*>(args.out + out_row * kHeadDim + 32 * i + channel) = {
+          pack<kType>(x.x * factor, x.y * factor), pack<kType>(x.z * factor, x.w * factor)};
     }
-    if (channel == 0) args.lse[out_row] = result.lse;
+    if (channel == 0) args.lse[out_row] = lse;
   } else {
     const int64_t partial = kv_head * args.partials_capacity + item.partial_base + row;
 #pragma unroll

@@ -30,6 +30,8 @@ struct TreeAttention {
   float scale;     // > 0
   int32_t window;  // a query at position p sees positions max(0, p - window + 1) .. p; 0: all up to p
   float soft_cap;  // c: a scaled logit s becomes c * tanh(s / c); 0: none
+  const float* sinks =
+      nullptr;  // [num_q_heads], a logit of each head without a value, in lse too; null: none
 };
 
 // Serves head_dim 64 and 128 and tiles of height 16 and 64. Queries of the work list that q has no row for

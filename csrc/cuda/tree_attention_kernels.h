@@ -23,6 +23,7 @@ struct AttentionArgs {
   int64_t partials_capacity;
   uint16_t* out;
   float* lse;
+  const float* sinks;  // see TreeAttention
   int64_t num_q_rows;
   int32_t num_kv_heads, group, page_size, window;
   // The logit over ln 2 of a product s is exponent_factor * s, or with a soft cap

@@ -119,7 +119,7 @@ void test_storage(Random& random, Layout layout) {
 // --- attention ---
 
 struct Counts {
-  int direct = 0, partial = 0, low = 0, high = 0, merged = 0, holes = 0;  // of all cases
+  int direct = 0, partial = 0, low = 0, high = 0, merged = 0, holes = 0, sinks = 0;  // of all cases
 } covered;
 
 struct Forest {
@@ -130,6 +130,7 @@ struct Forest {
   std::vector<std::vector<int32_t>> tables;
   std::vector<int32_t> lengths, query_lens;
   Storage<uint16_t> storage;
+  std::vector<float> sinks;  // [heads * group], or empty
   Halves q;
   int64_t q_row;  // stride; rows of q lie apart
 
@@ -146,6 +147,11 @@ struct Forest {
     for (int64_t i = 0; i < num_queries * q_row; ++i) {
       if (i % q_row < shape.heads * group * head_dim) q[i] = random_value(random, dtype);
     }
+    if (draw(random, 0, 1) == 0) return;
+    for (int head = 0; head < shape.heads * group; ++head) {
+      sinks.push_back(draw(random, 0, 7) == 0 ? -INFINITY : static_cast<float>(draw(random, -60, 60)) / 10);
+    }
+    ++covered.sinks;
   }
 
   // Branches that share a random part of an earlier one's pages, holes included, and evict pages of their
@@ -211,15 +217,15 @@ struct Forest {
     return values;
   }
 
-  // Checks one row of out and lse, of a head of q that sees k and v up to `position`. Probabilities and
-  // results are rounded, each by `unit` of its size at most.
-  bool close(const std::vector<float>& k, const std::vector<float>& v, int position, const uint16_t* query,
-             const uint16_t* out, float lse) const {
+  // Checks one row of out and lse, of a head of q that sees k and v up to `position` beside its sink.
+  // Probabilities and results are rounded, each by `unit` of its size at most.
+  bool close(const std::vector<float>& k, const std::vector<float>& v, int position, double sink,
+             const uint16_t* query, const uint16_t* out, float lse) const {
     const double unit = dtype == DType::kBFloat16 ? 1.0 / 256 : 1.0 / 2048;
     const int d = shape.head_dim;
     std::vector<double> logits, sum(d), magnitude(d);
     const int first = window > 0 ? std::max(0, position - window + 1) : 0;
-    double max = -INFINITY, total = 0;
+    double max = sink, total = 0;
     for (int p = first; p <= position; ++p) {
       if (std::isnan(k[p * d])) {  // in a hole
         logits.push_back(-INFINITY);
@@ -231,6 +237,7 @@ struct Forest {
       logits.push_back(soft_cap > 0 ? soft_cap * std::tanh(s / soft_cap) : s);
       max = std::max(max, logits.back());
     }
+    total += std::exp(sink - max);
     for (int p = first; p <= position; ++p) {
       if (std::isnan(k[p * d])) continue;
       const double weight = std::exp(logits[p - first] - max);
@@ -288,7 +295,8 @@ Result attend(const Forest& forest, const WorkPlanner& planner, bool spare, int 
                   result.lse.data(),
                   forest.scale,
                   forest.window,
-                  forest.soft_cap},
+                  forest.soft_cap,
+                  forest.sinks.empty() ? nullptr : forest.sinks.data()},
                  nullptr);
 
   const auto* items = reinterpret_cast<const WorkItem*>(work.data() + WorkLayout(capacity).items);
@@ -310,6 +318,7 @@ void check_attention(Forest& forest, const Result& result) {
       for (int i = 0; i < forest.query_lens[b]; ++i) {
         const int64_t at = (row + i) * heads + head;
         CHECK(forest.close(k, v, forest.lengths[b] - forest.query_lens[b] + i,
+                           forest.sinks.empty() ? -INFINITY : forest.sinks[head],
                            &forest.q[(row + i) * forest.q_row + head * d], &result.out[at * d],
                            result.lse[at]));
       }
@@ -367,9 +376,12 @@ int main() {
       }
     }
   }
-  std::printf("items: %d direct, %d partial, %d of height 16, %d of 64; %d cases merged; %d holes\n",
-              covered.direct, covered.partial, covered.low, covered.high, covered.merged, covered.holes);
-  CHECK(std::min(
-            {covered.direct, covered.partial, covered.low, covered.high, covered.merged, covered.holes}) > 0);
+  std::printf(
+      "items: %d direct, %d partial, %d of height 16, %d of 64; %d cases merged; %d holes; %d cases with "
+      "sinks\n",
+      covered.direct, covered.partial, covered.low, covered.high, covered.merged, covered.holes,
+      covered.sinks);
+  CHECK(std::min({covered.direct, covered.partial, covered.low, covered.high, covered.merged, covered.holes,
+                  covered.sinks}) > 0);
   return tts::test::failures() == 0 ? 0 : 1;
 }

@@ -7,16 +7,16 @@
 #include <random>
 #include <vector>
 
-#include "cpu/packed_linear.h"
+#include "cpu/linear.h"
 #include "tests/check.h"
 #include "tests/levels.h"
+#include "tests/linear_products.h"
 
 namespace tts {
 namespace {
 
-using Random = std::mt19937;
-
-int draw(Random& random, int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); }
+using test::draw;
+using test::Random;
 
 float widened(uint16_t x) {
   const uint32_t bits = uint32_t{x} << 16;
@@ -75,10 +75,10 @@ struct Product {
     if (end != LinearEnd::kAdd) out.assign(out.size(), NAN);
     const void* first = x_is_float ? static_cast<const void*>(wide_x.data() + begin * stride)
                                    : static_cast<const void*>(x.data() + begin * stride);
-    packed_linear({first, x_is_float ? DType::kFloat32 : DType::kBFloat16, row_end - begin, inputs, stride,
-                   weight.data(), DType::kBFloat16, panels, has_bias ? bias.data() : nullptr, out.data(),
-                   columns(), end},
-                  num_threads);
+    const Matrix matrix{FloatPanels{weight.data(), DType::kBFloat16}, panels,
+                        has_bias ? bias.data() : nullptr, end == LinearEnd::kSwiGLU};
+    multiply({first, x_is_float ? DType::kFloat32 : DType::kBFloat16, row_end - begin, inputs, stride},
+             {&matrix, 1}, {out.data(), columns(), end == LinearEnd::kAdd}, num_threads);
     return out;
   }
 
@@ -91,40 +91,14 @@ struct Product {
     }
     return total;
   }
-
-  double expected(int64_t row, int64_t column) const {
-    const int64_t panel = column / 16, j = column % 16;
-    if (end == LinearEnd::kSwiGLU) {
-      const double gate = sum(row, 2 * panel, j);
-      return gate / (1 + std::exp(-gate)) * sum(row, 2 * panel + 1, j);
-    }
-    const double old =
-        end == LinearEnd::kAdd ? double{before[static_cast<size_t>(row * columns() + column)]} : 0.0;
-    return old + sum(row, panel, j);
-  }
 };
 
 void test_against_float64(const Product& product) {
   const std::vector<float> out = product.run(0, product.rows, 2);
   for (int64_t row = 0; row < product.rows; ++row) {
     for (int64_t column = 0; column < product.columns(); ++column) {
-      const double expected = product.expected(row, column);
-      CHECK(std::abs(double{out[static_cast<size_t>(row * product.columns() + column)]} - expected) <
-            1e-4 * (1 + std::abs(expected)));
+      test::check_entry(product, out, row, column);
     }
-  }
-}
-
-// A row's bits are the same whatever rows are beside it, and on any number of threads.
-void test_rows_apart(const Product& product, Random& random) {
-  const std::vector<float> whole = product.run(0, product.rows, 2);
-  for (int i = 0; i < 4; ++i) {
-    const int64_t begin = draw(random, 0, static_cast<int>(product.rows) - 1);
-    const int64_t end =
-        i == 0 ? begin + 1 : draw(random, static_cast<int>(begin) + 1, static_cast<int>(product.rows));
-    const std::vector<float> part = product.run(begin, end, 1);
-    CHECK(std::memcmp(part.data(), whole.data() + begin * product.columns(), part.size() * sizeof(part[0])) ==
-          0);
   }
 }
 
@@ -133,10 +107,10 @@ void test_rows_apart(const Product& product, Random& random) {
 
 int main() {
   tts::test::at_each_level(60, [](uint32_t seed) {
-    tts::Random random(seed);
+    tts::test::Random random(seed);
     const tts::Product product(random);
     tts::test_against_float64(product);
-    tts::test_rows_apart(product, random);
+    tts::test::test_rows_apart(product, random);
   });
   return tts::test::failures() == 0 ? 0 : 1;
 }

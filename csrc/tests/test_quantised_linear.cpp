@@ -5,29 +5,18 @@
 #include <random>
 #include <vector>
 
+#include "cpu/linear.h"
 #include "cpu/quantised_linear.h"
 #include "tests/check.h"
 #include "tests/levels.h"
+#include "tests/linear_products.h"
+#include "tests/random_quantised.h"
 
 namespace tts {
 namespace {
 
-using Random = std::mt19937;
-
-int draw(Random& random, int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); }
-
-QuantForm random_form(Random& random) {
-  QuantForm form{};
-  const int bits[] = {4, 5, 6, 8};
-  form.bits = bits[draw(random, 0, 3)];
-  form.group = 16 * draw(random, 1, 2);
-  form.scales = static_cast<QuantScales>(draw(random, 0, 2));
-  form.has_min = form.bits < 8 && draw(random, 0, 1) == 1;
-  form.has_table = form.bits == 4 && draw(random, 0, 1) == 1;
-  for (uint8_t& entry : form.table) entry = static_cast<uint8_t>(draw(random, 0, 120));
-  form.offset = form.has_min ? 0 : form.bits == 8 ? 128 : draw(random, 0, 64);
-  return form;
-}
+using test::draw;
+using test::Random;
 
 float widened(uint16_t bits, bool bfloat16) {
   if (bfloat16) {
@@ -52,34 +41,17 @@ struct Product {
   std::vector<float> x, bias, before;
 
   explicit Product(Random& random)
-      : form(random_form(random)),
+      : form(test::random_form(random)),
         layout(quant_layout(form)),
         rows(draw(random, 1, 4) == 1 ? draw(random, 100, 300) : draw(random, 1, 20)),
         inputs(32 * (rows > 20 ? draw(random, 1, 4) : draw(random, 1, 20))),
         panels(draw(random, 1, rows > 20 ? 3 : 9)),
         stride(inputs + draw(random, 0, 3)),
-        blocks((inputs + layout.inputs - 1) / layout.inputs),
+        blocks(test::blocks_of(form, inputs)),
         end(static_cast<LinearEnd>(draw(random, 0, 2))),
         has_bias(draw(random, 0, 1) == 1) {
     if (end == LinearEnd::kSwiGLU) panels += panels % 2;
-    weight.resize(static_cast<size_t>(panels * blocks * layout.bytes));
-    for (uint8_t& byte : weight) byte = static_cast<uint8_t>(draw(random, 0, 255));
-    for (int64_t block = 0; block < panels * blocks; ++block) {
-      uint8_t* const at = weight.data() + block * layout.bytes;
-      for (int i = 0; i < layout.scales_at / 4; ++i) {
-        const float factor = static_cast<float>(draw(random, 1, 100)) * 1e-6f;
-        std::memcpy(at + 4 * i, &factor, sizeof(factor));
-      }
-      for (int i = layout.scales_at / 2; form.scales != QuantScales::kTwoLevel && i < layout.planes_at / 2;
-           ++i) {
-        // Of some 2^-9; in float16 subnormal ones too.
-        const int base = form.scales == QuantScales::kBFloat16 ? 0x3a80
-                         : draw(random, 0, 1) == 0             ? 0
-                                                               : 0x1800;
-        const auto half = static_cast<uint16_t>(base + draw(random, 0, 127) + 0x8000 * draw(random, 0, 1));
-        std::memcpy(at + 2 * i, &half, sizeof(half));
-      }
-    }
+    weight = test::random_panels(random, form, panels, inputs);
     std::normal_distribution<float> normal;
     x.resize(static_cast<size_t>((rows - 1) * stride + inputs));
     for (float& value : x) value = normal(random);
@@ -95,10 +67,10 @@ struct Product {
   std::vector<float> run(int64_t begin, int64_t row_end, int num_threads) const {
     std::vector<float> out(before.begin() + begin * columns(), before.begin() + row_end * columns());
     if (end != LinearEnd::kAdd) out.assign(out.size(), NAN);
-    quantised_linear(
-        {x.data() + begin * stride, DType::kFloat32, row_end - begin, inputs, stride, form, weight.data(),
-         panels, blocks, has_bias ? bias.data() : nullptr, out.data(), columns(), end},
-        num_threads);
+    const Matrix matrix{QuantPanels{weight.data(), form, blocks}, panels, has_bias ? bias.data() : nullptr,
+                        end == LinearEnd::kSwiGLU};
+    multiply({x.data() + begin * stride, DType::kFloat32, row_end - begin, inputs, stride}, {&matrix, 1},
+             {out.data(), columns(), end == LinearEnd::kAdd}, num_threads);
     return out;
   }
 
@@ -109,6 +81,11 @@ struct Product {
       float shared;
       std::memcpy(&shared, block + 64 * factor + 4 * lane, sizeof(shared));
       return double{shared} * static_cast<int8_t>(block[at + i]);
+    }
+    if (form.scales == QuantScales::kFloat32) {
+      float scale;
+      std::memcpy(&scale, block + at + 4 * i, sizeof(scale));
+      return scale;
     }
     uint16_t half;
     std::memcpy(&half, block + at + 2 * i, sizeof(half));
@@ -131,6 +108,7 @@ struct Product {
     if (form.has_table) u = form.table[u];
     const int64_t group = inside / form.group;
     const double least = form.has_min ? number(block, layout.mins_at, 1, group, lane) : 0.0;
+    if (form.has_zeros) u -= static_cast<int8_t>(block[layout.mins_at + group * 16 + lane]);
     return (u - form.offset) * number(block, layout.scales_at, 0, group, lane) + least;
   }
 
@@ -147,17 +125,6 @@ struct Product {
     for (int64_t i = 0; i < inputs; ++i) total += seen(row, i) * weight_at(panel, lane, i);
     return total;
   }
-
-  double expected(int64_t row, int64_t column) const {
-    const int64_t panel = column / 16, lane = column % 16;
-    if (end == LinearEnd::kSwiGLU) {
-      const double gate = sum(row, 2 * panel, lane);
-      return gate / (1 + std::exp(-gate)) * sum(row, 2 * panel + 1, lane);
-    }
-    const double old =
-        end == LinearEnd::kAdd ? double{before[static_cast<size_t>(row * columns() + column)]} : 0.0;
-    return old + sum(row, panel, lane);
-  }
 };
 
 void test_against_float64(const Product& product, Random& random) {
@@ -165,22 +132,7 @@ void test_against_float64(const Product& product, Random& random) {
   for (int i = 0; i < 60; ++i) {
     const int64_t row = draw(random, 0, static_cast<int>(product.rows) - 1);
     const int64_t column = draw(random, 0, static_cast<int>(product.columns()) - 1);
-    const double expected = product.expected(row, column);
-    CHECK(std::abs(double{out[static_cast<size_t>(row * product.columns() + column)]} - expected) <
-          1e-4 * (1 + std::abs(expected)));
-  }
-}
-
-// A row's bits are the same whatever rows are beside it, and on any number of threads.
-void test_rows_apart(const Product& product, Random& random) {
-  const std::vector<float> whole = product.run(0, product.rows, 2);
-  for (int i = 0; i < 4; ++i) {
-    const int64_t begin = draw(random, 0, static_cast<int>(product.rows) - 1);
-    const int64_t end =
-        i == 0 ? begin + 1 : draw(random, static_cast<int>(begin) + 1, static_cast<int>(product.rows));
-    const std::vector<float> part = product.run(begin, end, 1);
-    CHECK(std::memcmp(part.data(), whole.data() + begin * product.columns(), part.size() * sizeof(part[0])) ==
-          0);
+    test::check_entry(product, out, row, column);
   }
 }
 
@@ -189,10 +141,10 @@ void test_rows_apart(const Product& product, Random& random) {
 
 int main() {
   tts::test::at_each_level(60, [](uint32_t seed) {
-    tts::Random random(seed);
+    tts::test::Random random(seed);
     const tts::Product product(random);
     tts::test_against_float64(product, random);
-    tts::test_rows_apart(product, random);
+    tts::test::test_rows_apart(product, random);
   });
   return tts::test::failures() == 0 ? 0 : 1;
 }

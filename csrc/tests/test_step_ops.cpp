@@ -3,21 +3,22 @@
 // test_packed_linear.cpp; the comparison over all shapes is in tests/kernels/test_packed_linear.py,
 // tests/kernels/test_row_ops.py and tests/kernels/test_decoder_layers.py.
 #include <cmath>
+#include <deque>
 #include <random>
 #include <vector>
 
 #include "cpu/decoder_layers.h"
-#include "cpu/packed_linear.h"
+#include "cpu/linear.h"
 #include "cpu/row_ops.h"
 #include "tests/check.h"
 #include "tests/levels.h"
+#include "tests/random_quantised.h"
 
 namespace tts {
 namespace {
 
-using Random = std::mt19937;
-
-int draw(Random& random, int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); }
+using test::draw;
+using test::Random;
 
 std::vector<float> normals(Random& random, int64_t n) {
   std::normal_distribution<float> normal;
@@ -34,9 +35,8 @@ void test_linear(uint32_t seed) {
   const std::vector<float> x = normals(random, rows * inputs), weight = normals(random, outputs * inputs),
                            bias = normals(random, outputs);
   std::vector<float> out(static_cast<size_t>(rows * columns), NAN);
-  packed_linear({x.data(), DType::kFloat32, rows, inputs, inputs, weight.data(), DType::kFloat32, panels,
-                 bias.data(), out.data(), columns, gated ? LinearEnd::kSwiGLU : LinearEnd::kStore},
-                2);
+  const Matrix matrix{FloatPanels{weight.data(), DType::kFloat32}, panels, bias.data(), gated};
+  multiply({x.data(), DType::kFloat32, rows, inputs, inputs}, {&matrix, 1}, {out.data(), columns, false}, 2);
   const auto sum = [&](int64_t row, int64_t panel, int64_t j) {
     double total = double{bias[static_cast<size_t>(16 * panel + j)]};
     for (int64_t i = 0; i < inputs; ++i) {
@@ -84,25 +84,45 @@ void test_rows(uint32_t seed) {
   CHECK(v32[0] == qkv[static_cast<size_t>((q_heads + kv_heads) * d)]);
 }
 
+// Weights of random kinds that live as long as this.
+class Weights {
+ public:
+  explicit Weights(Random& random) : random_(random) {}
+
+  Matrix make(int64_t outputs, int64_t inputs, bool gated = false) {
+    const int64_t panels = outputs / 16;
+    if (draw(random_, 0, 1) == 0) {
+      floats_.push_back(normals(random_, outputs * inputs));
+      return {FloatPanels{floats_.back().data(), DType::kFloat32}, panels, nullptr, gated};
+    }
+    const QuantForm form = test::random_form(random_);
+    bytes_.push_back(test::random_panels(random_, form, panels, inputs));
+    return {QuantPanels{bytes_.back().data(), form, test::blocks_of(form, inputs)}, panels, nullptr, gated};
+  }
+
+ private:
+  Random& random_;
+  std::deque<std::vector<float>> floats_;
+  std::deque<std::vector<uint8_t>> bytes_;
+};
+
 // A token a branch, each alone on one page: what a query sees is its own value.
 void test_layers(uint32_t seed) {
   Random random(seed);
   const int tokens = draw(random, 1, 7), kv_heads = draw(random, 1, 2),
-            q_heads = kv_heads * draw(random, 1, 3), d = 16 * draw(random, 2, 4);
-  const int64_t hidden = 16 * draw(random, 1, 4), mlp = 16 * draw(random, 1, 5),
-                heads = q_heads + 2 * kv_heads;
-  const auto matrix = [&](int64_t outputs, int64_t inputs) { return normals(random, outputs * inputs); };
-  const std::vector<float> norm = normals(random, hidden), qkv = matrix(heads * d, hidden),
-                           o = matrix(hidden, q_heads * d), gate_up = matrix(2 * mlp, hidden),
-                           down = matrix(hidden, mlp), angles = normals(random, tokens * d);
+            q_heads = kv_heads * draw(random, 1, 3), d = 32 * draw(random, 1, 2);
+  const int64_t hidden = 32 * draw(random, 1, 3), mlp = 32 * draw(random, 1, 4);
+  Weights weights(random);
+  const std::vector<float> norm = normals(random, hidden), angles = normals(random, tokens * d);
   // Norms of both kinds, before and after; a gate of each kind.
   const std::vector<float> layer_norm = normals(random, 2 * hidden), whole = normals(random, q_heads * d);
   const Norm rms{norm.data(), false}, centred{layer_norm.data(), true};
   const bool other = seed % 2 == 1;
-  const std::vector<float> router = matrix(16, hidden);
-  const Experts experts{.router = {router.data(), 1, nullptr},
-                        .gate_up = {3, {gate_up.data(), 2 * mlp / 16, nullptr}},
-                        .down = {3, {down.data(), hidden / 16, nullptr}},
+  const std::vector<Matrix> halves{weights.make(mlp, hidden), weights.make(mlp, hidden)},
+      gated{weights.make(2 * mlp, hidden, true)};
+  const Experts experts{.router = weights.make(16, hidden),
+                        .gate_up = {gated, halves, gated},
+                        .down = {3, weights.make(hidden, mlp)},
                         .top_k = 2,
                         .normalised = other};
   const DecoderLayer layer{.input_norm = other ? centred : rms,
@@ -110,14 +130,15 @@ void test_layers(uint32_t seed) {
                            .out_norm = other ? rms : Norm{},
                            .mlp_out_norm = other ? centred : Norm{},
                            .head_norms = {other ? whole.data() : nullptr, nullptr, other},
-                           .qkv = {qkv.data(), heads * d / 16, nullptr},
-                           .o = {o.data(), hidden / 16, nullptr},
-                           .gate_up = {gate_up.data(), 2 * mlp / 16, nullptr},
-                           .down = {down.data(), hidden / 16, nullptr},
+                           .qkv = {weights.make(q_heads * d, hidden), weights.make(kv_heads * d, hidden),
+                                   weights.make(kv_heads * d, hidden)},
+                           .gate_up = other ? halves : gated,
+                           .o = weights.make(hidden, q_heads * d),
+                           .down = weights.make(hidden, mlp),
                            .rotary = {0, other},
                            .attention = {0.1f, other ? 5.0f : 0.0f, 0},
                            .activation = other ? Activation::kGeluTanh : Activation::kSilu,
-                           .gate = other ? Gate::kInHalves : Gate::kInPanels,
+                           .has_gate = true,
                            .parallel = seed % 3 == 0,
                            .factor = other ? 0.5f : 1.0f,
                            .experts = seed % 5 == 0 ? std::optional(experts) : std::nullopt};
@@ -139,8 +160,7 @@ void test_layers(uint32_t seed) {
   const PlanView plan{order.data(), position.data(), blocks.data(), segments.data(), pages.data(),
                       tokens,       tokens,          tokens,        tokens};
   std::vector<float> x = normals(random, tokens * hidden), alone(x.begin(), x.begin() + hidden);
-  const Decoder decoder{
-      {hidden, q_heads, kv_heads, d, other ? d / 2 : d, DType::kFloat32, 1e-5f}, {layer, layer}, {}, {}};
+  const Decoder decoder{{hidden, q_heads, kv_heads, d, other ? d / 2 : d, 1e-5f}, {layer, layer}, {}, {}};
   const DecoderStep step{{angles.data(), angles.data(), 1},
                          DType::kFloat32,
                          kv,

@@ -18,6 +18,7 @@ __all__ = [
     "TTSError",
     "UnsupportedByEngineError",
     "UnsupportedModelError",
+    "VersionError",
 ]
 
 
@@ -47,6 +48,10 @@ class ModelLoadError(TTSError, RuntimeError):
 
 class MissingExtraError(TTSError, ImportError):
     """A feature needs a package that is not installed; the message names the command that brings it."""
+
+
+class VersionError(MissingExtraError):
+    """The package is there, in a version that was not tested; the message names those that were."""
 
 
 class ScorerError(TTSError, RuntimeError):

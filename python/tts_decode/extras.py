@@ -1,4 +1,5 @@
-"""Optional packages: what `pip` installs for each, and the one line that a user sees where one is missing.
+"""Optional packages: what `pip` installs for each, which versions of some were tested, and the one line that
+a user sees where one is missing, or is of another version.
 
 The base installation has numpy, torch and httpx. Every other package is imported where it is used, after
 `require`.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
+from shlex import join
 
 # Module to what `pip install` takes.
 INSTALLS = {
@@ -32,6 +34,16 @@ INSTALLS = {
     "reasoners": "--no-deps llm-reasoners",
 }
 
+# Project to the first and the last minor version that was tested, where a part of it is used or replaced
+# that may change between them.
+TESTED = {
+    "uvicorn": ((0, 30), (0, 54)),
+    "its_hub": ((1, 2), (1, 2)),
+    "llm-reasoners": ((1, 0), (1, 0)),
+    "treequest": ((0, 3), (0, 3)),
+}
+_ALONE = ("llm-reasoners",)  # projects that are installed without what they require
+
 
 def require(module: str) -> None:
     """Imports an optional module, so that an import statement after it succeeds.
@@ -46,6 +58,36 @@ def require(module: str) -> None:
         if missing.name is None or missing.name != module.partition(".")[0]:
             raise
         raise explained(missing) from missing
+
+
+def install_command(module: str) -> str:
+    """What brings an optional module. Of an installed package pip finds an extra by name; a checkout is
+    installed again."""
+    installs = INSTALLS[module]
+    command = f"pip install {join(installs.split())}"
+    extra = installs.removeprefix("tts-kernels")
+    return command if extra == installs else f"{command} (in a checkout: '.{extra}')"
+
+
+def require_tested(project: str) -> None:
+    """Raises VersionError where a project of `TESTED` is installed in another version."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        found = version(project)
+    except PackageNotFoundError:
+        return
+    first, last = TESTED[project]
+    minor = tuple(int(part) if part.isdigit() else 0 for part in found.split(".")[:2])
+    if not first <= minor <= last:
+        from .errors import VersionError  # imports torch
+
+        span = ".".join(map(str, first))
+        wanted = f"{project}>={span},<{last[0]}.{last[1] + 1}"
+        if last != first:
+            span += f" to {'.'.join(map(str, last))}"
+        alone = "--no-deps " if project in _ALONE else ""
+        raise VersionError(f"{project}: got {found}, expected {span}; run: pip install {alone}'{wanted}'")
 
 
 def installed(module: str) -> bool:
@@ -73,9 +115,6 @@ def explained(missing: ModuleNotFoundError) -> ImportError:
     package = (missing.name or "").partition(".")[0]
     if package not in INSTALLS:
         return missing
-    from shlex import join
-
     from .errors import MissingExtraError  # imports torch, which the command's --help does without
 
-    arguments = join(INSTALLS[package].split())
-    return MissingExtraError(f"{package}: not installed; run: pip install {arguments}", name=missing.name)
+    return MissingExtraError(f"{package}: not installed; run: {install_command(package)}", name=missing.name)

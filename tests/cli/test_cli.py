@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cli_commands import search
 from tiny_models import byte_tokenizer, tiny_model
+from tiny_quantised import write_quantised
 from transformers import AutoModelForSequenceClassification
 from tts_decode.cli.app import run
 from tts_decode.cli.options import families
@@ -136,6 +137,20 @@ def test_info_says_what_the_self_check_found(folder: Path, capsys: pytest.Captur
     check = json.loads(capsys.readouterr().out)["self_check"]
     assert 0 < check["largest_difference"] < check["allowed"]
     assert 0 < check["seconds"] < 60
+
+
+def test_info_lists_weights_and_their_memory(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = folder / "quantised.gguf"
+    write_quantised(file, "Q4_0")
+    facts = {}
+    for weights in ("auto", "float32"):
+        assert run(["info", "-m", str(file), "--weights", weights, "--json"]) == 0
+        facts[weights] = json.loads(capsys.readouterr().out)
+        assert facts[weights]["model"]["path"] == "packed"
+    assert "Q4_0" in facts["auto"]["weights"]
+    assert set(facts["float32"]["weights"]) == {"float32", "packed copies", "in memory", "in the file"}
+    size = {key: float(one["weights"]["in memory"].split()[0]) for key, one in facts.items()}
+    assert 0 < size["auto"] < 0.2 * size["float32"]
 
 
 @pytest.mark.parametrize("command", ["search", "compare", "plan-budget", "info"])

@@ -97,9 +97,15 @@ def test_usage_errors(
     ("arguments", "message"),
     [
         (["search", "a", "-m", "/no/such/model"], "no file or directory /no/such/model"),
-        (["search", "a", "-m", "{folder}/cut.gguf"], "cut.gguf as GGUF; it may be damaged"),
+        (
+            ["search", "a", "-m", "{folder}/cut.gguf"],
+            "cut.gguf is damaged: tokenizer.ggml.tokens ends behind the end of the file",
+        ),
         ([*PLAN, "-m", "/no/such/model"], "no file or directory /no/such/model"),
-        ([*PLAN, "-m", "{folder}/cut.gguf"], "cut.gguf as GGUF; it may be damaged"),
+        (
+            [*PLAN, "-m", "{folder}/cut.gguf"],
+            "cut.gguf is damaged: tokenizer.ggml.tokens ends behind the end of the file",
+        ),
         (["search", "--tasks", "/no/such/file"], "cannot be read: No such file"),
         (["compare", "--tasks", "{folder}/open.jsonl"], "task 1 has no answer to compare with"),
     ],

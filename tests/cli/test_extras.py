@@ -4,13 +4,13 @@ process of its own."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import metadata, version
 from pathlib import Path
-from shlex import join
 
 import pytest
 from tts_decode.errors import MissingExtraError
@@ -23,6 +23,10 @@ HIDE = """if True:
     sys.modules.update(dict.fromkeys({hidden}))  # None: not found
 """
 MODEL_STACK = ("transformers", "safetensors", "tokenizers", "gguf", "accelerate", "huggingface_hub")
+
+
+def command(extra: str) -> str:
+    return f"pip install 'tts-kernels[{extra}]' (in a checkout: '.[{extra}]')"
 
 
 def run_without(hidden: tuple[str, ...], code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -55,32 +59,55 @@ def test_a_search_over_a_server_needs_the_base_installation_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hidden", "statement", "missing"),
+    ("hidden", "statement", "missing", "brings"),
     [
-        (MODEL_STACK, "from tts_decode import TreeDecoder", "transformers"),
-        (MODEL_STACK, "from tts_decode.rewards import load_reward_model", "safetensors"),
-        (("scipy",), "from tts_decode.select import cluster; cluster([[1.0], [2.0]])", "scipy"),
-        (("reasoning_gym",), "from tts_decode.tasks import default_tasks; default_tasks()", "reasoning_gym"),
-        (("pyarrow",), "from tts_decode.search import write_parquet; write_parquet([], '.')", "pyarrow"),
-        (("matplotlib",), "from tts_decode.bench.plots import styled_pyplot as p; p()", "matplotlib"),
+        (MODEL_STACK, "from tts_decode import TreeDecoder", "transformers", command("hf")),
+        (MODEL_STACK, "from tts_decode.rewards import load_reward_model", "safetensors", command("hf")),
+        (
+            ("scipy",),
+            "from tts_decode.select import cluster; cluster([[1.0], [2.0]])",
+            "scipy",
+            command("search"),
+        ),
+        (
+            ("reasoning_gym",),
+            "from tts_decode.tasks import default_tasks; default_tasks()",
+            "reasoning_gym",
+            command("demo"),
+        ),
+        (
+            ("pyarrow",),
+            "from tts_decode.search import write_parquet; write_parquet([], '.')",
+            "pyarrow",
+            command("results"),
+        ),
+        (
+            ("matplotlib",),
+            "from tts_decode.bench.plots import styled_pyplot as p; p()",
+            "matplotlib",
+            command("bench"),
+        ),
         (
             ("sentence_transformers",),
             "from tts_decode.search import sentence_embedder; sentence_embedder()",
             "sentence_transformers",
+            "pip install sentence-transformers",
         ),
-        (("its_hub",), "import tts_decode.integrations.its_hub", "its_hub"),
-        (("reasoners",), "import tts_decode.integrations.llm_reasoners", "reasoners"),
+        (("its_hub",), "import tts_decode.integrations.its_hub", "its_hub", "pip install 'its_hub[lm]'"),
+        (
+            ("reasoners",),
+            "import tts_decode.integrations.llm_reasoners",
+            "reasoners",
+            "pip install --no-deps llm-reasoners",
+        ),
     ],
 )
 def test_a_missing_package_is_named_with_its_extra(
-    hidden: tuple[str, ...], statement: str, missing: str
+    hidden: tuple[str, ...], statement: str, missing: str, brings: str
 ) -> None:
     done = run_without(hidden, f"\n    {statement}")
     last = done.stderr.splitlines()[-1]
-    assert last == (
-        f"tts_decode.errors.MissingExtraError: {missing}: not installed; "
-        f"run: pip install {join(INSTALLS[missing].split())}"
-    )
+    assert last == f"tts_decode.errors.MissingExtraError: {missing}: not installed; run: {brings}"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +136,7 @@ def test_names_that_need_a_missing_package_are_no_attributes(module: str, absent
     assert documented == "True"
     assert re.fullmatch(
         rf"module '{module}' has no attribute '{min(absent)}': \w+: not installed; "
-        r"run: pip install 'tts-kernels\[hf\]'",
+        r"run: pip install 'tts-kernels\[hf\]' \(in a checkout: '\.\[hf\]'\)",
         told,
     )
 
@@ -129,17 +156,17 @@ def test_the_version_is_told_without_typer() -> None:
 @pytest.mark.parametrize(
     ("hidden", "arguments", "line"),
     [
-        (("typer",), ["info"], "typer: not installed; run: pip install 'tts-kernels[search]'"),
+        (("typer",), ["info"], "typer: not installed; run: " + command("search")),
         (
             MODEL_STACK,
             ["search", "1 + 1"],
-            "transformers: not installed; run: pip install 'tts-kernels[hf]'",
+            "transformers: not installed; run: " + command("hf"),
         ),
-        (("fastapi",), ["serve"], "fastapi: not installed; run: pip install 'tts-kernels[serve]'"),
+        (("fastapi",), ["serve"], "fastapi: not installed; run: " + command("serve")),
         (
             ("reasoning_gym",),
             ["compare", "--limit", "1"],
-            "reasoning_gym: not installed; run: pip install 'tts-kernels[demo]'",
+            "reasoning_gym: not installed; run: " + command("demo"),
         ),
     ],
 )
@@ -149,6 +176,19 @@ def test_the_command_says_in_one_line_what_is_missing(
     done = run_without(hidden, "\n    from tts_decode.cli import main\n    main()", *arguments)
     assert done.stderr == f"tts-decode: {line}\n"
     assert done.returncode == 1
+
+
+def test_the_named_command_adds_an_extra_to_an_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From what the installation says of itself: no index has to know the package."""
+    extras = {
+        name[1] for name in map(re.compile(r"tts-kernels\[(.*)\]").fullmatch, INSTALLS.values()) if name
+    }
+    assert extras <= set(metadata("tts-kernels").get_all("Provides-Extra") or ())
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    pip = [sys.executable, "-m", "pip", "--isolated", "install", "--dry-run", "--no-index"]
+    done = subprocess.run([*pip, "tts-kernels[hf,search,serve]"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Would install" not in done.stdout
 
 
 def test_a_broken_package_is_not_called_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

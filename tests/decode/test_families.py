@@ -91,7 +91,7 @@ def test_a_branchs_bits_do_not_depend_on_the_batch(family: str, dtype: torch.dty
             assert torch.equal(ours, expected)
 
 
-@pytest.mark.parametrize("family", ["gemma2", "olmo3", "cohere2", "starcoder2", "glm4"])
+@pytest.mark.parametrize("family", ["gemma2", "olmo3", "cohere2", "starcoder2", "glm4", "granite_swa"])
 def test_attention_of_another_kind_has_the_same_bits(family: str) -> None:
     """Where the masses of pages are wanted the layers run one by one."""
     model = randomised(family, torch.bfloat16)
@@ -122,6 +122,8 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("granite", {"embedding_factor": None}),
     ("granite", {"logit_divisor": None}),
     ("granite", {"logit_divisor": None, "logit_factor": "config.logits_scaling"}),
+    ("granite_swa", {"rotary_by": None}),
+    ("granite_swa", {"rotates": _never}),
     ("smollm3", {"rotates": lambda attention: True}),
     ("cohere2", {"rotates": lambda attention: True}),
     ("cohere2", {"norm": "rms"}),

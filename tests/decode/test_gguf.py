@@ -126,7 +126,7 @@ def write(file: Path, keys: dict[str, Any] | None = None, **arguments: Any) -> P
         ("general.architecture", 7),
         ("tokenizer.ggml.model", "bert"),
         ("tokenizer.ggml.model", None),
-        ("tokenizer.ggml.pre", "deepseek-llm"),
+        ("tokenizer.ggml.pre", "no such"),
         ("tokenizer.ggml.pre", 5),
         ("tokenizer.ggml.tokens", None),
         ("tokenizer.ggml.merges", None),
@@ -200,6 +200,14 @@ def test_a_model_that_the_file_cannot_hold(file: Path, key: str) -> None:
         load_model(file)
 
 
+@pytest.mark.parametrize("version", [0, 1, 4, 2**24])
+def test_other_versions_of_the_format(file: Path, version: int) -> None:
+    content = write(file).read_bytes()
+    file.write_bytes(content[:4] + version.to_bytes(4, "little") + content[8:])
+    with pytest.raises(ModelLoadError, match=f"it is of version {version} of the format, expected 2 or 3"):
+        load_config(file)
+
+
 def test_a_key_twice(file: Path) -> None:
     write_tiny_gguf(file, keys={"llama.rope.freq_basf": 5000.0})
     file.write_bytes(file.read_bytes().replace(b"llama.rope.freq_basf", b"llama.rope.freq_base"))
@@ -234,12 +242,11 @@ def test_damaged_headers_end_in_one_error(file: Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "ends"),
     [
-        ({}, {2}),
+        ({}, {0, 2}),  # <|endoftext|> by its text
         ({"eot": 0}, {0, 2}),
-        ({"eom": 5}, {2, 5}),
-        ({"eot": 0, "eom": 5}, {0, 2, 5}),
-        ({"eot": 2}, {2}),
-        ({"eos": None, "eot": 7}, {7}),
+        ({"eom": 5}, {0, 2, 5}),
+        ({"eot": 2, "eom": 5}, {0, 2, 5}),
+        ({"eos": None, "eot": 7}, {0, 2, 7}),
     ],
 )
 def test_end_tokens(file: Path, cache: Path, extra: dict[str, int | None], ends: set[int]) -> None:

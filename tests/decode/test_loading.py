@@ -16,6 +16,7 @@ from tts_decode.default_model import DEFAULT_MODEL, default_model_file
 from tts_decode.errors import ModelLoadError
 from tts_decode.model import loading
 from tts_decode.model.gguf import files as gguf
+from tts_decode.model.gguf.cache import store
 from tts_decode.model.loading import load_config, load_model, resolve_dtype
 from tts_decode.model.transformers_output import quiet_transformers
 
@@ -30,6 +31,11 @@ def tiny(tmp_path: Path) -> Path:
 def logits(model: torch.nn.Module) -> torch.Tensor:
     with torch.no_grad():
         return model(input_ids=torch.arange(3, 20)[None]).logits
+
+
+def save(folder: Path, model: Any, tokenizer: Any) -> None:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def files(folder: Path) -> set[Path]:
@@ -75,7 +81,7 @@ def test_a_crash_while_storing_leaves_nothing(
     else:
         monkeypatch.setattr(type(reference if failing == "model" else tokenizer), "save_pretrained", crash)
     with pytest.raises(KeyboardInterrupt):
-        gguf.store(target, reference, tokenizer)
+        store(target, lambda folder: save(folder, reference, tokenizer))
     assert files(cache) == before
 
 
@@ -94,7 +100,7 @@ def test_two_processes_converting_at_once(tiny: Path, cache: Path) -> None:
     model, tokenizer = load_model(tiny, "float32")
     (copy,) = cache.iterdir()
     before = files(cache)
-    gguf.store(copy, model, tokenizer)  # the other one finished first: its copy stays
+    store(copy, lambda folder: save(folder, model, tokenizer))  # the other one finished first: its copy stays
     assert files(cache) == before
 
 

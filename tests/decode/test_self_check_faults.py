@@ -14,7 +14,7 @@ from tts_decode.decoding import assembly
 from tts_decode.model import packed_model
 from tts_decode.model.agreement import compared_paths, self_check
 
-from tts_kernels import KVPool
+from tts_kernels import KVPool, PackedWeight
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -80,7 +80,7 @@ def test_a_part_that_the_packed_path_forgets_is_found_at_initial_weights(
     def forgetful(family: Any, layer: Any, call: Any) -> Any:
         packed = pack(family, layer, call)
         if part == "o":
-            return packed._replace(o=packed_model.PackedWeight.pack(layer.self_attn.o_proj.weight.detach()))
+            return packed._replace(o=PackedWeight.pack(layer.self_attn.o_proj.weight.detach()))
         return packed._replace(**{part: torch.ones_like(getattr(packed, part))})
 
     for module in (packed_model, compared_paths):

@@ -105,7 +105,7 @@ def test_parts_in_training_are_served_in_eval_mode() -> None:
 
 @PATHS
 def test_frequencies_that_each_forward_writes_are_no_change(pack_weights: bool) -> None:
-    """Rotary embeddings of type longrope write theirs, of which equal lists are served."""
+    """Rotary embeddings of type longrope write theirs."""
     longrope = {"rope_type": "longrope", "short_factor": [1.5] * 16, "long_factor": [1.5] * 16}
     model = tiny_model(
         rope_parameters=longrope | {"rope_theta": 1e4, "original_max_position_embeddings": len(PROMPT) + 2}
@@ -121,7 +121,7 @@ def test_frequencies_that_each_forward_writes_are_no_change(pack_weights: bool) 
             close(await branch.next_logprobs(), plain_next_logprobs(model, branch.tokens))
         assert make(model, pack_weights=pack_weights).weights_epoch == epoch == decoder.weights_epoch
         assert decoder.runtime.engine.packed is packed
-        model.model.rotary_emb.inv_freq.mul_(0.5)
+        model.model.rotary_emb.original_inv_freq.mul_(0.5)  # of which each forward makes them
         assert decoder.weights_epoch > epoch
 
     decoder.run(rollout())

@@ -71,8 +71,8 @@ def test_engines_take_turns_and_failures_are_told(fakes: Path) -> None:
     tried: list[dict[str, Any]] = []
     records: list[dict[str, Any]] = []
     with closing() as processes:
-        start(processes, [*decode_comparison.ENGINES], {"folder": fakes}, fakes, {}, failed)
-        assert processes["swift, tuned"].about == {"model": str(fakes)}
+        start(processes, decode_comparison.ENGINES, {"folder": fakes}, fakes, {}, failed)
+        assert processes["swift, tuned"].about["model"] == str(fakes)
         for branches in (1, 32, 64):
             now = try_all(processes, (100, branches), 0.5, failed)
             tried += now
@@ -111,11 +111,12 @@ def test_engines_take_turns_and_failures_are_told(fakes: Path) -> None:
 
 
 def test_what_failed_comes_back_with_the_next_prompt(fakes: Path) -> None:
-    names, failed = ["swift, tuned", "swift, hopeless", "broken"], dict[str, str]()
+    names, failed = ("swift, tuned", "swift, hopeless", "broken"), dict[str, str]()
+    settings = {name: decode_comparison.ENGINES[name] for name in names}
     tried = []
     with closing() as processes:
         for prompt in (100, 50):
-            start(processes, names, {"folder": fakes}, fakes, {}, failed)
+            start(processes, settings, {"folder": fakes}, fakes, {}, failed)
             for branches in (1, 64):
                 tried += try_all(processes, (prompt, branches), 0.5, failed)
     assert [(r["setting"], r["prompt"]) for r in tried] == [
@@ -154,10 +155,9 @@ UNSURE = """
 
 def test_what_is_not_known_neither_wins_nor_counts(fakes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (fakes / "unsure.py").write_text(textwrap.dedent(UNSURE))
-    monkeypatch.setitem(decode_comparison.ENGINES, "unsure", Engine("unsure", "", "folder"))
     failed: dict[str, str] = {}
     with closing() as processes:
-        start(processes, ["unsure"], {"folder": fakes}, fakes, {}, failed)
+        start(processes, {"unsure": Engine("unsure", "", "folder")}, {"folder": fakes}, fakes, {}, failed)
         rounds = []
         for branches in (1, 2, 3, 4):
             tried = try_all(processes, (10, branches), 0.5, failed)

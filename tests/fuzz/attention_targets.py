@@ -28,6 +28,9 @@ def tree_attention(rng: random.Random) -> Case:
     if rng.random() < 0.3:
         shape = (t.pool.num_kv_heads, t.plan.num_queries, max(t.plan.max_columns, 1))
         args["selection"] = tk.Selection.from_bools(torch.rand(shape) < 0.6)
+    for name in ("sinks", "alibi_slopes"):
+        args[name] = torch.rand(args["q"].shape[1]) if rng.random() < 0.3 else None
+    args["attention_chunk"] = rng.choice([None, None, rng.randint(1, 60)])
 
     def check(a: dict[str, Any], result: Any) -> None:
         slots = expected.slots_of(a["k_pages"], a["v_pages"], a["scales"])
@@ -41,6 +44,9 @@ def tree_attention(rng: random.Random) -> Case:
             a["window"],
             a["logits_soft_cap"] and float(a["logits_soft_cap"]),
             mask,
+            a["sinks"],
+            a["alibi_slopes"],
+            a["attention_chunk"],
         )
         expected.close(result[0], out, a["k_pages"].dtype)
         reads = lse > -torch.inf

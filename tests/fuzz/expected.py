@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tts_kernels import PackedWeight, TreePlan
+from tts_kernels import QuantisedWeight, TreePlan, Weight
 
 
 def close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
@@ -36,22 +36,36 @@ def slots_of(k_pages: Tensor, v_pages: Tensor, scales: Tensor | None = None) -> 
     return both[0].flatten(0, 1), both[1].flatten(0, 1)
 
 
-def matrix_of(weight: PackedWeight) -> Tensor:
-    """[outputs of all panels, inputs], as it was packed."""
+def matrix_of(weight: Weight) -> Tensor:
+    """[outputs of all panels, inputs], as it was packed; of a quantised weight [outputs, inputs]."""
     panels = weight.panels
+    if isinstance(weight, QuantisedWeight):
+        return weight.dequantised().double()
     if panels.dtype == torch.bfloat16:
         return panels.transpose(1, 2).flatten(2).flatten(0, 1).double()
     return panels.transpose(1, 2).flatten(0, 1).double()
 
 
-def linear(x: Tensor, weight: PackedWeight) -> Tensor:
+def linear(x: Tensor, weight: Weight | tuple[Weight, ...]) -> Tensor:
+    """Of weights side by side; no gated quantised ones."""
+    if isinstance(weight, tuple):
+        return torch.cat([linear(x, one) for one in weight], 1)
     out = x.double() @ matrix_of(weight).T
     if weight.bias is not None:
-        out = out + weight.bias.double()
+        out = out + weight.bias.double()[: out.shape[1]]
     if weight.gated:
         gate, up = out.view(len(x), out.shape[1] // 32, 2, 16).unbind(2)
         out = (torch.nn.functional.silu(gate) * up).flatten(1)
     return out[:, : weight.outputs]
+
+
+def swiglu(x: Tensor, gate_up: Weight | tuple[Weight, ...]) -> Tensor:
+    """Of a gated weight, or of gate and up side by side."""
+    out = linear(x, gate_up)
+    if not isinstance(gate_up, tuple) and gate_up.gated:
+        return out
+    gate, up = out.chunk(2, 1)
+    return torch.nn.functional.silu(gate) * up
 
 
 def paths(plan: TreePlan) -> list[tuple[int, int, list[int]]]:
@@ -75,6 +89,9 @@ def attention(
     window: int | None = None,
     soft_cap: float | None = None,
     mask: Tensor | None = None,
+    sinks: Tensor | None = None,
+    slopes: Tensor | None = None,
+    chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     k_slots, v_slots = slots
     kv_heads, group = k_slots.shape[1], q.shape[1] // k_slots.shape[1]
@@ -84,20 +101,28 @@ def attention(
     )
     for row, position, path in paths(plan):
         first = 0 if window is None else max(0, position - window + 1)
+        first = first if chunk is None else max(first, position - position % chunk)
         for head in range(kv_heads):
-            seen = [
-                path[p // 16] * 16 + p % 16
+            positions = [
+                p
                 for p in range(first, position + 1)
                 if path[p // 16] >= 0
                 and (mask is None or int(mask[head, row, p // 512]) >> (p // 16 % 32) & 1)
             ]
-            if not seen:
-                continue
+            seen = [path[p // 16] * 16 + p % 16 for p in positions]
             rows = slice(head * group, (head + 1) * group)
+            if not seen:
+                lse[row, rows] = -torch.inf if sinks is None else sinks[rows].double()
+                continue
             logits = q[row, rows].double() @ k_slots[seen, head].T * scale
             if soft_cap:
                 logits = soft_cap * torch.tanh(logits / soft_cap)
-            out[row, rows] = logits.softmax(-1) @ v_slots[seen, head]
+            if slopes is not None:
+                distances = position - torch.tensor(positions, dtype=torch.float64)
+                logits = logits - slopes[rows].double()[:, None] * distances
+            if sinks is not None:
+                logits = torch.cat([logits, sinks[rows].double()[:, None]], -1)
+            out[row, rows] = logits.softmax(-1)[:, : len(seen)] @ v_slots[seen, head]
             lse[row, rows] = logits.logsumexp(-1)
     return out, lse
 

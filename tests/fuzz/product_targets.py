@@ -97,6 +97,33 @@ def pack_quantised(rng: random.Random) -> Case:
     return Case(tk.QuantisedWeight.from_gguf, args, check)
 
 
+def pack_groups(rng: random.Random) -> Case:
+    bits, outputs, groups = rng.choice([4, 8]), rng.randint(1, 40), rng.randint(1, 3)
+    numbers = torch.randint(0, 1 << bits, (outputs, 64 * groups), dtype=torch.uint8)
+    zeros = torch.randint(0, 1 << bits, (outputs, groups), dtype=torch.uint8)
+    args: dict[str, Any] = {"numbers": numbers, "scales": torch.rand(outputs, groups).half(), "zeros": zeros}
+    args |= {"bits": bits, "bias": torch.randn(outputs)}
+
+    def check(a: dict[str, Any], made: tk.QuantisedWeight) -> None:
+        u, zeros, scales = a["numbers"].double(), a["zeros"], a["scales"].double()[..., None]
+        zeros = zeros[..., None] if isinstance(zeros, Tensor) else zeros
+        wanted = (u.unflatten(1, (scales.shape[1], -1)) - zeros) * scales
+        expected.close(made.dequantised(), wanted.flatten(1), torch.float32)
+
+    return Case(tk.QuantisedWeight.from_groups, args, check)
+
+
+def round_weight(rng: random.Random) -> Case:
+    outputs, inputs = rng.randint(1, 40), 32 * rng.randint(1, 3)
+    weight = torch.randn(outputs, inputs).to(rng.choice(FLOATS))
+    args: dict[str, Any] = {"weight": weight, "bits": rng.choice([4, 8]), "bias": torch.randn(outputs)}
+
+    def check(a: dict[str, Any], made: tk.QuantisedWeight) -> None:
+        assert (made.outputs, made.inputs) == tuple(a["weight"].shape)
+
+    return Case(tk.QuantisedWeight.quantise, args, check)
+
+
 def rotate_qkv(rng: random.Random) -> Case:
     rows, q, kv, d = rng.randint(0, 4), rng.randint(1, 3), rng.randint(1, 2), 2 * rng.randint(1, 20)
     args: dict[str, Any] = {"qkv": torch.randn(rows, (q + 2 * kv) * d)}

@@ -41,11 +41,13 @@ from fuzz.page_targets import append_kv, copy_pages, gather_kv, kv_tree, pool
 from fuzz.product_targets import (
     blocks_of,
     pack,
+    pack_groups,
     pack_quantised,
     packed_linear,
     quantised_linear,
     rms_norm,
     rotate_qkv,
+    round_weight,
     sample_tokens,
 )
 from tts_kernels import reference
@@ -62,15 +64,23 @@ DECODER_SIZES = (
 
 def decoder_layers(rng: random.Random) -> Case:
     t = tree(rng, rng.choice(FLOATS), layers=1)
-    dtype, heads, d, hidden = rng.choice(FLOATS), t.pool.num_kv_heads, t.pool.head_dim, 32
+    heads, d, hidden, mlp = t.pool.num_kv_heads, t.pool.head_dim, 32, 64
 
-    def packed(outputs: int, inputs: int) -> tk.PackedWeight:
-        return tk.PackedWeight.pack((torch.randn(outputs, inputs) * 0.1).to(dtype))
+    def packed(outputs: int, inputs: int) -> tk.Weight:
+        if rng.random() < 0.4:
+            return tk.QuantisedWeight.from_gguf("Q8_0", blocks_of("Q8_0", outputs, inputs // 32))
+        return tk.PackedWeight.pack((torch.randn(outputs, inputs) * 0.1).to(rng.choice(FLOATS)))
 
-    gate, up = (torch.randn(2, 48, hidden) * 0.1).to(dtype)
+    def side_by_side(count: int, outputs: int) -> tk.Weight | tuple[tk.Weight, ...]:
+        if rng.random() < 0.5:
+            return packed(count * outputs, hidden)
+        return tuple(packed(outputs, hidden) for _ in range(count))
+
+    gate, up = torch.randn(2, mlp, hidden) * 0.1
+    gate_up = tk.PackedWeight.pack_gated(gate, up) if rng.random() < 0.3 else side_by_side(2, mlp)
     layer = tk.DecoderLayer(
-        torch.ones(hidden), packed(3 * heads * d, hidden), None, torch.ones(d), packed(hidden, heads * d),
-        torch.ones(hidden), tk.PackedWeight.pack_gated(gate, up), packed(hidden, 48), 0.1, None
+        torch.ones(hidden), side_by_side(3, heads * d), None, torch.ones(d), packed(hidden, heads * d),
+        torch.ones(hidden), gate_up, packed(hidden, mlp), 0.1, None
     )  # fmt: skip
     args: dict[str, Any] = {"layers": [layer], "num_q_heads": heads, "num_kv_heads": heads, "head_dim": d}
     tokens = t.plan.num_queries
@@ -103,8 +113,8 @@ def decoder_layers(rng: random.Random) -> Case:
             q, expected.slots_of(*a["pool"].layer(0)), a["plan"], float(one.scale), one.window
         )
         h = x.double() + expected.linear(out.flatten(1), one.o)
-        mlp = expected.linear(reference.rms_norm(h, one.mlp_norm, float(a["eps"])), one.gate_up)
-        expected.close(a["x"], h + expected.linear(mlp, one.down), torch.bfloat16)
+        inner = expected.swiglu(reference.rms_norm(h, one.mlp_norm, float(a["eps"])), one.gate_up)
+        expected.close(a["x"], h + expected.linear(inner, one.down), torch.bfloat16)
         if a["norm"] is not None and a["head"] is not None and a["logits"] is not None:
             rows = range(len(a["logits"])) if a["rows"] is None else a["rows"].tolist()
             states = reference.rms_norm(a["x"], a["norm"], float(a["eps"]))[list(rows)]
@@ -180,6 +190,8 @@ TARGETS: dict[Callable[[random.Random], Case], int] = {
     kv_tree: 6,
     pack: 3,
     pack_quantised: 3,
+    pack_groups: 3,
+    round_weight: 2,
     decoder_layers: 5,
     selection: 2,
     capacity: 1,

@@ -64,6 +64,8 @@ class Variant(NamedTuple):
     def name(self) -> str:
         o = self.options
         extras = ["window"] * (o.window > 0) + ["cap"] * (o.soft_cap > 0) + ["sparse"] * self.sparse
+        extras += ["sinks"] * (o.sinks is not None) + ["alibi"] * (o.slopes is not None)
+        extras += ["chunk"] * (o.chunk > 0)
         extras += [self.storage] * (self.storage is not None)
         parts = [self.kernel[1:], self.dtype, f"d{self.head_dim}", f"page{self.page_size}", *extras]
         return "-".join([*parts, f"{self.kv_heads}x{self.group}", f"sm_{self.architecture}"])
@@ -87,6 +89,14 @@ def _variants() -> list[Variant]:
         for kernel in KERNELS[op]
         for architecture in ARCHITECTURES
         if kernel != "_attend"
+    ]
+    sinks, slopes = torch.empty(32), torch.empty(32)
+    chosen += [
+        ("tree_attention", "_attend", "bfloat16", 64, 16, AttentionOptions(0.1, 128, 0.0, sinks), 80),
+        ("tree_attention", "_attend", "bfloat16", 64, 16, AttentionOptions(0.1, 128, 0.0, sinks), 90),
+        ("tree_attention", "_merge", "bfloat16", 128, 16, AttentionOptions(0.1, 128, 0.0, sinks), 90),
+        ("tree_attention", "_attend", "bfloat16", 128, 16, AttentionOptions(0.1, 0, 0.0, slopes=slopes), 90),
+        ("tree_attention", "_attend", "bfloat16", 128, 16, AttentionOptions(0.1, 0, 0.0, chunk=8192), 90),
     ]
     # What sparse attention adds, once each; what multiplies matrices, for each architecture.
     sparse = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
@@ -28,11 +29,11 @@ class Forest:
     query_lens: Tensor
     q: Tensor
 
-    def expected(self, **options: float | None) -> tuple[Tensor, Tensor]:
+    def expected(self, **options: Any) -> tuple[Tensor, Tensor]:
         return self.expected_with_mass(**options)[:2]
 
     def expected_with_mass(
-        self, chosen: Tensor | None = None, **options: float | None
+        self, chosen: Tensor | None = None, **options: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         args = (self.q.cpu(), self.k_slots, self.v_slots, self.tables, self.lengths, self.query_lens)
         return reference.tree_attention(*args, page_size=self.page_size, chosen=chosen, **options)
@@ -45,7 +46,7 @@ class Case(Forest):
     def plan(self, **options: int) -> TreePlan:
         return plan(self.tables, self.lengths, self.query_lens, **options)
 
-    def attend(self, query_block: int = 32, **options: float | None) -> tuple[Tensor, Tensor]:
+    def attend(self, query_block: int = 32, **options: Any) -> tuple[Tensor, Tensor]:
         return self.pool.attend(0, self.q, self.plan(query_block=query_block), **options)
 
     def only(self, branch: int) -> Case:

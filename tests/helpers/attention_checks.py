@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from attention_cases import Case
@@ -22,7 +23,7 @@ FAMILY = {
 }
 
 
-def check(case: Case, level: str, **options: float | None) -> None:
+def check(case: Case, level: str, **options: Any) -> None:
     _core.set_cpu_isa(level)
     assert_close(case, level, case.attend(**options), case.expected(**options))
 

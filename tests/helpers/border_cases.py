@@ -28,6 +28,8 @@ OPS = [
     targets.pack,
     targets.paged_attention,
     targets.pack_quantised,
+    targets.pack_groups,
+    targets.round_weight,
 ]
 
 

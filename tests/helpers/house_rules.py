@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
         "cost": set(),
         "core": {"errors", "extras", "cost"},
         "tasks": {"errors", "extras", "records", "select"},
-        "model": {"errors", "default_model", "cost", "core"},
+        "model": {"errors", "extras", "default_model", "cost", "core"},
         "completions": {"errors", "cost", "core"},
         "decoding": {"errors", "default_model", "cost", "core", "model", "select"},
         "rewards": {"errors", "extras", "core", "model", "decoding", "select"},
@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
         "serve": {
             *("errors", "extras", "core", "records", "model", "decoding", "completions", "rewards", "search"),
         },
-        "integrations": {"extras", "core", "decoding", "rewards", "serve"},
+        "integrations": {"extras", "core", "decoding", "rewards"},
         "cli": {
             *("errors", "extras", "version", "default_model", "cost", "core", "records", "select", "tasks"),
             *("model", "decoding", "completions", "rewards", "search", "bench", "serve"),
@@ -68,7 +68,17 @@ PACKAGES: dict[str, dict[str, set[str]]] = {
         "cost": {"tts_kernels", "numpy"},
         "core": {"tts_kernels", "torch", "numpy", "llguidance"},
         "tasks": {"tts_kernels"},
-        "model": {"tts_kernels", "torch", "numpy", "transformers", "tokenizers", "huggingface_hub"},
+        "model": {
+            *(
+                "tts_kernels",
+                "torch",
+                "numpy",
+                "transformers",
+                "tokenizers",
+                "huggingface_hub",
+                "safetensors",
+            ),
+        },
         "completions": {"tts_kernels", "torch", "httpx"},
         "decoding": {"tts_kernels", "torch", "numpy"},
         "rewards": {"tts_kernels", "torch", "transformers", "safetensors"},
@@ -103,6 +113,7 @@ KERNEL_MODULES: dict[str, set[str] | None] = {
     "tts_kernels.plans.tree_plan": {"cost"},
     "tts_kernels.plans.device_planner": {"model"},
     "tts_kernels.layers.decoder_layers": {"bench"},
+    "tts_kernels.layers.gguf_blocks": {"model"},
     "tts_kernels._core": {"cli"},
 }
 
@@ -125,6 +136,7 @@ FOREIGN: dict[str, set[str]] = {
     "tts_decode.model.weights": {
         *("_parameters", "_buffers", "_modules", "_version", "_forward_hooks", "_forward_pre_hooks"),
     },
+    "tts_decode.model.quantised_modules": {"_apply"},
     "tts_decode.search.blocking": {"_set_running_loop", "_enter_task", "_leave_task"},
     "tts_kernels.checks": {"_C", "_functorch", "_current_level", "_is_zerotensor"},
     "tts_kernels.ops.operator": {"_C", "_AutoDispatchBelowAutograd", "_schema"},

@@ -89,24 +89,26 @@ def after_attention(layer: DecoderLayer, weights: Matrices, x: Tensor, attended:
     return y + norm(linear(inner, weights.down), layer.mlp_out_norm) * layer.factor
 
 
-def make(form: dict[str, Any], weights: torch.dtype) -> tuple[DecoderLayer, Matrices]:
+def make(
+    form: dict[str, Any], weights: torch.dtype, hidden: int = HIDDEN, mlp: int = MLP
+) -> tuple[DecoderLayer, Matrices]:
     form = dict(form)
     kind, biases, heads, fused = (form.pop(key, None) for key in ("norms", "biases", "head_norms", "fused"))
     gates = 1 if form.get("activation") == "gelu_tanh" else 2
 
-    def drawn_norm(width: int = HIDDEN) -> Tensor:
-        weight = torch.rand(width) + 0.5
-        return torch.stack([weight, torch.randn(width)]) if kind == "layer" else weight
+    def drawn_norm() -> Tensor:
+        weight = torch.rand(hidden) + 0.5
+        return torch.stack([weight, torch.randn(hidden)]) if kind == "layer" else weight
 
     def matrix(outputs: int, inputs: int) -> tuple[Tensor, Tensor | None]:
         weight = (torch.randn(outputs, inputs) * inputs**-0.5).to(weights)
         return weight, torch.randn(outputs) if biases else None
 
     made = Matrices(
-        qkv=matrix((Q_HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN),
-        o=matrix(HIDDEN, Q_HEADS * HEAD_DIM),
-        gate_up=matrix(gates * MLP, HIDDEN),
-        down=matrix(HIDDEN, MLP),
+        qkv=matrix((Q_HEADS + 2 * KV_HEADS) * HEAD_DIM, hidden),
+        o=matrix(hidden, Q_HEADS * HEAD_DIM),
+        gate_up=matrix(gates * mlp, hidden),
+        down=matrix(hidden, mlp),
     )
     norms = {name: drawn_norm() for name in ("input_norm", "mlp_norm")}
     norms |= {name: drawn_norm() for name in ("out_norm", "mlp_out_norm") if form.pop(name, None)}
@@ -114,6 +116,8 @@ def make(form: dict[str, Any], weights: torch.dtype) -> tuple[DecoderLayer, Matr
         form[name] = (
             None if heads is None else torch.rand(HEAD_DIM * (count if heads == "whole" else 1)) + 0.5
         )
+    if form.pop("sinks", None):
+        form["sinks"] = 2 * torch.randn(Q_HEADS)
     gate_up = made.gate_up[0]
     layer = DecoderLayer(
         qkv=PackedWeight.pack(*made.qkv),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from attention_cases import Forest, live_slots, random_queries, random_tables
@@ -37,7 +38,7 @@ class PagedCase(Forest):
         return self.planner(**options).update(self.tables, self.lengths, self.query_lens)
 
     def attend(
-        self, plan: DevicePlan, *, mask: Tensor | None = None, **options: float | None
+        self, plan: DevicePlan, *, mask: Tensor | None = None, **options: Any
     ) -> tuple[Tensor, Tensor]:
         """As the operator does, with NaN in every buffer that the kernels are to write, and behind."""
         plan.partials.fill_(torch.nan)
@@ -62,18 +63,22 @@ class PagedCase(Forest):
         scale: float | None = None,
         window: int | None = None,
         logits_soft_cap: float | None = None,
+        sinks: Tensor | None = None,
+        alibi_slopes: Tensor | None = None,
+        attention_chunk: int | None = None,
     ) -> AttentionOptions:
         scale = self.q.shape[2] ** -0.5 if scale is None else scale
-        return AttentionOptions(scale, window or 0, logits_soft_cap or 0.0)
+        numbers = scale, window or 0, logits_soft_cap or 0.0
+        return AttentionOptions(*numbers, sinks, alibi_slopes, attention_chunk or 0)
 
-    def mass(self, plan: DevicePlan, *, mask: Tensor | None = None, **options: float | None) -> Tensor:
+    def mass(self, plan: DevicePlan, *, mask: Tensor | None = None, **options: Any) -> Tensor:
         shape = (plan.num_kv_heads, self.q.shape[0], plan.max_columns)
         mass = torch.full(shape, torch.nan, device=self.q.device)
         kernel = choice.kernel("page_mass", self.k_pages)
         kernel(self.q, self.k_pages, plan.launch, self.options(**options), mask, mass)
         return mass
 
-    def check(self, plan: DevicePlan | None = None, **options: float | None) -> None:
+    def check(self, plan: DevicePlan | None = None, **options: Any) -> None:
         """Compares with the reference.
 
         In the interpreter everything is float32 until the output is stored, whatever the storage dtype: its
@@ -81,7 +86,8 @@ class PagedCase(Forest):
         rounds each probability to 16-bit dtypes too.
         """
         out, lse = self.attend(self.plan() if plan is None else plan, **options)
-        expected, expected_lse = self.expected(**options)
+        on_cpu = {name: x.cpu() if isinstance(x, Tensor) else x for name, x in options.items()}
+        expected, expected_lse = self.expected(**on_cpu)
         rounding = {torch.float32: 0.0, torch.float16: 2**-11, torch.bfloat16: 2**-7}[self.q.dtype]
         atol = 2e-5 + (rounding if out.is_cuda else 0.0)
         torch.testing.assert_close(out.cpu().double(), expected, rtol=max(1e-5, rounding), atol=atol)

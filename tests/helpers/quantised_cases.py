@@ -1,11 +1,15 @@
-"""Random blocks of each kind of GGUF tensor, and what gguf reads in them."""
+"""Random quantised weights, blocks of GGUF tensors and groups, and what their definitions say of them."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import gguf
 import numpy as np
 import torch
 from torch import Tensor
+
+from tts_kernels import QuantisedWeight
 
 # Kind -> bytes of a block where a float16 begins.
 HALVES = {
@@ -36,3 +40,54 @@ def random_blocks(kind: str, outputs: int, inputs: int, seed: int = 0) -> Tensor
 def as_gguf_reads(kind: str, blocks: Tensor) -> Tensor:
     """float32 [outputs, inputs]."""
     return torch.from_numpy(gguf.dequantize(blocks.numpy(), gguf.GGMLQuantizationType[kind]))
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Arguments of `QuantisedWeight.from_groups`, with weights of some units."""
+
+    numbers: Tensor
+    scales: Tensor
+    zeros: Tensor | int
+    bits: int
+
+    @classmethod
+    def random(
+        cls,
+        bits: int,
+        outputs: int,
+        inputs: int,
+        group: int,
+        dtype: torch.dtype,
+        zeros: bool,
+        seed: int = 0,
+    ) -> Groups:
+        """zeros: one for each group, else the middle."""
+        rng = np.random.default_rng(seed)
+        numbers = torch.from_numpy(rng.integers(0, 1 << bits, (outputs, inputs), dtype=np.uint8))
+        scales = normal(seed, outputs, inputs // group).mul(2.0**-bits).to(dtype)
+        each = torch.from_numpy(rng.integers(0, 1 << bits, scales.shape, dtype=np.uint8))
+        return cls(numbers, scales, each if zeros else 1 << (bits - 1), bits)
+
+    def packed(self, bias: Tensor | None = None) -> QuantisedWeight:
+        return QuantisedWeight.from_groups(self.numbers, self.scales, self.zeros, bits=self.bits, bias=bias)
+
+    def weights(self) -> Tensor:
+        """scale * (u - zero), float64: exact."""
+        groups = self.scales.shape[1]
+        u = self.numbers.double().view(len(self.numbers), groups, -1)
+        zeros = self.zeros.double()[..., None] if isinstance(self.zeros, Tensor) else self.zeros
+        return ((u - zeros) * self.scales.double()[..., None]).flatten(1)
+
+
+def assert_layer_close(out: Tensor, expected: Tensor, x: Tensor, *weights: Tensor) -> None:
+    """Sums of float32 over groups: some 2^-24 of all terms' sizes for each of them."""
+    sizes = x.double().abs() @ weights[0].double().abs().T
+    for other in weights[1:]:
+        sizes = sizes * (x.double().abs() @ other.double().abs().T) + sizes
+    bound = 1e-6 * (1 + x.shape[1] / 256) * (1 + sizes)
+    assert ((out.double() - expected).abs() <= bound).all()

@@ -87,9 +87,31 @@ def tiny_tensors(seed: int, scale: float) -> dict[str, np.ndarray]:
 
 
 def write_gguf(
-    path: Path, architecture: str, keys: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
+    path: Path,
+    architecture: str,
+    keys: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    kind: str = "F32",
 ) -> None:
-    """keys: with their namespaces; Python types become bool, uint32, float32, string and arrays of them."""
+    """keys: with their namespaces; Python types become bool, uint32, float32, string and arrays of them.
+
+    kind: in which matrices are written, but for those of routers and those whose rows are no blocks of 32.
+    """
+    writer = gguf.GGUFWriter(path, architecture)
+    add_keys(writer, keys)
+    for name, values in tensors.items():
+        values = np.ascontiguousarray(values, dtype=np.float32)
+        plain = values.ndim < 2 or values.shape[-1] % 32 or "_inp" in name
+        stored = gguf.GGMLQuantizationType["F32" if plain else kind]
+        writer.add_tensor(name, gguf.quantize(values, stored), raw_dtype=stored)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def add_keys(writer: gguf.GGUFWriter, keys: Mapping[str, Any]) -> None:
+    """As `write_gguf` takes them."""
     kinds = {
         bool: gguf.GGUFValueType.BOOL,
         int: gguf.GGUFValueType.UINT32,
@@ -97,15 +119,8 @@ def write_gguf(
         str: gguf.GGUFValueType.STRING,
         list: gguf.GGUFValueType.ARRAY,
     }
-    writer = gguf.GGUFWriter(path, architecture)
     for key, value in keys.items():
         if value is not None:
             inner = kinds[type(value[0])] if isinstance(value, list) else None
             kind = gguf.GGUFValueType.INT32 if type(value) is int and value < 0 else kinds[type(value)]
             writer.add_key_value(key, value, kind, inner)
-    for name, values in tensors.items():
-        writer.add_tensor(name, np.ascontiguousarray(values, dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()

@@ -290,8 +290,10 @@ def random_model(case: Case, seed: int = 0) -> PreTrainedModel:
     return model
 
 
-def write_model(path: Path, case: Case, model: PreTrainedModel, keys: dict[str, Any] | None = None) -> None:
-    """keys: more of them, with their namespaces."""
+def write_model(
+    path: Path, case: Case, model: PreTrainedModel, keys: dict[str, Any] | None = None, kind: str = "F32"
+) -> None:
+    """keys: more of them, with their namespaces. kind: of the matrices."""
     shape = {
         "context_length": CONTEXT,
         "embedding_length": HEADS * HEAD_DIM,
@@ -302,7 +304,7 @@ def write_model(path: Path, case: Case, model: PreTrainedModel, keys: dict[str, 
     }
     named = {f"{case.architecture}.{key}": value for key, value in (shape | case.keys).items()}
     tensors = _tensors(case.architecture, model) | case.tensors
-    write_gguf(path, case.architecture, named | TOKENIZER | (keys or {}), tensors)
+    write_gguf(path, case.architecture, named | TOKENIZER | (keys or {}), tensors, kind)
 
 
 def _tensors(architecture: str, model: PreTrainedModel) -> dict[str, np.ndarray]:

@@ -33,7 +33,7 @@ _MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 
 _CONFIGS = {
     "llama": lambda **o: hf.LlamaConfig(**(_SHAPE | o)),
-    "qwen2": lambda **o: hf.Qwen2Config(**_SHAPE, **o),
+    "qwen2": lambda **o: hf.Qwen2Config(**(_SHAPE | o)),
     "qwen2_sliding": lambda **o: hf.Qwen2Config(
         **_SHAPE, use_sliding_window=True, sliding_window=7, max_window_layers=1, **o
     ),
@@ -57,6 +57,17 @@ _CONFIGS = {
     "exaone4": lambda **o: hf.Exaone4Config(**_SHAPE, sliding_window=9, layer_types=_MIXED, **o),
     "granite": lambda **o: hf.GraniteConfig(
         **_SHAPE,
+        attention_multiplier=0.15,
+        embedding_multiplier=3.0,
+        residual_multiplier=0.4,
+        logits_scaling=2.0,
+        **o,
+    ),
+    "granite_swa": lambda **o: hf.GraniteSWAConfig(
+        **_SHAPE,
+        sliding_window=9,
+        layer_types=_MIXED,
+        layer_rope_theta=[50_000.0, 1_000.0, 0.0],
         attention_multiplier=0.15,
         embedding_multiplier=3.0,
         residual_multiplier=0.4,
@@ -88,7 +99,13 @@ _CONFIGS = {
     ),
     "ministral": lambda **o: hf.MinistralConfig(**_SHAPE, sliding_window=9, layer_types=_MIXED, **o),
 }
-FAMILIES = tuple(_CONFIGS)
+_GENERAL_CONFIGS = {
+    "gpt_oss": lambda **o: hf.GptOssConfig(
+        **_SHAPE, sliding_window=9, num_local_experts=4, num_experts_per_tok=2, **o
+    ),
+}
+FAMILIES = tuple(_CONFIGS)  # that run packed
+GENERAL = tuple(_GENERAL_CONFIGS)
 
 
 def tiny_model(
@@ -104,7 +121,7 @@ def tiny_model(
     auto: the transformers auto class of its head; options: of its config, such as num_labels.
     """
     torch.manual_seed(seed)
-    config = _CONFIGS[family](initializer_range=0.2, **options)
+    config = (_CONFIGS | _GENERAL_CONFIGS)[family](initializer_range=0.2, **options)
     model = auto.from_config(config, dtype=dtype)
     model.eval()
     return model

@@ -9,7 +9,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import pytest
+from needed import missing
 
 from tts_kernels.integrations import hub_build
 
@@ -65,7 +65,7 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
 def test_kernels_loads_it(tmp_path: Path) -> None:
     """In a process that has torch, but no tts_kernels."""
     if not PYTHON.exists():
-        pytest.skip("needs Hugging Face's kernels in build/integrations/kernels")
+        missing("needs Hugging Face's kernels in build/integrations/kernels")
     command = [sys.executable, "-m", "tts_kernels.integrations.hub_build", str(tmp_path / "out")]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     done = subprocess.run(

@@ -70,15 +70,16 @@ def same(got: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
     assert difference < 1e-4
 
 
-# What differs in attention: heads, windows, soft caps, no positions. The others only repeat it.
-ATTENTIONS = ("llama", "qwen2", "qwen2_sliding", "qwen3", "mistral", "gemma2", "gemma3", "cohere2")
+# What differs in attention: heads, windows, soft caps, sinks, no positions. The others only repeat it.
+ATTENTIONS = ("llama", "qwen2", "qwen2_sliding", "qwen3", "mistral", "gemma2", "gemma3", "cohere2", "gpt_oss")
+EAGER = ("gemma2", "gpt_oss")  # "sdpa" has no soft cap and no sinks
 
 
 @pytest.fixture(scope="module", params=ATTENTIONS)
 def pair(request: pytest.FixtureRequest) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """The same model with transformers' own attention and with the tree's. "sdpa" has no soft cap."""
+    """The same model with transformers' own attention and with the tree's."""
     own, tree = tiny_model(request.param), tiny_model(request.param)
-    own.set_attn_implementation("eager" if request.param == "gemma2" else "sdpa")
+    own.set_attn_implementation("eager" if request.param in EAGER else "sdpa")
     tree.set_attn_implementation("tts")
     return own, tree
 

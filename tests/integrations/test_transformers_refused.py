@@ -88,11 +88,13 @@ def test_models_by_their_config(name: str) -> None:
         TreeCache(make())
 
 
-def test_attention_sinks() -> None:
-    model = hf.AutoModelForCausalLM.from_config(hf.GptOssConfig(**SHAPE, num_local_experts=2)).eval()
+def test_sinks_other_than_one_for_each_head() -> None:
+    model = tiny_model("gpt_oss")
     model.set_attn_implementation("tts")
     cache = cache_of(model)
-    with pytest.raises(UnsupportedError, match="GptOssAttention: got attention sinks"):
+    attention = model.model.layers[0].self_attn
+    attention.sinks = torch.nn.Parameter(torch.zeros(1, 4), requires_grad=False)
+    with pytest.raises(UnsupportedError, match="GptOssAttention: got attention sinks other than one of each"):
         generate(model, cache)
     assert (cache.batch_size, cache.use().pages) == (0, 0)
 
@@ -229,16 +231,21 @@ def test_masks_that_change_later(tree: PreTrainedModel) -> None:
 def test_masks_of_the_model() -> None:
     """Those that are neither causal nor causal within the window that comes with them."""
     with pytest.raises(UnsupportedError, match="a mask of its own"):
-        tree_mask(q_length=3, kv_length=3, mask_function=lambda b, h, q, k: k <= q, use_vmap=True)
+        tree_mask(
+            batch_size=1, q_length=3, kv_length=3, mask_function=lambda b, h, q, k: k <= q, use_vmap=True
+        )
     for function in (
         lambda b, h, q, k: q >= 0,  # bidirectional
         lambda b, h, q, k: (k <= q) & (k // 4 == q // 4),  # chunked
         lambda b, h, q, k: (k <= q) & (q - k < 3),
+        lambda b, h, q, k: (k <= q) & (q - k < 4) & ((q != 3) | (k != 1)),  # in the middle
+        lambda b, h, q, k: (k <= q) & (q - k < 4) & ((b < 2) | (k != q)),  # in the last row
         lambda b, h, q, k: torch.zeros(2)[q],  # of another batch
     ):
         with pytest.raises(UnsupportedError, match="does not see the last 4"):
-            tree_mask(q_length=6, kv_length=6, mask_function=function, local_size=4)
+            tree_mask(batch_size=3, q_length=6, kv_length=6, mask_function=function, local_size=4)
     mask = tree_mask(
+        batch_size=3,
         q_length=2,
         kv_length=9,
         q_offset=7,
@@ -246,6 +253,16 @@ def test_masks_of_the_model() -> None:
         local_size=4,
     )
     assert (mask.window, mask.padding) == (4, None)
+
+
+def test_masks_of_long_prompts() -> None:
+    """Of 25 million entries some are looked at, without a draw from torch's generator."""
+    before = torch.get_rng_state()
+    shape = {"batch_size": 1, "q_length": 5000, "kv_length": 5000}
+    assert tree_mask(**shape, mask_function=lambda b, h, q, k: k <= q).window is None
+    with pytest.raises(UnsupportedError, match="does not see all before it"):
+        tree_mask(**shape, mask_function=lambda b, h, q, k: (k <= q) & ((q // 1000 != 2) | (k != 7)))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_other_numbers_of_rows(tree: PreTrainedModel) -> None:

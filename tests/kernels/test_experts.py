@@ -5,14 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 import layer_reference as reference
+import mixed_layers
 import numpy as np
 import pytest
 import torch
 from attention_checks import LEVELS
 from layer_reference import HEAD_DIM, HIDDEN, MLP, Q_HEADS, SIZES, make, near
+from quantised_cases import random_blocks
 from torch import Tensor
 
-from tts_kernels import DecoderLayer, DecoderLayers, Experts, KVPool, KVTree, PackedWeight, _core, plan
+from tts_kernels import (
+    DecoderLayer,
+    DecoderLayers,
+    Experts,
+    KVPool,
+    KVTree,
+    PackedWeight,
+    QuantisedWeight,
+    _core,
+    plan,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -43,7 +55,7 @@ def mixed(layer: DecoderLayer, parts: Any, x: Tensor, attended: Tensor) -> Tenso
     for row, of_row in zip(normed, shares, strict=True):
         weights, chosen = of_row.topk(layer.experts.top_k)
         weights = weights / weights.sum() if layer.experts.normalised else weights
-        total = torch.zeros(HIDDEN, dtype=torch.double)
+        total = torch.zeros_like(row)
         for weight, expert in zip(weights, chosen, strict=True):
             gate, up = reference.linear(row, (gate_up[expert], None)).chunk(2)
             inner = torch.nn.functional.silu(gate) * up
@@ -68,6 +80,54 @@ def test_experts_equal_the_reference(level: str, count: int, top_k: int, normali
     layers.after_attention(0, few, attended[7:9])
     near(out, mixed(layer, parts, x, attended), torch.float32)
     assert torch.equal(out[7:9], few)
+
+
+def draw_expert(index: int) -> tuple[Any, Any, Any, Any]:
+    """gate_up and down, each before its matrix; kinds, and where the gate lies, differ between experts."""
+    kinds = ("Q4_K", "Q6_K", "Q8_0", "bfloat16", "MXFP4")
+    first, second = kinds[index % 5], kinds[(index + 2) % 5]
+    sides = [mixed_layers.draw(kind, 512, 256) for kind in (first, second)]
+    gate_up, of_gate_up = mixed_layers.joined(*sides)
+    if index % 3 == 0:
+        gate_up, of_gate_up = mixed_layers.draw_gated("Q4_K", 512, 256)
+    down, of_down = mixed_layers.draw(second, 256, 512)
+    return gate_up, of_gate_up[0], down, of_down[0]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_quantised_experts_equal_the_reference(level: str) -> None:
+    """Rows have the same bits alone."""
+    _core.set_cpu_isa(level)
+    torch.manual_seed(5)
+    plain, matrices = make({}, torch.float32, 256, 512)
+    gate_up, of_gate_up, down, of_down = zip(*map(draw_expert, range(7)), strict=True)
+    router = torch.randn(7, 256)
+    experts = Experts(PackedWeight.pack(router), gate_up, down, top_k=3, normalised=True)
+    layer = plain._replace(gate_up=None, down=None, experts=experts)
+    layers = DecoderLayers([layer], **SIZES)
+    x, attended = torch.randn(150, 256), torch.randn(150, Q_HEADS, HEAD_DIM)
+    out, few = x.clone(), x[7:9].clone()
+    layers.after_attention(0, out, attended)
+    layers.after_attention(0, few, attended[7:9])
+    mixed_layers.near(out, mixed(layer, (matrices, router, of_gate_up, of_down), x, attended))
+    assert torch.equal(out[7:9], few)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_one_expert_has_the_bits_of_a_plain_mlp(index: int) -> None:
+    torch.manual_seed(6)
+    plain, _ = make({}, torch.float32, 256, 512)
+    gate_up, _, down, _ = draw_expert(index)
+    plain = plain._replace(gate_up=gate_up, down=down)
+    router = PackedWeight.pack(torch.randn(1, 256))
+    experts = Experts(router, (gate_up,), (down,), top_k=1, normalised=True)
+    x, attended = torch.randn(9, 256), torch.randn(9, Q_HEADS, HEAD_DIM)
+    results = [x.clone(), x.clone()]
+    for out, layer in zip(
+        results, (plain, plain._replace(gate_up=None, down=None, experts=experts)), strict=True
+    ):
+        DecoderLayers([layer], **SIZES).after_attention(0, out, attended)
+    assert torch.equal(*results)
 
 
 def test_experts_may_be_given() -> None:
@@ -99,6 +159,9 @@ def test_experts_may_be_given() -> None:
         run(torch.zeros(9, 2, dtype=torch.long))
 
 
+QUANTISED = QuantisedWeight.from_gguf("Q8_0", random_blocks("Q8_0", 16, 64))
+
+
 def test_experts_that_do_not_fit_are_named() -> None:
     layer, _ = mixture(torch.float32, count=4, top_k=2, normalised=True)
     plain, _ = make({}, torch.float32)
@@ -115,6 +178,21 @@ def test_experts_that_do_not_fit_are_named() -> None:
             layer._replace(experts=experts._replace(gate_up=experts.down)),
             ValueError,
             "gate_up of expert 0: got",
+        ),
+        (
+            layer._replace(experts=experts._replace(router=QUANTISED)),
+            TypeError,
+            r"layers\[0\].router: got QuantisedWeight, expected a PackedWeight",
+        ),
+        (
+            layer._replace(experts=experts._replace(gate_up=(*experts.gate_up[:3], (QUANTISED,) * 2))),
+            ValueError,
+            r"gate_up of expert 3\[0\]: got 64 inputs",
+        ),
+        (
+            layer._replace(experts=experts._replace(down=(*experts.down[:3], QUANTISED))),
+            ValueError,
+            "down of expert 3: got 64 inputs",
         ),
         (layer._replace(down=plain.down), TypeError, "gate_up, down: got weights beside experts"),
         (layer._replace(experts=None), TypeError, r"layers\[0\].gate_up: got NoneType"),

@@ -10,7 +10,14 @@ import torch
 from attention_checks import LEVELS
 from hypothesis import given
 from hypothesis import strategies as st
-from quantised_cases import KINDS, as_gguf_reads, block_inputs, random_blocks
+from quantised_cases import (
+    KINDS,
+    as_gguf_reads,
+    assert_layer_close,
+    block_inputs,
+    normal,
+    random_blocks,
+)
 from torch import Tensor
 
 from tts_kernels import PackedWeight, QuantForm, QuantisedWeight, _core, packed_linear, reference
@@ -18,19 +25,6 @@ from tts_kernels import PackedWeight, QuantForm, QuantisedWeight, _core, packed_
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 FMA_LEVELS = [level for level in LEVELS if level.startswith("a")]  # of x86-64
-
-
-def random(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def assert_close(out: Tensor, expected: Tensor, x: Tensor, *weights: Tensor) -> None:
-    """Sums of float32 over groups: some 2^-24 of all terms' sizes for each of them."""
-    sizes = x.double().abs() @ weights[0].double().abs().T
-    for other in weights[1:]:
-        sizes = sizes * (x.double().abs() @ other.double().abs().T) + sizes
-    bound = 1e-6 * (1 + x.shape[1] / 256) * (1 + sizes)
-    assert ((out.double() - expected).abs() <= bound).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -44,6 +38,23 @@ def test_a_weight_is_what_the_file_says(kind: str) -> None:
     up = random_blocks(kind, 37, inputs, seed=6)
     both = QuantisedWeight.from_gguf_gated(kind, blocks, up).dequantised()
     assert torch.equal(both, torch.stack([as_gguf_reads(kind, blocks), as_gguf_reads(kind, up)]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_rows_are_those_of_the_dequantised_weight(kind: str, count: int) -> None:
+    weight = QuantisedWeight.from_gguf(kind, random_blocks(kind, 37, 2 * block_inputs(kind), seed=7))
+    rows = torch.randint(37, (count,), generator=torch.Generator().manual_seed(count))
+    assert torch.equal(weight.rows(rows), weight.dequantised()[rows])
+
+
+def test_rows_that_a_weight_does_not_have() -> None:
+    weight = QuantisedWeight.from_gguf("Q4_0", random_blocks("Q4_0", 37, 32))
+    for row in (-1, 37):
+        with pytest.raises(IndexError, match="indices: got one that is not from 0 to below 37"):
+            weight.rows(torch.tensor([3, row]))
+    with pytest.raises(TypeError, match="indices"):
+        weight.rows(torch.tensor([1.0]))
 
 
 def test_many_outputs_are_packed_in_bands() -> None:
@@ -95,7 +106,7 @@ def test_random_layers(
     inputs = groups * 32 if block_inputs(kind) == 32 else 256 * (1 + groups % 3)
     storage = torch.full((rows, inputs + apart), torch.nan, dtype=dtype)  # what lies between is not read
     x = storage[:, :inputs]
-    x.copy_(random(seed, rows, inputs))
+    x.copy_(normal(seed, rows, inputs))
     blocks = random_blocks(kind, outputs, inputs, seed)
     read, seen = as_gguf_reads(kind, blocks), reference.int8_rows(x)
     weights = [read]
@@ -105,11 +116,11 @@ def test_random_layers(
         out = packed_linear(x, QuantisedWeight.from_gguf_gated(kind, blocks, up))
         expected = reference.packed_linear(seen, read, up=weights[1])
     elif end == "bias":
-        bias = random(seed + 1, outputs)
+        bias = normal(seed + 1, outputs)
         out = packed_linear(x, QuantisedWeight.from_gguf(kind, blocks, bias))
         expected = reference.packed_linear(seen, read, bias)
     elif end == "add" and outputs % 16 == 0:
-        out = random(seed + 1, rows, outputs)
+        out = normal(seed + 1, rows, outputs)
         expected = out.double() + reference.packed_linear(seen, read)
         assert packed_linear(x, QuantisedWeight.from_gguf(kind, blocks), add_to=out) is out
     else:
@@ -118,14 +129,14 @@ def test_random_layers(
     assert out.dtype == torch.float32
     # Minima and offsets: terms larger than the weights that they add up to.
     sizes = [w.abs() + w.abs().amax() for w in weights]
-    assert_close(out, expected, seen, *sizes)
+    assert_layer_close(out, expected, seen, *sizes)
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_rows_bits_do_not_depend_on_the_others_nor_on_threads(level: str, kind: str) -> None:
     _core.set_cpu_isa(level)
-    x, weight = random(3, 300, 512), QuantisedWeight.from_gguf(kind, random_blocks(kind, 80, 512))
+    x, weight = normal(3, 300, 512), QuantisedWeight.from_gguf(kind, random_blocks(kind, 80, 512))
     whole = packed_linear(x, weight)
     torch.set_num_threads(2)
     assert torch.equal(packed_linear(x, weight), whole)
@@ -139,7 +150,7 @@ def test_a_rows_bits_do_not_depend_on_the_others_nor_on_threads(level: str, kind
 @pytest.mark.parametrize("level", FMA_LEVELS)
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q5_K", "Q6_K", "IQ4_NL"])
 def test_levels_with_fused_multiply_add_give_the_same_bits(level: str, kind: str) -> None:
-    x, weight = random(4, 41, 768), QuantisedWeight.from_gguf(kind, random_blocks(kind, 48, 768))
+    x, weight = normal(4, 41, 768), QuantisedWeight.from_gguf(kind, random_blocks(kind, 48, 768))
     _core.set_cpu_isa("avx2")
     expected = packed_linear(x, weight)
     _core.set_cpu_isa(level)
@@ -149,7 +160,7 @@ def test_levels_with_fused_multiply_add_give_the_same_bits(level: str, kind: str
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_eight_bits_of_x_lose(kind: str) -> None:
     """At most half a step of each value; for normal values some 0.6 % of the result."""
-    x, blocks = random(5, 20, 1024), random_blocks(kind, 64, 1024)
+    x, blocks = normal(5, 20, 1024), random_blocks(kind, 64, 1024)
     read = as_gguf_reads(kind, blocks).double()
     out, exact = packed_linear(x, QuantisedWeight.from_gguf(kind, blocks)).double(), x.double() @ read.T
     steps = (x.view(20, -1, 32).abs().amax(-1) / 127).repeat_interleave(32, 1).double()
@@ -161,7 +172,7 @@ def test_what_eight_bits_of_x_lose(kind: str) -> None:
 def test_rows_that_are_not_finite_or_tiny(level: str) -> None:
     _core.set_cpu_isa(level)
     weight = QuantisedWeight.from_gguf("Q8_0", random_blocks("Q8_0", 16, 128))
-    x = random(6, 8, 128)
+    x = normal(6, 8, 128)
     sound = packed_linear(x, weight)
     for row, value in enumerate([torch.nan, torch.inf, -torch.inf]):
         x[row, 40] = value
@@ -173,7 +184,7 @@ def test_rows_that_are_not_finite_or_tiny(level: str) -> None:
 
 
 def test_out_gets_the_same_bits() -> None:
-    x, weight = random(7, 5, 96), QuantisedWeight.from_gguf("Q5_0", random_blocks("Q5_0", 37, 96))
+    x, weight = normal(7, 5, 96), QuantisedWeight.from_gguf("Q5_0", random_blocks("Q5_0", 37, 96))
     memory = torch.full((5, 60), torch.nan)
     out = packed_linear(x, weight, out=memory[:, : weight.columns])
     assert out.data_ptr() == memory.data_ptr()
@@ -251,12 +262,25 @@ def with_exponent(value: int) -> Tensor:
         (lambda: replace(WEIGHT, gated=True), ValueError, "outputs: got 16"),
         (lambda: QuantForm(7, 32, "float16"), ValueError, "form: got 7 bits"),
         (lambda: QuantForm(4, 64, "float16"), ValueError, "form: got groups of 64"),
-        (lambda: QuantForm(4, 32, "float32"), ValueError, "scales: got 'float32'"),
+        (lambda: QuantForm(4, 32, "float64"), ValueError, "scales: got 'float64'"),
+        (lambda: QuantForm(4, 32, "float16", has_zeros=1), TypeError, "has_zeros: got 1"),
+        (
+            lambda: QuantForm(4, 32, "float16", has_min=True, has_zeros=True),
+            ValueError,
+            "form: got minima beside zero points",
+        ),
+        (
+            lambda: QuantForm(4, 32, "two-level", has_zeros=True),
+            ValueError,
+            "form: got zero points beside scales in two levels",
+        ),
         (lambda: QuantForm(8, 32, "float16", offset=100), ValueError, "form: got values up to 255"),
         (lambda: QuantForm(4, 32, "float16", True, 8), ValueError, "form: got an offset beside minima"),
         (lambda: QuantForm(5, 32, "float16", table=(0,) * 16), ValueError, "form: got a table for 5 bits"),
         (lambda: QuantForm(4, 32, "float16", table=(0,) * 15), ValueError, "table: got"),
         (lambda: QuantForm.of([4, 32]), ValueError, r"form: got \[4, 32\]"),
+        (lambda: QuantForm.of([4, 32, 0, 3, 0]), ValueError, r"form: got \[4, 32, 0, 3, 0\]"),
+        (lambda: QuantForm.of([4, 32, 4, 0, 0]), ValueError, r"form: got \[4, 32, 4, 0, 0\]"),
     ],
 )
 def test_bad_arguments(call, error: type[Exception], message: str) -> None:

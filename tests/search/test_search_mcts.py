@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from needed import needs
 from plain_scripts import prompts
 from scripted import run_scripted, scorer, scripted_decoder
 from tree_scripts import PROMPT, STEPS, PlainNode, answers, expand, make_script, score, uct_bound
@@ -52,7 +53,7 @@ def test_mcts_makes_the_choices_of_the_plain_search(seed, selection, bound):
 @pytest.mark.parametrize("seed", range(3))
 def test_mcts_expands_what_llm_reasoners_expands(seed):
     """RAP's search with the same UCT; the reward of a path is that of its end."""
-    pytest.importorskip("reasoners")
+    needs("reasoners")
     from reasoners import SearchConfig, WorldModel
     from reasoners.algorithm import MCTS
 

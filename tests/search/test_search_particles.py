@@ -10,6 +10,7 @@ import random
 from collections import Counter
 
 import pytest
+from needed import needs
 from plain_scripts import PlainModel, asked, random_score, step_sampling, step_script
 from scipy.stats import chisquare
 from scripted import run_scripted, scorer, scripted_decoder
@@ -156,7 +157,7 @@ def test_entropic_options_are_shares():
 def test_its_hub_asks_the_model_for_the_same_steps(seed, rule, monkeypatch):
     """Its particle filters, on the same script and random numbers. The one difference is that it resamples
     once more at the end, which asks for nothing."""
-    pytest.importorskip("its_hub")
+    needs("its_hub")
     from its_hub.core.algorithms import particle_gibbs as peer
     from its_hub.core.lms.step_generation import StepGeneration
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from needed import needs
 from scipy import integrate, stats
 from tts_decode.select import (
     Beta,
@@ -154,7 +155,7 @@ def test_thompson_takes_the_best_of_one_draw_each():
 def test_decisions_are_those_of_treequest(kind):
     """Its own statistics at a node, on the same scores: frequencies of GEN and of each child, 3,000 choices
     each, chi-square of the two samples, p above 1e-3."""
-    pytest.importorskip("treequest")
+    needs("treequest")
     from treequest.algos.ab_mcts_a.prob_state import NodeProbState, PriorConfig
     from treequest.algos.tree import Tree
 

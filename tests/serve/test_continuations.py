@@ -4,8 +4,8 @@ import pytest
 from serving import Served
 from tiny_models import EOS, byte_tokenizer
 from tts_decode import SamplingParams, TreeDecoder
+from tts_decode.decoding.retained import RetainedTexts
 from tts_decode.serve.config import Limits
-from tts_decode.serve.retained import RetainedTexts
 
 PROMPT = "The quick brown fox jumps over the lazy dog."
 PAGE = 16

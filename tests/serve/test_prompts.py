@@ -4,8 +4,8 @@ import threading
 
 import pytest
 from tts_decode.core.prompts import PromptReader
+from tts_decode.decoding.retained import RetainedTexts
 from tts_decode.serve.config import Limits
-from tts_decode.serve.retained import RetainedTexts
 
 USER = {"role": "user", "content": "Hi"}
 

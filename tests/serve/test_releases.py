@@ -11,7 +11,7 @@ from raw_http import drops, send
 from serving import until
 from tts_decode.serve.config import Limits
 
-from benches.integrations.serve_soak import soak
+from benches.integrations.serve_soak import ENDS, soak
 
 LONG = {"prompt": "The quick brown fox", "max_tokens": 480, "n": 8}
 PATHS = {
@@ -153,9 +153,10 @@ def test_300_requests_of_all_kinds_leave_no_page(serve):
     served = serve(limits=Limits(idle_seconds=1.0, sequences=64))
     ends = asyncio.run(soak(served.port, 300, seed=1))
     assert ends.total() == 300
+    assert ends.keys() <= set(ENDS)
     assert ends["200"] > 50
     assert ends["400"] > 20
-    assert ends["broken off"] > 50
-    assert "500" not in ends
+    assert ends["broken off"] > 20
+    assert ends["half closed"] > 5
     served.assert_empties()
     until(lambda: served.connections == 0)

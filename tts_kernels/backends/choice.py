@@ -98,7 +98,8 @@ def _launcher(op: str, device: torch.device, dtype: torch.dtype, head_dim: int) 
         if missing.name != "triton":
             raise
         raise ImportError(
-            f"{op}: plain pages need Triton, which is not installed; pip install 'tts-kernels[gpu]'"
+            f"{op}: plain pages need Triton, which is not installed; pip install 'tts-kernels[gpu]' (in a "
+            "checkout: '.[gpu]')"
         ) from missing
     if name == "triton" and device.type == "cpu" and not module.INTERPRETED:
         raise ValueError(

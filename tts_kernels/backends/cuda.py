@@ -100,6 +100,7 @@ def tree_attention(
         options.scale,
         options.window,
         options.soft_cap,
+        0 if options.sinks is None else options.sinks.data_ptr(),
         _stream(k_pages),
     )
 

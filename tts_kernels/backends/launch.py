@@ -108,11 +108,18 @@ class WorkLaunch(NamedTuple):
 
 
 class AttentionOptions(NamedTuple):
-    """scale: factor of the logits. window: positions a query sees, 0 for all. soft_cap: 0.0 for none."""
+    """scale: factor of the logits. window: positions a query sees, 0 for all. soft_cap: 0.0 for none.
+
+    sinks: float32 [num_q_heads], contiguous, a logit of each head without a value. slopes: float32
+    [num_q_heads], contiguous, what a logit loses with each position. chunk: positions of a chunk, 0 for none.
+    """
 
     scale: float
     window: int
     soft_cap: float
+    sinks: Tensor | None = None
+    slopes: Tensor | None = None
+    chunk: int = 0
 
 
 class SelectOptions(NamedTuple):

@@ -12,11 +12,23 @@ from torch import Tensor
 from .. import _core
 from ..checks import Array, Guard, Number, Rule, Signature, choice, flag, instance, integer, real
 from ..checks.pages import FLOAT32, PACKED_HEAD_DIM
-from .packed_weight import FLOAT_DTYPES, PANEL, PackedWeight
+from .packed_weight import FLOAT_DTYPES, PackedWeight
+from .weight import (
+    Weight,
+    Weights,
+    check_weight,
+    check_weights,
+    is_gated,
+    matrices,
+    matrix,
+    outputs_of,
+    require_weight,
+    require_weights,
+    tensors_of_weights,
+)
 
-# Of `DecoderLayer.activation`: csrc/cpu/kernels/row_ops_kernels.h: Activation, csrc/cpu/decoder_layer.h: Gate
-_MLPS = {"swiglu": (0, 2), "geglu_tanh": (1, 2), "gelu_tanh": (1, 0)}
-_GATE_IN_PANELS = 0, 1
+# Of `DecoderLayer.activation`: csrc/cpu/kernels/row_ops_kernels.h: Activation, and whether there is a gate.
+_MLPS = {"swiglu": (0, True), "geglu_tanh": (1, True), "gelu_tanh": (1, False)}
 
 
 class Experts(NamedTuple):
@@ -24,13 +36,13 @@ class Experts(NamedTuple):
 
     Attributes:
         router: hidden -> a logit for each expert; weights are their softmax.
-        gate_up, down: of each expert; gate_up gated.
+        gate_up, down: of each expert; gate_up gated, or the outputs of the gate and behind them those of up.
         normalised: the weights of the chosen experts are scaled to sum to 1.
     """
 
     router: PackedWeight
-    gate_up: tuple[PackedWeight, ...]
-    down: tuple[PackedWeight, ...]
+    gate_up: tuple[Weight | tuple[Weight, ...], ...]
+    down: tuple[Weight, ...]
     top_k: int
     normalised: bool
 
@@ -39,7 +51,9 @@ class DecoderLayer(NamedTuple):
     """x += out_norm(o(attention(input_norm(x)))) * factor, then x += mlp_out_norm(mlp(mlp_norm(x))) * factor.
 
     A norm float32 [hidden] is the weight of an RMS norm; one of [2, hidden] is weight and bias of a LayerNorm
-    (Ba et al., arXiv 1607.06450); None leaves its input as it is.
+    (Ba et al., arXiv 1607.06450); None leaves its input as it is. Weights may be of different kinds. A tuple
+    stands for weights side by side: the outputs of the first, then those of the second, and so on; those of
+    all but the last are multiples of 16.
 
     Attributes:
         input_norm, mlp_norm: before attention and MLP.
@@ -59,16 +73,17 @@ class DecoderLayer(NamedTuple):
         rotary: which of the step's tables rotates q and k; None: they are not rotated.
         rotary_pairs: channel 2 i turns with 2 i + 1, not i with i + rotary_dim / 2.
         experts: the MLP, where it is a mixture.
+        sinks: float32 [num_q_heads], as of `tree_attention`.
     """
 
     input_norm: Tensor | None
-    qkv: PackedWeight
+    qkv: Weight | tuple[Weight, ...]
     q_norm: Tensor | None
     k_norm: Tensor | None
-    o: PackedWeight
+    o: Weight
     mlp_norm: Tensor | None
-    gate_up: PackedWeight | None
-    down: PackedWeight | None
+    gate_up: Weight | tuple[Weight, ...] | None
+    down: Weight | None
     scale: float
     window: int | None
     out_norm: Tensor | None = None
@@ -80,6 +95,12 @@ class DecoderLayer(NamedTuple):
     rotary: int | None = 0
     rotary_pairs: bool = False
     experts: Experts | None = None
+    sinks: Tensor | None = None
+
+    @property
+    def qkv_outputs(self) -> int:
+        """Of all weights of qkv."""
+        return outputs_of(self.qkv)
 
 
 class LayerShape(NamedTuple):
@@ -91,12 +112,10 @@ class LayerShape(NamedTuple):
     head_dim: int
     rotary_dim: int
     eps: float
-    weights: torch.dtype
 
-    def core(self, code: Any) -> _core.DecoderShape:
-        """code: of the weights' dtype."""
+    def core(self) -> _core.DecoderShape:
         heads = self.num_q_heads, self.num_kv_heads, self.head_dim
-        return _core.DecoderShape(self.hidden, heads, self.rotary_dim, code, self.eps)
+        return _core.DecoderShape(self.hidden, heads, self.rotary_dim, self.eps)
 
 
 def checked_layer(index: int, layer: DecoderLayer, shape: LayerShape) -> _core.DecoderLayer:
@@ -113,13 +132,13 @@ def checked_layer(index: int, layer: DecoderLayer, shape: LayerShape) -> _core.D
 
 def _checked_layer(layer: DecoderLayer, shape: LayerShape) -> _core.DecoderLayer:
     q_width, kv_width = shape.num_q_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    check_weight("qkv", layer.qkv, shape.hidden, q_width + 2 * kv_width, shape.weights)
-    check_weight("o", layer.o, q_width, shape.hidden, shape.weights)
+    check_weights("qkv", layer.qkv, shape.hidden, (q_width, kv_width, kv_width))
+    check_weight("o", layer.o, q_width, shape.hidden, whole=True)
     codes, experts = _checked_mlp(layer, shape), _checked_experts(layer.experts, shape)
     numbers = real("scale", layer.scale), real("factor", layer.factor)
     soft_cap = 0.0 if layer.soft_cap is None else real("soft_cap", layer.soft_cap)
     capped = None if layer.soft_cap is None else soft_cap
-    _NUMBERS.check((layer.qkv.panels, *numbers, capped, shape.eps, *shape[:5]))
+    _NUMBERS.check((layer.o.panels, *numbers, capped, shape.eps, *shape[:5]))
     if flag("parallel", layer.parallel) and layer.mlp_norm is None:
         raise ValueError("mlp_norm: got None, expected a norm: the MLP is parallel to attention")
     norms = [
@@ -131,13 +150,14 @@ def _checked_layer(layer: DecoderLayer, shape: LayerShape) -> _core.DecoderLayer
     if q_norm and k_norm and q_whole != k_whole and shape.num_q_heads > 1 and shape.num_kv_heads > 1:
         raise ValueError("k_norm: expected a norm of each head or of all heads together, as q_norm is")
     window = 0 if layer.window is None else integer("window", layer.window, 1)
+    sinks = _vector_address("sinks", layer.sinks, shape.num_q_heads)
     table = -1 if layer.rotary is None else integer("rotary", layer.rotary, 0)
     return _core.DecoderLayer(
         norms,
         (q_norm, k_norm, q_whole or k_whole),
-        [matrix(weight) for weight in (layer.qkv, layer.o, layer.gate_up, layer.down) if weight is not None],
+        [matrices(side) for side in (layer.qkv, layer.o, layer.gate_up, layer.down) if side is not None],
         (table, flag("rotary_pairs", layer.rotary_pairs)),
-        (numbers[0], soft_cap, min(window, 2**30)),
+        (numbers[0], soft_cap, min(window, 2**30), sinks),
         codes,
         layer.parallel,
         numbers[1],
@@ -145,26 +165,32 @@ def _checked_layer(layer: DecoderLayer, shape: LayerShape) -> _core.DecoderLayer
     )
 
 
-def _checked_mlp(layer: DecoderLayer, shape: LayerShape) -> tuple[int, int]:
-    """The codes of activation and gate."""
+def _checked_mlp(layer: DecoderLayer, shape: LayerShape) -> tuple[int, bool]:
+    """The code of the activation, and whether it has a gate."""
     choice("activation", layer.activation, tuple(_MLPS))
-    if layer.gate_up is None or layer.down is None:
-        return _GATE_IN_PANELS
-    gated, gate = layer.gate_up.gated, _MLPS[layer.activation]
-    if gated and layer.activation != "swiglu":
-        raise ValueError(f"activation: got {layer.activation!r}, expected 'swiglu' as gate_up is gated")
-    outputs = layer.gate_up.outputs
-    mlp = outputs if gated or not gate[1] else outputs // 2
-    check_weight("gate_up", layer.gate_up, shape.hidden, outputs, shape.weights, gated=gated)
-    check_weight("down", layer.down, mlp, shape.hidden, shape.weights)
-    return _GATE_IN_PANELS if gated else gate
+    codes = _MLPS[layer.activation]
+    if layer.gate_up is not None and layer.down is not None:
+        if is_gated(layer.gate_up) and layer.activation != "swiglu":
+            raise ValueError(f"activation: got {layer.activation!r}, expected 'swiglu' as gate_up is gated")
+        _check_mlp(("gate_up", "down"), layer.gate_up, layer.down, shape.hidden, has_gate=codes[1])
+    return codes
+
+
+def _check_mlp(
+    names: tuple[str, str], gate_up: Weights, down: Weight, hidden: int, *, has_gate: bool
+) -> None:
+    outputs, gated = outputs_of(gate_up), is_gated(gate_up)
+    mlp = outputs // 2 if has_gate and not gated else outputs
+    sides = (outputs,) if mlp == outputs else (mlp, outputs - mlp)
+    check_weights(names[0], gate_up, hidden, sides, gated=gated, whole=True)
+    check_weight(names[1], down, mlp, hidden, whole=True)
 
 
 def _checked_experts(experts: Experts | None, shape: LayerShape) -> _core.Experts | None:
     if experts is None:
         return None
     count, hidden = len(experts.down), shape.hidden
-    check_weight("router", experts.router, hidden, count, shape.weights)
+    check_weight("router", experts.router, hidden, count)
     top_k = integer("top_k", experts.top_k, 1)
     if top_k > count or len(experts.gate_up) != count:
         raise ValueError(
@@ -172,14 +198,13 @@ def _checked_experts(experts: Experts | None, shape: LayerShape) -> _core.Expert
             "of both, and top_k of them at most"
         )
     for index, (first, second) in enumerate(zip(experts.gate_up, experts.down, strict=True)):
-        mlp = first.outputs
-        check_weight(f"gate_up of expert {index}", first, hidden, mlp, shape.weights, gated=True)
-        check_weight(f"down of expert {index}", second, mlp, hidden, shape.weights)
-    gate_up, down = ([matrix(weight) for weight in side] for side in (experts.gate_up, experts.down))
+        names = f"gate_up of expert {index}", f"down of expert {index}"
+        _check_mlp(names, first, second, hidden, has_gate=True)
+    gate_up, down = [matrices(one) for one in experts.gate_up], [matrix(one) for one in experts.down]
     return _core.Experts(matrix(experts.router), gate_up, down, top_k, flag("normalised", experts.normalised))
 
 
-def weights_of(layer: DecoderLayer) -> dict[str, PackedWeight]:
+def _weights_of(layer: DecoderLayer) -> dict[str, Weights]:
     """By their names in messages."""
     named = {name: getattr(layer, name) for name in ("qkv", "o", "gate_up", "down")}
     if layer.experts is not None:
@@ -192,10 +217,9 @@ def weights_of(layer: DecoderLayer) -> dict[str, PackedWeight]:
 
 def tensors_of(layer: DecoderLayer) -> list[Tensor]:
     """All that the kernels read."""
-    weights = weights_of(layer).values()
     norms = (layer.input_norm, layer.mlp_norm, layer.out_norm, layer.mlp_out_norm, layer.q_norm, layer.k_norm)
-    parts = (*norms, *(weight.panels for weight in weights), *(weight.bias for weight in weights))
-    return [part for part in parts if part is not None]
+    weights = [tensor for one in _weights_of(layer).values() for tensor in tensors_of_weights(one)]
+    return [part for part in (*norms, layer.sinks) if part is not None] + weights
 
 
 def refuse_parts(index: int, layer: DecoderLayer) -> None:
@@ -205,28 +229,14 @@ def refuse_parts(index: int, layer: DecoderLayer) -> None:
         instance(f"layers[{index}].experts", layer.experts, Experts, "name its weights")
         if (layer.gate_up, layer.down) != (None, None):
             raise TypeError(f"layers[{index}].gate_up, down: got weights beside experts, expected None")
-    for name, weight in weights_of(layer).items():
-        instance(f"layers[{index}].{name}", weight, PackedWeight, "make it with PackedWeight.pack")
-
-
-def check_weight(
-    name: str, weight: PackedWeight, inputs: int, outputs: int, dtype: torch.dtype, *, gated: bool = False
-) -> None:
-    weight.check()
-    if weight.panels.dtype != dtype:
-        raise TypeError(f"{name}: got {weight.panels.dtype}, expected {dtype} as the first weight has")
-    if (weight.inputs, weight.outputs, weight.gated) != (inputs, outputs, gated):
-        raise ValueError(
-            f"{name}: got {weight.inputs} inputs, {weight.outputs} outputs, gated: {weight.gated}, expected "
-            f"{inputs}, {outputs}, {gated}"
-        )
-    if name not in ("qkv", "head", "router") and outputs % PANEL:
-        raise ValueError(f"{name}: got {outputs} outputs, expected a multiple of {PANEL}")
-
-
-def matrix(weight: PackedWeight) -> _core.PackedMatrix:
-    bias = 0 if weight.bias is None else weight.bias.data_ptr()
-    return _core.PackedMatrix(weight.panels.data_ptr(), len(weight.panels), bias)
+    for name, weights in _weights_of(layer).items():
+        title = f"layers[{index}].{name}"
+        if name == "router":
+            instance(title, weights, PackedWeight, "make it with PackedWeight.pack")
+        elif name.startswith(("qkv", "gate_up")):
+            require_weights(title, weights)
+        else:
+            require_weight(title, weights)
 
 
 def norm_address(name: str, norm: Tensor | None, width: int) -> tuple[int, bool]:
@@ -239,11 +249,16 @@ def norm_address(name: str, norm: Tensor | None, width: int) -> tuple[int, bool]
 
 def _head_norm(name: str, norm: Tensor | None, head_dim: int, width: int) -> tuple[int, bool]:
     """Where a norm of heads lies, and whether it is of all heads together."""
-    if norm is None:
-        return 0, False
     whole = isinstance(norm, Tensor) and norm.shape == (width,) and width != head_dim
-    _head_guard(name).check((norm, width if whole else head_dim))
-    return norm.data_ptr(), whole
+    return _vector_address(name, norm, width if whole else head_dim), whole
+
+
+def _vector_address(name: str, vector: Tensor | None, width: int) -> int:
+    """Where it lies, 0 for none."""
+    if vector is None:
+        return 0
+    _vector_guard(name).check((vector, width))
+    return vector.data_ptr()
 
 
 @lru_cache
@@ -257,7 +272,7 @@ def _norm_guard(name: str) -> Guard:
 
 
 @lru_cache
-def _head_guard(name: str) -> Guard:
+def _vector_guard(name: str) -> Guard:
     signature = Signature(Number("width", "width >= 1"), Array(name, "width", FLOAT32), home=name)
     return Guard("DecoderLayers", (name, "width"), lambda _: signature)
 
@@ -268,7 +283,7 @@ def _numbers_of(values: Mapping[str, Any]) -> Signature:
         *_TAKES,
         Rule("num_q_heads", "num_q_heads % num_kv_heads == 0"),
         Rule("rotary_dim", "rotary_dim <= head_dim"),
-        Array("panels", panels, FLOAT_DTYPES),
+        Array("panels", panels, (*FLOAT_DTYPES, torch.uint8)),
         home="panels",
     )
 

@@ -17,14 +17,13 @@ from .decoder_arguments import AFTER, BEFORE, OUTPUT, STEP
 from .decoder_layer import (
     DecoderLayer,
     LayerShape,
-    check_weight,
     checked_layer,
-    matrix,
     norm_address,
     refuse_parts,
     tensors_of,
 )
-from .packed_weight import FLOAT_DTYPES, PackedWeight
+from .packed_weight import FLOAT_DTYPES
+from .weight import Weight, check_weight, matrix, require_weight, side_by_side, tensors_of_weights
 
 PARTS = ("matrix products", "attention", "append", "norms and rotary")  # csrc/cpu/decoder_layers.h
 
@@ -61,7 +60,7 @@ class DecoderLayers:
         head_dim: int,
         eps: float,
         norm: Tensor | None = None,
-        head: PackedWeight | None = None,
+        head: Weight | None = None,
         rotary_dim: int | None = None,
         logit_factor: float = 1.0,
         logit_soft_cap: float | None = None,
@@ -77,11 +76,11 @@ class DecoderLayers:
         heads = integer("num_q_heads", num_q_heads, 1), integer("num_kv_heads", num_kv_heads, 1)
         width = integer("head_dim", head_dim, 1)
         rotary = width if rotary_dim is None else integer("rotary_dim", rotary_dim, 2)
-        self.hidden, weights = self.layers[0].qkv.inputs, self.layers[0].qkv.panels.dtype
-        self._shape = LayerShape(self.hidden, *heads, width, rotary, real("eps", eps), weights)
+        self.hidden = side_by_side(self.layers[0].qkv)[0].inputs
+        self._shape = LayerShape(self.hidden, *heads, width, rotary, real("eps", eps))
         self.head_dim, self.eps = width, self._shape.eps
         if head is not None:
-            instance("head", head, PackedWeight, "make it with PackedWeight.pack")
+            require_weight("head", head)
             if norm is None:
                 raise ValueError("norm: got None beside a head, which is behind a norm; pass it")
         self.norm, self.head = norm, head
@@ -112,12 +111,12 @@ class DecoderLayers:
         if self.norm is not None:
             tensors.append(self.norm)
         if self.head is not None:
-            check_weight("head", self.head, self.hidden, self.head.outputs, shape.weights)
-            tensors += [part for part in (self.head.panels, self.head.bias) if part is not None]
+            check_weight("head", self.head, self.hidden, self.head.outputs)
+            tensors += tensors_of_weights(self.head)
         self._places = _core.Places(tensors)
         head = None if self.head is None else matrix(self.head)
         logits = self._logit_factor, self._logit_cap or 0.0
-        self._core = _core.Decoder(shape.core(CORE_DTYPES[shape.weights]), made, norm, head, logits)
+        self._core = _core.Decoder(shape.core(), made, norm, head, logits)
 
     def __call__(
         self,

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from ..checks import Array, Number, Numbers, Rule, Signature, instance, require_dense
+from ..checks import Array, Number, Numbers, Rule, Signature, require_dense
 from ..checks.pages import CORE_DTYPES, FLOAT32
 from ..ops.operator import register
 from .packed_weight import FLOAT_DTYPES, PANEL, PackedWeight, is_bfloat16, weight_arrays
-from .quant_form import QuantForm
-from .quantised_weight import X_GROUP, QuantisedWeight, blocks_of, quantised_arrays
+from .quant_form import X_GROUP, QuantForm
+from .quantised_weight import QuantisedWeight, blocks_of, quantised_arrays
+from .weight import Weight, require_weight
 
 _STORE, _ADD, _GATED = range(3)  # csrc/cpu/kernels/packed_linear_kernels.h: LinearEnd
 
@@ -70,7 +71,7 @@ def _form_of(numbers: tuple[int, ...]) -> QuantForm:
 
 def packed_linear(
     x: Tensor,
-    weight: PackedWeight | QuantisedWeight,
+    weight: Weight,
     *,
     add_to: Tensor | None = None,
     out: Tensor | None = None,
@@ -99,9 +100,8 @@ def packed_linear(
     """
     numbers: list[int] = []
     if type(weight) is not PackedWeight:
-        if not isinstance(weight, QuantisedWeight):
-            instance("weight", weight, PackedWeight, "make it with PackedWeight.pack")
-        else:
+        require_weight("weight", weight)
+        if isinstance(weight, QuantisedWeight):
             numbers = weight.form.numbers
             require_dense("x", x, fake=True)
             if x.dim() != 2 or x.shape[1] != weight.inputs:

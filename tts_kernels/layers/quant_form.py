@@ -10,23 +10,29 @@ import torch
 
 from .. import _core
 from ..checks import choice, flag, integer, shown
+from .packed_weight import PANEL
+
+X_GROUP = 32  # inputs of a row of x that share a scale
 
 # csrc/cpu/kernels/quantised_linear_kernels.h: QuantScales
-SCALES = ("float16", "bfloat16", "two-level")
+SCALES = ("float16", "bfloat16", "two-level", "float32")
+_SCALE_DTYPES = (torch.float16, torch.bfloat16, torch.int8, torch.float32)
 
 
 @dataclass(frozen=True)
 class QuantForm:
-    """A form of packed weights: a weight is scale * (u - offset), or scale * u + minimum.
+    """A form of packed weights: a weight is scale * (u - offset), scale * u + minimum, or
+    scale * (u - offset - zero point).
 
     Attributes:
         bits: 4, 5, 6 or 8, of the number u.
-        group: inputs that share a scale and a minimum, 16 or 32.
-        scales: "float16" or "bfloat16", one for each group; "two-level", an int8 for each group times a
-            float32 for all groups of 256 inputs. Minima are of the same kind.
+        group: inputs that share a scale, and a minimum or zero point, 16 or 32.
+        scales: "float16", "bfloat16" or "float32", one for each group; "two-level", an int8 for each group
+            times a float32 for all groups of 256 inputs. Minima are of the same kind.
         has_min: there are minima.
         offset: what u is less; 0 beside minima.
         table: 16 entries that 4 bits lead to: u is one of them. Empty: u is the number itself.
+        has_zeros: there are zero points, an int8 for each group; neither beside minima nor two levels.
 
     Raises:
         TypeError, ValueError: no kernel serves such a form.
@@ -38,12 +44,14 @@ class QuantForm:
     has_min: bool = False
     offset: int = 0
     table: tuple[int, ...] = ()
+    has_zeros: bool = False
 
     def __post_init__(self) -> None:
         for name in ("bits", "group", "offset"):
             integer(name, getattr(self, name), 0, 255)
         choice("scales", self.scales, SCALES)
         flag("has_min", self.has_min)
+        flag("has_zeros", self.has_zeros)
         if not isinstance(self.table, tuple) or len(self.table) not in (0, 16):
             raise ValueError(f"table: got {shown(self.table)}, expected a tuple of 16 integers, or ()")
         for entry in self.table:
@@ -53,19 +61,20 @@ class QuantForm:
     @classmethod
     def of(cls, numbers: Sequence[int]) -> QuantForm:
         """The form with these `numbers`."""
-        if len(numbers) not in (5, 21) or not 0 <= numbers[2] < len(SCALES) or numbers[3] not in (0, 1):
+        if len(numbers) not in (5, 21) or not 0 <= numbers[2] < len(SCALES) or numbers[3] not in (0, 1, 2):
             raise ValueError(
-                f"form: got {shown(list(numbers))}, expected [bits, group, scales, has_min, offset], and 16 "
-                "entries of a table where there is one, as QuantForm.numbers has them"
+                f"form: got {shown(list(numbers))}, expected [bits, group, scales, has_min + 2 has_zeros, "
+                "offset], and 16 entries of a table where there is one, as QuantForm.numbers has them"
             )
-        bits, group, scales, has_min, offset, *table = numbers
-        return cls(bits, group, SCALES[scales], bool(has_min), offset, tuple(table))
+        bits, group, scales, shift, offset, *table = numbers
+        return cls(bits, group, SCALES[scales], shift == 1, offset, tuple(table), shift == 2)
 
     @cached_property
     def numbers(self) -> list[int]:
         """As operators take it."""
         kind = SCALES.index(self.scales)
-        return [self.bits, self.group, kind, int(self.has_min), self.offset, *self.table]
+        shift = self.has_min + 2 * self.has_zeros
+        return [self.bits, self.group, kind, shift, self.offset, *self.table]
 
     @cached_property
     def block_inputs(self) -> int:
@@ -77,7 +86,11 @@ class QuantForm:
         """Bytes of a block: 16 outputs, all that belongs to their weights."""
         return _core.quant_layout(self.numbers)[1]
 
+    def panels_shape(self, outputs: int, inputs: int) -> tuple[int, int, int]:
+        """[P, blocks, block_bytes] of a weight."""
+        return -(-outputs // PANEL), -(-inputs // self.block_inputs), self.block_bytes
+
     @property
     def scale_dtype(self) -> torch.dtype:
         """Of scales and minima of the groups."""
-        return (torch.float16, torch.bfloat16, torch.int8)[SCALES.index(self.scales)]
+        return _SCALE_DTYPES[SCALES.index(self.scales)]

@@ -1,11 +1,14 @@
 """Quantised matrices in plain tensors, and in the panels that the kernel reads, both ways.
 
 A panel is 16 outputs; its blocks follow each other, 64 inputs each, or 256 with scales in two levels. A block
-holds factors, scales, minima, then planes of bits (csrc/cpu/kernels/quantised_linear_kernels.h).
+holds factors, scales, minima or zero points, then planes of bits
+(csrc/cpu/kernels/quantised_linear_kernels.h).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -14,6 +17,7 @@ from torch import Tensor
 from .packed_weight import PANEL
 from .quant_form import QuantForm
 
+BAND = 64 * PANEL  # outputs that are packed at once: little memory beside the weight's own
 _PLANE = 64  # inputs whose bits lie together: 16 words of 4
 
 
@@ -24,6 +28,7 @@ class QuantMatrix(NamedTuple):
         numbers: uint8 [outputs, inputs]: u of `QuantForm`, or the index into its table.
         scales, mins: [outputs, inputs / group] of the form's scale_dtype.
         factors, min_factors: float32 [outputs, inputs / 256], of scales and of minima in two levels.
+        zeros: int8 [outputs, inputs / group].
     """
 
     numbers: Tensor
@@ -31,6 +36,10 @@ class QuantMatrix(NamedTuple):
     mins: Tensor | None = None
     factors: Tensor | None = None
     min_factors: Tensor | None = None
+    zeros: Tensor | None = None
+
+
+ReadRows = Callable[[slice], QuantMatrix]  # some outputs of a matrix
 
 
 def weights_of(matrix: QuantMatrix, form: QuantForm) -> Tensor:
@@ -38,7 +47,10 @@ def weights_of(matrix: QuantMatrix, form: QuantForm) -> Tensor:
     u = matrix.numbers.double()
     if form.table:
         u = torch.tensor(form.table, dtype=torch.float64, device="cpu")[matrix.numbers.long()]
-    weights = (u - form.offset) * _numbers_of(matrix.scales, matrix.factors, form)
+    u -= form.offset
+    if matrix.zeros is not None:
+        u -= matrix.zeros.repeat_interleave(form.group, 1)
+    weights = u * _numbers_of(matrix.scales, matrix.factors, form)
     if matrix.mins is not None:
         weights += _numbers_of(matrix.mins, matrix.min_factors, form)
     return weights
@@ -49,7 +61,18 @@ def _numbers_of(scales: Tensor, factors: Tensor | None, form: QuantForm) -> Tens
     return wide if factors is None else wide * factors.double().repeat_interleave(256, 1)
 
 
-def pack_panels(matrix: QuantMatrix, form: QuantForm) -> Tensor:
+def pack_bands(projections: Sequence[ReadRows], form: QuantForm, outputs: int, inputs: int) -> Tensor:
+    """Panels of the projections in turn, each read by bands of its outputs."""
+    places, *block = form.panels_shape(outputs, inputs)
+    panels = torch.empty((places, len(projections), *block), dtype=torch.uint8, device="cpu")
+    for index, read in enumerate(projections):
+        for begin in range(0, outputs, BAND):
+            part = panels[begin // PANEL : (begin + BAND) // PANEL, index]
+            part.copy_(_pack_panels(read(slice(begin, begin + BAND)), form))
+    return panels.flatten(0, 1)
+
+
+def _pack_panels(matrix: QuantMatrix, form: QuantForm) -> Tensor:
     """uint8 [P, blocks, form.block_bytes]. Zero weights fill the last panel and the last block up."""
     outputs, inputs = matrix.numbers.shape
     panels, blocks = -(-outputs // PANEL), -(-inputs // form.block_inputs)
@@ -59,14 +82,14 @@ def pack_panels(matrix: QuantMatrix, form: QuantForm) -> Tensor:
         """[outputs, n] as bytes [P, blocks, n / blocks * 16 * itemsize], the 16 outputs side by side."""
         missing = columns // form.group if each > 1 else 0
         padded = torch.nn.functional.pad(x, (0, missing, 0, rows))
-        beside = padded.view(panels, PANEL, blocks, each).permute(0, 2, 3, 1).contiguous()
+        beside = padded.reshape(panels, PANEL, blocks, each).permute(0, 2, 3, 1).contiguous()
         return beside.view(torch.uint8).flatten(2)
 
     each = form.block_inputs // form.group
     parts = [lanes(x, 1) for x in (matrix.factors, matrix.min_factors) if x is not None]
-    parts += [lanes(x, each) for x in (matrix.scales, matrix.mins) if x is not None]
+    parts += [lanes(x, each) for x in (matrix.scales, matrix.mins, matrix.zeros) if x is not None]
     numbers = torch.nn.functional.pad(matrix.numbers, (0, columns, 0, rows))
-    words = numbers.view(panels, PANEL, -1, 16, 4).permute(0, 2, 3, 1, 4)  # [P, planes, 16 words, 16, 4]
+    words = numbers.reshape(panels, PANEL, -1, 16, 4).permute(0, 2, 3, 1, 4)  # [P, planes, 16 words, 16, 4]
     return torch.cat([*parts, _planes(words, form.bits).view(panels, blocks, -1)], 2)
 
 
@@ -89,7 +112,7 @@ def _places(each: int, bits: int) -> Tensor:
 
 
 def unpack_panels(panels: Tensor, form: QuantForm) -> QuantMatrix:
-    """What `pack_panels` made the panels of, with what fills them up."""
+    """What `pack_bands` made the panels of, with what fills them up."""
     at, each = 0, form.block_inputs // form.group
 
     def lanes(dtype: torch.dtype, each: int) -> Tensor:
@@ -102,10 +125,11 @@ def unpack_panels(panels: Tensor, form: QuantForm) -> QuantMatrix:
     two_level, kinds = form.scales == "two-level", 1 + form.has_min
     factors = [lanes(torch.float32, 1) for _ in range(kinds)] if two_level else [None] * kinds
     scales = [lanes(form.scale_dtype, each) for _ in range(kinds)]
+    zeros = lanes(torch.int8, each) if form.has_zeros else None
     words = _words(panels[:, :, at:].reshape(len(panels), -1, _PLANE * PANEL * form.bits // 8), form.bits)
     numbers = words.permute(0, 3, 1, 2, 4).reshape(len(panels) * PANEL, -1)
     mins = (scales[1], factors[1]) if form.has_min else (None, None)
-    return QuantMatrix(numbers, scales[0], mins[0], factors[0], mins[1])
+    return QuantMatrix(numbers, scales[0], mins[0], factors[0], mins[1], zeros)
 
 
 def _words(planes: Tensor, bits: int) -> Tensor:
@@ -121,3 +145,28 @@ def _words(planes: Tensor, bits: int) -> Tensor:
         places = _places(each, bits - 4)
         words |= ((high >> places & (1 << bits - 4) - 1) << 4).flatten(2, 3)
     return words
+
+
+def panels_of_rows(panels: Tensor, rows: Tensor, form: QuantForm) -> Tensor:
+    """Panels whose outputs are these rows int64 [T] of others, in their order. Only their bytes are read."""
+    blocks = torch.arange(panels.shape[1], device="cpu")[None, :, None]
+    lanes = _lane_bytes(form)
+    taken = panels[(rows // PANEL)[:, None, None], blocks, lanes[rows % PANEL][:, None]]
+    missing = -len(rows) % PANEL
+    whole = torch.nn.functional.pad(taken, (0, 0, 0, 0, 0, missing)).view(-1, PANEL, *taken.shape[1:])
+    made = torch.empty((len(whole), *panels.shape[1:]), dtype=torch.uint8, device="cpu")
+    made[:, :, lanes] = whole.transpose(1, 2)
+    return made
+
+
+@lru_cache
+def _lane_bytes(form: QuantForm) -> Tensor:
+    """Which bytes of a block belong to each output: int64 [16, block_bytes / 16]."""
+    kinds, groups = 1 + form.has_min, form.block_inputs // form.group
+    # Runs of 16 outputs, so many bytes of each: factors, scales and minima or zero points, then planes.
+    runs = [torch.float32.itemsize] * (kinds if form.scales == "two-level" else 0)
+    runs += [form.scale_dtype.itemsize] * (kinds * groups)
+    runs += [torch.int8.itemsize] * (groups if form.has_zeros else 0)
+    runs += [4] * ((form.block_bytes - PANEL * sum(runs)) // (4 * PANEL))
+    owners = torch.cat([torch.arange(PANEL, device="cpu").repeat_interleave(size) for size in runs])
+    return owners.argsort(stable=True).view(PANEL, -1)

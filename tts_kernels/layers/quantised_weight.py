@@ -13,11 +13,11 @@ from torch import Tensor
 from ..checks import Array, Guard, Number, Rule, Signature, flag, instance, integer, shown
 from .gguf_blocks import KINDS, GgufKind
 from .packed_weight import BIAS, PANEL, padded, require_cpu
-from .quant_form import QuantForm
-from .quant_panels import QuantMatrix, pack_panels, unpack_panels, weights_of
+from .quant_form import X_GROUP, QuantForm
+from .quant_groups import groups_of
+from .quant_panels import BAND, QuantMatrix, ReadRows, pack_bands, panels_of_rows, unpack_panels, weights_of
+from .quant_rounding import rounding_of
 
-X_GROUP = 32  # inputs of a row of x that share a scale
-_BAND = 64 * PANEL  # outputs that are packed at once: little memory beside the weight's own
 _BYTES = (torch.uint8,)
 
 
@@ -59,14 +59,18 @@ def _blocks_take(kind: GgufKind, first: str, *others: Array) -> Signature:
     )
 
 
+_ROWS = Guard(
+    "rows", ("indices",), lambda _: Signature(Array("indices", "T", (torch.int64,)), home="indices")
+)
 _UP = Array("up", "outputs, row_bytes", _BYTES, packed=0)
 
 
 @dataclass(frozen=True)
 class QuantisedWeight:
-    """What `packed_linear` multiplies with; made by `from_gguf` or `from_gguf_gated`.
+    """What `packed_linear` multiplies with; made by one of `from_gguf`, `from_gguf_gated`, `from_groups` and
+    `quantise`.
 
-    A weight is the number that its file stands for: nothing is rounded a second time.
+    A weight of a file is the number that the file stands for: nothing is rounded a second time.
 
     Attributes:
         panels: uint8 [P, blocks, form.block_bytes]; zero weights fill the last panel and the last block up.
@@ -120,9 +124,9 @@ class QuantisedWeight:
             (blocks, bias)
         )
         require_cpu("blocks", blocks)
-        panels = _packed({"blocks": blocks}, kind)
-        wide = None if bias is None else padded(bias.float())
-        return cls(panels, wide, known.form, len(blocks), _inputs(blocks, known))
+        inputs = blocks.shape[1] // known.size * known.inputs
+        panels = pack_bands([_of_blocks("blocks", blocks, kind)], known.form, len(blocks), inputs)
+        return cls(panels, _wide(bias), known.form, len(blocks), inputs)
 
     @classmethod
     def from_gguf_gated(cls, kind: str, gate: Tensor, up: Tensor) -> QuantisedWeight:
@@ -130,8 +134,48 @@ class QuantisedWeight:
         known = _kind(kind)
         Guard("from_gguf_gated", ("gate", "up"), lambda _: _blocks_take(known, "gate", _UP)).check((gate, up))
         require_cpu("gate", gate)
-        panels = _packed({"gate": gate, "up": up}, kind)
-        return cls(panels, None, known.form, len(gate), _inputs(gate, known), gated=True)
+        inputs = gate.shape[1] // known.size * known.inputs
+        both = [_of_blocks("gate", gate, kind), _of_blocks("up", up, kind)]
+        return cls(
+            pack_bands(both, known.form, len(gate), inputs), None, known.form, len(gate), inputs, gated=True
+        )
+
+    @classmethod
+    def from_groups(
+        cls, numbers: Tensor, scales: Tensor, zeros: Tensor | int, *, bits: int, bias: Tensor | None = None
+    ) -> QuantisedWeight:
+        """Packs weights scale * (u - zero), whose groups of inputs share a scale and a zero point.
+
+        So GPTQ, AWQ and compressed-tensors have them. A group has a multiple of 16 inputs, up to all of them.
+
+        Args:
+            numbers: u, uint8 [outputs, inputs], inputs a multiple of 32.
+            scales: float16, bfloat16 or float32 [outputs, groups].
+            zeros: uint8 [outputs, groups], or the one of all groups: with 8 bits 128 or more, as u - zero has
+                to fit an int8.
+            bits: of u and zeros: 4, 5, 6 or 8.
+            bias: [outputs].
+
+        Raises:
+            TypeError, ValueError: another dtype, shape or number of bits; groups that do not divide the
+                inputs; an integer of more bits; a scale that is NaN or infinite.
+        """
+        form, read = groups_of(numbers, scales, zeros, bits, bias)
+        outputs, inputs = numbers.shape
+        return cls(pack_bands([read], form, outputs, inputs), _wide(bias), form, outputs, inputs)
+
+    @classmethod
+    def quantise(cls, weight: Tensor, bits: int, bias: Tensor | None = None) -> QuantisedWeight:
+        """Rounds float weights [outputs, inputs], groups of 32 inputs by themselves.
+
+        bits: 8, to the nearest step of largest / 127, as Q8_0; 4, to one of 16 steps with a scale and a
+            minimum of small squared error, as Q4_1.
+        Raises TypeError or ValueError for another dtype or number of bits, inputs that are no multiple of 32,
+        and weights that are NaN, infinite or beyond scales in float16.
+        """
+        form, read = rounding_of(weight, bits, bias)
+        outputs, inputs = weight.shape
+        return cls(pack_bands([read], form, outputs, inputs), _wide(bias), form, outputs, inputs)
 
     def dequantised(self) -> Tensor:
         """The weights, each rounded to float32: [outputs, inputs], or [2, outputs, inputs] of gate and up."""
@@ -139,12 +183,35 @@ class QuantisedWeight:
         bands = self.panels.view(-1, projections, *self.panels.shape[1:]).transpose(0, 1)
         made = torch.empty(projections, self.outputs, self.inputs, dtype=torch.float32, device="cpu")
         for weights, panels in zip(made, bands, strict=True):
-            for begin in range(0, len(weights), _BAND):
-                band = weights[begin : begin + _BAND]
-                part = panels[begin // PANEL : (begin + _BAND) // PANEL]
+            for begin in range(0, len(weights), BAND):
+                band = weights[begin : begin + BAND]
+                part = panels[begin // PANEL : (begin + BAND) // PANEL]
                 wide = weights_of(unpack_panels(part, self.form), self.form)
                 band.copy_(wide[: len(band), : self.inputs])
         return made if self.gated else made[0]
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """Rows of `dequantised()`, as of an embedding table.
+
+        Args:
+            indices: int64 [T], from 0 to below outputs.
+
+        Returns:
+            float32 [T, inputs].
+
+        Raises:
+            TypeError, ValueError, IndexError: another dtype or shape, a gated weight, or an index that is no
+                row.
+        """
+        _ROWS.check((indices,))
+        if self.gated:
+            raise ValueError("rows: got a gated weight, expected one without gate")
+        if not len(indices):
+            return torch.empty(0, self.inputs, dtype=torch.float32, device="cpu")
+        if not 0 <= int(indices.min()) <= int(indices.max()) < self.outputs:
+            raise IndexError(f"indices: got one that is not from 0 to below {self.outputs}, the outputs")
+        panels = panels_of_rows(self.panels, indices, self.form)
+        return weights_of(unpack_panels(panels, self.form), self.form)[: len(indices), : self.inputs].float()
 
 
 def _kind(name: Any) -> GgufKind:
@@ -155,24 +222,19 @@ def _kind(name: Any) -> GgufKind:
     return KINDS[name]
 
 
-def _inputs(blocks: Tensor, kind: GgufKind) -> int:
-    return blocks.shape[1] // kind.size * kind.inputs
+def _wide(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else padded(bias.float())
 
 
-def _packed(projections: Mapping[str, Tensor], name: str) -> Tensor:
-    """Panels of the projections in turn."""
-    kind, count = KINDS[name], len(projections)
-    outputs, row_bytes = next(iter(projections.values())).shape
-    form, inputs = kind.form, row_bytes // kind.size * kind.inputs
-    shape = -(-outputs // PANEL), count, -(-inputs // form.block_inputs), form.block_bytes
-    panels = torch.empty(shape, dtype=torch.uint8, device="cpu")
-    for index, (argument, blocks) in enumerate(projections.items()):
-        for begin in range(0, outputs, _BAND):
-            band = blocks[begin : begin + _BAND].reshape(-1, row_bytes // kind.size, kind.size)
-            matrix = kind.read(band)
-            _require_finite(argument, matrix, name)
-            panels[begin // PANEL : (begin + _BAND) // PANEL, index] = pack_panels(matrix, form)
-    return panels.flatten(0, 1)
+def _of_blocks(name: str, blocks: Tensor, kind: str) -> ReadRows:
+    known = KINDS[kind]
+
+    def read(band: slice) -> QuantMatrix:
+        matrix = known.read(blocks[band].reshape(-1, blocks.shape[1] // known.size, known.size))
+        _require_finite(name, matrix, kind)
+        return matrix
+
+    return read
 
 
 def _require_finite(name: str, matrix: QuantMatrix, kind: str) -> None:

@@ -14,6 +14,7 @@ from ..backends.launch import WorkCapacity
 from ..checks import Array, Number, Result, Rule, Signature, instance, integer, real
 from ..checks.pages import (
     COLUMNS,
+    FLOAT32,
     INT32,
     PLAN,
     kind_of_pages,
@@ -34,6 +35,7 @@ OPTIONS = (
     Number("logits_soft_cap", "2**-126 <= logits_soft_cap <= 2**12", float, optional=True),
 )
 _ORDER = "scale window logits_soft_cap mask scales"
+_LATER = "sinks alibi_slopes attention_chunk"  # came after the operators' schemas were public
 
 
 @lru_cache
@@ -50,6 +52,9 @@ def _describe(dtype: torch.dtype, capacity: WorkCapacity | None, mass: bool) -> 
         Rule("q", "num_q_heads >= 1 and num_q_heads % num_kv_heads == 0"),
         *((PLAN,) if capacity is None else work_arguments(capacity)),
         *OPTIONS,
+        Array("sinks", "num_q_heads", FLOAT32, optional=True),
+        Array("alibi_slopes", "num_q_heads", FLOAT32, optional=True),
+        Number("attention_chunk", "attention_chunk >= 1", optional=True),
         Array("mask", f"num_kv_heads, {rows}, words", INT32, optional=True, label="selection.mask"),
         Rule("selection.mask", "words >= 1"),
         *scale_arrays(dtype),
@@ -86,6 +91,9 @@ def tree_attention(
     logits_soft_cap: float | None = None,
     selection: Selection | None = None,
     scales: Tensor | None = None,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+    attention_chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention of T queries, each over the tokens up to its own position of its branch.
 
@@ -112,11 +120,21 @@ def tree_attention(
             not loaded; one that several queries read is loaded once for each KV head. On packed pages all
             pages selected give the same bits as no selection.
         scales: of int8 pages, float32 [num_pages, num_kv_heads, 2]: values are bytes times scales.
+        sinks: float32 [num_q_heads], a logit of each head that takes part in the softmax of every query and
+            has no value (gpt-oss); neither scaled nor capped; -inf is none. Default: none. They count once
+            for a query, behind all its pages. Who merges results over parts of a context by their lse gives
+            sinks to one of the calls.
+        alibi_slopes: float32 [num_q_heads] (ALiBi, Press et al., arXiv 2108.12409): a logit, scaled and
+            capped, loses slope * distance, where distance is the query's position less that of the key.
+            Default: nothing.
+        attention_chunk: a query at position p sees the positions p - p % attention_chunk .. p (Llama 4), of
+            a window too those that both let it see. Default: no such limit.
 
     Returns:
         out: [T, num_q_heads, head_dim] of q's dtype.
-        lse: [T, num_q_heads] float32, natural logarithm of the sum of the exponentials of the logits.
-        A query that reads no page has 0 and -inf.
+        lse: [T, num_q_heads] float32, natural logarithm of the sum of the exponentials of the logits, sinks
+        included.
+        A query that reads no page has 0 and -inf, with a sink 0 and that.
 
     Sums are float32. GPUs and the CPU levels with a bfloat16 dot product (amx, avx512_bf16) round
     probabilities to the dtype of the values before they multiply them; other CPU levels, and all with int8
@@ -129,7 +147,19 @@ def tree_attention(
         ImportError: plain pages, and Triton is not installed.
     """
     results: tuple[Tensor, Tensor] = _attend(
-        False, q, k_pages, v_pages, plan, scale, window, logits_soft_cap, selection, scales
+        False,
+        q,
+        k_pages,
+        v_pages,
+        plan,
+        scale,
+        window,
+        logits_soft_cap,
+        selection,
+        scales,
+        sinks,
+        alibi_slopes,
+        attention_chunk,
     )
     return results
 
@@ -145,7 +175,8 @@ def tree_attention_with_mass(
     Returns:
         out, lse: as of `tree_attention`.
         mass: [num_kv_heads, T, P] float32, P = plan.max_columns, mean over the query heads of a KV head; 0
-            for pages that the query does not read.
+            for pages that the query does not read. Of sinks it has no share: with them a row sums to less
+            than 1.
 
     Raises:
         As `tree_attention`.
@@ -165,6 +196,9 @@ def _attend(
     logits_soft_cap: Any = None,
     selection: Any = None,
     scales: Any = None,
+    sinks: Any = None,
+    alibi_slopes: Any = None,
+    attention_chunk: Any = None,
 ) -> Any:
     if scale is not None:
         scale = real("scale", scale)
@@ -172,13 +206,16 @@ def _attend(
         window = integer("window", window, 1)
     if logits_soft_cap is not None:
         logits_soft_cap = real("logits_soft_cap", logits_soft_cap)
+    if attention_chunk is not None:
+        attention_chunk = integer("attention_chunk", attention_chunk, 1)
+    later = sinks, alibi_slopes, attention_chunk
     if selection is not None:
         selection = instance("selection", selection, Selection, "make it with select_pages").mask
     columns = (plan.max_columns,) if mass and isinstance(plan, (TreePlan, DevicePlan)) else ()
     if isinstance(plan, DevicePlan):
         args = (q, k_pages, v_pages, *planned(plan, k_pages, q, selection))
         call = _work_with_mass if mass else _work
-        return call(*args, scale, window, logits_soft_cap, selection, scales, *columns)
+        return call(*args, scale, window, logits_soft_cap, selection, scales, *columns, *later)
     if isinstance(q, Tensor) and q.is_cuda:
         raise ValueError(
             f"plan: got a TreePlan for tensors on {q.device}, expected a DevicePlan; make one with "
@@ -187,7 +224,8 @@ def _attend(
     if type(plan) is not TreePlan:
         plan = packed_plan(plan)
     call = _packed_with_mass if mass else _packed_alone
-    return call(q, k_pages, v_pages, plan.buffer, scale, window, logits_soft_cap, selection, scales, *columns)
+    numbers = scale, window, logits_soft_cap
+    return call(q, k_pages, v_pages, plan.buffer, *numbers, selection, scales, *columns, *later)
 
 
 def _attend_packed(a: Any) -> None:
@@ -204,6 +242,9 @@ def _attend_packed(a: Any) -> None:
         a.logits_soft_cap or 0.0,
         (0, 0) if a.mask is None else (a.mask.data_ptr(), a.mask.shape[2]),
         (0, 0) if mass is None else (mass.data_ptr(), mass.shape[2]),
+        0 if a.sinks is None else a.sinks.data_ptr(),
+        0 if a.alibi_slopes is None else a.alibi_slopes.data_ptr(),
+        0 if a.attention_chunk is None else min(a.attention_chunk, 2**30),
         torch.get_num_threads(),
     )
 
@@ -212,17 +253,23 @@ _packed_order, _work_order = (
     f"q k_pages v_pages {where} {_ORDER}" for where in ("plan", "work partials capacity num_items num_merges")
 )
 _example = _describe(torch.float32, None, False), _describe(torch.float32, None, True)
-_packed_alone = register("tree_attention", _packed_order, _packed, _example[0], cpu=_attend_packed)
+_packed_alone = register(
+    "tree_attention", f"{_packed_order} {_LATER}", _packed, _example[0], cpu=_attend_packed
+)
 _packed_with_mass = register(
-    "tree_attention_with_mass", f"{_packed_order} columns", _packed, _example[1], cpu=_attend_packed
+    "tree_attention_with_mass", f"{_packed_order} columns {_LATER}", _packed, _example[1], cpu=_attend_packed
 )
 _least = WorkCapacity(*[16] * 5)
 _work = register(
-    "tree_attention_work", _work_order, _plain, _describe(torch.float32, _least, False), plain=attend_plain
+    "tree_attention_work",
+    f"{_work_order} {_LATER}",
+    _plain,
+    _describe(torch.float32, _least, False),
+    plain=attend_plain,
 )
 _work_with_mass = register(
     "tree_attention_work_with_mass",
-    f"{_work_order} columns",
+    f"{_work_order} columns {_LATER}",
     _plain,
     _describe(torch.float32, _least, True),
     plain=attend_plain,

@@ -64,8 +64,11 @@ def attend_plain(a: Any) -> None:
         a.q.shape[2] ** -0.5 if a.scale is None else a.scale,
         0 if a.window is None else min(a.window, 2**30),
         a.logits_soft_cap or 0.0,
+        a.sinks,
+        a.alibi_slopes,
+        0 if a.attention_chunk is None else min(a.attention_chunk, 2**30),
     )
-    if a.mask is None and a.scales is None:
+    if a.mask is None and a.scales is None and options.slopes is None and not options.chunk:
         kernel("tree_attention", a.k_pages)(a.q, a.k_pages, a.v_pages, launch, options, a.out, a.lse)
     else:
         attend = kernel("sparse_attention", a.k_pages)

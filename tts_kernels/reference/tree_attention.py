@@ -21,6 +21,9 @@ def tree_attention(
     window: int | None = None,
     logits_soft_cap: float | None = None,
     chosen: Tensor | None = None,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+    attention_chunk: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The last query_lens[b] tokens of each branch attend to all tokens up to themselves.
 
@@ -30,11 +33,15 @@ def tree_attention(
         block_tables, lengths, query_lens: [B, P], [B], [B]; -1 in a table is an evicted page, which nobody
             reads.
         chosen: bool [num_kv_heads, T, P], the pages that each query reads; default all.
+        sinks: [num_q_heads], a logit of each head that every query sees beside its tokens, without a value.
+        alibi_slopes: [num_q_heads], what a logit loses with each position that its key is behind the query.
+        attention_chunk: a query sees no key before its chunk of so many positions, counted from 0.
 
     Returns:
         out [T, num_q_heads, d], natural-log lse [T, num_q_heads], and mass [num_kv_heads, T, P], the share of
         each page in the softmax, mean over the heads of the group; P is the most pages of a branch with
-        queries. float64. A query that reads nothing is (0, -inf, 0).
+        queries. float64. Sinks are in lse, and no page has their share. A query that reads nothing is
+        (0, -inf, 0), with sinks (0, its sink, 0).
     """
     outs, lses = [], []
     kv_heads = k_slots.shape[1]
@@ -58,15 +65,22 @@ def tree_attention(
             s = logits_soft_cap * torch.tanh(s / logits_soft_cap)
         key = torch.arange(length)
         position = key[length - len(q_branch) :, None]
+        if alibi_slopes is not None:
+            s = s - alibi_slopes.double()[:, None, None] * (position - key)
         seen = (key <= position) & (key > position - (length + 1 if window is None else window))
+        if attention_chunk is not None:
+            seen = seen & (key >= position - position % attention_chunk)
         queries = slice(row, row + len(q_branch))
         row += len(q_branch)
         reads = (seen & held).expand(kv_heads, -1, -1)
         if chosen is not None:
             reads = reads & chosen[:, queries][..., column]
         s = s.masked_fill(~reads.repeat_interleave(group, dim=0), -torch.inf)
+        if sinks is not None:
+            sink = sinks.double()[:, None, None].expand(-1, len(q_branch), 1)
+            s = torch.cat([s, sink], -1)
         p = (s - s.amax(-1, keepdim=True).clamp(min=-1e300)).exp()
-        p = p / p.sum(-1, keepdim=True).clamp(min=torch.finfo(p.dtype).tiny)
+        p = (p / p.sum(-1, keepdim=True).clamp(min=torch.finfo(p.dtype).tiny))[..., :length]
         outs.append(torch.einsum("hqk,khd->qhd", p, v))
         lses.append(s.logsumexp(-1).T)
         by_head = p.view(kv_heads, group, len(q_branch), length).mean(1)

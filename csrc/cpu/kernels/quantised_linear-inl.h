@@ -110,10 +110,11 @@ struct MultiplyChunk {
 
 inline void multiply_rows(const QuantForm& form, const ChunkRows& chunk, int rows, int panels) {
   const auto call = [&](const auto& body) { with_block<Ints::kRows, kQuantPanels>(rows, panels, body); };
+  const bool min = form.has_min || form.has_zeros;
   if (form.group == kXGroup) {
-    form.has_min ? call(MultiplyChunk<kXGroup, true>{chunk}) : call(MultiplyChunk<kXGroup, false>{chunk});
+    min ? call(MultiplyChunk<kXGroup, true>{chunk}) : call(MultiplyChunk<kXGroup, false>{chunk});
   } else {
-    form.has_min ? call(MultiplyChunk<16, true>{chunk}) : call(MultiplyChunk<16, false>{chunk});
+    min ? call(MultiplyChunk<16, true>{chunk}) : call(MultiplyChunk<16, false>{chunk});
   }
 }
 

@@ -17,15 +17,16 @@ enum class QuantScales : int {
   kFloat16,   // one for each group
   kBFloat16,  // the same
   kTwoLevel,  // an int8 for each group times a float for all groups of 256 inputs
+  kFloat32,   // one for each group
 };
 
-// A weight is scale * (u - offset), or scale * u + min. u has `bits` bits or, where there is a table, is the
-// entry that 4 bits lead to.
+// A weight is scale * (u - offset), or scale * u + min, or scale * (u - offset - zero). u has `bits` bits or,
+// where there is a table, is the entry that 4 bits lead to.
 struct QuantForm {
   int bits;   // 4, 5, 6 or 8
-  int group;  // inputs that share a scale, and a minimum: 16 or 32
+  int group;  // inputs that share a scale, and a minimum or zero point: 16 or 32
   QuantScales scales;
-  bool has_min;
+  bool has_min, has_zeros;
   int offset;
   bool has_table;
   uint8_t table[16];
@@ -34,7 +35,8 @@ struct QuantForm {
 // Where things lie in a block of 16 outputs: all of them begin at multiples of 32 bytes.
 //
 //   kTwoLevel: floats [16] that multiply scales, then [16] that multiply minima
-//   scales [groups][16], then minima [groups][16]: of 16 bits, or int8 for kTwoLevel
+//   scales [groups][16], then minima [groups][16]: of 16 bits, int8 for kTwoLevel, floats for kFloat32
+//   zero points [groups][16], in the place of minima: int8
 //   for each 64 inputs, planes of bytes [words][16 outputs][4 inputs]:
 //     8 bits: [16][16][4]
 //     else the low 4 bits [8][16][4]: of word w in bits 0 .. 3 of the w-th, of word w + 8 in its bits 4 .. 7
@@ -42,7 +44,8 @@ struct QuantForm {
 //     6 bits: and [4][16][4]: the two high bits of word w are at bit 2 (w % 4) of the (w / 4)-th
 struct QuantLayout {
   int inputs;  // of a block: 64, or 256 for kTwoLevel
-  int scales_at, mins_at, planes_at, plane_bytes;
+  int scales_at, planes_at, plane_bytes;
+  int mins_at;  // of minima, or zero points
   int64_t bytes;
 };
 

@@ -69,10 +69,24 @@ inline void unpack_scales(const uint8_t* scales, int groups, QuantScales kind, c
         scale = Vec::mul(factor, Vec::load_int8(reinterpret_cast<const int8_t*>(scales) + at));
       } else if (kind == QuantScales::kFloat16) {
         scale = Ints::widen_float16(scales + 2 * at);
-      } else {
+      } else if (kind == QuantScales::kBFloat16) {
         scale = Ints::widen_bfloat16(scales + 2 * at);
+      } else {
+        scale = Vec::load(reinterpret_cast<const float*>(scales) + at);
       }
       Vec::store(out[g] + lane, scale);
+    }
+  }
+}
+
+// Zero points as minima, -scale * zero: exact, but for scales that have more than 16 bits.
+inline void unpack_zeros(const uint8_t* zeros, int groups, const float (*scales)[kPanelOutputs],
+                         float (*out)[kPanelOutputs]) {
+  for (int g = 0; g < groups; ++g) {
+    for (int lane = 0; lane < kPanelOutputs; lane += Vec::kLanes) {
+      const auto* const at = reinterpret_cast<const int8_t*>(zeros) + g * kPanelOutputs + lane;
+      const F shift = Vec::mul(Vec::load(scales[g] + lane), Vec::load_int8(at));
+      Vec::store(out[g] + lane, Vec::sub(Vec::set1(0.0f), shift));
     }
   }
 }
@@ -95,6 +109,8 @@ inline void unpack_chunk(const uint8_t* at, int inputs, const QuantForm& form, c
     unpack_scales(at + layout.scales_at, groups, form.scales, factors, out.scales + group);
     if (form.has_min) {
       unpack_scales(at + layout.mins_at, groups, form.scales, factors + kPanelOutputs, out.mins + group);
+    } else if (form.has_zeros) {
+      unpack_zeros(at + layout.mins_at, groups, out.scales + group, out.mins + group);
     }
     if (bytes) continue;
     for (int i = 0; i < layout.inputs; i += kPlaneInputs) {

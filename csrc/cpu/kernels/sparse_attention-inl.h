@@ -104,7 +104,7 @@ struct SparseChunk : Chunk<kStorage> {
     const int begin = begin_of(list, query), end = end_of(list, query);
     for (int row = row_of(query); row < row_of(query + 1); ++row) {
       float page_sums[kTilePages] = {};
-      this->softmax_row(row, begin, end, task.mass != nullptr ? page_sums : nullptr);
+      this->softmax_row(row, begin, end, list.column, task.mass != nullptr ? page_sums : nullptr);
       if (task.mass == nullptr) continue;
       for (int j = 0; j < list.count; ++j) this->export_mass(row, tile, list.column[j], page_sums[j]);
     }

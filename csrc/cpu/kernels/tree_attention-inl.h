@@ -9,6 +9,7 @@
 // int8 pages: a page's K scale multiplies its scores, its V scale the probabilities before P V.
 #pragma once
 
+#include "cpu/kernels/alibi-inl.h"
 #include "cpu/kernels/micro_kernels-inl.h"
 #include "cpu/kernels/page_words-inl.h"
 #include "cpu/kernels/vec_math-inl.h"
@@ -52,7 +53,9 @@ struct Chunk {
 
   // A query sees the positions [first_visible, position].
   int first_visible(int query) const {
-    return task.window > 0 ? max_of(task.position[query] - task.window + 1, 0) : 0;
+    const int position = task.position[query];
+    const int first = task.window > 0 ? max_of(position - task.window + 1, 0) : 0;
+    return task.attention_chunk > 0 ? max_of(first, position - position % task.attention_chunk) : first;
   }
 
   int row_of(int query) const { return (query - task.query_begin) * task.group; }
@@ -349,9 +352,9 @@ struct Chunk {
     }
   }
 
-  // Softmax of one row over tokens [begin, end) of the tile: scores become probabilities in place. page_sums
-  // (may be null): gets the sum of the probabilities of each page of the tile.
-  void softmax_row(int row, int begin, int end, float* page_sums) const {
+  // Softmax of one row over tokens [begin, end) of the tile: scores become probabilities in place. columns:
+  // of the tile's pages on the path. page_sums (may be null): gets the sum of the probabilities of each page.
+  void softmax_row(int row, int begin, int end, const int* columns, float* page_sums) const {
     uint32_t* s = scratch.s + row * kScoreRow;
     // Whole pages from here on: invisible tokens at either edge are overwritten with -inf.
     const int page_begin = begin / kPageSize * kPageSize,
@@ -363,6 +366,11 @@ struct Chunk {
         Vec::store(s + t, Vec::mul(tanh_of(Vec::mul(Vec::load(s + t), inner)), outer));
       }
       scale = 1.44269504f;
+    }
+    if (task.slopes != nullptr) {
+      subtract_slope(task.slopes[row % task.group], task.position[task.query_begin + row / task.group], scale,
+                     columns, page_begin / kPageSize, page_end / kPageSize, s);
+      scale = 1.0f;
     }
     constexpr uint32_t kMinusInfinity = 0xff800000u;
     for (int t = page_begin; t < begin; ++t) s[t] = kMinusInfinity;
@@ -398,13 +406,15 @@ struct Chunk {
   }
 
   void softmax(int tile) const {
+    int columns[kTilePages];
+    for (int page = 0; page < kTilePages; ++page) columns[page] = tile * kTilePages + page;
     for (int query = task.query_begin; query < task.query_end; ++query) {
       const int begin = max_of(first_visible(query) - tile * kTileTokens, 0);
       const int end = min_of(task.position[query] + 1 - tile * kTileTokens, kTileTokens);
       if (begin >= end) continue;
       for (int row = row_of(query); row < row_of(query + 1); ++row) {
         float page_sums[kTilePages] = {};
-        softmax_row(row, begin, end, task.mass != nullptr ? page_sums : nullptr);
+        softmax_row(row, begin, end, columns, task.mass != nullptr ? page_sums : nullptr);
         if (task.mass == nullptr) continue;
         for (int page = begin / kPageSize; page * kPageSize < end; ++page) {
           export_mass(row, tile, tile * kTilePages + page, page_sums[page]);

@@ -36,6 +36,8 @@ struct ChunkTask {
   const int32_t* pages;
   float scale, soft_cap;  // soft_cap 0: none
   int window;             // 0: none
+  int attention_chunk;    // see TreeAttentionParams; 0: none
+  const float* slopes;    // [group], see TreeAttentionParams; null: none
   // Sparse: bit c % 32 of word c / 32 of mask[row of q] says whether a query reads column c; null: all.
   const int32_t* mask;  // of the KV head: [num_queries, mask_words]
   int64_t mask_words;

@@ -23,8 +23,8 @@ from ..bench.trees import Heads, Tree
 from ..core.params import SamplingParams
 from ..cost.forward import Machine
 from ..default_model import DEFAULT_MODEL
+from ..extras import install_command
 from ..model.loading import resolve_dtype
-from ..model.shape import shape_of_config
 from ..tasks import default_tasks
 from . import options as opt
 from .display import Display, Screen, mib, print_json, short
@@ -124,6 +124,7 @@ def decode(
     temperature: opt.Temperature = 0.8,
     model: opt.Model = DEFAULT_MODEL,
     dtype: opt.Dtype = "auto",
+    weights: opt.Weights = "auto",
     kv_mib: opt.KvMib = None,
     kv_dtype: opt.KvDtype = "auto",
     threads: Threads = None,
@@ -151,12 +152,13 @@ def decode(
     if not all(count.strip().isdecimal() and int(count) for count in counts):
         raise UsageError(f"--branches: got {branches!r}, expected numbers with commas such as 1,8,64")
     widths = sorted({int(count) for count in counts})
-    with open_session(model, dtype, "cpu", kv_mib, kv_dtype) as session, usage_errors():
+    with open_session(model, dtype, "cpu", kv_mib, kv_dtype, weights=weights) as session, usage_errors():
         # The first token comes from the prompt's own forward.
         opt.check_positions("--prompt", prompt, tokens + 1, session.model.config)
+        decoder = session.decoder()
         prefill, machine, results = measure_decode(
-            session.decoder(),
-            shape_of_config(session.model.config, session.model.dtype),
+            decoder,
+            decoder.runtime.engine.shape,
             prompt=prompt,
             branches=widths,
             tokens=tokens,
@@ -219,6 +221,7 @@ def search(
     temperature: opt.Temperature = 0.8,
     model: opt.Model = DEFAULT_MODEL,
     dtype: opt.Dtype = "auto",
+    weights: opt.Weights = "auto",
     kv_mib: opt.KvMib = None,
     kv_dtype: opt.KvDtype = "auto",
     threads: Threads = None,
@@ -246,7 +249,7 @@ def search(
         )
     tasks = default_tasks(limit)
     results = {}
-    with open_session(model, dtype, "cpu", kv_mib, kv_dtype) as session:
+    with open_session(model, dtype, "cpu", kv_mib, kv_dtype, weights=weights) as session:
         for chosen in strategies:
             session.display.stage(f"{chosen.name}, warming up")
             warm = SamplingParams(temperature, max_tokens=8, max_step_tokens=8, stop=("\n",))
@@ -290,7 +293,7 @@ def _check(plot: Path | None, threads: int | None, count: int, flag: str = "--ro
         if not plot.parent.is_dir():
             raise UsageError(f"--plot: there is no folder {plot.parent}")
         if importlib.util.find_spec("matplotlib") is None:
-            raise UsageError("--plot: needs the package matplotlib; run: pip install 'tts-kernels[bench]'")
+            raise UsageError(f"--plot: needs the package matplotlib; run: {install_command('matplotlib')}")
     if threads is not None:
         if threads < 1:
             raise UsageError(f"--threads: got {threads}, expected at least 1")

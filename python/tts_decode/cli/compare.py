@@ -42,6 +42,7 @@ def compare(
     parallel: Annotated[int, typer.Option(help="Problems in flight in one batch.")] = 4,
     model: opt.Model = DEFAULT_MODEL,
     dtype: opt.Dtype = "auto",
+    weights: opt.Weights = "auto",
     device: opt.Device = "cpu",
     kv_mib: opt.KvMib = None,
     kv_dtype: opt.KvDtype = "auto",
@@ -121,7 +122,9 @@ def compare(
     rows: list[Row] = []
     with (
         open_folder(save, names, resume=resume),
-        open_session(model, dtype, device, kv_mib, kv_dtype, shared=":" in (scorer or "")) as session,
+        open_session(
+            model, dtype, device, kv_mib, kv_dtype, weights=weights, shared=":" in (scorer or "")
+        ) as session,
     ):
         scores = open_scorer(scorer, device=device, kv_bytes=session.kv_bytes)
         for chosen, chosen_options in zip(strategies, options, strict=True):

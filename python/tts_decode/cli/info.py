@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -13,12 +14,14 @@ from rich.table import Table
 
 from tts_kernels import _core
 
-from ..default_model import default_model_file
+from ..default_model import DEFAULT_MODEL, default_model_file
 from ..errors import ModelLoadError
-from ..model.gguf.files import cache_folder
+from ..model.families.conditions import why_general
+from ..model.footprint import packed_bytes, weight_bytes
+from ..model.gguf.cache import cache_folder
 from ..model.loading import resolve_dtype
 from .display import Screen, print_json
-from .options import Device, Dtype, Json
+from .options import Device, Dtype, Json, Weights
 from .session import open_session
 
 _PACKAGES = ("tts-kernels", "torch", "numpy", "transformers", "gguf", "scipy", "reasoning-gym")
@@ -38,6 +41,7 @@ def info(
         ),
     ] = None,
     dtype: Dtype = "auto",
+    weights: Weights = "auto",
     device: Device = "cpu",
     json_output: Json = False,
 ) -> None:
@@ -53,7 +57,7 @@ def info(
     """
     facts = collect()
     if model is not None:
-        facts |= describe_model(model, dtype, device)
+        facts |= describe_model(model, dtype, weights, device)
     if json_output:
         print_json(facts)
         return
@@ -83,18 +87,25 @@ def collect() -> dict[str, Any]:
     }
 
 
-def describe_model(name: str, dtype: str, device: str) -> dict[str, Any]:
-    """What the self-check of a model found, JSON-ready."""
-    with open_session(name, dtype, device, _KV_MIB, "auto") as session:
+def describe_model(name: str, dtype: str, weights: str, device: str) -> dict[str, Any]:
+    """A model's weights, its path, and what its self-check found, JSON-ready."""
+    with open_session(name, dtype, device, _KV_MIB, "auto", weights=weights) as session:
         decoder = session.decoder()
-    check = decoder.self_check
+    check, packed = decoder.self_check, decoder.runtime.engine.packed
     assert check is not None
+    kinds, copies = weight_bytes(session.model), packed_bytes(packed)
+    sizes = {kind: _megabytes(size) for kind, size in sorted(kinds.items())}
+    if copies:
+        sizes["packed copies"] = _megabytes(copies)
     return {
         "model": {
             "name": name,
             "class": type(session.model).__name__,
             "dtype": str(session.model.dtype).removeprefix("torch."),
+            "path": "general" if packed is None else "packed",
+            **({} if packed is not None else {"why_general": _why_general(session.model)}),
         },
+        "weights": sizes | {"in memory": _megabytes(sum(kinds.values()) + copies), **_file_size(name)},
         "self_check": {
             "result": "agrees with the model's own forward",
             "paths": ", ".join(check.paths),
@@ -104,6 +115,21 @@ def describe_model(name: str, dtype: str, device: str) -> dict[str, Any]:
             "where": check.place,
         },
     }
+
+
+def _why_general(model: Any) -> str:
+    if model.device.type != "cpu":
+        return "packed weights are for the CPU"
+    return why_general(model) or "its declaration says that it can run packed"
+
+
+def _file_size(name: str) -> dict[str, str]:
+    file = default_model_file() if name == DEFAULT_MODEL else Path(name)
+    return {"in the file": _megabytes(file.stat().st_size)} if file.is_file() else {}
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
 
 
 def _version(package: str) -> str:

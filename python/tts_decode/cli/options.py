@@ -34,6 +34,15 @@ Dtype = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+Weights = Annotated[
+    str,
+    typer.Option(
+        help="Of a GGUF file or a quantised checkpoint: file (they stay quantised; on a CPU), float32, "
+        "bfloat16 or float16 (dequantised), or auto: file on a CPU unless --dtype is given. Of a float "
+        "checkpoint: int8 or int4 (rounded while it is loaded).",
+        rich_help_panel=_MODEL,
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", rich_help_panel=_MODEL)]
 KvMib = Annotated[
     int | None,

@@ -48,6 +48,7 @@ def search(
     ] = False,
     model: opt.Model = DEFAULT_MODEL,
     dtype: opt.Dtype = "auto",
+    weights: opt.Weights = "auto",
     device: opt.Device = "cpu",
     kv_mib: opt.KvMib = None,
     kv_dtype: opt.KvDtype = "auto",
@@ -117,7 +118,9 @@ def search(
     name = saved_name(chosen.name, sparse_config)
     with (
         open_folder(save, [name], resume=resume),
-        open_session(model, dtype, device, kv_mib, kv_dtype, shared=":" in (scorer or "")) as session,
+        open_session(
+            model, dtype, device, kv_mib, kv_dtype, weights=weights, shared=":" in (scorer or "")
+        ) as session,
     ):
         scores = open_scorer(scorer, chat=not raw, device=device, kv_bytes=session.kv_bytes)
         about = run_settings(

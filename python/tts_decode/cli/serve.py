@@ -46,6 +46,7 @@ class Settings:
 
     model: opt.Model = DEFAULT_MODEL
     dtype: opt.Dtype = "auto"
+    weights: opt.Weights = "auto"
     device: opt.Device = "cpu"
     kv_mib: opt.KvMib = None
     kv_dtype: opt.KvDtype = "auto"
@@ -142,7 +143,13 @@ def serve(settings: Settings) -> None:
         raise CommandError(f"--host {host} --port {port}: cannot listen there: {error}") from error
     with listener:
         session_of = open_session(
-            model, settings.dtype, device, settings.kv_mib, settings.kv_dtype, shared=bool(wanted)
+            model,
+            settings.dtype,
+            device,
+            settings.kv_mib,
+            settings.kv_dtype,
+            weights=settings.weights,
+            shared=bool(wanted),
         )
         with session_of as session:
             scorers = {label: _loaded(session, reader, folder, device) for label, reader, folder in wanted}

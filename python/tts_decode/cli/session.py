@@ -68,11 +68,19 @@ class Session:
 
 @contextmanager
 def open_session(
-    name: str, dtype: str, device: str, kv_mib: int | None, kv_dtype: str, *, shared: bool = False
+    name: str,
+    dtype: str,
+    device: str,
+    kv_mib: int | None,
+    kv_dtype: str,
+    *,
+    weights: str = "auto",
+    shared: bool = False,
 ) -> Iterator[Session]:
     """Loads the model and shows progress on stderr until the block ends.
 
-    shared: `kv_mib` is for the decoder and others together; on the CPU, as `KVBudget` is.
+    weights: as of `load_model`. shared: `kv_mib` is for the decoder and others together; on the CPU, as
+    `KVBudget` is.
     """
     if kv_mib is not None and kv_mib < 1:
         raise UsageError(f"--kv-mib: got {kv_mib}, expected at least 1")
@@ -83,7 +91,9 @@ def open_session(
     with Display() as display:
         display.stage(f"opening {name}")
         with usage_errors():
-            model, tokenizer = load_model(name, dtype, device=device, on_progress=display.stage)
+            model, tokenizer = load_model(
+                name, dtype, weights=weights, device=device, on_progress=display.stage
+            )
         kv_bytes: int | KVBudget | None = None if kv_mib is None else kv_mib * _MIB
         if shared and device == "cpu" and kv_mib is not None:
             kv_bytes = KVBudget(kv_mib * _MIB)

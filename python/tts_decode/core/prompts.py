@@ -63,7 +63,15 @@ class PromptReader:
                 "prompt: got chat messages, but the tokenizer has no chat template; give text or token ids, "
                 "or set tokenizer.chat_template"
             )
-        text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as cause:  # of a broken template, or its own refusals, such as of roles out of turn
+            raise ValueError(
+                f"prompt: got messages that the chat template of the model refuses: {type(cause).__name__}: "
+                f"{shown(str(cause))}; give others, or set tokenizer.chat_template"
+            ) from cause
         return text
 
     def ids(self, tokens: Any) -> list[int]:

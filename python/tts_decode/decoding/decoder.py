@@ -150,11 +150,12 @@ class TreeDecoder(Runner):
         name: str | os.PathLike[str] = DEFAULT_MODEL,
         dtype: str | torch.dtype = "auto",
         *,
+        weights: str = "auto",
         device: str | torch.device = "cpu",
         **options: Any,
     ) -> TreeDecoder:
         """Loads a model by `load_model`: the default's name, a directory, a GGUF file or a hub id."""
-        model, tokenizer = load_model(name, dtype, device=device)
+        model, tokenizer = load_model(name, dtype, weights=weights, device=device)
         return cls(model, tokenizer, **options)
 
     @property

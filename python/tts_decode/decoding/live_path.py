@@ -252,9 +252,9 @@ class LivePath(Path):
 
     def check_positions(self, count: int) -> None:
         if count > self.runtime.positions_left(len(self.tokens)):
-            limit = self.runtime.max_positions
+            limit, note = self.runtime.max_positions, self.runtime.engine.limit_note
             raise PromptTooLongError(
-                f"tokens: {count} more after {len(self.tokens)} exceed the model's {limit} positions"
+                f"tokens: {count} more after {len(self.tokens)} exceed the model's {limit} positions{note}"
             )
 
     def position(self, name: str, value: int | None) -> int:

@@ -107,7 +107,8 @@ class Runtime:
             raise ValueError("prompt: got no tokens, expected at least one")
         if self.positions_left(len(tokens)) < 0:
             raise PromptTooLongError(
-                f"prompt has {len(tokens)} tokens, but the model allows {self.max_positions}: shorten it"
+                f"prompt has {len(tokens)} tokens, but the model allows {self.max_positions}"
+                f"{self.engine.limit_note}: shorten it"
             )
         pages, page_bytes = -(-len(tokens) // self.pool.page_size), self.pool.page_bytes
         if pages > self.pool.num_pages:

@@ -1,6 +1,6 @@
 """its-hub's algorithms on a decoder of this process.
 
-Needs `its_hub[lm]`, and `tts-kernels[serve]`, whose memory of earlier texts serves here too.
+Needs `its_hub[lm]`, in a version that was tested (`TESTED` of `tts_decode.extras`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from ..core.params import SamplingParams, mix
 from ..core.running import gather
 from ..decoding.branch import TreeBranch
 from ..decoding.decoder import TreeDecoder
-from ..extras import require
-from ..serve.retained import RetainedTexts
-from ..serve.stops import cut_at_stop
+from ..decoding.retained import RetainedTexts
+from ..decoding.stop_text import cut_at_stop
+from ..extras import require, require_tested
 
 require("its_hub")
+require_tested("its_hub")
 from its_hub.api import AbstractLanguageModel  # noqa: E402
 
 _RETAINED_TOKENS = 1 << 20

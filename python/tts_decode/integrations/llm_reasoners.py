@@ -1,31 +1,36 @@
 """llm-reasoners' searches on a decoder of this process: its language model, logits and likelihoods included.
 
-Needs `llm-reasoners`, installed with `--no-deps`: what it requires beside torch and transformers is for other
-models of its own.
+Needs `llm-reasoners`, in a version that was tested (`TESTED` of `tts_decode.extras`), installed with
+`--no-deps`: what it requires beside torch and transformers is for other models of its own.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from tts_kernels.checks import shown
 
 from ..core.params import mix
 from ..core.running import gather
 from ..decoding.branch import TreeBranch
 from ..decoding.decoder import TreeDecoder
 from ..decoding.kv_budget import Pin
-from ..extras import require
+from ..decoding.releasing import release_all
+from ..extras import require, require_tested
 
 require("reasoners")
+require_tested("llm-reasoners")
 from reasoners import GenerateOutput, LanguageModel  # noqa: E402
 
+T = TypeVar("T")
 Floats = npt.NDArray[np.float32]
 _POSTPROCESS = {"softmax": torch.softmax, "log_softmax": torch.log_softmax}
 
@@ -70,28 +75,34 @@ class TreeLanguageModel(LanguageModel):
             eos_token_id: tokens that end a text and stay in it. A text stands for its last token.
             hide_input: whether the texts leave the inputs out.
             output_log_probs: also float32 [tokens] for each text: its tokens in the model's distribution.
-            stopping_criteria: called after each token with ids [1, length] and empty scores [1, 0].
+            stopping_criteria: called after each token with ids [1, length] and empty scores [1, 0]; what it
+                returns is true, or all of it, where the text is to end.
 
         Raises:
-            ValueError: an input is as long as `max_length`, or as of `SamplingParams`.
+            ValueError: an input is as long as `max_length`, `eos_token_id` holds a text without tokens, or as
+                of `SamplingParams`.
         """
         self._calls += 1
         ends = [eos_token_id] if isinstance(eos_token_id, (str, int)) else eos_token_id or ()
+        stop_token_ids = [self._end_token(end) for end in ends]
         sampling = replace(
             self.decoder.sampling,
             temperature=temperature if do_sample else 0.0,
             top_k=top_k or 0,
             top_p=top_p,
             stop=(),
-            stop_token_ids=[end if isinstance(end, int) else self.decoder.token_ids(end)[-1] for end in ends],
+            stop_token_ids=stop_token_ids,
         )
+        held: list[TreeBranch] = []
 
         async def texts(number: int, text: str) -> list[TreeBranch]:
             most = self._most(text, max_length, max_new_tokens)
             seed = mix(self._seed, self._calls, number)
             params = replace(sampling, max_tokens=most, max_step_tokens=most, seed=seed)
             root = await self.decoder.root(text, params)
+            held.append(root)
             forks = root.fork(num_return_sequences)
+            held.extend(forks)
             root.release()
             await gather(_finish(fork, stopping_criteria) for fork in forks)
             return forks
@@ -104,7 +115,7 @@ class TreeLanguageModel(LanguageModel):
             self._keep(branches)
             return GenerateOutput(shown, logprobs if output_log_probs else None)
 
-        return self.decoder.run(run())
+        return self._run(run(), held)
 
     def get_next_token_logits(
         self,
@@ -124,20 +135,29 @@ class TreeLanguageModel(LanguageModel):
                 f"postprocess: got {postprocess!r}, expected None or {' or '.join(_POSTPROCESS)}"
             )
         prompts = [prompt] if isinstance(prompt, str) else prompt
-        lists = cast(
-            list[list[str]], [candidates] * len(prompts) if isinstance(candidates[0], str) else candidates
-        )
+        one_list = any(isinstance(text, str) for text in candidates)
+        lists = cast(list[list[str]], [candidates] * len(prompts) if one_list else candidates)
+        if len(lists) != len(prompts) or not all(lists):
+            raise ValueError(
+                f"candidates: got {shown(candidates)} for {len(prompts)} prompts, expected texts of one "
+                "token, for all of them or a list for each"
+            )
         ids = [[self._only_token(text) for text in texts] for texts in lists]
+        held: list[TreeBranch] = []
+
+        async def root(text: str) -> TreeBranch:
+            held.append(branch := await self.decoder.root(text))
+            return branch
 
         async def run() -> list[Floats]:
-            branches = await gather(self.decoder.root(text) for text in prompts)
+            branches = await gather(root(text) for text in prompts)
             rows = [cast(torch.Tensor, branch.logits).cpu() for branch in branches]  # a root has them
             self._keep(branches)
             if postprocess is not None:
                 rows = [_POSTPROCESS[postprocess](row, -1) for row in rows]
             return [row[own].numpy() for row, own in zip(rows, ids, strict=True)]
 
-        return self.decoder.run(run())
+        return self._run(run(), held)
 
     def get_loglikelihood(self, prefix: str, contents: Sequence[str]) -> Floats:
         """float32 [contents], nats: how likely each text is to go on as it does behind the prefix, with whose
@@ -146,19 +166,28 @@ class TreeLanguageModel(LanguageModel):
         for i, own in enumerate(ids):
             if own[: len(begin)] != begin:
                 raise ValueError(f"contents[{i}]: got other tokens at its beginning than those of prefix")
+        held: list[TreeBranch] = []
 
         async def run() -> Floats:
             root = await self.decoder.root(begin)
+            held.append(root)
             rests = await gather(root.logprobs_of(own[len(begin) :]) for own in ids)
             self._keep([root])
             return np.array([float(rest.sum()) for rest in rests], np.float32)
 
-        return self.decoder.run(run())
+        return self._run(run(), held)
 
     def clear(self) -> None:
         """Gives back the pages that earlier calls left resident."""
         while self._pins:
             self._pins.popleft().release()
+
+    def _run(self, coroutine: Coroutine[Any, Any, T], held: Sequence[TreeBranch]) -> T:
+        """What a call returns. held: branches that it made, none of which is left."""
+        try:
+            return self.decoder.run(coroutine)
+        finally:
+            release_all(held)
 
     def _keep(self, branches: Sequence[TreeBranch]) -> None:
         """Leaves the KV of branches resident, and releases them."""
@@ -178,8 +207,17 @@ class TreeLanguageModel(LanguageModel):
             raise ValueError(f"max_length: got {max_length} for an input of {length} tokens, expected more")
         return max_length - length
 
+    def _end_token(self, end: str | int) -> int:
+        """Of one entry of `eos_token_id`."""
+        ids = [end] if isinstance(end, int) else self.decoder.token_ids(end)
+        if not ids or isinstance(end, bool):
+            raise ValueError(f"eos_token_id: got {shown(end)}, expected a token id or a text of tokens")
+        return ids[-1]
+
     def _only_token(self, text: str) -> int:
         ids = self.decoder.token_ids(text)
+        if not ids:
+            raise ValueError(f"candidates: got {text!r}, expected a text of one token")
         if len(ids) != 1:
             warnings.warn(f"candidates: got {text!r} of {len(ids)} tokens, expected one", stacklevel=3)
         return ids[min(1, len(ids) - 1)]
@@ -189,5 +227,6 @@ async def _finish(branch: TreeBranch, criteria: Callable[..., Any] | None) -> No
     """The whole text in one step; token by token where somebody looks at each."""
     reason, stopped = "", False
     while not (branch.finished or stopped or reason == "stop_token"):
-        reason = (await branch.step(**({"max_step_tokens": 1} if criteria else {}))).reason
-        stopped = criteria is not None and all(criteria(torch.tensor([branch.tokens]), torch.empty(1, 0)))
+        reason = (await branch.step(**({} if criteria is None else {"max_step_tokens": 1}))).reason
+        if criteria is not None:
+            stopped = bool(torch.as_tensor(criteria(torch.tensor([branch.tokens]), torch.empty(1, 0))).all())

@@ -1,6 +1,7 @@
 """treequest's algorithms over branches of a decoder of this process: the function that makes a node's child.
 
-Needs nothing of treequest, which takes any function from a state to a state and a score.
+Imports nothing of treequest, which takes any function from a state to a state and a score. Where it is
+installed, it has to be in a version that was tested (`TESTED` of `tts_decode.extras`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ from ..core.running import gather
 from ..core.state import BranchState
 from ..decoding.branch import TreeBranch
 from ..decoding.decoder import TreeDecoder
+from ..decoding.releasing import release_all
+from ..extras import require_tested
 from ..rewards.scorer import Scorer, score_branches
+
+require_tested("treequest")
 
 
 class TreeState:
@@ -82,6 +87,7 @@ class TreeGenerator:
         self._prompt, self._scorer, self._sampling = prompt, scorer, sampling
         self._revision = revision
         self._root: TreeBranch | None = None
+        self._epoch = 0  # of the model's weights, when the prompt was computed
         self._states: WeakSet[TreeState] = WeakSet()
 
     def __call__(self, parent: TreeState | None) -> tuple[TreeState, float]:
@@ -100,25 +106,45 @@ class TreeGenerator:
             ValueError: a score is not within 0 to 1, as treequest needs it.
             BranchReleasedError: a parent was released.
         """
-        if self._root is None or self._root.stale:
-            self._root = await self.decoder.root(self._prompt, self._sampling)
-        children = await gather(self._child(parent, self._root) for parent in parents)
-        scores = await score_branches(self._scorer, children)
-        for score in scores:
-            if not 0 <= score <= 1:
-                raise ValueError(
-                    f"scorer: got {score:g}, expected a number from 0 to 1, as treequest needs it"
-                )
-        states = [TreeState(child, score) for child, score in zip(children, scores, strict=True)]
-        self._states.update(states)
+        root = await self._prompt_branch()
+        held: list[TreeBranch] = []  # children that no state has yet
+        try:
+            children = await gather(self._child(parent, root, held) for parent in parents)
+            scores = await score_branches(self._scorer, children)
+            for score in scores:
+                if not 0 <= score <= 1:
+                    raise ValueError(
+                        f"scorer: got {score:g}, expected a number from 0 to 1, as treequest needs it"
+                    )
+            states = [TreeState(child, score) for child, score in zip(children, scores, strict=True)]
+            self._states.update(states)
+            held.clear()
+        finally:
+            release_all(held)
         return list(zip(states, scores, strict=True))
 
-    async def _child(self, parent: TreeState | None, root: TreeBranch) -> TreeBranch:
+    async def _prompt_branch(self) -> TreeBranch:
+        """That of the prompt, computed once, and again where the model's weights changed."""
+        epoch = self.decoder.weights_epoch
+        if self._root is not None and self._epoch != epoch:
+            self._root.release()
+            self._root = None
+        if self._root is None:
+            self._epoch = epoch
+            root = await self.decoder.root(self._prompt, self._sampling)
+            if self._root is None:
+                self._root = root
+            else:  # another call was first
+                root.release()
+        return self._root
+
+    async def _child(self, parent: TreeState | None, root: TreeBranch, held: list[TreeBranch]) -> TreeBranch:
         if parent is None:
             child = root.fork(1)[0]
         else:
-            child = await parent.fork(self.decoder)
             self._states.add(parent)  # it may be of an earlier process
+            child = await parent.fork(self.decoder)
+        held.append(child)
         if child.finished and self._revision is not None:
             await child.extend(self._revision)
         await child.step()

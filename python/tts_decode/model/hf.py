@@ -20,6 +20,7 @@ from ..cost.forward import SparseCounts
 from ..errors import UnsupportedModelError
 from .families.conditions import why_general
 from .packed_model import PackedModel, pack_model, packed_others
+from .quantised_modules import weight_shape
 from .shape import shape_of_model
 from .support.adapters import without_wrapper
 from .support.features import (
@@ -31,6 +32,7 @@ from .support.features import (
     refuse_placement,
     refusing,
 )
+from .support.length_settings import text_limit
 from .support.masks import is_view_of, recorded_masks, refuse_masks
 from .support.named_features import attention_modules
 from .support.own_attention import own_attention, rerouted
@@ -142,12 +144,18 @@ class HFEngine:
         self._placing = self.weights.placing
 
     def _properties(self) -> dict[str, object]:
-        table: Tensor = self.model.get_input_embeddings().weight  # type: ignore[assignment]
-        return {"device": self.device, "dtype": self.model.dtype, "embedding table": list(table.shape)}
+        table = weight_shape(self.model.get_input_embeddings())
+        return {"device": self.device, "dtype": self.model.dtype, "embedding table": table}
 
     @property
     def max_positions(self) -> int | None:
-        return getattr(self.config, "max_position_embeddings", None)
+        return text_limit(self.config).tokens
+
+    @property
+    def limit_note(self) -> str:
+        """For errors that name the limit: why it is below the model's positions."""
+        kind = text_limit(self.config).kind
+        return f" (its rotary scaling of type {kind} turns longer texts by other frequencies)" if kind else ""
 
     @property
     def eos_token_ids(self) -> frozenset[int]:

@@ -23,10 +23,12 @@ from tts_kernels.device import checked_device
 
 from ..default_model import DEFAULT_MODEL, default_model_file
 from ..errors import ModelLoadError
+from .checkpoints.loading import load_checkpoint, load_rounded, settings_of
 from .gguf.files import load_gguf, load_gguf_config
 from .transformers_output import first_line, quiet_transformers
 
 _CPU = torch.device("cpu")
+_BITS = {"int8": 8, "int4": 4}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Progress = Callable[[str], None]
@@ -36,6 +38,7 @@ def load_model(
     name: str | os.PathLike[str] = DEFAULT_MODEL,
     dtype: str | torch.dtype = "auto",
     *,
+    weights: str = "auto",
     device: str | torch.device = "cpu",
     on_progress: Progress | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -45,23 +48,30 @@ def load_model(
         of ``save_pretrained``, a ``.gguf`` file, or a model id on the Hugging Face hub, in this order.
     dtype: ``"float32"``, ``"bfloat16"``, for a GPU ``"float16"`` (or the torch dtypes), or ``"auto"``:
         bfloat16 on a GPU and where the CPU multiplies it natively (AVX512_BF16 or AMX), else float32.
+    weights: of linear layers. ``"file"``: those of a GGUF file or a checkpoint of GPTQ, AWQ or
+        compressed-tensors stay quantised as they are there, on a CPU only; dtype is then of activations, KV
+        pages and all other weights. ``"int8"``, ``"int4"``: those of a float checkpoint are rounded, on a CPU
+        only. ``"float32"``, ``"bfloat16"``, ``"float16"``: dequantised, as `dtype` says too. ``"auto"``:
+        ``"file"`` on a CPU where dtype is ``"auto"``, else dequantised.
     device: where the model goes.
     on_progress: called with a short phrase when a stage begins that may take seconds.
 
-    A GGUF file is dequantised once and kept as safetensors in the user's cache folder (``gguf/files.py``).
-    Raises ModelLoadError, which names what was asked for and what to do; ValueError for an unknown dtype or a
-    device that is not there.
+    A GGUF file is converted once and the copy kept in the user's cache folder (``gguf/``).
+    Raises ModelLoadError, which names what was asked for and what to do; ValueError for an unknown dtype or
+    other weights, or a device that is not there.
     """
     device = checked_device(device)
-    resolved = resolve_dtype(dtype, device)
+    resolved, quantised = resolve_weights(weights, dtype, device)
     report = on_progress or (lambda _: None)
     with quiet_transformers():
         source = _locate(name)
         if isinstance(source, Path) and source.is_file():
-            model, tokenizer = load_gguf(source, resolved, report)
+            if weights in _BITS:
+                raise ModelLoadError(f"weights: got {weights!r} for the GGUF file {source}, expected 'file'")
+            model, tokenizer = load_gguf(source, resolved, report, quantised=quantised)
         else:
             report("loading the weights" if isinstance(source, Path) else f"fetching {source} from the hub")
-            model, tokenizer = _load_pretrained(source, resolved)
+            model, tokenizer = _load_pretrained(source, resolved, weights, quantised)
     model.to(device)  # type: ignore[arg-type]
     return model, tokenizer
 
@@ -82,6 +92,27 @@ def load_config(name: str | os.PathLike[str] = DEFAULT_MODEL) -> Any:
                 f"model: cannot read the config of {source}; check the name, and for a hub id the network. "
                 f"Cause: {first_line(cause)}"
             ) from cause
+
+
+def resolve_weights(
+    weights: str, dtype: str | torch.dtype, device: torch.device = _CPU
+) -> tuple[torch.dtype, bool]:
+    """The dtype of a model, and whether weights that are quantised in its file stay so."""
+    if weights in _DTYPES:
+        if resolve_dtype(weights if dtype == "auto" else dtype, device) != _DTYPES[weights]:
+            raise ValueError(f"weights: got {weights!r} beside dtype {dtype!r}, expected the same, or 'auto'")
+        return _DTYPES[weights], False
+    resolved = resolve_dtype(dtype, device)
+    if weights == "file" or weights in _BITS:
+        if device.type != "cpu":
+            raise ValueError(
+                f"weights: got {weights!r} for {device}, expected it on the CPU; pass weights='bfloat16'"
+            )
+        return resolved, True
+    if weights != "auto":
+        known = ", ".join([*_BITS, *_DTYPES])
+        raise ValueError(f"weights: got {weights!r}, expected 'auto', 'file' or one of {known}")
+    return resolved, dtype == "auto" and device.type == "cpu"
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device = _CPU) -> torch.dtype:
@@ -141,13 +172,25 @@ def _locate(name: str | os.PathLike[str]) -> Path | str:
 
 
 def _load_pretrained(
-    source: Path | str, dtype: torch.dtype
+    source: Path | str, dtype: torch.dtype, weights: str, quantised: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     options: dict[str, Any] = {"trust_remote_code": False}
     try:
-        AutoConfig.from_pretrained(source, **options)  # the smallest file first: a wrong name fails soon
+        # The smallest file first: a wrong name fails soon.
+        config = AutoConfig.from_pretrained(source, **options)
+        saved = settings_of(config) is not None
+        if weights in (_BITS if saved else ("file",)):
+            expected = "'file', as its weights are quantised" if saved else "'auto', 'int8' or 'int4'"
+            raise ModelLoadError(f"weights: got {weights!r} for {source}, expected {expected}")
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
+        if saved:
+            model = load_checkpoint(source, config, dtype, quantised=quantised)
+        elif weights in _BITS:
+            model = load_rounded(source, config, dtype, _BITS[weights])
+        else:
+            model = _load_whole(source, dtype, options)
+    except ModelLoadError:
+        raise
     except Exception as cause:  # parsers of third parties: their exception types are not a contract
         if isinstance(source, str):
             what = (
@@ -161,3 +204,17 @@ def _load_pretrained(
             )
         raise ModelLoadError(f"{what}. Cause: {first_line(cause)}") from cause
     return model, tokenizer
+
+
+def _load_whole(source: Path | str, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedModel:
+    """As transformers loads it. Raises ModelLoadError where it would fill up with random numbers."""
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+    )
+    model: PreTrainedModel = loaded[0]
+    if missing := loaded[1]["missing_keys"]:
+        raise ModelLoadError(
+            f"model: {source} does not fill {min(missing)} of {type(model).__name__}; it may be cut short "
+            "(fetch it again), or its weights lie in another way than its config.json says"
+        )
+    return model

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from tts_kernels import DecoderLayer, DecoderLayers, KVPool, PackedWeight, TreePlan
+from tts_kernels import DecoderLayer, DecoderLayers, KVPool, TreePlan, Weight
 
 from .buffers import Buffers
 from .families.catalogue import family_of
@@ -23,12 +23,14 @@ from .families.reading import (
     logit_settings,
     norm_of,
     pack_layer,
+    weight_of,
 )
 from .support.features import AttentionCall
 from .support.named_features import text_body
 
-# Index of a layer, q [T, heads, d], k and v [T, kv_heads, d], logit scale, window, soft cap -> [T, heads, d]
-Attend = Callable[[int, Tensor, Tensor, Tensor, float, int | None, float | None], Tensor]
+# Index of a layer, q [T, heads, d], k and v [T, kv_heads, d], logit scale, window, soft cap, sinks [heads] ->
+# [T, heads, d]
+Attend = Callable[[int, Tensor, Tensor, Tensor, float, int | None, float | None, Tensor | None], Tensor]
 # The packed pool, int32 [T] slots of the tokens, and the plan of their queries
 Dense = tuple[KVPool, Tensor, TreePlan]
 
@@ -40,7 +42,7 @@ class PackedLayers:
         self,
         base: Any,
         layers: Sequence[DecoderLayer],
-        head: PackedWeight | None = None,
+        head: Weight | None = None,
         logits: tuple[float, float | None] = (1.0, None),
     ) -> None:
         """layers: of `pack_layer`, those of the base model in order or some of them. logits: factor and soft
@@ -53,7 +55,7 @@ class PackedLayers:
         self._layers = DecoderLayers(
             layers,
             num_q_heads=num_q_heads,
-            num_kv_heads=(layers[0].qkv.outputs // head_dim - num_q_heads) // 2,
+            num_kv_heads=(layers[0].qkv_outputs // head_dim - num_q_heads) // 2,
             head_dim=head_dim,
             eps=epsilon_of(base.norm),
             norm=norm_of(self._family, base.norm),
@@ -62,6 +64,10 @@ class PackedLayers:
             logit_factor=logits[0],
             logit_soft_cap=logits[1],
         )
+
+    @property
+    def head(self) -> Weight | None:
+        return self._layers.head
 
     @property
     def layers(self) -> tuple[DecoderLayer, ...]:
@@ -94,7 +100,7 @@ class PackedLayers:
             return states
         for index, layer in enumerate(self.layers):
             q, k, v = self._layers.before_attention(index, embeds, cos, sin, dtype)
-            attended = attend(index, q, k, v, layer.scale, layer.window, layer.soft_cap)
+            attended = attend(index, q, k, v, layer.scale, layer.window, layer.soft_cap, layer.sinks)
             self._layers.after_attention(index, embeds, attended)
         return self._layers.output(embeds, rows=rows, logits=logits)
 
@@ -113,14 +119,15 @@ class PackedLayers:
 
 
 class PackedModel(PackedLayers):
-    """Weights of a model as the kernels read them: a copy, made at an epoch of the weights."""
+    """Weights of a model as the kernels read them, at an epoch of the weights: its own where they are
+    quantised, a copy of others."""
 
     def __init__(self, model: Any, calls: Sequence[AttentionCall], epoch: int) -> None:
         """calls: of each layer's attention."""
         base = text_body(model)
         family = family_of(base)
         head = model.get_output_embeddings()
-        self._head = None if head is None else PackedWeight.pack(head.weight.detach())
+        self._head = None if head is None else weight_of(head)
         layers = [pack_layer(family, *pair) for pair in zip(base.layers, calls, strict=True)]
         super().__init__(base, layers, self._head, logit_settings(family, model))
         self._vocab: int = model.config.get_text_config(decoder=True).vocab_size

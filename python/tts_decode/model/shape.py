@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
 from ..cost.forward import ModelShape
-from .support.features import KVShape, refuse_config, refusing
+from .quantised_modules import Quantised, QuantisedEmbedding, weight_shape
+from .support.features import KVShape, refuse_config, refusing, stored_head_dim
 
 
 def shape_of_model(model: Any, kv: KVShape) -> ModelShape:
@@ -16,19 +18,27 @@ def shape_of_model(model: Any, kv: KVShape) -> ModelShape:
 
     Of a model without LM head the weights of its base model count, which alone are run.
     """
-    output = model.get_output_embeddings()
-    head = None if output is None else output.weight
+    head = model.get_output_embeddings()
     body = model.base_model if head is None else model
-    tables = {id(m.weight) for m in body.modules() if isinstance(m, torch.nn.Embedding)}
+    apart = {id(m.weight) for m in body.modules() if isinstance(m, torch.nn.Embedding)}
+    apart.add(id(getattr(head, "weight", None)))
     weights = {
         name: weight.numel()
         for name, weight in body.named_parameters()
-        if weight.dim() >= 2 and id(weight) not in tables and weight is not head
+        if weight.dim() >= 2 and id(weight) not in apart
     }
+    quantised = {
+        name: module
+        for name, module in body.named_modules()
+        if isinstance(module, Quantised) and not isinstance(module, QuantisedEmbedding)
+    }
+    weights |= {name: prod(weight_shape(m)) for name, m in quantised.items() if m is not head}
     experts = sum(size for name, size in weights.items() if ".experts." in name)
     config = model.config.get_text_config(decoder=True)
-    vocab, hidden = (0, config.hidden_size) if head is None else head.shape
+    vocab, hidden = (0, config.hidden_size) if head is None else weight_shape(head)
     total = sum(weights.values()) + vocab * hidden
+    floats = total - sum(prod(weight_shape(m)) for m in quantised.values())
+    size = floats * model.dtype.itemsize + sum(m.panels.nbytes for m in quantised.values())
     return ModelShape(
         num_layers=kv.num_layers,
         num_q_heads=kv.num_q_heads,
@@ -38,7 +48,7 @@ def shape_of_model(model: Any, kv: KVShape) -> ModelShape:
         vocab=vocab,
         active_parameters=total - experts + round(experts * _share_of_experts(config)),
         parameters=total,
-        weight_bytes=model.dtype.itemsize,
+        weight_bytes=size / total,
         kv_bytes=model.dtype.itemsize,
     )
 
@@ -56,11 +66,12 @@ def shape_of_config(config: Any, dtype: torch.dtype) -> ModelShape:
     with refusing(model):
         text = model.config.get_text_config(decoder=True)
         heads = text.num_attention_heads
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
         kv = KVShape(
             text.num_hidden_layers,
             heads,
             getattr(text, "num_key_value_heads", None) or heads,
-            getattr(text, "head_dim", None) or text.hidden_size // heads,
+            stored_head_dim(max(head_dim, getattr(text, "v_head_dim", None) or 0)),
         )
         return shape_of_model(model, kv)
 

@@ -34,7 +34,7 @@ class PageMasses:
     layers: int = 0
 
     def add(self, mass: Tensor) -> None:
-        """mass: float32 [num_kv_heads, T, P] of one layer; each row sums to 1."""
+        """mass: float32 [num_kv_heads, T, P] of one layer; each row sums to 1, less what sinks have."""
         self.total = self.total + mass.mean(0)
         self.layers += 1
 
@@ -94,11 +94,12 @@ def tree_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention function of transformers.
 
-    query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]
+    query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]. s_aux: sinks [heads].
     """
     forward = _forward.get()
     if forward is None:
@@ -111,12 +112,17 @@ def tree_attention(
     if isinstance(context, Probe):
         context.modules.append(module)
         context.masks.append(attention_mask)
-        context.calls.append(describe_call(module, query, key, value, sliding_window, softcap, kwargs))
+        context.calls.append(describe_call(module, query, key, value, sliding_window, softcap, s_aux, kwargs))
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
     if attention_mask is not None and not is_view_of(attention_mask, any_mask(query.device)):
         raise refusal(module, "an attention mask of its own")
-    q, k, v = (heads[0].transpose(0, 1) for heads in (query, key, value))
-    return attend_pages(context, layer, q, k, v, scaling, sliding_window, softcap)[None], None
+    pool = context.pool
+    q, k, v = (_padded(heads[0].transpose(0, 1), pool.head_dim) for heads in (query, key, value))
+    k, v = (_repeated(heads, pool.num_kv_heads) for heads in (k, v))
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    sinks = None if s_aux is None else s_aux.float()
+    out = attend_pages(context, layer, q, k, v, scale, sliding_window, softcap, sinks)
+    return out[None, ..., : value.shape[3]], None
 
 
 def attend_pages(
@@ -128,6 +134,7 @@ def attend_pages(
     scale: float | None,
     window: int | None,
     soft_cap: float | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Stores the keys and values [T, kv_heads, d] of the new tokens; [T, heads, d] for queries like it."""
     context.pool.append(layer, k, v, context.slots)
@@ -143,10 +150,23 @@ def attend_pages(
         window=window,
         logits_soft_cap=soft_cap,
         selection=selection,
+        sinks=sinks,
     )
     if context.masses is not None:
         context.masses.add(others[-1])
     return out
+
+
+def _padded(heads: Tensor, channels: int) -> Tensor:
+    """[T, heads, d] with zeros behind the channels of each head."""
+    missing = channels - heads.shape[2]
+    return torch.nn.functional.pad(heads, (0, missing)) if missing else heads
+
+
+def _repeated(heads: Tensor, count: int) -> Tensor:
+    """[T, count, d]: each KV head as often as the pages have it."""
+    times = count // heads.shape[1]
+    return heads.repeat_interleave(times, 1) if times > 1 else heads
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter, is_
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -21,9 +21,10 @@ class Weights:
     `check` sees tensors that were written in place, by their version counters; other tensors, memory or
     modules in the place of those before; modules that got another class, a forward of their own or hooks, or
     lost them; and steps of torch's optimizers, of which the fused ones move no counter. Small tensors are
-    compared by their values then, as some are written anew in each forward: the frequencies of rotary
-    embeddings of type longrope. It does not see writes through `.data`, through another library's view of the
-    memory, or into inference tensors: those `changed` tells. No tensor or module is kept alive for it.
+    compared by their values then, as some may be written anew in each forward. Frequencies of rotary
+    positions that a forward sets by the length of its text are left out. It does not see writes through
+    `.data`, through another library's view of the memory, or into inference tensors: those `changed` tells.
+    No tensor or module is kept alive for it.
 
     Attributes:
         epoch: moves on with every change that was noticed.
@@ -118,10 +119,18 @@ def _parts(model: nn.Module) -> tuple[list[nn.Module], list[Tensor]]:
         if table := module._parameters:  # most of these are empty
             tensors += table.values()
         if table := module._buffers:
-            tensors += table.values()
+            tensors += _constant_buffers(module, table)
         if table := module._modules:
             modules += table.values()
     return [m for m in modules if m is not None], [t for t in tensors if t is not None]
+
+
+def _constant_buffers(module: nn.Module, table: Mapping[str, Any]) -> Iterable[Any]:
+    """Without frequencies that rotary modules of types longrope and dynamic set before they use them."""
+    kinds = vars(module).get("rope_type")
+    if not {"longrope", "dynamic"}.intersection(kinds.values() if isinstance(kinds, Mapping) else [kinds]):
+        return table.values()
+    return [t for name, t in table.items() if not name.endswith("inv_freq") or "original" in name]
 
 
 def _code(modules: list[nn.Module]) -> list[object]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ..model.quantised_modules import weight_rows
 from .templates import single_token
 
 Head = Callable[[Tensor], Tensor]
@@ -110,7 +111,7 @@ class ValueHead:
 def _vocabulary_logits(model: Any, ids: list[int]) -> Head:
     """float32 [n, hidden] -> [n, len(ids)]: the model's own logits of these tokens."""
     output, cap = _lm_head(model)
-    weight = output.weight.detach()[ids].float().cpu()
+    weight = weight_rows(output, ids)
     bias = getattr(output, "bias", None)
     bias = None if bias is None else bias.detach()[ids].float().cpu()
 

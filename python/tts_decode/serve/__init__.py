@@ -3,7 +3,8 @@
 Needs the packages of `tts-kernels[serve]`.
 """
 
-from ..extras import require
+from ..extras import require, require_tested
 
 for _module in ("fastapi", "uvicorn", "prometheus_client"):
     require(_module)
+require_tested("uvicorn")  # whose protocol connection.py changes

@@ -13,21 +13,21 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from ..decoding.decoder import TreeDecoder
+from ..decoding.retained import RetainedTexts
 from .admission import Admission, Ticket, released_on_error
 from .answers import ChatForm, CompletionForm, Form
-from .bodies import DisconnectedError, body_of
+from .bodies import Bodies, DisconnectedError
 from .config import ServerConfig
 from .engine import EngineThread, Ferry
 from .errors import APIError, error_response
 from .generation import Emit, generate
-from .grammars import warm
+from .grammars import Grammars
 from .guard import CLIENT, Guard
 from .job import Facts, Job, Usage, chat_job, completion_job, sequences_of
 from .metrics import CONTENT_TYPE, Metrics
 from .prompts import Prompts
 from .protocol import ChatBody, CompletionBody
 from .reply import Desk, Reply, Work
-from .retained import RetainedTexts
 from .searching import PATH, read_search, run_search
 from .trees import KeptTrees
 
@@ -74,13 +74,14 @@ class Server:
     """What an application serves with.
 
     Attributes:
-        decoder, config. metrics, admission, trees. retained: for the engine's thread only.
+        decoder, config. metrics, bodies, admission, trees. retained: for the engine's thread only.
     """
 
     def __init__(self, decoder: TreeDecoder, config: ServerConfig) -> None:
         self.decoder, self.config = decoder, config
         limits = config.limits
         self.metrics = Metrics()
+        self.bodies = Bodies(limits)
         self.admission = Admission(limits)
         self.retained = RetainedTexts(decoder, limits.retained, limits.retained_tokens)
         self.trees = KeptTrees(limits.trees, limits.tree_bytes)
@@ -92,9 +93,10 @@ class Server:
         """For the loop that speaks HTTP."""
         limits = self.config.limits
         engine, ferry = EngineThread(), Ferry(asyncio.get_running_loop())
-        engine.submit(warm(self.decoder.tokenizer))
+        prompts, grammars = Prompts(self.decoder, limits), Grammars(self.decoder.tokenizer)
+        engine.submit(grammars.warm())
         self.admission.closed = False
-        self._desk = Desk(engine, ferry, self.admission, self.metrics, limits, Prompts(self.decoder, limits))
+        self._desk = Desk(engine, ferry, self.admission, self.metrics, limits, prompts, grammars)
 
     async def close(self) -> None:
         """Gives back every page."""
@@ -112,23 +114,23 @@ class Server:
     # -- routes
 
     async def completions(self, request: Request) -> Response:
-        body = await body_of(request, CompletionBody, self.config.limits)
-        ticket = self._admitted(request, body)
-        with released_on_error(ticket):
-            prompts = await self.desk.prompts.of_completion(body)
-            job = completion_job(body, prompts, self.config.limits, self._facts)
-            form = CompletionForm(self.config.model, **_listed(job))
-            return self._reply(request, body, job, form, ticket)
+        async with self.bodies.read(request, CompletionBody) as body:
+            ticket = self._admitted(request, body)
+            with released_on_error(ticket):
+                prompts = await self.desk.prompts.of_completion(body)
+                job = completion_job(body, prompts, self.config.limits, self._facts)
+                form = CompletionForm(self.config.model, **_listed(job))
+                return self._reply(request, body, job, form, ticket)
 
     async def chat(self, request: Request) -> Response:
-        body = await body_of(request, ChatBody, self.config.limits)
-        ticket = self._admitted(request, body)
-        with released_on_error(ticket):
-            prompt = await self.desk.prompts.of_chat(body)
-            job = chat_job(body, prompt, self.config.limits, self._facts)
-            known = () if job.logprobs is None else await self.desk.prompts.token_bytes()
-            form = ChatForm(self.config.model, known, **_listed(job))
-            return self._reply(request, body, job, form, ticket)
+        async with self.bodies.read(request, ChatBody) as body:
+            ticket = self._admitted(request, body)
+            with released_on_error(ticket):
+                prompt = await self.desk.prompts.of_chat(body)
+                job = chat_job(body, prompt, self.config.limits, self._facts)
+                known = () if job.logprobs is None else await self.desk.prompts.token_bytes()
+                form = ChatForm(self.config.model, known, **_listed(job))
+                return self._reply(request, body, job, form, ticket)
 
     async def models(self) -> Response:
         return JSONResponse({"object": "list", "data": [self._card()]})
@@ -166,8 +168,10 @@ class Server:
         limits, usage = self.config.limits, Usage()
         decoder, owner = self.decoder, getattr(request.state, CLIENT) if self.config.keys else ""
         if body.tts is None:
+            grammars = self.desk.grammars
 
             async def run(emit: Emit) -> None:
+                await grammars.compiled(job.sampling.constraint)
                 await generate(decoder, self.retained.of(owner), job, emit, usage)
         else:
             search = read_search(body, job, decoder, limits, self.config.scorers)

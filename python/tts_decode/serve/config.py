@@ -13,7 +13,8 @@ class Limits:
     """What a client sends is held against these; the answer to more is an error.
 
     Attributes:
-        body_bytes: of a request.
+        body_bytes: of a request. bodies_bytes: that came of all requests which are not taken or refused yet;
+            one alone has room.
         prompts: in one request. prompt_tokens: of each; None: the model's positions.
         choices: `n` and `best_of`, and what a search may hold side by side.
         max_tokens: of one choice. search_tokens: sampled by one search.
@@ -28,12 +29,14 @@ class Limits:
         client_sequences: of them, those of one API key, or without keys of one address; None: all.
         request_seconds: for an answer as a whole.
         idle_seconds: for a client to send its head or a part of its body, and to take a part of its answer.
-        retained: finished texts that are kept for requests that go on with them.
+        retained: finished texts that are kept for requests that go on with them. Where they become too many,
+            the API key that has the most loses one.
         retained_tokens: of them all, prompts counted each time.
         trees: of searches, kept for their links. tree_bytes: of them all.
     """
 
     body_bytes: int = 4 << 20
+    bodies_bytes: int = 64 << 20
     prompts: int = 64
     prompt_tokens: int | None = None
     choices: int = 128

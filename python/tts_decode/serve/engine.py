@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from .errors import unavailable
+
 T = TypeVar("T")
 
 
@@ -21,6 +23,8 @@ class EngineThread:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._closed = False  # no more is taken
+        self._lock = threading.Lock()  # of closing: what is taken before it is cancelled by it
         self._threads = torch.get_num_threads()
         self._thread = threading.Thread(target=self._run, name="tts-decoder", daemon=True)
         self._thread.start()
@@ -30,8 +34,15 @@ class EngineThread:
         return self._thread.is_alive()
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Starts a coroutine there; cancelling the future cancels it."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        """Starts a coroutine there; cancelling the future cancels it.
+
+        Raises APIError, 503, once the thread ends; the coroutine is closed then.
+        """
+        with self._lock:
+            if not self._closed:
+                return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        coroutine.close()
+        raise unavailable("the server is shutting down")
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """What a function returns there."""
@@ -43,9 +54,11 @@ class EngineThread:
 
     def close(self) -> None:
         """Cancels what still runs, waits for its end, and ends the thread."""
-        if self.alive:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
 
     def _run(self) -> None:
         torch.set_num_threads(self._threads)  # OpenMP keeps this by thread
@@ -53,6 +66,8 @@ class EngineThread:
         try:
             self._loop.run_forever()
         finally:
+            with self._lock:
+                self._closed = True  # also where an interrupt ended the loop
             tasks = asyncio.all_tasks(self._loop)
             for task in tasks:
                 task.cancel()

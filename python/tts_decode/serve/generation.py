@@ -11,11 +11,12 @@ from ..core.running import gather
 from ..core.step import Step, StepPiece, TopLogprobs
 from ..decoding.branch import TreeBranch
 from ..decoding.decoder import TreeDecoder
-from .grammars import compile_in_time
+from ..decoding.releasing import release_all
+from ..decoding.retained import OwnTexts
+from ..decoding.stop_text import cut_at_stop
 from .job import Job, Piece, Token, Usage
 from .prompts import Prompt
-from .retained import OwnTexts
-from .stops import cut_at_stop, finish_reason
+from .stops import finish_reason
 
 Emit = Callable[[Piece], None]
 
@@ -25,8 +26,6 @@ _CONTEXT = 8  # tokens before another one that say what it adds to the text; a c
 async def generate(decoder: TreeDecoder, retained: OwnTexts, job: Job, emit: Emit, usage: Usage) -> None:
     """Gives the pieces of all choices as they come. Whether it returns, fails or is cancelled, no branch is
     left; what they hold by then is retained."""
-    if job.sampling.constraint is not None:
-        await compile_in_time(job.sampling.constraint, decoder.tokenizer)
     await gather(
         _Samples(decoder, retained, job, emit, usage, number).run() for number in range(len(job.prompts))
     )
@@ -50,7 +49,7 @@ class _Samples:
 
     async def run(self) -> None:
         prompt, job = self._prompt, self._job
-        ids = prompt.ids if prompt.text is None else self._retained.ids(prompt.text, prompt.ids)
+        ids = self._retained.ids(prompt.text, prompt.ids)
         self._length = len(ids)
         self._usage.prompt += len(ids)
         try:
@@ -64,9 +63,7 @@ class _Samples:
         finally:
             for branch in self._drawn or self._branches:  # of requests that were broken off, too
                 self._keep(branch)
-            for branch in self._branches:
-                if not branch.released:
-                    branch.release()
+            release_all(self._branches)
 
     async def _draw(self, ids: Sequence[int], text: str, echoed: Sequence[Token]) -> None:
         job = self._job
@@ -120,7 +117,7 @@ class _Samples:
 
     @cached_property
     def _known_text(self) -> str | None:
-        return self._retained.known_text(self._prompt, self._job.sampling)
+        return self._retained.known_text(self._prompt.text, self._prompt.ids, self._job.sampling)
 
     async def _echo(self, ids: Sequence[int]) -> Sequence[Token]:
         """The tokens of the prompt, where they are told. The branch that reads them is held, so that what is

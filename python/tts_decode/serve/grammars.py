@@ -3,34 +3,75 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from contextlib import suppress
 from typing import Any
 
-from ..core.constraints.grammars import JSONSchema
+from ..core.constraints.grammars import Compiled, JSONSchema
 from ..core.constraints.protocol import Constraint
 from ..extras import installed
-from .errors import invalid
+from .errors import invalid, unavailable
 
-_SECONDS = 5.0  # that a grammar may take
-# Two, so that one that takes its time holds up no other, and no more run than that.
-_WORKERS = ThreadPoolExecutor(2, thread_name_prefix="tts-grammars")
+_SECONDS = 5.0  # that a grammar may take, and that it may wait for others
+_AT_A_TIME = 2  # so that one that takes its time holds up no other, and no more cores are taken
 
 
-async def compile_in_time(constraint: Constraint, tokenizer: Any) -> None:
-    """Compiles a constraint, which is kept for all branches with an equal one.
+class Grammars:
+    """Compiles the constraints of requests for one tokenizer. For the engine's loop.
 
-    Raises APIError, 400, where it takes too long; ConstraintError where it is malformed.
+    No thread can be made to stop: one that does not end keeps its place, but not the process from exiting.
     """
-    start = asyncio.get_running_loop().run_in_executor(_WORKERS, constraint.start, tokenizer)
-    try:
-        await asyncio.wait_for(start, _SECONDS)
-    except asyncio.TimeoutError:
-        raise invalid("response_format", f"its grammar is not compiled within {_SECONDS:g} s") from None
 
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._running: dict[Constraint, asyncio.Future[BaseException | None]] = {}  # why each failed
 
-async def warm(tokenizer: Any) -> None:
-    """Prepares the vocabulary, which takes its time once; for the thread that uses the tokenizer."""
-    if installed("llguidance"):
-        with suppress(TypeError):  # its tokens have no bytes of their own: a grammar's error says so
-            JSONSchema({}).start(tokenizer)
+    async def warm(self) -> None:
+        """Prepares the vocabulary, which takes its time once."""
+        if installed("llguidance"):
+            with suppress(TypeError):  # its tokens have no bytes of their own: a grammar's error says so
+                JSONSchema({}).start(self._tokenizer)
+
+    async def compiled(self, constraint: Constraint | None) -> None:
+        """Compiles a constraint, which is kept for all branches with an equal one.
+
+        Raises APIError: 400 where it takes too long, 503 where others take all threads; ConstraintError where
+        it is malformed.
+        """
+        if not isinstance(constraint, Compiled) or constraint.is_compiled(self._tokenizer):
+            return
+        running = await self._begun(constraint)
+        await asyncio.wait((running,), timeout=_SECONDS)
+        if not running.done():
+            raise invalid("response_format", f"its grammar is not compiled within {_SECONDS:g} s")
+        if (error := running.result()) is not None:
+            raise error
+
+    async def _begun(self, constraint: Compiled) -> asyncio.Future[BaseException | None]:
+        """The compilation of a constraint, one for all requests that have it."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _SECONDS
+        while constraint not in self._running and len(self._running) >= _AT_A_TIME:
+            left = end - loop.time()
+            if left <= 0:
+                raise unavailable("grammars of other requests are being compiled; try again")
+            others = tuple(self._running.values())
+            await asyncio.wait(others, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if constraint not in self._running:
+            self._running[constraint] = loop.create_future()
+            arguments = constraint, loop
+            threading.Thread(target=self._compile, args=arguments, name="tts-grammars", daemon=True).start()
+        return self._running[constraint]
+
+    def _compile(self, constraint: Compiled, loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread of its own."""
+        error = None
+        try:
+            constraint.start(self._tokenizer)
+        except BaseException as caught:
+            error = caught
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(self._end, constraint, error)
+
+    def _end(self, constraint: Constraint, error: BaseException | None) -> None:
+        self._running.pop(constraint).set_result(error)

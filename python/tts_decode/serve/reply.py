@@ -12,12 +12,13 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from .admission import Admission, Ticket
+from .admission import Admission, Ticket, released_on_error
 from .answers import DONE, Form, event
 from .config import Limits
 from .engine import EngineThread, Ferry, Inbox
 from .errors import APIError, as_api_error, error_response, unavailable
 from .generation import Emit
+from .grammars import Grammars
 from .job import Piece, Usage
 from .metrics import Metrics
 from .prompts import Prompts
@@ -50,7 +51,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Desk:
-    """What replies share. ferry: from the engine to this loop."""
+    """What replies share. ferry: from the engine to this loop. grammars: for the engine's loop."""
 
     engine: EngineThread
     ferry: Ferry
@@ -58,6 +59,7 @@ class Desk:
     metrics: Metrics
     limits: Limits
     prompts: Prompts
+    grammars: Grammars
 
 
 class _Gone:
@@ -72,7 +74,10 @@ _Item = Piece | _Gone | _Late | None  # None: the work ended
 
 
 class Reply(Response):
-    """The response to one request. Whatever ends it early, the work is cancelled and gives its pages back."""
+    """The response to one request. Whatever ends it early, the work is cancelled and gives its pages back.
+
+    Where the engine takes no more work, sending it raises APIError, 503, before anything is sent.
+    """
 
     def __init__(self, desk: Desk, work: Work) -> None:
         super().__init__()
@@ -82,7 +87,8 @@ class Reply(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         desk, loop = self._desk, asyncio.get_running_loop()
-        working = self._start()
+        with released_on_error(self._work.ticket):
+            working = self._start()
         watch = asyncio.ensure_future(_disconnected(receive))
         watch.add_done_callback(lambda _: self._inbox.add(_Gone()))
         timer = loop.call_later(desk.limits.request_seconds, self._inbox.add, _Late())

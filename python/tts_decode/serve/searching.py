@@ -12,6 +12,7 @@ from typing import Any
 from ..core.budget import Budget
 from ..core.params import SamplingParams
 from ..decoding.decoder import TreeDecoder
+from ..decoding.retained import OwnTexts
 from ..rewards import Scorer, mean_logprob, mean_probability, self_evaluation
 from ..rewards.self_evaluation import chat_question
 from ..search import STRATEGIES, SearchResult, SearchRun, Strategy
@@ -21,7 +22,6 @@ from .errors import invalid
 from .generation import Emit
 from .job import Job, Piece, Usage
 from .protocol import Generating, SearchOptions
-from .retained import OwnTexts
 from .stops import finish_reason
 from .trees import KeptTrees
 
@@ -188,8 +188,8 @@ async def run_search(
     """Gives pieces without text while it runs, then the answer as one. No branch is left; the prompt and the
     answer are retained."""
     prompt = job.prompts[0]
-    ids = prompt.ids if prompt.text is None else retained.ids(prompt.text, prompt.ids)
-    text = retained.known_text(prompt, job.sampling)
+    ids = retained.ids(prompt.text, prompt.ids)
+    text = retained.known_text(prompt.text, prompt.ids, job.sampling)
     asked = (
         list(prompt.messages) or prompt.text or ids
     )  # of messages, what the strategy asks further is a turn

@@ -1,8 +1,6 @@
-"""Where and why a text ends for a client: at its stop string, which it may want to see or not."""
+"""Why a text ends, for a client."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 _STOPPED = frozenset({"eos", "stop_string", "stop_token", "complete"})
 
@@ -10,20 +8,3 @@ _STOPPED = frozenset({"eos", "stop_string", "stop_token", "complete"})
 def finish_reason(reason: str | None) -> str:
     """As OpenAI has it, of a branch that ended. A dead end is a limit: what is there lacks its end."""
     return "stop" if reason in _STOPPED else "length"
-
-
-def cut_at_stop(text: str, last: int, stops: Sequence[str], *, include: bool) -> tuple[str, str | None]:
-    """The text up to its stop string, or to the end of it, and the string.
-
-    A stop string ends in the last `last` characters, which are those of the last token. Of several the one
-    that ends first counts, then the longest. Where there is none the text stays whole.
-    """
-    found: tuple[int, int, str] | None = None
-    for stop in stops:
-        at = text.find(stop, max(0, len(text) - last - len(stop) + 1))
-        if at >= 0 and (found is None or (at + len(stop), at) < found[:2]):
-            found = at + len(stop), at, stop
-    if found is None:
-        return text, None
-    end, begin, stop = found
-    return text[: end if include else begin], stop

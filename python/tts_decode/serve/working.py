@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from .engine import EngineThread
+from .errors import APIError
 
 
 class Working:
@@ -20,6 +22,9 @@ class Working:
 
     Attributes:
         error: why it failed; None before its end, and where it did not.
+
+    Raises:
+        APIError: the engine takes no more work, 503. The coroutine is closed, and `ended` not called.
     """
 
     def __init__(
@@ -31,18 +36,19 @@ class Working:
         self._over = False
         self._cancelled = False
         self._ended = ended
-        self._future = asyncio.wrap_future(engine.submit(self._run(coroutine)))
+        try:
+            self._future = asyncio.wrap_future(engine.submit(self._run(coroutine)))
+        except APIError:
+            coroutine.close()
+            raise
         self._future.add_done_callback(self._end)
 
     def cancel(self) -> None:
         """Ends the work soon; nothing where it is over."""
         if self._over:
             return
-        cancelling = self._cancel()
-        try:
-            self._engine.submit(cancelling)
-        except RuntimeError:  # the engine was closed, which cancelled all
-            cancelling.close()
+        with suppress(APIError):  # the engine was closed, which cancelled all
+            self._engine.submit(self._cancel())
 
     async def _run(self, coroutine: Coroutine[Any, Any, None]) -> BaseException | None:
         self._task = task = asyncio.ensure_future(coroutine)

@@ -11,19 +11,20 @@ from typing import Any
 
 import pytest
 import torch
+from needed import needs
 from serving import make_chatty
 from tiny_models import EOS, VOCAB
 from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.decoding.branch import TreeBranch
 
-pytest.importorskip("its_hub")
-aiohttp = pytest.importorskip("aiohttp")
+needs("its_hub")
 
-from its_hub import LMOrchestrator, OpenAICompatibleLanguageModel, SelfConsistency, StepGeneration  # noqa: E402
-from its_hub.api import AbstractProcessRewardModel, BadRequestError, ChatMessage, GenerationUsage  # noqa: E402
-from its_hub.core.algorithms.beam_search import BeamSearch  # noqa: E402
-from its_hub.core.algorithms.particle_gibbs import ParticleFiltering, ParticleGibbs  # noqa: E402
-from tts_decode.integrations.its_hub import TreeLanguageModel  # noqa: E402
+import aiohttp
+from its_hub import LMOrchestrator, OpenAICompatibleLanguageModel, SelfConsistency, StepGeneration
+from its_hub.api import AbstractProcessRewardModel, BadRequestError, ChatMessage, GenerationUsage
+from its_hub.core.algorithms.beam_search import BeamSearch
+from its_hub.core.algorithms.particle_gibbs import ParticleFiltering, ParticleGibbs
+from tts_decode.integrations.its_hub import TreeLanguageModel
 
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 PROMPT = "What is 3 + 4? Explain it in steps."

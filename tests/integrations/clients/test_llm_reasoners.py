@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from needed import needs
 from primitives import make
 from tts_decode import TreeDecoder
 
-reasoners = pytest.importorskip("reasoners")
+needs("reasoners")
 
-from reasoners.algorithm import MCTS, BeamSearch  # noqa: E402
-from tts_decode.integrations.llm_reasoners import TreeLanguageModel  # noqa: E402
+import reasoners
+from reasoners.algorithm import MCTS, BeamSearch
+from tts_decode.integrations.llm_reasoners import TreeLanguageModel
 
 PROMPTS = ["One prompt of more than one page.", "Another."]
 
@@ -98,6 +101,29 @@ def test_texts_end_with_the_tokens_that_are_told(model: Any, lm: TreeLanguageMod
         assert lm.generate(PROMPTS[:1], max_new_tokens=12, eos_token_id=value).text == expected
 
 
+@pytest.mark.parametrize("value", ["", ["a", ""], True, [False]])
+def test_ends_without_a_token_are_refused(lm: TreeLanguageModel, value: Any) -> None:
+    with pytest.raises(ValueError, match=r"^eos_token_id: got .*, expected a token id or a text of tokens"):
+        lm.generate(PROMPTS[:1], max_new_tokens=2, eos_token_id=value)
+
+
+def test_no_ends_are_none(model: Any, lm: TreeLanguageModel) -> None:
+    expected = [shown(lm.decoder, greedy(model, lm.decoder, PROMPTS[0], 12))]
+    assert lm.generate(PROMPTS[:1], max_new_tokens=12, eos_token_id=[]).text == expected
+
+
+@pytest.mark.parametrize("form", [bool, lambda stops: [stops], lambda stops: torch.tensor([stops])])
+def test_a_criterion_may_return_what_those_of_transformers_do(lm: TreeLanguageModel, form: Any) -> None:
+    seen: list[int] = []
+
+    def stop(ids: torch.Tensor, scores: torch.Tensor) -> Any:
+        seen.append(ids.shape[1])
+        return form(len(seen) == 3)
+
+    lm.generate(PROMPTS[:1], max_new_tokens=12, stopping_criteria=stop)
+    assert len(seen) == 3
+
+
 def test_a_stopping_criterion_sees_each_token(model: Any, lm: TreeLanguageModel) -> None:
     seen: list[int] = []
 
@@ -127,6 +153,39 @@ def test_logits_are_those_of_a_forward(model: Any, lm: TreeLanguageModel) -> Non
     np.testing.assert_allclose(values, rows[0][[ord("b")]], atol=1e-4)
     with pytest.raises(ValueError, match=r"^postprocess: got 'exp', expected None or softmax or log_softmax"):
         lm.get_next_token_logits(PROMPTS[0], ["a"], postprocess="exp")
+
+
+@pytest.mark.parametrize("candidates", [[], [[], []], [["a"], []], [["a"]], [""], [["a"], [""]]])
+def test_candidates_without_a_token_are_refused(lm: TreeLanguageModel, candidates: Any) -> None:
+    with pytest.raises(ValueError, match=r"^candidates: got .*, expected .*one token"):
+        lm.get_next_token_logits(PROMPTS, candidates)
+
+
+def test_branches_of_calls_that_fail_are_released(lm: TreeLanguageModel) -> None:
+    """At once, though the frames of the error still hold them."""
+
+    def broken(ids: torch.Tensor, scores: torch.Tensor) -> bool:
+        if ids.shape[1] > len(PROMPTS[0]) + 2:
+            raise RuntimeError("out of order")
+        return False
+
+    too_long = "x" * 600  # the model has 512 positions
+    calls = [
+        lambda: lm.generate(PROMPTS, max_new_tokens=8, num_return_sequences=2, stopping_criteria=broken),
+        lambda: lm.generate([PROMPTS[0], too_long], max_new_tokens=8),
+        lambda: lm.generate(PROMPTS, max_new_tokens=8, num_return_sequences=0),
+        lambda: lm.get_next_token_logits([PROMPTS[0], too_long], ["a"]),
+        lambda: lm.get_loglikelihood(PROMPTS[0], [PROMPTS[0] + " yes", PROMPTS[0] + too_long]),
+    ]
+    gc.disable()
+    try:
+        for call in calls:
+            with pytest.raises((RuntimeError, ValueError, TypeError)) as caught:
+                call()
+            assert caught.traceback
+            assert lm.decoder.stats().branches == 0
+    finally:
+        gc.enable()
 
 
 def test_likelihoods_are_those_of_a_forward(model: Any, lm: TreeLanguageModel) -> None:

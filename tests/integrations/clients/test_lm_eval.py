@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from needed import needs
 from serving import Served
 
-lm_eval = pytest.importorskip("lm_eval")
+needs("lm_eval")
 
-from lm_eval.tasks import TaskManager  # noqa: E402
+import lm_eval
+from lm_eval.tasks import TaskManager
 
 pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("default")]
 QUESTIONS = [
@@ -39,6 +45,7 @@ dataset_path: json
 dataset_kwargs: {data_files: {test: FILE}}
 test_split: test
 """
+PAGE = Path(__file__).parents[3] / "docs/integrations/clients.md"
 
 
 @pytest.fixture
@@ -105,3 +112,29 @@ def test_texts_are_those_of_transformers(tokenized: bool, harness: Any, real_mod
             out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
         text = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
         assert sample["resps"] == [[text.split("\n")[0]]]
+
+
+def test_the_example_of_the_page(served: Served, real_model: Any, tmp_path: Path) -> None:
+    """As it stands but for the address and the name of the model, without a network."""
+    section = PAGE.read_text(encoding="utf-8").partition("## lm-evaluation-harness")[2]
+    example = re.findall(r"^```sh\n(.*?)^```", section, re.M | re.S)[1]
+    for named, here in {"http://127.0.0.1:8000": served.url, "SmolLM2-135M-Instruct": "tiny"}.items():
+        assert example.count(named) == 1
+        example = example.replace(named, here)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-e", "-c", example],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path, "HF_HOME": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    right = 0
+    rows = [json.loads(line) for line in (tmp_path / "tasks/sums.jsonl").read_text().splitlines()]
+    for row in rows:
+        context = f"What is {row['sum']}? It is"
+        found = [likelihood(*real_model, context, f" {choice}")[0] for choice in row["choices"]]
+        right += found.index(max(found)) == row["answer"]
+    told = re.findall(r"\|acc +\|[^|]*\| *([\d.]+)\|", done.stdout)
+    assert [float(accuracy) for accuracy in told] == [right / len(rows)], done.stderr[-4000:]

@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 import torch
+from needed import needs
 from primitives import make
 from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.rewards import mean_probability
 
-treequest = pytest.importorskip("treequest")
+needs("treequest")
 
-from tts_decode.integrations.treequest import TreeGenerator, TreeState  # noqa: E402
+import treequest
+from tts_decode.integrations.treequest import TreeGenerator, TreeState
 
 PROMPT = "The prompt has more than one page of tokens."
 STEP = 8  # tokens of a child

@@ -105,3 +105,10 @@ def _list(
         tl.store(to_ptr + chosen[3] + place, index, mask=wanted != 0)
         count += tl.sum(wanted, 0)
     tl.store(chosen[2] + item * heads[0] + kv_head, count)
+
+
+@triton.jit
+def chosen_bits(words_ptr, column, mask):
+    """[rows, columns]: whether each row reads each column, where the mask has it; 0 elsewhere."""
+    word = tl.load(words_ptr[:, None] + column[None, :] // 32, mask=mask, other=0)
+    return (word >> (column % 32)[None, :]) & 1

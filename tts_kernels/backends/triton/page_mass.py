@@ -56,19 +56,22 @@ def page_mass(
             options.window,
             chosen,
             scales,
+            options.slopes,
+            options.chunk,
             HEAD_DIM=head_dim,
             BLOCK_D=triton.next_power_of_2(head_dim),
             PAGE_SIZE=page_size,
             BLOCK_T=min(64, max(16, triton.next_power_of_2(page_size))),
             BLOCK_M=16,
             HAS_WINDOW=options.window > 0,
+            HAS_CHUNK=options.chunk > 0,
             HAS_SOFT_CAP=options.soft_cap > 0,
             COMPUTE=COMPUTE[q.dtype],
         )
-    normalize(logits, launch, page_size, group, mass)
+    normalize(logits, launch, page_size, group, mass, options.sinks)
 
 
-@triton.jit(do_not_specialize=["num_q_rows", "columns", "window"])
+@triton.jit(do_not_specialize=["num_q_rows", "columns", "window", "attention_chunk"])
 def _page_logits(
     q_ptr,  # [num_q_rows, num_kv_heads * group, HEAD_DIM]
     k_ptr,  # [num_pages, num_kv_heads, PAGE_SIZE, HEAD_DIM]
@@ -85,12 +88,15 @@ def _page_logits(
     window,
     chosen,  # ChosenPages, or None
     scales_ptr,  # [num_pages, num_kv_heads, 2], or None
+    slopes_ptr,  # [num_kv_heads * group], or None
+    attention_chunk,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_M: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
+    HAS_CHUNK: tl.constexpr,
     HAS_SOFT_CAP: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
@@ -118,6 +124,8 @@ def _page_logits(
         )
         position = tl.load(work_ptr + offsets[1] + query, mask=live, other=-1)
         q = load_queries(q_ptr, q_strides, q_row, head, live, HEAD_DIM, BLOCK_D, COMPUTE)
+        if slopes_ptr is not None:
+            slope = tl.load(slopes_ptr + head, mask=live, other=0.0) * 1.4426950408889634
         head_row = kv_head.to(tl.int64) * num_q_rows + q_row
         to = (head_row * group + row % group) * columns
         for i in range(0, num_pages):
@@ -138,6 +146,8 @@ def _page_logits(
                 visible = (slot < PAGE_SIZE)[None, :] & (at[None, :] <= position[:, None]) & reads[:, None]
                 if HAS_WINDOW:
                     visible = visible & (at[None, :] > (position - window)[:, None])
+                if HAS_CHUNK:
+                    visible = visible & (at[None, :] >= (position - position % attention_chunk)[:, None])
                 visible = visible & (page >= 0)
                 held = tl.max(visible.to(tl.int32), 0) != 0
                 k_offset = page * k_strides[0] + slot.to(tl.int64) * k_strides[2]
@@ -148,7 +158,10 @@ def _page_logits(
                     s = s * tl.load(scales_ptr + (page * heads[0] + kv_head) * 2, mask=page >= 0, other=0.0)
                 if HAS_SOFT_CAP:
                     s = 1 - 2 / (tl.exp2(s * logit_factor) + 1)  # tanh, without inf / inf
-                s = tl.where(visible, s * exponent_factor, -float("inf"))
+                s = s * exponent_factor
+                if slopes_ptr is not None:
+                    s += (at[None, :] - position[:, None]).to(tl.float32) * slope[:, None]
+                s = tl.where(visible, s, -float("inf"))
                 new_max = tl.maximum(row_max, tl.max(s, 1))
                 shift = tl.where(new_max == -float("inf"), 0.0, new_max)
                 row_sum = row_sum * tl.exp2(row_max - shift) + tl.sum(tl.exp2(s - shift[:, None]), 1)

@@ -61,8 +61,18 @@ def score_pages(
     normalize(logits, launch, page_size, group, scores)
 
 
-def normalize(logits: Tensor, launch: WorkLaunch, page_size: int, group: int, scores: Tensor) -> None:
-    """Softmax of logits [num_kv_heads, T * group, P] over the columns a row sees, mean over the group."""
+def normalize(
+    logits: Tensor,
+    launch: WorkLaunch,
+    page_size: int,
+    group: int,
+    scores: Tensor,
+    sinks: Tensor | None = None,
+) -> None:
+    """Softmax of logits [num_kv_heads, T * group, P] over the columns a row sees, mean over the group.
+
+    logits: over ln 2. sinks: float32 [num_kv_heads * group], a natural logit of each head beside its columns.
+    """
     num_kv_heads, rows, columns = scores.shape
     layout = WorkLayout.of(launch.capacity)
     _normalize[(launch.capacity.queries, num_kv_heads)](
@@ -72,6 +82,7 @@ def normalize(logits: Tensor, launch: WorkLaunch, page_size: int, group: int, sc
         (layout.query_order, layout.query_position),
         rows,
         columns,
+        sinks,
         PAGE_SIZE=page_size,
         GROUP=group,
         BLOCK_G=triton.next_power_of_2(group),
@@ -176,6 +187,7 @@ def _normalize(
     offsets,  # of query_order and query_position in the work list
     num_q_rows,
     columns,
+    sinks_ptr,  # [num_kv_heads * GROUP], natural logits, or None
     PAGE_SIZE: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK_G: tl.constexpr,
@@ -201,6 +213,13 @@ def _normalize(
         new_max = tl.maximum(row_max, tl.max(s, 1))
         shift = tl.where(new_max == -float("inf"), 0.0, new_max)
         row_sum = row_sum * tl.exp2(row_max - shift) + tl.sum(tl.exp2(s - shift[:, None]), 1)
+        row_max = new_max
+    if sinks_ptr is not None:
+        head = tl.program_id(1) * GROUP + member
+        sink = tl.load(sinks_ptr + head, mask=member < GROUP, other=-float("inf")) * 1.4426950408889634
+        new_max = tl.maximum(row_max, sink)
+        shift = tl.where(new_max == -float("inf"), 0.0, new_max)
+        row_sum = row_sum * tl.exp2(row_max - shift) + tl.exp2(sink - shift)
         row_max = new_max
     shift = tl.where(row_max == -float("inf"), 0.0, row_max)
     weight = 1 / (tl.where(row_sum == 0, 1.0, row_sum) * GROUP)

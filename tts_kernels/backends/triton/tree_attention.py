@@ -7,8 +7,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ...backends.launch import AttentionOptions, WorkLaunch, WorkLayout
-from .chosen_pages import chosen_offset, list_chosen_pages
+from .chosen_pages import chosen_bits, chosen_offset, list_chosen_pages
 from .launch_config import COMPUTE, launch_config, logit_factors
+from .sinks import with_sinks
 from .tile_rows import load_queries, rows_of_tile
 
 
@@ -59,6 +60,9 @@ def tree_attention(
             options.window,
             chosen,
             scales,
+            options.sinks,
+            options.slopes,
+            options.chunk,
             HEAD_DIM=head_dim,
             BLOCK_D=triton.next_power_of_2(head_dim),
             PAGE_SIZE=page_size,
@@ -66,6 +70,7 @@ def tree_attention(
             TALL_BLOCK_N=config.tall_block_n,
             MAX_BLOCK_M=config.max_block_m,
             HAS_WINDOW=options.window > 0,
+            HAS_CHUNK=options.chunk > 0,
             HAS_SOFT_CAP=options.soft_cap > 0,
             COMPUTE=COMPUTE[q.dtype],
             num_warps=config.num_warps,
@@ -80,6 +85,7 @@ def tree_attention(
             (layout.query_order, layout.merge_begin, layout.merge_base),
             capacity.partials,
             q.shape[0],
+            options.sinks,
             GROUP=group,
             BLOCK_G=triton.next_power_of_2(group),
             HEAD_DIM=head_dim,
@@ -98,11 +104,11 @@ def sparse_attention(
     mask: Tensor | None = None,
     scales: Tensor | None = None,
 ) -> None:
-    """`tree_attention` over chosen pages or pages of 8 bits, which only Triton has."""
+    """`tree_attention` with what only Triton has: chosen pages, pages of 8 bits, slopes, chunks."""
     tree_attention(q, k_pages, v_pages, launch, options, out, lse, mask, scales)
 
 
-@triton.jit(do_not_specialize=["num_q_rows", "window"])
+@triton.jit(do_not_specialize=["num_q_rows", "window", "attention_chunk"])
 def _attend(
     q_ptr,  # [num_q_rows, num_kv_heads * group, HEAD_DIM]
     k_ptr,  # [num_pages, num_kv_heads, PAGE_SIZE, HEAD_DIM]
@@ -123,6 +129,9 @@ def _attend(
     window,
     chosen,  # ChosenPages, or None
     scales_ptr,  # [num_pages, num_kv_heads, 2], or None
+    sinks_ptr,  # [num_kv_heads * group], or None
+    slopes_ptr,  # likewise
+    attention_chunk,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
@@ -130,6 +139,7 @@ def _attend(
     TALL_BLOCK_N: tl.constexpr,
     MAX_BLOCK_M: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
+    HAS_CHUNK: tl.constexpr,
     HAS_SOFT_CAP: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
@@ -146,37 +156,42 @@ def _attend(
             _attend_tile(
                 q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
                 q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-                logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, first_row, kv_head,
-                HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 16,
+                logit_factor, exponent_factor, window, chosen, scales_ptr, sinks_ptr, slopes_ptr,
+                attention_chunk, record_ptr, first_row, kv_head,
+                HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_CHUNK, HAS_SOFT_CAP, COMPUTE, 16,
             )  # fmt: skip
     elif height == 16:
         _attend_tile(
             q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
             q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-            logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, 0, kv_head,
-            HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 16,
+            logit_factor, exponent_factor, window, chosen, scales_ptr, sinks_ptr, slopes_ptr,
+            attention_chunk, record_ptr, 0, kv_head,
+            HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_CHUNK, HAS_SOFT_CAP, COMPUTE, 16,
         )  # fmt: skip
     elif chosen is not None:  # the rows' choices take the registers that a tall tile would need
         for first_row in range(0, num_rows, 64):
             _attend_tile(
                 q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
                 q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-                logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, first_row, kv_head,
-                HEAD_DIM, BLOCK_D, PAGE_SIZE, TALL_BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 64,
+                logit_factor, exponent_factor, window, chosen, scales_ptr, sinks_ptr, slopes_ptr,
+                attention_chunk, record_ptr, first_row, kv_head,
+                HEAD_DIM, BLOCK_D, PAGE_SIZE, TALL_BLOCK_N, HAS_WINDOW, HAS_CHUNK, HAS_SOFT_CAP, COMPUTE, 64,
             )  # fmt: skip
     elif MAX_BLOCK_M == 64 or height == 64:
         _attend_tile(
             q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
             q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-            logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, 0, kv_head,
-            HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 64,
+            logit_factor, exponent_factor, window, chosen, scales_ptr, sinks_ptr, slopes_ptr,
+            attention_chunk, record_ptr, 0, kv_head,
+            HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_CHUNK, HAS_SOFT_CAP, COMPUTE, 64,
         )  # fmt: skip
     else:
         _attend_tile(
             q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
             q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-            logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, 0, kv_head,
-            HEAD_DIM, BLOCK_D, PAGE_SIZE, TALL_BLOCK_N, HAS_WINDOW, HAS_SOFT_CAP, COMPUTE, 128,
+            logit_factor, exponent_factor, window, chosen, scales_ptr, sinks_ptr, slopes_ptr,
+            attention_chunk, record_ptr, 0, kv_head,
+            HEAD_DIM, BLOCK_D, PAGE_SIZE, TALL_BLOCK_N, HAS_WINDOW, HAS_CHUNK, HAS_SOFT_CAP, COMPUTE, 128,
         )  # fmt: skip
 
 
@@ -184,12 +199,14 @@ def _attend(
 def _attend_tile(
     q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
     q_strides, k_strides, v_strides, offsets, partials_capacity, num_q_rows, heads,
-    logit_factor, exponent_factor, window, chosen, scales_ptr, record_ptr, first_row, kv_head,
+    logit_factor, exponent_factor, window, chosen, scales_ptr, sinks_ptr, slopes_ptr,
+    attention_chunk, record_ptr, first_row, kv_head,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
+    HAS_CHUNK: tl.constexpr,
     HAS_SOFT_CAP: tl.constexpr,
     COMPUTE: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -219,6 +236,13 @@ def _attend_tile(
         begin = tl.maximum(first_visible, 0) // BLOCK_N * BLOCK_N
     last = tl.where(live, tl.minimum(position - first_position, num_tokens - 1), -1)
     oldest = position - first_position - window
+    if HAS_CHUNK:
+        before_chunk = position - position % attention_chunk - 1 - first_position
+        oldest = tl.maximum(oldest, before_chunk) if HAS_WINDOW else before_chunk
+        if chosen is None:
+            begin = tl.maximum(tl.min(oldest, 0) + 1, 0) // BLOCK_N * BLOCK_N
+    if slopes_ptr is not None:
+        slope = tl.load(slopes_ptr + head, mask=live, other=0.0) * 1.4426950408889634
 
     k_head_ptr = k_ptr + kv_head.to(tl.int64) * k_strides[1] + channel[None, :]
     v_head_ptr = v_ptr + kv_head.to(tl.int64) * v_strides[1] + channel[None, :]
@@ -255,15 +279,18 @@ def _attend_tile(
                 entry = start // PAGE_SIZE + tl.arange(0, pages)
                 there = entry * PAGE_SIZE < end
                 column = first_column + tl.load(entries_ptr + chosen[3] + entry, mask=there, other=0)
-                reads = _bits(words_ptr, column, there[None, :])
+                reads = chosen_bits(words_ptr, column, there[None, :])
                 reads = tl.broadcast_to(reads[:, :, None], [BLOCK_M, pages, BLOCK_N // pages])
                 reads = tl.reshape(reads, [BLOCK_M, BLOCK_N])
             else:
-                reads = _bits(words_ptr, first_column + index, visible)
+                reads = chosen_bits(words_ptr, first_column + index, visible)
             visible = visible & (reads != 0)
-        if HAS_WINDOW:
+        if HAS_WINDOW or HAS_CHUNK:
             visible = visible & (token[None, :] > oldest[:, None])
-        s = tl.where(visible, s * exponent_factor, -float("inf"))
+        s = s * exponent_factor
+        if slopes_ptr is not None:
+            s += (token[None, :] - (position - first_position)[:, None]).to(tl.float32) * slope[:, None]
+        s = tl.where(visible, s, -float("inf"))
 
         new_max = tl.maximum(row_max, tl.max(s, 1))
         shift = tl.where(new_max == -float("inf"), 0.0, new_max)  # so that nothing seen yet is 0, not NaN
@@ -286,6 +313,8 @@ def _attend_tile(
         _, live, _, q_row, head = rows_of_tile(
             work_ptr, record_ptr, first_row, offsets, num_q_rows, heads, kv_head, BLOCK_M
         )
+        if sinks_ptr is not None:
+            result, result_lse = with_sinks(result, result_lse, sinks_ptr, head, live)
         to = q_row * (heads[0] * heads[1]) + head
         mask = live[:, None] & in_head[None, :]
         tl.store(
@@ -305,13 +334,6 @@ def _attend_tile(
         tl.store(partial_lse_ptr + to, result_lse, mask=live)
 
 
-@triton.jit
-def _bits(words_ptr, column, mask):
-    """[rows, columns]: whether each row reads each column, where the mask has it; 0 elsewhere."""
-    word = tl.load(words_ptr[:, None] + column[None, :] // 32, mask=mask, other=0)
-    return (word >> (column % 32)[None, :]) & 1
-
-
 @triton.jit(do_not_specialize=["num_q_rows"])
 def _merge(
     work_ptr,
@@ -321,6 +343,7 @@ def _merge(
     offsets,  # of query_order, merge_begin and merge_base in the work list
     partials_capacity,
     num_q_rows,
+    sinks_ptr,  # [num_kv_heads * GROUP], or None
     GROUP: tl.constexpr,
     BLOCK_G: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -363,6 +386,10 @@ def _merge(
     row_sum = tl.where(row_sum == 0, 1.0, row_sum)  # a row that saw nothing is (0, -inf)
     result = acc / row_sum[:, None]
     result_lse = row_max + tl.log(row_sum)
+    if sinks_ptr is not None:
+        head = kv_head * GROUP + member
+        counted = member < tl.where(planned, GROUP, 0)
+        result, result_lse = with_sinks(result, result_lse, sinks_ptr, head, counted)
     out_row = (q_row * tl.num_programs(1) + kv_head) * GROUP + member
     tl.store(
         out_ptr + out_row[:, None] * HEAD_DIM + channel[None, :],

@@ -33,12 +33,14 @@ def attention(
     attention_mask: StepMask | None,
     scaling: float | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **arguments: Any,
 ) -> tuple[Tensor, None]:
     """Attention function of transformers: stores the new keys and values, then attends to all.
 
     query [B, num_q_heads, S, head_dim] -> [B, S, num_q_heads, head_dim]; key is value, from
-    `TreeCache.update`. The mask's window counts; as with "sdpa", `sliding_window` alone changes nothing.
+    `TreeCache.update`. s_aux: sinks [num_q_heads]. The mask's window counts; as with "sdpa", `sliding_window`
+    alone changes nothing.
     """
     if not isinstance(key, NewKV) or value is not key:
         raise WrongCacheError(
@@ -52,6 +54,8 @@ def attention(
             f"attention_mask: {type(module).__name__} got {got} not made by transformers' mask functions, "
             "expected one of two dimensions [batch, columns], or none, given to the model"
         )
+    if s_aux is not None and s_aux.shape != query.shape[1:2]:
+        arguments["sinks"] = s_aux
     refuse_arguments(module, arguments)
     if key.layer == 0:
         refuse_other_layers(module, key.rows.num_layers)
@@ -64,5 +68,6 @@ def attention(
         positions=arguments.get("position_ids"),
         scale=scaling,
         soft_cap=softcap,
+        sinks=None if s_aux is None else s_aux.float(),
     )
     return out, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ from .errors import UnsupportedError, WrongCacheError
 # Indices of row, head, query and key, broadcast -> bool, whether the query sees the key
 MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 _CAUSAL: Any = causal_mask_function
+_ENTRIES = 1 << 22  # of a mask that are looked at, some milliseconds
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -57,6 +59,7 @@ class StepMask:
 @eager
 def tree_mask(
     *,
+    batch_size: int,
     q_length: int,
     kv_length: int,
     q_offset: int = 0,
@@ -78,26 +81,38 @@ def tree_mask(
             'example), which attn_implementation="tts" does not serve; use "sdpa" without TreeCache'
         )
     if local_size is not None or mask_function is not _CAUSAL:
-        _check_mask_function(mask_function, int(q_offset), q_length, kv_offset + kv_length, local_size)
+        _check_mask_function(
+            mask_function, batch_size, int(q_offset), q_length, kv_offset + kv_length, local_size
+        )
     return StepMask(attention_mask, local_size)
 
 
 def _check_mask_function(
-    function: MaskFunction, past: int, new: int, columns: int, window: int | None
+    function: MaskFunction, batch: int, past: int, new: int, columns: int, window: int | None
 ) -> None:
-    """Looks at the first and the last new query, over all keys."""
-    query = torch.tensor([past, past + new - 1])[None, None, :, None]
+    """Looks at some of the new queries, in all rows and over all keys."""
+    queries = _queries_to_check(new, max(2, _ENTRIES // (batch * columns)))
+    query = past + torch.tensor(queries)[None, None, :, None]
     key = torch.arange(columns)[None, None, None]
-    zero = torch.zeros((1, 1, 1, 1), dtype=torch.long)
+    row = torch.arange(batch)[:, None, None, None]
+    head = torch.zeros((1, 1, 1, 1), dtype=torch.long)  # masks of transformers are those of all heads
     expected = (key <= query) & (query - key < (columns if window is None else window))
     try:
-        sees = function(zero, zero, query, key)
+        sees = function(row, head, query, key)
     except (IndexError, RuntimeError):  # it looks something of this batch up, perhaps on another device
         sees = ~expected
-    if not torch.equal(sees.expand_as(expected), expected):
+    if bool((sees != expected).any()):
         seen = "all before it" if window is None else f"the last {window}"
         raise UnsupportedError(
             f"attention_mask: the model asks for a mask by which a token does not see {seen} (chunked or "
             'bidirectional attention, for example), which attn_implementation="tts" does not serve; use '
             '"sdpa" without TreeCache'
         )
+
+
+def _queries_to_check(new: int, most: int) -> list[int]:
+    """All if they are no more than `most`, else the first, the last and some between them: the same at each
+    call, and drawn by another generator than tokens are."""
+    if new <= most:
+        return list(range(new))
+    return [0, *random.Random(0).sample(range(1, new - 1), most - 2), new - 1]

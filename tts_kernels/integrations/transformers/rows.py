@@ -76,6 +76,7 @@ class Rows:
         positions: Tensor | None,
         scale: float | None,
         soft_cap: float | None,
+        sinks: Tensor | None,
     ) -> Tensor:
         """Stores keys and values [B, num_kv_heads, S, head_dim]; [B, S, num_q_heads, head_dim] for queries
         [B, num_q_heads, S, head_dim]. positions: [B or 1, S] of the new columns, None: not known."""
@@ -84,7 +85,7 @@ class Rows:
                 if layer == 0:
                     self.settle()
                     self._step = self._begin(query, keys, values, mask, positions)
-                return self._attend(layer, query, keys, values, mask.window, scale, soft_cap)
+                return self._attend(layer, query, keys, values, mask.window, scale, soft_cap, sinks)
             except BaseException:
                 self.settle(get_ident())
                 raise
@@ -98,6 +99,7 @@ class Rows:
         window: int | None,
         scale: float | None,
         soft_cap: float | None,
+        sinks: Tensor | None,
     ) -> Tensor:
         step, pool = self._step, self.pool
         if step is not None and step.thread != get_ident():
@@ -119,7 +121,9 @@ class Rows:
         if writes.tokens is not None:
             k, v = k[writes.tokens], v[writes.tokens]
         pool.append(layer, k, v, writes.slots)
-        out, _ = pool.attend(layer, q, step.plan, scale=scale, window=window, logits_soft_cap=soft_cap)
+        out, _ = pool.attend(
+            layer, q, step.plan, scale=scale, window=window, logits_soft_cap=soft_cap, sinks=sinks
+        )
         if step.kept is not None:
             places = out.new_zeros((batch * columns, heads, head_dim))
             out = places.index_copy_(0, step.kept, out)

@@ -34,8 +34,7 @@ _HARMLESS = {
     *("tokenizer", "assistant_tokenizer"),  # of `generate`, which hands them on
 }
 _ARGUMENTS = {
-    "s_aux": "attention sinks",
-    "sinks": "attention sinks",
+    "sinks": "attention sinks other than one of each head",
     "position_bias": "relative position biases",
     "indices": "sparse attention by an indexer",
     "block_indices": "sparse attention by an indexer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -52,27 +53,41 @@ def _register() -> None:
 
     if current_platform.is_cpu():
         register_backend(AttentionBackendEnum.CPU_ATTN, f"{__package__}.packed.PackedBackend")
-        _adjust_configurations(type(current_platform))
+        _look_at_configurations(type(current_platform), _adjust_and_check)
     else:
         register_backend(AttentionBackendEnum.CUSTOM, f"{__package__}.plain.PlainBackend")
+        _look_at_configurations(type(current_platform), _check_if_chosen)
 
 
-def _adjust_configurations(platform: Any) -> None:
-    """Blocks have the size of a page where the user does not say otherwise, and what is not served is refused
-    before a process is started for it.
-
-    vLLM would make them 128 tokens. Up to 127 tokens at the end of a prompt would then be computed and kept
-    once for each sequence.
-    """
+def _look_at_configurations(platform: Any, look: Callable[[Any], None]) -> None:
+    """Hands each VllmConfig to `look` behind vLLM's own adjustments, before a process is started for it."""
     before = platform.check_and_update_config
 
     def check_and_update_config(cls: Any, config: Any) -> None:
         before(config)
-        if not config.cache_config.user_specified_block_size:
-            config.cache_config.block_size = PAGE_SIZE
-        if config.model_config is not None:
-            check_dtype(config.model_config.dtype, (torch.float32, torch.bfloat16))
-            check_cache_dtype(config.cache_config.cache_dtype, config.model_config.dtype)
-        check_config(config)
+        look(config)
 
     platform.check_and_update_config = classmethod(check_and_update_config)
+
+
+def _adjust_and_check(config: Any) -> None:
+    """Blocks have the size of a page where the user does not say otherwise.
+
+    vLLM would make them 128 tokens. Up to 127 tokens at the end of a prompt would then be computed and kept
+    once for each sequence.
+    """
+    if not config.cache_config.user_specified_block_size:
+        config.cache_config.block_size = PAGE_SIZE
+    if config.model_config is not None:
+        check_dtype(config.model_config.dtype, (torch.float32, torch.bfloat16))
+        check_cache_dtype(config.cache_config.cache_dtype, config.model_config.dtype)
+    check_config(config)
+
+
+def _check_if_chosen(config: Any) -> None:
+    """vLLM itself asks the backend for its dtypes and sizes of blocks."""
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
+    attention = config.attention_config
+    if AttentionBackendEnum.CUSTOM in (attention.backend, *attention.backend_per_kind.values()):
+        check_config(config)

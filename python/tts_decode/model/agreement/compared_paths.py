@@ -17,11 +17,12 @@ from ..families.catalogue import family_of
 from ..families.reading import pack_layer
 from ..hf import HFEngine, Inputs, Output
 from ..packed_model import PackedLayers, PackedModel
+from ..quantised_modules import QuantisedLinear
 from ..support.named_features import text_body
 from ..transfer import to_device
 from ..tree_attention import StepContext
 from .check_program import NUM_PAGES, PAGE_SIZE, CheckProgram, CheckStep
-from .differences import Differences
+from .differences import QUANTISED_HEAD, QUANTISED_LAYER, Differences, rounding
 from .layer_calls import LayerCall
 from .plain_forward import PlainForward
 from .substitution import ReplayTopk, Weights, replaced_forwards
@@ -44,13 +45,15 @@ class Comparison:
     dtype: torch.dtype
     on_host: bool
 
-    def layer(self, layer: int, got: list[Tensor], path: str) -> None:
+    def layer(self, layer: int, got: list[Tensor], path: str, tolerance: float | None = None) -> None:
         """got: float [..., T, hidden], the layer's outputs in each step."""
+        if self.weights.rounds(layer):
+            tolerance = QUANTISED_LAYER
         states = torch.cat(got, -2)
         source = self.program.source.to(states.device)
         before = self.plain.inputs[layer][..., source, :]
         expected = self.plain.outputs[layer][..., source, :]
-        self.differences.compare_layer(states, before, expected, layer, self.program.places, path)
+        self.differences.compare_layer(states, before, expected, layer, self.program.places, path, tolerance)
 
     def states(self, got: list[Tensor], expected: Tensor, what: str, path: str) -> None:
         """got: float [..., T, hidden] of each step. expected: float [..., N, hidden], of the texts."""
@@ -64,8 +67,9 @@ class Comparison:
         text, place = (index.to(got.device) for index in self.program.logit_index)
         expected = self.plain.logits[text, place].float()
         places = [self.program.places[row] for row in self.program.rows]
-        dtype = self.engine.dtype
-        self.differences.compare(got, expected, expected, "the logits", places, path, dtype=dtype)
+        head = self.engine.model.get_output_embeddings()
+        tolerance = QUANTISED_HEAD if isinstance(head, QuantisedLinear) else rounding(self.engine.dtype)
+        self.differences.compare(got, expected, expected, "the logits", places, path, tolerance)
 
     def pool(self, num_layers: int) -> KVPool:
         shape = self.engine.kv_shape
@@ -170,6 +174,12 @@ class PackedPath:
 
     def compare(self, layer: int) -> None:
         """Its weights are substituted."""
+        self._compare(layer, None)
+        if self._comparison.weights.stands_in(layer):  # as it is served: nothing but rounding may differ
+            with self._comparison.weights.without_stand_ins(layer):
+                self._compare(layer, QUANTISED_LAYER)
+
+    def _compare(self, layer: int, tolerance: float | None) -> None:
         made, program = self._comparison, self._comparison.program
         base = text_body(made.engine.model)
         packed = self._model.layers[layer]
@@ -186,7 +196,7 @@ class PackedPath:
                 experts = made.plain.routing[layer][0][step.source]
             alone.hidden_states(states, positions, torch.float32, pages, experts=experts)
             got.append(states)
-        made.layer(layer, got, "packed")
+        made.layer(layer, got, "packed", tolerance)
 
 
 def _copy_pages(pool: KVPool, step: CheckStep) -> None:

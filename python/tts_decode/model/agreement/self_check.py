@@ -31,10 +31,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import UnsupportedModelError
 from ..hf import HFEngine
+from ..quantised_modules import Quantised
 from ..support.length_settings import refuse_length_settings
 from .check_program import CheckProgram, special_tokens
 from .compared_paths import Comparison, GeneralPath, PackedPath
@@ -159,7 +160,9 @@ def _compare(engine: HFEngine, on_host: bool) -> Differences:
     quantised = any(type(weight.data) is not Tensor for weight in model.parameters())
     exact = not quantised and not getattr(model, "is_quantized", False)
     dtype = torch.float32 if exact else engine.dtype
-    weights = Weights(runs, layers, model.get_output_embeddings(), exact=exact)
+    compared = _layers_of_each_kind(engine, layers)
+    head = model.get_output_embeddings()
+    weights = Weights(runs, layers, head, exact=exact, dequantised=compared)
     avoid = special_tokens(model.config) | special_tokens(engine.config)
     program = CheckProgram(engine.config.vocab_size, avoid, engine.max_positions)
     differences = Differences(type(model).__name__, dtype)
@@ -169,9 +172,35 @@ def _compare(engine: HFEngine, on_host: bool) -> Differences:
         paths: list[GeneralPath | PackedPath] = [GeneralPath(comparison)]
         if engine.packed is not None:
             paths.append(PackedPath(comparison, engine.packed))
-        for layer in range(len(layers)):
+        for layer in compared:
             with weights.layer(layer):
                 plain.finish(layer)
                 for path in paths:
                     path.compare(layer)
     return differences
+
+
+def _layers_of_each_kind(engine: HFEngine, layers: list[nn.Module]) -> list[int]:
+    """Which layers are compared: all, but of those with quantised weights, which are dequantised for it, the
+    first of each kind."""
+    known = set()
+    chosen = []
+    for index, layer in enumerate(layers):
+        quantised = any(isinstance(module, Quantised) for module in layer.modules())
+        kind = (engine.calls[index], *map(_kind, layer.named_modules())) if quantised else index
+        if kind not in known:
+            known.add(kind)
+            chosen.append(index)
+    return chosen
+
+
+def _kind(named: tuple[str, nn.Module]) -> Any:
+    """What a part of a layer is, but for its weights and its place."""
+    name, module = named
+    form = module.form if isinstance(module, Quantised) else None
+    settings = {
+        (key, value)
+        for key, value in vars(module).items()
+        if isinstance(value, bool | int | float | str) and key != "layer_idx"
+    }
+    return name, type(module), form, frozenset(settings)

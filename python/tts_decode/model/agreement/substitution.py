@@ -6,7 +6,7 @@ memory and version.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from ..quantised_experts import QuantisedExperts
+from ..quantised_modules import QuantisedEmbedding, QuantisedLinear
 
 _HALF = (torch.bfloat16, torch.float16)
 _NOISE = 0.2  # standard deviation that constant vectors get, as beside a norm's 1
@@ -39,27 +42,60 @@ class _Substitute:
         return made.add(noise, alpha=size)
 
 
+@dataclass(frozen=True)
+class _StandIn:
+    """The float weight of a linear layer whose own is quantised."""
+
+    module: QuantisedLinear
+    name: str = "stand_in"
+    tensor: None = None
+
+    @property
+    def tensors(self) -> dict[str, Any]:
+        return vars(self.module)
+
+    def made(self) -> Tensor:
+        return self.module.dequantised()
+
+
 class Weights:
     """A model's weights in float32 with noise on constant ones, for a layer or for all else at a time.
 
     A weight that is all 0 or all 1, as norms, biases and gates are made, can hide that it is not applied or
-    applied in another place; so it is moved. All others are as they are.
+    applied in another place; so it is moved. All others are as they are; those that are quantised have a
+    stand-in in float32 in some of the layers.
 
     Args:
         layers: modules that `layer` substitutes one by one.
         head: output embeddings, or None; they stay in their dtype, for which their inputs are cast.
-        exact: False leaves all dtypes as they are, for quantised weights.
+        exact: False leaves all dtypes as they are, for quantised weights in classes of others.
+        dequantised: layers whose quantised weights have stand-ins.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[nn.Module], head: nn.Module | None, *, exact: bool):
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[nn.Module],
+        head: nn.Module | None,
+        *,
+        exact: bool,
+        dequantised: Container[int] = (),
+    ) -> None:
         inner = {id(module) for layer in layers for module in layer.modules()}
         outer = [module for module in model.modules() if id(module) not in inner]
-        self._tables = [module for module in outer if isinstance(module, nn.Embedding)]
+        self._tables = [module for module in outer if isinstance(module, nn.Embedding | QuantisedEmbedding)]
         self._head = head
         kept = {id(module) for module in [*self._tables, head]}
         self._layers = [
             list(_substitutes(layer.modules(), exact, index)) for index, layer in enumerate(layers)
         ]
+        self._stand_ins = [
+            [_StandIn(module) for module in layer.modules() if isinstance(module, QuantisedLinear)]
+            if index in dequantised
+            else []
+            for index, layer in enumerate(layers)
+        ]
+        self._rounds = [any(isinstance(m, QuantisedExperts) for m in layer.modules()) for layer in layers]
         rest = (module for module in outer if id(module) not in kept)
         self._rest = list(_substitutes(rest, exact, len(layers)))
         self._rest += _substitutes([*self._tables, *([head] if head else [])], False, len(layers) + 1)
@@ -67,10 +103,32 @@ class Weights:
 
     def changes(self, layer: int) -> bool:
         """Whether any weight of a layer has a substitute."""
-        return bool(self._layers[layer])
+        return bool(self._layers[layer] or self._stand_ins[layer])
+
+    def stands_in(self, layer: int) -> bool:
+        """Whether quantised weights of a layer have stand-ins."""
+        return bool(self._stand_ins[layer])
 
     def layer(self, index: int) -> AbstractContextManager[None]:
-        return _substituted(self._layers[index])
+        return _substituted([*self._layers[index], *self._stand_ins[index]])
+
+    def rounds(self, layer: int) -> bool:
+        """Whether a layer rounds activations to int8 in spite of stand-ins. Experts have none, as those of a
+        layer may take gigabytes."""
+        return self._rounds[layer]
+
+    @contextmanager
+    def without_stand_ins(self, layer: int) -> Iterator[None]:
+        """Inside `layer`: its quantised weights are as they are."""
+        modules = [one.module for one in self._stand_ins[layer]]
+        before = [module.stand_in for module in modules]
+        try:
+            for module in modules:
+                module.stand_in = None
+            yield
+        finally:
+            for module, stand_in in zip(modules, before, strict=True):
+                module.stand_in = stand_in
 
     @contextmanager
     def rest(self) -> Iterator[None]:
@@ -80,7 +138,7 @@ class Weights:
             if self._exact:
                 for table in self._tables:
                     stack.callback(table.register_forward_hook(lambda _m, _a, out: out.float()).remove)
-                if self._head is not None:
+                if self._head is not None and not isinstance(self._head, QuantisedLinear):
                     stack.callback(self._head.register_forward_pre_hook(_cast_inputs).remove)
                     stack.callback(self._head.register_forward_hook(lambda _m, _a, out: out.float()).remove)
             yield
@@ -113,7 +171,7 @@ def _is_constant(weight: Tensor) -> bool:
 
 
 @contextmanager
-def _substituted(substitutes: Sequence[_Substitute]) -> Iterator[None]:
+def _substituted(substitutes: Sequence[_Substitute | _StandIn]) -> Iterator[None]:
     try:
         for substitute in substitutes:
             substitute.tensors[substitute.name] = substitute.made()

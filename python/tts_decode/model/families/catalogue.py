@@ -29,6 +29,18 @@ _GEMMA_OPTIONS = (
     "attn_logit_softcapping",
     "final_logit_softcapping",
 )
+_GRANITE: dict[str, Any] = {
+    "factor": "residual_multiplier",
+    "embedding_factor": "embedding_multiplier",
+    "logit_divisor": "config.logits_scaling",
+}
+_GRANITE_OPTIONS = (
+    *_BIASES,
+    "attention_multiplier",
+    "embedding_multiplier",
+    "residual_multiplier",
+    "logits_scaling",
+)
 _MIXTURE = ("num_experts_per_tok", "output_router_logits", "router_aux_loss_coef")
 _FUSED_MLP: dict[str, Any] = {"gate_up": ("gate_up_proj",), "activation": "activation_fn"}
 
@@ -57,7 +69,7 @@ _DECLARED = (
         **_GEMMA,
         **_SANDWICH,
         head_norms=_HEAD_NORMS,
-        rotary_by_layer_type=True,
+        rotary_by="layer_type",
         logit_soft_cap="config.final_logit_softcapping",
     ),
     Family(
@@ -72,7 +84,7 @@ _DECLARED = (
         ("attention_bias", *_WINDOWS),
         **_POST_NORMS,
         head_norms=_HEAD_NORMS,
-        rotary_by_layer_type=True,
+        rotary_by="layer_type",
     ),
     Family(
         "Exaone4Model",
@@ -81,18 +93,14 @@ _DECLARED = (
         head_norms=_HEAD_NORMS,
         rotates=lambda attention: attention.sliding_window is None or attention.is_sliding,
     ),
+    Family("GraniteModel", _GRANITE_OPTIONS, **_GRANITE),
     Family(
-        "GraniteModel",
-        (
-            *_BIASES,
-            "attention_multiplier",
-            "embedding_multiplier",
-            "residual_multiplier",
-            "logits_scaling",
-        ),
-        factor="residual_multiplier",
-        embedding_factor="embedding_multiplier",
-        logit_divisor="config.logits_scaling",
+        "GraniteSWAModel",
+        (*_GRANITE_OPTIONS, *_WINDOWS, "layer_rope_theta"),
+        **_GRANITE,
+        sinks="sinks",
+        rotates=lambda attention: attention.config.layer_rope_theta[attention.layer_idx] > 0,
+        rotary_by="theta",
     ),
     Family(
         "SmolLM3Model",

@@ -8,6 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from ..quantised_experts import QuantisedExperts
+from ..quantised_modules import Quantised, QuantisedEmbedding, QuantisedLinear
+from ..support.features import stored_head_dim
 from ..support.named_features import text_body
 from .catalogue import FAMILIES
 from .declaration import Family
@@ -39,7 +42,13 @@ _COVERED = {
     "vocab_size",
 }
 # Modules beside classes of the model's own file.
-_PARTS = {nn.Linear, nn.Embedding, nn.ModuleList, nn.LayerNorm, nn.Dropout, *ACTIVATIONS}
+_LINEAR = {nn.Linear, QuantisedLinear}
+_PARTS = {
+    *_LINEAR,
+    *(Quantised, QuantisedExperts),
+    *(nn.Embedding, QuantisedEmbedding, nn.ModuleList, nn.LayerNorm, nn.Dropout),
+    *ACTIVATIONS,
+}
 
 
 def why_general(model: Any) -> str | None:
@@ -58,7 +67,7 @@ def why_general(model: Any) -> str | None:
     for index, layer in enumerate(base.layers):
         if reason := _undeclared(family, layer):
             return f"layer {index}: {reason}"
-    return _differing_layers(base)
+    return _differing_layers(family, base)
 
 
 def _unknown_option(family: Family, config: Any) -> str | None:
@@ -76,20 +85,20 @@ def _foreign_part(base: Any, model: Any) -> str | None:
     for name, module in base.named_modules():
         if type(module).__module__ != type(base).__module__ and type(module) not in _PARTS:
             return f"{name} is {type(module).__name__}"
-        if hasattr(module, "in_features") and type(module) is not nn.Linear:
-            return f"{name} is {type(module).__name__}"  # adapters, quantised ones
+        if hasattr(module, "in_features") and type(module) not in _LINEAR:
+            return f"{name} is {type(module).__name__}"  # adapters, ones that others quantised
     for name, module in model.named_modules():
         if "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
             return f"{name} has a forward or hooks of its own"
     head = model.get_output_embeddings()
-    if head is not None and (type(head) is not nn.Linear or head.bias is not None):
+    if head is not None and (type(head) not in _LINEAR or head.bias is not None):
         return "the head is no linear layer without bias"
     return None
 
 
 def _changed_weight(base: Any, model: Any) -> str | None:
     """A weight that is no plain tensor, or of a size that panels do not have."""
-    for name, weight in model.named_parameters():
+    for name, weight in [*model.named_parameters(), *_panels(model)]:
         if weight.is_inference():
             return f"{name} was made in inference mode, and has no version to look at"
         if type(weight.data) is not Tensor:
@@ -98,6 +107,10 @@ def _changed_weight(base: Any, model: Any) -> str | None:
         if isinstance(module, nn.Linear) and module.in_features % 2:
             return f"{name} has {module.in_features} inputs, no even number"
     return None if base.config.hidden_size % 16 == 0 else "hidden_size is no multiple of 16"
+
+
+def _panels(model: Any) -> list[tuple[str, Tensor]]:
+    return [(f"{name}.panels", m.panels) for name, m in model.named_modules() if isinstance(m, Quantised)]
 
 
 def _undeclared(family: Family, layer: Any) -> str | None:
@@ -114,9 +127,13 @@ def _undeclared(family: Family, layer: Any) -> str | None:
     for name, module in (linears | norms).items():
         if module is None:
             return f"it has no {name}"
-    declared = {f"{name}.weight" for name in (*linears, *norms)} | {f"{name}.bias" for name in linears}
+    declared = {f"{name}.weight" for name in (*linears, *norms)}
+    declared |= {f"{name}.{tensor}" for name in linears for tensor in ("panels", "bias")}
+    if family.sinks is not None:
+        declared.add(f"self_attn.{family.sinks}")
     if mixture:
         declared |= {"mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"}
+        declared |= {f"mlp.experts.{name}.panels" for name in ("gate", "up", "down")}
     if family.norm == "layer":
         declared |= {f"{name}.bias" for name in norms}
     for name, _ in [*layer.named_parameters(), *layer.named_buffers()]:
@@ -129,14 +146,26 @@ def _undeclared(family: Family, layer: Any) -> str | None:
     activation = activation_of(family, inner)
     if activation is None or (mixture and activation != "swiglu"):
         return f"the activation {type(part(inner, family.activation)).__name__}"
-    width = inner.down_proj.shape[-1] if mixture else linears[f"mlp.{family.down}"].in_features
+    width = _experts_width(inner) if mixture else linears[f"mlp.{family.down}"].in_features
     return "the width of the MLP is no multiple of 16" if width % 16 else None
 
 
-def _differing_layers(base: Any) -> str | None:
+def _experts_width(experts: Any) -> int:
+    if isinstance(experts, QuantisedExperts):
+        return experts.intermediate_size
+    return int(experts.down_proj.shape[-1])
+
+
+def _differing_layers(family: Family, base: Any) -> str | None:
     """What layers share in a call of all."""
     norms = [m for m in base.modules() if isinstance(m, nn.LayerNorm) or "Norm" in type(m).__name__]
     if len({epsilon_of(norm) for norm in norms}) > 1:
         return "norms differ in their epsilon"
-    heads = {(layer.self_attn.head_dim, layer.self_attn.o_proj.in_features) for layer in base.layers}
-    return None if len(heads) == 1 else "layers differ in their heads"
+    heads = set()
+    for attention in (layer.self_attn for layer in base.layers):
+        outputs = sum(part(attention, name).out_features for name in family.qkv)
+        heads.add((attention.head_dim, attention.o_proj.in_features, outputs))
+    if len(heads) > 1:
+        return "layers differ in their heads"
+    head_dim = next(iter(heads))[0]
+    return None if head_dim == stored_head_dim(head_dim) else f"heads of {head_dim} channels"

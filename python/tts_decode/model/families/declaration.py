@@ -36,10 +36,12 @@ class Family:
         down, activation: modules of the MLP.
         normalises_experts: where an MLP is a mixture (`is_mixture`), whether the weights of a token's experts
             are scaled to sum to 1; a name: an attribute of the router says so. None: there are no mixtures.
+        sinks: attribute of the attention: a logit of each head without a value (gpt-oss).
         rotates: whether a layer with this attention module rotates q and k.
         rotary_pairs: channel 2 i of a head turns with channel 2 i + 1; else i with i + half.
         angles_in_pairs: the rotary module repeats each angle beside itself; else all angles twice.
-        rotary_by_layer_type: the rotary module has angles for each of config.layer_types.
+        rotary_by: "layer_type" where the rotary module has angles for each of config.layer_types; "theta"
+            where there is a rotary module for each base in config.layer_rope_theta; None: for all layers one.
         parallel: the MLP reads x from before attention, through mlp_norm, or input_norm where that is None. A
             name: an attribute of the layer says so.
         factor: attribute of a layer: of both sums. embedding_factor: attribute of the base model: of the
@@ -62,10 +64,11 @@ class Family:
     down: str = "down_proj"
     activation: str = "act_fn"
     normalises_experts: bool | str | None = None
+    sinks: str | None = None
     rotates: Callable[[Any], bool] = _always
     rotary_pairs: bool = False
     angles_in_pairs: bool = False
-    rotary_by_layer_type: bool = False
+    rotary_by: Literal["layer_type", "theta"] | None = None
     parallel: bool | str = False
     factor: str | None = None
     embedding_factor: str | None = None

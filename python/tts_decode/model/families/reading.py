@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import GELUTanh, NewGELUActivation, SiLUActivation
 
-from tts_kernels import DecoderLayer, Experts, PackedWeight
+from tts_kernels import DecoderLayer, Experts, PackedWeight, Weight
 
+from ..quantised_experts import QuantisedExperts
+from ..quantised_modules import QuantisedLinear
 from ..support.features import AttentionCall
 from .declaration import Family
 
@@ -63,6 +65,7 @@ def pack_layer(family: Family, layer: Any, call: AttentionCall) -> DecoderLayer:
         for name in (family.input_norm, family.mlp_norm, family.out_norm, family.mlp_out_norm)
     )
     q_norm, k_norm = (norm_of(family, part(attention, name)) for name in family.head_norms or (None,) * 2)
+    sinks = part(attention, family.sinks)
     mixture = is_mixture(family, mlp)
     activation = "swiglu" if mixture else activation_of(family, mlp)
     if activation is None:
@@ -72,10 +75,10 @@ def pack_layer(family: Family, layer: Any, call: AttentionCall) -> DecoderLayer:
         qkv=_packed([part(attention, name) for name in family.qkv]),
         q_norm=q_norm,
         k_norm=k_norm,
-        o=_packed([attention.o_proj]),
+        o=weight_of(attention.o_proj),
         mlp_norm=input_norm if parallel and mlp_norm is None else mlp_norm,
         gate_up=None if mixture else _packed_gate_up(family, mlp, activation),
-        down=None if mixture else _packed([part(mlp, family.down)]),
+        down=None if mixture else weight_of(part(mlp, family.down)),
         scale=attention.scaling,
         window=call.window,
         out_norm=out_norm,
@@ -87,20 +90,21 @@ def pack_layer(family: Family, layer: Any, call: AttentionCall) -> DecoderLayer:
         rotary=_table(family, attention) if family.rotates(attention) else None,
         rotary_pairs=family.rotary_pairs,
         experts=_packed_experts(family, mlp) if mixture else None,
+        sinks=None if sinks is None else sinks.detach().float(),
     )
 
 
 def angles(family: Family, base: Any, x: Tensor, positions: Tensor, tables: int) -> tuple[Tensor, Tensor]:
     """cos and sin of positions int64 [T]: float32 [T, rotary_dim], or [tables, T, rotary_dim] of the first
     `tables` where there are several."""
-    if not family.rotary_by_layer_type:
-        cos, sin = (part[0] for part in base.rotary_emb(x, positions[None]))
+    if family.rotary_by == "layer_type":
+        made = [base.rotary_emb(x, positions[None], kind) for kind in _layer_types(base.config)[:tables]]
     else:
-        kinds = _layer_types(base.config)[:tables]
-        made = [base.rotary_emb(x, positions[None], kind) for kind in kinds]
-        cos, sin = (torch.cat([of_kind[side] for of_kind in made]) for side in (0, 1))
-        if tables == 1:
-            cos, sin = cos[0], sin[0]
+        modules = list(base.rotary_embs)[:tables] if family.rotary_by == "theta" else []
+        made = [module(x, positions[None]) for module in modules or [base.rotary_emb]]
+    cos, sin = (torch.cat([of_kind[side] for of_kind in made]) for side in (0, 1))
+    if tables == 1:
+        cos, sin = cos[0], sin[0]
     if family.rotary_pairs and not family.angles_in_pairs:
         cos, sin = (part[..., : part.shape[-1] // 2].repeat_interleave(2, -1) for part in (cos, sin))
     return cos.contiguous(), sin.contiguous()
@@ -143,37 +147,70 @@ def _layer_types(config: Any) -> list[str]:
 
 
 def _table(family: Family, attention: Any) -> int:
-    if not family.rotary_by_layer_type:
+    if family.rotary_by is None:
         return 0
-    config = attention.config
-    return _layer_types(config).index(config.layer_types[attention.layer_idx])
+    config, layer = attention.config, attention.layer_idx
+    if family.rotary_by == "layer_type":
+        return _layer_types(config).index(config.layer_types[layer])
+    bases = sorted({theta for theta in config.layer_rope_theta if theta})  # in the order of the modules
+    return bases.index(config.layer_rope_theta[layer])
 
 
-def _packed(linears: list[Any]) -> PackedWeight:
-    """Of linear layers side by side."""
-    weights = [linear.weight.detach() for linear in linears]
-    biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
-    bias = torch.cat(biases) if biases else None
-    return PackedWeight.pack(weights[0] if len(weights) == 1 else torch.cat(weights), bias)
+def weight_of(linear: Any) -> Weight:
+    """Of a linear layer: its own where that is quantised, else a packed copy."""
+    if _is_quantised(linear):
+        return linear.quantised  # type: ignore[no-any-return]
+    return PackedWeight.pack(*_float_parts(linear))
+
+
+def _is_quantised(linear: Any) -> bool:
+    return isinstance(linear, QuantisedLinear) and linear.stand_in is None
+
+
+def _float_parts(linear: Any) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a linear layer."""
+    if isinstance(linear, QuantisedLinear):
+        assert linear.stand_in is not None
+        return linear.stand_in, None if linear.bias is None else linear.bias[: linear.out_features]
+    return linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
+
+
+def _packed(linears: list[Any]) -> Weight | tuple[Weight, ...]:
+    """Of linear layers side by side. Quantised weights stay where they lie, each for itself."""
+    if len(linears) == 1:
+        return weight_of(linears[0])
+    if any(map(_is_quantised, linears)):
+        return tuple(map(weight_of, linears))
+    weights, biases = zip(*map(_float_parts, linears), strict=True)
+    bias = None if biases[0] is None else torch.cat(biases)
+    return PackedWeight.pack(torch.cat(weights), bias)
 
 
 def _packed_experts(family: Family, mlp: Any) -> Experts:
     router, experts, named = mlp.gate, mlp.experts, family.normalises_experts
+    gate_up: tuple[Weight | tuple[Weight, ...], ...]
+    down: tuple[Weight, ...]
+    if isinstance(experts, QuantisedExperts):
+        gate_up = tuple((expert.gate, expert.up) for expert in experts.experts)
+        down = tuple(expert.down for expert in experts.experts)
+    else:
+        gate_up = tuple(PackedWeight.pack_gated(*one.chunk(2)) for one in experts.gate_up_proj.detach())
+        down = tuple(PackedWeight.pack(one) for one in experts.down_proj.detach())
     return Experts(
         router=PackedWeight.pack(router.weight.detach()),
-        gate_up=tuple(PackedWeight.pack_gated(*one.chunk(2)) for one in experts.gate_up_proj.detach()),
-        down=tuple(PackedWeight.pack(one) for one in experts.down_proj.detach()),
+        gate_up=gate_up,
+        down=down,
         top_k=router.top_k,
         normalised=bool(getattr(router, named) if isinstance(named, str) else named),
     )
 
 
-def _packed_gate_up(family: Family, mlp: Any, activation: str) -> PackedWeight:
+def _packed_gate_up(family: Family, mlp: Any, activation: str) -> Weight | tuple[Weight, ...]:
     """Gated, where the kernel of the product has the activation."""
     linears = [part(mlp, name) for name in family.gate_up]
-    biased = any(linear.bias is not None for linear in linears)
-    if not family.gated or activation != "swiglu" or biased:
+    plain = any(linear.bias is not None or _is_quantised(linear) for linear in linears)
+    if not family.gated or activation != "swiglu" or plain:
         return _packed(linears)
-    weights = [linear.weight.detach() for linear in linears]
+    weights = [_float_parts(linear)[0] for linear in linears]
     gate, up = weights if len(weights) == 2 else weights[0].chunk(2)
     return PackedWeight.pack_gated(gate, up)

@@ -11,10 +11,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ...errors import ModelLoadError
-from .header import Header, shown
+from .header import Header
 from .keys import NEUTRAL, REFUSED_NAMESPACES
+from .metadata import shown
+from .names import tensor_names
 from .rope import rope_parameters
-from .tokenizer import end_tokens, special_token, vocabulary_size
+from .vocabulary import Vocabulary
 
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 _MOST_BLOCKS = 10_000
@@ -65,16 +67,17 @@ def _attributes(header: Header) -> dict[str, Any]:
     architecture = header.architecture
     layers = header.integer("block_count", high=_MOST_BLOCKS)
     heads = header.integer("attention.head_count")
-    ends = end_tokens(header)
+    vocabulary = Vocabulary.read(header)
+    ends = vocabulary.ends
     attributes: dict[str, Any] = {
         "model_type": architecture.model_type,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "vocab_size": header.integer("vocab_size", vocabulary_size(header)),
+        "vocab_size": len(vocabulary.tokens),
         "tie_word_embeddings": "output.weight" not in header.tensors,
-        "bos_token_id": special_token(header, "bos"),
-        "pad_token_id": special_token(header, "padding"),
-        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
+        "bos_token_id": vocabulary.named["bos"],
+        "pad_token_id": vocabulary.named["padding"],
+        "eos_token_id": ends[0] if len(ends) == 1 else list(ends) or None,
         **architecture.fixed,
     }
     for key, name in architecture.integers.items():
@@ -217,25 +220,15 @@ def _refuse_tensors(header: Header, attributes: Mapping[str, Any]) -> None:
 
 def _layout(header: Header, attributes: Mapping[str, Any]) -> dict[str, int]:
     """The GGUF tensors that transformers reads for a model of one layer, and how many weights they fill."""
-    from transformers.modeling_gguf_pytorch_utils import (
-        TENSOR_PROCESSORS,
-        TensorProcessor,
-        get_gguf_hf_weights_map,
-    )
-
     with torch.device("meta"):
         config = AutoConfig.for_model(**{**attributes, "num_hidden_layers": 1})
         model = AutoModelForCausalLM.from_config(config)
-    tensor_processor: Any = TENSOR_PROCESSORS.get(header.name, TensorProcessor)
-    names: dict[str, str] = get_gguf_hf_weights_map(model, tensor_processor(config=dict(attributes)))
     sizes = {name: weight.numel() for name, weight in model.state_dict().items()}
     counted: set[str] = set()
     layout = {}
-    for gguf_name, name in names.items():
-        # The stacked weights of experts have no suffix there; two of the file's can fill one of the model.
-        whole = gguf_name if gguf_name.endswith((".weight", ".bias")) else f"{gguf_name}.weight"
-        layout[whole] = 0 if name in counted else sizes.get(name, 0)
-        counted.add(name)
+    for name, target in tensor_names(header, model, attributes).items():
+        layout[name] = 0 if target in counted else sizes.get(target, 0)
+        counted.add(target)
     if attributes["tie_word_embeddings"]:
         layout.pop("output.weight", None)
     return layout

@@ -1,22 +1,15 @@
-"""GGUF files through transformers, with a converted copy in the user's cache folder.
+"""GGUF files as models: weights that stay quantised (`quantised.py`), or dequantised by transformers.
 
-Dequantising takes some 15 s for a model of 135M parameters, reading the converted copy half a second. A copy
-is keyed by the digest of the GGUF's bytes, so an updated file is converted again; it holds float32, what
-dequantising yields, and serves every dtype that a model is loaded in.
+Dequantising takes some 15 s for a model of 135M parameters, reading the converted copy half a second. The
+copy holds float32, what dequantising yields, and serves every dtype that a model is loaded in.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
-import os
-import re
 import shutil
-import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +25,43 @@ from transformers import (
 )
 
 from ...errors import ModelLoadError
+from ..assembly import skeleton
+from ..memory import refuse_beyond_memory
 from ..transformers_output import first_line
-from .config import config_of
+from .cache import copy_of, store
 from .header import Header
-from .tokenizer import finish_tokenizer, refuse_tokenizer
+from .quantised import load_quantised, quantised_copy
+from .reading import checked_config, not_finite, parsing, wrong_shape
+from .tokenizer import read_tokenizer
 
-_FORMAT = 2  # of the converted copies: raise it when what `_convert` writes changes
-_LONGEST_STEM = 100  # of the file's name in that of its copy: file systems take 255 bytes
-_PARTIAL = ".partial-"
-_STALE_SECONDS = 24 * 3600.0
+_FORMAT = 3  # of the converted copies: raise it when what `_convert` writes changes
 
 
 def load_gguf(
+    file: Path, dtype: torch.dtype, report: Callable[[str], None], *, quantised: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and tokenizer of a GGUF file: from its converted copy, else converting it now.
+
+    quantised: weights stay as they are, where they are quantised and the architecture is one whose can.
+    """
+    loaded = load_quantised(file, dtype, report, _warn_unkept) if quantised else None
+    return _load_dequantised(file, dtype, report) if loaded is None else loaded
+
+
+def load_gguf_config(file: Path) -> Any:
+    """The config of a GGUF file: from a converted copy, else from its header."""
+    for copy in (_dequantised_copy(file), quantised_copy(file)):
+        if copy.is_dir():
+            with contextlib.suppress(Exception):  # a damaged copy is no loss: the GGUF is still there
+                return AutoConfig.from_pretrained(copy)
+    with parsing(file):
+        return checked_config(Header.read(file))
+
+
+def _load_dequantised(
     file: Path, dtype: torch.dtype, report: Callable[[str], None]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and tokenizer of a GGUF file: from its converted copy, else converting it now."""
-    copy = _copy_of(file)
+    copy = _dequantised_copy(file)
     if copy.is_dir():
         report("loading the weights")
         try:
@@ -57,81 +71,29 @@ def load_gguf(
     report(f"converting {file.name} (only once; some 20 s for each 100M parameters)")
     model, tokenizer = _convert(file)
     try:
-        store(copy, model, tokenizer)
+        store(copy, lambda folder: _save(folder, model, tokenizer))
         return _read(copy, dtype)
     except OSError as cause:
-        warnings.warn(
-            f"cannot keep a converted copy of {file.name} in {copy.parent} ({first_line(cause)}); "
-            "it will be converted again next time",
-            stacklevel=2,
-        )
+        _warn_unkept(copy, cause)
         torch.nn.Module.to(model, dtype=dtype)  # in place
         return model, tokenizer
 
 
-def load_gguf_config(file: Path) -> Any:
-    """The config of a GGUF file: from its converted copy, else from its header."""
-    copy = _copy_of(file)
-    if copy.is_dir():
-        with contextlib.suppress(Exception):  # a damaged copy is no loss: the GGUF is still there
-            return AutoConfig.from_pretrained(copy)
-    with _parsing(file):
-        return _checked(Header.read(file))
+def _dequantised_copy(file: Path) -> Path:
+    return copy_of(file, f"v{_FORMAT}")
 
 
-def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/tts-kernels/models``, with ``~/.cache`` where the variable is not set."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tts-kernels" / "models"
+def _save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
-def _copy_of(file: Path) -> Path:
-    stem = re.sub(r"[^\w.-]", "_", file.stem, flags=re.ASCII)[:_LONGEST_STEM]
-    return cache_folder() / f"{stem}-{_digest(file)}-v{_FORMAT}"
-
-
-def store(copy: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Writes the folder ``copy`` whole or not at all: a neighbour is filled, then renamed."""
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(copy.parent)
-    with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=copy.parent, ignore_cleanup_errors=True) as partial:
-        whole = Path(partial) / copy.name
-        model.save_pretrained(whole)
-        tokenizer.save_pretrained(whole)
-        # Another process may have finished first: its copy is as good as ours.
-        with contextlib.suppress(FileExistsError):
-            _rename(whole, copy)
-
-
-def _rename(source: Path, target: Path) -> None:
-    try:
-        source.rename(target)
-    except OSError:
-        if target.is_dir():
-            raise FileExistsError(target) from None
-        raise
-
-
-def _sweep(folder: Path) -> None:
-    """Removes what a killed conversion left behind; a day is longer than any conversion that still runs."""
-    for partial in folder.glob(f"{_PARTIAL}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(partial)
-
-
-def _digest(file: Path) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    try:
-        with file.open("rb") as stream:
-            if stream.read(4) != b"GGUF":
-                raise ModelLoadError(
-                    f"model: {file} does not begin with the bytes 'GGUF', so it is no GGUF file"
-                )
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    except OSError as cause:
-        raise ModelLoadError(f"model: cannot read {file}: {cause.strerror}") from cause
-    return digest.hexdigest()
+def _warn_unkept(copy: Path, cause: OSError) -> None:
+    warnings.warn(
+        f"cannot keep a converted copy in {copy} ({first_line(cause)}); the file will be converted again "
+        "next time",
+        stacklevel=4,
+    )
 
 
 def _read(copy: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -139,20 +101,13 @@ def _read(copy: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTo
     return model, PreTrainedTokenizerFast.from_pretrained(copy)
 
 
-def _checked(header: Header) -> Any:
-    """The config. Raises ModelLoadError for anything in the header that would be lost."""
-    refuse_tokenizer(header)
-    return config_of(header)
-
-
 def _convert(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    # The converter draws a bar of its own on stderr, whatever the settings of transformers say.
-    with _parsing(file), contextlib.redirect_stderr(io.StringIO()):
+    with parsing(file):
         header = Header.read(file)
-        config = _checked(header)
-        # The classes that AutoTokenizer chooses put rules of their own in the place of what is set here.
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)
-        finish_tokenizer(header, tokenizer)
+        config = checked_config(header)
+        size = torch.float32.itemsize * skeleton(config, torch.float32).num_parameters()
+        refuse_beyond_memory(f"{file}, dequantised,", size)
+        tokenizer = read_tokenizer(header)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,
@@ -164,10 +119,7 @@ def _convert(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         )
     model, info = loaded
     for name, got, expected in sorted(info["mismatched_keys"]):
-        raise ModelLoadError(
-            f"model: {file} is damaged: {name} got the shape {tuple(got)}, expected {tuple(expected)} by the "
-            "file's keys; fetch it again"
-        )
+        raise wrong_shape(file, name, got, expected)
     if info["missing_keys"]:  # which would have random values
         raise ModelLoadError(
             f"model: {file} does not fill {min(info['missing_keys'])} of {type(model).__name__}; "
@@ -175,32 +127,6 @@ def _convert(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         )
     broken = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
     if broken:
-        raise ModelLoadError(
-            f"model: {file} is damaged: {broken[0]} holds values that are not finite; fetch it again"
-        )
+        raise not_finite(file, broken[0])
     model.generation_config = GenerationConfig.from_model_config(model.config)
     return model, tokenizer
-
-
-@contextlib.contextmanager
-def _parsing(file: Path) -> Iterator[None]:
-    """Turns what parsers raise into ModelLoadError."""
-    try:
-        yield
-    except ModelLoadError:
-        raise
-    except ImportError as cause:
-        raise _lacks_gguf(file) from cause
-    except Exception as cause:  # the parsers raise whatever the damaged bytes lead to
-        raise _unreadable(file, cause) from cause
-
-
-def _lacks_gguf(file: Path) -> ModelLoadError:
-    return ModelLoadError(f"model: reading {file} needs the package gguf; run: pip install 'tts-kernels[hf]'")
-
-
-def _unreadable(file: Path, cause: Exception) -> ModelLoadError:
-    return ModelLoadError(
-        f"model: cannot read {file} as GGUF; it may be damaged or cut short (fetch it again), or of an "
-        f"architecture that transformers does not convert. Cause: {first_line(cause)}"
-    )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import reprlib
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from tts_kernels.checks import is_integer, is_real
 
 from ...errors import ModelLoadError
 from .keys import ARCHITECTURES, Architecture
+from .metadata import read_metadata, shown
 
 _LARGEST = 2**31 - 1  # of the integers in llama.cpp
 
@@ -26,7 +26,7 @@ class Header:
         self.file = file
         self.metadata = metadata
         self.tensors = frozenset(tensors)
-        name = metadata["general.architecture"]
+        name = metadata.get("general.architecture")
         if not isinstance(name, str) or name not in ARCHITECTURES:
             raise self.refuse("general.architecture", f"one of {', '.join(sorted(ARCHITECTURES))}")
         self.name: str = name
@@ -36,15 +36,8 @@ class Header:
 
     @classmethod
     def read(cls, file: Path) -> Header:
-        """Raises ModelLoadError for an architecture that is not read, and what the parsers raise."""
-        from transformers.integrations.gguf.reader import read_gguf_metadata
-
-        metadata, tensors = read_gguf_metadata(str(file))
-        with file.open("rb") as stream:
-            (keys,) = struct.unpack("<16xQ", stream.read(24))
-        if len(metadata) != keys:
-            raise ModelLoadError(f"model: {file} is damaged: it holds a key twice; fetch it again")
-        return cls(file, metadata, tensors)
+        """Raises ModelLoadError for a damaged header, and for an architecture that is not read."""
+        return cls(file, *read_metadata(file))
 
     def refuse(self, key: str, expected: str) -> ModelLoadError:
         """The error for a key, given with its namespace, whose value cannot be honoured."""
@@ -83,8 +76,3 @@ class Header:
         if not isinstance(value, str):
             raise self.refuse(self.path(key), "a text")
         return value
-
-
-def shown(name: str) -> str:
-    """A name from a file for a message of one line: nothing in it acts on a terminal."""
-    return repr(name[:100])[1:-1]

@@ -1,131 +1,163 @@
-"""The tokenizer of a GGUF file: what transformers' conversion leaves out, and what is refused.
+"""The tokenizer of a GGUF file, made from its keys alone.
 
 Source of the rules: llama.cpp (src/llama-vocab.cpp), which defines the format.
 """
 
 from __future__ import annotations
 
-import math
+import re
 from typing import Any
 
-from tokenizers import decoders, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from .header import Header
+from .merges import merges_by_score
+from .splits import NO_NAME, SPLITS, Split
+from .token_types import CONTROL, MATCHED, UNKNOWN, USER_DEFINED
+from .vocabulary import BYTE_LEVEL, Vocabulary, setting
 
-_BYTE_LEVEL, _SENTENCEPIECE = "gpt2", "llama"  # values of tokenizer.ggml.model
-
-# Values of tokenizer.ggml.pre that split text as GPT-2 does, which is what transformers falls back to.
-_GPT2_SPLIT = frozenset(
-    {"gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "gigachat", "a.x-4.0", "mellum", "granite-docling"}
-)
-# As GPT-2 does, each digit on its own.
-_DIGITS_SPLIT = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"})
-# Whose words that are tokens are not merged from their parts, and which begin texts with BOS.
-_WHOLE_WORDS = frozenset(
-    {"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken"}
-)
+_SPACE = "\u2581"  # SentencePiece's
+_TEMPLATE = "tokenizer.chat_template"
+_TEMPLATE_NAME = re.compile("[A-Za-z0-9_-]{1,100}")  # it becomes the name of a file
+# llama.cpp knows by the model's name whose special tokens take the whitespace behind them, but for some.
+_STRIPPING_MODELS = ("phi-3", "phi3")
+_NOT_STRIPPING = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 
 
 def refuse_tokenizer(header: Header) -> None:
-    """Raises ModelLoadError where the converted tokenizer would give other tokens than the file's."""
-    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
-
-    tokens = vocabulary_size(header)
-    if header.integer("vocab_size", tokens) != tokens:
-        raise header.refuse(header.path("vocab_size"), f"{tokens}, as many as tokenizer.ggml.tokens")
-    for key in ("tokenizer.ggml.token_type", "tokenizer.ggml.scores"):
-        values = header.metadata.get(key, [0] * tokens)
-        if not _is_a_number_each(values, tokens):
-            raise header.refuse(key, f"{tokens} finite numbers, one for each token")
-    if not isinstance(header.metadata.get("tokenizer.chat_template", ""), str):
-        raise header.refuse("tokenizer.chat_template", "a text")
-    model = _value(header, "model", str, None)
-    if model not in (_BYTE_LEVEL, _SENTENCEPIECE):
-        raise header.refuse("tokenizer.ggml.model", f"{_BYTE_LEVEL!r} or {_SENTENCEPIECE!r}")
-    merges, scores = "tokenizer.ggml.merges", "tokenizer.ggml.scores"
-    if merges not in header.metadata and (model == _BYTE_LEVEL or scores not in header.metadata):
-        raise header.refuse(merges if model == _BYTE_LEVEL else scores, "how tokens are merged")
-    split = _value(header, "pre", str, "gpt-2")
-    if model == _BYTE_LEVEL and split not in _GPT2_SPLIT | _DIGITS_SPLIT | GGUF_PRE_TOKENIZER_SPLITS.keys():
-        raise header.refuse("tokenizer.ggml.pre", "a way to split text that is known here")
-    for key in ("add_bos_token", "add_eos_token", "add_space_prefix"):
-        _value(header, key, bool, False)
-    for name in ("bos", "eos"):
-        if _value(header, f"add_{name}_token", bool, False) and special_token(header, name) is None:
-            raise header.refuse(f"tokenizer.ggml.{name}_token_id", f"an id, as add_{name}_token is true")
-    for name in ("bos", "eos", "eot", "eom", "unknown", "padding"):
-        special_token(header, name)
-    if header.name.startswith("gemma") and _value(header, "add_space_prefix", bool, False):
-        raise header.refuse("tokenizer.ggml.add_space_prefix", "false, as for every Gemma")
+    """Raises ModelLoadError, which names the key, where `read_tokenizer` would."""
+    _Parts(header)
 
 
-def _is_a_number_each(values: Any, count: int) -> bool:
-    return (
-        isinstance(values, list)
-        and len(values) == count
-        and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
-    )
+def read_tokenizer(header: Header) -> PreTrainedTokenizerFast:
+    """The tokenizer. Raises ModelLoadError, which names the key, for what cannot be honoured."""
+    return _Parts(header).tokenizer()
 
 
-def vocabulary_size(header: Header) -> int:
-    tokens = header.metadata.get("tokenizer.ggml.tokens")
-    if type(tokens) is not int or tokens < 1:  # the reader leaves an array of texts as its length
-        raise header.refuse("tokenizer.ggml.tokens", "the texts of the tokens")
-    return tokens
+class _Parts:
+    """What the keys of the tokenizer say, checked."""
 
+    def __init__(self, header: Header) -> None:
+        self.header = header
+        self.vocabulary = vocabulary = Vocabulary.read(header)
+        self.byte_level = vocabulary.model == BYTE_LEVEL
+        self.split = _split(header) if self.byte_level else Split((), begins=True)
+        self.space_first = setting(header, "add_space_prefix", bool, True)
+        self.templates = _templates(header)
+        self.adds_bos = self._adds("bos", self.split.begins)
+        self.adds_eos = self._adds("eos", False)
 
-def special_token(header: Header, name: str) -> int | None:
-    """The id of the token that the key `tokenizer.ggml.<name>_token_id` names."""
-    token: int | None = _value(header, f"{name}_token_id", int, None)
-    if token is not None and not 0 <= token < vocabulary_size(header):
-        raise header.refuse(
-            f"tokenizer.ggml.{name}_token_id", f"an id from 0 to below {vocabulary_size(header)}"
+    def _adds(self, name: str, default: bool) -> bool:
+        token = self.vocabulary.named[name]
+        adds = setting(self.header, f"add_{name}_token", bool, None)
+        if adds and token is None:
+            raise self.header.refuse(f"tokenizer.ggml.{name}_token_id", f"an id, as add_{name}_token is true")
+        if token is None or not (default if adds is None else adds):
+            return False
+        if re.search(r"\s", self.vocabulary.tokens[token]):  # transformers cannot add such a token
+            raise self.header.refuse(f"tokenizer.ggml.{name}_token_id", "a token without spaces in its text")
+        return True
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        return PreTrainedTokenizerFast(
+            tokenizer_object=self._backend(),
+            bos_token=self._special("bos"),
+            eos_token=self._special("eos"),
+            unk_token=self._special("unknown"),
+            pad_token=self._special("padding"),
+            add_bos_token=self.adds_bos,
+            add_eos_token=self.adds_eos,
+            chat_template=self.templates,
         )
-    return token
 
+    def _special(self, name: str) -> str | None:
+        """The text of a named token, unless it is part of texts: transformers would make it special."""
+        token = self.vocabulary.named[name]
+        if token is None or self.vocabulary.types[token] not in MATCHED:
+            return None
+        return self.vocabulary.tokens[token]
 
-def end_tokens(header: Header) -> list[int]:
-    """Ids of the tokens that end a text: of the end of the text, of a turn and of a message."""
-    named = [special_token(header, name) for name in ("eos", "eot", "eom")]
-    return list(dict.fromkeys(token for token in named if token is not None))
+    def _backend(self) -> Any:
+        backend = self._byte_level() if self.byte_level else self._sentencepiece()
+        # Of two that begin at the same place the longer one is read.
+        backend.add_special_tokens(self._added(CONTROL, UNKNOWN))
+        backend.add_tokens(self._added(USER_DEFINED))
+        return backend
 
+    def _byte_level(self) -> Any:
+        vocabulary = self.vocabulary
+        ids = {text: token for token, text in enumerate(vocabulary.tokens)}
+        whole = self.split.whole_words
+        backend = Tokenizer(models.BPE(vocab=ids, merges=vocabulary.merges, ignore_merges=whole))
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in self.split.patterns]
+            + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+        backend.decoder = decoders.ByteLevel()
+        return backend
 
-def finish_tokenizer(header: Header, tokenizer: Any) -> None:
-    """Sets on the converted tokenizer what the conversion leaves out."""
-    backend = tokenizer.backend_tokenizer
-    model, split = _value(header, "model", str, None), _value(header, "pre", str, "gpt-2")
-    if model == _BYTE_LEVEL:
-        if split in _DIGITS_SPLIT:
-            backend.pre_tokenizer = pre_tokenizers.Sequence(
-                [
-                    pre_tokenizers.Digits(individual_digits=True),
-                    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-                ]
+    def _sentencepiece(self) -> Any:
+        """Spaces become "▁"; one more stands before each text, and behind each token that is read whole.
+
+        Letters that are no tokens become their bytes, or the unknown token.
+        """
+        vocabulary = self.vocabulary
+        unknown = vocabulary.named["unknown"]
+        model = models.BPE(
+            vocab={text: token for token, text in enumerate(vocabulary.tokens)},
+            merges=merges_by_score(vocabulary),
+            unk_token=None if unknown is None else vocabulary.tokens[unknown],
+            byte_fallback=True,
+        )
+        backend = Tokenizer(model)
+        before: list[Any] = [normalizers.Prepend(_SPACE)] if self.space_first else []
+        after: list[Any] = [decoders.Strip(" ", left=1)] if self.space_first else []
+        backend.normalizer = normalizers.Sequence([*before, normalizers.Replace(" ", _SPACE)])
+        backend.decoder = decoders.Sequence(
+            [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *after]
+        )
+        return backend
+
+    def _added(self, *types: int) -> list[AddedToken]:
+        """The tokens of these types, which are read whole."""
+        name = self.header.metadata.get("general.name")
+        strips = isinstance(name, str) and any(model in name.lower() for model in _STRIPPING_MODELS)
+        vocabulary = self.vocabulary
+        return [
+            AddedToken(
+                text,
+                normalized=False,
+                lstrip=text in self.split.lstrip,
+                rstrip=strips and text not in _NOT_STRIPPING,
             )
-        backend.model.ignore_merges = split in _WHOLE_WORDS
-    elif not header.name.startswith("gemma"):
-        _mark_spaces(backend, _value(header, "add_space_prefix", bool, True))
-    begins = model == _SENTENCEPIECE or split in _WHOLE_WORDS
-    tokenizer.add_bos_token = (
-        _value(header, "add_bos_token", bool, begins) and tokenizer.bos_token is not None
-    )
-    tokenizer.add_eos_token = _value(header, "add_eos_token", bool, False)
+            for text, kind in zip(vocabulary.tokens, vocabulary.types, strict=True)
+            if kind in types
+        ]
 
 
-def _mark_spaces(backend: Any, prefix: bool) -> None:
-    """Spaces become "▁"; with `prefix` one more stands before each text, and after each special token."""
-    before: list[Any] = [normalizers.Prepend("▁")] if prefix else []
-    after: list[Any] = [decoders.Strip(" ", left=1)] if prefix else []
-    backend.normalizer = normalizers.Sequence([*before, normalizers.Replace(" ", "▁")])
-    backend.pre_tokenizer = None
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *after]
-    )
+def _split(header: Header) -> Split:
+    name = setting(header, "pre", str, NO_NAME) or NO_NAME
+    if name not in SPLITS:
+        raise header.refuse(
+            "tokenizer.ggml.pre",
+            "a way to split text that is known here; use the safetensors weights of the model, with its own "
+            "tokenizer",
+        )
+    return SPLITS[name]
 
 
-def _value(header: Header, key: str, kind: type, default: Any) -> Any:
-    path = f"tokenizer.ggml.{key}"
-    value = header.metadata.get(path, default)
-    if value is not default and type(value) is not kind:
-        raise header.refuse(path, {str: "a text", bool: "true or false", int: "an integer"}[kind])
-    return value
+def _templates(header: Header) -> str | dict[str, str] | None:
+    """The chat template, or all by their names, the one without a name as "default"."""
+    templates: dict[str, str] = {}
+    for key, text in header.metadata.items():
+        if key != _TEMPLATE and not key.startswith(f"{_TEMPLATE}."):
+            continue
+        name = key.removeprefix(_TEMPLATE).removeprefix(".") or "default"
+        if not isinstance(text, str):
+            raise header.refuse(key, "a text")
+        if not _TEMPLATE_NAME.fullmatch(name):
+            raise header.refuse(key, "a name of letters, digits, - and _")
+        if templates.setdefault(name, text) != text:
+            raise header.refuse(key, f"the same text as {_TEMPLATE}")
+    return templates["default"] if templates.keys() == {"default"} else templates or None

@@ -47,7 +47,11 @@ class AttentionCall:
 
 @dataclass(frozen=True)
 class KVShape:
-    """What the KV pool must hold for one token of the model, and how many query heads read it."""
+    """What the KV pool must hold for one token of the model, and how many query heads read it.
+
+    Layers of fewer KV heads store each several times, and heads that are smaller end in zeros: both change no
+    logit and no output.
+    """
 
     num_layers: int
     num_q_heads: int
@@ -62,9 +66,12 @@ def describe_call(
     value: torch.Tensor,
     window: int | None,
     soft_cap: float | None,
+    sinks: torch.Tensor | None,
     arguments: dict[str, Any],
 ) -> AttentionCall:
-    """`arguments`: what a module handed over beside query, key, value, scale, window and soft cap."""
+    """`arguments`: what a module handed over beside query, key, value, scale, window, soft cap and sinks."""
+    if sinks is not None and sinks.shape != query.shape[1:2]:
+        arguments = arguments | {"sinks": sinks}
     return AttentionCall(
         num_q_heads=query.shape[1],
         num_kv_heads=key.shape[1],
@@ -136,13 +143,18 @@ def refuse_calls(model: Any, calls: Sequence[AttentionCall], modules: Sequence[n
             )
         if not call.causal:
             raise refusal(model, "bidirectional attention")
-        if call.value_dim != call.head_dim:
-            raise refusal(model, f"differing head dims of K ({call.head_dim}) and V ({call.value_dim})")
-        if call.head_dim % 16 or not 32 <= call.head_dim <= 256:
-            raise refusal(model, f"head_dim {call.head_dim} (served: multiples of 16 in 32..256)")
-    if len({(call.num_q_heads, call.num_kv_heads, call.head_dim) for call in calls}) > 1:
-        raise refusal(model, "layers of differing heads or head_dim")
-    return KVShape(len(calls), calls[0].num_q_heads, calls[0].num_kv_heads, calls[0].head_dim)
+    q_heads, kv_heads = calls[0].num_q_heads, max(call.num_kv_heads for call in calls)
+    if any(call.num_q_heads != q_heads or kv_heads % call.num_kv_heads for call in calls):
+        raise refusal(model, "layers of differing heads")
+    largest = max(max(call.head_dim, call.value_dim) for call in calls)
+    if largest > 256:
+        raise refusal(model, f"head_dim {largest} (served: up to 256)")
+    return KVShape(len(calls), q_heads, kv_heads, stored_head_dim(largest))
+
+
+def stored_head_dim(size: int) -> int:
+    """Channels that pages have for heads of that many."""
+    return max(32, -(-size // 16) * 16)
 
 
 def refuse_own_attention(model: Any, modules: Sequence[nn.Module]) -> None:
@@ -163,8 +175,7 @@ def refusal(model: Any, feature: str) -> UnsupportedModelError:
 
 # Arguments of the attention function that stand for a feature.
 _EXTRA_FEATURES = {
-    "s_aux": "attention sinks",
-    "sinks": "attention sinks",
+    "sinks": "attention sinks other than one of each head",
     "position_bias": "relative position biases",
     "indices": "sparse attention by an indexer",
     "block_indices": "sparse attention by an indexer",

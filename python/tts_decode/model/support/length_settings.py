@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import UnsupportedModelError
 from .features import refusal
@@ -36,16 +36,40 @@ _SERVED = {
     **dict.fromkeys(("index_block_size", "index_topk_blocks"), "of layers whose type is refused"),
     "chunk_size_feed_forward": "splits a product, whose rows do not depend on one another",
 }
-# Whose frequencies do not depend on the text; of longrope only what `refuse_config` leaves is.
-_ROPE_TYPES = ("default", "linear", "llama3", "yarn", "longrope")
+# Whose frequencies do not depend on the text, or do so beyond `text_limit` only.
+_ROPE_TYPES = ("default", "linear", "llama3", "yarn", "longrope", "dynamic")
+
+
+class TextLimit(NamedTuple):
+    """Most tokens of a text, and the kind of rotary scaling if that is why."""
+
+    tokens: int | None
+    kind: str = ""
+
+
+def text_limit(config: Any) -> TextLimit:
+    """What a model has positions for, as far as the frequencies of its rotary positions are constant.
+
+    Those of type dynamic and longrope are others in longer texts, where transformers turns new keys by them
+    beside the cached ones of before. In a tree a branch's numbers would then depend on how its text came to
+    be: in which chunks, and with which of its pages found in other branches.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    limits = [TextLimit(positions)] if positions is not None else []
+    for parameters in _rotary_parameters(config):
+        kind = parameters.get("rope_type")
+        if kind == "dynamic":  # at just so many tokens it may keep the frequencies of a longer text before
+            limits.append(TextLimit(config.max_position_embeddings - 1, kind))
+        elif kind == "longrope" and parameters.get("short_factor") != parameters.get("long_factor"):
+            limits.append(TextLimit(parameters["original_max_position_embeddings"], kind))
+    return min(limits, default=TextLimit(None))
 
 
 def refuse_length_settings(model: Any) -> None:
     """Raises UnsupportedModelError where a setting that acts on long texts only is not known to be served."""
     config = model.config.get_text_config(decoder=True)
-    rope = getattr(config, "rope_parameters", None) or {}
-    by_layer = [value for value in rope.values() if isinstance(value, Mapping)]
-    for settings in [vars(config), *(by_layer or [rope])]:
+    rotary = _rotary_parameters(config)
+    for settings in [vars(config), *rotary]:
         for name, value in _late(settings):
             if name not in _SERVED:
                 raise UnsupportedModelError(
@@ -53,10 +77,16 @@ def refuse_length_settings(model: Any) -> None:
                     "longer than those of the self-check and is not known to be served: pass check=False if "
                     "it does not"
                 )
-    for parameters in by_layer or [rope]:
+    for parameters in rotary:
         kind = parameters.get("rope_type", "default")
         if kind not in _ROPE_TYPES:
             raise refusal(model, f"rotary scaling of type {kind}")
+
+
+def _rotary_parameters(config: Any) -> list[Mapping[str, Any]]:
+    """One for the model, or one for each type of its layers."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return [value for value in rope.values() if isinstance(value, Mapping)] or [rope]
 
 
 def _late(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -87,12 +87,6 @@ def _rope(test: Callable[[dict[str, Any]], bool]) -> Callable[[Any], bool]:
     return passes
 
 
-def _scales_by_length(rope: dict[str, Any]) -> bool:
-    """Whether the rotary frequencies change with the longest text; longrope with equal lists is constant."""
-    kind = rope.get("rope_type")
-    return kind == "dynamic" or (kind == "longrope" and rope.get("short_factor") != rope.get("long_factor"))
-
-
 def _class_is(pattern: str) -> Callable[[nn.Module], bool]:
     return lambda module: re.search(pattern, type(module).__name__) is not None
 
@@ -125,7 +119,6 @@ _CONFIG_FEATURES: dict[str, Callable[[Any], bool]] = {
     ),
     "ALiBi positions": _truthy("alibi"),
     "multi-axis rotary positions (M-RoPE)": _rope(lambda rope: "mrope_section" in rope),
-    "rotary scaling by the longest text so far (rope_type dynamic or longrope)": _rope(_scales_by_length),
 }
 
 # Of the decoder of text, its parts, and all that its layers hold.

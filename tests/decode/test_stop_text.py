@@ -1,7 +1,7 @@
 """Where a text ends at a stop string."""
 
 import pytest
-from tts_decode.serve.stops import cut_at_stop, finish_reason
+from tts_decode.decoding.stop_text import cut_at_stop
 
 
 @pytest.mark.parametrize(
@@ -19,18 +19,3 @@ from tts_decode.serve.stops import cut_at_stop, finish_reason
 def test_the_text_ends_at_its_stop_string(text, last, stops, cut, included, stop):
     assert cut_at_stop(text, last, stops, include=False) == (cut, stop)
     assert cut_at_stop(text, last, stops, include=True) == (included, stop)
-
-
-@pytest.mark.parametrize(
-    ("reason", "told"),
-    [
-        ("eos", "stop"),
-        ("complete", "stop"),
-        ("stop_token", "stop"),
-        ("dead_end", "length"),
-        ("budget", "length"),
-        (None, "length"),
-    ],
-)
-def test_reasons_are_told_as_at_openai(reason, told):
-    assert finish_reason(reason) == told

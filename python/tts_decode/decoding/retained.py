@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +17,10 @@ from weakref import WeakValueDictionary
 
 from ..core.detokenizer import text_stream
 from ..core.params import SamplingParams
-from ..decoding.branch import TreeBranch
-from ..decoding.decoder import TreeDecoder
-from ..decoding.kv_budget import Pin
+from .branch import TreeBranch
+from .decoder import TreeDecoder
 from .known_texts import KnownText, TextIndex, common
-from .prompts import Prompt
+from .kv_budget import Pin
 
 _PAGE = 16  # tokens that another tokenization of a known text may lose
 
@@ -46,7 +45,10 @@ class _Entry:
 
 
 class RetainedTexts:
-    """Finished texts by least recent use. For the decoder's own thread.
+    """Finished texts of some owners. For the decoder's own thread.
+
+    Where they become too many, the owner who has the most loses the one that was used the longest ago: no
+    owner pushes out those of another one who has less.
 
     Args:
         texts, tokens: how many are kept at most, and of how many tokens in all.
@@ -86,19 +88,37 @@ class RetainedTexts:
                 self.drop(other)
         self._entries[entry.pin.id] = entry
         self._size += len(entry.tokens)
-        if len(self._entries) > self._texts or self._size > self._tokens:
+        if self._crowded or self._size > self._tokens:
             self._drop_lost()
-        while len(self._entries) > self._texts or self._size > self._tokens:
-            self.drop(next(iter(self._entries.values())))
+        while self._crowded or self._size > self._tokens:
+            self.drop(self._next_to_go())
 
-    def used(self, pin: Pin) -> None:
-        self._entries.move_to_end(pin.id)
+    def used(self, owner: OwnTexts, ids: Sequence[int]) -> None:
+        """A prompt has these ids: the owner's text that shares most with them was used, if it is a page."""
+        given, best, most = array("q", ids), None, _PAGE - 1
+        for entry in self._entries.values():
+            if entry.owner is owner and (shared := common(entry.tokens, given)) > most:
+                best, most = entry, shared
+        if best is not None:
+            self._entries.move_to_end(best.pin.id)
 
     def drop(self, entry: _Entry) -> None:
         del self._entries[entry.pin.id]
         self._size -= len(entry.tokens)
         entry.owner.forget(entry)
         entry.pin.release()
+
+    @property
+    def _crowded(self) -> bool:
+        return len(self._entries) > self._texts
+
+    def _next_to_go(self) -> _Entry:
+        """Of the owner who has most of what there is too much of."""
+        held: Counter[OwnTexts] = Counter()
+        for entry in self._entries.values():
+            held[entry.owner] += 1 if self._crowded else len(entry.tokens)
+        most = max(held.values())
+        return next(entry for entry in self._entries.values() if held[entry.owner] == most)
 
     def _drop_lost(self) -> None:
         """Those whose pages were needed."""
@@ -119,24 +139,31 @@ class OwnTexts:
         self._index = TextIndex()
         self._entries: dict[KnownText, _Entry] = {}
 
-    def ids(self, text: str, canonical: list[int]) -> list[int]:
-        """Ids for a text: those of the tokenizer, `canonical`, unless they part from known ones more than a
-        page before the end of the known text."""
+    def ids(self, text: str | None, canonical: list[int]) -> list[int]:
+        """Ids for a prompt of this text: those of the tokenizer, `canonical`, unless they part from known
+        ones more than a page before the end of the known text. text: None: the prompt is of ids."""
+        ids = canonical if text is None else self._as_known(text, canonical)
+        self._store.used(self, ids)
+        return ids
+
+    def _as_known(self, text: str, canonical: list[int]) -> list[int]:
         known, count = self._best(text)
         if known is None:
             return canonical
-        self._store.used(self._entries[known].pin)
         same = common(canonical, known.tokens[:count].tolist())
         if count - same <= _PAGE:
             return canonical
         ids = self._continued(known, count, text, canonical)
         return ids if self._controls(ids[same:]) == self._controls(canonical[same:]) else canonical
 
-    def known_text(self, prompt: Prompt, sampling: SamplingParams) -> str | None:
-        """Of a prompt, for `keep`; None where a client chose how it, or its answer, is spelled in tokens."""
+    def known_text(self, text: str | None, ids: list[int], sampling: SamplingParams) -> str | None:
+        """Of a prompt, for `keep`; None where a client chose how it, or its answer, is spelled in tokens.
+
+        text: None: the prompt is of ids.
+        """
         if sampling.logit_bias:
             return None
-        return self.text_of(prompt.ids) if prompt.text is None else prompt.text
+        return self.text_of(ids) if text is None else text
 
     def text_of(self, ids: list[int]) -> str | None:
         """The text of ids that a client gave, where it would get these anyway; None: others may not get them
@@ -144,7 +171,7 @@ class OwnTexts:
         decoder = self._store.decoder
         for special in (True, False):
             text = text_stream(decoder.tokenizer, [], special=special).add(ids)
-            if text and ids in (self.ids(text, decoder.prompt_ids(text)), decoder.token_ids(text)):
+            if text and ids in (self._as_known(text, decoder.prompt_ids(text)), decoder.token_ids(text)):
                 return text
         return None
 

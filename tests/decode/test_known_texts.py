@@ -3,7 +3,7 @@
 import random
 from array import array
 
-from tts_decode.serve.known_texts import KnownText, TextIndex, common
+from tts_decode.decoding.known_texts import KnownText, TextIndex, common
 
 
 def made(text, first):

@@ -1,0 +1,22 @@
+"""Where a text ends at a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def cut_at_stop(text: str, last: int, stops: Sequence[str], *, include: bool) -> tuple[str, str | None]:
+    """The text up to its stop string, or to the end of it, and the string.
+
+    A stop string ends in the last `last` characters, which are those of the last token. Of several the one
+    that ends first counts, then the longest. Where there is none the text stays whole.
+    """
+    found: tuple[int, int, str] | None = None
+    for stop in stops:
+        at = text.find(stop, max(0, len(text) - last - len(stop) + 1))
+        if at >= 0 and (found is None or (at + len(stop), at) < found[:2]):
+            found = at + len(stop), at, stop
+    if found is None:
+        return text, None
+    end, begin, stop = found
+    return text[: end if include else begin], stop

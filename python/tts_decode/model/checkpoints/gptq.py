@@ -1,0 +1,99 @@
+"""GPTQ (Frantar et al., arXiv 2210.17323), as AutoGPTQ and GPTQModel save it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tts_kernels import QuantisedWeight
+
+from ...errors import ModelLoadError
+from .packing import unpacked
+from .settings import INSTEAD, Settings
+from .tensors import FLOATS, SavedTensors
+
+
+@dataclass(frozen=True)
+class GPTQ:
+    """Words of qweight int32 [inputs x bits / 32, outputs] hold numbers of several inputs, words of qzeros
+    [groups, outputs x bits / 32] the zero points of several outputs; scales [groups, outputs].
+
+    Attributes:
+        bits: 4 or 8.
+        group: inputs of a group; -1: all.
+        less_one: zero points are saved less one (format gptq; gptq_v2 has them as they are).
+        symmetric: all zero points are the middle.
+        act_order: inputs may be grouped in another order than their own.
+    """
+
+    bits: int
+    group: int
+    less_one: bool
+    symmetric: bool
+    act_order: bool
+
+    @classmethod
+    def of(cls, settings: Settings) -> GPTQ:
+        for name, what in {
+            "dynamic": "settings that differ from module to module",
+            "is_marlin_format": "the layout of Marlin",
+            "use_marlin": "the layout of Marlin",
+            "adapter": "an adapter beside the weights",
+            "rotation": "rotated activations",
+        }.items():
+            settings.require_absent(name, what)
+        settings.one_of("pack_dtype", "int32", default="int32")
+        field = "checkpoint_format" if "checkpoint_format" in settings else "format"
+        saved = settings.one_of(field, "gptq", "gptq_v2", default="gptq")
+        return cls(
+            settings.one_of("bits", 4, 8),
+            settings.integer("group_size", -1),
+            saved == "gptq",
+            settings.one_of("sym", True, False, default=False),
+            settings.one_of("desc_act", True, False, default=False),
+        )
+
+    def modules(self, tensors: SavedTensors) -> list[str]:
+        return tensors.marked("qweight")
+
+    def bits_of(self, name: str) -> int:
+        return self.bits
+
+    def kind_of(self, name: str) -> str:
+        return f"GPTQ, {self.bits} bits"
+
+    def read(
+        self, tensors: SavedTensors, name: str, outputs: int, inputs: int, bias: Tensor | None
+    ) -> QuantisedWeight:
+        group = inputs if self.group == -1 else self.group
+        groups = tensors.groups(name, inputs, group)
+        words = tensors.take(f"{name}.qweight", (inputs * self.bits // 32, outputs), torch.int32)
+        packed = tensors.take(f"{name}.qzeros", (groups, outputs * self.bits // 32), torch.int32)
+        scales = tensors.take(f"{name}.scales", (groups, outputs), *FLOATS)
+        if self.act_order or f"{name}.g_idx" in tensors:
+            order = tensors.take(f"{name}.g_idx", (inputs,), torch.int32, torch.int64)
+            require_order(tensors, f"{name}.g_idx", order, group)
+        # The one is added to whole words: GPTQModel saves a zero point of 0 with a borrow from the next.
+        ones = 0x11111111 if self.bits == 4 else 0x01010101
+        zeros = unpacked(packed + ones if self.less_one else packed, self.bits).T
+        middle = 1 << (self.bits - 1)
+        if self.symmetric and not (zeros == middle).all():
+            raise tensors.damaged(f"{name}.qzeros: got others than {middle}, expected none as sym is true")
+        numbers = unpacked(words.T, self.bits)
+        return QuantisedWeight.from_groups(
+            numbers, scales.T, middle if self.symmetric else zeros, bits=self.bits, bias=bias
+        )
+
+
+def require_order(tensors: SavedTensors, name: str, order: Tensor, group: int) -> None:
+    """Raises ModelLoadError unless input i is of group i // group."""
+    groups = len(order) // group
+    if int(order.min()) < 0 or int(order.max()) >= groups:
+        raise tensors.damaged(f"{name}: got a group out of range, expected 0 to {groups - 1}")
+    if not torch.equal(order.long(), torch.arange(len(order)) // group):
+        raise ModelLoadError(
+            f"model: {tensors.folder}: {name} groups inputs in the order of their activations (act-order, "
+            f"desc_act), which is not served; take a checkpoint without it, or {INSTEAD}"
+        )

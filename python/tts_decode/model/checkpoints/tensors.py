@@ -1,0 +1,104 @@
+"""The tensors of a saved model: mapped, taken out one by one, of the shape and dtype that they must have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from tts_kernels.checks import shown
+
+from ...errors import ModelLoadError
+from .settings import INSTEAD
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+class SavedTensors:
+    """Tensors by their names; what is taken out shares the file's memory, and is not to be written.
+
+    Attributes:
+        folder: of the model.
+        left: names of those that nobody has taken.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: dict[str, Any] = {}
+        for file in _files_of(folder):
+            try:
+                opened: Any = safe_open(file, framework="pt", device="cpu")
+            except (OSError, SafetensorError) as cause:
+                raise self.damaged(f"cannot read {file.name}: {cause}") from cause
+            for name in opened.keys():  # noqa: SIM118 no dict
+                if name in self._files:
+                    raise self.damaged(f"{name} lies in two files")
+                self._files[name] = opened
+        self.left = set(self._files)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def shape(self, name: str) -> list[int]:
+        """Of a tensor that is there."""
+        found: list[int] = self._files[name].get_slice(name).get_shape()
+        return found
+
+    def take(self, name: str, shape: Sequence[int], *dtypes: torch.dtype) -> Tensor:
+        """A tensor of this shape and one of these dtypes."""
+        if name not in self._files:
+            raise self.damaged(f"got no tensor {name}, expected one of shape {list(shape)}")
+        if self.shape(name) != list(shape):
+            raise self.damaged(f"{name}: got shape {self.shape(name)}, expected {list(shape)}")
+        tensor: Tensor = self._files[name].get_tensor(name)
+        if tensor.dtype not in dtypes:
+            expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+            raise self.damaged(f"{name}: got {str(tensor.dtype).removeprefix('torch.')}, expected {expected}")
+        self.left.discard(name)
+        return tensor
+
+    def marked(self, leaf: str) -> list[str]:
+        """Modules with a tensor of this name, which those that are quantised have; at least one."""
+        found = sorted(name.removesuffix(f".{leaf}") for name in self._files if name.endswith(f".{leaf}"))
+        if not found:
+            raise self.damaged(f"got no tensor {leaf}, expected one in each quantised module")
+        return found
+
+    def groups(self, name: str, inputs: int, group: int) -> int:
+        """How many groups the inputs of a module make."""
+        if group < 1 or inputs % group or group % 16:
+            raise ModelLoadError(
+                f"model: {self.folder}: {name} has groups of {group} of its {inputs} inputs, expected a "
+                f"multiple of 16 that divides them; {INSTEAD}"
+            )
+        return inputs // group
+
+    def damaged(self, what: str) -> ModelLoadError:
+        return ModelLoadError(
+            f"model: {self.folder}: {what}; it may be damaged or cut short (fetch it again), or not what its "
+            "config.json says"
+        )
+
+
+def _files_of(folder: Path) -> list[Path]:
+    index = folder / _INDEX
+    if not index.is_file():
+        if not (folder / _SINGLE).is_file():
+            raise ModelLoadError(
+                f"model: {folder} has neither {_SINGLE} nor {_INDEX}; weights are read from safetensors only"
+            )
+        return [folder / _SINGLE]
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as cause:
+        raise ModelLoadError(f"model: cannot read {index}; fetch it again. Cause: {cause!r}") from cause
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ModelLoadError(f"model: {index}: got the file {shown(name)}, expected a name in its folder")
+    return [folder / name for name in names]

@@ -1,0 +1,112 @@
+"""Converted copies of GGUF files in the user's cache folder: each a folder that is there whole or not at all.
+
+A copy is named by the digest of its file's bytes, so an updated file is converted again. The digest of a file
+that did not change is not computed again: it is kept by what the system says of the file, its inode, size and
+times among it. That is trusted only where the file's last change is seconds older than its digest, as another
+change in the same tick of the clock would not show.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ...errors import ModelLoadError
+
+_LONGEST_STEM = 100  # of the file's name in that of its copy: file systems take 255 bytes
+_PARTIAL = ".partial-"
+_STALE_SECONDS = 24 * 3600.0
+_SETTLED_SECONDS = 5.0  # since a file's last change
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/tts-kernels/models``, with ``~/.cache`` where the variable is not set."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tts-kernels" / "models"
+
+
+def copy_of(file: Path, version: str) -> Path:
+    """The folder of a file's copy. version: of what is kept there.
+
+    Raises ModelLoadError where the file cannot be read, or is no GGUF file.
+    """
+    stem = re.sub(r"[^\w.-]", "_", file.stem, flags=re.ASCII)[:_LONGEST_STEM]
+    return cache_folder() / f"{stem}-{_digest(file)}-{version}"
+
+
+def store(copy: Path, fill: Callable[[Path], None]) -> None:
+    """Makes the folder `copy`: `fill` fills a new one beside it, which is renamed then."""
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(copy.parent)
+    with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=copy.parent, ignore_cleanup_errors=True) as partial:
+        whole = Path(partial) / copy.name
+        whole.mkdir()
+        fill(whole)
+        # Another process may have finished first: its copy is as good as ours.
+        with contextlib.suppress(FileExistsError):
+            _rename(whole, copy)
+
+
+def _rename(source: Path, target: Path) -> None:
+    try:
+        source.rename(target)
+    except OSError:
+        if target.is_dir():
+            raise FileExistsError(target) from None
+        raise
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what a killed conversion left behind; a day is longer than any conversion that still runs."""
+    for partial in folder.glob(f"{_PARTIAL}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(partial)
+
+
+def _digest(file: Path) -> str:
+    """Of the bytes of a GGUF file, in hexadecimal."""
+    try:
+        known = _known_digest(file)
+        if known.is_file() and re.fullmatch("[0-9a-f]{16}", text := known.read_text(encoding="ascii")):
+            return text
+        digest = hashlib.blake2b(digest_size=8)
+        with file.open("rb") as stream:
+            if stream.read(4) != b"GGUF":
+                raise ModelLoadError(
+                    f"model: {file} does not begin with the bytes 'GGUF', so it is no GGUF file"
+                )
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError as cause:
+        raise ModelLoadError(f"model: cannot read {file}: {cause.strerror}") from cause
+    _keep_digest(file, known, digest.hexdigest())
+    return digest.hexdigest()
+
+
+def _known_digest(file: Path) -> Path:
+    """Where the digest of the file as it is now is kept."""
+    found = file.stat()
+    facts = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return (
+        cache_folder().parent / "digests" / hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
+    )
+
+
+def _keep_digest(file: Path, known: Path, digest: str) -> None:
+    """Unless the file changed meanwhile, or may change unseen."""
+    with contextlib.suppress(OSError, ValueError):
+        changed = max(file.stat().st_mtime, file.stat().st_ctime)
+        if _known_digest(file) == known and time.time() - changed > _SETTLED_SECONDS:
+            known.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(
+                "w", dir=known.parent, delete=False, encoding="ascii"
+            ) as partial:
+                partial.write(digest)
+            Path(partial.name).replace(known)

@@ -1,0 +1,127 @@
+"""Keys and tensor names of a GGUF file as Python values: all that comes before the weights.
+
+Nothing in a file is trusted: a length is compared with the file before anything of that length is read.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from pathlib import Path
+from typing import Any
+
+from tts_kernels import TTSError
+
+from ...errors import ModelLoadError
+
+_VERSIONS = (2, 3)
+_TEXT, _ARRAY = 8, 9  # kinds of values without a size of their own
+_CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_LENGTH = struct.Struct("<Q")
+_MOST_DIMENSIONS = 4
+_MOST_VALUES = 1 << 24  # of an array: as a Python list it takes many times its bytes
+
+
+def read_metadata(file: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Values by key, arrays as lists; and the names of the tensors. Raises ModelLoadError."""
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            return _read(data)
+        except _DamagedError as cause:
+            raise ModelLoadError(f"model: {file} is damaged: {cause}; fetch it again") from None
+
+
+class _DamagedError(TTSError):
+    """The message says where."""
+
+
+class _Cursor:
+    """A place in the file; each read moves it on. `what` is being read, for errors."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data, self.at, self.what = data, 0, "the header"
+
+    def numbers(self, code: str, count: int) -> list[Any]:
+        size = struct.calcsize(f"<{code}") * count
+        self._check(size)
+        values = struct.unpack_from(f"<{count}{code}", self.data, self.at)
+        self.at += size
+        return list(values)
+
+    def number(self, code: str) -> Any:
+        return self.numbers(code, 1)[0]
+
+    def text(self) -> str:
+        return self.texts(1)[0]
+
+    def texts(self, count: int) -> list[str]:
+        self._check(count * _LENGTH.size)
+        data, at, found = self.data, self.at, []
+        try:
+            for _ in range(count):
+                (length,) = _LENGTH.unpack_from(data, at)
+                begin = at + _LENGTH.size
+                at = begin + length
+                if at > len(data):
+                    raise _DamagedError(f"{self.what} ends behind the end of the file")
+                found.append(data[begin:at].decode())
+        except struct.error:
+            raise _DamagedError(f"{self.what} ends behind the end of the file") from None
+        except UnicodeDecodeError as cause:
+            raise _DamagedError(f"{self.what} holds text that is not UTF-8 ({cause.reason})") from None
+        self.at = at
+        return found
+
+    def value(self, kind: int) -> Any:
+        if kind == _ARRAY:
+            kind, count = self.number("I"), self.number("Q")
+            if count > _MOST_VALUES:
+                raise _DamagedError(f"{self.what} has {count} values, expected at most {_MOST_VALUES}")
+            if kind == _TEXT:
+                return self.texts(count)
+            return self.numbers(self._code(kind), count)
+        return self.text() if kind == _TEXT else self.number(self._code(kind))
+
+    def _code(self, kind: int) -> str:
+        if kind not in _CODES:
+            raise _DamagedError(f"{self.what} is of the kind {kind}, which no version of the format has")
+        return _CODES[kind]
+
+    def _check(self, size: int) -> None:
+        if size > len(self.data) - self.at:
+            raise _DamagedError(f"{self.what} ends behind the end of the file")
+
+
+def _read(data: mmap.mmap) -> tuple[dict[str, Any], tuple[str, ...]]:
+    cursor = _Cursor(data)
+    cursor.at = 4  # behind the magic bytes
+    version, tensors, keys = cursor.number("I"), cursor.number("Q"), cursor.number("Q")
+    if version not in _VERSIONS:
+        raise _DamagedError(f"it is of version {version} of the format, expected 2 or 3")
+    metadata: dict[str, Any] = {}
+    for _ in range(keys):
+        cursor.what = "the name of a key"
+        key = cursor.text()
+        cursor.what = shown(key)
+        if key in metadata:
+            raise _DamagedError(f"it holds a key twice: {cursor.what}")
+        metadata[key] = cursor.value(cursor.number("I"))
+    names = []
+    for _ in range(tensors):
+        cursor.what = "the name of a tensor"
+        names.append(cursor.text())
+        cursor.what = f"the tensor {shown(names[-1])}"
+        dimensions = cursor.number("I")
+        if dimensions > _MOST_DIMENSIONS:
+            raise _DamagedError(
+                f"{cursor.what} has {dimensions} dimensions, expected at most {_MOST_DIMENSIONS}"
+            )
+        cursor.numbers("Q", dimensions)
+        cursor.number("I")  # the kind of its values
+        cursor.number("Q")  # its place among the weights
+    return metadata, tuple(names)
+
+
+def shown(name: str) -> str:
+    """A name from a file for a message of one line: nothing in it acts on a terminal."""
+    return repr(name[:100])[1:-1]

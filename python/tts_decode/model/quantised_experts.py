@@ -1,0 +1,72 @@
+"""Experts of a mixture whose weights stay quantised, in the place of a transformers model's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tts_kernels import QuantisedWeight, packed_linear
+
+from .quantised_modules import Quantised
+
+
+class Expert(NamedTuple):
+    gate: QuantisedWeight
+    up: QuantisedWeight
+    down: QuantisedWeight
+
+
+class QuantisedExperts(nn.Module):
+    """All experts of a layer, down(act(gate(x)) * up(x)) each.
+
+    Attributes:
+        gate, up, down: the weights of all experts, one behind the other: [experts * outputs, inputs].
+        num_experts: how many there are.
+        act_fn: the activation.
+    """
+
+    def __init__(
+        self, gate: Quantised, up: Quantised, down: Quantised, num_experts: int, act_fn: Any
+    ) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = gate, up, down
+        self.num_experts, self.act_fn = num_experts, act_fn
+        self._made: tuple[list[Tensor], Sequence[Expert]] = [], ()
+
+    @property
+    def intermediate_size(self) -> int:
+        return self.down.quantised.inputs
+
+    @property
+    def experts(self) -> Sequence[Expert]:
+        """One by one; they share the memory of all."""
+        parts = self.gate, self.up, self.down
+        panels = [part.panels for part in parts]
+        if (
+            not all(known is now for known, now in zip(self._made[0], panels, strict=False))
+            or not self._made[1]
+        ):
+            sides = [self._split(part.quantised) for part in parts]
+            self._made = panels, [Expert(*one) for one in zip(*sides, strict=True)]
+        return self._made[1]
+
+    def _split(self, weight: QuantisedWeight) -> list[QuantisedWeight]:
+        outputs = weight.outputs // self.num_experts
+        panels = weight.panels.chunk(self.num_experts)
+        return [replace(weight, panels=part, outputs=outputs) for part in panels]
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """hidden_states: [T, hidden]. top_k_index, top_k_weights: [T, k], the experts of each token."""
+        made = torch.zeros(hidden_states.shape)
+        for index in sorted(set(top_k_index.flatten().tolist())):
+            expert = self.experts[index]
+            tokens, places = torch.where(top_k_index == index)
+            rows = hidden_states[tokens]
+            inner = self.act_fn(packed_linear(rows, expert.gate)) * packed_linear(rows, expert.up)
+            outputs = packed_linear(inner, expert.down) * top_k_weights[tokens, places, None].float()
+            made.index_add_(0, tokens, outputs)
+        return made.to(hidden_states.dtype)
