@@ -87,7 +87,8 @@ QUANTISED = {
 
 # The pip commands of each environment, one after the other, and environment variables for them.
 RECIPES: dict[str, list[list[str]]] = {
-    "llama.cpp": [["install", "llama-cpp-python"]],
+    # Not from pip's cache, where it may lie as it was built with other arguments.
+    "llama.cpp": [["install", "--no-cache-dir", "llama-cpp-python"]],
     "openvino": [["install", "openvino-genai"]],
     # Its import fails beside the torch libraries that it brings along.
     "vllm": [
