@@ -10,14 +10,9 @@
 
 #include "cpu/packed_linear.h"
 #include "tests/check.h"
+#include "tests/random.h"
 
 namespace tts::test {
-
-using Random = std::mt19937;
-
-inline int draw(Random& random, int low, int high) {
-  return std::uniform_int_distribution<int>(low, high)(random);
-}
 
 template <class Product>
 double expected(const Product& product, int64_t row, int64_t column) {

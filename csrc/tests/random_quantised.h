@@ -7,14 +7,9 @@
 #include <vector>
 
 #include "cpu/quantised_linear.h"
+#include "tests/random.h"
 
 namespace tts::test {
-
-using Random = std::mt19937;
-
-inline int draw(Random& random, int low, int high) {
-  return std::uniform_int_distribution<int>(low, high)(random);
-}
 
 inline QuantForm random_form(Random& random) {
   QuantForm form{};
