@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <cstring>
-#include <random>
 #include <vector>
 
 #include "cpu/quantised_linear.h"
