@@ -22,7 +22,7 @@ class LlamaCpp(KeptPrompt):
         params = ll.llama_context_default_params()
         params.n_ctx = options["context"]
         params.n_batch, params.n_ubatch = CHUNK, 512
-        params.n_seq_max = options["branches"] + 1
+        params.n_seq_max = max(options["branches"], 2) + 1  # `serve` tries two
         params.n_threads = params.n_threads_batch = options["threads"]
         params.kv_unified = True
         params.type_k = params.type_v = KV_TYPES[options["kv"]]
