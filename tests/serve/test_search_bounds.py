@@ -76,7 +76,26 @@ def test_an_option_that_the_strategy_refuses_is_named(served):
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tts.n")
 
 
-@pytest.mark.parametrize("error", [ValueError("n: got /secret/path, expected x"), TypeError("/secret/path")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strategy": "ets", "n": 4, "softmax_temperature": -1},
+        {"strategy": "rebase", "n": 4, "softmax_temperature": 0},
+        {"strategy": "mcts", "pb_c_base": 0},
+        {"strategy": "lm_beam_search", "length_penalty": 1e308},
+    ],
+    ids=lambda options: options["strategy"],
+)
+def test_an_option_that_is_refused_after_work_is_the_client_s_fault(served, options):
+    body = {**BODY, "max_tokens": 24, "tts": {"max_step_tokens": 2, **options}}
+    answer = served.post("/v1/completions", body)
+    error = answer.json()["error"]
+    assert answer.status_code == 400, error
+    assert error["param"] in ("tts", f"tts.{list(options)[-1]}")
+    assert "got" in error["message"]
+
+
+@pytest.mark.parametrize("error", [ValueError("k: got /secret/path, expected x"), TypeError("/secret/path")])
 def test_a_later_error_is_logged_and_not_told(served, monkeypatch, caplog, error):
     call = Strategy.__call__
 

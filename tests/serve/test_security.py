@@ -126,6 +126,12 @@ def test_files_without_usable_keys_are_refused(tmp_path, content):
         read_keys(tmp_path / "nothing", {})
 
 
+@pytest.mark.parametrize("value", ["", " , ", ","])
+def test_a_variable_without_keys_opens_no_server(value):
+    with pytest.raises(ValueError, match="TTS_DECODE_API_KEYS: holds no key"):
+        read_keys(None, {"TTS_DECODE_API_KEYS": value})
+
+
 def test_no_keys_let_nothing_in():
     assert not KeyCheck([])("Bearer ")
     assert not KeyCheck([]).asks

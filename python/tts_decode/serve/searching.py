@@ -224,14 +224,23 @@ async def run_search(
 
 
 async def _searched(run: BoundedRun, search: Search) -> SearchResult:
-    """Raises APIError, 400, for options that the strategy refuses before it begins."""
+    """Raises APIError, 400, for options that the strategy refuses or cannot compute with."""
     scorer = {} if search.scorer is None else {"scorer": search.scorer}
     try:
         return await search.strategy(run, **search.options, **scorer)
+    except ArithmeticError as error:
+        if not any(isinstance(value, float) for value in search.options.values()):
+            raise
+        problem = "got options whose numbers overflow or divide by zero, expected moderate ones"
+        raise invalid("tts", problem) from error
     except (TypeError, ValueError) as error:
         name, _, problem = str(error).partition(": ")
-        if run.began or not name.isidentifier() or not problem.startswith("got "):
+        if not name.isidentifier() or not problem.startswith("got "):
             raise
+        if run.began:  # the message may tell of more than the option
+            if name not in search.options:
+                raise
+            problem = f"got {search.options[name]!r:.40}, which {search.strategy.name} does not take"
         if name in search.strategy.parameters:
             raise invalid(f"tts.{name}", problem) from error
         raise invalid("tts", f"{name}: {problem}") from error  # of a part of the strategy
