@@ -15,8 +15,8 @@ _SHORTEST = 8  # characters
 def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """Keys of a file, one a line, and of the environment's variable, with commas.
 
-    Raises ValueError for a file that cannot be read or holds none, a variable that is set and holds none, and a
-    key that is too short.
+    Raises ValueError for a file that cannot be read or holds none, a variable that is set and holds none, and
+    a key that is too short.
     """
     keys = [key.strip() for key in environment.get(VARIABLE, "").split(",") if key.strip()]
     if VARIABLE in environment and not keys:
