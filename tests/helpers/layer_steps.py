@@ -31,6 +31,16 @@ class Step(NamedTuple):
     plan: TreePlan
 
 
+def forked_steps(hidden: int) -> list[Step]:
+    """A prompt of 37 tokens, which branches then share at its last whole page, and two steps of theirs."""
+    tree = KVTree(num_pages=24)
+    root = tree.create()
+    steps = [make_step(tree, [root], 37, hidden)]
+    tree.truncate(root, 32)
+    branches = tree.fork(root, 5)
+    return steps + [make_step(tree, branches, new, hidden) for new in (3, 1)]
+
+
 def make_step(tree: KVTree, branches: list[int], new: int, hidden: int) -> Step:
     """`new` tokens of each branch."""
     appended = tree.append(branches, [range(new)] * len(branches))

@@ -64,26 +64,34 @@ def write_tiny_gguf(
 
 def tiny_tensors(seed: int, scale: float) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
-    shapes: dict[str, tuple[int, ...]] = {
-        "token_embd.weight": (len(TOKENS), HIDDEN),
-        "output_norm.weight": (HIDDEN,),
-    }
-    for layer in range(LAYERS):
-        block = f"blk.{layer}"
-        shapes |= {
-            f"{block}.attn_norm.weight": (HIDDEN,),
-            f"{block}.ffn_norm.weight": (HIDDEN,),
-            f"{block}.attn_q.weight": (HEADS * HEAD_DIM, HIDDEN),
-            f"{block}.attn_k.weight": (KV_HEADS * HEAD_DIM, HIDDEN),
-            f"{block}.attn_v.weight": (KV_HEADS * HEAD_DIM, HIDDEN),
-            f"{block}.attn_output.weight": (HIDDEN, HEADS * HEAD_DIM),
-            f"{block}.ffn_gate.weight": (INNER, HIDDEN),
-            f"{block}.ffn_up.weight": (INNER, HIDDEN),
-            f"{block}.ffn_down.weight": (HIDDEN, INNER),
-        }
+    shapes = llama_shapes(HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INNER, LAYERS)
     return {
         name: (random.standard_normal(shape) * scale).astype(np.float32) for name, shape in shapes.items()
     }
+
+
+def llama_shapes(
+    hidden: int, heads: int, kv_heads: int, head_dim: int, inner: int, layers: int
+) -> dict[str, tuple[int, ...]]:
+    """Of the tensors of a Llama with a tied head, by their names in GGUF."""
+    made: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (len(TOKENS), hidden),
+        "output_norm.weight": (hidden,),
+    }
+    for layer in range(layers):
+        block = f"blk.{layer}"
+        made |= {
+            f"{block}.attn_norm.weight": (hidden,),
+            f"{block}.ffn_norm.weight": (hidden,),
+            f"{block}.attn_q.weight": (heads * head_dim, hidden),
+            f"{block}.attn_k.weight": (kv_heads * head_dim, hidden),
+            f"{block}.attn_v.weight": (kv_heads * head_dim, hidden),
+            f"{block}.attn_output.weight": (hidden, heads * head_dim),
+            f"{block}.ffn_gate.weight": (inner, hidden),
+            f"{block}.ffn_up.weight": (inner, hidden),
+            f"{block}.ffn_down.weight": (hidden, inner),
+        }
+    return made
 
 
 def write_gguf(

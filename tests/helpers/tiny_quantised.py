@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from quantised_cases import HALVES, as_gguf_reads, block_inputs, random_blocks
-from tiny_gguf import TOKENIZER, TOKENS, add_keys, gguf
+from tiny_gguf import TOKENIZER, TOKENS, add_keys, gguf, llama_shapes
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INNER, LAYERS = 256, 4, 2, 64, 512, 3
 # As the files of llama.cpp mix them, and floats among them.
@@ -37,30 +37,12 @@ KEYS: dict[str, Any] = {
 
 
 def shapes(*, tied: bool, biases: bool) -> dict[str, tuple[int, ...]]:
-    made: dict[str, tuple[int, ...]] = {
-        "token_embd.weight": (len(TOKENS), HIDDEN),
-        "output_norm.weight": (HIDDEN,),
-    }
+    made = llama_shapes(HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INNER, LAYERS)
     if not tied:
         made["output.weight"] = (len(TOKENS), HIDDEN)
-    for layer in range(LAYERS):
-        block = f"blk.{layer}"
-        made |= {
-            f"{block}.attn_norm.weight": (HIDDEN,),
-            f"{block}.ffn_norm.weight": (HIDDEN,),
-            f"{block}.attn_q.weight": (HEADS * HEAD_DIM, HIDDEN),
-            f"{block}.attn_k.weight": (KV_HEADS * HEAD_DIM, HIDDEN),
-            f"{block}.attn_v.weight": (KV_HEADS * HEAD_DIM, HIDDEN),
-            f"{block}.attn_output.weight": (HIDDEN, HEADS * HEAD_DIM),
-            f"{block}.ffn_gate.weight": (INNER, HIDDEN),
-            f"{block}.ffn_up.weight": (INNER, HIDDEN),
-            f"{block}.ffn_down.weight": (HIDDEN, INNER),
-        }
-        if biases:
-            made |= {
-                f"{block}.{name}.bias": made[f"{block}.{name}.weight"][:1]
-                for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-            }
+    if biases:
+        linears = [name for name in made if name.startswith("blk.") and "norm" not in name]
+        made |= {name.replace("weight", "bias"): made[name][:1] for name in linears}
     return made
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from layer_reference import EPS, HEAD_DIM, HIDDEN, KV_HEADS, MLP, Q_HEADS
-from layer_steps import bits_equal, contents, make_pool, make_step, one_by_one
+from layer_steps import bits_equal, contents, forked_steps, make_pool, make_step, one_by_one
 
 from tts_kernels import DecoderLayer, DecoderLayers, KVTree, PackedWeight, packed_linear, rms_norm
 
@@ -55,13 +55,7 @@ def test_equal_to_the_operators_one_by_one(
     layers = make_layers(weights, 3, head_norms=head_norms, biases=biases, window=window)
     one, other = (make_pool(pages, 3, summaries) for _ in range(2))
     rows = weights if pages == torch.int8 else pages
-    tree = KVTree(num_pages=24)
-    root = tree.create()
-    steps = [make_step(tree, [root], 37, HIDDEN)]
-    tree.truncate(root, 32)
-    branches = tree.fork(root, 5)
-    steps += [make_step(tree, branches, new, HIDDEN) for new in (3, 1)]
-    for step in steps:
+    for step in forked_steps(HIDDEN):
         expected = one_by_one(layers, step, one, rows)
         x = step.x.clone()
         layers(x, step.cos, step.sin, other, step.slots, step.plan, rows)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from attention_checks import LEVELS
 from layer_reference import EPS, HEAD_DIM, HEADS, Q_HEADS, SIZES
-from layer_steps import bits_equal, contents, make_pool, make_step, one_by_one
+from layer_steps import bits_equal, contents, forked_steps, make_pool, make_step, one_by_one
 from mixed_layers import HIDDEN, MIXES, MLP, draw, draw_gated, make_mixed, near
 from quantised_cases import random_blocks
 
@@ -75,13 +75,7 @@ def test_equal_to_the_operators_one_by_one(level: str, pages: torch.dtype, mix: 
     drawn = [make_mixed(one)[0] for one in (MIXES[mix], MIXES["floats beside"])]
     layers = DecoderLayers(drawn, **SIZES)
     one, other = make_pool(pages, 2), make_pool(pages, 2)
-    tree = KVTree(num_pages=24)
-    root = tree.create()
-    steps = [make_step(tree, [root], 37, HIDDEN)]
-    tree.truncate(root, 32)
-    branches = tree.fork(root, 5)
-    steps += [make_step(tree, branches, new, HIDDEN) for new in (3, 1)]
-    for step in steps:
+    for step in forked_steps(HIDDEN):
         expected = one_by_one(layers, step, one, pages)
         x = step.x.clone()
         layers(x, step.cos, step.sin, other, step.slots, step.plan)
