@@ -97,7 +97,7 @@ def test_launches_check_what_the_host_knows(changes: dict[str, float], message: 
     q = _core.cuda.Rows(64, (64, 64))
     with pytest.raises(ValueError, match=message):
         _core.cuda.tree_attention(
-            pages, q, 1, 1, True, launch, int(given["out"]), 64, given["scale"], 0, 0.0, 0
+            pages, q, 1, 1, True, launch, int(given["out"]), 64, given["scale"], 0, 0.0, 0, 0
         )
 
 
