@@ -18,9 +18,10 @@ CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -
 demo: $(VENV)/demo.stamp
 	$(BIN)/tts-decode compare -o n=8 --limit 6 --parallel 6
 
-# Two processes of one thread each: most tests are too small for threads, and the longest compile kernels.
+# Two processes of one thread each: most tests are too small for threads, and the longest compile kernels. A test that
+# hangs shows where: after five minutes the stacks of all threads, after ten it fails. The slowest takes half a minute.
 test: $(VENV)/test.stamp sanitize test-arm64
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --timeout 600 -o faulthandler_timeout=300
 
 # Calls of everything public in tts_kernels with changed arguments: 100,000 in half an hour. Fewer, or others:
 # make fuzz CALLS=5000 SEED=7. They are numbered from SEED on, and each is made from its number alone: a fault is
