@@ -18,6 +18,8 @@ from .ops.tree_attention import tree_attention, tree_attention_with_mass
 from .plans.device_plan import DevicePlan
 from .plans.tree_plan import TreePlan
 
+LAYOUTS = ("packed", "HND", "NHD")  # the first on the CPU only
+
 
 class KVPool:
     """Pages of keys and values for all layers of a model.
@@ -206,7 +208,7 @@ def _summary_vectors(summaries: str | None) -> int:
 
 
 def _layout(layout: str | None, device: torch.device) -> str:
-    expected = ("packed", "HND", "NHD") if device.type == "cpu" else ("HND", "NHD")
+    expected = LAYOUTS if device.type == "cpu" else LAYOUTS[1:]
     if layout is None:
         return expected[0]
     choice("layout", layout, expected)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
+import pytest
 from needed import missing
 
 from tts_kernels.integrations import hub_build
@@ -58,8 +61,52 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tts_kernels.integrations.hub_build", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
-    assert done.stderr == f"out: got {tmp_path}, which is there, expected a new or an empty folder\n"
+    words = "which is there, expected a new or an empty folder; pass another"
+    assert done.stderr == f"out: got {tmp_path}, {words}\n"
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(FileExistsError, match=words):
+        hub_build.build(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    out = tmp_path / "file" / "out"
+    with pytest.raises(OSError, match=rf"^out: got {out}, expected a folder that can be written: Not a dir"):
+        hub_build.build(out)
+    with pytest.raises(TypeError, match=r"^out: got str, expected a Path; pass pathlib\.Path"):
+        hub_build.build(str(tmp_path / "out"))  # type: ignore[arg-type]
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a file system that takes no folders")
+def test_the_command_where_nothing_can_be_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["hub_build", "/proc/x"])
+    assert hub_build.main() == 1
+    assert capsys.readouterr().err.startswith("out: got /proc/x, expected a folder that can be written: ")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_was_written_is_gone_after_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    out = tmp_path / "out"
+    if there:
+        out.mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(hub_build.shutil, "copy", full)
+        with pytest.raises(
+            OSError, match=r"^out: got .*, expected a folder that can be written: No space left"
+        ):
+            hub_build.build(out)
+    assert out.exists() == there
+    assert not there or not list(out.iterdir())
+    hub_build.build(out)
 
 
 def test_kernels_loads_it(tmp_path: Path) -> None:

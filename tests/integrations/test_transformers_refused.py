@@ -15,6 +15,7 @@ import torch
 import transformers as hf
 from tiny_models import tiny_model
 from transformers import PreTrainedModel
+from tree_caches import model_of
 
 from tts_kernels.integrations.transformers import (
     TreeCache,
@@ -112,7 +113,7 @@ def test_attention_code_of_its_own(config: Any) -> None:
     """ALiBi among them, which these configs do not name."""
     model = hf.AutoModelForCausalLM.from_config(config).eval()
     with pytest.raises(WrongCacheError, match="attention code of its own"):
-        generate(model, cache_of(model))
+        generate(model, cache_of(model), use_cache=True)  # which MPT's own configuration turns off
 
 
 @pytest.mark.parametrize("name", ["sdpa", "eager"])
@@ -123,14 +124,12 @@ def test_another_attention_implementation(name: str) -> None:
         generate(model, cache_of(model))
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"use_cache": False}, {"guidance_scale": 1.5}], ids=["none", "off", "guidance"]
-)
-def test_no_tree_cache(tree: PreTrainedModel, options: dict[str, Any]) -> None:
-    """Guidance runs a second prompt without a cache."""
-    cache = cache_of(tree) if "guidance_scale" in options else None
+def test_no_tree_cache(tree: PreTrainedModel) -> None:
     with pytest.raises(WrongCacheError, match=r"got no TreeCache.*pass cache=TreeCache\(model.config\)"):
-        generate(tree, cache, **options)
+        generate(tree)
+    words = r"^use_cache: LlamaAttention got False and no TreeCache.*leave use_cache out and pass cache=Tree"
+    with pytest.raises(WrongCacheError, match=words):
+        generate(tree, use_cache=False)
 
 
 def test_another_cache(tree: PreTrainedModel) -> None:
@@ -138,12 +137,50 @@ def test_another_cache(tree: PreTrainedModel) -> None:
         generate(tree, hf.DynamicCache(config=tree.config))  # type: ignore[arg-type]
 
 
-def test_an_assistant_that_is_the_model_itself() -> None:
+WITHOUT: dict[str, tuple[dict[str, Any], str]] = {
+    "guidance_scale": ({"guidance_scale": 1.5}, "got 1.5, expected none.*leave guidance_scale out"),
+    "assistant_early_exit": ({"assistant_early_exit": 1}, "got 1, expected none.*leave assistant_early_exit"),
+    "use_cache": ({"use_cache": False}, "got False with a TreeCache.*pass use_cache=True"),
+}
+
+
+@pytest.mark.parametrize("way", ["argument", "generation_config", "model"])
+@pytest.mark.parametrize("mode", WITHOUT)
+def test_modes_that_run_the_model_without_the_cache(mode: str, way: str) -> None:
+    """By the argument, wherever it is given; nothing of the model or the cache changes."""
+    model = model_of()
+    options, words = WITHOUT[mode]
+    cache, given = cache_of(model), options
+    if way == "generation_config":
+        given = {"generation_config": hf.GenerationConfig(**options)}
+    elif way == "model":
+        model.generation_config.update(**options)
+        given = {}
+    with pytest.raises(UnsupportedError, match=f"^{mode}: {words}"):
+        model.generate(IDS[:1], **given, max_new_tokens=3, **{cache_argument(): cache})
+    assert (model.config.num_hidden_layers, cache.batch_size, cache.pool) == (3, 0, None)
+
+
+def test_settings_that_ask_for_nothing(tree: PreTrainedModel) -> None:
+    """An argument goes before a configuration."""
+    expected = generate(model_of("sdpa"))
+    options = {"guidance_scale": 1.0, "use_cache": True}
+    config = hf.GenerationConfig(use_cache=False, guidance_scale=2.0, max_new_tokens=3)
+    assert torch.equal(generate(tree, cache_of(tree), **options), expected)
+    assert torch.equal(generate(tree, cache_of(tree), **options, generation_config=config), expected)
+
+
+def test_an_assistant_with_the_attention_of_the_tree() -> None:
     """It makes a cache of its own, which the attention does not take."""
-    tree = tiny_model()
-    tree.set_attn_implementation("tts")
-    with pytest.raises(WrongCacheError, match=r'model\.set_attn_implementation\("sdpa"\)'):
-        tree.generate(IDS[:1], assistant_early_exit=1, max_new_tokens=3, **{cache_argument(): cache_of(tree)})
+    tree, other = model_of(), model_of(seed=1)
+    given: dict[str, Any] = {"max_new_tokens": 3, cache_argument(): cache_of(tree)}
+    words = '^assistant_model: got the model itself, expected another.*attn_implementation="sdpa"'
+    with pytest.raises(UnsupportedError, match=words):
+        tree.generate(IDS[:1], assistant_model=tree, **given)
+    with pytest.raises(
+        WrongCacheError, match=r'set_attn_implementation\("sdpa"\), as for a model that is the'
+    ):
+        tree.generate(IDS[:1], assistant_model=other, **given)
 
 
 MOVED: dict[str, dict[str, Any]] = {
@@ -276,7 +313,11 @@ def test_other_numbers_of_rows(tree: PreTrainedModel) -> None:
 
 
 ARGUMENTS: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
-    "model": (lambda model: TreeCache(model), TypeError, "expected a config; pass model.config"),
+    "model": (
+        lambda model: TreeCache(model),
+        TypeError,
+        r"config: got \w+, expected a PreTrainedConfig; pass model\.config",
+    ),
     "kv_bytes": (lambda model: TreeCache(model.config, kv_bytes=0), ValueError, "kv_bytes: got 0"),
     "kv_bytes type": (lambda model: TreeCache(model.config, kv_bytes=1e9), TypeError, "kv_bytes: got"),
     "share": (lambda model: TreeCache(model.config, share=1), TypeError, "share: got 1"),
@@ -286,13 +327,11 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
         "kv_bytes: got 5, expected >= 24576",
     ),
     "layout": (
-        lambda model: generate(model, TreeCache(model.config, layout="x")),
+        lambda model: TreeCache(model.config, layout="x"),
         ValueError,
-        "layout: got 'x'",
+        "layout: got 'x', expected one of 'packed', 'HND' or 'NHD'",
     ),
-    "crop": (lambda model: cache_of(model).crop(3), ValueError, "tokens_to_remove: got 3"),
-    "copies": (lambda model: cache_of(model).prefill(model, IDS, copies=0), ValueError, "copies: got 0"),
-    "repeats": (lambda model: cache_of(model).batch_repeat_interleave(0), ValueError, "repeats: got 0"),
+    "layout type": (lambda model: TreeCache(model.config, layout=3), TypeError, "layout: got 3"),
 }
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from .. import _core
+from ..checks import instance
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -27,11 +28,31 @@ def build(out: Path) -> Path:
     """Writes the build folder; returns the folder of its one variant.
 
     Raises:
-        FileExistsError: `out` holds something.
+        FileExistsError: `out` is a file, or holds something.
+        OSError: it cannot be written. What was written of it is gone.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"out: got {out}, which is there, expected a new or an empty folder")
-    variant = out / "build" / variant_name()
+    instance("out", out, Path, "pass pathlib.Path(out)")
+    try:
+        new = not out.exists()
+        if new or (out.is_dir() and not any(out.iterdir())):
+            return _write(out, new)
+    except OSError as cause:
+        raise OSError(
+            f"out: got {out}, expected a folder that can be written: {cause.strerror or cause}; pass another"
+        ) from cause
+    raise FileExistsError(f"out: got {out}, which is there, expected a new or an empty folder; pass another")
+
+
+def _write(out: Path, new: bool) -> Path:
+    """new: `out` is not there yet."""
+    try:
+        return _write_variant(out / "build" / variant_name())
+    except BaseException:
+        shutil.rmtree(out if new else out / "build", ignore_errors=True)
+        raise
+
+
+def _write_variant(variant: Path) -> Path:
     shutil.copytree(_PACKAGE, variant, ignore=shutil.ignore_patterns("__pycache__", "_core.*.so"))
     shutil.copy(_core.__file__, variant)
     metadata = {

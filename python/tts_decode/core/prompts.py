@@ -33,6 +33,27 @@ def wrong_prompt(prompt: object, expected: str) -> TypeError:
     return TypeError(f"prompt: got {type(prompt).__name__}, expected {expected}{advice}")
 
 
+def chat_text(
+    tokenizer: Any, messages: Sequence[Any], *, name: str = "prompt", add_generation_prompt: bool = True
+) -> str:
+    """What the model's chat template makes of messages. name: of the argument, for an error."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            f"{name}: got chat messages, but the tokenizer has no chat template; give text or token ids, or "
+            "set tokenizer.chat_template"
+        )
+    try:
+        text: str = tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+    except Exception as cause:  # of a broken template, or its own refusals, such as of roles out of turn
+        raise ValueError(
+            f"{name}: got messages that the chat template of the model refuses: {type(cause).__name__}: "
+            f"{shown(str(cause))}; give others, or set tokenizer.chat_template"
+        ) from cause
+    return text
+
+
 class PromptReader:
     """Makes ids of text by a tokenizer, and checks ids against a vocabulary."""
 
@@ -53,26 +74,8 @@ class PromptReader:
         if not items or not isinstance(items[0], Mapping):
             own = self.ids(items)
             return list(own), own if ids is None else self.ids(ids)
-        own = self.ids(self._filled_in(items) if ids is None else ids)
+        own = self.ids(chat_text(self._tokenizer, items) if ids is None else ids)
         return [dict(message) for message in items], own
-
-    def _filled_in(self, messages: list[Any]) -> str:
-        """The text of a chat."""
-        if not getattr(self._tokenizer, "chat_template", None):
-            raise ValueError(
-                "prompt: got chat messages, but the tokenizer has no chat template; give text or token ids, "
-                "or set tokenizer.chat_template"
-            )
-        try:
-            text: str = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            )
-        except Exception as cause:  # of a broken template, or its own refusals, such as of roles out of turn
-            raise ValueError(
-                f"prompt: got messages that the chat template of the model refuses: {type(cause).__name__}: "
-                f"{shown(str(cause))}; give others, or set tokenizer.chat_template"
-            ) from cause
-        return text
 
     def ids(self, tokens: Any) -> list[int]:
         """Token ids of text without special tokens, or the ids given; checked."""

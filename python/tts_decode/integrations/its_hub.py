@@ -6,12 +6,13 @@ Needs `its_hub[lm]`, in a version that was tested (`TESTED` of `tts_decode.extra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tts_kernels.checks import shown
+from tts_kernels.checks import flag, instance, integer, shown
 
 from ..core.params import SamplingParams, mix
+from ..core.prompts import chat_text
 from ..core.running import gather
 from ..decoding.branch import TreeBranch
 from ..decoding.decoder import TreeDecoder
@@ -24,6 +25,13 @@ require_tested("its_hub")
 from its_hub.api import AbstractLanguageModel  # noqa: E402
 
 _RETAINED_TOKENS = 1 << 20
+_OPTIONS = (
+    "stop",
+    "temperature",
+    "max_completion_tokens",
+    "include_stop_str_in_output",
+    "usage_accumulator",
+)
 _MARK = "\N{WHITE SQUARE}last-message\N{WHITE SQUARE}"  # stands for a message while the template is filled in
 # What asks for nothing, of arguments that are not served.
 _HARMLESS: dict[str, tuple[Any, ...]] = {
@@ -31,6 +39,16 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
     "tool_choice": (None, "none", "auto"),
     "response_format": (None, {"type": "text"}),
 }
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call: the text of its conversation, and how it goes on. usage: an accumulator, or None."""
+
+    text: str
+    params: SamplingParams
+    include_stop: bool
+    usage: Any
 
 
 class TreeLanguageModel(AbstractLanguageModel):
@@ -60,11 +78,20 @@ class TreeLanguageModel(AbstractLanguageModel):
         system_prompt: str | None = None,
         retain: int = 256,
     ) -> None:
-        self.decoder = decoder
-        self.sampling = decoder.sampling if sampling is None else sampling
+        self.decoder = instance("decoder", decoder, TreeDecoder)
+        if not getattr(decoder.tokenizer, "chat_template", None):
+            raise ValueError(
+                "decoder: got a tokenizer without a chat template, expected one; set "
+                "decoder.tokenizer.chat_template"
+            )
+        self.sampling = (
+            decoder.sampling if sampling is None else instance("sampling", sampling, SamplingParams)
+        )
+        if system_prompt is not None:
+            instance("system_prompt", system_prompt, str)
         self.prompt_tokens = self.cached_tokens = self.completion_tokens = 0
         self._system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
-        self._texts = RetainedTexts(decoder, retain, _RETAINED_TOKENS)
+        self._texts = RetainedTexts(decoder, integer("retain", retain, 0), _RETAINED_TOKENS)
         self._retained = self._texts.of("")
         self._calls = 0
 
@@ -80,23 +107,43 @@ class TreeLanguageModel(AbstractLanguageModel):
 
         temperature: for all, or one for each. options: as of `agenerate_single`.
         """
-        single = bool(messages) and not isinstance(messages[0], list)
+        _check_list(messages)
+        single = bool(messages) and not isinstance(messages[0], (list, tuple))
         batch = [messages] if single else messages
-        each = temperature if isinstance(temperature, Sequence) else [temperature] * len(batch)
+        several = isinstance(temperature, Sequence) and not isinstance(temperature, str)
+        each: Any = temperature if several else [temperature] * len(batch)
         if len(each) != len(batch):
             raise ValueError(
                 f"temperature: got {len(each)} numbers for {len(batch)} conversations, expected one each"
             )
-        answers = await gather(
-            self.agenerate_single(one, stop, temperature=its, **options)
-            for one, its in zip(batch, each, strict=True)
-        )
+        calls = [
+            self._call(one, stop, temperature=its, **options) for one, its in zip(batch, each, strict=True)
+        ]
+        answers = await gather(self._answer(call) for call in calls)
         return answers[0] if single else answers
 
     async def agenerate_single(
+        self, messages: Sequence[Any], stop: str | Sequence[str] | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """The answer to one conversation: `{"role": "assistant", "content": text}`.
+
+        Args:
+            messages: its-hub's `ChatMessage` or dicts, of texts. stop: a text that ends the answer, or
+                several, with which it ends if `include_stop_str_in_output` says so.
+            options: `temperature`, `max_completion_tokens`, `include_stop_str_in_output`, and
+                `usage_accumulator`, an its-hub `GenerationUsage`, to which the tokens are added. `loop` is
+                not used; the running one serves. `tools`, `tool_choice` and `response_format` must ask for
+                nothing.
+
+        Raises:
+            TypeError, ValueError: an argument is not as here; the message names it, and nothing has changed.
+        """
+        return await self._answer(self._call(messages, stop, **options))
+
+    def _call(
         self,
         messages: Sequence[Any],
-        stop: str | Sequence[str] | None = None,
+        stop: str | Sequence[str] | None,
         *,
         temperature: float | None = None,
         max_completion_tokens: int | None = None,
@@ -104,33 +151,33 @@ class TreeLanguageModel(AbstractLanguageModel):
         usage_accumulator: Any = None,
         loop: Any = None,
         **refused: Any,
-    ) -> dict[str, Any]:
-        """The answer to one conversation: `{"role": "assistant", "content": text}`.
-
-        Args:
-            messages: its-hub's `ChatMessage` or dicts, of texts. stop: a text that ends the answer, or
-                several, with which it ends if `include_stop_str_in_output` says so.
-            usage_accumulator: an its-hub `GenerationUsage`, to which the tokens are added.
-            loop: not used; the running one serves.
-            refused: `tools`, `tool_choice` and `response_format`, whose values must ask for nothing.
-        """
+    ) -> _Call:
+        """What `agenerate_single` was asked for, checked."""
         for name, value in refused.items():
             if name not in _HARMLESS:
-                raise TypeError(f"{name}: unknown argument")
-            if value not in _HARMLESS[name]:
+                raise TypeError(f"{name}: unknown argument, expected one of {', '.join(_OPTIONS)}")
+            if not any(type(value) is type(harmless) and value == harmless for harmless in _HARMLESS[name]):
                 raise ValueError(f"{name}: got {shown(value)}, expected None, as it is not served")
-        self._calls += 1
+        if max_completion_tokens is not None:
+            integer("max_completion_tokens", max_completion_tokens, 1)
+        if include_stop_str_in_output is not None:
+            flag("include_stop_str_in_output", include_stop_str_in_output)
+        if usage_accumulator is not None and not callable(getattr(usage_accumulator, "add", None)):
+            raise TypeError(
+                f"usage_accumulator: got {shown(usage_accumulator)}, expected a GenerationUsage of its-hub"
+            )
+        text = self._prompt(messages)
         given: dict[str, Any] = {
             "temperature": temperature,
             "max_tokens": max_completion_tokens,
             "stop": stop,
         }
-        params = replace(
-            self.sampling,
-            seed=mix(self.sampling.seed, self._calls),
-            **{name: value for name, value in given.items() if value is not None},
-        )
-        text = self._prompt(messages)
+        params = replace(self.sampling, **{name: value for name, value in given.items() if value is not None})
+        return _Call(text, params, bool(include_stop_str_in_output), usage_accumulator)
+
+    async def _answer(self, call: _Call) -> dict[str, Any]:
+        self._calls += 1
+        text, params = call.text, replace(call.params, seed=mix(call.params.seed, self._calls))
         ids = self._retained.ids(text, self.decoder.token_ids(text))
         branch = await self.decoder.root(ids, params)
         try:
@@ -138,14 +185,14 @@ class TreeLanguageModel(AbstractLanguageModel):
             self._retained.keep(branch, len(ids), text)
             answer = step.text
             if step.reason == "stop_string":
-                answer = _cut(branch, answer, params.stop, include=bool(include_stop_str_in_output))
+                answer = _cut(branch, answer, params.stop, include=call.include_stop)
         finally:
             branch.release()
         self.prompt_tokens += len(ids)
         self.cached_tokens += branch.cached_tokens
         self.completion_tokens += len(step.tokens)
-        if usage_accumulator is not None:
-            usage_accumulator.add(len(ids), len(step.tokens))
+        if call.usage is not None:
+            call.usage.add(len(ids), len(step.tokens))
         return {"role": "assistant", "content": answer}
 
     def generate(self, messages: Sequence[Any], *arguments: Any, **options: Any) -> Any:
@@ -157,27 +204,51 @@ class TreeLanguageModel(AbstractLanguageModel):
         self._texts.clear()
 
     def _prompt(self, messages: Sequence[Any]) -> str:
+        _check_list(messages)
+        if not messages:
+            raise ValueError("messages: got none, expected one or more")
         chat = [*self._system, *(_plain(index, message) for index, message in enumerate(messages))]
-        if not chat or chat[-1]["role"] != "assistant":
-            return self._rendered(chat, add_generation_prompt=True)
+        if chat[-1]["role"] != "assistant":
+            return chat_text(self.decoder.tokenizer, chat, name="messages")
         # The last message goes on letter by letter, whatever the template does to ends of messages.
-        last: str = chat[-1]["content"]
-        return self._rendered([*chat[:-1], {**chat[-1], "content": _MARK}]).rpartition(_MARK)[0] + last
+        marked = [*chat[:-1], {**chat[-1], "content": _MARK}]
+        text = chat_text(self.decoder.tokenizer, marked, name="messages", add_generation_prompt=False)
+        before, mark, _ = text.rpartition(_MARK)
+        if not mark:
+            raise ValueError(
+                f"messages[{len(messages) - 1}]: got one of the assistant, which the model's chat template "
+                "leaves out; set decoder.tokenizer.chat_template"
+            )
+        return before + str(chat[-1]["content"])
 
-    def _rendered(self, chat: Sequence[Any], **options: bool) -> str:
-        text: str = self.decoder.tokenizer.apply_chat_template(chat, tokenize=False, **options)
-        return text
+
+def _check_list(messages: Any) -> None:
+    """Raises TypeError for what is no list of messages, nor of conversations."""
+    if isinstance(messages, str) or not isinstance(messages, Sequence):
+        raise TypeError(
+            f"messages: got {shown(messages)}, expected a list of messages; pass "
+            '[{"role": "user", "content": text}]'
+        )
 
 
 def _plain(index: int, message: Any) -> dict[str, Any]:
+    if not isinstance(message, Mapping) and not hasattr(message, "role"):
+        raise TypeError(
+            f"messages[{index}]: got {shown(message)}, expected its-hub's ChatMessage, or a dict with a role "
+            "and a content"
+        )
     fields = message if isinstance(message, Mapping) else vars(message)
     given = {name: value for name, value in fields.items() if value is not None}
     content = given.get("content")
-    if isinstance(content, list) and all(part.get("type") == "text" for part in content):
+    if isinstance(content, list) and all(_is_text(part) for part in content):
         given["content"] = "".join(part["text"] for part in content)
-    if set(given) != {"role", "content"} or not isinstance(given["content"], str):
+    if set(given) != {"role", "content"} or not all(isinstance(value, str) for value in given.values()):
         raise ValueError(f"messages[{index}]: got {shown(message)}, expected a role and a text, and no tools")
     return given
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 def _cut(branch: TreeBranch, text: str, stops: Sequence[str], *, include: bool) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tts_kernels.checks import shown
+from tts_kernels.checks import any_integer, flag, instance, integer, is_integer, number, shown
 
 from ..core.params import mix
 from ..core.running import gather
@@ -48,9 +48,10 @@ class TreeLanguageModel(LanguageModel):
 
     def __init__(self, decoder: TreeDecoder, *, seed: int = 0, retain: int = 256) -> None:
         super().__init__()
-        self.decoder, self.tokenizer = decoder, decoder.tokenizer
-        self._seed, self._calls = seed, 0
-        self._retain, self._pins = retain, deque[Pin]()
+        self.decoder = instance("decoder", decoder, TreeDecoder)
+        self.tokenizer = decoder.tokenizer
+        self._seed, self._calls = any_integer("seed", seed), 0
+        self._retain, self._pins = integer("retain", retain, 0), deque[Pin]()
 
     def generate(
         self,
@@ -79,20 +80,34 @@ class TreeLanguageModel(LanguageModel):
                 returns is true, or all of it, where the text is to end.
 
         Raises:
+            TypeError: an argument is of another type; one text as `inputs` is, too.
             ValueError: an input is as long as `max_length`, `eos_token_id` holds a text without tokens, or as
                 of `SamplingParams`.
         """
-        self._calls += 1
-        ends = [eos_token_id] if isinstance(eos_token_id, (str, int)) else eos_token_id or ()
-        stop_token_ids = [self._end_token(end) for end in ends]
+        inputs = _texts("inputs", inputs)
+        for name, value in (
+            ("max_length", max_length),
+            ("max_new_tokens", max_new_tokens),
+            ("num_return_sequences", num_return_sequences),
+        ):
+            if value is not None or name == "num_return_sequences":
+                integer(name, value, 1)
+        flag("hide_input", hide_input)
+        flag("output_log_probs", output_log_probs)
+        if not (stopping_criteria is None or callable(stopping_criteria)):
+            raise TypeError(
+                f"stopping_criteria: got {shown(stopping_criteria)}, expected a function of ids and scores"
+            )
+        temperature = number("temperature", temperature, low=0)
         sampling = replace(
             self.decoder.sampling,
-            temperature=temperature if do_sample else 0.0,
+            temperature=temperature if flag("do_sample", do_sample) else 0.0,
             top_k=top_k or 0,
             top_p=top_p,
             stop=(),
-            stop_token_ids=stop_token_ids,
+            stop_token_ids=self._end_tokens(eos_token_id),
         )
+        self._calls += 1
         held: list[TreeBranch] = []
 
         async def texts(number: int, text: str) -> list[TreeBranch]:
@@ -128,15 +143,15 @@ class TreeLanguageModel(LanguageModel):
         Args:
             candidates: texts of one token each, for all prompts or a list for each. Of one with more tokens
                 the second counts, and a warning says so, as in llm-reasoners' own models.
-            postprocess: "softmax" or "log_softmax", over the vocabulary.
+            postprocess: "softmax" or "log_softmax", over the vocabulary, as in llm-reasoners' own models: the
+                probabilities of the candidates sum to what the model gives them together, not to 1.
         """
         if postprocess is not None and postprocess not in _POSTPROCESS:
             raise ValueError(
                 f"postprocess: got {postprocess!r}, expected None or {' or '.join(_POSTPROCESS)}"
             )
-        prompts = [prompt] if isinstance(prompt, str) else prompt
-        one_list = any(isinstance(text, str) for text in candidates)
-        lists = cast(list[list[str]], [candidates] * len(prompts) if one_list else candidates)
+        prompts = _texts("prompt", [prompt] if isinstance(prompt, str) else prompt)
+        lists = _lists_of_texts(candidates, len(prompts))
         if len(lists) != len(prompts) or not all(lists):
             raise ValueError(
                 f"candidates: got {shown(candidates)} for {len(prompts)} prompts, expected texts of one "
@@ -162,7 +177,10 @@ class TreeLanguageModel(LanguageModel):
     def get_loglikelihood(self, prefix: str, contents: Sequence[str]) -> Floats:
         """float32 [contents], nats: how likely each text is to go on as it does behind the prefix, with whose
         tokens it has to begin. No special tokens are added."""
-        begin, *ids = [self.decoder.token_ids(text) for text in (prefix, *contents)]
+        texts = [instance("prefix", prefix, str), *_texts("contents", contents)]
+        begin, *ids = [self.decoder.token_ids(text) for text in texts]
+        if not begin:
+            raise ValueError(f"prefix: got {prefix!r}, expected a text of a token or more")
         for i, own in enumerate(ids):
             if own[: len(begin)] != begin:
                 raise ValueError(f"contents[{i}]: got other tokens at its beginning than those of prefix")
@@ -207,12 +225,20 @@ class TreeLanguageModel(LanguageModel):
             raise ValueError(f"max_length: got {max_length} for an input of {length} tokens, expected more")
         return max_length - length
 
-    def _end_token(self, end: str | int) -> int:
-        """Of one entry of `eos_token_id`."""
-        ids = [end] if isinstance(end, int) else self.decoder.token_ids(end)
-        if not ids or isinstance(end, bool):
-            raise ValueError(f"eos_token_id: got {shown(end)}, expected a token id or a text of tokens")
-        return ids[-1]
+    def _end_tokens(self, ends: Any) -> list[int]:
+        """What `eos_token_id` stands for."""
+        if ends is None:
+            return []
+        found = []
+        for end in ends if isinstance(ends, Sequence) and not isinstance(ends, str) else [ends]:
+            what = f"eos_token_id: got {shown(end)}, expected a token id or a text of tokens"
+            if not (is_integer(end) or isinstance(end, str)):
+                raise TypeError(what)
+            ids = self.decoder.token_ids(end) if isinstance(end, str) else [int(end)]
+            if not ids:
+                raise ValueError(what)
+            found.append(ids[-1])
+        return found
 
     def _only_token(self, text: str) -> int:
         ids = self.decoder.token_ids(text)
@@ -229,4 +255,33 @@ async def _finish(branch: TreeBranch, criteria: Callable[..., Any] | None) -> No
     while not (branch.finished or stopped or reason == "stop_token"):
         reason = (await branch.step(**({} if criteria is None else {"max_step_tokens": 1}))).reason
         if criteria is not None:
-            stopped = bool(torch.as_tensor(criteria(torch.tensor([branch.tokens]), torch.empty(1, 0))).all())
+            stopped = _is_true(criteria(torch.tensor([branch.tokens]), torch.empty(1, 0)))
+
+
+def _is_true(found: Any) -> bool:
+    """What a stopping criterion returned, or all of it."""
+    try:
+        return bool(torch.as_tensor(found).all())
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"stopping_criteria: got {shown(found)} of it, expected a bool, or bools") from None
+
+
+def _texts(name: str, texts: Any) -> list[str]:
+    """A list of texts: one text would be read as a list of its letters."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        remedy = f"; pass [{shown(texts)}]" if isinstance(texts, str) else ""
+        raise TypeError(f"{name}: got {shown(texts)}, expected a list of texts{remedy}")
+    found = list(texts)
+    for index, text in enumerate(found):
+        instance(f"{name}[{index}]", text, str)
+    return found
+
+
+def _lists_of_texts(candidates: Any, prompts: int) -> list[list[str]]:
+    """Candidates of each prompt, where they are one list for all of them, or a list for each."""
+    if isinstance(candidates, str) or not isinstance(candidates, Iterable):
+        return [_texts("candidates", candidates)]  # which refuses them
+    given = list(candidates)
+    if given and not any(isinstance(entry, str) for entry in given):
+        return [_texts(f"candidates[{index}]", entry) for index, entry in enumerate(given)]
+    return [_texts("candidates", given)] * prompts

@@ -6,9 +6,11 @@ installed, it has to be in a version that was tested (`TESTED` of `tts_decode.ex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 from weakref import WeakSet
+
+from tts_kernels.checks import instance, shown
 
 from ..core.params import SamplingParams
 from ..core.prompts import Prompt
@@ -18,7 +20,7 @@ from ..decoding.branch import TreeBranch
 from ..decoding.decoder import TreeDecoder
 from ..decoding.releasing import release_all
 from ..extras import require_tested
-from ..rewards.scorer import Scorer, score_branches
+from ..rewards.scorer import Scorer, check_scorer, score_branches
 
 require_tested("treequest")
 
@@ -39,9 +41,17 @@ class TreeState:
         self._saved: BranchState | None = None
 
     async def fork(self, decoder: TreeDecoder) -> TreeBranch:
-        """A branch that goes on from here."""
+        """A branch that goes on from here.
+
+        Raises ValueError where it lives in another decoder.
+        """
         if self._branch is None:
             self._branch = await decoder.restore(cast(BranchState, self._saved))
+        elif self._branch.decoder is not decoder:
+            raise ValueError(
+                f"parent: got {self!r} of another decoder, expected one of the generator's; pickle it, and "
+                "what is loaded is computed here"
+            )
         return self._branch.fork(1)[0]
 
     def release(self) -> None:
@@ -83,7 +93,12 @@ class TreeGenerator:
         sampling: SamplingParams | None = None,
         revision: str | None = None,
     ) -> None:
-        self.decoder = decoder
+        self.decoder = instance("decoder", decoder, TreeDecoder)
+        check_scorer(scorer)
+        if sampling is not None:
+            instance("sampling", sampling, SamplingParams)
+        if revision is not None and not instance("revision", revision, str):
+            raise ValueError("revision: got '', expected a text; leave it out for none")
         self._prompt, self._scorer, self._sampling = prompt, scorer, sampling
         self._revision = revision
         self._root: TreeBranch | None = None
@@ -91,7 +106,8 @@ class TreeGenerator:
         self._states: WeakSet[TreeState] = WeakSet()
 
     def __call__(self, parent: TreeState | None) -> tuple[TreeState, float]:
-        """One child and its score."""
+        """One child and its score. parent: None for the root."""
+        _check_parent("parent", parent)
         return self.batch([parent])[0]
 
     def batch(self, parents: Sequence[TreeState | None]) -> list[tuple[TreeState, float]]:
@@ -103,9 +119,17 @@ class TreeGenerator:
         """`batch` for code in an event loop.
 
         Raises:
+            TypeError: a parent is neither None nor a state, or the scorer returned no numbers.
             ValueError: a score is not within 0 to 1, as treequest needs it.
             BranchReleasedError: a parent was released.
         """
+        if isinstance(parents, (TreeState, str)) or not isinstance(parents, Iterable):
+            raise TypeError(
+                f"parents: got {shown(parents)}, expected a list of states; pass [state], or [None]"
+            )
+        parents = list(parents)
+        for index, parent in enumerate(parents):
+            _check_parent(f"parents[{index}]", parent)
         root = await self._prompt_branch()
         held: list[TreeBranch] = []  # children that no state has yet
         try:
@@ -158,3 +182,11 @@ class TreeGenerator:
         if self._root is not None:
             self._root.release()
             self._root = None
+
+
+def _check_parent(name: str, parent: Any) -> None:
+    if parent is not None and not isinstance(parent, TreeState):
+        raise TypeError(
+            f"{name}: got {shown(parent)}, expected the state of a node, or None for the root; pass "
+            "trial.parent_state of a trial"
+        )

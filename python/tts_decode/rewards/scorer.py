@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ScorerError
 
@@ -17,11 +17,16 @@ else:
     Scorer = Callable
 
 
+def check_scorer(scorer: Any) -> None:
+    """Raises TypeError for what cannot be called; whether it is async shows in its first call."""
+    if not callable(scorer):
+        raise TypeError(f"scorer: got {type(scorer).__name__}, expected an async function of branches")
+
+
 async def score_branches(scorer: Scorer, branches: Sequence[Branch]) -> list[float]:
     """One finite float a branch, in order; else TypeError or ValueError that names scorer and branch, or
     ScorerError if the scorer itself raised."""
-    if not callable(scorer):
-        raise TypeError(f"scorer: got {type(scorer).__name__}, expected an async function of branches")
+    check_scorer(scorer)
     name = getattr(scorer, "__name__", type(scorer).__name__)
     try:
         call = scorer(branches)

@@ -101,9 +101,10 @@ def test_texts_end_with_the_tokens_that_are_told(model: Any, lm: TreeLanguageMod
         assert lm.generate(PROMPTS[:1], max_new_tokens=12, eos_token_id=value).text == expected
 
 
-@pytest.mark.parametrize("value", ["", ["a", ""], True, [False]])
+@pytest.mark.parametrize("value", ["", ["a", ""], True, [False], 2.0, [None], {}])
 def test_ends_without_a_token_are_refused(lm: TreeLanguageModel, value: Any) -> None:
-    with pytest.raises(ValueError, match=r"^eos_token_id: got .*, expected a token id or a text of tokens"):
+    error = ValueError if value in ("", ["a", ""]) else TypeError
+    with pytest.raises(error, match=r"^eos_token_id: got .*, expected a token id or a text of tokens"):
         lm.generate(PROMPTS[:1], max_new_tokens=2, eos_token_id=value)
 
 

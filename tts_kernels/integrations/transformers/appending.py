@@ -75,8 +75,7 @@ def refuse_second_prompt(positions: Tensor | None, before: Sequence[int], counts
         if new and at[row, -new] < old:
             raise UnsupportedError(
                 f"position_ids: got {at[row, -new]} for the first new token of row {row}, of which the "
-                f"cache holds {old}: it is another prompt, or the same again; call cache.reset() before it. "
-                "Prompt lookup, an assistant and use_cache=False go without cache.prefill"
+                f"cache holds {old}: it is another prompt, or the same again; call cache.reset() before it"
             )
 
 

@@ -9,6 +9,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from .eager import eager
 from .errors import UnsupportedError, WrongCacheError
+from .generating import watch_generate
 from .masks import StepMask, tree_mask
 from .new_kv import NewKV
 from .support import refuse_arguments, refuse_other_layers
@@ -17,11 +18,16 @@ NAME = "tts"
 
 
 def register() -> None:
-    """Makes attn_implementation="tts" known to transformers. Call it as often as you like."""
+    """Makes attn_implementation="tts" known to transformers. Call it as often as you like.
+
+    `generate` looks at a TreeCache from then on: whether its arguments go with one, and its prompts with what
+    the cache holds.
+    """
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(
         NAME, tree_mask
     )  # without one transformers would hand over no mask at all
+    watch_generate()
 
 
 @eager
@@ -43,10 +49,16 @@ def attention(
     alone changes nothing.
     """
     if not isinstance(key, NewKV) or value is not key:
+        if arguments.get("use_cache") is False:
+            raise WrongCacheError(
+                f"use_cache: {type(module).__name__} got False and no TreeCache, expected True and one with "
+                'attn_implementation="tts"; leave use_cache out and pass cache=TreeCache(model.config) to '
+                'generate, or call model.set_attn_implementation("sdpa")'
+            )
         raise WrongCacheError(
             f'cache: {type(module).__name__} runs with attn_implementation="tts", but got no TreeCache, or '
             "changed what it returned; pass cache=TreeCache(model.config) to generate, or call "
-            'model.set_attn_implementation("sdpa")'
+            'model.set_attn_implementation("sdpa"), as for a model that is the assistant of another'
         )
     if not isinstance(attention_mask, StepMask):
         got = "none" if attention_mask is None else f"a {type(attention_mask).__name__}"

@@ -11,12 +11,15 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from ... import KVPool, KVTree
-from ...checks import flag, instance, integer
+from ...checks import any_integer, choice, flag, instance, integer
+from ...pool import LAYOUTS
+from .cache_arguments import check_model, check_prompts, check_vocabulary, row_indices, selected_rows
 from .eager import eager
 from .errors import UnsupportedError
+from .known_tokens import known_tokens, refuse_other_tokens
 from .new_kv import NewKV
 from .rows import Rows
-from .support import refuse_config
+from .support import refuse_config, refuse_other_rows
 from .versions import cache_argument
 
 
@@ -56,6 +59,11 @@ class TreeLayer(CacheLayerMixin):
 
     @eager
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        if query_length == 0:  # of a prompt that is no longer than what the cache holds
+            raise UnsupportedError(
+                f"input_ids: got no new token behind the {self._rows.columns} that the cache holds of each "
+                "row, expected at least one; call cache.reset() before another prompt, or the same again"
+            )
         return self._rows.columns + query_length, 0
 
     @eager
@@ -97,11 +105,12 @@ class TreeCache(Cache):
         layout: str | None = None,
         share: bool = True,
     ) -> None:
-        if not isinstance(config, PreTrainedConfig):
-            raise TypeError(f"config: got {type(config).__name__}, expected a config; pass model.config")
+        instance("config", config, PreTrainedConfig, "pass model.config")
         refuse_config(config)
         config = config.get_text_config(decoder=True)
         refuse_config(config)
+        if layout is not None:
+            choice("layout", layout, LAYOUTS)
         budget = None if kv_bytes is None else integer("kv_bytes", kv_bytes, 1)
         self._rows = Rows(config.num_hidden_layers, budget, layout, flag("share", share))
         super().__init__(layers=[TreeLayer(self._rows, index) for index in range(config.num_hidden_layers)])
@@ -183,9 +192,14 @@ class TreeCache(Cache):
 
         Raises:
             ValueError: the cache holds rows already.
+            TypeError, WrongCacheError, UnsupportedError: as of forwards.
+
+        `generate` refuses other prompts then, until `reset`.
         """
         copies = integer("copies", copies, 1)
-        _check_prompts(input_ids, attention_mask)
+        check_model(model)
+        check_prompts(input_ids, attention_mask)
+        check_vocabulary(model, input_ids)
         if self.batch_size:
             raise ValueError(f"cache: got one that holds {self.batch_size} rows, expected none; call reset()")
         ids, mask = input_ids[:, :-1], None if attention_mask is None else attention_mask[:, :-1]
@@ -195,7 +209,57 @@ class TreeCache(Cache):
         with torch.no_grad():  # the model without its head: nobody reads the logits
             cache: dict[str, Any] = {cache_argument(): self}
             model.base_model(ids, attention_mask=mask, position_ids=positions, use_cache=True, **cache)
+        self.remember(ids, mask)
         self.batch_repeat_interleave(copies)
+
+    def check_prompts(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, copies: int = 1
+    ) -> None:
+        """Raises UnsupportedError unless the prompts go on with the rows; `generate` asks it.
+
+        They begin with the tokens that the rows hold, as far as it is known which: those of `prefill` and of
+        `generate`, not those of other forwards. An empty cache takes all.
+
+        Args:
+            input_ids: int64 [B, S]. attention_mask: [B, S], 0 for padding, which is on the left.
+            copies: rows of the cache for each prompt.
+        """
+        copies = integer("copies", copies, 1)
+        check_prompts(input_ids, attention_mask)
+        if not self.batch_size:
+            return
+        length, columns = input_ids.shape[1], self._rows.columns
+        if length <= columns:
+            raise UnsupportedError(
+                f"input_ids: got prompts of {length} tokens, of which the cache holds {columns}, expected "
+                "more; call cache.reset() before another prompt, or the same again"
+            )
+        refuse_other_rows(len(input_ids) * copies, self.batch_size)
+        if self._rows.known is not None:
+            refuse_other_tokens(self._rows.known, input_ids, attention_mask)
+
+    def remember(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None = None, *, beams: bool = False
+    ) -> None:
+        """Tells which tokens the rows hold, for `check_prompts`; `prefill` and `generate` do.
+
+        Args:
+            input_ids: int64 [B, S], of B prompts for as many rows each; None: nobody knows.
+            attention_mask: as of `prefill`, for the first columns or all.
+            beams: whether what the rows hold behind input_ids is of beams.
+        """
+        if input_ids is None:
+            self._rows.known = None
+            return
+        check_prompts(input_ids, None)
+        if attention_mask is not None:
+            instance("attention_mask", attention_mask, Tensor)
+        rows, count = self.batch_size, len(input_ids)
+        if not rows or rows % count:
+            raise ValueError(
+                f"input_ids: got {count} rows, expected {rows} as the cache has, or a part that divides them"
+            )
+        self._rows.known = known_tokens(input_ids, attention_mask, rows, self._rows.columns, beams=beams)
 
     def reset(self) -> None:
         """Ends all rows. The pages stay with the cache, for the next ones."""
@@ -203,34 +267,27 @@ class TreeCache(Cache):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Row i becomes what row beam_idx[i] is: a fork, which copies nothing."""
-        self._rows.select(beam_idx.tolist())
+        self._rows.select(row_indices("beam_idx", beam_idx))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keeps the rows of these indices, or where a bool tensor is True."""
         if self.batch_size:
-            self._rows.select(torch.arange(self.batch_size)[indices.cpu()].tolist())
+            self._rows.select(selected_rows("indices", indices, self.batch_size))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Row i becomes rows i * repeats .. (i + 1) * repeats - 1: forks, which copy nothing."""
         repeats = integer("repeats", repeats, 1)
         self._rows.select([row for row in range(self.batch_size) for _ in range(repeats)])
 
-    def crop(self, tokens_to_remove: int) -> None:
+    def crop(self, tokens_to_remove: int | Tensor) -> None:
         """Drops the last tokens of each row. tokens_to_remove: minus their number, as transformers has it."""
-        if tokens_to_remove > 0:
-            raise ValueError(
-                f"tokens_to_remove: got {tokens_to_remove}, expected 0 or less: minus the tokens to drop"
-            )
-        self._rows.crop(-int(tokens_to_remove))
+        given: Any = tokens_to_remove
+        if isinstance(given, Tensor) and given.dim() == 0:  # of assisted generation
+            given = given.item()
+        removed = any_integer("tokens_to_remove", given)
+        if removed > 0:
+            raise ValueError(f"tokens_to_remove: got {removed}, expected 0 or less: minus the tokens to drop")
+        self._rows.crop(-removed)
 
     def early_initialization(self, *_: Any, **__: Any) -> None:
         raise UnsupportedError("cache: got a TreeCache for an exported graph, which it does not serve")
-
-
-def _check_prompts(input_ids: Tensor, attention_mask: Tensor | None) -> None:
-    """Raises TypeError or ValueError unless both are tensors [B, S]."""
-    given = {"input_ids": input_ids} | ({} if attention_mask is None else {"attention_mask": attention_mask})
-    for name, value in given.items():
-        instance(name, value, Tensor, 'pass return_tensors="pt" to the tokenizer')
-        if value.dim() != 2 or value.shape != input_ids.shape:
-            raise ValueError(f"{name}: got {list(value.shape)}, expected [B, S], the same for both")

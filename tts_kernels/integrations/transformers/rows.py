@@ -18,7 +18,7 @@ from ...pool import default_bytes, page_bytes
 from .appending import Int32Array, Writes, append, new_tokens, refuse_second_prompt
 from .errors import UnsupportedError
 from .masks import StepMask
-from .support import refuse_other_pages, refuse_tensors
+from .support import refuse_other_pages, refuse_other_rows, refuse_tensors
 
 
 @dataclass(slots=True)
@@ -43,7 +43,8 @@ class Rows:
     """Branches of a tree, one for each row of a batch that may be padded on the left; padding is not stored.
 
     columns: tokens of a row with its padding, as transformers counts. branches: one a row, none before the
-    first forward. tree, pool: made in the first forward, which shows what a page must hold.
+    first forward. tree, pool: made in the first forward, which shows what a page must hold. known: int64
+    [rows, at most columns], tokens of the first columns as of `known_tokens`; None: of none.
 
     What a forward adds counts when its last layer is through. What one added that ended before is taken back
     by the next call. Layers of several threads' forwards take turns, and all but the last that began raise.
@@ -54,6 +55,7 @@ class Rows:
         self.branches: list[int] = []
         self.tree: KVTree | None = None
         self.pool: KVPool | None = None
+        self.known: Tensor | None = None
         self.num_layers = num_layers
         self._kv_bytes, self._layout, self._share = kv_bytes, layout, share
         self._planner: DevicePlanner | None = None
@@ -154,7 +156,7 @@ class Rows:
         if self.tree is not None:
             for branch in self.branches:
                 self.tree.release(branch)
-        self.branches, self.columns = [], 0
+        self.branches, self.columns, self.known = [], 0, None
 
     def crop(self, columns: int) -> None:
         """Drops the last columns of all rows."""
@@ -164,6 +166,8 @@ class Rows:
             for branch in self.branches:
                 self.tree.truncate(branch, max(0, self.tree.length(branch) - columns))
         self.columns -= columns
+        if self.known is not None:
+            self.known = self.known[:, : self.columns]
 
     def select(self, indices: Sequence[int]) -> None:
         """Row i becomes what row indices[i] is: forks of those that come again, and an end of the others."""
@@ -182,17 +186,16 @@ class Rows:
         for row in set(range(count)) - uses.keys():
             self.tree.release(self.branches[row])
         self.branches = [copies[index % count].pop() for index in indices]
+        if self.known is not None:
+            self.known = self.known[list(indices)]
 
     def _begin(
         self, query: Tensor, keys: Tensor, values: Tensor, mask: StepMask, positions: Tensor | None
     ) -> Step:
         refuse_tensors(keys, values)
         batch, _, columns, _ = keys.shape
-        if self.branches and len(self.branches) != batch:
-            raise UnsupportedError(
-                f"cache: got a batch of {batch} rows, but the cache holds {len(self.branches)}; call "
-                "cache.batch_repeat_interleave(n) to have n copies of each, or cache.reset() to start over"
-            )
+        if self.branches:
+            refuse_other_rows(batch, len(self.branches))
         pool, tree = self._pages(keys)
         refuse_other_pages(0, keys, pool)
         created = not self.branches

@@ -100,6 +100,15 @@ def refuse_other_pages(layer: int, key: torch.Tensor, pool: KVPool) -> None:
         )
 
 
+def refuse_other_rows(got: int, held: int) -> None:
+    """Raises UnsupportedError for a batch of another number of rows than the cache holds."""
+    if got != held:
+        raise UnsupportedError(
+            f"cache: got a batch of {got} rows, but the cache holds {held}; call "
+            "cache.batch_repeat_interleave(n) to have n copies of each, or cache.reset() to start over"
+        )
+
+
 def refuse_other_layers(module: nn.Module, num_layers: int) -> None:
     """Raises WrongCacheError for a layer of a model that has more or fewer than the cache."""
     got = getattr(getattr(module, "config", None), "num_hidden_layers", num_layers)
