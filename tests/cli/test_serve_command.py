@@ -104,6 +104,19 @@ def test_requests_get_the_time_that_is_asked_for(start: Callable[..., Any], grac
     assert process.wait(30) == 143
 
 
+def test_a_start_with_too_little_memory_says_what_is_needed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A page of 16 tokens, K and V of 6 layers, 2 heads, 32 floats: 49,152 bytes, of which 1 MiB holds 21.
+    tiny_model(num_hidden_layers=6).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    arguments = ["serve", "--model", str(tmp_path), "--dtype", "float32", "--kv-mib", "1", "--port", "0"]
+    assert run(arguments) == 2
+    told = capsys.readouterr().err
+    assert "--kv-mib: got 1, whose pages hold 336 tokens" in told
+    assert "expected at least 2, for 512 tokens" in told
+
+
 def _takes_connections(client: httpx.Client) -> bool:
     try:
         httpx.get(f"{client.base_url}/health")

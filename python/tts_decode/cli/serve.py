@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..decoding.decoder import TreeDecoder
 from ..default_model import DEFAULT_MODEL
 from ..extras import require
 from ..rewards import READERS, Scorer, load_reward_model
@@ -16,9 +17,10 @@ from . import options as opt
 from .display import Screen
 from .errors import CommandError, UsageError, usage_errors
 from .filled import filled
-from .session import Session, open_session
+from .session import MIB, Session, open_session
 
 _NETWORK, _LIMITS = "Network", "Limits of a request"
+_LEAST_TOKENS = 512  # of KV: with less hardly a chat is served
 
 Host = Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=_NETWORK)]
 Port = Annotated[int, typer.Option(help="0: one that is free.", rich_help_panel=_NETWORK)]
@@ -154,6 +156,7 @@ def serve(settings: Settings) -> None:
         with session_of as session:
             scorers = {label: _loaded(session, reader, folder, device) for label, reader, folder in wanted}
             decoder = session.decoder()
+            _check_room(decoder, settings.kv_mib)
         local = is_loopback(host)
         config = ServerConfig(settings.name or Path(model).name or model, keys, scorers, limits, local)
         screen = Screen(sys.stderr)
@@ -165,6 +168,18 @@ def serve(settings: Settings) -> None:
             soft_wrap=True,
         )
         run(decoder, config, listener, grace=settings.grace)
+
+
+def _check_room(decoder: TreeDecoder, kv_mib: int | None) -> None:
+    """Refuses pages that hold no short chat, and no longest text of the model either."""
+    least = min(_LEAST_TOKENS, decoder.max_positions or _LEAST_TOKENS)
+    if decoder.max_kv_tokens < least:
+        needed = -(-least // decoder.page_size) * decoder.stats().page_bytes
+        got = "too little memory" if kv_mib is None else kv_mib
+        raise UsageError(
+            f"--kv-mib: got {got}, whose pages hold {decoder.max_kv_tokens} tokens of this model; "
+            f"expected at least {-(-needed // MIB)}, for {least} tokens"
+        )
 
 
 def _named_reader(text: str) -> tuple[str, str, str]:

@@ -19,7 +19,7 @@ from ..model.sparse import SparseConfig
 from .display import Display, Rate, mib
 from .errors import UsageError, usage_errors
 
-_MIB = 1 << 20
+MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ def open_session(
             model, tokenizer = load_model(
                 name, dtype, weights=weights, device=device, on_progress=display.stage
             )
-        kv_bytes: int | KVBudget | None = None if kv_mib is None else kv_mib * _MIB
+        kv_bytes: int | KVBudget | None = None if kv_mib is None else kv_mib * MIB
         if shared and device == "cpu" and kv_mib is not None:
-            kv_bytes = KVBudget(kv_mib * _MIB)
+            kv_bytes = KVBudget(kv_mib * MIB)
         pages = torch.int8 if kv_dtype == "int8" else None
         yield Session(name, model, tokenizer, display, kv_bytes, pages)

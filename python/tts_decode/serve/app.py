@@ -12,6 +12,8 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from tts_kernels import OutOfPagesError
+
 from ..decoding.decoder import TreeDecoder
 from ..decoding.retained import RetainedTexts
 from .admission import Admission, Ticket, released_on_error
@@ -19,7 +21,7 @@ from .answers import ChatForm, CompletionForm, Form
 from .bodies import Bodies, DisconnectedError
 from .config import ServerConfig
 from .engine import EngineThread, Ferry
-from .errors import APIError, error_response
+from .errors import APIError, error_response, without_room
 from .generation import Emit, generate
 from .grammars import Grammars
 from .guard import CLIENT, Guard
@@ -85,7 +87,9 @@ class Server:
         self.admission = Admission(limits)
         self.retained = RetainedTexts(decoder, limits.retained, limits.retained_tokens)
         self.trees = KeptTrees(limits.trees, limits.tree_bytes)
-        self._facts = Facts(decoder.vocab_size, decoder.max_positions)
+        self._facts = Facts(
+            decoder.vocab_size, decoder.max_kv_tokens, decoder.page_size, decoder.max_positions
+        )
         self._created = int(time.time())
         self._desk: Desk | None = None
 
@@ -172,7 +176,13 @@ class Server:
 
             async def run(emit: Emit) -> None:
                 await grammars.compiled(job.sampling.constraint)
-                await generate(decoder, self.retained.of(owner), job, emit, usage)
+                try:
+                    await generate(decoder, self.retained.of(owner), job, emit, usage)
+                except OutOfPagesError:
+                    alone = self.admission.running == ticket.sequences
+                    if alone and job.kv_tokens > decoder.max_kv_tokens:  # else it may fit later
+                        raise without_room(job.kv_tokens, decoder.max_kv_tokens) from None
+                    raise
         else:
             search = read_search(body, job, decoder, limits, self.config.scorers)
             ticket.widen(search.sequences, "tts")

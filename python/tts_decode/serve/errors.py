@@ -68,6 +68,12 @@ def unavailable(message: str) -> APIError:
     return APIError(503, message, None, "unavailable")
 
 
+def without_room(asked: int, room: int) -> APIError:
+    """400: all KV pages together hold fewer tokens than a request asks for."""
+    problem = f"got prompts and choices of {asked} tokens in KV pages, expected at most {room}"
+    return invalid("max_tokens", f"{problem}; ask for fewer choices, or shorter ones")
+
+
 def internal() -> APIError:
     """500, in a text that says nothing of the inside."""
     return APIError(500, "the server failed; its log says more", None, "internal_error")

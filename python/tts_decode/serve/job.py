@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..core.constraints.grammars import JSONSchema
@@ -23,11 +23,24 @@ class Facts:
     """What a request is checked against beside the limits.
 
     Attributes:
-        vocabulary: tokens of the model. positions: of its longest text; None: any.
+        vocabulary: tokens of the model. kv_tokens: that the KV pages hold. page: tokens of each.
+        positions: of the model's longest text; None: any.
     """
 
     vocabulary: int
+    kv_tokens: int
+    page: int
     positions: int | None = None
+
+    def room(self, prompt: int, n: int) -> int:
+        """Tokens that n choices behind a prompt of so many can all have, if nothing else is held."""
+        full, rest = divmod(prompt, self.page)  # a page that is not full is copied for each choice
+        return (self.kv_tokens // self.page - full) // n * self.page - rest
+
+    def held(self, prompt: int, n: int, tokens: int) -> int:
+        """Tokens of the pages that a prompt of so many and n choices of `tokens` each hold."""
+        full, rest = divmod(prompt, self.page)
+        return (full + n * -(-(rest + tokens) // self.page)) * self.page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +51,10 @@ class Job:
     n: choices of a prompt. best_of: how many are drawn for them.
     include_stop: whether a text ends with its stop string. echo: whether it begins with its prompt.
     logprobs: how many alternatives are listed beside each token's log-probability; None: nothing is.
-    token_ids: whether the ids of tokens are listed.
+    token_ids: whether the ids of tokens are listed, those of the prompt for each choice.
     stream: whether pieces go out as they come.
     generates: whether anything is sampled.
+    kv_tokens: in KV pages, part-filled ones too, if each choice becomes as long as it may.
     """
 
     prompts: list[Prompt]
@@ -53,6 +67,7 @@ class Job:
     token_ids: bool = False
     stream: bool = False
     generates: bool = True
+    kv_tokens: int = 0
 
     @property
     def sequences(self) -> int:
@@ -78,6 +93,7 @@ class Piece:
         tokens: where they are listed. finish_reason: of the last piece. stop_reason: the stop string, or the
             id of the stop token. more: further fields of the answer, or of the chunk.
         echoed: tokens of the prompt, which come before the others; one list for all choices of a prompt.
+        prompt_ids: of the prompt, where ids are listed; of a choice's first piece.
     """
 
     choice: int
@@ -87,6 +103,7 @@ class Piece:
     stop_reason: str | int | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
     echoed: Sequence[Token] = ()
+    prompt_ids: Sequence[int] = ()
 
 
 @dataclass
@@ -162,7 +179,8 @@ def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, facts: Facts) -> Jo
         raise invalid("top_logprobs", "got a number without logprobs, expected logprobs = true beside it")
     _at_most("top_logprobs", body.top_logprobs or 0, limits.logprobs)
     top = (body.top_logprobs or 0) if body.logprobs else None
-    tokens = min(given, default=limits.max_tokens)
+    room = max(1, facts.room(len(prompt.ids), n))
+    tokens = min(given, default=min(limits.max_tokens, room))
     job = Job(
         prompts=[prompt],
         sampling=_sampling(body, tokens, top or 0, limits, facts.vocabulary),
@@ -179,15 +197,17 @@ def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, facts: Facts) -> Jo
 def _within(job: Job, tokens: int, limits: Limits, facts: Facts) -> Job:
     """The job, if its numbers multiply to no more than they may. tokens: sampled for each choice, at most."""
     positions = facts.positions
-    rooms = [tokens if positions is None else min(tokens, positions - len(p.ids)) for p in job.prompts]
+    sizes = [len(prompt.ids) for prompt in job.prompts]
+    rooms = [tokens if positions is None else min(tokens, positions - size) for size in sizes]
     sampled = job.best_of * sum(rooms)
     if sampled > limits.request_tokens:
         problem = f"got choices of {sampled} tokens in all, expected at most {limits.request_tokens}"
         raise invalid("max_tokens", f"{problem}; ask for fewer choices, or shorter ones")
-    if job.logprobs is None and not job.token_ids:
-        return job
-    echoed = sum(len(prompt.ids) for prompt in job.prompts) if job.echo else 0
-    entries = (job.n * echoed + sampled) * (1 + (job.logprobs or 0))
+    held = [facts.held(size, job.best_of, room) for size, room in zip(sizes, rooms, strict=True)]
+    job = replace(job, kv_tokens=sum(held) + job.echo * len(held) * facts.page)  # what echoes has a copy
+    entries = job.token_ids * (job.n * sum(sizes) + sampled)
+    if job.logprobs is not None:
+        entries += (job.echo * job.n * sum(sizes) + sampled) * (1 + job.logprobs)
     if entries > limits.answer_entries:
         name = "return_token_ids" if job.logprobs is None else "logprobs"
         problem = f"got {entries} tokens and alternatives to list, expected at most {limits.answer_entries}"
