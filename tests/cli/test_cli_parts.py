@@ -22,7 +22,7 @@ def test_options_without_a_default_have_the_type_of_their_annotation() -> None:
     chosen = Strategy(made, "nothing")  # type: ignore[arg-type]
     assert chosen.plain_options == {"n": (int, 1), "limit": (int, None), "scale": (float, None)}
     assert parse_options([chosen], ["limit=3", "scale=2"]) == [{"limit": 3, "scale": 2.0}]
-    with pytest.raises(UsageError, match="'limit=x': expected an integer"):
+    with pytest.raises(UsageError, match="'limit=x', expected an integer"):
         parse_options([chosen], ["limit=x"])
 
 

@@ -65,7 +65,8 @@ class Limits:
             value = getattr(self, limit.name)
             least = 0 if limit.name in ("retained", "retained_tokens", "trees", "tree_bytes") else 1e-3
             if value is not None and (isinstance(value, bool) or not value >= least):
-                raise ValueError(f"{limit.name}: got {value!r}, expected a positive number")
+                expected = "a positive number" if least else "a number, 0 or more"
+                raise ValueError(f"{limit.name}: got {value!r}, expected {expected}")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import traceback
 from asyncio import CancelledError
@@ -25,7 +26,19 @@ _TYPES = {
     504: "timeout_error",
 }
 _RETRY_SECONDS = 1
+_LONGEST_GIVEN = 60  # characters of a client's own value that an error repeats
 _LONGEST_REASON = 300  # characters of a grammar's own message
+
+
+def given(value: Any) -> str:
+    """What a client sent, in the words of JSON and no longer than a line; lists and objects by their size."""
+    if isinstance(value, (list, dict)):
+        kind, of = ("a list", "items") if isinstance(value, list) else ("an object", "fields")
+        return f"{kind} of {len(value)} {of}"
+    if isinstance(value, str):
+        cut = value[:_LONGEST_GIVEN]
+        return repr(cut) + ("..." if len(cut) < len(value) else "")
+    return json.dumps(value)[:_LONGEST_GIVEN]
 
 
 class APIError(TTSError):
@@ -53,6 +66,13 @@ class APIError(TTSError):
 def invalid(param: str, problem: str, code: str | None = "invalid_value") -> APIError:
     """400: a field has a value that cannot be served. problem: `got X, expected Y`."""
     return APIError(400, f"{param}: {problem}", param, code)
+
+
+def at_most(name: str, value: int, limit: int, what: str = "") -> None:
+    """400 for more than a limit. what: is counted."""
+    if value > limit:
+        got = f"{str(value)[:20]} {what}".strip()
+        raise invalid(name, f"got {got}, expected at most {limit}")
 
 
 def unsupported(param: str, why: str) -> APIError:

@@ -11,7 +11,7 @@ from typing import Any
 from ..core.constraints.grammars import JSONSchema
 from ..core.params import SamplingParams
 from .config import Limits
-from .errors import APIError, invalid, unsupported
+from .errors import APIError, at_most, given, invalid, unsupported
 from .prompts import Prompt
 from .protocol import ChatBody, CompletionBody, Generating, ResponseFormat
 
@@ -127,11 +127,11 @@ def sequences_of(body: CompletionBody | ChatBody, limits: Limits) -> int:
     """How many are drawn side by side, which is known before the prompts are read."""
     n = body.n or 1
     if isinstance(body, ChatBody):
-        _at_most("n", n, limits.choices)
+        at_most("n", n, limits.choices)
         return n
-    _at_most("prompt", len(body.prompt), limits.prompts, "prompts")
+    at_most("prompt", len(body.prompt), limits.prompts, "prompts")
     best_of = body.best_of or n
-    _at_most("best_of" if body.best_of else "n", best_of, limits.choices)
+    at_most("best_of" if body.best_of else "n", best_of, limits.choices)
     if best_of < n:
         raise invalid("best_of", f"got {best_of}, expected at least n = {n}")
     return len(body.prompt) * best_of
@@ -144,7 +144,7 @@ def completion_job(body: CompletionBody, prompts: list[Prompt], limits: Limits, 
     if body.stream and best_of > n:
         problem = f"got {best_of} beside stream, expected n = {n}: the best are known at the end"
         raise invalid("best_of", problem)
-    _at_most("logprobs", body.logprobs or 0, limits.logprobs)
+    at_most("logprobs", body.logprobs or 0, limits.logprobs)
     tokens = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
     if not tokens and not body.echo:
         raise invalid("max_tokens", "got 0, expected at least 1, or echo")
@@ -166,21 +166,21 @@ def completion_job(body: CompletionBody, prompts: list[Prompt], limits: Limits, 
 def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, facts: Facts) -> Job:
     """The job of a body whose `sequences_of` are within the limits."""
     n = body.n or 1
-    given = {t for t in (body.max_tokens, body.max_completion_tokens) if t is not None}
-    if len(given) == 2:
+    asked = {t for t in (body.max_tokens, body.max_completion_tokens) if t is not None}
+    if len(asked) == 2:
         problem = (
             f"got {body.max_completion_tokens} beside max_tokens = {body.max_tokens}, expected one of them"
         )
         raise invalid("max_completion_tokens", problem)
-    if 0 in given:
+    if 0 in asked:
         name = "max_tokens" if body.max_tokens == 0 else "max_completion_tokens"
         raise invalid(name, "got 0, expected at least 1")
     if body.top_logprobs is not None and not body.logprobs:
         raise invalid("top_logprobs", "got a number without logprobs, expected logprobs = true beside it")
-    _at_most("top_logprobs", body.top_logprobs or 0, limits.logprobs)
+    at_most("top_logprobs", body.top_logprobs or 0, limits.logprobs)
     top = (body.top_logprobs or 0) if body.logprobs else None
     room = max(1, facts.room(len(prompt.ids), n))
-    tokens = min(given, default=min(limits.max_tokens, room))
+    tokens = min(asked, default=min(limits.max_tokens, room))
     job = Job(
         prompts=[prompt],
         sampling=_sampling(body, tokens, top or 0, limits, facts.vocabulary),
@@ -216,12 +216,12 @@ def _within(job: Job, tokens: int, limits: Limits, facts: Facts) -> Job:
 
 
 def _sampling(body: Generating, max_tokens: int, top: int, limits: Limits, vocabulary: int) -> SamplingParams:
-    _at_most("max_tokens", max_tokens, limits.max_tokens)
-    _at_most("stop", len(body.stop), limits.stops, "strings")
+    at_most("max_tokens", max_tokens, limits.max_tokens)
+    at_most("stop", len(body.stop), limits.stops, "strings")
     for stop in body.stop:
-        _at_most("stop", len(stop), limits.stop_characters, "characters")
+        at_most("stop", len(stop), limits.stop_characters, "characters")
     stop_ids = tuple(body.stop_token_ids or ())
-    _at_most("stop_token_ids", len(stop_ids), limits.stops, "tokens")
+    at_most("stop_token_ids", len(stop_ids), limits.stops, "tokens")
     for token in stop_ids:
         _check_token("stop_token_ids", token, vocabulary)
     penalties = {p for p in (body.repetition_penalty, body.repeat_penalty) if p is not None}
@@ -274,15 +274,16 @@ def _constraint(form: ResponseFormat | None, limits: Limits) -> JSONSchema | Non
     try:
         constraint = JSONSchema(form.json_schema.schema_)
     except (TypeError, ValueError):
-        raise invalid(f"{name}.json_schema.schema", "expected a JSON schema") from None
-    _at_most(f"{name}.json_schema.schema", len(str(constraint.schema).encode()), limits.schema_bytes, "bytes")
+        problem = f"got {given(form.json_schema.schema_)}, expected a JSON schema"
+        raise invalid(f"{name}.json_schema.schema", problem) from None
+    at_most(f"{name}.json_schema.schema", len(str(constraint.schema).encode()), limits.schema_bytes, "bytes")
     return constraint
 
 
-def _bias(given: dict[str, float], limits: Limits, vocabulary: int) -> dict[int, float]:
-    _at_most("logit_bias", len(given), limits.bias_tokens, "tokens")
+def _bias(asked: dict[str, float], limits: Limits, vocabulary: int) -> dict[int, float]:
+    at_most("logit_bias", len(asked), limits.bias_tokens, "tokens")
     bias = {}
-    for name, value in given.items():
+    for name, value in asked.items():
         if not name.isascii() or not name.isdigit() or len(name) > 9 or name != str(int(name)):
             raise invalid("logit_bias", f"got the key {name[:20]!r}, expected a token id")
         _check_token("logit_bias", int(name), vocabulary)
@@ -295,10 +296,3 @@ def _bias(given: dict[str, float], limits: Limits, vocabulary: int) -> dict[int,
 def _check_token(name: str, token: int, vocabulary: int) -> None:
     if not 0 <= token < vocabulary:
         raise invalid(name, f"got token {str(token)[:20]}, expected ids from 0 to {vocabulary - 1}")
-
-
-def _at_most(name: str, value: int, limit: int, what: str = "") -> None:
-    """what: is counted."""
-    if value > limit:
-        got = f"{str(value)[:20]} {what}".strip()
-        raise invalid(name, f"got {got}, expected at most {limit}")

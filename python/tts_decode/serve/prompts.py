@@ -74,7 +74,10 @@ class Prompts:
             problem = "got true beside add_generation_prompt, expected one of them"
             raise invalid("continue_final_message", problem)
         if goes_on and messages[-1]["role"] != "assistant":
-            raise invalid("continue_final_message", "the last message is not an assistant's")
+            problem = (
+                f"got true beside a last message of role {messages[-1]['role']}, expected an assistant's"
+            )
+            raise invalid("continue_final_message", problem)
         contents = "".join(message["content"] for message in messages)
         self._check_length("messages", contents)
 
@@ -124,7 +127,7 @@ class Prompts:
         self, param: str, text: str | None, ids: list[int], messages: tuple[dict[str, str], ...] = ()
     ) -> Prompt:
         if not ids:
-            raise invalid(param, "holds no token")
+            raise invalid(param, "got no token, expected at least one")
         self._check_length(param, ids)
         return Prompt(text, ids, messages)
 
