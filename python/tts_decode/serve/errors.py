@@ -6,6 +6,7 @@ import json
 import logging
 import traceback
 from asyncio import CancelledError
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -25,7 +26,8 @@ _TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
-_RETRY_SECONDS = 1
+_RETRY = {"Retry-After": "1"}  # seconds
+_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: _RETRY, 503: _RETRY}
 _LONGEST_GIVEN = 60  # characters of a client's own value that an error repeats
 _LONGEST_REASON = 300  # characters of a grammar's own message
 
@@ -46,16 +48,21 @@ class APIError(TTSError):
 
     Attributes:
         status: of HTTP. message: for the client; it quotes nothing of this machine. param: the field that is
-            wrong, None if it is none. code: for programs.
+            wrong, None if it is none. code: for programs. headers: of the answer, those that its status asks
+            for included.
     """
 
-    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] = {},
+    ) -> None:
         super().__init__(message)
         self.status, self.message, self.param, self.code = status, message, param, code
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Retry-After": str(_RETRY_SECONDS)} if self.status in (429, 503) else {}
+        self.headers = _HEADERS.get(status, {}) | dict(headers)
 
     @property
     def body(self) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def completion_job(body: CompletionBody, prompts: list[Prompt], limits: Limits, 
         sampling=_sampling(body, max(tokens, 1), body.logprobs or 0, limits, facts.vocabulary),
         n=n,
         best_of=best_of,
-        include_stop=bool(body.include_stop_str_in_output or body.no_stop_trim),
+        include_stop=_includes_stop(body),
         echo=bool(body.echo),
         logprobs=body.logprobs,
         token_ids=bool(body.return_token_ids),
@@ -186,12 +186,23 @@ def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, facts: Facts) -> Jo
         sampling=_sampling(body, tokens, top or 0, limits, facts.vocabulary),
         n=n,
         best_of=n,
-        include_stop=bool(body.include_stop_str_in_output or body.no_stop_trim),
+        include_stop=_includes_stop(body),
         logprobs=top,
         token_ids=bool(body.return_token_ids),
         stream=bool(body.stream),
     )
     return _within(job, tokens, limits, facts)
+
+
+def _includes_stop(body: Generating) -> bool:
+    """By either of the names that the field has."""
+    values = {v for v in (body.include_stop_str_in_output, body.no_stop_trim) if v is not None}
+    if len(values) == 2:
+        problem = (
+            f"got {given(body.no_stop_trim)} beside another include_stop_str_in_output, expected the same"
+        )
+        raise invalid("no_stop_trim", problem)
+    return values == {True}
 
 
 def _within(job: Job, tokens: int, limits: Limits, facts: Facts) -> Job:
