@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +27,7 @@ from .protocol import Generating, SearchOptions
 from .stops import finish_reason
 from .trees import KeptTrees
 
+_log = logging.getLogger(__name__)
 PATH = "/v1/tts/trees/"
 _PROGRESS_SECONDS = 0.25
 _STEP_TOKENS = 64  # at most, where the request does not say
@@ -222,13 +225,15 @@ async def run_search(
 
 
 async def _searched(run: BoundedRun, search: Search) -> SearchResult:
-    """Raises APIError, 400, for options that the strategy refuses or cannot compute with."""
+    """Raises APIError, 400, for options that the strategy refuses or cannot compute with. What fails after
+    work began is logged too: it may be a fault of ours."""
     scorer = {} if search.scorer is None else {"scorer": search.scorer}
     try:
         return await search.strategy(run, **search.options, **scorer)
     except ArithmeticError as error:
         if not any(isinstance(value, float) for value in search.options.values()):
             raise
+        _log_failure(search, error)
         problem = "got options whose numbers overflow or divide by zero, expected moderate ones"
         raise invalid("tts", problem) from error
     except (TypeError, ValueError) as error:
@@ -238,10 +243,16 @@ async def _searched(run: BoundedRun, search: Search) -> SearchResult:
         if run.began:  # the message may tell of more than the option
             if name not in search.options:
                 raise
+            _log_failure(search, error)
             problem = f"got {given(search.options[name])}, which {search.strategy.name} does not take"
         if name in search.strategy.parameters:
             raise invalid(f"tts.{name}", problem) from error
         raise invalid("tts", f"{name}: {problem}") from error  # of a part of the strategy
+
+
+def _log_failure(search: Search, error: Exception) -> None:
+    trace = "".join(traceback.format_exception(error))
+    _log.warning("options of a search by %s were refused after it began:\n%s", search.strategy.name, trace)
 
 
 async def _watch(run: SearchRun, search: Search, emit: Emit) -> None:
