@@ -126,7 +126,11 @@ def test_a_model_without_a_name(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["search", "a", "-m", "/no/such/model"], "no file or directory /no/such/model"),
+        (["search", "a", "-m", "/no/such/model"], "--model: there is no file or directory /no/such/model"),
+        (
+            ["search", "a", "-m", "{folder}/tiny.gguf", "--scorer", "outcome:/no/such/model"],
+            "--scorer: there is no folder /no/such/model",
+        ),
         (
             ["search", "a", "-m", "{folder}/cut.gguf"],
             "cut.gguf is damaged: tokenizer.ggml.tokens ends behind the end of the file",

@@ -77,7 +77,9 @@ def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> in
         code = _exit_code(error)
         if code is None:
             raise
-        return _fail(import_module(".errors", __package__).named(str(error)), code)
+        from .errors import named
+
+        return _fail(named(str(error)), code)
 
 
 def _with_given(error: typer.TyperException) -> str:

@@ -11,10 +11,11 @@ from ..errors import TTSError
 MIB = 1 << 20
 # Arguments inside, by which errors begin, and the options that they come from.
 _SAME = (
-    *("dtype", "weights", "device", "kv_dtype", "temperature", "frequency_penalty", "presence_penalty"),
-    *("stop", "max_tokens", "max_step_tokens", "scorer_timeout", "regex", "api_keys"),
+    *("model", "dtype", "weights", "device", "kv_dtype", "api_keys", "scorer_timeout"),
+    *("temperature", "frequency_penalty", "presence_penalty", "stop", "max_tokens", "max_step_tokens"),
 )
-_OPTIONS = {name: f"--{name.replace('_', '-')}" for name in _SAME} | {"kv_bytes": "--kv-mib"}
+_OPTIONS = {name: f"--{name.replace('_', '-')}" for name in _SAME}
+_OPTIONS |= {"kv_bytes": "--kv-mib", "reward model": "--scorer"}
 
 
 class UsageError(TTSError):

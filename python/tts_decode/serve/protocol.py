@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
-from pydantic_core import ErrorDetails
 
 from .errors import APIError, given, invalid, unsupported
 from .refused import OF_MESSAGES, without_refused
@@ -207,14 +207,15 @@ def _as_api_error(error: ValidationError) -> APIError:
     return invalid(param, f"got {given(first['input'])}, expected {_expected(first)}")
 
 
-def _expected(error: ErrorDetails) -> str:
+def _expected(error: Mapping[str, Any]) -> str:
     """In the words of JSON, where pydantic has those of Python."""
-    if error["type"] in _EXPECTED:
-        return _EXPECTED[error["type"]].format(**error.get("ctx", {}))
+    kind, message = str(error["type"]), str(error["msg"])
+    if kind in _EXPECTED:
+        return _EXPECTED[kind].format(**error.get("ctx", {}))
     for begin in ("Value error, expected ", "Input should be "):
-        if error["msg"].startswith(begin):
-            return error["msg"].removeprefix(begin)
-    return f"another value: {error['msg'][:_LONGEST_MESSAGE]}"
+        if message.startswith(begin):
+            return message.removeprefix(begin)
+    return f"another value: {message[:_LONGEST_MESSAGE]}"
 
 
 _EXPECTED = {
