@@ -78,7 +78,7 @@ def test_trees_are_read_as_they_are_written(factors: list[int], pages: list[int]
         ("1,0/64,16", "expected nodes/tokens"),
         ("1,-8/64,16", "expected nodes/tokens"),
         ("1,8/64,16/2", "expected nodes/tokens"),
-        ("2,3/64,16", "a multiple of those above"),
+        ("2,3/64,16", "multiples of those above"),
         ("1,8/60,16", "multiples of the page size, 16"),
     ],
 )
@@ -270,9 +270,9 @@ def test_bench_search(capsys: pytest.CaptureFixture[str], tmp_path: Path, gguf: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["attention", "1,8"], "expected nodes/tokens of each level"),
-        (["attention", "--heads", "9/2/64"], "the first a multiple of the second"),
-        (["attention", "--dtype", "int8"], "int8"),
+        (["attention", "1,8"], "TREE: got '1,8', expected nodes/tokens of each level"),
+        (["attention", "--heads", "9/2/64"], "--heads: got '9/2/64', expected"),
+        (["attention", "--dtype", "int8"], "--dtype: got 'int8'"),
         (["attention", "--dtype", "float16"], "--dtype: got float16, expected float32, bfloat16 or auto"),
         (["attention", "--rounds", "0"], "--rounds: got 0, expected at least 1"),
         (["attention", "--threads", "0"], "--threads: got 0, expected at least 1"),
@@ -281,7 +281,8 @@ def test_bench_search(capsys: pytest.CaptureFixture[str], tmp_path: Path, gguf: 
         (["decode", "--prompt", "0"], "--prompt: got 0, expected at least 1"),
         (["decode", "--branches", "1,x"], "--branches: got '1,x', expected numbers with commas"),
         (["decode", "--branches", "0"], "--branches: got '0', expected numbers with commas"),
-        (["search", "beam_serch"], "did you mean beam_search"),
+        (["search", "beam_serch"], "STRATEGY: got 'beam_serch', expected the name"),
+        (["search", "--max-tokens", "0"], "--max-tokens: got 0"),
         (["search", "--limit", "0"], "--limit: got 0, expected at least 1"),
     ],
 )

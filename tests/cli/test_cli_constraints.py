@@ -28,4 +28,4 @@ def test_answers_match_what_they_are_held_to(folder: Path, capsys: pytest.Captur
     (result,) = json.loads(capsys.readouterr().out)["results"]
     assert {c["text"] for c in result["search"]["candidates"]} <= {"no", "yes"}
     assert search(folder, *common, "--regex", "(") == 2
-    assert "pattern: got what llguidance refuses" in capsys.readouterr().err
+    assert "--regex: got what llguidance refuses" in capsys.readouterr().err

@@ -18,18 +18,31 @@ pytestmark = pytest.mark.usefixtures("cache")
         (["search"], "either a prompt or --tasks"),
         (["search", "a", "--tasks", "b.jsonl"], "either a prompt or --tasks"),
         (["search", "a", "--nonsense"], "--nonsense"),
-        (["search", "a", "-s", "nonsense"], "unknown strategy 'nonsense'; for a list: tts-decode strategies"),
-        (["search", "a", "-o", "n"], "option 'n': expected KEY=VALUE"),
-        (["search", "a", "-o", "n=x"], "option 'n=x': expected an integer, got 'x'"),
-        (["search", "a", "-o", "beams=3"], "unknown option 'beams'; known: ets (n=16"),
+        (["search", "a", "-s", "nonsense"], "--strategy: got 'nonsense', expected the name"),
+        (["search", "a", "-o", "n"], "--option: got 'n', expected KEY=VALUE"),
+        (["search", "a", "-o", "n=x"], "--option: got 'n=x', expected an integer"),
+        (["search", "a", "-o", "n=0"], "--option n: got 0, expected >= 1"),
+        (
+            ["search", "a", "-o", "beams=3"],
+            "--option: got 'beams=3', but no strategy that runs has 'beams'; known: ets (n=16",
+        ),
         (
             ["search", "a", "-o", "lamda_d=3"],
-            "unknown option 'lamda_d'; did you mean lambda_d or lambda_b? known: ",
+            "no strategy that runs has 'lamda_d'; did you mean lambda_d or lambda_b? known: ",
         ),
         (["search", "a", "-o", "rebase.n=3"], "'rebase' is not among the strategies"),
-        (["search", "a", "--temperature", "-1"], "temperature: got -1.0, expected a finite number >= 0"),
-        (["search", "a", "--max-tokens", "0"], "max_tokens: got 0, expected >= 1"),
-        (["search", "a", "--frequency-penalty", "3"], "frequency_penalty: got 3.0, expected a finite number"),
+        (["search", "a", "--temperature", "-1"], "--temperature: got -1.0, expected a finite number >= 0"),
+        (["search", "a", "--seed", "x"], "'--seed': Input should be a valid integer"),
+        (["search", "a", "--seed", "x"], "; got 'x'"),
+        (["search", "a", "--max-tokens", "0"], "--max-tokens: got 0, expected >= 1"),
+        (["search", "a", "--max-step-tokens", "0"], "--max-step-tokens: got 0, expected >= 1"),
+        (["search", "a", "--stop", ""], "--stop: got '', expected a text"),
+        (["search", "a", "--device", "tpu"], "--device: got 'tpu', expected"),
+        (["search", "a", "--weights", "x"], "--weights: got 'x', expected"),
+        (
+            ["search", "a", "--frequency-penalty", "3"],
+            "--frequency-penalty: got 3.0, expected a finite number",
+        ),
         (
             ["search", "a", "--regex", "a", "--grammar", "b"],
             "--regex: got --grammar too, expected one of them",
@@ -37,25 +50,30 @@ pytestmark = pytest.mark.usefixtures("cache")
         (["search", "a", "--json-schema", "missing.json"], "--json-schema: "),
         (["search", "a", "--kv-mib", "0"], "--kv-mib: got 0"),
         (["search", "a", "--kv-dtype", "int4"], "--kv-dtype: got 'int4', expected auto or int8"),
-        (["search", "a", "--kv-mib", "99999999999"], "more than the system grants"),
-        (["search", "a\udc80"], "text: got surrogates not allowed at 1, expected valid Unicode"),
-        (["search", "a", "-o", "softmax_temperature=nan"], "softmax_temperature: got nan"),
-        (["search", "a", "--dtype", "float64"], "dtype: got 'float64'"),
-        (["search", "a", "-s", "best_of"], "unknown strategy 'best_of'; did you mean best_of_n"),
-        (["search", "a", "--scorer", "oracle"], "unknown scorer 'oracle'"),
-        (["search", "a", "--scorer", "oracle:folder"], "--scorer: unknown reader 'oracle'; expected one of"),
+        (["search", "a", "--kv-mib", "99999999999"], "--kv-mib: got 99999999999, more than the system"),
+        (["search", "a\udc80"], "prompt: got surrogates not allowed at 1, expected valid Unicode"),
+        (["search", "a", "-o", "softmax_temperature=nan"], "--option softmax_temperature: got nan"),
+        (["search", "a", "--dtype", "float64"], "--dtype: got 'float64'"),
+        (["search", "a", "-s", "best_of"], "the name of a strategy; did you mean best_of_n"),
+        (["search", "a", "--scorer", "oracle"], "--scorer: got 'oracle', expected mean_probability"),
+        (["search", "a", "--scorer", ""], "--scorer: got '', expected mean_probability"),
+        (["search", "a", "--scorer", "oracle:folder"], "--scorer: got the reader 'oracle', expected one of"),
         (["search", "a", "--scorer", "outcome:"], "expected READER:FOLDER"),
         (["search", "a", "--scorer", "verifier"], "task prompt has no answer to compare with"),
         (
             ["search", "a", "--scorer-timeout", "0"],
-            "scorer_timeout: got 0.0, expected a number of seconds > 0",
+            "--scorer-timeout: got 0.0, expected a number of seconds > 0",
         ),
-        (["strategies", "nonsense"], "unknown strategy 'nonsense'"),
+        (["strategies", "nonsense"], "NAME: got 'nonsense', expected the name of a strategy"),
         (["compare", "--resume"], "--resume: needs --save FOLDER"),
         (["search", "a", "--resume"], "--resume: needs --save FOLDER"),
-        (["search", "a", "--budget-tokens", "0"], "max_tokens: got 0, expected >= 1"),
+        (["search", "a", "--budget-tokens", "0"], "--budget-tokens: got 0, expected >= 1"),
+        (["search", "a", "--budget-seconds", "nan"], "--budget-seconds: got nan, expected"),
         (["search", "", "-o", "n=2"], "prompt"),
-        (["search", "a", "-s", "beam_search", "-o", "n=5", "-o", "beam_width=2"], "beam_width: got 2"),
+        (
+            ["search", "a", "-s", "beam_search", "-o", "n=5", "-o", "beam_width=2"],
+            "--option beam_width: got 2",
+        ),
         (["search", "a" * 2000], "2000 tokens"),
         (["compare", "--limit", "0"], "--limit: got 0"),
         (["compare", "--parallel", "0"], "--parallel: got 0"),
@@ -65,11 +83,15 @@ pytestmark = pytest.mark.usefixtures("cache")
         (["compare", "--sparse", "0"], "--sparse: got '0', expected a number of pages, or a share"),
         (
             ["search", "a", "--sparse", "1/8", "--sparse-share", "all"],
-            "share: got 'all', expected one of 'branch'",
+            "--sparse-share: got 'all', expected one of 'branch'",
         ),
-        (["search", "a", "--sparse", "4"], "dense_layers: got 2, expected fewer than the model's 2 layers"),
+        (["search", "a", "--sparse-share", "all"], "--sparse-share: got 'all', expected one of 'branch'"),
+        (
+            ["search", "a", "--sparse", "4"],
+            "--sparse-dense-layers: got 2, expected fewer than the model's 2 layers",
+        ),
         (["compare", "-s", "ets", "-s", "ets"], "given twice"),
-        (["search", "a", "--budget-cost", "-1"], "max_cost: got -1.0, expected a number of eFLOPs > 0"),
+        (["search", "a", "--budget-cost", "-1"], "--budget-cost: got -1.0, expected a number of eFLOPs > 0"),
         (["plan-budget", "--context", "0"], "--context: got 0, expected at least 1"),
         (["plan-budget", "--tokens", "1"], "--tokens: got 1, expected at least 2"),
         (["plan-budget", "--bandwidth", "nan"], "--bandwidth: got nan, expected a positive number"),
@@ -78,7 +100,10 @@ pytestmark = pytest.mark.usefixtures("cache")
             [*PLAN, "-c", "64", "--tokens", "9", "--share", "none"],
             "--share: got 'none', expected branch or tree",
         ),
-        ([*PLAN, "-c", "64", "--tokens", "9", "--dense-layers", "3"], "but the model has 2 layers"),
+        (
+            [*PLAN, "-c", "64", "--tokens", "9", "--dense-layers", "3"],
+            "--dense-layers: got 3, expected 0 to the model's 2 layers",
+        ),
     ],
 )
 def test_usage_errors(
@@ -93,10 +118,19 @@ def test_usage_errors(
     assert err.splitlines()[-1].startswith("tts-decode: ")
 
 
+def test_a_model_without_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["search", "a", "-m", ""]) == 2
+    assert "--model: got '', expected" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["search", "a", "-m", "/no/such/model"], "no file or directory /no/such/model"),
+        (["search", "a", "-m", "/no/such/model"], "--model: there is no file or directory /no/such/model"),
+        (
+            ["search", "a", "-m", "{folder}/tiny.gguf", "--scorer", "outcome:/no/such/model"],
+            "--scorer: there is no folder /no/such/model",
+        ),
         (
             ["search", "a", "-m", "{folder}/cut.gguf"],
             "cut.gguf is damaged: tokenizer.ggml.tokens ends behind the end of the file",

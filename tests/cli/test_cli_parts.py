@@ -7,10 +7,30 @@ import io
 import pytest
 from rich.console import Console
 from tts_decode.cli.display import Display, Rate, mib
-from tts_decode.cli.errors import UsageError
+from tts_decode.cli.errors import UsageError, named
 from tts_decode.cli.options import parse_options, unescape
 from tts_decode.rewards.self_evaluation import chat_question
 from tts_decode.search import STRATEGIES, SearchRun, Strategy
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("max_tokens: got 0, expected >= 1", "--max-tokens: got 0, expected >= 1"),
+        ("stop[0]: got '', expected a text", "--stop: got '', expected a text"),
+        (
+            "3 of 8 are free (kv_bytes = 3145728): raise kv_bytes",
+            "3 of 8 are free (--kv-mib = 3): raise --kv-mib",
+        ),
+        ("share: got 'x', expected 'tree'", "--sparse-share: got 'x', expected 'tree'"),
+        ("kv_bytes: got 1048576, expected 5", "--kv-mib: got 1, expected 5"),
+        ("model: there is no file x", "--model: there is no file x"),
+        ("nothing: got 1, expected 2", "nothing: got 1, expected 2"),
+        ("no argument at all", "no argument at all"),
+    ],
+)
+def test_errors_name_the_option_that_an_argument_comes_from(text: str, told: str) -> None:
+    assert named(text, {"share": "--sparse-share", "kv_bytes": "--kv-mib: got 1"}) == told
 
 
 def test_options_without_a_default_have_the_type_of_their_annotation() -> None:
@@ -22,7 +42,7 @@ def test_options_without_a_default_have_the_type_of_their_annotation() -> None:
     chosen = Strategy(made, "nothing")  # type: ignore[arg-type]
     assert chosen.plain_options == {"n": (int, 1), "limit": (int, None), "scale": (float, None)}
     assert parse_options([chosen], ["limit=3", "scale=2"]) == [{"limit": 3, "scale": 2.0}]
-    with pytest.raises(UsageError, match="'limit=x': expected an integer"):
+    with pytest.raises(UsageError, match="'limit=x', expected an integer"):
         parse_options([chosen], ["limit=x"])
 
 

@@ -104,6 +104,19 @@ def test_requests_get_the_time_that_is_asked_for(start: Callable[..., Any], grac
     assert process.wait(30) == 143
 
 
+def test_a_start_with_too_little_memory_says_what_is_needed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A page of 16 tokens, K and V of 6 layers, 2 heads, 32 floats: 49,152 bytes, of which 1 MiB holds 21.
+    tiny_model(num_hidden_layers=6).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    arguments = ["serve", "--model", str(tmp_path), "--dtype", "float32", "--kv-mib", "1", "--port", "0"]
+    assert run(arguments) == 2
+    told = capsys.readouterr().err
+    assert "--kv-mib: got 1, whose pages hold 336 tokens" in told
+    assert "expected at least 2, for 512 tokens" in told
+
+
 def _takes_connections(client: httpx.Client) -> bool:
     try:
         httpx.get(f"{client.base_url}/health")
@@ -119,14 +132,24 @@ def test_the_defaults_of_the_options_are_those_of_the_limits() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
-        (["--api-keys", "/no/such/file"], 2, "cannot be read as a file of keys"),
-        (["--max-tokens", "0"], 2, "max_tokens: got 0"),
-        (["--max-client-sequences", "0"], 2, "client_sequences: got 0"),
+        (["--api-keys", "/no/such/file"], 2, "--api-keys: /no/such/file cannot be read as a file of keys"),
+        (["--max-tokens", "0"], 2, "--max-tokens: got 0, expected a positive number"),
+        (["--max-choices", "0"], 2, "--max-choices: got 0"),
+        (["--max-request-tokens", "-1"], 2, "--max-request-tokens: got -1"),
+        (["--max-search-tokens", "0"], 2, "--max-search-tokens: got 0"),
+        (["--max-seconds", "nan"], 2, "--max-seconds: got nan"),
+        (["--max-body-kib", "-2"], 2, "--max-body-kib: got -2"),
+        (["--max-sequences", "0"], 2, "--max-sequences: got 0"),
+        (["--max-client-sequences", "0"], 2, "--max-client-sequences: got 0"),
+        (["--retain", "-1"], 2, "--retain: got -1, expected a number, 0 or more"),
+        (["--name", ""], 2, "--name: got '', expected"),
+        (["--host", " "], 2, "--host: got ' ', expected"),
         (["--grace", "-1"], 2, "--grace: got -1"),
         (["--grace", "nan"], 2, "--grace: got nan"),
         (["--scorer", "x"], 2, "expected NAME=READER:FOLDER"),
         (["--scorer", "x=nothing:folder"], 2, "expected one of"),
-        (["--port", "70000"], 1, "cannot listen there"),
+        (["--port", "70000"], 2, "--port: got 70000, expected 0 to 65535"),
+        (["--host", "203.0.113.1"], 1, "--host 203.0.113.1 --port 8000: cannot listen there"),
     ],
 )
 def test_wrong_arguments_are_told_in_a_line(

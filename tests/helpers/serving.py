@@ -24,7 +24,8 @@ CHAT_TEMPLATE = (
 
 def make_chatty(model: PreTrainedModel, **options: Any) -> TreeDecoder:
     """A decoder over bytes that knows a chat template."""
-    decoder = TreeDecoder(model, byte_tokenizer(chat_template=CHAT_TEMPLATE), kv_bytes=1 << 24, **options)
+    tokenizer = byte_tokenizer(chat_template=CHAT_TEMPLATE)
+    decoder = TreeDecoder(model, tokenizer, **({"kv_bytes": 1 << 24} | options))
     decoder.eos_token_ids = frozenset()
     return decoder
 
@@ -96,10 +97,12 @@ class Served:
         if not self._thread.is_alive():
             return
         until(self.idle)
-        self._on_engine(self.server.retained.clear)
+        self.on_engine(self.server.retained.clear)
         assert self.decoder.stats().resident_bytes == 0
 
-    def _on_engine(self, function: Any) -> Any:
+    def on_engine(self, function: Any) -> Any:
+        """What a function returns on the decoder's thread."""
+
         async def run() -> Any:
             return function()
 

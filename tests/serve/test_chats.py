@@ -114,6 +114,14 @@ def test_log_probabilities_of_a_chat(served, model):
     assert whole == choice["message"]["content"]
 
 
+def test_ids_of_the_prompt_are_told_once(served):
+    prompt = list(b"<user>Hi there\n<assistant>")
+    answer = served.chat(ASKED, n=2, return_token_ids=True, **BODY)
+    assert answer["prompt_token_ids"] == prompt
+    assert not any("prompt_token_ids" in choice for choice in answer["choices"])
+    assert "prompt_token_ids" not in served.chat(ASKED, **BODY)
+
+
 def test_without_top_logprobs_only_the_tokens_own_are_told(served):
     (choice,) = served.chat(ASKED, logprobs=True, **BODY)["choices"]
     assert [entry["top_logprobs"] for entry in choice["logprobs"]["content"]] == [[]] * 12

@@ -15,15 +15,15 @@ BODY = {"seed": 7, "max_tokens": 12}
 
 
 def drawn(decoder, prompt=PROMPT, forks=0, **params):
-    """Steps of a root, or of its forks, in process."""
+    """Steps of a root and of its forks, in process."""
 
     async def run():
         root = await decoder.root(prompt, replace(PARAMS, **params))
-        branches = root.fork(forks) if forks else [root]
+        branches = [root, *root.fork(forks)] if forks else [root]
         try:
             return await asyncio.gather(*(branch.step() for branch in branches))
         finally:
-            for branch in {root, *branches}:
+            for branch in branches:
                 branch.release()
 
     return decoder.run(run())
@@ -85,16 +85,32 @@ def test_16_tokens_are_the_default(served):
     assert served.complete(PROMPT)["usage"]["completion_tokens"] == 16
 
 
-def test_choices_are_forks_of_the_prompt(served, alone):
+def test_choices_are_the_prompts_branch_and_its_forks(served, alone):
     answer = served.complete(PROMPT, n=3, **BODY)
-    assert texts(answer) == [step.text for step in drawn(alone, forks=3)]
+    assert texts(answer) == [step.text for step in drawn(alone, forks=2)]
     assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
     assert answer["usage"]["prompt_tokens"] == 15  # computed and counted once
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_choice_is_the_same_for_every_n(served, stream):
+    def told(n):
+        if not stream:
+            return texts(served.complete(PROMPT, n=n, **BODY))
+        found = [""] * n
+        for chunk in served.chunks("/v1/completions", {"prompt": PROMPT, "n": n} | BODY):
+            for choice in chunk["choices"]:
+                found[choice["index"]] += choice["text"]
+        return found
+
+    most = told(5)
+    assert len(set(most)) == 5
+    assert [told(n) for n in (1, 2, 3)] == [most[:1], most[:2], most[:3]]
+
+
 def test_best_of_gives_the_likeliest_by_token(served, alone):
     answer = served.complete(PROMPT, n=2, best_of=5, **BODY)
-    steps = drawn(alone, forks=5)
+    steps = drawn(alone, forks=4)
     ranked = sorted(steps, key=lambda step: -sum(step.logprobs) / len(step.logprobs))
     assert texts(answer) == [step.text for step in ranked[:2]]
     assert answer["usage"]["completion_tokens"] == 60
@@ -107,7 +123,7 @@ def test_several_prompts_have_seeds_in_a_row(served, alone, ids):
     expected = [
         step.text
         for number, prompt in enumerate(prompts)
-        for step in drawn(alone, prompt, forks=2, seed=7 + number)
+        for step in drawn(alone, prompt, forks=1, seed=7 + number)
     ]
     assert texts(answer) == expected
     assert answer["usage"]["prompt_tokens"] == 4 + 10 + 4
@@ -191,6 +207,16 @@ def test_log_probabilities_are_those_of_a_plain_forward(served, model):
         assert len(listed) <= 4
     assert "".join(told["tokens"]).startswith(choice["text"])
     assert told["text_offset"] == [len("".join(told["tokens"][:i])) for i in range(12)]
+
+
+def test_ids_are_told_of_the_prompt_and_of_what_is_drawn(served, alone):
+    prompts = [list(b"Once"), list(b"Twice upon")]
+    for more in ({}, {"echo": True}, {"logprobs": 1, "echo": True}):
+        choices = served.complete(prompts, n=2, return_token_ids=True, **BODY, **more)["choices"]
+        assert [choice["prompt_token_ids"] for choice in choices] == [prompts[i] for i in (0, 0, 1, 1)]
+        assert choices[0]["token_ids"] == list(drawn(alone, prompts[0])[0].tokens)
+    (choice,) = served.complete(PROMPT, return_token_ids=True, echo=True, max_tokens=0)["choices"]
+    assert (choice["prompt_token_ids"], choice["token_ids"]) == (list(PROMPT.encode()), [])
 
 
 def test_echo_begins_with_the_prompt_and_tells_its_tokens(served, model):

@@ -1,5 +1,8 @@
 """Requests that a server must refuse: each gets an error of the protocol, which names the field."""
 
+import gzip
+import re
+
 import pytest
 from serving import Served, make_chatty
 from tts_decode.serve.config import Limits
@@ -86,6 +89,8 @@ CASES = [
     (C, {"prompt": "x", "stop": ["a"] * 5}, 400, "stop"),
     (C, {"prompt": "x", "stop": "a" * 21}, 400, "stop"),
     (C, {"prompt": "x", "stop_token_ids": [260]}, 400, "stop_token_ids"),
+    (C, {"prompt": "x", "no_stop_trim": True, "include_stop_str_in_output": False}, 400, "no_stop_trim"),
+    (C, {"prompt": "x", "no_stop_trim": False, "include_stop_str_in_output": True}, 400, "no_stop_trim"),
     (C, {"prompt": "x", "stop_token_ids": [1] * 5}, 400, "stop_token_ids"),
     (C, {"prompt": "x", "logit_bias": {"260": 1}}, 400, "logit_bias"),
     (C, {"prompt": "x", "logit_bias": {"a": 1}}, 400, "logit_bias"),
@@ -205,6 +210,10 @@ CASES = [
 ]
 
 
+INSIDE = "Traceback", "Options", "instance", "site-packages", "/work", "/tmp/", ".py", "object at 0x"
+TELLS_NO_VALUE = re.compile("missing|unknown")
+
+
 @pytest.fixture(scope="module")
 def refusing(model):
     served = Served(make_chatty(model), limits=LIMITS)
@@ -219,9 +228,11 @@ def refused(answer, status, param):
     assert error.keys() == {"message", "type", "param", "code"}
     assert error["param"] == param
     assert param is None or param in error["message"]
-    for told in ("Traceback", "site-packages", "/work", "/tmp/", ".py", "object at 0x"):
+    for told in INSIDE:
         assert told not in answer.text
     assert len(answer.content) < 4000
+    if error["code"] == "invalid_value" and not TELLS_NO_VALUE.search(error["message"]):
+        assert ": got " in error["message"], error["message"]
 
 
 @pytest.mark.parametrize(("path", "body", "status", "param"), CASES)
@@ -325,6 +336,44 @@ def test_other_paths_and_methods(refusing, method, path, status):
     answer = refusing.http.request(method, path)
     assert answer.status_code == status
     assert answer.json()["error"].keys() == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", C, {"POST"}),
+        ("PUT", CHAT, {"POST"}),
+        ("POST", "/v1/models", {"GET", "HEAD"}),
+        ("DELETE", "/v1/models/tiny", {"GET", "HEAD"}),
+        ("POST", "/health", {"GET", "HEAD"}),
+    ],
+)
+def test_a_method_that_is_not_served_is_told_which_are(refusing, method, path, allowed):
+    answer = refusing.http.request(method, path)
+    assert (answer.status_code, set(answer.headers["allow"].split(", "))) == (405, allowed)
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models", "/metrics"])
+def test_a_head_has_no_body(refusing, path):
+    answer = refusing.http.head(path)
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_a_packed_body_is_named(refusing):
+    data = gzip.compress(b'{"prompt": "x", "max_tokens": 1}')
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    answer = refusing.http.post(C, content=data, headers=headers)
+    refused(answer, 415, None)
+    assert "Content-Encoding: got 'gzip'" in answer.json()["error"]["message"]
+    assert answer.headers["accept-encoding"] == "identity"
+    plain = {**headers, "Content-Encoding": "identity"}
+    content = b'{"prompt": "x", "max_tokens": 1}'
+    assert refusing.http.post(C, content=content, headers=plain).status_code == 200
+
+
+def test_the_two_names_of_the_kept_stop_may_agree(refusing):
+    body = {"prompt": "x", "stop": ["a"], "no_stop_trim": True, "include_stop_str_in_output": True}
+    assert refusing.post(C, body).status_code == 200
 
 
 def test_a_server_that_refused_all_this_still_serves(refusing):

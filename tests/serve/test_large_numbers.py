@@ -55,5 +55,5 @@ def test_what_only_the_sampler_refuses_names_its_field(field, value):
     """The body was not validated: whatever its checks may miss is still the client's fault."""
     body = CompletionBody.model_construct(prompt=["x"], **{field: value})
     with pytest.raises(APIError, match=f"^{field}: ") as caught:
-        completion_job(body, [Prompt("x", [1])], Limits(), Facts(260))
+        completion_job(body, [Prompt("x", [1])], Limits(), Facts(260, 1 << 20, 16))
     assert (caught.value.status, caught.value.param) == (400, field)

@@ -35,7 +35,8 @@ def test_tokens_of_the_ones_that_are_not_best_are_listed_first_too(small):
     [
         ({"n": 8, "max_tokens": 10, "logprobs": 5}, "logprobs"),  # 8 x 10 x 6
         ({"n": 8, "echo": True, "max_tokens": 0, "logprobs": 5}, "logprobs"),  # 8 x 15 x 6
-        ({"n": 30, "echo": True, "max_tokens": 1, "return_token_ids": True}, "return_token_ids"),
+        ({"n": 30, "max_tokens": 1, "return_token_ids": True}, "return_token_ids"),  # 30 x (15 + 1)
+        ({"n": 5, "max_tokens": 15, "return_token_ids": True, "logprobs": 3}, "logprobs"),  # 5 x 90
         ({"prompt": [PROMPT] * 8, "max_tokens": 10, "logprobs": 5}, "logprobs"),
     ],
 )

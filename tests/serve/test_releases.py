@@ -116,19 +116,6 @@ def test_more_sequences_than_there_may_be_are_refused_for_now(serve):
     assert served.complete("x", max_tokens=2)["usage"]["completion_tokens"] == 2
 
 
-def test_a_pool_without_room_says_so(serve, model):
-    from tiny_models import byte_tokenizer
-    from tts_decode import TreeDecoder
-
-    decoder = TreeDecoder(model, byte_tokenizer(), kv_bytes=8 * 24576)
-    decoder.eos_token_ids = frozenset()
-    served = serve(decoder)
-    answer = served.post("/v1/completions", LONG | {"n": 4, "max_tokens": 100})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
-    assert "retry-after" in answer.headers
-    assert served.post("/v1/completions", {"prompt": "a" * 200}).status_code == 400  # never fits
-
-
 def test_a_server_that_ends_cancels_what_runs(serve, served):
     connection = send(served.port, "/v1/completions", LONG | {"stream": True})
     until(lambda: served.decoder.stats().branches >= 8)

@@ -86,13 +86,28 @@ def test_an_option_that_the_strategy_refuses_is_named(served):
     ],
     ids=lambda options: options["strategy"],
 )
-def test_an_option_that_is_refused_after_work_is_the_client_s_fault(served, options):
+def test_an_option_that_is_refused_after_work_is_the_client_s_fault(served, caplog, options):
     body = {**BODY, "max_tokens": 24, "tts": {"max_step_tokens": 2, **options}}
     answer = served.post("/v1/completions", body)
     error = answer.json()["error"]
     assert answer.status_code == 400, error
     assert error["param"] in ("tts", f"tts.{list(options)[-1]}")
     assert "got" in error["message"]
+    assert f"options of a search by {options['strategy']} were refused after it began" in caplog.text
+    assert "Traceback" in caplog.text  # it may be a fault of the server's
+
+
+def test_an_overflow_is_told_as_the_options_and_logged_in_full(served, monkeypatch, caplog):
+    async def failing(self, run, **options):
+        raise ZeroDivisionError("inside of the strategy")
+
+    monkeypatch.setattr(Strategy, "__call__", failing)
+    tts = {"strategy": "ets", "n": 2, "softmax_temperature": 0.5}
+    answer = served.post("/v1/completions", {**BODY, "tts": tts})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tts")
+    assert "inside of the strategy" not in answer.text
+    assert "ZeroDivisionError: inside of the strategy" in caplog.text
+    assert "in failing" in caplog.text
 
 
 @pytest.mark.parametrize("error", [ValueError("k: got /secret/path, expected x"), TypeError("/secret/path")])

@@ -36,6 +36,7 @@ def test_a_request_needs_a_key_where_there_are_any(serve, header, status):
         assert answer.status_code == status
         if status == 401:
             assert answer.json()["error"]["code"] == "invalid_api_key"
+            assert answer.headers["www-authenticate"] == "Bearer"
             assert KEY not in answer.text
     assert served.http.get("/health").status_code == 200
 

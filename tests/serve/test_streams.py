@@ -25,6 +25,7 @@ def put_together(chunks):
             whole["text"] += part.get("text", "")
             whole["token_ids"] += part.get("token_ids", [])
             whole |= {name: part[name] for name in ("finish_reason", "stop_reason")}
+            whole["prompt_token_ids"] = part.get("prompt_token_ids") or whole.get("prompt_token_ids")
             if part["logprobs"]:
                 told = whole["logprobs"] or {name: [] for name in part["logprobs"]}
                 whole["logprobs"] = {name: told[name] + part["logprobs"][name] for name in told}
@@ -37,11 +38,7 @@ def test_a_completion_in_pieces(served, body):
     whole = served.complete(**asked)["choices"]
     parts = put_together(served.chunks("/v1/completions", asked))
     for one, other in zip(parts, whole, strict=True):
-        assert one | {"token_ids": other.get("token_ids", [])} == other | {
-            "token_ids": other.get("token_ids", [])
-        }
-        if "token_ids" in other:
-            assert one["token_ids"] == other["token_ids"]
+        assert one == {"token_ids": [], "prompt_token_ids": None} | other
 
 
 @pytest.mark.parametrize("body", [*BODIES, {"logprobs": True, "top_logprobs": 2}])
@@ -62,6 +59,23 @@ def test_a_chat_in_pieces(served, body):
         assert set(ends[:-1]) <= {(None, None)}
         told = [entry for part in parts for entry in (part["logprobs"] or {"content": []})["content"]]
         assert told == (choice["logprobs"] or {"content": []})["content"]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_first_chunk_of_each_choice_has_the_ids_of_the_prompt(served, n):
+    """In completions within the choice, in chats beside the choices; as vLLM has it."""
+    asked = {"prompt": PROMPT, "seed": 3, "max_tokens": 9, "n": n, "return_token_ids": True}
+    chunks = served.chunks("/v1/completions", asked)
+    for index in range(n):
+        parts = [part for chunk in chunks for part in chunk["choices"] if part["index"] == index]
+        assert parts[0]["prompt_token_ids"] == list(PROMPT.encode())
+        assert all(part["prompt_token_ids"] is None for part in parts[1:])
+    asked = {"messages": CHAT, "seed": 3, "max_tokens": 9, "n": n, "return_token_ids": True}
+    chunks = served.chunks("/v1/chat/completions", asked)
+    for index in range(n):
+        own = [chunk for chunk in chunks if chunk["choices"][0]["index"] == index]
+        assert own[0]["prompt_token_ids"] == list(b"<user>Hi\n<assistant>")
+        assert not any("prompt_token_ids" in chunk for chunk in own[1:])
 
 
 def test_usage_comes_last_where_it_is_asked_for(served):

@@ -27,8 +27,8 @@ class Heads(NamedTuple):
         numbers = [int(part) for part in text.split("/") if part.isdecimal()]
         if text.count("/") != 2 or len(numbers) != 3 or 0 in numbers or numbers[0] % numbers[1]:
             raise ValueError(
-                f"{text!r}: expected query heads/KV heads/head_dim such as 32/8/128, the first a multiple of "
-                "the second"
+                f"heads: got {text!r}, expected query heads/KV heads/head_dim such as 32/8/128, the first a "
+                "multiple of the second"
             )
         return cls(*numbers)
 
@@ -53,14 +53,15 @@ class Tree(NamedTuple):
         good = len(parts) == 2 and len(parts[0]) == len(parts[1])
         if not good or not all(part.isdecimal() and int(part) for side in parts for part in side):
             raise ValueError(
-                f"{text!r}: expected nodes/tokens of each level from the root, such as 1,4,64/2048,128,32: "
-                "a prompt of 2,048 tokens, 4 steps of 128 below it, and below those 64 leaves of 32"
+                f"tree: got {text!r}, expected nodes/tokens of each level from the root, such as "
+                "1,4,64/2048,128,32: a prompt of 2,048 tokens, 4 steps of 128 below it, and below those 64 "
+                "leaves of 32"
             )
         nodes, tokens = (tuple(map(int, side)) for side in parts)
         if any(below % above for above, below in pairwise(nodes)):
-            raise ValueError(f"{text!r}: expected the nodes of a level to be a multiple of those above")
+            raise ValueError(f"tree: got {text!r}, expected nodes that are multiples of those above them")
         if any(count % PAGE for count in tokens):
-            raise ValueError(f"{text!r}: expected tokens that are multiples of the page size, {PAGE}")
+            raise ValueError(f"tree: got {text!r}, expected multiples of the page size, {PAGE}, for tokens")
         return cls(nodes, tokens)
 
     @property

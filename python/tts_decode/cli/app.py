@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -70,14 +70,23 @@ def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> in
         imported()
         return int(app(arguments, prog_name="tts-decode", standalone_mode=False) or 0)
     except typer.TyperException as error:
-        return _fail(error.format_message(), 2)
+        return _fail(_with_given(error), 2)
     except typer.Abort:
         return _fail("interrupted", 130)
     except Exception as error:
         code = _exit_code(error)
         if code is None:
             raise
-        return _fail(str(error), code)
+        from .errors import named
+
+        return _fail(named(str(error)), code)
+
+
+def _with_given(error: typer.TyperException) -> str:
+    """typer's message, with the value that it does not tell where pydantic read it."""
+    problems: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
+    got = f"; got {problems[0]['input']!r:.80}" if problems else ""
+    return f"{error.format_message()}{got}"
 
 
 def _app(called: str | None) -> typer.Typer:

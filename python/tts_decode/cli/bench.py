@@ -28,7 +28,7 @@ from ..model.loading import resolve_dtype
 from ..tasks import default_tasks
 from . import options as opt
 from .display import Display, Screen, mib, print_json, short
-from .errors import UsageError, usage_errors
+from .errors import UsageError, at_least, usage_errors
 from .session import Session, open_session
 
 bench = typer.Typer(
@@ -78,8 +78,9 @@ def attention(
 
       tts-decode bench attention --dtype bfloat16 --plot roofline.svg
     """
-    _check(plot, threads, rounds)
-    with usage_errors():
+    _check(plot, threads)
+    at_least(1, rounds=rounds)
+    with usage_errors({"heads": "--heads", "tree": "TREE"}):
         shape = Heads.parse(heads)
         trees = [Tree.parse(text) for text in tree] if tree else CPU_TREES
         kind = resolve_dtype(dtype, torch.device("cpu"))
@@ -144,10 +145,8 @@ def decode(
 
       tts-decode bench decode --prompt 512 --branches 1,8,64 --dtype bfloat16 --json
     """
-    _check(plot, threads, rounds)
-    for flag, value in (("--prompt", prompt), ("--tokens", tokens)):
-        if value < 1:
-            raise UsageError(f"{flag}: got {value}, expected at least 1")
+    _check(plot, threads)
+    at_least(1, rounds=rounds, prompt=prompt, tokens=tokens)
     counts = branches.split(",")
     if not all(count.strip().isdecimal() and int(count) for count in counts):
         raise UsageError(f"--branches: got {branches!r}, expected numbers with commas such as 1,8,64")
@@ -239,10 +238,9 @@ def search(
 
       tts-decode bench search best_of_n -n 16 --plot where.svg
     """
-    _check(plot, threads, limit, flag="--limit")
-    strategies = [opt.get_strategy(name) for name in strategy]
-    if n < 1:
-        raise UsageError(f"--branches: got {n}, expected at least 1")
+    _check(plot, threads)
+    at_least(1, limit=limit, branches=n)
+    strategies = [opt.get_strategy(name, "STRATEGY") for name in strategy]
     with usage_errors():
         sampling = SamplingParams(
             temperature, max_tokens=max_tokens, max_step_tokens=max_step_tokens, stop=("\n",)
@@ -283,10 +281,9 @@ def _watch(session: Session, name: str, tasks: int, done: int) -> None:
     session.display.update(f"{name} {done}/{tasks}")
 
 
-def _check(plot: Path | None, threads: int | None, count: int, flag: str = "--rounds") -> None:
+def _check(plot: Path | None, threads: int | None) -> None:
     """Refuses before anything is measured; sets the threads."""
-    if count < 1:
-        raise UsageError(f"{flag}: got {count}, expected at least 1")
+    at_least(1, threads=threads)
     if plot is not None:
         if plot.suffix not in (".svg", ".png"):
             raise UsageError(f"--plot: got {plot}, expected a .svg or .png file")
@@ -295,8 +292,6 @@ def _check(plot: Path | None, threads: int | None, count: int, flag: str = "--ro
         if importlib.util.find_spec("matplotlib") is None:
             raise UsageError(f"--plot: needs the package matplotlib; run: {install_command('matplotlib')}")
     if threads is not None:
-        if threads < 1:
-            raise UsageError(f"--threads: got {threads}, expected at least 1")
         torch.set_num_threads(threads)
 
 

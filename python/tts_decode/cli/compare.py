@@ -12,7 +12,7 @@ from ..default_model import DEFAULT_MODEL
 from ..tasks import default_tasks, read_tasks
 from . import options as opt
 from .display import print_json
-from .errors import CommandError, UsageError, usage_errors
+from .errors import CommandError, UsageError, at_least, usage_errors
 from .problems import Settings, require_one, run_problems, run_settings
 from .saving import Saved, open_folder, saved_name
 from .scorers import check_scorer, open_scorer
@@ -91,9 +91,8 @@ def compare(
     strategies = [opt.get_strategy(name) for name in strategy]
     if len({chosen.name for chosen in strategies}) < len(strategies):
         raise UsageError("--strategy: the same strategy is given twice")
-    for flag, value, least in (("--limit", limit, 1), ("--parallel", parallel, 1), ("--shots", shots, 0)):
-        if value is not None and value < least:
-            raise UsageError(f"{flag}: got {value}, expected at least {least}")
+    at_least(1, limit=limit, parallel=parallel)
+    at_least(0, shots=shots)
     if shots and tasks is not None:
         raise UsageError("--shots: only for the default problems; put examples into the prompts of --tasks")
     sparse_config = opt.sparse_config(sparse, sparse_share, sparse_summaries, sparse_dense_layers)
@@ -101,7 +100,7 @@ def compare(
     check_scorer(scorer)
     configs = [None] if sparse_config is None else [None, sparse_config]
     names = [saved_name(s.name, c) for s in strategies for c in configs]
-    with usage_errors():
+    with usage_errors({"limit, shots": "--limit, --shots"}):
         sampling = SamplingParams(
             temperature,
             seed=seed,
@@ -148,7 +147,8 @@ def compare(
                     )
                 scores.close()
                 rows.append(Row(chosen.name, config, outcomes, stats))
-    require_one([outcome for row in rows for outcome in row.outcomes])
+    own = {option for chosen in strategies for option in chosen.plain_options}
+    require_one([outcome for row in rows for outcome in row.outcomes], own)
     ran = session.describe()
     if json_output:
         print_json(ran | {"strategies": [as_json(row, rows[0]) for row in rows]})

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from ..errors import TTSError
+
+MIB = 1 << 20
+# Arguments inside, by which errors begin, and the options that they come from.
+_SAME = (
+    *("model", "dtype", "weights", "device", "kv_dtype", "api_keys", "scorer_timeout"),
+    *("temperature", "frequency_penalty", "presence_penalty", "stop", "max_tokens", "max_step_tokens"),
+)
+_OPTIONS = {name: f"--{name.replace('_', '-')}" for name in _SAME}
+_OPTIONS |= {"kv_bytes": "--kv-mib", "reward model": "--scorer"}
 
 
 class UsageError(TTSError):
@@ -17,11 +27,37 @@ class CommandError(TTSError):
 
 
 @contextmanager
-def usage_errors() -> Iterator[None]:
-    """Turns ValueError into UsageError: for calls whose arguments are the user's own. Subtypes go through."""
+def usage_errors(options: Mapping[str, str] = {}) -> Iterator[None]:
+    """Turns ValueError into UsageError: for calls whose arguments are the user's own. Subtypes go through.
+
+    options: as of `named`.
+    """
     try:
         yield
     except ValueError as error:
         if type(error) is not ValueError:
             raise
-        raise UsageError(str(error)) from error
+        raise UsageError(named(str(error), options)) from error
+
+
+def named(text: str, options: Mapping[str, str] = {}) -> str:
+    """An error's text with the user's options in place of arguments inside.
+
+    options: by the argument that the error begins with, beside those that have the same name everywhere. One
+        that says "--option: got VALUE" has the user's own value, where another one went inside.
+    """
+    argument, _, rest = text.partition(": ")
+    option = (_OPTIONS | dict(options)).get(argument.partition("[")[0])
+    if option is not None and rest:
+        text = f"{option}: {rest}"
+        if ": got " in option:
+            text = f"{option}, {rest.partition(', ')[2]}"
+    text = re.sub(r"\bkv_bytes = (\d+)", lambda found: f"--kv-mib = {int(found[1]) / MIB:g}", text)
+    return re.sub(r"\bkv_bytes\b", "--kv-mib", text)
+
+
+def at_least(least: int, **values: int | None) -> None:
+    """UsageError unless each value is so much or None; named as its option is, with underscores."""
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise UsageError(f"--{name.replace('_', '-')}: got {value}, expected at least {least}")

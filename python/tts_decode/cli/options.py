@@ -16,6 +16,13 @@ from ..model.sparse import SparseConfig, parse_budget
 from ..search import STRATEGIES, Strategy
 from .errors import UsageError, usage_errors
 
+# By what the settings of sparse attention are called inside.
+SPARSE_OPTIONS = {
+    "share": "--sparse-share",
+    "summaries": "--sparse-summaries",
+    "dense_layers": "--sparse-dense-layers",
+    "sparse.dense_layers": "--sparse-dense-layers",
+}
 _MODEL, _SPARSE, _SAMPLING, _LIMITS, _OUTPUT = "Model", "Sparse attention", "Sampling", "Limits", "Output"
 
 Model = Annotated[
@@ -164,15 +171,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", 
 
 
 def sparse_config(budget: str | None, share: str, summaries: str, dense_layers: int) -> SparseConfig | None:
-    """The settings of --sparse, None without."""
-    if budget is None:
-        return None
+    """The settings of --sparse, None without; those beside it are checked anyway."""
     try:
-        pages = parse_budget(budget)
+        pages = parse_budget("1" if budget is None else budget)
     except ValueError as error:
         raise UsageError(f"--sparse: {error}") from None
-    with usage_errors():
-        return SparseConfig(pages, share=share, summaries=summaries, dense_layers=dense_layers)  # type: ignore[arg-type]
+    with usage_errors(SPARSE_OPTIONS):
+        config = SparseConfig(pages, share=share, summaries=summaries, dense_layers=dense_layers)  # type: ignore[arg-type]
+    return None if budget is None else config
 
 
 def constraint(json_schema: Path | None, regex: str | None, grammar: Path | None) -> Constraint | None:
@@ -201,11 +207,12 @@ def check_positions(flag: str, prompt: int, tokens: int, config: Any) -> None:
         )
 
 
-def get_strategy(name: str) -> Strategy[...]:
+def get_strategy(name: str, given_as: str = "--strategy") -> Strategy[...]:
+    """given_as: the option or argument that names it."""
     if name not in STRATEGIES:
         close = difflib.get_close_matches(name, STRATEGIES)
         meant = f"did you mean {' or '.join(close)}" if close else "for a list: tts-decode strategies"
-        raise UsageError(f"unknown strategy {name!r}; {meant}")
+        raise UsageError(f"{given_as}: got {name!r}, expected the name of a strategy; {meant}")
     return STRATEGIES[name]
 
 
@@ -216,10 +223,10 @@ def parse_options(strategies: Sequence[Strategy[...]], pairs: Sequence[str]) -> 
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise UsageError(f"option {pair!r}: expected KEY=VALUE, such as n=8")
+            raise UsageError(f"--option: got {pair!r}, expected KEY=VALUE, such as n=8")
         owner, dot, name = key.rpartition(".")
         if dot and owner not in {strategy.name for strategy in strategies}:
-            raise UsageError(f"option {pair!r}: {owner!r} is not among the strategies that run")
+            raise UsageError(f"--option: got {pair!r}, but {owner!r} is not among the strategies that run")
         takers = [
             (strategy, options)
             for strategy, options in zip(strategies, parsed, strict=True)
@@ -229,7 +236,10 @@ def parse_options(strategies: Sequence[Strategy[...]], pairs: Sequence[str]) -> 
             names = dict.fromkeys(known for strategy in strategies for known in strategy.plain_options)
             close = difflib.get_close_matches(name, names)
             meant = f"did you mean {' or '.join(close)}? " if close else ""
-            raise UsageError(f"unknown option {key!r}; {meant}known: {_known(strategies)}")
+            raise UsageError(
+                f"--option: got {pair!r}, but no strategy that runs has {name!r}; {meant}known: "
+                f"{_known(strategies)}"
+            )
         for strategy, options in takers:
             options[name] = _convert(pair, value, strategy.plain_options[name][0])
     return parsed
@@ -238,13 +248,13 @@ def parse_options(strategies: Sequence[Strategy[...]], pairs: Sequence[str]) -> 
 def _convert(pair: str, text: str, kind: type) -> bool | int | float | str:
     if kind is bool:
         if text.lower() not in ("true", "false"):
-            raise UsageError(f"option {pair!r}: expected true or false")
+            raise UsageError(f"--option: got {pair!r}, expected true or false")
         return text.lower() == "true"
     try:
         return kind(text)  # type: ignore[no-any-return]
     except ValueError:
         expected = "an integer" if kind is int else "a number"
-        raise UsageError(f"option {pair!r}: expected {expected}, got {text!r}") from None
+        raise UsageError(f"--option: got {pair!r}, expected {expected}") from None
 
 
 def _known(strategies: Sequence[Strategy[...]]) -> str:

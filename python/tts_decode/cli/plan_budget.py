@@ -19,7 +19,7 @@ from ..model.shape import shape_of_config
 from ..model.sparse import SparseConfig
 from . import options as opt
 from .display import Display, Screen, print_json, short
-from .errors import UsageError, usage_errors
+from .errors import UsageError, at_least, usage_errors
 
 _PAGE_SIZE = 16
 _FRACTIONS = (2, 4, 8, 16, 32)
@@ -74,13 +74,8 @@ def plan_budget(
 
       tts-decode plan-budget --dtype bfloat16 --flops 989e12 --bandwidth 3.35e12 --json
     """
-    for flag, value, low in (
-        ("--context", context, 1),
-        ("--branches", branches, 1),
-        ("--tokens", tokens, 2),  # the first comes from the prompt's own forward
-    ):
-        if value < low:
-            raise UsageError(f"{flag}: got {value}, expected at least {low}")
+    at_least(1, context=context, branches=branches)
+    at_least(2, tokens=tokens)  # the first comes from the prompt's own forward
     for flag, rate in (("--flops", flops), ("--bandwidth", bandwidth)):
         if rate is not None and not 0 < rate < float("inf"):
             raise UsageError(f"{flag}: got {rate}, expected a positive number a second")
@@ -98,7 +93,7 @@ def plan_budget(
         shape = shape_of_config(config, kind)
         if not 0 <= dense_layers <= shape.num_layers:
             raise UsageError(
-                f"--dense-layers: got {dense_layers}, but the model has {shape.num_layers} layers"
+                f"--dense-layers: got {dense_layers}, expected 0 to the model's {shape.num_layers} layers"
             )
         opt.check_positions("--context", context, tokens, config)
         if flops is None or bandwidth is None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..core.budget import Budget
+from ..core.checks import checked_positive
 from ..core.params import SamplingParams
 from ..core.running import gather
 from ..core.stats import DecoderStats
@@ -21,11 +22,14 @@ from ..model.sparse import SparseConfig
 from ..search import SearchResult, SearchRun, Strategy
 from ..tasks import Task
 from .display import mib, short
-from .errors import UsageError
+from .errors import UsageError, named, usage_errors
 from .saving import Saved
 from .scorers import ScorerOf
 
 _WATCH_SECONDS = 0.02  # between looks at the decoder; a forward takes about as long or longer
+_BUDGET_OPTIONS = {f"max_{unit}": f"--budget-{unit}" for unit in ("tokens", "seconds", "cost")}
+# What errors of a search begin with, beside options of its strategy.
+_SEARCH_OPTIONS = {"text": "prompt", "pattern": "--regex", "schema": "--json-schema", "grammar": "--grammar"}
 _CORRECT = 0.99  # verifier scores from here on count as solved
 
 
@@ -41,7 +45,11 @@ class Settings:
     chat: bool = True
 
     def __post_init__(self) -> None:
-        self.budget()  # checks the figures
+        """Raises UsageError."""
+        with usage_errors(_BUDGET_OPTIONS):
+            self.budget()
+            if self.scorer_timeout is not None:
+                checked_positive("scorer_timeout", self.scorer_timeout, "a number of seconds")
 
     def budget(self) -> Budget:
         """A new one, for one search."""
@@ -189,12 +197,17 @@ def told(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def require_one(outcomes: Sequence[Outcome]) -> None:
-    """Raises the first error if no search came to a result, as one of usage where an argument was refused."""
+def require_one(outcomes: Sequence[Outcome], options: Iterable[str]) -> None:
+    """Raises the first error if no search came to a result, as one of usage where an argument was refused.
+
+    options: those of the strategies that ran.
+    """
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
     if errors and len(errors) == len(outcomes):
-        refused = type(errors[0]) in (ValueError, PromptTooLongError, ConstraintError)
-        raise UsageError(str(errors[0])) if refused else errors[0]
+        if type(errors[0]) not in (ValueError, PromptTooLongError, ConstraintError):
+            raise errors[0]
+        own = {name: f"--option {name}" for name in options}
+        raise UsageError(named(str(errors[0]), _SEARCH_OPTIONS | own))
 
 
 def run_problems(

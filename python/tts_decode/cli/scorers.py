@@ -27,13 +27,20 @@ _NAMES = ("mean_probability", "mean_logprob", "self_evaluation", "verifier")
 
 def check_scorer(name: str | None) -> None:
     """UsageError for what is no scorer; folders are looked at when they are loaded."""
-    reader, colon, folder = (name or _NAMES[0]).partition(":")
-    if colon and reader not in READERS:
-        raise UsageError(f"--scorer: unknown reader {reader!r}; expected one of {', '.join(READERS)}")
-    if colon and not folder:
+    if name is None or name in _NAMES:
+        return
+    reader, colon, folder = name.partition(":")
+    if not colon:
+        raise UsageError(f"--scorer: got {name!r}, expected {', '.join(_NAMES)} or READER:FOLDER")
+    check_reader(reader)
+    if not folder:
         raise UsageError(f"--scorer: got {name!r}, expected READER:FOLDER")
-    if not colon and reader not in _NAMES:
-        raise UsageError(f"unknown scorer {name!r}; expected {', '.join(_NAMES)} or READER:FOLDER")
+
+
+def check_reader(name: str) -> None:
+    """UsageError for what reads no reward model."""
+    if name not in READERS:
+        raise UsageError(f"--scorer: got the reader {name!r}, expected one of {', '.join(READERS)}")
 
 
 class ScorerOf:

@@ -137,7 +137,7 @@ def search(
                 saved=saved,
                 on_stats=session.watcher(chosen.name, len(problems)),
             )
-    require_one(outcomes)
+    require_one(outcomes, chosen.plain_options)
     if json_output:
         results = [
             describe(outcome) | {"search": outcome.result and outcome.result.to_dict()}

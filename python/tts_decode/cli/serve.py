@@ -9,16 +9,30 @@ from typing import Annotated, Any
 
 import typer
 
+from ..decoding.decoder import TreeDecoder
 from ..default_model import DEFAULT_MODEL
 from ..extras import require
-from ..rewards import READERS, Scorer, load_reward_model
+from ..rewards import Scorer, load_reward_model
 from . import options as opt
 from .display import Screen
-from .errors import CommandError, UsageError, usage_errors
+from .errors import MIB, CommandError, UsageError, usage_errors
 from .filled import filled
+from .scorers import check_reader
 from .session import Session, open_session
 
 _NETWORK, _LIMITS = "Network", "Limits of a request"
+_LAST_PORT = 65535
+# By what limits are called inside.
+_LIMIT_OPTIONS = {
+    "choices": "--max-choices",
+    "request_tokens": "--max-request-tokens",
+    "search_tokens": "--max-search-tokens",
+    "request_seconds": "--max-seconds",
+    "sequences": "--max-sequences",
+    "client_sequences": "--max-client-sequences",
+    "retained": "--retain",
+}
+_LEAST_TOKENS = 512  # of KV: with less hardly a chat is served
 
 Host = Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=_NETWORK)]
 Port = Annotated[int, typer.Option(help="0: one that is free.", rich_help_panel=_NETWORK)]
@@ -91,6 +105,16 @@ class Settings:
         typer.Option(help="Finished texts kept for requests that go on with them.", rich_help_panel=_LIMITS),
     ] = 256
 
+    def __post_init__(self) -> None:
+        """Raises UsageError for what is looked at by nobody else."""
+        if not self.grace >= 0:
+            raise UsageError(f"--grace: got {self.grace:g}, expected seconds, 0 or more")
+        if not 0 <= self.port <= _LAST_PORT:
+            raise UsageError(f"--port: got {self.port}, expected 0 to {_LAST_PORT}")
+        for flag, text in (("--name", self.name), ("--host", self.host)):
+            if text is not None and not text.strip():
+                raise UsageError(f"{flag}: got {text!r}, expected a text that is not empty")
+
     def limits(self) -> dict[str, Any]:
         """Those of `tts_decode.serve.config.Limits` that an option sets, by their names there."""
         return {
@@ -131,15 +155,13 @@ def serve(settings: Settings) -> None:
     from ..serve.run import serve as run
 
     host, port, model, device = settings.host, settings.port, settings.model, settings.device
-    if not settings.grace >= 0:
-        raise UsageError(f"--grace: got {settings.grace:g}, expected seconds, 0 or more")
-    with usage_errors():
+    with usage_errors(_LIMIT_OPTIONS | {"body_bytes": f"--max-body-kib: got {settings.max_body_kib}"}):
         keys = read_keys(settings.api_keys)
         limits = Limits(**settings.limits())
     wanted = [_named_reader(text) for text in settings.scorer]
     try:
         listener = listen(host, port)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise CommandError(f"--host {host} --port {port}: cannot listen there: {error}") from error
     with listener:
         session_of = open_session(
@@ -154,6 +176,7 @@ def serve(settings: Settings) -> None:
         with session_of as session:
             scorers = {label: _loaded(session, reader, folder, device) for label, reader, folder in wanted}
             decoder = session.decoder()
+            _check_room(decoder, settings.kv_mib)
         local = is_loopback(host)
         config = ServerConfig(settings.name or Path(model).name or model, keys, scorers, limits, local)
         screen = Screen(sys.stderr)
@@ -167,13 +190,24 @@ def serve(settings: Settings) -> None:
         run(decoder, config, listener, grace=settings.grace)
 
 
+def _check_room(decoder: TreeDecoder, kv_mib: int | None) -> None:
+    """Refuses pages that hold no short chat, and no longest text of the model either."""
+    least = min(_LEAST_TOKENS, decoder.max_positions or _LEAST_TOKENS)
+    if decoder.max_kv_tokens < least:
+        needed = -(-least // decoder.page_size) * decoder.stats().page_bytes
+        got = "too little memory" if kv_mib is None else kv_mib
+        raise UsageError(
+            f"--kv-mib: got {got}, whose pages hold {decoder.max_kv_tokens} tokens of this model; "
+            f"expected at least {-(-needed // MIB)}, for {least} tokens"
+        )
+
+
 def _named_reader(text: str) -> tuple[str, str, str]:
     label, equals, source = text.partition("=")
     reader, colon, folder = source.partition(":")
     if not (label and equals and colon and folder):
         raise UsageError(f"--scorer: got {text!r}, expected NAME=READER:FOLDER")
-    if reader not in READERS:
-        raise UsageError(f"--scorer: got the reader {reader!r}, expected one of {', '.join(READERS)}")
+    check_reader(reader)
     return label, reader, folder
 
 

@@ -16,10 +16,9 @@ from ..decoding.decoder import TreeDecoder
 from ..decoding.kv_budget import KVBudget
 from ..model.loading import load_model
 from ..model.sparse import SparseConfig
+from . import options as opt
 from .display import Display, Rate, mib
-from .errors import UsageError, usage_errors
-
-_MIB = 1 << 20
+from .errors import MIB, UsageError, at_least, usage_errors
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,9 @@ class Session:
     def decoder(self, sparse: SparseConfig | None = None) -> TreeDecoder:
         """A new decoder on the model, with an empty KV tree and counters at zero."""
         gc.collect()  # the decoder before may still hold its pages in a cycle of references
-        with usage_errors():
+        total = self.kv_bytes.total if isinstance(self.kv_bytes, KVBudget) else self.kv_bytes
+        given = {} if total is None else {"kv_bytes": f"--kv-mib: got {total // MIB}"}
+        with usage_errors(given | opt.SPARSE_OPTIONS):
             return TreeDecoder(
                 self.model, self.tokenizer, kv_bytes=self.kv_bytes, kv_dtype=self.kv_dtype, sparse=sparse
             )
@@ -82,8 +83,9 @@ def open_session(
     weights: as of `load_model`. shared: `kv_mib` is for the decoder and others together; on the CPU, as
     `KVBudget` is.
     """
-    if kv_mib is not None and kv_mib < 1:
-        raise UsageError(f"--kv-mib: got {kv_mib}, expected at least 1")
+    at_least(1, kv_mib=kv_mib)
+    if not name.strip():
+        raise UsageError(f"--model: got {name!r}, expected a model's name, folder or file")
     if kv_dtype not in ("auto", "int8"):
         raise UsageError(f"--kv-dtype: got {kv_dtype!r}, expected auto or int8")
     # Its warnings are for those who call it: what concerns the user here comes as our own errors.
@@ -94,8 +96,8 @@ def open_session(
             model, tokenizer = load_model(
                 name, dtype, weights=weights, device=device, on_progress=display.stage
             )
-        kv_bytes: int | KVBudget | None = None if kv_mib is None else kv_mib * _MIB
+        kv_bytes: int | KVBudget | None = None if kv_mib is None else kv_mib * MIB
         if shared and device == "cpu" and kv_mib is not None:
-            kv_bytes = KVBudget(kv_mib * _MIB)
+            kv_bytes = KVBudget(kv_mib * MIB)
         pages = torch.int8 if kv_dtype == "int8" else None
         yield Session(name, model, tokenizer, display, kv_bytes, pages)

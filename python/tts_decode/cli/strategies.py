@@ -25,7 +25,9 @@ def strategies(
 
       tts-decode strategies ets
     """
-    chosen = [opt.get_strategy(name)] if name is not None else [s for f in opt.families().values() for s in f]
+    chosen = [strategy for members in opt.families().values() for strategy in members]
+    if name is not None:
+        chosen = [opt.get_strategy(name, "NAME")]
     if json_output:
         described = [
             {

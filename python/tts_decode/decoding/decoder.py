@@ -171,6 +171,16 @@ class TreeDecoder(Runner):
         return self.runtime.max_positions
 
     @property
+    def max_kv_tokens(self) -> int:
+        """Tokens that the KV pages hold together, if all are full."""
+        return self.runtime.pool.num_pages * self.page_size
+
+    @property
+    def page_size(self) -> int:
+        """Tokens of a KV page."""
+        return self.runtime.pool.page_size
+
+    @property
     def track_mass(self) -> bool:
         return self.runtime.track_mass
 

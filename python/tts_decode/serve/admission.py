@@ -11,23 +11,27 @@ from .errors import busy, invalid, unavailable
 
 
 class Ticket:
-    """Sequences that one request holds: from before its prompts are read, until its work has ended."""
+    """Sequences that one request holds: from before its prompts are read, until its work has ended.
+
+    Attributes:
+        sequences: how many.
+    """
 
     def __init__(self, admission: Admission, client: str) -> None:
         self._admission, self._client = admission, client
-        self._sequences = 0
+        self.sequences = 0
 
     def widen(self, sequences: int, param: str = "n") -> None:
         """Holds so many in all. Raises APIError, and holds what it held: 400 for what can never fit, 429."""
-        more = sequences - self._sequences
+        more = sequences - self.sequences
         if more > 0:
             self._admission.take(more, sequences, self._client, param)
-            self._sequences = sequences
+            self.sequences = sequences
 
     def release(self) -> None:
         """Gives all back; at the second call nothing is left to give."""
-        self._admission.give(self._sequences, self._client)
-        self._sequences = 0
+        self._admission.give(self.sequences, self._client)
+        self.sequences = 0
 
 
 class Admission:

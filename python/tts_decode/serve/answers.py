@@ -42,7 +42,7 @@ class Form(ABC):
         """The body of an answer."""
         pieces = sorted(merged(pieces), key=lambda piece: piece.choice)
         choices = ",".join([self.choice(piece) for piece in pieces])
-        more = "".join([_more(piece.more) for piece in pieces])
+        more = self._beside(pieces[0]) + "".join([_more(piece.more) for piece in pieces])
         end = f'"usage":{to_json(usage.to_dict())}{more}}}'
         return f'{self._head},"object":{to_json(self.kind)},"choices":[{choices}],{end}'.encode()
 
@@ -50,7 +50,10 @@ class Form(ABC):
         """Events of a stream, one for each choice that goes on."""
         begin = self._chunk
         return "".join(
-            [f"{begin}{self.delta(piece)}]{_more(piece.more)}}}\n\n" for piece in merged(pieces)]
+            [
+                f"{begin}{self.delta(piece)}]{self._beside(piece)}{_more(piece.more)}}}\n\n"
+                for piece in merged(pieces)
+            ]
         ).encode()
 
     def usage_chunk(self, usage: Usage) -> bytes:
@@ -64,10 +67,14 @@ class Form(ABC):
     def delta(self, piece: Piece) -> str:
         """What a piece adds to its choice, as JSON."""
 
+    def _beside(self, piece: Piece) -> str:
+        """What a chunk or an answer has of its first piece beside the choices."""
+        return ""
+
     def _ends(self, piece: Piece) -> str:
         ids = ""
         if self._token_ids:
-            ids = f',"token_ids":{to_json([token.id for token in (*piece.echoed, *piece.tokens)])}'
+            ids = f',"token_ids":{to_json([token.id for token in piece.tokens])}'
         if piece.finish_reason is None:
             return f'"finish_reason":null,"stop_reason":null{ids}}}'
         stop = to_json(piece.stop_reason)
@@ -88,7 +95,8 @@ class CompletionForm(Form):
     def choice(self, piece: Piece) -> str:
         logprobs = self._listed(piece) if self._logprobs else "null"
         text = to_json(piece.text)
-        return f'{{"index":{piece.choice},"text":{text},"logprobs":{logprobs},{self._ends(piece)}'
+        prompt = f'"prompt_token_ids":{_ids(piece)},' if self._token_ids else ""
+        return f'{{"index":{piece.choice},"text":{text},"logprobs":{logprobs},{prompt}{self._ends(piece)}'
 
     delta = choice
 
@@ -128,6 +136,9 @@ class ChatForm(Form):
             delta = f'"role":"assistant","content":{to_json(piece.text)}'
         logprobs, ends = self._listed(piece), self._ends(piece)
         return f'{{"index":{piece.choice},"delta":{{{delta}}},"logprobs":{logprobs},{ends}'
+
+    def _beside(self, piece: Piece) -> str:
+        return f',"prompt_token_ids":{_ids(piece)}' if piece.prompt_ids else ""
 
     def _listed(self, piece: Piece) -> str:
         if not self._logprobs:
@@ -175,6 +186,11 @@ class _Columns:
         return "{" + ",".join([f'"{name}":[{column}]' for name, column in self.lists.items()]) + "}"
 
 
+def _ids(piece: Piece) -> str:
+    """Of the prompt; null after a choice's first piece."""
+    return f"[{_items(piece.prompt_ids)}]" if piece.prompt_ids else "null"
+
+
 def _items(column: Sequence[Any]) -> str:
     """As JSON without brackets; in blocks, as no other thread runs while one is written."""
     blocks = (column[at : at + _BLOCK] for at in range(0, len(column), _BLOCK))
@@ -192,9 +208,14 @@ def merged(pieces: Sequence[Piece]) -> list[Piece]:
     for piece in pieces:
         before = found.get(piece.choice)
         if before is not None:
-            text, tokens = before.text + piece.text, [*before.tokens, *piece.tokens]
-            more = {**before.more, **piece.more}
-            piece = replace(piece, text=text, tokens=tokens, more=more, echoed=before.echoed)
+            piece = replace(
+                before,  # of which the prompt stays
+                text=before.text + piece.text,
+                tokens=[*before.tokens, *piece.tokens],
+                finish_reason=piece.finish_reason,
+                stop_reason=piece.stop_reason,
+                more={**before.more, **piece.more},
+            )
         found[piece.choice] = piece
     return list(found.values())
 

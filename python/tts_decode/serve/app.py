@@ -12,6 +12,8 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from tts_kernels import OutOfPagesError
+
 from ..decoding.decoder import TreeDecoder
 from ..decoding.retained import RetainedTexts
 from .admission import Admission, Ticket, released_on_error
@@ -19,7 +21,7 @@ from .answers import ChatForm, CompletionForm, Form
 from .bodies import Bodies, DisconnectedError
 from .config import ServerConfig
 from .engine import EngineThread, Ferry
-from .errors import APIError, error_response
+from .errors import APIError, error_response, without_room
 from .generation import Emit, generate
 from .grammars import Grammars
 from .guard import CLIENT, Guard
@@ -60,9 +62,9 @@ def create_app(decoder: TreeDecoder, config: ServerConfig) -> FastAPI:
         "/health": server.health,
         "/metrics": server.metrics_text,
     }
-    for method, endpoints in (("POST", post), ("GET", get)):
+    for methods, endpoints in ((["POST"], post), (["GET", "HEAD"], get)):
         for path, endpoint in endpoints.items():
-            app.add_api_route(path, endpoint, methods=[method], response_model=None)
+            app.add_api_route(path, endpoint, methods=methods, response_model=None)
     app.add_exception_handler(APIError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(DisconnectedError, _on_disconnect)
@@ -85,7 +87,9 @@ class Server:
         self.admission = Admission(limits)
         self.retained = RetainedTexts(decoder, limits.retained, limits.retained_tokens)
         self.trees = KeptTrees(limits.trees, limits.tree_bytes)
-        self._facts = Facts(decoder.vocab_size, decoder.max_positions)
+        self._facts = Facts(
+            decoder.vocab_size, decoder.max_kv_tokens, decoder.page_size, decoder.max_positions
+        )
         self._created = int(time.time())
         self._desk: Desk | None = None
 
@@ -114,7 +118,7 @@ class Server:
     # -- routes
 
     async def completions(self, request: Request) -> Response:
-        async with self.bodies.read(request, CompletionBody) as body:
+        async with self.bodies.read(request, CompletionBody, _client(request)) as body:
             ticket = self._admitted(request, body)
             with released_on_error(ticket):
                 prompts = await self.desk.prompts.of_completion(body)
@@ -123,7 +127,7 @@ class Server:
                 return self._reply(request, body, job, form, ticket)
 
     async def chat(self, request: Request) -> Response:
-        async with self.bodies.read(request, ChatBody) as body:
+        async with self.bodies.read(request, ChatBody, _client(request)) as body:
             ticket = self._admitted(request, body)
             with released_on_error(ticket):
                 prompt = await self.desk.prompts.of_chat(body)
@@ -160,19 +164,25 @@ class Server:
     def _admitted(self, request: Request, body: CompletionBody | ChatBody) -> Ticket:
         self._check_model(body.model)
         sequences = sequences_of(body, self.config.limits)
-        return self.admission.admit(sequences, getattr(request.state, CLIENT))
+        return self.admission.admit(sequences, _client(request))
 
     def _reply(
         self, request: Request, body: CompletionBody | ChatBody, job: Job, form: Form, ticket: Ticket
     ) -> Reply:
         limits, usage = self.config.limits, Usage()
-        decoder, owner = self.decoder, getattr(request.state, CLIENT) if self.config.keys else ""
+        decoder, owner = self.decoder, _client(request) if self.config.keys else ""
         if body.tts is None:
             grammars = self.desk.grammars
 
             async def run(emit: Emit) -> None:
                 await grammars.compiled(job.sampling.constraint)
-                await generate(decoder, self.retained.of(owner), job, emit, usage)
+                try:
+                    await generate(decoder, self.retained.of(owner), job, emit, usage)
+                except OutOfPagesError:
+                    alone = self.admission.running == ticket.sequences
+                    if alone and job.kv_tokens > decoder.max_kv_tokens:  # else it may fit later
+                        raise without_room(job.kv_tokens, decoder.max_kv_tokens) from None
+                    raise
         else:
             search = read_search(body, job, decoder, limits, self.config.scorers)
             ticket.widen(search.sequences, "tts")
@@ -199,6 +209,11 @@ class Server:
         }
 
 
+def _client(request: Request) -> str:
+    """Whom it counts for, as the guard says."""
+    return str(getattr(request.state, CLIENT))
+
+
 def _listed(job: Job) -> dict[str, bool]:
     return {"logprobs": job.logprobs is not None, "token_ids": job.token_ids}
 
@@ -212,7 +227,8 @@ async def _on_http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     reasons = {404: "no such path", 405: "this path does not serve the method"}
     reason = reasons.get(error.status_code, "not served")
-    return error_response(APIError(error.status_code, reason, None, "not_served"))
+    headers = error.headers or {}  # a 405's methods
+    return error_response(APIError(error.status_code, reason, None, "not_served", headers))
 
 
 async def _on_disconnect(_: Request, error: Exception) -> Response:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import Request
@@ -14,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from ..errors import TTSError
 from ..records.strict_json import loads
 from .config import Limits
-from .errors import APIError, unavailable
+from .errors import APIError, given, unavailable
 from .protocol import B, read_body
 
 _SLOWEST = 20  # times `Limits.idle_seconds` that a body may take in all: 4 MiB in 600 s
@@ -25,8 +26,24 @@ class DisconnectedError(TTSError):
     """The client is gone: there is nobody to answer."""
 
 
+class _Body:
+    """Bytes of one request.
+
+    Attributes:
+        client: whom they count for. size: bytes that came. given_up: whether they made room for others.
+        next: the part that was waited for last.
+    """
+
+    def __init__(self, client: str) -> None:
+        self.client, self.size, self.given_up = client, 0, False
+        self.next: asyncio.Future[bytes | None] | None = None
+
+
 class Bodies:
     """Reads bodies for the loop that speaks HTTP.
+
+    Where there is no room, the client who holds most bytes gives up a body that is still arriving: no client
+    takes the room of those that hold less.
 
     Attributes:
         held: bytes that came, of requests that are not taken or refused yet.
@@ -35,62 +52,101 @@ class Bodies:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._room = max(limits.bodies_bytes, limits.body_bytes)  # one alone has room
+        self._clients: Counter[str] = Counter()  # bytes of each
+        self._arriving: set[_Body] = set()
         self.held = 0
 
     @asynccontextmanager
-    async def read(self, request: Request, kind: type[B]) -> AsyncIterator[B]:
-        """What a request asks for; its bytes are held until the end of the block.
+    async def read(self, request: Request, kind: type[B], client: str) -> AsyncIterator[B]:
+        """What a request of a client asks for; its bytes are held until the end of the block.
 
         Raises APIError for a body that is too large, too slow or none, and for one without room, 503.
         """
         media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media != "application/json":
-            raise APIError(415, "Content-Type: expected application/json", None, "unsupported_media_type")
-        with self._holding() as take:
-            yield await _read(await _received(request, self._limits, take), kind)
-
-    @contextmanager
-    def _holding(self) -> Iterator[Callable[[int], None]]:
-        """Gives a function that takes room for so many bytes more, until the end of the block."""
-        held = 0
-
-        def take(size: int) -> None:
-            nonlocal held
-            if self.held + size > self._room:
-                raise unavailable("too many bytes of requests are on their way; try again")
-            held += size
-            self.held += size
-
+            message = f"Content-Type: got {given(media)}, expected application/json"
+            raise APIError(415, message, None, "unsupported_media_type")
+        coding = request.headers.get("content-encoding", "identity").strip().lower()
+        if coding not in ("identity", ""):
+            message = f"Content-Encoding: got {given(coding)}, expected a body as it is"
+            headers = {"Accept-Encoding": "identity"}
+            raise APIError(415, message, None, "unsupported_content_encoding", headers)
+        body = _Body(client)
         try:
-            yield take
+            yield await _read(await self._received(request, body), kind)
         finally:
-            self.held -= held
+            self._give_back(body)
+
+    async def _received(self, request: Request, body: _Body) -> bytes:
+        limits = self._limits
+        too_large = APIError(
+            413, f"the body: expected at most {limits.body_bytes} bytes", None, "body_too_large"
+        )
+        length = request.headers.get("content-length", "")
+        if length.isdigit() and len(length) < 20 and int(length) > limits.body_bytes:
+            raise too_large
+        data = bytearray()
+        parts = request.stream()
+        end = time.monotonic() + _SLOWEST * limits.idle_seconds
+        try:
+            while (part := await self._next(parts, body)) is not None:
+                if len(data) + len(part) > limits.body_bytes:
+                    raise too_large
+                self._take(body, len(part))
+                data += part
+                if time.monotonic() > end:
+                    raise asyncio.TimeoutError
+        except asyncio.TimeoutError:
+            idle = limits.idle_seconds
+            message = f"the body: expected a part every {idle:g} s, and the end within {_SLOWEST * idle:g} s"
+            raise APIError(408, message, None, "timeout") from None
+        except ClientDisconnect:
+            raise DisconnectedError from None
+        return bytes(data)
+
+    async def _next(self, parts: AsyncIterator[bytes], body: _Body) -> bytes | None:
+        """The next part of a body; None at its end. Raises APIError, 503, where it was given up."""
+        body.next = asyncio.ensure_future(_part(parts))
+        self._arriving.add(body)
+        try:
+            part = await asyncio.wait_for(body.next, self._limits.idle_seconds)
+        except asyncio.CancelledError:
+            if not body.given_up:
+                raise
+        finally:
+            self._arriving.discard(body)
+        if body.given_up:  # also where the part came at the same time
+            raise unavailable("too many bytes of requests are on their way, most of them yours; try again")
+        return part
+
+    def _take(self, body: _Body, size: int) -> None:
+        """Takes room for so many bytes more. Raises APIError, 503."""
+        clients = self._clients
+        while self.held + size > self._room:
+            own = clients[body.client] + size
+            others = [each for each in self._arriving if each.size and clients[each.client] > own]
+            if not others:
+                raise unavailable("too many bytes of requests are on their way; try again")
+            last = max(others, key=lambda each: (clients[each.client], each.size))
+            self._give_back(last)
+            last.given_up = True
+            if last.next is not None:
+                last.next.cancel()
+        body.size += size
+        clients[body.client] += size
+        self.held += size
+
+    def _give_back(self, body: _Body) -> None:
+        """All bytes of a body; at the second call nothing is left to give."""
+        self.held -= body.size
+        self._clients[body.client] -= body.size
+        if not self._clients[body.client]:
+            del self._clients[body.client]  # clients come and go
+        body.size = 0
 
 
-async def _received(request: Request, limits: Limits, take: Callable[[int], None]) -> bytes:
-    """take: is told of each part."""
-    too_large = APIError(413, f"the body: expected at most {limits.body_bytes} bytes", None, "body_too_large")
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and len(length) < 20 and int(length) > limits.body_bytes:
-        raise too_large
-    data = bytearray()
-    parts = request.stream()
-    end = time.monotonic() + _SLOWEST * limits.idle_seconds
-    try:
-        while (part := await asyncio.wait_for(anext(parts, None), limits.idle_seconds)) is not None:
-            if len(data) + len(part) > limits.body_bytes:
-                raise too_large
-            take(len(part))
-            data += part
-            if time.monotonic() > end:
-                raise asyncio.TimeoutError
-    except asyncio.TimeoutError:
-        idle = limits.idle_seconds
-        message = f"the body: expected a part every {idle:g} s, and the end within {_SLOWEST * idle:g} s"
-        raise APIError(408, message, None, "timeout") from None
-    except ClientDisconnect:
-        raise DisconnectedError from None
-    return bytes(data)
+async def _part(parts: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(parts, None)
 
 
 async def _read(data: bytes, kind: type[B]) -> B:

@@ -14,7 +14,7 @@ class Limits:
 
     Attributes:
         body_bytes: of a request. bodies_bytes: that came of all requests which are not taken or refused yet;
-            one alone has room.
+            one alone has room. Where they become too many, the client that has the most gives up a body.
         prompts: in one request. prompt_tokens: of each; None: the model's positions.
         choices: `n` and `best_of`, and what a search may hold side by side.
         max_tokens: of one choice. search_tokens: sampled by one search.
@@ -65,7 +65,8 @@ class Limits:
             value = getattr(self, limit.name)
             least = 0 if limit.name in ("retained", "retained_tokens", "trees", "tree_bytes") else 1e-3
             if value is not None and (isinstance(value, bool) or not value >= least):
-                raise ValueError(f"{limit.name}: got {value!r}, expected a positive number")
+                expected = "a positive number" if least else "a number, 0 or more"
+                raise ValueError(f"{limit.name}: got {value!r}, expected {expected}")
 
 
 @dataclass(frozen=True)

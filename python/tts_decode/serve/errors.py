@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import traceback
 from asyncio import CancelledError
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -24,8 +26,21 @@ _TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
-_RETRY_SECONDS = 1
+_RETRY = {"Retry-After": "1"}  # seconds
+_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: _RETRY, 503: _RETRY}
+_LONGEST_GIVEN = 60  # characters of a client's own value that an error repeats
 _LONGEST_REASON = 300  # characters of a grammar's own message
+
+
+def given(value: Any) -> str:
+    """What a client sent, in the words of JSON and no longer than a line; lists and objects by their size."""
+    if isinstance(value, (list, dict)):
+        kind, of = ("a list", "items") if isinstance(value, list) else ("an object", "fields")
+        return f"{kind} of {len(value)} {of}"
+    if isinstance(value, str):
+        cut = value[:_LONGEST_GIVEN]
+        return repr(cut) + ("..." if len(cut) < len(value) else "")
+    return json.dumps(value)[:_LONGEST_GIVEN]
 
 
 class APIError(TTSError):
@@ -33,16 +48,21 @@ class APIError(TTSError):
 
     Attributes:
         status: of HTTP. message: for the client; it quotes nothing of this machine. param: the field that is
-            wrong, None if it is none. code: for programs.
+            wrong, None if it is none. code: for programs. headers: of the answer, those that its status asks
+            for included.
     """
 
-    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] = {},
+    ) -> None:
         super().__init__(message)
         self.status, self.message, self.param, self.code = status, message, param, code
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Retry-After": str(_RETRY_SECONDS)} if self.status in (429, 503) else {}
+        self.headers = _HEADERS.get(status, {}) | dict(headers)
 
     @property
     def body(self) -> dict[str, Any]:
@@ -53,6 +73,13 @@ class APIError(TTSError):
 def invalid(param: str, problem: str, code: str | None = "invalid_value") -> APIError:
     """400: a field has a value that cannot be served. problem: `got X, expected Y`."""
     return APIError(400, f"{param}: {problem}", param, code)
+
+
+def at_most(name: str, value: int, limit: int, what: str = "") -> None:
+    """400 for more than a limit. what: is counted."""
+    if value > limit:
+        got = f"{str(value)[:20]} {what}".strip()
+        raise invalid(name, f"got {got}, expected at most {limit}")
 
 
 def unsupported(param: str, why: str) -> APIError:
@@ -66,6 +93,12 @@ def busy(message: str) -> APIError:
 
 def unavailable(message: str) -> APIError:
     return APIError(503, message, None, "unavailable")
+
+
+def without_room(asked: int, room: int) -> APIError:
+    """400: all KV pages together hold fewer tokens than a request asks for."""
+    problem = f"got prompts and choices of {asked} tokens in KV pages, expected at most {room}"
+    return invalid("max_tokens", f"{problem}; ask for fewer choices, or shorter ones")
 
 
 def internal() -> APIError:

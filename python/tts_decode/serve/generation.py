@@ -32,7 +32,7 @@ async def generate(decoder: TreeDecoder, retained: OwnTexts, job: Job, emit: Emi
 
 
 class _Samples:
-    """The choices of one prompt: forks of its branch."""
+    """The choices of one prompt: its branch, and forks of it."""
 
     def __init__(
         self, decoder: TreeDecoder, retained: OwnTexts, job: Job, emit: Emit, usage: Usage, number: int
@@ -55,35 +55,36 @@ class _Samples:
         try:
             echoed = await self._echo(ids) if job.echo else ()
             text = (prompt.text or continuation(self._decoder.tokenizer, ids, 0)) if job.echo else ""
+            head = Piece(0, text, echoed=echoed, prompt_ids=ids if job.token_ids else ())
             if job.generates:
-                await self._draw(ids, text, echoed)
+                await self._draw(ids, head)
             else:
                 for index in range(job.n):
-                    self._emit(Piece(self._first + index, text, (), "length", echoed=echoed))
+                    self._emit(replace(head, choice=self._first + index, finish_reason="length"))
         finally:
             for branch in self._drawn or self._branches:  # of requests that were broken off, too
                 self._keep(branch)
             release_all(self._branches)
 
-    async def _draw(self, ids: Sequence[int], text: str, echoed: Sequence[Token]) -> None:
+    async def _draw(self, ids: Sequence[int], head: Piece) -> None:
         job = self._job
         root = await self._decoder.root(ids, self._sampling)
         if not self._branches:  # else it was computed for the echo
             self._usage.cached += root.cached_tokens
         self._branches.append(root)
-        if job.best_of > 1:
-            self._branches += root.fork(job.best_of)
+        if job.best_of > 1:  # the prompt's own branch is the first choice, so that it is the same for every n
+            self._branches += root.fork(job.best_of - 1)
         self._drawn = self._branches[-job.best_of :]
         if job.best_of == job.n:
             await gather(
-                self._sample(_Choice(self._decoder, branch, self._first + index, job, text, echoed))
+                self._sample(_Choice(self._decoder, branch, self._first + index, job, head))
                 for index, branch in enumerate(self._drawn)
             )
             return
         steps = await gather(self._whole(branch) for branch in self._drawn)
         ranked = sorted(range(job.best_of), key=lambda i: -_mean(steps[i].logprobs))
         for index, i in enumerate(ranked[: job.n]):
-            choice = _Choice(self._decoder, self._drawn[i], self._first + index, job, text, echoed)
+            choice = _Choice(self._decoder, self._drawn[i], self._first + index, job, head)
             self._emit(choice.piece(steps[i], steps[i].reason))
 
     async def _sample(self, choice: _Choice) -> None:
@@ -99,7 +100,8 @@ class _Samples:
                 if piece.reason is not None:
                     self._keep(branch)
                 made = choice.piece(piece, piece.reason)
-                if made.text or made.tokens or made.echoed or made.finish_reason is not None:
+                head = made.echoed or made.prompt_ids
+                if made.text or made.tokens or head or made.finish_reason is not None:
                     self._emit(made)  # else it is half a character
         finally:
             await pieces.aclose()
@@ -123,11 +125,11 @@ class _Samples:
         """The tokens of the prompt, where they are told. The branch that reads them is held, so that what is
         drawn shares its KV."""
         job, tokenizer = self._job, self._decoder.tokenizer
-        if job.logprobs is None and not job.token_ids:
+        if job.logprobs is None:
             return ()
         logprobs: list[float | None] = [None] * len(ids)
         tops: list[TopLogprobs] = [()] * len(ids)
-        if job.logprobs is not None and len(ids) > 1:
+        if len(ids) > 1:
             reader = await self._decoder.root(ids[:1], replace(self._sampling, constraint=None))
             self._branches.append(reader)
             logprobs[1:], listed = await reader.extend_listing(ids[1:], job.logprobs)
@@ -137,20 +139,11 @@ class _Samples:
 
 
 class _Choice:
-    """Makes pieces of what a branch generates. echo: text and tokens that come before."""
+    """Makes pieces of what a branch generates. head: of the prompt, which the first piece begins with."""
 
-    def __init__(
-        self,
-        decoder: TreeDecoder,
-        branch: TreeBranch,
-        index: int,
-        job: Job,
-        echo: str,
-        echoed: Sequence[Token],
-    ) -> None:
+    def __init__(self, decoder: TreeDecoder, branch: TreeBranch, index: int, job: Job, head: Piece) -> None:
         self.branch, self._tokenizer = branch, decoder.tokenizer
-        self._index, self._job = index, job
-        self._echo, self._echoed = echo, echoed
+        self._job, self._head = job, replace(head, choice=index)
         self._stream: TextStream | None = None
         if job.logprobs is not None or job.token_ids:
             before = branch.tokens[: branch.prompt_length]
@@ -173,9 +166,10 @@ class _Choice:
             )
         self._told += len(part.tokens)
         finish = None if reason is None else finish_reason(reason)
-        made = Piece(self._index, self._echo + text, tokens, finish, stop_reason, echoed=self._echoed)
-        self._echo, self._echoed = "", ()
-        return made
+        head, self._head = self._head, Piece(self._head.choice, "")
+        return replace(
+            head, text=head.text + text, tokens=tokens, finish_reason=finish, stop_reason=stop_reason
+        )
 
     def _cut(self, text: str) -> tuple[str, str | None]:
         """Text that ends with its stop string; one that holds a special token has no place in the text."""

@@ -77,6 +77,9 @@ class Guard:
         if self._local and not is_local(_header(scope, b"host")):
             message = "Host: without API keys the server answers to localhost only"
             return APIError(403, message, None, "host_not_allowed")
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+            message = "Content-Length: got one beside Transfer-Encoding, expected one of them"
+            return APIError(400, message, None, "invalid_http", {"Connection": "close"})
         if not self._key.asks or scope["path"] in _OPEN or self._key(_header(scope, b"authorization")):
             return None
         return APIError(

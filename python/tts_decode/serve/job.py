@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..core.constraints.grammars import JSONSchema
 from ..core.params import SamplingParams
 from .config import Limits
-from .errors import APIError, invalid, unsupported
+from .errors import APIError, at_most, given, invalid, unsupported
 from .prompts import Prompt
 from .protocol import ChatBody, CompletionBody, Generating, ResponseFormat
 
@@ -23,11 +23,24 @@ class Facts:
     """What a request is checked against beside the limits.
 
     Attributes:
-        vocabulary: tokens of the model. positions: of its longest text; None: any.
+        vocabulary: tokens of the model. kv_tokens: that the KV pages hold. page: tokens of each.
+        positions: of the model's longest text; None: any.
     """
 
     vocabulary: int
+    kv_tokens: int
+    page: int
     positions: int | None = None
+
+    def room(self, prompt: int, n: int) -> int:
+        """Tokens that n choices behind a prompt of so many can all have, if nothing else is held."""
+        full, rest = divmod(prompt, self.page)  # a page that is not full is copied for each choice
+        return (self.kv_tokens // self.page - full) // n * self.page - rest
+
+    def held(self, prompt: int, n: int, tokens: int) -> int:
+        """Tokens of the pages that a prompt of so many and n choices of `tokens` each hold."""
+        full, rest = divmod(prompt, self.page)
+        return (full + n * -(-(rest + tokens) // self.page)) * self.page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +51,10 @@ class Job:
     n: choices of a prompt. best_of: how many are drawn for them.
     include_stop: whether a text ends with its stop string. echo: whether it begins with its prompt.
     logprobs: how many alternatives are listed beside each token's log-probability; None: nothing is.
-    token_ids: whether the ids of tokens are listed.
+    token_ids: whether the ids of tokens are listed, those of the prompt for each choice.
     stream: whether pieces go out as they come.
     generates: whether anything is sampled.
+    kv_tokens: in KV pages, part-filled ones too, if each choice becomes as long as it may.
     """
 
     prompts: list[Prompt]
@@ -53,6 +67,7 @@ class Job:
     token_ids: bool = False
     stream: bool = False
     generates: bool = True
+    kv_tokens: int = 0
 
     @property
     def sequences(self) -> int:
@@ -78,6 +93,7 @@ class Piece:
         tokens: where they are listed. finish_reason: of the last piece. stop_reason: the stop string, or the
             id of the stop token. more: further fields of the answer, or of the chunk.
         echoed: tokens of the prompt, which come before the others; one list for all choices of a prompt.
+        prompt_ids: of the prompt, where ids are listed; of a choice's first piece.
     """
 
     choice: int
@@ -87,6 +103,7 @@ class Piece:
     stop_reason: str | int | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
     echoed: Sequence[Token] = ()
+    prompt_ids: Sequence[int] = ()
 
 
 @dataclass
@@ -110,11 +127,11 @@ def sequences_of(body: CompletionBody | ChatBody, limits: Limits) -> int:
     """How many are drawn side by side, which is known before the prompts are read."""
     n = body.n or 1
     if isinstance(body, ChatBody):
-        _at_most("n", n, limits.choices)
+        at_most("n", n, limits.choices)
         return n
-    _at_most("prompt", len(body.prompt), limits.prompts, "prompts")
+    at_most("prompt", len(body.prompt), limits.prompts, "prompts")
     best_of = body.best_of or n
-    _at_most("best_of" if body.best_of else "n", best_of, limits.choices)
+    at_most("best_of" if body.best_of else "n", best_of, limits.choices)
     if best_of < n:
         raise invalid("best_of", f"got {best_of}, expected at least n = {n}")
     return len(body.prompt) * best_of
@@ -127,7 +144,7 @@ def completion_job(body: CompletionBody, prompts: list[Prompt], limits: Limits, 
     if body.stream and best_of > n:
         problem = f"got {best_of} beside stream, expected n = {n}: the best are known at the end"
         raise invalid("best_of", problem)
-    _at_most("logprobs", body.logprobs or 0, limits.logprobs)
+    at_most("logprobs", body.logprobs or 0, limits.logprobs)
     tokens = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
     if not tokens and not body.echo:
         raise invalid("max_tokens", "got 0, expected at least 1, or echo")
@@ -136,7 +153,7 @@ def completion_job(body: CompletionBody, prompts: list[Prompt], limits: Limits, 
         sampling=_sampling(body, max(tokens, 1), body.logprobs or 0, limits, facts.vocabulary),
         n=n,
         best_of=best_of,
-        include_stop=bool(body.include_stop_str_in_output or body.no_stop_trim),
+        include_stop=_includes_stop(body),
         echo=bool(body.echo),
         logprobs=body.logprobs,
         token_ids=bool(body.return_token_ids),
@@ -149,26 +166,27 @@ def completion_job(body: CompletionBody, prompts: list[Prompt], limits: Limits, 
 def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, facts: Facts) -> Job:
     """The job of a body whose `sequences_of` are within the limits."""
     n = body.n or 1
-    given = {t for t in (body.max_tokens, body.max_completion_tokens) if t is not None}
-    if len(given) == 2:
+    asked = {t for t in (body.max_tokens, body.max_completion_tokens) if t is not None}
+    if len(asked) == 2:
         problem = (
             f"got {body.max_completion_tokens} beside max_tokens = {body.max_tokens}, expected one of them"
         )
         raise invalid("max_completion_tokens", problem)
-    if 0 in given:
+    if 0 in asked:
         name = "max_tokens" if body.max_tokens == 0 else "max_completion_tokens"
         raise invalid(name, "got 0, expected at least 1")
     if body.top_logprobs is not None and not body.logprobs:
         raise invalid("top_logprobs", "got a number without logprobs, expected logprobs = true beside it")
-    _at_most("top_logprobs", body.top_logprobs or 0, limits.logprobs)
+    at_most("top_logprobs", body.top_logprobs or 0, limits.logprobs)
     top = (body.top_logprobs or 0) if body.logprobs else None
-    tokens = min(given, default=limits.max_tokens)
+    room = max(1, facts.room(len(prompt.ids), n))
+    tokens = min(asked, default=min(limits.max_tokens, room))
     job = Job(
         prompts=[prompt],
         sampling=_sampling(body, tokens, top or 0, limits, facts.vocabulary),
         n=n,
         best_of=n,
-        include_stop=bool(body.include_stop_str_in_output or body.no_stop_trim),
+        include_stop=_includes_stop(body),
         logprobs=top,
         token_ids=bool(body.return_token_ids),
         stream=bool(body.stream),
@@ -176,18 +194,31 @@ def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, facts: Facts) -> Jo
     return _within(job, tokens, limits, facts)
 
 
+def _includes_stop(body: Generating) -> bool:
+    """By either of the names that the field has."""
+    values = {v for v in (body.include_stop_str_in_output, body.no_stop_trim) if v is not None}
+    if len(values) == 2:
+        problem = (
+            f"got {given(body.no_stop_trim)} beside another include_stop_str_in_output, expected the same"
+        )
+        raise invalid("no_stop_trim", problem)
+    return values == {True}
+
+
 def _within(job: Job, tokens: int, limits: Limits, facts: Facts) -> Job:
     """The job, if its numbers multiply to no more than they may. tokens: sampled for each choice, at most."""
     positions = facts.positions
-    rooms = [tokens if positions is None else min(tokens, positions - len(p.ids)) for p in job.prompts]
+    sizes = [len(prompt.ids) for prompt in job.prompts]
+    rooms = [tokens if positions is None else min(tokens, positions - size) for size in sizes]
     sampled = job.best_of * sum(rooms)
     if sampled > limits.request_tokens:
         problem = f"got choices of {sampled} tokens in all, expected at most {limits.request_tokens}"
         raise invalid("max_tokens", f"{problem}; ask for fewer choices, or shorter ones")
-    if job.logprobs is None and not job.token_ids:
-        return job
-    echoed = sum(len(prompt.ids) for prompt in job.prompts) if job.echo else 0
-    entries = (job.n * echoed + sampled) * (1 + (job.logprobs or 0))
+    held = [facts.held(size, job.best_of, room) for size, room in zip(sizes, rooms, strict=True)]
+    job = replace(job, kv_tokens=sum(held) + job.echo * len(held) * facts.page)  # what echoes has a copy
+    entries = job.token_ids * (job.n * sum(sizes) + sampled)
+    if job.logprobs is not None:
+        entries += (job.echo * job.n * sum(sizes) + sampled) * (1 + job.logprobs)
     if entries > limits.answer_entries:
         name = "return_token_ids" if job.logprobs is None else "logprobs"
         problem = f"got {entries} tokens and alternatives to list, expected at most {limits.answer_entries}"
@@ -196,12 +227,12 @@ def _within(job: Job, tokens: int, limits: Limits, facts: Facts) -> Job:
 
 
 def _sampling(body: Generating, max_tokens: int, top: int, limits: Limits, vocabulary: int) -> SamplingParams:
-    _at_most("max_tokens", max_tokens, limits.max_tokens)
-    _at_most("stop", len(body.stop), limits.stops, "strings")
+    at_most("max_tokens", max_tokens, limits.max_tokens)
+    at_most("stop", len(body.stop), limits.stops, "strings")
     for stop in body.stop:
-        _at_most("stop", len(stop), limits.stop_characters, "characters")
+        at_most("stop", len(stop), limits.stop_characters, "characters")
     stop_ids = tuple(body.stop_token_ids or ())
-    _at_most("stop_token_ids", len(stop_ids), limits.stops, "tokens")
+    at_most("stop_token_ids", len(stop_ids), limits.stops, "tokens")
     for token in stop_ids:
         _check_token("stop_token_ids", token, vocabulary)
     penalties = {p for p in (body.repetition_penalty, body.repeat_penalty) if p is not None}
@@ -254,15 +285,16 @@ def _constraint(form: ResponseFormat | None, limits: Limits) -> JSONSchema | Non
     try:
         constraint = JSONSchema(form.json_schema.schema_)
     except (TypeError, ValueError):
-        raise invalid(f"{name}.json_schema.schema", "expected a JSON schema") from None
-    _at_most(f"{name}.json_schema.schema", len(str(constraint.schema).encode()), limits.schema_bytes, "bytes")
+        problem = f"got {given(form.json_schema.schema_)}, expected a JSON schema"
+        raise invalid(f"{name}.json_schema.schema", problem) from None
+    at_most(f"{name}.json_schema.schema", len(str(constraint.schema).encode()), limits.schema_bytes, "bytes")
     return constraint
 
 
-def _bias(given: dict[str, float], limits: Limits, vocabulary: int) -> dict[int, float]:
-    _at_most("logit_bias", len(given), limits.bias_tokens, "tokens")
+def _bias(asked: dict[str, float], limits: Limits, vocabulary: int) -> dict[int, float]:
+    at_most("logit_bias", len(asked), limits.bias_tokens, "tokens")
     bias = {}
-    for name, value in given.items():
+    for name, value in asked.items():
         if not name.isascii() or not name.isdigit() or len(name) > 9 or name != str(int(name)):
             raise invalid("logit_bias", f"got the key {name[:20]!r}, expected a token id")
         _check_token("logit_bias", int(name), vocabulary)
@@ -275,10 +307,3 @@ def _bias(given: dict[str, float], limits: Limits, vocabulary: int) -> dict[int,
 def _check_token(name: str, token: int, vocabulary: int) -> None:
     if not 0 <= token < vocabulary:
         raise invalid(name, f"got token {str(token)[:20]}, expected ids from 0 to {vocabulary - 1}")
-
-
-def _at_most(name: str, value: int, limit: int, what: str = "") -> None:
-    """what: is counted."""
-    if value > limit:
-        got = f"{str(value)[:20]} {what}".strip()
-        raise invalid(name, f"got {got}, expected at most {limit}")

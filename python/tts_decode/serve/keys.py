@@ -21,19 +21,28 @@ def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) ->
     keys = [key.strip() for key in environment.get(VARIABLE, "").split(",") if key.strip()]
     if VARIABLE in environment and not keys:
         raise ValueError(f"{VARIABLE}: holds no key, expected some with commas; unset it to ask for none")
+    _check(VARIABLE, keys)
     if file is not None:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as cause:
-            raise ValueError(f"{file}: cannot be read as a file of keys: {cause}") from cause
+            raise ValueError(f"api_keys: {file} cannot be read as a file of keys: {cause}") from cause
         found = [line.strip() for line in lines if line.strip()]
         if not found:
-            raise ValueError(f"{file}: holds no key, expected one a line")
+            raise ValueError(f"api_keys: {file} holds no key, expected one a line")
+        _check("api_keys", found)
         keys += found
-    for key in keys:
-        if len(key) < _SHORTEST or not key.isascii() or not key.isprintable() or " " in key:
-            raise ValueError(f"an API key: expected at least {_SHORTEST} characters of ASCII without blanks")
     return tuple(dict.fromkeys(keys))
+
+
+def _check(source: str, keys: Sequence[str]) -> None:
+    """Tells which key is none by its number: the text is a secret."""
+    for number, key in enumerate(keys, start=1):
+        if len(key) < _SHORTEST or not key.isascii() or not key.isprintable() or " " in key:
+            raise ValueError(
+                f"{source}: got {len(key)} characters for key {number}, expected at least {_SHORTEST}, of "
+                "ASCII without blanks"
+            )
 
 
 class KeyCheck:

@@ -41,10 +41,11 @@ class Prompts:
         self._tokenizer = copy.deepcopy(decoder.tokenizer)
         self._reader = PromptReader(self._tokenizer, decoder.vocab_size)
         self._vocabulary, self._knows_chat = decoder.vocab_size, decoder.knows_chat
-        sizes = [size for size in (limits.prompt_tokens, decoder.max_positions) if size is not None]
-        self._tokens = min(sizes, default=None)
+        own = [size for size in (limits.prompt_tokens, decoder.max_positions) if size is not None]
+        self._tokens = min([*own, decoder.max_kv_tokens])
+        self._why = "" if self._tokens in own else ", which the KV pages hold"
         # No text that is longer has so few tokens.
-        self._characters = None if self._tokens is None else self._tokens * _longest(self._tokenizer)
+        self._characters = self._tokens * _longest(self._tokenizer)
         self._bytes: list[bytes] | None = None
         self._lock = asyncio.Lock()
 
@@ -73,7 +74,10 @@ class Prompts:
             problem = "got true beside add_generation_prompt, expected one of them"
             raise invalid("continue_final_message", problem)
         if goes_on and messages[-1]["role"] != "assistant":
-            raise invalid("continue_final_message", "the last message is not an assistant's")
+            problem = (
+                f"got true beside a last message of role {messages[-1]['role']}, expected an assistant's"
+            )
+            raise invalid("continue_final_message", problem)
         contents = "".join(message["content"] for message in messages)
         self._check_length("messages", contents)
 
@@ -123,7 +127,7 @@ class Prompts:
         self, param: str, text: str | None, ids: list[int], messages: tuple[dict[str, str], ...] = ()
     ) -> Prompt:
         if not ids:
-            raise invalid(param, "holds no token")
+            raise invalid(param, "got no token, expected at least one")
         self._check_length(param, ids)
         return Prompt(text, ids, messages)
 
@@ -137,8 +141,8 @@ class Prompts:
     def _check_length(self, param: str, given: str | Sequence[int]) -> None:
         """Of a text that is not read yet, or of ids."""
         what, most = ("characters", self._characters) if isinstance(given, str) else ("tokens", self._tokens)
-        if most is not None and len(given) > most:
-            message = f"{param}: got {len(given)} {what}, expected at most {most}"
+        if len(given) > most:
+            message = f"{param}: got {len(given)} {what}, expected at most {most}{self._why}"
             raise APIError(400, message, param, "context_length_exceeded")
 
 

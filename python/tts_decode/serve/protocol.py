@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
-from .errors import APIError, invalid, unsupported
+from .errors import APIError, given, invalid, unsupported
 from .refused import OF_MESSAGES, without_refused
 
 B = TypeVar("B", bound="Body")
 
+_LONGEST_MESSAGE = 200  # characters of pydantic's own
 _LONGEST_NAME = 80  # characters of a client's own field name that an error repeats
 _MOST_FIELDS = 200  # of an object: pydantic describes each unknown one, and only the first is told
 _MOST_MESSAGES = 4096
@@ -25,14 +27,14 @@ def _stops(value: Any) -> tuple[str, ...]:
 
 def _prompts(value: Any) -> list[str] | list[list[int]]:
     """Prompts as texts or as ids, one at least."""
-    given = [value] if isinstance(value, str) else value
-    if isinstance(given, list) and given and all(_is_id(item) for item in given):
-        given = [given]
-    if isinstance(given, list) and given:
-        if all(isinstance(item, str) and item for item in given):
-            return given
-        if all(isinstance(item, list) and item and all(map(_is_id, item)) for item in given):
-            return given
+    prompts = [value] if isinstance(value, str) else value
+    if isinstance(prompts, list) and prompts and all(_is_id(item) for item in prompts):
+        prompts = [prompts]
+    if isinstance(prompts, list) and prompts:
+        if all(isinstance(item, str) and item for item in prompts):
+            return prompts
+        if all(isinstance(item, list) and item and all(map(_is_id, item)) for item in prompts):
+            return prompts
     raise ValueError(
         "expected a text, a list of texts, a list of token ids, or a list of such lists; none empty"
     )
@@ -150,18 +152,18 @@ class ChatBody(Generating):
 def read_body(kind: type[B], data: Any) -> B:
     """Raises APIError, 400, with the field that is wrong."""
     if not isinstance(data, dict):
-        raise APIError(400, f"the body is a {type(data).__name__}, expected an object", None, "invalid_value")
+        raise APIError(400, f"the body: got {given(data)}, expected an object", None, "invalid_value")
     data = _without_nulls(_with_extra(data), None)
-    given = without_refused("chat" if kind is ChatBody else "completions", data)
-    if isinstance(messages := given.get("messages"), list):
-        given["messages"] = [
+    fields = without_refused("chat" if kind is ChatBody else "completions", data)
+    if isinstance(messages := fields.get("messages"), list):
+        fields["messages"] = [
             _without_nulls(item, f"messages[{i}]") if isinstance(item, dict) else item
             for i, item in enumerate(messages)
         ]
-    if isinstance(search := given.get("tts"), dict):
-        given["tts"] = _without_nulls(search, "tts")
+    if isinstance(search := fields.get("tts"), dict):
+        fields["tts"] = _without_nulls(search, "tts")
     try:
-        return kind.model_validate(given)
+        return kind.model_validate(fields)
     except ValidationError as error:
         raise _as_api_error(error) from None
 
@@ -173,7 +175,7 @@ def _with_extra(data: dict[str, Any]) -> dict[str, Any]:
     if extra is None:
         return own
     if not isinstance(extra, dict):
-        raise invalid("extra_body", "expected an object")
+        raise invalid("extra_body", f"got {given(extra)}, expected an object")
     for name, value in extra.items():
         if name == "extra_body" or (name in own and own[name] != value):
             param = f"extra_body.{name[:_LONGEST_NAME]}"
@@ -191,7 +193,7 @@ def _without_nulls(data: dict[str, Any], param: str | None) -> dict[str, Any]:
 
 def _as_api_error(error: ValidationError) -> APIError:
     """The first thing that is wrong."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    first = error.errors(include_url=False)[0]
     param = ""
     for part in first["loc"]:
         param += f"[{part}]" if isinstance(part, int) else f".{part}" if param else str(part)
@@ -202,5 +204,33 @@ def _as_api_error(error: ValidationError) -> APIError:
         if param.startswith("messages[") and (name := str(first["loc"][-1])) in OF_MESSAGES:
             return unsupported(param, OF_MESSAGES[name])
         return APIError(400, f"{param}: unknown field", param, "unknown_parameter")
-    problem = first["msg"].removeprefix("Value error, ")
-    return APIError(400, f"{param}: {problem[:1].lower()}{problem[1:]}", param, "invalid_value")
+    return invalid(param, f"got {given(first['input'])}, expected {_expected(first)}")
+
+
+def _expected(error: Mapping[str, Any]) -> str:
+    """In the words of JSON, where pydantic has those of Python."""
+    kind, message = str(error["type"]), str(error["msg"])
+    if kind in _EXPECTED:
+        return _EXPECTED[kind].format(**error.get("ctx", {}))
+    for begin in ("Value error, expected ", "Input should be "):
+        if message.startswith(begin):
+            return message.removeprefix(begin)
+    return f"another value: {message[:_LONGEST_MESSAGE]}"
+
+
+_EXPECTED = {
+    "model_type": "an object",
+    "dict_type": "an object",
+    "list_type": "a list",
+    "string_type": "a text",
+    "bool_type": "true or false",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "a number of at most {le}",
+    "too_short": "at least {min_length}",
+    "too_long": "at most {max_length}",
+}

@@ -187,6 +187,7 @@ async def _apart(pieces: Sequence[Piece], write: Callable[[], bytes]) -> bytes:
     """What `write` makes of the pieces; beside the event loop where that takes long."""
     listed = [tokens for piece in pieces for tokens in (piece.echoed, piece.tokens) if tokens]
     size = sum(len(tokens) * (1 + len(tokens[-1].top)) for tokens in listed)
+    size += sum(len(piece.prompt_ids) for piece in pieces)
     return write() if size < _LONG else await asyncio.to_thread(write)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,13 +20,14 @@ from ..rewards.self_evaluation import chat_question
 from ..search import STRATEGIES, SearchResult, SearchRun, Strategy
 from .bounded_run import BoundedRun
 from .config import Limits
-from .errors import invalid
+from .errors import at_most, given, invalid
 from .generation import Emit
 from .job import Job, Piece, Usage
 from .protocol import Generating, SearchOptions
 from .stops import finish_reason
 from .trees import KeptTrees
 
+_log = logging.getLogger(__name__)
 PATH = "/v1/tts/trees/"
 _PROGRESS_SECONDS = 0.25
 _STEP_TOKENS = 64  # at most, where the request does not say
@@ -62,14 +65,12 @@ def read_search(
     strategy = STRATEGIES[asked.strategy]
     options = _options(strategy, asked.model_extra or {}, limits)
     step_tokens = asked.max_step_tokens or min(_STEP_TOKENS, limits.max_tokens)
-    if step_tokens > limits.max_tokens:
-        raise invalid("tts.max_step_tokens", f"got {step_tokens}, expected at most {limits.max_tokens}")
-    if len(asked.step_stop) > limits.stops or any(len(s) > limits.stop_characters for s in asked.step_stop):
-        problem = f"expected at most {limits.stops} texts of {limits.stop_characters} characters"
-        raise invalid("tts.step_stop", problem)
+    at_most("tts.max_step_tokens", step_tokens, limits.max_tokens)
+    at_most("tts.step_stop", len(asked.step_stop), limits.stops, "texts")
+    for stop in asked.step_stop:
+        at_most("tts.step_stop", len(stop), limits.stop_characters, "characters")
     budget = limits.search_tokens if asked.budget_tokens is None else asked.budget_tokens
-    if budget > limits.search_tokens:
-        raise invalid("tts.budget_tokens", f"got {budget}, expected at most {limits.search_tokens}")
+    at_most("tts.budget_tokens", budget, limits.search_tokens)
     size = options.get(strategy.size, strategy.options.get(strategy.size, 1))
     return Search(
         strategy,
@@ -83,7 +84,7 @@ def read_search(
 
 
 def _refuse_fields(body: Generating, job: Job) -> None:
-    given = {
+    fields = {
         "n": job.best_of > 1,
         "prompt": len(job.prompts) > 1,
         "stop": bool(body.stop),
@@ -95,7 +96,7 @@ def _refuse_fields(body: Generating, job: Job) -> None:
         "return_token_ids": job.token_ids,
         "response_format": body.response_format is not None and body.response_format.type != "text",
     }
-    for name, present in given.items():
+    for name, present in fields.items():
         if present:
             hint = "; tts.step_stop ends steps" if name == "stop" else ""
             raise invalid(
@@ -103,12 +104,12 @@ def _refuse_fields(body: Generating, job: Job) -> None:
             )
 
 
-def _options(strategy: Strategy[...], given: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
+def _options(strategy: Strategy[...], asked: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     """Options that are plain values of their types, within the limits. Templates stay the server's: one that
     is filled in reaches what no client should see."""
     kinds = strategy.plain_options
     options = {}
-    for name, value in given.items():
+    for name, value in asked.items():
         param = f"tts.{name[:40]}"
         if name not in kinds or _is_template(kinds[name][1]):
             known = [other for other, (_, default) in kinds.items() if not _is_template(default)]
@@ -116,7 +117,7 @@ def _options(strategy: Strategy[...], given: Mapping[str, Any], limits: Limits) 
         kind = kinds[name][0]
         fits = type(value) is kind or (kind is float and type(value) is int)
         if not fits or (isinstance(value, float) and not math.isfinite(value)):
-            raise invalid(param, f"got {value!r:.40}, expected {_WANTED[kind]}")
+            raise invalid(param, f"got {given(value)}, expected {_WANTED[kind]}")
         limit = limits.max_tokens if "token" in name or "budget" in name else limits.choices
         if kind is int and abs(value) > limit:
             raise invalid(param, f"got {str(value)[:20]}, expected at most {limit}")
@@ -224,13 +225,15 @@ async def run_search(
 
 
 async def _searched(run: BoundedRun, search: Search) -> SearchResult:
-    """Raises APIError, 400, for options that the strategy refuses or cannot compute with."""
+    """Raises APIError, 400, for options that the strategy refuses or cannot compute with. What fails after
+    work began is logged too: it may be a fault of ours."""
     scorer = {} if search.scorer is None else {"scorer": search.scorer}
     try:
         return await search.strategy(run, **search.options, **scorer)
     except ArithmeticError as error:
         if not any(isinstance(value, float) for value in search.options.values()):
             raise
+        _log_failure(search, error)
         problem = "got options whose numbers overflow or divide by zero, expected moderate ones"
         raise invalid("tts", problem) from error
     except (TypeError, ValueError) as error:
@@ -240,10 +243,16 @@ async def _searched(run: BoundedRun, search: Search) -> SearchResult:
         if run.began:  # the message may tell of more than the option
             if name not in search.options:
                 raise
-            problem = f"got {search.options[name]!r:.40}, which {search.strategy.name} does not take"
+            _log_failure(search, error)
+            problem = f"got {given(search.options[name])}, which {search.strategy.name} does not take"
         if name in search.strategy.parameters:
             raise invalid(f"tts.{name}", problem) from error
         raise invalid("tts", f"{name}: {problem}") from error  # of a part of the strategy
+
+
+def _log_failure(search: Search, error: Exception) -> None:
+    trace = "".join(traceback.format_exception(error))
+    _log.warning("options of a search by %s were refused after it began:\n%s", search.strategy.name, trace)
 
 
 async def _watch(run: SearchRun, search: Search, emit: Emit) -> None:
