@@ -59,6 +59,13 @@ async def goes_on_in_tasks() -> None:
     await gather(goes_on_when_cancelled() for _ in range(3))
 
 
+async def leaves_a_task_that_goes_on() -> None:
+    task = asyncio.ensure_future(goes_on_when_cancelled())
+    await asyncio.sleep(0)
+    time.sleep(BLOCKED)
+    await task
+
+
 async def blocks_when_given_up() -> None:
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.sleep(BLOCKED)
@@ -70,7 +77,7 @@ async def blocks_when_given_up() -> None:
 
 BLOCKING = [
     *(sleeps, sleeps_after_an_await, sleeps_in_tasks, computes, waits, sleeps_when_cancelled),
-    *(goes_on_when_cancelled, goes_on_in_tasks, blocks_when_given_up),
+    *(goes_on_when_cancelled, goes_on_in_tasks, leaves_a_task_that_goes_on, blocks_when_given_up),
 ]
 
 

@@ -24,7 +24,8 @@ async def wait_within(seconds: float, coroutine: Coroutine[Any, Any, T]) -> T:
     stands still, so it may do what it could do in the loop. The same goes for the steps of tasks that it
     starts. A step that takes too long is abandoned: its thread, a daemon, goes on by itself. A coroutine that
     is cancelled, by the end of the time or with its caller, has half a second to clean up. One that goes on
-    nevertheless is abandoned too: no step of it is begun any more.
+    nevertheless is abandoned too, and so are the tasks that it started: of what is cancelled then, no step is
+    begun any more.
 
     A loop in debug mode refuses calls from other threads. There the wait is `asyncio.wait_for`.
 
@@ -43,8 +44,9 @@ async def wait_within(seconds: float, coroutine: Coroutine[Any, Any, T]) -> T:
         if late:
             task.cancel()
             await asyncio.wait([task], timeout=_GRACE)
+        # Tasks that it started may go on even where itself has ended.
+        limit.over = late or loop.time() >= limit.deadline
         if not task.done():
-            limit.over = True
             task.cancel()
     if late and (task.cancelled() or not task.done()):
         raise asyncio.TimeoutError
