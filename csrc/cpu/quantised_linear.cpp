@@ -59,7 +59,8 @@ QuantisedLinear::QuantisedLinear(const LinearTask& task, const QuantPanels& pane
           kXGroup);
   require(panels.blocks == units_of(inputs, layout_.inputs), "weight: got ", panels.blocks, " blocks of ",
           layout_.inputs, " inputs, expected ", units_of(inputs, layout_.inputs), " for ", inputs);
-  stride_ = padded(inputs) / kXGroup * kernels_->group_words;
+  // Odd, so that rows do not meet in the same lines of a cache.
+  stride_ = (padded(inputs) / kXGroup | 1) * kernels_->group_words;
 
   // A unit is a block of rows times a block of panels, as many as threads can share evenly.
   row_units_ = units_of(task.x.count, std::max(kUnitRowBytes / (4 * stride_), int64_t{1}));

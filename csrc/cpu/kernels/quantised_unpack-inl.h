@@ -26,35 +26,52 @@ inline Ints::I high_bits(const uint8_t* planes, int w) {
   return Ints::both(up >= 0 ? Ints::shifted_left(bits, up) : Ints::shifted_right(bits, -up), mask);
 }
 
-// 64 inputs of planes.
+// What the bits of 64 inputs stand for.
 template <int kBits, bool kTable>
-inline void unpack_planes(const uint8_t* planes, const QuantForm& form, uint8_t* out) {
-  const Ints::I low = Ints::set1(0x0f0f0f0f), table = Ints::load_table(form.table);
+struct PlaneWords {
+  Ints::I low, table;
+
+  explicit PlaneWords(const QuantForm& form)
+      : low(Ints::set1(0x0f0f0f0f)), table(Ints::load_table(form.table)) {}
+
+  // Words w and w + 8, 0 <= w < 8: Vec::kLanes outputs of each.
+  inline void load(const uint8_t* planes, int w, Ints::I& first, Ints::I& second) const {
+    const Ints::I u = Ints::load(planes + w * kWordBytes);
+    first = Ints::both(u, low);
+    second = Ints::both(Ints::shifted_right(u, 4), low);
+    if constexpr (kBits > 4) {
+      const uint8_t* const high = planes + 8 * kWordBytes;
+      first = Ints::either(first, high_bits<kBits - 4>(high, w));
+      second = Ints::either(second, high_bits<kBits - 4>(high, w + 8));
+    }
+    if constexpr (kTable) {
+      first = Ints::look_up(table, first);
+      second = Ints::look_up(table, second);
+    }
+  }
+};
+
+// Calls body with the form's PlaneWords: of 4, 5 or 6 bits.
+template <class Body>
+inline void with_plane_words(const QuantForm& form, const Body& body) {
+  if (form.has_table) return body(PlaneWords<4, true>(form));
+  if (form.bits == 4) return body(PlaneWords<4, false>(form));
+  if (form.bits == 5) return body(PlaneWords<5, false>(form));
+  body(PlaneWords<6, false>(form));
+}
+
+// 64 inputs.
+template <class Words>
+inline void unpack_planes(const Words& words, const uint8_t* planes, uint8_t* out) {
   for (int at = 0; at < kWordBytes; at += kVecBytes) {
 #pragma GCC unroll 8
     for (int w = 0; w < 8; ++w) {
-      const Ints::I u = Ints::load(planes + at + w * kWordBytes);
-      Ints::I first = Ints::both(u, low), second = Ints::both(Ints::shifted_right(u, 4), low);
-      if constexpr (kBits > 4) {
-        const uint8_t* const high = planes + 8 * kWordBytes + at;
-        first = Ints::either(first, high_bits<kBits - 4>(high, w));
-        second = Ints::either(second, high_bits<kBits - 4>(high, w + 8));
-      }
-      if constexpr (kTable) {
-        first = Ints::look_up(table, first);
-        second = Ints::look_up(table, second);
-      }
+      Ints::I first, second;
+      words.load(planes + at, w, first, second);
       Ints::store(out + at + w * kWordBytes, first);
       Ints::store(out + at + (w + 8) * kWordBytes, second);
     }
   }
-}
-
-inline void unpack_planes(const uint8_t* planes, const QuantForm& form, uint8_t* out) {
-  if (form.has_table) return unpack_planes<4, true>(planes, form, out);
-  if (form.bits == 4) return unpack_planes<4, false>(planes, form, out);
-  if (form.bits == 5) return unpack_planes<5, false>(planes, form, out);
-  unpack_planes<6, false>(planes, form, out);
 }
 
 // The 16 outputs' numbers of `groups` groups, times `factors` where they are in two levels.
@@ -91,15 +108,12 @@ inline void unpack_zeros(const uint8_t* zeros, int groups, const float (*scales)
   }
 }
 
-// Up to 256 inputs of a panel from the block at `at` on. What lies two such chunks ahead is fetched
-// meanwhile.
-inline void unpack_chunk(const uint8_t* at, int inputs, const QuantForm& form, const QuantLayout& layout,
-                         PanelChunk& out) {
-  const bool bytes = form.bits == 8;
-  out.words = bytes ? at + layout.planes_at : out.bytes;
-  out.plane_stride = !bytes                          ? kPlaneInputs / 4 * kWordBytes
-                     : layout.inputs == kPlaneInputs ? layout.bytes
-                                                     : layout.plane_bytes;
+// Scales and minima of up to 256 inputs of a panel from the block at `at` on. What lies two such chunks ahead
+// is fetched meanwhile. `words` and `plane_stride` are of the planes, or bytes, as they lie.
+inline void begin_chunk(const uint8_t* at, int inputs, const QuantForm& form, const QuantLayout& layout,
+                        PanelChunk& out) {
+  out.words = at + layout.planes_at;
+  out.plane_stride = layout.inputs == kPlaneInputs ? layout.bytes : layout.plane_bytes;
   const int groups = layout.inputs / form.group;
   const int64_t ahead = 2 * kChunkInputs / layout.inputs * layout.bytes;
   for (int input = 0, group = 0; input < inputs;
@@ -112,10 +126,18 @@ inline void unpack_chunk(const uint8_t* at, int inputs, const QuantForm& form, c
     } else if (form.has_zeros) {
       unpack_zeros(at + layout.mins_at, groups, out.scales + group, out.mins + group);
     }
-    if (bytes) continue;
-    for (int i = 0; i < layout.inputs; i += kPlaneInputs) {
-      unpack_planes(at + layout.planes_at + i / kPlaneInputs * layout.plane_bytes, form,
-                    out.bytes + (input + i) / 4 * kWordBytes);
-    }
   }
+}
+
+// And the weights as bytes.
+inline void unpack_chunk(int inputs, const QuantForm& form, PanelChunk& chunk) {
+  if (form.bits == 8) return;
+  with_plane_words(form, [&](const auto& words) {
+    for (int i = 0; i < inputs / kPlaneInputs; ++i) {
+      unpack_planes(words, chunk.words + i * chunk.plane_stride,
+                    chunk.bytes + i * kPlaneInputs / 4 * kWordBytes);
+    }
+  });
+  chunk.words = chunk.bytes;
+  chunk.plane_stride = kPlaneInputs / 4 * kWordBytes;
 }
