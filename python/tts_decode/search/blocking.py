@@ -41,13 +41,15 @@ async def wait_within(seconds: float, coroutine: Coroutine[Any, Any, T]) -> T:
         await asyncio.wait([task], timeout=seconds)
     finally:
         late = not task.done()
-        if late:
-            task.cancel()
-            await asyncio.wait([task], timeout=_GRACE)
-        # Tasks that it started may go on even where itself has ended.
-        limit.over = late or loop.time() >= limit.deadline
-        if not task.done():
-            task.cancel()
+        try:
+            if late:
+                task.cancel()
+                await asyncio.wait([task], timeout=_GRACE)
+        finally:
+            # Tasks that it started may go on even where it has ended itself.
+            limit.over = late or loop.time() >= limit.deadline
+            if not task.done():
+                task.cancel()
     if late and (task.cancelled() or not task.done()):
         raise asyncio.TimeoutError
     return task.result()
