@@ -49,6 +49,11 @@ def test_an_exception_between_forwards(
         generate(tree, ids, mask, cache, **{hook: [raising(HOOKS[hook], error)]})
     assert (cache.get_seq_length(), cache.use().row_tokens) == (34, 34 + 2 * 4)
     begun = generate(own, ids, mask)[:, :35]
+    with pytest.raises(
+        UnsupportedError, match=r"behind column 30, .*call cache\.crop\(30 - "
+    ):  # of any prompt
+        generate(tree, begun, longer(mask, begun), cache)
+    cache.remember(begun[:, :34], mask)
     expected = generate(own, begun, longer(mask, begun))
     assert torch.equal(generate(tree, begun, longer(mask, begun), cache), expected)
 

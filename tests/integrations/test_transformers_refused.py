@@ -15,7 +15,6 @@ import torch
 import transformers as hf
 from tiny_models import tiny_model
 from transformers import PreTrainedModel
-from tree_caches import model_of
 
 from tts_kernels.integrations.transformers import (
     TreeCache,
@@ -135,52 +134,6 @@ def test_no_tree_cache(tree: PreTrainedModel) -> None:
 def test_another_cache(tree: PreTrainedModel) -> None:
     with pytest.raises(WrongCacheError, match="got no TreeCache"):
         generate(tree, hf.DynamicCache(config=tree.config))  # type: ignore[arg-type]
-
-
-WITHOUT: dict[str, tuple[dict[str, Any], str]] = {
-    "guidance_scale": ({"guidance_scale": 1.5}, "got 1.5, expected none.*leave guidance_scale out"),
-    "assistant_early_exit": ({"assistant_early_exit": 1}, "got 1, expected none.*leave assistant_early_exit"),
-    "use_cache": ({"use_cache": False}, "got False with a TreeCache.*pass use_cache=True"),
-}
-
-
-@pytest.mark.parametrize("way", ["argument", "generation_config", "model"])
-@pytest.mark.parametrize("mode", WITHOUT)
-def test_modes_that_run_the_model_without_the_cache(mode: str, way: str) -> None:
-    """By the argument, wherever it is given; nothing of the model or the cache changes."""
-    model = model_of()
-    options, words = WITHOUT[mode]
-    cache, given = cache_of(model), options
-    if way == "generation_config":
-        given = {"generation_config": hf.GenerationConfig(**options)}
-    elif way == "model":
-        model.generation_config.update(**options)
-        given = {}
-    with pytest.raises(UnsupportedError, match=f"^{mode}: {words}"):
-        model.generate(IDS[:1], **given, max_new_tokens=3, **{cache_argument(): cache})
-    assert (model.config.num_hidden_layers, cache.batch_size, cache.pool) == (3, 0, None)
-
-
-def test_settings_that_ask_for_nothing(tree: PreTrainedModel) -> None:
-    """An argument goes before a configuration."""
-    expected = generate(model_of("sdpa"))
-    options = {"guidance_scale": 1.0, "use_cache": True}
-    config = hf.GenerationConfig(use_cache=False, guidance_scale=2.0, max_new_tokens=3)
-    assert torch.equal(generate(tree, cache_of(tree), **options), expected)
-    assert torch.equal(generate(tree, cache_of(tree), **options, generation_config=config), expected)
-
-
-def test_an_assistant_with_the_attention_of_the_tree() -> None:
-    """It makes a cache of its own, which the attention does not take."""
-    tree, other = model_of(), model_of(seed=1)
-    given: dict[str, Any] = {"max_new_tokens": 3, cache_argument(): cache_of(tree)}
-    words = '^assistant_model: got the model itself, expected another.*attn_implementation="sdpa"'
-    with pytest.raises(UnsupportedError, match=words):
-        tree.generate(IDS[:1], assistant_model=tree, **given)
-    with pytest.raises(
-        WrongCacheError, match=r'set_attn_implementation\("sdpa"\), as for a model that is the'
-    ):
-        tree.generate(IDS[:1], assistant_model=other, **given)
 
 
 MOVED: dict[str, dict[str, Any]] = {

@@ -239,14 +239,14 @@ class TreeCache(Cache):
             refuse_other_tokens(self._rows.known, input_ids, attention_mask)
 
     def remember(
-        self, input_ids: Tensor | None, attention_mask: Tensor | None = None, *, beams: bool = False
+        self, input_ids: Tensor | None, attention_mask: Tensor | None = None, *, rest_unknown: bool = False
     ) -> None:
         """Tells which tokens the rows hold, for `check_prompts`; `prefill` and `generate` do.
 
         Args:
             input_ids: int64 [B, S], of B prompts for as many rows each; None: nobody knows.
             attention_mask: as of `prefill`, for the first columns or all.
-            beams: whether what the rows hold behind input_ids is of beams.
+            rest_unknown: whether prompts that go on behind input_ids are refused where the rows hold more.
         """
         if input_ids is None:
             self._rows.known = None
@@ -259,7 +259,8 @@ class TreeCache(Cache):
             raise ValueError(
                 f"input_ids: got {count} rows, expected {rows} as the cache has, or a part that divides them"
             )
-        self._rows.known = known_tokens(input_ids, attention_mask, rows, self._rows.columns, beams=beams)
+        columns = self._rows.columns
+        self._rows.known = known_tokens(input_ids, attention_mask, rows, columns, rest_unknown=rest_unknown)
 
     def reset(self) -> None:
         """Ends all rows. The pages stay with the cache, for the next ones."""

@@ -48,16 +48,16 @@ def _watched(generate: Callable[..., Any]) -> Callable[..., Any]:
         beams = setting("num_beams") or 1
         if ids is not None:
             cache.check_prompts(ids, mask, copies=max(beams, setting("num_return_sequences") or 1))
-        before, tokens = cache.get_seq_length(), ids
+        before, tokens, rest_unknown = cache.get_seq_length(), ids, True
         try:
             out = generate(model, *args, **options)
             if beams == 1 and ids is not None:
-                tokens = getattr(out, "sequences", out)
+                tokens, rest_unknown = getattr(out, "sequences", out), False
             return out
         finally:
             if cache.get_seq_length() != before:
                 told = _of_rows(tokens, cache.batch_size)
-                cache.remember(told, mask, beams=beams > 1)
+                cache.remember(told, mask, rest_unknown=rest_unknown)
 
     return watched
 

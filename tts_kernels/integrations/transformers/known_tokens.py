@@ -9,14 +9,14 @@ from .errors import UnsupportedError
 
 # In place of token ids
 PADDING = -1
-BEAM = -2  # of a beam that ran last, which need not be an answer
+UNKNOWN = -2  # of a beam that ran last, which need not be an answer, or of a call that an exception ended
 
 
-def known_tokens(ids: Tensor, mask: Tensor | None, rows: int, columns: int, *, beams: bool) -> Tensor:
+def known_tokens(ids: Tensor, mask: Tensor | None, rows: int, columns: int, *, rest_unknown: bool) -> Tensor:
     """int64 [rows, K] on the CPU, the first K columns of the rows.
 
     ids: [n, S], each of rows // n rows. mask: [n', at most S], 0 for padding. columns: that the rows hold.
-    beams: whether those behind ids are of beams. Otherwise they are not known: K is S then, or columns.
+    rest_unknown: whether those behind ids are UNKNOWN, and K is columns. Otherwise K is S, or columns.
     """
     known = ids.detach().cpu().long().repeat_interleave(rows // len(ids), 0)[:, :columns]
     if mask is not None:
@@ -24,8 +24,8 @@ def known_tokens(ids: Tensor, mask: Tensor | None, rows: int, columns: int, *, b
         known = torch.cat(
             [known[:, : padding.shape[1]].masked_fill(padding, PADDING), known[:, padding.shape[1] :]], 1
         )
-    if beams:
-        known = torch.cat([known, known.new_full((rows, columns - known.shape[1]), BEAM)], 1)
+    if rest_unknown:
+        known = torch.cat([known, known.new_full((rows, columns - known.shape[1]), UNKNOWN)], 1)
     return known
 
 
@@ -43,11 +43,12 @@ def refuse_other_tokens(known: Tensor, ids: Tensor, mask: Tensor | None) -> None
     if not other.any():
         return
     row, column = other.nonzero()[0].tolist()
-    if held[row, column] == BEAM:
+    if held[row, column] == UNKNOWN:
         raise UnsupportedError(
-            f"input_ids: got prompts that go on behind column {column}, where the cache holds the beams that "
-            "ran last, which need not be the answers; call "
-            f"cache.crop({column} - cache.get_seq_length()), or cache.reset()"
+            f"input_ids: got prompts that go on behind column {column}, where the cache holds tokens that it "
+            "does not know: of beams that ran last, which need not be the answers, or of a call that an "
+            f"exception ended; call cache.crop({column} - cache.get_seq_length()), cache.reset(), or "
+            "cache.remember(ids, mask) with what the rows hold"
         )
     raise UnsupportedError(
         f"input_ids: got token {got[row, column]} in column {column} of row {row // repeats}, expected "
