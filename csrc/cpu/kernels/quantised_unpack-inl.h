@@ -5,6 +5,7 @@
 
 constexpr int kVecBytes = 4 * Vec::kLanes;
 constexpr int kWordBytes = 4 * kPanelOutputs;  // of four inputs of a panel
+constexpr int kLine = 64;                      // bytes of a line of the caches
 
 // A panel's chunk: bytes [words][16 outputs][4 inputs], 64 inputs lying together, and for each group the
 // scales and minima of the 16 outputs.
@@ -14,6 +15,8 @@ struct PanelChunk {
   alignas(64) float mins[kChunkInputs / 16][kPanelOutputs];
   const uint8_t* words;  // `bytes`, or the weights as they lie where they are bytes
   int64_t plane_stride;  // bytes from 64 inputs to the next
+  const uint8_t* ahead;  // lines to fetch meanwhile: those of the chunk after the next
+  int lines;
 };
 
 // The high bits of the w-th of 16 words, in bits 4 and 5 of each byte.
@@ -108,17 +111,21 @@ inline void unpack_zeros(const uint8_t* zeros, int groups, const float (*scales)
   }
 }
 
-// Scales and minima of up to 256 inputs of a panel from the block at `at` on. What lies two such chunks ahead
-// is fetched meanwhile. `words` and `plane_stride` are of the planes, or bytes, as they lie.
+// Scales and minima of up to 256 inputs of a panel from the block at `at` on. `words` and `plane_stride` are
+// of the planes, or bytes, as they lie. fetch: at once what lies ahead.
 inline void begin_chunk(const uint8_t* at, int inputs, const QuantForm& form, const QuantLayout& layout,
-                        PanelChunk& out) {
+                        bool fetch, PanelChunk& out) {
   out.words = at + layout.planes_at;
   out.plane_stride = layout.inputs == kPlaneInputs ? layout.bytes : layout.plane_bytes;
   const int groups = layout.inputs / form.group;
-  const int64_t ahead = 2 * kChunkInputs / layout.inputs * layout.bytes;
+  const int64_t chunk_bytes = kChunkInputs / layout.inputs * layout.bytes;
+  out.ahead = at + 2 * chunk_bytes;
+  out.lines = static_cast<int>((chunk_bytes + kLine - 1) / kLine);
   for (int input = 0, group = 0; input < inputs;
        input += layout.inputs, group += groups, at += layout.bytes) {
-    for (int64_t line = 0; line < layout.bytes; line += 64) __builtin_prefetch(at + ahead + line, 0, 2);
+    for (int64_t line = 0; fetch && line < layout.bytes; line += kLine) {
+      __builtin_prefetch(at + 2 * chunk_bytes + line, 0, 2);
+    }
     const auto* const factors = reinterpret_cast<const float*>(at);
     unpack_scales(at + layout.scales_at, groups, form.scales, factors, out.scales + group);
     if (form.has_min) {
