@@ -478,6 +478,17 @@ def quantised_linear(
 ) -> None:
     """As packed_linear, with a weight of [panels, blocks] blocks of this form."""
 
+def dequantise_rows(
+    form: Sequence[int],
+    panels: int,
+    blocks: int,
+    rows: int,
+    rows_inputs: tuple[int, int],
+    out: int,
+    num_threads: int,
+) -> None:
+    """out: float32, the outputs int64 rows of a weight of `blocks` blocks a panel, each number rounded once."""
+
 def rms_norm(
     x: TokenRows, weight: int, shape: tuple[int, int], eps: float, out: int, num_threads: int
 ) -> None:

@@ -14,6 +14,7 @@
 #include "bindings/plans.h"
 #include "bindings/tensors.h"
 #include "common/error.h"
+#include "cpu/dequantise_rows.h"
 #include "cpu/kv_ops.h"
 #include "cpu/linear.h"
 #include "cpu/quantised_linear.h"
@@ -260,6 +261,17 @@ void bind_quantised(py::module_& m) {
       },
       py::arg("x"), py::arg("rows_inputs"), py::arg("form"), py::arg("panels"), py::arg("panels_blocks"),
       py::arg("bias"), py::arg("out"), py::arg("out_stride"), py::arg("end"), py::arg("num_threads"));
+  m.def(
+      "dequantise_rows",
+      [](const std::vector<int>& form, uintptr_t panels, int64_t blocks, uintptr_t rows,
+         std::pair<int64_t, int64_t> rows_inputs, uintptr_t out, int num_threads) {
+        const QuantPanels known{pointer<uint8_t>(panels), quant_form(form), blocks};
+        GilRelease release;
+        dequantise_rows(known, pointer<int64_t>(rows), rows_inputs.first, rows_inputs.second,
+                        pointer<float>(out), num_threads);
+      },
+      py::arg("form"), py::arg("panels"), py::arg("blocks"), py::arg("rows"), py::arg("rows_inputs"),
+      py::arg("out"), py::arg("num_threads"));
 }
 
 void bind_rows(py::module_& m) {

@@ -8,7 +8,6 @@ holds factors, scales, minima or zero points, then planes of bits
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -145,28 +144,3 @@ def _words(planes: Tensor, bits: int) -> Tensor:
         places = _places(each, bits - 4)
         words |= ((high >> places & (1 << bits - 4) - 1) << 4).flatten(2, 3)
     return words
-
-
-def panels_of_rows(panels: Tensor, rows: Tensor, form: QuantForm) -> Tensor:
-    """Panels whose outputs are these rows int64 [T] of others, in their order. Only their bytes are read."""
-    blocks = torch.arange(panels.shape[1], device="cpu")[None, :, None]
-    lanes = _lane_bytes(form)
-    taken = panels[(rows // PANEL)[:, None, None], blocks, lanes[rows % PANEL][:, None]]
-    missing = -len(rows) % PANEL
-    whole = torch.nn.functional.pad(taken, (0, 0, 0, 0, 0, missing)).view(-1, PANEL, *taken.shape[1:])
-    made = torch.empty((len(whole), *panels.shape[1:]), dtype=torch.uint8, device="cpu")
-    made[:, :, lanes] = whole.transpose(1, 2)
-    return made
-
-
-@lru_cache
-def _lane_bytes(form: QuantForm) -> Tensor:
-    """Which bytes of a block belong to each output: int64 [16, block_bytes / 16]."""
-    kinds, groups = 1 + form.has_min, form.block_inputs // form.group
-    # Runs of 16 outputs, so many bytes of each: factors, scales and minima or zero points, then planes.
-    runs = [torch.float32.itemsize] * (kinds if form.scales == "two-level" else 0)
-    runs += [form.scale_dtype.itemsize] * (kinds * groups)
-    runs += [torch.int8.itemsize] * (groups if form.has_zeros else 0)
-    runs += [4] * ((form.block_bytes - PANEL * sum(runs)) // (4 * PANEL))
-    owners = torch.cat([torch.arange(PANEL, device="cpu").repeat_interleave(size) for size in runs])
-    return owners.argsort(stable=True).view(PANEL, -1)

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _core
 from ..checks import Array, Guard, Number, Rule, Signature, flag, instance, integer, shown
 from .gguf_blocks import KINDS, GgufKind
 from .packed_weight import BIAS, PANEL, padded, require_cpu
 from .quant_form import X_GROUP, QuantForm
 from .quant_groups import groups_of
-from .quant_panels import BAND, QuantMatrix, ReadRows, pack_bands, panels_of_rows, unpack_panels, weights_of
+from .quant_panels import BAND, QuantMatrix, ReadRows, pack_bands, unpack_panels, weights_of
 from .quant_rounding import rounding_of
 
 _BYTES = (torch.uint8,)
@@ -206,12 +207,20 @@ class QuantisedWeight:
         _ROWS.check((indices,))
         if self.gated:
             raise ValueError("rows: got a gated weight, expected one without gate")
-        if not len(indices):
-            return torch.empty(0, self.inputs, dtype=torch.float32, device="cpu")
-        if not 0 <= int(indices.min()) <= int(indices.max()) < self.outputs:
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < self.outputs:
             raise IndexError(f"indices: got one that is not from 0 to below {self.outputs}, the outputs")
-        panels = panels_of_rows(self.panels, indices, self.form)
-        return weights_of(unpack_panels(panels, self.form), self.form)[: len(indices), : self.inputs].float()
+        taken = indices.contiguous()
+        rows = torch.empty(len(taken), self.inputs, dtype=torch.float32, device="cpu")
+        _core.dequantise_rows(
+            self.form.numbers,
+            self.panels.data_ptr(),
+            self.panels.shape[1],
+            taken.data_ptr(),
+            (len(taken), self.inputs),
+            rows.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return rows
 
 
 def _kind(name: Any) -> GgufKind:

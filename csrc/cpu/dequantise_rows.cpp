@@ -1,0 +1,99 @@
+#include "cpu/dequantise_rows.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "cpu/quantised_linear.h"
+#include "cpu/runtime/bfloat16.h"
+#include "cpu/runtime/parallel.h"
+
+namespace tts {
+namespace {
+
+constexpr int kWordInputs = 4, kPlaneWords = kPlaneInputs / kWordInputs, kLowWords = kPlaneWords / 2;
+constexpr int kWordBytes = kWordInputs * kPanelOutputs;
+
+template <class T>
+T read(const uint8_t* at) {
+  T value;
+  std::memcpy(&value, at, sizeof(value));
+  return value;
+}
+
+double widen_float16(uint16_t bits) {
+  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+  const double size = exponent == 0    ? std::ldexp(fraction, -24)
+                      : exponent == 31 ? (fraction == 0 ? HUGE_VAL : std::nan(""))
+                                       : std::ldexp(fraction + 1024, exponent - 25);
+  return bits >> 15 != 0 ? -size : size;
+}
+
+// One output of a block: all numbers of it are exact in double.
+struct BlockRow {
+  const QuantForm& form;
+  const QuantLayout& layout;
+  const uint8_t* block;
+  int lane;  // output of the panel
+
+  // The number of a group among those that begin at `begin`; its factor, in two levels, among the
+  // `kind`-th 16.
+  double number(int begin, int group, int kind) const {
+    const int i = group * kPanelOutputs + lane;
+    switch (form.scales) {
+      case QuantScales::kFloat16:
+        return widen_float16(read<uint16_t>(block + begin + 2 * i));
+      case QuantScales::kBFloat16:
+        return widen_bfloat16(read<uint16_t>(block + begin + 2 * i));
+      case QuantScales::kFloat32:
+        return read<float>(block + begin + 4 * i);
+      case QuantScales::kTwoLevel:
+        break;
+    }
+    return double{read<float>(block + 4 * (kind * kPanelOutputs + lane))} * read<int8_t>(block + begin + i);
+  }
+
+  // u of an input of the block.
+  int integer(int input) const {
+    const int word = input % kPlaneInputs / kWordInputs;
+    const uint8_t* const planes = block + layout.planes_at + input / kPlaneInputs * layout.plane_bytes +
+                                  lane * kWordInputs + input % kWordInputs;
+    if (form.bits == 8) return planes[word * kWordBytes];
+    int u = planes[word % kLowWords * kWordBytes] >> (word < kLowWords ? 0 : 4) & 15;
+    if (form.bits > 4) {
+      const int bits = form.bits - 4, each = 8 / bits;  // words that a byte serves
+      const uint8_t high = planes[(kLowWords + word / each) * kWordBytes];
+      u |= (high >> word % each * bits & ((1 << bits) - 1)) << 4;
+    }
+    return form.has_table ? form.table[u] : u;
+  }
+
+  void write(int inputs, float* out) const {
+    for (int input = 0, group = 0; input < inputs; ++group) {
+      const double scale = number(layout.scales_at, group, 0);
+      const double min = form.has_min ? number(layout.mins_at, group, 1) : 0.0;
+      int offset = form.offset;
+      if (form.has_zeros) offset += read<int8_t>(block + layout.mins_at + group * kPanelOutputs + lane);
+      for (const int end = std::min(input + form.group, inputs); input < end; ++input) {
+        out[input] = static_cast<float>(scale * (integer(input) - offset) + min);
+      }
+    }
+  }
+};
+
+}  // namespace
+
+void dequantise_rows(const QuantPanels& panels, const int64_t* rows, int64_t count, int64_t inputs,
+                     float* out, int num_threads) {
+  const QuantLayout layout = quant_layout(panels.form);
+  parallel_for(count > 1 ? num_threads : 1, count, [&](int64_t i) {
+    const uint8_t* block = panels.data + rows[i] / kPanelOutputs * panels.blocks * layout.bytes;
+    for (int64_t input = 0; input < inputs; input += layout.inputs, block += layout.bytes) {
+      const int size = static_cast<int>(std::min<int64_t>(layout.inputs, inputs - input));
+      BlockRow{panels.form, layout, block, static_cast<int>(rows[i] % kPanelOutputs)}.write(
+          size, out + i * inputs + input);
+    }
+  });
+}
+
+}  // namespace tts
