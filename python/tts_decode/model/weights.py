@@ -119,7 +119,7 @@ def _parts(model: nn.Module) -> tuple[list[nn.Module], list[Tensor]]:
         if table := module._parameters:  # most of these are empty
             tensors += table.values()
         if table := module._buffers:
-            tensors += _constant_buffers(module, table)
+            tensors += _constant_buffers(module, table) if "rope_type" in vars(module) else table.values()
         if table := module._modules:
             modules += table.values()
     return [m for m in modules if m is not None], [t for t in tensors if t is not None]
@@ -127,7 +127,7 @@ def _parts(model: nn.Module) -> tuple[list[nn.Module], list[Tensor]]:
 
 def _constant_buffers(module: nn.Module, table: Mapping[str, Any]) -> Iterable[Any]:
     """Without frequencies that rotary modules of types longrope and dynamic set before they use them."""
-    kinds = vars(module).get("rope_type")
+    kinds = vars(module)["rope_type"]
     if not {"longrope", "dynamic"}.intersection(kinds.values() if isinstance(kinds, Mapping) else [kinds]):
         return table.values()
     return [t for name, t in table.items() if not name.endswith("inv_freq") or "original" in name]
