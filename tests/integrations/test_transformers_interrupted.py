@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from tree_caches import cache_of, generate, longer, prompts
 
 from tts_kernels.integrations.transformers import TreeCache, UnsupportedError, register
-from tts_kernels.integrations.transformers.versions import cache_argument
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 register()
@@ -49,11 +48,11 @@ def test_an_exception_between_forwards(
         generate(tree, ids, mask, cache, **{hook: [raising(HOOKS[hook], error)]})
     assert (cache.get_seq_length(), cache.use().row_tokens) == (34, 34 + 2 * 4)
     begun = generate(own, ids, mask)[:, :35]
-    with pytest.raises(
-        UnsupportedError, match=r"behind column 30, .*call cache\.crop\(30 - "
-    ):  # of any prompt
-        generate(tree, begun, longer(mask, begun), cache)
-    cache.remember(begun[:, :34], mask)
+    assert torch.equal(cache.tokens(), begun[:, :34].masked_fill(longer(mask, begun)[:, :34] == 0, -1))
+    other = begun.clone()
+    other[1, 33] = (other[1, 33] + 1) % 256
+    with pytest.raises(UnsupportedError, match=r"^input_ids: .* in column 33 of row 1.*cache\.crop\(33 - "):
+        generate(tree, other, longer(mask, begun), cache)
     expected = generate(own, begun, longer(mask, begun))
     assert torch.equal(generate(tree, begun, longer(mask, begun), cache), expected)
 
@@ -86,7 +85,7 @@ def test_an_interrupted_forward_is_not_seen(tree: PreTrainedModel, look: str, he
     cache = cache_of(tree)
     with torch.no_grad():
         if held:
-            tree(ids[:, :held], attention_mask=mask[:, :held], **{cache_argument(): cache})
+            cache.prefill(tree, ids[:, : held + 1], mask[:, : held + 1])
         before = LOOKS[look](cache)
         interrupt(tree, lambda: generate(tree, ids, mask, cache))
     assert repr(cache) == "TreeCache(2 rows in a forward, or in one that was interrupted)"

@@ -120,8 +120,8 @@ def test_an_interrupt_while_rows_take_slots_leaves_no_branch() -> None:
     tree = KVTree(pool.num_pages, pool.page_size)
     branches = [tree.create() for _ in range(3)]
     kv = kv_of(torch.ones(3, 2 * PAGE, dtype=torch.long), torch.float32)
-    counts = np.full(3, 2 * PAGE, np.int32)
+    tokens = [np.ones(2 * PAGE, np.int32)] * 3
     stub: Any = Interrupted(tree)
     with pytest.raises(KeyboardInterrupt):
-        append(stub, pool, branches, kv, counts, share=True)
+        append(stub, pool, branches, kv, tokens, share=True)
     assert (tree.stats().branches, tree.free_pages) == (3, pool.num_pages)

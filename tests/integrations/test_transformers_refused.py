@@ -207,7 +207,7 @@ def test_masks_that_change_later(tree: PreTrainedModel) -> None:
     given: dict[str, Any] = {cache_argument(): cache}
     with torch.no_grad():
         tree(IDS, attention_mask=mask, **given)
-        with pytest.raises(UnsupportedError, match="attention_mask: got none, but rows of the cache have"):
+        with pytest.raises(UnsupportedError, match="attention_mask: got none, or nothing but ones, but rows"):
             tree(IDS[:, :1], **given)
         longer = torch.ones((2, 10), dtype=torch.long)
         with pytest.raises(UnsupportedError, match=r"rows of \[9, 9\] tokens.*expected \[6, 9\]"):
@@ -275,9 +275,14 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
     "kv_bytes type": (lambda model: TreeCache(model.config, kv_bytes=1e9), TypeError, "kv_bytes: got"),
     "share": (lambda model: TreeCache(model.config, share=1), TypeError, "share: got 1"),
     "a page": (
-        lambda model: generate(model, TreeCache(model.config, kv_bytes=5)),
+        lambda model: TreeCache(model.config, kv_bytes=12287),
         ValueError,
-        "kv_bytes: got 5, expected >= 24576",
+        "kv_bytes: got 12287, expected >= 12288, one page: .* 3 layers of 2 KV heads of 32 channels in .*16",
+    ),
+    "a page of float32": (
+        lambda model: generate(model, TreeCache(model.config, kv_bytes=24575)),
+        ValueError,
+        r"kv_bytes: got 24575, expected >= 24576, one page: .* in torch\.float32; pass",
     ),
     "layout": (
         lambda model: TreeCache(model.config, layout="x"),

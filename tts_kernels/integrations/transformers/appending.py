@@ -12,9 +12,8 @@ from torch import Tensor
 
 from ... import KVPool, KVTree
 from .errors import UnsupportedError
+from .origins import Int32Array
 from .prefixes import Borrowed, shared_prefixes
-
-Int32Array = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,8 @@ def new_tokens(
     if tokens is None:
         if (lengths != past).any():
             raise UnsupportedError(
-                "attention_mask: got none, but rows of the cache have padding; pass the mask of the "
-                "forwards before, with a column of ones for each new token"
+                "attention_mask: got none, or nothing but ones, but rows of the cache have padding; pass the "
+                "mask of the forwards before, with a column of ones for each new token"
             )
         return np.full(len(before), columns, dtype=np.int32)
     old, new = np.split(tokens, [past], axis=1)
@@ -63,67 +62,50 @@ def new_tokens(
     return counts
 
 
-def refuse_second_prompt(positions: Tensor | None, before: Sequence[int], counts: Int32Array) -> None:
-    """Raises UnsupportedError where the first of several new tokens of a row stands before the row's end.
-
-    positions: [B or 1, S] of the new columns, None: not known. before: tokens of each row. counts: new ones.
-    """
-    if positions is None or positions.dim() != 2 or positions.shape[1] == 1 or not any(before):
-        return
-    at = positions.expand(len(before), -1).cpu().numpy()
-    for row, (old, new) in enumerate(zip(before, counts.tolist(), strict=True)):
-        if new and at[row, -new] < old:
-            raise UnsupportedError(
-                f"position_ids: got {at[row, -new]} for the first new token of row {row}, of which the "
-                f"cache holds {old}: it is another prompt, or the same again; call cache.reset() before it"
-            )
-
-
 def append(
     tree: KVTree,
     pool: KVPool,
     branches: list[int],
     kv: tuple[Tensor, Tensor],
-    counts: Int32Array,
+    tokens: Sequence[Int32Array],
     *,
     share: bool,
 ) -> tuple[list[int], Writes]:
     """Takes slots for the new tokens, for all or none.
 
     branches: of the rows, where `share` without tokens yet: rows that begin alike then take slots once.
-    kv: [B, num_kv_heads, S, head_dim] of the first layer. counts: of `new_tokens`.
+    kv: [B, num_kv_heads, S, head_dim] of the first layer. tokens: ids of each row's new ones, in the last S.
 
     Returns the branches of the rows and where their new tokens go. Raises OutOfPagesError.
     """
     keys, values = kv
-    if share and len(counts) > 1:
-        starts = (keys.shape[2] - counts).tolist()
+    if share and len(tokens) > 1:
+        starts = [keys.shape[2] - len(row) for row in tokens]
         prefixes = shared_prefixes(keys, values, starts, pool.page_size)
         if any(common for _, common in prefixes):
-            shared, writes = _append_shared(tree, prefixes, counts, keys.device)
+            shared, writes = _append_shared(tree, prefixes, tokens, keys.device)
             for branch in branches:
                 tree.release(branch)
             return shared, writes
-    unnamed = _unnamed(counts)
-    added = tree.append(branches, [unnamed[:count] for count in counts])
+    added = tree.append(branches, tokens)
     if len(added.copies):
         pool.copy(torch.from_numpy(added.copies).to(keys.device))
     return branches, Writes(torch.from_numpy(added.slots).to(keys.device))
 
 
 def _append_shared(
-    tree: KVTree, prefixes: Sequence[tuple[int, int]], counts: Int32Array, device: torch.device
+    tree: KVTree, prefixes: Sequence[tuple[int, int]], tokens: Sequence[Int32Array], device: torch.device
 ) -> tuple[list[int], Writes]:
     """prefixes: of `shared_prefixes`; what rows have in common are whole pages, so nothing is copied."""
-    unnamed = _unnamed(counts)
-    owner = np.arange(counts.sum())
+    counts = [len(row) for row in tokens]
+    owner = np.arange(sum(counts))
     ends = np.cumsum(counts)
     branches: list[int] = []
     slots = []
     try:
         for row, (other, common) in enumerate(prefixes):
             branches += tree.fork(branches[other], at=common) if common else [tree.create()]
-            slots.append(tree.append(branches[-1:], [unnamed[: counts[row] - common]]).slots)
+            slots.append(tree.append(branches[-1:], [tokens[row][common:]]).slots)
             begin, earlier = ends[row] - counts[row], ends[other] - counts[other]
             owner[begin : begin + common] = owner[earlier : earlier + common]
     except BaseException:  # an interrupt too: nobody else knows of these branches
@@ -133,10 +115,5 @@ def _append_shared(
     own = owner == np.arange(len(owner))
     taken, borrowing = np.flatnonzero(own), np.flatnonzero(~own)
     arrays = np.concatenate(slots), taken, borrowing, owner[borrowing]
-    written, tokens, borrowers, owners = (torch.from_numpy(array).to(device) for array in arrays)
-    return branches, Writes(written, tokens, Borrowed(borrowers, owners))
-
-
-def _unnamed(counts: Int32Array) -> Int32Array:
-    """Token ids for the tree, which are not known here."""
-    return np.zeros(int(counts.max(initial=0)), dtype=np.int32)
+    written, owned, borrowers, owners = (torch.from_numpy(array).to(device) for array in arrays)
+    return branches, Writes(written, owned, Borrowed(borrowers, owners))

@@ -9,9 +9,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from .eager import eager
 from .errors import UnsupportedError, WrongCacheError
+from .forwards import watch_forwards
 from .generating import watch_generate
 from .masks import StepMask, tree_mask
 from .new_kv import NewKV
+from .origins import Origin
 from .support import refuse_arguments, refuse_other_layers
 
 NAME = "tts"
@@ -20,13 +22,14 @@ NAME = "tts"
 def register() -> None:
     """Makes attn_implementation="tts" known to transformers. Call it as often as you like.
 
-    `generate` looks at a TreeCache from then on: whether its arguments go with one, and its prompts with what
-    the cache holds.
+    Models tell a TreeCache from then on which tokens they compute, and `generate` looks at one: whether its
+    arguments go with it, and its prompts with what the cache holds.
     """
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(
         NAME, tree_mask
     )  # without one transformers would hand over no mask at all
+    watch_forwards()
     watch_generate()
 
 
@@ -77,7 +80,7 @@ def attention(
         key.keys,
         key.values,
         attention_mask,
-        positions=arguments.get("position_ids"),
+        Origin(module, arguments.get("position_ids")),
         scale=scaling,
         soft_cap=softcap,
         sinks=None if s_aux is None else s_aux.float(),

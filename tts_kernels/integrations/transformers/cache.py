@@ -13,13 +13,20 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from ... import KVPool, KVTree
 from ...checks import any_integer, choice, flag, instance, integer
 from ...pool import LAYOUTS
-from .cache_arguments import check_model, check_prompts, check_vocabulary, row_indices, selected_rows
+from .cache_arguments import (
+    check_embeddings,
+    check_model,
+    check_prompts,
+    check_vocabulary,
+    row_indices,
+    selected_rows,
+)
 from .eager import eager
 from .errors import UnsupportedError
-from .known_tokens import known_tokens, refuse_other_tokens
+from .known_tokens import held_tokens, refuse_other_embeddings, refuse_other_positions, refuse_other_tokens
 from .new_kv import NewKV
 from .rows import Rows
-from .support import refuse_config, refuse_other_rows
+from .support import SMALLEST, least_heads, refuse_config, refuse_less_than_a_page, refuse_other_rows
 from .versions import cache_argument
 
 
@@ -112,6 +119,8 @@ class TreeCache(Cache):
         if layout is not None:
             choice("layout", layout, LAYOUTS)
         budget = None if kv_bytes is None else integer("kv_bytes", kv_bytes, 1)
+        if budget is not None:
+            refuse_less_than_a_page(budget, config.num_hidden_layers, *least_heads(config), SMALLEST)
         self._rows = Rows(config.num_hidden_layers, budget, layout, flag("share", share))
         super().__init__(layers=[TreeLayer(self._rows, index) for index in range(config.num_hidden_layers)])
 
@@ -209,7 +218,6 @@ class TreeCache(Cache):
         with torch.no_grad():  # the model without its head: nobody reads the logits
             cache: dict[str, Any] = {cache_argument(): self}
             model.base_model(ids, attention_mask=mask, position_ids=positions, use_cache=True, **cache)
-        self.remember(ids, mask)
         self.batch_repeat_interleave(copies)
 
     def check_prompts(
@@ -217,8 +225,7 @@ class TreeCache(Cache):
     ) -> None:
         """Raises UnsupportedError unless the prompts go on with the rows; `generate` asks it.
 
-        They begin with the tokens that the rows hold, as far as it is known which: those of `prefill` and of
-        `generate`, not those of other forwards. An empty cache takes all.
+        They begin with the tokens that the rows hold, and have one more at least. An empty cache takes all.
 
         Args:
             input_ids: int64 [B, S]. attention_mask: [B, S], 0 for padding, which is on the left.
@@ -226,41 +233,44 @@ class TreeCache(Cache):
         """
         copies = integer("copies", copies, 1)
         check_prompts(input_ids, attention_mask)
+        if self._goes_on("input_ids", input_ids, copies):
+            refuse_other_tokens(self.tokens(), input_ids, attention_mask)
+
+    def check_embeddings(self, model: PreTrainedModel, inputs_embeds: Tensor, *, copies: int = 1) -> None:
+        """`check_prompts` of embeddings [B, S, hidden]: they begin with those that the rows' tokens have."""
+        copies = integer("copies", copies, 1)
+        check_model(model)
+        check_embeddings(inputs_embeds)
+        if self._goes_on("inputs_embeds", inputs_embeds, copies):
+            refuse_other_embeddings(self.tokens(), inputs_embeds, model.get_input_embeddings())
+
+    def _goes_on(self, name: str, prompts: Tensor, copies: int) -> bool:
+        """Whether there are rows for the prompts [B, S, ...] to go on with. Raises where sizes forbid it."""
         if not self.batch_size:
-            return
-        length, columns = input_ids.shape[1], self._rows.columns
+            return False
+        length, columns = prompts.shape[1], self._rows.columns
         if length <= columns:
             raise UnsupportedError(
-                f"input_ids: got prompts of {length} tokens, of which the cache holds {columns}, expected "
+                f"{name}: got prompts of {length} tokens, of which the cache holds {columns}, expected "
                 "more; call cache.reset() before another prompt, or the same again"
             )
-        refuse_other_rows(len(input_ids) * copies, self.batch_size)
-        if self._rows.known is not None:
-            refuse_other_tokens(self._rows.known, input_ids, attention_mask)
+        refuse_other_rows(len(prompts) * copies, self.batch_size)
+        return True
 
-    def remember(
-        self, input_ids: Tensor | None, attention_mask: Tensor | None = None, *, rest_unknown: bool = False
-    ) -> None:
-        """Tells which tokens the rows hold, for `check_prompts`; `prefill` and `generate` do.
+    def tokens(self) -> Tensor:
+        """int64 [rows, columns] on the CPU, what the rows hold: ids, -1 for padding, and 2**31 - 1 for
+        tokens whose ids are not known: of `inputs_embeds`, or of a model in a function that was compiled."""
+        if self.tree is None:
+            return torch.empty((0, 0), dtype=torch.long)
+        return held_tokens(self.tree, self.branches, self._rows.lengths(), self._rows.columns)
 
-        Args:
-            input_ids: int64 [B, S], of B prompts for as many rows each; None: nobody knows.
-            attention_mask: as of `prefill`, for the first columns or all.
-            rest_unknown: whether prompts that go on behind input_ids are refused where the rows hold more.
-        """
-        if input_ids is None:
-            self._rows.known = None
+    def check_positions(self, position_ids: Tensor) -> None:
+        """Raises UnsupportedError where position_ids [B or 1, S] begin with others than those of the rows."""
+        starts, columns = self._rows.starts, self._rows.columns
+        if starts is None or position_ids.dim() != 2 or self.batch_size % len(position_ids):
             return
-        check_prompts(input_ids, None)
-        if attention_mask is not None:
-            instance("attention_mask", attention_mask, Tensor)
-        rows, count = self.batch_size, len(input_ids)
-        if not rows or rows % count:
-            raise ValueError(
-                f"input_ids: got {count} rows, expected {rows} as the cache has, or a part that divides them"
-            )
-        columns = self._rows.columns
-        self._rows.known = known_tokens(input_ids, attention_mask, rows, columns, rest_unknown=rest_unknown)
+        token = torch.arange(columns) - (columns - torch.tensor(self._rows.lengths())[:, None])
+        refuse_other_positions(torch.from_numpy(starts)[:, None] + token, token >= 0, position_ids)
 
     def reset(self) -> None:
         """Ends all rows. The pages stay with the cache, for the next ones."""

@@ -41,6 +41,15 @@ def check_prompts(input_ids: Any, attention_mask: Any) -> None:
         raise ValueError(f"input_ids: got {list(input_ids.shape)}, expected [B, S], a token or more")
 
 
+def check_embeddings(inputs_embeds: Any) -> None:
+    """Raises TypeError or ValueError unless it is a tensor [B, S, hidden]."""
+    instance("inputs_embeds", inputs_embeds, Tensor)
+    if inputs_embeds.dim() != 3 or not inputs_embeds.numel():
+        raise ValueError(
+            f"inputs_embeds: got {list(inputs_embeds.shape)}, expected [B, S, hidden], a token or more"
+        )
+
+
 def row_indices(name: str, indices: Any) -> list[int]:
     """Of a tensor [N] of integers."""
     instance(name, indices, Tensor)

@@ -32,8 +32,8 @@ def _watched(generate: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(generate)
     def watched(model: Any, *args: Any, **options: Any) -> Any:
-        cache = next((options[name] for name in _CACHE_NAMES if options.get(name) is not None), None)
-        if not isinstance(cache, TreeCache):
+        cache = _tree_cache(options)
+        if cache is None:
             return generate(model, *args, **options)
         given = signature.bind(model, *args, **options).arguments | options
         configs = [config for config in (given.get("generation_config"), model.generation_config) if config]
@@ -44,45 +44,44 @@ def _watched(generate: Callable[..., Any]) -> Callable[..., Any]:
             return next((value for value in values if value is not None), None)
 
         _refuse_modes(model, cache, setting)
-        ids, mask = _prompts(given)
-        beams = setting("num_beams") or 1
-        if ids is not None:
-            cache.check_prompts(ids, mask, copies=max(beams, setting("num_return_sequences") or 1))
-        before, tokens, rest_unknown = cache.get_seq_length(), ids, True
-        try:
-            out = generate(model, *args, **options)
-            if beams == 1 and ids is not None:
-                tokens, rest_unknown = getattr(out, "sequences", out), False
-            return out
-        finally:
-            if cache.get_seq_length() != before:
-                told = _of_rows(tokens, cache.batch_size)
-                cache.remember(told, mask, rest_unknown=rest_unknown)
+        copies = max(setting("num_beams") or 1, setting("num_return_sequences") or 1)
+        _check_prompts(model, cache, given, copies)
+        return generate(model, *args, **options)
 
     return watched
 
 
-def _prompts(given: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
-    """Ids [B, S] and their mask, None where it has no padding; no ids where they are not all there."""
-    ids = given.get("input_ids") if given.get("inputs") is None else given["inputs"]
-    mask = given.get("attention_mask")
-    if (
-        not isinstance(ids, Tensor)
-        or ids.dim() != 2
-        or not len(ids)
-        or given.get("inputs_embeds") is not None
-    ):
-        return None, None
-    if mask is not None and (not isinstance(mask, Tensor) or mask.shape != ids.shape):
-        return None, None  # new tokens alone, with the mask of all; or refused later
-    return ids, mask
+def _tree_cache(options: dict[str, Any]) -> TreeCache | None:
+    """The one that `generate` gets, if it does. Raises UnsupportedError for another cache beside it."""
+    caches = [options[name] for name in _CACHE_NAMES if options.get(name) is not None]
+    found = next((cache for cache in caches if isinstance(cache, TreeCache)), None)
+    if found is not None and any(cache is not found for cache in caches):
+        raise UnsupportedError(
+            f"past_key_values: got a {type(caches[1]).__name__} beside another cache, a "
+            f"{type(caches[0]).__name__}, expected one of both arguments; pass the TreeCache alone"
+        )
+    return found
 
 
-def _of_rows(tokens: Any, rows: int) -> Tensor | None:
-    """Tokens [n, S] for so many rows, None where they are something else, as code of others may return."""
-    if isinstance(tokens, Tensor) and tokens.dim() == 2 and tokens.numel() and not tokens.is_floating_point():
-        return tokens if rows and rows % len(tokens) == 0 else None
-    return None
+def _check_prompts(model: Any, cache: TreeCache, given: dict[str, Any], copies: int) -> None:
+    """Raises UnsupportedError where what the first forward gets does not go on with the cache.
+
+    Of ids with a longer mask, which are new ones alone, nothing stands for what the cache holds.
+    """
+    ids: Any = given.get("input_ids") if given.get("inputs") is None else given["inputs"]
+    embeds, mask, positions = (
+        given.get(name) for name in ("inputs_embeds", "attention_mask", "position_ids")
+    )
+    prompts = ids if embeds is None else embeds
+    if not isinstance(prompts, Tensor) or prompts.dim() < 2 or not len(prompts):
+        return
+    total = mask.shape[-1] if isinstance(mask, Tensor) else prompts.shape[1]
+    if embeds is not None:
+        cache.check_embeddings(model, embeds, copies=copies)
+    elif total == prompts.shape[1]:
+        cache.check_prompts(ids, mask, copies=copies)
+    if isinstance(positions, Tensor) and positions.shape[-1] == total:
+        cache.check_positions(positions)
 
 
 def _refuse_modes(model: Any, cache: TreeCache, setting: Callable[[str], Any]) -> None:

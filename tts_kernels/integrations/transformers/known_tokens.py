@@ -1,57 +1,94 @@
-"""Which tokens the rows of a `TreeCache` hold, as far as it was told: keys and values do not show them."""
+"""Prompts and embeddings beside the tokens that the rows of a `TreeCache` hold."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ... import KVTree
 from .errors import UnsupportedError
+from .origins import UNKNOWN
 
-# In place of token ids
-PADDING = -1
-UNKNOWN = -2  # of a beam that ran last, which need not be an answer, or of a call that an exception ended
-
-
-def known_tokens(ids: Tensor, mask: Tensor | None, rows: int, columns: int, *, rest_unknown: bool) -> Tensor:
-    """int64 [rows, K] on the CPU, the first K columns of the rows.
-
-    ids: [n, S], each of rows // n rows. mask: [n', at most S], 0 for padding. columns: that the rows hold.
-    rest_unknown: whether those behind ids are UNKNOWN, and K is columns. Otherwise K is S, or columns.
-    """
-    known = ids.detach().cpu().long().repeat_interleave(rows // len(ids), 0)[:, :columns]
-    if mask is not None:
-        padding = mask.cpu().repeat_interleave(rows // len(mask), 0)[:, :columns] == 0
-        known = torch.cat(
-            [known[:, : padding.shape[1]].masked_fill(padding, PADDING), known[:, padding.shape[1] :]], 1
-        )
-    if rest_unknown:
-        known = torch.cat([known, known.new_full((rows, columns - known.shape[1]), UNKNOWN)], 1)
-    return known
+PADDING = -1  # in place of a token's id
 
 
-def refuse_other_tokens(known: Tensor, ids: Tensor, mask: Tensor | None) -> None:
+def held_tokens(tree: KVTree, branches: Sequence[int], lengths: Sequence[int], columns: int) -> Tensor:
+    """int64 [rows, columns] on the CPU: ids, PADDING or UNKNOWN, of the first tokens of the branches."""
+    held = torch.full((len(branches), columns), PADDING)
+    for row, branch, length in zip(held, branches, lengths, strict=True):
+        row[columns - length :] = torch.from_numpy(tree.tokens(branch)[:length])
+    return held
+
+
+def refuse_other_tokens(held: Tensor, ids: Tensor, mask: Tensor | None) -> None:
     """Raises UnsupportedError where prompts begin with other tokens than the rows that go on with them.
 
-    known: of `known_tokens`. ids: [n, S], each for len(known) // n rows; mask: the same, None: no padding.
+    held: of `held_tokens`. ids: [n, more than the columns], each for len(held) // n rows; mask: the same,
+    None: no padding.
     """
-    repeats = len(known) // len(ids)
-    width = min(known.shape[1], ids.shape[1])
-    got, held = ids.cpu().repeat_interleave(repeats, 0)[:, :width], known[:, :width]
+    repeats, columns = len(held) // len(ids), held.shape[1]
+    got = ids[:, :columns].cpu().repeat_interleave(repeats, 0)
     other = (got != held) & (held != PADDING)
     if mask is not None:
-        other &= mask.cpu().repeat_interleave(repeats, 0)[:, :width] != 0
+        other &= mask[:, :columns].cpu().repeat_interleave(repeats, 0) != 0
     if not other.any():
         return
-    row, column = other.nonzero()[0].tolist()
-    if held[row, column] == UNKNOWN:
-        raise UnsupportedError(
-            f"input_ids: got prompts that go on behind column {column}, where the cache holds tokens that it "
-            "does not know: of beams that ran last, which need not be the answers, or of a call that an "
-            f"exception ended; call cache.crop({column} - cache.get_seq_length()), cache.reset(), or "
-            "cache.remember(ids, mask) with what the rows hold"
-        )
+    column, row = other.T.nonzero()[0].tolist()
+    _refuse_unknown("input_ids", held, row, column)
     raise UnsupportedError(
         f"input_ids: got token {got[row, column]} in column {column} of row {row // repeats}, expected "
         f"{held[row, column]}, which the cache holds there; pass the prompts that it was filled with and "
-        "what comes behind them, or call cache.reset() before others"
+        "what comes behind them (after beam search the beams that ran last), or call cache.reset() before "
+        f"others, or cache.crop({column} - cache.get_seq_length()) to keep what is before that column"
     )
+
+
+def refuse_other_embeddings(held: Tensor, embeds: Tensor, embedding: nn.Module) -> None:
+    """Raises UnsupportedError where embeddings begin with others than those of the tokens that the rows hold.
+
+    held: of `held_tokens`. embeds: [n, more than the columns, hidden], each for len(held) // n rows.
+    embedding: of the model.
+    """
+    repeats = len(held) // len(embeds)
+    for row, tokens in enumerate(held):
+        of_ids, (columns,) = (tokens >= 0) & (tokens != UNKNOWN), (tokens != PADDING).nonzero(as_tuple=True)
+        with torch.no_grad():
+            expected = embedding(tokens.where(of_ids, 0).to(embeds.device))
+        got = embeds[row // repeats, : len(tokens)]
+        agree = of_ids & (got.shape == expected.shape and (got == expected).all(-1).cpu())
+        for column in columns[~agree[columns]].tolist():
+            _refuse_unknown("inputs_embeds", held, row, column)
+            raise UnsupportedError(
+                f"inputs_embeds: got others in column {column} of row {row // repeats} than those of token "
+                f"{tokens[column]}, which the cache holds; pass model.get_input_embeddings()(ids) of what "
+                "it was filled with and what comes behind, or call cache.reset() before others"
+            )
+
+
+def refuse_other_positions(held: Tensor, tokens: Tensor, positions: Tensor) -> None:
+    """Raises UnsupportedError where position_ids begin with others than those of the rows.
+
+    held: int64 [rows, columns]. tokens: bool, the same, where there is no padding. positions: [n or 1, S].
+    """
+    columns = held.shape[1]
+    got = positions[:, :columns].cpu().repeat_interleave(len(held) // len(positions), 0)
+    other = ((got != held) & tokens).nonzero().tolist()
+    if other:
+        row, column = other[0]
+        raise UnsupportedError(
+            f"position_ids: got {got[row, column]} in column {column} of a prompt, expected "
+            f"{held[row, column]}, where the cache holds its token; leave position_ids out, or call "
+            "cache.reset()"
+        )
+
+
+def _refuse_unknown(name: str, held: Tensor, row: int, column: int) -> None:
+    if held[row, column] == UNKNOWN:
+        raise UnsupportedError(
+            f"{name}: got prompts from their first token on, but the cache does not know which it holds in "
+            f"column {column} of row {row}, as they came by inputs_embeds, or inside a function that was "
+            "compiled around the model; pass the new tokens alone as input_ids, with the attention_mask of "
+            "all, or call cache.reset()"
+        )

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import RLock, get_ident
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ... import DevicePlan, DevicePlanner, KVPool, KVTree, OutOfPagesError, TreePlan, plan
-from ...checks import integer
-from ...checks.pages import PAGE_SIZE
-from ...pool import default_bytes, page_bytes
-from .appending import Int32Array, Writes, append, new_tokens, refuse_second_prompt
+from ...pool import default_bytes
+from .appending import Writes, append, new_tokens
 from .errors import UnsupportedError
 from .masks import StepMask
-from .support import refuse_other_pages, refuse_other_rows, refuse_tensors
+from .origins import Int32Array, Int64Array, Origin
+from .support import (
+    refuse_less_than_a_page,
+    refuse_other_model,
+    refuse_other_pages,
+    refuse_other_rows,
+    refuse_tensors,
+)
 
 
 @dataclass(slots=True)
@@ -26,7 +32,7 @@ class Step:
     """A forward under way: S new columns of B rows, T of whose B * S places hold tokens.
 
     kept: int64 [T], the places that hold them; None: all. before: tokens of each row when it began. created:
-    the rows began with it. thread: that runs it. layer: the next one.
+    the rows began with it. thread: that runs it. starts: of `Rows` behind it. layer: the next one.
     """
 
     columns: int
@@ -36,6 +42,8 @@ class Step:
     before: list[int]
     created: bool
     thread: int
+    origin: Origin
+    starts: Int64Array | None
     layer: int = 0
 
 
@@ -43,8 +51,9 @@ class Rows:
     """Branches of a tree, one for each row of a batch that may be padded on the left; padding is not stored.
 
     columns: tokens of a row with its padding, as transformers counts. branches: one a row, none before the
-    first forward. tree, pool: made in the first forward, which shows what a page must hold. known: int64
-    [rows, at most columns], tokens of the first columns as of `known_tokens`; None: of none.
+    first forward. tree, pool: made in the first forward, which shows what a page must hold. The tree
+    has the tokens' ids, UNKNOWN where a forward got none. starts: int64 [rows], the position of each row's
+    first token, which the others follow one by one; None: not known.
 
     What a forward adds counts when its last layer is through. What one added that ended before is taken back
     by the next call. Layers of several threads' forwards take turns, and all but the last that began raise.
@@ -55,10 +64,11 @@ class Rows:
         self.branches: list[int] = []
         self.tree: KVTree | None = None
         self.pool: KVPool | None = None
-        self.known: Tensor | None = None
+        self.starts: Int64Array | None = None
         self.num_layers = num_layers
         self._kv_bytes, self._layout, self._share = kv_bytes, layout, share
         self._planner: DevicePlanner | None = None
+        self._filled_by: Callable[[], nn.Module | None] = lambda: None  # a weak reference to Origin.module
         self._step: Step | None = None
         self._turn = RLock()
 
@@ -67,6 +77,12 @@ class Rows:
         """Whether a forward is under way, or ended in the middle."""
         return self._step is not None
 
+    def lengths(self) -> list[int]:
+        """Tokens of each row that count."""
+        if self._step is not None:
+            return self._step.before
+        return [] if self.tree is None else [self.tree.length(branch) for branch in self.branches]
+
     def attend(
         self,
         layer: int,
@@ -74,19 +90,19 @@ class Rows:
         keys: Tensor,
         values: Tensor,
         mask: StepMask,
+        origin: Origin,
         *,
-        positions: Tensor | None,
         scale: float | None,
         soft_cap: float | None,
         sinks: Tensor | None,
     ) -> Tensor:
         """Stores keys and values [B, num_kv_heads, S, head_dim]; [B, S, num_q_heads, head_dim] for queries
-        [B, num_q_heads, S, head_dim]. positions: [B or 1, S] of the new columns, None: not known."""
+        [B, num_q_heads, S, head_dim]."""
         with self._turn:
             try:
                 if layer == 0:
                     self.settle()
-                    self._step = self._begin(query, keys, values, mask, positions)
+                    self._step = self._begin(query, keys, values, mask, origin)
                 return self._attend(layer, query, keys, values, mask.window, scale, soft_cap, sinks)
             except BaseException:
                 self.settle(get_ident())
@@ -131,7 +147,8 @@ class Rows:
             out = places.index_copy_(0, step.kept, out)
         step.layer += 1
         if step.layer == self.num_layers:
-            self.columns, self._step = self.columns + columns, None
+            self.columns, self.starts, self._step = self.columns + columns, step.starts, None
+            self._filled_by = weakref.ref(step.origin.module)
         return out.view(batch, columns, heads, head_dim)
 
     def settle(self, thread: int | None = None) -> None:
@@ -156,7 +173,7 @@ class Rows:
         if self.tree is not None:
             for branch in self.branches:
                 self.tree.release(branch)
-        self.branches, self.columns, self.known = [], 0, None
+        self.branches, self.columns, self.starts = [], 0, None
 
     def crop(self, columns: int) -> None:
         """Drops the last columns of all rows."""
@@ -166,8 +183,6 @@ class Rows:
             for branch in self.branches:
                 self.tree.truncate(branch, max(0, self.tree.length(branch) - columns))
         self.columns -= columns
-        if self.known is not None:
-            self.known = self.known[:, : self.columns]
 
     def select(self, indices: Sequence[int]) -> None:
         """Row i becomes what row indices[i] is: forks of those that come again, and an end of the others."""
@@ -186,28 +201,29 @@ class Rows:
         for row in set(range(count)) - uses.keys():
             self.tree.release(self.branches[row])
         self.branches = [copies[index % count].pop() for index in indices]
-        if self.known is not None:
-            self.known = self.known[list(indices)]
+        if self.starts is not None:
+            self.starts = self.starts[list(indices)]
 
-    def _begin(
-        self, query: Tensor, keys: Tensor, values: Tensor, mask: StepMask, positions: Tensor | None
-    ) -> Step:
+    def _begin(self, query: Tensor, keys: Tensor, values: Tensor, mask: StepMask, origin: Origin) -> Step:
         refuse_tensors(keys, values)
         batch, _, columns, _ = keys.shape
+        if self.columns:
+            refuse_other_model(origin.module, self._filled_by(), self.columns)
         if self.branches:
             refuse_other_rows(batch, len(self.branches))
         pool, tree = self._pages(keys)
         refuse_other_pages(0, keys, pool)
         created = not self.branches
-        before = [0] * batch if created else [tree.length(branch) for branch in self.branches]
+        before = [0] * batch if created else self.lengths()
         tokens = mask.tokens(batch, self.columns, columns)
         counts = new_tokens(tokens, before, self.columns, columns)
-        refuse_second_prompt(positions, before, counts)
+        starts = origin.starts(self.starts, before, counts, columns)
+        ids = [row[columns - count :] for row, count in zip(origin.ids(batch, columns), counts, strict=True)]
         if created:
             self.branches = [tree.create() for _ in range(batch)]
         try:
             share = self._share and not any(before)
-            self.branches, writes = append(tree, pool, self.branches, (keys, values), counts, share=share)
+            self.branches, writes = append(tree, pool, self.branches, (keys, values), ids, share=share)
             step_plan = self._plan(tree, pool, query, counts)
         except OutOfPagesError as cause:
             self._take_back(before, created)
@@ -223,7 +239,7 @@ class Rows:
         if (counts < columns).any():
             places = np.arange(columns) >= columns - counts[:, None]
             kept = torch.from_numpy(np.flatnonzero(places)).to(keys.device)
-        return Step(columns, kept, writes, step_plan, before, created, get_ident())
+        return Step(columns, kept, writes, step_plan, before, created, get_ident(), origin, starts)
 
     def _plan(self, tree: KVTree, pool: KVPool, query: Tensor, counts: Int32Array) -> TreePlan | DevicePlan:
         """One plan for all layers."""
@@ -245,9 +261,9 @@ class Rows:
     def _pages(self, keys: Tensor) -> tuple[KVPool, KVTree]:
         """The pool and its tree, made for keys like these the first time."""
         if self.pool is None or self.tree is None:
-            shape = self.num_layers, keys.shape[1], keys.shape[3], PAGE_SIZE, keys.dtype
+            shape = self.num_layers, keys.shape[1], keys.shape[3], keys.dtype
             budget = default_bytes(keys.device) if self._kv_bytes is None else self._kv_bytes
-            integer("kv_bytes", budget, page_bytes(*shape))
+            refuse_less_than_a_page(budget, *shape)
             with torch.inference_mode(False):  # pages of inference mode could not be written outside it
                 self.pool = KVPool(
                     num_layers=self.num_layers,

@@ -9,9 +9,12 @@ import torch
 from torch import nn
 
 from ... import KVPool
+from ...checks.pages import PAGE_SIZE
+from ...pool import page_bytes
 from .errors import UnsupportedError, WrongCacheError
 
 DTYPES = (torch.float32, torch.bfloat16)
+SMALLEST = torch.bfloat16  # of them
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
@@ -50,6 +53,12 @@ def refuse_config(config: Any) -> None:
             raise _refusal(config.model_type, feature)
     if others := sorted(set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES):
         raise _refusal(config.model_type, f"layers of type {', '.join(others)}")
+
+
+def least_heads(config: Any) -> tuple[int, int]:
+    """KV heads and their channels, or fewer where the config does not tell."""
+    heads, width = getattr(config, "num_key_value_heads", None), getattr(config, "head_dim", None)
+    return heads if isinstance(heads, int) else 1, width if isinstance(width, int) else 16
 
 
 def refuse_arguments(module: nn.Module, arguments: Mapping[str, Any]) -> None:
@@ -97,6 +106,30 @@ def refuse_other_pages(layer: int, key: torch.Tensor, pool: KVPool) -> None:
         raise UnsupportedError(
             f"layer {layer}: got {described[0]}, expected {described[1]}, which the cache's pages were made "
             "for; make another TreeCache for another model, dtype or device. All layers have the same pages"
+        )
+
+
+def refuse_less_than_a_page(
+    kv_bytes: int, num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+) -> None:
+    """Raises ValueError where so many bytes hold no page."""
+    least = page_bytes(num_layers, num_kv_heads, head_dim, PAGE_SIZE, dtype)
+    if kv_bytes < least:
+        raise ValueError(
+            f"kv_bytes: got {kv_bytes}, expected >= {least}, one page: keys and values of {PAGE_SIZE} tokens "
+            f"in {num_layers} layers of {num_kv_heads} KV heads of {head_dim} channels in {dtype}; pass some "
+            "hundred pages, or leave kv_bytes out"
+        )
+
+
+def refuse_other_model(module: nn.Module, filled_by: nn.Module | None, columns: int) -> None:
+    """Raises UnsupportedError where the first layer's attention is not that of the model that filled the
+    cache, which is None if it is gone."""
+    if module is not filled_by:
+        raise UnsupportedError(
+            f"model: got another than the one that computed the {columns} tokens of each row which the cache "
+            f"holds, seen by its first {type(module).__name__}; call cache.reset() before another model, or "
+            "make a TreeCache for each"
         )
 
 
