@@ -54,7 +54,7 @@ def test_pages_that_hold_hardly_a_chat_are_refused(model):
         ({"keys": ("",)}, ValueError, "keys: got 0 characters for key 1, expected at least 8"),
         ({"scorers": [1]}, TypeError, r"scorers: got \[1\], expected a mapping"),
         ({"scorers": {"": print}}, ValueError, "scorers: got the name '', expected"),
-        ({"scorers": {"a": 3}}, TypeError, "scorer: got int, expected an async function"),
+        ({"scorers": {"a": 3}}, TypeError, "scorers: got 3 for 'a', expected an async function"),
         ({"limits": {}}, TypeError, "limits: got dict, expected a Limits"),
         ({"least_kv_tokens": 0}, ValueError, "least_kv_tokens: got 0, expected >= 1"),
     ],

@@ -93,7 +93,7 @@ def open_session(
     if kv_dtype not in ("auto", "int8"):
         raise UsageError(f"--kv-dtype: got {kv_dtype!r}, expected auto or int8")
     for flag, value in (("--dtype", dtype), ("--weights", weights)):
-        if value == "float16" and device == "cpu":
+        if value == "float16" and device.partition(":")[0] == "cpu":
             raise UsageError(f"{flag}: got float16 on the CPU, expected float32, bfloat16 or auto")
     # Its warnings are for those who call it: what concerns the user here comes as our own errors.
     logging.getLogger("transformers").setLevel(logging.ERROR)

@@ -140,6 +140,7 @@ class TreeLanguageModel(AbstractLanguageModel):
 
         Raises:
             TypeError, ValueError: an argument is not as here; the message names it, and nothing has changed.
+            PromptTooLongError: the model or its pages do not hold the conversation; nothing has changed.
         """
         return await self._answer(self._call(messages, stop, **options))
 
@@ -172,6 +173,7 @@ class TreeLanguageModel(AbstractLanguageModel):
         text = self._prompt(messages)
         with named("messages"):
             ids = self.decoder.token_ids(text)
+            self.decoder.runtime.check_prompt(ids)
         given: dict[str, Any] = {
             "temperature": temperature,
             "max_tokens": max_completion_tokens,
@@ -184,8 +186,7 @@ class TreeLanguageModel(AbstractLanguageModel):
         self._calls += 1
         text, params = call.text, replace(call.params, seed=mix(call.params.seed, self._calls))
         ids = self._retained.ids(text, call.ids)
-        with named("messages"):
-            branch = await self.decoder.root(ids, params)
+        branch = await self.decoder.root(ids, params)
         try:
             step = await branch.step(max_step_tokens=params.max_tokens)
             self._retained.keep(branch, len(ids), text)

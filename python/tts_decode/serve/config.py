@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from tts_kernels.checks import instance, integer, is_integer, is_real, shown
 
 from ..decoding.decoder import TreeDecoder
-from ..rewards.scorer import Scorer, check_scorer
+from ..rewards.scorer import Scorer
 from .keys import check_keys
 
 _DAY = 86400.0  # seconds
@@ -134,7 +134,10 @@ class ServerConfig:
         for name, scorer in self.scorers.items():
             if not isinstance(name, str) or not name:
                 raise ValueError(f"scorers: got the name {shown(name)}, expected a text that is not empty")
-            check_scorer(scorer)
+            if not callable(scorer):
+                raise TypeError(
+                    f"scorers: got {shown(scorer)} for {name!r}, expected an async function of branches"
+                )
         instance("limits", self.limits, Limits)
         integer("least_kv_tokens", self.least_kv_tokens, 1)
 
