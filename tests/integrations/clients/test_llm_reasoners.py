@@ -63,7 +63,7 @@ def test_greedy_texts_are_those_of_transformers(model: Any, lm: TreeLanguageMode
     assert lm.generate(PROMPTS[:1], do_sample=True, temperature=0, max_new_tokens=12).text == expected[:1]
     length = len(decoder.token_ids(PROMPTS[0]))
     assert lm.generate(PROMPTS[:1], max_length=length + 12).text == expected[:1]
-    with pytest.raises(ValueError, match=rf"^max_length: got {length} for an input of {length} tokens"):
+    with pytest.raises(ValueError, match=rf"^max_length: got {length} for inputs\[0\] of {length} tokens"):
         lm.generate(PROMPTS[:1], max_length=length)
 
 
