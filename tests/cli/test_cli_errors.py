@@ -41,8 +41,15 @@ pytestmark = pytest.mark.usefixtures("cache")
         (["search", "a", "--weights", "x"], "--weights: got 'x', expected"),
         (
             ["search", "a", "--frequency-penalty", "3"],
-            "--frequency-penalty: got 3.0, expected a finite number",
+            "--frequency-penalty: got 3.0, expected a finite number, -2 <= --frequency-penalty <= 2",
         ),
+        (
+            ["search", "a", "--dtype", "float16"],
+            "--dtype: got float16 on the CPU, expected float32, bfloat16",
+        ),
+        (["search", "a", "--weights", "float16"], "--weights: got float16 on the CPU, expected float32"),
+        (["serve", "--port", "0", "--dtype", "float16"], "--dtype: got float16 on the CPU, expected float32"),
+        (["serve", "--port", "0", "--kv-mib", str(10**20)], f"--kv-mib: got {10**20}, "),
         (
             ["search", "a", "--regex", "a", "--grammar", "b"],
             "--regex: got --grammar too, expected one of them",

@@ -133,7 +133,7 @@ def test_the_defaults_of_the_options_are_those_of_the_limits() -> None:
     ("arguments", "code", "line"),
     [
         (["--api-keys", "/no/such/file"], 2, "--api-keys: /no/such/file cannot be read as a file of keys"),
-        (["--max-tokens", "0"], 2, "--max-tokens: got 0, expected a positive number"),
+        (["--max-tokens", "0"], 2, "--max-tokens: got 0, expected an integer from 1 to 1073741824"),
         (["--max-choices", "0"], 2, "--max-choices: got 0"),
         (["--max-request-tokens", "-1"], 2, "--max-request-tokens: got -1"),
         (["--max-search-tokens", "0"], 2, "--max-search-tokens: got 0"),
@@ -141,7 +141,24 @@ def test_the_defaults_of_the_options_are_those_of_the_limits() -> None:
         (["--max-body-kib", "-2"], 2, "--max-body-kib: got -2"),
         (["--max-sequences", "0"], 2, "--max-sequences: got 0"),
         (["--max-client-sequences", "0"], 2, "--max-client-sequences: got 0"),
-        (["--retain", "-1"], 2, "--retain: got -1, expected a number, 0 or more"),
+        (["--retain", "-1"], 2, "--retain: got -1, expected an integer from 0 to 1048576"),
+        *(
+            ([option, str(10**20)], 2, f"{option}: got {10**20}, expected a")
+            for option in (
+                *("--max-tokens", "--max-choices", "--max-request-tokens", "--max-search-tokens"),
+                *("--max-body-kib", "--max-sequences", "--max-client-sequences", "--retain"),
+            )
+        ),
+        (["--max-seconds", "1e20"], 2, "--max-seconds: got 1e+20, expected a number from 0.001 to 2592000"),
+        (["--max-seconds", "inf"], 2, "--max-seconds: got inf, expected a number from"),
+        (["--grace", "1e20"], 2, "--grace: got 1e+20, expected seconds from 0 to 86400, or inf"),
+        (["--port", str(10**20)], 2, f"--port: got {10**20}, expected 0 to 65535"),
+        (["--max-body-kib", "0"], 2, "--max-body-kib: got 0, expected an integer from 1 to 1048576"),
+        (
+            ["--max-sequences", "8", "--max-client-sequences", "9"],
+            2,
+            "--max-client-sequences: got 9, expected at most 8",
+        ),
         (["--name", ""], 2, "--name: got '', expected"),
         (["--host", " "], 2, "--host: got ' ', expected"),
         (["--grace", "-1"], 2, "--grace: got -1"),

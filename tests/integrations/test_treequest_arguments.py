@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from primitives import make
-from tts_decode import SamplingParams, TreeDecoder
+from serving import make_chatty
+from tts_decode import PromptTooLongError, SamplingParams, TreeDecoder
 from tts_decode.integrations.treequest import TreeGenerator
 from tts_decode.rewards import mean_probability
 
@@ -51,6 +52,57 @@ def test_parents(name: str, decoder: TreeDecoder) -> None:
     state, _ = generate(None)
     with pytest.raises(TypeError, match=r"^parents: got TreeState\(.*pass \[state\]"):
         generate.batch(state)  # type: ignore[arg-type]
+    generate.release()
+
+
+MESSAGE = r'expected \{"role": "user", "content": text\}'
+MESSAGES: dict[str, tuple[Any, str]] = {
+    "missing": ({"role": "user"}, f"got a message of role 'user' without content, {MESSAGE}"),
+    "None": ({"role": "user", "content": None}, f"got a message of role 'user' without content, {MESSAGE}"),
+    "a number": ({"role": "user", "content": 3}, "got the content 3, expected a text, or a list of parts"),
+    "no role": ({"content": "x"}, f"got a message with no role, {MESSAGE}"),
+    "a role": ({"role": 3, "content": "x"}, f"got a message with the role 3, {MESSAGE}"),
+    "none": (3, "got 3, expected a chat message"),
+}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_messages_of_a_chat(name: str, model: Any) -> None:
+    message, words = MESSAGES[name]
+    decoder = make_chatty(model)
+    prompt = [{"role": "user", "content": "x"}, message]
+    generate = TreeGenerator(decoder, prompt, mean_probability(), sampling=STEPS)
+    with pytest.raises((TypeError, ValueError), match=rf"^prompt\[1\]: {words}"):
+        generate(None)
+    assert decoder.stats().branches == 0
+
+
+def test_a_message_of_tool_calls_needs_no_content(model: Any) -> None:
+    call = {"role": "assistant", "tool_calls": [{"name": "add"}]}
+    generate = TreeGenerator(make_chatty(model), [call], mean_probability(), sampling=STEPS)
+    generate(None)
+    generate.release()
+
+
+@pytest.mark.parametrize("score", [1 + 1e-9, -1e-9])
+def test_a_score_beyond_the_range_is_told_as_it_is(score: float, decoder: TreeDecoder) -> None:
+    async def mine(branches: Any) -> list[float]:
+        return [score for _ in branches]
+
+    generate = TreeGenerator(decoder, PROMPT, mine, sampling=STEPS)
+    words = rf"^scorer mine: got the score {score} for branch \d+, expected a number from 0 to 1"
+    with pytest.raises(ValueError, match=words):
+        generate(None)
+    generate.release()
+
+
+def test_a_revision_that_is_too_long_is_named(decoder: TreeDecoder) -> None:
+    brief = SamplingParams(max_tokens=4, max_step_tokens=4)
+    generate = TreeGenerator(decoder, PROMPT, mean_probability(), sampling=brief, revision="x" * 600)
+    state, _ = generate(None)
+    assert state.finished
+    with pytest.raises(PromptTooLongError, match=r"^revision: 600 more after"):
+        generate(state)
     generate.release()
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -174,14 +175,21 @@ def test_scores_are_checked(decoder, value, message):
     decoder.run(score())
 
 
-def test_a_score_that_is_no_number_is_named(decoder):
+@pytest.mark.parametrize(
+    ("scorer", "shown"),
+    [
+        (returning(["high"]), "'high'"),
+        (returning([10**400]), "1000.*0"),  # beyond the range of float64
+        (partial(returning([math.nan])), "nan"),
+    ],
+)
+def test_a_score_that_is_no_number_is_named(decoder, scorer, shown):
     async def score():
         branches = await branches_of(decoder, 1)
         try:
-            with pytest.raises(
-                ValueError, match=r"got the score high for branch \d+, expected a finite number"
-            ):
-                await score_branches(returning(["high"]), branches)
+            message = rf"^scorer wrong: got the score {shown} for branch \d+, expected a finite number"
+            with pytest.raises(ValueError, match=message):
+                await score_branches(scorer, branches)
         finally:
             branches[0].release()
 

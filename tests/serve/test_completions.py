@@ -260,3 +260,10 @@ def test_a_json_schema_holds(served, stream):
     else:
         (text,) = texts(served.complete(**body))
     assert json.loads(text)["a"] in (1, 2)
+
+
+def test_a_length_beyond_the_models_positions_is_cut(served):
+    """The model has 512 positions."""
+    answer = served.complete("x" * 500, max_tokens=100)
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["completion_tokens"] == 12

@@ -109,7 +109,7 @@ def test_what_is_kept_is_bounded(serve, model):
 def test_a_full_pool_is_not_held_by_what_is_kept(model):
     decoder = TreeDecoder(model, byte_tokenizer(), kv_bytes=12 * 24576)  # 12 pages of 16 tokens
     decoder.eos_token_ids = frozenset()
-    served = Served(decoder)
+    served = Served(decoder, least_kv_tokens=1)
     for number in range(6):
         served.complete(f"{number} {PROMPT}", seed=1, max_tokens=100)
     served.assert_empties()

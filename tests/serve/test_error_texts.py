@@ -9,6 +9,8 @@ from serving import Served, make_chatty
 from transformers import PreTrainedModel
 
 C, CHAT = "/v1/completions", "/v1/chat/completions"
+CUT = f"{10**19}..."  # the first 20 of more digits
+HI = [{"role": "user", "content": "Hi"}]
 PROMPTS = "a text, a list of texts, a list of token ids, or a list of such lists; none empty"
 
 
@@ -45,6 +47,55 @@ def refusing(model: PreTrainedModel) -> Any:
             {"prompt": "x", "stop_token_ids": {}},
             "stop_token_ids: got an object of 0 fields, expected a list",
         ),
+        (C, {"prompt": "x", "n": 10**25}, f"n: got {10**25}, expected at most 128"),
+        (C, {"prompt": "x", "max_tokens": 10**25}, f"max_tokens: got {10**25}, expected at most 8192"),
+        (
+            C,
+            {"prompt": "x", "max_tokens": 10**99},
+            f"max_tokens: got {CUT} of 100 digits, expected at most 8192",
+        ),
+        (
+            C,
+            {"prompt": "x", "top_k": -(10**99)},
+            f"top_k: got -{10**18}... of 100 digits, expected a number of at least -1",
+        ),
+        (
+            C,
+            {"prompt": "x", "stop_token_ids": [10**25]},
+            f"stop_token_ids: got token {10**25}, expected ids from 0 to 259",
+        ),
+        (C, {"prompt": [10**25]}, f"prompt: got the token id {10**25}, expected 0 to 259"),
+        (
+            C,
+            {"prompt": "x", "logit_bias": {"9" * 70: 1}},
+            f"logit_bias: got the key '{'9' * 60}'..., expected a token id",
+        ),
+        (
+            C,
+            {"prompt": "x", "logit_bias": {"1": 100.0000001}},
+            "logit_bias: got 100.0000001 for token 1, expected -100 to 100",
+        ),
+        (
+            C,
+            {"prompt": "x", "tts": {"strategy": "ets", "n": 10**25}},
+            f"tts.n: got {10**25}, expected at most 128",
+        ),
+        (
+            C,
+            {"prompt": "x", "tts": {"strategy": "ets", "n": -999}},
+            "tts.n: got -999, expected at least -128",
+        ),
+        (
+            C,
+            {"prompt": "x", "tts": {"strategy": "self_calibration", "threshold": 2}},
+            "tts.threshold: got 2, expected a finite number, 0 < tts.threshold <= 1",
+        ),
+        (
+            CHAT,
+            {"messages": HI, "max_completion_tokens": 9000},
+            "max_completion_tokens: got 9000, expected at most 8192",
+        ),
+        (C, {"prompt": "x", "repeat_penalty": -1}, "repeat_penalty: got -1, expected a number above 0.0"),
         (C, {"prompt": 5}, "prompt: got 5, expected " + PROMPTS),
         (C, {"prompt": "x", "user": {}}, "user: got an object of 0 fields, expected a text"),
         (CHAT, {"messages": []}, "messages: got a list of 0 items, expected at least 1"),

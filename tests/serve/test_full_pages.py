@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,12 +12,13 @@ from transformers import PreTrainedModel
 
 PAGE_BYTES = 24576  # of the tiny model: 16 tokens
 PAGES = 8
+HI = [{"role": "user", "content": "Hi"}]
 
 
 @pytest.fixture
 def small(serve: Callable[..., Served], model: PreTrainedModel) -> Served:
     """A server whose pages hold 128 tokens."""
-    return serve(make_chatty(model, kv_bytes=PAGES * PAGE_BYTES))
+    return serve(make_chatty(model, kv_bytes=PAGES * PAGE_BYTES), least_kv_tokens=1)
 
 
 def refused(answer: Any, status: int, param: str | None, *texts: str) -> None:
@@ -83,7 +84,7 @@ def test_a_chat_that_names_no_length_gets_what_the_pages_hold(small: Served, n: 
 def test_what_fits_when_others_have_ended_is_told_to_come_again(
     serve: Callable[..., Served], model: PreTrainedModel
 ) -> None:
-    served = serve(make_chatty(model, kv_bytes=PAGES * PAGE_BYTES))
+    served = serve(make_chatty(model, kv_bytes=PAGES * PAGE_BYTES), least_kv_tokens=1)
     body = {"prompt": "x", "max_tokens": 110}  # 7 of the 8 pages
     others = [served.server.desk.engine.submit(served.decoder.root([7] * 48)).result(10)]  # 3 pages
     answer = served.post("/v1/completions", body)
@@ -92,3 +93,40 @@ def test_what_fits_when_others_have_ended_is_told_to_come_again(
     served.on_engine(others.pop().release)
     until(served.idle)
     assert served.complete(**body)["usage"]["completion_tokens"] == 110
+
+
+@pytest.fixture
+def crowded(small: Served) -> Iterator[Served]:
+    """Others are admitted, and hold 3 of the 8 pages."""
+    ticket = small.server.admission.admit(1, "others")
+    branch = small.server.desk.engine.submit(small.decoder.root([7] * 48)).result(10)
+    yield small
+    small.on_engine(branch.release)
+    ticket.release()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/completions", {"prompt": "x", "n": 4, "max_tokens": 100}, "max_tokens"),
+        ("/v1/completions", {"prompt": "x", "n": 9, "max_tokens": 2}, "max_tokens"),
+        ("/v1/completions", {"prompt": ["x", "y"], "n": 4, "max_tokens": 100}, "max_tokens"),
+        ("/v1/chat/completions", {"messages": HI, "max_completion_tokens": 200}, "max_completion_tokens"),
+    ],
+)
+def test_what_never_fits_is_the_clients_matter_beside_others_too(
+    crowded: Served, path: str, body: Any, param: str
+) -> None:
+    refused(crowded.post(path, body), 400, param, "tokens in KV pages, expected at most 128")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": "x" * 127, "max_tokens": 2},  # whose last token needs no page
+        {"prompt": "x" * 128, "max_tokens": 1},
+        {"prompt": ["x" * 80, "y" * 80], "max_tokens": 20},  # one after the other
+    ],
+)
+def test_what_fits_alone_is_never_refused_for_good(crowded: Served, body: Any) -> None:
+    refused(crowded.post("/v1/completions", body), 503, None)

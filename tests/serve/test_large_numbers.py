@@ -5,11 +5,12 @@ import asyncio
 import pytest
 from tts_decode import SamplingParams
 from tts_decode.decoding import scheduler
+from tts_decode.records.strict_json import loads
 from tts_decode.serve.config import Limits
 from tts_decode.serve.errors import APIError
-from tts_decode.serve.job import Facts, completion_job
+from tts_decode.serve.job import Facts, chat_job, completion_job
 from tts_decode.serve.prompts import Prompt
-from tts_decode.serve.protocol import CompletionBody
+from tts_decode.serve.protocol import ChatBody, CompletionBody
 
 PROMPT = "The quick brown"
 
@@ -57,3 +58,33 @@ def test_what_only_the_sampler_refuses_names_its_field(field, value):
     with pytest.raises(APIError, match=f"^{field}: ") as caught:
         completion_job(body, [Prompt("x", [1])], Limits(), Facts(260, 1 << 20, 16))
     assert (caught.value.status, caught.value.param) == (400, field)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        (CompletionBody, "repeat_penalty", -1.0),
+        (ChatBody, "max_completion_tokens", -1),
+        (ChatBody, "max_tokens", -1),
+    ],
+)
+def test_a_field_of_two_names_is_told_by_the_one_that_came(kind, field, value):
+    body = kind.model_construct(prompt=["x"], **{field: value})
+    job = completion_job if kind is CompletionBody else chat_job
+    prompt = Prompt("x", [1])
+    with pytest.raises(APIError, match=f"^{field}: ") as caught:
+        job(body, [prompt] if kind is CompletionBody else prompt, Limits(), Facts(260, 1 << 20, 16))
+    assert caught.value.param == field
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"1" * 400, "of 400 digits"),
+        (b"-" + b"1" * 400, "of 400 digits"),
+        (b"1" * 50 + b"e999", f"out of range, {'1' * 40}\\.\\.\\."),
+    ],
+)
+def test_json_numbers_out_of_range_are_cut_visibly(text, told):
+    with pytest.raises(ValueError, match=told):
+        loads(text)

@@ -1,6 +1,8 @@
 """Keys, names of hosts, and what answers and logs do not say."""
 
 import logging
+import math
+from dataclasses import fields
 
 import pytest
 from tts_decode.serve import generation
@@ -153,7 +155,17 @@ def test_addresses_of_this_machine(host, loopback):
     assert is_loopback(host) == loopback
 
 
-@pytest.mark.parametrize("limit", [{"choices": 0}, {"request_seconds": -1}, {"max_tokens": True}])
-def test_limits_are_positive(limit):
-    with pytest.raises(ValueError, match=next(iter(limit))):
-        Limits(**limit)
+@pytest.mark.parametrize("value", [-1, True, "x", math.nan, math.inf, 10**20, 10**1000])
+@pytest.mark.parametrize("limit", [limit.name for limit in fields(Limits)])
+def test_limits_have_ranges(limit, value):
+    with pytest.raises(ValueError, match=f"^{limit}: got .*, expected an? [a-z]+ from "):
+        Limits(**{limit: value})
+
+
+def test_limits_are_not_left_out_where_they_are_needed():
+    with pytest.raises(ValueError, match=r"^choices: got None"):
+        Limits(choices=None)
+    with pytest.raises(ValueError, match=r"^sequences: got 2\.5, expected an integer"):
+        Limits(sequences=2.5)
+    with pytest.raises(ValueError, match=r"^client_sequences: got 9, expected at most 8"):
+        Limits(sequences=8, client_sequences=9)

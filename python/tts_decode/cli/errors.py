@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from ..core.naming import renamed_in_ranges
 from ..errors import TTSError
 
 MIB = 1 << 20
@@ -15,6 +16,7 @@ _SAME = (
     *("temperature", "frequency_penalty", "presence_penalty", "stop", "max_tokens", "max_step_tokens"),
 )
 _OPTIONS = {name: f"--{name.replace('_', '-')}" for name in _SAME}
+_ARGUMENT = re.compile(r"\b(model|dtype|weights|device|kv_dtype)=(['\"])([\w:.-]+)\2")  # as Python has it
 _OPTIONS |= {"kv_bytes": "--kv-mib", "reward model": "--scorer"}
 
 
@@ -52,6 +54,8 @@ def named(text: str, options: Mapping[str, str] = {}) -> str:
         text = f"{option}: {rest}"
         if ": got " in option:
             text = f"{option}, {rest.partition(', ')[2]}"
+        text = renamed_in_ranges(text, argument, option.partition(":")[0])
+    text = _ARGUMENT.sub(lambda found: f"{_OPTIONS[found[1]]} {found[3]}", text)
     text = re.sub(r"\bkv_bytes = (\d+)", lambda found: f"--kv-mib = {int(found[1]) / MIB:g}", text)
     return re.sub(r"\bkv_bytes\b", "--kv-mib", text)
 

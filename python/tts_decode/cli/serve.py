@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from tts_kernels.checks import shown
 
 from ..decoding.decoder import TreeDecoder
 from ..default_model import DEFAULT_MODEL
@@ -32,7 +35,8 @@ _LIMIT_OPTIONS = {
     "client_sequences": "--max-client-sequences",
     "retained": "--retain",
 }
-_LEAST_TOKENS = 512  # of KV: with less hardly a chat is served
+_MOST_BODY_KIB = 1 << 20  # 1 GiB
+_LONGEST_GRACE = 86400  # seconds; or inf
 
 Host = Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=_NETWORK)]
 Port = Annotated[int, typer.Option(help="0: one that is free.", rich_help_panel=_NETWORK)]
@@ -107,10 +111,17 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raises UsageError for what is looked at by nobody else."""
-        if not self.grace >= 0:
-            raise UsageError(f"--grace: got {self.grace:g}, expected seconds, 0 or more")
+        if not (0 <= self.grace <= _LONGEST_GRACE or self.grace == math.inf):
+            raise UsageError(
+                f"--grace: got {self.grace}, expected seconds from 0 to {_LONGEST_GRACE}, or inf"
+            )
+        if not 1 <= self.max_body_kib <= _MOST_BODY_KIB:
+            raise UsageError(
+                f"--max-body-kib: got {shown(self.max_body_kib)}, expected an integer from 1 to "
+                f"{_MOST_BODY_KIB}"
+            )
         if not 0 <= self.port <= _LAST_PORT:
-            raise UsageError(f"--port: got {self.port}, expected 0 to {_LAST_PORT}")
+            raise UsageError(f"--port: got {shown(self.port)}, expected 0 to {_LAST_PORT}")
         for flag, text in (("--name", self.name), ("--host", self.host)):
             if text is not None and not text.strip():
                 raise UsageError(f"{flag}: got {text!r}, expected a text that is not empty")
@@ -155,7 +166,7 @@ def serve(settings: Settings) -> None:
     from ..serve.run import serve as run
 
     host, port, model, device = settings.host, settings.port, settings.model, settings.device
-    with usage_errors(_LIMIT_OPTIONS | {"body_bytes": f"--max-body-kib: got {settings.max_body_kib}"}):
+    with usage_errors(_LIMIT_OPTIONS):
         keys = read_keys(settings.api_keys)
         limits = Limits(**settings.limits())
     wanted = [_named_reader(text) for text in settings.scorer]
@@ -176,9 +187,9 @@ def serve(settings: Settings) -> None:
         with session_of as session:
             scorers = {label: _loaded(session, reader, folder, device) for label, reader, folder in wanted}
             decoder = session.decoder()
-            _check_room(decoder, settings.kv_mib)
-        local = is_loopback(host)
-        config = ServerConfig(settings.name or Path(model).name or model, keys, scorers, limits, local)
+            local = is_loopback(host)
+            config = ServerConfig(settings.name or Path(model).name or model, keys, scorers, limits, local)
+            _check_room(decoder, settings.kv_mib, *config.least_kv(decoder))
         screen = Screen(sys.stderr)
         if not local and not keys:
             screen.print(f"warning: whoever reaches {host} can use this server; give --api-keys")
@@ -190,15 +201,13 @@ def serve(settings: Settings) -> None:
         run(decoder, config, listener, grace=settings.grace)
 
 
-def _check_room(decoder: TreeDecoder, kv_mib: int | None) -> None:
-    """Refuses pages that hold no short chat, and no longest text of the model either."""
-    least = min(_LEAST_TOKENS, decoder.max_positions or _LEAST_TOKENS)
+def _check_room(decoder: TreeDecoder, kv_mib: int | None, least: int, size: int) -> None:
+    """Refuses pages that hold fewer tokens than the least, whose pages have a size in bytes."""
     if decoder.max_kv_tokens < least:
-        needed = -(-least // decoder.page_size) * decoder.stats().page_bytes
         got = "too little memory" if kv_mib is None else kv_mib
         raise UsageError(
             f"--kv-mib: got {got}, whose pages hold {decoder.max_kv_tokens} tokens of this model; "
-            f"expected at least {-(-needed // MIB)}, for {least} tokens"
+            f"expected at least {-(-size // MIB)}, for {least} tokens"
         )
 
 

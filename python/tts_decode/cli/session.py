@@ -20,6 +20,8 @@ from . import options as opt
 from .display import Display, Rate, mib
 from .errors import MIB, UsageError, at_least, usage_errors
 
+_MOST_KV_MIB = (2**63 - 1) // MIB  # what a size in bytes holds; the decoder asks for no more than there is
+
 
 @dataclass(frozen=True)
 class Session:
@@ -84,10 +86,15 @@ def open_session(
     `KVBudget` is.
     """
     at_least(1, kv_mib=kv_mib)
+    if kv_mib is not None and kv_mib > _MOST_KV_MIB:
+        raise UsageError(f"--kv-mib: got {kv_mib}, expected at most {_MOST_KV_MIB}")
     if not name.strip():
         raise UsageError(f"--model: got {name!r}, expected a model's name, folder or file")
     if kv_dtype not in ("auto", "int8"):
         raise UsageError(f"--kv-dtype: got {kv_dtype!r}, expected auto or int8")
+    for flag, value in (("--dtype", dtype), ("--weights", weights)):
+        if value == "float16" and device.partition(":")[0] == "cpu":
+            raise UsageError(f"{flag}: got float16 on the CPU, expected float32, bfloat16 or auto")
     # Its warnings are for those who call it: what concerns the user here comes as our own errors.
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with Display() as display:

@@ -15,7 +15,7 @@ from tts_kernels.checks import instance
 from ..core.budget import Budget
 from ..core.checks import checked_count
 from ..core.params import SamplingParams
-from ..core.prompts import Prompt, wrong_prompt
+from ..core.prompts import Prompt, check_messages, wrong_prompt
 from ..core.running import Runner
 from ..core.state import BranchState
 from ..core.stats import DecoderStats
@@ -163,10 +163,7 @@ class TextDecoder(Runner):
             items: list[Any] = list(prompt)
             if not all(isinstance(item, Mapping) for item in items):
                 unsupported("a prompt of token ids", "give text or chat messages")
-            if not all("role" in item and "content" in item for item in items):
-                raise ValueError(
-                    f"prompt: got {items!r:.200}, expected chat messages with a role and a content each"
-                )
+            check_messages(items, tools=False)
             text = self._render(items) if items else ""
         if not text:
             raise ValueError("prompt: got no text, expected at least one character")

@@ -24,13 +24,39 @@ def question_in(prompt: Prompt) -> str | None:
         return None
     messages = [item for item in prompt if isinstance(item, Mapping)]
     asked = [message for message in messages if message.get("role") == "user"][-1:]
-    return "\n".join(str(message["content"]) for message in asked or messages)
+    return "\n".join(str(message.get("content") or "") for message in asked or messages)
 
 
 def wrong_prompt(prompt: object, expected: str) -> TypeError:
     """For what is no prompt; of one chat message it says what to do."""
     advice = "; put the message into a list" if isinstance(prompt, Mapping) else ""
     return TypeError(f"prompt: got {type(prompt).__name__}, expected {expected}{advice}")
+
+
+def check_messages(messages: Sequence[Any], *, name: str = "prompt", tools: bool = True) -> None:
+    """Raises TypeError or ValueError for what is no chat message with a role and a content.
+
+    name: of the argument, for an error. tools: whether a message of tool calls does without a content.
+    """
+    for index, message in enumerate(messages):
+        where = f"{name}[{index}]"
+        if not isinstance(message, Mapping):
+            raise TypeError(f"{where}: got {shown(message)}, expected a chat message, {_MESSAGE}")
+        role, content = message.get("role"), message.get("content")
+        if not isinstance(role, str) or not role:
+            got = "no role" if role is None else f"the role {shown(role)}"
+            raise ValueError(f"{where}: got a message with {got}, expected {_MESSAGE}")
+        if content is None and not (tools and message.get("tool_calls")):
+            raise ValueError(
+                f"{where}: got a message of role {shown(role)} without content, expected {_MESSAGE}"
+            )
+        if not isinstance(content, (str, list, tuple, type(None))):
+            raise ValueError(
+                f"{where}: got the content {shown(content)}, expected a text, or a list of parts"
+            )
+
+
+_MESSAGE = '{"role": "user", "content": text}'
 
 
 def chat_text(
@@ -74,6 +100,7 @@ class PromptReader:
         if not items or not isinstance(items[0], Mapping):
             own = self.ids(items)
             return list(own), own if ids is None else self.ids(ids)
+        check_messages(items)
         own = self.ids(chat_text(self._tokenizer, items) if ids is None else ids)
         return [dict(message) for message in items], own
 

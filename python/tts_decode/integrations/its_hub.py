@@ -11,6 +11,7 @@ from typing import Any
 
 from tts_kernels.checks import flag, instance, integer, shown
 
+from ..core.naming import named
 from ..core.params import SamplingParams, mix
 from ..core.prompts import chat_text
 from ..core.running import gather
@@ -32,6 +33,7 @@ _OPTIONS = (
     "include_stop_str_in_output",
     "usage_accumulator",
 )
+_ROLES = ("system", "developer", "user", "assistant")  # as of the server; tools are not served
 _MARK = "\N{WHITE SQUARE}last-message\N{WHITE SQUARE}"  # stands for a message while the template is filled in
 # What asks for nothing, of arguments that are not served.
 _HARMLESS: dict[str, tuple[Any, ...]] = {
@@ -43,9 +45,10 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class _Call:
-    """One call: the text of its conversation, and how it goes on. usage: an accumulator, or None."""
+    """One call: the text of its conversation, its ids, and how it goes on. usage: an accumulator, or None."""
 
     text: str
+    ids: list[int]
     params: SamplingParams
     include_stop: bool
     usage: Any
@@ -137,6 +140,7 @@ class TreeLanguageModel(AbstractLanguageModel):
 
         Raises:
             TypeError, ValueError: an argument is not as here; the message names it, and nothing has changed.
+            PromptTooLongError: the model or its pages do not hold the conversation; nothing has changed.
         """
         return await self._answer(self._call(messages, stop, **options))
 
@@ -167,18 +171,21 @@ class TreeLanguageModel(AbstractLanguageModel):
                 f"usage_accumulator: got {shown(usage_accumulator)}, expected a GenerationUsage of its-hub"
             )
         text = self._prompt(messages)
+        with named("messages"):
+            ids = self.decoder.token_ids(text)
+            self.decoder.runtime.check_prompt(ids)
         given: dict[str, Any] = {
             "temperature": temperature,
             "max_tokens": max_completion_tokens,
             "stop": stop,
         }
         params = replace(self.sampling, **{name: value for name, value in given.items() if value is not None})
-        return _Call(text, params, bool(include_stop_str_in_output), usage_accumulator)
+        return _Call(text, ids, params, bool(include_stop_str_in_output), usage_accumulator)
 
     async def _answer(self, call: _Call) -> dict[str, Any]:
         self._calls += 1
         text, params = call.text, replace(call.params, seed=mix(call.params.seed, self._calls))
-        ids = self._retained.ids(text, self.decoder.token_ids(text))
+        ids = self._retained.ids(text, call.ids)
         branch = await self.decoder.root(ids, params)
         try:
             step = await branch.step(max_step_tokens=params.max_tokens)
@@ -244,6 +251,10 @@ def _plain(index: int, message: Any) -> dict[str, Any]:
         given["content"] = "".join(part["text"] for part in content)
     if set(given) != {"role", "content"} or not all(isinstance(value, str) for value in given.values()):
         raise ValueError(f"messages[{index}]: got {shown(message)}, expected a role and a text, and no tools")
+    if given["role"] not in _ROLES:
+        raise ValueError(
+            f"messages[{index}]: got the role {shown(given['role'])}, expected one of {', '.join(_ROLES)}"
+        )
     return given
 
 

@@ -18,6 +18,7 @@ import torch
 
 from tts_kernels.checks import any_integer, flag, instance, integer, is_integer, number, shown
 
+from ..core.naming import named
 from ..core.params import mix
 from ..core.running import gather
 from ..decoding.branch import TreeBranch
@@ -73,7 +74,8 @@ class TreeLanguageModel(LanguageModel):
         Args:
             max_length: of input and output together; `max_new_tokens` goes before it.
             do_sample: False takes the most probable tokens, and so does a temperature of 0.
-            eos_token_id: tokens that end a text and stay in it. A text stands for its last token.
+            eos_token_id: tokens of the vocabulary that end a text and stay in it. A text stands for its last
+                token.
             hide_input: whether the texts leave the inputs out.
             output_log_probs: also float32 [tokens] for each text: its tokens in the model's distribution.
             stopping_criteria: called after each token with ids [1, length] and empty scores [1, 0]; what it
@@ -81,8 +83,9 @@ class TreeLanguageModel(LanguageModel):
 
         Raises:
             TypeError: an argument is of another type; one text as `inputs` is, too.
-            ValueError: an input is as long as `max_length`, `eos_token_id` holds a text without tokens, or as
-                of `SamplingParams`.
+            ValueError: an input has no token, or is as long as `max_length`; `eos_token_id` holds a text
+                without tokens, or an id beyond the vocabulary; or as of `SamplingParams`.
+            PromptTooLongError: the model or its pages do not hold an input.
         """
         inputs = _texts("inputs", inputs)
         for name, value in (
@@ -107,14 +110,19 @@ class TreeLanguageModel(LanguageModel):
             stop=(),
             stop_token_ids=self._end_tokens(eos_token_id),
         )
-        self._calls += 1
+        lengths = [
+            self._most(f"inputs[{number}]", text, max_length, max_new_tokens)
+            for number, text in enumerate(inputs)
+        ]
+        call = self._calls + 1
         held: list[TreeBranch] = []
 
         async def texts(number: int, text: str) -> list[TreeBranch]:
-            most = self._most(text, max_length, max_new_tokens)
-            seed = mix(self._seed, self._calls, number)
+            most = lengths[number]
+            seed = mix(self._seed, call, number)
             params = replace(sampling, max_tokens=most, max_step_tokens=most, seed=seed)
-            root = await self.decoder.root(text, params)
+            with named(f"inputs[{number}]"):
+                root = await self.decoder.root(text, params)
             held.append(root)
             forks = root.fork(num_return_sequences)
             held.extend(forks)
@@ -128,6 +136,7 @@ class TreeLanguageModel(LanguageModel):
             shown = [branch.text_from(branch.prompt_length if hide_input else 0) for branch in branches]
             logprobs = [np.array(branch.logprobs, np.float32) for branch in branches]
             self._keep(branches)
+            self._calls = call  # not of a call that failed: the next one draws as if it had not been
             return GenerateOutput(shown, logprobs if output_log_probs else None)
 
         return self._run(run(), held)
@@ -151,6 +160,7 @@ class TreeLanguageModel(LanguageModel):
                 f"postprocess: got {postprocess!r}, expected None or {' or '.join(_POSTPROCESS)}"
             )
         prompts = _texts("prompt", [prompt] if isinstance(prompt, str) else prompt)
+        names = ["prompt"] if isinstance(prompt, str) else [f"prompt[{i}]" for i in range(len(prompts))]
         lists = _lists_of_texts(candidates, len(prompts))
         if len(lists) != len(prompts) or not all(lists):
             raise ValueError(
@@ -160,12 +170,13 @@ class TreeLanguageModel(LanguageModel):
         ids = [[self._only_token(text) for text in texts] for texts in lists]
         held: list[TreeBranch] = []
 
-        async def root(text: str) -> TreeBranch:
-            held.append(branch := await self.decoder.root(text))
+        async def root(name: str, text: str) -> TreeBranch:
+            with named(name):
+                held.append(branch := await self.decoder.root(text))
             return branch
 
         async def run() -> list[Floats]:
-            branches = await gather(root(text) for text in prompts)
+            branches = await gather(root(*item) for item in zip(names, prompts, strict=True))
             rows = [cast(torch.Tensor, branch.logits).cpu() for branch in branches]  # a root has them
             self._keep(branches)
             if postprocess is not None:
@@ -178,7 +189,8 @@ class TreeLanguageModel(LanguageModel):
         """float32 [contents], nats: how likely each text is to go on as it does behind the prefix, with whose
         tokens it has to begin. No special tokens are added."""
         texts = [instance("prefix", prefix, str), *_texts("contents", contents)]
-        begin, *ids = [self.decoder.token_ids(text) for text in texts]
+        names = ["prefix", *(f"contents[{i}]" for i in range(len(texts) - 1))]
+        begin, *ids = [self._ids(name, text) for name, text in zip(names, texts, strict=True)]
         if not begin:
             raise ValueError(f"prefix: got {prefix!r}, expected a text of a token or more")
         for i, own in enumerate(ids):
@@ -186,10 +198,15 @@ class TreeLanguageModel(LanguageModel):
                 raise ValueError(f"contents[{i}]: got other tokens at its beginning than those of prefix")
         held: list[TreeBranch] = []
 
+        async def read(name: str, root: TreeBranch, own: list[int]) -> torch.Tensor:
+            with named(name):
+                return await root.logprobs_of(own[len(begin) :])
+
         async def run() -> Floats:
-            root = await self.decoder.root(begin)
+            with named("prefix"):
+                root = await self.decoder.root(begin)
             held.append(root)
-            rests = await gather(root.logprobs_of(own[len(begin) :]) for own in ids)
+            rests = await gather(read(name, root, own) for name, own in zip(names[1:], ids, strict=True))
             self._keep([root])
             return np.array([float(rest.sum()) for rest in rests], np.float32)
 
@@ -215,14 +232,21 @@ class TreeLanguageModel(LanguageModel):
             if len(self._pins) > self._retain:
                 self._pins.popleft().release()
 
-    def _most(self, text: str, max_length: int | None, max_new_tokens: int | None) -> int:
+    def _ids(self, name: str, text: str) -> list[int]:
+        """Ids of a text of the caller's, without special tokens."""
+        with named(name):
+            return self.decoder.token_ids(text)
+
+    def _most(self, name: str, text: str, max_length: int | None, max_new_tokens: int | None) -> int:
+        """How many tokens may go behind an input. name: of the input, for an error."""
         if max_new_tokens is not None:
             return max_new_tokens
         if max_length is None:
             return self.decoder.sampling.max_tokens
-        length = len(self.decoder.prompt_ids(text))
+        with named(name):
+            length = len(self.decoder.prompt_ids(text))
         if length >= max_length:
-            raise ValueError(f"max_length: got {max_length} for an input of {length} tokens, expected more")
+            raise ValueError(f"max_length: got {max_length} for {name} of {length} tokens, expected more")
         return max_length - length
 
     def _end_tokens(self, ends: Any) -> list[int]:
@@ -234,14 +258,14 @@ class TreeLanguageModel(LanguageModel):
             what = f"eos_token_id: got {shown(end)}, expected a token id or a text of tokens"
             if not (is_integer(end) or isinstance(end, str)):
                 raise TypeError(what)
-            ids = self.decoder.token_ids(end) if isinstance(end, str) else [int(end)]
-            if not ids:
-                raise ValueError(what)
+            ids = self._ids("eos_token_id", end) if isinstance(end, str) else [int(end)]
+            if not ids or not 0 <= ids[-1] < self.decoder.vocab_size:
+                raise ValueError(f"{what} of the vocabulary, 0..{self.decoder.vocab_size - 1}")
             found.append(ids[-1])
         return found
 
     def _only_token(self, text: str) -> int:
-        ids = self.decoder.token_ids(text)
+        ids = self._ids("candidates", text)
         if not ids:
             raise ValueError(f"candidates: got {text!r}, expected a text of one token")
         if len(ids) != 1:

@@ -12,6 +12,7 @@ from weakref import WeakSet
 
 from tts_kernels.checks import instance, shown
 
+from ..core.naming import named
 from ..core.params import SamplingParams
 from ..core.prompts import Prompt
 from ..core.running import gather
@@ -20,7 +21,7 @@ from ..decoding.branch import TreeBranch
 from ..decoding.decoder import TreeDecoder
 from ..decoding.releasing import release_all
 from ..extras import require_tested
-from ..rewards.scorer import Scorer, check_scorer, score_branches
+from ..rewards.scorer import Scorer, check_scorer, score_branches, scorer_name
 
 require_tested("treequest")
 
@@ -135,10 +136,11 @@ class TreeGenerator:
         try:
             children = await gather(self._child(parent, root, held) for parent in parents)
             scores = await score_branches(self._scorer, children)
-            for score in scores:
+            for child, score in zip(children, scores, strict=True):
                 if not 0 <= score <= 1:
                     raise ValueError(
-                        f"scorer: got {score:g}, expected a number from 0 to 1, as treequest needs it"
+                        f"scorer {scorer_name(self._scorer)}: got the score {score} for branch {child.id}, "
+                        "expected a number from 0 to 1, as treequest needs it"
                     )
             states = [TreeState(child, score) for child, score in zip(children, scores, strict=True)]
             self._states.update(states)
@@ -170,7 +172,8 @@ class TreeGenerator:
             child = await parent.fork(self.decoder)
         held.append(child)
         if child.finished and self._revision is not None:
-            await child.extend(self._revision)
+            with named("revision"):
+                await child.extend(self._revision)
         await child.step()
         return child
 

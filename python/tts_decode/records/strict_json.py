@@ -101,7 +101,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise ValueError(f"has the key {name!r:.80} twice in an object")
+                raise ValueError(f"has the key {_short(repr(name), 80)} twice in an object")
             seen.add(name)
     return made
 
@@ -113,15 +113,20 @@ def _constant(text: str) -> Any:
 def _float(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise ValueError(f"has a number out of range, {text:.40}")
+        raise ValueError(f"has a number out of range, {_short(text, 40)}")
     return value
 
 
 def _integer(text: str) -> int:
     if len(text) > _LONGEST_INTEGER:
-        raise ValueError(f"has a number out of range, of {len(text)} digits")
+        raise ValueError(f"has a number out of range, of {len(text.lstrip('-'))} digits")
     _float(text)
     return int(text)
+
+
+def _short(text: str, most: int) -> str:
+    """The text; what is cut off leaves three dots."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _replaced(value: Any, put: Any) -> Any:

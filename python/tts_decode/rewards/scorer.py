@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from tts_kernels.checks import shown
 
 from ..errors import ScorerError
 
@@ -23,11 +26,18 @@ def check_scorer(scorer: Any) -> None:
         raise TypeError(f"scorer: got {type(scorer).__name__}, expected an async function of branches")
 
 
+def scorer_name(scorer: Scorer) -> str:
+    """What errors call a scorer: its own `__name__`, else that of its class."""
+    if isinstance(scorer, partial):
+        return scorer_name(scorer.func)
+    return str(getattr(scorer, "__name__", type(scorer).__name__))
+
+
 async def score_branches(scorer: Scorer, branches: Sequence[Branch]) -> list[float]:
     """One finite float a branch, in order; else TypeError or ValueError that names scorer and branch, or
     ScorerError if the scorer itself raised."""
     check_scorer(scorer)
-    name = getattr(scorer, "__name__", type(scorer).__name__)
+    name = scorer_name(scorer)
     try:
         call = scorer(branches)
         values = await call if isinstance(call, Awaitable) else call
@@ -45,9 +55,11 @@ async def score_branches(scorer: Scorer, branches: Sequence[Branch]) -> list[flo
         )
     scores = []
     for branch, value in zip(branches, values, strict=True):
-        what = f"scorer {name}: got the score {value} for branch {branch.id}, expected a finite number"
+        what = f"scorer {name}: got the score {shown(value)} for branch {branch.id}, expected a finite number"
         try:
             scores.append(float(value))
+        except OverflowError:  # an int beyond the range of float64
+            raise ValueError(what) from None
         except (TypeError, ValueError) as error:
             raise type(error)(what) from None
         if not math.isfinite(scores[-1]):

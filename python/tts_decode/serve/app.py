@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,20 +13,22 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from tts_kernels import OutOfPagesError
+from tts_kernels.checks import instance
 
 from ..decoding.decoder import TreeDecoder
 from ..decoding.retained import RetainedTexts
 from .admission import Admission, Ticket, released_on_error
 from .answers import ChatForm, CompletionForm, Form
-from .bodies import Bodies, DisconnectedError
+from .bodies import Bodies
 from .config import ServerConfig
 from .engine import EngineThread, Ferry
-from .errors import APIError, error_response, without_room
+from .errors import APIError, error_response, given, without_room
 from .generation import Emit, generate
 from .grammars import Grammars
 from .guard import CLIENT, Guard
-from .job import Facts, Job, Usage, chat_job, completion_job, sequences_of
+from .job import Facts, Job, Usage, chat_job, completion_job, length_field, sequences_of
 from .metrics import CONTENT_TYPE, Metrics
+from .presence import DisconnectedError, while_there
 from .prompts import Prompts
 from .protocol import ChatBody, CompletionBody
 from .reply import Desk, Reply, Work
@@ -38,7 +40,13 @@ def create_app(decoder: TreeDecoder, config: ServerConfig) -> FastAPI:
     """An ASGI application that serves a decoder; one process, one application, one decoder.
 
     While it runs, the decoder belongs to it: everything that touches it goes through `app.state.server`.
+
+    Raises:
+        TypeError: an argument is of another type.
+        ValueError: the decoder's pages hold fewer tokens than `config.least_kv_tokens`, and not the model's
+            longest text either.
     """
+    _check_room(instance("decoder", decoder, TreeDecoder), instance("config", config, ServerConfig))
     server = Server(decoder, config)
 
     @asynccontextmanager
@@ -121,7 +129,7 @@ class Server:
         async with self.bodies.read(request, CompletionBody, _client(request)) as body:
             ticket = self._admitted(request, body)
             with released_on_error(ticket):
-                prompts = await self.desk.prompts.of_completion(body)
+                prompts = await while_there(request.receive, self.desk.prompts.of_completion(body))
                 job = completion_job(body, prompts, self.config.limits, self._facts)
                 form = CompletionForm(self.config.model, **_listed(job))
                 return self._reply(request, body, job, form, ticket)
@@ -130,9 +138,11 @@ class Server:
         async with self.bodies.read(request, ChatBody, _client(request)) as body:
             ticket = self._admitted(request, body)
             with released_on_error(ticket):
-                prompt = await self.desk.prompts.of_chat(body)
+                prompt = await while_there(request.receive, self.desk.prompts.of_chat(body))
                 job = chat_job(body, prompt, self.config.limits, self._facts)
-                known = () if job.logprobs is None else await self.desk.prompts.token_bytes()
+                known: Sequence[bytes] = ()
+                if job.logprobs is not None:
+                    known = await while_there(request.receive, self.desk.prompts.token_bytes())
                 form = ChatForm(self.config.model, known, **_listed(job))
                 return self._reply(request, body, job, form, ticket)
 
@@ -179,10 +189,11 @@ class Server:
                 try:
                     await generate(decoder, self.retained.of(owner), job, emit, usage)
                 except OutOfPagesError:
+                    needed, room = job.kv_tokens, decoder.max_kv_tokens
                     alone = self.admission.running == ticket.sequences
-                    if alone and job.kv_tokens > decoder.max_kv_tokens:  # else it may fit later
-                        raise without_room(job.kv_tokens, decoder.max_kv_tokens) from None
-                    raise
+                    if max(needed) > room or (alone and sum(needed) > room):
+                        raise without_room(length_field(body), sum(needed), room) from None
+                    raise  # it fits when others have ended
         else:
             search = read_search(body, job, decoder, limits, self.config.scorers)
             ticket.widen(search.sequences, "tts")
@@ -196,7 +207,7 @@ class Server:
 
     def _check_model(self, name: str | None) -> None:
         if name is not None and name != self.config.model:
-            message = f"model: got {name[:80]!r}, expected {self.config.model!r}"
+            message = f"model: got {given(name)}, expected {self.config.model!r}"
             raise APIError(404, message, "model", "model_not_found")
 
     def _card(self) -> dict[str, Any]:
@@ -207,6 +218,15 @@ class Server:
             "owned_by": "tts-kernels",
             "max_model_len": self.decoder.max_positions,
         }
+
+
+def _check_room(decoder: TreeDecoder, config: ServerConfig) -> None:
+    least, size = config.least_kv(decoder)
+    if decoder.max_kv_tokens < least:
+        raise ValueError(
+            f"decoder: got KV pages of {decoder.max_kv_tokens} tokens, expected at least {least}; make it "
+            f"with kv_bytes = {size} or more"
+        )
 
 
 def _client(request: Request) -> str:

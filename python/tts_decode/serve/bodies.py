@@ -12,18 +12,14 @@ from typing import Any
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from ..errors import TTSError
 from ..records.strict_json import loads
 from .config import Limits
 from .errors import APIError, given, unavailable
+from .presence import DisconnectedError, while_there
 from .protocol import B, read_body
 
 _SLOWEST = 20  # times `Limits.idle_seconds` that a body may take in all: 4 MiB in 600 s
 _LONG = 1 << 15  # bytes; bodies from here on are read beside the event loop
-
-
-class DisconnectedError(TTSError):
-    """The client is gone: there is nobody to answer."""
 
 
 class _Body:
@@ -60,7 +56,8 @@ class Bodies:
     async def read(self, request: Request, kind: type[B], client: str) -> AsyncIterator[B]:
         """What a request of a client asks for; its bytes are held until the end of the block.
 
-        Raises APIError for a body that is too large, too slow or none, and for one without room, 503.
+        Raises APIError for a body that is too large, too slow or none, and for one without room, 503;
+        DisconnectedError where the client leaves before it is read.
         """
         media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media != "application/json":
@@ -73,7 +70,7 @@ class Bodies:
             raise APIError(415, message, None, "unsupported_content_encoding", headers)
         body = _Body(client)
         try:
-            yield await _read(await self._received(request, body), kind)
+            yield await _read(request, await self._received(request, body), kind)
         finally:
             self._give_back(body)
 
@@ -149,8 +146,10 @@ async def _part(parts: AsyncIterator[bytes]) -> bytes | None:
     return await anext(parts, None)
 
 
-async def _read(data: bytes, kind: type[B]) -> B:
-    return _parsed(data, kind) if len(data) < _LONG else await asyncio.to_thread(_parsed, data, kind)
+async def _read(request: Request, data: bytes, kind: type[B]) -> B:
+    if len(data) < _LONG:
+        return _parsed(data, kind)
+    return await while_there(request.receive, asyncio.to_thread(_parsed, data, kind))
 
 
 def _parsed(data: bytes, kind: type[B]) -> B:

@@ -5,12 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
+from tts_kernels.checks import instance, integer, is_integer, is_real, shown
+
+from ..decoding.decoder import TreeDecoder
 from ..rewards.scorer import Scorer
+from .keys import check_keys
+
+_DAY = 86400.0  # seconds
+_MANY = 1 << 20  # choices, branches, texts: far beyond what one machine decodes side by side
+_TOKENS = 1 << 30
+_BYTES = 1 << 40
+# What a limit may be; all others are from 1 to _MANY.
+_RANGES: dict[str, tuple[float, float]] = {
+    "body_bytes": (1, 1 << 30),
+    "bodies_bytes": (1, _BYTES),
+    **dict.fromkeys(("prompt_tokens", "max_tokens", "search_tokens", "request_tokens"), (1, _TOKENS)),
+    **dict.fromkeys(("answer_entries", "search_products"), (1, _TOKENS)),
+    "schema_bytes": (1, 1 << 30),
+    "request_seconds": (1e-3, 30 * _DAY),
+    "idle_seconds": (1e-3, _DAY),
+    **dict.fromkeys(("retained", "trees"), (0, _MANY)),
+    "retained_tokens": (0, _TOKENS),
+    "tree_bytes": (0, _BYTES),
+}
 
 
 @dataclass(frozen=True)
 class Limits:
     """What a client sends is held against these; the answer to more is an error.
+
+    Raises ValueError, by the limit's name, for one that is out of its range. Seconds may be fractions.
 
     Attributes:
         body_bytes: of a request. bodies_bytes: that came of all requests which are not taken or refused yet;
@@ -26,7 +50,8 @@ class Limits:
         search_products: of a search's counts, such as n and num_comparisons, multiplied.
         search_branches: that a search holds at a time, those of its further prompts too.
         sequences: choices that are generated at a time, of all requests; a search counts as its `n`.
-        client_sequences: of them, those of one API key, or without keys of one address; None: all.
+        client_sequences: of them, those of one API key, or without keys of one address, and no more than
+            `sequences`; None: all.
         request_seconds: for an answer as a whole.
         idle_seconds: for a client to send its head or a part of its body, and to take a part of its answer.
         retained: finished texts that are kept for requests that go on with them. Where they become too many,
@@ -63,10 +88,19 @@ class Limits:
     def __post_init__(self) -> None:
         for limit in fields(self):
             value = getattr(self, limit.name)
-            least = 0 if limit.name in ("retained", "retained_tokens", "trees", "tree_bytes") else 1e-3
-            if value is not None and (isinstance(value, bool) or not value >= least):
-                expected = "a positive number" if least else "a number, 0 or more"
-                raise ValueError(f"{limit.name}: got {value!r}, expected {expected}")
+            if value is None and limit.default is None:
+                continue
+            least, most = _RANGES.get(limit.name, (1, _MANY))
+            fraction = limit.name.endswith("_seconds")
+            fits = is_real(value) if fraction else is_integer(value)
+            if not (fits and least <= value <= most):
+                what = "a number" if fraction else "an integer"
+                raise ValueError(f"{limit.name}: got {shown(value)}, expected {what} from {least} to {most}")
+        if self.client_sequences is not None and self.client_sequences > self.sequences:
+            raise ValueError(
+                f"client_sequences: got {self.client_sequences}, expected at most "
+                f"{self.sequences}, all of them"
+            )
 
 
 @dataclass(frozen=True)
@@ -78,6 +112,10 @@ class ServerConfig:
     limits: of what a client can ask.
     loopback: whether the server listens on this machine only. Without keys, requests that name another host
         are then refused: pages in a browser reach the server under a name of their own.
+    least_kv_tokens: that the decoder's pages have to hold, or the model's longest text where that is shorter:
+        with fewer hardly a chat is served.
+
+    Raises TypeError or ValueError, by the attribute's name; of a key it tells no character.
     """
 
     model: str
@@ -85,3 +123,25 @@ class ServerConfig:
     scorers: Mapping[str, Scorer] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     loopback: bool = True
+    least_kv_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if not instance("model", self.model, str).strip():
+            raise ValueError(f"model: got {self.model!r}, expected a name that is not empty")
+        check_keys("keys", self.keys)
+        if not isinstance(self.scorers, Mapping):
+            raise TypeError(f"scorers: got {shown(self.scorers)}, expected a mapping from names to scorers")
+        for name, scorer in self.scorers.items():
+            if not isinstance(name, str) or not name:
+                raise ValueError(f"scorers: got the name {shown(name)}, expected a text that is not empty")
+            if not callable(scorer):
+                raise TypeError(
+                    f"scorers: got {shown(scorer)} for {name!r}, expected an async function of branches"
+                )
+        instance("limits", self.limits, Limits)
+        integer("least_kv_tokens", self.least_kv_tokens, 1)
+
+    def least_kv(self, decoder: TreeDecoder) -> tuple[int, int]:
+        """Tokens that a decoder's KV pages have to hold, and bytes of these pages."""
+        tokens = min(self.least_kv_tokens, decoder.max_positions or self.least_kv_tokens)
+        return tokens, -(-tokens // decoder.page_size) * decoder.stats().page_bytes

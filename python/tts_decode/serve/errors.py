@@ -29,18 +29,30 @@ _TYPES = {
 _RETRY = {"Retry-After": "1"}  # seconds
 _HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: _RETRY, 503: _RETRY}
 _LONGEST_GIVEN = 60  # characters of a client's own value that an error repeats
+_SHOWN_DIGITS = 20  # of a number that is longer
 _LONGEST_REASON = 300  # characters of a grammar's own message
 
 
 def given(value: Any) -> str:
-    """What a client sent, in the words of JSON and no longer than a line; lists and objects by their size."""
+    """What a client sent, in the words of JSON and no longer than a line; lists and objects by their size.
+
+    What is shortened says so: no text and no number is told as another one.
+    """
     if isinstance(value, (list, dict)):
         kind, of = ("a list", "items") if isinstance(value, list) else ("an object", "fields")
         return f"{kind} of {len(value)} {of}"
     if isinstance(value, str):
         cut = value[:_LONGEST_GIVEN]
         return repr(cut) + ("..." if len(cut) < len(value) else "")
-    return json.dumps(value)[:_LONGEST_GIVEN]
+    text = json.dumps(value)
+    if len(text) > _LONGEST_GIVEN:  # an integer: what else JSON has is shorter
+        return f"{text[:_SHOWN_DIGITS]}... of {len(text.lstrip('-'))} digits"
+    return text
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, in so many characters at most and three dots."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 class APIError(TTSError):
@@ -78,7 +90,7 @@ def invalid(param: str, problem: str, code: str | None = "invalid_value") -> API
 def at_most(name: str, value: int, limit: int, what: str = "") -> None:
     """400 for more than a limit. what: is counted."""
     if value > limit:
-        got = f"{str(value)[:20]} {what}".strip()
+        got = f"{given(value)} {what}".strip()
         raise invalid(name, f"got {got}, expected at most {limit}")
 
 
@@ -95,10 +107,10 @@ def unavailable(message: str) -> APIError:
     return APIError(503, message, None, "unavailable")
 
 
-def without_room(asked: int, room: int) -> APIError:
-    """400: all KV pages together hold fewer tokens than a request asks for."""
+def without_room(field: str, asked: int, room: int) -> APIError:
+    """400: all KV pages together hold fewer tokens than a request asks for. field: that says how many."""
     problem = f"got prompts and choices of {asked} tokens in KV pages, expected at most {room}"
-    return invalid("max_tokens", f"{problem}; ask for fewer choices, or shorter ones")
+    return invalid(field, f"{problem}; ask for fewer choices, or shorter ones")
 
 
 def internal() -> APIError:
@@ -118,7 +130,7 @@ def as_api_error(error: BaseException) -> APIError:
         problem = "the prompt is too long for the model or its memory"
         return APIError(400, problem, None, "context_length_exceeded")
     if isinstance(error, ConstraintError):
-        return invalid("response_format", str(error)[:_LONGEST_REASON])
+        return invalid("response_format", shortened(str(error), _LONGEST_REASON))
     _log.error("a request failed:\n%s", "".join(traceback.format_exception(error)))
     return internal()
 

@@ -38,9 +38,13 @@ class Facts:
         return (self.kv_tokens // self.page - full) // n * self.page - rest
 
     def held(self, prompt: int, n: int, tokens: int) -> int:
-        """Tokens of the pages that a prompt of so many and n choices of `tokens` each hold."""
+        """Tokens of the pages that a prompt of so many and n choices of `tokens` each hold.
+
+        The last token of a choice is drawn and has no KV; without another one the choices share all.
+        """
         full, rest = divmod(prompt, self.page)
-        return (full + n * -(-(rest + tokens) // self.page)) * self.page
+        own = n * -(-(rest + tokens - 1) // self.page) if tokens > 1 else rest > 0
+        return (full + own) * self.page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,8 @@ class Job:
     token_ids: whether the ids of tokens are listed, those of the prompt for each choice.
     stream: whether pieces go out as they come.
     generates: whether anything is sampled.
-    kv_tokens: in KV pages, part-filled ones too, if each choice becomes as long as it may.
+    kv_tokens: of each prompt and its choices in KV pages, part-filled ones too, if each choice becomes as
+        long as it may.
     """
 
     prompts: list[Prompt]
@@ -67,7 +72,7 @@ class Job:
     token_ids: bool = False
     stream: bool = False
     generates: bool = True
-    kv_tokens: int = 0
+    kv_tokens: Sequence[int] = ()
 
     @property
     def sequences(self) -> int:
@@ -123,6 +128,12 @@ class Usage:
         }
 
 
+def length_field(body: CompletionBody | ChatBody) -> str:
+    """By what name a request says how long its choices may be."""
+    newer = isinstance(body, ChatBody) and body.max_completion_tokens is not None
+    return "max_completion_tokens" if newer else "max_tokens"
+
+
 def sequences_of(body: CompletionBody | ChatBody, limits: Limits) -> int:
     """How many are drawn side by side, which is known before the prompts are read."""
     n = body.n or 1
@@ -160,7 +171,7 @@ def completion_job(body: CompletionBody, prompts: list[Prompt], limits: Limits, 
         stream=bool(body.stream),
         generates=tokens > 0,
     )
-    return _within(job, tokens, limits, facts)
+    return _within(job, tokens, length_field(body), limits, facts)
 
 
 def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, facts: Facts) -> Job:
@@ -169,12 +180,12 @@ def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, facts: Facts) -> Jo
     asked = {t for t in (body.max_tokens, body.max_completion_tokens) if t is not None}
     if len(asked) == 2:
         problem = (
-            f"got {body.max_completion_tokens} beside max_tokens = {body.max_tokens}, expected one of them"
+            f"got {given(body.max_completion_tokens)} beside max_tokens = {given(body.max_tokens)}, "
+            "expected one of them"
         )
         raise invalid("max_completion_tokens", problem)
     if 0 in asked:
-        name = "max_tokens" if body.max_tokens == 0 else "max_completion_tokens"
-        raise invalid(name, "got 0, expected at least 1")
+        raise invalid(length_field(body), "got 0, expected at least 1")
     if body.top_logprobs is not None and not body.logprobs:
         raise invalid("top_logprobs", "got a number without logprobs, expected logprobs = true beside it")
     at_most("top_logprobs", body.top_logprobs or 0, limits.logprobs)
@@ -191,7 +202,7 @@ def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, facts: Facts) -> Jo
         token_ids=bool(body.return_token_ids),
         stream=bool(body.stream),
     )
-    return _within(job, tokens, limits, facts)
+    return _within(job, tokens, length_field(body), limits, facts)
 
 
 def _includes_stop(body: Generating) -> bool:
@@ -205,17 +216,20 @@ def _includes_stop(body: Generating) -> bool:
     return values == {True}
 
 
-def _within(job: Job, tokens: int, limits: Limits, facts: Facts) -> Job:
-    """The job, if its numbers multiply to no more than they may. tokens: sampled for each choice, at most."""
+def _within(job: Job, tokens: int, field: str, limits: Limits, facts: Facts) -> Job:
+    """The job, if its numbers multiply to no more than they may. tokens: sampled for each choice, at most.
+
+    field: by which the request says so.
+    """
     positions = facts.positions
     sizes = [len(prompt.ids) for prompt in job.prompts]
     rooms = [tokens if positions is None else min(tokens, positions - size) for size in sizes]
     sampled = job.best_of * sum(rooms)
     if sampled > limits.request_tokens:
         problem = f"got choices of {sampled} tokens in all, expected at most {limits.request_tokens}"
-        raise invalid("max_tokens", f"{problem}; ask for fewer choices, or shorter ones")
+        raise invalid(field, f"{problem}; ask for fewer choices, or shorter ones")
     held = [facts.held(size, job.best_of, room) for size, room in zip(sizes, rooms, strict=True)]
-    job = replace(job, kv_tokens=sum(held) + job.echo * len(held) * facts.page)  # what echoes has a copy
+    job = replace(job, kv_tokens=[each + job.echo * facts.page for each in held])  # what echoes has a copy
     entries = job.token_ids * (job.n * sum(sizes) + sampled)
     if job.logprobs is not None:
         entries += (job.echo * job.n * sum(sizes) + sampled) * (1 + job.logprobs)
@@ -226,8 +240,10 @@ def _within(job: Job, tokens: int, limits: Limits, facts: Facts) -> Job:
     return job
 
 
-def _sampling(body: Generating, max_tokens: int, top: int, limits: Limits, vocabulary: int) -> SamplingParams:
-    at_most("max_tokens", max_tokens, limits.max_tokens)
+def _sampling(
+    body: CompletionBody | ChatBody, max_tokens: int, top: int, limits: Limits, vocabulary: int
+) -> SamplingParams:
+    at_most(length_field(body), max_tokens, limits.max_tokens)
     at_most("stop", len(body.stop), limits.stops, "strings")
     for stop in body.stop:
         at_most("stop", len(stop), limits.stop_characters, "characters")
@@ -260,10 +276,13 @@ def _sampling(body: Generating, max_tokens: int, top: int, limits: Limits, vocab
     try:
         return SamplingParams(**settings)
     except ValueError as error:
-        # What is refused there only has the name of its field, by which the client may know it.
+        # What is refused there only has the name of a parameter: the client knows it by that of its field.
         name = str(error).partition(":")[0].partition("[")[0]
+        fields = dict.fromkeys(("max_tokens", "max_step_tokens"), length_field(body))
+        if body.repetition_penalty is None:
+            fields["repetition_penalty"] = "repeat_penalty"
         problem = "got a value that cannot be sampled with"
-        raise invalid(name if name in settings else "sampling", problem) from None
+        raise invalid(fields.get(name, name) if name in settings else "sampling", problem) from None
 
 
 def _constraint(form: ResponseFormat | None, limits: Limits) -> JSONSchema | None:
@@ -296,14 +315,14 @@ def _bias(asked: dict[str, float], limits: Limits, vocabulary: int) -> dict[int,
     bias = {}
     for name, value in asked.items():
         if not name.isascii() or not name.isdigit() or len(name) > 9 or name != str(int(name)):
-            raise invalid("logit_bias", f"got the key {name[:20]!r}, expected a token id")
+            raise invalid("logit_bias", f"got the key {given(name)}, expected a token id")
         _check_token("logit_bias", int(name), vocabulary)
         if not -100 <= value <= 100:
-            raise invalid("logit_bias", f"got {value:g} for token {name}, expected -100 to 100")
+            raise invalid("logit_bias", f"got {given(value)} for token {name}, expected -100 to 100")
         bias[int(name)] = value
     return bias
 
 
 def _check_token(name: str, token: int, vocabulary: int) -> None:
     if not 0 <= token < vocabulary:
-        raise invalid(name, f"got token {str(token)[:20]}, expected ids from 0 to {vocabulary - 1}")
+        raise invalid(name, f"got token {given(token)}, expected ids from 0 to {vocabulary - 1}")

@@ -21,7 +21,7 @@ def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) ->
     keys = [key.strip() for key in environment.get(VARIABLE, "").split(",") if key.strip()]
     if VARIABLE in environment and not keys:
         raise ValueError(f"{VARIABLE}: holds no key, expected some with commas; unset it to ask for none")
-    _check(VARIABLE, keys)
+    check_keys(VARIABLE, keys)
     if file is not None:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
@@ -30,13 +30,16 @@ def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) ->
         found = [line.strip() for line in lines if line.strip()]
         if not found:
             raise ValueError(f"api_keys: {file} holds no key, expected one a line")
-        _check("api_keys", found)
+        check_keys("api_keys", found)
         keys += found
     return tuple(dict.fromkeys(keys))
 
 
-def _check(source: str, keys: Sequence[str]) -> None:
-    """Tells which key is none by its number: the text is a secret."""
+def check_keys(source: str, keys: Sequence[str]) -> None:
+    """Raises TypeError for one text, ValueError for a key that is none; it tells which by its number, as the
+    text is a secret. source: of the keys, for an error."""
+    if isinstance(keys, str) or not isinstance(keys, Sequence) or not all(isinstance(k, str) for k in keys):
+        raise TypeError(f"{source}: got a {type(keys).__name__}, expected a list of texts")
     for number, key in enumerate(keys, start=1):
         if len(key) < _SHORTEST or not key.isascii() or not key.isprintable() or " " in key:
             raise ValueError(

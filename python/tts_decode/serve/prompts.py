@@ -12,13 +12,14 @@ from ..core.detokenizer import token_bytes
 from ..core.prompts import PromptReader
 from ..decoding.decoder import TreeDecoder
 from .config import Limits
-from .errors import APIError, invalid
+from .errors import APIError, given, invalid, shortened
 from .protocol import ChatBody, CompletionBody
 
 T = TypeVar("T")
 
 _MARK = "\N{WHITE SQUARE}final-message\N{WHITE SQUARE}"  # stands for a message while a template is filled in
 _LONG = 1 << 15  # characters of a request; from here on they are read beside the event loop
+_LONGEST_REASON = 200  # characters of a chat template's own message
 _PER_MESSAGE = 32  # characters that take as long as a template does with one more message
 
 
@@ -51,16 +52,16 @@ class Prompts:
 
     async def of_completion(self, body: CompletionBody) -> list[Prompt]:
         """Raises APIError."""
-        given: list[Any] = body.prompt
-        for item in given:
+        asked: list[Any] = body.prompt
+        for item in asked:
             self._check_length("prompt", item)
-        texts = [item for item in given if isinstance(item, str)]
+        texts = [item for item in asked if isinstance(item, str)]
         if texts:
             return await self._apart(
                 sum(map(len, texts)),
                 lambda: [self._made("prompt", text, self._reader.prompt(text)[1]) for text in texts],
             )
-        return [self._made("prompt", None, self._checked(ids)) for ids in given]
+        return [self._made("prompt", None, self._checked(ids)) for ids in asked]
 
     async def of_chat(self, body: ChatBody) -> Prompt:
         """Raises APIError."""
@@ -102,19 +103,27 @@ class Prompts:
         return self._bytes
 
     async def _apart(self, size: int, read: Callable[[], T]) -> T:
-        """What `read` returns; alone with the tokenizer, and beside the event loop where it takes long."""
-        async with self._lock:
-            return read() if size < _LONG else await asyncio.to_thread(read)
+        """What `read` returns; alone with the tokenizer, and beside the event loop where it takes long.
+
+        A thread cannot be cancelled: it keeps the tokenizer to its end, also where nobody waits for it.
+        """
+        if size < _LONG:
+            async with self._lock:
+                return read()
+        await self._lock.acquire()
+        work = asyncio.ensure_future(asyncio.to_thread(read))
+        work.add_done_callback(lambda _: self._lock.release())
+        return await asyncio.shield(work)
 
     def _rendered(self, messages: list[dict[str, str]], adds: bool, goes_on: bool) -> str:
         """The chat as text. A message that goes on stands at its end letter by letter, whatever the template
         does to the ends of messages."""
-        given = [*messages[:-1], messages[-1] | {"content": _MARK}] if goes_on else messages
+        turns = [*messages[:-1], messages[-1] | {"content": _MARK}] if goes_on else messages
         try:
-            text: str = self._tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=adds)
+            text: str = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=adds)
         except Exception as error:  # a template's own refusals, such as of roles out of turn
             own = type(error).__name__ == "TemplateError"
-            reason = str(error)[:200] if own else "it cannot be filled in"
+            reason = shortened(str(error), _LONGEST_REASON) if own else "it cannot be filled in"
             raise invalid("messages", f"the model's chat template refuses them: {reason}") from None
         if not goes_on:
             return text
@@ -134,15 +143,15 @@ class Prompts:
     def _checked(self, ids: Sequence[Any]) -> list[int]:
         for token in ids:
             if not 0 <= token < self._vocabulary:
-                problem = f"got the token id {str(token)[:20]}, expected 0 to {self._vocabulary - 1}"
+                problem = f"got the token id {given(token)}, expected 0 to {self._vocabulary - 1}"
                 raise invalid("prompt", problem)
         return list(ids)
 
-    def _check_length(self, param: str, given: str | Sequence[int]) -> None:
+    def _check_length(self, param: str, value: str | Sequence[int]) -> None:
         """Of a text that is not read yet, or of ids."""
-        what, most = ("characters", self._characters) if isinstance(given, str) else ("tokens", self._tokens)
-        if len(given) > most:
-            message = f"{param}: got {len(given)} {what}, expected at most {most}{self._why}"
+        what, most = ("characters", self._characters) if isinstance(value, str) else ("tokens", self._tokens)
+        if len(value) > most:
+            message = f"{param}: got {len(value)} {what}, expected at most {most}{self._why}"
             raise APIError(400, message, param, "context_length_exceeded")
 
 

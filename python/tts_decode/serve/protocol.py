@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
-from .errors import APIError, given, invalid, unsupported
+from .errors import APIError, given, invalid, shortened, unsupported
 from .refused import OF_MESSAGES, without_refused
 
 B = TypeVar("B", bound="Body")
@@ -178,7 +178,7 @@ def _with_extra(data: dict[str, Any]) -> dict[str, Any]:
         raise invalid("extra_body", f"got {given(extra)}, expected an object")
     for name, value in extra.items():
         if name == "extra_body" or (name in own and own[name] != value):
-            param = f"extra_body.{name[:_LONGEST_NAME]}"
+            param = f"extra_body.{shortened(name, _LONGEST_NAME)}"
             raise invalid(param, "got another value than the body's own, expected it in one place")
     return extra | own
 
@@ -197,7 +197,7 @@ def _as_api_error(error: ValidationError) -> APIError:
     param = ""
     for part in first["loc"]:
         param += f"[{part}]" if isinstance(part, int) else f".{part}" if param else str(part)
-    param = param[:_LONGEST_NAME]
+    param = shortened(param, _LONGEST_NAME)
     if first["type"] == "missing":
         return APIError(400, f"{param}: missing", param, "missing_required_parameter")
     if first["type"] == "extra_forbidden":
@@ -215,7 +215,7 @@ def _expected(error: Mapping[str, Any]) -> str:
     for begin in ("Value error, expected ", "Input should be "):
         if message.startswith(begin):
             return message.removeprefix(begin)
-    return f"another value: {message[:_LONGEST_MESSAGE]}"
+    return f"another value: {shortened(message, _LONGEST_MESSAGE)}"
 
 
 _EXPECTED = {

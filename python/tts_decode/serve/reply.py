@@ -21,6 +21,7 @@ from .generation import Emit
 from .grammars import Grammars
 from .job import Piece, Usage
 from .metrics import Metrics
+from .presence import disconnected
 from .prompts import Prompts
 from .sending import NotTakenError, Sender
 from .working import Working
@@ -89,7 +90,7 @@ class Reply(Response):
         desk, loop = self._desk, asyncio.get_running_loop()
         with released_on_error(self._work.ticket):
             working = self._start()
-        watch = asyncio.ensure_future(_disconnected(receive))
+        watch = asyncio.ensure_future(disconnected(receive))
         watch.add_done_callback(lambda _: self._inbox.add(_Gone()))
         timer = loop.call_later(desk.limits.request_seconds, self._inbox.add, _Late())
         sender = Sender(send, desk.limits.idle_seconds)
@@ -189,8 +190,3 @@ async def _apart(pieces: Sequence[Piece], write: Callable[[], bytes]) -> bytes:
     size = sum(len(tokens) * (1 + len(tokens[-1].top)) for tokens in listed)
     size += sum(len(piece.prompt_ids) for piece in pieces)
     return write() if size < _LONG else await asyncio.to_thread(write)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.budget import Budget
+from ..core.naming import renamed_in_ranges
 from ..core.params import SamplingParams
 from ..decoding.decoder import TreeDecoder
 from ..decoding.retained import OwnTexts
@@ -20,7 +21,7 @@ from ..rewards.self_evaluation import chat_question
 from ..search import STRATEGIES, SearchResult, SearchRun, Strategy
 from .bounded_run import BoundedRun
 from .config import Limits
-from .errors import at_most, given, invalid
+from .errors import at_most, given, invalid, shortened
 from .generation import Emit
 from .job import Job, Piece, Usage
 from .protocol import Generating, SearchOptions
@@ -32,6 +33,7 @@ PATH = "/v1/tts/trees/"
 _PROGRESS_SECONDS = 0.25
 _STEP_TOKENS = 64  # at most, where the request does not say
 _LONGEST_OPTION = 256  # characters
+_LONGEST_NAME = 40  # characters of an option's name that an error repeats
 
 _BUILT_IN: dict[str, Callable[[], Scorer]] = {
     "mean_probability": mean_probability,
@@ -61,7 +63,7 @@ def read_search(
     _refuse_fields(body, job)
     if asked.strategy not in STRATEGIES or STRATEGIES[asked.strategy].family == "own":
         names = [s.name for s in STRATEGIES.values() if s.family != "own"]
-        raise invalid("tts.strategy", f"got {asked.strategy[:40]!r}, expected one of {', '.join(names)}")
+        raise invalid("tts.strategy", f"got {given(asked.strategy)}, expected one of {', '.join(names)}")
     strategy = STRATEGIES[asked.strategy]
     options = _options(strategy, asked.model_extra or {}, limits)
     step_tokens = asked.max_step_tokens or min(_STEP_TOKENS, limits.max_tokens)
@@ -110,7 +112,7 @@ def _options(strategy: Strategy[...], asked: Mapping[str, Any], limits: Limits) 
     kinds = strategy.plain_options
     options = {}
     for name, value in asked.items():
-        param = f"tts.{name[:40]}"
+        param = f"tts.{shortened(name, _LONGEST_NAME)}"
         if name not in kinds or _is_template(kinds[name][1]):
             known = [other for other, (_, default) in kinds.items() if not _is_template(default)]
             raise invalid(param, f"unknown option of {strategy.name}, expected one of {', '.join(known)}")
@@ -120,7 +122,8 @@ def _options(strategy: Strategy[...], asked: Mapping[str, Any], limits: Limits) 
             raise invalid(param, f"got {given(value)}, expected {_WANTED[kind]}")
         limit = limits.max_tokens if "token" in name or "budget" in name else limits.choices
         if kind is int and abs(value) > limit:
-            raise invalid(param, f"got {str(value)[:20]}, expected at most {limit}")
+            bound = f"at most {limit}" if value > 0 else f"at least {-limit}"
+            raise invalid(param, f"got {given(value)}, expected {bound}")
         if kind is str and len(value) > _LONGEST_OPTION:
             raise invalid(param, f"got {len(value)} characters, expected at most {_LONGEST_OPTION}")
         options[name] = value
@@ -173,7 +176,7 @@ def _scorer(
         return self_evaluation(chat_question(decoder.tokenizer)) if chat else self_evaluation()
     if name not in _BUILT_IN:
         known = ", ".join((*_BUILT_IN, "self_evaluation", *scorers))
-        raise invalid("tts.scorer", f"got {name[:40]!r}, expected one of {known}")
+        raise invalid("tts.scorer", f"got {given(name)}, expected one of {known}")
     return _BUILT_IN[name]()
 
 
@@ -246,7 +249,7 @@ async def _searched(run: BoundedRun, search: Search) -> SearchResult:
             _log_failure(search, error)
             problem = f"got {given(search.options[name])}, which {search.strategy.name} does not take"
         if name in search.strategy.parameters:
-            raise invalid(f"tts.{name}", problem) from error
+            raise invalid(f"tts.{name}", renamed_in_ranges(problem, name, f"tts.{name}")) from error
         raise invalid("tts", f"{name}: {problem}") from error  # of a part of the strategy
 
 

@@ -10,7 +10,7 @@ import torch
 from needed import needs
 from primitives import make
 from serving import make_chatty
-from tts_decode import SamplingParams
+from tts_decode import PromptTooLongError, SamplingParams
 
 needs("its_hub")
 needs("reasoners")
@@ -52,6 +52,21 @@ ITS_HUB: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
         lambda lm: lm.generate([{"role": "user", "content": [{"type": "text"}]}]),
         ValueError,
         r"messages\[0\]: got .*a text",
+    ),
+    "a role": (
+        lambda lm: lm.generate([{"role": "x", "content": "Count."}]),
+        ValueError,
+        r"messages\[0\]: got the role 'x', expected one of system, developer, user, assistant",
+    ),
+    "too long": (
+        lambda lm: lm.generate([{"role": "user", "content": "x" * 600}]),
+        PromptTooLongError,
+        "messages: has 6[0-9]+ tokens, but the model allows 512",
+    ),
+    "surrogates": (
+        lambda lm: lm.generate([{"role": "user", "content": "\ud800"}]),
+        ValueError,
+        "messages: got surrogates not allowed",
     ),
     "stop": (lambda lm: lm.generate(CHAT, 3), TypeError, "stop: got int, expected"),
     "temperature": (lambda lm: lm.generate(CHAT, temperature="xy"), TypeError, "temperature: got 'xy', exp"),
@@ -171,6 +186,55 @@ REASONERS: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
         lambda lm: lm.generate(["a"], stopping_criteria=3),
         TypeError,
         "stopping_criteria: got 3, expected a function of ids and scores",
+    ),
+    "an end": (
+        lambda lm: lm.generate(["a"], eos_token_id=260),
+        ValueError,
+        r"eos_token_id: got 260, expected a token id or a text of tokens of the vocabulary, 0\.\.259",
+    ),
+    "ends": (lambda lm: lm.generate(["a"], eos_token_id=[3, 10**30]), ValueError, "eos_token_id: got 10000"),
+    "an end below": (lambda lm: lm.generate(["a"], eos_token_id=-1), ValueError, "eos_token_id: got -1, exp"),
+    "the end's text": (
+        lambda lm: lm.generate(["a"], eos_token_id="\ud800"),
+        ValueError,
+        "eos_token_id: got surrogates not allowed",
+    ),
+    "no text": (lambda lm: lm.generate(["a", ""]), ValueError, r"inputs\[1\]: got no tokens, expected at"),
+    "surrogates": (
+        lambda lm: lm.generate(["a", "\ud800"]),
+        ValueError,
+        r"inputs\[1\]: got surrogates not allowed at 0, expected valid Unicode",
+    ),
+    "too long": (
+        lambda lm: lm.generate(["x" * 600]),
+        PromptTooLongError,
+        r"inputs\[0\]: has 600 tokens, but the model allows 512",
+    ),
+    "as long as it may": (
+        lambda lm: lm.generate(["a", "abcd"], 4),
+        ValueError,
+        r"max_length: got 4 for inputs\[1\] of 4 tokens, expected more",
+    ),
+    "no prompt": (lambda lm: lm.get_next_token_logits("", ["a"]), ValueError, "prompt: got no tokens"),
+    "long prompts": (
+        lambda lm: lm.get_next_token_logits(["a", "x" * 600], ["a"]),
+        PromptTooLongError,
+        r"prompt\[1\]: has 600 tokens",
+    ),
+    "a candidate": (
+        lambda lm: lm.get_next_token_logits("a", ["\ud800"]),
+        ValueError,
+        "candidates: got surrogates not allowed",
+    ),
+    "a long prefix": (
+        lambda lm: lm.get_loglikelihood("x" * 600, ["x" * 601]),
+        PromptTooLongError,
+        "prefix: has 600 tokens",
+    ),
+    "long contents": (
+        lambda lm: lm.get_loglikelihood("x", ["xy", "x" * 600]),
+        PromptTooLongError,
+        r"contents\[1\]: 599 more after 1",
     ),
     "prompt": (lambda lm: lm.get_next_token_logits(3, ["a"]), TypeError, f"prompt: got 3, {TEXTS}"),
     "prompts": (

@@ -163,7 +163,7 @@ def test_a_score_that_treequest_cannot_take_is_refused(score: float, empty_decod
         return [score for _ in branches]
 
     generate = TreeGenerator(empty_decoder, PROMPT, wrong, sampling=DRAWN)
-    with pytest.raises(ValueError, match=r"^scorer: got .*, expected a number from 0 to 1"):
+    with pytest.raises(ValueError, match=r"^scorer wrong: got the score .*, expected a number from 0 to 1"):
         generate(None)
     generate.release()
 

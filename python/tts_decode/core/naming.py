@@ -1,0 +1,26 @@
+"""Errors of arguments inside, told of what the caller gave."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_INNER = re.compile(r"(prompt|text|tokens)(\[\d+\])?:? ")  # how errors about a prompt or a text begin
+
+
+@contextmanager
+def named(argument: str) -> Iterator[None]:
+    """Turns errors about a prompt or a text inside into errors of the same type about `argument`."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        inner = _INNER.match(text := str(error))
+        if inner is None:
+            raise
+        raise type(error)(f"{argument}: {text[inner.end() :]}") from error
+
+
+def renamed_in_ranges(text: str, argument: str, name: str) -> str:
+    """An error's text with `name` for `argument` in ranges, as in `expected a number, 0 < argument <= 1`."""
+    return re.sub(rf"(?<=[<=] ){re.escape(argument)}(?= <)", lambda _: name, text)
