@@ -53,6 +53,26 @@ CASES = {
         {**_PLAIN, "num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": False, "pad_token_id": 0},
         {**_PLAIN_KEYS, "expert_count": 4, "expert_used_count": 2},
     ),
+    "gpt-oss": Case(
+        "gpt-oss",
+        "gpt_oss",
+        {
+            "rms_norm_eps": 1e-3,
+            "head_dim": HEAD_DIM,
+            "rope_parameters": {**_YARN, "truncate": True},
+            "sliding_window": 16,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+        },
+        {
+            **_PLAIN_KEYS,
+            **_YARN_KEYS,
+            "attention.sliding_window": 16,
+            "expert_count": 4,
+            "expert_used_count": 2,
+            "expert_feed_forward_length": 96,
+        },
+    ),
     "olmo2": Case("olmo2", "olmo2", {**_PLAIN, "pad_token_id": 0}, _PLAIN_KEYS),
     "olmo3": Case(
         "olmo2",

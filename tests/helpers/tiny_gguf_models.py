@@ -108,6 +108,21 @@ def _experts(name: str, values: np.ndarray, config: Any) -> dict[str, np.ndarray
     return {name: values}
 
 
+def _gpt_oss(name: str, values: np.ndarray, config: Any) -> dict[str, np.ndarray]:
+    """Of the experts [inputs, outputs] become [outputs, inputs], and columns that alternate two tensors."""
+    if name.endswith("sinks"):
+        return {f"{name}.weight": values}
+    if ".experts." not in name:
+        return {name: values}
+    leaf = "bias" if name.endswith("_bias") else "weight"
+    values = values if leaf == "bias" else values.swapaxes(1, 2)
+    stem = name.removesuffix("_bias")
+    if stem.endswith("down_proj"):
+        return {f"{stem}.{leaf}": values}
+    stem = stem.removesuffix("gate_up_proj")
+    return {f"{stem}gate_proj.{leaf}": values[:, ::2], f"{stem}up_proj.{leaf}": values[:, 1::2]}
+
+
 def _gpt2(name: str, values: np.ndarray, config: Any) -> dict[str, np.ndarray]:
     transposed = name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight"))
     return {name: values.T if transposed else values}
@@ -125,5 +140,6 @@ _ADAPT: dict[str, Callable[[str, np.ndarray, Any], dict[str, np.ndarray]]] = {
     "qwen2moe": _experts,
     "qwen3moe": _experts,
     "olmoe": _experts,
+    "gpt-oss": _gpt_oss,
     "gpt2": _gpt2,
 }

@@ -84,6 +84,20 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         fixed={"norm_topk_prob": False},
         neutral={"expert_weights_norm": False, "expert_gating_func": 1},
     ),
+    "gpt-oss": Architecture(
+        "gpt_oss",
+        {
+            "context_length": "max_position_embeddings",
+            "embedding_length": "hidden_size",
+            "expert_count": "num_local_experts",
+            "expert_used_count": "num_experts_per_tok",
+            "expert_feed_forward_length": "intermediate_size",
+        },
+        _RMS,
+        computed=_WINDOWS | {"feed_forward_length", "rope.freq_base_swa"},
+        neutral={"expert_gating_func": 3},  # softmax over the experts that are chosen
+        layout="transposed_experts",
+    ),
     # OLMo 3 where there is a window.
     "olmo2": Architecture("olmo2", _SIZES, _RMS, computed=_WINDOWS | {"rope.freq_base_swa"}),
     "exaone4": Architecture(

@@ -67,7 +67,7 @@ def restored(layout: Layout | None, name: str, values: Array, heads: tuple[int, 
         lowered: Array = values - 1
         return lowered
     if layout == "transposed" and name.endswith(_TRANSPOSED):
-        return values.T
+        return np.transpose(values)
     return rows_restored(layout, name, values, heads)
 
 

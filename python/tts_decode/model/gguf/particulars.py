@@ -83,6 +83,14 @@ def _olmo2(header: Header, _head_dim: int, attributes: Mapping[str, Any]) -> dic
     }
 
 
+def _gpt_oss(header: Header, _head_dim: int, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    _refuse_other_base(header, header.number("rope.freq_base", 10000.0))
+    width = attributes["intermediate_size"]
+    if header.integer("feed_forward_length", width) != width:
+        raise header.refuse(header.path("feed_forward_length"), f"{width}, that of the experts")
+    return _windows(header, attributes, 2)
+
+
 def _exaone4(header: Header, _head_dim: int, attributes: Mapping[str, Any]) -> dict[str, Any]:
     if attributes["num_hidden_layers"] == _EXAONE_LAYERS_WITH_WINDOWS:
         return _windows(header, attributes, 4, window=4096)
@@ -131,6 +139,7 @@ _OWN: Mapping[str, Callable[[Header, int, Mapping[str, Any]], dict[str, Any]]] =
     "mistral3": _mistral3,
     "granite": _granite,
     "olmo2": _olmo2,
+    "gpt-oss": _gpt_oss,
     "exaone4": _exaone4,
     "cohere2": _cohere2,
 }
