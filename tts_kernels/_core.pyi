@@ -270,9 +270,10 @@ class Experts:
         down: Sequence[Matrix],
         top_k: int,
         normalised: bool,
+        clamp: tuple[float, float] | None = None,
     ) -> None:
         """gate_up, down: of each expert, gate_up as of a layer. normalised: the weights of the chosen ones
-        sum to 1."""
+        sum to 1. clamp: alpha and limit of a clamped SwiGLU; None: SwiGLU."""
 
 class DecoderLayer:
     """What one layer computes, its weights borrowed."""

@@ -51,10 +51,14 @@ void bind_decoder(py::module_& m) {
       py::arg("panels"), py::arg("form"), py::arg("blocks"), py::arg("bias"), py::arg("gated"));
   py::class_<Experts>(m, "Experts", py::module_local())
       .def(py::init([](const Matrix& router, std::vector<std::vector<Matrix>> gate_up,
-                       std::vector<Matrix> down, int top_k, bool normalised) {
-             return Experts{router, std::move(gate_up), std::move(down), top_k, normalised};
+                       std::vector<Matrix> down, int top_k, bool normalised,
+                       std::optional<std::pair<float, float>> clamp) {
+             Experts experts{router, std::move(gate_up), std::move(down), top_k, normalised};
+             if (clamp) experts.clamp = Clamp{clamp->first, clamp->second};
+             return experts;
            }),
-           py::arg("router"), py::arg("gate_up"), py::arg("down"), py::arg("top_k"), py::arg("normalised"));
+           py::arg("router"), py::arg("gate_up"), py::arg("down"), py::arg("top_k"), py::arg("normalised"),
+           py::arg("clamp") = py::none());
   py::class_<DecoderLayer>(m, "DecoderLayer", py::module_local())
       .def(py::init([](const std::array<NormAddress, 4>& norms, std::tuple<uintptr_t, uintptr_t, bool> heads,
                        const std::vector<std::vector<Matrix>>& weights, std::pair<int, bool> rotary,

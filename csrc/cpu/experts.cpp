@@ -75,8 +75,13 @@ void run_mlps(const Experts& experts, const Batch& batch, int64_t hidden, float*
   for (const LinearProduct& product : first) {
     if (product.weights.front().gated) continue;
     const LinearOut& out = product.out;
-    activate_rows(Activation::kSilu, true, out.data, out.stride, product.x.count, out.stride / 2,
-                  num_threads);
+    const int64_t rows = product.x.count, n = out.stride / 2;
+    if (experts.clamp) {
+      clamped_swiglu_rows(experts.clamp->alpha, experts.clamp->limit, out.data, out.stride, rows, n,
+                          num_threads);
+    } else {
+      activate_rows(Activation::kSilu, true, out.data, out.stride, rows, n, num_threads);
+    }
   }
   multiply(second, num_threads);
 }

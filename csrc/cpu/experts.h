@@ -2,11 +2,16 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "cpu/matrix.h"
 
 namespace tts {
+
+struct Clamp {
+  float alpha, limit;  // see clamped_swiglu_rows
+};
 
 struct Experts {
   Matrix router;  // hidden -> experts
@@ -14,7 +19,8 @@ struct Experts {
   std::vector<std::vector<Matrix>> gate_up;
   std::vector<Matrix> down;  // of each expert
   int top_k;
-  bool normalised;  // the weights of the chosen experts sum to 1; false: those of all do
+  bool normalised;                  // the weights of the chosen experts sum to 1; false: those of all do
+  std::optional<Clamp> clamp = {};  // of gate_up's outputs; none: silu(gate) up
 };
 
 struct ExpertsTask {

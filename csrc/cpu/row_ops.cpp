@@ -56,6 +56,15 @@ void activate_rows(Activation activation, bool gated, float* x, int64_t stride, 
   });
 }
 
+void clamped_swiglu_rows(float alpha, float limit, float* x, int64_t stride, int64_t rows, int64_t n,
+                         int num_threads) {
+  const RowKernels& kernels = cpu_isa().kernels.rows;
+  for_rows(rows, rows * n, num_threads, [&](int64_t row) {
+    float* const gate = x + row * stride;
+    kernels.clamped_swiglu(gate, gate + n, alpha, limit, n, gate);
+  });
+}
+
 void scale_and_cap_rows(float factor, float cap, float* x, int64_t stride, int64_t rows, int64_t n,
                         int num_threads) {
   const RowKernels& kernels = cpu_isa().kernels.rows;

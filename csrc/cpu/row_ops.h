@@ -36,6 +36,10 @@ void add_rows(float* x, const Norm& norm, float eps, float factor, int64_t rows,
 void activate_rows(Activation activation, bool gated, float* x, int64_t stride, int64_t rows, int64_t n,
                    int num_threads);
 
+// x[row] = (u + 1) g sigmoid(alpha g), where g = min(x[row], limit) and u is x[row][n..2 n) cut to +-limit.
+void clamped_swiglu_rows(float alpha, float limit, float* x, int64_t stride, int64_t rows, int64_t n,
+                         int num_threads);
+
 // x *= factor, then c tanh(x / c) where c = cap > 0; rows of n channels at a stride.
 void scale_and_cap_rows(float factor, float cap, float* x, int64_t stride, int64_t rows, int64_t n,
                         int num_threads);

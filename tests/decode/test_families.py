@@ -128,7 +128,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("cohere2", {"rotates": lambda attention: True}),
     ("cohere2", {"norm": "rms"}),
     ("cohere2", {"rotary_pairs": False}),
-    ("cohere2", {"angles_in_pairs": False}),
+    ("cohere2", {"angles": "twice"}),
     ("cohere2", {"parallel": False}),
     ("cohere2", {"logit_factor": None}),
     ("glm4", {"rotary_pairs": False}),
@@ -137,6 +137,8 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("exaone4", {"rotates": lambda attention: True}),
     ("mixtral", {"normalises_experts": False}),
     ("qwen3_moe", {"normalises_experts": True}),
+    ("gpt_oss", {"rotary_pairs": True}),
+    ("gpt_oss", {"normalises_experts": False}),
     ("olmo2", {"out_norm": None, "input_norm": "post_attention_layernorm"}),
 ]
 

@@ -13,7 +13,8 @@ from tiny_gguf import HEAD_DIM, IDS, PAIRS, TOKENS, write_tiny_gguf
 from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.errors import ModelLoadError
 from tts_decode.model.gguf import files as gguf
-from tts_decode.model.gguf.keys import ARCHITECTURES, COMPUTED, HARMLESS, NEUTRAL, ROTARY
+from tts_decode.model.gguf.architectures import ARCHITECTURES
+from tts_decode.model.gguf.keys import COMPUTED, HARMLESS, NEUTRAL, ROTARY
 from tts_decode.model.loading import load_config, load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread", "cache")

@@ -151,12 +151,12 @@ def test_a_branchs_bits_do_not_depend_on_the_batch(file: Path, packed: bool, dty
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_architecture_keeps_its_weights(name: str, file: Path) -> None:
-    """Layouts that transformers undoes, fused products, experts, scaled embeddings; gpt2's lie transposed."""
+    """Layouts that are undone, fused products, experts, scaled embeddings; gpt2's lie transposed."""
     write_model(file, CASES[name], random_model(CASES[name]), kind="Q8_0")
     expected, _ = load_model(file, "float32")
     model, tokenizer = load_model(file, "float32", weights="file")
     quantised = {type(module).__name__ for module in model.modules() if isinstance(module, Quantised)}
-    experts = "moe" in name
+    experts = "moe" in name or name == "gpt-oss"
     assert quantised == (set() if name == "gpt2" else (KINDS | {"Quantised"} if experts else KINDS))
     if not experts:  # whose products are int8 still
         with exact(model):
@@ -164,9 +164,38 @@ def test_every_architecture_keeps_its_weights(name: str, file: Path) -> None:
     if name != "phi3-longrope":  # whose positions are refused
         decoder = serve(model, tokenizer)
         assert (decoder.runtime.engine.packed is not None) is (why_general(model) is None)
-        assert why_general(model) is None or name in ("gpt2", "nemotron", "qwen2moe")
+        assert why_general(model) is None or name in ("gpt2", "nemotron", "qwen2moe", "command-r-norms")
         got = decoder.run(following(decoder, IDS[:40]))
         assert share(got, logits(expected, IDS[:40])[-1].log_softmax(-1)) < 0.15
+
+
+def test_experts_of_gpt_oss_stay_in_mxfp4(file: Path) -> None:
+    """With their biases; forks, a truncation, and the bits of a branch in any batch."""
+    case = CASES["gpt-oss"]
+    write_model(file, case, random_model(case), kind="MXFP4")
+    plain, _ = load_model(file, "float32")
+    model, tokenizer = load_model(file, "float32", weights="file")
+    experts = model.model.layers[1].mlp.experts
+    for part, name in ((experts.gate, "gate_up"), (experts.up, "gate_up"), (experts.down, "down")):
+        assert part.kind == "MXFP4"
+        every = getattr(plain.model.layers[1].mlp.experts, f"{name}_proj_bias")
+        own = every if name == "down" else every[:, ::2] if part is experts.gate else every[:, 1::2]
+        assert torch.equal(part.bias, own.detach().flatten())
+    assert why_general(model) is None
+
+    async def search(decoder: TreeDecoder, others: int) -> list[tuple[list[int], Tensor]]:
+        root = await decoder.root(IDS[:37])
+        one, two, *_ = branches = root.fork(2 + others)
+        await gather(branch.extend(IDS[40 + i : 45 + i]) for i, branch in enumerate(branches))
+        two.truncate(30)
+        await two.extend(IDS[:9])
+        return [(branch.tokens, await branch.next_logprobs()) for branch in (one, two)]
+
+    whole, chunked = serve(model, tokenizer), serve(model, tokenizer, max_batch_tokens=7)
+    found = whole.run(search(whole, 0))
+    for (tokens, got), (_, same) in zip(found, chunked.run(search(chunked, 9)), strict=True):
+        assert torch.equal(got, same)
+        assert share(got, logits(plain, tokens)[-1].log_softmax(-1)) < 0.15
 
 
 async def following(decoder: TreeDecoder, ids: list[int]) -> Tensor:

@@ -38,12 +38,14 @@ def picked(model: PreTrainedModel, tokens: list[int], count: int) -> Tensor:
     return logprobs.gather(-1, torch.tensor(tokens[-count:])[:, None])[:, 0]
 
 
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "general"])
 @pytest.mark.parametrize("chunk", [9, 512])
-def test_equal_to_transformers(chunk: int) -> None:
+def test_equal_to_transformers(chunk: int, packed: bool) -> None:
     """A prompt whole and in chunks, steps, forks inside a page, other text after a truncation."""
     model = gpt_oss()
-    assert why_general(model) == "GptOssModel is declared by no family"
-    decoder = make(model, max_batch_tokens=chunk)
+    assert why_general(model) is None
+    decoder = make(model, max_batch_tokens=chunk, pack_weights=packed)
+    assert (decoder.runtime.engine.packed is not None) is packed
     assert decoder.self_check is not None
 
     async def search() -> list[tuple[list[int], Tensor, Tensor]]:

@@ -103,13 +103,19 @@ def write_gguf(
 ) -> None:
     """keys: with their namespaces; Python types become bool, uint32, float32, string and arrays of them.
 
-    kind: in which matrices are written, but for those of routers and those whose rows are no blocks of 32.
+    kind: in which weights are written, but for norms, routers and those whose rows are no blocks of 32.
     """
     writer = gguf.GGUFWriter(path, architecture)
     add_keys(writer, keys)
     for name, values in tensors.items():
         values = np.ascontiguousarray(values, dtype=np.float32)
-        plain = values.ndim < 2 or values.shape[-1] % 32 or "_inp" in name
+        plain = (
+            name.endswith(".bias")
+            or values.ndim < 2
+            or values.shape[-1] % 32
+            or "_inp" in name
+            or "_norm" in name
+        )
         stored = gguf.GGMLQuantizationType["F32" if plain else kind]
         writer.add_tensor(name, gguf.quantize(values, stored), raw_dtype=stored)
     writer.write_header_to_file()

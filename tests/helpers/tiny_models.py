@@ -97,11 +97,19 @@ _CONFIGS = {
     "olmoe": lambda **o: hf.OlmoeConfig(
         **(_SHAPE | {"hidden_size": 128}), num_experts=8, num_experts_per_tok=2, norm_topk_prob=True, **o
     ),
+    "gpt_oss": lambda **o: hf.GptOssConfig(
+        **_SHAPE, sliding_window=9, num_local_experts=4, num_experts_per_tok=2, **o
+    ),
     "ministral": lambda **o: hf.MinistralConfig(**_SHAPE, sliding_window=9, layer_types=_MIXED, **o),
 }
 _GENERAL_CONFIGS = {
-    "gpt_oss": lambda **o: hf.GptOssConfig(
-        **_SHAPE, sliding_window=9, num_local_experts=4, num_experts_per_tok=2, **o
+    "qwen2_moe": lambda **o: hf.Qwen2MoeConfig(
+        **{name: value for name, value in _SHAPE.items() if name != "head_dim"},
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=48,
+        shared_expert_intermediate_size=80,
+        **o,
     ),
 }
 FAMILIES = tuple(_CONFIGS)  # that run packed

@@ -82,6 +82,76 @@ def test_experts_equal_the_reference(level: str, count: int, top_k: int, normali
     assert torch.equal(out[7:9], few)
 
 
+CLAMP = (1.7, 0.8)
+
+
+def clamped_mixture() -> tuple[DecoderLayer, Any]:
+    """As `mixture`, with biases everywhere: router, gate and up, down, each weight before its bias."""
+    layer, matrices = make({}, torch.float32)
+    router = torch.randn(5, HIDDEN), torch.randn(5)
+    gate_up = (torch.randn(5, 2 * MLP, HIDDEN) * HIDDEN**-0.5), torch.randn(5, 2 * MLP)
+    down = (torch.randn(5, HIDDEN, MLP) * MLP**-0.5), torch.randn(5, HIDDEN)
+    experts = Experts(
+        router=PackedWeight.pack(*router),
+        gate_up=tuple(map(PackedWeight.pack, *gate_up)),
+        down=tuple(map(PackedWeight.pack, *down)),
+        top_k=2,
+        normalised=True,
+        clamp=CLAMP,
+    )
+    return layer._replace(gate_up=None, down=None, experts=experts), (matrices, router, gate_up, down)
+
+
+def clamped(layer: DecoderLayer, parts: Any, x: Tensor, attended: Tensor) -> Tensor:
+    """float64, token by token."""
+    matrices, router, gate_up, down = parts
+    x = x.double() + reference.linear(attended.double().flatten(1), matrices.o)
+    normed = reference.norm(x, layer.mlp_norm)
+    made = []
+    for row, logits in zip(normed, reference.linear(normed, router), strict=True):
+        values, chosen = logits.topk(2)
+        total = torch.zeros_like(row)
+        for weight, expert in zip(values.softmax(0), chosen, strict=True):
+            gate, up = reference.linear(row, (gate_up[0][expert], gate_up[1][expert])).chunk(2)
+            gate, up = gate.clamp(max=CLAMP[1]), up.clamp(-CLAMP[1], CLAMP[1])
+            inner = (up + 1) * gate * torch.sigmoid(CLAMP[0] * gate)
+            total += weight * reference.linear(inner, (down[0][expert], down[1][expert]))
+        made.append(total)
+    return x + torch.stack(made)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_clamped_experts_with_biases_equal_the_reference(level: str) -> None:
+    """Rows have the same bits alone, and a NaN stays in its row."""
+    _core.set_cpu_isa(level)
+    torch.manual_seed(9)
+    layer, parts = clamped_mixture()
+    layers = DecoderLayers([layer], **SIZES)
+    x, attended = torch.randn(150, HIDDEN), torch.randn(150, Q_HEADS, HEAD_DIM)
+    out, few, broken = x.clone(), x[7:9].clone(), x.clone()
+    broken[3, 5] = float("nan")
+    layers.after_attention(0, out, attended)
+    layers.after_attention(0, few, attended[7:9])
+    layers.after_attention(0, broken, attended)
+    near(out, clamped(layer, parts, x, attended), torch.float32)
+    assert torch.equal(out[7:9], few)
+    assert broken[3].isnan().all()
+    assert torch.equal(broken[4:], out[4:])
+
+
+def test_a_clamp_that_does_not_fit_is_named() -> None:
+    layer, _ = clamped_mixture()
+    gated, _ = mixture(torch.float32, count=4, top_k=2, normalised=True)
+    for experts, error, message in (
+        (layer.experts._replace(clamp=(1.7, 0.0)), ValueError, "clamp: got"),
+        (layer.experts._replace(clamp=(float("nan"), 7.0)), ValueError, "clamp"),
+        (layer.experts._replace(clamp=7.0), TypeError, "clamp: got 7.0"),
+        (gated.experts._replace(clamp=CLAMP), ValueError, "clamp: got .*expert 0 is gated"),
+    ):
+        with pytest.raises(error, match=message):
+            DecoderLayers([layer._replace(experts=experts)], **SIZES)
+
+
 def draw_expert(index: int) -> tuple[Any, Any, Any, Any]:
     """gate_up and down, each before its matrix; kinds, and where the gate lies, differ between experts."""
     kinds = ("Q4_K", "Q6_K", "Q8_0", "bfloat16", "MXFP4")

@@ -38,6 +38,9 @@ class Experts(NamedTuple):
         router: hidden -> a logit for each expert; weights are their softmax.
         gate_up, down: of each expert; gate_up gated, or the outputs of the gate and behind them those of up.
         normalised: the weights of the chosen experts are scaled to sum to 1.
+        clamp: alpha and limit where (u + 1) * g * sigmoid(alpha * g) takes the place of SwiGLU: g is the
+            gate, cut at limit, u is up, cut at limit and -limit (gpt-oss, arXiv 2508.10925). gate_up is not
+            gated then. None: SwiGLU.
     """
 
     router: PackedWeight
@@ -45,6 +48,7 @@ class Experts(NamedTuple):
     down: tuple[Weight, ...]
     top_k: int
     normalised: bool
+    clamp: tuple[float, float] | None = None
 
 
 class DecoderLayer(NamedTuple):
@@ -200,8 +204,22 @@ def _checked_experts(experts: Experts | None, shape: LayerShape) -> _core.Expert
     for index, (first, second) in enumerate(zip(experts.gate_up, experts.down, strict=True)):
         names = f"gate_up of expert {index}", f"down of expert {index}"
         _check_mlp(names, first, second, hidden, has_gate=True)
+        if experts.clamp is not None and is_gated(first):
+            raise ValueError(f"clamp: got numbers, expected None as gate_up of expert {index} is gated")
     gate_up, down = [matrices(one) for one in experts.gate_up], [matrix(one) for one in experts.down]
-    return _core.Experts(matrix(experts.router), gate_up, down, top_k, flag("normalised", experts.normalised))
+    normalised, clamp = flag("normalised", experts.normalised), _checked_clamp(experts.clamp)
+    return _core.Experts(matrix(experts.router), gate_up, down, top_k, normalised, clamp)
+
+
+def _checked_clamp(clamp: tuple[float, float] | None) -> tuple[float, float] | None:
+    if clamp is None:
+        return None
+    if not isinstance(clamp, tuple) or len(clamp) != 2:
+        raise TypeError(f"clamp: got {clamp!r}, expected (alpha, limit) or None")
+    alpha, limit = (real(f"clamp[{index}]", one) for index, one in enumerate(clamp))
+    if not (2.0**-20 <= alpha <= 2.0**20 and 2.0**-20 <= limit <= 2.0**20):
+        raise ValueError(f"clamp: got {clamp!r}, expected two numbers from 2**-20 to 2**20")
+    return alpha, limit
 
 
 def _weights_of(layer: DecoderLayer) -> dict[str, Weights]:

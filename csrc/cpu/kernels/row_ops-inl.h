@@ -102,6 +102,20 @@ inline void activate(Activation activation, const float* gate, const float* up, 
   activate_with<Activation::kGeluTanh>(gate, up, n, out);
 }
 
+// The experts of gpt-oss (arXiv 2508.10925). A NaN stays NaN.
+inline void clamped_swiglu(const float* gate, const float* up, float alpha, float limit, int64_t n,
+                           float* out) {
+  const F one = Vec::set1(1.0f), minus = Vec::set1(-1.0f), lowest = Vec::set1(-limit);
+  const F alphas = Vec::set1(alpha);
+  const auto cut = [&](F x) { return Vec::mul(minus, Vec::max(lowest, Vec::mul(minus, x))); };
+  for_vectors(n, [&](int64_t i, int lanes) {
+    const F g = cut(load_some(gate + i, lanes));
+    const F u = cut(Vec::max(lowest, load_some(up + i, lanes)));
+    const F glu = Vec::mul(g, logistic(Vec::mul(alphas, g)));
+    store_some(out + i, lanes, Vec::mul(Vec::add(u, one), glu));
+  });
+}
+
 inline void add_scaled(const float* x, float factor, int64_t n, float* out) {
   const F factors = Vec::set1(factor);
   for_vectors(n, [&](int64_t i, int lanes) {
@@ -129,5 +143,6 @@ inline void to_bfloat16(const float* x, int64_t n, uint16_t* out) {
 }
 
 constexpr RowKernels row_kernels() {
-  return {rms_norm, layer_norm, rotate, rotate_pairs, activate, add_scaled, scale_and_cap, to_bfloat16};
+  return {rms_norm,       layer_norm, rotate,        rotate_pairs, activate,
+          clamped_swiglu, add_scaled, scale_and_cap, to_bfloat16};
 }

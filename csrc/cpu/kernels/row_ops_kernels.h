@@ -23,6 +23,8 @@ struct RowKernels {
   void (*rotate_pairs)(const float* x, const float* cos, const float* sin, int head_dim, float* out);
   // out[i] = activation(gate[i]) * up[i]; up null: without it.
   void (*activate)(Activation activation, const float* gate, const float* up, int64_t n, float* out);
+  // out[i] = (u + 1) g / (1 + e^(-alpha g)) with g = min(gate[i], limit) and u = up[i] cut to +-limit.
+  void (*clamped_swiglu)(const float* gate, const float* up, float alpha, float limit, int64_t n, float* out);
   // out[i] += x[i] * factor
   void (*add_scaled)(const float* x, float factor, int64_t n, float* out);
   // x[i] *= factor, then x[i] = cap tanh(x[i] / cap); cap 0: none.

@@ -45,8 +45,7 @@ def assembled(
         _put(model, name, _module_for(module, kept, dtype))
     for name, module in list(model.named_modules()):
         if isinstance(getattr(module, "gate", None), Quantised):
-            experts = QuantisedExperts(module.gate, module.up, module.down, module.num_experts, module.act_fn)
-            _put(model, name, experts)
+            _put(model, name, _experts_of(module))
     for name, tensor in floats.items():
         path, _, leaf = name.rpartition(".")
         module = model.get_submodule(path)
@@ -82,6 +81,13 @@ def _tie_head(model: Any) -> None:
             model.set_output_embeddings(QuantisedLinear(table.quantised, table.kind))
         else:
             head.weight = table.weight
+
+
+def _experts_of(module: Any) -> QuantisedExperts:
+    """In the place of a mixture's experts, which got their quantised weights."""
+    weights = module.gate, module.up, module.down
+    clamp = (module.alpha, module.limit) if hasattr(module, "alpha") else None  # gpt-oss
+    return QuantisedExperts(weights, module.num_experts, getattr(module, "act_fn", None), clamp)
 
 
 def _fill_buffers(model: Any) -> None:

@@ -21,20 +21,26 @@ class Expert(NamedTuple):
 
 
 class QuantisedExperts(nn.Module):
-    """All experts of a layer, down(act(gate(x)) * up(x)) each.
+    """All experts of a layer, down(act(gate(x)) * up(x)) each, or down of a clamped SwiGLU.
 
     Attributes:
-        gate, up, down: the weights of all experts, one behind the other: [experts * outputs, inputs].
+        gate, up, down: the weights of all experts, one behind the other: [experts * outputs, inputs]; biases
+            likewise.
         num_experts: how many there are.
         act_fn: the activation.
+        clamp: alpha and limit as of `tts_kernels.Experts`, in place of an activation.
     """
 
     def __init__(
-        self, gate: Quantised, up: Quantised, down: Quantised, num_experts: int, act_fn: Any
+        self,
+        weights: tuple[Quantised, Quantised, Quantised],
+        num_experts: int,
+        act_fn: Any = None,
+        clamp: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
-        self.gate, self.up, self.down = gate, up, down
-        self.num_experts, self.act_fn = num_experts, act_fn
+        self.gate, self.up, self.down = weights
+        self.num_experts, self.act_fn, self.clamp = num_experts, act_fn, clamp
         self._made: tuple[list[Tensor], Sequence[Expert]] = [], ()
 
     @property
@@ -56,8 +62,21 @@ class QuantisedExperts(nn.Module):
 
     def _split(self, weight: QuantisedWeight) -> list[QuantisedWeight]:
         outputs = weight.outputs // self.num_experts
-        panels = weight.panels.chunk(self.num_experts)
-        return [replace(weight, panels=part, outputs=outputs) for part in panels]
+        made = [
+            replace(weight, panels=panels, bias=None, outputs=outputs)
+            for panels in weight.panels.chunk(self.num_experts)
+        ]
+        if weight.bias is None:
+            return made
+        biases = weight.bias.chunk(self.num_experts)
+        return [replace(one, bias=bias) for one, bias in zip(made, biases, strict=True)]
+
+    def _inner(self, gate: Tensor, up: Tensor) -> Tensor:
+        if self.clamp is None:
+            return self.act_fn(gate) * up  # type: ignore[no-any-return]
+        alpha, limit = self.clamp
+        gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+        return (up + 1) * (gate * torch.sigmoid(alpha * gate))
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """hidden_states: [T, hidden]. top_k_index, top_k_weights: [T, k], the experts of each token."""
@@ -66,7 +85,7 @@ class QuantisedExperts(nn.Module):
             expert = self.experts[index]
             tokens, places = torch.where(top_k_index == index)
             rows = hidden_states[tokens]
-            inner = self.act_fn(packed_linear(rows, expert.gate)) * packed_linear(rows, expert.up)
+            inner = self._inner(packed_linear(rows, expert.gate), packed_linear(rows, expert.up))
             outputs = packed_linear(inner, expert.down) * top_k_weights[tokens, places, None].float()
             made.index_add_(0, tokens, outputs)
         return made.to(hidden_states.dtype)

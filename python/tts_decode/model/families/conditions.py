@@ -132,8 +132,7 @@ def _undeclared(family: Family, layer: Any) -> str | None:
     if family.sinks is not None:
         declared.add(f"self_attn.{family.sinks}")
     if mixture:
-        declared |= {"mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"}
-        declared |= {f"mlp.experts.{name}.panels" for name in ("gate", "up", "down")}
+        declared |= _weights_of_experts(family)
     if family.norm == "layer":
         declared |= {f"{name}.bias" for name in norms}
     for name, _ in [*layer.named_parameters(), *layer.named_buffers()]:
@@ -143,16 +142,27 @@ def _undeclared(family: Family, layer: Any) -> str | None:
         if len({linears[f"{side}.{name}"].bias is None for name in names}) > 1:
             return f"only some of {', '.join(names)} have a bias"
     inner = mlp.experts if mixture else mlp
-    activation = activation_of(family, inner)
-    if activation is None or (mixture and activation != "swiglu"):
-        return f"the activation {type(part(inner, family.activation)).__name__}"
-    width = _experts_width(inner) if mixture else linears[f"mlp.{family.down}"].in_features
+    if not (mixture and family.clamped_experts):
+        activation = activation_of(family, inner)
+        if activation is None or (mixture and activation != "swiglu"):
+            return f"the activation {type(part(inner, family.activation)).__name__}"
+    width = _experts_width(family, inner) if mixture else linears[f"mlp.{family.down}"].in_features
     return "the width of the MLP is no multiple of 16" if width % 16 else None
 
 
-def _experts_width(experts: Any) -> int:
-    if isinstance(experts, QuantisedExperts):
-        return experts.intermediate_size
+def _weights_of_experts(family: Family) -> set[str]:
+    """Of a layer whose MLP is a mixture."""
+    names = {f"mlp.{family.router}.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"}
+    names |= {f"mlp.experts.{name}.panels" for name in ("gate", "up", "down")}
+    if family.clamped_experts:
+        names |= {f"mlp.{family.router}.bias", "mlp.experts.gate_up_proj_bias", "mlp.experts.down_proj_bias"}
+        names |= {f"mlp.experts.{name}.bias" for name in ("gate", "up", "down")}
+    return names
+
+
+def _experts_width(family: Family, experts: Any) -> int:
+    if isinstance(experts, QuantisedExperts) or family.clamped_experts:
+        return int(experts.intermediate_size)
     return int(experts.down_proj.shape[-1])
 
 

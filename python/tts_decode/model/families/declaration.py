@@ -36,10 +36,14 @@ class Family:
         down, activation: modules of the MLP.
         normalises_experts: where an MLP is a mixture (`is_mixture`), whether the weights of a token's experts
             are scaled to sum to 1; a name: an attribute of the router says so. None: there are no mixtures.
+        router: module of a mixture that chooses.
+        clamped_experts: a mixture's experts are those of gpt-oss: biases, weights [inputs, outputs] in which
+            the columns of gate and up alternate, and a clamped SwiGLU by their attributes alpha and limit.
         sinks: attribute of the attention: a logit of each head without a value (gpt-oss).
         rotates: whether a layer with this attention module rotates q and k.
         rotary_pairs: channel 2 i of a head turns with channel 2 i + 1; else i with i + half.
-        angles_in_pairs: the rotary module repeats each angle beside itself; else all angles twice.
+        angles: how the rotary module gives the angles of a head: all of them "twice", each "in_pairs" beside
+            itself, or each "once".
         rotary_by: "layer_type" where the rotary module has angles for each of config.layer_types; "theta"
             where there is a rotary module for each base in config.layer_rope_theta; None: for all layers one.
         parallel: the MLP reads x from before attention, through mlp_norm, or input_norm where that is None. A
@@ -64,10 +68,12 @@ class Family:
     down: str = "down_proj"
     activation: str = "act_fn"
     normalises_experts: bool | str | None = None
+    router: str = "gate"
+    clamped_experts: bool = False
     sinks: str | None = None
     rotates: Callable[[Any], bool] = _always
     rotary_pairs: bool = False
-    angles_in_pairs: bool = False
+    angles: Literal["twice", "in_pairs", "once"] = "twice"
     rotary_by: Literal["layer_type", "theta"] | None = None
     parallel: bool | str = False
     factor: str | None = None

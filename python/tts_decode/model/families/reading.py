@@ -32,8 +32,16 @@ def activation_of(family: Family, mlp: Any) -> str | None:
 
 
 def is_mixture(family: Family, mlp: Any) -> bool:
-    """An MLP with a router, `gate`, and `experts` whose weights are tensors with all of them."""
+    """An MLP with a router and `experts` whose weights are tensors with all of them."""
     return family.normalises_experts is not None and part(mlp, "experts") is not None
+
+
+def clamp_of(family: Family, experts: Any) -> tuple[float, float] | None:
+    """`Experts.clamp` of a mixture's experts."""
+    if not family.clamped_experts:
+        return None
+    known: tuple[float, float] | None = getattr(experts, "clamp", None)
+    return (float(experts.alpha), float(experts.limit)) if known is None else known
 
 
 def norm_of(family: Family, norm: Any) -> Tensor | None:
@@ -105,7 +113,9 @@ def angles(family: Family, base: Any, x: Tensor, positions: Tensor, tables: int)
     cos, sin = (torch.cat([of_kind[side] for of_kind in made]) for side in (0, 1))
     if tables == 1:
         cos, sin = cos[0], sin[0]
-    if family.rotary_pairs and not family.angles_in_pairs:
+    if family.angles == "once":
+        cos, sin = torch.cat((cos, cos), -1), torch.cat((sin, sin), -1)
+    if family.rotary_pairs and family.angles != "in_pairs":
         cos, sin = (part[..., : part.shape[-1] // 2].repeat_interleave(2, -1) for part in (cos, sin))
     return cos.contiguous(), sin.contiguous()
 
@@ -168,11 +178,12 @@ def _is_quantised(linear: Any) -> bool:
 
 
 def _float_parts(linear: Any) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a linear layer."""
+    """Weight and bias of a linear layer, or of a router."""
     if isinstance(linear, QuantisedLinear):
         assert linear.stand_in is not None
         return linear.stand_in, None if linear.bias is None else linear.bias[: linear.out_features]
-    return linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
+    bias = getattr(linear, "bias", None)
+    return linear.weight.detach(), None if bias is None else bias.detach()
 
 
 def _packed(linears: list[Any]) -> Weight | tuple[Weight, ...]:
@@ -187,22 +198,35 @@ def _packed(linears: list[Any]) -> Weight | tuple[Weight, ...]:
 
 
 def _packed_experts(family: Family, mlp: Any) -> Experts:
-    router, experts, named = mlp.gate, mlp.experts, family.normalises_experts
+    router, experts, named = part(mlp, family.router), mlp.experts, family.normalises_experts
     gate_up: tuple[Weight | tuple[Weight, ...], ...]
     down: tuple[Weight, ...]
     if isinstance(experts, QuantisedExperts):
         gate_up = tuple((expert.gate, expert.up) for expert in experts.experts)
         down = tuple(expert.down for expert in experts.experts)
+    elif family.clamped_experts:
+        gate_up = tuple(map(_packed_alternating, experts.gate_up_proj, experts.gate_up_proj_bias))
+        down = tuple(map(_packed_transposed, experts.down_proj, experts.down_proj_bias))
     else:
         gate_up = tuple(PackedWeight.pack_gated(*one.chunk(2)) for one in experts.gate_up_proj.detach())
         down = tuple(PackedWeight.pack(one) for one in experts.down_proj.detach())
     return Experts(
-        router=PackedWeight.pack(router.weight.detach()),
+        router=PackedWeight.pack(*_float_parts(router)),
         gate_up=gate_up,
         down=down,
         top_k=router.top_k,
         normalised=bool(getattr(router, named) if isinstance(named, str) else named),
+        clamp=clamp_of(family, experts),
     )
+
+
+def _packed_alternating(weight: Tensor, bias: Tensor) -> PackedWeight:
+    """weight: [inputs, outputs], bias: [outputs], of gate and up, which become one behind the other."""
+    return _packed_transposed(*(torch.cat((one[..., ::2], one[..., 1::2]), -1) for one in (weight, bias)))
+
+
+def _packed_transposed(weight: Tensor, bias: Tensor) -> PackedWeight:
+    return PackedWeight.pack(weight.detach().T.contiguous(), bias.detach())
 
 
 def _packed_gate_up(family: Family, mlp: Any, activation: str) -> Weight | tuple[Weight, ...]:

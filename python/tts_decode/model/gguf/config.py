@@ -15,6 +15,7 @@ from .header import Header
 from .keys import NEUTRAL, REFUSED_NAMESPACES
 from .metadata import shown
 from .names import tensor_names
+from .particulars import of_architecture
 from .rope import rope_parameters
 from .vocabulary import Vocabulary
 
@@ -97,8 +98,10 @@ def _attributes(header: Header) -> dict[str, Any]:
         attributes |= _rotary(header, head_dim)
     elif header.integer("attention.head_count_kv", heads) != heads:
         raise header.refuse(header.path("attention.head_count_kv"), f"{heads}, as many as heads")
-    attributes |= _of_architecture(header, head_dim, attributes)
-    expected = attributes.get("query_pre_attn_scalar", head_dim) ** -0.5
+    attributes |= of_architecture(header, head_dim, attributes)
+    expected = attributes.get(
+        "attention_multiplier", attributes.get("query_pre_attn_scalar", head_dim) ** -0.5
+    )
     scale = header.number("attention.scale", 0.0, zero=True)  # 0 stands for what the architecture implies
     if scale and not math.isclose(scale, expected, rel_tol=1e-5):
         raise header.refuse(header.path("attention.scale"), f"{expected:.6g}, or no such key")
@@ -161,36 +164,6 @@ def _rotary_factors(header: Header, pairs: int) -> dict[str, list[float]]:
     return factors
 
 
-def _of_architecture(header: Header, head_dim: int, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """What one architecture alone needs."""
-    if header.name == "phi3":
-        rope = attributes["rope_parameters"]
-        context = rope.get("original_max_position_embeddings", attributes["max_position_embeddings"])
-        window = header.integer("attention.sliding_window", 0, low=0)
-        return {"sliding_window": window or None, "original_max_position_embeddings": context}
-    if header.name == "stablelm":
-        # The parallel form has one norm a layer, so the file has no norm before its feed-forward.
-        parallel = "blk.0.ffn_norm.weight" not in header.tensors
-        if header.flag("use_parallel_residual", parallel) != parallel:
-            raise header.refuse(
-                header.path("use_parallel_residual"), f"{parallel}, as the norms in the file tell"
-            )
-        return {"use_parallel_residual": parallel}
-    if header.name.startswith("gemma"):
-        # The 27B models scale by the width of the residual stream; llama.cpp tells them by their layers.
-        largest = attributes["num_hidden_layers"] == {"gemma2": 46, "gemma3": 62}[header.name]
-        width = attributes["hidden_size"] // attributes["num_attention_heads"]
-        gemma: dict[str, Any] = {"query_pre_attn_scalar": width if largest else head_dim}
-        if header.name == "gemma3":
-            base = header.number("rope.freq_base_swa", 10000.0)
-            gemma["rope_parameters"] = {
-                "full_attention": attributes["rope_parameters"],
-                "sliding_attention": {"rope_type": "default", "rope_theta": base},
-            }
-        return gemma
-    return {}
-
-
 def _refuse_tensors(header: Header, attributes: Mapping[str, Any]) -> None:
     """Raises ModelLoadError when the file has a tensor the model does not take, or lacks one it needs."""
     layers = attributes["num_hidden_layers"]
@@ -220,13 +193,16 @@ def _refuse_tensors(header: Header, attributes: Mapping[str, Any]) -> None:
 
 def _layout(header: Header, attributes: Mapping[str, Any]) -> dict[str, int]:
     """The GGUF tensors that transformers reads for a model of one layer, and how many weights they fill."""
+    one = {**attributes, "num_hidden_layers": 1}
+    if "layer_types" in one:
+        one["layer_types"] = one["layer_types"][:1]
     with torch.device("meta"):
-        config = AutoConfig.for_model(**{**attributes, "num_hidden_layers": 1})
+        config = AutoConfig.for_model(**one)
         model = AutoModelForCausalLM.from_config(config)
     sizes = {name: weight.numel() for name, weight in model.state_dict().items()}
     counted: set[str] = set()
     layout = {}
-    for name, target in tensor_names(header, model, attributes).items():
+    for name, target in tensor_names(header, model).items():
         layout[name] = 0 if target in counted else sizes.get(target, 0)
         counted.add(target)
     if attributes["tie_word_embeddings"]:

@@ -1,4 +1,4 @@
-"""GGUF files as models: weights that stay quantised (`quantised.py`), or dequantised by transformers.
+"""GGUF files as models: weights that stay quantised (`quantised.py`), or dequantised.
 
 Dequantising takes some 15 s for a model of 135M parameters, reading the converted copy half a second. The
 copy holds float32, what dequantising yields, and serves every dtype that a model is loaded in.
@@ -17,21 +17,19 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    GenerationConfig,
-    GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 
-from ...errors import ModelLoadError
-from ..assembly import skeleton
+from ..assembly import assembled, skeleton
 from ..memory import refuse_beyond_memory
 from ..transformers_output import first_line
 from .cache import copy_of, store
 from .header import Header
 from .quantised import load_quantised, quantised_copy
-from .reading import checked_config, not_finite, parsing, wrong_shape
+from .reading import checked_config, parsing
+from .tensors import float_parts
 from .tokenizer import read_tokenizer
 
 _FORMAT = 3  # of the converted copies: raise it when what `_convert` writes changes
@@ -105,28 +103,11 @@ def _convert(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     with parsing(file):
         header = Header.read(file)
         config = checked_config(header)
-        size = torch.float32.itemsize * skeleton(config, torch.float32).num_parameters()
+        model = skeleton(config, torch.float32)
+        size = torch.float32.itemsize * model.num_parameters()
         refuse_beyond_memory(f"{file}, dequantised,", size)
         tokenizer = read_tokenizer(header)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            file.parent,
-            gguf_file=file.name,
-            config=config,
-            dtype=torch.float32,
-            quantization_config=GgufConfig(dequantize=True),
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-            output_loading_info=True,
-        )
-    model, info = loaded
-    for name, got, expected in sorted(info["mismatched_keys"]):
-        raise wrong_shape(file, name, got, expected)
-    if info["missing_keys"]:  # which would have random values
-        raise ModelLoadError(
-            f"model: {file} does not fill {min(info['missing_keys'])} of {type(model).__name__}; "
-            "use safetensors weights of the model"
-        )
-    broken = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
-    if broken:
-        raise not_finite(file, broken[0])
-    model.generation_config = GenerationConfig.from_model_config(model.config)
-    return model, tokenizer
+        floats = {part.name: part.make() for part in float_parts(header, model)}
+        made = assembled(model, {}, floats, torch.float32)
+    made.requires_grad_(True)  # as of any model whose weights are floats
+    return made, tokenizer

@@ -13,7 +13,8 @@ from typing import Any
 from tts_kernels.checks import is_integer, is_real
 
 from ...errors import ModelLoadError
-from .keys import ARCHITECTURES, Architecture
+from .architectures import ARCHITECTURES
+from .keys import Architecture
 from .metadata import read_metadata, shown
 
 _LARGEST = 2**31 - 1  # of the integers in llama.cpp

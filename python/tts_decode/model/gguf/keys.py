@@ -1,10 +1,10 @@
-"""What each key of a GGUF file does to the model: the whole list, by architecture.
+"""What each key of a GGUF file does to the model: the whole list. `architectures.py` has that of each alone.
 
 A key in the namespace of the file's architecture is one of five things. Anything else is refused by its name.
 
 * It sets an attribute of the config: `Architecture.integers`, `numbers`.
-* It belongs to the rotary positions (`ROTARY`), which `gguf_rope` turns into the config's `rope_parameters`.
-* It is read by the code in `gguf_config` (`COMPUTED`, `Architecture.computed`).
+* It belongs to the rotary positions (`ROTARY`), which `rope.py` turns into the config's `rope_parameters`.
+* It is read by the code in `config.py` and `particulars.py` (`COMPUTED`, `Architecture.computed`).
 * It changes the arithmetic in a way that is not served, unless it has the one value that changes nothing
   (`NEUTRAL`).
 * It is a note for people (`HARMLESS`).
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 ROTARY = frozenset(
     {
@@ -85,6 +86,9 @@ HARMLESS = frozenset(
 REFUSED_NAMESPACES = frozenset({"adapter", "clip", "diffusion", "imatrix", "xielu"})
 
 
+Layout = Literal["paired_heads", "raised_norms", "transposed", "transposed_experts"]
+
+
 @dataclass(frozen=True)
 class Architecture:
     """How the files of one `general.architecture` become a model of transformers.
@@ -92,11 +96,12 @@ class Architecture:
     integers, numbers: key -> attribute of the config. Integers are positive.
     fixed: attributes of the config that the architecture implies.
     optional: keys that may be missing; the config's attribute then has its default, or the one in `fixed`.
-    computed: keys that `gguf_config` reads for this architecture only.
+    computed: keys that `particulars.py` reads for this architecture only.
     neutral: keys that must have the value that the architecture implies, in place of `NEUTRAL`.
     partial_rotary: the model may rotate the first part of a head only.
     rotary_tensors: the file's tensors of rotary factors that llama.cpp reads for the architecture.
     switches: attribute of the config -> the tensor whose presence in the file sets it.
+    layout: what the file's tensors have otherwise than the model's parameters (`layouts.py`); None: nothing.
     """
 
     model_type: str
@@ -110,6 +115,7 @@ class Architecture:
     partial_rotary: bool = False
     rotary_tensors: frozenset[str] = frozenset()
     switches: Mapping[str, str] = field(default_factory=dict)
+    layout: Layout | None = None
 
     def knows(self, key: str) -> bool:
         """Whether the key, without its namespace, is on any of the lists."""
@@ -124,107 +130,3 @@ class Architecture:
             or key in COMPUTED
             or (self.rotary and key in ROTARY)
         )
-
-
-_SIZES = {
-    "context_length": "max_position_embeddings",
-    "embedding_length": "hidden_size",
-    "feed_forward_length": "intermediate_size",
-}
-_RMS = {"attention.layer_norm_rms_epsilon": "rms_norm_eps"}
-_EXPERTS = {
-    "expert_count": "num_experts",
-    "expert_used_count": "num_experts_per_tok",
-    "expert_feed_forward_length": "moe_intermediate_size",
-}
-_FREQUENCIES = "rope_freqs.weight"
-_LONG_AND_SHORT = frozenset({"rope_factors_long.weight", "rope_factors_short.weight"})
-
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "llama": Architecture(
-        "llama",
-        _SIZES,
-        _RMS,
-        rotary_tensors=_LONG_AND_SHORT | {_FREQUENCIES},
-        switches={"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_gate.bias"},
-    ),
-    "qwen2": Architecture("qwen2", _SIZES, _RMS),
-    "qwen3": Architecture("qwen3", _SIZES, _RMS, switches={"attention_bias": "blk.0.attn_q.bias"}),
-    "qwen2moe": Architecture(
-        "qwen2_moe",
-        _SIZES | _EXPERTS | {"expert_shared_feed_forward_length": "shared_expert_intermediate_size"},
-        _RMS,
-        fixed={"norm_topk_prob": False},
-        neutral={"expert_weights_norm": False, "expert_gating_func": 1},  # 1: softmax
-    ),
-    "qwen3moe": Architecture(
-        "qwen3_moe",
-        _SIZES | _EXPERTS,
-        _RMS,
-        fixed={"norm_topk_prob": True},
-        neutral={"expert_weights_norm": True, "expert_gating_func": 1},
-        switches={"attention_bias": "blk.0.attn_q.bias"},
-    ),
-    "phi3": Architecture(
-        "phi3",
-        _SIZES,
-        _RMS,
-        computed=frozenset({"attention.sliding_window"}),
-        partial_rotary=True,
-        rotary_tensors=_LONG_AND_SHORT,
-    ),
-    "gemma2": Architecture(
-        "gemma2",
-        _SIZES | {"attention.sliding_window": "sliding_window"},
-        _RMS
-        | {
-            "attn_logit_softcapping": "attn_logit_softcapping",
-            "final_logit_softcapping": "final_logit_softcapping",
-        },
-        # What llama.cpp takes where the file does not say.
-        fixed={
-            "sliding_window": 4096,
-            "attn_logit_softcapping": 50.0,
-            "final_logit_softcapping": 30.0,
-        },
-        neutral={"attention.sliding_window_pattern": 2},
-        optional=frozenset({"attention.sliding_window", "attn_logit_softcapping", "final_logit_softcapping"}),
-    ),
-    "gemma3": Architecture(
-        "gemma3_text",
-        _SIZES | {"attention.sliding_window": "sliding_window"},
-        _RMS,
-        computed=frozenset({"rope.freq_base_swa"}),
-        neutral={"attention.sliding_window_pattern": 6},
-    ),
-    "starcoder2": Architecture(
-        "starcoder2",
-        _SIZES,
-        {"attention.layer_norm_epsilon": "norm_epsilon"},
-        switches={"use_bias": "blk.0.attn_q.bias"},
-    ),
-    "stablelm": Architecture(
-        "stablelm",
-        _SIZES,
-        {"attention.layer_norm_epsilon": "layer_norm_eps"},
-        computed=frozenset({"use_parallel_residual"}),
-        partial_rotary=True,
-        switches={"use_qkv_bias": "blk.0.attn_q.bias"},
-    ),
-    "gpt2": Architecture(
-        "gpt2",
-        {
-            "context_length": "n_positions",
-            "embedding_length": "n_embd",
-            "feed_forward_length": "n_inner",
-        },
-        {"attention.layer_norm_epsilon": "layer_norm_epsilon"},
-        rotary=False,
-    ),
-    "nemotron": Architecture(
-        "nemotron",
-        _SIZES,
-        {"attention.layer_norm_epsilon": "norm_eps"},
-        partial_rotary=True,
-    ),
-}

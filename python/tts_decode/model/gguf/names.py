@@ -1,30 +1,42 @@
-"""The names and layouts that transformers' conversion has for the tensors of a GGUF file."""
+"""Which tensors of a GGUF file fill which parameters of a transformers model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
-
-from torch import nn
 
 from .header import Header
 
-
-def tensor_names(header: Header, model: nn.Module, config: Mapping[str, Any]) -> dict[str, str]:
-    """The tensors that transformers reads for a model -> parameters of it, of which two may fill one."""
-    from transformers.modeling_gguf_pytorch_utils import get_gguf_hf_weights_map
-
-    names: dict[str, str] = get_gguf_hf_weights_map(model, processor_of(header, config))
-    # The stacked weights of experts have no suffix there.
-    return {
-        name if name.endswith((".weight", ".bias")) else f"{name}.weight": target
-        for name, target in names.items()
-    }
+_SUFFIXES = (".weight", ".bias")
+# Parameters that are not called as the module of a layer that llama.cpp's tables know.
+_RENAMED = {
+    "experts.gate_up_proj": ("experts.gate_proj.weight", "experts.up_proj.weight"),
+    "experts.gate_up_proj_bias": ("experts.gate_proj.bias", "experts.up_proj.bias"),
+    "experts.down_proj": ("experts.down_proj.weight",),
+    "experts.down_proj_bias": ("experts.down_proj.bias",),
+    "self_attn.sinks": ("self_attn.sinks.weight",),
+}
 
 
-def processor_of(header: Header, config: Mapping[str, Any]) -> Any:
-    """What undoes the layouts of llama.cpp: `process(weights=, name=).weights`."""
-    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
+def tensor_names(header: Header, model: Any) -> dict[str, str]:
+    """The tensors that are read for a model -> its parameters, of which two may fill one.
 
-    processor: Any = TENSOR_PROCESSORS.get(header.name, TensorProcessor)
-    return processor(config=dict(config))
+    The names are those of the package gguf, which llama.cpp's converter takes too.
+    """
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    architectures = {name: architecture for architecture, name in MODEL_ARCH_NAMES.items()}
+    table = get_tensor_name_map(architectures[header.name], model.config.num_hidden_layers)
+    names = {}
+    for parameter in model.state_dict():
+        for name in _parts_of(parameter):
+            if tensor := table.get_name(name, try_suffixes=_SUFFIXES):
+                names[tensor] = parameter
+    return names
+
+
+def _parts_of(parameter: str) -> tuple[str, ...]:
+    for end, names in _RENAMED.items():
+        if parameter.endswith(end):
+            stem = parameter.removesuffix(end)
+            return tuple(f"{stem}{name}" for name in names)
+    return (parameter,)

@@ -67,7 +67,7 @@ def load_quantised(
     with parsing(file):
         header = Header.read(file)
         config = checked_config(header)
-        plan = plan_of(header, skeleton(config, torch.float32), config.to_dict())
+        plan = plan_of(header, skeleton(config, torch.float32))
         if plan is None:
             return None
         refuse_beyond_memory(file, sum(part.size for part in plan.parts))

@@ -1,13 +1,12 @@
 """What the tensors of a GGUF file become in a transformers model: quantised weights and float parameters.
 
-The names and the layouts are those of transformers' conversion (`modeling_gguf_pytorch_utils`). What it does
-to a matrix that stays quantised moves whole rows, so the bytes of the rows are moved.
+What llama.cpp's converter did to a matrix that stays quantised moves whole rows, so the bytes of the rows are
+moved back.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import Any, NamedTuple
@@ -22,10 +21,10 @@ from tts_kernels.layers.gguf_blocks import KINDS
 from ...errors import ModelLoadError
 from ..tensor_file import Part
 from .header import Header
-from .names import processor_of, tensor_names
+from .layouts import experts_part, merged, restored, rows_restored, shape_in_file
+from .names import tensor_names
 from .reading import not_finite, wrong_shape
 
-_STACKS = re.compile(r"\.ffn_(gate|up|down)_exps\.weight$")
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -57,7 +56,7 @@ class Plan(NamedTuple):
     parts: list[Part]
 
 
-def plan_of(header: Header, model: nn.Module, config: Mapping[str, Any]) -> Plan | None:
+def plan_of(header: Header, model: nn.Module) -> Plan | None:
     """None where no weight would stay quantised, one that is quantised has no module that would take it, or
     experts are not.
 
@@ -66,56 +65,100 @@ def plan_of(header: Header, model: nn.Module, config: Mapping[str, Any]) -> Plan
     Raises:
         ModelLoadError: a tensor's shape is not that of the keys, or its kind is none that stays quantised.
     """
-    from gguf import GGUFReader
-
-    names, processor = tensor_names(header, model, config), processor_of(header, config)
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    taken = _Taken(header, model)
+    floats = [tensor for tensor in taken.tensors if tensor.tensor_type.name in _FLOATS]
     modules, parts = dict[str, QuantisedPart](), list[Part]()
-    # Writes would not reach the file: there are none, but torch wants memory that could be written.
-    tensors = [tensor for tensor in GGUFReader(header.file, mode="c").tensors if tensor.name in names]
-    for tensor in tensors:
-        target, kind = names[tensor.name], tensor.tensor_type.name
+    for tensor in taken.tensors:
+        target, kind = taken.names[tensor.name], tensor.tensor_type.name
         if kind in _FLOATS:
             continue
         name = _module_of(tensor.name, target, model)
         if name is None:
             return None
         form = _form_of(header, tensor.name, kind)
-        *stacked, outputs, inputs = reversed(tensor.shape.tolist())
-        expected = _shape_in_file(tensor.name, shapes[target])
-        if (*stacked, outputs, inputs) != expected:
-            raise wrong_shape(header.file, target, (*stacked, outputs, inputs), expected)
+        *stacked, outputs, inputs = taken.checked_shape(tensor)
         if stacked and outputs % 16:  # experts would share panels
             return None
         shape = prod(stacked) * outputs, inputs
         modules[name] = QuantisedPart(kind, form.numbers, *shape)
-        make = partial(_panels, header, processor, tensor)
+        make = partial(_panels, taken, tensor)
         parts.append(Part(f"{name}.panels", torch.uint8, form.panels_shape(*shape), make))
-    floats = [tensor for tensor in tensors if tensor.tensor_type.name in _FLOATS]
-    if not modules or any(_STACKS.search(tensor.name) for tensor in floats):
+    if not modules or any(_is_stack(tensor.name) for tensor in floats):
         return None
     for tensor in floats:
-        target = names[tensor.name]
-        parts.append(_float_part(header, processor, tensor, target, shapes[target], modules))
+        name, _, leaf = taken.names[tensor.name].rpartition(".")
+        if part := experts_part(tensor.name):
+            parts.append(_bias_part(taken, tensor, f"{name}.{part}", modules))
+        elif leaf == "bias" and name in modules:
+            parts.append(_bias_part(taken, tensor, name, modules))
+        else:  # a vector is kept in float32
+            vector = len(taken.shapes[taken.names[tensor.name]]) < 2
+            parts.append(_float_part(taken, [tensor], None if not vector else torch.float32))
     return Plan(modules, parts)
+
+
+def float_parts(header: Header, model: nn.Module) -> list[Part]:
+    """All parameters of a model, dequantised to float32. model: as for `plan_of`.
+
+    Raises:
+        ModelLoadError: a tensor's shape is not that of the keys.
+    """
+    taken = _Taken(header, model)
+    filling: dict[str, list[Any]] = {}
+    for tensor in taken.tensors:
+        filling.setdefault(taken.names[tensor.name], []).append(tensor)
+    return [_float_part(taken, tensors, torch.float32) for tensors in filling.values()]
+
+
+class _Taken:
+    """The tensors of a file that a model takes.
+
+    Attributes:
+        tensors: of the file. names: theirs -> the model's parameters. shapes: of these.
+        heads: of queries and of keys.
+    """
+
+    def __init__(self, header: Header, model: Any) -> None:
+        from gguf import GGUFReader
+
+        self.header, self.layout = header, header.architecture.layout
+        self.names = tensor_names(header, model)
+        self.shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        # Writes would not reach the file: there are none, but torch wants memory that could be written.
+        tensors = GGUFReader(header.file, mode="c").tensors
+        self.tensors: list[Any] = [tensor for tensor in tensors if tensor.name in self.names]
+        queries = model.config.num_attention_heads
+        self.heads = queries, getattr(model.config, "num_key_value_heads", None) or queries
+
+    def checked_shape(self, tensor: Any) -> tuple[int, ...]:
+        """Of the tensor in the file; raises ModelLoadError where the keys say another."""
+        target = self.names[tensor.name]
+        got = tuple(reversed(tensor.shape.tolist()))
+        expected = shape_in_file(self.layout, tensor.name, self.shapes[target])
+        if got != expected:
+            raise wrong_shape(self.header.file, target, got, expected)
+        return got
+
+    def numbers(self, tensor: Any) -> np.ndarray[Any, Any]:
+        from gguf import dequantize
+
+        values = dequantize(tensor.data, tensor.tensor_type)
+        return restored(self.layout, tensor.name, values, self.heads)
+
+
+def _is_stack(name: str) -> bool:
+    """Whether a tensor has the weights of all experts."""
+    return experts_part(name) is not None and name.endswith(".weight")
 
 
 def _module_of(name: str, target: str, model: nn.Module) -> str | None:
     """The module that takes a quantised tensor, of all experts' one "gate", "up" or "down"; None: none."""
     path, _, leaf = target.rpartition(".")
-    if stack := _STACKS.search(name):
-        return f"{path}.{stack[1]}"
+    if part := experts_part(name):
+        return f"{path}.{part}" if _is_stack(name) else None
     module = model.get_submodule(path)
     stays = type(module) is nn.Linear or isinstance(module, nn.Embedding)
     return path if stays and leaf == "weight" else None
-
-
-def _shape_in_file(name: str, shape: torch.Size) -> tuple[int, ...]:
-    """Of a tensor whose parameter has this shape: experts' gate and up are one parameter."""
-    stack = _STACKS.search(name)
-    if stack and stack[1] != "down":
-        return shape[0], shape[1] // 2, shape[2]
-    return tuple(shape)
 
 
 def _form_of(header: Header, name: str, kind: str) -> QuantForm:
@@ -127,43 +170,45 @@ def _form_of(header: Header, name: str, kind: str) -> QuantForm:
     return KINDS[kind].form
 
 
-def _panels(header: Header, processor: Any, tensor: Any) -> Tensor:
-    blocks = processor.process(weights=tensor.data, name=tensor.name).weights
+def _panels(taken: _Taken, tensor: Any) -> Tensor:
+    blocks = rows_restored(taken.layout, tensor.name, tensor.data, taken.heads)
     blocks = blocks.reshape(-1, blocks.shape[-1])
     try:
         kind = tensor.tensor_type.name
         return QuantisedWeight.from_gguf(kind, torch.from_numpy(np.ascontiguousarray(blocks))).panels
     except ValueError as cause:  # a scale that is not finite: the shape was looked at
-        raise not_finite(header.file, tensor.name) from cause
+        raise not_finite(taken.header.file, tensor.name) from cause
 
 
-def _float_part(
-    header: Header,
-    processor: Any,
-    tensor: Any,
-    target: str,
-    shape: torch.Size,
-    modules: Mapping[str, QuantisedPart],
-) -> Part:
-    """A vector is kept in float32, as are biases of quantised weights, which fill whole panels."""
-    dtype = torch.float32 if len(shape) < 2 else _FLOATS[tensor.tensor_type.name]
-    name, _, leaf = target.rpartition(".")
-    filled = shape
-    if leaf == "bias" and name in modules:
-        panels, *_ = QuantForm.of(modules[name].form).panels_shape(shape[0], 1)
-        filled = torch.Size([panels * 16])
+def _bias_part(taken: _Taken, tensor: Any, module: str, modules: Mapping[str, QuantisedPart]) -> Part:
+    """Beside a quantised weight: float32, of all experts one behind the other, filled up to whole panels."""
+    count = prod(taken.checked_shape(tensor))
+    panels, *_ = QuantForm.of(modules[module].form).panels_shape(count, 1)
 
     def make() -> Tensor:
-        from gguf import dequantize
+        made = _finite(taken, tensor, taken.numbers(tensor).reshape(-1), torch.float32)
+        return nn.functional.pad(made, (0, panels * 16 - count))
 
-        values = processor.process(
-            weights=dequantize(tensor.data, tensor.tensor_type), name=tensor.name
-        ).weights
-        if values.shape != shape:
-            raise wrong_shape(header.file, target, values.shape, shape)
-        made = torch.from_numpy(np.array(values)).to(dtype)
-        if not torch.isfinite(made).all():
-            raise not_finite(header.file, tensor.name)
-        return nn.functional.pad(made, (0, filled[0] - shape[0])) if filled != shape else made
+    return Part(f"{module}.bias", torch.float32, (panels * 16,), make)
 
-    return Part(target, dtype, tuple(filled), make)
+
+def _float_part(taken: _Taken, tensors: Sequence[Any], dtype: torch.dtype | None) -> Part:
+    """The parameter that the tensors fill. dtype: None: that of the file."""
+    target = taken.names[tensors[0].name]
+    shape, kept = taken.shapes[target], dtype or _FLOATS[tensors[0].tensor_type.name]
+    for tensor in tensors:
+        taken.checked_shape(tensor)
+
+    def make() -> Tensor:
+        experts = {experts_part(tensor.name) or "": taken.numbers(tensor) for tensor in tensors}
+        values = experts[""] if "" in experts else merged(taken.layout, experts)
+        return _finite(taken, tensors[0], values.reshape(shape), kept)
+
+    return Part(target, kept, tuple(shape), make)
+
+
+def _finite(taken: _Taken, tensor: Any, values: np.ndarray[Any, Any], dtype: torch.dtype) -> Tensor:
+    made = torch.from_numpy(np.array(values)).to(dtype)
+    if not torch.isfinite(made).all():
+        raise not_finite(taken.header.file, tensor.name)
+    return made
