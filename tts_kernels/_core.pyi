@@ -488,7 +488,7 @@ def dequantise_rows(
     out: int,
     num_threads: int,
 ) -> None:
-    """out: float32, the outputs int64 rows of a weight of `blocks` blocks a panel, each number rounded once."""
+    """out: float32, the outputs `rows` of a weight of `blocks` blocks a panel, each number rounded once."""
 
 def rms_norm(
     x: TokenRows, weight: int, shape: tuple[int, int], eps: float, out: int, num_threads: int

@@ -148,9 +148,9 @@ def test_info_lists_weights_and_their_memory(folder: Path, capsys: pytest.Captur
         facts[weights] = json.loads(capsys.readouterr().out)
         assert facts[weights]["model"]["path"] == "packed"
     assert "Q4_0" in facts["auto"]["weights"]
-    assert set(facts["float32"]["weights"]) == {"float32", "packed copies", "in memory", "in the file"}
+    assert set(facts["float32"]["weights"]) == {"float32", "in memory", "in the file"}
     size = {key: float(one["weights"]["in memory"].split()[0]) for key, one in facts.items()}
-    assert 0 < size["auto"] < 0.2 * size["float32"]
+    assert 0 < size["auto"] < 0.3 * size["float32"]
 
 
 @pytest.mark.parametrize("command", ["search", "compare", "plan-budget", "info"])

@@ -74,7 +74,7 @@ def test_a_tied_table_is_rounded_once_for_both(tmp_path: Path) -> None:
 def test_layers_whose_inputs_are_no_multiple_of_32_stay(tmp_path: Path) -> None:
     saved(tmp_path, intermediate_size=80)
     loaded, _ = load_model(tmp_path, weights="int8")
-    assert type(loaded.model.layers[0].mlp.down_proj) is torch.nn.Linear
+    assert isinstance(loaded.model.layers[0].mlp.down_proj, torch.nn.Linear)
     assert isinstance(loaded.model.layers[0].mlp.up_proj, QuantisedLinear)
 
 

@@ -136,6 +136,7 @@ FOREIGN: dict[str, set[str]] = {
     "tts_decode.model.weights": {
         *("_parameters", "_buffers", "_modules", "_version", "_forward_hooks", "_forward_pre_hooks"),
     },
+    "tts_decode.model.packed_modules": {"_parameters", "_buffers", "_apply"},
     "tts_decode.model.quantised_modules": {"_apply"},
     "tts_decode.search.blocking": {"_set_running_loop", "_enter_task", "_leave_task"},
     "tts_kernels.checks": {"_C", "_functorch", "_current_level", "_is_zerotensor"},

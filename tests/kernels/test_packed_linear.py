@@ -198,3 +198,45 @@ WEIGHT = PackedWeight.pack(torch.zeros(16, 4))
 def test_bad_arguments(call, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@given(
+    outputs=st.integers(1, 700),
+    inputs=st.integers(1, 90),
+    shift=st.integers(0, 1),
+    seed=st.integers(0, 2**31),
+)
+def test_weights_are_packed_in_their_memory_and_come_back(
+    dtype: torch.dtype, outputs: int, inputs: int, shift: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    inputs *= 2
+    weight = random(generator, outputs, inputs).to(dtype)
+    room = torch.full(((outputs + shift) * inputs,), torch.nan, dtype=dtype)
+    taken = room[shift * inputs :].view(outputs, inputs)
+    taken.copy_(weight)
+    bias = random(generator, outputs)
+    packed, expected = PackedWeight.pack_in_place(taken, bias), PackedWeight.pack(weight, bias)
+    assert torch.equal(packed.panels, expected.panels)
+    assert torch.equal(packed.bias, expected.bias)
+    fits = outputs % 16 == 0 and taken.data_ptr() % 64 == 0
+    assert (packed.panels.data_ptr() == taken.data_ptr()) is fits
+    assert fits or torch.equal(taken, weight)
+    assert torch.equal(packed.unpacked(), weight)
+    chosen = torch.randint(outputs, (7,), generator=generator)
+    assert torch.equal(packed.rows(chosen), weight[chosen])
+
+
+def test_what_rows_and_unpacked_refuse() -> None:
+    weight = torch.randn(20, 6)
+    packed, gated = PackedWeight.pack(weight), PackedWeight.pack_gated(weight, weight)
+    assert packed.rows(torch.zeros(0, dtype=torch.long)).shape == (0, 6)
+    for wrong in (20, -1):
+        with pytest.raises(IndexError, match="from 0 to below 20"):
+            packed.rows(torch.tensor([0, wrong]))
+    with pytest.raises(TypeError, match="indices"):
+        packed.rows(torch.tensor([0.0]))
+    for call in (gated.unpacked, lambda: gated.rows(torch.tensor([0]))):
+        with pytest.raises(ValueError, match="got a gated weight"):
+            call()

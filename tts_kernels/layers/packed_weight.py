@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,8 @@ from ..checks import Array, Guard, Number, Rule, Signature, flag, integer
 
 PANEL = 16  # outputs of a panel
 FLOAT_DTYPES = (torch.float32, torch.bfloat16)
+_LINE = 64  # bytes: panels are read in vectors of so many
+_BAND_BYTES = 1 << 20  # of rows that are copied at a time
 
 
 def is_bfloat16(panels: Any) -> bool:
@@ -58,6 +60,9 @@ def _weights_take(values: Mapping[str, Any], first: str, *others: Array) -> Sign
 BIAS = Array("bias", "outputs", (*FLOAT_DTYPES, torch.float16, torch.float64), packed=0, optional=True)
 _UP = Array("up", "outputs, inputs", FLOAT_DTYPES, like="gate", packed=0)
 _PACK = Guard("PackedWeight.pack", ("weight", "bias"), lambda v: _weights_take(v, "weight", BIAS))
+_ROWS = Guard(
+    "rows", ("indices",), lambda _: Signature(Array("indices", "T", (torch.int64,)), home="indices")
+)
 _PACK_GATED = Guard("PackedWeight.pack_gated", ("gate", "up"), lambda v: _weights_take(v, "gate", _UP))
 
 
@@ -117,6 +122,53 @@ class PackedWeight:
             _fill_panels(panels[:, projection], weight)
         return cls(panels.flatten(0, 1), None, len(gate), gated=True)
 
+    @classmethod
+    def pack_in_place(cls, weight: Tensor, bias: Tensor | None = None) -> PackedWeight:
+        """`pack`, with panels in the memory of the weight, whose numbers are then no longer in its order.
+
+        A panel is as large as its 16 rows. A weight whose outputs are no multiple of 16, or that does not
+        begin at a multiple of 64 bytes, is copied.
+        """
+        _PACK.check((weight, bias))
+        require_cpu("weight", weight)
+        if len(weight) % PANEL or weight.data_ptr() % _LINE or not weight.is_contiguous():
+            return cls.pack(weight, bias)
+        panels = weight.view(_panels_shape(weight))
+        band = max(1, _BAND_BYTES // (weight.nbytes // len(panels)))
+        for begin in range(0, len(panels), band):
+            rows = weight[PANEL * begin : PANEL * (begin + band)].clone()
+            _fill_panels(panels[begin : begin + band], rows)
+        return cls(panels, None if bias is None else padded(bias.float()), len(weight))
+
+    def with_bias(self, bias: Tensor | None) -> PackedWeight:
+        """The same panels with a bias [outputs]."""
+        return replace(self, bias=None if bias is None else padded(bias.float()))
+
+    def unpacked(self) -> Tensor:
+        """A copy of the weight, [outputs, inputs] in the dtype of the panels.
+
+        Raises ValueError for a gated weight.
+        """
+        self._refuse_gated("unpacked")
+        return _rows_of(self.panels)[: self.outputs]
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """Rows of `unpacked()`, as of an embedding table: indices int64 [T] -> [T, inputs].
+
+        Raises:
+            TypeError, ValueError, IndexError: another dtype or shape, a gated weight, or an index that is no
+                row.
+        """
+        _ROWS.check((indices,))
+        self._refuse_gated("rows")
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < self.outputs:
+            raise IndexError(f"indices: got one that is not from 0 to below {self.outputs}, the outputs")
+        return self.panels[indices // PANEL, :, indices % PANEL].flatten(1)
+
+    def _refuse_gated(self, what: str) -> None:
+        if self.gated:
+            raise ValueError(f"{what}: got a gated weight, expected one without gate")
+
 
 def _panels(weight: Tensor) -> Tensor:
     panels = _panel_room(len(weight), 1, weight)[:, 0]
@@ -126,9 +178,26 @@ def _panels(weight: Tensor) -> Tensor:
 
 def _panel_room(outputs: int, projections: int, weight: Tensor) -> Tensor:
     """float32 [P, projections, inputs, 16] or bfloat16 [P, projections, inputs / 2, 16, 2]."""
+    return weight.new_empty((-(-outputs // PANEL), projections, *_lanes(weight)))
+
+
+def _panels_shape(weight: Tensor) -> tuple[int, ...]:
+    return len(weight) // PANEL, *_lanes(weight)
+
+
+def _lanes(weight: Tensor) -> tuple[int, ...]:
+    """The shape of a panel."""
     inputs = weight.shape[1]
-    lanes = (inputs // 2, PANEL, 2) if weight.dtype == torch.bfloat16 else (inputs, PANEL)
-    return weight.new_empty((-(-outputs // PANEL), projections, *lanes))
+    return (inputs // 2, PANEL, 2) if weight.dtype == torch.bfloat16 else (inputs, PANEL)
+
+
+def _rows_of(panels: Tensor) -> Tensor:
+    """All rows of panels, [16 P, inputs]: the other way of `_fill_panels`."""
+    if panels.dtype == torch.bfloat16:
+        rows = panels.new_empty(len(panels), PANEL, 2 * panels.shape[1])
+        rows.view(torch.int32).copy_(panels.view(torch.int32)[..., 0].transpose(1, 2))
+        return rows.flatten(0, 1)
+    return panels.transpose(1, 2).flatten(0, 1)
 
 
 def _fill_panels(panels: Tensor, weight: Tensor) -> None:

@@ -93,7 +93,7 @@ def describe_model(name: str, dtype: str, weights: str, device: str) -> dict[str
         decoder = session.decoder()
     check, packed = decoder.self_check, decoder.runtime.engine.packed
     assert check is not None
-    kinds, copies = weight_bytes(session.model), packed_bytes(packed)
+    kinds, copies = weight_bytes(session.model), packed_bytes(session.model, packed)
     sizes = {kind: _megabytes(size) for kind, size in sorted(kinds.items())}
     if copies:
         sizes["packed copies"] = _megabytes(copies)

@@ -54,12 +54,13 @@ class TreeDecoder(Runner):
             the CPU only.
         sparse: read only part of the KV pages in decode steps; default: all of them. On a GPU such steps run
             without CUDA graphs, and their cost is estimated: as if every budget were used up.
-        pack_weights: on the CPU, models of the Llama kind (Llama, Mistral, Qwen2, Qwen3) run over a copy of
-            their weights in the order in which the kernels read them, which doubles the weights' memory and
-            makes steps faster. The copy is made anew where a weight is replaced or written in place; writes
-            through its `.data`, and modules put in the place of others, only a new decoder sees. The model's
-            modules are not called, so hooks that are put on them later do not run. Other models, and those
-            with adapters, quantised layers or hooks, run as transformers has them, as all do with False.
+        pack_weights: on the CPU, models of the Llama kind (Llama, Mistral, Qwen2, Qwen3) run over weights in
+            the order in which the kernels read them, which makes steps faster. A model of `load_model` has no
+            others. Of another one they are a copy, which doubles the weights' memory; it is made anew where a
+            weight is replaced or written in place; writes through its `.data`, and modules put in the place
+            of others, only a new decoder sees. The model's modules are not called, so hooks that are put on
+            them later do not run. Other models, and those with adapters, quantised layers or hooks, run as
+            transformers has them, as all do with False.
         cuda_graphs: on a GPU, capture decode steps as CUDA graphs: one for each of a few sizes of the batch,
             at its first use.
         check: compare the model's own plain forward of a few random tokens with the decoder's before it
@@ -152,11 +153,12 @@ class TreeDecoder(Runner):
         *,
         weights: str = "auto",
         device: str | torch.device = "cpu",
+        pack_weights: bool = True,
         **options: Any,
     ) -> TreeDecoder:
         """Loads a model by `load_model`: the default's name, a directory, a GGUF file or a hub id."""
-        model, tokenizer = load_model(name, dtype, weights=weights, device=device)
-        return cls(model, tokenizer, **options)
+        model, tokenizer = load_model(name, dtype, weights=weights, device=device, pack_weights=pack_weights)
+        return cls(model, tokenizer, pack_weights=pack_weights, **options)
 
     @property
     def model(self) -> Any:

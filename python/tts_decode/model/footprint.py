@@ -9,6 +9,7 @@ from torch import Tensor
 from tts_kernels import PackedWeight
 
 from .packed_model import PackedModel
+from .packed_modules import Packed
 from .quantised_modules import Quantised
 
 
@@ -20,17 +21,22 @@ def weight_bytes(model: Any) -> dict[str, int]:
             found[tensor.data_ptr()] = str(tensor.dtype).removeprefix("torch."), tensor.nbytes
         if isinstance(module, Quantised):
             found[module.panels.data_ptr()] = module.kind, module.panels.nbytes
+        if isinstance(module, Packed):
+            for panels in map(module.panels, module.parts):
+                found[panels.data_ptr()] = str(panels.dtype).removeprefix("torch."), panels.nbytes
     kinds: dict[str, int] = {}
     for kind, size in found.values():
         kinds[kind] = kinds.get(kind, 0) + size
     return kinds
 
 
-def packed_bytes(packed: PackedModel | None) -> int:
+def packed_bytes(model: Any, packed: PackedModel | None) -> int:
     """Bytes of the copies that the packed path holds beside the model."""
     if packed is None:
         return 0
-    return sum(tensor.nbytes for tensor in _copies(packed))
+    own = {buffer.untyped_storage().data_ptr() for buffer in model.buffers()}
+    copies = _copies(packed)
+    return sum(tensor.nbytes for tensor in copies if tensor.untyped_storage().data_ptr() not in own)
 
 
 def _copies(packed: PackedModel) -> list[Tensor]:

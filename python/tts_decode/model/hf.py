@@ -22,6 +22,7 @@ from .families.conditions import why_general
 from .packed_model import PackedModel, pack_model, packed_others
 from .quantised_modules import weight_shape
 from .shape import shape_of_model
+from .single_copy import unpack_modules
 from .support.adapters import without_wrapper
 from .support.features import (
     KVShape,
@@ -109,6 +110,9 @@ class HFEngine:
     def _examine(self) -> KVShape:
         """Prepares the forward for the modules that the model has now."""
         model = self.model
+        packs = self._pack_weights and self.device.type == "cpu" and why_general(model) is None
+        if not packs:
+            unpack_modules(model)
         modules = list(model.modules())
         self._modules = list(map(ref, modules))  # listed once: a walk through all of them takes a millisecond
         configs = [getattr(module, "config", None) for module in modules]
@@ -122,7 +126,7 @@ class HFEngine:
             self.shape = shape_of_model(model, kv_shape)
         self.attention_modules = tuple(probe.modules)
         self.packed: PackedModel | None = None
-        if self._pack_weights and self.device.type == "cpu" and why_general(model) is None:
+        if packs:
             self.packed = pack_model(model, self.calls, self.weights.epoch)
         return kv_shape
 

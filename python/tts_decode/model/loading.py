@@ -23,8 +23,12 @@ from tts_kernels.device import checked_device
 
 from ..default_model import DEFAULT_MODEL, default_model_file
 from ..errors import ModelLoadError
+from .assembly import skeleton
+from .checkpoints.floats import load_floats
 from .checkpoints.loading import load_checkpoint, load_rounded, settings_of
 from .gguf.files import load_gguf, load_gguf_config
+from .memory import refuse_beyond_memory
+from .single_copy import pack_modules
 from .transformers_output import first_line, quiet_transformers
 
 _CPU = torch.device("cpu")
@@ -40,6 +44,7 @@ def load_model(
     *,
     weights: str = "auto",
     device: str | torch.device = "cpu",
+    pack_weights: bool = True,
     on_progress: Progress | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a causal language model and its tokenizer.
@@ -54,6 +59,9 @@ def load_model(
         only. ``"float32"``, ``"bfloat16"``, ``"float16"``: dequantised, as `dtype` says too. ``"auto"``:
         ``"file"`` on a CPU where dtype is ``"auto"``, else dequantised.
     device: where the model goes.
+    pack_weights: float weights that a `TreeDecoder` on the CPU reads are put into the order of its kernels,
+        and are there only once (`packed_modules.py`). False leaves the modules of transformers, to be
+        trained, or for much work outside a decoder.
     on_progress: called with a short phrase when a stage begins that may take seconds.
 
     A GGUF file is converted once and the copy kept in the user's cache folder (``gguf/``).
@@ -73,6 +81,8 @@ def load_model(
             report("loading the weights" if isinstance(source, Path) else f"fetching {source} from the hub")
             model, tokenizer = _load_pretrained(source, resolved, weights, quantised)
     model.to(device)  # type: ignore[arg-type]
+    if pack_weights:
+        pack_modules(model)
     return model, tokenizer
 
 
@@ -188,7 +198,8 @@ def _load_pretrained(
         elif weights in _BITS:
             model = load_rounded(source, config, dtype, _BITS[weights])
         else:
-            model = _load_whole(source, dtype, options)
+            refuse_beyond_memory(source, dtype.itemsize * skeleton(config, dtype).num_parameters())
+            model = _load_floats(source, config, dtype) or _load_whole(source, dtype, options)
     except ModelLoadError:
         raise
     except Exception as cause:  # parsers of third parties: their exception types are not a contract
@@ -204,6 +215,11 @@ def _load_pretrained(
             )
         raise ModelLoadError(f"{what}. Cause: {first_line(cause)}") from cause
     return model, tokenizer
+
+
+def _load_floats(source: Path | str, config: Any, dtype: torch.dtype) -> PreTrainedModel | None:
+    """Tensor by tensor; None where transformers has to load it."""
+    return load_floats(source, config, dtype) if isinstance(source, Path) else None
 
 
 def _load_whole(source: Path | str, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedModel:

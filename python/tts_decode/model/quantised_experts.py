@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tts_kernels import QuantisedWeight, packed_linear
+from tts_kernels import QuantisedWeight
 
+from .experts import Expert, sum_of_experts
 from .quantised_modules import Quantised
-
-
-class Expert(NamedTuple):
-    gate: QuantisedWeight
-    up: QuantisedWeight
-    down: QuantisedWeight
 
 
 class QuantisedExperts(nn.Module):
@@ -57,7 +52,7 @@ class QuantisedExperts(nn.Module):
             or not self._made[1]
         ):
             sides = [self._split(part.quantised) for part in parts]
-            self._made = panels, [Expert(*one) for one in zip(*sides, strict=True)]
+            self._made = panels, [Expert((gate, up), down) for gate, up, down in zip(*sides, strict=True)]
         return self._made[1]
 
     def _split(self, weight: QuantisedWeight) -> list[QuantisedWeight]:
@@ -80,12 +75,4 @@ class QuantisedExperts(nn.Module):
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """hidden_states: [T, hidden]. top_k_index, top_k_weights: [T, k], the experts of each token."""
-        made = torch.zeros(hidden_states.shape)
-        for index in sorted(set(top_k_index.flatten().tolist())):
-            expert = self.experts[index]
-            tokens, places = torch.where(top_k_index == index)
-            rows = hidden_states[tokens]
-            inner = self._inner(packed_linear(rows, expert.gate), packed_linear(rows, expert.up))
-            outputs = packed_linear(inner, expert.down) * top_k_weights[tokens, places, None].float()
-            made.index_add_(0, tokens, outputs)
-        return made.to(hidden_states.dtype)
+        return sum_of_experts(self.experts, self._inner, hidden_states, top_k_index, top_k_weights)

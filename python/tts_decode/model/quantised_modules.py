@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tts_kernels import QuantisedWeight, packed_linear
 
 from ..errors import UnsupportedModelError
+from .packed_modules import Packed
 
 
 class Quantised(nn.Module):
@@ -128,6 +129,8 @@ def weight_shape(module: Any) -> list[int]:
     """[outputs, inputs] of a linear layer or an embedding table, quantised or not."""
     if isinstance(module, Quantised):
         return [module.quantised.outputs, module.quantised.inputs]
+    if isinstance(module, Packed):
+        return list(module.parts["weight"].shape)
     return list(module.weight.shape)
 
 
@@ -135,4 +138,6 @@ def weight_rows(module: Any, rows: list[int]) -> Tensor:
     """float32 [len(rows), inputs] on the CPU, of such a module's weight."""
     if isinstance(module, Quantised):
         return module.quantised.rows(torch.tensor(rows))
+    if isinstance(module, Packed):
+        return module.packed("weight").rows(torch.tensor(rows)).float()
     return module.weight.detach()[rows].float().cpu()  # type: ignore[no-any-return]

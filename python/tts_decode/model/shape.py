@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ..cost.forward import ModelShape
+from .packed_modules import Packed, PackedEmbedding
 from .quantised_modules import Quantised, QuantisedEmbedding, weight_shape
 from .support.features import KVShape, refuse_config, refusing, stored_head_dim
 
@@ -20,8 +21,12 @@ def shape_of_model(model: Any, kv: KVShape) -> ModelShape:
     """
     head = model.get_output_embeddings()
     body = model.base_model if head is None else model
-    apart = {id(m.weight) for m in body.modules() if isinstance(m, torch.nn.Embedding)}
-    apart.add(id(getattr(head, "weight", None)))
+    apart = {
+        id(weight)
+        for module in (*body.modules(), head)
+        if module is head or isinstance(module, torch.nn.Embedding)
+        for weight in ([] if module is None else module.parameters(recurse=False))
+    }
     weights = {
         name: weight.numel()
         for name, weight in body.named_parameters()
@@ -33,6 +38,12 @@ def shape_of_model(model: Any, kv: KVShape) -> ModelShape:
         if isinstance(module, Quantised) and not isinstance(module, QuantisedEmbedding)
     }
     weights |= {name: prod(weight_shape(m)) for name, m in quantised.items() if m is not head}
+    weights |= {
+        f"{name}.{leaf}": prod(part.shape)
+        for name, module in body.named_modules()
+        if isinstance(module, Packed) and module is not head and not isinstance(module, PackedEmbedding)
+        for leaf, part in module.parts.items()
+    }
     experts = sum(size for name, size in weights.items() if ".experts." in name)
     config = model.config.get_text_config(decoder=True)
     vocab, hidden = (0, config.hidden_size) if head is None else weight_shape(head)

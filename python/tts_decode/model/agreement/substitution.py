@@ -7,7 +7,7 @@ memory and version.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..packed_modules import Packed, PackedLinear
 from ..quantised_experts import QuantisedExperts
 from ..quantised_modules import QuantisedEmbedding, QuantisedLinear
 
@@ -63,7 +64,8 @@ class Weights:
 
     A weight that is all 0 or all 1, as norms, biases and gates are made, can hide that it is not applied or
     applied in another place; so it is moved. All others are as they are; those that are quantised have a
-    stand-in in float32 in some of the layers.
+    stand-in in float32 in some of the layers. Layers whose weights are packed have them back meanwhile, so
+    that the code of transformers multiplies with them.
 
     Args:
         layers: modules that `layer` substitutes one by one.
@@ -86,9 +88,8 @@ class Weights:
         self._tables = [module for module in outer if isinstance(module, nn.Embedding | QuantisedEmbedding)]
         self._head = head
         kept = {id(module) for module in [*self._tables, head]}
-        self._layers = [
-            list(_substitutes(layer.modules(), exact, index)) for index, layer in enumerate(layers)
-        ]
+        self._layers = layers
+        self._changed: set[int] = set()
         self._stand_ins = [
             [_StandIn(module) for module in layer.modules() if isinstance(module, QuantisedLinear)]
             if index in dequantised
@@ -102,15 +103,24 @@ class Weights:
         self._exact = exact
 
     def changes(self, layer: int) -> bool:
-        """Whether any weight of a layer has a substitute."""
-        return bool(self._layers[layer] or self._stand_ins[layer])
+        """Inside `layer`: whether any weight has a substitute."""
+        return layer in self._changed or bool(self._stand_ins[layer])
 
     def stands_in(self, layer: int) -> bool:
         """Whether quantised weights of a layer have stand-ins."""
         return bool(self._stand_ins[layer])
 
-    def layer(self, index: int) -> AbstractContextManager[None]:
-        return _substituted([*self._layers[index], *self._stand_ins[index]])
+    @contextmanager
+    def layer(self, index: int) -> Iterator[None]:
+        with ExitStack() as stack:
+            for module in list(self._layers[index].modules()):
+                if isinstance(module, Packed):
+                    stack.enter_context(module.unpacked_meanwhile())
+            changed = list(_substitutes(self._layers[index].modules(), self._exact, index))
+            if changed:
+                self._changed.add(index)
+            stack.enter_context(_substituted([*changed, *self._stand_ins[index]]))
+            yield
 
     def rounds(self, layer: int) -> bool:
         """Whether a layer rounds activations to int8 in spite of stand-ins. Experts have none, as those of a
@@ -135,6 +145,9 @@ class Weights:
         """Of all modules outside the layers. Embeddings and head run in their dtype, between casts."""
         with ExitStack() as stack:
             stack.enter_context(_substituted(self._rest))
+            if isinstance(self._head, PackedLinear):
+                by_torch = self._head.by_torch
+                stack.enter_context(replaced_forwards([self._head], lambda _i, _f: by_torch))
             if self._exact:
                 for table in self._tables:
                     stack.callback(table.register_forward_hook(lambda _m, _a, out: out.float()).remove)
@@ -145,7 +158,8 @@ class Weights:
 
 
 def _cast_inputs(head: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(tensor.to(head.weight.dtype) for tensor in inputs)
+    dtype = head.panels("weight").dtype if isinstance(head, Packed) else head.weight.dtype
+    return tuple(tensor.to(dtype) for tensor in inputs)
 
 
 def _substitutes(modules: Iterable[nn.Module], exact: bool, seed: int) -> Iterator[_Substitute]:

@@ -1,4 +1,4 @@
-"""The tensors of a saved model: mapped, taken out one by one, of the shape and dtype that they must have."""
+"""The tensors of a saved model: read one by one, of the shape and dtype that they must have."""
 
 from __future__ import annotations
 
@@ -17,11 +17,24 @@ from ...errors import ModelLoadError
 from .settings import INSTEAD
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_BAND = 1 << 18  # numbers that are read at a time
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class SavedTensors:
-    """Tensors by their names; what is taken out shares the file's memory, and is not to be written.
+    """Tensors by their names. They are read, not mapped: a mapped file is memory beside what is made of it.
 
     Attributes:
         folder: of the model.
@@ -31,15 +44,16 @@ class SavedTensors:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._files: dict[str, Any] = {}
+        self._places: dict[str, tuple[Path, int, int]] = {}  # where the bytes of each begin and end
         for file in _files_of(folder):
             try:
                 opened: Any = safe_open(file, framework="pt", device="cpu")
             except (OSError, SafetensorError) as cause:
                 raise self.damaged(f"cannot read {file.name}: {cause}") from cause
-            for name in opened.keys():  # noqa: SIM118 no dict
+            for name, place in _places(file).items():
                 if name in self._files:
                     raise self.damaged(f"{name} lies in two files")
-                self._files[name] = opened
+                self._files[name], self._places[name] = opened, place
         self.left = set(self._files)
 
     def __contains__(self, name: str) -> bool:
@@ -50,18 +64,43 @@ class SavedTensors:
         found: list[int] = self._files[name].get_slice(name).get_shape()
         return found
 
-    def take(self, name: str, shape: Sequence[int], *dtypes: torch.dtype) -> Tensor:
-        """A tensor of this shape and one of these dtypes."""
+    def dtype(self, name: str) -> torch.dtype | None:
+        """Of a tensor that is there; None: one that weights do not have."""
+        return _DTYPES.get(self._files[name].get_slice(name).get_dtype())
+
+    def take(
+        self, name: str, shape: Sequence[int], *dtypes: torch.dtype, to: torch.dtype | None = None
+    ) -> Tensor:
+        """A tensor of this shape and one of these dtypes, cast to `to` while it is read."""
         if name not in self._files:
             raise self.damaged(f"got no tensor {name}, expected one of shape {list(shape)}")
         if self.shape(name) != list(shape):
             raise self.damaged(f"{name}: got shape {self.shape(name)}, expected {list(shape)}")
-        tensor: Tensor = self._files[name].get_tensor(name)
-        if tensor.dtype not in dtypes:
+        found = self.dtype(name)
+        if found is None or found not in dtypes:
             expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-            raise self.damaged(f"{name}: got {str(tensor.dtype).removeprefix('torch.')}, expected {expected}")
+            got = self._files[name].get_slice(name).get_dtype() if found is None else str(found)
+            raise self.damaged(f"{name}: got {got.removeprefix('torch.')}, expected {expected}")
         self.left.discard(name)
-        return tensor
+        return self._read(name, found, to or found).view(list(shape))
+
+    def _read(self, name: str, dtype: torch.dtype, to: torch.dtype) -> Tensor:
+        """[numbers]. What is cast is read in bands."""
+        file, begin, end = self._places[name]
+        made = torch.empty((end - begin) // dtype.itemsize, dtype=to)
+        with file.open("rb", buffering=0) as stream:
+            stream.seek(begin)
+            for part in torch.split(made, _BAND):
+                read = part if dtype == to else torch.empty(len(part), dtype=dtype)
+                room = memoryview(read.view(torch.uint8).numpy().data)
+                while len(room):
+                    count = stream.readinto(room)
+                    if not count:
+                        raise self.damaged(f"{file.name} ends within {name}")
+                    room = room[count:]
+                if read is not part:
+                    part.copy_(read)
+        return made
 
     def marked(self, leaf: str) -> list[str]:
         """Modules with a tensor of this name, which those that are quantised have; at least one."""
@@ -84,6 +123,18 @@ class SavedTensors:
             f"model: {self.folder}: {what}; it may be damaged or cut short (fetch it again), or not what its "
             "config.json says"
         )
+
+
+def _places(file: Path) -> dict[str, tuple[Path, int, int]]:
+    """Of the tensors of a file whose header safetensors has checked."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+    header.pop("__metadata__", None)
+    return {
+        name: (file, *(8 + length + offset for offset in entry["data_offsets"]))
+        for name, entry in header.items()
+    }
 
 
 def _files_of(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from ..packed_modules import PackedEmbedding, PackedExperts, PackedLinear
 from ..quantised_experts import QuantisedExperts
 from ..quantised_modules import Quantised, QuantisedEmbedding, QuantisedLinear
 from ..support.features import stored_head_dim
@@ -42,10 +43,10 @@ _COVERED = {
     "vocab_size",
 }
 # Modules beside classes of the model's own file.
-_LINEAR = {nn.Linear, QuantisedLinear}
+_LINEAR = {nn.Linear, PackedLinear, QuantisedLinear}
 _PARTS = {
     *_LINEAR,
-    *(Quantised, QuantisedExperts),
+    *(Quantised, QuantisedExperts, PackedEmbedding, PackedExperts),
     *(nn.Embedding, QuantisedEmbedding, nn.ModuleList, nn.LayerNorm, nn.Dropout),
     *ACTIVATIONS,
 }
@@ -128,7 +129,7 @@ def _undeclared(family: Family, layer: Any) -> str | None:
         if module is None:
             return f"it has no {name}"
     declared = {f"{name}.weight" for name in (*linears, *norms)}
-    declared |= {f"{name}.{tensor}" for name in linears for tensor in ("panels", "bias")}
+    declared |= {f"{name}.{tensor}" for name in linears for tensor in ("panels", "weight_panels", "bias")}
     if family.sinks is not None:
         declared.add(f"self_attn.{family.sinks}")
     if mixture:
@@ -153,6 +154,7 @@ def _undeclared(family: Family, layer: Any) -> str | None:
 def _weights_of_experts(family: Family) -> set[str]:
     """Of a layer whose MLP is a mixture."""
     names = {f"mlp.{family.router}.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"}
+    names |= {"mlp.experts.gate_up_proj_panels", "mlp.experts.down_proj_panels"}
     names |= {f"mlp.experts.{name}.panels" for name in ("gate", "up", "down")}
     if family.clamped_experts:
         names |= {f"mlp.{family.router}.bias", "mlp.experts.gate_up_proj_bias", "mlp.experts.down_proj_bias"}
@@ -163,6 +165,8 @@ def _weights_of_experts(family: Family) -> set[str]:
 def _experts_width(family: Family, experts: Any) -> int:
     if isinstance(experts, QuantisedExperts) or family.clamped_experts:
         return int(experts.intermediate_size)
+    if isinstance(experts, PackedExperts):
+        return experts.parts["down_proj"].shape[-1]
     return int(experts.down_proj.shape[-1])
 
 

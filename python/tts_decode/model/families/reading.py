@@ -11,6 +11,7 @@ from transformers.activations import GELUTanh, NewGELUActivation, SiLUActivation
 
 from tts_kernels import DecoderLayer, Experts, PackedWeight, Weight
 
+from ..packed_modules import PackedExperts, PackedLinear
 from ..quantised_experts import QuantisedExperts
 from ..quantised_modules import QuantisedLinear
 from ..support.features import AttentionCall
@@ -167,14 +168,19 @@ def _table(family: Family, attention: Any) -> int:
 
 
 def weight_of(linear: Any) -> Weight:
-    """Of a linear layer: its own where that is quantised, else a packed copy."""
-    if _is_quantised(linear):
-        return linear.quantised  # type: ignore[no-any-return]
+    """Of a linear layer: its own where that is packed or quantised, else a packed copy."""
+    if isinstance(linear, PackedLinear) and linear.still_packed():
+        return linear.packed_weight
+    if isinstance(linear, QuantisedLinear) and linear.stand_in is None:
+        return linear.quantised
     return PackedWeight.pack(*_float_parts(linear))
 
 
-def _is_quantised(linear: Any) -> bool:
-    return isinstance(linear, QuantisedLinear) and linear.stand_in is None
+def _has_panels(linear: Any) -> bool:
+    """Whether `weight_of` copies nothing."""
+    return isinstance(linear, PackedLinear) or (
+        isinstance(linear, QuantisedLinear) and linear.stand_in is None
+    )
 
 
 def _float_parts(linear: Any) -> tuple[Tensor, Tensor | None]:
@@ -187,10 +193,10 @@ def _float_parts(linear: Any) -> tuple[Tensor, Tensor | None]:
 
 
 def _packed(linears: list[Any]) -> Weight | tuple[Weight, ...]:
-    """Of linear layers side by side. Quantised weights stay where they lie, each for itself."""
+    """Of linear layers side by side. Weights that have panels stay where they lie, each for itself."""
     if len(linears) == 1:
         return weight_of(linears[0])
-    if any(map(_is_quantised, linears)):
+    if any(map(_has_panels, linears)):
         return tuple(map(weight_of, linears))
     weights, biases = zip(*map(_float_parts, linears), strict=True)
     bias = None if biases[0] is None else torch.cat(biases)
@@ -201,8 +207,8 @@ def _packed_experts(family: Family, mlp: Any) -> Experts:
     router, experts, named = part(mlp, family.router), mlp.experts, family.normalises_experts
     gate_up: tuple[Weight | tuple[Weight, ...], ...]
     down: tuple[Weight, ...]
-    if isinstance(experts, QuantisedExperts):
-        gate_up = tuple((expert.gate, expert.up) for expert in experts.experts)
+    if isinstance(experts, QuantisedExperts | PackedExperts):
+        gate_up = tuple(expert.gate_up for expert in experts.experts)
         down = tuple(expert.down for expert in experts.experts)
     elif family.clamped_experts:
         gate_up = tuple(map(_packed_alternating, experts.gate_up_proj, experts.gate_up_proj_bias))
@@ -232,7 +238,7 @@ def _packed_transposed(weight: Tensor, bias: Tensor) -> PackedWeight:
 def _packed_gate_up(family: Family, mlp: Any, activation: str) -> Weight | tuple[Weight, ...]:
     """Gated, where the kernel of the product has the activation."""
     linears = [part(mlp, name) for name in family.gate_up]
-    plain = any(linear.bias is not None or _is_quantised(linear) for linear in linears)
+    plain = any(linear.bias is not None or _has_panels(linear) for linear in linears)
     if not family.gated or activation != "swiglu" or plain:
         return _packed(linears)
     weights = [_float_parts(linear)[0] for linear in linears]

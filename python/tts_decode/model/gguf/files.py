@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from ..assembly import assembled, skeleton
+from ..checkpoints.floats import load_floats
 from ..memory import refuse_beyond_memory
 from ..transformers_output import first_line
 from .cache import copy_of, store
@@ -95,7 +96,9 @@ def _warn_unkept(copy: Path, cause: OSError) -> None:
 
 
 def _read(copy: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    model = AutoModelForCausalLM.from_pretrained(copy, dtype=dtype, use_safetensors=True)
+    model = load_floats(copy, AutoConfig.from_pretrained(copy), dtype)
+    if model is None:
+        model = AutoModelForCausalLM.from_pretrained(copy, dtype=dtype, use_safetensors=True)
     return model, PreTrainedTokenizerFast.from_pretrained(copy)
 
 

@@ -1,0 +1,49 @@
+"""Float checkpoints of models that run packed, read tensor by tensor.
+
+transformers maps the files instead, and a mapped file is memory beside the weights that are made of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+
+from ...errors import ModelLoadError
+from ..assembly import assembled, skeleton
+from ..families.conditions import why_general
+from .tensors import FLOATS, SavedTensors
+
+
+def load_floats(folder: Path, config: Any, dtype: torch.dtype) -> PreTrainedModel | None:
+    """The model of a folder. None where it runs over the general path, or its files do not have the names and
+    the shapes of the model's own tensors: transformers may know what to do."""
+    model = skeleton(config, dtype)
+    if why_general(model) is not None:
+        return None
+    try:
+        tensors = SavedTensors(folder)
+    except ModelLoadError:
+        return None
+    parameters: dict[str, Tensor] = model.state_dict()
+    if model.config.tie_word_embeddings:
+        head = model.get_output_embeddings()
+        tied = {f"{name}.weight" for name, module in model.named_modules() if module is head}
+        parameters = {name: tensor for name, tensor in parameters.items() if name not in tied}
+    fits = tensors.left == set(parameters) and all(
+        tensors.shape(name) == list(tensor.shape) and tensors.dtype(name) in FLOATS and tensor.dtype == dtype
+        for name, tensor in parameters.items()
+    )
+    if not fits:
+        return None
+    floats = {
+        name: tensors.take(name, tensor.shape, *FLOATS, to=dtype) for name, tensor in parameters.items()
+    }
+    made = assembled(model, {}, floats, dtype)
+    made.requires_grad_(True)
+    if (folder / "generation_config.json").is_file():
+        made.generation_config = GenerationConfig.from_pretrained(folder)
+    return made

@@ -1,0 +1,41 @@
+"""A mixture of experts over packed weights, for modules that take the place of transformers' own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tts_kernels import Weight, packed_linear
+
+
+class Expert(NamedTuple):
+    """gate_up: of gate and of up, or one with the outputs of both one behind the other."""
+
+    gate_up: tuple[Weight, ...]
+    down: Weight
+
+
+def sum_of_experts(
+    experts: Sequence[Expert],
+    inner: Callable[[Tensor, Tensor], Tensor],
+    states: Tensor,
+    chosen: Tensor,
+    shares: Tensor,
+) -> Tensor:
+    """The sum of share * down(inner(gate(x), up(x))) over the experts of each token.
+
+    states: [T, hidden]. chosen: int64 [T, k], experts. shares: float [T, k]. Returns [T, hidden] in the dtype
+    of states.
+    """
+    made = torch.zeros(states.shape)
+    for index in sorted(set(chosen.flatten().tolist())):
+        expert = experts[index]
+        tokens, places = torch.where(chosen == index)
+        rows = states[tokens]
+        gate, up = torch.cat([packed_linear(rows, weight) for weight in expert.gate_up], -1).chunk(2, -1)
+        outputs = packed_linear(inner(gate, up), expert.down) * shares[tokens, places, None].float()
+        made.index_add_(0, tokens, outputs)
+    return made.to(states.dtype)

@@ -1,0 +1,246 @@
+"""Modules whose float weights lie in panels, as the kernels read them, and nowhere else.
+
+A module is packed where it stands: it gets a class of this file, and its weight's memory the order of panels.
+Whoever asks for the weight itself, by its name, by a cast or for a state dict, has it back for good: the
+module gets its own class again.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+
+from tts_kernels import PackedWeight, packed_linear
+
+from ..errors import UnsupportedModelError
+from .experts import Expert, sum_of_experts
+
+_BAND = 32  # panels of a weight that is unpacked band by band
+
+
+class Tie:
+    """What modules with the same panels share: when one of them has the weight back, all have.
+
+    Attributes:
+        weight: of all of them, once they have it back.
+        modules: that are told. Those of a copy of a model are not known, and find it when they run.
+    """
+
+    def __init__(self) -> None:
+        self.weight: nn.Parameter | None = None
+        self.modules: WeakSet[Packed] = WeakSet()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tie:
+        made = memo[id(self)] = Tie()
+        made.weight = copy.deepcopy(self.weight, memo)
+        return made
+
+    def __reduce__(self) -> tuple[type[Tie], tuple[()], dict[str, Any]]:
+        return Tie, (), {"weight": self.weight}
+
+
+class _Part(NamedTuple):
+    """A packed weight of a module. shape: of the parameter; experts have theirs one behind the other."""
+
+    shape: torch.Size
+    tie: Tie
+
+
+class Packed(nn.Module):
+    """What packed modules share. They are on the CPU, and no gradient goes to their weights.
+
+    Attributes:
+        plain: the class that the module had.
+        parts: its packed weights by their names. The panels of one are the buffer `NAME_panels`.
+    """
+
+    plain: type[nn.Module]
+    parts: dict[str, _Part]
+
+    def panels(self, name: str) -> Tensor:
+        found: Tensor = getattr(self, f"{name}_panels")
+        return found
+
+    def packed(self, name: str) -> PackedWeight:
+        """[outputs, inputs] of a weight, those of all experts one behind the other."""
+        return PackedWeight(self.panels(name), None, self.parts[name].shape[:-1].numel())
+
+    def unpacked(self, name: str) -> Tensor:
+        """A copy of a weight, in the shape and dtype that it had."""
+        return self.packed(name).unpacked().view(self.parts[name].shape)
+
+    def still_packed(self, x: Tensor | None = None) -> bool:
+        """Whether it can run over panels: x needs no gradient, and no module has their common weight back.
+        Else it is unpacked."""
+        gradient = x is not None and x.requires_grad and torch.is_grad_enabled()
+        if gradient or any(part.tie.weight is not None for part in self.parts.values()):
+            self.unpack()
+            return False
+        return True
+
+    def unpack(self) -> None:
+        """Has the module be what it was, for good."""
+        parts = self.parts
+        for name, part in parts.items():
+            if part.tie.weight is None:
+                part.tie.weight = nn.Parameter(self.unpacked(name), requires_grad=False)
+        for name, part in parts.items():
+            del self._buffers[f"{name}_panels"]
+            self._parameters[name] = part.tie.weight
+        _become(self, self.plain)
+        del self.plain, self.parts
+        for other in [module for part in parts.values() for module in part.tie.modules]:
+            if isinstance(other, Packed):
+                other.unpack()
+
+    @contextmanager
+    def unpacked_meanwhile(self) -> Iterator[None]:
+        """Inside, the module is what it was, with copies of its weights."""
+        kind, buffers = type(self), {f"{name}_panels": self.panels(name) for name in self.parts}
+        made = {name: nn.Parameter(self.unpacked(name), requires_grad=False) for name in self.parts}
+        for name in buffers:
+            del self._buffers[name]
+        self._parameters.update(made)
+        _become(self, self.plain)
+        try:
+            yield
+        finally:
+            for name in self.parts:
+                del self._parameters[name]
+            self._buffers.update(buffers)
+            _become(self, kind)
+
+    def train(self, mode: bool = True) -> Any:
+        if mode:
+            raise UnsupportedModelError(
+                f"{type(self).__name__}: got training, expected weights that are packed for inference to "
+                "stay; load the model with pack_weights=False to train it"
+            )
+        return super().train(mode)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.__dict__.get("parts", ()):
+            self.unpack()
+            return getattr(self, name)
+        return super().__getattr__(name)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Of `to` and its like: panels are of one dtype, and on the CPU."""
+        for name in self.parts:
+            before = self.panels(name).new_empty(0)
+            after = fn(before)
+            if (after.dtype, after.device) != (before.dtype, before.device):
+                self.unpack()
+                unpacked: Any = self
+                return unpacked._apply(fn, recurse)  # by the class that it has now
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.unpack()
+        self._save_to_state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.unpack()
+        self._load_from_state_dict(*args, **kwargs)
+
+
+class PackedLinear(Packed, nn.Linear):
+    """A linear layer."""
+
+    @property
+    def packed_weight(self) -> PackedWeight:
+        """With the bias that the layer has now."""
+        return self.packed("weight").with_bias(None if self.bias is None else self.bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: float32 or bfloat16 [..., in_features]. Returns [..., out_features] in its dtype."""
+        if not self.still_packed(x):
+            return self(x)  # type: ignore[no-any-return]  # by the class that it has now
+        made = packed_linear(x.reshape(-1, self.in_features), self.packed_weight)
+        return made.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
+
+    def by_torch(self, x: Tensor) -> Tensor:
+        """What nn.Linear returns, some outputs at a time: the self-check's product beside the kernel's."""
+        whole = self.packed("weight")
+        each = whole.columns // len(whole.panels)
+        made = x.new_empty(*x.shape[:-1], whole.columns)
+        for panels, part in zip(
+            torch.split(whole.panels, _BAND), torch.split(made, each * _BAND, -1), strict=True
+        ):
+            part.copy_(nn.functional.linear(x, PackedWeight(panels, None, part.shape[-1]).unpacked()))
+        product = made[..., : self.out_features]
+        return product if self.bias is None else product + self.bias
+
+
+class PackedEmbedding(Packed, nn.Embedding):
+    """An embedding table, that of a tied head."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids: int64 [...]. Returns [..., embedding_dim]."""
+        if not self.still_packed():
+            return self(ids)  # type: ignore[no-any-return]  # by the class that it has now
+        rows = self.packed("weight").rows(ids.flatten()).view(*ids.shape, self.embedding_dim)
+        scale = getattr(self, "embed_scale", None)  # Gemma
+        return rows if scale is None else rows * scale.to(rows.dtype)
+
+
+class PackedExperts(Packed):
+    """All experts of a layer, in tensors with all of them."""
+
+    @property
+    def experts(self) -> list[Expert]:
+        """One by one. Gate and up lie one behind the other."""
+        gate_up, down = self._split("gate_up_proj"), self._split("down_proj")
+        return [Expert((both,), down[index]) for index, both in enumerate(gate_up)]
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """hidden_states: [T, hidden]. top_k_index, top_k_weights: [T, k], the experts of each token."""
+        if not self.still_packed(hidden_states):
+            return self(hidden_states, top_k_index, top_k_weights)  # type: ignore[no-any-return]
+        return sum_of_experts(self.experts, self._inner, hidden_states, top_k_index, top_k_weights)
+
+    def _inner(self, gate: Tensor, up: Tensor) -> Tensor:
+        return self.act_fn(gate) * up  # type: ignore[no-any-return]
+
+    def _split(self, name: str) -> list[PackedWeight]:
+        count, outputs, _ = self.parts[name].shape
+        return [PackedWeight(panels, None, outputs) for panels in self.panels(name).chunk(count)]
+
+
+def pack_module(module: Any, kind: type[Packed], ties: dict[str, Tie]) -> None:
+    """Packs parameters of a module by their names, and gives it a class of this file.
+
+    Nobody else may hold the parameters: their memory is used where it is theirs alone.
+    """
+    made = {}
+    for name in ties:
+        weight = module._parameters[name].detach()
+        rows = weight.flatten(0, -2)
+        alone = weight.untyped_storage().nbytes() == weight.nbytes
+        made[name] = (PackedWeight.pack_in_place if alone else PackedWeight.pack)(rows).panels
+    parts = {name: _Part(module._parameters.pop(name).shape, tie) for name, tie in ties.items()}
+    for name, panels in made.items():
+        module.register_buffer(f"{name}_panels", panels, persistent=False)
+    module.plain, module.parts = type(module), parts
+    _become(module, kind)
+    for tie in ties.values():
+        tie.modules.add(module)
+
+
+def share_panels(module: Any, kind: type[Packed], other: Packed) -> None:
+    """Packs a module whose `weight` was that of another one, packed before."""
+    del module._parameters["weight"]
+    module.register_buffer("weight_panels", other.panels("weight"), persistent=False)
+    module.plain, module.parts = type(module), other.parts
+    _become(module, kind)
+    other.parts["weight"].tie.modules.add(module)
+
+
+def _become(module: nn.Module, kind: type[nn.Module]) -> None:
+    module.__class__ = kind
