@@ -34,6 +34,28 @@ def test_answers_at_once(argument: str) -> None:
         assert all(any(f"{name} " in line for line in shown) for name in COMMANDS)
 
 
+@pytest.mark.parametrize(("given", "expected"), [(None, "1000"), ("7", "7")])
+def test_idle_threads_sleep_soon(given: str | None, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libgomp reads the variable when it is loaded, with torch."""
+    probe = """if True:
+        import os, sys
+        class Finder:
+            def find_spec(self, name, *_):
+                if name == "torch":
+                    print("before torch:", os.environ.get("GOMP_SPINCOUNT"))
+        sys.meta_path.insert(0, Finder())
+        from tts_decode.cli import main
+        main()
+    """
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if given is not None:
+        monkeypatch.setenv("GOMP_SPINCOUNT", given)
+    done = subprocess.run(
+        [sys.executable, "-c", probe, "strategies"], capture_output=True, text=True, check=True
+    )
+    assert f"before torch: {expected}\n" in done.stdout
+
+
 def test_strategies_are_listed_without_transformers() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROBE, "strategies"], capture_output=True, text=True, check=True
