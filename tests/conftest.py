@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported, which transformers may do
@@ -23,6 +24,9 @@ from needed import missing
 from openai_server import Server
 from primitives import make
 from tiny_models import tiny_model
+
+settings.register_profile("any machine", deadline=None)  # an example may take long beside other work
+settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -223,4 +223,4 @@ class Branches(RuleBasedStateMachine):
 
 
 TestBranches = Branches.TestCase
-TestBranches.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+TestBranches.settings = settings(max_examples=25, stateful_step_count=20)

@@ -228,7 +228,7 @@ def test_forced_text_in_flight_is_not_kept_and_prompts_start_over(pack_weights: 
     decoder.run(train())
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 2**32), pack_weights=st.booleans())
 def test_random_programs(seed: int, pack_weights: bool) -> None:
     rng = random.Random(seed)

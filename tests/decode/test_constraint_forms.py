@@ -117,7 +117,7 @@ def test_a_tokenizer_whose_tokens_have_no_bytes_is_refused() -> None:
 
 
 @given(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=4, unique=True))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_texts_can_be_chosen_from(texts: list[str]) -> None:
     """Each of them is accepted byte by byte, and what is none of them is not."""
     state = Choice(texts).start(TOKENIZER)

@@ -97,7 +97,7 @@ def runs(draw: st.DrawFn, vocabulary: Vocabulary) -> list[int]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_texts_are_those_of_the_bytes_wherever_they_are_cut(kind: str, data: st.DataObject) -> None:
     vocabulary = KINDS[kind]
     tokens = data.draw(runs(vocabulary))
@@ -116,7 +116,7 @@ def test_texts_are_those_of_the_bytes_wherever_they_are_cut(kind: str, data: st.
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_stop_string_is_found_with_the_token_that_completes_it(kind: str, data: st.DataObject) -> None:
     vocabulary = KINDS[kind]
     context, tokens = data.draw(runs(vocabulary)), data.draw(runs(vocabulary))

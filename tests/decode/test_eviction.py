@@ -40,7 +40,6 @@ def branches(draw: st.DrawFn) -> tuple[list[list[int]], list[list[float]]]:
     return tables, masses
 
 
-@settings(deadline=None)
 @given(branches(), st.integers(1, 14), st.integers(0, 3), st.integers(1, 4))
 def test_the_least_mass_goes_first(
     given: tuple[list[list[int]], list[list[float]]], keep: int, sink: int, recent: int
@@ -92,7 +91,7 @@ def test_bad_arguments(change: dict[str, Any], error: type[Exception], message: 
 # --- attention
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data(), st.sampled_from(LEVELS), st.sampled_from([torch.float32, torch.bfloat16]))
 def test_nobody_attends_to_an_evicted_page(data: st.DataObject, level: str, dtype: torch.dtype) -> None:
     lengths = data.draw(st.lists(st.integers(1, 400), min_size=1, max_size=5))

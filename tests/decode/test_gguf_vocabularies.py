@@ -75,7 +75,7 @@ TEXTS = st.lists(
 
 
 @pytest.mark.parametrize("name", SPLITS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=TEXTS)
 def test_byte_level(name: str, text: str) -> None:
     original, tokenizer = trained(name)
@@ -133,7 +133,7 @@ def sentencepieces() -> dict[str, float]:
 
 
 @pytest.mark.parametrize("prefix", [True, False])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=TEXTS.filter(lambda text: not any(special in text for special in ("<s>", "</s>", "<unk>"))))
 def test_sentencepiece(prefix: bool, text: str) -> None:
     tokenizer = sentencepiece(prefix)
@@ -148,7 +148,7 @@ def sentencepiece(prefix: bool) -> Any:
     return read(sentencepiece_keys(sentencepieces(), add_space_prefix=prefix))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_any_scores(data: st.DataObject) -> None:
     """Vocabularies over two letters, whose pieces need not be joined in the order of their lengths."""

@@ -104,7 +104,7 @@ def test_a_bias_of_minus_100_bans_and_one_of_100_forces(sample: Callable[..., sa
     st.floats(-2, 2),
     st.floats(-2, 2),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_greedy_takes_the_greatest_changed_logit(
     whole: list[int], bias: dict[int, float], history: list[int], frequency: float, presence: float
 ) -> None:
@@ -136,7 +136,7 @@ def test_greedy_takes_the_greatest_changed_logit(
     st.sampled_from([0.0, 0.7]),
     st.sampled_from([0.0, -0.9]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_edits_grown_token_by_token_are_those_of_the_whole_text(
     history: list[int], prompt: int, more: list[int], repetition: float, frequency: float, presence: float
 ) -> None:
@@ -308,7 +308,7 @@ def test_the_likeliest_of_all_branches_are_listed_at_once(
 @given(
     st.lists(st.lists(st.integers(-3, 3), min_size=9, max_size=9), min_size=1, max_size=4), st.integers(1, 12)
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_lists_are_by_probability_and_then_by_id(rows: list[list[int]], count: int) -> None:
     listed = sampler.top_logprobs(torch.tensor(rows, dtype=torch.float32), count, [0.5] * len(rows))
     for row, top in zip(rows, listed, strict=True):

@@ -204,7 +204,7 @@ def test_a_replayed_step_leaves_the_keys_and_values_of_the_step(model: PreTraine
     assert second.run(search(second, True)) == first.run(search(first, False))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_random_company(data: st.DataObject) -> None:
     """A branch's own calls are drawn once, and made alone and in two crowds that are drawn too."""

@@ -101,7 +101,7 @@ WORDS = "ab日é☃ \n"
 
 
 @given(st.text(WORDS, min_size=1, max_size=30), st.lists(st.text(WORDS, min_size=1, max_size=4), max_size=3))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_no_piece_shows_a_part_of_a_character_or_of_a_stop_string(text: str, stops: list[str]) -> None:
     """The text is the only one that the constraint allows, byte by byte."""
     pytest.importorskip("llguidance")

@@ -41,7 +41,7 @@ def limits(draw: st.DrawFn, case: Forest) -> dict[str, Any]:
 
 @pytest.mark.parametrize("level", LEVELS)
 @STORED
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(data=st.data(), options=random_options())
 def test_random_forests(level: str, kv_dtype: torch.dtype | None, data: Any, options: dict[str, Any]) -> None:
     case = data.draw(random_cases(head_dims=HEAD_DIMS, groups=GROUPS, longest=1200, kv_dtype=kv_dtype))
@@ -139,7 +139,7 @@ def test_what_does_not_fit(options: dict[str, Any], error: type[Exception], mess
 SPLIT = ([300, 311, 290, 320], [(0, 0), (0, 296), (0, 280), (2, 290)], [1, 3, 1, 2])
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     forest=forests(branches=5, longest=300, most_queries=40),
     group=st.sampled_from([1, 3, 4]),

@@ -46,7 +46,7 @@ def forests(draw: st.DrawFn) -> tuple[Branches, Tensor, Tensor, Tensor]:
     return branches, tables, lengths_tensor, torch.tensor(query_lens, dtype=torch.int32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(forest=forests(), invariant_bits=st.booleans())
 def test_random_forests(forest: tuple[Branches, Tensor, Tensor, Tensor], invariant_bits: bool) -> None:
     branches, *tables = forest
@@ -123,7 +123,7 @@ class Search(RuleBasedStateMachine):
 
 
 TestSearch = Search.TestCase
-TestSearch.settings = settings(max_examples=15, stateful_step_count=15, deadline=None)
+TestSearch.settings = settings(max_examples=15, stateful_step_count=15)
 
 
 def test_growing_tails_only_advance_the_plan() -> None:

@@ -33,7 +33,7 @@ def ints(*values: int) -> Tensor:
     return torch.tensor(values, dtype=torch.int32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     counts=st.lists(st.integers(1, 9), min_size=1, max_size=6),
     heads=st.integers(1, 3),
@@ -149,7 +149,7 @@ def test_threads_quantize_alike() -> None:
     assert torch.equal(pools[0].scales, pools[1].scales)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(copies=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=8))
 def test_copies_take_their_scales_along(copies: list[tuple[int, int]]) -> None:
     pool = make_pool(layers=2, kv_heads=3, head_dim=48, num_pages=6)

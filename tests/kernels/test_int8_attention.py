@@ -17,7 +17,7 @@ CASES = random_cases(head_dims=HEAD_DIMS, groups=GROUPS, longest=1500, kv_dtype=
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(case=CASES, options=random_options(largest_scale=0.3))
 def test_random_forests(level: str, case: Case, options: dict[str, float | None]) -> None:
     check(case, level, **options)

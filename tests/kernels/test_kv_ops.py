@@ -40,7 +40,7 @@ def same(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a.double(), b.double(), rtol=0, atol=0, equal_nan=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     dtype=st.sampled_from(DTYPES),
     heads=st.integers(1, 4),
@@ -87,7 +87,7 @@ def test_large_appends_use_threads_and_agree(dtype: torch.dtype) -> None:
     assert all(map(torch.equal, pool.gather(0, table, 320), (k, v)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     dtype=st.sampled_from(DTYPES),
     copies=st.lists(st.tuples(st.integers(0, PAGES - 1), st.integers(0, PAGES - 1)), max_size=8),

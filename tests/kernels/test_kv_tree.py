@@ -268,4 +268,4 @@ class TreeMachine(RuleBasedStateMachine):
 
 
 TestTreeMachine = TreeMachine.TestCase
-TestTreeMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestTreeMachine.settings = settings(max_examples=100, stateful_step_count=40)

@@ -44,7 +44,7 @@ def cut(tree: KVTree, branch: int, data: st.DataObject) -> int:
 
 @pytest.mark.parametrize("kind", ["mean", "minmax"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_summaries_follow_the_pages(kind: str, dtype: torch.dtype, data: st.DataObject) -> None:
     """After an append the branch's summaries are those of its keys, whatever was forked, cut, released or

@@ -155,13 +155,13 @@ def check(forest: Forest) -> None:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(forests())
 def test_random_forest(forest: Forest) -> None:
     check(forest)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 40), st.integers(1, 80), st.integers(1, 50))
 def test_no_sharing_keeps_the_order_of_the_arguments(branches: int, length: int, query_block: int) -> None:
     tables = np.random.default_rng(0).permutation(branches * 5).reshape(branches, 5).astype(np.int32)

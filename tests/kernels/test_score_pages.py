@@ -30,7 +30,7 @@ def expected(case: Case, summaries: Tensor, **options: float | None) -> Tensor:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     case=random_cases(head_dims=[32, 48, 64, 80, 128], groups=[1, 2, 3, 4, 8], longest=1300),
     kind=st.sampled_from(["mean", "minmax"]),

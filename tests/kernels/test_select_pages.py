@@ -56,7 +56,7 @@ def random_scores(
     return scores * (torch.arange(made.max_columns) < seen[:, None]) * held
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     forest=forests(),
     budget=st.integers(1, 30),
@@ -96,7 +96,7 @@ def test_equals_plain_python(
     assert torch.equal(found, wanted)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(forest=forests(), num_groups=st.integers(1, 3), seed=st.integers(0, 2**31))
 def test_a_choice_does_not_depend_on_other_groups(
     forest: tuple[Tensor, Tensor, Tensor], num_groups: int, seed: int
@@ -134,7 +134,7 @@ def fan_out(branches: int, shared: int, own: int) -> TreePlan:
     return plan(torch.cat([prefix, tails], dim=1), lengths)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(forest=forests(), together=st.booleans(), seed=st.integers(0, 2**31))
 def test_counts_are_those_of_the_bits(
     forest: tuple[Tensor, Tensor, Tensor], together: bool, seed: int

@@ -40,7 +40,7 @@ def drawn_selection(case: Forest, columns: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("level", LEVELS)
 @STORED
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(data=st.data(), options=random_options())
 def test_random_forests(level: str, kv_dtype: torch.dtype | None, data: Any, options: dict[str, Any]) -> None:
     case = data.draw(random_cases(head_dims=HEAD_DIMS, groups=GROUPS, longest=1200, kv_dtype=kv_dtype))
@@ -159,7 +159,7 @@ def test_sinks_that_do_not_fit(sinks: Any, error: type[Exception], message: str)
 SPLIT = ([300, 311, 290, 320], [(0, 0), (0, 296), (0, 280), (2, 290)], [1, 3, 1, 2])
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     forest=forests(branches=5, longest=300, most_queries=40),
     group=st.sampled_from([1, 3, 4]),

@@ -42,7 +42,7 @@ def check(case: Case, chosen: Tensor | None, level: str, **options: float | None
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     case=CASES,
     options=random_options(),
@@ -57,7 +57,7 @@ def test_random_forests(
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(case=CASES, options=random_options())
 def test_everything_selected_is_dense_bit_for_bit(
     level: str, case: Case, options: dict[str, float | None]

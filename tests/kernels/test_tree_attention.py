@@ -26,7 +26,7 @@ Stored = dict[str, torch.dtype | None]
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(case=random_cases(head_dims=HEAD_DIMS, groups=GROUPS, longest=1500), options=random_options())
 def test_random_forests(level: str, case: Case, options: dict[str, float | None]) -> None:
     check(case, level, **options)

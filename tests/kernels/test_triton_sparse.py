@@ -170,7 +170,7 @@ def random_scores(case: PagedCase, plan: DevicePlan, generator: torch.Generator,
     return scores / scores.sum(2, keepdim=True).clamp(min=1)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     forest=st.sampled_from([FAMILY, FOREST]),
     page_size=st.sampled_from([4, 16, 64]),

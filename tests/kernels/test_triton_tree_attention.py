@@ -100,7 +100,7 @@ def test_truncated_siblings_share_a_page(device: torch.device) -> None:
     ).check()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     forest=forests(branches=5, longest=300, most_queries=40),
     shape=st.fixed_dictionaries(

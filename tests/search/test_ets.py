@@ -26,7 +26,7 @@ def trees(draw):
     return [c / total for c in counts], parents, leaves, clusters, tokens
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     trees(),
     st.sampled_from([0.0, 0.3, 1.0, 2.5]),
@@ -50,7 +50,6 @@ def test_solver_equals_brute_force(tree, lambda_b, lambda_d, per_token, use_clus
     assert ets_objective(greedy, *arguments, **lambdas) <= best + 1e-9
 
 
-@settings(deadline=None)
 @given(trees(), st.sampled_from([0.0, 1.0]))
 def test_without_a_node_cost_every_leaf_is_kept(tree, lambda_d):
     outcomes, parents, leaves, clusters, _ = tree
@@ -135,7 +134,7 @@ def published_programme(tree: Instance) -> float:
     return -solution.fun / 1e6
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(0, 10**6),
     st.sampled_from([2, 4, 7]),
