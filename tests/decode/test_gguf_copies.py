@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from tts_decode.model.gguf import cache as copies
 from tts_decode.model.gguf import quantised
 from tts_decode.model.loading import load_config, load_model
 from tts_decode.model.quantised_modules import Quantised, QuantisedLinear
+from tts_decode.model.tensor_file import Part, write_tensors
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -73,6 +74,35 @@ def test_the_weights_of_a_copy_are_mapped(tiny: Path, cache: Path, monkeypatch: 
     module = again.model.layers[0].mlp.up_proj
     module.panels.zero_()  # in this process only
     assert (copy / "weights.safetensors").read_bytes() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is resident is read from /proc")
+def test_no_tensor_of_the_file_stays_in_memory_when_it_is_packed(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resident = []
+
+    def packed(file: Path, parts: Sequence[Part]) -> None:
+        for part in parts:
+            part.make()
+            resident.append(resident_bytes(tiny))
+        write_tensors(file, parts)
+
+    monkeypatch.setattr(quantised, "write_tensors", packed)
+    load_model(tiny)
+    assert len(resident) > 10
+    assert max(resident) == 0
+
+
+def resident_bytes(file: Path) -> int:
+    """Of a file that this process has mapped."""
+    counted, size = False, 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            counted = line.endswith(str(file))
+        elif counted and line.startswith("Rss:"):
+            size += 1024 * int(line.split()[1])
+    return size
 
 
 def test_dtypes_and_devices_decide_which_weights_there_are(tiny: Path, cache: Path) -> None:

@@ -6,7 +6,9 @@ moved back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import mmap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from math import prod
 from typing import Any, NamedTuple
@@ -125,10 +127,18 @@ class _Taken:
         self.names = tensor_names(header, model)
         self.shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         # Writes would not reach the file: there are none, but torch wants memory that could be written.
-        tensors = GGUFReader(header.file, mode="c").tensors
-        self.tensors: list[Any] = [tensor for tensor in tensors if tensor.name in self.names]
+        reader = GGUFReader(header.file, mode="c")
+        self._file: Any = reader.data.base
+        self.tensors: list[Any] = [tensor for tensor in reader.tensors if tensor.name in self.names]
         queries = model.config.num_attention_heads
         self.heads = queries, getattr(model.config, "num_key_value_heads", None) or queries
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Of tensors that are not needed afterwards: their pages no longer count as this process's."""
+        yield
+        if isinstance(self._file, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            self._file.madvise(mmap.MADV_DONTNEED)
 
     def checked_shape(self, tensor: Any) -> tuple[int, ...]:
         """Of the tensor in the file; raises ModelLoadError where the keys say another."""
@@ -171,11 +181,12 @@ def _form_of(header: Header, name: str, kind: str) -> QuantForm:
 
 
 def _panels(taken: _Taken, tensor: Any) -> Tensor:
-    blocks = rows_restored(taken.layout, tensor.name, tensor.data, taken.heads)
-    blocks = blocks.reshape(-1, blocks.shape[-1])
+    kind = tensor.tensor_type.name
     try:
-        kind = tensor.tensor_type.name
-        return QuantisedWeight.from_gguf(kind, torch.from_numpy(np.ascontiguousarray(blocks))).panels
+        with taken.reading():
+            blocks = rows_restored(taken.layout, tensor.name, tensor.data, taken.heads)
+            rows = np.ascontiguousarray(blocks.reshape(-1, blocks.shape[-1]))
+            return QuantisedWeight.from_gguf(kind, torch.from_numpy(rows)).panels
     except ValueError as cause:  # a scale that is not finite: the shape was looked at
         raise not_finite(taken.header.file, tensor.name) from cause
 
@@ -186,7 +197,8 @@ def _bias_part(taken: _Taken, tensor: Any, module: str, modules: Mapping[str, Qu
     panels, *_ = QuantForm.of(modules[module].form).panels_shape(count, 1)
 
     def make() -> Tensor:
-        made = _finite(taken, tensor, taken.numbers(tensor).reshape(-1), torch.float32)
+        with taken.reading():
+            made = _finite(taken, tensor, taken.numbers(tensor).reshape(-1), torch.float32)
         return nn.functional.pad(made, (0, panels * 16 - count))
 
     return Part(f"{module}.bias", torch.float32, (panels * 16,), make)
@@ -200,9 +212,10 @@ def _float_part(taken: _Taken, tensors: Sequence[Any], dtype: torch.dtype | None
         taken.checked_shape(tensor)
 
     def make() -> Tensor:
-        experts = {experts_part(tensor.name) or "": taken.numbers(tensor) for tensor in tensors}
-        values = experts[""] if "" in experts else merged(taken.layout, experts)
-        return _finite(taken, tensors[0], values.reshape(shape), kept)
+        with taken.reading():
+            experts = {experts_part(tensor.name) or "": taken.numbers(tensor) for tensor in tensors}
+            values = experts[""] if "" in experts else merged(taken.layout, experts)
+            return _finite(taken, tensors[0], values.reshape(shape), kept)
 
     return Part(target, kept, tuple(shape), make)
 
