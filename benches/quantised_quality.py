@@ -107,7 +107,7 @@ def main(
         base, _, kind = name.partition("/")
         path = prepare_file(base, kind, folder, torch.get_num_threads())
         print(f"{name}: dequantised", file=sys.stderr)
-        plain, tokenizer = load_model(path, "float32", pack_weights=False)
+        plain, tokenizer = load_model(path, "float32")
         windows = windows_of(tokenizer, text, window, tokens)
         reference = model_logprobs(plain.eval(), windows)
         del plain

@@ -147,9 +147,7 @@ def main(
 ) -> None:
     register()
     no_attention.register()
-    model, _ = load_model(
-        dtype=resolve_dtype(dtype), pack_weights=False
-    )  # float weights, for all contestants
+    model, _ = load_model(dtype=resolve_dtype(dtype))  # float weights, for all contestants
     model.generation_config.eos_token_id = None
     cases = {
         "samples": Case(

@@ -19,7 +19,7 @@ class Tts(KeptPrompt):
 
     def __init__(self, options: dict[str, Any]) -> None:
         chosen = {name: options[name] for name in ("dtype", "weights") if name in options}
-        model, tokenizer = load_model(options["model"], **chosen)
+        model, tokenizer = load_model(options["model"], pack_weights=True, **chosen)
         self.decoder = TreeDecoder(model, tokenizer, kv_bytes=options.get("kv_bytes"))
         self.decoder.eos_token_ids = frozenset()
         weights = options.get("weights", str(model.dtype))

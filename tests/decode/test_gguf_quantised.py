@@ -91,9 +91,9 @@ def serve(model: Any, tokenizer: Any, **options: Any) -> TreeDecoder:
 
 def test_the_weights_are_those_of_the_file(quantised_file: Path) -> None:
     """As transformers dequantises them, to the last bits; what int8 activations do is apart."""
-    expected, _ = load_model(quantised_file, "float32", pack_weights=False)
+    expected, _ = load_model(quantised_file, "float32")
     for _ in range(2):  # packed, then from the copy
-        model, _ = load_model(quantised_file, "float32", weights="file", pack_weights=False)
+        model, _ = load_model(quantised_file, "float32", weights="file")
         assert any(isinstance(module, QuantisedLinear) for module in model.modules())
         with exact(model):
             torch.testing.assert_close(logits(model), logits(expected), atol=2e-5, rtol=1e-4)

@@ -101,7 +101,12 @@ def open_session(
         display.stage(f"opening {name}")
         with usage_errors():
             model, tokenizer = load_model(
-                name, dtype, weights=weights, device=device, on_progress=display.stage
+                name,
+                dtype,
+                weights=weights,
+                device=device,
+                pack_weights=True,
+                on_progress=display.stage,
             )
         kv_bytes: int | KVBudget | None = None if kv_mib is None else kv_mib * MIB
         if shared and device == "cpu" and kv_mib is not None:

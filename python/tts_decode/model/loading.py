@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from tts_kernels.checks import flag
 from tts_kernels.device import checked_device
 
 from ..default_model import DEFAULT_MODEL, default_model_file
@@ -44,7 +45,7 @@ def load_model(
     *,
     weights: str = "auto",
     device: str | torch.device = "cpu",
-    pack_weights: bool = True,
+    pack_weights: bool = False,
     on_progress: Progress | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a causal language model and its tokenizer.
@@ -59,15 +60,15 @@ def load_model(
         only. ``"float32"``, ``"bfloat16"``, ``"float16"``: dequantised, as `dtype` says too. ``"auto"``:
         ``"file"`` on a CPU where dtype is ``"auto"``, else dequantised.
     device: where the model goes.
-    pack_weights: float weights that a `TreeDecoder` on the CPU reads are put into the order of its kernels,
-        and are there only once (`packed_modules.py`). False leaves the modules of transformers, to be
-        trained, or for much work outside a decoder.
+    pack_weights: for a model that nobody but a `TreeDecoder` on the CPU uses: float weights are put into the
+        order of its kernels, and are in memory only once (`packed_modules.py`). They are no parameters then.
     on_progress: called with a short phrase when a stage begins that may take seconds.
 
     A GGUF file is converted once and the copy kept in the user's cache folder (``gguf/``).
     Raises ModelLoadError, which names what was asked for and what to do; ValueError for an unknown dtype or
     other weights, or a device that is not there.
     """
+    flag("pack_weights", pack_weights)
     device = checked_device(device)
     resolved, quantised = resolve_weights(weights, dtype, device)
     report = on_progress or (lambda _: None)

@@ -120,7 +120,7 @@ class Packed(nn.Module):
         if mode:
             raise UnsupportedModelError(
                 f"{type(self).__name__}: got training, expected weights that are packed for inference to "
-                "stay; load the model with pack_weights=False to train it"
+                "stay; load the model by load_model without pack_weights to train it"
             )
         return super().train(mode)
 
@@ -160,9 +160,11 @@ class PackedLinear(Packed, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: float32 or bfloat16 [..., in_features]. Returns [..., out_features] in its dtype."""
+        if x.shape[-1:] != (self.in_features,):
+            raise ValueError(f"input: got shape {list(x.shape)}, expected [..., {self.in_features}]")
         if not self.still_packed(x):
             return self(x)  # type: ignore[no-any-return]  # by the class that it has now
-        made = packed_linear(x.reshape(-1, self.in_features), self.packed_weight)
+        made = packed_linear(x.reshape(-1, self.in_features).contiguous(), self.packed_weight)
         return made.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
 
     def by_torch(self, x: Tensor) -> Tensor:
