@@ -37,7 +37,7 @@ def test_reads_what_the_standard_library_writes(value: object) -> None:
         (b"[NaN]", "has NaN, which is no number of JSON"),
         (b"[-Infinity]", "has -Infinity"),
         (b"[1e400]", "out of range, 1e400"),
-        (b"-1" + b"0" * 400, "out of range, of 402 digits"),
+        (b"-1" + b"0" * 400, "out of range, of 401 digits"),
         (b"1" * 5000, "out of range, of 5000 digits"),
         (b"9" * 309, "out of range"),
         (b'{"a": {"b": 1, "b": 1}}', "the key 'b' twice"),
