@@ -8,6 +8,7 @@ import pytest
 from primitives import plain_logprobs
 from tiny_models import EOS
 from tts_decode import SamplingParams
+from tts_decode.serve.config import Limits
 
 PROMPT = "The quick brown"
 PARAMS = SamplingParams(seed=7, max_tokens=12, max_step_tokens=12)
@@ -83,6 +84,27 @@ def test_fields_in_extra_body_count_as_the_bodys(served):
 
 def test_16_tokens_are_the_default(served):
     assert served.complete(PROMPT)["usage"]["completion_tokens"] == 16
+
+
+def test_the_default_is_cut_to_the_limits(serve):
+    limits = Limits(max_tokens=12, request_tokens=40, answer_entries=130, idle_seconds=5.0)
+    served = serve(limits=limits)
+
+    def drawn_of(**body):
+        return served.complete(**{"prompt": PROMPT, **body})["usage"]["completion_tokens"]
+
+    assert drawn_of() == 12
+    assert drawn_of(n=4) == 4 * 10  # of 40
+    assert drawn_of(prompt=[PROMPT, PROMPT], best_of=3) == 2 * 3 * 6
+    assert drawn_of(n=4, logprobs=4) == 4 * 6  # 130 entries // (4 choices x 5)
+    assert drawn_of(n=2, logprobs=1, echo=True) == 2 * 12
+    assert (
+        drawn_of(n=3, logprobs=0, echo=True, return_token_ids=True) == 3 * 6
+    )  # (130 - 3 x 15 x 2) // (3 x 2)
+    for tokens in (13, 16):
+        answer = served.post("/v1/completions", {"prompt": PROMPT, "max_tokens": tokens})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["message"] == f"max_tokens: got {tokens}, expected at most 12"
 
 
 def test_choices_are_the_prompts_branch_and_its_forks(served, alone):

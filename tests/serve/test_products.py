@@ -55,6 +55,14 @@ def test_a_chat_lists_no_more_than_it_may(small):
     assert answer.json()["error"]["param"] == "logprobs"
 
 
+def test_a_chat_that_names_no_length_is_cut_to_what_its_choices_may_come_to(serve):
+    served = serve(limits=Limits(request_tokens=100, answer_entries=400, idle_seconds=5.0))
+    messages = [{"role": "user", "content": "Hi"}]
+    assert served.chat(messages, n=8)["usage"]["completion_tokens"] == 8 * 12
+    answer = served.chat(messages, n=8, logprobs=True, top_logprobs=5)
+    assert answer["usage"]["completion_tokens"] == 8 * 8  # x 6
+
+
 def test_the_counts_of_a_search_multiply(small):
     options = {"strategy": "sample_scrutinize", "n": 8, "num_verifications": 8, "num_comparisons": 8}
     answer = small.post("/v1/completions", {"prompt": PROMPT, "tts": options})

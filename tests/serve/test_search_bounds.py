@@ -137,6 +137,34 @@ def test_a_scorer_that_fails_is_told_in_fixed_words(serve, caplog):
     assert "/secret/path" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "values", [[float("nan")] * 2, [0.5] * 3, ["/secret"] * 2], ids=["nan", "many", "text"]
+)
+def test_a_scorer_without_scores_is_named_as_the_client_named_it(serve, caplog, values):
+    async def inner_name(branches):
+        return values
+
+    served = serve(scorers={"mine": inner_name})
+    tts = {"strategy": "best_of_n", "n": 2, "scorer": "mine"}
+    answer = served.post("/v1/completions", {**BODY, "tts": tts})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"], error["code"]) == (500, "tts.scorer", "internal_error")
+    assert "'mine'" in error["message"]
+    assert "inner_name" not in answer.text
+    assert "secret" not in answer.text
+    assert "scorer inner_name: got" in caplog.text
+
+
+@pytest.mark.parametrize("limits", [{"choices": 6}, {"sequences": 6}, {"client_sequences": 2}], ids=str)
+@pytest.mark.parametrize("strategy", ["best_of_n", "beam_search", "adaptive_consistency"])
+def test_counts_that_the_request_does_not_name_are_cut_to_the_limits(serve, limits, strategy):
+    served = serve(limits=Limits(idle_seconds=5.0, **limits))
+    answer = served.complete(**BODY, tts={"strategy": strategy})  # 16 or 40 by default, beside 4
+    most = next(iter(limits.values()))
+    assert answer["tts"]["stopped"] is None
+    assert 1 <= answer["tts"]["candidates"] <= most
+
+
 def test_a_pool_that_is_full_is_told_in_fixed_words(served, monkeypatch):
     from tts_kernels import OutOfPagesError
 

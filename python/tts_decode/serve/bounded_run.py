@@ -14,19 +14,24 @@ from tts_kernels import OutOfPagesError
 from ..decoding.branch import TreeBranch
 from ..decoding.decoder import TreeDecoder
 from ..decoding.kv_budget import Pin
-from ..errors import PromptTooLongError, ScorerError
+from ..errors import PromptTooLongError, ScorerError, TTSError
 from ..search import Candidate, SearchRun
 from ..search.model_calls import SearchStoppedError
 
 if TYPE_CHECKING:
     from ..core.interfaces import Branch
     from ..core.step import Step
+    from ..rewards import Scorer
 
 _log = logging.getLogger(__name__)
 _TOO_LONG = "a prompt or text of the search is too long for the model or its memory"
 _NO_MEMORY = "no memory was left for the KV of the search"
 _SCORER = "the scorer failed"
 _PINNED = 128  # candidates, the last ones
+
+
+class WrongScoresError(TTSError):
+    """A scorer's scores are not one finite number for each branch; the message is for the log only."""
 
 
 class BoundedRun(SearchRun):
@@ -73,6 +78,14 @@ class BoundedRun(SearchRun):
         logprobs = await super().extend(branch, tokens)
         self._pay(branch.length - before)
         return logprobs
+
+    async def score(self, branches: Sequence[Branch], scorer: Scorer) -> list[float]:
+        try:
+            return await super().score(branches, scorer)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, TTSError):
+                raise
+            raise WrongScoresError(str(error)) from error
 
     def end(self, branch: Branch, score: float | None = None) -> Candidate:
         if isinstance(branch, TreeBranch) and branch.kv_length and branch not in self.extra_roots:

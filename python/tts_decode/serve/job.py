@@ -156,7 +156,7 @@ def completion_job(body: CompletionBody, prompts: list[Prompt], limits: Limits, 
         problem = f"got {best_of} beside stream, expected n = {n}: the best are known at the end"
         raise invalid("best_of", problem)
     at_most("logprobs", body.logprobs or 0, limits.logprobs)
-    tokens = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
+    tokens = min(_DEFAULT_TOKENS, limits.max_tokens) if body.max_tokens is None else body.max_tokens
     if not tokens and not body.echo:
         raise invalid("max_tokens", "got 0, expected at least 1, or echo")
     job = Job(
@@ -171,7 +171,9 @@ def completion_job(body: CompletionBody, prompts: list[Prompt], limits: Limits, 
         stream=bool(body.stream),
         generates=tokens > 0,
     )
-    return _within(job, tokens, length_field(body), limits, facts)
+    if body.max_tokens is None:
+        job = _cut(job, limits)
+    return _within(job, length_field(body), limits, facts)
 
 
 def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, facts: Facts) -> Job:
@@ -202,7 +204,9 @@ def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, facts: Facts) -> Jo
         token_ids=bool(body.return_token_ids),
         stream=bool(body.stream),
     )
-    return _within(job, tokens, length_field(body), limits, facts)
+    if not asked:
+        job = _cut(job, limits)
+    return _within(job, length_field(body), limits, facts)
 
 
 def _includes_stop(body: Generating) -> bool:
@@ -216,12 +220,29 @@ def _includes_stop(body: Generating) -> bool:
     return values == {True}
 
 
-def _within(job: Job, tokens: int, field: str, limits: Limits, facts: Facts) -> Job:
-    """The job, if its numbers multiply to no more than they may. tokens: sampled for each choice, at most.
+def _cut(job: Job, limits: Limits) -> Job:
+    """A job whose length is not the request's own: its choices come to no more than they may, one token each
+    at least."""
+    prompts, each = _entries(job)
+    tokens = min(job.sampling.max_tokens, limits.request_tokens // job.sequences)
+    if each:
+        tokens = min(tokens, (limits.answer_entries - prompts) // (job.sequences * each))
+    tokens = max(1, tokens)
+    return replace(job, sampling=replace(job.sampling, max_tokens=tokens, max_step_tokens=tokens))
 
-    field: by which the request says so.
-    """
+
+def _entries(job: Job) -> tuple[int, int]:
+    """Tokens and alternatives that the answer lists: of all prompts, and of each token that is sampled."""
+    alternatives = 0 if job.logprobs is None else 1 + job.logprobs
+    prompts = job.n * sum(len(prompt.ids) for prompt in job.prompts)
+    return prompts * (job.token_ids + job.echo * alternatives), job.token_ids + alternatives
+
+
+def _within(job: Job, field: str, limits: Limits, facts: Facts) -> Job:
+    """The job, if its numbers multiply to no more than they may. field: by which a request says how long its
+    choices may be."""
     positions = facts.positions
+    tokens = job.sampling.max_tokens if job.generates else 0
     sizes = [len(prompt.ids) for prompt in job.prompts]
     rooms = [tokens if positions is None else min(tokens, positions - size) for size in sizes]
     sampled = job.best_of * sum(rooms)
@@ -230,9 +251,8 @@ def _within(job: Job, tokens: int, field: str, limits: Limits, facts: Facts) -> 
         raise invalid(field, f"{problem}; ask for fewer choices, or shorter ones")
     held = [facts.held(size, job.best_of, room) for size, room in zip(sizes, rooms, strict=True)]
     job = replace(job, kv_tokens=[each + job.echo * facts.page for each in held])  # what echoes has a copy
-    entries = job.token_ids * (job.n * sum(sizes) + sampled)
-    if job.logprobs is not None:
-        entries += (job.echo * job.n * sum(sizes) + sampled) * (1 + job.logprobs)
+    prompts, each = _entries(job)
+    entries = prompts + sampled * each
     if entries > limits.answer_entries:
         name = "return_token_ids" if job.logprobs is None else "logprobs"
         problem = f"got {entries} tokens and alternatives to list, expected at most {limits.answer_entries}"

@@ -19,9 +19,9 @@ from ..decoding.retained import OwnTexts
 from ..rewards import Scorer, mean_logprob, mean_probability, self_evaluation
 from ..rewards.self_evaluation import chat_question
 from ..search import STRATEGIES, SearchResult, SearchRun, Strategy
-from .bounded_run import BoundedRun
+from .bounded_run import BoundedRun, WrongScoresError
 from .config import Limits
-from .errors import at_most, given, invalid, shortened
+from .errors import APIError, at_most, given, invalid, shortened
 from .generation import Emit
 from .job import Job, Piece, Usage
 from .protocol import Generating, SearchOptions
@@ -43,11 +43,13 @@ _BUILT_IN: dict[str, Callable[[], Scorer]] = {
 
 @dataclass(frozen=True)
 class Search:
-    """scorer: None: the strategy gets none. sequences: that it is admitted as. branches: that it may hold."""
+    """scorer: None: the strategy gets none. scorer_name: by which the request asked for it; None: it did not.
+    sequences: that it is admitted as. branches: that it may hold."""
 
     strategy: Strategy[...]
     options: Mapping[str, Any]
     scorer: Scorer | None
+    scorer_name: str | None
     sampling: SamplingParams
     budget_tokens: int
     sequences: int
@@ -78,9 +80,10 @@ def read_search(
         strategy,
         options,
         _scorer(strategy, asked, decoder, scorers, chat=bool(job.prompts[0].messages)),
+        asked.scorer,
         replace(job.sampling, stop=asked.step_stop, max_step_tokens=step_tokens),
         budget,
-        max(1, min(size, limits.choices)) if isinstance(size, int) else 1,
+        max(1, size) if isinstance(size, int) else 1,
         limits.search_branches,
     )
 
@@ -127,11 +130,26 @@ def _options(strategy: Strategy[...], asked: Mapping[str, Any], limits: Limits) 
         if kind is str and len(value) > _LONGEST_OPTION:
             raise invalid(param, f"got {len(value)} characters, expected at most {_LONGEST_OPTION}")
         options[name] = value
+    options |= _cut_defaults(strategy, options, limits)
     _check_product(kinds, options, limits)
     for name, parameter in strategy.parameters.items():
         if parameter.default is parameter.empty and name not in ("scorer", *options):
             raise invalid("tts.strategy", f"{strategy.name} needs {name}, which a request cannot give")
     return options
+
+
+def _cut_defaults(strategy: Strategy[...], asked: Mapping[str, Any], limits: Limits) -> dict[str, int]:
+    """Counts that the request does not name and whose defaults are more than one request may have: halved
+    until they are not, so that those that divide each other still do."""
+    most = min(limits.choices, limits.client_sequences or limits.sequences)
+    cut = {}
+    for name, (kind, default) in strategy.plain_options.items():
+        counts = name == strategy.size or not any(part in name for part in _NO_COUNT)
+        if kind is int and counts and name not in asked and isinstance(default, int) and default > most:
+            while default > most:
+                default //= 2
+            cut[name] = default
+    return cut
 
 
 def _check_product(
@@ -228,11 +246,18 @@ async def run_search(
 
 
 async def _searched(run: BoundedRun, search: Search) -> SearchResult:
-    """Raises APIError, 400, for options that the strategy refuses or cannot compute with. What fails after
-    work began is logged too: it may be a fault of ours."""
+    """Raises APIError, 400, for options that the strategy refuses or cannot compute with, and 500 for a
+    scorer whose scores are none. What fails after work began is logged too: it may be a fault of ours."""
     scorer = {} if search.scorer is None else {"scorer": search.scorer}
     try:
         return await search.strategy(run, **search.options, **scorer)
+    except WrongScoresError as error:
+        _log.error("a scorer gave what is no score:\n%s", "".join(traceback.format_exception(error)))
+        named = "the scorer" if search.scorer_name is None else given(search.scorer_name)
+        problem = (
+            f"tts.scorer: {named} did not give one finite number for each branch; the server's log says more"
+        )
+        raise APIError(500, problem, "tts.scorer", "internal_error") from error
     except ArithmeticError as error:
         if not any(isinstance(value, float) for value in search.options.values()):
             raise
