@@ -19,6 +19,7 @@ from .errors import UnsupportedError
 from .masks import StepMask
 from .origins import Int32Array, Int64Array, Origin
 from .support import (
+    refuse_head_size,
     refuse_less_than_a_page,
     refuse_other_model,
     refuse_other_pages,
@@ -211,6 +212,7 @@ class Rows:
             refuse_other_model(origin.module, self._filled_by(), self.columns)
         if self.branches:
             refuse_other_rows(batch, len(self.branches))
+        refuse_head_size(type(origin.module).__name__, keys.shape[3], self._layout, keys.device)
         pool, tree = self._pages(keys)
         refuse_other_pages(0, keys, pool)
         created = not self.branches

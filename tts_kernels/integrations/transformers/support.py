@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ... import KVPool
-from ...checks.pages import PAGE_SIZE
+from ...checks.pages import PACKED_HEAD_DIMS, PAGE_SIZE, PLAIN_HEAD_DIMS
 from ...pool import page_bytes
 from .errors import UnsupportedError, WrongCacheError
 
@@ -53,6 +53,27 @@ def refuse_config(config: Any) -> None:
             raise _refusal(config.model_type, feature)
     if others := sorted(set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES):
         raise _refusal(config.model_type, f"layers of type {', '.join(others)}")
+
+
+def refuse_head_size_of(config: Any, layout: str | None) -> None:
+    """Raises UnsupportedError for heads of a size that no device of this machine serves. layout: None: the
+    device's."""
+    device = torch.device("cuda" if layout is None and torch.cuda.is_available() else "cpu")
+    size = getattr(config, "head_dim", None) or getattr(config, "kv_channels", None)
+    hidden, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
+    if size is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+        size = hidden // heads
+    if isinstance(size, int):
+        refuse_head_size(config.model_type, size, layout, device)
+
+
+def refuse_head_size(subject: str, size: int, layout: str | None, device: torch.device) -> None:
+    """Raises UnsupportedError for heads of so many channels that no page of the layout holds."""
+    packed = layout == "packed" or (layout is None and device.type == "cpu")
+    served = PACKED_HEAD_DIMS if packed else PLAIN_HEAD_DIMS
+    if size not in served:
+        expected = f"no multiple of {served.step} from {served.start} to {served[-1]}"
+        raise _refusal(subject, f"heads of {size} channels (head_dim), {expected}")
 
 
 def least_heads(config: Any) -> tuple[int, int]:

@@ -1,0 +1,50 @@
+"""Arguments that are refused by the name under which they came, of TreeCache, models and `generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from tree_caches import cache_of, generate, model_of, prompts
+
+from tts_kernels.integrations.transformers import TreeCache, UnsupportedError, register
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+register()
+
+HEADS: dict[str, Callable[[], Any]] = {
+    "named": lambda: hf.LlamaConfig(head_dim=16),
+    "larger": lambda: hf.LlamaConfig(head_dim=272),
+    "between": lambda: hf.LlamaConfig(head_dim=40),
+    "hidden / heads": lambda: hf.GPT2Config(n_embd=64, n_head=4),
+    "no argument": lambda: hf.Qwen2Config(hidden_size=96, num_attention_heads=4),
+    "of its own name": lambda: hf.JetMoeConfig(kv_channels=24),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_head_sizes(name: str) -> None:
+    words = r"got heads of (16|272|40|24) channels \(head_dim\), no multiple of 16 from 32 to 256, which"
+    with pytest.raises(UnsupportedError, match=words):
+        TreeCache(HEADS[name](), layout="packed")
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_head_sizes_of_a_gpu(monkeypatch: pytest.MonkeyPatch, gpu: bool) -> None:
+    """Its pages hold smaller heads; a model on the CPU is refused in its first forward then."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    model = model_of(head_dim=16)
+    TreeCache(model.config, layout="HND")
+    if gpu:
+        cache = cache_of(model)
+        with pytest.raises(UnsupportedError, match=r"^LlamaAttention: got heads of 16 channels"):
+            generate(model, *prompts(20), cache)
+        assert (cache.batch_size, cache.pool) == (0, None)
+        with pytest.raises(UnsupportedError, match=r"heads of 12 .*, no multiple of 8 from 16 to 256"):
+            TreeCache(model_of(head_dim=12).config)
+    else:
+        with pytest.raises(UnsupportedError, match=r"^llama: got heads of 16 channels"):
+            cache_of(model)
