@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import transformers as hf
+from transformers import PreTrainedModel
 from tree_caches import cache_of, generate, model_of, prompts
 
 from tts_kernels.integrations.transformers import TreeCache, UnsupportedError, register
+from tts_kernels.integrations.transformers.versions import cache_argument
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 register()
@@ -48,3 +51,14 @@ def test_head_sizes_of_a_gpu(monkeypatch: pytest.MonkeyPatch, gpu: bool) -> None
     else:
         with pytest.raises(UnsupportedError, match=r"^llama: got heads of 16 channels"):
             cache_of(model)
+
+
+@pytest.mark.parametrize("shape", [[3, 1, 20], [1, 1, 20], [3, 20]], ids=str)
+def test_positions_of_another_shape(tree: PreTrainedModel, shape: list[int]) -> None:
+    """They change the shape of the keys, which the attention gets."""
+    ids, _ = prompts(20)
+    cache = cache_of(tree)
+    words = rf"^position_ids: got {re.escape(str(shape))}, by .*, expected \[1, 20\].*leave position_ids out"
+    with torch.no_grad(), pytest.raises(UnsupportedError, match=words):
+        tree(ids, position_ids=torch.arange(20).expand(shape), **{cache_argument(): cache})
+    assert (cache.batch_size, cache.pool) == (0, None)

@@ -206,7 +206,7 @@ class Rows:
             self.starts = self.starts[list(indices)]
 
     def _begin(self, query: Tensor, keys: Tensor, values: Tensor, mask: StepMask, origin: Origin) -> Step:
-        refuse_tensors(keys, values)
+        refuse_tensors(keys, values, origin.positions)
         batch, _, columns, _ = keys.shape
         if self.columns:
             refuse_other_model(origin.module, self._filled_by(), self.columns)

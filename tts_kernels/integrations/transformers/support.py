@@ -99,8 +99,8 @@ def refuse_arguments(module: nn.Module, arguments: Mapping[str, Any]) -> None:
             raise _refusal(name, _ARGUMENTS.get(argument, f"the attention argument {argument!r}"))
 
 
-def refuse_tensors(key: torch.Tensor, value: torch.Tensor) -> None:
-    """Raises UnsupportedError for keys and values that no page holds."""
+def refuse_tensors(key: torch.Tensor, value: torch.Tensor, positions: torch.Tensor | None) -> None:
+    """Raises UnsupportedError for keys and values that no page holds. positions: of their tokens."""
     if key.dtype not in DTYPES or value.dtype != key.dtype:
         raise UnsupportedError(
             f"dtype: got {key.dtype} keys and {value.dtype} values, expected torch.float32 or "
@@ -108,6 +108,13 @@ def refuse_tensors(key: torch.Tensor, value: torch.Tensor) -> None:
         )
     if key.device.type not in ("cpu", "cuda"):
         raise UnsupportedError(f"device: got {key.device}, expected the CPU or a GPU of NVIDIA")
+    if key.shape[:-1] != value.shape[:-1]:  # rotary embeddings of other shapes broadcast the keys
+        got = "none" if positions is None else list(positions.shape)
+        raise UnsupportedError(
+            f"position_ids: got {got}, by which keys become {list(key.shape)} beside values "
+            f"{list(value.shape)}, expected [{value.shape[0]}, {value.shape[-2]}] or [1, {value.shape[-2]}]; "
+            "pass a position for each token of input_ids, or leave position_ids out"
+        )
     if key.shape != value.shape:
         raise UnsupportedError(
             f"head_dim: got keys of {key.shape[-1]} channels, values of {value.shape[-1]}, expected as many"
