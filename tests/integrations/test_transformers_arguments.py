@@ -12,7 +12,7 @@ import transformers as hf
 from transformers import PreTrainedModel
 from tree_caches import cache_of, generate, model_of, prompts
 
-from tts_kernels.integrations.transformers import TreeCache, UnsupportedError, register
+from tts_kernels.integrations.transformers import TreeCache, UnsupportedError, WrongCacheError, register
 from tts_kernels.integrations.transformers.versions import cache_argument
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -62,3 +62,26 @@ def test_positions_of_another_shape(tree: PreTrainedModel, shape: list[int]) -> 
     with torch.no_grad(), pytest.raises(UnsupportedError, match=words):
         tree(ids, position_ids=torch.arange(20).expand(shape), **{cache_argument(): cache})
     assert (cache.batch_size, cache.pool) == (0, None)
+
+
+@pytest.mark.parametrize("by_position", [False, True])
+@pytest.mark.parametrize("kind", ["tree", "own"])
+def test_two_caches_of_a_forward(tree: PreTrainedModel, kind: str, by_position: bool) -> None:
+    ids, _ = prompts(20)
+    cache = cache_of(tree)
+    other: Any = cache_of(tree) if kind == "tree" else hf.DynamicCache(config=tree.config)
+    words = rf"^past_key_values: got a {type(other).__name__} beside another cache, a TreeCache, .* alone"
+    args, options = ((None, None, cache), {}) if by_position else ((), {"cache": cache})
+    with torch.no_grad(), pytest.raises(UnsupportedError, match=words):
+        tree(ids, *args, **options, past_key_values=other)
+    assert (cache.batch_size, other.get_seq_length()) == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+@pytest.mark.parametrize("given", ["tree", TreeCache], ids=["text", "class"])
+def test_what_is_no_cache(tree: PreTrainedModel, name: str, given: Any) -> None:
+    ids, _ = prompts(20)
+    words = rf"^{name}: got .*, expected a TreeCache; pass {cache_argument()}=TreeCache\(model\.config\)"
+    for call in tree, tree.generate:
+        with pytest.raises(WrongCacheError, match=words):
+            call(ids, **{name: given})

@@ -13,8 +13,8 @@ from transformers import GenerationMixin
 from ...checks import shown
 from .cache import TreeCache
 from .errors import UnsupportedError
+from .given_caches import given_tree_cache
 
-_CACHE_NAMES = ("cache", "past_key_values")
 _ALONE = 'or leave TreeCache out and call model.set_attn_implementation("sdpa")'
 
 
@@ -32,7 +32,7 @@ def _watched(generate: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(generate)
     def watched(model: Any, *args: Any, **options: Any) -> Any:
-        cache = _tree_cache(options)
+        cache = given_tree_cache(model, args, options)
         if cache is None:
             return generate(model, *args, **options)
         given = signature.bind(model, *args, **options).arguments | options
@@ -49,18 +49,6 @@ def _watched(generate: Callable[..., Any]) -> Callable[..., Any]:
         return generate(model, *args, **options)
 
     return watched
-
-
-def _tree_cache(options: dict[str, Any]) -> TreeCache | None:
-    """The one that `generate` gets, if it does. Raises UnsupportedError for another cache beside it."""
-    caches = [options[name] for name in _CACHE_NAMES if options.get(name) is not None]
-    found = next((cache for cache in caches if isinstance(cache, TreeCache)), None)
-    if found is not None and any(cache is not found for cache in caches):
-        raise UnsupportedError(
-            f"past_key_values: got a {type(caches[1]).__name__} beside another cache, a "
-            f"{type(caches[0]).__name__}, expected one of both arguments; pass the TreeCache alone"
-        )
-    return found
 
 
 def _check_prompts(model: Any, cache: TreeCache, given: dict[str, Any], copies: int) -> None:
