@@ -85,3 +85,27 @@ def test_what_is_no_cache(tree: PreTrainedModel, name: str, given: Any) -> None:
     for call in tree, tree.generate:
         with pytest.raises(WrongCacheError, match=words):
             call(ids, **{name: given})
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_a_mask_that_generate_infers(filled: bool) -> None:
+    """From pad ids, which are tokens of this prompt."""
+    model = model_of(pad_token_id=7)
+    ids, _ = prompts(20)
+    ids[0, 5] = 7
+    cache = cache_of(model)
+    if filled:
+        cache.prefill(model, ids)
+    words = r"^attention_mask: got none, so generate inferred one, .* pad_token_id 7, .*torch\.ones_like"
+    with pytest.raises(UnsupportedError, match=words):
+        generate(model, ids, None, cache)
+    assert cache.get_seq_length() == (19 if filled else 0)
+    expected = generate(model_of("sdpa", pad_token_id=7), ids, torch.ones_like(ids))
+    assert torch.equal(generate(model, ids, torch.ones_like(ids), cache), expected)
+    with pytest.raises(UnsupportedError, match=r"^attention_mask: got (zeros|rows)"):
+        generate(model, ids, (ids != 7).long(), cache_of(model))
+    padded, mask = prompts(20, 9)  # with the id that ends a text: `generate` infers nothing
+    cache, model = cache_of(model), model_of()
+    cache.prefill(model, padded, mask)
+    with pytest.raises(UnsupportedError, match=r"^attention_mask: got none, or nothing but ones"):
+        generate(model, padded, None, cache)
