@@ -11,11 +11,12 @@ from .eager import eager
 from .errors import UnsupportedError, WrongCacheError
 from .forwards import watch_forwards
 from .generating import watch_generate
-from .given_caches import NAME
 from .masks import StepMask, tree_mask
 from .new_kv import NewKV
 from .origins import Origin
 from .support import refuse_arguments, refuse_other_layers
+
+NAME = "tts"
 
 
 def register() -> None:

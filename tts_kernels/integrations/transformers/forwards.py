@@ -26,7 +26,7 @@ def _told(model: PreTrainedModel, *args: Any, **options: Any) -> Any:
     run = super(PreTrainedModel, model).__call__
     if torch.compiler.is_compiling():  # inside a graph: the call around it has told
         return run(*args, **options)
-    if given_tree_cache(model, args, options) is None:
+    if given_tree_cache(args, options) is None:
         return run(*args, **options)
     with forward_of(options.get("input_ids", args[0] if args else None)):
         return run(*args, **options)

@@ -32,7 +32,7 @@ def _watched(generate: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(generate)
     def watched(model: Any, *args: Any, **options: Any) -> Any:
-        cache = given_tree_cache(model, args, options)
+        cache = given_tree_cache(args, options)
         if cache is None:
             return generate(model, *args, **options)
         given = signature.bind(model, *args, **options).arguments | options

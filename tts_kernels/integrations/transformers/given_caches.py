@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers.cache_utils import Cache
-
 from ...checks import shown
 from .cache import TreeCache
 from .errors import UnsupportedError, WrongCacheError
 from .versions import cache_argument
 
-NAME = "tts"  # of the attention implementation
 _CACHE_NAMES = ("cache", "past_key_values")
 
 
-def given_tree_cache(model: Any, args: Sequence[Any], options: Mapping[str, Any]) -> TreeCache | None:
+def given_tree_cache(args: Sequence[Any], options: Mapping[str, Any]) -> TreeCache | None:
     """The one that a call of the model or of its `generate` gets, if it does.
 
     Raises:
         UnsupportedError: it gets another cache beside it.
-        WrongCacheError: the model has attn_implementation="tts", and gets what is no cache at all.
+        WrongCacheError: it gets a name or a class in place of a cache.
     """
     named = {name: options[name] for name in _CACHE_NAMES if options.get(name) is not None}
     others = (*args, *(value for name, value in options.items() if name not in named))
@@ -32,11 +29,10 @@ def given_tree_cache(model: Any, args: Sequence[Any], options: Mapping[str, Any]
             f"past_key_values: got a {type(caches[1]).__name__} beside another cache, a "
             f"{type(caches[0]).__name__}, expected one of both arguments; pass the TreeCache alone"
         )
-    if getattr(getattr(model, "config", None), "_attn_implementation", None) == NAME:
-        for name, cache in named.items():
-            if not isinstance(cache, Cache):
-                raise WrongCacheError(
-                    f"{name}: got {shown(cache)}, expected a TreeCache; pass "
-                    f"{cache_argument()}=TreeCache(model.config)"
-                )
+    for name, cache in named.items():
+        if isinstance(cache, (str, type)):  # which transformers itself has no use for
+            raise WrongCacheError(
+                f"{name}: got {shown(cache)}, expected a TreeCache; pass "
+                f"{cache_argument()}=TreeCache(model.config)"
+            )
     return found
