@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .checks import choice, integer
-from .checks.pages import DTYPES, PAGE_SIZE, check_plain, packed_page, summary_dtype
+from .checks.pages import DTYPES, PACKED_HEAD_DIMS, PAGE_SIZE, check_plain, packed_page, summary_dtype
 from .device import checked_device
 from .ops.append_kv import append_kv
 from .ops.copy_pages import copy_pages
@@ -216,7 +216,7 @@ def _layout(layout: str | None, device: torch.device) -> str:
 
 
 def _check_packed(head_dim: int, dtype: torch.dtype, page_size: int) -> None:
-    if not 32 <= head_dim <= 256 or head_dim % 16 != 0:
+    if head_dim not in PACKED_HEAD_DIMS:
         raise ValueError(f"head_dim: got {head_dim}, expected a multiple of 16 from 32 to 256")
     if dtype not in DTYPES:
         raise TypeError(f"dtype: got {dtype}, expected torch.float32, torch.bfloat16 or torch.int8")

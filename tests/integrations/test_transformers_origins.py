@@ -127,7 +127,7 @@ def test_tokens_that_came_as_embeddings(own: PreTrainedModel, tree: PreTrainedMo
         forward(model, cache, inputs_embeds=embeds)
     cache = caches[0]
     assert (cache.tokens() == MAX).all()
-    words = r"does not know which it holds in column 0 of row 0.*pass the new tokens alone as input_ids"
+    words = r"does not know which it holds in column 0 of its row 0.*pass the new tokens alone as input_ids"
     refused(f"^input_ids: .*{words}", cache, lambda: generate(tree, ids, None, cache))
     prompt = {"inputs_embeds": embeddings(tree, ids), cache_argument(): cache}
     refused(f"^inputs_embeds: .*{words}", cache, lambda: tree.generate(**prompt, **OPTIONS))
@@ -150,7 +150,9 @@ def test_positions_of_an_empty_cache_and_behind(own: PreTrainedModel, tree: PreT
     places = (mask.cumsum(1) - 1).clamp_min(0) + torch.tensor([[40], [7]])
     changed = places.clone()
     changed[1, 25] += 1
-    words = r"^position_ids: got 12 in column 25 of a prompt, expected 11, where the cache holds its token"
+    words = (
+        r"^position_ids: got 12 in column 25 of row 1, expected 11, where row 1 of the cache holds its token"
+    )
     refused(words, cache, lambda: generate(tree, turn, mask, cache, position_ids=changed))
     expected = generate(own, turn, mask, position_ids=places)
     assert torch.equal(generate(tree, turn, mask, cache, position_ids=places), expected)

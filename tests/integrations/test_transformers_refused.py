@@ -41,6 +41,7 @@ SHAPE: dict[str, Any] = {
     "pad_token_id": 0,
 }
 IDS = torch.arange(2, 20).view(2, 9)
+ROWS = "tts_kernels.integrations.transformers.rows"
 
 
 @pytest.fixture(scope="module")
@@ -298,6 +299,29 @@ def test_arguments(tree: PreTrainedModel, name: str) -> None:
     call, error, words = ARGUMENTS[name]
     with pytest.raises(error, match=words):
         call(tree)
+
+
+@pytest.mark.parametrize("kv_bytes", [10**18, None])
+def test_pages_that_the_system_does_not_grant(
+    tree: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, kv_bytes: int | None
+) -> None:
+    """Some systems grant any size, so the pool is one that never gets its memory."""
+
+    def refuse(**_: Any) -> None:
+        raise MemoryError("budget_bytes: got 2, which takes 1 bytes")
+
+    monkeypatch.setattr(f"{ROWS}.KVPool", refuse)
+    monkeypatch.setattr(f"{ROWS}.default_bytes", lambda _: 12345678)
+    cache = TreeCache(tree.config, kv_bytes=kv_bytes)
+    got = "10{18}, more .* pass less, or none for 12345678$"
+    if kv_bytes is None:
+        got = "none, which asks for 12345678, more .* pass less$"
+    with pytest.raises(MemoryError, match=f"^kv_bytes: got {got}"):
+        generate(tree, cache)
+    assert (cache.batch_size, cache.pool, cache.tree) == (0, None, None)
+    monkeypatch.undo()
+    if kv_bytes is None:
+        assert generate(tree, cache).shape == (2, 12)
 
 
 def test_layers_of_differing_heads() -> None:

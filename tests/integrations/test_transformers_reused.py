@@ -57,9 +57,10 @@ def test_another_prompt_after_prefill(
     cache = cache_of(tree)
     cache.prefill(tree, ids, mask, copies=options.get("num_return_sequences", 1))
     other, was = changed(ids, 1, column), int(ids[1, column])
+    row = options.get("num_return_sequences", 1)
     words = (
-        rf"^input_ids: got token {other[1, column]} in column {column} of row 1, expected {was}, which the "
-        r"cache holds there; pass .* or call cache\.reset\(\)"
+        rf"^input_ids: got token {other[1, column]} in column {column} of row 1, expected {was}, which "
+        rf"row {row} of the cache holds there; pass .* or call cache\.reset\(\)"
     )
     refused(cache, words, tree, other, mask, **options)
     behind = changed(ids, 1, 29)  # the last token is not computed yet
@@ -102,6 +103,28 @@ def test_a_prompt_that_is_no_longer_than_the_rows(
     cache.reset()
     other, mask = prompts(length, seed=1)
     assert torch.equal(generate(tree, other, mask, cache), generate(own, other, mask))
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_beams": 4}, {"do_sample": True, "num_return_sequences": 4}], ids=str
+)
+def test_one_row_of_a_prompt_that_differs(tree: PreTrainedModel, options: dict[str, Any]) -> None:
+    """`generate` and `check_prompts` name the same row of it, whether the prompt is repeated or not."""
+    ids, _ = prompts(30)
+    cache = cache_of(tree)
+    rows = ids.repeat(4, 1)
+    with torch.no_grad():
+        tree(changed(rows, 2, 17), **{cache_argument(): cache})
+    turn = torch.cat([ids, ids[:, :1]], 1)
+    words = r"^input_ids: got token \d+ in column 17 of row 0, expected \d+, which row 2 of the cache"
+    refused(cache, words, tree, turn, None, **options)
+    with pytest.raises(UnsupportedError, match=words):
+        cache.check_prompts(turn, copies=4)
+    with pytest.raises(UnsupportedError, match=words.replace("row 0", "row 2")):
+        cache.check_prompts(turn.repeat(4, 1))
+    embed = tree.get_input_embeddings()
+    with pytest.raises(UnsupportedError, match=r"column 17 of row 0 than .*, which row 2 of the cache"):
+        cache.check_embeddings(tree, embed(turn), copies=4)
 
 
 @pytest.mark.parametrize("options", [{}, SAMPLES], ids=["greedy", "samples"])

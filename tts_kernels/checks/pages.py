@@ -24,6 +24,8 @@ CORE_DTYPES = {  # as C++ names them
     torch.bfloat16: _core.DType.bfloat16,
     torch.int8: _core.DType.int8,
 }
+PLAIN_HEAD_DIMS = range(16, 257, 8)
+PACKED_HEAD_DIMS = range(32, 257, 16)
 PLAIN_HEAD_DIM = "16 <= head_dim <= 256 and head_dim % 8 == 0"
 PACKED_HEAD_DIM = "32 <= head_dim <= 256 and head_dim % 16 == 0"
 # A TreePlan. Its kernels look at the header and at every index themselves (csrc/tree/plan_buffer.h,
@@ -107,7 +109,7 @@ def summary_arrays(dtype: torch.dtype, *, layers: bool = False) -> tuple[Array |
 
 def check_plain(head_dim: int, dtype: torch.dtype) -> None:
     """What the kernels for plain pages serve."""
-    if not 16 <= head_dim <= 256 or head_dim % 8 != 0:
+    if head_dim not in PLAIN_HEAD_DIMS:
         raise ValueError(f"head_dim: got {head_dim}, expected a multiple of 8 from 16 to 256")
     if dtype not in PLAIN_DTYPES:
         raise TypeError(f"dtype: got {dtype}, expected {listed_dtypes(PLAIN_DTYPES)}")

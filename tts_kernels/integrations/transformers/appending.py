@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ... import KVPool, KVTree
-from .errors import UnsupportedError
+from .errors import MaskError, UnsupportedError
 from .origins import Int32Array
 from .prefixes import Borrowed, shared_prefixes
 
@@ -49,13 +49,13 @@ def new_tokens(
     old, new = np.split(tokens, [past], axis=1)
     counts: Int32Array = new.sum(1, dtype=np.int32)
     if (old.sum(1) != lengths).any():
-        raise UnsupportedError(
+        raise MaskError(
             f"attention_mask: got rows of {old.sum(1).tolist()} tokens before the new ones, expected "
             f"{list(before)}, which the cache holds; it cannot hide tokens later"
         )
     at_the_end = new == (np.arange(columns) >= columns - counts[:, None])
     if not at_the_end.all() or ((counts < columns) & (lengths > 0)).any():
-        raise UnsupportedError(
+        raise MaskError(
             "attention_mask: got zeros behind a row's first token, expected padding on the left only; "
             'make the batch with padding_side="left"'
         )

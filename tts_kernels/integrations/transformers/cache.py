@@ -26,7 +26,14 @@ from .errors import UnsupportedError
 from .known_tokens import held_tokens, refuse_other_embeddings, refuse_other_positions, refuse_other_tokens
 from .new_kv import NewKV
 from .rows import Rows
-from .support import SMALLEST, least_heads, refuse_config, refuse_less_than_a_page, refuse_other_rows
+from .support import (
+    SMALLEST,
+    least_heads,
+    refuse_config,
+    refuse_head_size_of,
+    refuse_less_than_a_page,
+    refuse_other_rows,
+)
 from .versions import cache_argument
 
 
@@ -118,6 +125,7 @@ class TreeCache(Cache):
         refuse_config(config)
         if layout is not None:
             choice("layout", layout, LAYOUTS)
+        refuse_head_size_of(config, layout)
         budget = None if kv_bytes is None else integer("kv_bytes", kv_bytes, 1)
         if budget is not None:
             refuse_less_than_a_page(budget, config.num_hidden_layers, *least_heads(config), SMALLEST)

@@ -9,6 +9,10 @@ class UnsupportedError(TTSError, ValueError):
     """A model, a mask or a call of `generate` needs what is not served; the message names it."""
 
 
+class MaskError(UnsupportedError):
+    """An attention mask hides what the cache holds, or pads elsewhere than on the left."""
+
+
 class WrongCacheError(TTSError, TypeError):
     """A `TreeCache` met another attention implementation, or attn_implementation="tts" another cache."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from .cache import TreeCache
+from .given_caches import given_tree_cache
 from .origins import forward_of
 
 
@@ -26,7 +26,7 @@ def _told(model: PreTrainedModel, *args: Any, **options: Any) -> Any:
     run = super(PreTrainedModel, model).__call__
     if torch.compiler.is_compiling():  # inside a graph: the call around it has told
         return run(*args, **options)
-    if not any(isinstance(value, TreeCache) for value in (*args, *options.values())):
+    if given_tree_cache(args, options) is None:
         return run(*args, **options)
     with forward_of(options.get("input_ids", args[0] if args else None)):
         return run(*args, **options)

@@ -12,9 +12,9 @@ from transformers import GenerationMixin
 
 from ...checks import shown
 from .cache import TreeCache
-from .errors import UnsupportedError
+from .errors import MaskError, UnsupportedError
+from .given_caches import given_tree_cache
 
-_CACHE_NAMES = ("cache", "past_key_values")
 _ALONE = 'or leave TreeCache out and call model.set_attn_implementation("sdpa")'
 
 
@@ -32,7 +32,7 @@ def _watched(generate: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(generate)
     def watched(model: Any, *args: Any, **options: Any) -> Any:
-        cache = _tree_cache(options)
+        cache = given_tree_cache(args, options)
         if cache is None:
             return generate(model, *args, **options)
         given = signature.bind(model, *args, **options).arguments | options
@@ -46,21 +46,28 @@ def _watched(generate: Callable[..., Any]) -> Callable[..., Any]:
         _refuse_modes(model, cache, setting)
         copies = max(setting("num_beams") or 1, setting("num_return_sequences") or 1)
         _check_prompts(model, cache, given, copies)
-        return generate(model, *args, **options)
+        try:
+            return generate(model, *args, **options)
+        except MaskError as error:
+            if not _infers_mask(given, setting):
+                raise
+            raise UnsupportedError(
+                "attention_mask: got none, so generate inferred one, with zeros where the prompts have "
+                f"pad_token_id {shown(setting('pad_token_id'))}, which does not go with the TreeCache; pass "
+                "attention_mask=torch.ones_like(input_ids) if these are tokens of the prompts, or else the "
+                "tokenizer's mask"
+            ) from error
 
     return watched
 
 
-def _tree_cache(options: dict[str, Any]) -> TreeCache | None:
-    """The one that `generate` gets, if it does. Raises UnsupportedError for another cache beside it."""
-    caches = [options[name] for name in _CACHE_NAMES if options.get(name) is not None]
-    found = next((cache for cache in caches if isinstance(cache, TreeCache)), None)
-    if found is not None and any(cache is not found for cache in caches):
-        raise UnsupportedError(
-            f"past_key_values: got a {type(caches[1]).__name__} beside another cache, a "
-            f"{type(caches[0]).__name__}, expected one of both arguments; pass the TreeCache alone"
-        )
-    return found
+def _infers_mask(given: dict[str, Any], setting: Callable[[str], Any]) -> bool:
+    """Whether `generate` takes pad ids in the prompts for padding; not where they also end a text."""
+    ids = given.get("input_ids") if given.get("inputs") is None else given["inputs"]
+    pad, ends = setting("pad_token_id"), setting("eos_token_id")
+    if given.get("attention_mask") is not None or pad is None or not isinstance(ids, Tensor):
+        return False
+    return pad not in (ends if isinstance(ends, list) else [ends]) and bool((ids == pad).any())
 
 
 def _check_prompts(model: Any, cache: TreeCache, given: dict[str, Any], copies: int) -> None:

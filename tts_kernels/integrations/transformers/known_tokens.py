@@ -39,9 +39,9 @@ def refuse_other_tokens(held: Tensor, ids: Tensor, mask: Tensor | None) -> None:
     _refuse_unknown("input_ids", held, row, column)
     raise UnsupportedError(
         f"input_ids: got token {got[row, column]} in column {column} of row {row // repeats}, expected "
-        f"{held[row, column]}, which the cache holds there; pass the prompts that it was filled with and "
-        "what comes behind them (after beam search the beams that ran last), or call cache.reset() before "
-        f"others, or cache.crop({column} - cache.get_seq_length()) to keep what is before that column"
+        f"{held[row, column]}, which row {row} of the cache holds there; pass the prompts that it was filled "
+        "with and what comes behind them (after beam search the beams that ran last), or call cache.reset() "
+        f"before others, or cache.crop({column} - cache.get_seq_length()) to keep what is before that column"
     )
 
 
@@ -62,8 +62,9 @@ def refuse_other_embeddings(held: Tensor, embeds: Tensor, embedding: nn.Module) 
             _refuse_unknown("inputs_embeds", held, row, column)
             raise UnsupportedError(
                 f"inputs_embeds: got others in column {column} of row {row // repeats} than those of token "
-                f"{tokens[column]}, which the cache holds; pass model.get_input_embeddings()(ids) of what "
-                "it was filled with and what comes behind, or call cache.reset() before others"
+                f"{tokens[column]}, which row {row} of the cache holds; pass "
+                "model.get_input_embeddings()(ids) of what it was filled with and what comes behind, or call "
+                "cache.reset() before others"
             )
 
 
@@ -73,14 +74,15 @@ def refuse_other_positions(held: Tensor, tokens: Tensor, positions: Tensor) -> N
     held: int64 [rows, columns]. tokens: bool, the same, where there is no padding. positions: [n or 1, S].
     """
     columns = held.shape[1]
-    got = positions[:, :columns].cpu().repeat_interleave(len(held) // len(positions), 0)
+    repeats = len(held) // len(positions)
+    got = positions[:, :columns].cpu().repeat_interleave(repeats, 0)
     other = ((got != held) & tokens).nonzero().tolist()
     if other:
         row, column = other[0]
         raise UnsupportedError(
-            f"position_ids: got {got[row, column]} in column {column} of a prompt, expected "
-            f"{held[row, column]}, where the cache holds its token; leave position_ids out, or call "
-            "cache.reset()"
+            f"position_ids: got {got[row, column]} in column {column} of row {row // repeats}, expected "
+            f"{held[row, column]}, where row {row} of the cache holds its token; leave position_ids out, "
+            "or call cache.reset()"
         )
 
 
@@ -88,7 +90,7 @@ def _refuse_unknown(name: str, held: Tensor, row: int, column: int) -> None:
     if held[row, column] == UNKNOWN:
         raise UnsupportedError(
             f"{name}: got prompts from their first token on, but the cache does not know which it holds in "
-            f"column {column} of row {row}, as they came by inputs_embeds, or inside a function that was "
+            f"column {column} of its row {row}, as they came by inputs_embeds, or inside a function that was "
             "compiled around the model; pass the new tokens alone as input_ids, with the attention_mask of "
             "all, or call cache.reset()"
         )

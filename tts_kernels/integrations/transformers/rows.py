@@ -19,6 +19,7 @@ from .errors import UnsupportedError
 from .masks import StepMask
 from .origins import Int32Array, Int64Array, Origin
 from .support import (
+    refuse_head_size,
     refuse_less_than_a_page,
     refuse_other_model,
     refuse_other_pages,
@@ -205,12 +206,13 @@ class Rows:
             self.starts = self.starts[list(indices)]
 
     def _begin(self, query: Tensor, keys: Tensor, values: Tensor, mask: StepMask, origin: Origin) -> Step:
-        refuse_tensors(keys, values)
+        refuse_tensors(keys, values, origin.positions)
         batch, _, columns, _ = keys.shape
         if self.columns:
             refuse_other_model(origin.module, self._filled_by(), self.columns)
         if self.branches:
             refuse_other_rows(batch, len(self.branches))
+        refuse_head_size(type(origin.module).__name__, keys.shape[3], self._layout, keys.device)
         pool, tree = self._pages(keys)
         refuse_other_pages(0, keys, pool)
         created = not self.branches
@@ -265,17 +267,29 @@ class Rows:
             budget = default_bytes(keys.device) if self._kv_bytes is None else self._kv_bytes
             refuse_less_than_a_page(budget, *shape)
             with torch.inference_mode(False):  # pages of inference mode could not be written outside it
-                self.pool = KVPool(
-                    num_layers=self.num_layers,
-                    num_kv_heads=keys.shape[1],
-                    head_dim=keys.shape[3],
-                    budget_bytes=budget,
-                    dtype=keys.dtype,
-                    device=keys.device,
-                    layout=self._layout,
-                )
+                self.pool = self._new_pool(keys, budget)
             self.tree = KVTree(self.pool.num_pages, self.pool.page_size)
         return self.pool, self.tree
+
+    def _new_pool(self, keys: Tensor, budget: int) -> KVPool:
+        """Raises MemoryError that names kv_bytes where the system grants no such pool."""
+        try:
+            return KVPool(
+                num_layers=self.num_layers,
+                num_kv_heads=keys.shape[1],
+                head_dim=keys.shape[3],
+                budget_bytes=budget,
+                dtype=keys.dtype,
+                device=keys.device,
+                layout=self._layout,
+            )
+        except MemoryError as cause:
+            got, advice = f"none, which asks for {budget}", "pass less"
+            if self._kv_bytes is not None:
+                got, advice = str(budget), f"pass less, or none for {default_bytes(keys.device)}"
+            raise MemoryError(
+                f"kv_bytes: got {got}, more bytes than the system grants on {keys.device}; {advice}"
+            ) from cause
 
 
 def _tokens(rows: Tensor, kept: Tensor | None) -> Tensor:

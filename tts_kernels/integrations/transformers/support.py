@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ... import KVPool
-from ...checks.pages import PAGE_SIZE
+from ...checks.pages import PACKED_HEAD_DIMS, PAGE_SIZE, PLAIN_HEAD_DIMS
 from ...pool import page_bytes
 from .errors import UnsupportedError, WrongCacheError
 
@@ -55,6 +55,27 @@ def refuse_config(config: Any) -> None:
         raise _refusal(config.model_type, f"layers of type {', '.join(others)}")
 
 
+def refuse_head_size_of(config: Any, layout: str | None) -> None:
+    """Raises UnsupportedError for heads of a size that no device of this machine serves. layout: None: the
+    device's."""
+    device = torch.device("cuda" if layout is None and torch.cuda.is_available() else "cpu")
+    size = getattr(config, "head_dim", None) or getattr(config, "kv_channels", None)
+    hidden, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
+    if size is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+        size = hidden // heads
+    if isinstance(size, int):
+        refuse_head_size(config.model_type, size, layout, device)
+
+
+def refuse_head_size(subject: str, size: int, layout: str | None, device: torch.device) -> None:
+    """Raises UnsupportedError for heads of so many channels that no page of the layout holds."""
+    packed = layout == "packed" or (layout is None and device.type == "cpu")
+    served = PACKED_HEAD_DIMS if packed else PLAIN_HEAD_DIMS
+    if size not in served:
+        expected = f"no multiple of {served.step} from {served.start} to {served[-1]}"
+        raise _refusal(subject, f"heads of {size} channels (head_dim), {expected}")
+
+
 def least_heads(config: Any) -> tuple[int, int]:
     """KV heads and their channels, or fewer where the config does not tell."""
     heads, width = getattr(config, "num_key_value_heads", None), getattr(config, "head_dim", None)
@@ -78,8 +99,8 @@ def refuse_arguments(module: nn.Module, arguments: Mapping[str, Any]) -> None:
             raise _refusal(name, _ARGUMENTS.get(argument, f"the attention argument {argument!r}"))
 
 
-def refuse_tensors(key: torch.Tensor, value: torch.Tensor) -> None:
-    """Raises UnsupportedError for keys and values that no page holds."""
+def refuse_tensors(key: torch.Tensor, value: torch.Tensor, positions: torch.Tensor | None) -> None:
+    """Raises UnsupportedError for keys and values that no page holds. positions: of their tokens."""
     if key.dtype not in DTYPES or value.dtype != key.dtype:
         raise UnsupportedError(
             f"dtype: got {key.dtype} keys and {value.dtype} values, expected torch.float32 or "
@@ -87,6 +108,13 @@ def refuse_tensors(key: torch.Tensor, value: torch.Tensor) -> None:
         )
     if key.device.type not in ("cpu", "cuda"):
         raise UnsupportedError(f"device: got {key.device}, expected the CPU or a GPU of NVIDIA")
+    if key.shape[:-1] != value.shape[:-1]:  # rotary embeddings of other shapes broadcast the keys
+        got = "none" if positions is None else list(positions.shape)
+        raise UnsupportedError(
+            f"position_ids: got {got}, by which keys become {list(key.shape)} beside values "
+            f"{list(value.shape)}, expected [{value.shape[0]}, {value.shape[-2]}] or [1, {value.shape[-2]}]; "
+            "pass a position for each token of input_ids, or leave position_ids out"
+        )
     if key.shape != value.shape:
         raise UnsupportedError(
             f"head_dim: got keys of {key.shape[-1]} channels, values of {value.shape[-1]}, expected as many"
