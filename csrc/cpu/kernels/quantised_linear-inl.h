@@ -10,10 +10,15 @@
 
 // Panels of a block of sums.
 constexpr int kQuantPanels = Vec::kColumns > 1 ? kPanelsTogether : 1;
-// Most rows that take planes as they lie, in groups of 32 or 16, which have twice the sums. On a Zen 4,
-// weights from memory, 4 to 6 rows take 0.67 to 0.96 of the time that unpacked bytes take, 2 to 5 in groups
-// of 16 take 0.70 to 0.81; on a Xeon with AMX 1 to 3 rows 0.83 to 0.91.
-constexpr int few_rows(int group) { return group == kXGroup ? Ints::kRows : Ints::kRows - 1; }
+// Most rows that take planes as they lie, in groups of 32 or 16, which have twice the sums. Weights from
+// memory, in time of what unpacked bytes take: with the dot product of bytes on a Zen 4 4 to 6 rows 0.67 to
+// 0.96, 2 to 5 in groups of 16 0.70 to 0.81, on a Xeon with AMX 1 to 3 rows 0.83 to 0.91. Without it 4 to 6
+// rows take 1.4 to 1.7, and in the 16 registers of AVX2 more than one up to 1.35.
+constexpr int few_rows(int group) {
+  if (Vec::kColumns == 1) return 1;
+  const int most = Ints::kXWords == 1 ? Ints::kRows : Ints::kRows / 2;
+  return group == kXGroup ? most : most - 1;
+}
 constexpr int kSumsRow = kPanelOutputs * kPanelsTogether;
 
 // Rows times N panels of a chunk of `groups` groups of 32 inputs.
@@ -259,7 +264,8 @@ inline void multiply_many(const ChunkWork& work, int rows, bool spread) {
 // A chunk of inputs after the other, with all rows. Where rows are many, two panels at a time, which read x
 // once for both; else one, so that memory is read as it lies. The chunk after the next is fetched meanwhile:
 // of one panel at once, of two beside their products, line by line: so 8 to 16 rows take 0.78 to 0.82 of the
-// time in 8 bits, 0.91 in 6, 0.93 to 0.97 in 4 (Zen 4).
+// time in 8 bits, 0.91 in 6, 0.93 to 0.97 in 4 (Zen 4); at its level avx2 0.76 to 0.80 in 4, 1.01 to 1.03
+// in 6.
 inline void multiply_quantised(const QuantBlock& block, int rows, int num_panels) {
   PanelChunk chunks[kPanelsTogether];
   const QuantLayout& layout = block.layout;
