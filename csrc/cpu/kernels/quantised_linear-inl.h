@@ -264,7 +264,7 @@ inline void multiply_many(const ChunkWork& work, int rows, bool spread) {
 // A chunk of inputs after the other, with all rows. Where rows are many, two panels at a time, which read x
 // once for both; else one, so that memory is read as it lies. The chunk after the next is fetched meanwhile:
 // of one panel at once, of two beside their products, line by line: so 8 to 16 rows take 0.78 to 0.82 of the
-// time in 8 bits, 0.91 in 6, 0.93 to 0.97 in 4 (Zen 4); at its level avx2 0.76 to 0.80 in 4, 1.01 to 1.03
+// time in 8 bits, 0.91 in 6, 0.93 to 0.97 in 4 (Zen 4); at its level avx2 0.76 to 0.80 in 4, 1.01 to 1.08
 // in 6.
 inline void multiply_quantised(const QuantBlock& block, int rows, int num_panels) {
   PanelChunk chunks[kPanelsTogether];
