@@ -10,8 +10,9 @@ from tts_decode.default_model import default_model_file
 
 from benches.peers.engines import HERE, PeerError
 from benches.quantised.gemma import gemma_file
-from benches.quantised.random_gguf import SHAPES, write_random
+from benches.quantised.random_gguf import SHAPES, config_of, repeat_layers, write_random
 
+LAYERS = 8  # that are drawn of a random model; its others repeat them
 WRITTEN = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")  # without llama.cpp's quantiser
 
 
@@ -27,10 +28,20 @@ def prepare_file(model: str, kind: str, folder: Path, threads: int) -> Path:
         return default_model_file() if model == "smollm2" else gemma_file(models)
     path = models / f"{model}-{kind}.gguf"
     if not path.exists():
+        base = _base_file(model, kind, folder, threads)
+        tokenizer = default_model_file()
+        repeat_layers(config_of(model, tokenizer), kind, base, path, tokenizer)
+    return path
+
+
+def _base_file(model: str, kind: str, folder: Path, threads: int) -> Path:
+    """A file of LAYERS layers: numbers for a whole model take half an hour to draw and to quantise."""
+    path = folder / f"models/{model}-{kind}-base.gguf"
+    if not path.exists():
         if kind in WRITTEN:
-            write_random(model, kind, path, default_model_file())
+            write_random(model, kind, path, default_model_file(), LAYERS)
         else:
-            _quantise(prepare_file(model, "Q8_0", folder, threads), kind, path, folder, threads)
+            _quantise(_base_file(model, "Q8_0", folder, threads), kind, path, folder, threads)
     return path
 
 

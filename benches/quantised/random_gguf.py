@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,15 +103,63 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def write_random(model: str, kind: str, path: Path, tokenizer: Path) -> None:
-    """kind: Q4_0, Q8_0 or another that the package gguf quantises to. tokenizer: a GGUF file."""
+def write_random(model: str, kind: str, path: Path, tokenizer: Path, layers: int | None = None) -> None:
+    """kind: Q4_0, Q8_0 or another that the package gguf quantises to. tokenizer: a GGUF file.
+    layers: how many, instead of all."""
+    write(config_of(model, tokenizer, layers), kind, path, tokenizer)
+
+
+def config_of(model: str, tokenizer: Path, layers: int | None = None) -> Any:
+    """The config of transformers of a model in SHAPES."""
     model_type, sizes = SHAPES[model]
     tokens = len(gguf.GGUFReader(tokenizer).fields["tokenizer.ggml.tokens"].data)
-    write(AutoConfig.for_model(model_type, **{"vocab_size": tokens, **sizes}), kind, path, tokenizer)
+    config = AutoConfig.for_model(model_type, **{"vocab_size": tokens, **sizes})
+    if layers is not None:
+        config.num_hidden_layers = layers
+    return config
 
 
 def write(config: Any, kind: str, path: Path, tokenizer: Path) -> None:
     """A random model of this config of transformers: llama, qwen3 or olmoe."""
+    shapes = tensor_shapes(config)
+    kinds = {name: Kind[kind] if _quantised(name, shape) else Kind.F32 for name, shape in shapes.items()}
+
+    def data(name: str) -> np.ndarray:
+        if name == "rope_freqs.weight":
+            return rotary_factors(config)
+        return random_tensor(name, shapes[name], kinds[name])
+
+    _write(config, kind, path, tokenizer, kinds, data)
+
+
+def repeat_layers(config: Any, kind: str, base: Path, path: Path, tokenizer: Path) -> None:
+    """The model of this config from a file of fewer layers, each of which is written several times in a row.
+
+    An engine reads as many bytes of it as of a model that was drawn whole. Kinds are those of the base:
+    llama.cpp gives half of the layers more bits in Q4_K_M and Q5_K_M, of 8, 16, 32 and 36.
+    """
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(base).tensors}
+    fewer = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blk."))
+
+    def source(name: str) -> gguf.ReaderTensor:
+        if not name.startswith("blk."):
+            return tensors[name]
+        _, layer, rest = name.split(".", 2)
+        return tensors[f"blk.{int(layer) * fewer // config.num_hidden_layers}.{rest}"]
+
+    kinds = {name: source(name).tensor_type for name in tensor_shapes(config)}
+    _write(config, kind, path, tokenizer, kinds, lambda name: source(name).data)
+
+
+def _write(
+    config: Any,
+    kind: str,
+    path: Path,
+    tokenizer: Path,
+    kinds: dict[str, Kind],
+    data: Callable[[str], np.ndarray],
+) -> None:
+    """data: float32, or the bytes of rows, of a tensor by its name."""
     partial = path.with_suffix(".partial")
     writer = gguf.GGUFWriter(partial, config.model_type)
     writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
@@ -118,9 +167,7 @@ def write(config: Any, kind: str, path: Path, tokenizer: Path) -> None:
     if config.model_type == "olmoe":
         writer.add_expert_count(config.num_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
-    shapes = tensor_shapes(config)
-    kinds = {name: Kind[kind] if _quantised(name, shape) else Kind.F32 for name, shape in shapes.items()}
-    for name, shape in shapes.items():
+    for name, shape in tensor_shapes(config).items():
         size, form = math.prod(shape) * 4, np.dtype(np.float32)
         if kinds[name] != Kind.F32:
             shape, form = quant_shape_to_byte_shape(shape, kinds[name]), np.dtype(np.uint8)
@@ -129,11 +176,8 @@ def write(config: Any, kind: str, path: Path, tokenizer: Path) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for name, shape in shapes.items():
-        if name == "rope_freqs.weight":
-            writer.write_tensor_data(rotary_factors(config))
-        else:
-            writer.write_tensor_data(random_tensor(name, shape, kinds[name]))
+    for name in kinds:
+        writer.write_tensor_data(data(name))
     writer.close()
     partial.rename(path)
 

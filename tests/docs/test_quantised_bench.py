@@ -26,7 +26,7 @@ from benches.quantised import random_gguf
 from benches.quantised.cases import CASES, find
 from benches.quantised.files import step_bytes
 from benches.quantised.gemma import join_parts
-from benches.quantised.random_gguf import SHAPES, tensor_shapes, write
+from benches.quantised.random_gguf import SHAPES, repeat_layers, tensor_shapes, write
 from benches.quantised.read_stream import ReadStream
 from benches.quantised.report import ratios, stream_shares
 from benches.quantised_decoding import kept, prefill_all
@@ -109,6 +109,29 @@ def test_a_random_file_is_the_model_that_its_config_says(tmp_path: Path, tokeniz
     ids = torch.randint(SIZES["vocab_size"], (1, 200))
     with torch.no_grad():
         torch.testing.assert_close(model(ids).logits, expected.eval()(ids).logits, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
+def test_repeated_layers_are_those_of_the_base(tmp_path: Path, tokenizer: Path, kind: str) -> None:
+    config = AutoConfig.for_model("llama", rope_parameters=LLAMA3, **SIZES)
+    write(config, kind, tmp_path / "base.gguf", tokenizer)
+    config.num_hidden_layers = 5
+    repeat_layers(config, kind, tmp_path / "base.gguf", tmp_path / "tiny.gguf", tokenizer)
+    base, found = (
+        {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / f"{name}.gguf").tensors}
+        for name in ("base", "tiny")
+    )
+    assert set(found) == set(tensor_shapes(config))
+    for name, tensor in found.items():
+        _, layer, *rest = name.split(".")
+        source = ".".join(["blk", "00011"[int(layer)], *rest]) if name.startswith("blk.") else name
+        assert tensor.tensor_type == base[source].tensor_type
+        np.testing.assert_array_equal(tensor.data, base[source].data)
+    model, _ = load_model(tmp_path / "tiny.gguf", "float32")
+    assert model.config.num_hidden_layers == 5
+    weights = model.state_dict()
+    first, last = (weights[f"model.layers.{layer}.mlp.up_proj.weight"] for layer in (2, 3))
+    assert not torch.equal(first, last)
 
 
 @pytest.mark.parametrize("name", SHAPES)
