@@ -28,6 +28,7 @@ _SHAPE: dict[str, Any] = {
     "pad_token_id": EOS,
 }
 
+_ENDS = {name: _SHAPE[name] for name in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")}
 _HALF_ROTARY = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5}
 _MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 
@@ -110,6 +111,25 @@ _GENERAL_CONFIGS = {
         moe_intermediate_size=48,
         shared_expert_intermediate_size=80,
         **o,
+    ),
+    "llama4": lambda **o: hf.Llama4TextConfig(
+        **(
+            _SHAPE
+            | {"attention_chunk_size": 13, "floor_scale": 5, "attn_scale": 0.7, "moe_layers": [0, 2]}
+            | {"no_rope_layers": [1, 0, 1]}
+            | o
+        ),
+        intermediate_size_mlp=80,
+        num_local_experts=3,
+    ),
+    "bloom": lambda **o: hf.BloomConfig(
+        **({"n_head": 6, "hidden_size": 192} | o), **_ENDS, n_layer=3, tie_word_embeddings=False
+    ),
+    "mpt": lambda **o: hf.MptConfig(
+        **({"n_heads": 6, "d_model": 192, "max_seq_len": 512} | o),
+        **_ENDS,
+        n_layers=3,
+        tie_word_embeddings=False,
     ),
 }
 FAMILIES = tuple(_CONFIGS)  # that run packed
