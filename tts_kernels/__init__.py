@@ -13,8 +13,9 @@ except ModuleNotFoundError as missing:
     ) from missing
 from .backends.launch import WorkCapacity
 from .errors import CapacityError, OutOfPagesError, TTSError
-from .layers.decoder_layer import DecoderLayer, Experts
+from .layers.decoder_layer import DecoderLayer
 from .layers.decoder_layers import DecoderLayers
+from .layers.experts import Experts, SharedExpert
 from .layers.packed_linear import packed_linear
 from .layers.packed_weight import PackedWeight
 from .layers.quant_form import QuantForm
@@ -57,6 +58,7 @@ __all__ = [
     "QuantisedWeight",
     "Selection",
     "SelectionCounts",
+    "SharedExpert",
     "TTSError",
     "TreePlan",
     "TreeStats",

@@ -260,6 +260,12 @@ def quantised_matrix(
 ) -> Matrix:
     """The same of panels of quantised weights, of so many blocks each."""
 
+class SharedExpert:
+    """An MLP that all rows go through, its weights borrowed."""
+
+    def __init__(self, gate_up: Sequence[Matrix], down: Matrix, share: Matrix | None = None) -> None:
+        """gate_up: as of a layer. share: of its output, by a sigmoid; None: all."""
+
 class Experts:
     """A mixture of experts, its weights borrowed."""
 
@@ -271,6 +277,7 @@ class Experts:
         top_k: int,
         normalised: bool,
         clamp: tuple[float, float] | None = None,
+        shared: SharedExpert | None = None,
     ) -> None:
         """gate_up, down: of each expert, gate_up as of a layer. normalised: the weights of the chosen ones
         sum to 1. clamp: alpha and limit of a clamped SwiGLU; None: SwiGLU."""

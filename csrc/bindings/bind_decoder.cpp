@@ -49,16 +49,23 @@ void bind_decoder(py::module_& m) {
                       pointer<float>(bias), gated};
       },
       py::arg("panels"), py::arg("form"), py::arg("blocks"), py::arg("bias"), py::arg("gated"));
+  py::class_<SharedExpert>(m, "SharedExpert", py::module_local())
+      .def(py::init([](std::vector<Matrix> gate_up, const Matrix& down, const std::optional<Matrix>& share) {
+             return SharedExpert{std::move(gate_up), down, share};
+           }),
+           py::arg("gate_up"), py::arg("down"), py::arg("share") = py::none());
   py::class_<Experts>(m, "Experts", py::module_local())
       .def(py::init([](const Matrix& router, std::vector<std::vector<Matrix>> gate_up,
                        std::vector<Matrix> down, int top_k, bool normalised,
-                       std::optional<std::pair<float, float>> clamp) {
+                       std::optional<std::pair<float, float>> clamp,
+                       const std::optional<SharedExpert>& shared) {
              Experts experts{router, std::move(gate_up), std::move(down), top_k, normalised};
              if (clamp) experts.clamp = Clamp{clamp->first, clamp->second};
+             experts.shared = shared;
              return experts;
            }),
            py::arg("router"), py::arg("gate_up"), py::arg("down"), py::arg("top_k"), py::arg("normalised"),
-           py::arg("clamp") = py::none());
+           py::arg("clamp") = py::none(), py::arg("shared") = py::none());
   py::class_<DecoderLayer>(m, "DecoderLayer", py::module_local())
       .def(py::init([](const std::array<NormAddress, 4>& norms, std::tuple<uintptr_t, uintptr_t, bool> heads,
                        const std::vector<std::vector<Matrix>>& weights, std::pair<int, bool> rotary,

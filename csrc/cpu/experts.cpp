@@ -109,6 +109,29 @@ void run_batch(const ExpertsTask& task, const Batch& batch, int num_threads) {
   });
 }
 
+// The share of a row multiplies what comes before the last product, which has no bias.
+void add_shared(const ExpertsTask& task, const SharedExpert& expert, int num_threads) {
+  const int64_t hidden = task.hidden, width = columns(expert.gate_up);
+  const int64_t mlp = expert.gate_up.front().gated ? width : width / 2;
+  const int64_t shares = expert.share ? columns(*expert.share) : 0;
+  thread_local Scratch memory;
+  auto* const inner =
+      reinterpret_cast<float*>(memory.reserve(static_cast<size_t>(task.rows * (width + shares))));
+  float* const logits = inner + task.rows * width;
+  const LinearRows x{task.x, DType::kFloat32, task.rows, hidden, hidden};
+  multiply(x, expert.gate_up, {inner, width, false}, num_threads);
+  if (mlp < width) activate_rows(Activation::kSilu, true, inner, width, task.rows, mlp, num_threads);
+  if (expert.share) {
+    multiply(x, {&*expert.share, 1}, {logits, shares, false}, num_threads);
+    for (int64_t row = 0; row < task.rows; ++row) {
+      const float share = 1 / (1 + std::exp(-logits[row * shares]));
+      scale_and_cap_rows(share, 0, inner + row * width, width, 1, mlp, 1);
+    }
+  }
+  multiply({inner, DType::kFloat32, task.rows, mlp, width}, {&expert.down, 1}, {task.out, hidden, true},
+           num_threads);
+}
+
 }  // namespace
 
 void run_experts(const ExpertsTask& task, int num_threads) {
@@ -143,6 +166,7 @@ void run_experts(const ExpertsTask& task, int num_threads) {
     batch.routes.insert(batch.routes.end(), routes[e].begin(), routes[e].end());
   }
   if (!batch.routes.empty()) run_batch(task, batch, num_threads);
+  if (experts.shared) add_shared(task, *experts.shared, num_threads);
 }
 
 }  // namespace tts

@@ -115,17 +115,16 @@ _MLA = {
     "qk_nope_head_dim": 16,
     "v_head_dim": 16,
 }
-_MOE = {"num_local_experts": 2, "num_experts_per_tok": 1}
+_FALCON = {"vocab_size": VOCAB, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
 @pytest.mark.parametrize(
     ("config", "feature"),
     [
         (hf.DeepseekV3Config(**_SMALL, **_MLA, first_k_dense_replace=2), "multi-head latent attention"),
-        (hf.Llama4TextConfig(**_SMALL, head_dim=32, intermediate_size_mlp=64, **_MOE), "chunked attention"),
         (hf.Qwen3NextConfig(**_SMALL, head_dim=32, num_experts=2), "linear-attention or state-space layers"),
         (hf.MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2), "state-space layers"),
-        (hf.BloomConfig(vocab_size=VOCAB, hidden_size=64, n_layer=2, n_head=2), "ALiBi positions"),
+        (hf.FalconConfig(**_FALCON, alibi=True), "ALiBi positions rounded to bfloat16"),
         (hf.Gemma3TextConfig(**_SMALL, head_dim=32, use_bidirectional_attention=True), "bidirectional"),
         (hf.LlamaConfig(**_SMALL, head_dim=272), "head_dim 272"),
         (

@@ -137,6 +137,8 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("exaone4", {"rotates": lambda attention: True}),
     ("mixtral", {"normalises_experts": False}),
     ("qwen3_moe", {"normalises_experts": True}),
+    ("qwen2_moe", {"normalises_experts": True}),
+    ("nemotron", {"norm": "layer"}),
     ("gpt_oss", {"rotary_pairs": True}),
     ("gpt_oss", {"normalises_experts": False}),
     ("olmo2", {"out_norm": None, "input_norm": "post_attention_layernorm"}),

@@ -117,7 +117,7 @@ def test_sinks_that_are_not_applied_are_found_at_load(monkeypatch: pytest.Monkey
     forgetful = "tts_decode.model.tree_attention.attend_pages"
     from tts_decode.model.tree_attention import attend_pages
 
-    monkeypatch.setattr(forgetful, lambda *args: attend_pages(*args[:-1]))
+    monkeypatch.setattr(forgetful, lambda *args, **limits: attend_pages(*args[:-1], **limits))
     with pytest.raises(UnsupportedModelError, match="does not agree with its own forward: layer 0"):
         make(model)
 

@@ -11,7 +11,6 @@ import transformers as hf
 from checked_models import DECODER_SHAPE, SHAPE, largest_difference, made, serve
 from tiny_models import tiny_model
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaAttention
 from tts_decode import UnsupportedModelError
 
@@ -54,27 +53,25 @@ def test_bert_whose_positions_begin_at_0_is_served() -> None:
     assert largest_difference(served) < 1e-3
 
 
-def llama4(**options: Any) -> PreTrainedModel:
-    config = hf.Llama4TextConfig(
-        **DECODER_SHAPE,
-        intermediate_size_mlp=64,
-        num_local_experts=2,
-        layer_types=["full_attention"] * 2,
-        no_rope_layers=[1, 0],
-        **options,
-    )
-    return made(config)
+class Counting(LlamaAttention):
+    """Scales its input by the row from `floor` on, as Llama 4 does its queries."""
+
+    floor = 4
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        rows = torch.arange(hidden_states.shape[1])
+        factors = 1 + torch.log1p(torch.floor((rows + 1) / self.floor))
+        return super().forward(hidden_states * factors[:, None], *args, **kwargs)
 
 
-@pytest.mark.parametrize("floor_scale", [4, 8192])
-def test_llama4_whose_scale_goes_by_the_row_is_refused(floor_scale: int) -> None:
+@pytest.mark.parametrize("floor", [4, 8192])
+def test_attention_whose_scale_goes_by_the_row_is_refused(floor: int, monkeypatch: Any) -> None:
     """At 8192 the scale is 1 in all that a short forward sees."""
+    monkeypatch.setattr(Counting, "floor", floor)
+    model = tiny_model()
+    model.model.layers[1].self_attn.__class__ = Counting
     with pytest.raises(UnsupportedModelError, match=r"(counts its rows itself|does not agree)"):
-        serve(llama4(attn_temperature_tuning=True, floor_scale=floor_scale))
-
-
-def test_llama4_without_that_scale_is_served() -> None:
-    assert largest_difference(serve(llama4(attn_temperature_tuning=False))) < 1e-3
+        serve(model, pack_weights=False)
 
 
 class OwnMask(LlamaAttention):

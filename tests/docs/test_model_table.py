@@ -114,7 +114,7 @@ def test_memory_that_runs_out_is_no_feature() -> None:
         TreeDecoder(Large(config), byte_tokenizer(), kv_bytes=1 << 22)
 
 
-@pytest.mark.parametrize("model_type", ["bloom", "deepseek_v3", "gemma4_text", "dots3_note_text", "mamba"])
+@pytest.mark.parametrize("model_type", ["cpmant", "deepseek_v3", "gemma4_text", "dots3_note_text", "mamba"])
 def test_a_config_alone_is_refused_too(model_type: str) -> None:
     with pytest.raises(UnsupportedModelError):
         shape_of_config(tiny_config(model_type), torch.float32)

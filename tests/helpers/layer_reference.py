@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +15,18 @@ from tts_kernels import DecoderLayer, PackedWeight
 EPS = 1e-5
 HIDDEN, MLP, HEADS, Q_HEADS, KV_HEADS, HEAD_DIM = 48, 80, (6, 2, 32), 6, 2, 32
 SIZES: dict[str, Any] = {"num_q_heads": 6, "num_kv_heads": 2, "head_dim": 32, "eps": EPS}
+
+
+_gelu_tanh = partial(torch.nn.functional.gelu, approximate="tanh")
+# The function, and 2 where it is of a gate.
+ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
+    "swiglu": (torch.nn.functional.silu, 2),
+    "geglu_tanh": (_gelu_tanh, 2),
+    "geglu": (torch.nn.functional.gelu, 2),
+    "gelu_tanh": (_gelu_tanh, 1),
+    "gelu": (torch.nn.functional.gelu, 1),
+    "relu_squared": (lambda x: x.relu() ** 2, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -78,14 +92,9 @@ def after_attention(layer: DecoderLayer, weights: Matrices, x: Tensor, attended:
     added = norm(linear(attended.double().flatten(1), weights.o), layer.out_norm)
     y = x + added * layer.factor
     wide = linear(norm(x if layer.parallel else y, layer.mlp_norm), weights.gate_up)
-    if layer.activation == "gelu_tanh":
-        inner = torch.nn.functional.gelu(wide, approximate="tanh")
-    else:
-        gate, up = wide.chunk(2, -1)
-        silu = layer.activation == "swiglu"
-        inner = up * (
-            torch.nn.functional.silu(gate) if silu else torch.nn.functional.gelu(gate, approximate="tanh")
-        )
+    activate, gates = ACTIVATIONS[layer.activation]
+    parts = wide.chunk(gates, -1)
+    inner = activate(parts[0]) if gates == 1 else activate(parts[0]) * parts[1]
     return y + norm(linear(inner, weights.down), layer.mlp_out_norm) * layer.factor
 
 
@@ -94,7 +103,7 @@ def make(
 ) -> tuple[DecoderLayer, Matrices]:
     form = dict(form)
     kind, biases, heads, fused = (form.pop(key, None) for key in ("norms", "biases", "head_norms", "fused"))
-    gates = 1 if form.get("activation") == "gelu_tanh" else 2
+    gates = ACTIVATIONS[form.get("activation", "swiglu")][1]
 
     def drawn_norm() -> Tensor:
         weight = torch.rand(hidden) + 0.5

@@ -28,6 +28,8 @@ _SHAPE: dict[str, Any] = {
     "pad_token_id": EOS,
 }
 
+_WITHOUT_HEAD_DIM = {name: value for name, value in _SHAPE.items() if name != "head_dim"}
+_ENDS = {name: _SHAPE[name] for name in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")}
 _HALF_ROTARY = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5}
 _MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
 
@@ -88,8 +90,19 @@ _CONFIGS = {
         **(_SHAPE | {"hidden_size": 128} | o), rope_parameters=_HALF_ROTARY, use_parallel_residual=True
     ),
     "starcoder2": lambda **o: hf.Starcoder2Config(**_SHAPE, sliding_window=13, **o),
+    "arcee": lambda **o: hf.ArceeConfig(**(_SHAPE | o)),
+    "nemotron": lambda **o: hf.NemotronConfig(**(_SHAPE | o), mlp_bias=True),
+    "starcoder2_erf": lambda **o: hf.Starcoder2Config(**_SHAPE, sliding_window=13, hidden_act="gelu", **o),
+    "gemma_erf": lambda **o: hf.GemmaConfig(**_SHAPE, hidden_activation="gelu", **o),
     "mixtral": lambda **o: hf.MixtralConfig(
         **_SHAPE, sliding_window=14, num_local_experts=5, num_experts_per_tok=2, **o
+    ),
+    "qwen2_moe": lambda **o: hf.Qwen2MoeConfig(
+        **(_WITHOUT_HEAD_DIM | {"hidden_size": 128, "mlp_only_layers": [1]} | o),
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=48,
+        shared_expert_intermediate_size=80,
     ),
     "qwen3_moe": lambda **o: hf.Qwen3MoeConfig(
         **_SHAPE, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=48, mlp_only_layers=[1], **o
@@ -103,13 +116,24 @@ _CONFIGS = {
     "ministral": lambda **o: hf.MinistralConfig(**_SHAPE, sliding_window=9, layer_types=_MIXED, **o),
 }
 _GENERAL_CONFIGS = {
-    "qwen2_moe": lambda **o: hf.Qwen2MoeConfig(
-        **{name: value for name, value in _SHAPE.items() if name != "head_dim"},
-        num_experts=4,
-        num_experts_per_tok=2,
-        moe_intermediate_size=48,
-        shared_expert_intermediate_size=80,
-        **o,
+    "llama4": lambda **o: hf.Llama4TextConfig(
+        **(
+            _SHAPE
+            | {"attention_chunk_size": 13, "floor_scale": 5, "attn_scale": 0.7, "moe_layers": [0, 2]}
+            | {"no_rope_layers": [1, 0, 1]}
+            | o
+        ),
+        intermediate_size_mlp=80,
+        num_local_experts=3,
+    ),
+    "bloom": lambda **o: hf.BloomConfig(
+        **({"n_head": 6, "hidden_size": 192} | o), **_ENDS, n_layer=3, tie_word_embeddings=False
+    ),
+    "mpt": lambda **o: hf.MptConfig(
+        **({"n_heads": 6, "d_model": 192, "max_seq_len": 512} | o),
+        **_ENDS,
+        n_layers=3,
+        tie_word_embeddings=False,
     ),
 }
 FAMILIES = tuple(_CONFIGS)  # that run packed

@@ -28,6 +28,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "norm of all heads": {"head_norms": "whole"},
     "norm of each head": {"head_norms": "each", "rotary": 1},
     "parallel": {"parallel": True, "norms": "layer", "rotary_pairs": True, "fused": True},
+    "erf and a gate": {"activation": "geglu"},
+    "erf": {"activation": "gelu", "biases": True},
+    "squares": {"activation": "relu_squared", "norms": "layer"},
     "factor": {"factor": 0.3, "fused": True},
     "factor and a norm": {"factor": 0.3, "out_norm": True},
     "no rotation": {"rotary": None},
@@ -56,6 +59,22 @@ def test_equal_to_the_reference(level: str, form: str, weights: torch.dtype) -> 
     few = half_by_half(layers, x[7:9], cos[:, 7:9].contiguous(), sin[:, 7:9].contiguous(), attended[7:9])
     for ours, theirs in zip(found, few, strict=True):
         assert torch.equal(ours[7:9], theirs)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("activation", ["gelu", "relu_squared", "gelu_tanh"])
+def test_activations_at_all_sizes(level: str, activation: str) -> None:
+    """Through products with the identity."""
+    _core.set_cpu_isa(level)
+    layer, _ = make({"activation": activation, "mlp_norm": None}, torch.float32, 64, 64)
+    one, none = PackedWeight.pack(torch.eye(64)), PackedWeight.pack(torch.zeros(64, Q_HEADS * HEAD_DIM))
+    layers = DecoderLayers([layer._replace(mlp_norm=None, gate_up=one, down=one, o=none)], **SIZES)
+    x = torch.cat([torch.linspace(-20, 20, 640), torch.logspace(-30, 3, 320), -torch.logspace(-30, 3, 320)])
+    x = x.view(-1, 64)
+    out = x.clone()
+    layers.after_attention(0, out, torch.zeros(len(x), Q_HEADS, HEAD_DIM))
+    expected = x.double() + reference.ACTIVATIONS[activation][0](x.double())
+    torch.testing.assert_close(out.double(), expected, atol=2**-21, rtol=2**-18)
 
 
 def half_by_half(

@@ -22,6 +22,7 @@ from tts_kernels import (
     KVTree,
     PackedWeight,
     QuantisedWeight,
+    SharedExpert,
     _core,
     plan,
 )
@@ -80,6 +81,62 @@ def test_experts_equal_the_reference(level: str, count: int, top_k: int, normali
     layers.after_attention(0, few, attended[7:9])
     near(out, mixed(layer, parts, x, attended), torch.float32)
     assert torch.equal(out[7:9], few)
+
+
+def shared_mixture(share: bool, fused: bool) -> tuple[DecoderLayer, Any, Any]:
+    """A layer with experts and a shared one; the mixture's parts; gate and up, down and share of that one."""
+    layer, parts = mixture(torch.float32, count=5, top_k=2, normalised=False)
+    gate_up, down = torch.randn(2 * MLP, HIDDEN) * HIDDEN**-0.5, torch.randn(HIDDEN, MLP) * MLP**-0.5
+    first = PackedWeight.pack_gated(*gate_up.chunk(2)) if fused else PackedWeight.pack(gate_up)
+    of_share = torch.randn(1, HIDDEN)
+    shared = SharedExpert(first, PackedWeight.pack(down), PackedWeight.pack(of_share) if share else None)
+    experts = layer.experts._replace(shared=shared)
+    return layer._replace(experts=experts), parts, (gate_up, down, of_share)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("share", "fused"), [(True, False), (True, True), (False, True)])
+def test_a_shared_expert_equals_the_reference(level: str, share: bool, fused: bool) -> None:
+    """Rows have the same bits alone, also where a share is next to nothing."""
+    _core.set_cpu_isa(level)
+    torch.manual_seed(8)
+    layer, parts, (gate_up, down, of_share) = shared_mixture(share, fused)
+    layers = DecoderLayers([layer], **SIZES)
+    x, attended = torch.randn(150, HIDDEN), torch.randn(150, Q_HEADS, HEAD_DIM)
+    x[5] *= 1e3
+    out, few = x.clone(), x[4:6].clone()
+    layers.after_attention(0, out, attended)
+    layers.after_attention(0, few, attended[4:6])
+    normed = x.double() + reference.linear(attended.double().flatten(1), parts[0].o)
+    normed = reference.norm(normed, layer.mlp_norm)
+    gate, up = reference.linear(normed, (gate_up, None)).chunk(2, -1)
+    added = reference.linear(torch.nn.functional.silu(gate) * up, (down, None))
+    if share:
+        added = added * torch.sigmoid(reference.linear(normed, (of_share, None)))
+    near(out, mixed(layer, parts, x, attended) + added, torch.float32)
+    assert torch.equal(out[4:6], few)
+
+
+def test_a_shared_expert_that_does_not_fit_is_named() -> None:
+    layer, _, _ = shared_mixture(True, True)
+    shared = layer.experts.shared
+    for wrong, error, message in (
+        (shared._replace(down=layer.experts.router), ValueError, "down of the shared expert: got 48 inputs"),
+        (
+            shared._replace(share=layer.experts.router),
+            ValueError,
+            "share of the shared expert: got 48",
+        ),
+        (
+            shared._replace(down=PackedWeight.pack(torch.randn(HIDDEN, MLP), torch.zeros(HIDDEN))),
+            ValueError,
+            "down of the shared expert: got a bias, expected none",
+        ),
+        (shared._replace(gate_up=None), TypeError, "gate_up of the shared expert: got NoneType"),
+        (tuple(shared), TypeError, r"layers\[0\].experts.shared: got tuple"),
+    ):
+        with pytest.raises(error, match=message):
+            DecoderLayers([layer._replace(experts=layer.experts._replace(shared=wrong))], **SIZES)
 
 
 CLAMP = (1.7, 0.8)

@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import _core
 from ..checks import Array, Guard, Number, Rule, Signature, choice, flag, instance, integer, real
 from ..checks.pages import FLOAT32, PACKED_HEAD_DIM
+from .experts import Experts, SharedExpert, check_mlp, checked_experts, weights_of_experts
 from .packed_weight import FLOAT_DTYPES, PackedWeight
 from .weight import (
     Weight,
@@ -20,7 +21,6 @@ from .weight import (
     check_weights,
     is_gated,
     matrices,
-    matrix,
     outputs_of,
     require_weight,
     require_weights,
@@ -28,27 +28,14 @@ from .weight import (
 )
 
 # Of `DecoderLayer.activation`: csrc/cpu/kernels/row_ops_kernels.h: Activation, and whether there is a gate.
-_MLPS = {"swiglu": (0, True), "geglu_tanh": (1, True), "gelu_tanh": (1, False)}
-
-
-class Experts(NamedTuple):
-    """An MLP that is a mixture of experts: the sum of weight * expert(x) over the top_k experts of a token.
-
-    Attributes:
-        router: hidden -> a logit for each expert; weights are their softmax.
-        gate_up, down: of each expert; gate_up gated, or the outputs of the gate and behind them those of up.
-        normalised: the weights of the chosen experts are scaled to sum to 1.
-        clamp: alpha and limit where (u + 1) * g * sigmoid(alpha * g) takes the place of SwiGLU: g is the
-            gate, cut at limit, u is up, cut at limit and -limit (gpt-oss, arXiv 2508.10925). gate_up is not
-            gated then. None: SwiGLU.
-    """
-
-    router: PackedWeight
-    gate_up: tuple[Weight | tuple[Weight, ...], ...]
-    down: tuple[Weight, ...]
-    top_k: int
-    normalised: bool
-    clamp: tuple[float, float] | None = None
+_MLPS = {
+    "swiglu": (0, True),
+    "geglu_tanh": (1, True),
+    "geglu": (2, True),
+    "gelu_tanh": (1, False),
+    "gelu": (2, False),
+    "relu_squared": (3, False),
+}
 
 
 class DecoderLayer(NamedTuple):
@@ -69,8 +56,9 @@ class DecoderLayer(NamedTuple):
             None where there are experts.
         scale: of the logits. window: most tokens that a query sees; None: all.
         out_norm, mlp_out_norm: of what attention and MLP add to x.
-        activation: "swiglu", silu(gate) * up (Shazeer, arXiv 2002.05202), or "geglu_tanh", gelu(gate) * up,
-            of the outputs of gate and behind them those of up; "gelu_tanh", without a gate.
+        activation: "swiglu", silu(gate) * up (Shazeer, arXiv 2002.05202), or "geglu", gelu(gate) * up, of the
+            outputs of gate and behind them those of up; without a gate "gelu", or "relu_squared", relu(x)^2
+            (So et al., arXiv 2109.08668). With "_tanh" GELU is in its tanh form.
         parallel: mlp_norm reads the x from before attention (GPT-J).
         factor: of both sums.
         soft_cap: c turns a scaled logit s into c * tanh(s / c).
@@ -138,7 +126,7 @@ def _checked_layer(layer: DecoderLayer, shape: LayerShape) -> _core.DecoderLayer
     q_width, kv_width = shape.num_q_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     check_weights("qkv", layer.qkv, shape.hidden, (q_width, kv_width, kv_width))
     check_weight("o", layer.o, q_width, shape.hidden, whole=True)
-    codes, experts = _checked_mlp(layer, shape), _checked_experts(layer.experts, shape)
+    codes, experts = _checked_mlp(layer, shape), checked_experts(layer.experts, shape.hidden)
     numbers = real("scale", layer.scale), real("factor", layer.factor)
     soft_cap = 0.0 if layer.soft_cap is None else real("soft_cap", layer.soft_cap)
     capped = None if layer.soft_cap is None else soft_cap
@@ -176,61 +164,16 @@ def _checked_mlp(layer: DecoderLayer, shape: LayerShape) -> tuple[int, bool]:
     if layer.gate_up is not None and layer.down is not None:
         if is_gated(layer.gate_up) and layer.activation != "swiglu":
             raise ValueError(f"activation: got {layer.activation!r}, expected 'swiglu' as gate_up is gated")
-        _check_mlp(("gate_up", "down"), layer.gate_up, layer.down, shape.hidden, has_gate=codes[1])
+        check_mlp(("gate_up", "down"), layer.gate_up, layer.down, shape.hidden, has_gate=codes[1])
     return codes
-
-
-def _check_mlp(
-    names: tuple[str, str], gate_up: Weights, down: Weight, hidden: int, *, has_gate: bool
-) -> None:
-    outputs, gated = outputs_of(gate_up), is_gated(gate_up)
-    mlp = outputs // 2 if has_gate and not gated else outputs
-    sides = (outputs,) if mlp == outputs else (mlp, outputs - mlp)
-    check_weights(names[0], gate_up, hidden, sides, gated=gated, whole=True)
-    check_weight(names[1], down, mlp, hidden, whole=True)
-
-
-def _checked_experts(experts: Experts | None, shape: LayerShape) -> _core.Experts | None:
-    if experts is None:
-        return None
-    count, hidden = len(experts.down), shape.hidden
-    check_weight("router", experts.router, hidden, count)
-    top_k = integer("top_k", experts.top_k, 1)
-    if top_k > count or len(experts.gate_up) != count:
-        raise ValueError(
-            f"experts: got {len(experts.gate_up)} gate_up, {count} down and top_k {top_k}, expected as many "
-            "of both, and top_k of them at most"
-        )
-    for index, (first, second) in enumerate(zip(experts.gate_up, experts.down, strict=True)):
-        names = f"gate_up of expert {index}", f"down of expert {index}"
-        _check_mlp(names, first, second, hidden, has_gate=True)
-        if experts.clamp is not None and is_gated(first):
-            raise ValueError(f"clamp: got numbers, expected None as gate_up of expert {index} is gated")
-    gate_up, down = [matrices(one) for one in experts.gate_up], [matrix(one) for one in experts.down]
-    normalised, clamp = flag("normalised", experts.normalised), _checked_clamp(experts.clamp)
-    return _core.Experts(matrix(experts.router), gate_up, down, top_k, normalised, clamp)
-
-
-def _checked_clamp(clamp: tuple[float, float] | None) -> tuple[float, float] | None:
-    if clamp is None:
-        return None
-    if not isinstance(clamp, tuple) or len(clamp) != 2:
-        raise TypeError(f"clamp: got {clamp!r}, expected (alpha, limit) or None")
-    alpha, limit = (real(f"clamp[{index}]", one) for index, one in enumerate(clamp))
-    if not (2.0**-20 <= alpha <= 2.0**20 and 2.0**-20 <= limit <= 2.0**20):
-        raise ValueError(f"clamp: got {clamp!r}, expected two numbers from 2**-20 to 2**20")
-    return alpha, limit
 
 
 def _weights_of(layer: DecoderLayer) -> dict[str, Weights]:
     """By their names in messages."""
     named = {name: getattr(layer, name) for name in ("qkv", "o", "gate_up", "down")}
-    if layer.experts is not None:
-        named = {name: named[name] for name in ("qkv", "o")} | {"router": layer.experts.router}
-        for name in ("gate_up", "down"):
-            weights = getattr(layer.experts, name)
-            named |= {f"{name} of expert {index}": weight for index, weight in enumerate(weights)}
-    return named
+    if layer.experts is None:
+        return named
+    return {name: named[name] for name in ("qkv", "o")} | weights_of_experts(layer.experts)
 
 
 def tensors_of(layer: DecoderLayer) -> list[Tensor]:
@@ -245,6 +188,9 @@ def refuse_parts(index: int, layer: DecoderLayer) -> None:
     instance(f"layers[{index}]", layer, DecoderLayer, "name its weights")
     if layer.experts is not None:
         instance(f"layers[{index}].experts", layer.experts, Experts, "name its weights")
+        if layer.experts.shared is not None:
+            named = f"layers[{index}].experts.shared"
+            instance(named, layer.experts.shared, SharedExpert, "name its weights")
         if (layer.gate_up, layer.down) != (None, None):
             raise TypeError(f"layers[{index}].gate_up, down: got weights beside experts, expected None")
     for name, weights in _weights_of(layer).items():

@@ -88,18 +88,54 @@ inline F gelu_tanh(F x) {
   return Vec::mul(x, logistic(Vec::mul(inner, Vec::set1(1.59576912f))));
 }
 
+// x Phi(x) = max(x, 0) - |x| erfc(|x| / sqrt 2) / 2, with erfc to 1.5e-7: Abramowitz and Stegun, 7.1.26.
+// Beyond 16 nothing is left of it; a NaN stays NaN.
+inline F gelu(F x) {
+  const F one = Vec::set1(1.0f), minus = Vec::set1(-1.0f);
+  const F size = Vec::mul(minus, Vec::max(Vec::set1(-16.0f), Vec::mul(minus, Vec::abs(x))));
+  const F t = Vec::div(one, Vec::fma(size, Vec::set1(0.3275911f * 0.70710678f), one));
+  F p = Vec::fma(t, Vec::set1(1.061405429f), Vec::set1(-1.453152027f));
+  p = Vec::fma(p, t, Vec::set1(1.421413741f));
+  p = Vec::fma(p, t, Vec::set1(-0.284496736f));
+  p = Vec::fma(p, t, Vec::set1(0.254829592f));
+  const F e = exp2_flushed(Vec::mul(Vec::mul(size, size), Vec::set1(-0.5f * 1.44269504f)));
+  const F erfc = Vec::mul(Vec::mul(p, t), e);
+  return Vec::fma(Vec::mul(size, Vec::set1(-0.5f)), erfc, Vec::max(Vec::set1(0.0f), x));
+}
+
+// So et al., arXiv 2109.08668. A NaN stays NaN.
+inline F relu_squared(F x) {
+  const F cut = Vec::max(Vec::set1(0.0f), x);
+  return Vec::mul(cut, cut);
+}
+
+template <Activation kActivation>
+inline F activated(F x) {
+  if constexpr (kActivation == Activation::kSilu) return Vec::mul(x, logistic(x));
+  if constexpr (kActivation == Activation::kGeluTanh) return gelu_tanh(x);
+  if constexpr (kActivation == Activation::kGelu) return gelu(x);
+  return relu_squared(x);
+}
+
 template <Activation kActivation>
 inline void activate_with(const float* gate, const float* up, int64_t n, float* out) {
   for_vectors(n, [&](int64_t i, int lanes) {
-    const F x = load_some(gate + i, lanes);
-    const F made = kActivation == Activation::kSilu ? Vec::mul(x, logistic(x)) : gelu_tanh(x);
+    const F made = activated<kActivation>(load_some(gate + i, lanes));
     store_some(out + i, lanes, up == nullptr ? made : Vec::mul(made, load_some(up + i, lanes)));
   });
 }
 
 inline void activate(Activation activation, const float* gate, const float* up, int64_t n, float* out) {
-  if (activation == Activation::kSilu) return activate_with<Activation::kSilu>(gate, up, n, out);
-  activate_with<Activation::kGeluTanh>(gate, up, n, out);
+  switch (activation) {
+    case Activation::kSilu:
+      return activate_with<Activation::kSilu>(gate, up, n, out);
+    case Activation::kGeluTanh:
+      return activate_with<Activation::kGeluTanh>(gate, up, n, out);
+    case Activation::kGelu:
+      return activate_with<Activation::kGelu>(gate, up, n, out);
+    case Activation::kReluSquared:
+      return activate_with<Activation::kReluSquared>(gate, up, n, out);
+  }
 }
 
 // The experts of gpt-oss (arXiv 2508.10925). A NaN stays NaN.

@@ -7,7 +7,7 @@
 namespace tts {
 
 // Of the MLP's first product, or of its gate.
-enum class Activation : int { kSilu, kGeluTanh };
+enum class Activation : int { kSilu, kGeluTanh, kGelu, kReluSquared };
 
 // `out` may be the input of each, but of the rotations.
 struct RowKernels {

@@ -14,6 +14,7 @@ from ..model.device_steps import DeviceSteps
 from ..model.hf import HFEngine
 from ..model.host_steps import HostSteps
 from ..model.sparse import SparseConfig, check_sparse
+from ..model.support.features import refuse_sparse
 from .kv_budget import KVBudget, KVShare
 from .pool import make_pool
 from .runtime import Runtime
@@ -37,6 +38,7 @@ def assemble(
     engine = HFEngine(model, device, pack_weights=pack_weights)
     if sparse is not None:
         check_sparse(sparse, engine.kv_shape.num_layers)
+        refuse_sparse(engine.model, engine.calls)
     on_host = _runs_on_host(engine.device)
     with engine.weights.lock:
         self_check = check_agreement(engine, on_host=on_host) if check else None

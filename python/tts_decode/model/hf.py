@@ -198,7 +198,12 @@ class HFEngine:
     def general_forward(self, inputs: Inputs, context: StepContext) -> Output:
         """`forward` through the modules of the model, whatever is packed. One thread at a time runs them."""
         rows, kept = inputs.rows, list[Tensor]()
-        with self.weights.lock, torch.inference_mode(), self.tree_attention(context), ExitStack() as hooks:
+        with (
+            self.weights.lock,
+            torch.inference_mode(),
+            self.tree_attention(context, inputs.positions),
+            ExitStack() as hooks,
+        ):
             if inputs.hidden:
                 keep = self.base.register_forward_hook(lambda _module, _args, out: kept.append(out[0]))
                 hooks.callback(keep.remove)
@@ -248,13 +253,13 @@ class HFEngine:
             for module in watched
         ]
         try:
-            with torch.inference_mode(), self.tree_attention(probe):
+            with torch.inference_mode(), self.tree_attention(probe, positions):
                 if self.has_lm_head:
                     self._call(model, tokens, positions, attention_mask=mask, logits_to_keep=1)
                 else:
                     self._call(model.base_model, tokens, positions, attention_mask=mask)
         except Exception:  # attention code of a model's own may stumble over the mask it is handed
-            served = {id(module) for module, _ in self._own_attention}
+            served = {id(own.module) for own in self._own_attention}
             refuse_own_attention(model, [m for m in attention_modules(model) if id(m) not in served])
             raise
         finally:
@@ -274,18 +279,22 @@ class HFEngine:
         bodies = [self.model.get_submodule(".".join(shared[: i + 1])) for i in range(len(shared))]
         with recorded_masks() as asked:
             second = self._probe(None, bodies)
-        windows = [call.window for call in self.calls]
-        refuse_masks(self.model, asked, second.masks, windows, self.max_positions)
+        refuse_masks(self.model, asked, second.masks, self.calls, self.max_positions)
         if not self.has_lm_head:
             return self.model.base_model
         # Some heads run a part of the base model (OPT), of some it has another name (Llama 4).
         return next((body for body in bodies if body in second.ran), self.model.base_model)
 
     @contextmanager
-    def tree_attention(self, context: StepContext | Probe, layer: int = 0) -> Iterator[None]:
-        """Inside, the model's attention is the tree's; its first call is of this layer of the pool."""
+    def tree_attention(
+        self, context: StepContext | Probe, positions: Tensor, layer: int = 0
+    ) -> Iterator[None]:
+        """Inside, the model's attention is the tree's; its first call is of this layer of the pool.
+
+        positions: int64 [T], of the tokens.
+        """
         with (
-            forward_under_way(context, layer),
+            forward_under_way(context, positions, layer),
             self.attention(NAME),
             rerouted(self._own_attention, tree_attention),
         ):

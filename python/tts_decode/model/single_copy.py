@@ -9,7 +9,7 @@ from torch import nn
 
 from .families.catalogue import family_of
 from .families.conditions import why_general
-from .families.reading import is_mixture, part
+from .families.reading import is_mixture, linears_of, part
 from .packed_modules import (
     Packed,
     PackedEmbedding,
@@ -40,14 +40,11 @@ def pack_modules(model: Any) -> None:
         if tied:
             share_panels(table, PackedEmbedding, model.get_output_embeddings())
     for layer in base.layers:
-        attention, mlp = layer.self_attn, layer.mlp
-        linears = [part(attention, name) for name in (*family.qkv, "o_proj")]
-        if not is_mixture(family, mlp):
-            linears += [part(mlp, name) for name in (*family.gate_up, family.down)]
-        elif hasattr(mlp.experts, "gate_up_proj") and not family.clamped_experts:
+        mlp = layer.mlp
+        if is_mixture(family, mlp) and hasattr(mlp.experts, "gate_up_proj") and not family.clamped_experts:
             pack_module(mlp.experts, PackedExperts, {"gate_up_proj": Tie(), "down_proj": Tie()})
-        for linear in linears:
-            if type(linear) is nn.Linear:
+        for linear in linears_of(family, layer).values():
+            if type(linear) is nn.Linear and linear is not part(mlp, family.shared_gate):
                 pack_module(linear, PackedLinear, {"weight": Tie()})
     if not any(isinstance(module, Quantised) for module in model.modules()):
         _leave_files(model)

@@ -28,8 +28,8 @@ _ALL_PAGES = _NO_PAGE = 2**31 - 1
 class SparseConfig:
     """Which pages decode steps read, for `TreeDecoder(sparse=...)`.
 
-    A page has 16 tokens. Layers with a sliding window stay dense, and so do prompts, forced text of more than
-    a token and what `Branch.read` reads, unless `prompts` is set.
+    A page has 16 tokens. Layers with a sliding window or chunks stay dense, and so do prompts, forced text of
+    more than a token and what `Branch.read` reads, unless `prompts` is set. Models with ALiBi are refused.
 
     What a branch reads depends on its tokens and on where it was forked, never on who else lives, waits or
     runs; with `share` also on the branches that choose with it.

@@ -6,10 +6,10 @@ forward only, so `model.generate` keeps working on the same object.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -68,6 +68,7 @@ class _Forward:
     """A forward under way."""
 
     context: StepContext | Probe
+    positions: Tensor  # int64 [T]
     calls: int = 0  # of attention so far; a call's number is its layer of the KV pool
 
 
@@ -76,9 +77,12 @@ _forward: ContextVar[_Forward | None] = ContextVar("forward of a TreeDecoder", d
 
 
 @contextmanager
-def forward_under_way(context: StepContext | Probe, layer: int = 0) -> Iterator[None]:
-    """Inside, `tree_attention` serves this forward; its first call is of this layer of the pool."""
-    token = _forward.set(_Forward(context, layer))
+def forward_under_way(context: StepContext | Probe, positions: Tensor, layer: int = 0) -> Iterator[None]:
+    """Inside, `tree_attention` serves this forward; its first call is of this layer of the pool.
+
+    positions: int64 [T], of the tokens.
+    """
+    token = _forward.set(_Forward(context, positions, layer))
     try:
         yield
     finally:
@@ -95,11 +99,17 @@ def tree_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+    attention_chunk: int | None = None,
+    query_factors: Callable[[Tensor], Tensor] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention function of transformers.
 
     query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]. s_aux: sinks [heads].
+
+    The next three come from modules of `own_attention` only. alibi_slopes: [heads]. attention_chunk: tokens.
+    query_factors: of positions int64 [T], what the queries there are multiplied by, float [T].
     """
     forward = _forward.get()
     if forward is None:
@@ -112,16 +122,38 @@ def tree_attention(
     if isinstance(context, Probe):
         context.modules.append(module)
         context.masks.append(attention_mask)
-        context.calls.append(describe_call(module, query, key, value, sliding_window, softcap, s_aux, kwargs))
+        call = describe_call(module, query, key, value, sliding_window, softcap, s_aux, kwargs)
+        context.calls.append(
+            replace(
+                call,
+                chunk=attention_chunk,
+                alibi=alibi_slopes is not None,
+                by_position=query_factors is not None,
+            )
+        )
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[3]), None
     if attention_mask is not None and not is_view_of(attention_mask, any_mask(query.device)):
         raise refusal(module, "an attention mask of its own")
+    if query_factors is not None:
+        query = (query * query_factors(forward.positions)[:, None]).to(query.dtype)
     pool = context.pool
     q, k, v = (_padded(heads[0].transpose(0, 1), pool.head_dim) for heads in (query, key, value))
     k, v = (_repeated(heads, pool.num_kv_heads) for heads in (k, v))
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
     sinks = None if s_aux is None else s_aux.float()
-    out = attend_pages(context, layer, q, k, v, scale, sliding_window, softcap, sinks)
+    out = attend_pages(
+        context,
+        layer,
+        q,
+        k,
+        v,
+        scale,
+        sliding_window,
+        softcap,
+        sinks,
+        alibi_slopes=alibi_slopes,
+        attention_chunk=attention_chunk,
+    )
     return out[None, ..., : value.shape[3]], None
 
 
@@ -135,11 +167,14 @@ def attend_pages(
     window: int | None,
     soft_cap: float | None = None,
     sinks: Tensor | None = None,
+    *,
+    alibi_slopes: Tensor | None = None,
+    attention_chunk: int | None = None,
 ) -> Tensor:
     """Stores the keys and values [T, kv_heads, d] of the new tokens; [T, heads, d] for queries like it."""
     context.pool.append(layer, k, v, context.slots)
     selection = None
-    if context.sparse is not None and window is None:
+    if context.sparse is not None and window is None and attention_chunk is None:
         selection = context.sparse.select(layer, context.pool, q, scale)
     attend = context.pool.attend if context.masses is None else context.pool.attend_with_mass
     out, *others = attend(
@@ -151,6 +186,8 @@ def attend_pages(
         logits_soft_cap=soft_cap,
         selection=selection,
         sinks=sinks,
+        alibi_slopes=alibi_slopes,
+        attention_chunk=attention_chunk,
     )
     if context.masses is not None:
         context.masses.add(others[-1])

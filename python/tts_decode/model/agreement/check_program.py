@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,8 +52,11 @@ class CheckProgram:
         logit_index: of those rows, the low text and the index among `logit_rows`.
     """
 
-    def __init__(self, vocab_size: int, avoid: set[int], max_positions: int | None) -> None:
-        """avoid: token ids that mean something to the model, such as padding."""
+    def __init__(
+        self, vocab_size: int, avoid: set[int], max_positions: int | None, chunks: set[int] | None = None
+    ) -> None:
+        """avoid: token ids that mean something to the model, such as padding. chunks: of tokens, within which
+        some layers attend."""
         generator = torch.Generator().manual_seed(0)
         usable = torch.arange(min(vocab_size, 1 << 16))
         usable = usable[~torch.isin(usable, torch.tensor(sorted(avoid), dtype=torch.long))]
@@ -61,6 +65,10 @@ class CheckProgram:
         for text, shared in _FORKS.items():
             self.low[text, :shared] = self.low[0, :shared]
         first = 0 if max_positions is None else max(0, max_positions - _MARGIN)
+        # Masks of a plain forward go by the tokens' places, which are to lie in chunks as their positions do.
+        chunk = math.lcm(*(chunks or ()))
+        if chunks and first // chunk != (first + _HIGH - 1) // chunk:
+            first -= first % chunk
         self.high_positions = torch.arange(first, first + _HIGH)[None]
         self.positions = torch.cat([torch.arange(_LOW).repeat(_LOWS), self.high_positions[0]])
         self._tokens = torch.cat([self.low.flatten(), self.high[0]])

@@ -112,8 +112,12 @@ class GeneralPath:
         for step, context, calls in zip(made.program.steps, self._contexts, self._calls, strict=True):
             _copy_pages(self._pool, step)
             source = step.source.to(made.engine.device)
+            positions = made.program.positions.to(source.device)[source]
             chosen = [indices[source] for indices in plain.routing[layer]]
-            with made.engine.tree_attention(context, layer), ReplayTopk(chosen) if chosen else nullcontext():
+            with (
+                made.engine.tree_attention(context, positions, layer),
+                ReplayTopk(chosen) if chosen else nullcontext(),
+            ):
                 got.append(calls[layer].run(forward, plain.inputs[layer][..., source, :]))
         made.layer(layer, got, "general")
 

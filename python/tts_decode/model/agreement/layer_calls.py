@@ -31,6 +31,24 @@ class LayerCall:
             return hidden_of(forward(states, *self.args[1:], **self.kwargs))
         return hidden_of(forward(**self.kwargs | {"hidden_states": states}))
 
+    def behind(self, count: int) -> LayerCall:
+        """The same call for a layer that counts tokens by its KV cache, `count` of which are before these."""
+        caches = self.kwargs.keys() & {"cache", "past_key_values"}  # by the release of transformers
+        return LayerCall(self.args, self.kwargs | dict.fromkeys(caches, _Counted(count)))
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """Stands for a KV cache of so many tokens, none of which is attended to."""
+
+    count: int
+
+    def get_seq_length(self, *_: Any) -> int:
+        return self.count
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        return keys, values
+
 
 def hidden_of(result: Any) -> Tensor:
     """The hidden states of what a layer returned, [..., N, hidden]."""

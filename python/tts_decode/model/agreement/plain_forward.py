@@ -46,6 +46,7 @@ class PlainForward:
         self._weights = weights
         self._implementation = _plain_attention(engine)
         self._high_calls: list[LayerCall] = []
+        self._first_high = int(program.high_positions[0, 0])
         self._counted: set[int] = set()  # layers that may count their rows
         last = self._run_low(program)
         if len(self.inputs) != len(layers):
@@ -54,7 +55,9 @@ class PlainForward:
 
     def finish(self, layer: int) -> None:
         """Computes a layer's output at high positions. Its weights are substituted."""
-        call = self._high_calls[layer]
+        call, by_position = self._high_calls[layer], self._engine.calls[layer].by_position
+        if by_position:
+            call = call.behind(self._first_high)
         routing: Routing = []
         with (
             self._engine.attention(self._implementation),
@@ -62,7 +65,7 @@ class PlainForward:
             RecordTopk(routing),
         ):
             output = call.run(self._layers[layer].forward, call.hidden)
-        if counted and layer in self._counted:
+        if counted and layer in self._counted and not by_position:
             raise refusal(self._engine.model, "attention that counts its rows itself (a scale by position)")
         self.outputs[layer] = torch.cat([self.outputs[layer], output], -2)
         self.routing[layer] = joined(self.routing[layer], routing)

@@ -18,7 +18,8 @@ from its class.
 Positions are compared twice: as the model counts them itself from 0 on, and, given to it, at the end of those
 that it has, past every threshold on the way. What goes by a token's place in the sequence acts only in texts
 longer than these: attention masks are asked for at all lengths (`masks.py`), settings are looked at by name
-(`features.py`), and an attention that counts its rows itself is refused here.
+(`features.py`), and an attention that counts its rows itself is refused here, unless a forward in
+`own_forwards.py` goes by the positions in its stead: then it is told where the rows at high positions are.
 """
 
 from __future__ import annotations
@@ -164,7 +165,8 @@ def _compare(engine: HFEngine, on_host: bool) -> Differences:
     head = model.get_output_embeddings()
     weights = Weights(runs, layers, head, exact=exact, dequantised=compared)
     avoid = special_tokens(model.config) | special_tokens(engine.config)
-    program = CheckProgram(engine.config.vocab_size, avoid, engine.max_positions)
+    chunks = {call.chunk for call in engine.calls if call.chunk is not None}
+    program = CheckProgram(engine.config.vocab_size, avoid, engine.max_positions, chunks)
     differences = Differences(type(model).__name__, dtype)
     with weights.rest():
         plain = PlainForward(engine, layers, weights, program)

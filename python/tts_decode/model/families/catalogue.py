@@ -42,6 +42,10 @@ _GRANITE_OPTIONS = (
     "logits_scaling",
 )
 _MIXTURE = ("num_experts_per_tok", "output_router_logits", "router_aux_loss_coef")
+_QWEN_MIXTURE = (
+    *(*_MIXTURE, "num_experts", "norm_topk_prob", "moe_intermediate_size"),
+    *("sliding_window", "use_sliding_window", "decoder_sparse_step", "mlp_only_layers"),
+)
 _FUSED_MLP: dict[str, Any] = {"gate_up": ("gate_up_proj",), "activation": "activation_fn"}
 
 _DECLARED = (
@@ -152,18 +156,32 @@ _DECLARED = (
         down="c_proj",
         activation="act",
     ),
+    Family("ArceeModel", _BIASES, gate_up=("up_proj",), gated=False),
+    Family(
+        "NemotronModel",
+        (*_BIASES, "norm_eps"),
+        norm="layer_plus_one",
+        gate_up=("up_proj",),
+        gated=False,
+    ),
     Family(
         "MixtralModel",
         (*_MIXTURE, "sliding_window", "num_local_experts", "router_jitter_noise"),
         normalises_experts=True,
     ),
     Family(
-        "Qwen3MoeModel",
+        "Qwen2MoeModel",
         (
-            *(*_MIXTURE, "num_experts", "norm_topk_prob", "moe_intermediate_size"),
-            *("attention_bias", "sliding_window", "use_sliding_window"),
-            *("decoder_sparse_step", "mlp_only_layers"),
+            *(*_QWEN_MIXTURE, "shared_expert_intermediate_size", "qkv_bias"),
+            *("layer_types", "max_window_layers"),
         ),
+        normalises_experts="norm_topk_prob",
+        shared_expert="shared_expert",
+        shared_gate="shared_expert_gate",
+    ),
+    Family(
+        "Qwen3MoeModel",
+        (*_QWEN_MIXTURE, "attention_bias"),
         head_norms=_HEAD_NORMS,
         normalises_experts="norm_topk_prob",
     ),

@@ -15,7 +15,16 @@ from ..support.features import stored_head_dim
 from ..support.named_features import text_body
 from .catalogue import FAMILIES
 from .declaration import Family
-from .reading import ACTIVATIONS, activation_of, epsilon_of, is_mixture, is_parallel, layer_norms, part
+from .reading import (
+    ACTIVATIONS,
+    activation_of,
+    epsilon_of,
+    is_mixture,
+    is_parallel,
+    layer_norms,
+    linears_of,
+    part,
+)
 
 # Fields of a config that every declaration covers: sizes, tokens, what training alone reads, and rotary
 # angles, scales and activations, which are read from the model's modules.
@@ -117,10 +126,7 @@ def _panels(model: Any) -> list[tuple[str, Tensor]]:
 def _undeclared(family: Family, layer: Any) -> str | None:
     """What a layer has that its declaration does not account for, or lacks."""
     attention, mlp = part(layer, "self_attn"), part(layer, "mlp")
-    mixture = is_mixture(family, mlp)
-    linears = {f"self_attn.{name}": part(attention, name) for name in (*family.qkv, "o_proj")}
-    if not mixture:
-        linears |= {f"mlp.{name}": part(mlp, name) for name in (*family.gate_up, family.down)}
+    mixture, linears = is_mixture(family, mlp), linears_of(family, layer)
     norms = {name: part(layer, name) for name in layer_norms(family)}
     if norms and is_parallel(family, layer) and norms.get(family.mlp_norm or "") is None:
         norms.pop(family.mlp_norm or "", None)  # the MLP reads through input_norm
@@ -134,7 +140,7 @@ def _undeclared(family: Family, layer: Any) -> str | None:
         declared.add(f"self_attn.{family.sinks}")
     if mixture:
         declared |= _weights_of_experts(family)
-    if family.norm == "layer":
+    if family.norm.startswith("layer"):
         declared |= {f"{name}.bias" for name in norms}
     for name, _ in [*layer.named_parameters(), *layer.named_buffers()]:
         if name not in declared:
@@ -142,13 +148,19 @@ def _undeclared(family: Family, layer: Any) -> str | None:
     for side, names in ("self_attn", family.qkv), ("mlp", () if mixture else family.gate_up):
         if len({linears[f"{side}.{name}"].bias is None for name in names}) > 1:
             return f"only some of {', '.join(names)} have a bias"
+    shared = part(mlp, family.shared_expert) if mixture else None
     inner = mlp.experts if mixture else mlp
-    if not (mixture and family.clamped_experts):
-        activation = activation_of(family, inner)
+    for one in () if mixture and family.clamped_experts else (inner, *([] if shared is None else [shared])):
+        activation = activation_of(family, one)
         if activation is None or (mixture and activation != "swiglu"):
-            return f"the activation {type(part(inner, family.activation)).__name__}"
-    width = _experts_width(family, inner) if mixture else linears[f"mlp.{family.down}"].in_features
-    return "the width of the MLP is no multiple of 16" if width % 16 else None
+            return f"the activation {type(part(one, family.activation)).__name__}"
+    widths = [module.in_features for name, module in linears.items() if name.endswith(f".{family.down}")]
+    widths += [_experts_width(family, inner)] if mixture else []
+    if any(width % 16 for width in widths):
+        return "the width of the MLP is no multiple of 16"
+    if shared is not None and part(shared, family.down).bias is not None:
+        return "the shared expert has biases"
+    return None
 
 
 def _weights_of_experts(family: Family) -> set[str]:

@@ -25,8 +25,8 @@ class Family:
         options: fields of its config that this declaration covers, beside those of all models
             (`conditions.py`). A model whose config sets another one runs over the general path.
         wrappers: classes of models for more than text, in which the base model lies deeper.
-        norm: "rms", "rms_plus_one" where the weight is stored without the one that it is added to (Gemma), or
-            "layer".
+        norm: "rms" or "layer"; "rms_plus_one", "layer_plus_one" where the weight is stored without the one
+            that it is added to (Gemma, Nemotron).
         input_norm, out_norm, mlp_norm, mlp_out_norm: modules of a layer; None: no such norm.
         head_norms: modules of the attention that norm q and k before the rotation, each head on its own or
             all together, as their weights say.
@@ -37,6 +37,8 @@ class Family:
         normalises_experts: where an MLP is a mixture (`is_mixture`), whether the weights of a token's experts
             are scaled to sum to 1; a name: an attribute of the router says so. None: there are no mixtures.
         router: module of a mixture that chooses.
+        shared_expert: module of a mixture: an MLP that all tokens go through. shared_gate: likewise, of the
+            number by whose sigmoid that counts. None: there is none.
         clamped_experts: a mixture's experts are those of gpt-oss: biases, weights [inputs, outputs] in which
             the columns of gate and up alternate, and a clamped SwiGLU by their attributes alpha and limit.
         sinks: attribute of the attention: a logit of each head without a value (gpt-oss).
@@ -56,7 +58,7 @@ class Family:
     base: str
     options: tuple[str, ...] = ()
     wrappers: tuple[str, ...] = ()
-    norm: Literal["rms", "rms_plus_one", "layer"] = "rms"
+    norm: Literal["rms", "rms_plus_one", "layer", "layer_plus_one"] = "rms"
     input_norm: str | None = "input_layernorm"
     out_norm: str | None = None
     mlp_norm: str | None = "post_attention_layernorm"
@@ -69,6 +71,8 @@ class Family:
     activation: str = "act_fn"
     normalises_experts: bool | str | None = None
     router: str = "gate"
+    shared_expert: str | None = None
+    shared_gate: str | None = None
     clamped_experts: bool = False
     sinks: str | None = None
     rotates: Callable[[Any], bool] = _always

@@ -7,9 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.activations import GELUTanh, NewGELUActivation, SiLUActivation
+from transformers.activations import (
+    GELUActivation,
+    GELUTanh,
+    NewGELUActivation,
+    ReLUSquaredActivation,
+    SiLUActivation,
+)
 
-from tts_kernels import DecoderLayer, Experts, PackedWeight, Weight
+from tts_kernels import DecoderLayer, Experts, PackedWeight, SharedExpert, Weight
 
 from ..packed_modules import PackedExperts, PackedLinear
 from ..quantised_experts import QuantisedExperts
@@ -18,11 +24,13 @@ from ..support.features import AttentionCall
 from .declaration import Family
 
 # By the activation's class, that of the MLP with a gate and without.
-ACTIVATIONS: dict[type, tuple[str, str | None]] = {
+ACTIVATIONS: dict[type, tuple[str | None, str | None]] = {
     nn.SiLU: ("swiglu", None),
     SiLUActivation: ("swiglu", None),
     GELUTanh: ("geglu_tanh", "gelu_tanh"),
     NewGELUActivation: ("geglu_tanh", "gelu_tanh"),
+    GELUActivation: ("geglu", "gelu"),
+    ReLUSquaredActivation: (None, "relu_squared"),
 }
 
 
@@ -50,9 +58,9 @@ def norm_of(family: Family, norm: Any) -> Tensor | None:
     if norm is None:
         return None
     weight: Tensor = norm.weight.detach().float()
-    if family.norm == "rms_plus_one":
-        return weight + 1.0
-    if family.norm == "rms":
+    if family.norm.endswith("plus_one"):
+        weight = weight + 1.0
+    if family.norm.startswith("rms"):
         return weight
     bias = getattr(norm, "bias", None)
     return torch.stack([weight, torch.zeros_like(weight) if bias is None else bias.detach().float()])
@@ -60,6 +68,20 @@ def norm_of(family: Family, norm: Any) -> Tensor | None:
 
 def epsilon_of(norm: Any) -> float:
     return float(norm.eps if hasattr(norm, "eps") else norm.variance_epsilon)
+
+
+def linears_of(family: Family, layer: Any) -> dict[str, Any]:
+    """The linear layers that a layer has by its declaration, but for routers, by name; None: not there."""
+    attention, mlp = part(layer, "self_attn"), part(layer, "mlp")
+    linears = {f"self_attn.{name}": part(attention, name) for name in (*family.qkv, "o_proj")}
+    named, whose = "mlp", mlp
+    if is_mixture(family, mlp):
+        named, whose = f"mlp.{family.shared_expert}", part(mlp, family.shared_expert)
+        if family.shared_expert is None:
+            return linears
+        if family.shared_gate is not None:
+            linears[f"mlp.{family.shared_gate}"] = part(mlp, family.shared_gate)
+    return linears | {f"{named}.{name}": part(whose, name) for name in (*family.gate_up, family.down)}
 
 
 def is_parallel(family: Family, layer: Any) -> bool:
@@ -223,6 +245,17 @@ def _packed_experts(family: Family, mlp: Any) -> Experts:
         top_k=router.top_k,
         normalised=bool(getattr(router, named) if isinstance(named, str) else named),
         clamp=clamp_of(family, experts),
+        shared=_packed_shared(family, mlp),
+    )
+
+
+def _packed_shared(family: Family, mlp: Any) -> SharedExpert | None:
+    shared, gate = part(mlp, family.shared_expert), part(mlp, family.shared_gate)
+    if shared is None:
+        return None
+    down = weight_of(part(shared, family.down))
+    return SharedExpert(
+        _packed_gate_up(family, shared, "swiglu"), down, None if gate is None else weight_of(gate)
     )
 
 

@@ -43,6 +43,9 @@ class AttentionCall:
     soft_cap: float | None
     causal: bool
     extra: tuple[str, ...]  # names of further arguments
+    chunk: int | None = None  # tokens
+    alibi: bool = False
+    by_position: bool = False  # whether queries are multiplied by a factor of their position
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,15 @@ def refuse_calls(model: Any, calls: Sequence[AttentionCall], modules: Sequence[n
     if largest > 256:
         raise refusal(model, f"head_dim {largest} (served: up to 256)")
     return KVShape(len(calls), q_heads, kv_heads, stored_head_dim(largest))
+
+
+def refuse_sparse(model: Any, calls: Sequence[AttentionCall]) -> None:
+    """Raises UnsupportedModelError where a page's summary does not tell what a query finds in it."""
+    if any(call.alibi for call in calls):
+        raise UnsupportedModelError(
+            f"sparse: got a SparseConfig for {type(model).__name__}, whose ALiBi positions no page's summary "
+            "knows, expected None; leave it out"
+        )
 
 
 def stored_head_dim(size: int) -> int:

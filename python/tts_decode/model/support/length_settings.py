@@ -28,10 +28,10 @@ _SERVED = {
         ),
         "choose the layers with a window",
     ),
-    "attn_temperature_tuning": "attention that counts its rows is refused",
+    "attn_temperature_tuning": "of Llama 4, by positions (own_forwards.py); others that count are refused",
     "floor_scale": "of attn_temperature_tuning",
     "mamba_chunk_size": "of layers that are refused where a model has them",
-    "window_size": "of GPT-Neo, whose local layers hand it to the attention function (own_attention.py)",
+    "window_size": "of GPT-Neo, whose local layers hand it to the attention function (own_forwards.py)",
     "llama_4_scaling_beta": "goes by the positions that the model is given",
     **dict.fromkeys(("index_block_size", "index_topk_blocks"), "of layers whose type is refused"),
     "chunk_size_feed_forward": "splits a product, whose rows do not depend on one another",
@@ -54,7 +54,7 @@ def text_limit(config: Any) -> TextLimit:
     beside the cached ones of before. In a tree a branch's numbers would then depend on how its text came to
     be: in which chunks, and with which of its pages found in other branches.
     """
-    positions = getattr(config, "max_position_embeddings", None)
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
     limits = [TextLimit(positions)] if positions is not None else []
     for parameters in _rotary_parameters(config):
         kind = parameters.get("rope_type")

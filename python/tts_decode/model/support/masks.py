@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .features import refusal
+from .features import AttentionCall, refusal
 
 # Indices of sequence, head, query and key, broadcast -> bool, whether the query sees the key
 MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -51,22 +51,24 @@ def refuse_masks(
     model: Any,
     asked: Sequence[Asked],
     masks: Sequence[Tensor | None],
-    windows: Sequence[int | None],
+    calls: Sequence[AttentionCall],
     max_positions: int | None,
 ) -> None:
-    """Raises UnsupportedModelError unless each layer's mask is causal, or causal within the layer's window.
+    """Raises UnsupportedModelError unless each layer's mask is causal, or causal within the layer's window or
+    chunk.
 
-    asked: of `recorded_masks`. masks: what reached each layer's attention, None: no mask. windows: what each
+    asked: of `recorded_masks`. masks: what reached each layer's attention, None: no mask. calls: what each
     layer handed to the attention function. max_positions: up to which the masks are looked at.
     """
-    for layer, (mask, window) in enumerate(zip(masks, windows, strict=True)):
+    for layer, (mask, call) in enumerate(zip(masks, calls, strict=True)):
         if mask is None:
             continue
         functions = [function for made, function in asked if is_view_of(mask, made)]
         if not functions:
             raise refusal(model, "an attention mask of its own")
-        if not _is_served(functions[0], window, max_positions or 1 << 20):
-            seen = "all before it" if window is None else f"the last {window}"
+        if not _is_served(functions[0], call, max_positions or 1 << 20):
+            seen = "all before it" if call.window is None else f"the last {call.window}"
+            seen = seen if call.chunk is None else f"{seen} in chunks of {call.chunk}"
             raise refusal(
                 model,
                 f"an attention mask in layer {layer} by which a token does not see {seen} (chunks or blocks, "
@@ -74,14 +76,17 @@ def refuse_masks(
             )
 
 
-def _is_served(function: MaskFunction, window: int | None, max_positions: int) -> bool:
+def _is_served(function: MaskFunction, call: AttentionCall, max_positions: int) -> bool:
     """Whether a query at any position sees keys at all distances as the kernels have it."""
-    edges = {window or 0, max_positions - 1} | {1 << power for power in range(max_positions.bit_length())}
+    window, chunk = call.window or max_positions, call.chunk or max_positions
+    edges = {1 << power for power in range(max_positions.bit_length())} | {max_positions - 1}
+    edges |= {call.window or 0, chunk, 2 * chunk, max_positions // chunk * chunk}
     near = torch.tensor(sorted({max(0, edge + d) for edge in edges for d in (-1, 0, 1)}))
     query = near[near < max_positions][:, None]
-    key = torch.cat([query - near, query + near], 1)
+    begin = query - query % chunk
+    key = torch.cat([query - near, query + near, begin - 1, begin], 1)
     exists = (key >= 0) & (key < max_positions)
-    expected = (key <= query) & (query - key < (window or max_positions))
+    expected = (key <= query) & (query - key < window) & (key >= begin)
     zero = torch.zeros((1, 1, 1, 1), dtype=torch.long)
     try:
         sees = function(zero, zero, query[None, None], key.clamp(0, max_positions - 1)[None, None])

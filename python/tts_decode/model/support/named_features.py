@@ -10,7 +10,9 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-_LAYER_TYPES = {"full_attention", "sliding_attention", "mlp", "moe"}
+from .own_attention import has_only_distances
+
+_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention", "mlp", "moe"}
 
 
 def unserved_feature(model: Any) -> str | None:
@@ -27,7 +29,8 @@ def unserved_feature(model: Any) -> str | None:
     other = sorted(set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES)
     if other:
         return f"layers of type {', '.join(other)}"
-    if "position_ids" not in inspect.signature(type(body).forward).parameters:
+    given = inspect.signature(type(body).forward).parameters
+    if "position_ids" not in given and not has_only_distances(body):
         return "positions that it counts by itself (its forward takes no position_ids)"
     return None
 
@@ -113,11 +116,10 @@ _CONFIG_FEATURES: dict[str, Callable[[Any], bool]] = {
     "the KV of another model (it drafts for that one)": lambda config: (
         bool(shared := getattr(config, "num_kv_shared_layers", None)) and shared == config.num_hidden_layers
     ),
-    "chunked attention": lambda config: "chunked_attention" in (getattr(config, "layer_types", None) or ()),
     "bidirectional attention": lambda config: (
         getattr(config, "use_bidirectional_attention", None) in (True, "all")
     ),
-    "ALiBi positions": _truthy("alibi"),
+    "ALiBi positions rounded to bfloat16": _truthy("alibi"),  # of Falcon
     "multi-axis rotary positions (M-RoPE)": _rope(lambda rope: "mrope_section" in rope),
 }
 
@@ -129,6 +131,8 @@ _MODULE_FEATURES: dict[str, Callable[[nn.Module], bool]] = {
     ),
     "convolutions over neighbouring tokens": lambda module: isinstance(module, nn.Conv1d),
     "sparse attention by an indexer": _part_is("^indexer$"),
-    "ALiBi positions": lambda module: any(re.match("build_.*alibi", name) for name in dir(module)),
+    "ALiBi positions": lambda module: (
+        any(re.match("build_.*alibi", name) for name in dir(module)) and not has_only_distances(module)
+    ),
     "relative position biases": _part_is("^rel_|^relative_|_rel_"),
 }
