@@ -14,6 +14,8 @@ from tts_kernels import QuantisedWeight, packed_linear
 from ..errors import UnsupportedModelError
 from .packed_modules import Packed
 
+_BAND = 1 << 20  # weights that are dequantised at a time
+
 
 class Quantised(nn.Module):
     """What modules with one quantised weight share. They stay on the CPU, are not trained and not saved.
@@ -78,23 +80,19 @@ class QuantisedLinear(Quantised):
 
     Attributes:
         in_features, out_features: of the layer.
-        stand_in: float32 [out_features, in_features] to be multiplied with instead, or None. The self-check
-            sets it for a moment, as the int8 rounding of activations would hide small faults.
+        exact: products are torch's with the dequantised weight. The self-check sets it for a moment, as the
+            int8 rounding of activations would hide small faults.
     """
 
     def __init__(self, weight: QuantisedWeight, kind: str = "quantised") -> None:
         super().__init__(weight, kind)
         self.in_features, self.out_features = weight.inputs, weight.outputs
-        self.stand_in: Tensor | None = None
+        self.exact = False
 
     def forward(self, x: Tensor) -> Tensor:
         """x: float32 or bfloat16 [..., in_features]. Returns [..., out_features] in its dtype."""
         rows = x.reshape(-1, self.in_features)
-        if self.stand_in is None:
-            made = packed_linear(rows, self.quantised)
-        else:
-            bias = None if self.bias is None else self.bias[: self.out_features]
-            made = nn.functional.linear(rows.float(), self.stand_in, bias)
+        made = (product_in_bands if self.exact else packed_linear)(rows, self.quantised)
         return made.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
 
 
@@ -123,6 +121,17 @@ class QuantisedEmbedding(Quantised):
         super()._apply(fn, recurse)
         self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
         return self
+
+
+def product_in_bands(x: Tensor, weight: QuantisedWeight) -> Tensor:
+    """What torch makes of x [T, inputs] and the dequantised weight, a band of its outputs at a time: float32
+    [T, outputs]."""
+    made = torch.empty(len(x), weight.outputs)
+    wide = x.float()
+    for rows in torch.split(torch.arange(weight.outputs), max(1, _BAND // weight.inputs)):
+        bias = None if weight.bias is None else weight.bias[rows]
+        made[:, rows[0] : rows[-1] + 1] = nn.functional.linear(wide, weight.rows(rows), bias)
+    return made
 
 
 def weight_shape(module: Any) -> list[int]:

@@ -7,7 +7,7 @@ memory and version.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..quantised_experts import QuantisedExperts
 from ..quantised_modules import QuantisedEmbedding, QuantisedLinear
 
 _HALF = (torch.bfloat16, torch.float16)
+_ROUNDING = (QuantisedLinear, QuantisedExperts)  # modules that round activations to int8
 _NOISE = 0.2  # standard deviation that constant vectors get, as beside a norm's 1
 
 
@@ -43,35 +44,19 @@ class _Substitute:
         return made.add(noise, alpha=size)
 
 
-@dataclass(frozen=True)
-class _StandIn:
-    """The float weight of a linear layer whose own is quantised."""
-
-    module: QuantisedLinear
-    name: str = "stand_in"
-    tensor: None = None
-
-    @property
-    def tensors(self) -> dict[str, Any]:
-        return vars(self.module)
-
-    def made(self) -> Tensor:
-        return self.module.dequantised()
-
-
 class Weights:
     """A model's weights in float32 with noise on constant ones, for a layer or for all else at a time.
 
     A weight that is all 0 or all 1, as norms, biases and gates are made, can hide that it is not applied or
-    applied in another place; so it is moved. All others are as they are; those that are quantised have a
-    stand-in in float32 in some of the layers. Layers whose weights are packed have them back meanwhile, so
+    applied in another place; so it is moved. All others are as they are; those that are quantised are
+    multiplied exactly in some of the layers. Layers whose weights are packed have them back meanwhile, so
     that the code of transformers multiplies with them.
 
     Args:
         layers: modules that `layer` substitutes one by one.
         head: output embeddings, or None; they stay in their dtype, for which their inputs are cast.
         exact: False leaves all dtypes as they are, for quantised weights in classes of others.
-        dequantised: layers whose quantised weights have stand-ins.
+        dequantised: layers whose quantised weights are multiplied exactly.
     """
 
     def __init__(
@@ -90,13 +75,10 @@ class Weights:
         kept = {id(module) for module in [*self._tables, head]}
         self._layers = layers
         self._changed: set[int] = set()
-        self._stand_ins = [
-            [_StandIn(module) for module in layer.modules() if isinstance(module, QuantisedLinear)]
-            if index in dequantised
-            else []
+        self._exactly = [
+            [m for m in layer.modules() if index in dequantised and isinstance(m, _ROUNDING)]
             for index, layer in enumerate(layers)
         ]
-        self._rounds = [any(isinstance(m, QuantisedExperts) for m in layer.modules()) for layer in layers]
         rest = (module for module in outer if id(module) not in kept)
         self._rest = list(_substitutes(rest, exact, len(layers)))
         self._rest += _substitutes([*self._tables, *([head] if head else [])], False, len(layers) + 1)
@@ -104,11 +86,12 @@ class Weights:
 
     def changes(self, layer: int) -> bool:
         """Inside `layer`: whether any weight has a substitute."""
-        return layer in self._changed or bool(self._stand_ins[layer])
+        return layer in self._changed or bool(self._exactly[layer])
 
-    def stands_in(self, layer: int) -> bool:
-        """Whether quantised weights of a layer have stand-ins."""
-        return bool(self._stand_ins[layer])
+    def are_quantised(self, layer: int) -> bool:
+        """Whether weights of a layer are quantised, and it is one of those where they are multiplied
+        exactly."""
+        return bool(self._exactly[layer])
 
     @contextmanager
     def layer(self, index: int) -> Iterator[None]:
@@ -119,26 +102,24 @@ class Weights:
             changed = list(_substitutes(self._layers[index].modules(), self._exact, index))
             if changed:
                 self._changed.add(index)
-            stack.enter_context(_substituted([*changed, *self._stand_ins[index]]))
+            stack.enter_context(_substituted(changed))
+            stack.enter_context(self._multiplied(index, exactly=True))
             yield
 
-    def rounds(self, layer: int) -> bool:
-        """Whether a layer rounds activations to int8 in spite of stand-ins. Experts have none, as those of a
-        layer may take gigabytes."""
-        return self._rounds[layer]
+    def as_served(self, layer: int) -> AbstractContextManager[None]:
+        """Inside `layer`: its quantised weights are multiplied as ever."""
+        return self._multiplied(layer, exactly=False)
 
     @contextmanager
-    def without_stand_ins(self, layer: int) -> Iterator[None]:
-        """Inside `layer`: its quantised weights are as they are."""
-        modules = [one.module for one in self._stand_ins[layer]]
-        before = [module.stand_in for module in modules]
+    def _multiplied(self, layer: int, *, exactly: bool) -> Iterator[None]:
+        modules = self._exactly[layer]
         try:
             for module in modules:
-                module.stand_in = None
+                module.exact = exactly
             yield
         finally:
-            for module, stand_in in zip(modules, before, strict=True):
-                module.stand_in = stand_in
+            for module in modules:
+                module.exact = not exactly
 
     @contextmanager
     def rest(self) -> Iterator[None]:
@@ -185,7 +166,7 @@ def _is_constant(weight: Tensor) -> bool:
 
 
 @contextmanager
-def _substituted(substitutes: Sequence[_Substitute | _StandIn]) -> Iterator[None]:
+def _substituted(substitutes: Sequence[_Substitute]) -> Iterator[None]:
     try:
         for substitute in substitutes:
             substitute.tensors[substitute.name] = substitute.made()
