@@ -91,12 +91,11 @@ def test_a_loaded_model_has_the_bits_of_one_that_was_packed_beside_its_own(
         plain_logits(loaded), plain_logits(model), rtol=0, atol=1e-3 if dtype == torch.float32 else 0.5
     )
     if dtype == torch.float32:
-        packed = ("_proj",) if family == "gpt_oss" else ("_proj", "experts")
-        assert all(isinstance(m, Packed) for n, m in loaded.named_modules() if n.endswith(packed))
+        packed = [m for n, m in loaded.named_modules() if n.endswith(("_proj", "experts"))]
+        assert all(isinstance(module, Packed) for module in packed)
     engine = decoder.runtime.engine
     ours, theirs = (sum(weight_bytes(one).values()) for one in (loaded, model))
-    if family != "gpt_oss":  # whose experts lie transposed
-        assert ours + packed_bytes(loaded, engine.packed) <= 1.02 * theirs
+    assert ours + packed_bytes(loaded, engine.packed) <= 1.02 * theirs
     state = loaded.state_dict()
     for name, tensor in model.state_dict().items():
         assert torch.equal(state[name], tensor), name

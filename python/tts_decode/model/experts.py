@@ -11,6 +11,12 @@ from torch import Tensor
 from tts_kernels import Weight, packed_linear
 
 
+def clamped_swiglu(gate: Tensor, up: Tensor, alpha: float, limit: float) -> Tensor:
+    """The activation of gpt-oss, `tts_kernels.Experts.clamp`."""
+    gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    return (up + 1) * (gate * torch.sigmoid(alpha * gate))
+
+
 class Expert(NamedTuple):
     """gate_up: of gate and of up, or one with the outputs of both one behind the other."""
 

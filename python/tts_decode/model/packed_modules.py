@@ -75,6 +75,12 @@ class Packed(nn.Module):
         """A copy of a weight, in the shape and dtype that it had."""
         return self.packed(name).unpacked().view(self.parts[name].shape)
 
+    @staticmethod
+    def pack_part(name: str, weight: Tensor) -> Tensor:
+        """The panels of a weight, in its memory where that is its alone."""
+        pack = PackedWeight.pack_in_place if is_alone(weight) else PackedWeight.pack
+        return pack(weight.flatten(0, -2)).panels
+
     def still_packed(self, x: Tensor | None = None) -> bool:
         """Whether it can run over panels: x needs no gradient, and no module has their common weight back.
         Else it is unpacked."""
@@ -222,10 +228,7 @@ def pack_module(module: Any, kind: type[Packed], ties: dict[str, Tie]) -> None:
     """
     made = {}
     for name in ties:
-        weight = module._parameters[name].detach()
-        rows = weight.flatten(0, -2)
-        alone = weight.untyped_storage().nbytes() == weight.nbytes
-        made[name] = (PackedWeight.pack_in_place if alone else PackedWeight.pack)(rows).panels
+        made[name] = kind.pack_part(name, module._parameters[name].detach())
     parts = {name: _Part(module._parameters.pop(name).shape, tie) for name, tie in ties.items()}
     for name, panels in made.items():
         module.register_buffer(f"{name}_panels", panels, persistent=False)
@@ -233,6 +236,11 @@ def pack_module(module: Any, kind: type[Packed], ties: dict[str, Tie]) -> None:
     _become(module, kind)
     for tie in ties.values():
         tie.modules.add(module)
+
+
+def is_alone(weight: Tensor) -> bool:
+    """Whether nothing else lies in the memory of a weight."""
+    return weight.untyped_storage().nbytes() == weight.nbytes
 
 
 def share_panels(module: Any, kind: type[Packed], other: Packed) -> None:

@@ -7,12 +7,11 @@ from dataclasses import replace
 from operator import is_
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tts_kernels import QuantisedWeight, packed_linear
 
-from .experts import Expert, sum_of_experts
+from .experts import Expert, clamped_swiglu, sum_of_experts
 from .quantised_modules import Quantised, product_in_bands
 
 
@@ -70,9 +69,7 @@ class QuantisedExperts(nn.Module):
     def _inner(self, gate: Tensor, up: Tensor) -> Tensor:
         if self.clamp is None:
             return self.act_fn(gate) * up  # type: ignore[no-any-return]
-        alpha, limit = self.clamp
-        gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
-        return (up + 1) * (gate * torch.sigmoid(alpha * gate))
+        return clamped_swiglu(gate, up, *self.clamp)
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """hidden_states: [T, hidden]. top_k_index, top_k_weights: [T, k], the experts of each token."""

@@ -10,6 +10,7 @@ from torch import nn
 from .families.catalogue import family_of
 from .families.conditions import why_general
 from .families.reading import is_mixture, part
+from .packed_clamped_experts import PackedClampedExperts
 from .packed_modules import (
     Packed,
     PackedEmbedding,
@@ -44,8 +45,9 @@ def pack_modules(model: Any) -> None:
         linears = [part(attention, name) for name in (*family.qkv, "o_proj")]
         if not is_mixture(family, mlp):
             linears += [part(mlp, name) for name in (*family.gate_up, family.down)]
-        elif hasattr(mlp.experts, "gate_up_proj") and not family.clamped_experts:
-            pack_module(mlp.experts, PackedExperts, {"gate_up_proj": Tie(), "down_proj": Tie()})
+        elif hasattr(mlp.experts, "gate_up_proj"):
+            kind = PackedClampedExperts if family.clamped_experts else PackedExperts
+            pack_module(mlp.experts, kind, {"gate_up_proj": Tie(), "down_proj": Tie()})
         for linear in linears:
             if type(linear) is nn.Linear:
                 pack_module(linear, PackedLinear, {"weight": Tie()})
