@@ -30,13 +30,9 @@ void put_in_panels(const float* rows, int64_t inputs, int64_t panels, float* out
 }  // namespace
 
 DequantisedLinear::DequantisedLinear(const LinearTask& task, const QuantPanels& panels)
-    : task_(task),
-      panels_(panels),
-      panel_bytes_(panels.blocks * layout_for(panels, task.x.inputs).bytes) {}
+    : task_(task), panels_(panels), panel_bytes_(panels.blocks * layout_for(panels, task.x.inputs).bytes) {}
 
-int64_t DequantisedLinear::units() const {
-  return (task_.weight.num_panels + kUnitPanels - 1) / kUnitPanels;
-}
+int64_t DequantisedLinear::units() const { return (task_.weight.num_panels + kUnitPanels - 1) / kUnitPanels; }
 
 void DequantisedLinear::multiply(int64_t unit, const uint32_t*) const {
   const int64_t first = unit * kUnitPanels, inputs = task_.x.inputs;

@@ -1,5 +1,5 @@
-// Products with quantised weights without rounding x: weights become float32 a few panels at a time. Slow, for
-// comparisons.
+// Products with quantised weights without rounding x: weights become float32 a few panels at a time. Slow,
+// for comparisons.
 #pragma once
 
 #include <cstdint>

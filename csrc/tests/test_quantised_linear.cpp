@@ -68,8 +68,8 @@ struct Product {
   std::vector<float> run(int64_t begin, int64_t row_end, int num_threads) const {
     std::vector<float> out(before.begin() + begin * columns(), before.begin() + row_end * columns());
     if (end != LinearEnd::kAdd) out.assign(out.size(), NAN);
-    const Matrix matrix{QuantPanels{weight.data(), form, blocks, exact}, panels, has_bias ? bias.data() : nullptr,
-                        end == LinearEnd::kSwiGLU};
+    const Matrix matrix{QuantPanels{weight.data(), form, blocks, exact}, panels,
+                        has_bias ? bias.data() : nullptr, end == LinearEnd::kSwiGLU};
     multiply({x.data() + begin * stride, DType::kFloat32, row_end - begin, inputs, stride}, {&matrix, 1},
              {out.data(), columns(), end == LinearEnd::kAdd}, num_threads);
     return out;

@@ -169,6 +169,17 @@ def test_every_architecture_keeps_its_weights(name: str, file: Path) -> None:
         assert share(got, logits(expected, IDS[:40])[-1].log_softmax(-1)) < 0.15
 
 
+@pytest.mark.parametrize("name", ["mixtral", "gpt-oss"])
+def test_a_small_fault_in_experts_is_found(name: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 2 %, where int8 activations may move a layer by more."""
+    write_model(file, CASES[name], random_model(CASES[name]), kind="Q8_0")
+    model, tokenizer = load_model(file, "float32", weights="file")
+    inner = QuantisedExperts._inner
+    monkeypatch.setattr(QuantisedExperts, "_inner", lambda self, gate, up: 1.02 * inner(self, gate, up))
+    with pytest.raises(UnsupportedModelError, match=r"layer 0.*packed path"):
+        serve(model, tokenizer)
+
+
 def test_experts_of_gpt_oss_stay_in_mxfp4(file: Path) -> None:
     """With their biases; forks, a truncation, and the bits of a branch in any batch."""
     case = CASES["gpt-oss"]

@@ -226,6 +226,22 @@ def test_the_self_check_finds_panels_that_are_not_the_modules(folder: Path, dtyp
         check_agreement(decoder.runtime.engine, on_host=True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_self_check_leaves_constant_panels_as_they_are(folder: Path, dtype: torch.dtype) -> None:
+    """It moves them for its own time, so that they hide nothing."""
+    model = saved(folder, dtype=dtype)
+    model.model.layers[1].self_attn.o_proj.weight.data.zero_()
+    model.save_pretrained(folder)
+    loaded = packed_from(folder, dtype)
+    before = [module.weight_panels for module in packed_modules(loaded)]
+    make(loaded)
+    assert all(
+        module.weight_panels is own for module, own in zip(packed_modules(loaded), before, strict=True)
+    )
+    assert not loaded.model.layers[1].self_attn.o_proj.weight_panels.any()
+    assert not any(module.exact for module in packed_modules(loaded))
+
+
 _MEASURED = """
 import json, sys, torch, transformers
 from transformers.models.llama import modeling_llama

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tts_kernels import Weight, packed_linear
+from tts_kernels import PackedWeight, Weight, packed_linear
 
 
 def clamped_swiglu(gate: Tensor, up: Tensor, alpha: float, limit: float) -> Tensor:
@@ -22,6 +22,11 @@ class Expert(NamedTuple):
 
     gate_up: tuple[Weight, ...]
     down: Weight
+
+    def widened(self) -> Expert:
+        """The same, of packed floats, in float32."""
+        gate_up = tuple(one.widened() if isinstance(one, PackedWeight) else one for one in self.gate_up)
+        return Expert(gate_up, self.down.widened() if isinstance(self.down, PackedWeight) else self.down)
 
 
 def sum_of_experts(

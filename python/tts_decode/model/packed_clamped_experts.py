@@ -37,8 +37,7 @@ class PackedClampedExperts(PackedExperts):
             _rows_into(name, one.unpacked(), made[index])
         return made
 
-    @property
-    def experts(self) -> list[Expert]:
+    def _experts(self) -> list[Expert]:
         gate_up, down = self._split("gate_up_proj"), self._split("down_proj")
         biases = _in_order("gate_up_proj", self.gate_up_proj_bias.detach()), self.down_proj_bias.detach()
         return [

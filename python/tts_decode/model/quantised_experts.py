@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from tts_kernels import QuantisedWeight, packed_linear
 
+from .exact_product import product_in_bands
 from .experts import Expert, clamped_swiglu, sum_of_experts
-from .quantised_modules import Quantised, product_in_bands
+from .quantised_modules import Quantised
 
 
 class QuantisedExperts(nn.Module):

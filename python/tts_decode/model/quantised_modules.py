@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from tts_kernels import QuantisedWeight, packed_linear
 
 from ..errors import UnsupportedModelError
+from .exact_product import product_in_bands
 from .packed_modules import Packed
-
-_BAND = 1 << 20  # weights that are dequantised at a time
 
 
 class Quantised(nn.Module):
@@ -121,17 +120,6 @@ class QuantisedEmbedding(Quantised):
         super()._apply(fn, recurse)
         self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
         return self
-
-
-def product_in_bands(x: Tensor, weight: QuantisedWeight) -> Tensor:
-    """What torch makes of x [T, inputs] and the dequantised weight, a band of its outputs at a time: float32
-    [T, outputs]."""
-    made = torch.empty(len(x), weight.outputs)
-    wide = x.float()
-    for rows in torch.split(torch.arange(weight.outputs), max(1, _BAND // weight.inputs)):
-        bias = None if weight.bias is None else weight.bias[rows]
-        made[:, rows[0] : rows[-1] + 1] = nn.functional.linear(wide, weight.rows(rows), bias)
-    return made
 
 
 def weight_shape(module: Any) -> list[int]:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from tts_kernels.layers.packed_weight import PANEL
+
 from ..packed_modules import Packed, PackedLinear
 from ..quantised_experts import QuantisedExperts
 from ..quantised_modules import QuantisedEmbedding, QuantisedLinear
@@ -33,6 +35,7 @@ class _Substitute:
     tensor: Tensor
     seed: int | None
     dtype: torch.dtype
+    inputs: int  # of an output
 
     def made(self) -> Tensor:
         made: Tensor = self.tensor.detach().to(self.dtype)
@@ -40,7 +43,7 @@ class _Substitute:
             return made
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.randn(made.shape, generator=generator).to(made)
-        size = made.shape[-1] ** -0.5 if made.dim() > 1 else _NOISE * max(1.0, float(made.abs().max()))
+        size = self.inputs**-0.5 if made.dim() > 1 else _NOISE * max(1.0, float(made.abs().max()))
         return made.add(noise, alpha=size)
 
 
@@ -48,9 +51,8 @@ class Weights:
     """A model's weights in float32 with noise on constant ones, for a layer or for all else at a time.
 
     A weight that is all 0 or all 1, as norms, biases and gates are made, can hide that it is not applied or
-    applied in another place; so it is moved. All others are as they are; those that are quantised are
-    multiplied exactly in some of the layers. Layers whose weights are packed have them back meanwhile, so
-    that the code of transformers multiplies with them.
+    applied in another place; so it is moved. All others are as they are; those that are packed are
+    multiplied exactly, by torch in the model's modules, and those that are quantised in some of the layers.
 
     Args:
         layers: modules that `layer` substitutes one by one.
@@ -76,7 +78,11 @@ class Weights:
         self._layers = layers
         self._changed: set[int] = set()
         self._exactly = [
-            [m for m in layer.modules() if index in dequantised and isinstance(m, _ROUNDING)]
+            [
+                module
+                for module in layer.modules()
+                if isinstance(module, Packed) or (index in dequantised and isinstance(module, _ROUNDING))
+            ]
             for index, layer in enumerate(layers)
         ]
         rest = (module for module in outer if id(module) not in kept)
@@ -86,40 +92,26 @@ class Weights:
 
     def changes(self, layer: int) -> bool:
         """Inside `layer`: whether any weight has a substitute."""
-        return layer in self._changed or bool(self._exactly[layer])
+        return layer in self._changed or any(map(_is_rounded, self._exactly[layer]))
 
     def are_quantised(self, layer: int) -> bool:
         """Whether weights of a layer are quantised, and it is one of those where they are multiplied
         exactly."""
-        return bool(self._exactly[layer])
+        return any(isinstance(module, _ROUNDING) for module in self._exactly[layer])
 
     @contextmanager
     def layer(self, index: int) -> Iterator[None]:
         with ExitStack() as stack:
-            for module in list(self._layers[index].modules()):
-                if isinstance(module, Packed):
-                    stack.enter_context(module.unpacked_meanwhile())
             changed = list(_substitutes(self._layers[index].modules(), self._exact, index))
             if changed:
                 self._changed.add(index)
             stack.enter_context(_substituted(changed))
-            stack.enter_context(self._multiplied(index, exactly=True))
+            stack.enter_context(_multiplied(self._exactly[index], exactly=True))
             yield
 
     def as_served(self, layer: int) -> AbstractContextManager[None]:
         """Inside `layer`: its quantised weights are multiplied as ever."""
-        return self._multiplied(layer, exactly=False)
-
-    @contextmanager
-    def _multiplied(self, layer: int, *, exactly: bool) -> Iterator[None]:
-        modules = self._exactly[layer]
-        try:
-            for module in modules:
-                module.exact = exactly
-            yield
-        finally:
-            for module in modules:
-                module.exact = not exactly
+        return _multiplied([m for m in self._exactly[layer] if isinstance(m, _ROUNDING)], exactly=False)
 
     @contextmanager
     def rest(self) -> Iterator[None]:
@@ -138,6 +130,24 @@ class Weights:
             yield
 
 
+@contextmanager
+def _multiplied(modules: Sequence[Any], *, exactly: bool) -> Iterator[None]:
+    try:
+        for module in modules:
+            module.exact = exactly
+        yield
+    finally:
+        for module in modules:
+            module.exact = not exactly
+
+
+def _is_rounded(module: Any) -> bool:
+    """Whether the packed path serves other products than those that are compared."""
+    return isinstance(module, _ROUNDING) or any(
+        module.panels(name).dtype != torch.float32 for name in module.parts
+    )
+
+
 def _cast_inputs(head: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     dtype = head.panels("weight").dtype if isinstance(head, Packed) else head.weight.dtype
     return tuple(tensor.to(dtype) for tensor in inputs)
@@ -151,11 +161,13 @@ def _substitutes(modules: Iterable[nn.Module], exact: bool, seed: int) -> Iterat
             for name, tensor in tensors.items():
                 if tensor is None or not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
                     continue
-                dtype = torch.float32 if exact and tensor.dtype in _HALF else tensor.dtype
-                constant = tensors is module._parameters and _is_constant(tensor)
+                panels = isinstance(module, Packed) and tensors is module._buffers
+                dtype = torch.float32 if exact and tensor.dtype in _HALF and not panels else tensor.dtype
+                constant = (panels or tensors is module._parameters) and _is_constant(tensor)
                 if dtype != tensor.dtype or constant:
                     seed += 1_000
-                    yield _Substitute(tensors, name, tensor, seed if constant else None, dtype)
+                    inputs = tensor[0].numel() // PANEL if panels else tensor.shape[-1] if tensor.dim() else 1
+                    yield _Substitute(tensors, name, tensor, seed if constant else None, dtype, inputs)
 
 
 def _is_constant(weight: Tensor) -> bool:

@@ -170,7 +170,7 @@ def _table(family: Family, attention: Any) -> int:
 def weight_of(linear: Any) -> Weight:
     """Of a linear layer: its own where that is packed or quantised, else a packed copy."""
     if isinstance(linear, PackedLinear) and linear.still_packed():
-        return linear.packed_weight
+        return linear.packed_weight.widened() if linear.exact else linear.packed_weight
     if isinstance(linear, QuantisedLinear):
         return linear.quantised.exact() if linear.exact else linear.quantised
     return PackedWeight.pack(*_float_parts(linear))
