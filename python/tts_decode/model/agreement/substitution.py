@@ -15,8 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from tts_kernels.layers.packed_weight import PANEL
-
 from ..packed_modules import Packed, PackedLinear
 from ..quantised_experts import QuantisedExperts
 from ..quantised_modules import QuantisedEmbedding, QuantisedLinear
@@ -166,8 +164,15 @@ def _substitutes(modules: Iterable[nn.Module], exact: bool, seed: int) -> Iterat
                 constant = (panels or tensors is module._parameters) and _is_constant(tensor)
                 if dtype != tensor.dtype or constant:
                     seed += 1_000
-                    inputs = tensor[0].numel() // PANEL if panels else tensor.shape[-1] if tensor.dim() else 1
+                    inputs = _inputs(module, name, tensor)
                     yield _Substitute(tensors, name, tensor, seed if constant else None, dtype, inputs)
+
+
+def _inputs(module: nn.Module, name: str, tensor: Tensor) -> int:
+    """Of an output of a weight, or of panels."""
+    if isinstance(module, Packed) and name not in module._parameters:
+        return module.packed(name.removesuffix("_panels")).inputs
+    return tensor.shape[-1] if tensor.dim() else 1
 
 
 def _is_constant(weight: Tensor) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tts_kernels import QuantisedWeight
 
 PARTS = ("gate", "up", "down")
+PANEL = 16  # outputs that lie together in packed weights
 EXPERT_LAYER = re.compile(r"(.+\.experts)\.(\d+)\.(gate|up|down)_proj$")
 _MIXTRAL = re.compile(r"(.+\.)block_sparse_moe\.experts\.(\d+)\.(w[123])\.(\w+)$")
 _MIXTRAL_PARTS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
@@ -61,10 +62,11 @@ class ExpertLayer(NamedTuple):
         module: Any = None if match is None else _module(model, match[1])
         if match is None or not _has_all(module) or int(match[2]) >= len(module.down_proj):
             return None
-        return cls._of(match[1], module, int(match[2]), match[3])
+        return cls.in_module(match[1], module, int(match[2]), match[3])
 
     @classmethod
-    def _of(cls, experts: str, module: Any, index: int, part: str) -> ExpertLayer:
+    def in_module(cls, experts: str, module: Any, index: int, part: str) -> ExpertLayer:
+        """module: of all experts, of this name."""
         transposed = _alternates(module)
         shape = (module.down_proj if part == "down" else module.gate_up_proj).shape[1:]
         outputs, inputs = reversed(shape) if transposed else shape
@@ -96,7 +98,7 @@ def layers_of_experts(name: str, module: Any) -> list[ExpertLayer]:
     if not _has_all(module):
         return []
     places = itertools.product(range(len(module.down_proj)), PARTS)
-    return [ExpertLayer._of(name, module, index, part) for index, part in places]
+    return [ExpertLayer.in_module(name, module, index, part) for index, part in places]
 
 
 def _has_all(module: Any) -> bool:

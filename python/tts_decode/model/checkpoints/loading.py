@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from tts_kernels import QuantisedWeight
-from tts_kernels.layers.packed_weight import PANEL
 
 from ...errors import ModelLoadError
 from ..assembly import Kept, assembled, skeleton
 from ..memory import refuse_beyond_memory
 from .awq import AWQ
 from .compressed import CompressedTensors
-from .experts import ExpertLayer, Stack, incomplete
+from .experts import PANEL, ExpertLayer, Stack, incomplete
 from .gptq import GPTQ
 from .mxfp4 import MXFP4
 from .parameters import take_parameter

@@ -9,9 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from tts_kernels import QuantisedWeight
-from tts_kernels.layers.packed_weight import PANEL
 
-from .experts import EXPERT_LAYER, layers_of_experts
+from .experts import EXPERT_LAYER, PANEL, layers_of_experts
 from .tensors import FLOATS, SavedTensors
 
 _GROUP = 32  # inputs that share a scale
