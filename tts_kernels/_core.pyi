@@ -469,8 +469,8 @@ def packed_linear(
 
 def quant_layout(form: Sequence[int]) -> tuple[int, int]:
     """Inputs and bytes of a block of 16 outputs. form: bits, group, scales (0: float16, 1: bfloat16, 2: two
-    levels, 3: float32), 1 where there are minima and 2 where there are zero points, offset, and the 16
-    entries of a table where there is one."""
+    levels, 3: float32), 1 where there are minima and 2 where there are zero points, plus 4 where products do
+    not round x, offset, and the 16 entries of a table where there is one."""
 
 def quantised_linear(
     x: TokenRows,

@@ -94,7 +94,7 @@ QuantForm quant_form(const std::vector<int>& numbers) {
           " numbers, expected 5, or 21 with a table");
   require(numbers[2] >= 0 && numbers[2] <= static_cast<int>(QuantScales::kFloat32), "form: got scales ",
           numbers[2], ", expected 0 to 3");
-  require(numbers[3] >= 0 && numbers[3] <= 3, "form: got minima ", numbers[3], ", expected 0 to 3");
+  require(numbers[3] >= 0 && numbers[3] <= 7, "form: got minima ", numbers[3], ", expected 0 to 7");
   const bool has_min = (numbers[3] & 1) != 0, has_zeros = (numbers[3] & 2) != 0;
   QuantForm form{
       numbers[0],           numbers[1], static_cast<QuantScales>(numbers[2]), has_min, has_zeros, numbers[4],
@@ -104,6 +104,11 @@ QuantForm quant_form(const std::vector<int>& numbers) {
     form.table[i - 5] = static_cast<uint8_t>(numbers[i]);
   }
   return form;
+}
+
+QuantPanels quant_panels(uintptr_t data, const std::vector<int>& form, int64_t blocks) {
+  const QuantForm known = quant_form(form);
+  return {pointer<uint8_t>(data), known, blocks, (form[3] & 4) != 0};
 }
 
 }  // namespace tts

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "common/error.h"
-#include "cpu/kernels/quantised_linear_kernels.h"
+#include "cpu/matrix.h"
 #include "tree/branch_order.h"
 
 namespace tts {
@@ -48,9 +48,12 @@ using Int32Array = pybind11::array_t<int32_t, pybind11::array::c_style>;
 BranchTables branch_tables(const Int32Array& block_tables, const Int32Array& lengths,
                            const std::optional<Int32Array>& query_lens, int64_t page_size);
 
-// A form of quantised weights as Python has it: bits, group, scales, has_min + 2 has_zeros, offset, and the
-// 16 entries of a table where there is one.
+// A form of quantised weights as Python has it: bits, group, scales, has_min + 2 has_zeros + 4 where products
+// are exact, offset, and the 16 entries of a table where there is one.
 QuantForm quant_form(const std::vector<int>& numbers);
+
+// Panels at an address, of such a form.
+QuantPanels quant_panels(uintptr_t data, const std::vector<int>& form, int64_t blocks);
 
 // Parameters that take anything, and show in the signature as what they should be.
 struct Int {

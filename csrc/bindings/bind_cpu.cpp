@@ -253,7 +253,7 @@ void bind_quantised(py::module_& m) {
       [](const TokenRows& x, std::pair<int64_t, int64_t> rows_inputs, const std::vector<int>& form,
          uintptr_t panels, std::pair<int64_t, int64_t> panels_blocks, uintptr_t bias, uintptr_t out,
          int64_t out_stride, int end, int num_threads) {
-        const QuantPanels known{pointer<uint8_t>(panels), quant_form(form), panels_blocks.second};
+        const QuantPanels known = quant_panels(panels, form, panels_blocks.second);
         GilRelease release;
         multiply_one({x.data, x.dtype, rows_inputs.first, rows_inputs.second, x.token_stride},
                      {known, panels_blocks.first, pointer<float>(bias)}, pointer<float>(out), out_stride, end,
@@ -265,7 +265,7 @@ void bind_quantised(py::module_& m) {
       "dequantise_rows",
       [](const std::vector<int>& form, uintptr_t panels, int64_t blocks, uintptr_t rows,
          std::pair<int64_t, int64_t> rows_inputs, uintptr_t out, int num_threads) {
-        const QuantPanels known{pointer<uint8_t>(panels), quant_form(form), blocks};
+        const QuantPanels known = quant_panels(panels, form, blocks);
         GilRelease release;
         dequantise_rows(known, pointer<int64_t>(rows), rows_inputs.first, rows_inputs.second,
                         pointer<float>(out), num_threads);

@@ -45,8 +45,7 @@ void bind_decoder(py::module_& m) {
   m.def(
       "quantised_matrix",
       [](Panels panels, const std::vector<int>& form, int64_t blocks, uintptr_t bias, bool gated) {
-        return Matrix{QuantPanels{pointer<uint8_t>(panels.first), quant_form(form), blocks}, panels.second,
-                      pointer<float>(bias), gated};
+        return Matrix{quant_panels(panels.first, form, blocks), panels.second, pointer<float>(bias), gated};
       },
       py::arg("panels"), py::arg("form"), py::arg("blocks"), py::arg("bias"), py::arg("gated"));
   py::class_<SharedExpert>(m, "SharedExpert", py::module_local())

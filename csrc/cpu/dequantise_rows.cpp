@@ -53,15 +53,16 @@ struct BlockRow {
     return double{read<float>(block + 4 * (kind * kPanelOutputs + lane))} * read<int8_t>(block + begin + i);
   }
 
-  // u of an input of the block.
+  // u of an input of the block, in `Bits` bits.
+  template <int Bits>
   int integer(int input) const {
     const int word = input % kPlaneInputs / kWordInputs;
     const uint8_t* const planes = block + layout.planes_at + input / kPlaneInputs * layout.plane_bytes +
                                   lane * kWordInputs + input % kWordInputs;
-    if (form.bits == 8) return planes[word * kWordBytes];
+    if constexpr (Bits == 8) return planes[word * kWordBytes];
     int u = planes[word % kLowWords * kWordBytes] >> (word < kLowWords ? 0 : 4) & 15;
-    if (form.bits > 4) {
-      const int bits = form.bits - 4, each = 8 / bits;  // words that a byte serves
+    if constexpr (Bits == 5 || Bits == 6) {
+      constexpr int bits = Bits - 4, each = 8 / bits;  // words that a byte serves
       const uint8_t high = planes[(kLowWords + word / each) * kWordBytes];
       u |= (high >> word % each * bits & ((1 << bits) - 1)) << 4;
     }
@@ -69,13 +70,27 @@ struct BlockRow {
   }
 
   void write(int inputs, float* out) const {
+    switch (form.bits) {
+      case 4:
+        return write_bits<4>(inputs, out);
+      case 5:
+        return write_bits<5>(inputs, out);
+      case 6:
+        return write_bits<6>(inputs, out);
+      default:
+        return write_bits<8>(inputs, out);
+    }
+  }
+
+  template <int Bits>
+  void write_bits(int inputs, float* out) const {
     for (int input = 0, group = 0; input < inputs; ++group) {
       const double scale = number(layout.scales_at, group, 0);
       const double min = form.has_min ? number(layout.mins_at, group, 1) : 0.0;
       int offset = form.offset;
       if (form.has_zeros) offset += read<int8_t>(block + layout.mins_at + group * kPanelOutputs + lane);
       for (const int end = std::min(input + form.group, inputs); input < end; ++input) {
-        out[input] = static_cast<float>(scale * (integer(input) - offset) + min);
+        out[input] = static_cast<float>(scale * (integer<Bits>(input) - offset) + min);
       }
     }
   }

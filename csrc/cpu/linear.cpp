@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/error.h"
+#include "cpu/dequantised_linear.h"
 #include "cpu/packed_linear.h"
 #include "cpu/quantised_linear.h"
 #include "cpu/runtime/parallel.h"
@@ -17,7 +18,7 @@ namespace {
 constexpr int64_t kSmall = 1 << 15;  // elements whose conversion is not worth waking threads
 constexpr int64_t kLine = 16;        // words
 
-using Steps = std::variant<PackedLinear, QuantisedLinear>;
+using Steps = std::variant<PackedLinear, QuantisedLinear, DequantisedLinear>;
 
 // The steps of one weight, and where its converted rows lie in memory that all parts share.
 struct Part {
@@ -30,7 +31,9 @@ Steps make_steps(const LinearTask& task, int num_threads) {
   if (const auto* panels = std::get_if<FloatPanels>(&task.weight.panels)) {
     return PackedLinear(task, *panels, num_threads);
   }
-  return QuantisedLinear(task, std::get<QuantPanels>(task.weight.panels), num_threads);
+  const auto& panels = std::get<QuantPanels>(task.weight.panels);
+  if (panels.exact) return DequantisedLinear(task, panels);
+  return QuantisedLinear(task, panels, num_threads);
 }
 
 bool share_rows(const Steps& one, const Steps& other) {

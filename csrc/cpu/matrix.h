@@ -22,7 +22,8 @@ struct FloatPanels {
 struct QuantPanels {
   const uint8_t* data;
   QuantForm form;
-  int64_t blocks;  // of a panel: as many as hold the inputs
+  int64_t blocks;      // of a panel: as many as hold the inputs
+  bool exact = false;  // x is not rounded: slow, for comparisons
 };
 
 // A weight [outputs, inputs] in panels of 16 outputs, borrowed.

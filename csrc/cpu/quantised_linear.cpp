@@ -49,16 +49,21 @@ QuantLayout quant_layout(const QuantForm& form) {
   return layout;
 }
 
+QuantLayout layout_for(const QuantPanels& panels, int64_t inputs) {
+  require(inputs > 0 && inputs % kXGroup == 0, "x: got ", inputs, " inputs, expected a multiple of ",
+          kXGroup);
+  const QuantLayout layout = quant_layout(panels.form);
+  require(panels.blocks == units_of(inputs, layout.inputs), "weight: got ", panels.blocks, " blocks of ",
+          layout.inputs, " inputs, expected ", units_of(inputs, layout.inputs), " for ", inputs);
+  return layout;
+}
+
 QuantisedLinear::QuantisedLinear(const LinearTask& task, const QuantPanels& panels, int num_threads)
     : task_(task),
       panels_(panels),
-      layout_(quant_layout(panels.form)),
+      layout_(layout_for(panels, task.x.inputs)),
       kernels_(&cpu_isa().kernels.quantised) {
   const int64_t inputs = task.x.inputs, num_panels = task.weight.num_panels;
-  require(inputs > 0 && inputs % kXGroup == 0, "x: got ", inputs, " inputs, expected a multiple of ",
-          kXGroup);
-  require(panels.blocks == units_of(inputs, layout_.inputs), "weight: got ", panels.blocks, " blocks of ",
-          layout_.inputs, " inputs, expected ", units_of(inputs, layout_.inputs), " for ", inputs);
   // Odd, so that rows do not meet in the same lines of a cache.
   stride_ = (padded(inputs) / kXGroup | 1) * kernels_->group_words;
 

@@ -11,9 +11,12 @@ namespace tts {
 // Throws ArgumentError where the form is none that kernels serve.
 QuantLayout quant_layout(const QuantForm& form);
 
+// The same for panels of so many inputs, a multiple of 32. Throws ArgumentError where they do not fit.
+QuantLayout layout_for(const QuantPanels& panels, int64_t inputs);
+
 class QuantisedLinear {
  public:
-  // Throws ArgumentError where sizes do not fit: inputs are a multiple of 32.
+  // Throws ArgumentError where sizes do not fit.
   QuantisedLinear(const LinearTask& task, const QuantPanels& panels, int num_threads);
 
   // Whether both read the same converted rows of the same x.

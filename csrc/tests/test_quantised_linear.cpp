@@ -36,7 +36,7 @@ struct Product {
   QuantLayout layout;
   int64_t rows, inputs, panels, stride, blocks;
   LinearEnd end;
-  bool has_bias;
+  bool has_bias, exact;
   std::vector<uint8_t> weight;
   std::vector<float> x, bias, before;
 
@@ -49,7 +49,8 @@ struct Product {
         stride(inputs + draw(random, 0, 3)),
         blocks(test::blocks_of(form, inputs)),
         end(static_cast<LinearEnd>(draw(random, 0, 2))),
-        has_bias(draw(random, 0, 1) == 1) {
+        has_bias(draw(random, 0, 1) == 1),
+        exact(draw(random, 0, 3) == 0) {
     if (end == LinearEnd::kSwiGLU) panels += panels % 2;
     weight = test::random_panels(random, form, panels, inputs);
     std::normal_distribution<float> normal;
@@ -67,8 +68,8 @@ struct Product {
   std::vector<float> run(int64_t begin, int64_t row_end, int num_threads) const {
     std::vector<float> out(before.begin() + begin * columns(), before.begin() + row_end * columns());
     if (end != LinearEnd::kAdd) out.assign(out.size(), NAN);
-    const Matrix matrix{QuantPanels{weight.data(), form, blocks}, panels, has_bias ? bias.data() : nullptr,
-                        end == LinearEnd::kSwiGLU};
+    const Matrix matrix{QuantPanels{weight.data(), form, blocks, exact}, panels,
+                        has_bias ? bias.data() : nullptr, end == LinearEnd::kSwiGLU};
     multiply({x.data() + begin * stride, DType::kFloat32, row_end - begin, inputs, stride}, {&matrix, 1},
              {out.data(), columns(), end == LinearEnd::kAdd}, num_threads);
     return out;
@@ -112,8 +113,9 @@ struct Product {
     return (u - form.offset) * number(block, layout.scales_at, 0, group, lane) + least;
   }
 
-  // x as 8 bits have it.
+  // x as the product takes it: in 8 bits, or as it is.
   double seen(int64_t row, int64_t input) const {
+    if (exact) return x[static_cast<size_t>(row * stride + input)];
     const float* const group = x.data() + row * stride + input / 32 * 32;
     float most = 0.0f;
     for (int i = 0; i < 32; ++i) most = std::max(most, std::abs(group[i]));

@@ -56,7 +56,7 @@ KEYS = sorted(
 
 
 # Those of nemotron have four pairs, which some keys of YaRN do not touch; mistral3 takes no YaRN.
-ONE_OF_EACH = {case.architecture: name for name, case in CASES.items()}
+ONE_OF_EACH = {(case.architecture, "expert_count" in case.keys): name for name, case in CASES.items()}
 
 
 @pytest.mark.parametrize("name", sorted({*ONE_OF_EACH.values()} - {"nemotron", "mistral3"}))
@@ -66,7 +66,7 @@ def test_no_key_is_lost(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     write_model(file, case, random_model(case))
     read = Header.read(file)
-    architecture = ARCHITECTURES[case.architecture]
+    architecture = read.architecture
     base = dict(read.metadata)
     if architecture.rotary:  # so that the keys of YaRN act
         scaled = {"type": "yarn", "factor": 4.0, "original_context_length": 4096}
@@ -127,6 +127,21 @@ def test_what_an_architecture_would_lose_is_refused_by_name(
     header = Header.read(file)
     with pytest.raises(ModelLoadError, match=re.escape(header.path(key))):
         config_of(Header(file, header.metadata | {header.path(key): value}, tuple(header.tensors)))
+
+
+def test_a_mixture_is_not_taken_for_the_dense_model_of_its_name(tmp_path: Path) -> None:
+    """Nor one whose number of experts is missing, nor one of older files, with a tensor for each expert."""
+    file = tmp_path / "tiny.gguf"
+    write_model(file, CASES["mixtral"], random_model(CASES["mixtral"]))
+    header = Header.read(file)
+    assert config_of(header).model_type == "mixtral"
+    for key in ("llama.expert_count", "llama.expert_used_count"):
+        metadata = {name: value for name, value in header.metadata.items() if name != key}
+        with pytest.raises(ModelLoadError, match=f"{key}: got nothing"):
+            config_of(Header(file, metadata, tuple(header.tensors)))
+    single = {name.replace("_exps", ".3") for name in header.tensors if "_exps" in name}
+    with pytest.raises(ModelLoadError, match=r"blk\.0\.ffn_down\.3\.weight.*of a single expert.*again"):
+        config_of(Header(file, header.metadata, (*header.tensors, *single)))
 
 
 def test_a_family_name_does_not_change_the_arithmetic(tmp_path: Path) -> None:

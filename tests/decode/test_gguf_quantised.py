@@ -30,6 +30,7 @@ from tts_decode.model.families.conditions import why_general
 from tts_decode.model.footprint import packed_bytes, weight_bytes
 from tts_decode.model.hf import HFEngine
 from tts_decode.model.loading import load_model
+from tts_decode.model.quantised_experts import QuantisedExperts
 from tts_decode.model.quantised_modules import (
     Quantised,
     QuantisedEmbedding,
@@ -68,12 +69,12 @@ def quantised_file(request: pytest.FixtureRequest, file: Path) -> Path:
 @contextmanager
 def exact(model: torch.nn.Module) -> Iterator[None]:
     """Inside, products are with the float weights."""
-    linears = [module for module in model.modules() if isinstance(module, QuantisedLinear)]
-    for linear in linears:
-        linear.stand_in = linear.dequantised()
+    rounding = [m for m in model.modules() if isinstance(m, QuantisedLinear | QuantisedExperts)]
+    for module in rounding:
+        module.exact = True
     yield
-    for linear in linears:
-        linear.stand_in = None
+    for module in rounding:
+        module.exact = False
 
 
 def logits(model: Any, ids: list[int] = IDS) -> Tensor:
@@ -156,17 +157,27 @@ def test_every_architecture_keeps_its_weights(name: str, file: Path) -> None:
     expected, _ = load_model(file, "float32")
     model, tokenizer = load_model(file, "float32", weights="file")
     quantised = {type(module).__name__ for module in model.modules() if isinstance(module, Quantised)}
-    experts = "moe" in name or name == "gpt-oss"
+    experts = "moe" in name or name in ("gpt-oss", "mixtral")
     assert quantised == (set() if name == "gpt2" else (KINDS | {"Quantised"} if experts else KINDS))
-    if not experts:  # whose products are int8 still
-        with exact(model):
-            torch.testing.assert_close(logits(model), logits(expected), atol=2e-4, rtol=1e-4)
+    with exact(model):
+        torch.testing.assert_close(logits(model), logits(expected), atol=2e-4, rtol=1e-4)
     if name != "phi3-longrope":  # whose positions are refused
         decoder = serve(model, tokenizer)
         assert (decoder.runtime.engine.packed is not None) is (why_general(model) is None)
         assert why_general(model) is None or name in ("gpt2", "command-r-norms")
         got = decoder.run(following(decoder, IDS[:40]))
         assert share(got, logits(expected, IDS[:40])[-1].log_softmax(-1)) < 0.15
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt-oss"])
+def test_a_small_fault_in_experts_is_found(name: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 2 %, where int8 activations may move a layer by more."""
+    write_model(file, CASES[name], random_model(CASES[name]), kind="Q8_0")
+    model, tokenizer = load_model(file, "float32", weights="file")
+    inner = QuantisedExperts._inner
+    monkeypatch.setattr(QuantisedExperts, "_inner", lambda self, gate, up: 1.02 * inner(self, gate, up))
+    with pytest.raises(UnsupportedModelError, match=r"layer 0.*packed path"):
+        serve(model, tokenizer)
 
 
 def test_experts_of_gpt_oss_stay_in_mxfp4(file: Path) -> None:

@@ -91,12 +91,11 @@ def test_a_loaded_model_has_the_bits_of_one_that_was_packed_beside_its_own(
         plain_logits(loaded), plain_logits(model), rtol=0, atol=1e-3 if dtype == torch.float32 else 0.5
     )
     if dtype == torch.float32:
-        packed = ("_proj",) if family == "gpt_oss" else ("_proj", "experts")
-        assert all(isinstance(m, Packed) for n, m in loaded.named_modules() if n.endswith(packed))
+        packed = [m for n, m in loaded.named_modules() if n.endswith(("_proj", "experts"))]
+        assert all(isinstance(module, Packed) for module in packed)
     engine = decoder.runtime.engine
     ours, theirs = (sum(weight_bytes(one).values()) for one in (loaded, model))
-    if family != "gpt_oss":  # whose experts lie transposed
-        assert ours + packed_bytes(loaded, engine.packed) <= 1.02 * theirs
+    assert ours + packed_bytes(loaded, engine.packed) <= 1.02 * theirs
     state = loaded.state_dict()
     for name, tensor in model.state_dict().items():
         assert torch.equal(state[name], tensor), name
@@ -225,6 +224,22 @@ def test_the_self_check_finds_panels_that_are_not_the_modules(folder: Path, dtyp
     weights[what].panels.mul_(1.5)
     with pytest.raises(UnsupportedModelError, match="differ"):
         check_agreement(decoder.runtime.engine, on_host=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_self_check_leaves_constant_panels_as_they_are(folder: Path, dtype: torch.dtype) -> None:
+    """It moves them for its own time, so that they hide nothing."""
+    model = saved(folder, dtype=dtype)
+    model.model.layers[1].self_attn.o_proj.weight.data.zero_()
+    model.save_pretrained(folder)
+    loaded = packed_from(folder, dtype)
+    before = [module.weight_panels for module in packed_modules(loaded)]
+    make(loaded)
+    assert all(
+        module.weight_panels is own for module, own in zip(packed_modules(loaded), before, strict=True)
+    )
+    assert not loaded.model.layers[1].self_attn.o_proj.weight_panels.any()
+    assert not any(module.exact for module in packed_modules(loaded))
 
 
 _MEASURED = """

@@ -53,6 +53,12 @@ CASES = {
         {**_PLAIN, "num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": False, "pad_token_id": 0},
         {**_PLAIN_KEYS, "expert_count": 4, "expert_used_count": 2},
     ),
+    "mixtral": Case(
+        "llama",
+        "mixtral",
+        {"rms_norm_eps": 1e-3, "rope_parameters": THETA, "num_local_experts": 4, "num_experts_per_tok": 2},
+        {RMS: 1e-3, **FREQ, "expert_count": 4, "expert_used_count": 2},
+    ),
     "gpt-oss": Case(
         "gpt-oss",
         "gpt_oss",

@@ -128,7 +128,7 @@ class Saved:
         rng = np.random.default_rng(0)
         for name, module in model.named_modules():
             if type(module) is nn.Linear and name != "lm_head":
-                layer = self._layer(rng, *module.weight.shape)
+                layer = self.layer(rng, *module.weight.shape)
                 del tensors[f"{name}.weight"]
                 tensors |= {f"{name}.{key}": value for key, value in self.pack(layer).items()}
                 module.weight.data = layer.weight().float()
@@ -144,7 +144,7 @@ class Saved:
         config = json.loads(file.read_text()) | {"quantization_config": self.settings | changes}
         file.write_text(json.dumps(config))
 
-    def _layer(self, rng: np.random.Generator, outputs: int, inputs: int) -> Layer:
+    def layer(self, rng: np.random.Generator, outputs: int, inputs: int) -> Layer:
         groups = 1 if self.group == -1 else inputs // self.group
         middle = 1 << (self.bits - 1)
         shape = outputs, groups

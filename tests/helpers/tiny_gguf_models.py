@@ -87,6 +87,10 @@ def _llama(name: str, values: np.ndarray, config: Any) -> dict[str, np.ndarray]:
     return {name: values}
 
 
+def _mixtral(name: str, values: np.ndarray, config: Any) -> dict[str, np.ndarray]:
+    return _experts(name, _llama(name, values, config)[name], config)
+
+
 def _offset_norms(name: str, values: np.ndarray, config: Any) -> dict[str, np.ndarray]:
     """Norms that multiply with 1 + w are stored as 1 + w."""
     return {name: values + 1 if name.endswith("norm.weight") else values}
@@ -129,7 +133,7 @@ def _gpt2(name: str, values: np.ndarray, config: Any) -> dict[str, np.ndarray]:
 
 
 _ADAPT: dict[str, Callable[[str, np.ndarray, Any], dict[str, np.ndarray]]] = {
-    "llama": _llama,
+    "llama": _mixtral,
     "mistral3": _llama,
     "granite": _llama,
     "smollm3": _llama,

@@ -224,6 +224,9 @@ def test_weights_are_packed_in_their_memory_and_come_back(
     assert (packed.panels.data_ptr() == taken.data_ptr()) is fits
     assert fits or torch.equal(taken, weight)
     assert torch.equal(packed.unpacked(), weight)
+    wide = packed.widened()
+    assert torch.equal(wide.panels, PackedWeight.pack(weight.float()).panels)
+    assert (wide is packed) is (dtype == torch.float32)
     chosen = torch.randint(outputs, (7,), generator=generator)
     assert torch.equal(packed.rows(chosen), weight[chosen])
 

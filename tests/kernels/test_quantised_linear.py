@@ -89,6 +89,7 @@ def test_memory_is_that_of_the_file() -> None:
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     end=st.sampled_from(["plain", "bias", "gated", "add"]),
     apart=st.integers(0, 3),
+    exact=st.booleans(),
     seed=st.integers(0, 2**31),
 )
 def test_random_layers(
@@ -100,31 +101,36 @@ def test_random_layers(
     dtype: torch.dtype,
     end: str,
     apart: int,
+    exact: bool,
     seed: int,
 ) -> None:
     _core.set_cpu_isa(level)
+
+    def packed(weight: QuantisedWeight) -> QuantisedWeight:
+        return weight.exact() if exact else weight
+
     inputs = groups * 32 if block_inputs(kind) == 32 else 256 * (1 + groups % 3)
     storage = torch.full((rows, inputs + apart), torch.nan, dtype=dtype)  # what lies between is not read
     x = storage[:, :inputs]
     x.copy_(normal(seed, rows, inputs))
     blocks = random_blocks(kind, outputs, inputs, seed)
-    read, seen = as_gguf_reads(kind, blocks), reference.int8_rows(x)
+    read, seen = as_gguf_reads(kind, blocks), x.double() if exact else reference.int8_rows(x)
     weights = [read]
     if end == "gated":
         up = random_blocks(kind, outputs, inputs, seed + 1)
         weights.append(as_gguf_reads(kind, up))
-        out = packed_linear(x, QuantisedWeight.from_gguf_gated(kind, blocks, up))
+        out = packed_linear(x, packed(QuantisedWeight.from_gguf_gated(kind, blocks, up)))
         expected = reference.packed_linear(seen, read, up=weights[1])
     elif end == "bias":
         bias = normal(seed + 1, outputs)
-        out = packed_linear(x, QuantisedWeight.from_gguf(kind, blocks, bias))
+        out = packed_linear(x, packed(QuantisedWeight.from_gguf(kind, blocks, bias)))
         expected = reference.packed_linear(seen, read, bias)
     elif end == "add" and outputs % 16 == 0:
         out = normal(seed + 1, rows, outputs)
         expected = out.double() + reference.packed_linear(seen, read)
-        assert packed_linear(x, QuantisedWeight.from_gguf(kind, blocks), add_to=out) is out
+        assert packed_linear(x, packed(QuantisedWeight.from_gguf(kind, blocks)), add_to=out) is out
     else:
-        out = packed_linear(x, QuantisedWeight.from_gguf(kind, blocks))
+        out = packed_linear(x, packed(QuantisedWeight.from_gguf(kind, blocks)))
         expected = reference.packed_linear(seen, read)
     assert out.dtype == torch.float32
     # Minima and offsets: terms larger than the weights that they add up to.
@@ -133,10 +139,12 @@ def test_random_layers(
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "Q4_K exact"])
 def test_a_rows_bits_do_not_depend_on_the_others_nor_on_threads(level: str, kind: str) -> None:
     _core.set_cpu_isa(level)
+    kind, _, exact = kind.partition(" ")
     x, weight = normal(3, 300, 512), QuantisedWeight.from_gguf(kind, random_blocks(kind, 80, 512))
+    weight = weight.exact() if exact else weight
     whole = packed_linear(x, weight)
     torch.set_num_threads(2)
     assert torch.equal(packed_linear(x, weight), whole)

@@ -84,7 +84,8 @@ def packed_linear(
 
     Beside quantised weights a row of x becomes int8, with a scale for each 32 inputs, the largest of which is
     127. Sums within a group are exact, and groups are summed in their order, in float32. A row with a value
-    that is NaN or infinite gives NaN; 32 inputs that are all below 2^-100 count as zeros.
+    that is NaN or infinite gives NaN; 32 inputs that are all below 2^-100 count as zeros. Where their form is
+    `exact` x stays what it is, and products are as with the dequantised weights in float32.
 
     Args:
         x: float32 or bfloat16 [T, inputs], contiguous channels.

@@ -144,6 +144,14 @@ class PackedWeight:
         """The same panels with a bias [outputs]."""
         return replace(self, bias=None if bias is None else padded(bias.float()))
 
+    def widened(self) -> PackedWeight:
+        """The same weight with panels of float32: itself, where it has them."""
+        if self.panels.dtype == torch.float32:
+            return self
+        wide = self.panels.new_empty((len(self.panels), self.inputs, PANEL), dtype=torch.float32)
+        wide.view(len(wide), -1, 2, PANEL).copy_(self.panels.transpose(2, 3))
+        return replace(self, panels=wide)
+
     def unpacked(self) -> Tensor:
         """A copy of the weight, [outputs, inputs] in the dtype of the panels.
 

@@ -16,6 +16,7 @@ X_GROUP = 32  # inputs of a row of x that share a scale
 
 # csrc/cpu/kernels/quantised_linear_kernels.h: QuantScales
 SCALES = ("float16", "bfloat16", "two-level", "float32")
+_SHIFTS = (0, 1, 2, 4, 5, 6)  # has_min + 2 has_zeros + 4 exact
 _SCALE_DTYPES = (torch.float16, torch.bfloat16, torch.int8, torch.float32)
 
 
@@ -33,6 +34,7 @@ class QuantForm:
         offset: what u is less; 0 beside minima.
         table: 16 entries that 4 bits lead to: u is one of them. Empty: u is the number itself.
         has_zeros: there are zero points, an int8 for each group; neither beside minima nor two levels.
+        exact: `packed_linear` does not round x, and dequantises weights as it goes. Slow: to compare with.
 
     Raises:
         TypeError, ValueError: no kernel serves such a form.
@@ -45,6 +47,7 @@ class QuantForm:
     offset: int = 0
     table: tuple[int, ...] = ()
     has_zeros: bool = False
+    exact: bool = False
 
     def __post_init__(self) -> None:
         for name in ("bits", "group", "offset"):
@@ -52,6 +55,7 @@ class QuantForm:
         choice("scales", self.scales, SCALES)
         flag("has_min", self.has_min)
         flag("has_zeros", self.has_zeros)
+        flag("exact", self.exact)
         if not isinstance(self.table, tuple) or len(self.table) not in (0, 16):
             raise ValueError(f"table: got {shown(self.table)}, expected a tuple of 16 integers, or ()")
         for entry in self.table:
@@ -61,19 +65,21 @@ class QuantForm:
     @classmethod
     def of(cls, numbers: Sequence[int]) -> QuantForm:
         """The form with these `numbers`."""
-        if len(numbers) not in (5, 21) or not 0 <= numbers[2] < len(SCALES) or numbers[3] not in (0, 1, 2):
+        known = len(numbers) in (5, 21) and 0 <= numbers[2] < len(SCALES) and numbers[3] in _SHIFTS
+        if not known:
             raise ValueError(
-                f"form: got {shown(list(numbers))}, expected [bits, group, scales, has_min + 2 has_zeros, "
-                "offset], and 16 entries of a table where there is one, as QuantForm.numbers has them"
+                f"form: got {shown(list(numbers))}, expected [bits, group, scales, has_min + 2 has_zeros "
+                "+ 4 exact, offset], and 16 entries of a table where there is one, as QuantForm.numbers has "
+                "them"
             )
         bits, group, scales, shift, offset, *table = numbers
-        return cls(bits, group, SCALES[scales], shift == 1, offset, tuple(table), shift == 2)
+        return cls(bits, group, SCALES[scales], shift & 1 > 0, offset, tuple(table), shift & 2 > 0, shift > 3)
 
     @cached_property
     def numbers(self) -> list[int]:
         """As operators take it."""
         kind = SCALES.index(self.scales)
-        shift = self.has_min + 2 * self.has_zeros
+        shift = self.has_min + 2 * self.has_zeros + 4 * self.exact
         return [self.bits, self.group, kind, shift, self.offset, *self.table]
 
     @cached_property

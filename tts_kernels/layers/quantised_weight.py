@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -190,6 +190,10 @@ class QuantisedWeight:
                 wide = weights_of(unpack_panels(part, self.form), self.form)
                 band.copy_(wide[: len(band), : self.inputs])
         return made if self.gated else made[0]
+
+    def exact(self) -> QuantisedWeight:
+        """The same weight, in the same memory, for products that do not round x: `QuantForm.exact`."""
+        return replace(self, form=replace(self.form, exact=True))
 
     def rows(self, indices: Tensor) -> Tensor:
         """Rows of `dequantised()`, as of an embedding table.

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tts_kernels import Weight, packed_linear
+from tts_kernels import PackedWeight, Weight, packed_linear
+
+
+def clamped_swiglu(gate: Tensor, up: Tensor, alpha: float, limit: float) -> Tensor:
+    """The activation of gpt-oss, `tts_kernels.Experts.clamp`."""
+    gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    return (up + 1) * (gate * torch.sigmoid(alpha * gate))
 
 
 class Expert(NamedTuple):
@@ -17,6 +23,11 @@ class Expert(NamedTuple):
     gate_up: tuple[Weight, ...]
     down: Weight
 
+    def widened(self) -> Expert:
+        """The same, of packed floats, in float32."""
+        gate_up = tuple(one.widened() if isinstance(one, PackedWeight) else one for one in self.gate_up)
+        return Expert(gate_up, self.down.widened() if isinstance(self.down, PackedWeight) else self.down)
+
 
 def sum_of_experts(
     experts: Sequence[Expert],
@@ -24,18 +35,20 @@ def sum_of_experts(
     states: Tensor,
     chosen: Tensor,
     shares: Tensor,
+    *,
+    multiply: Callable[[Tensor, Any], Tensor] = packed_linear,
 ) -> Tensor:
     """The sum of share * down(inner(gate(x), up(x))) over the experts of each token.
 
-    states: [T, hidden]. chosen: int64 [T, k], experts. shares: float [T, k]. Returns [T, hidden] in the dtype
-    of states.
+    states: [T, hidden]. chosen: int64 [T, k], experts. shares: float [T, k]. multiply: rows with a
+    weight. Returns [T, hidden] in the dtype of states.
     """
     made = torch.zeros(states.shape)
     for index in sorted(set(chosen.flatten().tolist())):
         expert = experts[index]
         tokens, places = torch.where(chosen == index)
         rows = states[tokens]
-        gate, up = torch.cat([packed_linear(rows, weight) for weight in expert.gate_up], -1).chunk(2, -1)
-        outputs = packed_linear(inner(gate, up), expert.down) * shares[tokens, places, None].float()
+        gate, up = torch.cat([multiply(rows, weight) for weight in expert.gate_up], -1).chunk(2, -1)
+        outputs = multiply(inner(gate, up), expert.down) * shares[tokens, places, None].float()
         made.index_add_(0, tokens, outputs)
     return made.to(states.dtype)

@@ -8,8 +8,7 @@ module gets its own class again.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from tts_kernels import PackedWeight, packed_linear
 
 from ..errors import UnsupportedModelError
+from .exact_product import product_in_bands
 from .experts import Expert, sum_of_experts
 
 _BAND = 32  # panels of a weight that is unpacked band by band
@@ -58,10 +58,12 @@ class Packed(nn.Module):
     Attributes:
         plain: the class that the module had.
         parts: its packed weights by their names. The panels of one are the buffer `NAME_panels`.
+        exact: products are torch's in float32. The self-check sets it for a moment.
     """
 
     plain: type[nn.Module]
     parts: dict[str, _Part]
+    exact = False
 
     def panels(self, name: str) -> Tensor:
         found: Tensor = getattr(self, f"{name}_panels")
@@ -74,6 +76,12 @@ class Packed(nn.Module):
     def unpacked(self, name: str) -> Tensor:
         """A copy of a weight, in the shape and dtype that it had."""
         return self.packed(name).unpacked().view(self.parts[name].shape)
+
+    @staticmethod
+    def pack_part(name: str, weight: Tensor) -> Tensor:
+        """The panels of a weight, in its memory where that is its alone."""
+        pack = PackedWeight.pack_in_place if is_alone(weight) else PackedWeight.pack
+        return pack(weight.flatten(0, -2)).panels
 
     def still_packed(self, x: Tensor | None = None) -> bool:
         """Whether it can run over panels: x needs no gradient, and no module has their common weight back.
@@ -98,23 +106,6 @@ class Packed(nn.Module):
         for other in [module for part in parts.values() for module in part.tie.modules]:
             if isinstance(other, Packed):
                 other.unpack()
-
-    @contextmanager
-    def unpacked_meanwhile(self) -> Iterator[None]:
-        """Inside, the module is what it was, with copies of its weights."""
-        kind, buffers = type(self), {f"{name}_panels": self.panels(name) for name in self.parts}
-        made = {name: nn.Parameter(self.unpacked(name), requires_grad=False) for name in self.parts}
-        for name in buffers:
-            del self._buffers[name]
-        self._parameters.update(made)
-        _become(self, self.plain)
-        try:
-            yield
-        finally:
-            for name in self.parts:
-                del self._parameters[name]
-            self._buffers.update(buffers)
-            _become(self, kind)
 
     def train(self, mode: bool = True) -> Any:
         if mode:
@@ -164,7 +155,8 @@ class PackedLinear(Packed, nn.Linear):
             raise ValueError(f"input: got shape {list(x.shape)}, expected [..., {self.in_features}]")
         if not self.still_packed(x):
             return self(x)  # type: ignore[no-any-return]  # by the class that it has now
-        made = packed_linear(x.reshape(-1, self.in_features).contiguous(), self.packed_weight)
+        multiply = product_in_bands if self.exact else packed_linear
+        made = multiply(x.reshape(-1, self.in_features).contiguous(), self.packed_weight)
         return made.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
 
     def by_torch(self, x: Tensor) -> Tensor:
@@ -198,14 +190,21 @@ class PackedExperts(Packed):
     @property
     def experts(self) -> list[Expert]:
         """One by one. Gate and up lie one behind the other."""
-        gate_up, down = self._split("gate_up_proj"), self._split("down_proj")
-        return [Expert((both,), down[index]) for index, both in enumerate(gate_up)]
+        found = self._experts()
+        return [one.widened() for one in found] if self.exact else found
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """hidden_states: [T, hidden]. top_k_index, top_k_weights: [T, k], the experts of each token."""
         if not self.still_packed(hidden_states):
             return self(hidden_states, top_k_index, top_k_weights)  # type: ignore[no-any-return]
-        return sum_of_experts(self.experts, self._inner, hidden_states, top_k_index, top_k_weights)
+        multiply = product_in_bands if self.exact else packed_linear
+        return sum_of_experts(
+            self._experts(), self._inner, hidden_states, top_k_index, top_k_weights, multiply=multiply
+        )
+
+    def _experts(self) -> list[Expert]:
+        gate_up, down = self._split("gate_up_proj"), self._split("down_proj")
+        return [Expert((both,), down[index]) for index, both in enumerate(gate_up)]
 
     def _inner(self, gate: Tensor, up: Tensor) -> Tensor:
         return self.act_fn(gate) * up  # type: ignore[no-any-return]
@@ -222,10 +221,7 @@ def pack_module(module: Any, kind: type[Packed], ties: dict[str, Tie]) -> None:
     """
     made = {}
     for name in ties:
-        weight = module._parameters[name].detach()
-        rows = weight.flatten(0, -2)
-        alone = weight.untyped_storage().nbytes() == weight.nbytes
-        made[name] = (PackedWeight.pack_in_place if alone else PackedWeight.pack)(rows).panels
+        made[name] = kind.pack_part(name, module._parameters[name].detach())
     parts = {name: _Part(module._parameters.pop(name).shape, tie) for name, tie in ties.items()}
     for name, panels in made.items():
         module.register_buffer(f"{name}_panels", panels, persistent=False)
@@ -233,6 +229,11 @@ def pack_module(module: Any, kind: type[Packed], ties: dict[str, Tie]) -> None:
     _become(module, kind)
     for tie in ties.values():
         tie.modules.add(module)
+
+
+def is_alone(weight: Tensor) -> bool:
+    """Whether nothing else lies in the memory of a weight."""
+    return weight.untyped_storage().nbytes() == weight.nbytes
 
 
 def share_panels(module: Any, kind: type[Packed], other: Packed) -> None:

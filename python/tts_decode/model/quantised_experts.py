@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import is_
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from tts_kernels import QuantisedWeight
+from tts_kernels import QuantisedWeight, packed_linear
 
-from .experts import Expert, sum_of_experts
+from .exact_product import product_in_bands
+from .experts import Expert, clamped_swiglu, sum_of_experts
 from .quantised_modules import Quantised
 
 
@@ -24,6 +25,7 @@ class QuantisedExperts(nn.Module):
         num_experts: how many there are.
         act_fn: the activation.
         clamp: alpha and limit as of `tts_kernels.Experts`, in place of an activation.
+        exact: as of a `QuantisedLinear`.
     """
 
     def __init__(
@@ -36,7 +38,8 @@ class QuantisedExperts(nn.Module):
         super().__init__()
         self.gate, self.up, self.down = weights
         self.num_experts, self.act_fn, self.clamp = num_experts, act_fn, clamp
-        self._made: tuple[list[Tensor], Sequence[Expert]] = [], ()
+        self.exact = False
+        self._made: tuple[tuple[Any, ...], Sequence[Expert]] = (), ()
 
     @property
     def intermediate_size(self) -> int:
@@ -46,16 +49,14 @@ class QuantisedExperts(nn.Module):
     def experts(self) -> Sequence[Expert]:
         """One by one; they share the memory of all."""
         parts = self.gate, self.up, self.down
-        panels = [part.panels for part in parts]
-        if (
-            not all(known is now for known, now in zip(self._made[0], panels, strict=False))
-            or not self._made[1]
-        ):
+        key = self.exact, *(part.panels for part in parts)
+        if not self._made[1] or not all(map(is_, self._made[0], key)):
             sides = [self._split(part.quantised) for part in parts]
-            self._made = panels, [Expert((gate, up), down) for gate, up, down in zip(*sides, strict=True)]
+            self._made = key, [Expert((gate, up), down) for gate, up, down in zip(*sides, strict=True)]
         return self._made[1]
 
     def _split(self, weight: QuantisedWeight) -> list[QuantisedWeight]:
+        weight = weight.exact() if self.exact else weight
         outputs = weight.outputs // self.num_experts
         made = [
             replace(weight, panels=panels, bias=None, outputs=outputs)
@@ -69,10 +70,11 @@ class QuantisedExperts(nn.Module):
     def _inner(self, gate: Tensor, up: Tensor) -> Tensor:
         if self.clamp is None:
             return self.act_fn(gate) * up  # type: ignore[no-any-return]
-        alpha, limit = self.clamp
-        gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
-        return (up + 1) * (gate * torch.sigmoid(alpha * gate))
+        return clamped_swiglu(gate, up, *self.clamp)
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """hidden_states: [T, hidden]. top_k_index, top_k_weights: [T, k], the experts of each token."""
-        return sum_of_experts(self.experts, self._inner, hidden_states, top_k_index, top_k_weights)
+        multiply = product_in_bands if self.exact else packed_linear
+        return sum_of_experts(
+            self.experts, self._inner, hidden_states, top_k_index, top_k_weights, multiply=multiply
+        )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tts_kernels import QuantisedWeight, packed_linear
 
 from ..errors import UnsupportedModelError
+from .exact_product import product_in_bands
 from .packed_modules import Packed
 
 
@@ -78,23 +79,19 @@ class QuantisedLinear(Quantised):
 
     Attributes:
         in_features, out_features: of the layer.
-        stand_in: float32 [out_features, in_features] to be multiplied with instead, or None. The self-check
-            sets it for a moment, as the int8 rounding of activations would hide small faults.
+        exact: products are torch's with the dequantised weight. The self-check sets it for a moment, as the
+            int8 rounding of activations would hide small faults.
     """
 
     def __init__(self, weight: QuantisedWeight, kind: str = "quantised") -> None:
         super().__init__(weight, kind)
         self.in_features, self.out_features = weight.inputs, weight.outputs
-        self.stand_in: Tensor | None = None
+        self.exact = False
 
     def forward(self, x: Tensor) -> Tensor:
         """x: float32 or bfloat16 [..., in_features]. Returns [..., out_features] in its dtype."""
         rows = x.reshape(-1, self.in_features)
-        if self.stand_in is None:
-            made = packed_linear(rows, self.quantised)
-        else:
-            bias = None if self.bias is None else self.bias[: self.out_features]
-            made = nn.functional.linear(rows.float(), self.stand_in, bias)
+        made = (product_in_bands if self.exact else packed_linear)(rows, self.quantised)
         return made.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from .families.catalogue import family_of
 from .families.conditions import why_general
 from .families.reading import is_mixture, linears_of, part
+from .packed_clamped_experts import PackedClampedExperts
 from .packed_modules import (
     Packed,
     PackedEmbedding,
@@ -41,8 +42,9 @@ def pack_modules(model: Any) -> None:
             share_panels(table, PackedEmbedding, model.get_output_embeddings())
     for layer in base.layers:
         mlp = layer.mlp
-        if is_mixture(family, mlp) and hasattr(mlp.experts, "gate_up_proj") and not family.clamped_experts:
-            pack_module(mlp.experts, PackedExperts, {"gate_up_proj": Tie(), "down_proj": Tie()})
+        if is_mixture(family, mlp) and hasattr(mlp.experts, "gate_up_proj"):
+            kind = PackedClampedExperts if family.clamped_experts else PackedExperts
+            pack_module(mlp.experts, kind, {"gate_up_proj": Tie(), "down_proj": Tie()})
         for linear in linears_of(family, layer).values():
             if type(linear) is nn.Linear and linear is not part(mlp, family.shared_gate):
                 pack_module(linear, PackedLinear, {"weight": Tie()})

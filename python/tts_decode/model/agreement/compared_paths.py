@@ -47,8 +47,6 @@ class Comparison:
 
     def layer(self, layer: int, got: list[Tensor], path: str, tolerance: float | None = None) -> None:
         """got: float [..., T, hidden], the layer's outputs in each step."""
-        if self.weights.rounds(layer):
-            tolerance = QUANTISED_LAYER
         states = torch.cat(got, -2)
         source = self.program.source.to(states.device)
         before = self.plain.inputs[layer][..., source, :]
@@ -179,8 +177,8 @@ class PackedPath:
     def compare(self, layer: int) -> None:
         """Its weights are substituted."""
         self._compare(layer, None)
-        if self._comparison.weights.stands_in(layer):  # as it is served: nothing but rounding may differ
-            with self._comparison.weights.without_stand_ins(layer):
+        if self._comparison.weights.are_quantised(layer):  # as it is served: nothing but rounding may differ
+            with self._comparison.weights.as_served(layer):
                 self._compare(layer, QUANTISED_LAYER)
 
     def _compare(self, layer: int, tolerance: float | None) -> None:

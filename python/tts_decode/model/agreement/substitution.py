@@ -7,7 +7,7 @@ memory and version.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..quantised_experts import QuantisedExperts
 from ..quantised_modules import QuantisedEmbedding, QuantisedLinear
 
 _HALF = (torch.bfloat16, torch.float16)
+_ROUNDING = (QuantisedLinear, QuantisedExperts)  # modules that round activations to int8
 _NOISE = 0.2  # standard deviation that constant vectors get, as beside a norm's 1
 
 
@@ -32,6 +33,7 @@ class _Substitute:
     tensor: Tensor
     seed: int | None
     dtype: torch.dtype
+    inputs: int  # of an output
 
     def made(self) -> Tensor:
         made: Tensor = self.tensor.detach().to(self.dtype)
@@ -39,39 +41,22 @@ class _Substitute:
             return made
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.randn(made.shape, generator=generator).to(made)
-        size = made.shape[-1] ** -0.5 if made.dim() > 1 else _NOISE * max(1.0, float(made.abs().max()))
+        size = self.inputs**-0.5 if made.dim() > 1 else _NOISE * max(1.0, float(made.abs().max()))
         return made.add(noise, alpha=size)
-
-
-@dataclass(frozen=True)
-class _StandIn:
-    """The float weight of a linear layer whose own is quantised."""
-
-    module: QuantisedLinear
-    name: str = "stand_in"
-    tensor: None = None
-
-    @property
-    def tensors(self) -> dict[str, Any]:
-        return vars(self.module)
-
-    def made(self) -> Tensor:
-        return self.module.dequantised()
 
 
 class Weights:
     """A model's weights in float32 with noise on constant ones, for a layer or for all else at a time.
 
     A weight that is all 0 or all 1, as norms, biases and gates are made, can hide that it is not applied or
-    applied in another place; so it is moved. All others are as they are; those that are quantised have a
-    stand-in in float32 in some of the layers. Layers whose weights are packed have them back meanwhile, so
-    that the code of transformers multiplies with them.
+    applied in another place; so it is moved. All others are as they are; those that are packed are
+    multiplied exactly, by torch in the model's modules, and those that are quantised in some of the layers.
 
     Args:
         layers: modules that `layer` substitutes one by one.
         head: output embeddings, or None; they stay in their dtype, for which their inputs are cast.
         exact: False leaves all dtypes as they are, for quantised weights in classes of others.
-        dequantised: layers whose quantised weights have stand-ins.
+        dequantised: layers whose quantised weights are multiplied exactly.
     """
 
     def __init__(
@@ -90,13 +75,14 @@ class Weights:
         kept = {id(module) for module in [*self._tables, head]}
         self._layers = layers
         self._changed: set[int] = set()
-        self._stand_ins = [
-            [_StandIn(module) for module in layer.modules() if isinstance(module, QuantisedLinear)]
-            if index in dequantised
-            else []
+        self._exactly = [
+            [
+                module
+                for module in layer.modules()
+                if isinstance(module, Packed) or (index in dequantised and isinstance(module, _ROUNDING))
+            ]
             for index, layer in enumerate(layers)
         ]
-        self._rounds = [any(isinstance(m, QuantisedExperts) for m in layer.modules()) for layer in layers]
         rest = (module for module in outer if id(module) not in kept)
         self._rest = list(_substitutes(rest, exact, len(layers)))
         self._rest += _substitutes([*self._tables, *([head] if head else [])], False, len(layers) + 1)
@@ -104,41 +90,26 @@ class Weights:
 
     def changes(self, layer: int) -> bool:
         """Inside `layer`: whether any weight has a substitute."""
-        return layer in self._changed or bool(self._stand_ins[layer])
+        return layer in self._changed or any(map(_is_rounded, self._exactly[layer]))
 
-    def stands_in(self, layer: int) -> bool:
-        """Whether quantised weights of a layer have stand-ins."""
-        return bool(self._stand_ins[layer])
+    def are_quantised(self, layer: int) -> bool:
+        """Whether weights of a layer are quantised, and it is one of those where they are multiplied
+        exactly."""
+        return any(isinstance(module, _ROUNDING) for module in self._exactly[layer])
 
     @contextmanager
     def layer(self, index: int) -> Iterator[None]:
         with ExitStack() as stack:
-            for module in list(self._layers[index].modules()):
-                if isinstance(module, Packed):
-                    stack.enter_context(module.unpacked_meanwhile())
             changed = list(_substitutes(self._layers[index].modules(), self._exact, index))
             if changed:
                 self._changed.add(index)
-            stack.enter_context(_substituted([*changed, *self._stand_ins[index]]))
+            stack.enter_context(_substituted(changed))
+            stack.enter_context(_multiplied(self._exactly[index], exactly=True))
             yield
 
-    def rounds(self, layer: int) -> bool:
-        """Whether a layer rounds activations to int8 in spite of stand-ins. Experts have none, as those of a
-        layer may take gigabytes."""
-        return self._rounds[layer]
-
-    @contextmanager
-    def without_stand_ins(self, layer: int) -> Iterator[None]:
-        """Inside `layer`: its quantised weights are as they are."""
-        modules = [one.module for one in self._stand_ins[layer]]
-        before = [module.stand_in for module in modules]
-        try:
-            for module in modules:
-                module.stand_in = None
-            yield
-        finally:
-            for module, stand_in in zip(modules, before, strict=True):
-                module.stand_in = stand_in
+    def as_served(self, layer: int) -> AbstractContextManager[None]:
+        """Inside `layer`: its quantised weights are multiplied as ever."""
+        return _multiplied([m for m in self._exactly[layer] if isinstance(m, _ROUNDING)], exactly=False)
 
     @contextmanager
     def rest(self) -> Iterator[None]:
@@ -157,6 +128,24 @@ class Weights:
             yield
 
 
+@contextmanager
+def _multiplied(modules: Sequence[Any], *, exactly: bool) -> Iterator[None]:
+    try:
+        for module in modules:
+            module.exact = exactly
+        yield
+    finally:
+        for module in modules:
+            module.exact = not exactly
+
+
+def _is_rounded(module: Any) -> bool:
+    """Whether the packed path serves other products than those that are compared."""
+    return isinstance(module, _ROUNDING) or any(
+        module.panels(name).dtype != torch.float32 for name in module.parts
+    )
+
+
 def _cast_inputs(head: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     dtype = head.panels("weight").dtype if isinstance(head, Packed) else head.weight.dtype
     return tuple(tensor.to(dtype) for tensor in inputs)
@@ -170,11 +159,20 @@ def _substitutes(modules: Iterable[nn.Module], exact: bool, seed: int) -> Iterat
             for name, tensor in tensors.items():
                 if tensor is None or not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
                     continue
-                dtype = torch.float32 if exact and tensor.dtype in _HALF else tensor.dtype
-                constant = tensors is module._parameters and _is_constant(tensor)
+                panels = isinstance(module, Packed) and tensors is module._buffers
+                dtype = torch.float32 if exact and tensor.dtype in _HALF and not panels else tensor.dtype
+                constant = (panels or tensors is module._parameters) and _is_constant(tensor)
                 if dtype != tensor.dtype or constant:
                     seed += 1_000
-                    yield _Substitute(tensors, name, tensor, seed if constant else None, dtype)
+                    inputs = _inputs(module, name, tensor)
+                    yield _Substitute(tensors, name, tensor, seed if constant else None, dtype, inputs)
+
+
+def _inputs(module: nn.Module, name: str, tensor: Tensor) -> int:
+    """Of an output of a weight, or of panels."""
+    if isinstance(module, Packed) and name not in module._parameters:
+        return module.packed(name.removesuffix("_panels")).inputs
+    return tensor.shape[-1] if tensor.dim() else 1
 
 
 def _is_constant(weight: Tensor) -> bool:
@@ -185,7 +183,7 @@ def _is_constant(weight: Tensor) -> bool:
 
 
 @contextmanager
-def _substituted(substitutes: Sequence[_Substitute | _StandIn]) -> Iterator[None]:
+def _substituted(substitutes: Sequence[_Substitute]) -> Iterator[None]:
     try:
         for substitute in substitutes:
             substitute.tensors[substitute.name] = substitute.made()

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from ...errors import ModelLoadError
 from ..assembly import assembled, skeleton
 from ..families.conditions import why_general
+from .parameters import take_parameter, tensors_of
 from .tensors import FLOATS, SavedTensors
 
 
@@ -33,15 +34,15 @@ def load_floats(folder: Path, config: Any, dtype: torch.dtype) -> PreTrainedMode
         head = model.get_output_embeddings()
         tied = {f"{name}.weight" for name, module in model.named_modules() if module is head}
         parameters = {name: tensor for name, tensor in parameters.items() if name not in tied}
-    fits = tensors.left == set(parameters) and all(
-        tensors.shape(name) == list(tensor.shape) and tensors.dtype(name) in FLOATS and tensor.dtype == dtype
-        for name, tensor in parameters.items()
+    shapes = dict[str, list[int]]()
+    for name, tensor in parameters.items():
+        shapes |= tensors_of(tensors, name, tensor)
+    fits = tensors.left == set(shapes) and all(
+        tensors.shape(name) == shape and tensors.dtype(name) in FLOATS for name, shape in shapes.items()
     )
-    if not fits:
+    if not fits or any(tensor.dtype != dtype for tensor in parameters.values()):
         return None
-    floats = {
-        name: tensors.take(name, tensor.shape, *FLOATS, to=dtype) for name, tensor in parameters.items()
-    }
+    floats = {name: take_parameter(tensors, name, tensor) for name, tensor in parameters.items()}
     made = assembled(model, {}, floats, dtype)
     made.requires_grad_(True)
     if (folder / "generation_config.json").is_file():

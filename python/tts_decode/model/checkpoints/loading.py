@@ -20,7 +20,10 @@ from ..assembly import Kept, assembled, skeleton
 from ..memory import refuse_beyond_memory
 from .awq import AWQ
 from .compressed import CompressedTensors
+from .experts import PANEL, ExpertLayer, Stack, incomplete
 from .gptq import GPTQ
+from .mxfp4 import MXFP4
+from .parameters import take_parameter
 from .rounding import Rounded
 from .settings import INSTEAD, Settings
 from .tensors import FLOATS, SavedTensors
@@ -54,13 +57,13 @@ _FORMATS: dict[str, Callable[[Settings], Format]] = {
     "gptq": GPTQ.of,
     "awq": AWQ.of,
     "compressed-tensors": CompressedTensors.of,
+    "mxfp4": MXFP4.of,
 }
 
 
 def settings_of(config: Any) -> Any:
-    """How the weights of a saved model are quantised, or None. transformers dequantises mxfp4 by itself."""
-    found = getattr(config, "quantization_config", None) or getattr(config, "compression_config", None)
-    return None if isinstance(found, Mapping) and found.get("quant_method") == "mxfp4" else found
+    """How the weights of a saved model are quantised, or None."""
+    return getattr(config, "quantization_config", None) or getattr(config, "compression_config", None)
 
 
 def load_checkpoint(
@@ -101,8 +104,14 @@ def _folder(source: Path | str) -> Path:
 
 def _load(folder: Path, model: Any, known: Format, dtype: torch.dtype, *, quantised: bool) -> PreTrainedModel:
     tensors = SavedTensors(folder)
-    layers = {name: _layer(model, name, folder) for name in known.modules(tensors)}
-    refuse_beyond_memory(folder, _bytes_of(model, known, layers, quantised=quantised))
+    names = known.modules(tensors)
+    experts = {name: layer for name in names if (layer := ExpertLayer.of(model, name)) is not None}
+    layers = {name: _layer(model, name, folder) for name in names if name not in experts}
+    if (lacking := incomplete(model, experts)) is not None:
+        raise tensors.damaged(f"got no quantised weight {lacking}, expected one as of the other experts")
+    in_groups = {f"{name}.weight": known.bits_of(name) for name in layers}
+    in_groups |= {layer.parameter: known.bits_of(name) for name, layer in experts.items()}
+    refuse_beyond_memory(folder, _bytes_of(model, in_groups if quantised else {}))
     table, head = (_name_of(model, module) for module in (model.get_input_embeddings(), _head(model)))
     if head in layers:  # it is no copy of the table, whatever the config says
         model.config.tie_word_embeddings = False
@@ -115,11 +124,16 @@ def _load(folder: Path, model: Any, known: Format, dtype: torch.dtype, *, quanti
         floats[f"{name}.weight"] = weight.dequantised().to(dtype)
         if weight.bias is not None:
             floats[f"{name}.bias"] = weight.bias[: weight.outputs].to(dtype)
+    filled = set(weights)
+    if quantised:
+        weights |= _stacked(known, tensors, model, experts)
+        filled |= {layer.experts for layer in experts.values()}
+    else:
+        floats |= _dequantised(known, tensors, model, experts, dtype)
     tied = f"{head}.weight" if model.config.tie_word_embeddings else None
     for name, parameter in model.state_dict().items():
-        if name != tied and name not in floats and name.rpartition(".")[0] not in weights:
-            dtypes = FLOATS if parameter.is_floating_point() else (parameter.dtype,)
-            floats[name] = tensors.take(name, tuple(parameter.shape), *dtypes).to(parameter.dtype)
+        if name != tied and name not in floats and name.rpartition(".")[0] not in filled:
+            floats[name] = take_parameter(tensors, name, parameter)
     if tied is not None and tied in tensors:
         _require_copy(tensors, tied, f"{table}.weight")
     _refuse_left(model, tensors)
@@ -153,13 +167,61 @@ def _layer(model: nn.Module, name: str, folder: Path) -> Any:
     return module
 
 
-def _bytes_of(model: nn.Module, known: Format, layers: Mapping[str, Any], *, quantised: bool) -> int:
-    """About what the weights take: those in groups one bit each for their scales."""
-    in_groups = {f"{name}.weight": known.bits_of(name) + 1 for name in layers} if quantised else {}
+def _bytes_of(model: nn.Module, in_groups: Mapping[str, int]) -> int:
+    """About what the weights take. in_groups: bits of parameters that have some more for their scales."""
     bits = 0
     for name, parameter in model.named_parameters():
-        bits += parameter.numel() * in_groups.get(name, 8 * parameter.dtype.itemsize)
+        each = in_groups[name] + 1 if name in in_groups else 8 * parameter.dtype.itemsize
+        bits += parameter.numel() * each
     return bits // 8
+
+
+def _stacked(
+    known: Format, tensors: SavedTensors, model: nn.Module, layers: Mapping[str, ExpertLayer]
+) -> dict[str, Kept]:
+    """By the names that `assembled` knows for the weights of all experts."""
+    stacks, kinds = dict[str, Stack](), dict[str, str]()
+    for name, layer in layers.items():
+        if layer.outputs % PANEL:
+            raise ModelLoadError(
+                f"model: {tensors.folder}: {name} has {layer.outputs} outputs, expected a multiple of "
+                f"{PANEL}; pass weights='float32' to dequantise it"
+            )
+        weight, part = _of_expert(known, tensors, name, layer), f"{layer.experts}.{layer.part}"
+        stack = stacks.setdefault(part, Stack(_count(model, layer)))
+        try:
+            stack.put(layer.number, weight)
+        except ValueError as cause:
+            raise tensors.damaged(f"{name}: {cause}") from cause
+        kinds[part] = known.kind_of(name)
+    return {part: Kept(stack.weight, kinds[part]) for part, stack in stacks.items()}
+
+
+def _dequantised(
+    known: Format,
+    tensors: SavedTensors,
+    model: nn.Module,
+    layers: Mapping[str, ExpertLayer],
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
+    """Parameters of all experts; biases are parameters of their own."""
+    made = dict[str, Tensor]()
+    for name, layer in layers.items():
+        if layer.parameter not in made:
+            made[layer.parameter] = torch.empty(model.get_parameter(layer.parameter).shape, dtype=dtype)
+        layer.rows_in(made[layer.parameter]).copy_(_of_expert(known, tensors, name, layer).dequantised())
+    return made
+
+
+def _count(model: nn.Module, layer: ExpertLayer) -> int:
+    return len(model.get_parameter(layer.parameter))
+
+
+def _of_expert(known: Format, tensors: SavedTensors, name: str, layer: ExpertLayer) -> QuantisedWeight:
+    try:
+        return known.read(tensors, name, layer.outputs, layer.inputs, None)
+    except ValueError as cause:
+        raise tensors.damaged(f"{name}: {cause}") from cause
 
 
 def _weight(known: Format, tensors: SavedTensors, name: str, layer: Any) -> QuantisedWeight:

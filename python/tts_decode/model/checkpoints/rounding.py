@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tts_kernels import QuantisedWeight
 
+from .experts import EXPERT_LAYER, PANEL, layers_of_experts
 from .tensors import FLOATS, SavedTensors
 
 _GROUP = 32  # inputs that share a scale
@@ -19,10 +20,11 @@ _KEPT = ("gate", "router", "shared_expert_gate")  # they choose experts: few wei
 
 @dataclass(frozen=True)
 class Rounded:
-    """Each linear layer by itself. An embedding table stays, unless it is the logits' layer too.
+    """Each linear layer by itself, those of experts where the files have them one by one. An embedding table
+    stays, unless it is the logits' layer too.
 
     Attributes:
-        bits: by the names of modules.
+        bits: by the names of modules, and of layers of experts.
     """
 
     bits: Mapping[str, int]
@@ -37,10 +39,13 @@ class Rounded:
                 found[name] = _HEAD_BITS
             elif module is not head and _is_rounded(name, module):
                 found[name] = bits
+            for layer in layers_of_experts(name, module):
+                if layer.inputs % _GROUP == 0 and layer.outputs % PANEL == 0:
+                    found[layer.name] = bits
         return cls(found)
 
     def modules(self, tensors: SavedTensors) -> list[str]:
-        return list(self.bits)
+        return [name for name in self.bits if EXPERT_LAYER.match(name) is None or f"{name}.weight" in tensors]
 
     def bits_of(self, name: str) -> int:
         return self.bits[name]

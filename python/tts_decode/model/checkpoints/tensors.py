@@ -14,6 +14,7 @@ from torch import Tensor
 from tts_kernels.checks import shown
 
 from ...errors import ModelLoadError
+from .experts import names_in_model
 from .settings import INSTEAD
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -36,6 +37,8 @@ _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 class SavedTensors:
     """Tensors by their names. They are read, not mapped: a mapped file is memory beside what is made of it.
 
+    Their names are those of the model, `names_in_model`, also where the files have others.
+
     Attributes:
         folder: of the model.
         left: names of those that nobody has taken.
@@ -44,16 +47,18 @@ class SavedTensors:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._files: dict[str, Any] = {}
+        self._names: dict[str, str] = {}  # that the files have for them
         self._places: dict[str, tuple[Path, int, int]] = {}  # where the bytes of each begin and end
         for file in _files_of(folder):
             try:
                 opened: Any = safe_open(file, framework="pt", device="cpu")
             except (OSError, SafetensorError) as cause:
                 raise self.damaged(f"cannot read {file.name}: {cause}") from cause
-            for name, place in _places(file).items():
+            places = _places(file)
+            for own, name in names_in_model(places).items():
                 if name in self._files:
-                    raise self.damaged(f"{name} lies in two files")
-                self._files[name], self._places[name] = opened, place
+                    raise self.damaged(f"{own} lies in two files")
+                self._files[name], self._names[name], self._places[name] = opened, own, places[own]
         self.left = set(self._files)
 
     def __contains__(self, name: str) -> bool:
@@ -61,46 +66,65 @@ class SavedTensors:
 
     def shape(self, name: str) -> list[int]:
         """Of a tensor that is there."""
-        found: list[int] = self._files[name].get_slice(name).get_shape()
+        found: list[int] = self._slice(name).get_shape()
         return found
 
     def dtype(self, name: str) -> torch.dtype | None:
         """Of a tensor that is there; None: one that weights do not have."""
-        return _DTYPES.get(self._files[name].get_slice(name).get_dtype())
+        return _DTYPES.get(self._slice(name).get_dtype())
 
     def take(
         self, name: str, shape: Sequence[int], *dtypes: torch.dtype, to: torch.dtype | None = None
     ) -> Tensor:
         """A tensor of this shape and one of these dtypes, cast to `to` while it is read."""
+        found = self._expect(name, shape, dtypes)
+        made = torch.empty(tuple(shape), dtype=to or found)
+        self._read(name, found, made.view(-1))
+        return made
+
+    def take_into(self, made: Tensor, name: str, *dtypes: torch.dtype) -> None:
+        """The same into contiguous memory of its shape, in the dtype of that."""
+        self._read(name, self._expect(name, made.shape, dtypes), made.view(-1))
+
+    def take_entry(self, name: str, index: int, shape: Sequence[int], *dtypes: torch.dtype) -> Tensor:
+        """An entry of this shape of a tensor, which has `shape[0]` of them."""
+        found = self._expect(name, shape, dtypes)
+        made = torch.empty(tuple(shape[1:]), dtype=found)
+        self._read(name, found, made.view(-1), skipped=index * made.nbytes)
+        return made
+
+    def _expect(self, name: str, shape: Sequence[int], dtypes: Sequence[torch.dtype]) -> torch.dtype:
         if name not in self._files:
             raise self.damaged(f"got no tensor {name}, expected one of shape {list(shape)}")
+        own = self._names[name]
         if self.shape(name) != list(shape):
-            raise self.damaged(f"{name}: got shape {self.shape(name)}, expected {list(shape)}")
+            raise self.damaged(f"{own}: got shape {self.shape(name)}, expected {list(shape)}")
         found = self.dtype(name)
         if found is None or found not in dtypes:
             expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-            got = self._files[name].get_slice(name).get_dtype() if found is None else str(found)
-            raise self.damaged(f"{name}: got {got.removeprefix('torch.')}, expected {expected}")
+            got = self._slice(name).get_dtype() if found is None else str(found)
+            raise self.damaged(f"{own}: got {got.removeprefix('torch.')}, expected {expected}")
         self.left.discard(name)
-        return self._read(name, found, to or found).view(list(shape))
+        return found
 
-    def _read(self, name: str, dtype: torch.dtype, to: torch.dtype) -> Tensor:
-        """[numbers]. What is cast is read in bands."""
-        file, begin, end = self._places[name]
-        made = torch.empty((end - begin) // dtype.itemsize, dtype=to)
+    def _slice(self, name: str) -> Any:
+        return self._files[name].get_slice(self._names[name])
+
+    def _read(self, name: str, dtype: torch.dtype, made: Tensor, skipped: int = 0) -> None:
+        """made: [numbers]. What is cast is read in bands. skipped: bytes that lie before."""
+        file, begin, _ = self._places[name]
         with file.open("rb", buffering=0) as stream:
-            stream.seek(begin)
+            stream.seek(begin + skipped)
             for part in torch.split(made, _BAND):
-                read = part if dtype == to else torch.empty(len(part), dtype=dtype)
+                read = part if dtype == made.dtype else torch.empty(len(part), dtype=dtype)
                 room = memoryview(read.view(torch.uint8).numpy().data)
                 while len(room):
                     count = stream.readinto(room)
                     if not count:
-                        raise self.damaged(f"{file.name} ends within {name}")
+                        raise self.damaged(f"{file.name} ends within {self._names[name]}")
                     room = room[count:]
                 if read is not part:
                     part.copy_(read)
-        return made
 
     def marked(self, leaf: str) -> list[str]:
         """Modules with a tensor of this name, which those that are quantised have; at least one."""

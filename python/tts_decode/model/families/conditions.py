@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from ..packed_clamped_experts import PackedClampedExperts
 from ..packed_modules import PackedEmbedding, PackedExperts, PackedLinear
 from ..quantised_experts import QuantisedExperts
 from ..quantised_modules import Quantised, QuantisedEmbedding, QuantisedLinear
@@ -55,7 +56,7 @@ _COVERED = {
 _LINEAR = {nn.Linear, PackedLinear, QuantisedLinear}
 _PARTS = {
     *_LINEAR,
-    *(Quantised, QuantisedExperts, PackedEmbedding, PackedExperts),
+    *(Quantised, QuantisedExperts, PackedEmbedding, PackedExperts, PackedClampedExperts),
     *(nn.Embedding, QuantisedEmbedding, nn.ModuleList, nn.LayerNorm, nn.Dropout),
     *ACTIVATIONS,
 }

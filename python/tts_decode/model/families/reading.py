@@ -192,24 +192,19 @@ def _table(family: Family, attention: Any) -> int:
 def weight_of(linear: Any) -> Weight:
     """Of a linear layer: its own where that is packed or quantised, else a packed copy."""
     if isinstance(linear, PackedLinear) and linear.still_packed():
-        return linear.packed_weight
-    if isinstance(linear, QuantisedLinear) and linear.stand_in is None:
-        return linear.quantised
+        return linear.packed_weight.widened() if linear.exact else linear.packed_weight
+    if isinstance(linear, QuantisedLinear):
+        return linear.quantised.exact() if linear.exact else linear.quantised
     return PackedWeight.pack(*_float_parts(linear))
 
 
 def _has_panels(linear: Any) -> bool:
     """Whether `weight_of` copies nothing."""
-    return isinstance(linear, PackedLinear) or (
-        isinstance(linear, QuantisedLinear) and linear.stand_in is None
-    )
+    return isinstance(linear, PackedLinear | QuantisedLinear)
 
 
 def _float_parts(linear: Any) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of a linear layer, or of a router."""
-    if isinstance(linear, QuantisedLinear):
-        assert linear.stand_in is not None
-        return linear.stand_in, None if linear.bias is None else linear.bias[: linear.out_features]
     bias = getattr(linear, "bias", None)
     return linear.weight.detach(), None if bias is None else bias.detach()
 

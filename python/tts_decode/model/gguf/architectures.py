@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from .keys import Architecture
 
@@ -24,15 +25,17 @@ _LONG_AND_SHORT = frozenset({"rope_factors_long.weight", "rope_factors_short.wei
 
 _WINDOWS = frozenset({"attention.sliding_window", "attention.sliding_window_pattern"})
 
+_LLAMA = Architecture(
+    "llama",
+    _SIZES,
+    _RMS,
+    rotary_tensors=_LONG_AND_SHORT | {_FREQUENCIES},
+    switches=_BIASES,
+    layout="paired_heads",
+)
+
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "llama": Architecture(
-        "llama",
-        _SIZES,
-        _RMS,
-        rotary_tensors=_LONG_AND_SHORT | {_FREQUENCIES},
-        switches=_BIASES,
-        layout="paired_heads",
-    ),
+    "llama": _LLAMA,
     # Mistral Small 3 and others of its architecture; those that scale queries by position have a key more.
     "mistral3": Architecture(
         "mistral",
@@ -194,3 +197,16 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         layout="raised_norms",
     ),
 }
+
+# Of files that have routers: llama.cpp calls Mixtral by the name of the dense model.
+MIXTURES: Mapping[str, Architecture] = {
+    "llama": replace(
+        _LLAMA,
+        model_type="mixtral",
+        integers=_SIZES | {"expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"},
+        fixed={"sliding_window": None},
+        neutral={"expert_weights_norm": True, "expert_gating_func": 1},
+        switches={},
+    )
+}
+ROUTER = "blk.0.ffn_gate_inp.weight"

@@ -20,6 +20,7 @@ from .rope import rope_parameters
 from .vocabulary import Vocabulary
 
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
+_OF_ONE_EXPERT = re.compile(r"\.ffn_(gate|up|down)\.\d+\.weight$")
 _MOST_BLOCKS = 10_000
 _MOST_WEIGHTS_A_BYTE = 8  # the smallest of GGUF's formats takes 1.5 bits a weight
 
@@ -179,6 +180,11 @@ def _refuse_tensors(header: Header, attributes: Mapping[str, Any]) -> None:
         for name in layout
         for layer in range(layers if _BLOCK.match(name) else 1)
     }
+    if single := [name for name in header.tensors if _OF_ONE_EXPERT.search(name)]:
+        raise ModelLoadError(
+            f"model: {header.file} holds {shown(min(single))}, the weight of a single expert, as llama.cpp "
+            "wrote them before 2024, which is not served: convert the model again, or use safetensors"
+        )
     if lost := header.tensors - wanted - header.architecture.rotary_tensors:
         raise ModelLoadError(
             f"model: {header.file} holds the tensor {shown(min(lost))}, which a {header.name} of {layers} "

@@ -13,7 +13,7 @@ from typing import Any
 from tts_kernels.checks import is_integer, is_real
 
 from ...errors import ModelLoadError
-from .architectures import ARCHITECTURES
+from .architectures import ARCHITECTURES, MIXTURES, ROUTER
 from .keys import Architecture
 from .metadata import read_metadata, shown
 
@@ -31,7 +31,8 @@ class Header:
         if not isinstance(name, str) or name not in ARCHITECTURES:
             raise self.refuse("general.architecture", f"one of {', '.join(sorted(ARCHITECTURES))}")
         self.name: str = name
-        self.architecture: Architecture = ARCHITECTURES[name]
+        known = MIXTURES if ROUTER in self.tensors and name in MIXTURES else ARCHITECTURES
+        self.architecture: Architecture = known[name]
         if len(self.tensors) < len(tensors):
             raise ModelLoadError(f"model: {file} is damaged: it holds a tensor twice; fetch it again")
 
