@@ -10,7 +10,7 @@ enum class Storage {
   kWideBFloat16,  // bfloat16 widened to float
   kPairs,         // bfloat16 pairs, as they are
   kInt8,          // int8 converted to float
-  kInt8Pairs,  // int8 converted to bfloat16, which holds all of them exactly, in pairs; queries are bfloat16
+  kInt8Pairs,     // int8 converted to pairs of bfloat16, exactly; queries are bfloat16
 };
 
 constexpr bool is_int8(Storage storage) {
@@ -46,8 +46,8 @@ struct PageWords {
   static constexpr Product kThinProduct = kStorage == Storage::kInt8Pairs ? Product::kBytePairs
                                           : kInt8                         ? Product::kBytes
                                                                           : Product::kHalves;
-  // Up to so many rows, widening a page beforehand does not pay. Tiles multiply what lies in memory. Bytes
-  // take longer to become pairs than floats, too long to do it for a second block of rows.
+  // Up to so many rows, widening a page beforehand does not pay: of bytes as pairs, which take longest to
+  // make, up to one block of rows. Tiles multiply what lies in memory.
 #ifdef TTS_TILES
   static constexpr int kThinRows = 0;
 #else
@@ -55,7 +55,7 @@ struct PageWords {
 #endif
   // Pages multiplied together, and widened together.
 #ifdef TTS_TILES
-  static constexpr int kBatchPages = kWidens ? 8 : 16;  // of bfloat16, 4 make fan-outs 5 to 8 % slower
+  static constexpr int kBatchPages = kWidens ? 8 : 16;  // as they are 4 make fan-outs 5 to 8 % slower
 #else
   static constexpr int kBatchPages = 4;
 #endif
