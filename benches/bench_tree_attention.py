@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from tts_kernels import KVPool, TreePlan, _core, plan, tree_attention
 
 BRANCHES, PREFIX, PRIVATE = 64, 2048, 64
 SHAPES = [(32, 8, 128), (9, 3, 64)]  # query heads, KV heads, head_dim
+INT8_SHAPES = [*SHAPES, (8, 8, 128), (4, 4, 64)]
 DTYPES = [torch.bfloat16, torch.float32]
 
 
@@ -141,8 +143,10 @@ def test_tree_attention(
     benchmark.pedantic(lambda: tree_attention(s.q, *s.pages, s.tree), rounds=5)
 
 
-@pytest.mark.parametrize(("branches", "prefix"), [(64, 2048), (1, 32768)])
-@pytest.mark.parametrize(("heads", "kv_heads", "d"), SHAPES, ids=["32/8/128", "9/3/64"])
+@pytest.mark.parametrize(("branches", "prefix"), [*product((1, 8, 64), (512, 2048, 4096)), (1, 32768)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "d"), INT8_SHAPES, ids=["32/8/128", "9/3/64", "8/8/128", "4/4/64"]
+)
 def test_int8_pages(
     benchmark: BenchmarkFixture, heads: int, kv_heads: int, d: int, branches: int, prefix: int
 ) -> None:

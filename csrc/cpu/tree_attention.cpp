@@ -70,10 +70,11 @@ void merge(const AttentionState& into, const AttentionState& next, int rows, int
   }
 }
 
-const AttentionKernels& kernels_for(DType dtype) {
+const AttentionKernels& kernels_for(DType pages, DType q) {
   const LevelKernels& kernels = cpu_isa().kernels;
-  if (dtype == DType::kInt8) return kernels.attention_int8;
-  return dtype == DType::kFloat32 ? kernels.attention_float32 : kernels.attention_bfloat16;
+  const bool bfloat16 = q == DType::kBFloat16;
+  if (pages == DType::kInt8) return bfloat16 ? kernels.attention_int8_bfloat16 : kernels.attention_int8;
+  return bfloat16 ? kernels.attention_bfloat16 : kernels.attention_float32;
 }
 
 class Run {
@@ -81,7 +82,7 @@ class Run {
   Run(const TreeAttentionParams& params, int num_threads)
       : p_(params),
         group_(params.num_q_heads / params.kv.num_kv_heads),
-        kernels_(kernels_for(params.kv.dtype)),
+        kernels_(kernels_for(params.kv.dtype, params.q_dtype)),
         sparse_(params.mask != nullptr || has_holes(params.plan)) {
     find_chunks();
     allocate_mass();
@@ -208,7 +209,7 @@ class Run {
     thread_local Scratch memory;
     const int n = rows(unit.block), d = p_.kv.head_dim, heads = p_.kv.num_kv_heads;
     const size_t q_words = static_cast<size_t>(n) * d, s_words = static_cast<size_t>(n) * kScoreRow;
-    const size_t scale_words = static_cast<size_t>(n / group_) * kTilePages;
+    const size_t scale_words = static_cast<size_t>(n / group_) * 2 * kTilePages;
     const size_t operand_words = size_t{5} * kPageSize * d,
                  state_words = static_cast<size_t>(state_floats(n, d));
     uint32_t* words = memory.reserve(q_words + s_words + scale_words + operand_words + 2 * state_words);

@@ -41,7 +41,7 @@ float to_float(uint16_t x) {
 float to_float(float x) { return x; }
 float to_float(int8_t x) { return x; }
 
-// Rows of new keys, values and queries: of the pages' dtype, but float where that is int8.
+// Rows of new keys, values and queries: of the pages' dtype, but float unless said where that is int8.
 template <class Element>
 struct RowOf {
   using Type = Element;
@@ -66,10 +66,10 @@ std::vector<Element> random_values(Random& random, size_t n) {
 }
 
 // Branches that share a random part of an earlier one's pages, over one layer; slots without a token hold
-// NaN.
-template <class Element>
+// NaN. Element: of the pages; RowElement: of keys, values and queries.
+template <class Element, class RowElement = typename RowOf<Element>::Type>
 struct Forest {
-  using Row = typename RowOf<Element>::Type;
+  using Row = RowElement;
   static constexpr bool kInt8 = sizeof(Element) == 1;
   static constexpr DType kRowDType = sizeof(Row) == 2 ? DType::kBFloat16 : DType::kFloat32;
   static constexpr DType kDType = kInt8 ? DType::kInt8 : kRowDType;
@@ -228,11 +228,11 @@ struct Forest {
   }
 };
 
-template <class Element>
+template <class Pages>
 void test_forest(uint32_t seed) {
   Random random(seed);
-  Forest<Element> forest(random);
-  std::vector<typename Forest<Element>::Row> out, other;
+  Pages forest(random);
+  std::vector<typename Pages::Row> out, other;
   std::vector<float> lse, other_lse;
   const TreePlan wide = forest.make_plan(32), narrow = forest.make_plan(draw(random, 1, 9));
   tree_attention(forest.params(wide, out, lse), 1);
@@ -248,12 +248,42 @@ void test_forest(uint32_t seed) {
   CHECK(std::all_of(other_lse.begin(), other_lse.end(), [](float x) { return std::isnan(x); }));
 }
 
+// With scales that are powers of two, int8 pages give bfloat16 queries the bits that bfloat16 pages of the
+// same values give them.
+void test_int8_beside_bfloat16(uint32_t seed) {
+  Random random(seed), again(seed);
+  Forest<int8_t, uint16_t> bytes(random);
+  Forest<uint16_t> pairs(again);  // the same tree and queries
+  for (float& scale : bytes.scales) scale = std::ldexp(1.0f, draw(random, -8, -5));
+  const KVView from = bytes.view(), to = pairs.view();
+  for (int page = 0; page < bytes.num_pages; ++page) {
+    for (int head = 0; head < bytes.kv_heads; ++head) {
+      const float* scales = page_scales(from, page, head);
+      for (int t = 0; t < kPageSize; ++t) {
+        for (int c = 0; c < bytes.head_dim; ++c) {
+          k_page<uint16_t>(to, page, head)[k_index<uint16_t>(t, c)] =
+              to_bfloat16(k_page<int8_t>(from, page, head)[k_index<int8_t>(t, c)] * scales[0]);
+          v_page<uint16_t>(to, page, head)[v_index<uint16_t>(t, c, bytes.head_dim)] = to_bfloat16(
+              v_page<int8_t>(from, page, head)[v_index<int8_t>(t, c, bytes.head_dim)] * scales[1]);
+        }
+      }
+    }
+  }
+  std::vector<uint16_t> out, expected;
+  std::vector<float> lse, expected_lse;
+  const TreePlan plan = bytes.make_plan(draw(random, 1, 32));
+  tree_attention(bytes.params(plan, out, lse), 2);
+  tree_attention(pairs.params(plan, expected, expected_lse), 2);
+  CHECK(out == expected);
+  CHECK(lse == expected_lse);
+}
+
 // Scores, a selection and attention over it: the same bits in other blocks and on more threads; everything
 // selected is dense; masses sum to 1.
-template <class Element>
+template <class Pages>
 void test_sparse(uint32_t seed) {
   Random random(seed);
-  Forest<Element> forest(random);
+  Pages forest(random);
   const int heads = forest.kv_heads, vectors = draw(random, 1, 2), width = forest.width;
   const size_t rows = static_cast<size_t>(heads) * forest.num_queries, words = (width + 31u) / 32;
   // As wide as the summaries of the pages in use, no page more: a read too far is seen.
@@ -261,7 +291,7 @@ void test_sparse(uint32_t seed) {
   std::normal_distribution<float> normal;
   for (float& x : summaries) x = normal(random);
 
-  std::vector<typename Forest<Element>::Row> out, other, dense;
+  std::vector<typename Pages::Row> out, other, dense;
   std::vector<float> lse, other_lse, mass(rows * width), other_mass(rows * width), scores(rows * width);
   std::vector<int32_t> mask(rows * words),
       budget(static_cast<size_t>(forest.num_queries), draw(random, 1, 30));
@@ -359,12 +389,16 @@ void test_kv_ops(uint32_t seed) {
 int main(int argc, char** argv) {
   const uint32_t cases = argc > 1 ? static_cast<uint32_t>(std::atoi(argv[1])) : 15;
   tts::test::at_each_level(cases, [](uint32_t seed) {
-    tts::test_forest<float>(seed);
-    tts::test_forest<uint16_t>(seed);
-    tts::test_forest<int8_t>(seed);
-    tts::test_sparse<float>(seed);
-    tts::test_sparse<uint16_t>(seed);
-    tts::test_sparse<int8_t>(seed);
+    using namespace tts;
+    test_forest<Forest<float>>(seed);
+    test_forest<Forest<uint16_t>>(seed);
+    test_forest<Forest<int8_t>>(seed);
+    test_forest<Forest<int8_t, uint16_t>>(seed);
+    test_int8_beside_bfloat16(seed);
+    test_sparse<Forest<float>>(seed);
+    test_sparse<Forest<uint16_t>>(seed);
+    test_sparse<Forest<int8_t>>(seed);
+    test_sparse<Forest<int8_t, uint16_t>>(seed);
   });
   for (uint32_t seed = 0; seed < 10; ++seed) tts::test_kv_ops(seed);
   CHECK_THROWS(tts::set_cpu_isa("sse9"), tts::ArgumentError);

@@ -38,7 +38,7 @@ def assert_close(case: Case, level: str, found: Sequence[Tensor], expected: Sequ
     (out, lse), (expected_out, expected_lse) = found, expected
     assert out.dtype == case.q.dtype
     bfloat16, int8 = case.q.dtype == torch.bfloat16, case.pool.dtype == torch.int8
-    pairs = bfloat16 and not int8 and level in PAIR_LEVELS
+    pairs = bfloat16 and level in PAIR_LEVELS
     atol = 2**-8 if pairs else 5e-5 if int8 else 2e-5
     torch.testing.assert_close(out.double(), expected_out, rtol=2**-8 if bfloat16 else 1e-5, atol=atol)
     torch.testing.assert_close(lse.double(), expected_lse, rtol=1e-6, atol=2e-5)

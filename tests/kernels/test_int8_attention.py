@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from attention_cases import PAGE, Case, live_slots, make_case, poisoned_pool, random_cases, random_options
-from attention_checks import FAMILY, GROUPS, HEAD_DIMS, LEVELS, check, same_bits
+from attention_checks import FAMILY, GROUPS, HEAD_DIMS, LEVELS, assert_close, check, same_bits
 from hypothesis import given, settings
 
 from tts_kernels import KVPool, _core, reference, tree_attention
 from tts_kernels.plans.selection import Selection
 
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # of queries
 CASES = random_cases(head_dims=HEAD_DIMS, groups=GROUPS, longest=1500, kv_dtype=torch.int8)
 
 
@@ -24,9 +25,10 @@ def test_random_forests(level: str, case: Case, options: dict[str, float | None]
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_an_unshared_copy_gives_the_same_bits(level: str) -> None:
+@DTYPES
+def test_an_unshared_copy_gives_the_same_bits(level: str, dtype: torch.dtype) -> None:
     _core.set_cpu_isa(level)
-    case = make_case(**FAMILY, group=3, kv_dtype=torch.int8)
+    case = make_case(**FAMILY, group=3, dtype=dtype, kv_dtype=torch.int8)
     first, width = case.pool.num_pages, case.tables.shape[1]
     pool = poisoned_pool(torch.Generator(), first + case.tables.numel(), dtype=torch.int8)
     for own, shared in ((pool.k_pages, case.pool.k_pages), (pool.v_pages, case.pool.v_pages)):
@@ -39,10 +41,11 @@ def test_an_unshared_copy_gives_the_same_bits(level: str) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
+@DTYPES
 @pytest.mark.parametrize("group", [1, 3])
-def test_chosen_pages(level: str, group: int) -> None:
+def test_chosen_pages(level: str, dtype: torch.dtype, group: int) -> None:
     _core.set_cpu_isa(level)
-    case = make_case(**FAMILY, group=group, kv_dtype=torch.int8)
+    case = make_case(**FAMILY, group=group, dtype=dtype, kv_dtype=torch.int8)
     tree = case.plan()
     shape = (2, tree.num_queries, -(-tree.max_columns // 32))
     every = Selection(torch.full(shape, -1, dtype=torch.int32))
@@ -51,8 +54,27 @@ def test_chosen_pages(level: str, group: int) -> None:
     some = Selection.from_bools(chosen)
     out, lse, mass = case.pool.attend_with_mass(0, case.q, tree, selection=some)
     expected = case.expected_with_mass(chosen)
-    for actual, exact in zip((out, lse, mass), expected, strict=True):
-        torch.testing.assert_close(actual.double(), exact, rtol=1e-5, atol=5e-5)
+    assert_close(case, level, (out, lse), expected[:2])
+    torch.testing.assert_close(mass.double(), expected[2], rtol=1e-5, atol=5e-5)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@DTYPES
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_scales_that_are_powers_of_two_give_the_bits_of_float_pages(
+    level: str, dtype: torch.dtype, head_dim: int
+) -> None:
+    """Bytes and such scales are exact in either dtype, and so is every product with a scale."""
+    _core.set_cpu_isa(level)
+    case = make_case(**FAMILY, group=3, head_dim=head_dim, dtype=dtype, kv_dtype=torch.int8)
+    scales, generator = case.pool.scales, torch.Generator().manual_seed(1)
+    powers = torch.exp2(torch.randint(-8, -4, scales.shape, generator=generator).float())
+    scales.copy_(torch.where(scales.isnan(), scales, powers))
+    slots, num_pages = live_slots(case.tables, case.lengths), case.pool.num_pages
+    kv = case.pool.gather(0, torch.arange(num_pages, dtype=torch.int32), num_pages * PAGE)
+    floats = poisoned_pool(generator, num_pages, head_dim=head_dim, dtype=dtype)
+    floats.append(0, *(x[slots.long()].to(dtype) for x in kv), slots)
+    assert same_bits(case.attend(), replace(case, pool=floats).attend())
 
 
 @pytest.mark.parametrize("level", LEVELS)

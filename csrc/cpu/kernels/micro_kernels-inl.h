@@ -8,11 +8,17 @@
 
 // What is multiplied: a word of the row, broadcast, by words of the page.
 enum class Product {
-  kFloats,  // both are floats
-  kPairs,   // both are pairs of bfloat16, which one instruction multiplies and sums
-  kHalves,  // floats of the row; a word of the page is two bfloat16, for two steps
-  kBytes,   // floats of the row; the page is int8, a byte where the others have a word
+  kFloats,     // both are floats
+  kPairs,      // both are pairs of bfloat16, which one instruction multiplies and sums
+  kHalves,     // floats of the row; a word of the page is two bfloat16, for two steps
+  kBytes,      // floats of the row; the page is int8, a byte where the others have a word
+  kBytePairs,  // kPairs; the page is int8, of whose rows 2 j and 2 j + 1 row j of pairs is made
 };
+
+// Are words of the row pairs of bfloat16?
+constexpr bool multiplies_pairs(Product product) {
+  return product == Product::kPairs || product == Product::kBytePairs;
+}
 
 // Steps that one word of a page serves.
 template <Product kProduct>
@@ -21,7 +27,7 @@ constexpr int kStepsPerWord = kProduct == Product::kHalves ? 2 : 1;
 // V is Vec, as a parameter so that levels without pairs need not have the operation.
 template <Product kProduct, class V = Vec>
 inline Vec::F multiply_add(Vec::F a, Vec::F b, Vec::F sum) {
-  if constexpr (kProduct == Product::kPairs) {
+  if constexpr (multiplies_pairs(kProduct)) {
     return V::dot_pairs(a, b, sum);
   } else {
     return V::fma(a, b, sum);
@@ -37,13 +43,17 @@ inline Vec::F operand(Vec::F words, int half) {
   }
 }
 
-// Vec::kLanes words of a page from the i-th on.
-template <Product kProduct>
-inline Vec::F load_words(const uint32_t* page, int i) {
+// Vec::kLanes words of a page from the i-th on of the row of `width` words that begins at word `row`.
+template <Product kProduct, class V = Vec>
+inline Vec::F load_words(const uint32_t* page, int row, int i, int width) {
+  const int8_t* bytes = reinterpret_cast<const int8_t*>(page);
   if constexpr (kProduct == Product::kBytes) {
-    return Vec::load_int8(reinterpret_cast<const int8_t*>(page) + i);
+    return Vec::load_int8(bytes + row + i);
+  } else if constexpr (kProduct == Product::kBytePairs) {
+    bytes += 2 * row + i;
+    return V::pairs_of(Vec::load_int8(bytes), Vec::load_int8(bytes + width));
   } else {
-    return Vec::load(page + i);
+    return Vec::load(page + row + i);
   }
 }
 
@@ -77,11 +87,11 @@ inline void add_products(const uint32_t* a, int a_stride, const Vec::F (&words)[
   }
 }
 
-// s[r][16 n + t] (+)= sum over step of q[r][step] * k[n][step][t]: N pages of 16 tokens. With `scales` it is
-// multiplied by scales[n] at last. What lies `ahead` is fetched meanwhile.
+// s[r][16 n + t] (+)= sum over step of q[r][step] * k[n][step][t]: N pages of 16 tokens. What lies `ahead` is
+// fetched meanwhile.
 template <Product kProduct, int M, int N>
-void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int begin, int end,
-                 const float* scales, Ahead ahead, uint32_t* s) {
+void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int begin, int end, Ahead ahead,
+                 uint32_t* s) {
   constexpr int kColumns = N * kVecs;
   Vec::F sum[M][kColumns];
 #pragma GCC unroll 8
@@ -97,7 +107,7 @@ void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int 
     Vec::F words[kColumns];
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; ++j) {
-      words[j] = load_words<kProduct>(k[j / kVecs], step / kSteps * 16 + (j % kVecs) * Vec::kLanes);
+      words[j] = load_words<kProduct>(k[j / kVecs], step / kSteps * 16, j % kVecs * Vec::kLanes, 16);
     }
     if (step == fetched) {
 #pragma GCC unroll 8
@@ -105,14 +115,6 @@ void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int 
       fetched += ahead.stride * kSteps;
     }
     add_products<kProduct>(q + step, q_stride, words, sum);
-  }
-  if (scales != nullptr) {
-#pragma GCC unroll 8
-    for (int j = 0; j < kColumns; ++j) {
-      const Vec::F scale = Vec::set1(scales[j / kVecs]);
-#pragma GCC unroll 8
-      for (int r = 0; r < M; ++r) sum[r][j] = Vec::mul(sum[r][j], scale);
-    }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < M; ++r) {
@@ -135,14 +137,16 @@ void value_block(const uint32_t* p, const uint32_t* const* v, int num_pages, int
   }
   constexpr int kSteps = kStepsPerWord<kProduct>;
   for (int page = 0; page < num_pages; ++page) {
-    int row = channel, fetched = ahead.pages == nullptr ? steps : ahead.first * kSteps;
+    int row = 0, fetched = ahead.pages == nullptr ? steps : ahead.first * kSteps;
     for (int step = 0; step < steps; step += kSteps, row += head_dim, p += kSteps) {
       Vec::F words[kColumns];
 #pragma GCC unroll 8
-      for (int j = 0; j < kColumns; ++j) words[j] = load_words<kProduct>(v[page], row + j * Vec::kLanes);
+      for (int j = 0; j < kColumns; ++j) {
+        words[j] = load_words<kProduct>(v[page], row, channel + j * Vec::kLanes, head_dim);
+      }
       if (step == fetched) {
 #pragma GCC unroll 8
-        for (int n = 0; n < N; ++n) ahead.fetch(page, row + n * 16);
+        for (int n = 0; n < N; ++n) ahead.fetch(page, row + channel + n * 16);
         fetched += ahead.stride * kSteps;
       }
       add_products<kProduct>(p, kScoreRow, words, sum);
@@ -191,12 +195,11 @@ struct ScoreRows {
   const uint32_t* const* k;
   int begin, end;
   uint32_t* s;
-  const float* scales = nullptr;
   Ahead ahead{};
 
   template <int M, int N>
   void run() const {
-    score_block<kProduct, M, N>(q, q_stride, k, begin, end, scales, ahead, s);
+    score_block<kProduct, M, N>(q, q_stride, k, begin, end, ahead, s);
   }
 };
 

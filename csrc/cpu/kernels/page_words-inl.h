@@ -1,15 +1,24 @@
 // Pages as the words that the micro-kernels multiply.
 #pragma once
 
-#include "cpu/kernels/vec_math-inl.h"
+#include "cpu/kernels/micro_kernels-inl.h"
 
-// How pages become operand words.
+// How pages become operand words. Those that are made are made once for all rows, or for few rows in
+// registers.
 enum class Storage {
   kFloat32,       // as they are
-  kWideBFloat16,  // bfloat16 widened to float, once for all rows, or for few rows in registers
+  kWideBFloat16,  // bfloat16 widened to float
   kPairs,         // bfloat16 pairs, as they are
-  kInt8,          // int8 converted to float, once for all rows, or for few rows in registers
+  kInt8,          // int8 converted to float
+  kInt8Pairs,     // int8 converted to pairs of bfloat16, exactly; queries are bfloat16
 };
+
+constexpr bool is_int8(Storage storage) {
+  return storage == Storage::kInt8 || storage == Storage::kInt8Pairs;
+}
+constexpr bool is_pairs(Storage storage) {
+  return storage == Storage::kPairs || storage == Storage::kInt8Pairs;
+}
 
 template <Storage kStorage>
 struct ElementOf {
@@ -23,18 +32,55 @@ template <>
 struct ElementOf<Storage::kInt8> {
   using Type = int8_t;
 };
+template <>
+struct ElementOf<Storage::kInt8Pairs> : ElementOf<Storage::kInt8> {};
 
-// out[2 j] and out[2 j + 1] = the low and high bfloat16 of in[j], for rows of `width` words.
-inline void widen_rows(const uint32_t* in, int rows, int width, uint32_t* out) {
-  for (int j = 0; j < rows; ++j, in += width, out += 2 * width) {
-    for (int i = 0; i < width; i += Vec::kLanes) {
-      const F words = Vec::load(in + i);
-      Vec::store(out + i, Vec::low_half(words));
-      Vec::store(out + width + i, Vec::high_half(words));
+template <Storage kStorage>
+struct PageWords {
+  using Element = typename ElementOf<kStorage>::Type;
+  static constexpr bool kPairs = is_pairs(kStorage), kInt8 = is_int8(kStorage);
+  static constexpr bool kWidens = kInt8 || kStorage == Storage::kWideBFloat16;
+
+  static constexpr Product kProduct = kPairs ? Product::kPairs : Product::kFloats;
+  // Of pages as they lie, where kWidens.
+  static constexpr Product kThinProduct = kStorage == Storage::kInt8Pairs ? Product::kBytePairs
+                                          : kInt8                         ? Product::kBytes
+                                                                          : Product::kHalves;
+  // Up to so many rows, widening a page beforehand does not pay: of bytes as pairs, which take longest to
+  // make, up to one block of rows. Tiles multiply what lies in memory.
+#ifdef TTS_TILES
+  static constexpr int kThinRows = 0;
+#else
+  static constexpr int kThinRows = kStorage == Storage::kInt8Pairs ? Vec::kRows : 8;
+#endif
+  // Pages multiplied together, and widened together.
+#ifdef TTS_TILES
+  static constexpr int kBatchPages = kWidens ? 8 : 16;  // as they are 4 make fan-outs 5 to 8 % slower
+#else
+  static constexpr int kBatchPages = 4;
+#endif
+  static constexpr int kWordsPerPage = kPairs ? kPageSize / 2 : kPageSize;  // of a row of probabilities
+  // Pages as operands that ChunkScratch::operands holds: a batch, and one more behind it.
+  static constexpr int kWidePages = kWidens ? kBatchPages + 1 : 0;
+
+  // Of `Ahead`: operand words are as many as words in memory, or 2 or 4 times as many.
+  static constexpr int fetch_shift(bool thin) {
+    return kStorage == Storage::kInt8 ? 2 : kStorage == Storage::kInt8Pairs || (kWidens && !thin) ? 1 : 0;
+  }
+
+  // K [head_dim][16] or V [16][head_dim] of a head's page, of which pairs make `rows` rows of `width` words.
+  static void widen(const uint32_t* page, int rows, int width, uint32_t* out) {
+    constexpr int kWords = kStorage == Storage::kInt8 ? 2 : 1;  // rows of words that a row of pairs is
+    for (int row = 0; row < kWords * rows * width; row += width) {
+      for (int i = 0; i < width; i += Vec::kLanes) {
+        const F words = load_words<kThinProduct>(page, row, i, width);
+        if constexpr (kStorage == Storage::kWideBFloat16) {
+          Vec::store(out + 2 * row + i, Vec::low_half(words));
+          Vec::store(out + 2 * row + width + i, Vec::high_half(words));
+        } else {
+          Vec::store(out + row + i, words);
+        }
+      }
     }
   }
-}
-
-inline void widen_bytes(const int8_t* in, int n, uint32_t* out) {
-  for (int i = 0; i < n; i += Vec::kLanes) Vec::store(out + i, Vec::load_int8(in + i));
-}
+};

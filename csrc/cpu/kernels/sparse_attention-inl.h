@@ -10,6 +10,7 @@ template <Storage kStorage>
 struct SparseChunk : Chunk<kStorage> {
   using Base = Chunk<kStorage>;
   using Base::head_dim;
+  using Base::kBatchPages;
   using Base::row_of;
   using Base::scratch;
   using Base::task;
@@ -68,18 +69,14 @@ struct SparseChunk : Chunk<kStorage> {
     return last * kPageSize + min_of(task.position[query] + 1 - list.column[last] * kPageSize, kPageSize);
   }
 
-  bool thin(int query_begin, int query_end) const {
-    return Base::kWidens && (query_end - query_begin) * task.group <= kThinRows;
-  }
-
   // Calls body(index in the list, operands, count) for up to kBatchPages pages of the list at a time.
-  template <class Words, class Body>
-  void for_each_batch(const PageList& list, const Words& words, const Body& body) const {
+  template <class MakeWords, class Body>
+  void for_each_batch(const PageList& list, const MakeWords& words, const Body& body) const {
     for (int j = 0, count; j < list.count; j += count) {
       count = even_part(list.count - j, kBatchPages);
       const uint32_t* batch[kBatchPages];
       for (int i = 0; i < count; ++i) {
-        batch[i] = words(list.page[j + i], scratch.operands + i * kPageSize * head_dim);
+        batch[i] = words(list.page[j + i], this->wide_page(i));
       }
       body(j, batch, count);
     }
@@ -88,7 +85,7 @@ struct SparseChunk : Chunk<kStorage> {
   // A thin run is short beside the loading of its pages: while it is multiplied, what comes next is fetched,
   // a line at a time. Here the values of the same pages.
   void scores(const PageList& list, int begin, int end) const {
-    const bool is_thin = thin(begin, end);
+    const bool is_thin = ChunkBase<kStorage>::thin(begin, end);
     const auto words = [&](int page, uint32_t* wide) { return this->k_words(page, is_thin, wide); };
     for_each_batch(list, words, [&](int j, const uint32_t* const* k, int count) {
       const uint32_t* ahead[kBatchPages];
@@ -112,7 +109,7 @@ struct SparseChunk : Chunk<kStorage> {
 
   // Fetches the keys of `next` meanwhile.
   void values(const PageList& list, const PageList& next, int begin, int end) const {
-    const bool is_thin = thin(begin, end);
+    const bool is_thin = ChunkBase<kStorage>::thin(begin, end);
     const auto words = [&](int page, uint32_t* wide) { return this->v_words(page, is_thin, wide); };
     const int all = list.count * kPageSize;
     bool whole = true;
@@ -144,12 +141,7 @@ struct SparseChunk : Chunk<kStorage> {
   void add_page_part(int query, int j, const uint32_t* v, int first, int last, bool is_thin) const {
     const int begin = max_of(first - j * kPageSize, 0), end = min_of(last - j * kPageSize, kPageSize);
     if (begin == 0 && end == kPageSize) return add_pages(query, query + 1, j, &v, 1, is_thin, {});
-    if (is_thin) {
-      uint32_t* wide = scratch.operands + kWidePages * kPageSize * head_dim;
-      this->widen_v(v, wide);
-      v = wide;
-    }
-    this->add_partial_page(query, j, v, begin, end);
+    this->add_partial_page(query, j, this->whole_operands(v, is_thin), begin, end);
   }
 
   // Neighbouring queries [begin, end) that read the same pages of one tile.

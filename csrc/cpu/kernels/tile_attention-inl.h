@@ -1,6 +1,6 @@
-// The two products of attention on AMX tiles, for bfloat16 pages that all rows see as a whole. A page of keys
-// is [head_dim / 2][16] pairs, one of values [8][head_dim]: what the tiles' product takes as they lie. Each
-// page adds to a row's sums what depends on that row and page alone, in path order.
+// The two products of attention on AMX tiles, for pages of bfloat16 pairs that all rows see as a whole. A
+// page of keys is [head_dim / 2][16] pairs, one of values [8][head_dim]: what the tiles' product takes as
+// they lie. Each page adds to a row's sums what depends on that row and page alone, in path order.
 #pragma once
 
 #include "cpu/kernels/micro_kernels-inl.h"
@@ -8,14 +8,12 @@
 
 constexpr int kPageSteps = kPageSize / 2;
 
-inline void fetch(const uint32_t* line) { __builtin_prefetch(line, 0, 2); }
-
 // Scores of up to 32 rows against pages.
 struct ScoreBlock {
   const uint32_t* q;
   int head_dim;
   const uint32_t* const* k;
-  const uint32_t* const* ahead;  // pages to fetch meanwhile; null: none
+  Ahead ahead;  // as many pages, fetched whole
   uint32_t* s;
 
   // N pages from `page` on.
@@ -26,8 +24,8 @@ struct ScoreBlock {
       const uint32_t* pages[N];
       for (int n = 0; n < N; ++n) pages[n] = k[page + n] + word * kPageSize;
       add_tiles<M, N>(q + word, q + word + kTileRows * head_dim, 4 * head_dim, pages, 4 * kPageSize);
-      for (int n = 0; ahead != nullptr && n < N; ++n) {
-        for (int i = 0; i < kTileWords; ++i) fetch(ahead[page + n] + (word + i) * kPageSize);
+      for (int n = 0; ahead.pages != nullptr && n < N; ++n) {
+        for (int i = 0; i < kTileWords; ++i) ahead.fetch(page + n, (word + i) * kPageSize);
       }
     }
     for_sums<M, N>([&](auto tile, int row, int n) {
@@ -41,7 +39,7 @@ struct ValueBlock {
   const uint32_t* p;
   const uint32_t* const* v;
   int num_pages, head_dim;
-  const uint32_t* const* ahead;  // as in ScoreBlock
+  Ahead ahead;  // as in ScoreBlock
   float* acc;
 
   // N times 16 channels.
@@ -56,8 +54,8 @@ struct ValueBlock {
       const uint32_t *columns[N], *words = p + page * kPageSteps;
       for (int n = 0; n < N; ++n) columns[n] = v[page] + channel + n * 16;
       add_tiles<M, N>(words, words + kTileRows * kScoreRow, 4 * kScoreRow, columns, stride);
-      for (int n = 0; ahead != nullptr && n < N; ++n) {
-        for (int i = 0; i < kPageSteps; ++i) fetch(ahead[page] + i * head_dim + channel + n * 16);
+      for (int n = 0; ahead.pages != nullptr && n < N; ++n) {
+        for (int i = 0; i < kPageSteps; ++i) ahead.fetch(page, i * head_dim + channel + n * 16);
       }
     }
     for_sums<M, N>([&](auto tile, int row, int n) {
@@ -75,10 +73,10 @@ class AttentionTiles {
     if (rows_ > 0) release_tiles();
   }
 
-  // s[r][16 n + t] = q[r] . k[n][.][t]; head_dim is a multiple of 32. `ahead`: as many pages, or null.
+  // s[r][16 n + t] = q[r] . k[n][.][t]; head_dim is a multiple of 32. `ahead`: as many pages, or none.
   void set_scores(const uint32_t* q, int rows, int head_dim, const uint32_t* const* k, int num_pages,
-                  const uint32_t* const* ahead, uint32_t* s) {
-    for (int row = 0, n; row < rows; row += n, ahead = nullptr) {
+                  Ahead ahead, uint32_t* s) {
+    for (int row = 0, n; row < rows; row += n, ahead = {}) {
       n = even_part(rows - row, kBlockRows);
       use(n, kTileWords);
       for_columns_of(n, num_pages, ScoreBlock{q + row * head_dim, head_dim, k, ahead, s + row * kScoreRow});
@@ -87,8 +85,8 @@ class AttentionTiles {
 
   // acc[r] += p[r] V over the pages.
   void add_values(const uint32_t* p, int rows, const uint32_t* const* v, int num_pages, int head_dim,
-                  const uint32_t* const* ahead, float* acc) {
-    for (int row = 0, n; row < rows; row += n, ahead = nullptr) {
+                  Ahead ahead, float* acc) {
+    for (int row = 0, n; row < rows; row += n, ahead = {}) {
       n = even_part(rows - row, kBlockRows);
       use(n, kPageSteps);
       for_columns_of(n, head_dim / 16,

@@ -56,7 +56,7 @@ struct AttentionState {
 struct ChunkScratch {
   uint32_t* q;         // [rows, head_dim] rows as pack_q left them
   uint32_t* s;         // [rows, kScoreRow] scores, then probabilities
-  float* v_scales;     // [queries, kTilePages] of the tile's pages, where those are int8
+  float* scales;       // [queries, 2, kTilePages] of K and V of the tile's pages, where those are int8
   uint32_t* operands;  // [5 * kPageSize * head_dim] pages as the micro-kernels read them
 };
 

@@ -13,6 +13,7 @@ constexpr LevelKernels all_kernels() {
       .attention_float32 = attention_kernels<Storage::kFloat32>(),
       .attention_bfloat16 = attention_kernels<Storage::kWideBFloat16>(),
       .attention_int8 = attention_kernels<Storage::kInt8>(),
+      .attention_int8_bfloat16 = attention_kernels<Storage::kInt8>(),
       .page_scores = page_score_kernels(),
       .sampling = sample_kernels(),
       .linear_float32 = linear_kernels<Product::kFloats>(),

@@ -1,4 +1,5 @@
-// bfloat16 storage on AMX tiles: products with weights, and pages that rows see as a whole. Pages that a row
+// bfloat16 on AMX tiles: products with weights, and pages, of bfloat16 or of int8 made into it, that rows see
+// as a whole. Pages that a row
 // sees in part, and scores where head_dim is no multiple of 32, take the dot product of avx512_bf16. Which of
 // the two multiplies a row and page is decided by these alone, so a row's bits do not depend on the rows
 // beside it.
@@ -18,6 +19,7 @@ namespace {
 }  // namespace
 
 constinit const BFloat16Kernels kKernels = {.attention = attention_kernels<Storage::kPairs>(),
+                                            .attention_int8 = attention_kernels<Storage::kInt8Pairs>(),
                                             .linear = tile_linear_kernels()};
 
 }  // namespace tts::amx

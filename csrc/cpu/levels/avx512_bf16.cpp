@@ -1,5 +1,6 @@
-// bfloat16 storage through the dot product of bfloat16 pairs: probabilities are rounded to bfloat16 before P
-// V, where the other levels keep them in float. Float32 and int8 storage are served by the avx512 level.
+// bfloat16 storage, and int8 pages under bfloat16 queries, through the dot product of bfloat16 pairs:
+// probabilities are rounded to bfloat16 before P V, where the other levels keep them in float. Float32 is
+// served by the avx512 level.
 #include <immintrin.h>
 
 #include "cpu/levels/level_kernels.h"

@@ -16,7 +16,9 @@
 namespace tts {
 
 struct LevelKernels {
-  AttentionKernels attention_float32, attention_bfloat16, attention_int8;  // by dtype of the pages
+  AttentionKernels attention_float32, attention_bfloat16;  // by dtype of queries and pages
+  // int8 pages under queries of float32, and of bfloat16.
+  AttentionKernels attention_int8, attention_int8_bfloat16;
   PageScoreKernels page_scores;
   SampleKernels sampling;
   LinearKernels linear_float32, linear_bfloat16;  // by dtype of the weights
@@ -26,7 +28,7 @@ struct LevelKernels {
 
 // What a level provides whose instructions multiply bfloat16; all else is another level's.
 struct BFloat16Kernels {
-  AttentionKernels attention;
+  AttentionKernels attention, attention_int8;  // by dtype of the pages
   LinearKernels linear;
 };
 

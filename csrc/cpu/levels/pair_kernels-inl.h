@@ -5,5 +5,7 @@
 #include "cpu/kernels/tree_attention-inl.h"
 
 constexpr BFloat16Kernels pair_kernels() {
-  return {.attention = attention_kernels<Storage::kPairs>(), .linear = linear_kernels<Product::kPairs>()};
+  return {.attention = attention_kernels<Storage::kPairs>(),
+          .attention_int8 = attention_kernels<Storage::kInt8Pairs>(),
+          .linear = linear_kernels<Product::kPairs>()};
 }

@@ -81,6 +81,11 @@ struct Vec {
   }
 
 #ifdef TTS_DOT_PAIRS
+  // Pairs of two vectors that are bfloat16 exactly.
+  static F pairs_of(F low, F high) {
+    return _mm512_castsi512_ps(
+        _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(low), 16), _mm512_castps_si512(high)));
+  }
 #ifdef TTS_EMULATE_BF16_DOT
   // Only in the C++ tests: lets the level's layout and blocking run on a machine without the instructions.
   static F dot_pairs(F a, F b, F sum) {

@@ -47,6 +47,10 @@ struct Vec : VecBase {
   }
 
 #ifdef TTS_DOT_PAIRS
+  // Pairs of two vectors that are bfloat16 exactly.
+  static F pairs_of(F low, F high) {
+    return vreinterpretq_f32_u32(vsriq_n_u32(vreinterpretq_u32_f32(high), vreinterpretq_u32_f32(low), 16));
+  }
   // sum + a.high * b.high + a.low * b.low, per word; rounded to odd where the CPU has no FEAT_EBF16.
   static F dot_pairs(F a, F b, F sum) {
     return vbfdotq_f32(sum, vreinterpretq_bf16_f32(a), vreinterpretq_bf16_f32(b));

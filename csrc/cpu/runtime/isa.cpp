@@ -80,6 +80,7 @@ bool always() { return true; }
 
 [[maybe_unused]] LevelKernels with_bfloat16(LevelKernels kernels, const BFloat16Kernels& bfloat16) {
   kernels.attention_bfloat16 = bfloat16.attention;
+  kernels.attention_int8_bfloat16 = bfloat16.attention_int8;
   kernels.linear_bfloat16 = bfloat16.linear;
   return kernels;
 }
