@@ -21,6 +21,12 @@ constexpr int few_rows(int group) {
 }
 constexpr int kSumsRow = kPanelOutputs * kPanelsTogether;
 
+// What a level sums the products of a group with, Dot<kMost> for bytes up to kMost, which the groups' bits
+// bound: add takes the words of kTogether inputs in turn, from begin, and end adds what they come to.
+// kSigned: bytes count as u - 128.
+template <class Dot>
+constexpr int start_at = Dot::kSigned ? kSignedStartAt : kStartAt;
+
 // Rows times N panels of a chunk of `groups` groups of 32 inputs.
 struct ChunkRows {
   const PanelChunk* panels;
@@ -58,9 +64,11 @@ inline void add_group(const ChunkRows& chunk, int weight_group, const uint32_t* 
   }
 }
 
-template <int kGroup, bool kMin, int M, int N>
+template <int kGroup, bool kMin, int kMost, int M, int N>
 void multiply_chunk(const ChunkRows& chunk) {
   constexpr int kColumns = N * kVecs, kHalves = kXGroup / kGroup, kWords = kGroup / 4;
+  using Dot = Ints::Dot<kMost>;
+  constexpr int kTogether = kWords < Dot::kTogether ? kWords : Dot::kTogether;
   F total[M][kColumns];
 #pragma GCC unroll 8
   for (int r = 0; r < M; ++r) {
@@ -83,24 +91,38 @@ void multiply_chunk(const ChunkRows& chunk) {
       Ints::Sum sum[M][kColumns];
 #pragma GCC unroll 8
       for (int r = 0; r < M; ++r) {
-        const Ints::Sum start = Ints::start(x + r * x_stride + kStartAt + half);
+        const Ints::Sum start = Ints::start(x + r * x_stride + start_at<Dot> + half);
 #pragma GCC unroll 8
         for (int j = 0; j < kColumns; ++j) sum[r][j] = start;
       }
 #pragma GCC unroll 8
-      for (int k = half * kWords; k < (half + 1) * kWords; ++k) {
-        Ints::Operand u[kColumns];
+      for (int first = half * kWords; first < (half + 1) * kWords; first += kTogether) {
+        typename Dot::Part part[M][kColumns];
 #pragma GCC unroll 8
-        for (int j = 0; j < kColumns; ++j) {
-          const int n = j / kVecs, lane = j % kVecs;
-          if (lane == 0 && k < fetch_each) __builtin_prefetch(ahead[n] + k * kLine, 0, 2);
-          u[j] = Ints::operand(Ints::load(words[n] + k * kWordBytes + lane * kVecBytes));
+        for (int r = 0; r < M; ++r) {
+#pragma GCC unroll 8
+          for (int j = 0; j < kColumns; ++j) part[r][j] = Dot::begin(sum[r][j]);
+        }
+#pragma GCC unroll 8
+        for (int k = first; k < first + kTogether; ++k) {
+          typename Dot::Operand u[kColumns];
+#pragma GCC unroll 8
+          for (int j = 0; j < kColumns; ++j) {
+            const int n = j / kVecs, lane = j % kVecs;
+            if (lane == 0 && k < fetch_each) __builtin_prefetch(ahead[n] + k * kLine, 0, 2);
+            u[j] = Dot::operand(Ints::load(words[n] + k * kWordBytes + lane * kVecBytes));
+          }
+#pragma GCC unroll 8
+          for (int r = 0; r < M; ++r) {
+            const uint32_t* const word = x + r * x_stride + k * Ints::kXWords;
+#pragma GCC unroll 8
+            for (int j = 0; j < kColumns; ++j) part[r][j] = Dot::add(part[r][j], u[j], word);
+          }
         }
 #pragma GCC unroll 8
         for (int r = 0; r < M; ++r) {
-          const uint32_t* const word = x + r * x_stride + k * Ints::kXWords;
 #pragma GCC unroll 8
-          for (int j = 0; j < kColumns; ++j) sum[r][j] = Ints::add(sum[r][j], u[j], word);
+          for (int j = 0; j < kColumns; ++j) sum[r][j] = Dot::end(sum[r][j], part[r][j]);
         }
       }
       F group_sum[M][kColumns];
@@ -123,6 +145,8 @@ void multiply_chunk(const ChunkRows& chunk) {
 template <int kGroup, bool kMin, int M, class Words>
 void multiply_planes(const ChunkRows& chunk, const Words& words) {
   constexpr int kHalves = kXGroup / kGroup, kWords = kGroup / 4;
+  using Dot = Ints::Dot<Words::kMost>;
+  constexpr int kTogether = kWords < Dot::kTogether ? kWords : Dot::kTogether;
   F total[M][kVecs];
 #pragma GCC unroll 8
   for (int r = 0; r < M; ++r) {
@@ -139,22 +163,43 @@ void multiply_planes(const ChunkRows& chunk, const Words& words) {
       for (int r = 0; r < M; ++r) {
         const uint32_t* const group = x + r * chunk.x_stride + i / kHalves * kGroupWords;
 #pragma GCC unroll 8
-        for (int j = 0; j < kVecs; ++j) sum[i][r][j] = Ints::start(group + kStartAt + i % kHalves);
+        for (int j = 0; j < kVecs; ++j) sum[i][r][j] = Ints::start(group + start_at<Dot> + i % kHalves);
       }
     }
 #pragma GCC unroll 8
-    for (int w = 0; w < 8; ++w) {
+    for (int from = 0; from < 8; from += kTogether) {
+      Ints::Sum(&of_first)[M][kVecs] = sum[from / kWords];
+      Ints::Sum(&of_second)[M][kVecs] = sum[kHalves + from / kWords];
+      typename Dot::Part part[2][M][kVecs];
 #pragma GCC unroll 8
-      for (int j = 0; j < kVecs; ++j) {
-        Ints::I first, second;
-        words.load(planes + j * kVecBytes, w, first, second);
-        const Ints::Operand a = Ints::operand(first), b = Ints::operand(second);
-        const int half = w / kWords;
+      for (int r = 0; r < M; ++r) {
 #pragma GCC unroll 8
-        for (int r = 0; r < M; ++r) {
-          const uint32_t* const word = x + r * chunk.x_stride + w * Ints::kXWords;
-          sum[half][r][j] = Ints::add(sum[half][r][j], a, word);
-          sum[kHalves + half][r][j] = Ints::add(sum[kHalves + half][r][j], b, word + kGroupWords);
+        for (int j = 0; j < kVecs; ++j) {
+          part[0][r][j] = Dot::begin(of_first[r][j]);
+          part[1][r][j] = Dot::begin(of_second[r][j]);
+        }
+      }
+#pragma GCC unroll 8
+      for (int w = from; w < from + kTogether; ++w) {
+#pragma GCC unroll 8
+        for (int j = 0; j < kVecs; ++j) {
+          Ints::I first, second;
+          words.load(planes + j * kVecBytes, w, first, second);
+          const typename Dot::Operand a = Dot::operand(first), b = Dot::operand(second);
+#pragma GCC unroll 8
+          for (int r = 0; r < M; ++r) {
+            const uint32_t* const word = x + r * chunk.x_stride + w * Ints::kXWords;
+            part[0][r][j] = Dot::add(part[0][r][j], a, word);
+            part[1][r][j] = Dot::add(part[1][r][j], b, word + kGroupWords);
+          }
+        }
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < M; ++r) {
+#pragma GCC unroll 8
+        for (int j = 0; j < kVecs; ++j) {
+          of_first[r][j] = Dot::end(of_first[r][j], part[0][r][j]);
+          of_second[r][j] = Dot::end(of_second[r][j], part[1][r][j]);
         }
       }
     }
@@ -188,13 +233,13 @@ struct MultiplyPlanes {
   }
 };
 
-template <int kGroup, bool kMin>
+template <int kGroup, bool kMin, int kMost>
 struct MultiplyChunk {
   const ChunkRows& chunk;
 
   template <int M, int N>
   void run() const {
-    multiply_chunk<kGroup, kMin, M, N>(chunk);
+    multiply_chunk<kGroup, kMin, kMost, M, N>(chunk);
   }
 };
 
@@ -207,6 +252,18 @@ inline void with_groups(const QuantForm& form, const Body& body) {
   } else {
     min ? body.template operator()<16, true>() : body.template operator()<16, false>();
   }
+}
+
+// Calls body<most_of(form)>().
+template <class Body>
+inline void with_most(const QuantForm& form, const Body& body) {
+  if constexpr (Ints::kBySize) {
+    const int most = most_of(form);
+    if (most == 15) return body.template operator()<15>();
+    if (most == 31) return body.template operator()<31>();
+    if (most == 63) return body.template operator()<63>();
+  }
+  body.template operator()<255>();
 }
 
 // Rows times panels of a chunk.
@@ -255,7 +312,10 @@ inline void multiply_many(const ChunkWork& work, int rows, bool spread) {
       const ChunkRows chunk = work.rows(row, panel, i * work.groups() * each, each);
       const int panels = min_of(work.num_panels - panel, kQuantPanels);
       with_groups(form, [&]<int kGroup, bool kMin>() {
-        with_block<Ints::kRows, kQuantPanels>(row_end - row, panels, MultiplyChunk<kGroup, kMin>{chunk});
+        with_most(form, [&]<int kMost>() {
+          const MultiplyChunk<kGroup, kMin, kMost> multiply{chunk};
+          with_block<Ints::kRows, kQuantPanels>(row_end - row, panels, multiply);
+        });
       });
     }
   }

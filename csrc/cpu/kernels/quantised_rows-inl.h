@@ -3,13 +3,14 @@
 //   its scale, a float
 //   [32 / group of the weights]: where sums of products begin, -offset times the sum of x, as Ints::start
 //   reads it [32 / group]: scale times the sum of x, which minima are multiplied by
+//   [32 / group], at levels that take large bytes less 128: where their sums begin, (128 - offset) times that
 // so that one address a row leads to all of it.
 #pragma once
 
 #include "cpu/kernels/vec_math-inl.h"
 
 constexpr int kScaleAt = kXGroup / 4 * Ints::kXWords;
-constexpr int kStartAt = kScaleAt + 1, kShareAt = kStartAt + 2;
+constexpr int kStartAt = kScaleAt + 1, kShareAt = kStartAt + 2, kSignedStartAt = kShareAt + 2;
 constexpr int kGroupWords = kScaleAt + 8;
 
 inline void store_float(float x, uint32_t* out) { __builtin_memcpy(out, &x, sizeof(x)); }
@@ -50,6 +51,9 @@ inline void quantise_group(const float* x, int group, int offset, uint32_t* out)
   for (int half = 0; half < kXGroup / group; ++half) {
     out[kStartAt + half] = Ints::start_word(static_cast<float>(-offset) * sums[half]);
     store_float(scale * sums[half], out + kShareAt + half);
+    if constexpr (Ints::kBySize) {
+      out[kSignedStartAt + half] = Ints::start_word(static_cast<float>(128 - offset) * sums[half]);
+    }
   }
 }
 

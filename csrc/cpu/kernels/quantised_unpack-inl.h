@@ -29,9 +29,20 @@ inline Ints::I high_bits(const uint8_t* planes, int w) {
   return Ints::both(up >= 0 ? Ints::shifted_left(bits, up) : Ints::shifted_right(bits, -up), mask);
 }
 
-// What the bits of 64 inputs stand for.
-template <int kBits, bool kTable>
+// A bound on the bytes of a form, 15, 31, 63 or 255: the largest at levels to which size means nothing.
+constexpr int kMostOfBits[] = {15, 31, 63, 255};
+inline int most_of(const QuantForm& form) {
+  if (!Ints::kBySize || form.bits == 8) return 255;
+  if (!form.has_table) return kMostOfBits[form.bits - 4];
+  int most = 0;
+  for (const uint8_t entry : form.table) most = entry > most ? entry : most;
+  return most <= 31 ? 31 : 255;
+}
+
+// What the bits of 64 inputs stand for: bytes up to kMost.
+template <int kBits, bool kTable, int kMostByte>
 struct PlaneWords {
+  static constexpr int kMost = Ints::kBySize ? kMostByte : 255;
   Ints::I low, table;
 
   explicit PlaneWords(const QuantForm& form)
@@ -57,10 +68,11 @@ struct PlaneWords {
 // Calls body with the form's PlaneWords: of 4, 5 or 6 bits.
 template <class Body>
 inline void with_plane_words(const QuantForm& form, const Body& body) {
-  if (form.has_table) return body(PlaneWords<4, true>(form));
-  if (form.bits == 4) return body(PlaneWords<4, false>(form));
-  if (form.bits == 5) return body(PlaneWords<5, false>(form));
-  body(PlaneWords<6, false>(form));
+  if (form.has_table && most_of(form) == 31) return body(PlaneWords<4, true, 31>(form));
+  if (form.has_table) return body(PlaneWords<4, true, 255>(form));
+  if (form.bits == 4) return body(PlaneWords<4, false, 15>(form));
+  if (form.bits == 5) return body(PlaneWords<5, false, 31>(form));
+  body(PlaneWords<6, false, 63>(form));
 }
 
 // 64 inputs.

@@ -4,6 +4,7 @@
 
 struct Ints {
   using I = __m512i;
+  static constexpr bool kBySize = false;
   static constexpr int kRows = 6;  // 6 x 2 sums of integers, as many of floats, 2 (4) operands, 1 (2) of x
 
   static I set1(int x) { return _mm512_set1_epi32(x); }
@@ -26,7 +27,8 @@ struct Ints {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
   }
 
-  // Sums of products of bytes u of weights and whole numbers of x, four in each lane: exact.
+  // Sums of products of bytes u of weights and whole numbers of x, four in each lane: exact. See Dot in
+  // quantised_linear-inl.h.
   using Sum = I;
   static uint32_t start_word(float start) { return static_cast<uint32_t>(static_cast<int32_t>(start)); }
   static Sum start(const uint32_t* word) { return set1(static_cast<int>(*word)); }
@@ -34,18 +36,18 @@ struct Ints {
 
 #ifdef TTS_DOT_BYTES
   static constexpr int kXWords = 1;  // of four inputs of x: four int8
-  using Operand = I;
-  static Operand operand(I u) { return u; }
+  using Word = I;
+  static Word word_of(I u) { return u; }
 #ifdef TTS_EMULATE_BF16_DOT
   // Only in the C++ tests, as Vec::dot_pairs.
-  static Sum add(Sum sum, Operand u, const uint32_t* x) {
+  static Sum add(Sum sum, Word u, const uint32_t* x) {
     const I word = set1(static_cast<int>(*x)), low = set1(0x00ff00ff);
     const I even = _mm512_srai_epi16(_mm512_slli_epi16(word, 8), 8), odd = _mm512_srai_epi16(word, 8);
     sum = _mm512_add_epi32(sum, _mm512_madd_epi16(both(u, low), even));
     return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_srli_epi16(u, 8), odd));
   }
 #else
-  static Sum add(Sum sum, Operand u, const uint32_t* x) {
+  static Sum add(Sum sum, Word u, const uint32_t* x) {
     return _mm512_dpbusd_epi32(sum, u, set1(static_cast<int>(*x)));
   }
 #endif
@@ -55,11 +57,11 @@ struct Ints {
   }
 #else
   static constexpr int kXWords = 2;  // int16: inputs 0 and 2, then 1 and 3
-  struct Operand {
+  struct Word {
     I even, odd;
   };
-  static Operand operand(I u) { return {both(u, set1(0x00ff00ff)), _mm512_srli_epi16(u, 8)}; }
-  static Sum add(Sum sum, Operand u, const uint32_t* x) {
+  static Word word_of(I u) { return {both(u, set1(0x00ff00ff)), _mm512_srli_epi16(u, 8)}; }
+  static Sum add(Sum sum, Word u, const uint32_t* x) {
     sum = _mm512_add_epi32(sum, _mm512_madd_epi16(u.even, set1(static_cast<int>(x[0]))));
     return _mm512_add_epi32(sum, _mm512_madd_epi16(u.odd, set1(static_cast<int>(x[1]))));
   }
@@ -70,4 +72,16 @@ struct Ints {
                         _mm256_shuffle_epi8(halves, _mm256_broadcastsi128_si256(order)));
   }
 #endif
+
+  template <int kMost>
+  struct Dot {
+    static constexpr bool kSigned = false;
+    static constexpr int kTogether = 8;
+    using Operand = Word;
+    using Part = Sum;
+    static Operand operand(I u) { return word_of(u); }
+    static Part begin(Sum sum) { return sum; }
+    static Part add(Part part, Operand u, const uint32_t* x) { return Ints::add(part, u, x); }
+    static Sum end(Sum, Part part) { return part; }
+  };
 };

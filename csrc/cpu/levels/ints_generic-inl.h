@@ -5,6 +5,7 @@
 struct Ints {
   typedef uint32_t I __attribute__((vector_size(16)));
   typedef uint8_t Bytes __attribute__((vector_size(16)));
+  static constexpr bool kBySize = false;
   static constexpr int kRows = 2;
 
   static I set1(int x) {
@@ -48,14 +49,22 @@ struct Ints {
   static Vec::F floats(Sum sum) { return sum; }
 
   static constexpr int kXWords = 4;  // of four inputs of x: floats
-  struct Operand {
-    Vec::F byte[4];
+  template <int kMost>
+  struct Dot {
+    static constexpr bool kSigned = false;
+    static constexpr int kTogether = 8;
+    struct Operand {
+      Vec::F byte[4];
+    };
+    using Part = Sum;
+    static Operand operand(I u) { return {{bytes(u), bytes(u >> 8), bytes(u >> 16), bytes(u >> 24)}}; }
+    static Part begin(Sum sum) { return sum; }
+    static Part add(Part sum, Operand u, const uint32_t* x) {
+      for (int i = 0; i < 4; ++i) sum = Vec::fma(u.byte[i], Vec::broadcast(x + i), sum);
+      return sum;
+    }
+    static Sum end(Sum, Part part) { return part; }
   };
-  static Operand operand(I u) { return {{bytes(u), bytes(u >> 8), bytes(u >> 16), bytes(u >> 24)}}; }
-  static Sum add(Sum sum, Operand u, const uint32_t* x) {
-    for (int i = 0; i < 4; ++i) sum = Vec::fma(u.byte[i], Vec::broadcast(x + i), sum);
-    return sum;
-  }
   // 4 whole numbers of x from the i-th of the group on.
   static void store_x(Vec::F x, int i, uint32_t* out) { Vec::store(out + i, x); }
 
