@@ -12,6 +12,7 @@ from .readers import READERS, Reader
 from .readouts import ClassHead, TokenSoftmax, ValueHead, VocabularyMean
 from .reward_model import RewardModel
 from .scorer import Scorer, score_branches
+from .self_certainty import mean_certainty, self_certainty
 from .self_evaluation import self_evaluation
 from .templates import ChatTagTemplate, OutcomeTemplate, PieceTemplate, Reading, TagTemplate, TurnTemplate
 from .verifier import verifier
@@ -35,9 +36,11 @@ __all__ = [
     "ValueHead",
     "VocabularyMean",
     "load_reward_model",
+    "mean_certainty",
     "mean_logprob",
     "mean_probability",
     "score_branches",
+    "self_certainty",
     "self_evaluation",
     "verifier",
 ]
