@@ -7,6 +7,7 @@ draws from the generator that it is given.
 from .allocation import allocate, rebase_weights
 from .answers import extract_answer
 from .b4 import b4_scores
+from .bayes_risk import expected_gains, rouge_1
 from .centrality import hidden_distances, most_central, ngram_distances
 from .choices import last_choice
 from .clusters import cluster
@@ -70,6 +71,7 @@ __all__ = [
     "ets_objective",
     "ets_select",
     "evicted_columns",
+    "expected_gains",
     "extract_answer",
     "fork_points",
     "generate_or_continue",
@@ -95,6 +97,7 @@ __all__ = [
     "rebase_weights",
     "rejects",
     "retained_nodes",
+    "rouge_1",
     "sample_top_k",
     "self_refine_uct",
     "systematic",
