@@ -40,6 +40,7 @@ OWN: dict[str, set[str]] = {
     "adaptive_consistency": {"criterion"},
     "b4": {"run_tests", "beta_0", "alpha_xy"},
     "model_switch": {"priors"},
+    "multi_verifier": {"chosen", "verdict"},
     "no_thinking": {"power", "thinking"},
     "rpc": {"prune"},
     "sample_scrutinize": {"num_verifications", "margin"},

@@ -43,6 +43,7 @@ from .statistics import (
 from .thompson import Beta, Gaussian, generate_or_continue, thompson
 from .tournament import bracket, match_winner, wins_of, within
 from .uct import puct, self_refine_uct, uct
+from .verifiers import choose_verifiers
 from .vote_confidence import vote_confidence
 from .votes import vote
 
@@ -61,6 +62,7 @@ __all__ = [
     "b4_scores",
     "borda_weights",
     "bracket",
+    "choose_verifiers",
     "cluster",
     "conformal_p_value",
     "consistency_weight",

@@ -44,8 +44,8 @@ async def qalign(
     beta         how far the reward tilts the model: near 0 only improvements are kept, at large values all.
     burn_in      states at the start of each chain that are not candidates.
     parallel     independent chains side by side, so that the engine has a batch; the paper runs one.
-    decide_by    "majority": the answer that most states have, and the best-scored text with it; "mbr" (minimum
-                 Bayes risk), for free text: the state with the highest mean ROUGE-1 to all states.
+    decide_by    "majority": the answer that most states have, and the best-scored text with it; "mbr"
+                 (minimum Bayes risk), for free text: the state with the highest mean ROUGE-1 to all states.
     extract      the answer in a text, or None to abstain.
 
     The cut is uniform over the answer's tokens, its end token included; a longer new answer is accepted less
