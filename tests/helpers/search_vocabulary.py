@@ -49,7 +49,7 @@ OWN: dict[str, set[str]] = {
     "ets": {"lambda_b", "lambda_d", "node_cost"},
     "lm_beam_search": {"length_penalty", "early_stopping"},
     "lookahead": {"k"},
-    "ab_mcts": {"posterior", "feedback"},
+    "ab_mcts": {"posterior", "feedback", "generator"},
     "forest_of_thought": {"examples"},
     "mcts": {"selection", "simulate", "pb_c_base", "pb_c_init"},
     "mcts_judge": {"self_assessment"},

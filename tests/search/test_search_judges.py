@@ -103,8 +103,8 @@ def spread(text):
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("chosen", [None, [5, 0, 1]])
 def test_multi_verifier_counts_the_verdicts_that_all_models_write(seed, chosen):
-    """Of each (model, aspect): an analysis, then a verdict in view of it; most approvals, of equals the first.
-    Verdicts are read by hand."""
+    """Of each (model, aspect): an analysis, then a verdict in view of it; most approvals, of equals the
+    first. Verdicts are read by hand."""
     aspects, said = ["logic", "units", "facts"], {}
 
     def judge(model):
@@ -197,15 +197,15 @@ def test_verifiers_are_chosen_by_what_they_choose(data):
 
     def solved(some):
         total = 0
-        for given, known in zip(approvals, right, strict=True):
-            votes = [sum(row[i] for i in some) for row in given]
+        for rows, known in zip(approvals, right, strict=True):
+            votes = [sum(row[i] for i in some) for row in rows]
             total += known[max(range(candidates), key=lambda c: (votes[c], -c))]
         return total
 
     expected, best = [], (-1, [])
     while len(expected) < verifiers:
         left = [i for i in range(verifiers) if i not in expected]
-        expected = expected + [max(left, key=lambda i: (solved([*expected, i]), -i))]
+        expected = [*expected, max(left, key=lambda i: (solved([*expected, i]), -i))]
         best = max(best, (solved(expected), expected), key=lambda entry: entry[0])
     assert choose_verifiers(approvals, right) == best[1]
     assert solved(best[1]) >= max(solved([i]) for i in range(verifiers))

@@ -18,8 +18,10 @@ from .dag import ancestors, earlier_needs, longest_path
 from .difficulty import difficulty_bin, difficulty_edges
 from .entropy import fork_points
 from .eviction import evicted_columns
+from .generators import stacked_choice, thompson_generator, ucb_generator
 from .merging import hyper_nodes
 from .metropolis import acceptance
+from .mixed_model import MixedModel, mixed_choice, mixed_generator, mixed_stack, settled
 from .probable_paths import probable_paths
 from .ratings import rating
 from .resampling import (
@@ -52,6 +54,7 @@ __all__ = [
     "Beta",
     "Gaussian",
     "Interval",
+    "MixedModel",
     "acceptance",
     "aggregate",
     "aggregation",
@@ -86,6 +89,9 @@ __all__ = [
     "longest_path",
     "majority_probability",
     "match_winner",
+    "mixed_choice",
+    "mixed_generator",
+    "mixed_stack",
     "most_central",
     "most_similar",
     "multinomial",
@@ -102,9 +108,13 @@ __all__ = [
     "rouge_1",
     "sample_top_k",
     "self_refine_uct",
+    "settled",
+    "stacked_choice",
     "systematic",
     "thompson",
+    "thompson_generator",
     "top_k",
+    "ucb_generator",
     "uct",
     "vote",
     "vote_confidence",

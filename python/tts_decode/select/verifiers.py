@@ -24,7 +24,7 @@ def choose_verifiers(
     if shapes[0] != shapes[1] or 0 in shapes[0] or len(widths) != 1 or widths == {0}:
         raise ValueError(
             f"approvals: got {shapes[0]} candidates of {sorted(widths)} verifiers for {shapes[1]} in right, "
-            "expected as many candidates of each problem, at least one, and as many verifiers of each candidate"
+            "expected the same candidates of each problem, at least one, and the same verifiers for all"
         )
     count = widths.pop()
 
