@@ -50,7 +50,7 @@ OWN: dict[str, set[str]] = {
     "lm_beam_search": {"length_penalty", "early_stopping"},
     "lookahead": {"k"},
     "ab_mcts": {"posterior", "feedback", "generator"},
-    "forest_of_thought": {"examples"},
+    "forest_of_thought": {"examples", "max_active"},
     "mcts": {"selection", "simulate", "pb_c_base", "pb_c_init"},
     "mcts_judge": {"self_assessment"},
     "r2_retrieval": {"retrieve"},
