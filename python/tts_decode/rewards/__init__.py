@@ -6,6 +6,7 @@
 from typing import TYPE_CHECKING, Any
 
 from ..extras import installed, unavailable
+from .ensemble import ensemble
 from .mean_logprob import mean_logprob
 from .mean_probability import mean_probability
 from .readers import READERS, Reader
@@ -35,6 +36,7 @@ __all__ = [
     "TurnTemplate",
     "ValueHead",
     "VocabularyMean",
+    "ensemble",
     "load_reward_model",
     "mean_certainty",
     "mean_logprob",
