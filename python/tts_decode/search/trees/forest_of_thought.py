@@ -96,7 +96,7 @@ async def forest_of_thought(
     decide_by: Literal["cgdm", "majority", "score"] = "cgdm",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Grows up to `max_trees` trees in turn, small Monte Carlo trees of self-refined answers; then decides.
+    """Grows small trees of self-refined answers in turn, then a consensus decides; lacks trees of steps.
 
     Bi et al., "Forest-of-Thought: Scaling Test-Time Compute for Enhancing LLM Reasoning", arXiv 2412.09078;
     its trees are MCTSr (Zhang et al., arXiv 2406.07394). A tree begins with an answer and a blank one; each

@@ -24,8 +24,8 @@ TEMPLATE = "{question}\n\nIn one line: what kind of problem is this, and which m
 
 @dataclass(frozen=True)
 class SolvedProblem:
-    """A reference problem, its solution step by step, and its template, a line on its kind and method; "": the
-    question is taken instead."""
+    """A reference problem, its solution step by step, and its template: a line on its kind and method, in
+    place of which "" takes the question."""
 
     question: str
     steps: tuple[str, ...]
