@@ -285,6 +285,19 @@ def test_r2_retrieval_shows_reference_problems_and_the_steps_that_followed(seed)
     assert prompts(decoder)[1].startswith(examples(script(TEMPLATE.format(question=PROMPT), 0)[0]))
 
 
+def test_r2_retrieval_goes_on_where_nothing_comes_in_view_of_the_text():
+    """The model ends at once where it sees retrieved text: a child is sampled without it."""
+
+    def script(prefix, k):
+        if "What followed" in prefix:
+            return "", "eos"
+        return ("kind", "eos") if "kind of problem" in prefix else ("= 5", "eos")
+
+    options = {"num_simulations": 2, "library": ReferenceLibrary(PROBLEMS, letters), "scorer": scorer(score)}
+    result = run_scripted(scripted_decoder(script), r2_retrieval, PROMPT, sampling=STEPS, **options)
+    assert [candidate.text for candidate in result.candidates] == ["= 5"]
+
+
 def test_a_library_without_embeddings_compares_words_and_shows_nothing_unlike():
     library = ReferenceLibrary(PROBLEMS, num_examples=1, num_shown=3)
     assert library.problems_like("primes") == "How many primes are below 10?\nList them.\n\nCount them: 4.\n"

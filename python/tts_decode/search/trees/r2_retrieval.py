@@ -51,7 +51,7 @@ async def r2_retrieval(
               the question), "" for nothing. With neither, the step of the search's own tree whose words are
               most like the last one is shown, and nothing at the coarse level.
     num_unaided  of a node's children, those sampled without retrieved text, so that the scorer can prefer
-              them.
+              them; one is, where nothing comes in view of the text.
 
     Text inserted at a node serves its next steps only. A fork takes the text and samples the step; the path
     then takes the step without the text, in one forward, and the fork is released. So paths share their KV as
@@ -121,7 +121,11 @@ async def r2_retrieval(
         grown = await gather(
             unaided(branch) if i < num_unaided else aided(branch, text) for i, branch in enumerate(branches)
         )
-        return node, [branch for branch in grown if branch is not None]
+        children = [branch for branch in grown if branch is not None]
+        if not children:
+            children = run.fork(node.branch)
+            await run.step(children)
+        return node, children
 
     async def expand(nodes: Sequence[TreeNode]) -> None:
         await add_children(run, scorer, await gather(map(grow_one, nodes)), max_steps)
