@@ -9,7 +9,7 @@ from ...core.checks import at_least, check_choice
 from ...core.prompts import is_chat
 from ...core.running import gather
 from ...select import last_choice
-from ..answers import choose, distinct, eligible, sample
+from ..answers import choose, distinct, eligible, likeliest, sample
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -68,7 +68,7 @@ async def multi_verifier(
                        of the user in a chat, in a paragraph of its own elsewhere.
 
     A sample's score is the share of approvals, of equal ones the first wins. A reply without a verdict does
-    not approve.
+    not approve. Where the budget ends before anything is judged, the likeliest sample wins.
 
     Departures. The prompts and aspects are ours, and every verifier thinks aloud, where one of the paper's
     ten gives its verdict at once. A text sampled twice is verified once, which at temperature 0 is the same.
@@ -87,7 +87,7 @@ async def multi_verifier(
         judges = [judges[i] for i in chosen]
     pool = distinct(eligible(await sample(run, n)))
     if len(pool) == 1 or run.over:
-        return run.result(pool[0])
+        return run.result(likeliest(pool))
 
     async def approves(candidate: Candidate, decoder: Decoder | None, aspect: str) -> bool:
         verify = verify_prompt.format(question=run.question, answer=candidate.text, aspect=aspect)
