@@ -42,6 +42,7 @@ def joined(pieces: list[StepPiece]) -> Step:
         ),
         reason,
         top_logprobs=tuple(top for piece in pieces for top in piece.top_logprobs),
+        self_certainties=tuple(value for piece in pieces for value in piece.self_certainties),
     )
 
 
@@ -51,7 +52,7 @@ async def pieces_of(branch: Branch, **overrides: object) -> list[StepPiece]:
 
 SETTINGS = [
     SamplingParams(seed=1, max_step_tokens=30),
-    SamplingParams(seed=2, max_step_tokens=30, top_logprobs=2, frequency_penalty=1.0),
+    SamplingParams(seed=2, max_step_tokens=30, top_logprobs=2, self_certainty=True, frequency_penalty=1.0),
     SamplingParams(seed=3, max_tokens=9),
     SamplingParams(seed=4, max_step_tokens=200, stop=("e", "aaa", "\n\n")),
     SamplingParams(seed=5, max_step_tokens=60, stop_token_ids=tuple(range(60, 90))),

@@ -32,6 +32,7 @@ def test_biases_go_to_the_engine_and_penalties_while_it_can_count():
     ("name", "value"),
     [
         ("top_logprobs", 3),
+        ("self_certainty", True),
         ("constraint", Choice(["a"])),
         ("suppress_token_ids", (1,)),
         ("stop_token_ids", (1,)),

@@ -93,5 +93,5 @@ def test_every_strategy_is_in_the_table() -> None:
 def test_the_tables_of_strategies_hold_what_was_measured() -> None:
     page = (ROOT / "docs/strategies.md").read_text(encoding="utf-8")
     record = json.loads(RESULTS.read_text(encoding="utf-8"))
-    assert set(record["strategies"]) == {s.name for s in STRATEGIES.values() if s.family != "own"}
-    assert fill(page, record) == page
+    assert set(record["strategies"]) <= {s.name for s in STRATEGIES.values() if s.family != "own"}
+    assert fill(page, record) == page  # without figures for a strategy that was not measured

@@ -49,6 +49,7 @@ import numpy as np
 from search_options import small_options
 from tts_decode.completions.completion import Completion, CompletionRequest
 from tts_decode.completions.decoder import TextDecoder
+from tts_decode.rewards import mean_logprob
 from tts_decode.search import get_strategy
 
 NEEDS_A_MODEL = {"lm_beam_search"}  # strategies that want the probabilities of all tokens
@@ -186,6 +187,8 @@ def text_options(name):
         options["embed"] = lambda steps: np.array([[len(step.text), 1.0] for step in steps])
     if name == "st_bon":
         options["consistency"] = "string"
+    if name == "no_thinking":
+        options["scorer"] = mean_logprob()  # self-certainty wants the probabilities of all tokens
     return options
 
 

@@ -31,7 +31,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "first_finish": {"n": 8},
     "knockout": {"n": 5, "num_comparisons": 3, "compare_prompt": "{question}A {first}B {second}"},
     "model_switch": {"n": 6, "extract": length_mod_3},
-    "multi_verifier": {"n": 6, "aspects": ["a", "b"], "verify_prompt": "{question}{answer}{aspect}"},
+    "multi_verifier": {"n": 6, "aspects": ["a", "b"], "verify_prompt": "{question}{answer}{aspect}"}
+    | {"clarify_prompt": "{aspect}?"},
     "no_thinking": {"n": 6, "thinking": "<t></t>", "extract": length_mod_3},
     "rpc": {"n": 6, "extract": length_mod_3},
     "sample_scrutinize": {

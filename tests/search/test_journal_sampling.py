@@ -27,6 +27,7 @@ SAMPLING = SamplingParams(
     presence_penalty=0.5,
     logit_bias={97: -3.0},
     top_logprobs=2,
+    self_certainty=True,
 )
 
 
@@ -87,6 +88,7 @@ def test_a_resumed_search_comes_to_the_same(
     path = tmp_path / "search.jsonl"
     expected, drawn = searched(model, path, sampling)
     assert all(len(step.top_logprobs) == len(step.tokens) > 0 for step in expected)
+    assert all(len(step.self_certainties) == len(step.tokens) for step in expected)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[: 1 + kept]))
     steps, again = searched(model, path, sampling)
@@ -102,7 +104,14 @@ def test_a_header_without_the_newer_parameters_has_them_at_their_defaults(
     plain = SamplingParams(seed=4, max_step_tokens=4, max_tokens=12)
     expected, _ = searched(model, path, plain)
     records = [json.loads(line) for line in path.read_text().splitlines()]
-    for name in ("frequency_penalty", "presence_penalty", "logit_bias", "top_logprobs", "constraint"):
+    for name in (
+        "frequency_penalty",
+        "presence_penalty",
+        "logit_bias",
+        "top_logprobs",
+        "self_certainty",
+        "constraint",
+    ):
         del records[0]["sampling"][name]
     lines, before = [], 0
     for record in records:

@@ -6,8 +6,11 @@ Statistical tests use fixed seeds; the bound is a chi-square p-value of 1e-4.
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from plain_scripts import PlainModel, asked, number, random_score, step_sampling
 from scipy.stats import chisquare
 from scripted import EOS, run_scripted, scorer, scripted_decoder, words
@@ -17,10 +20,10 @@ from tts_decode.completions.completion import Completion
 from tts_decode.completions.decoder import TextDecoder
 from tts_decode.errors import UnsupportedByEngineError
 from tts_decode.search import best_of_n, qalign
-from tts_decode.select import extract_answer
+from tts_decode.select import expected_gains, extract_answer, rouge_1
 
 
-def plain_chain(model, reward, rng, *, states, beta):
+def plain_states(model, reward, rng, *, states, beta):
     """QUEST's chain: uniform cut, suffix from the model, Metropolis-Hastings; a state is its tokens, an end
     token an empty one."""
 
@@ -40,7 +43,12 @@ def plain_chain(model, reward, rng, *, states, beta):
         if rng.random() < math.exp(min(0.0, log_ratio)):
             state = other
         chain.append(state)
-    return ["".join(tokens) for tokens in chain]
+    return chain
+
+
+def plain_chain(*args, **options):
+    """The texts of its states."""
+    return ["".join(tokens) for tokens in plain_states(*args, **options)]
 
 
 def long_step_script(seed):
@@ -108,6 +116,56 @@ def test_qalign_states_have_the_tilted_law():
     assert chisquare([counts[text] for text in law], expected).pvalue > 1e-4
 
 
+def plain_rouge_1(one, other):
+    """F1 of the words' overlap, precision and recall apart."""
+    left, overlap = list(other), 0
+    for word in one:
+        if word in left:
+            left.remove(word)
+            overlap += 1
+    precision, recall = overlap / len(one), overlap / len(other)
+    return 2 * precision * recall / (precision + recall) if overlap else 0.0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("ids", [True, False])
+def test_qalign_takes_the_state_of_least_risk_for_free_text(seed, ids):
+    """Its authors' `rouge1_sparse` and `pick_mat`: mean F1 over all states, the first of the best."""
+    reward = random_score(seed)
+    rng = random.Random(random.Random(seed).getrandbits(64))
+    states = plain_states(PlainModel(long_step_script(seed)), reward, rng, states=20, beta=0.5)
+    chain = ["".join(tokens) for tokens in states]
+    units = states if ids else [text.split() for text in chain]
+    gains = [sum(plain_rouge_1(a, b) for b in units) / len(units) for a in units]
+    decoder = scripted_decoder(long_step_script(seed))
+    if not ids:
+        complete = decoder.complete
+
+        async def without_ids(request):
+            said = await complete(request)
+            return replace(said, tokens=(-1,) * len(said.tokens))
+
+        decoder = TextDecoder(without_ids)
+    options = {"max_samples": 20, "beta": 0.5, "decide_by": "mbr", "scorer": scorer(reward)}
+    result = run_scripted(decoder, qalign, "Q: ", sampling=step_sampling(seed), **options)
+    assert [c.text for c in result.candidates] == chain
+    best = max(gains)
+    assert result.answer in {text for text, gain in zip(chain, gains, strict=True) if gain > best - 1e-9}
+    assert result.best.score == reward(result.answer)
+    assert result.votes == Counter(extract_answer(text) for text in chain)
+
+
+@given(st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=9), min_size=1, max_size=7))
+def test_expected_gains_are_means_of_rouge_1(samples):
+    expected = [sum(plain_rouge_1(a, b) for b in samples) / len(samples) for a in samples]
+    assert expected_gains(samples) == pytest.approx(expected)
+    assert rouge_1(samples[0], samples[-1]) == pytest.approx(plain_rouge_1(samples[0], samples[-1]))
+
+
+def test_rouge_1_of_nothing_is_0():
+    assert rouge_1([], [1]) == rouge_1([], []) == 0
+
+
 def test_qalign_chains_are_independent_of_how_they_interleave():
     """Two chains, the first of them slow or fast: the same states come of each."""
 
@@ -166,6 +224,7 @@ def test_qalign_needs_token_texts():
         ({"max_samples": 5, "parallel": 2}, "parallel: got 2, expected a divisor of max_samples = 5"),
         ({"max_samples": 8, "parallel": 2, "burn_in": 4}, "burn_in: got 4, expected less than the 4 states"),
         ({"burn_in": -1}, "burn_in: got -1"),
+        ({"decide_by": "last"}, "decide_by: got 'last'"),
     ],
 )
 def test_qalign_names_bad_options(options, message):

@@ -7,9 +7,11 @@ from functools import partial
 
 import pytest
 import torch
+from scripted import scorer, scripted_decoder
 from tiny_models import EOS, byte_tokenizer, tiny_model
-from tts_decode import SamplingParams, TreeDecoder
-from tts_decode.rewards import mean_logprob, score_branches, self_evaluation, verifier
+from tts_decode import SamplingParams, TreeDecoder, gather
+from tts_decode.errors import ScorerError
+from tts_decode.rewards import ensemble, mean_logprob, score_branches, self_evaluation, verifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -215,3 +217,24 @@ def test_what_is_no_scorer_is_refused(decoder, scorer, message):
             branches[0].release()
 
     decoder.run(score())
+
+
+def test_an_ensemble_is_the_mean_of_its_scorers() -> None:
+    decoder = scripted_decoder(lambda prefix, k: (f"say {k}", "eos"))
+
+    async def search() -> None:
+        root = await decoder.root("Q: ")
+        branches = root.fork(3)
+        await gather(branch.step() for branch in branches)
+        mean = await score_branches(ensemble(scorer(len), scorer(lambda text: float(text[-1]))), branches)
+        assert mean == [2.5, 3.0, 3.5]
+        with pytest.raises(ScorerError, match="scorer ensemble raised ScorerError: scorer scripted_scorer"):
+            await score_branches(ensemble(scorer(len), scorer(lambda text: 1 / 0)), branches)
+        for branch in (root, *branches):
+            branch.release()
+
+    decoder.run(search())
+    with pytest.raises(ValueError, match="scorers: got nothing"):
+        ensemble()
+    with pytest.raises(TypeError, match="scorer: got int"):
+        ensemble(3)  # type: ignore[arg-type]

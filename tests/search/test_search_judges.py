@@ -7,12 +7,15 @@ from itertools import combinations
 import numpy as np
 import pytest
 from answer_sampler import QUESTION, Sampler, judged, sampled
-from plain_scripts import answer_of, draw
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain_scripts import answer_of, draw, number
 from plain_selection import plain_b4
 from scripted import run_scripted, scripted_decoder
 from tiny_models import byte_tokenizer, tiny_model
 from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.search import b4, knockout, multi_verifier, sample_scrutinize
+from tts_decode.select import choose_verifiers
 
 
 @pytest.fixture(scope="module")
@@ -92,34 +95,128 @@ def test_knockout_is_won_by_the_winner_of_all_matches(seed, n):
     assert result.best.score == max(c.score for c in result.candidates) > 0
 
 
+def spread(text):
+    """Sometimes no verdict, else one of two, with more behind it."""
+    return ("I cannot say.", "Yes.", "No", "Not Yes but No", "no: Yes")[number(text) % 5]
+
+
 @pytest.mark.parametrize("seed", range(4))
-def test_multi_verifier_counts_approvals_of_all_models(seed):
-    aspects, verify_prompt = ["logic", "units", "facts"], "{question}{answer} {aspect}?"
+@pytest.mark.parametrize("chosen", [None, [5, 0, 1]])
+def test_multi_verifier_counts_the_verdicts_that_all_models_write(seed, chosen):
+    """Of each (model, aspect): an analysis, then a verdict in view of it; most approvals, of equals the
+    first. Verdicts are read by hand."""
+    aspects, said = ["logic", "units", "facts"], {}
 
-    def opinion(model):
-        def logprobs_of(prefix, text):
-            p = 0.02 + 0.96 * draw(seed, model, prefix)
-            return [math.log(p if text == "Yes" else 1 - p)]
+    def judge(model):
+        def reply(prefix, k):
+            said[model, prefix] = k
+            if prefix.endswith("? clear"):
+                return spread(f"{seed} {model} {prefix}"), "eos"
+            return f"thoughts {number(seed, model, prefix) % 50}", "eos"
 
-        return logprobs_of
+        return reply
 
     script = Sampler(seed)
     texts = script.texts(6)
 
-    def rank(text):
-        votes = sum(
-            draw(seed, model, f"{QUESTION}{text} {aspect}?") * 0.96 + 0.02 > 0.5
-            for model in ("one", "two")
-            for aspect in aspects
-        )
-        return votes, script.likelihood(texts.index(text))
+    def approves(model, aspect, text):
+        verify = f"{QUESTION}{text} {aspect}"
+        analysis = f"thoughts {number(seed, model, verify) % 50}"
+        reply = spread(f"{seed} {model} {verify}\n\n{analysis}\n\n{aspect}? clear")
+        return reply in ("Yes.", "no: Yes")
 
-    judges = [scripted_decoder(script, logprobs_of=opinion(model)) for model in ("one", "two")]
-    result = sampled(
-        script, multi_verifier, n=6, aspects=aspects, verifier_decoders=judges, verify_prompt=verify_prompt
-    )
-    assert result.answer == max(texts, key=rank)
-    assert {c.text: c.score for c in result.candidates} == {text: rank(text)[0] / 6 for text in texts}
+    verifiers = [(model, aspect) for model in ("one", "two") for aspect in aspects]
+    verifiers = verifiers if chosen is None else [verifiers[i] for i in chosen]
+    votes = {text: sum(approves(*verifier, text) for verifier in verifiers) for text in texts}
+    options = {
+        "aspects": aspects,
+        "chosen": chosen,
+        "verifier_decoders": [scripted_decoder(judge(model)) for model in ("one", "two")],
+        "verify_prompt": "{question}{answer} {aspect}",
+        "clarify_prompt": "{aspect}? clear",
+    }
+    result = sampled(script, multi_verifier, n=6, **options)
+    assert result.answer == max(texts, key=votes.get)
+    assert {c.text: c.score for c in result.candidates} == {t: v / len(verifiers) for t, v in votes.items()}
+    assert len(said) == 2 * len(verifiers) * len(votes)
+    calls = [call for decoder in options["verifier_decoders"] for call in decoder.complete.calls]
+    assert {call.request.temperature for call in calls} == {0.0}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_multi_verifier_may_do_without_the_analysis(seed):
+    def logprobs_of(prefix, text):
+        p = 0.02 + 0.96 * draw(seed, prefix)
+        return [math.log(p if text == "Yes" else 1 - p)]
+
+    script = Sampler(seed)
+    texts = script.texts(6)
+
+    def votes(text):
+        return sum(
+            0.02 + 0.96 * draw(seed, f"{QUESTION}{text} {a}\n\n{a}?") > 0.5 for a in ("logic", "facts")
+        )
+
+    decoder = scripted_decoder(script, logprobs_of=logprobs_of)
+    options = {"aspects": ["logic", "facts"], "verdict": "p_yes", "clarify_prompt": "{aspect}?"}
+    options["verify_prompt"] = "{question}{answer} {aspect}"
+    result = run_scripted(decoder, multi_verifier, QUESTION, n=6, **options)
+    assert result.answer == max(texts, key=votes)
+    assert len(decoder.complete.calls) == 6
+
+
+def test_multi_verifier_asks_for_the_verdict_in_a_turn_of_its_own():
+    shown = []
+
+    def render(messages):
+        shown.append(messages)
+        return "".join(f"<{message['role']}>{message['content']}" for message in messages)
+
+    def script(prefix, k):
+        return (f"answer {k}" if prefix == "<user>Why?" else "No flaw, so Yes"), "eos"
+
+    decoder = scripted_decoder(script, render=render)
+    chat = [{"role": "user", "content": "Why?"}]
+    result = run_scripted(decoder, multi_verifier, chat, n=2, aspects=["Right?"])
+    assert [message["role"] for message in shown[-1]] == ["user", "assistant", "user"]
+    assert shown[-1][1]["content"] == "No flaw, so Yes"
+    assert [candidate.score for candidate in result.candidates] == [1.0, 1.0]
+    assert result.answer == "answer 0"
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_verifiers_are_chosen_by_what_they_choose(data):
+    """No single one does better, nor any that is added next; with all as a bound, by brute force."""
+    problems, candidates, verifiers = (data.draw(st.integers(1, 4)) for _ in range(3))
+    bools = st.lists(st.booleans(), min_size=verifiers, max_size=verifiers)
+    answers = st.lists(bools, min_size=candidates, max_size=candidates)
+    approvals = data.draw(st.lists(answers, min_size=problems, max_size=problems))
+    good = st.lists(st.booleans(), min_size=candidates, max_size=candidates)
+    right = data.draw(st.lists(good, min_size=problems, max_size=problems))
+
+    def solved(some):
+        total = 0
+        for rows, known in zip(approvals, right, strict=True):
+            votes = [sum(row[i] for i in some) for row in rows]
+            total += known[max(range(candidates), key=lambda c: (votes[c], -c))]
+        return total
+
+    expected, best = [], (-1, [])
+    while len(expected) < verifiers:
+        left = [i for i in range(verifiers) if i not in expected]
+        expected = [*expected, max(left, key=lambda i: (solved([*expected, i]), -i))]
+        best = max(best, (solved(expected), expected), key=lambda entry: entry[0])
+    assert choose_verifiers(approvals, right) == best[1]
+    assert solved(best[1]) >= max(solved([i]) for i in range(verifiers))
+    assert len(choose_verifiers(approvals, right, 1)) == 1
+
+
+def test_verifiers_of_other_problems_are_refused():
+    with pytest.raises(
+        ValueError, match=r"approvals: got \[2\] candidates of \[1\] verifiers for \[3\] in right"
+    ):
+        choose_verifiers([[[True], [False]]], [[True, False, True]])
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -128,7 +225,12 @@ def test_multi_verifier_computes_an_answer_once_for_all_aspects(decoder):
         root = await decoder.root("What is 2 + 3?", SamplingParams(max_tokens=80, seed=4))
         before = decoder.stats().forward_tokens
         result = await multi_verifier(
-            root, n=3, aspects=["one", "two", "six", "ten"], verify_prompt="{question}{answer}{aspect}"
+            root,
+            n=3,
+            aspects=["one", "two", "six", "ten"],
+            verdict="p_yes",
+            verify_prompt="{question}{answer}{aspect}",
+            clarify_prompt="?",
         )
         fed = decoder.stats().forward_tokens - before
         root.release()
@@ -136,7 +238,7 @@ def test_multi_verifier_computes_an_answer_once_for_all_aspects(decoder):
 
     result, fed = decoder.run(search())
     asked = [node for node in result.tree[1:] if node.status == "prompt"]
-    assert len(asked) == 12
+    assert len(asked) == 12  # no analyses, whose KV is each one's own
     verified = fed - sum(len(c.tokens) - 1 for c in result.candidates)
     page = 16
     once = sum(len(node.tokens) for node in asked) / 4

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 
 import pytest
+import torch
 from answer_sampler import QUESTION, Sampler, sampled, tally
 from plain_scripts import answer_of, draw
 from plain_selection import plain_kept
@@ -222,20 +223,60 @@ def test_model_switch_wants_a_prior_for_each_model():
 # -- NoThinking
 
 
-@pytest.mark.parametrize("power", [1.0, 2.0])
+@pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize("seed", range(3))
-def test_no_thinking_votes_by_the_rank_of_the_confidence(seed, power):
+def test_no_thinking_votes_by_the_rank_of_a_score(seed, power):
     script, prefix = Sampler(seed), QUESTION + "<think></think>"
-    samples = [script(prefix, k) for k in range(9)]
-    ranked = sorted(range(9), key=lambda k: -sum(samples[k][2]) / (len(samples[k][2]) + 1))
-    expected = tally([answer_of(samples[k][0]) for k in ranked], [(9 - rank) ** power for rank in range(9)])
+    samples = [script(prefix, k)[0] for k in range(9)]
+    ranked = sorted(samples, key=lambda text: -draw("<think></think>" + text))
+    expected = tally(map(answer_of, ranked), [(9 - rank) ** power for rank in range(9)])
     decoder = scripted_decoder(script)
-    result = run_scripted(
-        decoder, search.no_thinking, QUESTION, n=9, thinking="<think></think>", power=power, extract=answer_of
-    )
+    options = {"thinking": "<think></think>", "power": power, "scorer": scorer(draw), "extract": answer_of}
+    result = run_scripted(decoder, search.no_thinking, QUESTION, n=9, **options)
     assert {call.prefix for call in decoder.complete.calls} == {prefix}
     assert result.votes == expected
     assert answer_of(result.answer) == max(expected, key=expected.get)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_no_thinking_votes_by_the_rank_of_self_certainty():
+    """Kang et al.: -1/(nV) times the sum over tokens and vocabulary of log(V p), by a plain forward; then
+    their Borda vote, in which the k-th of N weighs (N - k + 1)^p."""
+    model, block, seen = tiny_model(), "<t></t>", {}
+    decoder = TreeDecoder(model, byte_tokenizer(), kv_bytes=64 << 20)
+
+    async def searched():
+        root = await decoder.root("What is 2 + 3?", SamplingParams(max_tokens=24, seed=5))
+        said = await root.step(max_step_tokens=3)  # what the root said before is not the sample's
+        options = {"n": 7, "thinking": block, "power": 1.5, "extract": lambda text: str(len(text) % 3)}
+        result = await search.no_thinking(root, **options)
+        seen["prompt"] = root.tokens[: root.prompt_length]
+        seen["before"] = len(said.tokens) + len(decoder.token_ids(block))
+        root.release()
+        return result
+
+    result = decoder.run(searched())
+
+    def certainty(candidate):
+        tokens = [*seen["prompt"], *candidate.tokens]
+        with torch.no_grad():
+            p = model(torch.tensor([tokens])).logits[0].double().softmax(-1)
+        first = len(seen["prompt"]) + seen["before"]
+        rows = p[first - 1 : len(tokens) - 1]
+        return float(-(rows * rows.shape[1]).log().sum() / rows.numel())
+
+    whole = [c for c in result.candidates if c.complete]
+    assert len({round(certainty(c), 4) for c in whole}) == len(whole) == 7
+    for candidate in whole:
+        assert candidate.score == pytest.approx(certainty(candidate), rel=1e-4)
+    ranked = sorted(whole, key=certainty, reverse=True)
+    expected = tally([str(len(c.text) % 3) for c in ranked], [(7 - rank) ** 1.5 for rank in range(7)])
+    assert result.votes == pytest.approx(expected)
+
+
+def test_no_thinking_without_a_scorer_says_what_a_text_engine_lacks():
+    with pytest.raises(UnsupportedByEngineError, match=r"SamplingParams\.self_certainty"):
+        sampled(Sampler(0), search.no_thinking, n=2)
 
 
 def test_no_thinking_with_a_verifier_takes_the_best():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from plain_scripts import PlainModel, number, random_score, step_script
 from scipy.stats import chisquare
-from scripted import run_scripted, scorer, scripted_decoder
+from scripted import run_scripted, scorer, scripted_decoder, words
 from step_searches import SAMPLING, SEEDS, check_same, search
 from tts_decode import SamplingParams
 from tts_decode.errors import UnsupportedByEngineError
@@ -200,18 +200,20 @@ def meaning(text, classes):
     return number(text.strip()) % classes
 
 
-def plain_fetch(model, score, *, beam, samples, iterations, classes):
+def plain_fetch(model, score, *, beam, samples, iterations, classes, longest=256):
     """Beam search over hyper-nodes as in the paper's code; states of one class say the same."""
     answers, ended = [], []  # ended: values of finished hyper-nodes
-    nodes = [[("", None)]]
+    nodes = [[("", None, None)]]
     for iteration in range(iterations):
         made = []
         for node in nodes:
             siblings = []
             for j in range(samples):
-                text, _ = node[j % len(node)]
+                text, before = node[j % len(node)][0], node[j % len(node)][2]
                 step, over = model.step("Q: " + text)
-                siblings.append((text + step, score(text + step), over, meaning(step, classes)))
+                if len(words(step)) + over > longest or (not over and step == before):
+                    continue  # `fix_value`
+                siblings.append((text + step, score(text + step), over, meaning(step, classes), step))
             for finished in (True, False):
                 groups = {}
                 for state in siblings:
@@ -224,7 +226,7 @@ def plain_fetch(model, score, *, beam, samples, iterations, classes):
         pool += [(group[0][1], None if finished else group) for finished, group in made]
         best = sorted(pool, key=lambda entry: -entry[0])[:beam]
         ended += [group[0][1] for finished, group in made if finished]
-        nodes = [[state[:2] for state in group] for _, group in best if group]
+        nodes = [[(*state[:2], state[4]) for state in group] for _, group in best if group]
         if iteration == iterations - 1:
             answers += [state[:3] for finished, group in made for state in group if not finished and nodes]
         if not nodes:
@@ -251,6 +253,34 @@ def test_fetch(seed, n, m, iterations, classes):
     options = {"n": n, "beam_width": m, "max_steps": iterations, "embed": embed}
     decoder, result = search(fetch, step_script(seed), scorer=scorer(random_score(seed)), **options)
     check_same(decoder, result, model, answers)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("longest", [2, 256])
+def test_fetch_drops_repeats_and_long_steps(seed, longest):
+    def script(prefix, k):
+        drawn, steps = number(seed, prefix, k), prefix.count("\n")
+        if steps > 1 and drawn % 5 == 0:
+            return "so " * (drawn % 3) + f"= {drawn % 97}", "eos"
+        return "so " * (drawn % 4) + f"{drawn % 3}\n", "stop_string"
+
+    def embed(steps):
+        return np.eye(len(steps))
+
+    model = PlainModel(script)
+    answers = plain_fetch(
+        model, random_score(seed), beam=2, samples=4, iterations=6, classes=10**9, longest=longest
+    )
+    options = {"n": 8, "beam_width": 4, "max_steps": 6, "embed": embed, "max_tokens_step": longest}
+    decoder, result = search(fetch, script, scorer=scorer(random_score(seed)), **options)
+    if answers:
+        check_same(decoder, result, model, answers)
+
+
+def test_fetch_keeps_what_was_dropped_where_there_is_nothing_else():
+    options = {"n": 4, "beam_width": 2, "max_tokens_step": 1, "embed": lambda steps: np.eye(len(steps))}
+    _, result = search(fetch, lambda prefix, k: ("too long\n", "stop_string"), scorer=scorer(len), **options)
+    assert [candidate.text for candidate in result.candidates] == ["too long\n"] * 2
 
 
 def test_fetch_without_an_embedding_says_what_a_text_engine_lacks():

@@ -3,11 +3,21 @@
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 from plain_scripts import PlainModel, number, prompts
 from scripted import run_scripted, scorer, scripted_decoder, words
 from tree_scripts import PROMPT, STEPS, WHOLE, PlainNode, expand, make_script, score, uct_bound
-from tts_decode.search import ab_mcts, forest_of_thought, mcts_judge, r2_retrieval, reward_guided_tree_search
+from tts_decode.search import (
+    ReferenceLibrary,
+    SolvedProblem,
+    ab_mcts,
+    forest_of_thought,
+    mcts_judge,
+    r2_retrieval,
+    reward_guided_tree_search,
+    with_templates,
+)
 from tts_decode.search.trees.mcts_judge import (
     ANALYSE,
     PERSPECTIVES,
@@ -133,11 +143,11 @@ def test_mcts_judge_judges_as_the_plain_search(seed, num_tests):
 # -- r2_retrieval
 
 
-def plain_r2(script, n, width, retrieve):
-    """UCT search whose steps after the first child's see what was retrieved; (prompts asked, answers)."""
+def plain_r2(script, n, width, examples, steps_for, unaided=0):
+    """UCT search whose steps see what was retrieved for the last one; (prompts asked, answers)."""
     ask, asked, ends = PlainModel(script), [], []
     kind = ask.text(TEMPLATE.format(question=PROMPT))
-    found = retrieve(kind)
+    found = examples(kind)
     start = WITH_TEMPLATES.format(retrieved=found, question=PROMPT) if found else PROMPT
     root = PlainNode()
     last = {root: PROMPT}
@@ -145,10 +155,14 @@ def plain_r2(script, n, width, retrieve):
         node = root
         while not node.terminal:
             if not node.children:
-                hint = retrieve(last[node])
+                hint = steps_for(last[node])
                 texts = []
                 for i in range(width):
-                    seen = start + node.text + (WITH_STEP.format(retrieved=hint) if hint and i else "")
+                    seen = (
+                        start
+                        + node.text
+                        + (WITH_STEP.format(retrieved=hint) if hint and i >= unaided else "")
+                    )
                     asked.append(seen)
                     step, reason, _ = ask(seen)
                     whole = node.text + step
@@ -165,7 +179,8 @@ def plain_r2(script, n, width, retrieve):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_r2_retrieval_samples_in_view_of_what_it_retrieves_and_keeps_none_of_it(seed):
+@pytest.mark.parametrize("unaided", [0, 1])
+def test_r2_retrieval_samples_in_view_of_what_it_retrieves_and_keeps_none_of_it(seed, unaided):
     def steps(prefix, k):
         draw = number(seed, prefix, k)
         if "kind of problem" in prefix:
@@ -183,8 +198,9 @@ def test_r2_retrieval_samples_in_view_of_what_it_retrieves_and_keeps_none_of_it(
 
     decoder, calls = scripted_decoder(script), []
     options = {"num_simulations": 6, "num_children": 3, "retrieve": retrieve, "scorer": scorer(score, calls)}
+    options["num_unaided"] = unaided
     result = run_scripted(decoder, r2_retrieval, PROMPT, sampling=STEPS, **options)
-    asked, ends = plain_r2(script, 6, 3, retrieve)
+    asked, ends = plain_r2(script, 6, 3, retrieve, retrieve, unaided)
     assert Counter(prompts(decoder)[1:]) == Counter(asked)
     assert set(ends) <= {candidate.text for candidate in result.candidates}
     assert any("hint" in prefix for prefix in asked)
@@ -210,7 +226,104 @@ def test_r2_retrieval_finds_like_steps_elsewhere_in_its_tree():
     run_scripted(decoder, r2_retrieval, PROMPT, sampling=STEPS, **options)
     assert lexical_similarity("add the numbers\n", steps[PROMPT][1]) > 0
     shown = PROMPT + "add the numbers\n" + WITH_STEP.format(retrieved="add the primes")
-    assert Counter(prompts(decoder)[3:]) == {PROMPT + "add the numbers\n": 1, shown: 2}
+    assert Counter(prompts(decoder)[3:]) == {shown: 3}
+
+
+PROBLEMS = [
+    SolvedProblem("What is 2 + 3?", ("Add 2 and 3.\n", "The sum is 5.\n"), "a sum of numbers"),
+    SolvedProblem("How many primes are below 10?", ("List them.\n", "Count them: 4.\n"), "count the primes"),
+    SolvedProblem("What is 7 - 4?", ("Take 4 from 7.\n", "That is 3.\n")),
+]
+
+
+def letters(texts):
+    """An embedding of any text: how often each letter stands in it."""
+    return np.array([[text.lower().count(letter) + 1e-3 for letter in "abcdefghimnorstuw"] for text in texts])
+
+
+def plain_cosine(a, b):
+    return sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
+
+
+def likest(query, texts, count):
+    (vector,), vectors = letters([query]), letters(texts)
+    return sorted(range(len(texts)), key=lambda i: -plain_cosine(vector, vectors[i]))[:count]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_r2_retrieval_shows_reference_problems_and_the_steps_that_followed(seed):
+    """Both levels by hand: cosines of the templates, and of what stood before each reference step."""
+
+    def script(prefix, k):
+        draw = number(seed, prefix, k)
+        if "kind of problem" in prefix:
+            return ("to sum up", "primes to count", "anything")[seed % 3], "eos", [-1.0] * 3
+        if prefix.count("\n") >= 14 or draw % 4 == 0:
+            return f"= {draw % 10}", "eos", [-1.0] * 2
+        return ("add them\n", "list some\n", "count on\n")[draw % 3], "stop_string", [-1.0] * 2
+
+    def examples(kind):
+        keys = [p.template or p.question for p in PROBLEMS]
+        best = [PROBLEMS[i] for i in likest(kind, keys, 2)]
+        return "\n\n".join(p.question + "\n" + "\n".join(p.steps) for p in best).strip()
+
+    def steps_for(text):
+        text = PROMPT if text == PROMPT else text
+        before = [t for p in PROBLEMS for t in (p.question, p.steps[0])]
+        after = [step.strip() for p in PROBLEMS for step in p.steps]
+        return "\n".join(after[i] for i in likest(text, before, 2))
+
+    decoder = scripted_decoder(
+        lambda prefix, k: (*script(prefix, k)[:2], [-1.0] * len(words(script(prefix, k)[0])))
+    )
+    library = ReferenceLibrary(PROBLEMS, letters)
+    options = {"num_simulations": 4, "num_children": 3, "library": library, "scorer": scorer(score)}
+    result = run_scripted(decoder, r2_retrieval, PROMPT, sampling=STEPS, **options)
+    asked, ends = plain_r2(script, 4, 3, examples, steps_for)
+    assert Counter(prompts(decoder)[1:]) == Counter(asked)
+    assert set(ends) <= {candidate.text for candidate in result.candidates}
+    assert prompts(decoder)[1].startswith(examples(script(TEMPLATE.format(question=PROMPT), 0)[0]))
+
+
+def test_r2_retrieval_goes_on_where_nothing_comes_in_view_of_the_text():
+    """The model ends at once where it sees retrieved text: a child is sampled without it."""
+
+    def script(prefix, k):
+        if "What followed" in prefix:
+            return "", "eos"
+        return ("kind", "eos") if "kind of problem" in prefix else ("= 5", "eos")
+
+    options = {"num_simulations": 2, "library": ReferenceLibrary(PROBLEMS, letters), "scorer": scorer(score)}
+    result = run_scripted(scripted_decoder(script), r2_retrieval, PROMPT, sampling=STEPS, **options)
+    assert [candidate.text for candidate in result.candidates] == ["= 5"]
+
+
+def test_a_library_without_embeddings_compares_words_and_shows_nothing_unlike():
+    library = ReferenceLibrary(PROBLEMS, num_examples=1, num_shown=3)
+    assert library.problems_like("primes") == "How many primes are below 10?\nList them.\n\nCount them: 4.\n"
+    assert library.steps_like("Add 2 and 3.").split("\n")[0] == "The sum is 5."
+    assert library.problems_like("zzz") == library.steps_like("zzz") == ""
+
+
+def test_templates_are_written_once_where_they_are_missing():
+    decoder = scripted_decoder(lambda prefix, k: (f" kind of {prefix[:9]} ", "eos"))
+    made = decoder.run(with_templates(decoder, PROBLEMS))
+    assert [problem.template for problem in made[:2]] == [problem.template for problem in PROBLEMS[:2]]
+    assert made[2].template == "kind of What is 7"
+    assert len(prompts(decoder)) == 1
+    assert decoder.stats().branches == 0
+
+
+def test_libraries_that_cannot_serve_are_refused():
+    with pytest.raises(ValueError, match="problems: got nothing"):
+        ReferenceLibrary([])
+    with pytest.raises(ValueError, match=r"problems\[0\].steps: got nothing"):
+        ReferenceLibrary([SolvedProblem("Why?", ())])
+    with pytest.raises(ValueError, match="num_shown: got 0"):
+        ReferenceLibrary(PROBLEMS, num_shown=0)
+    options = {"library": ReferenceLibrary(PROBLEMS), "retrieve": str, "scorer": scorer(score)}
+    with pytest.raises(ValueError, match="retrieve: got a function beside a library"):
+        run_scripted(scripted_decoder(make_script(0)), r2_retrieval, PROMPT, **options)
 
 
 # -- what reward models read

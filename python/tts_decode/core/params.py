@@ -48,6 +48,7 @@ class SamplingParams:
         logit_bias: -100 to 100 by token id, added to the logits; a mapping or pairs, kept as pairs in
             ascending order. -100 bans a token in practice, 100 lets hardly any other be drawn.
         top_logprobs: how many of the most probable tokens `Step.top_logprobs` lists at each token.
+        self_certainty: whether `Step.self_certainties` are wanted.
         constraint: what the text after the prompt has to match: `JSONSchema`, `Regex`, `Grammar`, `Choice` or
             another `Constraint`. The end of the sequence is drawn only where the text matches.
     """
@@ -67,6 +68,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] = ()
     top_logprobs: int = 0
+    self_certainty: bool = False
     constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
@@ -97,6 +99,8 @@ class SamplingParams:
             self._keep(name, number(name, getattr(self, name), low=-MOST_PENALTY, high=MOST_PENALTY))
         self._keep("logit_bias", _pairs(self.logit_bias))
         self._keep("top_logprobs", integer("top_logprobs", self.top_logprobs, 0))
+        if not isinstance(self.self_certainty, bool):
+            raise TypeError(f"self_certainty: got {shown(self.self_certainty)}, expected True or False")
         if self.constraint is not None and not callable(getattr(self.constraint, "start", None)):
             raise TypeError(
                 f"constraint: got {shown(self.constraint)}, expected a Constraint, such as "

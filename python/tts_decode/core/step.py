@@ -31,6 +31,9 @@ class Step:
         top_logprobs: one entry a token: the (token id, log-probability) pairs of the tokens that were most
             probable in its place, best first, of equals the lowest id; nats, of the model's own distribution.
             Empty unless `SamplingParams.top_logprobs` asks for them. The token itself need not be among them.
+        self_certainties: one entry a token: KL divergence of the model's own distribution from the uniform
+            one over the vocabulary, D(uniform || model), nats; 0 where the model knows nothing. Empty unless
+            `SamplingParams.self_certainty` asks for them.
     """
 
     text: str
@@ -40,6 +43,7 @@ class Step:
     reason: str
     hidden: Tensor | None = None
     top_logprobs: tuple[TopLogprobs, ...] = ()
+    self_certainties: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,8 @@ class StepPiece:
     Attributes:
         text: whole characters. Those that a later token may complete to a stop string are held back with
             their tokens until that is decided, so a stop string begins and ends in the last piece.
-        tokens, logprobs, entropies, top_logprobs: as of `Step`. A token that ends inside a character comes
-            before that character does.
+        tokens, logprobs, entropies, top_logprobs, self_certainties: as of `Step`. A token that ends inside a
+            character comes before that character does.
         reason: of the last piece as of `Step`; None of those before.
     """
 
@@ -60,3 +64,4 @@ class StepPiece:
     entropies: tuple[float, ...]
     reason: str | None = None
     top_logprobs: tuple[TopLogprobs, ...] = ()
+    self_certainties: tuple[float, ...] = ()

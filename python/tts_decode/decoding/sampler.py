@@ -72,6 +72,18 @@ def top_logprobs(logits: Tensor, count: int, log_sums: Sequence[float]) -> list[
     return tops
 
 
+def self_certainties(logits: Tensor, log_sums: Sequence[float]) -> list[float]:
+    """KL divergence of each row's distribution (logits float32 [rows, vocab]) from the uniform one, nats:
+    mean over the vocabulary of -log p, less log(vocab) (Kang et al., arXiv 2502.18581). log_sums: the rows'
+    log-sum-exp. Infinite where a logit is -inf."""
+    if logits.is_cpu:  # row by row and in one thread, so that the bits do not depend on the batch
+        means = [float(row.mean(dtype=np.float64)) for row in logits.numpy()]
+    else:
+        means = logits.double().mean(-1).tolist()
+    most = math.log(logits.shape[1])
+    return [log_sum - mean - most for log_sum, mean in zip(log_sums, means, strict=True)]
+
+
 def _sample_on_cpu(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
     """By the kernel, which reads the logits where they lie."""
     numbers: list[tuple[float, ...]] = []

@@ -22,7 +22,7 @@ from ..errors import BranchReleasedError, StaleKVError
 from .forwards import Forwards
 from .requests import Feed, Request, RootRequest
 from .runtime import Runtime
-from .sampler import Draw, sample, top_logprobs
+from .sampler import Draw, sample, self_certainties, top_logprobs
 from .sparse_batch import whole_trees
 from .step_request import StepRequest
 
@@ -300,10 +300,13 @@ class Scheduler:
             self._fail_unsampled(stepping, draws, logits, error)
             return  # the others are sampled in the next tick
         tops = _listed(stepping, logits, sampled.log_sums)
+        certain = _certain(stepping, logits, sampled.log_sums)
         for row, request in enumerate(stepping):
             token, logprob, entropy = sampled.tokens[row], sampled.logprobs[row], sampled.entropies[row]
             try:
-                self.generated_tokens += request.take(token, logprob, entropy, tops.get(row))
+                self.generated_tokens += request.take(
+                    token, logprob, entropy, tops.get(row), certain.get(row)
+                )
             except Exception as error:
                 self._fail([request], error)
 
@@ -333,6 +336,15 @@ def _listed(stepping: list[StepRequest], logits: Tensor, log_sums: list[float]) 
         tops = top_logprobs(logits[group], count, [log_sums[row] for row in group])
         listed |= zip(group, tops, strict=True)
     return listed
+
+
+def _certain(stepping: list[StepRequest], logits: Tensor, log_sums: list[float]) -> dict[int, float]:
+    """By row of the logits, the self-certainty of those who asked for it."""
+    rows = [row for row, request in enumerate(stepping) if request.params.self_certainty]
+    if not rows:
+        return {}
+    values = self_certainties(logits[rows], [log_sums[row] for row in rows])
+    return dict(zip(rows, values, strict=True))
 
 
 def _held_order(request: Request[Any]) -> int:

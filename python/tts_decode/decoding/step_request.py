@@ -50,7 +50,8 @@ class StepRequest(Request[Step]):
     Attributes:
         params, seed: what it draws by. begin: length of the path at its beginning.
         edits: what changes its logits; None: nothing does.
-        tops: the most probable tokens in the place of each token, where they are asked for.
+        tops, certainties: the most probable tokens in the place of each token, and the self-certainty there,
+            where they are asked for.
         on_token: called for each token that was taken.
     """
 
@@ -67,6 +68,7 @@ class StepRequest(Request[Step]):
         elif params.repetition_penalty != 1.0:
             self._seen = TokenTable(path.tokens)
         self.tops: list[TopLogprobs] = []
+        self.certainties: list[float] = []
         self.on_token: Callable[[], None] | None = None
         self._reason: str | None = None
         self.needs_hidden = path.runtime.keep_hidden > 0  # for the whole step, whoever else begins or ends
@@ -111,7 +113,14 @@ class StepRequest(Request[Step]):
             return Draw(self.params, u, edits=self.edits)
         return Draw(self.params, u, self._seen.entries["token"])
 
-    def take(self, token: int, logprob: float, entropy: float, top: TopLogprobs | None) -> int:
+    def take(
+        self,
+        token: int,
+        logprob: float,
+        entropy: float,
+        top: TopLogprobs | None,
+        certainty: float | None,
+    ) -> int:
         """Appends a sampled token; returns how many were taken: 0 when another path used up the budget.
 
         Raises:
@@ -137,6 +146,8 @@ class StepRequest(Request[Step]):
             self._seen.place(token)
         if top is not None:
             self.tops.append(top)
+        if certainty is not None:
+            self.certainties.append(certainty)
         if self.on_token is not None:
             self.on_token()
         if reason := self._boundary(token):
@@ -197,6 +208,7 @@ class StepRequest(Request[Step]):
             reason=reason,
             hidden=torch.as_tensor(self._hidden_sum).cpu() / count if keep_hidden else None,
             top_logprobs=tuple(self.tops),
+            self_certainties=tuple(self.certainties),
         )
         path.record_step(step)
         self.resolve(step)

@@ -81,6 +81,7 @@ class _Cutter:
             entropies=step.entropies[out:],
             reason=step.reason,
             top_logprobs=step.top_logprobs[out:],
+            self_certainties=step.self_certainties[out:],
         )
 
     def _piece(self, end: int) -> StepPiece:
@@ -95,6 +96,7 @@ class _Cutter:
             entropies=tuple(path.entropies[numbers]),
             reason=None,
             top_logprobs=tuple(self._request.tops[begin - first : end - first]),
+            self_certainties=tuple(self._request.certainties[begin - first : end - first]),
         )
 
 

@@ -6,12 +6,14 @@
 from typing import TYPE_CHECKING, Any
 
 from ..extras import installed, unavailable
+from .ensemble import ensemble
 from .mean_logprob import mean_logprob
 from .mean_probability import mean_probability
 from .readers import READERS, Reader
 from .readouts import ClassHead, TokenSoftmax, ValueHead, VocabularyMean
 from .reward_model import RewardModel
 from .scorer import Scorer, score_branches
+from .self_certainty import mean_certainty, self_certainty
 from .self_evaluation import self_evaluation
 from .templates import ChatTagTemplate, OutcomeTemplate, PieceTemplate, Reading, TagTemplate, TurnTemplate
 from .verifier import verifier
@@ -34,10 +36,13 @@ __all__ = [
     "TurnTemplate",
     "ValueHead",
     "VocabularyMean",
+    "ensemble",
     "load_reward_model",
+    "mean_certainty",
     "mean_logprob",
     "mean_probability",
     "score_branches",
+    "self_certainty",
     "self_evaluation",
     "verifier",
 ]

@@ -32,7 +32,17 @@ from .steps import (
     sentence_embedder,
     swift,
 )
-from .trees import ab_mcts, forest_of_thought, mcts, mcts_judge, r2_retrieval, reward_guided_tree_search
+from .trees import (
+    ReferenceLibrary,
+    SolvedProblem,
+    ab_mcts,
+    forest_of_thought,
+    mcts,
+    mcts_judge,
+    r2_retrieval,
+    reward_guided_tree_search,
+    with_templates,
+)
 from .particles import particle_filter, particle_gibbs, qalign
 from .thinking import (
     budget_forcing,
@@ -72,10 +82,12 @@ __all__ = [
     "Journal",
     "KVSample",
     "Node",
+    "ReferenceLibrary",
     "SearchResult",
     "SearchRun",
     "SearchStats",
     "Selection",
+    "SolvedProblem",
     "Strategy",
     "ab_mcts",
     "adaptive_consistency",
@@ -135,6 +147,7 @@ __all__ = [
     "t1_verify",
     "three_d",
     "tpo",
+    "with_templates",
     "write_json",
     "write_parquet",
 ]

@@ -58,8 +58,11 @@ def eligible(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The first candidate of each text."""
-    return list({c.text: c for c in reversed(candidates)}.values())[::-1]
+    """The first candidate of each text, in order."""
+    firsts: dict[str, Candidate] = {}
+    for candidate in candidates:
+        firsts.setdefault(candidate.text, candidate)
+    return list(firsts.values())
 
 
 def likelihood(candidate: Candidate) -> float:

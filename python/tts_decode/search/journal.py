@@ -271,6 +271,8 @@ def _pack_step(step: Step) -> dict[str, Any]:
     }
     if step.top_logprobs:
         data["top_logprobs"] = [list(zip(*top, strict=True)) for top in step.top_logprobs]
+    if step.self_certainties:
+        data["self_certainties"] = step.self_certainties
     if step.hidden is not None:
         data["hidden"] = base64.b64encode(step.hidden.numpy().astype("<f4").tobytes()).decode()
     return data
@@ -284,4 +286,13 @@ def _unpack_step(data: dict[str, Any]) -> Step:
     tops = tuple(
         tuple(zip(ids, _floats(numbers), strict=True)) for ids, numbers in data.get("top_logprobs", ())
     )
-    return Step(data["text"], tuple(data["tokens"]), logprobs, entropies, data["reason"], hidden, tops)
+    return Step(
+        data["text"],
+        tuple(data["tokens"]),
+        logprobs,
+        entropies,
+        data["reason"],
+        hidden,
+        tops,
+        tuple(_floats(data.get("self_certainties", []))),
+    )

@@ -7,6 +7,7 @@ draws from the generator that it is given.
 from .allocation import allocate, rebase_weights
 from .answers import extract_answer
 from .b4 import b4_scores
+from .bayes_risk import expected_gains, rouge_1
 from .centrality import hidden_distances, most_central, ngram_distances
 from .choices import last_choice
 from .clusters import cluster
@@ -17,8 +18,10 @@ from .dag import ancestors, earlier_needs, longest_path
 from .difficulty import difficulty_bin, difficulty_edges
 from .entropy import fork_points
 from .eviction import evicted_columns
+from .generators import stacked_choice, thompson_generator, ucb_generator
 from .merging import hyper_nodes
 from .metropolis import acceptance
+from .mixed_model import MixedModel, mixed_choice, mixed_generator, mixed_stack, settled
 from .probable_paths import probable_paths
 from .ratings import rating
 from .resampling import (
@@ -42,6 +45,7 @@ from .statistics import (
 from .thompson import Beta, Gaussian, generate_or_continue, thompson
 from .tournament import bracket, match_winner, wins_of, within
 from .uct import puct, self_refine_uct, uct
+from .verifiers import choose_verifiers
 from .vote_confidence import vote_confidence
 from .votes import vote
 
@@ -50,6 +54,7 @@ __all__ = [
     "Beta",
     "Gaussian",
     "Interval",
+    "MixedModel",
     "acceptance",
     "aggregate",
     "aggregation",
@@ -60,6 +65,7 @@ __all__ = [
     "b4_scores",
     "borda_weights",
     "bracket",
+    "choose_verifiers",
     "cluster",
     "conformal_p_value",
     "consistency_weight",
@@ -70,6 +76,7 @@ __all__ = [
     "ets_objective",
     "ets_select",
     "evicted_columns",
+    "expected_gains",
     "extract_answer",
     "fork_points",
     "generate_or_continue",
@@ -82,6 +89,9 @@ __all__ = [
     "longest_path",
     "majority_probability",
     "match_winner",
+    "mixed_choice",
+    "mixed_generator",
+    "mixed_stack",
     "most_central",
     "most_similar",
     "multinomial",
@@ -95,11 +105,16 @@ __all__ = [
     "rebase_weights",
     "rejects",
     "retained_nodes",
+    "rouge_1",
     "sample_top_k",
     "self_refine_uct",
+    "settled",
+    "stacked_choice",
     "systematic",
     "thompson",
+    "thompson_generator",
     "top_k",
+    "ucb_generator",
     "uct",
     "vote",
     "vote_confidence",

@@ -104,7 +104,7 @@ async def archon(
     decoders: Sequence[Decoder] = (),
     layers: str | Sequence[str] = "generate rank:5 critique fuse",
 ) -> SearchResult:
-    """Layers of operators, each over the responses that the layer before it left.
+    """Layers of operators, each over the responses of the one before; lacks the search over architectures.
 
     Saad-Falcon et al., "Archon: An Architecture Search Framework for Inference-Time Techniques", arXiv
     2409.15254, section 3. The default stack is the form of its general-purpose architectures: an ensemble,

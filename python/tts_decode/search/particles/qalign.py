@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Literal
 
-from ...core.checks import at_least
+from ...core.checks import at_least, check_choice
 from ...core.running import gather
 from ...rewards.scorer import Scorer
-from ...select import acceptance, extract_answer
+from ...select import acceptance, expected_gains, extract_answer, vote
 from ..answers import Extract, decide, score_of
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
@@ -27,6 +28,7 @@ async def qalign(
     beta: float = 0.1,
     burn_in: int = 0,
     parallel: int = 1,
+    decide_by: Literal["majority", "mbr"] = "majority",
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """Cuts the answer at a random token, samples the rest anew, and accepts it by the Metropolis-Hastings
@@ -42,19 +44,21 @@ async def qalign(
     beta         how far the reward tilts the model: near 0 only improvements are kept, at large values all.
     burn_in      states at the start of each chain that are not candidates.
     parallel     independent chains side by side, so that the engine has a batch; the paper runs one.
+    decide_by    "majority": the answer that most states have, and the best-scored text with it; "mbr"
+                 (minimum Bayes risk), for free text: the state with the highest mean ROUGE-1 to all states.
     extract      the answer in a text, or None to abstain.
 
     The cut is uniform over the answer's tokens, its end token included; a longer new answer is accepted less
     easily, since more cuts are possible on the way back (`select.acceptance`). Candidates are the chain's
-    states; a state that stays counts each time. The majority decides, and `best` is the best-scored text with
-    its answer.
+    states; a state that stays counts each time. ROUGE-1 is over tokens, as in the published code
+    (`select.expected_gains`); where an engine does not tell their ids, over words.
 
     Departures. The published code limits the log of the acceptance ratio to 20 either way; here it is exact.
-    For free text the paper takes the state with the least expected ROUGE loss instead of a vote: that is for
-    the caller to do, on `result.candidates`. An engine must be able to cut between any two tokens.
+    An engine must be able to cut between any two tokens.
     """
     at_least(1, max_samples=max_samples, parallel=parallel)
     at_least(0, burn_in=burn_in)
+    check_choice("decide_by", decide_by, ("majority", "mbr"))
     if max_samples % parallel:
         raise ValueError(f"parallel: got {parallel}, expected a divisor of max_samples = {max_samples}")
     if burn_in >= max_samples // parallel:
@@ -96,4 +100,13 @@ async def qalign(
     voters = [candidate for states in found for candidate in states]
     if not voters:
         return run.result()
-    return decide(run, voters, extract, rank=score_of)
+    if decide_by == "majority":
+        return decide(run, voters, extract, rank=score_of)
+    gains = expected_gains([_units(candidate) for candidate in voters])
+    best = max(range(len(voters)), key=gains.__getitem__)
+    return run.result(voters[best], vote([extract(candidate.text) for candidate in voters]))
+
+
+def _units(candidate: Candidate) -> Sequence[Hashable]:
+    """What ROUGE-1 counts."""
+    return candidate.text.split() if -1 in candidate.tokens else candidate.tokens

@@ -36,7 +36,7 @@ async def feedback_edit(
     feedback_prompt: str = FEEDBACK,
     edit_prompt: str = EDIT,
 ) -> SearchResult:
-    """`n` drafts; each gets `num_feedbacks` comments, then `num_edits` edits made in view of all comments.
+    """`n` drafts; each gets `num_feedbacks` comments, then `num_edits` edits; lacks the dedicated models.
 
     Wang et al., "Dedicated Feedback and Edit Models Empower Inference-Time Scaling for Open-Ended
     General-Domain Tasks" (HelpSteer3), arXiv 2503.04378, which scales all three numbers.

@@ -26,7 +26,7 @@ what made the other worse."""
 async def iterative_agent_decoding(
     run: SearchRun, *, n: int = 4, scorer: Scorer, max_rounds: int = 3, refine_prompt: str = REFINE
 ) -> SearchResult:
-    """`n` answers, then rounds of `n` more, each written in view of the best and the worst so far.
+    """`n` answers, then rounds of `n` in view of the best and the worst; lacks an environment's feedback.
 
     Chakraborty et al., "Review, Refine, Repeat: Understanding Iterative Decoding of AI Agents with Dynamic
     Evaluation and Selection", arXiv 2504.01931 (IAD).

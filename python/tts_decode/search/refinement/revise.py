@@ -35,7 +35,7 @@ async def revise(
     verify_prompt: str = VERIFY,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` lines; a line goes on behind an answer that the model would rather refine than accept.
+    """`n` lines, each going on behind an answer that the model would rather refine; lacks the trained model.
 
     Lee et al., "ReVISE: Learning to Refine at Test-Time via Intrinsic Self-Verification", arXiv 2502.14565.
     Its model is trained to end an answer with the end of the sequence or with a refinement token. For such a

@@ -40,7 +40,7 @@ async def t1_verify(
     code_prompt: str = CODE,
     verify_prompt: str = VERIFY,
 ) -> SearchResult:
-    """`n` answers; a tool refutes some of them, and the best-scored one of the others wins.
+    """`n` answers; a tool refutes some, the best-scored of the others wins; lacks the distilled verifiers.
 
     Kang, Jeong, Cho, "T1: Tool-integrated Self-verification for Test-time Compute Scaling in Small Language
     Models", arXiv 2504.04718: first a verifier writes code and runs it, then a reward model scores what

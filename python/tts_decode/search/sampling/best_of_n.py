@@ -29,6 +29,8 @@ async def best_of_n(
     agg_strategy  makes one score of the scores of steps: a name of `select.aggregation`.
 
     There is no barrier: a sample is scored and its pages return as soon as it ends.
+
+    Departures. None.
     """
     at_least(1, n=n)
     run.aggregate_by(agg_strategy)

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from ...core.checks import at_least
+from ...core.checks import at_least, check_choice
+from ...core.prompts import is_chat
 from ...core.running import gather
-from ..answers import choose, distinct, eligible, likeliest, likelihood, sample
-from ..result import SearchResult
+from ...select import last_choice
+from ..answers import choose, distinct, eligible, likeliest, sample
+from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
 
 if TYPE_CHECKING:
     from ...core.interfaces import Decoder
+    from ...core.prompts import Prompt
 
 VERIFY = """{question}
 
 A proposed response:
 {answer}
 
-{aspect} Reply with Yes or No only."""
+{aspect} Go through the response with an eye on nothing else, think aloud, and stop at the first flaw."""
+
+CLARIFY = "In view of this, reply with one word, Yes or No: {aspect}"
 
 ASPECTS = (
     "Is the final answer right?",
@@ -39,44 +44,67 @@ async def multi_verifier(
     n: int = 16,
     verifier_decoders: Sequence[Decoder] = (),
     aspects: Sequence[str] = ASPECTS,
+    chosen: Sequence[int] | None = None,
+    verdict: Literal["sampled", "p_yes"] = "sampled",
     verify_prompt: str = VERIFY,
+    clarify_prompt: str = CLARIFY,
 ) -> SearchResult:
     """`n` independent samples; the one that most verifiers of single aspects approve wins.
 
     Lifshitz, McIlraith, Du, "Multi-Agent Verification: Scaling Test-Time Compute with Multiple Verifiers",
-    arXiv 2502.20379, section 4 (BoN-MAV).
+    arXiv 2502.20379, section 4 (BoN-MAV), and the authors' code (Shalev-Lifshitz/MultiAgentVerification).
 
     n                  number of samples.
     verifier_decoders  models, each of which judges every aspect; empty: the root's own.
     aspects            questions about an answer whose Yes speaks for it.
+    chosen             which of the verifiers judge, by their place in the list of all aspects of the first
+                       model, then those of the next; None: all. `select.choose_verifiers` finds them on
+                       problems whose answers are known.
+    verdict            "sampled": a verifier writes an analysis at temperature 0, then a verdict in view of
+                       it, both sampled greedily; "p_yes": no analysis, it approves if P(Yes) > P(No).
     verify_prompt      with the fields {question}, {answer} and {aspect}: the part that all verifiers of an
                        answer share comes first, so its KV is computed once.
+    clarify_prompt     with the field {aspect}: asks for the verdict alone. It follows the analysis as a turn
+                       of the user in a chat, in a paragraph of its own elsewhere.
 
-    A sample's score is the share of approvals; if scores are equal, the likelier sample wins.
+    A sample's score is the share of approvals, of equal ones the first wins. A reply without a verdict does
+    not approve. Where the budget ends before anything is judged, the likeliest sample wins.
 
-    Departures. A verifier approves if P(Yes) > P(No) for its first word; the paper samples an explanation and
-    a verdict. A text sampled twice is verified once. The paper chooses aspects and models for each task on a
-    validation set.
+    Departures. The prompts and aspects are ours, and every verifier thinks aloud, where one of the paper's
+    ten gives its verdict at once. A text sampled twice is verified once, which at temperature 0 is the same.
+    The paper fixes the verifiers of each benchmark; `choose_verifiers` adds them one by one.
     """
     at_least(1, n=n)
+    check_choice("verdict", verdict, ("sampled", "p_yes"))
     if not aspects:
         raise ValueError("aspects: got nothing, expected at least one question")
+    judges = [(decoder, aspect) for decoder in verifier_decoders or (None,) for aspect in aspects]
+    if chosen is not None:
+        if not chosen or not all(0 <= i < len(judges) for i in chosen):
+            raise ValueError(
+                f"chosen: got {list(chosen)}, expected places 0..{len(judges) - 1}, at least one"
+            )
+        judges = [judges[i] for i in chosen]
     pool = distinct(eligible(await sample(run, n)))
     if len(pool) == 1 or run.over:
         return run.result(likeliest(pool))
-    judges = [(decoder, aspect) for decoder in verifier_decoders or (None,) for aspect in aspects]
-    opinions = await gather(
-        run.p_yes(
-            verify_prompt.format(question=run.question, answer=c.text, aspect=aspect),
-            sources=(c.node,),
-            decoder=decoder,
-        )
-        for c in pool
-        for decoder, aspect in judges
-    )
-    counts = [
-        sum(p > 0.5 for p in opinions[i * len(judges) : (i + 1) * len(judges)]) for i in range(len(pool))
-    ]
-    chosen = max(range(len(pool)), key=lambda i: (counts[i], likelihood(pool[i])))
+
+    async def approves(candidate: Candidate, decoder: Decoder | None, aspect: str) -> bool:
+        verify = verify_prompt.format(question=run.question, answer=candidate.text, aspect=aspect)
+        clarify = clarify_prompt.format(aspect=aspect)
+        sources = (candidate.node,)
+        if verdict == "p_yes":
+            return await run.p_yes(f"{verify}\n\n{clarify}", sources=sources, decoder=decoder) > 0.5
+        (analysis,) = await run.ask(verify, sources=sources, decoder=decoder, temperature=0.0)
+        asked: Prompt = f"{verify}\n\n{analysis}\n\n{clarify}"
+        if is_chat(run.root.prompt) and (decoder is None or decoder.knows_chat):
+            said = (("user", verify), ("assistant", analysis), ("user", clarify))
+            asked = [{"role": role, "content": text} for role, text in said]
+        (reply,) = await run.ask(asked, sources=sources, decoder=decoder, temperature=0.0)
+        return last_choice(reply, ("Yes", "No")) == "Yes"
+
+    opinions = await gather(approves(c, decoder, aspect) for c in pool for decoder, aspect in judges)
+    counts = [sum(opinions[i * len(judges) : (i + 1) * len(judges)]) for i in range(len(pool))]
+    best = max(range(len(pool)), key=counts.__getitem__)
     shares = {c.text: count / len(judges) for c, count in zip(pool, counts, strict=True)}
-    return choose(run, pool[chosen], shares)
+    return choose(run, pool[best], shares)

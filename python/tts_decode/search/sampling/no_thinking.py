@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from ...core.checks import at_least, check_choice
 from ...core.running import gather
 from ...rewards.scorer import Scorer
+from ...rewards.self_certainty import mean_certainty
 from ...select import borda_weights, extract_answer
-from ..answers import Extract, decide, eligible, finish
-from ..result import SearchResult
+from ..answers import Extract, decide, eligible
+from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
 
@@ -36,11 +36,11 @@ async def no_thinking(
     """`n` samples in parallel after a thinking block that is already closed; the best one or a vote wins.
 
     Ma et al., "Reasoning Models Can Be Effective Without Thinking", arXiv 2504.09858, section 2 and, for
-    aggregation, section 4.
+    aggregation, section 4; self-certainty and its Borda vote are those of Kang et al., arXiv 2502.18581.
 
     n          number of samples.
-    scorer     scores finished samples: a verifier, or a measure of confidence. None: the mean log-probability
-               of the tokens after the block.
+    scorer     scores finished samples: a verifier, or a measure of confidence. None: the self-certainty of
+               the tokens after the block, which a text engine does not tell: give it `mean_logprob()`.
     power      exponent of the Borda vote; 0 makes it a majority vote.
     thinking   the block, forced once; all samples share its KV. Leave the opening tag out if the chat
                template writes it.
@@ -48,25 +48,31 @@ async def no_thinking(
                n weighs (n - k + 1) ** power; "majority": a plain vote.
     extract    the answer in a sample's text, or None to abstain.
 
-    The forced block is part of the candidates' texts and of `max_tokens`.
+    A sample's self-certainty is the mean over its tokens of D(uniform || model), the KL divergence of the
+    model's distribution from the uniform one over the vocabulary (`Step.self_certainties`). The forced block
+    is part of the candidates' texts and of `max_tokens`.
 
-    Departures. The paper's confidence is self-certainty (Kang et al., arXiv 2502.18581), which needs the
-    probabilities of the whole vocabulary at every token; steps keep those of the tokens drawn.
+    Departures. None.
     """
     at_least(1, n=n)
     check_choice("decide_by", decide_by, ("borda", "score", "majority"))
     borda_weights([], power)
     (stem,) = run.fork(run.root)
     await run.extend(stem, thinking)
-    forced = len(stem.logprobs)
+    known = len(stem.steps)
+    sampling = {} if scorer is not None else {"self_certainty": True}
 
     async def confidence(branches: Sequence[Branch]) -> list[float]:
-        sampled = [branch.logprobs[forced:] for branch in branches]
-        return [math.fsum(logprobs) / max(len(logprobs), 1) for logprobs in sampled]
+        return [mean_certainty(branch.steps[known:]) for branch in branches]
+
+    async def finished(branch: Branch) -> Candidate:
+        await run.complete(branch, **sampling)
+        await run.score([branch], scorer or confidence)
+        return run.end(branch)
 
     branches = run.fork(stem, n)
     run.prune([stem])
-    samples = await gather(finish(run, branch, scorer or confidence) for branch in branches)
+    samples = await gather(finished(branch) for branch in branches)
     if decide_by == "score":
         return run.result()
     voters = eligible(samples)

@@ -29,7 +29,7 @@ async def self_calibration(
     decide_by: Literal["score", "vote"] = "score",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Samples answers until the model is confident of one of them, or of a vote.
+    """Samples answers until the model is confident of one, or of a vote; lacks the calibrated model.
 
     Huang et al., "Efficient Test-Time Scaling via Self-Calibration", arXiv 2503.00031, section 4 (its code:
     Chengsong-Huang/Self-Calibration).

@@ -31,6 +31,8 @@ async def self_consistency(
     Only samples that came to their own end vote, unless none did. Ties go to the answer of the lower fork.
     `best` is the likeliest sample with the winning answer, by mean log-probability of a token, or of all
     samples if all abstain. `votes` has the counts.
+
+    Departures. None.
     """
     at_least(1, n=n)
     voters = eligible(await sample(run, n, scorer))

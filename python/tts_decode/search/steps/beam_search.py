@@ -35,6 +35,8 @@ async def beam_search(
     A finished beam leaves the search as a candidate and frees its place. The kept beams always share `n`
     continuations, even if they are fewer than `n // beam_width`. The search ends when `n` beams are finished;
     an unfinished beam wins only if none is finished.
+
+    Departures. Finished beams are not truncated to the `n` best, as search-and-learn does.
     """
     check_beams(n, beam_width)
     run.aggregate_by(agg_strategy)

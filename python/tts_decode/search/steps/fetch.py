@@ -28,10 +28,11 @@ async def fetch(
     beam_width: int = 4,
     max_steps: int = 50,
     cluster_threshold: float = 0.15,
+    max_tokens_step: int = 256,
     embed: Embed | None = None,
     agg_strategy: str = "last",
 ) -> SearchResult:
-    """Sibling steps that say the same become one hyper-node; the best hyper-nodes go on, not the best steps.
+    """The best hyper-nodes, sibling steps that say the same, go on; lacks the models that the paper trains.
 
     Wang et al., "Don't Get Lost in the Trees: Streamlining LLM Reasoning by Overcoming Tree Search
     Exploration Pitfalls", arXiv 2502.11183: FETCH's state merging in its beam search. Defaults of `max_steps`
@@ -45,6 +46,7 @@ async def fetch(
                        turns, best first; members beyond `beam_width` return their pages.
     max_steps          depth at which the search ends with what it has.
     cluster_threshold  cosine distance below which sibling steps are one state (average linkage).
+    max_tokens_step    longer steps are dropped, and so are empty ones and those that repeat the step before.
     embed              embeddings of the new steps; None takes the mean of the model's own last hidden states
                        over each step.
     agg_strategy       makes a state's score of the scores on its path: "last" as published, or another of
@@ -54,22 +56,28 @@ async def fetch(
     and their hyper-nodes hold their places in the beam from then on, so that the search ends when the best
     `n // beam_width` are all finished.
 
-    Departures. The paper's clusters come from a SimCSE model trained on steps that were judged equal; here
-    from the model's hidden states, or from `embed` (`sentence_embedder`). The paper's other half trains
-    verifiers by temporal differences and averages them; here that is the scorer's business. Its code also
-    drops steps that repeat the one before or are too long.
+    Departures. Nothing is trained: the paper's clusters come from a SimCSE model trained on steps that were
+    judged equal, here from the model's hidden states or from `embed` (`sentence_embedder` takes such a
+    model); its verifiers are trained by temporal differences and averaged, which `rewards.ensemble` does for
+    given ones. The paper also merges states in best-first search and in MCTS; its code drops answers that end
+    without the phrase of its data set.
     """
     check_beams(n, beam_width)
-    at_least(1, max_steps=max_steps)
+    at_least(1, max_steps=max_steps, max_tokens_step=max_tokens_step)
     if not cluster_threshold >= 0:
         raise ValueError(f"cluster_threshold: got {cluster_threshold}, expected 0 or more")
     run.aggregate_by(agg_strategy)
+
+    def dropped(branch: Branch) -> bool:
+        *before, step = branch.steps
+        repeats = not step.text or (bool(before) and before[-1].text == step.text)
+        return len(step.tokens) > max_tokens_step or (repeats and not branch.finished)
 
     def merged(siblings: list[Branch]) -> list[list[Branch]]:
         """Hyper-nodes of sibling steps, the finished ones first, as the published code has them."""
         groups: list[list[Branch]] = []
         for finished in (True, False):
-            states = [branch for branch in siblings if branch.finished == finished]
+            states = [b for b in siblings if b.finished == finished and not dropped(b)]
             if len(states) > 1:
                 labels = cluster((embed or mean_hidden)([b.steps[-1] for b in states]), cluster_threshold)
                 nodes = hyper_nodes(labels, run.aggregated(states))
@@ -94,10 +102,14 @@ async def fetch(
             best = top_k(ended + values, n // beam_width)
             beam = [nodes[i - len(ended)] for i in best if i >= len(ended) and not done[i - len(ended)]]
             ended += [value for value, finished in zip(values, done, strict=True) if finished]
+            if not nodes and not ended:  # what is to be dropped is all there is
+                break
             for branch in live:
-                if branch.finished:
+                if dropped(branch):
+                    run.prune([branch])
+                elif branch.finished:
                     run.end(branch)
-            live = [branch for branch in live if not branch.finished]
+            live = [branch for branch in live if not branch.released]
             if not beam:
                 run.prune(live)
                 break

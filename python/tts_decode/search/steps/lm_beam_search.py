@@ -43,6 +43,8 @@ async def lm_beam_search(
     The root's `max_tokens` limits the length; its other sampling parameters do not change log-probabilities.
     Beam tokens count against the root's budget. A step is one forward of all beams, and a beam that drops out
     returns its pages before the next one.
+
+    Departures. None: a test compares the two.
     """
     number("length_penalty", length_penalty)
     if early_stopping not in (True, False, "never"):

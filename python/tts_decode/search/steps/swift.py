@@ -21,7 +21,7 @@ async def swift(
     softmax_temperature: float = 0.01,
     agg_strategy: str = "last",
 ) -> SearchResult:
-    """`beam_search`, but the `n // beam_width` beams that live on are drawn by softmax(score / temperature).
+    """`beam_search` with survivors drawn by softmax(score / temperature); lacks the fast tokenizer of video.
 
     Cong et al., "Can Test-Time Scaling Improve World Foundation Model?", arXiv 2503.24320: SWIFT's
     probability-based top-K pruning with beam search, made for video models; here the rule serves any scored

@@ -27,8 +27,9 @@ async def entropy_forking(
     num_branches: int = 2,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Samples `n` answers, forks each where its entropy was highest and completes the forks; all n * (1 +
-    num_forks * num_branches) answers vote.
+    """`n` answers, each forked where its entropy was highest; all of them vote; lacks ETTRL's training.
+
+    There are n * (1 + num_forks * num_branches) answers in all.
 
     Liu et al., "ETTRL: Balancing Exploration and Exploitation in LLM Test-Time Reinforcement Learning Via
     Entropy Mechanism", arXiv 2508.11356, Entropy-fork Tree Majority Rollout. Defaults are its experiments':

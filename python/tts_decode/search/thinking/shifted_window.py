@@ -30,8 +30,9 @@ async def shifted_window(
     final_answer: str = ENOUGH,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Samples inside a window, in which simple problems end by themselves; a line that fills it gets a
-    sentence that asks for the answer, and answers.
+    """A line that fills its window gets a sentence that asks for the answer; lacks the tuned model.
+
+    Inside the window simple problems end by themselves.
 
     Yu et al., "Z1: Efficient Test-time Scaling with Code", arXiv 2504.00810, the Shifted Thinking Window.
     Its Z1-7B was tuned on short and long solutions so that the length follows the difficulty; the strategy

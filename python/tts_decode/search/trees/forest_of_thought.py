@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from ...core.checks import at_least, check_choice
-from ...core.running import gather
 from ...rewards.scorer import Scorer
-from ...select import extract_answer, most_similar, rating, self_refine_uct, vote
+from ...select import extract_answer, last_choice, most_similar, rating, self_refine_uct, vote
 from ..answers import Extract
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
@@ -23,7 +22,10 @@ RATE = _ANSWERED + "Rate this answer strictly from 0 to 100. Reply with the numb
 CRITIQUE = _ANSWERED + "Name every flaw of this answer."
 REFINE = _ANSWERED + "What is wrong with it:\n{critique}\n\nWrite a better answer to the question."
 CORRECT = _ANSWERED + "This answer is uncertain. Check it and answer the question again."
-EXPERT = _ANSWERED + "Is this answer correct? Reply with Yes or No."
+EXPERT = (
+    "{question}\n\n{answers}\n\nYou are an expert on such questions. Compare how these answers were "
+    "reasoned, and end with one line that names the best one, such as: Answer 1"
+)
 EXAMPLE = "{example}\n{solution}\n\n{question}"
 NO_ANSWER = "I do not know."
 MAX_CHILDREN = 3  # refinements of an answer before it counts as explored; the authors' code
@@ -36,9 +38,25 @@ class _Tree:
     answers: list[Candidate | None] = field(default_factory=list)  # None: the blank one
     parents: list[int] = field(default_factory=list)
     rewards: list[list[float]] = field(default_factory=list)
+    valid: list[bool] = field(default_factory=list)  # whether there is an answer in the text
+    layers: list[int] = field(default_factory=list)
 
-    def to_explore(self, exploration: float) -> int:
-        """The answer to refine next: the highest bound among those not fully explored."""
+    def add(self, answer: Candidate | None, parent: int, reward: float, valid: bool) -> None:
+        self.answers.append(answer)
+        self.parents.append(parent)
+        self.rewards.append([reward])
+        self.valid.append(valid)
+        self.layers.append(0 if parent < 0 else self.layers[parent] + 1)
+
+    @property
+    def active(self) -> bool:
+        """The activation indicator: whether the deepest layer holds a valid answer."""
+        last = max(self.layers)
+        return any(valid for valid, layer in zip(self.valid, self.layers, strict=True) if layer == last)
+
+    def to_explore(self, exploration: float, max_active: int) -> int:
+        """The answer to refine next: the highest bound among those not fully explored, of which each layer
+        has its `max_active` best ones by Q, valid ones before others."""
         q, bounds = self_refine_uct(self.rewards, self.parents, exploration)
         own = [(min(given) + sum(given) / len(given)) / 2 for given in self.rewards]
         children: dict[int, list[float]] = {}
@@ -49,13 +67,18 @@ class _Tree:
             for i in range(len(q))
             if len(below := children.get(i, [])) < MAX_CHILDREN or max(below) < own[i]
         ]
-        return max(open_, key=bounds.__getitem__)
+        active: list[int] = []
+        for layer in set(self.layers):
+            members = [i for i in open_ if self.layers[i] == layer]
+            active += sorted(members, key=lambda i: (not self.valid[i], -q[i]))[:max_active]
+        return max(sorted(active), key=bounds.__getitem__)
 
     def best(self) -> tuple[Candidate, float]:
         """The tree's activated answer, whole if there is one, and its Q."""
         q, _ = self_refine_uct(self.rewards, self.parents, 0.0)
-        answered = [(value, answer) for value, answer in zip(q, self.answers, strict=True) if answer]
-        value, answer = max(answered, key=lambda pair: (pair[1].complete, pair[0]))
+        nodes = zip(q, self.answers, self.valid, strict=True)
+        answered = [(value, answer, valid) for value, answer, valid in nodes if answer]
+        value, answer, _ = max(answered, key=lambda node: (node[2], node[1].complete, node[0]))
         return answer, value
 
 
@@ -66,13 +89,14 @@ async def forest_of_thought(
     max_trees: int = 2,
     scorer: Scorer | None = None,
     max_rounds: int = 1,
+    max_active: int = 5,
     correct_threshold: float = -1.0,
     exploration: float = 0.014,
     examples: Sequence[tuple[str, str]] = (),
     decide_by: Literal["cgdm", "majority", "score"] = "cgdm",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Grows up to `max_trees` trees in turn, small Monte Carlo trees of self-refined answers; then decides.
+    """Grows small trees of self-refined answers in turn, then a consensus decides; lacks trees of steps.
 
     Bi et al., "Forest-of-Thought: Scaling Test-Time Compute for Enhancing LLM Reasoning", arXiv 2412.09078;
     its trees are MCTSr (Zhang et al., arXiv 2406.07394). A tree begins with an answer and a blank one; each
@@ -82,6 +106,8 @@ async def forest_of_thought(
     max_trees          trees at most; the default is that of its code, as for `max_rounds`.
     scorer             rewards of answers, in [0, 1]; None: the model rates them itself.
     max_rounds         refinements in each tree.
+    max_active         sparse activation: answers of a layer (a depth of refinement) that may be refined, its
+                       best ones; the code keeps 5 of a layer.
     correct_threshold  dynamic self-correction: the model answers again where an answer is less likely than
                        this (mean log-probability of a token, nats), and the more confident answer stays.
                        -inf: never.
@@ -89,14 +115,18 @@ async def forest_of_thought(
     examples           solved questions; each tree after the first shows the one most like the question.
     decide_by          "majority": the answer of most trees; "score": the best-scored answer; "cgdm"
                        (consensus-guided): the answer of more than half of the trees, else the one that the
-                       model most believes correct.
+                       model names, as an expert, when it sees those of all trees.
     extract            the answer in a text, or None to abstain.
 
-    Sparse activation: only the answer with the highest Q of each tree takes part in the decision. Departures:
-    nothing is compared with the true answer, unlike in the code's default stop; trees vote with extracted
-    answers, not whole texts; ratings are shares of 1; the expert of "cgdm" is P(yes), not a written verdict.
+    Sparse activation: a tree whose deepest layer holds no valid answer (none that `extract` finds) stops
+    growing and takes no part in the decision, unless all trees are so. Others take part with the valid answer
+    of the highest Q.
+
+    Departures. Trees are those of self-refined answers; the code also grows trees of steps for one puzzle.
+    Nothing is compared with the true answer, unlike in the code's default stop; trees vote with extracted
+    answers, not whole texts; ratings are shares of 1.
     """
-    at_least(1, max_trees=max_trees)
+    at_least(1, max_trees=max_trees, max_active=max_active)
     at_least(0, max_rounds=max_rounds)
     check_choice("decide_by", decide_by, ("cgdm", "majority", "score"))
 
@@ -119,9 +149,7 @@ async def forest_of_thought(
 
     async def add(tree: _Tree, branch: Branch, parent: int) -> None:
         candidate, reward = await answered(branch)
-        tree.answers.append(candidate)
-        tree.parents.append(parent)
-        tree.rewards.append([reward])
+        tree.add(candidate, parent, reward, extract(candidate.text) is not None)
 
     async def grow(number: int) -> _Tree:
         tree = _Tree()
@@ -133,14 +161,12 @@ async def forest_of_thought(
             prompt = EXAMPLE.format(example=example, solution=solution, question=run.question)
             first = await run.prompt(prompt, question=run.question)
         await add(tree, first, -1)
-        if max_rounds and not run.over:
-            tree.answers.append(None)
-            tree.parents.append(-1)
-            tree.rewards.append([await rate(NO_ANSWER) if scorer is None else 0.0])
+        if max_rounds and tree.active and not run.over:
+            tree.add(None, -1, await rate(NO_ANSWER) if scorer is None else 0.0, False)
         for _ in range(max_rounds):
-            if run.over:
+            if run.over or not tree.active:
                 break
-            i = tree.to_explore(exploration)
+            i = tree.to_explore(exploration, max_active)
             weak = tree.answers[i]
             text = NO_ANSWER if weak is None else weak.text
             tree.rewards[i].append(await rate(text) if scorer is None else tree.rewards[i][0])
@@ -150,28 +176,32 @@ async def forest_of_thought(
             await add(tree, await run.prompt(prompt, sources=sources, question=run.question), i)
         return tree
 
-    activated: list[tuple[Candidate, float]] = []
+    trees: list[_Tree] = []
     votes: dict[str, float] = {}
-    while len(activated) < max_trees and not run.over:
-        activated.append((await grow(len(activated))).best())
-        votes = vote([extract(candidate.text) for candidate, _ in activated])
-        if max(votes.values(), default=0) > max_trees / 2 and len(activated) > 1:
+    while len(trees) < max_trees and not run.over:
+        trees.append(await grow(len(trees)))
+        leaders = [tree.best()[0] for tree in trees if tree.active]
+        votes = vote([extract(candidate.text) for candidate in leaders])
+        if max(votes.values(), default=0) > max_trees / 2 and len(trees) > 1:
             break
-    if not activated:
+    if not trees:
         return run.result()
+    activated = [tree.best() for tree in trees if tree.active] or [tree.best() for tree in trees]
+    votes = vote([extract(candidate.text) for candidate, _ in activated])
     backers = activated
     agreed = max(votes.values(), default=0) > len(activated) / 2
     if decide_by == "majority" or (decide_by == "cgdm" and agreed):
         winner = next(iter(votes), None)
         backers = [(c, q) for c, q in activated if extract(c.text) == winner] or activated
     elif decide_by == "cgdm" and not run.over:
-        beliefs = await gather(
-            run.p_yes(EXPERT.format(question=run.question, answer=c.text), sources=[c.node])
-            for c, _ in activated
-        )
-        backers = [(c, belief) for (c, _), belief in zip(activated, beliefs, strict=True)]
-    best, _ = max(backers, key=lambda pair: (pair[0].complete, pair[1]))
-    return run.result(best, votes)
+        named = {f"Answer {i}": pair for i, pair in enumerate(activated, start=1)}
+        answers = "\n\n".join(f"{name}:\n{pair[0].text}" for name, pair in named.items())
+        sources = [candidate.node for candidate, _ in activated]
+        (verdict,) = await run.ask(EXPERT.format(question=run.question, answers=answers), sources=sources)
+        best = last_choice(verdict, list(named))
+        backers = activated if best is None else [named[best]]
+    chosen, _ = max(backers, key=lambda pair: (pair[0].complete, pair[1]))
+    return run.result(chosen, votes)
 
 
 def _confidence(branch: Branch) -> float:

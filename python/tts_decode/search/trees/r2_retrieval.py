@@ -12,14 +12,14 @@ from ...select import most_similar, uct
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
+from .reference_library import TEMPLATE, ReferenceLibrary
 from .tree_node import TreeNode, add_children, conclude, grow
 
 if TYPE_CHECKING:
     from ...core.interfaces import Branch
 
-TEMPLATE = "{question}\n\nIn one line: what kind of problem is this, and which method solves it?"
 WITH_TEMPLATES = "{retrieved}\n\n{question}"
-WITH_STEP = "(A similar step elsewhere: {retrieved})\n"
+WITH_STEP = "(What followed elsewhere: {retrieved})\n"
 
 
 @strategy("Monte Carlo tree search with retrieval at the root and at every node")
@@ -31,29 +31,40 @@ async def r2_retrieval(
     num_children: int = 4,
     max_steps: int = 40,
     exploration: float = 1.0,
+    library: ReferenceLibrary | None = None,
     retrieve: Callable[[str], str] | None = None,
+    num_unaided: int = 0,
     agg_strategy: str = "last",
 ) -> SearchResult:
-    """Simulations of `mcts` (UCT, down to an answer) that sample steps with what `retrieve` finds in view.
+    """Simulations of `mcts` (UCT, down to an answer) that sample steps with what is retrieved in view.
 
     Dou et al., "Enhancing Test-Time Scaling of Large Language Models with Hierarchical Retrieval-Augmented
-    MCTS", arXiv 2507.05557 (R2-LLMs). Coarse level: the model describes the question's kind in a line; solved
-    problems retrieved for that line come before the question. Fine level: at each node, steps of other
-    solutions are retrieved for its last step and inserted before the next steps are sampled. A process reward
-    model scores the steps.
+    MCTS", arXiv 2507.05557 (R2-LLMs). Coarse level: the model writes an abstract template of the question, a
+    line on its kind and method; solved problems with similar templates come before the question. Fine level:
+    at each node, steps that followed on similar ones in reference solutions are inserted before the next
+    steps are sampled. A process reward model scores the steps.
 
     num_simulations, num_children, max_steps, exploration, agg_strategy   as in `mcts`.
     scorer    values of partial answers, in [0, 1].
-    retrieve  returns text for a query, "" for nothing. None: retrieves from the search's own tree the step
-              whose words are most like the query, and nothing at the coarse level.
+    library   the reference problems; `with_templates` writes their templates, once for all searches.
+    retrieve  instead of a library: returns text for a query (a template, then at each node the last step, or
+              the question), "" for nothing. With neither, the step of the search's own tree whose words are
+              most like the last one is shown, and nothing at the coarse level.
+    num_unaided  of a node's children, those sampled without retrieved text, so that the scorer can prefer
+              them; one is, where nothing comes in view of the text.
 
     Text inserted at a node serves its next steps only. A fork takes the text and samples the step; the path
     then takes the step without the text, in one forward, and the fork is released. So paths share their KV as
-    in `mcts`, and a scorer never sees what was retrieved. The first child of a node is sampled without
-    retrieved text, so that the scorer can prefer it. Departures: the paper retrieves with embeddings from a
-    data set of solved problems, here that is the caller's `retrieve`; the unaided child is ours.
+    in `mcts`, and a scorer never sees what was retrieved.
+
+    Departures. The authors' code is not public; prompts, the number of problems and steps shown, and showing
+    the step that followed rather than the similar one are ours, as are `retrieve`, `num_unaided` and the
+    search's own tree as a source.
     """
     at_least(1, num_simulations=num_simulations, num_children=num_children, max_steps=max_steps)
+    at_least(0, num_unaided=num_unaided)
+    if library is not None and retrieve is not None:
+        raise ValueError("retrieve: got a function beside a library, expected one of the two; leave one out")
     run.aggregate_by(agg_strategy)
 
     def select(node: TreeNode) -> int:
@@ -74,9 +85,10 @@ async def r2_retrieval(
         return "" if found is None else others[found]
 
     def hint(node: TreeNode, branch: Branch) -> str:
-        if retrieve is None:
-            return elsewhere(run.node(branch))
-        return retrieve(run.question if node.parent is None else run.tree[run.node(branch)].text)
+        query = run.question if node.parent is None else run.tree[run.node(branch)].text
+        if library is not None:
+            return library.steps_like(query)
+        return elsewhere(run.node(branch)) if retrieve is None else retrieve(query)
 
     async def unaided(branch: Branch) -> Branch | None:
         await run.step([branch])
@@ -105,18 +117,24 @@ async def r2_retrieval(
         if not retrieved:
             await run.step(branches)
             return node, branches
-        first, *others = branches
         text = WITH_STEP.format(retrieved=retrieved)
-        grown = await gather([unaided(first), *(aided(branch, text) for branch in others)])
-        return node, [branch for branch in grown if branch is not None]
+        grown = await gather(
+            unaided(branch) if i < num_unaided else aided(branch, text) for i, branch in enumerate(branches)
+        )
+        children = [branch for branch in grown if branch is not None]
+        if not children:
+            children = run.fork(node.branch)
+            await run.step(children)
+        return node, children
 
     async def expand(nodes: Sequence[TreeNode]) -> None:
         await add_children(run, scorer, await gather(map(grow_one, nodes)), max_steps)
 
     start: Branch | None = None
-    if retrieve is not None:
-        (kind,) = await run.ask(TEMPLATE.format(question=run.question))
-        retrieved = retrieve(kind).strip()
+    examples = retrieve if library is None else library.problems_like
+    if examples is not None:
+        (template,) = await run.ask(TEMPLATE.format(question=run.question))
+        retrieved = examples(template).strip()
         if retrieved:
             said = WITH_TEMPLATES.format(retrieved=retrieved, question=run.question)
             start = await run.prompt(said, question=run.question)

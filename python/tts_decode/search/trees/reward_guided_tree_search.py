@@ -30,7 +30,7 @@ async def reward_guided_tree_search(
     consistency_weight: float = 0.5,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Rolls out the children of whichever leaf has the highest UCT, until there are `max_samples` answers.
+    """Rolls out the children of the leaf of the highest UCT; lacks the trained models and the calculator.
 
     Jiang et al., "Enhancing LLM Reasoning with Reward-guided Tree Search", arXiv 2411.11694 (STILL-1), the
     part at inference time: a policy model navigates a tree that it expands as it goes, a reward model guides
