@@ -4,7 +4,7 @@ Scores are floats where larger is better. Every rule is deterministic (ties go t
 draws from the generator that it is given.
 """
 
-from .allocation import allocate, rebase_weights
+from .allocation import ALLOCATIONS, allocate, rebase_weights, walk_ceilings
 from .answers import extract_answer
 from .b4 import b4_scores
 from .centrality import hidden_distances, most_central, ngram_distances
@@ -47,6 +47,7 @@ from .votes import vote
 
 __all__ = [
     "AGG_STRATEGIES",
+    "ALLOCATIONS",
     "Beta",
     "Gaussian",
     "Interval",
@@ -103,6 +104,7 @@ __all__ = [
     "uct",
     "vote",
     "vote_confidence",
+    "walk_ceilings",
     "wilson_interval",
     "wins_of",
     "within",

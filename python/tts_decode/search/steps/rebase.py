@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from ...core.checks import at_least
+from typing import Literal
+
+from ...core.checks import at_least, check_choice
 from ...rewards.scorer import Scorer
-from ...select import allocate, rebase_weights
+from ...select import ALLOCATIONS, rebase_weights
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -18,6 +20,7 @@ async def rebase(
     scorer: Scorer,
     max_steps: int = 25,
     softmax_temperature: float = 0.2,
+    allocation: Literal["published", "exact"] = "published",
     agg_strategy: str = "last",
 ) -> SearchResult:
     """Every unfinished node gets continuations in proportion to softmax(score / softmax_temperature).
@@ -30,18 +33,25 @@ async def rebase(
     max_steps            depth at which the search ends with what it has.
     softmax_temperature  balances nodes: low follows the best, high spreads evenly. The default suits scores
                          in [0, 1].
+    allocation           how the shares become whole numbers: "published", the walk of ceilings of the paper's
+                         code, which gives the lowest nodes nothing (`select.walk_ceilings`); "exact", largest
+                         remainders, which keep nearly every node (`select.allocate`) and hold more KV.
     agg_strategy         makes a node's score of the scores on its path: "last" as published, or another of
                          `select.aggregation`.
 
-    The paper samples at temperature 1. Departures: largest remainders allocate the width, which always adds
-    up; the published walk of ceilings does not treat equal scores equally (`select.allocate`). The answer is
+    The paper samples at temperature 1. Departures: the walk is in exact numbers, where the code's float32
+    may give one of several equal nodes two and the last one none; of equal nodes the first is served first,
+    in the code the last. The answer is
     the best-scored finished branch; the paper also votes, as `select.vote` does on `result.candidates`.
     """
     at_least(1, n=n)
+    check_choice("allocation", allocation, [*ALLOCATIONS])
     run.aggregate_by(agg_strategy)
     run.limit_steps(max_steps)
     live = run.fork(run.root, n)
     while live := await run.advance(live, scorer):
         weights = rebase_weights(run.aggregated(live), softmax_temperature)
-        live = run.expand(live, allocate(len(live), weights))  # len(live) = n less the finished
+        live = run.expand(
+            live, ALLOCATIONS[allocation](len(live), weights)
+        )  # len(live) = n less the finished
     return run.result()
