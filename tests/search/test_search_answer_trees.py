@@ -149,7 +149,7 @@ def plain_tree(ask, iterations, c=0.014):
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("decide_by", ["cgdm", "majority", "score"])
+@pytest.mark.parametrize("decide_by", ["cgdm", "majority", "max"])
 def test_forest_of_thought_grows_the_plain_trees_and_decides(seed, decide_by):
     def script(prefix, k):
         return rated_answers(f"{seed} {prefix}", k)
@@ -173,7 +173,7 @@ def test_forest_of_thought_grows_the_plain_trees_and_decides(seed, decide_by):
     top = votes.most_common(1)[0]
     if decide_by == "majority" or (decide_by == "cgdm" and top[1] > len(leaders) / 2):
         assert votes[result.answer] == top[1]
-    elif decide_by == "score":
+    elif decide_by == "max":
         assert result.answer == max(leaders, key=lambda leader: leader[1])[0]
     else:
         prompts = {text: EXPERT.format(question=PROMPT, answer=text) for text, _ in leaders}
@@ -202,7 +202,7 @@ def test_forest_of_thought_corrects_what_it_is_unsure_of():
 def test_forest_of_thought_begins_later_trees_with_the_likest_example():
     examples = [("Name a prime", "Seven"), ("What is Q", "It is 3")]
     decoder = scripted_decoder(answers)
-    options = {"max_trees": 3, "max_rounds": 0, "decide_by": "score", "scorer": scorer(score), "extract": str}
+    options = {"max_trees": 3, "max_rounds": 0, "decide_by": "max", "scorer": scorer(score), "extract": str}
     run_scripted(decoder, forest_of_thought, PROMPT, sampling=WHOLE, examples=examples, **options)
     shown = EXAMPLE.format(example="What is Q", solution="It is 3", question=PROMPT)
     assert prompts(decoder) == [PROMPT, shown, shown]

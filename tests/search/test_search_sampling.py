@@ -75,19 +75,19 @@ def plain_self_calibration(texts, confidence, threshold, decide_by):
     """One sample after another; how many it takes, and the text (best) or answer (vote) that wins."""
     weights = Counter()
     for used, text in enumerate(texts, start=1):
-        if decide_by == "score" and confidence(text) >= threshold:
+        if decide_by == "max" and confidence(text) >= threshold:
             return used, text
         weights[answer_of(text)] += confidence(text)
         share = max(weights.values()) / sum(weights.values())
-        if decide_by == "vote" and used > 1 and share >= threshold:
+        if decide_by == "weighted" and used > 1 and share >= threshold:
             return used, max(weights, key=weights.get)
-    if decide_by == "score":
+    if decide_by == "max":
         return used, max(texts, key=confidence)
     return used, max(weights, key=weights.get)
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(("decide_by", "threshold"), [("score", 0.9), ("score", 1.0), ("vote", 0.75)])
+@pytest.mark.parametrize(("decide_by", "threshold"), [("max", 0.9), ("max", 1.0), ("weighted", 0.75)])
 def test_self_calibration_stops_at_the_threshold(seed, decide_by, threshold):
     def confidence(text):
         return draw(seed, text)
@@ -105,7 +105,7 @@ def test_self_calibration_stops_at_the_threshold(seed, decide_by, threshold):
         extract=answer_of,
     )
     assert len(result.candidates) == used
-    assert (result.answer if decide_by == "score" else answer_of(result.answer)) == expected
+    assert (result.answer if decide_by == "max" else answer_of(result.answer)) == expected
 
 
 def test_self_calibration_in_waves_takes_the_answer_that_one_by_one_would():
@@ -241,7 +241,7 @@ def test_no_thinking_votes_by_the_rank_of_the_confidence(seed, power):
 def test_no_thinking_with_a_verifier_takes_the_best():
     script, prefix = Sampler(1), QUESTION + "<t/>"
     expected = max((script(prefix, k)[0] for k in range(6)), key=lambda text: draw("<t/>" + text))
-    result = sampled(script, search.no_thinking, n=6, scorer=scorer(draw), decide_by="score", thinking="<t/>")
+    result = sampled(script, search.no_thinking, n=6, scorer=scorer(draw), decide_by="max", thinking="<t/>")
     assert result.answer == "<t/>" + expected
 
 

@@ -43,7 +43,7 @@ from .thompson import Beta, Gaussian, generate_or_continue, thompson
 from .tournament import bracket, match_winner, wins_of, within
 from .uct import puct, self_refine_uct, uct
 from .vote_confidence import vote_confidence
-from .votes import vote
+from .votes import elect, vote, vote_weights
 
 __all__ = [
     "AGG_STRATEGIES",
@@ -68,6 +68,7 @@ __all__ = [
     "difficulty_edges",
     "earlier_needs",
     "effective_sample_size",
+    "elect",
     "ets_objective",
     "ets_select",
     "evicted_columns",
@@ -104,6 +105,7 @@ __all__ = [
     "uct",
     "vote",
     "vote_confidence",
+    "vote_weights",
     "walk_ceilings",
     "wilson_interval",
     "wins_of",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from ...core.checks import at_least
 from ...rewards.scorer import Scorer
+from ...select import extract_answer
+from ..answers import Extract
+from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -21,7 +24,9 @@ async def particle_filter(
     resampling: Resampling = "multinomial",
     ess_threshold: float = 0.5,
     early_phase: float = 0.5,
+    decide_by: DecideBy = "max",
     agg_strategy: str = "last",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` particles take a step each, then `n` are drawn, with replacement, by softmax(logit(score) / T).
 
@@ -40,8 +45,11 @@ async def particle_filter(
                          Particle-based Monte Carlo for Inference-Time Scaling", arXiv 2510.05825.
     ess_threshold        share of effective particles below which "entropic" acts.
     early_phase          share of `max_steps` in which "entropic" acts.
+    decide_by            which candidate is the answer: "max", the best-scored one; "last", the one with the
+                         best last step; "weighted" or "majority", a vote of answers. See `search.decisions`.
     agg_strategy         makes a particle's score of its steps' scores: "last" as published, or another of
                          `select.aggregation`.
+    extract              the answer in a text, or None to abstain.
 
     Finished particles stay in the draw with their last score: they may be copied and may die out. The answer
     is the best-scored particle; the candidates are the particles, copies included, so that a vote over them
@@ -54,5 +62,6 @@ async def particle_filter(
     at_least(1, n=n)
     rule = Rule(max_steps, softmax_temperature, resampling, ess_threshold, early_phase, agg_strategy)
     run.aggregate_by(agg_strategy)
+    run.decide_by(decide_by, extract)
     end_all(run, await propagate(run, n, scorer, rule))
     return run.result()

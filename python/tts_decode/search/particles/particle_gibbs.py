@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from ...core.checks import at_least
 from ...rewards.scorer import Scorer
-from ...select import multinomial, particle_weights
+from ...select import extract_answer, multinomial, particle_weights
+from ..answers import Extract
+from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -21,7 +23,9 @@ async def particle_gibbs(
     max_steps: int = 40,
     softmax_temperature: float = 1.0,
     resampling: Resampling = "multinomial",
+    decide_by: DecideBy = "max",
     agg_strategy: str = "last",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """A particle filter, then more of them, each with one particle of the filter before as its reference.
 
@@ -32,7 +36,8 @@ async def particle_gibbs(
 
     n           particles of a filter, the reference included; at least 2 unless `max_rounds` is 0.
     max_rounds  filters after the first, so iterations less one; with 0 it is `particle_filter`.
-    scorer, max_steps, softmax_temperature, resampling, agg_strategy   as in `particle_filter`.
+    scorer, max_steps, softmax_temperature, resampling   as in `particle_filter`.
+    decide_by, agg_strategy, extract   as in `best_of_n`.
 
     Candidates are the particles of every round; a reference is one of them once for each round it was in.
 
@@ -46,6 +51,7 @@ async def particle_gibbs(
         raise ValueError("n: got 1, expected 2 or more unless max_rounds is 0: one particle is the reference")
     rule = Rule(max_steps, softmax_temperature, resampling, agg_strategy=agg_strategy)
     run.aggregate_by(agg_strategy)
+    run.decide_by(decide_by, extract)
     reference = None
     for number in range(max_rounds + 1):
         particles = await propagate(run, n, scorer, rule, reference)

@@ -9,8 +9,9 @@ from ...core.checks import at_least
 from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import acceptance, extract_answer
-from ..answers import Extract, decide, score_of
-from ..result import Candidate, SearchResult
+from ..answers import Extract
+from ..decisions import DecideBy
+from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
 
@@ -27,6 +28,7 @@ async def qalign(
     beta: float = 0.1,
     burn_in: int = 0,
     parallel: int = 1,
+    decide_by: DecideBy = "majority",
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """Cuts the answer at a random token, samples the rest anew, and accepts it by the Metropolis-Hastings
@@ -42,12 +44,12 @@ async def qalign(
     beta         how far the reward tilts the model: near 0 only improvements are kept, at large values all.
     burn_in      states at the start of each chain that are not candidates.
     parallel     independent chains side by side, so that the engine has a batch; the paper runs one.
+    decide_by    as in `best_of_n`, over the states; the paper's is "majority".
     extract      the answer in a text, or None to abstain.
 
     The cut is uniform over the answer's tokens, its end token included; a longer new answer is accepted less
     easily, since more cuts are possible on the way back (`select.acceptance`). Candidates are the chain's
-    states; a state that stays counts each time. The majority decides, and `best` is the best-scored text with
-    its answer.
+    states; a state that stays counts each time.
 
     Departures. The published code limits the log of the acceptance ratio to 20 either way; here it is exact.
     For free text the paper takes the state with the least expected ROUGE loss instead of a vote: that is for
@@ -62,6 +64,7 @@ async def qalign(
             f"burn_in: got {burn_in}, expected less than the {max_samples // parallel} states of a chain"
         )
     acceptance(0.0, 0.0, 1, 1, beta)  # checks it
+    run.decide_by(decide_by, extract)
     root = run.root
 
     async def completed(branch: Branch) -> float:
@@ -70,12 +73,12 @@ async def qalign(
         await run.complete(branch)
         return (await run.score([branch], scorer))[0]
 
-    async def chain(rng: random.Random) -> list[Candidate]:
-        states: list[Candidate] = []
+    async def chain(rng: random.Random) -> None:
         (state,) = run.fork(root)
         reward = await completed(state)
         if state.finish_reason == "budget" or state.length == root.length:
-            return states
+            return
+        told = False
         for t in range(max_samples // parallel):
             if t > 0:
                 (proposal,) = run.fork(state, at=root.length + rng.randrange(state.length - root.length))
@@ -87,13 +90,10 @@ async def qalign(
                     state, proposal, reward = proposal, state, proposed
                 run.prune([proposal])
             if t >= burn_in:
-                states.append(run.end(run.fork(state)[0], reward))
-        if states:
+                run.end(run.fork(state)[0], reward)
+                told = True
+        if told:
             run.prune([state])
-        return states
 
-    found = await gather(chain(random.Random(run.rng.getrandbits(64))) for _ in range(parallel))
-    voters = [candidate for states in found for candidate in states]
-    if not voters:
-        return run.result()
-    return decide(run, voters, extract, rank=score_of)
+    await gather(chain(random.Random(run.rng.getrandbits(64))) for _ in range(parallel))
+    return run.result()

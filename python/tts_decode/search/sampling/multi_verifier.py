@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from ...core.checks import at_least
 from ...core.running import gather
-from ..answers import choose, distinct, eligible, likeliest, likelihood, sample
+from ...select import extract_answer
+from ..answers import Extract, choose, distinct, eligible, likeliest, likelihood, sample
+from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -40,6 +42,8 @@ async def multi_verifier(
     verifier_decoders: Sequence[Decoder] = (),
     aspects: Sequence[str] = ASPECTS,
     verify_prompt: str = VERIFY,
+    decide_by: DecideBy = "max",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` independent samples; the one that most verifiers of single aspects approve wins.
 
@@ -51,6 +55,9 @@ async def multi_verifier(
     aspects            questions about an answer whose Yes speaks for it.
     verify_prompt      with the fields {question}, {answer} and {aspect}: the part that all verifiers of an
                        answer share comes first, so its KV is computed once.
+    decide_by          "max": as described below; "last" is the same. "weighted" and "majority" as in
+                       `best_of_n`.
+    extract            the answer in a text, or None to abstain.
 
     A sample's score is the share of approvals; if scores are equal, the likelier sample wins.
 
@@ -59,6 +66,7 @@ async def multi_verifier(
     validation set.
     """
     at_least(1, n=n)
+    run.decide_by(decide_by, extract)
     if not aspects:
         raise ValueError("aspects: got nothing, expected at least one question")
     pool = distinct(eligible(await sample(run, n)))
@@ -79,4 +87,4 @@ async def multi_verifier(
     ]
     chosen = max(range(len(pool)), key=lambda i: (counts[i], likelihood(pool[i])))
     shares = {c.text: count / len(judges) for c, count in zip(pool, counts, strict=True)}
-    return choose(run, pool[chosen], shares)
+    return choose(run, pool[chosen] if decide_by in ("max", "last") else None, shares)

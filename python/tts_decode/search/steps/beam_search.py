@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ...rewards.scorer import Scorer
-from ...select import top_k
+from ...select import extract_answer, top_k
+from ..answers import Extract
+from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -18,7 +20,9 @@ async def beam_search(
     scorer: Scorer,
     beam_width: int = 4,
     max_steps: int = 40,
+    decide_by: DecideBy = "max",
     agg_strategy: str = "last",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` beams take a step each; the best `n // beam_width` go on, with `beam_width` continuations each.
 
@@ -30,7 +34,10 @@ async def beam_search(
                   search-and-learn. In its_hub, vLLM, SGLang and `generate(num_beams=)` the word means the
                   number of beams kept.
     max_steps     steps before the search ends with what it has.
+    decide_by     which candidate is the answer: "max", the best-scored one; "last", the one with the best
+                  last step; "weighted" or "majority", a vote of answers. See `search.decisions`.
     agg_strategy  makes one score of a beam's step scores, by a name of `select.aggregation`.
+    extract       the answer in a text, or None to abstain.
 
     A finished beam leaves the search as a candidate and frees its place. The kept beams always share `n`
     continuations, even if they are fewer than `n // beam_width`. The search ends when `n` beams are finished;
@@ -38,6 +45,7 @@ async def beam_search(
     """
     check_beams(n, beam_width)
     run.aggregate_by(agg_strategy)
+    run.decide_by(decide_by, extract)
     run.limit_steps(max_steps)
     goal = len(run.candidates) + n
     live = run.fork(run.root, n)

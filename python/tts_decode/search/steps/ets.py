@@ -12,7 +12,9 @@ from tts_kernels.checks import number
 from ...core.checks import at_least, check_choice
 from ...extras import require
 from ...rewards.scorer import Scorer
-from ...select import ALLOCATIONS, cluster, ets_select, rebase_weights
+from ...select import ALLOCATIONS, cluster, ets_select, extract_answer, rebase_weights
+from ..answers import Extract
+from ..decisions import DecideBy
 from ..hidden import hidden_states
 from ..result import SearchResult
 from ..run import SearchRun
@@ -40,7 +42,9 @@ async def ets(
     node_cost: Literal["node", "token"] = "node",
     cluster_threshold: float = 0.2,
     embed: Embed | None = None,
+    decide_by: DecideBy = "max",
     agg_strategy: str = "last",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """REBASE that drops leaves which cost more KV than they bring, before it shares out the width.
 
@@ -49,7 +53,7 @@ async def ets(
     remaining width, so pruning lowers the number of distinct nodes, not of continuations. Defaults are those
     of its code for width 16 (it takes lambda_d = 1.4 and 1.45 for 64 and 256).
 
-    n, scorer, max_steps, softmax_temperature, agg_strategy   as in `rebase`.
+    n, scorer, max_steps, softmax_temperature, decide_by, agg_strategy, extract   as in `rebase`.
     allocation         as in `rebase`; it makes both a leaf's outcome O_i, its share of the width, and the
                        continuations of the leaves that stay. Compare the two searches with the same one.
     lambda_b           price of KV: weight of the share of the tree's cost that the kept leaves need.
@@ -78,6 +82,7 @@ async def ets(
         number(name, value, low=0)
     at_least(1, n=n)
     run.aggregate_by(agg_strategy)
+    run.decide_by(decide_by, extract)
     run.limit_steps(max_steps)
     share_out = ALLOCATIONS[allocation]
     covers = lambda_b > 0 and lambda_d > 0  # else the clusters would change nothing

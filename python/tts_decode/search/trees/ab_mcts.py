@@ -9,8 +9,9 @@ from typing import Literal
 from ...core.checks import at_least, check_choice
 from ...core.running import gather
 from ...rewards.scorer import Scorer
-from ...select import Beta, Gaussian, generate_or_continue
-from ..answers import finish
+from ...select import Beta, Gaussian, extract_answer, generate_or_continue
+from ..answers import Extract, finish
+from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -46,6 +47,8 @@ async def ab_mcts(
     parallel: int = 1,
     feedback: Callable[[str], str] | None = None,
     refine_prompt: str = REFINE,
+    decide_by: DecideBy = "max",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`max_samples` answers; the posteriors of scores decide whether each is sampled anew or refines one.
 
@@ -63,11 +66,13 @@ async def ab_mcts(
     feedback       text about an answer for the refinement prompt, such as test output; None gives the score
                    alone.
     refine_prompt  with the fields {question}, {answer}, {score} and {feedback}.
+    decide_by, extract  as in `best_of_n`.
 
     Departures: one model and one kind of refinement leave no choice between generators; the variant with a
     mixed model (AB-MCTS-M) is left out.
     """
     at_least(1, max_samples=max_samples, parallel=parallel)
+    run.decide_by(decide_by, extract)
     check_choice("posterior", posterior, ("gaussian", "beta"))
     prior = Gaussian() if posterior == "gaussian" else Beta()
 

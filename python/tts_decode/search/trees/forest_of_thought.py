@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from ...core.checks import at_least, check_choice
+from ...core.checks import at_least
 from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import extract_answer, most_similar, rating, self_refine_uct, vote
 from ..answers import Extract
+from ..decisions import Decision
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -69,7 +70,7 @@ async def forest_of_thought(
     correct_threshold: float = -1.0,
     exploration: float = 0.014,
     examples: Sequence[tuple[str, str]] = (),
-    decide_by: Literal["cgdm", "majority", "score"] = "cgdm",
+    decide_by: Literal["cgdm", "max", "last", "weighted", "majority"] = "cgdm",
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """Grows up to `max_trees` trees in turn, small Monte Carlo trees of self-refined answers; then decides.
@@ -87,9 +88,9 @@ async def forest_of_thought(
                        -inf: never.
     exploration        weight of the bonus in the bound; the code's 1.4 for ratings of 0 to 100.
     examples           solved questions; each tree after the first shows the one most like the question.
-    decide_by          "majority": the answer of most trees; "score": the best-scored answer; "cgdm"
-                       (consensus-guided): the answer of more than half of the trees, else the one that the
-                       model most believes correct.
+    decide_by          "cgdm" (consensus-guided): the answer of more than half of the trees, else the one that
+                       the model most believes correct. "max", "last", "weighted" and "majority" are those of
+                       `best_of_n`, between the best answers of the trees.
     extract            the answer in a text, or None to abstain.
 
     Sparse activation: only the answer with the highest Q of each tree takes part in the decision. Departures:
@@ -98,7 +99,7 @@ async def forest_of_thought(
     """
     at_least(1, max_trees=max_trees)
     at_least(0, max_rounds=max_rounds)
-    check_choice("decide_by", decide_by, ("cgdm", "majority", "score"))
+    run.decide_by(decide_by, extract, "cgdm")
 
     async def rate(answer: str) -> float:
         (reply,) = await run.ask(RATE.format(question=run.question, answer=answer))
@@ -159,12 +160,13 @@ async def forest_of_thought(
             break
     if not activated:
         return run.result()
-    backers = activated
     agreed = max(votes.values(), default=0) > len(activated) / 2
-    if decide_by == "majority" or (decide_by == "cgdm" and agreed):
-        winner = next(iter(votes), None)
-        backers = [(c, q) for c, q in activated if extract(c.text) == winner] or activated
-    elif decide_by == "cgdm" and not run.over:
+    if decide_by != "cgdm" or agreed:
+        decision = Decision("majority" if decide_by == "cgdm" else decide_by, extract)
+        chosen, votes = decision([replace(candidate, score=q) for candidate, q in activated])
+        return run.result(activated[chosen][0], votes)
+    backers = activated
+    if not run.over:
         beliefs = await gather(
             run.p_yes(EXPERT.format(question=run.question, answer=c.text), sources=[c.node])
             for c, _ in activated

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from ...core.checks import at_least
 from ...core.running import gather
 from ...rewards.scorer import Scorer
-from ...select import most_similar, uct
+from ...select import extract_answer, most_similar, uct
+from ..answers import Extract
+from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -32,7 +34,9 @@ async def r2_retrieval(
     max_steps: int = 40,
     exploration: float = 1.0,
     retrieve: Callable[[str], str] | None = None,
+    decide_by: DecideBy = "max",
     agg_strategy: str = "last",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """Simulations of `mcts` (UCT, down to an answer) that sample steps with what `retrieve` finds in view.
 
@@ -43,6 +47,7 @@ async def r2_retrieval(
     model scores the steps.
 
     num_simulations, num_children, max_steps, exploration, agg_strategy   as in `mcts`.
+    decide_by, extract  as in `best_of_n`.
     scorer    values of partial answers, in [0, 1].
     retrieve  returns text for a query, "" for nothing. None: retrieves from the search's own tree the step
               whose words are most like the query, and nothing at the coarse level.
@@ -55,6 +60,7 @@ async def r2_retrieval(
     """
     at_least(1, num_simulations=num_simulations, num_children=num_children, max_steps=max_steps)
     run.aggregate_by(agg_strategy)
+    run.decide_by(decide_by, extract)
 
     def select(node: TreeNode) -> int:
         values = [child.value for child in node.children]
