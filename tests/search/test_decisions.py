@@ -36,10 +36,7 @@ def plain_decision(candidates, rule, extract):
             votes[answer] += 1.0
     best = max(votes.values(), default=0.0)
     first = next((answer for answer in votes if votes[answer] == best), None)
-    if rule in ("weighted", "majority"):
-        backers = [c for c in pool if extract(c.text) == first]
-    else:
-        backers = pool
+    backers = [c for c in pool if rule in ("max", "last") or extract(c.text) == first]
 
     def rank(c):
         if rule == "last" and c.scores:
@@ -55,7 +52,9 @@ def plain_decision(candidates, rule, extract):
 
 
 def draw(rng: random.Random, index: int, kind: str) -> Candidate:
-    scores = tuple(round(rng.uniform(-2 if kind == "negative" else 0, 1), 1) for _ in range(rng.randint(0, 3)))
+    scores = tuple(
+        round(rng.uniform(-2 if kind == "negative" else 0, 1), 1) for _ in range(rng.randint(0, 3))
+    )
     score = None if kind == "unscored" or rng.random() < 0.1 else round(rng.uniform(0, 1), 1)
     if kind == "negative" and score is not None:
         score = -score
@@ -91,7 +90,8 @@ def test_the_rules_differ_on_a_set_made_for_it():
     rows = [("7", 0.9, 0.2), ("5", 0.5, 0.95), ("4", 0.5, 0.5), ("4", 0.6, 0.4), ("3", 0.1, 0.1)]
     rows += [("3", 0.2, 0.1), ("3", 0.1, 0.1)]
     candidates = [
-        Candidate(text, (1,), -1.0, score, (score, last), "eos", i) for i, (text, score, last) in enumerate(rows)
+        Candidate(text, (1,), -1.0, score, (score, last), "eos", i)
+        for i, (text, score, last) in enumerate(rows)
     ]
     chosen = {rule: Decision(rule, str)(candidates)[0] for rule in RULES}
     assert chosen == {"max": 0, "last": 1, "weighted": 3, "majority": 5}

@@ -13,7 +13,7 @@ from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
-from .beams import check_beams, share_out
+from .beams import check_beams, share_out, truncate_finished
 
 if TYPE_CHECKING:
     from ...core.interfaces import Branch
@@ -28,6 +28,7 @@ async def lookahead(
     beam_width: int = 4,
     k: int = 1,
     max_steps: int = 40,
+    sort_completed: bool = False,
     decide_by: DecideBy = "max",
     agg_strategy: str = "last",
     extract: Extract = extract_answer,
@@ -37,7 +38,7 @@ async def lookahead(
     Snell et al., "Scaling LLM Test-Time Compute Optimally", arXiv 2408.03314, section 5.2 (they run k = 1
     and 3); also `lookahead` of Hugging Face's search-and-learn. With `k` = 0 it is `beam_search`.
 
-    n, scorer, beam_width, max_steps, decide_by, agg_strategy, extract   as in `beam_search`.
+    n, scorer, beam_width, max_steps, sort_completed, decide_by, agg_strategy, extract   as in `beam_search`.
     k  steps of a rollout, which stops early if it finishes its answer. `n` beams cost up to n (k + 1) steps
        at a time.
 
@@ -61,7 +62,7 @@ async def lookahead(
                 await run.step([ahead], temperature=0.0)
         return ahead
 
-    goal = len(run.candidates) + n
+    first = len(run.candidates)
     live = run.fork(run.root, n)
     for _ in range(max_steps):
         await run.step(live)
@@ -75,8 +76,9 @@ async def lookahead(
             if branch.finished:
                 run.end(branch)
         live = [branch for branch in live if not branch.finished]
-        if not live or run.over or len(run.candidates) >= goal:
+        if not live or run.over or (len(run.candidates) >= first + n and not sort_completed):
             break
         kept = top_k(run.aggregated(live), n // beam_width)
         live = share_out(run, live, kept, n)
+    truncate_finished(run, first, n, sort_completed)
     return run.result()

@@ -9,7 +9,7 @@ from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
-from .beams import check_beams, share_out
+from .beams import check_beams, share_out, truncate_finished
 
 
 @strategy("beam search, survivors drawn by softmax of the scores")
@@ -45,9 +45,10 @@ async def swift(
     run.aggregate_by(agg_strategy)
     run.decide_by(decide_by, extract)
     run.limit_steps(max_steps)
-    goal = len(run.candidates) + n
+    first = len(run.candidates)
     live = run.fork(run.root, n)
-    while (live := await run.advance(live, scorer)) and len(run.candidates) < goal:
+    while (live := await run.advance(live, scorer)) and len(run.candidates) < first + n:
         kept = sample_top_k(run.aggregated(live), n // beam_width, softmax_temperature, run.rng)
         live = share_out(run, live, kept, n)
+    truncate_finished(run, first, n, sort_completed=False)
     return run.result()
