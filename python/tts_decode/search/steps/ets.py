@@ -70,7 +70,7 @@ async def ets(
     Departures. Those of `rebase`. Objectives within 2e-6 are ties, broken towards more leaves. With
     lambda_b = 0 every leaf is kept and the search is REBASE; the published code gets there by a reward of
     1e-4 a node. Clusters come from the model's hidden states by default, where the paper runs a math sentence
-    encoder beside it.
+    encoder beside it. The paper decides by "weighted".
     """
     check_choice("allocation", allocation, [*ALLOCATIONS])
     check_choice("node_cost", node_cost, ("node", "token"))

@@ -46,10 +46,9 @@ async def rebase(
                          `select.aggregation`.
     extract              the answer in a text, or None to abstain.
 
-    The paper samples at temperature 1. Departures: the walk is in exact numbers, where the code's float32
-    may give one of several equal nodes two and the last one none; of equal nodes the first is served first,
-    in the code the last. The answer is
-    the best-scored finished branch; the paper also votes, as `select.vote` does on `result.candidates`.
+    The paper samples at temperature 1, and its scripts decide by a majority, weighted or not. Departures: the
+    walk is in exact numbers, where the code's float32 may give one of several equal nodes two and the last
+    one none; of equal nodes the first is served first, in the code the last.
     """
     at_least(1, n=n)
     check_choice("allocation", allocation, [*ALLOCATIONS])
