@@ -113,7 +113,7 @@ def test_self_calibration_in_waves_takes_the_answer_that_one_by_one_would():
         return draw("wave", text)
 
     script = Sampler(3)
-    used, expected = plain_self_calibration(script.texts(12), confidence, 0.8, "score")
+    used, expected = plain_self_calibration(script.texts(12), confidence, 0.8, "max")
     result = sampled(script, search.self_calibration, max_samples=12, scorer=scorer(confidence))
     assert result.answer == expected
     assert len(result.candidates) == 4 * math.ceil(used / 4)
