@@ -1,8 +1,8 @@
 """Time of `select.ets_select` at 256 leaves, exact and greedy, and what greedy loses.
 
 Target: exact in under 20 ms. The trees grow as REBASE grows them: random scores, the width shared out by
-their softmax at every depth. Steps of one parent say the same with a probability that differs from tree to
-tree.
+their softmax at every depth, by each of its two allocations. Steps of one parent say the same
+with a probability that differs from tree to tree.
 The distribution over all trees is printed at the end: pytest benches/bench_ets.py
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
-from tts_decode.select import allocate, ets_objective, ets_select, rebase_weights
+from tts_decode.select import ALLOCATIONS, ets_objective, ets_select, rebase_weights
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -49,8 +49,11 @@ class Instance:
         return self.outcomes, self.parents, self.leaves, self.costs, self.clusters
 
 
-def instance(seed: int, leaves: int, depth: int, clusters: int) -> Instance:
-    """A tree of `depth` steps under a prompt, as wide as `leaves` at each, with at most so many clusters."""
+def instance(seed: int, leaves: int, depth: int, clusters: int, allocation: str = "published") -> Instance:
+    """A tree of `depth` steps under a prompt, as wide as `leaves` at each, with at most so many clusters.
+
+    allocation: that of `rebase`, by which the tree grew and outcomes are made.
+    """
     rng = random.Random(seed)
     noise, alike, skewed = rng.uniform(0.05, 0.3), rng.random(), rng.random()
     parents = [-1]
@@ -60,7 +63,7 @@ def instance(seed: int, leaves: int, depth: int, clusters: int) -> Instance:
         scores = [min(1.0, max(0.0, score + rng.gauss(0, noise))) for _, score in above]
         nodes = list(range(len(parents), len(parents) + leaves))
         parents += [node for node, _ in above]
-        counts = allocate(leaves, rebase_weights(scores))
+        counts = ALLOCATIONS[allocation](leaves, rebase_weights(scores))
         living = [
             (node, s) for node, s, count in zip(nodes, scores, counts, strict=True) for _ in range(count)
         ]
@@ -84,7 +87,8 @@ def test_select(benchmark: BenchmarkFixture, depth: int, method: Literal["exact"
     benchmark.pedantic(tree.select, (method,), rounds=20, warmup_rounds=2)
 
 
-def test_distribution(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_distribution(capsys: pytest.CaptureFixture[str], allocation: str) -> None:
     """CPU time on each tree, the best of three, and the gap between the objectives."""
     seconds: dict[str, list[float]] = {method: [] for method in METHODS}
     gaps = []
@@ -92,7 +96,8 @@ def test_distribution(capsys: pytest.CaptureFixture[str]) -> None:
     for depth in DEPTHS:
         for clusters in CLUSTERS:
             for seed in range(TREES):
-                tree = instance(1000 * seed + 10 * depth + clusters, LEAVES, depth, clusters)
+                number = 1000 * seed + 10 * depth + clusters
+                tree = instance(number, LEAVES, depth, clusters, allocation)
                 values = []
                 for method in METHODS:
                     times = []
@@ -104,7 +109,7 @@ def test_distribution(capsys: pytest.CaptureFixture[str]) -> None:
                     values.append(tree.objective(kept))
                 gaps.append(values[0] - values[1])
     with capsys.disabled():
-        print(f"\n\n{len(gaps)} trees of {LEAVES} leaves, ms of CPU time")
+        print(f"\n\n{len(gaps)} trees of {LEAVES} leaves, {allocation} allocation, ms of CPU time")
         print(f"{'':8}{'median':>8}{'90%':>8}{'99%':>8}{'worst':>8}{'over 20 ms':>12}")
         for method, times in seconds.items():
             cuts = np.quantile(times, [0.5, 0.9, 0.99, 1]) * 1e3

@@ -1,4 +1,6 @@
-"""ETS against REBASE on the real model: resident KV, accuracy, speed, with both cost models of a node.
+"""ETS against REBASE on the real model: resident KV, accuracy, speed.
+
+Both cost models of a node, and both allocations of the width.
 
 `python -m benches.search_comparison` takes the default problems, as many at a time as fill a batch. On each,
 REBASE and ETS with the per-node and the per-token cost search from the same seed, one after another on the
@@ -31,19 +33,24 @@ from tts_decode.default_model import DEFAULT_MODEL
 from tts_decode.model.loading import load_model
 from tts_decode.records.record_file import RecordFile
 from tts_decode.search import STRATEGIES, SearchResult
-from tts_decode.select import vote
+from tts_decode.select import ALLOCATIONS, vote
 from tts_decode.select.statistics import geometric_mean_ratio, paired_proportion_difference, wilson_interval
 from tts_decode.tasks import Task, default_tasks, final_answer
 
 Record = dict[str, Any]
 
 LAMBDA_D = {16: 1.5, 64: 1.4, 256: 1.45}  # width -> lambda_d
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+_KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "rebase": ("rebase", {}),
     "ets, per node": ("ets", {"node_cost": "node"}),
     "ets, per token": ("ets", {"node_cost": "token"}),
 }
-BASE = "rebase"
+# "published rebase" and so on: each ETS is compared with the REBASE of its own allocation.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    f"{allocation} {kind}": (name, options | {"allocation": allocation})
+    for allocation in ALLOCATIONS
+    for kind, (name, options) in _KINDS.items()
+}
 _SCHEMA = "search-comparison"
 MEANS = ("mean_bytes", "peak_bytes", "ets_kv_tokens", "tokens", "nodes")
 
@@ -122,13 +129,14 @@ def summary(records: Sequence[Record], parallel: int) -> list[Record]:
             variant: {r["task"]: r for r in records if r["width"] == width and r["variant"] == variant}
             for variant in VARIANTS
         }
-        tasks = [task for task in found[BASE] if all(task in done for done in found.values())]
+        first = next(iter(found.values()))
+        tasks = [task for task in first if all(task in done for done in found.values())]
         if not tasks:
             continue
-        base = [found[BASE][task] for task in tasks]
         group = max(1, parallel // width)
         for variant, done in found.items():
             ours = [done[task] for task in tasks]
+            base = [found[base_of(variant)][task] for task in tasks]
             solved = sum(record["solved"] for record in ours)
             row: Record = {
                 "width": width,
@@ -156,6 +164,11 @@ def summary(records: Sequence[Record], parallel: int) -> list[Record]:
     return rows
 
 
+def base_of(variant: str) -> str:
+    """The REBASE that it is compared with."""
+    return f"{variant.split()[0]} rebase"
+
+
 def _speeds(records: Sequence[Record], group: int) -> list[float]:
     """Tokens a second of each group of searches, which began together."""
     groups = [records[i : i + group] for i in range(0, len(records), group)]
@@ -167,19 +180,20 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def table(rows: Sequence[Record]) -> str:
-    """Markdown; gains and differences are against REBASE, with intervals of 95 %."""
+    """Markdown; gains and differences are against REBASE of the same allocation, with intervals of 95 %."""
     head = ["width", "search", "problems", "solved", "difference, points", "by vote", "mean KV, MiB", "gain"]
     head += ["ETS's count of KV, gain", "tokens/s", "gain", "kept leaves"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
+        is_base = row["variant"] == base_of(row["variant"])
         cells = [
             str(row["width"]),
             row["variant"],
             str(row["problems"]),
             f"{row['accuracy']['value']:.0%} ({row['accuracy']['low']:.0%} to {row['accuracy']['high']:.0%})",
-            "" if row["variant"] == BASE else _points(row["solved_difference"]),
+            "" if is_base else _points(row["solved_difference"]),
             f"{row['vote_accuracy']:.0%}"
-            + ("" if row["variant"] == BASE else f", {_points(row['vote_solved_difference'])}"),
+            + ("" if is_base else f", {_points(row['vote_solved_difference'])}"),
             f"{row['mean_bytes'] / 2**20:.2f}",
             _times(row["mean_bytes_gain"]),
             _times(row["ets_kv_tokens_gain"]),
@@ -257,7 +271,7 @@ def main(
             [search(decoder, task, width, variant, settings, scorer, prices) for task in chosen]
         )
 
-    run(min(counts), BASE, tasks[:1])  # warm, outside the record
+    run(min(counts), next(iter(VARIANTS)), tasks[:1])  # warm, outside the record
     for width, count in counts.items():
         group = max(1, parallel // width)
         for turn, first in enumerate(range(0, count, group)):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .core.state import BranchState
     from .core.stats import DecoderStats
     from .core.step import Step, StepPiece
+    from .core.stop_when import closed_boxed, closed_json
     from .decoding.branch import TreeBranch
     from .decoding.decoder import TreeDecoder
     from .decoding.kv_budget import KVBudget, Pin
@@ -93,6 +94,8 @@ __all__ = [
     "UnsupportedByEngineError",
     "UnsupportedModelError",
     "__version__",
+    "closed_boxed",
+    "closed_json",
     "gather",
 ]
 
@@ -134,6 +137,7 @@ _MODULES = {
     "core.state": ("BranchState",),
     "core.stats": ("DecoderStats",),
     "core.step": ("Step", "StepPiece"),
+    "core.stop_when": ("closed_boxed", "closed_json"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

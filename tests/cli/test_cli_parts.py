@@ -46,6 +46,16 @@ def test_options_without_a_default_have_the_type_of_their_annotation() -> None:
         parse_options([chosen], ["limit=x"])
 
 
+def test_every_strategy_with_a_scorer_takes_the_final_rule() -> None:
+    chosen = [STRATEGIES["rebase"], STRATEGIES["mcts"], STRATEGIES["best_of_n"]]
+    given = ["decide_by=weighted", "mcts.decide_by=visits", "rebase.allocation=exact"]
+    assert parse_options(chosen, given) == [
+        {"decide_by": "weighted", "allocation": "exact"},
+        {"decide_by": "visits"},
+        {"decide_by": "weighted"},
+    ]
+
+
 def test_options_go_to_the_strategies_that_have_them() -> None:
     chosen = [STRATEGIES["rebase"], STRATEGIES["ets"]]
     rebase, ets = parse_options(chosen, ["n=8", "lambda_b=2", "ets.n=4", "node_cost=token"])

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tts_decode.select import ets_objective, ets_select, retained_nodes
+from published_walk import published_counts
+from tts_decode.select import ets_objective, ets_select, rebase_weights, retained_nodes, walk_ceilings
 from tts_decode.select.cost_model import RESOLUTION
 
 from benches.bench_ets import Instance, instance
@@ -147,6 +148,59 @@ def test_large_trees_equal_the_published_programme(seed, depth, clusters, leaves
     assert tree.objective(tree.select("exact")) == pytest.approx(best, abs=RESOLUTION)
     greedy = tree.objective(tree.select("greedy"))
     assert best - 0.05 < greedy < best + RESOLUTION
+
+
+def programme_in_pulp(scores, parents, leaves, clusters, lambda_b, lambda_d):
+    """The selection as its authors state it to PuLP, one price for every node: (its value, which leaves)."""
+    pulp = pytest.importorskip("pulp")
+    above = {}  # branch -> positions of the leaves below it
+    for i, node in enumerate(leaves):
+        while (node := parents[node]) >= 0:
+            above.setdefault(node, []).append(i)
+    width, price = len(leaves), 1 / (len(leaves) + len(above))
+    labels = sorted(set(clusters))
+    problem = pulp.LpProblem("ets", pulp.LpMaximize)
+    kept = [pulp.LpVariable(f"leaf{i}", cat="Binary") for i in range(width)]
+    branch = {node: pulp.LpVariable(f"branch{node}", cat="Binary") for node in above}
+    covered = {label: pulp.LpVariable(f"cluster{label}", cat="Binary") for label in labels}
+    shares = [count / width for count in published_counts(width, scores)]
+    problem += (
+        pulp.lpSum(share * x for share, x in zip(shares, kept, strict=True))
+        - lambda_b * price * pulp.lpSum([*branch.values(), *kept])
+        + lambda_d / len(labels) * pulp.lpSum(covered.values())
+    )
+    for label, c in covered.items():
+        problem += pulp.lpSum(x for x, own in zip(kept, clusters, strict=True) if own == label) >= c
+    for node, below in above.items():
+        problem += branch[node] <= pulp.lpSum(kept[i] for i in below)
+        for i in below:
+            problem += branch[node] >= kept[i]
+    problem += pulp.lpSum(kept) >= 1
+    assert problem.solve(pulp.PULP_CBC_CMD(msg=False, gapRel=0)) == 1
+    return pulp.value(problem.objective), [x.value() > 0.5 for x in kept]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_selection_equals_the_published_one_in_pulp(seed):
+    """Outcomes by the published walk, the published programme, and the walk over the leaves that stay."""
+    tree = instance(seed, 24, 3, 8)
+    rng = np.random.default_rng(seed)
+    scores = rng.uniform(0.2, 0.9, len(tree.leaves)).tolist()  # no two alike
+    lambdas = {"lambda_b": [1.0, 1.5, 2.0][seed % 3], "lambda_d": [1.5, 0.2][seed % 2]}
+    best, chosen = programme_in_pulp(scores, tree.parents, tree.leaves, tree.clusters, **lambdas)
+
+    width = len(tree.leaves)
+    outcomes = [count / width for count in walk_ceilings(width, rebase_weights(scores))]
+    arguments = (outcomes, tree.parents, tree.leaves, [1.0] * len(tree.parents), tree.clusters)
+    kept = ets_select(*arguments, **lambdas)
+    assert ets_objective(kept, *arguments, **lambdas) == pytest.approx(best, abs=RESOLUTION)
+    if kept == chosen:  # else a tie, which we break towards more leaves
+        survivors = [i for i, keep in enumerate(chosen) if keep]
+        ours = walk_ceilings(width, rebase_weights([scores[i] for i in survivors]))
+        assert ours == published_counts(width, [scores[i] for i in survivors])
+    else:
+        assert ets_objective(chosen, *arguments, **lambdas) == pytest.approx(best, abs=1e-6)
+        assert sum(kept) >= sum(chosen)
 
 
 def test_a_fractional_programme_is_solved_in_integers():

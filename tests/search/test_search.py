@@ -138,6 +138,8 @@ def test_registry():
         "n": 16,
         "max_steps": 25,
         "softmax_temperature": 0.2,
+        "allocation": "published",
+        "decide_by": "max",
         "agg_strategy": "last",
     }
     assert {"best_of_n", "beam_search", "rebase", "ets"} <= set(SCORED)

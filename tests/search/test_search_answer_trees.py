@@ -293,7 +293,7 @@ def plain_tree(ask, iterations, most, c=0.014):
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("decide_by", ["cgdm", "majority", "score"])
+@pytest.mark.parametrize("decide_by", ["cgdm", "majority", "max"])
 @pytest.mark.parametrize(("blank", "most"), [(0, 5), (4, 5), (3, 1)])
 def test_forest_of_thought_grows_the_plain_trees_and_decides(seed, decide_by, blank, most):
     def script(prefix, k):
@@ -338,7 +338,7 @@ def test_forest_of_thought_stops_a_tree_that_cannot_answer():
         return (next(said) if prefix == PROMPT else "answer 3"), "eos"
 
     decoder = scripted_decoder(script)
-    options = {"max_trees": 3, "max_rounds": 2, "decide_by": "score", "extract": valid}
+    options = {"max_trees": 3, "max_rounds": 2, "decide_by": "max", "extract": valid}
     result = run_scripted(
         decoder,
         forest_of_thought,
@@ -374,7 +374,7 @@ def test_forest_of_thought_corrects_what_it_is_unsure_of():
 def test_forest_of_thought_begins_later_trees_with_the_likest_example():
     examples = [("Name a prime", "Seven"), ("What is Q", "It is 3")]
     decoder = scripted_decoder(answers)
-    options = {"max_trees": 3, "max_rounds": 0, "decide_by": "score", "scorer": scorer(score), "extract": str}
+    options = {"max_trees": 3, "max_rounds": 0, "decide_by": "max", "scorer": scorer(score), "extract": str}
     run_scripted(decoder, forest_of_thought, PROMPT, sampling=WHOLE, examples=examples, **options)
     shown = EXAMPLE.format(example="What is Q", solution="It is 3", question=PROMPT)
     assert prompts(decoder) == [PROMPT, shown, shown]

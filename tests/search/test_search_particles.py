@@ -91,6 +91,96 @@ def test_particle_filter(seed, rule, n, temperature, max_steps):
     assert (result.answer, result.best.score) == best[:2]
 
 
+def plain_lazy_filter(model, score, rng, *, n, threshold, absorbing, temperature, max_steps):
+    """Particles (steps, scores, ended) and weights: a weight is the product of odds since the last draw; with
+    `absorbing` those that ended are set aside with the weight that they had."""
+    particles, weights = [([], [], False)] * n, [1 / n] * n
+    draws = 0
+    for t in range(1, max_steps + 1):
+        aside = [absorbing and ended for *_, ended in particles]
+        for i, (steps, scores, ended) in enumerate(particles):
+            if not ended:
+                step, ended = model.step("Q: " + "".join(steps))
+                steps = [*steps, step]
+                particles[i] = (steps, [*scores, score("".join(steps))], ended)
+        ours = [i for i in range(n) if not aside[i]]
+        mass = sum(weights[i] for i in ours)
+        raw = {i: weights[i] * odds(particles[i][1][-1]) ** (1 / temperature) for i in ours}
+        for i in ours:
+            weights[i] = mass * raw[i] / sum(raw.values())
+        if t == max_steps or all(ended for *_, ended in particles):
+            break
+        ours = [i for i in ours if not (absorbing and particles[i][2])]
+        own = [weights[i] for i in ours]
+        if sum(own) ** 2 / sum(w * w for w in own) < threshold * len(own):
+            draws += 1
+            drawn = [ours[k] for k in rng.choices(range(len(ours)), weights=own, k=len(ours))]
+            fresh = [particles[i] for i in drawn]
+            for i, particle in zip(ours, fresh, strict=True):
+                particles[i] = particle
+                weights[i] = sum(own) / len(own)
+    return particles, weights, draws
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("absorbing", [False, True])
+@pytest.mark.parametrize(("n", "threshold", "temperature"), [(6, 0.5, 1.0), (5, 0.8, 0.5), (4, 0.0, 1.0)])
+def test_particles_are_drawn_where_too_few_are_effective(seed, absorbing, n, threshold, temperature):
+    model, rng = PlainModel(step_script(seed)), random.Random(seed)
+    options = {"n": n, "absorbing": absorbing, "max_steps": 8}
+    plain = {"threshold": threshold, "temperature": temperature}
+    particles, weights, draws = plain_lazy_filter(model, random_score(seed), rng, **options, **plain)
+    lucky = rng.choices(particles, weights=weights)[0]
+    options |= {"resample_threshold": threshold, "softmax_temperature": temperature, "decide_by": "drawn"}
+    scored = scorer(random_score(seed))
+    decoder, result = search(particle_filter, step_script(seed), seed=seed, scorer=scored, **options)
+    expected = [("".join(steps), scores[-1], ended) for steps, scores, ended in particles]
+    assert [(c.text, c.score, c.complete) for c in result.candidates] == expected
+    assert asked(decoder) == model.asked
+    assert (result.answer, result.best.score) == ("".join(lucky[0]), lucky[1][-1])
+    assert len(result.stats.selections) == draws
+
+
+def test_an_absorbed_particle_outlives_better_ones():
+    """One of three answers at once, and badly: published filters lose it, an absorbing one never does."""
+
+    def script(prefix, k):
+        if prefix == "Q: ":
+            return ("= 0", "eos") if k == 0 else (f"{k}\n", "stop_string")
+        return ("go\n", "stop_string") if prefix.count("go") < 6 else ("= 1", "eos")
+
+    def value(text):
+        return 0.02 if text == "= 0" else 0.9
+
+    for strategy, more in ((particle_filter, {}), (particle_gibbs, {"max_rounds": 0})):
+        kept = []
+        for absorbing in (False, True):
+            options = {"n": 3, "absorbing": absorbing, "scorer": scorer(value)} | more
+            _, result = search(strategy, script, seed=3, **options)
+            kept.append(sum(c.text == "= 0" for c in result.candidates))
+        assert kept == [0, 1]
+
+
+def test_a_final_particle_is_drawn_by_its_weight():
+    value = {"= 1": 0.8, "= 2": 0.5}
+    decoder = scripted_decoder(lambda prefix, k: (list(value)[k % 2], "eos"))
+
+    async def answers(strategy, options):
+        found = []
+        for seed in range(400):
+            decoder.complete._asked.clear()
+            root = await decoder.root("Q: ", step_sampling(seed))
+            result = await strategy(root, n=2, scorer=scorer(value.__getitem__), decide_by="drawn", **options)
+            found.append(result.answer)
+            root.release()
+        return found
+
+    law = shares([*value.values()], 1.0)
+    for strategy, options in ((particle_filter, {}), (particle_gibbs, {"max_rounds": 0})):
+        counts = Counter(decoder.run(answers(strategy, options)))
+        assert chisquare([counts[text] for text in value], [400 * p for p in law]).pvalue > 1e-4
+
+
 def test_a_filter_of_equal_scores_samples_the_model():
     """Resampling then only makes ties: each particle alone is a sample of the model."""
     law = {"a\n= 1": 0.3, "a\n= 2": 0.3, "b\n= 1": 0.1, "b\n= 2": 0.3}
@@ -135,6 +225,8 @@ def test_particles_need_probabilities():
         ),
         ({"softmax_temperature": 0.0}, "softmax_temperature: got 0"),
         ({"max_steps": 0}, "max_steps: got 0"),
+        ({"resample_threshold": 1.5}, r"resample_threshold: got 1\.5"),
+        ({"decide_by": "lots"}, "decide_by: got 'lots'"),
     ],
 )
 def test_bad_options_are_named(strategy, options, message):

@@ -76,19 +76,19 @@ def plain_self_calibration(texts, confidence, threshold, decide_by):
     """One sample after another; how many it takes, and the text (best) or answer (vote) that wins."""
     weights = Counter()
     for used, text in enumerate(texts, start=1):
-        if decide_by == "score" and confidence(text) >= threshold:
+        if decide_by == "max" and confidence(text) >= threshold:
             return used, text
         weights[answer_of(text)] += confidence(text)
         share = max(weights.values()) / sum(weights.values())
-        if decide_by == "vote" and used > 1 and share >= threshold:
+        if decide_by == "weighted" and used > 1 and share >= threshold:
             return used, max(weights, key=weights.get)
-    if decide_by == "score":
+    if decide_by == "max":
         return used, max(texts, key=confidence)
     return used, max(weights, key=weights.get)
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(("decide_by", "threshold"), [("score", 0.9), ("score", 1.0), ("vote", 0.75)])
+@pytest.mark.parametrize(("decide_by", "threshold"), [("max", 0.9), ("max", 1.0), ("weighted", 0.75)])
 def test_self_calibration_stops_at_the_threshold(seed, decide_by, threshold):
     def confidence(text):
         return draw(seed, text)
@@ -106,7 +106,7 @@ def test_self_calibration_stops_at_the_threshold(seed, decide_by, threshold):
         extract=answer_of,
     )
     assert len(result.candidates) == used
-    assert (result.answer if decide_by == "score" else answer_of(result.answer)) == expected
+    assert (result.answer if decide_by == "max" else answer_of(result.answer)) == expected
 
 
 def test_self_calibration_in_waves_takes_the_answer_that_one_by_one_would():
@@ -114,7 +114,7 @@ def test_self_calibration_in_waves_takes_the_answer_that_one_by_one_would():
         return draw("wave", text)
 
     script = Sampler(3)
-    used, expected = plain_self_calibration(script.texts(12), confidence, 0.8, "score")
+    used, expected = plain_self_calibration(script.texts(12), confidence, 0.8, "max")
     result = sampled(script, search.self_calibration, max_samples=12, scorer=scorer(confidence))
     assert result.answer == expected
     assert len(result.candidates) == 4 * math.ceil(used / 4)
@@ -282,7 +282,7 @@ def test_no_thinking_without_a_scorer_says_what_a_text_engine_lacks():
 def test_no_thinking_with_a_verifier_takes_the_best():
     script, prefix = Sampler(1), QUESTION + "<t/>"
     expected = max((script(prefix, k)[0] for k in range(6)), key=lambda text: draw("<t/>" + text))
-    result = sampled(script, search.no_thinking, n=6, scorer=scorer(draw), decide_by="score", thinking="<t/>")
+    result = sampled(script, search.no_thinking, n=6, scorer=scorer(draw), decide_by="max", thinking="<t/>")
     assert result.answer == "<t/>" + expected
 
 

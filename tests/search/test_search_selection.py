@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from published_walk import published_counts
 from search_options import vowels
 from tiny_searches import PROMPT, children, levels, path, run, search_decoder
 from tts_decode.rewards import verifier
@@ -81,12 +82,17 @@ def test_beam_search_keeps_the_best_n_over_beam_width(decoder):
     assert selected == len(result.stats.selections) >= 3
 
 
-def test_rebase_gives_continuations_by_the_softmax_of_scores(decoder):
-    result = run(decoder, "rebase", n=12)
+@pytest.mark.parametrize("options", [{}, {"allocation": "published"}, {"allocation": "exact"}])
+def test_rebase_gives_continuations_by_the_softmax_of_scores(decoder, options):
+    result = run(decoder, "rebase", n=12, **options)
     tree_levels = levels(result.tree)
     for level in tree_levels[1:-1]:
         live = [node for node in level if node.status != "finished"]
-        counts = allocate(len(live), rebase_weights([node.score for node in live]))
+        scores = [node.score for node in live]
+        if options == {"allocation": "exact"}:
+            counts = allocate(len(live), rebase_weights(scores))
+        else:
+            counts = published_counts(len(live), scores)
         assert [len(children(result.tree, node)) for node in live] == counts
     assert len(result.candidates) == 12  # the width shrinks by one for each finished branch
 
@@ -103,10 +109,11 @@ def test_kv_counter_counts_shared_tokens_once(decoder):
     assert result.stats.kv_tokens == sum(s.kv_tokens for s in result.stats.selections)
 
 
+@pytest.mark.parametrize("allocation", ["published", "exact"])
 @pytest.mark.parametrize("lambda_d", [0.0, 1.5])
-def test_ets_without_a_node_cost_is_rebase(decoder, lambda_d):
-    expected = run(decoder, "rebase")
-    result = run(decoder, "ets", lambda_b=0.0, lambda_d=lambda_d)
+def test_ets_without_a_node_cost_is_rebase(decoder, lambda_d, allocation):
+    expected = run(decoder, "rebase", allocation=allocation)
+    result = run(decoder, "ets", lambda_b=0.0, lambda_d=lambda_d, allocation=allocation)
     assert (result.best, result.candidates, result.tree) == (
         expected.best,
         expected.candidates,
@@ -140,7 +147,7 @@ def test_ets_keeps_what_the_cost_model_keeps(decoder, node_cost):
         live = [node for node in level if node.status != "finished"]
         tree = [node for level in tree_levels[: depth + 1] for node in level]
         index = {node.id: i for i, node in enumerate(tree)}
-        outcomes = [c / len(live) for c in allocate(len(live), rebase_weights([n.score for n in live]))]
+        outcomes = [c / len(live) for c in published_counts(len(live), [n.score for n in live])]
         kept = ets_select(
             outcomes,
             [-1, *(index[node.parent] for node in tree[1:])],
@@ -151,7 +158,7 @@ def test_ets_keeps_what_the_cost_model_keeps(decoder, node_cost):
             lambda_b=1.5,
         )
         scores = [node.score for node, keep in zip(live, kept, strict=True) if keep]
-        counts = iter(allocate(len(live), rebase_weights(scores)))
+        counts = iter(published_counts(len(live), scores))
         expected = [next(counts) if keep else 0 for keep in kept]
         assert [len(children(result.tree, node)) for node in live] == expected
         pruned += kept.count(False)
@@ -186,14 +193,15 @@ def test_sentence_embedder_embeds_the_texts_of_the_steps(decoder, monkeypatch):
 
 
 def test_ets_coverage_keeps_one_leaf_of_each_cluster(decoder):
-    """At a high price of nodes, one leaf of each of the clusters that `embed` makes is what remains."""
+    """At a high price of nodes, one leaf of each of the clusters that `embed` makes is what remains. The walk
+    of ceilings would starve the lowest of the four."""
     seen = []
 
     def embed(steps):
         seen.append([step.text for step in steps])
         return np.eye(4)[[i % 4 for i in range(len(steps))]]
 
-    result = run(decoder, "ets", n=12, lambda_b=5.0, lambda_d=10.0, embed=embed)
+    result = run(decoder, "ets", n=12, lambda_b=5.0, lambda_d=10.0, embed=embed, allocation="exact")
     live = [node for node in levels(result.tree)[1] if node.status != "finished"]
     assert seen[0] == [node.text for node in live]
     assert result.stats.selections[0].kept == 4

@@ -68,8 +68,9 @@ def test_dvts_subtrees_do_not_wait_for_each_other():
 # -- beam search, with and without look-ahead
 
 
-def plain_beams(model, score, *, n, m, k, iterations, agg):
-    """Beam search of Snell et al., section 5.2, with k-step rollouts; finished beams leave their places."""
+def plain_beams(model, score, *, n, m, k, iterations, agg, sort_completed=False):
+    """Beam search of Snell et al., section 5.2, with k-step rollouts; finished beams leave their places, and
+    of those n count, as in search-and-learn: the first, or the best if they are sorted."""
     answers, beams = [], [("", [])] * n
     for iteration in range(iterations):
         sampled = []
@@ -88,16 +89,22 @@ def plain_beams(model, score, *, n, m, k, iterations, agg):
                 answers.append((text, aggregate(beam[1], agg), ended))
             else:
                 going.append(beam)
-        if not going or sum(ended for *_, ended in answers) >= n:
-            answers += [(text, aggregate(scores, agg), False) for text, scores in going]
-            break
+        if not going or (sum(ended for *_, ended in answers) >= n and not sort_completed):
+            left = [(text, aggregate(scores, agg), False) for text, scores in going]
+            return truncated(answers, n, sort_completed) + left
         kept = sorted(going, key=lambda beam: -aggregate(beam[1], agg))[: n // m]
         share, extra = divmod(n, len(kept))
         beams = []
         for beam in going:
             if beam in kept:
                 beams += [beam] * (share + (kept.index(beam) < extra))
-    return answers
+    whole, cut = [a for a in answers if a[2]], [a for a in answers if not a[2]]
+    return truncated(whole, n, sort_completed) + cut
+
+
+def truncated(answers, n, sort_completed):
+    """The list's first n, after a stable sort by falling score if it is to be sorted."""
+    return (sorted(answers, key=lambda answer: -answer[1]) if sort_completed else answers)[:n]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -112,6 +119,41 @@ def test_lookahead(seed, n, m, k, agg):
     check_same(decoder, result, model, answers)
     greedy = [call for call in decoder.complete.calls if call.request.temperature == 0]
     assert bool(greedy) == (k > 0)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("sort_completed", [False, True])
+@pytest.mark.parametrize(("n", "m", "agg"), [(6, 3, "last"), (8, 2, "min"), (4, 4, "mean")])
+def test_beam_search_truncates_finished_beams_as_its_source_does(seed, n, m, agg, sort_completed):
+    model = PlainModel(step_script(seed))
+    plain = {"n": n, "m": m, "k": 0, "iterations": 40, "agg": agg, "sort_completed": sort_completed}
+    answers = plain_beams(model, random_score(seed), **plain)
+    options = {"n": n, "beam_width": m, "agg_strategy": agg, "sort_completed": sort_completed}
+    decoder, result = search(beam_search, step_script(seed), scorer=scorer(random_score(seed)), **options)
+    check_same(decoder, result, model, answers)
+    assert sum(candidate.complete for candidate in result.candidates) <= n
+
+
+def test_more_beams_than_n_may_finish_and_the_first_or_the_best_are_candidates():
+    """Three of four finish at once, then four more: of n = 4 the last three are dropped, or the worst."""
+    steps = {
+        "Q: ": [("go\n", "stop_string"), *((f"= {i}", "eos") for i in range(3))],
+        "Q: go\n": [(f"= {i}", "eos") for i in range(3, 7)],
+    }
+
+    def script(prefix, k):
+        return steps[prefix][k]
+
+    def value(text):
+        return int(text[-1]) / 10 if "=" in text else 0.5
+
+    def run_with(sort_completed):
+        options = {"n": 4, "beam_width": 4, "sort_completed": sort_completed}
+        _, result = search(beam_search, script, scorer=scorer(value), **options)
+        return [candidate.text[-1] for candidate in result.candidates]
+
+    assert run_with(False) == ["0", "1", "2", "3"]
+    assert run_with(True) == ["3", "4", "5", "6"]
 
 
 def test_lookahead_gives_the_pages_of_rollouts_back():

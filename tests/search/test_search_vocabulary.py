@@ -46,12 +46,22 @@ def test_annotations_are_those_of_the_vocabulary() -> None:
             word = word_for(option)
             if option.startswith(("num_", "max_")):
                 assert kind == "int", where
-            if word is not None and word.kind == "Literal":
+            if word is not None and (word.kind == "Literal" or (option == "decide_by" and kind != word.kind)):
                 values = re.findall(r"'(\w+)'|\"(\w+)\"", kind)
                 assert kind.startswith("Literal["), where
                 assert {a or b for a, b in values} <= set(re.findall(r'"(\w+)"', word.meaning)), where
             elif word is not None:
                 assert kind == word.kind, where
+
+
+def test_a_strategy_with_a_scorer_decides_by_the_same_rules() -> None:
+    voting = {"self_consistency", "magicore"}  # the vote is what they are
+    for strategy in OURS.values():
+        if "scorer" in strategy.parameters and strategy.name not in voting:
+            kind = str(strategy.parameters["decide_by"].annotation)
+            assert kind == "DecideBy" or {"max", "last", "weighted", "majority"} <= set(
+                re.findall(r"['\"](\w+)['\"]", kind)
+            ), strategy.name
 
 
 def test_an_option_may_be_none_in_all_strategies_or_in_none() -> None:

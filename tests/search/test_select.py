@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tts_decode.select import aggregate, allocate, cluster, extract_answer, rebase_weights, top_k, vote
+from published_walk import published_counts
+from tts_decode.select import (
+    aggregate,
+    allocate,
+    cluster,
+    extract_answer,
+    rebase_weights,
+    top_k,
+    vote,
+    walk_ceilings,
+)
 
 scores = st.lists(st.floats(-3, 3), min_size=1, max_size=40)
 
@@ -51,9 +61,39 @@ def test_a_larger_weight_never_gets_less(width, weights):
 
 @pytest.mark.parametrize("n", [1, 3, 16, 64, 100])
 def test_equal_scores_share_the_width_evenly(n):
-    """The case that the published walk gets wrong: it gives one node two and starves the last."""
-    assert allocate(n, rebase_weights([0.3] * n)) == [1] * n
-    assert allocate(n + 1, rebase_weights([0.3] * n)) == [2] + [1] * (n - 1)
+    """Float residue makes the published walk give one node two and starve the last."""
+    for rule in (allocate, walk_ceilings):
+        assert rule(n, rebase_weights([0.3] * n)) == [1] * n
+        assert rule(n + 1, rebase_weights([0.3] * n)) == [2] + [1] * (n - 1)
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([0.70, 0.68, 0.66, 0.64, 0.62, 0.60, 0.58, 0.56], [2, 2, 1, 1, 1, 1, 0, 0]),
+        ([0.9, 0.8, 0.7, 0.6], [2, 2, 0, 0]),
+        ([0.6, 0.9, 0.7, 0.8], [0, 2, 0, 2]),
+    ],
+)
+def test_the_walk_of_ceilings_starves_the_tail_as_the_published_code_does(scores, expected):
+    assert walk_ceilings(len(scores), rebase_weights(scores)) == expected
+    assert allocate(len(scores), rebase_weights(scores)) != expected
+
+
+@given(
+    st.integers(0, 300),
+    st.lists(st.integers(0, 1000), min_size=1, max_size=40),
+    st.sampled_from([0.1, 0.2, 1.0]),
+)
+def test_the_walk_of_ceilings_equals_its_transcription(width, thousandths, temperature):
+    scores = [value / 1000 for value in thousandths]
+    counts = walk_ceilings(width, rebase_weights(scores, temperature))
+    assert sum(counts) == width
+    assert counts == published_counts(width, scores, temperature)
+
+
+def test_the_walk_leaves_out_weights_of_zero():
+    assert walk_ceilings(5, [0.0, 1.0, 0.0, 1.0]) == [0, 3, 0, 2]
 
 
 def test_vote_counts_weights_and_abstentions():
@@ -117,6 +157,8 @@ def test_cluster_puts_a_zero_row_by_itself():
         (lambda: rebase_weights([]), "scores: got nothing"),
         (lambda: rebase_weights([math.inf]), r"scores\[0\]: got inf"),
         (lambda: allocate(-1, [1.0]), "width: got -1"),
+        (lambda: walk_ceilings(-1, [1.0]), "width: got -1"),
+        (lambda: walk_ceilings(2, [0.0]), "at least one positive"),
         (lambda: allocate(2, [0.0, 0.0]), "at least one positive"),
         (lambda: allocate(2, [1.0, -1.0]), "no negative"),
         (lambda: vote(["a"], [1.0, 2.0]), "1 answers"),

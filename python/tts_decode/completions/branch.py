@@ -19,6 +19,7 @@ from ..core.path import Path
 from ..core.prompts import Prompt, question_in
 from ..core.state import BranchState
 from ..core.step import FINAL_REASONS, Step
+from ..core.stop_when import StopWhen
 from ..errors import BranchReleasedError
 from .calls import Calls, TokenAllowance, unsupported, unsupported_call
 from .completion import Completion, CompletionRequest
@@ -32,7 +33,7 @@ T = TypeVar("T")
 _SERVED = {
     *("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "logit_bias"),
     *("frequency_penalty", "presence_penalty"),
-    *("seed", "max_tokens", "max_step_tokens", "stop"),
+    *("seed", "max_tokens", "max_step_tokens", "stop", "stop_when"),
 }
 
 
@@ -282,7 +283,35 @@ class TextBranch(Path):
                 reason = "budget"
             else:
                 reason = "max_step_tokens"
+        if params.stop_when is not None and self.finish_reason is None:
+            ended = self._cut_when(params.stop_when, completion)
+            if ended is not None:
+                return self._end("stop_when", ended)
         return self._end(reason, completion)
+
+    def _cut_when(self, stop_when: StopWhen, completion: Completion) -> Completion | None:
+        """The completion up to the first token, or character where it tells no tokens, with which the branch
+        is at its end; None: it is not."""
+        pieces = completion.token_texts or ((completion.text,) if completion.tokens else completion.text)
+        if not completion.token_texts and len(completion.tokens) > 1 + (completion.finish_reason == "eos"):
+            unsupported(
+                "SamplingParams.stop_when where it tells tokens without their texts",
+                "have `complete` return token_texts, or leave it at None",
+            )
+        text, before = "", self.text
+        for count, piece in enumerate(pieces, start=1):
+            text += piece
+            if piece and stop_when(before + text):
+                told = count if completion.token_texts else 1
+                return Completion(
+                    text,
+                    "length",
+                    completion.tokens[:told],
+                    completion.logprobs[:told],
+                    completion.entropies[:told],
+                    completion.token_texts[:told],
+                )
+        return None
 
     def _end(self, reason: str, completion: Completion | None = None) -> Step:
         """Takes a completion in as a step."""

@@ -10,6 +10,7 @@ from tts_kernels.checks import any_integer, integer, number, shown
 
 from .constraints.grammars import constraint_data, constraint_of
 from .constraints.protocol import Constraint
+from .stop_when import StopWhen, stop_when_name, stop_when_of
 
 MOST_BIAS = 100.0  # of a token's logit, either way
 MOST_PENALTY = 2.0  # for frequency and presence, either way
@@ -51,6 +52,9 @@ class SamplingParams:
         self_certainty: whether `Step.self_certainties` are wanted.
         constraint: what the text after the prompt has to match: `JSONSchema`, `Regex`, `Grammar`, `Choice` or
             another `Constraint`. The end of the sequence is drawn only where the text matches.
+        stop_when: says of the text after the prompt, special tokens left out, whether the branch is at its
+            end; it is asked after each token, and the step that it ends has the reason "stop_when".
+            `closed_boxed` and `closed_json` are ready made. What it raises fails the step.
     """
 
     temperature: float = 1.0
@@ -70,6 +74,7 @@ class SamplingParams:
     top_logprobs: int = 0
     self_certainty: bool = False
     constraint: Constraint | None = None
+    stop_when: StopWhen | None = None
 
     def __post_init__(self) -> None:
         kinds = {
@@ -107,6 +112,11 @@ class SamplingParams:
                 'Regex("[0-9]+"), or an object with a method start(tokenizer)'
             )
 
+        if self.stop_when is not None and not callable(self.stop_when):
+            raise TypeError(
+                f"stop_when: got {shown(self.stop_when)}, expected a function of a text, such as closed_boxed"
+            )
+
     def _keep(self, name: str, value: Any) -> None:
         """Takes a checked value in place of the one given."""
         object.__setattr__(self, name, value)
@@ -120,20 +130,25 @@ class SamplingParams:
         """Values that JSON holds, for `from_dict`.
 
         Raises:
-            ValueError: the constraint is of a class that is not this package's.
+            ValueError: the constraint is of a class, or `stop_when` a function, that is not this package's.
         """
         data = {field.name: getattr(self, field.name) for field in fields(self)}
         for name in ("stop", *_TOKEN_IDS):
             data[name] = list(data[name])
         data["logit_bias"] = [list(pair) for pair in self.bias_pairs]
         data["constraint"] = None if self.constraint is None else constraint_data(self.constraint)
+        data["stop_when"] = None if self.stop_when is None else stop_when_name(self.stop_when)
         return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SamplingParams:
         """The parameters of a `to_dict`; one that is missing is at its default."""
-        constraint = data.get("constraint")
-        return cls(**{**data, "constraint": None if constraint is None else constraint_of(constraint)})
+        constraint, stop_when = data.get("constraint"), data.get("stop_when")
+        made = {
+            "constraint": None if constraint is None else constraint_of(constraint),
+            "stop_when": None if stop_when is None else stop_when_of(stop_when),
+        }
+        return cls(**{**data, **made})
 
     def check_vocabulary(self, size: int) -> None:
         """ValueError where a vocabulary of `size` lacks a suppressed or biased token, or all tokens are

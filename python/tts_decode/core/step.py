@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 # Reasons for which a branch is finished, not only its step.
-FINAL_REASONS = frozenset({"eos", "max_tokens", "length", "budget", "complete", "dead_end"})
+FINAL_REASONS = frozenset({"eos", "stop_when", "max_tokens", "length", "budget", "complete", "dead_end"})
 
 TopLogprobs = tuple[tuple[int, float], ...]  # (token id, log-probability), best first
 
@@ -22,10 +22,10 @@ class Step:
         tokens, logprobs, entropies: one entry a token; nats, of the model's own distribution (temperature 1,
             before penalty and filters).
         reason: "stop_string", "stop_token" or "max_step_tokens" when the branch can go on; otherwise the
-            branch's finish reason: "eos", "max_tokens", "length" (the model's last position), "budget",
-            "dead_end" (the constraint allows no token that may be drawn, and the text does not match it),
-            "complete" (it allows none as the text matches it, and no end of the sequence may be drawn), or
-            what `Branch.finish` was given.
+            branch's finish reason: "eos", "stop_when", "max_tokens", "length" (the model's last position),
+            "budget", "dead_end" (the constraint allows no token that may be drawn, and the text does not
+            match it), "complete" (it allows none as the text matches it, and no end of the sequence may be
+            drawn), or what `Branch.finish` was given.
         hidden: mean of the model's last hidden states over the step's tokens (float32 [hidden]) when
             `decoder.keep_hidden` is set, else None.
         top_logprobs: one entry a token: the (token id, log-probability) pairs of the tokens that were most

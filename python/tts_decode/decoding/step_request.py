@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.constraints.grammars import compile_aside
 from ..core.constraints.guide import Guide
-from ..core.detokenizer import continuation
+from ..core.detokenizer import continuation, text_stream
 from ..core.params import SamplingParams, uniform
 from ..core.step import FINAL_REASONS, Step, TopLogprobs
 from ..core.stop_finder import StopFinder
@@ -73,6 +73,10 @@ class StepRequest(Request[Step]):
         self._reason: str | None = None
         self.needs_hidden = path.runtime.keep_hidden > 0  # for the whole step, whoever else begins or ends
         self._stops = StopFinder(path.runtime.tokenizer, params.stop, path.tokens) if params.stop else None
+        self._text = ""  # after the prompt; kept where `stop_when` asks for it
+        if params.stop_when is not None:
+            self._text = path.text
+            self._stream = text_stream(path.runtime.tokenizer, path.tokens, special=False)
         self._hidden_sum: Tensor | float = 0.0
 
     @property
@@ -177,6 +181,10 @@ class StepRequest(Request[Step]):
         path = self.path
         if token in path.runtime.eos_token_ids:
             return "eos"
+        if self.params.stop_when is not None:
+            self._text += self._stream.add((token,))
+            if self.params.stop_when(self._text):
+                return "stop_when"
         if token in self.params.stop_token_ids:
             return "stop_token"
         if self._stops is not None and self._stops.push(token):

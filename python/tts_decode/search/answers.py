@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..core.running import gather
 from ..rewards.scorer import Scorer
-from ..select import vote
+from ..select import elect
 from .result import Candidate, SearchResult
 from .run import SearchRun
 
@@ -96,10 +96,8 @@ def elected(
 ) -> tuple[Candidate, dict[str, float]]:
     """The best-ranked one of those that gave the answer with most votes, or of all if all abstain; the votes.
     Ties go to the first."""
-    answers = [extract(candidate.text) for candidate in candidates]
-    votes = vote(answers, weights)
-    winner = next(iter(votes), None)
-    return max((c for c, a in zip(candidates, answers, strict=True) if a == winner), key=rank), votes
+    votes, backers = elect([extract(candidate.text) for candidate in candidates], weights)
+    return max((candidates[i] for i in backers), key=rank), votes
 
 
 def decide(
@@ -121,7 +119,8 @@ def concluded(
     return run.result() if scorer is not None else decide(run, eligible(among), extract)
 
 
-def choose(run: SearchRun, chosen: Candidate, scores: Mapping[str, float]) -> SearchResult:
-    """The result with `chosen` as best; candidates carry the scores of their texts."""
+def choose(run: SearchRun, chosen: Candidate | None, scores: Mapping[str, float]) -> SearchResult:
+    """The result with `chosen` as best, or the one that the run decides by; candidates carry the scores of
+    their texts."""
     run.candidates = [replace(c, score=scores.get(c.text)) for c in run.candidates]
-    return run.result(replace(chosen, score=scores[chosen.text]))
+    return run.result(None if chosen is None else replace(chosen, score=scores[chosen.text]))

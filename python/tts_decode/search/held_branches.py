@@ -126,6 +126,11 @@ class HeldBranches:
         self.release(branch)
         return candidate
 
+    def keep_candidates(self, kept: Sequence[int]) -> None:
+        """Drops all candidates but those at these indices, ascending; their nodes stay in the tree."""
+        self.candidates = [self.candidates[i] for i in kept]
+        self._ends = [self._ends[i] for i in kept]
+
     def note_memory(self) -> None:
         """Sample what the search holds; for after each forward, when tails are longest."""
         branches = [self.root, *self.held]

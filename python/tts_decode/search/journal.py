@@ -245,11 +245,13 @@ async def _refuse(data: dict[str, Any]) -> Any:
 
 
 def _sampling(params: SamplingParams) -> dict[str, Any]:
-    """The parameters as JSON holds them: of a constraint that is none of ours the name."""
+    """The parameters as JSON holds them: of a constraint or a predicate that is none of ours the name."""
     try:
         return params.to_dict()
     except ValueError:
-        return replace(params, constraint=None).to_dict() | {"constraint": _plain(params.constraint)}
+        named = {"constraint": params.constraint, "stop_when": params.stop_when}
+        plain = replace(params, constraint=None, stop_when=None).to_dict()
+        return plain | {name: _plain(value) for name, value in named.items() if value is not None}
 
 
 def _plain(value: object) -> object:

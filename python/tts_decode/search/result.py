@@ -112,9 +112,10 @@ class SearchStats:
 @dataclass(frozen=True)
 class SearchResult:
     """candidates: in the order in which they ended. tree: nodes by id, the prompt first, parents before
-    children. votes: answers and their votes, most voted first, for strategies that vote. stopped: why the
-    search, or a line of it, ended before its time (the budget is used up, a scorer failed, no position or KV
-    page was left), None if it came to its own end."""
+    children. votes: answers and their votes, most voted first: of the strategy's own vote, else as its
+    `decide_by` counts them; None in files of older versions alone. stopped: why the search, or a line of it,
+    ended before its time (the budget is used up, a scorer failed, no position or KV page was left), None if
+    it came to its own end."""
 
     strategy: str
     best: Candidate

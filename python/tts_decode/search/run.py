@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -16,7 +15,9 @@ from tts_kernels.checks import number
 from ..core.checks import at_least
 from ..errors import ScorerError
 from ..rewards.scorer import Scorer, score_branches
+from ..select import extract_answer
 from .blocking import wait_within
+from .decisions import Decision, check_decision
 from .journal import Journal
 from .model_calls import ModelCalls, SearchStoppedError
 from .result import Candidate, SearchResult, SearchStats, Selection
@@ -59,6 +60,7 @@ class SearchRun(ModelCalls):
         self.stopped: str | None = None
         self.strategy = ""
         self._scorer_timeout = scorer_timeout
+        self._decision = Decision()
         self._steps_left: int | None = None
         self._selections: list[Selection] = []
 
@@ -100,6 +102,19 @@ class SearchRun(ModelCalls):
             raise SearchStoppedError(
                 f"the root's {self.root.length} tokens fill the model's {limit} positions"
             )
+
+    # -- how it ends
+
+    def decide_by(
+        self, decide_by: str, extract: Callable[[str], str | None] = extract_answer, *own: str
+    ) -> None:
+        """Which candidate `result` takes, as `Decision` says; "max" until set.
+
+        own: rules of the strategy itself, which then gives `result` its best; where the search is cut short,
+            "max" takes their place.
+        """
+        check_decision(decide_by, *own)
+        self._decision = Decision("max" if decide_by in own else decide_by, extract)
 
     # -- scores
 
@@ -198,18 +213,18 @@ class SearchRun(ModelCalls):
         """The result; branches still held are candidates too, though not complete ones. Branches of further
         prompts are not, unless they were ended.
 
-        The best candidate, unless given, is the highest score among the complete ones, or among all if none
-        is complete; ties go to the first of `candidates`.
+        The best candidate and the votes, unless given, are those of `decide_by` over all candidates.
         """
         for branch in list(self.held):
             if branch not in self.extra_roots:
                 self.end(branch)
         if not self.candidates:  # stopped before the first fork
             self.end(self.fork(self.root)[0])
+        chosen, cast = self._decision(self.candidates)
         nodes, ids = self.record.ordered()
         best, *candidates = (
             replace(candidate, node=ids[candidate.node])
-            for candidate in (best or max(self.candidates, key=_rank), *self.candidates)
+            for candidate in (best or self.candidates[chosen], *self.candidates)
         )
         return SearchResult(
             self.strategy,
@@ -217,7 +232,7 @@ class SearchRun(ModelCalls):
             tuple(candidates),
             tuple(nodes),
             SearchStats(self.record.seconds, self.generated, tuple(self.memory), tuple(self._selections)),
-            votes,
+            cast if votes is None else votes,
             self.stopped or self._spent or self.cut_prompt,
         )
 
@@ -232,9 +247,3 @@ async def _scores(scorer: Scorer, branches: Sequence[Branch]) -> list[float]:
         return await score_branches(scorer, branches)
     except ScorerError as error:
         raise SearchStoppedError(str(error)) from error
-
-
-def _rank(candidate: Candidate) -> tuple[bool, bool, float]:
-    """A candidate cut off before its first token ranks last, whatever a scorer makes of nothing."""
-    score = -math.inf if candidate.score is None else candidate.score
-    return candidate.complete, bool(candidate.tokens), score

@@ -4,7 +4,7 @@ Scores are floats where larger is better. Every rule is deterministic (ties go t
 draws from the generator that it is given.
 """
 
-from .allocation import allocate, rebase_weights
+from .allocation import ALLOCATIONS, allocate, rebase_weights, walk_ceilings
 from .answers import extract_answer
 from .b4 import b4_scores
 from .bayes_risk import expected_gains, rouge_1
@@ -47,10 +47,11 @@ from .tournament import bracket, match_winner, wins_of, within
 from .uct import puct, self_refine_uct, uct
 from .verifiers import choose_verifiers
 from .vote_confidence import vote_confidence
-from .votes import vote
+from .votes import elect, vote, vote_weights
 
 __all__ = [
     "AGG_STRATEGIES",
+    "ALLOCATIONS",
     "Beta",
     "Gaussian",
     "Interval",
@@ -73,6 +74,7 @@ __all__ = [
     "difficulty_edges",
     "earlier_needs",
     "effective_sample_size",
+    "elect",
     "ets_objective",
     "ets_select",
     "evicted_columns",
@@ -118,6 +120,8 @@ __all__ = [
     "uct",
     "vote",
     "vote_confidence",
+    "vote_weights",
+    "walk_ceilings",
     "wilson_interval",
     "wins_of",
     "within",

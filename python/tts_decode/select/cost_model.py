@@ -85,9 +85,10 @@ def ets_select(
     with its index, less than that in sum, so a tie goes to more leaves and, between like leaves, to the lower
     index. With lambda_b = 0 every leaf is kept.
 
-    At 256 leaves, on the 280 random trees of benches/bench_ets.py, exact took 2.6 ms of CPU time in the
-    median, 17 ms at the 99th percentile and 28 ms at most, where the integer programme is needed. Greedy took
-    at most 7 ms and found the optimum on 85 %; it lost 4e-4 of the objective on average, 2e-2 at worst.
+    At 256 leaves, on the 280 random trees of benches/bench_ets.py, exact took 2.3 ms of CPU time in the
+    median, 8 ms at the 99th percentile and 18 ms at most; 13 and 31 ms on those that grew by the exact
+    allocation, where the integer programme is needed more often. Greedy took at most 5 ms and found the
+    optimum on 85 %; it lost 7e-4 of the objective on average, 2e-2 at worst.
     """
     n = _check(outcomes, parents, leaves, costs, clusters, lambda_b, lambda_d)
     if method not in ("exact", "greedy"):

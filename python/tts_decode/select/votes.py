@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from .scores import require_finite
@@ -25,3 +26,19 @@ def vote(answers: Sequence[str | None], weights: Sequence[float] | None = None) 
         if answer is not None:
             tally[answer] = tally.get(answer, 0.0) + weight
     return dict(sorted(tally.items(), key=lambda item: -item[1]))
+
+
+def elect(
+    answers: Sequence[str | None], weights: Sequence[float] | None = None
+) -> tuple[dict[str, float], list[int]]:
+    """The votes, as `vote` counts them, and the voters who gave the answer that has most of them: indices in
+    order, or those of all voters if all abstain."""
+    votes = vote(answers, weights)
+    winner = next(iter(votes), None)
+    return votes, [i for i, answer in enumerate(answers) if answer == winner]
+
+
+def vote_weights(scores: Sequence[float]) -> list[float]:
+    """What a vote weighs by its score: the score; if one is negative, as logits and log-probabilities are,
+    the exponentials of all."""
+    return list(scores) if min(scores, default=0) >= 0 else [math.exp(min(score, 700.0)) for score in scores]

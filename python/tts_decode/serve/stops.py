@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_STOPPED = frozenset({"eos", "stop_string", "stop_token", "complete"})
+_STOPPED = frozenset({"eos", "stop_string", "stop_token", "stop_when", "complete"})
 
 
 def finish_reason(reason: str | None) -> str:

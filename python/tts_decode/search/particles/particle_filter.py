@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ...core.checks import at_least
 from ...rewards.scorer import Scorer
+from ...select import extract_answer, multinomial
+from ..answers import Extract
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -21,7 +25,11 @@ async def particle_filter(
     resampling: Resampling = "multinomial",
     ess_threshold: float = 0.5,
     early_phase: float = 0.5,
+    resample_threshold: float = 1.0,
+    absorbing: bool = False,
+    decide_by: Literal["max", "last", "weighted", "majority", "drawn"] = "max",
     agg_strategy: str = "last",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` particles take a step each, then `n` are drawn, with replacement, by softmax(logit(score) / T).
 
@@ -40,19 +48,41 @@ async def particle_filter(
                          Particle-based Monte Carlo for Inference-Time Scaling", arXiv 2510.05825.
     ess_threshold        share of effective particles below which "entropic" acts.
     early_phase          share of `max_steps` in which "entropic" acts.
+    resample_threshold   share of effective particles below which they are drawn anew; until then all go on,
+                         and a particle's weight is the product of those of its steps. 1, as published: they
+                         are drawn after each step.
+    absorbing            whether a finished particle keeps its weight and its place: it is not drawn, copied
+                         or dropped any more, and the others are drawn among themselves.
+    decide_by            which candidate is the answer: "max", the best-scored one; "last", the one with the
+                         best last step; "weighted" or "majority", a vote of answers, see `search.decisions`;
+                         "drawn", one drawn by the weights.
     agg_strategy         makes a particle's score of its steps' scores: "last" as published, or another of
                          `select.aggregation`.
+    extract              the answer in a text, or None to abstain.
 
-    Finished particles stay in the draw with their last score: they may be copied and may die out. The answer
-    is the best-scored particle; the candidates are the particles, copies included, so that a vote over them
-    is a vote of the posterior.
+    Unless `absorbing`, finished particles stay in the draw with their last score: they may be copied and may
+    die out. The candidates are the particles, copies included, so that a vote over them is a vote of the
+    posterior where they were drawn last.
 
     Departures. The last step's particles are not resampled; the package its_hub resamples them and may lose
     the best one. The paper's look-ahead modulation for "entropic" is left out; `max_steps` should be near the
     steps that answers take, or the early phase never ends.
     """
     at_least(1, n=n)
-    rule = Rule(max_steps, softmax_temperature, resampling, ess_threshold, early_phase, agg_strategy)
+    rule = Rule(
+        max_steps,
+        softmax_temperature,
+        resampling,
+        ess_threshold,
+        early_phase,
+        resample_threshold,
+        absorbing,
+        agg_strategy,
+    )
     run.aggregate_by(agg_strategy)
-    end_all(run, await propagate(run, n, scorer, rule))
+    run.decide_by(decide_by, extract, "drawn")
+    particles, weights = await propagate(run, n, scorer, rule)
+    ended = end_all(run, particles)
+    if decide_by == "drawn" and not run.over:
+        return run.result(ended[multinomial(weights, 1, run.rng)[0]])
     return run.result()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ...core.checks import at_least
 from ...rewards.scorer import Scorer
-from ...select import multinomial, particle_weights
+from ...select import extract_answer, multinomial
+from ..answers import Extract
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -21,7 +24,11 @@ async def particle_gibbs(
     max_steps: int = 40,
     softmax_temperature: float = 1.0,
     resampling: Resampling = "multinomial",
+    resample_threshold: float = 1.0,
+    absorbing: bool = False,
+    decide_by: Literal["max", "last", "weighted", "majority", "drawn"] = "max",
     agg_strategy: str = "last",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """A particle filter, then more of them, each with one particle of the filter before as its reference.
 
@@ -32,27 +39,38 @@ async def particle_gibbs(
 
     n           particles of a filter, the reference included; at least 2 unless `max_rounds` is 0.
     max_rounds  filters after the first, so iterations less one; with 0 it is `particle_filter`.
-    scorer, max_steps, softmax_temperature, resampling, agg_strategy   as in `particle_filter`.
+    scorer, max_steps, softmax_temperature, resampling   as in `particle_filter`.
+    resample_threshold, absorbing, agg_strategy, extract   as in `particle_filter`.
+    decide_by   as in `particle_filter`, over all rounds; "drawn" draws from the last one.
 
     Candidates are the particles of every round; a reference is one of them once for each round it was in.
 
     Departures. At each step the reference weighs what it scored at that step: in the published code its score
     is taken one step further on, and in the package its_hub it is always that of its finished answer. The
-    answer is the best-scored particle of all rounds; the published code looks at the last round's only.
+    answer is a particle of all rounds; the published code looks at the last round's only.
     """
     at_least(1, n=n)
     at_least(0, max_rounds=max_rounds)
     if n == 1 and max_rounds:
         raise ValueError("n: got 1, expected 2 or more unless max_rounds is 0: one particle is the reference")
-    rule = Rule(max_steps, softmax_temperature, resampling, agg_strategy=agg_strategy)
+    rule = Rule(
+        max_steps,
+        softmax_temperature,
+        resampling,
+        resample_threshold=resample_threshold,
+        absorbing=absorbing,
+        agg_strategy=agg_strategy,
+    )
     run.aggregate_by(agg_strategy)
+    run.decide_by(decide_by, extract, "drawn")
     reference = None
     for number in range(max_rounds + 1):
-        particles = await propagate(run, n, scorer, rule, reference)
+        particles, weights = await propagate(run, n, scorer, rule, reference)
         if run.over:
             break
         if number < max_rounds:
-            weights = particle_weights(run.aggregated(particles), softmax_temperature)
             (reference,) = run.fork(particles[multinomial(weights, 1, run.rng)[0]])
-        end_all(run, particles)
+        ended = end_all(run, particles)
+    if decide_by == "drawn" and not run.over:
+        return run.result(ended[multinomial(weights, 1, run.rng)[0]])
     return run.result()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +13,15 @@ from tts_kernels.checks import number
 
 from ...core.checks import at_least, check_choice
 from ...rewards.scorer import Scorer
-from ...select import aggregate, annealed_temperature, multinomial, particle_weights, systematic
+from ...select import (
+    aggregate,
+    annealed_temperature,
+    effective_sample_size,
+    multinomial,
+    particle_weights,
+    systematic,
+)
+from ..result import Candidate
 from ..run import SearchRun
 
 if TYPE_CHECKING:
@@ -29,63 +39,97 @@ class Rule:
     resampling: Resampling
     ess_threshold: float = 0.5
     early_phase: float = 0.5
+    resample_threshold: float = 1.0
+    absorbing: bool = False
     agg_strategy: str = "last"
 
     def __post_init__(self) -> None:
         at_least(1, max_steps=self.max_steps)
         number("softmax_temperature", self.softmax_temperature, above=0)
         check_choice("resampling", self.resampling, get_args(Resampling))
-        for name in ("ess_threshold", "early_phase"):
+        for name in ("ess_threshold", "early_phase", "resample_threshold"):
             number(name, getattr(self, name), low=0, high=1)
 
-    def weights(self, scores: Sequence[float], step: int) -> list[float]:
-        """Of particles with these scores after `step` steps; they sum to 1."""
-        weights = particle_weights(scores, self.softmax_temperature)
-        if self.resampling != "entropic":
-            return weights
-        progress = step / self.max_steps
-        hotter = annealed_temperature(weights, progress, self.ess_threshold, self.early_phase)
-        return particle_weights(scores, self.softmax_temperature * hotter)
+    def weights(self, scores: Sequence[float], before: Sequence[float]) -> list[float]:
+        """Of particles with these scores, which weighed so much before the step; they sum to 1."""
+        gains = particle_weights(scores, self.softmax_temperature)
+        weights = [weight * gain for weight, gain in zip(before, gains, strict=True)]
+        total = math.fsum(weights)
+        return [weight / total for weight in weights] if total else gains  # they underflow
+
+    def draw(self, weights: Sequence[float], count: int, step: int, rng: random.Random) -> list[int] | None:
+        """Indices of those that go on after `step` steps, or None: all do, as enough are effective."""
+        if self.resample_threshold < 1 and effective_sample_size(weights) >= self.resample_threshold * len(
+            weights
+        ):
+            return None
+        if self.resampling == "multinomial":
+            return multinomial(weights, count, rng)
+        if self.resampling == "entropic":
+            progress = step / self.max_steps
+            hotter = annealed_temperature(weights, progress, self.ess_threshold, self.early_phase)
+            top = max(weights)
+            weights = [(weight / top) ** (1 / hotter) for weight in weights]
+        return systematic(weights, count, rng)
 
 
 async def propagate(
     run: SearchRun, n: int, scorer: Scorer, rule: Rule, reference: Branch | None = None
-) -> list[Branch]:
-    """`n` particles from the root to their ends, resampled after each step; equal ones may be one branch.
+) -> tuple[list[Branch], list[float]]:
+    """`n` particles from the root to their ends, resampled after each step, and their weights, which sum to
+    1. Equal particles may be one branch.
 
-    With a `reference` it is conditional SMC (Andrieu, Doucet and Holenstein, "Particle Markov chain Monte
-    Carlo methods", JRSS B 2010): the reference is the last particle, keeps its course, and competes at each
-    step with the score that it had at that step.
+    A particle's weight is the product of what its scores weigh, one a step since it was last drawn. With a
+    `reference` it is conditional SMC (Andrieu, Doucet and Holenstein, "Particle Markov chain Monte Carlo
+    methods", JRSS B 2010): the reference is the last particle, keeps its course, and competes at each step
+    with the score that it had at that step.
     """
     particles = run.fork(run.root, n if reference is None else n - 1)
+    weights = [1 / n] * n
+    open_ = list(range(n))  # indices of the particles that are weighed and drawn; n - 1: the reference
     for step in range(1, rule.max_steps + 1):
         moving = [branch for branch in particles if not branch.finished]
         await run.step(moving)
         await run.score(moving, scorer)
-        if run.over or step == rule.max_steps or all(branch.finished for branch in particles):
-            break
         scores = run.aggregated(particles)
+        ended = [branch.finished for branch in particles]
         if reference is not None:
             upto = len(run.root.scores) + step
             scores.append(aggregate(reference.scores[:upto], rule.agg_strategy))
-        weights = rule.weights(scores, step)
-        draw = multinomial if rule.resampling == "multinomial" else systematic
-        particles = _resampled(run, particles, draw(weights, len(particles), run.rng), reference, step)
-    return particles if reference is None else [*particles, reference]
+            ended.append(step >= len(reference.steps) - len(run.root.steps))
+        mass = math.fsum(weights[i] for i in open_)
+        fresh = rule.weights([scores[i] for i in open_], [weights[i] for i in open_])
+        for i, weight in zip(open_, fresh, strict=True):
+            weights[i] = mass * weight
+        if run.over or step == rule.max_steps or all(branch.finished for branch in particles):
+            break
+        if rule.absorbing:
+            open_ = [i for i in open_ if not ended[i]]
+        places = [i for i in open_ if i < len(particles)]
+        drawn = rule.draw([weights[i] for i in open_], len(places), step, run.rng)
+        if drawn is not None:
+            chosen = dict(zip(places, (open_[k] for k in drawn), strict=True))
+            particles = _resampled(run, particles, chosen, reference, step)
+            mass = math.fsum(weights[i] for i in open_)
+            for i in open_:
+                weights[i] = mass / len(open_)
+    return (particles if reference is None else [*particles, reference]), weights
 
 
-def end_all(run: SearchRun, particles: Sequence[Branch]) -> None:
+def end_all(run: SearchRun, particles: Sequence[Branch]) -> list[Candidate]:
     """Each particle becomes a candidate, a branch that stands for several as often."""
-    for i, branch in enumerate(particles):
+    return [
         run.end(run.fork(branch)[0] if branch in particles[i + 1 :] else branch)
+        for i, branch in enumerate(particles)
+    ]
 
 
 def _resampled(
-    run: SearchRun, particles: list[Branch], indices: list[int], reference: Branch | None, step: int
+    run: SearchRun, particles: list[Branch], chosen: dict[int, int], reference: Branch | None, step: int
 ) -> list[Branch]:
-    """The particles at `indices`, the reference being the one after the last: forks of the unfinished ones,
-    finished ones themselves. Those not drawn are released."""
-    counts = Counter(indices)
+    """The particles with others in the places `chosen`, by index, the reference being the one after the last:
+    forks of the unfinished ones, finished ones themselves. Those that no place is left to are released."""
+    counts = Counter(chosen.values())
     moving = [i for i, branch in enumerate(particles) if not branch.finished]
     children = iter(run.expand([particles[i] for i in moving], [counts[i] for i in moving]))
     forks = {i: [next(children) for _ in range(counts[i])] for i in moving}
@@ -98,7 +142,9 @@ def _resampled(
             forks[len(particles)] = run.fork(reference, counts[len(particles)], at)
             for branch in forks[len(particles)]:
                 del branch.scores[len(run.root.scores) + step :]
-    drawn = [forks[i].pop(0) if i in forks else everyone[i] for i in indices]
+    drawn = list(particles)
+    for place, i in chosen.items():
+        drawn[place] = forks[i].pop(0) if i in forks else everyone[i]
     ended = dict.fromkeys(branch for branch in particles if branch.finished and branch is not reference)
     run.prune([branch for branch in ended if branch not in drawn])
     return drawn

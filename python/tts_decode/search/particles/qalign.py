@@ -6,11 +6,11 @@ import random
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from ...core.checks import at_least, check_choice
+from ...core.checks import at_least
 from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import acceptance, expected_gains, extract_answer, vote
-from ..answers import Extract, decide, score_of
+from ..answers import Extract
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -28,7 +28,7 @@ async def qalign(
     beta: float = 0.1,
     burn_in: int = 0,
     parallel: int = 1,
-    decide_by: Literal["majority", "mbr"] = "majority",
+    decide_by: Literal["max", "last", "weighted", "majority", "mbr"] = "majority",
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """Cuts the answer at a random token, samples the rest anew, and accepts it by the Metropolis-Hastings
@@ -44,8 +44,8 @@ async def qalign(
     beta         how far the reward tilts the model: near 0 only improvements are kept, at large values all.
     burn_in      states at the start of each chain that are not candidates.
     parallel     independent chains side by side, so that the engine has a batch; the paper runs one.
-    decide_by    "majority": the answer that most states have, and the best-scored text with it; "mbr"
-                 (minimum Bayes risk), for free text: the state with the highest mean ROUGE-1 to all states.
+    decide_by    "majority" as in the paper, or another rule of `best_of_n`, over the states; "mbr" (minimum
+                 Bayes risk), for free text: the state with the highest mean ROUGE-1 to all states.
     extract      the answer in a text, or None to abstain.
 
     The cut is uniform over the answer's tokens, its end token included; a longer new answer is accepted less
@@ -58,7 +58,6 @@ async def qalign(
     """
     at_least(1, max_samples=max_samples, parallel=parallel)
     at_least(0, burn_in=burn_in)
-    check_choice("decide_by", decide_by, ("majority", "mbr"))
     if max_samples % parallel:
         raise ValueError(f"parallel: got {parallel}, expected a divisor of max_samples = {max_samples}")
     if burn_in >= max_samples // parallel:
@@ -66,6 +65,7 @@ async def qalign(
             f"burn_in: got {burn_in}, expected less than the {max_samples // parallel} states of a chain"
         )
     acceptance(0.0, 0.0, 1, 1, beta)  # checks it
+    run.decide_by(decide_by, extract, "mbr")
     root = run.root
 
     async def completed(branch: Branch) -> float:
@@ -74,12 +74,12 @@ async def qalign(
         await run.complete(branch)
         return (await run.score([branch], scorer))[0]
 
-    async def chain(rng: random.Random) -> list[Candidate]:
-        states: list[Candidate] = []
+    async def chain(rng: random.Random) -> None:
         (state,) = run.fork(root)
         reward = await completed(state)
         if state.finish_reason == "budget" or state.length == root.length:
-            return states
+            return
+        told = False
         for t in range(max_samples // parallel):
             if t > 0:
                 (proposal,) = run.fork(state, at=root.length + rng.randrange(state.length - root.length))
@@ -91,17 +91,15 @@ async def qalign(
                     state, proposal, reward = proposal, state, proposed
                 run.prune([proposal])
             if t >= burn_in:
-                states.append(run.end(run.fork(state)[0], reward))
-        if states:
+                run.end(run.fork(state)[0], reward)
+                told = True
+        if told:
             run.prune([state])
-        return states
 
-    found = await gather(chain(random.Random(run.rng.getrandbits(64))) for _ in range(parallel))
-    voters = [candidate for states in found for candidate in states]
-    if not voters:
+    await gather(chain(random.Random(run.rng.getrandbits(64))) for _ in range(parallel))
+    voters = run.candidates
+    if decide_by != "mbr" or not voters:
         return run.result()
-    if decide_by == "majority":
-        return decide(run, voters, extract, rank=score_of)
     gains = expected_gains([_units(candidate) for candidate in voters])
     best = max(range(len(voters)), key=gains.__getitem__)
     return run.result(voters[best], vote([extract(candidate.text) for candidate in voters]))

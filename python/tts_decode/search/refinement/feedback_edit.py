@@ -9,7 +9,9 @@ from ...core.checks import at_least
 from ...core.running import gather
 from ...errors import PromptTooLongError
 from ...rewards.scorer import Scorer
-from ..answers import finish
+from ...select import extract_answer
+from ..answers import Extract, finish
+from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -35,6 +37,8 @@ async def feedback_edit(
     num_edits: int = 2,
     feedback_prompt: str = FEEDBACK,
     edit_prompt: str = EDIT,
+    decide_by: DecideBy = "max",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` drafts; each gets `num_feedbacks` comments, then `num_edits` edits; lacks the dedicated models.
 
@@ -50,12 +54,14 @@ async def feedback_edit(
     num_edits         edited responses of a draft.
     feedback_prompt   with the fields {question} and {answer}.
     edit_prompt       with the field {feedback} too.
+    decide_by, extract  as in `best_of_n`.
 
     Drafts do not wait for each other. The two prompts begin alike, so one model for both prefills question
     and draft once. Departures: the edit model gets all comments and judges which are effective; defaults and
     prompts are ours.
     """
     at_least(1, n=n, num_feedbacks=num_feedbacks, num_edits=num_edits)
+    run.decide_by(decide_by, extract)
 
     async def draft(branch: Branch) -> None:
         drafted = await finish(run, branch)

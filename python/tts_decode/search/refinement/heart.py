@@ -12,6 +12,7 @@ from ...errors import PromptTooLongError
 from ...rewards.scorer import Scorer
 from ...select import extract_answer
 from ..answers import Extract, concluded, finish, score_of
+from ..decisions import DecideBy
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -55,6 +56,7 @@ async def heart(
     positive: Sequence[str] = POSITIVE,
     refine_prompt: str = AGAIN,
     synthesis_prompt: str = SYNTHESIS,
+    decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` lines; an answer that is not accepted goes back with a phrase of feeling, up to `max_rounds` times.
@@ -70,6 +72,7 @@ async def heart(
     negative, positive  phrases; the first round takes a negative one, the next a positive one, and so on.
     refine_prompt       with the fields {question}, {answer} and {cue}.
     synthesis_prompt    with the fields {question} and {answers}.
+    decide_by           as in `best_of_n`, where there is a scorer.
     extract             the answer in a text, for the vote that decides if budget or positions do not suffice
                         for the synthesis.
 
@@ -78,6 +81,7 @@ async def heart(
     """
     at_least(1, n=n)
     at_least(0, max_rounds=max_rounds)
+    run.decide_by(decide_by, extract)
     for name, cues in (("negative", negative), ("positive", positive)):
         if not cues:
             raise ValueError(f"{name}: got nothing, expected at least one phrase")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from ...core.checks import at_least
 from ...rewards.scorer import Scorer
-from ..answers import sample, score_of
+from ...select import extract_answer
+from ..answers import Extract, sample, score_of
+from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -24,7 +26,14 @@ what made the other worse."""
 
 @strategy("rounds of answers, each shown the verifier's best and worst ones so far")
 async def iterative_agent_decoding(
-    run: SearchRun, *, n: int = 4, scorer: Scorer, max_rounds: int = 3, refine_prompt: str = REFINE
+    run: SearchRun,
+    *,
+    n: int = 4,
+    scorer: Scorer,
+    max_rounds: int = 3,
+    refine_prompt: str = REFINE,
+    decide_by: DecideBy = "max",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` answers, then rounds of `n` in view of the best and the worst; lacks an environment's feedback.
 
@@ -36,6 +45,7 @@ async def iterative_agent_decoding(
     scorer         the verifier; it scores finished answers.
     max_rounds     rounds after the first answers.
     refine_prompt  with the fields {question}, {best}, {best_score}, {worst} and {worst_score}.
+    decide_by, extract  as in `best_of_n`.
 
     Only an answer that the verifier rates higher replaces the best one, so the result is never rated below
     the first answers. Departures: the feedback is the two answers with their ratings; the paper adds feedback
@@ -43,6 +53,7 @@ async def iterative_agent_decoding(
     """
     at_least(1, n=n)
     at_least(0, max_rounds=max_rounds)
+    run.decide_by(decide_by, extract)
     answers = await sample(run, n, scorer)
     for _ in range(max_rounds):
         if run.over:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from ...core.checks import at_least
 from ...core.running import gather
 from ...errors import PromptTooLongError
 from ...rewards.scorer import Scorer
-from ...select import extract_answer, vote, vote_confidence
+from ...select import extract_answer, vote, vote_confidence, vote_weights
 from ..answers import Extract, decide, eligible, score_of
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
@@ -139,8 +138,3 @@ async def magicore(
             kept = sorted(kept + latest, key=lambda s: (s.candidate.complete, s.reward), reverse=True)[:n]
     voters = eligible([solution.candidate for solution in kept])
     return decide(run, voters, extract, vote_weights([c.score or 0.0 for c in voters]), rank=score_of)
-
-
-def vote_weights(rewards: Sequence[float]) -> list[float]:
-    """The rewards; if one is negative, as logits and log-probabilities are, the exponentials of all."""
-    return list(rewards) if min(rewards) >= 0 else [math.exp(min(reward, 700.0)) for reward in rewards]

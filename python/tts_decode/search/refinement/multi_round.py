@@ -11,6 +11,7 @@ from ...errors import PromptTooLongError
 from ...rewards.scorer import Scorer
 from ...select import extract_answer
 from ..answers import Extract, concluded, finish, spoken
+from ..decisions import DecideBy
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -38,6 +39,7 @@ async def multi_round(
     max_rounds: int = 1,
     end_of_thinking: str = "</think>",
     refine_prompt: str = AGAIN,
+    decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` answers; the model writes each again `max_rounds` times from the question and the last answer
@@ -53,12 +55,14 @@ async def multi_round(
     refine_prompt    with the fields {question} and {answer}.
     scorer, extract  which answer wins: the best-scored one of all rounds, or without a scorer a vote over
                      what `extract` reads from each line's last answer.
+    decide_by        as in `best_of_n`, where there is a scorer.
 
     Prompts begin with the question, so every round finds its KV resident. Departures: `n` lines, where the
     paper reports the mean accuracy of one; the wording.
     """
     at_least(1, n=n)
     at_least(0, max_rounds=max_rounds)
+    run.decide_by(decide_by, extract)
 
     async def line(branch: Branch) -> Candidate:
         answer = await finish(run, branch, scorer)

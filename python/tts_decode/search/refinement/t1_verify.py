@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from ...core.checks import at_least
 from ...core.running import gather
 from ...rewards.scorer import Scorer
-from ...select import last_choice
-from ..answers import choose, distinct, eligible, sample, score_of
+from ...select import extract_answer, last_choice
+from ..answers import Extract, choose, distinct, eligible, sample, score_of
+from ..decisions import DecideBy
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -39,6 +40,8 @@ async def t1_verify(
     tool: Tool | None = None,
     code_prompt: str = CODE,
     verify_prompt: str = VERIFY,
+    decide_by: DecideBy = "max",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` answers; a tool refutes some, the best-scored of the others wins; lacks the distilled verifiers.
 
@@ -54,12 +57,15 @@ async def t1_verify(
     code_prompt    with the fields {question} and {answer}. An answer is refuted if the last "True" or "False"
                    that its code printed is "False".
     verify_prompt  with the same fields.
+    decide_by      "max": as described below; "last" is the same. "weighted" and "majority" as in `best_of_n`.
+    extract        the answer in a text, or None to abstain.
 
     A refuted candidate's score is 0; if all are refuted, the best-scored one wins all the same. Departures:
     code that prints neither word, or fails, refutes nothing; a text sampled twice is verified once; prompts
     are ours.
     """
     at_least(1, n=n)
+    run.decide_by(decide_by, extract)
     pool = eligible(await sample(run, n, scorer))
     if run.over:
         return run.result()
@@ -81,8 +87,9 @@ async def t1_verify(
 
     texts = distinct(pool)
     verdicts = await gather(verify(answer) for answer in texts)
-    chosen = texts[max(range(len(texts)), key=verdicts.__getitem__)]
+    best = texts[max(range(len(texts)), key=verdicts.__getitem__)]
     scores = [score if passed else 0.0 for passed, score in verdicts]
+    chosen = best if decide_by in ("max", "last") else None
     return choose(run, chosen, {c.text: score for c, score in zip(texts, scores, strict=True)})
 
 

@@ -11,6 +11,7 @@ from ...errors import PromptTooLongError
 from ...rewards.scorer import Scorer
 from ...select import extract_answer
 from ..answers import Extract, concluded, elected, eligible, finish, score_of, spoken
+from ..decisions import DecideBy
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -39,6 +40,7 @@ async def three_d(
     end_of_thinking: str = "</think>",
     final_answer: str = "\n\nFinal answer:",
     refine_prompt: str = REFINE,
+    decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` samples, then turns of `n` more, each of which refines the preferred sample of the turn before.
@@ -58,12 +60,14 @@ async def three_d(
     scorer, extract      the preferred sample of a turn is the best-scored one, or without a scorer the
                          likeliest with the majority's answer. The result is the preferred sample of all
                          turns, or without a scorer of the last turn.
+    decide_by            as in `best_of_n`, where there is a scorer.
 
     Departures: in some of the paper's experiments people prefer and advise in place of the vote; here that is
     up to the caller's scorer. Defaults and wording are ours.
     """
     at_least(1, n=n, max_tokens_thinking=max_tokens_thinking)
     at_least(0, max_rounds=max_rounds)
+    run.decide_by(decide_by, extract)
     cap = min(max_tokens_thinking, run.root.sampling.max_tokens)
     stop = (end_of_thinking,) if end_of_thinking else ()
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from ...core.checks import at_least
 from ...rewards.scorer import Scorer
-from ..answers import sample, score_of
+from ...select import extract_answer
+from ..answers import Extract, sample, score_of
+from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -52,6 +54,8 @@ async def tpo(
     loss_prompt: str = LOSS,
     gradient_prompt: str = GRADIENT,
     update_prompt: str = UPDATE,
+    decide_by: DecideBy = "max",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` answers, then updates: the model compares the best with the worst in words, turns the comparison
     into advice, and writes `n` new answers by that advice.
@@ -65,12 +69,14 @@ async def tpo(
     loss_prompt, gradient_prompt, update_prompt   with the fields {question}, {chosen} and {rejected}; the
                 second and third also with {loss}, the third with {gradient}. They begin alike, so that the KV
                 of question and pair is resident.
+    decide_by, extract  as in `best_of_n`.
 
     Chosen and rejected are the best- and worst-scored answers of all rounds, and the best one is the result.
     Departures: the wording. As in the code, the comparison takes place even if all answers are the same text.
     """
     at_least(1, n=n)
     at_least(0, max_rounds=max_rounds)
+    run.decide_by(decide_by, extract)
     answers = await sample(run, n, scorer)
     thread = Thread(run)
     for _ in range(max_rounds):

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from ...core.checks import at_least
 from ...core.running import gather
 from ...rewards.scorer import Scorer
+from ...select import extract_answer
+from ..answers import Extract
+from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -17,16 +20,25 @@ if TYPE_CHECKING:
 
 @strategy("n independent answers, the best-scored one wins")
 async def best_of_n(
-    run: SearchRun, *, n: int = 16, scorer: Scorer, agg_strategy: str = "last"
+    run: SearchRun,
+    *,
+    n: int = 16,
+    scorer: Scorer,
+    decide_by: DecideBy = "max",
+    agg_strategy: str = "last",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` independent samples to their end; the highest score wins.
+    """`n` independent samples to their end; the highest score wins, or a vote.
 
     Cobbe et al., "Training Verifiers to Solve Math Word Problems", arXiv 2110.14168, section 4; Brown et al.,
     "Large Language Monkeys", arXiv 2407.21787.
 
     n             number of samples.
     scorer        scores finished samples; also each of their steps, unless `agg_strategy` is "last".
+    decide_by     which candidate is the answer: "max", the best-scored one; "last", the one with the best
+                  last step; "weighted" or "majority", a vote of answers. See `search.decisions`.
     agg_strategy  makes one score of the scores of steps: a name of `select.aggregation`.
+    extract       the answer in a text, or None to abstain.
 
     There is no barrier: a sample is scored and its pages return as soon as it ends.
 
@@ -34,6 +46,7 @@ async def best_of_n(
     """
     at_least(1, n=n)
     run.aggregate_by(agg_strategy)
+    run.decide_by(decide_by, extract)
 
     async def sample(branch: Branch) -> None:
         while not branch.finished:

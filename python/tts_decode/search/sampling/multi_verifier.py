@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal
 from ...core.checks import at_least, check_choice
 from ...core.prompts import is_chat
 from ...core.running import gather
-from ...select import last_choice
-from ..answers import choose, distinct, eligible, likeliest, sample
+from ...select import extract_answer, last_choice
+from ..answers import Extract, choose, distinct, eligible, likeliest, sample
+from ..decisions import DecideBy
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -48,6 +49,8 @@ async def multi_verifier(
     verdict: Literal["sampled", "p_yes"] = "sampled",
     verify_prompt: str = VERIFY,
     clarify_prompt: str = CLARIFY,
+    decide_by: DecideBy = "max",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` independent samples; the one that most verifiers of single aspects approve wins.
 
@@ -66,6 +69,9 @@ async def multi_verifier(
                        answer share comes first, so its KV is computed once.
     clarify_prompt     with the field {aspect}: asks for the verdict alone. It follows the analysis as a turn
                        of the user in a chat, in a paragraph of its own elsewhere.
+    decide_by          "max": as described below; "last" is the same. "weighted" and "majority" as in
+                       `best_of_n`.
+    extract            the answer in a text, or None to abstain.
 
     A sample's score is the share of approvals, of equal ones the first wins. A reply without a verdict does
     not approve. Where the budget ends before anything is judged, the likeliest sample wins.
@@ -76,6 +82,7 @@ async def multi_verifier(
     """
     at_least(1, n=n)
     check_choice("verdict", verdict, ("sampled", "p_yes"))
+    run.decide_by(decide_by, extract)
     if not aspects:
         raise ValueError("aspects: got nothing, expected at least one question")
     judges = [(decoder, aspect) for decoder in verifier_decoders or (None,) for aspect in aspects]
@@ -107,4 +114,4 @@ async def multi_verifier(
     counts = [sum(opinions[i * len(judges) : (i + 1) * len(judges)]) for i in range(len(pool))]
     best = max(range(len(pool)), key=counts.__getitem__)
     shares = {c.text: count / len(judges) for c, count in zip(pool, counts, strict=True)}
-    return choose(run, pool[best], shares)
+    return choose(run, pool[best] if decide_by in ("max", "last") else None, shares)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from ...core.checks import at_least, check_choice
+from ...core.checks import at_least
 from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...rewards.self_certainty import mean_certainty
@@ -30,7 +30,7 @@ async def no_thinking(
     scorer: Scorer | None = None,
     power: float = 1.0,
     thinking: str = THINKING,
-    decide_by: Literal["borda", "score", "majority"] = "borda",
+    decide_by: Literal["borda", "max", "last", "weighted", "majority"] = "borda",
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` samples in parallel after a thinking block that is already closed; the best one or a vote wins.
@@ -44,8 +44,8 @@ async def no_thinking(
     power      exponent of the Borda vote; 0 makes it a majority vote.
     thinking   the block, forced once; all samples share its KV. Leave the opening tag out if the chat
                template writes it.
-    decide_by  "score": the highest score wins, for verifiers; "borda": a vote in which the k-th best score of
-               n weighs (n - k + 1) ** power; "majority": a plain vote.
+    decide_by  "borda": a vote in which the k-th best score of n weighs (n - k + 1) ** power; "max", for
+               verifiers, "last", "weighted" and "majority" as in `best_of_n`.
     extract    the answer in a sample's text, or None to abstain.
 
     A sample's self-certainty is the mean over its tokens of D(uniform || model), the KL divergence of the
@@ -55,7 +55,7 @@ async def no_thinking(
     Departures. None.
     """
     at_least(1, n=n)
-    check_choice("decide_by", decide_by, ("borda", "score", "majority"))
+    run.decide_by(decide_by, extract, "borda")
     borda_weights([], power)
     (stem,) = run.fork(run.root)
     await run.extend(stem, thinking)
@@ -73,8 +73,7 @@ async def no_thinking(
     branches = run.fork(stem, n)
     run.prune([stem])
     samples = await gather(finished(branch) for branch in branches)
-    if decide_by == "score":
+    if decide_by != "borda":
         return run.result()
     voters = eligible(samples)
-    weights = borda_weights([c.score or 0.0 for c in voters], power if decide_by == "borda" else 0.0)
-    return decide(run, voters, extract, weights)
+    return decide(run, voters, extract, borda_weights([c.score or 0.0 for c in voters], power))

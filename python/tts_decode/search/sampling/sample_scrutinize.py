@@ -8,8 +8,9 @@ from tts_kernels.checks import number
 
 from ...core.checks import at_least
 from ...core.running import gather
-from ...select import wins_of, within
-from ..answers import choose, distinct, eligible, likeliest, likelihood, sample
+from ...select import extract_answer, wins_of, within
+from ..answers import Extract, choose, distinct, eligible, likeliest, likelihood, sample
+from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -34,6 +35,8 @@ async def sample_scrutinize(
     margin: float = 0.05,
     verify_prompt: str = VERIFY,
     compare_prompt: str = COMPARE,
+    decide_by: DecideBy = "max",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """Samples answers, has the model verify each one, and compares the best-verified ones in pairs.
 
@@ -47,6 +50,9 @@ async def sample_scrutinize(
     margin             distance from the best score, as a share of all verdicts.
     verify_prompt      with the fields {question} and {answer}; its last "correct" or "wrong" counts.
     compare_prompt     with the fields {question}, {first} and {second}; its last "A" or "B" counts.
+    decide_by          "max": as described below; "last" is the same. "weighted" and "majority" as in
+                       `best_of_n`.
+    extract            the answer in a text, or None to abstain.
 
     The sample that wins most pairs wins; ties go to the better score, then to the likelier sample.
 
@@ -55,6 +61,7 @@ async def sample_scrutinize(
     swap the two. A reply without a verdict speaks against a response, and for neither of a pair.
     """
     at_least(1, n=n, num_verifications=num_verifications, num_comparisons=num_comparisons)
+    run.decide_by(decide_by, extract)
     number("margin", margin, low=0, high=1)
     pool = distinct(eligible(await sample(run, n)))
     if len(pool) == 1 or run.over:
@@ -72,5 +79,6 @@ async def sample_scrutinize(
         preferences(run, pool[i], pool[j], num_comparisons, compare_prompt) for i, j in pairs
     )
     wins = wins_of(len(pool), pairs, matches)
-    chosen = max(best, key=lambda i: (wins[i], scores[i], likelihood(pool[i])))
-    return choose(run, pool[chosen], {c.text: score for c, score in zip(pool, scores, strict=True)})
+    winner = max(best, key=lambda i: (wins[i], scores[i], likelihood(pool[i])))
+    chosen = pool[winner] if decide_by in ("max", "last") else None
+    return choose(run, chosen, {c.text: score for c, score in zip(pool, scores, strict=True)})

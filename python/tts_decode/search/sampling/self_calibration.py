@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from tts_kernels.checks import number
 
-from ...core.checks import at_least, check_choice
+from ...core.checks import at_least
 from ...rewards.scorer import Scorer
 from ...rewards.self_evaluation import self_evaluation
 from ...select import extract_answer, vote
-from ..answers import Extract, decide, eligible, sample
+from ..answers import Extract, sample
+from ..decisions import DecideBy
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -26,7 +25,7 @@ async def self_calibration(
     scorer: Scorer | None = None,
     parallel: int = 4,
     threshold: float = 0.8,
-    decide_by: Literal["score", "vote"] = "score",
+    decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """Samples answers until the model is confident of one, or of a vote; lacks the calibrated model.
@@ -40,9 +39,10 @@ async def self_calibration(
                  pass `self_evaluation(question)` with the question as its next user turn.
     parallel     samples drawn together; 1 is the paper's order.
     threshold    confidence, or share of the votes, that ends the search.
-    decide_by    "score": early stopping best-of-n: the first answer whose confidence reaches the threshold,
-                 or else the most confident one. "vote": confidence-weighted self-consistency, which ends once
-                 the leading answer of two samples or more holds that share of all confidence.
+    decide_by    "max" or, the same here, "last": early stopping best-of-n: the first answer whose confidence
+                 reaches the threshold, or else the most confident one. "weighted": confidence-weighted
+                 self-consistency, which ends once the leading answer of two samples or more holds that share
+                 of all confidence. "majority": the same with one vote a sample.
     extract      the answer in a sample's text, or None to abstain.
 
     Departures. The paper asks a model trained to answer that question with a calibrated confidence; here any
@@ -52,24 +52,22 @@ async def self_calibration(
     """
     at_least(1, max_samples=max_samples, parallel=parallel)
     number("threshold", threshold, above=0, high=1)
-    check_choice("decide_by", decide_by, ("score", "vote"))
+    run.decide_by(decide_by, extract)
     scorer = scorer or self_evaluation(QUESTION)
     drawn: list[Candidate] = []
     while len(drawn) < max_samples and not run.over:
         latest = await sample(run, min(parallel, max_samples - len(drawn)), scorer)
         drawn += latest
-        if decide_by == "score":
+        if decide_by in ("max", "last"):
             for candidate in latest:
                 if candidate.complete and _confidence(candidate) >= threshold:
                     return run.result(candidate)
         elif len(drawn) > 1:
-            votes = vote([extract(c.text) for c in drawn], [_confidence(c) for c in drawn])
+            weights = [_confidence(c) for c in drawn] if decide_by == "weighted" else None
+            votes = vote([extract(c.text) for c in drawn], weights)
             if votes and max(votes.values()) >= threshold * sum(votes.values()) > 0:
                 break
-    if decide_by == "score":
-        return run.result()
-    voters = eligible(drawn)
-    return decide(run, voters, extract, [_confidence(c) for c in voters])
+    return run.result()
 
 
 def _confidence(candidate: Candidate) -> float:

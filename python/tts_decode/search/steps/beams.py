@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...core.checks import at_least
-from ...select import allocate
+from ...select import allocate, top_k
+from ..answers import score_of
 from ..run import SearchRun
 
 if TYPE_CHECKING:
@@ -22,6 +23,16 @@ def check_beams(n: int, beam_width: int) -> None:
             f"beam_width: got {beam_width}, expected a divisor of n = {n}; set beam_width={width} or "
             f"n={-(-n // beam_width) * beam_width}"
         )
+
+
+def truncate_finished(run: SearchRun, first: int, n: int, sort_completed: bool) -> None:
+    """Keeps `n` of the candidates from index `first` on: those that finished first, or the best-scored."""
+    ended = range(first, len(run.candidates))
+    kept: Sequence[int] = ended[:n]
+    if sort_completed and len(ended) > n:
+        best = top_k([score_of(candidate) for candidate in run.candidates[first:]], n)
+        kept = sorted(ended[i] for i in best)
+    run.keep_candidates([*range(first), *kept])
 
 
 def share_out(run: SearchRun, live: Sequence[Branch], kept: Sequence[int], n: int) -> list[Branch]:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from ...core.checks import at_least
 from ...rewards.scorer import Scorer
-from ...select import difficulty_bin
-from ..answers import sample
+from ...select import difficulty_bin, extract_answer
+from ..answers import Extract, sample
+from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..sampling import best_of_n
@@ -29,7 +30,9 @@ async def compute_optimal(
     num_probes: int = 4,
     edges: Sequence[float] = (0.8, 0.6, 0.4, 0.2),
     strategies: Sequence[Strategy[...]] = STRATEGIES_BY_DIFFICULTY,
+    decide_by: DecideBy = "max",
     agg_strategy: str = "last",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """The mean score of a few sampled answers puts the question in a bin; each bin has its own strategy.
 
@@ -43,11 +46,11 @@ async def compute_optimal(
     edges         falling mean scores that divide the bins. `select.difficulty_edges` makes quantiles, as
                   published, of the mean scores of similar questions; the default cuts [0, 1] evenly, whatever
                   your model is.
-    strategies    one more than `edges`, easiest bin first. Each gets `n` as its size, and `scorer` and
-                  `agg_strategy` if it has them. Default: best-of-n for the two easiest of five bins and beam
-                  search for the next two, as published; diverse verifier tree search for the hardest, where
-                  the paper finds no method that helps.
-    agg_strategy  as in `beam_search`.
+    strategies    one more than `edges`, easiest bin first. Each gets `n` as its size, and `scorer`,
+                  `decide_by`, `agg_strategy` and `extract` if it has them. Default: best-of-n for the two
+                  easiest of five bins and beam search for the next two, as published; diverse verifier tree
+                  search for the hardest, where the paper finds no method that helps.
+    decide_by, agg_strategy, extract   as in `beam_search`.
 
     Departures. The paper estimates the difficulty from 2048 samples a question and does not count their cost.
     It chooses the strategy of each bin by accuracy on held-out questions; here the caller does.
@@ -63,9 +66,16 @@ async def compute_optimal(
         if isinstance(width, int) and n % width:
             raise ValueError(f"beam_width: got {width} of {chosen.name}, expected a divisor of n = {n}")
     run.aggregate_by(agg_strategy)
+    run.decide_by(decide_by, extract)
     samples = await sample(run, num_probes, scorer)
     if run.over:
         return run.result()
     chosen = strategies[difficulty_bin(math.fsum(c.scores[-1] for c in samples) / num_probes, edges)]
-    options = {chosen.size: n, "scorer": scorer, "agg_strategy": agg_strategy}
+    options = {
+        chosen.size: n,
+        "scorer": scorer,
+        "decide_by": decide_by,
+        "agg_strategy": agg_strategy,
+        "extract": extract,
+    }
     return await chosen.body(run, **{name: options[name] for name in options if name in chosen.parameters})

@@ -5,7 +5,9 @@ from __future__ import annotations
 from ...core.checks import at_least
 from ...core.running import gather
 from ...rewards.scorer import Scorer
-from ...select import top_k
+from ...select import extract_answer, top_k
+from ..answers import Extract
+from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -20,7 +22,9 @@ async def dvts(
     scorer: Scorer,
     beam_width: int = 4,
     max_steps: int = 40,
+    decide_by: DecideBy = "max",
     agg_strategy: str = "last",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n // beam_width` independent subtrees, each of which samples `beam_width` steps and keeps the best.
 
@@ -32,7 +36,10 @@ async def dvts(
     scorer        scores every step.
     beam_width    steps sampled in each subtree, a divisor of `n`: the M of beam search.
     max_steps     depth at which the search ends with what it has.
+    decide_by     which candidate is the answer: "max", the best-scored one; "last", the one with the best
+                  last step; "weighted" or "majority", a vote of answers. See `search.decisions`.
     agg_strategy  makes one score of the scores on a step's path, by a name of `select.aggregation`.
+    extract       the answer in a text, or None to abstain.
 
     A subtree ends when its best step finishes the answer; other finished samples of that step are candidates
     too. The answer is the best-scored candidate.
@@ -44,6 +51,7 @@ async def dvts(
     check_beams(n, beam_width)
     at_least(1, max_steps=max_steps)
     run.aggregate_by(agg_strategy)
+    run.decide_by(decide_by, extract)
 
     async def subtree() -> None:
         live = run.fork(run.root, beam_width)

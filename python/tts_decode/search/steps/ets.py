@@ -12,7 +12,9 @@ from tts_kernels.checks import number
 from ...core.checks import at_least, check_choice
 from ...extras import require
 from ...rewards.scorer import Scorer
-from ...select import allocate, cluster, ets_select, rebase_weights
+from ...select import ALLOCATIONS, cluster, ets_select, extract_answer, rebase_weights
+from ..answers import Extract
+from ..decisions import DecideBy
 from ..hidden import hidden_states
 from ..result import SearchResult
 from ..run import SearchRun
@@ -34,12 +36,15 @@ async def ets(
     scorer: Scorer,
     max_steps: int = 25,
     softmax_temperature: float = 0.2,
+    allocation: Literal["published", "exact"] = "published",
     lambda_b: float = 1.0,
     lambda_d: float = 1.5,
     node_cost: Literal["node", "token"] = "node",
     cluster_threshold: float = 0.2,
     embed: Embed | None = None,
+    decide_by: DecideBy = "max",
     agg_strategy: str = "last",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """REBASE that drops leaves which cost more KV than they bring, before it shares out the width.
 
@@ -48,7 +53,9 @@ async def ets(
     remaining width, so pruning lowers the number of distinct nodes, not of continuations. Defaults are those
     of its code for width 16 (it takes lambda_d = 1.4 and 1.45 for 64 and 256).
 
-    n, scorer, max_steps, softmax_temperature, agg_strategy   as in `rebase`.
+    n, scorer, max_steps, softmax_temperature, decide_by, agg_strategy, extract   as in `rebase`.
+    allocation         as in `rebase`; it makes both a leaf's outcome O_i, its share of the width, and the
+                       continuations of the leaves that stay. Compare the two searches with the same one.
     lambda_b           price of KV: weight of the share of the tree's cost that the kept leaves need.
     lambda_d           worth of diversity: weight of the share of step clusters that they cover. With 0 the
                        clusters are not made.
@@ -60,12 +67,12 @@ async def ets(
     embed              embeddings of the new steps; None takes the mean of the model's own last hidden states
                        over each step. `sentence_embedder` is the published kind.
 
-    Departures. A leaf's outcome O_i is its share of an exact allocation, where the published code takes its
-    share of a walk of ceilings (see `rebase`). Objectives within 2e-6 are ties, broken towards more leaves.
-    With lambda_b = 0 every leaf is kept and the search is REBASE; the published code gets there by a reward
-    of 1e-4 a node. Clusters come from the model's hidden states by default, where the paper runs a math
-    sentence encoder beside it.
+    Departures. Those of `rebase`. Objectives within 2e-6 are ties, broken towards more leaves. With
+    lambda_b = 0 every leaf is kept and the search is REBASE; the published code gets there by a reward of
+    1e-4 a node. Clusters come from the model's hidden states by default, where the paper runs a math sentence
+    encoder beside it. The paper decides by "weighted".
     """
+    check_choice("allocation", allocation, [*ALLOCATIONS])
     check_choice("node_cost", node_cost, ("node", "token"))
     for name, value in (
         ("lambda_b", lambda_b),
@@ -75,7 +82,9 @@ async def ets(
         number(name, value, low=0)
     at_least(1, n=n)
     run.aggregate_by(agg_strategy)
+    run.decide_by(decide_by, extract)
     run.limit_steps(max_steps)
+    share_out = ALLOCATIONS[allocation]
     covers = lambda_b > 0 and lambda_d > 0  # else the clusters would change nothing
     with hidden_states(run.root.decoder, covers and embed is None):
         live = run.fork(run.root, n)
@@ -86,7 +95,7 @@ async def ets(
             if covers and width > 1:
                 clusters = cluster((embed or mean_hidden)([b.steps[-1] for b in live]), cluster_threshold)
             kept = ets_select(
-                [count / width for count in allocate(width, rebase_weights(scores, softmax_temperature))],
+                [count / width for count in share_out(width, rebase_weights(scores, softmax_temperature))],
                 [node.parent for node in run.tree],
                 [run.node(branch) for branch in live],
                 [_cost(node, node_cost) for node in run.tree],
@@ -96,7 +105,7 @@ async def ets(
             )
             survivors = [i for i, keep in enumerate(kept) if keep]
             weights = rebase_weights([scores[i] for i in survivors], softmax_temperature)
-            counts = dict(zip(survivors, allocate(width, weights), strict=True))
+            counts = dict(zip(survivors, share_out(width, weights), strict=True))
             live = run.expand(live, [counts.get(i, 0) for i in range(width)])
         return run.result()
 

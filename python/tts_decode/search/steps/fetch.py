@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from ...core.checks import at_least
 from ...rewards.scorer import Scorer
-from ...select import cluster, hyper_nodes, top_k
+from ...select import cluster, extract_answer, hyper_nodes, top_k
+from ..answers import Extract
+from ..decisions import DecideBy
 from ..hidden import hidden_states
 from ..result import SearchResult
 from ..run import SearchRun
@@ -30,7 +32,9 @@ async def fetch(
     cluster_threshold: float = 0.15,
     max_tokens_step: int = 256,
     embed: Embed | None = None,
+    decide_by: DecideBy = "max",
     agg_strategy: str = "last",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """The best hyper-nodes, sibling steps that say the same, go on; lacks the models that the paper trains.
 
@@ -49,8 +53,11 @@ async def fetch(
     max_tokens_step    longer steps are dropped, and so are empty ones and those that repeat the step before.
     embed              embeddings of the new steps; None takes the mean of the model's own last hidden states
                        over each step.
+    decide_by          which candidate is the answer: "max", the best-scored one; "last", the one with the
+                       best last step; "weighted" or "majority", a vote of answers. See `search.decisions`.
     agg_strategy       makes a state's score of the scores on its path: "last" as published, or another of
                        `select.aggregation`.
+    extract            the answer in a text, or None to abstain.
 
     A hyper-node's value is its best member's. Finished states merge among themselves; they become candidates,
     and their hyper-nodes hold their places in the beam from then on, so that the search ends when the best
@@ -67,6 +74,7 @@ async def fetch(
     if not cluster_threshold >= 0:
         raise ValueError(f"cluster_threshold: got {cluster_threshold}, expected 0 or more")
     run.aggregate_by(agg_strategy)
+    run.decide_by(decide_by, extract)
 
     def dropped(branch: Branch) -> bool:
         *before, step = branch.steps

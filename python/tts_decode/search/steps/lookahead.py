@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 from ...core.checks import at_least
 from ...core.running import gather
 from ...rewards.scorer import Scorer
-from ...select import top_k
+from ...select import extract_answer, top_k
+from ..answers import Extract
+from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
-from .beams import check_beams, share_out
+from .beams import check_beams, share_out, truncate_finished
 
 if TYPE_CHECKING:
     from ...core.interfaces import Branch
@@ -26,14 +28,17 @@ async def lookahead(
     beam_width: int = 4,
     k: int = 1,
     max_steps: int = 40,
+    sort_completed: bool = False,
+    decide_by: DecideBy = "max",
     agg_strategy: str = "last",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """Beam search, but a step is scored where `k` more steps at temperature 0 lead from it.
 
     Snell et al., "Scaling LLM Test-Time Compute Optimally", arXiv 2408.03314, section 5.2 (they run k = 1
     and 3); also `lookahead` of Hugging Face's search-and-learn. With `k` = 0 it is `beam_search`.
 
-    n, scorer, beam_width, max_steps, agg_strategy   as in `beam_search`.
+    n, scorer, beam_width, max_steps, sort_completed, decide_by, agg_strategy, extract   as in `beam_search`.
     k  steps of a rollout, which stops early if it finishes its answer. `n` beams cost up to n (k + 1) steps
        at a time.
 
@@ -46,6 +51,7 @@ async def lookahead(
     at_least(1, max_steps=max_steps)
     at_least(0, k=k)
     run.aggregate_by(agg_strategy)
+    run.decide_by(decide_by, extract)
 
     async def roll_out(branch: Branch) -> Branch:
         if branch.finished or k == 0:
@@ -56,7 +62,7 @@ async def lookahead(
                 await run.step([ahead], temperature=0.0)
         return ahead
 
-    goal = len(run.candidates) + n
+    first = len(run.candidates)
     live = run.fork(run.root, n)
     for _ in range(max_steps):
         await run.step(live)
@@ -70,8 +76,9 @@ async def lookahead(
             if branch.finished:
                 run.end(branch)
         live = [branch for branch in live if not branch.finished]
-        if not live or run.over or len(run.candidates) >= goal:
+        if not live or run.over or (len(run.candidates) >= first + n and not sort_completed):
             break
         kept = top_k(run.aggregated(live), n // beam_width)
         live = share_out(run, live, kept, n)
+    truncate_finished(run, first, n, sort_completed)
     return run.result()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from ...core.checks import at_least
+from typing import Literal
+
+from ...core.checks import at_least, check_choice
 from ...rewards.scorer import Scorer
-from ...select import allocate, rebase_weights
+from ...select import ALLOCATIONS, extract_answer, rebase_weights
+from ..answers import Extract
+from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -18,7 +22,10 @@ async def rebase(
     scorer: Scorer,
     max_steps: int = 25,
     softmax_temperature: float = 0.2,
+    allocation: Literal["published", "exact"] = "published",
+    decide_by: DecideBy = "max",
     agg_strategy: str = "last",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """Every unfinished node gets continuations in proportion to softmax(score / softmax_temperature).
 
@@ -30,18 +37,28 @@ async def rebase(
     max_steps            depth at which the search ends with what it has.
     softmax_temperature  balances nodes: low follows the best, high spreads evenly. The default suits scores
                          in [0, 1].
+    allocation           how the shares become whole numbers: "published", the walk of ceilings of the paper's
+                         code, which gives the lowest nodes nothing (`select.walk_ceilings`); "exact", largest
+                         remainders, which keep nearly every node (`select.allocate`) and hold more KV.
+    decide_by            which candidate is the answer: "max", the best-scored one; "last", the one with the
+                         best last step; "weighted" or "majority", a vote of answers. See `search.decisions`.
     agg_strategy         makes a node's score of the scores on its path: "last" as published, or another of
                          `select.aggregation`.
+    extract              the answer in a text, or None to abstain.
 
-    The paper samples at temperature 1. Departures: largest remainders allocate the width, which always adds
-    up; the published walk of ceilings does not treat equal scores equally (`select.allocate`). The answer is
-    the best-scored finished branch; the paper also votes, as `select.vote` does on `result.candidates`.
+    The paper samples at temperature 1, and its scripts decide by a majority, weighted or not. Departures: the
+    walk is in exact numbers, where the code's float32 may give one of several equal nodes two and the last
+    one none; of equal nodes the first is served first, in the code the last.
     """
     at_least(1, n=n)
+    check_choice("allocation", allocation, [*ALLOCATIONS])
     run.aggregate_by(agg_strategy)
+    run.decide_by(decide_by, extract)
     run.limit_steps(max_steps)
     live = run.fork(run.root, n)
     while live := await run.advance(live, scorer):
         weights = rebase_weights(run.aggregated(live), softmax_temperature)
-        live = run.expand(live, allocate(len(live), weights))  # len(live) = n less the finished
+        live = run.expand(
+            live, ALLOCATIONS[allocation](len(live), weights)
+        )  # len(live) = n less the finished
     return run.result()

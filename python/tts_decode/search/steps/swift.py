@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from ...rewards.scorer import Scorer
-from ...select import sample_top_k
+from ...select import extract_answer, sample_top_k
+from ..answers import Extract
+from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
-from .beams import check_beams, share_out
+from .beams import check_beams, share_out, truncate_finished
 
 
 @strategy("beam search, survivors drawn by softmax of the scores")
@@ -19,7 +21,9 @@ async def swift(
     beam_width: int = 4,
     max_steps: int = 40,
     softmax_temperature: float = 0.01,
+    decide_by: DecideBy = "max",
     agg_strategy: str = "last",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`beam_search` with survivors drawn by softmax(score / temperature); lacks the fast tokenizer of video.
 
@@ -27,8 +31,8 @@ async def swift(
     probability-based top-K pruning with beam search, made for video models; here the rule serves any scored
     steps. The draw is without replacement (`select.sample_top_k`).
 
-    n, scorer, beam_width, max_steps, agg_strategy   as in `beam_search`. The paper keeps sqrt(n) beams, as
-                         n = 16 and beam_width = 4 do.
+    n, scorer, beam_width, max_steps, decide_by, agg_strategy, extract   as in `beam_search`. The paper keeps
+                         sqrt(n) beams, as n = 16 and beam_width = 4 do.
     softmax_temperature  of the draw. The default is the published code's, for scores that differ by
                          hundredths. Near 0 the search is `beam_search`.
 
@@ -39,10 +43,12 @@ async def swift(
     check_beams(n, beam_width)
     sample_top_k([], 1, softmax_temperature, run.rng)  # checks it
     run.aggregate_by(agg_strategy)
+    run.decide_by(decide_by, extract)
     run.limit_steps(max_steps)
-    goal = len(run.candidates) + n
+    first = len(run.candidates)
     live = run.fork(run.root, n)
-    while (live := await run.advance(live, scorer)) and len(run.candidates) < goal:
+    while (live := await run.advance(live, scorer)) and len(run.candidates) < first + n:
         kept = sample_top_k(run.aggregated(live), n // beam_width, softmax_temperature, run.rng)
         live = share_out(run, live, kept, n)
+    truncate_finished(run, first, n, sort_completed=False)
     return run.result()

@@ -9,6 +9,7 @@ from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import extract_answer
 from ..answers import Extract, concluded, finish
+from ..decisions import DecideBy
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -29,6 +30,7 @@ async def budget_forcing(
     rethink: str = "Wait",
     end_of_thinking: str = "</think>",
     final_answer: str = "\n\nFinal answer:",
+    decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """Replaces the end of the model's thinking by "Wait", `num_ignore` times; cuts the thinking at
@@ -47,12 +49,14 @@ async def budget_forcing(
     final_answer         forced at the cap, after `end_of_thinking`.
     scorer, extract      which of `n` > 1 lines wins: the best-scored one, or without a scorer a vote over
                          what `extract` reads from each.
+    decide_by            as in `best_of_n`, where there is a scorer.
 
     The branch rolls back in place, so only the token before the end is computed again, for its logits.
 
     Departures: `n` lines, as in the paper's majority vote over runs.
     """
     at_least(1, n=n, max_tokens_thinking=max_tokens_thinking)
+    run.decide_by(decide_by, extract)
     at_least(0, num_ignore=num_ignore)
     cap = min(max_tokens_thinking, run.root.sampling.max_tokens)
     stop = (end_of_thinking,) if end_of_thinking else ()

@@ -9,6 +9,7 @@ from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import extract_answer, fork_points
 from ..answers import Extract, concluded, finish
+from ..decisions import DecideBy
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -25,6 +26,7 @@ async def entropy_forking(
     scorer: Scorer | None = None,
     num_forks: int = 2,
     num_branches: int = 2,
+    decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` answers, each forked where its entropy was highest; all of them vote; lacks ETTRL's training.
@@ -40,6 +42,7 @@ async def entropy_forking(
     num_branches     forks at each point (B).
     scorer, extract  which answer wins: the best-scored one, or without a scorer the majority of what
                      `extract` reads from each.
+    decide_by        as in `best_of_n`, where there is a scorer.
 
     A fork shares the pages of all tokens before it. If fork points are spread evenly, the rollouts cost (1 +
     BN/2) / (1 + BN) of as many independent ones; `rollout_share` says what they did cost. Without entropies
@@ -50,6 +53,7 @@ async def entropy_forking(
     """
     at_least(1, n=n, num_branches=num_branches)
     at_least(0, num_forks=num_forks)
+    run.decide_by(decide_by, extract)
     begin = run.root.length
 
     async def tree(branch: Branch) -> list[Candidate]:

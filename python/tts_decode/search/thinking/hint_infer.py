@@ -12,6 +12,7 @@ from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import extract_answer, fork_points
 from ..answers import Extract, concluded, finish
+from ..decisions import DecideBy
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -42,6 +43,7 @@ async def hint_infer(
     hints: Sequence[str] | None = None,
     tool: Tool | None = None,
     conjunctions: Sequence[str] = CONJUNCTIONS,
+    decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """A line that would end gets a hint in place of its end and goes on; its forks get a hint where it
@@ -62,6 +64,7 @@ async def hint_infer(
     conjunctions     words at which a fork may begin.
     scorer, extract  which answer wins: the best-scored one, earlier answers included, or without a scorer a
                      vote over what `extract` reads from the last answer of each line and fork.
+    decide_by        as in `best_of_n`, where there is a scorer.
 
     The root's `max_tokens` hold for a line with all its hints; a line that they cut gets no hint.
 
@@ -70,6 +73,7 @@ async def hint_infer(
     """
     at_least(1, n=n)
     at_least(0, num_hints=num_hints, num_forks=num_forks)
+    run.decide_by(decide_by, extract)
     hints = hints or (HINTS if tool is None else TOOL_HINTS)
 
     async def go_on(branch: Branch, hint: str) -> None:

@@ -12,6 +12,7 @@ from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import extract_answer
 from ..answers import Extract, concluded, finish
+from ..decisions import DecideBy
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -32,6 +33,7 @@ async def iterative_deepening(
     max_tokens_first: int = 128,
     gamma: float = 2.0,
     rethink: str = TRIGGER,
+    decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """Samples up to a budget of tokens, forces a sentence that makes the model look for its mistakes, and
@@ -47,6 +49,7 @@ async def iterative_deepening(
     scorer, extract   which answer wins: the best-scored one, or without a scorer a vote over what `extract`
                       reads from each. The answer of each stage counts: a line that ends within a budget
                       becomes a candidate and goes on from before its end. Ties go to the last answer.
+    decide_by         as in `best_of_n`, where there is a scorer.
 
     The paper names KV reuse as the practical cost of its method; here the trigger goes behind the resident
     KV.
@@ -56,6 +59,7 @@ async def iterative_deepening(
     """
     at_least(1, n=n, max_tokens_first=max_tokens_first)
     number("gamma", gamma, above=1)
+    run.decide_by(decide_by, extract)
     last = run.root.sampling.max_tokens
 
     async def line(branch: Branch) -> list[Candidate]:

@@ -9,6 +9,7 @@ from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import extract_answer
 from ..answers import Extract, concluded, finish
+from ..decisions import DecideBy
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -28,6 +29,7 @@ async def shifted_window(
     scorer: Scorer | None = None,
     max_tokens_thinking: int = 4096,
     final_answer: str = ENOUGH,
+    decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """A line that fills its window gets a sentence that asks for the answer; lacks the tuned model.
@@ -44,12 +46,14 @@ async def shifted_window(
     final_answer         the sentence, forced where the window ends.
     scorer, extract      which of `n` > 1 lines wins: the best-scored one, or without a scorer a vote over
                          what `extract` reads from each.
+    decide_by            as in `best_of_n`, where there is a scorer.
 
     The answer goes on from the KV of the window.
 
     Departures: `n`, and the wording of the sentence.
     """
     at_least(1, n=n, max_tokens_thinking=max_tokens_thinking)
+    run.decide_by(decide_by, extract)
     window = min(max_tokens_thinking, run.root.sampling.max_tokens)
 
     async def line(branch: Branch) -> Candidate:

@@ -13,6 +13,7 @@ from ...select import (
     Beta,
     Gaussian,
     MixedModel,
+    extract_answer,
     generate_or_continue,
     mixed_choice,
     mixed_generator,
@@ -21,7 +22,8 @@ from ...select import (
     thompson_generator,
     ucb_generator,
 )
-from ..answers import finish, root_on
+from ..answers import Extract, finish, root_on
+from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -66,6 +68,8 @@ async def ab_mcts(
     parallel: int = 1,
     feedback: Callable[[str], str] | None = None,
     refine_prompt: str = REFINE,
+    decide_by: DecideBy = "max",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`max_samples` answers; the posteriors of scores decide whether each is sampled anew or refines one.
 
@@ -90,11 +94,13 @@ async def ab_mcts(
     feedback       text about an answer for the refinement prompt, such as test output; None gives the score
                    alone.
     refine_prompt  with the fields {question}, {answer}, {score} and {feedback}.
+    decide_by, extract  as in `best_of_n`.
 
     Departures. One kind of refinement, so that the choice of a generator is one of models. "mixed" draws from
     the exact posterior over a grid of the two deviations, where the code runs NUTS.
     """
     at_least(1, max_samples=max_samples, parallel=parallel)
+    run.decide_by(decide_by, extract)
     check_choice("posterior", posterior, ("gaussian", "beta", "mixed"))
     check_choice("generator", generator, ("thompson", "ucb", "stack"))
     count, mixed = 1 + len(decoders), MixedModel()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from ...core.checks import at_least, check_choice
+from ...core.checks import at_least
 from ...rewards.scorer import Scorer
 from ...select import extract_answer, last_choice, most_similar, rating, self_refine_uct, vote
 from ..answers import Extract
+from ..decisions import Decision
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -93,7 +94,7 @@ async def forest_of_thought(
     correct_threshold: float = -1.0,
     exploration: float = 0.014,
     examples: Sequence[tuple[str, str]] = (),
-    decide_by: Literal["cgdm", "majority", "score"] = "cgdm",
+    decide_by: Literal["cgdm", "max", "last", "weighted", "majority"] = "cgdm",
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """Grows small trees of self-refined answers in turn, then a consensus decides; lacks trees of steps.
@@ -113,9 +114,9 @@ async def forest_of_thought(
                        -inf: never.
     exploration        weight of the bonus in the bound; the code's 1.4 for ratings of 0 to 100.
     examples           solved questions; each tree after the first shows the one most like the question.
-    decide_by          "majority": the answer of most trees; "score": the best-scored answer; "cgdm"
-                       (consensus-guided): the answer of more than half of the trees, else the one that the
-                       model names, as an expert, when it sees those of all trees.
+    decide_by          "cgdm" (consensus-guided): the answer of more than half of the trees, else the one that
+                       the model names, as an expert, when it sees those of all trees. "max", "last",
+                       "weighted" and "majority" are those of `best_of_n`, between the trees' best answers.
     extract            the answer in a text, or None to abstain.
 
     Sparse activation: a tree whose deepest layer holds no valid answer (none that `extract` finds) stops
@@ -128,7 +129,7 @@ async def forest_of_thought(
     """
     at_least(1, max_trees=max_trees, max_active=max_active)
     at_least(0, max_rounds=max_rounds)
-    check_choice("decide_by", decide_by, ("cgdm", "majority", "score"))
+    run.decide_by(decide_by, extract, "cgdm")
 
     async def rate(answer: str) -> float:
         (reply,) = await run.ask(RATE.format(question=run.question, answer=answer))
@@ -188,20 +189,21 @@ async def forest_of_thought(
         return run.result()
     activated = [tree.best() for tree in trees if tree.active] or [tree.best() for tree in trees]
     votes = vote([extract(candidate.text) for candidate, _ in activated])
-    backers = activated
     agreed = max(votes.values(), default=0) > len(activated) / 2
-    if decide_by == "majority" or (decide_by == "cgdm" and agreed):
-        winner = next(iter(votes), None)
-        backers = [(c, q) for c, q in activated if extract(c.text) == winner] or activated
-    elif decide_by == "cgdm" and not run.over:
+    if decide_by != "cgdm" or agreed:
+        decision = Decision("majority" if decide_by == "cgdm" else decide_by, extract)
+        chosen, votes = decision([replace(candidate, score=q) for candidate, q in activated])
+        return run.result(activated[chosen][0], votes)
+    backers = activated
+    if not run.over:
         named = {f"Answer {i}": pair for i, pair in enumerate(activated, start=1)}
         answers = "\n\n".join(f"{name}:\n{pair[0].text}" for name, pair in named.items())
         sources = [candidate.node for candidate, _ in activated]
         (verdict,) = await run.ask(EXPERT.format(question=run.question, answers=answers), sources=sources)
-        best = last_choice(verdict, list(named))
-        backers = activated if best is None else [named[best]]
-    chosen, _ = max(backers, key=lambda pair: (pair[0].complete, pair[1]))
-    return run.result(chosen, votes)
+        name = last_choice(verdict, list(named))
+        backers = activated if name is None else [named[name]]
+    best, _ = max(backers, key=lambda pair: (pair[0].complete, pair[1]))
+    return run.result(best, votes)
 
 
 def _confidence(branch: Branch) -> float:

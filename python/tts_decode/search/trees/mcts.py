@@ -9,8 +9,8 @@ from typing import Literal
 from ...core.checks import at_least, check_choice
 from ...core.running import gather
 from ...rewards.scorer import Scorer
-from ...select import puct, rebase_weights, uct
-from ..answers import finish
+from ...select import extract_answer, puct, rebase_weights, uct
+from ..answers import Extract, finish
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -31,8 +31,9 @@ async def mcts(
     pb_c_base: float = 19652.0,
     pb_c_init: float = 1.25,
     parallel: int = 1,
-    decide_by: Literal["score", "visits"] = "score",
+    decide_by: Literal["max", "last", "weighted", "majority", "visits"] = "max",
     agg_strategy: str = "last",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """Each simulation goes from the root to the most promising leaf, which gets `num_children` next steps.
 
@@ -56,9 +57,10 @@ async def mcts(
     pb_c_base, pb_c_init  PUCT's constants.
     parallel              simulations in the same forwards. More than 1 changes the search: each knows the
                           paths of the others, but not yet their values.
-    decide_by             "score": the best-scored answer; "visits": the one at the end of the most visited
-                          path.
-    agg_strategy          makes an answer's score of its steps' scores, for decide_by="score".
+    decide_by             "max", "last", "weighted" or "majority" among the answers, as in `best_of_n`;
+                          "visits": the one at the end of the most visited path.
+    agg_strategy          makes an answer's score of its steps' scores.
+    extract               the answer in a text, or None to abstain.
 
     A node's branch is released when it is expanded: its KV lives on in its children. Departures: the value of
     a path is the score of its end, where RAP sums rewards over the steps; the prior of a step is the
@@ -69,8 +71,8 @@ async def mcts(
     )
     check_choice("selection", selection, ("puct", "uct"))
     check_choice("simulate", simulate, ("descend", "rollout", "value"))
-    check_choice("decide_by", decide_by, ("score", "visits"))
     run.aggregate_by(agg_strategy)
+    run.decide_by(decide_by, extract, "visits")
 
     def select(node: TreeNode) -> int:
         values = [child.value for child in node.children]

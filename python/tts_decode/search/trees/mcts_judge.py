@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from ...core.checks import at_least
 from ...core.running import gather
-from ...select import uct
-from ..answers import choose, distinct, eligible, likeliest, likelihood, sample
+from ...select import extract_answer, uct
+from ..answers import Extract, choose, distinct, eligible, likeliest, likelihood, sample
+from ..decisions import DecideBy
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -51,6 +52,8 @@ async def mcts_judge(
     exploration: float = 1.0,
     self_assessment: float = 1.0,
     aspects: Sequence[str] = PERSPECTIVES,
+    decide_by: DecideBy = "max",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """`n` independent answers; each is judged by `num_simulations` trajectories through the perspectives.
 
@@ -67,6 +70,9 @@ async def mcts_judge(
     exploration      weight of the bonus in UCT.
     self_assessment  weight of P(yes) beside UCT; 0: UCT alone.
     aspects          questions about an answer whose Yes speaks for it: the paper's perspectives.
+    decide_by        "max": as described below; "last" is the same. "weighted" and "majority" as in
+                     `best_of_n`.
+    extract          the answer in a text, or None to abstain.
 
     A candidate's `score` is the mean P(yes) of its trajectories, weighted with their rewards (evenly if none
     was rewarded); of equal ones the likelier answer wins. A node's verdict is asked for once and kept, and a
@@ -76,6 +82,7 @@ async def mcts_judge(
     """
     at_least(1, n=n, num_simulations=num_simulations, max_depth=max_depth)
     at_least(0, num_tests=num_tests)
+    run.decide_by(decide_by, extract)
     if not aspects:
         raise ValueError("aspects: got nothing, expected at least one question")
     aspects = list(dict.fromkeys(aspects))
@@ -140,8 +147,9 @@ async def mcts_judge(
         return sum(verdict * reward for verdict, reward in weighted) / total
 
     scores = await gather(judge(answer) for answer in pool)
-    chosen = max(range(len(pool)), key=lambda i: (scores[i], likelihood(pool[i])))
-    return choose(run, pool[chosen], {c.text: score for c, score in zip(pool, scores, strict=True)})
+    best = max(range(len(pool)), key=lambda i: (scores[i], likelihood(pool[i])))
+    chosen = pool[best] if decide_by in ("max", "last") else None
+    return choose(run, chosen, {c.text: score for c, score in zip(pool, scores, strict=True)})
 
 
 def _mostly_yes(probabilities: Sequence[float]) -> bool:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from ...core.checks import at_least
 from ...core.running import gather
 from ...rewards.scorer import Scorer
-from ...select import most_similar, uct
+from ...select import extract_answer, most_similar, uct
+from ..answers import Extract
+from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -34,7 +36,9 @@ async def r2_retrieval(
     library: ReferenceLibrary | None = None,
     retrieve: Callable[[str], str] | None = None,
     num_unaided: int = 0,
+    decide_by: DecideBy = "max",
     agg_strategy: str = "last",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """Simulations of `mcts` (UCT, down to an answer) that sample steps with what is retrieved in view.
 
@@ -45,6 +49,7 @@ async def r2_retrieval(
     steps are sampled. A process reward model scores the steps.
 
     num_simulations, num_children, max_steps, exploration, agg_strategy   as in `mcts`.
+    decide_by, extract  as in `best_of_n`.
     scorer    values of partial answers, in [0, 1].
     library   the reference problems; `with_templates` writes their templates, once for all searches.
     retrieve  instead of a library: returns text for a query (a template, then at each node the last step, or
@@ -66,6 +71,7 @@ async def r2_retrieval(
     if library is not None and retrieve is not None:
         raise ValueError("retrieve: got a function beside a library, expected one of the two; leave one out")
     run.aggregate_by(agg_strategy)
+    run.decide_by(decide_by, extract)
 
     def select(node: TreeNode) -> int:
         values = [child.value for child in node.children]

@@ -11,6 +11,7 @@ from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import extract_answer, uct
 from ..answers import Extract, finish
+from ..decisions import DecideBy
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -28,6 +29,7 @@ async def reward_guided_tree_search(
     max_steps: int = 40,
     exploration: float = 1.0,
     consistency_weight: float = 0.5,
+    decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """Rolls out the children of the leaf of the highest UCT; lacks the trained models and the calculator.
@@ -45,11 +47,13 @@ async def reward_guided_tree_search(
     exploration         weight of the bonus in UCT.
     consistency_weight  weight of agreement in the reward of an answer: the share of all answers so far that
                         conclude the same. The rest is the scorer's. 0: the scorer alone.
+    decide_by           "max": the answer with the highest reward, agreement included, when the search ends;
+                        the other rules as in `best_of_n`, by the scorer alone.
     extract             the answer in a text; a text of which it makes None agrees with none.
 
-    `best` has the highest reward when the search ends; `votes` counts the conclusions. Departures: the paper
-    trains policy and reward model for this search, here they are given; its calculator for equations is left
-    out. The defaults of `exploration`, `consistency_weight` and `pre_expansion` are ours.
+    Departures: the paper trains policy and reward model for this search, here they are given; its calculator
+    for equations is left out. The defaults of `exploration`, `consistency_weight` and `pre_expansion` are
+    ours.
     """
     at_least(
         1,
@@ -59,6 +63,7 @@ async def reward_guided_tree_search(
         max_steps=max_steps,
     )
     number("consistency_weight", consistency_weight, low=0, high=1)
+    run.decide_by(decide_by, extract)
     conclusions: Counter[str] = Counter()
     answers: list[tuple[Candidate, float]] = []
 
@@ -94,6 +99,7 @@ async def reward_guided_tree_search(
             await simulate(leaf.children[: max_samples - len(answers)])
     if not run.over:
         release(run, leaves_of(root))
-    best = max(answers, key=lambda pair: (pair[0].complete, reward(*pair)), default=None)
-    votes = {conclusion: float(count) for conclusion, count in conclusions.most_common()}
-    return run.result(best and best[0], votes)
+    if decide_by != "max" or not answers:
+        return run.result()
+    best, _ = max(answers, key=lambda pair: (pair[0].complete, reward(*pair)))
+    return run.result(best, {conclusion: float(count) for conclusion, count in conclusions.most_common()})

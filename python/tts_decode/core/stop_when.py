@@ -1,0 +1,59 @@
+r"""Answers that are complete before their end token: predicates for `SamplingParams.stop_when`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+
+StopWhen = Callable[[str], bool]
+"""Whether a branch is at its end, by the text after its prompt."""
+
+_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
+_OBJECT = json.JSONDecoder()
+
+
+def closed_boxed(text: str) -> bool:
+    r"""Whether the last \boxed{ of the text is closed. A brace behind a backslash counts for nothing."""
+    start = text.rfind("\\boxed{")
+    depth = 1 if start >= 0 else 0
+    if depth:
+        for brace in _BRACES.finditer(text, start + len("\\boxed{")):
+            depth += {"{": 1, "}": -1}.get(brace[0], 0)
+            if depth == 0:
+                return True
+    return False
+
+
+def closed_json(text: str) -> bool:
+    """Whether the first { of the text opens a JSON object that is closed, whatever follows it."""
+    start = text.find("{")
+    if start < 0 or "}" not in text[start:]:
+        return False
+    try:
+        _OBJECT.raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+READY: dict[str, StopWhen] = {"closed_boxed": closed_boxed, "closed_json": closed_json}
+"""Those that a file can name."""
+
+
+def stop_when_name(stop_when: StopWhen) -> str:
+    """For `stop_when_of`; ValueError for a predicate that is none of these."""
+    for name, ready in READY.items():
+        if stop_when is ready:
+            return name
+    raise ValueError(
+        f"stop_when: got {getattr(stop_when, '__name__', type(stop_when).__name__)}, expected one of "
+        f"{', '.join(READY)}; no other can be written to a file"
+    )
+
+
+def stop_when_of(name: object) -> StopWhen:
+    """ValueError where it is no `stop_when_name`."""
+    if not isinstance(name, str) or name not in READY:
+        raise ValueError(f"stop_when: got {name!r:.80}, expected one of {', '.join(READY)}")
+    return READY[name]
