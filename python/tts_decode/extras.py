@@ -26,6 +26,7 @@ INSTALLS = {
     "fastapi": "tts-kernels[serve]",
     "prometheus_client": "tts-kernels[serve]",
     "uvicorn": "tts-kernels[serve]",
+    "math_verify": "tts-kernels[math]",
     "reasoning_gym": "tts-kernels[demo]",
     "pyarrow": "tts-kernels[results]",
     "matplotlib": "tts-kernels[bench]",

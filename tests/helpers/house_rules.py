@@ -28,14 +28,17 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
         "default_model": {"errors"},
         "records": set(),
         "select": {"extras"},
+        "grading": {"errors", "extras", "select"},
         "cost": set(),
         "core": {"errors", "extras", "cost"},
-        "tasks": {"errors", "extras", "records", "select"},
+        "tasks": {"errors", "extras", "records", "select", "grading", "sandbox"},
         "model": {"errors", "extras", "default_model", "cost", "core"},
         "completions": {"errors", "cost", "core"},
         "decoding": {"errors", "default_model", "cost", "core", "model", "select"},
         "rewards": {"errors", "extras", "core", "model", "decoding", "select"},
-        "search": {"errors", "extras", "cost", "core", "records", "select", "rewards", "completions"},
+        "search": {
+            *("errors", "extras", "cost", "core", "records", "select", "grading", "rewards", "completions"),
+        },
         "bench": {"errors", "extras", "cost", "core", "model", "decoding", "rewards", "search", "tasks"},
         "serve": {
             *("errors", "extras", "core", "records", "model", "decoding", "completions", "rewards", "search"),
@@ -95,6 +98,7 @@ LATE_PACKAGES: dict[str, dict[str, set[str]]] = {
     "tts_kernels": {},
     "tts_decode": {
         "select": {"scipy"},
+        "grading": {"math_verify", "latex2sympy2_extended", "sympy"},
         "core": {"transformers", "typing_extensions"},
         "tasks": {"reasoning_gym"},
         "model": {"gguf"},

@@ -5,7 +5,7 @@ draws from the generator that it is given.
 """
 
 from .allocation import allocate, rebase_weights
-from .answers import extract_answer
+from .answers import extract_answer, last_boxed, last_value, plain_number, stated_answer
 from .b4 import b4_scores
 from .centrality import hidden_distances, most_central, ngram_distances
 from .choices import last_choice
@@ -76,7 +76,9 @@ __all__ = [
     "geometric_mean_ratio",
     "hidden_distances",
     "hyper_nodes",
+    "last_boxed",
     "last_choice",
+    "last_value",
     "lexical_similarity",
     "logit",
     "longest_path",
@@ -89,6 +91,7 @@ __all__ = [
     "paired_difference",
     "paired_proportion_difference",
     "particle_weights",
+    "plain_number",
     "probable_paths",
     "puct",
     "rating",
@@ -97,6 +100,7 @@ __all__ = [
     "retained_nodes",
     "sample_top_k",
     "self_refine_uct",
+    "stated_answer",
     "systematic",
     "thompson",
     "top_k",
