@@ -1,6 +1,7 @@
 """Whether two answers mean the same, and which of many do.
 
-Plain numbers and words are compared here; mathematics by math-verify, in a process with limits of time and memory.
+Plain numbers and words are compared here; mathematics by math-verify, in a process with limits of time and
+memory.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ _logger = logging.getLogger("tts_decode")
 def same_answer(answer: str, expected: str) -> bool:
     r"""Whether two answers, as `extract_answer` gives them, mean the same.
 
-    Numbers are equal as numbers, words without regard to case. LaTeX, fractions, sets, intervals and equations
-    are compared by math-verify: one that takes too long is not equal, and `unjudged` counts it. A unit counts
-    where both have one. Sets and lists have no order; tuples do. A decimal of six significant digits or more
-    stands for the exact number that it rounds.
+    Numbers are equal as numbers, words without regard to case. LaTeX, fractions, sets, intervals and
+    equations are compared by math-verify: one that takes too long is not equal, and `unjudged` counts it. A
+    unit counts where both have one. Sets and lists have no order; tuples do. A decimal of six significant
+    digits or more stands for the exact number that it rounds.
 
     Raises MissingExtraError where only mathematics can tell and math-verify is not installed.
     """
@@ -46,7 +47,8 @@ def same_answer(answer: str, expected: str) -> bool:
 def group(answers: Sequence[str | None]) -> list[int | None]:
     """For each answer the index of the first that means the same; None for None, which abstains.
 
-    Without math-verify mathematics is compared by its notation only; a warning of the logger `tts_decode` says so.
+    Without math-verify mathematics is compared by its notation only; a warning of the logger `tts_decode`
+    says so.
     """
     groups: dict[str, int] = {}  # answer -> index of the first of its group
     leaders: list[tuple[int, str]] = []
@@ -68,7 +70,9 @@ def is_correct(text: str, expected: str) -> bool:
     answer = extract_answer(text)
     if same_answer(answer, expected):
         return True
-    last = None if last_boxed(text) is not None else last_value(stated_answer(text) or text) or last_value(text)
+    last = (
+        None if last_boxed(text) is not None else last_value(stated_answer(text) or text) or last_value(text)
+    )
     return last is not None and last != answer and same_answer(last, expected)
 
 
@@ -81,7 +85,8 @@ def needs_mathematics(answer: str) -> bool:
 
 
 def unjudged() -> dict[str, int]:
-    """Comparisons that counted as not equal because a limit ended them: "time", "memory", "crash" -> count."""
+    """Comparisons that counted as not equal because a limit ended them: "time", "memory", "crash" ->
+    count."""
     return dict(MATHEMATICS.unjudged)
 
 

@@ -1,9 +1,9 @@
 """The process that compares mathematics. Run as a file, not imported: it loads nothing of this package.
 
-Arguments: bytes of memory, seconds for a request, and the folders of modules as JSON. Each line of standard input is a
-JSON list, "equal" and two formulas or "rounds", a decimal and a formula; each line of output is true, false or the
-name of what went wrong. Before the first request it says "ready". It reads text from a model: nothing of it is evaluated, and what could leave the process
-is refused.
+Arguments: bytes of memory, seconds for a request, and the folders of modules as JSON. Each line of standard
+input is a JSON list, "equal" and two formulas or "rounds", a decimal and a formula; each line of output is
+true, false or the name of what went wrong. Before the first request it says "ready". It reads text from a
+model: nothing of it is evaluated, and what could leave the process is refused.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-# What SymPy compiles: numbers and names, which it reads by evaluating them one by one, and products of monomials,
-# from templates of its own. Nothing else passes.
+# What SymPy compiles: numbers and names, which it reads by evaluating them one by one, and products of
+# monomials, from templates of its own. Nothing else passes.
 _COMPILED = re.compile(
     r"from sympy import \*|\s*[-+]?\s*(?:Integer|Float)\s*\(\s*'?[\d.eE+-]{1,4000}'?\s*\)\s*"
     r"|Symbol\s*\('\w{1,40}'\s*\)\s*"
     r"|\s*def monomial_\w+\([ABk, ]+\):[\w\s(),:<>=+*\[\]-]*"
 )
+_LEAVING = ("os.exec", "os.fork", "os.posix_spawn", "os.system", "subprocess.", "socket.")
 
 
 def main() -> None:
@@ -54,17 +55,20 @@ def main() -> None:
 
 
 def refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    """Ends a call that evaluates text, opens a file to write, or reaches for another process or the network."""
+    """Ends a call that evaluates text, opens a file to write, or reaches for another process or the
+    network."""
     if event == "open":
         mode, flags = arguments[1], arguments[2]
-        bad = isinstance(mode, str) and set(mode) & set("wax+")
-        bad = bad or isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        written = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        bad = bool(written or (isinstance(mode, str) and set(mode) & set("wax+")))
     elif event == "compile":
         source, file = arguments[0], str(arguments[1] or "")
         text = source.decode(errors="replace") if isinstance(source, bytes) else source
         bad = not file.endswith(".py") and not (isinstance(text, str) and _COMPILED.fullmatch(text))
     else:
-        bad = event.startswith(("os.exec", "os.fork", "os.posix_spawn", "os.system", "subprocess.", "socket."))
+        bad = event.startswith(
+            ("os.exec", "os.fork", "os.posix_spawn", "os.system", "subprocess.", "socket.")
+        )
     if bad:
         raise PermissionError(event)
 
@@ -116,13 +120,17 @@ def comparison() -> dict[str, Callable[[str, str], bool]]:
                 return bool(left == right)
             ratio = simplify(left / right)
             return bool(left.free_symbols and ratio.is_number and ratio.is_finite and ratio != 0)
+        numbers = isinstance(a, Expr) and isinstance(b, Expr) and a.is_number and b.is_number
+        if numbers:
+            infinite = {S.Infinity, S.NegativeInfinity, S.ComplexInfinity}
+            if infinite & {a, b}:
+                return bool(a == b != S.ComplexInfinity)
+            x, y = a.evalf(30), b.evalf(30)
+            if abs(x - y) > Rational(1, 10**20) * max(abs(x), abs(y)):
+                return False
         if not verify(a, b, float_rounding=30, timeout_seconds=None):
             return False
-        if isinstance(a, Expr) and isinstance(b, Expr) and a.is_number and b.is_number:
-            if a in (S.Infinity, S.NegativeInfinity) or b in (S.Infinity, S.NegativeInfinity):
-                return bool(a == b)
-            return bool((a.doit() - b.doit()).equals(0))  # verify looks at 15 digits
-        return True
+        return not numbers or bool((a.doit() - b.doit()).equals(0))  # verify looks at 15 digits
 
     def rounds(decimal: str, formula: str) -> bool:
         value, last = read(formula), Rational(10) ** -len(decimal.partition(".")[2])

@@ -1,4 +1,5 @@
-"""The process that compares mathematics, seen from outside: its limits, its replacement, what it could not do."""
+"""The process that compares mathematics, seen from outside: its limits, its replacement, what it could not
+do."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ class UnjudgedError(Exception):
 class Mathematics:
     """Compares formulas with math-verify in a process of its own, from any thread.
 
-    seconds, memory: of one comparison. One that takes more ends its process, counts as not equal and is counted
-    in `unjudged`; the next one gets a new process.
+    seconds, memory: of one comparison. One that takes more ends its process, counts as not equal and is
+    counted in `unjudged`; the next one gets a new process.
     """
 
     def __init__(self, seconds: float = 5.0, memory: int = 1 << 30) -> None:
@@ -46,7 +47,8 @@ class Mathematics:
         return first == second or self._judged("equal", first, second)
 
     def rounds(self, decimal: str, formula: str) -> bool:
-        """Whether a decimal is the value of a formula, rounded or cut at its last digit. Raises UnjudgedError."""
+        """Whether a decimal is the value of a formula, rounded or cut at its last digit. Raises
+        UnjudgedError."""
         return self._judged("rounds", decimal, formula)
 
     def _judged(self, question: str, first: str, second: str) -> bool:
@@ -54,6 +56,11 @@ class Mathematics:
         if isinstance(reply, str):
             raise UnjudgedError(reply)
         return reply
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, where one runs."""
+        return None if self._process is None else self._process.pid
 
     def close(self) -> None:
         """Ends the process; a later comparison starts another."""

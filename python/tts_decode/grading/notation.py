@@ -9,10 +9,18 @@ import re
 from collections.abc import Callable
 
 _SIGNS = {
-    **{"\u2212": "-", "\u2013": "-", "\u00d7": "\\times ", "\u00b7": "\\cdot ", "\u00f7": "/", "\u03c0": "\\pi "},
+    **{
+        "\u2212": "-",
+        "\u2013": "-",
+        "\u00d7": "\\times ",
+        "\u00b7": "\\cdot ",
+        "\u00f7": "/",
+        "\u03c0": "\\pi ",
+    },
     **{"\u221e": "\\infty ", "\u2264": "\\le ", "\u2265": "\\ge ", "\u2260": "\\ne ", "\u00b0": "^\\circ "},
     **{"\u222a": "\\cup ", "\u2229": "\\cap ", "\u2208": "\\in ", "\u00b1": "\\pm ", "\u2205": "\\emptyset "},
     **{"\u00b2": "^2", "\u00b3": "^3", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u221a": "\\sqrt "},
+    "\u03c0": "\\pi ",
     **{"\u00bd": "\\frac{1}{2}", "\u00bc": "\\frac{1}{4}", "\u00be": "\\frac{3}{4}"},
     **{"<=": "\\le ", ">=": "\\ge ", "!=": "\\ne ", "**": "^", "{,}": ","},
 }
@@ -74,8 +82,8 @@ def normalised(text: str) -> str:
                 text = inner
         if text.startswith("\\boxed{") and text.endswith("}"):
             text = text[len("\\boxed{") : -1]
-    for sign, replacement in _SIGNS.items():
-        text = text.replace(sign, replacement)
+    for sign, written in _SIGNS.items():
+        text = text.replace(sign, written)
     for pattern, replacement in _SAME:
         text = pattern.sub(replacement, text)
     return re.sub(r"\s+", " ", _REPEATING.sub(_fraction, text)).strip()

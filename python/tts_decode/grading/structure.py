@@ -1,7 +1,7 @@
 r"""What an answer consists of: one value, or values in brackets, braces, a list, a union.
 
-Brackets and commas are compared here; only single values go to the algebra, which takes `(1,2)` for an interval,
-`\{1,2\}` for the same, and loses the order.
+Brackets and commas are compared here; only single values go to the algebra, which takes `(1,2)` for an
+interval, `\{1,2\}` for the same, and loses the order.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def parts(text: str) -> Parts:
         items = _split(inner, ",")
         if kind == "()" and len(items) == 1:
             return parts(inner)
-        if "\\mid" in inner or re.search(r"(?<!\|)\|(?!\|)[^|]*$", inner) and kind == "{}":
+        if "\\mid" in inner or (re.search(r"(?<!\|)\|(?!\|)[^|]*$", inner) and kind == "{}"):
             return Parts("", (text,))  # a set by its condition
         return Parts(kind, tuple(expanded for item in items for expanded in _signs(item)))
     items = _split(_AND.sub(",", text), ",")
@@ -73,7 +73,8 @@ def interval(text: str) -> Parts | None:
 
 
 def _brackets(text: str) -> tuple[str, str]:
-    """The kind of the brackets around the whole text and what is inside; "" and the text if there are none."""
+    """The kind of the brackets around the whole text and what is inside; "" and the text if there are
+    none."""
     tokens = _TOKEN.findall(text)
     if len(tokens) < 2 or tokens[0] not in _OPENERS or tokens[-1] not in _OPENERS.values():
         return "", text

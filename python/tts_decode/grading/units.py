@@ -37,7 +37,9 @@ _SHORT = r"cm|mm|km|kg|mg|ft|in|lb|lbs|oz|hr|hrs|ml|mL|mph|am|pm|yd|mi|dm"
 _POWER = r"(?:\s*\^\s*\{?\s*(?P<power>[23])\s*\}?)?"
 _BEHIND = re.compile(rf"\\text\{{\s*(?P<text>[^{{}}\\]*)\}}{_POWER}\s*$")
 # Words behind a number: of three letters or more, so that no variable is taken for a unit.
-_WORDS = re.compile(rf"(?<=[\d)}}])\s*(?P<text>(?:{_SHORT})(?![a-zA-Z])|(?<=\s)[a-zA-Z]{{3,}}[a-zA-Z ./-]*){_POWER}\s*$")
+_WORDS = re.compile(
+    rf"(?<=[\d)}}])\s*(?P<text>(?:{_SHORT})(?![a-zA-Z])|(?<=\s)[a-zA-Z]{{3,}}[a-zA-Z ./-]*){_POWER}\s*$"
+)
 _CURRENCY = re.compile(r"^(-?)\s*(?:\\\$|\$|(\u20ac|\u00a3))\s*(?=[\d.\\(])")
 _ANGLE_OF = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)")  # in cos 60^\\circ the unit belongs to the argument
 _CURRENCIES = {None: "$", "\u20ac": "euro", "\u00a3": "gbp"}

@@ -33,7 +33,7 @@ def same_value(first: str, second: str) -> bool:
     if "%" in (a.unit, b.unit) and a.unit != b.unit:
         scales.append((100, 1) if a.unit else (1, 100))
     if x is not None and y is not None:
-        return any(_close(x / over, y / under) for over, under in scales)
+        return _close(x, y) or any(_close(x / over, y / under) for over, under in scales[1:])
     if is_words(a.value) or is_words(b.value):
         return words(a.value) == words(b.value)
     formulas = [a.value if x is None else f"{x:f}", b.value if y is None else f"{y:f}"]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 
 _FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp lim max min gcd lcm mod det".split()
+    {
+        *("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh"),
+        *("log", "ln", "exp", "lim", "max", "min", "gcd", "lcm", "mod", "det"),
+    }
 )
 _CONSTANTS = frozenset("ei")  # single letters that stand for numbers
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
@@ -33,7 +36,8 @@ def words(text: str) -> str:
 
 
 def algebra_knows(first: str, second: str) -> bool:
-    """Whether the algebra reads both as a person does: it takes `a` for `A`, `1 2` for a sum, `3:4` for less."""
+    """Whether the algebra reads both as a person does: it takes `a` for `A`, `1 2` for a sum, `3:4` for
+    less."""
     if any(re.search(r"\d\s+\d|\d\s*:|\d_\{?\w", text) for text in (first, second)):
         return False
     letters = [set(re.findall(r"[a-zA-Z]", _COMMAND.sub(" ", text))) for text in (first, second)]

@@ -71,8 +71,7 @@ def last_value(text: str) -> str | None:
     at = max(i for i, word in enumerate(words) if re.search(r"\d", word))
     first = at
     while first > 0 and (
-        words[first].startswith(_OPERATORS)
-        and not _signed(words[first])
+        (words[first].startswith(_OPERATORS) and not _signed(words[first]))
         or words[first - 1].endswith(_OPERATORS)
         or _open(words[first : at + 1])
     ):
@@ -100,8 +99,10 @@ def _reduced(expression: str) -> str:
     """Behind the last `=`; a number without what surrounds it."""
     value = expression.rpartition("=")[2].strip(_DECORATION).removeprefix("\\boxed{").strip(_DECORATION)
     number = _PROSE_NUMBER.search(value)
-    if number and not value[: number.start()].strip("$\u20ac\u00a3(") and _UNITS.fullmatch(
-        value[number.end() :].strip(")}")
+    if (
+        number
+        and not value[: number.start()].strip("$\u20ac\u00a3(")
+        and _UNITS.fullmatch(value[number.end() :].strip(")}"))
     ):
         return number[0].replace(",", "")
     return value
