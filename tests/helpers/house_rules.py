@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
         "records": set(),
         "select": {"extras"},
         "grading": {"errors", "extras", "select"},
+        "sandbox": {"errors"},
         "cost": set(),
         "core": {"errors", "extras", "cost"},
         "tasks": {"errors", "extras", "records", "select", "grading", "sandbox"},
@@ -46,6 +47,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
         "integrations": {"extras", "core", "decoding", "rewards"},
         "cli": {
             *("errors", "extras", "version", "default_model", "cost", "core", "records", "select", "tasks"),
+            *("grading", "sandbox"),
             *("model", "decoding", "completions", "rewards", "search", "bench", "serve"),
         },
         "__main__": {"cli"},
@@ -70,6 +72,7 @@ PACKAGES: dict[str, dict[str, set[str]]] = {
         "select": {"tts_kernels", "numpy"},
         "cost": {"tts_kernels", "numpy"},
         "core": {"tts_kernels", "torch", "numpy", "llguidance"},
+        "sandbox": {"tts_kernels"},
         "tasks": {"tts_kernels"},
         "model": {
             *(
@@ -100,7 +103,7 @@ LATE_PACKAGES: dict[str, dict[str, set[str]]] = {
         "select": {"scipy"},
         "grading": {"math_verify", "latex2sympy2_extended", "sympy"},
         "core": {"transformers", "typing_extensions"},
-        "tasks": {"reasoning_gym"},
+        "tasks": {"reasoning_gym", "datasets", "pyarrow"},
         "model": {"gguf"},
         "search": {"pyarrow", "sentence_transformers"},
         "bench": {"matplotlib"},
