@@ -105,6 +105,7 @@ LATE_PACKAGES: dict[str, dict[str, set[str]]] = {
         "core": {"transformers", "typing_extensions"},
         "tasks": {"reasoning_gym", "datasets", "pyarrow"},
         "model": {"gguf"},
+        "rewards": {"huggingface_hub"},
         "search": {"pyarrow", "sentence_transformers"},
         "bench": {"matplotlib"},
     },
@@ -126,7 +127,7 @@ KERNEL_MODULES: dict[str, set[str] | None] = {
 
 # Modules that import others by a computed name, or evaluate text (checks.arrays: a description's sizes).
 DYNAMIC = {
-    *("tts_decode", "tts_decode.extras", "tts_decode.cli.app"),
+    *("tts_decode", "tts_decode.extras", "tts_decode.cli.app", "tts_decode.cli.functions"),
     *("tts_kernels.backends.choice", "tts_kernels.checks.arrays"),
 }
 

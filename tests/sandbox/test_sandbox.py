@@ -63,7 +63,10 @@ def test_memory_and_files_are_limited(unsafe: bool) -> None:
     assert "MemoryError" in run_python("b = bytearray(1 << 30)", limits, unsafe=unsafe).error
     assert run_python("b = bytearray(1 << 20)\nprint(len(b))", limits, unsafe=unsafe).ok
     assert not run_python("open('f', 'wb').write(b'x' * (8 << 20))", limits, unsafe=unsafe).ok
-    assert run_python("open('f', 'w').write('x')\nprint(open('f').read())", limits, unsafe=unsafe).output == "x\n"
+    assert (
+        run_python("open('f', 'w').write('x')\nprint(open('f').read())", limits, unsafe=unsafe).output
+        == "x\n"
+    )
 
 
 @needs_namespaces
@@ -136,7 +139,9 @@ def test_a_system_without_namespaces_is_told(monkeypatch: pytest.MonkeyPatch, tm
     source = running.CHILD.read_text().replace("c.unshare(_NEW_NAMESPACES)", "c.unshare(1)")
     child.write_text(source)
     monkeypatch.setattr(running, "CHILD", child)
-    with pytest.raises(SandboxError, match=r"Invalid argument \(unshare\); allow unprivileged .*--unsafe-tools"):
+    with pytest.raises(
+        SandboxError, match=r"Invalid argument \(unshare\); allow unprivileged .*--unsafe-tools"
+    ):
         run_python("print(1)")
     assert run_python("print(1)", QUICK, unsafe=True).output == "1\n"
 

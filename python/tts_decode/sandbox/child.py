@@ -1,10 +1,11 @@
-"""The process that becomes a sandboxed program. Run as a file, not imported: it loads nothing of this package.
+"""The process that becomes a sandboxed program. Run as a file, not imported: it loads nothing of the package.
 
-Argument: a descriptor on which it says why it cannot isolate itself. Standard input: a JSON object with the fields
-of `Limits`, `code`, `folder` and `isolated`.
+Argument: a descriptor on which it says why it cannot isolate itself. Standard input: a JSON object with the
+fields of `Limits`, `code`, `folder` and `isolated`.
 
-Isolated, it has user, network, process, IPC and mount namespaces of its own: no network, no process of others, a
-file system that is read only but for an empty folder in memory, and no capability. Limits hold either way.
+Isolated, it has user, network, process, IPC and mount namespaces of its own: no network, no process of
+others, a file system that is read only but for an empty folder in memory, and no capability. Limits hold
+either way.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ def lock(c: Any, settings: dict[str, Any]) -> None:
     size = f"size={settings['files']}".encode()
     folder = settings["folder"].encode()
     checked(c.mount(b"tmpfs", folder, b"tmpfs", _NO_SUID | _NO_DEVICES, size), "mount")
-    c.mount(b"proc", b"/proc", b"proc", _NO_SUID | _NO_DEVICES | _READ_ONLY, None)  # refused in some containers
+    c.mount(
+        b"proc", b"/proc", b"proc", _NO_SUID | _NO_DEVICES | _READ_ONLY, None
+    )  # refused in some containers
     for capability in range(64):
         c.prctl(_DROP_BOUND, capability, 0, 0, 0)
     checked(c.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0), "prctl")
@@ -121,7 +124,9 @@ def run(settings: dict[str, Any]) -> None:
     write("program.py", settings["code"])
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
-    environment = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ}
+    environment = {
+        name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ
+    }
     environment |= {"HOME": settings["folder"], "TMPDIR": settings["folder"], "OMP_NUM_THREADS": "1"}
     os.execve(sys.executable, [sys.executable, "-I", "-B", "-X", "utf8", "program.py"], environment)
 

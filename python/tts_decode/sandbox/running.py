@@ -1,4 +1,5 @@
-"""Python programs of a model, run in a process with limits, and apart from network, files and other processes."""
+"""Python programs of a model, run in a process with limits, and apart from network, files and other
+processes."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ CHILD = Path(__file__).with_name("child.py")
 @dataclass(frozen=True)
 class Limits:
     """What a program may use. seconds: of time, as the clock and as the processor counts it. memory: bytes of
-    addresses of each of its processes. output: bytes of standard output, and of errors. files: bytes that it may
-    write. processes: of the user, it and its threads included (not for root)."""
+    addresses of each of its processes. output: bytes of standard output, and of errors. files: bytes that it
+    may write. processes: of the user, it and its threads included (not for root)."""
 
     seconds: float = 10.0
     memory: int = 1 << 30
@@ -147,9 +148,9 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 def _refusal(reason: str) -> str:
     return (
-        f"sandbox: this system refuses user, network, process and mount namespaces: {reason}; allow unprivileged "
-        "user namespaces (Linux 5.12 or later; a container may need another seccomp profile), or accept that "
-        "programs run with all your rights: --unsafe-tools, unsafe=True"
+        f"sandbox: this system refuses user, network, process and mount namespaces: {reason}; allow "
+        "unprivileged user namespaces (Linux 5.12 or later; a container may need another seccomp profile), or "
+        "accept that programs run with all your rights: --unsafe-tools, unsafe=True"
     )
 
 

@@ -8,7 +8,8 @@ from .running import Limits, Ran, run_python
 
 
 def python_tool(limits: Limits | None = None, *, unsafe: bool = False) -> Callable[[str], str]:
-    """From a program to what it printed, or the last line of its error. Raises as `run_python`, when called."""
+    """From a program to what it printed, or the last line of its error. Raises as `run_python`, when
+    called."""
 
     def tool(code: str) -> str:
         return told(run_python(code, limits, unsafe=unsafe))
