@@ -146,6 +146,8 @@ FOREIGN: dict[str, set[str]] = {
     },
     "tts_decode.model.packed_modules": {"_parameters", "_buffers", "_apply"},
     "tts_decode.model.quantised_modules": {"_apply"},
+    "tts_decode.rewards.loading": {"_name_or_path"},
+    "tts_decode.sandbox.child": {"_exit"},
     "tts_decode.search.blocking": {"_set_running_loop", "_enter_task", "_leave_task"},
     "tts_kernels.checks": {"_C", "_functorch", "_current_level", "_is_zerotensor"},
     "tts_kernels.ops.operator": {"_C", "_AutoDispatchBelowAutograd", "_schema"},
