@@ -38,8 +38,9 @@ def run(code):
 @strategy("mine")
 async def mine_decorated(run: SearchRun, *, n: int = 2):
     """All about it."""
-    await run.complete(run.root)
-    return run.result(run.end(run.root))
+    (branch,) = run.fork(run.root, 1)
+    await run.complete(branch)
+    return run.result(run.end(branch))
 
 async def mine(run, *, n: int = 1, tool=None):
     """One answer, plainly."""
