@@ -1,4 +1,4 @@
-"""Functions of the user's own files: scorers, verifiers, tools, retrievers and strategies; and what is wrong."""
+"""Functions of the user's own files: scorers, verifiers, tools and strategies; and what is wrong."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ def test_what_is_no_strategy(own: Path, named: str, message: str) -> None:
 
 
 def test_signatures_are_checked(own: Path) -> None:
-    with pytest.raises(UsageError, match=r"--scorer: got none\(\) in .*own.py, expected it to take none\(text\)"):
+    with pytest.raises(UsageError, match=r"got none\(\) in .*own.py, expected it to take none\(text\)"):
         load_function(f"{own}:none", "--scorer", "text")
-    with pytest.raises(UsageError, match="a int, expected a function"):
+    with pytest.raises(UsageError, match=r"a int, expected a function"):
         load_function(f"{own}:number", "--scorer", "text")
 
 
@@ -95,14 +95,14 @@ def test_scorers_and_tools(own: Path) -> None:
     assert not scorers.is_reward_model(f"{own}:score")
     assert scorers.is_reward_model("Qwen/Qwen2.5-Math-PRM-7B")
     assert scorers.is_reward_model("outcome:some/folder")
-    with pytest.raises(UsageError, match="READER:FOLDER, a folder, OWNER/NAME on the hub or FILE.py:NAME"):
+    with pytest.raises(UsageError, match=r"READER:FOLDER, a folder, OWNER/NAME on the hub or FILE.py:NAME"):
         scorers.check_scorer("nonsense")
     (made,) = options.parse_options([STRATEGIES["t1_verify"]], [f"tool={own}:run"])
     assert made["tool"]("print(1)") == "PRINT(1)"
     assert made["tool"].named == f"{own}:run"
     (made,) = options.parse_options([STRATEGIES["t1_verify"]], ["tool=python"], unsafe_tools=True)
     assert made["tool"]("print(6 * 7)") == "42"
-    with pytest.raises(UsageError, match="--option tool: got 'x', expected FILE.py:NAME"):
+    with pytest.raises(UsageError, match=r"--option tool: got 'x', expected FILE.py:NAME"):
         options.parse_options([STRATEGIES["t1_verify"]], ["tool=x"])
 
 

@@ -17,7 +17,10 @@ from tts_decode.tasks.choices import chosen_letter
 from tts_decode.tasks.programs import program
 
 MATH = {"problem": "Half of 3?", "solution": "...", "answer": r"\frac{3}{2}", "unique_id": "test/1.json"}
-GSM = {"question": "Ann has 40 apples and gets 32. How many?", "answer": "40 + 32 = <<40+32=72>>72\n#### 1,072"}
+GSM = {
+    "question": "Ann has 40 and gets 32. How many?",
+    "answer": "40 + 32 = <<40+32=72>>72\n#### 1,072",
+}
 AIME = {"id": 60, "problem": "Which number?", "answer": "025", "year": "2024"}
 GPQA = {
     "Record ID": "rec1",
@@ -69,9 +72,7 @@ def test_aime(tmp_path: Path) -> None:
 def test_gpqa_shuffles_by_the_seed(tmp_path: Path) -> None:
     file = lines(tmp_path / "a.jsonl", GPQA, GPQA)
     tasks = {seed: read_tasks(file, format="gpqa", seed=seed) for seed in range(8)}
-    assert tasks[3] == read_tasks(file, format="gpqa", seed=3) or [t.prompt for t in tasks[3]] == [
-        t.prompt for t in read_tasks(file, format="gpqa", seed=3)
-    ]
+    assert [t.prompt for t in tasks[3]] == [t.prompt for t in read_tasks(file, format="gpqa", seed=3)]
     assert {task.answer for made in tasks.values() for task in made} == set("ABCD")
     for task in (task for made in tasks.values() for task in made):
         assert f"({task.answer}) two" in task.prompt
@@ -106,7 +107,14 @@ def test_humaneval(tmp_path: Path) -> None:
     assert (task.name, task.waits) == ("Own/0", True)
     right = "Here:\n```python\ndef total(xs: List[int]) -> int:\n    return sum(xs)\n```\nDone."
     assert scores(task, right, "    return sum(xs)\n", "```\n    return sum(xs)\n```") == [1, 1, 1]
-    wrong = ("return 3", "    return 3\n", "    import os; os._exit(0)\n", "    raise SystemExit(0)\n", "", "no")
+    wrong = (
+        "return 3",
+        "    return 3\n",
+        "    import os; os._exit(0)\n",
+        "    raise SystemExit(0)\n",
+        "",
+        "no",
+    )
     assert scores(task, *wrong) == [0] * len(wrong)
     assert scores(task, "```python\nimport sys\nsys.exit(0)\ndef total(xs): return 0\n```") == [0]
 
@@ -162,7 +170,7 @@ def test_fields_of_another_name(tmp_path: Path) -> None:
     file = lines(tmp_path / "a.jsonl", {"q": "1 + 1?", "a": 2, "level": 3})
     (task,) = read_tasks(file, fields={"prompt": "q", "answer": "a"})
     assert (task.prompt, task.answer) == ("1 + 1?", "2")
-    with pytest.raises(ValueError, match="field: got 'question', expected one of name, prompt, answer of the"):
+    with pytest.raises(ValueError, match="field: got 'question', expected one of name, prompt, answer"):
         read_tasks(file, fields={"question": "q"})
     with pytest.raises(ValueError, match="format: got 'x', expected one of plain, math500"):
         read_tasks(file, format="x")
@@ -183,13 +191,11 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_tasks("openai/gsm8k")[0].answer == "1072"
     read_tasks("own/set:socratic", format="gsm8k", split="train")
     assert asked == [("openai/gsm8k", "main", "test"), ("own/set", "socratic", "train")]
-    with pytest.raises(TaskFileError, match="data set own/none: got FileNotFoundError: no such set, expected its"):
+    with pytest.raises(TaskFileError, match="data set own/none: got FileNotFoundError: no such set,"):
         read_tasks("own/none")
 
 
-def test_mathematics_needs_its_package_before_anything_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mathematics_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "installed", lambda module: False)
 
     def missing(module: str) -> None:

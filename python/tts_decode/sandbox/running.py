@@ -149,8 +149,8 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 def _refusal(reason: str) -> str:
     return (
         f"sandbox: this system refuses user, network, process and mount namespaces: {reason}; allow "
-        "unprivileged user namespaces (Linux 5.12 or later; a container may need another seccomp profile), or "
-        "accept that programs run with all your rights: --unsafe-tools, unsafe=True"
+        "unprivileged user namespaces (Linux 5.12 or later; a container may need another seccomp profile), "
+        "or accept that programs run with all your rights: --unsafe-tools, unsafe=True"
     )
 
 
