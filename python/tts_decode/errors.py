@@ -13,6 +13,7 @@ __all__ = [
     "OutOfPagesError",
     "PromptTooLongError",
     "ResultFileError",
+    "SandboxError",
     "ScorerError",
     "StaleKVError",
     "TTSError",
@@ -72,3 +73,7 @@ class ResultFileError(TTSError, ValueError):
 
 class EngineError(TTSError, RuntimeError):
     """An engine outside this process failed, or its answer cannot be right; the message says how."""
+
+
+class SandboxError(TTSError, RuntimeError):
+    """A program cannot be run apart from the rest of the system; the message says what is missing."""

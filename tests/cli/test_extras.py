@@ -76,6 +76,18 @@ def test_a_search_over_a_server_needs_the_base_installation_only() -> None:
             command("demo"),
         ),
         (
+            ("math_verify",),
+            "from tts_decode.grading import same_answer; same_answer('x+1', '1+x')",
+            "math_verify",
+            command("math"),
+        ),
+        (
+            ("datasets",),
+            "from tts_decode.tasks import read_tasks; read_tasks('openai/gsm8k')",
+            "datasets",
+            "pip install datasets",
+        ),
+        (
             ("pyarrow",),
             "from tts_decode.search import write_parquet; write_parquet([], '.')",
             "pyarrow",

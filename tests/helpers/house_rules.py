@@ -28,14 +28,18 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
         "default_model": {"errors"},
         "records": set(),
         "select": {"extras"},
+        "grading": {"errors", "extras", "select"},
+        "sandbox": {"errors"},
         "cost": set(),
         "core": {"errors", "extras", "cost"},
-        "tasks": {"errors", "extras", "records", "select"},
+        "tasks": {"errors", "extras", "records", "select", "grading", "sandbox"},
         "model": {"errors", "extras", "default_model", "cost", "core"},
         "completions": {"errors", "cost", "core"},
         "decoding": {"errors", "default_model", "cost", "core", "model", "select"},
         "rewards": {"errors", "extras", "core", "model", "decoding", "select"},
-        "search": {"errors", "extras", "cost", "core", "records", "select", "rewards", "completions"},
+        "search": {
+            *("errors", "extras", "cost", "core", "records", "select", "grading", "rewards", "completions"),
+        },
         "bench": {"errors", "extras", "cost", "core", "model", "decoding", "rewards", "search", "tasks"},
         "serve": {
             *("errors", "extras", "core", "records", "model", "decoding", "completions", "rewards", "search"),
@@ -43,6 +47,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
         "integrations": {"extras", "core", "decoding", "rewards"},
         "cli": {
             *("errors", "extras", "version", "default_model", "cost", "core", "records", "select", "tasks"),
+            *("grading", "sandbox"),
             *("model", "decoding", "completions", "rewards", "search", "bench", "serve"),
         },
         "__main__": {"cli"},
@@ -67,6 +72,7 @@ PACKAGES: dict[str, dict[str, set[str]]] = {
         "select": {"tts_kernels", "numpy"},
         "cost": {"tts_kernels", "numpy"},
         "core": {"tts_kernels", "torch", "numpy", "llguidance"},
+        "sandbox": {"tts_kernels"},
         "tasks": {"tts_kernels"},
         "model": {
             *(
@@ -95,9 +101,11 @@ LATE_PACKAGES: dict[str, dict[str, set[str]]] = {
     "tts_kernels": {},
     "tts_decode": {
         "select": {"scipy"},
+        "grading": {"math_verify", "latex2sympy2_extended", "sympy"},
         "core": {"transformers", "typing_extensions"},
-        "tasks": {"reasoning_gym"},
+        "tasks": {"reasoning_gym", "datasets", "pyarrow"},
         "model": {"gguf"},
+        "rewards": {"huggingface_hub"},
         "search": {"pyarrow", "sentence_transformers"},
         "bench": {"matplotlib"},
     },
@@ -119,7 +127,7 @@ KERNEL_MODULES: dict[str, set[str] | None] = {
 
 # Modules that import others by a computed name, or evaluate text (checks.arrays: a description's sizes).
 DYNAMIC = {
-    *("tts_decode", "tts_decode.extras", "tts_decode.cli.app"),
+    *("tts_decode", "tts_decode.extras", "tts_decode.cli.app", "tts_decode.cli.functions"),
     *("tts_kernels.backends.choice", "tts_kernels.checks.arrays"),
 }
 
@@ -138,6 +146,8 @@ FOREIGN: dict[str, set[str]] = {
     },
     "tts_decode.model.packed_modules": {"_parameters", "_buffers", "_apply"},
     "tts_decode.model.quantised_modules": {"_apply"},
+    "tts_decode.rewards.loading": {"_name_or_path"},
+    "tts_decode.sandbox.child": {"_exit"},
     "tts_decode.search.blocking": {"_set_running_loop", "_enter_task", "_leave_task"},
     "tts_kernels.checks": {"_C", "_functorch", "_current_level", "_is_zerotensor"},
     "tts_kernels.ops.operator": {"_C", "_AutoDispatchBelowAutograd", "_schema"},

@@ -105,7 +105,7 @@ def test_loading_refuses_what_it_cannot_read(tmp_path: Path) -> None:
     classifier = save(tmp_path / "classifier", tiny_model(auto=SEQUENCE, num_labels=1), tokenizer)
     with pytest.raises(ModelLoadError, match=r"\(LlamaForSequenceClassification\) lack lm_head.weight"):
         load_reward_model(classifier, "math_shepherd")
-    with pytest.raises(ModelLoadError, match=r"there is no folder .*download"):
+    with pytest.raises(ModelLoadError, match=r"there is no folder .*on the hub"):
         load_reward_model(tmp_path / "nothing", "pqm")
     weights = folder / "model.safetensors"
     torch.save(load_file(weights), folder / "pytorch_model.bin")
@@ -115,3 +115,31 @@ def test_loading_refuses_what_it_cannot_read(tmp_path: Path) -> None:
     weights.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{broken")
     with pytest.raises(ModelLoadError, match="safetensors"):
         load_reward_model(folder, "pqm")
+
+
+def test_a_hub_id_is_fetched_and_its_name_tells_the_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save(tmp_path / "snapshot", tiny_model(), byte_tokenizer("ки"))
+    asked: list[str] = []
+
+    def fetch(name: str, *, allow_patterns: list[str]) -> str:
+        asked.append(name)
+        assert not any("bin" in pattern or ".py" in pattern for pattern in allow_patterns)
+        if "absent" in name:
+            raise OSError("404\nmore")
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    prm = load_reward_model("someone/Math-Shepherd-tiny", dtype="float32", kv_bytes=KV_BYTES)
+    assert (prm.reader.name, asked) == ("math_shepherd", ["someone/Math-Shepherd-tiny"])
+    with pytest.raises(ModelLoadError, match=r"someone/absent cannot be fetched .*: OSError: 404"):
+        load_reward_model("someone/absent")
+
+
+def test_the_architecture_tells_the_reader(tmp_path: Path) -> None:
+    base, tokenizer = tiny_model("qwen2", auto=hf.AutoModel), byte_tokenizer("<extra_0>", chat_template=CHAT)
+    extra = {f"score.{name}": tensor for name, tensor in stack().state_dict().items()}
+    names = {"prefix": True, "architectures": ["Qwen2ForProcessRewardModel"]}
+    folder = save(tmp_path / "renamed", base, tokenizer, extra, **names)
+    assert loaded_scores(folder)[1].reader.name == "qwen2.5_math_prm"

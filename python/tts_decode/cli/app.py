@@ -152,6 +152,7 @@ def _exit_code(error: Exception) -> int | None:
         errors.MissingExtraError,
         errors.ModelLoadError,
         errors.OutOfPagesError,
+        errors.SandboxError,
         errors.UnsupportedByEngineError,
         errors.UnsupportedModelError,
     )

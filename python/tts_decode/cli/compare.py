@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from typing import Annotated
 
@@ -9,13 +10,14 @@ import typer
 
 from ..core.params import SamplingParams
 from ..default_model import DEFAULT_MODEL
-from ..tasks import default_tasks, read_tasks
+from ..tasks import default_tasks
 from . import options as opt
 from .display import print_json
 from .errors import CommandError, UsageError, at_least, usage_errors
+from .judging import judged_by, read_problems, refuse_task_options, unjudged_note
 from .problems import Settings, require_one, run_problems, run_settings
 from .saving import Saved, open_folder, saved_name
-from .scorers import check_scorer, open_scorer
+from .scorers import check_scorer, is_reward_model, open_scorer
 from .session import open_session
 from .tables import Row, as_json, print_tables
 
@@ -28,6 +30,11 @@ def compare(
         list[str], typer.Option("--strategy", "-s", help="A strategy to run; may be repeated.")
     ] = _DEFAULT_STRATEGIES,
     tasks: opt.Tasks = None,
+    task_format: opt.TaskFormat = None,
+    field: opt.Fields = [],  # noqa: B006
+    split: opt.Split = None,
+    verifier: opt.Verifier = None,
+    unsafe_tools: opt.UnsafeTools = False,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -96,7 +103,10 @@ def compare(
     if shots and tasks is not None:
         raise UsageError("--shots: only for the default problems; put examples into the prompts of --tasks")
     sparse_config = opt.sparse_config(sparse, sparse_share, sparse_summaries, sparse_dense_layers)
-    options = opt.parse_options(strategies, option)
+    options = opt.parse_options(strategies, option, unsafe_tools=unsafe_tools)
+    fields = opt.parse_fields(field)
+    if tasks is None:
+        refuse_task_options(format=task_format, field=field, split=split)
     check_scorer(scorer)
     configs = [None] if sparse_config is None else [None, sparse_config]
     names = [saved_name(s.name, c) for s in strategies for c in configs]
@@ -111,9 +121,12 @@ def compare(
             presence_penalty=presence_penalty,
         )
         settings = Settings(sampling, budget_tokens, budget_seconds, budget_cost, scorer_timeout)
-        problems = (
-            default_tasks(limit or _DEFAULT_LIMIT, shots) if tasks is None else read_tasks(tasks)[:limit]
-        )
+        problems = default_tasks(limit or _DEFAULT_LIMIT, shots) if tasks is None else []
+    if tasks is not None:
+        problems = read_problems(
+            tasks, format=task_format, fields=fields, split=split, seed=seed, unsafe_tools=unsafe_tools
+        )[:limit]
+    problems = judged_by(verifier, problems)
     unknown = [task.name for task in problems if task.verify is None]
     if unknown:
         raise CommandError(f'task {unknown[0]} has no answer to compare with; add "answer" to its line')
@@ -122,7 +135,7 @@ def compare(
     with (
         open_folder(save, names, resume=resume),
         open_session(
-            model, dtype, device, kv_mib, kv_dtype, weights=weights, shared=":" in (scorer or "")
+            model, dtype, device, kv_mib, kv_dtype, weights=weights, shared=is_reward_model(scorer)
         ) as session,
     ):
         scores = open_scorer(scorer, device=device, kv_bytes=session.kv_bytes)
@@ -156,3 +169,5 @@ def compare(
         count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
         title = f"{count}, {ran['model']}, {ran['dtype']}, threads: {ran['threads']}"
         print_tables(title, rows)
+    if (note := unjudged_note()) is not None:
+        print(f"tts-decode: {note}", file=sys.stderr)

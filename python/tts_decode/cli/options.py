@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,9 @@ from ..core.constraints.protocol import Constraint
 from ..default_model import DEFAULT_MODEL
 from ..model.sparse import SparseConfig, parse_budget
 from ..search import STRATEGIES, Strategy
+from ..tasks import FORMATS
 from .errors import UsageError, usage_errors
+from .functions import FUNCTIONS, attribute, load_function, names_function, user_function
 
 # By what the settings of sparse attention are called inside.
 SPARSE_OPTIONS = {
@@ -89,19 +92,67 @@ SparseDenseLayers = Annotated[
 ]
 Tasks = Annotated[
     Path | None,
-    typer.Option("--tasks", help='JSONL file, a problem a line: {"prompt": "...", "answer": "..."}.'),
+    typer.Option(
+        "--tasks",
+        metavar="FILE",
+        help='Problems: a .jsonl file, {"prompt": "...", "answer": "..."} a line; or .json, '
+        ".csv, .parquet; or OWNER/NAME of a data set on the hub.",
+    ),
+]
+TaskFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help=f"Of --tasks: {', '.join(FORMATS)}. Default: what the hub's name says, else plain.",
+        show_default=False,
+    ),
+]
+Fields = Annotated[
+    list[str],
+    typer.Option(
+        "--field",
+        metavar="PART=FIELD",
+        help="What --tasks calls a part of a problem, as prompt=problem,answer=solution; may be repeated.",
+    ),
+]
+Split = Annotated[
+    str | None, typer.Option(help="Of a data set of the hub. Default: the usual one.", show_default=False)
+]
+Verifier = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE.py:NAME",
+        help="Judges answers instead of the task's own check: a function of the text, or of the text and the "
+        "expected answer, to a number from 0 to 1.",
+        show_default=False,
+    ),
+]
+UnsafeTools = Annotated[
+    bool,
+    typer.Option(
+        "--unsafe-tools",
+        help="Run programs that the model wrote with all your rights where the system has no sandbox "
+        "for them.",
+    ),
 ]
 Options = Annotated[
     list[str],
-    typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option of the strategy; may be repeated."),
+    typer.Option(
+        "--option",
+        "-o",
+        metavar="KEY=VALUE",
+        help="An option of the strategy; may be repeated. Functions: tool=python (the sandbox), "
+        "retrieve=FILE.py:NAME.",
+    ),
 ]
 Scorer = Annotated[
     str | None,
     typer.Option(
         help="What guides the search: mean_probability (of the model's own tokens) or its logarithm "
         "mean_logprob, self_evaluation (the model's P(yes)), verifier (the task's own check: an oracle), or "
-        "READER:FOLDER, a reward model. Default: mean_probability, for strategies that need a scorer; if "
-        "given, also for those that can do without.",
+        "a reward model: OWNER/NAME on the hub or a folder, after READER: where it does not tell its reader; "
+        "or FILE.py:NAME, an async function of branches or a function of the text. Default: "
+        "mean_probability, for strategies that need a scorer; if given, also for those that can do without.",
         show_default=False,
     ),
 ]
@@ -208,7 +259,10 @@ def check_positions(flag: str, prompt: int, tokens: int, config: Any) -> None:
 
 
 def get_strategy(name: str, given_as: str = "--strategy") -> Strategy[...]:
-    """given_as: the option or argument that names it."""
+    """A strategy by its name, or from a file, FILE.py:NAME. given_as: the option or argument that names
+    it."""
+    if names_function(name):
+        return _own_strategy(name, given_as)
     if name not in STRATEGIES:
         close = difflib.get_close_matches(name, STRATEGIES)
         meant = f"did you mean {' or '.join(close)}" if close else "for a list: tts-decode strategies"
@@ -216,9 +270,36 @@ def get_strategy(name: str, given_as: str = "--strategy") -> Strategy[...]:
     return STRATEGIES[name]
 
 
-def parse_options(strategies: Sequence[Strategy[...]], pairs: Sequence[str]) -> list[dict[str, Any]]:
+def _own_strategy(text: str, given_as: str) -> Strategy[...]:
+    found = attribute(text, given_as)
+    if isinstance(found, Strategy):
+        return found
+    if not inspect.iscoroutinefunction(found):
+        raise UsageError(
+            f"{given_as}: got {text!r}, a {type(found).__name__}, expected a function under the decorator "
+            "strategy, or async def NAME(run, *, ...)"
+        )
+    load_function(text, given_as, "run")
+    return Strategy(found, (inspect.getdoc(found) or f"of {text}").partition("\n")[0])
+
+
+def parse_fields(pairs: Sequence[str]) -> dict[str, str]:
+    """Of --field: PART=FIELD, several with commas between."""
+    fields = {}
+    for pair in (part for given in pairs for part in given.split(",")):
+        part, equals, name = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--field: got {pair!r}, expected PART=FIELD, such as prompt=problem")
+        fields[part.strip()] = name.strip()
+    return fields
+
+
+def parse_options(
+    strategies: Sequence[Strategy[...]], pairs: Sequence[str], *, unsafe_tools: bool = False
+) -> list[dict[str, Any]]:
     """The options of each strategy from "key=value", which goes to every strategy that has the key, and
-    "strategy.key=value", which goes to that one."""
+    "strategy.key=value", which goes to that one. A value may be FILE.py:NAME where the option is a function.
+    """
     parsed: list[dict[str, Any]] = [{} for _ in strategies]
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -230,7 +311,8 @@ def parse_options(strategies: Sequence[Strategy[...]], pairs: Sequence[str]) -> 
         takers = [
             (strategy, options)
             for strategy, options in zip(strategies, parsed, strict=True)
-            if owner in ("", strategy.name) and name in strategy.plain_options
+            if owner in ("", strategy.name)
+            and (name in strategy.plain_options or (name in FUNCTIONS and name in strategy.parameters))
         ]
         if not takers:
             names = dict.fromkeys(known for strategy in strategies for known in strategy.plain_options)
@@ -241,7 +323,10 @@ def parse_options(strategies: Sequence[Strategy[...]], pairs: Sequence[str]) -> 
                 f"{_known(strategies)}"
             )
         for strategy, options in takers:
-            options[name] = _convert(pair, value, strategy.plain_options[name][0])
+            if name in strategy.plain_options:
+                options[name] = _convert(pair, value, strategy.plain_options[name][0])
+            else:
+                options[name] = user_function(name, value, unsafe_tools=unsafe_tools)
     return parsed
 
 

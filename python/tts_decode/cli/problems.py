@@ -145,7 +145,7 @@ def run_settings(
     return {
         **session,
         "strategy": strategy,
-        "options": options,
+        "options": {name: getattr(value, "named", value) for name, value in options.items()},
         "scorer": scorer,
         "sparse": None if sparse is None else asdict(sparse),
         "problems": len(tasks),
@@ -248,14 +248,15 @@ def run_problems(
                 root.release()
         except Exception as error:  # of whatever kind: it is this problem's
             return Outcome(task, None, error, budget.cost_used)
-        return Outcome(task, result, None, budget.cost_used, _verified(task, result))
+        return Outcome(task, result, None, budget.cost_used, await asyncio.to_thread(_verified, task, result))
 
     async def solve(index: int, task: Task) -> Outcome:
         nonlocal done
         async with slots:
             if saved is not None and (known := saved.results.get(index)) is not None:
                 result, cost = known
-                outcome = Outcome(task, result, None, cost, _verified(task, result))
+                scores = await asyncio.to_thread(_verified, task, result)
+                outcome = Outcome(task, result, None, cost, scores)
             else:
                 outcome = await search(index, task)
                 ran.append(outcome)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ..cost.forward import StepCost
@@ -21,20 +24,39 @@ from ..rewards.self_evaluation import chat_question
 from ..search import Strategy
 from ..tasks import Task
 from .errors import UsageError, usage_errors
+from .functions import load_function, names_function
 
 _NAMES = ("mean_probability", "mean_logprob", "self_evaluation", "verifier")
 
 
 def check_scorer(name: str | None) -> None:
-    """UsageError for what is no scorer; folders are looked at when they are loaded."""
+    """UsageError for what is no scorer; reward models are looked at when they are loaded."""
     if name is None or name in _NAMES:
         return
-    reader, colon, folder = name.partition(":")
-    if not colon:
-        raise UsageError(f"--scorer: got {name!r}, expected {', '.join(_NAMES)} or READER:FOLDER")
-    check_reader(reader)
-    if not folder:
+    if names_function(name):
+        load_function(name, "--scorer", "branches or text")
+        return
+    reader, place = _reward_model(name)
+    if reader is None and "/" not in place and not Path(place).is_dir():
+        raise UsageError(
+            f"--scorer: got {name!r}, expected {', '.join(_NAMES)}, READER:FOLDER, a folder, OWNER/NAME "
+            "on the hub or FILE.py:NAME"
+        )
+    if reader is not None:
+        check_reader(reader)
+    if not place:
         raise UsageError(f"--scorer: got {name!r}, expected READER:FOLDER")
+
+
+def is_reward_model(name: str | None) -> bool:
+    """Whether a scorer, checked, is a model of its own."""
+    return name is not None and name not in _NAMES and not names_function(name)
+
+
+def _reward_model(name: str) -> tuple[str | None, str]:
+    """The reader, None where the model has to tell it, and the folder or hub id."""
+    reader, colon, place = name.partition(":")
+    return (reader, place) if colon else (None, name)
 
 
 def check_reader(name: str) -> None:
@@ -75,13 +97,15 @@ class ScorerOf:
     def _make(self, task: Task, tokenizer: Any) -> Scorer:
         if self._reward_model is not None:
             return self._reward_model
+        if self.name is not None and names_function(self.name):
+            return _own(load_function(self.name, "--scorer", "branches or text"))
         if self.name == "self_evaluation":
             asks = self._chat and tokenizer.chat_template
             return self_evaluation(chat_question(tokenizer)) if asks else self_evaluation()
         if self.name == "verifier":
             if task.verify is None:
                 raise ValueError(f"--scorer verifier: task {task.name} has no answer to compare with")
-            return verifier(task.verify)
+            return verifier(task.verify, threaded=task.waits)
         return mean_logprob() if self.name == "mean_logprob" else mean_probability()
 
 
@@ -90,8 +114,14 @@ def open_scorer(
 ) -> ScorerOf:
     """Loads the reward model where the name has one. kv_bytes: of its decoder."""
     reward_model = None
-    if name is not None and ":" in name:
-        reader, _, folder = name.partition(":")
+    if name is not None and is_reward_model(name):
+        reader, place = _reward_model(name)
         with usage_errors():
-            reward_model = load_reward_model(folder, reader, device=device, kv_bytes=kv_bytes)
+            reward_model = load_reward_model(place, reader, device=device, kv_bytes=kv_bytes)
     return ScorerOf(name, chat=chat, reward_model=reward_model)
+
+
+def _own(function: Callable[..., Any]) -> Scorer:
+    """An async function of branches as it is; any other judges texts, each in a thread."""
+    called = function if inspect.isroutine(function) else type(function).__call__
+    return function if inspect.iscoroutinefunction(called) else verifier(function, threaded=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Annotated
@@ -15,10 +16,11 @@ from ..core.params import SamplingParams
 from ..core.visible import one_line
 from ..default_model import DEFAULT_MODEL
 from ..search import SearchResult, render_tree
-from ..tasks import Task, final_answer, read_tasks
+from ..tasks import Task, final_answer
 from . import options as opt
 from .display import Screen, print_json
 from .errors import UsageError, usage_errors
+from .judging import judged_by, read_problems, refuse_task_options, unjudged_note
 from .problems import (
     Outcome,
     RunStats,
@@ -31,13 +33,18 @@ from .problems import (
     told,
 )
 from .saving import Saved, open_folder, saved_name
-from .scorers import check_scorer, open_scorer
+from .scorers import check_scorer, is_reward_model, open_scorer
 from .session import open_session
 
 
 def search(
     prompt: Annotated[str | None, typer.Argument(help="What to ask the model.", show_default=False)] = None,
     tasks: opt.Tasks = None,
+    task_format: opt.TaskFormat = None,
+    field: opt.Fields = [],  # noqa: B006
+    split: opt.Split = None,
+    verifier: opt.Verifier = None,
+    unsafe_tools: opt.UnsafeTools = False,
     strategy: Annotated[
         str, typer.Option("--strategy", "-s", help="How to search: see the list below.")
     ] = "ets",
@@ -89,11 +96,16 @@ def search(
       tts-decode search --tasks problems.jsonl -s rebase --json > out.json
 
       tts-decode search --tasks problems.jsonl -s rebase --save results
+
+      tts-decode search --tasks gsm8k.parquet --format gsm8k -s my.py:my_strategy --scorer my.py:score
     """
     if (prompt is None) == (tasks is None):
         raise UsageError("give either a prompt or --tasks FILE")
     chosen = opt.get_strategy(strategy)
-    (options,) = opt.parse_options([chosen], option)
+    (options,) = opt.parse_options([chosen], option, unsafe_tools=unsafe_tools)
+    fields = opt.parse_fields(field)
+    if tasks is None:
+        refuse_task_options(format=task_format, field=field, split=split)
     check_scorer(scorer)
     sparse_config = opt.sparse_config(sparse, sparse_share, sparse_summaries, sparse_dense_layers)
     with usage_errors():
@@ -114,12 +126,17 @@ def search(
             scorer_timeout,
             chat=not raw,
         )
-    problems = [Task("prompt", prompt)] if prompt is not None else read_tasks(tasks) if tasks else []
+    problems = [Task("prompt", prompt)] if prompt is not None else []
+    if tasks is not None:
+        problems = read_problems(
+            tasks, format=task_format, fields=fields, split=split, seed=seed, unsafe_tools=unsafe_tools
+        )
+    problems = judged_by(verifier, problems)
     name = saved_name(chosen.name, sparse_config)
     with (
         open_folder(save, [name], resume=resume),
         open_session(
-            model, dtype, device, kv_mib, kv_dtype, weights=weights, shared=":" in (scorer or "")
+            model, dtype, device, kv_mib, kv_dtype, weights=weights, shared=is_reward_model(scorer)
         ) as session,
     ):
         scores = open_scorer(scorer, chat=not raw, device=device, kv_bytes=session.kv_bytes)
@@ -148,6 +165,8 @@ def search(
         _print_search(result, stats)
     else:
         _print_outcomes(outcomes, stats)
+    if (note := unjudged_note()) is not None:
+        print(f"tts-decode: {note}", file=sys.stderr)
 
 
 def _print_search(result: SearchResult, stats: RunStats) -> None:

@@ -1,4 +1,5 @@
-"""From a folder to a reward model. Weights come from safetensors, and no code of the folder is run."""
+"""From a folder or a hub id to a reward model. Weights come from safetensors, and no code of the folder is
+run."""
 
 from __future__ import annotations
 
@@ -41,6 +42,10 @@ _NAMES = {
     "versaprm": "versa_prm",
     "llama-prm800k": "versa_prm",
 }
+# What a config tells it by: its first architecture.
+_ARCHITECTURES = {"Qwen2ForProcessRewardModel": "qwen2.5_math_prm"}
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 _WRAPPED = "pretrained_model."  # where wrappers of training libraries put the names of the model's weights
 _HEAD_PREFIXES = {
     ClassHead: ("score.", "classifier."),
@@ -58,33 +63,37 @@ def load_reward_model(
     device: str | torch.device = "cpu",
     **options: Any,
 ) -> RewardModel:
-    """Loads a reward model from a local folder in the format of `save_pretrained`.
+    """Loads a reward model from a local folder in the format of `save_pretrained`, or from the hub.
 
     A head that transformers has no class for, as of Qwen2.5-Math-PRM or Skywork-o1-Open-PRM, is built from
     its weights: linear layers with a ReLU between them.
 
     Args:
-        reader: a `Reader` or the name of a shipped one. Default: told by the folder's name, or "outcome" for
-            a sequence classifier with one output.
+        name_or_path: a folder, or else an id on the hub, such as "Qwen/Qwen2.5-Math-PRM-7B": its config, its
+            tokenizer and its safetensors are fetched.
+        reader: a `Reader` or the name of a shipped one. Default: told by the name of the folder or of the
+            model that its config names, by the config's architecture, or "outcome" for a sequence classifier
+            with one output.
         agg_strategy, question: of `RewardModel`.
         dtype, device: as for `load_model`.
         options: of `TreeDecoder`, such as `kv_bytes`: one `KVBudget` can hold policy and reward model.
 
     Raises:
-        ModelLoadError: the folder cannot be read, or lacks the reader's head.
+        ModelLoadError: the folder cannot be read or fetched, or lacks the reader's head.
         TypeError, ValueError: as `RewardModel`; or no reader was named and the folder does not tell it.
     """
     device = checked_device(device)
-    path = Path(name_or_path).expanduser()
+    chosen = None if reader is None else reader_named(reader)
+    path = _folder(name_or_path)
     if not (path / "config.json").is_file():
         raise ModelLoadError(
             f"reward model: there is no folder {path} with a config.json; give a local folder in the format "
-            "of save_pretrained (download a model first)"
+            "of save_pretrained, or OWNER/NAME of a model on the hub"
         )
     with quiet_transformers():
         try:
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-            chosen = _told_by(path, config) if reader is None else reader_named(reader)
+            chosen = chosen or _told_by(str(name_or_path), config)
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             model, head = _load(path, config, chosen, resolve_dtype(dtype, device))
         except (ModelLoadError, _UnknownReaderError):
@@ -102,14 +111,33 @@ class _UnknownReaderError(TTSError, ValueError):
     """Neither the caller nor the folder names the reader."""
 
 
-def _told_by(path: Path, config: Any) -> Reader:
-    for part, reader in _NAMES.items():
-        if part in path.name.lower():
-            return READERS[reader]
+def _folder(name_or_path: str | os.PathLike[str]) -> Path:
+    """The folder, or where the hub's files were put. Raises ModelLoadError."""
+    path, name = Path(name_or_path).expanduser(), os.fspath(name_or_path)
+    if path.exists() or not _HUB_ID.fullmatch(name):
+        return path
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+    except Exception as cause:  # of the network, the hub, or its client
+        raise ModelLoadError(
+            f"reward model: there is no folder {path}, and {name} cannot be fetched from the hub; check "
+            f"the name and the network. Cause: {first_line(cause)}"
+        ) from cause
+
+
+def _told_by(name: str, config: Any) -> Reader:
+    for told in (Path(name).name, str(getattr(config, "_name_or_path", ""))):
+        for part, reader in _NAMES.items():
+            if part in told.rpartition("/")[2].lower():
+                return READERS[reader]
+    if _architecture(config) in _ARCHITECTURES:
+        return READERS[_ARCHITECTURES[_architecture(config)]]
     if _architecture(config).endswith("ForSequenceClassification") and config.num_labels == 1:
         return READERS["outcome"]
     raise _UnknownReaderError(
-        f"reader: {path.name} ({_architecture(config)}) does not tell how it is read; expected one of "
+        f"reader: {Path(name).name} ({_architecture(config)}) does not tell how it is read; expected one of "
         f"{', '.join(READERS)}, or a Reader"
     )
 

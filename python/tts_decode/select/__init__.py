@@ -5,7 +5,7 @@ draws from the generator that it is given.
 """
 
 from .allocation import ALLOCATIONS, allocate, rebase_weights, walk_ceilings
-from .answers import extract_answer
+from .answers import extract_answer, last_boxed, last_value, plain_number, stated_answer
 from .b4 import b4_scores
 from .bayes_risk import expected_gains, rouge_1
 from .centrality import hidden_distances, most_central, ngram_distances
@@ -85,7 +85,9 @@ __all__ = [
     "geometric_mean_ratio",
     "hidden_distances",
     "hyper_nodes",
+    "last_boxed",
     "last_choice",
+    "last_value",
     "lexical_similarity",
     "logit",
     "longest_path",
@@ -101,6 +103,7 @@ __all__ = [
     "paired_difference",
     "paired_proportion_difference",
     "particle_weights",
+    "plain_number",
     "probable_paths",
     "puct",
     "rating",
@@ -112,6 +115,7 @@ __all__ = [
     "self_refine_uct",
     "settled",
     "stacked_choice",
+    "stated_answer",
     "systematic",
     "thompson",
     "thompson_generator",

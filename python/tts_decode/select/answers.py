@@ -1,41 +1,114 @@
-"""The final answer inside a worked solution."""
+"""The final answer inside a worked solution. Texts are a model's: every rule is linear in their length."""
 
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
-_ANSWER_IS = re.compile(r"answer\s*(?:is|:|=)\s*:?\s*([^\n]+)", re.IGNORECASE)
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_ANSWER_IS = re.compile(r"answer\s{0,9}(?:is|:|=)[ \t]{0,9}:?\s{0,9}([^\n]+)", re.IGNORECASE)
+_HASHES = re.compile(r"^####[ \t]*([^\n]+)", re.MULTILINE)
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+_PLAIN = re.compile(rf"[+-]?(?:{_DIGITS})(?:[eE][+-]?\d{{1,4}})?")
+_PROSE_NUMBER = re.compile(rf"-?(?:{_DIGITS})")
+_OPERATORS = ("+", "-", "*", "/", "^", "=", "\\times", "\\cdot", "\u00d7", "\u00b7", "\u00f7", "\u2212")
+_REACH = 1000  # characters around the last digit that are looked at
+_DECORATION = "*$ \t.,;:!?"
+_UNITS = re.compile(r"(?:[^\W\d_]+|%)?")  # what may follow a number in one word: 5kg, 5%
 
 
 def extract_answer(text: str) -> str:
-    r"""The last \boxed{...}, or what follows the last "answer is", or the last number, or all the text."""
-    boxed = _last_boxed(text)
+    r"""The last \boxed{...}, or what follows the last `####` or "answer is", or the last number or the
+    expression that ends with it, or all the text."""
+    boxed = last_boxed(text)
     if boxed is not None:
         return boxed
-    stated = _ANSWER_IS.findall(text)
-    if stated:
-        return _clean(stated[-1])
-    numbers = _NUMBER.findall(text)
-    if numbers:
-        return _clean(numbers[-1])
-    return text.strip()
+    stated = stated_answer(text)
+    if stated is not None:
+        return stated
+    return last_value(text) or text.strip()
 
 
-def _clean(answer: str) -> str:
-    """Drop what decorates an answer: markdown and dollar signs, a final full stop, thousands separators."""
-    answer = answer.strip().strip("*$ ").rstrip(".").strip("*$ ")
-    return answer.replace(",", "") if _NUMBER.fullmatch(answer) else answer
-
-
-def _last_boxed(text: str) -> str | None:
+def last_boxed(text: str) -> str | None:
+    r"""What the last \boxed{} holds; None where there is none, or the text ends inside its braces."""
     start = text.rfind("\\boxed{")
     if start < 0:
         return None
     begin = start + len("\\boxed{")
     depth = 1
-    for i in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[i], 0)
+    for brace in re.finditer(r"[{}]", text[begin:]):
+        depth += 1 if brace[0] == "{" else -1
         if depth == 0:
-            return _clean(text[begin:i])
-    return None  # the text ends inside the braces
+            return _clean(text[begin : begin + brace.start()])
+    return None
+
+
+def stated_answer(text: str) -> str | None:
+    """What follows the last `####` at the begin of a line, else the last "answer is", to the line's end."""
+    for pattern in (_HASHES, _ANSWER_IS):
+        stated = pattern.findall(text)
+        if stated:
+            return _clean(stated[-1])
+    return None
+
+
+def last_value(text: str) -> str | None:
+    """The last number of a text, without its unit; None without digits.
+
+    A number that is part of an expression, as in `2/3`, `3 + 5` or `sqrt(3)`, is not taken out of it: the
+    expression is the value, from its last `=` on.
+    """
+    at = next((i for i in range(len(text) - 1, -1, -1) if text[i].isdecimal()), None)
+    if at is None:
+        return None
+    begin, end = text.rfind("\n", 0, at) + 1, text.find("\n", at)
+    line = text[max(begin, at - _REACH) : min(end if end >= 0 else len(text), at + _REACH)]
+    formulas = re.findall(r"\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", line)
+    if formulas and any(re.search(r"\d", part) for part in formulas[-1]):
+        rest = line[max(line.rfind("$"), line.rfind("\\)"), line.rfind("\\]")) + 1 :]
+        if not re.search(r"\d", rest):
+            return _reduced("".join(formulas[-1]))
+    words = line.split()
+    at = max(i for i, word in enumerate(words) if re.search(r"\d", word))
+    first = at
+    while first > 0 and (
+        (words[first].startswith(_OPERATORS) and not _signed(words[first]))
+        or words[first - 1].endswith(_OPERATORS)
+        or _open(words[first : at + 1])
+    ):
+        first -= 1
+    return _reduced(" ".join(words[first : at + 1]))
+
+
+def plain_number(text: str) -> Decimal | None:
+    """The number that a text is, with thousands separators or an exponent; None if it is anything else."""
+    text = text.strip().replace("\u2212", "-")
+    return Decimal(text.replace(",", "")) if _PLAIN.fullmatch(text) else None
+
+
+def _open(words: list[str]) -> bool:
+    """Whether they close a bracket that begins before them."""
+    closed = "".join(words)
+    return closed.count(")") + closed.count("]") > closed.count("(") + closed.count("[")
+
+
+def _signed(word: str) -> bool:
+    return word[:1] in "+-\u2212" and len(word) > 1
+
+
+def _reduced(expression: str) -> str:
+    """Behind the last `=`; a number without what surrounds it."""
+    value = expression.rpartition("=")[2].strip(_DECORATION).removeprefix("\\boxed{").strip(_DECORATION)
+    number = _PROSE_NUMBER.search(value)
+    if (
+        number
+        and not value[: number.start()].strip("$\u20ac\u00a3(")
+        and _UNITS.fullmatch(value[number.end() :].strip(")}"))
+    ):
+        return number[0].replace(",", "")
+    return value
+
+
+def _clean(answer: str) -> str:
+    """Drop what decorates an answer: markdown and dollar signs, a final full stop, thousands separators."""
+    answer = answer.strip().strip("*$ ").rstrip(".").strip("*$ ")
+    return answer.replace(",", "") if plain_number(answer) is not None else answer

@@ -1,0 +1,115 @@
+"""Functions of the user's own files, as `my.py:name` names them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..core.visible import one_line
+from ..sandbox import check_sandbox, python_tool
+from .errors import UsageError
+
+FUNCTIONS = {"tool": "code", "retrieve": "query", "extract": "text", "embed": "steps"}
+"""Options of strategies that are functions, and what each is called with."""
+
+_NAMED = re.compile(r"(.+\.py):([^:/\\]*)", re.DOTALL)
+
+
+def names_function(text: str) -> bool:
+    """Whether a value has the form FILE.py:NAME."""
+    return _NAMED.fullmatch(text) is not None
+
+
+def load_function(text: str, option: str, *arguments: str) -> Callable[..., Any]:
+    """The function that FILE.py:NAME names; the file runs once.
+
+    arguments: what the function is called with, by position, for the message about its signature.
+    Raises UsageError, which begins with the option.
+    """
+    found = _NAMED.fullmatch(text)
+    if found is None:
+        raise UsageError(f"{option}: got {text!r}, expected FILE.py:NAME")
+    function: Any = attribute(text, option)
+    if not callable(function):
+        raise UsageError(
+            f"{option}: got {found[2]} in {found[1]}, a {type(function).__name__}, expected a function"
+        )
+    expected = f"{found[2]}({', '.join(arguments)})"
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        raise UsageError(
+            f"{option}: got {found[2]}{inspect.signature(function)} in {found[1]}, expected it to take "
+            f"{expected}: {error}"
+        ) from None
+    except ValueError:  # built in, without a signature
+        pass
+    made: Callable[..., Any] = function
+    return made
+
+
+class UserFunction:
+    """A function with the text that names it, by which runs are told apart."""
+
+    def __init__(self, named: str, function: Callable[..., Any]) -> None:
+        self.named, self._function = named, function
+        self.__name__ = named
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __repr__(self) -> str:
+        return self.named
+
+
+def user_function(option: str, text: str, *, unsafe_tools: bool = False) -> UserFunction:
+    """What `--option KEY=FILE.py:NAME` names; for the key "tool" also "python", the sandbox."""
+    if option == "tool" and text == "python":
+        if not unsafe_tools:
+            check_sandbox()
+        return UserFunction(text, python_tool(unsafe=unsafe_tools))
+    return UserFunction(text, load_function(text, f"--option {option}", FUNCTIONS[option]))
+
+
+def attribute(text: str, option: str) -> Any:
+    """What FILE.py:NAME names, whatever it is. Raises UsageError."""
+    found = _NAMED.fullmatch(text)
+    if found is None:
+        raise UsageError(f"{option}: got {text!r}, expected FILE.py:NAME")
+    path, name = Path(found[1]).expanduser(), found[2]
+    if not path.is_file():
+        raise UsageError(f"{option}: there is no file {path}; expected FILE.py:NAME")
+    module = _module(path.resolve(), option)
+    if not name.isidentifier() or not hasattr(module, name):
+        known = sorted(key for key, value in vars(module).items() if _own(module, key, value))
+        defined = ", ".join(known) or "it has none"
+        raise UsageError(f"{option}: got {name!r}, expected a name that {path} defines: {defined}")
+    return getattr(module, name)
+
+
+def _own(module: ModuleType, key: str, value: object) -> bool:
+    made = getattr(getattr(value, "body", value), "__module__", None)  # a strategy's function
+    return not key.startswith("_") and callable(value) and made == module.__name__
+
+
+@cache
+def _module(path: Path, option: str) -> ModuleType:
+    """Beside itself the file finds the modules of its own folder, as a script does."""
+    spec = spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{option}: {path} is no Python file")
+    module = module_from_spec(spec)
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{option}: {path} raised {type(error).__name__}: {one_line(str(error))}") from error
+    return module

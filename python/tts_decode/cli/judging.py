@@ -1,0 +1,75 @@
+"""The problems of --tasks, what judges them, and what could not be judged."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+from ..grading import unjudged
+from ..tasks import Task, TaskFileError, read_tasks
+from .errors import UsageError
+from .functions import load_function
+
+
+def read_problems(
+    source: Path,
+    *,
+    format: str | None,
+    fields: dict[str, str],
+    split: str | None,
+    seed: int,
+    unsafe_tools: bool,
+) -> list[Task]:
+    """Of --tasks and the options beside it, by which errors begin: UsageError, and those of `read_tasks`."""
+    try:
+        return read_tasks(
+            source, format=format, fields=fields, split=split, seed=seed, unsafe_tools=unsafe_tools
+        )
+    except TaskFileError:
+        raise
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
+
+
+def refuse_task_options(**given: object) -> None:
+    """UsageError for an option that says something of --tasks, where there is none."""
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"--{name}: got {value!r} without --tasks, of which it says something")
+
+
+def judged_by(verifier: str | None, tasks: list[Task]) -> list[Task]:
+    """The tasks under the function that --verifier names, in place of their own check.
+
+    It gets the text, and the expected answer if it takes a second argument; it is asked once for each text.
+    """
+    if verifier is None:
+        return tasks
+    try:
+        function = load_function(verifier, "--verifier", "text", "expected")
+        with_answer = True
+    except UsageError:
+        function, with_answer = load_function(verifier, "--verifier", "text"), False
+    if inspect.iscoroutinefunction(function):
+        raise UsageError(f"--verifier: got {verifier}, an async function, expected one that returns a number")
+
+    def under(task: Task) -> Task:
+        @lru_cache(maxsize=1024)
+        def verify(text: str) -> float:
+            value = function(text, task.answer) if with_answer else function(text)
+            return float(value)
+
+        return replace(task, verify=verify, waits=True)
+
+    return [under(task) for task in tasks]
+
+
+def unjudged_note() -> str | None:
+    """What the user has to know of answers that limits of time or memory left without a verdict."""
+    counts = unjudged()
+    if not counts:
+        return None
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(counts.items()))
+    return f"comparisons of answers that a limit ended, and that count as not equal: {reasons}"

@@ -1,0 +1,150 @@
+"""Whether two answers mean the same, and which of many do.
+
+Plain numbers and words are compared here; mathematics by math-verify, in a process with limits of time and
+memory.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from ..errors import MissingExtraError
+from ..select import extract_answer, last_boxed, last_value, stated_answer
+from .mathematics import MATHEMATICS, UnjudgedError
+from .notation import normalised, spelling
+from .structure import Parts, interval, parts
+from .values import number, same_value
+from .words import is_words
+
+_LONGEST = 2000  # characters of an answer that is compared by more than its text
+_DEEPEST = 40  # nested brackets
+_MOST_PAIRS = 400  # values compared for one pair of answers
+_logger = logging.getLogger("tts_decode")
+
+
+def same_answer(answer: str, expected: str) -> bool:
+    r"""Whether two answers, as `extract_answer` gives them, mean the same.
+
+    Numbers are equal as numbers, words without regard to case. LaTeX, fractions, sets, intervals and
+    equations are compared by math-verify: one that takes too long is not equal, and `unjudged` counts it. A
+    unit counts where both have one. Sets and lists have no order; tuples do. A decimal of six significant
+    digits or more stands for the exact number that it rounds.
+
+    Raises MissingExtraError where only mathematics can tell and math-verify is not installed.
+    """
+    if answer.strip() == expected.strip():
+        return bool(answer.strip())
+    if max(len(answer), len(expected)) > _LONGEST or max(map(_depth, (answer, expected))) > _DEEPEST:
+        return False
+    first, second = normalised(answer), normalised(expected)
+    try:
+        return bool(first and second) and _Comparison().same(first, second)
+    except UnjudgedError:
+        return False
+
+
+def group(answers: Sequence[str | None]) -> list[int | None]:
+    """For each answer the index of the first that means the same; None for None, which abstains.
+
+    Without math-verify mathematics is compared by its notation only; a warning of the logger `tts_decode`
+    says so.
+    """
+    groups: dict[str, int] = {}  # answer -> index of the first of its group
+    leaders: list[tuple[int, str]] = []
+    for index, answer in enumerate(answers):
+        if answer is None or answer in groups:
+            continue
+        groups[answer] = next((at for at, leader in leaders if _in_group(answer, leader)), index)
+        if groups[answer] == index:
+            leaders.append((index, answer))
+    return [None if answer is None else groups[answer] for answer in answers]
+
+
+def is_correct(text: str, expected: str) -> bool:
+    r"""Whether the final answer of a text is the expected one.
+
+    What `\boxed{}` holds has to be the answer; of a sentence behind "answer is", or of a text without either,
+    the last number or expression may be it as well. Raises as `same_answer`.
+    """
+    answer = extract_answer(text)
+    if same_answer(answer, expected):
+        return True
+    last = (
+        None if last_boxed(text) is not None else last_value(stated_answer(text) or text) or last_value(text)
+    )
+    return last is not None and last != answer and same_answer(last, expected)
+
+
+def needs_mathematics(answer: str) -> bool:
+    """Whether a comparison with this answer may need math-verify: it is neither a number nor words."""
+    if len(answer) > _LONGEST or _depth(answer) > _DEEPEST:
+        return False
+    found = parts(normalised(answer))
+    return not found.single or not (number(found.items[0]) is not None or is_words(found.items[0]))
+
+
+def unjudged() -> dict[str, int]:
+    """Comparisons that counted as not equal because a limit ended them: "time", "memory", "crash" ->
+    count."""
+    return dict(MATHEMATICS.unjudged)
+
+
+class _Comparison:
+    """Of two answers' parts; sets may need many pairs."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_PAIRS
+
+    def same(self, first: str, second: str) -> bool:
+        self._left -= 1
+        if self._left < 0:
+            raise UnjudgedError("pairs")
+        return spelling(first) == spelling(second) or self._same_parts(parts(first), parts(second))
+
+    def _same_parts(self, first: Parts, second: Parts) -> bool:
+        if first.kind != second.kind:
+            first, second = _as_interval(first, second), _as_interval(second, first)
+        if first.single and second.single:
+            return same_value(first.items[0], second.items[0])
+        kinds = {first.kind, second.kind}
+        if len(first.items) != len(second.items):
+            return False
+        if len(kinds) > 1 and ("" not in kinds or not kinds <= {"", "()", "{}", "cup"}):
+            return False
+        if first.ordered or second.ordered:
+            return all(map(self.same, first.items, second.items))
+        return self._matched(first.items, second.items)
+
+    def _matched(self, first: Sequence[str], second: Sequence[str]) -> bool:
+        """Whether each value has one of the other side for its own, in any order."""
+        left = list(second)
+        for value in first:
+            at = next((i for i, other in enumerate(left) if self.same(value, other)), None)
+            if at is None:
+                return False
+            del left[at]
+        return True
+
+
+def _as_interval(one: Parts, other: Parts) -> Parts:
+    if one.single and other.ordered:
+        return interval(one.items[0]) or one
+    return one
+
+
+def _depth(text: str) -> int:
+    """Of nested brackets."""
+    depth = deepest = 0
+    for mark in text:
+        depth += (mark in "({[") - (mark in ")}]")
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _in_group(answer: str, leader: str) -> bool:
+    try:
+        return same_answer(answer, leader)
+    except MissingExtraError as missing:
+        _logger.warning("answers are grouped by their notation only: %s", missing)
+        return False

@@ -1,0 +1,145 @@
+"""The process that compares mathematics. Run as a file, not imported: it loads nothing of this package.
+
+Arguments: bytes of memory, seconds for a request, and the folders of modules as JSON. Each line of standard
+input is a JSON list, "equal" and two formulas or "rounds", a decimal and a formula; each line of output is
+true, false or the name of what went wrong. Before the first request it says "ready". It reads text from a
+model: nothing of it is evaluated, and what could leave the process is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+# What SymPy compiles: numbers and names, which it reads by evaluating them one by one, and products of
+# monomials, from templates of its own. Nothing else passes.
+_COMPILED = re.compile(
+    r"from sympy import \*|\s*[-+]?\s*(?:Integer|Float)\s*\(\s*'?[\d.eE+-]{1,4000}'?\s*\)\s*"
+    r"|Symbol\s*\('\w{1,40}'\s*\)\s*"
+    r"|\s*def monomial_\w+\([ABk, ]+\):[\w\s(),:<>=+*\[\]-]*"
+)
+_LEAVING = ("os.exec", "os.fork", "os.posix_spawn", "os.system", "subprocess.", "socket.")
+
+
+def main() -> None:
+    memory, seconds, folders = int(sys.argv[1]), float(sys.argv[2]), json.loads(sys.argv[3])
+    sys.path[:] = folders
+    requests, replies = sys.stdin, os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no reply
+    with suppress(ValueError, OSError):  # macOS knows no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    logging.disable(logging.CRITICAL)
+    questions = comparison()
+    sys.addaudithook(refuse)
+    print(json.dumps("ready"), file=replies, flush=True)
+    for line in requests:
+        signal.setitimer(signal.ITIMER_REAL, 2 * seconds)  # for one whose parent is gone: it ends the process
+        question, first, second = json.loads(line)
+        try:
+            reply: bool | str = bool(questions[question](first, second))
+        except (Exception, RecursionError) as error:
+            reply = type(error).__name__
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        print(json.dumps(reply), file=replies, flush=True)
+        if reply == "MemoryError":
+            return
+
+
+def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+    """Ends a call that evaluates text, opens a file to write, or reaches for another process or the
+    network."""
+    if event == "open":
+        mode, flags = arguments[1], arguments[2]
+        written = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        bad = bool(written or (isinstance(mode, str) and set(mode) & set("wax+")))
+    elif event == "compile":
+        source, file = arguments[0], str(arguments[1] or "")
+        text = source.decode(errors="replace") if isinstance(source, bytes) else source
+        bad = not file.endswith(".py") and not (isinstance(text, str) and _COMPILED.fullmatch(text))
+    else:
+        bad = event.startswith(
+            ("os.exec", "os.fork", "os.posix_spawn", "os.system", "subprocess.", "socket.")
+        )
+    if bad:
+        raise PermissionError(event)
+
+
+def comparison() -> dict[str, Callable[[str, str], bool]]:
+    """Loads the algebra. Its functions raise ValueError for what cannot be read."""
+    import sympy.physics.units  # noqa: F401  # simplify loads it late, and evaluates names for it
+    from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+    from math_verify import verify
+    from sympy import Eq, Expr, Float, I, Rational, S, Symbol, simplify
+    from sympy.core.relational import Relational
+
+    # Not math-verify's own reader: it finds formulas in prose, evaluates plain ones, and takes `A` for `a`.
+    spelling = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
+    )
+    cased = ConversionConfig(lowercase_symbols=False)
+    imaginary = Symbol("i", real=True)
+
+    def read(text: str) -> Any:
+        latex = normalize_latex(text, spelling)
+        value = latex2sympy(
+            latex, is_real=True, convert_degrees=True, normalization_config=None, conversion_config=cased
+        )
+        if value is None:
+            raise ValueError("not read")
+        exact = {number: Rational(str(number)) for number in value.atoms(Float)}
+        if imaginary in value.free_symbols and "\\sum" not in text and "_" not in text:
+            exact[imaginary] = I
+        return value.xreplace(exact) if exact else value
+
+    def side(value: Any, other: Any) -> Any:
+        """The right side of `x = ...` beside what is no equation."""
+        if isinstance(value, Eq) and not isinstance(other, Relational):
+            return value.rhs if value.lhs.is_Symbol or value.lhs.is_Function else value
+        return value
+
+    def equal(first: str, second: str) -> bool:
+        a, b = read(first), read(second)
+        a, b = side(a, b), side(b, a)
+        if isinstance(a, Relational) != isinstance(b, Relational):
+            return False
+        if isinstance(a, Eq):
+            if not isinstance(b, Eq) or a.free_symbols != b.free_symbols:
+                return False
+            left, right = (simplify((eq.lhs - eq.rhs).doit()) for eq in (a, b))
+            if S.Zero in (left, right):
+                return bool(left == right)
+            ratio = simplify(left / right)
+            return bool(left.free_symbols and ratio.is_number and ratio.is_finite and ratio != 0)
+        numbers = isinstance(a, Expr) and isinstance(b, Expr) and a.is_number and b.is_number
+        if numbers:
+            infinite = {S.Infinity, S.NegativeInfinity, S.ComplexInfinity}
+            if infinite & {a, b}:
+                return bool(a == b != S.ComplexInfinity)
+            x, y = a.evalf(30), b.evalf(30)
+            if abs(x - y) > Rational(1, 10**20) * max(abs(x), abs(y)):
+                return False
+        if not verify(a, b, float_rounding=30, timeout_seconds=None):
+            return False
+        return not numbers or bool((a.doit() - b.doit()).equals(0))  # verify looks at 15 digits
+
+    def rounds(decimal: str, formula: str) -> bool:
+        value, last = read(formula), Rational(10) ** -len(decimal.partition(".")[2])
+        if not (isinstance(value, Expr) and value.is_number and value.is_real):
+            return False
+        return bool(abs(value.doit().evalf(60) - Rational(decimal)) < last)
+
+    return {"equal": equal, "rounds": rounds}
+
+
+if __name__ == "__main__":
+    main()

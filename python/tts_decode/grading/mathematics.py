@@ -1,0 +1,141 @@
+"""The process that compares mathematics, seen from outside: its limits, its replacement, what it could not
+do."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+
+from ..errors import EngineError
+
+_WORKER = Path(__file__).with_name("math_worker.py")
+_START_SECONDS = 60.0  # for importing SymPy on a busy machine
+
+
+class UnjudgedError(Exception):
+    """A limit ended a comparison: "time", "memory" or "crash"."""
+
+
+class Mathematics:
+    """Compares formulas with math-verify in a process of its own, from any thread.
+
+    seconds, memory: of one comparison. One that takes more ends its process, counts as not equal and is
+    counted in `unjudged`; the next one gets a new process.
+    """
+
+    def __init__(self, seconds: float = 5.0, memory: int = 1 << 30) -> None:
+        self._seconds, self._memory = seconds, memory
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0  # process that started it: a fork of this one starts its own
+        self._lock = threading.Lock()
+        self.unjudged: Counter[str] = Counter()
+        """Why comparisons came to no end, and how often: "time", "memory", "crash"."""
+        self._known = lru_cache(maxsize=1 << 14)(self._ask)
+        atexit.register(self.close)
+
+    def equal(self, first: str, second: str) -> bool:
+        """Whether two formulas, LaTeX, are equal; False if one cannot be read. Raises UnjudgedError."""
+        return first == second or self._judged("equal", first, second)
+
+    def rounds(self, decimal: str, formula: str) -> bool:
+        """Whether a decimal is the value of a formula, rounded or cut at its last digit. Raises
+        UnjudgedError."""
+        return self._judged("rounds", decimal, formula)
+
+    def _judged(self, question: str, first: str, second: str) -> bool:
+        reply = self._known(question, first, second)
+        if isinstance(reply, str):
+            raise UnjudgedError(reply)
+        return reply
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, where one runs."""
+        return None if self._process is None else self._process.pid
+
+    def close(self) -> None:
+        """Ends the process; a later comparison starts another."""
+        with self._lock:
+            self._end()
+
+    def _ask(self, question: str, first: str, second: str) -> bool | str:
+        """The answer, or which limit ended it."""
+        with self._lock:
+            if self._owner != os.getpid():
+                self._process, self._owner = None, os.getpid()
+            if self._process is None or self._process.poll() is not None:
+                self._process = self._started()
+            reply = self._reply(json.dumps([question, first, second]), self._seconds)
+            if isinstance(reply, bool):
+                return reply
+            reason = {"MemoryError": "memory"}.get(reply, reply)
+            if reason not in ("time", "memory", "crash"):
+                return False  # what the formula is not read by
+            self._end()
+            self.unjudged[reason] += 1
+            return reason
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        arguments = [str(self._memory), str(self._seconds), json.dumps([path for path in sys.path if path])]
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", str(_WORKER), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ},
+        )
+        ready = self._reply(None, _START_SECONDS)
+        if ready != "ready":
+            self._end()
+            raise EngineError(
+                f"mathematics: got {ready!r} from the process that compares, expected it to start; try: "
+                "python -c 'import math_verify'"
+            )
+        return self._process
+
+    def _reply(self, request: str | None, seconds: float) -> bool | str:
+        """What the process says within so many seconds, else "time" or "crash"."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            if request is not None:
+                self._process.stdin.write(request.encode() + b"\n")
+                self._process.stdin.flush()
+        except OSError:
+            return "crash"
+        deadline, line = time.monotonic() + seconds, b""
+        with selectors.DefaultSelector() as ready:
+            ready.register(self._process.stdout, selectors.EVENT_READ)
+            while not line.endswith(b"\n"):
+                if not ready.select(max(0.0, deadline - time.monotonic())):
+                    return "time"
+                chunk = os.read(self._process.stdout.fileno(), 4096)
+                if not chunk:
+                    return "crash"
+                line += chunk
+        reply: bool | str = json.loads(line)
+        return reply
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+MATHEMATICS = Mathematics()
+"""What this process compares with; nothing runs before the first comparison."""

@@ -1,0 +1,103 @@
+r"""One spelling for what LaTeX, Unicode and plain text write in many: `\dfrac`, `\left(`, spaces, `√3`, `<=`.
+
+Answers are short when they come here; `equality` bounds their length.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+_SIGNS = {
+    **{
+        "\u2212": "-",
+        "\u2013": "-",
+        "\u00d7": "\\times ",
+        "\u00b7": "\\cdot ",
+        "\u00f7": "/",
+        "\u03c0": "\\pi ",
+    },
+    **{"\u221e": "\\infty ", "\u2264": "\\le ", "\u2265": "\\ge ", "\u2260": "\\ne ", "\u00b0": "^\\circ "},
+    **{"\u222a": "\\cup ", "\u2229": "\\cap ", "\u2208": "\\in ", "\u00b1": "\\pm ", "\u2205": "\\emptyset "},
+    **{"\u00b2": "^2", "\u00b3": "^3", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u221a": "\\sqrt "},
+    "\u03c0": "\\pi ",
+    **{"\u00bd": "\\frac{1}{2}", "\u00bc": "\\frac{1}{4}", "\u00be": "\\frac{3}{4}"},
+    **{"<=": "\\le ", ">=": "\\ge ", "!=": "\\ne ", "**": "^", "{,}": ","},
+}
+_THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!\d)")
+
+
+def _ungrouped(text: re.Match[str]) -> str:
+    """Numbers without separators of thousands. Inside brackets a comma separates values."""
+    return _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text[1])
+
+
+_SAME: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\(?:left|right|bigl?|bigr?|Bigl?|Bigr?|biggl?|biggr?)(?![a-zA-Z])\s*\.?(?=[\s\S])", ""),
+        (r"\\(?:displaystyle|textstyle|limits)(?![a-zA-Z])", ""),
+        (r"\\!", ""),
+        (r"(?<!\\)\\(?:[,;: ]|quad(?![a-zA-Z])|qquad(?![a-zA-Z]))|~", " "),
+        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+        (r"\\(?:textrm|textbf|textit|textnormal|mathrm|mathbf|mathit|mbox|rm|bf)\s*\{", r"\\text{"),
+        (r"\\lbrace(?![a-zA-Z])", r"\\{"),
+        (r"\\rbrace(?![a-zA-Z])", r"\\}"),
+        (r"\\(?:lvert|rvert|vert)(?![a-zA-Z])", "|"),
+        (r"\\([lgn]e)q(?:slant)?(?![a-zA-Z])", r"\\\1 "),
+        (r"\\lt(?![a-zA-Z])", "<"),
+        (r"\\gt(?![a-zA-Z])", ">"),
+        (r"\\varnothing(?![a-zA-Z])", r"\\emptyset"),
+        (r"\\(?:degree|textdegree)(?![a-zA-Z])", r"^\\circ"),
+        (r"\^\s*\{\s*\\circ\s*\}", r"^\\circ"),
+        (r"(?<!\\)%", r"\\%"),
+        (r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"\\sqrt\s*([0-9]+|[a-zA-Z])", r"\\sqrt{\1}"),
+        (r"(?<![\\a-zA-Z])(?:pi|Pi)(?![a-zA-Z])", r"\\pi "),
+        (r"(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])", r"\\infty "),
+        (r"\*", r"\\cdot "),
+        (r"(?<![\d.])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.])", r"\1\\frac{\2}{\3}"),
+        (r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([+-]?\d{1,4})(?!\w)", r"\1\\cdot 10^{\2}"),
+        (r"(?<![\d.,])(-?\d*)\.(\d*)\\overline\s*\{(\d+)\}", r"\\repeating{\1}{\2}{\3}"),
+        (r"\^\s*\(([^()]*)\)", r"^{\1}"),
+        (r"\^\s*(-?\d+|[a-zA-Z])", r"^{\1}"),
+        (r"_\s*([0-9a-zA-Z])", r"_{\1}"),
+        (r"^([^(\[{]*)$", _ungrouped),
+    )
+]
+_REPEATING = re.compile(r"\\repeating\{(-?)(\d*)\}\{(\d*)\}\{(\d+)\}")
+_MATH_MARKS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+
+
+def normalised(text: str) -> str:
+    r"""The answer in one notation: without marks of mathematics around it, `\boxed` and a final full stop."""
+    text = text.strip()
+    before = None
+    while text != before:
+        before = text
+        text = text.strip().rstrip(".,;").strip("* ")
+        for left, right in _MATH_MARKS:
+            inner = text[len(left) : -len(right)]
+            if text.startswith(left) and text.endswith(right) and inner and "$" not in inner:
+                text = inner
+        if text.startswith("\\boxed{") and text.endswith("}"):
+            text = text[len("\\boxed{") : -1]
+    for sign, written in _SIGNS.items():
+        text = text.replace(sign, written)
+    for pattern, replacement in _SAME:
+        text = pattern.sub(replacement, text)
+    return re.sub(r"\s+", " ", _REPEATING.sub(_fraction, text)).strip()
+
+
+def spelling(text: str) -> str:
+    r"""What two normalised answers are the same by, whatever they mean: spaces count only between letters of
+    words, or between a command and a letter."""
+    text = re.sub(r"\s+(?![a-zA-Z0-9])|(?<![a-zA-Z0-9])\s+", "", text)
+    return re.sub(r"([_^])\{(\w)\}", r"\1\2", text)
+
+
+def _fraction(decimal: re.Match[str]) -> str:
+    """A repeating decimal as a fraction: 0.1(6) is (16 - 1) / 90."""
+    sign, whole, fixed, repeated = decimal.groups()
+    top = int(whole + fixed + repeated) - int(whole + fixed or "0")
+    return f"{sign}\\frac{{{top}}}{{{'9' * len(repeated) + '0' * len(fixed)}}}"

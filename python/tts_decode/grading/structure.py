@@ -1,0 +1,106 @@
+r"""What an answer consists of: one value, or values in brackets, braces, a list, a union.
+
+Brackets and commas are compared here; only single values go to the algebra, which takes `(1,2)` for an
+interval, `\{1,2\}` for the same, and loses the order.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+_OPENERS = {"(": ")", "[": "]", "\\{": "\\}"}
+_TOKEN = re.compile(r"\\left|\\right|\\[a-zA-Z]+|\\[{}]|.", re.DOTALL)
+_OPEN, _CLOSE = {"(", "[", "{", "\\{"}, {")", "]", "}", "\\}"}
+_AND = re.compile(r"\\text\{\s*(?:,\s*)?(?:and|or)\s*\}|(?<=[\s,])(?:and|or)(?=\s)|;", re.IGNORECASE)
+_MEMBER = re.compile(r"^[a-zA-Z]\s*\\in(?![a-zA-Z])\s*")
+_LESS = r"(<|\\le(?![a-zA-Z]))"
+_MORE = r"(>|\\ge(?![a-zA-Z]))"
+_SIDE = r"([^<>=]*?[^<>=\s])"
+_BETWEEN = re.compile(rf"^{_SIDE}\s*{_LESS}\s*[a-zA-Z]\s*{_LESS}\s*{_SIDE}$")
+_ABOVE = re.compile(rf"^[a-zA-Z]\s*{_MORE}\s*{_SIDE}$|^{_SIDE}\s*{_LESS}\s*[a-zA-Z]$")
+_BELOW = re.compile(rf"^[a-zA-Z]\s*{_LESS}\s*{_SIDE}$|^{_SIDE}\s*{_MORE}\s*[a-zA-Z]$")
+
+
+class Parts(NamedTuple):
+    r"""kind: "" for values without brackets, "{}" for a set, "cup" for a union, else the two brackets."""
+
+    kind: str
+    items: tuple[str, ...]
+
+    @property
+    def ordered(self) -> bool:
+        return self.kind not in ("", "{}", "cup")
+
+    @property
+    def single(self) -> bool:
+        return self.kind == "" and len(self.items) == 1
+
+
+def parts(text: str) -> Parts:
+    """Of a normalised answer. Brackets that do not match leave it one value."""
+    text = _MEMBER.sub("", text.strip())
+    if text in ("\\emptyset", "\\{\\}", "\\{ \\}"):
+        return Parts("{}", ())
+    united = _split(text, "\\cup")
+    if len(united) > 1:
+        return Parts("cup", tuple(united))
+    kind, inner = _brackets(text)
+    if kind:
+        items = _split(inner, ",")
+        if kind == "()" and len(items) == 1:
+            return parts(inner)
+        if "\\mid" in inner or (re.search(r"(?<!\|)\|(?!\|)[^|]*$", inner) and kind == "{}"):
+            return Parts("", (text,))  # a set by its condition
+        return Parts(kind, tuple(expanded for item in items for expanded in _signs(item)))
+    items = _split(_AND.sub(",", text), ",")
+    return Parts("", tuple(expanded for item in items if item for expanded in _signs(item)))
+
+
+def interval(text: str) -> Parts | None:
+    """The interval that an inequality in one variable says."""
+    between, above, below = _BETWEEN.match(text), _ABOVE.match(text), _BELOW.match(text)
+    if between:
+        low, left, right, high = between.groups()
+        return Parts(("(" if left == "<" else "[") + (")" if right == "<" else "]"), (low, high))
+    if above:
+        sign, low = (above[1], above[2]) if above[1] else (above[4], above[3])
+        return Parts(("(" if sign in "<>" else "[") + ")", (low, "\\infty"))
+    if below:
+        sign, high = (below[1], below[2]) if below[1] else (below[4], below[3])
+        return Parts("(" + (")" if sign in "<>" else "]"), ("-\\infty", high))
+    return None
+
+
+def _brackets(text: str) -> tuple[str, str]:
+    """The kind of the brackets around the whole text and what is inside; "" and the text if there are
+    none."""
+    tokens = _TOKEN.findall(text)
+    if len(tokens) < 2 or tokens[0] not in _OPENERS or tokens[-1] not in _OPENERS.values():
+        return "", text
+    depth = 0
+    for index, token in enumerate(tokens):
+        depth += (token in _OPEN) - (token in _CLOSE)
+        if depth == 0 and index < len(tokens) - 1:
+            return "", text
+    return (tokens[0] + tokens[-1]).replace("\\", ""), "".join(tokens[1:-1]).strip()
+
+
+def _split(text: str, mark: str) -> list[str]:
+    """At each mark outside of brackets."""
+    found, depth, current = [], 0, list[str]()
+    for token in _TOKEN.findall(text):
+        depth += (token in _OPEN) - (token in _CLOSE)
+        if token == mark and depth == 0:
+            found.append("".join(current).strip())
+            current = []
+        else:
+            current.append(token)
+    return [*found, "".join(current).strip()]
+
+
+def _signs(item: str) -> list[str]:
+    r"""Both values of one that has a single \pm."""
+    if len(re.findall(r"\\pm(?![a-zA-Z])", item)) != 1:
+        return [item]
+    return [re.sub(r"\\pm(?![a-zA-Z])\s*", sign, item) for sign in "+-"]

@@ -1,0 +1,80 @@
+"""Units behind a value: `5 cm`, `5\\text{ cm}`, `90^\\circ`, `\\$5`, `12 apples`, `1010_2`."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+_SAME = {
+    "%": "percent percentage pct",
+    "deg": "degree degrees",
+    "$": "dollar dollars usd",
+    "cent": "cents",
+    "m": "meter meters metre metres",
+    "cm": "centimeter centimeters centimetre centimetres",
+    "mm": "millimeter millimeters millimetre millimetres",
+    "km": "kilometer kilometers kilometre kilometres",
+    "in": "inch inches",
+    "ft": "foot feet",
+    "yd": "yard yards",
+    "mi": "mile miles",
+    "g": "gram grams",
+    "kg": "kilogram kilograms",
+    "lb": "pound pounds lbs",
+    "oz": "ounce ounces",
+    "l": "liter liters litre litres",
+    "ml": "milliliter milliliters",
+    "s": "second seconds sec secs",
+    "min": "minute minutes mins",
+    "h": "hour hours hr hrs",
+    "day": "days",
+    "mph": "milesperhour mi/h miles/hour",
+    "unit": "units",
+    **{"am": "a.m", "pm": "p.m"},
+}
+_CANONICAL = {name: unit for unit, names in _SAME.items() for name in (unit, *names.split())}
+_SHORT = r"cm|mm|km|kg|mg|ft|in|lb|lbs|oz|hr|hrs|ml|mL|mph|am|pm|yd|mi|dm"
+_POWER = r"(?:\s*\^\s*\{?\s*(?P<power>[23])\s*\}?)?"
+_BEHIND = re.compile(rf"\\text\{{\s*(?P<text>[^{{}}\\]*)\}}{_POWER}\s*$")
+# Words behind a number: of three letters or more, so that no variable is taken for a unit.
+_WORDS = re.compile(
+    rf"(?<=[\d)}}])\s*(?P<text>(?:{_SHORT})(?![a-zA-Z])|(?<=\s)[a-zA-Z]{{3,}}[a-zA-Z ./-]*){_POWER}\s*$"
+)
+_CURRENCY = re.compile(r"^(-?)\s*(?:\\\$|\$|(\u20ac|\u00a3))\s*(?=[\d.\\(])")
+_ANGLE_OF = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)")  # in cos 60^\\circ the unit belongs to the argument
+_CURRENCIES = {None: "$", "\u20ac": "euro", "\u00a3": "gbp"}
+
+
+class Measured(NamedTuple):
+    """A value, and the unit behind it in one spelling, "" for none."""
+
+    value: str
+    unit: str
+
+
+def measured(text: str) -> Measured:
+    r"""Takes the unit off a normalised answer. The text inside `\text{}` is a unit only behind a value."""
+    money = _CURRENCY.match(text)
+    if money:
+        return Measured(money[1] + text[money.end() :], _CURRENCIES[money[2]])
+    if text.endswith("\\%"):
+        return Measured(text[:-2].strip(), "%")
+    if text.endswith("^\\circ") and not _ANGLE_OF.search(text):
+        return Measured(text[: -len("^\\circ")].strip(), "deg")
+    found = _BEHIND.search(text) or _WORDS.search(text)
+    if not found or not text[: found.start()].strip() or not re.search(r"\d|\\pi", text[: found.start()]):
+        return Measured(text, "")
+    return Measured(text[: found.start()].strip(), _canonical(found["text"], found["power"]))
+
+
+def _canonical(unit: str, power: str | None) -> str:
+    unit = unit.casefold().strip(" .")
+    for word, value in (("square", "2"), ("sq", "2"), ("cubic", "3"), ("cu", "3")):
+        if re.match(rf"{word}\b", unit):
+            unit, power = unit[len(word) :].strip(" ."), value
+    for word, value in (("squared", "2"), ("cubed", "3")):
+        if unit.endswith(f" {word}"):
+            unit, power = unit.removesuffix(word).strip(), value
+    unit = unit.replace(" ", "")
+    unit = _CANONICAL.get(unit, unit.removesuffix("s"))
+    return unit + (power or "")

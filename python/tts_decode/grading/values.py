@@ -1,0 +1,79 @@
+"""Single values: numbers, measures, words; and what is left to the algebra."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+from ..extras import installed, require
+from ..select import plain_number
+from .mathematics import MATHEMATICS
+from .notation import spelling
+from .units import measured
+from .words import algebra_knows, is_words, words
+
+_CLOSE = Decimal("1e-9")  # relative, of two numbers that are not both integers: they may come out of float64
+_DIGITS = 6  # significant digits of a decimal that may stand for an exact number
+_LONGEST = 300  # digits of a number that the algebra sees
+_NAMED = re.compile(r"^([a-zA-Z][a-zA-Z ]*?)\s*=(?!.*=)")  # x = 5
+
+
+def same_value(first: str, second: str) -> bool:
+    """Of two normalised values. Raises UnjudgedError, and MissingExtraError without math-verify."""
+    if spelling(first) == spelling(second):
+        return True
+    names = [_NAMED.match(text) for text in (first, second)]
+    if names[0] and names[1] and names[0][1] != names[1][1] and not re.search(r"\d|=.*[a-zA-Z]", names[0][1]):
+        return False
+    a, b = measured(first), measured(second)
+    if a.unit and b.unit and a.unit != b.unit:
+        return False
+    x, y = number(a.value), number(b.value)
+    scales = [(1, 1)]
+    if "%" in (a.unit, b.unit) and a.unit != b.unit:
+        scales.append((100, 1) if a.unit else (1, 100))
+    if x is not None and y is not None:
+        return _close(x, y) or any(_close(x / over, y / under) for over, under in scales[1:])
+    if is_words(a.value) or is_words(b.value):
+        return words(a.value) == words(b.value)
+    formulas = [a.value if x is None else f"{x:f}", b.value if y is None else f"{y:f}"]
+    if max(map(len, formulas)) > max(_LONGEST, len(a.value), len(b.value)) or not algebra_knows(*formulas):
+        return False
+    if not installed("math_verify"):  # else it is imported by the process that compares alone
+        require("math_verify")
+    for decimal, (rounded, formula) in ((x, formulas), (y, formulas[::-1])):
+        if decimal is not None and _digits(decimal) >= _DIGITS and MATHEMATICS.rounds(rounded, formula):
+            return True
+    return any(
+        MATHEMATICS.equal(_scaled(formulas[0], over), _scaled(formulas[1], under)) for over, under in scales
+    )
+
+
+def number(text: str) -> Decimal | None:
+    """Of a plain number, of one in a base, `1010_2`, and of what stands behind the `=` of `x = 5`."""
+    text = re.sub(r"(?<=\d) (?=\d{3}(?!\d))", "", _NAMED.sub("", text)).strip("{} ")
+    based = re.fullmatch(r"([0-9A-Fa-f]{1,64})_\{?(\d{1,2})\}?", text)
+    if based is None:
+        return plain_number(text)
+    try:
+        return Decimal(int(based[1], int(based[2])))
+    except ValueError:  # no such base, or no digit of it
+        return None
+
+
+def _close(x: Decimal, y: Decimal) -> bool:
+    if x == y:
+        return True
+    if x == x.to_integral_value() and y == y.to_integral_value():
+        return False
+    return abs(x - y) <= _CLOSE * max(abs(x), abs(y))
+
+
+def _digits(x: Decimal) -> int:
+    """Significant digits of a decimal; 0 of an integer, which is exact."""
+    digits, exponent = x.as_tuple().digits, x.as_tuple().exponent
+    return len(digits) if isinstance(exponent, int) and exponent < 0 else 0
+
+
+def _scaled(formula: str, by: int) -> str:
+    return formula if by == 1 else f"\\frac{{{formula}}}{{{by}}}"

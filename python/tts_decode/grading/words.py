@@ -1,0 +1,45 @@
+"""Answers that are words, and which texts the algebra may see."""
+
+from __future__ import annotations
+
+import re
+
+_FUNCTIONS = frozenset(
+    {
+        *("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh"),
+        *("log", "ln", "exp", "lim", "max", "min", "gcd", "lcm", "mod", "det"),
+    }
+)
+_CONSTANTS = frozenset("ei")  # single letters that stand for numbers
+_TEXT = re.compile(r"\\text\{([^{}]*)\}")
+_COMMAND = re.compile(r"\\(?:begin|end)\{[a-z]+\*?\}|\\[a-zA-Z]+")
+
+
+def is_words(text: str) -> bool:
+    r"""Whether a normalised value is text rather than mathematics: `Blue`, `\text{no}`, a choice `B`."""
+    inside = _TEXT.fullmatch(text)
+    if inside:
+        return not re.search(r"\d", inside[1])
+    bare = _TEXT.sub(r" \1 ", text)
+    if re.search(r"[\\^_{}=<>+*/\d|]", bare):
+        return "=" not in bare and bool(re.search(r"[^\W\d_]{4,}", _COMMAND.sub(" ", bare)))
+    runs = re.findall(r"[^\W\d_]+", bare)
+    if len(runs) == 1 and len(runs[0]) == 1:
+        return runs[0] not in _CONSTANTS
+    return not runs or any(len(run) > 1 and run not in _FUNCTIONS for run in runs)
+
+
+def words(text: str) -> str:
+    """What two texts of words are the same by. Case counts in one or two letters, which may be names."""
+    text = " ".join(re.sub(r"[.,;:!?\"'()]", " ", _TEXT.sub(r" \1 ", text)).split())
+    return text.casefold() if len(text) > 2 or text.casefold() == "no" else text
+
+
+def algebra_knows(first: str, second: str) -> bool:
+    """Whether the algebra reads both as a person does: it takes `a` for `A`, `1 2` for a sum, `3:4` for
+    less."""
+    if any(re.search(r"\d\s+\d|\d\s*:|\d_\{?\w", text) for text in (first, second)):
+        return False
+    letters = [set(re.findall(r"[a-zA-Z]", _COMMAND.sub(" ", text))) for text in (first, second)]
+    folded = [{letter.casefold() for letter in found} for found in letters]
+    return letters[0] == letters[1] or folded[0] != folded[1]

@@ -1,0 +1,37 @@
+"""Questions with four choices, one of them right."""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import Any
+
+from ..select import extract_answer
+from .rows import Row
+from .task import Task, TaskFileError
+
+_LETTERS = "ABCD"
+_STATED = re.compile(r"(?:\\text\{|\\mathrm\{|\*|\(|\s|option|choice)*([A-D])(?![A-Za-z0-9'])", re.IGNORECASE)
+_HINT = "\n\n{choices}\n\nThink step by step, then end with: The answer is (X), where X is A, B, C or D."
+
+
+def choice_task(row: Row, parts: dict[str, Any], name: str, seed: int) -> Task:
+    """Parts: `prompt`, `answer` and `wrong1` to `wrong3`. The choices are shuffled by the seed and the row,
+    so a row's order does not depend on the rows before it."""
+    for part in ("prompt", "answer", "wrong1", "wrong2", "wrong3"):
+        if not isinstance(parts.get(part), str) or not parts[part].strip():
+            raise TaskFileError(
+                f'{row.place}: "{part}" must be a text that is not empty, got {parts.get(part)!r:.80}'
+            )
+    order = random.Random(f"{seed} {row.number}").sample(range(4), 4)
+    texts = [parts["answer"], parts["wrong1"], parts["wrong2"], parts["wrong3"]]
+    choices = "\n".join(f"({letter}) {texts[i].strip()}" for letter, i in zip(_LETTERS, order, strict=True))
+    right = _LETTERS[order.index(0)]
+    prompt = parts["prompt"].strip() + _HINT.format(choices=choices)
+    return Task(name, prompt, right, lambda text: float(chosen_letter(text) == right))
+
+
+def chosen_letter(text: str) -> str | None:
+    r"""The choice that a text ends with: `The answer is (C)`, `\boxed{C}`, `C`."""
+    found = _STATED.match(extract_answer(text)[:100])
+    return found[1].upper() if found else None

@@ -1,0 +1,122 @@
+"""Rows of data sets, from files and from the hub: a place for messages and the fields."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from codecs import BOM_UTF8
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..extras import require
+from ..records.strict_json import loads
+from .task import TaskFileError
+
+_LONGEST_FIELD = 1 << 24  # characters of a field of a CSV file
+
+
+class Row(NamedTuple):
+    """place: such as `task file a.jsonl, line 3`. number: from 1, what a row is called that has no name."""
+
+    place: str
+    number: int
+    fields: dict[str, Any]
+
+
+def file_rows(path: str | os.PathLike[str]) -> list[Row]:
+    """Of a .jsonl, .json, .csv or .parquet file; one of another name holds an object a line, as .jsonl.
+
+    Raises TaskFileError, which names the file and the line; MissingExtraError without pyarrow for .parquet.
+    """
+    file = Path(path)
+    readers = {".json": _json, ".csv": _csv, ".parquet": _parquet}
+    try:
+        rows = list(readers.get(file.suffix.lower(), _lines)(file))
+    except OSError as cause:
+        raise TaskFileError(f"task file {file}: cannot be read: {cause.strerror or cause}") from cause
+    if not rows:
+        raise TaskFileError(
+            f'task file {file}: holds no task; expected one JSON object a line: {{"prompt": "..."}}'
+        )
+    return rows
+
+
+def hub_rows(name: str, config: str | None, split: str) -> list[Row]:
+    """Of a data set on the hub, by the package `datasets`.
+
+    Raises TaskFileError where it cannot be had; MissingExtraError without `datasets`.
+    """
+    require("datasets")
+    import datasets
+
+    place = f"data set {name}" + (f" ({config})" if config else "")
+    try:
+        loaded = datasets.load_dataset(name, config, split=split)
+        return [Row(f"{place}, row {number}", number, dict(row)) for number, row in enumerate(loaded, 1)]
+    except Exception as cause:  # of whatever the hub and its readers raise
+        reason = str(cause).strip().partition("\n")[0]
+        raise TaskFileError(
+            f"{place}: got {type(cause).__name__}: {reason:.200}, expected its split {split!r}; check "
+            "the name, the network and what the hub lets you read, or give a file"
+        ) from cause
+
+
+def _lines(file: Path) -> Iterator[Row]:
+    for number, line in enumerate(file.read_bytes().removeprefix(BOM_UTF8).split(b"\n"), start=1):
+        if line.strip():
+            place = f"task file {file}, line {number}"
+            yield Row(place, number, _object(place, _loaded(place, line)))
+
+
+def _json(file: Path) -> Iterator[Row]:
+    place = f"task file {file}"
+    rows = _loaded(place, file.read_bytes())
+    if not isinstance(rows, list):
+        raise TaskFileError(f"{place}: got {type(rows).__name__}, expected a list of objects")
+    for number, row in enumerate(rows, start=1):
+        yield Row(f"{place}, entry {number}", number, _object(f"{place}, entry {number}", row))
+
+
+def _csv(file: Path) -> Iterator[Row]:
+    before = csv.field_size_limit(_LONGEST_FIELD)
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        for number, row in enumerate(csv.DictReader(io.StringIO(text, newline=""), strict=True), start=1):
+            place = f"task file {file}, row {number}"
+            if None in row or None in row.values():
+                raise TaskFileError(f"{place}: got another number of fields than the heading's {len(row)}")
+            yield Row(place, number, dict(row))
+    except UnicodeDecodeError as cause:
+        raise TaskFileError(f"task file {file}: is not UTF-8 text (byte {cause.start + 1})") from None
+    except csv.Error as cause:
+        raise TaskFileError(f"task file {file}: is not CSV: {cause}") from None
+    finally:
+        csv.field_size_limit(before)
+
+
+def _parquet(file: Path) -> Iterator[Row]:
+    require("pyarrow")
+    import pyarrow.parquet
+
+    file.open("rb").close()  # its own words for a file that is not there
+    try:
+        rows = pyarrow.parquet.read_table(file).to_pylist()
+    except pyarrow.ArrowException as cause:
+        raise TaskFileError(f"task file {file}: is not Parquet: {str(cause).partition('.')[0]}") from cause
+    for number, row in enumerate(rows, start=1):
+        yield Row(f"task file {file}, row {number}", number, row)
+
+
+def _loaded(place: str, text: bytes) -> Any:
+    try:
+        return loads(text)
+    except ValueError as cause:
+        raise TaskFileError(f"{place}: {cause}") from cause
+
+
+def _object(place: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TaskFileError(f'{place}: got {type(value).__name__}, expected an object with "prompt"')
+    return value

@@ -1,0 +1,124 @@
+"""Which answers mean the same. Expectations come from how a case is made, or are written by hand."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from answer_cases import Case, harmless, wrong_constants, wrong_roots, wrong_structures
+from tts_decode.grading import equality, group, is_correct, needs_mathematics, same_answer, values
+
+pytest.importorskip("math_verify")
+
+WRONG = [*wrong_roots(), *wrong_constants(1, 150), *wrong_structures(2, 8)]
+HARMLESS = list(harmless(3, 8))
+
+
+def said_equal(cases: list[Case], *, turned: bool) -> list[Case]:
+    return [
+        case
+        for case in cases
+        if same_answer(*((case.expected, case.answer) if turned else (case.answer, case.expected)))
+    ]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_no_wrong_answer_counts_as_right(turned: bool) -> None:
+    assert len(WRONG) > 500
+    assert said_equal(WRONG, turned=turned) == []
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_harmless_variants_count_as_right(turned: bool) -> None:
+    right = said_equal(HARMLESS, turned=turned)
+    missed = [case for case in HARMLESS if case not in right]
+    assert len(right) >= 0.97 * len(HARMLESS), missed
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "same"),
+    [
+        (r"\sqrt{3}", "3", False),
+        (r"\dfrac{1}{2}", r"\frac12", True),
+        (r"\{1,2\}", "(1,2)", False),
+        ("x=2,y=1", "(1,2)", False),
+        ("x=x+1", "x=x+2", False),
+        ("1.4142", r"\sqrt2", False),
+        ("1.41421", r"\sqrt2", True),
+        (r"\frac{1}{2}", r"50\%", True),
+        ("2 1/2", r"\frac52", True),
+        ("1 2", "3", False),
+        (r"\cos 60^\circ", r"\frac12", True),
+        (r"\sqrt{-1}", "i", True),
+        ("1010", "1010_2", False),
+        (r"x<1 \text{ or } x>2", r"(-\infty,1)\cup(2,\infty)", True),
+        ("2a", "2A", False),
+        ("on", "no", False),
+        (r"\emptyset", r"\{\}", True),
+        ("", "", False),
+        (r"\frac{1}", r"\frac{1", False),
+        ("1e3", "1000", True),
+        ("10000000000", "10000000001", False),
+        ("9" * 400, "9" * 399 + "8", False),
+    ],
+)
+def test_single_pairs(answer: str, expected: str, same: bool) -> None:
+    assert same_answer(answer, expected) is same
+    assert same_answer(expected, answer) is same
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "right"),
+    [
+        (r"So it is \boxed{\sqrt{3}}.", "3", False),
+        (r"So it is \boxed{3}.", "3", True),
+        (r"\boxed{3 + 5}", "5", False),
+        ("The answer is 2 + 3 = 5.", "5", True),
+        ("The answer is 2 + 3.", "3", False),
+        ("so it is 12 apples", "12", True),
+        ("The answer is unclear, 7", "7", True),
+        ("Thus x^2 = 9, and so $x = 3$.", "3", True),
+        (r"we get $\sqrt{3}$.", "3", False),
+        ("about 2/3", "3", False),
+        (r"cut off at \boxed{\sqrt{3}", "3", False),
+        ("3 + 4 = 7\n#### 7", "7", True),
+        ("#### 1,234", "1234", True),
+        ("The answer is blue.", "Blue", True),
+        (r"Hence $\frac{1}{2}$.", r"\frac{1}{2}", True),
+        ("the point (1, 2)", "(1,2)", True),
+        ("the point (1, 2)", "2", False),
+        ("", "3", False),
+    ],
+)
+def test_the_answer_of_a_text(text: str, expected: str, right: bool) -> None:
+    assert is_correct(text, expected) is right
+
+
+def test_groups_are_by_meaning_and_led_by_the_first() -> None:
+    answers = [r"\frac12", "3", None, "0.5", "3.0", r"\dfrac{1}{2}", r"\sqrt{3}", "", "1/2"]
+    assert group(answers) == [0, 1, None, 0, 1, 0, 6, 7, 0]
+    assert group([]) == []
+
+
+def test_what_needs_mathematics() -> None:
+    for plain in ("3", "-1,234.5", "Blue", r"\text{even}", "B", "5 apples", "x = 5"):
+        assert not needs_mathematics(plain) or plain == "5 apples"
+    for formula in (r"\frac{1}{2}", "(1,2)", "2x+1", "1, 2"):
+        assert needs_mathematics(formula)
+
+
+def test_without_math_verify_groups_are_by_notation_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(values, "installed", lambda _: False)
+
+    def missing(module: str) -> None:
+        raise equality.MissingExtraError(f"{module}: not installed")
+
+    monkeypatch.setattr(values, "require", missing)
+    with caplog.at_level(logging.WARNING, "tts_decode"):
+        assert group(["x+1", r"\left(x+1\right)", "1+x", "4", "4.0", "four"]) == [0, 0, 2, 3, 3, 5]
+    assert "math_verify: not installed" in caplog.text
+    with pytest.raises(equality.MissingExtraError):
+        same_answer("x+1", "1+x")
+    assert same_answer("2.50", "2.5")

@@ -1,0 +1,148 @@
+"""The process that compares: hostile formulas end at its limits, and it is replaced when it hangs or dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from tts_decode.errors import EngineError
+from tts_decode.grading import is_correct, math_worker, same_answer
+from tts_decode.grading.mathematics import Mathematics, UnjudgedError
+
+pytest.importorskip("math_verify")
+
+
+@pytest.fixture
+def mathematics():
+    made = Mathematics(seconds=2.0)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "9^{9^{9^{9}}}",
+        "(9^{9^{9}})!",
+        r"\sum_{k=1}^{100000000000} k^{k}",
+        r"\binom{10^{12}}{10^{11}}",
+        r"\prod_{k=1}^{10000000} (x+k)",
+        r"(x+y+z+a+b+c)^{400}",
+    ],
+)
+def test_a_formula_without_end_is_not_equal_within_the_limits(mathematics: Mathematics, formula: str) -> None:
+    mathematics.equal("x", "x+0")  # starts it
+    begin = time.monotonic()
+    try:
+        assert not mathematics.equal(formula, "5+x-x")
+    except UnjudgedError:
+        assert mathematics.unjudged.total() == 1
+    assert time.monotonic() - begin < 20
+    assert mathematics.equal("x+1", "1+x")
+
+
+def test_memory_is_limited() -> None:
+    """In less than the algebra itself takes, it does not load."""
+    small = Mathematics(memory=48 << 20)
+    with pytest.raises(EngineError, match="expected it to start"):
+        small.equal("x+1", "1+x")
+    small.close()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_process_that_hangs_or_dies_is_replaced(mathematics: Mathematics, sent: signal.Signals) -> None:
+    assert mathematics.equal("x+1", "1+x")
+    before = mathematics.pid
+    assert before is not None
+    os.kill(before, sent)
+    if sent is signal.SIGKILL:
+        time.sleep(0.2)
+        assert mathematics.equal("x+2", "2+x")
+    else:
+        with pytest.raises(UnjudgedError, match="time"):
+            mathematics.equal("x+2", "2+x")
+        assert mathematics.unjudged == {"time": 1}
+    assert mathematics.equal("x+3", "3+x")
+    assert mathematics.pid != before
+
+
+def test_comparisons_from_many_threads(mathematics: Mathematics) -> None:
+    wrong: list[int] = []
+
+    def ask(k: int) -> None:
+        if not mathematics.equal(f"x+{k}", f"{k}+x") or mathematics.equal(f"x+{k}", f"x+{k + 1}"):
+            wrong.append(k)
+
+    threads = [threading.Thread(target=ask, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"\boxed{" * 5000,
+        "(" * 100_000 + "1" + ")" * 100_000,
+        r"\frac{" * 500 + "1" + "}{2}" * 500,
+        "answer is" + "\n" * 1_000_000,
+        "answer " * 200_000,
+        "9" * 2_000_000,
+        "x" * 3_000_000 + " 7 $" + "$ " * 100_000,
+        r"\(" * 200_000 + "4",
+        ",".join(["{1}"] * 600),
+        r"\{" + ",".join(f"x^{{{k}}}" for k in range(150)) + r"\}",
+        "1 " * 500_000,
+        "\\" * 1000,
+    ],
+    ids=range(12),
+)
+def test_hostile_texts_end(text: str) -> None:
+    begin = time.monotonic()
+    assert not is_correct(text, r"\frac{1}{3}")
+    assert not same_answer(text, "(1,2)")
+    assert time.monotonic() - begin < 20
+
+
+def test_nothing_is_evaluated(tmp_path: Path) -> None:
+    target = tmp_path / "made"
+    for text in (
+        f"__import__('os').system('touch {target}')",
+        rf"\text{{open('{target}','w')}}",
+        f"\\sqrt{{open('{target}','w')}}+1",
+    ):
+        same_answer(text, "x+1")
+        same_answer("x+1", text)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("event", "arguments"),
+    [
+        ("compile", (b"__import__('os')", "<string>")),
+        ("compile", ("Integer (5 ).__class__", "<string>")),
+        ("open", ("a", "w", 0)),
+        ("open", ("a", None, os.O_WRONLY)),
+        ("os.system", ("true",)),
+        ("subprocess.Popen", ("true",)),
+        ("socket.connect", ()),
+    ],
+)
+def test_the_process_refuses_what_could_leave_it(event: str, arguments: tuple[object, ...]) -> None:
+    with pytest.raises(PermissionError):
+        math_worker.refuse(event, arguments)
+
+
+def test_a_missing_algebra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    broken = Mathematics()
+    with pytest.raises(EngineError, match="expected it to start; try: python -c 'import math_verify'"):
+        broken.equal("x", "y")
+    broken.close()
