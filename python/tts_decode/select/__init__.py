@@ -7,7 +7,7 @@ draws from the generator that it is given.
 from .allocation import allocate, rebase_weights
 from .answers import extract_answer
 from .b4 import b4_scores
-from .centrality import hidden_distances, most_central, ngram_distances
+from .centrality import chain_of_embedding, most_central, ngram_distances, squared_differences
 from .choices import last_choice
 from .clusters import cluster
 from .conformal import conformal_p_value, rejects
@@ -60,6 +60,7 @@ __all__ = [
     "b4_scores",
     "borda_weights",
     "bracket",
+    "chain_of_embedding",
     "cluster",
     "conformal_p_value",
     "consistency_weight",
@@ -74,7 +75,6 @@ __all__ = [
     "fork_points",
     "generate_or_continue",
     "geometric_mean_ratio",
-    "hidden_distances",
     "hyper_nodes",
     "last_choice",
     "lexical_similarity",
@@ -97,6 +97,7 @@ __all__ = [
     "retained_nodes",
     "sample_top_k",
     "self_refine_uct",
+    "squared_differences",
     "systematic",
     "thompson",
     "top_k",
