@@ -30,7 +30,7 @@ def winner(
     last token.
     """
     c, end = window(samples, eos, tau_coeff)
-    states = torch.stack([_states(model, prompt, sample[:end]) for sample in samples])
+    states = _states(model, prompt, [sample[:end] for sample in samples])
     votes = []
     for t in range(c + 1, end + 1):
         features = torch.stack([_feature(mean) for mean in states[:, :t].mean(1)])
@@ -41,11 +41,12 @@ def winner(
     return min(sample for sample, count in counts.items() if count == most), votes
 
 
-def _states(model: PreTrainedModel, prompt: Sequence[int], sample: Sequence[int]) -> Tensor:
-    """float32 [len(sample), layers + 1, hidden]."""
+def _states(model: PreTrainedModel, prompt: Sequence[int], samples: Sequence[Sequence[int]]) -> Tensor:
+    """float32 [samples, tokens of each, layers + 1, hidden]."""
+    texts = torch.tensor([[*prompt, *sample] for sample in samples])
     with torch.no_grad():
-        output = model(torch.tensor([[*prompt, *sample]]), output_hidden_states=True)
-    return torch.stack([layer[0, len(prompt) - 1 : -1] for layer in output.hidden_states], 1).float()
+        output = model.base_model(texts, output_hidden_states=True)
+    return torch.stack([layer[:, len(prompt) - 1 : -1] for layer in output.hidden_states], 2).float()
 
 
 def _feature(h: Tensor) -> Tensor:

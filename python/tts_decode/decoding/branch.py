@@ -245,7 +245,6 @@ class TreeBranch(LivePath):
         self.check_idle()
         self.require_lm_head("layer_states")
         chosen = checked_layers(layers, self.runtime.engine.num_layers)
-        self.runtime.follow_weights()
         self.check_computed()
         self.drop_logits()
         return await self._scheduler.submit(LayersRequest(self, chosen))

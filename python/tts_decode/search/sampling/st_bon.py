@@ -83,6 +83,8 @@ async def _winner(
             votes[most_central(distances)] += 1
         elif _parted(branches, start):
             end = tokens + max(1, int(tau_coeff * tokens))
+        if all(branch.finished for branch in branches):
+            break
     return votes.index(max(votes))
 
 
