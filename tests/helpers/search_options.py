@@ -119,7 +119,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "aries": {"num_votes": 3, "max_actions": 3, "max_tokens_policy": 6},
     "archon": {"n": 3, "layers": "generate rank:2 critique verify test fuse"},
     # asynchronous
-    "atts": {"n": 4, "extract": length_mod_3},
+    "atts": {"n": 4, "num_calibration": 3, "extract": length_mod_3},
 }
 
 

@@ -67,7 +67,7 @@ OWN: dict[str, set[str]] = {
     "adaptive_graph": {"max_layers"},
     "archon": {"layers"},
     "aries": {"max_actions"},
-    "atts": {"alpha", "calibration"},
+    "atts": {"alpha", "rule", "calibration", "num_calibration", "keep_rejected", "early_stop"},
 }
 """By strategy, the options that no other one has: symbols of its paper and what is special to it."""
 

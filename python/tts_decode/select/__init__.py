@@ -10,7 +10,7 @@ from .b4 import b4_scores
 from .centrality import chain_of_embedding, most_central, ngram_distances, squared_differences
 from .choices import last_choice
 from .clusters import cluster
-from .conformal import conformal_p_value, rejects
+from .conformal import conformal_p_value, percentile_rank, rejects
 from .consistency import agreement, borda_weights, consistency_weight, majority_probability
 from .cost_model import ets_objective, ets_select, retained_nodes
 from .dag import ancestors, earlier_needs, longest_path
@@ -89,6 +89,7 @@ __all__ = [
     "paired_difference",
     "paired_proportion_difference",
     "particle_weights",
+    "percentile_rank",
     "probable_paths",
     "puct",
     "rating",
