@@ -1,8 +1,9 @@
-"""ST-BoN's choice of a sample as its authors' code makes it (Alsace08/ST-BoN at b075471), in float32 torch over
-the hidden states that transformers returns."""
+"""ST-BoN's choice of a sample as its authors' code makes it (Alsace08/ST-BoN at b075471), in float32 torch
+over the hidden states that transformers returns."""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -22,7 +23,11 @@ def window(samples: Sequence[Sequence[int]], eos: int, tau_coeff: float) -> tupl
 
 
 def winner(
-    model: PreTrainedModel, prompt: Sequence[int], samples: Sequence[Sequence[int]], eos: int, tau_coeff: float
+    model: PreTrainedModel,
+    prompt: Sequence[int],
+    samples: Sequence[Sequence[int]],
+    eos: int,
+    tau_coeff: float,
 ) -> tuple[int, list[int]]:
     """Index of the sample that goes on, and the votes; no sample ends before the window does.
 
@@ -53,9 +58,7 @@ def _feature(h: Tensor) -> Tensor:
     """Of [layers + 1, hidden]: the mean of relative lengths less relative angles."""
     whole = (h[0] - h[-1]).norm()
     turned = _angle(h[0], h[-1])
-    moves = [
-        (a - b).norm() / whole - _angle(a, b) / turned for a, b in zip(h[:-1], h[1:], strict=True)
-    ]
+    moves = [(a - b).norm() / whole - _angle(a, b) / turned for a, b in itertools.pairwise(h)]
     return torch.stack(moves).mean()
 
 

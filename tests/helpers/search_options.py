@@ -99,6 +99,12 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "revise": {"n": 4, "verify_prompt": "ok? ", "accept": "y", "refine": "n", "rethink": "hm"}
     | {"extract": length_mod_3},
+    "revisions": {
+        "n": 4,
+        "num_sequential": 2,
+        "refine_prompt": "{question}{attempts}",
+        "extract": length_mod_3,
+    },
     "sets": {"n": 3, "max_rounds": 2, "extract": length_mod_3}
     | {"verify_prompt": "{history}check", "refine_prompt": "{history}again"},
     "t1_verify": {"n": 4, "tool": lambda code: str(len(code) % 2 == 0)}

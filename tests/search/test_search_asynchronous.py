@@ -157,7 +157,9 @@ def test_several_answers_share_one_calibration_set_as_it_grows(seed):
     in no answer, an accepted one is."""
     record = []
     draft, target = decoders(seed, record, latency=lambda prefix, k: number(seed, prefix, k) % 5)
-    result = run_scripted(draft, atts, PROMPT, sampling=STEPS, n=6, target_decoder=target, alpha=0.3, **ONLINE)
+    result = run_scripted(
+        draft, atts, PROMPT, sampling=STEPS, n=6, target_decoder=target, alpha=0.3, **ONLINE
+    )
     read = [entry for entry in record if entry[1].startswith(("d", "="))]
     rescued = Counter(call.prefix for call in target.complete.calls)
     rejected = Counter()

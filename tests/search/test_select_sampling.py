@@ -120,7 +120,9 @@ def test_the_most_central_number_has_the_smallest_mean_squared_distance():
     generator = np.random.default_rng(3)
     for _ in range(20):
         x = generator.normal(size=7)
-        means = [np.mean([(x[i] - x[j]) ** 2 for j in range(7) if j != i]) for i in range(7)]  # S_i of the paper
+        means = [
+            np.mean([(x[i] - x[j]) ** 2 for j in range(7) if j != i]) for i in range(7)
+        ]  # S_i of the paper
         assert most_central(squared_differences(list(x))) == int(np.argmin(means))
 
 

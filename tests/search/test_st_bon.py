@@ -27,7 +27,9 @@ def samples_of(result: SearchResult) -> dict[int, tuple[int, ...]]:
     return {leaf: tokens for leaf, (_, tokens) in sorted(samples.items(), key=lambda item: item[1][0])}
 
 
-def search(decoder: TreeDecoder, prompt: object, n: int, tau_coeff: float, **sampling: object) -> SearchResult:
+def search(
+    decoder: TreeDecoder, prompt: object, n: int, tau_coeff: float, **sampling: object
+) -> SearchResult:
     async def run() -> SearchResult:
         root = await decoder.root(prompt, SamplingParams(**sampling))
         result = await st_bon(root, n=n, tau_coeff=tau_coeff)

@@ -227,7 +227,8 @@ class TreeBranch(LivePath):
         return logprobs[ids]
 
     async def layer_states(self, layers: Sequence[int] | Literal["all"] = "all") -> Tensor:
-        """Hidden states of the branch's last token at chosen layers: float32 [len(layers), hidden], on the CPU.
+        """Hidden states of the branch's last token at chosen layers: float32 [len(layers), hidden], on the
+        CPU.
 
         The last token of a step goes through the model here, which the next step then need not do; one that
         has been is fed again. The forward of such a token runs layer by layer, and on a GPU without CUDA
