@@ -18,8 +18,8 @@ STEPS = SamplingParams(max_step_tokens=3, suppress_token_ids=(EOS,), seed=3)
 
 
 def plain_layer_states(model: PreTrainedModel, tokens: list[int]) -> Tensor:
-    """[layers + 1, hidden] of the last token, by a forward over the whole text of a copy of the model, as the states
-    leave hooks on it."""
+    """[layers + 1, hidden] of the last token, by a forward over the whole text. Of a copy of the model, as it
+    leaves hooks."""
     with torch.no_grad():
         states = deepcopy(model)(torch.tensor([tokens]), output_hidden_states=True).hidden_states
     return torch.stack([layer[0, -1] for layer in states])

@@ -53,7 +53,8 @@ async def measure_settings(
     make_prompt: Callable[[str], Prompt] = str,
     parallel: int = 4,
 ) -> list[Measured]:
-    """Searches each question with each setting at size `n`, all settings of `parallel` questions in one batch.
+    """Searches each question with each setting at size `n`, all settings of `parallel` questions
+    in one batch.
 
     n, scorer, num_probes, agg_strategy: as `compute_optimal` will be called.
     questions: with verifiers, whose 1 is a solved question. make_prompt: of a question's text, such as chat

@@ -1,4 +1,4 @@
-"""Sequential revisions: chains of answers, each written in sight of those before it."""
+"""Sequential revisions without the trained reviser: chains of answers, each in sight of those before it."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from .beam_search import beam_search
 from .dvts import dvts
 
 DEFAULT_POLICY = Policy(
-    (0.8, 0.6, 0.4, 0.2),
+    (0.49, 0.44, 0.39, 0.37),
     (Setting(best_of_n), Setting(best_of_n), Setting(beam_search), Setting(beam_search), Setting(dvts)),
 )
 """The paper's findings for search with a verifier; the edges divide 40 of the default problems evenly by
