@@ -26,7 +26,7 @@ def plain_layer_states(model: PreTrainedModel, tokens: list[int]) -> Tensor:
 
 
 @pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt2", "mixtral"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "cohere", "mixtral"])
 def test_states_of_all_layers(family: str, packed: bool) -> None:
     model = tiny_model(family)
     decoder = make(model, pack_weights=packed)
