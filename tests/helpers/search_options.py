@@ -100,6 +100,12 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "revise": {"n": 4, "verify_prompt": "ok? ", "accept": "y", "refine": "n", "rethink": "hm"}
     | {"extract": length_mod_3},
+    "revisions": {
+        "n": 4,
+        "num_sequential": 2,
+        "refine_prompt": "{question}{attempts}",
+        "extract": length_mod_3,
+    },
     "sets": {"n": 3, "max_rounds": 2, "extract": length_mod_3}
     | {"verify_prompt": "{history}check", "refine_prompt": "{history}again"},
     "t1_verify": {"n": 4, "tool": lambda code: str(len(code) % 2 == 0)}
@@ -120,7 +126,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "aries": {"num_votes": 3, "max_actions": 3, "max_tokens_policy": 6},
     "archon": {"n": 3, "layers": "generate rank:2 critique verify test fuse"},
     # asynchronous
-    "atts": {"n": 4, "extract": length_mod_3},
+    "atts": {"n": 4, "num_calibration": 3, "extract": length_mod_3},
 }
 
 

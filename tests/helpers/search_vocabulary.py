@@ -45,7 +45,8 @@ OWN: dict[str, set[str]] = {
     "rpc": {"prune"},
     "sample_scrutinize": {"num_verifications", "margin"},
     "st_bon": {"tau_coeff", "consistency"},
-    "compute_optimal": {"num_probes", "edges", "strategies"},
+    "compute_optimal": {"policy", "num_probes"},
+    "revisions": {"num_sequential", "max_attempts"},
     "ets": {"lambda_b", "lambda_d", "node_cost"},
     "lm_beam_search": {"length_penalty", "early_stopping"},
     "lookahead": {"k"},
@@ -68,7 +69,7 @@ OWN: dict[str, set[str]] = {
     "adaptive_graph": {"max_layers"},
     "archon": {"layers"},
     "aries": {"max_actions"},
-    "atts": {"alpha", "calibration"},
+    "atts": {"alpha", "rule", "calibration", "num_calibration", "keep_rejected", "early_stop"},
 }
 """By strategy, the options that no other one has: symbols of its paper and what is special to it."""
 

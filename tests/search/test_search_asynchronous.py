@@ -53,16 +53,87 @@ def decoders(seed, record=None, latency=None):
     )
 
 
+def published(seed, calibration, keep_rejected):
+    """The authors' loop for one sample over a fixed set of perplexities, with 0.6 for the percentile, and its
+    early stop; the text, and how many steps the target wrote. A rejected step stays in the text there."""
+    text, said_by_target = "", 0
+    for _ in range(40):
+        step, reason = draft_script(seed)(PROMPT + text, 0)
+        logprobs = read_by(seed)(PROMPT + text, step)
+        perplexity = math.exp(-sum(logprobs) / len(logprobs))
+        if sum(other < perplexity for other in calibration) / len(calibration) >= 0.6:
+            text += step if keep_rejected else ""
+            step, reason = target_script(seed)(PROMPT + text, 0)
+            said_by_target += 1
+        text += step
+        if reason == "eos" or "\\boxed{" in text or "ANSWER: " in text:
+            break
+    return text, said_by_target
+
+
 @pytest.mark.parametrize("seed", range(8))
-def test_one_answer_is_written_as_by_the_plain_loop(seed):
-    """The authors' loop for one sample; a rejected step makes room for the target's."""
+@pytest.mark.parametrize("keep_rejected", [True, False])
+def test_one_answer_is_written_as_by_the_published_loop(seed, keep_rejected):
+    calibration = [1 + number(seed, i) % 100 / 20 for i in range(5)]  # 3 of 5 are the 60th percentile
+    draft, target = decoders(seed)
+    options = {"n": 1, "target_decoder": target, "calibration": calibration, "keep_rejected": keep_rejected}
+    result = run_scripted(draft, atts, PROMPT, sampling=STEPS, **options)
+    text, said_by_target = published(seed, calibration, keep_rejected)
+    assert result.answer == text
+    assert len(target.complete.calls) == said_by_target
+    assert target.stats().branches == 0
+
+
+@pytest.mark.parametrize(
+    ("stated", "ends"), [("so \\boxed{4} and\n", True), ("answer: B or\n", True), ("so \\boxed{4\n", False)]
+)
+def test_an_answer_that_is_stated_ends_the_line(stated, ends):
+    def script(prefix, k):
+        return (stated, "stop_string") if prefix.count("\n") == 2 else ("on\n", "stop_string")
+
+    def texts(**options):
+        decoder = scripted_decoder(script, logprobs_of=lambda prefix, text: [-1.0] * len(words(text)))
+        result = run_scripted(decoder, atts, PROMPT, sampling=STEPS, n=2, alpha=0.0, max_steps=5, **options)
+        return {candidate.text for candidate in result.candidates}
+
+    whole = "on\n" * 2 + stated + "on\n" * 2
+    assert texts() == {"on\n" * 2 + stated if ends else whole}
+    assert texts(early_stop=False) == {whole}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_question_calibrates_itself_by_first_steps(seed):
+    """16 draft steps are read and dropped; all steps of the answers are ranked among theirs alone."""
+    record, asked = [], []
+
+    def script(prefix, k):
+        asked.append((prefix, k))
+        return draft_script(seed)(prefix, k)
+
+    draft = scripted_decoder(script, logprobs_of=read_by(seed))
+    target = scripted_decoder(target_script(seed), logprobs_of=read_by(seed, record))
+    result = run_scripted(draft, atts, PROMPT, sampling=STEPS, n=3, target_decoder=target)
+    drawn = [draft_script(seed)(PROMPT, k)[0] for k in range(16)]
+    assert asked[:16] == [(PROMPT, k) for k in range(16)]
+    assert sorted(text for _, text, _ in record[:16]) == sorted(drawn)
+    calibration = [perplexity for _, _, perplexity in record[:16]]
+    read = [entry for entry in record[16:] if entry[1].startswith(("d", "="))]
+    rejected = Counter(
+        prefix for prefix, _, ppl in read if sum(other < ppl for other in calibration) / 16 >= 0.6
+    )
+    assert rejected == Counter(call.prefix for call in target.complete.calls)
+    assert sum(node.status == "pruned" and node.parent == 0 for node in result.tree) >= 16
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_p_values_follow_the_steps_that_were_read(seed):
+    """Online calibration for one sample: each step joins the set after it was ranked."""
     calibration = [1 + number(seed, i) % 100 / 20 for i in range(6)]
     draft, target = decoders(seed)
-    result = run_scripted(
-        draft, atts, PROMPT, sampling=STEPS, n=1, target_decoder=target, alpha=0.4, calibration=calibration
-    )
+    options = {"n": 1, "target_decoder": target, "calibration": calibration, "rule": "p_value"}
+    result = run_scripted(draft, atts, PROMPT, sampling=STEPS, **options)
 
-    seen, text, said_by_target = list(calibration), "", 0
+    seen, text = list(calibration), ""
     for _ in range(40):
         step, reason = draft_script(seed)(PROMPT + text, 0)
         logprobs = read_by(seed)(PROMPT + text, step)
@@ -71,13 +142,13 @@ def test_one_answer_is_written_as_by_the_plain_loop(seed):
         seen.append(perplexity)
         if percentile >= 0.6 - 1e-9:  # among 1 + len(seen) perplexities, its own included
             step, reason = target_script(seed)(PROMPT + text, 0)
-            said_by_target += 1
         text += step
         if reason == "eos":
             break
     assert result.answer == text
-    assert len(target.complete.calls) == said_by_target
-    assert target.stats().branches == 0
+
+
+ONLINE = {"rule": "p_value", "num_calibration": 0}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -86,7 +157,9 @@ def test_several_answers_share_one_calibration_set_as_it_grows(seed):
     in no answer, an accepted one is."""
     record = []
     draft, target = decoders(seed, record, latency=lambda prefix, k: number(seed, prefix, k) % 5)
-    result = run_scripted(draft, atts, PROMPT, sampling=STEPS, n=6, target_decoder=target, alpha=0.3)
+    result = run_scripted(
+        draft, atts, PROMPT, sampling=STEPS, n=6, target_decoder=target, alpha=0.3, **ONLINE
+    )
     read = [entry for entry in record if entry[1].startswith(("d", "="))]
     rescued = Counter(call.prefix for call in target.complete.calls)
     rejected = Counter()
@@ -111,6 +184,7 @@ def test_the_target_takes_over_at_the_rate_alpha(alpha):
         calibration = [math.exp((number(seed, "earlier", i) % 900) / 300) for i in range(50)]
         draft, target = decoders(seed, record)
         options = {"n": 4, "target_decoder": target, "alpha": alpha, "calibration": calibration}
+        options |= ONLINE
         run_scripted(draft, atts, PROMPT, sampling=STEPS, **options)
         read += len(record)
         rejected += len(target.complete.calls)
@@ -133,7 +207,7 @@ def test_no_answer_waits_for_another():
     decoder = scripted_decoder(
         script, latency=latency, logprobs_of=lambda prefix, text: [-1.0] * len(words(text))
     )
-    result = run_scripted(decoder, atts, PROMPT, sampling=STEPS, n=4, alpha=0.0)
+    result = run_scripted(decoder, atts, PROMPT, sampling=STEPS, n=4, alpha=0.0, **ONLINE)
     assert ["slow" in candidate.text for candidate in result.candidates] == [True, False, False, False]
     by_time = sorted(result.candidates, key=lambda candidate: result.tree[candidate.node].ended)
     assert "slow" in by_time[-1].text
@@ -150,7 +224,7 @@ def test_the_vote_decides_and_the_target_breaks_it():
         return [likely[text[0]]] * len(words(text))
 
     decoder = scripted_decoder(lambda prefix, k: (texts[k], "eos"), logprobs_of=logprobs_of)
-    result = run_scripted(decoder, atts, PROMPT, sampling=STEPS, n=4, alpha=0.0)
+    result = run_scripted(decoder, atts, PROMPT, sampling=STEPS, n=4, alpha=0.0, **ONLINE)
     assert result.votes == {"2": 2, "1": 1, "3": 1}
     assert result.answer == texts[2]
     assert {candidate.text[0]: candidate.score for candidate in result.candidates} == pytest.approx(likely)
@@ -160,13 +234,19 @@ def test_max_steps_ends_answers_as_they_stand():
     decoder = scripted_decoder(
         lambda prefix, k: ("on\n", "stop_string"), logprobs_of=lambda prefix, text: [-1.0] * len(words(text))
     )
-    result = run_scripted(decoder, atts, PROMPT, sampling=STEPS, n=2, max_steps=3)
+    result = run_scripted(decoder, atts, PROMPT, sampling=STEPS, n=2, max_steps=3, **ONLINE)
     assert [candidate.text for candidate in result.candidates] == ["on\n" * 3] * 2
     assert not any(candidate.complete for candidate in result.candidates)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"alpha": 1.0}, r"alpha: got 1\.0"), ({"max_steps": 0}, "max_steps: got 0")]
+    ("options", "message"),
+    [
+        ({"alpha": 1.0}, r"alpha: got 1\.0"),
+        ({"max_steps": 0}, "max_steps: got 0"),
+        ({"num_calibration": -1}, "num_calibration: got -1"),
+        ({"rule": "rank"}, "rule: got 'rank', expected one of 'percentile', 'p_value'"),
+    ],
 )
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):

@@ -6,7 +6,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import torch
 from answer_sampler import QUESTION, Sampler
 from plain_scripts import draw
 from scripted import run_scripted, scripted_decoder, words
@@ -100,52 +99,6 @@ def test_st_bon_goes_on_with_the_sample_that_agrees_most(seed, tau_coeff):
     assert result.answer.split() == samples[winner]
     generated = 6 * end + len(samples[winner]) + 1 - end  # the winner's end is a token
     assert result.stats.generated_tokens == generated
-
-
-@pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_st_bon_compares_mean_hidden_states(decoder, seed):
-    """The votes made again from a forward of transformers' own model over each sample."""
-    prompt = "What is 2 + 3?"
-
-    async def search():
-        sampling = SamplingParams(max_tokens=30, seed=seed, suppress_token_ids=(EOS,))
-        root = await decoder.root(prompt, sampling)
-        result = await st_bon(root, n=5, tau_coeff=4.0)
-        root.release()
-        return result
-
-    result = decoder.run(search())
-    tree = result.tree
-    leaves = [node for node in tree if node.status in ("pruned", "finished")]
-    assert len(leaves) == 5
-
-    def tokens_of(node):
-        tokens = ()
-        while node.parent >= 0:
-            tokens, node = (*node.tokens, *tokens), tree[node.parent]
-        return tokens
-
-    samples = {node.id: tokens_of(node) for node in leaves}
-    end = min(map(len, samples.values()))
-    c = next(t for t in range(1, end + 1) if len({s[:t] for s in samples.values()}) == 5)
-    assert end == c + 4 * c
-    assert all(len(s) == end for node, s in samples.items() if node != result.best.node)
-    start, states = len(prompt.encode()), {}
-    for node, sample in samples.items():
-        ids = torch.tensor([[*prompt.encode(), *sample[:end]]])
-        with torch.no_grad():
-            states[node] = decoder.model.model(ids).last_hidden_state[0, start:].double().numpy()
-    votes = Counter()
-    for t in range(c + 1, end + 1):
-        means = {node: state[:t].mean(0) for node, state in states.items()}
-        spread = {
-            node: np.mean([np.square(m - other).sum() for key, other in means.items() if key != node])
-            for node, m in means.items()
-        }
-        votes[min(spread, key=spread.get)] += 1
-    assert votes[result.best.node] == max(votes.values())
-    assert decoder.keep_hidden == 0
 
 
 @pytest.mark.usefixtures("one_thread")

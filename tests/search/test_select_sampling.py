@@ -14,14 +14,15 @@ from tts_decode.select import (
     b4_scores,
     borda_weights,
     bracket,
+    chain_of_embedding,
     consistency_weight,
-    hidden_distances,
     last_choice,
     majority_probability,
     match_winner,
     most_central,
     ngram_distances,
     probable_paths,
+    squared_differences,
     wins_of,
     within,
 )
@@ -115,14 +116,29 @@ def test_paths_that_are_all_alike_are_kept():
 # -- centrality
 
 
-def test_the_most_central_vector_has_the_smallest_mean_squared_distance():
+def test_the_most_central_number_has_the_smallest_mean_squared_distance():
     generator = np.random.default_rng(3)
     for _ in range(20):
-        x = generator.normal(size=(7, 4))
+        x = generator.normal(size=7)
         means = [
-            np.mean([np.sum((x[i] - x[j]) ** 2) for j in range(7) if j != i]) for i in range(7)
+            np.mean([(x[i] - x[j]) ** 2 for j in range(7) if j != i]) for i in range(7)
         ]  # S_i of the paper
-        assert most_central(hidden_distances(list(x))) == int(np.argmin(means))
+        assert most_central(squared_differences(list(x))) == int(np.argmin(means))
+
+
+def test_a_chain_of_embedding_is_worked_out_by_hand():
+    """Straight on by equal moves; a right angle in two halves; and there and back, whose way is longer."""
+    straight = [[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]
+    turn = [[1.0, 0.0], [0.5**0.5, 0.5**0.5], [0.0, 1.0]]
+    detour = [[1.0, 0.0], [0.0, 5.0], [0.0, 1.0]]
+    half = 2 * np.sin(np.pi / 8) / 2**0.5 - 1 / 2
+    away = (26**0.5 / 2**0.5 + 4 / 2**0.5 - 1) / 2
+    found = chain_of_embedding([turn, detour])
+    np.testing.assert_allclose(found, [half, away], atol=1e-3)  # the floor of an angle is 4.5e-4
+    np.testing.assert_allclose(chain_of_embedding([straight]), [1 / 2 - 1], atol=1e-6)
+    np.testing.assert_allclose(chain_of_embedding([[[0.0, 0.0]] * 3]), [-1.0])  # no move, the floors' ratio
+    with pytest.raises(ValueError, match=r"states: got shape \[3, 1, 2\], expected \[N, K, D\]"):
+        chain_of_embedding(np.zeros((3, 1, 2)))
 
 
 def test_ngram_distances_are_one_less_the_jaccard_overlap():

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Coroutine, Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -221,6 +221,9 @@ class TextBranch(Path):
 
     async def extend_embeds(self, embeds: Tensor) -> Tensor:
         unsupported_call("Branch.extend_embeds")
+
+    async def layer_states(self, layers: Sequence[int] | Literal["all"] = "all") -> Tensor:
+        unsupported_call("Branch.layer_states")
 
     async def recompute(self) -> None:
         """Does nothing: the engine's weights are its own matter."""

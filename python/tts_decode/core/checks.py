@@ -55,6 +55,17 @@ def checked_rows(rows: Sequence[int], count: int) -> list[int]:
     return indices
 
 
+def checked_layers(layers: Sequence[int] | str, count: int) -> tuple[int, ...]:
+    """Numbers of hidden states of a model with `count` layers, of which it has one more."""
+    if isinstance(layers, str):
+        check_choice("layers", layers, ("all",))
+        return tuple(range(count + 1))
+    numbers = tuple(integer("layers", layer, 0) for layer in layers)
+    if not numbers or max(numbers) > count or len(set(numbers)) < len(numbers):
+        raise ValueError(f"layers: got {list(numbers)}, expected distinct numbers from 0 to {count}")
+    return numbers
+
+
 def check_embeds(embeds: Tensor, hidden: int) -> None:
     if not isinstance(embeds, Tensor) or not embeds.is_floating_point():
         got = embeds.dtype if isinstance(embeds, Tensor) else type(embeds).__name__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from tts_kernels.checks import instance
 
 from ..core.budget import Budget
-from ..core.checks import check_embeds, check_recorded, checked_rows
+from ..core.checks import check_embeds, check_recorded, checked_layers, checked_rows
 from ..core.interfaces import Decoder
 from ..core.params import SamplingParams
 from ..core.prompts import Prompt
@@ -21,7 +21,7 @@ from ..core.step import FINAL_REASONS, Step, StepPiece, TopLogprobs
 from .eviction import evict_columns
 from .forced_requests import EmbedsRequest, ExtendRequest, ReadRequest, ReplayRequest
 from .live_path import LivePath
-from .requests import AdvanceRequest, RootRequest
+from .requests import AdvanceRequest, LayersRequest, RootRequest
 from .scheduler import Scheduler
 from .step_request import step_request
 from .streaming import step_pieces
@@ -225,6 +225,30 @@ class TreeBranch(LivePath):
             return logprobs
         ids = torch.tensor(self.runtime.reader.ids(token_ids), dtype=torch.long)
         return logprobs[ids]
+
+    async def layer_states(self, layers: Sequence[int] | Literal["all"] = "all") -> Tensor:
+        """Hidden states of the branch's last token at chosen layers: float32 [len(layers), hidden], on the
+        CPU.
+
+        The last token of a step goes through the model here, which the next step then need not do; one that
+        has been is fed again. The forward of such a token runs layer by layer, and on a GPU without CUDA
+        graphs. Nothing is kept: one forward copies 4 * len(layers) * hidden bytes for each branch that asks.
+
+        Args:
+            layers: numbers as transformers gives them in `hidden_states`: 0 the embeddings as the first layer
+                takes them, i what layer i - 1 gave, and the number of layers the last hidden states, after
+                the final norm. "all": from 0 on.
+
+        Raises:
+            TypeError, ValueError: a number is none, or out of range.
+            UnsupportedModelError: the model's layers are not in a list.
+        """
+        self.check_idle()
+        self.require_lm_head("layer_states")
+        chosen = checked_layers(layers, self.runtime.engine.num_layers)
+        self.check_computed()
+        self.drop_logits()
+        return await self._scheduler.submit(LayersRequest(self, chosen))
 
     async def replay(self, step: Step) -> None:
         """Takes over a recorded step instead of generating one: tokens, log-probabilities, entropies, reason.

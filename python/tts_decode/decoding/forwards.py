@@ -55,6 +55,8 @@ class Forwards:
             embeds: list[Tensor] = []
             rows: list[int] = []  # tokens whose logits are wanted
             hidden = False
+            kept_rows: list[int] = []
+            kept_layers: set[int] = set()
             for path, feed, count in zip(paths, batch, counts, strict=True):
                 wanted = feed.request.logit_rows(count)
                 rows.extend(range(len(tokens) + wanted.start, len(tokens) + wanted.stop))
@@ -67,6 +69,10 @@ class Forwards:
                 hidden = hidden or feed.request.needs_hidden
                 feed.rows_end = len(rows)
                 feed.tokens_end = len(tokens)
+                if feed.request.layers:
+                    kept_rows.append(len(tokens) - 1)
+                    kept_layers.update(feed.request.layers)
+            layers = tuple(sorted(kept_layers))
             step = StepInputs(
                 tokens,
                 positions,
@@ -78,6 +84,8 @@ class Forwards:
                 np.array(counts, dtype=np.int32),
                 reads,
                 torch.stack(embeds) if embeds else None,
+                tuple(kept_rows),
+                layers,
             )
             output = runtime.steps.run(step, hidden=hidden)
         except BaseException:
@@ -87,8 +95,11 @@ class Forwards:
         self.meter.add([path.budget for path in paths], step, output.pages, output.sparse)
         self.steps += 1
         self.tokens += len(tokens)
+        kept = iter(() if output.layers is None else output.layers)
         row = token = 0
         for feed in batch:
+            if feed.request.layers:
+                feed.request.take_layers(next(kept)[[layers.index(layer) for layer in feed.request.layers]])
             states = None if output.hidden is None else output.hidden[token : feed.tokens_end]
             if output.masses is not None:
                 feed.request.path.add_mass(output.masses[token : feed.tokens_end].sum(0).numpy())

@@ -32,6 +32,7 @@ class Request(ABC, Generic[T]):
     """A call that waits for the engine. `future` carries its result; `path` is set once it is admitted."""
 
     needs_hidden = False  # whether `fed` must be given hidden states
+    layers: tuple[int, ...] = ()  # whose hidden states of the last token that is fed `take_layers` is given
     # Position from which on the missing tokens are forced text, which sparse attention reads whole. Those
     # before, if any, are read as when they were sampled, and fed one by one.
     forced_from = sys.maxsize
@@ -91,6 +92,9 @@ class Request(ABC, Generic[T]):
         """Input [hidden] of a missing token of id -1, at its position in the path."""
         return self.path.embeds[position]
 
+    def take_layers(self, states: Tensor) -> None:
+        """Called before `fed`. states: float32 [len(layers), hidden], of the last of the tokens."""
+
     @abstractmethod
     def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
         """The first `count` missing tokens are in the tree.
@@ -122,6 +126,27 @@ class AdvanceRequest(Request[LivePath]):
         if path.kv_length == len(path.tokens):
             path.logits = logits[-1].clone()  # not a view, which would keep the whole batch's logits
             self.resolve(path)
+
+
+class LayersRequest(Request[Tensor]):
+    """The hidden states of the path's last token at some layers, float32 [len(layers), hidden] on the CPU,
+    and the logits after it."""
+
+    def __init__(self, path: LivePath, layers: tuple[int, ...]) -> None:
+        super().__init__(path)
+        self.layers = layers
+        self._states: Tensor | None = None
+
+    def take_layers(self, states: Tensor) -> None:
+        self._states = states
+
+    def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
+        path = self.path
+        path.kv_length += count
+        if path.kv_length == len(path.tokens):
+            assert self._states is not None  # `take_layers` comes first
+            path.logits = logits[-1].clone()  # not a view, which would keep the whole batch's logits
+            self.resolve(self._states.cpu())
 
 
 class RootRequest(Request[P]):

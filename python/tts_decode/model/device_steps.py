@@ -52,7 +52,8 @@ class DeviceSteps:
         if len(step.copies):
             self._pool.copy(to_device(torch.from_numpy(step.copies), self._engine.device))
         decoding = len(step.tokens) == len(step.counts) == len(step.rows) and step.embeds is None
-        if self._graphs is not None and decoding and not hidden and step.reads is None:
+        plain = not hidden and step.reads is None and not step.kept_rows
+        if self._graphs is not None and decoding and plain:
             logits = self._graphs.run(step)
             if logits is not None:
                 return Output(logits, None, pages=self._pages(step))
@@ -65,7 +66,10 @@ class DeviceSteps:
         context = StepContext(self._pool, slots, plan, sparse=sparse)
         tokens, positions = to_device(torch.tensor([step.tokens, step.positions]), device).unbind()
         rows = to_device(torch.tensor(step.rows, dtype=torch.long), device)
-        output = self._engine.forward(Inputs(tokens, positions, rows, hidden, step.embeds), context)
+        kept = step.layer_states(device)
+        output = self._engine.forward(Inputs(tokens, positions, rows, hidden, step.embeds, kept), context)
+        if kept is not None:
+            output = output._replace(layers=kept.stacked())
         pages = self._pages(step)
         if sparse is None or step.reads is None:
             return output._replace(pages=pages)

@@ -18,7 +18,9 @@ from tts_kernels.device import checked_device
 
 from ..cost.forward import SparseCounts
 from ..errors import UnsupportedModelError
+from .agreement.layer_calls import layers_of
 from .families.conditions import why_general
+from .layer_states import LayerStates
 from .packed_model import PackedModel, pack_model, packed_others
 from .quantised_modules import weight_shape
 from .shape import shape_of_model
@@ -57,6 +59,7 @@ class Inputs(NamedTuple):
     rows: Tensor | None = None  # int64, which tokens need logits; None: all
     hidden: bool = False  # whether the last hidden states are wanted
     embeds: Tensor | None = None  # float [S, hidden], inputs of the S tokens of id -1, in order
+    kept: LayerStates | None = None  # takes hidden states of layers
 
 
 class Output(NamedTuple):
@@ -65,6 +68,7 @@ class Output(NamedTuple):
     masses: Tensor | None = None  # float32 [T, P], the share of each page in each token's attention
     pages: int = 0  # distinct pages of the step's plan
     sparse: SparseCounts | None = None  # what its sparse layers read
+    layers: Tensor | None = None  # float32 [R, K, hidden], hidden states of R tokens at K layers
 
 
 class HFEngine:
@@ -174,6 +178,10 @@ class HFEngine:
     def device(self) -> torch.device:
         return self.model.device
 
+    @property
+    def num_layers(self) -> int:
+        return len(self.calls)
+
     def forward(self, inputs: Inputs, context: StepContext) -> Output:
         """Runs new tokens through the model; their K and V go to the pool.
 
@@ -185,13 +193,16 @@ class HFEngine:
         if packed is None:
             return self.general_forward(inputs, context)
         dense = None
-        if isinstance(context.plan, TreePlan) and context.masses is None and context.sparse is None:
+        plain = context.masses is None and context.sparse is None and inputs.kept is None
+        if plain and isinstance(context.plan, TreePlan):
             dense = context.pool, context.slots, context.plan
         with torch.inference_mode():
             with self.weights.lock:
                 embedded = self.embed(inputs.tokens, inputs.embeds)
             attend = dense or partial(attend_pages, context)
-            states, logits = packed.forward(embedded, inputs.positions, self.dtype, attend, inputs.rows)
+            states, logits = packed.forward(
+                embedded, inputs.positions, self.dtype, attend, inputs.rows, inputs.kept
+            )
         masses = None if context.masses is None else context.masses.mean()
         return Output(logits, states if inputs.hidden else None, masses)
 
@@ -204,7 +215,9 @@ class HFEngine:
             self.tree_attention(context, inputs.positions),
             ExitStack() as hooks,
         ):
-            if inputs.hidden:
+            if inputs.kept is not None:
+                inputs.kept.watch(hooks, layers_of(self.base, self.attention_modules))
+            if inputs.hidden or inputs.kept is not None:
                 keep = self.base.register_forward_hook(lambda _module, _args, out: kept.append(out[0]))
                 hooks.callback(keep.remove)
             if rows is not None and not len(rows):
@@ -218,9 +231,11 @@ class HFEngine:
                 logits = output.logits[0].float()
                 if rows is not None and len(logits) != len(rows):  # a class without logits_to_keep
                     logits = logits[rows]
+        if inputs.kept is not None:
+            inputs.kept.take(self.num_layers, kept[0][0])
         return Output(
             logits,
-            kept[0][0].float() if kept else None,
+            kept[0][0].float() if inputs.hidden else None,
             None if context.masses is None else context.masses.mean(),
         )
 

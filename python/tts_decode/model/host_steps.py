@@ -12,6 +12,7 @@ from torch import Tensor
 from tts_kernels import KVPool, plan
 
 from .hf import HFEngine, Inputs, Output
+from .layer_states import LayerStates
 from .sparse import SparseReads, SparseStep
 from .tree_attention import PageMasses, StepContext
 
@@ -25,6 +26,7 @@ class StepInputs(NamedTuple):
     copies: int32 [C, 2], pages to copy first. tables, lengths, counts: int32 [B, P], [B] and [B], the
     branches' block tables, their tokens in all, and their new ones. reads: what the tokens read, None: all.
     embeds: float [S, hidden], inputs of the S tokens of id -1, in order; None where there are none.
+    kept_rows, kept_layers: which tokens' hidden states of which layers are wanted; () where none are.
     """
 
     tokens: list[int]
@@ -37,6 +39,14 @@ class StepInputs(NamedTuple):
     counts: Int32Array
     reads: SparseReads | None = None
     embeds: Tensor | None = None
+    kept_rows: tuple[int, ...] = ()
+    kept_layers: tuple[int, ...] = ()
+
+    def layer_states(self, device: torch.device) -> LayerStates | None:
+        """What collects the wanted hidden states; None: none are wanted."""
+        if not self.kept_rows:
+            return None
+        return LayerStates(self.kept_layers, torch.tensor(self.kept_rows, device=device))
 
 
 class HostSteps:
@@ -56,9 +66,12 @@ class HostSteps:
         sparse = None if step.reads is None else SparseStep(tree_plan, step.reads)
         context = StepContext(self._pool, torch.from_numpy(step.slots), tree_plan, masses, sparse)
         tokens, positions, rows = map(torch.tensor, (step.tokens, step.positions, step.rows))
-        output = self._engine.forward(Inputs(tokens, positions, rows.long(), hidden, step.embeds), context)
+        kept = step.layer_states(tokens.device)
+        inputs = Inputs(tokens, positions, rows.long(), hidden, step.embeds, kept)
+        output = self._engine.forward(inputs, context)
         counts = None if sparse is None else sparse.counts()
-        return output._replace(pages=tree_plan.unique_pages, sparse=counts)
+        layers = None if kept is None else kept.stacked()
+        return output._replace(pages=tree_plan.unique_pages, sparse=counts, layers=layers)
 
 
 def distinct_pages(tables: Int32Array, lengths: Int32Array, num_pages: int, page_size: int) -> int:

@@ -25,6 +25,7 @@ from .families.reading import (
     pack_layer,
     weight_of,
 )
+from .layer_states import LayerStates
 from .support.features import AttentionCall
 from .support.named_features import text_body
 
@@ -83,6 +84,7 @@ class PackedLayers:
         rows: Tensor | None = None,
         logits: Tensor | None = None,
         experts: Tensor | None = None,
+        kept: LayerStates | None = None,
     ) -> Tensor:
         """Last hidden states, after the final norm, float32 [T, hidden].
 
@@ -92,6 +94,7 @@ class PackedLayers:
         logits: float32 [R, columns of the head], where those of int64 `rows` [R] go; default: of all tokens.
         experts: int64 [T, top_k], of each token where all that the plan has is attended to; default: those of
             the routers.
+        kept: takes the inputs of the layers, which then do not run in one call.
         """
         cos, sin = angles(self._family, self._base, embeds, positions, self._layers.tables)
         if isinstance(attend, tuple):
@@ -99,10 +102,15 @@ class PackedLayers:
             assert states is not None  # there is a norm
             return states
         for index, layer in enumerate(self.layers):
+            if kept is not None:
+                kept.take(index, embeds)
             q, k, v = self._layers.before_attention(index, embeds, cos, sin, dtype)
             attended = attend(index, q, k, v, layer.scale, layer.window, layer.soft_cap, layer.sinks)
             self._layers.after_attention(index, embeds, attended)
-        return self._layers.output(embeds, rows=rows, logits=logits)
+        states = self._layers.output(embeds, rows=rows, logits=logits)
+        if kept is not None:
+            kept.take(len(self.layers), states)
+        return states
 
     def first_inputs(self, embeds: Tensor) -> Tensor:
         """The inputs of the first layer, float32 [T, hidden], for the model's embeddings of tokens."""
@@ -142,15 +150,17 @@ class PackedModel(PackedLayers):
         dtype: torch.dtype,
         attend: Attend | Dense,
         rows: Tensor | None,
+        kept: LayerStates | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`hidden_states`, and float32 [R, vocab] logits of int64 `rows` [R], None: of all tokens."""
         embeds = self.first_inputs(embeds)
         count = len(positions) if rows is None else len(rows)
         if not count:
-            return self.hidden_states(embeds, positions, dtype, attend), torch.empty((0, self._vocab))
+            states = self.hidden_states(embeds, positions, dtype, attend, kept=kept)
+            return states, torch.empty((0, self._vocab))
         assert self._head is not None  # logits are asked of models with LM head only
         logits = self._buffers.empty(count, self._head.columns)
-        states = self.hidden_states(embeds, positions, dtype, attend, rows=rows, logits=logits)
+        states = self.hidden_states(embeds, positions, dtype, attend, rows=rows, logits=logits, kept=kept)
         return states, logits if self._head.columns == self._vocab else logits[:, : self._vocab]
 
     def logits(self, hidden: Tensor) -> Tensor:

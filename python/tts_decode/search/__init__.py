@@ -59,6 +59,7 @@ from .refinement import (
     magicore,
     multi_round,
     revise,
+    revisions,
     sets,
     t1_verify,
     three_d,
@@ -71,6 +72,8 @@ from .asynchronous import atts
 from ..core.checks import at_least
 from .files import read_json, write_json, write_parquet
 from .journal import Journal
+from .policy import Policy, PolicyFileError, Setting
+from .policy_fit import Measured, fit_policy, measure_settings
 from .result import Candidate, KVSample, SearchResult, SearchStats, Selection
 from .run import SearchRun
 from .strategy import STRATEGIES, Strategy, get_strategy, strategy
@@ -81,12 +84,16 @@ __all__ = [
     "Candidate",
     "Journal",
     "KVSample",
+    "Measured",
     "Node",
+    "Policy",
+    "PolicyFileError",
     "ReferenceLibrary",
     "SearchResult",
     "SearchRun",
     "SearchStats",
     "Selection",
+    "Setting",
     "SolvedProblem",
     "Strategy",
     "ab_mcts",
@@ -108,6 +115,7 @@ __all__ = [
     "feedback_edit",
     "fetch",
     "first_finish",
+    "fit_policy",
     "forest_of_thought",
     "get_strategy",
     "heart",
@@ -120,6 +128,7 @@ __all__ = [
     "magicore",
     "mcts",
     "mcts_judge",
+    "measure_settings",
     "model_switch",
     "multi_round",
     "multi_verifier",
@@ -132,6 +141,7 @@ __all__ = [
     "rebase",
     "render_tree",
     "revise",
+    "revisions",
     "reward_guided_tree_search",
     "rollout_share",
     "rpc",

@@ -99,6 +99,17 @@ class ModelCalls(HeldBranches):
             return await branch.next_logprobs()
         return await self.journal.repeated_on(branch, branch.next_logprobs)
 
+    async def layer_states(self, branches: Sequence[Branch]) -> list[Tensor]:
+        """Hidden states of each branch's last token at all layers: float32 [layers + 1, hidden]. A resumed
+        search computes them again, as they are too much for a journal."""
+
+        async def states(branch: Branch) -> Tensor:
+            if self.journal is None:
+                return await branch.layer_states()
+            return await self.journal.repeated_on(branch, branch.layer_states)
+
+        return await gather(states(branch) for branch in branches)
+
     async def logprobs_of(self, branch: Branch, tokens: str | Sequence[int]) -> list[float]:
         """Log-probabilities of a continuation that is not kept, nats, one a token."""
         return await self.numbers([branch], lambda: _listed(branch.logprobs_of(tokens)))

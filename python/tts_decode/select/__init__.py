@@ -8,10 +8,10 @@ from .allocation import ALLOCATIONS, allocate, rebase_weights, walk_ceilings
 from .answers import extract_answer, last_boxed, last_value, plain_number, stated_answer
 from .b4 import b4_scores
 from .bayes_risk import expected_gains, rouge_1
-from .centrality import hidden_distances, most_central, ngram_distances
+from .centrality import chain_of_embedding, most_central, ngram_distances, squared_differences
 from .choices import last_choice
 from .clusters import cluster
-from .conformal import conformal_p_value, rejects
+from .conformal import conformal_p_value, percentile_rank, rejects
 from .consistency import agreement, borda_weights, consistency_weight, majority_probability
 from .cost_model import ets_objective, ets_select, retained_nodes
 from .dag import ancestors, earlier_needs, longest_path
@@ -66,6 +66,7 @@ __all__ = [
     "b4_scores",
     "borda_weights",
     "bracket",
+    "chain_of_embedding",
     "choose_verifiers",
     "cluster",
     "conformal_p_value",
@@ -83,7 +84,6 @@ __all__ = [
     "fork_points",
     "generate_or_continue",
     "geometric_mean_ratio",
-    "hidden_distances",
     "hyper_nodes",
     "last_boxed",
     "last_choice",
@@ -103,6 +103,7 @@ __all__ = [
     "paired_difference",
     "paired_proportion_difference",
     "particle_weights",
+    "percentile_rank",
     "plain_number",
     "probable_paths",
     "puct",
@@ -114,6 +115,7 @@ __all__ = [
     "sample_top_k",
     "self_refine_uct",
     "settled",
+    "squared_differences",
     "stacked_choice",
     "stated_answer",
     "systematic",

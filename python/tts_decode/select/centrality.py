@@ -26,11 +26,46 @@ def most_central(distances: npt.ArrayLike) -> int:
     return int((sums <= sums.min() * (1 + 1e-9)).argmax())  # equal ones differ by rounding: the first
 
 
-def hidden_distances(vectors: Sequence[npt.ArrayLike]) -> Floats:
-    """Squared Euclidean distances [N, N] of N vectors [D]."""
-    x = np.asarray(vectors, np.float64)
-    distances: Floats = np.square(x[:, None] - x[None]).sum(-1)
+def chain_of_embedding(states: npt.ArrayLike) -> Floats:
+    """How far N texts move from layer to layer, as one number each, [N].
+
+    states: [N, K, D], hidden states of the K - 1 layers' inputs and of the output, K of at least 2.
+
+    The mean over the K - 1 moves of the distance that is gone, in units of the distance from the first to the
+    last state, less the angle that is turned, in units of the angle between those two. Wang et al., "Latent
+    Space Chain-of-Embedding", arXiv 2410.13640; arXiv 2503.01422, section 3, compares samples by it. As in
+    its code lengths and angles have a floor, so that equal states give a number.
+    """
+    h = np.asarray(states, np.float64)
+    if h.ndim != 3 or h.shape[1] < 2:
+        raise ValueError(f"states: got shape {list(h.shape)}, expected [N, K, D] with K of at least 2")
+    chain: Floats = (
+        _lengths(h[:, 1:] - h[:, :-1]) / _floor(_lengths(h[:, -1:] - h[:, :1]))
+        - _angles(h[:, 1:], h[:, :-1]) / _floor(_angles(h[:, -1:], h[:, :1]))
+    ).mean(1)
+    return chain
+
+
+def squared_differences(numbers: npt.ArrayLike) -> Floats:
+    """(x_i - x_j)^2, [N, N], of N numbers."""
+    x = np.asarray(numbers, np.float64)
+    distances: Floats = np.square(x[:, None] - x[None])
     return distances
+
+
+def _lengths(x: Floats) -> Floats:
+    lengths: Floats = np.linalg.norm(x, axis=-1)
+    return lengths
+
+
+def _floor(x: Floats) -> Floats:
+    return np.maximum(x, 1e-8)
+
+
+def _angles(x: Floats, y: Floats) -> Floats:
+    cosines = (x * y).sum(-1) / (_floor(_lengths(x)) * _floor(_lengths(y)))
+    angles: Floats = np.arccos(cosines.clip(1e-7 - 1, 1 - 1e-7))
+    return angles
 
 
 def ngram_distances(sequences: Sequence[Sequence[Hashable]], n: int = 2) -> Floats:

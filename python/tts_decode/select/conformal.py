@@ -1,4 +1,4 @@
-"""Conformal tests: is a score as good as those seen so far?"""
+"""Is a score as good as those seen so far? Conformal tests, and the plain percentile."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ def conformal_p_value(score: float, calibration: Sequence[float]) -> float:
     require_finite("score", [score])
     at_least = sum(other >= score for other in calibration)
     return (1 + at_least) / (1 + len(calibration))
+
+
+def percentile_rank(score: float, calibration: Sequence[float]) -> float:
+    """Share of the calibration scores that are below `score`, in [0, 1]; 0 where there are none."""
+    require_finite("score", [score])
+    return sum(other < score for other in calibration) / max(len(calibration), 1)
 
 
 def rejects(score: float, calibration: Sequence[float], alpha: float) -> bool:

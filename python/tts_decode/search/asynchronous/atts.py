@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tts_kernels.checks import number
 
-from ...core.checks import at_least
+from ...core.checks import at_least, check_choice
 from ...core.running import gather
 from ...errors import UnsupportedByEngineError
-from ...select import extract_answer, rejects
+from ...select import extract_answer, percentile_rank, rejects
 from ..answers import Extract, decide, eligible, root_on, score_of
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
@@ -20,15 +21,21 @@ from ..strategy import strategy
 if TYPE_CHECKING:
     from ...core.interfaces import Branch, Decoder
 
+_STATED = re.compile(r"\\boxed\{.*?\}|ANSWER:\s+[A-Z]", re.IGNORECASE)
 
-@strategy("a draft model samples side by side, a target model replaces steps that fail a conformal test")
+
+@strategy("a draft model samples side by side, a target model replaces steps that it finds unlikely")
 async def atts(
     run: SearchRun,
     *,
     n: int = 16,
     target_decoder: Decoder | None = None,
     alpha: float = 0.4,
+    rule: Literal["percentile", "p_value"] = "percentile",
     calibration: Sequence[float] = (),
+    num_calibration: int = 16,
+    keep_rejected: bool = False,
+    early_stop: bool = True,
     max_steps: int = 40,
     extract: Extract = extract_answer,
 ) -> SearchResult:
@@ -36,60 +43,101 @@ async def atts(
     is among the largest, the target takes the step instead.
 
     Xiong et al., "ATTS: Asynchronous Test-Time Scaling via Conformal Prediction", arXiv 2509.15148, and its
-    code. A turn has three stages. The draft model (the root's) samples a step. The target's perplexity of the
-    step is ranked among the calibration perplexities, which gives a conformal p-value. If p <= alpha, the
-    step is rejected and the target samples another. Under exchangeability the target replaces at most a share
-    `alpha` of the steps. No answer waits for another, since steps are not ranked within a turn.
+    code (menik1126/Asynchronous-Test-Time-Scaling, the variant per question). A turn has three stages. The
+    draft model (the root's) samples a step. The target's perplexity of the step is ranked among calibration
+    perplexities. If it ranks too high, the step is rejected and the target samples another. No answer waits
+    for another, since steps are not ranked within a turn.
 
-    n               answers.
-    target_decoder  the target model; None: the draft model itself.
-    alpha           rejection rate; the code rejects from the 60th percentile on, as 0.4 does.
-    calibration     perplexities known from earlier questions; those of this search join them (online
-                    calibration). Nothing is rejected while there are fewer than 1 / alpha - 1.
-    max_steps       steps of an answer, after which it ends as it stands.
-    extract         the answer in a text, or None to abstain.
+    n                answers.
+    target_decoder   the target model; None: the draft model itself.
+    alpha            rejection rate, 0.4 in the code.
+    rule             "percentile", as the code has it: a step is rejected if at least a share 1 - alpha of the
+                     calibration perplexities, which stay as they are, is below its own. "p_value", as the
+                     paper has it: if the conformal p-value is at most alpha; the steps of this search join
+                     the calibration (online calibration), and under exchangeability the target replaces at
+                     most a share `alpha` of them.
+    calibration      perplexities of draft steps that are known for this question, or for others like it.
+    num_calibration  without any, so many first steps are drawn for this question and read, then dropped; 0:
+                     none, so that "percentile" rejects nothing and "p_value" begins to once there are
+                     1 / alpha - 1.
+    keep_rejected    a rejected step stays in the text before the target's, as in the code; otherwise it is
+                     removed.
+    early_stop       an answer ends with the step that states it: a closed \\boxed{}, or "ANSWER: X".
+    max_steps        steps of an answer, after which it ends as it stands.
+    extract          the answer in a text, or None to abstain.
 
     The most frequent answer wins; `best` is its likeliest text for the target, and `score` the target's mean
     log-probability of a text's tokens. The target follows each answer on a branch of its own, so it reads
     every step once; both models roll back a rejected step. The root's sampling sets the length of steps (200
-    to 500 tokens in the code). Departures: a rejected step is removed, where the code leaves it in the text
-    before the target's own; steps with no text are accepted unread.
+    to 500 tokens in the code, 100 of those for calibration) and their temperature.
+
+    Departures. A rejected step is removed by default, where the code leaves it in. The code counts a question
+    as solved if any answer is right; here a vote decides. Steps with no text are accepted unread.
     """
     at_least(1, n=n, max_steps=max_steps)
+    at_least(0, num_calibration=num_calibration)
     number("alpha", alpha, low=0, below=1)
-    seen = list(calibration)
+    check_choice("rule", rule, ("percentile", "p_value"))
+    judged = run.root if target_decoder is None else await root_on(run, target_decoder)
+    seen = list(calibration) or await _first_steps(run, judged, num_calibration)
+
+    def refused(perplexity: float) -> bool:
+        if rule == "percentile":
+            return bool(seen) and percentile_rank(perplexity, seen) >= 1 - alpha - 1e-12  # 1 - 0.4 is rounded
+        rejected = rejects(perplexity, seen, alpha)
+        seen.append(perplexity)
+        return rejected
 
     async def answer(draft: Branch, judge: Branch) -> Candidate:
         for _ in range(max_steps):
             before, read = draft.length, judge.length
             (step,) = await run.step([draft])
-            if step.text:
-                logprobs = await run.extend(judge, step.text)
-                if any(map(math.isnan, logprobs)):
-                    raise UnsupportedByEngineError(
-                        "atts ranks steps by their log-probabilities, which the target engine hides; make it "
-                        "with a function that scores texts (TextDecoder's score=), or take another target"
-                    )
-                perplexity = math.exp(min(-math.fsum(logprobs) / len(logprobs), 700.0))
-                rejected = rejects(perplexity, seen, alpha)
-                seen.append(perplexity)
-                if rejected and not run.over:
+            if step.text and refused(await _perplexity(run, judge, step.text)) and not run.over:
+                if keep_rejected and step.reason == "eos":
+                    run.truncate(draft, draft.length - 1)  # its text stays, the end of the sequence does not
+                elif not keep_rejected:
                     run.truncate(draft, before)
                     run.truncate(judge, read)
-                    (better,) = await run.step([judge])
-                    if better.text:
-                        await run.extend(draft, better.text)
-                    if judge.finished:
-                        draft.finish(better.reason)
+                (better,) = await run.step([judge])
+                if better.text:
+                    await run.extend(draft, better.text)
+                if judge.finished:
+                    draft.finish(better.reason)
+            if early_stop and not draft.finished and _STATED.search(draft.text):
+                draft.finish()
             if draft.finished:
                 break
         run.prune([judge])
         return run.end(draft, math.fsum(judge.logprobs) / max(len(judge.logprobs), 1))
 
-    drafts = run.fork(run.root, n)
-    judged = run.root if target_decoder is None else await root_on(run, target_decoder)
-    judges = run.fork(judged, n)
+    drafts, judges = run.fork(run.root, n), run.fork(judged, n)
     if judged is not run.root:
         run.prune([judged])
     answers = await gather(answer(draft, judge) for draft, judge in zip(drafts, judges, strict=True))
     return decide(run, eligible(answers), extract, rank=score_of)
+
+
+async def _first_steps(run: SearchRun, judged: Branch, count: int) -> list[float]:
+    """The target's perplexities of first steps of the draft model, which go again."""
+    if not count:
+        return []
+
+    async def perplexity(draft: Branch, judge: Branch) -> list[float]:
+        (step,) = await run.step([draft])
+        return [await _perplexity(run, judge, step.text)] if step.text else []
+
+    drafts, judges = run.fork(run.root, count), run.fork(judged, count)
+    found = await gather(perplexity(draft, judge) for draft, judge in zip(drafts, judges, strict=True))
+    run.prune([*drafts, *judges])
+    return [value for values in found for value in values]
+
+
+async def _perplexity(run: SearchRun, judge: Branch, text: str) -> float:
+    """The target's perplexity of a step, which it then has read."""
+    logprobs = await run.extend(judge, text)
+    if any(map(math.isnan, logprobs)):
+        raise UnsupportedByEngineError(
+            "atts ranks steps by their log-probabilities, which the target engine hides; make it with a "
+            "function that scores texts (TextDecoder's score=), or take another target"
+        )
+    return math.exp(min(-math.fsum(logprobs) / len(logprobs), 700.0))
