@@ -186,6 +186,8 @@ def text_options(name):
         options["embed"] = lambda steps: np.array([[len(step.text), 1.0] for step in steps])
     if name == "st_bon":
         options["consistency"] = "string"
+    if name == "deepconf":
+        options["signal"] = "entropy"
     return options
 
 

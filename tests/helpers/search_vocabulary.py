@@ -39,6 +39,7 @@ SIZES = ("n", "max_samples", "num_simulations", "max_trees", "num_votes", "max_p
 OWN: dict[str, set[str]] = {
     "adaptive_consistency": {"criterion"},
     "b4": {"run_tests", "beta_0", "alpha_xy"},
+    "deepconf": {"num_warmup", "eta", "window", "measure", "signal", "num_likeliest", "num_between"},
     "model_switch": {"priors"},
     "no_thinking": {"power", "thinking"},
     "rpc": {"prune"},

@@ -10,6 +10,7 @@ from .b4 import b4_scores
 from .centrality import hidden_distances, most_central, ngram_distances
 from .choices import last_choice
 from .clusters import cluster
+from .confidence import MEASURES, group_confidences, top_percent_bar, trace_confidence
 from .conformal import conformal_p_value, rejects
 from .consistency import agreement, borda_weights, consistency_weight, majority_probability
 from .cost_model import ets_objective, ets_select, retained_nodes
@@ -47,6 +48,7 @@ from .votes import vote
 
 __all__ = [
     "AGG_STRATEGIES",
+    "MEASURES",
     "Beta",
     "Gaussian",
     "Interval",
@@ -74,6 +76,7 @@ __all__ = [
     "fork_points",
     "generate_or_continue",
     "geometric_mean_ratio",
+    "group_confidences",
     "hidden_distances",
     "hyper_nodes",
     "last_choice",
@@ -100,6 +103,8 @@ __all__ = [
     "systematic",
     "thompson",
     "top_k",
+    "top_percent_bar",
+    "trace_confidence",
     "uct",
     "vote",
     "vote_confidence",

@@ -3,6 +3,7 @@
 from .adaptive_consistency import adaptive_consistency
 from .b4 import b4
 from .best_of_n import best_of_n
+from .deepconf import deepconf
 from .first_finish import first_finish
 from .knockout import knockout
 from .model_switch import model_switch
@@ -18,6 +19,7 @@ __all__ = [
     "adaptive_consistency",
     "b4",
     "best_of_n",
+    "deepconf",
     "first_finish",
     "knockout",
     "model_switch",
