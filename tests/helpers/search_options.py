@@ -42,6 +42,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "model_switch": {"n": 6, "extract": length_mod_3},
     "multi_verifier": {"n": 6, "aspects": ["a", "b"], "verify_prompt": "{question}{answer}{aspect}"},
     "no_thinking": {"n": 6, "thinking": "<t></t>", "extract": length_mod_3},
+    "repeated_sampling": {"max_samples": 6, "parallel": 3, "extract": length_mod_3},
     "rpc": {"n": 6, "extract": length_mod_3},
     "sample_scrutinize": {
         "n": 4,
@@ -89,6 +90,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "budget_forcing": {"n": 3, "max_tokens_thinking": 12, "extract": length_mod_3},
     "shifted_window": {"n": 3, "max_tokens_thinking": 12, "extract": length_mod_3},
     "iterative_deepening": {"n": 3, "max_tokens_first": 6, "rethink": "Wait", "extract": length_mod_3},
+    "selective_answer": {"n": 3, "max_tokens_thinking": 12, "threshold": 0.0, "extract": length_mod_3},
     "hint_infer": {"n": 3, "num_forks": 1, "conjunctions": ("e", "a"), "extract": length_mod_3},
     "entropy_forking": {"n": 2, "extract": length_mod_3},
     # refinement

@@ -61,6 +61,7 @@ OWN: dict[str, set[str]] = {
     "entropy_forking": {"num_branches"},
     "hint_infer": {"num_hints", "hints", "conjunctions"},
     "iterative_deepening": {"gamma"},
+    "selective_answer": {"abstention"},
     "feedback_edit": {"num_feedbacks", "num_edits"},
     "heart": {"negative", "positive"},
     "magicore": {"outcome_scorer"},

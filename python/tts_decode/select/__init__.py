@@ -14,6 +14,7 @@ from .confidence import MEASURES, group_confidences, top_percent_bar, trace_conf
 from .conformal import conformal_p_value, rejects
 from .consistency import agreement, borda_weights, consistency_weight, majority_probability
 from .cost_model import ets_objective, ets_select, retained_nodes
+from .coverage import coverage_curve, coverage_fit, pass_at_k
 from .dag import ancestors, earlier_needs, longest_path
 from .difficulty import difficulty_bin, difficulty_edges
 from .entropy import fork_points
@@ -32,6 +33,7 @@ from .resampling import (
     systematic,
 )
 from .scores import AGG_STRATEGIES, aggregate, aggregation, top_k
+from .selective import Selective, selective_utility
 from .similarity import lexical_similarity, most_similar
 from .statistics import (
     Interval,
@@ -52,6 +54,7 @@ __all__ = [
     "Beta",
     "Gaussian",
     "Interval",
+    "Selective",
     "acceptance",
     "aggregate",
     "aggregation",
@@ -65,6 +68,8 @@ __all__ = [
     "cluster",
     "conformal_p_value",
     "consistency_weight",
+    "coverage_curve",
+    "coverage_fit",
     "difficulty_bin",
     "difficulty_edges",
     "earlier_needs",
@@ -92,6 +97,7 @@ __all__ = [
     "paired_difference",
     "paired_proportion_difference",
     "particle_weights",
+    "pass_at_k",
     "probable_paths",
     "puct",
     "rating",
@@ -99,6 +105,7 @@ __all__ = [
     "rejects",
     "retained_nodes",
     "sample_top_k",
+    "selective_utility",
     "self_refine_uct",
     "systematic",
     "thompson",

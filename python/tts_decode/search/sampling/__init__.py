@@ -9,6 +9,7 @@ from .knockout import knockout
 from .model_switch import model_switch
 from .multi_verifier import multi_verifier
 from .no_thinking import no_thinking
+from .repeated_sampling import repeated_sampling
 from .rpc import rpc
 from .sample_scrutinize import sample_scrutinize
 from .self_calibration import self_calibration
@@ -25,6 +26,7 @@ __all__ = [
     "model_switch",
     "multi_verifier",
     "no_thinking",
+    "repeated_sampling",
     "rpc",
     "sample_scrutinize",
     "self_calibration",

@@ -4,6 +4,7 @@ from .budget_forcing import budget_forcing
 from .entropy_forking import entropy_forking, rollout_share
 from .hint_infer import hint_infer
 from .iterative_deepening import iterative_deepening
+from .selective_answer import selective_answer
 from .shifted_window import shifted_window
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "hint_infer",
     "iterative_deepening",
     "rollout_share",
+    "selective_answer",
     "shifted_window",
 ]
