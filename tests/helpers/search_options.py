@@ -110,6 +110,17 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "revise": {"n": 4, "verify_prompt": "ok? ", "accept": "y", "refine": "n", "rethink": "hm"}
     | {"extract": length_mod_3},
+    "s_star": {
+        "n": 3,
+        "max_rounds": 1,
+        "num_tests": 2,
+        "tool": lambda code: str(len(code) % 3),
+        "public_tests": [("1", "1")],
+        "debug_prompt": "{question}{answer}{feedback}",
+        "inputs_prompt": "{question}{count}",
+        "distinguish_prompt": "{question}{first}{second}{count}",
+        "judge_prompt": "{question}{first}{second}{outputs}",
+    },
     "sets": {"n": 3, "max_rounds": 2, "extract": length_mod_3}
     | {"verify_prompt": "{history}check", "refine_prompt": "{history}again"},
     "t1_verify": {"n": 4, "tool": lambda code: str(len(code) % 2 == 0)}

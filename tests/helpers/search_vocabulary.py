@@ -62,6 +62,7 @@ OWN: dict[str, set[str]] = {
     "hint_infer": {"num_hints", "hints", "conjunctions"},
     "iterative_deepening": {"gamma"},
     "selective_answer": {"abstention"},
+    "s_star": {"public_tests"},
     "feedback_edit": {"num_feedbacks", "num_edits"},
     "heart": {"negative", "positive"},
     "magicore": {"outcome_scorer"},

@@ -6,6 +6,7 @@ from .iterative_agent_decoding import iterative_agent_decoding
 from .magicore import magicore
 from .multi_round import multi_round
 from .revise import revise
+from .s_star import s_star
 from .sets import sets
 from .t1_verify import t1_verify
 from .three_d import three_d
@@ -18,6 +19,7 @@ __all__ = [
     "magicore",
     "multi_round",
     "revise",
+    "s_star",
     "sets",
     "t1_verify",
     "three_d",
