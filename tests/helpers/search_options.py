@@ -91,6 +91,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "shifted_window": {"n": 3, "max_tokens_thinking": 12, "extract": length_mod_3},
     "iterative_deepening": {"n": 3, "max_tokens_first": 6, "rethink": "Wait", "extract": length_mod_3},
     "selective_answer": {"n": 3, "max_tokens_thinking": 12, "threshold": 0.0, "extract": length_mod_3},
+    "sleep_time": {
+        "n": 3,
+        "max_rounds": 2,
+        "max_tokens_notes": 8,
+        "notes_prompt": "{context}{notes}",
+        "answer_prompt": "{context}{notes}{question}",
+        "extract": length_mod_3,
+    },
     "hint_infer": {"n": 3, "num_forks": 1, "conjunctions": ("e", "a"), "extract": length_mod_3},
     "entropy_forking": {"n": 2, "extract": length_mod_3},
     # refinement

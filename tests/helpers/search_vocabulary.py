@@ -63,6 +63,7 @@ OWN: dict[str, set[str]] = {
     "iterative_deepening": {"gamma"},
     "selective_answer": {"abstention"},
     "s_star": {"public_tests"},
+    "sleep_time": {"context", "notes"},
     "feedback_edit": {"num_feedbacks", "num_edits"},
     "heart": {"negative", "positive"},
     "magicore": {"outcome_scorer"},

@@ -44,6 +44,8 @@ from .thinking import (
     rollout_share,
     selective_answer,
     shifted_window,
+    sleep_time,
+    think_ahead,
 )
 from .refinement import (
     feedback_edit,
@@ -137,10 +139,12 @@ __all__ = [
     "sentence_embedder",
     "sets",
     "shifted_window",
+    "sleep_time",
     "st_bon",
     "strategy",
     "swift",
     "t1_verify",
+    "think_ahead",
     "three_d",
     "tpo",
     "write_json",

@@ -161,7 +161,7 @@ async def s_star(
             )
             codes = {"first": (a, b)[x].code, "second": (a, b)[y].code, "outputs": shown}
             (reply,) = await run.ask(judge_prompt.format(question=run.question, **codes), sources=sources)
-            verdicts.append(last_choice(reply, ("A", "B", "Tie")))
+            verdicts.append(last_choice(reply, ("A", "B", "Tie")) or "")
         return _POINTS.get((verdicts[0], verdicts[1]), (0.0, 0.0))
 
     async def line(branch: Branch) -> Program:

@@ -6,6 +6,7 @@ from .hint_infer import hint_infer
 from .iterative_deepening import iterative_deepening
 from .selective_answer import selective_answer
 from .shifted_window import shifted_window
+from .sleep_time import sleep_time, think_ahead
 
 __all__ = [
     "budget_forcing",
@@ -15,4 +16,6 @@ __all__ = [
     "rollout_share",
     "selective_answer",
     "shifted_window",
+    "sleep_time",
+    "think_ahead",
 ]
