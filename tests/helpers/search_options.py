@@ -81,6 +81,14 @@ SMALL: dict[str, dict[str, Any]] = {
         "pre_expansion": 4,
         "extract": length_mod_3,
     },
+    "r_mcts": {
+        "num_simulations": 3,
+        "num_children": 3,
+        "threshold": 0.0,
+        "expect_prompt": "{question}{state}{step}",
+        "reflect_prompt": "{question}{expected}{actual}",
+        "remind_prompt": "{question}{reflections}",
+    },
     "r2_retrieval": {"num_simulations": 3, "num_children": 3},
     # particles
     "particle_filter": {"n": 6},

@@ -53,6 +53,7 @@ OWN: dict[str, set[str]] = {
     "forest_of_thought": {"examples"},
     "mcts": {"selection", "simulate", "pb_c_base", "pb_c_init"},
     "mcts_judge": {"self_assessment"},
+    "r_mcts": {"memory"},
     "r2_retrieval": {"retrieve"},
     "reward_guided_tree_search": {"pre_expansion", "consistency_weight"},
     "particle_filter": {"early_phase"},

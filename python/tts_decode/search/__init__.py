@@ -34,7 +34,17 @@ from .steps import (
     sentence_embedder,
     swift,
 )
-from .trees import ab_mcts, forest_of_thought, mcts, mcts_judge, r2_retrieval, reward_guided_tree_search
+from .trees import (
+    Reflection,
+    ReflectionMemory,
+    ab_mcts,
+    forest_of_thought,
+    mcts,
+    mcts_judge,
+    r2_retrieval,
+    r_mcts,
+    reward_guided_tree_search,
+)
 from .particles import particle_filter, particle_gibbs, qalign
 from .thinking import (
     budget_forcing,
@@ -78,6 +88,8 @@ __all__ = [
     "Journal",
     "KVSample",
     "Node",
+    "Reflection",
+    "ReflectionMemory",
     "SearchResult",
     "SearchRun",
     "SearchStats",
@@ -123,6 +135,7 @@ __all__ = [
     "particle_gibbs",
     "qalign",
     "r2_retrieval",
+    "r_mcts",
     "read_json",
     "rebase",
     "render_tree",
