@@ -107,6 +107,13 @@ SMALL: dict[str, dict[str, Any]] = {
         "answer_prompt": "{context}{notes}{question}",
         "extract": length_mod_3,
     },
+    "atlas": {
+        "n": 3,
+        "retrieve": lambda query: query[:3],
+        "threshold": 0.9,
+        "retrieved_prompt": "{retrieved}{question}",
+        "extract": length_mod_3,
+    },
     "hint_infer": {"n": 3, "num_forks": 1, "conjunctions": ("e", "a"), "extract": length_mod_3},
     "entropy_forking": {"n": 2, "extract": length_mod_3},
     # refinement

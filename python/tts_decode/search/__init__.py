@@ -47,6 +47,8 @@ from .trees import (
 )
 from .particles import particle_filter, particle_gibbs, qalign
 from .thinking import (
+    atlas,
+    attention_trigger,
     budget_forcing,
     entropy_forking,
     hint_infer,
@@ -101,7 +103,9 @@ __all__ = [
     "archon",
     "aries",
     "at_least",
+    "atlas",
     "atom_of_thoughts",
+    "attention_trigger",
     "atts",
     "b4",
     "beam_search",

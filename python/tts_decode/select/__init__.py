@@ -6,6 +6,7 @@ draws from the generator that it is given.
 
 from .allocation import allocate, rebase_weights
 from .answers import extract_answer
+from .attention_gradient import attended_tokens, attention_gradient
 from .b4 import b4_scores
 from .centrality import hidden_distances, most_central, ngram_distances
 from .choices import last_choice
@@ -62,6 +63,8 @@ __all__ = [
     "allocate",
     "ancestors",
     "annealed_temperature",
+    "attended_tokens",
+    "attention_gradient",
     "b4_scores",
     "borda_weights",
     "bracket",

@@ -1,5 +1,6 @@
 """Spending more, or less, on one line of thought."""
 
+from .atlas import atlas, attention_trigger
 from .budget_forcing import budget_forcing
 from .entropy_forking import entropy_forking, rollout_share
 from .hint_infer import hint_infer
@@ -9,6 +10,8 @@ from .shifted_window import shifted_window
 from .sleep_time import sleep_time, think_ahead
 
 __all__ = [
+    "atlas",
+    "attention_trigger",
     "budget_forcing",
     "entropy_forking",
     "hint_infer",
