@@ -92,7 +92,6 @@ def test_every_strategy_is_in_the_table() -> None:
 
 NOT_MEASURED = {
     "atlas",
-    "deepconf",
     "r_mcts",
     "repeated_sampling",
     "s_star",
