@@ -90,8 +90,35 @@ def test_every_strategy_is_in_the_table() -> None:
     assert missing == []
 
 
+NOT_MEASURED = {
+    "atlas",
+    "atts",
+    "beam_search",
+    "compute_optimal",
+    "ets",
+    "fetch",
+    "forest_of_thought",
+    "lookahead",
+    "multi_verifier",
+    "no_thinking",
+    "r2_retrieval",
+    "r_mcts",
+    "rebase",
+    "repeated_sampling",
+    "revisions",
+    "s_star",
+    "selective_answer",
+    "sleep_time",
+    "st_bon",
+    "swift",
+}
+"""Strategies whose rows have no figures of what they are now; `python -m benches.all_strategies` measures them."""
+
+
 def test_the_tables_of_strategies_hold_what_was_measured() -> None:
     page = (ROOT / "docs/strategies.md").read_text(encoding="utf-8")
     record = json.loads(RESULTS.read_text(encoding="utf-8"))
-    assert set(record["strategies"]) <= {s.name for s in STRATEGIES.values() if s.family != "own"}
-    assert fill(page, record) == page  # without figures for a strategy that was not measured
+    ours = {s.name for s in STRATEGIES.values() if s.family != "own"}
+    assert set(record["strategies"]) | NOT_MEASURED == ours
+    assert not set(record["strategies"]) & NOT_MEASURED
+    assert fill(page, record) == page

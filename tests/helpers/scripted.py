@@ -189,6 +189,8 @@ def text_options(name):
         options["consistency"] = "string"
     if name == "no_thinking":
         options["scorer"] = mean_logprob()  # self-certainty wants the probabilities of all tokens
+    if name == "deepconf":
+        options["signal"] = "entropy"
     return options
 
 

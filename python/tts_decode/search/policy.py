@@ -32,7 +32,7 @@ class Setting:
         return f"{self.strategy.name}({options})"
 
     def arguments(self, n: int, known: Mapping[str, Any]) -> dict[str, Any]:
-        """What the strategy is called with at size `n`: what is `known` and a parameter of it, its options."""
+        """What the strategy is called with at size `n`: its options, and its parameters that are `known`."""
         taken = {name: value for name, value in known.items() if name in self.strategy.parameters}
         return {self.strategy.size: n} | taken | dict(self.options)
 

@@ -6,14 +6,17 @@ draws from the generator that it is given.
 
 from .allocation import ALLOCATIONS, allocate, rebase_weights, walk_ceilings
 from .answers import extract_answer, last_boxed, last_value, plain_number, stated_answer
+from .attention_gradient import attended_tokens, attention_gradient
 from .b4 import b4_scores
 from .bayes_risk import expected_gains, rouge_1
 from .centrality import chain_of_embedding, most_central, ngram_distances, squared_differences
 from .choices import last_choice
 from .clusters import cluster
+from .confidence import MEASURES, group_confidences, top_percent_bar, trace_confidence
 from .conformal import conformal_p_value, percentile_rank, rejects
 from .consistency import agreement, borda_weights, consistency_weight, majority_probability
 from .cost_model import ets_objective, ets_select, retained_nodes
+from .coverage import coverage_curve, coverage_fit, pass_at_k
 from .dag import ancestors, earlier_needs, longest_path
 from .difficulty import difficulty_bin, difficulty_edges
 from .entropy import fork_points
@@ -34,6 +37,7 @@ from .resampling import (
     systematic,
 )
 from .scores import AGG_STRATEGIES, aggregate, aggregation, top_k
+from .selective import Selective, selective_utility
 from .similarity import lexical_similarity, most_similar
 from .statistics import (
     Interval,
@@ -52,10 +56,12 @@ from .votes import elect, vote, vote_weights
 __all__ = [
     "AGG_STRATEGIES",
     "ALLOCATIONS",
+    "MEASURES",
     "Beta",
     "Gaussian",
     "Interval",
     "MixedModel",
+    "Selective",
     "acceptance",
     "aggregate",
     "aggregation",
@@ -63,6 +69,8 @@ __all__ = [
     "allocate",
     "ancestors",
     "annealed_temperature",
+    "attended_tokens",
+    "attention_gradient",
     "b4_scores",
     "borda_weights",
     "bracket",
@@ -71,6 +79,8 @@ __all__ = [
     "cluster",
     "conformal_p_value",
     "consistency_weight",
+    "coverage_curve",
+    "coverage_fit",
     "difficulty_bin",
     "difficulty_edges",
     "earlier_needs",
@@ -84,6 +94,7 @@ __all__ = [
     "fork_points",
     "generate_or_continue",
     "geometric_mean_ratio",
+    "group_confidences",
     "hyper_nodes",
     "last_boxed",
     "last_choice",
@@ -103,6 +114,7 @@ __all__ = [
     "paired_difference",
     "paired_proportion_difference",
     "particle_weights",
+    "pass_at_k",
     "percentile_rank",
     "plain_number",
     "probable_paths",
@@ -113,6 +125,7 @@ __all__ = [
     "retained_nodes",
     "rouge_1",
     "sample_top_k",
+    "selective_utility",
     "self_refine_uct",
     "settled",
     "squared_differences",
@@ -122,6 +135,8 @@ __all__ = [
     "thompson",
     "thompson_generator",
     "top_k",
+    "top_percent_bar",
+    "trace_confidence",
     "ucb_generator",
     "uct",
     "vote",

@@ -7,6 +7,7 @@ from .magicore import magicore
 from .multi_round import multi_round
 from .revise import revise
 from .revisions import revisions
+from .s_star import s_star
 from .sets import sets
 from .t1_verify import t1_verify
 from .three_d import three_d
@@ -20,6 +21,7 @@ __all__ = [
     "multi_round",
     "revise",
     "revisions",
+    "s_star",
     "sets",
     "t1_verify",
     "three_d",
