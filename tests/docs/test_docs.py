@@ -112,7 +112,7 @@ NOT_MEASURED = {
     "st_bon",
     "swift",
 }
-"""Strategies whose rows have no figures of what they are now; `python -m benches.all_strategies` measures them."""
+"""Strategies without figures of what they are now; `python -m benches.all_strategies` measures them."""
 
 
 def test_the_tables_of_strategies_hold_what_was_measured() -> None:

@@ -34,9 +34,9 @@ struct Ints {
   static Vec::F floats(Sum sum) { return _mm256_cvtepi32_ps(sum); }
 
   static constexpr int kXWords = 1;  // of four inputs of x: four int8
-  // PMADDUBSW adds two products of a byte and an int8 in 16 bits. Those of kTogether words fit there one after
-  // the other, as bytes are up to kMost and |x| <= 127. Beside products of int16, a step of a model of 0.54B
-  // in Q4_0 takes 0.87, 0.70 and 0.65 of the time with 1, 8 and 64 branches (Zen 3, two threads).
+  // PMADDUBSW adds two products of a byte and an int8 in 16 bits. Those of kTogether words fit there one
+  // after the other, as bytes are up to kMost and |x| <= 127. Beside products of int16, a step of a model of
+  // 0.54B in Q4_0 takes 0.87, 0.70 and 0.65 of the time with 1, 8 and 64 branches (Zen 3, two threads).
   template <int kMost>
   struct Dot {
     static constexpr bool kSigned = false;
