@@ -217,7 +217,7 @@ def test_what_one_layer_has_alone_counts(what: str, loaded: bool) -> None:
 @pytest.mark.parametrize(
     ("family", "options", "change"),
     [
-        ("llama", {"hidden_act": "gelu"}, None),
+        ("llama", {"hidden_act": "mish"}, None),
         ("llama", {"intermediate_size": 90}, None),
         ("llama", {}, with_adapter),
         ("llama", {}, with_tensor_of_its_own),

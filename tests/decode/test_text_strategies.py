@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from fractions import Fraction
 
 import pytest
 from scripted import counted, random_script, run_scripted, scorer, scripted_decoder
@@ -35,7 +36,7 @@ def plain_beam(ask, n, width):
         order = sorted(range(len(grown)), key=lambda i: -grade(grown[i]))[: n // width]
         shares = {i: n // len(order) + (place < n % len(order)) for place, i in enumerate(order)}
         live = [text for i, text in enumerate(grown) for _ in range(shares.get(i, 0))]
-    return done
+    return done[:n]
 
 
 def plain_rebase(ask, n, balance=0.2):
@@ -45,12 +46,11 @@ def plain_rebase(ask, n, balance=0.2):
         for text in live:
             step, reason = ask(PROMPT + text)
             (done if reason == "eos" else grown).append(text + step)
-        weights = [math.exp(grade(text) / balance) for text in grown]
-        quotas = [len(grown) * weight / sum(weights) for weight in weights]
-        counts = [int(quota) for quota in quotas]
-        rest = sorted(range(len(grown)), key=lambda i: counts[i] - quotas[i])
-        for i in rest[: len(grown) - sum(counts)]:
-            counts[i] += 1
+        weights = [Fraction(math.exp(grade(text) / balance)) for text in grown]
+        left, mass, counts = len(grown), sum(weights), [0] * len(grown)
+        for i in sorted(range(len(grown)), key=lambda i: -weights[i]):  # a walk of ceilings
+            counts[i] = math.ceil(left * weights[i] / mass) if left else 0
+            left, mass = left - counts[i], mass - weights[i]
         live = [text for text, count in zip(grown, counts, strict=True) for _ in range(count)]
     return done
 

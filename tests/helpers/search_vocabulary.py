@@ -55,7 +55,7 @@ OWN: dict[str, set[str]] = {
     "forest_of_thought": {"examples", "max_active"},
     "mcts": {"selection", "simulate", "pb_c_base", "pb_c_init"},
     "mcts_judge": {"self_assessment"},
-    "r2_retrieval": {"library", "num_unaided", "retrieve"},
+    "r2_retrieval": {"library", "num_unaided"},
     "r_mcts": {"memory"},
     "reward_guided_tree_search": {"pre_expansion", "consistency_weight"},
     "particle_filter": {"early_phase"},

@@ -224,7 +224,7 @@ def test_qalign_needs_token_texts():
         ({"max_samples": 5, "parallel": 2}, "parallel: got 2, expected a divisor of max_samples = 5"),
         ({"max_samples": 8, "parallel": 2, "burn_in": 4}, "burn_in: got 4, expected less than the 4 states"),
         ({"burn_in": -1}, "burn_in: got -1"),
-        ({"decide_by": "last"}, "decide_by: got 'last'"),
+        ({"decide_by": "visits"}, "decide_by: got 'visits'"),
     ],
 )
 def test_qalign_names_bad_options(options, message):

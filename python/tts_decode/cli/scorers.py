@@ -37,7 +37,7 @@ def check_scorer(name: str | None) -> None:
         load_function(name, "--scorer", "branches or text")
         return
     reader, place = _reward_model(name)
-    if reader is None and "/" not in place and not Path(place).is_dir():
+    if reader is None and "/" not in place and (not place or not Path(place).is_dir()):
         raise UsageError(
             f"--scorer: got {name!r}, expected {', '.join(_NAMES)}, READER:FOLDER, a folder, OWNER/NAME "
             "on the hub or FILE.py:NAME"

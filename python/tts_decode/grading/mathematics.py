@@ -15,13 +15,13 @@ from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
-from ..errors import EngineError
+from ..errors import EngineError, TTSError
 
 _WORKER = Path(__file__).with_name("math_worker.py")
 _START_SECONDS = 60.0  # for importing SymPy on a busy machine
 
 
-class UnjudgedError(Exception):
+class UnjudgedError(TTSError):
     """A limit ended a comparison: "time", "memory" or "crash"."""
 
 

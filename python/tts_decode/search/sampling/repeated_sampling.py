@@ -8,6 +8,7 @@ from ...core.checks import at_least
 from ...rewards.scorer import Scorer
 from ...select import extract_answer
 from ..answers import Extract, concluded, sample, score_of
+from ..decisions import DecideBy
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -21,6 +22,7 @@ async def repeated_sampling(
     scorer: Scorer | None = None,
     parallel: int = 16,
     threshold: float = 1.0,
+    decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """Samples until an answer passes the verifier; without one, all samples vote.
@@ -34,6 +36,7 @@ async def repeated_sampling(
     parallel     samples drawn together.
     threshold    score from which an answer passes. If none does, the best-scored one wins, so that a
                  threshold that no score reaches makes it best-of-n.
+    decide_by    as in `best_of_n`, of samples of which none passed.
     extract      the answer in a sample's text, or None to abstain.
 
     What the samples could reach under a perfect verifier is their coverage: `select.pass_at_k` and
@@ -44,6 +47,7 @@ async def repeated_sampling(
     changes the cost and not the answer, but for the others of the same batch.
     """
     at_least(1, max_samples=max_samples, parallel=parallel)
+    run.decide_by(decide_by, extract)
     number("threshold", threshold)
     drawn: list[Candidate] = []
     while len(drawn) < max_samples and not run.over:

@@ -33,7 +33,7 @@ async def compute_optimal(
     scorer: Scorer,
     policy: Policy | str | None = None,
     num_probes: int = 4,
-    decide_by: DecideBy | None = None,
+    decide_by: DecideBy = "max",
     agg_strategy: str = "last",
     extract: Extract = extract_answer,
 ) -> SearchResult:
@@ -53,8 +53,8 @@ async def compute_optimal(
                   search for the next two, diverse verifier tree search for the hardest, where the paper finds
                   no method that helps. Its edges are of one model and scorer: fit your own.
     num_probes    answers sampled to estimate the difficulty; they stay candidates.
-    decide_by     as in `beam_search`; None: the setting's own rule.
-    agg_strategy, extract   as in `beam_search`, for settings that have them.
+    decide_by, agg_strategy, extract   as in `beam_search`, for settings that have them among no options of
+                  their own.
 
     Departures. The paper estimates the difficulty from 2048 samples a question and does not count their cost.
     """
@@ -65,12 +65,10 @@ async def compute_optimal(
     for setting in chosen_by.settings:
         setting.check_size(n)
     run.aggregate_by(agg_strategy)
-    run.decide_by(decide_by or "max", extract)
+    run.decide_by(decide_by, extract)
     samples = await sample(run, num_probes, scorer)
     if run.over:
         return run.result()
     setting = chosen_by.setting(math.fsum(c.scores[-1] for c in samples) / num_probes)
-    known = {"scorer": scorer, "agg_strategy": agg_strategy, "extract": extract}
-    if decide_by is not None:
-        known["decide_by"] = decide_by
+    known = {"scorer": scorer, "decide_by": decide_by, "agg_strategy": agg_strategy, "extract": extract}
     return await setting.strategy.body(run, **setting.arguments(n, known))

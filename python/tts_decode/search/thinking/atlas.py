@@ -18,6 +18,7 @@ from ...errors import UnsupportedByEngineError
 from ...rewards.scorer import Scorer
 from ...select import attended_tokens, attention_gradient, extract_answer
 from ..answers import Extract, concluded, finish
+from ..decisions import DecideBy
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -48,6 +49,7 @@ async def atlas(
     trigger: Trigger | None = None,
     threshold: float = 0.5,
     retrieved_prompt: str = WITH_TEXT,
+    decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """Looks at each token that is sampled. Where one was written in doubt, a text is retrieved, and the
@@ -66,6 +68,7 @@ async def atlas(
     threshold         probability below which a token is looked at, if it is part of a word that is no
                       stopword, number or punctuation.
     retrieved_prompt  with the fields {question} and {retrieved}; it takes the prompt's place.
+    decide_by         as in `best_of_n`, where there is a scorer.
     scorer, extract   which of `n` > 1 answers wins: the best-scored one, or without a scorer a vote over what
                       `extract` reads from each.
 
@@ -74,6 +77,7 @@ async def atlas(
     factor for the machine's load is left out: it is a threshold for `attention_trigger`.
     """
     at_least(1, n=n)
+    run.decide_by(decide_by, extract)
     at_least(0, max_retrievals=max_retrievals)
     number("threshold", threshold, low=0, high=1)
 

@@ -11,6 +11,7 @@ from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import extract_answer
 from ..answers import Extract, concluded, finish, spoken
+from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -52,6 +53,7 @@ async def sleep_time(
     end_of_thinking: str = "</think>",
     notes_prompt: str = NOTES,
     answer_prompt: str = ANSWER,
+    decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
     """Writes notes on a context without its question, then answers the question from context and notes.
@@ -69,6 +71,7 @@ async def sleep_time(
     notes_prompt      with the fields {context} and {notes}. Each reply replaces the notes; DONE alone ends
                       the rounds and leaves them.
     answer_prompt     with the fields {context}, {notes} and {question}.
+    decide_by         as in `best_of_n`, where there is a scorer.
     scorer, extract   which of `n` > 1 answers wins: the best-scored one, or without a scorer a vote over what
                       `extract` reads from each.
 
@@ -79,6 +82,7 @@ async def sleep_time(
     shown examples of questions; wording.
     """
     at_least(1, n=n, max_rounds=max_rounds, max_tokens_notes=max_tokens_notes)
+    run.decide_by(decide_by, extract)
     if context:
         question = run.question
     else:

@@ -13,7 +13,9 @@ from tts_kernels.checks import number
 from ...core.checks import at_least
 from ...errors import PromptTooLongError
 from ...rewards.scorer import Scorer
-from ...select import lexical_similarity, rebase_weights
+from ...select import extract_answer, lexical_similarity, rebase_weights
+from ..answers import Extract
+from ..decisions import DecideBy
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -92,7 +94,9 @@ async def r_mcts(
     expect_prompt: str = EXPECT,
     reflect_prompt: str = REFLECT,
     remind_prompt: str = REMIND,
+    decide_by: DecideBy = "max",
     agg_strategy: str = "last",
+    extract: Extract = extract_answer,
 ) -> SearchResult:
     """A tree search on the question, a reflection on the step that surprised it most, and a search again with
     what was learned.
@@ -115,8 +119,7 @@ async def r_mcts(
     reflect_prompt   with the fields {question}, {state}, {step}, {expected} and {actual}.
     remind_prompt    with the fields {question} and {reflections}; it takes the question's place where the
                      memory holds anything alike.
-    agg_strategy     makes an answer's score of its steps' scores; the best-scored answer of all searches
-                     wins.
+    decide_by, agg_strategy, extract   as in `beam_search`, over the answers of all searches.
 
     The surprise of a step on the most visited path is |V - Q|: V is the scorer's value of where it leads, Q
     the mean of what the simulations through it returned. V of the last step is 1 if the path's mean Q is
@@ -133,6 +136,7 @@ async def r_mcts(
     number("exploration", exploration, low=0)
     number("threshold", threshold, low=0)
     run.aggregate_by(agg_strategy)
+    run.decide_by(decide_by, extract)
     kept = memory is not None
     memory = memory if memory is not None else ReflectionMemory()
 
