@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from plain_forward import check_tree
 from primitives import make, plain_logprobs
 from tiny_models import tiny_model
 from torch import Tensor
-from transformers import PreTrainedModel
 from tts_decode import PromptTooLongError, SparseConfig, TreeDecoder, UnsupportedModelError
 from tts_decode.model import tree_attention
 from tts_decode.model.support import own_forwards
@@ -49,12 +49,6 @@ def randomised(name: str, dtype: torch.dtype = torch.float32) -> Any:
     return model.to(dtype)
 
 
-def picked(model: PreTrainedModel, tokens: list[int], count: int) -> Tensor:
-    """Log-probabilities of the last tokens, in one plain forward."""
-    logprobs = plain_logprobs(model, tokens)[-count - 1 : -1]
-    return logprobs.gather(-1, torch.tensor(tokens[-count:])[:, None])[:, 0]
-
-
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("chunk", [9, 512])
 def test_equal_to_transformers(name: str, chunk: int) -> None:
@@ -64,22 +58,7 @@ def test_equal_to_transformers(name: str, chunk: int) -> None:
     decoder = make(model, max_batch_tokens=chunk)
     assert decoder.self_check is not None
 
-    async def search() -> list[tuple[list[int], Tensor, Tensor]]:
-        root = await decoder.root(TEXT[:37])
-        one, two = root.fork(2)
-        first = await one.extend(TEXT[37:90])
-        steps = [await two.extend([token]) for token in TEXT[90:105]]
-        found = [(one.tokens, first, await one.next_logprobs())]
-        found.append((two.tokens, torch.cat(steps), await two.next_logprobs()))
-        (three,) = one.fork(1)
-        three.truncate(41)
-        forced = await three.extend(TEXT[:30])
-        found.append((three.tokens, forced, await three.next_logprobs()))
-        return found
-
-    for tokens, forced, following in decoder.run(search()):
-        torch.testing.assert_close(forced, picked(model, tokens, len(forced)), atol=2e-4, rtol=0)
-        torch.testing.assert_close(following, plain_logprobs(model, tokens)[-1], atol=2e-4, rtol=0)
+    check_tree(decoder, model, TEXT)
 
 
 async def next_logprobs(decoder: TreeDecoder) -> Tensor:

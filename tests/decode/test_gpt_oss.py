@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from plain_forward import check_tree
 from primitives import make, plain_logprobs
 from tiny_models import tiny_model
 from torch import Tensor
-from transformers import PreTrainedModel
 from tts_decode import SparseConfig, TreeDecoder, UnsupportedModelError
 from tts_decode.model.families.conditions import why_general
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-TEXT = torch.randint(0, 250, (90,), generator=torch.Generator().manual_seed(1)).tolist()
+TEXT = torch.randint(0, 250, (105,), generator=torch.Generator().manual_seed(1)).tolist()
 # YaRN whose original context ends inside the text
 _YARN = {"rope_type": "yarn", "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
 _ROPE = _YARN | {"rope_theta": 150_000.0, "original_max_position_embeddings": 64}
@@ -32,12 +32,6 @@ def gpt_oss(dtype: torch.dtype = torch.float32) -> Any:
     return model.to(dtype)
 
 
-def picked(model: PreTrainedModel, tokens: list[int], count: int) -> Tensor:
-    """Log-probabilities of the last tokens, in one plain forward."""
-    logprobs = plain_logprobs(model, tokens)[-count - 1 : -1]
-    return logprobs.gather(-1, torch.tensor(tokens[-count:])[:, None])[:, 0]
-
-
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "general"])
 @pytest.mark.parametrize("chunk", [9, 512])
 def test_equal_to_transformers(chunk: int, packed: bool) -> None:
@@ -48,22 +42,7 @@ def test_equal_to_transformers(chunk: int, packed: bool) -> None:
     assert (decoder.runtime.engine.packed is not None) is packed
     assert decoder.self_check is not None
 
-    async def search() -> list[tuple[list[int], Tensor, Tensor]]:
-        root = await decoder.root(TEXT[:37])
-        one, two = root.fork(2)
-        first = await one.extend(TEXT[37:80])
-        steps = [await two.extend([token]) for token in TEXT[80:85]]
-        found = [(one.tokens, first, await one.next_logprobs())]
-        found.append((two.tokens, torch.cat(steps), await two.next_logprobs()))
-        (three,) = one.fork(1)
-        three.truncate(41)
-        forced = await three.extend(TEXT[:30])
-        found.append((three.tokens, forced, await three.next_logprobs()))
-        return found
-
-    for tokens, forced, following in decoder.run(search()):
-        torch.testing.assert_close(forced, picked(model, tokens, len(forced)), atol=2e-4, rtol=0)
-        torch.testing.assert_close(following, plain_logprobs(model, tokens)[-1], atol=2e-4, rtol=0)
+    check_tree(decoder, model, TEXT)
 
 
 async def next_logprobs(decoder: TreeDecoder) -> Tensor:

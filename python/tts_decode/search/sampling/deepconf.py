@@ -134,7 +134,8 @@ def _confidences(step: Step, signal: str) -> list[float]:
         confidences = [math.exp(-entropy) for entropy in step.entropies]
         if any(map(math.isnan, confidences)):
             raise UnsupportedByEngineError(
-                "deepconf reads the entropies of tokens, which the engine does not tell"
+                "deepconf reads the entropies of tokens, which the engine does not tell; use "
+                "signal='top', or a TreeDecoder"
             )
         return confidences
     return [-math.fsum(logprob for _, logprob in top) / len(top) for top in step.top_logprobs]

@@ -127,7 +127,10 @@ def in_doubt(branch: Branch, at: int, threshold: float) -> bool:
     """Whether the token was improbable and is part of a word that carries meaning."""
     logprob = branch.logprobs[at - branch.prompt_length]
     if math.isnan(logprob):
-        raise UnsupportedByEngineError("atlas reads the log-probabilities of tokens, which the engine hides")
+        raise UnsupportedByEngineError(
+            "atlas reads the log-probabilities of tokens, which the engine hides; pass a trigger= of "
+            "your own, or use a TreeDecoder"
+        )
     word = _token_text(branch, at).strip().lower()
     return math.exp(logprob) < threshold and word not in STOPWORDS and any(map(str.isalpha, word))
 

@@ -96,6 +96,7 @@ def _confidence(branch: Branch, begin: int) -> float:
     logprob = math.fsum(branch.logprobs[begin - branch.prompt_length : len(branch.logprobs) - ended])
     if math.isnan(logprob):
         raise UnsupportedByEngineError(
-            "selective_answer weighs answers by their log-probabilities, which the engine hides"
+            "selective_answer weighs answers by their log-probabilities, which the engine hides; use a "
+            "TreeDecoder, or an engine that tells them"
         )
     return math.exp(min(logprob, 0.0))
