@@ -11,6 +11,7 @@ from attention_checks import LEVELS
 from hypothesis import given
 from hypothesis import strategies as st
 from quantised_cases import (
+    HALVES,
     KINDS,
     as_gguf_reads,
     assert_layer_close,
@@ -174,6 +175,30 @@ def test_what_eight_bits_of_x_lose(kind: str) -> None:
     steps = (x.view(20, -1, 32).abs().amax(-1) / 127).repeat_interleave(32, 1).double()
     assert ((out - exact).abs() <= 0.501 * steps @ read.abs().T + 1e-6).all()
     assert (out - exact).norm() < 0.008 * exact.norm()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("byte", [0x00, 0x7F, 0x80, 0xFF])
+def test_the_largest_products_do_not_saturate(level: str, kind: str, byte: int) -> None:
+    """All weights at an end of their range beside inputs at +-127 times their scale, of the same sign
+    throughout or in turn: sums of bytes that a level keeps in 16 bits come closest to their bounds."""
+    _core.set_cpu_isa(level)
+    blocks = random_blocks(kind, 16, 2 * block_inputs(kind), seed=8)
+    scales = blocks.clone()
+    blocks[:] = byte
+    _, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    places = [at + i for at in HALVES.get(kind, ()) for i in (0, 1)] or [0]
+    for place in places:
+        blocks[:, place::size] = scales[:, place::size]
+    weight = QuantisedWeight.from_gguf(kind, blocks)
+    signs = torch.ones(5, weight.inputs)
+    signs[1], signs[2, ::2], signs[3, ::3] = -1, -1, -1
+    signs[4] = torch.where(normal(9, weight.inputs) > 0, 1.0, -1.0)
+    plain = as_gguf_reads(kind, blocks).double()
+    found = packed_linear(signs, weight)[:, :16].double()
+    bound = 1e-5 * (signs.double().abs() @ plain.T.abs()) + 1e-6
+    assert ((found - signs.double() @ plain.T).abs() <= bound).all()
 
 
 @pytest.mark.parametrize("level", LEVELS)
