@@ -34,8 +34,8 @@ struct ChunkRows {
   const uint32_t* x;
   int64_t x_stride;
   float* sums;
-  // Of the lines ahead of each panel group g fetches `fetch_each` from fetch_first + g * fetch_each on, one
-  // beside each of its eight words.
+  // Of the lines ahead of each panel group g fetches `fetch_each` from fetch_first + g * fetch_each on,
+  // beside its eight words.
   int fetch_first, fetch_each;
 };
 
@@ -109,7 +109,7 @@ void multiply_chunk(const ChunkRows& chunk) {
 #pragma GCC unroll 8
           for (int j = 0; j < kColumns; ++j) {
             const int n = j / kVecs, lane = j % kVecs;
-            if (lane == 0 && k < fetch_each) __builtin_prefetch(ahead[n] + k * kLine, 0, 2);
+            if (lane == 0) fetch_lines(ahead[n], k, fetch_each);
             u[j] = Dot::operand(Ints::load(words[n] + k * kWordBytes + lane * kVecBytes));
           }
 #pragma GCC unroll 8
@@ -155,6 +155,7 @@ void multiply_planes(const ChunkRows& chunk, const Words& words) {
   }
   for (int g = 0; g < chunk.groups; g += 2) {
     const uint8_t* const planes = chunk.panels->words + g / 2 * chunk.panels->plane_stride;
+    const uint8_t* const ahead = chunk.panels->ahead + (chunk.fetch_first + g * chunk.fetch_each) * kLine;
     const uint32_t* const x = chunk.x + g * kGroupWords;
     Ints::Sum sum[2 * kHalves][M][kVecs];
 #pragma GCC unroll 4
@@ -181,6 +182,7 @@ void multiply_planes(const ChunkRows& chunk, const Words& words) {
       }
 #pragma GCC unroll 8
       for (int w = from; w < from + kTogether; ++w) {
+        fetch_lines(ahead, w, 2 * chunk.fetch_each);
 #pragma GCC unroll 8
         for (int j = 0; j < kVecs; ++j) {
           Ints::I first, second;
@@ -273,16 +275,18 @@ struct ChunkWork {
   int first_panel, num_panels;  // of those of the sums
   int64_t first_input;
   int inputs;
+  int row_blocks;  // which share the fetching
 
   int groups() const { return inputs / kXGroup; }
-  // Panels from `panel` on times rows from `row` on, which fetch `each` lines a group from the first-th on.
-  ChunkRows rows(int row, int panel, int first = 0, int each = 0) const {
+  // Panels from `panel` on times rows from `row` on, the i-th block of rows.
+  ChunkRows rows(int i, int row, int panel) const {
+    const int parts = row_blocks * groups(), each = (panels->lines + parts - 1) / parts;
     return {panels + panel,
             groups(),
             block.x + row * block.x_stride + first_input / kXGroup * kGroupWords,
             block.x_stride,
             block.sums + row * kSumsRow + (first_panel + panel) * kPanelOutputs,
-            first,
+            i * groups() * each,
             each};
   }
 };
@@ -291,7 +295,7 @@ struct ChunkWork {
 inline void multiply_few(const ChunkWork& work, int rows) {
   const QuantForm& form = work.block.form;
   for (int panel = 0; panel < work.num_panels; ++panel) {
-    const ChunkRows chunk = work.rows(0, panel);
+    const ChunkRows chunk = work.rows(0, 0, panel);
     with_groups(form, [&]<int kGroup, bool kMin>() {
       with_plane_words(form, [&]<class Words>(const Words& words) {
         with_block<few_rows(kGroup), 1>(rows, 1, MultiplyPlanes<kGroup, kMin, Words>{chunk, words});
@@ -300,16 +304,15 @@ inline void multiply_few(const ChunkWork& work, int rows) {
   }
 }
 
-// Of bytes: those of planes are unpacked, for all rows. spread: the blocks of rows share the fetching.
-inline void multiply_many(const ChunkWork& work, int rows, bool spread) {
+// Of bytes: those of planes are unpacked, for all rows.
+inline void multiply_many(const ChunkWork& work, int rows) {
   const QuantForm& form = work.block.form;
   for (int panel = 0; panel < work.num_panels; ++panel) unpack_chunk(work.inputs, form, work.panels[panel]);
-  const int blocks = (rows + Ints::kRows - 1) / Ints::kRows, parts = blocks * work.groups();
-  const int each = spread ? (work.panels->lines + parts - 1) / parts : 0;
+  const int blocks = work.row_blocks;
   for (int i = 0; i < blocks; ++i) {  // as even as they come
     const int row = i * rows / blocks, row_end = (i + 1) * rows / blocks;
     for (int panel = 0; panel < work.num_panels; panel += kQuantPanels) {
-      const ChunkRows chunk = work.rows(row, panel, i * work.groups() * each, each);
+      const ChunkRows chunk = work.rows(i, row, panel);
       const int panels = min_of(work.num_panels - panel, kQuantPanels);
       with_groups(form, [&]<int kGroup, bool kMin>() {
         with_most(form, [&]<int kMost>() {
@@ -322,15 +325,14 @@ inline void multiply_many(const ChunkWork& work, int rows, bool spread) {
 }
 
 // A chunk of inputs after the other, with all rows. Where rows are many, two panels at a time, which read x
-// once for both; else one, so that memory is read as it lies. The chunk after the next is fetched meanwhile:
-// of one panel at once, of two beside their products, line by line: so 8 to 16 rows take 0.78 to 0.82 of the
-// time in 8 bits, 0.91 in 6, 0.93 to 0.97 in 4 (Zen 4); at its level avx2 0.76 to 0.80 in 4, 1.01 to 1.08
-// in 6.
+// once for both; else one, so that memory is read as it lies. What comes later is fetched line by line beside
+// the products, as many lines at once would stall them: so 8 to 16 rows take 0.78 to 0.82 of the time in 8
+// bits, 0.91 in 6, 0.93 to 0.97 in 4 (Zen 4), and one row in 4 bits 0.80 (a Xeon with AMX).
 inline void multiply_quantised(const QuantBlock& block, int rows, int num_panels) {
   PanelChunk chunks[kPanelsTogether];
   const QuantLayout& layout = block.layout;
-  const bool spread = rows > Ints::kRows;
-  const int together = spread ? kPanelsTogether : 1;
+  const int row_blocks = (rows + Ints::kRows - 1) / Ints::kRows;
+  const int together = row_blocks > 1 ? kPanelsTogether : 1;
   const bool few = block.form.bits != 8 && rows <= few_rows(block.form.group);
   for (int panel = 0; panel < num_panels; panel += kPanelsTogether) {
     const int panels = min_of(num_panels - panel, kPanelsTogether);
@@ -342,10 +344,10 @@ inline void multiply_quantised(const QuantBlock& block, int rows, int num_panels
         const int64_t left = block.inputs - first;
         const int inputs = left < kChunkInputs ? static_cast<int>(left) : kChunkInputs;
         for (int i = 0; i < count; ++i) {
-          begin_chunk(at + i * block.panel_bytes, inputs, block.form, layout, !spread, chunks[i]);
+          begin_chunk(at + i * block.panel_bytes, inputs, block.form, layout, chunks[i]);
         }
-        const ChunkWork work{block, chunks, n, count, first, inputs};
-        few ? multiply_few(work, rows) : multiply_many(work, rows, spread);
+        const ChunkWork work{block, chunks, n, count, first, inputs, row_blocks};
+        few ? multiply_few(work, rows) : multiply_many(work, rows);
         at += inputs / layout.inputs * layout.bytes;
       }
     }
