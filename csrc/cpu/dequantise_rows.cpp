@@ -69,28 +69,30 @@ struct BlockRow {
     return form.has_table ? form.table[u] : u;
   }
 
-  void write(int inputs, float* out) const {
+  // Input i of the block goes to out[order[i]], or to out[i] where there is no order.
+  void write(int inputs, const int32_t* order, float* out) const {
     switch (form.bits) {
       case 4:
-        return write_bits<4>(inputs, out);
+        return write_bits<4>(inputs, order, out);
       case 5:
-        return write_bits<5>(inputs, out);
+        return write_bits<5>(inputs, order, out);
       case 6:
-        return write_bits<6>(inputs, out);
+        return write_bits<6>(inputs, order, out);
       default:
-        return write_bits<8>(inputs, out);
+        return write_bits<8>(inputs, order, out);
     }
   }
 
   template <int Bits>
-  void write_bits(int inputs, float* out) const {
+  void write_bits(int inputs, const int32_t* order, float* out) const {
     for (int input = 0, group = 0; input < inputs; ++group) {
       const double scale = number(layout.scales_at, group, 0);
       const double min = form.has_min ? number(layout.mins_at, group, 1) : 0.0;
       int offset = form.offset;
       if (form.has_zeros) offset += read<int8_t>(block + layout.mins_at + group * kPanelOutputs + lane);
       for (const int end = std::min(input + form.group, inputs); input < end; ++input) {
-        out[input] = static_cast<float>(scale * (integer<Bits>(input) - offset) + min);
+        out[order == nullptr ? input : order[input]] =
+            static_cast<float>(scale * (integer<Bits>(input) - offset) + min);
       }
     }
   }
@@ -100,13 +102,17 @@ struct BlockRow {
 
 void dequantise_rows(const QuantPanels& panels, const int64_t* rows, int64_t count, int64_t inputs,
                      float* out, int num_threads) {
-  const QuantLayout layout = quant_layout(panels.form);
+  const QuantLayout layout = layout_for(panels, inputs);
   parallel_for(count > 1 ? num_threads : 1, count, [&](int64_t i) {
     const uint8_t* block = panels.data + rows[i] / kPanelOutputs * panels.blocks * layout.bytes;
     for (int64_t input = 0; input < inputs; input += layout.inputs, block += layout.bytes) {
       const int size = static_cast<int>(std::min<int64_t>(layout.inputs, inputs - input));
-      BlockRow{panels.form, layout, block, static_cast<int>(rows[i] % kPanelOutputs)}.write(
-          size, out + i * inputs + input);
+      const BlockRow row{panels.form, layout, block, static_cast<int>(rows[i] % kPanelOutputs)};
+      if (panels.order == nullptr) {
+        row.write(size, nullptr, out + i * inputs + input);
+      } else {
+        row.write(size, panels.order + input, out + i * inputs);
+      }
     }
   });
 }
