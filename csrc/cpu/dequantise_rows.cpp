@@ -53,20 +53,21 @@ struct BlockRow {
     return double{read<float>(block + 4 * (kind * kPanelOutputs + lane))} * read<int8_t>(block + begin + i);
   }
 
-  // u of an input of the block, in `Bits` bits.
+  // The four inputs of a word, in a byte each of `Bits` bits.
   template <int Bits>
-  int integer(int input) const {
-    const int word = input % kPlaneInputs / kWordInputs;
-    const uint8_t* const planes = block + layout.planes_at + input / kPlaneInputs * layout.plane_bytes +
-                                  lane * kWordInputs + input % kWordInputs;
-    if constexpr (Bits == 8) return planes[word * kWordBytes];
-    int u = planes[word % kLowWords * kWordBytes] >> (word < kLowWords ? 0 : 4) & 15;
+  uint32_t integers(int word) const {
+    const int place = word % kPlaneWords;
+    const uint8_t* const planes =
+        block + layout.planes_at + word / kPlaneWords * layout.plane_bytes + lane * kWordInputs;
+    if constexpr (Bits == 8) return read<uint32_t>(planes + place * kWordBytes);
+    const auto low = read<uint32_t>(planes + place % kLowWords * kWordBytes);
+    uint32_t u = low >> (place < kLowWords ? 0 : 4) & 0x0f0f0f0f;
     if constexpr (Bits == 5 || Bits == 6) {
       constexpr int bits = Bits - 4, each = 8 / bits;  // words that a byte serves
-      const uint8_t high = planes[(kLowWords + word / each) * kWordBytes];
-      u |= (high >> word % each * bits & ((1 << bits) - 1)) << 4;
+      const auto high = read<uint32_t>(planes + (kLowWords + place / each) * kWordBytes);
+      u |= (high >> place % each * bits & 0x01010101 * ((1 << bits) - 1)) << 4;
     }
-    return form.has_table ? form.table[u] : u;
+    return u;
   }
 
   // Input i of the block goes to out[order[i]], or to out[i] where there is no order.
@@ -85,14 +86,25 @@ struct BlockRow {
 
   template <int Bits>
   void write_bits(int inputs, const int32_t* order, float* out) const {
-    for (int input = 0, group = 0; input < inputs; ++group) {
+    for (int input = 0, group = 0; input < inputs; input += form.group, ++group) {
       const double scale = number(layout.scales_at, group, 0);
       const double min = form.has_min ? number(layout.mins_at, group, 1) : 0.0;
       int offset = form.offset;
       if (form.has_zeros) offset += read<int8_t>(block + layout.mins_at + group * kPanelOutputs + lane);
-      for (const int end = std::min(input + form.group, inputs); input < end; ++input) {
-        out[order == nullptr ? input : order[input]] =
-            static_cast<float>(scale * (integer<Bits>(input) - offset) + min);
+      uint8_t u[kXGroup];
+      for (int i = 0; i < form.group; i += kWordInputs) {
+        const uint32_t word = integers<Bits>((input + i) / kWordInputs);
+        std::memcpy(u + i, &word, sizeof(word));
+      }
+      float weights[kXGroup];
+      for (int i = 0; i < form.group; ++i) {
+        const int number = form.has_table ? form.table[u[i]] : u[i];
+        weights[i] = static_cast<float>(scale * (number - offset) + min);
+      }
+      if (order == nullptr) {
+        std::copy_n(weights, form.group, out + input);
+      } else {
+        for (int i = 0; i < form.group; ++i) out[order[input + i]] = weights[i];
       }
     }
   }
