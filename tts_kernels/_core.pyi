@@ -256,9 +256,10 @@ def float_matrix(panels: tuple[int, int], dtype: DType, bias: int, gated: bool) 
     take turns."""
 
 def quantised_matrix(
-    panels: tuple[int, int], form: Sequence[int], blocks: int, bias: int, gated: bool
+    panels: tuple[int, int], form: Sequence[int], blocks: int, order: int, bias: int, gated: bool
 ) -> Matrix:
-    """The same of panels of quantised weights, of so many blocks each."""
+    """The same of panels of quantised weights, of so many blocks each. order: address of int32 [inputs], the
+    weight's input that each of the panels is; 0 for none."""
 
 class SharedExpert:
     """An MLP that all rows go through, its weights borrowed."""
@@ -478,18 +479,20 @@ def quantised_linear(
     form: Sequence[int],
     panels: int,
     panels_blocks: tuple[int, int],
+    order: int,
     bias: int,
     out: int,
     out_stride: int,
     end: int,
     num_threads: int,
 ) -> None:
-    """As packed_linear, with a weight of [panels, blocks] blocks of this form."""
+    """As packed_linear, a weight of [panels, blocks] blocks of this form; order as of quantised_matrix."""
 
 def dequantise_rows(
     form: Sequence[int],
     panels: int,
     blocks: int,
+    order: int,
     rows: int,
     rows_inputs: tuple[int, int],
     out: int,

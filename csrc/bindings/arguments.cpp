@@ -106,9 +106,9 @@ QuantForm quant_form(const std::vector<int>& numbers) {
   return form;
 }
 
-QuantPanels quant_panels(uintptr_t data, const std::vector<int>& form, int64_t blocks) {
+QuantPanels quant_panels(uintptr_t data, const std::vector<int>& form, int64_t blocks, uintptr_t order) {
   const QuantForm known = quant_form(form);
-  return {pointer<uint8_t>(data), known, blocks, (form[3] & 4) != 0};
+  return {pointer<uint8_t>(data), known, blocks, (form[3] & 4) != 0, pointer<int32_t>(order)};
 }
 
 }  // namespace tts

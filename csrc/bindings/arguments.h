@@ -52,8 +52,8 @@ BranchTables branch_tables(const Int32Array& block_tables, const Int32Array& len
 // are exact, offset, and the 16 entries of a table where there is one.
 QuantForm quant_form(const std::vector<int>& numbers);
 
-// Panels at an address, of such a form.
-QuantPanels quant_panels(uintptr_t data, const std::vector<int>& form, int64_t blocks);
+// Panels at an address, of such a form; the order of their inputs at another, 0: none.
+QuantPanels quant_panels(uintptr_t data, const std::vector<int>& form, int64_t blocks, uintptr_t order);
 
 // Parameters that take anything, and show in the signature as what they should be.
 struct Int {

@@ -251,27 +251,28 @@ void bind_quantised(py::module_& m) {
   m.def(
       "quantised_linear",
       [](const TokenRows& x, std::pair<int64_t, int64_t> rows_inputs, const std::vector<int>& form,
-         uintptr_t panels, std::pair<int64_t, int64_t> panels_blocks, uintptr_t bias, uintptr_t out,
-         int64_t out_stride, int end, int num_threads) {
-        const QuantPanels known = quant_panels(panels, form, panels_blocks.second);
+         uintptr_t panels, std::pair<int64_t, int64_t> panels_blocks, uintptr_t order, uintptr_t bias,
+         uintptr_t out, int64_t out_stride, int end, int num_threads) {
+        const QuantPanels known = quant_panels(panels, form, panels_blocks.second, order);
         GilRelease release;
         multiply_one({x.data, x.dtype, rows_inputs.first, rows_inputs.second, x.token_stride},
                      {known, panels_blocks.first, pointer<float>(bias)}, pointer<float>(out), out_stride, end,
                      num_threads);
       },
       py::arg("x"), py::arg("rows_inputs"), py::arg("form"), py::arg("panels"), py::arg("panels_blocks"),
-      py::arg("bias"), py::arg("out"), py::arg("out_stride"), py::arg("end"), py::arg("num_threads"));
+      py::arg("order"), py::arg("bias"), py::arg("out"), py::arg("out_stride"), py::arg("end"),
+      py::arg("num_threads"));
   m.def(
       "dequantise_rows",
-      [](const std::vector<int>& form, uintptr_t panels, int64_t blocks, uintptr_t rows,
+      [](const std::vector<int>& form, uintptr_t panels, int64_t blocks, uintptr_t order, uintptr_t rows,
          std::pair<int64_t, int64_t> rows_inputs, uintptr_t out, int num_threads) {
-        const QuantPanels known = quant_panels(panels, form, blocks);
+        const QuantPanels known = quant_panels(panels, form, blocks, order);
         GilRelease release;
         dequantise_rows(known, pointer<int64_t>(rows), rows_inputs.first, rows_inputs.second,
                         pointer<float>(out), num_threads);
       },
-      py::arg("form"), py::arg("panels"), py::arg("blocks"), py::arg("rows"), py::arg("rows_inputs"),
-      py::arg("out"), py::arg("num_threads"));
+      py::arg("form"), py::arg("panels"), py::arg("blocks"), py::arg("order"), py::arg("rows"),
+      py::arg("rows_inputs"), py::arg("out"), py::arg("num_threads"));
 }
 
 void bind_rows(py::module_& m) {

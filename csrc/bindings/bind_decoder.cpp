@@ -44,10 +44,13 @@ void bind_decoder(py::module_& m) {
       py::arg("panels"), py::arg("dtype"), py::arg("bias"), py::arg("gated"));
   m.def(
       "quantised_matrix",
-      [](Panels panels, const std::vector<int>& form, int64_t blocks, uintptr_t bias, bool gated) {
-        return Matrix{quant_panels(panels.first, form, blocks), panels.second, pointer<float>(bias), gated};
+      [](Panels panels, const std::vector<int>& form, int64_t blocks, uintptr_t order, uintptr_t bias,
+         bool gated) {
+        return Matrix{quant_panels(panels.first, form, blocks, order), panels.second, pointer<float>(bias),
+                      gated};
       },
-      py::arg("panels"), py::arg("form"), py::arg("blocks"), py::arg("bias"), py::arg("gated"));
+      py::arg("panels"), py::arg("form"), py::arg("blocks"), py::arg("order"), py::arg("bias"),
+      py::arg("gated"));
   py::class_<SharedExpert>(m, "SharedExpert", py::module_local())
       .def(py::init([](std::vector<Matrix> gate_up, const Matrix& down, const std::optional<Matrix>& share) {
              return SharedExpert{std::move(gate_up), down, share};

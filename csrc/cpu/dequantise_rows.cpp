@@ -53,44 +53,58 @@ struct BlockRow {
     return double{read<float>(block + 4 * (kind * kPanelOutputs + lane))} * read<int8_t>(block + begin + i);
   }
 
-  // u of an input of the block, in `Bits` bits.
+  // The four inputs of a word, in a byte each of `Bits` bits.
   template <int Bits>
-  int integer(int input) const {
-    const int word = input % kPlaneInputs / kWordInputs;
-    const uint8_t* const planes = block + layout.planes_at + input / kPlaneInputs * layout.plane_bytes +
-                                  lane * kWordInputs + input % kWordInputs;
-    if constexpr (Bits == 8) return planes[word * kWordBytes];
-    int u = planes[word % kLowWords * kWordBytes] >> (word < kLowWords ? 0 : 4) & 15;
+  uint32_t integers(int word) const {
+    const int place = word % kPlaneWords;
+    const uint8_t* const planes =
+        block + layout.planes_at + word / kPlaneWords * layout.plane_bytes + lane * kWordInputs;
+    if constexpr (Bits == 8) return read<uint32_t>(planes + place * kWordBytes);
+    const auto low = read<uint32_t>(planes + place % kLowWords * kWordBytes);
+    uint32_t u = low >> (place < kLowWords ? 0 : 4) & 0x0f0f0f0f;
     if constexpr (Bits == 5 || Bits == 6) {
       constexpr int bits = Bits - 4, each = 8 / bits;  // words that a byte serves
-      const uint8_t high = planes[(kLowWords + word / each) * kWordBytes];
-      u |= (high >> word % each * bits & ((1 << bits) - 1)) << 4;
+      const auto high = read<uint32_t>(planes + (kLowWords + place / each) * kWordBytes);
+      u |= (high >> place % each * bits & 0x01010101 * ((1 << bits) - 1)) << 4;
     }
-    return form.has_table ? form.table[u] : u;
+    return u;
   }
 
-  void write(int inputs, float* out) const {
+  // Input i of the block goes to out[order[i]], or to out[i] where there is no order.
+  void write(int inputs, const int32_t* order, float* out) const {
     switch (form.bits) {
       case 4:
-        return write_bits<4>(inputs, out);
+        return write_bits<4>(inputs, order, out);
       case 5:
-        return write_bits<5>(inputs, out);
+        return write_bits<5>(inputs, order, out);
       case 6:
-        return write_bits<6>(inputs, out);
+        return write_bits<6>(inputs, order, out);
       default:
-        return write_bits<8>(inputs, out);
+        return write_bits<8>(inputs, order, out);
     }
   }
 
   template <int Bits>
-  void write_bits(int inputs, float* out) const {
-    for (int input = 0, group = 0; input < inputs; ++group) {
+  void write_bits(int inputs, const int32_t* order, float* out) const {
+    for (int input = 0, group = 0; input < inputs; input += form.group, ++group) {
       const double scale = number(layout.scales_at, group, 0);
       const double min = form.has_min ? number(layout.mins_at, group, 1) : 0.0;
       int offset = form.offset;
       if (form.has_zeros) offset += read<int8_t>(block + layout.mins_at + group * kPanelOutputs + lane);
-      for (const int end = std::min(input + form.group, inputs); input < end; ++input) {
-        out[input] = static_cast<float>(scale * (integer<Bits>(input) - offset) + min);
+      uint8_t u[kXGroup];
+      for (int i = 0; i < form.group; i += kWordInputs) {
+        const uint32_t word = integers<Bits>((input + i) / kWordInputs);
+        std::memcpy(u + i, &word, sizeof(word));
+      }
+      float weights[kXGroup];
+      for (int i = 0; i < form.group; ++i) {
+        const int number = form.has_table ? form.table[u[i]] : u[i];
+        weights[i] = static_cast<float>(scale * (number - offset) + min);
+      }
+      if (order == nullptr) {
+        std::copy_n(weights, form.group, out + input);
+      } else {
+        for (int i = 0; i < form.group; ++i) out[order[input + i]] = weights[i];
       }
     }
   }
@@ -100,13 +114,17 @@ struct BlockRow {
 
 void dequantise_rows(const QuantPanels& panels, const int64_t* rows, int64_t count, int64_t inputs,
                      float* out, int num_threads) {
-  const QuantLayout layout = quant_layout(panels.form);
+  const QuantLayout layout = layout_for(panels, inputs);
   parallel_for(count > 1 ? num_threads : 1, count, [&](int64_t i) {
     const uint8_t* block = panels.data + rows[i] / kPanelOutputs * panels.blocks * layout.bytes;
     for (int64_t input = 0; input < inputs; input += layout.inputs, block += layout.bytes) {
       const int size = static_cast<int>(std::min<int64_t>(layout.inputs, inputs - input));
-      BlockRow{panels.form, layout, block, static_cast<int>(rows[i] % kPanelOutputs)}.write(
-          size, out + i * inputs + input);
+      const BlockRow row{panels.form, layout, block, static_cast<int>(rows[i] % kPanelOutputs)};
+      if (panels.order == nullptr) {
+        row.write(size, nullptr, out + i * inputs + input);
+      } else {
+        row.write(size, panels.order + input, out + i * inputs);
+      }
     }
   });
 }

@@ -7,7 +7,8 @@
 
 namespace tts {
 
-// out [count, inputs] = the outputs `rows` of a weight, each number rounded once. Rows are not checked.
+// out [count, inputs] = the outputs `rows` of a weight, its inputs in their own order, each number rounded
+// once. Rows are not checked. Throws ArgumentError where the panels do not fit.
 void dequantise_rows(const QuantPanels& panels, const int64_t* rows, int64_t count, int64_t inputs,
                      float* out, int num_threads);
 

@@ -43,7 +43,8 @@ void DequantisedLinear::multiply(int64_t unit, const uint32_t*) const {
   float* const weights = rows + words;
   std::vector<int64_t> indices(static_cast<size_t>(panels * kPanelOutputs));
   std::iota(indices.begin(), indices.end(), int64_t{0});
-  const QuantPanels part{panels_.data + first * panel_bytes_, panels_.form, panels_.blocks};
+  QuantPanels part = panels_;
+  part.data += first * panel_bytes_;
   dequantise_rows(part, indices.data(), static_cast<int64_t>(indices.size()), inputs, rows, 1);
   put_in_panels(rows, inputs, panels, weights);
 

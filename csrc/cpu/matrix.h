@@ -24,6 +24,8 @@ struct QuantPanels {
   QuantForm form;
   int64_t blocks;      // of a panel: as many as hold the inputs
   bool exact = false;  // x is not rounded: slow, for comparisons
+  // Input i of the panels is the weight's input order[i], [inputs]; null: order[i] is i.
+  const int32_t* order = nullptr;
 };
 
 // A weight [outputs, inputs] in panels of 16 outputs, borrowed.

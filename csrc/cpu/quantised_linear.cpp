@@ -17,6 +17,16 @@ constexpr int64_t kUnitPanels = 8;
 
 int64_t units_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
+// out[i] = input(order[i]), or input(i) where there is no order.
+template <class Input>
+void take(int64_t inputs, const int32_t* order, const Input& input, float* out) {
+  if (order == nullptr) {
+    for (int64_t i = 0; i < inputs; ++i) out[i] = input(i);
+  } else {
+    for (int64_t i = 0; i < inputs; ++i) out[i] = input(order[i]);
+  }
+}
+
 // With the zeros behind a converted row: what the blocks of any form may read.
 int64_t padded(int64_t inputs) { return units_of(inputs, kChunkInputs) * kChunkInputs; }
 
@@ -55,6 +65,11 @@ QuantLayout layout_for(const QuantPanels& panels, int64_t inputs) {
   const QuantLayout layout = quant_layout(panels.form);
   require(panels.blocks == units_of(inputs, layout.inputs), "weight: got ", panels.blocks, " blocks of ",
           layout.inputs, " inputs, expected ", units_of(inputs, layout.inputs), " for ", inputs);
+  if (panels.order != nullptr) {
+    const auto [least, most] = std::minmax_element(panels.order, panels.order + inputs);
+    require(*least >= 0 && *most < inputs, "order: got ", *least, " to ", *most, ", expected 0 <= input < ",
+            inputs);
+  }
   return layout;
 }
 
@@ -75,18 +90,27 @@ QuantisedLinear::QuantisedLinear(const LinearTask& task, const QuantPanels& pane
 }
 
 bool QuantisedLinear::shares_rows(const QuantisedLinear& other) const {
-  return panels_.form.group == other.panels_.form.group && panels_.form.offset == other.panels_.form.offset;
+  const int32_t *order = panels_.order, *others = other.panels_.order;
+  const bool same_order = order == others || (order != nullptr && others != nullptr &&
+                                              std::equal(order, order + task_.x.inputs, others));
+  return same_order && panels_.form.group == other.panels_.form.group &&
+         panels_.form.offset == other.panels_.form.offset;
 }
 
 void QuantisedLinear::convert(int64_t row, uint32_t* rows) const {
   const int64_t inputs = task_.x.inputs, at = row * task_.x.stride;
   const float* x = static_cast<const float*>(task_.x.data) + at;
-  thread_local std::vector<float> wide;
-  if (task_.x.dtype == DType::kBFloat16) {
-    const auto* halves = static_cast<const uint16_t*>(task_.x.data) + at;
-    wide.resize(static_cast<size_t>(inputs));
-    std::transform(halves, halves + inputs, wide.begin(), widen_bfloat16);
-    x = wide.data();
+  thread_local std::vector<float> taken;
+  const bool bfloat16 = task_.x.dtype == DType::kBFloat16;
+  if (bfloat16 || panels_.order != nullptr) {
+    taken.resize(static_cast<size_t>(inputs));
+    if (bfloat16) {
+      const auto* halves = static_cast<const uint16_t*>(task_.x.data) + at;
+      take(inputs, panels_.order, [&](int64_t i) { return widen_bfloat16(halves[i]); }, taken.data());
+    } else {
+      take(inputs, panels_.order, [&](int64_t i) { return x[i]; }, taken.data());
+    }
+    x = taken.data();
   }
   kernels_->quantise(x, inputs, padded(inputs), panels_.form.group, panels_.form.offset,
                      rows + row * stride_);

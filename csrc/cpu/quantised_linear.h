@@ -11,7 +11,8 @@ namespace tts {
 // Throws ArgumentError where the form is none that kernels serve.
 QuantLayout quant_layout(const QuantForm& form);
 
-// The same for panels of so many inputs, a multiple of 32. Throws ArgumentError where they do not fit.
+// The same for panels of so many inputs, a multiple of 32. Throws ArgumentError where they do not fit, or
+// where their order leads out of the inputs.
 QuantLayout layout_for(const QuantPanels& panels, int64_t inputs);
 
 class QuantisedLinear {

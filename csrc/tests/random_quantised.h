@@ -1,8 +1,10 @@
 // Quantised weights of any form, of random bytes but for their scales.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #include "cpu/quantised_linear.h"
@@ -56,6 +58,20 @@ inline std::vector<uint8_t> random_panels(Random& random, const QuantForm& form,
     }
   }
   return weight;
+}
+
+// Of the inputs of panels; empty for one of two, as where they lie in their own order.
+inline std::vector<int32_t> random_order(Random& random, int64_t inputs) {
+  if (draw(random, 0, 1) == 0) return {};
+  std::vector<int32_t> order(static_cast<size_t>(inputs));
+  std::iota(order.begin(), order.end(), 0);
+  std::shuffle(order.begin(), order.end(), random);
+  return order;
+}
+
+// As kernels take it.
+inline const int32_t* order_at(const std::vector<int32_t>& order) {
+  return order.empty() ? nullptr : order.data();
 }
 
 }  // namespace tts::test

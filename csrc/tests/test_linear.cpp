@@ -21,6 +21,7 @@ using test::Random;
 struct Weight {
   std::vector<uint8_t> bytes;
   std::vector<float> bias;
+  std::vector<int32_t> order;
   Matrix matrix;
 
   Weight(Random& random, int64_t inputs, bool quantised) {
@@ -32,7 +33,10 @@ struct Weight {
     if (quantised) {
       const QuantForm form = test::random_form(random);
       bytes = test::random_panels(random, form, panels, inputs);
-      matrix = {QuantPanels{bytes.data(), form, test::blocks_of(form, inputs)}, panels, added};
+      Random of_order(static_cast<uint32_t>(draw(random, 0, 3)));  // few, so that weights share one
+      order = test::random_order(of_order, inputs);
+      matrix = {QuantPanels{bytes.data(), form, test::blocks_of(form, inputs), false, test::order_at(order)},
+                panels, added};
       return;
     }
     const bool bfloat16 = draw(random, 0, 1) == 1;
@@ -82,6 +86,17 @@ void test_misfits() {
   const Matrix weights[] = {good.matrix, other.matrix};
   const LinearRows rows{x.data(), DType::kFloat32, 1, 64, 64};
   CHECK_THROWS(multiply(rows, weights, {out.data(), 1000, false}, 1), ArgumentError);
+  for (const int32_t outside : {-1, 64}) {
+    std::vector<int32_t> order(64, 5);
+    order[40] = outside;
+    Matrix disordered = good.matrix;
+    for (const bool exact : {false, true}) {
+      auto& panels = std::get<QuantPanels>(disordered.panels);
+      panels.order = order.data();
+      panels.exact = exact;
+      CHECK_THROWS(multiply(rows, {&disordered, 1}, {out.data(), 1000, false}, 1), ArgumentError);
+    }
+  }
   Matrix gated = good.matrix;
   gated.gated = true;
   gated.num_panels = 3;

@@ -38,6 +38,7 @@ struct Product {
   LinearEnd end;
   bool has_bias, exact;
   std::vector<uint8_t> weight;
+  std::vector<int32_t> order;
   std::vector<float> x, bias, before;
 
   explicit Product(Random& random)
@@ -53,6 +54,7 @@ struct Product {
         exact(draw(random, 0, 3) == 0) {
     if (end == LinearEnd::kSwiGLU) panels += panels % 2;
     weight = test::random_panels(random, form, panels, inputs);
+    order = test::random_order(random, inputs);
     std::normal_distribution<float> normal;
     x.resize(static_cast<size_t>((rows - 1) * stride + inputs));
     for (float& value : x) value = normal(random);
@@ -68,7 +70,7 @@ struct Product {
   std::vector<float> run(int64_t begin, int64_t row_end, int num_threads) const {
     std::vector<float> out(before.begin() + begin * columns(), before.begin() + row_end * columns());
     if (end != LinearEnd::kAdd) out.assign(out.size(), NAN);
-    const Matrix matrix{QuantPanels{weight.data(), form, blocks, exact}, panels,
+    const Matrix matrix{QuantPanels{weight.data(), form, blocks, exact, test::order_at(order)}, panels,
                         has_bias ? bias.data() : nullptr, end == LinearEnd::kSwiGLU};
     multiply({x.data() + begin * stride, DType::kFloat32, row_end - begin, inputs, stride}, {&matrix, 1},
              {out.data(), columns(), end == LinearEnd::kAdd}, num_threads);
@@ -113,13 +115,18 @@ struct Product {
     return (u - form.offset) * number(block, layout.scales_at, 0, group, lane) + least;
   }
 
-  // x as the product takes it: in 8 bits, or as it is.
+  // What input i of the panels is multiplied with.
+  float x_at(int64_t row, int64_t i) const {
+    const int64_t input = order.empty() ? i : order[static_cast<size_t>(i)];
+    return x[static_cast<size_t>(row * stride + input)];
+  }
+
+  // The same as the product takes it: in 8 bits, or as it is.
   double seen(int64_t row, int64_t input) const {
-    if (exact) return x[static_cast<size_t>(row * stride + input)];
-    const float* const group = x.data() + row * stride + input / 32 * 32;
+    if (exact) return x_at(row, input);
     float most = 0.0f;
-    for (int i = 0; i < 32; ++i) most = std::max(most, std::abs(group[i]));
-    return std::nearbyint(group[input % 32] * (127.0f / most)) * double{most / 127.0f};
+    for (int64_t i = 0; i < 32; ++i) most = std::max(most, std::abs(x_at(row, input / 32 * 32 + i)));
+    return std::nearbyint(x_at(row, input) * (127.0f / most)) * double{most / 127.0f};
   }
 
   double sum(int64_t row, int64_t panel, int64_t lane) const {

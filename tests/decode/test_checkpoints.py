@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from saved_checkpoints import Layer, Saved, awq, compressed, gptq, int_quantized, pack_quantized
+from saved_checkpoints import Layer, Saved, awq, compressed, gptq, int_quantized, neighbours, pack_quantized
 from tiny_models import greedy
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -30,6 +30,16 @@ CASES = {
     "gptq_v2": Saved(4, 32, lambda x: gptq(x, v1=False), GPTQ4 | {"checkpoint_format": "gptq_v2"}),
     "gptq, biases": Saved(4, 32, gptq, GPTQ4, family="qwen2"),
     "gptq, bfloat16": Saved(4, 32, gptq, GPTQ4, scales=torch.bfloat16),
+    "gptq, act-order": Saved(4, 32, gptq, GPTQ4 | {"desc_act": True}, act_order=True),
+    "gptq, act-order, 8 bits, symmetric": Saved(
+        8,
+        32,
+        gptq,
+        GPTQ4 | {"bits": 8, "sym": True, "desc_act": True},
+        symmetric=True,
+        act_order=True,
+        family="qwen2",
+    ),
     "awq": Saved(4, 64, awq, AWQ4),
     "awq, whole rows": Saved(4, -1, awq, AWQ4 | {"group_size": -1, "version": "GEMM"}),
     "packed": Saved(4, 64, pack_quantized, compressed("pack-quantized", BY_GROUP)),
@@ -39,6 +49,19 @@ CASES = {
         lambda x: pack_quantized(x, symmetric=True),
         compressed("pack-quantized", BY_GROUP | {"symmetric": True}),
         symmetric=True,
+    ),
+    "packed, act-order": Saved(
+        4,
+        32,
+        lambda x: pack_quantized(x) | {"weight_g_idx": torch.from_numpy(x.group_of)},
+        compressed("pack-quantized", BY_GROUP | {"group_size": 32, "actorder": "group"}),
+        act_order=True,
+    ),
+    "packed, g_idx not set": Saved(
+        4,
+        32,
+        lambda x: pack_quantized(x) | {"weight_g_idx": torch.full((x.u.shape[1],), -1)},
+        compressed("pack-quantized", BY_GROUP | {"group_size": 32}),
     ),
     "packed, 8 bits, rows": Saved(
         8,
@@ -84,7 +107,7 @@ def with_head(tensors: dict[str, Tensor]) -> None:
     """Of zeros, but for token 7."""
     u = np.full((264, 64), 8, np.uint8)
     u[7] = 15
-    head = Layer(u, np.full((264, 2), 8, np.uint8), torch.ones(264, 2).half(), 4)
+    head = Layer(u, np.full((264, 2), 8, np.uint8), torch.ones(264, 2).half(), 4, neighbours(64, 2))
     tensors |= {f"lm_head.{name}": value for name, value in gptq(head).items()}
 
 
@@ -127,7 +150,7 @@ def test_each_weight_is_what_the_format_says(case: str, tmp_path: Path) -> None:
     assert difference < 0.25 * logits(expected).norm()
 
 
-@pytest.mark.parametrize("case", ["gptq", "gptq, biases", "awq", "int8"])
+@pytest.mark.parametrize("case", ["gptq", "gptq, biases", "gptq, act-order", "awq", "int8"])
 def test_dequantised(case: str, tmp_path: Path) -> None:
     expected = CASES[case].write(tmp_path)
     loaded, _ = load_model(tmp_path, weights="float32")
@@ -135,7 +158,7 @@ def test_dequantised(case: str, tmp_path: Path) -> None:
     assert torch.equal(logits(loaded), logits(expected))
 
 
-@pytest.mark.parametrize("case", ["gptq", "awq", "int8", "tied"])
+@pytest.mark.parametrize("case", ["gptq", "gptq, act-order", "awq", "int8", "tied"])
 def test_the_packed_path_serves_it(case: str, tmp_path: Path) -> None:
     """As transformers' own generate runs over the same modules."""
     CASES[case].write(tmp_path)

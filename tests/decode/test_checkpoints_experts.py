@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,17 @@ def test_damaged_experts(change: Any, message: str, tmp_path: Path) -> None:
     save_mixture(tmp_path, "mixtral", FORMATS["gptq"], change)
     with pytest.raises(ModelLoadError, match=message):
         load_model(tmp_path, "float32", weights="file")
+
+
+def test_act_order_of_experts_is_served_as_floats(tmp_path: Path) -> None:
+    expected = save_mixture(tmp_path, "mixtral", replace(FORMATS["gptq"], act_order=True))
+    with pytest.raises(
+        ModelLoadError, match=r"experts\.0\.\w+_proj .*\(act-order, desc_act\).*weights='float32'"
+    ):
+        load_model(tmp_path, "float32", weights="file")
+    plain, _ = load_model(tmp_path, weights="float32")
+    for name, value in expected.state_dict().items():
+        assert torch.equal(plain.state_dict()[name], value), name
 
 
 def dequantised(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -186,8 +186,8 @@ def with_number(value: float) -> Callable[[Tensor], Tensor]:
         (GPTQ, changed(f"{Q}.scales", with_number(float("inf"))), f"{Q}: scales: got NaN, infinity"),
         (
             GPTQ,
-            changed(f"{Q}.g_idx", lambda x: x.flip(0)),
-            f"{Q}.g_idx groups inputs in the order of their act",
+            changed(f"{Q}.g_idx", with_number(1)),
+            f"{Q}.g_idx makes groups of 31 to 33 inputs, which is not served, expected 32 in each",
         ),
         (
             GPTQ,
@@ -195,6 +195,8 @@ def with_number(value: float) -> Callable[[Tensor], Tensor]:
             f"{Q}.g_idx: got a group out of range, expected 0 to 1",
         ),
         (GPTQ, changed(f"{Q}.g_idx", with_number(-1)), f"{Q}.g_idx: got a group out of range"),
+        (GPTQ, changed(f"{Q}.g_idx", lambda x: x[1:]), rf"{Q}.g_idx: got shape \[63\], expected \[64\]"),
+        (GPTQ, changed(f"{Q}.g_idx", torch.Tensor.float), f"{Q}.g_idx: got float32, expected int32 or int64"),
         (GPTQ, changed("lm_head.weight", lambda x: x[:9]), "lm_head.weight: got shape"),
         (GPTQ, changed("lm_head.weight", torch.Tensor.int), "lm_head.weight: got int32, expected float32 or"),
         (AWQ, changed(f"{Q}.qzeros", lambda x: x[:, :1]), f"{Q}.qzeros: got shape"),
@@ -226,6 +228,14 @@ def test_zero_points_that_are_not_what_sym_says(tmp_path: Path) -> None:
     GPTQ.write(tmp_path)
     GPTQ.write_settings(tmp_path, {"sym": True})
     with pytest.raises(ModelLoadError, match="qzeros: got others than 8, expected none as sym is true"):
+        load_model(tmp_path)
+
+
+def test_act_order_without_its_groups(tmp_path: Path) -> None:
+    GPTQ.write(tmp_path, lambda tensors: tensors.pop(f"{Q}.g_idx"))
+    load_model(tmp_path)
+    GPTQ.write_settings(tmp_path, {"desc_act": True})
+    with pytest.raises(ModelLoadError, match=rf"got no tensor {Q}.g_idx, expected one of shape \[64\]"):
         load_model(tmp_path)
 
 

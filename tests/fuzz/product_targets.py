@@ -102,13 +102,15 @@ def pack_groups(rng: random.Random) -> Case:
     numbers = torch.randint(0, 1 << bits, (outputs, 64 * groups), dtype=torch.uint8)
     zeros = torch.randint(0, 1 << bits, (outputs, groups), dtype=torch.uint8)
     args: dict[str, Any] = {"numbers": numbers, "scales": torch.rand(outputs, groups).half(), "zeros": zeros}
-    args |= {"bits": bits, "bias": torch.randn(outputs)}
+    args |= {"bits": bits, "bias": torch.randn(outputs), "group_of": torch.randperm(64 * groups) // 64}
 
     def check(a: dict[str, Any], made: tk.QuantisedWeight) -> None:
-        u, zeros, scales = a["numbers"].double(), a["zeros"], a["scales"].double()[..., None]
-        zeros = zeros[..., None] if isinstance(zeros, Tensor) else zeros
-        wanted = (u.unflatten(1, (scales.shape[1], -1)) - zeros) * scales
-        expected.close(made.dequantised(), wanted.flatten(1), torch.float32)
+        group_of, zeros, scales = a["group_of"], a["zeros"], a["scales"].double()
+        if group_of is None:
+            group_of = torch.arange(made.inputs) // (made.inputs // scales.shape[1])
+        zeros = zeros[:, group_of] if isinstance(zeros, Tensor) else zeros
+        wanted = (a["numbers"].double() - zeros) * scales[:, group_of]
+        expected.close(made.dequantised(), wanted, torch.float32)
 
     return Case(tk.QuantisedWeight.from_groups, args, check)
 

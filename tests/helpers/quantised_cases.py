@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import gguf
 import numpy as np
@@ -54,6 +54,7 @@ class Groups:
     scales: Tensor
     zeros: Tensor | int
     bits: int
+    group_of: Tensor | None = None
 
     @classmethod
     def random(
@@ -74,14 +75,24 @@ class Groups:
         return cls(numbers, scales, each if zeros else 1 << (bits - 1), bits)
 
     def packed(self, bias: Tensor | None = None) -> QuantisedWeight:
-        return QuantisedWeight.from_groups(self.numbers, self.scales, self.zeros, bits=self.bits, bias=bias)
+        return QuantisedWeight.from_groups(
+            self.numbers, self.scales, self.zeros, bits=self.bits, bias=bias, group_of=self.group_of
+        )
+
+    def shuffled(self, seed: int) -> Groups:
+        """With groups of any inputs, as many in each."""
+        places = torch.randperm(self.numbers.shape[1], generator=torch.Generator().manual_seed(seed))
+        return replace(self, group_of=self._neighbours()[places])
+
+    def _neighbours(self) -> Tensor:
+        inputs, groups = self.numbers.shape[1], self.scales.shape[1]
+        return torch.arange(inputs) // (inputs // groups)
 
     def weights(self) -> Tensor:
         """scale * (u - zero), float64: exact."""
-        groups = self.scales.shape[1]
-        u = self.numbers.double().view(len(self.numbers), groups, -1)
-        zeros = self.zeros.double()[..., None] if isinstance(self.zeros, Tensor) else self.zeros
-        return ((u - zeros) * self.scales.double()[..., None]).flatten(1)
+        group_of = self._neighbours() if self.group_of is None else self.group_of
+        zeros = self.zeros.double()[:, group_of] if isinstance(self.zeros, Tensor) else self.zeros
+        return (self.numbers.double() - zeros) * self.scales.double()[:, group_of]
 
 
 def assert_layer_close(out: Tensor, expected: Tensor, x: Tensor, *weights: Tensor) -> None:

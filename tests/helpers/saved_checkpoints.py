@@ -22,18 +22,26 @@ Numbers = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass
 class Layer:
-    """scale * (u - zero) with u, zero of `bits` bits [outputs, inputs] and [outputs, groups]."""
+    """scale * (u - zero) with u, zero of `bits` bits [outputs, inputs] and [outputs, groups].
+
+    group_of: int32 [inputs], each input's group.
+    """
 
     u: Numbers
     zero: Numbers
     scale: Tensor
     bits: int
+    group_of: Numbers
 
     def weight(self) -> Tensor:
         """float64, exact."""
-        each = self.u.shape[1] // self.zero.shape[1]
-        less = torch.from_numpy(self.u.astype(np.float64) - self.zero.repeat(each, 1))
-        return less * self.scale.double().repeat_interleave(each, 1)
+        less = torch.from_numpy(self.u.astype(np.float64) - self.zero[:, self.group_of])
+        return less * self.scale.double()[:, self.group_of]
+
+
+def neighbours(inputs: int, groups: int) -> Numbers:
+    """The group of each input where groups are of neighbours."""
+    return (np.arange(inputs) // (inputs // groups)).astype(np.int32)
 
 
 def words(numbers: Numbers, bits: int) -> Tensor:
@@ -57,12 +65,11 @@ def gptq(layer: Layer, v1: bool = True) -> dict[str, Tensor]:
     if v1:  # less one each, with borrows from the next
         ones = sum(1 << place for place in range(0, 32, layer.bits))
         zeros = (zeros.astype(np.int64) - ones) % (1 << 32)
-    inputs, groups = layer.u.shape[1], layer.zero.shape[1]
     return {
         "qweight": turned(words(layer.u, layer.bits)),
         "qzeros": torch.from_numpy(zeros.astype(np.uint32).view(np.int32)),
         "scales": turned(layer.scale),
-        "g_idx": torch.arange(inputs, dtype=torch.int32) // (inputs // groups),
+        "g_idx": torch.from_numpy(layer.group_of),
     }
 
 
@@ -104,6 +111,7 @@ class Saved:
         symmetric: zero points are the middle.
         scales: their dtype.
         one_scale: and zero point, for all weights of a layer.
+        act_order: groups are of any inputs.
         family, options: of the model.
     """
 
@@ -114,6 +122,7 @@ class Saved:
     symmetric: bool = False
     scales: torch.dtype = torch.float16
     one_scale: bool = False
+    act_order: bool = False
     family: str = "llama"
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -153,7 +162,10 @@ class Saved:
         scale = torch.from_numpy(rng.standard_normal(shape) * 0.3 / middle).to(self.scales)
         if self.one_scale:
             zero[:], scale[:] = zero[0], scale[0].clone()
-        return Layer(u, np.full_like(zero, middle) if self.symmetric else zero, scale, self.bits)
+        group_of = neighbours(inputs, groups)
+        if self.act_order:
+            rng.shuffle(group_of)
+        return Layer(u, np.full_like(zero, middle) if self.symmetric else zero, scale, self.bits, group_of)
 
 
 def compressed(format: str, weights: dict[str, Any], inputs: dict[str, Any] | None = None) -> dict[str, Any]:

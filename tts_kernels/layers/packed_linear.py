@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..checks.pages import CORE_DTYPES, FLOAT32
 from ..ops.operator import register
 from .packed_weight import FLOAT_DTYPES, PANEL, PackedWeight, is_bfloat16, weight_arrays
 from .quant_form import X_GROUP, QuantForm
-from .quantised_weight import QuantisedWeight, blocks_of, quantised_arrays
+from .quantised_weight import ORDER, QuantisedWeight, address_of, blocks_of, quantised_arrays
 from .weight import Weight, require_weight
 
 _STORE, _ADD, _GATED = range(3)  # csrc/cpu/kernels/packed_linear_kernels.h: LinearEnd
@@ -23,13 +24,15 @@ _STORE, _ADD, _GATED = range(3)  # csrc/cpu/kernels/packed_linear_kernels.h: Lin
 
 def _describe(pairs: bool, end: int) -> Signature:
     x = Array("x", "T, 2 * half_inputs" if pairs else "T, inputs", FLOAT_DTYPES, packed=1)
-    return _with_output((*weight_arrays(pairs=pairs), x), end)
+    order = replace(ORDER, absent="panels are not quantised")
+    return _with_output((*weight_arrays(pairs=pairs), x, order), end)
 
 
 def _describe_quantised(form: QuantForm, end: int) -> Signature:
     arguments = (
         *quantised_arrays(form),
         Array("x", "T, inputs", FLOAT_DTYPES, packed=1),
+        ORDER,
         Rule("x", f"inputs % {X_GROUP} == 0 and num_blocks == {blocks_of('inputs', form)}"),
     )
     return _with_output(arguments, end)
@@ -100,10 +103,11 @@ def packed_linear(
         TypeError, ValueError: a dtype, device, shape or stride does not fit.
     """
     numbers: list[int] = []
+    order = None
     if type(weight) is not PackedWeight:
         require_weight("weight", weight)
         if isinstance(weight, QuantisedWeight):
-            numbers = weight.form.numbers
+            numbers, order = weight.form.numbers, weight.order
             require_dense("x", x, fake=True)
             if x.dim() != 2 or x.shape[1] != weight.inputs:
                 raise ValueError(
@@ -123,7 +127,7 @@ def packed_linear(
                 f"no multiple of {PANEL}"
             )
         out, end = add_to, _ADD
-    _packed_linear(x, weight.panels, weight.bias, out, end, numbers)
+    _packed_linear(x, weight.panels, weight.bias, out, end, numbers, order)
     return out if weight.columns == weight.outputs else out[:, : weight.outputs]
 
 
@@ -136,6 +140,7 @@ def _multiply(a: Any) -> None:
             a.form,
             panels.data_ptr(),
             (panels.shape[0], panels.shape[1]),
+            address_of(a.order),
             0 if a.bias is None else a.bias.data_ptr(),
             a.out.data_ptr(),
             a.out.stride(0),
@@ -158,7 +163,7 @@ def _multiply(a: Any) -> None:
 
 _packed_linear = register(
     "packed_linear",
-    "x panels bias out end form",
+    "x panels bias out end form order",
     _signature_of,
     _describe(pairs=False, end=_STORE),
     cpu=_multiply,

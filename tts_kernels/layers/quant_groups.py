@@ -18,12 +18,13 @@ _SCALES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: 
 _BYTES = (torch.uint8,)
 _GUARD = Guard(
     "from_groups",
-    ("numbers", "scales", "zeros", "bias"),
+    ("numbers", "scales", "zeros", "bias", "group_of"),
     lambda _: Signature(
         Array("numbers", "outputs, inputs", _BYTES, packed=0),
         Array("scales", "outputs, groups", tuple(_SCALES), packed=0),
         Array("zeros", "outputs, groups", _BYTES, packed=0, optional=True),
         BIAS,
+        Array("group_of", "inputs", (torch.int32, torch.int64), packed=0, optional=True),
         Rule("numbers", f"outputs >= 1 and inputs >= 1 and inputs % {X_GROUP} == 0"),
         Rule("scales", "groups >= 1 and inputs % groups == 0 and inputs // groups % 16 == 0"),
         home="numbers",
@@ -32,29 +33,53 @@ _GUARD = Guard(
 
 
 def groups_of(
-    numbers: Tensor, scales: Tensor, zeros: Tensor | int, bits: int, bias: Tensor | None
-) -> tuple[QuantForm, ReadRows]:
-    """The form, and what reads rows; arguments and errors as of `QuantisedWeight.from_groups`."""
+    numbers: Tensor,
+    scales: Tensor,
+    zeros: Tensor | int,
+    bits: int,
+    bias: Tensor | None,
+    group_of: Tensor | None,
+) -> tuple[QuantForm, ReadRows, Tensor | None]:
+    """The form, what reads rows, and the order in which it has their inputs, int32 [inputs] or None for their
+    own; arguments and errors as of `QuantisedWeight.from_groups`."""
     integer("bits", bits, 4, 8)
     middle = 1 << (bits - 1)  # what zero points are less where they are packed
     offset = middle if isinstance(zeros, Tensor) else integer("zeros", zeros, 0, 255)
-    _GUARD.check((numbers, scales, zeros if isinstance(zeros, Tensor) else None, bias))
+    _GUARD.check((numbers, scales, zeros if isinstance(zeros, Tensor) else None, bias, group_of))
     require_cpu("numbers", numbers)
     each = numbers.shape[1] // scales.shape[1]
     group = 32 if each % 32 == 0 else 16
     form = QuantForm(bits, group, _SCALES[scales.dtype], offset=offset, has_zeros=isinstance(zeros, Tensor))
     _require_scales(scales, bits)
+    order = None if group_of is None else _order_of(group_of, scales.shape[1])
 
     def read(rows: slice) -> QuantMatrix:
-        _require_bits("numbers", numbers[rows], bits)
+        u = numbers[rows] if order is None else numbers[rows].index_select(1, order)
+        _require_bits("numbers", u, bits)
         wide = scales[rows].repeat_interleave(each // group, 1)
         if not isinstance(zeros, Tensor):
-            return QuantMatrix(numbers[rows], wide)
+            return QuantMatrix(u, wide)
         _require_bits("zeros", zeros[rows], bits)
         shifts = (zeros[rows].to(torch.int16) - middle).to(torch.int8)
-        return QuantMatrix(numbers[rows], wide, zeros=shifts.repeat_interleave(each // group, 1))
+        return QuantMatrix(u, wide, zeros=shifts.repeat_interleave(each // group, 1))
 
-    return form, read
+    return form, read, order
+
+
+def _order_of(group_of: Tensor, groups: int) -> Tensor | None:
+    """int32 [inputs]: the inputs of the first group, in their order, then those of the next. None where they
+    lie so."""
+    least, most = int(group_of.min()), int(group_of.max())
+    if least < 0 or most >= groups:
+        raise ValueError(f"group_of: got {least} to {most}, expected 0 <= group < {groups}")
+    sizes = torch.bincount(group_of, minlength=groups)
+    if (sizes != sizes[0]).any():
+        raise ValueError(
+            f"group_of: got groups of {int(sizes.min())} to {int(sizes.max())} inputs, expected "
+            f"{len(group_of) // groups} in each"
+        )
+    order = torch.argsort(group_of, stable=True)
+    return None if torch.equal(order, torch.arange(len(order))) else order.int()
 
 
 def _require_scales(scales: Tensor, bits: int) -> None:

@@ -20,6 +20,7 @@ from .quant_panels import BAND, QuantMatrix, ReadRows, pack_bands, unpack_panels
 from .quant_rounding import rounding_of
 
 _BYTES = (torch.uint8,)
+ORDER = Array("order", "inputs", (torch.int32,), optional=True)  # of the panels' inputs
 
 
 def quantised_arrays(form: QuantForm) -> tuple[Array | Rule, ...]:
@@ -43,6 +44,7 @@ def _takes(values: Mapping[str, Any]) -> Signature:
         *quantised_arrays(form),
         Number("outputs", "outputs >= 1"),
         Number("inputs", f"inputs >= 1 and inputs % {X_GROUP} == 0"),
+        ORDER,
         Rule("outputs", f"{columns} - {PANEL} < outputs <= {columns}"),
         Rule("inputs", f"num_blocks == {blocks_of('inputs', form)}"),
         *([Rule("panels", "num_panels % 2 == 0")] if gated else []),
@@ -79,6 +81,8 @@ class QuantisedWeight:
         form: of the bits in the panels.
         outputs, inputs: of the layer; inputs are a multiple of 32.
         gated: panels of gate and up take turns, and an output is silu(gate) * up.
+        order: int32 [inputs], all of them: input i of the panels is input order[i] of the layer. None: they
+            are in the layer's order. Rows of x, and what is dequantised, are always in the layer's.
     """
 
     panels: Tensor
@@ -87,6 +91,7 @@ class QuantisedWeight:
     outputs: int
     inputs: int
     gated: bool = False
+    order: Tensor | None = None
 
     def __post_init__(self) -> None:
         instance("form", self.form, QuantForm)
@@ -94,12 +99,16 @@ class QuantisedWeight:
         integer("inputs", self.inputs)
         flag("gated", self.gated)
         self.check()
+        if self.order is not None and not torch.equal(self.order.sort()[0], _all_inputs(self.inputs)):
+            raise ValueError(
+                f"order: got others than all inputs, expected each of 0 to {self.inputs - 1} once"
+            )
 
     def check(self) -> None:
         """Raises TypeError or ValueError unless the tensors fit together and have their memory."""
         known = {"form": self.form, "gated": self.gated}
-        args = self.panels, self.bias, self.outputs, self.inputs
-        names = "panels", "bias", "outputs", "inputs"
+        args = self.panels, self.bias, self.outputs, self.inputs, self.order
+        names = "panels", "bias", "outputs", "inputs", "order"
         Guard("QuantisedWeight", names, lambda values: _takes({**values, **known})).check(args)
 
     @cached_property
@@ -143,7 +152,14 @@ class QuantisedWeight:
 
     @classmethod
     def from_groups(
-        cls, numbers: Tensor, scales: Tensor, zeros: Tensor | int, *, bits: int, bias: Tensor | None = None
+        cls,
+        numbers: Tensor,
+        scales: Tensor,
+        zeros: Tensor | int,
+        *,
+        bits: int,
+        bias: Tensor | None = None,
+        group_of: Tensor | None = None,
     ) -> QuantisedWeight:
         """Packs weights scale * (u - zero), whose groups of inputs share a scale and a zero point.
 
@@ -156,14 +172,17 @@ class QuantisedWeight:
                 to fit an int8.
             bits: of u and zeros: 4, 5, 6 or 8.
             bias: [outputs].
+            group_of: int32 or int64 [inputs], each input's group (GPTQ's g_idx); as many inputs in each.
+                Default: neighbours.
 
         Raises:
             TypeError, ValueError: another dtype, shape or number of bits; groups that do not divide the
-                inputs; an integer of more bits; a scale that is NaN or infinite.
+                inputs, or are of several sizes; an integer of more bits; a scale that is NaN or infinite.
         """
-        form, read = groups_of(numbers, scales, zeros, bits, bias)
+        form, read, order = groups_of(numbers, scales, zeros, bits, bias, group_of)
         outputs, inputs = numbers.shape
-        return cls(pack_bands([read], form, outputs, inputs), _wide(bias), form, outputs, inputs)
+        panels = pack_bands([read], form, outputs, inputs)
+        return cls(panels, _wide(bias), form, outputs, inputs, order=order)
 
     @classmethod
     def quantise(cls, weight: Tensor, bits: int, bias: Tensor | None = None) -> QuantisedWeight:
@@ -183,12 +202,13 @@ class QuantisedWeight:
         projections = 2 if self.gated else 1
         bands = self.panels.view(-1, projections, *self.panels.shape[1:]).transpose(0, 1)
         made = torch.empty(projections, self.outputs, self.inputs, dtype=torch.float32, device="cpu")
+        columns = slice(None) if self.order is None else self.order.long()
         for weights, panels in zip(made, bands, strict=True):
             for begin in range(0, len(weights), BAND):
                 band = weights[begin : begin + BAND]
                 part = panels[begin // PANEL : (begin + BAND) // PANEL]
                 wide = weights_of(unpack_panels(part, self.form), self.form)
-                band.copy_(wide[: len(band), : self.inputs])
+                band[:, columns] = wide[: len(band), : self.inputs].float()
         return made if self.gated else made[0]
 
     def exact(self) -> QuantisedWeight:
@@ -219,12 +239,22 @@ class QuantisedWeight:
             self.form.numbers,
             self.panels.data_ptr(),
             self.panels.shape[1],
+            address_of(self.order),
             taken.data_ptr(),
             (len(taken), self.inputs),
             rows.data_ptr(),
             torch.get_num_threads(),
         )
         return rows
+
+
+def address_of(order: Tensor | None) -> int:
+    """As kernels take it: 0 for none."""
+    return 0 if order is None else order.data_ptr()
+
+
+def _all_inputs(count: int) -> Tensor:
+    return torch.arange(count, dtype=torch.int32, device="cpu")
 
 
 def _kind(name: Any) -> GgufKind:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import _core
 from ..checks.pages import CORE_DTYPES
 from .packed_weight import PANEL, PackedWeight
-from .quantised_weight import QuantisedWeight
+from .quantised_weight import QuantisedWeight, address_of
 
 Weight: TypeAlias = PackedWeight | QuantisedWeight
 # A tuple: the outputs of the first, then those of the second, and so on.
@@ -36,8 +36,12 @@ def is_gated(weights: Weights) -> bool:
 
 def tensors_of_weights(weights: Weights) -> list[Tensor]:
     """All that the kernels read."""
-    parts = ((weight.panels, weight.bias) for weight in side_by_side(weights))
-    return [tensor for part in parts for tensor in part if tensor is not None]
+    found: list[Tensor | None] = []
+    for weight in side_by_side(weights):
+        found += weight.panels, weight.bias
+        if isinstance(weight, QuantisedWeight):
+            found.append(weight.order)
+    return [tensor for tensor in found if tensor is not None]
 
 
 def require_weight(name: str, weight: Any) -> None:
@@ -108,7 +112,9 @@ def matrix(weight: Weight) -> _core.Matrix:
     if isinstance(weight, PackedWeight):
         return _core.float_matrix(panels, CORE_DTYPES[weight.panels.dtype], bias, weight.gated)
     blocks = weight.panels.shape[1]
-    return _core.quantised_matrix(panels, weight.form.numbers, blocks, bias, weight.gated)
+    return _core.quantised_matrix(
+        panels, weight.form.numbers, blocks, address_of(weight.order), bias, weight.gated
+    )
 
 
 def matrices(weights: Weights) -> list[_core.Matrix]:

@@ -12,12 +12,12 @@
 constexpr int kQuantPanels = Vec::kColumns > 1 ? kPanelsTogether : 1;
 // Most rows that take planes as they lie, in groups of 32 or 16, which have twice the sums. Weights from
 // memory, in time of what unpacked bytes take: with the dot product of bytes on a Zen 4 4 to 6 rows 0.67 to
-// 0.96, 2 to 5 in groups of 16 0.70 to 0.81, on a Xeon with AMX 1 to 3 rows 0.83 to 0.91. Without it 4 to 6
-// rows take 1.4 to 1.7. In the 16 registers of AVX2 two rows take 0.9 to 1.0, and three up to 1.85 (Zen 3).
+// 0.96, 2 to 5 in groups of 16 0.70 to 0.81, on a Xeon with AMX 1 to 3 rows 0.83 to 0.91. With PMADDUBSW
+// in its stead 4 to 6 rows take 0.95 to 1.05 in 4 bits, 0.76 to 0.84 in 5. In the 16 registers of AVX2 two
+// rows take 0.9 to 1.0, and three up to 1.85 (Zen 3).
 constexpr int few_rows(int group) {
   if (Vec::kColumns == 1) return 1;
-  const int most = Ints::kXWords == 1 ? Ints::kRows : Ints::kRows / 2;
-  return group == kXGroup ? most : most - 1;
+  return group == kXGroup ? Ints::kRows : Ints::kRows - 1;
 }
 constexpr int kSumsRow = kPanelOutputs * kPanelsTogether;
 

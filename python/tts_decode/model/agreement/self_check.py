@@ -199,7 +199,7 @@ def _layers_of_each_kind(engine: HFEngine, layers: list[nn.Module]) -> list[int]
 def _kind(named: tuple[str, nn.Module]) -> Any:
     """What a part of a layer is, but for its weights and its place."""
     name, module = named
-    form = module.form if isinstance(module, Quantised) else None
+    form = (module.form, module.quantised.order is None) if isinstance(module, Quantised) else None
     settings = {
         (key, value)
         for key, value in vars(module).items()

@@ -10,7 +10,7 @@ from torch import Tensor
 from tts_kernels import QuantisedWeight
 
 from ...errors import ModelLoadError
-from .gptq import require_order
+from .gptq import group_of_inputs
 from .packing import unpacked
 from .settings import INSTEAD, Settings
 from .tensors import FLOATS, SavedTensors
@@ -94,14 +94,21 @@ class CompressedTensors:
         numbers = self._numbers(tensors, name, outputs, inputs)
         shape = [1] if self.whole else [outputs, groups]
         scales = tensors.take(f"{name}.weight_scale", shape, *FLOATS).expand(outputs, groups)
-        if f"{name}.weight_g_idx" in tensors:
-            order = tensors.take(f"{name}.weight_g_idx", (inputs,), torch.int32, torch.int64)
-            if not (order == -1).any():  # as it is where groups are in their order
-                require_order(tensors, f"{name}.weight_g_idx", order, group)
+        group_of = self._group_of(tensors, f"{name}.weight_g_idx", inputs, group)
         zeros = self._zeros(tensors, f"{name}.weight_zero_point", outputs, shape)
         if isinstance(zeros, Tensor):
             zeros = zeros.expand(outputs, groups)
-        return QuantisedWeight.from_groups(numbers, scales, zeros, bits=self.bits, bias=bias)
+        return QuantisedWeight.from_groups(
+            numbers, scales, zeros, bits=self.bits, bias=bias, group_of=group_of
+        )
+
+    @staticmethod
+    def _group_of(tensors: SavedTensors, name: str, inputs: int, group: int) -> Tensor | None:
+        """Of each input; None: of neighbours, for which all are -1 where they are saved."""
+        if name not in tensors:
+            return None
+        found = tensors.take(name, (inputs,), torch.int32, torch.int64)
+        return None if (found == -1).all() else group_of_inputs(tensors, name, inputs, group)
 
     @property
     def _middle(self) -> int:

@@ -25,7 +25,7 @@ class GPTQ:
         group: inputs of a group; -1: all.
         less_one: zero points are saved less one (format gptq; gptq_v2 has them as they are).
         symmetric: all zero points are the middle.
-        act_order: inputs may be grouped in another order than their own.
+        act_order: g_idx has each input's group; else it may be missing where groups are of neighbours.
     """
 
     bits: int
@@ -72,9 +72,9 @@ class GPTQ:
         words = tensors.take(f"{name}.qweight", (inputs * self.bits // 32, outputs), torch.int32)
         packed = tensors.take(f"{name}.qzeros", (groups, outputs * self.bits // 32), torch.int32)
         scales = tensors.take(f"{name}.scales", (groups, outputs), *FLOATS)
+        group_of = None
         if self.act_order or f"{name}.g_idx" in tensors:
-            order = tensors.take(f"{name}.g_idx", (inputs,), torch.int32, torch.int64)
-            require_order(tensors, f"{name}.g_idx", order, group)
+            group_of = group_of_inputs(tensors, f"{name}.g_idx", inputs, group)
         # The one is added to whole words: GPTQModel saves a zero point of 0 with a borrow from the next.
         ones = 0x11111111 if self.bits == 4 else 0x01010101
         zeros = unpacked(packed + ones if self.less_one else packed, self.bits).T
@@ -83,17 +83,25 @@ class GPTQ:
             raise tensors.damaged(f"{name}.qzeros: got others than {middle}, expected none as sym is true")
         numbers = unpacked(words.T, self.bits)
         return QuantisedWeight.from_groups(
-            numbers, scales.T, middle if self.symmetric else zeros, bits=self.bits, bias=bias
+            numbers,
+            scales.T,
+            middle if self.symmetric else zeros,
+            bits=self.bits,
+            bias=bias,
+            group_of=group_of,
         )
 
 
-def require_order(tensors: SavedTensors, name: str, order: Tensor, group: int) -> None:
-    """Raises ModelLoadError unless input i is of group i // group."""
-    groups = len(order) // group
-    if int(order.min()) < 0 or int(order.max()) >= groups:
+def group_of_inputs(tensors: SavedTensors, name: str, inputs: int, group: int) -> Tensor:
+    """int32 or int64 [inputs], the group of each. Raises ModelLoadError unless all have `group` inputs."""
+    found = tensors.take(name, (inputs,), torch.int32, torch.int64)
+    groups = inputs // group
+    if int(found.min()) < 0 or int(found.max()) >= groups:
         raise tensors.damaged(f"{name}: got a group out of range, expected 0 to {groups - 1}")
-    if not torch.equal(order.long(), torch.arange(len(order)) // group):
+    sizes = torch.bincount(found, minlength=groups)
+    if (sizes != group).any():
         raise ModelLoadError(
-            f"model: {tensors.folder}: {name} groups inputs in the order of their activations (act-order, "
-            f"desc_act), which is not served; take a checkpoint without it, or {INSTEAD}"
+            f"model: {tensors.folder}: {name} makes groups of {int(sizes.min())} to {int(sizes.max())} "
+            f"inputs, which is not served, expected {group} in each; {INSTEAD}"
         )
+    return found

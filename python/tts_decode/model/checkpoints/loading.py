@@ -188,6 +188,12 @@ def _stacked(
                 f"{PANEL}; pass weights='float32' to dequantise it"
             )
         weight, part = _of_expert(known, tensors, name, layer), f"{layer.experts}.{layer.part}"
+        if weight.order is not None:
+            raise ModelLoadError(
+                f"model: {tensors.folder}: {name} groups inputs in the order of their activations (act-order,"
+                f" desc_act), which is served for linear layers, not for experts; pass weights='float32' to "
+                f"dequantise it, or {INSTEAD}"
+            )
         stack = stacks.setdefault(part, Stack(_count(model, layer)))
         try:
             stack.put(layer.number, weight)
