@@ -13,6 +13,8 @@ from .result import Candidate
 Extract = Callable[[str], "str | None"]
 """The answer in a text, or None to abstain."""
 
+_MANY = 32  # different answers that are compared in a thread, be they mere words
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -28,13 +30,13 @@ async def answers_of(candidates: Sequence[Candidate], extract: Extract) -> list[
     """The answer of each candidate, None if it abstains, in the words of the first candidate whose answer
     means the same (`grading.group`).
 
-    Mathematics is compared in a thread, and the event loop goes on meanwhile.
+    Where it may take more than milliseconds, a thread compares them, and the event loop goes on meanwhile.
     """
     answers = [extract(candidate.text) for candidate in candidates]
     if isinstance(extract, Labels):
         return answers
     texts = dict.fromkeys(answer for answer in answers if answer is not None)
-    if len(texts) > 1 and any(map(needs_mathematics, texts)):
+    if len(texts) > _MANY or (len(texts) > 1 and any(map(needs_mathematics, texts))):
         groups = await in_thread(partial(group, answers))
     else:
         groups = group(answers)
