@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from ..select import extract_answer, last_boxed, last_value, stated_answer
+from ..select import extract_answer, last_boxed, last_value, plain_number, stated_answer
 from .mathematics import MATHEMATICS, UnjudgedError
 from .notation import CACHED, normalised, spelling
 from .structure import Parts, interval, parts
-from .values import number, same_value
+from .values import close, number, same_value
 from .words import is_words
 
 _LONGEST = 2000  # characters of an answer that is compared by more than its text
@@ -35,6 +35,9 @@ def same_answer(answer: str, expected: str) -> bool:
         return bool(answer.strip())
     if not (comparable(answer) and comparable(expected)):
         return False
+    x, y = plain_number(answer), plain_number(expected)
+    if x is not None and y is not None:
+        return close(x, y)
     first, second = normalised(answer), normalised(expected)
     try:
         return bool(first and second) and _Comparison().same(first, second)
@@ -65,7 +68,7 @@ def comparable(answer: str) -> bool:
 
 def needs_mathematics(answer: str) -> bool:
     """Whether a comparison with this answer may need math-verify: it is neither a number nor words."""
-    if not comparable(answer):
+    if not comparable(answer) or plain_number(answer) is not None:
         return False
     found = parts(normalised(answer))
     return not found.single or not (number(found.items[0]) is not None or is_words(found.items[0]))

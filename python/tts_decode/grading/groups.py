@@ -5,16 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from decimal import Decimal
 from functools import cache
 
 from ..errors import MissingExtraError
-from ..select import plain_number
-from .equality import comparable, same_answer
+from .equality import comparable, needs_mathematics, same_answer
 from .notation import normalised, spelling
-from .values import close
 
-_SECONDS = 20.0  # of one grouping: after that answers are compared by their spelling alone
+_SECONDS = 20.0  # of one grouping: after that mathematics is compared by its spelling alone
 _logger = logging.getLogger("tts_decode")
 
 
@@ -34,7 +31,7 @@ def group(answers: Sequence[str | None]) -> list[int | None]:
 class _Groups:
     def __init__(self) -> None:
         self._spelled: dict[str, int] = {}  # text or spelling -> index of the first of its group
-        self._leaders: list[tuple[int, str, Decimal | None]] = []  # index, answer, the number that it is
+        self._leaders: list[tuple[int, str]] = []  # the first of each group: index and answer
         self._deadline = time.monotonic() + _SECONDS
 
     def first(self, answer: str, index: int) -> int:
@@ -43,23 +40,19 @@ class _Groups:
             written = normalised(answer) if comparable(answer) else ""
             spelled = spelling(written) or answer
             if spelled not in self._spelled:
-                self._spelled[spelled] = self._led_by(answer, plain_number(written), index)
+                self._spelled[spelled] = self._led_by(answer, index)
             self._spelled[answer] = self._spelled[spelled]
         return self._spelled[answer]
 
-    def _led_by(self, answer: str, value: Decimal | None, index: int) -> int:
-        for at, leader, number in self._leaders:
-            if number is not None and value is not None:
-                same = close(number, value)
-            else:
-                same = self._same(answer, leader)
-            if same:
+    def _led_by(self, answer: str, index: int) -> int:
+        for at, leader in self._leaders:
+            if self._same(answer, leader):
                 return at
-        self._leaders.append((index, answer, value))
+        self._leaders.append((index, answer))
         return index
 
     def _same(self, answer: str, leader: str) -> bool:
-        if time.monotonic() > self._deadline:
+        if time.monotonic() > self._deadline and any(map(needs_mathematics, (answer, leader))):
             warn_once(f"to compare those of one vote took longer than {_SECONDS:g} s")
             return False
         try:

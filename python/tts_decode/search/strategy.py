@@ -55,8 +55,8 @@ class Strategy(Generic[Options]):
 
         Raises:
             StaleKVError: the model's weights changed while the search ran.
-            TypeError: the function has no such option, and nothing was searched; or it returned something
-                else than a `SearchResult`.
+            TypeError: the function has no such option, and nothing was searched; or it did not await
+                `run.result()`.
         """
         self._refuse_unknown(options)
         run = root if isinstance(root, SearchRun) else SearchRun(root)
@@ -69,12 +69,11 @@ class Strategy(Generic[Options]):
             except (SearchStoppedError, PromptTooLongError, OutOfPagesError) as stop:
                 run.stop(stop)
                 result = await run.result()
-            if not isinstance(result, SearchResult):
-                if inspect.iscoroutine(result):
-                    result.close()
+            if inspect.iscoroutine(result):
+                result.close()
                 raise TypeError(
-                    f"{self.name}: got {type(result).__name__} from the strategy, expected a SearchResult; "
-                    "end it with `return await run.result()`"
+                    f"{self.name}: got a coroutine from the strategy, expected a SearchResult; end it with "
+                    "`return await run.result()`"
                 )
             if run.root.stale:
                 raise StaleKVError(
