@@ -20,7 +20,7 @@ async def first_to_agree(run: SearchRun, *, limit: int = 8) -> SearchResult:
         answer = extract_answer(candidate.text)
         votes[answer] = votes.get(answer, 0.0) + 1
         if votes[answer] == 2 or sum(votes.values()) == limit or run.over:  # over: the budget is used up
-            return run.result(candidate, votes)
+            return await run.result(candidate, votes)
 
 
 def main(question: str = "What is 3 + 4?") -> SearchResult:

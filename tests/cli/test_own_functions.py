@@ -40,14 +40,14 @@ async def mine_decorated(run: SearchRun, *, n: int = 2):
     """All about it."""
     (branch,) = run.fork(run.root, 1)
     await run.complete(branch)
-    return run.result(run.end(branch))
+    return await run.result(run.end(branch))
 
 async def mine(run, *, n: int = 1, tool=None):
     """One answer, plainly."""
     (branch,) = run.fork(run.root, 1)
     await run.complete(branch)
     run.end(branch)
-    return run.result()
+    return await run.result()
 '''
 
 

@@ -7,12 +7,15 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 from tts_decode.errors import EngineError
 from tts_decode.grading import is_correct, math_worker, same_answer
-from tts_decode.grading.mathematics import Mathematics, UnjudgedError
+from tts_decode.grading.mathematics import Mathematics, Reply, UnjudgedError
 
 pytest.importorskip("math_verify")
 
@@ -44,6 +47,63 @@ def test_a_formula_without_end_is_not_equal_within_the_limits(mathematics: Mathe
         assert mathematics.unjudged.total() == 1
     assert time.monotonic() - begin < 20
     assert mathematics.equal("x+1", "1+x")
+
+
+class Counted(Mathematics):
+    """Keeps the questions that the process is asked."""
+
+    asked: Counter[str]
+
+    def _ask(self, *question: str) -> Reply:
+        self.asked[question[0]] += 1
+        return super()._ask(*question)
+
+
+@pytest.fixture
+def counted() -> Iterator[Counted]:
+    made = Counted()
+    made.asked = Counter()
+    yield made
+    made.close()
+
+
+def test_each_formula_is_read_once_and_few_pairs_are_compared(counted: Counted) -> None:
+    roots = [f"\\sqrt{{{n}}}" for n in (2, 3, 5, 6, 7, 10, 11, 13)]
+    assert not any(counted.equal(one, other) for one, other in combinations(roots, 2))
+    assert counted.asked == {"marks": 8}
+    assert counted.equal("\\sqrt{12}", "2\\sqrt{3}")
+    assert not counted.equal("2", "3.5")
+    assert counted.asked == {"marks": 10, "equal": 1}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("2x+2y=4", "x+y=2", True),
+        ("x=5", "5", True),
+        ("x=5", "2x=10", True),
+        ("y=2x+1", "2x+1", True),
+        ("x+y=2", "x+y=3", False),
+        ("y=2x+1", "y=2x+2", False),
+        ("(x+1)^2", "x^2+2x+1", True),
+        ("\\sin(x)^2+\\cos(x)^2", "1", True),
+        ("x", "y", False),
+        ("i^2", "-1", True),
+        ("e^{i\\pi}", "-1", True),
+        ("\\infty", "\\infty ", True),
+        ("10^{400}", "10^{401}", False),
+        ("10^{400}", "10^{200}\\cdot 10^{200}", True),
+        (
+            "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}",
+            "\\begin{pmatrix}1&2\\\\3&\\frac{8}{2}\\end{pmatrix}",
+            True,
+        ),
+        ("\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", "\\begin{pmatrix}1&2\\\\4&3\\end{pmatrix}", False),
+    ],
+)
+def test_marks_separate_no_equal_formulas(counted: Counted, first: str, second: str, same: bool) -> None:
+    assert counted.equal(first, second) is same
+    assert counted.equal(second, first) is same
 
 
 def test_memory_is_limited() -> None:

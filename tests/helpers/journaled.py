@@ -72,7 +72,7 @@ async def by_arrival(run, *, n=5, scorer=None):
         arrived[step.text] = float(len(arrived))
 
     await gather(first(branch) for branch in run.fork(run.root, 12))
-    return run.result(votes=arrived)
+    return await run.result(votes=arrived)
 
 
 def sealed(lines):

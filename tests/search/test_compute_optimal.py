@@ -62,7 +62,7 @@ def test_compute_optimal_sizes_a_strategy_by_its_first_option():
 
     async def body(run, *, max_samples, scorer):
         sizes.append(max_samples)
-        return run.result()
+        return await run.result()
 
     _, result = search(
         compute_optimal,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 from collections import defaultdict
@@ -79,7 +80,7 @@ def test_a_decision_equals_its_transcription(rule, kind):
 
     for _ in range(300):
         candidates = [draw(rng, i, kind) for i in range(rng.randint(1, 7))]
-        index, votes = Decision(rule, extract)(candidates)
+        index, votes = asyncio.run(Decision(rule, extract)(candidates))
         expected, tally = plain_decision(candidates, rule, extract)
         assert candidates[index].node == expected.node
         assert votes == pytest.approx(tally)
@@ -93,7 +94,7 @@ def test_the_rules_differ_on_a_set_made_for_it():
         Candidate(text, (1,), -1.0, score, (score, last), "eos", i)
         for i, (text, score, last) in enumerate(rows)
     ]
-    chosen = {rule: Decision(rule, str)(candidates)[0] for rule in RULES}
+    chosen = {rule: asyncio.run(Decision(rule, str)(candidates))[0] for rule in RULES}
     assert chosen == {"max": 0, "last": 1, "weighted": 3, "majority": 5}
 
 

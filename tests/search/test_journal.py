@@ -84,7 +84,7 @@ def test_a_cancelled_call_does_not_hold_up_a_replay(tmp_path):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        return run.result()
+        return await run.result()
 
     made = unregistered(first_of)
     path = tmp_path / "search.jsonl"
@@ -104,7 +104,7 @@ def test_numbers_are_those_of_the_first_time(tmp_path):
         for branch in branches:
             await run.extend(branch, "Step by step.\n")
             branch.scores.append(sum(await run.logprobs_of(branch, "Yes")))
-        return run.result()
+        return await run.result()
 
     made = unregistered(judged)
 
@@ -143,7 +143,7 @@ def test_a_call_cancelled_during_its_replay_does_not_hold_up_the_others(tmp_path
         tasks[1].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await run.complete(one)
-        return run.result()
+        return await run.result()
 
     made = unregistered(first_of)
 
@@ -188,7 +188,7 @@ def test_numbers_that_json_lacks_are_handed_out_again(tmp_path):
     async def judged(run, *, n=2, scorer=None):
         branches = run.fork(run.root, n)
         await run.step(branches)
-        return run.result()
+        return await run.result()
 
     made = unregistered(judged)
     path = tmp_path / "search.jsonl"

@@ -139,7 +139,7 @@ def test_a_scorer_that_was_asking_the_model(tmp_path: Path, model: PreTrainedMod
                 await run.score([branch], scorer)
 
         await asyncio.gather(*(one(branch) for branch in run.fork(run.root, 3)))
-        return run.result()
+        return await run.result()
 
     made = strategy("for this test")(scored)
     del STRATEGIES["scored"]
@@ -153,7 +153,7 @@ def test_what_cancelled_calls_had_sampled(tmp_path: Path, model: PreTrainedModel
         branches = run.fork(run.root, 4)
         for _ in range(3):
             await first_of(run.step([branch]) for branch in branches if not branch.finished)
-        return run.result()
+        return await run.result()
 
     made = strategy("for this test")(races)
     del STRATEGIES["races"]
@@ -174,7 +174,7 @@ def test_a_prompt_that_was_too_long_is_so_again(tmp_path: Path, model: PreTraine
             except PromptTooLongError:
                 refused += 1
             await run.step([branch])
-        return run.result()
+        return await run.result()
 
     made = strategy("for this test")(stubborn)
     del STRATEGIES["stubborn"]
@@ -190,7 +190,7 @@ def test_next_logprobs_leave_the_branch_as_they_did(tmp_path: Path, model: PreTr
         for _ in range(2):
             await run.step([branch])
             branch.scores += await run.next_logprobs(branch, [65])
-        return run.result()
+        return await run.result()
 
     made = strategy("for this test")(asking)
     del STRATEGIES["asking"]

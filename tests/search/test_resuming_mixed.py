@@ -138,7 +138,7 @@ def test_a_reward_model_in_a_search_that_is_told(
         await run.step([branch])
         await run.score([branch], scorer)
         await run.complete(branch)
-        return run.result()
+        return await run.result()
 
     made = unregistered(chain)
 
@@ -169,7 +169,7 @@ def test_forced_text_is_asked_for_again_in_a_search_that_is_told(tmp_path: Path)
         await run.step([branch])
         await run.extend(branch, "So: ")
         await run.step([branch])
-        return run.result()
+        return await run.result()
 
     made = unregistered(forced)
 
@@ -242,7 +242,7 @@ def test_a_scorer_that_takes_longer_than_the_patience(
             await run.step([branch])
 
         await gather(one(branch, i) for i, branch in enumerate(run.fork(run.root, 3)))
-        return run.result()
+        return await run.result()
 
     check_cuts(tmp_path / "journal", model, unregistered(slow))
 
@@ -265,7 +265,7 @@ def test_a_scorer_that_the_search_did_not_wait_for(tmp_path: Path, model: PreTra
         score.cancel()
         await asyncio.gather(score, return_exceptions=True)
         await run.step([second])
-        return run.result()
+        return await run.result()
 
     check_cuts(tmp_path / "journal", model, unregistered(tired))
 
@@ -329,7 +329,7 @@ def test_an_entry_that_is_never_asked_for_while_the_only_call_is_held(
     async def lonely(run: SearchRun) -> SearchResult:
         (branch,) = run.fork(run.root)
         await run.step([branch])
-        return run.result()
+        return await run.result()
 
     made, path = unregistered(lonely), tmp_path / "journal"
     on_tree(model, path, made)

@@ -113,7 +113,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_one(decoder, name, option
 def test_a_strategy_with_open_options_takes_any(decoder):
     async def told(run, **options):
         (branch,) = run.fork(run.root)
-        return run.result(run.end(await run.complete(branch)), options)
+        return await run.result(run.end(await run.complete(branch)), options)
 
     async def searched():
         root = await decoder.root(PROMPT)

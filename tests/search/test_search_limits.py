@@ -129,7 +129,7 @@ def test_a_template_that_gives_nothing_ends_the_search(decoder: TreeDecoder, len
         branches = run.fork(run.root, n)
         await run.step(branches)
         await run.ask("")
-        return run.result()
+        return await run.result()
 
     async def search() -> SearchResult:
         root = await decoder.root(prompt(length))

@@ -72,7 +72,7 @@ def test_the_tokens_of_a_cancelled_step_are_recorded_once(decoder, then):
         elif then == "truncate":
             run.truncate(branch, branch.length - 1)
             await run.step([branch])
-        return run.result()
+        return await run.result()
 
     before = decoder.stats().generated_tokens
     result = searched(decoder, cut_off)
@@ -98,7 +98,7 @@ def test_a_branch_that_is_not_held_is_refused():
             run.fork(other)
         other.release()
         assert not b.released
-        return run.result()
+        return await run.result()
 
     result = searched(scripted_decoder(script), refused)
     assert len(result.candidates) == 2
@@ -139,7 +139,7 @@ def test_questions_that_fail_or_are_cancelled_leave_no_branch(question):
             task.cancel()
             await asyncio.wait([task])
         assert decoder.stats().branches == before
-        return run.result()
+        return await run.result()
 
     searched(decoder, asks)
 
@@ -148,7 +148,7 @@ def test_a_question_beyond_the_budget_leaves_its_prompt_a_prompt():
     async def asks(run):
         await run.complete(run.fork(run.root)[0])
         assert await run.ask("And now?", 2) == ["", ""]
-        return run.result()
+        return await run.result()
 
     result = searched(scripted_decoder(script), asks, budget=Budget(max_tokens=2))
     assert [node.status for node in result.tree] == ["prompt", "open", "prompt"]
@@ -201,7 +201,7 @@ def test_another_model_without_a_chat_template_gets_the_bare_text(decoder):
     async def asks(run):
         await run.ask("Same model?")
         await run.ask("Other model?", decoder=judge)
-        return run.result()
+        return await run.result()
 
     result = searched(chatting, asks, prompt=[{"role": "user", "content": "Q"}])
     prompts = [node.text for node in result.tree if node.status == "prompt"]

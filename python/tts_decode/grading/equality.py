@@ -1,4 +1,4 @@
-"""Whether two answers mean the same, and which of many do.
+"""Whether two answers mean the same.
 
 Plain numbers and words are compared here; mathematics by math-verify, in a process with limits of time and
 memory.
@@ -6,21 +6,19 @@ memory.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
+from functools import lru_cache
 
-from ..errors import MissingExtraError
-from ..select import extract_answer, last_boxed, last_value, stated_answer
+from ..select import extract_answer, last_boxed, last_value, plain_number, stated_answer
 from .mathematics import MATHEMATICS, UnjudgedError
-from .notation import normalised, spelling
+from .notation import CACHED, normalised, spelling
 from .structure import Parts, interval, parts
-from .values import number, same_value
+from .values import close, number, same_value
 from .words import is_words
 
 _LONGEST = 2000  # characters of an answer that is compared by more than its text
 _DEEPEST = 40  # nested brackets
 _MOST_PAIRS = 400  # values compared for one pair of answers
-_logger = logging.getLogger("tts_decode")
 
 
 def same_answer(answer: str, expected: str) -> bool:
@@ -35,30 +33,16 @@ def same_answer(answer: str, expected: str) -> bool:
     """
     if answer.strip() == expected.strip():
         return bool(answer.strip())
-    if max(len(answer), len(expected)) > _LONGEST or max(map(_depth, (answer, expected))) > _DEEPEST:
+    if not (comparable(answer) and comparable(expected)):
         return False
+    x, y = plain_number(answer), plain_number(expected)
+    if x is not None and y is not None:
+        return close(x, y)
     first, second = normalised(answer), normalised(expected)
     try:
         return bool(first and second) and _Comparison().same(first, second)
     except UnjudgedError:
         return False
-
-
-def group(answers: Sequence[str | None]) -> list[int | None]:
-    """For each answer the index of the first that means the same; None for None, which abstains.
-
-    Without math-verify mathematics is compared by its notation only; a warning of the logger `tts_decode`
-    says so.
-    """
-    groups: dict[str, int] = {}  # answer -> index of the first of its group
-    leaders: list[tuple[int, str]] = []
-    for index, answer in enumerate(answers):
-        if answer is None or answer in groups:
-            continue
-        groups[answer] = next((at for at, leader in leaders if _in_group(answer, leader)), index)
-        if groups[answer] == index:
-            leaders.append((index, answer))
-    return [None if answer is None else groups[answer] for answer in answers]
 
 
 def is_correct(text: str, expected: str) -> bool:
@@ -76,9 +60,15 @@ def is_correct(text: str, expected: str) -> bool:
     return last is not None and last != answer and same_answer(last, expected)
 
 
+@lru_cache(maxsize=CACHED)
+def comparable(answer: str) -> bool:
+    """Whether an answer is compared by more than its text: it is neither too long nor nested too deeply."""
+    return len(answer) <= _LONGEST and _depth(answer) <= _DEEPEST
+
+
 def needs_mathematics(answer: str) -> bool:
     """Whether a comparison with this answer may need math-verify: it is neither a number nor words."""
-    if len(answer) > _LONGEST or _depth(answer) > _DEEPEST:
+    if not comparable(answer) or plain_number(answer) is not None:
         return False
     found = parts(normalised(answer))
     return not found.single or not (number(found.items[0]) is not None or is_words(found.items[0]))
@@ -140,11 +130,3 @@ def _depth(text: str) -> int:
         depth += (mark in "({[") - (mark in ")}]")
         deepest = max(deepest, depth)
     return deepest
-
-
-def _in_group(answer: str, leader: str) -> bool:
-    try:
-        return same_answer(answer, leader)
-    except MissingExtraError as missing:
-        _logger.warning("answers are grouped by their notation only: %s", missing)
-        return False

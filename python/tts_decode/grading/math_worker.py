@@ -1,9 +1,9 @@
 """The process that compares mathematics. Run as a file, not imported: it loads nothing of this package.
 
 Arguments: bytes of memory, seconds for a request, and the folders of modules as JSON. Each line of standard
-input is a JSON list, "equal" and two formulas or "rounds", a decimal and a formula; each line of output is
-true, false or the name of what went wrong. Before the first request it says "ready". It reads text from a
-model: nothing of it is evaluated, and what could leave the process is refused.
+input is a JSON list, "equal" and two formulas, "rounds", a decimal and a formula, or "marks" and a formula;
+each line of output is true, false, the marks or the name of what went wrong. Before the first request it says
+"ready". It reads text from a model: nothing of it is evaluated, and what could leave the process is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import resource
 import signal
 import sys
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -43,9 +44,9 @@ def main() -> None:
     print(json.dumps("ready"), file=replies, flush=True)
     for line in requests:
         signal.setitimer(signal.ITIMER_REAL, 2 * seconds)  # for one whose parent is gone: it ends the process
-        question, first, second = json.loads(line)
+        question, *formulas = json.loads(line)
         try:
-            reply: bool | str = bool(questions[question](first, second))
+            reply: Any = questions[question](*formulas)
         except (Exception, RecursionError) as error:
             reply = type(error).__name__
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -73,13 +74,13 @@ def refuse(event: str, arguments: tuple[Any, ...]) -> None:
         raise PermissionError(event)
 
 
-def comparison() -> dict[str, Callable[[str, str], bool]]:
+def comparison() -> dict[str, Callable[..., Any]]:
     """Loads the algebra. Its functions raise ValueError for what cannot be read."""
     import sympy.physics.units  # noqa: F401  # simplify loads it late, and evaluates names for it
     from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig
     from math_verify import verify
-    from sympy import Eq, Expr, Float, I, Rational, S, Symbol, simplify
+    from sympy import Add, Eq, Expr, Float, I, MatrixBase, Rational, S, Symbol, simplify
     from sympy.core.relational import Relational
 
     # Not math-verify's own reader: it finds formulas in prose, evaluates plain ones, and takes `A` for `a`.
@@ -138,7 +139,31 @@ def comparison() -> dict[str, Callable[[str, str], bool]]:
             return False
         return bool(abs(value.doit().evalf(60) - Rational(decimal)) < last)
 
-    return {"equal": equal, "rounds": rounds}
+    def at(value: Expr, letter: str) -> complex | None:
+        """An expression's value where each variable is a number between 1 and 2, drawn from its name and
+        `letter`; None if it is too large."""
+        points = {
+            symbol: 1 + Rational(zlib.crc32(f"{letter}{symbol}".encode()) % 9973, 9973)
+            for symbol in value.free_symbols
+        }
+        found = complex(value.subs(points).doit().evalf(20))
+        return found if abs(found) < 1e100 else None
+
+    def marks(text: str) -> list[list[float] | None]:
+        """As `mathematics.Marks` says: value and ratio, each real and imaginary part."""
+        formula = read(text)
+        value = ratio = None
+        if isinstance(formula, Eq):
+            first, second = (at(formula.lhs - formula.rhs, letter) for letter in "xy")
+            ratio = first / second if first and second else None
+        named = side(formula, S.Zero)
+        if isinstance(named, MatrixBase):  # a vector has one mark, lying or standing
+            named = Add(*(entry / (i + 3) for i, entry in enumerate(named)))
+        if isinstance(named, Expr) and (ratio is not None or not isinstance(formula, Eq)):
+            value = at(named, "x")
+        return [None if mark is None else [mark.real, mark.imag] for mark in (value, ratio)]
+
+    return {"equal": equal, "rounds": rounds, "marks": marks}
 
 
 if __name__ == "__main__":

@@ -14,15 +14,40 @@ import time
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import EngineError, TTSError
+from ..extras import installed, require
+from ..select import plain_number
 
 _WORKER = Path(__file__).with_name("math_worker.py")
 _START_SECONDS = 60.0  # for importing SymPy on a busy machine
+Reply = bool | str | list[list[float] | None]
+
+
+_LARGEST = 1e100  # value of a plain number that is a mark
+_APART = 1e-9  # relative difference of marks, float64, that no two spellings of one formula have
 
 
 class UnjudgedError(TTSError):
     """A limit ended a comparison: "time", "memory" or "crash"."""
+
+
+class Marks(NamedTuple):
+    """Numbers that equal formulas share, so that those which differ in one need no comparison; None: unknown.
+
+    value: of an expression, or of the right side of `x = ...`, where every variable is a number that is drawn
+        from its name. ratio: of an equation, between the differences of its sides at two such points, which
+        no multiple changes.
+    """
+
+    value: complex | None = None
+    ratio: complex | None = None
+
+    def apart(self, other: Marks) -> bool:
+        if None not in (self.ratio, other.ratio):
+            return _apart(self.ratio, other.ratio)
+        return _apart(self.value, other.value)
 
 
 class Mathematics:
@@ -40,19 +65,41 @@ class Mathematics:
         self.unjudged: Counter[str] = Counter()
         """Why comparisons came to no end, and how often: "time", "memory", "crash"."""
         self._known = lru_cache(maxsize=1 << 14)(self._ask)
+        self._marks = lru_cache(maxsize=1 << 12)(self._read)
         atexit.register(self.close)
 
     def equal(self, first: str, second: str) -> bool:
-        """Whether two formulas, LaTeX, are equal; False if one cannot be read. Raises UnjudgedError."""
-        return first == second or self._judged("equal", first, second)
+        """Whether two formulas, LaTeX, are equal; False if one cannot be read. Raises UnjudgedError.
+
+        Formulas are read once each, for their marks; two are compared only where these agree.
+        """
+        if first == second:
+            return True
+        return not self._marks(first).apart(self._marks(second)) and self._judged("equal", first, second)
 
     def rounds(self, decimal: str, formula: str) -> bool:
         """Whether a decimal is the value of a formula, rounded or cut at its last digit. Raises
         UnjudgedError."""
+        value, last = self._marks(formula).value, 10.0 ** -len(decimal.partition(".")[2])
+        if value is not None and abs(value - float(decimal)) > 2 * last + _APART * abs(value):
+            return False
         return self._judged("rounds", decimal, formula)
 
-    def _judged(self, question: str, first: str, second: str) -> bool:
-        reply = self._known(question, first, second)
+    def _judged(self, question: str, *formulas: str) -> bool:
+        return bool(self._answer(question, *formulas))
+
+    def _read(self, formula: str) -> Marks:
+        number = plain_number(formula)
+        if number is not None:
+            return Marks(complex(number)) if abs(number) < _LARGEST else Marks()
+        found = self._answer("marks", formula)
+        if not isinstance(found, list):
+            return Marks()
+        value, ratio = (None if mark is None else complex(*mark) for mark in found)
+        return Marks(value, ratio)
+
+    def _answer(self, *question: str) -> Reply:
+        reply = self._known(*question)
         if isinstance(reply, str):
             raise UnjudgedError(reply)
         return reply
@@ -67,15 +114,17 @@ class Mathematics:
         with self._lock:
             self._end()
 
-    def _ask(self, question: str, first: str, second: str) -> bool | str:
-        """The answer, or which limit ended it."""
+    def _ask(self, *question: str) -> Reply:
+        """The answer, or which limit ended it. Raises MissingExtraError without math-verify."""
+        if not installed("math_verify"):  # else it is imported by the process that compares alone
+            require("math_verify")
         with self._lock:
             if self._owner != os.getpid():
                 self._process, self._owner = None, os.getpid()
             if self._process is None or self._process.poll() is not None:
                 self._process = self._started()
-            reply = self._reply(json.dumps([question, first, second]), self._seconds)
-            if isinstance(reply, bool):
+            reply = self._reply(json.dumps(question), self._seconds)
+            if not isinstance(reply, str):
                 return reply
             reason = {"MemoryError": "memory"}.get(reply, reply)
             if reason not in ("time", "memory", "crash"):
@@ -102,7 +151,7 @@ class Mathematics:
             )
         return self._process
 
-    def _reply(self, request: str | None, seconds: float) -> bool | str:
+    def _reply(self, request: str | None, seconds: float) -> Reply:
         """What the process says within so many seconds, else "time" or "crash"."""
         assert self._process is not None
         assert self._process.stdin is not None
@@ -123,7 +172,7 @@ class Mathematics:
                 if not chunk:
                     return "crash"
                 line += chunk
-        reply: bool | str = json.loads(line)
+        reply: Reply = json.loads(line)
         return reply
 
     def _end(self) -> None:
@@ -135,6 +184,12 @@ class Mathematics:
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+def _apart(one: complex | None, other: complex | None) -> bool:
+    if one is None or other is None:
+        return False
+    return abs(one - other) > _APART * max(abs(one), abs(other))
 
 
 MATHEMATICS = Mathematics()

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
+
+CACHED = 2048
+"""Answers of which each of these rules remembers what it made: in a vote each is compared with many."""
 
 _SIGNS = {
     **{
@@ -69,6 +73,7 @@ _REPEATING = re.compile(r"\\repeating\{(-?)(\d*)\}\{(\d*)\}\{(\d+)\}")
 _MATH_MARKS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 
 
+@lru_cache(maxsize=CACHED)
 def normalised(text: str) -> str:
     r"""The answer in one notation: without marks of mathematics around it, `\boxed` and a final full stop."""
     text = text.strip()
@@ -89,6 +94,7 @@ def normalised(text: str) -> str:
     return re.sub(r"\s+", " ", _REPEATING.sub(_fraction, text)).strip()
 
 
+@lru_cache(maxsize=CACHED)
 def spelling(text: str) -> str:
     r"""What two normalised answers are the same by, whatever they mean: spaces count only between letters of
     words, or between a command and a letter."""

@@ -7,7 +7,10 @@ interval, `\{1,2\}` for the same, and loses the order.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
+
+from .notation import CACHED
 
 _OPENERS = {"(": ")", "[": "]", "\\{": "\\}"}
 _TOKEN = re.compile(r"\\left|\\right|\\[a-zA-Z]+|\\[{}]|.", re.DOTALL)
@@ -37,6 +40,7 @@ class Parts(NamedTuple):
         return self.kind == "" and len(self.items) == 1
 
 
+@lru_cache(maxsize=CACHED)
 def parts(text: str) -> Parts:
     """Of a normalised answer. Brackets that do not match leave it one value."""
     text = _MEMBER.sub("", text.strip())
@@ -57,6 +61,7 @@ def parts(text: str) -> Parts:
     return Parts("", tuple(expanded for item in items if item for expanded in _signs(item)))
 
 
+@lru_cache(maxsize=CACHED)
 def interval(text: str) -> Parts | None:
     """The interval that an inequality in one variable says."""
     between, above, below = _BETWEEN.match(text), _ABOVE.match(text), _BELOW.match(text)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
+
+from .notation import CACHED
 
 _SAME = {
     "%": "percent percentage pct",
@@ -52,6 +55,7 @@ class Measured(NamedTuple):
     unit: str
 
 
+@lru_cache(maxsize=CACHED)
 def measured(text: str) -> Measured:
     r"""Takes the unit off a normalised answer. The text inside `\text{}` is a unit only behind a value."""
     money = _CURRENCY.match(text)

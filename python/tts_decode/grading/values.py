@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from functools import lru_cache
 
-from ..extras import installed, require
 from ..select import plain_number
 from .mathematics import MATHEMATICS
-from .notation import spelling
+from .notation import CACHED, spelling
 from .units import measured
 from .words import algebra_knows, is_words, words
 
@@ -33,14 +33,12 @@ def same_value(first: str, second: str) -> bool:
     if "%" in (a.unit, b.unit) and a.unit != b.unit:
         scales.append((100, 1) if a.unit else (1, 100))
     if x is not None and y is not None:
-        return _close(x, y) or any(_close(x / over, y / under) for over, under in scales[1:])
+        return close(x, y) or any(close(x / over, y / under) for over, under in scales[1:])
     if is_words(a.value) or is_words(b.value):
         return words(a.value) == words(b.value)
     formulas = [a.value if x is None else f"{x:f}", b.value if y is None else f"{y:f}"]
     if max(map(len, formulas)) > max(_LONGEST, len(a.value), len(b.value)) or not algebra_knows(*formulas):
         return False
-    if not installed("math_verify"):  # else it is imported by the process that compares alone
-        require("math_verify")
     for decimal, (rounded, formula) in ((x, formulas), (y, formulas[::-1])):
         if decimal is not None and _digits(decimal) >= _DIGITS and MATHEMATICS.rounds(rounded, formula):
             return True
@@ -49,6 +47,7 @@ def same_value(first: str, second: str) -> bool:
     )
 
 
+@lru_cache(maxsize=CACHED)
 def number(text: str) -> Decimal | None:
     """Of a plain number, of one in a base, `1010_2`, and of what stands behind the `=` of `x = 5`."""
     text = re.sub(r"(?<=\d) (?=\d{3}(?!\d))", "", _NAMED.sub("", text)).strip("{} ")
@@ -61,7 +60,8 @@ def number(text: str) -> Decimal | None:
         return None
 
 
-def _close(x: Decimal, y: Decimal) -> bool:
+def close(x: Decimal, y: Decimal) -> bool:
+    """Whether two numbers are the same, up to what float64 rounds off of one that is no integer."""
     if x == y:
         return True
     if x == x.to_integral_value() and y == y.to_integral_value():

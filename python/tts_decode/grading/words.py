@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+
+from .notation import CACHED
 
 _FUNCTIONS = frozenset(
     {
@@ -15,6 +18,7 @@ _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _COMMAND = re.compile(r"\\(?:begin|end)\{[a-z]+\*?\}|\\[a-zA-Z]+")
 
 
+@lru_cache(maxsize=CACHED)
 def is_words(text: str) -> bool:
     r"""Whether a normalised value is text rather than mathematics: `Blue`, `\text{no}`, a choice `B`."""
     inside = _TEXT.fullmatch(text)
@@ -29,6 +33,7 @@ def is_words(text: str) -> bool:
     return not runs or any(len(run) > 1 and run not in _FUNCTIONS for run in runs)
 
 
+@lru_cache(maxsize=CACHED)
 def words(text: str) -> str:
     """What two texts of words are the same by. Case counts in one or two letters, which may be names."""
     text = " ".join(re.sub(r"[.,;:!?\"'()]", " ", _TEXT.sub(r" \1 ", text)).split())
@@ -38,8 +43,15 @@ def words(text: str) -> str:
 def algebra_knows(first: str, second: str) -> bool:
     """Whether the algebra reads both as a person does: it takes `a` for `A`, `1 2` for a sum, `3:4` for
     less."""
-    if any(re.search(r"\d\s+\d|\d\s*:|\d_\{?\w", text) for text in (first, second)):
+    a, b = _letters(first), _letters(second)
+    if a is None or b is None:
         return False
-    letters = [set(re.findall(r"[a-zA-Z]", _COMMAND.sub(" ", text))) for text in (first, second)]
-    folded = [{letter.casefold() for letter in found} for found in letters]
-    return letters[0] == letters[1] or folded[0] != folded[1]
+    return a == b or set(map(str.casefold, a)) != set(map(str.casefold, b))
+
+
+@lru_cache(maxsize=CACHED)
+def _letters(text: str) -> frozenset[str] | None:
+    """Those of a formula; None if the algebra reads its digits otherwise than a person."""
+    if re.search(r"\d\s+\d|\d\s*:|\d_\{?\w", text):
+        return None
+    return frozenset(re.findall(r"[a-zA-Z]", _COMMAND.sub(" ", text)))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ..core.running import gather
+from ..core.running import gather, in_thread
 
 if TYPE_CHECKING:
     from ..core.interfaces import Branch
@@ -29,22 +27,7 @@ def verifier(verify: Callable[[str], float], *, threaded: bool = False) -> Score
     async def verifier(branches: Sequence[Branch]) -> list[float]:
         texts = [branch.text for branch in branches]
         if threaded:
-            return await gather(_in_thread(verify, text) for text in texts)
+            return await gather(in_thread(partial(verify, text)) for text in texts)
         return [verify(text) for text in texts]
 
     return verifier
-
-
-async def _in_thread(verify: Callable[[str], float], text: str) -> float:
-    """`verify(text)` in a daemon thread: those of an executor hold up the end of event loop and process."""
-    outcome: Future[float] = Future()
-    outcome.set_running_or_notify_cancel()
-
-    def work() -> None:
-        try:
-            outcome.set_result(verify(text))
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=work, name="verifier", daemon=True).start()
-    return await asyncio.wrap_future(outcome)

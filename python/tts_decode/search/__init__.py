@@ -83,6 +83,7 @@ from .asynchronous import atts
 from ..core.checks import at_least
 from .files import read_json, write_json, write_parquet
 from .journal import Journal
+from .meaning import Labels, answers_of
 from .policy import Policy, PolicyFileError, Setting
 from .policy_fit import Measured, fit_policy, measure_settings
 from .result import Candidate, KVSample, SearchResult, SearchStats, Selection
@@ -95,6 +96,7 @@ __all__ = [
     "Candidate",
     "Journal",
     "KVSample",
+    "Labels",
     "Measured",
     "Node",
     "Policy",
@@ -112,6 +114,7 @@ __all__ = [
     "ab_mcts",
     "adaptive_consistency",
     "adaptive_graph",
+    "answers_of",
     "archon",
     "aries",
     "at_least",

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 from ..core.running import gather
 from ..rewards.scorer import Scorer
 from ..select import elect
+from .meaning import Extract as Extract
+from .meaning import answers_of as answers_of
 from .result import Candidate, SearchResult
 from .run import SearchRun
 
 if TYPE_CHECKING:
     from ..core.interfaces import Branch, Decoder
-
-Extract = Callable[[str], "str | None"]
-"""The answer in a text, or None to abstain."""
 
 # -- made
 
@@ -88,7 +87,7 @@ def spoken(text: str, end_of_thinking: str = "</think>") -> str:
 # -- chosen
 
 
-def elected(
+async def elected(
     candidates: Sequence[Candidate],
     extract: Extract,
     weights: Sequence[float] | None = None,
@@ -96,11 +95,11 @@ def elected(
 ) -> tuple[Candidate, dict[str, float]]:
     """The best-ranked one of those that gave the answer with most votes, or of all if all abstain; the votes.
     Ties go to the first."""
-    votes, backers = elect([extract(candidate.text) for candidate in candidates], weights)
+    votes, backers = elect(await answers_of(candidates, extract), weights)
     return max((candidates[i] for i in backers), key=rank), votes
 
 
-def decide(
+async def decide(
     run: SearchRun,
     candidates: Sequence[Candidate],
     extract: Extract,
@@ -108,19 +107,21 @@ def decide(
     rank: Callable[[Candidate], float] = likelihood,
 ) -> SearchResult:
     """The result of a vote, as in `elected`."""
-    return run.result(*elected(candidates, extract, weights, rank))
+    return await run.result(*await elected(candidates, extract, weights, rank))
 
 
-def concluded(
+async def concluded(
     run: SearchRun, scorer: Scorer | None, extract: Extract, among: Sequence[Candidate]
 ) -> SearchResult:
     """The result: with a scorer the highest score wins, else a vote of those `among` that came to their own
     end, or of all if none did."""
-    return run.result() if scorer is not None else decide(run, eligible(among), extract)
+    if scorer is not None:
+        return await run.result()
+    return await decide(run, eligible(among), extract)
 
 
-def choose(run: SearchRun, chosen: Candidate | None, scores: Mapping[str, float]) -> SearchResult:
+async def choose(run: SearchRun, chosen: Candidate | None, scores: Mapping[str, float]) -> SearchResult:
     """The result with `chosen` as best, or the one that the run decides by; candidates carry the scores of
     their texts."""
     run.candidates = [replace(c, score=scores.get(c.text)) for c in run.candidates]
-    return run.result(None if chosen is None else replace(chosen, score=scores[chosen.text]))
+    return await run.result(None if chosen is None else replace(chosen, score=scores[chosen.text]))

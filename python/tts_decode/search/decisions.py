@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..core.checks import check_choice
 from ..select import elect, extract_answer, vote_weights
+from .meaning import Extract, answers_of
 from .result import Candidate
 
 DecideBy = Literal["max", "last", "weighted", "majority"]
@@ -24,7 +25,8 @@ class Decision:
               whose candidates have the largest sum of scores, which is best-of-N weighted (Li et al., arXiv
               2206.02336; Snell et al., arXiv 2408.03314, section 5.1); "majority": the answer of most
               candidates.
-    extract   the answer in a text, or None to abstain.
+    extract   the answer in a text, or None to abstain. Answers that mean the same are one, under the first
+              one's text (`meaning.answers_of`).
 
     Only candidates that came to their own end are looked at, unless none did, and of those none that was cut
     off before its first token, unless all were. The candidate of a vote is the best-scored one with the
@@ -34,15 +36,15 @@ class Decision:
     """
 
     rule: str = "max"
-    extract: Callable[[str], str | None] = extract_answer
+    extract: Extract = extract_answer
 
-    def __call__(self, candidates: Sequence[Candidate]) -> tuple[int, dict[str, float]]:
+    async def __call__(self, candidates: Sequence[Candidate]) -> tuple[int, dict[str, float]]:
         """Index of the chosen one of at least one candidate, and the votes: those that the rule counts, and
         of a rule that counts none those of a majority."""
         able = [i for i, c in enumerate(candidates) if c.complete] or list(range(len(candidates)))
         able = [i for i in able if candidates[i].tokens] or able
         voters = [candidates[i] for i in able]
-        votes, backers = elect([self.extract(c.text) for c in voters], self._weights(voters))
+        votes, backers = elect(await answers_of(voters, self.extract), self._weights(voters))
         if self.rule in ("max", "last"):
             return max(able, key=lambda i: self._score(candidates[i])), votes
         return max((able[i] for i in backers), key=lambda i: _rank(candidates[i])), votes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from ..select import extract_answer
 from .blocking import wait_within
 from .decisions import Decision, check_decision
 from .journal import Journal
+from .meaning import Extract
 from .model_calls import ModelCalls, SearchStoppedError
 from .result import Candidate, SearchResult, SearchStats, Selection
 
@@ -105,9 +106,7 @@ class SearchRun(ModelCalls):
 
     # -- how it ends
 
-    def decide_by(
-        self, decide_by: str, extract: Callable[[str], str | None] = extract_answer, *own: str
-    ) -> None:
+    def decide_by(self, decide_by: str, extract: Extract = extract_answer, *own: str) -> None:
         """Which candidate `result` takes, as `Decision` says; "max" until set.
 
         own: rules of the strategy itself, which then gives `result` its best; where the search is cut short,
@@ -209,7 +208,9 @@ class SearchRun(ModelCalls):
         """Takes down why the search ended before its time."""
         self.stopped = str(error)
 
-    def result(self, best: Candidate | None = None, votes: dict[str, float] | None = None) -> SearchResult:
+    async def result(
+        self, best: Candidate | None = None, votes: dict[str, float] | None = None
+    ) -> SearchResult:
         """The result; branches still held are candidates too, though not complete ones. Branches of further
         prompts are not, unless they were ended.
 
@@ -220,11 +221,12 @@ class SearchRun(ModelCalls):
                 self.end(branch)
         if not self.candidates:  # stopped before the first fork
             self.end(self.fork(self.root)[0])
-        chosen, cast = self._decision(self.candidates)
+        if best is None or votes is None:
+            chosen, cast = await self._decision(self.candidates)
+            best, votes = best or self.candidates[chosen], cast if votes is None else votes
         nodes, ids = self.record.ordered()
         best, *candidates = (
-            replace(candidate, node=ids[candidate.node])
-            for candidate in (best or self.candidates[chosen], *self.candidates)
+            replace(candidate, node=ids[candidate.node]) for candidate in (best, *self.candidates)
         )
         return SearchResult(
             self.strategy,
@@ -232,7 +234,7 @@ class SearchRun(ModelCalls):
             tuple(candidates),
             tuple(nodes),
             SearchStats(self.record.seconds, self.generated, tuple(self.memory), tuple(self._selections)),
-            cast if votes is None else votes,
+            votes,
             self.stopped or self._spent or self.cut_prompt,
         )
 

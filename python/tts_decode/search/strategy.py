@@ -55,7 +55,8 @@ class Strategy(Generic[Options]):
 
         Raises:
             StaleKVError: the model's weights changed while the search ran.
-            TypeError: the function has no such option; nothing was searched.
+            TypeError: the function has no such option, and nothing was searched; or it did not await
+                `run.result()`.
         """
         self._refuse_unknown(options)
         run = root if isinstance(root, SearchRun) else SearchRun(root)
@@ -63,11 +64,17 @@ class Strategy(Generic[Options]):
             try:
                 run.check_room()
                 if run.root.finished or run.over:
-                    return run.result()
+                    return await run.result()
                 result = await self.body(run, *args, **options)
             except (SearchStoppedError, PromptTooLongError, OutOfPagesError) as stop:
                 run.stop(stop)
-                result = run.result()
+                result = await run.result()
+            if inspect.iscoroutine(result):
+                result.close()
+                raise TypeError(
+                    f"{self.name}: got a coroutine from the strategy, expected a SearchResult; end it with "
+                    "`return await run.result()`"
+                )
             if run.root.stale:
                 raise StaleKVError(
                     f"{self.name}: the model's weights changed while it searched; search again from a new "

@@ -114,7 +114,7 @@ async def atts(
     if judged is not run.root:
         run.prune([judged])
     answers = await gather(answer(draft, judge) for draft, judge in zip(drafts, judges, strict=True))
-    return decide(run, eligible(answers), extract, rank=score_of)
+    return await decide(run, eligible(answers), extract, rank=score_of)
 
 
 async def _first_steps(run: SearchRun, judged: Branch, count: int) -> list[float]:

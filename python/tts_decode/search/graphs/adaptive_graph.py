@@ -136,7 +136,7 @@ async def adaptive_graph(
         prompt = FINAL.format(question=run.question, graph=as_text(thoughts, range(len(thoughts))))
         final = await answer_to(run, prompt, [thought.node for thought in thoughts])
         best = final if final.complete else direct
-    return run.result(best)
+    return await run.result(best)
 
 
 def as_text(thoughts: Sequence[Thought], which: Sequence[int]) -> str:

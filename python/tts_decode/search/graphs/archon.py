@@ -202,7 +202,7 @@ async def archon(
             break
         await operators[name](state, k)
     best = state.responses[0]
-    return run.result(best if best.complete else None)
+    return await run.result(best if best.complete else None)
 
 
 def parse_layers(layers: str | Sequence[str]) -> list[tuple[str, int | None]]:

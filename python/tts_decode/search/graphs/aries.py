@@ -167,7 +167,7 @@ async def aries(
         await take(name, int(k))
     if graph[1].solution is None:
         await take("aggregate" if "aggregate 1" in allowed_actions(graph) else "solve", 1)
-    return run.result(next((candidate for candidate in reversed(solved) if candidate.complete), None))
+    return await run.result(next((candidate for candidate in reversed(solved) if candidate.complete), None))
 
 
 def allowed_actions(graph: Graph) -> list[str]:

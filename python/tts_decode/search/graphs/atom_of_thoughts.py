@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...core.checks import at_least
 from ...core.running import gather
 from ...select import earlier_needs, extract_answer, longest_path, vote
-from ..answers import Extract, concluded, finish, spoken
+from ..answers import Extract, answers_of, concluded, finish, spoken
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -103,7 +103,7 @@ async def atom_of_thoughts(
         return direct
 
     chosen = await gather(chain(branch) for branch in run.fork(run.root, n))
-    return concluded(run, None, extract, chosen)
+    return await concluded(run, None, extract, chosen)
 
 
 def contraction(question: str, parts: Sequence[str], needs: Sequence[Sequence[int]]) -> str:
@@ -129,6 +129,6 @@ async def judged(
     named = choice(verdict.text, len(candidates))
     if named is not None:
         return candidates[named]
-    answers = [extract(c.text) for c in candidates]
+    answers = await answers_of(candidates, extract)
     winner = next(iter(vote(answers)), None)
     return candidates[answers.index(winner)]

@@ -84,5 +84,5 @@ async def particle_filter(
     particles, weights = await propagate(run, n, scorer, rule)
     ended = end_all(run, particles)
     if decide_by == "drawn" and not run.over:
-        return run.result(ended[multinomial(weights, 1, run.rng)[0]])
-    return run.result()
+        return await run.result(ended[multinomial(weights, 1, run.rng)[0]])
+    return await run.result()

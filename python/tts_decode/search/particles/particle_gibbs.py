@@ -72,5 +72,5 @@ async def particle_gibbs(
             (reference,) = run.fork(particles[multinomial(weights, 1, run.rng)[0]])
         ended = end_all(run, particles)
     if decide_by == "drawn" and not run.over:
-        return run.result(ended[multinomial(weights, 1, run.rng)[0]])
-    return run.result()
+        return await run.result(ended[multinomial(weights, 1, run.rng)[0]])
+    return await run.result()

@@ -10,7 +10,7 @@ from ...core.checks import at_least
 from ...core.running import gather
 from ...rewards.scorer import Scorer
 from ...select import acceptance, expected_gains, extract_answer, vote
-from ..answers import Extract
+from ..answers import Extract, answers_of
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -99,10 +99,10 @@ async def qalign(
     await gather(chain(random.Random(run.rng.getrandbits(64))) for _ in range(parallel))
     voters = run.candidates
     if decide_by != "mbr" or not voters:
-        return run.result()
+        return await run.result()
     gains = expected_gains([_units(candidate) for candidate in voters])
     best = max(range(len(voters)), key=gains.__getitem__)
-    return run.result(voters[best], vote([extract(candidate.text) for candidate in voters]))
+    return await run.result(voters[best], vote(await answers_of(voters, extract)))
 
 
 def _units(candidate: Candidate) -> Sequence[Hashable]:

@@ -79,4 +79,4 @@ async def feedback_edit(
         thread.close()
 
     await gather(draft(branch) for branch in run.fork(run.root, n))
-    return run.result()
+    return await run.result()

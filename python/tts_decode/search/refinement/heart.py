@@ -103,11 +103,11 @@ async def heart(
     lines = await gather(line(i, branch) for i, branch in enumerate(run.fork(run.root, n)))
     attempts = [answer for answers in lines for answer in answers]
     if scorer is not None or len(attempts) == 1 or run.over:
-        return concluded(run, scorer, extract, attempts)
+        return await concluded(run, scorer, extract, attempts)
     shown = "\n\n".join(f"Attempt {i}:\n{answer.text}" for i, answer in enumerate(attempts, 1))
     said = synthesis_prompt.format(question=run.question, answers=shown)
     with suppress(PromptTooLongError):
         (final,) = await answers_to(run, said, sources=[answer.node for answer in attempts])
         if final.complete:
-            return run.result(final)
-    return concluded(run, scorer, extract, attempts)
+            return await run.result(final)
+    return await concluded(run, scorer, extract, attempts)

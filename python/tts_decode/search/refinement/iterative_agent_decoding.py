@@ -67,4 +67,4 @@ async def iterative_agent_decoding(
             worst_score=score_of(worst),
         )
         answers += await answers_to(run, said, n, scorer, sources=(best.node, worst.node))
-    return run.result()
+    return await run.result()

@@ -12,7 +12,7 @@ from ...core.running import gather
 from ...errors import PromptTooLongError
 from ...rewards.scorer import Scorer
 from ...select import extract_answer, vote, vote_confidence, vote_weights
-from ..answers import Extract, decide, eligible, score_of
+from ..answers import Extract, answers_of, decide, eligible, score_of
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -118,8 +118,8 @@ async def magicore(
         thread.close()
         return new
 
-    def easy(solutions: Sequence[_Solution]) -> bool:
-        answers = [extract(solution.candidate.text) for solution in solutions]
+    async def easy(solutions: Sequence[_Solution]) -> bool:
+        answers = await answers_of([solution.candidate for solution in solutions], extract)
         majority = next(iter(vote(answers)), None)
         rewards = [s.reward for s, answer in zip(solutions, answers, strict=True) if answer == majority]
         columns = zip(*(solution.rewards for solution in solutions), strict=True)
@@ -132,9 +132,9 @@ async def magicore(
     kept = latest
     with suppress(PromptTooLongError):
         for _ in range(max_rounds):
-            if run.over or easy(latest):
+            if run.over or await easy(latest):
                 break
             latest = await gather(refine(solution) for solution in latest)
             kept = sorted(kept + latest, key=lambda s: (s.candidate.complete, s.reward), reverse=True)[:n]
     voters = eligible([solution.candidate for solution in kept])
-    return decide(run, voters, extract, vote_weights([c.score or 0.0 for c in voters]), rank=score_of)
+    return await decide(run, voters, extract, vote_weights([c.score or 0.0 for c in voters]), rank=score_of)

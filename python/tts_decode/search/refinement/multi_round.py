@@ -78,4 +78,4 @@ async def multi_round(
         return answer
 
     last = await gather(line(branch) for branch in run.fork(run.root, n))
-    return concluded(run, scorer, extract, last)
+    return await concluded(run, scorer, extract, last)

@@ -84,4 +84,4 @@ async def revise(
 
     last = await gather(line(branch) for branch in run.fork(run.root, n))
     voters = eligible(last)
-    return decide(run, voters, extract, [c.score or 0.0 for c in voters])
+    return await decide(run, voters, extract, [c.score or 0.0 for c in voters])

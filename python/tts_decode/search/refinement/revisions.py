@@ -79,11 +79,12 @@ async def revisions(
 
     chains = await gather(chain(branch) for branch in run.fork(run.root, n // num_sequential))
     if decide_by != "chains":
-        return run.result()
-    return run.result(*_weighted([_weighted(answers, extract)[0] for answers in chains], extract))
+        return await run.result()
+    bests = [(await _weighted(answers, extract))[0] for answers in chains]
+    return await run.result(*await _weighted(bests, extract))
 
 
-def _weighted(answers: Sequence[Candidate], extract: Extract) -> tuple[Candidate, dict[str, float]]:
+async def _weighted(answers: Sequence[Candidate], extract: Extract) -> tuple[Candidate, dict[str, float]]:
     """The best-scored one of those whose answer has the largest sum of scores; the sums."""
     ended = [answer for answer in answers if answer.complete] or answers
-    return elected(ended, extract, [max(score_of(answer), 0.0) for answer in ended], rank=score_of)
+    return await elected(ended, extract, [max(score_of(answer), 0.0) for answer in ended], rank=score_of)

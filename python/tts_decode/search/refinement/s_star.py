@@ -169,13 +169,13 @@ async def s_star(
 
     made = await gather(line(branch) for branch in run.fork(run.root, n))
     if run.over:
-        return run.result()
+        return await run.result()
     whole = eligible([program.answer for program in made])
     programs = [program for program in made if program.answer in whole]
     passing = [p for p in programs if p.passed == len(public_tests) or tool is None]
     if not passing:
         best = max(programs, key=lambda p: p.passed)
-        return choose(run, best.answer, {p.answer.text: p.passed / len(public_tests) for p in programs})
+        return await choose(run, best.answer, {p.answer.text: p.passed / len(public_tests) for p in programs})
     inputs = []
     if tool is not None and len(passing) > 1:
         inputs = await inputs_of(inputs_prompt.format(question=run.question, count=num_tests), ())
@@ -193,7 +193,7 @@ async def s_star(
             wins[i], wins[j] = wins[i] + won[0], wins[j] + won[1]
     best = run.rng.choice(groups[wins.index(max(wins))])
     scores = {p.answer.text: won for group, won in zip(groups, wins, strict=True) for p in group}
-    return choose(run, best.answer, scores)
+    return await choose(run, best.answer, scores)
 
 
 _POINTS = {("A", "B"): (1.0, 0.0), ("B", "A"): (0.0, 1.0), ("Tie", "Tie"): (0.5, 0.5)}

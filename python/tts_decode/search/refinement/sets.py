@@ -77,4 +77,4 @@ async def sets(
         return attempt
 
     last = await gather(line(branch) for branch in run.fork(run.root, n))
-    return concluded(run, None, extract, last)
+    return await concluded(run, None, extract, last)

@@ -68,7 +68,7 @@ async def t1_verify(
     run.decide_by(decide_by, extract)
     pool = eligible(await sample(run, n, scorer))
     if run.over:
-        return run.result()
+        return await run.result()
 
     async def verify(answer: Candidate) -> tuple[bool, float]:
         """Whether the tool has nothing against the answer, and its score."""
@@ -90,7 +90,7 @@ async def t1_verify(
     best = texts[max(range(len(texts)), key=verdicts.__getitem__)]
     scores = [score if passed else 0.0 for passed, score in verdicts]
     chosen = best if decide_by in ("max", "last") else None
-    return choose(run, chosen, {c.text: score for c, score in zip(texts, scores, strict=True)})
+    return await choose(run, chosen, {c.text: score for c, score in zip(texts, scores, strict=True)})
 
 
 def code_in(text: str) -> str:

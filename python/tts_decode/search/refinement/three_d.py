@@ -86,10 +86,10 @@ async def three_d(
             if run.over:
                 break
             pool = eligible(turn)
-            best = max(pool, key=score_of) if scorer is not None else elected(pool, extract)[0]
+            best = max(pool, key=score_of) if scorer is not None else (await elected(pool, extract))[0]
             said = refine_prompt.format(question=run.question, answer=spoken(best.text, end_of_thinking))
             branches = await thread.branches(said, n, sources=(best.node,))
             latest = await gather(think(branch) for branch in branches)
             turn = [c for c in latest if c.complete] or turn
     thread.close()
-    return concluded(run, scorer, extract, turn)
+    return await concluded(run, scorer, extract, turn)

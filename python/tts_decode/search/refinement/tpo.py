@@ -91,4 +91,4 @@ async def tpo(
             break
         answers += await thread.answers(update_prompt.format(**fields), n, scorer, sources=sources)
     thread.close()
-    return run.result()
+    return await run.result()

@@ -9,7 +9,7 @@ from tts_kernels.checks import number
 
 from ...core.checks import at_least
 from ...select import extract_answer, majority_probability
-from ..answers import Extract, concluded, sample
+from ..answers import Extract, answers_of, concluded, sample
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -47,11 +47,9 @@ async def adaptive_consistency(
     number("threshold", threshold, above=0, below=1)
     majority_probability([], criterion)  # checks it
     drawn: list[Candidate] = []
-    counts: Counter[str] = Counter()
     while len(drawn) < max_samples and not run.over:
-        latest = await sample(run, min(parallel, max_samples - len(drawn)))
-        drawn += latest
-        counts.update(answer for c in latest if (answer := extract(c.text)) is not None)
+        drawn += await sample(run, min(parallel, max_samples - len(drawn)))
+        counts = Counter(answer for answer in await answers_of(drawn, extract) if answer is not None)
         if majority_probability(list(counts.values()), criterion) >= threshold:
             break
-    return concluded(run, None, extract, drawn)
+    return await concluded(run, None, extract, drawn)

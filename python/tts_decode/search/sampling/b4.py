@@ -64,7 +64,7 @@ async def b4(
     pool = eligible(await sample(run, n))
     texts = distinct(pool)
     if len(texts) == 1 or run.over:
-        return run.result(likeliest(pool))
+        return await run.result(likeliest(pool))
     if run_tests is not None:
         rows = await gather(asyncio.to_thread(run_tests, c.text) for c in texts)
         if len({len(row) for row in rows}) > 1:
@@ -79,7 +79,7 @@ async def b4(
     passed = {c.text: row for c, row in zip(texts, rows, strict=True)}
     scores = b4_scores([passed[c.text] for c in pool], beta_0, alpha_xy)
     chosen = max(range(len(pool)), key=lambda i: (scores[i], likelihood(pool[i])))
-    return choose(run, pool[chosen], {c.text: score for c, score in zip(pool, scores, strict=True)})
+    return await choose(run, pool[chosen], {c.text: score for c, score in zip(pool, scores, strict=True)})
 
 
 async def _passes(run: SearchRun, answer: Candidate, checks: Sequence[str], prompt: str) -> list[bool]:

@@ -56,4 +56,4 @@ async def best_of_n(
         run.end(branch)
 
     await gather(sample(branch) for branch in run.fork(run.root, n))
-    return run.result()
+    return await run.result()

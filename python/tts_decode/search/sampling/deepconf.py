@@ -18,7 +18,7 @@ from ...select import (
     trace_confidence,
     vote,
 )
-from ..answers import Extract, decide, eligible, score_of
+from ..answers import Extract, answers_of, decide, eligible, score_of
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -120,12 +120,12 @@ async def deepconf(
     measured = [c for c in finished if not offline or extract(c.text) is not None] or finished
     bar = top_percent_bar([score_of(c) for c in measured], eta)
     voters = [c for c in finished if score_of(c) >= bar]
-    while drawn < max_samples and not run.over and not _settled(voters, extract, threshold):
+    while drawn < max_samples and not run.over and not await _settled(voters, extract, threshold):
         count = min(parallel, max_samples - drawn)
         drawn += count
         voters += [c for c in await traces(count, bar) if score_of(c) >= bar]
     voters = eligible(voters)
-    return decide(run, voters, extract, [score_of(c) for c in voters], rank=score_of)
+    return await decide(run, voters, extract, [score_of(c) for c in voters], rank=score_of)
 
 
 def _confidences(step: Step, signal: str) -> list[float]:
@@ -141,6 +141,6 @@ def _confidences(step: Step, signal: str) -> list[float]:
     return [-math.fsum(logprob for _, logprob in top) / len(top) for top in step.top_logprobs]
 
 
-def _settled(voters: list[Candidate], extract: Extract, threshold: float) -> bool:
-    votes = vote([extract(c.text) for c in voters], [score_of(c) for c in voters])
+async def _settled(voters: list[Candidate], extract: Extract, threshold: float) -> bool:
+    votes = vote(await answers_of(voters, extract), [score_of(c) for c in voters])
     return bool(votes) and max(votes.values()) >= threshold * math.fsum(votes.values()) > 0

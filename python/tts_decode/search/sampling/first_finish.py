@@ -28,4 +28,4 @@ async def first_finish(run: SearchRun, *, n: int = 4) -> SearchResult:
     branches = run.fork(run.root, n)
     first = await first_of(run.complete(branch) for branch in branches)
     run.prune([branch for branch in branches if branch is not first])
-    return run.result(run.end(first))
+    return await run.result(run.end(first))

@@ -50,4 +50,4 @@ async def knockout(
             wins[winner] += 1
         survivors += winners
     won = {pool[i].text: float(wins[i]) for i in sorted(range(len(pool)), key=wins.__getitem__)}
-    return choose(run, pool[survivors[0]], won)
+    return await choose(run, pool[survivors[0]], won)

@@ -9,7 +9,7 @@ from tts_kernels.checks import number
 
 from ...core.checks import at_least
 from ...select import agreement, consistency_weight, extract_answer
-from ..answers import Extract, decide, eligible, root_on, sample
+from ..answers import Extract, answers_of, decide, eligible, root_on, sample
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -64,9 +64,9 @@ async def model_switch(
             root = await root_on(run, decoder)
             samples = eligible(await sample(run, n, root=root))
             run.prune([root])
-        answers = [extract(c.text) for c in samples]
+        answers = await answers_of(samples, extract)
         voters += samples
         weights += [prior * consistency_weight(answers)] * len(samples)
         if agreement(answers) >= threshold or run.over:
             break
-    return decide(run, voters, extract, weights)
+    return await decide(run, voters, extract, weights)

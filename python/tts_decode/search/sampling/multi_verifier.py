@@ -94,7 +94,7 @@ async def multi_verifier(
         judges = [judges[i] for i in chosen]
     pool = distinct(eligible(await sample(run, n)))
     if len(pool) == 1 or run.over:
-        return run.result(likeliest(pool))
+        return await run.result(likeliest(pool))
 
     async def approves(candidate: Candidate, decoder: Decoder | None, aspect: str) -> bool:
         verify = verify_prompt.format(question=run.question, answer=candidate.text, aspect=aspect)
@@ -114,4 +114,4 @@ async def multi_verifier(
     counts = [sum(opinions[i * len(judges) : (i + 1) * len(judges)]) for i in range(len(pool))]
     best = max(range(len(pool)), key=counts.__getitem__)
     shares = {c.text: count / len(judges) for c, count in zip(pool, counts, strict=True)}
-    return choose(run, pool[best] if decide_by in ("max", "last") else None, shares)
+    return await choose(run, pool[best] if decide_by in ("max", "last") else None, shares)

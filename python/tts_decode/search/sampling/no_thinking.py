@@ -74,6 +74,6 @@ async def no_thinking(
     run.prune([stem])
     samples = await gather(finished(branch) for branch in branches)
     if decide_by != "borda":
-        return run.result()
+        return await run.result()
     voters = eligible(samples)
-    return decide(run, voters, extract, borda_weights([c.score or 0.0 for c in voters], power))
+    return await decide(run, voters, extract, borda_weights([c.score or 0.0 for c in voters], power))

@@ -56,5 +56,5 @@ async def repeated_sampling(
         if scorer is not None:
             passed = [c for c in latest if c.complete and score_of(c) >= threshold]
             if passed:
-                return run.result(passed[0])
-    return concluded(run, scorer, extract, drawn)
+                return await run.result(passed[0])
+    return await concluded(run, scorer, extract, drawn)

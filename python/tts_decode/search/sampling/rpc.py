@@ -32,8 +32,7 @@ async def rpc(
     As in the code, a text sampled twice counts once, and a sample's probability is the geometric mean over
     its tokens: products over hundreds of tokens would let a single sample decide.
 
-    Departures. Answers are the same if `extract` gives the same text; the code asks a mathematics checker. If
-    masses are equal, the answer sampled first wins; the code counts each for its share.
+    Departures. If masses are equal, the answer sampled first wins; the code counts each for its share.
     """
     at_least(1, n=n)
     paths = distinct(eligible(await sample(run, n)))
@@ -44,4 +43,4 @@ async def rpc(
     probabilities = [math.exp(likelihood(path)) for path in paths]
     kept = probable_paths(probabilities) if prune else [True] * len(paths)
     weights = [p if keep else 0.0 for p, keep in zip(probabilities, kept, strict=True)]
-    return decide(run, paths, extract, weights)
+    return await decide(run, paths, extract, weights)

@@ -65,7 +65,7 @@ async def sample_scrutinize(
     number("margin", margin, low=0, high=1)
     pool = distinct(eligible(await sample(run, n)))
     if len(pool) == 1 or run.over:
-        return run.result(likeliest(pool))
+        return await run.result(likeliest(pool))
     replies = await gather(
         run.ask(
             verify_prompt.format(question=run.question, answer=c.text), num_verifications, sources=(c.node,)
@@ -81,4 +81,4 @@ async def sample_scrutinize(
     wins = wins_of(len(pool), pairs, matches)
     winner = max(best, key=lambda i: (wins[i], scores[i], likelihood(pool[i])))
     chosen = pool[winner] if decide_by in ("max", "last") else None
-    return choose(run, chosen, {c.text: score for c, score in zip(pool, scores, strict=True)})
+    return await choose(run, chosen, {c.text: score for c, score in zip(pool, scores, strict=True)})

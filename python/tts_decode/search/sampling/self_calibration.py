@@ -8,7 +8,7 @@ from ...core.checks import at_least
 from ...rewards.scorer import Scorer
 from ...rewards.self_evaluation import self_evaluation
 from ...select import extract_answer, vote
-from ..answers import Extract, sample
+from ..answers import Extract, answers_of, sample
 from ..decisions import DecideBy
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
@@ -61,13 +61,13 @@ async def self_calibration(
         if decide_by in ("max", "last"):
             for candidate in latest:
                 if candidate.complete and _confidence(candidate) >= threshold:
-                    return run.result(candidate)
+                    return await run.result(candidate)
         elif len(drawn) > 1:
             weights = [_confidence(c) for c in drawn] if decide_by == "weighted" else None
-            votes = vote([extract(c.text) for c in drawn], weights)
+            votes = vote(await answers_of(drawn, extract), weights)
             if votes and max(votes.values()) >= threshold * sum(votes.values()) > 0:
                 break
-    return run.result()
+    return await run.result()
 
 
 def _confidence(candidate: Candidate) -> float:

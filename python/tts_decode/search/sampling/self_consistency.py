@@ -36,4 +36,4 @@ async def self_consistency(
     """
     at_least(1, n=n)
     voters = eligible(await sample(run, n, scorer))
-    return decide(run, voters, extract, None if scorer is None else [c.score or 0.0 for c in voters])
+    return await decide(run, voters, extract, None if scorer is None else [c.score or 0.0 for c in voters])

@@ -56,7 +56,7 @@ async def st_bon(
     if n > 1:
         winner = branches[await _winner(run, branches, tau_coeff, consistency)]
     run.prune([branch for branch in branches if branch is not winner])
-    return run.result(run.end(await run.complete(winner)))
+    return await run.result(run.end(await run.complete(winner)))
 
 
 async def _winner(

@@ -61,4 +61,4 @@ async def beam_search(
         kept = top_k(run.aggregated(live), n // beam_width)
         live = share_out(run, live, kept, n)
     truncate_finished(run, first, n, sort_completed)
-    return run.result()
+    return await run.result()

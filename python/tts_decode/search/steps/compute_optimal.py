@@ -68,7 +68,7 @@ async def compute_optimal(
     run.decide_by(decide_by, extract)
     samples = await sample(run, num_probes, scorer)
     if run.over:
-        return run.result()
+        return await run.result()
     setting = chosen_by.setting(math.fsum(c.scores[-1] for c in samples) / num_probes)
     known = {"scorer": scorer, "decide_by": decide_by, "agg_strategy": agg_strategy, "extract": extract}
     return await setting.strategy.body(run, **setting.arguments(n, known))

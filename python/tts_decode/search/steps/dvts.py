@@ -70,4 +70,4 @@ async def dvts(
             run.end(branch)
 
     await gather(subtree() for _ in range(n // beam_width))
-    return run.result()
+    return await run.result()

@@ -107,7 +107,7 @@ async def ets(
             weights = rebase_weights([scores[i] for i in survivors], softmax_temperature)
             counts = dict(zip(survivors, share_out(width, weights), strict=True))
             live = run.expand(live, [counts.get(i, 0) for i in range(width)])
-        return run.result()
+        return await run.result()
 
 
 def _cost(node: Node, node_cost: str) -> float:

@@ -123,7 +123,7 @@ async def fetch(
                 break
             if step < max_steps:
                 siblings = _expand(run, live, beam, beam_width)
-        return run.result()
+        return await run.result()
 
 
 def _expand(

@@ -57,7 +57,7 @@ async def lm_beam_search(
         limit = min(limit, root.decoder.max_positions - root.length)
     cut = "max_tokens" if limit + root.length - root.prompt_length == root.sampling.max_tokens else "length"
     if limit < 1:
-        return run.result()
+        return await run.result()
     eos = frozenset(root.decoder.eos_token_ids)
     totals = torch.zeros(1)  # float32 [beams], log-probability of what each generated
     finished: list[tuple[float, Candidate]] = []  # score and sequence of the best n, best first
@@ -97,7 +97,7 @@ async def lm_beam_search(
         live = await _extend(run, live, [(beam, token) for beam, token, _ in running])
 
     run.candidates += [candidate for _, candidate in finished]
-    return run.result()
+    return await run.result()
 
 
 async def _extend(run: SearchRun, live: list[Branch], chosen: list[tuple[int, int]]) -> list[Branch]:

@@ -61,4 +61,4 @@ async def rebase(
         live = run.expand(
             live, ALLOCATIONS[allocation](len(live), weights)
         )  # len(live) = n less the finished
-    return run.result()
+    return await run.result()

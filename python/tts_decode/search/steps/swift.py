@@ -51,4 +51,4 @@ async def swift(
         kept = sample_top_k(run.aggregated(live), n // beam_width, softmax_temperature, run.rng)
         live = share_out(run, live, kept, n)
     truncate_finished(run, first, n, sort_completed=False)
-    return run.result()
+    return await run.result()

@@ -120,7 +120,7 @@ async def atlas(
         return await finish(run, branch, scorer)
 
     answers = await gather(line(branch) for branch in run.fork(run.root, n))
-    return concluded(run, scorer, extract, answers)
+    return await concluded(run, scorer, extract, answers)
 
 
 def in_doubt(branch: Branch, at: int, threshold: float) -> bool:

@@ -76,4 +76,4 @@ async def budget_forcing(
         return await finish(run, branch, scorer)
 
     answers = await gather(line(branch) for branch in run.fork(run.root, n))
-    return concluded(run, scorer, extract, answers)
+    return await concluded(run, scorer, extract, answers)

@@ -65,7 +65,7 @@ async def entropy_forking(
         return [answer, *await gather(finish(run, fork, scorer) for fork in forks)]
 
     trees = await gather(tree(branch) for branch in run.fork(run.root, n))
-    return concluded(run, scorer, extract, [answer for answers in trees for answer in answers])
+    return await concluded(run, scorer, extract, [answer for answers in trees for answer in answers])
 
 
 def rollout_share(result: SearchResult) -> float:

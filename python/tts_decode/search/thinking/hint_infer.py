@@ -114,7 +114,7 @@ async def hint_infer(
         )
 
     lines = await gather(line(branch) for branch in run.fork(run.root, n))
-    return concluded(run, scorer, extract, [answer for answers in lines for answer in answers])
+    return await concluded(run, scorer, extract, [answer for answers in lines for answer in answers])
 
 
 def conjunction_positions(branch: Branch, begin: int, conjunctions: Sequence[str]) -> list[int]:

@@ -80,4 +80,4 @@ async def iterative_deepening(
         return [*answers, await finish(run, branch, scorer)]
 
     lines = await gather(line(branch) for branch in run.fork(run.root, n))
-    return concluded(run, scorer, extract, [answer for answers in lines for answer in answers][::-1])
+    return await concluded(run, scorer, extract, [answer for answers in lines for answer in answers][::-1])

@@ -80,14 +80,14 @@ async def selective_answer(
     lines = await gather(line(branch) for branch in run.fork(run.root, n))
     answered = [c for c in lines if c.complete and c.score is not None]
     if not answered:  # cut before an answer
-        return run.result()
-    best, votes = elected(answered, extract, [score_of(c) for c in answered], rank=score_of)
+        return await run.result()
+    best, votes = await elected(answered, extract, [score_of(c) for c in answered], rank=score_of)
     if score_of(best) < threshold:
         (branch,) = run.fork(run.root)
         await run.extend(branch, abstention)
         branch.finish()
         best = run.end(branch)
-    return run.result(best, votes)
+    return await run.result(best, votes)
 
 
 def _confidence(branch: Branch, begin: int) -> float:

@@ -63,4 +63,4 @@ async def shifted_window(
         return await finish(run, branch, scorer)
 
     answers = await gather(line(branch) for branch in run.fork(run.root, n))
-    return concluded(run, scorer, extract, answers)
+    return await concluded(run, scorer, extract, answers)

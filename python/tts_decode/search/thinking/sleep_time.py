@@ -94,12 +94,12 @@ async def sleep_time(
     if not notes:
         notes = await _written(reply, context, max_rounds, notes_prompt, end_of_thinking)
     if run.over:
-        return run.result()
+        return await run.result()
     prompt = answer_prompt.format(context=context, notes=notes, question=question)
     root = await run.prompt(prompt, question=run.question)
     answers = await gather(finish(run, branch, scorer) for branch in run.fork(root, n))
     run.prune([root])
-    return concluded(run, scorer, extract, answers)
+    return await concluded(run, scorer, extract, answers)
 
 
 async def think_ahead(

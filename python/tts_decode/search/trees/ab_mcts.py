@@ -164,4 +164,4 @@ async def ab_mcts(
             while above is not None:
                 above.scores.append(answer.scores[0])
                 above = above.parent
-    return run.result()
+    return await run.result()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from ...core.checks import at_least
 from ...rewards.scorer import Scorer
 from ...select import extract_answer, last_choice, most_similar, rating, self_refine_uct, vote
-from ..answers import Extract
+from ..answers import Extract, answers_of
 from ..decisions import Decision
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
@@ -182,18 +182,18 @@ async def forest_of_thought(
     while len(trees) < max_trees and not run.over:
         trees.append(await grow(len(trees)))
         leaders = [tree.best()[0] for tree in trees if tree.active]
-        votes = vote([extract(candidate.text) for candidate in leaders])
+        votes = vote(await answers_of(leaders, extract))
         if max(votes.values(), default=0) > max_trees / 2 and len(trees) > 1:
             break
     if not trees:
-        return run.result()
+        return await run.result()
     activated = [tree.best() for tree in trees if tree.active] or [tree.best() for tree in trees]
-    votes = vote([extract(candidate.text) for candidate, _ in activated])
+    votes = vote(await answers_of([candidate for candidate, _ in activated], extract))
     agreed = max(votes.values(), default=0) > len(activated) / 2
     if decide_by != "cgdm" or agreed:
         decision = Decision("majority" if decide_by == "cgdm" else decide_by, extract)
-        chosen, votes = decision([replace(candidate, score=q) for candidate, q in activated])
-        return run.result(activated[chosen][0], votes)
+        chosen, votes = await decision([replace(candidate, score=q) for candidate, q in activated])
+        return await run.result(activated[chosen][0], votes)
     backers = activated
     if not run.over:
         named = {f"Answer {i}": pair for i, pair in enumerate(activated, start=1)}
@@ -203,7 +203,7 @@ async def forest_of_thought(
         name = last_choice(verdict, list(named))
         backers = activated if name is None else [named[name]]
     best, _ = max(backers, key=lambda pair: (pair[0].complete, pair[1]))
-    return run.result(best, votes)
+    return await run.result(best, votes)
 
 
 def _confidence(branch: Branch) -> float:

@@ -88,7 +88,7 @@ async def mcts_judge(
     aspects = list(dict.fromkeys(aspects))
     pool = distinct(eligible(await sample(run, n)))
     if run.over:
-        return run.result(likeliest(pool))
+        return await run.result(likeliest(pool))
     tests: list[str] = []
     if num_tests:
         (text,) = await run.ask(WRITE_TESTS.format(question=run.question, number=num_tests))
@@ -149,7 +149,7 @@ async def mcts_judge(
     scores = await gather(judge(answer) for answer in pool)
     best = max(range(len(pool)), key=lambda i: (scores[i], likelihood(pool[i])))
     chosen = pool[best] if decide_by in ("max", "last") else None
-    return choose(run, chosen, {c.text: score for c, score in zip(pool, scores, strict=True)})
+    return await choose(run, chosen, {c.text: score for c, score in zip(pool, scores, strict=True)})
 
 
 def _mostly_yes(probabilities: Sequence[float]) -> bool:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 
 from tts_kernels.checks import number
 
 from ...core.checks import at_least
 from ...core.running import gather
 from ...rewards.scorer import Scorer
-from ...select import extract_answer, uct
-from ..answers import Extract, finish
+from ...select import extract_answer, uct, vote
+from ..answers import Extract, answers_of, finish
 from ..decisions import DecideBy
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
@@ -64,12 +64,10 @@ async def reward_guided_tree_search(
     )
     number("consistency_weight", consistency_weight, low=0, high=1)
     run.decide_by(decide_by, extract)
-    conclusions: Counter[str] = Counter()
-    answers: list[tuple[Candidate, float]] = []
+    answers: list[Candidate] = []
 
-    def reward(candidate: Candidate, score: float) -> float:
-        conclusion = extract(candidate.text)
-        share = 0.0 if conclusion is None else conclusions[conclusion] / len(answers)
+    def reward(score: float, conclusion: str | None, conclusions: Sequence[str | None]) -> float:
+        share = 0.0 if conclusion is None else conclusions.count(conclusion) / len(conclusions)
         return (1 - consistency_weight) * score + consistency_weight * share
 
     def bound(leaf: TreeNode) -> float:
@@ -80,13 +78,11 @@ async def reward_guided_tree_search(
         rollouts = {child: run.fork(child.branch)[0] for child in children if child.branch is not None}
         made = await gather(finish(run, branch, scorer) for branch in rollouts.values())
         ended = dict(zip(rollouts, made, strict=True))
-        for child in children:
-            candidate = child.candidate or ended[child]
-            answers.append((candidate, candidate.score or 0.0))
-            conclusion = extract(candidate.text)
-            if conclusion is not None:
-                conclusions[conclusion] += 1
-            child.back_up(reward(*answers[-1]))
+        before = len(answers)
+        answers.extend(child.candidate or ended[child] for child in children)
+        conclusions = await answers_of(answers, extract)
+        for i, child in enumerate(children, start=before):
+            child.back_up(reward(answers[i].score or 0.0, conclusions[i], conclusions[: i + 1]))
 
     root = TreeNode(run.fork(run.root)[0])
     while len(answers) < max_samples and not run.over and (leaves := leaves_of(root)):
@@ -100,6 +96,11 @@ async def reward_guided_tree_search(
     if not run.over:
         release(run, leaves_of(root))
     if decide_by != "max" or not answers:
-        return run.result()
-    best, _ = max(answers, key=lambda pair: (pair[0].complete, reward(*pair)))
-    return run.result(best, {conclusion: float(count) for conclusion, count in conclusions.most_common()})
+        return await run.result()
+    conclusions = await answers_of(answers, extract)
+    rewards = [
+        reward(answer.score or 0.0, conclusion, conclusions)
+        for answer, conclusion in zip(answers, conclusions, strict=True)
+    ]
+    best = max(range(len(answers)), key=lambda i: (answers[i].complete, rewards[i]))
+    return await run.result(answers[best], vote(conclusions))

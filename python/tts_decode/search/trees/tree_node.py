@@ -195,4 +195,4 @@ async def conclude(
     best = most_visited(root).candidate if by_visits else None
     if best is not None and not best.complete:
         best = None
-    return run.result(best)
+    return await run.result(best)
