@@ -81,6 +81,7 @@ from .asynchronous import atts
 
 # isort: on
 from ..core.checks import at_least
+from .bandits import Allotted, Arm, allot_samples, halve_settings
 from .files import read_json, write_json, write_parquet
 from .journal import Journal
 from .policy import Policy, PolicyFileError, Setting
@@ -92,6 +93,8 @@ from .tree import Node, render_tree
 
 __all__ = [
     "STRATEGIES",
+    "Allotted",
+    "Arm",
     "Candidate",
     "Journal",
     "KVSample",
@@ -112,6 +115,7 @@ __all__ = [
     "ab_mcts",
     "adaptive_consistency",
     "adaptive_graph",
+    "allot_samples",
     "archon",
     "aries",
     "at_least",
@@ -134,6 +138,7 @@ __all__ = [
     "fit_policy",
     "forest_of_thought",
     "get_strategy",
+    "halve_settings",
     "heart",
     "hint_infer",
     "iterative_agent_decoding",
