@@ -251,7 +251,9 @@ unless 1 <= keep < len(columns).)")
           "int32 [length]: the token ids of a branch or pin; -1 where their page was evicted or compacted.")
       .def(
           "page_holders",
-          [](const Self& tree, const Int& branch) { return to_array(tree->page_holders(branch.get("branch"))); },
+          [](const Self& tree, const Int& branch) {
+            return to_array(tree->page_holders(branch.get("branch")));
+          },
           py::arg("branch"),
           "int32 [pages]: how many branches and pins hold each page of one; 0 where it was evicted.")
       .def(

@@ -57,8 +57,8 @@ void KVTree::check_cut(const char* name, int64_t length, int64_t id, const Holde
   begin *= pool_.page_size();
   end *= pool_.page_size();
   throw ArgumentError(concat(name, ": got ", length, ", but positions ", begin, " to ", end - 1,
-                             " of branch ", id, " were evicted or compacted, expected at most ", begin, ", or ", end + 1,
-                             " to ", holder.length));
+                             " of branch ", id, " were evicted or compacted, expected at most ", begin,
+                             ", or ", end + 1, " to ", holder.length));
 }
 
 int64_t KVTree::create() {
@@ -241,8 +241,9 @@ void KVTree::compact(int64_t branch, std::span<const int64_t> columns, int64_t k
   const int64_t last = std::ssize(target.pages) - 1, count = std::ssize(columns);
   int64_t before = -1;
   for (const int64_t column : columns) {
-    require(before < column && column < last, "columns: got ", column, " after ", before, " of branch ", branch,
-            ", expected rising columns below ", std::max<int64_t>(last, 0), ", that of its last page");
+    require(before < column && column < last, "columns: got ", column, " after ", before, " of branch ",
+            branch, ", expected rising columns below ", std::max<int64_t>(last, 0),
+            ", that of its last page");
     before = column;
     const int32_t page = target.pages[column];
     require(page != kHole, "columns: got ", column, ", which was evicted from branch ", branch, " already");

@@ -44,8 +44,8 @@ struct TreeStats {
 // same column of all its holders, which share every page before it but for holes of their own, and differ at
 // most in how much of the page they see.
 //
-// A compacted page holds tokens of any positions of the columns that were compacted. It is full, no holder ends
-// in it, and in all its holders a hole comes before it.
+// A compacted page holds tokens of any positions of the columns that were compacted. It is full, no holder
+// ends in it, and in all its holders a hole comes before it.
 //
 // Ids are unique in the process: a released id or one of another tree is not found. Every member that throws
 // leaves the tree as it was.
@@ -60,8 +60,8 @@ class KVTree {
   void release(int64_t branch);
   // Drops the pages in these columns from each of the branches and returns how many became free.
   int64_t evict(std::span<const int64_t> branches, std::span<const int64_t> columns);
-  // Keeps the last `keep` of these columns, rising, whose pages no other holder has, for what the caller moves
-  // there from all of them, and drops the others.
+  // Keeps the last `keep` of these columns, rising, whose pages no other holder has, for what the caller
+  // moves there from all of them, and drops the others.
   void compact(int64_t branch, std::span<const int64_t> columns, int64_t keep);
   int64_t pin(int64_t holder, std::optional<int64_t> at);
   void unpin(int64_t pin);

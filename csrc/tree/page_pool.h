@@ -1,5 +1,5 @@
-// The pages of a pool of fixed size: a reference count, the token ids of each, and whether a compaction filled
-// it. Knows nothing of branches.
+// The pages of a pool of fixed size: a reference count, the token ids of each, and whether a compaction
+// filled it. Knows nothing of branches.
 #pragma once
 
 #include <algorithm>
