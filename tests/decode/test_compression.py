@@ -237,7 +237,9 @@ def test_a_branch_cannot_be_cut_in_what_was_compressed(model: PreTrainedModel) -
         last = len(table(root)) - 4  # the first column behind
         state = root.length, root.kv_length, table(root), root.fork_count
         for cut in (PAGE + 2, (last - 1) * PAGE + 5, last * PAGE + 1):
-            with pytest.raises(ValueError, match=f"at: got {cut - 1}, but positions {PAGE} to {last * PAGE - 1}"):
+            with pytest.raises(
+                ValueError, match=f"at: got {cut - 1}, but positions {PAGE} to {last * PAGE - 1}"
+            ):
                 root.fork(at=cut)
             with pytest.raises(ValueError, match="were evicted or compacted, expected at most 16, or"):
                 root.truncate(cut)

@@ -246,8 +246,16 @@ BAD_CALLS: dict[str, tuple[Call, type[Exception], str]] = {
     "evict before the first": (lambda t, b: t.evict([b], [-1]), ValueError, "columns: got -1"),
     "evict a float": (lambda t, b: t.evict([b], [0.0]), TypeError, r"columns\[0\]: got 0.0"),
     "evict no list": (lambda t, b: t.evict([b], 0), TypeError, "columns: got 0"),
-    "compact a falling column": (lambda t, b: t.compact(b, [1, 0], 1), ValueError, "got 1 after -1 .* below 1"),
-    "compact a column twice": (lambda t, b: t.compact(b, [0, 0], 1), ValueError, "a page of branch .* 1 others"),
+    "compact a falling column": (
+        lambda t, b: t.compact(b, [1, 0], 1),
+        ValueError,
+        "got 1 after -1 .* below 1",
+    ),
+    "compact a column twice": (
+        lambda t, b: t.compact(b, [0, 0], 1),
+        ValueError,
+        "a page of branch .* 1 others",
+    ),
     "compact the last page": (lambda t, b: t.compact(b, [0, 1], 1), ValueError, "that 1 others hold"),
     "compact a pin": (lambda t, b: t.compact(b + 1, [0], 1), ValueError, "is a pin"),
     "compact nothing": (lambda t, b: t.compact(b, [], 1), ValueError, "keep: got 1, expected 1 <= keep < 0"),

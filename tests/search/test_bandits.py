@@ -170,7 +170,9 @@ def test_branches_return_when_a_scorer_fails():
 
     decoder = scripted_decoder(script)
     with pytest.raises(Exception, match="no score"):
-        decoder.run(allot_samples(decoder, [Question("a"), Question("b")], max_samples=4, scorer=scorer(broken)))
+        decoder.run(
+            allot_samples(decoder, [Question("a"), Question("b")], max_samples=4, scorer=scorer(broken))
+        )
     assert decoder.stats().branches == 0
 
 

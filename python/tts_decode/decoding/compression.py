@@ -141,9 +141,7 @@ def _observed(runtime: Runtime, meter: CostMeter, path: LivePath, pages: Tensor,
         tree.release(aside)
 
 
-def _run(
-    runtime: Runtime, meter: CostMeter, path: LivePath, step: StepInputs, pages: Tensor
-) -> Tensor:
+def _run(runtime: Runtime, meter: CostMeter, path: LivePath, step: StepInputs, pages: Tensor) -> Tensor:
     watches: list[TokenImportance] = []
     soft_caps: Sequence[float | None] = [call.soft_cap for call in runtime.engine.calls]
 

@@ -21,6 +21,7 @@ from ..model.host_steps import HostSteps
 from ..model.sparse import SparseConfig
 from .compression_rule import Compression
 from .kv_budget import KVShare
+
 _log = logging.getLogger(__name__)
 
 

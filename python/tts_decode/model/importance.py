@@ -21,9 +21,7 @@ class TokenImportance:
             queries and heads. Each query and head has 1 to give to all that it sees.
     """
 
-    def __init__(
-        self, plan: TreePlan | DevicePlan, pages: Tensor, soft_caps: Sequence[float | None]
-    ) -> None:
+    def __init__(self, plan: TreePlan | DevicePlan, pages: Tensor, soft_caps: Sequence[float | None]) -> None:
         self._plan, self._pages, self._soft_caps = plan, pages, soft_caps
         self.layers: list[Tensor] = []
 
