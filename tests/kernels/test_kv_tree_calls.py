@@ -107,7 +107,7 @@ def test_compacted_pages_serve_their_branch_and_its_forks_alone() -> None:
     for call, name in ((tree.fork, "at"), (tree.pin, "at"), (tree.truncate, "length")):
         with pytest.raises(ValueError, match=f"{name}: got 20, but positions 4 to 19 of .* or 21 to 24"):
             call(root, **{name: 20})
-    with pytest.raises(ValueError, match="columns: got 0, a page of branch .* that 1 others hold"):
+    with pytest.raises(ValueError, match=r"columns: got 0, a page of branch .* that 1 others hold"):
         tree.compact(root, [0, 4], 1)
     tree.release(root)
     tree.compact(child, [0, 4], 1)

@@ -160,7 +160,8 @@ def test_a_budget_that_does_not_reach_all_leaves_the_last_without():
     questions = [Question(f"q{i}", "x") for i in range(3)]
     found = decoder.run(allot_samples(decoder, questions, max_samples=5, batch=4, parallel=3))
     assert [len(allotted.samples) for allotted in found] == [4, 1, 0]
-    assert found[2] == Allotted() and found[2].best is None
+    assert found[2] == Allotted()
+    assert found[2].best is None
     assert decoder.run(allot_samples(decoder, [], max_samples=5)) == []
 
 

@@ -75,9 +75,9 @@ async def search_plans(
     Where an agent proposes nothing that is new, `neighbours` does; where it has nothing either the search
     ends.
 
-    Departures: only the abstract's method was at hand. Agents are shown what trials cost, in tokens of each
-    stage, and budgets are limits on the measured cost; prompts and the wording of the insights are ours; what
-    an agent knows of earlier rounds is the archive alone.
+    Departures: written from the paper's abstract. Agents are shown what trials cost, in tokens of each stage,
+    and budgets are limits on the measured cost; prompts and the wording of the insights are ours; what an
+    agent knows of earlier rounds is the archive alone.
     """
     check_stages(stages)
     at_least(1, max_trials=max_trials)
@@ -150,8 +150,8 @@ def _changed(plan: Plan, place: int, index: int) -> Plan:
     return (*plan[:place], index, *plan[place + 1 :])
 
 
-PLANS = """A task has several stages. For each stage, one of the numbered choices is to be picked: a model, how \
-it searches, and how many answers it samples.
+PLANS = """A task has several stages. For each stage, one of the numbered choices is to be picked: a model, \
+how it searches, and how many answers it samples.
 
 {stages}
 
@@ -165,7 +165,7 @@ Tried so far, as the choices of the stages in order, the share of questions solv
 {limit}
 Propose up to {count} plans that were not tried and may solve more, or as many at less cost. Write each on a \
 line of its own, as "plan:" and the numbers of the choices, such as "plan: {example}"."""
-_PLAN = re.compile(r"plan:\s*(\d+(?:\s*,\s*\d+)*)", re.IGNORECASE)
+_PLAN = re.compile(r"plan:\s*(\d{1,6}(?:\s*,\s*\d{1,6})*)", re.IGNORECASE)
 
 
 def language_agent(
@@ -197,7 +197,7 @@ def language_agent(
 
 
 def read_plans(stages: Sequence[Stage], text: str) -> list[Plan]:
-    """The plans that a reply names, in order, choices numbered from 1; those that fit no stage are left out."""
+    """The plans that a reply names, choices numbered from 1; those that do not fit are left out."""
     plans = []
     for found in _PLAN.finditer(text):
         plan = tuple(int(index) - 1 for index in found[1].split(","))

@@ -40,7 +40,7 @@ class Allotted:
 
     @property
     def best(self) -> Candidate | None:
-        """The sample of the highest reward, the first of equals; None: the samples did not suffice for one."""
+        """The sample of the highest reward, the first of equals; None: the budget did not reach it."""
         if not self.samples:
             return None
         return self.samples[max(range(len(self.samples)), key=self.rewards.__getitem__)]
@@ -65,7 +65,7 @@ async def allot_samples(
     sampling: SamplingParams | None = None,
     make_prompt: Callable[[str], Prompt] = str,
 ) -> list[Allotted]:
-    """Samples answers to many questions from one budget; lacks the paper's rules by entropy and by gaps.
+    """Samples answers to many questions from one budget; lacks the paper's rules but elimination.
 
     Zuo and Zhu, "Strategic Scaling of Test-Time Compute: A Bandit Learning Approach", arXiv 2506.12721:
     questions are the arms of a bandit. A question whose answer passes is sampled no more, so easy ones cost
@@ -75,15 +75,14 @@ async def allot_samples(
     questions       each is sampled `batch` times first, in order.
     scorer          rewards; None: the verifier of each question.
     rule, exploration   as in `select.next_question`. "uniform" is elimination alone.
-    threshold       reward from which an answer passes; where none can reach it, every sample goes by the rule.
+    threshold       reward from which an answer passes; where none can, every sample goes by the rule.
     batch           answers drawn for a question when it is chosen.
     parallel        questions chosen at a time, each before the rewards of the others are known.
     seed            of the draws of "thompson".
     sampling, make_prompt   as in `measure_settings`.
 
-    Departures: only the abstract's method was at hand. Elimination by a threshold is the paper's; "ucb" is
-    UCB1 in the form of `select.uct` and "thompson" an addition of ours; rules by the entropy of answers and by
-    gaps between rewards are left out.
+    Departures: written from the paper's abstract. Elimination is theirs; of the rules, "ucb"
+    is UCB1 in the form of `select.uct`, and "thompson" is an addition.
 
     Returns:
         For each question what it got.

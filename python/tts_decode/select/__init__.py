@@ -13,8 +13,8 @@ from .bayes_risk import expected_gains, rouge_1
 from .centrality import chain_of_embedding, most_central, ngram_distances, squared_differences
 from .choices import last_choice
 from .clusters import cluster
-from .confidence import MEASURES, group_confidences, top_percent_bar, trace_confidence
 from .compression import kept_tokens
+from .confidence import MEASURES, group_confidences, top_percent_bar, trace_confidence
 from .conformal import conformal_p_value, percentile_rank, rejects
 from .consistency import agreement, borda_weights, consistency_weight, majority_probability
 from .cost_model import ets_objective, ets_select, retained_nodes
