@@ -78,7 +78,7 @@ class KVTree:
     def fork(self, branch: int, n: int = 1, at: int | None = None) -> list[int]:
         """n branches that hold the first `at` tokens (default: all) of a branch or pin. Takes no page.
 
-        Here, in pin() and in truncate(), a length that ends in an evicted page is refused."""
+        Here, in pin() and in truncate(), a length that ends in an evicted or compacted page is refused."""
     def append(
         self,
         branches: Sequence[int] | IntegerArray,
@@ -103,10 +103,22 @@ class KVTree:
 
         Raises ValueError for a column that a branch does not have, its last one, one that was evicted
         from it already, and a page that a pin holds."""
+    def compact(self, branch: int, columns: Sequence[int] | IntegerArray, keep: int) -> None:
+        """Keeps the last `keep` of these columns of a branch and drops the pages of the others.
+
+        The caller has moved what it keeps of the K and V of all of them into the pages that stay, in each
+        layer other tokens if it likes. Positions stay as they are. No prompt matches such a page, no fork,
+        pin or truncation may end in one, and what is forked from the branch later shares it.
+
+        Raises ValueError unless the columns rise, lie before the last one and hold pages that nobody else
+        does, and unless 1 <= keep < len(columns)."""
     def length(self, branch: int) -> int:
         """Tokens of a branch or pin."""
     def tokens(self, branch: int) -> Int32Array:
-        """int32 [length]: the token ids of a branch or pin; -1 where their page was evicted."""
+        """int32 [length]: the token ids of a branch or pin; -1 where their page was evicted or
+        compacted."""
+    def page_holders(self, branch: int) -> Int32Array:
+        """int32 [pages]: how many branches and pins hold each page of one; 0 where it was evicted."""
     def pin(self, branch: int, at: int | None = None) -> int:
         """Keeps the first `at` tokens (default: all) of a branch resident, whatever becomes of the
         branch.

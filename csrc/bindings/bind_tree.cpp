@@ -107,6 +107,12 @@ int64_t evict(const Self& tree, const Ints& branches, const Ints& columns) {
   return tree->evict(to_ids(branches), found);
 }
 
+void compact(const Self& tree, const Int& branch, const Ints& columns, const Int& keep) {
+  std::vector<int64_t> found;
+  append_integers<int64_t>(columns.value, {"columns"}, std::numeric_limits<int64_t>::min(), found);
+  tree->compact(branch.get("branch"), found, keep.get("keep"));
+}
+
 py::tuple block_tables(const Self& tree, const Ints& branches) {
   const std::vector<int64_t> ids = to_ids(branches);
   size_t width = 0;
@@ -201,7 +207,7 @@ that raises leaves the tree as it was. Not safe for use by several threads at on
           py::arg("branch"), py::arg("n") = 1, py::arg("at") = py::none(),
           R"(n branches that hold the first `at` tokens (default: all) of a branch or pin. Takes no page.
 
-Here, in pin() and in truncate(), a length that ends in an evicted page is refused.)")
+Here, in pin() and in truncate(), a length that ends in an evicted or compacted page is refused.)")
       .def("append", &append, py::arg("branches"), py::arg("tokens"),
            R"(Appends tokens[i] to branches[i], for all i or none.
 
@@ -226,6 +232,15 @@ number of pages that became free: those that no other branch holds.
 
 Raises ValueError for a column that a branch does not have, its last one, one that was evicted from it already,
 and a page that a pin holds.)")
+      .def("compact", &compact, py::arg("branch"), py::arg("columns"), py::arg("keep"),
+           R"(Keeps the last `keep` of these columns of a branch and drops the pages of the others.
+
+The caller has moved what it keeps of the K and V of all of them into the pages that stay, in each layer other
+tokens if it likes. Positions stay as they are. No prompt matches such a page, no fork, pin or truncation may
+end in one, and what is forked from the branch later shares it.
+
+Raises ValueError unless the columns rise, lie before the last one and hold pages that nobody else does, and
+unless 1 <= keep < len(columns).)")
       .def(
           "length", [](const Self& tree, const Int& branch) { return tree->length(branch.get("branch")); },
           py::arg("branch"), "Tokens of a branch or pin.")
@@ -233,7 +248,14 @@ and a page that a pin holds.)")
           "tokens",
           [](const Self& tree, const Int& branch) { return to_array(tree->tokens(branch.get("branch"))); },
           py::arg("branch"),
-          "int32 [length]: the token ids of a branch or pin; -1 where their page was evicted.")
+          "int32 [length]: the token ids of a branch or pin; -1 where their page was evicted or compacted.")
+      .def(
+          "page_holders",
+          [](const Self& tree, const Int& branch) {
+            return to_array(tree->page_holders(branch.get("branch")));
+          },
+          py::arg("branch"),
+          "int32 [pages]: how many branches and pins hold each page of one; 0 where it was evicted.")
       .def(
           "pin",
           [](const Self& tree, const Int& branch, const std::optional<Int>& at) {

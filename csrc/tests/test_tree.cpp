@@ -1,6 +1,7 @@
 // Random walks over the tree and the planner, meant to run under the sanitizers; the full model is in
 // tests/kernels/test_kv_tree.py and tests/kernels/test_plan.py.
 #include <algorithm>
+#include <array>
 #include <map>
 #include <random>
 #include <vector>
@@ -20,8 +21,8 @@ int64_t draw(Random& random, int64_t low, int64_t high) {
   return std::uniform_int_distribution<int64_t>(low, high)(random);
 }
 
-// A tree, every branch's tokens whole (-1 where they were evicted), and the token that the caller wrote to
-// each slot.
+// A tree, every branch's tokens whole (-1 where they were evicted or compacted), and the token that the
+// caller wrote to each slot.
 struct Walk {
   explicit Walk(uint32_t seed) : random(seed), kv(kNumPages * kPageSize, -1) {}
 
@@ -41,7 +42,7 @@ struct Walk {
     Tokens& tokens = branches[branch];
     const int64_t length = draw(random, 0, tokens.size());
     const bool in_hole = length > 0 && tokens[length - 1] < 0;
-    switch (draw(random, 0, 5)) {
+    switch (draw(random, 0, 6)) {
       case 0:
         if (in_hole) {
           CHECK_THROWS(tree.fork(branch, 1, length), ArgumentError);
@@ -67,6 +68,9 @@ struct Walk {
       case 3:
         evict(branch);
         break;
+      case 4:
+        compact(branch);
+        break;
       default:
         append();
     }
@@ -77,7 +81,7 @@ struct Walk {
     const int64_t column = draw(random, 0, pages);
     const int32_t free_pages = tree.pool().free_pages();
     Tokens& tokens = branches[branch];
-    if (column >= pages - 1 || tokens[column * kPageSize] < 0) {
+    if (column >= pages - 1 || tree.pages(branch)[column] < 0) {
       CHECK_THROWS(tree.evict({&branch, 1}, {&column, 1}), ArgumentError);
       CHECK(tree.pool().free_pages() == free_pages);
       return;
@@ -91,6 +95,26 @@ struct Walk {
       needed |= std::find(held.begin(), held.end(), page) != held.end();
     }
     CHECK(tree.pool().free_pages() - free_pages == !needed);
+  }
+
+  // Of two columns the second stays.
+  void compact(int64_t branch) {
+    const int64_t pages = std::ssize(tree.pages(branch));
+    const std::array<int64_t, 2> columns{draw(random, 0, pages), draw(random, 0, pages)};
+    const std::vector<int32_t> holders = tree.page_holders(branch);
+    const int32_t free_pages = tree.pool().free_pages();
+    const bool allowed = columns[0] < columns[1] && columns[1] < pages - 1 && holders[columns[0]] == 1 &&
+                         holders[columns[1]] == 1;
+    if (!allowed) {
+      CHECK_THROWS(tree.compact(branch, columns, 1), ArgumentError);
+      CHECK(tree.pool().free_pages() == free_pages);
+      return;
+    }
+    tree.compact(branch, columns, 1);
+    CHECK(tree.pool().free_pages() == free_pages + 1);
+    for (const int64_t column : columns) {
+      std::fill_n(branches[branch].begin() + column * kPageSize, kPageSize, -1);
+    }
   }
 
   void append() {
@@ -131,8 +155,8 @@ struct Walk {
       CHECK(pages.size() == (tokens.size() + kPageSize - 1) / kPageSize);
       for (size_t p = 0; p < tokens.size(); ++p) {
         const int32_t page = pages[p / kPageSize];
-        CHECK((page < 0) == (tokens[p] < 0));
-        CHECK(page < 0 || kv[page * kPageSize + p % kPageSize] == tokens[p]);
+        CHECK(page >= 0 || tokens[p] < 0);
+        CHECK(tokens[p] < 0 || kv[page * kPageSize + p % kPageSize] == tokens[p]);
       }
       const auto match = tree.match(tokens);
       const auto held = std::find(tokens.begin(), tokens.end(), -1) - tokens.begin();

@@ -50,15 +50,15 @@ void KVTree::check_cut(const char* name, int64_t length, int64_t id, const Holde
           " <= ", holder.length, ", the length of branch ", id);
   const std::vector<int32_t>& pages = holder.pages;
   const int64_t last = pages_for(length) - 1;
-  if (last < 0 || pages[last] != kHole) return;
-  int64_t begin = last, end = last + 1;  // columns of the hole around it; a page follows
-  while (begin > 0 && pages[begin - 1] == kHole) --begin;
-  while (pages[end] == kHole) ++end;
+  if (last < 0 || !lacks_its_tokens(pages[last])) return;
+  int64_t begin = last, end = last + 1;  // columns around it that lack their tokens; a whole page follows
+  while (begin > 0 && lacks_its_tokens(pages[begin - 1])) --begin;
+  while (lacks_its_tokens(pages[end])) ++end;
   begin *= pool_.page_size();
   end *= pool_.page_size();
   throw ArgumentError(concat(name, ": got ", length, ", but positions ", begin, " to ", end - 1,
-                             " of branch ", id, " were evicted, expected at most ", begin, ", or ", end + 1,
-                             " to ", holder.length));
+                             " of branch ", id, " were evicted or compacted, expected at most ", begin,
+                             ", or ", end + 1, " to ", holder.length));
 }
 
 int64_t KVTree::create() {
@@ -236,6 +236,35 @@ int64_t KVTree::evict(std::span<const int64_t> branches, std::span<const int64_t
   return resident - pool_.resident_pages();
 }
 
+void KVTree::compact(int64_t branch, std::span<const int64_t> columns, int64_t keep) {
+  Holder& target = find_branch(branch);
+  const int64_t last = std::ssize(target.pages) - 1, count = std::ssize(columns);
+  int64_t before = -1;
+  for (const int64_t column : columns) {
+    require(before < column && column < last, "columns: got ", column, " after ", before, " of branch ",
+            branch, ", expected rising columns below ", std::max<int64_t>(last, 0),
+            ", that of its last page");
+    before = column;
+    const int32_t page = target.pages[column];
+    require(page != kHole, "columns: got ", column, ", which was evicted from branch ", branch, " already");
+    require(pool_.holders(page) == 1, "columns: got ", column, ", a page of branch ", branch, " that ",
+            pool_.holders(page) - 1, " others hold, expected pages of its own");
+  }
+  require(1 <= keep && keep < count, "keep: got ", keep, ", expected 1 <= keep < ", count, ", the columns");
+  // Nothing throws from here on.
+  for (int64_t i = 0; i < count - keep; ++i) {
+    pool_.drop_holder(target.pages[columns[i]]);
+    target.pages[columns[i]] = kHole;
+  }
+  for (int64_t i = count - keep; i < count; ++i) pool_.mark_compacted(target.pages[columns[i]]);
+}
+
+std::vector<int32_t> KVTree::page_holders(int64_t holder) const {
+  std::vector<int32_t> counts;
+  for (const int32_t page : find(holder).pages) counts.push_back(page == kHole ? 0 : pool_.holders(page));
+  return counts;
+}
+
 std::optional<Match> KVTree::match(std::span<const int32_t> tokens) const {
   const int32_t page_size = pool_.page_size();
   const int64_t num_tokens = static_cast<int64_t>(tokens.size());
@@ -269,7 +298,7 @@ std::vector<int32_t> KVTree::tokens(int64_t holder) const {
   tokens.reserve(from.length);
   for (const int32_t page : from.pages) {
     const size_t count = std::min<size_t>(pool_.page_size(), from.length - tokens.size());
-    if (page == kHole) {
+    if (lacks_its_tokens(page)) {
       tokens.insert(tokens.end(), count, -1);
     } else {
       tokens.insert(tokens.end(), pool_.tokens(page), pool_.tokens(page) + count);

@@ -9,6 +9,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "common/plan_records.h"
 #include "tree/page_pool.h"
 
 namespace tts {
@@ -43,6 +44,9 @@ struct TreeStats {
 // same column of all its holders, which share every page before it but for holes of their own, and differ at
 // most in how much of the page they see.
 //
+// A compacted page holds tokens of any positions of the columns that were compacted. It is full, no holder
+// ends in it, and in all its holders a hole comes before it.
+//
 // Ids are unique in the process: a released id or one of another tree is not found. Every member that throws
 // leaves the tree as it was.
 class KVTree {
@@ -56,6 +60,9 @@ class KVTree {
   void release(int64_t branch);
   // Drops the pages in these columns from each of the branches and returns how many became free.
   int64_t evict(std::span<const int64_t> branches, std::span<const int64_t> columns);
+  // Keeps the last `keep` of these columns, rising, whose pages no other holder has, for what the caller
+  // moves there from all of them, and drops the others.
+  void compact(int64_t branch, std::span<const int64_t> columns, int64_t keep);
   int64_t pin(int64_t holder, std::optional<int64_t> at);
   void unpin(int64_t pin);
 
@@ -63,8 +70,9 @@ class KVTree {
   // nullopt if there is none.
   std::optional<Match> match(std::span<const int32_t> tokens) const;
   int32_t length(int64_t holder) const { return find(holder).length; }
-  std::vector<int32_t> tokens(int64_t holder) const;  // -1 where the page was evicted
+  std::vector<int32_t> tokens(int64_t holder) const;  // -1 where the page was evicted or compacted
   std::span<const int32_t> pages(int64_t holder) const { return find(holder).pages; }
+  std::vector<int32_t> page_holders(int64_t holder) const;  // by column, 0 where the page was evicted
   // Upper bound of the pages that append() of n tokens takes.
   int64_t pages_needed(int64_t branch, int64_t n) const;
   TreeStats stats() const;
@@ -77,12 +85,14 @@ class KVTree {
     bool pinned = false;
   };
 
+  bool lacks_its_tokens(int32_t page) const { return page == kHole || pool_.compacted(page); }
   int64_t pages_for(int64_t length) const { return (length + pool_.page_size() - 1) / pool_.page_size(); }
   const Holder& find(int64_t holder) const;
   const Holder& find_branch(int64_t branch) const;
   Holder& find_branch(int64_t branch);
   std::vector<int64_t> add_holders(int64_t source, int64_t n, std::optional<int64_t> at, bool pinned);
-  // `length`, the argument `name`, must lie in 0 .. the holder's length and must not end in a hole.
+  // `length`, the argument `name`, must lie in 0 .. the holder's length and must not end in a hole or in a
+  // compacted page.
   void check_cut(const char* name, int64_t length, int64_t id, const Holder& holder) const;
   std::vector<Holder*> checked_victims(std::span<const int64_t> branches, std::span<const int64_t> columns);
   void drop_pages(Holder& holder, int64_t keep);

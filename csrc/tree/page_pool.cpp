@@ -26,6 +26,7 @@ void PagePool::reserve(int64_t pages) {
   if (fresh <= 0) return;
   const size_t used = holders_.size() + static_cast<size_t>(fresh);
   reserve_amortised(holders_, used);
+  reserve_amortised(compacted_, used);
   reserve_amortised(tokens_, used * page_size_);
   reserve_amortised(free_, used);  // drop_holder() must not allocate
 }
@@ -35,11 +36,13 @@ int32_t PagePool::take() {
   if (free_.empty()) {
     page = used_pages();
     holders_.push_back(1);
+    compacted_.push_back(false);
     tokens_.resize(tokens_.size() + page_size_);
   } else {
     page = free_.back();
     free_.pop_back();
     holders_[page] = 1;
+    compacted_[page] = false;
   }
   peak_pages_ = std::max(peak_pages_, resident_pages());
   return page;

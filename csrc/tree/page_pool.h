@@ -1,4 +1,5 @@
-// The pages of a pool of fixed size: a reference count and the token ids of each. Knows nothing of branches.
+// The pages of a pool of fixed size: a reference count, the token ids of each, and whether a compaction
+// filled it. Knows nothing of branches.
 #pragma once
 
 #include <algorithm>
@@ -30,6 +31,9 @@ class PagePool {
   void add_holders(int32_t page, int32_t count) { holders_[page] += count; }
   // The page is free as soon as its last holder is gone.
   void drop_holder(int32_t page);
+  // Whether it holds tokens of other positions than its own, until it is taken again.
+  bool compacted(int32_t page) const { return compacted_[page]; }
+  void mark_compacted(int32_t page) { compacted_[page] = true; }
 
   // The page_size token slots of a page; valid until the next take().
   int32_t* tokens(int32_t page) { return tokens_.data() + static_cast<size_t>(page) * page_size_; }
@@ -43,6 +47,7 @@ class PagePool {
   int32_t peak_pages_ = 0;
   // These grow as pages are first used, so a large pool costs nothing until it fills.
   std::vector<int32_t> holders_;  // [used_pages]
+  std::vector<bool> compacted_;   // [used_pages]
   std::vector<int32_t> tokens_;   // [used_pages * page_size]
   std::vector<int32_t> free_;     // pages used before and free now, the last freed on top
 };

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .core.step import Step, StepPiece
     from .core.stop_when import closed_boxed, closed_json
     from .decoding.branch import TreeBranch
+    from .decoding.compression_rule import Compression
     from .decoding.decoder import TreeDecoder
     from .decoding.kv_budget import KVBudget, Pin
     from .errors import (
@@ -59,6 +60,7 @@ __all__ = [
     "Choice",
     "Completion",
     "CompletionRequest",
+    "Compression",
     "Constraint",
     "ConstraintError",
     "ConstraintState",
@@ -109,6 +111,7 @@ _MODULES = {
     "core.budget": ("Budget",),
     "core.constraints.grammars": ("Choice", "Grammar", "JSONSchema", "Regex"),
     "core.constraints.protocol": ("Constraint", "ConstraintState"),
+    "decoding.compression_rule": ("Compression",),
     "decoding.decoder": ("TreeDecoder",),
     "completions.completion": ("Completion", "CompletionRequest"),
     "completions.openai": ("OpenAICompletions",),

@@ -115,12 +115,16 @@ def kv_tree(rng: random.Random) -> Case:
     first = made.create()
     made.append([first], [[1, 2, 3, 4, 5, 6]])
     branches = [first, *made.fork(first, n=2)]
+    loner = made.create()
+    made.append([loner], [list(range(12))])
     pin = made.pin(branches[1], at=4)
     calls: list[tuple[Any, dict[str, Any]]] = [
         (made.append, {"branches": branches, "tokens": [[7], [8, 9], []]}),
         (made.fork, {"branch": rng.choice([*branches, pin]), "n": 2, "at": 4}),
         (made.truncate, {"branch": branches[2], "length": 3}),
         (made.evict, {"branches": branches[:1], "columns": [0]}),
+        (made.compact, {"branch": loner, "columns": [0, 1], "keep": 1}),
+        (made.page_holders, {"branch": first}),
         (made.release, {"branch": branches[2]}),
         (made.unpin, {"pin": pin}),
         (made.match, {"tokens": [1, 2, 3]}),

@@ -24,22 +24,26 @@ _new_page = itertools.count().__next__
 @dataclass
 class Holder:
     """A branch or pin of the model. `pages` are names of its pages, equal where one is shared, None where it
-    was evicted."""
+    was evicted. `mixed`: names of pages that were compacted."""
 
     tokens: list[int] = field(default_factory=list)
     pages: list[int | None] = field(default_factory=list)
     pinned: bool = False
+    mixed: frozenset[int | None] = frozenset()
 
     def prefix(self, length: int, pinned: bool = False) -> Holder:
-        return Holder(self.tokens[:length], self.pages[: -(-length // PAGE_SIZE)], pinned)
+        return Holder(self.tokens[:length], self.pages[: -(-length // PAGE_SIZE)], pinned, self.mixed)
 
     def ends_in_a_hole(self, length: int) -> bool:
-        return length > 0 and self.pages[(length - 1) // PAGE_SIZE] is None
+        return length > 0 and self.lacks_its_tokens((length - 1) // PAGE_SIZE)
+
+    def lacks_its_tokens(self, column: int) -> bool:
+        return self.pages[column] is None or self.pages[column] in self.mixed
 
     def tokens_held(self) -> list[int]:
-        """Its tokens, -1 where they were evicted."""
+        """Its tokens, -1 where they were evicted or compacted."""
         return [
-            -1 if self.pages[position // PAGE_SIZE] is None else token
+            -1 if self.lacks_its_tokens(position // PAGE_SIZE) else token
             for position, token in enumerate(self.tokens)
         ]
 
@@ -84,6 +88,12 @@ class Model(dict[int, Holder]):
         for branch, column in itertools.product(branches, columns):
             self[branch].pages[column] = None
         return True
+
+    def own_columns(self, branch: int) -> list[int]:
+        """Those before its last whose pages nobody else holds."""
+        others = {page for id_, other in self.items() if id_ != branch for page in other.pages}
+        inner = self[branch].pages[:-1]
+        return [c for c, page in enumerate(inner) if page is not None and page not in others]
 
 
 class TreeMachine(RuleBasedStateMachine):
@@ -213,6 +223,30 @@ class TreeMachine(RuleBasedStateMachine):
             return
         assert self.tree.evict(*given) == before - len(self.model.visible_slots())
 
+    @precondition(lambda self: self.branches())
+    @rule(data=st.data(), as_array=st.booleans())
+    def compact(self, data: st.DataObject, as_array: bool) -> None:
+        branch = max(self.branches(), key=lambda b: len(self.model.own_columns(b)))
+        holder, own = self.model[branch], self.model.own_columns(branch)
+        columns = data.draw(
+            st.lists(st.sampled_from(own), min_size=min(2, len(own)), unique=True).map(sorted)
+            if own
+            else st.just([])
+        )
+        columns = data.draw(st.just(columns) | st.lists(st.integers(-1, len(holder.pages)), max_size=3))
+        keep = data.draw(st.integers(1, max(1, len(columns) - 1)) | st.integers(-1, len(columns) + 1))
+        given: Any = np.array(columns, np.int64) if as_array else columns
+        rising = columns == sorted(set(columns))
+        if not (rising and set(columns) <= set(own) and 1 <= keep < len(columns)):
+            self.refused("columns: got|keep: got", lambda: self.tree.compact(branch, given, keep))
+            return
+        free = self.tree.free_pages
+        self.tree.compact(branch, given, keep)
+        assert self.tree.free_pages - free == len(columns) - keep
+        holder.mixed |= {holder.pages[column] for column in columns[-keep:]}
+        for column in columns[:-keep]:
+            holder.pages[column] = None
+
     @rule(data=st.data(), tail=st.lists(st.integers(0, 2), max_size=6))
     def match(self, data: st.DataObject, tail: list[int]) -> None:
         known = self.model[self.pick(data, list(self.model))].tokens if self.model else []
@@ -238,9 +272,13 @@ class TreeMachine(RuleBasedStateMachine):
             assert length == self.tree.length(id_) == len(holder.tokens)
             assert self.tree.tokens(id_).tolist() == holder.tokens_held()
             assert (table[len(holder.pages) :] == -1).all()
+            held = [sum(page in other.pages for other in self.model.values()) for page in holder.pages]
+            shared = [0 if page is None else n for page, n in zip(holder.pages, held, strict=True)]
+            assert self.tree.page_holders(id_).tolist() == shared
             for position, token in enumerate(holder.tokens):
-                if holder.pages[position // PAGE_SIZE] is None:
-                    assert table[position // PAGE_SIZE] == -1
+                if holder.lacks_its_tokens(position // PAGE_SIZE):
+                    evicted = holder.pages[position // PAGE_SIZE] is None
+                    assert (table[position // PAGE_SIZE] == -1) == evicted
                     continue
                 read = self.kv[table[position // PAGE_SIZE], position % PAGE_SIZE]
                 assert read.tolist() == [token, position]

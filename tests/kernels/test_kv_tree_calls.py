@@ -95,6 +95,44 @@ def test_a_cut_into_a_hole_says_what_is_possible() -> None:
     assert tree.free_pages == tree.num_pages
 
 
+def test_compacted_pages_serve_their_branch_and_its_forks_alone() -> None:
+    tree, [root] = tree_of(6 * PAGE_SIZE)
+    pages = tree.block_tables([root])[0][0].tolist()
+    tree.compact(root, [1, 2, 3, 4], 1)
+    [child] = tree.fork(root)
+    assert tree.block_tables([child])[0][0].tolist() == [pages[0], -1, -1, -1, pages[4], pages[5]]
+    assert tree.tokens(child).tolist() == [*range(4), *[-1] * 16, *range(20, 24)]
+    assert tree.match(range(24)) == (root, 4)
+    assert tree.page_holders(root).tolist() == [2, 0, 0, 0, 2, 2]
+    for call, name in ((tree.fork, "at"), (tree.pin, "at"), (tree.truncate, "length")):
+        with pytest.raises(ValueError, match=f"{name}: got 20, but positions 4 to 19 of .* or 21 to 24"):
+            call(root, **{name: 20})
+    with pytest.raises(ValueError, match=r"columns: got 0, a page of branch .* that 1 others hold"):
+        tree.compact(root, [0, 4], 1)
+    tree.release(root)
+    tree.compact(child, [0, 4], 1)
+    tree.release(child)
+    assert tree.free_pages == tree.num_pages
+    fresh = tree.create()
+    tree.append([fresh], [list(range(24))])  # pages are taken again as new ones
+    assert tree.match(range(24)) == (fresh, 24)
+
+
+def test_a_compaction_names_the_columns_that_it_takes() -> None:
+    tree, [root] = tree_of(4 * PAGE_SIZE)
+    tree.evict([root], [1])
+    for columns, keep, message in (
+        ([0, 3], 1, "columns: got 3 after 0 .* below 3, that of its last page"),
+        ([2, 0], 1, "columns: got 0 after 2"),
+        ([0, 1], 1, "columns: got 1, which was evicted"),
+        ([0, 2], 2, "keep: got 2, expected 1 <= keep < 2, the columns"),
+        ([0, 2], 0, "keep: got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tree.compact(root, columns, keep)
+    assert tree.page_holders(root).tolist() == [1, 0, 1, 1]
+
+
 def test_a_pinned_page_stays_until_it_is_unpinned() -> None:
     tree, [root] = tree_of(20)
     pin = tree.pin(root, at=7)
@@ -208,6 +246,21 @@ BAD_CALLS: dict[str, tuple[Call, type[Exception], str]] = {
     "evict before the first": (lambda t, b: t.evict([b], [-1]), ValueError, "columns: got -1"),
     "evict a float": (lambda t, b: t.evict([b], [0.0]), TypeError, r"columns\[0\]: got 0.0"),
     "evict no list": (lambda t, b: t.evict([b], 0), TypeError, "columns: got 0"),
+    "compact a falling column": (
+        lambda t, b: t.compact(b, [1, 0], 1),
+        ValueError,
+        "got 1 after -1 .* below 1",
+    ),
+    "compact a column twice": (
+        lambda t, b: t.compact(b, [0, 0], 1),
+        ValueError,
+        "a page of branch .* 1 others",
+    ),
+    "compact the last page": (lambda t, b: t.compact(b, [0, 1], 1), ValueError, "that 1 others hold"),
+    "compact a pin": (lambda t, b: t.compact(b + 1, [0], 1), ValueError, "is a pin"),
+    "compact nothing": (lambda t, b: t.compact(b, [], 1), ValueError, "keep: got 1, expected 1 <= keep < 0"),
+    "compact a float": (lambda t, b: t.compact(b, [0.0], 1), TypeError, r"columns\[0\]: got 0.0"),
+    "keep a float": (lambda t, b: t.compact(b, [0], 1.0), TypeError, "keep: got 1.0"),
     "pages_needed negative": (lambda t, b: t.pages_needed(b, -1), ValueError, "n: got -1"),
     "pages_needed huge": (lambda t, b: t.pages_needed(b, 2**62), ValueError, "n: got"),
     "match a string": (lambda t, b: t.match("abc"), TypeError, r"tokens\[0\]: got 'a'"),

@@ -237,6 +237,9 @@ class TextBranch(Path):
     def evict(self, keep: int, *, sink: int = 1, recent: int = 4) -> int:
         unsupported_call("Branch.evict")
 
+    def compress(self, keep: int, *, sink: int = 1, recent: int = 4, observe: int = 32) -> int:
+        unsupported_call("Branch.compress")
+
     def snapshot(self) -> BranchState:
         unsupported_call("Branch.snapshot")
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from tts_kernels import KVTree
+from tts_kernels.checks import instance
 
 from ..core.prompts import PromptReader
 from ..model.agreement.self_check import SelfCheck, check_agreement
@@ -15,6 +16,8 @@ from ..model.hf import HFEngine
 from ..model.host_steps import HostSteps
 from ..model.sparse import SparseConfig, check_sparse
 from ..model.support.features import refuse_sparse
+from .compression import refuse_compression
+from .compression_rule import Compression
 from .kv_budget import KVBudget, KVShare
 from .pool import make_pool
 from .runtime import Runtime
@@ -31,6 +34,7 @@ def assemble(
     cuda_graphs: bool,
     track_mass: bool,
     sparse: SparseConfig | None,
+    compress: Compression | None,
     pack_weights: bool,
     check: bool,
 ) -> tuple[Runtime, SelfCheck | None]:
@@ -71,7 +75,11 @@ def assemble(
         eos_token_ids=engine.eos_token_ids,
         weights_epoch=engine.weights.epoch,
         track_mass=track_mass,
+        compress=compress,
     )
+    if compress is not None:
+        instance("compress", compress, Compression)
+        refuse_compression(runtime)
     return runtime, self_check
 
 

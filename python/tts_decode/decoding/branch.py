@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tts_kernels.checks import instance
+from tts_kernels.checks import instance, integer
 
 from ..core.budget import Budget
 from ..core.checks import check_embeds, check_recorded, checked_layers, checked_rows
@@ -18,6 +18,8 @@ from ..core.params import SamplingParams
 from ..core.prompts import Prompt
 from ..core.state import BranchState
 from ..core.step import FINAL_REASONS, Step, StepPiece, TopLogprobs
+from .compression import compress_path, refuse_compression
+from .compression_rule import check_rule
 from .eviction import evict_columns
 from .forced_requests import EmbedsRequest, ExtendRequest, ReadRequest, ReplayRequest
 from .live_path import LivePath
@@ -395,6 +397,49 @@ class TreeBranch(LivePath):
         """`TreeDecoder.evict` of this branch alone."""
         self.check_live()
         return evict_columns(self.runtime, [self], keep, sink=sink, recent=recent)
+
+    def compress(self, keep: int, *, sink: int = 1, recent: int = 4, observe: int = 32) -> int:
+        """Keeps `keep` pages of the branch's KV, in each layer with the tokens that matter there; CRITIC.
+
+        Each layer keeps as many tokens, but its own: those that the branch's last tokens pay the most
+        attention to in that layer, summed over heads. What is kept moves together, so that the other pages
+        return. Tokens, text and positions stay as they are, but no fork, pin or truncation can end in what
+        was compressed, and no prompt shares it. A branch forked later shares it. `evict` drops whole pages,
+        the same in all layers, by what they drew so far.
+
+        Only pages of the branch's own are touched, so no other branch changes: compress a prompt before it
+        is forked. Runs a forward of `observe` tokens, which takes pages for them meanwhile.
+
+        Sagar Srinivas et al., "Scaling Test-Time Inference with Policy-Optimized, Dynamic Retrieval-Augmented
+        Generation via KV Caching and Decoding", arXiv 2504.01281 (CRITIC). Departures: the importance of a
+        token is the attention of the last queries (SnapKV, arXiv 2404.14469), whatever else the paper weighs;
+        all heads of a layer keep the same tokens; sink and recent pages stay whole.
+
+        Args:
+            keep: pages to keep, at least 1; what others share, sink and recent pages count.
+            sink: first pages that stay as they are. recent: last pages that do, at least 2, so that a last
+                token can be fed again.
+            observe: last tokens whose queries say what matters, at least 1; fewer where those before were
+                compressed.
+
+        Returns:
+            The number of pages that became free: 0 where fewer than two pages may be touched.
+
+        Raises:
+            TypeError, ValueError: an argument is out of range, or the decoder keeps page summaries or runs on
+                a GPU.
+            UnsupportedModelError: the model has sliding windows, chunks or ALiBi.
+            OutOfPagesError: there are no pages for the `observe` tokens.
+            RuntimeError: the branch waits for the engine.
+        """
+        self.check_idle()
+        self.runtime.follow_weights()
+        self.check_computed()
+        keep = integer("keep", keep, 1)
+        check_rule(sink, recent, observe)
+        refuse_compression(self.runtime)
+        meter = self._scheduler.forwards.meter
+        return compress_path(self.runtime, meter, self, keep, sink=sink, recent=recent, observe=observe)
 
     def release(self) -> None:
         """Gives up the branch's KV; pages that no other branch holds return at once. A waiting step fails."""

@@ -26,6 +26,7 @@ from ..model.loading import load_model
 from ..model.sparse import SparseConfig
 from .assembly import assemble
 from .branch import TreeBranch
+from .compression_rule import Compression
 from .eviction import evict_columns
 from .kv_budget import KVBudget, Pin
 from .scheduler import Scheduler
@@ -54,6 +55,7 @@ class TreeDecoder(Runner):
             the CPU only.
         sparse: read only part of the KV pages in decode steps; default: all of them. On a GPU such steps run
             without CUDA graphs, and their cost is estimated: as if every budget were used up.
+        compress: keep the KV of each branch within a budget, as `Branch.compress` does; on the CPU only.
         pack_weights: on the CPU, models of the Llama kind (Llama, Mistral, Qwen2, Qwen3) run over weights in
             the order in which the kernels read them, which makes steps faster. A model of `load_model` has no
             others. Of another one they are a copy, which doubles the weights' memory; it is made anew where a
@@ -110,6 +112,7 @@ class TreeDecoder(Runner):
         cuda_graphs: bool = True,
         track_mass: bool = False,
         sparse: SparseConfig | None = None,
+        compress: Compression | None = None,
         pack_weights: bool = True,
         check: bool = True,
     ) -> None:
@@ -128,6 +131,7 @@ class TreeDecoder(Runner):
             cuda_graphs=cuda_graphs,
             track_mass=track_mass,
             sparse=sparse,
+            compress=compress,
             pack_weights=pack_weights,
             check=check,
         )

@@ -105,8 +105,8 @@ class LivePath(Path):
     # -- KV
 
     def truncate_kv(self, kv_length: int) -> None:
-        self.kv_length = kv_length
         self.runtime.tree.truncate(self.id, kv_length)
+        self.kv_length = kv_length
 
     def kv_after_cut(self, length: int) -> int:
         """KV to keep under `tokens[:length]`: the last token of a cut is left out, to be fed again."""
@@ -152,6 +152,13 @@ class LivePath(Path):
         known = self.masses()
         self.mass = mass.copy()
         self.mass[: len(known)] += known
+
+    def move_mass(self, columns: npt.NDArray[np.int64], stay: npt.NDArray[np.int64]) -> None:
+        """Has the pages that stay share what all these columns drew, as their tokens were mixed."""
+        masses = self.masses()
+        if len(self.mass):
+            masses[stay], masses[np.setdiff1d(columns, stay)] = masses[columns].sum() / len(stay), 0
+            self.mass = masses
 
     # -- what it takes over
 

@@ -19,6 +19,7 @@ from ..model.device_steps import DeviceSteps
 from ..model.hf import HFEngine
 from ..model.host_steps import HostSteps
 from ..model.sparse import SparseConfig
+from .compression_rule import Compression
 from .kv_budget import KVShare
 
 _log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class Runtime:
         engine: the model's forward. steps: runs it for a batch. tree, pool: KV and where it lies.
         kv: what the decoder has of its budget. reader: text to token ids. sparse: None: attention is dense.
         max_batch_tokens: tokens in one forward at most. max_positions: None: no limit is known.
-        track_mass, eos_token_ids, keep_hidden: as of `TreeDecoder`; the last two may be set.
+        track_mass, compress, eos_token_ids, keep_hidden: as of `TreeDecoder`; the last two may be set.
         holders: the branches, as long as they live. weights_epoch: of the weights that their KV comes from.
     """
 
@@ -55,6 +56,7 @@ class Runtime:
     eos_token_ids: frozenset[int]
     weights_epoch: int
     track_mass: bool = False
+    compress: Compression | None = None
     keep_hidden: int = 0
     holders: WeakSet[KVHolder] = field(default_factory=WeakSet)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..core.progress import current_call
 from ..core.step import TopLogprobs
 from ..errors import BranchReleasedError, StaleKVError
+from .compression import compress_if_over
 from .forwards import Forwards
 from .requests import Feed, Request, RootRequest
 from .runtime import Runtime
@@ -157,6 +158,7 @@ class Scheduler:
         except Exception as error:
             self._fail([feed.request for feed in batch], error)
         else:
+            self._compress(batch)
             self._sample(turn, batch, logits)
         self._drop_done()
         if len(self._waiting) > 1:
@@ -277,6 +279,15 @@ class Scheduler:
             tokens = tokens[: max(0, request.hold.resident - request.path.kv_length)]
         alone = self.runtime.sparse is not None and request.path.kv_length < request.forced_from
         return tokens[:1] if alone else tokens
+
+    def _compress(self, batch: list[Feed]) -> None:
+        """Brings the paths that were fed back within the budget of the decoder's settings."""
+        config = self.runtime.compress
+        if config is None:
+            return
+        for feed in batch:
+            if not feed.request.path.released:
+                compress_if_over(self.runtime, self.forwards.meter, feed.request.path, config)
 
     def _sample(self, turn: list[Request[Any]], batch: list[Feed], fresh: Tensor | None) -> None:
         """Draws a token for every path in a step whose logits are there. fresh: the logits of `batch`."""

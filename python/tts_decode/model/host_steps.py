@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -9,12 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tts_kernels import KVPool, plan
+from tts_kernels import KVPool, TreePlan, plan
 
 from .hf import HFEngine, Inputs, Output
 from .layer_states import LayerStates
 from .sparse import SparseReads, SparseStep
-from .tree_attention import PageMasses, StepContext
+from .tree_attention import PageChoice, PageMasses, StepContext
 
 Int32Array = npt.NDArray[np.int32]
 
@@ -57,14 +58,20 @@ class HostSteps:
         self._pool = pool
         self._track_mass = track_mass
 
-    def run(self, step: StepInputs, *, hidden: bool) -> Output:
-        """Computes the step; K and V of its tokens go to the pool."""
+    def run(
+        self, step: StepInputs, *, hidden: bool, watch: Callable[[TreePlan], PageChoice] | None = None
+    ) -> Output:
+        """Computes the step; K and V of its tokens go to the pool.
+
+        watch: takes the place of the step's `reads`.
+        """
         if len(step.copies):
             self._pool.copy(torch.from_numpy(step.copies))
         tree_plan = plan(step.tables, step.lengths, step.counts, page_size=self._pool.page_size)
         masses = PageMasses() if self._track_mass else None
         sparse = None if step.reads is None else SparseStep(tree_plan, step.reads)
-        context = StepContext(self._pool, torch.from_numpy(step.slots), tree_plan, masses, sparse)
+        choice = sparse if watch is None else watch(tree_plan)
+        context = StepContext(self._pool, torch.from_numpy(step.slots), tree_plan, masses, choice)
         tokens, positions, rows = map(torch.tensor, (step.tokens, step.positions, step.rows))
         kept = step.layer_states(tokens.device)
         inputs = Inputs(tokens, positions, rows.long(), hidden, step.embeds, kept)

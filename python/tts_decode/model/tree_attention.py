@@ -11,15 +11,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from tts_kernels import DevicePlan, KVPool, TreePlan
+from tts_kernels import DevicePlan, KVPool, Selection, TreePlan
 
-from .sparse import SparseStep
 from .support.features import AttentionCall, describe_call, refusal
 from .support.masks import asked_mask, is_view_of
 
@@ -42,6 +41,13 @@ class PageMasses:
         return torch.as_tensor(self.total) / self.layers
 
 
+class PageChoice(Protocol):
+    """What a forward asks, layer by layer, which pages its queries read."""
+
+    def select(self, layer: int, pool: KVPool, q: Tensor, scale: float | None) -> Selection | None:
+        """Of queries [T, num_q_heads, head_dim], whose keys are in the pool; None: they read all."""
+
+
 @dataclass(frozen=True)
 class StepContext:
     """What the attention layers of one forward need."""
@@ -50,7 +56,7 @@ class StepContext:
     slots: Tensor  # int32 [T], where each new token's K and V go
     plan: TreePlan | DevicePlan
     masses: PageMasses | None = None  # where they are wanted
-    sparse: SparseStep | None = None  # None: everything is read
+    sparse: PageChoice | None = None  # None: everything is read
 
 
 @dataclass

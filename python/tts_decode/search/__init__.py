@@ -81,9 +81,12 @@ from .asynchronous import atts
 
 # isort: on
 from ..core.checks import at_least
+from .agent_tts import Agent, Archive, language_agent, search_plans
+from .bandits import Allotted, Arm, allot_samples, halve_settings
 from .files import read_json, write_json, write_parquet
 from .journal import Journal
 from .meaning import Labels, answers_of
+from .plans import Choice, Stage, Trial, measure_plan
 from .policy import Policy, PolicyFileError, Setting
 from .policy_fit import Measured, fit_policy, measure_settings
 from .result import Candidate, KVSample, SearchResult, SearchStats, Selection
@@ -93,7 +96,12 @@ from .tree import Node, render_tree
 
 __all__ = [
     "STRATEGIES",
+    "Agent",
+    "Allotted",
+    "Archive",
+    "Arm",
     "Candidate",
+    "Choice",
     "Journal",
     "KVSample",
     "Labels",
@@ -110,10 +118,13 @@ __all__ = [
     "Selection",
     "Setting",
     "SolvedProblem",
+    "Stage",
     "Strategy",
+    "Trial",
     "ab_mcts",
     "adaptive_consistency",
     "adaptive_graph",
+    "allot_samples",
     "answers_of",
     "archon",
     "aries",
@@ -137,16 +148,19 @@ __all__ = [
     "fit_policy",
     "forest_of_thought",
     "get_strategy",
+    "halve_settings",
     "heart",
     "hint_infer",
     "iterative_agent_decoding",
     "iterative_deepening",
     "knockout",
+    "language_agent",
     "lm_beam_search",
     "lookahead",
     "magicore",
     "mcts",
     "mcts_judge",
+    "measure_plan",
     "measure_settings",
     "model_switch",
     "multi_round",
@@ -168,6 +182,7 @@ __all__ = [
     "rpc",
     "s_star",
     "sample_scrutinize",
+    "search_plans",
     "selective_answer",
     "self_calibration",
     "self_consistency",

@@ -8,10 +8,12 @@ from .allocation import ALLOCATIONS, allocate, rebase_weights, walk_ceilings
 from .answers import extract_answer, last_boxed, last_value, plain_number, stated_answer
 from .attention_gradient import attended_tokens, attention_gradient
 from .b4 import b4_scores
+from .bandit import EXPLORATION_RULES, ExplorationRule, better_half, halving_rounds, next_question
 from .bayes_risk import expected_gains, rouge_1
 from .centrality import chain_of_embedding, most_central, ngram_distances, squared_differences
 from .choices import last_choice
 from .clusters import cluster
+from .compression import kept_tokens
 from .confidence import MEASURES, group_confidences, top_percent_bar, trace_confidence
 from .conformal import conformal_p_value, percentile_rank, rejects
 from .consistency import agreement, borda_weights, consistency_weight, majority_probability
@@ -56,8 +58,10 @@ from .votes import elect, vote, vote_weights
 __all__ = [
     "AGG_STRATEGIES",
     "ALLOCATIONS",
+    "EXPLORATION_RULES",
     "MEASURES",
     "Beta",
+    "ExplorationRule",
     "Gaussian",
     "Interval",
     "MixedModel",
@@ -72,6 +76,7 @@ __all__ = [
     "attended_tokens",
     "attention_gradient",
     "b4_scores",
+    "better_half",
     "borda_weights",
     "bracket",
     "chain_of_embedding",
@@ -95,7 +100,9 @@ __all__ = [
     "generate_or_continue",
     "geometric_mean_ratio",
     "group_confidences",
+    "halving_rounds",
     "hyper_nodes",
+    "kept_tokens",
     "last_boxed",
     "last_choice",
     "last_value",
@@ -110,6 +117,7 @@ __all__ = [
     "most_central",
     "most_similar",
     "multinomial",
+    "next_question",
     "ngram_distances",
     "paired_difference",
     "paired_proportion_difference",

@@ -1,0 +1,244 @@
+"""Bandits over budgets: samples allotted across questions, and the setting that is worth its tokens."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tts_kernels.checks import number
+
+from ..core.checks import at_least, check_choice
+from ..core.running import gather
+from ..rewards.scorer import Scorer
+from ..select import EXPLORATION_RULES, ExplorationRule, better_half, halving_rounds, next_question
+from .answers import sample
+from .policy import Setting
+from .policy_fit import Question
+from .result import Candidate
+from .run import SearchRun
+
+if TYPE_CHECKING:
+    from ..core.interfaces import Branch, Decoder
+    from ..core.params import SamplingParams
+    from ..core.prompts import Prompt
+
+
+@dataclass
+class Allotted:
+    """What one question got.
+
+    samples, rewards: in the order in which they were drawn. passed: whether one reached the threshold.
+    """
+
+    samples: list[Candidate] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    passed: bool = False
+
+    @property
+    def best(self) -> Candidate | None:
+        """The sample of the highest reward, the first of equals; None: the budget did not reach it."""
+        if not self.samples:
+            return None
+        return self.samples[max(range(len(self.samples)), key=self.rewards.__getitem__)]
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(candidate.tokens) for candidate in self.samples)
+
+
+async def allot_samples(
+    decoder: Decoder,
+    questions: Sequence[Question],
+    *,
+    max_samples: int,
+    scorer: Scorer | None = None,
+    rule: ExplorationRule = "ucb",
+    threshold: float = 1.0,
+    exploration: float = 1.0,
+    batch: int = 1,
+    parallel: int = 1,
+    seed: int = 0,
+    sampling: SamplingParams | None = None,
+    make_prompt: Callable[[str], Prompt] = str,
+) -> list[Allotted]:
+    """Samples answers to many questions from one budget; lacks the paper's rules but elimination.
+
+    Zuo and Zhu, "Strategic Scaling of Test-Time Compute: A Bandit Learning Approach", arXiv 2506.12721:
+    questions are the arms of a bandit. A question whose answer passes is sampled no more, so easy ones cost
+    little, and what they leave goes to the others. Among those a rule chooses by their rewards so far.
+
+    max_samples     answers in all.
+    questions       each is sampled `batch` times first, in order.
+    scorer          rewards; None: the verifier of each question.
+    rule, exploration   as in `select.next_question`. "uniform" is elimination alone.
+    threshold       reward from which an answer passes; where none can, every sample goes by the rule.
+    batch           answers drawn for a question when it is chosen.
+    parallel        questions chosen at a time, each before the rewards of the others are known.
+    seed            of the draws of "thompson".
+    sampling, make_prompt   as in `measure_settings`.
+
+    Departures: written from the paper's abstract. Elimination is theirs; of the rules, "ucb"
+    is UCB1 in the form of `select.uct`, and "thompson" is an addition.
+
+    Returns:
+        For each question what it got.
+
+    Raises:
+        ValueError: a number is out of range, or a question has neither verifier nor scorer.
+    """
+    at_least(1, max_samples=max_samples, batch=batch, parallel=parallel)
+    check_choice("rule", rule, EXPLORATION_RULES)
+    number("threshold", threshold)
+    number("exploration", exploration, low=0)
+    if scorer is None:
+        _check_verifiers(questions)
+    rng = random.Random(seed)
+    found = [Allotted() for _ in questions]
+    active = list(range(len(questions)))
+    left = max_samples
+    with ExitStack() as held:
+        runs: dict[int, tuple[SearchRun, ExitStack]] = {}
+
+        async def draw(index: int, count: int) -> None:
+            if index not in runs:
+                root = await decoder.root(make_prompt(questions[index].prompt), sampling)
+                runs[index] = _opened(root, held)
+            samples = await sample(runs[index][0], count, scorer)
+            verify = questions[index].verify
+            for candidate in samples:
+                if scorer is not None:
+                    reward = candidate.scores[-1]
+                else:
+                    assert verify is not None  # it was checked
+                    reward = verify(candidate.text)
+                found[index].samples.append(candidate)
+                found[index].rewards.append(reward)
+                found[index].passed |= reward >= threshold
+
+        while active and left:
+            chosen: list[int] = []
+            while len(chosen) < min(parallel, len(active)):
+                others = [index for index in active if index not in chosen]
+                seen = [found[index].rewards for index in others]
+                chosen.append(others[next_question(seen, rule, exploration=exploration, rng=rng)])
+            counts = [min(batch, max(0, left - batch * place)) for place in range(len(chosen))]
+            drawn = [(index, count) for index, count in zip(chosen, counts, strict=True) if count]
+            await gather(draw(index, count) for index, count in drawn)
+            left -= sum(count for _, count in drawn)
+            for index, _ in drawn:
+                if found[index].passed:
+                    active.remove(index)
+                    runs[index][1].close()
+    return found
+
+
+def _opened(root: Branch, held: ExitStack) -> tuple[SearchRun, ExitStack]:
+    """A run of a root of its own, and what ends both; `held` ends them too."""
+    own = held.enter_context(ExitStack())
+    own.callback(root.release)
+    run = SearchRun(root)
+    own.enter_context(run.of("allot_samples", {}))
+    return run, own
+
+
+def _check_verifiers(questions: Sequence[Question]) -> None:
+    for index, question in enumerate(questions):
+        if question.verify is None:
+            raise ValueError(
+                f"questions[{index}]: got one without a verifier, expected one, or a scorer for all"
+            )
+
+
+@dataclass
+class Arm:
+    """A setting at a size, and what its searches came to.
+
+    rewards, tokens: of each question that it was tried on, in order.
+    """
+
+    setting: Setting
+    n: int
+    rewards: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.setting} at {self.n}"
+
+    def value(self, price: float) -> float:
+        """Mean reward less `price` for each token; -inf before it was tried."""
+        if not self.rewards:
+            return -math.inf
+        return (math.fsum(self.rewards) - price * sum(self.tokens)) / len(self.rewards)
+
+
+async def halve_settings(
+    decoder: Decoder,
+    questions: Sequence[Question],
+    arms: Sequence[Arm],
+    *,
+    max_searches: int,
+    price: float = 0.0,
+    scorer: Scorer | None = None,
+    agg_strategy: str = "last",
+    sampling: SamplingParams | None = None,
+    make_prompt: Callable[[str], Prompt] = str,
+) -> Arm:
+    """The setting and size that are worth their tokens, by successive halving.
+
+    Karnin et al., "Almost Optimal Exploration in Multi-Armed Bandits", ICML 2013; see
+    `select.halving_rounds`. Each round searches the next questions with all arms that are left, so arms are
+    compared on the same questions, and the better half goes on. `fit_policy` tries every setting on every
+    question instead, and tells hard questions from easy ones.
+
+    arms            each with no questions tried yet, or with those of an earlier call; they are filled in.
+    max_searches    in all.
+    price           reward that a token must bring: an arm's value is its mean reward less `price` a token.
+                    0: the best reward, whatever it costs.
+    scorer, agg_strategy, sampling, make_prompt   as in `measure_settings`; a scorer only guides searches.
+
+    Departures: values are of all questions that an arm was tried on, not of the last round's alone.
+
+    Returns:
+        The best of the arms that are left.
+
+    Raises:
+        ValueError: a number is out of range, a question has no verifier, there are too few questions, or a
+            setting's options do not fit its size.
+    """
+    number("price", price, low=0)
+    _check_verifiers(questions)
+    for arm in arms:
+        at_least(1, n=arm.n)
+        arm.setting.check_size(arm.n)
+    plan = halving_rounds(len(arms), max_searches)
+    needed = sum(pulls for _, pulls in plan)
+    if needed > len(questions):
+        raise ValueError(
+            f"questions: got {len(questions)}, expected at least {needed} for {max_searches} searches of "
+            f"{len(arms)} arms; give more, or lower max_searches"
+        )
+    known = {"scorer": scorer, "agg_strategy": agg_strategy}
+    left, begin = list(arms), 0
+
+    async def search(arm: Arm, question: Question, root: Branch) -> tuple[float, int]:
+        result = await arm.setting.strategy(root, **arm.setting.arguments(arm.n, known))
+        assert question.verify is not None  # it was checked
+        return question.verify(result.best.text), result.stats.generated_tokens
+
+    for _, pulls in plan:
+        for question in questions[begin : begin + pulls]:
+            root = await decoder.root(make_prompt(question.prompt), sampling)
+            try:
+                found = await gather(search(arm, question, root) for arm in left)
+            finally:
+                root.release()
+            for arm, (reward, tokens) in zip(left, found, strict=True):
+                arm.rewards.append(reward)
+                arm.tokens.append(tokens)
+        begin += pulls
+        left = [left[i] for i in better_half([arm.value(price) for arm in left])]
+    return max(left, key=lambda arm: arm.value(price))
