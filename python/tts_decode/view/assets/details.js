@@ -25,7 +25,7 @@ class Details {
       ["score", fixed(node.score, 3)],
       ["tokens", grouped(node.length)],
       ["depth", node.depth],
-      ["time", `${seconds(node.began)} – ${seconds(node.ended)}`],
+      ["time", `${node.began.toFixed(2)}–${node.ended.toFixed(2)} s`],
       ["mean probability", percent(node.probability)],
       ["mean entropy", known(node.entropy) ? `${fixed(node.entropy, 2)} nats` : "–"],
       ["path", plural(node.start + node.length, "token")],
@@ -125,7 +125,7 @@ class Details {
     const shared = pages.filter((page) => page.lines > 1).length;
     const cells = pages.slice(-240).map((page) => {
       const cell = make("span", { class: page.own ? "own" : null, title: `page ${page.index}: ${plural(page.tokens, "token")} of ${page_size}, ` +
-        (page.lines > 1 ? `shared by ${grouped(page.lines)} lines` : "of this line alone") + (page.own ? "; tokens of this node are in it" : "") }, grouped(page.lines));
+        (page.lines > 1 ? `common to ${grouped(page.lines)} lines` : "of this line alone") + (page.own ? "; tokens of this node are in it" : "") }, grouped(page.lines));
       const part = Math.log2(page.lines) / Math.max(1, most);
       cell.style.backgroundColor = `color-mix(in srgb, var(--held) ${Math.round(8 + 52 * part)}%, transparent)`;
       return cell;
@@ -134,7 +134,7 @@ class Details {
     return make("section", {}, heading(`${shared} of ${pages.length} shared, ${page_size} tokens each`),
       make("div", { class: "pages", role: "img", "aria-label": `Lines that share each page: ${pages.map((page) => page.lines).join(", ")}` },
         left ? `${left} more, then` : null, ...cells),
-      make("p", { class: "told" }, `Figures: lines that hold the page. Framed: pages with this node's tokens. The path is ${bytes(pages.length * page_bytes)}.`));
+      make("p", { class: "told" }, `Figures: lines of the search that have the page in common. Framed: with tokens of this node. All pages: ${bytes(pages.length * page_bytes)}.`));
   }
 
   path(search, node) {

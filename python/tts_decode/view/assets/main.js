@@ -93,7 +93,7 @@ function find() {
   state.hits = words && state.search ? nodesWith(state.search, words) : [];
   state.hit = -1;
   tree.hits = new Set(state.hits);
-  byId("found").textContent = words ? plural(state.hits.length, "match").replace("matchs", "matches") : "";
+  byId("found").textContent = words ? plural(state.hits.length, "match", "matches") : "";
   tree.redraw();
 }
 
@@ -219,6 +219,7 @@ choice.begin();
 // For the console, and for tests: read it, the page does not.
 window.treeView = {
   state, tree, timeline,
+  pagesOf: (id) => pagesOf(state.search, state.search.nodes[id]),
   placeOf: (id) => [tree.viewport.x(state.search.nodes[id].to), tree.viewport.y(state.search.nodes[id].row)],
 };
 requestAnimationFrame(() => { document.documentElement.dataset.drawn = Math.round(performance.now()); });

@@ -74,8 +74,8 @@ function textUpTo(node, at) {
 }
 
 // The KV pages of the path to a node: for each its tokens of that path, whether the node has tokens in it, and
-// how many lines hold the same page. Pages are filled by position, so two paths have those in common that end
-// before they part; the page in which they part is each one's own from there on.
+// how many lines have it in common. Pages are filled by position, so two paths share those that are full where
+// they part; of the page in which they part each gets a copy.
 function pagesOf(search, node) {
   const size = search.stats.page_size;
   if (!size) return null;
@@ -85,21 +85,27 @@ function pagesOf(search, node) {
     while (step + 1 < path.length && path[step + 1].start <= last) step++;
     pages.push({
       index: begin / size, tokens: last + 1 - begin, own: last >= node.start,
-      lines: linesThrough(path[step], last - path[step].start),
+      lines: linesOfPage(path[step], begin + size - 1),
     });
   }
   return pages;
 }
 
-function linesThrough(node, offset) {
+// last: position of the page's last token; the node has the path's last one in that page.
+function linesOfPage(node, last) {
+  while (node.start + node.length <= last) {
+    if (node.children.length !== 1) return 1;
+    [node] = node.children;
+  }
+  const offset = last - node.start;
   const through = node.children.filter((child) => child.at === null || child.at > offset);
   return Math.max(1, through.reduce((sum, child) => sum + child.lines, 0));
 }
 
-// What the search held at a moment, between the samples before and after it.
+// What the search held at a moment, between the samples before and after it; null before the first.
 function heldAt(search, time) {
   const memory = search.stats.memory;
-  if (!memory.length) return null;
+  if (!memory.length || time < memory[0].seconds) return null;
   const after = d3.bisector((sample) => sample.seconds).left(memory, time);
   if (after >= memory.length) return memory[memory.length - 1];
   if (after === 0) return memory[0];

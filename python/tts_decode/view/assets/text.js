@@ -28,7 +28,7 @@ const grouped = new Intl.NumberFormat("en-US").format;
 const fixed = (value, digits) => known(value) ? value.toFixed(digits) : "–";
 const percent = (p) => !known(p) ? "–" : p >= 0.1 ? `${(100 * p).toFixed(0)} %` : p >= 0.001 ? `${(100 * p).toFixed(1)} %` : p.toExponential(1);
 const seconds = (value) => `${value.toFixed(value < 10 ? 2 : 1)} s`;
-const plural = (count, word) => `${grouped(count)} ${word}${count === 1 ? "" : "s"}`;
+const plural = (count, word, words = `${word}s`) => `${grouped(count)} ${count === 1 ? word : words}`;
 
 function bytes(value) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];

@@ -2,7 +2,7 @@
 
 const STEPS = 1000; // of the slider
 const PLAYED = 7; // seconds that a whole search is played in
-const CURVE = { left: 44, right: 12, top: 8, bottom: 18 };
+const CURVE = { left: 44, right: 14, top: 22, bottom: 18 };
 
 class Timeline {
   // onTime is called with seconds since the search began.
@@ -42,18 +42,19 @@ class Timeline {
     this.time = time;
     this.slider.value = Math.round(STEPS * time / (this.search.ended || 1));
     const held = heldAt(this.search, time);
-    this.moment.textContent = held ? this.told(held) : `${seconds(time)}\nno samples of KV`;
-    this.slider.setAttribute("aria-valuetext", this.moment.textContent.replaceAll("\n", ", "));
+    const told = held ? this.told(held) : [seconds(time), "KV not sampled yet"];
+    this.moment.replaceChildren(...told.map((line) => make("span", {}, line)));
+    this.slider.setAttribute("aria-valuetext", told.join(", "));
     this.draw();
     this.onTime(time);
   }
 
   told(held) {
     const tokens = plural(held.logical_tokens, "token");
-    const first = `${seconds(this.time)} · ${plural(held.branches, "branch").replace("branchs", "branches")}`;
-    if (!this.hasPages) return `${first}\n${tokens}`;
+    const first = `${seconds(this.time)} · ${plural(held.branches, "branch", "branches")}`;
+    if (!this.hasPages) return [first, tokens];
     const unshared = unsharedBytes(this.search, held);
-    return `${first}\nKV held ${bytes(held.resident_bytes)}\n` + (unshared === null ? tokens : `unshared ${bytes(unshared)}`);
+    return [first, `KV held ${bytes(held.resident_bytes)}`, unshared === null ? tokens : `unshared ${bytes(unshared)}`];
   }
 
   draw() {
@@ -105,12 +106,12 @@ class Timeline {
     }
     context.fillText(this.hasPages ? bytes(this.most).split(" ")[0] : grouped(this.most), CURVE.left - 5, y(this.most) + 3);
     context.fillText(this.hasPages ? bytes(this.most).split(" ")[1] : "tokens", CURVE.left - 5, y(this.most) + 16);
-    context.fillText("0", CURVE.left - 5, y(0) - 2);
+    if (height > 80) context.fillText("0", CURVE.left - 5, y(0) - 2);
     context.textAlign = "center";
     for (const value of x.ticks(Math.max(2, width / 130))) context.fillText(`${grouped(value)} s`, Math.min(width - 14, x(value)), height - 7);
     context.textAlign = "right";
     const names = this.unshared ? "filled: KV held    dashed: each branch its own copy" : this.hasPages ? "filled: KV held" : "tokens of all branches";
-    context.fillText(names, width - CURVE.right, CURVE.top + 2);
+    context.fillText(names, width - CURVE.right, 7);
   }
 
   toggle() {

@@ -4,6 +4,31 @@ const FULL = 0, PRUNED = 1, FREED = 2, UNBORN = 3;
 const OPACITY = [1, 0.62, 0.3, 0.1];
 const FAR = 3; // rows lower than this, in pixels, are drawn as bare lines
 
+// What of the canvas is taken, in bands 4 pixels high.
+class Bands {
+  constructor() { this.bands = new Map(); }
+
+  *of(y, half) {
+    for (let band = Math.floor((y - half) / 4); band <= Math.floor((y + half) / 4); band++) yield band;
+  }
+
+  take(y, from, to, half) {
+    for (const band of this.of(y, half)) {
+      if (!this.bands.has(band)) this.bands.set(band, []);
+      this.bands.get(band).push([from, to]);
+    }
+  }
+
+  // How much is free to the right of a place.
+  room(y, from, end, half) {
+    let free = end;
+    for (const band of this.of(y, half)) {
+      for (const [a, b] of this.bands.get(band) ?? []) if (b > from && a < free) free = Math.max(from, a - 6);
+    }
+    return free - from;
+  }
+}
+
 class TreeCanvas {
   // onPick and onHover are called with a node, or null.
   constructor(canvas, theme, { onPick, onHover }) {
@@ -82,7 +107,7 @@ class TreeCanvas {
     }
     context.globalAlpha = 1;
     this.drawMarks(context, this.search.nodes.filter(seen));
-    if (viewport.ky >= 13) this.drawTexts(context, this.search.nodes.filter(seen));
+    if (viewport.ky >= FAR) this.drawTexts(context, this.search.nodes.filter(seen));
     this.drawRings(context);
     this.frames++;
   }
@@ -138,7 +163,7 @@ class TreeCanvas {
         if (this.time < node.ended) continue; // it still grows
         context.globalAlpha = Math.max(0.35, OPACITY[node.look]);
         const large = node.id === this.search.best.node ? 1.5 : 1;
-        const colour = node.status === "pruned" || node.status === "prompt" ? theme.ink : theme.shades[node.shade];
+        const colour = node.status === "kept" || node.status === "open" ? theme.shades[node.shade] : theme.ink;
         drawMark(context, node.status, viewport.x(node.to), viewport.y(node.row), size * large, colour, theme.panel);
       }
       context.globalAlpha = 1;
@@ -147,23 +172,31 @@ class TreeCanvas {
     if (this.time >= best.ended) drawMark(context, best.status, viewport.x(best.to), viewport.y(best.row), 6, theme.ink, theme.panel);
   }
 
+  // Texts above lines that have the room, and behind leaves as far as nothing else lies there; those of answers
+  // take their room first.
   drawTexts(context, nodes) {
-    const { viewport, theme } = this;
+    const { viewport, theme } = this, taken = new Bands();
     context.font = `11px ${theme.font}`;
     context.textBaseline = "middle";
     context.fillStyle = theme.ink;
-    for (const node of nodes) {
-      if (node.began > this.time || node.status === "prompt") continue;
+    const begun = nodes.filter((node) => node.ended <= this.time && node.status !== "prompt");
+    for (const node of begun) taken.take(viewport.y(node.row), viewport.x(node.from), viewport.x(node.to) + 8, 2);
+    const first = (node) => node.id === this.search.best.node ? 0 : node.status === "finished" ? 1 : 2;
+    for (const node of begun.sort((a, b) => first(a) - first(b))) {
       const x = viewport.x(node.to), y = viewport.y(node.row), long = x - viewport.x(node.from);
       const above = viewport.ky >= 20 && long > 60;
-      const room = above ? long : node.children.length ? 0 : viewport.width - x - 18;
+      if (!above && node.children.length) continue;
+      const room = above ? long : taken.room(y, x + 9, viewport.width - 6, 5);
       const letters = Math.floor(room / 6);
-      if (letters < 4) continue;
-      context.globalAlpha = node.look === FULL ? 0.95 : 0.5;
+      if (letters < 5) continue;
+      context.globalAlpha = node.look === FULL ? 0.95 : 0.55;
       node.line ??= oneLine(node.text.slice(0, 200));
       const text = cut(node.line, letters);
       if (above) context.fillText(text, x - long + 2, y - this.widthOf(lineWidth(node.length)) / 2 - 7);
-      else context.fillText(text, x + 11, y);
+      else {
+        context.fillText(text, x + 11, y);
+        taken.take(y, x + 9, x + 15 + 6 * text.length, 5);
+      }
     }
     context.globalAlpha = 1;
   }
@@ -193,9 +226,10 @@ class TreeCanvas {
     context.strokeStyle = theme.line;
     context.fillStyle = theme.soft;
     context.lineWidth = 1;
+    const right = viewport.width - context.measureText(AXES[this.axis].label).width - 20;
     for (const tick of scale.ticks(Math.max(2, viewport.width / 110))) {
-      if (tick < 0 || tick > this.viewport.end * 1.02 || (this.axis === "depth" && tick % 1)) continue;
       const x = Math.round(scale(tick)) + 0.5;
+      if (tick < 0 || tick > viewport.end * 1.02 || x > right || (this.axis === "depth" && tick % 1)) continue;
       context.beginPath();
       context.moveTo(x, 0);
       context.lineTo(x, bottom - 2);
