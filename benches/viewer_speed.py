@@ -46,7 +46,16 @@ _MOVES = {
 def generated_search(count: int, seed: int = 0) -> SearchResult:
     """A search of `count` nodes of 1 to 40 tokens, whose branches fork and end as those of a step-wise one do."""
     rng = random.Random(seed)
-    nodes = [Node(0, -1, "<user> How many apples? <assistant>", tuple(range(40)), status="prompt", question="How many apples?")]
+    nodes = [
+        Node(
+            0,
+            -1,
+            "<user> How many apples? <assistant>",
+            tuple(range(40)),
+            status="prompt",
+            question="How many apples?",
+        )
+    ]
     live, step, samples = [0] * 24, 0, []
     while len(nodes) < count:
         began, children = 0.5 * step, []
@@ -56,7 +65,9 @@ def generated_search(count: int, seed: int = 0) -> SearchResult:
             tokens = rng.randint(1, 40)
             words = [rng.choice(_WORDS) + " " for _ in range(tokens)]
             ends = tuple(len("".join(words[: i + 1])) for i in range(tokens))
-            node = Node(len(nodes), parent, "".join(words), tuple(rng.randrange(49152) for _ in words), ends=ends)
+            node = Node(
+                len(nodes), parent, "".join(words), tuple(rng.randrange(49152) for _ in words), ends=ends
+            )
             node.logprobs = tuple(-rng.expovariate(2.0) for _ in words)
             node.entropies = tuple(rng.expovariate(1.0) for _ in words)
             node.score, node.began, node.ended = rng.random(), began, began + 0.012 * tokens
@@ -77,7 +88,9 @@ def generated_search(count: int, seed: int = 0) -> SearchResult:
                 live += [child] * (1 if fate < 0.62 else 2 if fate < 0.9 else 3)
         live = live[:400] or [0] * 24
     ends = [node for node in nodes if node.status == "finished"]
-    candidates = tuple(Candidate(n.text, n.tokens, sum(n.logprobs), n.score, (), "eos", n.id) for n in ends[:64])
+    candidates = tuple(
+        Candidate(n.text, n.tokens, sum(n.logprobs), n.score, (), "eos", n.id) for n in ends[:64]
+    )
     stats = SearchStats(0.5 * step, sum(len(n.tokens) for n in nodes[1:]), tuple(samples), (), 16, 65536)
     return SearchResult("generated", candidates[-1], candidates, tuple(nodes), stats)
 
@@ -106,7 +119,11 @@ def measure(count: int) -> list[dict[str, Any]]:
                 }
             rows.append(
                 {"nodes": count, "axis": axis, "page_mib": round(len(page.html) / 2**20, 1)}
-                | {"drawn_s": round(int(drawn) / 1000, 2), "usable_s": round(usable, 2), "frames_per_second": frames}
+                | {
+                    "drawn_s": round(int(drawn) / 1000, 2),
+                    "usable_s": round(usable, 2),
+                    "frames_per_second": frames,
+                }
             )
     return rows
 

@@ -64,7 +64,9 @@ def test_a_click_tells_all_of_a_node(opened: Opened, sheep: SearchResult) -> Non
     shown = [span.get_property("textContent") for span in spans]
     ends = (0, *node.ends)
     assert shown == [node.text[a:b] or "∅" for a, b in itertools.pairwise(ends)]
-    assert f"log p {node.logprobs[2]:.2f}, entropy {node.entropies[2]:.2f} nats" in spans[2].get_attribute("title")
+    assert f"log p {node.logprobs[2]:.2f}, entropy {node.entropies[2]:.2f} nats" in spans[2].get_attribute(
+        "title"
+    )
     ActionChains(driver).move_to_element(spans[2]).perform()
     assert f"id {node.tokens[2]}" in text(driver, "#details .told")
     assert sheep.tree[0].question in text(driver, "#details .path")
@@ -100,7 +102,9 @@ def test_arrows_walk_the_tree(opened: Opened, sheep: SearchResult) -> None:
         assert selected(driver) == before.id
     press(driver, Keys.END)
     assert selected(driver) == sheep.best.node
-    assert f"Node {sheep.best.node}, finished" in driver.find_element(By.ID, "status").get_property("textContent")
+    assert f"Node {sheep.best.node}, finished" in driver.find_element(By.ID, "status").get_property(
+        "textContent"
+    )
 
 
 def test_the_text_is_searched(opened: Opened, sheep: SearchResult) -> None:
@@ -212,7 +216,20 @@ def line_pages(nodes: list[Node], leaf: int, size: int) -> list[tuple[tuple[int,
 
 
 def test_pages_are_shared_by_the_lines_that_have_their_tokens_in_common(opened: Opened) -> None:
-    shape = [(-1, 21), (0, 9), (1, 40), (1, 3), (3, 16), (3, 20), (0, 11), (6, 0), (6, 5), (2, 17), (2, 17), (2, 30)]
+    shape = [
+        (-1, 21),
+        (0, 9),
+        (1, 40),
+        (1, 3),
+        (3, 16),
+        (3, 20),
+        (0, 11),
+        (6, 0),
+        (6, 5),
+        (2, 17),
+        (2, 17),
+        (2, 30),
+    ]
     nodes = [Node(i, parent, "x" * size, (7,) * size) for i, (parent, size) in enumerate(shape)]
     nodes[10].at, nodes[11].at = 37, 12
     nodes[0].status = "prompt"
@@ -234,7 +251,9 @@ def test_files_that_tell_less(opened: Opened, sheep: SearchResult) -> None:
     ]
     driver = opened(replace(sheep, tree=tuple(bare), stats=SearchStats(0.0, 0)))
     assert "the file does not tell the size of a page" in text(driver, "#details")
-    assert [o.text for o in driver.find_elements(By.CSS_SELECTOR, "#colour option")] == ["lines that share it"]
+    assert [o.text for o in driver.find_elements(By.CSS_SELECTOR, "#colour option")] == [
+        "lines that share it"
+    ]
     press(driver, "t", "[", Keys.HOME, Keys.ARROW_RIGHT)
     assert selected(driver) > 0
     no_pages = (KVSample(0.5, 2, 30, 0), KVSample(1.0, 3, 60, 0))

@@ -112,12 +112,24 @@ def test_what_does_not_fit_is_said(
         (["{folder}", "-p", "1"], 1, "no search to show: none of those chosen has come to a result"),
         (["{folder}", "--serve", "65536"], 2, "--serve: got 65536, expected a port from 0 to 65535"),
         (["{folder}", "--max-mib", "0"], 2, "--max-mib: got 0, expected at least 1"),
-        (["{folder}", "--out", "{folder}/no/p.html"], 1, "--out: .*no/p.html cannot be written: No such file"),
+        (
+            ["{folder}", "--out", "{folder}/no/p.html"],
+            1,
+            "--out: .*no/p.html cannot be written: No such file",
+        ),
         (["{folder}/empty"], 1, "empty: holds no NAME.jsonl of --save; give the folder"),
         (["{folder}/notes.json"], 1, "notes.json: is not a search result"),
         (["{folder}/notes.jsonl"], 1, "notes.jsonl: holds no 'tts-decode/saved'"),
-        (["{other}/damaged.jsonl"], 1, "damaged.jsonl: line 2 is damaged: it does not agree with its checksum"),
-        (["{other}/wrong.jsonl"], 1, "wrong.jsonl: line 2 is damaged: it holds no result \\(problem.task: got 4"),
+        (
+            ["{other}/damaged.jsonl"],
+            1,
+            "damaged.jsonl: line 2 is damaged: it does not agree with its checksum",
+        ),
+        (
+            ["{other}/wrong.jsonl"],
+            1,
+            "wrong.jsonl: line 2 is damaged: it holds no result \\(problem.task: got 4",
+        ),
         (["{other}/older.jsonl"], 1, "older.jsonl: is of 'tts-decode/saved', version 1; expected"),
     ],
 )

@@ -111,7 +111,9 @@ def view(
 
 def _read(run: Path) -> list[Shown]:
     if not run.exists():
-        raise UsageError(f"RUN: got {run}, which does not exist; expected a folder of --save, or a result file")
+        raise UsageError(
+            f"RUN: got {run}, which does not exist; expected a folder of --save, or a result file"
+        )
     if run.is_dir():
         saved = sorted(file for file in run.glob("*.jsonl") if holds_saved(file))
         if not saved:
