@@ -1,8 +1,8 @@
 """How fast the viewer's page is with a large tree: python -m benches.viewer_speed [--nodes 10000]
 
-Seconds from navigation until the tree is drawn and until it has answered a click, and frames a second while the tree
-is moved, zoomed and shown over time, in Debian's Chromium without a window (tests/helpers/chromium.py). Prints one line
-of JSON for each way of looking at it.
+Seconds from navigation until the tree is drawn and until it has answered a click, and frames a second while
+the tree is moved, zoomed and shown over time, in Debian's Chromium without a window. Prints one line of JSON
+for each axis.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import random
 import sys
 import tempfile
 import time
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,24 @@ from tts_decode.view import Shown, make_page
 
 sys.path.append(str(Path(__file__).parents[1] / "tests/helpers"))
 
-_WORDS = "so the sum of two numbers is then 12 plus 30 which gives 42 apples and we add them again".split()
+_WORDS = (
+    "so",
+    "the",
+    "sum",
+    "of",
+    "two",
+    "numbers",
+    "is",
+    "then",
+    "12",
+    "plus",
+    "30",
+    "gives",
+    "42",
+    "apples",
+)
 _SECONDS = 3.0  # of each measurement
-# Run in the page: calls `move` once a frame for so many seconds, then tells how many times the tree was drawn.
+# Run in the page: `move` once a frame for so many seconds; how many times a second the tree was drawn.
 _FRAMES = """
 const [move, seconds, done] = arguments, act = new Function("turn", move), tree = window.treeView.tree;
 const began = performance.now(), before = tree.frames;
@@ -36,7 +52,8 @@ const frame = (now) => {
 requestAnimationFrame(frame);
 """
 _MOVES = {
-    "pan": "treeView.tree.viewport.move(turn % 40 < 20 ? 9 : -9, turn % 60 < 30 ? 7 : -7); treeView.tree.redraw()",
+    "pan": "treeView.tree.viewport.move(turn % 40 < 20 ? 9 : -9, turn % 60 < 30 ? 7 : -7); "
+    "treeView.tree.redraw()",
     "wheel": "treeView.tree.canvas.dispatchEvent(new WheelEvent('wheel', {deltaY: turn % 80 < 40 ? -60 : 60, "
     "clientX: 420, clientY: 420, bubbles: true, cancelable: true}))",
     "time": "treeView.timeline.set(treeView.state.search.ended * (turn % 120) / 120)",
@@ -44,7 +61,7 @@ _MOVES = {
 
 
 def generated_search(count: int, seed: int = 0) -> SearchResult:
-    """A search of `count` nodes of 1 to 40 tokens, whose branches fork and end as those of a step-wise one do."""
+    """A search of `count` nodes of 1 to 40 tokens, whose branches fork and end step by step."""
     rng = random.Random(seed)
     nodes = [
         Node(
@@ -62,15 +79,14 @@ def generated_search(count: int, seed: int = 0) -> SearchResult:
         for parent in live:
             if len(nodes) == count:
                 break
-            tokens = rng.randint(1, 40)
-            words = [rng.choice(_WORDS) + " " for _ in range(tokens)]
-            ends = tuple(len("".join(words[: i + 1])) for i in range(tokens))
+            words = [rng.choice(_WORDS) + " " for _ in range(rng.randint(1, 40))]
+            ends = tuple(accumulate(map(len, words)))
             node = Node(
                 len(nodes), parent, "".join(words), tuple(rng.randrange(49152) for _ in words), ends=ends
             )
             node.logprobs = tuple(-rng.expovariate(2.0) for _ in words)
             node.entropies = tuple(rng.expovariate(1.0) for _ in words)
-            node.score, node.began, node.ended = rng.random(), began, began + 0.012 * tokens
+            node.score, node.began, node.ended = rng.random(), began, began + 0.012 * len(words)
             node.status = "open"
             nodes.append(node)
             if parent and nodes[parent].status != "kept":

@@ -9,15 +9,13 @@ from typing import Any
 import chromium
 import pytest
 from needed import missing
+from pages import SHEEP
 from tts_decode.search import SearchResult, read_json
 from tts_decode.view import Problem, Shown, make_page
-
-SHEEP = Path(__file__).parent / "sheep.json"
 
 
 @pytest.fixture(scope="session")
 def sheep() -> SearchResult:
-    """A search of the default model: ets with n=16 on one question, 87 nodes; figures rounded."""
     return read_json(SHEEP)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import chromium
 import pytest
+from pages import HOSTILE, search
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
-from test_page import HOSTILE, search
 from tts_decode.search import Candidate, KVSample, Node, SearchResult, SearchStats
 from tts_decode.view import Problem, Shown
 
@@ -184,7 +184,7 @@ def test_texts_of_a_model_stay_texts(opened: Opened, hostile: str) -> None:
     driver = opened(Shown(hostile, search(hostile, hostile), Problem(0, hostile, hostile, hostile, False)))
     press(driver, Keys.HOME)
     tags = driver.execute_script(
-        "return [...document.querySelectorAll('img, iframe, object, svg[onload], a, script:not([id])')].length"
+        "return document.querySelectorAll('img, iframe, object, svg[onload], a, script:not([id])').length"
     )
     assert tags == 2  # the two scripts of the page
     shown = driver.find_element(By.CSS_SELECTOR, "#about .said").get_property("textContent")

@@ -3,53 +3,14 @@
 from __future__ import annotations
 
 import json
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tts_decode.search import Candidate, Node, SearchResult, SearchStats
+from pages import HOSTILE, Elements, search
+from tts_decode.search import SearchResult
 from tts_decode.view import Problem, Shown, make_page
-
-
-class Elements(HTMLParser):
-    """Every tag of a page with its attributes, and the text of each script that has an id."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: dict[str, str] = {}
-        self._id: str | None = None
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self._id = dict(attrs).get("id") if tag == "script" else None
-
-    def handle_data(self, data: str) -> None:
-        if self._id is not None:
-            self.scripts[self._id] = self.scripts.get(self._id, "") + data
-
-
-def search(text: str, question: str = "What?") -> SearchResult:
-    nodes = (
-        Node(0, -1, question, (1, 2), status="prompt", question=question),
-        Node(1, 0, text, (3,), (-0.5,), (1.0,), status="finished", ends=(len(text),)),
-    )
-    best = Candidate(text, (3,), -0.5, None, (), "eos", 1)
-    return SearchResult("best_of_n", best, (best,), nodes, SearchStats(1.0, 1))
-
-
-HOSTILE = [
-    "</script><img src=x onerror=alert(1)>",
-    "<!--<script>",
-    "]]></SCRIPT ><svg/onload=alert(1)>",
-    "\u2028\u2029\x00\x1b[31m\u202e&lt;&amp;",
-    "${alert(1)} `$title` $data",
-    "\U0001f600 e\u0301 \ufeff",
-]
 
 
 def test_the_json_of_the_page_is_the_result(sheep: SearchResult) -> None:

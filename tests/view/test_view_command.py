@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SHEEP
-from test_page import Elements
+from pages import SHEEP, Elements
 from tts_decode.cli.app import run
 from tts_decode.records.record_file import RecordFile
 from tts_decode.search import SearchResult

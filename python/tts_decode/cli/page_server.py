@@ -39,10 +39,10 @@ def handler(page: bytes) -> type[BaseHTTPRequestHandler]:
     that has its name point here does not get to read the page."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 (http.server's name)
+        def do_GET(self) -> None:
             self._answer(with_body=True)
 
-        def do_HEAD(self) -> None:  # noqa: N802
+        def do_HEAD(self) -> None:
             self._answer(with_body=False)
 
         def log_message(self, format: str, *arguments: object) -> None:

@@ -94,7 +94,7 @@ def _summary(search: Shown) -> dict[str, Any]:
 
 
 def _embedded(value: Any) -> str:
-    """As JSON in which HTML sees no tag, no comment and no entity. It is ASCII, so lines end where it says."""
+    """As JSON in which HTML sees no tag, no comment and no entity; in ASCII."""
     return dumps(value).translate(_UNSAFE)
 
 

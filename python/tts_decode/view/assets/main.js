@@ -36,7 +36,9 @@ function pick(node, { reveal = true } = {}) {
   tree.selected = node;
   if (reveal) tree.viewport.show(node);
   tree.redraw();
+  const inside = details.panel.contains(document.activeElement);
   details.show(state.search, node);
+  if (inside) details.panel.focus(); // what had the focus is gone
   byId("status").textContent = `Node ${node.id}, ${node.status}, score ${fixed(node.score, 3)}, ${plural(node.length, "token")}: ${cut(oneLine(node.text), 200)}`;
 }
 
@@ -99,8 +101,8 @@ function find() {
 
 function toHit(by) {
   if (!state.hits.length) return;
-  state.hit = (state.hit + by + state.hits.length) % state.hits.length;
-  if (state.hit < 0) state.hit = state.hits.length - 1;
+  const from = state.hit < 0 && by < 0 ? 0 : state.hit;
+  state.hit = (from + by + state.hits.length) % state.hits.length;
   byId("found").textContent = `${state.hit + 1} of ${state.hits.length}`;
   pick(state.hits[state.hit]);
 }
