@@ -35,7 +35,7 @@ def opened(driver: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     def open_page(*searches: Shown | SearchResult, width: int = 1400, height: int = 900) -> Any:
         shown = [s if isinstance(s, Shown) else Shown(s.strategy, s, Problem()) for s in searches]
         file = tmp_path / "page.html"
-        file.write_text(make_page(shown, title="a run").html, encoding="utf-8")
+        file.write_text(make_page(shown, title="runs/farm").html, encoding="utf-8")
         chromium.resize(driver, width, height)
         driver.get(file.as_uri())
         driver.execute_async_script(

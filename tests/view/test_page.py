@@ -81,3 +81,12 @@ def test_a_search_that_failed_is_listed(sheep: SearchResult) -> None:
     listed: list[dict[str, Any]] = json.loads(Elements(page.html).scripts["index"])["searches"]
     assert (listed[1]["block"], listed[1]["error"], listed[1]["prompt"]) == (None, "ValueError: no", "Why?")
     assert page.left_out == 0
+
+
+def test_texts_in_the_list_of_searches_are_short(sheep: SearchResult) -> None:
+    """A run of 500 problems with long prompts would be a large list."""
+    long = "x" * 100_000
+    page = make_page([Shown("ets", sheep, Problem(0, long, long, long, False, long))], title="sheep")
+    scripts = Elements(page.html).scripts
+    assert len(scripts["index"]) < 6_000
+    assert json.loads(scripts["search-0"]) == sheep.to_dict()

@@ -25,7 +25,7 @@ MOST_BYTES = 64 << 20
 
 # In this order: each uses what those before it define.
 _SCRIPTS = ("text", "model", "layout", "drawing", "tree_canvas", "details", "timeline", "choice", "main")
-_ANSWER = 200  # characters of an answer in the list of searches
+_LISTED = 1000  # characters of a text in the list of searches; the trees have them whole
 _UNSAFE = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 
 
@@ -84,13 +84,11 @@ def make_page(searches: Sequence[Shown], *, title: str, most_bytes: int = MOST_B
 
 def _summary(search: Shown) -> dict[str, Any]:
     result = search.result
-    about = {"strategy": search.strategy} | asdict(search.problem)
-    if result is None:
-        return about | {"answer": None, "nodes": None, "tokens": None}
-    told = {"nodes": len(result.tree), "tokens": result.stats.generated_tokens}
-    if not search.problem.prompt:
+    about = {"strategy": search.strategy, "nodes": None if result is None else len(result.tree)}
+    about |= asdict(search.problem)
+    if result is not None and not search.problem.prompt:
         about["prompt"] = result.tree[0].question or result.tree[0].text
-    return about | {"answer": result.answer[:_ANSWER]} | told
+    return {name: value[:_LISTED] if isinstance(value, str) else value for name, value in about.items()}
 
 
 def _embedded(value: Any) -> str:

@@ -51,7 +51,7 @@ class Choice {
 // What is said above the tree: question, answer, and what the search came to.
 function aboutSearch(entry, search, settings) {
   const said = (name, text, sign) => make("div", {}, make("div", { class: "key" }, name, sign ?? null), make("div", { class: "said" }, visible(text)));
-  const parts = [said("Question", entry.prompt || entry.task)];
+  const parts = [said("Question", search?.nodes[0].question || entry.prompt || entry.task)];
   if (!search) return [...parts, make("div", { class: "wide" }, entry.error ? `The search failed: ${visible(entry.error)}` : "Not on this page: the page is full.")];
   const verdict = { true: ["right", " ✓ right"], false: ["wrong", " ✗ wrong"] }[entry.solved];
   const sign = verdict && make("b", { class: verdict[0] }, verdict[1] + (entry.expected ? `, expected ${cut(oneLine(entry.expected), 60)}` : ""));

@@ -54,8 +54,8 @@ function findFreed(search) {
 // From the prompt to the node.
 function pathTo(search, node) {
   const path = [];
-  for (let step = node; step; step = search.nodes[step.parent]) path.unshift(step);
-  return path;
+  for (let step = node; step; step = search.nodes[step.parent]) path.push(step);
+  return path.reverse();
 }
 
 // The tokens of a node as texts, by the ends that the file has; null where it has none.
