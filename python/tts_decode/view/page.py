@@ -66,7 +66,9 @@ def make_page(searches: Sequence[Shown], *, title: str, most_bytes: int = MOST_B
 
     most_bytes: of the JSON of all trees. The first ones that fit are there; the others are listed only.
     """
-    listed, blocks, used, full = [], [], 0, False
+    listed: list[dict[str, Any]] = []
+    blocks: list[str] = []
+    used, full = 0, False
     for search in searches:
         block = None
         if search.result is not None and not full:

@@ -1,7 +1,7 @@
 // Where nodes lie: rows from top to bottom, and one of three horizontal axes.
 
 const AXES = {
-  depth: { label: "depth, steps", from: (node) => node.depth - 0.62, to: (node) => node.depth, 
+  depth: { label: "depth, steps", from: (node) => node.depth - 0.62, to: (node) => node.depth,
     end: (search) => furthest(search, (node) => node.depth) },
   time: { label: "time, s", from: (node) => node.began, to: (node) => node.ended, end: (search) => search.ended || 1 },
   tokens: { label: "length of the path, tokens", from: (node) => node.start, to: (node) => node.start + node.length,
