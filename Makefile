@@ -1,4 +1,4 @@
-# make demo | test | test-arm64 | fuzz | lint | bench | bench-quantised | integrations | sanitize | wheel-check | gpu-check | clean
+# make demo | test | test-arm64 | chromium | fuzz | lint | bench | bench-quantised | integrations | sanitize | wheel-check | gpu-check | clean
 # Parts of integrations: integration-transformers | integration-kernels | integration-clients | integration-vllm
 # Everything is installed into .venv; nothing but Python >= 3.10, make and a C++20 compiler is needed beforehand.
 # gpu-check alone uses $(PYTHON) as it is, and builds in place.
@@ -11,7 +11,7 @@ export PIP_NO_COMPILE := 1
 NATIVE := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-arm64 fuzz lint bench bench-quantised integrations sanitize wheel-check gpu-check clean
+.PHONY: demo test test-arm64 chromium fuzz lint bench bench-quantised integrations sanitize wheel-check gpu-check clean
 .PHONY: integration-transformers integration-kernels integration-clients integration-vllm integration-python
 .DELETE_ON_ERROR:
 
@@ -22,6 +22,12 @@ demo: $(VENV)/demo.stamp
 # hangs shows where: after five minutes the stacks of all threads, after ten it fails. The slowest takes half a minute.
 test: $(VENV)/test.stamp sanitize test-arm64
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --timeout 600 -o faulthandler_timeout=300
+
+# What the tests of the viewer's page click with; `make test` skips them where it is missing.
+chromium:
+	@[ -x /usr/bin/chromium ] && [ -x /usr/bin/chromedriver ] || { apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
+	@/usr/bin/chromium --version && /usr/bin/chromedriver --version
 
 # Calls of everything public in tts_kernels with changed arguments: 100,000 in half an hour. Fewer, or others:
 # make fuzz CALLS=5000 SEED=7. They are numbered from SEED on, and each is made from its number alone: a fault is

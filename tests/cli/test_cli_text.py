@@ -107,7 +107,7 @@ def outcomes(text: str) -> list[Outcome]:
     return [Outcome(task, result, None, 1.0, (1.0, 1.0)), Outcome(task, None, ValueError(text))]
 
 
-STATS = RunStats(1, 1.0, 1, DecoderStats(1, 1, 1, 1.0, StepCost(), 1, 0, 1, 1, 1, 1, 1), 1, StepCost())
+STATS = RunStats(1, 1.0, 1, DecoderStats(1, 1, 1, 1.0, StepCost(), 1, 0, 1, 1, 1, 1, 1, 16), 1, StepCost())
 
 
 @pytest.mark.parametrize("text", EVIL[:-1], ids=ascii)  # no engine gives half a pair

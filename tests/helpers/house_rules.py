@@ -44,11 +44,12 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
         "serve": {
             *("errors", "extras", "core", "records", "model", "decoding", "completions", "rewards", "search"),
         },
+        "view": {"version", "records", "search"},
         "integrations": {"extras", "core", "decoding", "rewards"},
         "cli": {
             *("errors", "extras", "version", "default_model", "cost", "core", "records", "select", "tasks"),
             *("grading", "sandbox"),
-            *("model", "decoding", "completions", "rewards", "search", "bench", "serve"),
+            *("model", "decoding", "completions", "rewards", "search", "bench", "serve", "view"),
         },
         "__main__": {"cli"},
     },

@@ -57,3 +57,12 @@ def test_a_node_below_a_part_of_another_says_so():
     nodes = [node(0, -1, "Go", 1, None, "prompt"), node(1, 0, "one two", 2, None, "kept")]
     nodes += [Node(2, 1, " three", (0,), at=1, status="finished")]
     assert render_tree(nodes).splitlines() == ["[1] Go", "└─ [2] one two", "   └─ # ^1 [1] three"]
+
+
+def test_a_prompt_is_shown_by_its_question():
+    chat = "<|system|>You are a helpful assistant.<|user|>What is 2 + 3?<|assistant|>"
+    nodes = [
+        Node(0, -1, chat, (1,) * 20, status="prompt", question="What is 2 + 3?"),
+        node(1, 0, "5", 1, None, "finished"),
+    ]
+    assert render_tree(nodes).splitlines() == ["[20] What is 2 + 3?", "└─ # [1] 5"]

@@ -41,6 +41,9 @@ COMMANDS = {
         "Run several strategies on the same problems and print what each solved and what it cost.",
         True,
     ),
+    "view": _Command(
+        "view", "Show saved searches in the browser: trees, texts, probabilities, KV over time."
+    ),
     "serve": _Command(
         "serve", "Serve OpenAI's protocol: completions and chats, whole or streamed, and searches."
     ),

@@ -13,7 +13,9 @@ import contextlib
 import io
 import os
 import platform
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,10 @@ from typing import Any
 from ..errors import ResultFileError
 from ..model.sparse import SparseConfig
 from ..records.plain_data import read_as
-from ..records.record_file import RecordFile, open_locked
+from ..records.record_file import RecordFile, open_locked, read_records
 from ..records.strict_json import dumps, loads
 from ..search import Journal, SearchResult, write_parquet
+from ..view import Problem, Shown
 from .errors import CommandError, UsageError
 
 _SCHEMA, _VERSION = "tts-decode/saved", 2
@@ -168,6 +171,36 @@ class Saved:
                     f"--resume: {self._file.path} was written with {key}={theirs.get(key)!r:.100}, not "
                     f"{value!r:.100}; start anew in another folder"
                 )
+
+
+def holds_saved(path: Path) -> bool:
+    """Whether the file is, or says to be, one of `Saved`: other files may lie in the folder."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(100).removeprefix(BOM_UTF8).startswith(f'{{"schema":"{_SCHEMA}"'.encode())
+    except OSError:
+        return True  # whoever reads it says what is wrong
+
+
+def read_saved(path: Path) -> list[Shown]:
+    """The searches of a NAME.jsonl that ended, by index. The file is left as it is; a run may be writing it.
+
+    Raises CommandError: it cannot be read, is damaged, or of another version.
+    """
+    header, records, damaged = read_records(path, _SCHEMA, _VERSION, error=CommandError)
+    settings = header.get("settings")
+    found: dict[int, Shown] = {}
+    for number, record in enumerate(records, start=2):
+        try:
+            told = {field.name: record.get(field.name) for field in fields(Problem)}
+            problem = read_as(Problem, told, "problem")
+            search = record.get("search")
+            result = None if search is None else SearchResult.from_dict(search)
+        except ValueError as cause:
+            raise damaged(number, f"holds no result ({cause})") from cause
+        about = settings if isinstance(settings, dict) else {}
+        found[problem.index] = Shown(path.stem, result, problem, about)
+    return [found[index] for index in sorted(found)]
 
 
 class _SaveError(CommandError):

@@ -91,6 +91,13 @@ class TextBranch(Path):
         """Text that `tokens[position:]` add."""
         return self.full_text[self._ends[self._position("position", position) - 1] :]
 
+    def text_ends(self, position: int) -> list[int]:
+        """How many characters of `text_from(position)` there are up to the end of each token from there; []
+        where the engine does not tell its tokens' texts."""
+        begin, ends = self._ends[self._position("position", position) - 1] or 0, self._ends[position:]
+        told = [end - begin for end in ends if end is not None]
+        return told if len(told) == len(ends) else []
+
     # -- model work
 
     async def step(self, **overrides: Any) -> Step:

@@ -131,6 +131,7 @@ class TextDecoder(Runner):
             resident_bytes=0,
             peak_bytes=0,
             page_bytes=0,
+            page_size=0,
             pins=0,
         )
 

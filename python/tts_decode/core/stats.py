@@ -18,7 +18,7 @@ class DecoderStats:
         branches: live branches. logical_tokens: KV tokens summed over them. unique_tokens: KV tokens stored.
         pins: prefixes pinned.
         resident_bytes, peak_bytes: KV bytes of the pages in use, now and at most.
-        page_bytes: KV bytes of one page over all layers.
+        page_bytes: KV bytes of one page over all layers. page_size: tokens of a page.
     """
 
     steps: int
@@ -33,3 +33,4 @@ class DecoderStats:
     resident_bytes: int
     peak_bytes: int
     page_bytes: int
+    page_size: int

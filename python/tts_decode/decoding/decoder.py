@@ -398,6 +398,7 @@ class TreeDecoder(Runner):
             resident_bytes=tree.resident_pages * page_bytes,
             peak_bytes=tree.peak_pages * page_bytes,
             page_bytes=page_bytes,
+            page_size=self.page_size,
         )
 
     # -- checks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from tts_kernels.checks import integer, shown
 from ..core.budget import Budget
 from ..core.constraints.guide import Guide
 from ..core.constraints.protocol import Constraint
-from ..core.detokenizer import continuation
+from ..core.detokenizer import continuation, text_stream
 from ..core.lineage import Lineage
 from ..core.params import SamplingParams
 from ..core.path import Path
@@ -97,6 +98,11 @@ class LivePath(Path):
         """Text that `tokens[position:]` add: the characters that end in them. Special tokens are left out,
         unless `special`."""
         return continuation(self.runtime.tokenizer, self.tokens, position, special=special)
+
+    def text_ends(self, position: int) -> list[int]:
+        """How many characters of `text_from(position)` there are up to the end of each token from there."""
+        stream = text_stream(self.runtime.tokenizer, self.tokens[:position], special=False)
+        return list(accumulate(len(stream.add((token,))) for token in self.tokens[position:]))
 
     def text_of(self, tokens: Sequence[int]) -> str:
         """Text that these tokens would add, special tokens left out."""

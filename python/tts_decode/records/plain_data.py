@@ -9,6 +9,9 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+MAY_LACK = {"may lack": True}
+"""Metadata of a field that older files do not have: it then has its default."""
+
 _INTEGERS = range(-(1 << 63), 1 << 63)
 _NAMES = {str: "a text", bool: "true or false", int: "an integer of 64 bits", float: "a finite number"}
 
@@ -20,7 +23,8 @@ def read_as(kind: Any, value: Any, where: str, *, untold: Collection[str] = ()) 
     where: the value's name, which the names of what it holds are added to in messages.
     untold: names of fields in which None stands for a number that is NaN.
 
-    Raises ValueError, which says where and what was expected, for anything else, a field too many or too few.
+    Raises ValueError, which says where and what was expected, for anything else, a field too many or too few
+    (but for those of `MAY_LACK`).
     """
     return _read(kind, value, where, untold, False)
 
@@ -52,7 +56,8 @@ def _read(kind: Any, value: Any, where: str, untold: Collection[str], may_be_nan
 def _dataclass(kind: Any, value: Any, where: str, untold: Collection[str]) -> Any:
     _expect(isinstance(value, dict), value, where, "an object")
     names = {field.name for field in fields(kind)}
-    for name in [*(names - value.keys()), *(value.keys() - names)]:
+    needed = {field.name for field in fields(kind) if not field.metadata.get("may lack")}
+    for name in [*(needed - value.keys()), *(value.keys() - names)]:
         raise ValueError(f"{where}: {'lacks' if name in names else 'has an unknown'} field {name!r:.80}")
     hints = _hints(kind)
     return kind(

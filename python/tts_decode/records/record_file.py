@@ -14,6 +14,8 @@ import fcntl
 import io
 import os
 import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +49,13 @@ class RecordFile:
         self.header: dict[str, Any] | None = None
         self.records: list[dict[str, Any]] = []
         self._about = {"schema": schema, "version": version}
-        self._error = error
+        self._lines = _Lines(path, self._about, error)
         self._checksum = 0
         self._end = 0  # bytes that are whole lines
         try:
             self._stream = open_locked(path)
         except BlockingIOError:
-            raise self._fail(
+            raise self._lines.fail(
                 "is in use by another search; wait until that ends, or take another file"
             ) from None
         except OSError as cause:
@@ -86,7 +88,7 @@ class RecordFile:
         try:
             text, checksum = seal(record, self._checksum)
         except ValueError as cause:
-            raise self._fail(f"cannot take a record that {cause}") from cause
+            raise self._lines.fail(f"cannot take a record that {cause}") from cause
         line = text.encode() + b"\n"
         written = 0
         try:
@@ -112,34 +114,88 @@ class RecordFile:
 
     def damaged(self, number: int, what: object) -> Exception:
         """The error to raise where the line of that number, counted from 1, cannot be used."""
-        rest = "that line and all after it to go on from there, or the file to start anew"
-        return self._fail(
-            f"line {number} is damaged: it {what}; remove {'the file to start anew' if number == 1 else rest}"
-        )
+        return self._lines.damaged(number, what)
 
     def _read(self) -> None:
-        *lines, rest = self._stream.readall().split(b"\n")
+        found = self._lines.read(self._stream.readall())
+        self.header, self.records = found.header, found.records
+        self._checksum, self._end = found.checksum, found.end
+
+    def _unusable(self, cause: OSError) -> Exception:
+        hint = (
+            "free some space and resume: what was written before is whole"
+            if cause.errno in _FULL
+            else "see to it, or take another file"
+        )
+        return self._lines.fail(f"cannot be used: {cause.strerror or cause}; {hint}")
+
+
+def read_records(
+    path: Path, schema: str, version: int, *, error: type[Exception]
+) -> tuple[dict[str, Any], list[dict[str, Any]], Callable[[int, object], Exception]]:
+    """Header and records of a file that is not locked, and is left as it is: another process may write it. A
+    last line that is not whole is left out.
+
+    The third makes the error of a record that cannot be used, of its line's number, counted from 1, and why.
+    Arguments and errors are those of `RecordFile`.
+    """
+    lines = _Lines(path, {"schema": schema, "version": version}, error)
+    try:
+        found = lines.read(path.read_bytes())
+    except OSError as cause:
+        raise lines.fail(f"cannot be read: {cause.strerror or cause}; see to it, or give another") from cause
+    if found.header is None:
+        raise lines.fail("has no whole header yet; wait until a search has ended")
+    return found.header, found.records, lines.damaged
+
+
+@dataclass
+class _Found:
+    """end: bytes that are whole lines."""
+
+    header: dict[str, Any] | None = None
+    records: list[dict[str, Any]] = field(default_factory=list)
+    checksum: int = 0
+    end: int = 0
+
+
+class _Lines:
+    """The lines of a file, read and checked, and what is said of them."""
+
+    def __init__(self, path: Path, about: dict[str, Any], error: type[Exception]) -> None:
+        self._path, self._about, self._error = path, about, error
+
+    def read(self, data: bytes) -> _Found:
+        found = _Found()
+        *lines, rest = data.split(b"\n")
         if not (lines or self._begins(rest)):
             raise self._foreign()
         for number, line in enumerate(lines, start=1):
             try:
-                data = loads(line)
-                if not isinstance(data, dict):
+                values = loads(line)
+                if not isinstance(values, dict):
                     raise ValueError("is no object")
             except ValueError as cause:
                 mine = number > 1 or self._begins(line)
                 raise (self.damaged(number, cause) if mine else self._foreign()) from cause
             if number == 1:
-                self._check_header(data)
+                self._check_header(values)
             try:
-                record, self._checksum = unseal(data, self._checksum)
+                record, found.checksum = unseal(values, found.checksum)
             except ValueError as cause:
                 raise self.damaged(number, cause) from cause
             if number == 1:
-                self.header = record
+                found.header = record
             else:
-                self.records.append(record)
-            self._end += len(line) + 1
+                found.records.append(record)
+            found.end += len(line) + 1
+        return found
+
+    def damaged(self, number: int, what: object) -> Exception:
+        rest = "that line and all after it to go on from there, or the file to start anew"
+        return self.fail(
+            f"line {number} is damaged: it {what}; remove {'the file to start anew' if number == 1 else rest}"
+        )
 
     def _begins(self, line: bytes) -> bool:
         """Whether a line may be a header, or what a crash left of one."""
@@ -150,25 +206,17 @@ class RecordFile:
         found = {name: data.get(name) for name in self._about}
         if found != self._about:
             mine = found["schema"] == self._about["schema"]
-            raise self._fail(
+            raise self.fail(
                 f"is of {found['schema']!r:.60}, version {found['version']!r:.20}; expected "
                 f"{self._about['schema']!r}, version {self._about['version']}: go on with the package that "
                 f"wrote it, or {'remove it to start anew' if mine else 'take another file'}"
             )
 
     def _foreign(self) -> Exception:
-        return self._fail(f"holds no {self._about['schema']!r}, and is left as it is; take another file")
+        return self.fail(f"holds no {self._about['schema']!r}, and is left as it is; take another file")
 
-    def _unusable(self, cause: OSError) -> Exception:
-        hint = (
-            "free some space and resume: what was written before is whole"
-            if cause.errno in _FULL
-            else "see to it, or take another file"
-        )
-        return self._fail(f"cannot be used: {cause.strerror or cause}; {hint}")
-
-    def _fail(self, what: str) -> Exception:
-        return self._error(f"{self.path}: {what}")
+    def fail(self, what: str) -> Exception:
+        return self._error(f"{self._path}: {what}")
 
 
 def open_locked(path: Path) -> io.FileIO:

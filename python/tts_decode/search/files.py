@@ -61,6 +61,8 @@ _COLUMNS: dict[str, dict[str, str]] = {
         "kv_tokens": "int64",
         "peak_bytes": "int64",
         "mean_bytes": "float64",
+        "page_size": "int32",
+        "page_bytes": "int64",
     },
     "nodes": {
         "search": "int32",
@@ -77,6 +79,8 @@ _COLUMNS: dict[str, dict[str, str]] = {
         "sources": "[int32]",
         "began": "float64",
         "ended": "float64",
+        "question": "string",
+        "ends": "[int32]",
     },
     "candidates": {
         "search": "int32",

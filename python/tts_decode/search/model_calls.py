@@ -153,11 +153,11 @@ class ModelCalls(HeldBranches):
         except PromptTooLongError as error:  # which a strategy may take for the end of one line of several
             self.cut_prompt = self.cut_prompt or str(error)
             raise
-        if question is not None:
-            branch.prompt = question
         self.held[branch] = None
         self.extra_roots.add(branch)
         self.record.add_prompt(branch, sources)
+        if question is not None:
+            branch.prompt = question
         return branch
 
     async def ask(

@@ -38,6 +38,7 @@ class TreeRecord:
         """A root of the tree. What a caller's root generated before the search is part of its prompt here."""
         now = self.seconds
         node = Node(len(self.nodes), -1, branch.full_text, tuple(branch.tokens), status="prompt")
+        node.question = branch.question
         node.sources, node.began, node.ended = tuple(sources), now, now
         self._append(node)
         self._paths[branch] = [(node.id, branch.length)]
@@ -55,6 +56,9 @@ class TreeRecord:
             tuple(branch.entropies[len(branch.entropies) - grown :]),
         )
         node.forced, node.began = forced, began
+        ends = tuple(branch.text_ends(end))
+        if ends[-1:] == (len(text),):  # not so where a forced text has special tokens, which no end counts
+            node.ends = ends
         path.append((node.id, branch.length))
         return node
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
-from ..records.plain_data import read_as
+from ..records.plain_data import MAY_LACK, read_as
 from ..records.strict_json import finite
 from .tree import Node
 
@@ -81,6 +82,8 @@ class SearchStats:
     generated_tokens  sampled tokens, pruned branches included.
     memory            what its branches held, at the end of each step and after each decision.
     selections        its decisions on which branches go on.
+    page_size, page_bytes   tokens and bytes of a KV page of the root's decoder; 0 where there are no pages,
+                      and in older files.
     kv_tokens         sum of `Selection.kv_tokens`: the figure that ETS's code prints as total KV cache size.
     """
 
@@ -88,6 +91,8 @@ class SearchStats:
     generated_tokens: int
     memory: tuple[KVSample, ...] = ()
     selections: tuple[Selection, ...] = ()
+    page_size: int = field(default=0, metadata=MAY_LACK)
+    page_bytes: int = field(default=0, metadata=MAY_LACK)
 
     @property
     def kv_tokens(self) -> int:
@@ -163,6 +168,15 @@ class SearchResult:
                 raise ValueError(
                     f"result.tree[{i}]: got node {node.id} below {node.parent} at {node.at}, expected "
                     f"node {i} below one of those before it"
+                )
+            if node.ends and not (
+                len(node.ends) == len(node.tokens)
+                and node.ends[-1] == len(node.text)
+                and all(a <= b for a, b in pairwise((0, *node.ends)))
+            ):
+                raise ValueError(
+                    f"result.tree[{i}].ends: got {node.ends!r:.80}, expected one a token, ascending, up to "
+                    f"the text's {len(node.text)} characters"
                 )
         ends = [self.best.node, *(candidate.node for candidate in self.candidates)]
         sources = [source for node in self.tree for source in node.sources]

@@ -228,12 +228,21 @@ class SearchRun(ModelCalls):
         best, *candidates = (
             replace(candidate, node=ids[candidate.node]) for candidate in (best, *self.candidates)
         )
+        decoder = self.root.decoder.stats()
+        stats = SearchStats(
+            self.record.seconds,
+            self.generated,
+            tuple(self.memory),
+            tuple(self._selections),
+            decoder.page_size,
+            decoder.page_bytes,
+        )
         return SearchResult(
             self.strategy,
             best,
             tuple(candidates),
             tuple(nodes),
-            SearchStats(self.record.seconds, self.generated, tuple(self.memory), tuple(self._selections)),
+            stats,
             votes,
             self.stopped or self._spent or self.cut_prompt,
         )

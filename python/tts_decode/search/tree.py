@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..core.visible import one_line
+from ..records.plain_data import MAY_LACK
 
 Status = Literal["prompt", "kept", "pruned", "finished", "open"]
 
@@ -17,10 +18,13 @@ class Node:
 
     id, parent  position in the tree's list and that of the node above; -1 above a prompt.
     at          number of the parent's tokens that come before this node; None: all of them.
-    text        what the step generated; of a prompt, its text.
+    text        what the step generated; of a prompt, its text, with all that a chat template adds.
+    question    of a prompt, what was asked; "" elsewhere, and in older files.
     tokens      ids of the step's tokens; -1 for one without an id (an embedding, or an engine that hides it).
     logprobs, entropies   one entry a token, nats, of the model's own distribution; empty for a prompt, and
                 where the engine does not tell.
+    ends        how many characters of the text there are up to the end of each token; empty for a prompt,
+                where the engine does not tell, and in older files.
     score       what the scorer said of the text up to here, None if it was not asked.
     status      "prompt"; "kept": the search went on from here; "pruned": it did not; "finished": a branch
                 ended here; "open": still alive when the search ended.
@@ -42,6 +46,8 @@ class Node:
     sources: tuple[int, ...] = ()
     began: float = field(default=0.0, compare=False)
     ended: float = field(default=0.0, compare=False)
+    question: str = field(default="", metadata=MAY_LACK)
+    ends: tuple[int, ...] = field(default=(), metadata=MAY_LACK)
 
 
 _MARKS = {"prompt": "", "kept": "", "pruned": "x ", "finished": "# ", "open": "~ "}
@@ -51,8 +57,8 @@ _UNICODE, _ASCII = ("├─ ", "└─ ", "│  ", "   "), ("|- ", "`- ", "|  ",
 def render_tree(
     nodes: Sequence[Node], *, best: int | None = None, width: int = 100, ascii_only: bool = False
 ) -> str:
-    """The tree as text, one line a node: status mark, score, tokens and the step's text cut to `width`
-    columns. Control characters in it are escaped.
+    """The tree as text, one line a node: status mark, score, tokens and the step's text, of a prompt its
+    question, cut to `width` columns. Control characters in it are escaped.
 
     Marks: `x` pruned, `#` finished, `~` still open, and `*` on the path to the node `best`. A run of nodes
     without a fork is drawn as one line with the last one's score. `^3` says that a node took only the first 3
@@ -75,7 +81,7 @@ def render_tree(
     ]  # (node, indent of its line, and below it)
     while pending:
         node, indent, below = pending.pop()
-        text, tokens = node.text, len(node.tokens)
+        text, tokens = node.question or node.text, len(node.tokens)
         cut = "" if node.at is None else f"^{node.at} "
         while node.status == "kept" and len(below_it := children.get(node.id, [])) == 1:
             if below_it[0].at is not None:

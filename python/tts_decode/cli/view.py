@@ -1,0 +1,169 @@
+"""`tts-decode view`: saved searches as one HTML page, written to a file or served."""
+
+from __future__ import annotations
+
+import os
+import sys
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..core.visible import visible
+from ..errors import ResultFileError
+from ..search import read_json
+from ..view import MOST_BYTES, Page, Shown, make_page
+from .display import Screen, mib
+from .errors import CommandError, UsageError
+from .page_server import serve_page
+from .saving import holds_saved, read_saved
+
+_LAST_PORT = 65535
+
+
+def view(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="What --save FOLDER of search or compare wrote: the folder, or a NAME.jsonl in it; or one "
+            "result of write_json, a .json.",
+            show_default=False,
+        ),
+    ],
+    problem: Annotated[
+        list[int],
+        typer.Option("--problem", "-p", help="Only this problem, counted from 0; may be repeated."),
+    ] = [],  # noqa: B006
+    strategy: Annotated[
+        list[str], typer.Option("--strategy", "-s", help="Only this strategy; may be repeated.")
+    ] = [],  # noqa: B006
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Where the page goes. Default: view.html in the folder, or beside the file with its name.",
+            show_default=False,
+        ),
+    ] = None,
+    open_page: Annotated[
+        bool | None,
+        typer.Option(
+            "--open/--no-open",
+            help="Open it in the browser. Default: where there is a display.",
+            show_default=False,
+        ),
+    ] = None,
+    serve: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT",
+            help="Serve the page to this machine at 127.0.0.1 instead of writing it, until Ctrl-C; 0: a port "
+            "that is free.",
+            show_default=False,
+        ),
+    ] = None,
+    max_mib: Annotated[
+        int,
+        typer.Option(help="JSON of the trees that the page holds at most; the first that fit are there."),
+    ] = MOST_BYTES >> 20,
+) -> None:
+    """Show saved searches in the browser: trees, texts, probabilities, KV over time.
+
+    The page is one file that needs no network: it can be kept, sent and opened anywhere. A run that is still
+    being written can be looked at too.
+
+    Examples:
+
+      tts-decode search "What is 3 + 4?" --save run
+
+      tts-decode view run
+
+      tts-decode view run -s ets -p 3 -p 7 --out two.html --no-open
+
+      tts-decode view run --serve 8080
+
+    On another machine: serve there, forward the port (ssh -L 8080:127.0.0.1:8080 HOST), open
+    http://127.0.0.1:8080/ here.
+    """
+    if serve is not None and not 0 <= serve <= _LAST_PORT:
+        raise UsageError(f"--serve: got {serve}, expected a port from 0 to {_LAST_PORT}")
+    if max_mib < 1:
+        raise UsageError(f"--max-mib: got {max_mib}, expected at least 1")
+    searches = _chosen(_read(run), problem, strategy)
+    page = make_page(searches, title=visible(run.resolve().name), most_bytes=max_mib << 20)
+    if page.left_out:
+        print(
+            f"tts-decode: {page.left_out} of {len(searches)} searches are listed without their trees, as the "
+            f"page holds {max_mib} MiB at most; choose with --problem and --strategy, or raise --max-mib",
+            file=sys.stderr,
+        )
+    wanted = _has_display() if open_page is None else open_page
+    if out is not None or serve is None:
+        file = out or (run / "view.html" if run.is_dir() else run.with_suffix(".html"))
+        _write(file, page)
+        if wanted and serve is None:
+            webbrowser.open(file.resolve().as_uri())
+    if serve is not None:
+        serve_page(page.html, serve, ready=webbrowser.open if wanted else None)
+
+
+def _read(run: Path) -> list[Shown]:
+    if not run.exists():
+        raise UsageError(
+            f"RUN: got {run}, which does not exist; expected a folder of --save, or a result file"
+        )
+    if run.is_dir():
+        saved = sorted(file for file in run.glob("*.jsonl") if holds_saved(file))
+        if not saved:
+            raise CommandError(
+                f"{run}: holds no NAME.jsonl of --save; give the folder that --save named, or a result file"
+            )
+        return [search for file in saved for search in read_saved(file)]
+    if run.suffix == ".jsonl":
+        return read_saved(run)
+    try:
+        result = read_json(run)
+    except ResultFileError as cause:
+        raise CommandError(str(cause)) from cause
+    return [Shown(result.strategy, result)]
+
+
+def _chosen(searches: list[Shown], problems: list[int], strategies: list[str]) -> list[Shown]:
+    """Those of the problems and strategies; of all where none is given."""
+    known = {search.strategy: None for search in searches}
+    for name in strategies:
+        if name not in known:
+            raise UsageError(f"--strategy: got {name!r}, but the run has {', '.join(known) or 'none'}")
+    indices = {search.problem.index for search in searches}
+    for index in problems:
+        if index not in indices:
+            raise UsageError(
+                f"--problem: got {index}, but the run has {len(indices)}, from {min(indices, default=0)} to "
+                f"{max(indices, default=0)}"
+            )
+    found = [
+        search
+        for search in searches
+        if (not strategies or search.strategy in strategies)
+        and (not problems or search.problem.index in problems)
+    ]
+    if not any(search.result for search in found):
+        raise CommandError("no search to show: none of those chosen has come to a result")
+    return found
+
+
+def _write(file: Path, page: Page) -> None:
+    try:
+        file.write_text(page.html, encoding="utf-8")
+    except OSError as cause:
+        raise CommandError(f"--out: {file} cannot be written: {cause.strerror}; give another file") from cause
+    size = f"{mib(file.stat().st_size)} MiB"
+    what = "1 search" if page.searches == 1 else f"{page.searches} searches"
+    Screen().print(f"{file}: {what}, {size}", soft_wrap=True)
+
+
+def _has_display() -> bool:
+    """Whether a browser would be a window, rather than a program in this terminal."""
+    return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))

@@ -1,0 +1,5 @@
+"""Saved searches as one HTML page, which needs no network: see docs/viewer.md."""
+
+from .page import MOST_BYTES, Page, Problem, Shown, make_page
+
+__all__ = ["MOST_BYTES", "Page", "Problem", "Shown", "make_page"]
