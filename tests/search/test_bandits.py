@@ -215,7 +215,7 @@ async def tells_its_size(run, *, n):
         await run.extend(branch, f"with {n} ")
         await run.complete(branch)
         run.end(branch)
-    return run.result()
+    return await run.result()
 
 
 @pytest.mark.parametrize(("price", "expected"), [(0.0, 8), (0.01, 4), (0.2, 1)])

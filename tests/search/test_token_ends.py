@@ -56,7 +56,7 @@ async def asks_again(run: SearchRun) -> SearchResult:
     branch = await run.prompt("Sum of 2 and 3?", question=run.question)
     await run.complete(branch)
     run.end(branch)
-    return run.result()
+    return await run.result()
 
 
 def test_a_further_prompt_shows_what_it_asks() -> None:
