@@ -29,11 +29,23 @@ def judge(text):
 def compared(text, expected):
     return float(expected in text)
 
+def broken(text):
+    raise KeyError("gone")
+
+def not_a_number(text):
+    return float("nan")
+
+def too_much(text):
+    return 2
+
 def none():
     return 1
 
 def run(code):
     return code.upper()
+
+async def no_result(run):
+    pass
 
 @strategy("mine")
 async def mine_decorated(run: SearchRun, *, n: int = 2):
@@ -71,7 +83,10 @@ def test_strategies(own: Path) -> None:
     ("named", "message"),
     [
         ("{folder}/none.py:mine", "--strategy: there is no file .*none.py"),
-        ("{file}:absent", "--strategy: got 'absent', expected a name that .*own.py defines: compared, judge"),
+        (
+            "{file}:absent",
+            "--strategy: got 'absent', expected a name that .*own.py defines: broken, compared, judge",
+        ),
         ("{file}:judge", "a function, expected a function under the decorator"),
         ("{file}:number", "a int, expected a function under the decorator"),
         ("{folder}/broken.py:x", "broken.py raised ZeroDivisionError: division by zero"),
@@ -118,6 +133,31 @@ def test_verifiers(own: Path) -> None:
         judging.judged_by(f"{own}:score", tasks)
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("broken", "broken raised KeyError"),
+        ("not_a_number", "got nan of .*from 0 to 1"),
+        ("too_much", "got 2 of .*from 0 to 1"),
+        ("run", "got 'A' of .*from 0 to 1"),
+    ],
+)
+def test_a_verifier_that_gives_no_score_is_named(own: Path, name: str, reason: str) -> None:
+    (task,) = judging.judged_by(f"{own}:{name}", [Task("a", "?", "5")])
+    assert task.verify is not None
+    with pytest.raises(UsageError, match=reason):
+        task.verify("a")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("broken", "broken raised KeyError"), ("too_much", "got a int")]
+)
+def test_an_extract_that_fails_is_named(own: Path, name: str, reason: str) -> None:
+    (made,) = options.parse_options([STRATEGIES["self_consistency"]], [f"extract={own}:{name}"])
+    with pytest.raises(UsageError, match=reason):
+        made["extract"]("a")
+
+
 def test_fields_of_the_command() -> None:
     assert options.parse_fields(["prompt=problem,answer=solution", "name=id"]) == {
         "prompt": "problem",
@@ -138,5 +178,7 @@ def test_the_command_runs_them(own: Path, capsys: pytest.CaptureFixture[str]) ->
     assert search(own.parent, "a", "-s", "best_of_n", "-o", "n=2", "--scorer", f"{own}:score", "--json") == 0
     found = json.loads(capsys.readouterr().out)["results"][0]["search"]
     assert [c["score"] for c in found["candidates"]] == [float(len(c["text"])) for c in found["candidates"]]
+    with pytest.raises(TypeError, match="got a NoneType from the strategy, expected a SearchResult"):
+        search(own.parent, "a", "-s", f"{own}:no_result")
     assert search(own.parent, "a", "-s", f"{own}:absent") == 2
     assert "expected a name that" in last_error(capsys)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -205,3 +206,56 @@ def test_mathematics_needs_its_package(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(MissingExtraError, match="math_verify"):
         read_tasks(lines(tmp_path / "a.jsonl", MATH), format="math500")
     assert read_tasks(lines(tmp_path / "a.jsonl", GSM), format="gsm8k")
+
+
+@pytest.mark.parametrize(
+    ("row", "format", "reason"),
+    [
+        ({"prompt": "a", "answer": ""}, "plain", "leave it out"),
+        ({"prompt": "a", "answer": " \n"}, "plain", "leave it out"),
+        (MATH | {"answer": ""}, "math500", "leave it out"),
+        (GSM | {"answer": "no sum\n####"}, "gsm8k", "leave it out"),
+        (GSM | {"answer": ["#### 5"]}, "gsm8k", "#### NUMBER"),
+    ],
+)
+def test_an_answer_that_nothing_equals_is_refused(
+    tmp_path: Path, row: dict[str, Any], format: str, reason: str
+) -> None:
+    with pytest.raises(TaskFileError, match=reason):
+        read_tasks(lines(tmp_path / "a.jsonl", row), format=format)
+
+
+def test_an_empty_cell_of_csv_is_an_unknown_answer(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,answer\na,\nb,3\n")
+    assert [task.answer for task in read_tasks(tmp_path / "a.csv")] == [None, "3"]
+
+
+def test_a_column_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,prompt\na,b\n")
+    with pytest.raises(TaskFileError, match="'prompt' twice"):
+        read_tasks(tmp_path / "a.csv")
+
+
+def test_a_named_field_that_no_row_has_is_refused(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", {"q": "a", "a": "1"})
+    with pytest.raises(ValueError, match="answer=solution, which no row has; they have q, a"):
+        read_tasks(path, fields={"prompt": "q", "answer": "solution"})
+
+
+def test_numbers_of_parquet_are_read_as_they_were_written(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for values, expected in (
+        (pyarrow.array([0.1, None], pyarrow.float32()), ["0.1", None]),
+        ([Decimal("3.50"), None], ["3.50", None]),
+    ):
+        parquet.write_table(pyarrow.table({"prompt": ["a", "b"], "answer": values}), tmp_path / "a.parquet")
+        assert [task.answer for task in read_tasks(tmp_path / "a.parquet")] == expected
+    parquet.write_table(pyarrow.table({"prompt": ["a"], "answer": [float("nan")]}), tmp_path / "a.parquet")
+    with pytest.raises(TaskFileError, match="finite"):
+        read_tasks(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("text", ["The answer is A or C.", "The answer is (A) and (C).", r"\boxed{A, C}"])
+def test_two_choices_are_none(text: str) -> None:
+    assert chosen_letter(text) is None

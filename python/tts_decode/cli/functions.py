@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from ..core.visible import one_line
+from ..errors import TTSError
 from ..sandbox import check_sandbox, python_tool
 from .errors import UsageError
 
@@ -63,10 +64,20 @@ class UserFunction:
         self.__name__ = named
 
     def __call__(self, *arguments: Any) -> Any:
-        return self._function(*arguments)
+        return called(self.named, self._function, *arguments)
 
     def __repr__(self) -> str:
         return self.named
+
+
+def called(named: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of the user returns. Raises UsageError, which names it, for what it raises."""
+    try:
+        return function(*arguments)
+    except TTSError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{named} raised {type(error).__name__}: {one_line(str(error))}") from error
 
 
 def user_function(option: str, text: str, *, unsafe_tools: bool = False) -> UserFunction:
@@ -75,7 +86,20 @@ def user_function(option: str, text: str, *, unsafe_tools: bool = False) -> User
         if not unsafe_tools:
             check_sandbox()
         return UserFunction(text, python_tool(unsafe=unsafe_tools))
-    return UserFunction(text, load_function(text, f"--option {option}", FUNCTIONS[option]))
+    function = load_function(text, f"--option {option}", FUNCTIONS[option])
+    return UserFunction(text, _answering(text, function) if option == "extract" else function)
+
+
+def _answering(named: str, function: Callable[..., Any]) -> Callable[[str], str | None]:
+    """A function that gives the answer of a text, or None, and nothing else."""
+
+    def extract(text: str) -> str | None:
+        answer = function(text)
+        if answer is None or isinstance(answer, str):
+            return answer
+        raise UsageError(f"{named}: got a {type(answer).__name__} of it, expected a text or None")
+
+    return extract
 
 
 def attribute(text: str, option: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from ..grading import unjudged
 from ..tasks import Task, TaskFileError, read_tasks
 from .errors import UsageError
-from .functions import load_function
+from .functions import called, load_function
 
 
 def read_problems(
@@ -58,8 +59,16 @@ def judged_by(verifier: str | None, tasks: list[Task]) -> list[Task]:
     def under(task: Task) -> Task:
         @lru_cache(maxsize=1024)
         def verify(text: str) -> float:
-            value = function(text, task.answer) if with_answer else function(text)
-            return float(value)
+            value = called(verifier, function, *((text, task.answer) if with_answer else (text,)))
+            try:
+                score = float(value)
+            except (TypeError, ValueError):
+                score = math.nan
+            if not 0 <= score <= 1:
+                raise UsageError(
+                    f"--verifier: got {value!r:.80} of {verifier}, expected a number from 0 to 1"
+                )
+            return score
 
         return replace(task, verify=verify, waits=True)
 

@@ -12,11 +12,13 @@ from functools import lru_cache
 from ..select import extract_answer, last_boxed, last_value, plain_number, stated_answer
 from .mathematics import MATHEMATICS, UnjudgedError
 from .notation import CACHED, normalised, spelling
+from .prose import values_in_prose
 from .structure import Parts, interval, parts
 from .values import close, number, same_value
 from .words import is_words
 
 _LONGEST = 2000  # characters of an answer that is compared by more than its text
+_LINE = 100  # characters of a text that may be nothing but the answer
 _DEEPEST = 40  # nested brackets
 _MOST_PAIRS = 400  # values compared for one pair of answers
 
@@ -49,15 +51,19 @@ def is_correct(text: str, expected: str) -> bool:
     r"""Whether the final answer of a text is the expected one.
 
     What `\boxed{}` holds has to be the answer; of a sentence behind "answer is", or of a text without either,
-    the last number or expression may be it as well. Raises as `same_answer`.
+    the last number or expression may be it as well, unless the words around it change it: `at least 5`, `5 or
+    6`, another unit. Raises as `same_answer`.
     """
-    answer = extract_answer(text)
-    if same_answer(answer, expected):
+    boxed, stated = last_boxed(text), stated_answer(text)
+    answer = text.strip() if boxed is None and stated is None else extract_answer(text)
+    if (boxed is not None or stated or len(answer) <= _LINE) and same_answer(answer, expected):
         return True
-    last = (
-        None if last_boxed(text) is not None else last_value(stated_answer(text) or text) or last_value(text)
-    )
-    return last is not None and last != answer and same_answer(last, expected)
+    if boxed is not None:
+        return False
+    if stated and last_value(stated) is None:  # "The answer is their sum. 3 + 4 = 7."
+        stated = text[max(0, text.rfind(stated)) :]
+    values = values_in_prose(stated or text, expected)
+    return bool(values) and all(same_answer(value, expected) for value in values)
 
 
 @lru_cache(maxsize=CACHED)

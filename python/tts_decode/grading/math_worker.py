@@ -137,7 +137,9 @@ def comparison() -> dict[str, Callable[..., Any]]:
         value, last = read(formula), Rational(10) ** -len(decimal.partition(".")[2])
         if not (isinstance(value, Expr) and value.is_number and value.is_real):
             return False
-        return bool(abs(value.doit().evalf(60) - Rational(decimal)) < last)
+        exact, given = value.doit().evalf(60), Rational(decimal)
+        cut = exact * given >= 0 and 0 <= abs(exact) - abs(given) < last
+        return bool(abs(exact - given) <= last / 2 or cut)
 
     def at(value: Expr, letter: str) -> complex | None:
         """An expression's value where each variable is a number between 1 and 2, drawn from its name and

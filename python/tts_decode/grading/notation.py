@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from functools import lru_cache
 
 CACHED = 2048
@@ -34,6 +35,24 @@ _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!\d)")
 def _ungrouped(text: re.Match[str]) -> str:
     """Numbers without separators of thousands. Inside brackets a comma separates values."""
     return _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text[1])
+
+
+_SCALES = {
+    **{"dozen": 12, "hundred": 100, "thousand": 1000},
+    **{"million": 10**6, "billion": 10**9, "trillion": 10**12},
+}
+_SCALED = (
+    r"(?<![\w.,}])(\d{1,15}(?:\.\d{1,9})?)\s*(\\text\{)?\s*"
+    rf"((?:(?:{'|'.join(_SCALES)})(?![a-zA-Z])\s*)+)"
+)
+
+
+def _counted(text: re.Match[str]) -> str:
+    """Words behind a number that multiply it: 3 million."""
+    value = Decimal(text[1])
+    for word in text[3].split():
+        value *= _SCALES[word]
+    return f"{value:f}{text[2] or ' '}"
 
 
 _SAME: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
@@ -67,6 +86,11 @@ _SAME: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"\^\s*(-?\d+|[a-zA-Z])", r"^{\1}"),
         (r"_\s*([0-9a-zA-Z])", r"_{\1}"),
         (r"^([^(\[{]*)$", _ungrouped),
+        (_SCALED, _counted),
+        (r"(?:\\text\{\s*\}\s*)+$", ""),
+        (r"(?<=[\d)])\s+squared\s*$", "^{2}"),
+        (r"(?<=[\d)])\s+cubed\s*$", "^{3}"),
+        (r"(?<=[\d)])\s+factorial\s*$", "!"),
     )
 ]
 _REPEATING = re.compile(r"\\repeating\{(-?)(\d*)\}\{(\d*)\}\{(\d+)\}")

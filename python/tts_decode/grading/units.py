@@ -61,6 +61,8 @@ def measured(text: str) -> Measured:
     money = _CURRENCY.match(text)
     if money:
         return Measured(money[1] + text[money.end() :], _CURRENCIES[money[2]])
+    if text[-1:] in ("\u20ac", "\u00a3") and re.search(r"\d", text):
+        return Measured(text[:-1].strip(), _CURRENCIES[text[-1]])
     if text.endswith("\\%"):
         return Measured(text[:-2].strip(), "%")
     if text.endswith("^\\circ") and not _ANGLE_OF.search(text):
@@ -69,6 +71,11 @@ def measured(text: str) -> Measured:
     if not found or not text[: found.start()].strip() or not re.search(r"\d|\\pi", text[: found.start()]):
         return Measured(text, "")
     return Measured(text[: found.start()].strip(), _canonical(found["text"], found["power"]))
+
+
+def unit_named(word: str) -> str | None:
+    """The unit that a word is known to name, in one spelling."""
+    return _CANONICAL.get(word.casefold())
 
 
 def _canonical(unit: str, power: str | None) -> str:

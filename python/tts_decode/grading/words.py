@@ -15,6 +15,13 @@ _FUNCTIONS = frozenset(
 )
 _CONSTANTS = frozenset("ei")  # single letters that stand for numbers
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
+_QUOTED = re.compile(r"^['\u2018](.*)['\u2019]$", re.DOTALL)
+_MARKS = re.compile(r"[.,;:?\"()]|(?<!\b[a-zA-Z])!")  # n! is no n, and f' no f
+# Dates, telephone numbers and leading zeros: no differences and quotients.
+_NO_ARITHMETIC = re.compile(
+    r"^\d{1,2}([-/])\d{1,2}\1\d{4}$|^\d{4}([-/])\d{1,2}\2\d{1,2}$|^\d{3}-(?:\d{3}-)?\d{4}$"
+    r"|(?<![\d.])0\d+\s*[-/]|[-/]\s*0\d"
+)
 _COMMAND = re.compile(r"\\(?:begin|end)\{[a-z]+\*?\}|\\[a-zA-Z]+")
 
 
@@ -36,13 +43,14 @@ def is_words(text: str) -> bool:
 @lru_cache(maxsize=CACHED)
 def words(text: str) -> str:
     """What two texts of words are the same by. Case counts in one or two letters, which may be names."""
-    text = " ".join(re.sub(r"[.,;:!?\"'()]", " ", _TEXT.sub(r" \1 ", text)).split())
+    text = _QUOTED.sub(r"\1", _TEXT.sub(r" \1 ", text).strip())
+    text = " ".join(_MARKS.sub(" ", text).split())
     return text.casefold() if len(text) > 2 or text.casefold() == "no" else text
 
 
 def algebra_knows(first: str, second: str) -> bool:
     """Whether the algebra reads both as a person does: it takes `a` for `A`, `1 2` for a sum, `3:4` for
-    less."""
+    less, `H2O` and `0x10` for products, a date for a difference."""
     a, b = _letters(first), _letters(second)
     if a is None or b is None:
         return False
@@ -52,6 +60,9 @@ def algebra_knows(first: str, second: str) -> bool:
 @lru_cache(maxsize=CACHED)
 def _letters(text: str) -> frozenset[str] | None:
     """Those of a formula; None if the algebra reads its digits otherwise than a person."""
-    if re.search(r"\d\s+\d|\d\s*:|\d_\{?\w", text):
+    bare = _COMMAND.sub(" ", text)
+    if re.search(r"\d\s+\d|\d\s*:|\d_\{?\w", text) or re.search(r"[a-zA-Z]\d", bare):
         return None
-    return frozenset(re.findall(r"[a-zA-Z]", _COMMAND.sub(" ", text)))
+    if _NO_ARITHMETIC.search(text.strip()):
+        return None
+    return frozenset(re.findall(r"[a-zA-Z]", bare))

@@ -69,11 +69,12 @@ class Strategy(Generic[Options]):
             except (SearchStoppedError, PromptTooLongError, OutOfPagesError) as stop:
                 run.stop(stop)
                 result = await run.result()
-            if inspect.iscoroutine(result):
-                result.close()
+            if not isinstance(result, SearchResult):
+                if inspect.iscoroutine(result):
+                    result.close()
                 raise TypeError(
-                    f"{self.name}: got a coroutine from the strategy, expected a SearchResult; end it with "
-                    "`return await run.result()`"
+                    f"{self.name}: got a {type(result).__name__} from the strategy, expected a SearchResult; "
+                    "end it with `return await run.result()`"
                 )
             if run.root.stale:
                 raise StaleKVError(

@@ -12,6 +12,7 @@ from .task import Task, TaskFileError
 
 _LETTERS = "ABCD"
 _STATED = re.compile(r"(?:\\text\{|\\mathrm\{|\*|\(|\s|option|choice)*([A-D])(?![A-Za-z0-9'])", re.IGNORECASE)
+_SECOND = re.compile(r"[\s)}*]*(?:or|and|,|/|&)[\s({*]*(?:and|or)?[\s({*]*[A-D](?![A-Za-z0-9'])")
 _HINT = "\n\n{choices}\n\nThink step by step, then end with: The answer is (X), where X is A, B, C or D."
 
 
@@ -32,6 +33,7 @@ def choice_task(row: Row, parts: dict[str, Any], name: str, seed: int) -> Task:
 
 
 def chosen_letter(text: str) -> str | None:
-    r"""The choice that a text ends with: `The answer is (C)`, `\boxed{C}`, `C`."""
-    found = _STATED.match(extract_answer(text)[:100])
-    return found[1].upper() if found else None
+    r"""The choice that a text ends with: `The answer is (C)`, `\boxed{C}`, `C`; None for more than one."""
+    answer = extract_answer(text)[:100]
+    found = _STATED.match(answer)
+    return None if found is None or _SECOND.match(answer, found.end()) else found[1].upper()

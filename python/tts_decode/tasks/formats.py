@@ -66,12 +66,16 @@ def _answered(row: Row, parts: dict[str, Any], options: Options) -> Task:
     prompt, answer = parts.get("prompt"), parts.get("answer")
     if not isinstance(prompt, str) or not prompt.strip():
         raise TaskFileError(f'{row.place}: "prompt" must be a text that is not empty, got {prompt!r:.80}')
-    if not (answer is None or isinstance(answer, str) or is_real(answer)):
+    if not (answer is None or isinstance(answer, (str, Decimal)) or is_real(answer)):
         raise TaskFileError(f'{row.place}: "answer" must be a text or a number, got {answer!r:.80}')
+    if isinstance(answer, (float, Decimal)) and not Decimal(answer).is_finite():
+        raise TaskFileError(f'{row.place}: "answer" must be finite, got {answer!r:.80}; null says unknown')
+    if isinstance(answer, str) and not answer.strip():
+        raise TaskFileError(f'{row.place}: "answer" is empty, which nothing equals; leave it out if unknown')
     if answer is None:
         return Task(_name(row, parts), prompt)
     # As a person writes it, without an exponent.
-    expected = f"{Decimal(repr(answer)):f}" if isinstance(answer, float) else str(answer)
+    expected = f"{Decimal(str(answer)):f}" if isinstance(answer, (float, Decimal)) else str(answer)
     return Task(_name(row, parts), prompt, expected, lambda text: float(is_correct(text, expected)))
 
 
@@ -84,7 +88,8 @@ def _mathematics(row: Row, parts: dict[str, Any], options: Options) -> Task:
 
 def _gsm8k(row: Row, parts: dict[str, Any], options: Options) -> Task:
     """The solution's last line says `#### 72`."""
-    _, marked, answer = str(parts.get("answer", "")).rpartition("####")
+    solution = parts.get("answer")
+    _, marked, answer = solution.rpartition("####") if isinstance(solution, str) else ("", "", "")
     if not marked:
         raise TaskFileError(
             f'{row.place}: "answer" must end with "#### NUMBER", got {parts.get("answer")!r:.80}'

@@ -65,6 +65,10 @@ def read_tasks(
             raise TaskFileError(f"data set {hub[1]}: holds no task")
     else:
         rows = file_rows(path)
+    for part, field in (fields or {}).items():
+        if not any(field in row.fields for row in rows):
+            known = ", ".join(dict.fromkeys(name for row in rows for name in row.fields))
+            raise ValueError(f"field: got {part}={field}, which no row has; they have {known:.300}")
     options = Options(seed, unsafe_tools)
     tasks = [chosen.task(row, options) for row in rows]
     answers = [task.answer for task in tasks if task.answer is not None]

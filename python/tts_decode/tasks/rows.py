@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..extras import require
 from ..records.strict_json import loads
 from .task import TaskFileError
@@ -83,11 +85,18 @@ def _csv(file: Path) -> Iterator[Row]:
     before = csv.field_size_limit(_LONGEST_FIELD)
     try:
         text = file.read_text(encoding="utf-8-sig")
-        for number, row in enumerate(csv.DictReader(io.StringIO(text, newline=""), strict=True), start=1):
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        heading = reader.fieldnames or []
+        for name in heading:
+            if heading.count(name) > 1:
+                raise TaskFileError(f"task file {file}: has the column {name!r:.80} twice; rename one")
+        for number, row in enumerate(reader, start=1):
             place = f"task file {file}, row {number}"
             if None in row or None in row.values():
-                raise TaskFileError(f"{place}: got another number of fields than the heading's {len(row)}")
-            yield Row(place, number, dict(row))
+                raise TaskFileError(
+                    f"{place}: got another number of fields than the heading's {len(heading)}"
+                )
+            yield Row(place, number, {name: value for name, value in row.items() if value != ""})
     except UnicodeDecodeError as cause:
         raise TaskFileError(f"task file {file}: is not UTF-8 text (byte {cause.start + 1})") from None
     except csv.Error as cause:
@@ -102,10 +111,17 @@ def _parquet(file: Path) -> Iterator[Row]:
 
     file.open("rb").close()  # its own words for a file that is not there
     try:
-        rows = pyarrow.parquet.read_table(file).to_pylist()
+        table = pyarrow.parquet.read_table(file)
+        rows = table.to_pylist()
+        narrow = [
+            field.name for field in table.schema if field.type in (pyarrow.float16(), pyarrow.float32())
+        ]
     except pyarrow.ArrowException as cause:
         raise TaskFileError(f"task file {file}: is not Parquet: {str(cause).partition('.')[0]}") from cause
     for number, row in enumerate(rows, start=1):
+        for name in narrow:  # 0.1 as it was written, not what float64 makes of a float32
+            if row[name] is not None:
+                row[name] = float(str(np.float32(row[name])))
         yield Row(f"task file {file}, row {number}", number, row)
 
 

@@ -1,0 +1,65 @@
+"""The value that a sentence ends with, unless the words around it make it another one."""
+
+from __future__ import annotations
+
+import re
+
+from ..select import last_value
+from .notation import normalised
+from .units import measured, unit_named
+
+_REACH = 60  # characters on either side of the value that are looked at
+_OPEN = r"[\s$(*]*(?:[a-zA-Z]\s*=\s*)?[$(*]*$"
+_CHANGED_BEFORE = re.compile(
+    r"(?:\b(?:not|minus|negative|than|least|most|under|over|below|above|times|plus|root of|log|ln|sin|cos|tan"
+    r"|to the power(?: of)?)"
+    r"|\d\s*(?:to|through)|[<>\u2264\u2265\u2260\u00b1\u221a\u2212]"
+    r"|\\(?:geq?|leq?|lt|gt|neq?|pm|mp|sin|cos|tan|cot|sec|csc|log|ln|exp|lfloor|lceil|sqrt))" + _OPEN,
+    re.IGNORECASE,
+)
+_CHANGED_BEHIND = re.compile(
+    r"[kKMi](?!\w)|[\u00bc\u00bd\u00be]|[\s$)*]*(?:or|and) (?:more|less|fewer|greater|above|below|over|up)\b"
+    r"|\s*(?:squared|cubed|factorial)\b|\s*\\(?:rfloor|rceil|pi)(?![a-zA-Z])"
+)
+_JOINED = re.compile(r"(?:\bor|\band|\\text\{\s*(?:or|and)\s*\})" + _OPEN, re.IGNORECASE)
+_OTHER_UNIT = re.compile(r"\d\s*([a-zA-Z]+)[\s,]*(?:and\s+)?$")  # 1 hour 30
+_SCALE = re.compile(r"\s*(?:dozen|hundred|thousand|million|billion|trillion)\b")
+_WORD = re.compile(r"\s*(%|[a-zA-Z][a-zA-Z/]*)")
+
+
+def values_in_prose(sentence: str, expected: str) -> list[str]:
+    """The values that a sentence ends with, all of which have to be the expected one: `5 or 6` ends with
+    both. None where it has no value, or says something of it, as `at least 5` does, or gives it another unit
+    than `expected` has."""
+    value = last_value(sentence)
+    if value is None:
+        return []
+    sentence = re.sub(r"(?<=\d),(?=\d{3})", "", sentence)
+    at = sentence.rfind(value)
+    before, behind = sentence[max(0, at - _REACH) : at], sentence[at + len(value) :][:_REACH]
+    if at < 0:
+        return [value]
+    if _CHANGED_BEFORE.search(before) or _CHANGED_BEHIND.match(behind):
+        return []
+    other = _OTHER_UNIT.search(before)
+    if (other and unit_named(other[1])) or _apart(behind, expected):
+        return []
+    scale = _SCALE.match(behind)
+    values = [value + " " + scale[0].strip() if scale else value]
+    joined = _JOINED.search(before)
+    if joined:
+        first = last_value(before[: joined.start()].rpartition("\n")[2])
+        values += [] if first is None else [first]
+    return values
+
+
+def _apart(behind: str, expected: str) -> bool:
+    """Whether a word behind the value is another unit than that of the expected answer."""
+    unit, word = measured(normalised(expected)).unit, _WORD.match(behind)
+    if not (unit and word):
+        return False
+    said = unit_named(word[1])
+    alone = not behind[word.end() :].strip(" \n.!*$)")
+    if said is None or (said == "in" and not alone):
+        return alone and measured(f"1 {word[1]}").unit not in ("", unit)
+    return said != unit and unit_named(unit) is not None
