@@ -63,7 +63,7 @@ print. A test of the first program is:
 Input: 3
 Output: 9"""
 _TEST = re.compile(r"\s*(.*?)\s*\n\s*Output:\s*(.*)")
-_MLAG = 0.05  # of the trigger: so that a few tokens of an answer pass
+_MLAG = 0.008  # of the trigger: about a fifth of the tokens that it is asked about reach it
 
 
 def retrieve(query: str) -> str:

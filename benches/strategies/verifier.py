@@ -10,6 +10,7 @@ line break behind each step.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tts_decode.default_model import DEFAULT_MODEL
 from tts_decode.model.loading import load_model
 from tts_decode.rewards import READERS, Reader, RewardModel
 from tts_decode.search import self_consistency
+from tts_decode.search.tree import Node
 from tts_decode.tasks import default_tasks
 
 FILE = Path(__file__).with_name("verifier.json")
@@ -68,7 +70,7 @@ def ranked(scores: Tensor, right: Tensor) -> float:
 
 
 def main(
-    problems: int = 200, n: int = 8, held_out: int = 50, ridge: float = 0.02, max_tokens: int = 64
+    problems: int = 100, n: int = 6, held_out: int = 32, ridge: float = 0.02, max_tokens: int = 64
 ) -> None:
     """held_out: problems, the last ones, that only measure."""
     torch.manual_seed(0)
@@ -79,13 +81,13 @@ def main(
     outcomes, _ = run_problems(
         decoder, tasks, self_consistency, {"n": n}, Settings(sampling), ScorerOf(None), parallel=12
     )
-    reader, _ = load_model(DEFAULT_MODEL, "float32")
+    reader, _ = load_model(DEFAULT_MODEL, "bfloat16", weights="bfloat16")
     rows: list[tuple[int, Tensor, float, bool]] = []  # problem, state, right, last step
     for index, outcome in enumerate(outcomes):
         if outcome.result is None or outcome.scores is None:
             raise RuntimeError(f"{outcome.task.name}: {outcome.error!r}")
         for candidate, score in zip(outcome.result.candidates, outcome.scores, strict=True):
-            steps = _steps(outcome.result.nodes, candidate.node)
+            steps = _steps(outcome.result.tree, candidate.node)
             ids, positions = READER.template(tokenizer, outcome.task.prompt, steps)
             with torch.no_grad():
                 states = reader.model(torch.tensor([ids])).last_hidden_state[0].double()
@@ -107,11 +109,11 @@ def main(
     FILE.write_text(json.dumps(kept) + "\n", encoding="utf-8")
 
 
-def _steps(nodes: Any, last: int) -> list[str]:
-    """Texts of the nodes from below the prompt down to the last one."""
+def _steps(nodes: Sequence[Node], last: int) -> list[str]:
+    """Texts of the nodes from below the prompt down to the last one, empty ones left out."""
     steps: list[str] = []
     while nodes[last].parent >= 0:
-        steps.append(nodes[last].text)
+        steps += [nodes[last].text] if nodes[last].text.strip() else []
         last = nodes[last].parent
     return steps[::-1]
 
