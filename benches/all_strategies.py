@@ -132,7 +132,7 @@ def main(
     dtype: Annotated[
         str, typer.Option(help="of activations and KV; weights stay as in the file")
     ] = "bfloat16",
-    problems: int = 12,
+    problems: int = 8,
     n: Annotated[int, typer.Option(help="size of each search, or the strategy's default if less")] = 8,
     seed: int = 0,
     temperature: float = 0.8,
