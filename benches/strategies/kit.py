@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tts_decode import SamplingParams, TreeDecoder
+from tts_decode import SamplingParams, TreeDecoder, gather
 from tts_decode.model.loading import load_model
 from tts_decode.rewards import Scorer, mean_probability, verifier
 from tts_decode.sandbox import python_tool
@@ -144,15 +144,12 @@ class Kit:
         root = await self._decoder.root(asked, replace(self._sampling, stop=(), max_tokens=24))
         await root.extend("Input:")
         forks = root.fork(count)
-        tests = []
-        for fork in forks:
-            while not fork.finished:
-                await fork.step()
-            if found := _TEST.match(fork.text.removeprefix("Input:")):
-                tests.append((found[1], found[2].strip()))
+        await gather(fork.step(max_step_tokens=24) for fork in forks)
+        written = [_TEST.match(fork.text.removeprefix("Input:")) for fork in forks]
         for branch in (root, *forks):
             branch.release()
-        return lambda text: passed(text, tuple(dict.fromkeys(tests)))
+        tests = tuple(dict.fromkeys((found[1], found[2].strip()) for found in written if found))
+        return lambda text: passed(text, tests)
 
 
 def _share_of_public_tests(task: Task) -> Callable[[str], float]:
