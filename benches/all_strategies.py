@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,7 +69,8 @@ def run(record: Record, path: Path) -> None:
             continue
         tasks = problems_of(setup.problems, record["problems"])
         began = time.perf_counter()
-        outcomes = decoder.run(searches(decoder, strategy, setup, tasks, kit, sampling))
+        own = replace(sampling, **setup.sampling)
+        outcomes = decoder.run(searches(decoder, strategy, setup, tasks, kit, own))
         kept = figures(outcomes) | {"setup": described(setup), "date": date.today().isoformat()}
         record["strategies"][strategy.name] = kept
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -84,7 +86,7 @@ def setup_of(strategy: Strategy[...], n: int) -> Setup:
     setup = SETUPS.get(strategy.name, Setup())
     size = {strategy.size: min(n, strategy.parameters[strategy.size].default)}
     scorer = setup.scorer or ("mean_probability" if strategy.needs_scorer else None)
-    return Setup(setup.problems, scorer, size | dict(setup.options))
+    return Setup(setup.problems, scorer, size | dict(setup.options), setup.sampling)
 
 
 async def searches(

@@ -25,7 +25,7 @@ def setup_note(setup: Record) -> str:
     told = [] if setup["problems"] == "default" else [f"own problems ({setup['problems']})"]
     told += [setup["scorer"]] if setup["scorer"] else []
     sizes = []
-    for name, value in setup["options"].items():
+    for name, value in (setup["options"] | setup["sampling"]).items():
         values = value if isinstance(value, list) else [value]
         if all(isinstance(item, str) and item in Part.__members__ for item in values):
             told += [Part[item].value for item in values if Part[item].value]

@@ -1,6 +1,6 @@
 """What each strategy needs beside its defaults to be run as its paper runs it: data, read by `kit`.
 
-Sizes are those of a table that one core fills in an hour; where a paper's own option would never act on
+Sizes are those of a table that one core fills in half an hour; where a paper's own option would never act on
 answers of 64 tokens, as a window of 2,048 does not, it is shortened in proportion.
 """
 
@@ -33,12 +33,13 @@ class Part(Enum):
 class Setup:
     """problems: which ones. scorer: what scores; None: nothing, unless the strategy cannot do without.
     options: those that differ from the defaults, parts among them; the strategy's first one, unless it is
-    there, is the table's size.
+    there, is the table's size. sampling: fields of `SamplingParams` that differ from the table's.
     """
 
     problems: Literal["default", "programs", "stories"] = "default"
     scorer: Literal["trained verifier", "mean_probability", "public tests", "own check"] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
 _VERIFIED = Setup(scorer="trained verifier")
@@ -73,7 +74,7 @@ SETUPS: dict[str, Setup] = {
     "qalign": _VERIFIED,
     # thinking
     "atlas": Setup(options={"retrieve": Part.RETRIEVER, "trigger": Part.TRIGGER}),
-    "hint_infer": Setup(options={"tool": Part.TOOL}),
+    "hint_infer": Setup(options={"tool": Part.TOOL}, sampling={"max_tokens": 160}),  # hints and code included
     "iterative_deepening": Setup(options={"max_tokens_first": 16}),
     "selective_answer": Setup(options={"max_tokens_thinking": 48}),
     "shifted_window": Setup(options={"max_tokens_thinking": 32}),
@@ -111,4 +112,5 @@ def described(setup: Setup) -> dict[str, Any]:
         return value.name if isinstance(value, Part) else value
 
     options = {name: plain(value) for name, value in setup.options.items()}
-    return {"problems": setup.problems, "scorer": setup.scorer, "options": options}
+    sampling = dict(setup.sampling)
+    return {"problems": setup.problems, "scorer": setup.scorer, "options": options, "sampling": sampling}
